@@ -1,0 +1,75 @@
+//! The one shape in which a refusal crosses a crate's border: a code, a sentence, and what it may have done.
+
+use serde::{Deserialize, Serialize};
+
+/// What a caller would do differently. The names are public (`extensions.code`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Code {
+    /// The request is wrong; mend the named field.
+    Invalid,
+    NotFound,
+    /// It contradicts what is already there.
+    Conflict,
+    /// Understood, and not allowed in the present state.
+    Refused,
+    /// A mailbox or queue is full; nothing happened; a retry later is safe.
+    Busy,
+    /// A configured limit; the message names it.
+    Limit,
+    Unauthenticated,
+    Forbidden,
+    /// Cannot be served now; nothing happened.
+    Unavailable,
+    /// It may or may not have happened: retry with the same operation id, or look.
+    UnknownOutcome,
+    Internal,
+}
+
+impl Code {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Invalid => "INVALID",
+            Self::NotFound => "NOT_FOUND",
+            Self::Conflict => "CONFLICT",
+            Self::Refused => "REFUSED",
+            Self::Busy => "BUSY",
+            Self::Limit => "LIMIT",
+            Self::Unauthenticated => "UNAUTHENTICATED",
+            Self::Forbidden => "FORBIDDEN",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::UnknownOutcome => "UNKNOWN_OUTCOME",
+            Self::Internal => "INTERNAL",
+        }
+    }
+
+    /// Whether the same request, unchanged, may succeed later (with the same operation id).
+    pub const fn retryable(self) -> bool {
+        matches!(self, Self::Busy | Self::Unavailable | Self::UnknownOutcome)
+    }
+}
+
+/// A refusal as it reaches a client. Nothing was changed unless the code is `UnknownOutcome` or `Internal`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[error("{message}")]
+pub struct Refused {
+    pub code: Code,
+    /// One sentence: what happened and what to do. Never a secret.
+    pub message: String,
+    /// The input field at fault, as a path (`command.argv`), for `Invalid`.
+    pub field: Option<String>,
+}
+
+impl Refused {
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), field: None }
+    }
+
+    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code: Code::Invalid, message: message.into(), field: Some(field.into()) }
+    }
+
+    pub fn not_found(what: impl std::fmt::Display) -> Self {
+        Self::new(Code::NotFound, format!("there is no {what}"))
+    }
+}

@@ -1,0 +1,9 @@
+//! What every later crate stands on: supervision, the ledger, stores, calls with deadlines, fault points.
+//!
+//! Holds no domain noun: an agent, a task or a swarm is never named here.
+//! Arrows go one way: `runtime ← actors ← gateway`.
+
+pub mod clock;
+pub mod error;
+pub mod id;
+pub mod op;
