@@ -1,0 +1,114 @@
+//! How an agent drives a tool. One file per connector; each passes the conformance suite in `tests/contract`.
+//!
+//! A connector owns the sessions of one agent's life and reports what they do. It never talks to the ledger or to a
+//! coordinator: the agent's actor does. After a restart of the node it is asked to run the same leases again and adopts
+//! the sessions that still live (or have ended meanwhile) instead of starting new ones.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{AgentId, TaskId},
+    task::{gate::GateSpec, record::Artifact, spec::CommandSpec},
+};
+
+/// One try at a task under one lease; its fence. What is said under another number is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Lease {
+    pub task: TaskId,
+    pub attempt: u32,
+    pub agent: AgentId,
+}
+
+/// What a dependency (or, for an aggregate, a subtask) returned: handed to the job as input.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Input {
+    pub task: TaskId,
+    pub title: String,
+    pub status: crate::task::TaskStatus,
+    pub result: Option<bytes::Bytes>,
+}
+
+/// Everything a connector needs to run one attempt; bodies are already fetched.
+#[derive(Clone, Debug)]
+pub struct Job {
+    pub lease: Lease,
+    pub title: String,
+    pub what: What,
+    pub inputs: Vec<Input>,
+    pub run_timeout: Option<Duration>,
+    pub gate: Option<GateSpec>,
+}
+
+#[derive(Clone, Debug)]
+pub enum What {
+    Command { command: CommandSpec, stdin: Option<bytes::Bytes> },
+    Kind { kind: Arc<str>, payload: Option<bytes::Bytes> },
+}
+
+/// What a connector says while a job runs. For one lease: `Started` once, at most one `Ended`, which is last.
+#[derive(Clone, Debug)]
+pub enum Report {
+    Started { lease: Lease },
+    Progress { lease: Lease, percent: Option<f32>, message: Option<String> },
+    Verifying { lease: Lease },
+    Ended { lease: Lease, outcome: Outcome },
+    /// The agent's own long-lived process ended by itself; jobs it held have been reported as ended before.
+    AgentDied { message: String },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    Succeeded,
+    Failed,
+    TimedOut,
+    Cancelled,
+    Lost,
+}
+
+/// How an attempt ended. `result` is what dependants get; absent is absent, never an empty stand-in.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    pub end: End,
+    pub exit_code: Option<i32>,
+    pub signal: Option<i32>,
+    pub result: Option<bytes::Bytes>,
+    pub artifacts: Vec<Artifact>,
+    /// For every end but success: what happened, in words a user can act on.
+    pub error: Option<String>,
+    /// Whether another attempt may mend it.
+    pub retriable: bool,
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct StartFailure {
+    pub message: String,
+    /// The last output of the process, for the user; at most 4 KiB, never a secret that we injected.
+    pub output_tail: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopHow {
+    /// Interrupt, grace, SIGTERM, grace, SIGKILL over the whole group.
+    Gracefully { grace: Duration },
+    AtOnce,
+}
+
+/// One agent's connector for one life. Reports go to the bounded channel it was made with; when that is full it waits.
+pub trait Connector: Send + Sync + 'static {
+    /// Ready to take jobs on return. For a process per agent: launched (or adopted) and it said so.
+    fn start(&self) -> BoxFuture<'_, Result<(), StartFailure>>;
+    /// Takes the job on; adopts the lease's session if there is one. Everything after is told by reports.
+    fn run(&self, job: Job) -> BoxFuture<'_, ()>;
+    /// Ends one job; its `Ended` report follows unless it had ended already.
+    fn cancel(&self, lease: Lease, how: StopHow) -> BoxFuture<'_, ()>;
+    /// Freezes (or thaws) every process now.
+    fn freeze(&self, frozen: bool) -> BoxFuture<'_, Result<(), String>>;
+    /// Ends every session, whole process group and cgroup, and forgets them; nothing is left running on return.
+    fn stop(&self, how: StopHow) -> BoxFuture<'_, ()>;
+    /// Lets go without ending anything: the sessions live on to be adopted by the next life.
+    fn release(&self) -> BoxFuture<'_, ()>;
+}

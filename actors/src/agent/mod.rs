@@ -1,0 +1,8 @@
+//! One agent: a durable identity, a supervised actor, and the processes it drives through its connector.
+
+pub mod connector;
+pub mod record;
+pub mod spec;
+
+pub use record::{AgentRecord, AgentStatus};
+pub use spec::{AgentSpec, ConnectorSpec, EnvVar, Limits, SessionSpec, Skill};

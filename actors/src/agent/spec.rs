@@ -1,0 +1,82 @@
+//! What a client said an agent is; parsed once, changed only by a new spec.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AgentId, SwarmId};
+
+/// A skill and how good the agent is at it, 0 to 1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Skill {
+    pub name: Arc<str>,
+    pub proficiency: f32,
+}
+
+/// A variable of the agent's environment. A value `secret:NAME` or `file:PATH` is a reference: resolved on the
+/// agent's host when a process starts, never stored or shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvVar {
+    pub name: String,
+    pub value: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ConnectorSpec {
+    /// Runs a program per task.
+    Command,
+    /// A long-lived process that speaks the worker protocol.
+    Worker { argv: Vec<String>, cwd: Option<String> },
+    /// Succeeds at once; for benches.
+    Noop,
+}
+
+impl ConnectorSpec {
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::Worker { .. } => "worker",
+            Self::Noop => "noop",
+        }
+    }
+}
+
+/// Zero-cost when absent: a limit that was not given is not enforced.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    pub memory_bytes: Option<u64>,
+    /// Thousandths of one core.
+    pub cpu_millis: Option<u32>,
+    pub processes_max: Option<u32>,
+    /// Of one attempt, besides the task's own run timeout.
+    pub wall_ms: Option<u64>,
+    /// Of one attempt's output; more is dropped and said.
+    pub output_bytes_max: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SessionSpec {
+    #[default]
+    Pipes,
+    Pty { cols: u16, rows: u16 },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentSpec {
+    pub id: AgentId,
+    pub swarm: SwarmId,
+    /// Unique within its swarm.
+    pub name: String,
+    pub connector: ConnectorSpec,
+    pub skills: Vec<Skill>,
+    /// For the `Weighted` strategy; 1 by default.
+    pub weight: u32,
+    pub max_concurrent_tasks: u32,
+    pub limits: Limits,
+    pub env: Vec<EnvVar>,
+    pub session: SessionSpec,
+    pub auto_start: bool,
+    pub start_timeout_ms: u64,
+    /// Between each of interrupt, SIGTERM and SIGKILL when it is stopped gracefully.
+    pub stop_grace_ms: u64,
+}

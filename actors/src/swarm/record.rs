@@ -1,0 +1,18 @@
+//! A swarm as the views keep it and the gateway shows it.
+
+use std::sync::Arc;
+
+use hiveward_runtime::clock::WallMs;
+use serde::{Deserialize, Serialize};
+
+use super::spec::SwarmSpec;
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SwarmRecord {
+    pub spec: Arc<SwarmSpec>,
+    pub agents: u32,
+    /// Tasks by status, in the order of `TaskStatus::ALL`.
+    pub tasks: [u64; 10],
+    pub created_at: WallMs,
+    pub cursor: u64,
+}

@@ -1,0 +1,13 @@
+//! Tasks as pure data and pure rules: what was asked for, how far it is, when to try again.
+//!
+//! Nothing here does I/O, reads a clock or rolls dice; `swarm` owns the tasks' truth.
+
+pub mod gate;
+pub mod record;
+pub mod retry;
+pub mod spec;
+pub mod status;
+
+pub use record::{Artifact, AttemptRecord, TaskRecord};
+pub use spec::{Body, CommandSpec, Label, TaskSpec, Work};
+pub use status::{AttemptStatus, Priority, TaskStatus};

@@ -1,0 +1,76 @@
+//! A task as the views keep it and the gateway shows it.
+
+use std::sync::Arc;
+
+use hiveward_runtime::clock::WallMs;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    spec::{Body, TaskSpec},
+    status::{AttemptStatus, TaskStatus},
+};
+use crate::{
+    id::{AgentId, TaskId},
+    placement::Decision,
+};
+
+/// A named file that an attempt left, in the blob store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Artifact {
+    pub name: String,
+    pub hash: Arc<str>,
+    pub bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AttemptRecord {
+    /// From 1.
+    pub number: u32,
+    pub agent: AgentId,
+    pub status: AttemptStatus,
+    pub assigned_at: WallMs,
+    pub started_at: Option<WallMs>,
+    pub ended_at: Option<WallMs>,
+    pub exit_code: Option<i32>,
+    pub signal: Option<i32>,
+    pub error: Option<String>,
+    /// Whether the failure was one that another attempt may mend.
+    pub retriable: Option<bool>,
+    /// Why this agent: the scores of the decision.
+    pub decision: Arc<Decision>,
+}
+
+impl AttemptRecord {
+    /// The public name of the lease under which this attempt ran.
+    pub fn lease(&self, task: TaskId) -> String {
+        format!("{task}/{}", self.number)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskRecord {
+    pub spec: Arc<TaskSpec>,
+    pub status: TaskStatus,
+    pub attempts: Vec<AttemptRecord>,
+    pub result: Option<Body>,
+    pub artifacts: Vec<Artifact>,
+    /// Subtasks, in the plan's order, if its result was a plan.
+    pub subtasks: Vec<TaskId>,
+    pub created_at: WallMs,
+    pub started_at: Option<WallMs>,
+    pub ended_at: Option<WallMs>,
+    /// Why it ended as it did, when that was not success.
+    pub error: Option<String>,
+    /// The earliest time of its next attempt, while delayed or retrying.
+    pub not_before: Option<WallMs>,
+    /// The ledger's cursor of the last event that changed it.
+    pub cursor: u64,
+    /// Who submitted it.
+    pub principal: Arc<str>,
+}
+
+impl TaskRecord {
+    pub fn id(&self) -> TaskId {
+        self.spec.id
+    }
+}

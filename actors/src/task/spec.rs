@@ -1,0 +1,99 @@
+//! What a client asked for, parsed once at the gateway and never changed except by an explicit edit.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{gate::GateSpec, retry::RetryPolicy, status::Priority};
+use crate::{
+    id::{AgentId, SwarmId, TaskId},
+    placement::Strategy,
+};
+
+/// Bodies up to this many bytes travel in the ledger; larger ones in the blob store, by hash.
+pub const INLINE_BYTES_MAX: usize = 4096;
+pub const TITLE_BYTES_MAX: usize = 256;
+pub const LABELS_MAX: usize = 32;
+pub const DEPENDENCIES_MAX: usize = 1024;
+pub const SKILLS_MAX: usize = 32;
+
+/// A payload or a result: the bytes themselves, or where they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Body {
+    Inline(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// `hash` is BLAKE3 in hexadecimal; `bytes` is the length.
+    Blob { hash: Arc<str>, bytes: u64 },
+}
+
+/// One program to run: no shell unless `argv` names one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandSpec {
+    pub argv: Vec<String>,
+    /// Plain values; a value `secret:NAME` or `file:PATH` is a reference resolved on the agent's host, never stored.
+    pub env: Vec<(String, String)>,
+    pub cwd: Option<String>,
+    pub stdin: Option<Body>,
+}
+
+/// What to do, in one of the two ways the public API knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Work {
+    Command(CommandSpec),
+    /// For whichever agent has the skills; `payload` is JSON.
+    Kind { kind: Arc<str>, payload: Option<Body> },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Label {
+    pub key: String,
+    pub value: String,
+}
+
+/// The task's result is a plan: JSON that names subtasks, which become real tasks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanSpec {
+    pub aggregate: Aggregate,
+    pub subtasks_max: u32,
+}
+
+/// How the results of a plan's subtasks become the planner task's own result. Each keeps the plan's order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Aggregate {
+    /// A JSON array with one entry per subtask: its name, status and result.
+    #[default]
+    Collect,
+    /// JSON objects merged key by key: arrays are joined, numbers added, other values of a later subtask win.
+    Merge,
+    /// Text, one result after the other.
+    Concat,
+    /// The JSON value that most subtasks returned; none in the majority is a failure.
+    Majority,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskSpec {
+    pub id: TaskId,
+    pub swarm: SwarmId,
+    pub title: String,
+    pub work: Work,
+    /// Only this agent may run it.
+    pub agent: Option<AgentId>,
+    pub priority: Priority,
+    pub depends_on: Vec<TaskId>,
+    pub skills: Vec<Arc<str>>,
+    pub strategy: Option<Strategy>,
+    pub labels: Vec<Label>,
+    pub delay_ms: u64,
+    /// From ready to started.
+    pub queue_timeout_ms: Option<u64>,
+    /// Of one attempt.
+    pub run_timeout_ms: Option<u64>,
+    /// From submitted to ended, all attempts and waits included.
+    pub total_timeout_ms: Option<u64>,
+    pub retry: RetryPolicy,
+    pub gate: Option<GateSpec>,
+    pub plan: Option<PlanSpec>,
+    /// The planner task this one came from, and its name in that plan.
+    pub parent: Option<(TaskId, String)>,
+}
