@@ -1,7 +1,14 @@
 //! Chooses an agent for a task and says why. Pure: one file per strategy, no clock, no I/O, dice passed in.
 
+mod choose;
+mod least_busy;
+mod round_robin;
+mod skill;
+mod weighted;
+
 use std::sync::Arc;
 
+pub use choose::{Candidate, choose};
 use serde::{Deserialize, Serialize};
 
 use crate::id::AgentId;

@@ -1,7 +1,17 @@
 //! A swarm: agents, the queue of tasks they share, and the coordinator that owns both.
+//!
+//! `event` is the stream, `state` decides and applies, `actor` commits and tells; `queue` says whose turn it is.
 
+mod decide;
+pub mod event;
+pub mod queue;
 pub mod record;
+pub mod seat;
+pub mod snapshot;
 pub mod spec;
+pub mod state;
+#[cfg(test)]
+pub mod testing;
 
 pub use record::SwarmRecord;
 pub use spec::SwarmSpec;

@@ -3,6 +3,7 @@
 //! Nothing here does I/O, reads a clock or rolls dice; `swarm` owns the tasks' truth.
 
 pub mod gate;
+pub mod graph;
 pub mod record;
 pub mod retry;
 pub mod spec;

@@ -1,0 +1,9 @@
+//! Specialisation, success rate and free capacity, weighted.
+
+use super::{Weights, choose::Candidate};
+
+pub(super) fn score(weights: &Weights, candidate: &Candidate) -> f64 {
+    weights.specialisation * candidate.specialisation
+        + weights.success * candidate.success()
+        + weights.free * (1.0 - candidate.load())
+}

@@ -1,0 +1,273 @@
+//! What a command or a report means for a swarm: the events it leads to, or why it is refused. Changes nothing but
+//! through [`Swarm::apply`].
+
+use std::{cmp::Reverse, sync::Arc};
+
+use hiveward_runtime::error::{Code, Refused};
+
+use super::{
+    event::{Ended, Next, Operation, SwarmEvent},
+    state::{Due, FREE_LOSSES, Live, Now, Remembered, Swarm},
+};
+use crate::{
+    agent::connector::Lease,
+    id::{AgentId, TaskId},
+    placement,
+    task::{
+        spec::TaskSpec,
+        status::{AttemptStatus, TaskStatus},
+    },
+};
+
+/// A command's outcome: something new, or the answer that the same operation was given before.
+#[derive(Debug, PartialEq)]
+pub enum Decided<T> {
+    New(T),
+    Repeated(Vec<TaskId>),
+}
+
+impl Swarm {
+    fn repeated(&self, operation: Option<&Operation>) -> Result<Option<&Remembered>, Refused> {
+        let Some(operation) = operation else { return Ok(None) };
+        match self.operations.get(&operation.id) {
+            Some(before) if before.input == operation.input => Ok(Some(before)),
+            Some(_) => Err(Refused {
+                code: Code::Conflict,
+                message: format!("operation id {:?} was used before with another input; choose a new one", operation.id),
+                field: Some("operationId".into()),
+            }),
+            None => Ok(None),
+        }
+    }
+
+    /// `known` tells the status of a task that is not live and was not ended lately.
+    pub fn submit(
+        &self,
+        tasks: Vec<Arc<TaskSpec>>,
+        operation: Option<Operation>,
+        principal: Arc<str>,
+        known: impl Fn(TaskId) -> Option<TaskStatus>,
+    ) -> Result<Decided<SwarmEvent>, Refused> {
+        if let Some(before) = self.repeated(operation.as_ref())? {
+            return Ok(Decided::Repeated(before.tasks.clone()));
+        }
+        let queued_max = self.spec.queued_max as usize;
+        if self.live.len() + tasks.len() > queued_max {
+            return Err(Refused::new(
+                Code::Limit,
+                format!("swarm {} is full: maxQueued is {queued_max} and {} tasks have not ended; retry later", self.spec.name, self.live.len()),
+            ));
+        }
+        for (place, task) in tasks.iter().enumerate() {
+            for on in &task.depends_on {
+                if self.live.contains_key(on) || tasks.iter().any(|other| other.id == *on) {
+                    continue;
+                }
+                let field = format!("tasks.{place}.dependsOn");
+                match self.ended.get(on).copied().or_else(|| known(*on)) {
+                    Some(TaskStatus::Succeeded) => {}
+                    Some(status) => {
+                        let message = format!("{on} has ended {}; retry it first", status.name());
+                        return Err(Refused { code: Code::Refused, message, field: Some(field) });
+                    }
+                    None => {
+                        let message = format!("there is no task {on} in swarm {}", self.spec.name);
+                        return Err(Refused { code: Code::NotFound, message, field: Some(field) });
+                    }
+                }
+            }
+        }
+        Ok(Decided::New(SwarmEvent::Submitted { tasks, operation, principal }))
+    }
+
+    /// Cancelling what has ended is refused, except that a cancelled task stays cancelled without complaint.
+    pub fn cancel(
+        &self,
+        task: TaskId,
+        reason: Arc<str>,
+        operation: Option<Operation>,
+        known: impl Fn(TaskId) -> Option<TaskStatus>,
+    ) -> Result<Decided<SwarmEvent>, Refused> {
+        if self.repeated(operation.as_ref())?.is_some() {
+            return Ok(Decided::Repeated(vec![task]));
+        }
+        if self.live.contains_key(&task) {
+            return Ok(Decided::New(SwarmEvent::Cancelled { task, reason, operation }));
+        }
+        match self.ended.get(&task).copied().or_else(|| known(task)) {
+            Some(TaskStatus::Cancelled) => Ok(Decided::Repeated(vec![task])),
+            Some(status) => Err(Refused::new(Code::Refused, format!("{task} has already ended {}", status.name()))),
+            None => Err(Refused::not_found(task)),
+        }
+    }
+
+    /// Sends an ended task (or one that waits for its next attempt) on its way again as `spec` says.
+    pub fn redrive(
+        &self,
+        spec: Arc<TaskSpec>,
+        attempts: u32,
+        status: TaskStatus,
+        operation: Option<Operation>,
+        principal: Arc<str>,
+    ) -> Result<Decided<SwarmEvent>, Refused> {
+        if self.repeated(operation.as_ref())?.is_some() {
+            return Ok(Decided::Repeated(vec![spec.id]));
+        }
+        let (status, attempts) = self.live.get(&spec.id).map_or((status, attempts), |live| (live.status, live.attempt));
+        match status {
+            TaskStatus::Failed | TaskStatus::Dead | TaskStatus::Cancelled | TaskStatus::Retrying => {
+                Ok(Decided::New(SwarmEvent::Redriven { spec, attempts, operation, principal }))
+            }
+            _ => Err(Refused::new(
+                Code::Refused,
+                format!("{} is {}; only FAILED, DEAD, CANCELLED and RETRYING tasks can be retried", spec.id, status.name()),
+            )),
+        }
+    }
+
+    /// What a report of the lease's holder leads to; a report under a lease that is no longer valid changes nothing.
+    fn holder(&self, lease: Lease) -> Option<&Live> {
+        self.live.get(&lease.task).filter(|task| task.lease() == Some(lease))
+    }
+
+    pub fn started(&self, lease: Lease) -> Option<SwarmEvent> {
+        self.holder(lease).filter(|task| task.status == TaskStatus::Assigned).map(|_| SwarmEvent::Started { lease })
+    }
+
+    pub fn verifying(&self, lease: Lease) -> Option<SwarmEvent> {
+        self.holder(lease).filter(|task| task.status == TaskStatus::Running).map(|_| SwarmEvent::Verifying { lease })
+    }
+
+    /// `plan` is the subtasks, if the attempt succeeded and its result was to be a plan.
+    pub fn attempt_end(&self, lease: Lease, ended: Ended, plan: Option<Vec<Arc<TaskSpec>>>, dice: f64) -> Vec<SwarmEvent> {
+        let Some(task) = self.holder(lease) else {
+            let late = matches!(ended.status, AttemptStatus::Succeeded | AttemptStatus::Failed | AttemptStatus::TimedOut);
+            let of_ours = self.live.contains_key(&lease.task) || self.ended.get(&lease.task).is_some();
+            return if late && of_ours { vec![SwarmEvent::StaleRefused { lease, said: ended.status }] } else { Vec::new() };
+        };
+        let next = match ended.status {
+            AttemptStatus::Succeeded if plan.is_some() => Next::Plan,
+            AttemptStatus::Succeeded => Next::Succeed,
+            AttemptStatus::Lost if task.losses < FREE_LOSSES => Next::Retry { wait_ms: 0 },
+            _ if !ended.retriable => Next::Fail,
+            _ if task.failures + 1 >= task.spec.retry.attempts_max => Next::Die,
+            _ => {
+                let wait = task.spec.retry.wait(task.failures + 1, dice);
+                Next::Retry { wait_ms: u64::try_from(wait.as_millis()).unwrap_or(u64::MAX) }
+            }
+        };
+        let mut events = vec![SwarmEvent::AttemptEnded { lease, ended, next }];
+        if let (Next::Plan, Some(subtasks)) = (next, plan) {
+            events.push(SwarmEvent::Planned { task: lease.task, subtasks });
+        }
+        events
+    }
+
+    /// The attempts an agent held are lost with it.
+    pub fn lose(&self, agent: AgentId, why: &str, keep: impl Fn(Lease) -> bool) -> Vec<SwarmEvent> {
+        let mut lost: Vec<_> =
+            self.live.values().filter_map(Live::lease).filter(|lease| lease.agent == agent && !keep(*lease)).collect();
+        lost.sort_unstable();
+        lost.into_iter().flat_map(|lease| self.attempt_end(lease, lost_end(why), None, 0.0)).collect()
+    }
+
+    /// The next lease to grant, if a task and an agent are free.
+    pub fn next_assignment(&mut self, dice: f64) -> Option<SwarmEvent> {
+        if self.spec.running_max.is_some_and(|max| self.seats.running() >= max as usize) {
+            return None;
+        }
+        loop {
+            let live = &self.live;
+            let (slot, priority, id, needs) = self.ready.head(|task, ticket| live.get(&task).is_some_and(|t| t.ticket == Some(ticket)))?;
+            let (candidates, left_out) = self.seats.candidates(&needs);
+            let strategy = needs.strategy.unwrap_or(self.spec.strategy);
+            let Some(decision) = placement::choose(strategy, &self.spec.weights, &candidates, left_out, dice) else {
+                self.ready.set_aside(slot);
+                continue;
+            };
+            self.ready.take(slot, priority);
+            let attempt = self.live.get(&id)?.attempt + 1;
+            let lease = Lease { task: id, attempt, agent: decision.chosen };
+            return Some(SwarmEvent::Assigned { lease, decision: Arc::new(decision) });
+        }
+    }
+
+    /// When something is next due, in monotonic milliseconds.
+    pub fn next_due(&self) -> Option<u64> {
+        self.timers.peek().map(|Reverse((at, ..))| *at)
+    }
+
+    /// Takes what is due off the clock and says what it leads to. A wait that is over needs no event: it is put into the
+    /// queue, and a replay sees that it is over from the time that has passed.
+    pub fn take_due(&mut self, now: Now) -> Vec<SwarmEvent> {
+        let mut events = Vec::new();
+        while let Some(Reverse((at, id, due, attempt))) = self.timers.peek().copied() {
+            if at > now.mono_ms {
+                break;
+            }
+            self.timers.pop();
+            let Some(task) = self.live.get(&id) else { continue };
+            if task.attempt != attempt && due != Due::TotalTimeout {
+                continue;
+            }
+            match due {
+                Due::Ready if task.delayed => {
+                    self.enqueue(id, now.wall, now);
+                }
+                Due::QueueTimeout if task.ticket.is_some() => {
+                    let waited_ms = task.wait_ms.unwrap_or_default();
+                    events.push(SwarmEvent::Failed { task: id, error: format!("not started within {waited_ms} ms (queueTimeoutMs)") });
+                }
+                Due::RunOverdue if task.started => {
+                    if let Some(lease) = task.lease() {
+                        events.extend(self.attempt_end(lease, lost_end("the agent neither ended nor reported the attempt after its run timeout"), None, 0.0));
+                    }
+                }
+                Due::TotalTimeout => {
+                    let total_ms = task.spec.total_timeout_ms.unwrap_or_default();
+                    events.push(SwarmEvent::Failed { task: id, error: format!("not ended within {total_ms} ms (totalTimeoutMs)") });
+                }
+                _ => {}
+            }
+        }
+        events
+    }
+
+    /// What earlier events lead to in turn: dependants that fail, subtasks that are cancelled. Empty when all is settled.
+    pub fn take_consequences(&mut self) -> Vec<SwarmEvent> {
+        let mut events = Vec::new();
+        for (task, on, status) in std::mem::take(&mut self.to_fail) {
+            if self.live.contains_key(&task) {
+                events.push(SwarmEvent::Failed { task, error: format!("its dependency {on} ended {}", status.name()) });
+            }
+        }
+        for task in std::mem::take(&mut self.to_cancel) {
+            if self.live.contains_key(&task) {
+                events.push(SwarmEvent::Cancelled { task, reason: "the task that planned it has ended".into(), operation: None });
+            }
+        }
+        // The same task may be named twice; only the first event would find it live.
+        let mut named = std::collections::HashSet::new();
+        events.retain(|event| event.tasks().first().is_none_or(|task| named.insert(*task)));
+        events
+    }
+
+    /// Plans whose subtasks have all ended since the last call.
+    pub fn take_plans_to_aggregate(&mut self) -> Vec<TaskId> {
+        let mut plans = std::mem::take(&mut self.to_aggregate);
+        plans.retain(|task| self.live.contains_key(task));
+        plans
+    }
+}
+
+pub fn lost_end(why: &str) -> Ended {
+    Ended {
+        status: AttemptStatus::Lost,
+        exit_code: None,
+        signal: None,
+        result: None,
+        artifacts: Vec::new(),
+        error: Some(why.to_owned()),
+        retriable: true,
+    }
+}

@@ -1,0 +1,137 @@
+//! What happened in a swarm, as its stream in the ledger keeps it. Past tense; add variants and fields, never rename.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use hiveward_runtime::op::OperationId;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    agent::connector::Lease,
+    id::{AgentId, TaskId},
+    placement::Decision,
+    task::{
+        record::Artifact,
+        spec::{Body, TaskSpec},
+        status::AttemptStatus,
+    },
+};
+
+/// The format of every event below; another number is another decoder.
+pub const FORMAT: u16 = 1;
+
+/// A client's own name for a mutation, and a fingerprint of what it asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    pub id: OperationId,
+    #[serde(with = "serde_bytes")]
+    pub input: [u8; 16],
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum SwarmEvent {
+    /// Tasks were accepted, all together.
+    Submitted { tasks: Vec<Arc<TaskSpec>>, operation: Option<Operation>, principal: Arc<str> },
+    /// A lease was granted.
+    Assigned { lease: Lease, decision: Arc<Decision> },
+    Started { lease: Lease },
+    Verifying { lease: Lease },
+    AttemptEnded { lease: Lease, ended: Ended, next: Next },
+    /// The attempt's result was a plan; these are its subtasks.
+    Planned { task: TaskId, subtasks: Vec<Arc<TaskSpec>> },
+    /// All subtasks of a plan have ended, and this came of them.
+    Aggregated { task: TaskId, result: Option<Body>, error: Option<String> },
+    Cancelled { task: TaskId, reason: Arc<str>, operation: Option<Operation> },
+    /// It ended without an attempt: a timeout of the queue or of the whole, or a dependency that failed.
+    Failed { task: TaskId, error: String },
+    /// A client sent an ended task on its way again, perhaps edited. `attempts` were made before.
+    Redriven { spec: Arc<TaskSpec>, attempts: u32, operation: Option<Operation>, principal: Arc<str> },
+    /// An attempt that no longer held the lease reported an end; nothing was changed by it.
+    StaleRefused { lease: Lease, said: AttemptStatus },
+}
+
+/// How an attempt ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ended {
+    pub status: AttemptStatus,
+    pub exit_code: Option<i32>,
+    pub signal: Option<i32>,
+    pub result: Option<Body>,
+    pub artifacts: Vec<Artifact>,
+    pub error: Option<String>,
+    pub retriable: bool,
+}
+
+/// What becomes of the task after an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Next {
+    Succeed,
+    /// Waits for the subtasks that the following `Planned` names.
+    Plan,
+    Retry { wait_ms: u64 },
+    Fail,
+    Die,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    #[error("{kind} has format {format}, newer than the {FORMAT} this version reads")]
+    Format { kind: String, format: u16 },
+    #[error("{kind} cannot be decoded")]
+    Body { kind: String, #[source] source: rmp_serde::decode::Error },
+}
+
+impl SwarmEvent {
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Submitted { .. } => "TaskSubmitted",
+            Self::Assigned { .. } => "TaskAssigned",
+            Self::Started { .. } => "TaskStarted",
+            Self::Verifying { .. } => "TaskVerifying",
+            Self::AttemptEnded { .. } => "TaskAttemptEnded",
+            Self::Planned { .. } => "TaskPlanned",
+            Self::Aggregated { .. } => "TaskAggregated",
+            Self::Cancelled { .. } => "TaskCancelled",
+            Self::Failed { .. } => "TaskFailed",
+            Self::Redriven { .. } => "TaskRedriven",
+            Self::StaleRefused { .. } => "TaskStaleRefused",
+        }
+    }
+
+    pub fn encode(&self) -> Result<Bytes, rmp_serde::encode::Error> {
+        rmp_serde::to_vec(self).map(Bytes::from)
+    }
+
+    pub fn decode(kind: &str, format: u16, body: &[u8]) -> Result<Self, DecodeError> {
+        if format != FORMAT {
+            return Err(DecodeError::Format { kind: kind.to_owned(), format });
+        }
+        rmp_serde::from_slice(body).map_err(|source| DecodeError::Body { kind: kind.to_owned(), source })
+    }
+
+    /// The tasks it is about, the first of them first.
+    pub fn tasks(&self) -> Vec<TaskId> {
+        match self {
+            Self::Submitted { tasks, .. } => tasks.iter().map(|spec| spec.id).collect(),
+            Self::Assigned { lease, .. }
+            | Self::Started { lease }
+            | Self::Verifying { lease }
+            | Self::AttemptEnded { lease, .. }
+            | Self::StaleRefused { lease, .. } => vec![lease.task],
+            Self::Planned { task, subtasks } => std::iter::once(*task).chain(subtasks.iter().map(|spec| spec.id)).collect(),
+            Self::Aggregated { task, .. } | Self::Cancelled { task, .. } | Self::Failed { task, .. } => vec![*task],
+            Self::Redriven { spec, .. } => vec![spec.id],
+        }
+    }
+
+    pub fn agent(&self) -> Option<AgentId> {
+        match self {
+            Self::Assigned { lease, .. }
+            | Self::Started { lease }
+            | Self::Verifying { lease }
+            | Self::AttemptEnded { lease, .. }
+            | Self::StaleRefused { lease, .. } => Some(lease.agent),
+            _ => None,
+        }
+    }
+}

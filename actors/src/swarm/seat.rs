@@ -1,0 +1,202 @@
+//! The agents of a swarm as its coordinator sees them: what they can do, what they hold, how they have done.
+//!
+//! Who is present is not in the ledger: agents say so when they or the coordinator start. How they have done is.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::queue::Needs;
+use crate::{
+    id::{AgentId, TaskId},
+    placement::{Candidate, LeftOut, Weights},
+};
+
+/// Candidates that one decision weighs at most; those that waited longest for work come first.
+pub const CANDIDATES_MAX: usize = 64;
+
+/// What an agent says when it takes its seat.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    pub agent: AgentId,
+    pub incarnation: u64,
+    pub skills: Arc<[crate::agent::Skill]>,
+    pub capacity: u32,
+    pub weight: u32,
+}
+
+struct Seat {
+    arrival: Arrival,
+    running: HashSet<TaskId>,
+    chosen_at: u64,
+}
+
+/// Attempts that ended well and otherwise, by agent; rebuilt from the ledger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Tally {
+    pub succeeded: u64,
+    pub failed: u64,
+}
+
+#[derive(Default)]
+pub struct Seats {
+    seats: HashMap<AgentId, Seat>,
+    /// Those below the load limit, longest idle first.
+    free: BTreeSet<(u64, AgentId)>,
+    pub tallies: HashMap<AgentId, Tally>,
+    turns: u64,
+    /// Attempts that hold a place, over all seats.
+    running: usize,
+}
+
+impl Seats {
+    pub fn len(&self) -> usize {
+        self.seats.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.seats.is_empty()
+    }
+
+    pub fn running(&self) -> usize {
+        self.running
+    }
+
+    pub fn incarnation(&self, agent: AgentId) -> Option<u64> {
+        self.seats.get(&agent).map(|seat| seat.arrival.incarnation)
+    }
+
+    /// A newer life of the same agent takes over the seat and what it holds; an older one is refused.
+    pub fn arrive(&mut self, arrival: Arrival, holds: impl IntoIterator<Item = TaskId>, weights: &Weights) -> bool {
+        let agent = arrival.agent;
+        if self.incarnation(agent).is_some_and(|seated| seated > arrival.incarnation) {
+            return false;
+        }
+        let chosen_at = self.leave(agent).map_or(0, |seat| seat.chosen_at);
+        let running: HashSet<_> = holds.into_iter().collect();
+        self.running += running.len();
+        self.seats.insert(agent, Seat { arrival, running, chosen_at });
+        self.refresh(agent, weights);
+        true
+    }
+
+    fn leave(&mut self, agent: AgentId) -> Option<Seat> {
+        let seat = self.seats.remove(&agent)?;
+        self.free.remove(&(seat.chosen_at, agent));
+        self.running -= seat.running.len();
+        Some(seat)
+    }
+
+    /// The agent is gone (this life of it, or any older).
+    pub fn depart(&mut self, agent: AgentId, incarnation: u64) -> bool {
+        if self.incarnation(agent).is_none_or(|seated| seated > incarnation) {
+            return false;
+        }
+        self.leave(agent).is_some()
+    }
+
+    fn refresh(&mut self, agent: AgentId, weights: &Weights) {
+        let Some(seat) = self.seats.get(&agent) else { return };
+        let load = f64::from(seat.running.len() as u32) / f64::from(seat.arrival.capacity.max(1));
+        let place = (seat.chosen_at, agent);
+        if seat.arrival.capacity > 0 && load < weights.load_max {
+            self.free.insert(place);
+        } else {
+            self.free.remove(&place);
+        }
+    }
+
+    pub fn hold(&mut self, agent: AgentId, task: TaskId, weights: &Weights) {
+        self.turns += 1;
+        let turn = self.turns;
+        if let Some(seat) = self.seats.get_mut(&agent) {
+            self.free.remove(&(seat.chosen_at, agent));
+            seat.chosen_at = turn;
+            if seat.running.insert(task) {
+                self.running += 1;
+            }
+            self.refresh(agent, weights);
+        }
+    }
+
+    /// Whether a place became free.
+    pub fn release(&mut self, agent: AgentId, task: TaskId, weights: &Weights) -> bool {
+        let released = self.seats.get_mut(&agent).is_some_and(|seat| seat.running.remove(&task));
+        if released {
+            self.running -= 1;
+            self.refresh(agent, weights);
+        }
+        released
+    }
+
+    pub fn can(&self, agent: AgentId, needs: &Needs) -> bool {
+        self.seats.get(&agent).is_some_and(|seat| fit(seat, needs).is_some())
+    }
+
+    /// Who could take a task with these needs now, and how many could not and why.
+    pub fn candidates(&self, needs: &Needs) -> (Vec<Candidate>, Vec<LeftOut>) {
+        let mut found = Vec::new();
+        let mut unskilled = 0;
+        let pinned = needs.agent.into_iter();
+        let free = self.free.iter().map(|(_, agent)| *agent).filter(|_| needs.agent.is_none());
+        for agent in pinned.chain(free) {
+            let Some(seat) = self.seats.get(&agent) else { continue };
+            match fit(seat, needs) {
+                Some(specialisation) => found.push(self.candidate(agent, seat, specialisation)),
+                None => unskilled += 1,
+            }
+            if found.len() == CANDIDATES_MAX {
+                break;
+            }
+        }
+        let mut left_out = Vec::new();
+        let mut note = |agents: usize, reason: &str| {
+            if agents > 0 {
+                left_out.push(LeftOut { reason: reason.into(), agents: u32::try_from(agents).unwrap_or(u32::MAX) });
+            }
+        };
+        note(unskilled, "lacks a skill");
+        if needs.agent.is_none() {
+            note(self.seats.len() - self.free.len(), "has no free place");
+        }
+        (found, left_out)
+    }
+
+    fn candidate(&self, agent: AgentId, seat: &Seat, specialisation: f64) -> Candidate {
+        let tally = self.tallies.get(&agent).copied().unwrap_or_default();
+        Candidate {
+            agent,
+            specialisation,
+            succeeded: tally.succeeded,
+            failed: tally.failed,
+            running: u32::try_from(seat.running.len()).unwrap_or(u32::MAX),
+            capacity: seat.arrival.capacity,
+            weight: seat.arrival.weight,
+            chosen_at: seat.chosen_at,
+        }
+    }
+
+    /// Whether any seated agent could ever take it, busy or not.
+    pub fn anyone_fits(&self, needs: &Needs) -> bool {
+        match needs.agent {
+            Some(agent) => self.can(agent, needs),
+            None => self.seats.values().any(|seat| fit(seat, needs).is_some()),
+        }
+    }
+}
+
+/// How well the seat's skills match: the mean proficiency over what is needed, or `None` if one is lacking.
+fn fit(seat: &Seat, needs: &Needs) -> Option<f64> {
+    if needs.agent.is_some_and(|agent| agent != seat.arrival.agent) {
+        return None;
+    }
+    if needs.skills.is_empty() {
+        return Some(1.0);
+    }
+    let mut sum = 0.0;
+    for wanted in &needs.skills {
+        sum += f64::from(seat.arrival.skills.iter().find(|skill| skill.name == *wanted)?.proficiency);
+    }
+    Some((sum / needs.skills.len() as f64).clamp(0.0, 1.0))
+}

@@ -1,0 +1,81 @@
+//! A swarm's state at one version, so that a replay need not begin at the first event.
+
+use std::sync::Arc;
+
+use hiveward_runtime::op::OperationId;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    seat::Tally,
+    spec::SwarmSpec,
+    state::{Due, Live, Now, Remembered, Swarm},
+};
+use crate::{
+    id::{AgentId, TaskId},
+    task::status::TaskStatus,
+};
+
+pub const FORMAT: u16 = 1;
+
+#[derive(Serialize, Deserialize)]
+pub struct Snapshot {
+    live: Vec<Live>,
+    ended: Vec<(TaskId, TaskStatus)>,
+    operations: Vec<(OperationId, Remembered)>,
+    tallies: Vec<(AgentId, Tally)>,
+}
+
+impl Snapshot {
+    pub fn of(swarm: &Swarm) -> Self {
+        let mut live: Vec<_> = swarm.live.values().cloned().collect();
+        // The order in which they wait; a restored queue is as fair as the one it was taken from.
+        live.sort_by_key(|task| (task.ticket.unwrap_or(u64::MAX), task.spec.id));
+        Self {
+            live,
+            ended: swarm.ended.iter().map(|(task, status)| (*task, *status)).collect(),
+            operations: swarm.operations.iter().map(|(id, remembered)| (id.clone(), remembered.clone())).collect(),
+            tallies: swarm.seats.tallies.iter().map(|(agent, tally)| (*agent, *tally)).collect(),
+        }
+    }
+
+    pub fn restore(self, spec: Arc<SwarmSpec>, now: Now) -> Swarm {
+        let mut swarm = Swarm::new(spec);
+        for (task, status) in self.ended {
+            swarm.ended.insert(task, status);
+        }
+        for (id, remembered) in self.operations {
+            swarm.operations.insert(id, remembered);
+        }
+        swarm.seats.tallies = self.tallies.into_iter().collect();
+        let ids: Vec<_> = self.live.iter().map(|task| task.spec.id).collect();
+        swarm.live = self.live.into_iter().map(|task| (task.spec.id, task)).collect();
+        for id in ids {
+            let Some(task) = swarm.live.get(&id) else { continue };
+            let spec = task.spec.clone();
+            for on in spec.depends_on.iter().filter(|_| task.waits_for > 0) {
+                if swarm.live.contains_key(on) {
+                    swarm.dependents.entry(*on).or_default().push(id);
+                }
+            }
+            let (status, wait_ms, delayed) = (task.status, task.wait_ms, task.delayed);
+            let all_ended = task.plan.as_ref().is_some_and(|plan| plan.open == 0);
+            swarm.set_timer(id, Due::TotalTimeout, now);
+            match status {
+                TaskStatus::Retrying | TaskStatus::Queued if delayed => swarm.set_timer(id, Due::Ready, now),
+                TaskStatus::Queued => {
+                    if let Some(task) = swarm.live.get_mut(&id) {
+                        task.ticket = Some(swarm.ready.push(&spec));
+                        task.wait_ms = wait_ms;
+                    }
+                    swarm.set_timer(id, Due::QueueTimeout, now);
+                }
+                TaskStatus::Running => swarm.set_timer(id, Due::RunOverdue, now),
+                _ => {}
+            }
+            if all_ended {
+                swarm.to_aggregate.push(id);
+            }
+        }
+        swarm
+    }
+}

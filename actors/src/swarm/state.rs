@@ -1,0 +1,453 @@
+//! The truth about a swarm's live tasks: decides what a command means and applies what happened.
+//!
+//! No I/O, clock or dice of its own. Applying the same events gives the same state; the seats, which are not in the
+//! ledger, only decide who is offered work next.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use hiveward_runtime::{clock::WallMs, op::OperationId};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    event::{Ended, Next, SwarmEvent},
+    queue::{ReadyQueue, Ticket},
+    seat::{Seats, Tally},
+    spec::SwarmSpec,
+};
+use crate::{
+    agent::connector::Lease,
+    id::{AgentId, TaskId},
+    task::{
+        spec::TaskSpec,
+        status::{AttemptStatus, TaskStatus},
+    },
+};
+
+/// Ended tasks whose status is still known without asking the views.
+pub const ENDED_KEPT_MAX: usize = 100_000;
+/// Mutations that are remembered to answer their repetition; the oldest are forgotten first.
+pub const OPERATIONS_KEPT_MAX: usize = 100_000;
+/// Attempts that may be lost with their agent before a loss counts as a failure.
+pub const FREE_LOSSES: u32 = 1;
+
+/// The two clocks at one moment: `wall` for records, `mono_ms` (from any start) for what is due.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Now {
+    pub wall: WallMs,
+    pub mono_ms: u64,
+}
+
+/// A task that has not ended.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Live {
+    pub spec: Arc<TaskSpec>,
+    pub principal: Arc<str>,
+    pub status: TaskStatus,
+    pub created_at: WallMs,
+    /// Dependencies that have not succeeded yet.
+    pub waits_for: u32,
+    /// The number of the last attempt; 0 before the first.
+    pub attempt: u32,
+    pub failures: u32,
+    pub losses: u32,
+    /// Who holds the lease of the last attempt, while it is leased.
+    pub holder: Option<AgentId>,
+    pub started: bool,
+    /// Subtasks, once its result was a plan; it then waits for them.
+    pub plan: Option<Plan>,
+    /// When the present wait (delay, retry, queue, run) began and how long it may last.
+    pub since: WallMs,
+    pub wait_ms: Option<u64>,
+    /// Its delay or its wait for the next attempt is not over.
+    pub delayed: bool,
+    #[serde(skip)]
+    pub ticket: Option<Ticket>,
+}
+
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Plan {
+    pub subtasks: Vec<TaskId>,
+    pub open: u32,
+    /// Those that ended otherwise than by success.
+    pub failed: Vec<TaskId>,
+}
+
+impl Live {
+    pub fn lease(&self) -> Option<Lease> {
+        self.holder.map(|agent| Lease { task: self.spec.id, attempt: self.attempt, agent })
+    }
+}
+
+/// Why a timer was set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Due {
+    /// A delay or a retry's wait is over.
+    Ready,
+    QueueTimeout,
+    /// The agent should have ended the attempt long ago.
+    RunOverdue,
+    TotalTimeout,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Remembered {
+    #[serde(with = "serde_bytes")]
+    pub input: [u8; 16],
+    pub tasks: Vec<TaskId>,
+}
+
+pub struct Swarm {
+    pub spec: Arc<SwarmSpec>,
+    pub(super) live: HashMap<TaskId, Live>,
+    pub(super) dependents: HashMap<TaskId, Vec<TaskId>>,
+    pub(super) ended: Recent<TaskId, TaskStatus>,
+    pub(super) operations: Recent<OperationId, Remembered>,
+    pub(super) ready: ReadyQueue,
+    pub(super) seats: Seats,
+    pub(super) timers: BinaryHeap<Reverse<(u64, TaskId, Due, u32)>>,
+    /// Plans whose subtasks have all ended, to be aggregated.
+    pub(super) to_aggregate: Vec<TaskId>,
+    /// Dependants of a task that failed, to be failed in turn.
+    pub(super) to_fail: Vec<(TaskId, TaskId, TaskStatus)>,
+    /// Subtasks of a plan that was given up, to be cancelled in turn.
+    pub(super) to_cancel: Vec<TaskId>,
+}
+
+/// A map that keeps the newest entries and forgets the oldest.
+#[derive(Clone, Debug)]
+pub struct Recent<K, V> {
+    map: HashMap<K, V>,
+    order: VecDeque<K>,
+    kept_max: usize,
+}
+
+impl<K: Clone + Eq + std::hash::Hash, V> Recent<K, V> {
+    pub fn new(kept_max: usize) -> Self {
+        Self { map: HashMap::new(), order: VecDeque::new(), kept_max }
+    }
+
+    pub fn insert(&mut self, key: K, value: V) {
+        if self.map.insert(key.clone(), value).is_none() {
+            self.order.push_back(key);
+        }
+        while self.order.len() > self.kept_max {
+            if let Some(oldest) = self.order.pop_front() {
+                self.map.remove(&oldest);
+            }
+        }
+    }
+
+    pub fn get<Q: ?Sized + Eq + std::hash::Hash>(&self, key: &Q) -> Option<&V>
+    where
+        K: std::borrow::Borrow<Q>,
+    {
+        self.map.get(key)
+    }
+
+    /// Forgets one entry; its place in the order is passed over later.
+    pub fn remove(&mut self, key: &K) {
+        if self.map.remove(key).is_some() {
+            self.order.retain(|other| other != key);
+        }
+    }
+
+    /// Oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.order.iter().filter_map(|key| Some((key, self.map.get(key)?)))
+    }
+}
+
+impl Swarm {
+    pub fn new(spec: Arc<SwarmSpec>) -> Self {
+        Self {
+            spec,
+            live: HashMap::new(),
+            dependents: HashMap::new(),
+            ended: Recent::new(ENDED_KEPT_MAX),
+            operations: Recent::new(OPERATIONS_KEPT_MAX),
+            ready: ReadyQueue::default(),
+            seats: Seats::default(),
+            timers: BinaryHeap::new(),
+            to_aggregate: Vec::new(),
+            to_fail: Vec::new(),
+            to_cancel: Vec::new(),
+        }
+    }
+
+    pub fn live(&self, task: TaskId) -> Option<&Live> {
+        self.live.get(&task)
+    }
+
+    pub fn live_tasks(&self) -> impl Iterator<Item = &Live> {
+        self.live.values()
+    }
+
+    pub fn counts(&self) -> (usize, usize, usize, usize) {
+        (self.live.len(), self.ready.len(), self.seats.running(), self.seats.len())
+    }
+
+    /// Makes `event`, which happened at `at`, part of the state. `now` is when it is applied: later, on replay.
+    pub fn apply(&mut self, event: &SwarmEvent, at: WallMs, now: Now) {
+        match event {
+            SwarmEvent::Submitted { tasks, operation, principal } => {
+                if let Some(operation) = operation {
+                    let tasks = tasks.iter().map(|spec| spec.id).collect();
+                    self.operations.insert(operation.id.clone(), Remembered { input: operation.input, tasks });
+                }
+                for spec in tasks {
+                    self.insert(spec.clone(), principal.clone(), 0, at);
+                }
+                for spec in tasks {
+                    self.begin(spec.id, true, at, now);
+                }
+            }
+            SwarmEvent::Assigned { lease, .. } => {
+                let weights = self.spec.weights;
+                if let Some(task) = self.live.get_mut(&lease.task) {
+                    task.status = TaskStatus::Assigned;
+                    task.attempt = lease.attempt;
+                    task.holder = Some(lease.agent);
+                    task.started = false;
+                    task.ticket = None;
+                    task.delayed = false;
+                    task.since = at;
+                    task.wait_ms = None;
+                    self.seats.hold(lease.agent, lease.task, &weights);
+                }
+            }
+            SwarmEvent::Started { lease } => {
+                if let Some(task) = self.leased_mut(*lease) {
+                    task.status = TaskStatus::Running;
+                    task.started = true;
+                    task.since = at;
+                    // The agent ends an attempt at its run timeout; this is for an agent that does not.
+                    task.wait_ms = task.spec.run_timeout_ms.map(|run_ms| run_ms.saturating_add(RUN_OVERDUE_MS));
+                    self.set_timer(lease.task, Due::RunOverdue, now);
+                }
+            }
+            SwarmEvent::Verifying { lease } => {
+                if let Some(task) = self.leased_mut(*lease) {
+                    task.status = TaskStatus::Verifying;
+                }
+            }
+            SwarmEvent::AttemptEnded { lease, ended, next } => self.attempt_ended(*lease, ended, *next, at, now),
+            SwarmEvent::Planned { task, subtasks } => {
+                let Some(planner) = self.live.get_mut(task) else { return };
+                planner.plan = Some(Plan {
+                    subtasks: subtasks.iter().map(|spec| spec.id).collect(),
+                    open: u32::try_from(subtasks.len()).unwrap_or(u32::MAX),
+                    failed: Vec::new(),
+                });
+                let principal = planner.principal.clone();
+                for spec in subtasks {
+                    self.insert(spec.clone(), principal.clone(), 0, at);
+                }
+                for spec in subtasks {
+                    self.begin(spec.id, true, at, now);
+                }
+                if subtasks.is_empty() {
+                    self.to_aggregate.push(*task);
+                }
+            }
+            SwarmEvent::Aggregated { task, error, .. } => {
+                let status = if error.is_none() { TaskStatus::Succeeded } else { TaskStatus::Failed };
+                self.end(*task, status, at, now);
+            }
+            SwarmEvent::Cancelled { task, operation, .. } => {
+                self.remember(operation.as_ref(), *task);
+                if let Some(plan) = self.live.get(task).and_then(|live| live.plan.clone()) {
+                    self.to_cancel.extend(plan.subtasks);
+                }
+                self.end(*task, TaskStatus::Cancelled, at, now);
+            }
+            SwarmEvent::Failed { task, .. } => {
+                if let Some(plan) = self.live.get(task).and_then(|live| live.plan.clone()) {
+                    self.to_cancel.extend(plan.subtasks);
+                }
+                self.end(*task, TaskStatus::Failed, at, now);
+            }
+            SwarmEvent::Redriven { spec, attempts, operation, principal } => {
+                self.remember(operation.as_ref(), spec.id);
+                match self.live.get_mut(&spec.id) {
+                    // Its wait for the next attempt is cut short.
+                    Some(task) => {
+                        task.spec = spec.clone();
+                        task.ticket = None;
+                    }
+                    None => {
+                        self.ended.remove(&spec.id);
+                        self.insert(spec.clone(), principal.clone(), *attempts, at);
+                    }
+                }
+                self.begin(spec.id, false, at, now);
+            }
+            SwarmEvent::StaleRefused { .. } => {}
+        }
+    }
+
+    fn remember(&mut self, operation: Option<&super::event::Operation>, task: TaskId) {
+        if let Some(operation) = operation {
+            self.operations.insert(operation.id.clone(), Remembered { input: operation.input, tasks: vec![task] });
+        }
+    }
+
+    fn leased_mut(&mut self, lease: Lease) -> Option<&mut Live> {
+        self.live.get_mut(&lease.task).filter(|task| task.lease() == Some(lease))
+    }
+
+    fn insert(&mut self, spec: Arc<TaskSpec>, principal: Arc<str>, attempts: u32, at: WallMs) {
+        self.live.insert(
+            spec.id,
+            Live {
+                spec,
+                principal,
+                status: TaskStatus::Pending,
+                created_at: at,
+                waits_for: 0,
+                attempt: attempts,
+                failures: 0,
+                losses: 0,
+                holder: None,
+                started: false,
+                plan: None,
+                since: at,
+                wait_ms: None,
+                delayed: false,
+                ticket: None,
+            },
+        );
+    }
+
+    /// Sends a task that is new or redriven on its way: to wait for dependencies, for its delay, or for an agent.
+    fn begin(&mut self, id: TaskId, delay: bool, at: WallMs, now: Now) {
+        let Some(task) = self.live.get(&id) else { return };
+        let spec = task.spec.clone();
+        let mut waits_for = 0;
+        for on in &spec.depends_on {
+            // What is neither live nor in this submission has succeeded: anything else was refused.
+            if self.live.contains_key(on) {
+                waits_for += 1;
+                self.dependents.entry(*on).or_default().push(id);
+            }
+        }
+        let Some(task) = self.live.get_mut(&id) else { return };
+        task.waits_for = waits_for;
+        task.since = at;
+        if spec.total_timeout_ms.is_some() {
+            self.set_timer(id, Due::TotalTimeout, now);
+        }
+        if waits_for == 0 {
+            let delay_ms = if delay { spec.delay_ms } else { 0 };
+            self.delay_or_queue(id, delay_ms, TaskStatus::Queued, at, now);
+        }
+    }
+
+    fn delay_or_queue(&mut self, id: TaskId, wait_ms: u64, waiting: TaskStatus, at: WallMs, now: Now) {
+        let Some(task) = self.live.get_mut(&id) else { return };
+        task.holder = None;
+        task.since = at;
+        if wait_ms == 0 {
+            self.enqueue(id, at, now);
+        } else {
+            task.status = waiting;
+            task.wait_ms = Some(wait_ms);
+            task.delayed = true;
+            task.ticket = None;
+            self.set_timer(id, Due::Ready, now);
+        }
+    }
+
+    /// Puts it into the queue now. Also called, without an event of its own, when a wait is over.
+    pub(super) fn enqueue(&mut self, id: TaskId, at: WallMs, now: Now) {
+        let Some(task) = self.live.get_mut(&id) else { return };
+        task.status = TaskStatus::Queued;
+        task.delayed = false;
+        task.since = at;
+        task.wait_ms = task.spec.queue_timeout_ms;
+        task.ticket = Some(self.ready.push(&task.spec));
+        self.set_timer(id, Due::QueueTimeout, now);
+    }
+
+    fn attempt_ended(&mut self, lease: Lease, ended: &Ended, next: Next, at: WallMs, now: Now) {
+        let weights = self.spec.weights;
+        self.released(lease, &weights);
+        let tally = self.seats.tallies.entry(lease.agent).or_insert(Tally::default());
+        match ended.status {
+            AttemptStatus::Succeeded => tally.succeeded += 1,
+            AttemptStatus::Failed | AttemptStatus::TimedOut => tally.failed += 1,
+            _ => {}
+        }
+        let Some(task) = self.leased_mut(lease) else { return };
+        task.holder = None;
+        task.wait_ms = None;
+        match ended.status {
+            AttemptStatus::Lost if task.losses < FREE_LOSSES => task.losses += 1,
+            AttemptStatus::Succeeded => {}
+            _ => task.failures += 1,
+        }
+        match next {
+            Next::Succeed => self.end(lease.task, TaskStatus::Succeeded, at, now),
+            Next::Fail => self.end(lease.task, TaskStatus::Failed, at, now),
+            Next::Die => self.end(lease.task, TaskStatus::Dead, at, now),
+            // `Planned` follows in the same commit.
+            Next::Plan => task.status = TaskStatus::Running,
+            Next::Retry { wait_ms } => self.delay_or_queue(lease.task, wait_ms, TaskStatus::Retrying, at, now),
+        }
+    }
+
+    /// Frees the agent's place; classes it could serve have their turn again.
+    pub(super) fn released(&mut self, lease: Lease, weights: &crate::placement::Weights) {
+        if self.seats.release(lease.agent, lease.task, weights) {
+            let seats = &self.seats;
+            self.ready.reopen(|needs| seats.can(lease.agent, needs));
+        }
+    }
+
+    fn end(&mut self, id: TaskId, status: TaskStatus, at: WallMs, now: Now) {
+        let Some(task) = self.live.remove(&id) else { return };
+        self.ended.insert(id, status);
+        for dependant in self.dependents.remove(&id).unwrap_or_default() {
+            if status != TaskStatus::Succeeded {
+                self.to_fail.push((dependant, id, status));
+                continue;
+            }
+            let Some(waiting) = self.live.get_mut(&dependant) else { continue };
+            waiting.waits_for = waiting.waits_for.saturating_sub(1);
+            if waiting.waits_for == 0 && waiting.status == TaskStatus::Pending {
+                let delay_ms = waiting.spec.delay_ms;
+                self.delay_or_queue(dependant, delay_ms, TaskStatus::Queued, at, now);
+            }
+        }
+        if let Some((parent, _)) = &task.spec.parent
+            && let Some(plan) = self.live.get_mut(parent).and_then(|live| live.plan.as_mut())
+        {
+            plan.open = plan.open.saturating_sub(1);
+            if status != TaskStatus::Succeeded {
+                plan.failed.push(id);
+            }
+            if plan.open == 0 {
+                self.to_aggregate.push(*parent);
+            }
+        }
+    }
+
+    pub(super) fn set_timer(&mut self, id: TaskId, due: Due, now: Now) {
+        let Some(task) = self.live.get(&id) else { return };
+        let (since, wait_ms) = match due {
+            Due::TotalTimeout => (task.created_at, task.spec.total_timeout_ms),
+            _ => (task.since, task.wait_ms),
+        };
+        let Some(wait_ms) = wait_ms else { return };
+        // What has passed by the wall clock counts, within 0 and the whole: a clock that jumped can do no more harm.
+        let passed_ms = now.wall.since(since).min(Duration::from_millis(wait_ms)).as_millis() as u64;
+        self.timers.push(Reverse((now.mono_ms + (wait_ms - passed_ms), id, due, task.attempt)));
+    }
+}
+
+/// How much longer than its run timeout an agent may take to stop and report an attempt.
+pub const RUN_OVERDUE_MS: u64 = 60_000;
