@@ -3,7 +3,10 @@
 //! Holds no domain noun: an agent, a task or a swarm is never named here.
 //! Arrows go one way: `runtime ← actors ← gateway`.
 
+pub mod call;
 pub mod clock;
 pub mod error;
+pub mod fault;
 pub mod id;
 pub mod op;
+pub mod supervise;

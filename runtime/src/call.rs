@@ -1,0 +1,211 @@
+//! How actors are spoken to: bounded admission, and asks that always end by a deadline.
+//!
+//! An actor's mailbox in the actor library is unbounded; here every message is counted in and out, and one too many is
+//! refused with `Busy` and given back. What an actor had not handled when it died is dropped, and who asked hears so.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use arc_swap::ArcSwapOption;
+use ractor::{ActorRef, ActorStatus as CellStatus, MessagingErr};
+use tokio::sync::oneshot;
+
+use crate::{
+    clock::Deadline,
+    error::{Code, Refused},
+};
+
+/// What travels in the actor library's mailbox.
+pub(crate) enum Envelope<M> {
+    User(M),
+    /// Wants the actor's snapshot of its state.
+    Observe(oneshot::Sender<serde_json::Value>),
+}
+
+impl<M: Send + 'static> ractor::Message for Envelope<M> {}
+
+pub(crate) struct Mailbox<M: Send + 'static> {
+    actor: ActorRef<Envelope<M>>,
+    /// Admitted and not begun.
+    pub(crate) depth: Arc<AtomicUsize>,
+    bound: usize,
+}
+
+/// One life of an actor. Cheap to clone; holding it does not keep the actor alive.
+pub struct Addr<M: Send + 'static>(Arc<Mailbox<M>>);
+
+impl<M: Send + 'static> Clone for Addr<M> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+/// The message was not delivered; here it is again.
+pub enum TellError<M> {
+    /// The mailbox is full. A retry later is safe.
+    Busy(M),
+    /// This life is over.
+    Gone(M),
+}
+
+impl<M> std::fmt::Debug for TellError<M> {
+    /// Without the message: it may hold what must not be logged.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Busy(_) => "Busy",
+            Self::Gone(_) => "Gone",
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    #[error("its mailbox is full; nothing happened")]
+    Busy,
+    #[error("it is not running; nothing happened")]
+    Gone,
+    /// It died, or let go of the question, before it answered.
+    #[error("it died before it answered; it may have happened")]
+    Dropped,
+    #[error("no answer within {waited_ms} ms; it may have happened")]
+    Expired { waited_ms: u64 },
+}
+
+impl From<CallError> for Refused {
+    fn from(error: CallError) -> Self {
+        let code = match error {
+            CallError::Busy => Code::Busy,
+            CallError::Gone => Code::Unavailable,
+            CallError::Dropped | CallError::Expired { .. } => Code::UnknownOutcome,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+/// The way back to who asked. Dropping it tells them that there will be no answer.
+pub struct Reply<T> {
+    to: oneshot::Sender<T>,
+    deadline: Deadline,
+}
+
+impl<T> Reply<T> {
+    /// Who asked may have given up meanwhile; then the answer is dropped.
+    pub fn answer(self, value: T) {
+        let _ = self.to.send(value);
+    }
+
+    pub fn deadline(&self) -> Deadline {
+        self.deadline
+    }
+
+    /// Nobody waits any more: what is not begun need not be done.
+    pub fn is_abandoned(&self) -> bool {
+        self.to.is_closed()
+    }
+}
+
+impl<M: Send + 'static> Addr<M> {
+    pub(crate) fn new(actor: ActorRef<Envelope<M>>, depth: Arc<AtomicUsize>, bound: usize) -> Self {
+        Self(Arc::new(Mailbox { actor, depth, bound }))
+    }
+
+    pub fn tell(&self, msg: M) -> Result<(), TellError<M>> {
+        let mailbox = &*self.0;
+        if mailbox.depth.fetch_add(1, Ordering::Relaxed) >= mailbox.bound {
+            mailbox.depth.fetch_sub(1, Ordering::Relaxed);
+            return Err(if self.is_alive() { TellError::Busy(msg) } else { TellError::Gone(msg) });
+        }
+        match mailbox.actor.send_message(Envelope::User(msg)) {
+            Ok(()) => Ok(()),
+            Err(MessagingErr::SendErr(Envelope::User(msg))) => {
+                mailbox.depth.fetch_sub(1, Ordering::Relaxed);
+                Err(TellError::Gone(msg))
+            }
+            // The library gives every refused message back; these have none to give.
+            Err(MessagingErr::SendErr(Envelope::Observe(_)) | MessagingErr::ChannelClosed | MessagingErr::InvalidActorType) => Ok(()),
+        }
+    }
+
+    /// Waits for the answer until `deadline`. Dropping the future leaves the question with the actor.
+    pub async fn ask<T: Send + 'static>(&self, deadline: Deadline, make: impl FnOnce(Reply<T>) -> M) -> Result<T, CallError> {
+        let remaining = deadline.remaining();
+        let (to, answer) = oneshot::channel();
+        match self.tell(make(Reply { to, deadline })) {
+            Ok(()) => {}
+            Err(TellError::Busy(_)) => return Err(CallError::Busy),
+            Err(TellError::Gone(_)) => return Err(CallError::Gone),
+        }
+        match tokio::time::timeout_at(deadline.instant(), answer).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(_)) => Err(CallError::Dropped),
+            Err(_) => Err(CallError::Expired { waited_ms: u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX) }),
+        }
+    }
+
+    /// The actor's own snapshot of its state. Goes past the bound: an operator may look into a full actor.
+    pub async fn observe(&self, deadline: Deadline) -> Result<serde_json::Value, CallError> {
+        let remaining = deadline.remaining();
+        let (to, answer) = oneshot::channel();
+        self.0.actor.send_message(Envelope::Observe(to)).map_err(|_| CallError::Gone)?;
+        match tokio::time::timeout_at(deadline.instant(), answer).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(_)) => Err(CallError::Dropped),
+            Err(_) => Err(CallError::Expired { waited_ms: u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX) }),
+        }
+    }
+
+    /// Messages admitted and not begun.
+    pub fn depth(&self) -> usize {
+        self.0.depth.load(Ordering::Relaxed)
+    }
+
+    pub fn is_alive(&self) -> bool {
+        matches!(self.0.actor.get_status(), CellStatus::Unstarted | CellStatus::Starting | CellStatus::Running | CellStatus::Upgrading)
+    }
+
+    pub(crate) fn stop_self(&self) {
+        self.0.actor.stop(None);
+    }
+}
+
+/// Follows a supervised actor through its restarts. Cheap to clone.
+pub struct Door<M: Send + 'static>(Arc<ArcSwapOption<Mailbox<M>>>);
+
+impl<M: Send + 'static> Clone for Door<M> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<M: Send + 'static> Default for Door<M> {
+    fn default() -> Self {
+        Self(Arc::new(ArcSwapOption::empty()))
+    }
+}
+
+impl<M: Send + 'static> Door<M> {
+    /// The present life; between lives there is none.
+    pub fn current(&self) -> Option<Addr<M>> {
+        self.0.load_full().map(Addr)
+    }
+
+    pub fn tell(&self, msg: M) -> Result<(), TellError<M>> {
+        match self.current() {
+            Some(addr) => addr.tell(msg),
+            None => Err(TellError::Gone(msg)),
+        }
+    }
+
+    pub async fn ask<T: Send + 'static>(&self, deadline: Deadline, make: impl FnOnce(Reply<T>) -> M) -> Result<T, CallError> {
+        match self.current() {
+            Some(addr) => addr.ask(deadline, make).await,
+            None => Err(CallError::Gone),
+        }
+    }
+
+    pub(crate) fn set(&self, addr: Option<&Addr<M>>) {
+        self.0.store(addr.map(|addr| addr.0.clone()));
+    }
+}

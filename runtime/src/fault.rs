@@ -1,0 +1,159 @@
+//! Named places where a test, or an operator who is allowed to, can make things go wrong.
+//!
+//! An unarmed place costs one relaxed load. What is armed lives in this process only.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+use crate::{clock::WallMs, id::Key};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    Panic,
+    Error(String),
+    Delay(Duration),
+    /// Never goes on, until its actor is killed.
+    Hang,
+    /// Ends the process at once, as `kill -9` would.
+    Abort,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Armed {
+    pub point: String,
+    /// Only for this entity's key; none is any.
+    pub key: Option<String>,
+    pub fault: Fault,
+    /// How often it strikes before it is spent.
+    pub times: u32,
+}
+
+#[derive(Clone, Debug)]
+pub struct PointStatus {
+    pub armed: Armed,
+    pub armed_at: WallMs,
+    pub struck: u32,
+}
+
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("fault {point}: {message}")]
+pub struct InjectedError {
+    pub point: &'static str,
+    pub message: String,
+}
+
+static ARMED: AtomicUsize = AtomicUsize::new(0);
+static POINTS: Mutex<Vec<PointStatus>> = Mutex::new(Vec::new());
+/// Armed and spent ones together; the oldest spent ones are forgotten.
+const POINTS_MAX: usize = 256;
+
+/// Arms a point; false if too many are armed already.
+pub fn arm(armed: Armed) -> bool {
+    let mut points = POINTS.lock();
+    if points.len() >= POINTS_MAX {
+        points.retain(|point| point.struck < point.armed.times);
+    }
+    if points.len() >= POINTS_MAX {
+        return false;
+    }
+    points.push(PointStatus { armed, armed_at: WallMs::now(), struck: 0 });
+    count(&points);
+    true
+}
+
+pub fn disarm(point: &str) {
+    let mut points = POINTS.lock();
+    points.retain(|status| status.armed.point != point);
+    count(&points);
+}
+
+pub fn list() -> Vec<PointStatus> {
+    POINTS.lock().clone()
+}
+
+fn count(points: &[PointStatus]) {
+    ARMED.store(points.iter().filter(|point| point.struck < point.armed.times).count(), Ordering::Relaxed);
+}
+
+/// Arms what `text` says: `point[@key]=panic|hang|abort|error:TEXT|delay:MS[*TIMES];…`.
+pub fn arm_from_text(text: &str) -> Result<(), String> {
+    for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
+        let bad = || format!("{part:?} is not point[@key]=panic|hang|abort|error:TEXT|delay:MS[*TIMES]");
+        let (place, what) = part.split_once('=').ok_or_else(bad)?;
+        let (point, key) = place.split_once('@').map_or((place, None), |(point, key)| (point, Some(key.to_owned())));
+        let (what, times) = match what.rsplit_once('*') {
+            Some((what, times)) => (what, times.parse().map_err(|_| bad())?),
+            None => (what, 1),
+        };
+        let fault = match what.split_once(':') {
+            None if what == "panic" => Fault::Panic,
+            None if what == "hang" => Fault::Hang,
+            None if what == "abort" => Fault::Abort,
+            Some(("error", text)) => Fault::Error(text.to_owned()),
+            Some(("delay", ms)) => Fault::Delay(Duration::from_millis(ms.parse().map_err(|_| bad())?)),
+            _ => return Err(bad()),
+        };
+        if !arm(Armed { point: point.to_owned(), key, fault, times }) {
+            return Err(format!("more than {POINTS_MAX} faults are armed"));
+        }
+    }
+    Ok(())
+}
+
+#[cold]
+fn strike(point: &'static str, key: Option<&str>) -> Option<Fault> {
+    let mut points = POINTS.lock();
+    let status = points.iter_mut().find(|status| {
+        status.struck < status.armed.times
+            && status.armed.point == point
+            && status.armed.key.as_deref().is_none_or(|wanted| key == Some(wanted))
+    })?;
+    status.struck += 1;
+    let fault = status.armed.fault.clone();
+    count(&points);
+    drop(points);
+    tracing::warn!(point, key, ?fault, "injected fault strikes");
+    Some(fault)
+}
+
+/// A place in asynchronous code.
+#[inline]
+pub async fn point(name: &'static str, key: Option<&Key>) -> Result<(), InjectedError> {
+    if ARMED.load(Ordering::Relaxed) == 0 {
+        return Ok(());
+    }
+    match strike(name, key.map(Key::as_str)) {
+        Some(Fault::Delay(wait)) => tokio::time::sleep(wait).await,
+        Some(Fault::Hang) => std::future::pending::<()>().await,
+        other => return at_once(name, other),
+    }
+    Ok(())
+}
+
+/// A place in blocking code, where a hang is an hour's sleep.
+#[inline]
+pub fn point_sync(name: &'static str, key: Option<&Key>) -> Result<(), InjectedError> {
+    if ARMED.load(Ordering::Relaxed) == 0 {
+        return Ok(());
+    }
+    match strike(name, key.map(Key::as_str)) {
+        Some(Fault::Delay(wait)) => std::thread::sleep(wait),
+        Some(Fault::Hang) => std::thread::sleep(Duration::from_secs(3600)),
+        other => return at_once(name, other),
+    }
+    Ok(())
+}
+
+#[allow(clippy::panic)] // It is what was asked for.
+fn at_once(point: &'static str, fault: Option<Fault>) -> Result<(), InjectedError> {
+    match fault {
+        Some(Fault::Error(message)) => Err(InjectedError { point, message }),
+        Some(Fault::Panic) => panic!("fault {point}: panic"),
+        Some(Fault::Abort) => std::process::abort(),
+        _ => Ok(()),
+    }
+}

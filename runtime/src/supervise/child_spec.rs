@@ -1,0 +1,213 @@
+//! How a child is kept: how it starts, whether it is restarted, how it is stopped.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use ractor::ActorCell;
+
+use super::{
+    backoff::Backoff,
+    behaviour::{self, Behaviour},
+    intensity::Intensity,
+    supervisor,
+    tree::{Node, Tree},
+};
+use crate::{call::Door, id::Key};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restart {
+    /// Always.
+    Permanent,
+    /// After a failure, not after an orderly stop.
+    Transient,
+    /// Never.
+    Temporary,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strategy {
+    /// Only the child that failed.
+    OneForOne,
+    /// All children.
+    OneForAll,
+    /// It, and those started after it.
+    RestForOne,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    /// Asked to stop, and killed if it has not within this time.
+    Grace(Duration),
+    /// Killed at its next wait.
+    Kill,
+}
+
+pub(super) type Start = Arc<dyn Fn(Parent) -> BoxFuture<'static, Result<ActorCell, String>> + Send + Sync>;
+pub(super) type Clear = Arc<dyn Fn() + Send + Sync>;
+
+/// Where a child is started.
+pub(super) struct Parent {
+    pub(super) cell: ActorCell,
+    pub(super) node: Arc<Node>,
+    pub(super) tree: Tree,
+}
+
+#[derive(Clone)]
+pub struct ChildSpec {
+    pub(super) name: Arc<str>,
+    pub(super) kind: &'static str,
+    pub(super) key: Option<Key>,
+    pub(super) restart: Restart,
+    pub(super) backoff: Backoff,
+    pub(super) crash_loop: Option<Intensity>,
+    pub(super) shutdown: Shutdown,
+    pub(super) essential: bool,
+    pub(super) start: Start,
+    /// Lets callers know at once that there is no life.
+    pub(super) clear: Clear,
+}
+
+/// An actor's spec in the making; [`build`](ActorSpec::build) gives the spec and the door to the actor.
+pub struct ActorSpec<B: Behaviour> {
+    name: Arc<str>,
+    kind: &'static str,
+    key: Option<Key>,
+    restart: Restart,
+    backoff: Backoff,
+    crash_loop: Option<Intensity>,
+    shutdown: Shutdown,
+    essential: bool,
+    bound: usize,
+    start_timeout: Duration,
+    factory: Arc<dyn Fn() -> B + Send + Sync>,
+}
+
+pub const MAILBOX_BOUND_DEFAULT: usize = 1024;
+pub const START_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+pub const GRACE_DEFAULT: Duration = Duration::from_secs(5);
+
+impl ChildSpec {
+    /// `factory` makes the value of each life.
+    pub fn actor<B: Behaviour>(name: impl Into<Arc<str>>, kind: &'static str, factory: impl Fn() -> B + Send + Sync + 'static) -> ActorSpec<B> {
+        ActorSpec {
+            name: name.into(),
+            kind,
+            key: None,
+            restart: Restart::Permanent,
+            backoff: Backoff::none(),
+            crash_loop: None,
+            shutdown: Shutdown::Grace(GRACE_DEFAULT),
+            essential: false,
+            bound: MAILBOX_BOUND_DEFAULT,
+            start_timeout: START_TIMEOUT_DEFAULT,
+            factory: Arc::new(factory),
+        }
+    }
+
+    /// A supervisor as a child; its handle follows it through restarts.
+    pub fn supervisor(spec: SupervisorSpec) -> (Self, supervisor::Supervisor) {
+        supervisor::child_spec(spec)
+    }
+
+    pub fn restart(mut self, restart: Restart) -> Self {
+        self.restart = restart;
+        self
+    }
+
+    /// The supervisor never gives up on it: it is restarted with backoff for ever.
+    pub fn essential(mut self) -> Self {
+        self.essential = true;
+        self.backoff = Backoff::default();
+        self
+    }
+}
+
+impl<B: Behaviour> ActorSpec<B> {
+    pub fn key(mut self, key: Key) -> Self {
+        self.key = Some(key);
+        self
+    }
+
+    pub fn restart(mut self, restart: Restart) -> Self {
+        self.restart = restart;
+        self
+    }
+
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+
+    /// This child alone is given up, and shown so, when it restarts more often than this; its supervisor and siblings
+    /// go on. Without it, its restarts count against its supervisor's intensity.
+    pub fn crash_loop(mut self, intensity: Intensity) -> Self {
+        self.crash_loop = Some(intensity);
+        self
+    }
+
+    pub fn shutdown(mut self, shutdown: Shutdown) -> Self {
+        self.shutdown = shutdown;
+        self
+    }
+
+    pub fn essential(mut self) -> Self {
+        self.essential = true;
+        self.backoff = Backoff::default();
+        self
+    }
+
+    /// Messages admitted and not begun; one more is refused with `Busy`.
+    pub fn mailbox(mut self, bound: usize) -> Self {
+        self.bound = bound;
+        self
+    }
+
+    pub fn start_timeout(mut self, timeout: Duration) -> Self {
+        self.start_timeout = timeout;
+        self
+    }
+
+    pub fn build(self) -> (ChildSpec, Door<B::Msg>) {
+        let door = Door::default();
+        let (factory, bound, start_timeout) = (self.factory, self.bound, self.start_timeout);
+        let (inside, outside) = (door.clone(), door.clone());
+        let start: Start = Arc::new(move |parent: Parent| {
+            let (behaviour, door) = (factory(), inside.clone());
+            Box::pin(behaviour::spawn(behaviour, parent.node, parent.tree, door, bound, start_timeout, parent.cell))
+        });
+        let spec = ChildSpec {
+            name: self.name,
+            kind: self.kind,
+            key: self.key,
+            restart: self.restart,
+            backoff: self.backoff,
+            crash_loop: self.crash_loop,
+            shutdown: self.shutdown,
+            essential: self.essential,
+            start,
+            clear: Arc::new(move || outside.set(None)),
+        };
+        (spec, door)
+    }
+}
+
+#[derive(Clone)]
+pub struct SupervisorSpec {
+    pub name: Arc<str>,
+    pub kind: &'static str,
+    pub strategy: Strategy,
+    pub intensity: Intensity,
+    /// Started in this order, stopped in the reverse.
+    pub children: Vec<ChildSpec>,
+}
+
+impl SupervisorSpec {
+    pub fn new(name: impl Into<Arc<str>>, strategy: Strategy, children: Vec<ChildSpec>) -> Self {
+        Self { name: name.into(), kind: "supervisor", strategy, intensity: Intensity::default(), children }
+    }
+
+    pub fn intensity(mut self, intensity: Intensity) -> Self {
+        self.intensity = intensity;
+        self
+    }
+}
