@@ -8,5 +8,7 @@ pub mod clock;
 pub mod error;
 pub mod fault;
 pub mod id;
+pub mod ledger;
 pub mod op;
+pub mod store;
 pub mod supervise;

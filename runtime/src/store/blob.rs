@@ -1,0 +1,137 @@
+//! Bytes by their hash: payloads, results and artifacts that are too large for the ledger.
+//!
+//! A blob is a file named by its BLAKE3 hash, written whole and synced before it gets its name, never changed after.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+};
+
+use bytes::Bytes;
+
+/// BLAKE3, printed as 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct BlobHash(blake3::Hash);
+
+impl fmt::Display for BlobHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.to_hex().as_str())
+    }
+}
+
+impl fmt::Debug for BlobHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for BlobHash {
+    type Err = blake3::HexError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        blake3::Hash::from_hex(text).map(Self)
+    }
+}
+
+/// Cheap to clone. Every method blocks on the disk.
+#[derive(Clone)]
+pub struct Blobs {
+    dir: Arc<PathBuf>,
+}
+
+impl Blobs {
+    pub fn open(dir: impl Into<PathBuf>) -> io::Result<Self> {
+        let dir = dir.into();
+        std::fs::create_dir_all(dir.join("new"))?;
+        // What a crash left half written has no name that anyone knows.
+        for left in std::fs::read_dir(dir.join("new"))? {
+            std::fs::remove_file(left?.path())?;
+        }
+        Ok(Self { dir: Arc::new(dir) })
+    }
+
+    fn path(&self, hash: &BlobHash) -> PathBuf {
+        let name = hash.to_string();
+        self.dir.join(&name[..2]).join(name)
+    }
+
+    /// Keeps `bytes`; durable on return. The same bytes twice are kept once.
+    pub fn put(&self, bytes: &[u8]) -> io::Result<BlobHash> {
+        let hash = BlobHash(blake3::hash(bytes));
+        if self.path(&hash).exists() {
+            return Ok(hash);
+        }
+        let new = self.new_path();
+        std::fs::write(&new, bytes)?;
+        self.name(&new, &hash)?;
+        Ok(hash)
+    }
+
+    /// Keeps a copy of a file, and tells its length.
+    pub fn put_file(&self, path: &Path) -> io::Result<(BlobHash, u64)> {
+        let new = self.new_path();
+        let bytes = std::fs::copy(path, &new)?;
+        // Hashed from the copy: the original may change meanwhile.
+        let mut hasher = blake3::Hasher::new();
+        io::copy(&mut std::fs::File::open(&new)?, &mut hasher)?;
+        let hash = BlobHash(hasher.finalize());
+        if self.path(&hash).exists() {
+            std::fs::remove_file(&new)?;
+        } else {
+            self.name(&new, &hash)?;
+        }
+        Ok((hash, bytes))
+    }
+
+    fn new_path(&self) -> PathBuf {
+        self.dir.join("new").join(format!("{:032x}", crate::id::new_v7()))
+    }
+
+    fn name(&self, new: &Path, hash: &BlobHash) -> io::Result<()> {
+        std::fs::File::open(new)?.sync_all()?;
+        let path = self.path(hash);
+        let folder = path.parent().unwrap_or(&self.dir);
+        std::fs::create_dir_all(folder)?;
+        std::fs::rename(new, &path)?;
+        std::fs::File::open(folder)?.sync_all()?;
+        std::fs::File::open(&*self.dir)?.sync_all()
+    }
+
+    /// The bytes, or `None` if there is no such blob. Bytes that no longer have this hash are an error, not data.
+    pub fn get(&self, hash: &BlobHash) -> io::Result<Option<Bytes>> {
+        let bytes = match std::fs::read(self.path(hash)) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        if blake3::hash(&bytes) != hash.0 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("blob {hash} is damaged: its bytes have another hash")));
+        }
+        Ok(Some(Bytes::from(bytes)))
+    }
+
+    /// The file behind a blob, to be read without holding it in memory.
+    pub fn file(&self, hash: &BlobHash) -> PathBuf {
+        self.path(hash)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_blob_is_an_error_and_a_missing_one_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::open(dir.path()).unwrap();
+        let hash = blobs.put(b"some bytes").unwrap();
+        assert_eq!(blobs.put(b"some bytes").unwrap(), hash);
+        assert_eq!(blobs.get(&hash).unwrap().unwrap(), &b"some bytes"[..]);
+        std::fs::write(blobs.file(&hash), b"some bytez").unwrap();
+        assert_eq!(blobs.get(&hash).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        std::fs::remove_file(blobs.file(&hash)).unwrap();
+        assert_eq!(blobs.get(&hash).unwrap(), None);
+    }
+}

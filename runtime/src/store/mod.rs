@@ -1,0 +1,3 @@
+//! Stores beside the ledger.
+
+pub mod blob;

@@ -1,0 +1,223 @@
+//! What the ledger promises, on a real file.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::{sync::Arc, time::Duration};
+
+use hiveward_runtime::{
+    clock::Deadline,
+    id::Key,
+    ledger::{
+        Append, AppendError, Cursor, Event, Ledger, LedgerConfig, NewEvent, ReadError, StreamSnapshot,
+        view::{View, ViewError, Views},
+    },
+};
+use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction};
+
+fn key(n: u32) -> Key {
+    format!("probe_{n:032x}").parse().unwrap()
+}
+
+fn event(text: &str) -> NewEvent {
+    NewEvent { kind: "Probed", format: 1, body: text.to_owned().into() }
+}
+
+fn append(stream: &Key, incarnation: u64, expected_version: u64, texts: &[&str]) -> Append {
+    Append { stream: stream.clone(), incarnation, expected_version, events: texts.iter().map(|t| event(t)).collect(), snapshot: None }
+}
+
+fn texts(events: &[Event]) -> Vec<String> {
+    events.iter().map(|event| String::from_utf8(event.body.to_vec()).unwrap()).collect()
+}
+
+fn config(dir: &tempfile::TempDir) -> LedgerConfig {
+    LedgerConfig { reserve_bytes: 0, ..LedgerConfig::new(dir.path()) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_appended_is_read_back_in_order_also_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(config(&dir)).await.unwrap();
+    let (a, b) = (key(1), key(2));
+    let life = ledger.claim(&a).await.unwrap();
+    assert_eq!((life.version, life.events.len()), (0, 0));
+    let first = ledger.append(append(&a, life.incarnation, 0, &["a1", "a2"])).await.unwrap();
+    assert_eq!((first.cursor, first.version), (Cursor(2), 2));
+    let other = ledger.claim(&b).await.unwrap();
+    ledger.append(append(&b, other.incarnation, 0, &["b1"])).await.unwrap();
+    ledger.append(append(&a, life.incarnation, 2, &["a3"])).await.unwrap();
+    assert_eq!(texts(&ledger.read(Cursor(0), 100).unwrap()), ["a1", "a2", "b1", "a3"]);
+    let epoch = ledger.status().epoch;
+    ledger.stop().await;
+    drop(ledger);
+
+    let ledger = Ledger::open(config(&dir)).await.unwrap();
+    assert_eq!(ledger.head(), Cursor(4));
+    assert!(ledger.status().epoch > epoch);
+    assert_eq!(texts(&ledger.read(Cursor(1), 100).unwrap()), ["a2", "b1", "a3"]);
+    let again = ledger.claim(&a).await.unwrap();
+    assert!(again.incarnation > life.incarnation);
+    assert_eq!((again.version, texts(&again.events)), (3, vec!["a1".into(), "a2".into(), "a3".into()]));
+    ledger.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_life_and_a_stale_version_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(config(&dir)).await.unwrap();
+    let a = key(1);
+    let old = ledger.claim(&a).await.unwrap();
+    ledger.append(append(&a, old.incarnation, 0, &["a1"])).await.unwrap();
+    let new = ledger.claim(&a).await.unwrap();
+    let refused = ledger.append(append(&a, old.incarnation, 1, &["from the dead"])).await.unwrap_err();
+    assert_eq!(refused, AppendError::Fenced { newest: new.incarnation });
+    let refused = ledger.append(append(&a, new.incarnation, 0, &["too late"])).await.unwrap_err();
+    assert_eq!(refused, AppendError::Version { is: 1, expected: 0 });
+    ledger.append(append(&a, new.incarnation, 1, &["a2"])).await.unwrap();
+    assert_eq!(texts(&ledger.read(Cursor(0), 100).unwrap()), ["a1", "a2"]);
+    ledger.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_begins_at_the_snapshot() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(config(&dir)).await.unwrap();
+    let a = key(1);
+    let life = ledger.claim(&a).await.unwrap();
+    let mut with_snapshot = append(&a, life.incarnation, 0, &["a1", "a2"]);
+    with_snapshot.snapshot = Some(StreamSnapshot { format: 7, body: "state".into() });
+    ledger.append(with_snapshot).await.unwrap();
+    ledger.append(append(&a, life.incarnation, 2, &["a3"])).await.unwrap();
+    let life = ledger.claim(&a).await.unwrap();
+    assert_eq!(life.snapshot.unwrap(), (2, StreamSnapshot { format: 7, body: "state".into() }));
+    assert_eq!(texts(&life.events), ["a3"]);
+    // What no replay needs is dropped, and who asks for it hears so.
+    let oldest = ledger.compact(Cursor(3)).await.unwrap();
+    assert_eq!(oldest, Cursor(3));
+    let life = ledger.claim(&a).await.unwrap();
+    assert_eq!(texts(&life.events), ["a3"]);
+    ledger.stop().await;
+    drop(ledger);
+    let ledger = Ledger::open(config(&dir)).await.unwrap();
+    assert!(matches!(ledger.read(Cursor(0), 10), Err(ReadError::Compacted { oldest: Cursor(3) })));
+    ledger.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_appenders_share_entries_and_a_tail_sees_every_event_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(config(&dir)).await.unwrap();
+    let mut tail = ledger.tail(Cursor(0));
+    let (streams, each) = (50, 100);
+    let mut writers = tokio::task::JoinSet::new();
+    for n in 0..streams {
+        let ledger = ledger.clone();
+        writers.spawn(async move {
+            let stream = key(n);
+            let life = ledger.claim(&stream).await.unwrap();
+            for version in 0..each {
+                ledger.append(append(&stream, life.incarnation, version, &["x"])).await.unwrap();
+            }
+        });
+    }
+    let total = u64::from(streams) * each;
+    let mut seen = Vec::new();
+    while seen.len() < total as usize {
+        seen.extend(tail.next().await.unwrap().into_iter().map(|event| event.cursor.0));
+    }
+    assert_eq!(seen, (1..=total).collect::<Vec<_>>());
+    while writers.join_next().await.is_some() {}
+    // From disk, by small pages, and from the middle: the same.
+    let mut at = Cursor(17);
+    let mut count = 0;
+    while at < Cursor(total) {
+        let page = ledger.read(at, 37).unwrap();
+        assert_eq!(page[0].cursor.0, at.0 + 1);
+        count += page.len() as u64;
+        at = page.last().unwrap().cursor;
+    }
+    assert_eq!(count, total - 17);
+    ledger.stop().await;
+}
+
+const SEEN: TableDefinition<'_, u64, &str> = TableDefinition::new("seen");
+
+struct SeenView(u32);
+
+impl View for SeenView {
+    fn name(&self) -> &'static str {
+        "seen"
+    }
+
+    fn format(&self) -> u32 {
+        self.0
+    }
+
+    fn prepare(&self, txn: &WriteTransaction) -> Result<(), ViewError> {
+        txn.open_table(SEEN)?;
+        Ok(())
+    }
+
+    fn apply(&self, txn: &WriteTransaction, events: &[Event]) -> Result<(), ViewError> {
+        let mut table = txn.open_table(SEEN)?;
+        for event in events {
+            table.insert(event.cursor.0, std::str::from_utf8(&event.body)?)?;
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_catches_up_answers_at_a_cursor_and_is_made_anew_when_its_format_changes() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(config(&dir)).await.unwrap();
+    let path = dir.path().join("views.redb");
+    let a = key(1);
+    let life = ledger.claim(&a).await.unwrap();
+    ledger.append(append(&a, life.incarnation, 0, &["a1", "a2"])).await.unwrap();
+    for (format, damage) in [(1, false), (1, false), (2, false), (2, true)] {
+        if damage {
+            let mut bytes = std::fs::read(&path).unwrap();
+            let half = bytes.len() / 2;
+            bytes.truncate(half);
+            bytes[..64].fill(0xff);
+            std::fs::write(&path, bytes).unwrap();
+        }
+        let views = Views::start(&ledger, &path, vec![Box::new(SeenView(format))]).await.unwrap();
+        views.at_least(Cursor(2), Deadline::after(Duration::from_secs(10))).await.unwrap();
+        let txn = views.read().unwrap();
+        let table = txn.open_table(SEEN).unwrap();
+        let rows: Vec<_> = table.iter().unwrap().map(|row| row.unwrap().1.value().to_owned()).collect();
+        assert_eq!(rows, ["a1", "a2"], "format {format}");
+        drop((table, txn));
+        assert_eq!(views.lag(), 0);
+        views.stop().await;
+        drop(views);
+    }
+    ledger.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_opener_is_told_that_the_file_is_in_use() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Arc::new(Ledger::open(config(&dir)).await.unwrap());
+    let error = Ledger::open(config(&dir)).await.err().unwrap();
+    assert!(error.to_string().contains("in use"), "{error}");
+    ledger.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_room_writes_are_refused_aloud_and_reads_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(config(&dir)).await.unwrap();
+    let a = key(1);
+    let life = ledger.claim(&a).await.unwrap();
+    ledger.append(append(&a, life.incarnation, 0, &["a1"])).await.unwrap();
+    ledger.stop().await;
+    drop(ledger);
+    let ledger = Ledger::open(LedgerConfig { reserve_bytes: u64::MAX - 1, ..LedgerConfig::new(dir.path()) }).await.unwrap();
+    let life = ledger.claim(&a).await.unwrap();
+    let refused = ledger.append(append(&a, life.incarnation, 1, &["a2"])).await.unwrap_err();
+    assert!(matches!(refused, AppendError::DiskFull { .. }), "{refused}");
+    assert_eq!(texts(&ledger.read(Cursor(0), 10).unwrap()), ["a1"]);
+    ledger.stop().await;
+}
