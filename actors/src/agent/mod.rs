@@ -1,6 +1,7 @@
 //! One agent: a durable identity, a supervised actor, and the processes it drives through its connector.
 
 pub mod connector;
+pub mod message;
 pub mod record;
 pub mod spec;
 

@@ -91,8 +91,8 @@ impl Swarm {
         if self.repeated(operation.as_ref())?.is_some() {
             return Ok(Decided::Repeated(vec![task]));
         }
-        if self.live.contains_key(&task) {
-            return Ok(Decided::New(SwarmEvent::Cancelled { task, reason, operation }));
+        if let Some(live) = self.live.get(&task) {
+            return Ok(Decided::New(SwarmEvent::Cancelled { task, reason, lease: live.lease(), operation }));
         }
         match self.ended.get(&task).copied().or_else(|| known(task)) {
             Some(TaskStatus::Cancelled) => Ok(Decided::Repeated(vec![task])),
@@ -216,7 +216,7 @@ impl Swarm {
                 }
                 Due::QueueTimeout if task.ticket.is_some() => {
                     let waited_ms = task.wait_ms.unwrap_or_default();
-                    events.push(SwarmEvent::Failed { task: id, error: format!("not started within {waited_ms} ms (queueTimeoutMs)") });
+                    events.push(SwarmEvent::Failed { task: id, error: format!("not started within {waited_ms} ms (queueTimeoutMs)"), lease: None });
                 }
                 Due::RunOverdue if task.started => {
                     if let Some(lease) = task.lease() {
@@ -225,7 +225,7 @@ impl Swarm {
                 }
                 Due::TotalTimeout => {
                     let total_ms = task.spec.total_timeout_ms.unwrap_or_default();
-                    events.push(SwarmEvent::Failed { task: id, error: format!("not ended within {total_ms} ms (totalTimeoutMs)") });
+                    events.push(SwarmEvent::Failed { task: id, error: format!("not ended within {total_ms} ms (totalTimeoutMs)"), lease: task.lease() });
                 }
                 _ => {}
             }
@@ -237,13 +237,15 @@ impl Swarm {
     pub fn take_consequences(&mut self) -> Vec<SwarmEvent> {
         let mut events = Vec::new();
         for (task, on, status) in std::mem::take(&mut self.to_fail) {
-            if self.live.contains_key(&task) {
-                events.push(SwarmEvent::Failed { task, error: format!("its dependency {on} ended {}", status.name()) });
+            if let Some(live) = self.live.get(&task) {
+                let error = format!("its dependency {on} ended {}", status.name());
+                events.push(SwarmEvent::Failed { task, error, lease: live.lease() });
             }
         }
         for task in std::mem::take(&mut self.to_cancel) {
-            if self.live.contains_key(&task) {
-                events.push(SwarmEvent::Cancelled { task, reason: "the task that planned it has ended".into(), operation: None });
+            if let Some(live) = self.live.get(&task) {
+                let (reason, lease) = ("the task that planned it has ended".into(), live.lease());
+                events.push(SwarmEvent::Cancelled { task, reason, lease, operation: None });
             }
         }
         // The same task may be named twice; only the first event would find it live.

@@ -41,9 +41,10 @@ pub enum SwarmEvent {
     Planned { task: TaskId, subtasks: Vec<Arc<TaskSpec>> },
     /// All subtasks of a plan have ended, and this came of them.
     Aggregated { task: TaskId, result: Option<Body>, error: Option<String> },
-    Cancelled { task: TaskId, reason: Arc<str>, operation: Option<Operation> },
+    /// `lease` is the one it held until then.
+    Cancelled { task: TaskId, reason: Arc<str>, lease: Option<Lease>, operation: Option<Operation> },
     /// It ended without an attempt: a timeout of the queue or of the whole, or a dependency that failed.
-    Failed { task: TaskId, error: String },
+    Failed { task: TaskId, error: String, lease: Option<Lease> },
     /// A client sent an ended task on its way again, perhaps edited. `attempts` were made before.
     Redriven { spec: Arc<TaskSpec>, attempts: u32, operation: Option<Operation>, principal: Arc<str> },
     /// An attempt that no longer held the lease reported an end; nothing was changed by it.

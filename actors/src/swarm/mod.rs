@@ -2,8 +2,11 @@
 //!
 //! `event` is the stream, `state` decides and applies, `actor` commits and tells; `queue` says whose turn it is.
 
+pub mod actor;
+mod aggregate;
 mod decide;
 pub mod event;
+pub mod message;
 pub mod queue;
 pub mod record;
 pub mod seat;

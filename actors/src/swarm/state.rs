@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     event::{Ended, Next, SwarmEvent},
-    queue::{ReadyQueue, Ticket},
-    seat::{Seats, Tally},
+    queue::{Needs, ReadyQueue, Ticket},
+    seat::{Arrival, Seats, Tally},
     spec::SwarmSpec,
 };
 use crate::{
@@ -183,8 +183,58 @@ impl Swarm {
         self.live.get(&task)
     }
 
-    pub fn live_tasks(&self) -> impl Iterator<Item = &Live> {
+    pub fn live_tasks(&self) -> impl ExactSizeIterator<Item = &Live> {
         self.live.values()
+    }
+
+    /// Seats an agent that holds `holds`; false if a newer life of it is seated.
+    pub fn seat(&mut self, arrival: Arrival, holds: impl IntoIterator<Item = TaskId>) -> bool {
+        let (agent, weights) = (arrival.agent, self.spec.weights);
+        let seated = self.seats.arrive(arrival, holds, &weights);
+        if seated {
+            let seats = &self.seats;
+            self.ready.reopen(|needs| seats.can(agent, needs));
+        }
+        seated
+    }
+
+    pub fn unseat(&mut self, agent: AgentId, incarnation: u64) -> bool {
+        self.seats.depart(agent, incarnation)
+    }
+
+    /// An attempt is over at its agent, whatever it was worth: its place is free unless a newer attempt took it.
+    pub fn free_place(&mut self, lease: Lease) {
+        let newer = self.live.get(&lease.task).and_then(Live::lease).is_some_and(|held| held.agent == lease.agent);
+        if !newer {
+            let weights = self.spec.weights;
+            self.released(lease, &weights);
+        }
+    }
+
+    /// Why a live task is not running, in words.
+    pub fn explain(&self, task: TaskId) -> Option<String> {
+        let live = self.live.get(&task)?;
+        if let Some(plan) = &live.plan {
+            return Some(format!("waits for {} of its {} subtasks", plan.open, plan.subtasks.len()));
+        }
+        if live.ticket.is_none() {
+            return None;
+        }
+        let needs = Needs::of(&live.spec);
+        if let Some(max) = self.spec.running_max
+            && self.seats.running() >= max as usize
+        {
+            return Some(format!("swarm {} runs {max} attempts, its runningMax", self.spec.name));
+        }
+        if !self.seats.anyone_fits(&needs) {
+            let skills: Vec<_> = needs.skills.iter().map(|skill| &**skill).collect();
+            return Some(match needs.agent {
+                Some(agent) => format!("{agent} is not ready"),
+                None if self.seats.is_empty() => format!("no agent of swarm {} is ready", self.spec.name),
+                None => format!("no ready agent of swarm {} has all the skills: {}", self.spec.name, skills.join(", ")),
+            });
+        }
+        Some(format!("every agent that could take it is at its load limit; {} tasks are ready in swarm {}", self.ready.len(), self.spec.name))
     }
 
     pub fn counts(&self) -> (usize, usize, usize, usize) {

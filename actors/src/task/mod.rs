@@ -2,8 +2,10 @@
 //!
 //! Nothing here does I/O, reads a clock or rolls dice; `swarm` owns the tasks' truth.
 
+pub mod aggregate;
 pub mod gate;
 pub mod graph;
+pub mod plan;
 pub mod record;
 pub mod retry;
 pub mod spec;

@@ -51,6 +51,8 @@ impl AttemptRecord {
 pub struct TaskRecord {
     pub spec: Arc<TaskSpec>,
     pub status: TaskStatus,
+    /// Dependencies that have not succeeded yet.
+    pub waits_for: u32,
     pub attempts: Vec<AttemptRecord>,
     pub result: Option<Body>,
     pub artifacts: Vec<Artifact>,

@@ -1,0 +1,575 @@
+//! An agent's actor: keeps the agent as its user wants it, and carries leases to its connector and ends back.
+//!
+//! Owns the agent's stream and its connector, and through it every process the agent runs. Asks its coordinator for
+//! nothing: it takes a seat and is sent work. After a restart it replays its stream, adopts what still runs, and takes
+//! its seat again under a new incarnation. An end of an attempt is repeated until the coordinator says it is settled.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::Duration,
+};
+
+use hiveward_runtime::{
+    clock::Deadline,
+    error::{Code, Refused},
+    supervise::{Behaviour, Context, Failure, TimerHandle},
+};
+use tokio::sync::mpsc;
+
+use super::{
+    connector::{self, Connector, End, Input, Job, Lease, Outcome, Report, StartFailure, StopHow, What},
+    event::{self, AgentEvent},
+    message::{AgentMsg, Answer, Assignment, PauseMode, StopMode},
+    spec::{AgentSpec, ConnectorSpec},
+    state::{AgentState, Phase, Wanted},
+};
+use crate::{
+    commit::{Batch, Committer},
+    house::House,
+    swarm::{
+        event::Ended,
+        message::{Committed, SwarmMsg},
+        seat::Arrival,
+    },
+    task::{
+        spec::{TaskSpec, Work},
+        status::AttemptStatus,
+    },
+};
+
+/// Reports that wait for the agent's actor; a connector that is ahead by more waits.
+const REPORTS_MAX: usize = 256;
+/// How often an end is said again until it is settled, and a seat is asked for again.
+const RESEND_EVERY: Duration = Duration::from_millis(500);
+/// How long the inputs of a task may be waited for.
+const INPUTS_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub struct Agent {
+    house: House,
+    spec: Arc<AgentSpec>,
+    skills: Arc<[super::Skill]>,
+}
+
+pub struct State {
+    agent: AgentState,
+    incarnation: u64,
+    committer: Committer,
+    connector: Arc<dyn Connector>,
+    /// What it holds a lease on; an end that is not settled yet stays here.
+    held: HashMap<Lease, Held>,
+    /// Asked to start, and not answered yet.
+    starters: Vec<Answer>,
+    seated: bool,
+    resend: Option<TimerHandle>,
+}
+
+enum Held {
+    Running,
+    Ended(Box<Ended>),
+}
+
+impl Agent {
+    pub fn new(house: House, spec: Arc<AgentSpec>) -> Self {
+        let skills = spec.skills.clone().into();
+        Self { house, spec, skills }
+    }
+
+    fn grace(&self, mode: StopMode) -> StopHow {
+        match mode {
+            StopMode::Graceful => StopHow::Gracefully { grace: Duration::from_millis(self.spec.stop_grace_ms) },
+            StopMode::Now => StopHow::AtOnce,
+        }
+    }
+}
+
+impl Behaviour for Agent {
+    type Msg = AgentMsg;
+    type State = State;
+
+    async fn start(&self, ctx: &Context<AgentMsg>) -> Result<State, Failure> {
+        let stream = self.spec.id.key();
+        let life = self.house.ledger.claim(&stream).await?;
+        let mut agent = AgentState::new(&self.spec);
+        for event in &life.events {
+            agent.apply(&AgentEvent::decode(&event.kind, event.format, &event.body)?);
+        }
+        agent.begin_life();
+        let me = ctx.addr().clone();
+        let (committer, committing) =
+            Committer::new(self.house.ledger.clone(), stream, life.incarnation, life.version, move |error| {
+                let _ = me.tell(AgentMsg::CommitFailed { message: error.to_string() });
+            });
+        ctx.task(committing);
+        let (reports, mut said) = mpsc::channel(REPORTS_MAX);
+        let me = ctx.addr().clone();
+        ctx.task(async move {
+            while let Some(report) = said.recv().await {
+                if !deliver(&me, AgentMsg::Report(report)).await {
+                    return;
+                }
+            }
+        });
+        let connector = connector::build(&self.spec, self.house.connector_env(reports));
+        let mut state = State {
+            agent,
+            incarnation: life.incarnation,
+            committer,
+            connector,
+            held: HashMap::new(),
+            starters: Vec::new(),
+            seated: false,
+            resend: None,
+        };
+        if state.agent.wanted != Wanted::Stopped && !state.agent.removed {
+            self.begin_start(ctx, &mut state).await?;
+        }
+        Ok(state)
+    }
+
+    async fn handle(&self, ctx: &Context<AgentMsg>, msg: AgentMsg, state: &mut State) -> Result<(), Failure> {
+        match msg {
+            AgentMsg::Start { reply } => self.ask_start(ctx, state, reply).await,
+            AgentMsg::Stop { mode, reply } => self.stop_all(state, mode, vec![AgentEvent::StopAsked, AgentEvent::Stopped], reply).await,
+            AgentMsg::Remove { mode, reply } => self.stop_all(state, mode, vec![AgentEvent::StopAsked, AgentEvent::Removed], reply).await,
+            AgentMsg::Restart { mode, reply } => {
+                self.leave_seat(state, Some("its agent was restarted"));
+                state.connector.stop(self.grace(mode)).await;
+                state.held.clear();
+                state.agent.phase = Phase::Down;
+                self.record(state, AgentEvent::StartAsked, None).await?;
+                state.starters.push(reply);
+                self.begin_start(ctx, state).await
+            }
+            AgentMsg::Pause { mode, reply } => self.pause(state, mode, reply).await,
+            AgentMsg::Resume { reply } => self.resume(ctx, state, reply).await,
+            AgentMsg::Run(assignment) => self.run(ctx, state, assignment).await,
+            AgentMsg::Cancel { lease } => {
+                if matches!(state.held.get(&lease), Some(Held::Running)) {
+                    self.cancel(ctx, state, lease);
+                }
+                Ok(())
+            }
+            AgentMsg::Keep { leases } => {
+                let extra: Vec<_> = state.held.keys().filter(|lease| !leases.contains(lease)).copied().collect();
+                for lease in extra {
+                    match state.held.get(&lease) {
+                        Some(Held::Running) => self.cancel(ctx, state, lease),
+                        _ => drop(state.held.remove(&lease)),
+                    }
+                }
+                Ok(())
+            }
+            AgentMsg::Settled { lease } => {
+                if matches!(state.held.get(&lease), Some(Held::Ended(_))) {
+                    state.held.remove(&lease);
+                }
+                self.arm_resend(ctx, state);
+                Ok(())
+            }
+            AgentMsg::CoordinatorStarted => {
+                state.seated = false;
+                self.take_seat(ctx, state);
+                Ok(())
+            }
+            AgentMsg::Report(report) => self.report(ctx, state, report).await,
+            AgentMsg::Ready { result } => self.ready(ctx, state, result).await,
+            AgentMsg::Resend => {
+                state.resend = None;
+                self.take_seat(ctx, state);
+                self.say_ends(ctx, state);
+                self.arm_resend(ctx, state);
+                Ok(())
+            }
+            AgentMsg::CommitFailed { message } => Err(Failure::from(message)),
+        }
+    }
+
+    async fn stop(&self, _: &Context<AgentMsg>, state: &mut State) {
+        // The node stops or this life ends; the processes live on and are adopted by the next.
+        self.leave_seat(state, None);
+        state.connector.release().await;
+    }
+
+    fn observe(&self, state: &State) -> serde_json::Value {
+        serde_json::json!({
+            "wanted": format!("{:?}", state.agent.wanted), "phase": format!("{:?}", state.agent.phase),
+            "incarnation": state.incarnation, "held": state.held.len(), "seated": state.seated,
+        })
+    }
+}
+
+impl Agent {
+    async fn record(&self, state: &mut State, event: AgentEvent, reply: Option<Answer>) -> Result<(), Failure> {
+        let mut batch = Batch::default();
+        batch.push(event.kind(), event::FORMAT, event.encode()?);
+        state.agent.apply(&event);
+        if let Some(reply) = reply {
+            batch.then(move |cursor| reply.answer(Ok(Committed { value: (), cursor })));
+        }
+        Ok(state.committer.hand_over(batch).await?)
+    }
+
+    async fn ask_start(&self, ctx: &Context<AgentMsg>, state: &mut State, reply: Option<Answer>) -> Result<(), Failure> {
+        if state.agent.wanted == Wanted::Running && state.agent.phase == Phase::Up {
+            return self.answer_now(state, reply).await;
+        }
+        if state.agent.wanted != Wanted::Running {
+            self.record(state, AgentEvent::StartAsked, None).await?;
+        }
+        state.starters.extend(reply);
+        match state.agent.phase {
+            Phase::Starting => Ok(()),
+            Phase::Up => self.now_up(ctx, state).await,
+            Phase::Down | Phase::Failed => self.begin_start(ctx, state).await,
+        }
+    }
+
+    async fn answer_now(&self, state: &mut State, reply: Option<Answer>) -> Result<(), Failure> {
+        let mut batch = Batch::default();
+        if let Some(reply) = reply {
+            batch.then(move |cursor| reply.answer(Ok(Committed { value: (), cursor })));
+        }
+        Ok(state.committer.hand_over(batch).await?)
+    }
+
+    async fn begin_start(&self, ctx: &Context<AgentMsg>, state: &mut State) -> Result<(), Failure> {
+        // A connector without a process of its own is ready at once; one event says it all.
+        if matches!(self.spec.connector, ConnectorSpec::Worker { .. }) {
+            let incarnation = state.incarnation;
+            self.record(state, AgentEvent::Starting { incarnation }, None).await?;
+        }
+        state.agent.phase = Phase::Starting;
+        let (connector, me) = (state.connector.clone(), ctx.addr().clone());
+        let timeout = Duration::from_millis(self.spec.start_timeout_ms);
+        ctx.task(async move {
+            let result = match tokio::time::timeout(timeout, connector.start()).await {
+                Ok(result) => result,
+                Err(_) => {
+                    connector.stop(StopHow::AtOnce).await;
+                    let message = format!("it was not ready within {} ms", timeout.as_millis());
+                    Err(StartFailure { message, output_tail: String::new() })
+                }
+            };
+            deliver(&me, AgentMsg::Ready { result }).await;
+        });
+        Ok(())
+    }
+
+    async fn ready(&self, ctx: &Context<AgentMsg>, state: &mut State, result: Result<(), StartFailure>) -> Result<(), Failure> {
+        if state.agent.phase != Phase::Starting {
+            return Ok(());
+        }
+        let incarnation = state.incarnation;
+        match result {
+            Ok(()) => {
+                self.record(state, AgentEvent::Ready { incarnation }, None).await?;
+                self.now_up(ctx, state).await
+            }
+            Err(failure) => {
+                let tail = failure.output_tail.trim();
+                let message = if tail.is_empty() { failure.message } else { format!("{}; its last output: {tail}", failure.message) };
+                self.record(state, AgentEvent::Failed { incarnation, message: message.clone() }, None).await?;
+                ctx.set_note("failed to start");
+                for reply in state.starters.drain(..) {
+                    reply.answer(Err(Refused::new(Code::Refused, format!("agent {} did not start: {message}", self.spec.name))));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn now_up(&self, ctx: &Context<AgentMsg>, state: &mut State) -> Result<(), Failure> {
+        ctx.set_note("up");
+        let mut batch = Batch::default();
+        for reply in state.starters.drain(..) {
+            batch.then(move |cursor| reply.answer(Ok(Committed { value: (), cursor })));
+        }
+        state.committer.hand_over(batch).await?;
+        self.take_seat(ctx, state);
+        Ok(())
+    }
+
+    /// Tells the coordinator that this life takes work. Repeated until it was delivered.
+    fn take_seat(&self, ctx: &Context<AgentMsg>, state: &mut State) {
+        if state.seated || !(state.agent.takes_work()) {
+            return;
+        }
+        let arrival = Arrival {
+            agent: self.spec.id,
+            incarnation: state.incarnation,
+            skills: self.skills.clone(),
+            capacity: self.spec.max_concurrent_tasks,
+            weight: self.spec.weight,
+        };
+        let coordinator = self.house.doors.swarm(self.spec.swarm);
+        state.seated = coordinator.is_some_and(|door| door.tell(SwarmMsg::Arrive { arrival, agent: ctx.addr().clone() }).is_ok());
+        self.arm_resend(ctx, state);
+    }
+
+    fn leave_seat(&self, state: &mut State, lost: Option<&str>) {
+        state.seated = false;
+        if let Some(door) = self.house.doors.swarm(self.spec.swarm) {
+            // Not heard: the coordinator's sweep notices that this life is gone.
+            let _ = door.tell(SwarmMsg::Depart { agent: self.spec.id, incarnation: state.incarnation, lost: lost.map(str::to_owned) });
+        }
+    }
+
+    async fn stop_all(&self, state: &mut State, mode: StopMode, events: Vec<AgentEvent>, reply: Answer) -> Result<(), Failure> {
+        self.leave_seat(state, Some("its agent was stopped"));
+        state.connector.stop(self.grace(mode)).await;
+        state.held.clear();
+        for waiting in state.starters.drain(..) {
+            waiting.answer(Err(Refused::new(Code::Refused, "it was stopped before it was ready")));
+        }
+        let mut batch = Batch::default();
+        for event in events {
+            batch.push(event.kind(), event::FORMAT, event.encode()?);
+            state.agent.apply(&event);
+        }
+        state.agent.phase = Phase::Down;
+        batch.then(move |cursor| reply.answer(Ok(Committed { value: (), cursor })));
+        Ok(state.committer.hand_over(batch).await?)
+    }
+
+    async fn pause(&self, state: &mut State, mode: PauseMode, reply: Answer) -> Result<(), Failure> {
+        let frozen = mode == PauseMode::Freeze;
+        match state.agent.pause(frozen) {
+            Err(refused) => {
+                reply.answer(Err(refused));
+                Ok(())
+            }
+            Ok(None) => self.answer_now(state, Some(reply)).await,
+            Ok(Some(event)) => {
+                if let Err(error) = state.connector.freeze(frozen).await {
+                    reply.answer(Err(Refused::new(Code::Refused, format!("its processes cannot be frozen: {error}"))));
+                    return Ok(());
+                }
+                self.leave_seat(state, None);
+                self.record(state, event, Some(reply)).await
+            }
+        }
+    }
+
+    async fn resume(&self, ctx: &Context<AgentMsg>, state: &mut State, reply: Answer) -> Result<(), Failure> {
+        match state.agent.resume() {
+            Err(refused) => {
+                reply.answer(Err(refused));
+                Ok(())
+            }
+            Ok(None) => self.answer_now(state, Some(reply)).await,
+            Ok(Some(event)) => {
+                if let Err(error) = state.connector.freeze(false).await {
+                    reply.answer(Err(Refused::new(Code::Refused, format!("its processes cannot be thawed: {error}"))));
+                    return Ok(());
+                }
+                self.record(state, event, Some(reply)).await?;
+                self.take_seat(ctx, state);
+                Ok(())
+            }
+        }
+    }
+
+    async fn run(&self, ctx: &Context<AgentMsg>, state: &mut State, assignment: Assignment) -> Result<(), Failure> {
+        let lease = assignment.lease;
+        match state.held.get(&lease) {
+            // Said before and perhaps not heard: the resend says it again.
+            Some(_) => {
+                self.say_ends(ctx, state);
+                return Ok(());
+            }
+            None if state.agent.phase != Phase::Up => return Ok(()),
+            None => {}
+        }
+        state.held.insert(lease, Held::Running);
+        if assignment.spec.depends_on.is_empty() && is_inline(&assignment.spec) {
+            let job = self.job(&assignment, Vec::new());
+            return self.begin(ctx, state, lease, job).await;
+        }
+        // Fetching may wait for the views or read files: not on the actor's time.
+        let (house, connector, me, spec) = (self.house.clone(), state.connector.clone(), ctx.addr().clone(), self.spec.clone());
+        ctx.task(async move {
+            match fetch(&house, &assignment).await {
+                Ok(job) => connector.run(limited(&spec, job)).await,
+                Err(refused) => {
+                    let outcome = failed(format!("its inputs could not be fetched: {refused}"), true);
+                    deliver(&me, AgentMsg::Report(Report::Ended { lease, outcome })).await;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn job(&self, assignment: &Assignment, inputs: Vec<Input>) -> Result<Job, Refused> {
+        make_job(&self.house, assignment, inputs).map(|job| limited(&self.spec, job))
+    }
+
+    async fn begin(&self, ctx: &Context<AgentMsg>, state: &mut State, lease: Lease, job: Result<Job, Refused>) -> Result<(), Failure> {
+        match job {
+            Ok(job) => state.connector.run(job).await,
+            Err(refused) => {
+                let outcome = failed(refused.message, true);
+                self.report(ctx, state, Report::Ended { lease, outcome }).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn cancel(&self, ctx: &Context<AgentMsg>, state: &State, lease: Lease) {
+        let (connector, how) = (state.connector.clone(), self.grace(StopMode::Graceful));
+        ctx.task(async move { connector.cancel(lease, how).await });
+    }
+
+    async fn report(&self, ctx: &Context<AgentMsg>, state: &mut State, report: Report) -> Result<(), Failure> {
+        match report {
+            Report::Started { lease } => self.tell_swarm(SwarmMsg::Started { lease }),
+            Report::Verifying { lease } => self.tell_swarm(SwarmMsg::Verifying { lease }),
+            Report::Progress { lease, percent, message } => {
+                tracing::debug!(task = %lease.task, attempt = lease.attempt, percent, message, "progress");
+            }
+            Report::Ended { lease, outcome } => {
+                if !matches!(state.held.get(&lease), Some(Held::Running)) {
+                    return Ok(());
+                }
+                let ended = self.ended(outcome);
+                state.held.insert(lease, Held::Ended(Box::new(ended)));
+                self.say_end(ctx, state, lease);
+                self.arm_resend(ctx, state);
+            }
+            Report::AgentDied { message } => {
+                let incarnation = state.incarnation;
+                self.record(state, AgentEvent::Failed { incarnation, message: message.clone() }, None).await?;
+                self.leave_seat(state, Some(&message));
+                // The supervisor decides whether and when there is another life.
+                return Err(Failure::from(message));
+            }
+        }
+        Ok(())
+    }
+
+    fn ended(&self, outcome: Outcome) -> Ended {
+        let status = match outcome.end {
+            End::Succeeded => AttemptStatus::Succeeded,
+            End::Failed => AttemptStatus::Failed,
+            End::TimedOut => AttemptStatus::TimedOut,
+            End::Cancelled => AttemptStatus::Cancelled,
+            End::Lost => AttemptStatus::Lost,
+        };
+        let mut ended = Ended {
+            status,
+            exit_code: outcome.exit_code,
+            signal: outcome.signal,
+            result: None,
+            artifacts: outcome.artifacts,
+            error: outcome.error,
+            retriable: outcome.retriable,
+        };
+        match outcome.result.map(|bytes| self.house.store_body(&bytes)).transpose() {
+            Ok(result) => ended.result = result,
+            Err(refused) => {
+                ended.status = AttemptStatus::Failed;
+                ended.error = Some(format!("its result could not be stored: {refused}"));
+                ended.retriable = true;
+            }
+        }
+        ended
+    }
+
+    fn tell_swarm(&self, msg: SwarmMsg) {
+        if let Some(door) = self.house.doors.swarm(self.spec.swarm) {
+            // A start that is not heard is only not shown; ends are repeated.
+            let _ = door.tell(msg);
+        }
+    }
+
+    fn say_end(&self, ctx: &Context<AgentMsg>, state: &State, lease: Lease) {
+        if let Some(Held::Ended(ended)) = state.held.get(&lease) {
+            self.tell_swarm(SwarmMsg::Ended { lease, ended: (**ended).clone(), agent: ctx.addr().clone() });
+        }
+    }
+
+    fn say_ends(&self, ctx: &Context<AgentMsg>, state: &State) {
+        for lease in state.held.keys() {
+            self.say_end(ctx, state, *lease);
+        }
+    }
+
+    /// Armed while something may have to be said again.
+    fn arm_resend(&self, ctx: &Context<AgentMsg>, state: &mut State) {
+        let unsaid = state.held.values().any(|held| matches!(held, Held::Ended(_))) || (!state.seated && state.agent.takes_work());
+        if !unsaid {
+            state.resend = None;
+        } else if state.resend.is_none() {
+            state.resend = Some(ctx.after(RESEND_EVERY, AgentMsg::Resend));
+        }
+    }
+}
+
+fn is_inline(spec: &TaskSpec) -> bool {
+    use crate::task::spec::Body;
+    let body = match &spec.work {
+        Work::Command(command) => command.stdin.as_ref(),
+        Work::Kind { payload, .. } => payload.as_ref(),
+    };
+    !matches!(body, Some(Body::Blob { .. }))
+}
+
+async fn fetch(house: &House, assignment: &Assignment) -> Result<Job, Refused> {
+    let mut inputs = Vec::new();
+    if !assignment.spec.depends_on.is_empty() {
+        let deadline = Deadline::after(INPUTS_TIMEOUT);
+        house.views.at_least(assignment.cursor, deadline).await.map_err(|lagging| Refused::new(Code::Unavailable, lagging.to_string()))?;
+        let records = house.tasks.get_many(&assignment.spec.depends_on)?;
+        for (task, record) in assignment.spec.depends_on.iter().zip(records) {
+            let record = record.ok_or_else(|| Refused::not_found(task))?;
+            let result = record.result.as_ref().map(|body| house.body(body)).transpose()?;
+            inputs.push(Input { task: *task, title: record.spec.title.clone(), status: record.status, result });
+        }
+    }
+    make_job(house, assignment, inputs)
+}
+
+fn make_job(house: &House, assignment: &Assignment, inputs: Vec<Input>) -> Result<Job, Refused> {
+    let spec = &assignment.spec;
+    let what = match &spec.work {
+        Work::Command(command) => {
+            What::Command { command: command.clone(), stdin: command.stdin.as_ref().map(|body| house.body(body)).transpose()? }
+        }
+        Work::Kind { kind, payload } => {
+            What::Kind { kind: kind.clone(), payload: payload.as_ref().map(|body| house.body(body)).transpose()? }
+        }
+    };
+    Ok(Job {
+        lease: assignment.lease,
+        title: spec.title.clone(),
+        what,
+        inputs,
+        run_timeout: spec.run_timeout_ms.map(Duration::from_millis),
+        gate: spec.gate.clone(),
+    })
+}
+
+/// The agent's own wall limit, if it is shorter than the task's.
+fn limited(spec: &AgentSpec, mut job: Job) -> Job {
+    if let Some(wall) = spec.limits.wall_ms.map(Duration::from_millis) {
+        job.run_timeout = Some(job.run_timeout.map_or(wall, |timeout| timeout.min(wall)));
+    }
+    job
+}
+
+fn failed(error: String, retriable: bool) -> Outcome {
+    Outcome { end: End::Failed, exit_code: None, signal: None, result: None, artifacts: Vec::new(), error: Some(error), retriable }
+}
+
+/// Waits while the mailbox is full; false if the actor is gone.
+async fn deliver(to: &hiveward_runtime::call::Addr<AgentMsg>, mut msg: AgentMsg) -> bool {
+    use hiveward_runtime::call::TellError;
+    loop {
+        match to.tell(msg) {
+            Ok(()) => return true,
+            Err(TellError::Gone(_)) => return false,
+            Err(TellError::Busy(back)) => msg = back,
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

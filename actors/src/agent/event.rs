@@ -1,0 +1,50 @@
+//! What happened to an agent, as its stream keeps it. What it does under leases is in its swarm's stream.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+pub const FORMAT: u16 = 1;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AgentEvent {
+    /// It was told to run.
+    StartAsked,
+    /// A life began to get ready.
+    Starting { incarnation: u64 },
+    Ready { incarnation: u64 },
+    /// It could not get ready, or its process ended by itself.
+    Failed { incarnation: u64, message: String },
+    PauseAsked { frozen: bool },
+    ResumeAsked,
+    StopAsked,
+    /// Everything it ran has ended.
+    Stopped,
+    Removed,
+}
+
+impl AgentEvent {
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::StartAsked => "AgentStartAsked",
+            Self::Starting { .. } => "AgentStarting",
+            Self::Ready { .. } => "AgentReady",
+            Self::Failed { .. } => "AgentFailed",
+            Self::PauseAsked { .. } => "AgentPauseAsked",
+            Self::ResumeAsked => "AgentResumeAsked",
+            Self::StopAsked => "AgentStopAsked",
+            Self::Stopped => "AgentStopped",
+            Self::Removed => "AgentRemoved",
+        }
+    }
+
+    pub fn encode(&self) -> Result<Bytes, rmp_serde::encode::Error> {
+        rmp_serde::to_vec(self).map(Bytes::from)
+    }
+
+    pub fn decode(kind: &str, format: u16, body: &[u8]) -> Result<Self, crate::swarm::event::DecodeError> {
+        if format != FORMAT {
+            return Err(crate::swarm::event::DecodeError::Format { kind: kind.to_owned(), format });
+        }
+        rmp_serde::from_slice(body).map_err(|source| crate::swarm::event::DecodeError::Body { kind: kind.to_owned(), source })
+    }
+}

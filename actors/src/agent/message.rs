@@ -1,0 +1,62 @@
+//! What an agent is asked and told.
+
+use std::sync::Arc;
+
+use hiveward_runtime::{call::Reply, error::Refused, ledger::Cursor};
+
+use super::connector::{Lease, Report, StartFailure};
+use crate::{swarm::message::Committed, task::spec::TaskSpec};
+
+/// A granted lease, with what the agent needs to fetch the rest itself.
+#[derive(Clone, Debug)]
+pub struct Assignment {
+    pub lease: Lease,
+    pub spec: Arc<TaskSpec>,
+    /// At which the lease was granted; the views must have it before inputs are read from them.
+    pub cursor: Cursor,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopMode {
+    /// Interrupt, grace, SIGTERM, grace, SIGKILL.
+    Graceful,
+    Now,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PauseMode {
+    /// What runs goes on; nothing new begins.
+    NextStep,
+    /// Every process is frozen now.
+    Freeze,
+}
+
+pub type Answer = Reply<Result<Committed<()>, Refused>>;
+
+pub enum AgentMsg {
+    /// Answers when the agent itself is ready.
+    Start { reply: Option<Answer> },
+    Stop { mode: StopMode, reply: Answer },
+    Pause { mode: PauseMode, reply: Answer },
+    Resume { reply: Answer },
+    /// A new life: stops what runs and starts again.
+    Restart { mode: StopMode, reply: Answer },
+    /// The last thing it is told: every process ends and nothing is left.
+    Remove { mode: StopMode, reply: Answer },
+
+    /// Under a lease it already has, this repeats what was last said of it.
+    Run(Assignment),
+    Cancel { lease: Lease },
+    /// These leases are all it should hold; others are ended.
+    Keep { leases: Vec<Lease> },
+    /// The end of this attempt is in the ledger; it need not be said again.
+    Settled { lease: Lease },
+    /// A new life of the coordinator knows nobody yet.
+    CoordinatorStarted,
+
+    // From its connector and itself.
+    Report(Report),
+    Ready { result: Result<(), StartFailure> },
+    Resend,
+    CommitFailed { message: String },
+}

@@ -1,0 +1,77 @@
+//! What an agent is told to be and what it is. Decides and applies; no I/O.
+
+use hiveward_runtime::error::{Code, Refused};
+
+use super::{event::AgentEvent, spec::AgentSpec};
+
+/// What the user wants of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Stopped,
+    Running,
+    Paused { frozen: bool },
+}
+
+/// What its present life is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Down,
+    Starting,
+    Up,
+    Failed,
+}
+
+#[derive(Clone, Debug)]
+pub struct AgentState {
+    pub wanted: Wanted,
+    pub phase: Phase,
+    pub removed: bool,
+    /// Events so far; 0 for an agent that is quite new.
+    pub events: u64,
+}
+
+impl AgentState {
+    pub fn new(spec: &AgentSpec) -> Self {
+        let wanted = if spec.auto_start { Wanted::Running } else { Wanted::Stopped };
+        Self { wanted, phase: Phase::Down, removed: false, events: 0 }
+    }
+
+    pub fn apply(&mut self, event: &AgentEvent) {
+        self.events += 1;
+        match event {
+            AgentEvent::StartAsked | AgentEvent::ResumeAsked => self.wanted = Wanted::Running,
+            AgentEvent::Starting { .. } => self.phase = Phase::Starting,
+            AgentEvent::Ready { .. } => self.phase = Phase::Up,
+            AgentEvent::Failed { .. } => self.phase = Phase::Failed,
+            AgentEvent::PauseAsked { frozen } => self.wanted = Wanted::Paused { frozen: *frozen },
+            AgentEvent::StopAsked => self.wanted = Wanted::Stopped,
+            AgentEvent::Stopped => self.phase = Phase::Down,
+            AgentEvent::Removed => self.removed = true,
+        }
+    }
+
+    /// A new life of the actor begins with nothing running that it knows of.
+    pub fn begin_life(&mut self) {
+        self.phase = Phase::Down;
+    }
+
+    pub fn takes_work(&self) -> bool {
+        self.wanted == Wanted::Running && self.phase == Phase::Up && !self.removed
+    }
+
+    pub fn pause(&self, frozen: bool) -> Result<Option<AgentEvent>, Refused> {
+        match (self.wanted, self.phase) {
+            (Wanted::Paused { frozen: already }, _) if already == frozen => Ok(None),
+            (Wanted::Running | Wanted::Paused { .. }, Phase::Up) => Ok(Some(AgentEvent::PauseAsked { frozen })),
+            _ => Err(Refused::new(Code::Refused, "only an agent that is up can be paused; start it first")),
+        }
+    }
+
+    pub fn resume(&self) -> Result<Option<AgentEvent>, Refused> {
+        match self.wanted {
+            Wanted::Running => Ok(None),
+            Wanted::Paused { .. } => Ok(Some(AgentEvent::ResumeAsked)),
+            Wanted::Stopped => Err(Refused::new(Code::Refused, "it is stopped; start it")),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Commits what an entity decided, in order, and only then lets it be seen.
+//!
+//! An entity decides and applies in memory, and hands over the events together with what is to follow: answers, leases,
+//! cancellations. While one append is on its way to disk the next ones gather and become one append. Nothing leaves
+//! before its events are durable. If an append fails, what was to follow is dropped (an asker then hears that the
+//! outcome is unknown), and the entity must die and replay: [`Committer::hand_over`] fails from then on.
+
+use bytes::Bytes;
+use hiveward_runtime::{
+    id::Key,
+    ledger::{Append, AppendError, Cursor, Ledger, NewEvent, StreamSnapshot},
+};
+use tokio::sync::mpsc;
+
+/// Batches that wait behind the one on its way; a further one makes the entity wait, and its mailbox fills.
+const BATCHES_MAX: usize = 256;
+/// One append takes at most this many events of several batches.
+const EVENTS_PER_APPEND_MAX: usize = 4096;
+
+/// What follows once the events before it are durable. Runs on the committer's task: it must not block.
+pub type After = Box<dyn FnOnce(Cursor) + Send>;
+
+#[derive(Default)]
+pub struct Batch {
+    pub events: Vec<NewEvent>,
+    pub after: Vec<After>,
+    /// Of the state after these events.
+    pub snapshot: Option<StreamSnapshot>,
+}
+
+impl Batch {
+    pub fn push(&mut self, kind: &'static str, format: u16, body: Bytes) {
+        self.events.push(NewEvent { kind, format, body });
+    }
+
+    pub fn then(&mut self, after: impl FnOnce(Cursor) + Send + 'static) {
+        self.after.push(Box::new(after));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.after.is_empty() && self.snapshot.is_none()
+    }
+}
+
+pub struct Committer {
+    batches: mpsc::Sender<Batch>,
+}
+
+/// The committer gave up; what it held may or may not be in the ledger.
+#[derive(Debug, thiserror::Error)]
+#[error("the ledger refused an append; what was decided since is dropped and the stream is replayed")]
+pub struct Abandoned;
+
+impl Committer {
+    /// `failed` is called once, when an append fails. The future is the committer itself: its owner runs it.
+    pub fn new(
+        ledger: Ledger,
+        stream: Key,
+        incarnation: u64,
+        version: u64,
+        failed: impl FnOnce(AppendError) + Send + 'static,
+    ) -> (Self, impl Future<Output = ()> + Send) {
+        let (batches, waiting) = mpsc::channel(BATCHES_MAX);
+        (Self { batches }, run(ledger, stream, incarnation, version, waiting, failed))
+    }
+
+    /// Waits while too many batches wait before it.
+    pub async fn hand_over(&self, batch: Batch) -> Result<(), Abandoned> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.batches.send(batch).await.map_err(|_| Abandoned)
+    }
+}
+
+async fn run(
+    ledger: Ledger,
+    stream: Key,
+    incarnation: u64,
+    mut version: u64,
+    mut waiting: mpsc::Receiver<Batch>,
+    failed: impl FnOnce(AppendError) + Send,
+) {
+    let mut cursor = Cursor(0);
+    while let Some(first) = waiting.recv().await {
+        let Batch { mut events, mut after, mut snapshot } = first;
+        while snapshot.is_none() && events.len() < EVENTS_PER_APPEND_MAX {
+            let Ok(next) = waiting.try_recv() else { break };
+            events.extend(next.events);
+            after.extend(next.after);
+            snapshot = next.snapshot;
+        }
+        if !events.is_empty() || snapshot.is_some() {
+            let append = Append { stream: stream.clone(), incarnation, expected_version: version, events, snapshot };
+            match ledger.append(append).await {
+                Ok(appended) => {
+                    version = appended.version;
+                    cursor = appended.cursor;
+                }
+                Err(error) => {
+                    tracing::warn!(%stream, %error, "append failed; the entity is replayed");
+                    waiting.close();
+                    failed(error);
+                    return;
+                }
+            }
+        }
+        for follow in after {
+            follow(cursor);
+        }
+    }
+}

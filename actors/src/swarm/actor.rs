@@ -1,0 +1,462 @@
+//! A swarm's coordinator: the one writer of its stream, the one that grants leases.
+//!
+//! Owns the swarm's live tasks. Asks the ledger to commit, agents to work, the views for what has ended. Never runs a
+//! task. After a restart it claims its stream, replays it, and asks its agents to take their seats again; until an agent
+//! has, its leases stay as they are, and after [`ABSENT_MS`] they are lost.
+
+use std::{sync::Arc, time::Duration};
+
+use hiveward_runtime::{
+    call::Addr,
+    clock::WallMs,
+    error::{Code, Refused},
+    ledger::StreamSnapshot,
+    supervise::{Behaviour, Context, Failure, TimerHandle},
+};
+
+use super::{
+    aggregate,
+    decide::Decided,
+    event::{self, Ended, SwarmEvent},
+    message::{Answer, Committed, Submit, SwarmMsg},
+    seat::Arrival,
+    snapshot::{self, Snapshot},
+    spec::SwarmSpec,
+    state::{Now, Swarm},
+};
+use crate::{
+    agent::{
+        connector::Lease,
+        message::{AgentMsg, Assignment},
+    },
+    commit::{Batch, Committer},
+    house::House,
+    id::{AgentId, TaskId},
+    task::{
+        plan,
+        record::TaskRecord,
+        spec::{Body, TaskSpec},
+        status::{AttemptStatus, TaskStatus},
+    },
+};
+
+/// How long a lease outlives the absence of its agent, after the agent left or the coordinator started.
+pub const ABSENT_MS: u64 = 30_000;
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// A snapshot is taken after this many events, or after four times the live tasks if that is more.
+const EVENTS_PER_SNAPSHOT: u64 = 50_000;
+
+pub struct Coordinator {
+    house: House,
+    spec: Arc<SwarmSpec>,
+}
+
+pub struct State {
+    swarm: Swarm,
+    committer: Committer,
+    /// Where each seated agent's present life is reached.
+    agents: std::collections::HashMap<AgentId, Addr<AgentMsg>>,
+    /// Since when leases have had no seated holder, by agent.
+    absent: std::collections::HashMap<AgentId, u64>,
+    events_since_snapshot: u64,
+    timer: Option<(u64, TimerHandle)>,
+    closing: bool,
+    dice: fastrand::Rng,
+    _sweep: TimerHandle,
+}
+
+impl Coordinator {
+    pub fn new(house: House, spec: Arc<SwarmSpec>) -> Self {
+        Self { house, spec }
+    }
+
+    fn now(&self) -> Now {
+        Now { wall: self.house.clock.now(), mono_ms: self.house.mono_ms() }
+    }
+}
+
+impl Behaviour for Coordinator {
+    type Msg = SwarmMsg;
+    type State = State;
+
+    async fn start(&self, ctx: &Context<SwarmMsg>) -> Result<State, Failure> {
+        let stream = self.spec.id.key();
+        let life = self.house.ledger.claim(&stream).await?;
+        let now = self.now();
+        let mut swarm = match life.snapshot {
+            Some((_, kept)) if kept.format == snapshot::FORMAT => {
+                rmp_serde::from_slice::<Snapshot>(&kept.body)?.restore(self.spec.clone(), now)
+            }
+            Some((_, kept)) => return Err(Failure::from(format!("snapshot format {} is newer than {}", kept.format, snapshot::FORMAT))),
+            None => Swarm::new(self.spec.clone()),
+        };
+        let replayed = life.events.len() as u64;
+        for event in &life.events {
+            let what = SwarmEvent::decode(&event.kind, event.format, &event.body)?;
+            swarm.apply(&what, event.at, now);
+        }
+        let me = ctx.addr().clone();
+        let (committer, committing) =
+            Committer::new(self.house.ledger.clone(), stream, life.incarnation, life.version, move |error| {
+                // If the mailbox is full, the next message finds the committer closed.
+                let _ = me.tell(SwarmMsg::CommitFailed { message: error.to_string() });
+            });
+        ctx.task(committing);
+        let mut state = State {
+            swarm,
+            committer,
+            agents: Default::default(),
+            absent: Default::default(),
+            events_since_snapshot: replayed,
+            timer: None,
+            closing: false,
+            dice: fastrand::Rng::new(),
+            _sweep: ctx.every(SWEEP_EVERY, || SwarmMsg::Sweep),
+        };
+        for agent in self.house.doors.agents_of(self.spec.id) {
+            // A busy agent arrives by itself at its next resend.
+            let _ = agent.tell(AgentMsg::CoordinatorStarted);
+        }
+        self.settle(ctx, &mut state, Batch::default()).await?;
+        Ok(state)
+    }
+
+    async fn handle(&self, ctx: &Context<SwarmMsg>, msg: SwarmMsg, state: &mut State) -> Result<(), Failure> {
+        match msg {
+            SwarmMsg::Submit(submit) => self.submit(ctx, state, submit).await,
+            SwarmMsg::Cancel { task, reason, operation, reply } => {
+                let decided = state.swarm.cancel(task, reason, operation, |task| self.known(task));
+                self.answer_one(ctx, state, task, decided, reply).await
+            }
+            SwarmMsg::Redrive { before, spec, operation, principal, reply } => {
+                let (task, attempts) = (spec.id, before.attempts.len() as u32);
+                let decided = state.swarm.redrive(spec, attempts, before.status, operation, principal);
+                self.answer_one(ctx, state, task, decided, reply).await
+            }
+            SwarmMsg::Arrive { arrival, agent } => self.arrive(ctx, state, arrival, agent).await,
+            SwarmMsg::Depart { agent, incarnation, lost } => self.depart(ctx, state, agent, incarnation, lost).await,
+            SwarmMsg::Started { lease } => {
+                let event = state.swarm.started(lease);
+                self.record_all(ctx, state, event).await
+            }
+            SwarmMsg::Verifying { lease } => {
+                let event = state.swarm.verifying(lease);
+                self.record_all(ctx, state, event).await
+            }
+            SwarmMsg::Ended { lease, ended, agent } => self.ended(ctx, state, lease, ended, agent).await,
+            SwarmMsg::Explain { task, reply } => {
+                reply.answer(state.swarm.explain(task));
+                Ok(())
+            }
+            SwarmMsg::Close { force, reply } => self.close(ctx, state, force, reply).await,
+            SwarmMsg::Due => {
+                state.timer = None;
+                let now = self.now();
+                let events = state.swarm.take_due(now);
+                self.record_all(ctx, state, events).await
+            }
+            SwarmMsg::Sweep => self.sweep(ctx, state).await,
+            SwarmMsg::Aggregated { task, result, error } => {
+                let planned = state.swarm.live(task).is_some_and(|live| live.plan.is_some());
+                self.record_all(ctx, state, planned.then_some(SwarmEvent::Aggregated { task, result, error })).await
+            }
+            SwarmMsg::CommitFailed { message } => Err(Failure::from(message)),
+        }
+    }
+
+    fn observe(&self, state: &State) -> serde_json::Value {
+        let (live, ready, running, agents) = state.swarm.counts();
+        serde_json::json!({"liveTasks": live, "readyTasks": ready, "runningAttempts": running, "seatedAgents": agents})
+    }
+}
+
+impl Coordinator {
+    /// An ended task's status, from the views.
+    fn known(&self, task: TaskId) -> Option<TaskStatus> {
+        self.house.tasks.get(task).ok().flatten().map(|record| record.status)
+    }
+
+    async fn submit(&self, ctx: &Context<SwarmMsg>, state: &mut State, submit: Submit) -> Result<(), Failure> {
+        let Submit { tasks, operation, principal, reply } = submit;
+        if state.closing {
+            reply.answer(Err(Refused::new(Code::Refused, format!("swarm {} is being removed", self.spec.name))));
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        match state.swarm.submit(tasks, operation, principal, |task| self.known(task)) {
+            Err(refused) => reply.answer(Err(refused)),
+            // Its first answer may still be on its way to disk: this one waits behind it.
+            Ok(Decided::Repeated(tasks)) => batch.then(move |cursor| reply.answer(Ok(Committed { value: tasks, cursor }))),
+            Ok(Decided::New(event)) => {
+                let tasks = event.tasks();
+                self.record(state, &mut batch, &event)?;
+                batch.then(move |cursor| reply.answer(Ok(Committed { value: tasks, cursor })));
+            }
+        }
+        self.settle(ctx, state, batch).await
+    }
+
+    async fn answer_one(
+        &self,
+        ctx: &Context<SwarmMsg>,
+        state: &mut State,
+        task: TaskId,
+        decided: Result<Decided<SwarmEvent>, Refused>,
+        reply: Answer<TaskId>,
+    ) -> Result<(), Failure> {
+        let mut batch = Batch::default();
+        match decided {
+            Err(refused) => reply.answer(Err(refused)),
+            Ok(decided) => {
+                if let Decided::New(event) = decided {
+                    self.record(state, &mut batch, &event)?;
+                }
+                batch.then(move |cursor| reply.answer(Ok(Committed { value: task, cursor })));
+            }
+        }
+        self.settle(ctx, state, batch).await
+    }
+
+    async fn arrive(&self, ctx: &Context<SwarmMsg>, state: &mut State, arrival: Arrival, agent: Addr<AgentMsg>) -> Result<(), Failure> {
+        let id = arrival.agent;
+        let leases: Vec<(Lease, Arc<TaskSpec>)> = state
+            .swarm
+            .live_tasks()
+            .filter_map(|live| live.lease().filter(|lease| lease.agent == id).map(|lease| (lease, live.spec.clone())))
+            .collect();
+        if !state.swarm.seat(arrival, leases.iter().map(|(lease, _)| lease.task)) {
+            return Ok(());
+        }
+        state.absent.remove(&id);
+        state.agents.insert(id, agent.clone());
+        let mut batch = Batch::default();
+        // Behind the commits on their way, so that a lease that is not durable yet is not sent early.
+        batch.then(move |cursor| {
+            let _ = agent.tell(AgentMsg::Keep { leases: leases.iter().map(|(lease, _)| *lease).collect() });
+            for (lease, spec) in leases {
+                let _ = agent.tell(AgentMsg::Run(Assignment { lease, spec, cursor }));
+            }
+        });
+        self.settle(ctx, state, batch).await
+    }
+
+    async fn depart(&self, ctx: &Context<SwarmMsg>, state: &mut State, agent: AgentId, incarnation: u64, lost: Option<String>) -> Result<(), Failure> {
+        if !state.swarm.unseat(agent, incarnation) && lost.is_none() {
+            return Ok(());
+        }
+        state.agents.remove(&agent);
+        match lost {
+            Some(why) => {
+                let events = state.swarm.lose(agent, &why, |_| false);
+                self.record_all(ctx, state, events).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn ended(&self, ctx: &Context<SwarmMsg>, state: &mut State, lease: Lease, mut ended: Ended, agent: Addr<AgentMsg>) -> Result<(), Failure> {
+        let mut subtasks = None;
+        if ended.status == AttemptStatus::Succeeded
+            && let Some(live) = state.swarm.live(lease.task).filter(|live| live.lease() == Some(lease))
+            && let Some(asked) = live.spec.plan.clone()
+        {
+            match self.read_plan(&live.spec.clone(), &asked, ended.result.as_ref()) {
+                Ok(specs) => subtasks = Some(specs),
+                Err(error) => {
+                    ended.status = AttemptStatus::Failed;
+                    ended.error = Some(error);
+                    ended.retriable = true;
+                }
+            }
+        }
+        let mut batch = Batch::default();
+        let events = state.swarm.attempt_end(lease, ended, subtasks, state.dice.f64());
+        for event in &events {
+            self.record(state, &mut batch, event)?;
+        }
+        // Also an attempt that lost its lease frees its place when it ends.
+        state.swarm.free_place(lease);
+        batch.then(move |_| {
+            // If this is not heard the agent repeats the end, and hears it then.
+            let _ = agent.tell(AgentMsg::Settled { lease });
+        });
+        self.settle(ctx, state, batch).await
+    }
+
+    fn read_plan(&self, planner: &TaskSpec, asked: &crate::task::spec::PlanSpec, result: Option<&Body>) -> Result<Vec<Arc<TaskSpec>>, String> {
+        let result = result.ok_or("it returned no result, and its result must be a plan")?;
+        let json = self.house.body(result).map_err(|refused| refused.message)?;
+        plan::read(&json, planner, asked, &|bytes| self.house.store_body(&bytes).map_err(|refused| refused.message))
+    }
+
+    async fn close(&self, ctx: &Context<SwarmMsg>, state: &mut State, force: bool, reply: Answer<u32>) -> Result<(), Failure> {
+        let live: Vec<_> = state.swarm.live_tasks().map(|live| live.spec.id).collect();
+        if !live.is_empty() && !force {
+            let count = live.len();
+            reply.answer(Err(Refused::new(Code::Refused, format!("{count} tasks have not ended; wait, cancel them, or use force"))));
+            return Ok(());
+        }
+        state.closing = true;
+        let mut batch = Batch::default();
+        for task in &live {
+            // One cancellation may have ended others with it.
+            if let Some(lease) = state.swarm.live(*task).map(|live| live.lease()) {
+                let event = SwarmEvent::Cancelled { task: *task, reason: "its swarm was removed".into(), lease, operation: None };
+                self.record(state, &mut batch, &event)?;
+            }
+        }
+        let count = live.len() as u32;
+        batch.then(move |cursor| reply.answer(Ok(Committed { value: count, cursor })));
+        self.settle(ctx, state, batch).await
+    }
+
+    /// Loses the leases of agents that stay away, and repeats leases that an agent does not seem to have heard of.
+    async fn sweep(&self, ctx: &Context<SwarmMsg>, state: &mut State) -> Result<(), Failure> {
+        let now = self.now();
+        let mut away = std::collections::HashSet::new();
+        let mut batch = Batch::default();
+        let mut repeated = Vec::new();
+        for live in state.swarm.live_tasks() {
+            let Some(lease) = live.lease() else { continue };
+            match state.agents.get(&lease.agent).filter(|agent| agent.is_alive()) {
+                None => {
+                    away.insert(lease.agent);
+                }
+                Some(agent) if live.status == TaskStatus::Assigned && now.wall.since(live.since) > Duration::from_millis(ABSENT_MS) => {
+                    repeated.push((agent.clone(), lease, live.spec.clone()));
+                }
+                Some(_) => {}
+            }
+        }
+        for (agent, lease, spec) in repeated {
+            batch.then(move |cursor| {
+                let _ = agent.tell(AgentMsg::Run(Assignment { lease, spec, cursor }));
+            });
+        }
+        state.absent.retain(|agent, _| away.contains(agent));
+        for agent in away {
+            let since = *state.absent.entry(agent).or_insert(now.mono_ms);
+            if now.mono_ms.saturating_sub(since) >= ABSENT_MS {
+                for event in state.swarm.lose(agent, "its agent stayed away", |_| false) {
+                    self.record(state, &mut batch, &event)?;
+                }
+            }
+        }
+        self.settle(ctx, state, batch).await
+    }
+
+    async fn record_all(&self, ctx: &Context<SwarmMsg>, state: &mut State, events: impl IntoIterator<Item = SwarmEvent>) -> Result<(), Failure> {
+        let mut batch = Batch::default();
+        for event in events {
+            self.record(state, &mut batch, &event)?;
+        }
+        self.settle(ctx, state, batch).await
+    }
+
+    /// Adds one event to the batch and applies it. What it means for agents follows once it is durable.
+    fn record(&self, state: &mut State, batch: &mut Batch, event: &SwarmEvent) -> Result<(), Failure> {
+        let ended_without_report = match event {
+            SwarmEvent::Cancelled { lease, .. } | SwarmEvent::Failed { lease, .. } => *lease,
+            SwarmEvent::AttemptEnded { lease, ended, .. } if ended.status == AttemptStatus::Lost => Some(*lease),
+            _ => None,
+        };
+        batch.push(event.kind(), event::FORMAT, event.encode()?);
+        let now = self.now();
+        state.swarm.apply(event, now.wall, now);
+        state.events_since_snapshot += 1;
+        if let Some(lease) = ended_without_report
+            && let Some(agent) = state.agents.get(&lease.agent).cloned()
+        {
+            batch.then(move |_| {
+                let _ = agent.tell(AgentMsg::Cancel { lease });
+            });
+        }
+        if let SwarmEvent::Assigned { lease, .. } = event
+            && let (Some(agent), Some(live)) = (state.agents.get(&lease.agent).cloned(), state.swarm.live(lease.task))
+        {
+            let (lease, spec) = (*lease, live.spec.clone());
+            batch.then(move |cursor| {
+                // A refusal is repaired by the sweep, or by the agent's next arrival.
+                let _ = agent.tell(AgentMsg::Run(Assignment { lease, spec, cursor }));
+            });
+        }
+        Ok(())
+    }
+
+    /// Follows up on what was recorded until nothing more follows, grants leases, and hands all of it over as one batch.
+    async fn settle(&self, ctx: &Context<SwarmMsg>, state: &mut State, mut batch: Batch) -> Result<(), Failure> {
+        loop {
+            let consequences = state.swarm.take_consequences();
+            if consequences.is_empty() {
+                break;
+            }
+            for event in &consequences {
+                self.record(state, &mut batch, event)?;
+            }
+        }
+        while let Some(event) = state.swarm.next_assignment(state.dice.f64()) {
+            self.record(state, &mut batch, &event)?;
+        }
+        for task in state.swarm.take_plans_to_aggregate() {
+            self.aggregate(ctx, state, &mut batch, task);
+        }
+        let live = state.swarm.live_tasks().len() as u64;
+        if state.events_since_snapshot > EVENTS_PER_SNAPSHOT.max(4 * live) {
+            let body = rmp_serde::to_vec(&Snapshot::of(&state.swarm))?.into();
+            batch.snapshot = Some(StreamSnapshot { format: snapshot::FORMAT, body });
+            state.events_since_snapshot = 0;
+        }
+        self.arm_timer(ctx, state);
+        state.committer.hand_over(batch).await?;
+        Ok(())
+    }
+
+    fn aggregate(&self, ctx: &Context<SwarmMsg>, state: &State, batch: &mut Batch, task: TaskId) {
+        let Some(live) = state.swarm.live(task) else { return };
+        let (Some(plan), Some(asked)) = (live.plan.clone(), live.spec.plan.clone()) else { return };
+        let (house, me) = (self.house.clone(), ctx.addr().clone());
+        let (send, wait) = tokio::sync::oneshot::channel();
+        batch.then(move |cursor| {
+            // The waiting side is gone only if this coordinator is.
+            let _ = send.send(cursor);
+        });
+        ctx.task(async move {
+            if let Ok(cursor) = wait.await {
+                aggregate::run(house, me, task, plan.subtasks, asked.aggregate, cursor).await;
+            }
+        });
+    }
+
+    fn arm_timer(&self, ctx: &Context<SwarmMsg>, state: &mut State) {
+        let Some(due) = state.swarm.next_due() else {
+            state.timer = None;
+            return;
+        };
+        if state.timer.as_ref().is_none_or(|(armed, _)| *armed > due) {
+            let wait = Duration::from_millis(due.saturating_sub(self.house.mono_ms()).max(1));
+            state.timer = Some((due, ctx.after(wait, SwarmMsg::Due)));
+        }
+    }
+}
+
+/// A record of a task as it was just submitted, for the answer: the views may not have it yet.
+pub fn fresh_record(spec: Arc<TaskSpec>, principal: Arc<str>, at: WallMs, cursor: u64) -> TaskRecord {
+    let status = if spec.depends_on.is_empty() { TaskStatus::Queued } else { TaskStatus::Pending };
+    TaskRecord {
+        not_before: (spec.delay_ms > 0).then(|| at.plus(Duration::from_millis(spec.delay_ms))),
+        spec,
+        status,
+        waits_for: 0,
+        attempts: Vec::new(),
+        result: None,
+        artifacts: Vec::new(),
+        subtasks: Vec::new(),
+        created_at: at,
+        started_at: None,
+        ended_at: None,
+        error: None,
+        cursor,
+        principal,
+    }
+}
+

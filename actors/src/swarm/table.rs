@@ -1,0 +1,130 @@
+//! The view of all swarms. Owns its table; counts of tasks are kept by the view of tasks.
+
+use hiveward_runtime::{
+    error::Refused,
+    ledger::{
+        Event,
+        view::{View, ViewError, Views},
+    },
+};
+use redb::{ReadableTable, TableDefinition, WriteTransaction};
+
+use super::record::SwarmRecord;
+use crate::{
+    id::SwarmId,
+    page::Page,
+    roster::event::RosterEvent,
+    task::table::{TaskTable, unreadable},
+};
+
+const ROWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("swarms");
+
+/// Builds the table.
+pub struct SwarmView;
+
+impl View for SwarmView {
+    fn name(&self) -> &'static str {
+        "swarms"
+    }
+
+    fn format(&self) -> u32 {
+        1
+    }
+
+    fn prepare(&self, txn: &WriteTransaction) -> Result<(), ViewError> {
+        txn.open_table(ROWS)?;
+        Ok(())
+    }
+
+    fn apply(&self, txn: &WriteTransaction, events: &[Event]) -> Result<(), ViewError> {
+        let mut rows = txn.open_table(ROWS)?;
+        for event in events.iter().filter(|event| event.stream.noun() == RosterEvent::NOUN) {
+            let (swarm, change): (SwarmId, i32) = match RosterEvent::decode(&event.kind, event.format, &event.body)? {
+                RosterEvent::SwarmAdded { spec, .. } => {
+                    let id = spec.id.as_u128();
+                    let record = SwarmRecord { spec, agents: 0, tasks: [0; 10], created_at: event.at, cursor: event.cursor.0 };
+                    rows.insert(id, rmp_serde::to_vec(&record)?.as_slice())?;
+                    continue;
+                }
+                RosterEvent::SwarmRemoved { swarm, .. } => {
+                    rows.remove(swarm.as_u128())?;
+                    continue;
+                }
+                RosterEvent::AgentAdded { spec, .. } => (spec.swarm, 1),
+                RosterEvent::AgentRemoved { swarm, .. } => (swarm, -1),
+            };
+            let found = rows.get(swarm.as_u128())?.map(|row| rmp_serde::from_slice::<SwarmRecord>(row.value())).transpose()?;
+            if let Some(mut record) = found {
+                record.agents = record.agents.saturating_add_signed(change);
+                record.cursor = event.cursor.0;
+                rows.insert(swarm.as_u128(), rmp_serde::to_vec(&record)?.as_slice())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a query wants of the swarms; empty wants all.
+#[derive(Clone, Debug, Default)]
+pub struct SwarmFilter {
+    pub name_contains: Option<String>,
+}
+
+/// Reads the table.
+#[derive(Clone)]
+pub struct SwarmTable {
+    views: Views,
+    tasks: TaskTable,
+}
+
+impl SwarmTable {
+    pub fn new(views: Views) -> Self {
+        Self { tasks: TaskTable::new(views.clone()), views }
+    }
+
+    pub fn get(&self, id: SwarmId) -> Result<Option<SwarmRecord>, Refused> {
+        Ok(self.get_many(&[id])?.pop().flatten())
+    }
+
+    pub fn get_many(&self, ids: &[SwarmId]) -> Result<Vec<Option<SwarmRecord>>, Refused> {
+        let read = || -> Result<Vec<Option<SwarmRecord>>, ViewError> {
+            let txn = self.views.read()?;
+            let rows = txn.open_table(ROWS)?;
+            ids.iter().map(|id| rows.get(id.as_u128())?.map(|row| Ok(rmp_serde::from_slice(row.value())?)).transpose()).collect()
+        };
+        let mut found = read().map_err(unreadable)?;
+        for record in found.iter_mut().flatten() {
+            record.tasks = self.tasks.counts(record.spec.id)?;
+        }
+        Ok(found)
+    }
+
+    /// In order of creation.
+    pub fn page(&self, filter: &SwarmFilter, after: Option<SwarmId>, first: usize) -> Result<Page<SwarmRecord>, Refused> {
+        let read = || -> Result<Page<SwarmRecord>, ViewError> {
+            let txn = self.views.read()?;
+            let rows = txn.open_table(ROWS)?;
+            let mut page = Page::default();
+            let from = after.map_or(std::ops::Bound::Unbounded, |after| std::ops::Bound::Excluded(after.as_u128()));
+            for row in rows.range::<u128>((from, std::ops::Bound::Unbounded))? {
+                let record: SwarmRecord = rmp_serde::from_slice(row?.1.value())?;
+                if !filter.name_contains.as_ref().is_none_or(|part| record.spec.name.to_lowercase().contains(&part.to_lowercase())) {
+                    continue;
+                }
+                if page.items.len() == first {
+                    page.has_next = true;
+                    break;
+                }
+                let key = record.spec.id.to_string();
+                page.last_seen = Some(key.clone());
+                page.items.push((key, record));
+            }
+            Ok(page)
+        };
+        let mut page = read().map_err(unreadable)?;
+        for (_, record) in &mut page.items {
+            record.tasks = self.tasks.counts(record.spec.id)?;
+        }
+        Ok(page)
+    }
+}

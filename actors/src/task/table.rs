@@ -1,0 +1,489 @@
+//! The view of all tasks, ended ones included: rows by id, with the indexes that queries need.
+//!
+//! Owns its tables. Built from swarm streams only; may lag behind the ledger and can always be rebuilt.
+
+use std::{collections::HashMap, sync::Arc};
+
+use hiveward_runtime::{
+    error::{Code, Refused},
+    ledger::{
+        Event,
+        view::{View, ViewError, Views},
+    },
+};
+use redb::{ReadableTable, TableDefinition, WriteTransaction};
+
+use super::{
+    record::{AttemptRecord, TaskRecord},
+    spec::TaskSpec,
+    status::{AttemptStatus, Priority, TaskStatus},
+};
+use crate::{
+    id::{AgentId, SwarmId, TaskId},
+    page::Page,
+    swarm::event::{Next, SwarmEvent},
+    task::Label,
+};
+
+const ROWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("tasks");
+const BY_STATUS: TableDefinition<'_, (u8, u128), ()> = TableDefinition::new("tasks_by_status");
+const BY_SWARM: TableDefinition<'_, (u128, u128), ()> = TableDefinition::new("tasks_by_swarm");
+const BY_PARENT: TableDefinition<'_, (u128, u128), ()> = TableDefinition::new("tasks_by_parent");
+const BY_LABEL: TableDefinition<'_, (&str, u128), ()> = TableDefinition::new("tasks_by_label");
+const DEPENDANTS: TableDefinition<'_, (u128, u128), ()> = TableDefinition::new("task_dependants");
+/// (swarm, status) → tasks.
+const COUNTS: TableDefinition<'_, (u128, u8), u64> = TableDefinition::new("task_counts");
+
+/// Builds the tables.
+pub struct TaskView;
+
+impl View for TaskView {
+    fn name(&self) -> &'static str {
+        "tasks"
+    }
+
+    fn format(&self) -> u32 {
+        1
+    }
+
+    fn prepare(&self, txn: &WriteTransaction) -> Result<(), ViewError> {
+        txn.open_table(ROWS)?;
+        txn.open_table(BY_STATUS)?;
+        txn.open_table(BY_SWARM)?;
+        txn.open_table(BY_PARENT)?;
+        txn.open_table(BY_LABEL)?;
+        txn.open_table(DEPENDANTS)?;
+        txn.open_table(COUNTS)?;
+        Ok(())
+    }
+
+    fn apply(&self, txn: &WriteTransaction, events: &[Event]) -> Result<(), ViewError> {
+        let mut rows = Rows { txn, changed: HashMap::new(), new_dependants: HashMap::new() };
+        for event in events.iter().filter(|event| event.stream.noun() == SwarmId::NOUN && event.kind.starts_with("Task")) {
+            let what = SwarmEvent::decode(&event.kind, event.format, &event.body)?;
+            rows.apply(&what, event)?;
+        }
+        rows.write()
+    }
+}
+
+/// The rows that a run of events changes, each read and written once.
+struct Rows<'a> {
+    txn: &'a WriteTransaction,
+    /// With the status the row had in the tables; `None` for a new row.
+    changed: HashMap<TaskId, (Option<TaskStatus>, TaskRecord)>,
+    new_dependants: HashMap<TaskId, Vec<TaskId>>,
+}
+
+impl Rows<'_> {
+    fn get(&mut self, id: TaskId) -> Result<Option<&mut TaskRecord>, ViewError> {
+        if !self.changed.contains_key(&id) {
+            let rows = self.txn.open_table(ROWS)?;
+            let Some(row) = rows.get(id.as_u128())? else { return Ok(None) };
+            let record: TaskRecord = rmp_serde::from_slice(row.value())?;
+            self.changed.insert(id, (Some(record.status), record));
+        }
+        Ok(self.changed.get_mut(&id).map(|(_, record)| record))
+    }
+
+    fn attempt(&mut self, id: TaskId, number: u32, cursor: u64) -> Result<Option<(&mut TaskRecord, usize)>, ViewError> {
+        let Some(record) = self.get(id)? else { return Ok(None) };
+        record.cursor = cursor;
+        let place = record.attempts.iter().rposition(|attempt| attempt.number == number);
+        Ok(place.map(|place| (record, place)))
+    }
+
+    fn apply(&mut self, what: &SwarmEvent, event: &Event) -> Result<(), ViewError> {
+        let (at, cursor) = (event.at, event.cursor.0);
+        match what {
+            SwarmEvent::Submitted { tasks, principal, .. } => self.insert(tasks, principal, event)?,
+            SwarmEvent::Planned { task, subtasks } => {
+                let Some(planner) = self.get(*task)? else { return Ok(()) };
+                planner.cursor = cursor;
+                planner.subtasks = subtasks.iter().map(|spec| spec.id).collect();
+                let principal = planner.principal.clone();
+                self.insert(subtasks, &principal, event)?;
+            }
+            SwarmEvent::Assigned { lease, decision } => {
+                let Some(record) = self.get(lease.task)? else { return Ok(()) };
+                record.cursor = cursor;
+                record.status = TaskStatus::Assigned;
+                record.not_before = None;
+                record.attempts.push(AttemptRecord {
+                    number: lease.attempt,
+                    agent: lease.agent,
+                    status: AttemptStatus::Assigned,
+                    assigned_at: at,
+                    started_at: None,
+                    ended_at: None,
+                    exit_code: None,
+                    signal: None,
+                    error: None,
+                    retriable: None,
+                    decision: decision.clone(),
+                });
+            }
+            SwarmEvent::Started { lease } => {
+                if let Some((record, place)) = self.attempt(lease.task, lease.attempt, cursor)? {
+                    record.status = TaskStatus::Running;
+                    record.started_at.get_or_insert(at);
+                    record.attempts[place].status = AttemptStatus::Running;
+                    record.attempts[place].started_at = Some(at);
+                }
+            }
+            SwarmEvent::Verifying { lease } => {
+                if let Some((record, place)) = self.attempt(lease.task, lease.attempt, cursor)? {
+                    record.status = TaskStatus::Verifying;
+                    record.attempts[place].status = AttemptStatus::Verifying;
+                }
+            }
+            SwarmEvent::AttemptEnded { lease, ended, next } => {
+                let Some((record, place)) = self.attempt(lease.task, lease.attempt, cursor)? else { return Ok(()) };
+                let attempt = &mut record.attempts[place];
+                attempt.status = ended.status;
+                attempt.ended_at = Some(at);
+                attempt.exit_code = ended.exit_code;
+                attempt.signal = ended.signal;
+                attempt.error.clone_from(&ended.error);
+                attempt.retriable = (ended.status != AttemptStatus::Succeeded).then_some(ended.retriable);
+                record.artifacts.clone_from(&ended.artifacts);
+                match next {
+                    Next::Plan => {
+                        record.result.clone_from(&ended.result);
+                        record.status = TaskStatus::Running;
+                    }
+                    Next::Succeed => {
+                        record.result.clone_from(&ended.result);
+                        self.end(lease.task, TaskStatus::Succeeded, None, event)?;
+                    }
+                    Next::Fail => self.end(lease.task, TaskStatus::Failed, ended.error.clone(), event)?,
+                    Next::Die => self.end(lease.task, TaskStatus::Dead, ended.error.clone(), event)?,
+                    Next::Retry { wait_ms: 0 } => record.status = TaskStatus::Queued,
+                    Next::Retry { wait_ms } => {
+                        record.status = TaskStatus::Retrying;
+                        record.not_before = Some(at.plus(std::time::Duration::from_millis(*wait_ms)));
+                    }
+                }
+            }
+            SwarmEvent::Aggregated { task, result, error } => {
+                if let Some(record) = self.get(*task)? {
+                    record.result.clone_from(result);
+                }
+                let status = if error.is_none() { TaskStatus::Succeeded } else { TaskStatus::Failed };
+                self.end(*task, status, error.clone(), event)?;
+            }
+            SwarmEvent::Cancelled { task, reason, .. } => self.end(*task, TaskStatus::Cancelled, Some(reason.to_string()), event)?,
+            SwarmEvent::Failed { task, error } => self.end(*task, TaskStatus::Failed, Some(error.clone()), event)?,
+            SwarmEvent::Redriven { spec, .. } => {
+                let Some(record) = self.get(spec.id)? else { return Ok(()) };
+                record.cursor = cursor;
+                record.spec = spec.clone();
+                record.status = TaskStatus::Queued;
+                record.ended_at = None;
+                record.error = None;
+                record.result = None;
+                record.subtasks.clear();
+                record.not_before = None;
+            }
+            SwarmEvent::StaleRefused { lease, said } => {
+                if let Some((record, place)) = self.attempt(lease.task, lease.attempt, cursor)? {
+                    let late = format!("its late report ({said:?}) was refused: the lease was no longer valid");
+                    let attempt = &mut record.attempts[place];
+                    attempt.error = Some(attempt.error.take().map_or(late.clone(), |error| format!("{error}; {late}")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, specs: &[Arc<TaskSpec>], principal: &Arc<str>, event: &Event) -> Result<(), ViewError> {
+        for spec in specs {
+            let mut record = crate::swarm::actor::fresh_record(spec.clone(), principal.clone(), event.at, event.cursor.0);
+            for on in &spec.depends_on {
+                let ended = match specs.iter().any(|other| other.id == *on) {
+                    true => false,
+                    false => self.get(*on)?.is_none_or(|on| on.status == TaskStatus::Succeeded),
+                };
+                if !ended {
+                    record.waits_for += 1;
+                    self.new_dependants.entry(*on).or_default().push(spec.id);
+                }
+            }
+            record.status = if record.waits_for == 0 { TaskStatus::Queued } else { TaskStatus::Pending };
+            self.changed.insert(spec.id, (None, record));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, id: TaskId, status: TaskStatus, error: Option<String>, event: &Event) -> Result<(), ViewError> {
+        let Some(record) = self.get(id)? else { return Ok(()) };
+        if record.status.is_terminal() {
+            return Ok(());
+        }
+        record.status = status;
+        record.ended_at = Some(event.at);
+        record.error = error;
+        record.not_before = None;
+        record.cursor = event.cursor.0;
+        // The attempt that was running when the task was ended from outside.
+        if let Some(attempt) = record.attempts.last_mut().filter(|attempt| attempt.ended_at.is_none()) {
+            attempt.ended_at = Some(event.at);
+            attempt.status = if status == TaskStatus::Cancelled { AttemptStatus::Cancelled } else { AttemptStatus::TimedOut };
+        }
+        if status == TaskStatus::Succeeded {
+            for dependant in self.dependants(id)? {
+                let Some(waiting) = self.get(dependant)? else { continue };
+                waiting.waits_for = waiting.waits_for.saturating_sub(1);
+                if waiting.waits_for == 0 && waiting.status == TaskStatus::Pending {
+                    waiting.status = TaskStatus::Queued;
+                    let delay_ms = waiting.spec.delay_ms;
+                    waiting.not_before = (delay_ms > 0).then(|| event.at.plus(std::time::Duration::from_millis(delay_ms)));
+                    waiting.cursor = event.cursor.0;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn dependants(&self, id: TaskId) -> Result<Vec<TaskId>, ViewError> {
+        let mut found = self.new_dependants.get(&id).cloned().unwrap_or_default();
+        let table = self.txn.open_table(DEPENDANTS)?;
+        for entry in table.range((id.as_u128(), 0)..=(id.as_u128(), u128::MAX))? {
+            found.push(TaskId::from_u128(entry?.0.value().1));
+        }
+        Ok(found)
+    }
+
+    fn write(self) -> Result<(), ViewError> {
+        let txn = self.txn;
+        let mut rows = txn.open_table(ROWS)?;
+        let mut by_status = txn.open_table(BY_STATUS)?;
+        let mut by_swarm = txn.open_table(BY_SWARM)?;
+        let mut by_parent = txn.open_table(BY_PARENT)?;
+        let mut by_label = txn.open_table(BY_LABEL)?;
+        let mut dependants = txn.open_table(DEPENDANTS)?;
+        let mut counts: HashMap<(u128, u8), i64> = HashMap::new();
+        let mut changed: Vec<_> = self.changed.into_iter().collect();
+        changed.sort_unstable_by_key(|(id, _)| *id);
+        for (id, (before, record)) in changed {
+            let (id, swarm) = (id.as_u128(), record.spec.swarm.as_u128());
+            rows.insert(id, rmp_serde::to_vec(&record)?.as_slice())?;
+            if before != Some(record.status) {
+                if let Some(before) = before {
+                    by_status.remove((before as u8, id))?;
+                    *counts.entry((swarm, before as u8)).or_default() -= 1;
+                }
+                by_status.insert((record.status as u8, id), ())?;
+                *counts.entry((swarm, record.status as u8)).or_default() += 1;
+            }
+            if before.is_none() {
+                by_swarm.insert((swarm, id), ())?;
+                if let Some((parent, _)) = &record.spec.parent {
+                    by_parent.insert((parent.as_u128(), id), ())?;
+                }
+                for label in &record.spec.labels {
+                    by_label.insert((label_key(label).as_str(), id), ())?;
+                }
+            }
+        }
+        for (on, waiting) in self.new_dependants {
+            for dependant in waiting {
+                dependants.insert((on.as_u128(), dependant.as_u128()), ())?;
+            }
+        }
+        let mut table = txn.open_table(COUNTS)?;
+        for (key, change) in counts {
+            let before = table.get(key)?.map_or(0, |count| count.value());
+            table.insert(key, before.saturating_add_signed(change))?;
+        }
+        Ok(())
+    }
+}
+
+fn label_key(label: &Label) -> String {
+    format!("{}\u{0}{}", label.key, label.value)
+}
+
+/// What a query wants of the tasks; empty wants all.
+#[derive(Clone, Debug, Default)]
+pub struct TaskFilter {
+    pub status: Vec<TaskStatus>,
+    pub swarm: Option<SwarmId>,
+    pub agent: Option<AgentId>,
+    pub priority: Vec<Priority>,
+    pub labels: Vec<Label>,
+    pub kind: Option<String>,
+    pub title_contains: Option<String>,
+    pub parent: Option<TaskId>,
+}
+
+impl TaskFilter {
+    fn wants(&self, record: &TaskRecord) -> bool {
+        let spec = &record.spec;
+        (self.status.is_empty() || self.status.contains(&record.status))
+            && self.swarm.is_none_or(|swarm| spec.swarm == swarm)
+            && self.agent.is_none_or(|agent| spec.agent == Some(agent) || record.attempts.iter().any(|attempt| attempt.agent == agent))
+            && (self.priority.is_empty() || self.priority.contains(&spec.priority))
+            && self.labels.iter().all(|label| spec.labels.contains(label))
+            && self.kind.as_ref().is_none_or(|kind| matches!(&spec.work, super::Work::Kind { kind: its, .. } if **its == **kind))
+            && self.title_contains.as_ref().is_none_or(|part| spec.title.to_lowercase().contains(&part.to_lowercase()))
+            && self.parent.is_none_or(|parent| spec.parent.as_ref().is_some_and(|(its, _)| *its == parent))
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TaskOrder {
+    #[default]
+    CreatedDesc,
+    CreatedAsc,
+}
+
+/// Rows that one page looks at before it gives back what it found so far, with where to go on.
+const ROWS_PER_PAGE_MAX: usize = 20_000;
+
+/// Reads the tables.
+#[derive(Clone)]
+pub struct TaskTable {
+    views: Views,
+}
+
+impl TaskTable {
+    pub fn new(views: Views) -> Self {
+        Self { views }
+    }
+
+    pub fn get(&self, id: TaskId) -> Result<Option<TaskRecord>, Refused> {
+        Ok(self.get_many(&[id])?.pop().flatten())
+    }
+
+    pub fn get_many(&self, ids: &[TaskId]) -> Result<Vec<Option<TaskRecord>>, Refused> {
+        let read = || -> Result<Vec<Option<TaskRecord>>, ViewError> {
+            let txn = self.views.read()?;
+            let rows = txn.open_table(ROWS)?;
+            ids.iter()
+                .map(|id| rows.get(id.as_u128())?.map(|row| Ok(rmp_serde::from_slice(row.value())?)).transpose())
+                .collect()
+        };
+        read().map_err(unreadable)
+    }
+
+    /// Tasks per status, in the order of `TaskStatus::ALL`.
+    pub fn counts(&self, swarm: SwarmId) -> Result<[u64; 10], Refused> {
+        let read = || -> Result<[u64; 10], ViewError> {
+            let txn = self.views.read()?;
+            let table = txn.open_table(COUNTS)?;
+            let mut counts = [0; 10];
+            for (status, count) in TaskStatus::ALL.iter().zip(&mut counts) {
+                *count = table.get((swarm.as_u128(), *status as u8))?.map_or(0, |found| found.value());
+            }
+            Ok(counts)
+        };
+        read().map_err(unreadable)
+    }
+
+    pub fn page(&self, filter: &TaskFilter, order: TaskOrder, after: Option<TaskId>, first: usize) -> Result<Page<TaskRecord>, Refused> {
+        self.read_page(filter, order, after, first).map_err(unreadable)
+    }
+
+    fn read_page(&self, filter: &TaskFilter, order: TaskOrder, after: Option<TaskId>, first: usize) -> Result<Page<TaskRecord>, ViewError> {
+        use std::ops::Bound::{Excluded, Included};
+        let txn = self.views.read()?;
+        let rows = txn.open_table(ROWS)?;
+        let (low, high) = match (order, after) {
+            (_, None) => (Included(0), Included(u128::MAX)),
+            (TaskOrder::CreatedDesc, Some(after)) => (Included(0), Excluded(after.as_u128())),
+            (TaskOrder::CreatedAsc, Some(after)) => (Excluded(after.as_u128()), Included(u128::MAX)),
+        };
+        let with = |outer: u128| (low.map(|id| (outer, id)), high.map(|id| (outer, id)));
+        // The narrowest index that the filter allows, each already in the order of ids.
+        let ids: Box<dyn Iterator<Item = Result<u128, ViewError>>> = if let Some(parent) = filter.parent {
+            let range = txn.open_table(BY_PARENT)?.range(with(parent.as_u128()))?;
+            turned(range.map(|entry| Ok(entry?.0.value().1)), order)
+        } else if let Some(label) = filter.labels.first() {
+            let key = label_key(label);
+            let range = (low.map(|id| (key.as_str(), id)), high.map(|id| (key.as_str(), id)));
+            let found: Vec<Result<u128, ViewError>> =
+                txn.open_table(BY_LABEL)?.range::<(&str, u128)>(range)?.map(|entry| Ok(entry?.0.value().1)).collect();
+            turned(found.into_iter(), order)
+        } else if !filter.status.is_empty() {
+            let table = txn.open_table(BY_STATUS)?;
+            let mut merged: Vec<Box<dyn Iterator<Item = Result<u128, ViewError>>>> = Vec::new();
+            let mut wanted = filter.status.clone();
+            wanted.sort_unstable();
+            wanted.dedup();
+            for status in wanted {
+                let range = table.range((low.map(|id| (status as u8, id)), high.map(|id| (status as u8, id))))?;
+                merged.push(turned(range.map(|entry| Ok(entry?.0.value().1)), order));
+            }
+            Box::new(Merge::new(merged, order))
+        } else if let Some(swarm) = filter.swarm {
+            let range = txn.open_table(BY_SWARM)?.range(with(swarm.as_u128()))?;
+            turned(range.map(|entry| Ok(entry?.0.value().1)), order)
+        } else {
+            turned(rows.range::<u128>((low, high))?.map(|entry| Ok(entry?.0.value())), order)
+        };
+        let mut page = Page::default();
+        for (seen, id) in ids.enumerate() {
+            let id = id?;
+            if page.items.len() == first || seen == ROWS_PER_PAGE_MAX {
+                page.has_next = true;
+                break;
+            }
+            page.last_seen = Some(TaskId::from_u128(id).to_string());
+            let Some(row) = rows.get(id)? else { continue };
+            let record: TaskRecord = rmp_serde::from_slice(row.value())?;
+            if filter.wants(&record) {
+                page.items.push((record.id().to_string(), record));
+            }
+        }
+        Ok(page)
+    }
+}
+
+fn turned<'a, T: 'a>(ids: impl DoubleEndedIterator<Item = T> + 'a, order: TaskOrder) -> Box<dyn Iterator<Item = T> + 'a> {
+    match order {
+        TaskOrder::CreatedAsc => Box::new(ids),
+        TaskOrder::CreatedDesc => Box::new(ids.rev()),
+    }
+}
+
+/// Several ordered runs of ids as one.
+struct Merge<'a> {
+    runs: Vec<std::iter::Peekable<Box<dyn Iterator<Item = Result<u128, ViewError>> + 'a>>>,
+    order: TaskOrder,
+}
+
+impl<'a> Merge<'a> {
+    fn new(runs: Vec<Box<dyn Iterator<Item = Result<u128, ViewError>> + 'a>>, order: TaskOrder) -> Self {
+        Self { runs: runs.into_iter().map(Iterator::peekable).collect(), order }
+    }
+}
+
+impl Iterator for Merge<'_> {
+    type Item = Result<u128, ViewError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut best: Option<(usize, u128)> = None;
+        for place in 0..self.runs.len() {
+            match self.runs[place].peek() {
+                None => {}
+                Some(Err(_)) => return self.runs[place].next(),
+                Some(&Ok(id)) => {
+                    let better = best.is_none_or(|(_, best)| match self.order {
+                        TaskOrder::CreatedAsc => id < best,
+                        TaskOrder::CreatedDesc => id > best,
+                    });
+                    if better {
+                        best = Some((place, id));
+                    }
+                }
+            }
+        }
+        self.runs[best?.0].next()
+    }
+}
+
+pub(crate) fn unreadable(error: ViewError) -> Refused {
+    tracing::error!(%error, "a view cannot be read");
+    Refused::new(Code::Unavailable, "the views cannot be read now; see the node's log")
+}
