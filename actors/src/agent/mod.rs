@@ -2,6 +2,7 @@
 
 pub mod connector;
 pub mod record;
+pub mod session;
 pub mod spec;
 
 pub use record::{AgentRecord, AgentStatus};
