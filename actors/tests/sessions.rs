@@ -257,6 +257,100 @@ async fn a_pty_session_is_a_terminal_with_a_size_that_can_change() {
 }
 
 #[tokio::test]
+async fn a_person_can_attach_to_a_terminal_see_what_was_there_and_type() {
+    let place = Place::new();
+    let mut launch = place.sh("echo welcome; while read line; do [ $line = quit ] && exit 0; stty size; done");
+    launch.mode = SessionSpec::Pty { cols: 80, rows: 24 };
+    let session = session::launch(launch).await.unwrap();
+    wait_for("its greeting", || place.text("stdout").contains("welcome")).await;
+    let mut attached = session::attach(&place.session, 1 << 20).await.unwrap();
+    attached.writer.resize(132, 50).await.unwrap();
+    attached.writer.write(b"x\n").await.unwrap();
+    let mut seen = String::new();
+    while !seen.contains("50 132") {
+        seen.push_str(&String::from_utf8_lossy(&attached.reader.next().await.unwrap().unwrap()));
+    }
+    assert!(seen.starts_with("welcome"));
+    attached.writer.write(b"quit\n").await.unwrap();
+    while attached.reader.next().await.unwrap().is_some() {}
+    assert_eq!(session.wait().await.unwrap().code, Some(0));
+    assert!(session::attach(&place.session, 0).await.is_err());
+    place.nothing_left().await;
+}
+
+/// The same shim where it sees no cgroup: as on a host that gives none away. Needs the right to unmount; without it
+/// there are no cgroups for us to write either, and every other test here tries the same.
+#[tokio::test]
+async fn without_cgroups_nothing_is_left_frozen_means_frozen_and_memory_is_watched() {
+    let hidden = session::ShimProgram {
+        program: "unshare".into(),
+        args: ["-m", "sh", "-c", "umount -a -t cgroup,cgroup2; exec \"$0\"", env!("CARGO_BIN_EXE_hiveward-shim-probe")].map(String::from).to_vec(),
+    };
+    let path = |mut launch: session::Launch| {
+        if nix::unistd::geteuid().is_root() {
+            launch.shim = session::ShimProgram { program: "/usr/bin/unshare".into(), ..hidden.clone() };
+        }
+        launch
+    };
+    let place = Place::new();
+    let session = session::launch(path(place.sh("trap '' INT TERM; setsid sh -c 'trap \"\" INT TERM; sleep 1000' & (sleep 1000 &); i=0; while :; do i=$((i+1)); echo $i; done"))).await.unwrap();
+    assert!(leaves(&place.session).is_empty() || !nix::unistd::geteuid().is_root());
+    wait_for("its start", || place.len("stdout") > 0).await;
+    session.freeze(true).await.unwrap();
+    let frozen_at = wait_until_steady(|| place.len("stdout")).await;
+    session.freeze(false).await.unwrap();
+    wait_for("more output", || place.len("stdout") > frozen_at).await;
+    session.stop(Duration::from_millis(20)).await.unwrap();
+    assert_eq!(session.wait().await.unwrap().signal, Some(9));
+    place.nothing_left().await;
+
+    let place = Place::new();
+    let session = session::launch(path(place.sh("setsid sleep 1000 & sleep 1000 & echo up; wait"))).await.unwrap();
+    wait_for("its start", || place.text("stdout") == "up\n").await;
+    place.kill_shim();
+    assert_eq!(session.wait().await, Err(session::Lost));
+    place.nothing_left().await;
+
+    let place = Place::new();
+    let mut launch = path(place.sh(""));
+    launch.argv = vec!["python3".into(), "-c".into(), "import time\nx = []\nwhile True: x.append(bytearray(1 << 20)); time.sleep(0.001)".into()];
+    launch.limits = Limits { memory_bytes: Some(64 << 20), ..Limits::default() };
+    let exit = session::launch(launch).await.unwrap().wait().await.unwrap();
+    assert!(exit.oom_killed && exit.signal == Some(9), "{exit:?}");
+    place.nothing_left().await;
+}
+
+#[tokio::test]
+async fn output_that_was_freed_is_a_gap_and_never_invented() {
+    let place = Place::new();
+    let mut launch = place.sh("head -c 5000000 /dev/zero | tr '\\0' x; read line; echo end");
+    launch.stdin = Stdin::Pipe;
+    launch.overflow = Overflow::Wait { window_bytes: 1 << 20 };
+    let session = session::launch(launch).await.unwrap();
+    let mut tail = session.tail(Stream::Stdout, 0).unwrap();
+    while tail.offset() < 5_000_000 {
+        tail.next().await.unwrap().unwrap();
+        session.consumed(tail.offset()).await.unwrap();
+    }
+    session.write_stdin(b"\n", "").await.unwrap();
+    session.wait().await.unwrap();
+    let mut reader = transcript::Reader::open(&place.session).unwrap();
+    let (mut at, mut read) = (0, Vec::new());
+    loop {
+        let chunk = reader.read(at, 64 << 10).unwrap();
+        read.extend_from_slice(&chunk.bytes);
+        at = chunk.next_byte;
+        if chunk.at_end {
+            break;
+        }
+    }
+    assert_eq!(at, 5_000_004);
+    assert!(read.len() < 3 << 20 && !read.contains(&0), "{}", read.len());
+    assert!(read.ends_with(b"xend\n"));
+    place.nothing_left().await;
+}
+
+#[tokio::test]
 async fn a_frozen_session_does_nothing_until_it_is_thawed() {
     let place = Place::new();
     let session = session::launch(place.sh("i=0; while [ ! -e stop ]; do i=$((i+1)); echo $i; done")).await.unwrap();

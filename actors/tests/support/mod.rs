@@ -1,6 +1,8 @@
 //! A place for one session and the means to look at it from outside.
 #![allow(dead_code)]
 
+pub mod agent;
+
 use std::{
     fs,
     path::{Path, PathBuf},

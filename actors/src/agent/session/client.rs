@@ -152,7 +152,7 @@ pub async fn launch(launch: Launch) -> Result<Session, LaunchError> {
     }
     // Output is there to be read from the first moment, before the shim has got that far.
     for stream in [Stream::Stdout, Stream::Stderr] {
-        File::create(dir.stream(stream)).map_err(machine("make the transcripts"))?;
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(dir.stream(stream)).map_err(machine("make the transcripts"))?;
     }
     let held = lock.try_clone().map_err(machine("lock the session's directory"))?;
     let mut shim = tokio::process::Command::new(&launch.shim.program)
@@ -406,6 +406,11 @@ impl Session {
         let (asks, _) = mpsc::channel(1);
         let (_, view) = watch::channel(View { frozen: false, end: Some(end) });
         Self { dir, asks, view, stdin: Mutex::new(None), link: Arc::new(Link(tokio::spawn(async {}))) }
+    }
+
+    /// A session that has ended, to read what it left.
+    pub fn after(dir: impl AsRef<Path>, exit: Exit) -> Self {
+        Self::ended(SessionDir::new(dir.as_ref()), Ok(exit))
     }
 
     pub fn dir(&self) -> &SessionDir {

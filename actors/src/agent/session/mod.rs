@@ -6,6 +6,7 @@
 //! holds a pipe of the process, so nothing is lost while it is away. Secrets travel over the shim's standard input
 //! only: never in its arguments, never in a file.
 
+mod attach;
 mod cgroup;
 mod client;
 mod layout;
@@ -15,6 +16,7 @@ mod tail;
 pub mod transcript;
 mod wire;
 
+pub use attach::{AttachError, Attached, attach};
 pub use client::{Adopted, Launch, LaunchError, Lost, Session, SessionError, ShimProgram, adopt, is_held, launch};
 pub use layout::{Exit, SessionDir};
 pub use tail::Tail;

@@ -62,7 +62,8 @@ impl Record {
 pub struct Chunk {
     /// The offset that was asked for.
     pub after_byte: u64,
-    /// Ask with this for what follows.
+    /// Ask with this for what follows. More than `bytes` away only where a long-lived worker's old output was freed:
+    /// that much is gone.
     pub next_byte: u64,
     pub stream: Stream,
     /// When the first byte of its stretch came, to within 50 ms; absent in an empty chunk.
@@ -96,19 +97,22 @@ impl Reader {
         let Some(record) = self.find(after_byte)? else { return Ok(nothing(ended)) };
         let skip = after_byte - record.arrival;
         let wanted = usize::try_from(u64::from(record.len) - skip).unwrap_or(usize::MAX).min(bytes_max);
-        let mut bytes = vec![0; wanted];
-        let got = self.stream(record.stream)?.read_at(&mut bytes, record.offset + skip)?;
+        let file = self.stream(record.stream)?;
+        let freed = freed_bytes(file, record.offset + skip).min(u64::from(record.len) - skip);
+        let mut bytes = vec![0; if freed > 0 { 0 } else { wanted }];
+        let got = file.read_at(&mut bytes, record.offset + skip)?;
         bytes.truncate(got);
-        let next_byte = after_byte + got as u64;
-        let at_end = ended && got > 0 && self.find(next_byte)?.is_none();
-        Ok(Chunk { after_byte, next_byte, stream: record.stream, at: Some(record.at), bytes: bytes.into(), at_end: at_end || (ended && got == 0 && bytes_max > 0) })
+        let next_byte = after_byte + freed + got as u64;
+        // A transcript cut short by a power cut ends where its bytes end.
+        let at_end = ended && if next_byte > after_byte { self.find(next_byte)?.is_none() } else { bytes_max > 0 };
+        Ok(Chunk { after_byte, next_byte, stream: record.stream, at: Some(record.at), bytes: bytes.into(), at_end })
     }
 
     /// As [`read`](Self::read), but waits for more until `deadline`. Dropping the future loses nothing.
     pub async fn next(&mut self, after_byte: u64, bytes_max: usize, deadline: Deadline) -> io::Result<Chunk> {
         loop {
             let chunk = self.read(after_byte, bytes_max)?;
-            if !chunk.bytes.is_empty() || chunk.at_end || deadline.passed() {
+            if chunk.next_byte > after_byte || chunk.at_end || deadline.passed() {
                 return Ok(chunk);
             }
             tokio::time::sleep(POLL.min(deadline.remaining())).await;
@@ -159,6 +163,12 @@ impl Reader {
             None => Ok(slot.insert(File::open(self.dir.stream(stream))?)),
         }
     }
+}
+
+/// How many bytes from `offset` on are a hole: the shim gave their disk space back.
+fn freed_bytes(file: &File, offset: u64) -> u64 {
+    let data = nix::unistd::lseek(file, offset.cast_signed(), nix::unistd::Whence::SeekData);
+    data.map_or(0, |data| data.cast_unsigned().saturating_sub(offset))
 }
 
 /// The last `bytes_max` bytes of a stream as text; what is not UTF-8 is shown as U+FFFD.
