@@ -3,6 +3,7 @@
 pub mod connector;
 pub mod message;
 pub mod record;
+pub mod session;
 pub mod spec;
 
 pub use record::{AgentRecord, AgentStatus};

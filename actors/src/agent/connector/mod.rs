@@ -1,8 +1,20 @@
-//! How an agent drives a tool. One file per connector; each passes the conformance suite in `tests/contract`.
+//! How an agent drives a tool. One file per connector; each passes the conformance suite in `tests/connectors.rs`.
 //!
 //! A connector owns the sessions of one agent's life and reports what they do. It never talks to the ledger or to a
 //! coordinator: the agent's actor does. After a restart of the node it is asked to run the same leases again and adopts
 //! the sessions that still live (or have ended meanwhile) instead of starting new ones.
+
+mod attempt;
+mod command;
+mod lines;
+mod noop;
+mod registry;
+mod secrets;
+mod worker;
+
+pub use attempt::{forget, lease_name, session_dir};
+pub use registry::{ArtifactStore, ConnectorEnv, build};
+pub use secrets::{SecretFiles, SecretSource};
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,0 +1,407 @@
+//! One attempt's files, its program's environment, its gate, and the record of how it ended.
+//!
+//! The outcome is written before it is reported: if the node dies in between, the same lease, run again, reports the
+//! same outcome. A power cut may lose that record; then it is made again from the session's own.
+
+use std::{
+    fs,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::{
+    End, Input, Job, Lease, Outcome, Report, StopHow, What,
+    lines::tail_of,
+    registry::ConnectorEnv,
+    secrets::Resolved,
+};
+use crate::{
+    agent::{
+        session::{self, Adopted, Exit, Launch, LaunchError, Lost, Overflow, Session, Stdin, Stream, transcript},
+        spec::{AgentSpec, Limits, SessionSpec},
+    },
+    task::{gate::GateSpec, record::Artifact, spec::CommandSpec},
+};
+
+/// Of standard error in an error message.
+const STDERR_TAIL_BYTES: u64 = 2048;
+/// A dependency's result above this travels as a file.
+const INPUT_INLINE_BYTES_MAX: usize = 64 << 10;
+const OUTPUT_BYTES_MAX: u64 = 64 << 20;
+/// The variables that every process gets from the node.
+const INHERITED: [&str; 4] = ["PATH", "HOME", "LANG", "TERM"];
+
+/// What every job of one agent shares.
+pub(super) struct Shared {
+    pub agent: AgentSpec,
+    pub env: ConnectorEnv,
+    pub frozen: watch::Sender<bool>,
+}
+
+impl Shared {
+    pub(super) fn new(agent: AgentSpec, env: ConnectorEnv) -> Self {
+        Self { agent, env, frozen: watch::Sender::new(false) }
+    }
+
+    pub(super) async fn report(&self, report: Report) {
+        // Nobody listens any more: the agent's life is over, and the next one is told the same again.
+        let _ = self.env.reports.send(report).await;
+    }
+
+    pub(super) fn grace(&self) -> Duration {
+        Duration::from_millis(self.agent.stop_grace_ms)
+    }
+
+    /// The node's few variables and the agent's own.
+    pub(super) fn base_env(&self) -> Result<Resolved, String> {
+        let mut resolved = Resolved::default();
+        for name in INHERITED {
+            if let Ok(value) = std::env::var(name) {
+                resolved.set(name, value);
+            }
+        }
+        for var in &self.agent.env {
+            resolved.add(&*self.env.secrets, &var.name, &var.value)?;
+        }
+        resolved.set("HIVEWARD_AGENT", self.agent.id.to_string());
+        Ok(resolved)
+    }
+
+    pub(super) fn run_timeout(&self, job: &Job) -> Option<Duration> {
+        job.run_timeout.into_iter().chain(self.agent.limits.wall_ms.map(Duration::from_millis)).min()
+    }
+}
+
+/// A running job as the connector's other methods see it.
+#[derive(Clone)]
+pub(super) struct Control {
+    pub stop: Arc<watch::Sender<Option<StopHow>>>,
+    pub live: Arc<Mutex<Option<Arc<Session>>>>,
+    /// No process of the job runs or will be started any more.
+    pub over: Arc<watch::Sender<bool>>,
+}
+
+impl Control {
+    pub(super) fn new() -> Self {
+        Self { stop: Arc::new(watch::Sender::new(None)), live: Arc::default(), over: Arc::new(watch::Sender::new(false)) }
+    }
+
+    pub(super) fn live(&self) -> Option<Arc<Session>> {
+        self.live.lock().clone()
+    }
+
+    /// Marks first, then acts on what lives: whoever starts a session afterwards looks at the mark.
+    pub(super) async fn stop(&self, how: StopHow) {
+        self.stop.send_replace(Some(how));
+        if let Some(session) = self.live() {
+            apply_stop(&session, how).await;
+        }
+    }
+}
+
+pub(super) async fn apply_stop(session: &Session, how: StopHow) {
+    // Refused only by a session that has ended.
+    let _ = match how {
+        StopHow::Gracefully { grace } => session.stop(grace).await,
+        StopHow::AtOnce => session.kill().await,
+    };
+}
+
+/// The public name of a lease, as programs and directories see it.
+pub fn lease_name(lease: Lease) -> String {
+    format!("{}/{}", lease.task, lease.attempt)
+}
+
+/// Where the transcript of an attempt is, if its agent runs a program per task.
+pub fn session_dir(data_dir: &Path, lease: Lease) -> PathBuf {
+    data_dir.join("sessions").join(format!("{}-{}", lease.task, lease.attempt))
+}
+
+fn gate_dir(data_dir: &Path, lease: Lease) -> PathBuf {
+    data_dir.join("sessions").join(format!("{}-{}-gate", lease.task, lease.attempt))
+}
+
+fn attempt_dir(data_dir: &Path, lease: Lease) -> PathBuf {
+    data_dir.join("attempts").join(format!("{}-{}", lease.task, lease.attempt))
+}
+
+/// Removes what is kept of an attempt that has ended: transcripts, outcome, files. Errors: something of it still runs.
+pub fn forget(data_dir: &Path, lease: Lease) -> io::Result<()> {
+    let dirs = [session_dir(data_dir, lease), gate_dir(data_dir, lease), attempt_dir(data_dir, lease)];
+    if dirs[..2].iter().any(session::is_held) {
+        return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("attempt {} still runs", lease_name(lease))));
+    }
+    dirs.iter().try_for_each(|dir| match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    })
+}
+
+pub(super) struct Attempt {
+    pub shared: Arc<Shared>,
+    pub lease: Lease,
+    pub session: PathBuf,
+    gate: PathBuf,
+    dir: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredOutcome {
+    end: End,
+    exit_code: Option<i32>,
+    signal: Option<i32>,
+    result: Option<serde_bytes::ByteBuf>,
+    artifacts: Vec<Artifact>,
+    error: Option<String>,
+    retriable: bool,
+}
+
+impl Attempt {
+    pub(super) fn new(shared: Arc<Shared>, lease: Lease) -> Self {
+        let data = &shared.env.data_dir;
+        Self { session: session_dir(data, lease), gate: gate_dir(data, lease), dir: attempt_dir(data, lease), shared, lease }
+    }
+
+    pub(super) fn workdir(&self) -> PathBuf {
+        self.dir.join("work")
+    }
+
+    pub(super) fn exists(&self) -> bool {
+        self.dir.exists()
+    }
+
+    /// Fresh directories, and on disk whose they are.
+    pub(super) fn prepare(&self) -> io::Result<()> {
+        fs::create_dir_all(self.workdir())?;
+        fs::create_dir_all(self.shared.env.data_dir.join("sessions"))?;
+        self.write("lease.json", &serde_json::to_vec(&self.lease)?)
+    }
+
+    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let temporary = self.dir.join(format!(".{name}.new"));
+        fs::write(&temporary, bytes)?;
+        fs::rename(temporary, self.dir.join(name))
+    }
+
+    pub(super) fn read(&self, name: &str) -> Option<Vec<u8>> {
+        fs::read(self.dir.join(name)).ok()
+    }
+
+    pub(super) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    pub(super) fn outcome(&self) -> Option<Outcome> {
+        let stored: StoredOutcome = rmp_serde::from_slice(&self.read("outcome")?).ok()?;
+        let StoredOutcome { end, exit_code, signal, result, artifacts, error, retriable } = stored;
+        Some(Outcome { end, exit_code, signal, result: result.map(|bytes| Bytes::from(bytes.into_vec())), artifacts, error, retriable })
+    }
+
+    /// Records the outcome, then lets go of the working directory.
+    pub(super) fn settle(&self, outcome: &Outcome) {
+        let Outcome { end, exit_code, signal, result, artifacts, error, retriable } = outcome.clone();
+        let result = result.map(|bytes| serde_bytes::ByteBuf::from(bytes.to_vec()));
+        let stored = StoredOutcome { end, exit_code, signal, result, artifacts, error, retriable };
+        let written = fs::create_dir_all(&self.dir).and_then(|()| self.write("outcome", &rmp_serde::to_vec(&stored).unwrap_or_default()));
+        if let Err(error) = written {
+            // It is reported all the same; only a crash before it is committed would run the work again.
+            tracing::warn!(lease = lease_name(self.lease), %error, "the outcome could not be recorded");
+            return;
+        }
+        let _ = fs::remove_dir_all(self.workdir());
+    }
+
+    /// Results of what the task depends on; large ones as `{"path": …}`.
+    pub(super) fn inputs(&self, inputs: &[Input]) -> io::Result<Value> {
+        let mut list = Vec::with_capacity(inputs.len());
+        for (i, input) in inputs.iter().enumerate() {
+            let result = match &input.result {
+                Some(bytes) if bytes.len() > INPUT_INLINE_BYTES_MAX => {
+                    let name = format!("input-{i}.json");
+                    self.write(&name, bytes)?;
+                    json!({ "path": self.path(&name) })
+                }
+                Some(bytes) => json_or_text(bytes),
+                None => Value::Null,
+            };
+            list.push(json!({ "task": input.task, "title": input.title, "status": input.status, "result": result }));
+        }
+        Ok(Value::Array(list))
+    }
+
+    /// The environment of the attempt's programs.
+    pub(super) fn env(&self, extra: &[&[(String, String)]]) -> Result<Resolved, String> {
+        let mut resolved = self.shared.base_env()?;
+        for (name, value) in extra.iter().copied().flatten() {
+            resolved.add(&*self.shared.env.secrets, name, value)?;
+        }
+        resolved.set("HIVEWARD_TASK", self.lease.task.to_string());
+        resolved.set("HIVEWARD_ATTEMPT", self.lease.attempt.to_string());
+        resolved.set("HIVEWARD_AGENT", self.lease.agent.to_string());
+        resolved.set("HIVEWARD_INPUTS", self.path("inputs.json").display().to_string());
+        resolved.set("HIVEWARD_WORKDIR", self.workdir().display().to_string());
+        Ok(resolved)
+    }
+
+    pub(super) fn launch_of(&self, dir: &Path, command: &CommandSpec, env: Vec<(String, String)>, stdin: Stdin, wall: Option<Duration>) -> Launch {
+        let agent = &self.shared.agent;
+        Launch {
+            dir: dir.to_owned(),
+            argv: command.argv.clone(),
+            env,
+            cwd: command.cwd.as_ref().map_or_else(|| self.workdir(), |cwd| self.workdir().join(cwd)),
+            stdin,
+            mode: SessionSpec::Pipes,
+            limits: Limits { wall_ms: None, ..agent.limits.clone() },
+            wall,
+            grace: self.shared.grace(),
+            overflow: Overflow::Drop { bytes_max: agent.limits.output_bytes_max.unwrap_or(OUTPUT_BYTES_MAX) },
+            shim: self.shared.env.shim.clone(),
+        }
+    }
+
+    /// The session in `dir`: adopted in whatever state it is, or launched by `make` if it never started.
+    pub(super) async fn open(&self, dir: &Path, control: &Control, make: impl Fn() -> Result<Launch, String>) -> Result<Arc<Session>, Outcome> {
+        let machine = |error: &dyn std::fmt::Display| Outcome::failed(format!("the session could not be used: {error}"), true);
+        loop {
+            let session = match session::adopt(dir).await.map_err(|e| machine(&e))? {
+                Adopted::Running(session) => session,
+                Adopted::Ended(exit) => Session::after(dir, exit),
+                Adopted::Lost => return Err(Outcome { error: Some(Lost.to_string()), retriable: true, ..Outcome::of(End::Lost) }),
+                Adopted::NeverStarted => {
+                    let mut stop = control.stop.subscribe();
+                    let mut frozen = self.shared.frozen.subscribe();
+                    tokio::select! {
+                        biased;
+                        _ = stop.wait_for(Option::is_some) => return Err(Outcome::of(End::Cancelled)),
+                        _ = frozen.wait_for(|frozen| !frozen) => {}
+                    }
+                    // A directory from before has nothing in it that began.
+                    let _ = fs::remove_dir_all(dir);
+                    match session::launch(make().map_err(|e| Outcome::failed(e, false))?).await {
+                        Ok(session) => session,
+                        Err(LaunchError::Busy(_)) => continue,
+                        Err(LaunchError::Program(message)) => return Err(Outcome::failed(message, false)),
+                        Err(LaunchError::Machine { what, source }) => return Err(machine(&format!("cannot {what}: {source}"))),
+                    }
+                }
+            };
+            let session = Arc::new(session);
+            *control.live.lock() = Some(session.clone());
+            if *self.shared.frozen.borrow() {
+                let _ = session.freeze(true).await;
+            }
+            let stop = *control.stop.borrow();
+            if let Some(how) = stop {
+                apply_stop(&session, how).await;
+            }
+            return Ok(session);
+        }
+    }
+
+    /// How a program's end reads, unless it succeeded.
+    pub(super) fn judge(&self, dir: &Path, exit: &Result<Exit, Lost>, redact: &Resolved) -> Option<Outcome> {
+        let exit = match exit {
+            Ok(exit) => exit,
+            Err(lost) => return Some(Outcome { error: Some(lost.to_string()), retriable: true, ..Outcome::of(End::Lost) }),
+        };
+        let with = |end: End, error: String, retriable: bool| {
+            Some(Outcome { exit_code: exit.code, signal: exit.signal, error: Some(error), retriable, ..Outcome::of(end) })
+        };
+        if exit.launch_error.is_some() {
+            return with(End::Failed, exit.describe(), false);
+        }
+        if exit.timed_out {
+            return with(End::TimedOut, format!("stopped after its run timeout ({})", exit.describe()), true);
+        }
+        if exit.stopped {
+            return with(End::Cancelled, "cancelled".to_owned(), false);
+        }
+        if exit.success() {
+            return None;
+        }
+        let said = redact.redact(&transcript::last_text(dir, Stream::Stderr, STDERR_TAIL_BYTES + 512));
+        let said = tail_of(&said, STDERR_TAIL_BYTES as usize);
+        let error = if said.is_empty() { exit.describe() } else { format!("{}: {said}", exit.describe()) };
+        with(End::Failed, error, true)
+    }
+
+    /// Runs the gate, if there is one, on an attempt that has succeeded so far.
+    pub(super) async fn verify(&self, gate: Option<&GateSpec>, task_env: &[(String, String)], control: &Control, outcome: Outcome) -> Outcome {
+        let Some(gate) = gate else { return outcome };
+        self.shared.report(Report::Verifying { lease: self.lease }).await;
+        let resolved = match self.env(&[task_env, &gate.command.env]) {
+            Ok(resolved) => resolved,
+            Err(error) => return Outcome { artifacts: outcome.artifacts, ..Outcome::failed(format!("gate {}: {error}", gate.name), false) },
+        };
+        let make = || {
+            self.write("gate-stdin", outcome.result.as_deref().unwrap_or_default()).map_err(|e| format!("the gate's input cannot be written: {e}"))?;
+            let stdin = Stdin::File(self.path("gate-stdin"));
+            Ok(self.launch_of(&self.gate, &gate.command, resolved.env.clone(), stdin, Some(Duration::from_millis(gate.timeout_ms))))
+        };
+        let failure = match self.open(&self.gate, control, make).await {
+            Ok(session) => {
+                let exit = session.wait().await;
+                control.live.lock().take();
+                self.judge(&self.gate, &exit, &resolved)
+            }
+            Err(failure) => Some(failure),
+        };
+        match failure {
+            None => outcome,
+            Some(failure) if matches!(failure.end, End::Cancelled | End::Lost) => Outcome { artifacts: outcome.artifacts, ..failure },
+            Some(failure) => Outcome {
+                end: End::Failed,
+                artifacts: outcome.artifacts,
+                error: Some(format!("gate {} did not pass: {}", gate.name, failure.error.unwrap_or_default())),
+                retriable: gate.retriable,
+                ..failure
+            },
+        }
+    }
+
+    /// Stores a file of the working directory as an artifact. Only when no process of the attempt runs any more.
+    pub(super) async fn keep(&self, name: String, path: PathBuf, anywhere: bool) -> Result<Artifact, String> {
+        let (workdir, store) = (self.workdir(), self.shared.env.artifacts.clone());
+        let stored = tokio::task::spawn_blocking(move || {
+            let real = fs::canonicalize(workdir.join(&path)).map_err(|e| format!("artifact {name} ({}): {e}", path.display()))?;
+            let inside = anywhere || fs::canonicalize(&workdir).is_ok_and(|workdir| real.starts_with(workdir));
+            if !inside || !real.is_file() {
+                return Err(format!("artifact {name} ({}) is no file inside the working directory", path.display()));
+            }
+            let (hash, bytes) = store.put_file(&real).map_err(|e| format!("artifact {name} cannot be stored: {e}"))?;
+            Ok(Artifact { name, hash, bytes })
+        });
+        stored.await.unwrap_or_else(|e| Err(format!("artifact cannot be stored: {e}")))
+    }
+}
+
+pub(super) fn json_or_text(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()))
+}
+
+impl Outcome {
+    pub(super) fn of(end: End) -> Self {
+        Self { end, exit_code: None, signal: None, result: None, artifacts: Vec::new(), error: None, retriable: false }
+    }
+
+    pub(super) fn failed(error: impl Into<String>, retriable: bool) -> Self {
+        Self { error: Some(error.into()), retriable, ..Self::of(End::Failed) }
+    }
+}
+
+/// What a job's program reads, as bytes.
+pub(super) fn payload(what: &What) -> Option<&Bytes> {
+    match what {
+        What::Command { stdin, .. } => stdin.as_ref(),
+        What::Kind { payload, .. } => payload.as_ref(),
+    }
+}

@@ -1,0 +1,343 @@
+//! Runs a program per task: the payload on standard input, progress as JSON lines on standard output if it speaks them.
+//!
+//! Owns one session per attempt, and a second one for its gate. What a job has come to can always be found again from
+//! its directories: a lease that is run again goes on wherever it was.
+
+use std::{collections::HashMap, fs, path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use parking_lot::Mutex;
+use tokio::task::AbortHandle;
+use tokio_util::task::TaskTracker;
+
+use super::{
+    Connector, End, Job, Lease, Outcome, Report, StartFailure, StopHow, What,
+    attempt::{Attempt, Control, Shared, apply_stop, session_dir},
+    lines::{LINE_BYTES_MAX, Line, Lines, Said, head_of, percent},
+    registry::ConnectorEnv,
+    secrets::Resolved,
+};
+use crate::{
+    agent::{
+        session::{self, Adopted, Session, Stdin, Stream},
+        spec::{AgentSpec, SessionSpec},
+    },
+    task::spec::CommandSpec,
+};
+
+/// Above this, standard output is an artifact and no result.
+const RESULT_BYTES_MAX: usize = 1 << 20;
+const ARTIFACTS_MAX: usize = 256;
+const MESSAGE_BYTES_MAX: usize = 1024;
+const REPORT_PATIENCE: Duration = Duration::from_secs(3);
+
+pub(super) struct CommandConnector {
+    shared: Arc<Shared>,
+    jobs: Arc<Mutex<HashMap<Lease, (Control, AbortHandle)>>>,
+    tasks: TaskTracker,
+}
+
+impl CommandConnector {
+    pub(super) fn new(agent: AgentSpec, env: ConnectorEnv) -> Self {
+        Self { shared: Arc::new(Shared::new(agent, env)), jobs: Arc::default(), tasks: TaskTracker::new() }
+    }
+
+    fn live(&self) -> Vec<Control> {
+        self.jobs.lock().values().map(|(control, _)| control.clone()).collect()
+    }
+
+    /// Sessions of this agent that no job of this life holds: of leases that were voided while we were away.
+    async fn sweep(&self, how: StopHow) {
+        let attempts = self.shared.env.data_dir.join("attempts");
+        for entry in fs::read_dir(attempts).into_iter().flatten().flatten() {
+            let lease = fs::read(entry.path().join("lease.json")).ok().and_then(|text| serde_json::from_slice::<Lease>(&text).ok());
+            let Some(lease) = lease.filter(|lease| lease.agent == self.shared.agent.id) else { continue };
+            let dir = session_dir(&self.shared.env.data_dir, lease);
+            let gate = dir.with_file_name(format!("{}-{}-gate", lease.task, lease.attempt));
+            for dir in [dir, gate].iter().filter(|dir| session::is_held(dir)) {
+                end_session(dir, how).await;
+            }
+        }
+    }
+}
+
+async fn end_session(dir: &PathBuf, how: StopHow) -> bool {
+    match session::adopt(dir).await {
+        Ok(Adopted::Running(session)) => {
+            apply_stop(&session, how).await;
+            // Lost is gone as well.
+            let _ = session.wait().await;
+            true
+        }
+        _ => false,
+    }
+}
+
+impl Drop for CommandConnector {
+    fn drop(&mut self) {
+        for (_, task) in self.jobs.lock().values() {
+            task.abort();
+        }
+    }
+}
+
+impl Connector for CommandConnector {
+    fn start(&self) -> BoxFuture<'_, Result<(), StartFailure>> {
+        ready(Ok(())).boxed()
+    }
+
+    fn run(&self, job: Job) -> BoxFuture<'_, ()> {
+        let (control, lease) = (Control::new(), job.lease);
+        let mut jobs = self.jobs.lock();
+        if jobs.contains_key(&lease) {
+            return ready(()).boxed();
+        }
+        let (shared, all, own) = (self.shared.clone(), self.jobs.clone(), control.clone());
+        let task = self.tasks.spawn(async move {
+            let outcome = Box::pin(run(shared.clone(), job, &own)).await;
+            own.over.send_replace(true);
+            all.lock().remove(&lease);
+            shared.report(Report::Ended { lease, outcome }).await;
+        });
+        jobs.insert(lease, (control, task.abort_handle()));
+        ready(()).boxed()
+    }
+
+    fn cancel(&self, lease: Lease, how: StopHow) -> BoxFuture<'_, ()> {
+        let control = self.jobs.lock().get(&lease).map(|(control, _)| control.clone());
+        async move {
+            match control {
+                Some(control) => control.stop(how).await,
+                // Not run in this life, but its session may live on from an earlier one.
+                None => {
+                    let (shared, dir) = (self.shared.clone(), session_dir(&self.shared.env.data_dir, lease));
+                    self.tasks.spawn(async move {
+                        if session::is_held(&dir) && end_session(&dir, how).await {
+                            shared.report(Report::Ended { lease, outcome: Outcome::of(End::Cancelled) }).await;
+                        }
+                    });
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn freeze(&self, frozen: bool) -> BoxFuture<'_, Result<(), String>> {
+        async move {
+            self.shared.frozen.send_replace(frozen);
+            for session in self.live().iter().filter_map(Control::live) {
+                match session.freeze(frozen).await {
+                    Err(error) if !session.has_ended() => return Err(error.to_string()),
+                    _ => {}
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn stop(&self, how: StopHow) -> BoxFuture<'_, ()> {
+        async move {
+            let jobs = self.live();
+            for control in &jobs {
+                control.stop(how).await;
+            }
+            let all_over = async {
+                for control in &jobs {
+                    // The sender lives in `control`.
+                    let _ = control.over.subscribe().wait_for(|over| *over).await;
+                }
+            };
+            // Longer only if a job waits for somebody to take its report, who may be waiting for us.
+            let patience = REPORT_PATIENCE + if let StopHow::Gracefully { grace } = how { grace * 2 } else { Duration::ZERO };
+            if tokio::time::timeout(patience, all_over).await.is_err() {
+                self.release().await;
+            }
+            self.sweep(how).await;
+        }
+        .boxed()
+    }
+
+    fn release(&self) -> BoxFuture<'_, ()> {
+        for (_, (control, task)) in self.jobs.lock().drain() {
+            task.abort();
+            control.over.send_replace(true);
+        }
+        ready(()).boxed()
+    }
+}
+
+/// One attempt from wherever it is to its outcome.
+async fn run(shared: Arc<Shared>, job: Job, control: &Control) -> Outcome {
+    let attempt = Attempt::new(shared.clone(), job.lease);
+    if let Some(outcome) = attempt.outcome() {
+        shared.report(Report::Started { lease: job.lease }).await;
+        return outcome;
+    }
+    let What::Command { command, stdin } = &job.what else {
+        let error = format!("agent {} runs commands; this task names a kind of work", shared.agent.name);
+        return Outcome::failed(error, false);
+    };
+    let outcome = match attempt.env(&[&command.env]) {
+        Ok(resolved) => Box::pin(work(&attempt, &job, command, stdin.as_ref(), resolved, control)).await,
+        Err(error) => Outcome::failed(error, false),
+    };
+    attempt.settle(&outcome);
+    outcome
+}
+
+async fn work(attempt: &Attempt, job: &Job, command: &CommandSpec, stdin: Option<&Bytes>, mut resolved: Resolved, control: &Control) -> Outcome {
+    let shared = &attempt.shared;
+    let terminal = shared.agent.session != SessionSpec::Pipes;
+    if stdin.is_some() {
+        resolved.set("HIVEWARD_PAYLOAD", attempt.path("payload").display().to_string());
+    }
+    let make = || {
+        let prepared = attempt.prepare().and_then(|()| {
+            attempt.write("inputs.json", &serde_json::to_vec(&attempt.inputs(&job.inputs)?)?)?;
+            stdin.map_or(Ok(()), |payload| attempt.write("payload", payload))
+        });
+        prepared.map_err(|e| format!("the attempt's files cannot be written: {e}"))?;
+        // A file, not a pipe: a payload of any size, that no restart of the node can cut off.
+        let input = match stdin {
+            _ if terminal => Stdin::Pipe,
+            Some(_) => Stdin::File(attempt.path("payload")),
+            None => Stdin::Null,
+        };
+        let mut launch = attempt.launch_of(&attempt.session, command, resolved.env.clone(), input, shared.run_timeout(job));
+        launch.mode = shared.agent.session.clone();
+        Ok(launch)
+    };
+    let session = match attempt.open(&attempt.session, control, make).await {
+        Ok(session) => session,
+        Err(outcome) => return outcome,
+    };
+    shared.report(Report::Started { lease: job.lease }).await;
+    let mut heard = listen(attempt, &session).await;
+    let exit = session.wait().await;
+    control.live.lock().take();
+    let dropped = exit.as_ref().map_or(0, |exit| exit.dropped_bytes);
+    if dropped > 0 {
+        note(attempt, format!("{dropped} bytes of output were dropped: the bound of output was reached")).await;
+    }
+    let mut failure = attempt.judge(&attempt.session, &exit, &resolved);
+    // What the program said about its failure is better than its exit status.
+    if let Some((message, retriable)) = heard.fail.take()
+        && failure.as_ref().is_none_or(|failure| failure.end == End::Failed)
+    {
+        let status = failure.as_ref().and_then(|failure| failure.exit_code).or(exit.as_ref().ok().and_then(|exit| exit.code));
+        failure = Some(Outcome { exit_code: status, ..Outcome::failed(resolved.redact(&message), retriable) });
+    }
+    let mut outcome = failure.unwrap_or_else(|| Outcome { exit_code: Some(0), ..Outcome::of(End::Succeeded) });
+    if matches!(outcome.end, End::Succeeded | End::Failed | End::TimedOut) {
+        for (name, path) in std::mem::take(&mut heard.artifacts) {
+            match attempt.keep(name, path.into(), false).await {
+                Ok(artifact) => outcome.artifacts.push(artifact),
+                Err(error) if outcome.end == End::Succeeded => {
+                    outcome = Outcome { artifacts: outcome.artifacts, exit_code: outcome.exit_code, ..Outcome::failed(error, true) };
+                }
+                Err(_) => {}
+            }
+        }
+    }
+    if outcome.end != End::Succeeded {
+        return outcome;
+    }
+    match heard.result() {
+        Found::Result(result) => outcome.result = result,
+        Found::Unfit(why) => match attempt.keep("stdout".to_owned(), attempt.session.join("stdout"), true).await {
+            Ok(artifact) => {
+                note(attempt, format!("no result: {why}; it is kept as the artifact `stdout`")).await;
+                outcome.artifacts.push(artifact);
+            }
+            Err(error) => return Outcome::failed(error, true),
+        },
+    }
+    attempt.verify(job.gate.as_ref(), &command.env, control, outcome).await
+}
+
+async fn note(attempt: &Attempt, message: String) {
+    attempt.shared.report(Report::Progress { lease: attempt.lease, percent: None, message: Some(message) }).await;
+}
+
+#[derive(Default)]
+struct Heard {
+    value: Option<Bytes>,
+    artifacts: Vec<(String, String)>,
+    fail: Option<(String, bool)>,
+    /// Output that is not protocol, up to the bound.
+    text: Vec<u8>,
+    too_much: bool,
+}
+
+enum Found {
+    Result(Option<Bytes>),
+    Unfit(&'static str),
+}
+
+impl Heard {
+    fn result(&mut self) -> Found {
+        if let Some(value) = self.value.take() {
+            return Found::Result(Some(value));
+        }
+        if self.too_much {
+            return Found::Unfit("standard output is over 1 MiB");
+        }
+        match String::from_utf8(std::mem::take(&mut self.text)) {
+            Ok(text) if text.is_empty() => Found::Result(None),
+            Ok(text) => Found::Result(serde_json::to_vec(&text).ok().map(Bytes::from)),
+            Err(_) => Found::Unfit("standard output is not UTF-8"),
+        }
+    }
+
+    fn line(&mut self, line: Line<'_>, last: bool, progress: &mut Option<(Option<f32>, Option<String>)>) {
+        let Line::Whole(line) = line else {
+            self.too_much = true;
+            return;
+        };
+        match Said::parse(line) {
+            Some(Said::Progress { percent: value, message }) => {
+                *progress = Some((percent(value), message.map(|message| head_of(&message, MESSAGE_BYTES_MAX).to_owned())));
+            }
+            Some(Said::Result { value }) => self.value = serde_json::to_vec(&value).ok().map(Bytes::from),
+            Some(Said::Artifact { name, path }) if self.artifacts.len() < ARTIFACTS_MAX => {
+                self.artifacts.retain(|(other, _)| *other != name);
+                self.artifacts.push((name, path));
+            }
+            Some(Said::Artifact { .. }) => {}
+            Some(Said::Fail { retriable, message }) => {
+                let message = message.unwrap_or_else(|| "the program reported a failure".to_owned());
+                self.fail = Some((head_of(&message, 4 * MESSAGE_BYTES_MAX).to_owned(), retriable.unwrap_or(true)));
+            }
+            None if self.text.len() + line.len() + 1 > RESULT_BYTES_MAX => {
+                self.too_much = true;
+                self.text = Vec::new();
+            }
+            None if self.too_much => {}
+            None => {
+                self.text.extend_from_slice(line);
+                if !last {
+                    self.text.push(b'\n');
+                }
+            }
+        }
+    }
+}
+
+/// Reads the program's output to its end. After an adoption that is all of it again: the same ends in the same.
+async fn listen(attempt: &Attempt, session: &Session) -> Heard {
+    const { assert!(LINE_BYTES_MAX <= RESULT_BYTES_MAX) };
+    let (mut heard, mut lines) = (Heard::default(), Lines::default());
+    let Ok(mut tail) = session.tail(Stream::Stdout, 0) else { return heard };
+    while let Ok(Some(bytes)) = tail.next().await {
+        let mut progress = None;
+        lines.feed(&bytes, |line| heard.line(line, false, &mut progress));
+        // The newest of a batch: progress is a state, not a log.
+        if let Some((percent, message)) = progress {
+            attempt.shared.report(Report::Progress { lease: attempt.lease, percent, message }).await;
+        }
+    }
+    lines.finish(|line| heard.line(line, true, &mut None));
+    heard
+}

@@ -1,0 +1,32 @@
+//! Every connector, one line each, and what each is given.
+
+use std::{io, path::{Path, PathBuf}, sync::Arc};
+
+use tokio::sync::mpsc;
+
+use super::{Connector, Report, command::CommandConnector, noop::NoopConnector, secrets::SecretSource, worker::WorkerConnector};
+use crate::agent::{session::ShimProgram, spec::{AgentSpec, ConnectorSpec}};
+
+/// Where files that an attempt leaves are kept, by content.
+pub trait ArtifactStore: Send + Sync + 'static {
+    /// Takes a copy; durable on return. Gives the hash in hexadecimal and the length. May block.
+    fn put_file(&self, path: &Path) -> io::Result<(Arc<str>, u64)>;
+}
+
+#[derive(Clone)]
+pub struct ConnectorEnv {
+    pub data_dir: PathBuf,
+    pub secrets: Arc<dyn SecretSource>,
+    pub artifacts: Arc<dyn ArtifactStore>,
+    pub reports: mpsc::Sender<Report>,
+    pub shim: ShimProgram,
+}
+
+/// The connector of one life of an agent. Starts nothing yet.
+pub fn build(spec: &AgentSpec, env: ConnectorEnv) -> Arc<dyn Connector> {
+    match &spec.connector {
+        ConnectorSpec::Command => Arc::new(CommandConnector::new(spec.clone(), env)),
+        ConnectorSpec::Worker { argv, cwd } => Arc::new(WorkerConnector::new(spec.clone(), env, argv.clone(), cwd.clone())),
+        ConnectorSpec::Noop => Arc::new(NoopConnector::new(env.reports)),
+    }
+}

@@ -1,0 +1,54 @@
+//! A person at a session's terminal, beside the connector that owns it.
+//!
+//! Reads from the transcript, so any number may watch and none slows the process. One at a time types: whoever types
+//! first takes the standard input over from who had it.
+
+use std::{io, path::Path, sync::Arc};
+
+use super::{Adopted, Session, SessionError, Stream, Tail, adopt};
+
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    #[error("the session does not run")]
+    NotRunning,
+    #[error("the session cannot be reached")]
+    Io(#[from] io::Error),
+}
+
+/// Dropping it leaves the session as it is.
+#[derive(Debug)]
+pub struct Attached {
+    /// The terminal's output from `output_bytes` before now on.
+    pub reader: Tail,
+    pub writer: Writer,
+}
+
+/// The keyboard, and the size of the screen.
+#[derive(Clone, Debug)]
+pub struct Writer(Arc<Session>);
+
+impl Writer {
+    pub async fn write(&self, bytes: &[u8]) -> Result<(), SessionError> {
+        self.0.write_stdin(bytes, "").await
+    }
+
+    pub async fn resize(&self, cols: u16, rows: u16) -> Result<(), SessionError> {
+        self.0.resize(cols, rows).await
+    }
+}
+
+impl Session {
+    /// A reader from the last `output_bytes` on, and a writer.
+    pub fn attach(self: &Arc<Self>, output_bytes: u64) -> io::Result<Attached> {
+        let len = super::transcript::stream_len(self.dir().path(), Stream::Stdout);
+        Ok(Attached { reader: self.tail(Stream::Stdout, len.saturating_sub(output_bytes))?, writer: Writer(self.clone()) })
+    }
+}
+
+/// Attaches to whatever runs in `dir`, from any process of the same user.
+pub async fn attach(dir: impl AsRef<Path>, output_bytes: u64) -> Result<Attached, AttachError> {
+    match adopt(dir).await? {
+        Adopted::Running(session) => Ok(Arc::new(session).attach(output_bytes)?),
+        _ => Err(AttachError::NotRunning),
+    }
+}

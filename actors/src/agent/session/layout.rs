@@ -1,0 +1,145 @@
+//! The files of a session directory and the records in them.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use hiveward_runtime::clock::WallMs;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::Stream;
+
+/// Names of what is in a session's directory. Made by the launcher, mode 0700.
+#[derive(Clone, Debug)]
+pub struct SessionDir(PathBuf);
+
+impl SessionDir {
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    pub fn create(&self) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn stream(&self, stream: Stream) -> PathBuf {
+        self.0.join(stream_name(stream))
+    }
+
+    pub(super) fn index(&self) -> PathBuf {
+        self.0.join(INDEX)
+    }
+
+    /// Also gets the shim's own last words, if it ever has any.
+    pub(super) fn lock(&self) -> PathBuf {
+        self.0.join("lock")
+    }
+
+    /// Tags of the standard input that the shim has taken, one a line: wall milliseconds, a space, the tag.
+    pub fn accepted(&self) -> PathBuf {
+        self.0.join(ACCEPTED)
+    }
+
+    pub fn exit(&self) -> Option<Exit> {
+        read_json(&self.0.join(EXIT))
+    }
+
+    pub(super) fn started(&self) -> Option<Started> {
+        read_json(&self.0.join(STARTED))
+    }
+
+    pub fn has_started(&self) -> bool {
+        self.0.join(STARTED).exists()
+    }
+}
+
+pub(super) const INDEX: &str = "index";
+pub(super) const EXIT: &str = "exit.json";
+pub(super) const STARTED: &str = "started";
+pub(super) const SOCKET: &str = "sock";
+pub(super) const ACCEPTED: &str = "accepted";
+
+pub(super) const fn stream_name(stream: Stream) -> &'static str {
+    match stream {
+        Stream::Stdout => "stdout",
+        Stream::Stderr => "stderr",
+    }
+}
+
+/// Written before the program is executed: what a later life needs to find the processes if the shim is gone.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Started {
+    /// In the environment of every descendant that did not clear it, as [`MARKER`].
+    pub session: String,
+    pub cgroups: Vec<PathBuf>,
+    pub at: WallMs,
+}
+
+/// The variable that names a process's session.
+pub(super) const MARKER: &str = "HIVEWARD_SESSION";
+
+/// How a session's process ended. On disk and in sync before anybody is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    pub code: Option<i32>,
+    pub signal: Option<i32>,
+    /// Stopped because its wall time was over.
+    pub timed_out: bool,
+    /// Stopped because somebody asked.
+    pub stopped: bool,
+    /// The kernel, or our own watch, killed one of its processes for memory.
+    pub oom_killed: bool,
+    /// User and system time of all its processes.
+    pub cpu_ms: u64,
+    /// Of its largest process.
+    pub rss_max_bytes: u64,
+    /// Output that was read and not kept, because the bound was reached.
+    pub dropped_bytes: u64,
+    pub ended_at: WallMs,
+    /// The program never ran: why.
+    pub launch_error: Option<String>,
+}
+
+impl Exit {
+    pub fn success(&self) -> bool {
+        self.code == Some(0) && self.launch_error.is_none()
+    }
+
+    /// As a user would say it: `exit status 3`, `signal 9 (SIGKILL)`.
+    pub fn describe(&self) -> String {
+        let mut text = match (&self.launch_error, self.code, self.signal) {
+            (Some(error), _, _) => error.clone(),
+            (None, Some(code), _) => format!("exit status {code}"),
+            (None, None, Some(signal)) => match nix::sys::signal::Signal::try_from(signal) {
+                Ok(name) => format!("signal {signal} ({name})"),
+                Err(_) => format!("signal {signal}"),
+            },
+            (None, None, None) => "no exit status".to_owned(),
+        };
+        if self.oom_killed {
+            text.push_str(", killed for memory");
+        }
+        text
+    }
+}
+
+/// Replaces `name` in `dir` so that a power cut leaves the old file or the new one.
+pub(super) fn write_durably(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = dir.join(format!(".{name}.new"));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, dir.join(name))?;
+    File::open(dir)?.sync_all()
+}
+
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}

@@ -1,0 +1,30 @@
+//! Where a connector's process runs: held by a small shim process of its own, so that it outlives this node's process.
+//!
+//! A session is a directory. Its shim owns what is in it: the transcripts (`stdout`, `stderr`, `index`), the markers
+//! (`started`, `exit.json`), the socket `sock` and, for as long as it lives, the lock on `lock`. [`launch`] makes one,
+//! [`adopt`] finds it again after a restart and tells running, ended, never started and lost apart. The node never
+//! holds a pipe of the process, so nothing is lost while it is away. Secrets travel over the shim's standard input
+//! only: never in its arguments, never in a file.
+
+mod attach;
+mod cgroup;
+mod client;
+mod layout;
+mod procs;
+pub mod shim;
+mod tail;
+pub mod transcript;
+mod wire;
+
+pub use attach::{AttachError, Attached, attach};
+pub use client::{Adopted, Launch, LaunchError, Lost, Session, SessionError, ShimProgram, adopt, is_held, launch};
+pub use layout::{Exit, SessionDir};
+pub use tail::Tail;
+pub use wire::{Overflow, Stdin};
+
+/// Which of a process's two outputs. A pty has one, `Stdout`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub enum Stream {
+    Stdout,
+    Stderr,
+}
