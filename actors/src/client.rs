@@ -1,1 +1,66 @@
 //! The gateway's only door: commands go to the entity that owns the answer, queries read the views.
+//!
+//! Owns nothing. Every command answers by `op.deadline`. One that answers has been committed; one that fails with
+//! `UnknownOutcome` may have been, and the same operation id tells which.
+
+mod check;
+mod command;
+mod query;
+
+use std::sync::Arc;
+
+use hiveward_runtime::{
+    call::Door,
+    ledger::Cursor,
+    op::NodeId,
+    supervise::Tree,
+};
+
+use crate::{house::House, roster::actor::RosterMsg};
+
+pub use crate::{
+    agent::{
+        message::{PauseMode, StopMode},
+        table::AgentFilter,
+    },
+    event::{EventFilter, EventRecord, EventTail},
+    page::Page,
+    swarm::table::SwarmFilter,
+    task::table::{TaskFilter, TaskOrder},
+};
+pub use check::{DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef, TaskEdit};
+pub use query::{ClusterView, MetricsSample, OutputChunk, OutputReader, OutputStream, Why};
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct ControlPlane {
+    house: House,
+    tree: Tree,
+    roster: Door<RosterMsg>,
+    node: NodeId,
+    faults_allowed: bool,
+}
+
+/// An answer that is in the ledger, and where.
+#[derive(Clone, Debug)]
+pub struct Done<T> {
+    pub value: T,
+    pub cursor: Cursor,
+}
+
+impl ControlPlane {
+    pub(crate) fn new(house: House, tree: Tree, roster: Door<RosterMsg>, node: NodeId, faults_allowed: bool) -> Self {
+        Self { house, tree, roster, node, faults_allowed }
+    }
+
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    /// The last committed event.
+    pub fn head(&self) -> Cursor {
+        self.house.ledger.head()
+    }
+}
+
+type Text = Arc<str>;

@@ -44,6 +44,10 @@ impl Doors {
         self.inner.write().swarms.insert(swarm, door);
     }
 
+    pub fn has_swarms(&self) -> bool {
+        !self.inner.read().swarms.is_empty()
+    }
+
     pub fn remove_agent(&self, agent: AgentId) {
         self.inner.write().agents.remove(&agent);
     }

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 use hiveward_runtime::{
     clock::Clock,
     error::{Code, Refused},
@@ -11,7 +12,11 @@ use hiveward_runtime::{
 };
 
 use crate::{
-    agent::table::AgentTable,
+    agent::{
+        connector::{ArtifactStore, ConnectorEnv, Report, SecretSource},
+        session::ShimProgram,
+        table::AgentTable,
+    },
     doors::Doors,
     swarm::table::SwarmTable,
     task::{
@@ -32,11 +37,13 @@ pub struct House {
     pub swarms: SwarmTable,
     pub clock: Clock,
     pub data_dir: Arc<PathBuf>,
+    secrets: Arc<dyn SecretSource>,
+    shim: ShimProgram,
     started: Instant,
 }
 
 impl House {
-    pub fn new(ledger: Ledger, views: Views, blobs: Blobs, clock: Clock, data_dir: PathBuf) -> Self {
+    pub fn new(ledger: Ledger, views: Views, blobs: Blobs, clock: Clock, data_dir: PathBuf, secrets: Arc<dyn SecretSource>, shim: ShimProgram) -> Self {
         Self {
             tasks: TaskTable::new(views.clone()),
             agents: AgentTable::new(views.clone()),
@@ -47,7 +54,20 @@ impl House {
             doors: Doors::default(),
             clock,
             data_dir: Arc::new(data_dir),
+            secrets,
+            shim,
             started: Instant::now(),
+        }
+    }
+
+    /// What a connector of this node is given.
+    pub fn connector_env(&self, reports: mpsc::Sender<Report>) -> ConnectorEnv {
+        ConnectorEnv {
+            data_dir: (*self.data_dir).clone(),
+            secrets: self.secrets.clone(),
+            artifacts: Arc::new(BlobArtifacts(self.blobs.clone())),
+            reports,
+            shim: self.shim.clone(),
         }
     }
 
@@ -78,5 +98,14 @@ impl House {
         }
         let hash = self.blobs.put(bytes).map_err(|error| Refused::new(Code::Unavailable, format!("a body of {} bytes cannot be stored: {error}", bytes.len())))?;
         Ok(Body::Blob { hash: hash.to_string().into(), bytes: bytes.len() as u64 })
+    }
+}
+
+/// Artifacts go where large bodies go.
+struct BlobArtifacts(Blobs);
+
+impl ArtifactStore for BlobArtifacts {
+    fn put_file(&self, path: &std::path::Path) -> std::io::Result<(Arc<str>, u64)> {
+        self.0.put_file(path).map(|(hash, bytes)| (hash.to_string().into(), bytes))
     }
 }

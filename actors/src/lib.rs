@@ -2,7 +2,16 @@
 
 pub mod agent;
 pub mod client;
+mod commit;
+mod doors;
+pub mod event;
+mod house;
 pub mod id;
+pub mod node;
+pub mod page;
 pub mod placement;
+mod platform;
+pub mod roster;
 pub mod swarm;
 pub mod task;
+pub mod tree;

@@ -181,7 +181,7 @@ impl Behaviour for Agent {
                 self.arm_resend(ctx, state);
                 Ok(())
             }
-            AgentMsg::CommitFailed { message } => Err(Failure::from(message)),
+            AgentMsg::CommitFailed { message } => Err(Failure::new(message)),
         }
     }
 
@@ -441,7 +441,7 @@ impl Agent {
                 self.record(state, AgentEvent::Failed { incarnation, message: message.clone() }, None).await?;
                 self.leave_seat(state, Some(&message));
                 // The supervisor decides whether and when there is another life.
-                return Err(Failure::from(message));
+                return Err(Failure::new(message));
             }
         }
         Ok(())

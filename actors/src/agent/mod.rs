@@ -1,10 +1,14 @@
 //! One agent: a durable identity, a supervised actor, and the processes it drives through its connector.
 
+pub mod actor;
 pub mod connector;
+pub mod event;
 pub mod message;
 pub mod record;
 pub mod session;
 pub mod spec;
+pub mod state;
+pub mod table;
 
 pub use record::{AgentRecord, AgentStatus};
 pub use spec::{AgentSpec, ConnectorSpec, EnvVar, Limits, SessionSpec, Skill};

@@ -80,3 +80,8 @@ pub struct AgentSpec {
     /// Between each of interrupt, SIGTERM and SIGKILL when it is stopped gracefully.
     pub stop_grace_ms: u64,
 }
+
+impl AgentSpec {
+    pub const START_TIMEOUT_MS_DEFAULT: u64 = 30_000;
+    pub const STOP_GRACE_MS_DEFAULT: u64 = 5_000;
+}

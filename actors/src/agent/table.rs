@@ -9,7 +9,7 @@ use hiveward_runtime::{
         view::{View, ViewError, Views},
     },
 };
-use redb::{TableDefinition, WriteTransaction};
+use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
 use super::{
     event::AgentEvent,

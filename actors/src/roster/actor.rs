@@ -216,7 +216,7 @@ impl Roster {
 
     /// Starts a child unless it runs already, as after a restart of this actor alone.
     async fn enter(&self, under: &Supervisor, child: ChildSpec, add_door: impl FnOnce()) -> Result<(), Failure> {
-        match under.start_child(child, Deadline::after(START_WITHIN)).await {
+        match under.enlist_child(child, Deadline::after(START_WITHIN)).await {
             Ok(()) => {
                 add_door();
                 Ok(())

@@ -87,7 +87,7 @@ impl Behaviour for Coordinator {
             Some((_, kept)) if kept.format == snapshot::FORMAT => {
                 rmp_serde::from_slice::<Snapshot>(&kept.body)?.restore(self.spec.clone(), now)
             }
-            Some((_, kept)) => return Err(Failure::from(format!("snapshot format {} is newer than {}", kept.format, snapshot::FORMAT))),
+            Some((_, kept)) => return Err(Failure::new(format!("snapshot format {} is newer than {}", kept.format, snapshot::FORMAT))),
             None => Swarm::new(self.spec.clone()),
         };
         let replayed = life.events.len() as u64;
@@ -160,7 +160,7 @@ impl Behaviour for Coordinator {
                 let planned = state.swarm.live(task).is_some_and(|live| live.plan.is_some());
                 self.record_all(ctx, state, planned.then_some(SwarmEvent::Aggregated { task, result, error })).await
             }
-            SwarmMsg::CommitFailed { message } => Err(Failure::from(message)),
+            SwarmMsg::CommitFailed { message } => Err(Failure::new(message)),
         }
     }
 

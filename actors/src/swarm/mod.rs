@@ -13,6 +13,7 @@ pub mod seat;
 pub mod snapshot;
 pub mod spec;
 pub mod state;
+pub mod table;
 #[cfg(test)]
 pub mod testing;
 

@@ -10,6 +10,7 @@ pub mod record;
 pub mod retry;
 pub mod spec;
 pub mod status;
+pub mod table;
 
 pub use record::{Artifact, AttemptRecord, TaskRecord};
 pub use spec::{Body, CommandSpec, Label, TaskSpec, Work};

@@ -173,7 +173,7 @@ impl Rows<'_> {
                 self.end(*task, status, error.clone(), event)?;
             }
             SwarmEvent::Cancelled { task, reason, .. } => self.end(*task, TaskStatus::Cancelled, Some(reason.to_string()), event)?,
-            SwarmEvent::Failed { task, error } => self.end(*task, TaskStatus::Failed, Some(error.clone()), event)?,
+            SwarmEvent::Failed { task, error, .. } => self.end(*task, TaskStatus::Failed, Some(error.clone()), event)?,
             SwarmEvent::Redriven { spec, .. } => {
                 let Some(record) = self.get(spec.id)? else { return Ok(()) };
                 record.cursor = cursor;
@@ -311,7 +311,7 @@ pub struct TaskFilter {
     pub swarm: Option<SwarmId>,
     pub agent: Option<AgentId>,
     pub priority: Vec<Priority>,
-    pub labels: Vec<Label>,
+    pub label: Vec<Label>,
     pub kind: Option<String>,
     pub title_contains: Option<String>,
     pub parent: Option<TaskId>,
@@ -324,7 +324,7 @@ impl TaskFilter {
             && self.swarm.is_none_or(|swarm| spec.swarm == swarm)
             && self.agent.is_none_or(|agent| spec.agent == Some(agent) || record.attempts.iter().any(|attempt| attempt.agent == agent))
             && (self.priority.is_empty() || self.priority.contains(&spec.priority))
-            && self.labels.iter().all(|label| spec.labels.contains(label))
+            && self.label.iter().all(|label| spec.labels.contains(label))
             && self.kind.as_ref().is_none_or(|kind| matches!(&spec.work, super::Work::Kind { kind: its, .. } if **its == **kind))
             && self.title_contains.as_ref().is_none_or(|part| spec.title.to_lowercase().contains(&part.to_lowercase()))
             && self.parent.is_none_or(|parent| spec.parent.as_ref().is_some_and(|(its, _)| *its == parent))
@@ -336,6 +336,8 @@ pub enum TaskOrder {
     #[default]
     CreatedDesc,
     CreatedAsc,
+    /// CRITICAL first; within a priority, oldest first.
+    PriorityThenCreated,
 }
 
 /// Rows that one page looks at before it gives back what it found so far, with where to go on.
@@ -382,7 +384,32 @@ impl TaskTable {
     }
 
     pub fn page(&self, filter: &TaskFilter, order: TaskOrder, after: Option<TaskId>, first: usize) -> Result<Page<TaskRecord>, Refused> {
-        self.read_page(filter, order, after, first).map_err(unreadable)
+        if order != TaskOrder::PriorityThenCreated {
+            return self.read_page(filter, order, after, first).map_err(unreadable);
+        }
+        let mut from = match after {
+            Some(after) => self.get(after)?.map_or(Priority::Critical, |record| record.spec.priority),
+            None => Priority::Critical,
+        };
+        let (mut whole, mut after) = (Page::default(), after);
+        loop {
+            let wanted = filter.priority.is_empty() || filter.priority.contains(&from);
+            if wanted {
+                let one = TaskFilter { priority: vec![from], ..filter.clone() };
+                let page = self.read_page(&one, TaskOrder::CreatedAsc, after, first - whole.items.len()).map_err(unreadable)?;
+                whole.items.extend(page.items);
+                whole.last_seen = page.last_seen.or(whole.last_seen);
+                whole.has_next = page.has_next;
+                if page.has_next {
+                    return Ok(whole);
+                }
+            }
+            after = None;
+            match Priority::ALL.get(from.index() + 1) {
+                Some(next) => from = *next,
+                None => return Ok(whole),
+            }
+        }
     }
 
     fn read_page(&self, filter: &TaskFilter, order: TaskOrder, after: Option<TaskId>, first: usize) -> Result<Page<TaskRecord>, ViewError> {
@@ -392,14 +419,14 @@ impl TaskTable {
         let (low, high) = match (order, after) {
             (_, None) => (Included(0), Included(u128::MAX)),
             (TaskOrder::CreatedDesc, Some(after)) => (Included(0), Excluded(after.as_u128())),
-            (TaskOrder::CreatedAsc, Some(after)) => (Excluded(after.as_u128()), Included(u128::MAX)),
+            (_, Some(after)) => (Excluded(after.as_u128()), Included(u128::MAX)),
         };
         let with = |outer: u128| (low.map(|id| (outer, id)), high.map(|id| (outer, id)));
         // The narrowest index that the filter allows, each already in the order of ids.
         let ids: Box<dyn Iterator<Item = Result<u128, ViewError>>> = if let Some(parent) = filter.parent {
             let range = txn.open_table(BY_PARENT)?.range(with(parent.as_u128()))?;
             turned(range.map(|entry| Ok(entry?.0.value().1)), order)
-        } else if let Some(label) = filter.labels.first() {
+        } else if let Some(label) = filter.label.first() {
             let key = label_key(label);
             let range = (low.map(|id| (key.as_str(), id)), high.map(|id| (key.as_str(), id)));
             let found: Vec<Result<u128, ViewError>> =
@@ -442,8 +469,8 @@ impl TaskTable {
 
 fn turned<'a, T: 'a>(ids: impl DoubleEndedIterator<Item = T> + 'a, order: TaskOrder) -> Box<dyn Iterator<Item = T> + 'a> {
     match order {
-        TaskOrder::CreatedAsc => Box::new(ids),
         TaskOrder::CreatedDesc => Box::new(ids.rev()),
+        TaskOrder::CreatedAsc | TaskOrder::PriorityThenCreated => Box::new(ids),
     }
 }
 
@@ -470,8 +497,8 @@ impl Iterator for Merge<'_> {
                 Some(Err(_)) => return self.runs[place].next(),
                 Some(&Ok(id)) => {
                     let better = best.is_none_or(|(_, best)| match self.order {
-                        TaskOrder::CreatedAsc => id < best,
                         TaskOrder::CreatedDesc => id > best,
+                        TaskOrder::CreatedAsc | TaskOrder::PriorityThenCreated => id < best,
                     });
                     if better {
                         best = Some((place, id));

@@ -35,6 +35,13 @@ impl FromStr for BlobHash {
     }
 }
 
+/// 128 bits of BLAKE3: enough to tell two inputs apart.
+pub fn fingerprint(bytes: &[u8]) -> [u8; 16] {
+    let mut short = [0; 16];
+    short.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
+    short
+}
+
 /// Cheap to clone. Every method blocks on the disk.
 #[derive(Clone)]
 pub struct Blobs {

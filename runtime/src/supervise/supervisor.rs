@@ -48,6 +48,8 @@ pub enum StopError {
 
 enum Msg {
     Start(ChildSpec, oneshot::Sender<Result<(), StartError>>),
+    /// Answers at once; a start that fails is a failure like any other.
+    Enlist(ChildSpec, oneshot::Sender<Result<(), StartError>>),
     Stop(Arc<str>, oneshot::Sender<Result<(), StopError>>),
     /// Stops a child and starts it again, whatever its status; a child that was given up gets another chance.
     Restart(Arc<str>, oneshot::Sender<Result<(), StopError>>),
@@ -97,6 +99,11 @@ impl Supervisor {
     /// Adds a child; answers when it has started. A child that fails its first start is not kept.
     pub async fn start_child(&self, spec: ChildSpec, deadline: Deadline) -> Result<(), StartError> {
         self.ask(deadline, StartError::Gone, StartError::Expired, |reply| Msg::Start(spec, reply)).await
+    }
+
+    /// Adds a child without waiting for its start: a start that fails is restarted as a failed life would be.
+    pub async fn enlist_child(&self, spec: ChildSpec, deadline: Deadline) -> Result<(), StartError> {
+        self.ask(deadline, StartError::Gone, StartError::Expired, |reply| Msg::Enlist(spec, reply)).await
     }
 
     /// Stops a child and forgets it.
@@ -240,6 +247,18 @@ impl Actor for Keeper {
                     let name = self.add(children, spec, Some(reply));
                     self.start_beside(&myself, children, &name);
                 }
+                Ok(())
+            }
+            Msg::Enlist(spec, reply) => {
+                let answer = if children.by_name.contains_key(&spec.name) {
+                    Err(StartError::Duplicate(spec.name))
+                } else {
+                    let name = self.add(children, spec, None);
+                    self.start_beside(&myself, children, &name);
+                    Ok(())
+                };
+                // Who asked may have given up.
+                let _ = reply.send(answer);
                 Ok(())
             }
             Msg::Stop(name, reply) => {

@@ -1,0 +1,336 @@
+//! What clients may ask for, and the checks that make it a spec. Pure but for ids and large bodies.
+
+use std::sync::Arc;
+
+use hiveward_runtime::error::{Code, Refused};
+
+use crate::{
+    agent::{AgentSpec, ConnectorSpec, EnvVar, Limits, SessionSpec, Skill},
+    house::House,
+    id::{AgentId, SwarmId, TaskId},
+    placement::{Strategy, Weights},
+    swarm::{SwarmSpec, spec::Topology},
+    task::{
+        gate::GateSpec,
+        graph,
+        retry::RetryPolicy,
+        spec::{Body, CommandSpec, DEPENDENCIES_MAX, LABELS_MAX, Label, PlanSpec, SKILLS_MAX, TITLE_BYTES_MAX, TaskSpec, Work},
+        status::Priority,
+    },
+};
+
+/// Tasks in one submission.
+pub const TASKS_PER_SUBMIT_MAX: usize = 1_000;
+/// Of one payload or standard input.
+pub const PAYLOAD_BYTES_MAX: usize = 8 << 20;
+const ARGV_BYTES_MAX: usize = 128 << 10;
+const NAME_BYTES_MAX: usize = 128;
+const CONCURRENT_MAX: u32 = 10_000;
+
+#[derive(Clone, Debug)]
+pub enum SwarmRef {
+    Id(SwarmId),
+    Name(String),
+}
+
+#[derive(Clone, Debug)]
+pub enum DependsOn {
+    Task(TaskId),
+    /// The `local_name` of another task of the same submission.
+    Local(String),
+}
+
+#[derive(Clone, Debug)]
+pub enum NewWork {
+    Command { argv: Vec<String>, env: Vec<(String, String)>, cwd: Option<String>, stdin: Option<Vec<u8>> },
+    Kind { kind: String, payload: Option<serde_json::Value> },
+}
+
+/// A task that a client asks for.
+#[derive(Clone, Debug)]
+pub struct NewTask {
+    pub swarm: Option<SwarmRef>,
+    pub agent: Option<AgentId>,
+    pub title: Option<String>,
+    pub work: NewWork,
+    pub priority: Priority,
+    pub depends_on: Vec<DependsOn>,
+    pub skills: Vec<String>,
+    pub strategy: Option<Strategy>,
+    pub labels: Vec<Label>,
+    pub delay_ms: u64,
+    pub queue_timeout_ms: Option<u64>,
+    pub run_timeout_ms: Option<u64>,
+    pub total_timeout_ms: Option<u64>,
+    pub retry: Option<RetryPolicy>,
+    pub gate: Option<GateSpec>,
+    pub plan: Option<PlanSpec>,
+    pub local_name: Option<String>,
+}
+
+impl NewTask {
+    pub fn new(work: NewWork) -> Self {
+        Self {
+            swarm: None,
+            agent: None,
+            title: None,
+            work,
+            priority: Priority::Normal,
+            depends_on: Vec::new(),
+            skills: Vec::new(),
+            strategy: None,
+            labels: Vec::new(),
+            delay_ms: 0,
+            queue_timeout_ms: None,
+            run_timeout_ms: None,
+            total_timeout_ms: None,
+            retry: None,
+            gate: None,
+            plan: None,
+            local_name: None,
+        }
+    }
+}
+
+/// What may be changed when an ended task is sent on its way again; absent stays as it was.
+#[derive(Clone, Debug, Default)]
+pub struct TaskEdit {
+    pub work: Option<NewWork>,
+    pub run_timeout_ms: Option<u64>,
+    pub retry: Option<RetryPolicy>,
+}
+
+#[derive(Clone, Debug)]
+pub struct NewAgent {
+    pub name: String,
+    pub swarm: Option<SwarmRef>,
+    pub connector: ConnectorSpec,
+    pub skills: Vec<Skill>,
+    pub weight: u32,
+    pub max_concurrent_tasks: u32,
+    pub limits: Limits,
+    pub env: Vec<EnvVar>,
+    pub session: SessionSpec,
+    pub auto_start: bool,
+    pub start_timeout_ms: u64,
+    pub stop_grace_ms: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct NewSwarm {
+    pub name: String,
+    pub topology: Topology,
+    pub strategy: Strategy,
+    pub weights: Weights,
+    pub queued_max: u32,
+    pub running_max: Option<u32>,
+}
+
+impl Default for NewSwarm {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            topology: Topology::default(),
+            strategy: Strategy::default(),
+            weights: Weights::default(),
+            queued_max: SwarmSpec::QUEUED_MAX_DEFAULT,
+            running_max: None,
+        }
+    }
+}
+
+fn limit(field: String, message: String) -> Refused {
+    Refused { code: Code::Limit, message, field: Some(field) }
+}
+
+/// Names are shown, typed and put into paths.
+fn name(field: &str, text: &str) -> Result<(), Refused> {
+    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    if text.is_empty() || text.len() > NAME_BYTES_MAX || !plain {
+        return Err(Refused::invalid(field, format!("{field} must be 1 to {NAME_BYTES_MAX} letters, digits, '-', '_' or '.'")));
+    }
+    Ok(())
+}
+
+/// All tasks of one submission as specs, or the first thing that is wrong, with its field.
+pub(super) fn tasks(house: &House, swarm: SwarmId, new: Vec<NewTask>) -> Result<Vec<Arc<TaskSpec>>, Refused> {
+    if new.is_empty() {
+        return Err(Refused::invalid("tasks", "give at least one task"));
+    }
+    if new.len() > TASKS_PER_SUBMIT_MAX {
+        return Err(limit("tasks".into(), format!("{} tasks in one submission, at most {TASKS_PER_SUBMIT_MAX}", new.len())));
+    }
+    let places = graph::places(new.iter().map(|task| task.local_name.as_deref()))
+        .map_err(|place| Refused::invalid(format!("tasks.{place}.name"), "this name is used twice in the submission"))?;
+    let ids: Vec<TaskId> = new.iter().map(|_| TaskId::new()).collect();
+    let mut edges = vec![Vec::new(); new.len()];
+    let mut depends_on = Vec::with_capacity(new.len());
+    for (place, task) in new.iter().enumerate() {
+        let field = || format!("tasks.{place}.dependsOn");
+        if task.depends_on.len() > DEPENDENCIES_MAX {
+            return Err(limit(field(), format!("more than {DEPENDENCIES_MAX} dependencies")));
+        }
+        let mut ons = Vec::with_capacity(task.depends_on.len());
+        for on in &task.depends_on {
+            let id = match on {
+                DependsOn::Task(id) => *id,
+                DependsOn::Local(wanted) => {
+                    let other = *places
+                        .get(wanted.as_str())
+                        .ok_or_else(|| Refused::invalid(field(), format!("no task named {wanted:?} is in this submission")))?;
+                    edges[place].push(other);
+                    ids[other]
+                }
+            };
+            if !ons.contains(&id) {
+                ons.push(id);
+            }
+        }
+        depends_on.push(ons);
+    }
+    if let Some(cycle) = graph::cycle(&edges) {
+        let names: Vec<_> = cycle.iter().map(|place| new[*place].local_name.clone().unwrap_or_else(|| format!("tasks.{place}"))).collect();
+        let message = format!("these tasks depend on each other in a circle: {}", names.join(" → "));
+        return Err(Refused::invalid(format!("tasks.{}.dependsOn", cycle[0]), message));
+    }
+    let mut specs = Vec::with_capacity(new.len());
+    for (place, (task, depends_on)) in new.into_iter().zip(depends_on).enumerate() {
+        let at = |field: &str| format!("tasks.{place}.{field}");
+        let title = task.title.clone().unwrap_or_else(|| title_of(&task.work));
+        if title.len() > TITLE_BYTES_MAX {
+            return Err(limit(at("title"), format!("a title has at most {TITLE_BYTES_MAX} bytes")));
+        }
+        if task.labels.len() > LABELS_MAX || task.skills.len() > SKILLS_MAX {
+            return Err(limit(at("labels"), format!("at most {LABELS_MAX} labels and {SKILLS_MAX} skills")));
+        }
+        let retry = task.retry.unwrap_or_default();
+        check_retry(&at("retry"), &retry)?;
+        specs.push(Arc::new(TaskSpec {
+            id: ids[place],
+            swarm,
+            title,
+            work: work(house, &format!("tasks.{place}"), task.work)?,
+            agent: task.agent,
+            priority: task.priority,
+            depends_on,
+            skills: task.skills.into_iter().map(Arc::from).collect(),
+            strategy: task.strategy,
+            labels: task.labels,
+            delay_ms: task.delay_ms,
+            queue_timeout_ms: task.queue_timeout_ms,
+            run_timeout_ms: task.run_timeout_ms,
+            total_timeout_ms: task.total_timeout_ms,
+            retry,
+            gate: task.gate,
+            plan: task.plan,
+            parent: None,
+        }));
+    }
+    Ok(specs)
+}
+
+pub(super) fn check_retry(field: &str, retry: &RetryPolicy) -> Result<(), Refused> {
+    let fine = retry.attempts_max >= 1 && retry.factor.is_finite() && retry.factor >= 1.0 && (0.0..=1.0).contains(&retry.jitter);
+    if fine { Ok(()) } else { Err(Refused::invalid(field, "retry wants attemptsMax ≥ 1, factor ≥ 1 and jitter from 0 to 1")) }
+}
+
+fn title_of(work: &NewWork) -> String {
+    let text = match work {
+        NewWork::Command { argv, .. } => argv.join(" "),
+        NewWork::Kind { kind, .. } => kind.clone(),
+    };
+    text.chars().take(80).collect()
+}
+
+pub(super) fn work(house: &House, field: &str, new: NewWork) -> Result<Work, Refused> {
+    let sized = |field: String, bytes: Vec<u8>| -> Result<Body, Refused> {
+        if bytes.len() > PAYLOAD_BYTES_MAX {
+            return Err(limit(field, format!("{} bytes, at most {PAYLOAD_BYTES_MAX}", bytes.len())));
+        }
+        house.store_body(&bytes)
+    };
+    match new {
+        NewWork::Command { argv, env, cwd, stdin } => {
+            if argv.first().is_none_or(String::is_empty) {
+                return Err(Refused::invalid(format!("{field}.command.argv"), "argv needs at least the program"));
+            }
+            if argv.iter().map(String::len).sum::<usize>() > ARGV_BYTES_MAX {
+                return Err(limit(format!("{field}.command.argv"), format!("argv has at most {ARGV_BYTES_MAX} bytes; use stdin")));
+            }
+            if argv.iter().any(|arg| arg.contains('\0')) {
+                return Err(Refused::invalid(format!("{field}.command.argv"), "an argument cannot hold a zero byte"));
+            }
+            if let Some((bad, _)) = env.iter().find(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')) {
+                return Err(Refused::invalid(format!("{field}.command.env"), format!("{bad:?} is no name for a variable, or its value holds a zero byte")));
+            }
+            let stdin = stdin.map(|bytes| sized(format!("{field}.command.stdin"), bytes)).transpose()?;
+            Ok(Work::Command(CommandSpec { argv, env, cwd, stdin }))
+        }
+        NewWork::Kind { kind, payload } => {
+            if kind.is_empty() || kind.len() > NAME_BYTES_MAX {
+                return Err(Refused::invalid(format!("{field}.kind"), format!("kind has 1 to {NAME_BYTES_MAX} bytes")));
+            }
+            let payload = payload.map(|json| sized(format!("{field}.payload"), json.to_string().into_bytes())).transpose()?;
+            Ok(Work::Kind { kind: kind.into(), payload })
+        }
+    }
+}
+
+pub(super) fn agent(swarm: SwarmId, new: NewAgent) -> Result<AgentSpec, Refused> {
+    name("name", &new.name)?;
+    if new.max_concurrent_tasks == 0 || new.max_concurrent_tasks > CONCURRENT_MAX {
+        return Err(Refused::invalid("maxConcurrentTasks", format!("maxConcurrentTasks is 1 to {CONCURRENT_MAX}")));
+    }
+    if new.skills.len() > SKILLS_MAX {
+        return Err(limit("skills".into(), format!("an agent has at most {SKILLS_MAX} skills")));
+    }
+    for (place, skill) in new.skills.iter().enumerate() {
+        if !(0.0..=1.0).contains(&skill.proficiency) || skill.name.is_empty() {
+            return Err(Refused::invalid(format!("skills.{place}.proficiency"), "a skill has a name and a proficiency from 0 to 1"));
+        }
+    }
+    if let ConnectorSpec::Worker { argv, .. } = &new.connector
+        && argv.first().is_none_or(String::is_empty)
+    {
+        return Err(Refused::invalid("connector.worker.argv", "argv needs at least the program"));
+    }
+    if let Some(bad) = new.env.iter().find(|var| var.name.is_empty() || var.name.contains(['=', '\0']) || var.value.contains('\0')) {
+        return Err(Refused::invalid("env", format!("{:?} is no name for a variable, or its value holds a zero byte", bad.name)));
+    }
+    Ok(AgentSpec {
+        id: AgentId::new(),
+        swarm,
+        name: new.name,
+        connector: new.connector,
+        skills: new.skills,
+        weight: new.weight,
+        max_concurrent_tasks: new.max_concurrent_tasks,
+        limits: new.limits,
+        env: new.env,
+        session: new.session,
+        auto_start: new.auto_start,
+        start_timeout_ms: new.start_timeout_ms,
+        stop_grace_ms: new.stop_grace_ms,
+    })
+}
+
+pub(super) fn swarm(new: NewSwarm) -> Result<SwarmSpec, Refused> {
+    name("name", &new.name)?;
+    let Weights { specialisation, success, free, load_max } = new.weights;
+    let parts = [specialisation, success, free];
+    if parts.iter().any(|part| !part.is_finite() || *part < 0.0) || parts.iter().sum::<f64>() <= 0.0 || !(load_max > 0.0 && load_max <= 1.0) {
+        return Err(Refused::invalid("weights", "weights are not negative and not all zero; loadMax is above 0 and at most 1"));
+    }
+    if new.queued_max == 0 {
+        return Err(Refused::invalid("maxQueued", "maxQueued is at least 1"));
+    }
+    Ok(SwarmSpec {
+        id: SwarmId::new(),
+        name: new.name,
+        topology: new.topology,
+        strategy: new.strategy,
+        weights: new.weights,
+        queued_max: new.queued_max,
+        running_max: new.running_max,
+    })
+}

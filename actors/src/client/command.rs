@@ -1,0 +1,390 @@
+//! Commands: each is checked, sent to the entity that owns the answer, and answered with what it left in the ledger.
+
+use std::{sync::Arc, time::Duration};
+
+use hiveward_runtime::{
+    call::{CallError, Door, Reply},
+    clock::Deadline,
+    error::{Code, Refused},
+    fault,
+    ledger::Cursor,
+    op::Op,
+};
+
+use super::{ControlPlane, Done, NewAgent, NewSwarm, NewTask, SwarmRef, TaskEdit, Text, check};
+use crate::{
+    agent::{
+        AgentRecord, AgentSpec,
+        message::{AgentMsg, PauseMode, StopMode},
+    },
+    id::{AgentId, SwarmId, TaskId},
+    roster::actor::RosterMsg,
+    swarm::{
+        SwarmRecord, SwarmSpec,
+        event::Operation,
+        message::{Committed, Submit, SwarmMsg},
+    },
+    task::{TaskRecord, spec::TaskSpec},
+};
+
+/// How long between tries while an entity's actor is between two lives.
+const DOOR_RETRY: Duration = Duration::from_millis(2);
+
+/// The client's operation id with a fingerprint of what was asked: the same id with another input is a conflict.
+fn operation(op: &Op, input: &impl std::fmt::Debug) -> Option<Operation> {
+    let id = op.operation.clone()?;
+    let hash = hiveward_runtime::store::blob::fingerprint(format!("{input:?}").as_bytes());
+    Some(Operation { id, input: hash })
+}
+
+/// Asks; waits while the actor is between two lives, but never asks twice what may have been heard.
+async fn ask<M: Send + 'static, T: Send + 'static>(
+    door: impl Fn() -> Option<Door<M>>,
+    deadline: Deadline,
+    mut make: impl FnMut(Reply<T>) -> M,
+) -> Result<T, Refused> {
+    loop {
+        let asked = match door() {
+            Some(door) => door.ask(deadline, &mut make).await,
+            None => Err(CallError::Gone),
+        };
+        match asked {
+            Err(CallError::Gone) if !deadline.passed() => tokio::time::sleep(DOOR_RETRY).await,
+            Err(error) => return Err(error.into()),
+            Ok(answer) => return Ok(answer),
+        }
+    }
+}
+
+
+impl ControlPlane {
+    /// All of them or none, to one swarm. Field names in errors are `tasks.N.…`.
+    pub async fn submit_tasks(&self, op: Op, new: Vec<NewTask>) -> Result<Done<Vec<TaskRecord>>, Refused> {
+        let operation = operation(&op, &new);
+        let wanted = new.first().and_then(|task| task.swarm.clone());
+        for (place, task) in new.iter().enumerate() {
+            let same = match (&wanted, &task.swarm) {
+                (None, None) => true,
+                (Some(SwarmRef::Id(a)), Some(SwarmRef::Id(b))) => a == b,
+                (Some(SwarmRef::Name(a)), Some(SwarmRef::Name(b))) => a == b,
+                _ => false,
+            };
+            if !same {
+                return Err(Refused::invalid(format!("tasks.{place}.swarm"), "all tasks of one submission go to the same swarm"));
+            }
+        }
+        for (place, task) in new.iter().enumerate() {
+            if let Some(agent) = task.agent
+                && self.find_agent(&op, agent).await?.is_none()
+            {
+                let message = format!("there is no agent {agent}");
+                return Err(Refused { code: Code::NotFound, message, field: Some(format!("tasks.{place}.agent")) });
+            }
+        }
+        let swarm = self.resolve_swarm(&op, wanted.as_ref()).await?;
+        let (house, swarm) = (self.house.clone(), swarm.id);
+        let large = new.iter().any(|task| matches!(&task.work, super::NewWork::Command { stdin: Some(_), .. } | super::NewWork::Kind { payload: Some(_), .. }));
+        let specs = if large {
+            // Large bodies are written to the blob store first.
+            tokio::task::spawn_blocking(move || check::tasks(&house, swarm, new)).await.map_err(internal)??
+        } else {
+            check::tasks(&house, swarm, new)?
+        };
+        let principal: Text = op.principal.clone();
+        let committed = self.ask_swarm(&op, swarm, {
+            let specs = specs.clone();
+            move |reply| SwarmMsg::Submit(Submit { tasks: specs.clone(), operation: operation.clone(), principal: principal.clone(), reply })
+        });
+        let Committed { value: ids, cursor } = committed.await?;
+        let records = if ids.first() == specs.first().map(|spec| &spec.id) {
+            let at = self.house.clock.now();
+            specs.into_iter().map(|spec| crate::swarm::actor::fresh_record(spec, op.principal.clone(), at, cursor.0)).collect()
+        } else {
+            // A repeated operation: the tasks are those of the first time.
+            self.seen(&op, cursor).await?;
+            self.house.tasks.get_many(&ids)?.into_iter().flatten().collect()
+        };
+        Ok(Done { value: records, cursor })
+    }
+
+    pub async fn cancel_task(&self, op: Op, task: TaskId) -> Result<Done<TaskRecord>, Refused> {
+        let swarm = self.swarm_of(&op, task).await?.spec.swarm;
+        let operation = operation(&op, &("cancel", task));
+        let reason: Text = format!("cancelled by {}", op.principal).into();
+        let committed = self.ask_swarm(&op, swarm, move |reply| SwarmMsg::Cancel { task, reason: reason.clone(), operation: operation.clone(), reply }).await?;
+        self.task_done(&op, task, committed.cursor).await
+    }
+
+    /// Sends an ended task on its way again, as it was or edited; also redrives a dead one.
+    pub async fn retry_task(&self, op: Op, task: TaskId, edit: TaskEdit) -> Result<Done<TaskRecord>, Refused> {
+        let before = self.swarm_of(&op, task).await?;
+        // Its end may be in the ledger and not in the views yet.
+        self.seen(&op, self.house.ledger.head()).await?;
+        let before = self.house.tasks.get(task)?.unwrap_or(before);
+        let operation = operation(&op, &("retry", task, &edit));
+        let mut spec = TaskSpec::clone(&before.spec);
+        if let Some(work) = edit.work {
+            let house = self.house.clone();
+            spec.work = tokio::task::spawn_blocking(move || check::work(&house, "edit", work)).await.map_err(internal)??;
+        }
+        if let Some(run_timeout_ms) = edit.run_timeout_ms {
+            spec.run_timeout_ms = Some(run_timeout_ms);
+        }
+        if let Some(retry) = edit.retry {
+            check::check_retry("retry", &retry)?;
+            spec.retry = retry;
+        }
+        let (spec, principal, swarm) = (Arc::new(spec), op.principal.clone(), before.spec.swarm);
+        let committed = self
+            .ask_swarm(&op, swarm, move |reply| SwarmMsg::Redrive {
+                before: Box::new(before.clone()),
+                spec: spec.clone(),
+                operation: operation.clone(),
+                principal: principal.clone(),
+                reply,
+            })
+            .await?;
+        self.task_done(&op, task, committed.cursor).await
+    }
+
+    /// With `auto_start` it answers when the agent is ready; if it does not get ready, the agent is there and shows why.
+    pub async fn create_agent(&self, op: Op, new: NewAgent) -> Result<Done<AgentRecord>, Refused> {
+        let operation = operation(&op, &new);
+        let swarm = self.resolve_swarm(&op, new.swarm.as_ref()).await?;
+        let auto_start = new.auto_start;
+        let spec = Arc::new(check::agent(swarm.id, new)?);
+        let added = self.ask_roster(&op, move |reply| RosterMsg::AddAgent { spec: spec.clone(), operation: operation.clone(), reply }).await??;
+        let agent = AgentId::try_from(&added.value).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
+        if !auto_start {
+            return self.agent_done(&op, agent, added.cursor).await;
+        }
+        self.start_agent(op, agent).await
+    }
+
+    /// Answers when the agent itself is ready.
+    pub async fn start_agent(&self, op: Op, agent: AgentId) -> Result<Done<AgentRecord>, Refused> {
+        self.tell_agent(op, agent, |reply| AgentMsg::Start { reply: Some(reply) }).await
+    }
+
+    pub async fn stop_agent(&self, op: Op, agent: AgentId, mode: StopMode) -> Result<Done<AgentRecord>, Refused> {
+        self.tell_agent(op, agent, move |reply| AgentMsg::Stop { mode, reply }).await
+    }
+
+    pub async fn pause_agent(&self, op: Op, agent: AgentId, mode: PauseMode) -> Result<Done<AgentRecord>, Refused> {
+        self.tell_agent(op, agent, move |reply| AgentMsg::Pause { mode, reply }).await
+    }
+
+    pub async fn resume_agent(&self, op: Op, agent: AgentId) -> Result<Done<AgentRecord>, Refused> {
+        self.tell_agent(op, agent, |reply| AgentMsg::Resume { reply }).await
+    }
+
+    pub async fn restart_agent(&self, op: Op, agent: AgentId) -> Result<Done<AgentRecord>, Refused> {
+        self.tell_agent(op, agent, |reply| AgentMsg::Restart { mode: StopMode::Graceful, reply }).await
+    }
+
+    /// Every process of it has ended when this answers. Without `force` a busy agent is refused.
+    pub async fn remove_agent(&self, op: Op, agent: AgentId, force: bool) -> Result<Done<AgentRecord>, Refused> {
+        self.seen(&op, self.house.ledger.head()).await?;
+        let record = self.house.agents.get(agent)?.ok_or_else(|| Refused::not_found(agent))?;
+        if record.running > 0 && !force {
+            return Err(Refused::new(Code::Refused, format!("{} runs {} attempts; wait, stop it, or use force", record.spec.name, record.running)));
+        }
+        let mode = if force { StopMode::Now } else { StopMode::Graceful };
+        let removed = self.ask_agent(&op, agent, move |reply| AgentMsg::Remove { mode, reply }).await;
+        match removed {
+            Ok(_) => {}
+            // A crash loop left it without a life; its processes are ended by the roster's removal of the rest.
+            Err(refused) if refused.code == Code::Unavailable => {}
+            Err(refused) => return Err(refused),
+        }
+        let operation = operation(&op, &("remove", agent));
+        let done = self.ask_roster(&op, move |reply| RosterMsg::RemoveAgent { agent, operation: operation.clone(), reply }).await??;
+        Ok(Done { value: record, cursor: done.cursor })
+    }
+
+    pub async fn create_swarm(&self, op: Op, new: NewSwarm) -> Result<Done<SwarmRecord>, Refused> {
+        let operation = operation(&op, &new);
+        let spec = Arc::new(check::swarm(new)?);
+        let added = self.ask_roster(&op, move |reply| RosterMsg::AddSwarm { spec: spec.clone(), operation: operation.clone(), reply }).await??;
+        let swarm = SwarmId::try_from(&added.value).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
+        self.swarm_done(&op, swarm, added.cursor).await
+    }
+
+    /// Brings the swarm to `agents` agents: adds copies of the template (or of its last agent), or removes idle ones,
+    /// the newest first.
+    pub async fn scale_swarm(&self, op: Op, swarm: SwarmId, agents: u32, template: Option<NewAgent>) -> Result<Done<SwarmRecord>, Refused> {
+        self.seen(&op, self.house.ledger.head()).await?;
+        let filter = super::AgentFilter { swarm: Some(swarm), ..Default::default() };
+        let there: Vec<AgentRecord> = self.house.agents.page(&filter, None, usize::MAX)?.items.into_iter().map(|(_, record)| record).collect();
+        if self.house.swarms.get(swarm)?.is_none() {
+            return Err(Refused::not_found(swarm));
+        }
+        let wanted = agents as usize;
+        let plain = |op: &Op| Op { operation: None, ..op.clone() };
+        if wanted > there.len() {
+            let template = match (template, there.last()) {
+                (Some(template), _) => template,
+                (None, Some(last)) => copy_of(&last.spec),
+                (None, None) => return Err(Refused::invalid("template", "the swarm has no agent to copy; give a template")),
+            };
+            let mut n = there.len();
+            let mut added = there.len();
+            while added < wanted {
+                n += 1;
+                let name = format!("{}-{n}", template.name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('-'));
+                if there.iter().any(|record| record.spec.name == name) {
+                    continue;
+                }
+                let new = NewAgent { name, swarm: Some(SwarmRef::Id(swarm)), ..template.clone() };
+                self.create_agent(plain(&op), new).await?;
+                added += 1;
+            }
+        } else {
+            let mut surplus = there.len() - wanted;
+            for record in there.iter().rev().filter(|record| record.running == 0) {
+                if surplus == 0 {
+                    break;
+                }
+                self.remove_agent(plain(&op), record.spec.id, false).await?;
+                surplus -= 1;
+            }
+            if surplus > 0 {
+                return Err(Refused::new(Code::Refused, format!("{surplus} agents too many are busy; the idle ones were removed; retry later")));
+            }
+        }
+        let cursor = self.house.ledger.head();
+        self.swarm_done(&op, swarm, cursor).await
+    }
+
+    /// With `force` its tasks are cancelled and its agents removed first.
+    pub async fn remove_swarm(&self, op: Op, swarm: SwarmId, force: bool) -> Result<Done<SwarmRecord>, Refused> {
+        self.seen(&op, self.house.ledger.head()).await?;
+        let record = self.house.swarms.get(swarm)?.ok_or_else(|| Refused::not_found(swarm))?;
+        self.ask_swarm(&op, swarm, move |reply| SwarmMsg::Close { force, reply }).await?;
+        if force {
+            let filter = super::AgentFilter { swarm: Some(swarm), ..Default::default() };
+            for (_, agent) in self.house.agents.page(&filter, None, usize::MAX)?.items {
+                self.remove_agent(Op { operation: None, ..op.clone() }, agent.spec.id, true).await?;
+            }
+        }
+        let operation = operation(&op, &("remove", swarm));
+        let done = self.ask_roster(&op, move |reply| RosterMsg::RemoveSwarm { swarm, operation: operation.clone(), reply }).await??;
+        Ok(Done { value: record, cursor: done.cursor })
+    }
+
+    pub async fn inject_fault(&self, _: Op, armed: fault::Armed) -> Result<(), Refused> {
+        if !self.faults_allowed {
+            return Err(Refused::new(Code::Refused, "faults are not allowed on this node (faults.allowed in its configuration)"));
+        }
+        if fault::arm(armed) { Ok(()) } else { Err(Refused::new(Code::Limit, "too many faults are armed")) }
+    }
+
+    pub fn faults(&self) -> Vec<fault::PointStatus> {
+        fault::list()
+    }
+
+    // Helpers.
+
+    async fn seen(&self, op: &Op, cursor: Cursor) -> Result<(), Refused> {
+        self.at_least(op, cursor).await
+    }
+
+    async fn ask_swarm<T: Send + 'static>(
+        &self,
+        op: &Op,
+        swarm: SwarmId,
+        make: impl FnMut(Reply<Result<Committed<T>, Refused>>) -> SwarmMsg,
+    ) -> Result<Committed<T>, Refused> {
+        ask(|| self.house.doors.swarm(swarm), op.deadline, make).await?
+    }
+
+    async fn ask_agent(
+        &self,
+        op: &Op,
+        agent: AgentId,
+        make: impl FnMut(Reply<Result<Committed<()>, Refused>>) -> AgentMsg,
+    ) -> Result<Committed<()>, Refused> {
+        ask(|| self.house.doors.agent(agent), op.deadline, make).await?
+    }
+
+    async fn ask_roster<T: Send + 'static>(&self, op: &Op, make: impl FnMut(Reply<T>) -> RosterMsg) -> Result<T, Refused> {
+        ask(|| Some(self.roster.clone()), op.deadline, make).await
+    }
+
+    async fn tell_agent(
+        &self,
+        op: Op,
+        agent: AgentId,
+        make: impl FnOnce(Reply<Result<Committed<()>, Refused>>) -> AgentMsg + Clone,
+    ) -> Result<Done<AgentRecord>, Refused> {
+        if self.house.doors.agent(agent).is_none() && self.find_agent(&op, agent).await?.is_none() {
+            return Err(Refused::not_found(agent));
+        }
+        let done = self.ask_agent(&op, agent, move |reply| make.clone()(reply)).await?;
+        self.agent_done(&op, agent, done.cursor).await
+    }
+
+    async fn find_agent(&self, op: &Op, agent: AgentId) -> Result<Option<Arc<AgentSpec>>, Refused> {
+        self.ask_roster(op, move |reply| RosterMsg::FindAgent { id: agent, reply }).await
+    }
+
+    async fn resolve_swarm(&self, op: &Op, swarm: Option<&SwarmRef>) -> Result<Arc<SwarmSpec>, Refused> {
+        let (name, id): (Option<Text>, Option<SwarmId>) = match swarm {
+            None => (Some("default".into()), None),
+            Some(SwarmRef::Name(name)) => (Some(name.as_str().into()), None),
+            Some(SwarmRef::Id(id)) => (None, Some(*id)),
+        };
+        let shown = name.as_deref().map_or_else(|| format!("{id:?}"), |name| format!("{name:?}"));
+        let found = self.ask_roster(op, move |reply| RosterMsg::FindSwarm { name: name.clone(), id, reply }).await?;
+        found.ok_or_else(|| Refused { code: Code::NotFound, message: format!("there is no swarm {shown}"), field: Some("swarm".into()) })
+    }
+
+    /// The task as the views have it, waited for if it is quite new.
+    async fn swarm_of(&self, op: &Op, task: TaskId) -> Result<TaskRecord, Refused> {
+        if let Some(record) = self.house.tasks.get(task)? {
+            return Ok(record);
+        }
+        self.seen(op, self.house.ledger.head()).await?;
+        self.house.tasks.get(task)?.ok_or_else(|| Refused::not_found(task))
+    }
+
+    async fn task_done(&self, op: &Op, task: TaskId, cursor: Cursor) -> Result<Done<TaskRecord>, Refused> {
+        self.seen(op, cursor).await?;
+        let value = self.house.tasks.get(task)?.ok_or_else(|| Refused::not_found(task))?;
+        Ok(Done { value, cursor })
+    }
+
+    async fn agent_done(&self, op: &Op, agent: AgentId, cursor: Cursor) -> Result<Done<AgentRecord>, Refused> {
+        self.seen(op, cursor).await?;
+        let value = self.house.agents.get(agent)?.ok_or_else(|| Refused::not_found(agent))?;
+        Ok(Done { value, cursor })
+    }
+
+    async fn swarm_done(&self, op: &Op, swarm: SwarmId, cursor: Cursor) -> Result<Done<SwarmRecord>, Refused> {
+        self.seen(op, cursor).await?;
+        let value = self.house.swarms.get(swarm)?.ok_or_else(|| Refused::not_found(swarm))?;
+        Ok(Done { value, cursor })
+    }
+}
+
+fn internal(error: tokio::task::JoinError) -> Refused {
+    Refused::new(Code::Internal, error.to_string())
+}
+
+/// A new agent like this one, with a name to be numbered.
+fn copy_of(spec: &AgentSpec) -> NewAgent {
+    NewAgent {
+        name: spec.name.clone(),
+        swarm: Some(SwarmRef::Id(spec.swarm)),
+        connector: spec.connector.clone(),
+        skills: spec.skills.clone(),
+        weight: spec.weight,
+        max_concurrent_tasks: spec.max_concurrent_tasks,
+        limits: spec.limits.clone(),
+        env: spec.env.clone(),
+        session: spec.session.clone(),
+        auto_start: true,
+        start_timeout_ms: spec.start_timeout_ms,
+        stop_grace_ms: spec.stop_grace_ms,
+    }
+}

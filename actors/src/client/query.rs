@@ -1,0 +1,361 @@
+//! Queries: they read the views, the tree, transcripts and what was really measured; they change nothing.
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use hiveward_runtime::{
+    clock::{Deadline, WallMs},
+    error::{Code, Refused},
+    ledger::{Cursor, DiskState},
+    op::{NodeId, Op},
+};
+
+use super::{AgentFilter, ControlPlane, EventFilter, EventRecord, EventTail, Page, SwarmFilter, TaskFilter, TaskOrder};
+use crate::{
+    agent::{
+        AgentRecord,
+        connector::{Lease, session_dir},
+        session::{Stream, transcript::Reader},
+    },
+    event,
+    id::{AgentId, SwarmId, TaskId},
+    placement::Decision,
+    swarm::{SwarmRecord, message::SwarmMsg},
+    task::{TaskRecord, TaskStatus, spec::Body},
+};
+
+/// Why a task is where it is.
+#[derive(Clone, Debug)]
+pub struct Why {
+    pub text: String,
+    /// Dependencies that have not succeeded.
+    pub blocked_by: Vec<TaskId>,
+    /// Of the last attempt.
+    pub decision: Option<Arc<Decision>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputStream {
+    Stdout,
+    Stderr,
+}
+
+/// A stretch of an attempt's output.
+#[derive(Clone, Debug)]
+pub struct OutputChunk {
+    pub after_byte: u64,
+    pub next_byte: u64,
+    pub stream: OutputStream,
+    pub bytes: Bytes,
+    /// The attempt has ended and nothing follows.
+    pub at_end: bool,
+}
+
+/// Reads an attempt's transcript; waits while the attempt goes on.
+pub struct OutputReader {
+    control: ControlPlane,
+    task: TaskId,
+    /// Fixed if the client named it; otherwise the newest when reading begins.
+    attempt: Option<u32>,
+    open: Option<Reader>,
+}
+
+const CHUNK_BYTES_MAX: usize = 64 << 10;
+const WAIT_PER_TURN: Duration = Duration::from_secs(1);
+
+impl OutputReader {
+    /// What follows `after_byte`. Waits until there is more, or the attempt has ended.
+    pub async fn next(&mut self, after_byte: u64) -> Result<OutputChunk, Refused> {
+        loop {
+            if self.open.is_none() {
+                self.open = self.find()?;
+            }
+            let Some(reader) = &mut self.open else {
+                let record = self.control.task(self.task)?.ok_or_else(|| Refused::not_found(self.task))?;
+                if record.status.is_terminal() {
+                    return Ok(OutputChunk { after_byte, next_byte: after_byte, stream: OutputStream::Stdout, bytes: Bytes::new(), at_end: true });
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let chunk = reader.next(after_byte, CHUNK_BYTES_MAX, Deadline::after(WAIT_PER_TURN)).await.map_err(unreadable)?;
+            let ended = chunk.at_end || (chunk.bytes.is_empty() && self.attempt_ended()?);
+            if !chunk.bytes.is_empty() || chunk.next_byte > after_byte || ended {
+                let stream = match chunk.stream {
+                    Stream::Stdout => OutputStream::Stdout,
+                    Stream::Stderr => OutputStream::Stderr,
+                };
+                return Ok(OutputChunk { after_byte, next_byte: chunk.next_byte, stream, bytes: chunk.bytes, at_end: ended });
+            }
+        }
+    }
+
+    fn find(&mut self) -> Result<Option<Reader>, Refused> {
+        let Some(record) = self.control.task(self.task)? else { return Err(Refused::not_found(self.task)) };
+        let attempt = match self.attempt {
+            Some(wanted) => record.attempts.iter().find(|attempt| attempt.number == wanted),
+            None => record.attempts.last(),
+        };
+        let Some(attempt) = attempt else {
+            return match self.attempt {
+                Some(wanted) if record.status.is_terminal() => Err(Refused::not_found(format!("attempt {wanted} of {}", self.task))),
+                _ => Ok(None),
+            };
+        };
+        let lease = Lease { task: self.task, attempt: attempt.number, agent: attempt.agent };
+        self.attempt = Some(attempt.number);
+        let dir: PathBuf = session_dir(&self.control.house.data_dir, lease);
+        match Reader::open(&dir) {
+            Ok(reader) => Ok(Some(reader)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(unreadable(error)),
+        }
+    }
+
+    fn attempt_ended(&self) -> Result<bool, Refused> {
+        let record = self.control.task(self.task)?.ok_or_else(|| Refused::not_found(self.task))?;
+        let attempt = self.attempt.and_then(|wanted| record.attempts.iter().find(|attempt| attempt.number == wanted));
+        Ok(attempt.is_none_or(|attempt| attempt.ended_at.is_some()))
+    }
+}
+
+fn unreadable(error: io::Error) -> Refused {
+    Refused::new(Code::Unavailable, format!("the transcript cannot be read: {error}"))
+}
+
+#[derive(Clone, Debug)]
+pub struct ClusterView {
+    pub node: NodeId,
+    /// Grows at each start of the node.
+    pub generation: u64,
+    pub leader: Option<NodeId>,
+    pub voters: Vec<NodeId>,
+    pub term: u64,
+    pub cursor: Cursor,
+    /// Events that the ledger has and the views have not.
+    pub view_lag: u64,
+    /// `ok`, or what is wrong and what it means.
+    pub disk: String,
+}
+
+/// Only what was measured; what could not be is absent.
+#[derive(Clone, Debug)]
+pub struct MetricsSample {
+    pub at: WallMs,
+    pub tasks_running: u64,
+    pub tasks_queued: u64,
+    pub tasks_ended_total: u64,
+    pub agents_running: u64,
+    pub cpu_seconds_total: Option<f64>,
+    pub resident_bytes: Option<u64>,
+    pub events_total: u64,
+}
+
+impl ControlPlane {
+    /// Waits until the views have reached `cursor`.
+    pub async fn at_least(&self, op: &Op, cursor: Cursor) -> Result<(), Refused> {
+        if cursor > self.house.ledger.head() {
+            return Err(Refused::invalid("atLeast", format!("the ledger is at cursor {}, before {cursor}", self.house.ledger.head())));
+        }
+        self.house.views.at_least(cursor, op.deadline).await.map_err(|lagging| Refused::new(Code::Unavailable, lagging.to_string()))
+    }
+
+    pub fn task(&self, id: TaskId) -> Result<Option<TaskRecord>, Refused> {
+        self.house.tasks.get(id)
+    }
+
+    pub fn tasks_by_id(&self, ids: &[TaskId]) -> Result<Vec<Option<TaskRecord>>, Refused> {
+        self.house.tasks.get_many(ids)
+    }
+
+    pub fn agent(&self, id: AgentId) -> Result<Option<AgentRecord>, Refused> {
+        self.house.agents.get(id)
+    }
+
+    pub fn agents_by_id(&self, ids: &[AgentId]) -> Result<Vec<Option<AgentRecord>>, Refused> {
+        self.house.agents.get_many(ids)
+    }
+
+    pub fn swarm(&self, id: SwarmId) -> Result<Option<SwarmRecord>, Refused> {
+        self.house.swarms.get(id)
+    }
+
+    pub fn swarms_by_id(&self, ids: &[SwarmId]) -> Result<Vec<Option<SwarmRecord>>, Refused> {
+        self.house.swarms.get_many(ids)
+    }
+
+    pub fn swarm_named(&self, name: &str) -> Result<Option<SwarmRecord>, Refused> {
+        let page = self.house.swarms.page(&SwarmFilter::default(), None, usize::MAX)?;
+        Ok(page.items.into_iter().map(|(_, record)| record).find(|record| record.spec.name == name))
+    }
+
+    pub fn agent_named(&self, swarm: SwarmId, name: &str) -> Result<Option<AgentRecord>, Refused> {
+        let filter = AgentFilter { swarm: Some(swarm), ..AgentFilter::default() };
+        let page = self.house.agents.page(&filter, None, usize::MAX)?;
+        Ok(page.items.into_iter().map(|(_, record)| record).find(|record| record.spec.name == name))
+    }
+
+    pub fn tasks(&self, filter: &TaskFilter, order: TaskOrder, after: Option<&str>, first: usize) -> Result<Page<TaskRecord>, Refused> {
+        self.house.tasks.page(filter, order, after.map(page_key).transpose()?, first)
+    }
+
+    pub fn agents(&self, filter: &AgentFilter, after: Option<&str>, first: usize) -> Result<Page<AgentRecord>, Refused> {
+        self.house.agents.page(filter, after.map(page_key).transpose()?, first)
+    }
+
+    pub fn swarms(&self, filter: &SwarmFilter, after: Option<&str>, first: usize) -> Result<Page<SwarmRecord>, Refused> {
+        self.house.swarms.page(filter, after.map(page_key).transpose()?, first)
+    }
+
+    /// Why the task is not running, or where it was placed and why. Asks the coordinator only for what waits for an agent.
+    pub async fn why(&self, record: &TaskRecord, deadline: Deadline) -> Result<Why, Refused> {
+        let decision = record.attempts.last().map(|attempt| attempt.decision.clone());
+        let mut blocked_by = Vec::new();
+        let text = match record.status {
+            TaskStatus::Pending => {
+                let on = self.house.tasks.get_many(&record.spec.depends_on)?;
+                let mut waits = Vec::new();
+                for (id, on) in record.spec.depends_on.iter().zip(on) {
+                    let status = on.map(|on| on.status);
+                    if status != Some(TaskStatus::Succeeded) {
+                        blocked_by.push(*id);
+                        waits.push(format!("{id} ({})", status.map_or("unknown", TaskStatus::name)));
+                    }
+                }
+                format!("waits for {}", waits.join(", "))
+            }
+            TaskStatus::Queued | TaskStatus::Retrying | TaskStatus::Running if record.subtasks.is_empty() || record.status != TaskStatus::Running => {
+                let later = record.not_before.filter(|at| *at > self.house.clock.now());
+                let last = record.attempts.last().and_then(|attempt| Some(format!("attempt {} failed: {}; ", attempt.number, attempt.error.clone()?)));
+                match (record.status, later) {
+                    (TaskStatus::Running, _) => chosen(record),
+                    (_, Some(at)) => format!("{}waits until {at}", last.unwrap_or_default()),
+                    (_, None) => self.explain(record, deadline).await?,
+                }
+            }
+            TaskStatus::Running => self.explain(record, deadline).await?,
+            TaskStatus::Queued | TaskStatus::Retrying => self.explain(record, deadline).await?,
+            TaskStatus::Assigned | TaskStatus::Verifying | TaskStatus::Succeeded => chosen(record),
+            TaskStatus::Failed | TaskStatus::Dead | TaskStatus::Cancelled => {
+                record.error.clone().unwrap_or_else(|| format!("it ended {}", record.status.name()))
+            }
+        };
+        Ok(Why { text, blocked_by, decision })
+    }
+
+    async fn explain(&self, record: &TaskRecord, deadline: Deadline) -> Result<String, Refused> {
+        let task = record.id();
+        let Some(door) = self.house.doors.swarm(record.spec.swarm) else { return Ok("its swarm's coordinator is not running".into()) };
+        let said = door.ask(deadline, |reply| SwarmMsg::Explain { task, reply }).await?;
+        Ok(said.unwrap_or_else(|| "it is on its way to an agent".into()))
+    }
+
+    pub fn body(&self, body: &Body) -> Result<Bytes, Refused> {
+        self.house.body(body)
+    }
+
+    pub fn events(&self, after: Cursor, filter: &EventFilter, first: usize) -> Result<Vec<EventRecord>, Refused> {
+        event::read(&self.house.ledger, after, filter, first)
+    }
+
+    pub fn event_tail(&self, after: Cursor, filter: EventFilter) -> EventTail {
+        EventTail::new(&self.house.ledger, after, filter)
+    }
+
+    pub fn output(&self, task: TaskId, attempt: Option<u32>) -> Result<OutputReader, Refused> {
+        if self.task(task)?.is_none() && self.house.views.lag() == 0 {
+            return Err(Refused::not_found(task));
+        }
+        Ok(OutputReader { control: self.clone(), task, attempt, open: None })
+    }
+
+    pub fn cluster(&self) -> ClusterView {
+        let status = self.house.ledger.status();
+        let own = |node: u64| (node == status.node).then_some(self.node);
+        ClusterView {
+            node: self.node,
+            generation: status.epoch,
+            leader: status.leader.and_then(own),
+            voters: status.voters.iter().filter_map(|voter| own(*voter)).collect(),
+            term: status.term,
+            cursor: status.head,
+            view_lag: self.house.views.lag(),
+            disk: match status.disk {
+                DiskState::Ok => "ok".into(),
+                DiskState::Full { free_bytes } => format!("full: {free_bytes} bytes are free, writes are refused until there is room"),
+                DiskState::Failed { why } => format!("failed: {why}; writes are refused until the node is restarted"),
+            },
+        }
+    }
+
+    pub fn metrics_sample(&self) -> Result<MetricsSample, Refused> {
+        let (mut running, mut queued, mut ended, mut agents) = (0, 0, 0, 0);
+        for (_, swarm) in self.house.swarms.page(&SwarmFilter::default(), None, usize::MAX)?.items {
+            agents += u64::from(swarm.agents);
+            for (status, count) in TaskStatus::ALL.iter().zip(swarm.tasks) {
+                match status {
+                    status if status.is_terminal() => ended += count,
+                    status if status.is_leased() => running += count,
+                    _ => queued += count,
+                }
+            }
+        }
+        Ok(MetricsSample {
+            at: WallMs::now(),
+            tasks_running: running,
+            tasks_queued: queued,
+            tasks_ended_total: ended,
+            agents_running: agents,
+            cpu_seconds_total: cpu_seconds(),
+            resident_bytes: resident_bytes(),
+            events_total: self.house.ledger.head().0,
+        })
+    }
+
+    /// Whether it serves: the ledger takes writes and the views are not far behind.
+    pub fn ready(&self) -> Result<(), String> {
+        /// Views that are further behind make the node unready.
+        const LAG_MAX: u64 = 100_000;
+        if let Some(why) = self.house.views.failure() {
+            return Err(format!("the views have stopped: {why}"));
+        }
+        let view = self.cluster();
+        if view.disk != "ok" {
+            return Err(view.disk);
+        }
+        if view.view_lag > LAG_MAX {
+            return Err(format!("the views are {} events behind", view.view_lag));
+        }
+        Ok(())
+    }
+}
+
+fn chosen(record: &TaskRecord) -> String {
+    let Some(attempt) = record.attempts.last() else { return "it was not placed".into() };
+    let decision = &attempt.decision;
+    match decision.scores.first() {
+        Some(best) => format!(
+            "attempt {} went to {} by {:?}: score {:.3} (specialisation {:.2}, success {:.2}, load {:.2}), best of {}",
+            attempt.number, attempt.agent, decision.strategy, best.total, best.specialisation, best.success, best.load, decision.eligible
+        ),
+        None => format!("attempt {} went to {}", attempt.number, attempt.agent),
+    }
+}
+
+fn page_key<T: std::str::FromStr>(text: &str) -> Result<T, Refused> {
+    text.parse().map_err(|_| Refused::invalid("after", "this is no cursor of this list"))
+}
+
+/// Of this process, user and system.
+fn cpu_seconds() -> Option<f64> {
+    let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).ok()?;
+    let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    Some(seconds(usage.user_time()) + seconds(usage.system_time()))
+}
+
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    let page = u64::try_from(nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??).ok()?;
+    Some(pages * page)
+}

@@ -1,0 +1,183 @@
+//! Events as clients see them: public JSON, decoded from the ledger, without what only the house needs.
+
+use std::sync::Arc;
+
+use hiveward_runtime::{
+    clock::WallMs,
+    error::{Code, Refused},
+    id::Key,
+    ledger::{Cursor, Event, Ledger, ReadError, Tail},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    agent::event::AgentEvent,
+    id::{AgentId, SwarmId, TaskId},
+    roster::event::RosterEvent,
+    swarm::event::SwarmEvent,
+};
+
+#[derive(Clone, Debug)]
+pub struct EventRecord {
+    pub cursor: Cursor,
+    pub at: WallMs,
+    pub stream: Key,
+    pub kind: Arc<str>,
+    /// The task it is about; of several submitted together, the first.
+    pub task: Option<TaskId>,
+    pub agent: Option<AgentId>,
+    pub data: Value,
+}
+
+/// What a client wants of the events; empty wants all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventFilter {
+    pub stream: Vec<Key>,
+    pub noun: Vec<String>,
+    pub kind: Vec<String>,
+    pub task: Option<TaskId>,
+}
+
+impl EventFilter {
+    /// What can be told without decoding.
+    fn may_want(&self, event: &Event) -> bool {
+        (self.stream.is_empty() || self.stream.contains(&event.stream))
+            && (self.noun.is_empty() || self.noun.iter().any(|noun| noun == event.stream.noun()))
+            && (self.kind.is_empty() || self.kind.iter().any(|kind| **kind == *event.kind))
+            && (self.task.is_none() || event.stream.noun() == SwarmId::NOUN)
+    }
+
+    /// Whether a record that was made for nobody in particular is wanted.
+    pub fn wants(&self, record: &EventRecord) -> bool {
+        (self.stream.is_empty() || self.stream.contains(&record.stream))
+            && (self.noun.is_empty() || self.noun.iter().any(|noun| noun == record.stream.noun()))
+            && (self.kind.is_empty() || self.kind.iter().any(|kind| **kind == *record.kind))
+            && self.task.is_none_or(|task| record.task == Some(task) || names_task(&record.data, task))
+    }
+}
+
+fn names_task(data: &Value, task: TaskId) -> bool {
+    let task = task.to_string();
+    data.get("tasks").and_then(Value::as_array).is_some_and(|tasks| tasks.iter().any(|its| its.as_str() == Some(&task)))
+}
+
+pub fn record(event: &Event) -> Result<EventRecord, Refused> {
+    let broken = |error: crate::swarm::event::DecodeError| {
+        tracing::error!(cursor = %event.cursor, %error, "an event cannot be shown");
+        Refused::new(Code::Internal, format!("event {} cannot be decoded", event.cursor))
+    };
+    let (task, agent, data) = match event.stream.noun() {
+        SwarmId::NOUN => {
+            let what = SwarmEvent::decode(&event.kind, event.format, &event.body).map_err(broken)?;
+            let tasks = what.tasks();
+            (tasks.first().copied(), what.agent(), swarm_data(&what, &tasks))
+        }
+        AgentId::NOUN => {
+            let what = AgentEvent::decode(&event.kind, event.format, &event.body).map_err(broken)?;
+            let data = match &what {
+                AgentEvent::Starting { incarnation } | AgentEvent::Ready { incarnation } => json!({"incarnation": incarnation.to_string()}),
+                AgentEvent::Failed { incarnation, message } => json!({"incarnation": incarnation.to_string(), "message": message}),
+                AgentEvent::PauseAsked { frozen } => json!({"frozen": frozen}),
+                _ => json!({}),
+            };
+            (None, AgentId::try_from(&event.stream).ok(), data)
+        }
+        _ => match RosterEvent::decode(&event.kind, event.format, &event.body).map_err(broken)? {
+            RosterEvent::SwarmAdded { spec, .. } => (None, None, json!({"swarm": spec.id.to_string(), "name": spec.name})),
+            RosterEvent::SwarmRemoved { swarm, .. } => (None, None, json!({"swarm": swarm.to_string()})),
+            RosterEvent::AgentAdded { spec, .. } => {
+                let data = json!({"agent": spec.id.to_string(), "swarm": spec.swarm.to_string(), "name": spec.name, "connector": spec.connector.name()});
+                (None, Some(spec.id), data)
+            }
+            RosterEvent::AgentRemoved { agent, swarm, .. } => {
+                (None, Some(agent), json!({"agent": agent.to_string(), "swarm": swarm.to_string()}))
+            }
+        },
+    };
+    Ok(EventRecord { cursor: event.cursor, at: event.at, stream: event.stream.clone(), kind: event.kind.clone(), task, agent, data })
+}
+
+fn swarm_data(what: &SwarmEvent, tasks: &[TaskId]) -> Value {
+    let ids: Vec<_> = tasks.iter().map(ToString::to_string).collect();
+    match what {
+        SwarmEvent::Submitted { tasks, principal, .. } => {
+            let titles: Vec<_> = tasks.iter().map(|spec| spec.title.as_str()).collect();
+            json!({"tasks": ids, "titles": titles, "principal": principal})
+        }
+        SwarmEvent::Assigned { lease, decision } => json!({
+            "attempt": lease.attempt, "agent": lease.agent.to_string(), "strategy": decision.strategy, "eligible": decision.eligible,
+            "score": decision.scores.first().map(|best| best.total),
+        }),
+        SwarmEvent::Started { lease } | SwarmEvent::Verifying { lease } => json!({"attempt": lease.attempt}),
+        SwarmEvent::AttemptEnded { lease, ended, next } => json!({
+            "attempt": lease.attempt, "status": ended.status, "exitCode": ended.exit_code, "signal": ended.signal,
+            "error": ended.error, "next": next,
+        }),
+        SwarmEvent::Planned { .. } => json!({"tasks": ids}),
+        SwarmEvent::Aggregated { error, .. } => json!({"error": error}),
+        SwarmEvent::Failed { error, .. } => json!({"error": error}),
+        SwarmEvent::Cancelled { reason, .. } => json!({"reason": reason}),
+        SwarmEvent::Redriven { attempts, principal, .. } => json!({"attempts": attempts, "principal": principal}),
+        SwarmEvent::StaleRefused { lease, said } => json!({"attempt": lease.attempt, "said": said}),
+    }
+}
+
+/// Events after a cursor, as records, as many as are wanted.
+pub fn read(ledger: &Ledger, after: Cursor, filter: &EventFilter, first: usize) -> Result<Vec<EventRecord>, Refused> {
+    /// Looked through for one page.
+    const EVENTS_PER_PAGE_MAX: usize = 100_000;
+    let mut found = Vec::new();
+    let (mut at, mut looked) = (after, 0);
+    while found.len() < first && looked < EVENTS_PER_PAGE_MAX {
+        let events = ledger.read(at, 4096).map_err(unreadable)?;
+        let Some(last) = events.last() else { break };
+        at = last.cursor;
+        looked += events.len();
+        for event in events.iter().filter(|event| filter.may_want(event)) {
+            let record = record(event)?;
+            if filter.wants(&record) {
+                found.push(record);
+                if found.len() == first {
+                    break;
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+pub fn unreadable(error: ReadError) -> Refused {
+    match error {
+        ReadError::Compacted { .. } => Refused::new(Code::Refused, error.to_string()),
+        other => Refused::new(Code::Unavailable, other.to_string()),
+    }
+}
+
+/// Follows the events after a cursor: nothing missed, nothing twice.
+pub struct EventTail {
+    tail: Tail,
+    filter: EventFilter,
+}
+
+impl EventTail {
+    pub fn new(ledger: &Ledger, after: Cursor, filter: EventFilter) -> Self {
+        Self { tail: ledger.tail(after), filter }
+    }
+
+    /// The next events that are wanted; waits while there are none. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Result<Vec<EventRecord>, Refused> {
+        loop {
+            let events = self.tail.next().await.map_err(unreadable)?;
+            let mut found = Vec::new();
+            for event in events.iter().filter(|event| self.filter.may_want(event)) {
+                let record = record(event)?;
+                if self.filter.wants(&record) {
+                    found.push(record);
+                }
+            }
+            if !found.is_empty() {
+                return Ok(found);
+            }
+        }
+    }
+}

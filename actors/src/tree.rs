@@ -1,0 +1,52 @@
+//! The whole supervision tree of a node, in the order in which it starts; it stops in the reverse. Read this first.
+//!
+//! ```text
+//! node        one_for_one   gives up on nothing below it
+//! ├─ platform one_for_one   ledger (watches the ledger and the views, keeps the retention)
+//! ├─ swarms   one_for_one   coordinator* (permanent; a crash loop of one is stopped alone)
+//! ├─ agents   one_for_one   agent* (transient; likewise) → sessions in shims of their own
+//! └─ roster   essential     names, and starts the two above from the ledger
+//! ```
+//!
+//! The gateway is started by the binary after the tree answers, and stopped before it.
+
+use hiveward_runtime::{
+    call::Door,
+    supervise::{ChildSpec, Intensity, StartError, Strategy, Supervisor, SupervisorSpec, Tree},
+};
+use std::time::Duration;
+
+use crate::{
+    house::House,
+    platform::LedgerWatch,
+    roster::actor::{Roster, RosterMsg},
+};
+
+/// Of supervisors whose children are counted one by one: what escalates here is rare, and never fatal.
+const INTENSITY: Intensity = Intensity { restarts_max: 20, period: Duration::from_secs(10) };
+
+pub struct Running {
+    pub root: Supervisor,
+    pub tree: Tree,
+    pub roster: Door<RosterMsg>,
+}
+
+pub async fn start(house: House) -> Result<Running, StartError> {
+    let tree = Tree::default();
+    let watched = house.clone();
+    let (watch, _) = ChildSpec::actor("ledger", "ledger", move || LedgerWatch::new(watched.clone())).build();
+    let platform = SupervisorSpec::new("platform", Strategy::OneForOne, vec![watch]).intensity(INTENSITY);
+    let (platform, _) = ChildSpec::supervisor(platform);
+    let (swarms, swarms_handle) = ChildSpec::supervisor(SupervisorSpec::new("swarms", Strategy::OneForOne, vec![]).intensity(INTENSITY));
+    let (agents, agents_handle) = ChildSpec::supervisor(SupervisorSpec::new("agents", Strategy::OneForOne, vec![]).intensity(INTENSITY));
+    let (roster, roster_door) =
+        ChildSpec::actor("roster", "roster", move || Roster::new(house.clone(), agents_handle.clone(), swarms_handle.clone()))
+            .start_timeout(Duration::from_secs(60))
+            .mailbox(65_536)
+            .essential()
+            .build();
+    let children = vec![platform.essential(), swarms.essential(), agents.essential(), roster];
+    let root = SupervisorSpec::new("node", Strategy::OneForOne, children).intensity(INTENSITY);
+    let root = Supervisor::root(root, tree.clone()).await?;
+    Ok(Running { root, tree, roster: roster_door })
+}
