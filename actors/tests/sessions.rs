@@ -25,8 +25,10 @@ async fn output_of_both_streams_and_the_exit_status_are_kept() {
 #[tokio::test]
 async fn a_transcript_is_read_in_arrival_order_and_resumes_at_any_byte() {
     let place = Place::new();
-    let script = "for i in 1 2 3 4 5; do echo out$i; sleep 0.02; echo err$i >&2; sleep 0.02; done";
-    session::launch(place.sh(script)).await.unwrap().wait().await.unwrap();
+    // Two pipes have no order between them but that of their arrival, so each line waits for the one before to be there.
+    let script = "for i in 1 2 3 4 5; do echo out$i; until grep -q out$i $S/stdout; do :; done; echo err$i >&2; until grep -q err$i $S/stderr; do :; done; done";
+    let script = format!("S={}; {script}", place.session.display());
+    session::launch(place.sh(&script)).await.unwrap().wait().await.unwrap();
     let mut reader = transcript::Reader::open(&place.session).unwrap();
     let mut whole = Vec::new();
     for step in [1, 3, 1000] {

@@ -1,6 +1,4 @@
 //! An agent's connector on a bed of its own: data directory, artifact store, the channel of its reports.
-#![allow(dead_code)]
-
 use std::{
     fs, io,
     path::{Path, PathBuf},

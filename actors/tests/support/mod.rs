@@ -1,5 +1,5 @@
 //! A place for one session and the means to look at it from outside.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 pub mod agent;
 

@@ -1,16 +1,31 @@
 //! Every connector, one line each, and what each is given.
 
-use std::{io, path::{Path, PathBuf}, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
+use hiveward_runtime::store::blob::Blobs;
 use tokio::sync::mpsc;
 
 use super::{Connector, Report, command::CommandConnector, noop::NoopConnector, secrets::SecretSource, worker::WorkerConnector};
-use crate::agent::{session::ShimProgram, spec::{AgentSpec, ConnectorSpec}};
+use crate::agent::{
+    session::ShimProgram,
+    spec::{AgentSpec, ConnectorSpec},
+};
 
 /// Where files that an attempt leaves are kept, by content.
 pub trait ArtifactStore: Send + Sync + 'static {
     /// Takes a copy; durable on return. Gives the hash in hexadecimal and the length. May block.
     fn put_file(&self, path: &Path) -> io::Result<(Arc<str>, u64)>;
+}
+
+impl ArtifactStore for Blobs {
+    fn put_file(&self, path: &Path) -> io::Result<(Arc<str>, u64)> {
+        let (hash, bytes) = Self::put_file(self, path)?;
+        Ok((hash.to_string().into(), bytes))
+    }
 }
 
 #[derive(Clone)]

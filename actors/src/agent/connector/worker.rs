@@ -119,8 +119,13 @@ impl Inner {
 
     async fn start(self: &Arc<Self>) -> Result<(), StartFailure> {
         let failed = |message: String| StartFailure { message, output_tail: self.output_tail() };
+        self.ready.send_replace(Readiness::Waiting);
         let session = Arc::new(self.open().await.map_err(failed)?);
-        self.state.lock().session = Some(session.clone());
+        {
+            let mut state = self.state.lock();
+            state.session = Some(session.clone());
+            state.stopping = false;
+        }
         let (inner, own) = (self.clone(), session.clone());
         self.spawn(async move { hear::hear(inner, own).await });
         if *self.shared.frozen.borrow() {

@@ -9,6 +9,7 @@
 mod attach;
 mod cgroup;
 mod client;
+mod launch;
 mod layout;
 mod procs;
 pub mod shim;
@@ -17,7 +18,8 @@ pub mod transcript;
 mod wire;
 
 pub use attach::{AttachError, Attached, attach};
-pub use client::{Adopted, Launch, LaunchError, Lost, Session, SessionError, ShimProgram, adopt, is_held, launch};
+pub use client::{Lost, Session, SessionError};
+pub use launch::{Adopted, Launch, LaunchError, ShimProgram, adopt, is_held, launch};
 pub use layout::{Exit, SessionDir};
 pub use tail::Tail;
 pub use wire::{Overflow, Stdin};

@@ -108,14 +108,21 @@ pub(super) fn json_frame<T: Serialize>(kind: u8, value: &T) -> Vec<u8> {
     frame(kind, &serde_json::to_vec(value).unwrap_or_default())
 }
 
-/// The first whole frame at the start of `bytes` and how long it is. `Err`: longer than any frame may be.
-pub(super) fn parse(bytes: &[u8]) -> Result<Option<(u8, &[u8], usize)>, TooLong> {
+pub(super) struct Frame<'a> {
+    pub kind: u8,
+    pub body: &'a [u8],
+    /// Of the whole frame.
+    pub len: usize,
+}
+
+/// The first whole frame at the start of `bytes`, if that is there. `Err`: longer than any frame may be.
+pub(super) fn parse(bytes: &[u8]) -> Result<Option<Frame<'_>>, TooLong> {
     let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
     let len = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
     if len > FRAME_BYTES_MAX {
         return Err(TooLong);
     }
-    Ok(bytes.get(HEADER_BYTES..HEADER_BYTES + len).map(|body| (header[4], body, HEADER_BYTES + len)))
+    Ok(bytes.get(HEADER_BYTES..HEADER_BYTES + len).map(|body| Frame { kind: header[4], body, len: HEADER_BYTES + len }))
 }
 
 #[derive(Debug)]

@@ -6,7 +6,6 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixListener,
     },
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -15,20 +14,17 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::{
-        resource::{UsageWho, getrusage},
         signal::Signal,
         signalfd::SignalFd,
-        time::TimeValLike,
-        wait::{WaitPidFlag, WaitStatus, waitpid},
+        wait::WaitStatus,
     },
-    unistd::Pid,
 };
 
 use super::{
     super::{
         Stream,
         cgroup::Cgroups,
-        layout::{ACCEPTED, EXIT, Exit, write_durably},
+        layout::{ACCEPTED, Exit},
         wire::{Ask, Event, KIND_REQUEST, KIND_STDIN, Request, STDIN_BYTES_MAX, parse},
     },
     clients::Client,
@@ -39,9 +35,7 @@ use super::{
 
 const CLIENTS_MAX: usize = 16;
 /// After a failed write to disk. The process waits meanwhile: its pipe is full.
-const DISK_RETRY: Duration = Duration::from_millis(200);
-/// How long the end waits for processes that SIGKILL does not end (in an unkillable wait).
-const SWEEP_MAX: Duration = Duration::from_secs(10);
+pub(super) const DISK_RETRY: Duration = Duration::from_millis(200);
 /// A client that was told of the end and neither leaves nor closes.
 const LINGER_MAX: Duration = Duration::from_secs(600);
 
@@ -53,38 +47,38 @@ pub(super) struct Limits {
     pub memory_bytes: Option<u64>,
 }
 
-struct Output {
+pub(super) struct Output {
     stream: Stream,
     fd: OwnedFd,
     /// Read, and refused by the disk so far.
-    pending: Vec<u8>,
+    pub(super) pending: Vec<u8>,
 }
 
 pub(super) struct Shim {
-    power: Power,
-    transcripts: Transcripts,
+    pub(super) power: Power,
+    pub(super) transcripts: Transcripts,
     listener: UnixListener,
     signals: SignalFd,
     limits: Limits,
-    clients: Vec<Client>,
-    outputs: Vec<Output>,
+    pub(super) clients: Vec<Client>,
+    pub(super) outputs: Vec<Output>,
     stdin: Option<OwnedFd>,
     stdin_queue: Vec<u8>,
     close_stdin: bool,
     pty: Option<OwnedFd>,
     buffer: Vec<u8>,
-    status: Option<WaitStatus>,
-    ended_since: Option<Instant>,
-    exit: Option<Exit>,
-    recorded_since: Option<Instant>,
+    pub(super) status: Option<WaitStatus>,
+    pub(super) ended_since: Option<Instant>,
+    pub(super) exit: Option<Exit>,
+    pub(super) recorded_since: Option<Instant>,
     wall_deadline: Option<Instant>,
     frozen_since: Option<Instant>,
     stopping: Option<Stopping>,
     next_watch: Instant,
-    disk_retry: Option<Instant>,
-    timed_out: bool,
-    stopped: bool,
-    memory_kill: bool,
+    pub(super) disk_retry: Option<Instant>,
+    pub(super) timed_out: bool,
+    pub(super) stopped: bool,
+    pub(super) memory_kill: bool,
     leave: bool,
 }
 
@@ -228,7 +222,7 @@ impl Shim {
     fn serve(&mut self, i: usize) {
         loop {
             let (kind, body, taken) = match parse(self.clients[i].inbox()) {
-                Ok(Some((kind, body, taken))) => (kind, body.to_vec(), taken),
+                Ok(Some(frame)) => (frame.kind, frame.body.to_vec(), frame.len),
                 Ok(None) => return,
                 Err(_) => {
                     self.clients[i].gone = true;
@@ -375,7 +369,7 @@ impl Shim {
     }
 
     /// Reads once; `false` when there is nothing to read now or ever.
-    fn read_output(&mut self, stream: Stream) -> bool {
+    pub(super) fn read_output(&mut self, stream: Stream) -> bool {
         let Some(at) = self.outputs.iter().position(|output| output.stream == stream) else { return false };
         let output = &mut self.outputs[at];
         if !output.pending.is_empty() {
@@ -404,69 +398,6 @@ impl Shim {
                 false
             }
         }
-    }
-
-    fn reap(&mut self) {
-        if self.recorded_since.is_some() || self.disk_retry.is_some() {
-            return;
-        }
-        let nobody_left = loop {
-            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) => break false,
-                Ok(status) if status.pid() == Some(Pid::from_raw(self.power.leader)) => {
-                    self.status = Some(status);
-                    self.ended_since = Some(Instant::now());
-                }
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(_) => break true,
-            }
-        };
-        let Some(since) = self.ended_since else { return };
-        if !nobody_left && since.elapsed() < SWEEP_MAX {
-            // The program is over; what it left behind is not a service of ours.
-            return self.power.kill_everything();
-        }
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            while self.read_output(stream) {}
-        }
-        if self.outputs.iter().all(|output| output.pending.is_empty()) {
-            self.record();
-        }
-    }
-
-    fn record(&mut self) {
-        let usage = getrusage(UsageWho::RUSAGE_CHILDREN).ok();
-        let cpu = usage.as_ref().map_or(0, |usage| usage.user_time().num_milliseconds() + usage.system_time().num_milliseconds());
-        let (code, signal) = match self.status {
-            Some(WaitStatus::Exited(_, code)) => (Some(code), None),
-            Some(WaitStatus::Signaled(_, signal, _)) => (None, Some(signal as i32)),
-            _ => (None, None),
-        };
-        let exit = Exit {
-            code,
-            signal,
-            timed_out: self.timed_out,
-            stopped: self.stopped,
-            oom_killed: self.memory_kill || self.power.cgroups.oom_kills() > 0,
-            cpu_ms: cpu.unsigned_abs(),
-            rss_max_bytes: usage.map_or(0, |usage| usage.max_rss().unsigned_abs() * 1024),
-            dropped_bytes: self.transcripts.dropped,
-            ended_at: WallMs::now(),
-            launch_error: None,
-        };
-        let written = write_durably(Path::new("."), EXIT, &serde_json::to_vec(&exit).unwrap_or_default());
-        if written.is_err() {
-            self.disk_retry = Some(Instant::now() + DISK_RETRY);
-            return;
-        }
-        self.power.cgroups.remove();
-        self.outputs.clear();
-        self.recorded_since = Some(Instant::now());
-        for client in &mut self.clients {
-            client.flush(self.transcripts.lengths());
-            client.tell(&Event::Exited(exit.clone()));
-        }
-        self.exit = Some(exit);
     }
 
     fn timers(&mut self) {

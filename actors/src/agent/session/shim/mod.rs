@@ -6,6 +6,7 @@
 //! nothing. If it is killed, the next adoption finds what it held by cgroup and by the marker in the environment.
 
 mod clients;
+mod end;
 mod hold;
 mod kill;
 mod output;
