@@ -21,8 +21,30 @@ use crate::{
 pub(crate) enum Envelope<M> {
     User(M),
     /// Wants the actor's snapshot of its state.
-    Observe(oneshot::Sender<serde_json::Value>),
+    Observe(oneshot::Sender<serde_json::Value>, Ticket),
+    /// A task of this life panicked: the life ends. At most one per task.
+    TaskFailed(String),
 }
+
+/// One place in a bounded number of things that go past the mailbox's bound; given back when dropped.
+pub(crate) struct Ticket(Arc<AtomicUsize>);
+
+impl Ticket {
+    pub(crate) fn take(taken: &Arc<AtomicUsize>, max: usize) -> Option<Self> {
+        let ticket = Self(taken.clone());
+        // Counted before it is compared: the drop below gives it back.
+        (taken.fetch_add(1, Ordering::Relaxed) < max).then_some(ticket)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// How many may look into one actor at the same time.
+const OBSERVERS_MAX: usize = 16;
 
 impl<M: Send + 'static> ractor::Message for Envelope<M> {}
 
@@ -31,6 +53,7 @@ pub(crate) struct Mailbox<M: Send + 'static> {
     /// Admitted and not begun.
     pub(crate) depth: Arc<AtomicUsize>,
     bound: usize,
+    observers: Arc<AtomicUsize>,
 }
 
 /// One life of an actor. Cheap to clone; holding it does not keep the actor alive.
@@ -108,7 +131,7 @@ impl<T> Reply<T> {
 
 impl<M: Send + 'static> Addr<M> {
     pub(crate) fn new(actor: ActorRef<Envelope<M>>, depth: Arc<AtomicUsize>, bound: usize) -> Self {
-        Self(Arc::new(Mailbox { actor, depth, bound }))
+        Self(Arc::new(Mailbox { actor, depth, bound, observers: Arc::default() }))
     }
 
     pub fn tell(&self, msg: M) -> Result<(), TellError<M>> {
@@ -124,41 +147,37 @@ impl<M: Send + 'static> Addr<M> {
                 Err(TellError::Gone(msg))
             }
             // The library gives every refused message back; these have none to give.
-            Err(MessagingErr::SendErr(Envelope::Observe(_)) | MessagingErr::ChannelClosed | MessagingErr::InvalidActorType) => Ok(()),
+            Err(_) => Ok(()),
         }
     }
 
     /// Waits for the answer until `deadline`. Dropping the future leaves the question with the actor.
     pub async fn ask<T: Send + 'static>(&self, deadline: Deadline, make: impl FnOnce(Reply<T>) -> M) -> Result<T, CallError> {
-        let remaining = deadline.remaining();
+        answered(deadline, self.put(deadline, make)?).await
+    }
+
+    /// Asks; what comes back is where the answer will come.
+    fn put<T: Send + 'static>(&self, deadline: Deadline, make: impl FnOnce(Reply<T>) -> M) -> Result<oneshot::Receiver<T>, CallError> {
         let (to, answer) = oneshot::channel();
         match self.tell(make(Reply { to, deadline })) {
-            Ok(()) => {}
-            Err(TellError::Busy(_)) => return Err(CallError::Busy),
-            Err(TellError::Gone(_)) => return Err(CallError::Gone),
-        }
-        match tokio::time::timeout_at(deadline.instant(), answer).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(_)) => Err(CallError::Dropped),
-            Err(_) => Err(CallError::Expired { waited_ms: u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX) }),
+            Ok(()) => Ok(answer),
+            Err(TellError::Busy(_)) => Err(CallError::Busy),
+            Err(TellError::Gone(_)) => Err(CallError::Gone),
         }
     }
 
-    /// The actor's own snapshot of its state. Goes past the bound: an operator may look into a full actor.
+    /// The actor's own snapshot of its state. Goes past the mailbox's bound, because an operator may look into a full
+    /// actor; `Busy` if too many look at once.
     pub async fn observe(&self, deadline: Deadline) -> Result<serde_json::Value, CallError> {
-        let remaining = deadline.remaining();
+        let ticket = Ticket::take(&self.0.observers, OBSERVERS_MAX).ok_or(CallError::Busy)?;
         let (to, answer) = oneshot::channel();
-        self.0.actor.send_message(Envelope::Observe(to)).map_err(|_| CallError::Gone)?;
-        match tokio::time::timeout_at(deadline.instant(), answer).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(_)) => Err(CallError::Dropped),
-            Err(_) => Err(CallError::Expired { waited_ms: u64::try_from(remaining.as_millis()).unwrap_or(u64::MAX) }),
-        }
+        self.0.actor.send_message(Envelope::Observe(to, ticket)).map_err(|_| CallError::Gone)?;
+        answered(deadline, answer).await
     }
 
-    /// Messages admitted and not begun.
+    /// Messages admitted and not begun; none once this life is over.
     pub fn depth(&self) -> usize {
-        self.0.depth.load(Ordering::Relaxed)
+        if self.is_alive() { self.0.depth.load(Ordering::Relaxed) } else { 0 }
     }
 
     pub fn is_alive(&self) -> bool {
@@ -167,6 +186,20 @@ impl<M: Send + 'static> Addr<M> {
 
     pub(crate) fn stop_self(&self) {
         self.0.actor.stop(None);
+    }
+
+    pub(crate) fn task_failed(&self, message: String) {
+        // A life that is over needs no ending.
+        let _ = self.0.actor.send_message(Envelope::TaskFailed(message));
+    }
+}
+
+async fn answered<T>(deadline: Deadline, answer: oneshot::Receiver<T>) -> Result<T, CallError> {
+    let asked = tokio::time::Instant::now();
+    match tokio::time::timeout_at(deadline.instant(), answer).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(_)) => Err(CallError::Dropped),
+        Err(_) => Err(CallError::Expired { waited_ms: u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX) }),
     }
 }
 
@@ -199,10 +232,9 @@ impl<M: Send + 'static> Door<M> {
     }
 
     pub async fn ask<T: Send + 'static>(&self, deadline: Deadline, make: impl FnOnce(Reply<T>) -> M) -> Result<T, CallError> {
-        match self.current() {
-            Some(addr) => addr.ask(deadline, make).await,
-            None => Err(CallError::Gone),
-        }
+        // The life is let go before the wait: an asker must not keep a dead mailbox, and its own question in it, alive.
+        let answer = self.current().ok_or(CallError::Gone)?.put(deadline, make)?;
+        answered(deadline, answer).await
     }
 
     pub(crate) fn set(&self, addr: Option<&Addr<M>>) {

@@ -25,7 +25,7 @@ pub enum Fault {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Armed {
     pub point: String,
-    /// Only for this entity's key; none is any.
+    /// Only for this entity's key, or the actor at this path in the tree; none is any.
     pub key: Option<String>,
     pub fault: Fault,
     /// How often it strikes before it is spent.
@@ -105,18 +105,18 @@ pub fn arm_from_text(text: &str) -> Result<(), String> {
 }
 
 #[cold]
-fn strike(point: &'static str, key: Option<&str>) -> Option<Fault> {
+fn strike(point: &'static str, key: Option<&str>, path: Option<&str>) -> Option<Fault> {
     let mut points = POINTS.lock();
     let status = points.iter_mut().find(|status| {
         status.struck < status.armed.times
             && status.armed.point == point
-            && status.armed.key.as_deref().is_none_or(|wanted| key == Some(wanted))
+            && status.armed.key.as_deref().is_none_or(|wanted| key == Some(wanted) || path == Some(wanted))
     })?;
     status.struck += 1;
     let fault = status.armed.fault.clone();
     count(&points);
     drop(points);
-    tracing::warn!(point, key, ?fault, "injected fault strikes");
+    tracing::warn!(point, key, path, ?fault, "injected fault strikes");
     Some(fault)
 }
 
@@ -126,7 +126,21 @@ pub async fn point(name: &'static str, key: Option<&Key>) -> Result<(), Injected
     if ARMED.load(Ordering::Relaxed) == 0 {
         return Ok(());
     }
-    match strike(name, key.map(Key::as_str)) {
+    armed_point(name, key, None).await
+}
+
+/// A place that every actor has: it may be selected by the actor's path in the tree as well.
+#[inline]
+pub(crate) async fn actor_point(name: &'static str, key: Option<&Key>, path: &str) -> Result<(), InjectedError> {
+    if ARMED.load(Ordering::Relaxed) == 0 {
+        return Ok(());
+    }
+    armed_point(name, key, Some(path)).await
+}
+
+#[cold]
+async fn armed_point(name: &'static str, key: Option<&Key>, path: Option<&str>) -> Result<(), InjectedError> {
+    match strike(name, key.map(Key::as_str), path) {
         Some(Fault::Delay(wait)) => tokio::time::sleep(wait).await,
         Some(Fault::Hang) => std::future::pending::<()>().await,
         other => return at_once(name, other),
@@ -140,7 +154,7 @@ pub fn point_sync(name: &'static str, key: Option<&Key>) -> Result<(), InjectedE
     if ARMED.load(Ordering::Relaxed) == 0 {
         return Ok(());
     }
-    match strike(name, key.map(Key::as_str)) {
+    match strike(name, key.map(Key::as_str), None) {
         Some(Fault::Delay(wait)) => std::thread::sleep(wait),
         Some(Fault::Hang) => std::thread::sleep(Duration::from_secs(3600)),
         other => return at_once(name, other),
@@ -155,5 +169,31 @@ fn at_once(point: &'static str, fault: Option<Fault>) -> Result<(), InjectedErro
         Some(Fault::Panic) => panic!("fault {point}: panic"),
         Some(Fault::Abort) => std::process::abort(),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_written_as_text_strikes_its_own_key_as_often_as_it_says_and_no_more() {
+        arm_from_text("text.point@probe_1=error:disk: gone*2; text.other=delay:5").unwrap();
+        assert!(strike("text.point", None, None).is_none());
+        for _ in 0..2 {
+            assert_eq!(strike("text.point", None, Some("probe_1")), Some(Fault::Error("disk: gone".into())));
+        }
+        assert!(strike("text.point", Some("probe_1"), None).is_none());
+        assert_eq!(list().iter().find(|status| status.armed.point == "text.point").unwrap().struck, 2);
+        disarm("text.point");
+        disarm("text.other");
+    }
+
+    #[test]
+    fn text_that_names_no_fault_is_refused() {
+        for bad in ["nothing", "bad.point=", "bad.point=explode", "bad.point=delay:soon", "bad.point=panic*often"] {
+            assert!(arm_from_text(bad).is_err(), "{bad}");
+        }
+        assert!(list().iter().all(|status| status.armed.point != "bad.point"));
     }
 }

@@ -199,6 +199,7 @@ impl ControlPlane {
         }
         let operation = operation(&op, &("remove", agent));
         let done = self.ask_roster(&op, move |reply| RosterMsg::RemoveAgent { agent, operation: operation.clone(), reply }).await??;
+        self.seen(&op, done.cursor).await?;
         Ok(Done { value: record, cursor: done.cursor })
     }
 
@@ -269,6 +270,7 @@ impl ControlPlane {
         }
         let operation = operation(&op, &("remove", swarm));
         let done = self.ask_roster(&op, move |reply| RosterMsg::RemoveSwarm { swarm, operation: operation.clone(), reply }).await??;
+        self.seen(&op, done.cursor).await?;
         Ok(Done { value: record, cursor: done.cursor })
     }
 

@@ -71,6 +71,9 @@ pub type Store<'a> = &'a dyn Fn(Vec<u8>) -> Result<Body, String>;
 /// The subtasks that `json` asks for, in its order, or what is wrong with it in words for the planner.
 pub fn read(json: &[u8], planner: &TaskSpec, plan: &PlanSpec, store: Store<'_>) -> Result<Vec<Arc<TaskSpec>>, String> {
     let wrong = |what: String| format!("its result is no plan: {what}");
+    // A program that only prints its plan has it as text: JSON within a JSON string.
+    let printed: Option<String> = serde_json::from_slice(json).ok();
+    let json = printed.as_ref().map_or(json, |text| text.as_bytes());
     let read: Plan = serde_json::from_slice(json).map_err(|error| wrong(error.to_string()))?;
     if read.tasks.len() > plan.subtasks_max as usize {
         return Err(wrong(format!("{} tasks, more than subtasksMax = {}", read.tasks.len(), plan.subtasks_max)));

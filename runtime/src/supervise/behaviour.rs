@@ -1,15 +1,24 @@
 //! What an actor's author writes, and the adapter that runs it in the actor library.
 
 use std::{
-    sync::{Arc, atomic::{AtomicUsize, Ordering}},
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
-use ractor::{Actor, ActorCell, ActorProcessingErr, ActorRef};
+use futures_util::FutureExt;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::AbortHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::tree::{Node, Tree};
+use super::{
+    child_spec::{Life, Parent},
+    tree::{ActorStatus, Node, Tree},
+};
 use crate::{
     call::{Addr, Door, Envelope, TellError},
     fault,
@@ -117,15 +126,21 @@ impl<M: Send + 'static> Context<M> {
         self.addr.stop_self();
     }
 
-    /// Runs `future` until it ends or this life does.
+    /// Runs `future` until it ends or this life does. A panic in it ends this life too.
     pub fn task(&self, future: impl Future<Output = ()> + Send + 'static) {
         self.spawn(future);
     }
 
     fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
-        let over = self.over.clone();
+        let (over, addr) = (self.over.clone(), self.addr.clone());
         tokio::spawn(async move {
-            tokio::select! { biased; () = over.cancelled() => {} () = future => {} }
+            tokio::select! {
+                biased;
+                () = over.cancelled() => {}
+                ended = AssertUnwindSafe(future).catch_unwind() => if let Err(panic) = ended {
+                    addr.task_failed(panic_words(&*panic));
+                }
+            }
         })
         .abort_handle()
     }
@@ -159,52 +174,87 @@ impl<M: Send + 'static> Context<M> {
     }
 }
 
-/// Starts one life, linked to its supervisor.
-pub(super) async fn spawn<B: Behaviour>(
-    behaviour: B,
-    node: Arc<Node>,
-    tree: Tree,
-    door: Door<B::Msg>,
-    bound: usize,
-    start_timeout: Duration,
-    supervisor: ActorCell,
-) -> Result<ActorCell, String> {
-    let life = Life { behaviour, node, tree, door, bound, start_timeout };
-    match Actor::spawn_linked(None, life, (), supervisor).await {
-        Ok((actor, _)) => Ok(actor.get_cell()),
-        Err(ractor::SpawnErr::StartupFailed(error)) => Err(error.to_string()),
-        Err(error) => Err(error.to_string()),
+/// What a panic said.
+pub(super) fn panic_words(panic: &(dyn Any + Send)) -> String {
+    let words = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("panicked: {}", words.unwrap_or("without words"))
+}
+
+/// How the lives of one child are made.
+pub(super) struct Making<B: Behaviour> {
+    pub(super) factory: Arc<dyn Fn() -> B + Send + Sync>,
+    pub(super) door: Door<B::Msg>,
+    pub(super) bound: usize,
+    pub(super) start_timeout: Duration,
+    pub(super) stop_timeout: Duration,
+}
+
+impl<B: Behaviour> Making<B> {
+    /// Starts one life, linked to its supervisor.
+    pub(super) async fn spawn(self: Arc<Self>, parent: Parent) -> Result<Life, String> {
+        let behaviour = catch_unwind(AssertUnwindSafe(|| (self.factory)())).map_err(|panic| panic_words(&*panic))?;
+        let adapter = Adapter { behaviour, node: parent.node, tree: parent.tree, making: self };
+        match Actor::spawn_linked(None, adapter, (), parent.cell).await {
+            Ok((actor, join)) => Ok(Life { cell: actor.get_cell(), join }),
+            Err(ractor::SpawnErr::StartupFailed(error)) => Err(error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 }
 
-struct Life<B: Behaviour> {
+struct Adapter<B: Behaviour> {
     behaviour: B,
     node: Arc<Node>,
     tree: Tree,
-    door: Door<B::Msg>,
-    bound: usize,
-    start_timeout: Duration,
+    making: Arc<Making<B>>,
 }
 
 struct Living<B: Behaviour> {
     ctx: Context<B::Msg>,
-    state: B::State,
+    /// None once this life has failed or stopped: what it held is let go before its supervisor hears of the end, so that
+    /// the next life finds files and locks free.
+    state: Option<B::State>,
     depth: Arc<AtomicUsize>,
-    _over: DropGuard,
+    over: Option<DropGuard>,
 }
 
-impl<B: Behaviour> Actor for Life<B> {
+impl<B: Behaviour> Living<B> {
+    fn let_go(&mut self) {
+        self.over = None;
+        let state = self.state.take();
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(state))) {
+            tracing::error!(actor = self.ctx.path(), panic = panic_words(&*panic), "its state panicked while it was let go");
+        }
+    }
+}
+
+impl<B: Behaviour> Adapter<B> {
+    async fn point(&self, name: &'static str) -> Result<(), Failure> {
+        Ok(fault::actor_point(name, self.node.key.as_ref(), self.node.path()).await?)
+    }
+}
+
+/// The failure in the words that the tree shows.
+fn outcome(ended: Result<Result<(), Failure>, Box<dyn Any + Send>>) -> Result<(), String> {
+    match ended {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(failure)) => Err(failure.to_string()),
+        Err(panic) => Err(panic_words(&*panic)),
+    }
+}
+
+impl<B: Behaviour> Actor for Adapter<B> {
     type Msg = Envelope<B::Msg>;
     type State = Living<B>;
     type Arguments = ();
 
     async fn pre_start(&self, myself: ActorRef<Self::Msg>, (): ()) -> Result<Living<B>, ActorProcessingErr> {
         let depth = Arc::new(AtomicUsize::new(0));
-        let addr = Addr::new(myself, depth.clone(), self.bound);
+        let addr = Addr::new(myself, depth.clone(), self.making.bound);
         let watched = addr.clone();
         self.node.begin_life(
             depth.clone(),
-            self.bound,
+            self.making.bound,
             Some(Arc::new(move |deadline| {
                 let watched = watched.clone();
                 Box::pin(async move { watched.observe(deadline).await })
@@ -213,38 +263,60 @@ impl<B: Behaviour> Actor for Life<B> {
         let over = CancellationToken::new();
         let guard = over.clone().drop_guard();
         let ctx = Context { addr, node: self.node.clone(), tree: self.tree.clone(), over };
-        let starting = async {
-            fault::point("actor.start", self.node.key.as_ref()).await?;
+        let starting = AssertUnwindSafe(async {
+            self.point("actor.start").await?;
             self.behaviour.start(&ctx).await
-        };
-        let state = match tokio::time::timeout(self.start_timeout, starting).await {
-            Ok(Ok(state)) => state,
-            Ok(Err(failure)) => return Err(failure.to_string().into()),
-            Err(_) => return Err(format!("it did not start within {} ms", self.start_timeout.as_millis()).into()),
+        });
+        let state = match tokio::time::timeout(self.making.start_timeout, starting.catch_unwind()).await {
+            Ok(Ok(Ok(state))) => state,
+            Ok(Ok(Err(failure))) => return Err(failure.to_string().into()),
+            Ok(Err(panic)) => return Err(panic_words(&*panic).into()),
+            Err(_) => return Err(format!("not within {} ms", self.making.start_timeout.as_millis()).into()),
         };
         // From here on it answers.
-        self.door.set(Some(&ctx.addr));
-        Ok(Living { ctx, state, depth, _over: guard })
+        self.making.door.set(Some(&ctx.addr));
+        Ok(Living { ctx, state: Some(state), depth, over: Some(guard) })
     }
 
     async fn handle(&self, _: ActorRef<Self::Msg>, envelope: Self::Msg, living: &mut Living<B>) -> Result<(), ActorProcessingErr> {
-        match envelope {
+        let Some(state) = &mut living.state else { return Ok(()) };
+        let failed = match envelope {
             Envelope::User(msg) => {
                 living.depth.fetch_sub(1, Ordering::Relaxed);
-                fault::point("actor.handle", self.node.key.as_ref()).await?;
-                self.behaviour.handle(&living.ctx, msg, &mut living.state).await.map_err(|failure| failure.to_string().into())
+                let handling = AssertUnwindSafe(async {
+                    self.point("actor.handle").await?;
+                    self.behaviour.handle(&living.ctx, msg, state).await
+                });
+                outcome(handling.catch_unwind().await)
             }
-            Envelope::Observe(reply) => {
-                // Who asked may have given up.
-                let _ = reply.send(self.behaviour.observe(&living.state));
+            Envelope::Observe(reply, _ticket) => {
+                // A look must not kill: whoever looks hears `Dropped`. And who asked may have given up.
+                if let Ok(seen) = catch_unwind(AssertUnwindSafe(|| self.behaviour.observe(state))) {
+                    let _ = reply.send(seen);
+                }
                 Ok(())
             }
-        }
+            Envelope::TaskFailed(message) => Err(format!("a task of it {message}")),
+        };
+        failed.map_err(|message| {
+            living.let_go();
+            message.into()
+        })
     }
 
     async fn post_stop(&self, _: ActorRef<Self::Msg>, living: &mut Living<B>) -> Result<(), ActorProcessingErr> {
-        fault::point("actor.stop", self.node.key.as_ref()).await?;
-        self.behaviour.stop(&living.ctx, &mut living.state).await;
-        Ok(())
+        self.node.set_status(ActorStatus::Stopping);
+        let Some(state) = &mut living.state else { return Ok(()) };
+        let stopping = AssertUnwindSafe(async {
+            self.point("actor.stop").await?;
+            self.behaviour.stop(&living.ctx, state).await;
+            Ok(())
+        });
+        let stopped = match tokio::time::timeout(self.making.stop_timeout, stopping.catch_unwind()).await {
+            Ok(stopped) => outcome(stopped).map_err(|message| format!("in its stop: {message}")),
+            Err(_) => Err(format!("it did not stop within {} ms", self.making.stop_timeout.as_millis())),
+        };
+        living.let_go();
+        stopped.map_err(Into::into)
     }
 }

@@ -7,7 +7,7 @@ use ractor::ActorCell;
 
 use super::{
     backoff::Backoff,
-    behaviour::{self, Behaviour},
+    behaviour::{Behaviour, Making},
     intensity::Intensity,
     supervisor,
     tree::{Node, Tree},
@@ -42,8 +42,34 @@ pub enum Shutdown {
     Kill,
 }
 
-pub(super) type Start = Arc<dyn Fn(Parent) -> BoxFuture<'static, Result<ActorCell, String>> + Send + Sync>;
+pub(super) type Start = Arc<dyn Fn(Parent) -> BoxFuture<'static, Result<Life, String>> + Send + Sync>;
 pub(super) type Clear = Arc<dyn Fn() + Send + Sync>;
+
+/// How long a killed child may take to be gone before it is left behind and said so.
+const KILL_WAIT: Duration = Duration::from_secs(1);
+
+/// One running life.
+pub(super) struct Life {
+    pub(super) cell: ActorCell,
+    /// Ends when nothing of this life is left.
+    pub(super) join: tokio::task::JoinHandle<()>,
+}
+
+impl Life {
+    /// Stops it as asked, and kills it if it does not; returns when it is gone.
+    pub(super) async fn end(mut self, shutdown: Shutdown) {
+        if let Shutdown::Grace(grace) = shutdown {
+            self.cell.stop(None);
+            if tokio::time::timeout(grace, &mut self.join).await.is_ok() {
+                return;
+            }
+        }
+        self.cell.kill();
+        if tokio::time::timeout(KILL_WAIT, &mut self.join).await.is_err() {
+            tracing::error!(actor = %self.cell.get_id(), "an actor does not yield even to a kill: it blocks its thread; it is left behind");
+        }
+    }
+}
 
 /// Where a child is started.
 pub(super) struct Parent {
@@ -150,9 +176,9 @@ impl<B: Behaviour> ActorSpec<B> {
         self
     }
 
+    /// The supervisor never gives up on it: it is restarted with backoff for ever.
     pub fn essential(mut self) -> Self {
         self.essential = true;
-        self.backoff = Backoff::default();
         self
     }
 
@@ -169,18 +195,25 @@ impl<B: Behaviour> ActorSpec<B> {
 
     pub fn build(self) -> (ChildSpec, Door<B::Msg>) {
         let door = Door::default();
-        let (factory, bound, start_timeout) = (self.factory, self.bound, self.start_timeout);
-        let (inside, outside) = (door.clone(), door.clone());
-        let start: Start = Arc::new(move |parent: Parent| {
-            let (behaviour, door) = (factory(), inside.clone());
-            Box::pin(behaviour::spawn(behaviour, parent.node, parent.tree, door, bound, start_timeout, parent.cell))
+        let outside = door.clone();
+        let making = Arc::new(Making {
+            factory: self.factory,
+            door: door.clone(),
+            bound: self.bound,
+            start_timeout: self.start_timeout,
+            stop_timeout: match self.shutdown {
+                Shutdown::Grace(grace) => grace,
+                Shutdown::Kill => GRACE_DEFAULT,
+            },
         });
+        let start: Start = Arc::new(move |parent| Box::pin(making.clone().spawn(parent)));
         let spec = ChildSpec {
             name: self.name,
             kind: self.kind,
             key: self.key,
             restart: self.restart,
-            backoff: self.backoff,
+            // What is never given up must not be restarted in a hot loop.
+            backoff: if self.essential && self.backoff.first.is_zero() { Backoff::default() } else { self.backoff },
             crash_loop: self.crash_loop,
             shutdown: self.shutdown,
             essential: self.essential,

@@ -33,3 +33,19 @@ impl Window {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn restarts_up_to_the_maximum_within_the_period_are_admitted_and_old_ones_forgotten() {
+        let (mut window, start) = (Window::default(), Instant::now());
+        let two = Intensity { restarts_max: 2, period: Duration::from_secs(10) };
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert!(window.admit(&two, at(0)) && window.admit(&two, at(5)));
+        assert!(!window.admit(&two, at(9)));
+        assert!(window.admit(&two, at(11)), "the first is out of the period by then");
+        assert!(!window.admit(&two, at(12)));
+    }
+}

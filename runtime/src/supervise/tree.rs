@@ -245,7 +245,9 @@ impl Tree {
         node
     }
 
+    /// Takes a node and all below it out of the tree.
     pub(super) fn remove(&self, node: &Arc<Node>) {
+        self.clear(node);
         if let Some(parent) = node.parent.upgrade() {
             parent.children.write().remove(&node.seq);
         }
@@ -257,6 +259,14 @@ impl Tree {
             }
         }
         self.tell(node, Change::Removed);
+    }
+
+    /// Takes out all below a node: what a supervisor that was killed could not do itself.
+    pub(super) fn clear(&self, node: &Arc<Node>) {
+        let children = std::mem::take(&mut *node.children.write());
+        for child in children.values() {
+            self.remove(child);
+        }
     }
 
     pub(super) fn tell(&self, node: &Node, what: Change) {
@@ -294,6 +304,13 @@ impl Node {
         changing.started_at = WallMs::now();
         changing.started = Instant::now();
         changing.note = None;
+    }
+
+    /// The life is over; what was in its mailbox is dropped.
+    pub(super) fn end_life(&self) {
+        let mut changing = self.changing.lock();
+        changing.depth = Arc::default();
+        changing.observer = None;
     }
 
     /// The life is ready; says how long there was none, if one before it failed.

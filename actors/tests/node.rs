@@ -1,0 +1,245 @@
+//! What one node promises, with real processes and a real ledger.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::time::Duration;
+
+use hiveward_actors::{
+    client::{ControlPlane, DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef, TaskEdit},
+    id::TaskId,
+    node::{Node, NodeConfig},
+    task::{TaskRecord, TaskStatus, retry::RetryPolicy, spec::{Aggregate, PlanSpec}},
+};
+use hiveward_runtime::{error::Code, op::Op};
+
+struct Here {
+    dir: tempfile::TempDir,
+    node: Option<Node>,
+}
+
+impl Here {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Node::start(config(&dir)).await.unwrap();
+        Self { dir, node: Some(node) }
+    }
+
+    fn control(&self) -> ControlPlane {
+        self.node.as_ref().unwrap().control()
+    }
+
+    async fn restart(&mut self) {
+        self.node.take().unwrap().stop(Duration::from_secs(10)).await;
+        self.node = Some(Node::start(config(&self.dir)).await.unwrap());
+    }
+
+    async fn stop(mut self) {
+        self.node.take().unwrap().stop(Duration::from_secs(10)).await;
+    }
+}
+
+fn config(dir: &tempfile::TempDir) -> NodeConfig {
+    NodeConfig { reserve_bytes: 0, default_agents: 2, shim: support::shim(), ..NodeConfig::new(dir.path()) }
+}
+
+fn op() -> Op {
+    Op::internal(Duration::from_secs(30))
+}
+
+fn sh(script: &str) -> NewTask {
+    let argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+    NewTask::new(NewWork::Command { argv, env: Vec::new(), cwd: None, stdin: None })
+}
+
+async fn submit(control: &ControlPlane, task: NewTask) -> TaskId {
+    control.submit_tasks(op(), vec![task]).await.unwrap().value[0].id()
+}
+
+async fn ended(control: &ControlPlane, task: TaskId) -> TaskRecord {
+    until(control, task, "ended", |record| record.status.is_terminal()).await
+}
+
+async fn until(control: &ControlPlane, task: TaskId, what: &str, holds: impl Fn(&TaskRecord) -> bool) -> TaskRecord {
+    for _ in 0..3_000 {
+        if let Some(record) = control.task(task).unwrap()
+            && holds(&record)
+        {
+            return record;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never {what}: {:#?}", control.task(task).unwrap());
+}
+
+fn result(control: &ControlPlane, record: &TaskRecord) -> String {
+    String::from_utf8(control.body(record.result.as_ref().unwrap()).unwrap().to_vec()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_runs_and_its_result_and_placement_are_shown() {
+    let here = Here::start().await;
+    let control = here.control();
+    let task = submit(&control, sh("echo hello")).await;
+    let record = ended(&control, task).await;
+    assert_eq!(record.status, TaskStatus::Succeeded, "{record:#?}");
+    assert_eq!(result(&control, &record), "\"hello\\n\"");
+    assert_eq!(record.attempts[0].exit_code, Some(0));
+    assert!(!record.attempts[0].decision.scores.is_empty());
+    here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dependants_wait_get_the_results_and_fail_with_what_they_wait_for() {
+    let here = Here::start().await;
+    let control = here.control();
+    let mut first = sh(r#"echo '{"hiveward":"result","value":{"n":41}}'"#);
+    first.local_name = Some("first".into());
+    let mut second = sh("cat $HIVEWARD_INPUTS");
+    second.depends_on = vec![DependsOn::Local("first".into())];
+    let ids: Vec<_> = control.submit_tasks(op(), vec![second, first]).await.unwrap().value.iter().map(TaskRecord::id).collect();
+    let record = ended(&control, ids[0]).await;
+    assert_eq!(record.status, TaskStatus::Succeeded, "{record:#?}");
+    assert!(result(&control, &record).contains("41"), "{}", result(&control, &record));
+
+    let mut bad = sh("exit 3");
+    bad.retry = Some(RetryPolicy { first_ms: 10, ..RetryPolicy::default() });
+    bad.local_name = Some("bad".into());
+    let mut after = sh("true");
+    after.depends_on = vec![DependsOn::Local("bad".into())];
+    let ids: Vec<_> = control.submit_tasks(op(), vec![bad, after]).await.unwrap().value.iter().map(TaskRecord::id).collect();
+    let record = ended(&control, ids[1]).await;
+    assert_eq!(record.status, TaskStatus::Failed);
+    assert!(record.error.unwrap().contains("ended DEAD"));
+    let dead = ended(&control, ids[0]).await;
+    assert_eq!((dead.status, dead.attempts.len()), (TaskStatus::Dead, 3));
+    // Redriven with an edit it succeeds, under a new attempt.
+    let edit = TaskEdit { work: Some(sh("echo mended").work), ..TaskEdit::default() };
+    control.retry_task(op(), ids[0], edit).await.unwrap();
+    let mended = ended(&control, ids[0]).await;
+    assert_eq!((mended.status, mended.attempts.len()), (TaskStatus::Succeeded, 4));
+    here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_operation_gives_the_same_answer_and_another_input_is_a_conflict() {
+    let mut here = Here::start().await;
+    let named = || Op { operation: Some("one".into()), ..op() };
+    let first = here.control().submit_tasks(named(), vec![sh("echo a")]).await.unwrap();
+    let again = here.control().submit_tasks(named(), vec![sh("echo a")]).await.unwrap();
+    assert_eq!(first.value[0].id(), again.value[0].id());
+    here.restart().await;
+    let again = here.control().submit_tasks(named(), vec![sh("echo a")]).await.unwrap();
+    assert_eq!(first.value[0].id(), again.value[0].id());
+    let refused = here.control().submit_tasks(named(), vec![sh("echo b")]).await.unwrap_err();
+    assert_eq!(refused.code, Code::Conflict);
+    here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancelling_reaches_the_running_process() {
+    let here = Here::start().await;
+    let control = here.control();
+    let marker = here.dir.path().join("still-there");
+    let task = submit(&control, sh(&format!("sleep 60; touch {}", marker.display()))).await;
+    until(&control, task, "running", |record| record.status == TaskStatus::Running).await;
+    control.cancel_task(op(), task).await.unwrap();
+    assert_eq!(ended(&control, task).await.status, TaskStatus::Cancelled);
+    // The place is free again when the process is gone.
+    for _ in 0..3 {
+        let next = submit(&control, sh("true")).await;
+        assert_eq!(ended(&control, next).await.status, TaskStatus::Succeeded);
+    }
+    assert!(!marker.exists());
+    here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_and_started_node_adopts_what_runs_and_loses_nothing() {
+    let mut here = Here::start().await;
+    let counter = here.dir.path().join("runs");
+    let script = format!("echo begun >> {0}; sleep 2; echo output-of-it", counter.display());
+    let running = submit(&here.control(), sh(&script)).await;
+    until(&here.control(), running, "running", |record| record.status == TaskStatus::Running).await;
+    let waiting: Vec<_> = {
+        let mut ids = Vec::new();
+        for n in 0..10 {
+            ids.push(submit(&here.control(), sh(&format!("echo {n}"))).await);
+        }
+        ids
+    };
+    here.restart().await;
+    let record = ended(&here.control(), running).await;
+    assert_eq!((record.status, record.attempts.len()), (TaskStatus::Succeeded, 1), "{record:#?}");
+    assert_eq!(std::fs::read_to_string(&counter).unwrap(), "begun\n");
+    for task in waiting {
+        assert_eq!(ended(&here.control(), task).await.status, TaskStatus::Succeeded);
+    }
+    here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_becomes_subtasks_whose_results_are_aggregated() {
+    let here = Here::start().await;
+    let control = here.control();
+    let plan = r#"{"tasks":[{"name":"a","command":{"argv":["/bin/sh","-c","echo '{\"hiveward\":\"result\",\"value\":{\"n\":1}}'"]}},{"name":"b","dependsOn":["a"],"command":{"argv":["/bin/sh","-c","echo '{\"hiveward\":\"result\",\"value\":{\"n\":2}}'"]}}]}"#;
+    let mut planner = NewTask::new(NewWork::Command { argv: vec!["/bin/cat".into()], env: vec![], cwd: None, stdin: Some(plan.into()) });
+    planner.plan = Some(PlanSpec { aggregate: Aggregate::Merge, subtasks_max: 10 });
+    let task = submit(&control, planner).await;
+    let record = ended(&control, task).await;
+    assert_eq!(record.status, TaskStatus::Succeeded, "{record:#?}");
+    assert_eq!(record.subtasks.len(), 2);
+    assert_eq!(result(&control, &record), r#"{"n":3}"#);
+    here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_requests_name_their_field_and_change_nothing() {
+    let here = Here::start().await;
+    let control = here.control();
+    let before = control.head();
+    let local = |name: &str, on: &str| NewTask { local_name: Some(name.into()), depends_on: vec![DependsOn::Local(on.into())], ..sh("true") };
+    let cycle = control.submit_tasks(op(), vec![local("a", "b"), local("b", "a")]).await.unwrap_err();
+    assert_eq!((cycle.code, cycle.field.as_deref()), (Code::Invalid, Some("tasks.0.dependsOn")));
+    assert!(cycle.message.contains("a → b → a"), "{cycle}");
+    let unknown = NewTask { depends_on: vec![DependsOn::Task(TaskId::new())], ..sh("true") };
+    let refused = control.submit_tasks(op(), vec![sh("true"), unknown]).await.unwrap_err();
+    assert_eq!((refused.code, refused.field.as_deref()), (Code::NotFound, Some("tasks.1.dependsOn")));
+    let nobody = NewTask { swarm: Some(SwarmRef::Name("nobody".into())), ..sh("true") };
+    assert_eq!(control.submit_tasks(op(), vec![nobody]).await.unwrap_err().code, Code::NotFound);
+    let empty = NewTask::new(NewWork::Command { argv: vec![], env: vec![], cwd: None, stdin: None });
+    assert_eq!(control.submit_tasks(op(), vec![empty]).await.unwrap_err().field.as_deref(), Some("tasks.0.command.argv"));
+    assert_eq!(control.head(), before);
+    here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_are_made_paused_stopped_restarted_and_removed() {
+    let here = Here::start().await;
+    let control = here.control();
+    let swarm = control.create_swarm(op(), NewSwarm { name: "team".into(), ..NewSwarm::default() }).await.unwrap().value;
+    let new = NewAgent { swarm: Some(SwarmRef::Id(swarm.spec.id)), ..NewAgent::command("solo") };
+    let agent = control.create_agent(op(), new.clone()).await.unwrap().value.spec.id;
+    assert_eq!(control.create_agent(op(), new).await.unwrap_err().code, Code::Conflict);
+    let to_team = |script: &str| NewTask { swarm: Some(SwarmRef::Name("team".into())), ..sh(script) };
+    control.pause_agent(op(), agent, hiveward_actors::client::PauseMode::NextStep).await.unwrap();
+    let task = submit(&control, to_team("echo x")).await;
+    let waiting = until(&control, task, "queued", |record| record.status == TaskStatus::Queued).await;
+    let why = control.why(&waiting, op().deadline).await.unwrap();
+    assert!(why.text.contains("no agent of swarm team is ready"), "{}", why.text);
+    control.resume_agent(op(), agent).await.unwrap();
+    assert_eq!(ended(&control, task).await.status, TaskStatus::Succeeded);
+    // Stopping takes the running process with it; its task goes back and runs under a new attempt after the start.
+    let task = submit(&control, to_team("sleep 1; echo done")).await;
+    until(&control, task, "running", |record| record.status == TaskStatus::Running).await;
+    control.stop_agent(op(), agent, hiveward_actors::client::StopMode::Now).await.unwrap();
+    until(&control, task, "queued again", |record| record.status == TaskStatus::Queued).await;
+    control.start_agent(op(), agent).await.unwrap();
+    let record = ended(&control, task).await;
+    assert_eq!((record.status, record.attempts.len()), (TaskStatus::Succeeded, 2), "{record:#?}");
+    control.remove_agent(op(), agent, false).await.unwrap();
+    assert!(control.agent(agent).unwrap().is_none());
+    control.remove_swarm(op(), swarm.spec.id, false).await.unwrap();
+    assert!(control.swarm(swarm.spec.id).unwrap().is_none());
+    here.stop().await;
+}
