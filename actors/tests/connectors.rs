@@ -103,7 +103,7 @@ async fn every_connector_goes_on_where_an_earlier_life_let_go() {
         let mut bed = Bed::new(spec);
         bed.connector.start().await.unwrap();
         let lease = bed.lease();
-        let job = job(lease, r#"echo x >> "$PLACE/runs"; sleep 0.3; echo '{"hiveward":"result","value":30}'"#);
+        let job = job(lease, r#"echo x >> "$PLACE/runs"; sleep 0.3; echo data > f; echo '{"hiveward":"artifact","name":"f","path":"f"}'; echo '{"hiveward":"result","value":30}'"#);
         bed.connector.run(job.clone()).await;
         bed.started(lease).await;
         bed.connector.release().await;
@@ -510,4 +510,26 @@ async fn noop_is_cheap() {
     bed.drain(40_000).await;
     runner.await.unwrap();
     println!("noop: {:.0} jobs/s", 20_000.0 / begun.elapsed().as_secs_f64());
+}
+
+#[tokio::test]
+#[ignore = "prints figures: how long a command takes from run to its end, and how many run in a second"]
+async fn figures_of_command() {
+    let mut bed = Bed::new(ConnectorSpec::Command);
+    let begun = std::time::Instant::now();
+    for _ in 0..100 {
+        let lease = bed.lease();
+        bed.connector.run(command(lease, ":")).await;
+        bed.end_of(lease).await;
+    }
+    println!("command: {:.2} ms one after the other", begun.elapsed().as_secs_f64() * 10.0);
+    let begun = std::time::Instant::now();
+    let leases: Vec<Lease> = (0..200).map(|_| bed.lease()).collect();
+    for lease in &leases {
+        bed.connector.run(command(*lease, ":")).await;
+    }
+    for lease in &leases {
+        bed.end_of(*lease).await;
+    }
+    println!("command: {:.0} a second, 200 at once", 200.0 / begun.elapsed().as_secs_f64());
 }
