@@ -6,7 +6,7 @@ use std::{fs, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hiveward_actors::{
-    agent::connector::{Connector, End, Input, Lease, Outcome, Report, StopHow, forget, session_dir},
+    agent::connector::{Connector, End, Input, Job, Lease, Outcome, Report, StopHow, forget, session_dir},
     agent::spec::{ConnectorSpec, EnvVar, Limits},
     task::{TaskStatus, gate::GateSpec, spec::CommandSpec},
 };
@@ -14,11 +14,13 @@ use support::{agent::*, *};
 
 const AT_ONCE: StopHow = StopHow::AtOnce;
 
-fn every_connector() -> Vec<(ConnectorSpec, fn(Lease) -> Option<hiveward_actors::agent::connector::Job>)> {
+type MakeJob = fn(Lease) -> Job;
+
+fn every_connector() -> Vec<(ConnectorSpec, MakeJob)> {
     vec![
-        (ConnectorSpec::Command, |lease| Some(command(lease, "echo hi"))),
-        (python_worker(), |lease| Some(kind(lease, "echo", "1"))),
-        (ConnectorSpec::Noop, |lease| Some(kind(lease, "echo", "1"))),
+        (ConnectorSpec::Command, |lease| command(lease, "echo hi")),
+        (python_worker(), |lease| kind(lease, "echo", "1")),
+        (ConnectorSpec::Noop, |lease| kind(lease, "echo", "1")),
     ]
 }
 
@@ -29,7 +31,7 @@ async fn every_connector_runs_jobs_each_with_one_start_and_one_end() {
         bed.connector.start().await.unwrap();
         let leases: Vec<Lease> = (0..4).map(|_| bed.lease()).collect();
         for lease in &leases {
-            let job = job(*lease).unwrap();
+            let job = job(*lease);
             bed.connector.run(job.clone()).await;
             if !matches!(bed.agent.connector, ConnectorSpec::Noop) {
                 bed.connector.run(job).await;
@@ -101,7 +103,7 @@ async fn every_connector_goes_on_where_an_earlier_life_let_go() {
         let mut bed = Bed::new(spec);
         bed.connector.start().await.unwrap();
         let lease = bed.lease();
-        let job = job(lease, r#"echo x >> "$PLACE/runs"; sleep 0.3; echo '{"hiveward":"result","value":30}'"#);
+        let job = job(lease, r#"echo x >> "$PLACE/runs"; sleep 0.3; echo data > f; echo '{"hiveward":"artifact","name":"f","path":"f"}'; echo '{"hiveward":"result","value":30}'"#);
         bed.connector.run(job.clone()).await;
         bed.started(lease).await;
         bed.connector.release().await;
@@ -508,4 +510,26 @@ async fn noop_is_cheap() {
     bed.drain(40_000).await;
     runner.await.unwrap();
     println!("noop: {:.0} jobs/s", 20_000.0 / begun.elapsed().as_secs_f64());
+}
+
+#[tokio::test]
+#[ignore = "prints figures: how long a command takes from run to its end, and how many run in a second"]
+async fn figures_of_command() {
+    let mut bed = Bed::new(ConnectorSpec::Command);
+    let begun = std::time::Instant::now();
+    for _ in 0..100 {
+        let lease = bed.lease();
+        bed.connector.run(command(lease, ":")).await;
+        bed.end_of(lease).await;
+    }
+    println!("command: {:.2} ms one after the other", begun.elapsed().as_secs_f64() * 10.0);
+    let begun = std::time::Instant::now();
+    let leases: Vec<Lease> = (0..200).map(|_| bed.lease()).collect();
+    for lease in &leases {
+        bed.connector.run(command(*lease, ":")).await;
+    }
+    for lease in &leases {
+        bed.end_of(*lease).await;
+    }
+    println!("command: {:.0} a second, 200 at once", 200.0 / begun.elapsed().as_secs_f64());
 }

@@ -54,6 +54,8 @@ struct State {
     /// Leases that the process was given; it is not given one twice.
     given: HashSet<String>,
     stopping: bool,
+    /// A process that ends now is told by `start`, not as the agent's death.
+    starting: bool,
     /// Everything spawned for this life.
     aborts: Vec<AbortHandle>,
     /// Why we ended the process ourselves.
@@ -118,9 +120,22 @@ impl Inner {
     }
 
     async fn start(self: &Arc<Self>) -> Result<(), StartFailure> {
+        self.state.lock().starting = true;
+        let mut started = self.start_once().await;
+        if let Err((_, true)) = started {
+            // An adopted process may have been at its end already: that is no failure to start another.
+            started = self.start_once().await;
+        }
+        self.state.lock().starting = false;
+        started.map_err(|(failure, _)| failure)
+    }
+
+    /// `Err` says too whether the process was an adopted one that ended.
+    async fn start_once(self: &Arc<Self>) -> Result<(), (StartFailure, bool)> {
         let failed = |message: String| StartFailure { message, output_tail: self.output_tail() };
         self.ready.send_replace(Readiness::Waiting);
-        let session = Arc::new(self.open().await.map_err(failed)?);
+        let (session, adopted) = self.open().await.map_err(|message| (failed(message), false))?;
+        let session = Arc::new(session);
         {
             let mut state = self.state.lock();
             state.session = Some(session.clone());
@@ -135,9 +150,13 @@ impl Inner {
         let mut ready = self.ready.subscribe();
         let said = ready.wait_for(|ready| *ready != Readiness::Waiting).map(|said| said.map(|said| said.clone()));
         let patience = Duration::from_millis(self.shared.agent.start_timeout_ms);
+        let mut ended = false;
         let message = match tokio::time::timeout(patience, said).await {
             Ok(Ok(Readiness::Ready { .. })) => return Ok(()),
-            Ok(Ok(Readiness::Dead(message))) => message,
+            Ok(Ok(Readiness::Dead(message))) => {
+                ended = true;
+                message
+            }
             Ok(_) => "the worker's reader has gone".to_owned(),
             Err(_) => format!("the worker did not say that it is ready within {} ms", patience.as_millis()),
         };
@@ -145,11 +164,11 @@ impl Inner {
         apply_stop(&session, StopHow::AtOnce).await;
         // Lost is gone as well.
         let _ = session.wait().await;
-        Err(failed(message))
+        Err((failed(message), adopted && ended))
     }
 
-    /// The running process, or a new one.
-    async fn open(self: &Arc<Self>) -> Result<Session, String> {
+    /// The running process (true), or a new one.
+    async fn open(self: &Arc<Self>) -> Result<(Session, bool), String> {
         let dir = self.dir();
         let unusable = |error: &dyn std::fmt::Display| format!("the worker's session could not be used: {error}");
         match session::adopt(&dir).await.map_err(|e| unusable(&e))? {
@@ -159,7 +178,7 @@ impl Inner {
                 let given = fs::read_to_string(session.dir().accepted()).unwrap_or_default();
                 let given = given.lines().filter_map(|line| Some(line.split_once(' ')?.1.to_owned())).collect();
                 self.state.lock().given = given;
-                return Ok(session);
+                return Ok((session, true));
             }
             Adopted::NeverStarted => {}
             Adopted::Ended(exit) => {
@@ -190,7 +209,7 @@ impl Inner {
             overflow: Overflow::Wait { window_bytes: WINDOW_BYTES },
             shim: self.shared.env.shim.clone(),
         };
-        session::launch(launch).await.map_err(|error| match error {
+        session::launch(launch).await.map(|session| (session, false)).map_err(|error| match error {
             LaunchError::Machine { what, source } => format!("cannot {what}: {source}"),
             error => error.to_string(),
         })

@@ -37,7 +37,7 @@ pub(super) async fn hear(inner: Arc<Inner>, session: Arc<Session>) {
     let how = exit.map_or_else(|lost| lost.to_string(), |exit| exit.describe());
     let (stopping, fault) = {
         let mut state = inner.state.lock();
-        (state.stopping, fault.or(state.fault.take()))
+        (state.stopping || state.starting, fault.or(state.fault.take()))
     };
     let said = transcript::last_text(inner.dir(), Stream::Stderr, 2048);
     let said = inner.shared.base_env().map_or_else(|_| String::new(), |env| env.redact(&said));
