@@ -1,0 +1,7 @@
+//! The gateway's promises, over real sockets and in process.
+
+mod audit;
+mod guard;
+mod sse;
+mod support;
+mod ws;
