@@ -9,6 +9,7 @@ pub mod limit;
 pub mod negotiate;
 pub mod over_http;
 pub mod probe;
+pub mod schema;
 pub mod serve;
 pub mod stream;
 pub mod ui;

@@ -5,4 +5,5 @@
 //! the ledger later.
 
 pub mod sse;
+pub mod tail;
 pub mod ws;

@@ -2,6 +2,7 @@
 
 mod audit;
 mod guard;
+mod snapshot;
 mod sse;
 mod support;
 mod ws;
