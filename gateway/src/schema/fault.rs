@@ -8,7 +8,7 @@ use hiveward_runtime::{
     fault::{Armed, Fault},
 };
 
-use super::{Result, administrators_only, door, op, parse};
+use super::{Result, administrators_only, door, op, parse, scalars::DateTime};
 
 #[derive(Enum, Clone, Copy, PartialEq, Eq)]
 pub enum FaultKind {
@@ -20,15 +20,18 @@ pub enum FaultKind {
     Abort,
 }
 
-/// A named point in the code at which a fault can be triggered.
+/// A fault that is armed at a named point of the code.
 #[derive(SimpleObject)]
 pub struct FaultPoint {
     pub point: String,
     /// Only for this entity.
     pub key: Option<String>,
-    /// The armed fault; none: the point was passed, and nothing is armed.
-    pub fault: Option<FaultKind>,
-    pub times_left: u32,
+    pub fault: FaultKind,
+    /// How often it strikes before it is spent.
+    pub times: u32,
+    /// How often it has struck.
+    pub struck: u32,
+    pub armed_at: DateTime,
 }
 
 #[derive(InputObject)]
@@ -54,16 +57,18 @@ pub struct InjectFaultPayload {
 
 fn points(ctx: &Context<'_>) -> Result<Vec<FaultPoint>> {
     let points = door(ctx)?.faults().into_iter().map(|status| FaultPoint {
-        fault: status.fault.as_ref().map(|fault| match fault {
+        fault: match status.armed.fault {
             Fault::Panic => FaultKind::Panic,
             Fault::Error(_) => FaultKind::Error,
             Fault::Delay(_) => FaultKind::Delay,
             Fault::Hang => FaultKind::Hang,
             Fault::Abort => FaultKind::Abort,
-        }),
-        point: status.point,
-        key: status.key,
-        times_left: status.times_left,
+        },
+        point: status.armed.point,
+        key: status.armed.key,
+        times: status.armed.times,
+        struck: status.struck,
+        armed_at: status.armed_at.into(),
     });
     Ok(points.collect())
 }

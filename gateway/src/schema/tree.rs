@@ -1,10 +1,12 @@
 //! The living supervision tree.
 
+use std::borrow::Cow;
+
 use async_graphql::{Context, Enum, ID, Object, SimpleObject, Subscription};
 use futures_util::{Stream, stream};
 use hiveward_runtime::{
     error::Refused,
-    supervise::{TreeChange, TreeNode, What},
+    supervise::{Change, TreeChange, TreeNode, tree::Missed},
 };
 
 use super::{
@@ -22,10 +24,10 @@ pub struct LastFailure {
 }
 
 /// One actor or supervisor that lives (or waits to live again).
-pub struct SupervisionNode(TreeNode);
+pub struct SupervisionNode<'a>(Cow<'a, TreeNode>);
 
 #[Object]
-impl SupervisionNode {
+impl SupervisionNode<'_> {
     /// Its place: the names from the root, with slashes.
     async fn path(&self) -> &str {
         &self.0.path
@@ -74,8 +76,12 @@ impl SupervisionNode {
     async fn age_ms(&self) -> BigInt {
         BigInt(u64::try_from(self.0.age.as_millis()).unwrap_or(u64::MAX))
     }
-    async fn children(&self) -> Vec<SupervisionNode> {
-        self.0.children.iter().cloned().map(SupervisionNode).collect()
+    /// Children in all, also where `depth` cut them off.
+    async fn child_count(&self) -> usize {
+        self.0.children_total
+    }
+    async fn children(&self) -> Vec<SupervisionNode<'_>> {
+        self.0.children.iter().map(|child| SupervisionNode(Cow::Borrowed(child))).collect()
     }
 }
 
@@ -87,11 +93,11 @@ const DEPTH_DEFAULT: i32 = 8;
 #[Object]
 impl TreeQuery {
     /// The tree below `root` (a path or a key; the node's root if absent), `depth` levels of children.
-    async fn supervision_tree(&self, ctx: &Context<'_>, root: Option<ID>, depth: Option<i32>) -> Result<SupervisionNode> {
+    async fn supervision_tree(&self, ctx: &Context<'_>, root: Option<ID>, depth: Option<i32>) -> Result<SupervisionNode<'static>> {
         let depth = super::parse::natural("depth", depth.unwrap_or(DEPTH_DEFAULT))?;
         let found = door(ctx)?.tree().snapshot(root.as_ref().map(|root| root.as_str()), depth);
         let missing = || Refused::not_found(format!("actor {:?}", root.as_ref().map_or("root", |root| root.as_str())));
-        Ok(SupervisionNode(found.ok_or_else(missing)?))
+        Ok(SupervisionNode(Cow::Owned(found.ok_or_else(missing)?)))
     }
 }
 
@@ -124,12 +130,12 @@ impl From<TreeChange> for SupervisionChange {
     fn from(change: TreeChange) -> Self {
         use SupervisionChangeKind as Kind;
         let (kind, message, took) = match change.what {
-            What::Started => (Kind::Started, None, None),
-            What::Stopped => (Kind::Stopped, None, None),
-            What::Failed { message } => (Kind::Failed, Some(message), None),
-            What::Restarted { took } => (Kind::Restarted, None, Some(took)),
-            What::GaveUp { message } => (Kind::GaveUp, Some(message), None),
-            What::Removed => (Kind::Removed, None, None),
+            Change::Started => (Kind::Started, None, None),
+            Change::Stopped => (Kind::Stopped, None, None),
+            Change::Failed { message } => (Kind::Failed, Some(message), None),
+            Change::Restarted { took } => (Kind::Restarted, None, Some(took)),
+            Change::GaveUp { message } => (Kind::GaveUp, Some(message), None),
+            Change::Removed => (Kind::Removed, None, None),
         };
         Self {
             at: change.at.into(),
@@ -174,10 +180,11 @@ impl TreeFeed {
         };
         Ok(stream::unfold((tree.changes(), below), |(mut changes, below)| async move {
             loop {
-                match changes.next().await? {
+                match changes.next().await {
                     Ok(change) if below.as_deref().is_none_or(|root| is_below(&change.path, root)) => return Some((change.into(), (changes, below))),
                     Ok(_) => {}
-                    Err(lagged) => return Some((SupervisionChange::lagged(lagged.0), (changes, below))),
+                    Err(Missed::Lagged(missed)) => return Some((SupervisionChange::lagged(missed), (changes, below))),
+                    Err(Missed::Closed) => return None,
                 }
             }
         }))
