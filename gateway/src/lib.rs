@@ -4,12 +4,17 @@
 //! beyond open connections. After a restart there is nothing to recover: clients resume from their cursors.
 
 pub mod auth;
+pub mod cli;
+pub mod config;
 pub mod engine;
 pub mod limit;
 pub mod negotiate;
 pub mod over_http;
 pub mod probe;
+pub mod run;
 pub mod schema;
 pub mod serve;
 pub mod stream;
+pub mod telemetry;
 pub mod ui;
+pub mod yaml;

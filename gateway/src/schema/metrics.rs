@@ -50,7 +50,7 @@ pub struct MetricsFeed;
 #[Subscription]
 impl MetricsFeed {
     /// A sample now and then every `everyMs` (at least 100). A slow client misses samples, never gets old ones.
-    async fn metrics(&self, ctx: &Context<'_>, #[graphql(default = 1_000)] every_ms: i32) -> Result<impl Stream<Item = MetricsSample>> {
+    async fn metrics(&self, ctx: &Context<'_>, #[graphql(default = 1_000)] every_ms: i32) -> Result<impl Stream<Item = Result<MetricsSample>>> {
         let every_ms = u64::try_from(every_ms.max(0)).unwrap_or(0);
         if every_ms < EVERY_MS_MIN as u64 {
             return Err(Refused::invalid("everyMs", format!("at least {EVERY_MS_MIN}")).into());
@@ -60,7 +60,7 @@ impl MetricsFeed {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         Ok(stream::unfold((control, ticks), |(control, mut ticks)| async move {
             ticks.tick().await;
-            Some((control.metrics_sample().into(), (control, ticks)))
+            Some((control.metrics_sample().map(MetricsSample::from).map_err(Into::into), (control, ticks)))
         }))
     }
 }

@@ -16,7 +16,7 @@ use hiveward_actors::{
 use super::{
     Result,
     agent::Agent,
-    caught_up, door,
+    caller, caught_up, door,
     enums::{Aggregate, AttemptStatus, PlacementStrategy, Priority, TaskOrder, TaskStatus},
     load::Views,
     op,
@@ -108,7 +108,7 @@ impl Task {
     }
     /// The dependencies that it still waits for.
     async fn blocked_by(&self, ctx: &Context<'_>) -> Result<Vec<Task>> {
-        let blocked_by = door(ctx)?.why(&self.0).blocked_by;
+        let blocked_by = door(ctx)?.why(&self.0, caller(ctx)?.deadline).await?.blocked_by;
         tasks(ctx, &blocked_by).await
     }
     /// What its plan became, in the plan's order.
@@ -213,7 +213,7 @@ impl Task {
     }
     /// The reason it is not running, in words, or the placement that was chosen with its scores.
     async fn why(&self, ctx: &Context<'_>) -> Result<String> {
-        Ok(door(ctx)?.why(&self.0).text)
+        Ok(door(ctx)?.why(&self.0, caller(ctx)?.deadline).await?.text)
     }
     /// Who submitted it.
     async fn principal(&self) -> &str {

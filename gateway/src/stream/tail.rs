@@ -94,7 +94,7 @@ impl Following {
                     Ok(event) if event.cursor <= self.position => {}
                     Ok(event) => {
                         self.position = event.cursor;
-                        if matches(&self.filter, &event) {
+                        if self.filter.wants(&event) {
                             return Ok(event);
                         }
                     }
@@ -162,13 +162,4 @@ async fn read(control: ControlPlane, after: Cursor, ring: broadcast::Sender<Arc<
             let _nobody_listens = ring.send(Arc::new(event));
         }
     }
-}
-
-/// The same decision that the ledger's own reader makes.
-fn matches(filter: &EventFilter, event: &EventRecord) -> bool {
-    let any = |wanted: &[String], is: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == is);
-    (filter.stream.is_empty() || filter.stream.contains(&event.stream))
-        && any(&filter.noun, event.stream.noun())
-        && any(&filter.kind, &event.kind)
-        && filter.task.is_none_or(|task| event.task == Some(task))
 }
