@@ -37,7 +37,7 @@ impl Show {
             }
             Format::Table => {
                 let mut table = Table::new();
-                table.load_preset(presets::NOTHING).set_header(columns.iter().map(|name| name.to_uppercase()));
+                table.load_style(presets::NOTHING).set_header(columns.iter().map(|name| name.to_uppercase()));
                 if std::io::stdout().is_terminal() {
                     table.set_content_arrangement(ContentArrangement::Dynamic);
                 }

@@ -104,6 +104,6 @@ impl ClusterQuery {
         }
         let has_next = nodes.len() > first;
         nodes.truncate(first);
-        Ok(page::connection(Page { items: nodes, has_next }, after.as_deref()))
+        Ok(page::connection(Page { items: nodes, has_next, last_seen: None }, after.as_deref()))
     }
 }

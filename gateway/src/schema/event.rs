@@ -95,7 +95,7 @@ impl EventQuery {
         events.truncate(first);
         let items = events.into_iter().map(|record| (record.cursor.to_string(), record)).collect();
         let after = after.map(|cursor| cursor.0.to_string()).filter(|after| after != "0");
-        Ok(page::connection(Page { items, has_next }, after.as_deref()))
+        Ok(page::connection(Page { items, has_next, last_seen: None }, after.as_deref()))
     }
 }
 
