@@ -1,1 +1,20 @@
+//! The public face: GraphQL over HTTP, WebSocket and SSE, probes, credentials, and the command line that uses them.
+//!
+//! Asks `hiveward_actors::client` for everything; never sees a message of an actor and holds no state of its own
+//! beyond open connections. After a restart there is nothing to recover: clients resume from their cursors.
 
+pub mod auth;
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod limit;
+pub mod negotiate;
+pub mod over_http;
+pub mod probe;
+pub mod run;
+pub mod schema;
+pub mod serve;
+pub mod stream;
+pub mod telemetry;
+pub mod ui;
+pub mod yaml;

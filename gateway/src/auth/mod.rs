@@ -1,0 +1,89 @@
+//! Who is asking: turns a credential into a principal, or refuses.
+//!
+//! Owns the digests of the accepted tokens, never the tokens themselves. A token is compared as a BLAKE3 digest, in
+//! constant time. The administrator's token is written once, at the first start, to `<data-dir>/admin.token`.
+
+mod token;
+
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, header};
+use hiveward_runtime::error::{Code, Refused};
+
+pub use token::{TOKEN_FILE, TokenFileError, admin_token, new_token};
+
+/// Who asks, as records and logs show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Principal {
+    pub name: Arc<str>,
+    pub administrator: bool,
+}
+
+/// The tokens that are accepted, by digest.
+#[derive(Clone, Default)]
+pub struct Auth {
+    known: Arc<Vec<(blake3::Hash, Principal)>>,
+}
+
+impl Auth {
+    /// `tokens` are (name, digest, administrator).
+    pub fn new(tokens: impl IntoIterator<Item = (String, blake3::Hash, bool)>) -> Self {
+        let known = tokens
+            .into_iter()
+            .map(|(name, digest, administrator)| (digest, Principal { name: name.into(), administrator }))
+            .collect();
+        Self { known: Arc::new(known) }
+    }
+
+    pub fn digest(token: &str) -> blake3::Hash {
+        blake3::hash(token.as_bytes())
+    }
+
+    /// The principal behind a token. Every known digest is compared, each in constant time.
+    pub fn token(&self, token: &str) -> Result<Principal, Refused> {
+        let digest = Self::digest(token);
+        let mut found = None;
+        for (known, principal) in self.known.iter() {
+            if *known == digest {
+                found = Some(principal.clone());
+            }
+        }
+        found.ok_or_else(|| Refused::new(Code::Unauthenticated, "the token is not known here; see `admin.token` in the data directory"))
+    }
+
+    /// The principal behind `Authorization: Bearer …`.
+    pub fn headers(&self, headers: &HeaderMap) -> Result<Principal, Refused> {
+        let value = headers.get(header::AUTHORIZATION).ok_or_else(missing)?;
+        self.authorization(value.to_str().map_err(|_| missing())?)
+    }
+
+    /// The principal behind the value of an `Authorization` field.
+    pub fn authorization(&self, value: &str) -> Result<Principal, Refused> {
+        let (scheme, token) = value.split_once(' ').ok_or_else(missing)?;
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(missing());
+        }
+        self.token(token.trim())
+    }
+}
+
+/// No usable credential was sent.
+pub fn missing() -> Refused {
+    Refused::new(Code::Unauthenticated, "send `Authorization: Bearer TOKEN`; the administrator's token is in `admin.token` in the data directory")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_known_bearer_token_is_a_principal() {
+        let auth = Auth::new([("ops".to_owned(), Auth::digest("hw_good"), true)]);
+        assert_eq!(&*auth.authorization("Bearer hw_good").unwrap().name, "ops");
+        assert_eq!(&*auth.authorization("bearer  hw_good").unwrap().name, "ops");
+        for bad in ["Bearer hw_goo", "Bearer hw_goodd", "Bearer ", "Basic hw_good", "hw_good", ""] {
+            assert_eq!(auth.authorization(bad).unwrap_err().code, Code::Unauthenticated, "{bad}");
+        }
+        assert!(Auth::default().token("").is_err());
+    }
+}

@@ -1,0 +1,222 @@
+//! `hiveward agent …`
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{
+    args::{self, Input},
+    client::{AGENT, Client},
+    fail::{Exit, Failed, Outcome},
+    pages,
+    show::{Show, text},
+    task::partly,
+    watching,
+};
+
+#[derive(Subcommand)]
+pub enum AgentCommand {
+    /// Create an agent; answers when it is ready
+    Create(Box<CreateArgs>),
+    /// List agents
+    List {
+        #[arg(long, value_delimiter = ',')]
+        status: Vec<String>,
+        #[arg(long)]
+        swarm: Option<String>,
+        #[arg(long)]
+        skill: Option<String>,
+        /// Part of the name
+        #[arg(long)]
+        name: Option<String>,
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        /// Show again every second
+        #[arg(short, long)]
+        watch: bool,
+    },
+    /// Show all of one agent
+    Show { agent: String },
+    Start(Which),
+    /// Stop agents: gracefully, or at once with --now
+    Stop {
+        #[command(flatten)]
+        which: Which,
+        #[arg(long)]
+        now: bool,
+    },
+    /// Pause agents at their next step, or freeze their processes with --freeze
+    Pause {
+        #[command(flatten)]
+        which: Which,
+        #[arg(long)]
+        freeze: bool,
+    },
+    Resume(Which),
+    /// A new life; what the old one says is refused
+    Restart(Which),
+    /// Remove agents and all their processes
+    Remove {
+        #[command(flatten)]
+        which: Which,
+        /// Even while they hold tasks
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Args)]
+pub struct Which {
+    /// Ids, or names
+    #[arg(required = true)]
+    agents: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct CreateArgs {
+    name: String,
+    #[arg(long)]
+    swarm: Option<String>,
+    #[arg(long, default_value = "command", value_parser = ["command", "worker", "noop"])]
+    connector: String,
+    #[arg(long = "skill", value_name = "NAME[=0..1]", value_parser = args::skill)]
+    skills: Vec<(String, f64)>,
+    #[arg(long)]
+    weight: Option<u32>,
+    #[arg(long, value_name = "N")]
+    max_concurrent_tasks: Option<u32>,
+    #[arg(long, value_name = "BYTES", value_parser = args::bytes)]
+    memory: Option<u64>,
+    /// Thousandths of one core
+    #[arg(long, value_name = "N")]
+    cpu_millis: Option<u32>,
+    #[arg(long, value_name = "D", value_parser = args::duration)]
+    wall: Option<Duration>,
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = args::pair)]
+    env: Vec<(String, String)>,
+    /// Give its processes a terminal
+    #[arg(long)]
+    pty: bool,
+    #[arg(long, value_name = "D", value_parser = args::duration)]
+    start_timeout: Option<Duration>,
+    /// Create it without starting it
+    #[arg(long)]
+    no_start: bool,
+    #[arg(long)]
+    cwd: Option<String>,
+    #[arg(long)]
+    operation_id: Option<String>,
+    /// For a worker: its program and arguments
+    #[arg(last = true)]
+    argv: Vec<String>,
+}
+
+pub async fn run(client: &Client, show: Show, command: AgentCommand) -> Outcome {
+    match command {
+        AgentCommand::Create(args) => create(client, show, *args).await,
+        AgentCommand::List { status, swarm, skill, name, limit, watch } => {
+            let filter = Input::default()
+                .list("status", status.iter().map(|status| args::constant(status)))
+                .set("swarm", swarm.map(Value::from))
+                .set("skill", skill.map(Value::from))
+                .set("nameContains", name.map(Value::from))
+                .done();
+            watching(watch, || list(client, show, filter.clone(), limit)).await
+        }
+        AgentCommand::Show { agent } => {
+            let id = resolve(client, &agent).await?;
+            show.one(&client.get(AGENT, "AgentShow", json!({ "id": id }), "/node").await?)
+        }
+        AgentCommand::Start(which) => each(client, show, which, "AgentStart", "startAgent", json!({})).await,
+        AgentCommand::Stop { which, now } => each(client, show, which, "AgentStop", "stopAgent", json!({ "mode": if now { "NOW" } else { "GRACEFUL" } })).await,
+        AgentCommand::Pause { which, freeze } => {
+            each(client, show, which, "AgentPause", "pauseAgent", json!({ "mode": if freeze { "FREEZE" } else { "NEXT_STEP" } })).await
+        }
+        AgentCommand::Resume(which) => each(client, show, which, "AgentResume", "resumeAgent", json!({})).await,
+        AgentCommand::Restart(which) => each(client, show, which, "AgentRestart", "restartAgent", json!({})).await,
+        AgentCommand::Remove { which, force } => each(client, show, which, "AgentRemove", "removeAgent", json!({ "force": force })).await,
+    }
+}
+
+async fn list(client: &Client, show: Show, filter: Value, limit: usize) -> Outcome {
+    let agents = pages(client, AGENT, "AgentList", json!({ "filter": filter }), "agents", limit).await?;
+    show.list(&["id", "name", "swarm", "connector", "status", "running", "succeeded", "failed"], &agents, |agent| {
+        let running = format!("{}/{}", text(agent, "running"), text(agent, "maxConcurrentTasks"));
+        vec![
+            text(agent, "id"),
+            text(agent, "name"),
+            text(&agent["swarm"], "name"),
+            text(&agent["connector"], "kind"),
+            text(agent, "status"),
+            running,
+            text(agent, "succeeded"),
+            text(agent, "failed"),
+        ]
+    })
+}
+
+/// An agent's id, from its id or its name if only one has it.
+async fn resolve(client: &Client, given: &str) -> Outcome<String> {
+    if given.starts_with("agent_") {
+        let found: Value = client.get(AGENT, "AgentShow", json!({ "id": given }), "/node").await?;
+        return if found["id"].is_null() { Err(unknown(given)) } else { Ok(given.to_owned()) };
+    }
+    let found = pages(client, AGENT, "AgentList", json!({ "filter": { "nameContains": given } }), "agents", 500).await?;
+    let mut same = found.iter().filter(|agent| agent["name"] == given);
+    match (same.next(), same.next()) {
+        (Some(agent), None) => Ok(text(agent, "id")),
+        (None, _) => Err(unknown(given)),
+        (Some(_), Some(_)) => Err(Failed::usage(format!("several swarms have an agent named {given}"), "give its id; `hiveward agent list` shows it")),
+    }
+}
+
+fn unknown(given: &str) -> Failed {
+    Failed::new(Exit::NotFound, format!("there is no agent {given}"), "look with `hiveward agent list`")
+}
+
+async fn each(client: &Client, show: Show, which: Which, operation: &str, field: &str, extra: Value) -> Outcome {
+    let all = which.agents.len();
+    let mut failures = Vec::new();
+    for agent in which.agents {
+        let one = async {
+            let mut input = extra.clone();
+            input["agent"] = resolve(client, &agent).await?.into();
+            client.get::<Value>(AGENT, operation, json!({ "input": input }), &format!("/{field}/agent")).await
+        };
+        match one.await {
+            Ok(agent) => show.done(&agent)?,
+            Err(failed) => failures.push(failed),
+        }
+    }
+    partly(all, failures)
+}
+
+async fn create(client: &Client, show: Show, args: CreateArgs) -> Outcome {
+    let connector = match args.connector.as_str() {
+        "worker" if args.argv.is_empty() => {
+            return Err(Failed::usage("a worker needs its program", "give it after `--`, such as: hiveward agent create w1 --connector worker -- python3 worker.py"));
+        }
+        "worker" => json!({ "worker": { "argv": args.argv, "cwd": args.cwd } }),
+        other => json!({ other: true }),
+    };
+    let limits = Input::default()
+        .set("memoryBytes", args.memory.map(Value::from))
+        .set("cpuMillis", args.cpu_millis.map(Value::from))
+        .set("wallMs", args.wall.map(args::millis));
+    let input = Input::default()
+        .set("operationId", args.operation_id.map(Value::from))
+        .set("name", Value::from(args.name))
+        .set("swarm", args.swarm.map(Value::from))
+        .set("connector", connector)
+        .list("skills", args.skills.iter().map(|(name, proficiency)| json!({ "name": name, "proficiency": proficiency })))
+        .set("weight", args.weight.map(Value::from))
+        .set("maxConcurrentTasks", args.max_concurrent_tasks.map(Value::from))
+        .set("limits", limits.unless_empty())
+        .list("env", args.env.iter().map(|(name, value)| json!({ "name": name, "value": value })))
+        .set("session", args.pty.then(|| json!({ "kind": "PTY" })))
+        .set("startTimeoutMs", args.start_timeout.map(args::millis))
+        .set("autoStart", args.no_start.then_some(Value::Bool(false)))
+        .done();
+    show.done(&client.get(AGENT, "AgentCreate", json!({ "input": input }), "/createAgent/agent").await?)
+}

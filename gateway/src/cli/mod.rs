@@ -1,0 +1,208 @@
+//! The command line: `hiveward NOUN VERB`. A client of the public API like any other, but for `up` and `dev`.
+//!
+//! Data on standard output, everything else on standard error; exit statuses as `fail::Exit` has them.
+
+pub mod agent;
+pub mod apply;
+pub mod args;
+pub mod client;
+pub mod event;
+pub mod fail;
+pub mod fault;
+pub mod show;
+pub mod swarm;
+pub mod task;
+pub mod top;
+pub mod tree;
+pub mod wait;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{CommandFactory, Parser, Subcommand};
+use serde_json::{Value, json};
+
+use self::{
+    client::Client,
+    fail::{Exit, Failed, Outcome},
+    show::{Format, Show},
+};
+use crate::{config, run};
+
+#[derive(Parser)]
+#[command(name = "hiveward", version, about = "Supervised agents on durable tasks", propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(clap::Args, Clone)]
+pub struct Common {
+    /// The node to talk to
+    #[arg(long, global = true, env = "HIVEWARD_URL", default_value = "http://127.0.0.1:7700")]
+    pub url: String,
+    /// The token to show it; else the one in the data directory
+    #[arg(long, global = true, env = "HIVEWARD_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Where the node keeps its data (and its administrator's token)
+    #[arg(long, global = true, env = "HIVEWARD_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// How data is shown
+    #[arg(short, long, global = true, value_enum, default_value_t)]
+    pub output_format: Format,
+    /// Only what identifies the result
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Give up waiting after this long, such as 30s, 5m or 1h
+    #[arg(long, global = true, value_parser = args::duration)]
+    pub timeout: Option<Duration>,
+}
+
+impl Common {
+    pub fn client(&self) -> Outcome<Client> {
+        let dirs = match &self.data_dir {
+            Some(dir) => vec![dir.clone()],
+            None => vec![config::default_data_dir(), config::dev_data_dir()],
+        };
+        Client::new(&self.url, self.token.clone(), &dirs, self.timeout)
+    }
+
+    pub fn show(&self) -> Show {
+        Show { format: self.output_format, quiet: self.quiet }
+    }
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Start a node in the foreground
+    Up(run::UpArgs),
+    /// Start a node to try things: loopback, embedded, faults allowed
+    Dev(run::UpArgs),
+    /// Submit tasks and follow them
+    #[command(subcommand)]
+    Task(task::TaskCommand),
+    /// Create agents and command them
+    #[command(subcommand)]
+    Agent(agent::AgentCommand),
+    /// Create swarms and scale them
+    #[command(subcommand)]
+    Swarm(swarm::SwarmCommand),
+    /// Read what happened
+    #[command(subcommand)]
+    Event(event::EventCommand),
+    /// Trigger faults, where the configuration allows it
+    #[command(subcommand)]
+    Fault(fault::FaultCommand),
+    /// Make what a file describes: swarms, agents and tasks; repeating it changes nothing
+    Apply(apply::ApplyArgs),
+    /// Show the living supervision tree
+    Tree(tree::TreeArgs),
+    /// Show how the node is
+    Status,
+    /// Watch tasks and agents live
+    Top,
+    /// Print a completion script for a shell
+    Completions { shell: clap_complete::Shell },
+    /// Check, show or describe the configuration
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Hold one agent process (started by the node, not by people)
+    #[command(hide = true, disable_help_flag = true)]
+    Shim {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<std::ffi::OsString>,
+    },
+}
+
+/// Parses the arguments and does what they say.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failed) => {
+            failed.print();
+            ExitCode::from(failed.exit as u8)
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Outcome {
+    let Cli { common, command } = cli;
+    match command {
+        Command::Up(args) => run::up(&common, args, false),
+        Command::Dev(args) => run::up(&common, args, true),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "hiveward", &mut script);
+            show::print(&String::from_utf8_lossy(&script))
+        }
+        Command::Config(command) => config::command(&common, command),
+        Command::Shim { .. } => Err(Failed::usage("the shim is started by the node", "nothing to do by hand")),
+        other => on_runtime(remote(common, other)),
+    }
+}
+
+/// Runs a client's command; Ctrl-C ends it with its own status.
+fn on_runtime(work: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failed::local(format!("cannot start: {error}")))?;
+    runtime.block_on(async {
+        tokio::select! {
+            outcome = work => outcome,
+            _ = tokio::signal::ctrl_c() => Err(Failed::new(Exit::Interrupted, "interrupted", "what was submitted goes on; look with `hiveward task list`")),
+        }
+    })
+}
+
+async fn remote(common: Common, command: Command) -> Outcome {
+    let client = common.client()?;
+    let show = common.show();
+    match command {
+        Command::Task(command) => task::run(&client, show, command).await,
+        Command::Agent(command) => agent::run(&client, show, command).await,
+        Command::Swarm(command) => swarm::run(&client, show, command).await,
+        Command::Event(command) => event::run(&client, show, command).await,
+        Command::Fault(command) => fault::run(&client, show, command).await,
+        Command::Apply(args) => apply::run(&client, show, args).await,
+        Command::Tree(args) => tree::run(&client, show, args).await,
+        Command::Status => top::status(&client, show).await,
+        Command::Top => top::run(&client).await,
+        // The others do not talk to a node.
+        _ => Ok(()),
+    }
+}
+
+/// Reads pages until there are `limit` entries.
+pub async fn pages(client: &Client, document: &str, operation: &str, mut variables: Value, at: &str, limit: usize) -> Outcome<Vec<Value>> {
+    const PAGE: usize = 100;
+    let mut all: Vec<Value> = Vec::new();
+    loop {
+        variables["first"] = json!((limit - all.len()).clamp(1, PAGE));
+        let mut page = client.call(document, operation, variables.clone()).await?;
+        let page = &mut page[at];
+        if let Value::Array(nodes) = page["nodes"].take() {
+            all.extend(nodes);
+        }
+        if all.len() >= limit || page["pageInfo"]["hasNextPage"] != json!(true) {
+            all.truncate(limit);
+            return Ok(all);
+        }
+        variables["after"] = page["pageInfo"]["endCursor"].take();
+    }
+}
+
+/// Shows the same again every second, until interrupted.
+pub async fn watching<F: Future<Output = Outcome>>(watch: bool, mut once: impl FnMut() -> F) -> Outcome {
+    use std::io::IsTerminal;
+    loop {
+        if watch && std::io::stdout().is_terminal() {
+            show::print("\x1b[H\x1b[2J")?;
+        }
+        once().await?;
+        if !watch {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}

@@ -1,0 +1,108 @@
+//! `hiveward swarm …`
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::{
+    args::{self, Input},
+    client::{Client, SWARM},
+    fail::{Exit, Failed, Outcome},
+    pages,
+    show::{Show, text},
+};
+
+#[derive(Subcommand)]
+pub enum SwarmCommand {
+    /// Create a swarm
+    Create {
+        name: String,
+        #[arg(long, value_parser = ["skill", "round-robin", "least-busy", "weighted"])]
+        strategy: Option<String>,
+        /// Tasks that are not ended; more are refused
+        #[arg(long)]
+        max_queued: Option<u32>,
+        #[arg(long)]
+        max_running: Option<u32>,
+        #[arg(long)]
+        operation_id: Option<String>,
+    },
+    /// List swarms
+    List {
+        /// Part of the name
+        #[arg(long)]
+        name: Option<String>,
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
+    /// Show all of one swarm
+    Show { swarm: String },
+    /// Add or remove agents until there are so many
+    Scale {
+        swarm: String,
+        #[arg(long)]
+        agents: u32,
+        #[arg(long)]
+        operation_id: Option<String>,
+    },
+    /// Remove a swarm
+    Remove {
+        swarm: String,
+        /// Even while it has tasks or agents
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+pub async fn run(client: &Client, show: Show, command: SwarmCommand) -> Outcome {
+    match command {
+        SwarmCommand::Create { name, strategy, max_queued, max_running, operation_id } => {
+            let input = Input::default()
+                .set("operationId", operation_id.map(Value::from))
+                .set("name", Value::from(name))
+                .set("strategy", strategy.map(|strategy| args::constant(&strategy).into()))
+                .set("maxQueued", max_queued.map(Value::from))
+                .set("maxRunning", max_running.map(Value::from))
+                .done();
+            show.done(&client.get(SWARM, "SwarmCreate", json!({ "input": input }), "/createSwarm/swarm").await?)
+        }
+        SwarmCommand::List { name, limit } => {
+            let filter = Input::default().set("nameContains", name.map(Value::from)).done();
+            let swarms = pages(client, SWARM, "SwarmList", json!({ "filter": filter }), "swarms", limit).await?;
+            show.list(&["id", "name", "strategy", "agents", "tasks"], &swarms, |swarm| {
+                vec![text(swarm, "id"), text(swarm, "name"), text(swarm, "strategy"), text(swarm, "agentCount"), counts(swarm)]
+            })
+        }
+        SwarmCommand::Show { swarm } => {
+            let id = find(client, &swarm).await?.ok_or_else(|| unknown(&swarm))?;
+            show.one(&client.get(SWARM, "SwarmShow", json!({ "id": id }), "/node").await?)
+        }
+        SwarmCommand::Scale { swarm, agents, operation_id } => {
+            let input = json!({ "swarm": swarm, "agents": agents, "operationId": operation_id });
+            show.done(&client.get(SWARM, "SwarmScale", json!({ "input": input }), "/scaleSwarm/swarm").await?)
+        }
+        SwarmCommand::Remove { swarm, force } => {
+            let input = json!({ "swarm": swarm, "force": force });
+            show.done(&client.get(SWARM, "SwarmRemove", json!({ "input": input }), "/removeSwarm/swarm").await?)
+        }
+    }
+}
+
+fn unknown(given: &str) -> Failed {
+    Failed::new(Exit::NotFound, format!("there is no swarm {given}"), "look with `hiveward swarm list`")
+}
+
+/// A swarm's id, from its id or name.
+pub async fn find(client: &Client, given: &str) -> Outcome<Option<String>> {
+    if given.starts_with("swarm_") {
+        let found: Value = client.get(SWARM, "SwarmShow", json!({ "id": given }), "/node").await?;
+        return Ok((!found["id"].is_null()).then(|| given.to_owned()));
+    }
+    let found = pages(client, SWARM, "SwarmList", json!({ "filter": { "nameContains": given } }), "swarms", 500).await?;
+    Ok(found.iter().find(|swarm| swarm["name"] == given).map(|swarm| text(swarm, "id")))
+}
+
+/// `3 RUNNING 5 QUEUED`, without the zeroes.
+pub fn counts(swarm: &Value) -> String {
+    let counts = swarm["taskCounts"].as_array().into_iter().flatten().filter(|count| count["count"] != 0);
+    counts.map(|count| format!("{} {}", text(count, "count"), text(count, "status"))).collect::<Vec<_>>().join(" ")
+}

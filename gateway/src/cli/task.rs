@@ -1,0 +1,303 @@
+//! `hiveward task …`
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{
+    args::{self, Input},
+    client::{Client, TASK},
+    fail::{Exit, Failed, Outcome},
+    pages,
+    show::{Show, age, plain, text},
+    wait::{self, Follow},
+    watching,
+};
+
+#[derive(Subcommand)]
+pub enum TaskCommand {
+    /// Submit a program (after `--`) or a kind of work as a task; prints its id
+    Submit(Box<SubmitArgs>),
+    /// List tasks, newest first
+    List(ListArgs),
+    /// Show all of one task, and why it is where it is
+    Show { task: String },
+    /// Print what a task writes, as it writes it
+    Output {
+        task: String,
+        /// Of this attempt; the latest if absent
+        #[arg(long)]
+        attempt: Option<u32>,
+        /// Only from after this byte
+        #[arg(long, default_value_t = 0)]
+        after_byte: u64,
+    },
+    /// Follow a task to its end, printing each change; exit status 8 if it fails
+    Watch { task: String },
+    /// Cancel a task; what runs is stopped
+    Cancel {
+        #[arg(required = true)]
+        tasks: Vec<String>,
+        #[arg(long)]
+        operation_id: Option<String>,
+    },
+    /// Send an ended task on its way again, perhaps edited; also redrives a dead one
+    Retry(RetryArgs),
+}
+
+#[derive(Args)]
+pub struct SubmitArgs {
+    #[arg(long)]
+    title: Option<String>,
+    #[arg(long, value_parser = ["critical", "high", "normal", "low"])]
+    priority: Option<String>,
+    /// Wait for this task first; may be given more than once
+    #[arg(long = "depends-on", value_name = "ID")]
+    depends_on: Vec<String>,
+    /// A skill that its agent must have
+    #[arg(long = "skill")]
+    skills: Vec<String>,
+    /// By id or name
+    #[arg(long)]
+    swarm: Option<String>,
+    /// Only this agent may run it
+    #[arg(long)]
+    agent: Option<String>,
+    #[arg(long, value_parser = ["skill", "round-robin", "least-busy", "weighted"])]
+    strategy: Option<String>,
+    /// Attempts after the first
+    #[arg(long, value_name = "N")]
+    retries: Option<u32>,
+    /// Of one attempt
+    #[arg(long, value_name = "D", value_parser = args::duration)]
+    timeout_run: Option<Duration>,
+    /// From ready to started
+    #[arg(long, value_name = "D", value_parser = args::duration)]
+    timeout_queue: Option<Duration>,
+    /// From submitted to ended
+    #[arg(long, value_name = "D", value_parser = args::duration)]
+    timeout_total: Option<Duration>,
+    /// Start no earlier than this from now
+    #[arg(long, value_name = "D", value_parser = args::duration)]
+    delay: Option<Duration>,
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = args::pair)]
+    labels: Vec<(String, String)>,
+    /// A variable of its environment; VALUE may be secret:NAME or file:PATH
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = args::pair)]
+    env: Vec<(String, String)>,
+    #[arg(long)]
+    cwd: Option<String>,
+    /// The program's standard input, from a file (`-` for our own)
+    #[arg(long, value_name = "FILE")]
+    stdin: Option<PathBuf>,
+    /// Instead of a program: work of this kind, for an agent with the skills
+    #[arg(long, conflicts_with = "argv")]
+    kind: Option<String>,
+    /// JSON that goes with --kind
+    #[arg(long, requires = "kind")]
+    payload: Option<String>,
+    /// Its result is a plan, whose tasks become its subtasks
+    #[arg(long, value_parser = ["collect", "merge", "concat", "majority"])]
+    plan: Option<String>,
+    /// Makes it idempotent: the same id and request give the same task
+    #[arg(long)]
+    operation_id: Option<String>,
+    /// Wait for its end; exit status 8 if it fails
+    #[arg(long)]
+    wait: bool,
+    /// Show its output live (and wait)
+    #[arg(long)]
+    output: bool,
+    /// The program and its arguments
+    #[arg(last = true)]
+    argv: Vec<String>,
+}
+
+#[derive(Args)]
+pub struct ListArgs {
+    #[arg(long, value_delimiter = ',')]
+    status: Vec<String>,
+    #[arg(long)]
+    swarm: Option<String>,
+    #[arg(long)]
+    agent: Option<String>,
+    #[arg(long, value_delimiter = ',')]
+    priority: Vec<String>,
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = args::pair)]
+    labels: Vec<(String, String)>,
+    #[arg(long)]
+    kind: Option<String>,
+    /// Words of the title
+    #[arg(long)]
+    title: Option<String>,
+    /// Subtasks of this task
+    #[arg(long)]
+    parent: Option<String>,
+    /// Show at most this many
+    #[arg(long, default_value_t = 50)]
+    limit: usize,
+    /// Show again every second
+    #[arg(short, long)]
+    watch: bool,
+}
+
+#[derive(Args)]
+pub struct RetryArgs {
+    task: String,
+    #[arg(long, value_name = "N")]
+    retries: Option<u32>,
+    #[arg(long, value_name = "D", value_parser = args::duration)]
+    timeout_run: Option<Duration>,
+    #[arg(long)]
+    operation_id: Option<String>,
+    /// Another program instead
+    #[arg(last = true)]
+    argv: Vec<String>,
+}
+
+pub async fn run(client: &Client, show: Show, command: TaskCommand) -> Outcome {
+    match command {
+        TaskCommand::Submit(args) => submit(client, show, *args).await,
+        TaskCommand::List(args) => watching(args.watch, || list(client, show, &args)).await,
+        TaskCommand::Show { task } => show.one(&find(client, &task).await?),
+        TaskCommand::Output { task, attempt, after_byte } => wait::output(client, &task, attempt, after_byte).await,
+        TaskCommand::Watch { task } => wait::end(client, &task, Follow { print_changes: !show.quiet, output: false }).await.map(|_| ()),
+        TaskCommand::Cancel { tasks, operation_id } => cancel(client, show, tasks, operation_id).await,
+        TaskCommand::Retry(args) => retry(client, show, args).await,
+    }
+}
+
+fn retry_input(retries: Option<u32>) -> Option<Value> {
+    retries.map(|retries| json!({ "maxAttempts": retries.saturating_add(1) }))
+}
+
+async fn submit(client: &Client, show: Show, args: SubmitArgs) -> Outcome {
+    if args.argv.is_empty() && args.kind.is_none() {
+        return Err(Failed::usage("there is nothing to run", "give a program after `--`, such as: hiveward task submit -- echo hello"));
+    }
+    let stdin = args.stdin.as_ref().map(read_text).transpose()?;
+    let payload = args.payload.as_deref().map(serde_json::from_str::<Value>).transpose();
+    let payload = payload.map_err(|error| Failed::usage(format!("--payload is no JSON: {error}"), "quote it for the shell, such as --payload '{\"n\":1}'"))?;
+    let pair = |first: &str, (name, value): &(String, String)| json!({ first: name, "value": value });
+    let command = (!args.argv.is_empty()).then(|| {
+        let env = args.env.iter().map(|variable| pair("name", variable));
+        Input::default().list("argv", args.argv.iter().cloned()).list("env", env).set("cwd", args.cwd.map(Value::from)).set("stdin", stdin.map(Value::from)).done()
+    });
+    let input = Input::default()
+        .set("operationId", args.operation_id.map(Value::from))
+        .set("title", args.title.map(Value::from))
+        .set("kind", args.kind.map(Value::from))
+        .set("payload", payload)
+        .set("command", command)
+        .set("priority", args.priority.map(|priority| args::constant(&priority).into()))
+        .list("dependsOn", args.depends_on)
+        .list("skills", args.skills)
+        .set("swarm", args.swarm.map(Value::from))
+        .set("agent", args.agent.map(Value::from))
+        .set("strategy", args.strategy.map(|strategy| args::constant(&strategy).into()))
+        .set("retry", retry_input(args.retries))
+        .set("runTimeoutMs", args.timeout_run.map(args::millis))
+        .set("queueTimeoutMs", args.timeout_queue.map(args::millis))
+        .set("totalTimeoutMs", args.timeout_total.map(args::millis))
+        .set("delayMs", args.delay.map(args::millis))
+        .list("labels", args.labels.iter().map(|label| pair("key", label)))
+        .set("plan", args.plan.map(|aggregate| json!({ "aggregate": args::constant(&aggregate) })))
+        .done();
+    let task: Value = client.get(TASK, "TaskSubmit", json!({ "input": input }), "/submitTask/task").await?;
+    let id = text(&task, "id");
+    // With live output on standard output, the id would be in its midst.
+    if args.output {
+        eprintln!("{id}");
+    } else if show.format == super::Format::Table {
+        super::show::print(&format!("{id}\n"))?;
+    } else {
+        show.value(&task)?;
+    }
+    if args.wait || args.output {
+        wait::end(client, &id, Follow { print_changes: false, output: args.output }).await?;
+    }
+    Ok(())
+}
+
+fn read_text(path: &PathBuf) -> Outcome<String> {
+    let read = if path.as_os_str() == "-" { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(path) };
+    read.map_err(|error| Failed::local(format!("cannot read {}: {error}", path.display())))
+}
+
+async fn list(client: &Client, show: Show, args: &ListArgs) -> Outcome {
+    let filter = Input::default()
+        .list("status", args.status.iter().map(|status| args::constant(status)))
+        .set("swarm", args.swarm.clone().map(Value::from))
+        .set("agent", args.agent.clone().map(Value::from))
+        .list("priority", args.priority.iter().map(|priority| args::constant(priority)))
+        .list("label", args.labels.iter().map(|(key, value)| json!({ "key": key, "value": value })))
+        .set("kind", args.kind.clone().map(Value::from))
+        .set("titleContains", args.title.clone().map(Value::from))
+        .set("parent", args.parent.clone().map(Value::from));
+    let variables = json!({ "filter": filter.done() });
+    let tasks = pages(client, TASK, "TaskList", variables, "tasks", args.limit).await?;
+    show.list(&["id", "status", "priority", "attempts", "agent", "age", "title"], &tasks, |task| {
+        let attempts = task["attempts"].as_array().map_or(0, Vec::len);
+        let agent = task["attempts"].as_array().and_then(|attempts| attempts.last()).map_or_else(String::new, |last| text(&last["agent"], "name"));
+        vec![text(task, "id"), text(task, "status"), text(task, "priority"), attempts.to_string(), agent, age(task, "createdAt"), text(task, "title")]
+    })
+}
+
+pub async fn find(client: &Client, id: &str) -> Outcome<Value> {
+    let task: Value = client.get(TASK, "TaskShow", json!({ "id": id }), "/node").await?;
+    if task["id"].is_null() {
+        return Err(Failed::new(Exit::NotFound, format!("there is no task {id}"), "look with `hiveward task list`"));
+    }
+    Ok(task)
+}
+
+async fn cancel(client: &Client, show: Show, tasks: Vec<String>, operation_id: Option<String>) -> Outcome {
+    if operation_id.is_some() && tasks.len() > 1 {
+        return Err(Failed::usage("one --operation-id cannot stand for several tasks", "cancel them one by one"));
+    }
+    let all = tasks.len();
+    let mut failures = Vec::new();
+    for task in tasks {
+        let input = json!({ "task": task, "operationId": operation_id });
+        match client.get::<Value>(TASK, "TaskCancel", json!({ "input": input }), "/cancelTask/task").await {
+            Ok(task) => show.done(&task)?,
+            Err(failed) => failures.push(failed),
+        }
+    }
+    partly(all, failures)
+}
+
+/// Several things were asked for: one failure is that failure, some are "partly done".
+pub fn partly(all: usize, mut failures: Vec<Failed>) -> Outcome {
+    match failures.len() {
+        0 => Ok(()),
+        failed if failed < all => {
+            for failure in &failures {
+                failure.print();
+            }
+            Err(Failed::new(Exit::Partly, format!("{failed} of {all} failed"), "mend those and repeat the command; what was done stays done"))
+        }
+        _ => Err(failures.remove(0)),
+    }
+}
+
+async fn retry(client: &Client, show: Show, args: RetryArgs) -> Outcome {
+    let work = (!args.argv.is_empty()).then(|| json!({ "command": { "argv": args.argv } }));
+    let input = Input::default()
+        .set("operationId", args.operation_id.map(Value::from))
+        .set("task", Value::from(args.task))
+        .set("work", work)
+        .set("runTimeoutMs", args.timeout_run.map(args::millis))
+        .set("retry", retry_input(args.retries))
+        .done();
+    show.done(&client.get(TASK, "TaskRetry", json!({ "input": input }), "/retryTask/task").await?)
+}
+
+/// One line about a task's state.
+pub fn line(task: &Value) -> String {
+    let error = text(task, "error");
+    let why = text(task, "why");
+    let detail = if error.is_empty() { why } else { error };
+    format!("{} {}", plain(&task["status"]), detail).trim_end().to_owned()
+}

@@ -1,0 +1,66 @@
+//! `hiveward status` and `hiveward top`
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{
+    client::{AGENT, Client, NODE, TASK},
+    fail::Outcome,
+    pages,
+    show::{Format, Show, age, plain, print, text},
+    swarm::counts,
+};
+
+pub async fn status(client: &Client, show: Show) -> Outcome {
+    let data = client.call(NODE, "Status", json!({})).await?;
+    match show.format {
+        Format::Table => print(&summary(&data)),
+        _ => show.value(&data),
+    }
+}
+
+fn summary(data: &Value) -> String {
+    let cluster = &data["cluster"];
+    let leader = text(&cluster["leader"], "id");
+    let leader = if leader.is_empty() { "none".to_owned() } else { leader };
+    let mut lines = format!(
+        "leader  {leader}\nterm    {}\ncursor  {} (views {} behind)\ndisk    {}\n",
+        plain(&cluster["term"]),
+        plain(&cluster["cursor"]),
+        plain(&cluster["viewLag"]),
+        plain(&cluster["disk"])
+    );
+    for node in cluster["nodes"].as_array().into_iter().flatten() {
+        let role = if node["leader"] == true { "leader" } else if node["voter"] == true { "voter" } else { "member" };
+        lines.push_str(&format!("node    {} {role}\n", text(node, "id")));
+    }
+    for swarm in data["swarms"]["nodes"].as_array().into_iter().flatten() {
+        lines.push_str(&format!("swarm   {}: {} agents; {}\n", text(swarm, "name"), plain(&swarm["agentCount"]), counts(swarm)));
+    }
+    lines
+}
+
+/// Refreshes every second until interrupted.
+pub async fn run(client: &Client) -> Outcome {
+    const ROWS: usize = 15;
+    loop {
+        let data = client.call(NODE, "Status", json!({})).await?;
+        let running = json!({ "filter": { "status": ["ASSIGNED", "RUNNING", "VERIFYING", "RETRYING"] } });
+        let tasks = pages(client, TASK, "TaskList", running, "tasks", ROWS).await?;
+        let busy = json!({ "filter": { "status": ["BUSY", "STARTING", "FAILED", "PAUSED", "STOPPING"] } });
+        let agents = pages(client, AGENT, "AgentList", busy, "agents", ROWS).await?;
+        let mut screen = format!("\x1b[H\x1b[2J{}\n", summary(&data));
+        screen.push_str("tasks at work\n");
+        for task in &tasks {
+            let agent = task["attempts"].as_array().and_then(|attempts| attempts.last()).map_or_else(String::new, |last| text(&last["agent"], "name"));
+            screen.push_str(&format!("  {:<10} {:<8} {:>5} {:<16} {}\n", text(task, "status"), text(task, "priority"), age(task, "createdAt"), agent, text(task, "title")));
+        }
+        screen.push_str("agents that are not idle\n");
+        for agent in &agents {
+            screen.push_str(&format!("  {:<10} {:>3}/{:<3} {:<16} {}\n", text(agent, "status"), text(agent, "running"), text(agent, "maxConcurrentTasks"), text(agent, "name"), text(&agent["swarm"], "name")));
+        }
+        print(&screen)?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}

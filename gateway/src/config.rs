@@ -1,0 +1,303 @@
+//! The configuration: defaults, then the file, then `HIVEWARD_…` environment, then flags.
+//!
+//! Owns the shape of the file. Unknown fields are refused with line and column. Nested fields have a double underscore
+//! in the environment: `HIVEWARD_GATEWAY__REQUESTS_MAX=64`.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use clap::Subcommand;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    auth::Auth,
+    cli::{
+        Common,
+        fail::{Exit, Failed, Outcome},
+        show,
+    },
+    serve::HttpConfig,
+    yaml::{self, Expanded},
+};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    pub gateway: HttpConfig,
+    pub auth: AuthConfig,
+    pub node: NodeSection,
+    pub telemetry: Telemetry,
+    /// How long running requests and hand-overs may take after the first SIGTERM.
+    pub drain_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data_dir: default_data_dir(),
+            gateway: HttpConfig::default(),
+            auth: AuthConfig::default(),
+            node: NodeSection::default(),
+            telemetry: Telemetry::default(),
+            drain_ms: 10_000,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthConfig {
+    /// Tokens besides the administrator's own.
+    pub tokens: Vec<TokenConfig>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokenConfig {
+    /// Shown in records and logs as who did something.
+    pub name: String,
+    /// The token, as `${VAR}`; never written out again.
+    #[serde(default, skip_serializing)]
+    #[schemars(with = "Option<String>")]
+    pub token: Option<Expanded>,
+    /// A file that holds the token.
+    #[serde(default)]
+    pub token_file: Option<PathBuf>,
+    /// Instead of the token: its BLAKE3 digest, in hexadecimal.
+    #[serde(default)]
+    pub blake3: Option<String>,
+    #[serde(default)]
+    pub administrator: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct NodeSection {
+    /// Whether faults may be injected through the API and `HIVEWARD_FAULTS`.
+    pub allow_faults: bool,
+    /// Agents of the `default` swarm that a fresh node begins with; one per core if absent.
+    pub default_agents: Option<u32>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Telemetry {
+    pub log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people on a terminal, JSON lines otherwise.
+    #[default]
+    Auto,
+    Human,
+    Json,
+}
+
+fn data_home() -> PathBuf {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
+    std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute()).or_else(home).unwrap_or_else(|| PathBuf::from("/var/lib"))
+}
+
+pub fn default_data_dir() -> PathBuf {
+    data_home().join("hiveward")
+}
+
+pub fn dev_data_dir() -> PathBuf {
+    default_data_dir().join("dev")
+}
+
+/// What flags say; each wins over everything else.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    pub data_dir: Option<PathBuf>,
+    pub listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Yaml(#[from] yaml::YamlError),
+    #[error("{variable}: {problem}")]
+    Environment { variable: String, problem: String },
+    #[error("auth.tokens.{index}: {problem}")]
+    Token { index: usize, problem: String },
+}
+
+/// Variables that are no fields of the configuration.
+const OTHER: [&str; 6] = ["TOKEN", "URL", "CONFIG", "FAULTS", "RENEW_SCHEMA", "SHIM"];
+
+impl Config {
+    /// The whole configuration, from every layer. `base` are the defaults to start from.
+    pub fn load(base: Self, file: Option<&Path>, environment: impl Iterator<Item = (String, String)>, flags: &Flags) -> Result<Self, ConfigError> {
+        let mut config = match file {
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+                let read: Self = yaml::read(&path.display().to_string(), &text)?;
+                // What the file does not name is the base's, not the general default.
+                let names: Value = yaml::read(&path.display().to_string(), &text)?;
+                let keep_dir = names.get("data_dir").is_none();
+                let keep_faults = names.pointer("/node/allow_faults").is_none();
+                Self {
+                    data_dir: if keep_dir { base.data_dir } else { read.data_dir.clone() },
+                    node: NodeSection { allow_faults: if keep_faults { base.node.allow_faults } else { read.node.allow_faults }, ..read.node.clone() },
+                    ..read
+                }
+            }
+            None => base,
+        };
+        for (variable, value) in environment {
+            config = config.with_variable(&variable, &value)?;
+        }
+        if let Some(dir) = &flags.data_dir {
+            config.data_dir.clone_from(dir);
+        }
+        if let Some(listen) = flags.listen {
+            config.gateway.listen = listen;
+        }
+        Ok(config)
+    }
+
+    fn with_variable(self, variable: &str, value: &str) -> Result<Self, ConfigError> {
+        let Some(name) = variable.strip_prefix("HIVEWARD_").filter(|name| !OTHER.contains(name)) else { return Ok(self) };
+        let wrong = |problem: String| ConfigError::Environment { variable: variable.to_owned(), problem };
+        let path = if name == "LISTEN" { "gateway/listen".to_owned() } else { name.to_lowercase().replace("__", "/") };
+        // Tokens do not survive being written out, and are not set from single variables.
+        let tokens = self.auth.tokens.clone();
+        let mut whole = serde_json::to_value(&self).map_err(|error| wrong(error.to_string()))?;
+        let Some(place) = whole.pointer_mut(&format!("/{path}")) else {
+            return Err(wrong(format!("there is no setting `{}`; see `hiveward config show`", path.replace('/', "."))));
+        };
+        *place = match place {
+            Value::String(_) => Value::String(value.to_owned()),
+            _ => serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned())),
+        };
+        let mut config: Self = serde_json::from_value(whole).map_err(|error| wrong(error.to_string()))?;
+        config.auth.tokens = tokens;
+        Ok(config)
+    }
+
+    /// The accepted tokens: the administrator's and those that are configured.
+    pub fn auth(&self, admin_token: &str) -> Result<Auth, ConfigError> {
+        let mut tokens = vec![("admin".to_owned(), Auth::digest(admin_token), true)];
+        for (index, token) in self.auth.tokens.iter().enumerate() {
+            let wrong = |problem: &str| ConfigError::Token { index, problem: problem.to_owned() };
+            let digest = match (&token.token, &token.token_file, &token.blake3) {
+                (Some(Expanded(token)), None, None) if token.len() >= 16 => Auth::digest(token),
+                (Some(_), None, None) => return Err(wrong("a token has at least 16 characters")),
+                (None, Some(path), None) => {
+                    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+                    if text.trim().len() < 16 {
+                        return Err(wrong("a token has at least 16 characters"));
+                    }
+                    Auth::digest(text.trim())
+                }
+                (None, None, Some(hex)) => blake3::Hash::from_hex(hex).map_err(|_| wrong("`blake3` is 64 hexadecimal digits"))?,
+                _ => return Err(wrong("give exactly one of `token`, `token_file` and `blake3`")),
+            };
+            tokens.push((token.name.clone(), digest, token.administrator));
+        }
+        Ok(Auth::new(tokens))
+    }
+}
+
+#[derive(Subcommand)]
+pub enum ConfigCommand {
+    /// Check a file; changes nothing
+    Check { file: PathBuf },
+    /// Show what is in force: defaults, file and environment
+    Show {
+        #[arg(long, env = "HIVEWARD_CONFIG")]
+        config: Option<PathBuf>,
+    },
+    /// Print the JSON Schema of the file, for editors
+    Schema,
+}
+
+impl From<ConfigError> for Failed {
+    fn from(error: ConfigError) -> Self {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        let exit = if matches!(error, ConfigError::Read { .. }) { Exit::NotFound } else { Exit::Usage };
+        Self::new(exit, format!("{error}{cause}"), "mend it and run `hiveward config check FILE`; `hiveward config schema` has every field")
+    }
+}
+
+/// `hiveward config …`
+pub fn command(common: &Common, command: ConfigCommand) -> Outcome {
+    let flags = Flags { data_dir: common.data_dir.clone(), listen: None };
+    match command {
+        ConfigCommand::Check { file } => {
+            let config = Config::load(Config::default(), Some(&file), std::iter::empty(), &Flags::default())?;
+            config.auth("the administrator's own, not read here")?;
+            eprintln!("{} is fine", file.display());
+            Ok(())
+        }
+        ConfigCommand::Show { config } => {
+            let config = Config::load(Config::default(), config.as_deref(), std::env::vars(), &flags)?;
+            show::print(&show::yaml(&config)?)
+        }
+        ConfigCommand::Schema => {
+            let schema = serde_json::to_string_pretty(&schemars::schema_for!(Config)).map_err(|error| Failed::local(error.to_string()))?;
+            show::print(&format!("{schema}\n"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("c.yaml");
+        std::fs::write(&path, text).unwrap();
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::load(Config::default(), Some(&path), environment, &Flags::default())
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file_and_flags_over_both() {
+        let environment = [("HIVEWARD_GATEWAY__REQUESTS_MAX", "7"), ("HIVEWARD_DATA_DIR", "/e"), ("HIVEWARD_TOKEN", "x"), ("PATH", "/bin")];
+        let config = load("data_dir: /f\ngateway:\n  requests_max: 5\n  connections_max: 9\n", &environment).unwrap();
+        assert_eq!((config.gateway.requests_max, config.gateway.connections_max), (7, 9));
+        assert_eq!(config.data_dir, PathBuf::from("/e"));
+        let flags = Flags { data_dir: Some("/g".into()), listen: Some("127.0.0.1:1".parse().unwrap()) };
+        let config = Config::load(config, None, std::iter::empty(), &flags).unwrap();
+        assert_eq!((config.data_dir, config.gateway.listen.port()), (PathBuf::from("/g"), 1));
+    }
+
+    #[test]
+    fn a_wrong_setting_is_named_with_its_place() {
+        let message = load("gateway:\n  request_max: 5\n", &[]).unwrap_err().to_string();
+        assert!(message.contains("line 2") && message.contains("request_max"), "{message}");
+        let message = load("", &[("HIVEWARD_GATEWAY__REQUESTS", "1")]).unwrap_err().to_string();
+        assert!(message.contains("gateway.requests"), "{message}");
+        let message = load("", &[("HIVEWARD_GATEWAY__REQUESTS_MAX", "many")]).unwrap_err().to_string();
+        assert!(message.contains("HIVEWARD_GATEWAY__REQUESTS_MAX"), "{message}");
+    }
+
+    #[test]
+    fn a_configured_token_is_accepted_and_never_shown() {
+        let config = load("auth:\n  tokens:\n    - name: ci\n      token: ${NOT_SET_HERE:-0123456789abcdef}\n", &[("HIVEWARD_DRAIN_MS", "5")]).unwrap();
+        let auth = config.auth("hw_admin").unwrap();
+        let ci = auth.token("0123456789abcdef").unwrap();
+        assert_eq!((&*ci.name, ci.administrator), ("ci", false));
+        assert!(auth.token("hw_admin").unwrap().administrator);
+        assert!(!serde_json::to_string(&config).unwrap().contains("0123456789abcdef"));
+        assert!(!format!("{config:?}").contains("0123456789abcdef"));
+        assert!(load("auth:\n  tokens:\n    - name: ci\n      token: short\n", &[]).unwrap().auth("x").is_err());
+    }
+}

@@ -1,0 +1,228 @@
+//! The GraphQL executor as the transports see it: any schema behind one object-safe trait, and the wire form of answers.
+//!
+//! Every transport goes through [`Engine`], so limits, error codes and the hiding of internal errors hold on all of them.
+
+use std::sync::Arc;
+
+use async_graphql::{
+    ObjectType, PathSegment, Request, Response, Schema, ServerError, SubscriptionType, Value,
+    parser::{parse_query, types::OperationType},
+};
+use bytes::Bytes;
+use futures_util::{
+    StreamExt,
+    future::BoxFuture,
+    stream::BoxStream,
+};
+use hiveward_runtime::{
+    clock::Deadline,
+    error::{Code, Refused},
+    op::TraceId,
+};
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use crate::{
+    auth::Principal,
+    limit::{self, DocumentLimits},
+};
+
+/// Runs prepared requests.
+pub trait Engine: Send + Sync + 'static {
+    fn run(&self, request: Request) -> BoxFuture<'_, Response>;
+    fn stream(&self, request: Request) -> BoxStream<'static, Response>;
+}
+
+impl<Q, M, S> Engine for Schema<Q, M, S>
+where
+    Q: ObjectType + 'static,
+    M: ObjectType + 'static,
+    S: SubscriptionType + 'static,
+{
+    fn run(&self, request: Request) -> BoxFuture<'_, Response> {
+        Box::pin(self.execute(request))
+    }
+
+    fn stream(&self, request: Request) -> BoxStream<'static, Response> {
+        self.execute_stream(request)
+    }
+}
+
+/// Who asks and by when; resolvers find it in the request's data.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub principal: Principal,
+    pub trace: TraceId,
+    pub deadline: Deadline,
+}
+
+/// The position a subscription has reached, and the one it shall resume after; shared between resolver and transport.
+#[derive(Clone, Default)]
+pub struct Position(Arc<Mutex<Positions>>);
+
+#[derive(Default)]
+struct Positions {
+    resume_after: Option<String>,
+    reached: Option<String>,
+}
+
+impl Position {
+    /// Overrides the subscription's own `after` argument.
+    pub fn resuming(after: Option<String>) -> Self {
+        Self(Arc::new(Mutex::new(Positions { resume_after: after, reached: None })))
+    }
+
+    pub fn resume_after(&self) -> Option<String> {
+        self.0.lock().resume_after.clone()
+    }
+
+    /// Called by a resolver as it hands out each item.
+    pub fn reach(&self, position: impl std::fmt::Display) {
+        self.0.lock().reached = Some(position.to_string());
+    }
+
+    pub fn reached(&self) -> Option<String> {
+        self.0.lock().reached.clone()
+    }
+}
+
+/// A request that passed the limits and may be executed.
+pub struct Prepared {
+    pub request: Request,
+    pub operation: Option<OperationType>,
+}
+
+/// Parses and weighs a request; what does not parse or weighs too much is answered here.
+pub fn prepare(mut request: Request, limits: &DocumentLimits) -> Result<Prepared, Answer> {
+    limit::scan(&request.query, limits).map_err(|refused| Answer::refused(&refused))?;
+    let document = parse_query(&request.query).map_err(|error| Answer::from_errors(vec![error.into()]))?;
+    let kind = limit::check(&document, request.operation_name.as_deref(), &request.variables, limits)
+        .map_err(|refused| Answer::refused(&refused))?;
+    request.set_parsed_query(document);
+    Ok(Prepared { request, operation: kind.map(|kind| kind.operation) })
+}
+
+/// One answer in its wire form.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub json: Bytes,
+    /// Nothing was executed: the request itself is at fault (`data` is absent). The list of errors alone, as JSON.
+    pub request_errors: Option<Bytes>,
+}
+
+#[derive(Serialize)]
+struct WireAnswer<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a Value>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [ServerError],
+}
+
+impl Answer {
+    /// Shapes an executed response: every error gets a code, and an internal one shows its trace and nothing else.
+    pub fn of(mut response: Response, trace: TraceId) -> Self {
+        for error in &mut response.errors {
+            shape(error, trace);
+        }
+        // Errors of the request itself have no path; those of a resolver that nulled everything do.
+        let request_error = response.data == Value::Null && !response.errors.is_empty() && response.errors.iter().all(|error| error.path.is_empty());
+        let wire = WireAnswer { data: (!request_error).then_some(&response.data), errors: &response.errors };
+        Self { json: to_json(&wire), request_errors: request_error.then(|| to_json(&response.errors)) }
+    }
+
+    fn from_errors(mut errors: Vec<ServerError>) -> Self {
+        for error in &mut errors {
+            shape(error, TraceId::from_u128(0));
+        }
+        Self::from_shaped(&errors)
+    }
+
+    fn from_shaped(errors: &[ServerError]) -> Self {
+        Self { json: to_json(&WireAnswer { data: None, errors }), request_errors: Some(to_json(&errors)) }
+    }
+
+    /// An answer that is one refusal.
+    pub fn refused(refused: &Refused) -> Self {
+        let mut error = ServerError::new(refused.message.clone(), None);
+        error.extensions = Some(extensions(refused));
+        Self::from_shaped(&[error])
+    }
+}
+
+fn to_json(wire: &impl Serialize) -> Bytes {
+    match serde_json::to_vec(wire) {
+        Ok(json) => json.into(),
+        Err(error) => {
+            tracing::error!(%error, "an answer could not be written as JSON");
+            Bytes::from_static(br#"{"errors":[{"message":"internal error","extensions":{"code":"INTERNAL","retryable":false}}]}"#)
+        }
+    }
+}
+
+fn extensions(refused: &Refused) -> async_graphql::ErrorExtensionValues {
+    let mut values = async_graphql::ErrorExtensionValues::default();
+    values.set("code", refused.code.name());
+    values.set("retryable", refused.code.retryable());
+    if let Some(field) = &refused.field {
+        values.set("field", field.as_str());
+    }
+    values
+}
+
+fn shape(error: &mut ServerError, trace: TraceId) {
+    let refused = match error.source::<Refused>() {
+        Some(refused) => refused.clone(),
+        // Everything that the executor itself refuses is the request's fault.
+        None if error.source.is_none() => Refused { code: Code::Invalid, message: error.message.clone(), field: field_of(error) },
+        None => Refused::new(Code::Internal, error.message.clone()),
+    };
+    if refused.code == Code::Internal {
+        tracing::error!(%trace, path = ?error.path, message = %refused.message, "internal error");
+        error.message = format!("internal error; the log has the cause under trace {trace}");
+    }
+    error.extensions = Some(extensions(&refused));
+}
+
+/// The input field that the validator complains about: it quotes `input.priority` in its message.
+fn field_of(error: &ServerError) -> Option<String> {
+    let quoted = error.message.strip_prefix("Invalid value for argument \"")?.split_once('"')?.0;
+    let path = quoted.strip_prefix("input.").unwrap_or(quoted);
+    Some(path.trim_end_matches(',').to_owned())
+}
+
+/// Runs a query or mutation to its end, at most until its deadline.
+pub async fn run(engine: &dyn Engine, prepared: Prepared, caller: Caller) -> Answer {
+    let (trace, deadline) = (caller.trace, caller.deadline);
+    let mutation = prepared.operation == Some(OperationType::Mutation);
+    if prepared.operation == Some(OperationType::Subscription) {
+        return Answer::refused(&Refused::invalid("query", "a subscription needs `/graphql/ws` or `/graphql/stream`"));
+    }
+    let request = prepared.request.data(caller).data(Position::default());
+    match tokio::time::timeout_at(deadline.instant(), engine.run(request)).await {
+        Ok(response) => Answer::of(response, trace),
+        Err(_) if mutation => Answer::refused(&Refused::new(
+            Code::UnknownOutcome,
+            "no answer within the time limit; it may have happened: retry with the same operationId, or look",
+        )),
+        Err(_) => Answer::refused(&Refused::new(Code::Unavailable, "no answer within the time limit; ask for less or try again")),
+    }
+}
+
+/// Runs a subscription (or a single-answer operation) as a stream of answers with the position after each.
+pub fn stream(engine: &dyn Engine, prepared: Prepared, caller: Caller, position: Position) -> BoxStream<'static, (Answer, Option<String>)> {
+    let trace = caller.trace;
+    let request = prepared.request.data(caller).data(position.clone());
+    engine.stream(request).map(move |response| (Answer::of(response, trace), position.reached())).boxed()
+}
+
+/// The path of an error as dotted text, for logs.
+pub fn path_text(path: &[PathSegment]) -> String {
+    let parts: Vec<_> = path
+        .iter()
+        .map(|segment| match segment {
+            PathSegment::Field(name) => name.clone(),
+            PathSegment::Index(index) => index.to_string(),
+        })
+        .collect();
+    parts.join(".")
+}

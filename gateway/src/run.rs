@@ -1,0 +1,189 @@
+//! `hiveward up` and `hiveward dev`: one node in the foreground, from configuration to a clean stop.
+//!
+//! Start order: data directory and node, token, listener. Stop order is the reverse: SIGTERM (or Ctrl-C) closes the
+//! listener, lets requests finish, then stops the node; agents' processes live on to be adopted. A second signal ends
+//! the process at once.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use clap::Args;
+use hiveward_actors::{
+    client::ControlPlane,
+    node::{Node, NodeConfig},
+};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    auth::{TOKEN_FILE, admin_token},
+    cli::{
+        Common,
+        fail::{Exit, Failed, Outcome},
+    },
+    config::{Config, Flags, dev_data_dir},
+    probe::Probe,
+    schema,
+    serve::{Gateway, Server},
+    telemetry,
+};
+
+#[derive(Args)]
+pub struct UpArgs {
+    /// The configuration file
+    #[arg(long, env = "HIVEWARD_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where the gateway listens, 127.0.0.1:7700 unless configured
+    #[arg(long)]
+    listen: Option<SocketAddr>,
+}
+
+struct NodeProbe {
+    control: ControlPlane,
+    prometheus: PrometheusHandle,
+}
+
+impl Probe for NodeProbe {
+    fn ready(&self) -> Result<(), String> {
+        self.control.ready()
+    }
+
+    fn metrics(&self) -> String {
+        if let Ok(sample) = self.control.metrics_sample() {
+            for (name, value) in [
+                ("hiveward_tasks_running", sample.tasks_running),
+                ("hiveward_tasks_queued", sample.tasks_queued),
+                ("hiveward_agents", sample.agents_running),
+            ] {
+                metrics::gauge!(name).set(value as f64);
+            }
+            metrics::counter!("hiveward_tasks_ended_total").absolute(sample.tasks_ended_total);
+            metrics::counter!("hiveward_events_total").absolute(sample.events_total);
+            if let Some(seconds) = sample.cpu_seconds_total {
+                metrics::gauge!("process_cpu_seconds_total").set(seconds);
+            }
+            if let Some(bytes) = sample.resident_bytes {
+                metrics::gauge!("process_resident_memory_bytes").set(bytes as f64);
+            }
+        }
+        metrics::gauge!("hiveward_view_lag_events").set(self.control.cluster().view_lag as f64);
+        self.prometheus.run_upkeep();
+        self.prometheus.render()
+    }
+}
+
+/// The whole chain of causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}
+
+fn cannot_start(error: &dyn std::error::Error) -> Failed {
+    Failed::new(Exit::Failed, format!("the node cannot start: {}", chain(error)), "mend what is named above; `hiveward config show` has what is in force")
+}
+
+pub fn up(common: &Common, args: UpArgs, dev: bool) -> Outcome {
+    let mut base = Config::default();
+    if dev {
+        base.data_dir = dev_data_dir();
+        base.node.allow_faults = true;
+    }
+    let flags = Flags { data_dir: common.data_dir.clone(), listen: args.listen };
+    let config = Config::load(base, args.config.as_deref(), std::env::vars(), &flags)?;
+    let _flushed_at_the_end = telemetry::start(config.telemetry.log_format).map_err(|problem| Failed::usage(problem, "mend RUST_LOG"))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("hiveward").build();
+    let runtime = runtime.map_err(|error| cannot_start(&error))?;
+    let outcome = runtime.block_on(serve(config, dev));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    outcome
+}
+
+async fn serve(config: Config, dev: bool) -> Outcome {
+    // Installed first, so that a signal during the start is not lost.
+    let mut signals = Signals::new().map_err(|error| cannot_start(&error))?;
+    if config.node.allow_faults
+        && let Ok(faults) = std::env::var("HIVEWARD_FAULTS")
+    {
+        hiveward_runtime::fault::arm_from_text(&faults).map_err(|problem| Failed::usage(format!("HIVEWARD_FAULTS: {problem}"), "write it as point=fault*times;…"))?;
+    }
+    let buckets = [0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+    let recorder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &buckets);
+    let prometheus = recorder.and_then(PrometheusBuilder::install_recorder).map_err(|error| cannot_start(&error))?;
+
+    let mut node = NodeConfig::new(&config.data_dir);
+    node.faults_allowed = config.node.allow_faults;
+    if let Some(agents) = config.node.default_agents {
+        node.default_agents = agents;
+    }
+    let node = tokio::select! {
+        started = Node::start(node) => started.map_err(|error| cannot_start(&error))?,
+        () = signals.next() => return Ok(()),
+    };
+    let served = listen(&config, &node, prometheus).await;
+    let server = match served {
+        Ok(server) => server,
+        Err(failed) => {
+            node.stop(Duration::from_millis(config.drain_ms)).await;
+            return Err(failed);
+        }
+    };
+    announce(&config, server.address(), dev);
+    signals.next().await;
+    tracing::info!("stopping: requests finish, agents' processes live on; a second signal stops at once");
+    let grace = Duration::from_millis(config.drain_ms);
+    let stopping = async {
+        server.stop(grace).await;
+        node.stop(grace).await;
+    };
+    tokio::select! {
+        () = stopping => {
+            tracing::info!("stopped");
+            Ok(())
+        }
+        () = signals.next() => Err(Failed::new(Exit::Interrupted, "stopped at once by a second signal", "nothing that was acknowledged is lost; start the node again to go on")),
+    }
+}
+
+async fn listen(config: &Config, node: &Node, prometheus: PrometheusHandle) -> Outcome<Server> {
+    let token = admin_token(&config.data_dir).map_err(|error| cannot_start(&error))?;
+    let auth = config.auth(&token)?;
+    let control = node.control();
+    let schema = schema::build(control.clone());
+    let probe = NodeProbe { control, prometheus };
+    let gateway = Gateway::new(Arc::new(schema), auth, config.gateway.clone(), Arc::new(probe));
+    Server::start(gateway, !config.auth.tokens.is_empty()).await.map_err(|error| cannot_start(&error))
+}
+
+fn announce(config: &Config, address: SocketAddr, dev: bool) {
+    let token = config.data_dir.join(TOKEN_FILE);
+    tracing::info!(%address, data_dir = %config.data_dir.display(), "the node is up");
+    if dev {
+        eprintln!(
+            "\nHiveward is up.\n  open     http://{address}/\n  GraphQL  http://{address}/graphql\n  token    {}\n  try      hiveward task submit --output -- echo hello\n",
+            token.display()
+        );
+    }
+}
+
+/// SIGTERM and SIGINT, one after the other.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

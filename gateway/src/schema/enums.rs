@@ -1,0 +1,145 @@
+//! The public names of the enumerations; each mirrors one of the domain's.
+
+use async_graphql::Enum;
+use hiveward_actors::{agent, client, placement, swarm, task};
+use hiveward_runtime::supervise;
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "task::TaskStatus")]
+pub enum TaskStatus {
+    /// Waits for dependencies.
+    Pending,
+    /// Waits for an agent, or for its delay.
+    Queued,
+    /// Leased to an agent that has not begun.
+    Assigned,
+    Running,
+    /// The work is done; its gate runs.
+    Verifying,
+    /// Waits for the next attempt's time.
+    Retrying,
+    Succeeded,
+    /// Ended by a failure that another attempt would not mend.
+    Failed,
+    /// Attempts are used up; listed as a dead letter until redriven.
+    Dead,
+    Cancelled,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "task::Priority")]
+pub enum Priority {
+    Critical,
+    High,
+    Normal,
+    Low,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "task::AttemptStatus")]
+pub enum AttemptStatus {
+    Assigned,
+    Running,
+    Verifying,
+    Succeeded,
+    Failed,
+    TimedOut,
+    Cancelled,
+    /// The agent or its host was lost while it held the lease.
+    Lost,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "task::spec::Aggregate")]
+pub enum Aggregate {
+    /// A JSON array with one entry per subtask.
+    Collect,
+    /// JSON objects merged key by key.
+    Merge,
+    /// Text, one result after the other.
+    Concat,
+    /// The JSON value that most subtasks returned.
+    Majority,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "agent::AgentStatus")]
+pub enum AgentStatus {
+    Created,
+    Starting,
+    Idle,
+    Busy,
+    Paused,
+    Stopping,
+    Stopped,
+    Failed,
+    Lost,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "placement::Strategy")]
+pub enum PlacementStrategy {
+    /// The weighted sum of specialisation, success rate and free capacity.
+    Skill,
+    RoundRobin,
+    LeastBusy,
+    /// By chance, in proportion to each agent's weight.
+    Weighted,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "swarm::spec::Topology")]
+pub enum Topology {
+    Hierarchical,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "client::StopMode")]
+pub enum StopMode {
+    /// Interrupt, grace period, SIGTERM, SIGKILL.
+    Graceful,
+    Now,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "client::PauseMode")]
+pub enum PauseMode {
+    /// Takes no new task; what runs goes on.
+    NextStep,
+    /// Freezes every process now.
+    Freeze,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "client::TaskOrder")]
+pub enum TaskOrder {
+    CreatedDesc,
+    CreatedAsc,
+    PriorityThenCreated,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "client::OutputStream")]
+pub enum OutputStream {
+    Stdout,
+    Stderr,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "supervise::ActorStatus")]
+pub enum ActorStatus {
+    Starting,
+    Running,
+    /// Waits for its backoff.
+    Restarting,
+    Stopping,
+    Stopped,
+    /// Given up.
+    Failed,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionKind {
+    Pipes,
+    Pty,
+}

@@ -1,0 +1,122 @@
+//! Events of the ledger: a page of them, and all that follow.
+
+use std::sync::Arc;
+
+use async_graphql::{Context, ID, InputObject, Object, Subscription};
+use futures_util::{Stream, StreamExt};
+use hiveward_actors::client::{self, EventRecord, Page};
+use hiveward_runtime::{error::Refused, ledger};
+
+use super::{
+    Result, door,
+    page::{self, Pages},
+    parse,
+    scalars::{Cursor, DateTime},
+};
+use crate::{engine::Position, stream::tail::SharedTail};
+
+/// Something that happened, in the order in which it was committed.
+#[derive(Clone)]
+pub struct Event(pub Arc<EventRecord>);
+
+impl From<EventRecord> for Event {
+    fn from(record: EventRecord) -> Self {
+        Self(Arc::new(record))
+    }
+}
+
+#[Object]
+impl Event {
+    async fn cursor(&self) -> Cursor {
+        self.0.cursor.into()
+    }
+    async fn at(&self) -> DateTime {
+        self.0.at.into()
+    }
+    /// The key of the entity whose stream it is in.
+    async fn stream(&self) -> ID {
+        self.0.stream.as_str().into()
+    }
+    /// In the past tense, such as `TaskSubmitted`.
+    async fn kind(&self) -> &str {
+        &self.0.kind
+    }
+    async fn task(&self) -> Option<ID> {
+        self.0.task.map(|task| task.to_string().into())
+    }
+    async fn agent(&self) -> Option<ID> {
+        self.0.agent.map(|agent| agent.to_string().into())
+    }
+    /// What it says, without secrets.
+    async fn data(&self) -> &serde_json::Value {
+        &self.0.data
+    }
+}
+
+#[derive(InputObject, Default)]
+pub struct EventFilter {
+    /// Only these entities' streams.
+    stream: Option<Vec<ID>>,
+    /// Only streams of these nouns, such as `swarm`.
+    noun: Option<Vec<String>>,
+    /// Only these kinds, such as `TaskSubmitted`.
+    kind: Option<Vec<String>>,
+    /// Only about this task.
+    task: Option<ID>,
+}
+
+impl EventFilter {
+    fn parse(self) -> Result<client::EventFilter, Refused> {
+        let streams = self.stream.unwrap_or_default();
+        Ok(client::EventFilter {
+            stream: streams.iter().map(|id| parse::key("filter.stream", id)).collect::<Result<_, _>>()?,
+            noun: self.noun.unwrap_or_default(),
+            kind: self.kind.unwrap_or_default(),
+            task: parse::optional("filter.task", self.task.as_ref())?,
+        })
+    }
+}
+
+fn after_text(after: &str) -> Result<ledger::Cursor, Refused> {
+    after.parse().map_err(|_| Refused::invalid("after", "a cursor is text that this API gave out before, or \"0\""))
+}
+
+#[derive(Default)]
+pub struct EventQuery;
+
+#[Object]
+impl EventQuery {
+    /// The events after a cursor, oldest first; an edge's cursor is the event's.
+    async fn events(&self, ctx: &Context<'_>, after: Option<Cursor>, filter: Option<EventFilter>, first: Option<i32>) -> Result<Pages<Event>> {
+        let first = page::first(first)?;
+        let from = after.map_or(ledger::Cursor(0), |cursor| cursor.0);
+        let mut events = door(ctx)?.events(from, &filter.unwrap_or_default().parse()?, first + 1)?;
+        let has_next = events.len() > first;
+        events.truncate(first);
+        let items = events.into_iter().map(|record| (record.cursor.to_string(), record)).collect();
+        let after = after.map(|cursor| cursor.0.to_string()).filter(|after| after != "0");
+        Ok(page::connection(Page { items, has_next, last_seen: None }, after.as_deref()))
+    }
+}
+
+#[derive(Default)]
+pub struct EventFeed;
+
+#[Subscription]
+impl EventFeed {
+    /// Every event after the cursor (only new ones if absent), in order, each once. Resume with the last one's cursor.
+    async fn events(&self, ctx: &Context<'_>, after: Option<Cursor>, filter: Option<EventFilter>) -> Result<impl Stream<Item = Result<Event>>> {
+        let position: Position = ctx.data::<Position>()?.clone();
+        let after = match position.resume_after() {
+            Some(text) => Some(after_text(&text)?),
+            None => after.map(|cursor| cursor.0),
+        };
+        let tail: &Arc<SharedTail> = ctx.data()?;
+        let events = tail.follow(after, filter.unwrap_or_default().parse()?);
+        Ok(events.map(move |event| {
+            let event = event?;
+            position.reach(event.cursor);
+            Ok(Event(event))
+        }))
+    }
+}

@@ -1,0 +1,76 @@
+//! Loaders: what many rows of one answer need is read together, once.
+
+use std::{collections::HashMap, hash::Hash, sync::Arc, time::Duration};
+
+use async_graphql::{dataloader::{DataLoader, Loader}, runtime::Timer};
+use futures_util::{
+    future::BoxFuture,
+    task::{FutureObj, Spawn, SpawnError},
+};
+use hiveward_actors::{
+    agent::AgentRecord,
+    client::ControlPlane,
+    id::{AgentId, SwarmId, TaskId},
+    swarm::SwarmRecord,
+    task::TaskRecord,
+};
+use hiveward_runtime::error::Refused;
+
+pub struct Views(ControlPlane);
+
+pub type Loaders = DataLoader<Views>;
+
+/// Batches are cut as soon as the executor has nothing else to do: views are local, so there is no round trip to save
+/// and waiting a millisecond would cost more than the read.
+struct NextTurn;
+
+impl Timer for NextTurn {
+    fn delay(&self, _: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::task::yield_now())
+    }
+}
+
+struct OnTokio;
+
+impl Spawn for OnTokio {
+    fn spawn_obj(&self, future: FutureObj<'static, ()>) -> Result<(), SpawnError> {
+        // Short-lived: one read of the views, owned by the request that waits for it.
+        tokio::spawn(future);
+        Ok(())
+    }
+}
+
+pub fn loaders(control: ControlPlane) -> Loaders {
+    DataLoader::new(Views(control), OnTokio, NextTurn)
+}
+
+fn found<K: Copy + Hash + Eq, R>(ids: &[K], records: Vec<Option<R>>) -> HashMap<K, Arc<R>> {
+    ids.iter().copied().zip(records).filter_map(|(id, record)| Some((id, Arc::new(record?)))).collect()
+}
+
+impl Loader<TaskId> for Views {
+    type Value = Arc<TaskRecord>;
+    type Error = Refused;
+
+    async fn load(&self, ids: &[TaskId]) -> Result<HashMap<TaskId, Self::Value>, Refused> {
+        Ok(found(ids, self.0.tasks_by_id(ids)?))
+    }
+}
+
+impl Loader<AgentId> for Views {
+    type Value = Arc<AgentRecord>;
+    type Error = Refused;
+
+    async fn load(&self, ids: &[AgentId]) -> Result<HashMap<AgentId, Self::Value>, Refused> {
+        Ok(found(ids, self.0.agents_by_id(ids)?))
+    }
+}
+
+impl Loader<SwarmId> for Views {
+    type Value = Arc<SwarmRecord>;
+    type Error = Refused;
+
+    async fn load(&self, ids: &[SwarmId]) -> Result<HashMap<SwarmId, Self::Value>, Refused> {
+        Ok(found(ids, self.0.swarms_by_id(ids)?))
+    }
+}

@@ -1,0 +1,118 @@
+//! The GraphQL schema: one file per noun, each with its types, queries and mutations.
+//!
+//! Parses input once into the control plane's own types and calls it; decides nothing and keeps nothing. A field that is
+//! needed for every row of a page goes through a loader in `load`.
+
+pub mod agent;
+pub mod cluster;
+pub mod enums;
+pub mod event;
+pub mod fault;
+pub mod load;
+pub mod metrics;
+pub mod node;
+pub mod output;
+pub mod page;
+pub mod parse;
+pub mod scalars;
+pub mod swarm;
+pub mod task;
+pub mod task_input;
+pub mod tree;
+
+use std::sync::Arc;
+
+use async_graphql::{Context, MergedObject, MergedSubscription, Schema, SchemaBuilder};
+use hiveward_actors::client::ControlPlane;
+use hiveward_runtime::{
+    clock::Deadline,
+    error::{Code, Refused},
+    op::Op,
+};
+
+use crate::engine::Caller;
+
+#[derive(MergedObject, Default)]
+pub struct Query(
+    node::NodeQuery,
+    task::TaskQuery,
+    agent::AgentQuery,
+    swarm::SwarmQuery,
+    event::EventQuery,
+    tree::TreeQuery,
+    cluster::ClusterQuery,
+    fault::FaultQuery,
+);
+
+#[derive(MergedObject, Default)]
+pub struct Mutation(task::TaskMutation, agent::AgentMutation, swarm::SwarmMutation, fault::FaultMutation);
+
+#[derive(MergedSubscription, Default)]
+pub struct Subscription(event::EventFeed, output::OutputFeed, tree::TreeFeed, metrics::MetricsFeed);
+
+pub type HivewardSchema = Schema<Query, Mutation, Subscription>;
+
+fn builder() -> SchemaBuilder<Query, Mutation, Subscription> {
+    // The limits of `crate::limit` are checked before; the parser's own recursion limit stays as a second line.
+    Schema::build(Query::default(), Mutation::default(), Subscription::default()).disable_suggestions()
+}
+
+/// The schema over a node's control plane.
+pub fn build(control: ControlPlane) -> HivewardSchema {
+    let tail = crate::stream::tail::SharedTail::new(control.clone());
+    builder().data(load::loaders(control.clone())).data(Arc::new(tail)).data(control).finish()
+}
+
+/// The schema as text, as committed in `gateway/schema.graphql`.
+pub fn sdl() -> String {
+    builder().finish().sdl_with_options(async_graphql::SDLExportOptions::new().sorted_fields().sorted_arguments().sorted_enum_items())
+}
+
+/// The result of a resolver; a [`Refused`] becomes an error with its code.
+pub type Result<T, E = async_graphql::Error> = std::result::Result<T, E>;
+
+pub(crate) fn door<'a>(ctx: &Context<'a>) -> Result<&'a ControlPlane> {
+    ctx.data()
+}
+
+pub(crate) fn caller<'a>(ctx: &Context<'a>) -> Result<&'a Caller> {
+    ctx.data()
+}
+
+/// Stamps a mutation: who, under which operation id, by when.
+pub(crate) fn op(ctx: &Context<'_>, operation_id: Option<&async_graphql::ID>) -> Result<Op> {
+    let caller = caller(ctx)?;
+    if let Some(id) = operation_id
+        && (id.is_empty() || id.len() > 128)
+    {
+        return Err(Refused::invalid("operationId", "an operation id has 1 to 128 bytes").into());
+    }
+    Ok(Op {
+        operation: operation_id.map(|id| id.as_str().into()),
+        principal: caller.principal.name.clone(),
+        trace: caller.trace,
+        deadline: margin(caller.deadline),
+    })
+}
+
+/// A little before the transport's own deadline, so that the answer still says what is known.
+fn margin(deadline: Deadline) -> Deadline {
+    let left = deadline.remaining();
+    deadline.at_most(left - (left / 20).min(std::time::Duration::from_millis(200)))
+}
+
+/// Waits until the views have reached `at_least`, if the query asks for it.
+pub(crate) async fn caught_up(ctx: &Context<'_>, at_least: Option<scalars::Cursor>) -> Result<()> {
+    if let Some(scalars::Cursor(cursor)) = at_least {
+        let op = op(ctx, None)?;
+        door(ctx)?.at_least(&op, cursor).await?;
+    }
+    Ok(())
+}
+
+pub(crate) fn administrators_only(ctx: &Context<'_>) -> Result<()> {
+    if caller(ctx)?.principal.administrator {
+        return Ok(());
+    }
+    Err(Refused::new(Code::Forbidden, "only an administrator may do this; use the token in `admin.token`").into())
+}

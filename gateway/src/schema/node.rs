@@ -1,0 +1,39 @@
+//! Relay's `node(id)`: any entity by its key.
+
+use async_graphql::{Context, ID, Interface, Object};
+use hiveward_actors::id::{AgentId, SwarmId, TaskId};
+use hiveward_runtime::{error::Refused, op::NodeId};
+
+use super::{
+    Result, agent::Agent, caught_up, cluster::ClusterNode, door, parse, scalars::Cursor, swarm::Swarm, task::Task,
+};
+
+/// Anything that has a key.
+#[derive(Interface)]
+#[graphql(field(name = "id", ty = "ID", desc = "The key, such as `task_0192…`."))]
+pub enum Node {
+    Task(Task),
+    Agent(Agent),
+    Swarm(Swarm),
+    ClusterNode(ClusterNode),
+}
+
+#[derive(Default)]
+pub struct NodeQuery;
+
+#[Object]
+impl NodeQuery {
+    /// The entity with this key, or null if there is none.
+    async fn node(&self, ctx: &Context<'_>, id: ID, at_least: Option<Cursor>) -> Result<Option<Node>> {
+        caught_up(ctx, at_least).await?;
+        let control = door(ctx)?;
+        let key = parse::key("id", &id)?;
+        Ok(match key.noun() {
+            TaskId::NOUN => control.task(parse::id("id", &id)?)?.map(|record| Node::Task(record.into())),
+            AgentId::NOUN => control.agent(parse::id("id", &id)?)?.map(|record| Node::Agent(record.into())),
+            SwarmId::NOUN => control.swarm(parse::id("id", &id)?)?.map(|record| Node::Swarm(record.into())),
+            NodeId::NOUN => ClusterNode::find(&control.cluster(), parse::id("id", &id)?).map(Node::ClusterNode),
+            noun => return Err(Refused::invalid("id", format!("nothing here is a {noun:?}; keys are task_…, agent_…, swarm_… and node_…")).into()),
+        })
+    }
+}

@@ -1,0 +1,311 @@
+//! The listener, the router and the guard in front of every handler.
+//!
+//! Owns the sockets and the counts of what is open at once. Connections over `connections_max` get 503 and are closed;
+//! requests over `requests_max` get 503 with `Retry-After`. Nothing is queued here.
+//! Stopping: no new connection, idle ones are closed, running requests finish until the drain's deadline.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::Request,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{any, get},
+};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    io::AsyncWriteExt,
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinHandle,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower_http::{catch_panic::CatchPanicLayer, set_header::SetResponseHeaderLayer};
+
+use crate::{
+    auth::Auth,
+    engine::Engine,
+    limit::DocumentLimits,
+    negotiate::Media,
+    over_http::{self, HttpRefusal},
+    probe::{self, Probe},
+    stream::{sse, ws},
+    ui,
+};
+
+/// The gateway's own part of the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HttpConfig {
+    /// Where to listen; another address than loopback needs tokens in `auth`.
+    pub listen: SocketAddr,
+    /// Origins besides the gateway's own whose pages may open a WebSocket.
+    pub allowed_origins: Vec<String>,
+    /// Bytes of a request's body, and of one WebSocket message.
+    pub body_bytes_max: usize,
+    /// For a request's header, and again for its body.
+    pub read_timeout_ms: u64,
+    /// For the whole of one query or mutation.
+    pub request_timeout_ms: u64,
+    /// Queries and mutations that run at once.
+    pub requests_max: usize,
+    pub connections_max: usize,
+    /// Subscriptions over SSE, and WebSocket connections, that are open at once.
+    pub streams_max: usize,
+    /// Operations open at once on one WebSocket connection.
+    pub operations_per_connection_max: usize,
+    /// From the WebSocket's opening to its `connection_init`.
+    pub init_timeout_ms: u64,
+    /// Messages that wait for one WebSocket client; its subscriptions pause while the queue is full.
+    pub send_queue_max: usize,
+    /// A client that takes nothing for this long is closed.
+    pub stall_timeout_ms: u64,
+    pub ping_every_ms: u64,
+    pub limits: DocumentLimits,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7700)),
+            allowed_origins: Vec::new(),
+            body_bytes_max: 1024 * 1024,
+            read_timeout_ms: 10_000,
+            request_timeout_ms: 30_000,
+            requests_max: 512,
+            connections_max: 4_096,
+            streams_max: 4_096,
+            operations_per_connection_max: 32,
+            init_timeout_ms: 3_000,
+            send_queue_max: 256,
+            stall_timeout_ms: 10_000,
+            ping_every_ms: 20_000,
+            limits: DocumentLimits::default(),
+        }
+    }
+}
+
+impl HttpConfig {
+    pub fn read_timeout(&self) -> Duration {
+        Duration::from_millis(self.read_timeout_ms)
+    }
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_millis(self.request_timeout_ms)
+    }
+    pub fn stall_timeout(&self) -> Duration {
+        Duration::from_millis(self.stall_timeout_ms)
+    }
+}
+
+/// What the handlers stand on.
+pub struct Gateway {
+    pub engine: Arc<dyn Engine>,
+    pub auth: Auth,
+    pub config: HttpConfig,
+    pub probe: Arc<dyn Probe>,
+    pub requests: Semaphore,
+    pub streams: Arc<Semaphore>,
+    /// Cancelled when the gateway begins to stop: subscriptions end and tell their clients.
+    pub stopping: CancellationToken,
+}
+
+/// The address a connection came from.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
+impl Gateway {
+    pub fn new(engine: Arc<dyn Engine>, auth: Auth, config: HttpConfig, probe: Arc<dyn Probe>) -> Arc<Self> {
+        Arc::new(Self {
+            engine,
+            auth,
+            probe,
+            requests: Semaphore::new(config.requests_max),
+            streams: Arc::new(Semaphore::new(config.streams_max)),
+            stopping: CancellationToken::new(),
+            config,
+        })
+    }
+
+    /// The whole HTTP surface, for a listener or for a test that calls it in process.
+    pub fn router(self: &Arc<Self>) -> Router {
+        Router::new()
+            .route("/", get(ui::home))
+            .route("/graphql", any(graphql))
+            .route("/graphql/ws", any(ws::upgrade))
+            .route("/graphql/stream", any(sse::handle))
+            .route("/ui/graphiql/{*path}", get(ui::asset))
+            .route("/healthz", get(probe::healthz))
+            .route("/readyz", get(probe::readyz))
+            .route("/metrics", get(probe::metrics))
+            .fallback(not_found)
+            .with_state(self.clone())
+            .layer(CatchPanicLayer::custom(panicked))
+            .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+            .layer(fixed(header::REFERRER_POLICY, "no-referrer"))
+            .layer(fixed(header::X_FRAME_OPTIONS, "DENY"))
+    }
+}
+
+fn fixed(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
+    SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
+}
+
+async fn graphql(state: axum::extract::State<Arc<Gateway>>, request: Request) -> Response {
+    if ui::is_page_request(&request) { ui::graphiql() } else { over_http::handle(state, request).await }
+}
+
+async fn not_found() -> Response {
+    (StatusCode::NOT_FOUND, "nothing is served here; the API is at /graphql\n").into_response()
+}
+
+fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
+    let message = panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
+    tracing::error!(message = message.as_deref().unwrap_or("no message"), "a request handler panicked");
+    HttpRefusal::new(StatusCode::INTERNAL_SERVER_ERROR, hiveward_runtime::error::Code::Internal, "internal error; the log has the cause")
+        .answer(Media::Json)
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("{listen} is not a loopback address and no credentials are configured; add a token under `auth.tokens` or listen on 127.0.0.1")]
+    NoCredentials { listen: SocketAddr },
+    #[error("cannot listen on {listen}; another process may use it: choose another with --listen")]
+    Bind {
+        listen: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// A listening gateway. Dropping it stops accepting and cuts the connections.
+pub struct Server {
+    address: SocketAddr,
+    gateway: Arc<Gateway>,
+    accepting: JoinHandle<()>,
+    connections: TaskTracker,
+    closing: CancellationToken,
+    cut: CancellationToken,
+}
+
+impl Server {
+    /// Binds and serves. `credentials_configured`: somebody chose tokens; the administrator's own does not count.
+    pub async fn start(gateway: Arc<Gateway>, credentials_configured: bool) -> Result<Self, ServeError> {
+        let listen = gateway.config.listen;
+        if !listen.ip().is_loopback() && !credentials_configured {
+            return Err(ServeError::NoCredentials { listen });
+        }
+        let bound = async {
+            let listener = TcpListener::bind(listen).await?;
+            let address = listener.local_addr()?;
+            Ok((listener, address))
+        };
+        let (listener, address) = bound.await.map_err(|source| ServeError::Bind { listen, source })?;
+        let (closing, cut) = (CancellationToken::new(), CancellationToken::new());
+        let connections = TaskTracker::new();
+        let accepting = tokio::spawn(accept(listener, gateway.clone(), connections.clone(), closing.clone(), cut.clone()));
+        Ok(Self { address, gateway, accepting, connections, closing, cut })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops accepting, ends subscriptions, lets running requests finish for up to `grace`, then cuts what is left.
+    pub async fn stop(self, grace: Duration) {
+        self.gateway.stopping.cancel();
+        self.closing.cancel();
+        self.connections.close();
+        if tokio::time::timeout(grace, self.connections.wait()).await.is_err() {
+            self.cut.cancel();
+            self.connections.wait().await;
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.gateway.stopping.cancel();
+        self.accepting.abort();
+        self.cut.cancel();
+    }
+}
+
+async fn accept(listener: TcpListener, gateway: Arc<Gateway>, connections: TaskTracker, closing: CancellationToken, cut: CancellationToken) {
+    let places = Arc::new(Semaphore::new(gateway.config.connections_max));
+    let router = gateway.router();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = closing.cancelled() => return,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, most likely: waiting is all that helps.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            connections.spawn(turn_away(stream));
+            continue;
+        };
+        let service = router.clone();
+        let (closing, cut) = (closing.clone(), cut.clone());
+        let (read_timeout, stall) = (gateway.config.read_timeout(), gateway.config.stall_timeout());
+        connections.spawn(async move {
+            metrics::gauge!("hiveward_http_connections").increment(1.0);
+            let served = connection(stream, peer, service, read_timeout, stall, closing);
+            tokio::select! {
+                () = served => {}
+                () = cut.cancelled() => {}
+            }
+            metrics::gauge!("hiveward_http_connections").decrement(1.0);
+            drop(place);
+        });
+    }
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, read_timeout: Duration, stall: Duration, closing: CancellationToken) {
+    // A peer that takes nothing we send (or is gone) for this long loses its connection, whatever handler serves it.
+    let socket = socket2::SockRef::from(&stream);
+    if let Err(error) = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_user_timeout(Some(stall))) {
+        tracing::debug!(%error, "socket options");
+    }
+    let router = router.layer(axum::Extension(Peer(peer.ip())));
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(read_timeout).max_buf_size(64 * 1024);
+    let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).with_upgrades();
+    tokio::pin!(serving);
+    let ended = tokio::select! {
+        ended = serving.as_mut() => ended,
+        () = closing.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, %peer, "connection ended");
+    }
+}
+
+/// Says why, at once, without reading: the client is over the cap.
+async fn turn_away(mut stream: TcpStream) {
+    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    metrics::counter!("hiveward_http_turned_away_total").increment(1);
+    let written = tokio::time::timeout(Duration::from_secs(1), stream.write_all(ANSWER)).await;
+    if !matches!(written, Ok(Ok(()))) {
+        tracing::debug!("a turned-away client did not take its answer");
+    }
+}

@@ -1,0 +1,165 @@
+//! One tail of the ledger per process, shared by every subscriber that is caught up.
+//!
+//! Each event is read and decoded once and handed round as an `Arc` over a bounded ring. A subscriber first reads the
+//! ledger from its own cursor; once level with the ring it takes from there. One that falls out of the ring reads the
+//! ledger again from where it is: it misses nothing, gets nothing twice, and holds one batch at a time.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use futures_util::{Stream, stream};
+use hiveward_actors::client::{ControlPlane, EventFilter, EventRecord};
+use hiveward_runtime::{error::Refused, ledger::Cursor};
+use parking_lot::Mutex;
+use tokio::{sync::broadcast, task::AbortHandle};
+
+/// Events that a caught-up subscriber may be behind before it reads the ledger again.
+const RING: usize = 4_096;
+/// Events that one subscriber reads from the ledger at a time.
+const BATCH: usize = 256;
+
+pub struct SharedTail {
+    control: ControlPlane,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    ring: Option<broadcast::Sender<Arc<EventRecord>>>,
+    /// The last event that went into the ring, or where it began.
+    reached: Cursor,
+    reader: Option<AbortHandle>,
+}
+
+impl Drop for SharedTail {
+    fn drop(&mut self) {
+        if let Some(reader) = self.inner.lock().reader.take() {
+            reader.abort();
+        }
+    }
+}
+
+struct Following {
+    control: ControlPlane,
+    inner: Arc<Mutex<Inner>>,
+    filter: EventFilter,
+    /// Everything up to here was handed out (or did not match).
+    position: Cursor,
+    ready: VecDeque<Arc<EventRecord>>,
+    ring: Option<broadcast::Receiver<Arc<EventRecord>>>,
+    failed: bool,
+}
+
+impl SharedTail {
+    pub fn new(control: ControlPlane) -> Self {
+        Self { control, inner: Arc::default() }
+    }
+
+    /// The events after `after` (from now on if absent) that match.
+    pub fn follow(&self, after: Option<Cursor>, filter: EventFilter) -> impl Stream<Item = Result<Arc<EventRecord>, Refused>> + Send + use<> {
+        let position = after.unwrap_or_else(|| self.control.cluster().cursor);
+        let following = Following {
+            control: self.control.clone(),
+            inner: self.inner.clone(),
+            filter,
+            position,
+            ready: VecDeque::new(),
+            ring: None,
+            failed: false,
+        };
+        stream::unfold(following, |mut following| async move {
+            if following.failed {
+                return None;
+            }
+            let next = following.next().await;
+            following.failed = next.is_err();
+            Some((next, following))
+        })
+    }
+}
+
+impl Following {
+    async fn next(&mut self) -> Result<Arc<EventRecord>, Refused> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                self.position = event.cursor;
+                return Ok(event);
+            }
+            match &mut self.ring {
+                None => self.catch_up()?,
+                Some(ring) => match ring.recv().await {
+                    Ok(event) if event.cursor <= self.position => {}
+                    Ok(event) => {
+                        self.position = event.cursor;
+                        if self.filter.wants(&event) {
+                            return Ok(event);
+                        }
+                    }
+                    // Fell out of the ring, or its reader ended: the ledger has it all.
+                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                        metrics::counter!("hiveward_event_subscribers_lagged_total").increment(1);
+                        self.ring = None;
+                    }
+                    Err(broadcast::error::RecvError::Closed) => {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                        self.ring = None;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Reads one batch of the ledger; when it is level with the ring, joins the ring.
+    fn catch_up(&mut self) -> Result<(), Refused> {
+        // Joined before reading: whatever the ring gets from now on is not missed, whatever it got before is in the ledger.
+        let (ring, reached) = join(&self.control, &self.inner);
+        let batch = self.control.events(self.position, &self.filter, BATCH)?;
+        let level = batch.len() < BATCH;
+        self.ready = batch.into_iter().map(Arc::new).collect();
+        if level {
+            if self.ready.is_empty() {
+                self.position = self.position.max(reached);
+            }
+            self.ring = Some(ring);
+        }
+        Ok(())
+    }
+}
+
+/// A receiver of the ring and the cursor it continues from; starts the ring's reader if there is none.
+fn join(control: &ControlPlane, shared: &Arc<Mutex<Inner>>) -> (broadcast::Receiver<Arc<EventRecord>>, Cursor) {
+    let mut inner = shared.lock();
+    if let Some(ring) = inner.ring.as_ref().filter(|_| inner.reader.as_ref().is_some_and(|reader| !reader.is_finished())) {
+        return (ring.subscribe(), inner.reached);
+    }
+    let head = control.cluster().cursor;
+    let (ring, receiver) = broadcast::channel(RING);
+    inner.reached = head;
+    inner.ring = Some(ring.clone());
+    // Owned by `SharedTail`, which aborts it; it also ends by itself when nothing holds the ring any more.
+    inner.reader = Some(tokio::spawn(read(control.clone(), head, ring, Arc::downgrade(shared))).abort_handle());
+    (receiver, head)
+}
+
+async fn read(control: ControlPlane, after: Cursor, ring: broadcast::Sender<Arc<EventRecord>>, shared: Weak<Mutex<Inner>>) {
+    let mut tail = control.event_tail(after, EventFilter::default());
+    loop {
+        let events = match tail.next().await {
+            Ok(events) => events,
+            Err(refused) => {
+                tracing::warn!(%refused, "the shared tail of the ledger ended; subscribers read the ledger themselves and start it again");
+                return;
+            }
+        };
+        let Some(shared) = shared.upgrade() else { return };
+        // Under the lock, so that who joins sees either the event in the ring or a `reached` that covers it.
+        let mut inner = shared.lock();
+        for event in events {
+            inner.reached = event.cursor;
+            let _nobody_listens = ring.send(Arc::new(event));
+        }
+    }
+}

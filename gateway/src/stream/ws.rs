@@ -1,0 +1,337 @@
+//! The `graphql-transport-ws` protocol over a WebSocket.
+//!
+//! One task reads, one writes, one runs per operation; the reader owns the others and ends them when it ends. The queue
+//! to the writer is bounded: while it is full the operations pause. A client that takes nothing for `stall_timeout_ms`
+//! is closed with 4413.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    extract::{
+        FromRequestParts, Request, State,
+        ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade},
+    },
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use futures_util::{
+    SinkExt, StreamExt,
+    stream::{SplitSink, SplitStream},
+};
+use hiveward_runtime::{
+    clock::Deadline,
+    error::{Code, Refused},
+    op::TraceId,
+};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, JoinSet},
+    time::Instant,
+};
+
+use crate::{
+    auth::Principal,
+    engine::{self, Answer, Caller, Position},
+    negotiate::Media,
+    over_http::{self, HttpRefusal},
+    serve::Gateway,
+};
+
+const PROTOCOL: &str = "graphql-transport-ws";
+const ACK: Utf8Bytes = Utf8Bytes::from_static(r#"{"type":"connection_ack"}"#);
+const PONG: Utf8Bytes = Utf8Bytes::from_static(r#"{"type":"pong"}"#);
+
+/// A close code of the protocol and its reason.
+struct Close(u16, String);
+
+fn close(code: u16, reason: impl Into<String>) -> Close {
+    Close(code, reason.into())
+}
+
+/// `GET /graphql/ws`.
+pub async fn upgrade(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    let (mut parts, _) = request.into_parts();
+    if let Err(refusal) = origin_allowed(&parts.headers, &gateway) {
+        return refusal.answer(Media::Json);
+    }
+    let from_header = match parts.headers.contains_key(header::AUTHORIZATION).then(|| gateway.auth.headers(&parts.headers)).transpose() {
+        Ok(principal) => principal,
+        Err(refused) => return HttpRefusal::unauthenticated(refused).answer(Media::Json),
+    };
+    let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &gateway).await {
+        Ok(upgrade) => upgrade,
+        Err(rejection) => return rejection.into_response(),
+    };
+    let Ok(place) = gateway.streams.clone().try_acquire_owned() else {
+        return HttpRefusal::new(StatusCode::SERVICE_UNAVAILABLE, Code::Limit, "too many open streams (limit `streams_max`)").answer(Media::Json);
+    };
+    let max = gateway.config.body_bytes_max;
+    let upgrade = upgrade.protocols([PROTOCOL]).max_message_size(max).max_frame_size(max);
+    let agreed = upgrade.selected_protocol().is_some();
+    upgrade.on_upgrade(move |socket| async move {
+        metrics::gauge!("hiveward_streams_open", "transport" => "ws").increment(1.0);
+        connection(socket, gateway, from_header, agreed).await;
+        metrics::gauge!("hiveward_streams_open", "transport" => "ws").decrement(1.0);
+        drop(place);
+    })
+}
+
+/// A page may only open a socket to the host it came from, or from an origin that was configured; a program that sends
+/// no `Origin` is no page.
+fn origin_allowed(headers: &HeaderMap, gateway: &Gateway) -> Result<(), HttpRefusal> {
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let origin = origin.to_str().unwrap_or_default();
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let same = origin.split_once("://").is_some_and(|(_, authority)| !host.is_empty() && authority.eq_ignore_ascii_case(host));
+    if same || gateway.config.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
+        return Ok(());
+    }
+    Err(HttpRefusal::new(StatusCode::FORBIDDEN, Code::Forbidden, "pages of this origin may not connect; add it to `allowed_origins` if they should"))
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Incoming {
+    ConnectionInit {
+        #[serde(default)]
+        payload: serde_json::Value,
+    },
+    Ping {},
+    Pong {},
+    Subscribe {
+        id: String,
+        payload: serde_json::Map<String, serde_json::Value>,
+    },
+    Complete {
+        id: String,
+    },
+}
+
+/// The credential in `connection_init`: `{"Authorization": "Bearer …"}` in any case, or `{"token": "…"}`.
+fn credential(payload: &serde_json::Value, gateway: &Gateway) -> Result<Principal, Refused> {
+    let fields = payload.as_object().ok_or_else(crate::auth::missing)?;
+    for (name, value) in fields {
+        match (name.to_ascii_lowercase().as_str(), value.as_str()) {
+            ("authorization", Some(value)) => return gateway.auth.authorization(value),
+            ("token", Some(value)) => return gateway.auth.token(value),
+            _ => {}
+        }
+    }
+    Err(crate::auth::missing())
+}
+
+type Operations = Arc<Mutex<HashMap<String, AbortHandle>>>;
+
+async fn connection(socket: WebSocket, gateway: Arc<Gateway>, from_header: Option<Principal>, agreed: bool) {
+    let (sink, source) = socket.split();
+    let (outgoing, queue) = mpsc::channel(gateway.config.send_queue_max);
+    let mut owned = JoinSet::new();
+    let stall = gateway.config.stall_timeout();
+    owned.spawn(write(sink, queue, stall));
+    let mut reader = Reader {
+        ping_every: Duration::from_millis(gateway.config.ping_every_ms),
+        gateway,
+        outgoing: outgoing.clone(),
+        principal: None,
+        operations: Operations::default(),
+        tasks: JoinSet::new(),
+    };
+    let ended = if agreed { reader.run(source, &mut owned, from_header).await } else { Err(close(4406, "Subprotocol not acceptable")) };
+    reader.tasks.abort_all();
+    if let Err(Close(code, reason)) = ended {
+        let frame = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
+        // The queue may be full of what the client does not take; then the close is lost with it, and the socket is cut.
+        if tokio::time::timeout(Duration::from_secs(1), outgoing.send(frame)).await.is_err() {
+            return;
+        }
+    }
+    drop(outgoing);
+    drop(reader);
+    let _ended = tokio::time::timeout(Duration::from_secs(1).min(stall), owned.join_next()).await;
+}
+
+/// Writes what is queued, as much as there is per flush. Returns when the queue ends or the client takes nothing.
+async fn write(mut sink: SplitSink<WebSocket, Message>, mut queue: mpsc::Receiver<Message>, stall: Duration) -> Result<(), Close> {
+    let mut batch = Vec::with_capacity(64);
+    while queue.recv_many(&mut batch, 64).await > 0 {
+        let sending = async {
+            for message in batch.drain(..) {
+                sink.feed(message).await?;
+            }
+            sink.flush().await
+        };
+        match tokio::time::timeout(stall, sending).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Ok(()),
+            Err(_) => {
+                metrics::counter!("hiveward_streams_lagging_total").increment(1);
+                let frame = CloseFrame { code: 4413, reason: "lagging: resume from the last cursor".into() };
+                let _sent = tokio::time::timeout(Duration::from_millis(100), sink.send(Message::Close(Some(frame)))).await;
+                return Err(close(4413, "lagging"));
+            }
+        }
+    }
+    Ok(())
+}
+
+struct Reader {
+    gateway: Arc<Gateway>,
+    outgoing: mpsc::Sender<Message>,
+    principal: Option<Principal>,
+    operations: Operations,
+    tasks: JoinSet<()>,
+    ping_every: Duration,
+}
+
+impl Reader {
+    async fn run(&mut self, mut source: SplitStream<WebSocket>, writer: &mut JoinSet<Result<(), Close>>, from_header: Option<Principal>) -> Result<(), Close> {
+        let init_by = Instant::now() + Duration::from_millis(self.gateway.config.init_timeout_ms);
+        let mut pings = tokio::time::interval_at(Instant::now() + self.ping_every, self.ping_every);
+        let mut heard = Instant::now();
+        let stopping = self.gateway.stopping.clone();
+        loop {
+            let message = tokio::select! {
+                message = source.next() => message,
+                _ = writer.join_next() => return Ok(()),
+                () = stopping.cancelled() => return Err(close(1001, "the node is stopping; resume elsewhere or later")),
+                () = tokio::time::sleep_until(init_by), if self.principal.is_none() => return Err(close(4408, "Connection initialisation timeout")),
+                _ = pings.tick() => {
+                    if heard.elapsed() > self.ping_every * 2 + self.ping_every / 2 {
+                        return Err(close(4408, "no sign of life"));
+                    }
+                    // A full queue means data is on its way, which tells the client as much as a ping.
+                    let _queued = self.outgoing.try_send(Message::Ping(bytes::Bytes::new()));
+                    continue;
+                }
+                Some(_) = self.tasks.join_next() => continue,
+            };
+            heard = Instant::now();
+            match message {
+                None | Some(Err(_)) | Some(Ok(Message::Close(_))) => return Ok(()),
+                Some(Ok(Message::Text(text))) => self.message(&text, from_header.as_ref()).await?,
+                Some(Ok(Message::Binary(_))) => return Err(close(4400, "Invalid message: binary")),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+            }
+        }
+    }
+
+    async fn message(&mut self, text: &str, from_header: Option<&Principal>) -> Result<(), Close> {
+        let incoming: Incoming = serde_json::from_str(text).map_err(|error| close(4400, short(format!("Invalid message: {error}"))))?;
+        match incoming {
+            Incoming::ConnectionInit { .. } if self.principal.is_some() => Err(close(4429, "Too many initialisation requests")),
+            Incoming::ConnectionInit { payload } => {
+                let named = credential(&payload, &self.gateway);
+                let principal = match (named, from_header) {
+                    (Ok(principal), _) => principal,
+                    (Err(_), Some(principal)) => principal.clone(),
+                    (Err(refused), None) => return Err(close(4403, short(format!("Forbidden: {}", refused.message)))),
+                };
+                self.principal = Some(principal);
+                self.send(Message::Text(ACK)).await
+            }
+            Incoming::Ping {} => self.send(Message::Text(PONG)).await,
+            Incoming::Pong {} => Ok(()),
+            Incoming::Complete { id } => {
+                if let Some(task) = self.operations.lock().remove(&id) {
+                    task.abort();
+                }
+                Ok(())
+            }
+            Incoming::Subscribe { id, payload } => {
+                let Some(principal) = self.principal.clone() else { return Err(close(4401, "Unauthorized")) };
+                self.subscribe(id, payload, principal).await
+            }
+        }
+    }
+
+    async fn send(&self, message: Message) -> Result<(), Close> {
+        match tokio::time::timeout(self.gateway.config.stall_timeout(), self.outgoing.send(message)).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(close(4413, "lagging: resume from the last cursor")),
+        }
+    }
+
+    async fn subscribe(&mut self, id: String, payload: serde_json::Map<String, serde_json::Value>, principal: Principal) -> Result<(), Close> {
+        if id.is_empty() || id.len() > 128 {
+            return Err(close(4400, "Invalid message: an operation's id has 1 to 128 bytes"));
+        }
+        let (taken, open) = {
+            let operations = self.operations.lock();
+            (operations.contains_key(&id), operations.len())
+        };
+        if taken {
+            return Err(close(4409, short(format!("Subscriber for {id} already exists"))));
+        }
+        let max = self.gateway.config.operations_per_connection_max;
+        if open >= max {
+            let refused = Refused::new(Code::Limit, format!("{max} operations are open on this connection (limit `operations_per_connection_max`)"));
+            return self.send(error_message(&id, &Answer::refused(&refused))).await;
+        }
+        let caller = Caller { principal, trace: TraceId::new(), deadline: Deadline::after(self.gateway.config.request_timeout()) };
+        let prepared = over_http::from_fields(payload)
+            .map_err(|refusal| Answer::refused(&refusal.refused))
+            .and_then(|request| engine::prepare(request, &self.gateway.config.limits));
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(answer) => return self.send(error_message(&id, &answer)).await,
+        };
+        let answers = engine::stream(&*self.gateway.engine, prepared, caller, Position::default());
+        let (outgoing, operations) = (self.outgoing.clone(), self.operations.clone());
+        // Held until the task is listed, so that it cannot end and unlist itself first.
+        let mut listed = self.operations.lock();
+        let task = self.tasks.spawn(operate(id.clone(), answers, outgoing, operations));
+        listed.insert(id, task);
+        Ok(())
+    }
+}
+
+/// Sends an operation's answers until it ends; an error of the request itself ends it with `error`.
+async fn operate(
+    id: String,
+    mut answers: futures_util::stream::BoxStream<'static, (Answer, Option<String>)>,
+    outgoing: mpsc::Sender<Message>,
+    operations: Operations,
+) {
+    let quoted = serde_json::Value::from(id.as_str()).to_string();
+    let prefix = format!(r#"{{"id":{quoted},"type":"next","payload":"#);
+    let mut last = None;
+    while let Some((answer, _)) = answers.next().await {
+        if answer.request_errors.is_some() {
+            last = Some(error_message(&id, &answer));
+            break;
+        }
+        let Ok(json) = std::str::from_utf8(&answer.json) else { break };
+        let mut text = String::with_capacity(prefix.len() + json.len() + 1);
+        text.push_str(&prefix);
+        text.push_str(json);
+        text.push('}');
+        if outgoing.send(Message::Text(text.into())).await.is_err() {
+            return;
+        }
+    }
+    operations.lock().remove(&id);
+    let last = last.unwrap_or_else(|| Message::Text(format!(r#"{{"id":{quoted},"type":"complete"}}"#).into()));
+    let _gone = outgoing.send(last).await;
+}
+
+fn error_message(id: &str, answer: &Answer) -> Message {
+    let id = serde_json::Value::from(id).to_string();
+    let errors = answer.request_errors.as_deref().unwrap_or(b"[]");
+    Message::Text(format!(r#"{{"id":{id},"type":"error","payload":{}}}"#, String::from_utf8_lossy(errors)).into())
+}
+
+/// A close frame holds 123 bytes of reason.
+fn short(mut reason: String) -> String {
+    let mut end = reason.len().min(120);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    reason.truncate(end);
+    reason
+}

@@ -1,0 +1,34 @@
+//! Logs: for people on a terminal, JSON lines otherwise; every line of a request carries its trace id.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+
+use crate::config::LogFormat;
+
+/// Held for as long as logs are wanted.
+pub struct Telemetry;
+
+const FILTER_DEFAULT: &str = "info,openraft=warn";
+
+/// Starts logging to standard error. `RUST_LOG` chooses what. Called twice, the first stays.
+pub fn start(format: LogFormat) -> Result<Telemetry, String> {
+    let filter = match std::env::var("RUST_LOG") {
+        Ok(text) if !text.is_empty() => EnvFilter::try_new(&text).map_err(|error| format!("RUST_LOG={text:?}: {error}"))?,
+        _ => EnvFilter::new(FILTER_DEFAULT),
+    };
+    let terminal = std::io::stderr().is_terminal();
+    let human = match format {
+        LogFormat::Auto => terminal,
+        LogFormat::Human => true,
+        LogFormat::Json => false,
+    };
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = if human {
+        fmt::layer().with_writer(std::io::stderr).with_ansi(terminal).with_target(false).boxed()
+    } else {
+        fmt::layer().json().flatten_event(true).with_current_span(true).with_span_list(false).with_writer(std::io::stderr).boxed()
+    };
+    // Fails when a logger is there already: tests start several nodes in one process.
+    let _first_stays = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
+    Ok(Telemetry)
+}

@@ -1,0 +1,21 @@
+//! Conformance of GraphQL over HTTP: the `graphql-http` package's own audit suite.
+
+use std::{path::Path, process::Command};
+
+use crate::support::{TOKEN, server};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_audit_of_the_graphql_http_suite_passes() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/graphql-http-audit");
+    if !dir.join("node_modules/graphql-http").exists() {
+        let installed = Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(&dir).output().expect("npm is needed for this test");
+        assert!(installed.status.success(), "npm ci: {}", String::from_utf8_lossy(&installed.stderr));
+    }
+    let server = server(|_| {}).await;
+    let url = format!("http://{}/graphql", server.address());
+    let audit = tokio::task::spawn_blocking(move || {
+        Command::new("node").arg("audit.mjs").current_dir(dir).env("GRAPHQL_URL", url).env("HIVEWARD_TOKEN", TOKEN).output()
+    });
+    let output = audit.await.unwrap().expect("node is needed for this test");
+    assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+}

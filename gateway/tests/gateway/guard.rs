@@ -1,0 +1,188 @@
+//! What the guard lets in, and how it says no.
+
+use axum::{
+    body::Body,
+    http::{Request, StatusCode, header},
+};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tower::ServiceExt;
+
+use crate::support::{TOKEN, config, gateway, server, soon};
+
+struct Answer {
+    status: StatusCode,
+    headers: axum::http::HeaderMap,
+    body: String,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.body))
+    }
+    fn code(&self) -> String {
+        self.json()["errors"][0]["extensions"]["code"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+async fn call(request: axum::http::request::Builder, body: impl Into<Body>) -> Answer {
+    let response = gateway(config()).router().oneshot(request.body(body.into()).unwrap()).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+    Answer { status: parts.status, headers: parts.headers, body: String::from_utf8_lossy(&body).into_owned() }
+}
+
+fn post() -> axum::http::request::Builder {
+    Request::post("/graphql").header(header::AUTHORIZATION, format!("Bearer {TOKEN}")).header(header::CONTENT_TYPE, "application/json")
+}
+
+fn query(text: &str) -> String {
+    json!({ "query": text }).to_string()
+}
+
+#[tokio::test]
+async fn without_a_good_token_nothing_is_served_and_the_answer_says_how() {
+    for request in [Request::post("/graphql"), Request::post("/graphql").header(header::AUTHORIZATION, "Bearer wrong"), Request::get("/graphql?query={hello}")] {
+        let answer = call(request.header(header::CONTENT_TYPE, "application/json"), query("{hello}")).await;
+        assert_eq!((answer.status, answer.code().as_str()), (StatusCode::UNAUTHORIZED, "UNAUTHENTICATED"));
+        assert!(answer.headers[header::WWW_AUTHENTICATE].to_str().unwrap().starts_with("Bearer"));
+    }
+    assert_eq!(call(Request::get("/healthz"), "").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused_by_its_length_alone() {
+    let answer = call(post().header(header::CONTENT_LENGTH, "999999999"), Body::from_stream(futures_util::stream::pending::<Result<bytes::Bytes, std::io::Error>>())).await;
+    assert_eq!((answer.status, answer.code().as_str()), (StatusCode::PAYLOAD_TOO_LARGE, "LIMIT"));
+}
+
+#[tokio::test]
+async fn a_body_that_grows_over_the_limit_is_cut_while_it_streams() {
+    let endless = futures_util::stream::repeat_with(|| Ok::<_, std::io::Error>(bytes::Bytes::from_static(&[b' '; 65_536])));
+    assert_eq!(call(post(), Body::from_stream(endless)).await.status, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_never_comes_is_given_up() {
+    let silent = futures_util::stream::pending::<Result<bytes::Bytes, std::io::Error>>();
+    assert_eq!(call(post(), Body::from_stream(silent)).await.status, StatusCode::REQUEST_TIMEOUT);
+}
+
+#[tokio::test]
+async fn a_form_or_plain_text_is_never_read_as_graphql() {
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"] {
+        let request = Request::post("/graphql").header(header::AUTHORIZATION, format!("Bearer {TOKEN}")).header(header::CONTENT_TYPE, kind);
+        assert_eq!(call(request, query("mutation{change}")).await.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_mutation_never_runs_on_get() {
+    for path in ["/graphql?query=mutation%7Bchange%7D", "/graphql/stream?query=mutation%7Bchange%7D"] {
+        let answer = call(Request::get(path).header(header::AUTHORIZATION, format!("Bearer {TOKEN}")), "").await;
+        assert_eq!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{path}");
+        assert_eq!(answer.headers[header::ALLOW], "POST");
+    }
+    assert_eq!(call(post(), query("mutation{change}")).await.json(), json!({"data": {"change": true}}));
+}
+
+#[tokio::test]
+async fn a_limit_names_itself_and_a_batch_is_refused() {
+    let deep = format!("{}hello{}", "{again".repeat(12) + "{", "}".repeat(13));
+    let answer = call(post(), query(&deep)).await;
+    assert_eq!(answer.code(), "LIMIT");
+    assert!(answer.body.contains("depth_max"), "{}", answer.body);
+    let answer = call(post(), json!([{ "query": "{hello}" }]).to_string()).await;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    assert!(answer.body.contains("batch"));
+}
+
+#[tokio::test]
+async fn an_internal_error_shows_its_trace_and_nothing_else() {
+    let answer = call(post(), query("{boom}")).await;
+    assert_eq!(answer.code(), "INTERNAL");
+    assert!(!answer.body.contains("secret detail"));
+    assert!(answer.body.contains("trace_"), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn the_usual_introspection_query_passes_the_limits() {
+    let introspection = "query IntrospectionQuery{__schema{queryType{name}types{...FullType}directives{name args{...InputValue}}}}
+        fragment FullType on __Type{kind name fields(includeDeprecated:true){name args{...InputValue}type{...TypeRef}}inputFields{...InputValue}
+        interfaces{...TypeRef}enumValues(includeDeprecated:true){name}possibleTypes{...TypeRef}}
+        fragment InputValue on __InputValue{name type{...TypeRef}defaultValue}
+        fragment TypeRef on __Type{kind name ofType{kind name ofType{kind name ofType{kind name ofType{kind name ofType{kind name ofType{kind name
+        ofType{kind name ofType{kind name ofType{kind name}}}}}}}}}}";
+    let answer = call(post(), query(introspection)).await;
+    assert!(answer.json()["errors"].is_null() && answer.json()["data"]["__schema"]["types"].is_array(), "{}", answer.body);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_query_that_hangs_is_answered_at_its_deadline() {
+    let answer = call(post(), query("{hang}")).await;
+    assert_eq!(answer.code(), "UNAVAILABLE");
+}
+
+#[tokio::test]
+async fn requests_over_the_cap_get_503_and_when_to_come_back() {
+    let mut config = config();
+    config.requests_max = 1;
+    let gateway = gateway(config);
+    let _running = gateway.requests.acquire().await.unwrap();
+    let request = post().body(Body::from(query("{hello}"))).unwrap();
+    let response = gateway.router().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+}
+
+#[tokio::test]
+async fn another_address_than_loopback_needs_configured_credentials() {
+    let mut config = config();
+    config.listen = ([0, 0, 0, 0], 0).into();
+    let refused = hiveward_gateway::serve::Server::start(gateway(config), false).await;
+    assert!(matches!(refused, Err(hiveward_gateway::serve::ServeError::NoCredentials { .. })));
+}
+
+#[tokio::test]
+async fn connections_over_the_cap_are_turned_away_and_slow_headers_are_dropped() {
+    let server = server(|config| {
+        config.connections_max = 1;
+        config.read_timeout_ms = 300;
+    })
+    .await;
+    let mut slow = TcpStream::connect(server.address()).await.unwrap();
+    slow.write_all(b"POST /graphql HTTP/1.1\r\n").await.unwrap();
+    let mut answer = String::new();
+    soon("the second connection is turned away", async {
+        // The first must have been accepted before the second is over the cap.
+        while !answer.starts_with("HTTP/1.1 503") {
+            answer.clear();
+            let mut second = TcpStream::connect(server.address()).await.unwrap();
+            second.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+            let _reset = second.read_to_string(&mut answer).await;
+        }
+    })
+    .await;
+    let mut rest = Vec::new();
+    let _reset = soon("the slow one is dropped", slow.read_to_end(&mut rest)).await;
+    soon("its place is free", async {
+        let url = format!("http://{}/healthz", server.address());
+        while reqwest::get(&url).await.map(|response| response.status().as_u16()).unwrap_or(0) != 200 {}
+    })
+    .await;
+    server.stop(std::time::Duration::from_secs(1)).await;
+}
+
+#[tokio::test]
+async fn a_browser_gets_graphiql_under_a_policy_that_loads_nothing_from_elsewhere() {
+    let answer = call(Request::get("/graphql").header(header::ACCEPT, "text/html,*/*;q=0.8"), "").await;
+    assert_eq!(answer.status, StatusCode::OK);
+    let policy = answer.headers[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
+    assert!(policy.starts_with("default-src 'none'") && !policy.contains("http"), "{policy}");
+    for outside in ["//cdn", "unpkg", "esm.sh", "https://"] {
+        assert!(!answer.body.contains(outside), "{outside}");
+    }
+}

@@ -1,0 +1,93 @@
+//! A gateway over a small schema of its own, so that transports are tested apart from the node.
+
+use std::{sync::Arc, time::Duration};
+
+use async_graphql::{Context, Object, Schema, Subscription};
+use futures_util::{Stream, StreamExt, stream};
+use hiveward_gateway::{
+    auth::Auth,
+    engine::Position,
+    probe::Probe,
+    serve::{Gateway, HttpConfig, Server},
+};
+
+pub const TOKEN: &str = "hw_test";
+
+pub struct Query;
+
+#[Object]
+impl Query {
+    async fn hello(&self) -> &str {
+        "world"
+    }
+    async fn hang(&self) -> bool {
+        std::future::pending().await
+    }
+    async fn boom(&self) -> async_graphql::Result<i32> {
+        Err(std::io::Error::other("secret detail").into())
+    }
+    async fn again(&self) -> Self {
+        Query
+    }
+}
+
+pub struct Mutation;
+
+#[Object]
+impl Mutation {
+    async fn change(&self) -> bool {
+        true
+    }
+}
+
+pub struct Feeds;
+
+#[Subscription]
+impl Feeds {
+    /// Counts from after `after`, a number at a time, with its position.
+    async fn count(&self, ctx: &Context<'_>, #[graphql(default = 0)] after: u32, to: u32) -> impl Stream<Item = u32> {
+        let position = ctx.data_opt::<Position>().cloned().unwrap_or_default();
+        let after = position.resume_after().and_then(|text| text.parse().ok()).unwrap_or(after);
+        stream::iter(after + 1..=to).inspect(move |n| position.reach(n))
+    }
+    /// Says nothing, for ever.
+    async fn silence(&self) -> impl Stream<Item = u32> {
+        stream::pending()
+    }
+    /// As much as anybody will take: 8 KiB at a time.
+    async fn flood(&self) -> impl Stream<Item = String> {
+        stream::repeat_with(|| "x".repeat(8192))
+    }
+}
+
+pub struct AlwaysReady;
+
+impl Probe for AlwaysReady {
+    fn ready(&self) -> Result<(), String> {
+        Ok(())
+    }
+    fn metrics(&self) -> String {
+        "up 1\n".into()
+    }
+}
+
+pub fn config() -> HttpConfig {
+    HttpConfig { listen: ([127, 0, 0, 1], 0).into(), ..HttpConfig::default() }
+}
+
+pub fn gateway(config: HttpConfig) -> Arc<Gateway> {
+    let schema = Schema::build(Query, Mutation, Feeds).finish();
+    let auth = Auth::new([("tester".to_owned(), Auth::digest(TOKEN), true)]);
+    Gateway::new(Arc::new(schema), auth, config, Arc::new(AlwaysReady))
+}
+
+pub async fn server(change: impl FnOnce(&mut HttpConfig)) -> Server {
+    let mut config = config();
+    change(&mut config);
+    Server::start(gateway(config), false).await.unwrap()
+}
+
+/// Fails the test when the condition does not come true in reasonable time.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(10), future).await.unwrap_or_else(|_| panic!("not in 10 s: {what}"))
+}
