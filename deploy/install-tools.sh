@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Installs what building and testing need and this machine lacks. Says what; asks nothing; does nothing if all is there.
+set -euo pipefail
+
+missing=()
+need() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
+need cc build-essential
+need cmake cmake
+need git git
+need python3 python3
+need curl curl
+need node nodejs
+need npm npm
+need ip iproute2
+need mkfs.ext4 e2fsprogs
+need losetup mount
+
+if [ "${#missing[@]}" -gt 0 ]; then
+    as_root=()
+    [ "$(id -u)" -eq 0 ] || as_root=(sudo)
+    echo "installing from Debian: ${missing[*]}"
+    "${as_root[@]}" apt-get update -qq
+    DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
+fi
+if ! command -v cargo >/dev/null 2>&1; then
+    echo "Rust is missing: install the stable toolchain (1.95 or newer), then run this again" >&2
+    exit 1
+fi
+if [ "${1:-}" = "test" ] && ! cargo nextest --version >/dev/null 2>&1; then
+    echo "installing cargo-nextest with cargo"
+    cargo install --locked cargo-nextest
+fi
