@@ -15,6 +15,8 @@ pub mod spec;
 pub mod state;
 pub mod table;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 pub mod testing;
 
 pub use record::SwarmRecord;
