@@ -6,7 +6,7 @@ use hiveward_runtime::{
     call::{CallError, Reply},
     clock::Deadline,
     fault::{self, Armed, Fault},
-    supervise::{ActorStatus, Backoff, StartError, Strategy},
+    supervise::{ActorStatus, Backoff, Intensity, StartError, Strategy},
 };
 
 use crate::script::*;
@@ -51,6 +51,8 @@ async fn a_child_that_hangs_in_stop_or_in_a_message_is_killed_after_its_grace_an
     .await;
     sibling.door.tell(Msg::Panic).unwrap();
     lives(&sibling.door, 2).await;
+    let shown = tree.snapshot(Some("root/message"), 0).map(|node| node.status);
+    assert_eq!(shown, Some(ActorStatus::Stopping), "the sibling was back before the grace was over");
     for stopped in stopping {
         stopped.await.unwrap().unwrap();
     }
@@ -129,7 +131,23 @@ async fn who_waits_in_the_mailbox_of_a_killed_actor_hears_it_at_once() {
     for asked in asking {
         assert_eq!(tokio::time::timeout(Duration::from_secs(5), asked).await.unwrap().unwrap(), Err(CallError::Dropped));
     }
-    assert_eq!(tree.snapshot(Some("root/a"), 0).unwrap().mailbox, 0, "a dead life's messages are not counted");
+    root.shutdown(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn messages_that_a_dead_actor_left_are_not_counted() {
+    let never = Intensity { restarts_max: 0, period: Duration::from_secs(60) };
+    let mut a = scripted("a", &Diary::default(), |s| s.crash_loop(never));
+    let (root, tree) = run(Strategy::OneForOne, &mut [&mut a]).await;
+    let addr = a.door.current().unwrap();
+    addr.tell(Msg::Panic).unwrap();
+    for _ in 0..3 {
+        addr.tell(Msg::Note).unwrap();
+    }
+    assert_eq!((addr.depth(), tree.snapshot(Some("root/a"), 0).unwrap().mailbox), (4, 4));
+    until("it is given up", || tree.snapshot(Some("root/a"), 0).unwrap().status == ActorStatus::Failed).await;
+    assert_eq!((addr.depth(), tree.snapshot(Some("root/a"), 0).unwrap().mailbox), (0, 0));
+    assert!(!addr.is_alive());
     root.shutdown(Duration::from_secs(5)).await;
 }
 

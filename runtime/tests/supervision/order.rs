@@ -50,7 +50,7 @@ async fn a_group_restart_leaves_out_temporary_children_and_those_given_up() {
     root.shutdown(Duration::from_secs(5)).await;
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_life_starts_only_when_the_state_of_the_one_before_it_is_let_go() {
     let diary = Diary::default();
     let mut a = scripted("a", &diary, |s| s.shutdown(Shutdown::Grace(Duration::from_millis(20))));

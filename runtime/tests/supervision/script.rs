@@ -48,11 +48,14 @@ async fn play(act: &AtomicU8, place: &str) -> Result<(), Failure> {
     }
 }
 
-/// Counts itself as long as it is held.
+/// Counts itself as long as it is held, and takes its time to let go, as a store does that closes its files.
 pub struct Held(Arc<AtomicUsize>);
 
 impl Drop for Held {
     fn drop(&mut self) {
+        // As it wakes others meanwhile: without that the scheduler keeps who was woken last waiting on this thread.
+        drop(tokio::spawn(async {}));
+        std::thread::sleep(Duration::from_millis(2));
         self.0.fetch_sub(1, SeqCst);
     }
 }
