@@ -21,9 +21,10 @@ use crate::{
 pub(crate) enum Envelope<M> {
     User(M),
     /// Wants the actor's snapshot of its state.
-    Observe(oneshot::Sender<serde_json::Value>, Ticket),
+    // Boxed, as the next one: what is rare must not make every message larger.
+    Observe(Box<(oneshot::Sender<serde_json::Value>, Ticket)>),
     /// A task of this life panicked: the life ends. At most one per task.
-    TaskFailed(String),
+    TaskFailed(Box<String>),
 }
 
 /// One place in a bounded number of things that go past the mailbox's bound; given back when dropped.
@@ -48,12 +49,98 @@ const OBSERVERS_MAX: usize = 16;
 
 impl<M: Send + 'static> ractor::Message for Envelope<M> {}
 
+/// A cache line of its own.
+#[derive(Default)]
+#[repr(align(64))]
+struct Line<T>(T);
+
+/// How many messages were admitted and not begun. Senders write one line and the actor the other, so that neither waits
+/// for the other's at every message; both counts only grow, but for what is refused.
+#[derive(Default)]
+pub(crate) struct Depth {
+    admitted: Line<Admitted>,
+    begun: Line<AtomicUsize>,
+}
+
+#[derive(Default)]
+struct Admitted {
+    count: AtomicUsize,
+    /// `begun` as a sender last saw it; never more than it is.
+    begun: AtomicUsize,
+}
+
+impl Depth {
+    /// Counts one message in unless `bound` are there.
+    fn admit(&self, bound: usize) -> bool {
+        let admitted = &self.admitted.0;
+        let before = admitted.count.fetch_add(1, Ordering::Relaxed);
+        if before.saturating_sub(admitted.begun.load(Ordering::Relaxed)) < bound {
+            return true;
+        }
+        let begun = self.begun.0.load(Ordering::Relaxed);
+        admitted.begun.store(begun, Ordering::Relaxed);
+        let fits = before.saturating_sub(begun) < bound;
+        if !fits {
+            self.withdraw();
+        }
+        fits
+    }
+
+    fn withdraw(&self) {
+        self.admitted.0.count.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Only the actor itself calls this: there is one writer.
+    pub(crate) fn begin(&self) {
+        let begun = &self.begun.0;
+        begun.store(begun.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn now(&self) -> usize {
+        // In this order, so that a message begun in between is not counted as negative.
+        let begun = self.begun.0.load(Ordering::Relaxed);
+        self.admitted.0.count.load(Ordering::Relaxed).saturating_sub(begun)
+    }
+}
+
 pub(crate) struct Mailbox<M: Send + 'static> {
     actor: ActorRef<Envelope<M>>,
-    /// Admitted and not begun.
-    pub(crate) depth: Arc<AtomicUsize>,
+    depth: Arc<Depth>,
     bound: usize,
     observers: Arc<AtomicUsize>,
+}
+
+impl<M: Send + 'static> Mailbox<M> {
+    fn is_alive(&self) -> bool {
+        matches!(self.actor.get_status(), CellStatus::Unstarted | CellStatus::Starting | CellStatus::Running | CellStatus::Upgrading)
+    }
+
+    #[inline]
+    fn tell(&self, msg: M) -> Result<(), TellError<M>> {
+        if !self.depth.admit(self.bound) {
+            return Err(if self.is_alive() { TellError::Busy(msg) } else { TellError::Gone(msg) });
+        }
+        match self.actor.send_message(Envelope::User(msg)) {
+            Ok(()) => Ok(()),
+            Err(MessagingErr::SendErr(Envelope::User(msg))) => {
+                self.depth.withdraw();
+                Err(TellError::Gone(msg))
+            }
+            // The library gives every refused message back; these have none to give.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Asks; what comes back is where the answer will come.
+    fn put<T: Send + 'static>(&self, deadline: Deadline, make: impl FnOnce(Reply<T>) -> M) -> Result<oneshot::Receiver<T>, CallError> {
+        let (to, answer) = oneshot::channel();
+        match self.tell(make(Reply { to, deadline })) {
+            Ok(()) => Ok(answer),
+            Err(TellError::Busy(_)) => Err(CallError::Busy),
+            Err(TellError::Gone(_)) => Err(CallError::Gone),
+        }
+    }
+
 }
 
 /// One life of an actor. Cheap to clone; holding it does not keep the actor alive.
@@ -130,40 +217,17 @@ impl<T> Reply<T> {
 }
 
 impl<M: Send + 'static> Addr<M> {
-    pub(crate) fn new(actor: ActorRef<Envelope<M>>, depth: Arc<AtomicUsize>, bound: usize) -> Self {
+    pub(crate) fn new(actor: ActorRef<Envelope<M>>, depth: Arc<Depth>, bound: usize) -> Self {
         Self(Arc::new(Mailbox { actor, depth, bound, observers: Arc::default() }))
     }
 
     pub fn tell(&self, msg: M) -> Result<(), TellError<M>> {
-        let mailbox = &*self.0;
-        if mailbox.depth.fetch_add(1, Ordering::Relaxed) >= mailbox.bound {
-            mailbox.depth.fetch_sub(1, Ordering::Relaxed);
-            return Err(if self.is_alive() { TellError::Busy(msg) } else { TellError::Gone(msg) });
-        }
-        match mailbox.actor.send_message(Envelope::User(msg)) {
-            Ok(()) => Ok(()),
-            Err(MessagingErr::SendErr(Envelope::User(msg))) => {
-                mailbox.depth.fetch_sub(1, Ordering::Relaxed);
-                Err(TellError::Gone(msg))
-            }
-            // The library gives every refused message back; these have none to give.
-            Err(_) => Ok(()),
-        }
+        self.0.tell(msg)
     }
 
     /// Waits for the answer until `deadline`. Dropping the future leaves the question with the actor.
     pub async fn ask<T: Send + 'static>(&self, deadline: Deadline, make: impl FnOnce(Reply<T>) -> M) -> Result<T, CallError> {
-        answered(deadline, self.put(deadline, make)?).await
-    }
-
-    /// Asks; what comes back is where the answer will come.
-    fn put<T: Send + 'static>(&self, deadline: Deadline, make: impl FnOnce(Reply<T>) -> M) -> Result<oneshot::Receiver<T>, CallError> {
-        let (to, answer) = oneshot::channel();
-        match self.tell(make(Reply { to, deadline })) {
-            Ok(()) => Ok(answer),
-            Err(TellError::Busy(_)) => Err(CallError::Busy),
-            Err(TellError::Gone(_)) => Err(CallError::Gone),
-        }
+        answered(deadline, self.0.put(deadline, make)?).await
     }
 
     /// The actor's own snapshot of its state. Goes past the mailbox's bound, because an operator may look into a full
@@ -171,17 +235,17 @@ impl<M: Send + 'static> Addr<M> {
     pub async fn observe(&self, deadline: Deadline) -> Result<serde_json::Value, CallError> {
         let ticket = Ticket::take(&self.0.observers, OBSERVERS_MAX).ok_or(CallError::Busy)?;
         let (to, answer) = oneshot::channel();
-        self.0.actor.send_message(Envelope::Observe(to, ticket)).map_err(|_| CallError::Gone)?;
+        self.0.actor.send_message(Envelope::Observe(Box::new((to, ticket)))).map_err(|_| CallError::Gone)?;
         answered(deadline, answer).await
     }
 
     /// Messages admitted and not begun; none once this life is over.
     pub fn depth(&self) -> usize {
-        if self.is_alive() { self.0.depth.load(Ordering::Relaxed) } else { 0 }
+        if self.is_alive() { self.0.depth.now() } else { 0 }
     }
 
     pub fn is_alive(&self) -> bool {
-        matches!(self.0.actor.get_status(), CellStatus::Unstarted | CellStatus::Starting | CellStatus::Running | CellStatus::Upgrading)
+        self.0.is_alive()
     }
 
     pub(crate) fn stop_self(&self) {
@@ -190,7 +254,7 @@ impl<M: Send + 'static> Addr<M> {
 
     pub(crate) fn task_failed(&self, message: String) {
         // A life that is over needs no ending.
-        let _ = self.0.actor.send_message(Envelope::TaskFailed(message));
+        let _ = self.0.actor.send_message(Envelope::TaskFailed(Box::new(message)));
     }
 }
 
@@ -225,15 +289,15 @@ impl<M: Send + 'static> Door<M> {
     }
 
     pub fn tell(&self, msg: M) -> Result<(), TellError<M>> {
-        match self.current() {
-            Some(addr) => addr.tell(msg),
+        match &*self.0.load() {
+            Some(mailbox) => mailbox.tell(msg),
             None => Err(TellError::Gone(msg)),
         }
     }
 
     pub async fn ask<T: Send + 'static>(&self, deadline: Deadline, make: impl FnOnce(Reply<T>) -> M) -> Result<T, CallError> {
         // The life is let go before the wait: an asker must not keep a dead mailbox, and its own question in it, alive.
-        let answer = self.current().ok_or(CallError::Gone)?.put(deadline, make)?;
+        let answer = self.0.load().as_ref().ok_or(CallError::Gone)?.put(deadline, make)?;
         answered(deadline, answer).await
     }
 

@@ -126,7 +126,8 @@ pub async fn point(name: &'static str, key: Option<&Key>) -> Result<(), Injected
     if ARMED.load(Ordering::Relaxed) == 0 {
         return Ok(());
     }
-    armed_point(name, key, None).await
+    // Boxed: the rare case must not make every future that passes here larger.
+    Box::pin(armed_point(name, key, None)).await
 }
 
 /// A place that every actor has: it may be selected by the actor's path in the tree as well.
@@ -135,7 +136,7 @@ pub(crate) async fn actor_point(name: &'static str, key: Option<&Key>, path: &st
     if ARMED.load(Ordering::Relaxed) == 0 {
         return Ok(());
     }
-    armed_point(name, key, Some(path)).await
+    Box::pin(armed_point(name, key, Some(path))).await
 }
 
 #[cold]

@@ -3,10 +3,7 @@
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,7 +17,7 @@ use super::{
     tree::{ActorStatus, Node, Tree},
 };
 use crate::{
-    call::{Addr, Door, Envelope, TellError},
+    call::{Addr, Depth, Door, Envelope, TellError},
     fault,
     id::Key,
 };
@@ -214,7 +211,7 @@ struct Living<B: Behaviour> {
     /// None once this life has failed or stopped: what it held is let go before its supervisor hears of the end, so that
     /// the next life finds files and locks free.
     state: Option<B::State>,
-    depth: Arc<AtomicUsize>,
+    depth: Arc<Depth>,
     over: Option<DropGuard>,
 }
 
@@ -228,7 +225,36 @@ impl<B: Behaviour> Living<B> {
     }
 }
 
+/// Lets go of the state unless the message was handled: after a failure, in a panic's unwinding, and when a kill cancels
+/// the handling. Cheaper at every message than catching its panic.
+struct LetGo<'a, B: Behaviour>(&'a mut Living<B>);
+
+impl<B: Behaviour> Drop for LetGo<'_, B> {
+    fn drop(&mut self) {
+        self.0.let_go();
+    }
+}
+
 impl<B: Behaviour> Adapter<B> {
+    /// What is not a message of the author's.
+    fn aside(&self, envelope: Envelope<B::Msg>, living: &mut Living<B>) -> Result<(), ActorProcessingErr> {
+        match (envelope, &living.state) {
+            (Envelope::Observe(look), Some(state)) => {
+                let (reply, _ticket) = *look;
+                // A look must not kill: whoever looks hears `Dropped`. And who asked may have given up.
+                if let Ok(seen) = catch_unwind(AssertUnwindSafe(|| self.behaviour.observe(state))) {
+                    let _ = reply.send(seen);
+                }
+                Ok(())
+            }
+            (Envelope::TaskFailed(message), _) => {
+                living.let_go();
+                Err(format!("a task of it {message}").into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     async fn point(&self, name: &'static str) -> Result<(), Failure> {
         Ok(fault::actor_point(name, self.node.key.as_ref(), self.node.path()).await?)
     }
@@ -249,7 +275,7 @@ impl<B: Behaviour> Actor for Adapter<B> {
     type Arguments = ();
 
     async fn pre_start(&self, myself: ActorRef<Self::Msg>, (): ()) -> Result<Living<B>, ActorProcessingErr> {
-        let depth = Arc::new(AtomicUsize::new(0));
+        let depth = Arc::new(Depth::default());
         let addr = Addr::new(myself, depth.clone(), self.making.bound);
         let watched = addr.clone();
         self.node.begin_life(
@@ -279,29 +305,17 @@ impl<B: Behaviour> Actor for Adapter<B> {
     }
 
     async fn handle(&self, _: ActorRef<Self::Msg>, envelope: Self::Msg, living: &mut Living<B>) -> Result<(), ActorProcessingErr> {
-        let Some(state) = &mut living.state else { return Ok(()) };
-        let failed = match envelope {
-            Envelope::User(msg) => {
-                living.depth.fetch_sub(1, Ordering::Relaxed);
-                let handling = AssertUnwindSafe(async {
-                    self.point("actor.handle").await?;
-                    self.behaviour.handle(&living.ctx, msg, state).await
-                });
-                outcome(handling.catch_unwind().await)
-            }
-            Envelope::Observe(reply, _ticket) => {
-                // A look must not kill: whoever looks hears `Dropped`. And who asked may have given up.
-                if let Ok(seen) = catch_unwind(AssertUnwindSafe(|| self.behaviour.observe(state))) {
-                    let _ = reply.send(seen);
-                }
-                Ok(())
-            }
-            Envelope::TaskFailed(message) => Err(format!("a task of it {message}")),
+        let msg = match envelope {
+            Envelope::User(msg) => msg,
+            other => return self.aside(other, living),
         };
-        failed.map_err(|message| {
-            living.let_go();
-            message.into()
-        })
+        living.depth.begin();
+        let unless_handled = LetGo(living);
+        let Living { ctx, state: Some(state), .. } = &mut *unless_handled.0 else { return Ok(()) };
+        fault::actor_point("actor.handle", self.node.key.as_ref(), self.node.path()).await?;
+        self.behaviour.handle(ctx, msg, state).await.map_err(|failure| failure.to_string())?;
+        std::mem::forget(unless_handled);
+        Ok(())
     }
 
     async fn post_stop(&self, _: ActorRef<Self::Msg>, living: &mut Living<B>) -> Result<(), ActorProcessingErr> {

@@ -18,7 +18,7 @@ use serde::Serialize;
 use tokio::{sync::broadcast, time::Instant};
 
 use crate::{
-    call::CallError,
+    call::{CallError, Depth},
     clock::{Deadline, WallMs},
     id::Key,
 };
@@ -115,7 +115,7 @@ struct Changing {
     failed_at: Option<Instant>,
     started_at: WallMs,
     started: Instant,
-    depth: Arc<AtomicUsize>,
+    depth: Arc<Depth>,
     observer: Option<Observer>,
 }
 
@@ -296,7 +296,7 @@ impl Node {
     }
 
     /// A life begins with this mailbox.
-    pub(super) fn begin_life(&self, depth: Arc<AtomicUsize>, bound: usize, observer: Option<Observer>) {
+    pub(super) fn begin_life(&self, depth: Arc<Depth>, bound: usize, observer: Option<Observer>) {
         self.mailbox_bound.store(bound, Ordering::Relaxed);
         let mut changing = self.changing.lock();
         changing.depth = depth;
@@ -341,7 +341,7 @@ impl Node {
     fn read(&self, depth: usize, now: Instant) -> TreeNode {
         let changing = self.changing.lock();
         let (note, last_failure) = (changing.note.clone(), changing.last_failure.clone());
-        let (started_at, started, mailbox) = (changing.started_at, changing.started, changing.depth.load(Ordering::Relaxed));
+        let (started_at, started, mailbox) = (changing.started_at, changing.started, changing.depth.now());
         drop(changing);
         let (children_total, children): (usize, Vec<Arc<Node>>) = {
             let children = self.children.read();

@@ -1,5 +1,5 @@
-//! What supervision promises, against real actors.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! Who is restarted, and when not.
+
 
 use std::{
     sync::{
@@ -108,7 +108,7 @@ async fn life(door: &Door<Msg>) -> u32 {
     }
 }
 
-const MANY: Intensity = Intensity { restarts_max: 100, period: Duration::from_secs(60) };
+pub const MANY: Intensity = Intensity { restarts_max: 100, period: Duration::from_secs(60) };
 
 #[tokio::test]
 async fn one_for_one_restarts_only_the_child_that_failed_and_the_tree_shows_it() {
