@@ -1,195 +1,263 @@
 //! Gathers the appends that wait at the same time into one entry: one commit, one fsync for all of them.
+//!
+//! Also the place where an older life is turned away: whoever claims a stream waits here until what the older life had
+//! on its way has landed. Bounded in appends and bytes; one too many is told `Busy`.
 
 use std::{
-    path::PathBuf,
+    collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
-use openraft::{Raft, error::RaftError};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use parking_lot::Mutex;
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinHandle,
-    time::Instant,
-};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Append, AppendError, Appended, LedgerConfig,
-    disk::Disk,
-    raft::{OnItsWay, TypeConfig},
-    record::{Applied, AppendRefused, Command, EventBody, ProposedAppend},
+    Append, AppendError, Appended,
+    core::Core,
+    raft::{Applied, Landed, ProposeError},
+    record::{Batch, Command, EventBody, Proposed},
 };
-use crate::{clock::WallMs, fault};
+use crate::{clock::WallMs, id::Key};
 
 /// Appends that wait; one more is refused with `Busy`.
-const WAITING_MAX: usize = 8_192;
+const WAITING_MAX: usize = 16_384;
+/// Bytes that wait.
+const WAITING_BYTES_MAX: usize = 64 << 20;
 /// One entry holds at most about so much.
-const ENTRY_BYTES_MAX: usize = 4 << 20;
-const ENTRY_APPENDS_MAX: usize = 4_096;
+const ENTRY_BYTES_MAX: usize = 2 << 20;
+const ENTRY_APPENDS_MAX: usize = 8_192;
 /// One append may be this large.
 pub const APPEND_BYTES_MAX: usize = 16 << 20;
-/// How long a look at the free space is believed.
-const FREE_LOOKED_AT: Duration = Duration::from_millis(100);
+/// Entries proposed at the same time: while one is synced the next is gathered, not more.
+const ENTRIES_ON_THEIR_WAY: usize = 1;
 
-pub(super) struct Waiting {
+enum Message {
+    Append(Waiting),
+    /// Answered when no append of the stream that came before is on its way.
+    Settle { stream: Key, settled: oneshot::Sender<()> },
+}
+
+struct Waiting {
     append: Append,
     bytes: usize,
-    answer: oneshot::Sender<Result<Appended, AppendError>>,
-    _on_its_way: OnItsWay,
+    landed: Landed,
 }
 
-pub(super) struct Batcher {
-    waiting: Mutex<Option<mpsc::Sender<Waiting>>>,
-    task: Mutex<Option<JoinHandle<()>>>,
-    disk: Disk,
-    space: Space,
-    reserve_bytes: u64,
+/// Where appends are brought. Cheap to clone; when the last is gone the batcher ends after what it holds.
+#[derive(Clone)]
+pub struct Inbox {
+    queue: mpsc::Sender<Message>,
+    waiting_bytes: Arc<AtomicUsize>,
 }
 
-/// What is free on the ledger's disk, looked at now and then.
-struct Space {
-    dir: PathBuf,
-    free: AtomicU64,
-    looked: Mutex<Option<Instant>>,
-}
+/// The newest claim on each stream.
+pub type Claims = Arc<Mutex<HashMap<Key, u64>>>;
 
-impl Space {
-    /// Absent if it cannot be told.
-    fn free_bytes(&self) -> Option<u64> {
-        let mut looked = self.looked.lock();
-        if looked.is_none_or(|at| at.elapsed() >= FREE_LOOKED_AT) {
-            let free = nix::sys::statvfs::statvfs(&self.dir).map(|stat| stat.blocks_available() * stat.fragment_size());
-            self.free.store(free.unwrap_or(u64::MAX), Ordering::Relaxed);
-            *looked = Some(Instant::now());
+/// Where the present core is found; `None` while there is none.
+pub type CoreNow = Arc<arc_swap::ArcSwapOption<Core>>;
+
+impl Inbox {
+    pub async fn append(&self, append: Append) -> Result<Appended, AppendError> {
+        let events: usize = append.events.iter().map(|event| event.body.len() + event.kind.len() + 16).sum();
+        let bytes = events + append.snapshot.as_ref().map_or(0, |snapshot| snapshot.body.len()) + 96;
+        if bytes > APPEND_BYTES_MAX {
+            return Err(AppendError::TooLarge { bytes, bytes_max: APPEND_BYTES_MAX });
         }
-        Some(self.free.load(Ordering::Relaxed)).filter(|free| *free != u64::MAX)
+        let (landed, outcome) = oneshot::channel();
+        if self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed) > WAITING_BYTES_MAX {
+            self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(AppendError::Busy { waiting: WAITING_MAX - self.queue.capacity() });
+        }
+        self.queue.try_send(Message::Append(Waiting { append, bytes, landed })).map_err(|error| {
+            self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            match error {
+                mpsc::error::TrySendError::Full(_) => AppendError::Busy { waiting: WAITING_MAX },
+                mpsc::error::TrySendError::Closed(_) => AppendError::Stopped,
+            }
+        })?;
+        outcome.await.unwrap_or_else(|_| Err(AppendError::Unknown { why: "the ledger stopped before it answered".into() }))
     }
+
+    /// Waits until no append of the stream that came before is on its way; false if the batcher has ended.
+    pub async fn settle(&self, stream: &Key) -> bool {
+        let (settled, wait) = oneshot::channel();
+        self.queue.send(Message::Settle { stream: stream.clone(), settled }).await.is_ok() && wait.await.is_ok()
+    }
+}
+
+pub struct Batcher {
+    core: CoreNow,
+    claims: Claims,
+    waiting_bytes: Arc<AtomicUsize>,
+    kinds: HashMap<&'static str, Arc<str>>,
+    /// What goes into the next entry.
+    gathered: Vec<Waiting>,
+    gathered_bytes: usize,
+    on_their_way: FuturesUnordered<BoxFuture<'static, u64>>,
+    streams_on_their_way: HashMap<u64, (Vec<Key>, Vec<oneshot::Sender<()>>)>,
+    /// Those who wait for streams in `gathered`.
+    settle_after: Vec<oneshot::Sender<()>>,
+    last_id: u64,
+}
+
+/// The batcher's way in, and the batcher as a future.
+pub fn batcher(core: CoreNow, claims: Claims) -> (Inbox, impl Future<Output = ()> + Send) {
+    let (queue, waiting) = mpsc::channel(WAITING_MAX);
+    let waiting_bytes = Arc::new(AtomicUsize::new(0));
+    let batcher = Batcher {
+        core,
+        claims,
+        waiting_bytes: waiting_bytes.clone(),
+        kinds: HashMap::new(),
+        gathered: Vec::new(),
+        gathered_bytes: 0,
+        on_their_way: FuturesUnordered::new(),
+        streams_on_their_way: HashMap::new(),
+        settle_after: Vec::new(),
+        last_id: 0,
+    };
+    (Inbox { queue, waiting_bytes }, batcher.run(waiting))
 }
 
 impl Batcher {
-    pub(super) fn start(raft: Raft<TypeConfig>, disk: Disk, config: &LedgerConfig) -> Self {
-        let (waiting, queue) = mpsc::channel(WAITING_MAX);
-        let task = tokio::spawn(run(raft, disk.clone(), queue));
-        Self {
-            waiting: Mutex::new(Some(waiting)),
-            task: Mutex::new(Some(task)),
-            disk,
-            space: Space { dir: config.dir.clone(), free: AtomicU64::new(u64::MAX), looked: Mutex::new(None) },
-            reserve_bytes: config.reserve_bytes,
-        }
-    }
-
-    pub(super) fn free_bytes(&self) -> Option<u64> {
-        self.space.free_bytes()
-    }
-
-    pub(super) async fn append(&self, append: Append, on_its_way: OnItsWay) -> Result<Appended, AppendError> {
-        let bytes = append.events.iter().map(|event| event.body.len() + 32).sum::<usize>()
-            + append.snapshot.as_ref().map_or(0, |snapshot| snapshot.body.len())
-            + 64;
-        let without_snapshot = bytes - append.snapshot.as_ref().map_or(0, |snapshot| snapshot.body.len());
-        if without_snapshot > APPEND_BYTES_MAX {
-            return Err(AppendError::TooLarge { bytes, bytes_max: APPEND_BYTES_MAX });
-        }
-        if let Some(why) = self.disk.failure() {
-            return Err(AppendError::Failed { why });
-        }
-        if let Some(free_bytes) = self.space.free_bytes().filter(|free| *free < self.reserve_bytes) {
-            return Err(AppendError::DiskFull { dir: self.space.dir.display().to_string(), free_bytes, reserve_bytes: self.reserve_bytes });
-        }
-        fault::point("ledger.before_append", Some(&append.stream)).await.map_err(|error| AppendError::Failed { why: error.to_string() })?;
-        let (answer, wait) = oneshot::channel();
-        {
-            let waiting = self.waiting.lock();
-            let Some(queue) = waiting.as_ref() else { return Err(AppendError::Stopped) };
-            queue.try_send(Waiting { append, bytes, answer, _on_its_way: on_its_way }).map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => AppendError::Busy { waiting: WAITING_MAX },
-                mpsc::error::TrySendError::Closed(_) => AppendError::Stopped,
-            })?;
-        }
-        wait.await.unwrap_or_else(|_| Err(AppendError::Unknown { why: "the ledger stopped before it answered".into() }))
-    }
-
-    /// Takes no more; what waits is still written.
-    pub(super) async fn stop(&self) {
-        self.waiting.lock().take();
-        let task = self.task.lock().take();
-        if let Some(task) = task
-            && task.await.is_err()
-        {
-            tracing::warn!("the ledger's batcher did not end in order");
-        }
-    }
-}
-
-async fn run(raft: Raft<TypeConfig>, disk: Disk, mut queue: mpsc::Receiver<Waiting>) {
-    let mut held: Option<Waiting> = None;
-    loop {
-        let first = match held.take() {
-            Some(waiting) => waiting,
-            None => match queue.recv().await {
-                Some(waiting) => waiting,
-                None => return,
-            },
-        };
-        let mut bytes = first.bytes;
-        let mut batch = vec![first];
-        while batch.len() < ENTRY_APPENDS_MAX {
-            let Ok(next) = queue.try_recv() else { break };
-            if bytes + next.bytes > ENTRY_BYTES_MAX {
-                held = Some(next);
-                break;
+    async fn run(mut self, mut queue: mpsc::Receiver<Message>) {
+        let mut messages = Vec::new();
+        let mut open = true;
+        while open || !self.gathered.is_empty() || !self.on_their_way.is_empty() {
+            let room = self.gathered.len() < ENTRY_APPENDS_MAX && self.gathered_bytes < ENTRY_BYTES_MAX;
+            tokio::select! {
+                biased;
+                Some(id) = self.on_their_way.next() => self.landed(id),
+                n = queue.recv_many(&mut messages, ENTRY_APPENDS_MAX), if open && room => open = n > 0,
             }
-            bytes += next.bytes;
-            batch.push(next);
+            // Those that came while the entry before was written go into this one.
+            while open && self.gathered.len() + messages.len() < ENTRY_APPENDS_MAX
+                && let Ok(message) = queue.try_recv()
+            {
+                messages.push(message);
+            }
+            self.gather(&mut messages);
+            if !self.gathered.is_empty() && self.on_their_way.len() < ENTRIES_ON_THEIR_WAY {
+                self.propose();
+            }
         }
-        propose(&raft, &disk, batch).await;
     }
-}
 
-async fn propose(raft: &Raft<TypeConfig>, disk: &Disk, batch: Vec<Waiting>) {
-    let mut appends = Vec::with_capacity(batch.len());
-    let mut answers = Vec::with_capacity(batch.len());
-    for Waiting { append, answer, _on_its_way, .. } in batch {
-        appends.push(ProposedAppend {
-            stream: append.stream,
-            incarnation: append.incarnation,
-            expected_version: append.expected_version,
-            events: append.events.into_iter().map(|event| EventBody { kind: event.kind.into(), format: event.format, body: event.body }).collect(),
-            snapshot: append.snapshot,
-        });
-        answers.push((answer, _on_its_way));
-    }
-    let command = Command::Appends { at: WallMs::now(), appends: Arc::new(appends) };
-    let written = raft.client_write(command).await;
-    if let Err(error) = fault::point("ledger.before_reply", None).await {
-        tracing::warn!(%error, "answers are withheld");
-        return;
-    }
-    let unknown = match written {
-        Ok(written) => match written.data {
-            Applied::Appends(results) if results.len() == answers.len() => {
-                for ((answer, _), result) in answers.into_iter().zip(results) {
-                    let result = match result {
-                        Ok((cursor, version)) => Ok(Appended { cursor, version }),
-                        Err(AppendRefused::Fenced { newest }) => Err(AppendError::Fenced { newest }),
-                        Err(AppendRefused::Version { is, expected }) => Err(AppendError::Version { is, expected }),
-                    };
-                    // Who asked may be gone; the append stands.
-                    let _ = answer.send(result);
+    fn gather(&mut self, messages: &mut Vec<Message>) {
+        if messages.is_empty() {
+            return;
+        }
+        let claims = self.claims.clone();
+        let claims = claims.lock();
+        for message in messages.drain(..) {
+            match message {
+                Message::Append(waiting) => {
+                    if let Some(&newest) = claims.get(&waiting.append.stream)
+                        && waiting.append.incarnation < newest
+                    {
+                        self.waiting_bytes.fetch_sub(waiting.bytes, Ordering::Relaxed);
+                        // Who asked may be gone.
+                        let _ = waiting.landed.send(Err(AppendError::Fenced { newest }));
+                        continue;
+                    }
+                    self.gathered_bytes += waiting.bytes;
+                    self.gathered.push(waiting);
                 }
-                return;
+                Message::Settle { stream, settled } => {
+                    if self.gathered.iter().any(|waiting| waiting.append.stream == stream) {
+                        self.settle_after.push(settled);
+                    } else if let Some((_, waiting)) = self.streams_on_their_way.values_mut().find(|(streams, _)| streams.contains(&stream)) {
+                        waiting.push(settled);
+                    } else {
+                        // Who asked may be gone.
+                        let _ = settled.send(());
+                    }
+                }
             }
-            other => format!("unexpected answer {other:?}"),
-        },
-        Err(RaftError::APIError(error)) => error.to_string(),
-        Err(RaftError::Fatal(fatal)) => disk.failure().unwrap_or_else(|| fatal.to_string()),
-    };
-    for (answer, _) in answers {
-        let _ = answer.send(Err(AppendError::Unknown { why: unknown.clone() }));
+        }
+    }
+
+    fn landed(&mut self, id: u64) {
+        for settled in self.streams_on_their_way.remove(&id).map(|(_, waiting)| waiting).unwrap_or_default() {
+            // Who asked may be gone.
+            let _ = settled.send(());
+        }
+    }
+
+    fn propose(&mut self) {
+        self.last_id += 1;
+        let id = self.last_id;
+        let mut bytes = 0;
+        let n = self.gathered.iter().take_while(|waiting| bytes < ENTRY_BYTES_MAX && { bytes += waiting.bytes; true }).count();
+        let rest = self.gathered.split_off(n);
+        let gathered = std::mem::replace(&mut self.gathered, rest);
+        self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.gathered_bytes -= bytes;
+        let mut appends = Vec::with_capacity(gathered.len());
+        let mut landed = Vec::with_capacity(gathered.len());
+        let mut streams = Vec::with_capacity(gathered.len());
+        for waiting in gathered {
+            let append = waiting.append;
+            streams.push(append.stream.clone());
+            let events = append.events.into_iter().map(|event| EventBody { kind: self.kind(event.kind), format: event.format, body: event.body }).collect();
+            appends.push(Proposed {
+                stream: append.stream,
+                incarnation: append.incarnation,
+                expected_version: append.expected_version,
+                events,
+                snapshot: append.snapshot,
+            });
+            landed.push(waiting.landed);
+        }
+        // Those who wait for what is still gathered wait for the last of it.
+        let settle = if self.gathered.is_empty() { std::mem::take(&mut self.settle_after) } else { Vec::new() };
+        self.streams_on_their_way.insert(id, (streams, settle));
+        let refuse = |landed: Vec<Landed>, error: AppendError| {
+            for landed in landed {
+                // Who asked may be gone.
+                let _ = landed.send(Err(error.clone()));
+            }
+        };
+        let Some(core) = self.core.load_full() else {
+            refuse(landed, AppendError::Failed { why: "the store is being reopened".into() });
+            return self.landed(id);
+        };
+        if let Some(why) = core.failure() {
+            refuse(landed, AppendError::Failed { why });
+            return self.landed(id);
+        }
+        let batch = match Batch::encode(id, WallMs::now(), appends) {
+            Ok(batch) => batch,
+            Err(error) => {
+                refuse(landed, AppendError::Failed { why: error.to_string() });
+                return self.landed(id);
+            }
+        };
+        core.outcomes.wait(id, landed);
+        let proposed = core.consensus.propose(Command::Batch(Arc::new(batch)));
+        let outcome = async move {
+            let result = proposed.await;
+            // Whoever has not been told by now never will be.
+            let untold = core.outcomes.take(id);
+            match result {
+                Ok(Applied::Nothing) if untold.is_empty() => {}
+                Ok(_) => refuse(untold, AppendError::Unknown { why: "the answer was withheld".into() }),
+                Err(ProposeError::NotLeading(why)) => refuse(untold, AppendError::NoQuorum { why }),
+                Err(ProposeError::Lost(why)) => {
+                    core.fail(&why);
+                    refuse(untold, AppendError::Unknown { why: core.failure().unwrap_or(why) });
+                }
+            }
+            id
+        };
+        self.on_their_way.push(outcome.boxed());
+    }
+
+    fn kind(&mut self, kind: &'static str) -> Arc<str> {
+        self.kinds.entry(kind).or_insert_with(|| kind.into()).clone()
     }
 }

@@ -1,277 +1,292 @@
 //! What a committed entry means: which appends are accepted, and what the tables and those who tail are told.
 //!
-//! The heads of all streams are in memory and rebuilt from the tables at start. Deterministic: the same entries give the
-//! same heads on every node.
+//! Owns the heads of the streams in use. Asks the tables for one it does not have; writes none: the writer takes what
+//! changed along with its next commit. Deterministic: the same entries make the same tables on every node.
+//! After a restart, heads whose rows lag behind are mended from the events themselves.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::{Arc, atomic::Ordering},
-};
+use std::collections::{HashMap, VecDeque};
 
 use openraft::{LogId, StoredMembership};
-use parking_lot::RwLock;
-use redb::{ReadableDatabase, ReadableTable};
+use redb::{Database, ReadableDatabase};
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 use super::{
     Cursor, Event, ReadError, StreamSnapshot,
-    disk::{Changes, Disk, EVENTS, Job, META_MACHINE, SNAPSHOTS, STREAMS, all_rows, storage},
+    head::{Head, HeadRow, digest},
     raft::Node,
-    record::{Applied, AppendRefused, Batch, Command, ProposedAppend, Run, frame, unframe},
+    record::{Batch, Events, Place, events_of, frame, unframe, write_events},
+    tables::{EVENTS, STREAMS, corrupt, storage},
 };
-use crate::{clock::WallMs, id::Key};
+use crate::id::Key;
 
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Head {
-    pub(super) version: u64,
-    pub(super) incarnation: u64,
-    /// Replay begins after it.
-    pub(super) snapshot_version: u64,
-}
+/// Heads kept in memory beyond those that must be.
+const HEADS_MAX: usize = 100_000;
+/// A head's row is written when this many events, or their bytes, have passed since it changed: a start reads them again.
+const HEAD_LAG_EVENTS: u64 = 100_000;
+const HEAD_LAG_BYTES: u64 = 64 << 20;
+/// Snapshots that wait to be written.
+const SNAPSHOT_BYTES_MAX: usize = 8 << 20;
+const HEADS_PER_COMMIT: usize = 512;
 
 /// What is kept beside the tables' rows, in the same transaction.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct MachineMeta {
-    pub(super) applied: Option<LogId<u64>>,
-    pub(super) membership: StoredMembership<u64, Node>,
-    pub(super) epoch: u64,
-    pub(super) head: u64,
+pub struct Meta {
+    pub applied: Option<LogId<u64>>,
+    pub membership: StoredMembership<u64, Node>,
+    pub epoch: u64,
+    pub head: u64,
     /// Events up to this one may be gone.
-    pub(super) compacted: u64,
-    pub(super) snapshot_taken: bool,
+    pub compacted: u64,
+    /// Events up to this one that no replay needs are gone.
+    pub swept: u64,
+    /// Rows of streams hold what events up to this one did.
+    pub heads_upto: u64,
+    /// Streams that have a row, and the sum of their digests.
+    pub streams: u64,
+    pub streams_digest: u64,
+    pub snapshot_taken: bool,
 }
 
-/// Batches of events kept in memory, so that who tails reads no disk.
-const RING_BATCHES: usize = 1024;
-const RING_EVENTS: usize = 100_000;
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AppendRefused {
+    Fenced { newest: u64 },
+    Version { is: u64, expected: u64 },
+}
+
+pub type Answer = Result<(Cursor, u64), AppendRefused>;
+
+struct Dirty {
+    /// The first event its row does not have.
+    cursor: u64,
+    /// Bytes that had been applied before it.
+    bytes: u64,
+    key: Key,
+}
 
 #[derive(Default)]
-pub(super) struct Ring {
-    pub(super) batches: VecDeque<Arc<Vec<Event>>>,
-    events: usize,
+pub struct Machine {
+    pub meta: Meta,
+    heads: HashMap<Key, Head>,
+    /// Every head in memory once, the one to be forgotten next at the front.
+    order: VecDeque<Key>,
+    dirty: VecDeque<Dirty>,
+    /// Heads that must be written with the next commit: no event tells what happened to them.
+    urgent: Vec<Key>,
+    /// Values for the events table that the writer has not taken.
+    pending: Vec<(u64, Vec<u8>)>,
+    pub pending_bytes: usize,
+    bytes: u64,
+    snapshot_bytes: usize,
 }
 
-/// What readers share with the machine.
-pub(super) struct Shared {
-    pub(super) ring: RwLock<Ring>,
-    pub(super) head: watch::Sender<Cursor>,
-    pub(super) compacted: std::sync::atomic::AtomicU64,
-    pub(super) heads: RwLock<HashMap<Key, Head>>,
-    pub(super) epoch: std::sync::atomic::AtomicU64,
-}
-
-pub(super) struct Machine {
-    pub(super) disk: Disk,
-    pub(super) shared: Arc<Shared>,
-    pub(super) meta: MachineMeta,
+/// What the writer takes into one commit.
+#[derive(Default)]
+pub struct Taken {
+    pub events: Vec<(u64, Vec<u8>)>,
+    pub heads: Vec<(Key, Vec<u8>)>,
+    pub chunks: Vec<(Key, u64, Vec<u8>)>,
+    pub snapshots: Vec<(Key, Vec<u8>)>,
+    pub meta: Vec<u8>,
+    /// Events up to this one are in the tables after it.
+    pub head: u64,
 }
 
 impl Machine {
-    pub(super) fn load(disk: Disk) -> Result<Self, ReadError> {
-        let meta: MachineMeta = disk.meta(META_MACHINE)?.unwrap_or_default();
-        let mut heads = HashMap::new();
-        for (stream, bytes) in all_rows(&disk, STREAMS)? {
-            let head: Head = unframe(&bytes).map_err(|what| ReadError::Corrupt { table: "streams", position: stream.clone(), what })?;
-            heads.insert(Key::trusted(stream), head);
-        }
-        disk.written.store(meta.head, Ordering::Release);
-        let shared = Shared {
-            ring: RwLock::default(),
-            head: watch::Sender::new(Cursor(meta.head)),
-            compacted: meta.compacted.into(),
-            heads: RwLock::new(heads),
-            epoch: meta.epoch.into(),
+    pub fn load(db: &Database, meta: Meta) -> Result<Self, ReadError> {
+        let mut machine = Self { meta, ..Self::default() };
+        let txn = db.begin_read().map_err(storage)?;
+        let events = txn.open_table(EVENTS).map_err(storage)?;
+        // The batch in which the lag begins may begin before it.
+        let from = match events.range(..=machine.meta.heads_upto.saturating_add(1)).map_err(storage)?.next_back() {
+            Some(row) => row.map_err(storage)?.0.value(),
+            None => 0,
         };
-        Ok(Self { disk, shared: Arc::new(shared), meta })
+        for row in events.range(from..).map_err(storage)? {
+            let (key, value) = row.map_err(storage)?;
+            let read = Events::read(key.value(), value.value()).map_err(|what| corrupt("events", format!("cursor {}", key.value()), what))?;
+            machine.mend(db, &read)?;
+        }
+        Ok(machine)
     }
 
-    pub(super) fn apply(&mut self, log_id: LogId<u64>, command: Option<&Command>, membership: Option<StoredMembership<u64, Node>>) -> std::io::Result<Applied> {
-        let mut changes = Changes::default();
-        let mut events = Vec::new();
-        let answer = match command {
-            None => Applied::Nothing,
-            Some(Command::NextEpoch) => {
-                self.meta.epoch += 1;
-                self.shared.epoch.store(self.meta.epoch, Ordering::Release);
-                Applied::Epoch(self.meta.epoch)
-            }
-            Some(Command::Appends { at, appends }) => self.appends(*at, appends, &mut changes, &mut events)?,
-            Some(Command::Compact { keep_after }) => {
-                self.compact(*keep_after, &mut changes)?;
-                Applied::Compacted { oldest: Cursor(self.meta.compacted) }
-            }
-        };
-        if let Some(membership) = membership {
-            self.meta.membership = membership;
-        }
-        self.meta.applied = Some(log_id);
-        changes.machine = encode(&self.meta)?;
-        changes.head = self.meta.head;
-        self.disk.send(Job::Changes(Box::new(changes)))?;
-        if !events.is_empty() {
-            self.publish(events);
-        }
-        Ok(answer)
-    }
-
-    fn appends(&mut self, at: WallMs, appends: &[ProposedAppend], changes: &mut Changes, events: &mut Vec<Event>) -> std::io::Result<Applied> {
-        let mut answers = Vec::with_capacity(appends.len());
-        let mut batch = Batch { at, runs: Vec::with_capacity(appends.len()) };
-        let key = self.meta.head + 1;
-        let mut heads = self.shared.heads.write();
-        let mut touched: Vec<Key> = Vec::with_capacity(appends.len());
-        for append in appends {
-            let head = heads.entry(append.stream.clone()).or_default();
-            if append.incarnation < head.incarnation {
-                answers.push(Err(AppendRefused::Fenced { newest: head.incarnation }));
+    /// Brings heads up to what these events say. What a row already has changes nothing.
+    fn mend(&mut self, db: &Database, events: &Events) -> Result<(), ReadError> {
+        for (slot, place) in events.places.iter().enumerate() {
+            let damaged = |what| corrupt("events", format!("cursor {}", place.first_cursor), what);
+            let append = events.append(slot).map_err(damaged)?;
+            let head = self.head(db, &append.stream)?;
+            let (is, expected) = (head.row.version, append.expected_version);
+            if is >= expected + u64::from(place.events) || place.first_cursor <= self.meta.heads_upto {
                 continue;
             }
-            if append.expected_version != head.version {
-                answers.push(Err(AppendRefused::Version { is: head.version, expected: append.expected_version }));
-                continue;
+            if is != expected {
+                return Err(damaged(format!("stream {} is at version {is} before version {expected}", append.stream)));
             }
-            head.incarnation = append.incarnation;
-            if !append.events.is_empty() {
-                let run = Run {
-                    stream: append.stream.clone(),
-                    incarnation: append.incarnation,
-                    first_version: head.version + 1,
-                    first_cursor: self.meta.head + 1,
-                    events: append.events.clone(),
-                };
-                head.version += append.events.len() as u64;
-                self.meta.head = run.last_cursor();
-                changes.runs.push((append.stream.clone(), run.first_version, key));
-                events.extend(run.read(at));
-                batch.runs.push(run);
-            }
-            if let Some(snapshot) = &append.snapshot {
-                head.snapshot_version = head.version;
-                changes.snapshots.push((append.stream.clone(), encode(&(head.version, snapshot))?));
-            }
-            touched.push(append.stream.clone());
-            answers.push(Ok((Cursor(self.meta.head), head.version)));
+            self.accept(&append.stream, append.incarnation, place.first_cursor, u64::from(place.events), append.snapshot.as_ref());
         }
-        touched.sort_unstable();
-        touched.dedup();
-        for stream in touched {
-            let head = heads.get(&stream).copied().unwrap_or_default();
-            changes.streams.push((stream, encode(&head)?));
-        }
-        drop(heads);
-        if !batch.runs.is_empty() {
-            changes.events.push((key, encode(&batch)?));
-        }
-        Ok(Applied::Appends(answers))
+        Ok(())
     }
 
-    /// Lets those who tail see the events, and forgets the oldest that are in the tables.
-    fn publish(&self, events: Vec<Event>) {
-        let mut ring = self.shared.ring.write();
-        ring.events += events.len();
-        ring.batches.push_back(Arc::new(events));
-        let written = self.disk.written.load(Ordering::Acquire);
-        while ring.batches.len() > RING_BATCHES || ring.events > RING_EVENTS {
-            let oldest_is_written = ring.batches.front().and_then(|batch| batch.last()).is_some_and(|last| last.cursor.0 <= written);
-            if !oldest_is_written || ring.batches.len() == 1 {
+    /// The head of a stream; an empty one if there is no such stream.
+    pub fn head(&mut self, db: &Database, key: &Key) -> Result<&mut Head, ReadError> {
+        if !self.heads.contains_key(key) {
+            let head = read_head(db, key)?.map_or_else(Head::default, Head::loaded);
+            self.heads.insert(key.clone(), head);
+            self.order.push_back(key.clone());
+        }
+        let head = self.heads.get_mut(key).ok_or_else(|| storage("a head vanished"))?;
+        head.used = true;
+        Ok(head)
+    }
+
+    /// Of a head that is in memory.
+    fn accept(&mut self, key: &Key, incarnation: u64, first_cursor: u64, events: u64, snapshot: Option<&StreamSnapshot>) {
+        let Some(head) = self.heads.get_mut(key) else { return };
+        head.append(incarnation, first_cursor, events);
+        if let Some(snapshot) = snapshot {
+            head.row.snapshot_version = head.row.version;
+            self.snapshot_bytes += snapshot.body.len();
+            self.snapshot_bytes -= head.snapshot.replace(snapshot.clone()).map_or(0, |older| older.body.len());
+        }
+        if events == 0 {
+            self.urgent.push(key.clone());
+        } else if !head.dirty {
+            head.dirty = true;
+            self.dirty.push_back(Dirty { cursor: first_cursor, bytes: self.bytes, key: key.clone() });
+        }
+    }
+
+    /// Accepts or refuses each append of a batch by itself.
+    pub fn apply(&mut self, db: &Database, batch: &Batch) -> Result<(Vec<Answer>, Vec<Event>), ReadError> {
+        let mut answers = Vec::with_capacity(batch.appends.len());
+        let mut events = Vec::with_capacity(batch.appends.len());
+        let mut places = Vec::with_capacity(batch.appends.len());
+        let mut bodies = Vec::with_capacity(batch.appends.len());
+        let first = self.meta.head + 1;
+        let mut start = 0;
+        for (append, len) in batch.appends.iter().zip(&batch.lens) {
+            let bytes = &batch.bodies[start..start + *len as usize];
+            start += *len as usize;
+            let head = self.head(db, &append.stream)?;
+            if append.incarnation < head.row.incarnation {
+                answers.push(Err(AppendRefused::Fenced { newest: head.row.incarnation }));
+                continue;
+            }
+            if append.expected_version != head.row.version {
+                answers.push(Err(AppendRefused::Version { is: head.row.version, expected: append.expected_version }));
+                continue;
+            }
+            let (first_cursor, n) = (self.meta.head + 1, append.events.len() as u64);
+            let version = append.expected_version + n;
+            self.accept(&append.stream, append.incarnation, first_cursor, n, append.snapshot.as_ref());
+            if n > 0 {
+                events.extend(events_of(append, first_cursor, batch.at));
+                places.push(Place { first_cursor, events: n as u32, len: *len });
+                bodies.push(bytes);
+                self.meta.head += n;
+            }
+            answers.push(Ok((Cursor(self.meta.head), version)));
+        }
+        if !places.is_empty() {
+            let value = write_events(first, self.meta.head, batch.at, &places, &bodies);
+            self.bytes += value.len() as u64;
+            self.pending_bytes += value.len();
+            self.pending.push((first, value));
+        }
+        Ok((answers, events))
+    }
+
+    /// Drops events up to `keep_after` that no replay needs; the writer does it when it has time.
+    pub fn compact(&mut self, keep_after: Cursor) -> Cursor {
+        self.meta.compacted = self.meta.compacted.max(keep_after.0.min(self.meta.head));
+        Cursor(self.meta.compacted)
+    }
+
+    /// Whether something waits for the writer that only a stop or a commit brings to the tables.
+    pub fn take(&mut self, all_heads: bool) -> std::io::Result<Taken> {
+        let mut taken = Taken { events: std::mem::take(&mut self.pending), head: self.meta.head, ..Taken::default() };
+        self.pending_bytes = 0;
+        let mut keys = std::mem::take(&mut self.urgent);
+        while let Some(oldest) = self.dirty.front() {
+            let due = all_heads
+                || self.meta.head.saturating_sub(oldest.cursor) > HEAD_LAG_EVENTS
+                || self.bytes - oldest.bytes > HEAD_LAG_BYTES
+                || self.snapshot_bytes > SNAPSHOT_BYTES_MAX;
+            if !due || (keys.len() >= HEADS_PER_COMMIT && !all_heads) {
                 break;
             }
-            if let Some(oldest) = ring.batches.pop_front() {
-                ring.events -= oldest.len();
-            }
-        }
-        drop(ring);
-        self.shared.head.send_replace(Cursor(self.meta.head));
-    }
-
-    /// Drops the events up to `keep_after` that no stream's replay needs.
-    fn compact(&mut self, keep_after: Cursor, changes: &mut Changes) -> std::io::Result<()> {
-        let keep_after = keep_after.0.min(self.meta.head);
-        if keep_after <= self.meta.compacted {
-            return Ok(());
-        }
-        self.disk.flush()?;
-        let heads = self.shared.heads.read();
-        let txn = self.disk.db.begin_read().map_err(std::io::Error::other)?;
-        let table = txn.open_table(EVENTS).map_err(std::io::Error::other)?;
-        for row in table.range(..=keep_after).map_err(std::io::Error::other)? {
-            let (key, bytes) = row.map_err(std::io::Error::other)?;
-            let mut batch: Batch = unframe(bytes.value()).map_err(std::io::Error::other)?;
-            let before = batch.runs.len();
-            batch.runs.retain(|run| {
-                let last_version = run.first_version + run.events.len() as u64 - 1;
-                let needed = heads.get(&run.stream).is_some_and(|head| last_version > head.snapshot_version);
-                if !needed && run.last_cursor() <= keep_after {
-                    changes.dropped_runs.push((run.stream.clone(), run.first_version));
-                    return false;
+            if let Some(Dirty { key, .. }) = self.dirty.pop_front() {
+                if let Some(head) = self.heads.get_mut(&key) {
+                    head.dirty = false;
                 }
-                true
-            });
-            if batch.runs.is_empty() {
-                changes.dropped_events.push(key.value());
-            } else if batch.runs.len() < before {
-                changes.events.push((key.value(), encode(&batch)?));
+                keys.push(key);
             }
         }
-        self.meta.compacted = keep_after;
-        self.shared.compacted.store(keep_after, Ordering::Release);
-        Ok(())
+        for key in keys {
+            let Some(head) = self.heads.get_mut(&key) else { continue };
+            if !head.known {
+                head.known = true;
+                self.meta.streams += 1;
+                self.meta.streams_digest = self.meta.streams_digest.wrapping_add(digest(&key));
+            }
+            for chunk in std::mem::take(&mut head.sealed) {
+                taken.chunks.push((key.clone(), chunk.after, frame(&(key.as_str(), &chunk))?));
+                // Readers look here until it is in the table.
+                head.in_hand_chunks.push(chunk);
+            }
+            if let Some(snapshot) = head.snapshot.take() {
+                self.snapshot_bytes -= snapshot.body.len();
+                taken.snapshots.push((key.clone(), frame(&(key.as_str(), head.row.snapshot_version, &snapshot))?));
+                head.in_hand_snapshot = Some(snapshot);
+            }
+            head.in_hand = true;
+            taken.heads.push((key.clone(), frame(&(key.as_str(), &head.row))?));
+        }
+        self.meta.heads_upto = self.dirty.front().map_or(self.meta.head, |oldest| oldest.cursor - 1);
+        taken.meta = frame(&self.meta)?;
+        Ok(taken)
     }
 
-    /// Everything but the log, as another node's machine takes it over.
-    pub(super) fn image(&self) -> Result<Image, ReadError> {
-        self.disk.flush().map_err(storage)?;
-        let txn = self.disk.db.begin_read().map_err(storage)?;
-        let mut image = Image { meta: self.meta.clone(), ..Image::default() };
-        for row in txn.open_table(EVENTS).map_err(storage)?.iter().map_err(storage)? {
-            let (key, value) = row.map_err(storage)?;
-            image.events.push((key.value(), value.value().to_vec()));
+    /// After the commit of what was taken.
+    pub fn taken(&mut self, taken: &Taken) {
+        for (key, _) in &taken.heads {
+            if let Some(head) = self.heads.get_mut(key) {
+                head.in_hand = false;
+                head.in_hand_snapshot = None;
+                head.in_hand_chunks.clear();
+            }
         }
-        drop(txn);
-        image.streams = all_rows(&self.disk, STREAMS)?;
-        image.snapshots = all_rows(&self.disk, SNAPSHOTS)?;
-        Ok(image)
+        let mut looks = 2 * self.heads.len().saturating_sub(HEADS_MAX).min(4_096);
+        while self.heads.len() > HEADS_MAX && looks > 0 {
+            looks -= 1;
+            let Some(key) = self.order.pop_front() else { break };
+            let Some(head) = self.heads.get_mut(&key) else { continue };
+            if head.dirty || head.in_hand || head.used {
+                head.used = false;
+                self.order.push_back(key);
+            } else {
+                self.heads.remove(&key);
+            }
+        }
     }
 
-    pub(super) fn install(&mut self, image: &Image) -> Result<(), ReadError> {
-        let corrupt = |table, position: String, what| ReadError::Corrupt { table, position, what };
-        let mut changes = Changes { reset: true, machine: frame(&image.meta).map_err(storage)?, head: image.meta.head, ..Changes::default() };
-        let mut heads = HashMap::new();
-        for (stream, bytes) in &image.streams {
-            heads.insert(Key::trusted(stream.as_str()), unframe(bytes).map_err(|what| corrupt("streams", stream.clone(), what))?);
-            changes.streams.push((Key::trusted(stream.as_str()), bytes.clone()));
-        }
-        for (key, bytes) in &image.events {
-            let batch: Batch = unframe(bytes).map_err(|what| corrupt("events", key.to_string(), what))?;
-            changes.runs.extend(batch.runs.iter().map(|run| (run.stream.clone(), run.first_version, *key)));
-            changes.events.push((*key, bytes.clone()));
-        }
-        for (stream, bytes) in &image.snapshots {
-            let _: (u64, StreamSnapshot) = unframe(bytes).map_err(|what| corrupt("stream_snapshots", stream.clone(), what))?;
-            changes.snapshots.push((Key::trusted(stream.as_str()), bytes.clone()));
-        }
-        self.disk.send(Job::Changes(Box::new(changes))).map_err(storage)?;
-        self.disk.flush().map_err(storage)?;
-        self.meta = image.meta.clone();
-        *self.shared.heads.write() = heads;
-        *self.shared.ring.write() = Ring::default();
-        self.shared.compacted.store(self.meta.compacted, Ordering::Release);
-        self.shared.epoch.store(self.meta.epoch, Ordering::Release);
-        self.shared.head.send_replace(Cursor(self.meta.head));
-        Ok(())
+    /// Streams of a noun that are in memory, and their versions.
+    pub fn streams(&self, noun: &str) -> HashMap<Key, u64> {
+        self.heads.iter().filter(|(key, _)| key.noun() == noun).map(|(key, head)| (key.clone(), head.row.version)).collect()
     }
 }
 
-/// The machine's state as a snapshot carries it.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Image {
-    pub(super) meta: MachineMeta,
-    pub(super) events: Vec<(u64, Vec<u8>)>,
-    pub(super) streams: Vec<(String, Vec<u8>)>,
-    pub(super) snapshots: Vec<(String, Vec<u8>)>,
+pub fn read_head(db: &Database, key: &Key) -> Result<Option<HeadRow>, ReadError> {
+    let txn = db.begin_read().map_err(storage)?;
+    let table = txn.open_table(STREAMS).map_err(storage)?;
+    let Some(value) = table.get(key.as_str()).map_err(storage)? else { return Ok(None) };
+    decode_head(key.as_str(), value.value()).map(Some)
 }
 
-fn encode<T: Serialize>(value: &T) -> std::io::Result<Vec<u8>> {
-    frame(value).map_err(std::io::Error::other)
+pub fn decode_head(stream: &str, value: &[u8]) -> Result<HeadRow, ReadError> {
+    let (named, row): (String, HeadRow) = unframe(value).map_err(|what| corrupt("streams", stream, what))?;
+    if named != stream {
+        return Err(corrupt("streams", stream, format!("it is the row of {named}")));
+    }
+    Ok(row)
 }

@@ -1,18 +1,30 @@
 //! The ledger: the ordered, durable, replicated log of events, with a stream per entity.
 //!
-//! `record` is the bytes on disk; `disk` the one redb file and the one thread that writes it; `raft` the consensus over
-//! it (openraft, behind [`Ledger`]); `machine` what a committed entry means; `append` gathers what waits into one entry;
-//! `read` replays and tails; `view` builds query tables from it. Nothing outside this folder names openraft.
+//! `ledger` is the door. `append` gathers what waits into one entry; `raft` agrees on the order of entries (openraft);
+//! `machine` says what a committed entry means; `writer` is the one thread that writes the file; `read` replays and tails,
+//! from the `ring` of newest events or from disk; `sweep` takes out what is no longer kept; `snapshot` is what another
+//! node begins from; `open` checks the file; `record` and `head` are the bytes in it; `view` builds query tables.
 //!
-//! An append is answered after its entry is committed: on one node, after one fsync. A restart replays from disk.
+//! An append is answered after its entry is committed: on one node, after one fsync. A restart replays from disk; after
+//! an error of the disk the store is reopened and checked, and until then it takes no writes.
 
 mod append;
-mod disk;
+mod core;
+mod file;
+mod head;
+#[allow(clippy::module_inception)]
+mod ledger;
 mod machine;
+mod open;
 mod raft;
 mod read;
 mod record;
+mod ring;
+mod snapshot;
+mod sweep;
+mod tables;
 pub mod view;
+mod writer;
 
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
@@ -25,7 +37,8 @@ use crate::{
     id::Key,
 };
 
-pub use raft::Ledger;
+pub use file::Backend;
+pub use ledger::Ledger;
 pub use read::Tail;
 
 /// How many events there were up to and including the last one seen; 0 is before the first. Dense.
@@ -111,6 +124,9 @@ pub enum AppendError {
     /// Nothing was written.
     #[error("an append of {bytes} bytes is over the limit of {bytes_max}")]
     TooLarge { bytes: usize, bytes_max: usize },
+    /// This node does not lead. Nothing was written.
+    #[error("there is no quorum to take the append: {why}")]
+    NoQuorum { why: String },
     /// The store failed before; it takes nothing until it has been reopened and verified. Nothing was written.
     #[error("the store has failed and takes no writes: {why}")]
     Failed { why: String },
@@ -191,6 +207,8 @@ pub struct LedgerStatus {
     pub epoch: u64,
     pub disk: DiskState,
     pub file_bytes: u64,
+    /// Raft entries that are kept.
+    pub log_entries: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -199,12 +217,28 @@ pub struct LedgerConfig {
     /// Below this much free space writes are refused, so that the node can still stop and compact in order.
     pub reserve_bytes: u64,
     pub open_timeout: Duration,
+    /// A file of up to this size is checked from end to end at start; of a larger one each value when it is read.
+    pub verify_bytes_max: u64,
+    /// What the file is read and written through.
+    pub backend: Backend,
 }
 
 impl LedgerConfig {
     pub const RESERVE_BYTES_DEFAULT: u64 = 64 << 20;
+    pub const VERIFY_BYTES_DEFAULT: u64 = 1 << 30;
 
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into(), reserve_bytes: Self::RESERVE_BYTES_DEFAULT, open_timeout: Duration::from_secs(30) }
+        Self {
+            dir: dir.into(),
+            reserve_bytes: Self::RESERVE_BYTES_DEFAULT,
+            open_timeout: Duration::from_secs(30),
+            verify_bytes_max: Self::VERIFY_BYTES_DEFAULT,
+            backend: Backend::default(),
+        }
+    }
+
+    /// The ledger's file.
+    pub fn file(&self) -> PathBuf {
+        self.dir.join("ledger.redb")
     }
 }

@@ -1,0 +1,160 @@
+//! One life of the store: the open file, its writer and the consensus over it.
+//!
+//! After an error of the disk a core takes no more writes for good; the keeper closes it and opens another, which checks
+//! the file anew. Until then reads go on.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use redb::{ReadableDatabase, ReadableTable};
+use tokio::sync::watch;
+
+use super::{
+    Cursor, LedgerConfig, OpenError, ReadError,
+    file::{Reserve, Witness},
+    machine::{Machine, Meta},
+    open,
+    raft::{Consensus, OneVoter, Outcomes},
+    ring::Ring,
+    tables::{META_MACHINE, META_PURGED, LOG, meta, storage},
+    writer::{self, Disk, Failed, Job, Jobs},
+};
+
+pub struct Core {
+    pub consensus: Box<dyn Consensus>,
+    pub disk: Arc<Disk>,
+    pub outcomes: Arc<Outcomes>,
+    pub epoch: u64,
+    jobs: Jobs,
+    failed: Failed,
+    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+impl Core {
+    pub async fn open(config: &LedgerConfig, head: Arc<watch::Sender<Cursor>>, reserve: Arc<Reserve>) -> Result<Self, OpenError> {
+        let (path, within) = (config.file(), config.open_timeout);
+        let storage_error = |what: String| OpenError::Storage { path: path.clone(), what };
+        let opening = config.clone();
+        let (disk, witness) = tokio::task::spawn_blocking(move || open_disk(&opening, reserve)).await.map_err(|error| storage_error(error.to_string()))??;
+        let disk = Arc::new(disk);
+        let failed: Failed = Arc::new(watch::Sender::new(None));
+        let (jobs, thread) = writer::start(disk.clone(), failed.clone()).map_err(|error| storage_error(error.to_string()))?;
+        let outcomes = Arc::new(Outcomes::new(head));
+        let started = OneVoter::start(disk.clone(), jobs.clone(), outcomes.clone(), witness, within).await;
+        let (consensus, epoch) = match started {
+            Ok(started) => started,
+            Err(error) => {
+                let why = failed.borrow().clone();
+                drop(jobs);
+                drop(disk);
+                join(thread).await;
+                return Err(match (why, error) {
+                    (Some(what), _) | (None, OpenError::Storage { what, .. }) => storage_error(what),
+                    (None, other) => other,
+                });
+            }
+        };
+        Ok(Self { consensus: Box::new(consensus), disk, outcomes, epoch, jobs, failed, writer: Mutex::new(Some(thread)) })
+    }
+
+    /// Why it takes no more writes, if it does not.
+    pub fn failure(&self) -> Option<String> {
+        self.failed.borrow().clone()
+    }
+
+    pub fn fail(&self, why: &str) {
+        writer::fail(&self.failed, why);
+    }
+
+    /// Returns when it has failed.
+    pub async fn failing(&self) {
+        let mut failed = self.failed.subscribe();
+        while failed.borrow_and_update().is_none() {
+            if failed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Writes what it holds and lets go of the file; the last one to drop it closes it.
+    pub async fn stop(&self) {
+        self.consensus.stop().await;
+        if let Err(error) = self.jobs.done(|done| Job::Stop { done }).await
+            && self.failure().is_none()
+        {
+            tracing::warn!(%error, "the ledger's writer did not stop in order");
+        }
+        let thread = self.writer.lock().take();
+        if let Some(thread) = thread {
+            join(thread).await;
+        }
+    }
+}
+
+async fn join(thread: std::thread::JoinHandle<()>) {
+    let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+    if !matches!(joined, Ok(Ok(()))) {
+        tracing::warn!("the ledger's writer panicked");
+    }
+}
+
+fn open_disk(config: &LedgerConfig, reserve: Arc<Reserve>) -> Result<(Disk, Witness), OpenError> {
+    let path = config.file();
+    let storage_error = |error: std::io::Error| OpenError::Storage { path: path.clone(), what: error.to_string() };
+    std::fs::create_dir_all(&config.dir).map_err(storage_error)?;
+    let witness = Witness::open(&config.dir.join("ledger.witness")).map_err(storage_error)?;
+    let db = open::open(&path, &config.backend, reserve, config.verify_bytes_max)?;
+    let loaded = || -> Result<(Machine, Option<u64>), ReadError> {
+        let machine = Machine::load(&db, meta::<Meta>(&db, META_MACHINE)?.unwrap_or_default())?;
+        let purged: Option<openraft::LogId<u64>> = meta(&db, META_PURGED)?;
+        let txn = db.begin_read().map_err(storage)?;
+        let last = txn.open_table(LOG).map_err(storage)?.last().map_err(storage)?.map(|row| row.0.value());
+        Ok((machine, last.max(purged.map(|purged| purged.index))))
+    };
+    let (machine, last) = loaded().map_err(|error| match error {
+        ReadError::Corrupt { table, position, what } => OpenError::Corrupt { path: path.clone(), table, position, what },
+        other => OpenError::Storage { path: path.clone(), what: other.to_string() },
+    })?;
+    let seen = witness.last();
+    if seen > last {
+        let index = seen.unwrap_or_default();
+        let found = last.map_or_else(|| "none".into(), |last| last.to_string());
+        return Err(OpenError::Corrupt {
+            path,
+            table: "raft_log",
+            position: format!("index {index}"),
+            what: format!("it was acknowledged, and the last entry found is {found}; to go on without it, remove ledger.witness"),
+        });
+    }
+    let disk = Disk {
+        written: machine.meta.head.into(),
+        compacted: machine.meta.compacted.into(),
+        db,
+        machine: Mutex::new(machine),
+        ring: Arc::new(Ring::default()),
+    };
+    Ok((disk, witness))
+}
+
+/// Pages of the file that are not waiting to be written are forgotten: after an error of the disk what is in memory may
+/// not be what is on it.
+pub fn forget_pages(config: &LedgerConfig) {
+    let forgotten = std::fs::File::open(config.file())
+        .and_then(|file| nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED).map_err(std::io::Error::from));
+    if let Err(error) = forgotten {
+        tracing::warn!(%error, "pages of the ledger's file cannot be read anew");
+    }
+}
+
+/// How long to wait before the file is opened again.
+pub fn backoff(tries: u32) -> Duration {
+    Duration::from_millis(20).saturating_mul(1 << tries.min(9))
+}
+
+#[cfg(test)]
+pub fn open_for_test(config: &LedgerConfig) -> (Arc<Disk>, Jobs) {
+    let reserve = Arc::new(Reserve::new(config.dir.join("ledger.reserve"), 0));
+    let disk = Arc::new(open_disk(config, reserve).unwrap().0);
+    let (jobs, _) = writer::start(disk.clone(), Arc::new(watch::Sender::new(None))).unwrap();
+    (disk, jobs)
+}
