@@ -220,6 +220,10 @@ impl Server {
         self.address
     }
 
+    pub fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
+    }
+
     /// Stops accepting, ends subscriptions, lets running requests finish for up to `grace`, then cuts what is left.
     pub async fn stop(self, grace: Duration) {
         self.gateway.stopping.cancel();

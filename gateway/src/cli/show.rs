@@ -15,6 +15,9 @@ pub enum Format {
     Yaml,
 }
 
+/// What people look for first.
+const FIRST: [&str; 10] = ["id", "name", "title", "status", "why", "error", "kind", "priority", "swarm", "resultText"];
+
 /// How answers are shown.
 #[derive(Clone, Copy, Debug)]
 pub struct Show {
@@ -44,6 +47,9 @@ impl Show {
                 for value in values {
                     table.add_row(row(value));
                 }
+                for column in table.column_iter_mut() {
+                    column.set_padding((0, 2));
+                }
                 print(&format!("{}\n", table.trim_fmt()))
             }
             _ => self.value(&Value::Array(values.to_vec())),
@@ -56,7 +62,10 @@ impl Show {
             _ if self.quiet => print(&format!("{}\n", text(value, "id"))),
             Format::Table => {
                 let mut lines = String::new();
-                for (name, value) in value.as_object().into_iter().flatten() {
+                let fields = value.as_object().into_iter().flatten();
+                let (mut first, rest): (Vec<_>, Vec<_>) = fields.partition(|(name, _)| FIRST.contains(&name.as_str()));
+                first.sort_by_key(|(name, _)| FIRST.iter().position(|known| known == name));
+                for (name, value) in first.into_iter().chain(rest) {
                     describe(&mut lines, name, value, 0);
                 }
                 print(&lines)

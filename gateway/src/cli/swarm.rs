@@ -41,6 +41,12 @@ pub enum SwarmCommand {
         swarm: String,
         #[arg(long)]
         agents: u32,
+        /// What new agents are, instead of a copy of the last one
+        #[arg(long, value_parser = ["command", "noop"])]
+        connector: Option<String>,
+        /// How the names of new agents begin
+        #[arg(long, requires = "connector", default_value = "agent")]
+        name: String,
         #[arg(long)]
         operation_id: Option<String>,
     },
@@ -76,8 +82,9 @@ pub async fn run(client: &Client, show: Show, command: SwarmCommand) -> Outcome 
             let id = find(client, &swarm).await?.ok_or_else(|| unknown(&swarm))?;
             show.one(&client.get(SWARM, "SwarmShow", json!({ "id": id }), "/node").await?)
         }
-        SwarmCommand::Scale { swarm, agents, operation_id } => {
-            let input = json!({ "swarm": swarm, "agents": agents, "operationId": operation_id });
+        SwarmCommand::Scale { swarm, agents, connector, name, operation_id } => {
+            let template = connector.map(|connector| json!({ "name": name, "connector": { connector: true } }));
+            let input = json!({ "swarm": swarm, "agents": agents, "template": template, "operationId": operation_id });
             show.done(&client.get(SWARM, "SwarmScale", json!({ "input": input }), "/scaleSwarm/swarm").await?)
         }
         SwarmCommand::Remove { swarm, force } => {

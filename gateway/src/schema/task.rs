@@ -131,10 +131,10 @@ impl Task {
             serde_json::from_slice(&bytes).unwrap_or_else(|_| serde_json::Value::String(String::from_utf8_lossy(&bytes).into_owned()))
         }))
     }
-    /// What it returned, as text; bytes that are not UTF-8 are replaced.
+    /// What it returned, as text: a JSON string's own text, any other JSON as it is written.
     async fn result_text(&self, ctx: &Context<'_>) -> Result<Option<String>> {
         let bytes = self.body(ctx, self.0.result.as_ref())?;
-        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+        Ok(bytes.map(|bytes| serde_json::from_slice::<String>(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned())))
     }
     async fn result_bytes(&self) -> Option<BigInt> {
         self.0.result.as_ref().map(|body| BigInt(body_bytes(body)))

@@ -139,8 +139,18 @@ async fn a_client_that_takes_nothing_is_closed_and_costs_a_bounded_queue() {
     .await;
     let mut client = Client::ready(&server).await;
     client.subscribe("a", "subscription{flood}").await;
-    // Not reading. The server gives up by itself, which frees its place among the connections.
-    soon("the server stops within its grace, so no connection is stuck", server.stop(std::time::Duration::from_secs(60))).await;
+    client.hear().await;
+    assert!(server.gateway().streams.available_permits() < server.gateway().config.streams_max);
+    // Not reading. The server gives up by itself, and the connection's place is free again.
+    let gateway = server.gateway().clone();
+    let all = gateway.config.streams_max;
+    soon("the place is free", async {
+        while gateway.streams.available_permits() < all {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    drop(client);
 }
 
 #[tokio::test]

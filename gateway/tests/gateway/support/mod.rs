@@ -1,5 +1,7 @@
 //! A gateway over a small schema of its own, so that transports are tested apart from the node.
 
+pub mod node;
+
 use std::{sync::Arc, time::Duration};
 
 use async_graphql::{Context, Object, Schema, Subscription};

@@ -1,0 +1,131 @@
+//! The command line as users run it.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+use async_graphql::{Variables, parser::parse_query};
+use hiveward_gateway::{
+    cli::client::{AGENT, NODE, SWARM, TASK},
+    limit::{self, DocumentLimits},
+};
+use serde_json::{Value, json};
+
+use crate::support::{TOKEN, node::TestNode};
+
+#[test]
+fn every_document_of_the_command_line_passes_the_limits() {
+    for document in [TASK, AGENT, SWARM, NODE] {
+        let limits = DocumentLimits::default();
+        limit::scan(document, &limits).unwrap();
+        let variables = Variables::from_json(json!({ "first": 100 }));
+        limit::check(&parse_query(document).unwrap(), None, &variables, &limits).unwrap();
+    }
+}
+
+#[test]
+fn every_document_of_the_command_line_is_valid_against_the_committed_schema() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/graphql-http-audit");
+    crate::audit::install(&tests);
+    let checked = Command::new("node").arg("documents.mjs").current_dir(tests).output().expect("node is needed for this test");
+    assert!(checked.status.success(), "{}{}", String::from_utf8_lossy(&checked.stdout), String::from_utf8_lossy(&checked.stderr));
+}
+
+struct Ran {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+async fn hiveward(node: &TestNode, args: &[&str]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hiveward"));
+    command.args(args).env("HIVEWARD_URL", node.url("")).env("HIVEWARD_TOKEN", TOKEN);
+    let output: Output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ran { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_goes_to_standard_output_and_each_end_has_its_exit_status() {
+    let node = TestNode::start().await;
+    let ran = hiveward(&node, &["task", "submit", "--output", "--", "sh", "-c", "echo out; echo err >&2"]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (0, "out\n"), "{}", ran.err);
+    assert!(ran.err.contains("err\n") && ran.err.contains("task_"), "{}", ran.err);
+    let ran = hiveward(&node, &["-q", "task", "submit", "--", "true"]).await;
+    assert!(ran.code == 0 && ran.out.starts_with("task_") && ran.out.lines().count() == 1, "{}", ran.out);
+    let id = ran.out.trim().to_owned();
+    let slow = hiveward(&node, &["task", "submit", "--", "sleep", "60"]).await.out.trim().to_owned();
+    let unknown = "task_0192f0c1a2b37c4d8e9fa0b1c2d3e4f5";
+    for (args, code) in [
+        (vec!["task", "watch", &id], 0),
+        (vec!["-o", "json", "task", "show", &id], 0),
+        (vec!["task", "list", "--status", "succeeded,dead"], 0),
+        (vec!["status"], 0),
+        (vec!["tree"], 0),
+        (vec!["event", "list"], 0),
+        (vec!["agent", "list", "-o", "yaml"], 0),
+        (vec!["completions", "bash"], 0),
+        (vec!["task", "submit"], 2),
+        (vec!["task", "frobnicate"], 2),
+        (vec!["task", "show", "task_x"], 2),
+        (vec!["task", "show", unknown], 3),
+        (vec!["agent", "show", "nobody"], 3),
+        (vec!["--token", "hw_wrong", "status"], 4),
+        (vec!["swarm", "create", "default"], 5),
+        (vec!["--url", "http://127.0.0.1:1", "status"], 6),
+        (vec!["--timeout", "300ms", "task", "submit", "--wait", "--", "sleep", "60"], 7),
+        (vec!["task", "submit", "--wait", "--retries", "0", "--", "false"], 8),
+        (vec!["task", "cancel", &slow, unknown], 9),
+    ] {
+        let ran = hiveward(&node, &args).await;
+        assert_eq!(ran.code, code, "{args:?}: {}{}", ran.out, ran.err);
+        assert!(code < 3 || ran.err.contains("next: "), "{args:?} does not say what to do next: {}", ran.err);
+    }
+    node.stop().await;
+}
+
+const FILE: &str = "
+parameters:
+  word: hello
+swarms:
+  - name: crew
+    strategy: LEAST_BUSY
+agents:
+  - {name: hand, count: 2, swarm: crew, connector: command}
+tasks:
+  - name: first
+    swarm: crew
+    command: {argv: [echo, '${word}']}
+  - name: second
+    swarm: crew
+    dependsOn: [first]
+    command: {argv: [echo, done]}
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn applying_a_file_twice_changes_nothing_the_second_time() {
+    let node = TestNode::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("crew.yaml");
+    std::fs::write(&path, FILE).unwrap();
+    let path = path.to_str().unwrap();
+    let ran = hiveward(&node, &["apply", "-f", path, "--wait"]).await;
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+    let head = node.ok("{cluster{cursor}}", json!({})).await;
+    let again = hiveward(&node, &["-o", "json", "apply", "-f", path, "--wait"]).await;
+    assert_eq!(again.code, 0, "{}", again.err);
+    let items: Vec<Value> = serde_json::from_str(&again.out).unwrap();
+    assert_eq!(items.len(), 5);
+    for item in &items {
+        assert!(ran.out.contains(item["id"].as_str().unwrap()), "{item} is new");
+    }
+    assert_eq!(node.ok("{cluster{cursor}}", json!({})).await, head);
+    // Another value is another content.
+    let other = hiveward(&node, &["-o", "json", "apply", "-f", path, "--set", "word=bye"]).await;
+    assert_eq!(other.code, 0, "{}", other.err);
+    std::fs::write(path, FILE.replace("strategy", "stratgy")).unwrap();
+    let wrong = hiveward(&node, &["apply", "-f", path]).await;
+    assert!(wrong.code == 2 && wrong.err.contains("line 6") && wrong.err.contains("stratgy"), "{}", wrong.err);
+    node.stop().await;
+}
