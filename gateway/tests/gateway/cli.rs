@@ -58,6 +58,7 @@ async fn data_goes_to_standard_output_and_each_end_has_its_exit_status() {
     let slow = hiveward(&node, &["task", "submit", "--", "sleep", "60"]).await.out.trim().to_owned();
     let unknown = "task_0192f0c1a2b37c4d8e9fa0b1c2d3e4f5";
     for (args, code) in [
+        (vec!["task", "cancel", &slow, unknown], 9),
         (vec!["task", "watch", &id], 0),
         (vec!["-o", "json", "task", "show", &id], 0),
         (vec!["task", "list", "--status", "succeeded,dead"], 0),
@@ -74,9 +75,8 @@ async fn data_goes_to_standard_output_and_each_end_has_its_exit_status() {
         (vec!["--token", "hw_wrong", "status"], 4),
         (vec!["swarm", "create", "default"], 5),
         (vec!["--url", "http://127.0.0.1:1", "status"], 6),
-        (vec!["--timeout", "300ms", "task", "submit", "--wait", "--", "sleep", "60"], 7),
         (vec!["task", "submit", "--wait", "--retries", "0", "--", "false"], 8),
-        (vec!["task", "cancel", &slow, unknown], 9),
+        (vec!["--timeout", "300ms", "task", "submit", "--wait", "--", "sleep", "60"], 7),
     ] {
         let ran = hiveward(&node, &args).await;
         assert_eq!(ran.code, code, "{args:?}: {}{}", ran.out, ran.err);
