@@ -101,7 +101,12 @@ async fn all_output(client: &Client, id: &str) -> Outcome {
 /// What one attempt writes, to the matching stream of our own, from after a byte to its end.
 pub async fn output(client: &Client, id: &str, attempt: Option<u32>, after_byte: u64) -> Outcome {
     let mut chunks = client.subscribe(TASK, "TaskOutput", json!({ "task": id, "attempt": attempt, "afterByte": after_byte }));
-    while let Some(data) = chunks.next().await? {
+    loop {
+        let Some(data) = chunks.next().await? else {
+            // A node that stops completes its streams; the rest is there when it is back.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            continue;
+        };
         let chunk = &data["taskOutput"];
         let bytes = BASE64.decode(text(chunk, "base64")).unwrap_or_default();
         let written = if text(chunk, "stream") == "STDERR" {
@@ -119,5 +124,4 @@ pub async fn output(client: &Client, id: &str, attempt: Option<u32>, after_byte:
             return Ok(());
         }
     }
-    Ok(())
 }
