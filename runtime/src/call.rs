@@ -24,6 +24,7 @@ pub(crate) enum Envelope<M> {
     // Boxed, as the next one: what is rare must not make every message larger.
     Observe(Box<(oneshot::Sender<serde_json::Value>, Ticket)>),
     /// A task of this life panicked: the life ends. At most one per task.
+    #[allow(clippy::box_collection)] // A pointer's size, for the same reason.
     TaskFailed(Box<String>),
 }
 

@@ -148,6 +148,8 @@ mod tests {
     #[test]
     fn an_id_reads_back_from_what_it_prints_in_both_forms() {
         let id = ProbeId::new();
+        assert_eq!(ProbeId::try_from(&id.key()).unwrap(), ProbeId::from_u128(id.as_u128()));
+        assert_eq!(id.key().noun(), ProbeId::NOUN);
         assert_eq!(id.to_string().parse::<ProbeId>().unwrap(), id);
         assert_eq!(serde_json::from_str::<ProbeId>(&serde_json::to_string(&id).unwrap()).unwrap(), id);
         let bytes = rmp_serde::to_vec(&id).unwrap();

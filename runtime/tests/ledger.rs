@@ -11,7 +11,7 @@ use hiveward_runtime::{
         view::{View, ViewError, Views},
     },
 };
-use redb::{ReadableDatabase as _, ReadableTable as _, TableDefinition, WriteTransaction};
+use redb::{ReadableTable as _, TableDefinition, WriteTransaction};
 
 fn key(n: u32) -> Key {
     format!("probe_{n:032x}").parse().unwrap()

@@ -217,9 +217,7 @@ impl Swarm {
         if let Some(plan) = &live.plan {
             return Some(format!("waits for {} of its {} subtasks", plan.open, plan.subtasks.len()));
         }
-        if live.ticket.is_none() {
-            return None;
-        }
+        live.ticket?;
         let needs = Needs::of(&live.spec);
         if let Some(max) = self.spec.running_max
             && self.seats.running() >= max as usize
@@ -426,7 +424,7 @@ impl Swarm {
     fn attempt_ended(&mut self, lease: Lease, ended: &Ended, next: Next, at: WallMs, now: Now) {
         let weights = self.spec.weights;
         self.released(lease, &weights);
-        let tally = self.seats.tallies.entry(lease.agent).or_insert(Tally::default());
+        let tally = self.seats.tallies.entry(lease.agent).or_default();
         match ended.status {
             AttemptStatus::Succeeded => tally.succeeded += 1,
             AttemptStatus::Failed | AttemptStatus::TimedOut => tally.failed += 1,

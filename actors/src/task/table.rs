@@ -474,14 +474,16 @@ fn turned<'a, T: 'a>(ids: impl DoubleEndedIterator<Item = T> + 'a, order: TaskOr
     }
 }
 
+type Ids<'a> = Box<dyn Iterator<Item = Result<u128, ViewError>> + 'a>;
+
 /// Several ordered runs of ids as one.
 struct Merge<'a> {
-    runs: Vec<std::iter::Peekable<Box<dyn Iterator<Item = Result<u128, ViewError>> + 'a>>>,
+    runs: Vec<std::iter::Peekable<Ids<'a>>>,
     order: TaskOrder,
 }
 
 impl<'a> Merge<'a> {
-    fn new(runs: Vec<Box<dyn Iterator<Item = Result<u128, ViewError>> + 'a>>, order: TaskOrder) -> Self {
+    fn new(runs: Vec<Ids<'a>>, order: TaskOrder) -> Self {
         Self { runs: runs.into_iter().map(Iterator::peekable).collect(), order }
     }
 }

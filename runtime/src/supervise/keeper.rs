@@ -235,7 +235,7 @@ impl Keeper {
     }
 
     async fn started(&self, myself: &ActorRef<Msg>, children: &mut Children, name: Arc<str>, generation: u64) -> Result<(), GiveUp> {
-        if !children.by_name.get(&name).is_some_and(|child| child.generation == generation) {
+        if children.by_name.get(&name).is_none_or(|child| child.generation != generation) {
             return Ok(());
         }
         let result = match children.take(&name) {
