@@ -107,7 +107,13 @@ impl TestNode {
         .await
     }
 
+    /// Stops the node and leaves nothing running: agents' processes would outlive it, as they should in real life.
     pub async fn stop(self) {
+        let agents = self.ok("{agents(first:100){nodes{id}}}", json!({})).await;
+        for agent in agents["agents"]["nodes"].as_array().into_iter().flatten() {
+            let input = json!({ "i": { "agent": agent["id"], "force": true } });
+            self.ok("mutation($i:RemoveAgentInput!){removeAgent(input:$i){cursor}}", input).await;
+        }
         self.server.stop(Duration::from_secs(5)).await;
         self.node.stop(Duration::from_secs(5)).await;
     }
