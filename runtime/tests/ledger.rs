@@ -22,7 +22,13 @@ fn event(text: &str) -> NewEvent {
 }
 
 fn append(stream: &Key, incarnation: u64, expected_version: u64, texts: &[&str]) -> Append {
-    Append { stream: stream.clone(), incarnation, expected_version, events: texts.iter().map(|t| event(t)).collect(), snapshot: None }
+    Append {
+        stream: stream.clone(),
+        incarnation,
+        expected_version,
+        events: texts.iter().map(|t| event(t)).collect(),
+        snapshot: None,
+    }
 }
 
 fn texts(events: &[Event]) -> Vec<String> {

@@ -33,8 +33,15 @@ fn body(stream: u64, version: u64) -> String {
 
 fn append(stream: u64, incarnation: u64, expected_version: u64) -> Append {
     let body = body(stream, expected_version + 1);
-    let snapshot = (expected_version % 16 == 15).then(|| StreamSnapshot { format: 1, body: format!("state at {}", expected_version + 1).into() });
-    Append { stream: key(stream), incarnation, expected_version, events: vec![NewEvent { kind: "Probed", format: 1, body: body.into() }], snapshot }
+    let snapshot = (expected_version % 16 == 15)
+        .then(|| StreamSnapshot { format: 1, body: format!("state at {}", expected_version + 1).into() });
+    Append {
+        stream: key(stream),
+        incarnation,
+        expected_version,
+        events: vec![NewEvent { kind: "Probed", format: 1, body: body.into() }],
+        snapshot,
+    }
 }
 
 fn config(dir: &Path) -> LedgerConfig {
@@ -148,7 +155,9 @@ async fn kill_nine_at_any_instant_loses_no_acknowledged_event() {
         let mut lines = 0;
         for line in BufReader::new(child.stdout.take().unwrap()).lines() {
             let line = line.unwrap();
-            let Some((stream, version)) = line.split_once("acknowledged ").and_then(|(_, said)| said.split_once(' ')) else { continue };
+            let Some((stream, version)) = line.split_once("acknowledged ").and_then(|(_, said)| said.split_once(' ')) else {
+                continue;
+            };
             let (Ok(stream), Ok(version)) = (stream.parse(), version.parse::<u64>()) else { continue };
             let newest = acknowledged.entry(key(stream)).or_default();
             *newest = (*newest).max(version);
@@ -269,7 +278,9 @@ async fn a_power_cut_at_any_write_loses_no_acknowledged_event() {
         let faults = Arc::new(Faults::default());
         let mut acknowledged = BTreeMap::new();
         for round in 0..3 {
-            let ledger = Ledger::open(faulty(dir.path(), &faults)).await.unwrap_or_else(|error| panic!("seed {seed} round {round}: {error}"));
+            let ledger = Ledger::open(faulty(dir.path(), &faults))
+                .await
+                .unwrap_or_else(|error| panic!("seed {seed} round {round}: {error}"));
             let (_, versions) = everything(&ledger).await;
             at_least(&versions, &acknowledged);
             faults.fail_in.store(random.u64(1..300), Ordering::Relaxed);

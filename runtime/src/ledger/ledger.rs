@@ -76,7 +76,13 @@ impl Ledger {
         let claims: Claims = Arc::default();
         let (inbox, batching) = batcher(core.clone(), claims.clone());
         let (stop_keeper, stopped) = oneshot::channel();
-        let keeper = Keeper { config: config.clone(), core: core.clone(), ring: ring.clone(), head: head.clone(), reserve: reserve.clone() };
+        let keeper = Keeper {
+            config: config.clone(),
+            core: core.clone(),
+            ring: ring.clone(),
+            head: head.clone(),
+            reserve: reserve.clone(),
+        };
         let tasks = vec![tokio::spawn(batching), tokio::spawn(keeper.run(stopped))];
         let inner = Inner {
             config,
@@ -131,7 +137,9 @@ impl Ledger {
         match *looked {
             Some((at, free)) if at.elapsed() < FREE_LOOKED_AT && self.inner.reserve.is_held() => free,
             _ => {
-                let free = nix::sys::statvfs::statvfs(&self.inner.config.dir).ok().map(|stat| stat.blocks_available() * stat.fragment_size());
+                let free = nix::sys::statvfs::statvfs(&self.inner.config.dir)
+                    .ok()
+                    .map(|stat| stat.blocks_available() * stat.fragment_size());
                 *looked = Some((Instant::now(), free));
                 free
             }

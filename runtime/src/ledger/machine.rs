@@ -107,7 +107,8 @@ impl Machine {
         };
         for row in events.range(from..).map_err(storage)? {
             let (key, value) = row.map_err(storage)?;
-            let read = Events::read(key.value(), value.value()).map_err(|what| corrupt("events", format!("cursor {}", key.value()), what))?;
+            let read = Events::read(key.value(), value.value())
+                .map_err(|what| corrupt("events", format!("cursor {}", key.value()), what))?;
             machine.mend(db, &read)?;
         }
         Ok(machine)
@@ -126,7 +127,13 @@ impl Machine {
             if is != expected {
                 return Err(damaged(format!("stream {} is at version {is} before version {expected}", append.stream)));
             }
-            self.accept(&append.stream, append.incarnation, place.first_cursor, u64::from(place.events), append.snapshot.as_ref());
+            self.accept(
+                &append.stream,
+                append.incarnation,
+                place.first_cursor,
+                u64::from(place.events),
+                append.snapshot.as_ref(),
+            );
         }
         Ok(())
     }

@@ -156,7 +156,11 @@ fn decode_append(bytes: &[u8], whole: &Bytes) -> Result<Proposed, String> {
         stream: Key::trusted(append.stream),
         incarnation: append.incarnation,
         expected_version: append.expected_version,
-        events: append.events.iter().map(|event| EventBody { kind: event.0.into(), format: event.1, body: whole.slice_ref(event.2) }).collect(),
+        events: append
+            .events
+            .iter()
+            .map(|event| EventBody { kind: event.0.into(), format: event.1, body: whole.slice_ref(event.2) })
+            .collect(),
         snapshot: append.snapshot.map(|snapshot| StreamSnapshot { format: snapshot.0, body: Bytes::copy_from_slice(snapshot.1) }),
     })
 }
@@ -465,7 +469,10 @@ mod tests {
 
     #[test]
     fn every_kind_of_entry_reads_back() {
-        let members = openraft::Membership::new(vec![[1_u64].into()], [(1_u64, super::super::raft::Node::new("here"))].into_iter().collect::<std::collections::BTreeMap<_, _>>());
+        let members = openraft::Membership::new(
+            vec![[1_u64].into()],
+            [(1_u64, super::super::raft::Node::new("here"))].into_iter().collect::<std::collections::BTreeMap<_, _>>(),
+        );
         for payload in [
             EntryPayload::Blank,
             EntryPayload::Membership(members),
@@ -477,7 +484,11 @@ mod tests {
             let read = read_entry(9, &write_entry(&wanted).unwrap()).unwrap();
             assert_eq!((read.log_id, format!("{:?}", read.payload)), (wanted.log_id, format!("{:?}", wanted.payload)));
             let packed = rmp_serde::to_vec(&wanted).unwrap();
-            assert_eq!(format!("{:?}", rmp_serde::from_slice::<Entry<TypeConfig>>(&packed).unwrap()), format!("{wanted:?}"), "over the network");
+            assert_eq!(
+                format!("{:?}", rmp_serde::from_slice::<Entry<TypeConfig>>(&packed).unwrap()),
+                format!("{wanted:?}"),
+                "over the network"
+            );
         }
     }
 }

@@ -100,7 +100,13 @@ pub struct OneVoter {
 
 impl OneVoter {
     /// Starts it; it leads at once, and the epoch it has taken is above all before.
-    pub async fn start(disk: Arc<Disk>, jobs: Jobs, outcomes: Arc<Outcomes>, witness: Witness, within: Duration) -> Result<(Self, u64), OpenError> {
+    pub async fn start(
+        disk: Arc<Disk>,
+        jobs: Jobs,
+        outcomes: Arc<Outcomes>,
+        witness: Witness,
+        within: Duration,
+    ) -> Result<(Self, u64), OpenError> {
         let storage = |what: String| OpenError::Storage { path: "ledger.redb".into(), what };
         let config = Config {
             cluster_name: "hiveward".into(),
