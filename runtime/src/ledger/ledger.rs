@@ -118,7 +118,11 @@ impl Ledger {
         }
         let failed = |error: fault::InjectedError| AppendError::Failed { why: error.to_string() };
         fault::point("ledger.before_append", Some(&append.stream)).await.map_err(failed)?;
-        inbox.append(append).await
+        let stream = append.stream.clone();
+        let appended = inbox.append(append).await?;
+        let unknown = |error: fault::InjectedError| AppendError::Unknown { why: error.to_string() };
+        fault::point("ledger.after_append", Some(&stream)).await.map_err(unknown)?;
+        Ok(appended)
     }
 
     /// Why there is no room, if there is none.
