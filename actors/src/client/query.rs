@@ -71,8 +71,7 @@ impl OutputReader {
                 self.open = self.find()?;
             }
             let Some(reader) = &mut self.open else {
-                let record = self.control.task(self.task)?.ok_or_else(|| Refused::not_found(self.task))?;
-                if record.status.is_terminal() {
+                if self.control.known_task(self.task)?.is_some_and(|record| record.status.is_terminal()) {
                     return Ok(OutputChunk { after_byte, next_byte: after_byte, stream: OutputStream::Stdout, bytes: Bytes::new(), at_end: true });
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -91,7 +90,7 @@ impl OutputReader {
     }
 
     fn find(&mut self) -> Result<Option<Reader>, Refused> {
-        let Some(record) = self.control.task(self.task)? else { return Err(Refused::not_found(self.task)) };
+        let Some(record) = self.control.known_task(self.task)? else { return Ok(None) };
         let attempt = match self.attempt {
             Some(wanted) => record.attempts.iter().find(|attempt| attempt.number == wanted),
             None => record.attempts.last(),
@@ -162,6 +161,14 @@ impl ControlPlane {
 
     pub fn task(&self, id: TaskId) -> Result<Option<TaskRecord>, Refused> {
         self.house.tasks.get(id)
+    }
+
+    /// `None` only while the views are behind and may not have it yet; an error once they would.
+    fn known_task(&self, id: TaskId) -> Result<Option<TaskRecord>, Refused> {
+        // Looked at first: what was acknowledged before is then surely seen.
+        let behind = self.house.views.lag() > 0;
+        let found = self.house.tasks.get(id)?;
+        if found.is_none() && !behind { Err(Refused::not_found(id)) } else { Ok(found) }
     }
 
     pub fn tasks_by_id(&self, ids: &[TaskId]) -> Result<Vec<Option<TaskRecord>>, Refused> {
@@ -263,9 +270,7 @@ impl ControlPlane {
     }
 
     pub fn output(&self, task: TaskId, attempt: Option<u32>) -> Result<OutputReader, Refused> {
-        if self.task(task)?.is_none() && self.house.views.lag() == 0 {
-            return Err(Refused::not_found(task));
-        }
+        self.known_task(task)?;
         Ok(OutputReader { control: self.clone(), task, attempt, open: None })
     }
 

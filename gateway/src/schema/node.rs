@@ -1,7 +1,10 @@
 //! Relay's `node(id)`: any entity by its key.
 
 use async_graphql::{Context, ID, Interface, Object};
-use hiveward_actors::id::{AgentId, SwarmId, TaskId};
+use hiveward_actors::{
+    client::ControlPlane,
+    id::{AgentId, SwarmId, TaskId},
+};
 use hiveward_runtime::{error::Refused, op::NodeId};
 
 use super::{
@@ -27,13 +30,23 @@ impl NodeQuery {
     async fn node(&self, ctx: &Context<'_>, id: ID, at_least: Option<Cursor>) -> Result<Option<Node>> {
         caught_up(ctx, at_least).await?;
         let control = door(ctx)?;
-        let key = parse::key("id", &id)?;
-        Ok(match key.noun() {
-            TaskId::NOUN => control.task(parse::id("id", &id)?)?.map(|record| Node::Task(record.into())),
-            AgentId::NOUN => control.agent(parse::id("id", &id)?)?.map(|record| Node::Agent(record.into())),
-            SwarmId::NOUN => control.swarm(parse::id("id", &id)?)?.map(|record| Node::Swarm(record.into())),
-            NodeId::NOUN => ClusterNode::find(&control.cluster(), parse::id("id", &id)?).map(Node::ClusterNode),
-            noun => return Err(Refused::invalid("id", format!("nothing here is a {noun:?}; keys are task_…, agent_…, swarm_… and node_…")).into()),
-        })
+        // Views may lag behind what was acknowledged: only views that have caught up can say that there is none.
+        let head = control.head();
+        if let Some(found) = find(control, &id)? {
+            return Ok(Some(found));
+        }
+        caught_up(ctx, Some(Cursor(head))).await?;
+        Ok(find(control, &id)?)
     }
+}
+
+fn find(control: &ControlPlane, id: &ID) -> std::result::Result<Option<Node>, Refused> {
+    let key = parse::key("id", id)?;
+    Ok(match key.noun() {
+        TaskId::NOUN => control.task(parse::id("id", id)?)?.map(|record| Node::Task(record.into())),
+        AgentId::NOUN => control.agent(parse::id("id", id)?)?.map(|record| Node::Agent(record.into())),
+        SwarmId::NOUN => control.swarm(parse::id("id", id)?)?.map(|record| Node::Swarm(record.into())),
+        NodeId::NOUN => ClusterNode::find(&control.cluster(), parse::id("id", id)?).map(Node::ClusterNode),
+        noun => return Err(Refused::invalid("id", format!("nothing here is a {noun:?}; keys are task_…, agent_…, swarm_… and node_…"))),
+    })
 }
