@@ -1,0 +1,6 @@
+//! What happens to a real node under kill -9, power cuts and full disks. One file per promise.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod load;
+
+mod kill_under_load;
