@@ -3,4 +3,8 @@
 
 mod load;
 
+mod adoption;
+mod disk_full;
 mod kill_under_load;
+mod power_cut;
+mod resume;
