@@ -96,7 +96,13 @@ async fn alone(ledger: &Ledger, figures: &mut Figures) -> Result<()> {
         let at = Instant::now();
         let expected_version = took.len() as u64;
         ledger
-            .append(Append { stream: stream.clone(), incarnation: life.incarnation, expected_version, events: vec![event()], snapshot: None })
+            .append(Append {
+                stream: stream.clone(),
+                incarnation: life.incarnation,
+                expected_version,
+                events: vec![event()],
+                snapshot: None,
+            })
             .await?;
         took.push(at.elapsed());
     }
@@ -121,8 +127,10 @@ async fn many(ledger: &Ledger, appenders: usize, events_each: usize, name: &str,
             while !stop.load(Ordering::Relaxed) {
                 let events = (0..events_each).map(|_| event()).collect();
                 let at = Instant::now();
-                let snapshot = (version % 128 < events_each as u64).then(|| StreamSnapshot { format: 1, body: vec![1; 500].into() });
-                let append = Append { stream: stream.clone(), incarnation: life.incarnation, expected_version: version, events, snapshot };
+                let snapshot =
+                    (version % 128 < events_each as u64).then(|| StreamSnapshot { format: 1, body: vec![1; 500].into() });
+                let append =
+                    Append { stream: stream.clone(), incarnation: life.incarnation, expected_version: version, events, snapshot };
                 version = ledger.append(append).await?.version;
                 took.push(at.elapsed());
                 appended.fetch_add(events_each as u64, Ordering::Relaxed);

@@ -22,7 +22,13 @@ fn event(text: &str) -> NewEvent {
 }
 
 fn append(stream: &Key, incarnation: u64, expected_version: u64, texts: &[&str]) -> Append {
-    Append { stream: stream.clone(), incarnation, expected_version, events: texts.iter().map(|t| event(t)).collect(), snapshot: None }
+    Append {
+        stream: stream.clone(),
+        incarnation,
+        expected_version,
+        events: texts.iter().map(|t| event(t)).collect(),
+        snapshot: None,
+    }
 }
 
 fn texts(events: &[Event]) -> Vec<String> {
@@ -219,5 +225,65 @@ async fn without_room_writes_are_refused_aloud_and_reads_go_on() {
     let refused = ledger.append(append(&a, life.incarnation, 1, &["a2"])).await.unwrap_err();
     assert!(matches!(refused, AppendError::DiskFull { .. }), "{refused}");
     assert_eq!(texts(&ledger.read(Cursor(0), 10).unwrap()), ["a1"]);
+    ledger.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_keeps_what_a_replay_needs_and_nothing_else_also_after_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut ledger = Ledger::open(config(&dir)).await.unwrap();
+    let (cold, hot) = (key(1), key(2));
+    let lives = (ledger.claim(&cold).await.unwrap().incarnation, ledger.claim(&hot).await.unwrap().incarnation);
+    // More than one chunk of positions each; only one of them ever takes a snapshot.
+    for version in 0..600 {
+        let text = format!("{version}");
+        ledger.append(append(&cold, lives.0, version, &[&text])).await.unwrap();
+        let mut with_snapshot = append(&hot, lives.1, version, &[&text]);
+        with_snapshot.snapshot = (version == 550).then(|| StreamSnapshot { format: 1, body: "state".into() });
+        ledger.append(with_snapshot).await.unwrap();
+    }
+    let all: Vec<String> = (0..600).map(|version| version.to_string()).collect();
+    assert_eq!(texts(&ledger.read_stream(&cold, 0, usize::MAX).unwrap()), all);
+    assert_eq!(texts(&ledger.read_stream(&hot, 300, 5).unwrap()), all[300..305]);
+    assert_eq!(ledger.compact(Cursor(1_000)).await.unwrap(), Cursor(1_000));
+    for round in 0..3 {
+        assert_eq!(texts(&ledger.claim(&cold).await.unwrap().events), all, "round {round}");
+        let life = ledger.claim(&hot).await.unwrap();
+        assert_eq!((life.version, life.snapshot.unwrap().0, texts(&life.events)), (600, 551, all[551..].to_vec()));
+        assert_eq!(ledger.read(Cursor(1_000), usize::MAX).unwrap().len(), 200);
+        assert_eq!(ledger.streams("probe").unwrap().len(), 2);
+        ledger.stop().await;
+        drop(ledger);
+        ledger = Ledger::open(config(&dir)).await.unwrap();
+        assert!(matches!(ledger.read(Cursor(999), 1), Err(ReadError::Compacted { oldest: Cursor(1_000) })), "round {round}");
+    }
+    let error = ledger.read_stream(&hot, 0, 10).unwrap_err();
+    assert!(matches!(error, ReadError::Compacted { .. }), "{error}");
+    ledger.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_waits_for_what_the_older_life_had_on_its_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(config(&dir)).await.unwrap();
+    let a = key(1);
+    let mut version = 0;
+    for _ in 0..50 {
+        let life = ledger.claim(&a).await.unwrap();
+        assert_eq!(life.version, version);
+        let writer = ledger.clone();
+        let late = tokio::spawn({
+            let append = append(&a, life.incarnation, version, &["from the older life"]);
+            async move { writer.append(append).await }
+        });
+        tokio::task::yield_now().await;
+        let newer = ledger.claim(&a).await.unwrap();
+        // What the newer life was not told of never happens.
+        match late.await.unwrap() {
+            Ok(appended) => assert_eq!(appended.version, newer.version),
+            Err(error) => assert_eq!((error, newer.version), (AppendError::Fenced { newest: newer.incarnation }, version)),
+        }
+        version = newer.version;
+    }
     ledger.stop().await;
 }

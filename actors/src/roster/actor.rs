@@ -11,7 +11,7 @@ use hiveward_runtime::{
     error::{Code, Refused},
     id::Key,
     ledger::Cursor,
-    supervise::{Backoff, Behaviour, ChildSpec, Context, Failure, Intensity, Restart, Shutdown, StartError, Supervisor},
+    supervise::{Backoff, Behaviour, ChildSpec, Context, Failure, Intensity, Restart, Shutdown, StartError, Supervisor, TimerHandle},
 };
 
 use super::event::{self, RosterEvent};
@@ -33,6 +33,8 @@ use crate::{
 const START_WITHIN: Duration = Duration::from_secs(30);
 /// An entity that fails more often than this is given up until someone starts it again.
 const CRASH_LOOP: Intensity = Intensity { restarts_max: 10, period: Duration::from_secs(60) };
+/// How often the roster looks whether everyone is there.
+const ENSURE_EVERY: Duration = Duration::from_secs(5);
 const MAILBOX_COORDINATOR: usize = 65_536;
 const MAILBOX_AGENT: usize = 1_024;
 
@@ -51,6 +53,8 @@ pub enum RosterMsg {
     FindSwarm { name: Option<Arc<str>>, id: Option<SwarmId>, reply: Reply<Option<Arc<SwarmSpec>>> },
     FindAgent { id: AgentId, reply: Reply<Option<Arc<AgentSpec>>> },
     CommitFailed { message: String },
+    /// Sees that everyone is under a supervisor: one that was itself restarted has forgotten its children.
+    Ensure,
 }
 
 pub type Answer<T> = Reply<Result<Committed<T>, Refused>>;
@@ -62,6 +66,7 @@ pub struct State {
     agent_names: HashMap<(SwarmId, String), AgentId>,
     operations: Recent<Arc<str>, ([u8; 16], Key)>,
     committer: Committer,
+    _ensure: TimerHandle,
 }
 
 impl Roster {
@@ -90,16 +95,12 @@ impl Behaviour for Roster {
             agent_names: HashMap::new(),
             operations: Recent::new(OPERATIONS_KEPT_MAX),
             committer,
+            _ensure: ctx.every(ENSURE_EVERY, || RosterMsg::Ensure),
         };
         for event in &life.events {
             state.apply(&RosterEvent::decode(&event.kind, event.format, &event.body)?);
         }
-        for spec in state.swarms.values() {
-            self.start_swarm(spec.clone()).await?;
-        }
-        for spec in state.agents.values() {
-            self.start_agent(spec.clone()).await?;
-        }
+        self.ensure(&state).await?;
         Ok(state)
     }
 
@@ -174,6 +175,7 @@ impl Behaviour for Roster {
                 Ok(())
             }
             RosterMsg::CommitFailed { message } => Err(Failure::new(message)),
+            RosterMsg::Ensure => self.ensure(state).await,
         }
     }
 
@@ -187,6 +189,21 @@ fn conflict(field: &str, message: String) -> Refused {
 }
 
 impl Roster {
+    /// Starts whoever has no life. One that is between two lives, or was given up, is known to its supervisor and left to it.
+    async fn ensure(&self, state: &State) -> Result<(), Failure> {
+        for spec in state.swarms.values() {
+            if self.house.doors.swarm(spec.id).is_none_or(|door| door.current().is_none()) {
+                self.start_swarm(spec.clone()).await?;
+            }
+        }
+        for spec in state.agents.values() {
+            if self.house.doors.agent(spec.id).is_none_or(|door| door.current().is_none()) {
+                self.start_agent(spec.clone()).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn start_swarm(&self, spec: Arc<SwarmSpec>) -> Result<(), Failure> {
         let (id, house) = (spec.id, self.house.clone());
         let name = id.to_string();

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     event::{Ended, Next, SwarmEvent},
     queue::{Needs, ReadyQueue, Ticket},
-    seat::{Arrival, Seats, Tally},
+    seat::{Arrival, Seats},
     spec::SwarmSpec,
 };
 use crate::{

@@ -21,11 +21,16 @@ async fn audit(url: String) {
     assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
 }
 
-/// Installs the packages that the scripts in `dir` need, once.
+/// Installs the packages that the scripts in `dir` need, once: tests run beside each other, so one installs and the
+/// others wait for it.
 pub fn install(dir: &Path) {
-    if !dir.join("node_modules/graphql-http").exists() {
+    let lock = std::fs::File::create(dir.join(".installing")).unwrap();
+    lock.lock().unwrap();
+    let stamp = dir.join("node_modules/.installed");
+    if !stamp.exists() {
         let installed = Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(dir).output().expect("npm is needed for this test");
         assert!(installed.status.success(), "npm ci: {}", String::from_utf8_lossy(&installed.stderr));
+        std::fs::write(stamp, "").unwrap();
     }
 }
 

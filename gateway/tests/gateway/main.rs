@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 // A failed wish is how a test says no; the lint's own exception covers only functions marked as tests.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod audit;
 mod cli;

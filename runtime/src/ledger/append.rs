@@ -38,7 +38,10 @@ const ENTRIES_ON_THEIR_WAY: usize = 1;
 enum Message {
     Append(Waiting),
     /// Answered when no append of the stream that came before is on its way.
-    Settle { stream: Key, settled: oneshot::Sender<()> },
+    Settle {
+        stream: Key,
+        settled: oneshot::Sender<()>,
+    },
 }
 
 struct Waiting {
@@ -135,7 +138,8 @@ impl Batcher {
                 n = queue.recv_many(&mut messages, ENTRY_APPENDS_MAX), if open && room => open = n > 0,
             }
             // Those that came while the entry before was written go into this one.
-            while open && self.gathered.len() + messages.len() < ENTRY_APPENDS_MAX
+            while open
+                && self.gathered.len() + messages.len() < ENTRY_APPENDS_MAX
                 && let Ok(message) = queue.try_recv()
             {
                 messages.push(message);
@@ -170,7 +174,9 @@ impl Batcher {
                 Message::Settle { stream, settled } => {
                     if self.gathered.iter().any(|waiting| waiting.append.stream == stream) {
                         self.settle_after.push(settled);
-                    } else if let Some((_, waiting)) = self.streams_on_their_way.values_mut().find(|(streams, _)| streams.contains(&stream)) {
+                    } else if let Some((_, waiting)) =
+                        self.streams_on_their_way.values_mut().find(|(streams, _)| streams.contains(&stream))
+                    {
                         waiting.push(settled);
                     } else {
                         // Who asked may be gone.
@@ -192,7 +198,16 @@ impl Batcher {
         self.last_id += 1;
         let id = self.last_id;
         let mut bytes = 0;
-        let n = self.gathered.iter().take_while(|waiting| bytes < ENTRY_BYTES_MAX && { bytes += waiting.bytes; true }).count();
+        let n = self
+            .gathered
+            .iter()
+            .take_while(|waiting| {
+                bytes < ENTRY_BYTES_MAX && {
+                    bytes += waiting.bytes;
+                    true
+                }
+            })
+            .count();
         let rest = self.gathered.split_off(n);
         let gathered = std::mem::replace(&mut self.gathered, rest);
         self.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -203,7 +218,11 @@ impl Batcher {
         for waiting in gathered {
             let append = waiting.append;
             streams.push(append.stream.clone());
-            let events = append.events.into_iter().map(|event| EventBody { kind: self.kind(event.kind), format: event.format, body: event.body }).collect();
+            let events = append
+                .events
+                .into_iter()
+                .map(|event| EventBody { kind: self.kind(event.kind), format: event.format, body: event.body })
+                .collect();
             appends.push(Proposed {
                 stream: append.stream,
                 incarnation: append.incarnation,

@@ -16,7 +16,7 @@ use super::{
     open,
     raft::{Consensus, OneVoter, Outcomes},
     ring::Ring,
-    tables::{META_MACHINE, META_PURGED, LOG, meta, storage},
+    tables::{LOG, META_MACHINE, META_PURGED, meta, storage},
     writer::{self, Disk, Failed, Job, Jobs},
 };
 
@@ -35,7 +35,9 @@ impl Core {
         let (path, within) = (config.file(), config.open_timeout);
         let storage_error = |what: String| OpenError::Storage { path: path.clone(), what };
         let opening = config.clone();
-        let (disk, witness) = tokio::task::spawn_blocking(move || open_disk(&opening, reserve)).await.map_err(|error| storage_error(error.to_string()))??;
+        let (disk, witness) = tokio::task::spawn_blocking(move || open_disk(&opening, reserve))
+            .await
+            .map_err(|error| storage_error(error.to_string()))??;
         let disk = Arc::new(disk);
         let failed: Failed = Arc::new(watch::Sender::new(None));
         let (jobs, thread) = writer::start(disk.clone(), failed.clone()).map_err(|error| storage_error(error.to_string()))?;
@@ -139,8 +141,9 @@ fn open_disk(config: &LedgerConfig, reserve: Arc<Reserve>) -> Result<(Disk, Witn
 /// Pages of the file that are not waiting to be written are forgotten: after an error of the disk what is in memory may
 /// not be what is on it.
 pub fn forget_pages(config: &LedgerConfig) {
-    let forgotten = std::fs::File::open(config.file())
-        .and_then(|file| nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED).map_err(std::io::Error::from));
+    let forgotten = std::fs::File::open(config.file()).and_then(|file| {
+        nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED).map_err(std::io::Error::from)
+    });
     if let Err(error) = forgotten {
         tracing::warn!(%error, "pages of the ledger's file cannot be read anew");
     }

@@ -79,7 +79,10 @@ impl Reserve {
         let mut held = self.held.lock();
         let had = std::mem::take(&mut *held);
         if had {
-            tracing::warn!(bytes = self.bytes, "the disk is full: the reserve is given up, writes are refused until there is room");
+            tracing::warn!(
+                bytes = self.bytes,
+                "the disk is full: the reserve is given up, writes are refused until there is room"
+            );
             if let Err(error) = std::fs::remove_file(&self.path) {
                 tracing::warn!(%error, "the reserve could not be given up");
                 return false;

@@ -76,7 +76,13 @@ impl Ledger {
         let claims: Claims = Arc::default();
         let (inbox, batching) = batcher(core.clone(), claims.clone());
         let (stop_keeper, stopped) = oneshot::channel();
-        let keeper = Keeper { config: config.clone(), core: core.clone(), ring: ring.clone(), head: head.clone(), reserve: reserve.clone() };
+        let keeper = Keeper {
+            config: config.clone(),
+            core: core.clone(),
+            ring: ring.clone(),
+            head: head.clone(),
+            reserve: reserve.clone(),
+        };
         let tasks = vec![tokio::spawn(batching), tokio::spawn(keeper.run(stopped))];
         let inner = Inner {
             config,
@@ -112,7 +118,11 @@ impl Ledger {
         }
         let failed = |error: fault::InjectedError| AppendError::Failed { why: error.to_string() };
         fault::point("ledger.before_append", Some(&append.stream)).await.map_err(failed)?;
-        inbox.append(append).await
+        let stream = append.stream.clone();
+        let appended = inbox.append(append).await?;
+        let unknown = |error: fault::InjectedError| AppendError::Unknown { why: error.to_string() };
+        fault::point("ledger.after_append", Some(&stream)).await.map_err(unknown)?;
+        Ok(appended)
     }
 
     /// Why there is no room, if there is none.
@@ -131,7 +141,9 @@ impl Ledger {
         match *looked {
             Some((at, free)) if at.elapsed() < FREE_LOOKED_AT && self.inner.reserve.is_held() => free,
             _ => {
-                let free = nix::sys::statvfs::statvfs(&self.inner.config.dir).ok().map(|stat| stat.blocks_available() * stat.fragment_size());
+                let free = nix::sys::statvfs::statvfs(&self.inner.config.dir)
+                    .ok()
+                    .map(|stat| stat.blocks_available() * stat.fragment_size());
                 *looked = Some((Instant::now(), free));
                 free
             }

@@ -17,7 +17,7 @@ use super::{
     record::{Batch, Events, Place, events_of, frame, unframe, write_events},
     tables::{EVENTS, STREAMS, corrupt, storage},
 };
-use crate::id::Key;
+use crate::{clock::WallMs, id::Key};
 
 /// Heads kept in memory beyond those that must be.
 const HEADS_MAX: usize = 100_000;
@@ -27,6 +27,10 @@ const HEAD_LAG_BYTES: u64 = 64 << 20;
 /// Snapshots that wait to be written.
 const SNAPSHOT_BYTES_MAX: usize = 8 << 20;
 const HEADS_PER_COMMIT: usize = 512;
+/// A batch is kept in values of at most this size, but for a larger append: one stream's events are read without the whole
+/// batch, and a value fills the page it is given, whose size is a power of two.
+const VALUE_BYTES_MAX: usize = (32 << 10) - 128;
+const PLACE_BYTES: usize = 16;
 
 /// What is kept beside the tables' rows, in the same transaction.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -103,7 +107,8 @@ impl Machine {
         };
         for row in events.range(from..).map_err(storage)? {
             let (key, value) = row.map_err(storage)?;
-            let read = Events::read(key.value(), value.value()).map_err(|what| corrupt("events", format!("cursor {}", key.value()), what))?;
+            let read = Events::read(key.value(), value.value())
+                .map_err(|what| corrupt("events", format!("cursor {}", key.value()), what))?;
             machine.mend(db, &read)?;
         }
         Ok(machine)
@@ -122,7 +127,13 @@ impl Machine {
             if is != expected {
                 return Err(damaged(format!("stream {} is at version {is} before version {expected}", append.stream)));
             }
-            self.accept(&append.stream, append.incarnation, place.first_cursor, u64::from(place.events), append.snapshot.as_ref());
+            self.accept(
+                &append.stream,
+                append.incarnation,
+                place.first_cursor,
+                u64::from(place.events),
+                append.snapshot.as_ref(),
+            );
         }
         Ok(())
     }
@@ -160,10 +171,9 @@ impl Machine {
     pub fn apply(&mut self, db: &Database, batch: &Batch) -> Result<(Vec<Answer>, Vec<Event>), ReadError> {
         let mut answers = Vec::with_capacity(batch.appends.len());
         let mut events = Vec::with_capacity(batch.appends.len());
-        let mut places = Vec::with_capacity(batch.appends.len());
-        let mut bodies = Vec::with_capacity(batch.appends.len());
-        let first = self.meta.head + 1;
-        let mut start = 0;
+        let mut places = Vec::new();
+        let mut bodies: Vec<&[u8]> = Vec::new();
+        let (mut start, mut value_bytes) = (0, 0);
         for (append, len) in batch.appends.iter().zip(&batch.lens) {
             let bytes = &batch.bodies[start..start + *len as usize];
             start += *len as usize;
@@ -176,6 +186,11 @@ impl Machine {
                 answers.push(Err(AppendRefused::Version { is: head.row.version, expected: append.expected_version }));
                 continue;
             }
+            if value_bytes + bytes.len() + PLACE_BYTES > VALUE_BYTES_MAX {
+                self.keep(batch.at, &mut places, &mut bodies);
+                value_bytes = 0;
+            }
+            value_bytes += bytes.len() + PLACE_BYTES;
             let (first_cursor, n) = (self.meta.head + 1, append.events.len() as u64);
             let version = append.expected_version + n;
             self.accept(&append.stream, append.incarnation, first_cursor, n, append.snapshot.as_ref());
@@ -187,13 +202,20 @@ impl Machine {
             }
             answers.push(Ok((Cursor(self.meta.head), version)));
         }
-        if !places.is_empty() {
-            let value = write_events(first, self.meta.head, batch.at, &places, &bodies);
+        self.keep(batch.at, &mut places, &mut bodies);
+        Ok((answers, events))
+    }
+
+    /// One value for the events table, until the writer takes it.
+    fn keep(&mut self, at: WallMs, places: &mut Vec<Place>, bodies: &mut Vec<&[u8]>) {
+        if let Some(first) = places.first() {
+            let value = write_events(first.first_cursor, self.meta.head, at, places, bodies);
             self.bytes += value.len() as u64;
             self.pending_bytes += value.len();
-            self.pending.push((first, value));
+            self.pending.push((first.first_cursor, value));
         }
-        Ok((answers, events))
+        places.clear();
+        bodies.clear();
     }
 
     /// Drops events up to `keep_after` that no replay needs; the writer does it when it has time.

@@ -190,9 +190,13 @@ pub struct Life {
 pub enum DiskState {
     Ok,
     /// Writes are refused until there is room.
-    Full { free_bytes: u64 },
+    Full {
+        free_bytes: u64,
+    },
     /// Writes are refused until the store has been reopened.
-    Failed { why: String },
+    Failed {
+        why: String,
+    },
 }
 
 #[derive(Clone, Debug)]

@@ -24,7 +24,12 @@ use crate::id::Key;
 
 /// Opens the file, made if need be. One of up to `verify_bytes_max` is read and checked from end to end.
 pub fn open(path: &Path, backend: &Backend, reserve: Arc<Reserve>, verify_bytes_max: u64) -> Result<Database, OpenError> {
-    let named = |table: &'static str, position: &str, what: String| OpenError::Corrupt { path: path.to_owned(), table, position: position.to_owned(), what };
+    let named = |table: &'static str, position: &str, what: String| OpenError::Corrupt {
+        path: path.to_owned(),
+        table,
+        position: position.to_owned(),
+        what,
+    };
     let storage = |what: String| OpenError::Storage { path: path.to_owned(), what };
     let bytes = std::fs::metadata(path).map_or(0, |meta| meta.len());
     let verify = bytes > 0 && bytes <= verify_bytes_max;
@@ -84,7 +89,9 @@ fn database_error(path: &Path, error: DatabaseError) -> OpenError {
     let path = path.to_owned();
     match error {
         DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { path },
-        DatabaseError::Storage(redb::StorageError::Io(error)) if error.kind() != std::io::ErrorKind::InvalidData && error.kind() != std::io::ErrorKind::UnexpectedEof => {
+        DatabaseError::Storage(redb::StorageError::Io(error))
+            if error.kind() != std::io::ErrorKind::InvalidData && error.kind() != std::io::ErrorKind::UnexpectedEof =>
+        {
             OpenError::Storage { path, what: error.to_string() }
         }
         other => OpenError::Corrupt { path, table: "file", position: "header or tree".into(), what: other.to_string() },
@@ -167,13 +174,18 @@ fn walk_streams(txn: &redb::ReadTransaction, meta: &Meta) -> Result<(), ReadErro
             let row = snapshots.get(stream).map_err(broken)?;
             let (named, version) = match row {
                 Some(row) => {
-                    let (named, version, _): (String, u64, super::StreamSnapshot) = unframe(row.value()).map_err(|what| corrupt("stream_snapshots", stream, what))?;
+                    let (named, version, _): (String, u64, super::StreamSnapshot) =
+                        unframe(row.value()).map_err(|what| corrupt("stream_snapshots", stream, what))?;
                     (named, version)
                 }
                 None => return Err(corrupt("stream_snapshots", stream, "it is missing")),
             };
             if named != stream || version != head.snapshot_version {
-                return Err(corrupt("stream_snapshots", stream, format!("it is of {named} at version {version}, should be at {}", head.snapshot_version)));
+                return Err(corrupt(
+                    "stream_snapshots",
+                    stream,
+                    format!("it is of {named} at version {version}, should be at {}", head.snapshot_version),
+                ));
             }
         }
         let mut end = None;
@@ -196,9 +208,10 @@ fn walk_streams(txn: &redb::ReadTransaction, meta: &Meta) -> Result<(), ReadErro
     if (rows, sum) != (meta.streams, meta.streams_digest) {
         return Err(corrupt("streams", "all", format!("{rows} rows are not the {} that were written", meta.streams)));
     }
-    for (table, wanted, found) in
-        [("stream_positions", chunk_rows, chunks.len().map_err(broken)?), ("stream_snapshots", snapshot_rows, snapshots.len().map_err(broken)?)]
-    {
+    for (table, wanted, found) in [
+        ("stream_positions", chunk_rows, chunks.len().map_err(broken)?),
+        ("stream_snapshots", snapshot_rows, snapshots.len().map_err(broken)?),
+    ] {
         if wanted != found {
             return Err(corrupt(table, "all", format!("{found} rows where {wanted} have a stream")));
         }

@@ -60,7 +60,8 @@ impl Ledger {
                 if place.first_cursor + u64::from(place.events) <= next {
                     continue;
                 }
-                let append = batch.append(slot).map_err(|what| corrupt("events", format!("cursor {}", place.first_cursor), what))?;
+                let append =
+                    batch.append(slot).map_err(|what| corrupt("events", format!("cursor {}", place.first_cursor), what))?;
                 events.extend(events_of(&append, place.first_cursor, batch.at).filter(|event| event.cursor.0 >= next));
                 next = place.first_cursor + u64::from(place.events);
                 if events.len() >= events_max {
@@ -152,10 +153,15 @@ fn snapshot(core: &Core, stream: &Key, head: &Look) -> Result<Option<(u64, Strea
     let Some(row) = table.get(stream.as_str()).map_err(storage)? else {
         return Err(corrupt("stream_snapshots", stream.as_str(), "it is missing"));
     };
-    let (named, version, snapshot): (String, u64, StreamSnapshot) = unframe(row.value()).map_err(|what| corrupt("stream_snapshots", stream.as_str(), what))?;
+    let (named, version, snapshot): (String, u64, StreamSnapshot) =
+        unframe(row.value()).map_err(|what| corrupt("stream_snapshots", stream.as_str(), what))?;
     // A newer one may have been written since we looked; its version goes with it.
     if named != stream.as_str() || version < head.snapshot_version {
-        return Err(corrupt("stream_snapshots", stream.as_str(), format!("it is of {named} at version {version}, should be at {}", head.snapshot_version)));
+        return Err(corrupt(
+            "stream_snapshots",
+            stream.as_str(),
+            format!("it is of {named} at version {version}, should be at {}", head.snapshot_version),
+        ));
     }
     Ok(Some((version, snapshot)))
 }
@@ -230,14 +236,22 @@ impl Reader<'_> {
                 self.table = Some(txn.open_table(EVENTS).map_err(storage)?);
             }
             let Some(table) = &self.table else { return Err(self.missing(position.after)) };
-            let Some(row) = table.range(..=cursor).map_err(storage)?.next_back() else { return Err(self.missing(position.after)) };
+            let Some(row) = table.range(..=cursor).map_err(storage)?.next_back() else {
+                return Err(self.missing(position.after));
+            };
             let (key, value) = row.map_err(storage)?;
             self.batch = Some(decode(key.value(), value.value())?);
         }
-        let Some((batch, slot)) = self.batch.as_ref().and_then(|batch| Some((batch, batch.slot_of(cursor)?))) else { return Err(self.missing(position.after)) };
+        let Some((batch, slot)) = self.batch.as_ref().and_then(|batch| Some((batch, batch.slot_of(cursor)?))) else {
+            return Err(self.missing(position.after));
+        };
         let append = batch.append(slot).map_err(|what| corrupt("events", format!("cursor {cursor}"), what))?;
         if append.stream != *self.stream || append.expected_version != position.after {
-            return Err(corrupt("events", format!("cursor {cursor}"), format!("it is of {}, should be of {}", append.stream, self.stream)));
+            return Err(corrupt(
+                "events",
+                format!("cursor {cursor}"),
+                format!("it is of {}, should be of {}", append.stream, self.stream),
+            ));
         }
         Ok(events_of(&append, cursor, batch.at).collect())
     }

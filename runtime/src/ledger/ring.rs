@@ -39,7 +39,10 @@ impl Ring {
         ring.bytes += bytes;
         ring.batches.push_back(Batch { first, events: events.into(), bytes });
         while ring.events > EVENTS_MAX || ring.bytes > BYTES_MAX {
-            let Some(oldest) = ring.batches.pop_front_if(|oldest| oldest.first + (oldest.events.len() as u64) <= written + 1) else { break };
+            let Some(oldest) = ring.batches.pop_front_if(|oldest| oldest.first + (oldest.events.len() as u64) <= written + 1)
+            else {
+                break;
+            };
             ring.events -= oldest.events.len();
             ring.bytes -= oldest.bytes;
         }

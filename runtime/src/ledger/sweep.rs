@@ -65,7 +65,10 @@ pub fn step(disk: &Disk, txn: &WriteTransaction, meta: &Meta) -> Result<Option<u
     shortened.dedup();
     let mut chunks = txn.open_table(CHUNKS)?;
     for (stream, snapshot_version) in shortened {
-        let begins: Vec<u64> = chunks.range((stream.as_str(), 0)..=(stream.as_str(), snapshot_version))?.map(|row| Ok(row?.0.value().1)).collect::<Result<_, redb::StorageError>>()?;
+        let begins: Vec<u64> = chunks
+            .range((stream.as_str(), 0)..=(stream.as_str(), snapshot_version))?
+            .map(|row| Ok(row?.0.value().1))
+            .collect::<Result<_, redb::StorageError>>()?;
         // A chunk ends where the next begins; the last of these may reach beyond the snapshot.
         for after in begins.iter().rev().skip(1) {
             chunks.remove((stream.as_str(), *after))?;

@@ -44,4 +44,3 @@ pub fn meta<T: serde::de::DeserializeOwned>(db: &impl ReadableDatabase, key: &'s
     let Some(row) = table.get(key).map_err(storage)? else { return Ok(None) };
     unframe(row.value()).map(Some).map_err(|what| corrupt("meta", key, what))
 }
-

@@ -66,8 +66,8 @@ impl Views {
     /// Opens the file, or makes it anew, and begins to follow the ledger.
     pub async fn start(ledger: &Ledger, path: &Path, views: Vec<Box<dyn View>>) -> Result<Self, ViewError> {
         let views: Arc<[Box<dyn View>]> = views.into();
-        let (opening, kept) = (path.to_owned(), views.clone());
-        let (db, cursor) = tokio::task::spawn_blocking(move || open(&opening, &kept)).await??;
+        let (opening, kept, head) = (path.to_owned(), views.clone(), ledger.head());
+        let (db, cursor) = tokio::task::spawn_blocking(move || open(&opening, &kept, head)).await??;
         let db = Arc::new(db);
         let (stop, stopped) = oneshot::channel();
         let inner = Arc::new(Inner {
@@ -128,13 +128,22 @@ impl Views {
         {
             tracing::warn!("the views did not stop in order");
         }
+        // What was taken in since the last sync need not be taken in again.
+        let db = self.inner.db.clone();
+        let synced = tokio::task::spawn_blocking(move || -> Result<(), redb::Error> { Ok(db.begin_write()?.commit()?) }).await;
+        if !matches!(synced, Ok(Ok(()))) {
+            tracing::warn!(?synced, "the views could not be synced; a start takes in again what was not");
+        }
     }
 }
 
-fn open(path: &PathBuf, views: &[Box<dyn View>]) -> Result<(Database, Cursor), ViewError> {
+fn open(path: &PathBuf, views: &[Box<dyn View>], head: Cursor) -> Result<(Database, Cursor), ViewError> {
     let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| open_as_is(path, views)));
     match opened {
-        Ok(Ok(Some(found))) => return Ok(found),
+        Ok(Ok(Some(found))) if found.1 <= head => return Ok(found),
+        Ok(Ok(Some((_, at)))) => {
+            tracing::warn!(path = %path.display(), %at, %head, "the views are ahead of the ledger, so of another one, and are made anew")
+        }
         Ok(Ok(None)) => tracing::info!(path = %path.display(), "the views have another format and are made anew"),
         Ok(Err(error)) => tracing::warn!(path = %path.display(), %error, "the views cannot be read and are made anew"),
         Err(_) => tracing::warn!(path = %path.display(), "the views are damaged and are made anew"),
@@ -172,7 +181,12 @@ fn open_as_is(path: &PathBuf, views: &[Box<dyn View>]) -> Result<Option<(Databas
     Ok(Some((db, Cursor(cursor))))
 }
 
-async fn follow(mut tail: super::Tail, db: Arc<Database>, views: Arc<[Box<dyn View>]>, cursor: &watch::Sender<Cursor>) -> ViewError {
+async fn follow(
+    mut tail: super::Tail,
+    db: Arc<Database>,
+    views: Arc<[Box<dyn View>]>,
+    cursor: &watch::Sender<Cursor>,
+) -> ViewError {
     let mut unsynced = 0;
     loop {
         let events = match tail.next().await {

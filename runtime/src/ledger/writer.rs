@@ -32,15 +32,36 @@ pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 pub enum Job {
     /// Log entries by index.
-    Log { entries: Vec<(u64, Vec<u8>)>, done: Done },
-    Vote { frame: Vec<u8>, done: Done },
-    Truncate { from: u64, done: Done },
-    Purge { up_to: u64, frame: Vec<u8>, done: Done },
+    Log {
+        entries: Vec<(u64, Vec<u8>)>,
+        done: Done,
+    },
+    Vote {
+        frame: Vec<u8>,
+        done: Done,
+    },
+    Truncate {
+        from: u64,
+        done: Done,
+    },
+    Purge {
+        up_to: u64,
+        frame: Vec<u8>,
+        done: Done,
+    },
     /// Answers when everything applied so far can be read from the tables.
-    Flush { all_heads: bool, done: Done },
+    Flush {
+        all_heads: bool,
+        done: Done,
+    },
     /// Everything but the log is replaced.
-    Install { image: Box<Image>, done: Done },
-    Stop { done: Done },
+    Install {
+        image: Box<Image>,
+        done: Done,
+    },
+    Stop {
+        done: Done,
+    },
 }
 
 /// Why the store has failed, if it has.

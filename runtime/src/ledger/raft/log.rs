@@ -142,7 +142,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         memory.recent.retain(|entry| entry.log_id.index < log_id.index);
         let last = match memory.recent.back() {
             Some(entry) => Some(entry.log_id),
-            None => self.read(&(..log_id.index)).map_err(|what| error(ErrorVerb::Read, what))?.last().map(|entry| entry.log_id).or(memory.purged),
+            None => self
+                .read(&(..log_id.index))
+                .map_err(|what| error(ErrorVerb::Read, what))?
+                .last()
+                .map(|entry| entry.log_id)
+                .or(memory.purged),
         };
         memory.last = last;
         Ok(())
@@ -150,7 +155,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn purge(&mut self, log_id: LogId<u64>) -> Result<(), StorageError<u64>> {
         let frame = frame(&log_id).map_err(|what| error(ErrorVerb::Write, what))?;
-        self.jobs.done(|done| Job::Purge { up_to: log_id.index, frame, done }).await.map_err(|what| error(ErrorVerb::Delete, what))?;
+        self.jobs
+            .done(|done| Job::Purge { up_to: log_id.index, frame, done })
+            .await
+            .map_err(|what| error(ErrorVerb::Delete, what))?;
         let mut memory = self.memory.lock();
         memory.purged = Some(log_id);
         memory.recent.retain(|entry| entry.log_id.index > log_id.index);

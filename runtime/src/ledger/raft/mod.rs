@@ -9,7 +9,14 @@ mod network;
 #[cfg(test)]
 mod suite;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use openraft::{
@@ -18,9 +25,14 @@ use openraft::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{OpenError, record::Command, snapshot::Image, writer::{Disk, Jobs}};
+use super::{
+    OpenError,
+    file::Witness,
+    record::Command,
+    snapshot::Image,
+    writer::{Disk, Jobs},
+};
 pub use apply::{Landed, Outcomes};
-use super::file::Witness;
 
 pub type Node = BasicNode;
 
@@ -44,9 +56,11 @@ openraft::declare_raft_types!(
 
 /// Entries after which the log's older part is dropped; the tables have what they meant.
 const ENTRIES_PER_SNAPSHOT: u64 = 5_000;
+/// The same, for large entries.
+const BYTES_PER_SNAPSHOT: u64 = 32 << 20;
 /// Kept for nodes that lag a little.
-const ENTRIES_KEPT: u64 = 2_000;
-const ENTRIES_PER_PURGE: u64 = 1_000;
+const ENTRIES_KEPT: u64 = 128;
+const ENTRIES_PER_PURGE: u64 = 1;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
@@ -80,11 +94,19 @@ pub const NODE: u64 = 1;
 /// Openraft with this node as its only voter.
 pub struct OneVoter {
     raft: Raft<TypeConfig>,
+    /// Since the log was last shortened for its size.
+    bytes: Arc<AtomicU64>,
 }
 
 impl OneVoter {
     /// Starts it; it leads at once, and the epoch it has taken is above all before.
-    pub async fn start(disk: Arc<Disk>, jobs: Jobs, outcomes: Arc<Outcomes>, witness: Witness, within: Duration) -> Result<(Self, u64), OpenError> {
+    pub async fn start(
+        disk: Arc<Disk>,
+        jobs: Jobs,
+        outcomes: Arc<Outcomes>,
+        witness: Witness,
+        within: Duration,
+    ) -> Result<(Self, u64), OpenError> {
         let storage = |what: String| OpenError::Storage { path: "ledger.redb".into(), what };
         let config = Config {
             cluster_name: "hiveward".into(),
@@ -102,7 +124,7 @@ impl OneVoter {
         let machine = apply::MachineStore::new(disk, jobs, outcomes, Some(witness));
         let raft = Raft::new(NODE, config, network::NoPeers, log, machine).await.map_err(|error| storage(error.to_string()))?;
         match lead(&raft, within).await {
-            Ok(epoch) => Ok((Self { raft }, epoch)),
+            Ok(epoch) => Ok((Self { raft, bytes: Arc::default() }, epoch)),
             Err(error) => {
                 // What matters is the error we have.
                 let _ = raft.shutdown().await;
@@ -140,8 +162,13 @@ async fn lead(raft: &Raft<TypeConfig>, within: Duration) -> Result<u64, OpenErro
 
 impl Consensus for OneVoter {
     fn propose(&self, command: Command) -> BoxFuture<'static, Result<Applied, ProposeError>> {
-        let raft = self.raft.clone();
+        let (raft, total) = (self.raft.clone(), self.bytes.clone());
+        let bytes = if let Command::Batch(batch) = &command { batch.bodies.len() as u64 } else { 0 };
         Box::pin(async move {
+            if total.fetch_add(bytes, Ordering::Relaxed) > BYTES_PER_SNAPSHOT {
+                total.store(0, Ordering::Relaxed);
+                raft.trigger().snapshot().await.map_err(|error| ProposeError::Lost(error.to_string()))?;
+            }
             match raft.client_write(command).await {
                 Ok(written) => Ok(written.data),
                 Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => Err(ProposeError::NotLeading(to.to_string())),

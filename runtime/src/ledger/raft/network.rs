@@ -38,7 +38,11 @@ impl RaftNetwork<TypeConfig> for NoPeer {
         Err(self.unreachable().into())
     }
 
-    async fn vote(&mut self, _: VoteRequest<u64>, _: RPCOption) -> Result<VoteResponse<u64>, RPCError<u64, Node, RaftError<u64>>> {
+    async fn vote(
+        &mut self,
+        _: VoteRequest<u64>,
+        _: RPCOption,
+    ) -> Result<VoteResponse<u64>, RPCError<u64, Node, RaftError<u64>>> {
         Err(self.unreachable().into())
     }
 

@@ -2,10 +2,17 @@
 
 use std::sync::Arc;
 
-use openraft::{StorageError, testing::{StoreBuilder, Suite}};
+use openraft::{
+    StorageError,
+    testing::{StoreBuilder, Suite},
+};
 use tokio::sync::watch;
 
-use super::{TypeConfig, apply::{MachineStore, Outcomes}, log::LogStore};
+use super::{
+    TypeConfig,
+    apply::{MachineStore, Outcomes},
+    log::LogStore,
+};
 use crate::ledger::{Cursor, LedgerConfig, core};
 
 struct Builder;
