@@ -1,10 +1,10 @@
-//! What holds when processes die at any instant.
+//! What happens to a real node under kill -9, power cuts and full disks. One file per promise.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod adoption;
-mod kill;
+mod load;
 
-/// Short in the ordinary run, long with `HIVEWARD_LONG=1`.
-fn rounds(short: usize, long: usize) -> usize {
-    if std::env::var_os("HIVEWARD_LONG").is_some() { long } else { short }
-}
+mod adoption;
+mod disk_full;
+mod kill_under_load;
+mod power_cut;
+mod resume;

@@ -1,0 +1,302 @@
+//! Clients that submit, run and cancel while the node is being killed, and the oracle of what they were promised.
+//!
+//! The oracle knows only what clients saw. An unknown outcome stays unknown until the same operation is sent again.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use hiveward_tests::{
+    CallFailed, Client,
+    client::{CANCEL, SUBMIT, SUBMIT_MANY},
+    events::Histories,
+    until, until_within,
+};
+use serde_json::{Value, json};
+use tokio::{sync::Mutex, task::JoinSet};
+
+const CLIENTS: usize = 4;
+pub const SWARM: &str = "rate";
+
+/// A mutation that was sent, kept so that it can be sent again as it was.
+#[derive(Clone)]
+struct Sent {
+    query: &'static str,
+    input: Value,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Sent, and no answer came.
+    unknown: HashMap<String, Sent>,
+    /// Answered: the operation's tasks.
+    acked: HashMap<String, (Sent, Vec<String>)>,
+    tasks: HashSet<String>,
+    /// Tasks whose cancellation was answered.
+    cancelled: HashSet<String>,
+    /// Tasks that run a program which leaves a mark.
+    marking: HashSet<String>,
+}
+
+pub struct Load {
+    known: Arc<Mutex<Known>>,
+    histories: Histories,
+    marks: Option<PathBuf>,
+    dice: fastrand::Rng,
+    sent: Arc<std::sync::atomic::AtomicU64>,
+}
+
+/// Clients at work; they go on until they are stopped, through every error.
+pub struct Working(JoinSet<()>);
+
+impl Working {
+    pub async fn stop(mut self) {
+        self.0.abort_all();
+        while let Some(ended) = self.0.join_next().await {
+            if let Err(error) = ended
+                && error.is_panic()
+            {
+                std::panic::resume_unwind(error.into_panic());
+            }
+        }
+    }
+}
+
+impl Load {
+    /// With `marks`, some tasks run programs that append to that file.
+    pub fn new(dice: &mut fastrand::Rng, marks: Option<PathBuf>) -> Self {
+        Self { known: Arc::default(), histories: Histories::default(), marks, dice: dice.fork(), sent: Arc::default() }
+    }
+
+    pub async fn acknowledged(&self) -> usize {
+        self.known.lock().await.tasks.len()
+    }
+
+    pub fn work(&mut self, client: &Client) -> Working {
+        let mut clients = JoinSet::new();
+        for _ in 0..CLIENTS {
+            let one = OneClient {
+                client: client.clone(),
+                known: self.known.clone(),
+                marks: self.marks.clone(),
+                dice: self.dice.fork(),
+                sent: self.sent.clone(),
+                own: Vec::new(),
+            };
+            clients.spawn(one.run());
+        }
+        Working(clients)
+    }
+
+    /// After a restart: finds out what became of each unknown outcome, and asks some known ones again.
+    pub async fn resolve(&mut self, client: &Client) {
+        let unknown: Vec<_> = self.known.lock().await.unknown.drain().collect();
+        for (operation, sent) in unknown {
+            let data = surely(client, &sent).await;
+            self.known.lock().await.note(&operation, sent, data);
+        }
+        let again: Vec<_> = {
+            let known = self.known.lock().await;
+            let mut all: Vec<_> = known.acked.iter().map(|(operation, (sent, tasks))| (operation.clone(), sent.clone(), tasks.clone())).collect();
+            all.sort_by(|a, b| a.0.cmp(&b.0));
+            self.dice.shuffle(&mut all);
+            all.truncate(10);
+            all
+        };
+        for (operation, sent, tasks) in again {
+            let Answer::Is(data) = surely(client, &sent).await else { panic!("{operation} was acknowledged and is now refused") };
+            assert_eq!(ids(&data), tasks, "operation {operation} has another answer than before");
+        }
+    }
+
+    /// What must hold whenever the node is up and no outcome is open.
+    pub async fn check(&mut self, client: &Client) {
+        self.histories.read_on(client).await;
+        let known = self.known.lock().await;
+        for task in &known.tasks {
+            assert!(self.histories.tasks.contains_key(task), "{task} was acknowledged and is lost");
+        }
+        for task in self.histories.tasks.keys() {
+            assert!(known.tasks.contains(task), "{task} was made by no operation, or by one that made another already");
+        }
+        for task in &known.cancelled {
+            assert_eq!(self.histories.tasks[task].status, "CANCELLED", "{task}'s cancellation was acknowledged");
+        }
+    }
+
+    /// After the last restart: everything ends, and the views say the same as the events.
+    pub async fn finish(&mut self, client: &Client) {
+        self.check(client).await;
+        until_within(Duration::from_secs(120), "no task is stuck", async || {
+            self.histories.read_on(client).await;
+            let open = self.histories.open();
+            if open.len() < 5 && !open.is_empty() && fastrand::u8(..) < 3 {
+                eprintln!("still open: {open:?}");
+            }
+            open.is_empty().then_some(())
+        })
+        .await;
+        self.check(client).await;
+        let head = client.head().await;
+        let query = "query($after:String,$l:Cursor){tasks(first:500,after:$after,atLeast:$l){nodes{id status} pageInfo{endCursor hasNextPage}}}";
+        let rows = client.all("tasks", query, json!({ "l": head })).await;
+        assert_eq!(rows.len(), self.histories.tasks.len(), "the view has other tasks than the events");
+        let known = self.known.lock().await;
+        for row in rows {
+            let history = &self.histories.tasks[row["id"].as_str().unwrap()];
+            assert_eq!(row["status"], history.status, "{row}: the view and the events differ");
+            if !known.cancelled.contains(row["id"].as_str().unwrap()) {
+                assert_eq!((history.succeeded, history.status.as_str()), (1, "SUCCEEDED"), "{row} {history:?}");
+            }
+        }
+        if let Some(marks) = &self.marks {
+            check_marks(marks, &known, &self.histories);
+        }
+        let unassigned = self.histories.tasks.values().filter(|task| task.assigned > 1).count();
+        eprintln!(
+            "{} tasks acknowledged, {} cancelled, {} ran programs, {unassigned} had more than one attempt; {} events",
+            known.tasks.len(),
+            known.cancelled.len(),
+            known.marking.len(),
+            self.histories.events
+        );
+    }
+}
+
+/// Each line is one run of a program: no attempt ran twice, and what succeeded did run.
+fn check_marks(marks: &Path, known: &Known, histories: &Histories) {
+    let text = std::fs::read_to_string(marks).unwrap_or_default();
+    let mut seen = HashSet::new();
+    let mut ran = HashSet::new();
+    for line in text.lines() {
+        assert!(seen.insert(line), "an attempt ran twice: {line}");
+        let (task, attempt) = line.split_once(' ').unwrap();
+        assert!(attempt.parse::<u32>().unwrap() <= histories.tasks[task].assigned, "an attempt that nobody granted ran: {line}");
+        ran.insert(task);
+    }
+    for task in &known.marking {
+        if histories.tasks[task].succeeded == 1 {
+            assert!(ran.contains(task.as_str()), "{task} succeeded and never ran");
+        }
+    }
+}
+
+enum Answer {
+    Is(Value),
+    /// It was refused and did not happen, such as a cancellation that came too late.
+    No,
+}
+
+async fn surely(client: &Client, sent: &Sent) -> Answer {
+    until("an operation is answered", async || match client.call(sent.query, json!({ "i": sent.input })).await {
+        Ok(data) => Some(Answer::Is(data)),
+        Err(CallFailed::Refused { retryable: false, code, message, .. }) => {
+            assert!(matches!(code.as_str(), "CONFLICT" | "REFUSED") && sent.query == CANCEL, "{}: {code} {message}", sent.input);
+            Some(Answer::No)
+        }
+        Err(_) => None,
+    })
+    .await
+}
+
+fn ids(data: &Value) -> Vec<String> {
+    let task = |task: &Value| task["id"].as_str().unwrap().to_owned();
+    if data["submitTask"].is_object() {
+        vec![task(&data["submitTask"]["task"])]
+    } else if data["submitTasks"].is_object() {
+        data["submitTasks"]["tasks"].as_array().unwrap().iter().map(task).collect()
+    } else {
+        vec![task(&data["cancelTask"]["task"])]
+    }
+}
+
+impl Known {
+    fn note(&mut self, operation: &str, sent: Sent, answer: Answer) {
+        self.unknown.remove(operation);
+        let Answer::Is(data) = answer else { return };
+        let tasks = ids(&data);
+        if sent.query == CANCEL {
+            self.cancelled.extend(tasks.iter().cloned());
+        } else {
+            self.tasks.extend(tasks.iter().cloned());
+            if sent.input["command"].is_object() {
+                self.marking.extend(tasks.iter().cloned());
+            }
+        }
+        self.acked.insert(operation.to_owned(), (sent, tasks));
+    }
+}
+
+struct OneClient {
+    client: Client,
+    known: Arc<Mutex<Known>>,
+    marks: Option<PathBuf>,
+    dice: fastrand::Rng,
+    sent: Arc<std::sync::atomic::AtomicU64>,
+    /// Its newest tasks, to cancel some.
+    own: Vec<String>,
+}
+
+impl OneClient {
+    async fn run(mut self) {
+        loop {
+            let operation = format!("op-{}", self.sent.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+            let sent = self.next(&operation);
+            // Noted before it is sent: this task may be dropped at any await.
+            self.known.lock().await.unknown.insert(operation.clone(), sent.clone());
+            match self.client.call(sent.query, json!({ "i": sent.input })).await {
+                Ok(data) => {
+                    if sent.query == SUBMIT {
+                        self.own.extend(ids(&data));
+                    }
+                    self.known.lock().await.note(&operation, sent, Answer::Is(data));
+                }
+                Err(CallFailed::Unknown(_)) => tokio::time::sleep(Duration::from_millis(10)).await,
+                Err(CallFailed::Refused { code, retryable, message, .. }) => {
+                    let late = sent.query == CANCEL && matches!(code.as_str(), "CONFLICT" | "REFUSED");
+                    assert!(retryable || late, "{}: {code} {message}", sent.input);
+                    // It did not happen, and this client does not insist.
+                    self.known.lock().await.unknown.remove(&operation);
+                }
+            }
+        }
+    }
+
+    fn next(&mut self, operation: &str) -> Sent {
+        let noop = json!({ "kind": "noop", "priority": self.dice.choice(["LOW", "NORMAL", "HIGH", "CRITICAL"]).unwrap() });
+        let mut input = noop.clone();
+        let query = match self.dice.u8(..100) {
+            0..70 => SUBMIT,
+            70..80 => {
+                // The second waits for the first.
+                let second = json!({ "kind": "noop", "dependsOn": ["a"] });
+                let mut first = noop;
+                first["name"] = "a".into();
+                input = json!({ "tasks": [first, second, { "kind": "noop" }] });
+                SUBMIT_MANY
+            }
+            80..90 if !self.own.is_empty() => {
+                let task = self.own.swap_remove(self.dice.usize(..self.own.len()));
+                return Sent { query: CANCEL, input: json!({ "operationId": operation, "task": task }) };
+            }
+            90..97 => {
+                input["delayMs"] = self.dice.i32(1..500).into();
+                SUBMIT
+            }
+            _ => match &self.marks {
+                Some(marks) => {
+                    let line = format!("echo \"$HIVEWARD_TASK $HIVEWARD_ATTEMPT\" >> {}; sleep 0.0{}", marks.display(), self.dice.u8(..9));
+                    let input = json!({ "operationId": operation, "command": { "argv": ["sh", "-c", line] } });
+                    return Sent { query: SUBMIT, input };
+                }
+                None => SUBMIT,
+            },
+        };
+        input["operationId"] = operation.into();
+        input["swarm"] = SWARM.into();
+        Sent { query, input }
+    }
+}
