@@ -9,12 +9,7 @@ mod query;
 
 use std::sync::Arc;
 
-use hiveward_runtime::{
-    call::Door,
-    ledger::Cursor,
-    op::NodeId,
-    supervise::Tree,
-};
+use hiveward_runtime::{call::Door, ledger::Cursor, op::NodeId, supervise::Tree};
 
 use crate::{house::House, roster::actor::RosterMsg};
 

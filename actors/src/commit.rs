@@ -3,12 +3,15 @@
 //! An entity decides and applies in memory, and hands over the events together with what is to follow: answers, leases,
 //! cancellations. While one append is on its way to disk the next ones gather and become one append. Nothing leaves
 //! before its events are durable. If an append fails, what was to follow is dropped (an asker then hears that the
-//! outcome is unknown), and the entity must die and replay: [`Committer::hand_over`] fails from then on.
+//! outcome is unknown), and the entity must die and replay: [`Committer::hand_over`] fails from then on. A full disk is no
+//! such failure: nothing was written, so the append waits for room while its entity lives on.
+
+use std::time::Duration;
 
 use bytes::Bytes;
 use hiveward_runtime::{
     id::Key,
-    ledger::{Append, AppendError, Cursor, Ledger, NewEvent, StreamSnapshot},
+    ledger::{Append, AppendError, Appended, Cursor, Ledger, NewEvent, StreamSnapshot},
 };
 use tokio::sync::mpsc;
 
@@ -16,6 +19,7 @@ use tokio::sync::mpsc;
 const BATCHES_MAX: usize = 256;
 /// One append takes at most this many events of several batches.
 const EVENTS_PER_APPEND_MAX: usize = 4096;
+const ROOM_LOOKED_FOR_EVERY: Duration = Duration::from_millis(200);
 
 /// What follows once the events before it are durable. Runs on the committer's task: it must not block.
 pub type After = Box<dyn FnOnce(Cursor) + Send>;
@@ -92,7 +96,7 @@ async fn run(
         }
         if !events.is_empty() || snapshot.is_some() {
             let append = Append { stream: stream.clone(), incarnation, expected_version: version, events, snapshot };
-            match ledger.append(append).await {
+            match append_when_there_is_room(&ledger, append).await {
                 Ok(appended) => {
                     version = appended.version;
                     cursor = appended.cursor;
@@ -107,6 +111,23 @@ async fn run(
         }
         for follow in after {
             follow(cursor);
+        }
+    }
+}
+
+/// What clients ask is refused before it gets here; this is what the house itself must record, such as an end.
+async fn append_when_there_is_room(ledger: &Ledger, append: Append) -> Result<Appended, AppendError> {
+    let mut told = false;
+    loop {
+        match ledger.append(append.clone()).await {
+            Err(error @ AppendError::DiskFull { .. }) => {
+                if !told {
+                    tracing::warn!(stream = %append.stream, %error, "an append waits for room");
+                    told = true;
+                }
+                tokio::time::sleep(ROOM_LOOKED_FOR_EVERY).await;
+            }
+            answered => return answered,
         }
     }
 }

@@ -75,8 +75,12 @@ pub fn record(event: &Event) -> Result<EventRecord, Refused> {
         AgentId::NOUN => {
             let what = AgentEvent::decode(&event.kind, event.format, &event.body).map_err(broken)?;
             let data = match &what {
-                AgentEvent::Starting { incarnation } | AgentEvent::Ready { incarnation } => json!({"incarnation": incarnation.to_string()}),
-                AgentEvent::Failed { incarnation, message } => json!({"incarnation": incarnation.to_string(), "message": message}),
+                AgentEvent::Starting { incarnation } | AgentEvent::Ready { incarnation } => {
+                    json!({"incarnation": incarnation.to_string()})
+                }
+                AgentEvent::Failed { incarnation, message } => {
+                    json!({"incarnation": incarnation.to_string(), "message": message})
+                }
                 AgentEvent::PauseAsked { frozen } => json!({"frozen": frozen}),
                 _ => json!({}),
             };
@@ -94,7 +98,15 @@ pub fn record(event: &Event) -> Result<EventRecord, Refused> {
             }
         },
     };
-    Ok(EventRecord { cursor: event.cursor, at: event.at, stream: event.stream.clone(), kind: event.kind.clone(), task, agent, data })
+    Ok(EventRecord {
+        cursor: event.cursor,
+        at: event.at,
+        stream: event.stream.clone(),
+        kind: event.kind.clone(),
+        task,
+        agent,
+        data,
+    })
 }
 
 fn swarm_data(what: &SwarmEvent, tasks: &[TaskId]) -> Value {

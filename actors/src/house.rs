@@ -3,13 +3,13 @@
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
 use hiveward_runtime::{
     clock::Clock,
     error::{Code, Refused},
     ledger::{Ledger, view::Views},
     store::blob::Blobs,
 };
+use tokio::sync::mpsc;
 
 use crate::{
     agent::{
@@ -43,7 +43,15 @@ pub struct House {
 }
 
 impl House {
-    pub fn new(ledger: Ledger, views: Views, blobs: Blobs, clock: Clock, data_dir: PathBuf, secrets: Arc<dyn SecretSource>, shim: ShimProgram) -> Self {
+    pub fn new(
+        ledger: Ledger,
+        views: Views,
+        blobs: Blobs,
+        clock: Clock,
+        data_dir: PathBuf,
+        secrets: Arc<dyn SecretSource>,
+        shim: ShimProgram,
+    ) -> Self {
         Self {
             tasks: TaskTable::new(views.clone()),
             agents: AgentTable::new(views.clone()),
@@ -96,7 +104,9 @@ impl House {
         if bytes.len() <= INLINE_BYTES_MAX {
             return Ok(Body::Inline(bytes.to_vec()));
         }
-        let hash = self.blobs.put(bytes).map_err(|error| Refused::new(Code::Unavailable, format!("a body of {} bytes cannot be stored: {error}", bytes.len())))?;
+        let hash = self.blobs.put(bytes).map_err(|error| {
+            Refused::new(Code::Unavailable, format!("a body of {} bytes cannot be stored: {error}", bytes.len()))
+        })?;
         Ok(Body::Blob { hash: hash.to_string().into(), bytes: bytes.len() as u64 })
     }
 }

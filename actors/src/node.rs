@@ -11,12 +11,7 @@ use hiveward_runtime::{
 };
 
 use crate::{
-    agent::{
-        AgentSpec, ConnectorSpec, Limits, SessionSpec,
-        connector::SecretFiles,
-        session::ShimProgram,
-        table::AgentView,
-    },
+    agent::{AgentSpec, ConnectorSpec, Limits, SessionSpec, connector::SecretFiles, session::ShimProgram, table::AgentView},
     client::{ControlPlane, NewAgent, NewSwarm, SwarmRef},
     house::House,
     swarm::table::SwarmView,
@@ -52,7 +47,11 @@ impl NodeConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("the data directory {dir} cannot be used")]
-    DataDir { dir: PathBuf, #[source] source: std::io::Error },
+    DataDir {
+        dir: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("{dir} is in use by another hiveward; stop it, or give another --data-dir")]
     InUse { dir: PathBuf },
     #[error(transparent)]
@@ -84,8 +83,10 @@ impl Node {
         let id = node_id(dir).map_err(unusable)?;
         let ledger = LedgerConfig { reserve_bytes: config.reserve_bytes, ..LedgerConfig::new(dir.join("ledger")) };
         let ledger = Ledger::open(ledger).await?;
-        let views: Vec<Box<dyn hiveward_runtime::ledger::view::View>> = vec![Box::new(TaskView), Box::new(AgentView), Box::new(SwarmView)];
-        let views = Views::start(&ledger, &dir.join("views.redb"), views).await.map_err(|error| StartError::Views(error.to_string()))?;
+        let views: Vec<Box<dyn hiveward_runtime::ledger::view::View>> =
+            vec![Box::new(TaskView), Box::new(AgentView), Box::new(SwarmView)];
+        let views =
+            Views::start(&ledger, &dir.join("views.redb"), views).await.map_err(|error| StartError::Views(error.to_string()))?;
         let blobs = Blobs::open(dir.join("blobs")).map_err(unusable)?;
         let secrets = Arc::new(SecretFiles { dir: dir.join("secrets") });
         let house = House::new(ledger, views, blobs, Clock::System, dir.clone(), secrets, config.shim.clone());
@@ -132,7 +133,10 @@ impl Node {
 fn node_id(dir: &std::path::Path) -> std::io::Result<NodeId> {
     let path = dir.join("node.id");
     match std::fs::read_to_string(&path) {
-        Ok(text) => text.trim().parse().map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))),
+        Ok(text) => text
+            .trim()
+            .parse()
+            .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let id = NodeId::new();
             let new = dir.join("node.id.new");

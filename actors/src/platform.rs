@@ -43,7 +43,9 @@ impl Behaviour for LedgerWatch {
         let status = self.house.ledger.status();
         match (&status.disk, self.house.views.failure()) {
             (DiskState::Ok, None) => ctx.set_note("ok"),
-            (DiskState::Full { free_bytes }, _) => ctx.set_note(&format!("disk full ({free_bytes} bytes free): writes are refused")),
+            (DiskState::Full { free_bytes }, _) => {
+                ctx.set_note(&format!("disk full ({free_bytes} bytes free): writes are refused"))
+            }
             (DiskState::Failed { why }, _) => ctx.set_note(&format!("store failed: {why}")),
             (DiskState::Ok, Some(why)) => ctx.set_note(&format!("views stopped: {why}")),
         }

@@ -37,8 +37,10 @@ pub async fn start(house: House) -> Result<Running, StartError> {
     let (watch, _) = ChildSpec::actor("ledger", "ledger", move || LedgerWatch::new(watched.clone())).build();
     let platform = SupervisorSpec::new("platform", Strategy::OneForOne, vec![watch]).intensity(INTENSITY);
     let (platform, _) = ChildSpec::supervisor(platform);
-    let (swarms, swarms_handle) = ChildSpec::supervisor(SupervisorSpec::new("swarms", Strategy::OneForOne, vec![]).intensity(INTENSITY));
-    let (agents, agents_handle) = ChildSpec::supervisor(SupervisorSpec::new("agents", Strategy::OneForOne, vec![]).intensity(INTENSITY));
+    let (swarms, swarms_handle) =
+        ChildSpec::supervisor(SupervisorSpec::new("swarms", Strategy::OneForOne, vec![]).intensity(INTENSITY));
+    let (agents, agents_handle) =
+        ChildSpec::supervisor(SupervisorSpec::new("agents", Strategy::OneForOne, vec![]).intensity(INTENSITY));
     let (roster, roster_door) =
         ChildSpec::actor("roster", "roster", move || Roster::new(house.clone(), agents_handle.clone(), swarms_handle.clone()))
             .start_timeout(Duration::from_secs(60))

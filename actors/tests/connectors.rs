@@ -52,7 +52,10 @@ async fn every_connector_runs_jobs_each_with_one_start_and_one_end() {
 #[tokio::test]
 async fn every_connector_leaves_nothing_running_after_a_stop() {
     for how in [AT_ONCE, StopHow::Gracefully { grace: Duration::from_millis(100) }] {
-        for (spec, slow) in [(ConnectorSpec::Command, command as fn(Lease, &str) -> _), (python_worker(), |lease, _| kind(lease, "count", r#"{"upto":100000}"#))] {
+        for (spec, slow) in [
+            (ConnectorSpec::Command, command as fn(Lease, &str) -> _),
+            (python_worker(), |lease, _| kind(lease, "count", r#"{"upto":100000}"#)),
+        ] {
             let mut bed = Bed::new(spec);
             bed.connector.start().await.unwrap();
             let lease = bed.lease();
@@ -68,7 +71,10 @@ async fn every_connector_leaves_nothing_running_after_a_stop() {
 
 #[tokio::test]
 async fn every_connector_cancels_a_running_job() {
-    for (spec, job) in [(ConnectorSpec::Command, command as fn(Lease, &str) -> _), (python_worker(), |lease, _| kind(lease, "count", r#"{"upto":100000}"#))] {
+    for (spec, job) in [
+        (ConnectorSpec::Command, command as fn(Lease, &str) -> _),
+        (python_worker(), |lease, _| kind(lease, "count", r#"{"upto":100000}"#)),
+    ] {
         let mut bed = Bed::new(spec);
         bed.connector.start().await.unwrap();
         let lease = bed.lease();
@@ -83,7 +89,10 @@ async fn every_connector_cancels_a_running_job() {
 
 #[tokio::test]
 async fn every_connector_ends_a_job_at_its_run_timeout() {
-    for (spec, job) in [(ConnectorSpec::Command, command as fn(Lease, &str) -> _), (python_worker(), |lease, _| kind(lease, "count", r#"{"upto":100000}"#))] {
+    for (spec, job) in [
+        (ConnectorSpec::Command, command as fn(Lease, &str) -> _),
+        (python_worker(), |lease, _| kind(lease, "count", r#"{"upto":100000}"#)),
+    ] {
         let mut bed = Bed::new(spec);
         bed.connector.start().await.unwrap();
         let lease = bed.lease();
@@ -99,11 +108,17 @@ async fn every_connector_ends_a_job_at_its_run_timeout() {
 
 #[tokio::test]
 async fn every_connector_goes_on_where_an_earlier_life_let_go() {
-    for (spec, job) in [(ConnectorSpec::Command, command as fn(Lease, &str) -> _), (python_worker(), |lease, _| kind(lease, "count", r#"{"upto":30}"#))] {
+    for (spec, job) in [
+        (ConnectorSpec::Command, command as fn(Lease, &str) -> _),
+        (python_worker(), |lease, _| kind(lease, "count", r#"{"upto":30}"#)),
+    ] {
         let mut bed = Bed::new(spec);
         bed.connector.start().await.unwrap();
         let lease = bed.lease();
-        let job = job(lease, r#"echo x >> "$PLACE/runs"; sleep 0.3; echo data > f; echo '{"hiveward":"artifact","name":"f","path":"f"}'; echo '{"hiveward":"result","value":30}'"#);
+        let job = job(
+            lease,
+            r#"echo x >> "$PLACE/runs"; sleep 0.3; echo data > f; echo '{"hiveward":"artifact","name":"f","path":"f"}'; echo '{"hiveward":"result","value":30}'"#,
+        );
         bed.connector.run(job.clone()).await;
         bed.started(lease).await;
         bed.connector.release().await;
@@ -125,7 +140,10 @@ async fn every_connector_goes_on_where_an_earlier_life_let_go() {
 
 #[tokio::test]
 async fn every_connector_freezes_and_thaws() {
-    for (spec, job) in [(ConnectorSpec::Command, command as fn(Lease, &str) -> _), (python_worker(), |lease, _| kind(lease, "count", r#"{"upto":100000}"#))] {
+    for (spec, job) in [
+        (ConnectorSpec::Command, command as fn(Lease, &str) -> _),
+        (python_worker(), |lease, _| kind(lease, "count", r#"{"upto":100000}"#)),
+    ] {
         let mut bed = Bed::new(spec);
         bed.connector.start().await.unwrap();
         let lease = bed.lease();
@@ -142,10 +160,15 @@ async fn every_connector_freezes_and_thaws() {
 
 #[tokio::test]
 async fn a_gate_decides_over_success() {
-    for (spec, job) in [(ConnectorSpec::Command, command as fn(Lease, &str) -> _), (python_worker(), |lease, _| kind(lease, "sum", r#"{"numbers":[40,2]}"#))] {
+    for (spec, job) in [
+        (ConnectorSpec::Command, command as fn(Lease, &str) -> _),
+        (python_worker(), |lease, _| kind(lease, "sum", r#"{"numbers":[40,2]}"#)),
+    ] {
         let mut bed = Bed::new(spec);
         bed.connector.start().await.unwrap();
-        for (check, end) in [("test \"$(cat)\" = 42", End::Succeeded), ("echo nope >&2; exit 4", End::Failed), ("sleep 100", End::Failed)] {
+        for (check, end) in
+            [("test \"$(cat)\" = 42", End::Succeeded), ("echo nope >&2; exit 4", End::Failed), ("sleep 100", End::Failed)]
+        {
             let lease = bed.lease();
             let mut job = job(lease, r#"echo '{"hiveward":"result","value":42}'"#);
             job.gate = Some(GateSpec { name: "answer".into(), command: shell(check), timeout_ms: 500, retriable: true });
@@ -155,7 +178,11 @@ async fn a_gate_decides_over_success() {
             assert!(bed.reports.iter().any(|report| matches!(report, Report::Verifying { lease: of } if *of == lease)));
             if end == End::Failed {
                 let error = outcome.error.unwrap();
-                assert!(error.starts_with("gate answer did not pass: ") && (error.contains("exit status 4: nope") || error.contains("timeout")), "{error}");
+                assert!(
+                    error.starts_with("gate answer did not pass: ")
+                        && (error.contains("exit status 4: nope") || error.contains("timeout")),
+                    "{error}"
+                );
                 assert!(outcome.retriable);
             }
         }
@@ -168,12 +195,20 @@ async fn a_gate_decides_over_success() {
 async fn a_command_gets_its_payload_inputs_and_environment_and_nothing_else() {
     let mut bed = Bed::new(ConnectorSpec::Command);
     let (lease, input) = (bed.lease(), bed.lease().task);
-    let mut job = command(lease, r#"cat; cat "$HIVEWARD_INPUTS"; pwd; env | sed 's/=.*//' | sort | tr '\n' ' '; echo; echo $HIVEWARD_TASK/$HIVEWARD_ATTEMPT"#);
+    let mut job = command(
+        lease,
+        r#"cat; cat "$HIVEWARD_INPUTS"; pwd; env | sed 's/=.*//' | sort | tr '\n' ' '; echo; echo $HIVEWARD_TASK/$HIVEWARD_ATTEMPT"#,
+    );
     if let hiveward_actors::agent::connector::What::Command { stdin, .. } = &mut job.what {
         *stdin = Some(Bytes::from_static(b"payload\n"));
     }
     job.inputs = vec![
-        Input { task: input, title: "before".into(), status: TaskStatus::Succeeded, result: Some(Bytes::from_static(b"{\"a\":1}")) },
+        Input {
+            task: input,
+            title: "before".into(),
+            status: TaskStatus::Succeeded,
+            result: Some(Bytes::from_static(b"{\"a\":1}")),
+        },
         Input { task: input, title: "big".into(), status: TaskStatus::Succeeded, result: Some(vec![b'x'; 100_000].into()) },
     ];
     bed.connector.run(job).await;
@@ -186,8 +221,27 @@ async fn a_command_gets_its_payload_inputs_and_environment_and_nothing_else() {
     assert_eq!(fs::metadata(inputs[1]["result"]["path"].as_str().unwrap()).unwrap().len(), 100_000);
     let mut rest = rest.lines();
     assert!(rest.next().unwrap().ends_with("/work"));
-    let names: Vec<&str> = rest.next().unwrap().split_whitespace().filter(|name| !["LANG", "TERM", "_", "SHLVL", "OLDPWD", "PWD"].contains(name)).collect();
-    assert_eq!(names, ["HIVEWARD_AGENT", "HIVEWARD_ATTEMPT", "HIVEWARD_INPUTS", "HIVEWARD_PAYLOAD", "HIVEWARD_SESSION", "HIVEWARD_TASK", "HIVEWARD_WORKDIR", "HOME", "PATH", "PLACE"]);
+    let names: Vec<&str> = rest
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .filter(|name| !["LANG", "TERM", "_", "SHLVL", "OLDPWD", "PWD"].contains(name))
+        .collect();
+    assert_eq!(
+        names,
+        [
+            "HIVEWARD_AGENT",
+            "HIVEWARD_ATTEMPT",
+            "HIVEWARD_INPUTS",
+            "HIVEWARD_PAYLOAD",
+            "HIVEWARD_SESSION",
+            "HIVEWARD_TASK",
+            "HIVEWARD_WORKDIR",
+            "HOME",
+            "PATH",
+            "PLACE"
+        ]
+    );
     assert_eq!(rest.next(), Some(format!("{}/{}", lease.task, lease.attempt).as_str()));
     bed.nothing_left();
 }
@@ -202,14 +256,28 @@ async fn a_command_speaks_of_progress_results_artifacts_and_failures() {
     let outcome = bed.end_of(lease).await;
     assert_eq!(outcome.result.as_deref(), Some(&br#"{"b":[1]}"#[..]));
     assert_eq!((outcome.artifacts.len(), outcome.artifacts[0].name.as_str(), outcome.artifacts[0].bytes), (1, "report.json", 5));
-    assert!(bed.reports.iter().any(|report| matches!(report, Report::Progress { percent: Some(40.0), message: Some(m), .. } if m == "half")));
+    assert!(
+        bed.reports
+            .iter()
+            .any(|report| matches!(report, Report::Progress { percent: Some(40.0), message: Some(m), .. } if m == "half"))
+    );
 
     for (script, end, retriable, wanted) in [
         (r#"echo '{"hiveward":"fail","retriable":false,"message":"bad input"}'"#, End::Failed, false, "bad input"),
         ("echo cause >&2; exit 3", End::Failed, true, "exit status 3: cause"),
         ("kill -SEGV $$", End::Failed, true, "signal 11 (SIGSEGV)"),
-        (r#"echo '{"hiveward":"artifact","name":"p","path":"/etc/passwd"}'"#, End::Failed, true, "no file inside the working directory"),
-        (r#"ln -s /etc/passwd p; echo '{"hiveward":"artifact","name":"p","path":"p"}'"#, End::Failed, true, "no file inside the working directory"),
+        (
+            r#"echo '{"hiveward":"artifact","name":"p","path":"/etc/passwd"}'"#,
+            End::Failed,
+            true,
+            "no file inside the working directory",
+        ),
+        (
+            r#"ln -s /etc/passwd p; echo '{"hiveward":"artifact","name":"p","path":"p"}'"#,
+            End::Failed,
+            true,
+            "no file inside the working directory",
+        ),
     ] {
         let lease = bed.lease();
         bed.connector.run(command(lease, script)).await;
@@ -240,11 +308,18 @@ async fn output_that_is_no_result_becomes_an_artifact_and_is_said() {
 #[tokio::test]
 async fn a_missing_program_or_secret_is_a_failure_that_no_retry_mends() {
     let mut bed = Bed::new(ConnectorSpec::Command);
-    for (program, env, wanted) in [("no-such-program", None, "no-such-program was not found in PATH"), ("true", Some("secret:NONE"), "there is no secret NONE")] {
+    for (program, env, wanted) in [
+        ("no-such-program", None, "no-such-program was not found in PATH"),
+        ("true", Some("secret:NONE"), "there is no secret NONE"),
+    ] {
         let lease = bed.lease();
         let mut job = command(lease, "");
         if let hiveward_actors::agent::connector::What::Command { command, .. } = &mut job.what {
-            *command = CommandSpec { argv: vec![program.into()], env: env.map(|value| ("X".into(), value.into())).into_iter().collect(), ..CommandSpec::default() };
+            *command = CommandSpec {
+                argv: vec![program.into()],
+                env: env.map(|value| ("X".into(), value.into())).into_iter().collect(),
+                ..CommandSpec::default()
+            };
         }
         bed.connector.run(job).await;
         let outcome = bed.end_of(lease).await;
@@ -359,7 +434,17 @@ async fn a_worker_does_tasks_reports_progress_and_continues_from_a_checkpoint() 
     let second = Lease { attempt: 2, ..first };
     bed.connector.run(kind(second, "count", &format!("{{\"upto\":{upto}}}"))).await;
     assert_eq!(bed.end_of(second).await.end, End::Succeeded);
-    let again: Vec<f32> = bed.reports.iter().filter_map(|report| if let Report::Progress { lease, percent, .. } = report { (*lease == second).then_some(percent.unwrap()) } else { None }).collect();
+    let again: Vec<f32> = bed
+        .reports
+        .iter()
+        .filter_map(|report| {
+            if let Report::Progress { lease, percent, .. } = report {
+                (*lease == second).then_some(percent.unwrap())
+            } else {
+                None
+            }
+        })
+        .collect();
     assert_eq!(again.len(), 3);
     bed.connector.stop(StopHow::Gracefully { grace: Duration::from_secs(20) }).await;
     bed.nothing_left();
@@ -367,16 +452,22 @@ async fn a_worker_does_tasks_reports_progress_and_continues_from_a_checkpoint() 
 
 #[tokio::test]
 async fn a_large_payload_reaches_a_worker_by_path() {
-    let mut bed = Bed::new(worker(r#"
+    let mut bed = Bed::new(worker(
+        r#"
         python3 -uc 'import json,sys
 print(json.dumps({"type":"ready"}))
 for line in sys.stdin:
     m=json.loads(line)
-    if m["type"]=="task": print(json.dumps({"type":"result","task":m["task"],"value":[len(open(m["payload_path"]).read()), len(open(m["inputs"]["path"]).read()) > 1000000]}))'"#));
+    if m["type"]=="task": print(json.dumps({"type":"result","task":m["task"],"value":[len(open(m["payload_path"]).read()), len(open(m["inputs"]["path"]).read()) > 1000000]}))'"#,
+    ));
     bed.connector.start().await.unwrap();
     let lease = bed.lease();
     let mut job = kind(lease, "x", &format!("\"{}\"", "y".repeat(2_000_000)));
-    job.inputs = vec![Input { task: lease.task, title: "t".into(), status: TaskStatus::Succeeded, result: Some(vec![b'z'; 60_000].into()) }; 30];
+    job.inputs =
+        vec![
+            Input { task: lease.task, title: "t".into(), status: TaskStatus::Succeeded, result: Some(vec![b'z'; 60_000].into()) };
+            30
+        ];
     bed.connector.run(job).await;
     assert_eq!(bed.end_of(lease).await.result.as_deref(), Some(&b"[2000002,true]"[..]));
     bed.connector.stop(AT_ONCE).await;
@@ -385,12 +476,12 @@ for line in sys.stdin:
 
 #[tokio::test]
 async fn a_worker_that_breaks_the_protocol_fails_with_its_jobs_and_a_clear_message() {
-    for (prints, wanted) in [
-        (r#"{"type":"nonsense"}"#, "not in the protocol"),
-        (r#"{broken"#, "no JSON"),
-        (r"\377\376", "not UTF-8"),
-    ] {
-        let mut bed = Bed::new(worker(&format!(r#"echo '{{"type":"ready"}}'; echo plain text; read line; printf '{prints}\n'; sleep 1000"#)));
+    for (prints, wanted) in
+        [(r#"{"type":"nonsense"}"#, "not in the protocol"), (r#"{broken"#, "no JSON"), (r"\377\376", "not UTF-8")]
+    {
+        let mut bed = Bed::new(worker(&format!(
+            r#"echo '{{"type":"ready"}}'; echo plain text; read line; printf '{prints}\n'; sleep 1000"#
+        )));
         bed.connector.start().await.unwrap();
         let lease = bed.lease();
         bed.connector.run(kind(lease, "x", "1")).await;

@@ -9,7 +9,11 @@ use hiveward_actors::{
     client::{ControlPlane, DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef, TaskEdit},
     id::TaskId,
     node::{Node, NodeConfig},
-    task::{TaskRecord, TaskStatus, retry::RetryPolicy, spec::{Aggregate, PlanSpec}},
+    task::{
+        TaskRecord, TaskStatus,
+        retry::RetryPolicy,
+        spec::{Aggregate, PlanSpec},
+    },
 };
 use hiveward_runtime::{error::Code, op::Op};
 
@@ -183,7 +187,8 @@ async fn a_plan_becomes_subtasks_whose_results_are_aggregated() {
     let here = Here::start().await;
     let control = here.control();
     let plan = r#"{"tasks":[{"name":"a","command":{"argv":["/bin/sh","-c","echo '{\"hiveward\":\"result\",\"value\":{\"n\":1}}'"]}},{"name":"b","dependsOn":["a"],"command":{"argv":["/bin/sh","-c","echo '{\"hiveward\":\"result\",\"value\":{\"n\":2}}'"]}}]}"#;
-    let mut planner = NewTask::new(NewWork::Command { argv: vec!["/bin/cat".into()], env: vec![], cwd: None, stdin: Some(plan.into()) });
+    let mut planner =
+        NewTask::new(NewWork::Command { argv: vec!["/bin/cat".into()], env: vec![], cwd: None, stdin: Some(plan.into()) });
     planner.plan = Some(PlanSpec { aggregate: Aggregate::Merge, subtasks_max: 10 });
     let task = submit(&control, planner).await;
     let record = ended(&control, task).await;
@@ -198,7 +203,11 @@ async fn bad_requests_name_their_field_and_change_nothing() {
     let here = Here::start().await;
     let control = here.control();
     let before = control.head();
-    let local = |name: &str, on: &str| NewTask { local_name: Some(name.into()), depends_on: vec![DependsOn::Local(on.into())], ..sh("true") };
+    let local = |name: &str, on: &str| NewTask {
+        local_name: Some(name.into()),
+        depends_on: vec![DependsOn::Local(on.into())],
+        ..sh("true")
+    };
     let cycle = control.submit_tasks(op(), vec![local("a", "b"), local("b", "a")]).await.unwrap_err();
     assert_eq!((cycle.code, cycle.field.as_deref()), (Code::Invalid, Some("tasks.0.dependsOn")));
     assert!(cycle.message.contains("a → b → a"), "{cycle}");

@@ -286,7 +286,9 @@ async fn a_person_can_attach_to_a_terminal_see_what_was_there_and_type() {
 async fn without_cgroups_nothing_is_left_frozen_means_frozen_and_memory_is_watched() {
     let hidden = session::ShimProgram {
         program: "unshare".into(),
-        args: ["-m", "sh", "-c", "umount -a -t cgroup,cgroup2; exec \"$0\"", env!("CARGO_BIN_EXE_hiveward-shim-probe")].map(String::from).to_vec(),
+        args: ["-m", "sh", "-c", "umount -a -t cgroup,cgroup2; exec \"$0\"", env!("CARGO_BIN_EXE_hiveward-shim-probe")]
+            .map(String::from)
+            .to_vec(),
     };
     let path = |mut launch: session::Launch| {
         if nix::unistd::geteuid().is_root() {
@@ -315,7 +317,11 @@ async fn without_cgroups_nothing_is_left_frozen_means_frozen_and_memory_is_watch
 
     let place = Place::new();
     let mut launch = path(place.sh(""));
-    launch.argv = vec!["python3".into(), "-c".into(), "import time\nx = []\nwhile True: x.append(bytearray(1 << 20)); time.sleep(0.001)".into()];
+    launch.argv = vec![
+        "python3".into(),
+        "-c".into(),
+        "import time\nx = []\nwhile True: x.append(bytearray(1 << 20)); time.sleep(0.001)".into(),
+    ];
     launch.limits = Limits { memory_bytes: Some(64 << 20), ..Limits::default() };
     let exit = session::launch(launch).await.unwrap().wait().await.unwrap();
     assert!(exit.oom_killed && exit.signal == Some(9), "{exit:?}");
@@ -387,7 +393,9 @@ async fn wall_time_is_kept_by_the_shim_while_the_node_is_away() {
     let place = Place::new();
     launch_and_die(&place, "#wall=300\ntrap '' INT; sleep 1000").await;
     wait_for("its end", || place.session.join("exit.json").exists()).await;
-    let Ok(Adopted::Ended(Exit { timed_out: true, signal: Some(15), .. }) | Adopted::Running(_)) = session::adopt(&place.session).await else {
+    let Ok(Adopted::Ended(Exit { timed_out: true, signal: Some(15), .. }) | Adopted::Running(_)) =
+        session::adopt(&place.session).await
+    else {
         panic!("it timed out: {}", place.text("exit.json"))
     };
     place.nothing_left().await;
@@ -422,7 +430,9 @@ async fn no_secret_of_the_environment_is_on_disk_or_in_arguments() {
 async fn two_launches_in_one_directory_never_run_twice() {
     let place = Place::new();
     let (one, two) = tokio::join!(session::launch(place.sh("echo x; sleep 0.1")), session::launch(place.sh("echo x; sleep 0.1")));
-    let ((Ok(session), Err(LaunchError::Busy(_))) | (Err(LaunchError::Busy(_)), Ok(session))) = (one, two) else { panic!("one of them") };
+    let ((Ok(session), Err(LaunchError::Busy(_))) | (Err(LaunchError::Busy(_)), Ok(session))) = (one, two) else {
+        panic!("one of them")
+    };
     session.wait().await.unwrap();
     assert_eq!(place.text("stdout"), "x\n");
     assert!(matches!(session::launch(place.sh("echo x")).await, Err(LaunchError::Busy(_))));

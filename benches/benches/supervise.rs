@@ -265,7 +265,10 @@ fn runtime(workers: usize) -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?)
 }
 
-fn on<T: Send + 'static>(runtime: &tokio::runtime::Runtime, future: impl Future<Output = anyhow::Result<T>> + Send + 'static) -> anyhow::Result<T> {
+fn on<T: Send + 'static>(
+    runtime: &tokio::runtime::Runtime,
+    future: impl Future<Output = anyhow::Result<T>> + Send + 'static,
+) -> anyhow::Result<T> {
     runtime.block_on(async { tokio::spawn(future).await })?
 }
 

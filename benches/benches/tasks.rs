@@ -76,7 +76,12 @@ async fn one_client(control: &ControlPlane, figures: &mut Figures) -> anyhow::Re
         times.push(at.elapsed());
     }
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    figures.row("one client, submit to recorded result, p50", ms(percentile(&mut times, 0.5)), "ms", "at most 3, goal 1; PostgreSQL 0.85, Restate 3.1");
+    figures.row(
+        "one client, submit to recorded result, p50",
+        ms(percentile(&mut times, 0.5)),
+        "ms",
+        "at most 3, goal 1; PostgreSQL 0.85, Restate 3.1",
+    );
     figures.row("one client, submit to recorded result, p99", ms(percentile(&mut times, 0.99)), "ms", "");
     figures.row("one client, tasks", times.len() as f64 / (DURING / 2).as_secs_f64(), "1/s", "");
     Ok(())
@@ -134,7 +139,12 @@ async fn many_clients(control: &ControlPlane, figures: &mut Figures) -> anyhow::
     }
     let rate = done.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64();
     follower.abort();
-    figures.row(&format!("{CLIENTS} clients, durable tasks"), rate, "1/s", "at least 8000, goal 20000; PostgreSQL SKIP LOCKED 4000, Restate 1800");
+    figures.row(
+        &format!("{CLIENTS} clients, durable tasks"),
+        rate,
+        "1/s",
+        "at least 8000, goal 20000; PostgreSQL SKIP LOCKED 4000, Restate 1800",
+    );
     figures.row(&format!("{CLIENTS} clients, p99"), percentile(&mut times, 0.99).as_secs_f64() * 1e3, "ms", "");
     let sample = control.metrics_sample()?;
     figures.row("events in the ledger", sample.events_total as f64, "", "");

@@ -25,7 +25,9 @@ impl Figures {
 
     /// Writes the file; says where.
     pub fn write(self) -> std::io::Result<()> {
-        let dir = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from).join("bench");
+        let dir = std::env::var_os("CARGO_TARGET_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
+            .join("bench");
         std::fs::create_dir_all(&dir)?;
         let path = dir.join(format!("{}.json", self.name));
         std::fs::write(&path, serde_json::to_vec_pretty(&self.rows)?)?;

@@ -103,7 +103,11 @@ pub enum LogFormat {
 
 fn data_home() -> PathBuf {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
-    std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute()).or_else(home).unwrap_or_else(|| PathBuf::from("/var/lib"))
+    std::env::var_os("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .filter(|dir| dir.is_absolute())
+        .or_else(home)
+        .unwrap_or_else(|| PathBuf::from("/var/lib"))
 }
 
 pub fn default_data_dir() -> PathBuf {
@@ -142,7 +146,12 @@ const OTHER: [&str; 6] = ["TOKEN", "URL", "CONFIG", "FAULTS", "RENEW_SCHEMA", "S
 
 impl Config {
     /// The whole configuration, from every layer. `base` are the defaults to start from.
-    pub fn load(base: Self, file: Option<&Path>, environment: impl Iterator<Item = (String, String)>, flags: &Flags) -> Result<Self, ConfigError> {
+    pub fn load(
+        base: Self,
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+        flags: &Flags,
+    ) -> Result<Self, ConfigError> {
         let mut config = match file {
             Some(path) => {
                 let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
@@ -153,7 +162,10 @@ impl Config {
                 let keep_faults = names.pointer("/node/allow_faults").is_none();
                 Self {
                     data_dir: if keep_dir { base.data_dir } else { read.data_dir.clone() },
-                    node: NodeSection { allow_faults: if keep_faults { base.node.allow_faults } else { read.node.allow_faults }, ..read.node.clone() },
+                    node: NodeSection {
+                        allow_faults: if keep_faults { base.node.allow_faults } else { read.node.allow_faults },
+                        ..read.node.clone()
+                    },
                     ..read
                 }
             }
@@ -199,7 +211,8 @@ impl Config {
                 (Some(Expanded(token)), None, None) if token.len() >= 16 => Auth::digest(token),
                 (Some(_), None, None) => return Err(wrong("a token has at least 16 characters")),
                 (None, Some(path), None) => {
-                    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+                    let text =
+                        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
                     if text.trim().len() < 16 {
                         return Err(wrong("a token has at least 16 characters"));
                     }
@@ -231,7 +244,11 @@ impl From<ConfigError> for Failed {
     fn from(error: ConfigError) -> Self {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
         let exit = if matches!(error, ConfigError::Read { .. }) { Exit::NotFound } else { Exit::Usage };
-        Self::new(exit, format!("{error}{cause}"), "mend it and run `hiveward config check FILE`; `hiveward config schema` has every field")
+        Self::new(
+            exit,
+            format!("{error}{cause}"),
+            "mend it and run `hiveward config check FILE`; `hiveward config schema` has every field",
+        )
     }
 }
 
@@ -250,7 +267,8 @@ pub fn command(common: &Common, command: ConfigCommand) -> Outcome {
             show::print(&show::yaml(&config)?)
         }
         ConfigCommand::Schema => {
-            let schema = serde_json::to_string_pretty(&schemars::schema_for!(Config)).map_err(|error| Failed::local(error.to_string()))?;
+            let schema =
+                serde_json::to_string_pretty(&schemars::schema_for!(Config)).map_err(|error| Failed::local(error.to_string()))?;
             show::print(&format!("{schema}\n"))
         }
     }
@@ -270,7 +288,8 @@ mod tests {
 
     #[test]
     fn the_environment_wins_over_the_file_and_flags_over_both() {
-        let environment = [("HIVEWARD_GATEWAY__REQUESTS_MAX", "7"), ("HIVEWARD_DATA_DIR", "/e"), ("HIVEWARD_TOKEN", "x"), ("PATH", "/bin")];
+        let environment =
+            [("HIVEWARD_GATEWAY__REQUESTS_MAX", "7"), ("HIVEWARD_DATA_DIR", "/e"), ("HIVEWARD_TOKEN", "x"), ("PATH", "/bin")];
         let config = load("data_dir: /f\ngateway:\n  requests_max: 5\n  connections_max: 9\n", &environment).unwrap();
         assert_eq!((config.gateway.requests_max, config.gateway.connections_max), (7, 9));
         assert_eq!(config.data_dir, PathBuf::from("/e"));
@@ -291,7 +310,11 @@ mod tests {
 
     #[test]
     fn a_configured_token_is_accepted_and_never_shown() {
-        let config = load("auth:\n  tokens:\n    - name: ci\n      token: ${NOT_SET_HERE:-0123456789abcdef}\n", &[("HIVEWARD_DRAIN_MS", "5")]).unwrap();
+        let config = load(
+            "auth:\n  tokens:\n    - name: ci\n      token: ${NOT_SET_HERE:-0123456789abcdef}\n",
+            &[("HIVEWARD_DRAIN_MS", "5")],
+        )
+        .unwrap();
         let auth = config.auth("hw_admin").unwrap();
         let ci = auth.token("0123456789abcdef").unwrap();
         assert_eq!((&*ci.name, ci.administrator), ("ci", false));

@@ -9,11 +9,7 @@ use async_graphql::{
     parser::{parse_query, types::OperationType},
 };
 use bytes::Bytes;
-use futures_util::{
-    StreamExt,
-    future::BoxFuture,
-    stream::BoxStream,
-};
+use futures_util::{StreamExt, future::BoxFuture, stream::BoxStream};
 use hiveward_runtime::{
     clock::Deadline,
     error::{Code, Refused},
@@ -125,7 +121,9 @@ impl Answer {
             shape(error, trace);
         }
         // Errors of the request itself have no path; those of a resolver that nulled everything do.
-        let request_error = response.data == Value::Null && !response.errors.is_empty() && response.errors.iter().all(|error| error.path.is_empty());
+        let request_error = response.data == Value::Null
+            && !response.errors.is_empty()
+            && response.errors.iter().all(|error| error.path.is_empty());
         let wire = WireAnswer { data: (!request_error).then_some(&response.data), errors: &response.errors };
         Self { json: to_json(&wire), request_errors: request_error.then(|| to_json(&response.errors)) }
     }
@@ -209,7 +207,12 @@ pub async fn run(engine: &dyn Engine, prepared: Prepared, caller: Caller) -> Ans
 }
 
 /// Runs a subscription (or a single-answer operation) as a stream of answers with the position after each.
-pub fn stream(engine: &dyn Engine, prepared: Prepared, caller: Caller, position: Position) -> BoxStream<'static, (Answer, Option<String>)> {
+pub fn stream(
+    engine: &dyn Engine,
+    prepared: Prepared,
+    caller: Caller,
+    position: Position,
+) -> BoxStream<'static, (Answer, Option<String>)> {
     let trace = caller.trace;
     let request = prepared.request.data(caller).data(position.clone());
     engine.stream(request).map(move |response| (Answer::of(response, trace), position.reached())).boxed()

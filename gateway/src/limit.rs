@@ -212,7 +212,10 @@ fn within(weight: Weight, limits: &DocumentLimits) -> Result<(), Refused> {
         let max = limits.complexity_max;
         return Err(Refused::new(
             Code::Limit,
-            format!("the query costs {} and {max} is allowed (limit `complexity_max`); take smaller pages or fewer fields", weight.cost),
+            format!(
+                "the query costs {} and {max} is allowed (limit `complexity_max`); take smaller pages or fewer fields",
+                weight.cost
+            ),
         ));
     }
     Ok(())
@@ -291,9 +294,10 @@ impl<'a> Scales<'a> {
         let Some(first) = field.get_argument("first") else { return PAGE_DEFAULT };
         let value = first.node.clone().into_const_with(|name| self.variables.get(&name).cloned().ok_or(()));
         match value {
-            Ok(async_graphql::Value::Number(number)) => {
-                number.as_u64().and_then(|first| usize::try_from(first).ok()).map_or(PAGE_DEFAULT, |first| first.clamp(1, PAGE_MAX))
-            }
+            Ok(async_graphql::Value::Number(number)) => number
+                .as_u64()
+                .and_then(|first| usize::try_from(first).ok())
+                .map_or(PAGE_DEFAULT, |first| first.clamp(1, PAGE_MAX)),
             _ => PAGE_DEFAULT,
         }
     }

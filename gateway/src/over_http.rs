@@ -55,7 +55,9 @@ impl HttpRefusal {
         let extra = match self.status {
             StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer realm=\"hiveward\"")),
             StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, "1")),
-            StatusCode::METHOD_NOT_ALLOWED => Some((header::ALLOW, if self.refused.field.is_some() { "POST" } else { "GET, POST" })),
+            StatusCode::METHOD_NOT_ALLOWED => {
+                Some((header::ALLOW, if self.refused.field.is_some() { "POST" } else { "GET, POST" }))
+            }
             _ => None,
         };
         if let Some((name, value)) = extra {
@@ -70,7 +72,8 @@ impl HttpRefusal {
 }
 
 fn answer(status: StatusCode, media: Media, json: Bytes) -> Response {
-    (status, [(header::CONTENT_TYPE, media.header()), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], json).into_response()
+    (status, [(header::CONTENT_TYPE, media.header()), (header::CACHE_CONTROL, HeaderValue::from_static("no-store"))], json)
+        .into_response()
 }
 
 /// `POST /graphql` and `GET /graphql`.
@@ -91,7 +94,11 @@ pub async fn handle(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
 async fn serve(gateway: &Gateway, request: Request, trace: TraceId) -> Result<Response, HttpRefusal> {
     let principal = gateway.auth.headers(request.headers()).map_err(HttpRefusal::unauthenticated)?;
     let media = negotiate::media(request.headers()).ok_or_else(|| {
-        HttpRefusal::new(StatusCode::NOT_ACCEPTABLE, Code::Invalid, "answers are application/graphql-response+json or application/json")
+        HttpRefusal::new(
+            StatusCode::NOT_ACCEPTABLE,
+            Code::Invalid,
+            "answers are application/graphql-response+json or application/json",
+        )
     })?;
     let _turn = gateway.requests.try_acquire().map_err(|_| {
         metrics::counter!("hiveward_http_busy_total").increment(1);
@@ -103,7 +110,10 @@ async fn serve(gateway: &Gateway, request: Request, trace: TraceId) -> Result<Re
     let started = std::time::Instant::now();
     let answered = match engine::prepare(parsed, &gateway.config.limits) {
         Ok(prepared) if get && prepared.operation == Some(OperationType::Mutation) => {
-            return Err(HttpRefusal { status: StatusCode::METHOD_NOT_ALLOWED, refused: Refused::invalid("query", "a mutation needs POST") });
+            return Err(HttpRefusal {
+                status: StatusCode::METHOD_NOT_ALLOWED,
+                refused: Refused::invalid("query", "a mutation needs POST"),
+            });
         }
         Ok(prepared) => engine::run(&*gateway.engine, prepared, Caller { principal, trace, deadline }).await,
         Err(answer) => answer,
@@ -122,7 +132,11 @@ pub async fn read(gateway: &Gateway, request: Request) -> Result<GraphqlRequest,
         Method::GET => from_query(request.uri()),
         Method::POST => {
             if !negotiate::body_is_json(request.headers()) {
-                return Err(HttpRefusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Code::Invalid, "send the request as application/json in UTF-8"));
+                return Err(HttpRefusal::new(
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                    Code::Invalid,
+                    "send the request as application/json in UTF-8",
+                ));
             }
             let (parts, body) = request.into_parts();
             let body = read_body(&parts.headers, body, gateway).await?;
@@ -134,7 +148,13 @@ pub async fn read(gateway: &Gateway, request: Request) -> Result<GraphqlRequest,
 
 async fn read_body(headers: &HeaderMap, body: Body, gateway: &Gateway) -> Result<Bytes, HttpRefusal> {
     let max = gateway.config.body_bytes_max;
-    let too_large = || HttpRefusal::new(StatusCode::PAYLOAD_TOO_LARGE, Code::Limit, format!("the body is over {max} bytes (limit `body_bytes_max`)"));
+    let too_large = || {
+        HttpRefusal::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            Code::Limit,
+            format!("the body is over {max} bytes (limit `body_bytes_max`)"),
+        )
+    };
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if declared.is_some_and(|declared| declared > max) {
         return Err(too_large());
@@ -154,13 +174,18 @@ async fn read_body(headers: &HeaderMap, body: Body, gateway: &Gateway) -> Result
     let timeout = gateway.config.read_timeout();
     match tokio::time::timeout(timeout, reading).await {
         Ok(read) => read,
-        Err(_) => Err(HttpRefusal::new(StatusCode::REQUEST_TIMEOUT, Code::Limit, format!("the body took over {timeout:?} (limit `read_timeout_ms`)"))),
+        Err(_) => Err(HttpRefusal::new(
+            StatusCode::REQUEST_TIMEOUT,
+            Code::Limit,
+            format!("the body took over {timeout:?} (limit `read_timeout_ms`)"),
+        )),
     }
 }
 
 /// The request in a JSON body. A batch is refused: each operation is a request of its own.
 pub fn from_body(body: &[u8]) -> Result<GraphqlRequest, HttpRefusal> {
-    let json: Json = serde_json::from_slice(body).map_err(|error| HttpRefusal::invalid("body", format!("the body is no JSON: {error}")))?;
+    let json: Json =
+        serde_json::from_slice(body).map_err(|error| HttpRefusal::invalid("body", format!("the body is no JSON: {error}")))?;
     match json {
         Json::Object(fields) => from_fields(fields),
         Json::Array(_) => Err(HttpRefusal::invalid("body", "batches are off (limit `batch`); send one request per operation")),
@@ -201,9 +226,8 @@ fn from_query(uri: &Uri) -> Result<GraphqlRequest, HttpRefusal> {
     for (name, value) in pairs {
         let value = match name.as_str() {
             "variables" | "extensions" if value.is_empty() => continue,
-            "variables" | "extensions" => {
-                serde_json::from_str(&value).map_err(|error| HttpRefusal::invalid(&name, format!("`{name}` is no JSON: {error}")))?
-            }
+            "variables" | "extensions" => serde_json::from_str(&value)
+                .map_err(|error| HttpRefusal::invalid(&name, format!("`{name}` is no JSON: {error}")))?,
             "query" | "operationName" => Json::String(value),
             _ => continue,
         };

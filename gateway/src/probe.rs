@@ -34,7 +34,11 @@ fn allowed(gateway: &Gateway, peer: Option<Extension<Peer>>, headers: &HeaderMap
     if peer.is_none_or(|Extension(Peer(ip))| ip.is_loopback()) {
         return Ok(());
     }
-    gateway.auth.headers(headers).map(|_| ()).map_err(|refused| Box::new(HttpRefusal::unauthenticated(refused).answer(Media::Json)))
+    gateway
+        .auth
+        .headers(headers)
+        .map(|_| ())
+        .map_err(|refused| Box::new(HttpRefusal::unauthenticated(refused).answer(Media::Json)))
 }
 
 pub async fn readyz(State(gateway): State<Arc<Gateway>>, peer: Option<Extension<Peer>>, headers: HeaderMap) -> Response {

@@ -83,7 +83,11 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn cannot_start(error: &dyn std::error::Error) -> Failed {
-    Failed::new(Exit::Failed, format!("the node cannot start: {}", chain(error)), "mend what is named above; `hiveward config show` has what is in force")
+    Failed::new(
+        Exit::Failed,
+        format!("the node cannot start: {}", chain(error)),
+        "mend what is named above; `hiveward config show` has what is in force",
+    )
 }
 
 pub fn up(common: &Common, args: UpArgs, dev: bool) -> Outcome {
@@ -94,7 +98,8 @@ pub fn up(common: &Common, args: UpArgs, dev: bool) -> Outcome {
     }
     let flags = Flags { data_dir: common.data_dir.clone(), listen: args.listen };
     let config = Config::load(base, args.config.as_deref(), std::env::vars(), &flags)?;
-    let _flushed_at_the_end = telemetry::start(config.telemetry.log_format).map_err(|problem| Failed::usage(problem, "mend RUST_LOG"))?;
+    let _flushed_at_the_end =
+        telemetry::start(config.telemetry.log_format).map_err(|problem| Failed::usage(problem, "mend RUST_LOG"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("hiveward").build();
     let runtime = runtime.map_err(|error| cannot_start(&error))?;
     let outcome = runtime.block_on(serve(config, dev));
@@ -108,7 +113,8 @@ async fn serve(config: Config, dev: bool) -> Outcome {
     if config.node.allow_faults
         && let Ok(faults) = std::env::var("HIVEWARD_FAULTS")
     {
-        hiveward_runtime::fault::arm_from_text(&faults).map_err(|problem| Failed::usage(format!("HIVEWARD_FAULTS: {problem}"), "write it as point=fault*times;…"))?;
+        hiveward_runtime::fault::arm_from_text(&faults)
+            .map_err(|problem| Failed::usage(format!("HIVEWARD_FAULTS: {problem}"), "write it as point=fault*times;…"))?;
     }
     let buckets = [0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
     let recorder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &buckets);

@@ -171,13 +171,19 @@ async fn not_found() -> Response {
 fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
     let message = panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
     tracing::error!(message = message.as_deref().unwrap_or("no message"), "a request handler panicked");
-    HttpRefusal::new(StatusCode::INTERNAL_SERVER_ERROR, hiveward_runtime::error::Code::Internal, "internal error; the log has the cause")
-        .answer(Media::Json)
+    HttpRefusal::new(
+        StatusCode::INTERNAL_SERVER_ERROR,
+        hiveward_runtime::error::Code::Internal,
+        "internal error; the log has the cause",
+    )
+    .answer(Media::Json)
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    #[error("{listen} is not a loopback address and no credentials are configured; add a token under `auth.tokens` or listen on 127.0.0.1")]
+    #[error(
+        "{listen} is not a loopback address and no credentials are configured; add a token under `auth.tokens` or listen on 127.0.0.1"
+    )]
     NoCredentials { listen: SocketAddr },
     #[error("cannot listen on {listen}; another process may use it: choose another with --listen")]
     Bind {
@@ -244,7 +250,13 @@ impl Drop for Server {
     }
 }
 
-async fn accept(listener: TcpListener, gateway: Arc<Gateway>, connections: TaskTracker, closing: CancellationToken, cut: CancellationToken) {
+async fn accept(
+    listener: TcpListener,
+    gateway: Arc<Gateway>,
+    connections: TaskTracker,
+    closing: CancellationToken,
+    cut: CancellationToken,
+) {
     let places = Arc::new(Semaphore::new(gateway.config.connections_max));
     let router = gateway.router();
     loop {
@@ -281,7 +293,14 @@ async fn accept(listener: TcpListener, gateway: Arc<Gateway>, connections: TaskT
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, read_timeout: Duration, stall: Duration, closing: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    read_timeout: Duration,
+    stall: Duration,
+    closing: CancellationToken,
+) {
     // A peer that takes nothing we send (or is gone) for this long loses its connection, whatever handler serves it.
     let socket = socket2::SockRef::from(&stream);
     if let Err(error) = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_user_timeout(Some(stall))) {

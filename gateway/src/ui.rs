@@ -65,6 +65,7 @@ pub async fn asset(Path(path): Path<String>) -> Response {
         Some("json" | "map") => "application/json",
         _ => "application/octet-stream",
     };
-    let headers: [(HeaderName, &str); 2] = [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "public, max-age=31536000, immutable")];
+    let headers: [(HeaderName, &str); 2] =
+        [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "public, max-age=31536000, immutable")];
     (headers, file.data.into_owned()).into_response()
 }

@@ -69,7 +69,9 @@ pub fn expand(text: &str, value: impl Fn(&str) -> Option<String>, strict: bool) 
         let (name, default) = inside.split_once(":-").map_or((inside, None), |(name, default)| (name, Some(default)));
         match value(name).or_else(|| default.filter(|_| strict).map(str::to_owned)) {
             Some(value) => out.push_str(&value),
-            None if strict => return Err(format!("${{{name}}} is not set in the environment and has no default (${{{name}:-…}})")),
+            None if strict => {
+                return Err(format!("${{{name}}} is not set in the environment and has no default (${{{name}:-…}})"));
+            }
             None => out.push_str(&from[..=end]),
         }
         rest = &from[end + 1..];

@@ -113,7 +113,10 @@ pub(crate) struct Mailbox<M: Send + 'static> {
 
 impl<M: Send + 'static> Mailbox<M> {
     fn is_alive(&self) -> bool {
-        matches!(self.actor.get_status(), CellStatus::Unstarted | CellStatus::Starting | CellStatus::Running | CellStatus::Upgrading)
+        matches!(
+            self.actor.get_status(),
+            CellStatus::Unstarted | CellStatus::Starting | CellStatus::Running | CellStatus::Upgrading
+        )
     }
 
     #[inline]
@@ -133,7 +136,11 @@ impl<M: Send + 'static> Mailbox<M> {
     }
 
     /// Asks; what comes back is where the answer will come.
-    fn put<T: Send + 'static>(&self, deadline: Deadline, make: impl FnOnce(Reply<T>) -> M) -> Result<oneshot::Receiver<T>, CallError> {
+    fn put<T: Send + 'static>(
+        &self,
+        deadline: Deadline,
+        make: impl FnOnce(Reply<T>) -> M,
+    ) -> Result<oneshot::Receiver<T>, CallError> {
         let (to, answer) = oneshot::channel();
         match self.tell(make(Reply { to, deadline })) {
             Ok(()) => Ok(answer),
@@ -141,7 +148,6 @@ impl<M: Send + 'static> Mailbox<M> {
             Err(TellError::Gone(_)) => Err(CallError::Gone),
         }
     }
-
 }
 
 /// One life of an actor. Cheap to clone; holding it does not keep the actor alive.

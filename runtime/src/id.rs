@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     crate::id! { /// A noun for these tests.
-        ProbeId => "probe" }
+    ProbeId => "probe" }
 
     #[test]
     fn an_id_reads_back_from_what_it_prints_in_both_forms() {
@@ -160,7 +160,14 @@ mod tests {
     #[test]
     fn text_of_another_noun_or_shape_is_refused() {
         let digits = "0192f0c1a2b37c4d8e9fa0b1c2d3e4f5";
-        for bad in ["", "probe_", digits, &format!("task_{digits}"), &format!("probe_{}", digits.to_uppercase()), "probe_+192f0c1a2b37c4d8e9fa0b1c2d3e4f5"] {
+        for bad in [
+            "",
+            "probe_",
+            digits,
+            &format!("task_{digits}"),
+            &format!("probe_{}", digits.to_uppercase()),
+            "probe_+192f0c1a2b37c4d8e9fa0b1c2d3e4f5",
+        ] {
             assert!(bad.parse::<ProbeId>().is_err(), "{bad}");
         }
         assert!(format!("probe_{digits}").parse::<Key>().is_ok());

@@ -11,12 +11,18 @@ const CREW: &str = "crew";
 
 /// Counts until the gate is there; the mark tells how often it ran.
 fn program(own: &str) -> String {
-    format!("echo \"$HIVEWARD_TASK\" >> {own}/marks; i=0; until [ -e {own}/gate ]; do i=$((i+1)); echo $i; sleep 0.2; done; echo end $i")
+    format!(
+        "echo \"$HIVEWARD_TASK\" >> {own}/marks; i=0; until [ -e {own}/gate ]; do i=$((i+1)); echo $i; sleep 0.2; done; echo end $i"
+    )
 }
 
 async fn crew(client: &Client) -> Vec<String> {
     client.swarm(CREW).await;
-    join_all((0..AGENTS).map(|n| client.agent(json!({ "name": format!("hand-{n}"), "swarm": CREW, "connector": { "command": true } })))).await
+    join_all(
+        (0..AGENTS)
+            .map(|n| client.agent(json!({ "name": format!("hand-{n}"), "swarm": CREW, "connector": { "command": true } }))),
+    )
+    .await
 }
 
 async fn submit_all(client: &Client, script: &str) -> Vec<String> {

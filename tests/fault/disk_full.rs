@@ -29,7 +29,10 @@ async fn a_full_disk_refuses_writes_aloud_reads_go_on_and_room_heals_it() {
     fill(&filler);
     let input = json!({ "operationId": "while-full", "swarm": "rate", "kind": "noop" });
     // The node looks at the room now and then; until it has, a small write may still fit.
-    let refused = until("a write is refused", async || client.call(SUBMIT, json!({ "i": { "swarm": "rate", "kind": "noop" } })).await.err()).await;
+    let refused = until("a write is refused", async || {
+        client.call(SUBMIT, json!({ "i": { "swarm": "rate", "kind": "noop" } })).await.err()
+    })
+    .await;
     let refused = if refused.code() == "UNAVAILABLE" { refused } else { client.refused(SUBMIT, json!({ "i": input })).await };
     assert_eq!(refused.code(), "UNAVAILABLE", "{refused:?}");
     let said = refused.message().to_lowercase();

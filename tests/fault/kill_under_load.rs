@@ -8,8 +8,14 @@ use serde_json::json;
 use crate::load::{Load, SWARM};
 
 /// Where a process dies by its own hand, instead of at a random instant.
-const POINTS: [&str; 6] =
-    ["ledger.before_append", "ledger.before_fsync", "ledger.after_fsync", "ledger.before_apply", "ledger.after_apply", "ledger.before_reply"];
+const POINTS: [&str; 6] = [
+    "ledger.before_append",
+    "ledger.before_fsync",
+    "ledger.after_fsync",
+    "ledger.before_apply",
+    "ledger.after_apply",
+    "ledger.before_reply",
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_random_instants_under_load_it_loses_no_acknowledged_task_and_none_succeeds_twice() {

@@ -100,7 +100,8 @@ impl Load {
         }
         let again: Vec<_> = {
             let known = self.known.lock().await;
-            let mut all: Vec<_> = known.acked.iter().map(|(operation, (sent, tasks))| (operation.clone(), sent.clone(), tasks.clone())).collect();
+            let mut all: Vec<_> =
+                known.acked.iter().map(|(operation, (sent, tasks))| (operation.clone(), sent.clone(), tasks.clone())).collect();
             all.sort_by(|a, b| a.0.cmp(&b.0));
             self.dice.shuffle(&mut all);
             all.truncate(10);
@@ -288,7 +289,11 @@ impl OneClient {
             }
             _ => match &self.marks {
                 Some(marks) => {
-                    let line = format!("echo \"$HIVEWARD_TASK $HIVEWARD_ATTEMPT\" >> {}; sleep 0.0{}", marks.display(), self.dice.u8(..9));
+                    let line = format!(
+                        "echo \"$HIVEWARD_TASK $HIVEWARD_ATTEMPT\" >> {}; sleep 0.0{}",
+                        marks.display(),
+                        self.dice.u8(..9)
+                    );
                     let input = json!({ "operationId": operation, "command": { "argv": ["sh", "-c", line] } });
                     return Sent { query: SUBMIT, input };
                 }

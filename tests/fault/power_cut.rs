@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use hiveward_tests::{Hive, Setup, dice, long, mount::{self, Mount}, rounds, skip, until};
+use hiveward_tests::{
+    Hive, Setup, dice, long,
+    mount::{self, Mount},
+    rounds, skip, until,
+};
 
 use crate::load::{Load, SWARM};
 

@@ -78,7 +78,8 @@ async fn a_subscription_cut_a_hundred_times_while_ten_thousand_events_flow_misse
     }
     flowing.await.unwrap();
     until("all tasks have ended", async || {
-        let open = client.ok("{tasks(first:1,filter:{status:[PENDING,QUEUED,ASSIGNED,RUNNING,RETRYING]}){nodes{id}}}", json!({})).await;
+        let open =
+            client.ok("{tasks(first:1,filter:{status:[PENDING,QUEUED,ASSIGNED,RUNNING,RETRYING]}){nodes{id}}}", json!({})).await;
         open["tasks"]["nodes"].as_array().unwrap().is_empty().then_some(())
     })
     .await;
@@ -86,7 +87,14 @@ async fn a_subscription_cut_a_hundred_times_while_ten_thousand_events_flow_misse
     assert!(expected.len() >= FLOWING, "only {} events flowed", expected.len());
     let after = seen.last().map_or("0", |last| &last.cursor).to_owned();
     let rest = expected.len() - seen.len();
-    seen.extend(take(client.subscribe(SUBSCRIBE, json!({ "a": after }), None).await.unwrap(), rest, &tokio::spawn(std::future::pending())).await);
+    seen.extend(
+        take(
+            client.subscribe(SUBSCRIBE, json!({ "a": after }), None).await.unwrap(),
+            rest,
+            &tokio::spawn(std::future::pending()),
+        )
+        .await,
+    );
     for (n, (seen, expected)) in seen.iter().zip(&expected).enumerate() {
         assert_eq!(seen, expected, "event {n}");
     }

@@ -42,7 +42,8 @@ fn find() -> PathBuf {
 }
 
 fn newest(root: &Path) -> SystemTime {
-    let mut waiting: Vec<PathBuf> = ["runtime/src", "actors/src", "gateway/src", "Cargo.lock"].iter().map(|dir| root.join(dir)).collect();
+    let mut waiting: Vec<PathBuf> =
+        ["runtime/src", "actors/src", "gateway/src", "Cargo.lock"].iter().map(|dir| root.join(dir)).collect();
     let mut newest = SystemTime::UNIX_EPOCH;
     while let Some(path) = waiting.pop() {
         match std::fs::read_dir(&path) {

@@ -46,7 +46,8 @@ pub const CREATE_AGENT: &str = "mutation($i:CreateAgentInput!){createAgent(input
 pub const REMOVE_AGENT: &str = "mutation($i:RemoveAgentInput!){removeAgent(input:$i){cursor}}";
 pub const CREATE_SWARM: &str = "mutation($i:CreateSwarmInput!){createSwarm(input:$i){cursor swarm{id}}}";
 pub const INJECT: &str = "mutation($i:InjectFaultInput!){injectFault(input:$i){points{point}}}";
-const TASK: &str = "query($id:ID!){node(id:$id){...on Task{id status resultText error cursor attempts{number status exitCode error agentId}}}}";
+const TASK: &str =
+    "query($id:ID!){node(id:$id){...on Task{id status resultText error cursor attempts{number status exitCode error agentId}}}}";
 
 impl Client {
     pub fn new(url: String, token: String) -> Self {
@@ -119,7 +120,10 @@ impl Client {
     pub async fn noop_swarm(&self, name: &str, agents: usize) {
         self.swarm(name).await;
         for n in 0..agents {
-            self.agent(json!({ "name": format!("noop-{n}"), "swarm": name, "connector": { "noop": true }, "maxConcurrentTasks": 8 })).await;
+            self.agent(
+                json!({ "name": format!("noop-{n}"), "swarm": name, "connector": { "noop": true }, "maxConcurrentTasks": 8 }),
+            )
+            .await;
         }
     }
 
@@ -162,7 +166,13 @@ impl Client {
 
     /// Ends every agent, so that nothing outlives the test.
     pub async fn remove_agents(&self) {
-        let agents = self.all("agents", "query($after:String){agents(first:500,after:$after){nodes{id} pageInfo{endCursor hasNextPage}}}", json!({})).await;
+        let agents = self
+            .all(
+                "agents",
+                "query($after:String){agents(first:500,after:$after){nodes{id} pageInfo{endCursor hasNextPage}}}",
+                json!({}),
+            )
+            .await;
         for agent in agents {
             self.ok(REMOVE_AGENT, json!({ "i": { "agent": agent["id"], "force": true } })).await;
         }

@@ -26,7 +26,8 @@ pub struct Histories {
     seen: HashSet<String>,
 }
 
-const PAGE: &str = "query($after:Cursor){events(after:$after,first:500){nodes{cursor kind task data} pageInfo{endCursor hasNextPage}}}";
+const PAGE: &str =
+    "query($after:Cursor){events(after:$after,first:500){nodes{cursor kind task data} pageInfo{endCursor hasNextPage}}}";
 
 impl Histories {
     /// Reads on to the head.

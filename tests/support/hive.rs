@@ -117,7 +117,9 @@ impl Hive {
         let mut command = Command::new(binary::hiveward());
         command.args(["dev", "--listen", &format!("127.0.0.1:{}", self.port.number), "--data-dir"]).arg(&self.data_dir);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.own.path());
-        command.env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into())).env("HIVEWARD_NODE__DEFAULT_AGENTS", "2");
+        command
+            .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into()))
+            .env("HIVEWARD_NODE__DEFAULT_AGENTS", "2");
         // A load of many clients is what is tested, not the gateway's own bound.
         command.env("RUST_BACKTRACE", "1").envs(self.setup.env.iter().cloned()).envs(env.iter().copied());
         self.child = Some(command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap());

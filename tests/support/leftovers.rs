@@ -29,7 +29,9 @@ impl Sessions {
                 fs::read(entry.path().join("started")).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
             let Some(started) = started else { continue };
             found.markers.extend(started["session"].as_str().map(|session| format!("HIVEWARD_SESSION={session}")));
-            found.cgroups.extend(started["cgroups"].as_array().into_iter().flatten().filter_map(|dir| dir.as_str().map(PathBuf::from)));
+            found
+                .cgroups
+                .extend(started["cgroups"].as_array().into_iter().flatten().filter_map(|dir| dir.as_str().map(PathBuf::from)));
         }
         found
     }
@@ -48,7 +50,9 @@ impl Sessions {
         let in_cgroups: HashSet<i32> = self
             .cgroups
             .iter()
-            .flat_map(|dir| fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>())
+            .flat_map(|dir| {
+                fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>()
+            })
             .filter_map(|pid| pid.parse().ok())
             .collect();
         let mut found = Vec::new();
@@ -60,7 +64,9 @@ impl Sessions {
             }
             let marked = || {
                 let environment = fs::read(entry.path().join("environ")).unwrap_or_default();
-                environment.split(|byte| *byte == 0).any(|one| std::str::from_utf8(one).is_ok_and(|one| self.markers.contains(one)))
+                environment
+                    .split(|byte| *byte == 0)
+                    .any(|one| std::str::from_utf8(one).is_ok_and(|one| self.markers.contains(one)))
             };
             let inside = || fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(data_dir));
             if in_cgroups.contains(&pid) || inside() || marked() {

@@ -47,13 +47,17 @@ impl Events {
     /// A subscription over `graphql-transport-ws`.
     pub async fn over_websocket(client: &Client, query: &str, variables: Value) -> Result<Self, CallFailed> {
         let unknown = |error: tokio_tungstenite::tungstenite::Error| CallFailed::Unknown(error.to_string());
-        let mut request = format!("{}/graphql/ws", client.url.replacen("http", "ws", 1)).into_client_request().map_err(unknown)?;
+        let mut request =
+            format!("{}/graphql/ws", client.url.replacen("http", "ws", 1)).into_client_request().map_err(unknown)?;
         request.headers_mut().insert("sec-websocket-protocol", "graphql-transport-ws".parse().unwrap());
         let (mut socket, _) = tokio_tungstenite::connect_async(request).await.map_err(unknown)?;
         let say = |value: Value| Message::text(value.to_string());
         let token = format!("Bearer {}", client.token);
         socket.send(say(json!({ "type": "connection_init", "payload": { "Authorization": token } }))).await.map_err(unknown)?;
-        socket.send(say(json!({ "type": "subscribe", "id": "1", "payload": { "query": query, "variables": variables } }))).await.map_err(unknown)?;
+        socket
+            .send(say(json!({ "type": "subscribe", "id": "1", "payload": { "query": query, "variables": variables } })))
+            .await
+            .map_err(unknown)?;
         let answers = futures_util::stream::unfold(socket, |mut socket| async move {
             loop {
                 let message = StreamExt::next(&mut socket).await?.ok()?;

@@ -4,11 +4,7 @@
 //! nothing: it takes a seat and is sent work. After a restart it replays its stream, adopts what still runs, and takes
 //! its seat again under a new incarnation. An end of an attempt is repeated until the coordinator says it is settled.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use hiveward_runtime::{
     clock::Deadline,
@@ -130,8 +126,12 @@ impl Behaviour for Agent {
     async fn handle(&self, ctx: &Context<AgentMsg>, msg: AgentMsg, state: &mut State) -> Result<(), Failure> {
         match msg {
             AgentMsg::Start { reply } => self.ask_start(ctx, state, reply).await,
-            AgentMsg::Stop { mode, reply } => self.stop_all(state, mode, vec![AgentEvent::StopAsked, AgentEvent::Stopped], reply).await,
-            AgentMsg::Remove { mode, reply } => self.stop_all(state, mode, vec![AgentEvent::StopAsked, AgentEvent::Removed], reply).await,
+            AgentMsg::Stop { mode, reply } => {
+                self.stop_all(state, mode, vec![AgentEvent::StopAsked, AgentEvent::Stopped], reply).await
+            }
+            AgentMsg::Remove { mode, reply } => {
+                self.stop_all(state, mode, vec![AgentEvent::StopAsked, AgentEvent::Removed], reply).await
+            }
             AgentMsg::Restart { mode, reply } => {
                 self.leave_seat(state, Some("its agent was restarted"));
                 state.connector.stop(self.grace(mode)).await;
@@ -268,7 +268,8 @@ impl Agent {
             }
             Err(failure) => {
                 let tail = failure.output_tail.trim();
-                let message = if tail.is_empty() { failure.message } else { format!("{}; its last output: {tail}", failure.message) };
+                let message =
+                    if tail.is_empty() { failure.message } else { format!("{}; its last output: {tail}", failure.message) };
                 self.record(state, AgentEvent::Failed { incarnation, message: message.clone() }, None).await?;
                 ctx.set_note("failed to start");
                 for reply in state.starters.drain(..) {
@@ -311,7 +312,11 @@ impl Agent {
         state.seated = false;
         if let Some(door) = self.house.doors.swarm(self.spec.swarm) {
             // Not heard: the coordinator's sweep notices that this life is gone.
-            let _ = door.tell(SwarmMsg::Depart { agent: self.spec.id, incarnation: state.incarnation, lost: lost.map(str::to_owned) });
+            let _ = door.tell(SwarmMsg::Depart {
+                agent: self.spec.id,
+                incarnation: state.incarnation,
+                lost: lost.map(str::to_owned),
+            });
         }
     }
 
@@ -404,7 +409,13 @@ impl Agent {
         make_job(&self.house, assignment, inputs).map(|job| limited(&self.spec, job))
     }
 
-    async fn begin(&self, ctx: &Context<AgentMsg>, state: &mut State, lease: Lease, job: Result<Job, Refused>) -> Result<(), Failure> {
+    async fn begin(
+        &self,
+        ctx: &Context<AgentMsg>,
+        state: &mut State,
+        lease: Lease,
+        job: Result<Job, Refused>,
+    ) -> Result<(), Failure> {
         match job {
             Ok(job) => state.connector.run(job).await,
             Err(refused) => {
@@ -496,7 +507,8 @@ impl Agent {
 
     /// Armed while something may have to be said again.
     fn arm_resend(&self, ctx: &Context<AgentMsg>, state: &mut State) {
-        let unsaid = state.held.values().any(|held| matches!(held, Held::Ended(_))) || (!state.seated && state.agent.takes_work());
+        let unsaid =
+            state.held.values().any(|held| matches!(held, Held::Ended(_))) || (!state.seated && state.agent.takes_work());
         if !unsaid {
             state.resend = None;
         } else if state.resend.is_none() {
@@ -518,7 +530,11 @@ async fn fetch(house: &House, assignment: &Assignment) -> Result<Job, Refused> {
     let mut inputs = Vec::new();
     if !assignment.spec.depends_on.is_empty() {
         let deadline = Deadline::after(INPUTS_TIMEOUT);
-        house.views.at_least(assignment.cursor, deadline).await.map_err(|lagging| Refused::new(Code::Unavailable, lagging.to_string()))?;
+        house
+            .views
+            .at_least(assignment.cursor, deadline)
+            .await
+            .map_err(|lagging| Refused::new(Code::Unavailable, lagging.to_string()))?;
         let records = house.tasks.get_many(&assignment.spec.depends_on)?;
         for (task, record) in assignment.spec.depends_on.iter().zip(records) {
             let record = record.ok_or_else(|| Refused::not_found(task))?;
@@ -558,7 +574,15 @@ fn limited(spec: &AgentSpec, mut job: Job) -> Job {
 }
 
 fn failed(error: String, retriable: bool) -> Outcome {
-    Outcome { end: End::Failed, exit_code: None, signal: None, result: None, artifacts: Vec::new(), error: Some(error), retriable }
+    Outcome {
+        end: End::Failed,
+        exit_code: None,
+        signal: None,
+        result: None,
+        artifacts: Vec::new(),
+        error: Some(error),
+        retriable,
+    }
 }
 
 /// Waits while the mailbox is full; false if the actor is gone.

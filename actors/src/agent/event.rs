@@ -10,11 +10,20 @@ pub enum AgentEvent {
     /// It was told to run.
     StartAsked,
     /// A life began to get ready.
-    Starting { incarnation: u64 },
-    Ready { incarnation: u64 },
+    Starting {
+        incarnation: u64,
+    },
+    Ready {
+        incarnation: u64,
+    },
     /// It could not get ready, or its process ended by itself.
-    Failed { incarnation: u64, message: String },
-    PauseAsked { frozen: bool },
+    Failed {
+        incarnation: u64,
+        message: String,
+    },
+    PauseAsked {
+        frozen: bool,
+    },
     ResumeAsked,
     StopAsked,
     /// Everything it ran has ended.

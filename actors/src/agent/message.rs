@@ -35,28 +35,54 @@ pub type Answer = Reply<Result<Committed<()>, Refused>>;
 
 pub enum AgentMsg {
     /// Answers when the agent itself is ready.
-    Start { reply: Option<Answer> },
-    Stop { mode: StopMode, reply: Answer },
-    Pause { mode: PauseMode, reply: Answer },
-    Resume { reply: Answer },
+    Start {
+        reply: Option<Answer>,
+    },
+    Stop {
+        mode: StopMode,
+        reply: Answer,
+    },
+    Pause {
+        mode: PauseMode,
+        reply: Answer,
+    },
+    Resume {
+        reply: Answer,
+    },
     /// A new life: stops what runs and starts again.
-    Restart { mode: StopMode, reply: Answer },
+    Restart {
+        mode: StopMode,
+        reply: Answer,
+    },
     /// The last thing it is told: every process ends and nothing is left.
-    Remove { mode: StopMode, reply: Answer },
+    Remove {
+        mode: StopMode,
+        reply: Answer,
+    },
 
     /// Under a lease it already has, this repeats what was last said of it.
     Run(Assignment),
-    Cancel { lease: Lease },
+    Cancel {
+        lease: Lease,
+    },
     /// These leases are all it should hold; others are ended.
-    Keep { leases: Vec<Lease> },
+    Keep {
+        leases: Vec<Lease>,
+    },
     /// The end of this attempt is in the ledger; it need not be said again.
-    Settled { lease: Lease },
+    Settled {
+        lease: Lease,
+    },
     /// A new life of the coordinator knows nobody yet.
     CoordinatorStarted,
 
     // From its connector and itself.
     Report(Report),
-    Ready { result: Result<(), StartFailure> },
+    Ready {
+        result: Result<(), StartFailure>,
+    },
     Resend,
-    CommitFailed { message: String },
+    CommitFailed {
+        message: String,
+    },
 }

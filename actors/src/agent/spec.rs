@@ -58,7 +58,10 @@ pub struct Limits {
 pub enum SessionSpec {
     #[default]
     Pipes,
-    Pty { cols: u16, rows: u16 },
+    Pty {
+        cols: u16,
+        rows: u16,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

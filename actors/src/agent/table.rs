@@ -20,10 +20,7 @@ use crate::{
     page::Page,
     roster::event::RosterEvent,
     swarm::event::SwarmEvent,
-    task::{
-        status::AttemptStatus,
-        table::unreadable,
-    },
+    task::{status::AttemptStatus, table::unreadable},
 };
 
 const ROWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("agents");
@@ -53,7 +50,9 @@ impl View for AgentView {
             match event.stream.noun() {
                 AgentId::NOUN => rows.lifecycle(event)?,
                 RosterEvent::NOUN => rows.roster(event)?,
-                SwarmId::NOUN if matches!(&*event.kind, "TaskAssigned" | "TaskAttemptEnded" | "TaskCancelled" | "TaskFailed") => rows.work(event)?,
+                SwarmId::NOUN if matches!(&*event.kind, "TaskAssigned" | "TaskAttemptEnded" | "TaskCancelled" | "TaskFailed") => {
+                    rows.work(event)?
+                }
                 _ => {}
             }
         }
@@ -145,7 +144,9 @@ impl Rows<'_> {
             SwarmEvent::Assigned { lease, .. } => (lease.agent, 1, None),
             SwarmEvent::AttemptEnded { lease, ended, .. } => (lease.agent, -1, Some(ended.status)),
             // The lease of a task that was ended from outside is given back by who held it.
-            SwarmEvent::Cancelled { lease: Some(lease), .. } | SwarmEvent::Failed { lease: Some(lease), .. } => (lease.agent, -1, None),
+            SwarmEvent::Cancelled { lease: Some(lease), .. } | SwarmEvent::Failed { lease: Some(lease), .. } => {
+                (lease.agent, -1, None)
+            }
             _ => return Ok(()),
         };
         let Some(record) = self.get(agent)? else { return Ok(()) };

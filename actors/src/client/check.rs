@@ -189,7 +189,8 @@ pub(super) fn tasks(house: &House, swarm: SwarmId, new: Vec<NewTask>) -> Result<
         depends_on.push(ons);
     }
     if let Some(cycle) = graph::cycle(&edges) {
-        let names: Vec<_> = cycle.iter().map(|place| new[*place].local_name.clone().unwrap_or_else(|| format!("tasks.{place}"))).collect();
+        let names: Vec<_> =
+            cycle.iter().map(|place| new[*place].local_name.clone().unwrap_or_else(|| format!("tasks.{place}"))).collect();
         let message = format!("these tasks depend on each other in a circle: {}", names.join(" → "));
         return Err(Refused::invalid(format!("tasks.{}.dependsOn", cycle[0]), message));
     }
@@ -255,13 +256,21 @@ pub(super) fn work(house: &House, field: &str, new: NewWork) -> Result<Work, Ref
                 return Err(Refused::invalid(format!("{field}.command.argv"), "argv needs at least the program"));
             }
             if argv.iter().map(String::len).sum::<usize>() > ARGV_BYTES_MAX {
-                return Err(limit(format!("{field}.command.argv"), format!("argv has at most {ARGV_BYTES_MAX} bytes; use stdin")));
+                return Err(limit(
+                    format!("{field}.command.argv"),
+                    format!("argv has at most {ARGV_BYTES_MAX} bytes; use stdin"),
+                ));
             }
             if argv.iter().any(|arg| arg.contains('\0')) {
                 return Err(Refused::invalid(format!("{field}.command.argv"), "an argument cannot hold a zero byte"));
             }
-            if let Some((bad, _)) = env.iter().find(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')) {
-                return Err(Refused::invalid(format!("{field}.command.env"), format!("{bad:?} is no name for a variable, or its value holds a zero byte")));
+            if let Some((bad, _)) =
+                env.iter().find(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0'))
+            {
+                return Err(Refused::invalid(
+                    format!("{field}.command.env"),
+                    format!("{bad:?} is no name for a variable, or its value holds a zero byte"),
+                ));
             }
             let stdin = stdin.map(|bytes| sized(format!("{field}.command.stdin"), bytes)).transpose()?;
             Ok(Work::Command(CommandSpec { argv, env, cwd, stdin }))
@@ -286,7 +295,10 @@ pub(super) fn agent(swarm: SwarmId, new: NewAgent) -> Result<AgentSpec, Refused>
     }
     for (place, skill) in new.skills.iter().enumerate() {
         if !(0.0..=1.0).contains(&skill.proficiency) || skill.name.is_empty() {
-            return Err(Refused::invalid(format!("skills.{place}.proficiency"), "a skill has a name and a proficiency from 0 to 1"));
+            return Err(Refused::invalid(
+                format!("skills.{place}.proficiency"),
+                "a skill has a name and a proficiency from 0 to 1",
+            ));
         }
     }
     if let ConnectorSpec::Worker { argv, .. } = &new.connector
@@ -294,7 +306,9 @@ pub(super) fn agent(swarm: SwarmId, new: NewAgent) -> Result<AgentSpec, Refused>
     {
         return Err(Refused::invalid("connector.worker.argv", "argv needs at least the program"));
     }
-    if let Some(bad) = new.env.iter().find(|var| var.name.is_empty() || var.name.contains(['=', '\0']) || var.value.contains('\0')) {
+    if let Some(bad) =
+        new.env.iter().find(|var| var.name.is_empty() || var.name.contains(['=', '\0']) || var.value.contains('\0'))
+    {
         return Err(Refused::invalid("env", format!("{:?} is no name for a variable, or its value holds a zero byte", bad.name)));
     }
     Ok(AgentSpec {
@@ -318,7 +332,10 @@ pub(super) fn swarm(new: NewSwarm) -> Result<SwarmSpec, Refused> {
     name("name", &new.name)?;
     let Weights { specialisation, success, free, load_max } = new.weights;
     let parts = [specialisation, success, free];
-    if parts.iter().any(|part| !part.is_finite() || *part < 0.0) || parts.iter().sum::<f64>() <= 0.0 || !(load_max > 0.0 && load_max <= 1.0) {
+    if parts.iter().any(|part| !part.is_finite() || *part < 0.0)
+        || parts.iter().sum::<f64>() <= 0.0
+        || !(load_max > 0.0 && load_max <= 1.0)
+    {
         return Err(Refused::invalid("weights", "weights are not negative and not all zero; loadMax is above 0 and at most 1"));
     }
     if new.queued_max == 0 {

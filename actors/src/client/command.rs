@@ -56,10 +56,11 @@ async fn ask<M: Send + 'static, T: Send + 'static>(
     }
 }
 
-
 impl ControlPlane {
     /// All of them or none, to one swarm. Field names in errors are `tasks.N.…`.
     pub async fn submit_tasks(&self, op: Op, new: Vec<NewTask>) -> Result<Done<Vec<TaskRecord>>, Refused> {
+        // Before large bodies go to the same disk.
+        self.takes_writes()?;
         let operation = operation(&op, &new);
         let wanted = new.first().and_then(|task| task.swarm.clone());
         for (place, task) in new.iter().enumerate() {
@@ -83,7 +84,9 @@ impl ControlPlane {
         }
         let swarm = self.resolve_swarm(&op, wanted.as_ref()).await?;
         let (house, swarm) = (self.house.clone(), swarm.id);
-        let large = new.iter().any(|task| matches!(&task.work, super::NewWork::Command { stdin: Some(_), .. } | super::NewWork::Kind { payload: Some(_), .. }));
+        let large = new.iter().any(|task| {
+            matches!(&task.work, super::NewWork::Command { stdin: Some(_), .. } | super::NewWork::Kind { payload: Some(_), .. })
+        });
         let specs = if large {
             // Large bodies are written to the blob store first.
             tokio::task::spawn_blocking(move || check::tasks(&house, swarm, new)).await.map_err(internal)??
@@ -93,7 +96,14 @@ impl ControlPlane {
         let principal: Text = op.principal.clone();
         let committed = self.ask_swarm(&op, swarm, {
             let specs = specs.clone();
-            move |reply| SwarmMsg::Submit(Submit { tasks: specs.clone(), operation: operation.clone(), principal: principal.clone(), reply })
+            move |reply| {
+                SwarmMsg::Submit(Submit {
+                    tasks: specs.clone(),
+                    operation: operation.clone(),
+                    principal: principal.clone(),
+                    reply,
+                })
+            }
         });
         let Committed { value: ids, cursor } = committed.await?;
         let records = if ids.first() == specs.first().map(|spec| &spec.id) {
@@ -111,7 +121,14 @@ impl ControlPlane {
         let swarm = self.swarm_of(&op, task).await?.spec.swarm;
         let operation = operation(&op, &("cancel", task));
         let reason: Text = format!("cancelled by {}", op.principal).into();
-        let committed = self.ask_swarm(&op, swarm, move |reply| SwarmMsg::Cancel { task, reason: reason.clone(), operation: operation.clone(), reply }).await?;
+        let committed = self
+            .ask_swarm(&op, swarm, move |reply| SwarmMsg::Cancel {
+                task,
+                reason: reason.clone(),
+                operation: operation.clone(),
+                reply,
+            })
+            .await?;
         self.task_done(&op, task, committed.cursor).await
     }
 
@@ -153,7 +170,9 @@ impl ControlPlane {
         let swarm = self.resolve_swarm(&op, new.swarm.as_ref()).await?;
         let auto_start = new.auto_start;
         let spec = Arc::new(check::agent(swarm.id, new)?);
-        let added = self.ask_roster(&op, move |reply| RosterMsg::AddAgent { spec: spec.clone(), operation: operation.clone(), reply }).await??;
+        let added = self
+            .tell_roster(&op, move |reply| RosterMsg::AddAgent { spec: spec.clone(), operation: operation.clone(), reply })
+            .await??;
         let agent = AgentId::try_from(&added.value).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
         if !auto_start {
             return self.agent_done(&op, agent, added.cursor).await;
@@ -187,7 +206,10 @@ impl ControlPlane {
         self.seen(&op, self.house.ledger.head()).await?;
         let record = self.house.agents.get(agent)?.ok_or_else(|| Refused::not_found(agent))?;
         if record.running > 0 && !force {
-            return Err(Refused::new(Code::Refused, format!("{} runs {} attempts; wait, stop it, or use force", record.spec.name, record.running)));
+            return Err(Refused::new(
+                Code::Refused,
+                format!("{} runs {} attempts; wait, stop it, or use force", record.spec.name, record.running),
+            ));
         }
         let mode = if force { StopMode::Now } else { StopMode::Graceful };
         let removed = self.ask_agent(&op, agent, move |reply| AgentMsg::Remove { mode, reply }).await;
@@ -198,7 +220,8 @@ impl ControlPlane {
             Err(refused) => return Err(refused),
         }
         let operation = operation(&op, &("remove", agent));
-        let done = self.ask_roster(&op, move |reply| RosterMsg::RemoveAgent { agent, operation: operation.clone(), reply }).await??;
+        let done =
+            self.tell_roster(&op, move |reply| RosterMsg::RemoveAgent { agent, operation: operation.clone(), reply }).await??;
         self.seen(&op, done.cursor).await?;
         Ok(Done { value: record, cursor: done.cursor })
     }
@@ -206,17 +229,26 @@ impl ControlPlane {
     pub async fn create_swarm(&self, op: Op, new: NewSwarm) -> Result<Done<SwarmRecord>, Refused> {
         let operation = operation(&op, &new);
         let spec = Arc::new(check::swarm(new)?);
-        let added = self.ask_roster(&op, move |reply| RosterMsg::AddSwarm { spec: spec.clone(), operation: operation.clone(), reply }).await??;
+        let added = self
+            .tell_roster(&op, move |reply| RosterMsg::AddSwarm { spec: spec.clone(), operation: operation.clone(), reply })
+            .await??;
         let swarm = SwarmId::try_from(&added.value).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
         self.swarm_done(&op, swarm, added.cursor).await
     }
 
     /// Brings the swarm to `agents` agents: adds copies of the template (or of its last agent), or removes idle ones,
     /// the newest first.
-    pub async fn scale_swarm(&self, op: Op, swarm: SwarmId, agents: u32, template: Option<NewAgent>) -> Result<Done<SwarmRecord>, Refused> {
+    pub async fn scale_swarm(
+        &self,
+        op: Op,
+        swarm: SwarmId,
+        agents: u32,
+        template: Option<NewAgent>,
+    ) -> Result<Done<SwarmRecord>, Refused> {
         self.seen(&op, self.house.ledger.head()).await?;
         let filter = super::AgentFilter { swarm: Some(swarm), ..Default::default() };
-        let there: Vec<AgentRecord> = self.house.agents.page(&filter, None, usize::MAX)?.items.into_iter().map(|(_, record)| record).collect();
+        let there: Vec<AgentRecord> =
+            self.house.agents.page(&filter, None, usize::MAX)?.items.into_iter().map(|(_, record)| record).collect();
         if self.house.swarms.get(swarm)?.is_none() {
             return Err(Refused::not_found(swarm));
         }
@@ -250,7 +282,10 @@ impl ControlPlane {
                 surplus -= 1;
             }
             if surplus > 0 {
-                return Err(Refused::new(Code::Refused, format!("{surplus} agents too many are busy; the idle ones were removed; retry later")));
+                return Err(Refused::new(
+                    Code::Refused,
+                    format!("{surplus} agents too many are busy; the idle ones were removed; retry later"),
+                ));
             }
         }
         let cursor = self.house.ledger.head();
@@ -269,7 +304,8 @@ impl ControlPlane {
             }
         }
         let operation = operation(&op, &("remove", swarm));
-        let done = self.ask_roster(&op, move |reply| RosterMsg::RemoveSwarm { swarm, operation: operation.clone(), reply }).await??;
+        let done =
+            self.tell_roster(&op, move |reply| RosterMsg::RemoveSwarm { swarm, operation: operation.clone(), reply }).await??;
         self.seen(&op, done.cursor).await?;
         Ok(Done { value: record, cursor: done.cursor })
     }
@@ -297,6 +333,7 @@ impl ControlPlane {
         swarm: SwarmId,
         make: impl FnMut(Reply<Result<Committed<T>, Refused>>) -> SwarmMsg,
     ) -> Result<Committed<T>, Refused> {
+        self.takes_writes()?;
         ask(|| self.house.doors.swarm(swarm), op.deadline, make).await?
     }
 
@@ -306,7 +343,18 @@ impl ControlPlane {
         agent: AgentId,
         make: impl FnMut(Reply<Result<Committed<()>, Refused>>) -> AgentMsg,
     ) -> Result<Committed<()>, Refused> {
+        self.takes_writes()?;
         ask(|| self.house.doors.agent(agent), op.deadline, make).await?
+    }
+
+    /// Refused aloud before any entity decides what could not be written.
+    fn takes_writes(&self) -> Result<(), Refused> {
+        Ok(self.house.ledger.takes_writes()?)
+    }
+
+    async fn tell_roster<T: Send + 'static>(&self, op: &Op, make: impl FnMut(Reply<T>) -> RosterMsg) -> Result<T, Refused> {
+        self.takes_writes()?;
+        self.ask_roster(op, make).await
     }
 
     async fn ask_roster<T: Send + 'static>(&self, op: &Op, make: impl FnMut(Reply<T>) -> RosterMsg) -> Result<T, Refused> {
@@ -338,7 +386,11 @@ impl ControlPlane {
         };
         let shown = name.as_deref().map_or_else(|| format!("{id:?}"), |name| format!("{name:?}"));
         let found = self.ask_roster(op, move |reply| RosterMsg::FindSwarm { name: name.clone(), id, reply }).await?;
-        found.ok_or_else(|| Refused { code: Code::NotFound, message: format!("there is no swarm {shown}"), field: Some("swarm".into()) })
+        found.ok_or_else(|| Refused {
+            code: Code::NotFound,
+            message: format!("there is no swarm {shown}"),
+            field: Some("swarm".into()),
+        })
     }
 
     /// The task as the views have it, waited for if it is quite new.

@@ -72,7 +72,13 @@ impl OutputReader {
             }
             let Some(reader) = &mut self.open else {
                 if self.control.known_task(self.task)?.is_some_and(|record| record.status.is_terminal()) {
-                    return Ok(OutputChunk { after_byte, next_byte: after_byte, stream: OutputStream::Stdout, bytes: Bytes::new(), at_end: true });
+                    return Ok(OutputChunk {
+                        after_byte,
+                        next_byte: after_byte,
+                        stream: OutputStream::Stdout,
+                        bytes: Bytes::new(),
+                        at_end: true,
+                    });
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
@@ -97,7 +103,9 @@ impl OutputReader {
         };
         let Some(attempt) = attempt else {
             return match self.attempt {
-                Some(wanted) if record.status.is_terminal() => Err(Refused::not_found(format!("attempt {wanted} of {}", self.task))),
+                Some(wanted) if record.status.is_terminal() => {
+                    Err(Refused::not_found(format!("attempt {wanted} of {}", self.task)))
+                }
                 _ => Ok(None),
             };
         };
@@ -154,9 +162,16 @@ impl ControlPlane {
     /// Waits until the views have reached `cursor`.
     pub async fn at_least(&self, op: &Op, cursor: Cursor) -> Result<(), Refused> {
         if cursor > self.house.ledger.head() {
-            return Err(Refused::invalid("atLeast", format!("the ledger is at cursor {}, before {cursor}", self.house.ledger.head())));
+            return Err(Refused::invalid(
+                "atLeast",
+                format!("the ledger is at cursor {}, before {cursor}", self.house.ledger.head()),
+            ));
         }
-        self.house.views.at_least(cursor, op.deadline).await.map_err(|lagging| Refused::new(Code::Unavailable, lagging.to_string()))
+        self.house
+            .views
+            .at_least(cursor, op.deadline)
+            .await
+            .map_err(|lagging| Refused::new(Code::Unavailable, lagging.to_string()))
     }
 
     pub fn task(&self, id: TaskId) -> Result<Option<TaskRecord>, Refused> {
@@ -202,7 +217,13 @@ impl ControlPlane {
         Ok(page.items.into_iter().map(|(_, record)| record).find(|record| record.spec.name == name))
     }
 
-    pub fn tasks(&self, filter: &TaskFilter, order: TaskOrder, after: Option<&str>, first: usize) -> Result<Page<TaskRecord>, Refused> {
+    pub fn tasks(
+        &self,
+        filter: &TaskFilter,
+        order: TaskOrder,
+        after: Option<&str>,
+        first: usize,
+    ) -> Result<Page<TaskRecord>, Refused> {
         self.house.tasks.page(filter, order, after.map(page_key).transpose()?, first)
     }
 
@@ -231,9 +252,14 @@ impl ControlPlane {
                 }
                 format!("waits for {}", waits.join(", "))
             }
-            TaskStatus::Queued | TaskStatus::Retrying | TaskStatus::Running if record.subtasks.is_empty() || record.status != TaskStatus::Running => {
+            TaskStatus::Queued | TaskStatus::Retrying | TaskStatus::Running
+                if record.subtasks.is_empty() || record.status != TaskStatus::Running =>
+            {
                 let later = record.not_before.filter(|at| *at > self.house.clock.now());
-                let last = record.attempts.last().and_then(|attempt| Some(format!("attempt {} failed: {}; ", attempt.number, attempt.error.clone()?)));
+                let last = record
+                    .attempts
+                    .last()
+                    .and_then(|attempt| Some(format!("attempt {} failed: {}; ", attempt.number, attempt.error.clone()?)));
                 match (record.status, later) {
                     (TaskStatus::Running, _) => chosen(record),
                     (_, Some(at)) => format!("{}waits until {at}", last.unwrap_or_default()),
@@ -252,7 +278,9 @@ impl ControlPlane {
 
     async fn explain(&self, record: &TaskRecord, deadline: Deadline) -> Result<String, Refused> {
         let task = record.id();
-        let Some(door) = self.house.doors.swarm(record.spec.swarm) else { return Ok("its swarm's coordinator is not running".into()) };
+        let Some(door) = self.house.doors.swarm(record.spec.swarm) else {
+            return Ok("its swarm's coordinator is not running".into());
+        };
         let said = door.ask(deadline, |reply| SwarmMsg::Explain { task, reply }).await?;
         Ok(said.unwrap_or_else(|| "it is on its way to an agent".into()))
     }
@@ -287,7 +315,9 @@ impl ControlPlane {
             view_lag: self.house.views.lag(),
             disk: match status.disk {
                 DiskState::Ok => "ok".into(),
-                DiskState::Full { free_bytes } => format!("full: {free_bytes} bytes are free, writes are refused until there is room"),
+                DiskState::Full { free_bytes } => {
+                    format!("full: {free_bytes} bytes are free, writes are refused until there is room")
+                }
                 DiskState::Failed { why } => format!("failed: {why}; writes are refused until the node is restarted"),
             },
         }
@@ -341,7 +371,14 @@ fn chosen(record: &TaskRecord) -> String {
     match decision.scores.first() {
         Some(best) => format!(
             "attempt {} went to {} by {:?}: score {:.3} (specialisation {:.2}, success {:.2}, load {:.2}), best of {}",
-            attempt.number, attempt.agent, decision.strategy, best.total, best.specialisation, best.success, best.load, decision.eligible
+            attempt.number,
+            attempt.agent,
+            decision.strategy,
+            best.total,
+            best.specialisation,
+            best.success,
+            best.load,
+            decision.eligible
         ),
         None => format!("attempt {} went to {}", attempt.number, attempt.agent),
     }

@@ -11,7 +11,9 @@ use hiveward_runtime::{
     error::{Code, Refused},
     id::Key,
     ledger::Cursor,
-    supervise::{Backoff, Behaviour, ChildSpec, Context, Failure, Intensity, Restart, Shutdown, StartError, Supervisor, TimerHandle},
+    supervise::{
+        Backoff, Behaviour, ChildSpec, Context, Failure, Intensity, Restart, Shutdown, StartError, Supervisor, TimerHandle,
+    },
 };
 
 use super::event::{self, RosterEvent};
@@ -45,14 +47,39 @@ pub struct Roster {
 }
 
 pub enum RosterMsg {
-    AddSwarm { spec: Arc<SwarmSpec>, operation: Option<Operation>, reply: Answer<Key> },
-    RemoveSwarm { swarm: SwarmId, operation: Option<Operation>, reply: Answer<Key> },
+    AddSwarm {
+        spec: Arc<SwarmSpec>,
+        operation: Option<Operation>,
+        reply: Answer<Key>,
+    },
+    RemoveSwarm {
+        swarm: SwarmId,
+        operation: Option<Operation>,
+        reply: Answer<Key>,
+    },
     /// Answers when the agent's actor has been started; it may not be ready yet.
-    AddAgent { spec: Arc<AgentSpec>, operation: Option<Operation>, reply: Answer<Key> },
-    RemoveAgent { agent: AgentId, operation: Option<Operation>, reply: Answer<Key> },
-    FindSwarm { name: Option<Arc<str>>, id: Option<SwarmId>, reply: Reply<Option<Arc<SwarmSpec>>> },
-    FindAgent { id: AgentId, reply: Reply<Option<Arc<AgentSpec>>> },
-    CommitFailed { message: String },
+    AddAgent {
+        spec: Arc<AgentSpec>,
+        operation: Option<Operation>,
+        reply: Answer<Key>,
+    },
+    RemoveAgent {
+        agent: AgentId,
+        operation: Option<Operation>,
+        reply: Answer<Key>,
+    },
+    FindSwarm {
+        name: Option<Arc<str>>,
+        id: Option<SwarmId>,
+        reply: Reply<Option<Arc<SwarmSpec>>>,
+    },
+    FindAgent {
+        id: AgentId,
+        reply: Reply<Option<Arc<AgentSpec>>>,
+    },
+    CommitFailed {
+        message: String,
+    },
     /// Sees that everyone is under a supervisor: one that was itself restarted has forgotten its children.
     Ensure,
 }
@@ -126,7 +153,10 @@ impl Behaviour for Roster {
                     }
                     let agents = state.agents.values().filter(|spec| spec.swarm == swarm).count();
                     if agents > 0 {
-                        reply.answer(Err(Refused::new(Code::Refused, format!("{agents} agents belong to the swarm; remove them first"))));
+                        reply.answer(Err(Refused::new(
+                            Code::Refused,
+                            format!("{agents} agents belong to the swarm; remove them first"),
+                        )));
                         return Ok(());
                     }
                     let cursor = state.commit(RosterEvent::SwarmRemoved { swarm, operation }).await?;
@@ -292,7 +322,10 @@ impl State {
                 batch.then(move |cursor| reply.answer(Ok(Committed { value: key, cursor })));
                 self.committer.hand_over(batch).await?;
             }
-            Some(_) => reply.answer(Err(conflict("operationId", format!("operation id {:?} was used before with another input; choose a new one", operation.id)))),
+            Some(_) => reply.answer(Err(conflict(
+                "operationId",
+                format!("operation id {:?} was used before with another input; choose a new one", operation.id),
+            ))),
         }
         Ok(None)
     }

@@ -87,7 +87,9 @@ impl Behaviour for Coordinator {
             Some((_, kept)) if kept.format == snapshot::FORMAT => {
                 rmp_serde::from_slice::<Snapshot>(&kept.body)?.restore(self.spec.clone(), now)
             }
-            Some((_, kept)) => return Err(Failure::new(format!("snapshot format {} is newer than {}", kept.format, snapshot::FORMAT))),
+            Some((_, kept)) => {
+                return Err(Failure::new(format!("snapshot format {} is newer than {}", kept.format, snapshot::FORMAT)));
+            }
             None => Swarm::new(self.spec.clone()),
         };
         let replayed = life.events.len() as u64;
@@ -217,7 +219,13 @@ impl Coordinator {
         self.settle(ctx, state, batch).await
     }
 
-    async fn arrive(&self, ctx: &Context<SwarmMsg>, state: &mut State, arrival: Arrival, agent: Addr<AgentMsg>) -> Result<(), Failure> {
+    async fn arrive(
+        &self,
+        ctx: &Context<SwarmMsg>,
+        state: &mut State,
+        arrival: Arrival,
+        agent: Addr<AgentMsg>,
+    ) -> Result<(), Failure> {
         let id = arrival.agent;
         let leases: Vec<(Lease, Arc<TaskSpec>)> = state
             .swarm
@@ -240,7 +248,14 @@ impl Coordinator {
         self.settle(ctx, state, batch).await
     }
 
-    async fn depart(&self, ctx: &Context<SwarmMsg>, state: &mut State, agent: AgentId, incarnation: u64, lost: Option<String>) -> Result<(), Failure> {
+    async fn depart(
+        &self,
+        ctx: &Context<SwarmMsg>,
+        state: &mut State,
+        agent: AgentId,
+        incarnation: u64,
+        lost: Option<String>,
+    ) -> Result<(), Failure> {
         if !state.swarm.unseat(agent, incarnation) && lost.is_none() {
             return Ok(());
         }
@@ -254,7 +269,14 @@ impl Coordinator {
         }
     }
 
-    async fn ended(&self, ctx: &Context<SwarmMsg>, state: &mut State, lease: Lease, mut ended: Ended, agent: Addr<AgentMsg>) -> Result<(), Failure> {
+    async fn ended(
+        &self,
+        ctx: &Context<SwarmMsg>,
+        state: &mut State,
+        lease: Lease,
+        mut ended: Ended,
+        agent: Addr<AgentMsg>,
+    ) -> Result<(), Failure> {
         let mut subtasks = None;
         if ended.status == AttemptStatus::Succeeded
             && let Some(live) = state.swarm.live(lease.task).filter(|live| live.lease() == Some(lease))
@@ -283,7 +305,12 @@ impl Coordinator {
         self.settle(ctx, state, batch).await
     }
 
-    fn read_plan(&self, planner: &TaskSpec, asked: &crate::task::spec::PlanSpec, result: Option<&Body>) -> Result<Vec<Arc<TaskSpec>>, String> {
+    fn read_plan(
+        &self,
+        planner: &TaskSpec,
+        asked: &crate::task::spec::PlanSpec,
+        result: Option<&Body>,
+    ) -> Result<Vec<Arc<TaskSpec>>, String> {
         let result = result.ok_or("it returned no result, and its result must be a plan")?;
         let json = self.house.body(result).map_err(|refused| refused.message)?;
         plan::read(&json, planner, asked, &|bytes| self.house.store_body(&bytes).map_err(|refused| refused.message))
@@ -293,7 +320,10 @@ impl Coordinator {
         let live: Vec<_> = state.swarm.live_tasks().map(|live| live.spec.id).collect();
         if !live.is_empty() && !force {
             let count = live.len();
-            reply.answer(Err(Refused::new(Code::Refused, format!("{count} tasks have not ended; wait, cancel them, or use force"))));
+            reply.answer(Err(Refused::new(
+                Code::Refused,
+                format!("{count} tasks have not ended; wait, cancel them, or use force"),
+            )));
             return Ok(());
         }
         state.closing = true;
@@ -322,7 +352,9 @@ impl Coordinator {
                 None => {
                     away.insert(lease.agent);
                 }
-                Some(agent) if live.status == TaskStatus::Assigned && now.wall.since(live.since) > Duration::from_millis(ABSENT_MS) => {
+                Some(agent)
+                    if live.status == TaskStatus::Assigned && now.wall.since(live.since) > Duration::from_millis(ABSENT_MS) =>
+                {
                     repeated.push((agent.clone(), lease, live.spec.clone()));
                 }
                 Some(_) => {}
@@ -345,7 +377,12 @@ impl Coordinator {
         self.settle(ctx, state, batch).await
     }
 
-    async fn record_all(&self, ctx: &Context<SwarmMsg>, state: &mut State, events: impl IntoIterator<Item = SwarmEvent>) -> Result<(), Failure> {
+    async fn record_all(
+        &self,
+        ctx: &Context<SwarmMsg>,
+        state: &mut State,
+        events: impl IntoIterator<Item = SwarmEvent>,
+    ) -> Result<(), Failure> {
         let mut batch = Batch::default();
         for event in events {
             self.record(state, &mut batch, &event)?;
@@ -459,4 +496,3 @@ pub fn fresh_record(spec: Arc<TaskSpec>, principal: Arc<str>, at: WallMs, cursor
         principal,
     }
 }
-

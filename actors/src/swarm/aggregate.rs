@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use hiveward_runtime::{call::{Addr, TellError}, clock::Deadline, ledger::Cursor};
+use hiveward_runtime::{
+    call::{Addr, TellError},
+    clock::Deadline,
+    ledger::Cursor,
+};
 
 use super::message::SwarmMsg;
 use crate::{
@@ -18,7 +22,14 @@ const VIEWS_TIMEOUT: Duration = Duration::from_secs(60);
 const TELL_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// Tells the coordinator what came of it. Does nothing that cannot be repeated: a restarted coordinator runs it again.
-pub(super) async fn run(house: House, coordinator: Addr<SwarmMsg>, task: TaskId, subtasks: Vec<TaskId>, how: Aggregate, cursor: Cursor) {
+pub(super) async fn run(
+    house: House,
+    coordinator: Addr<SwarmMsg>,
+    task: TaskId,
+    subtasks: Vec<TaskId>,
+    how: Aggregate,
+    cursor: Cursor,
+) {
     let made = collect(&house, &subtasks, how, cursor).await;
     let (result, error) = match made {
         Ok(result) => (Some(result), None),

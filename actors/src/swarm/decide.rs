@@ -55,7 +55,11 @@ impl Swarm {
         if self.live.len() + tasks.len() > queued_max {
             return Err(Refused::new(
                 Code::Limit,
-                format!("swarm {} is full: maxQueued is {queued_max} and {} tasks have not ended; retry later", self.spec.name, self.live.len()),
+                format!(
+                    "swarm {} is full: maxQueued is {queued_max} and {} tasks have not ended; retry later",
+                    self.spec.name,
+                    self.live.len()
+                ),
             ));
         }
         for (place, task) in tasks.iter().enumerate() {
@@ -178,7 +182,8 @@ impl Swarm {
         }
         loop {
             let live = &self.live;
-            let (slot, priority, id, needs) = self.ready.head(|task, ticket| live.get(&task).is_some_and(|t| t.ticket == Some(ticket)))?;
+            let (slot, priority, id, needs) =
+                self.ready.head(|task, ticket| live.get(&task).is_some_and(|t| t.ticket == Some(ticket)))?;
             let (candidates, left_out) = self.seats.candidates(&needs);
             let strategy = needs.strategy.unwrap_or(self.spec.strategy);
             let Some(decision) = placement::choose(strategy, &self.spec.weights, &candidates, left_out, dice) else {
@@ -216,16 +221,29 @@ impl Swarm {
                 }
                 Due::QueueTimeout if task.ticket.is_some() => {
                     let waited_ms = task.wait_ms.unwrap_or_default();
-                    events.push(SwarmEvent::Failed { task: id, error: format!("not started within {waited_ms} ms (queueTimeoutMs)"), lease: None });
+                    events.push(SwarmEvent::Failed {
+                        task: id,
+                        error: format!("not started within {waited_ms} ms (queueTimeoutMs)"),
+                        lease: None,
+                    });
                 }
                 Due::RunOverdue if task.started => {
                     if let Some(lease) = task.lease() {
-                        events.extend(self.attempt_end(lease, lost_end("the agent neither ended nor reported the attempt after its run timeout"), None, 0.0));
+                        events.extend(self.attempt_end(
+                            lease,
+                            lost_end("the agent neither ended nor reported the attempt after its run timeout"),
+                            None,
+                            0.0,
+                        ));
                     }
                 }
                 Due::TotalTimeout => {
                     let total_ms = task.spec.total_timeout_ms.unwrap_or_default();
-                    events.push(SwarmEvent::Failed { task: id, error: format!("not ended within {total_ms} ms (totalTimeoutMs)"), lease: task.lease() });
+                    events.push(SwarmEvent::Failed {
+                        task: id,
+                        error: format!("not ended within {total_ms} ms (totalTimeoutMs)"),
+                        lease: task.lease(),
+                    });
                 }
                 _ => {}
             }

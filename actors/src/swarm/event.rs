@@ -31,24 +31,63 @@ pub struct Operation {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum SwarmEvent {
     /// Tasks were accepted, all together.
-    Submitted { tasks: Vec<Arc<TaskSpec>>, operation: Option<Operation>, principal: Arc<str> },
+    Submitted {
+        tasks: Vec<Arc<TaskSpec>>,
+        operation: Option<Operation>,
+        principal: Arc<str>,
+    },
     /// A lease was granted.
-    Assigned { lease: Lease, decision: Arc<Decision> },
-    Started { lease: Lease },
-    Verifying { lease: Lease },
-    AttemptEnded { lease: Lease, ended: Ended, next: Next },
+    Assigned {
+        lease: Lease,
+        decision: Arc<Decision>,
+    },
+    Started {
+        lease: Lease,
+    },
+    Verifying {
+        lease: Lease,
+    },
+    AttemptEnded {
+        lease: Lease,
+        ended: Ended,
+        next: Next,
+    },
     /// The attempt's result was a plan; these are its subtasks.
-    Planned { task: TaskId, subtasks: Vec<Arc<TaskSpec>> },
+    Planned {
+        task: TaskId,
+        subtasks: Vec<Arc<TaskSpec>>,
+    },
     /// All subtasks of a plan have ended, and this came of them.
-    Aggregated { task: TaskId, result: Option<Body>, error: Option<String> },
+    Aggregated {
+        task: TaskId,
+        result: Option<Body>,
+        error: Option<String>,
+    },
     /// `lease` is the one it held until then.
-    Cancelled { task: TaskId, reason: Arc<str>, lease: Option<Lease>, operation: Option<Operation> },
+    Cancelled {
+        task: TaskId,
+        reason: Arc<str>,
+        lease: Option<Lease>,
+        operation: Option<Operation>,
+    },
     /// It ended without an attempt: a timeout of the queue or of the whole, or a dependency that failed.
-    Failed { task: TaskId, error: String, lease: Option<Lease> },
+    Failed {
+        task: TaskId,
+        error: String,
+        lease: Option<Lease>,
+    },
     /// A client sent an ended task on its way again, perhaps edited. `attempts` were made before.
-    Redriven { spec: Arc<TaskSpec>, attempts: u32, operation: Option<Operation>, principal: Arc<str> },
+    Redriven {
+        spec: Arc<TaskSpec>,
+        attempts: u32,
+        operation: Option<Operation>,
+        principal: Arc<str>,
+    },
     /// An attempt that no longer held the lease reported an end; nothing was changed by it.
-    StaleRefused { lease: Lease, said: AttemptStatus },
+    StaleRefused {
+        lease: Lease,
+        said: AttemptStatus,
+    },
 }
 
 /// How an attempt ended.
@@ -69,7 +108,9 @@ pub enum Next {
     Succeed,
     /// Waits for the subtasks that the following `Planned` names.
     Plan,
-    Retry { wait_ms: u64 },
+    Retry {
+        wait_ms: u64,
+    },
     Fail,
     Die,
 }
@@ -79,7 +120,11 @@ pub enum DecodeError {
     #[error("{kind} has format {format}, newer than the {FORMAT} this version reads")]
     Format { kind: String, format: u16 },
     #[error("{kind} cannot be decoded")]
-    Body { kind: String, #[source] source: rmp_serde::decode::Error },
+    Body {
+        kind: String,
+        #[source]
+        source: rmp_serde::decode::Error,
+    },
 }
 
 impl SwarmEvent {

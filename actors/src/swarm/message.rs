@@ -31,26 +31,64 @@ pub enum SwarmMsg {
     /// All of them or none. Repeating the same operation repeats the answer.
     Submit(Submit),
     /// Reaches the running process, if there is one.
-    Cancel { task: TaskId, reason: Arc<str>, operation: Option<Operation>, reply: Answer<TaskId> },
+    Cancel {
+        task: TaskId,
+        reason: Arc<str>,
+        operation: Option<Operation>,
+        reply: Answer<TaskId>,
+    },
     /// `before` is the ended task as the views have it; `spec` may differ from it in what it does.
-    Redrive { before: Box<TaskRecord>, spec: Arc<TaskSpec>, operation: Option<Operation>, principal: Arc<str>, reply: Answer<TaskId> },
+    Redrive {
+        before: Box<TaskRecord>,
+        spec: Arc<TaskSpec>,
+        operation: Option<Operation>,
+        principal: Arc<str>,
+        reply: Answer<TaskId>,
+    },
     /// An agent is ready for work. The leases it should hold are sent to it (again).
-    Arrive { arrival: Arrival, agent: Addr<AgentMsg> },
+    Arrive {
+        arrival: Arrival,
+        agent: Addr<AgentMsg>,
+    },
     /// An agent is no longer ready. What it still holds stays leased, unless `lost`.
-    Depart { agent: AgentId, incarnation: u64, lost: Option<String> },
-    Started { lease: Lease },
-    Verifying { lease: Lease },
-    Ended { lease: Lease, ended: Ended, agent: Addr<AgentMsg> },
+    Depart {
+        agent: AgentId,
+        incarnation: u64,
+        lost: Option<String>,
+    },
+    Started {
+        lease: Lease,
+    },
+    Verifying {
+        lease: Lease,
+    },
+    Ended {
+        lease: Lease,
+        ended: Ended,
+        agent: Addr<AgentMsg>,
+    },
     /// Why a task is not running, in words.
-    Explain { task: TaskId, reply: Reply<Option<String>> },
+    Explain {
+        task: TaskId,
+        reply: Reply<Option<String>>,
+    },
     /// No further tasks; answers once nothing is live, or at once with the number that is.
-    Close { force: bool, reply: Answer<u32> },
+    Close {
+        force: bool,
+        reply: Answer<u32>,
+    },
 
     // From itself.
     Due,
     Sweep,
-    Aggregated { task: TaskId, result: Option<Body>, error: Option<String> },
-    CommitFailed { message: String },
+    Aggregated {
+        task: TaskId,
+        result: Option<Body>,
+        error: Option<String>,
+    },
+    CommitFailed {
+        message: String,
+    },
 }
 
 pub struct Submit {

@@ -10,12 +10,12 @@ pub mod message;
 pub mod queue;
 pub mod record;
 pub mod seat;
+#[cfg(test)]
+mod simulation;
 pub mod snapshot;
 pub mod spec;
 pub mod state;
 pub mod table;
-#[cfg(test)]
-mod simulation;
 #[cfg(test)]
 pub mod testing;
 

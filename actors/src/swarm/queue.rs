@@ -194,7 +194,10 @@ mod tests {
         }
         let taken = take_all(&mut queue, 1_500);
         let count = |wanted| taken.iter().filter(|&&p| p == wanted).count();
-        assert_eq!([count(Priority::Critical), count(Priority::High), count(Priority::Normal), count(Priority::Low)], [800, 400, 200, 100]);
+        assert_eq!(
+            [count(Priority::Critical), count(Priority::High), count(Priority::Normal), count(Priority::Low)],
+            [800, 400, 200, 100]
+        );
         // And never far apart: each LOW turn comes within 15 turns of the last.
         let turns: Vec<_> = taken.iter().enumerate().filter(|(_, p)| **p == Priority::Low).map(|(n, _)| n).collect();
         assert!(turns.windows(2).all(|pair| pair[1] - pair[0] <= 15), "{turns:?}");

@@ -142,7 +142,12 @@ impl World {
         let count = self.dice.usize(1..4);
         let mut specs = Vec::new();
         for _ in 0..count {
-            let known: Vec<TaskId> = self.swarm.live_tasks().map(|task| task.spec.id).chain(specs.iter().map(|s: &Arc<crate::task::TaskSpec>| s.id)).collect();
+            let known: Vec<TaskId> = self
+                .swarm
+                .live_tasks()
+                .map(|task| task.spec.id)
+                .chain(specs.iter().map(|s: &Arc<crate::task::TaskSpec>| s.id))
+                .collect();
             let dice = &mut self.dice;
             let new = spec(|task| {
                 task.priority = Priority::ALL[dice.usize(0..4)];
@@ -180,7 +185,8 @@ impl World {
         let rare = crate::agent::Skill { name: "rare".into(), proficiency: 0.5 };
         let skills = if agent.as_u128().is_multiple_of(2) { vec![rare] } else { Vec::new() };
         let arrival = Arrival { agent, incarnation, skills: skills.into(), capacity: 2, weight: 1 };
-        let holds: Vec<_> = self.swarm.live_tasks().filter_map(|task| task.lease()).filter(|l| l.agent == agent).map(|l| l.task).collect();
+        let holds: Vec<_> =
+            self.swarm.live_tasks().filter_map(|task| task.lease()).filter(|l| l.agent == agent).map(|l| l.task).collect();
         self.swarm.seat(arrival, holds);
     }
 
@@ -206,15 +212,23 @@ impl World {
             }
             return;
         }
-        let status = [AttemptStatus::Succeeded, AttemptStatus::Succeeded, AttemptStatus::Failed, AttemptStatus::TimedOut][self.dice.usize(0..4)];
-        let plan = self.swarm.live(lease.task).filter(|task| status == AttemptStatus::Succeeded && task.spec.plan.is_some()).map(|task| {
-            let parent = task.spec.id;
-            (0..self.dice.u32(0..3)).map(|n| Arc::new(spec(|sub| sub.parent = Some((parent, n.to_string()))))).collect::<Vec<_>>()
-        });
+        let status = [AttemptStatus::Succeeded, AttemptStatus::Succeeded, AttemptStatus::Failed, AttemptStatus::TimedOut]
+            [self.dice.usize(0..4)];
+        let plan = self.swarm.live(lease.task).filter(|task| status == AttemptStatus::Succeeded && task.spec.plan.is_some()).map(
+            |task| {
+                let parent = task.spec.id;
+                (0..self.dice.u32(0..3))
+                    .map(|n| Arc::new(spec(|sub| sub.parent = Some((parent, n.to_string())))))
+                    .collect::<Vec<_>>()
+            },
+        );
         let valid = self.swarm.live(lease.task).and_then(|task| task.lease()) == Some(lease);
         let events = self.swarm.attempt_end(lease, outcome(status, self.dice.u32(0..4) > 0), plan, self.dice.f64());
         if !valid {
-            assert!(events.iter().all(|event| matches!(event, SwarmEvent::StaleRefused { .. })), "a stale report changed something: {events:?}");
+            assert!(
+                events.iter().all(|event| matches!(event, SwarmEvent::StaleRefused { .. })),
+                "a stale report changed something: {events:?}"
+            );
         }
         for event in events {
             if let SwarmEvent::Planned { subtasks, .. } = &event {
@@ -245,7 +259,9 @@ impl World {
             _ => None,
         });
         let attempts = self.granted.iter().filter(|(of, _)| *of == task).map(|(_, attempt)| *attempt).max().unwrap_or(0);
-        if let super::decide::Decided::New(event) = self.swarm.redrive(spec.unwrap(), attempts, TaskStatus::Dead, None, "sim".into()).unwrap() {
+        if let super::decide::Decided::New(event) =
+            self.swarm.redrive(spec.unwrap(), attempts, TaskStatus::Dead, None, "sim".into()).unwrap()
+        {
             self.commit(event);
         }
     }

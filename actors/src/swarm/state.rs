@@ -232,7 +232,11 @@ impl Swarm {
                 None => format!("no ready agent of swarm {} has all the skills: {}", self.spec.name, skills.join(", ")),
             });
         }
-        Some(format!("every agent that could take it is at its load limit; {} tasks are ready in swarm {}", self.ready.len(), self.spec.name))
+        Some(format!(
+            "every agent that could take it is at its load limit; {} tasks are ready in swarm {}",
+            self.ready.len(),
+            self.spec.name
+        ))
     }
 
     pub fn counts(&self) -> (usize, usize, usize, usize) {

@@ -108,7 +108,11 @@ impl SwarmTable {
             let from = after.map_or(std::ops::Bound::Unbounded, |after| std::ops::Bound::Excluded(after.as_u128()));
             for row in rows.range::<u128>((from, std::ops::Bound::Unbounded))? {
                 let record: SwarmRecord = rmp_serde::from_slice(row?.1.value())?;
-                if !filter.name_contains.as_ref().is_none_or(|part| record.spec.name.to_lowercase().contains(&part.to_lowercase())) {
+                if !filter
+                    .name_contains
+                    .as_ref()
+                    .is_none_or(|part| record.spec.name.to_lowercase().contains(&part.to_lowercase()))
+                {
                     continue;
                 }
                 if page.items.len() == first {

@@ -17,7 +17,9 @@ impl Part {
     fn value(&self) -> Value {
         match &self.result {
             None => Value::Null,
-            Some(bytes) => serde_json::from_slice(bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned())),
+            Some(bytes) => {
+                serde_json::from_slice(bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()))
+            }
         }
     }
 }
@@ -27,13 +29,19 @@ pub fn aggregate(how: Aggregate, parts: &[Part]) -> Result<Vec<u8>, String> {
     if how != Aggregate::Majority {
         let failed: Vec<_> = parts.iter().filter(|part| part.status != TaskStatus::Succeeded).collect();
         if let Some(first) = failed.first() {
-            return Err(format!("{} of {} subtasks did not succeed, first {:?} ({})", failed.len(), parts.len(), first.name, first.status.name()));
+            return Err(format!(
+                "{} of {} subtasks did not succeed, first {:?} ({})",
+                failed.len(),
+                parts.len(),
+                first.name,
+                first.status.name()
+            ));
         }
     }
     let value = match how {
-        Aggregate::Collect => {
-            Value::Array(parts.iter().map(|part| json!({"name": part.name, "status": part.status.name(), "result": part.value()})).collect())
-        }
+        Aggregate::Collect => Value::Array(
+            parts.iter().map(|part| json!({"name": part.name, "status": part.status.name(), "result": part.value()})).collect(),
+        ),
         Aggregate::Merge => {
             let mut merged = Value::Object(Map::new());
             for part in parts {
@@ -66,7 +74,9 @@ pub fn aggregate(how: Aggregate, parts: &[Part]) -> Result<Vec<u8>, String> {
             }
             match votes.into_iter().max_by_key(|(_, votes)| *votes) {
                 Some((winner, count)) if count * 2 > parts.len() => return Ok(winner.into_bytes()),
-                Some((_, count)) => return Err(format!("no majority: the most frequent result has {count} of {} votes", parts.len())),
+                Some((_, count)) => {
+                    return Err(format!("no majority: the most frequent result has {count} of {} votes", parts.len()));
+                }
                 None => return Err("no subtask succeeded".into()),
             }
         }

@@ -85,7 +85,9 @@ pub fn read(json: &[u8], planner: &TaskSpec, plan: &PlanSpec, store: Store<'_>) 
         let on: Result<Vec<usize>, String> = step
             .depends_on
             .iter()
-            .map(|name| places.get(name.as_str()).copied().ok_or_else(|| wrong(format!("tasks.{place}.dependsOn: no task {name:?}"))))
+            .map(|name| {
+                places.get(name.as_str()).copied().ok_or_else(|| wrong(format!("tasks.{place}.dependsOn: no task {name:?}")))
+            })
             .collect();
         let on = on?;
         if on.len() > DEPENDENCIES_MAX {
@@ -130,7 +132,10 @@ pub fn read(json: &[u8], planner: &TaskSpec, plan: &PlanSpec, store: Store<'_>) 
             queue_timeout_ms: None,
             run_timeout_ms: step.run_timeout_ms.or(planner.run_timeout_ms),
             total_timeout_ms: None,
-            retry: RetryPolicy { attempts_max: step.attempts_max.unwrap_or(planner.retry.attempts_max).max(1), ..planner.retry.clone() },
+            retry: RetryPolicy {
+                attempts_max: step.attempts_max.unwrap_or(planner.retry.attempts_max).max(1),
+                ..planner.retry.clone()
+            },
             gate,
             plan: None,
             parent: Some((planner.id, step.name)),
@@ -157,7 +162,12 @@ impl StepCommand {
 
 impl StepGate {
     fn read(self, store: Store<'_>) -> Result<GateSpec, String> {
-        Ok(GateSpec { name: self.name, command: self.command.read(store)?, timeout_ms: self.timeout_ms, retriable: self.retriable })
+        Ok(GateSpec {
+            name: self.name,
+            command: self.command.read(store)?,
+            timeout_ms: self.timeout_ms,
+            retriable: self.retriable,
+        })
     }
 }
 
@@ -193,7 +203,10 @@ mod tests {
                 "in a circle: a → b → a",
             ),
             (r#"{"tasks":[{"name":"a","kind":"k"},{"name":"a","kind":"k"}]}"#, "used twice"),
-            (r#"{"tasks":[{"name":"a","kind":"k"},{"name":"b","kind":"k"},{"name":"c","kind":"k"},{"name":"d","kind":"k"}]}"#, "subtasksMax"),
+            (
+                r#"{"tasks":[{"name":"a","kind":"k"},{"name":"b","kind":"k"},{"name":"c","kind":"k"},{"name":"d","kind":"k"}]}"#,
+                "subtasksMax",
+            ),
         ] {
             let error = read_text(json).unwrap_err();
             assert!(error.contains(wants), "{json}: {error}");

@@ -22,7 +22,10 @@ pub const SKILLS_MAX: usize = 32;
 pub enum Body {
     Inline(#[serde(with = "serde_bytes")] Vec<u8>),
     /// `hash` is BLAKE3 in hexadecimal; `bytes` is the length.
-    Blob { hash: Arc<str>, bytes: u64 },
+    Blob {
+        hash: Arc<str>,
+        bytes: u64,
+    },
 }
 
 /// One program to run: no shell unless `argv` names one.
@@ -40,7 +43,10 @@ pub struct CommandSpec {
 pub enum Work {
     Command(CommandSpec),
     /// For whichever agent has the skills; `payload` is JSON.
-    Kind { kind: Arc<str>, payload: Option<Body> },
+    Kind {
+        kind: Arc<str>,
+        payload: Option<Body>,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

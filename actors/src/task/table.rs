@@ -172,7 +172,9 @@ impl Rows<'_> {
                 let status = if error.is_none() { TaskStatus::Succeeded } else { TaskStatus::Failed };
                 self.end(*task, status, error.clone(), event)?;
             }
-            SwarmEvent::Cancelled { task, reason, .. } => self.end(*task, TaskStatus::Cancelled, Some(reason.to_string()), event)?,
+            SwarmEvent::Cancelled { task, reason, .. } => {
+                self.end(*task, TaskStatus::Cancelled, Some(reason.to_string()), event)?
+            }
             SwarmEvent::Failed { task, error, .. } => self.end(*task, TaskStatus::Failed, Some(error.clone()), event)?,
             SwarmEvent::Redriven { spec, .. } => {
                 let Some(record) = self.get(spec.id)? else { return Ok(()) };
@@ -322,7 +324,9 @@ impl TaskFilter {
         let spec = &record.spec;
         (self.status.is_empty() || self.status.contains(&record.status))
             && self.swarm.is_none_or(|swarm| spec.swarm == swarm)
-            && self.agent.is_none_or(|agent| spec.agent == Some(agent) || record.attempts.iter().any(|attempt| attempt.agent == agent))
+            && self
+                .agent
+                .is_none_or(|agent| spec.agent == Some(agent) || record.attempts.iter().any(|attempt| attempt.agent == agent))
             && (self.priority.is_empty() || self.priority.contains(&spec.priority))
             && self.label.iter().all(|label| spec.labels.contains(label))
             && self.kind.as_ref().is_none_or(|kind| matches!(&spec.work, super::Work::Kind { kind: its, .. } if **its == **kind))
@@ -362,9 +366,7 @@ impl TaskTable {
         let read = || -> Result<Vec<Option<TaskRecord>>, ViewError> {
             let txn = self.views.read()?;
             let rows = txn.open_table(ROWS)?;
-            ids.iter()
-                .map(|id| rows.get(id.as_u128())?.map(|row| Ok(rmp_serde::from_slice(row.value())?)).transpose())
-                .collect()
+            ids.iter().map(|id| rows.get(id.as_u128())?.map(|row| Ok(rmp_serde::from_slice(row.value())?)).transpose()).collect()
         };
         read().map_err(unreadable)
     }
@@ -383,7 +385,13 @@ impl TaskTable {
         read().map_err(unreadable)
     }
 
-    pub fn page(&self, filter: &TaskFilter, order: TaskOrder, after: Option<TaskId>, first: usize) -> Result<Page<TaskRecord>, Refused> {
+    pub fn page(
+        &self,
+        filter: &TaskFilter,
+        order: TaskOrder,
+        after: Option<TaskId>,
+        first: usize,
+    ) -> Result<Page<TaskRecord>, Refused> {
         if order != TaskOrder::PriorityThenCreated {
             return self.read_page(filter, order, after, first).map_err(unreadable);
         }
@@ -412,7 +420,13 @@ impl TaskTable {
         }
     }
 
-    fn read_page(&self, filter: &TaskFilter, order: TaskOrder, after: Option<TaskId>, first: usize) -> Result<Page<TaskRecord>, ViewError> {
+    fn read_page(
+        &self,
+        filter: &TaskFilter,
+        order: TaskOrder,
+        after: Option<TaskId>,
+        first: usize,
+    ) -> Result<Page<TaskRecord>, ViewError> {
         use std::ops::Bound::{Excluded, Included};
         let txn = self.views.read()?;
         let rows = txn.open_table(ROWS)?;

@@ -98,7 +98,8 @@ impl Bed {
         }
         loop {
             let report = tokio::time::timeout(Duration::from_secs(30), self.receiver.recv()).await;
-            let report = report.unwrap_or_else(|_| panic!("waited for {what}; had {:?}", self.reports)).expect("the connector reports");
+            let report =
+                report.unwrap_or_else(|_| panic!("waited for {what}; had {:?}", self.reports)).expect("the connector reports");
             let found = wanted(&report);
             self.reports.push(report);
             if let Some(found) = found {
@@ -108,7 +109,10 @@ impl Bed {
     }
 
     pub async fn end_of(&mut self, lease: Lease) -> Outcome {
-        self.look("the end", |report| if let Report::Ended { lease: of, outcome } = report { (*of == lease).then(|| outcome.clone()) } else { None }).await
+        self.look("the end", |report| {
+            if let Report::Ended { lease: of, outcome } = report { (*of == lease).then(|| outcome.clone()) } else { None }
+        })
+        .await
     }
 
     pub async fn text_of(&mut self, lease: Lease) -> String {
@@ -125,7 +129,11 @@ impl Bed {
     }
 
     pub async fn died(&mut self) -> String {
-        self.look("the agent's death", |report| if let Report::AgentDied { message } = report { Some(message.clone()) } else { None }).await
+        self.look(
+            "the agent's death",
+            |report| if let Report::AgentDied { message } = report { Some(message.clone()) } else { None },
+        )
+        .await
     }
 
     pub fn reports_now(&mut self) -> &[Report] {
@@ -149,7 +157,12 @@ impl Bed {
     }
 
     pub fn output_bytes(&self) -> u64 {
-        files_under(&self.data.join("sessions")).iter().filter(|file| file.ends_with("stdout")).filter_map(|file| fs::metadata(file).ok()).map(|meta| meta.len()).sum()
+        files_under(&self.data.join("sessions"))
+            .iter()
+            .filter(|file| file.ends_with("stdout"))
+            .filter_map(|file| fs::metadata(file).ok())
+            .map(|meta| meta.len())
+            .sum()
     }
 }
 
@@ -190,7 +203,14 @@ pub fn shell(script: &str) -> CommandSpec {
 }
 
 pub fn command(lease: Lease, script: &str) -> Job {
-    Job { lease, title: "a test".into(), what: What::Command { command: shell(script), stdin: None }, inputs: Vec::new(), run_timeout: None, gate: None }
+    Job {
+        lease,
+        title: "a test".into(),
+        what: What::Command { command: shell(script), stdin: None },
+        inputs: Vec::new(),
+        run_timeout: None,
+        gate: None,
+    }
 }
 
 pub fn kind(lease: Lease, kind: &str, payload: &str) -> Job {

@@ -58,7 +58,10 @@ impl Place {
     }
 
     pub fn shims(&self) -> Vec<i32> {
-        self.processes().into_iter().filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default() == "hiveward-shim\n").collect()
+        self.processes()
+            .into_iter()
+            .filter(|pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default() == "hiveward-shim\n")
+            .collect()
     }
 
     pub fn kill_shim(&self) {
@@ -82,7 +85,8 @@ impl Place {
 
 /// The cgroups that the session was given.
 pub fn leaves(session: &Path) -> Vec<PathBuf> {
-    let started: serde_json::Value = serde_json::from_slice(&fs::read(session.join("started")).unwrap_or_default()).unwrap_or_default();
+    let started: serde_json::Value =
+        serde_json::from_slice(&fs::read(session.join("started")).unwrap_or_default()).unwrap_or_default();
     started["cgroups"].as_array().into_iter().flatten().filter_map(|dir| Some(PathBuf::from(dir.as_str()?))).collect()
 }
 
@@ -111,7 +115,8 @@ pub fn processes_under(root: &Path) -> Vec<i32> {
         .filter(|pid| *pid != std::process::id().cast_signed())
         .filter(|pid| {
             let of = |file: &str| format!("/proc/{pid}/{file}");
-            fs::read_link(of("cwd")).is_ok_and(|cwd| cwd.starts_with(root)) || contains(&fs::read(of("environ")).unwrap_or_default(), text)
+            fs::read_link(of("cwd")).is_ok_and(|cwd| cwd.starts_with(root))
+                || contains(&fs::read(of("environ")).unwrap_or_default(), text)
         })
         .collect()
 }

@@ -48,7 +48,9 @@ impl Auth {
                 found = Some(principal.clone());
             }
         }
-        found.ok_or_else(|| Refused::new(Code::Unauthenticated, "the token is not known here; see `admin.token` in the data directory"))
+        found.ok_or_else(|| {
+            Refused::new(Code::Unauthenticated, "the token is not known here; see `admin.token` in the data directory")
+        })
     }
 
     /// The principal behind `Authorization: Bearer …`.
@@ -69,7 +71,10 @@ impl Auth {
 
 /// No usable credential was sent.
 pub fn missing() -> Refused {
-    Refused::new(Code::Unauthenticated, "send `Authorization: Bearer TOKEN`; the administrator's token is in `admin.token` in the data directory")
+    Refused::new(
+        Code::Unauthenticated,
+        "send `Authorization: Bearer TOKEN`; the administrator's token is in `admin.token` in the data directory",
+    )
 }
 
 #[cfg(test)]

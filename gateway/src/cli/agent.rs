@@ -37,7 +37,9 @@ pub enum AgentCommand {
         watch: bool,
     },
     /// Show all of one agent
-    Show { agent: String },
+    Show {
+        agent: String,
+    },
     Start(Which),
     /// Stop agents: gracefully, or at once with --now
     Stop {
@@ -129,13 +131,18 @@ pub async fn run(client: &Client, show: Show, command: AgentCommand) -> Outcome 
             show.one(&client.get(AGENT, "AgentShow", json!({ "id": id }), "/node").await?)
         }
         AgentCommand::Start(which) => each(client, show, which, "AgentStart", "startAgent", json!({})).await,
-        AgentCommand::Stop { which, now } => each(client, show, which, "AgentStop", "stopAgent", json!({ "mode": if now { "NOW" } else { "GRACEFUL" } })).await,
+        AgentCommand::Stop { which, now } => {
+            each(client, show, which, "AgentStop", "stopAgent", json!({ "mode": if now { "NOW" } else { "GRACEFUL" } })).await
+        }
         AgentCommand::Pause { which, freeze } => {
-            each(client, show, which, "AgentPause", "pauseAgent", json!({ "mode": if freeze { "FREEZE" } else { "NEXT_STEP" } })).await
+            each(client, show, which, "AgentPause", "pauseAgent", json!({ "mode": if freeze { "FREEZE" } else { "NEXT_STEP" } }))
+                .await
         }
         AgentCommand::Resume(which) => each(client, show, which, "AgentResume", "resumeAgent", json!({})).await,
         AgentCommand::Restart(which) => each(client, show, which, "AgentRestart", "restartAgent", json!({})).await,
-        AgentCommand::Remove { which, force } => each(client, show, which, "AgentRemove", "removeAgent", json!({ "force": force })).await,
+        AgentCommand::Remove { which, force } => {
+            each(client, show, which, "AgentRemove", "removeAgent", json!({ "force": force })).await
+        }
     }
 }
 
@@ -167,7 +174,10 @@ async fn resolve(client: &Client, given: &str) -> Outcome<String> {
     match (same.next(), same.next()) {
         (Some(agent), None) => Ok(text(agent, "id")),
         (None, _) => Err(unknown(given)),
-        (Some(_), Some(_)) => Err(Failed::usage(format!("several swarms have an agent named {given}"), "give its id; `hiveward agent list` shows it")),
+        (Some(_), Some(_)) => Err(Failed::usage(
+            format!("several swarms have an agent named {given}"),
+            "give its id; `hiveward agent list` shows it",
+        )),
     }
 }
 
@@ -195,7 +205,10 @@ async fn each(client: &Client, show: Show, which: Which, operation: &str, field:
 async fn create(client: &Client, show: Show, args: CreateArgs) -> Outcome {
     let connector = match args.connector.as_str() {
         "worker" if args.argv.is_empty() => {
-            return Err(Failed::usage("a worker needs its program", "give it after `--`, such as: hiveward agent create w1 --connector worker -- python3 worker.py"));
+            return Err(Failed::usage(
+                "a worker needs its program",
+                "give it after `--`, such as: hiveward agent create w1 --connector worker -- python3 worker.py",
+            ));
         }
         "worker" => json!({ "worker": { "argv": args.argv, "cwd": args.cwd } }),
         other => json!({ other: true }),

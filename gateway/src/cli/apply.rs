@@ -304,7 +304,12 @@ impl Wanted {
         for (parameter, value) in set {
             match values.get_mut(parameter) {
                 Some(place) => *place = Some(value.clone()),
-                None => return Err(format!("{name}: there is no parameter {parameter:?} to --set; it declares {:?}", values.keys().collect::<Vec<_>>())),
+                None => {
+                    return Err(format!(
+                        "{name}: there is no parameter {parameter:?} to --set; it declares {:?}",
+                        values.keys().collect::<Vec<_>>()
+                    ));
+                }
             }
         }
         if let Some((missing, _)) = values.iter().find(|(_, value)| value.is_none()) {
@@ -333,7 +338,10 @@ impl Wanted {
         }
         for item in &file.tasks {
             let mut task = filled(item)?;
-            let swarm = task.as_object_mut().and_then(|fields| fields.remove("swarm")).and_then(|swarm| swarm.as_str().map(str::to_owned));
+            let swarm = task
+                .as_object_mut()
+                .and_then(|fields| fields.remove("swarm"))
+                .and_then(|swarm| swarm.as_str().map(str::to_owned));
             wanted.tasks.entry(swarm.unwrap_or_default()).or_default().push(task);
         }
         Ok(wanted)
@@ -403,8 +411,10 @@ fn canonical(value: &Value, out: &mut String) {
 pub async fn run(client: &Client, show: Show, args: ApplyArgs) -> Outcome {
     let name = args.file.display().to_string();
     let read = if name == "-" { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(&args.file) };
-    let text = read.map_err(|error| Failed::new(Exit::NotFound, format!("cannot read {name}: {error}"), "check the path given with -f"))?;
-    let wanted = Wanted::read(&name, &text, &args.set).map_err(|problem| Failed::usage(problem, "mend the file and apply it again; nothing was changed"))?;
+    let text = read
+        .map_err(|error| Failed::new(Exit::NotFound, format!("cannot read {name}: {error}"), "check the path given with -f"))?;
+    let wanted = Wanted::read(&name, &text, &args.set)
+        .map_err(|problem| Failed::usage(problem, "mend the file and apply it again; nothing was changed"))?;
     if args.dry_run {
         return Show { format: if show.format == Format::Table { Format::Yaml } else { show.format }, ..show }
             .value(&json!({ "swarms": wanted.swarms, "agents": wanted.agents, "tasks": wanted.tasks }));
@@ -432,7 +442,9 @@ pub async fn run(client: &Client, show: Show, args: ApplyArgs) -> Outcome {
     }
     match show.format {
         Format::Table if show.quiet => applied.iter().try_for_each(|item| print(&format!("{}\n", text_of(item, "id"))))?,
-        Format::Table => show.list(&["noun", "id", "name", "what"], &applied, |item| ["noun", "id", "name", "what"].map(|field| text_of(item, field)).into())?,
+        Format::Table => show.list(&["noun", "id", "name", "what"], &applied, |item| {
+            ["noun", "id", "name", "what"].map(|field| text_of(item, field)).into()
+        })?,
         _ => show.value(&Value::Array(applied))?,
     }
     if args.wait {
@@ -453,7 +465,11 @@ async fn wait_for(client: &Client, tasks: Vec<String>) -> Outcome {
     }
     match failures.first() {
         None => Ok(()),
-        Some(first) => Err(Failed::new(Exit::TaskFailed, format!("{} of {all} tasks failed; the first: {}", failures.len(), first.what), first.next.clone())),
+        Some(first) => Err(Failed::new(
+            Exit::TaskFailed,
+            format!("{} of {all} tasks failed; the first: {}", failures.len(), first.what),
+            first.next.clone(),
+        )),
     }
 }
 
@@ -461,12 +477,14 @@ async fn wait_for(client: &Client, tasks: Vec<String>) -> Outcome {
 async fn entity(client: &Client, run: &str, noun: &str, mut input: Value) -> Outcome<Value> {
     input["operationId"] = operation(noun, run, &input).into();
     let name = text_of(&input, "name");
-    let (document, mutation, place) = if noun == "swarm" { (SWARM, "SwarmCreate", "/createSwarm/swarm") } else { (AGENT, "AgentCreate", "/createAgent/agent") };
+    let (document, mutation, place) =
+        if noun == "swarm" { (SWARM, "SwarmCreate", "/createSwarm/swarm") } else { (AGENT, "AgentCreate", "/createAgent/agent") };
     let swarm = text_of(&input, "swarm");
     match client.get::<Value>(document, mutation, json!({ "input": input }), place).await {
         Ok(made) => Ok(json!({ "id": made["id"], "noun": noun, "name": name, "what": "applied" })),
         Err(failed) if failed.exit == Exit::Conflict => {
-            let there = if noun == "swarm" { swarm::find(client, &name).await? } else { agent_named(client, &swarm, &name).await? };
+            let there =
+                if noun == "swarm" { swarm::find(client, &name).await? } else { agent_named(client, &swarm, &name).await? };
             let id = there.ok_or(failed)?;
             Ok(json!({ "id": id, "noun": noun, "name": name, "what": "already there, left as it is" }))
         }

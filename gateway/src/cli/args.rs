@@ -34,7 +34,8 @@ pub fn pair(text: &str) -> Result<(String, String), String> {
 /// `NAME` or `NAME=PROFICIENCY`, 0 to 1.
 pub fn skill(text: &str) -> Result<(String, f64), String> {
     let Some((name, proficiency)) = text.split_once('=') else { return Ok((text.into(), 1.0)) };
-    let proficiency = proficiency.parse().ok().filter(|p| (0.0..=1.0).contains(p)).ok_or_else(|| format!("{proficiency:?} is not 0 to 1"))?;
+    let proficiency =
+        proficiency.parse().ok().filter(|p| (0.0..=1.0).contains(p)).ok_or_else(|| format!("{proficiency:?} is not 0 to 1"))?;
     Ok((name.into(), proficiency))
 }
 

@@ -44,11 +44,19 @@ fn unreachable(url: &str, error: &reqwest::Error) -> Failed {
         cause = format!(": {inner}");
         source = inner.source();
     }
-    Failed::new(Exit::Unreachable, format!("no answer from {url}{cause}"), "is a node running? start one with `hiveward dev`, or point --url at yours")
+    Failed::new(
+        Exit::Unreachable,
+        format!("no answer from {url}{cause}"),
+        "is a node running? start one with `hiveward dev`, or point --url at yours",
+    )
 }
 
 pub fn timed_out() -> Failed {
-    Failed::new(Exit::TimedOut, "the time given with --timeout is over", "what was asked for goes on by itself; look again later, or give more time")
+    Failed::new(
+        Exit::TimedOut,
+        "the time given with --timeout is over",
+        "what was asked for goes on by itself; look again later, or give more time",
+    )
 }
 
 impl Client {
@@ -57,9 +65,16 @@ impl Client {
         let found = || data_dirs.iter().find_map(|dir| std::fs::read_to_string(dir.join(TOKEN_FILE)).ok());
         let token = token.or_else(found).ok_or_else(|| {
             let tried: Vec<_> = data_dirs.iter().map(|dir| dir.join(TOKEN_FILE).display().to_string()).collect();
-            Failed::new(Exit::Denied, format!("no token: none was given and there is none in {}", tried.join(" or ")), "give it with --token or HIVEWARD_TOKEN, or name the node's --data-dir")
+            Failed::new(
+                Exit::Denied,
+                format!("no token: none was given and there is none in {}", tried.join(" or ")),
+                "give it with --token or HIVEWARD_TOKEN, or name the node's --data-dir",
+            )
         })?;
-        let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).build().map_err(|error| Failed::local(format!("cannot start an HTTP client: {error}")))?;
+        let http = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(5))
+            .build()
+            .map_err(|error| Failed::local(format!("cannot start an HTTP client: {error}")))?;
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         Ok(Self { url: url.trim_end_matches('/').to_owned(), token: token.trim().to_owned(), http, deadline })
     }
@@ -87,12 +102,16 @@ impl Client {
             .json(&body)
             .send()
             .await;
-        let response = sent.map_err(|error| if self.deadline.is_some_and(|at| at <= Instant::now()) { timed_out() } else { unreachable(&url, &error) })?;
+        let response = sent.map_err(|error| {
+            if self.deadline.is_some_and(|at| at <= Instant::now()) { timed_out() } else { unreachable(&url, &error) }
+        })?;
         let answer = read_answer(&url, response).await?;
         if let Some(error) = answer.errors.into_iter().next() {
             return Err(error.into());
         }
-        answer.data.ok_or_else(|| Failed::new(Exit::Failed, format!("{url} answered without data"), "is it a Hiveward node of this version?"))
+        answer.data.ok_or_else(|| {
+            Failed::new(Exit::Failed, format!("{url} answered without data"), "is it a Hiveward node of this version?")
+        })
     }
 
     /// As [`Self::call`], with the data at `path` in a type.
@@ -108,7 +127,13 @@ impl Client {
 }
 
 pub fn typed<T: DeserializeOwned>(value: Value) -> Outcome<T> {
-    serde_json::from_value(value).map_err(|error| Failed::new(Exit::Failed, format!("the answer has an unknown shape: {error}"), "use the same version of hiveward on both sides"))
+    serde_json::from_value(value).map_err(|error| {
+        Failed::new(
+            Exit::Failed,
+            format!("the answer has an unknown shape: {error}"),
+            "use the same version of hiveward on both sides",
+        )
+    })
 }
 
 async fn read_answer(url: &str, response: Response) -> Outcome<Answer> {
@@ -116,10 +141,16 @@ async fn read_answer(url: &str, response: Response) -> Outcome<Answer> {
     let body = response.bytes().await.map_err(|error| unreachable(url, &error))?;
     match serde_json::from_slice(&body) {
         Ok(answer) => Ok(answer),
-        Err(_) if status == StatusCode::NOT_FOUND => {
-            Err(Failed::new(Exit::Unreachable, format!("{url} is no GraphQL endpoint"), "point --url at a Hiveward node, such as http://127.0.0.1:7700"))
-        }
-        Err(_) => Err(Failed::new(Exit::Unreachable, format!("{url} answered {status} and no JSON"), "point --url at a Hiveward node, such as http://127.0.0.1:7700")),
+        Err(_) if status == StatusCode::NOT_FOUND => Err(Failed::new(
+            Exit::Unreachable,
+            format!("{url} is no GraphQL endpoint"),
+            "point --url at a Hiveward node, such as http://127.0.0.1:7700",
+        )),
+        Err(_) => Err(Failed::new(
+            Exit::Unreachable,
+            format!("{url} answered {status} and no JSON"),
+            "point --url at a Hiveward node, such as http://127.0.0.1:7700",
+        )),
     }
 }
 
@@ -180,17 +211,22 @@ impl Subscription<'_> {
     async fn connect(&self) -> Outcome<Events> {
         let url = format!("{}/graphql/stream", self.client.url);
         let body = json!({ "query": self.document, "operationName": self.operation, "variables": self.variables });
-        let mut request = self.client.http.post(&url).bearer_auth(&self.client.token).header(header::ACCEPT, "text/event-stream").json(&body);
+        let mut request =
+            self.client.http.post(&url).bearer_auth(&self.client.token).header(header::ACCEPT, "text/event-stream").json(&body);
         if let Some(last) = &self.last {
             request = request.header("last-event-id", last);
         }
         let response = request.send().await.map_err(|error| unreachable(&url, &error))?;
-        let streams = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        let streams =
+            response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
         if streams {
             return Ok(Events { response: response.bytes_stream().boxed(), read: BytesMut::new() });
         }
         let answer = read_answer(&url, response).await?;
-        Err(answer.errors.into_iter().next().map_or_else(|| Failed::new(Exit::Unreachable, format!("{url} did not open a stream"), "try again in a moment"), Failed::from))
+        Err(answer.errors.into_iter().next().map_or_else(
+            || Failed::new(Exit::Unreachable, format!("{url} did not open a stream"), "try again in a moment"),
+            Failed::from,
+        ))
     }
 }
 

@@ -48,7 +48,12 @@ pub struct FilterArgs {
 
 impl FilterArgs {
     fn input(self) -> Value {
-        Input::default().list("stream", self.streams).list("noun", self.nouns).list("kind", self.kinds).set("task", self.task.map(Value::from)).done()
+        Input::default()
+            .list("stream", self.streams)
+            .list("noun", self.nouns)
+            .list("kind", self.kinds)
+            .set("task", self.task.map(Value::from))
+            .done()
     }
 }
 
@@ -61,7 +66,8 @@ fn row(event: &Value) -> Vec<String> {
 pub async fn run(client: &Client, show: Show, command: EventCommand) -> Outcome {
     match command {
         EventCommand::List { filter, after, limit } => {
-            let events = pages(client, NODE, "EventList", json!({ "after": after, "filter": filter.input() }), "events", limit).await?;
+            let events =
+                pages(client, NODE, "EventList", json!({ "after": after, "filter": filter.input() }), "events", limit).await?;
             show.list(&["cursor", "at", "kind", "about"], &events, row)
         }
         EventCommand::Watch { filter, after } => {
@@ -75,7 +81,11 @@ pub async fn run(client: &Client, show: Show, command: EventCommand) -> Outcome 
                     Format::Yaml => print(&format!("---\n{}", super::show::yaml(event)?))?,
                 }
             }
-            Err(Failed::new(super::fail::Exit::Unreachable, "the node ended the stream", "it may be stopping; watch again with --after the last cursor shown"))
+            Err(Failed::new(
+                super::fail::Exit::Unreachable,
+                "the node ended the stream",
+                "it may be stopping; watch again with --after the last cursor shown",
+            ))
         }
     }
 }

@@ -70,13 +70,19 @@ impl From<ApiError> for Failed {
         let (exit, next) = match error.extensions.code.as_str() {
             "INVALID" => (Exit::Usage, "mend what is named above; `--help` shows what a command takes"),
             "NOT_FOUND" => (Exit::NotFound, "look with the noun's `list` command; it may have been removed"),
-            "UNAUTHENTICATED" => (Exit::Denied, "give the token with --token or HIVEWARD_TOKEN; the node keeps it in <data-dir>/admin.token"),
+            "UNAUTHENTICATED" => {
+                (Exit::Denied, "give the token with --token or HIVEWARD_TOKEN; the node keeps it in <data-dir>/admin.token")
+            }
             "FORBIDDEN" => (Exit::Denied, "use an administrator's token"),
             "CONFLICT" => (Exit::Conflict, "look at what is there with the noun's `show` command, then change the request"),
             "REFUSED" => (Exit::Conflict, "look at its state with the noun's `show` command; it must change first"),
             "LIMIT" => (Exit::Conflict, "ask for less at once, or raise the limit that is named"),
-            "BUSY" | "UNAVAILABLE" => (Exit::Unreachable, "nothing was changed; try again in a moment, and see `hiveward status`"),
-            "UNKNOWN_OUTCOME" => (Exit::Unreachable, "it may have happened: look before you try again, or try again with the same --operation-id"),
+            "BUSY" | "UNAVAILABLE" => {
+                (Exit::Unreachable, "nothing was changed; try again in a moment, and see `hiveward status`")
+            }
+            "UNKNOWN_OUTCOME" => {
+                (Exit::Unreachable, "it may have happened: look before you try again, or try again with the same --operation-id")
+            }
             _ => (Exit::Failed, "the node's log has the cause under the trace that is named"),
         };
         Self::new(exit, what, next)

@@ -29,7 +29,13 @@ use self::{
 use crate::{config, run};
 
 #[derive(Parser)]
-#[command(name = "hiveward", version, about = "Supervised agents on durable tasks", propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "hiveward",
+    version,
+    about = "Supervised agents on durable tasks",
+    propagate_version = true,
+    max_term_width = 100
+)]
 pub struct Cli {
     #[command(flatten)]
     pub common: Common,
@@ -174,7 +180,14 @@ async fn remote(common: Common, command: Command) -> Outcome {
 }
 
 /// Reads pages until there are `limit` entries.
-pub async fn pages(client: &Client, document: &str, operation: &str, mut variables: Value, at: &str, limit: usize) -> Outcome<Vec<Value>> {
+pub async fn pages(
+    client: &Client,
+    document: &str,
+    operation: &str,
+    mut variables: Value,
+    at: &str,
+    limit: usize,
+) -> Outcome<Vec<Value>> {
     const PAGE: usize = 100;
     let mut all: Vec<Value> = Vec::new();
     loop {

@@ -113,7 +113,13 @@ fn describe(lines: &mut String, name: &str, value: &Value, depth: usize) {
         Value::Array(items) => {
             lines.push_str(&format!("{indent}{name}:\n"));
             for item in items {
-                let fields: Vec<_> = item.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null()).map(|(name, value)| format!("{name}={}", plain(value))).collect();
+                let fields: Vec<_> = item
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .filter(|(_, value)| !value.is_null())
+                    .map(|(name, value)| format!("{name}={}", plain(value)))
+                    .collect();
                 lines.push_str(&format!("{indent}  {}\n", fields.join("  ")));
             }
         }

@@ -162,7 +162,9 @@ pub async fn run(client: &Client, show: Show, command: TaskCommand) -> Outcome {
         TaskCommand::List(args) => watching(args.watch, || list(client, show, &args)).await,
         TaskCommand::Show { task } => show.one(&find(client, &task).await?),
         TaskCommand::Output { task, attempt, after_byte } => wait::output(client, &task, attempt, after_byte).await,
-        TaskCommand::Watch { task } => wait::end(client, &task, Follow { print_changes: !show.quiet, output: false }).await.map(|_| ()),
+        TaskCommand::Watch { task } => {
+            wait::end(client, &task, Follow { print_changes: !show.quiet, output: false }).await.map(|_| ())
+        }
         TaskCommand::Cancel { tasks, operation_id } => cancel(client, show, tasks, operation_id).await,
         TaskCommand::Retry(args) => retry(client, show, args).await,
     }
@@ -174,15 +176,25 @@ fn retry_input(retries: Option<u32>) -> Option<Value> {
 
 async fn submit(client: &Client, show: Show, args: SubmitArgs) -> Outcome {
     if args.argv.is_empty() && args.kind.is_none() {
-        return Err(Failed::usage("there is nothing to run", "give a program after `--`, such as: hiveward task submit -- echo hello"));
+        return Err(Failed::usage(
+            "there is nothing to run",
+            "give a program after `--`, such as: hiveward task submit -- echo hello",
+        ));
     }
     let stdin = args.stdin.as_ref().map(read_text).transpose()?;
     let payload = args.payload.as_deref().map(serde_json::from_str::<Value>).transpose();
-    let payload = payload.map_err(|error| Failed::usage(format!("--payload is no JSON: {error}"), "quote it for the shell, such as --payload '{\"n\":1}'"))?;
+    let payload = payload.map_err(|error| {
+        Failed::usage(format!("--payload is no JSON: {error}"), "quote it for the shell, such as --payload '{\"n\":1}'")
+    })?;
     let pair = |first: &str, (name, value): &(String, String)| json!({ first: name, "value": value });
     let command = (!args.argv.is_empty()).then(|| {
         let env = args.env.iter().map(|variable| pair("name", variable));
-        Input::default().list("argv", args.argv.iter().cloned()).list("env", env).set("cwd", args.cwd.map(Value::from)).set("stdin", stdin.map(Value::from)).done()
+        Input::default()
+            .list("argv", args.argv.iter().cloned())
+            .list("env", env)
+            .set("cwd", args.cwd.map(Value::from))
+            .set("stdin", stdin.map(Value::from))
+            .done()
     });
     let input = Input::default()
         .set("operationId", args.operation_id.map(Value::from))
@@ -239,8 +251,19 @@ async fn list(client: &Client, show: Show, args: &ListArgs) -> Outcome {
     let tasks = pages(client, TASK, "TaskList", variables, "tasks", args.limit).await?;
     show.list(&["id", "status", "priority", "attempts", "agent", "age", "title"], &tasks, |task| {
         let attempts = task["attempts"].as_array().map_or(0, Vec::len);
-        let agent = task["attempts"].as_array().and_then(|attempts| attempts.last()).map_or_else(String::new, |last| text(&last["agent"], "name"));
-        vec![text(task, "id"), text(task, "status"), text(task, "priority"), attempts.to_string(), agent, age(task, "createdAt"), text(task, "title")]
+        let agent = task["attempts"]
+            .as_array()
+            .and_then(|attempts| attempts.last())
+            .map_or_else(String::new, |last| text(&last["agent"], "name"));
+        vec![
+            text(task, "id"),
+            text(task, "status"),
+            text(task, "priority"),
+            attempts.to_string(),
+            agent,
+            age(task, "createdAt"),
+            text(task, "title"),
+        ]
     })
 }
 
@@ -276,7 +299,11 @@ pub fn partly(all: usize, mut failures: Vec<Failed>) -> Outcome {
             for failure in &failures {
                 failure.print();
             }
-            Err(Failed::new(Exit::Partly, format!("{failed} of {all} failed"), "mend those and repeat the command; what was done stays done"))
+            Err(Failed::new(
+                Exit::Partly,
+                format!("{failed} of {all} failed"),
+                "mend those and repeat the command; what was done stays done",
+            ))
         }
         _ => Err(failures.remove(0)),
     }

@@ -32,7 +32,13 @@ fn summary(data: &Value) -> String {
         plain(&cluster["disk"])
     );
     for node in cluster["nodes"].as_array().into_iter().flatten() {
-        let role = if node["leader"] == true { "leader" } else if node["voter"] == true { "voter" } else { "member" };
+        let role = if node["leader"] == true {
+            "leader"
+        } else if node["voter"] == true {
+            "voter"
+        } else {
+            "member"
+        };
         lines.push_str(&format!("node    {} {role}\n", text(node, "id")));
     }
     for swarm in data["swarms"]["nodes"].as_array().into_iter().flatten() {
@@ -53,12 +59,29 @@ pub async fn run(client: &Client) -> Outcome {
         let mut screen = format!("\x1b[H\x1b[2J{}\n", summary(&data));
         screen.push_str("tasks at work\n");
         for task in &tasks {
-            let agent = task["attempts"].as_array().and_then(|attempts| attempts.last()).map_or_else(String::new, |last| text(&last["agent"], "name"));
-            screen.push_str(&format!("  {:<10} {:<8} {:>5} {:<16} {}\n", text(task, "status"), text(task, "priority"), age(task, "createdAt"), agent, text(task, "title")));
+            let agent = task["attempts"]
+                .as_array()
+                .and_then(|attempts| attempts.last())
+                .map_or_else(String::new, |last| text(&last["agent"], "name"));
+            screen.push_str(&format!(
+                "  {:<10} {:<8} {:>5} {:<16} {}\n",
+                text(task, "status"),
+                text(task, "priority"),
+                age(task, "createdAt"),
+                agent,
+                text(task, "title")
+            ));
         }
         screen.push_str("agents that are not idle\n");
         for agent in &agents {
-            screen.push_str(&format!("  {:<10} {:>3}/{:<3} {:<16} {}\n", text(agent, "status"), text(agent, "running"), text(agent, "maxConcurrentTasks"), text(agent, "name"), text(&agent["swarm"], "name")));
+            screen.push_str(&format!(
+                "  {:<10} {:>3}/{:<3} {:<16} {}\n",
+                text(agent, "status"),
+                text(agent, "running"),
+                text(agent, "maxConcurrentTasks"),
+                text(agent, "name"),
+                text(&agent["swarm"], "name")
+            ));
         }
         print(&screen)?;
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -22,7 +22,8 @@ pub struct TreeArgs {
 }
 
 pub async fn run(client: &Client, show: Show, args: TreeArgs) -> Outcome {
-    let tree: Value = client.get(NODE, "Tree", json!({ "root": args.root, "depth": args.depth.min(5) }), "/supervisionTree").await?;
+    let tree: Value =
+        client.get(NODE, "Tree", json!({ "root": args.root, "depth": args.depth.min(5) }), "/supervisionTree").await?;
     match show.format {
         Format::Table => {
             let mut lines = String::new();
@@ -40,7 +41,13 @@ pub async fn run(client: &Client, show: Show, args: TreeArgs) -> Outcome {
         match show.format {
             Format::Table => {
                 let took = change["tookMs"].as_f64().map(|took| format!(" in {took:.3} ms")).unwrap_or_default();
-                print(&format!("{}  {}  {}{took}  {}\n", text(change, "at"), text(change, "change"), text(change, "path"), text(change, "message")))?;
+                print(&format!(
+                    "{}  {}  {}{took}  {}\n",
+                    text(change, "at"),
+                    text(change, "change"),
+                    text(change, "path"),
+                    text(change, "message")
+                ))?;
             }
             _ => print(&format!("{change}\n"))?,
         }

@@ -1,9 +1,6 @@
 //! Waiting for a task's end, with its output or its changes on the way.
 
-use std::{
-    io::Write,
-    time::Duration,
-};
+use std::{io::Write, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Value, json};
@@ -37,7 +34,11 @@ async fn progress(client: &Client, id: &str) -> Outcome<Value> {
 /// Follows a task until it has ended; a task that did not succeed is exit status 8.
 pub async fn end(client: &Client, id: &str, follow: Follow) -> Outcome<Value> {
     let task = if follow.output {
-        let (_, task) = futures_util::future::try_join(all_output(client, id), until(client, id, follow, |task| terminal(&text(task, "status")))).await?;
+        let (_, task) = futures_util::future::try_join(
+            all_output(client, id),
+            until(client, id, follow, |task| terminal(&text(task, "status"))),
+        )
+        .await?;
         task
     } else {
         until(client, id, follow, |task| terminal(&text(task, "status"))).await?
@@ -46,8 +47,18 @@ pub async fn end(client: &Client, id: &str, follow: Follow) -> Outcome<Value> {
         "SUCCEEDED" => Ok(task),
         status => {
             let error = text(&task, "error");
-            let what = if error.is_empty() { format!("task {id} ended as {status}") } else { format!("task {id} ended as {status}: {error}") };
-            Err(Failed::new(Exit::TaskFailed, what, format!("see `hiveward task show {id}` and `hiveward task output {id}`; `hiveward task retry {id}` sends it on its way again")))
+            let what = if error.is_empty() {
+                format!("task {id} ended as {status}")
+            } else {
+                format!("task {id} ended as {status}: {error}")
+            };
+            Err(Failed::new(
+                Exit::TaskFailed,
+                what,
+                format!(
+                    "see `hiveward task show {id}` and `hiveward task output {id}`; `hiveward task retry {id}` sends it on its way again"
+                ),
+            ))
         }
     }
 }

@@ -366,7 +366,15 @@ macro_rules! payloads {
     )+};
 }
 
-payloads!(CreateAgentPayload, StartAgentPayload, StopAgentPayload, PauseAgentPayload, ResumeAgentPayload, RestartAgentPayload, RemoveAgentPayload);
+payloads!(
+    CreateAgentPayload,
+    StartAgentPayload,
+    StopAgentPayload,
+    PauseAgentPayload,
+    ResumeAgentPayload,
+    RestartAgentPayload,
+    RemoveAgentPayload
+);
 
 #[derive(InputObject)]
 pub struct StartAgentInput {

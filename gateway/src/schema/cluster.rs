@@ -98,7 +98,8 @@ impl ClusterQuery {
 
     async fn nodes(&self, ctx: &Context<'_>, first: Option<i32>, after: Option<String>) -> Result<Pages<ClusterNode>> {
         let first = page::first(first)?;
-        let mut nodes: Vec<_> = ClusterNode::all(&door(ctx)?.cluster()).into_iter().map(|node| (node.id.to_string(), node)).collect();
+        let mut nodes: Vec<_> =
+            ClusterNode::all(&door(ctx)?.cluster()).into_iter().map(|node| (node.id.to_string(), node)).collect();
         if let Some(after) = &after {
             nodes.retain(|(key, _)| key > after);
         }

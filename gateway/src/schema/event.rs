@@ -87,7 +87,13 @@ pub struct EventQuery;
 #[Object]
 impl EventQuery {
     /// The events after a cursor, oldest first; an edge's cursor is the event's.
-    async fn events(&self, ctx: &Context<'_>, after: Option<Cursor>, filter: Option<EventFilter>, first: Option<i32>) -> Result<Pages<Event>> {
+    async fn events(
+        &self,
+        ctx: &Context<'_>,
+        after: Option<Cursor>,
+        filter: Option<EventFilter>,
+        first: Option<i32>,
+    ) -> Result<Pages<Event>> {
         let first = page::first(first)?;
         let from = after.map_or(ledger::Cursor(0), |cursor| cursor.0);
         let mut events = door(ctx)?.events(from, &filter.unwrap_or_default().parse()?, first + 1)?;
@@ -105,7 +111,12 @@ pub struct EventFeed;
 #[Subscription]
 impl EventFeed {
     /// Every event after the cursor (only new ones if absent), in order, each once. Resume with the last one's cursor.
-    async fn events(&self, ctx: &Context<'_>, after: Option<Cursor>, filter: Option<EventFilter>) -> Result<impl Stream<Item = Result<Event>>> {
+    async fn events(
+        &self,
+        ctx: &Context<'_>,
+        after: Option<Cursor>,
+        filter: Option<EventFilter>,
+    ) -> Result<impl Stream<Item = Result<Event>>> {
         let position: Position = ctx.data::<Position>()?.clone();
         let after = match position.resume_after() {
             Some(text) => Some(after_text(&text)?),

@@ -2,7 +2,10 @@
 
 use std::{collections::HashMap, hash::Hash, sync::Arc, time::Duration};
 
-use async_graphql::{dataloader::{DataLoader, Loader}, runtime::Timer};
+use async_graphql::{
+    dataloader::{DataLoader, Loader},
+    runtime::Timer,
+};
 use futures_util::{
     future::BoxFuture,
     task::{FutureObj, Spawn, SpawnError},

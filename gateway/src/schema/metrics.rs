@@ -50,7 +50,11 @@ pub struct MetricsFeed;
 #[Subscription]
 impl MetricsFeed {
     /// A sample now and then every `everyMs` (at least 100). A slow client misses samples, never gets old ones.
-    async fn metrics(&self, ctx: &Context<'_>, #[graphql(default = 1_000)] every_ms: i32) -> Result<impl Stream<Item = Result<MetricsSample>>> {
+    async fn metrics(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(default = 1_000)] every_ms: i32,
+    ) -> Result<impl Stream<Item = Result<MetricsSample>>> {
         let every_ms = u64::try_from(every_ms.max(0)).unwrap_or(0);
         if every_ms < EVERY_MS_MIN as u64 {
             return Err(Refused::invalid("everyMs", format!("at least {EVERY_MS_MIN}")).into());

@@ -65,7 +65,9 @@ pub fn build(control: ControlPlane) -> HivewardSchema {
 
 /// The schema as text, as committed in `gateway/schema.graphql`.
 pub fn sdl() -> String {
-    builder().finish().sdl_with_options(async_graphql::SDLExportOptions::new().sorted_fields().sorted_arguments().sorted_enum_items())
+    builder()
+        .finish()
+        .sdl_with_options(async_graphql::SDLExportOptions::new().sorted_fields().sorted_arguments().sorted_enum_items())
 }
 
 /// The result of a resolver; a [`Refused`] becomes an error with its code.

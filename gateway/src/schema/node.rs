@@ -7,9 +7,7 @@ use hiveward_actors::{
 };
 use hiveward_runtime::{error::Refused, op::NodeId};
 
-use super::{
-    Result, agent::Agent, caught_up, cluster::ClusterNode, door, parse, scalars::Cursor, swarm::Swarm, task::Task,
-};
+use super::{Result, agent::Agent, caught_up, cluster::ClusterNode, door, parse, scalars::Cursor, swarm::Swarm, task::Task};
 
 /// Anything that has a key.
 #[derive(Interface)]
@@ -47,6 +45,11 @@ fn find(control: &ControlPlane, id: &ID) -> std::result::Result<Option<Node>, Re
         AgentId::NOUN => control.agent(parse::id("id", id)?)?.map(|record| Node::Agent(record.into())),
         SwarmId::NOUN => control.swarm(parse::id("id", id)?)?.map(|record| Node::Swarm(record.into())),
         NodeId::NOUN => ClusterNode::find(&control.cluster(), parse::id("id", id)?).map(Node::ClusterNode),
-        noun => return Err(Refused::invalid("id", format!("nothing here is a {noun:?}; keys are task_…, agent_…, swarm_… and node_…"))),
+        noun => {
+            return Err(Refused::invalid(
+                "id",
+                format!("nothing here is a {noun:?}; keys are task_…, agent_…, swarm_… and node_…"),
+            ));
+        }
     })
 }

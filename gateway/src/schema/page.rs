@@ -68,9 +68,13 @@ impl<T: OutputType> Edge<T> {
 pub fn first(first: Option<i32>) -> Result<usize, Refused> {
     match first.map(usize::try_from) {
         None => Ok(PAGE_DEFAULT),
-        Some(Ok(first)) if first > PAGE_MAX => {
-            Err(Refused { field: Some("first".into()), ..Refused::new(Code::Limit, format!("`first` is at most {PAGE_MAX} (limit `first`); read page after page with `after`")) })
-        }
+        Some(Ok(first)) if first > PAGE_MAX => Err(Refused {
+            field: Some("first".into()),
+            ..Refused::new(
+                Code::Limit,
+                format!("`first` is at most {PAGE_MAX} (limit `first`); read page after page with `after`"),
+            )
+        }),
         Some(Ok(first)) if first > 0 => Ok(first),
         Some(_) => Err(Refused::invalid("first", format!("`first` is 1 to {PAGE_MAX}"))),
     }

@@ -57,7 +57,8 @@ pub struct DateTime(pub WallMs);
 impl ScalarType for DateTime {
     fn parse(value: Value) -> InputValueResult<Self> {
         let Value::String(text) = &value else { return Err(InputValueError::expected_type(value)) };
-        let time: jiff::Timestamp = text.parse().map_err(|_| InputValueError::custom("a DateTime is RFC 3339, such as 2026-01-31T12:00:00Z"))?;
+        let time: jiff::Timestamp =
+            text.parse().map_err(|_| InputValueError::custom("a DateTime is RFC 3339, such as 2026-01-31T12:00:00Z"))?;
         Ok(Self(WallMs(time.as_millisecond())))
     }
 

@@ -49,7 +49,12 @@ impl Swarm {
     }
     async fn weights(&self) -> Weights {
         let weights = &self.0.spec.weights;
-        Weights { specialisation: weights.specialisation, success: weights.success, free: weights.free, max_load: weights.load_max }
+        Weights {
+            specialisation: weights.specialisation,
+            success: weights.success,
+            free: weights.free,
+            max_load: weights.load_max,
+        }
     }
     /// Tasks that are not ended; more are refused.
     async fn max_queued(&self) -> u32 {
@@ -71,7 +76,13 @@ impl Swarm {
     async fn cursor(&self) -> Cursor {
         hiveward_runtime::ledger::Cursor(self.0.cursor).into()
     }
-    async fn agents(&self, ctx: &Context<'_>, filter: Option<AgentFilter>, first: Option<i32>, after: Option<String>) -> Result<Pages<Agent>> {
+    async fn agents(
+        &self,
+        ctx: &Context<'_>,
+        filter: Option<AgentFilter>,
+        first: Option<i32>,
+        after: Option<String>,
+    ) -> Result<Pages<Agent>> {
         let id = self.0.spec.id;
         agent::list(ctx, filter.unwrap_or_default(), |filter| filter.swarm = Some(id), first, after.as_deref())
     }
@@ -133,7 +144,12 @@ impl WeightsInput {
             free: self.free.unwrap_or(usual.free),
             load_max: self.max_load.unwrap_or(usual.load_max),
         };
-        for (name, value) in [("specialisation", weights.specialisation), ("success", weights.success), ("free", weights.free), ("maxLoad", weights.load_max)] {
+        for (name, value) in [
+            ("specialisation", weights.specialisation),
+            ("success", weights.success),
+            ("free", weights.free),
+            ("maxLoad", weights.load_max),
+        ] {
             if !(0.0..=1.0).contains(&value) {
                 return Err(Refused::invalid(format!("weights.{name}"), "0 to 1"));
             }

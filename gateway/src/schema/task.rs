@@ -128,13 +128,16 @@ impl Task {
     async fn result(&self, ctx: &Context<'_>) -> Result<Option<serde_json::Value>> {
         let bytes = self.body(ctx, self.0.result.as_ref())?;
         Ok(bytes.map(|bytes| {
-            serde_json::from_slice(&bytes).unwrap_or_else(|_| serde_json::Value::String(String::from_utf8_lossy(&bytes).into_owned()))
+            serde_json::from_slice(&bytes)
+                .unwrap_or_else(|_| serde_json::Value::String(String::from_utf8_lossy(&bytes).into_owned()))
         }))
     }
     /// What it returned, as text: a JSON string's own text, any other JSON as it is written.
     async fn result_text(&self, ctx: &Context<'_>) -> Result<Option<String>> {
         let bytes = self.body(ctx, self.0.result.as_ref())?;
-        Ok(bytes.map(|bytes| serde_json::from_slice::<String>(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned())))
+        Ok(bytes.map(|bytes| {
+            serde_json::from_slice::<String>(&bytes).unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into_owned())
+        }))
     }
     async fn result_bytes(&self) -> Option<BigInt> {
         self.0.result.as_ref().map(|body| BigInt(body_bytes(body)))
@@ -177,7 +180,13 @@ impl Task {
     }
     async fn retry(&self) -> RetryPolicy {
         let retry = &self.0.spec.retry;
-        RetryPolicy { max_attempts: retry.attempts_max, first_ms: retry.first_ms, max_ms: retry.max_ms, factor: retry.factor, jitter: retry.jitter }
+        RetryPolicy {
+            max_attempts: retry.attempts_max,
+            first_ms: retry.first_ms,
+            max_ms: retry.max_ms,
+            factor: retry.factor,
+            jitter: retry.jitter,
+        }
     }
     async fn gate(&self) -> Option<Gate> {
         self.0.spec.gate.as_ref().map(|gate| Gate {
@@ -316,7 +325,11 @@ impl From<&placement::Decision> for Decision {
             chosen: decision.chosen.to_string().into(),
             scores: decision.scores.iter().map(score).collect(),
             eligible: decision.eligible,
-            left_out: decision.left_out.iter().map(|left| LeftOut { reason: left.reason.to_string(), agents: left.agents }).collect(),
+            left_out: decision
+                .left_out
+                .iter()
+                .map(|left| LeftOut { reason: left.reason.to_string(), agents: left.agents })
+                .collect(),
         }
     }
 }

@@ -142,10 +142,14 @@ impl WorkInput {
     pub fn parse(self, at: &str) -> Parsed<NewWork> {
         match (self.command, self.kind) {
             (Some(_), Some(_)) => Err(Refused::invalid(join(at, "kind"), "give either `command` or `kind`, not both")),
-            (None, None) => Err(Refused::invalid(join(at, "command"), "give `command` (a program to run) or `kind` (for an agent with the skills)")),
-            (Some(_), None) if self.payload.is_some() => {
-                Err(Refused::invalid(join(at, "payload"), "a payload goes with `kind`; give a command its input as `command.stdin`"))
-            }
+            (None, None) => Err(Refused::invalid(
+                join(at, "command"),
+                "give `command` (a program to run) or `kind` (for an agent with the skills)",
+            )),
+            (Some(_), None) if self.payload.is_some() => Err(Refused::invalid(
+                join(at, "payload"),
+                "a payload goes with `kind`; give a command its input as `command.stdin`",
+            )),
             (Some(command), None) => command.parse_new(&join(at, "command")),
             (None, Some(kind)) => Ok(NewWork::Kind { kind: parse::name(&join(at, "kind"), kind)?, payload: self.payload }),
         }
@@ -241,7 +245,10 @@ impl TaskFields {
     pub fn parse(self, at: &str, local: Option<&HashSet<String>>) -> Parsed<NewTask> {
         let field = |name: &str| join(at, name);
         if self.title.as_ref().is_some_and(|title| title.len() > TITLE_BYTES_MAX) {
-            return Err(Refused { field: Some(field("title")), ..Refused::new(Code::Limit, format!("a title has at most {TITLE_BYTES_MAX} bytes")) });
+            return Err(Refused {
+                field: Some(field("title")),
+                ..Refused::new(Code::Limit, format!("a title has at most {TITLE_BYTES_MAX} bytes"))
+            });
         }
         let depends_on = at_most(field("dependsOn"), self.depends_on.unwrap_or_default(), DEPENDENCIES_MAX)?;
         let depends_on = depends_on.into_iter().enumerate().map(|(n, id)| match local {
@@ -258,7 +265,8 @@ impl TaskFields {
             })
         };
         let plan = |plan: PlanInput| {
-            let subtasks_max = parse::optional_natural(&field("plan.subtasksMax"), plan.subtasks_max)?.unwrap_or(SUBTASKS_DEFAULT);
+            let subtasks_max =
+                parse::optional_natural(&field("plan.subtasksMax"), plan.subtasks_max)?.unwrap_or(SUBTASKS_DEFAULT);
             Ok::<_, Refused>(PlanSpec { aggregate: plan.aggregate.into(), subtasks_max })
         };
         Ok(NewTask {
@@ -270,7 +278,10 @@ impl TaskFields {
             depends_on: depends_on.collect::<Parsed<_>>()?,
             skills: at_most(field("skills"), self.skills.unwrap_or_default(), SKILLS_MAX)?,
             strategy: self.strategy.map(Into::into),
-            labels: at_most(field("labels"), self.labels.unwrap_or_default(), LABELS_MAX)?.into_iter().map(LabelInput::label).collect(),
+            labels: at_most(field("labels"), self.labels.unwrap_or_default(), LABELS_MAX)?
+                .into_iter()
+                .map(LabelInput::label)
+                .collect(),
             delay_ms: parse::optional_natural(&field("delayMs"), self.delay_ms)?.unwrap_or(0),
             queue_timeout_ms: parse::optional_natural(&field("queueTimeoutMs"), self.queue_timeout_ms)?,
             run_timeout_ms: parse::optional_natural(&field("runTimeoutMs"), self.run_timeout_ms)?,

@@ -93,7 +93,12 @@ const DEPTH_DEFAULT: i32 = 8;
 #[Object]
 impl TreeQuery {
     /// The tree below `root` (a path or a key; the node's root if absent), `depth` levels of children.
-    async fn supervision_tree(&self, ctx: &Context<'_>, root: Option<ID>, depth: Option<i32>) -> Result<SupervisionNode<'static>> {
+    async fn supervision_tree(
+        &self,
+        ctx: &Context<'_>,
+        root: Option<ID>,
+        depth: Option<i32>,
+    ) -> Result<SupervisionNode<'static>> {
         let depth = super::parse::natural("depth", depth.unwrap_or(DEPTH_DEFAULT))?;
         let found = door(ctx)?.tree().snapshot(root.as_ref().map(|root| root.as_str()), depth);
         let missing = || Refused::not_found(format!("actor {:?}", root.as_ref().map_or("root", |root| root.as_str())));
@@ -173,7 +178,9 @@ impl TreeFeed {
         let tree = door(ctx)?.tree();
         let below = match &root {
             Some(root) => {
-                let found = tree.snapshot(Some(root.as_str()), 0).ok_or_else(|| Refused::not_found(format!("actor {:?}", root.as_str())))?;
+                let found = tree
+                    .snapshot(Some(root.as_str()), 0)
+                    .ok_or_else(|| Refused::not_found(format!("actor {:?}", root.as_str())))?;
                 Some(found.path)
             }
             None => None,
@@ -181,7 +188,9 @@ impl TreeFeed {
         Ok(stream::unfold((tree.changes(), below), |(mut changes, below)| async move {
             loop {
                 match changes.next().await {
-                    Ok(change) if below.as_deref().is_none_or(|root| is_below(&change.path, root)) => return Some((change.into(), (changes, below))),
+                    Ok(change) if below.as_deref().is_none_or(|root| is_below(&change.path, root)) => {
+                        return Some((change.into(), (changes, below)));
+                    }
                     Ok(_) => {}
                     Err(Missed::Lagged(missed)) => return Some((SupervisionChange::lagged(missed), (changes, below))),
                     Err(Missed::Closed) => return None,

@@ -36,18 +36,24 @@ pub async fn handle(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
 
 async fn open(gateway: &Arc<Gateway>, request: Request) -> Result<Response, HttpRefusal> {
     let principal = gateway.auth.headers(request.headers()).map_err(HttpRefusal::unauthenticated)?;
-    let place = gateway
-        .streams
-        .clone()
-        .try_acquire_owned()
-        .map_err(|_| HttpRefusal::new(StatusCode::SERVICE_UNAVAILABLE, Code::Limit, "too many open streams (limit `streams_max`)"))?;
-    let last = request.headers().get("last-event-id").and_then(|value| value.to_str().ok()).filter(|id| !id.is_empty()).map(str::to_owned);
+    let place = gateway.streams.clone().try_acquire_owned().map_err(|_| {
+        HttpRefusal::new(StatusCode::SERVICE_UNAVAILABLE, Code::Limit, "too many open streams (limit `streams_max`)")
+    })?;
+    let last = request
+        .headers()
+        .get("last-event-id")
+        .and_then(|value| value.to_str().ok())
+        .filter(|id| !id.is_empty())
+        .map(str::to_owned);
     let get = request.method() == Method::GET;
     let parsed = over_http::read(gateway, request).await?;
     let caller = Caller { principal, trace: TraceId::new(), deadline: Deadline::after(gateway.config.request_timeout()) };
     let answers = match engine::prepare(parsed, &gateway.config.limits) {
         Ok(prepared) if get && prepared.operation == Some(async_graphql::parser::types::OperationType::Mutation) => {
-            return Err(HttpRefusal { status: StatusCode::METHOD_NOT_ALLOWED, refused: Refused::invalid("query", "a mutation needs POST") });
+            return Err(HttpRefusal {
+                status: StatusCode::METHOD_NOT_ALLOWED,
+                refused: Refused::invalid("query", "a mutation needs POST"),
+            });
         }
         Ok(prepared) => engine::stream(&*gateway.engine, prepared, caller, Position::resuming(last)),
         Err(answer) => stream::once(async move { (answer, None) }).boxed(),

@@ -59,7 +59,11 @@ impl SharedTail {
     }
 
     /// The events after `after` (from now on if absent) that match.
-    pub fn follow(&self, after: Option<Cursor>, filter: EventFilter) -> impl Stream<Item = Result<Arc<EventRecord>, Refused>> + Send + use<> {
+    pub fn follow(
+        &self,
+        after: Option<Cursor>,
+        filter: EventFilter,
+    ) -> impl Stream<Item = Result<Arc<EventRecord>, Refused>> + Send + use<> {
         let position = after.unwrap_or_else(|| self.control.cluster().cursor);
         let following = Following {
             control: self.control.clone(),

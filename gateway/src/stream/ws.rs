@@ -4,11 +4,7 @@
 //! to the writer is bounded: while it is full the operations pause. A client that takes nothing for `stall_timeout_ms`
 //! is closed with 4413.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use axum::{
     extract::{
@@ -60,16 +56,18 @@ pub async fn upgrade(State(gateway): State<Arc<Gateway>>, request: Request) -> R
     if let Err(refusal) = origin_allowed(&parts.headers, &gateway) {
         return refusal.answer(Media::Json);
     }
-    let from_header = match parts.headers.contains_key(header::AUTHORIZATION).then(|| gateway.auth.headers(&parts.headers)).transpose() {
-        Ok(principal) => principal,
-        Err(refused) => return HttpRefusal::unauthenticated(refused).answer(Media::Json),
-    };
+    let from_header =
+        match parts.headers.contains_key(header::AUTHORIZATION).then(|| gateway.auth.headers(&parts.headers)).transpose() {
+            Ok(principal) => principal,
+            Err(refused) => return HttpRefusal::unauthenticated(refused).answer(Media::Json),
+        };
     let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &gateway).await {
         Ok(upgrade) => upgrade,
         Err(rejection) => return rejection.into_response(),
     };
     let Ok(place) = gateway.streams.clone().try_acquire_owned() else {
-        return HttpRefusal::new(StatusCode::SERVICE_UNAVAILABLE, Code::Limit, "too many open streams (limit `streams_max`)").answer(Media::Json);
+        return HttpRefusal::new(StatusCode::SERVICE_UNAVAILABLE, Code::Limit, "too many open streams (limit `streams_max`)")
+            .answer(Media::Json);
     };
     let max = gateway.config.body_bytes_max;
     let upgrade = upgrade.protocols([PROTOCOL]).max_message_size(max).max_frame_size(max);
@@ -92,7 +90,11 @@ fn origin_allowed(headers: &HeaderMap, gateway: &Gateway) -> Result<(), HttpRefu
     if same || gateway.config.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
         return Ok(());
     }
-    Err(HttpRefusal::new(StatusCode::FORBIDDEN, Code::Forbidden, "pages of this origin may not connect; add it to `allowed_origins` if they should"))
+    Err(HttpRefusal::new(
+        StatusCode::FORBIDDEN,
+        Code::Forbidden,
+        "pages of this origin may not connect; add it to `allowed_origins` if they should",
+    ))
 }
 
 #[derive(Deserialize)]
@@ -142,7 +144,8 @@ async fn connection(socket: WebSocket, gateway: Arc<Gateway>, from_header: Optio
         operations: Operations::default(),
         tasks: JoinSet::new(),
     };
-    let ended = if agreed { reader.run(source, &mut owned, from_header).await } else { Err(close(4406, "Subprotocol not acceptable")) };
+    let ended =
+        if agreed { reader.run(source, &mut owned, from_header).await } else { Err(close(4406, "Subprotocol not acceptable")) };
     reader.tasks.abort_all();
     if let Err(Close(code, reason)) = ended {
         let frame = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
@@ -157,7 +160,11 @@ async fn connection(socket: WebSocket, gateway: Arc<Gateway>, from_header: Optio
 }
 
 /// Writes what is queued, as much as there is per flush. Returns when the queue ends or the client takes nothing.
-async fn write(mut sink: SplitSink<WebSocket, Message>, mut queue: mpsc::Receiver<Message>, stall: Duration) -> Result<(), Close> {
+async fn write(
+    mut sink: SplitSink<WebSocket, Message>,
+    mut queue: mpsc::Receiver<Message>,
+    stall: Duration,
+) -> Result<(), Close> {
     let mut batch = Vec::with_capacity(64);
     while queue.recv_many(&mut batch, 64).await > 0 {
         let sending = async {
@@ -190,7 +197,12 @@ struct Reader {
 }
 
 impl Reader {
-    async fn run(&mut self, mut source: SplitStream<WebSocket>, writer: &mut JoinSet<Result<(), Close>>, from_header: Option<Principal>) -> Result<(), Close> {
+    async fn run(
+        &mut self,
+        mut source: SplitStream<WebSocket>,
+        writer: &mut JoinSet<Result<(), Close>>,
+        from_header: Option<Principal>,
+    ) -> Result<(), Close> {
         let init_by = Instant::now() + Duration::from_millis(self.gateway.config.init_timeout_ms);
         let mut pings = tokio::time::interval_at(Instant::now() + self.ping_every, self.ping_every);
         let mut heard = Instant::now();
@@ -222,7 +234,8 @@ impl Reader {
     }
 
     async fn message(&mut self, text: &str, from_header: Option<&Principal>) -> Result<(), Close> {
-        let incoming: Incoming = serde_json::from_str(text).map_err(|error| close(4400, short(format!("Invalid message: {error}"))))?;
+        let incoming: Incoming =
+            serde_json::from_str(text).map_err(|error| close(4400, short(format!("Invalid message: {error}"))))?;
         match incoming {
             Incoming::ConnectionInit { .. } if self.principal.is_some() => Err(close(4429, "Too many initialisation requests")),
             Incoming::ConnectionInit { payload } => {
@@ -257,7 +270,12 @@ impl Reader {
         }
     }
 
-    async fn subscribe(&mut self, id: String, payload: serde_json::Map<String, serde_json::Value>, principal: Principal) -> Result<(), Close> {
+    async fn subscribe(
+        &mut self,
+        id: String,
+        payload: serde_json::Map<String, serde_json::Value>,
+        principal: Principal,
+    ) -> Result<(), Close> {
         if id.is_empty() || id.len() > 128 {
             return Err(close(4400, "Invalid message: an operation's id has 1 to 128 bytes"));
         }
@@ -270,10 +288,14 @@ impl Reader {
         }
         let max = self.gateway.config.operations_per_connection_max;
         if open >= max {
-            let refused = Refused::new(Code::Limit, format!("{max} operations are open on this connection (limit `operations_per_connection_max`)"));
+            let refused = Refused::new(
+                Code::Limit,
+                format!("{max} operations are open on this connection (limit `operations_per_connection_max`)"),
+            );
             return self.send(error_message(&id, &Answer::refused(&refused))).await;
         }
-        let caller = Caller { principal, trace: TraceId::new(), deadline: Deadline::after(self.gateway.config.request_timeout()) };
+        let caller =
+            Caller { principal, trace: TraceId::new(), deadline: Deadline::after(self.gateway.config.request_timeout()) };
         let prepared = over_http::from_fields(payload)
             .map_err(|refusal| Answer::refused(&refusal.refused))
             .and_then(|request| engine::prepare(request, &self.gateway.config.limits));

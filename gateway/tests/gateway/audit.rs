@@ -28,7 +28,11 @@ pub fn install(dir: &Path) {
     lock.lock().unwrap();
     let stamp = dir.join("node_modules/.installed");
     if !stamp.exists() {
-        let installed = Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(dir).output().expect("npm is needed for this test");
+        let installed = Command::new("npm")
+            .args(["ci", "--no-audit", "--no-fund"])
+            .current_dir(dir)
+            .output()
+            .expect("npm is needed for this test");
         assert!(installed.status.success(), "npm ci: {}", String::from_utf8_lossy(&installed.stderr));
         std::fs::write(stamp, "").unwrap();
     }

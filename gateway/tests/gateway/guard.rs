@@ -36,7 +36,9 @@ async fn call(request: axum::http::request::Builder, body: impl Into<Body>) -> A
 }
 
 fn post() -> axum::http::request::Builder {
-    Request::post("/graphql").header(header::AUTHORIZATION, format!("Bearer {TOKEN}")).header(header::CONTENT_TYPE, "application/json")
+    Request::post("/graphql")
+        .header(header::AUTHORIZATION, format!("Bearer {TOKEN}"))
+        .header(header::CONTENT_TYPE, "application/json")
 }
 
 fn query(text: &str) -> String {
@@ -45,7 +47,11 @@ fn query(text: &str) -> String {
 
 #[tokio::test]
 async fn without_a_good_token_nothing_is_served_and_the_answer_says_how() {
-    for request in [Request::post("/graphql"), Request::post("/graphql").header(header::AUTHORIZATION, "Bearer wrong"), Request::get("/graphql?query={hello}")] {
+    for request in [
+        Request::post("/graphql"),
+        Request::post("/graphql").header(header::AUTHORIZATION, "Bearer wrong"),
+        Request::get("/graphql?query={hello}"),
+    ] {
         let answer = call(request.header(header::CONTENT_TYPE, "application/json"), query("{hello}")).await;
         assert_eq!((answer.status, answer.code().as_str()), (StatusCode::UNAUTHORIZED, "UNAUTHENTICATED"));
         assert!(answer.headers[header::WWW_AUTHENTICATE].to_str().unwrap().starts_with("Bearer"));
@@ -55,7 +61,11 @@ async fn without_a_good_token_nothing_is_served_and_the_answer_says_how() {
 
 #[tokio::test]
 async fn a_body_over_the_limit_is_refused_by_its_length_alone() {
-    let answer = call(post().header(header::CONTENT_LENGTH, "999999999"), Body::from_stream(futures_util::stream::pending::<Result<bytes::Bytes, std::io::Error>>())).await;
+    let answer = call(
+        post().header(header::CONTENT_LENGTH, "999999999"),
+        Body::from_stream(futures_util::stream::pending::<Result<bytes::Bytes, std::io::Error>>()),
+    )
+    .await;
     assert_eq!((answer.status, answer.code().as_str()), (StatusCode::PAYLOAD_TOO_LARGE, "LIMIT"));
 }
 
@@ -74,7 +84,8 @@ async fn a_body_that_never_comes_is_given_up() {
 #[tokio::test]
 async fn a_form_or_plain_text_is_never_read_as_graphql() {
     for kind in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"] {
-        let request = Request::post("/graphql").header(header::AUTHORIZATION, format!("Bearer {TOKEN}")).header(header::CONTENT_TYPE, kind);
+        let request =
+            Request::post("/graphql").header(header::AUTHORIZATION, format!("Bearer {TOKEN}")).header(header::CONTENT_TYPE, kind);
         assert_eq!(call(request, query("mutation{change}")).await.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{kind}");
     }
 }

@@ -31,7 +31,9 @@ async fn a_submitted_task_is_read_back_at_its_cursor_and_its_end_is_streamed() {
     let attempt = &task["attempts"][0];
     assert_eq!((attempt["number"].clone(), attempt["exitCode"].clone()), (json!(1), json!(0)));
     assert_eq!(attempt["decision"]["chosen"], attempt["agentId"]);
-    let output = node.subscribe("subscription($id:ID!){taskOutput(task:$id){text nextByte atEnd stream}}", json!({ "id": id }), None).await;
+    let output = node
+        .subscribe("subscription($id:ID!){taskOutput(task:$id){text nextByte atEnd stream}}", json!({ "id": id }), None)
+        .await;
     let chunks: Vec<Value> = soon("the output ends", output.map(|(_, data)| data["taskOutput"].clone()).collect()).await;
     let text: String = chunks.iter().filter_map(|chunk| chunk["text"].as_str()).collect();
     assert_eq!(text, "hi there\n");
@@ -96,8 +98,11 @@ async fn bad_input_names_its_field_and_changes_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_hold_every_task_once() {
     let node = TestNode::start().await;
-    let tasks: Vec<Value> = (0..23).map(|n| json!({ "title": format!("t{n}"), "delayMs": 600_000, "command": { "argv": ["true"] } })).collect();
-    let made = node.ok("mutation($t:[BatchedTaskInput!]!){submitTasks(input:{tasks:$t}){tasks{id} cursor}}", json!({ "t": tasks })).await;
+    let tasks: Vec<Value> =
+        (0..23).map(|n| json!({ "title": format!("t{n}"), "delayMs": 600_000, "command": { "argv": ["true"] } })).collect();
+    let made = node
+        .ok("mutation($t:[BatchedTaskInput!]!){submitTasks(input:{tasks:$t}){tasks{id} cursor}}", json!({ "t": tasks }))
+        .await;
     let cursor = &made["submitTasks"]["cursor"];
     let (mut seen, mut after, mut pages) = (Vec::new(), Value::Null, 0);
     loop {
@@ -183,9 +188,17 @@ async fn agents_swarms_the_tree_and_faults_are_there_to_be_seen_and_commanded() 
     let made = node.ok(create, json!({})).await["createAgent"]["agent"].take();
     assert_eq!((made["status"].as_str(), made["swarm"]["name"].as_str()), (Some("IDLE"), Some("s")));
     let id = made["id"].clone();
-    for (mutation, status) in [("pauseAgent", "PAUSED"), ("resumeAgent", "IDLE"), ("stopAgent", "STOPPED"), ("startAgent", "IDLE"), ("restartAgent", "IDLE")] {
+    for (mutation, status) in [
+        ("pauseAgent", "PAUSED"),
+        ("resumeAgent", "IDLE"),
+        ("stopAgent", "STOPPED"),
+        ("startAgent", "IDLE"),
+        ("restartAgent", "IDLE"),
+    ] {
         let name = mutation[..1].to_uppercase() + &mutation[1..];
-        let done = node.ok(&format!("mutation($i:{name}Input!){{{mutation}(input:$i){{agent{{status}}}}}}"), json!({ "i": { "agent": id } })).await;
+        let done = node
+            .ok(&format!("mutation($i:{name}Input!){{{mutation}(input:$i){{agent{{status}}}}}}"), json!({ "i": { "agent": id } }))
+            .await;
         assert_eq!(done[mutation]["agent"]["status"], status, "{mutation}");
     }
     let found = node.ok("{agents(filter:{swarm:\"s\",skill:\"rust\"}){nodes{id}} supervisionTree{name status childCount children{name children{key kind}}} cluster{leader{id} nodes{id leader}}}", json!({})).await;
@@ -193,9 +206,11 @@ async fn agents_swarms_the_tree_and_faults_are_there_to_be_seen_and_commanded() 
     assert_eq!(found["supervisionTree"]["status"], "RUNNING");
     assert!(found["supervisionTree"].to_string().contains(id.as_str().unwrap()));
     assert_eq!(found["cluster"]["leader"]["id"], found["cluster"]["nodes"][0]["id"]);
-    let fault = "mutation{injectFault(input:{point:\"actor.start\",key:\"nobody\",fault:ERROR,times:3}){points{point times struck}}}";
+    let fault =
+        "mutation{injectFault(input:{point:\"actor.start\",key:\"nobody\",fault:ERROR,times:3}){points{point times struck}}}";
     assert_eq!(node.ok(fault, json!({})).await["injectFault"]["points"][0]["times"], 3);
-    let removed = node.ok("mutation($i:RemoveAgentInput!){removeAgent(input:$i){agent{id}}}", json!({ "i": { "agent": id } })).await;
+    let removed =
+        node.ok("mutation($i:RemoveAgentInput!){removeAgent(input:$i){agent{id}}}", json!({ "i": { "agent": id } })).await;
     assert_eq!(removed["removeAgent"]["agent"]["id"], id);
     assert_eq!(node.ok("query($id:ID!){node(id:$id){id}}", json!({ "id": id })).await["node"], Value::Null);
     node.stop().await;

@@ -36,7 +36,12 @@ async fn a_wrong_request_is_told_in_the_stream_and_a_stopping_gateway_ends_it() 
     let server = server(|_| {}).await;
     let url = format!("http://{}/graphql/stream", server.address());
     let text = subscribe(&url, "subscription{nothing}", None).await.text().await.unwrap();
-    assert!(text.starts_with("event: next\ndata: {\"errors\":") && text.contains("INVALID") && text.ends_with("event: complete\ndata:\n\n"), "{text}");
+    assert!(
+        text.starts_with("event: next\ndata: {\"errors\":")
+            && text.contains("INVALID")
+            && text.ends_with("event: complete\ndata:\n\n"),
+        "{text}"
+    );
     let silent = subscribe(&url, "subscription{silence}", None).await;
     let text = tokio::spawn(silent.text());
     soon("the server stops", server.stop(std::time::Duration::from_secs(5))).await;

@@ -125,6 +125,19 @@ impl Ledger {
         Ok(appended)
     }
 
+    /// Why an append would be refused now, as far as the disk is concerned. Asking first spares an entity a decision
+    /// that could not be written.
+    pub fn takes_writes(&self) -> Result<(), AppendError> {
+        if let Some(error) = self.full() {
+            return Err(error);
+        }
+        match self.core() {
+            Ok(core) => core.failure().map_or(Ok(()), |why| Err(AppendError::Failed { why })),
+            Err(ReadError::Stopped) => Err(AppendError::Stopped),
+            Err(error) => Err(AppendError::Failed { why: error.to_string() }),
+        }
+    }
+
     /// Why there is no room, if there is none.
     fn full(&self) -> Option<AppendError> {
         let (reserve, config) = (&self.inner.reserve, &self.inner.config);

@@ -114,7 +114,10 @@ impl Blobs {
             Err(error) => return Err(error),
         };
         if blake3::hash(&bytes) != hash.0 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("blob {hash} is damaged: its bytes have another hash")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("blob {hash} is damaged: its bytes have another hash"),
+            ));
         }
         Ok(Some(Bytes::from(bytes)))
     }

@@ -50,7 +50,13 @@ mod tests {
 
     #[test]
     fn waits_grow_from_none_to_the_maximum_and_jitter_only_shortens_them() {
-        let backoff = Backoff { first: Duration::from_millis(100), max: Duration::from_secs(1), factor: 2.0, jitter: 0.5, reset_after: Duration::ZERO };
+        let backoff = Backoff {
+            first: Duration::from_millis(100),
+            max: Duration::from_secs(1),
+            factor: 2.0,
+            jitter: 0.5,
+            reset_after: Duration::ZERO,
+        };
         let longest: Vec<u128> = (1..=7).map(|in_a_row| backoff.wait(in_a_row, 1.0).as_millis()).collect();
         assert_eq!(longest, [0, 100, 200, 400, 800, 1000, 1000]);
         let shortest: Vec<u128> = (1..=7).map(|in_a_row| backoff.wait(in_a_row, 0.0).as_millis()).collect();
@@ -59,7 +65,13 @@ mod tests {
 
     #[test]
     fn absurd_numbers_wait_at_most_the_maximum() {
-        let backoff = Backoff { first: Duration::MAX, max: Duration::MAX, factor: f64::INFINITY, jitter: f64::NAN, reset_after: Duration::ZERO };
+        let backoff = Backoff {
+            first: Duration::MAX,
+            max: Duration::MAX,
+            factor: f64::INFINITY,
+            jitter: f64::NAN,
+            reset_after: Duration::ZERO,
+        };
         assert!(backoff.wait(u32::MAX, 0.5) <= Duration::MAX);
         assert_eq!(Backoff::none().wait(u32::MAX, 1.0), Duration::ZERO);
     }

@@ -31,7 +31,12 @@ pub trait Behaviour: Send + Sync + 'static {
     /// Makes the state. Until it returns nothing is handled, though messages are admitted.
     fn start(&self, ctx: &Context<Self::Msg>) -> impl Future<Output = Result<Self::State, Failure>> + Send;
 
-    fn handle(&self, ctx: &Context<Self::Msg>, msg: Self::Msg, state: &mut Self::State) -> impl Future<Output = Result<(), Failure>> + Send;
+    fn handle(
+        &self,
+        ctx: &Context<Self::Msg>,
+        msg: Self::Msg,
+        state: &mut Self::State,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
 
     /// A last word in an orderly stop; not after a failure.
     fn stop(&self, ctx: &Context<Self::Msg>, state: &mut Self::State) -> impl Future<Output = ()> + Send {
@@ -304,7 +309,12 @@ impl<B: Behaviour> Actor for Adapter<B> {
         Ok(Living { ctx, state: Some(state), depth, over: Some(guard) })
     }
 
-    async fn handle(&self, _: ActorRef<Self::Msg>, envelope: Self::Msg, living: &mut Living<B>) -> Result<(), ActorProcessingErr> {
+    async fn handle(
+        &self,
+        _: ActorRef<Self::Msg>,
+        envelope: Self::Msg,
+        living: &mut Living<B>,
+    ) -> Result<(), ActorProcessingErr> {
         let msg = match envelope {
             Envelope::User(msg) => msg,
             other => return self.aside(other, living),

@@ -114,7 +114,11 @@ pub const GRACE_DEFAULT: Duration = Duration::from_secs(5);
 
 impl ChildSpec {
     /// `factory` makes the value of each life.
-    pub fn actor<B: Behaviour>(name: impl Into<Arc<str>>, kind: &'static str, factory: impl Fn() -> B + Send + Sync + 'static) -> ActorSpec<B> {
+    pub fn actor<B: Behaviour>(
+        name: impl Into<Arc<str>>,
+        kind: &'static str,
+        factory: impl Fn() -> B + Send + Sync + 'static,
+    ) -> ActorSpec<B> {
         ActorSpec {
             name: name.into(),
             kind,

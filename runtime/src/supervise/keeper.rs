@@ -26,11 +26,20 @@ pub(super) enum Msg {
     Stop(Arc<str>, Asked<StopError>),
     Restart(Arc<str>, Asked<StopError>),
     /// A start beside us is through, one way or the other.
-    Started { name: Arc<str>, generation: u64 },
+    Started {
+        name: Arc<str>,
+        generation: u64,
+    },
     /// A stop beside us is through.
-    Stopped { name: Arc<str>, generation: u64 },
+    Stopped {
+        name: Arc<str>,
+        generation: u64,
+    },
     /// A backoff is over.
-    Due { name: Arc<str>, generation: u64 },
+    Due {
+        name: Arc<str>,
+        generation: u64,
+    },
 }
 
 impl ractor::Message for Msg {}
@@ -96,14 +105,22 @@ impl Actor for Keeper {
             }
             Msg::Started { name, generation } => self.started(&myself, children, name, generation).await,
             Msg::Stopped { name, generation } => {
-                if children.by_name.get(&name).is_some_and(|child| child.generation == generation && matches!(child.being, Being::Stopping(_))) {
+                if children
+                    .by_name
+                    .get(&name)
+                    .is_some_and(|child| child.generation == generation && matches!(child.being, Being::Stopping(_)))
+                {
                     children.take(&name);
                     self.stopped(&myself, children, &name).await;
                 }
                 Ok(())
             }
             Msg::Due { name, generation } => {
-                if children.by_name.get(&name).is_some_and(|child| child.generation == generation && matches!(child.being, Being::Down)) {
+                if children
+                    .by_name
+                    .get(&name)
+                    .is_some_and(|child| child.generation == generation && matches!(child.being, Being::Down))
+                {
                     self.restart(&myself, children, &name).await;
                 }
                 Ok(())
@@ -112,7 +129,12 @@ impl Actor for Keeper {
         self.keep_on(children, kept).await
     }
 
-    async fn handle_supervisor_evt(&self, myself: ActorRef<Msg>, event: SupervisionEvent, children: &mut Children) -> Result<(), ActorProcessingErr> {
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<Msg>,
+        event: SupervisionEvent,
+        children: &mut Children,
+    ) -> Result<(), ActorProcessingErr> {
         let (actor, end) = match event {
             SupervisionEvent::ActorFailed(cell, error) => (cell.get_id(), End::Failed(error.to_string())),
             SupervisionEvent::ActorTerminated(cell, _, reason) => match reason {
@@ -170,7 +192,11 @@ impl Keeper {
     }
 
     /// Prepares a start: the call to make, and its number.
-    fn begin(&self, myself: &ActorRef<Msg>, child: &mut Child) -> (futures_util::future::BoxFuture<'static, Result<Life, String>>, u64) {
+    fn begin(
+        &self,
+        myself: &ActorRef<Msg>,
+        child: &mut Child,
+    ) -> (futures_util::future::BoxFuture<'static, Result<Life, String>>, u64) {
         if child.generation > 0 {
             child.node.restarted();
         }
@@ -234,7 +260,13 @@ impl Keeper {
         child.answer_stoppers(&Ok(()));
     }
 
-    async fn started(&self, myself: &ActorRef<Msg>, children: &mut Children, name: Arc<str>, generation: u64) -> Result<(), GiveUp> {
+    async fn started(
+        &self,
+        myself: &ActorRef<Msg>,
+        children: &mut Children,
+        name: Arc<str>,
+        generation: u64,
+    ) -> Result<(), GiveUp> {
         if children.by_name.get(&name).is_none_or(|child| child.generation != generation) {
             return Ok(());
         }
@@ -261,7 +293,13 @@ impl Keeper {
         kept
     }
 
-    async fn not_started(&self, myself: &ActorRef<Msg>, children: &mut Children, name: Arc<str>, message: String) -> Result<(), GiveUp> {
+    async fn not_started(
+        &self,
+        myself: &ActorRef<Msg>,
+        children: &mut Children,
+        name: Arc<str>,
+        message: String,
+    ) -> Result<(), GiveUp> {
         let Some(child) = children.by_name.get_mut(&name) else { return Ok(()) };
         if let Some(asked) = child.starter.take() {
             self.forget(children, &name);
@@ -298,27 +336,41 @@ impl Keeper {
         }
     }
 
-    async fn failed(&self, myself: &ActorRef<Msg>, children: &mut Children, name: Arc<str>, message: String) -> Result<(), GiveUp> {
+    async fn failed(
+        &self,
+        myself: &ActorRef<Msg>,
+        children: &mut Children,
+        name: Arc<str>,
+        message: String,
+    ) -> Result<(), GiveUp> {
         let Some(child) = children.by_name.get_mut(&name) else { return Ok(()) };
         tracing::warn!(actor = child.node.path(), %message, "failed");
         child.node.failed(message.clone());
         self.tree.tell(&child.node, Change::Failed { message: message.clone() });
         let now = Instant::now();
         let reset_after = child.spec.backoff.reset_after;
-        child.in_a_row = if !reset_after.is_zero() && now.duration_since(child.started) >= reset_after { 1 } else { child.in_a_row.saturating_add(1) };
+        child.in_a_row = if !reset_after.is_zero() && now.duration_since(child.started) >= reset_after {
+            1
+        } else {
+            child.in_a_row.saturating_add(1)
+        };
         if child.spec.essential {
             // Never given up; its backoff keeps the loop slow.
         } else if let Some(own) = child.spec.crash_loop {
             if !child.window.admit(&own, now) {
                 child.node.set_status(ActorStatus::Failed);
-                let message = format!("given up after {} restarts within {} ms: {message}", own.restarts_max, own.period.as_millis());
+                let message =
+                    format!("given up after {} restarts within {} ms: {message}", own.restarts_max, own.period.as_millis());
                 self.tree.tell(&child.node, Change::GaveUp { message });
                 return Ok(());
             }
         } else if !children.window.admit(&self.spec.intensity, now) {
             child.node.set_status(ActorStatus::Failed);
             let Intensity { restarts_max, period } = self.spec.intensity;
-            return Err(GiveUp(format!("more than {restarts_max} restarts within {} ms, last {name}: {message}", period.as_millis())));
+            return Err(GiveUp(format!(
+                "more than {restarts_max} restarts within {} ms, last {name}: {message}",
+                period.as_millis()
+            )));
         }
         child.node.set_status(ActorStatus::Restarting);
         let wait = child.spec.backoff.wait(child.in_a_row, fastrand::f64());
@@ -386,7 +438,14 @@ impl Keeper {
     }
 
     /// Stops a child beside us; what follows when it is down is `then`.
-    async fn stop_beside(&self, myself: &ActorRef<Msg>, children: &mut Children, name: &Arc<str>, then: Then, asked: Asked<StopError>) {
+    async fn stop_beside(
+        &self,
+        myself: &ActorRef<Msg>,
+        children: &mut Children,
+        name: &Arc<str>,
+        then: Then,
+        asked: Asked<StopError>,
+    ) {
         let Some(child) = children.by_name.get_mut(name) else { return asked.answer(Err(StopError::NotFound(name.clone()))) };
         if matches!(child.being, Being::Stopping(_)) {
             match (child.then, then) {
@@ -442,8 +501,13 @@ impl Keeper {
     /// Those that were added, all at once under `OneForOne`; then one after the other in reverse order.
     async fn stop_all(&self, children: &mut Children) {
         if self.spec.strategy == Strategy::OneForOne {
-            let added: Vec<Arc<str>> =
-                children.order.values().rev().filter(|name| children.by_name.get(*name).is_some_and(|child| !child.fixed)).cloned().collect();
+            let added: Vec<Arc<str>> = children
+                .order
+                .values()
+                .rev()
+                .filter(|name| children.by_name.get(*name).is_some_and(|child| !child.fixed))
+                .cloned()
+                .collect();
             let mut stopping = Vec::with_capacity(added.len());
             for name in &added {
                 let being = children.take(name);

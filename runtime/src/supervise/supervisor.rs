@@ -88,7 +88,12 @@ impl Supervisor {
         self.handle.load_full().map(|actor| (*actor).clone())
     }
 
-    async fn ask<E>(&self, deadline: Deadline, [busy, gone, expired]: [E; 3], make: impl FnOnce(Asked<E>) -> Msg) -> Result<(), E> {
+    async fn ask<E>(
+        &self,
+        deadline: Deadline,
+        [busy, gone, expired]: [E; 3],
+        make: impl FnOnce(Asked<E>) -> Msg,
+    ) -> Result<(), E> {
         let Some(ticket) = Ticket::take(&self.requests, REQUESTS_MAX) else { return Err(busy) };
         let (reply, answer) = oneshot::channel();
         let Some(actor) = self.actor() else { return Err(gone) };
@@ -162,7 +167,8 @@ pub(super) fn child_spec(spec: SupervisorSpec) -> (ChildSpec, Supervisor) {
         start: Arc::new(move |parent: Parent| {
             let keeper = Keeper { spec: spec.clone(), node: parent.node, tree: parent.tree, handle: handle.clone() };
             Box::pin(async move {
-                let (actor, join) = Actor::spawn_linked(None, keeper, (), parent.cell).await.map_err(|error| error.to_string())?;
+                let (actor, join) =
+                    Actor::spawn_linked(None, keeper, (), parent.cell).await.map_err(|error| error.to_string())?;
                 Ok(Life { cell: actor.get_cell(), join })
             })
         }),

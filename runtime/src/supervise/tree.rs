@@ -271,7 +271,8 @@ impl Tree {
 
     pub(super) fn tell(&self, node: &Node, what: Change) {
         if self.shared.changes.receiver_count() > 0 {
-            let change = TreeChange { at: WallMs::now(), path: node.path.to_string(), kind: node.kind, key: node.key.clone(), what };
+            let change =
+                TreeChange { at: WallMs::now(), path: node.path.to_string(), kind: node.kind, key: node.key.clone(), what };
             // The last listener may have left.
             let _ = self.shared.changes.send(change);
         }

@@ -27,7 +27,11 @@ async fn a_child_that_hangs_in_start_is_refused_after_its_start_timeout_and_hold
     until("it is starting", || tree.snapshot(Some("root/hangs"), 0).is_some()).await;
     sibling.door.tell(Msg::Panic).unwrap();
     lives(&sibling.door, 2).await;
-    assert_eq!(tree.snapshot(Some("root/hangs"), 0).unwrap().status, ActorStatus::Starting, "the sibling was back before the timeout");
+    assert_eq!(
+        tree.snapshot(Some("root/hangs"), 0).unwrap().status,
+        ActorStatus::Starting,
+        "the sibling was back before the timeout"
+    );
     let refused = starting.await.unwrap();
     assert!(matches!(&refused, Err(StartError::Failed { message, .. }) if message.contains("not within 300 ms")), "{refused:?}");
     assert!(tree.snapshot(Some("root/hangs"), 0).is_none());
@@ -46,7 +50,9 @@ async fn a_child_that_hangs_in_stop_or_in_a_message_is_killed_after_its_grace_an
         tokio::spawn(async move { root.stop_child(name, soon()).await })
     });
     until("both are stopping", || {
-        ["root/stop", "root/message"].iter().all(|path| tree.snapshot(Some(path), 0).is_some_and(|node| node.status == ActorStatus::Stopping))
+        ["root/stop", "root/message"]
+            .iter()
+            .all(|path| tree.snapshot(Some(path), 0).is_some_and(|node| node.status == ActorStatus::Stopping))
     })
     .await;
     sibling.door.tell(Msg::Panic).unwrap();
@@ -89,7 +95,8 @@ async fn a_panic_or_error_in_any_callback_is_named_in_the_tree_and_the_child_com
         a.door.tell(if place == "stop" { Msg::Stop } else { Msg::Panic }).unwrap();
         let told = format!("in {place}");
         until("the tree names it", || {
-            let named = tree.snapshot(Some("root/a"), 0).unwrap().last_failure.is_some_and(|failure| failure.message.contains(&told));
+            let named =
+                tree.snapshot(Some("root/a"), 0).unwrap().last_failure.is_some_and(|failure| failure.message.contains(&told));
             if named {
                 switch.store(WELL, SeqCst);
             }
@@ -171,7 +178,13 @@ async fn siblings_of_a_crash_loop_answer_every_question() {
 
 #[tokio::test(start_paused = true)]
 async fn a_life_that_lasts_makes_the_next_failure_the_first_again() {
-    let backoff = Backoff { first: Duration::from_secs(5), max: Duration::from_secs(60), factor: 2.0, jitter: 0.0, reset_after: Duration::from_secs(30) };
+    let backoff = Backoff {
+        first: Duration::from_secs(5),
+        max: Duration::from_secs(60),
+        factor: 2.0,
+        jitter: 0.0,
+        reset_after: Duration::from_secs(30),
+    };
     let mut a = scripted("a", &Diary::default(), |s| s.backoff(backoff));
     let (root, _) = run(Strategy::OneForOne, &mut [&mut a]).await;
     for (lasts, wants) in [(0, 0), (0, 5), (29, 10), (31, 0), (0, 5)] {
@@ -191,7 +204,8 @@ async fn every_actor_has_fault_points_that_its_path_selects() {
     let mut a = scripted("faulty", &Diary::default(), |s| s);
     let mut b = scripted("spared", &Diary::default(), |s| s);
     let (root, tree) = run(Strategy::OneForOne, &mut [&mut a, &mut b]).await;
-    let arm = |point: &str, fault| assert!(fault::arm(Armed { point: point.into(), key: Some("root/faulty".into()), fault, times: 1 }));
+    let arm =
+        |point: &str, fault| assert!(fault::arm(Armed { point: point.into(), key: Some("root/faulty".into()), fault, times: 1 }));
     arm("actor.handle", Fault::Error("injected".into()));
     arm("actor.start", Fault::Panic);
     assert_eq!(lives(&b.door, 1).await, 1);

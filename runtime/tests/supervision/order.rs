@@ -2,7 +2,9 @@
 
 use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
-use hiveward_runtime::supervise::{ActorStatus, ChildSpec, Intensity, Restart, Shutdown, StartError, Strategy, Supervisor, SupervisorSpec, Tree};
+use hiveward_runtime::supervise::{
+    ActorStatus, ChildSpec, Intensity, Restart, Shutdown, StartError, Strategy, Supervisor, SupervisorSpec, Tree,
+};
 
 use crate::script::*;
 
@@ -112,7 +114,8 @@ async fn an_essential_child_is_restarted_with_growing_waits_for_ever() {
     for life in 2..=30 {
         child.door.tell(Msg::Panic).unwrap();
         until("its supervisor waits or is back", || {
-            child.script.lives.load(SeqCst) == life || tree.snapshot(Some("root/platform"), 0).unwrap().status == ActorStatus::Restarting
+            child.script.lives.load(SeqCst) == life
+                || tree.snapshot(Some("root/platform"), 0).unwrap().status == ActorStatus::Restarting
         })
         .await;
         let before = tokio::time::Instant::now();
@@ -132,7 +135,8 @@ async fn a_root_that_gives_up_says_so_and_ends() {
     let mut child = scripted("child", &diary, |s| s);
     let never = Intensity { restarts_max: 0, period: Duration::from_secs(60) };
     let tree = Tree::default();
-    let root = Supervisor::root(spec_of("root", Strategy::OneForOne, &mut [&mut child]).intensity(never), tree.clone()).await.unwrap();
+    let root =
+        Supervisor::root(spec_of("root", Strategy::OneForOne, &mut [&mut child]).intensity(never), tree.clone()).await.unwrap();
     child.door.tell(Msg::Panic).unwrap();
     tokio::time::timeout(Duration::from_secs(5), root.ended()).await.unwrap();
     let shown = tree.snapshot(None, 0).unwrap();

@@ -1,6 +1,5 @@
 //! Who is restarted, and when not.
 
-
 use std::{
     sync::{
         Arc,
@@ -69,7 +68,10 @@ struct Made {
     fail_start: Arc<AtomicU32>,
 }
 
-fn probe(name: &str, change: impl FnOnce(hiveward_runtime::supervise::ActorSpec<Probe>) -> hiveward_runtime::supervise::ActorSpec<Probe>) -> Made {
+fn probe(
+    name: &str,
+    change: impl FnOnce(hiveward_runtime::supervise::ActorSpec<Probe>) -> hiveward_runtime::supervise::ActorSpec<Probe>,
+) -> Made {
     let (lives, fail_start) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
     let (l, f) = (lives.clone(), fail_start.clone());
     let spec = ChildSpec::actor(name, "probe", move || Probe { lives: l.clone(), fail_start: f.clone() });
@@ -80,7 +82,8 @@ fn probe(name: &str, change: impl FnOnce(hiveward_runtime::supervise::ActorSpec<
 async fn start(strategy: Strategy, intensity: Intensity, children: &mut [&mut Made]) -> (Supervisor, Tree) {
     let tree = Tree::default();
     let children = children.iter_mut().map(|child| child.spec.take().unwrap()).collect();
-    let root = Supervisor::root(SupervisorSpec::new("root", strategy, children).intensity(intensity), tree.clone()).await.unwrap();
+    let root =
+        Supervisor::root(SupervisorSpec::new("root", strategy, children).intensity(intensity), tree.clone()).await.unwrap();
     (root, tree)
 }
 
@@ -117,7 +120,10 @@ async fn one_for_one_restarts_only_the_child_that_failed_and_the_tree_shows_it()
     a.door.tell(Msg::Panic).unwrap();
     until("a lives again", || a.lives.load(Ordering::SeqCst) == 2).await;
     assert_eq!((life(&a.door).await, life(&b.door).await), (2, 1));
-    until("the tree shows it", || tree.snapshot(Some("root/a"), 0).unwrap().last_failure.is_some_and(|f| f.recovered_in.is_some())).await;
+    until("the tree shows it", || {
+        tree.snapshot(Some("root/a"), 0).unwrap().last_failure.is_some_and(|f| f.recovered_in.is_some())
+    })
+    .await;
     let shown = tree.snapshot(Some("root/a"), 0).unwrap();
     assert_eq!((shown.restarts, shown.status), (1, ActorStatus::Running));
     assert!(shown.last_failure.unwrap().message.contains("told to panic"));
@@ -185,7 +191,8 @@ async fn too_many_restarts_escalate_one_level_and_siblings_of_the_supervisor_nev
 async fn a_crash_loop_of_one_child_is_stopped_and_shown_and_its_siblings_go_on() {
     let mut a = probe("a", |s| s.crash_loop(Intensity { restarts_max: 2, period: Duration::from_secs(60) }));
     let mut b = probe("b", |s| s);
-    let (root, tree) = start(Strategy::OneForOne, Intensity { restarts_max: 0, period: Duration::from_secs(60) }, &mut [&mut a, &mut b]).await;
+    let (root, tree) =
+        start(Strategy::OneForOne, Intensity { restarts_max: 0, period: Duration::from_secs(60) }, &mut [&mut a, &mut b]).await;
     let mut changes = tree.changes();
     for n in 2..=3 {
         a.door.tell(Msg::Panic).unwrap();

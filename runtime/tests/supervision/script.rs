@@ -11,7 +11,9 @@ use std::{
 use hiveward_runtime::{
     call::{CallError, Door, Reply},
     clock::Deadline,
-    supervise::{ActorSpec, Behaviour, ChildSpec, Context, Failure, Shutdown, Strategy, Supervisor, SupervisorSpec, TimerHandle, Tree},
+    supervise::{
+        ActorSpec, Behaviour, ChildSpec, Context, Failure, Shutdown, Strategy, Supervisor, SupervisorSpec, TimerHandle, Tree,
+    },
 };
 
 pub const WELL: u8 = 0;
@@ -78,7 +80,9 @@ pub enum Msg {
     /// A task that writes into the diary when it is dropped.
     Task,
     /// Writes into the diary after a second, unless the handle is dropped at once.
-    Timer { keep: bool },
+    Timer {
+        keep: bool,
+    },
     Tick,
     Each(Duration),
 }
@@ -160,7 +164,8 @@ pub fn scripted(name: &str, diary: &Diary, change: impl FnOnce(ActorSpec<Scripte
 }
 
 pub fn spec_of(name: &str, strategy: Strategy, children: &mut [&mut Made]) -> SupervisorSpec {
-    SupervisorSpec::new(name, strategy, children.iter_mut().map(|child| child.spec.take().unwrap()).collect()).intensity(super::restart::MANY)
+    SupervisorSpec::new(name, strategy, children.iter_mut().map(|child| child.spec.take().unwrap()).collect())
+        .intensity(super::restart::MANY)
 }
 
 pub async fn run(strategy: Strategy, children: &mut [&mut Made]) -> (Supervisor, Tree) {
@@ -178,7 +183,9 @@ pub async fn lives(door: &Door<Msg>, at_least: usize) -> usize {
     loop {
         match door.ask(soon(), Msg::Life).await {
             Ok(life) if life >= at_least => return life,
-            Ok(_) | Err(CallError::Gone | CallError::Dropped) if !patience.passed() => tokio::time::sleep(Duration::from_millis(1)).await,
+            Ok(_) | Err(CallError::Gone | CallError::Dropped) if !patience.passed() => {
+                tokio::time::sleep(Duration::from_millis(1)).await
+            }
             other => panic!("life {at_least} never answered: {other:?}"),
         }
     }

@@ -18,7 +18,10 @@ async fn an_actor_is_found_by_its_key_until_it_is_removed_with_its_note_and_snap
     a.door.tell(Msg::Note).unwrap();
     lives(&a.door, 1).await;
     let shown = tree.find(&key).unwrap();
-    assert_eq!((shown.path.as_str(), shown.kind, shown.status, shown.mailbox_bound), ("root/a", "scripted", ActorStatus::Running, 7));
+    assert_eq!(
+        (shown.path.as_str(), shown.kind, shown.status, shown.mailbox_bound),
+        ("root/a", "scripted", ActorStatus::Running, 7)
+    );
     assert_eq!(shown.note.as_deref(), Some("busy with it"));
     assert_eq!(tree.observe(key.as_str(), soon()).await.unwrap()["life"], 1);
     assert_eq!(tree.snapshot(Some(key.as_str()), 0).unwrap().path, "root/a");

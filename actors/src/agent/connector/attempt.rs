@@ -4,8 +4,7 @@
 //! same outcome. A power cut may lose that record; then it is made again from the session's own.
 
 use std::{
-    fs,
-    io,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -17,12 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::{
-    End, Input, Job, Lease, Outcome, Report, StopHow, What,
-    lines::tail_of,
-    registry::ConnectorEnv,
-    secrets::Resolved,
-};
+use super::{End, Input, Job, Lease, Outcome, Report, StopHow, What, lines::tail_of, registry::ConnectorEnv, secrets::Resolved};
 use crate::{
     agent::{
         session::{self, Adopted, Exit, Launch, LaunchError, Lost, Overflow, Session, Stdin, Stream, transcript},
@@ -202,7 +196,15 @@ impl Attempt {
     pub(super) fn outcome(&self) -> Option<Outcome> {
         let stored: StoredOutcome = rmp_serde::from_slice(&self.read("outcome")?).ok()?;
         let StoredOutcome { end, exit_code, signal, result, artifacts, error, retriable } = stored;
-        Some(Outcome { end, exit_code, signal, result: result.map(|bytes| Bytes::from(bytes.into_vec())), artifacts, error, retriable })
+        Some(Outcome {
+            end,
+            exit_code,
+            signal,
+            result: result.map(|bytes| Bytes::from(bytes.into_vec())),
+            artifacts,
+            error,
+            retriable,
+        })
     }
 
     /// Records the outcome, then lets go of the working directory.
@@ -210,7 +212,8 @@ impl Attempt {
         let Outcome { end, exit_code, signal, result, artifacts, error, retriable } = outcome.clone();
         let result = result.map(|bytes| serde_bytes::ByteBuf::from(bytes.to_vec()));
         let stored = StoredOutcome { end, exit_code, signal, result, artifacts, error, retriable };
-        let written = fs::create_dir_all(&self.dir).and_then(|()| self.write("outcome", &rmp_serde::to_vec(&stored).unwrap_or_default()));
+        let written =
+            fs::create_dir_all(&self.dir).and_then(|()| self.write("outcome", &rmp_serde::to_vec(&stored).unwrap_or_default()));
         if let Err(error) = written {
             // It is reported all the same; only a crash before it is committed would run the work again.
             tracing::warn!(lease = lease_name(self.lease), %error, "the outcome could not be recorded");
@@ -251,7 +254,14 @@ impl Attempt {
         Ok(resolved)
     }
 
-    pub(super) fn launch_of(&self, dir: &Path, command: &CommandSpec, env: Vec<(String, String)>, stdin: Stdin, wall: Option<Duration>) -> Launch {
+    pub(super) fn launch_of(
+        &self,
+        dir: &Path,
+        command: &CommandSpec,
+        env: Vec<(String, String)>,
+        stdin: Stdin,
+        wall: Option<Duration>,
+    ) -> Launch {
         let agent = &self.shared.agent;
         Launch {
             dir: dir.to_owned(),
@@ -269,13 +279,20 @@ impl Attempt {
     }
 
     /// The session in `dir`: adopted in whatever state it is, or launched by `make` if it never started.
-    pub(super) async fn open(&self, dir: &Path, control: &Control, make: impl Fn() -> Result<Launch, String>) -> Result<Arc<Session>, Outcome> {
+    pub(super) async fn open(
+        &self,
+        dir: &Path,
+        control: &Control,
+        make: impl Fn() -> Result<Launch, String>,
+    ) -> Result<Arc<Session>, Outcome> {
         let machine = |error: &dyn std::fmt::Display| Outcome::failed(format!("the session could not be used: {error}"), true);
         loop {
             let session = match session::adopt(dir).await.map_err(|e| machine(&e))? {
                 Adopted::Running(session) => session,
                 Adopted::Ended(exit) => Session::after(dir, exit),
-                Adopted::Lost => return Err(Outcome { error: Some(Lost.to_string()), retriable: true, ..Outcome::of(End::Lost) }),
+                Adopted::Lost => {
+                    return Err(Outcome { error: Some(Lost.to_string()), retriable: true, ..Outcome::of(End::Lost) });
+                }
                 Adopted::NeverStarted => {
                     let mut stop = control.stop.subscribe();
                     let mut frozen = self.shared.frozen.subscribe();
@@ -335,17 +352,32 @@ impl Attempt {
     }
 
     /// Runs the gate, if there is one, on an attempt that has succeeded so far.
-    pub(super) async fn verify(&self, gate: Option<&GateSpec>, task_env: &[(String, String)], control: &Control, outcome: Outcome) -> Outcome {
+    pub(super) async fn verify(
+        &self,
+        gate: Option<&GateSpec>,
+        task_env: &[(String, String)],
+        control: &Control,
+        outcome: Outcome,
+    ) -> Outcome {
         let Some(gate) = gate else { return outcome };
         self.shared.report(Report::Verifying { lease: self.lease }).await;
         let resolved = match self.env(&[task_env, &gate.command.env]) {
             Ok(resolved) => resolved,
-            Err(error) => return Outcome { artifacts: outcome.artifacts, ..Outcome::failed(format!("gate {}: {error}", gate.name), false) },
+            Err(error) => {
+                return Outcome { artifacts: outcome.artifacts, ..Outcome::failed(format!("gate {}: {error}", gate.name), false) };
+            }
         };
         let make = || {
-            self.write("gate-stdin", outcome.result.as_deref().unwrap_or_default()).map_err(|e| format!("the gate's input cannot be written: {e}"))?;
+            self.write("gate-stdin", outcome.result.as_deref().unwrap_or_default())
+                .map_err(|e| format!("the gate's input cannot be written: {e}"))?;
             let stdin = Stdin::File(self.path("gate-stdin"));
-            Ok(self.launch_of(&self.gate, &gate.command, resolved.env.clone(), stdin, Some(Duration::from_millis(gate.timeout_ms))))
+            Ok(self.launch_of(
+                &self.gate,
+                &gate.command,
+                resolved.env.clone(),
+                stdin,
+                Some(Duration::from_millis(gate.timeout_ms)),
+            ))
         };
         let failure = match self.open(&self.gate, control, make).await {
             Ok(session) => {
@@ -357,7 +389,9 @@ impl Attempt {
         };
         match failure {
             None => outcome,
-            Some(failure) if matches!(failure.end, End::Cancelled | End::Lost) => Outcome { artifacts: outcome.artifacts, ..failure },
+            Some(failure) if matches!(failure.end, End::Cancelled | End::Lost) => {
+                Outcome { artifacts: outcome.artifacts, ..failure }
+            }
             Some(failure) => Outcome {
                 end: End::Failed,
                 artifacts: outcome.artifacts,

@@ -51,7 +51,8 @@ impl CommandConnector {
     async fn sweep(&self, how: StopHow) {
         let attempts = self.shared.env.data_dir.join("attempts");
         for entry in fs::read_dir(attempts).into_iter().flatten().flatten() {
-            let lease = fs::read(entry.path().join("lease.json")).ok().and_then(|text| serde_json::from_slice::<Lease>(&text).ok());
+            let lease =
+                fs::read(entry.path().join("lease.json")).ok().and_then(|text| serde_json::from_slice::<Lease>(&text).ok());
             let Some(lease) = lease.filter(|lease| lease.agent == self.shared.agent.id) else { continue };
             let dir = session_dir(&self.shared.env.data_dir, lease);
             let gate = dir.with_file_name(format!("{}-{}-gate", lease.task, lease.attempt));
@@ -187,7 +188,14 @@ async fn run(shared: Arc<Shared>, job: Job, control: &Control) -> Outcome {
     outcome
 }
 
-async fn work(attempt: &Attempt, job: &Job, command: &CommandSpec, stdin: Option<&Bytes>, mut resolved: Resolved, control: &Control) -> Outcome {
+async fn work(
+    attempt: &Attempt,
+    job: &Job,
+    command: &CommandSpec,
+    stdin: Option<&Bytes>,
+    mut resolved: Resolved,
+    control: &Control,
+) -> Outcome {
     let shared = &attempt.shared;
     let terminal = shared.agent.session != SessionSpec::Pipes;
     if stdin.is_some() {
@@ -235,7 +243,8 @@ async fn work(attempt: &Attempt, job: &Job, command: &CommandSpec, stdin: Option
             match attempt.keep(name, path.into(), false).await {
                 Ok(artifact) => outcome.artifacts.push(artifact),
                 Err(error) if outcome.end == End::Succeeded => {
-                    outcome = Outcome { artifacts: outcome.artifacts, exit_code: outcome.exit_code, ..Outcome::failed(error, true) };
+                    outcome =
+                        Outcome { artifacts: outcome.artifacts, exit_code: outcome.exit_code, ..Outcome::failed(error, true) };
                 }
                 Err(_) => {}
             }

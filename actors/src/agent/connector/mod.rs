@@ -63,12 +63,25 @@ pub enum What {
 /// What a connector says while a job runs. For one lease: `Started` once, at most one `Ended`, which is last.
 #[derive(Clone, Debug)]
 pub enum Report {
-    Started { lease: Lease },
-    Progress { lease: Lease, percent: Option<f32>, message: Option<String> },
-    Verifying { lease: Lease },
-    Ended { lease: Lease, outcome: Outcome },
+    Started {
+        lease: Lease,
+    },
+    Progress {
+        lease: Lease,
+        percent: Option<f32>,
+        message: Option<String>,
+    },
+    Verifying {
+        lease: Lease,
+    },
+    Ended {
+        lease: Lease,
+        outcome: Outcome,
+    },
     /// The agent's own long-lived process ended by itself; jobs it held have been reported as ended before.
-    AgentDied { message: String },
+    AgentDied {
+        message: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,7 +118,9 @@ pub struct StartFailure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopHow {
     /// Interrupt, grace, SIGTERM, grace, SIGKILL over the whole group.
-    Gracefully { grace: Duration },
+    Gracefully {
+        grace: Duration,
+    },
     AtOnce,
 }
 

@@ -15,12 +15,14 @@ pub struct SecretFiles {
 
 impl SecretSource for SecretFiles {
     fn secret(&self, name: &str) -> Result<String, String> {
-        let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b)) && !name.starts_with('.');
+        let plain =
+            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b)) && !name.starts_with('.');
         if !plain {
             return Err("a secret's name is letters, digits, `_`, `-` and `.`".to_owned());
         }
         let path = self.dir.join(name);
-        let open_to_others = fs::metadata(&path).is_ok_and(|meta| std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o077 != 0);
+        let open_to_others =
+            fs::metadata(&path).is_ok_and(|meta| std::os::unix::fs::PermissionsExt::mode(&meta.permissions()) & 0o077 != 0);
         if open_to_others {
             return Err(format!("secret {name} is readable by others: it must have mode 0600"));
         }

@@ -242,7 +242,11 @@ impl Inner {
                 let prepared = attempt.prepare().and_then(|()| task_line(&attempt, &job));
                 let line = match prepared {
                     Ok(line) => line,
-                    Err(error) => return self.finish(lease, Outcome::failed(format!("the task cannot be given to the worker: {error}"), true)).await,
+                    Err(error) => {
+                        return self
+                            .finish(lease, Outcome::failed(format!("the task cannot be given to the worker: {error}"), true))
+                            .await;
+                    }
                 };
                 let session = self.state.lock().session.clone();
                 let Some(session) = session.filter(|session| !session.has_ended()) else {
@@ -300,7 +304,9 @@ impl Inner {
             }
         }
         let outcome = match held.withdrawn {
-            Some(End::TimedOut) => Outcome { error: Some("stopped after its run timeout".to_owned()), retriable: true, ..Outcome::of(End::TimedOut) },
+            Some(End::TimedOut) => {
+                Outcome { error: Some("stopped after its run timeout".to_owned()), retriable: true, ..Outcome::of(End::TimedOut) }
+            }
             Some(end) => Outcome { error: Some("cancelled".to_owned()), ..Outcome::of(end) },
             None => outcome,
         };
@@ -336,7 +342,8 @@ impl Inner {
             }
             let alone = state.jobs.len() == 1;
             if alone {
-                state.fault = Some(format!("the worker was killed: it did not give up task {} in {} ms", lease.task, grace.as_millis()));
+                state.fault =
+                    Some(format!("the worker was killed: it did not give up task {} in {} ms", lease.task, grace.as_millis()));
             }
             alone
         };

@@ -25,19 +25,27 @@ impl Cgroups {
         let mounts = Mounts::read();
         let leaf = format!("hw-{session}");
         let mut made = Self { unified: mounts.leaf(None, &leaf), memory: None, others: Vec::new(), unmet: Vec::new() };
-        if let Some(bytes) = limits.memory_bytes && !made.limit_memory(&mounts, &leaf, bytes) {
+        if let Some(bytes) = limits.memory_bytes
+            && !made.limit_memory(&mounts, &leaf, bytes)
+        {
             made.unmet.push("memory");
         }
         if let Some(millis) = limits.cpu_millis {
             let quota_us = u64::from(millis).saturating_mul(100).max(1000);
             let held = made.set_unified("cpu.max", &format!("{quota_us} 100000"))
-                || made.set_v1(&mounts, "cpu", &leaf, &[("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", &quota_us.to_string())]);
+                || made.set_v1(
+                    &mounts,
+                    "cpu",
+                    &leaf,
+                    &[("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", &quota_us.to_string())],
+                );
             if !held {
                 made.unmet.push("cpu");
             }
         }
         if let Some(max) = limits.processes_max {
-            let held = made.set_unified("pids.max", &max.to_string()) || made.set_v1(&mounts, "pids", &leaf, &[("pids.max", &max.to_string())]);
+            let held = made.set_unified("pids.max", &max.to_string())
+                || made.set_v1(&mounts, "pids", &leaf, &[("pids.max", &max.to_string())]);
             if !held {
                 made.unmet.push("processes");
             }

@@ -16,8 +16,7 @@ use rustix::fs::{FlockOperation, flock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
-    Stream,
-    cgroup,
+    Stream, cgroup,
     client::{Lost, Session, greet},
     layout::{Exit, SessionDir, Started},
     procs,
@@ -71,7 +70,11 @@ pub enum LaunchError {
     Busy(PathBuf),
     /// This machine failed us; a retry may work. Nothing runs.
     #[error("cannot {what}")]
-    Machine { what: &'static str, #[source] source: io::Error },
+    Machine {
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// What a directory holds after a restart.
@@ -91,13 +94,21 @@ pub async fn launch(launch: Launch) -> Result<Session, LaunchError> {
     let machine = |what| move |source| LaunchError::Machine { what, source };
     let dir = SessionDir::new(&launch.dir);
     dir.create().map_err(machine("make the session's directory"))?;
-    let Some(lock) = try_lock(&dir).map_err(machine("lock the session's directory"))? else { return Err(LaunchError::Busy(launch.dir)) };
+    let Some(lock) = try_lock(&dir).map_err(machine("lock the session's directory"))? else {
+        return Err(LaunchError::Busy(launch.dir));
+    };
     if dir.has_started() {
         return Err(LaunchError::Busy(launch.dir));
     }
     // Output is there to be read from the first moment, before the shim has got that far.
     for stream in [Stream::Stdout, Stream::Stderr] {
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(dir.stream(stream)).map_err(machine("make the transcripts"))?;
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(dir.stream(stream))
+            .map_err(machine("make the transcripts"))?;
     }
     let held = lock.try_clone().map_err(machine("lock the session's directory"))?;
     let mut shim = tokio::process::Command::new(&launch.shim.program)

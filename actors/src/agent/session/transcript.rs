@@ -93,7 +93,8 @@ impl Reader {
     pub fn read(&mut self, after_byte: u64, bytes_max: usize) -> io::Result<Chunk> {
         // Looked at first: what is written before the exit record is then surely seen.
         let ended = self.dir.exit().is_some();
-        let nothing = |at_end| Chunk { after_byte, next_byte: after_byte, stream: Stream::Stdout, at: None, bytes: Bytes::new(), at_end };
+        let nothing =
+            |at_end| Chunk { after_byte, next_byte: after_byte, stream: Stream::Stdout, at: None, bytes: Bytes::new(), at_end };
         let Some(record) = self.find(after_byte)? else { return Ok(nothing(ended)) };
         let skip = after_byte - record.arrival;
         let wanted = usize::try_from(u64::from(record.len) - skip).unwrap_or(usize::MAX).min(bytes_max);

@@ -71,11 +71,16 @@ pub(super) struct Ask {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Request {
     /// SIGINT to the group, grace, SIGTERM, grace, SIGKILL of everything.
-    Stop { grace_ms: u64 },
+    Stop {
+        grace_ms: u64,
+    },
     Kill,
     Signal(i32),
     Freeze(bool),
-    Resize { cols: u16, rows: u16 },
+    Resize {
+        cols: u16,
+        rows: u16,
+    },
     /// The node has dealt with stdout up to this offset.
     Consumed(u64),
     /// This connection alone may write standard input; an older holder is cut off, its half frame forgotten.
@@ -87,11 +92,22 @@ pub(super) enum Request {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum Event {
-    Hello { pid: i32, frozen: bool },
-    Done { id: u64, error: Option<String> },
-    StdinTaken { error: Option<String> },
+    Hello {
+        pid: i32,
+        frozen: bool,
+    },
+    Done {
+        id: u64,
+        error: Option<String>,
+    },
+    StdinTaken {
+        error: Option<String>,
+    },
     /// The transcripts' lengths. Coalesced: only the newest is kept for a slow reader.
-    Grew { stdout: u64, stderr: u64 },
+    Grew {
+        stdout: u64,
+        stderr: u64,
+    },
     Exited(Exit),
 }
 

@@ -42,7 +42,12 @@ impl TestNode {
     }
 
     async fn answer(&self, query: &str, variables: Value) -> Value {
-        let sent = self.http.post(self.url("/graphql")).bearer_auth(TOKEN).json(&json!({ "query": query, "variables": variables })).send();
+        let sent = self
+            .http
+            .post(self.url("/graphql"))
+            .bearer_auth(TOKEN)
+            .json(&json!({ "query": query, "variables": variables }))
+            .send();
         soon("an answer", sent).await.unwrap().json().await.unwrap()
     }
 
@@ -58,12 +63,25 @@ impl TestNode {
         let answer = self.answer(query, variables).await;
         let error = &answer["errors"][0];
         let text = |value: &Value| value.as_str().map(str::to_owned);
-        (text(&error["extensions"]["code"]).unwrap_or_else(|| panic!("not refused: {answer}")), text(&error["extensions"]["field"]), text(&error["message"]).unwrap_or_default())
+        (
+            text(&error["extensions"]["code"]).unwrap_or_else(|| panic!("not refused: {answer}")),
+            text(&error["extensions"]["field"]),
+            text(&error["message"]).unwrap_or_default(),
+        )
     }
 
     /// A subscription's events as (id, data), over SSE.
-    pub async fn subscribe(&self, query: &str, variables: Value, last: Option<&str>) -> impl Stream<Item = (Option<String>, Value)> + use<> {
-        let mut request = self.http.post(self.url("/graphql/stream")).bearer_auth(TOKEN).json(&json!({ "query": query, "variables": variables }));
+    pub async fn subscribe(
+        &self,
+        query: &str,
+        variables: Value,
+        last: Option<&str>,
+    ) -> impl Stream<Item = (Option<String>, Value)> + use<> {
+        let mut request = self
+            .http
+            .post(self.url("/graphql/stream"))
+            .bearer_auth(TOKEN)
+            .json(&json!({ "query": query, "variables": variables }));
         if let Some(last) = last {
             request = request.header("last-event-id", last);
         }
@@ -93,7 +111,8 @@ impl TestNode {
     /// The task once it has ended.
     pub async fn ended(&self, id: &Value) -> Value {
         let query = "query($id:ID!){node(id:$id){...on Task{status resultText error attempts{number exitCode agentId decision{chosen}}}}}";
-        let mut events = self.subscribe("subscription($id:ID!){events(after:\"0\",filter:{task:$id}){kind}}", json!({ "id": id }), None).await;
+        let mut events =
+            self.subscribe("subscription($id:ID!){events(after:\"0\",filter:{task:$id}){kind}}", json!({ "id": id }), None).await;
         soon("the task ends", async {
             loop {
                 let task = self.ok(query, json!({ "id": id })).await["node"].take();

@@ -19,12 +19,29 @@ const TASK_BYTES_MAX: usize = 1 << 20;
 #[derive(Debug, Deserialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
 pub(super) enum Said {
-    Ready { heartbeat_ms: Option<u64> },
-    Progress { task: String, percent: Option<f32>, message: Option<String> },
-    Result { task: String, #[serde(default)] value: Value },
-    Failed { task: String, message: Option<String>, retriable: Option<bool> },
+    Ready {
+        heartbeat_ms: Option<u64>,
+    },
+    Progress {
+        task: String,
+        percent: Option<f32>,
+        message: Option<String>,
+    },
+    Result {
+        task: String,
+        #[serde(default)]
+        value: Value,
+    },
+    Failed {
+        task: String,
+        message: Option<String>,
+        retriable: Option<bool>,
+    },
     Heartbeat,
-    Checkpoint { task: String, data: Value },
+    Checkpoint {
+        task: String,
+        data: Value,
+    },
 }
 
 #[derive(Debug, Serialize)]
@@ -44,7 +61,9 @@ pub(super) enum Tell {
         checkpoint: Option<Value>,
         workdir: String,
     },
-    Cancel { task: String },
+    Cancel {
+        task: String,
+    },
     Stop,
 }
 

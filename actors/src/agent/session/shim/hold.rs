@@ -13,11 +13,7 @@ use hiveward_runtime::clock::WallMs;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        signal::Signal,
-        signalfd::SignalFd,
-        wait::WaitStatus,
-    },
+    sys::{signal::Signal, signalfd::SignalFd, wait::WaitStatus},
 };
 
 use super::{
@@ -83,7 +79,14 @@ pub(super) struct Shim {
 }
 
 impl Shim {
-    pub(super) fn new(spawned: Spawned, cgroups: Cgroups, transcripts: Transcripts, listener: UnixListener, signals: SignalFd, limits: Limits) -> Self {
+    pub(super) fn new(
+        spawned: Spawned,
+        cgroups: Cgroups,
+        transcripts: Transcripts,
+        listener: UnixListener,
+        signals: SignalFd,
+        limits: Limits,
+    ) -> Self {
         let mut outputs = vec![Output { stream: Stream::Stdout, fd: spawned.stdout, pending: Vec::new() }];
         outputs.extend(spawned.stderr.map(|fd| Output { stream: Stream::Stderr, fd, pending: Vec::new() }));
         Self {
@@ -135,7 +138,10 @@ impl Shim {
         let timeout = self.timeout();
         let reading = self.transcripts.has_room() || self.status.is_some();
         let mut fds = vec![PollFd::new(self.signals.as_fd(), PollFlags::POLLIN)];
-        fds.push(PollFd::new(self.listener.as_fd(), if self.clients.len() < CLIENTS_MAX { PollFlags::POLLIN } else { PollFlags::empty() }));
+        fds.push(PollFd::new(
+            self.listener.as_fd(),
+            if self.clients.len() < CLIENTS_MAX { PollFlags::POLLIN } else { PollFlags::empty() },
+        ));
         let stdin_at = fds.len();
         if let Some(fd) = self.stdin.as_ref().filter(|_| !self.stdin_queue.is_empty()) {
             fds.push(PollFd::new(fd.as_fd(), PollFlags::POLLOUT));
@@ -161,13 +167,22 @@ impl Shim {
         if stdin_at < outputs_at && !ready[stdin_at].is_empty() {
             self.feed();
         }
-        let readable: Vec<Stream> = self.outputs.iter().filter(|output| reads(output, reading)).zip(&ready[outputs_at..clients_at]).filter(|(_, r)| !r.is_empty()).map(|(o, _)| o.stream).collect();
+        let readable: Vec<Stream> = self
+            .outputs
+            .iter()
+            .filter(|output| reads(output, reading))
+            .zip(&ready[outputs_at..clients_at])
+            .filter(|(_, r)| !r.is_empty())
+            .map(|(o, _)| o.stream)
+            .collect();
         for stream in readable {
             self.read_output(stream);
         }
         let lengths = self.transcripts.lengths();
         for (i, ready) in ready[clients_at..].iter().enumerate() {
-            if ready.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR) && (self.clients[i].wants_read() || !ready.contains(PollFlags::POLLIN)) {
+            if ready.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR)
+                && (self.clients[i].wants_read() || !ready.contains(PollFlags::POLLIN))
+            {
                 let client = &mut self.clients[i];
                 client.receive(&mut self.buffer);
                 // What a vanished node had not finished sending is forgotten with it; whole frames still count.
@@ -203,12 +218,16 @@ impl Shim {
         match next {
             None => PollTimeout::NONE,
             // Rounded up: a timeout that fires early would spin.
-            Some(at) => PollTimeout::try_from(at.saturating_duration_since(now) + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX),
+            Some(at) => {
+                PollTimeout::try_from(at.saturating_duration_since(now) + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+            }
         }
     }
 
     fn accept(&mut self) {
-        if let Ok((socket, _)) = self.listener.accept() && socket.set_nonblocking(true).is_ok() {
+        if let Ok((socket, _)) = self.listener.accept()
+            && socket.set_nonblocking(true).is_ok()
+        {
             let mut client = Client::new(socket);
             client.tell(&Event::Hello { pid: self.power.leader, frozen: self.frozen_since.is_some() });
             if let Some(exit) = &self.exit {
@@ -258,12 +277,14 @@ impl Shim {
         if self.stdin.is_none() || self.close_stdin {
             return Err("the standard input is closed".to_owned());
         }
-        let (tag, data) = body.split_first().and_then(|(len, rest)| rest.split_at_checked(usize::from(*len))).ok_or("a frame without a tag")?;
+        let (tag, data) =
+            body.split_first().and_then(|(len, rest)| rest.split_at_checked(usize::from(*len))).ok_or("a frame without a tag")?;
         if !tag.is_empty() {
             let mut line = format!("{} ", WallMs::now().0).into_bytes();
             line.extend_from_slice(tag);
             line.push(b'\n');
-            let written = std::fs::File::options().append(true).create(true).open(ACCEPTED).and_then(|mut file| file.write_all(&line));
+            let written =
+                std::fs::File::options().append(true).create(true).open(ACCEPTED).and_then(|mut file| file.write_all(&line));
             written.map_err(|e| format!("cannot record what was taken: {e}"))?;
         }
         self.stdin_queue.extend_from_slice(data);
@@ -284,7 +305,9 @@ impl Shim {
                 self.stopped = true;
                 self.power.kill_everything();
             }
-            Request::Signal(number) => self.power.signal_group(Signal::try_from(number).map_err(|_| format!("there is no signal {number}"))?),
+            Request::Signal(number) => {
+                self.power.signal_group(Signal::try_from(number).map_err(|_| format!("there is no signal {number}"))?)
+            }
             Request::Freeze(frozen) => self.freeze(frozen),
             Request::Resize { cols, rows } => {
                 let pty = self.pty.as_ref().ok_or("the session has no terminal")?;
@@ -353,7 +376,11 @@ impl Shim {
                 }
             }
         }
-        if self.close_stdin && self.stdin_queue.is_empty() && let Some(fd) = self.stdin.take() && self.pty.is_some() {
+        if self.close_stdin
+            && self.stdin_queue.is_empty()
+            && let Some(fd) = self.stdin.take()
+            && self.pty.is_some()
+        {
             // A terminal is not closed but told: end of transmission.
             let _ = nix::unistd::write(&fd, &[4]);
         }
@@ -430,7 +457,9 @@ impl Shim {
                 self.stopping = Some(Stopping { at: now + SWEEP, ..stopping });
             }
         }
-        if let Some(max) = self.limits.memory_bytes && self.next_watch <= now {
+        if let Some(max) = self.limits.memory_bytes
+            && self.next_watch <= now
+        {
             self.next_watch = now + WATCH;
             if self.power.rss_bytes() > max {
                 self.memory_kill = true;

@@ -68,7 +68,8 @@ fn run() -> Result<(), String> {
         mask.add(ignored);
     }
     mask.thread_block().map_err(|e| broken("block signals", e.into()))?;
-    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(|e| broken("watch its child", e.into()))?;
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+        .map_err(|e| broken("watch its child", e.into()))?;
 
     let transcripts = output::Transcripts::create(params.overflow).map_err(|e| broken("write transcripts", e))?;
     let _ = std::fs::remove_file(SOCKET);

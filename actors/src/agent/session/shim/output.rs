@@ -89,7 +89,8 @@ impl Transcripts {
         let s = stream as usize;
         self.files[s].write_all_at(bytes, self.lengths[s])?;
         let len = bytes.len() as u32;
-        let extends = |last: &Record| last.stream == stream && (0..COALESCE_MS).contains(&(now.0 - last.at.0)) && last.len < u32::MAX / 2;
+        let extends =
+            |last: &Record| last.stream == stream && (0..COALESCE_MS).contains(&(now.0 - last.at.0)) && last.len < u32::MAX / 2;
         let (position, record) = match self.last.filter(extends) {
             Some(last) => (self.records - 1, Record { len: last.len + len, ..last }),
             None => (self.records, Record { arrival: self.arrival, offset: self.lengths[s], at: now, len, stream }),

@@ -54,7 +54,9 @@ pub(super) fn spawn(params: &Params, mut doors: Vec<File>, umask: Mode) -> Resul
             match &params.stdin {
                 Stdin::Null => command.stdin(Stdio::null()),
                 Stdin::Pipe => command.stdin(Stdio::piped()),
-                Stdin::File(path) => command.stdin(File::open(path).map_err(|e| format!("standard input {}: {e}", path.display()))?),
+                Stdin::File(path) => {
+                    command.stdin(File::open(path).map_err(|e| format!("standard input {}: {e}", path.display()))?)
+                }
             };
             None
         }
@@ -127,7 +129,9 @@ fn resolve(params: &Params) -> Result<PathBuf, String> {
         let path = params.cwd.join(name);
         return match check(&path) {
             Found::Yes => Ok(path),
-            Found::NotExecutable => Err(format!("program {name} is not executable (in working directory {})", params.cwd.display())),
+            Found::NotExecutable => {
+                Err(format!("program {name} is not executable (in working directory {})", params.cwd.display()))
+            }
             Found::No => Err(format!("program {name} does not exist (in working directory {})", params.cwd.display())),
         };
     }
