@@ -364,7 +364,10 @@ impl Attempt {
         let resolved = match self.env(&[task_env, &gate.command.env]) {
             Ok(resolved) => resolved,
             Err(error) => {
-                return Outcome { artifacts: outcome.artifacts, ..Outcome::failed(format!("gate {}: {error}", gate.name), false) };
+                return Outcome {
+                    artifacts: outcome.artifacts,
+                    ..Outcome::failed(format!("gate {}: {error}", gate.name), false)
+                };
             }
         };
         let make = || {
