@@ -4,7 +4,6 @@
 mod load;
 
 mod adoption;
-mod disk_full;
 mod kill_under_load;
 mod power_cut;
 mod resume;
