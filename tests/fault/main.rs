@@ -4,6 +4,8 @@
 mod load;
 
 mod adoption;
+mod clock;
+mod disk_full;
 mod kill_under_load;
 mod power_cut;
 mod resume;

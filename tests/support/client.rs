@@ -38,6 +38,8 @@ impl CallFailed {
 }
 
 const CALL_PATIENCE: Duration = Duration::from_secs(40);
+/// Between two looks at a condition.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 pub const SUBMIT: &str = "mutation($i:SubmitTaskInput!){submitTask(input:$i){cursor task{id}}}";
 pub const SUBMIT_MANY: &str = "mutation($i:SubmitTasksInput!){submitTasks(input:$i){cursor tasks{id}}}";
@@ -92,12 +94,18 @@ impl Client {
     /// Sends a mutation until its outcome is known. Its input has an operation id, so that it happens once.
     pub async fn surely(&self, query: &str, input: Value) -> Value {
         assert!(input["operationId"].is_string(), "only an operation id makes a retry safe");
-        crate::until("a mutation is answered", async || match self.call(query, json!({ "i": input })).await {
-            Ok(data) => Some(data),
-            Err(CallFailed::Refused { retryable: false, code, message, .. }) => panic!("{input} is refused: {code} {message}"),
-            Err(_) => None,
-        })
-        .await
+        let answered = async {
+            loop {
+                match self.call(query, json!({ "i": input })).await {
+                    Ok(data) => return data,
+                    Err(CallFailed::Refused { retryable: false, code, message, .. }) => {
+                        panic!("{input} is refused: {code} {message}")
+                    }
+                    Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+                }
+            }
+        };
+        tokio::time::timeout(crate::PATIENCE, answered).await.unwrap_or_else(|_| panic!("{input} is never answered"))
     }
 
     pub async fn submit(&self, input: Value) -> String {
@@ -137,11 +145,19 @@ impl Client {
 
     /// The task once it has ended.
     pub async fn ended(&self, id: &str) -> Value {
-        crate::until(&format!("{id} ends"), async || {
-            let task = self.task(id).await;
-            terminal(task["status"].as_str().unwrap_or_default()).then_some(task)
-        })
-        .await
+        let ended = async {
+            loop {
+                let task = self.task(id).await;
+                if terminal(task["status"].as_str().unwrap_or_default()) {
+                    return task;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        match tokio::time::timeout(crate::PATIENCE, ended).await {
+            Ok(task) => task,
+            Err(_) => panic!("{id} does not end: {}", self.task(id).await),
+        }
     }
 
     /// The last committed position.
@@ -156,7 +172,7 @@ impl Client {
         loop {
             let mut data = self.ok(query, variables.clone()).await;
             let page = &mut data[field];
-            rows.append(page["nodes"].as_array_mut().unwrap());
+            rows.extend(page["nodes"].as_array_mut().unwrap().drain(..));
             if page["pageInfo"]["hasNextPage"] != true {
                 return rows;
             }

@@ -133,9 +133,14 @@ impl Hive {
 
     /// Waits until the node is ready; panics if it ends instead.
     pub async fn ready(&mut self) {
+        self.answers("/readyz").await;
+    }
+
+    /// Waits until `path` answers with success; panics if the node ends instead.
+    pub async fn answers(&mut self, path: &str) {
         let http = reqwest::Client::new();
-        let url = format!("{}/readyz", self.url());
-        until("the node is ready", async || {
+        let url = format!("{}{path}", self.url());
+        until(&format!("{path} answers with success"), async || {
             if let Some(status) = self.ended() {
                 panic!("the node ended while starting: {status}\n{}", self.log_tail());
             }

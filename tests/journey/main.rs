@@ -1,0 +1,4 @@
+//! What a user meets, over a real node and the real command line.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bad_input;
