@@ -172,7 +172,7 @@ impl Client {
         loop {
             let mut data = self.ok(query, variables.clone()).await;
             let page = &mut data[field];
-            rows.extend(page["nodes"].as_array_mut().unwrap().drain(..));
+            rows.append(page["nodes"].as_array_mut().unwrap());
             if page["pageInfo"]["hasNextPage"] != true {
                 return rows;
             }
