@@ -85,7 +85,8 @@ async fn run(
     mut waiting: mpsc::Receiver<Batch>,
     failed: impl FnOnce(AppendError) + Send,
 ) {
-    let mut cursor = Cursor(0);
+    // Covers all that was replayed: an answer that is repeated without a new event stands on that.
+    let mut cursor = ledger.head();
     while let Some(first) = waiting.recv().await {
         let Batch { mut events, mut after, mut snapshot } = first;
         while snapshot.is_none() && events.len() < EVENTS_PER_APPEND_MAX {
@@ -129,5 +130,44 @@ async fn append_when_there_is_room(ledger: &Ledger, append: Append) -> Result<Ap
             }
             answered => return answered,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hiveward_runtime::ledger::LedgerConfig;
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    /// The cursor that follows a batch, in a new life of the stream.
+    async fn cursor_after(ledger: &Ledger, stream: &Key, batch: Batch) -> Cursor {
+        let life = ledger.claim(stream).await.unwrap();
+        let (committer, committing) =
+            Committer::new(ledger.clone(), stream.clone(), life.incarnation, life.version, |error| panic!("{error}"));
+        let running = tokio::spawn(committing);
+        let (told, hears) = oneshot::channel();
+        let mut batch = batch;
+        batch.then(move |cursor| told.send(cursor).unwrap());
+        committer.hand_over(batch).await.unwrap();
+        let cursor = hears.await.unwrap();
+        drop(committer);
+        running.await.unwrap();
+        cursor
+    }
+
+    #[tokio::test]
+    async fn an_answer_repeated_in_a_new_life_stands_on_everything_that_was_replayed() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(LedgerConfig::new(dir.path())).await.unwrap();
+        let stream = Key::trusted("swarm_test");
+        let mut first = Batch::default();
+        first.push("Happened", 1, Bytes::from_static(b"x"));
+        let written = cursor_after(&ledger, &stream, first).await;
+        let repeated = cursor_after(&ledger, &stream, Batch::default()).await;
+        assert!(
+            repeated >= written && written > Cursor(0),
+            "{repeated} is before {written}: who waits for it may not see the first answer"
+        );
     }
 }

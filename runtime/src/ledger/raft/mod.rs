@@ -21,7 +21,7 @@ use std::{
 use futures_util::future::BoxFuture;
 use openraft::{
     BasicNode, Config, Raft, SnapshotPolicy,
-    error::{ClientWriteError, InitializeError, RaftError},
+    error::{ClientWriteError, RaftError},
 };
 use serde::{Deserialize, Serialize};
 
@@ -138,9 +138,8 @@ impl OneVoter {
 async fn lead(raft: &Raft<TypeConfig>, within: Duration) -> Result<u64, OpenError> {
     let storage = |what: String| OpenError::Storage { path: "ledger.redb".into(), what };
     let ready = async {
-        match raft.initialize(BTreeMap::from([(NODE, Node::new(""))])).await {
-            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
-            Err(error) => return Err(storage(error.to_string())),
+        if !raft.is_initialized().await.map_err(|error| storage(error.to_string()))? {
+            raft.initialize(BTreeMap::from([(NODE, Node::new(""))])).await.map_err(|error| storage(error.to_string()))?;
         }
         raft.trigger().elect().await.map_err(|error| storage(error.to_string()))?;
         let mut metrics = raft.metrics();
