@@ -1,5 +1,7 @@
 //! What all benches share: one line per figure with its unit, and a JSON file beside it.
 
+pub mod wire;
+
 use std::{
     io::Write,
     path::PathBuf,
@@ -57,4 +59,15 @@ pub fn fdatasync_per_second(dir: &std::path::Path, during: Duration) -> std::io:
     let rate = f64::from(count) / begun.elapsed().as_secs_f64();
     std::fs::remove_file(path)?;
     Ok(rate)
+}
+
+/// What this process holds in memory now.
+pub fn resident_mb() -> std::io::Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
+    kib.map(|kib| kib / 1024.0).ok_or_else(|| std::io::Error::other("/proc/self/status has no VmRSS"))
+}
+
+pub fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use async_graphql::{
     ObjectType, PathSegment, Request, Response, Schema, ServerError, SubscriptionType, Value,
-    parser::{parse_query, types::OperationType},
+    parser::{
+        parse_query,
+        types::{ExecutableDocument, OperationType},
+    },
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, future::BoxFuture, stream::BoxStream};
@@ -86,6 +89,7 @@ impl Position {
 pub struct Prepared {
     pub request: Request,
     pub operation: Option<OperationType>,
+    pub document: Option<ExecutableDocument>,
 }
 
 /// Parses and weighs a request; what does not parse or weighs too much is answered here.
@@ -94,8 +98,11 @@ pub fn prepare(mut request: Request, limits: &DocumentLimits) -> Result<Prepared
     let document = parse_query(&request.query).map_err(|error| Answer::from_errors(vec![error.into()]))?;
     let kind = limit::check(&document, request.operation_name.as_deref(), &request.variables, limits)
         .map_err(|refused| Answer::refused(&refused))?;
+    let operation = kind.map(|kind| kind.operation);
+    // Only a subscription is looked at again (whether it can be shared).
+    let kept = (operation == Some(OperationType::Subscription)).then(|| document.clone());
     request.set_parsed_query(document);
-    Ok(Prepared { request, operation: kind.map(|kind| kind.operation) })
+    Ok(Prepared { request, operation, document: kept })
 }
 
 /// One answer in its wire form.

@@ -39,7 +39,7 @@ use crate::{
     negotiate::Media,
     over_http::{self, HttpRefusal},
     probe::{self, Probe},
-    stream::{sse, ws},
+    stream::{shared::Shares, sse, ws},
     ui,
 };
 
@@ -110,6 +110,7 @@ impl HttpConfig {
 /// What the handlers stand on.
 pub struct Gateway {
     pub engine: Arc<dyn Engine>,
+    pub shares: Shares,
     pub auth: Auth,
     pub config: HttpConfig,
     pub probe: Arc<dyn Probe>,
@@ -127,6 +128,7 @@ impl Gateway {
     pub fn new(engine: Arc<dyn Engine>, auth: Auth, config: HttpConfig, probe: Arc<dyn Probe>) -> Arc<Self> {
         Arc::new(Self {
             engine,
+            shares: Shares::default(),
             auth,
             probe,
             requests: Semaphore::new(config.requests_max),

@@ -123,6 +123,9 @@ impl EventFeed {
             None => after.map(|cursor| cursor.0),
         };
         let tail: &Arc<SharedTail> = ctx.data()?;
+        let after = after.unwrap_or_else(|| tail.head());
+        // Known before the first event, so that a subscriber that has caught up can share the answers of others.
+        position.reach(after);
         let events = tail.follow(after, filter.unwrap_or_default().parse()?);
         Ok(events.map(move |event| {
             let event = event?;

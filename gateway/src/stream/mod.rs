@@ -4,6 +4,7 @@
 //! Neither holds more for a slow client than its bounded queue: the subscription behind it pauses and reads on from
 //! the ledger later.
 
+pub mod shared;
 pub mod sse;
 pub mod tail;
 pub mod ws;

@@ -55,7 +55,7 @@ async fn open(gateway: &Arc<Gateway>, request: Request) -> Result<Response, Http
                 refused: Refused::invalid("query", "a mutation needs POST"),
             });
         }
-        Ok(prepared) => engine::stream(&*gateway.engine, prepared, caller, Position::resuming(last)),
+        Ok(prepared) => gateway.shares.stream(&gateway.engine, prepared, caller, Position::resuming(last)),
         Err(answer) => stream::once(async move { (answer, None) }).boxed(),
     };
     let body = Body::from_stream(events(answers, gateway.clone(), place));

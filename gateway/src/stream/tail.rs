@@ -58,18 +58,22 @@ impl SharedTail {
         Self { control, inner: Arc::default() }
     }
 
-    /// The events after `after` (from now on if absent) that match.
+    /// Where new events will follow.
+    pub fn head(&self) -> Cursor {
+        self.control.cluster().cursor
+    }
+
+    /// The events after `after` that match.
     pub fn follow(
         &self,
-        after: Option<Cursor>,
+        after: Cursor,
         filter: EventFilter,
     ) -> impl Stream<Item = Result<Arc<EventRecord>, Refused>> + Send + use<> {
-        let position = after.unwrap_or_else(|| self.control.cluster().cursor);
         let following = Following {
             control: self.control.clone(),
             inner: self.inner.clone(),
             filter,
-            position,
+            position: after,
             ready: VecDeque::new(),
             ring: None,
             failed: false,

@@ -303,7 +303,7 @@ impl Reader {
             Ok(prepared) => prepared,
             Err(answer) => return self.send(error_message(&id, &answer)).await,
         };
-        let answers = engine::stream(&*self.gateway.engine, prepared, caller, Position::default());
+        let answers = self.gateway.shares.stream(&self.gateway.engine, prepared, caller, Position::default());
         let (outgoing, operations) = (self.outgoing.clone(), self.operations.clone());
         // Held until the task is listed, so that it cannot end and unlist itself first.
         let mut listed = self.operations.lock();

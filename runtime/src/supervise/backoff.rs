@@ -36,7 +36,7 @@ impl Default for Backoff {
     fn default() -> Self {
         Self {
             first: Duration::from_millis(100),
-            max: Duration::from_secs(30),
+            max: Duration::from_secs(5),
             factor: 2.0,
             jitter: 0.3,
             reset_after: Duration::from_secs(60),
