@@ -159,8 +159,8 @@ async fn listen(config: &Config, node: &Node, prometheus: PrometheusHandle) -> O
     let auth = config.auth(&token)?;
     let control = node.control();
     let schema = schema::build(control.clone());
-    let probe = NodeProbe { control, prometheus };
-    let gateway = Gateway::new(Arc::new(schema), auth, config.gateway.clone(), Arc::new(probe));
+    let probe = NodeProbe { control: control.clone(), prometheus };
+    let gateway = Gateway::of_node(Arc::new(schema), auth, config.gateway.clone(), Arc::new(probe), control);
     Server::start(gateway, !config.auth.tokens.is_empty()).await.map_err(|error| cannot_start(&error))
 }
 

@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod apply;
 pub mod args;
+pub mod attach;
 pub mod client;
 pub mod event;
 pub mod fail;

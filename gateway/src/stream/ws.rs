@@ -44,9 +44,9 @@ const ACK: Utf8Bytes = Utf8Bytes::from_static(r#"{"type":"connection_ack"}"#);
 const PONG: Utf8Bytes = Utf8Bytes::from_static(r#"{"type":"pong"}"#);
 
 /// A close code of the protocol and its reason.
-struct Close(u16, String);
+pub(super) struct Close(pub u16, pub String);
 
-fn close(code: u16, reason: impl Into<String>) -> Close {
+pub(super) fn close(code: u16, reason: impl Into<String>) -> Close {
     Close(code, reason.into())
 }
 
@@ -82,7 +82,7 @@ pub async fn upgrade(State(gateway): State<Arc<Gateway>>, request: Request) -> R
 
 /// A page may only open a socket to the host it came from, or from an origin that was configured; a program that sends
 /// no `Origin` is no page.
-fn origin_allowed(headers: &HeaderMap, gateway: &Gateway) -> Result<(), HttpRefusal> {
+pub(super) fn origin_allowed(headers: &HeaderMap, gateway: &Gateway) -> Result<(), HttpRefusal> {
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
     let origin = origin.to_str().unwrap_or_default();
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
@@ -116,7 +116,7 @@ enum Incoming {
 }
 
 /// The credential in `connection_init`: `{"Authorization": "Bearer …"}` in any case, or `{"token": "…"}`.
-fn credential(payload: &serde_json::Value, gateway: &Gateway) -> Result<Principal, Refused> {
+pub(super) fn credential(payload: &serde_json::Value, gateway: &Gateway) -> Result<Principal, Refused> {
     let fields = payload.as_object().ok_or_else(crate::auth::missing)?;
     for (name, value) in fields {
         match (name.to_ascii_lowercase().as_str(), value.as_str()) {
@@ -349,7 +349,7 @@ fn error_message(id: &str, answer: &Answer) -> Message {
 }
 
 /// A close frame holds 123 bytes of reason.
-fn short(mut reason: String) -> String {
+pub(super) fn short(mut reason: String) -> String {
     let mut end = reason.len().min(120);
     while !reason.is_char_boundary(end) {
         end -= 1;
