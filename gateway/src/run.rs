@@ -122,6 +122,7 @@ async fn serve(config: Config, dev: bool) -> Outcome {
 
     let mut node = NodeConfig::new(&config.data_dir);
     node.faults_allowed = config.node.allow_faults;
+    node.transcripts = config.node.transcripts.retention();
     if let Some(agents) = config.node.default_agents {
         node.default_agents = agents;
     }
