@@ -188,8 +188,18 @@ impl Hive {
 
     /// Runs the command line against it.
     pub async fn cli(&self, args: &[&str]) -> Ran {
+        self.cli_with(args, &[]).await
+    }
+
+    /// As [`Self::cli`], with more in its environment.
+    pub async fn cli_with(&self, args: &[&str], env: &[(&str, &str)]) -> Ran {
         let mut command = Command::new(binary::hiveward());
-        command.args(args).env("HIVEWARD_URL", self.url()).env("HIVEWARD_TOKEN", self.token()).stdin(Stdio::null());
+        command
+            .args(args)
+            .envs(env.iter().copied())
+            .env("HIVEWARD_URL", self.url())
+            .env("HIVEWARD_TOKEN", self.token())
+            .stdin(Stdio::null());
         let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ran { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }

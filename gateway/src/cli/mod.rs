@@ -10,6 +10,7 @@ pub mod client;
 pub mod event;
 pub mod fail;
 pub mod fault;
+pub mod retry;
 pub mod show;
 pub mod swarm;
 pub mod task;
