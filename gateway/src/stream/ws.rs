@@ -2,7 +2,7 @@
 //!
 //! One task reads, one writes, one runs per operation; the reader owns the others and ends them when it ends. The queue
 //! to the writer is bounded: while it is full the operations pause. A client that takes nothing for `stall_timeout_ms`
-//! is closed with 4413.
+//! is closed with 4413, and so is one that sends more in one message than `body_bytes_max`.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -30,6 +30,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time::Instant,
 };
+use tokio_tungstenite::tungstenite;
 
 use crate::{
     auth::Principal,
@@ -225,6 +226,9 @@ impl Reader {
             };
             heard = Instant::now();
             match message {
+                Some(Err(error)) if is_too_long(&error) => {
+                    return Err(close(4413, "a message is over the limit `body_bytes_max`"));
+                }
                 None | Some(Err(_)) | Some(Ok(Message::Close(_))) => return Ok(()),
                 Some(Ok(Message::Text(text))) => self.message(&text, from_header.as_ref()).await?,
                 Some(Ok(Message::Binary(_))) => return Err(close(4400, "Invalid message: binary")),
@@ -346,6 +350,12 @@ fn error_message(id: &str, answer: &Answer) -> Message {
     let id = serde_json::Value::from(id).to_string();
     let errors = answer.request_errors.as_deref().unwrap_or(b"[]");
     Message::Text(format!(r#"{{"id":{id},"type":"error","payload":{}}}"#, String::from_utf8_lossy(errors)).into())
+}
+
+/// Whether the client sent more in one message than it may.
+fn is_too_long(error: &axum::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<tungstenite::Error>());
+    matches!(cause, Some(tungstenite::Error::Capacity(_)))
 }
 
 /// A close frame holds 123 bytes of reason.
