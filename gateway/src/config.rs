@@ -22,6 +22,7 @@ use crate::{
         fail::{Exit, Failed, Outcome},
         show,
     },
+    otlp::OtlpConfig,
     serve::HttpConfig,
     yaml::{self, Expanded},
 };
@@ -127,6 +128,8 @@ impl Transcripts {
 #[serde(default, deny_unknown_fields)]
 pub struct Telemetry {
     pub log_format: LogFormat,
+    /// Traces for a collector.
+    pub otlp: OtlpConfig,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -226,7 +229,7 @@ impl Config {
         let wrong = |problem: String| ConfigError::Environment { variable: variable.to_owned(), problem };
         let path = if name == "LISTEN" { "gateway/listen".to_owned() } else { name.to_lowercase().replace("__", "/") };
         // Tokens do not survive being written out, and are not set from single variables.
-        let tokens = self.auth.tokens.clone();
+        let (tokens, headers) = (self.auth.tokens.clone(), self.telemetry.otlp.headers.clone());
         let mut whole = serde_json::to_value(&self).map_err(|error| wrong(error.to_string()))?;
         let Some(place) = whole.pointer_mut(&format!("/{path}")) else {
             return Err(wrong(format!("there is no setting `{}`; see `hiveward config show`", path.replace('/', "."))));
@@ -237,6 +240,7 @@ impl Config {
         };
         let mut config: Self = serde_json::from_value(whole).map_err(|error| wrong(error.to_string()))?;
         config.auth.tokens = tokens;
+        config.telemetry.otlp.headers = headers;
         Ok(config)
     }
 

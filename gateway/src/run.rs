@@ -21,6 +21,7 @@ use crate::{
         fail::{Exit, Failed, Outcome},
     },
     config::{Config, Flags, dev_data_dir},
+    otlp::Traces,
     probe::Probe,
     schema,
     serve::{Gateway, Server},
@@ -98,11 +99,18 @@ pub fn up(common: &Common, args: UpArgs, dev: bool) -> Outcome {
     }
     let flags = Flags { data_dir: common.data_dir.clone(), listen: args.listen };
     let config = Config::load(base, args.config.as_deref(), std::env::vars(), &flags)?;
-    let _flushed_at_the_end =
-        telemetry::start(config.telemetry.log_format).map_err(|problem| Failed::usage(problem, "mend RUST_LOG"))?;
+    let telemetry = telemetry::start(&config.telemetry)
+        .map_err(|problem| Failed::usage(problem, "mend what is named; `hiveward config show` has what is in force"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("hiveward").build();
     let runtime = runtime.map_err(|error| cannot_start(&error))?;
-    let outcome = runtime.block_on(serve(config, dev));
+    let outcome = runtime.block_on(async {
+        let traces = telemetry.traces.map(Traces::start);
+        let outcome = serve(config, dev).await;
+        if let Some(traces) = traces {
+            traces.stop().await;
+        }
+        outcome
+    });
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
 }

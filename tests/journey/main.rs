@@ -3,4 +3,5 @@
 
 mod bad_input;
 mod dead_letters;
+mod traces;
 mod watching;
