@@ -26,7 +26,7 @@ test: dashboard ## Every test that fits in CI.
 
 test-long: ## The long rounds: hundreds of kills and power cuts.
 	deploy/install-tools.sh test
-	HIVEWARD_LONG=1 $(CARGO) nextest run --workspace --profile long
+	HIVEWARD_LONG=1 $(CARGO) nextest run --release -p hiveward-tests --profile long
 
 bench: tools ## Every figure, with what it compares to; JSON in target/bench.
 	$(CARGO) bench -p hiveward-benches

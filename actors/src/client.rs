@@ -3,6 +3,7 @@
 //! Owns nothing. Every command answers by `op.deadline`. One that answers has been committed; one that fails with
 //! `UnknownOutcome` may have been, and the same operation id tells which.
 
+mod attach;
 mod check;
 mod command;
 mod query;
@@ -23,6 +24,7 @@ pub use crate::{
     swarm::table::SwarmFilter,
     task::table::{TaskFilter, TaskOrder},
 };
+pub use attach::{Said, Terminal};
 pub use check::{DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef, TaskEdit};
 pub use query::{ClusterView, MetricsSample, OutputChunk, OutputReader, OutputStream, Why};
 

@@ -11,6 +11,7 @@ pub mod node;
 pub mod page;
 pub mod placement;
 mod platform;
+pub mod retention;
 pub mod roster;
 pub mod swarm;
 pub mod task;

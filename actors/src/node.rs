@@ -14,6 +14,7 @@ use crate::{
     agent::{AgentSpec, ConnectorSpec, Limits, SessionSpec, connector::SecretFiles, session::ShimProgram, table::AgentView},
     client::{ControlPlane, NewAgent, NewSwarm, SwarmRef},
     house::House,
+    retention::TranscriptRetention,
     swarm::table::SwarmView,
     task::table::TaskView,
     tree,
@@ -30,6 +31,7 @@ pub struct NodeConfig {
     pub default_agents: u32,
     /// What holds agents' processes.
     pub shim: ShimProgram,
+    pub transcripts: TranscriptRetention,
 }
 
 impl NodeConfig {
@@ -40,6 +42,7 @@ impl NodeConfig {
             faults_allowed: false,
             default_agents: std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1)),
             shim: ShimProgram::this_binary(),
+            transcripts: TranscriptRetention::default(),
         }
     }
 }
@@ -90,7 +93,7 @@ impl Node {
         let blobs = Blobs::open(dir.join("blobs")).map_err(unusable)?;
         let secrets = Arc::new(SecretFiles { dir: dir.join("secrets") });
         let house = House::new(ledger, views, blobs, Clock::System, dir.clone(), secrets, config.shim.clone());
-        let running = tree::start(house.clone()).await?;
+        let running = tree::start(house.clone(), config.transcripts).await?;
         let control = ControlPlane::new(house.clone(), running.tree.clone(), running.roster.clone(), id, config.faults_allowed);
         let node = Self { house, running, control, _lock: lock };
         node.ensure_default(config.default_agents).await.map_err(|refused| StartError::Default(refused.message))?;

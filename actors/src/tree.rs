@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! node        one_for_one   gives up on nothing below it
-//! ├─ platform one_for_one   ledger (watches the ledger and the views, keeps the retention)
+//! ├─ platform one_for_one   ledger (watches the ledger and the views, keeps its retention)
+//! │                         transcripts (keeps theirs)
 //! ├─ swarms   one_for_one   coordinator* (permanent; a crash loop of one is stopped alone)
 //! ├─ agents   one_for_one   agent* (transient; likewise) → sessions in shims of their own
 //! └─ roster   essential     names, and starts the two above from the ledger
@@ -19,6 +20,7 @@ use std::time::Duration;
 use crate::{
     house::House,
     platform::LedgerWatch,
+    retention::{TranscriptKeeper, TranscriptRetention},
     roster::actor::{Roster, RosterMsg},
 };
 
@@ -31,11 +33,14 @@ pub struct Running {
     pub roster: Door<RosterMsg>,
 }
 
-pub async fn start(house: House) -> Result<Running, StartError> {
+pub async fn start(house: House, transcripts: TranscriptRetention) -> Result<Running, StartError> {
     let tree = Tree::default();
     let watched = house.clone();
     let (watch, _) = ChildSpec::actor("ledger", "ledger", move || LedgerWatch::new(watched.clone())).build();
-    let platform = SupervisorSpec::new("platform", Strategy::OneForOne, vec![watch]).intensity(INTENSITY);
+    let kept = house.clone();
+    let (keeper, _) =
+        ChildSpec::actor("transcripts", "transcripts", move || TranscriptKeeper::new(kept.clone(), transcripts)).build();
+    let platform = SupervisorSpec::new("platform", Strategy::OneForOne, vec![watch, keeper]).intensity(INTENSITY);
     let (platform, _) = ChildSpec::supervisor(platform);
     let (swarms, swarms_handle) =
         ChildSpec::supervisor(SupervisorSpec::new("swarms", Strategy::OneForOne, vec![]).intensity(INTENSITY));

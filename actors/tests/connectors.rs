@@ -451,6 +451,22 @@ async fn a_worker_does_tasks_reports_progress_and_continues_from_a_checkpoint() 
 }
 
 #[tokio::test]
+async fn the_record_of_what_a_worker_was_given_stays_short_however_long_it_lives() {
+    const TASKS: usize = 600;
+    let mut bed = Bed::new(python_worker());
+    bed.connector.start().await.unwrap();
+    for _ in 0..TASKS {
+        let lease = bed.lease();
+        bed.connector.run(kind(lease, "sum", r#"{"numbers":[1,2]}"#)).await;
+        assert_eq!(bed.end_of(lease).await.end, End::Succeeded);
+    }
+    let accepted = files_under(&bed.data().join("sessions")).into_iter().find(|file| file.ends_with("accepted")).unwrap();
+    wait_for("the record to be short", || fs::read_to_string(&accepted).unwrap().lines().count() <= TASKS - 512).await;
+    bed.connector.stop(StopHow::AtOnce).await;
+    bed.nothing_left();
+}
+
+#[tokio::test]
 async fn a_large_payload_reaches_a_worker_by_path() {
     let mut bed = Bed::new(worker(
         r#"

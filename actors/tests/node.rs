@@ -9,6 +9,7 @@ use hiveward_actors::{
     client::{ControlPlane, DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef, TaskEdit},
     id::TaskId,
     node::{Node, NodeConfig},
+    retention::TranscriptRetention,
     task::{
         TaskRecord, TaskStatus,
         retry::RetryPolicy,
@@ -251,4 +252,32 @@ async fn agents_are_made_paused_stopped_restarted_and_removed() {
     control.remove_swarm(op(), swarm.spec.id, false).await.unwrap();
     assert!(control.swarm(swarm.spec.id).unwrap().is_none());
     here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transcripts_of_ended_attempts_are_removed_by_retention_and_of_running_ones_never() {
+    let dir = tempfile::tempdir().unwrap();
+    let keep_nothing =
+        TranscriptRetention { keep: Duration::ZERO, look_every: Duration::from_millis(20), ..TranscriptRetention::default() };
+    let node = Node::start(NodeConfig { transcripts: keep_nothing, ..config(&dir) }).await.unwrap();
+    let control = node.control();
+    let runs = submit(&control, sh("echo begun; exec sleep 1000")).await;
+    until(&control, runs, "running", |record| record.status == TaskStatus::Running).await;
+    let over = submit(&control, sh("echo over")).await;
+    assert_eq!(ended(&control, over).await.status, TaskStatus::Succeeded);
+
+    let at = |folder: &str, task: TaskId| dir.path().join(folder).join(format!("{task}-1"));
+    support::wait_for("the ended one to be removed", || !at("sessions", over).exists() && !at("attempts", over).exists()).await;
+    let refused = control.output(over, None).unwrap().next(0).await.unwrap_err();
+    assert!(refused.code == Code::NotFound && refused.message.contains("retention"), "{refused:?}");
+    assert!(refused.message.contains("node.transcripts"), "{refused:?}");
+    // Its result is in the ledger, not in the transcript.
+    assert_eq!(result(&control, &control.task(over).unwrap().unwrap()), "\"over\\n\"");
+
+    assert!(at("sessions", runs).exists() && at("attempts", runs).exists());
+    let mut reader = control.output(runs, None).unwrap();
+    assert_eq!(reader.next(0).await.unwrap().bytes, "begun\n");
+    control.cancel_task(op(), runs).await.unwrap();
+    support::wait_for("the cancelled one to be removed", || !at("sessions", runs).exists()).await;
+    node.stop(Duration::from_secs(10)).await;
 }

@@ -459,3 +459,32 @@ async fn a_shim_is_small() {
     session.remove().await.unwrap();
     place.nothing_left().await;
 }
+
+#[tokio::test]
+async fn a_session_whose_directory_was_removed_ends_with_all_its_processes() {
+    let place = Place::new();
+    let session = session::launch(place.sh("setsid sleep 1000 & exec sleep 1000")).await.unwrap();
+    let leaves = leaves(&place.session);
+    wait_for("both processes", || place.processes().len() == 3).await;
+    drop(session);
+    fs::remove_dir_all(&place.session).unwrap();
+    place.nothing_left().await;
+    assert!(leaves.iter().all(|leaf| !leaf.exists()));
+}
+
+#[tokio::test]
+async fn the_record_of_what_a_process_was_given_is_shortened_by_what_is_over() {
+    let place = Place::new();
+    let mut launch = place.sh("cat");
+    launch.stdin = Stdin::Pipe;
+    let session = session::launch(launch).await.unwrap();
+    for tag in ["one", "two", "three"] {
+        session.write_stdin(format!("{tag}\n").as_bytes(), tag).await.unwrap();
+    }
+    session.forget_accepted(vec!["one".into(), "three".into(), "never".into()]).await.unwrap();
+    let tags = || place.text("accepted").lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect::<Vec<_>>();
+    assert_eq!(tags(), ["two"]);
+    session.write_stdin(b"four\n", "four").await.unwrap();
+    assert_eq!(tags(), ["two", "four"]);
+    session.remove().await.unwrap();
+}

@@ -6,9 +6,11 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::Subcommand;
+use hiveward_actors::retention::TranscriptRetention;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -20,6 +22,7 @@ use crate::{
         fail::{Exit, Failed, Outcome},
         show,
     },
+    otlp::OtlpConfig,
     serve::HttpConfig,
     yaml::{self, Expanded},
 };
@@ -83,12 +86,50 @@ pub struct NodeSection {
     pub allow_faults: bool,
     /// Agents of the `default` swarm that a fresh node begins with; one per core if absent.
     pub default_agents: Option<u32>,
+    /// How long transcripts (and outcomes) of ended attempts are kept.
+    pub transcripts: Transcripts,
+}
+
+/// Whichever bound is met first counts; what runs is never removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Transcripts {
+    pub keep_hours: u64,
+    pub attempts_max: u64,
+    /// On disk, of all ended attempts together.
+    pub bytes_max: u64,
+    /// How often it is looked at.
+    pub look_every_ms: u64,
+}
+
+impl Default for Transcripts {
+    fn default() -> Self {
+        Self {
+            keep_hours: TranscriptRetention::KEEP_DEFAULT.as_secs() / 3600,
+            attempts_max: TranscriptRetention::ATTEMPTS_MAX_DEFAULT,
+            bytes_max: TranscriptRetention::BYTES_MAX_DEFAULT,
+            look_every_ms: TranscriptRetention::LOOK_EVERY_DEFAULT.as_millis() as u64,
+        }
+    }
+}
+
+impl Transcripts {
+    pub fn retention(&self) -> TranscriptRetention {
+        TranscriptRetention {
+            keep: Duration::from_secs(self.keep_hours.saturating_mul(3600)),
+            attempts_max: self.attempts_max,
+            bytes_max: self.bytes_max,
+            look_every: Duration::from_millis(self.look_every_ms.max(1)),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Telemetry {
     pub log_format: LogFormat,
+    /// Traces for a collector.
+    pub otlp: OtlpConfig,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -188,7 +229,7 @@ impl Config {
         let wrong = |problem: String| ConfigError::Environment { variable: variable.to_owned(), problem };
         let path = if name == "LISTEN" { "gateway/listen".to_owned() } else { name.to_lowercase().replace("__", "/") };
         // Tokens do not survive being written out, and are not set from single variables.
-        let tokens = self.auth.tokens.clone();
+        let (tokens, headers) = (self.auth.tokens.clone(), self.telemetry.otlp.headers.clone());
         let mut whole = serde_json::to_value(&self).map_err(|error| wrong(error.to_string()))?;
         let Some(place) = whole.pointer_mut(&format!("/{path}")) else {
             return Err(wrong(format!("there is no setting `{}`; see `hiveward config show`", path.replace('/', "."))));
@@ -199,6 +240,7 @@ impl Config {
         };
         let mut config: Self = serde_json::from_value(whole).map_err(|error| wrong(error.to_string()))?;
         config.auth.tokens = tokens;
+        config.telemetry.otlp.headers = headers;
         Ok(config)
     }
 

@@ -9,6 +9,7 @@ pub mod config;
 pub mod engine;
 pub mod limit;
 pub mod negotiate;
+pub mod otlp;
 pub mod over_http;
 pub mod probe;
 pub mod run;

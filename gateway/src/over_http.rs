@@ -25,6 +25,7 @@ use tracing::Instrument;
 use crate::{
     engine::{self, Answer, Caller},
     negotiate::{self, Media},
+    otlp,
     serve::Gateway,
 };
 
@@ -81,6 +82,7 @@ pub async fn handle(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
     let media = negotiate::media(request.headers()).unwrap_or_default();
     let trace = TraceId::new();
     let span = tracing::info_span!("request", %trace);
+    otlp::begin(&span, trace);
     let mut response = match serve(&gateway, request, trace).instrument(span).await {
         Ok(response) => response,
         Err(refusal) => refusal.answer(media),

@@ -21,6 +21,7 @@ use crate::{
         fail::{Exit, Failed, Outcome},
     },
     config::{Config, Flags, dev_data_dir},
+    otlp::Traces,
     probe::Probe,
     schema,
     serve::{Gateway, Server},
@@ -98,11 +99,18 @@ pub fn up(common: &Common, args: UpArgs, dev: bool) -> Outcome {
     }
     let flags = Flags { data_dir: common.data_dir.clone(), listen: args.listen };
     let config = Config::load(base, args.config.as_deref(), std::env::vars(), &flags)?;
-    let _flushed_at_the_end =
-        telemetry::start(config.telemetry.log_format).map_err(|problem| Failed::usage(problem, "mend RUST_LOG"))?;
+    let telemetry = telemetry::start(&config.telemetry)
+        .map_err(|problem| Failed::usage(problem, "mend what is named; `hiveward config show` has what is in force"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("hiveward").build();
     let runtime = runtime.map_err(|error| cannot_start(&error))?;
-    let outcome = runtime.block_on(serve(config, dev));
+    let outcome = runtime.block_on(async {
+        let traces = telemetry.traces.map(Traces::start);
+        let outcome = serve(config, dev).await;
+        if let Some(traces) = traces {
+            traces.stop().await;
+        }
+        outcome
+    });
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
 }
@@ -122,6 +130,7 @@ async fn serve(config: Config, dev: bool) -> Outcome {
 
     let mut node = NodeConfig::new(&config.data_dir);
     node.faults_allowed = config.node.allow_faults;
+    node.transcripts = config.node.transcripts.retention();
     if let Some(agents) = config.node.default_agents {
         node.default_agents = agents;
     }
@@ -159,8 +168,8 @@ async fn listen(config: &Config, node: &Node, prometheus: PrometheusHandle) -> O
     let auth = config.auth(&token)?;
     let control = node.control();
     let schema = schema::build(control.clone());
-    let probe = NodeProbe { control, prometheus };
-    let gateway = Gateway::new(Arc::new(schema), auth, config.gateway.clone(), Arc::new(probe));
+    let probe = NodeProbe { control: control.clone(), prometheus };
+    let gateway = Gateway::of_node(Arc::new(schema), auth, config.gateway.clone(), Arc::new(probe), control);
     Server::start(gateway, !config.auth.tokens.is_empty()).await.map_err(|error| cannot_start(&error))
 }
 

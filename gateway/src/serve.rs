@@ -17,6 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{any, get},
 };
+use hiveward_actors::client::ControlPlane;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -39,7 +40,7 @@ use crate::{
     negotiate::Media,
     over_http::{self, HttpRefusal},
     probe::{self, Probe},
-    stream::{shared::Shares, sse, ws},
+    stream::{attach, shared::Shares, sse, ws},
     ui,
 };
 
@@ -116,6 +117,8 @@ pub struct Gateway {
     pub probe: Arc<dyn Probe>,
     pub requests: Semaphore,
     pub streams: Arc<Semaphore>,
+    /// Whose terminals are served; none in a gateway without a node behind it.
+    pub terminals: Option<ControlPlane>,
     /// Cancelled when the gateway begins to stop: subscriptions end and tell their clients.
     pub stopping: CancellationToken,
 }
@@ -126,16 +129,38 @@ pub struct Peer(pub IpAddr);
 
 impl Gateway {
     pub fn new(engine: Arc<dyn Engine>, auth: Auth, config: HttpConfig, probe: Arc<dyn Probe>) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::made(engine, auth, config, probe, None))
+    }
+
+    /// As [`Self::new`], and serves the terminals of a node's agents.
+    pub fn of_node(
+        engine: Arc<dyn Engine>,
+        auth: Auth,
+        config: HttpConfig,
+        probe: Arc<dyn Probe>,
+        node: ControlPlane,
+    ) -> Arc<Self> {
+        Arc::new(Self::made(engine, auth, config, probe, Some(node)))
+    }
+
+    fn made(
+        engine: Arc<dyn Engine>,
+        auth: Auth,
+        config: HttpConfig,
+        probe: Arc<dyn Probe>,
+        terminals: Option<ControlPlane>,
+    ) -> Self {
+        Self {
             engine,
             shares: Shares::default(),
             auth,
             probe,
             requests: Semaphore::new(config.requests_max),
             streams: Arc::new(Semaphore::new(config.streams_max)),
+            terminals,
             stopping: CancellationToken::new(),
             config,
-        })
+        }
     }
 
     /// The whole HTTP surface, for a listener or for a test that calls it in process.
@@ -144,6 +169,7 @@ impl Gateway {
             .route("/", get(ui::home))
             .route("/graphql", any(graphql))
             .route("/graphql/ws", any(ws::upgrade))
+            .route("/attach/ws", get(attach::upgrade))
             .route("/graphql/stream", any(sse::handle))
             .route("/ui/graphiql/{*path}", get(ui::asset))
             .route("/healthz", get(probe::healthz))

@@ -95,13 +95,18 @@ impl Hive {
         Client::new(self.url(), self.token())
     }
 
-    fn log(&self) -> PathBuf {
+    fn log_file(&self) -> PathBuf {
         self.own.path().join("log")
+    }
+
+    /// Everything that the node wrote.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.log_file()).unwrap_or_default()).into_owned()
     }
 
     /// The last lines that the node wrote.
     pub fn log_tail(&self) -> String {
-        let text = String::from_utf8_lossy(&std::fs::read(self.log()).unwrap_or_default()).into_owned();
+        let text = self.log();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
@@ -113,7 +118,7 @@ impl Hive {
 
     pub fn spawn_with(&mut self, env: &[(&str, &str)]) {
         assert!(self.child.is_none(), "it runs already");
-        let log = std::fs::File::options().create(true).append(true).open(self.log()).unwrap();
+        let log = std::fs::File::options().create(true).append(true).open(self.log_file()).unwrap();
         let mut command = Command::new(binary::hiveward());
         command.args(["dev", "--listen", &format!("127.0.0.1:{}", self.port.number), "--data-dir"]).arg(&self.data_dir);
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.own.path());
@@ -188,8 +193,18 @@ impl Hive {
 
     /// Runs the command line against it.
     pub async fn cli(&self, args: &[&str]) -> Ran {
+        self.cli_with(args, &[]).await
+    }
+
+    /// As [`Self::cli`], with more in its environment.
+    pub async fn cli_with(&self, args: &[&str], env: &[(&str, &str)]) -> Ran {
         let mut command = Command::new(binary::hiveward());
-        command.args(args).env("HIVEWARD_URL", self.url()).env("HIVEWARD_TOKEN", self.token()).stdin(Stdio::null());
+        command
+            .args(args)
+            .envs(env.iter().copied())
+            .env("HIVEWARD_URL", self.url())
+            .env("HIVEWARD_TOKEN", self.token())
+            .stdin(Stdio::null());
         let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ran { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }

@@ -306,6 +306,17 @@ pub(super) fn agent(swarm: SwarmId, new: NewAgent) -> Result<AgentSpec, Refused>
     {
         return Err(Refused::invalid("connector.worker.argv", "argv needs at least the program"));
     }
+    if let SessionSpec::Pty { cols, rows } = new.session {
+        if cols == 0 || rows == 0 {
+            return Err(Refused::invalid("session", "a terminal has at least one column and one row"));
+        }
+        if matches!(new.connector, ConnectorSpec::Worker { .. }) {
+            return Err(Refused::invalid(
+                "session.kind",
+                "a worker speaks its protocol over pipes; only commands get a terminal",
+            ));
+        }
+    }
     if let Some(bad) =
         new.env.iter().find(|var| var.name.is_empty() || var.name.contains(['=', '\0']) || var.value.contains('\0'))
     {

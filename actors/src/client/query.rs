@@ -13,15 +13,16 @@ use hiveward_runtime::{
 use super::{AgentFilter, ControlPlane, EventFilter, EventRecord, EventTail, Page, SwarmFilter, TaskFilter, TaskOrder};
 use crate::{
     agent::{
-        AgentRecord,
+        AgentRecord, ConnectorSpec,
         connector::{Lease, session_dir},
         session::{Stream, transcript::Reader},
     },
     event,
     id::{AgentId, SwarmId, TaskId},
     placement::Decision,
+    retention::TranscriptRetention,
     swarm::{SwarmRecord, message::SwarmMsg},
-    task::{TaskRecord, TaskStatus, spec::Body},
+    task::{AttemptRecord, TaskRecord, TaskStatus, spec::Body},
 };
 
 /// Why a task is where it is.
@@ -114,9 +115,17 @@ impl OutputReader {
         let dir: PathBuf = session_dir(&self.control.house.data_dir, lease);
         match Reader::open(&dir) {
             Ok(reader) => Ok(Some(reader)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.was_removed(attempt)? => Err(removed(lease)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(unreadable(error)),
         }
+    }
+
+    /// A command that was started had a transcript: if it has ended and there is none, retention took it.
+    fn was_removed(&self, attempt: &AttemptRecord) -> Result<bool, Refused> {
+        let ran = attempt.started_at.is_some() && attempt.ended_at.is_some();
+        let agent = self.control.agent(attempt.agent)?;
+        Ok(ran && agent.is_none_or(|agent| matches!(agent.spec.connector, ConnectorSpec::Command)))
     }
 
     fn attempt_ended(&self) -> Result<bool, Refused> {
@@ -124,6 +133,16 @@ impl OutputReader {
         let attempt = self.attempt.and_then(|wanted| record.attempts.iter().find(|attempt| attempt.number == wanted));
         Ok(attempt.is_none_or(|attempt| attempt.ended_at.is_some()))
     }
+}
+
+fn removed(lease: Lease) -> Refused {
+    let message = format!(
+        "the transcript of attempt {} of {} was removed by retention; the setting `{}` says how long transcripts are kept",
+        lease.attempt,
+        lease.task,
+        TranscriptRetention::SETTING
+    );
+    Refused::new(Code::NotFound, message)
 }
 
 fn unreadable(error: io::Error) -> Refused {

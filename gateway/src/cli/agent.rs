@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     args::{self, Input},
+    attach,
     client::{AGENT, Client},
     fail::{Exit, Failed, Outcome},
     pages,
@@ -65,6 +66,17 @@ pub enum AgentCommand {
         /// Even while they hold tasks
         #[arg(long)]
         force: bool,
+    },
+    /// Sit at the terminal of what an agent runs (an agent created with --pty); Ctrl-] detaches
+    Attach {
+        /// Its id, or its name
+        agent: String,
+        /// Which of its tasks, when it runs several
+        #[arg(long, value_name = "ID")]
+        task: Option<String>,
+        /// Watch without typing
+        #[arg(long)]
+        read_only: bool,
     },
 }
 
@@ -142,6 +154,10 @@ pub async fn run(client: &Client, show: Show, command: AgentCommand) -> Outcome 
         AgentCommand::Restart(which) => each(client, show, which, "AgentRestart", "restartAgent", json!({})).await,
         AgentCommand::Remove { which, force } => {
             each(client, show, which, "AgentRemove", "removeAgent", json!({ "force": force })).await
+        }
+        AgentCommand::Attach { agent, task, read_only } => {
+            let id = resolve(client, &agent).await?;
+            Box::pin(attach::run(client, &id, task.as_deref(), read_only)).await
         }
     }
 }

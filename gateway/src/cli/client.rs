@@ -7,10 +7,17 @@ use std::{path::PathBuf, time::Duration};
 
 use bytes::BytesMut;
 use futures_util::StreamExt;
-use reqwest::{Response, StatusCode, header};
+use reqwest::{Response, StatusCode, Upgraded, Url, header};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::time::Instant;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        handshake::{client::generate_key, derive_accept_key},
+        protocol::Role,
+    },
+};
 
 use super::fail::{ApiError, Exit, Failed, Outcome};
 use crate::auth::TOKEN_FILE;
@@ -118,6 +125,32 @@ impl Client {
     pub async fn get<T: DeserializeOwned>(&self, document: &str, operation: &str, variables: Value, path: &str) -> Outcome<T> {
         let mut data = self.call(document, operation, variables).await?;
         typed(data.pointer_mut(path).map(Value::take).unwrap_or_default())
+    }
+
+    /// Opens a WebSocket. Over the same connector as every request, so that `https` works the same way.
+    pub async fn web_socket(&self, path: &str, query: &[(&str, &str)]) -> Outcome<WebSocketStream<Upgraded>> {
+        let url = format!("{}{path}", self.url);
+        let whole = Url::parse_with_params(&url, query)
+            .map_err(|error| Failed::usage(format!("{url} is no URL: {error}"), "give --url as http://HOST:PORT"))?;
+        let key = generate_key();
+        let request = self
+            .http
+            .get(whole)
+            .bearer_auth(&self.token)
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::UPGRADE, "websocket")
+            .header(header::SEC_WEBSOCKET_VERSION, "13")
+            .header(header::SEC_WEBSOCKET_KEY, &key);
+        let sent = tokio::time::timeout(self.remaining()?, request.send()).await.map_err(|_| timed_out())?;
+        let response = sent.map_err(|error| unreachable(&url, &error))?;
+        let accepted = response.headers().get(header::SEC_WEBSOCKET_ACCEPT).map(|value| value.as_bytes().to_vec());
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS || accepted != Some(derive_accept_key(key.as_bytes()).into()) {
+            let answer = read_answer(&url, response).await?;
+            let failed = || Failed::new(Exit::Unreachable, format!("{url} opened no WebSocket"), "try again in a moment");
+            return Err(answer.errors.into_iter().next().map_or_else(failed, Failed::from));
+        }
+        let upgraded = response.upgrade().await.map_err(|error| unreachable(&url, &error))?;
+        Ok(WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await)
     }
 
     /// Opens a subscription.

@@ -5,10 +5,12 @@
 pub mod agent;
 pub mod apply;
 pub mod args;
+pub mod attach;
 pub mod client;
 pub mod event;
 pub mod fail;
 pub mod fault;
+pub mod retry;
 pub mod show;
 pub mod swarm;
 pub mod task;

@@ -10,6 +10,7 @@ use super::{
     client::{Client, TASK},
     fail::{Exit, Failed, Outcome},
     pages,
+    retry::{self, RetryArgs},
     show::{Show, age, plain, text},
     wait::{self, Follow},
     watching,
@@ -43,7 +44,7 @@ pub enum TaskCommand {
         operation_id: Option<String>,
     },
     /// Send an ended task on its way again, perhaps edited; also redrives a dead one
-    Retry(RetryArgs),
+    Retry(Box<RetryArgs>),
 }
 
 #[derive(Args)]
@@ -142,20 +143,6 @@ pub struct ListArgs {
     watch: bool,
 }
 
-#[derive(Args)]
-pub struct RetryArgs {
-    task: String,
-    #[arg(long, value_name = "N")]
-    retries: Option<u32>,
-    #[arg(long, value_name = "D", value_parser = args::duration)]
-    timeout_run: Option<Duration>,
-    #[arg(long)]
-    operation_id: Option<String>,
-    /// Another program instead
-    #[arg(last = true)]
-    argv: Vec<String>,
-}
-
 pub async fn run(client: &Client, show: Show, command: TaskCommand) -> Outcome {
     match command {
         TaskCommand::Submit(args) => submit(client, show, *args).await,
@@ -166,11 +153,11 @@ pub async fn run(client: &Client, show: Show, command: TaskCommand) -> Outcome {
             wait::end(client, &task, Follow { print_changes: !show.quiet, output: false }).await.map(|_| ())
         }
         TaskCommand::Cancel { tasks, operation_id } => cancel(client, show, tasks, operation_id).await,
-        TaskCommand::Retry(args) => retry(client, show, args).await,
+        TaskCommand::Retry(args) => Box::pin(retry::run(client, show, *args)).await,
     }
 }
 
-fn retry_input(retries: Option<u32>) -> Option<Value> {
+pub(super) fn retry_input(retries: Option<u32>) -> Option<Value> {
     retries.map(|retries| json!({ "maxAttempts": retries.saturating_add(1) }))
 }
 
@@ -182,10 +169,7 @@ async fn submit(client: &Client, show: Show, args: SubmitArgs) -> Outcome {
         ));
     }
     let stdin = args.stdin.as_ref().map(read_text).transpose()?;
-    let payload = args.payload.as_deref().map(serde_json::from_str::<Value>).transpose();
-    let payload = payload.map_err(|error| {
-        Failed::usage(format!("--payload is no JSON: {error}"), "quote it for the shell, such as --payload '{\"n\":1}'")
-    })?;
+    let payload = args.payload.as_deref().map(payload).transpose()?;
     let pair = |first: &str, (name, value): &(String, String)| json!({ first: name, "value": value });
     let command = (!args.argv.is_empty()).then(|| {
         let env = args.env.iter().map(|variable| pair("name", variable));
@@ -232,7 +216,13 @@ async fn submit(client: &Client, show: Show, args: SubmitArgs) -> Outcome {
     Ok(())
 }
 
-fn read_text(path: &PathBuf) -> Outcome<String> {
+pub(super) fn payload(text: &str) -> Outcome<Value> {
+    serde_json::from_str(text).map_err(|error| {
+        Failed::usage(format!("--payload is no JSON: {error}"), "quote it for the shell, such as --payload '{\"n\":1}'")
+    })
+}
+
+pub(super) fn read_text(path: &PathBuf) -> Outcome<String> {
     let read = if path.as_os_str() == "-" { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(path) };
     read.map_err(|error| Failed::local(format!("cannot read {}: {error}", path.display())))
 }
@@ -249,13 +239,17 @@ async fn list(client: &Client, show: Show, args: &ListArgs) -> Outcome {
         .set("parent", args.parent.clone().map(Value::from));
     let variables = json!({ "filter": filter.done() });
     let tasks = pages(client, TASK, "TaskList", variables, "tasks", args.limit).await?;
-    show.list(&["id", "status", "priority", "attempts", "agent", "age", "title"], &tasks, |task| {
+    // What has not failed has no reason to show.
+    let failed = tasks.iter().any(|task| !task["error"].is_null());
+    let mut columns = vec!["id", "status", "priority", "attempts", "agent", "age", "title"];
+    columns.extend(failed.then_some("why"));
+    show.list(&columns, &tasks, |task| {
         let attempts = task["attempts"].as_array().map_or(0, Vec::len);
         let agent = task["attempts"]
             .as_array()
             .and_then(|attempts| attempts.last())
             .map_or_else(String::new, |last| text(&last["agent"], "name"));
-        vec![
+        let mut row = vec![
             text(task, "id"),
             text(task, "status"),
             text(task, "priority"),
@@ -263,8 +257,17 @@ async fn list(client: &Client, show: Show, args: &ListArgs) -> Outcome {
             agent,
             age(task, "createdAt"),
             text(task, "title"),
-        ]
+        ];
+        row.extend(failed.then(|| brief(&text(task, "error"))));
+        row
     })
+}
+
+/// A reason in one line of a table; `task show` has all of it.
+fn brief(error: &str) -> String {
+    const CHARS_MAX: usize = 100;
+    let line = error.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.chars().count() <= CHARS_MAX { line } else { line.chars().take(CHARS_MAX).chain("…".chars()).collect() }
 }
 
 pub async fn find(client: &Client, id: &str) -> Outcome<Value> {
@@ -307,18 +310,6 @@ pub fn partly(all: usize, mut failures: Vec<Failed>) -> Outcome {
         }
         _ => Err(failures.remove(0)),
     }
-}
-
-async fn retry(client: &Client, show: Show, args: RetryArgs) -> Outcome {
-    let work = (!args.argv.is_empty()).then(|| json!({ "command": { "argv": args.argv } }));
-    let input = Input::default()
-        .set("operationId", args.operation_id.map(Value::from))
-        .set("task", Value::from(args.task))
-        .set("work", work)
-        .set("runTimeoutMs", args.timeout_run.map(args::millis))
-        .set("retry", retry_input(args.retries))
-        .done();
-    show.done(&client.get(TASK, "TaskRetry", json!({ "input": input }), "/retryTask/task").await?)
 }
 
 /// One line about a task's state.

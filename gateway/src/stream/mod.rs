@@ -1,9 +1,10 @@
-//! Subscriptions: `graphql-transport-ws` over a WebSocket and GraphQL over SSE (distinct connections).
+//! Subscriptions: `graphql-transport-ws` over a WebSocket and GraphQL over SSE (distinct connections); and terminals.
 //!
-//! Both end with the gateway and both are resumed by the client from a cursor, so nothing here survives a restart.
-//! Neither holds more for a slow client than its bounded queue: the subscription behind it pauses and reads on from
-//! the ledger later.
+//! All end with the gateway; subscriptions are resumed by the client from a cursor, so nothing here survives a restart.
+//! None holds more for a slow client than its bounded queue: what is behind it pauses and reads on from
+//! the ledger, or the transcript, later.
 
+pub mod attach;
 pub mod shared;
 pub mod sse;
 pub mod tail;

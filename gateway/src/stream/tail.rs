@@ -171,3 +171,66 @@ async fn read(control: ControlPlane, after: Cursor, ring: broadcast::Sender<Arc<
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hiveward_actors::{
+        client::NewSwarm,
+        node::{Node, NodeConfig},
+    };
+    use hiveward_runtime::op::Op;
+
+    use super::*;
+
+    const WITHIN: Duration = Duration::from_secs(30);
+
+    async fn something_happens(control: &ControlPlane, name: &str) -> Cursor {
+        let new = NewSwarm { name: name.into(), ..NewSwarm::default() };
+        control.create_swarm(Op::internal(WITHIN), new).await.unwrap().cursor
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_was_read_from_the_ledger_and_is_in_the_ring_too_is_handed_out_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = NodeConfig { reserve_bytes: 0, default_agents: 0, ..NodeConfig::new(dir.path()) };
+        let node = Node::start(config).await.unwrap();
+        let control = node.control();
+        let tail = SharedTail::new(control.clone());
+        let before = control.cluster().cursor;
+        // As `catch_up` does it, with all that can happen in between: joined, then events, then the ledger is read.
+        let (ring, _) = join(&control, &tail.inner);
+        for name in ["one", "two", "three"] {
+            something_happens(&control, name).await;
+        }
+        let head = control.cluster().cursor;
+        tokio::time::timeout(WITHIN, async {
+            while tail.inner.lock().reached < head {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+        .unwrap();
+        let read: VecDeque<_> =
+            control.events(before, &EventFilter::default(), BATCH).unwrap().into_iter().map(Arc::new).collect();
+        assert!(read.len() >= 3 && ring.len() >= read.len(), "{} read, {} in the ring", read.len(), ring.len());
+        let mut following = Following {
+            control: control.clone(),
+            inner: tail.inner.clone(),
+            filter: EventFilter::default(),
+            position: before,
+            ready: read,
+            ring: Some(ring),
+            failed: false,
+        };
+        let last = something_happens(&control, "four").await;
+        let mut heard = Vec::new();
+        while heard.last().is_none_or(|cursor| *cursor < last) {
+            heard.push(tokio::time::timeout(WITHIN, following.next()).await.unwrap().unwrap().cursor);
+        }
+        let events = control.events(before, &EventFilter::default(), BATCH).unwrap();
+        let all: Vec<_> = events.iter().map(|event| event.cursor).take_while(|cursor| *cursor <= last).collect();
+        assert_eq!(heard, all);
+        drop((following, tail));
+        node.stop(Duration::from_secs(10)).await;
+    }
+}

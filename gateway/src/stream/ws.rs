@@ -2,7 +2,7 @@
 //!
 //! One task reads, one writes, one runs per operation; the reader owns the others and ends them when it ends. The queue
 //! to the writer is bounded: while it is full the operations pause. A client that takes nothing for `stall_timeout_ms`
-//! is closed with 4413.
+//! is closed with 4413, and so is one that sends more in one message than `body_bytes_max`.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -30,6 +30,7 @@ use tokio::{
     task::{AbortHandle, JoinSet},
     time::Instant,
 };
+use tokio_tungstenite::tungstenite;
 
 use crate::{
     auth::Principal,
@@ -44,9 +45,9 @@ const ACK: Utf8Bytes = Utf8Bytes::from_static(r#"{"type":"connection_ack"}"#);
 const PONG: Utf8Bytes = Utf8Bytes::from_static(r#"{"type":"pong"}"#);
 
 /// A close code of the protocol and its reason.
-struct Close(u16, String);
+pub(super) struct Close(pub u16, pub String);
 
-fn close(code: u16, reason: impl Into<String>) -> Close {
+pub(super) fn close(code: u16, reason: impl Into<String>) -> Close {
     Close(code, reason.into())
 }
 
@@ -82,7 +83,7 @@ pub async fn upgrade(State(gateway): State<Arc<Gateway>>, request: Request) -> R
 
 /// A page may only open a socket to the host it came from, or from an origin that was configured; a program that sends
 /// no `Origin` is no page.
-fn origin_allowed(headers: &HeaderMap, gateway: &Gateway) -> Result<(), HttpRefusal> {
+pub(super) fn origin_allowed(headers: &HeaderMap, gateway: &Gateway) -> Result<(), HttpRefusal> {
     let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
     let origin = origin.to_str().unwrap_or_default();
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
@@ -116,7 +117,7 @@ enum Incoming {
 }
 
 /// The credential in `connection_init`: `{"Authorization": "Bearer …"}` in any case, or `{"token": "…"}`.
-fn credential(payload: &serde_json::Value, gateway: &Gateway) -> Result<Principal, Refused> {
+pub(super) fn credential(payload: &serde_json::Value, gateway: &Gateway) -> Result<Principal, Refused> {
     let fields = payload.as_object().ok_or_else(crate::auth::missing)?;
     for (name, value) in fields {
         match (name.to_ascii_lowercase().as_str(), value.as_str()) {
@@ -225,6 +226,9 @@ impl Reader {
             };
             heard = Instant::now();
             match message {
+                Some(Err(error)) if is_too_long(&error) => {
+                    return Err(close(4413, "a message is over the limit `body_bytes_max`"));
+                }
                 None | Some(Err(_)) | Some(Ok(Message::Close(_))) => return Ok(()),
                 Some(Ok(Message::Text(text))) => self.message(&text, from_header.as_ref()).await?,
                 Some(Ok(Message::Binary(_))) => return Err(close(4400, "Invalid message: binary")),
@@ -348,8 +352,14 @@ fn error_message(id: &str, answer: &Answer) -> Message {
     Message::Text(format!(r#"{{"id":{id},"type":"error","payload":{}}}"#, String::from_utf8_lossy(errors)).into())
 }
 
+/// Whether the client sent more in one message than it may.
+fn is_too_long(error: &axum::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<tungstenite::Error>());
+    matches!(cause, Some(tungstenite::Error::Capacity(_)))
+}
+
 /// A close frame holds 123 bytes of reason.
-fn short(mut reason: String) -> String {
+pub(super) fn short(mut reason: String) -> String {
     let mut end = reason.len().min(120);
     while !reason.is_char_boundary(end) {
         end -= 1;

@@ -154,6 +154,17 @@ async fn a_client_that_takes_nothing_is_closed_and_costs_a_bounded_queue() {
 }
 
 #[tokio::test]
+async fn a_message_over_the_limit_is_closed_with_the_limits_name() {
+    let server = server(|config| config.body_bytes_max = 4096).await;
+    let mut client = Client::ready(&server).await;
+    let query = format!("{{hello}} #{}", "x".repeat(5000));
+    client.subscribe("a", &query).await;
+    let (code, reason) = client.closed().await;
+    assert_eq!(code, 4413);
+    assert!(reason.contains("body_bytes_max"), "{reason}");
+}
+
+#[tokio::test]
 async fn a_stopping_gateway_says_so() {
     let server = server(|_| {}).await;
     let mut client = Client::ready(&server).await;

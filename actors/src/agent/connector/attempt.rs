@@ -127,9 +127,14 @@ fn attempt_dir(data_dir: &Path, lease: Lease) -> PathBuf {
     data_dir.join("attempts").join(format!("{}-{}", lease.task, lease.attempt))
 }
 
+/// Everything that is kept of an attempt: its session, its gate's, its files.
+pub fn dirs(data_dir: &Path, lease: Lease) -> [PathBuf; 3] {
+    [session_dir(data_dir, lease), gate_dir(data_dir, lease), attempt_dir(data_dir, lease)]
+}
+
 /// Removes what is kept of an attempt that has ended: transcripts, outcome, files. Errors: something of it still runs.
 pub fn forget(data_dir: &Path, lease: Lease) -> io::Result<()> {
-    let dirs = [session_dir(data_dir, lease), gate_dir(data_dir, lease), attempt_dir(data_dir, lease)];
+    let dirs = dirs(data_dir, lease);
     if dirs[..2].iter().any(session::is_held) {
         return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("attempt {} still runs", lease_name(lease))));
     }

@@ -28,6 +28,8 @@ use crate::{
 
 /// Above this, standard output is an artifact and no result.
 const RESULT_BYTES_MAX: usize = 1 << 20;
+/// What people attach with understands at least this.
+const TERMINAL_KIND: &str = "xterm-256color";
 const ARTIFACTS_MAX: usize = 256;
 const MESSAGE_BYTES_MAX: usize = 1024;
 const REPORT_PATIENCE: Duration = Duration::from_secs(3);
@@ -200,6 +202,10 @@ async fn work(
     let terminal = shared.agent.session != SessionSpec::Pipes;
     if stdin.is_some() {
         resolved.set("HIVEWARD_PAYLOAD", attempt.path("payload").display().to_string());
+    }
+    // A node that runs as a service has none to inherit; without one, programs think of the terminal as dumb.
+    if terminal && !resolved.env.iter().any(|(name, _)| name == "TERM") {
+        resolved.set("TERM", TERMINAL_KIND.to_owned());
     }
     let make = || {
         let prepared = attempt.prepare().and_then(|()| {

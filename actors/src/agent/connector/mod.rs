@@ -12,7 +12,7 @@ mod registry;
 mod secrets;
 mod worker;
 
-pub use attempt::{forget, lease_name, session_dir};
+pub use attempt::{dirs, forget, lease_name, session_dir};
 pub use registry::{ArtifactStore, ConnectorEnv, build};
 pub use secrets::{SecretFiles, SecretSource};
 

@@ -31,6 +31,8 @@ use crate::agent::{
     spec::{AgentSpec, Limits, SessionSpec},
 };
 
+/// Tasks that ended before the shim's record of them is shortened.
+const OVER_BATCH: usize = 256;
 const WINDOW_BYTES: u64 = 16 << 20;
 const REPORT_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -53,6 +55,8 @@ struct State {
     jobs: HashMap<Lease, Held>,
     /// Leases that the process was given; it is not given one twice.
     given: HashSet<String>,
+    /// Of those, the ones that are over; the shim's record still has them.
+    over: Vec<String>,
     stopping: bool,
     /// A process that ends now is told by `start`, not as the agent's death.
     starting: bool,
@@ -177,7 +181,16 @@ impl Inner {
                 let _ = session.claim_stdin().await;
                 let given = fs::read_to_string(session.dir().accepted()).unwrap_or_default();
                 let given = given.lines().filter_map(|line| Some(line.split_once(' ')?.1.to_owned())).collect();
-                self.state.lock().given = given;
+                {
+                    let mut state = self.state.lock();
+                    state.given = given;
+                    // What ended in lives before; whose files are gone ended long ago.
+                    let over = |name: &&String| {
+                        let lease = protocol::lease(name, self.shared.agent.id);
+                        lease.is_none_or(|lease| !self.attempt(lease).exists() || self.attempt(lease).outcome().is_some())
+                    };
+                    state.over = state.given.iter().filter(over).cloned().collect();
+                }
                 return Ok((session, true));
             }
             Adopted::NeverStarted => {}
@@ -311,7 +324,30 @@ impl Inner {
             None => outcome,
         };
         self.attempt(lease).settle(&outcome);
+        self.forget_accepted(lease_name(lease));
         self.shared.report(Report::Ended { lease, outcome }).await;
+    }
+
+    /// Keeps the record of what the process was given as short as what is with it, within a batch.
+    fn forget_accepted(&self, name: String) {
+        let (session, batch) = {
+            let mut state = self.state.lock();
+            state.over.push(name);
+            if state.over.len() < OVER_BATCH {
+                return;
+            }
+            let batch: Vec<String> = state.over.drain(..OVER_BATCH).collect();
+            for name in &batch {
+                state.given.remove(name);
+            }
+            (state.session.clone(), batch)
+        };
+        if let Some(session) = session {
+            self.spawn(async move {
+                // Not heard: the lines stay, and the next life of the agent asks again.
+                let _ = session.forget_accepted(batch).await;
+            });
+        }
     }
 
     /// Asks for the task back; a process that does not give it within `grace` is ended if it has no other.

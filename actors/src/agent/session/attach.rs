@@ -28,8 +28,17 @@ pub struct Attached {
 pub struct Writer(Arc<Session>);
 
 impl Writer {
+    /// Types. Cut off by somebody else's typing since the last time, it takes the keyboard back.
     pub async fn write(&self, bytes: &[u8]) -> Result<(), SessionError> {
-        self.0.write_stdin(bytes, "").await
+        match self.0.write_stdin(bytes, "").await {
+            Err(SessionError::Ended) if !self.0.has_ended() => self.0.write_stdin(bytes, "").await,
+            written => written,
+        }
+    }
+
+    /// How the process ended, in words. Waits for the end.
+    pub async fn end(&self) -> String {
+        self.0.wait().await.map_or_else(|lost| lost.to_string(), |exit| exit.describe())
     }
 
     pub async fn resize(&self, cols: u16, rows: u16) -> Result<(), SessionError> {

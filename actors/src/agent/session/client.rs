@@ -250,6 +250,11 @@ impl Session {
         self.ask(Request::Consumed(offset)).await
     }
 
+    /// Drops tags from [`SessionDir::accepted`]: nobody will ask again whether the process got them.
+    pub async fn forget_accepted(&self, tags: Vec<String>) -> Result<(), SessionError> {
+        self.ask(Request::ForgetAccepted(tags)).await
+    }
+
     pub async fn close_stdin(&self) -> Result<(), SessionError> {
         self.ask(Request::CloseStdin).await
     }

@@ -96,6 +96,10 @@ impl Reader {
         let nothing =
             |at_end| Chunk { after_byte, next_byte: after_byte, stream: Stream::Stdout, at: None, bytes: Bytes::new(), at_end };
         let Some(record) = self.find(after_byte)? else { return Ok(nothing(ended)) };
+        if record.arrival > after_byte {
+            // The index of what was asked for was freed with it.
+            return Ok(Chunk { next_byte: record.arrival, ..nothing(false) });
+        }
         let skip = after_byte - record.arrival;
         let wanted = usize::try_from(u64::from(record.len) - skip).unwrap_or(usize::MAX).min(bytes_max);
         let file = self.stream(record.stream)?;
@@ -140,21 +144,21 @@ impl Reader {
         Ok(Record::decode(&bytes))
     }
 
-    /// The record that holds the byte at `arrival`; the first that ends after it.
+    /// The record that holds the byte at `arrival`, or else the first after it. Freed records read as zeros: before any.
     fn find(&self, arrival: u64) -> io::Result<Option<Record>> {
         let (mut low, mut high) = (0, self.records()?);
+        let mut found = None;
         while low < high {
             let middle = low + (high - low) / 2;
             let record = self.record(middle)?;
-            if record.arrival + u64::from(record.len) <= arrival {
+            if record.len == 0 || record.arrival + u64::from(record.len) <= arrival {
                 low = middle + 1;
-            } else if record.arrival > arrival {
-                high = middle;
             } else {
-                return Ok(Some(record));
+                found = Some(record);
+                high = middle;
             }
         }
-        Ok(None)
+        Ok(found)
     }
 
     fn stream(&mut self, stream: Stream) -> io::Result<&File> {

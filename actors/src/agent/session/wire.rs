@@ -86,6 +86,8 @@ pub(super) enum Request {
     /// This connection alone may write standard input; an older holder is cut off, its half frame forgotten.
     OpenStdin,
     CloseStdin,
+    /// Pieces of standard input with these tags will not be asked for again.
+    ForgetAccepted(Vec<String>),
     /// The end is known; the shim may go.
     Leave,
 }

@@ -32,7 +32,8 @@ impl TestNode {
         node.faults_allowed = true;
         let node = Node::start(node).await.unwrap();
         let auth = Auth::new([("tester".to_owned(), Auth::digest(TOKEN), true)]);
-        let gateway = Gateway::new(Arc::new(schema::build(node.control())), auth, config(), Arc::new(AlwaysReady));
+        let gateway =
+            Gateway::of_node(Arc::new(schema::build(node.control())), auth, config(), Arc::new(AlwaysReady), node.control());
         let server = Server::start(gateway, false).await.unwrap();
         Self { node, server, http: reqwest::Client::new(), _dir: dir }
     }

@@ -19,16 +19,46 @@ use nix::{
 use super::{
     super::{
         Stream,
-        layout::{EXIT, Exit, write_durably},
+        layout::{EXIT, Exit, STARTED, write_durably},
         wire::Event,
     },
     hold::{DISK_RETRY, Shim},
+    kill::SWEEP,
 };
 
 /// How long the end waits for processes that SIGKILL does not end (in an unkillable wait).
 const SWEEP_MAX: Duration = Duration::from_secs(10);
 
+/// How often it looks whether its directory is still there. Rare: it is the only thing that wakes an idle shim.
+pub(super) const HOME_LOOK: Duration = Duration::from_secs(5);
+
 impl Shim {
+    /// A session whose directory was removed can neither be found nor recorded: it ends, and all its processes.
+    pub(super) fn look_home(&mut self, now: Instant) {
+        if self.next_home_look > now {
+            return;
+        }
+        self.next_home_look = now + HOME_LOOK;
+        // Written at the start and never removed by us; any other error says nothing about the directory.
+        if !matches!(std::fs::symlink_metadata(STARTED), Err(error) if error.kind() == std::io::ErrorKind::NotFound) {
+            return;
+        }
+        let since = Instant::now();
+        self.power.kill_everything();
+        while since.elapsed() < SWEEP_MAX {
+            match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => {
+                    self.power.kill_everything();
+                    std::thread::sleep(SWEEP);
+                }
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(_) => break,
+            }
+        }
+        self.power.cgroups.remove();
+        self.homeless = true;
+    }
+
     pub(super) fn reap(&mut self) {
         if self.recorded_since.is_some() || self.disk_retry.is_some() {
             return;

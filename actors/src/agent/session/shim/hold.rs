@@ -1,7 +1,6 @@
 //! The shim's loop: one thread, one `poll`, nothing that blocks but writing transcripts.
 
 use std::{
-    io::Write,
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixListener,
@@ -20,10 +19,12 @@ use super::{
     super::{
         Stream,
         cgroup::Cgroups,
-        layout::{ACCEPTED, Exit},
+        layout::Exit,
         wire::{Ask, Event, KIND_REQUEST, KIND_STDIN, Request, STDIN_BYTES_MAX, parse},
     },
+    accepted,
     clients::Client,
+    end::HOME_LOOK,
     kill::{Power, SWEEP, Stopping, WATCH},
     output::Transcripts,
     spawn::{Spawned, resize},
@@ -76,6 +77,9 @@ pub(super) struct Shim {
     pub(super) stopped: bool,
     pub(super) memory_kill: bool,
     leave: bool,
+    pub(super) next_home_look: Instant,
+    /// Its directory is gone, and with it everything that was still to do.
+    pub(super) homeless: bool,
 }
 
 impl Shim {
@@ -114,6 +118,8 @@ impl Shim {
             stopped: false,
             memory_kill: false,
             leave: false,
+            next_home_look: Instant::now() + HOME_LOOK,
+            homeless: false,
             limits,
         }
     }
@@ -127,6 +133,9 @@ impl Shim {
     }
 
     fn may_go(&self) -> bool {
+        if self.homeless {
+            return true;
+        }
         let Some(since) = self.recorded_since else { return false };
         let told = self.clients.iter().all(|client| !client.wants_write());
         let linger = Duration::from_millis(self.limits.linger_ms);
@@ -215,6 +224,7 @@ impl Shim {
                 at_latest(self.limits.memory_bytes.map(|_| self.next_watch));
             }
         }
+        at_latest(Some(self.next_home_look));
         match next {
             None => PollTimeout::NONE,
             // Rounded up: a timeout that fires early would spin.
@@ -280,12 +290,7 @@ impl Shim {
         let (tag, data) =
             body.split_first().and_then(|(len, rest)| rest.split_at_checked(usize::from(*len))).ok_or("a frame without a tag")?;
         if !tag.is_empty() {
-            let mut line = format!("{} ", WallMs::now().0).into_bytes();
-            line.extend_from_slice(tag);
-            line.push(b'\n');
-            let written =
-                std::fs::File::options().append(true).create(true).open(ACCEPTED).and_then(|mut file| file.write_all(&line));
-            written.map_err(|e| format!("cannot record what was taken: {e}"))?;
+            accepted::record(tag).map_err(|e| format!("cannot record what was taken: {e}"))?;
         }
         self.stdin_queue.extend_from_slice(data);
         self.feed();
@@ -324,6 +329,7 @@ impl Shim {
                 self.close_stdin = true;
                 self.feed();
             }
+            Request::ForgetAccepted(tags) => accepted::forget(&tags).map_err(|e| e.to_string())?,
             Request::Leave => self.leave = self.exit.is_some(),
         }
         Ok(())
@@ -429,6 +435,7 @@ impl Shim {
 
     fn timers(&mut self) {
         let now = Instant::now();
+        self.look_home(now);
         if self.disk_retry.is_some_and(|at| at <= now) {
             self.disk_retry = None;
             for output in &mut self.outputs {

@@ -5,6 +5,7 @@
 //! nobody. Never trusts a client with memory: frames, buffers and connections are bounded, and a slow client costs
 //! nothing. If it is killed, the next adoption finds what it held by cgroup and by the marker in the environment.
 
+mod accepted;
 mod clients;
 mod end;
 mod hold;
@@ -71,7 +72,7 @@ fn run() -> Result<(), String> {
     let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .map_err(|e| broken("watch its child", e.into()))?;
 
-    let transcripts = output::Transcripts::create(params.overflow).map_err(|e| broken("write transcripts", e))?;
+    let transcripts = output::Transcripts::create(Path::new("."), params.overflow).map_err(|e| broken("write transcripts", e))?;
     let _ = std::fs::remove_file(SOCKET);
     let listener = UnixListener::bind(SOCKET).map_err(|e| broken("listen", e))?;
     listener.set_nonblocking(true).map_err(|e| broken("listen", e))?;

@@ -2,7 +2,7 @@
 //!
 //! A write that failed half-way (disk full) is repeated at the same place: lengths advance only after success.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
 use hiveward_runtime::clock::WallMs;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -16,6 +16,10 @@ use super::super::{
 
 /// Output that follows this soon on the same stream extends the last record instead of adding one.
 const COALESCE_MS: i64 = 50;
+/// Of a process without an end: the index of older output is freed with the output. 2 MiB of records.
+const RECORDS_KEPT: u64 = 1 << 16;
+/// Freed together, so that it is done rarely.
+const RECORDS_PER_HOLE: u64 = 1 << 12;
 
 pub(super) struct Transcripts {
     files: [File; 2],
@@ -23,6 +27,7 @@ pub(super) struct Transcripts {
     freed: [u64; 2],
     index: File,
     records: u64,
+    records_freed: u64,
     last: Option<Record>,
     arrival: u64,
     overflow: Overflow,
@@ -31,15 +36,16 @@ pub(super) struct Transcripts {
 }
 
 impl Transcripts {
-    /// In the current directory, which is the session's.
-    pub(super) fn create(overflow: Overflow) -> io::Result<Self> {
-        let open = |name: &str| File::options().write(true).create(true).truncate(true).open(name);
+    /// `dir` is the session's.
+    pub(super) fn create(dir: &Path, overflow: Overflow) -> io::Result<Self> {
+        let open = |name: &str| File::options().write(true).create(true).truncate(true).open(dir.join(name));
         Ok(Self {
             files: [open(stream_name(Stream::Stdout))?, open(stream_name(Stream::Stderr))?],
             lengths: [0; 2],
             freed: [0; 2],
             index: open(INDEX)?,
             records: 0,
+            records_freed: 0,
             last: None,
             arrival: 0,
             overflow,
@@ -97,10 +103,22 @@ impl Transcripts {
         };
         self.index.write_all_at(&record.encode(), position * RECORD_BYTES as u64)?;
         self.records = position + 1;
+        self.free_index();
         self.last = Some(record);
         self.lengths[s] += u64::from(len);
         self.arrival += u64::from(len);
         Ok(())
+    }
+
+    fn free_index(&mut self) {
+        let old = self.records.saturating_sub(RECORDS_KEPT) / RECORDS_PER_HOLE * RECORDS_PER_HOLE;
+        if matches!(self.overflow, Overflow::Wait { .. }) && old > self.records_freed {
+            let at = |record: u64| (record * RECORD_BYTES as u64).cast_signed();
+            let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            // A file system without holes keeps the records: more disk, nothing wrong.
+            let _ = fallocate(&self.index, hole, at(self.records_freed), at(old - self.records_freed));
+            self.records_freed = old;
+        }
     }
 
     /// Gives the disk space below `offset` back; offsets stay what they were.
@@ -114,5 +132,39 @@ impl Transcripts {
             let _ = fallocate(&self.files[s], hole, self.freed[s] as i64, (offset - self.freed[s]) as i64);
             self.freed[s] = offset;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+    use crate::agent::session::transcript::Reader;
+
+    #[test]
+    fn the_index_of_a_process_without_an_end_stays_small_and_readers_find_what_follows() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut transcripts = Transcripts::create(dir.path(), Overflow::Wait { window_bytes: 1 << 20 }).unwrap();
+        let records = 3 * RECORDS_KEPT;
+        for n in 0..records {
+            // Later than what would be coalesced.
+            transcripts.append(Stream::Stdout, b"x", WallMs(n as i64 * COALESCE_MS)).unwrap();
+        }
+        let index = std::fs::metadata(dir.path().join(INDEX)).unwrap();
+        assert_eq!(index.len(), records * RECORD_BYTES as u64);
+        assert!(index.blocks() * 512 <= (RECORDS_KEPT + 2 * RECORDS_PER_HOLE) * RECORD_BYTES as u64, "{}", index.blocks() * 512);
+
+        // From the first byte on: what was freed is skipped, and nothing comes twice.
+        let mut reader = Reader::open(dir.path()).unwrap();
+        let skipped = reader.read(0, 64).unwrap();
+        assert!(skipped.bytes.is_empty() && !skipped.at_end && skipped.next_byte == transcripts.records_freed, "{skipped:?}");
+        let (mut at, mut read) = (skipped.next_byte, 0);
+        while at < records {
+            let chunk = reader.read(at, 64).unwrap();
+            assert!(chunk.next_byte > at);
+            (at, read) = (chunk.next_byte, read + chunk.bytes.len() as u64);
+        }
+        assert_eq!((at, read), (records, records - transcripts.records_freed));
     }
 }

@@ -1,0 +1,187 @@
+//! A person at the terminal of what an agent runs now.
+//!
+//! Owns the count of who is attached to which session, nothing else. Reads the transcript and writes to the shim beside
+//! the connector, which never notices; letting go leaves the process as it is.
+
+use std::{collections::HashMap, sync::LazyLock};
+
+use bytes::Bytes;
+use hiveward_runtime::{
+    error::{Code, Refused},
+    op::Op,
+};
+use parking_lot::Mutex;
+
+use super::{ControlPlane, TaskFilter, TaskOrder};
+use crate::{
+    agent::{
+        AgentRecord, ConnectorSpec, SessionSpec,
+        connector::{Lease, session_dir},
+        session::{self, Attached, SessionError},
+    },
+    id::{AgentId, TaskId},
+    task::TaskStatus,
+};
+
+/// At one session at once. Each takes up to two of the shim's connections, and the connector needs some for itself.
+const ATTACHED_MAX: u32 = 5;
+/// Of what was on the screen before, so that it is not empty.
+const HISTORY_BYTES: u64 = 8 << 10;
+/// An agent's attempts that are looked at for one that runs; more than any agent may hold.
+const RUNNING_MAX: usize = 1024;
+
+static ATTACHED: LazyLock<Mutex<HashMap<Lease, u32>>> = LazyLock::new(Mutex::default);
+
+/// One client's place at a session. Dropping it lets go.
+pub struct Terminal {
+    pub task: TaskId,
+    pub attempt: u32,
+    attached: Attached,
+    read_only: bool,
+    _place: Place,
+}
+
+/// What a terminal says next.
+#[derive(Debug)]
+pub enum Said {
+    Output(Bytes),
+    /// The process has ended, and how; nothing follows.
+    Ended(String),
+}
+
+struct Place(Lease);
+
+impl Place {
+    fn take(lease: Lease) -> Result<Self, Refused> {
+        let mut attached = ATTACHED.lock();
+        let count = attached.entry(lease).or_default();
+        if *count >= ATTACHED_MAX {
+            return Err(Refused::new(
+                Code::Limit,
+                format!("{ATTACHED_MAX} clients are attached to this session; detach one first"),
+            ));
+        }
+        *count += 1;
+        Ok(Self(lease))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut attached = ATTACHED.lock();
+        if let Some(count) = attached.get_mut(&self.0) {
+            *count -= 1;
+            if *count == 0 {
+                attached.remove(&self.0);
+            }
+        }
+    }
+}
+
+impl Terminal {
+    /// The next output. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Result<Said, Refused> {
+        match self.attached.reader.next().await {
+            Ok(Some(bytes)) => Ok(Said::Output(bytes)),
+            Ok(None) => Ok(Said::Ended(self.attached.writer.end().await)),
+            Err(error) => Err(Refused::new(Code::Unavailable, format!("the terminal's output cannot be read: {error}"))),
+        }
+    }
+
+    /// Types. Waits while the process reads slowly. Who types takes the keyboard over from whoever had it.
+    pub async fn write(&self, bytes: &[u8]) -> Result<(), Refused> {
+        self.may_type()?;
+        told(self.attached.writer.write(bytes).await)
+    }
+
+    pub async fn resize(&self, cols: u16, rows: u16) -> Result<(), Refused> {
+        self.may_type()?;
+        told(self.attached.writer.resize(cols, rows).await)
+    }
+
+    fn may_type(&self) -> Result<(), Refused> {
+        if self.read_only { Err(Refused::new(Code::Refused, "attached read-only: nothing is typed")) } else { Ok(()) }
+    }
+}
+
+fn told(done: Result<(), SessionError>) -> Result<(), Refused> {
+    match done {
+        // That it has ended, and how, is told by `next`, after its last output.
+        Ok(()) | Err(SessionError::Ended) => Ok(()),
+        Err(error) => Err(Refused::new(Code::Refused, error.to_string())),
+    }
+}
+
+impl ControlPlane {
+    /// Attaches to the terminal of what `agent` runs: of `task`, or of the only task that it runs now.
+    pub async fn attach(&self, op: &Op, agent: AgentId, task: Option<TaskId>, read_only: bool) -> Result<Terminal, Refused> {
+        // Whatever was acknowledged before is seen: an attach right after a submit must not miss it.
+        self.at_least(op, self.head()).await?;
+        let record = self.agent(agent)?.ok_or_else(|| Refused::not_found(agent))?;
+        has_terminals(&record)?;
+        let lease = self.running(&record, task)?;
+        let place = Place::take(lease)?;
+        let dir = session_dir(&self.house.data_dir, lease);
+        let attached = session::attach(dir, HISTORY_BYTES).await.map_err(|error| match error {
+            session::AttachError::NotRunning => idle(&record),
+            session::AttachError::Io(error) => {
+                Refused::new(Code::Unavailable, format!("the session of {} cannot be reached: {error}", lease.task))
+            }
+        })?;
+        Ok(Terminal { task: lease.task, attempt: lease.attempt, attached, read_only, _place: place })
+    }
+
+    fn running(&self, agent: &AgentRecord, task: Option<TaskId>) -> Result<Lease, Refused> {
+        let id = agent.spec.id;
+        let candidates = match task {
+            Some(task) => vec![self.task(task)?.ok_or_else(|| Refused::not_found(task))?],
+            None => {
+                let status = vec![TaskStatus::Assigned, TaskStatus::Running, TaskStatus::Verifying];
+                let filter = TaskFilter { agent: Some(id), status, ..TaskFilter::default() };
+                self.tasks(&filter, TaskOrder::default(), None, RUNNING_MAX)?
+                    .items
+                    .into_iter()
+                    .map(|(_, record)| record)
+                    .collect()
+            }
+        };
+        let leases: Vec<Lease> = candidates
+            .iter()
+            .filter_map(|record| {
+                let last = record.attempts.last().filter(|last| last.agent == id && last.ended_at.is_none())?;
+                Some(Lease { task: record.id(), attempt: last.number, agent: id })
+            })
+            .collect();
+        match leases[..] {
+            [lease] => Ok(lease),
+            [] => Err(match task {
+                Some(task) => Refused::new(Code::Refused, format!("agent {} does not run {task} now", agent.spec.name)),
+                None => idle(agent),
+            }),
+            _ => {
+                let names: Vec<_> = leases.iter().map(|lease| lease.task.to_string()).collect();
+                let message = format!("agent {} runs {} tasks; choose one of {}", agent.spec.name, names.len(), names.join(", "));
+                Err(Refused::invalid("task", message))
+            }
+        }
+    }
+}
+
+fn idle(agent: &AgentRecord) -> Refused {
+    Refused::new(Code::Refused, format!("agent {} has no terminal session running now", agent.spec.name))
+}
+
+fn has_terminals(agent: &AgentRecord) -> Result<(), Refused> {
+    let name = &agent.spec.name;
+    match (&agent.spec.connector, &agent.spec.session) {
+        (ConnectorSpec::Command, SessionSpec::Pty { .. }) => Ok(()),
+        (ConnectorSpec::Command, SessionSpec::Pipes) => Err(Refused::new(
+            Code::Refused,
+            format!("the processes of agent {name} have no terminal: its session is PIPES; create an agent with session PTY"),
+        )),
+        (connector, _) => Err(Refused::new(
+            Code::Refused,
+            format!("agent {name} is a {} agent, whose standard input is a protocol and no keyboard", connector.name()),
+        )),
+    }
+}
