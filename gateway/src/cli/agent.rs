@@ -180,7 +180,7 @@ async fn list(client: &Client, show: Show, filter: Value, limit: usize) -> Outco
 }
 
 /// An agent's id, from its id or its name if only one has it.
-async fn resolve(client: &Client, given: &str) -> Outcome<String> {
+pub(super) async fn resolve(client: &Client, given: &str) -> Outcome<String> {
     if given.starts_with("agent_") {
         let found: Value = client.get(AGENT, "AgentShow", json!({ "id": given }), "/node").await?;
         return if found["id"].is_null() { Err(unknown(given)) } else { Ok(given.to_owned()) };

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
+    agent,
     args::{self, Input},
     client::{Client, TASK},
     fail::{Exit, Failed, Outcome},
@@ -180,6 +181,11 @@ async fn submit(client: &Client, show: Show, args: SubmitArgs) -> Outcome {
             .set("stdin", stdin.map(Value::from))
             .done()
     });
+    // A key goes to the node as it is, which names what is wrong with it.
+    let agent = match args.agent {
+        Some(name) if !name.starts_with("agent_") => Some(agent::resolve(client, &name).await?),
+        given => given,
+    };
     let input = Input::default()
         .set("operationId", args.operation_id.map(Value::from))
         .set("title", args.title.map(Value::from))
@@ -190,7 +196,7 @@ async fn submit(client: &Client, show: Show, args: SubmitArgs) -> Outcome {
         .list("dependsOn", args.depends_on)
         .list("skills", args.skills)
         .set("swarm", args.swarm.map(Value::from))
-        .set("agent", args.agent.map(Value::from))
+        .set("agent", agent.map(Value::from))
         .set("strategy", args.strategy.map(|strategy| args::constant(&strategy).into()))
         .set("retry", retry_input(args.retries))
         .set("runTimeoutMs", args.timeout_run.map(args::millis))

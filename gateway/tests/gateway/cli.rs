@@ -68,6 +68,8 @@ async fn data_goes_to_standard_output_and_each_end_has_its_exit_status() {
         (vec!["agent", "list", "-o", "yaml"], 0),
         (vec!["completions", "bash"], 0),
         (vec!["task", "submit"], 2),
+        (vec!["task", "submit", "--agent", "command-1", "--", "true"], 0),
+        (vec!["task", "submit", "--agent", "nobody", "--", "true"], 3),
         (vec!["task", "frobnicate"], 2),
         (vec!["task", "show", "task_x"], 2),
         (vec!["task", "show", unknown], 3),

@@ -4,6 +4,7 @@
 //! counts as handled, so after a restart every lease gets its one end. The shim records which tasks the process was
 //! given; none is sent twice. What is not protocol is the agent's transcript and nothing else.
 
+mod given;
 mod hear;
 mod protocol;
 
@@ -31,8 +32,6 @@ use crate::agent::{
     spec::{AgentSpec, Limits, SessionSpec},
 };
 
-/// Tasks that ended before the shim's record of them is shortened.
-const OVER_BATCH: usize = 256;
 const WINDOW_BYTES: u64 = 16 << 20;
 const REPORT_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -181,16 +180,7 @@ impl Inner {
                 let _ = session.claim_stdin().await;
                 let given = fs::read_to_string(session.dir().accepted()).unwrap_or_default();
                 let given = given.lines().filter_map(|line| Some(line.split_once(' ')?.1.to_owned())).collect();
-                {
-                    let mut state = self.state.lock();
-                    state.given = given;
-                    // What ended in lives before; whose files are gone ended long ago.
-                    let over = |name: &&String| {
-                        let lease = protocol::lease(name, self.shared.agent.id);
-                        lease.is_none_or(|lease| !self.attempt(lease).exists() || self.attempt(lease).outcome().is_some())
-                    };
-                    state.over = state.given.iter().filter(over).cloned().collect();
-                }
+                self.adopt_given(given);
                 return Ok((session, true));
             }
             Adopted::NeverStarted => {}
@@ -326,28 +316,6 @@ impl Inner {
         self.attempt(lease).settle(&outcome);
         self.forget_accepted(lease_name(lease));
         self.shared.report(Report::Ended { lease, outcome }).await;
-    }
-
-    /// Keeps the record of what the process was given as short as what is with it, within a batch.
-    fn forget_accepted(&self, name: String) {
-        let (session, batch) = {
-            let mut state = self.state.lock();
-            state.over.push(name);
-            if state.over.len() < OVER_BATCH {
-                return;
-            }
-            let batch: Vec<String> = state.over.drain(..OVER_BATCH).collect();
-            for name in &batch {
-                state.given.remove(name);
-            }
-            (state.session.clone(), batch)
-        };
-        if let Some(session) = session {
-            self.spawn(async move {
-                // Not heard: the lines stay, and the next life of the agent asks again.
-                let _ = session.forget_accepted(batch).await;
-            });
-        }
     }
 
     /// Asks for the task back; a process that does not give it within `grace` is ended if it has no other.
