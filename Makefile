@@ -3,11 +3,13 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 CARGO ?= cargo
 DATA_DIR ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/hiveward/dev
+# Where cargo builds; asked only by the targets that need it.
+TARGET = $(shell $(CARGO) metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')
 
 .PHONY: run build dashboard tools test test-long bench deny
 
 run: build ## Builds the release binary, starts one node with everything embedded, and applies the example.
-	deploy/run-example.sh "$$($(CARGO) metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')/release/hiveward" "$(DATA_DIR)"
+	deploy/run-example.sh "$(TARGET)/release/hiveward" "$(DATA_DIR)"
 
 build: tools dashboard
 	$(CARGO) build --release --bin hiveward
@@ -26,7 +28,8 @@ test: dashboard ## Every test that fits in CI.
 
 test-long: ## The long rounds: hundreds of kills and power cuts.
 	deploy/install-tools.sh test
-	HIVEWARD_LONG=1 $(CARGO) nextest run --release -p hiveward-tests --profile long
+	$(CARGO) build --release --bin hiveward
+	HIVEWARD_LONG=1 HIVEWARD_BIN="$(TARGET)/release/hiveward" $(CARGO) nextest run -p hiveward-tests --profile long
 
 bench: tools ## Every figure, with what it compares to; JSON in target/bench.
 	$(CARGO) bench -p hiveward-benches

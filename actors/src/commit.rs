@@ -47,7 +47,8 @@ impl Batch {
 }
 
 pub struct Committer {
-    batches: mpsc::Sender<Batch>,
+    /// Boxed, because a channel keeps room for 32: this is most of what an idle entity would cost.
+    batches: mpsc::Sender<Box<Batch>>,
 }
 
 /// The committer gave up; what it held may or may not be in the ledger.
@@ -73,7 +74,7 @@ impl Committer {
         if batch.is_empty() {
             return Ok(());
         }
-        self.batches.send(batch).await.map_err(|_| Abandoned)
+        self.batches.send(Box::new(batch)).await.map_err(|_| Abandoned)
     }
 }
 
@@ -82,13 +83,13 @@ async fn run(
     stream: Key,
     incarnation: u64,
     mut version: u64,
-    mut waiting: mpsc::Receiver<Batch>,
+    mut waiting: mpsc::Receiver<Box<Batch>>,
     failed: impl FnOnce(AppendError) + Send,
 ) {
     // Covers all that was replayed: an answer that is repeated without a new event stands on that.
     let mut cursor = ledger.head();
     while let Some(first) = waiting.recv().await {
-        let Batch { mut events, mut after, mut snapshot } = first;
+        let Batch { mut events, mut after, mut snapshot } = *first;
         while snapshot.is_none() && events.len() < EVENTS_PER_APPEND_MAX {
             let Ok(next) = waiting.try_recv() else { break };
             events.extend(next.events);

@@ -9,11 +9,10 @@ use hiveward_runtime::{
     ledger::{Ledger, view::Views},
     store::blob::Blobs,
 };
-use tokio::sync::mpsc;
 
 use crate::{
     agent::{
-        connector::{ArtifactStore, ConnectorEnv, Report, SecretSource},
+        connector::{ArtifactStore, ConnectorEnv, Reports, SecretSource},
         session::ShimProgram,
         table::AgentTable,
     },
@@ -69,7 +68,7 @@ impl House {
     }
 
     /// What a connector of this node is given.
-    pub fn connector_env(&self, reports: mpsc::Sender<Report>) -> ConnectorEnv {
+    pub fn connector_env(&self, reports: Reports) -> ConnectorEnv {
         ConnectorEnv {
             data_dir: (*self.data_dir).clone(),
             secrets: self.secrets.clone(),

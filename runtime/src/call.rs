@@ -10,7 +10,7 @@ use std::sync::{
 
 use arc_swap::ArcSwapOption;
 use ractor::{ActorRef, ActorStatus as CellStatus, MessagingErr};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, futures::OwnedNotified, oneshot};
 
 use crate::{
     clock::Deadline,
@@ -275,7 +275,13 @@ async fn answered<T>(deadline: Deadline, answer: oneshot::Receiver<T>) -> Result
 }
 
 /// Follows a supervised actor through its restarts. Cheap to clone.
-pub struct Door<M: Send + 'static>(Arc<ArcSwapOption<Mailbox<M>>>);
+pub struct Door<M: Send + 'static>(Arc<Threshold<M>>);
+
+struct Threshold<M: Send + 'static> {
+    life: ArcSwapOption<Mailbox<M>>,
+    /// Rung whenever a life begins or ends.
+    changed: Arc<Notify>,
+}
 
 impl<M: Send + 'static> Clone for Door<M> {
     fn clone(&self) -> Self {
@@ -285,18 +291,18 @@ impl<M: Send + 'static> Clone for Door<M> {
 
 impl<M: Send + 'static> Default for Door<M> {
     fn default() -> Self {
-        Self(Arc::new(ArcSwapOption::empty()))
+        Self(Arc::new(Threshold { life: ArcSwapOption::empty(), changed: Arc::default() }))
     }
 }
 
 impl<M: Send + 'static> Door<M> {
     /// The present life; between lives there is none.
     pub fn current(&self) -> Option<Addr<M>> {
-        self.0.load_full().map(Addr)
+        self.0.life.load_full().map(Addr)
     }
 
     pub fn tell(&self, msg: M) -> Result<(), TellError<M>> {
-        match &*self.0.load() {
+        match &*self.0.life.load() {
             Some(mailbox) => mailbox.tell(msg),
             None => Err(TellError::Gone(msg)),
         }
@@ -304,11 +310,18 @@ impl<M: Send + 'static> Door<M> {
 
     pub async fn ask<T: Send + 'static>(&self, deadline: Deadline, make: impl FnOnce(Reply<T>) -> M) -> Result<T, CallError> {
         // The life is let go before the wait: an asker must not keep a dead mailbox, and its own question in it, alive.
-        let answer = self.0.load().as_ref().ok_or(CallError::Gone)?.put(deadline, make)?;
+        let answer = self.0.life.load().as_ref().ok_or(CallError::Gone)?.put(deadline, make)?;
         answered(deadline, answer).await
     }
 
+    /// Ends at the next beginning or end of a life after this call, awaited or not: call it, ask, and await it if the
+    /// answer was `Gone`.
+    pub fn changed(&self) -> OwnedNotified {
+        self.0.changed.clone().notified_owned()
+    }
+
     pub(crate) fn set(&self, addr: Option<&Addr<M>>) {
-        self.0.store(addr.map(|addr| addr.0.clone()));
+        self.0.life.store(addr.map(|addr| addr.0.clone()));
+        self.0.changed.notify_waiters();
     }
 }

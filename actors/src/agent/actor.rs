@@ -11,7 +11,6 @@ use hiveward_runtime::{
     error::{Code, Refused},
     supervise::{Behaviour, Context, Failure, TimerHandle},
 };
-use tokio::sync::mpsc;
 
 use super::{
     connector::{self, Connector, End, Input, Job, Lease, Outcome, Report, StartFailure, StopHow, What},
@@ -34,8 +33,6 @@ use crate::{
     },
 };
 
-/// Reports that wait for the agent's actor; a connector that is ahead by more waits.
-const REPORTS_MAX: usize = 256;
 /// How often an end is said again until it is settled, and a seat is asked for again.
 const RESEND_EVERY: Duration = Duration::from_millis(500);
 /// How long the inputs of a task may be waited for.
@@ -97,11 +94,11 @@ impl Behaviour for Agent {
                 let _ = me.tell(AgentMsg::CommitFailed { message: error.to_string() });
             });
         ctx.task(committing);
-        let (reports, mut said) = mpsc::channel(REPORTS_MAX);
+        let (reports, mut said) = connector::Reports::channel();
         let me = ctx.addr().clone();
         ctx.task(async move {
             while let Some(report) = said.recv().await {
-                if !deliver(&me, AgentMsg::Report(report)).await {
+                if !deliver(&me, AgentMsg::Report(*report)).await {
                     return;
                 }
             }

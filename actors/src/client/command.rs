@@ -27,8 +27,10 @@ use crate::{
     task::{TaskRecord, spec::TaskSpec},
 };
 
-/// How long between tries while an entity's actor is between two lives.
+/// How long between tries while an entity has no door at all, such as during the start of a node.
 const DOOR_RETRY: Duration = Duration::from_millis(2);
+/// A door tells of its next life; it is looked up again nevertheless, because another may have taken its place.
+const DOOR_LOOKED_UP_EVERY: Duration = Duration::from_millis(50);
 
 /// The client's operation id with a fingerprint of what was asked: the same id with another input is a conflict.
 fn operation(op: &Op, input: &impl std::fmt::Debug) -> Option<Operation> {
@@ -44,15 +46,26 @@ async fn ask<M: Send + 'static, T: Send + 'static>(
     mut make: impl FnMut(Reply<T>) -> M,
 ) -> Result<T, Refused> {
     loop {
-        let asked = match door() {
-            Some(door) => door.ask(deadline, &mut make).await,
-            None => Err(CallError::Gone),
+        let (asked, changed) = match door() {
+            Some(door) => {
+                let changed = door.changed();
+                (door.ask(deadline, &mut make).await, Some(changed))
+            }
+            None => (Err(CallError::Gone), None),
         };
-        match asked {
-            Err(CallError::Gone) if !deadline.passed() => tokio::time::sleep(DOOR_RETRY).await,
-            Err(error) => return Err(error.into()),
-            Ok(answer) => return Ok(answer),
-        }
+        let asked = match (asked, changed) {
+            // The same door, or another under the same name: it is looked up again now and then.
+            (Err(CallError::Gone), Some(changed)) if !deadline.passed() => {
+                let _ = tokio::time::timeout(DOOR_LOOKED_UP_EVERY, changed).await;
+                continue;
+            }
+            (Err(CallError::Gone), None) if !deadline.passed() => {
+                tokio::time::sleep(DOOR_RETRY).await;
+                continue;
+            }
+            (asked, _) => asked,
+        };
+        return asked.map_err(Refused::from);
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use hiveward_actors::{
     agent::{
         AgentSpec,
-        connector::{ArtifactStore, Connector, ConnectorEnv, Job, Lease, Outcome, Report, SecretFiles, What, build},
+        connector::{ArtifactStore, Connector, ConnectorEnv, Job, Lease, Outcome, Report, Reports, SecretFiles, What, build},
         spec::{ConnectorSpec, EnvVar, Limits, SessionSpec},
     },
     id::{AgentId, SwarmId, TaskId},
@@ -25,7 +25,7 @@ pub struct Bed {
     data: PathBuf,
     pub agent: AgentSpec,
     pub connector: Arc<dyn Connector>,
-    receiver: mpsc::Receiver<Report>,
+    receiver: mpsc::Receiver<Box<Report>>,
     /// Everything reported since the last life began, as far as it was looked at.
     pub reports: Vec<Report>,
 }
@@ -101,7 +101,7 @@ impl Bed {
             let report =
                 report.unwrap_or_else(|_| panic!("waited for {what}; had {:?}", self.reports)).expect("the connector reports");
             let found = wanted(&report);
-            self.reports.push(report);
+            self.reports.push(*report);
             if let Some(found) = found {
                 return found;
             }
@@ -138,7 +138,7 @@ impl Bed {
 
     pub fn reports_now(&mut self) -> &[Report] {
         while let Ok(report) = self.receiver.try_recv() {
-            self.reports.push(report);
+            self.reports.push(*report);
         }
         &self.reports
     }
@@ -178,8 +178,8 @@ impl Drop for Bed {
     }
 }
 
-fn connect(agent: &AgentSpec, data: &Path) -> (Arc<dyn Connector>, mpsc::Receiver<Report>) {
-    let (reports, receiver) = mpsc::channel(1024);
+fn connect(agent: &AgentSpec, data: &Path) -> (Arc<dyn Connector>, mpsc::Receiver<Box<Report>>) {
+    let (reports, receiver) = Reports::channel();
     let env = ConnectorEnv {
         data_dir: data.to_owned(),
         secrets: Arc::new(SecretFiles { dir: data.join("secrets") }),

@@ -46,8 +46,7 @@ impl Shared {
     }
 
     pub(super) async fn report(&self, report: Report) {
-        // Nobody listens any more: the agent's life is over, and the next one is told the same again.
-        let _ = self.env.reports.send(report).await;
+        self.env.reports.send(report).await;
     }
 
     pub(super) fn grace(&self) -> Duration {

@@ -20,6 +20,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 
 use crate::{
     id::{AgentId, TaskId},
@@ -82,6 +83,26 @@ pub enum Report {
     AgentDied {
         message: String,
     },
+}
+
+/// Reports that wait for the agent; a connector's task waits while it is full.
+const REPORTS_MAX: usize = 256;
+
+/// Where a connector's reports go, in order.
+#[derive(Clone)]
+pub struct Reports(mpsc::Sender<Box<Report>>);
+
+impl Reports {
+    /// Boxed, because a channel keeps room for 32: an idle agent need not hold 6 KB for them.
+    pub fn channel() -> (Self, mpsc::Receiver<Box<Report>>) {
+        let (reports, said) = mpsc::channel(REPORTS_MAX);
+        (Self(reports), said)
+    }
+
+    /// Dropped if nobody listens any more: the agent's life is over, and its next one is told the same again.
+    pub async fn send(&self, report: Report) {
+        let _ = self.0.send(Box::new(report)).await;
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,16 +1,14 @@
 //! Succeeds at once, in this process and with no result; for benches. Starts nothing, so there is nothing to adopt.
 
+use super::{Connector, End, Job, Lease, Outcome, Report, Reports, StartFailure, StopHow};
 use futures_util::future::{BoxFuture, FutureExt, ready};
-use tokio::sync::mpsc;
-
-use super::{Connector, End, Job, Lease, Outcome, Report, StartFailure, StopHow};
 
 pub(super) struct NoopConnector {
-    reports: mpsc::Sender<Report>,
+    reports: Reports,
 }
 
 impl NoopConnector {
-    pub(super) fn new(reports: mpsc::Sender<Report>) -> Self {
+    pub(super) fn new(reports: Reports) -> Self {
         Self { reports }
     }
 }
@@ -23,9 +21,8 @@ impl Connector for NoopConnector {
     fn run(&self, job: Job) -> BoxFuture<'_, ()> {
         let lease = job.lease;
         async move {
-            // Nobody listens any more: the agent's life is over, and its next one asks again.
-            let _ = self.reports.send(Report::Started { lease }).await;
-            let _ = self.reports.send(Report::Ended { lease, outcome: Outcome::of(End::Succeeded) }).await;
+            self.reports.send(Report::Started { lease }).await;
+            self.reports.send(Report::Ended { lease, outcome: Outcome::of(End::Succeeded) }).await;
         }
         .boxed()
     }

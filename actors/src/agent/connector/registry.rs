@@ -7,9 +7,8 @@ use std::{
 };
 
 use hiveward_runtime::store::blob::Blobs;
-use tokio::sync::mpsc;
 
-use super::{Connector, Report, command::CommandConnector, noop::NoopConnector, secrets::SecretSource, worker::WorkerConnector};
+use super::{Connector, Reports, command::CommandConnector, noop::NoopConnector, secrets::SecretSource, worker::WorkerConnector};
 use crate::agent::{
     session::ShimProgram,
     spec::{AgentSpec, ConnectorSpec},
@@ -33,7 +32,7 @@ pub struct ConnectorEnv {
     pub data_dir: PathBuf,
     pub secrets: Arc<dyn SecretSource>,
     pub artifacts: Arc<dyn ArtifactStore>,
-    pub reports: mpsc::Sender<Report>,
+    pub reports: Reports,
     pub shim: ShimProgram,
 }
 
