@@ -98,7 +98,8 @@ async fn run(
         }
         if !events.is_empty() || snapshot.is_some() {
             let append = Append { stream: stream.clone(), incarnation, expected_version: version, events, snapshot };
-            match append_when_there_is_room(&ledger, append).await {
+            // Boxed: while nothing is appended, which is most of an entity's life, it takes no room.
+            match Box::pin(append_when_there_is_room(&ledger, append)).await {
                 Ok(appended) => {
                     version = appended.version;
                     cursor = appended.cursor;

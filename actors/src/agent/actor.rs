@@ -76,11 +76,9 @@ impl Agent {
     }
 }
 
-impl Behaviour for Agent {
-    type Msg = AgentMsg;
-    type State = State;
-
-    async fn start(&self, ctx: &Context<AgentMsg>) -> Result<State, Failure> {
+/// What starting and handling take, they take only while they run: there may be ten thousand of us, and most are idle.
+impl Agent {
+    async fn come_alive(&self, ctx: &Context<AgentMsg>) -> Result<State, Failure> {
         let stream = self.spec.id.key();
         let life = self.house.ledger.claim(&stream).await?;
         let mut agent = AgentState::new(&self.spec);
@@ -98,7 +96,7 @@ impl Behaviour for Agent {
         let me = ctx.addr().clone();
         ctx.task(async move {
             while let Some(report) = said.recv().await {
-                if !deliver(&me, AgentMsg::Report(*report)).await {
+                if !Box::pin(deliver(&me, AgentMsg::Report(*report))).await {
                     return;
                 }
             }
@@ -120,7 +118,7 @@ impl Behaviour for Agent {
         Ok(state)
     }
 
-    async fn handle(&self, ctx: &Context<AgentMsg>, msg: AgentMsg, state: &mut State) -> Result<(), Failure> {
+    async fn take(&self, ctx: &Context<AgentMsg>, msg: AgentMsg, state: &mut State) -> Result<(), Failure> {
         match msg {
             AgentMsg::Start { reply } => self.ask_start(ctx, state, reply).await,
             AgentMsg::Stop { mode, reply } => {
@@ -180,6 +178,19 @@ impl Behaviour for Agent {
             }
             AgentMsg::CommitFailed { message } => Err(Failure::new(message)),
         }
+    }
+}
+
+impl Behaviour for Agent {
+    type Msg = AgentMsg;
+    type State = State;
+
+    async fn start(&self, ctx: &Context<AgentMsg>) -> Result<State, Failure> {
+        Box::pin(self.come_alive(ctx)).await
+    }
+
+    async fn handle(&self, ctx: &Context<AgentMsg>, msg: AgentMsg, state: &mut State) -> Result<(), Failure> {
+        Box::pin(self.take(ctx, msg, state)).await
     }
 
     async fn stop(&self, _: &Context<AgentMsg>, state: &mut State) {

@@ -135,11 +135,13 @@ impl<M: Send + 'static> Context<M> {
 
     fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         let (over, addr) = (self.over.clone(), self.addr.clone());
+        // Boxed, because what is moved into an async block and awaited there is kept twice.
+        let mut future = Box::pin(AssertUnwindSafe(future).catch_unwind());
         tokio::spawn(async move {
             tokio::select! {
                 biased;
                 () = over.cancelled() => {}
-                ended = AssertUnwindSafe(future).catch_unwind() => if let Err(panic) = ended {
+                ended = &mut future => if let Err(panic) = ended {
                     addr.task_failed(panic_words(&*panic));
                 }
             }
