@@ -4,8 +4,11 @@
 //! tells over them. Nothing here decides who may act: that is the ledger's and the leases' business.
 
 pub mod identity;
+pub mod link;
 
 crate::id! {
     /// One cluster; made once, at the first node's first start, and in every certificate of it.
     ClusterId => "cluster",
+    /// One start of one process. Tells a node from a copy of its data directory with the same generation.
+    LifeId => "life",
 }

@@ -50,9 +50,14 @@ impl NodeCertificate {
     }
 }
 
+/// What a dialler asks for.
+pub(crate) fn node_name(node: NodeId) -> String {
+    format!("{node}{SUFFIX}")
+}
+
 /// The names in the certificate of `node`; the first is what a dialler asks for.
 pub(crate) fn names(node: NodeId, cluster: ClusterId) -> [String; 2] {
-    [format!("{node}{SUFFIX}"), format!("{cluster}{SUFFIX}")]
+    [node_name(node), format!("{cluster}{SUFFIX}")]
 }
 
 /// The cluster that an authority's certificate names.

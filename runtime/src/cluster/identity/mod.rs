@@ -21,4 +21,5 @@ pub use token::{BadToken, JoinToken};
 pub use token_book::{IssuedToken, RedeemRefused, TOKENS_OPEN_MAX, TokenBook};
 pub use voided::{VOIDED_MAX, Voided, VoidedEntry};
 
-pub(crate) use tls::{JoinPin, client_config, join_client_config, join_server_config, member_server_config, provider};
+pub(crate) use certificate::node_name;
+pub(crate) use tls::{JoinPin, client_config, join_client_config, join_server_config, member_server_config};

@@ -43,6 +43,11 @@ impl Voided {
         self.set(entries)
     }
 
+    /// Whether every certificate of `node` is voided.
+    pub fn check_node(&self, node: NodeId) -> Result<(), IdentityError> {
+        if self.0.load().contains_key(&VoidedEntry::Node(node)) { Err(IdentityError::Voided { node }) } else { Ok(()) }
+    }
+
     pub fn check(&self, certificate: &NodeCertificate) -> Result<(), IdentityError> {
         let entries = self.0.load();
         let voided = [VoidedEntry::Node(certificate.node), VoidedEntry::Serial(certificate.serial)]
