@@ -5,6 +5,7 @@
 
 pub mod identity;
 pub mod link;
+pub mod router;
 
 crate::id! {
     /// One cluster; made once, at the first node's first start, and in every certificate of it.

@@ -3,4 +3,7 @@
 mod hostile;
 mod joining;
 mod links;
+mod routing;
+mod slow;
+mod speed;
 mod support;

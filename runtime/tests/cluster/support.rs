@@ -10,12 +10,16 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use hiveward_runtime::{
     clock::WallMs,
     cluster::{
         identity::{Identity, NodeKey},
-        link::{Down, Lane, LaneHandler, Lanes, Link, LinkConfig, LinkManager, LinkSetup, PeerSpec, Taken},
+        link::{Down, Inbox, InboxFrame, Lane, LaneHandler, Lanes, Link, LinkConfig, LinkManager, LinkSetup, PeerSpec, Taken},
+        router::{Directory, Inbound, LocalDoor, Location, NotDelivered, Router},
     },
+    error::Refused,
+    id::Key,
     op::NodeId,
 };
 use parking_lot::Mutex;
@@ -152,4 +156,72 @@ pub async fn pair(hive: &mut Hive, config: LinkConfig) -> (Node, Node) {
     a.linked(b.node()).await;
     b.linked(a.node()).await;
     (a, b)
+}
+
+/// A directory that a test writes by hand.
+#[derive(Default)]
+pub struct Book(pub Mutex<std::collections::HashMap<Key, Location>>);
+
+impl Directory for Book {
+    fn locate<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Location>, Refused>> {
+        Box::pin(async move { Ok(self.0.lock().get(key).copied()) })
+    }
+}
+
+/// A node with a router.
+pub struct Routed {
+    pub manager: LinkManager,
+    pub router: Router,
+    /// What came in on the bulk lane, and is not taken until the test takes it.
+    pub bulk: tokio::sync::mpsc::Receiver<InboxFrame>,
+}
+
+impl Routed {
+    pub async fn start(identity: &Identity, generation: u64, config: LinkConfig, book: &Arc<Book>) -> Self {
+        let router = Router::new(identity.node(), book.clone());
+        let (inbox, bulk) = Inbox::create(config.window_bytes);
+        let lanes = Lanes { router: Some(Arc::new(router.clone())), raft: None, bulk: Some(inbox) };
+        let setup = LinkSetup { config, identity: identity.clone(), generation, lanes, join: None };
+        let manager = LinkManager::start(setup).await.unwrap();
+        router.attach(manager.links().clone());
+        Self { manager, router, bulk }
+    }
+
+    pub fn node(&self) -> NodeId {
+        self.manager.links().node()
+    }
+
+    pub async fn linked(&self, peer: NodeId, lane: Lane) -> Link {
+        until("a link", || self.manager.links().link(peer, lane)).await
+    }
+
+    pub async fn link_to(&self, peer: NodeId, address: SocketAddr) {
+        let spec = PeerSpec::new(address.to_string(), [Lane::Router, Lane::Bulk]);
+        self.manager.links().set_peers(BTreeMap::from([(peer, spec)]));
+        self.linked(peer, Lane::Router).await;
+        self.linked(peer, Lane::Bulk).await;
+    }
+}
+
+/// Two nodes with routers, linked, and the directory they share.
+pub async fn routed_pair(hive: &mut Hive, config: LinkConfig) -> (Routed, Routed, Arc<Book>) {
+    let (other, book) = (hive.member(), Arc::new(Book::default()));
+    let a = Routed::start(&hive.founder, 1, config.clone(), &book).await;
+    let b = Routed::start(&other, 1, config, &book).await;
+    a.link_to(b.node(), b.manager.address()).await;
+    b.linked(a.node(), Lane::Router).await;
+    (a, b, book)
+}
+
+/// A door made of a closure.
+pub struct DoorFn<F>(pub F);
+
+impl<F: Fn(&Inbound<'_>) -> Result<(), NotDelivered> + Send + Sync + 'static> LocalDoor for DoorFn<F> {
+    fn deliver(&self, inbound: &Inbound<'_>) -> Result<(), NotDelivered> {
+        (self.0)(inbound)
+    }
+}
+
+pub fn key() -> Key {
+    NodeId::new().key()
 }

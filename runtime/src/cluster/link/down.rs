@@ -75,6 +75,8 @@ pub enum SendError {
     Down,
     #[error("{bytes} bytes do not fit in a frame of {max}")]
     TooLarge { bytes: usize, max: usize },
+    #[error("the payload cannot be encoded")]
+    Unencodable,
 }
 
 impl Down {

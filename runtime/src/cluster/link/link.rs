@@ -12,7 +12,7 @@ use super::{
     Down, Lane, SendError,
     frame::Kind,
     hello::Hello,
-    outbound::{Next, Outbound},
+    outbound::{Next, Outbound, put},
 };
 use crate::{cluster::LifeId, op::NodeId};
 
@@ -101,12 +101,18 @@ impl Link {
 
     /// Queues one frame. `Ok` says that it will be written in order, not that it arrives.
     pub fn send(&self, payload: &[u8]) -> Result<(), SendError> {
-        self.0.outbound.data(|buffer| buffer.extend_from_slice(payload))
+        self.0.outbound.data(|buffer| put(buffer, payload))
     }
 
-    /// As [`Self::send`]; `fill` writes the payload straight into the queue. It runs under the queue's lock: no waiting.
-    pub fn send_with(&self, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(), SendError> {
+    /// As [`Self::send`]; `fill` writes the payload straight into the queue; false from it takes the
+    /// frame back. It runs under the queue's lock: no waiting.
+    pub fn send_with(&self, fill: impl FnOnce(&mut Vec<u8>) -> bool) -> Result<(), SendError> {
         self.0.outbound.data(fill)
+    }
+
+    /// As [`Self::send_with`] for answers: up to twice the queue's bound, so that new questions cannot shut them out.
+    pub(crate) fn send_reserved(&self, fill: impl FnOnce(&mut Vec<u8>) -> bool) -> Result<(), SendError> {
+        self.0.outbound.data_reserved(fill)
     }
 
     /// As [`Self::send`]; waits for room instead of refusing with `Busy`. Bound it with a deadline.

@@ -65,15 +65,25 @@ impl Outbound {
         }
     }
 
-    /// Queues one data frame whose payload `fill` writes.
+    /// Queues one data frame whose payload `fill` writes; false from it takes the frame back.
     #[inline]
-    pub(super) fn data(&self, fill: impl FnOnce(&mut Vec<u8>)) -> Result<(), SendError> {
+    pub(super) fn data(&self, fill: impl FnOnce(&mut Vec<u8>) -> bool) -> Result<(), SendError> {
+        self.data_within(self.bytes_max, fill)
+    }
+
+    /// As [`Self::data`], with room beyond the bound: an answer must not be shut out by new questions.
+    pub(super) fn data_reserved(&self, fill: impl FnOnce(&mut Vec<u8>) -> bool) -> Result<(), SendError> {
+        self.data_within(self.bytes_max.saturating_mul(2), fill)
+    }
+
+    #[inline]
+    fn data_within(&self, bytes_max: usize, fill: impl FnOnce(&mut Vec<u8>) -> bool) -> Result<(), SendError> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         if state.closed {
             return Err(SendError::Down);
         }
-        if state.data_bytes >= self.bytes_max {
+        if state.data_bytes >= bytes_max {
             return Err(SendError::Busy);
         }
         if state.pieces.back().is_none_or(|piece| piece.charge >= PIECE_BYTES) {
@@ -81,8 +91,13 @@ impl Outbound {
             state.pieces.push_back(Piece { bytes, charge: 0 });
         }
         let Some(piece) = state.pieces.back_mut() else { return Err(SendError::Down) };
-        let frame_bytes =
-            append(&mut piece.bytes, Kind::Data, fill).map_err(|bytes| SendError::TooLarge { bytes, max: FRAME_BYTES_MAX })?;
+        let (before, mut filled) = (piece.bytes.len(), true);
+        let appended = append(&mut piece.bytes, Kind::Data, |buffer| filled = fill(buffer));
+        if !filled {
+            piece.bytes.truncate(before);
+            return Err(SendError::Unencodable);
+        }
+        let frame_bytes = appended.map_err(|bytes| SendError::TooLarge { bytes, max: FRAME_BYTES_MAX })?;
         piece.charge += charge(frame_bytes);
         // The charge counts, so that the bound also holds for what an entry costs beside its bytes.
         state.data_bytes += charge(frame_bytes);
@@ -101,7 +116,7 @@ impl Outbound {
             tokio::pin!(room);
             // Registered before the attempt: room made in between is not missed.
             room.as_mut().enable();
-            match self.data(|buffer| buffer.extend_from_slice(payload)) {
+            match self.data(|buffer| put(buffer, payload)) {
                 Err(SendError::Busy) => room.await,
                 done => return done,
             }
@@ -181,4 +196,10 @@ impl Outbound {
     pub(super) const fn overdraft_bytes() -> usize {
         PIECE_BYTES + 2 * FRAME_BYTES_MAX
     }
+}
+
+/// A payload that is there already.
+pub(super) fn put(buffer: &mut Vec<u8>, payload: &[u8]) -> bool {
+    buffer.extend_from_slice(payload);
+    true
 }
