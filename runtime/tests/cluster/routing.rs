@@ -69,6 +69,12 @@ async fn every_refusal_says_that_nothing_happened_and_why() {
     let nobody = Location { node: hive.member().node(), incarnation: 1 };
     let away = a.router.tell_at(nobody, &key(), &"x").unwrap_err();
     assert_eq!(away, RouteError::Unreachable { node: nobody.node, how: Unreachable::NotSent });
+    let (dst, me) = (key(), key());
+    let expected = me.clone();
+    let door = move |inbound: &Inbound<'_>| inbound.reply().map(|reply| reply.answer(inbound.src == Some(expected.as_str())));
+    b.router.open(&dst, 1, Arc::new(DoorFn(door)));
+    a.router.learn(&dst, Location { node: b.node(), incarnation: 1 });
+    assert!(a.router.speaking_as(me).ask::<_, bool>(soon(), &dst, &()).await.unwrap());
     let large = a.router.tell_at(Location { node: b.node(), incarnation: 1 }, &key(), &"x".repeat(300_000)).unwrap_err();
     assert!(matches!(large, RouteError::TooLarge { .. }));
 }
@@ -159,10 +165,7 @@ async fn tells_to_one_key_arrive_once_and_in_order() {
     b.router.open(&dst, 1, Arc::new(door));
     book.0.lock().insert(dst.clone(), Location { node: b.node(), incarnation: 1 });
     for number in 0..50_000u64 {
-        while let Err(refused) = a.router.tell(soon(), &dst, &number).await {
-            assert_eq!(refused, RouteError::WayFull { node: b.node() });
-            tokio::task::yield_now().await;
-        }
+        a.router.tell_wait(soon(), &dst, &number).await.unwrap();
     }
     until("the last", || (next.load(Ordering::SeqCst) == 50_000).then_some(())).await;
 }

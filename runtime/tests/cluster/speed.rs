@@ -10,7 +10,7 @@ use std::{
 
 use hiveward_runtime::{
     clock::Deadline,
-    cluster::router::{Inbound, Location, NotDelivered, RouteError},
+    cluster::router::{Inbound, Location, NotDelivered},
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use serde::{Deserialize, Serialize};
@@ -108,10 +108,7 @@ async fn by_router() -> f64 {
         let mut payload = Payload { id: 0, ts: 0, bytes };
         for id in 0..TELLS {
             payload.id = id;
-            while let Err(refused) = a.router.tell(deadline, &dst, &payload).await {
-                assert!(matches!(refused, RouteError::WayFull { .. }), "{refused}");
-                tokio::task::yield_now().await;
-            }
+            a.router.tell_wait(deadline, &dst, &payload).await.unwrap();
         }
         (a, started)
     });

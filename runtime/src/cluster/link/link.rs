@@ -120,6 +120,11 @@ impl Link {
         self.0.outbound.data_wait(payload).await
     }
 
+    /// Waits until the queue has room, or the link is down.
+    pub async fn room(&self) {
+        self.0.outbound.room().await;
+    }
+
     /// Tells the peer that `charge` of what it sent was taken.
     pub fn grant(&self, charge: usize) {
         let charge = charge as u64;

@@ -112,14 +112,25 @@ impl Outbound {
     /// As [`Self::data`]; waits for room. Fair only by chance.
     pub(super) async fn data_wait(&self, payload: &[u8]) -> Result<(), SendError> {
         loop {
-            let room = self.room.notified();
-            tokio::pin!(room);
-            // Registered before the attempt: room made in between is not missed.
-            room.as_mut().enable();
             match self.data(|buffer| put(buffer, payload)) {
-                Err(SendError::Busy) => room.await,
+                Err(SendError::Busy) => self.room().await,
                 done => return done,
             }
+        }
+    }
+
+    /// Waits until there is room, or the link is closed. It may be taken again by another before it is used.
+    pub(super) async fn room(&self) {
+        let room = self.room.notified();
+        tokio::pin!(room);
+        // Registered before the look: room made in between is not missed.
+        room.as_mut().enable();
+        let full = {
+            let state = self.state.lock();
+            !state.closed && state.data_bytes >= self.bytes_max
+        };
+        if full {
+            room.await;
         }
     }
 

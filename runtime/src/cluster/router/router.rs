@@ -49,7 +49,7 @@ pub(super) struct Inner {
 
 /// Cheap to clone. Give it to the links as the handler of the router lane, then [`Router::attach`] the links.
 #[derive(Clone)]
-pub struct Router(pub(super) Arc<Inner>);
+pub struct Router(pub(super) Arc<Inner>, Option<Key>);
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct RouterSnapshot {
@@ -62,7 +62,7 @@ pub struct RouterSnapshot {
 
 impl Router {
     pub fn new(node: NodeId, directory: Arc<dyn Directory>) -> Self {
-        Self(Arc::new(Inner {
+        let inner = Inner {
             node,
             links: OnceLock::new(),
             directory,
@@ -73,7 +73,13 @@ impl Router {
             busy_count: AtomicUsize::new(0),
             tells_refused: AtomicU64::new(0),
             started: Instant::now(),
-        }))
+        };
+        Self(Arc::new(inner), None)
+    }
+
+    /// The same router, for an entity that its receivers are to see as the sender.
+    pub fn speaking_as(&self, src: Key) -> Self {
+        Self(self.0.clone(), Some(src))
     }
 
     /// The links it sends over; a second call changes nothing.
@@ -127,19 +133,39 @@ impl Router {
         self.tell_at(location, dst, body)
     }
 
+    /// As [`Self::tell`]; where the way is full it waits for room until `deadline`, and then fails with `WayFull`.
+    pub async fn tell_wait<B: Serialize + Sync>(&self, deadline: Deadline, dst: &Key, body: &B) -> Result<(), RouteError> {
+        loop {
+            match self.tell(deadline, dst, body).await {
+                Err(full @ RouteError::WayFull { node }) => {
+                    let room = async {
+                        // A link that is gone is found so by the next attempt.
+                        if let Ok(link) = self.link(node) {
+                            link.room().await;
+                        }
+                    };
+                    if timeout_at(deadline.instant(), room).await.is_err() {
+                        return Err(full);
+                    }
+                }
+                done => return done,
+            }
+        }
+    }
+
     /// As [`Self::tell`], to a place that is known: never waits.
     #[inline]
     pub fn tell_at<B: Serialize>(&self, location: Location, dst: &Key, body: &B) -> Result<(), RouteError> {
         if location.node == self.0.node {
             let encoded = rmp_serde::to_vec(body).map_err(|_| RouteError::too_large())?;
-            let message = Message { body: &encoded, ..head(location, dst, None) };
+            let message = Message { body: &encoded, ..self.head(location, dst, None) };
             return self.hand_on(&message, None, None).map_err(|(why, _)| self.refused(why, dst, location.node));
         }
         if self.is_busy(dst) {
             return Err(RouteError::Busy { key: dst.clone() });
         }
         let link = self.link(location.node)?;
-        Self::push(&link, &head(location, dst, None), body)
+        Self::push(&link, &self.head(location, dst, None), body)
     }
 
     /// Asks, and waits until `deadline`. Errors say whether it may have happened. Where the remembered place turns out to
@@ -174,7 +200,7 @@ impl Router {
         }
         // At least one: zero says that it is over.
         let left_us = u64::try_from(left.as_micros()).unwrap_or(NO_DEADLINE - 1).clamp(1, NO_DEADLINE - 1);
-        let head = head(location, dst, Some(left_us));
+        let head = self.head(location, dst, Some(left_us));
         let asked = Instant::now();
         let outcome = if location.node == self.0.node {
             let encoded = rmp_serde::to_vec(body).map_err(|_| RouteError::too_large())?;
@@ -272,11 +298,16 @@ impl Router {
     pub(super) fn now_us(&self) -> u64 {
         u64::try_from(self.0.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
-}
 
-fn head<'a>(location: Location, dst: &'a Key, left_us: Option<u64>) -> Message<'a> {
-    let ask = left_us.is_some();
-    let left_us = left_us.unwrap_or(NO_DEADLINE);
-    let incarnation = location.incarnation;
-    Message { ask, correlation: 0, left_us, incarnation, dst: dst.as_str(), src: "", body: &[] }
+    fn head<'a>(&'a self, location: Location, dst: &'a Key, left_us: Option<u64>) -> Message<'a> {
+        Message {
+            ask: left_us.is_some(),
+            correlation: 0,
+            left_us: left_us.unwrap_or(NO_DEADLINE),
+            incarnation: location.incarnation,
+            dst: dst.as_str(),
+            src: self.1.as_ref().map_or("", Key::as_str),
+            body: &[],
+        }
+    }
 }
