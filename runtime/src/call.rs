@@ -142,7 +142,7 @@ impl<M: Send + 'static> Mailbox<M> {
         make: impl FnOnce(Reply<T>) -> M,
     ) -> Result<oneshot::Receiver<T>, CallError> {
         let (to, answer) = oneshot::channel();
-        match self.tell(make(Reply { to, deadline })) {
+        match self.tell(make(Reply { to: To::Here(to), deadline })) {
             Ok(()) => Ok(answer),
             Err(TellError::Busy(_)) => Err(CallError::Busy),
             Err(TellError::Gone(_)) => Err(CallError::Gone),
@@ -203,14 +203,46 @@ impl From<CallError> for Refused {
 
 /// The way back to who asked. Dropping it tells them that there will be no answer.
 pub struct Reply<T> {
-    to: oneshot::Sender<T>,
+    to: To<T>,
     deadline: Deadline,
 }
 
+enum To<T> {
+    Here(oneshot::Sender<T>),
+    Elsewhere(Elsewhere<T>),
+}
+
+/// Called once: with the answer, or with none when the reply is dropped.
+type Settle<T> = Box<dyn FnOnce(Option<T>) + Send>;
+
+struct Elsewhere<T>(Option<Settle<T>>);
+
+impl<T> Drop for Elsewhere<T> {
+    fn drop(&mut self) {
+        if let Some(settle) = self.0.take() {
+            settle(None);
+        }
+    }
+}
+
 impl<T> Reply<T> {
+    /// Leads out of this process: `settle` is called once, with `None` if there will be no answer. It must not block.
+    pub(crate) fn elsewhere(deadline: Deadline, settle: Settle<T>) -> Self {
+        Self { to: To::Elsewhere(Elsewhere(Some(settle))), deadline }
+    }
+
     /// Who asked may have given up meanwhile; then the answer is dropped.
     pub fn answer(self, value: T) {
-        let _ = self.to.send(value);
+        match self.to {
+            To::Here(to) => {
+                let _ = to.send(value);
+            }
+            To::Elsewhere(mut elsewhere) => {
+                if let Some(settle) = elsewhere.0.take() {
+                    settle(Some(value));
+                }
+            }
+        }
     }
 
     pub fn deadline(&self) -> Deadline {
@@ -219,7 +251,11 @@ impl<T> Reply<T> {
 
     /// Nobody waits any more: what is not begun need not be done.
     pub fn is_abandoned(&self) -> bool {
-        self.to.is_closed()
+        match &self.to {
+            To::Here(to) => to.is_closed(),
+            // Another node's asker waits until its deadline, as far as is known here.
+            To::Elsewhere(_) => self.deadline.passed(),
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod call;
 pub mod clock;
+pub mod cluster;
 pub mod error;
 pub mod fault;
 pub mod id;

@@ -1,0 +1,55 @@
+//! Node leases: who may act, decided by the Raft leader, kept in memory, never written per heartbeat. Pure.
+//!
+//! `Grantor` is the leader's side, `Holder` a node's own. Neither reads a clock nor sends anything: the caller does. Only
+//! durations cross between nodes; each side counts on its own clock, which also counts while the host sleeps. A new leader
+//! knows nothing of its predecessor's promises, and waits until the longest of them is over.
+//!
+//! Why it holds: a grant lasts no longer than one length after the leader was last known to lead (the sending of a
+//! heartbeat that a quorum answered). Whoever is elected after that waits one length from its election. A holder counts
+//! from before it asked. So what the leader calls lost has stopped by itself, if clocks differ by less than the slack.
+
+mod clock;
+mod grantor;
+mod holder;
+#[cfg(test)]
+mod simulation;
+
+pub use clock::BootClock;
+pub use grantor::{Grant, Grantor, NotGranted};
+pub use holder::{Ask, Holder, Phase};
+
+use std::time::Duration;
+
+/// A moment on one host's own clock since it booted; never compared with another host's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BootTime(pub Duration);
+
+impl BootTime {
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseTerms {
+    pub length: Duration,
+    /// How long before the end a holder begins to stop what it holds.
+    pub stop_within: Duration,
+}
+
+impl LeaseTerms {
+    /// What clocks may differ by over one length, on each side: a twentieth, far more than any crystal.
+    pub fn slack(&self) -> Duration {
+        self.length / 20
+    }
+}
+
+impl Default for LeaseTerms {
+    fn default() -> Self {
+        Self { length: Duration::from_secs(8), stop_within: Duration::from_secs(2) }
+    }
+}

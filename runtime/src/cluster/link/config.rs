@@ -1,0 +1,49 @@
+//! What an operator or a test may set about links.
+
+use std::{net::SocketAddr, time::Duration};
+
+use crate::supervise::Backoff;
+
+#[derive(Clone, Debug)]
+pub struct LinkConfig {
+    pub listen: SocketAddr,
+    /// Traffic on an idle link, so that silence means trouble.
+    pub ping_every: Duration,
+    /// A peer that says nothing for this long is gone. At least three pings.
+    pub read_idle: Duration,
+    /// A peer that takes nothing for this long is gone, though it still speaks.
+    pub write_stall: Duration,
+    /// From accept or connect to both hellos. Also bounds a connect.
+    pub handshake_within: Duration,
+    /// What a peer may send before our handler has taken it.
+    pub window_bytes: u32,
+    /// What may wait behind a peer's window; may be exceeded by one frame.
+    pub outbound_bytes_max: usize,
+    /// Connections that have not proven who they are, in all and from one address; one more is closed at once.
+    pub unproven_max: usize,
+    pub unproven_per_address_max: usize,
+    pub backoff: Backoff,
+}
+
+impl LinkConfig {
+    pub fn new(listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            ping_every: Duration::from_secs(2),
+            read_idle: Duration::from_secs(8),
+            write_stall: Duration::from_secs(8),
+            handshake_within: Duration::from_secs(5),
+            window_bytes: 1024 * 1024,
+            outbound_bytes_max: 1024 * 1024,
+            unproven_max: 256,
+            unproven_per_address_max: 64,
+            backoff: Backoff {
+                first: Duration::from_millis(100),
+                max: Duration::from_secs(10),
+                factor: 2.0,
+                jitter: 0.5,
+                reset_after: Duration::from_secs(30),
+            },
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Lanes: connections of their own to the same peer, so that none waits behind another.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::{Down, Link, frame::CHARGE_MIN};
+
+/// Chosen by ALPN on the one cluster port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Lane {
+    /// Messages between keys.
+    Router,
+    Raft,
+    /// Snapshots, blobs, images.
+    Bulk,
+    /// The only one whose client has no certificate yet. Never dialled as a link.
+    Join,
+}
+
+impl Lane {
+    pub const ALL: [Self; 4] = [Self::Router, Self::Raft, Self::Bulk, Self::Join];
+
+    pub(super) const fn protocol(self) -> &'static [u8] {
+        match self {
+            Self::Router => b"hw-link/1",
+            Self::Raft => b"hw-raft/1",
+            Self::Bulk => b"hw-bulk/1",
+            Self::Join => b"hw-join/1",
+        }
+    }
+
+    pub(super) fn of(protocol: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|lane| lane.protocol() == protocol)
+    }
+}
+
+/// Whether the handler is done with a frame, so that the sender may send as much again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    Now,
+    /// The handler calls [`Link::grant`] with the charge once it is.
+    Later,
+}
+
+/// What a lane's frames go to. Called on the link's own task: it must not block and not panic.
+pub trait LaneHandler: Send + Sync + 'static {
+    fn up(&self, link: &Link);
+    /// `charge` is what the frame costs of the window.
+    fn frame(&self, link: &Link, payload: &[u8], charge: usize) -> Taken;
+    /// After the last frame of this link. A replacing link may be up already: tell them apart by [`Link::id`].
+    fn down(&self, link: &Link, why: &Down);
+}
+
+/// The lanes that a node serves.
+#[derive(Clone, Default)]
+pub struct Lanes {
+    pub router: Option<Arc<dyn LaneHandler>>,
+    pub raft: Option<Arc<dyn LaneHandler>>,
+    pub bulk: Option<Arc<dyn LaneHandler>>,
+}
+
+impl Lanes {
+    pub(super) fn handler(&self, lane: Lane) -> Option<&Arc<dyn LaneHandler>> {
+        match lane {
+            Lane::Router => self.router.as_ref(),
+            Lane::Raft => self.raft.as_ref(),
+            Lane::Bulk => self.bulk.as_ref(),
+            Lane::Join => None,
+        }
+    }
+}
+
+/// A frame in an [`Inbox`]. Dropping it lets the sender send as much again.
+pub struct InboxFrame {
+    pub payload: Bytes,
+    link: Link,
+    charge: usize,
+}
+
+impl InboxFrame {
+    /// Where it came from, and where to answer.
+    pub fn link(&self) -> &Link {
+        &self.link
+    }
+}
+
+impl Drop for InboxFrame {
+    fn drop(&mut self) {
+        self.link.grant(self.charge);
+    }
+}
+
+/// A handler that hands frames on through a queue, for lanes whose receiver awaits. Bounded by each link's window; a
+/// queue of all windows together that is full closes the link that found it so.
+pub struct Inbox(mpsc::Sender<InboxFrame>);
+
+/// So many links may have a full window of smallest frames in one inbox.
+const INBOX_LINKS: usize = 4;
+
+impl Inbox {
+    pub fn create(window_bytes: u32) -> (Arc<Self>, mpsc::Receiver<InboxFrame>) {
+        let (to, from) = mpsc::channel(window_bytes as usize / CHARGE_MIN * INBOX_LINKS);
+        (Arc::new(Self(to)), from)
+    }
+}
+
+impl LaneHandler for Inbox {
+    fn up(&self, _: &Link) {}
+
+    fn frame(&self, link: &Link, payload: &[u8], charge: usize) -> Taken {
+        let frame = InboxFrame { payload: Bytes::copy_from_slice(payload), link: link.clone(), charge };
+        if self.0.try_send(frame).is_err() {
+            link.close(Down::Failed { why: "this node's inbox for the lane is full or gone".into() });
+        }
+        Taken::Later
+    }
+
+    fn down(&self, _: &Link, _: &Down) {}
+}

@@ -1,0 +1,238 @@
+//! The owner of the cluster port: everything about links runs under its one task, and ends with it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::{AbortHandle, JoinHandle, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Down, JoinDoor, Lane, Lanes, Link, LinkConfig, LinksSnapshot, PEERS_MAX,
+    accept::{Acceptor, accept},
+    dial::dial,
+    gate::Gate,
+    hello::{Hello, WIRE_NEWEST, WIRE_OLDEST},
+    table::Table,
+};
+use crate::{
+    cluster::{
+        LifeId,
+        identity::{Identity, IdentityError},
+    },
+    op::NodeId,
+};
+
+/// Where a peer listens, and which lanes to keep up with it. The lower id of the two dials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerSpec {
+    /// `host:port`, looked up at each dial.
+    pub address: String,
+    pub lanes: BTreeSet<Lane>,
+}
+
+impl PeerSpec {
+    pub fn new(address: impl Into<String>, lanes: impl IntoIterator<Item = Lane>) -> Self {
+        Self { address: address.into(), lanes: lanes.into_iter().collect() }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot listen on {address}: is another hiveward running there?")]
+    Listen {
+        address: SocketAddr,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+}
+
+/// What a node brings to its links.
+pub struct LinkSetup {
+    pub config: LinkConfig,
+    pub identity: Identity,
+    /// Greater at each start of this node.
+    pub generation: u64,
+    pub lanes: Lanes,
+    /// Answers hosts that want to join; without it they are refused.
+    pub join: Option<Arc<dyn JoinDoor>>,
+}
+
+/// What every task here knows.
+pub(super) struct Shared {
+    pub(super) config: LinkConfig,
+    pub(super) identity: Identity,
+    pub(super) hello: Hello,
+    pub(super) lanes: Lanes,
+    pub(super) join: Option<Arc<dyn JoinDoor>>,
+    pub(super) table: Table,
+    pub(super) gate: Gate,
+    pub(super) rejected: AtomicU64,
+    peers: watch::Sender<Arc<BTreeMap<NodeId, PeerSpec>>>,
+    pub(super) stop: CancellationToken,
+}
+
+/// Owns the links; dropping it closes them all at once, [`LinkManager::stop`] says goodbye first.
+pub struct LinkManager {
+    links: Links,
+    address: SocketAddr,
+    root: JoinHandle<()>,
+}
+
+/// What everyone else holds. Cheap to clone.
+#[derive(Clone)]
+pub struct Links(Arc<Shared>);
+
+impl LinkManager {
+    pub async fn start(setup: LinkSetup) -> Result<Self, StartError> {
+        let LinkSetup { config, identity, generation, lanes, join } = setup;
+        let listen = |source| StartError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
+        let hello = Hello {
+            wire_oldest: WIRE_OLDEST,
+            wire_newest: WIRE_NEWEST,
+            cluster: identity.cluster(),
+            node: identity.node(),
+            generation,
+            life: LifeId::new(),
+            window_bytes: config.window_bytes,
+        };
+        let acceptor = Acceptor::new(&identity)?;
+        let shared = Arc::new(Shared {
+            gate: Gate::new(config.unproven_max, config.unproven_per_address_max),
+            config,
+            identity,
+            hello,
+            lanes,
+            join,
+            table: Table::default(),
+            rejected: AtomicU64::new(0),
+            peers: watch::Sender::new(Arc::default()),
+            stop: CancellationToken::new(),
+        });
+        let root = tokio::spawn(root(shared.clone(), listener, acceptor));
+        Ok(Self { links: Links(shared), address, root })
+    }
+
+    pub fn links(&self) -> &Links {
+        &self.links
+    }
+
+    /// Where it listens, with the port that was chosen if none was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Tells every peer, closes every link and waits until all is over.
+    pub async fn stop(mut self) {
+        self.links.0.stop.cancel();
+        // It is ours alone and is not aborted: it ends.
+        let _ = (&mut self.root).await;
+    }
+}
+
+impl Drop for LinkManager {
+    fn drop(&mut self) {
+        self.links.0.stop.cancel();
+        self.root.abort();
+    }
+}
+
+impl Links {
+    pub fn node(&self) -> NodeId {
+        self.0.hello.node
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.0.identity
+    }
+
+    pub fn link(&self, peer: NodeId, lane: Lane) -> Option<Link> {
+        self.0.table.link(peer, lane)
+    }
+
+    /// Who to be linked with. A peer that is no longer named is forgotten and its links close; at most [`PEERS_MAX`] are
+    /// kept, the lowest ids. Peers that dial us need not be named to be linked.
+    pub fn set_peers(&self, peers: BTreeMap<NodeId, PeerSpec>) {
+        let peers: BTreeMap<_, _> = peers.into_iter().filter(|(peer, _)| *peer != self.node()).take(PEERS_MAX).collect();
+        let before = self.0.peers.send_replace(Arc::new(peers));
+        let now = self.0.peers.borrow().clone();
+        self.0.table.forget(&Down::Forgotten, |peer| before.contains_key(&peer) && !now.contains_key(&peer));
+    }
+
+    /// Closes the links of peers that were voided meanwhile: call it after the list changed.
+    pub fn close_voided(&self) {
+        for link in self.0.table.links() {
+            if let Err(IdentityError::Voided { node }) = self.0.identity.voided().check_node(link.peer()) {
+                link.close(Down::WeRefused(super::LinkRefused::Voided { node }));
+            }
+        }
+    }
+
+    pub fn snapshot(&self) -> LinksSnapshot {
+        LinksSnapshot {
+            links: self.0.table.snapshot(),
+            unproven: self.0.gate.inside(),
+            rejected: self.0.rejected.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Owns every other task: they end with it.
+async fn root(shared: Arc<Shared>, listener: TcpListener, acceptor: Acceptor) {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(accept(shared.clone(), listener, acceptor));
+    let mut dialling: HashMap<(NodeId, Lane), (String, AbortHandle)> = HashMap::new();
+    let mut peers = shared.peers.subscribe();
+    loop {
+        let wanted = peers.borrow_and_update().clone();
+        let ours = wanted.iter().filter(|(peer, _)| shared.hello.node < **peer);
+        let ours: HashMap<_, _> =
+            ours.flat_map(|(peer, spec)| spec.lanes.iter().map(|lane| ((*peer, *lane), &spec.address))).collect();
+        // A changed address is a new dial; the old link closes with its task.
+        dialling.retain(|key, (address, task)| {
+            let stays = ours.get(key).is_some_and(|wanted| *wanted == address);
+            if !stays {
+                if let Some(link) = shared.table.link(key.0, key.1) {
+                    link.close(Down::Forgotten);
+                }
+                task.abort();
+            }
+            stays
+        });
+        for (key, address) in ours {
+            if key.1 != Lane::Join && !dialling.contains_key(&key) {
+                let task = tasks.spawn(dial(shared.clone(), key.0, key.1, address.clone()));
+                dialling.insert(key, (address.clone(), task));
+            }
+        }
+        tokio::select! {
+            () = shared.stop.cancelled() => break,
+            changed = peers.changed() => if changed.is_err() { break },
+            Some(ended) = tasks.join_next() => {
+                // A dial ends only by abort. Anything else is a bug: say so, and let what remains go on.
+                if let Err(error) = ended && error.is_panic() {
+                    tracing::error!(%error, "a link task panicked");
+                    dialling.retain(|_, (_, task)| !task.is_finished());
+                }
+            }
+        }
+    }
+    // Each link says goodbye by itself; the accept task waits for those it accepted.
+    for link in shared.table.links() {
+        link.close(Down::Stopped);
+    }
+    while tasks.join_next().await.is_some() {}
+}

@@ -1,0 +1,16 @@
+//! Several nodes acting as one: who they are, the links between them, and messages addressed to keys.
+//!
+//! `identity` proves who a node is, `link` keeps one authenticated connection per peer and lane, `router` carries asks and
+//! tells over them. Nothing here decides who may act: that is the ledger's and the leases' business.
+
+pub mod identity;
+pub mod lease;
+pub mod link;
+pub mod router;
+
+crate::id! {
+    /// One cluster; made once, at the first node's first start, and in every certificate of it.
+    ClusterId => "cluster",
+    /// One start of one process. Tells a node from a copy of its data directory with the same generation.
+    LifeId => "life",
+}

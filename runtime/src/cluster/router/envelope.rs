@@ -1,0 +1,180 @@
+//! What travels between routers. The link's version names the format: this is version 1.
+//!
+//! A message: kind, correlation id, microseconds left, incarnation, destination, source, then the body (MessagePack).
+//! Integers are big-endian; a key is one byte of length and its text. An answer: kind, correlation id, body. A refusal:
+//! kind, correlation id, code, detail, destination.
+
+use crate::cluster::link::FRAME_BYTES_MAX;
+
+/// The largest body: what is larger goes through the blob store.
+pub const BODY_BYTES_MAX: usize = FRAME_BYTES_MAX - 1024;
+/// For a message without a deadline.
+pub(super) const NO_DEADLINE: u64 = u64::MAX;
+
+const TELL: u8 = 1;
+const ASK: u8 = 2;
+const ANSWER: u8 = 3;
+const REFUSED: u8 = 4;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Message<'a> {
+    pub(super) ask: bool,
+    pub(super) correlation: u64,
+    pub(super) left_us: u64,
+    pub(super) incarnation: u64,
+    pub(super) dst: &'a str,
+    /// Empty if nobody in particular sent it.
+    pub(super) src: &'a str,
+    pub(super) body: &'a [u8],
+}
+
+/// Why a message was not handed on. The numbers are the wire format: add, never change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    NoSuchActor,
+    Busy,
+    /// The deadline had passed before it was handed on.
+    Expired,
+    StaleIncarnation {
+        current: u64,
+    },
+    /// Handed on, and let go of without an answer.
+    Dropped,
+    BadBody,
+    AnswerTooLarge,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Envelope<'a> {
+    Message(Message<'a>),
+    Answer { correlation: u64, body: &'a [u8] },
+    Refused { correlation: u64, why: Refusal, dst: &'a str },
+}
+
+fn put_key(buffer: &mut Vec<u8>, key: &str) {
+    // A key is shorter than 255 bytes by its type; what is cut here finds nobody.
+    let key = &key.as_bytes()[..key.len().min(255)];
+    buffer.push(u8::try_from(key.len()).unwrap_or(u8::MAX));
+    buffer.extend_from_slice(key);
+}
+
+/// Everything of a message but its body, which follows.
+#[inline]
+pub(super) fn put_head(buffer: &mut Vec<u8>, message: &Message<'_>) {
+    let mut fixed = [0; 25];
+    fixed[0] = if message.ask { ASK } else { TELL };
+    fixed[1..9].copy_from_slice(&message.correlation.to_be_bytes());
+    fixed[9..17].copy_from_slice(&message.left_us.to_be_bytes());
+    fixed[17..25].copy_from_slice(&message.incarnation.to_be_bytes());
+    buffer.extend_from_slice(&fixed);
+    put_key(buffer, message.dst);
+    put_key(buffer, message.src);
+}
+
+/// Everything of an answer but its body, which follows.
+pub(super) fn put_answer(buffer: &mut Vec<u8>, correlation: u64) {
+    buffer.push(ANSWER);
+    buffer.extend_from_slice(&correlation.to_be_bytes());
+}
+
+pub(super) fn put_refused(buffer: &mut Vec<u8>, correlation: u64, why: Refusal, dst: &str) {
+    let (code, detail) = match why {
+        Refusal::NoSuchActor => (1, 0),
+        Refusal::Busy => (2, 0),
+        Refusal::Expired => (3, 0),
+        Refusal::StaleIncarnation { current } => (4, current),
+        Refusal::Dropped => (5, 0),
+        Refusal::BadBody => (6, 0),
+        Refusal::AnswerTooLarge => (7, 0),
+    };
+    buffer.push(REFUSED);
+    buffer.extend_from_slice(&correlation.to_be_bytes());
+    buffer.push(code);
+    buffer.extend_from_slice(&u64::to_be_bytes(detail));
+    put_key(buffer, dst);
+}
+
+struct Cursor<'a>(&'a [u8]);
+
+impl<'a> Cursor<'a> {
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let (first, rest) = self.0.split_first_chunk::<8>()?;
+        self.0 = rest;
+        Some(u64::from_be_bytes(*first))
+    }
+
+    fn key(&mut self) -> Option<&'a str> {
+        let length = usize::from(self.byte()?);
+        let (key, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        std::str::from_utf8(key).ok()
+    }
+}
+
+/// `None` is a peer that does not speak this version: the link is closed with that reason.
+#[inline]
+pub(super) fn read(payload: &[u8]) -> Option<Envelope<'_>> {
+    let mut at = Cursor(payload);
+    Some(match at.byte()? {
+        kind @ (TELL | ASK) => {
+            let (correlation, left_us, incarnation) = (at.number()?, at.number()?, at.number()?);
+            let (dst, src) = (at.key()?, at.key()?);
+            Envelope::Message(Message { ask: kind == ASK, correlation, left_us, incarnation, dst, src, body: at.0 })
+        }
+        ANSWER => Envelope::Answer { correlation: at.number()?, body: at.0 },
+        REFUSED => {
+            let (correlation, code, detail) = (at.number()?, at.byte()?, at.number()?);
+            let why = match code {
+                1 => Refusal::NoSuchActor,
+                2 => Refusal::Busy,
+                3 => Refusal::Expired,
+                4 => Refusal::StaleIncarnation { current: detail },
+                5 => Refusal::Dropped,
+                6 => Refusal::BadBody,
+                7 => Refusal::AnswerTooLarge,
+                _ => return None,
+            };
+            Envelope::Refused { correlation, why, dst: at.key()? }
+        }
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn messages_and_refusals_read_back(
+            ask: bool, correlation: u64, left_us: u64, incarnation: u64, dst in "[a-z]{1,16}_[0-9a-f]{32}", src in "[a-z_]{0,40}",
+            body in prop::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let message = Message { ask, correlation, left_us, incarnation, dst: &dst, src: &src, body: &body };
+            let mut buffer = Vec::new();
+            put_head(&mut buffer, &message);
+            buffer.extend_from_slice(&body);
+            prop_assert_eq!(read(&buffer), Some(Envelope::Message(message)));
+            for cut in 0..buffer.len() - body.len() {
+                prop_assert_eq!(read(&buffer[..cut]), None);
+            }
+            let why = Refusal::StaleIncarnation { current: incarnation };
+            let mut buffer = Vec::new();
+            put_refused(&mut buffer, correlation, why, &dst);
+            prop_assert_eq!(read(&buffer), Some(Envelope::Refused { correlation, why, dst: &dst }));
+        }
+
+        #[test]
+        fn garbage_is_read_or_refused_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            let _ = read(&bytes);
+        }
+    }
+}

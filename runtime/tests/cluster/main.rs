@@ -1,0 +1,10 @@
+//! The cluster's foundation over real sockets on loopback: several link managers in one process.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod hostile;
+mod joining;
+mod links;
+mod routing;
+mod slow;
+mod speed;
+mod support;
