@@ -302,7 +302,7 @@ async fn after_an_error_of_the_disk_nothing_is_acknowledged_until_the_store_was_
     let ledger = Ledger::open(faulty(dir.path(), &faults)).await.unwrap();
     let life = ledger.claim(&key(1)).await.unwrap();
     ledger.append(append(1, life.incarnation, 0)).await.unwrap();
-    let epoch = ledger.status().epoch;
+    let epoch = ledger.leadership().borrow().epoch;
     faults.failing.store(true, Ordering::Relaxed);
     let error = ledger.append(append(1, life.incarnation, 1)).await.unwrap_err();
     assert!(matches!(error, AppendError::Unknown { .. }), "{error}");
@@ -317,7 +317,7 @@ async fn after_an_error_of_the_disk_nothing_is_acknowledged_until_the_store_was_
         assert!(!deadline.passed(), "it does not come back: {:?}", ledger.status());
         tokio::task::yield_now().await;
     }
-    assert!(ledger.status().epoch > epoch, "it was opened anew");
+    assert!(ledger.leadership().borrow().epoch > epoch, "it was opened anew");
     let life = ledger.claim(&key(1)).await.unwrap();
     ledger.append(append(1, life.incarnation, life.version)).await.unwrap();
     everything(&ledger).await;

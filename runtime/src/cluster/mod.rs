@@ -7,6 +7,7 @@ pub mod identity;
 pub mod lease;
 pub mod link;
 pub mod router;
+pub mod rpc;
 
 crate::id! {
     /// One cluster; made once, at the first node's first start, and in every certificate of it.

@@ -249,7 +249,7 @@ impl Batcher {
             refuse(landed, AppendError::Failed { why });
             return self.landed(id);
         }
-        let batch = match Batch::encode(id, WallMs::now(), appends) {
+        let batch = match Batch::encode(core.outcomes.origin, id, WallMs::now(), appends) {
             Ok(batch) => batch,
             Err(error) => {
                 refuse(landed, AppendError::Failed { why: error.to_string() });
@@ -266,6 +266,19 @@ impl Batcher {
                 Ok(Applied::Nothing) if untold.is_empty() => {}
                 Ok(_) => refuse(untold, AppendError::Unknown { why: "the answer was withheld".into() }),
                 Err(ProposeError::NotLeading(why)) => refuse(untold, AppendError::NoQuorum { why }),
+                Err(ProposeError::Unknown(why)) => refuse(untold, AppendError::Unknown { why }),
+                Err(ProposeError::Fenced(stale)) => {
+                    for (place, landed) in untold.into_iter().enumerate() {
+                        let newest = stale.iter().find(|(at, _)| *at as usize == place).map(|(_, newest)| *newest);
+                        // Those that came along with a stale one were not written either: their entities look again.
+                        let error = newest.map_or_else(
+                            || AppendError::NoQuorum { why: "an append beside it was of an older life".into() },
+                            |newest| AppendError::Fenced { newest },
+                        );
+                        // Who asked may be gone.
+                        let _ = landed.send(Err(error));
+                    }
+                }
                 Err(ProposeError::Lost(why)) => {
                     core.fail(&why);
                     refuse(untold, AppendError::Unknown { why: core.failure().unwrap_or(why) });

@@ -14,7 +14,8 @@ use super::{
     file::{Reserve, Witness},
     machine::{Machine, Meta},
     open,
-    raft::{Consensus, OneVoter, Outcomes},
+    append::Claims,
+    raft::{Consensus, Group, Leadership, Outcomes, RaftSetup},
     ring::Ring,
     tables::{LOG, META_MACHINE, META_PURGED, meta, storage},
     writer::{self, Disk, Failed, Job, Jobs},
@@ -24,14 +25,19 @@ pub struct Core {
     pub consensus: Box<dyn Consensus>,
     pub disk: Arc<Disk>,
     pub outcomes: Arc<Outcomes>,
-    pub epoch: u64,
     jobs: Jobs,
     failed: Failed,
     writer: Mutex<Option<std::thread::JoinHandle<()>>>,
 }
 
 impl Core {
-    pub async fn open(config: &LedgerConfig, head: Arc<watch::Sender<Cursor>>, reserve: Arc<Reserve>) -> Result<Self, OpenError> {
+    pub async fn open(
+        config: &LedgerConfig,
+        head: Arc<watch::Sender<Cursor>>,
+        reserve: Arc<Reserve>,
+        leadership: Arc<watch::Sender<Leadership>>,
+        claims: Claims,
+    ) -> Result<Self, OpenError> {
         let (path, within) = (config.file(), config.open_timeout);
         let storage_error = |what: String| OpenError::Storage { path: path.clone(), what };
         let opening = config.clone();
@@ -42,8 +48,10 @@ impl Core {
         let failed: Failed = Arc::new(watch::Sender::new(None));
         let (jobs, thread) = writer::start(disk.clone(), failed.clone()).map_err(|error| storage_error(error.to_string()))?;
         let outcomes = Arc::new(Outcomes::new(head));
-        let started = OneVoter::start(disk.clone(), jobs.clone(), outcomes.clone(), witness, within).await;
-        let (consensus, epoch) = match started {
+        let setup = RaftSetup { dir: config.dir.clone(), ..config.raft.clone() };
+        let started =
+            Group::start(disk.clone(), jobs.clone(), outcomes.clone(), witness, within, setup, leadership, claims).await;
+        let consensus = match started {
             Ok(started) => started,
             Err(error) => {
                 let why = failed.borrow().clone();
@@ -56,7 +64,7 @@ impl Core {
                 });
             }
         };
-        Ok(Self { consensus: Box::new(consensus), disk, outcomes, epoch, jobs, failed, writer: Mutex::new(Some(thread)) })
+        Ok(Self { consensus: Box::new(consensus), disk, outcomes, jobs, failed, writer: Mutex::new(Some(thread)) })
     }
 
     /// Why it takes no more writes, if it does not.

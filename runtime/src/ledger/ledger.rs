@@ -3,13 +3,15 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::{
     sync::{oneshot, watch},
@@ -22,16 +24,25 @@ use super::{
     append::{Claims, CoreNow, Inbox, batcher},
     core::{self, Core},
     file::Reserve,
-    raft::{Applied, NODE, ProposeError},
+    raft::{Applied, Change, ChangeError, Leadership, ProposeError, wire},
     record::Command,
     ring::Ring,
 };
-use crate::{clock::Deadline, fault, id::Key};
+use crate::{
+    clock::Deadline,
+    cluster::{lease::BootTime, rpc::Service},
+    fault,
+    id::Key,
+    op::NodeId,
+};
 
 /// How long a look at the free space is believed.
 const FREE_LOOKED_AT: Duration = Duration::from_millis(100);
 /// The largest part of the reserve that is really taken on the disk.
 const RESERVE_HELD_MAX: u64 = 16 << 20;
+/// How long a claim waits for a leader, and for this node to have what the leader had.
+const CLAIM_WITHIN: Duration = Duration::from_secs(20);
+const CLAIM_RETRY: Duration = Duration::from_millis(20);
 /// Claims remembered before those that the tables remember too are forgotten.
 const CLAIMS_MAX: usize = 200_000;
 
@@ -47,6 +58,7 @@ pub(super) struct Inner {
     /// Of the newest core: it still answers while that is being reopened.
     pub(super) ring: Arc<ArcSwap<Ring>>,
     pub(super) head: Arc<watch::Sender<Cursor>>,
+    leadership: Arc<watch::Sender<Leadership>>,
     claims: Claims,
     claimed: AtomicU64,
     inbox: Mutex<Option<Inbox>>,
@@ -69,11 +81,13 @@ impl Ledger {
     pub async fn open(config: LedgerConfig) -> Result<Self, OpenError> {
         let reserve = Arc::new(Reserve::new(config.dir.join("ledger.reserve"), config.reserve_bytes.min(RESERVE_HELD_MAX)));
         let head = Arc::new(watch::Sender::new(Cursor::default()));
-        let first = Arc::new(Core::open(&config, head.clone(), reserve.clone()).await?);
+        let leadership = Arc::new(watch::Sender::new(Leadership::default()));
+        let claims: Claims = Arc::default();
+        let first = Core::open(&config, head.clone(), reserve.clone(), leadership.clone(), claims.clone()).await?;
+        let first = Arc::new(first);
         reserve.hold();
         let ring = Arc::new(ArcSwap::new(first.disk.ring.clone()));
         let core: CoreNow = Arc::new(ArcSwapOption::new(Some(first)));
-        let claims: Claims = Arc::default();
         let (inbox, batching) = batcher(core.clone(), claims.clone());
         let (stop_keeper, stopped) = oneshot::channel();
         let keeper = Keeper {
@@ -82,13 +96,17 @@ impl Ledger {
             ring: ring.clone(),
             head: head.clone(),
             reserve: reserve.clone(),
+            leadership: leadership.clone(),
+            claims: claims.clone(),
         };
+        let lanes = config.raft.lanes.clone();
         let tasks = vec![tokio::spawn(batching), tokio::spawn(keeper.run(stopped))];
         let inner = Inner {
             config,
             core,
             ring,
             head,
+            leadership,
             claims,
             claimed: AtomicU64::new(0),
             inbox: Mutex::new(Some(inbox)),
@@ -97,7 +115,13 @@ impl Ledger {
             stop_keeper: Mutex::new(Some(stop_keeper)),
             tasks: Mutex::new(tasks),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        let ledger = Self { inner: Arc::new(inner) };
+        if let Some(lanes) = lanes {
+            let serve: Arc<dyn Service> = Arc::new(Serve(Arc::downgrade(&ledger.inner)));
+            lanes.raft.serve(wire::SERVICE, serve.clone());
+            lanes.bulk.serve(wire::SERVICE, serve);
+        }
+        Ok(ledger)
     }
 
     pub(super) fn core(&self) -> Result<Arc<Core>, ReadError> {
@@ -132,7 +156,10 @@ impl Ledger {
             return Err(error);
         }
         match self.core() {
-            Ok(core) => core.failure().map_or(Ok(()), |why| Err(AppendError::Failed { why })),
+            Ok(core) => match core.failure() {
+                Some(why) => Err(AppendError::Failed { why }),
+                None => core.consensus.quorum().map_err(|why| AppendError::NoQuorum { why }),
+            },
             Err(ReadError::Stopped) => Err(AppendError::Stopped),
             Err(error) => Err(AppendError::Failed { why: error.to_string() }),
         }
@@ -163,22 +190,77 @@ impl Ledger {
         }
     }
 
-    /// Begins a new life of a stream's entity: from its return on, appends of older lives are refused. Writes nothing.
+    /// Begins a new life of a stream's entity: from its return on, appends of older lives are refused, on every node.
+    /// Writes nothing. Waits for a leader for a while, and until this node has what the leader had.
     pub async fn claim(&self, stream: &Key) -> Result<Life, ReadError> {
+        let deadline = Deadline::after(CLAIM_WITHIN);
         let inbox = self.inner.inbox.lock().clone().ok_or(ReadError::Stopped)?;
-        let incarnation = (self.core()?.epoch << 32) | (self.inner.claimed.fetch_add(1, Ordering::Relaxed) + 1);
-        {
-            let mut claims = self.inner.claims.lock();
-            if claims.len() >= CLAIMS_MAX {
-                self.forget_claims(&mut claims);
+        loop {
+            let why = match self.try_claim(stream, &inbox, deadline).await? {
+                Ok(life) => return Ok(life),
+                Err(why) => why,
+            };
+            if deadline.passed() {
+                return Err(ReadError::NoQuorum { why });
             }
-            let newest = claims.entry(stream.clone()).or_default();
-            *newest = (*newest).max(incarnation);
+            tokio::time::sleep(CLAIM_RETRY.min(deadline.remaining())).await;
         }
+    }
+
+    /// The inner error says why there is none to ask.
+    async fn try_claim(&self, stream: &Key, inbox: &Inbox, deadline: Deadline) -> Result<Result<Life, String>, ReadError> {
+        let core = self.core()?;
+        let (incarnation, index) = if self.inner.leadership.borrow().is_me {
+            let Some(claimed) = self.claim_as_leader(&core, stream, inbox).await? else {
+                return Ok(Err("the leader changes".into()));
+            };
+            claimed
+        } else {
+            match core.consensus.ask_claim(stream, deadline).await {
+                Ok(wire::Claimed::Life { incarnation, index }) => {
+                    self.remember_claim(stream, incarnation);
+                    if !inbox.settle(stream).await {
+                        return Err(ReadError::Stopped);
+                    }
+                    (incarnation, index)
+                }
+                Ok(wire::Claimed::NotLeading) => return Ok(Err("the leader changes".into())),
+                Err(why) => return Ok(Err(why)),
+            }
+        };
+        if !core.consensus.is_alone() && !core.consensus.applied(index, deadline).await {
+            return Ok(Err("this node lags behind the leader".into()));
+        }
+        drop(core);
+        self.replay(stream, incarnation).await.map(Ok)
+    }
+
+    /// The new incarnation, and the index of the last entry that may hold something of the lives before; `None` if this
+    /// node ceased to lead.
+    async fn claim_as_leader(&self, core: &Core, stream: &Key, inbox: &Inbox) -> Result<Option<(u64, u64)>, ReadError> {
+        let epoch = {
+            let leadership = self.inner.leadership.borrow();
+            if !leadership.is_me {
+                return Ok(None);
+            }
+            leadership.epoch
+        };
+        let incarnation = (epoch << 32) | (self.inner.claimed.fetch_add(1, Ordering::Relaxed) + 1);
+        self.remember_claim(stream, incarnation);
         if !inbox.settle(stream).await {
             return Err(ReadError::Stopped);
         }
-        self.replay(stream, incarnation).await
+        let index = if core.consensus.is_alone() { 0 } else { core.consensus.last_index() };
+        Ok(Some((incarnation, index)))
+    }
+
+    fn remember_claim(&self, stream: &Key, incarnation: u64) {
+        let mut claims = self.inner.claims.lock();
+        if claims.len() >= CLAIMS_MAX {
+            self.forget_claims(&mut claims);
+        }
+        let newest = claims.entry(stream.clone()).or_default();
+        *newest = (*newest).max(incarnation);
     }
 
     /// What the tables know as well need not be remembered.
@@ -203,20 +285,49 @@ impl Ledger {
     /// may be gone.
     pub async fn compact(&self, keep_after: Cursor) -> Result<Cursor, AppendError> {
         let core = self.core().map_err(|error| AppendError::Failed { why: error.to_string() })?;
+        if !self.inner.leadership.borrow().is_me {
+            // Its leader sees to it, for all nodes.
+            return Ok(Cursor(core.disk.compacted.load(Ordering::Acquire)));
+        }
         match core.consensus.propose(Command::Compact { keep_after }).await {
             Ok(Applied::Compacted(oldest)) => Ok(Cursor(oldest)),
             Ok(other) => Err(AppendError::Unknown { why: format!("unexpected answer {other:?}") }),
             Err(ProposeError::NotLeading(why)) => Err(AppendError::NoQuorum { why }),
-            Err(ProposeError::Lost(why)) => Err(AppendError::Unknown { why }),
+            Err(error) => Err(AppendError::Unknown { why: error.to_string() }),
+        }
+    }
+
+    /// Who leads, as this node knows; of a lone node, itself.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.inner.leadership.subscribe()
+    }
+
+    /// Of a leader: its term, and the latest moment at which a quorum is known to have followed it.
+    pub fn confirmed(&self) -> Option<(u64, BootTime)> {
+        self.core().ok()?.consensus.confirmed()
+    }
+
+    /// Changes who keeps the ledger, and who votes. Answers when it is committed.
+    pub async fn change(&self, change: Change) -> Result<(), ChangeError> {
+        let core = self.core().map_err(|error| ChangeError::Refused(error.to_string()))?;
+        core.consensus.change(change).await
+    }
+
+    /// Lets another voter lead; whether one does by then.
+    pub async fn step_aside(&self, within: Duration) -> bool {
+        match self.core() {
+            Ok(core) => core.consensus.step_aside(within).await,
+            Err(_) => true,
         }
     }
 
     pub fn status(&self) -> LedgerStatus {
         let core = self.core();
-        let (consensus, epoch, oldest) = core.as_ref().map_or_else(
+        let (consensus, oldest) = core.as_ref().map_or_else(
             |_| Default::default(),
-            |core| (core.consensus.status(), core.epoch, core.disk.compacted.load(Ordering::Acquire)),
+            |core| (core.consensus.status(), core.disk.compacted.load(Ordering::Acquire)),
         );
+        let no_quorum = core.as_ref().ok().and_then(|core| core.consensus.quorum().err());
         let disk = match &core {
             Err(error) => DiskState::Failed { why: error.to_string() },
             Ok(core) => match (core.failure(), self.full()) {
@@ -226,14 +337,13 @@ impl Ledger {
             },
         };
         LedgerStatus {
-            node: NODE,
             term: consensus.term,
             leader: consensus.leader,
-            voters: consensus.voters,
+            members: consensus.members,
             head: self.head(),
             oldest: Cursor(oldest),
-            epoch,
             disk,
+            no_quorum,
             file_bytes: std::fs::metadata(self.inner.config.file()).map_or(0, |meta| meta.len()),
             log_entries: consensus.log_last.saturating_sub(consensus.log_purged),
         }
@@ -241,6 +351,10 @@ impl Ledger {
 
     /// Stops taking appends, writes what it holds and closes the file.
     pub async fn stop(&self) {
+        if let Some(lanes) = &self.inner.config.raft.lanes {
+            lanes.raft.close(wire::SERVICE);
+            lanes.bulk.close(wire::SERVICE);
+        }
         self.inner.inbox.lock().take();
         self.inner.stop_keeper.lock().take();
         let tasks = std::mem::take(&mut *self.inner.tasks.lock());
@@ -275,6 +389,34 @@ async fn closed(core: Arc<Core>) {
     tracing::warn!("somebody still reads the ledger; its file is closed when they are done");
 }
 
+/// Answers other members, through whichever core there is.
+struct Serve(Weak<Inner>);
+
+impl Service for Serve {
+    fn serve(&self, _: NodeId, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>> {
+        let inner = self.0.upgrade();
+        Box::pin(async move {
+            let ledger = Ledger { inner: inner.ok_or("this node is stopping")? };
+            let kind = body.first().and_then(|kind| wire::Kind::read(*kind));
+            let kind = kind.ok_or("a question of a kind that is unknown here: are both nodes of adjacent versions?")?;
+            let core = ledger.core().map_err(|error| error.to_string())?;
+            let body = body.slice(1..);
+            if kind != wire::Kind::Claim {
+                let answer = core.consensus.serve(kind, body);
+                drop(core);
+                return answer.await;
+            }
+            let asked: wire::AskClaim = wire::read(&body)?;
+            let inbox = ledger.inner.inbox.lock().clone().ok_or("this node is stopping")?;
+            let claimed = ledger.claim_as_leader(&core, &asked.stream, &inbox).await.map_err(|error| error.to_string())?;
+            wire::answer(&match claimed {
+                Some((incarnation, index)) => wire::Claimed::Life { incarnation, index },
+                None => wire::Claimed::NotLeading,
+            })
+        })
+    }
+}
+
 /// Opens a failed store again.
 struct Keeper {
     config: LedgerConfig,
@@ -282,6 +424,8 @@ struct Keeper {
     ring: Arc<ArcSwap<Ring>>,
     head: Arc<watch::Sender<Cursor>>,
     reserve: Arc<Reserve>,
+    leadership: Arc<watch::Sender<Leadership>>,
+    claims: Claims,
 }
 
 impl Keeper {
@@ -303,9 +447,10 @@ impl Keeper {
                     () = tokio::time::sleep(core::backoff(tries)) => {}
                 }
                 core::forget_pages(&self.config);
-                match Core::open(&self.config, self.head.clone(), self.reserve.clone()).await {
+                let (leadership, claims) = (self.leadership.clone(), self.claims.clone());
+                match Core::open(&self.config, self.head.clone(), self.reserve.clone(), leadership, claims).await {
                     Ok(core) => {
-                        tracing::info!(epoch = core.epoch, "the ledger's store is open again, and checked");
+                        tracing::info!("the ledger's store is open again, and checked");
                         self.ring.store(core.disk.ring.clone());
                         self.core.store(Some(Arc::new(core)));
                         break;

@@ -35,10 +35,12 @@ use crate::{
     clock::WallMs,
     error::{Code, Refused},
     id::Key,
+    op::NodeId,
 };
 
 pub use file::Backend;
 pub use ledger::Ledger;
+pub use raft::{Change, ChangeError, LedgerLanes, Leadership, Member, RaftSetup, RaftTiming, member_id};
 pub use read::Tail;
 
 /// How many events there were up to and including the last one seen; 0 is before the first. Dense.
@@ -124,7 +126,7 @@ pub enum AppendError {
     /// Nothing was written.
     #[error("an append of {bytes} bytes is over the limit of {bytes_max}")]
     TooLarge { bytes: usize, bytes_max: usize },
-    /// This node does not lead. Nothing was written.
+    /// No leader with a quorum was found. Nothing was written.
     #[error("there is no quorum to take the append: {why}")]
     NoQuorum { why: String },
     /// The store failed before; it takes nothing until it has been reopened and verified. Nothing was written.
@@ -158,6 +160,9 @@ pub enum ReadError {
     Corrupt { table: &'static str, position: String, what: String },
     #[error("the ledger cannot be read: {0}")]
     Storage(String),
+    /// Of a claim: no leader was found in time, or this node lags behind it.
+    #[error("no life can be claimed: {why}")]
+    NoQuorum { why: String },
     #[error("the ledger is stopped")]
     Stopped,
 }
@@ -201,15 +206,15 @@ pub enum DiskState {
 
 #[derive(Clone, Debug)]
 pub struct LedgerStatus {
-    pub node: u64,
     pub term: u64,
-    pub leader: Option<u64>,
-    pub voters: Vec<u64>,
+    /// Absent while an election is under way.
+    pub leader: Option<NodeId>,
+    pub members: Vec<Member>,
     pub head: Cursor,
     pub oldest: Cursor,
-    /// Grows at each start of a node.
-    pub epoch: u64,
     pub disk: DiskState,
+    /// Why no write can be agreed on now.
+    pub no_quorum: Option<String>,
     pub file_bytes: u64,
     /// Raft entries that are kept.
     pub log_entries: u64,
@@ -225,6 +230,8 @@ pub struct LedgerConfig {
     pub verify_bytes_max: u64,
     /// What the file is read and written through.
     pub backend: Backend,
+    /// Which member of the group that keeps the ledger this node is.
+    pub raft: RaftSetup,
 }
 
 impl LedgerConfig {
@@ -232,8 +239,19 @@ impl LedgerConfig {
     pub const VERIFY_BYTES_DEFAULT: u64 = 1 << 30;
 
     pub fn new(dir: impl Into<PathBuf>) -> Self {
+        let dir = dir.into();
+        let raft = RaftSetup {
+            id: raft::FOUNDER,
+            node: NodeId::from_u128(raft::FOUNDER.into()),
+            address: String::new(),
+            founds: true,
+            lanes: None,
+            timing: RaftTiming::default(),
+            dir: dir.clone(),
+        };
         Self {
-            dir: dir.into(),
+            dir,
+            raft,
             reserve_bytes: Self::RESERVE_BYTES_DEFAULT,
             open_timeout: Duration::from_secs(30),
             verify_bytes_max: Self::VERIFY_BYTES_DEFAULT,

@@ -101,7 +101,8 @@ struct SnapshotIn<'a>(u16, #[serde(borrow, with = "serde_bytes")] &'a [u8]);
 /// Appends that waited together, and their bytes: encoded once, for the log and for the events table.
 #[derive(Debug)]
 pub struct Batch {
-    /// Of this process only: who waits for it. 0 for one that was read back.
+    /// Who waits for it: the life of a store that proposed it, and its own number there. Zeros in what an older version wrote.
+    pub origin: u64,
     pub id: u64,
     pub at: WallMs,
     pub appends: Vec<Proposed>,
@@ -112,7 +113,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub fn encode(id: u64, at: WallMs, appends: Vec<Proposed>) -> std::io::Result<Self> {
+    pub fn encode(origin: u64, id: u64, at: WallMs, appends: Vec<Proposed>) -> std::io::Result<Self> {
         let mut bodies = Vec::with_capacity(appends.len() * 256);
         let mut lens = Vec::with_capacity(appends.len());
         for append in &appends {
@@ -120,11 +121,13 @@ impl Batch {
             rmp_serde::encode::write(&mut bodies, append).map_err(std::io::Error::other)?;
             lens.push(u32::try_from(bodies.len() - before).map_err(std::io::Error::other)?);
         }
-        Ok(Self { id, at, appends, lens, bodies: bodies.into() })
+        Ok(Self { origin, id, at, appends, lens, bodies: bodies.into() })
     }
 
     fn write(&self, into: &mut Vec<u8>) {
-        into.reserve(12 + 4 * self.lens.len() + self.bodies.len());
+        into.reserve(28 + 4 * self.lens.len() + self.bodies.len());
+        into.extend_from_slice(&self.origin.to_le_bytes());
+        into.extend_from_slice(&self.id.to_le_bytes());
         into.extend_from_slice(&(self.lens.len() as u32).to_le_bytes());
         into.extend_from_slice(&self.at.0.to_le_bytes());
         for len in &self.lens {
@@ -133,7 +136,8 @@ impl Batch {
         into.extend_from_slice(&self.bodies);
     }
 
-    fn read(mut from: Take<'_>) -> Result<Self, String> {
+    fn read(mut from: Take<'_>, names_origin: bool) -> Result<Self, String> {
+        let (origin, id) = if names_origin { (from.u64()?, from.u64()?) } else { (0, 0) };
         let (n, at) = (from.u32()?, WallMs(from.u64()? as i64));
         let lens = (0..n).map(|_| from.u32()).collect::<Result<Vec<_>, _>>()?;
         let bodies = Bytes::copy_from_slice(from.0);
@@ -145,7 +149,7 @@ impl Batch {
         if !rest.0.is_empty() {
             return Err(format!("{} bytes are left over", rest.0.len()));
         }
-        Ok(Self { id: 0, at, appends, lens, bodies })
+        Ok(Self { origin, id, at, appends, lens, bodies })
     }
 }
 
@@ -178,12 +182,14 @@ pub enum Command {
 
 const BLANK: u8 = 0;
 const MEMBERSHIP: u8 = 1;
-const BATCH: u8 = 2;
+/// Without its origin: no longer written.
+const BATCH_1: u8 = 2;
 const NEXT_EPOCH: u8 = 3;
 const COMPACT: u8 = 4;
+const BATCH: u8 = 5;
 
 impl Command {
-    fn write(&self, into: &mut Vec<u8>) {
+    pub fn write(&self, into: &mut Vec<u8>) {
         match self {
             Self::Batch(batch) => {
                 into.push(BATCH);
@@ -199,11 +205,21 @@ impl Command {
 
     fn read(kind: u8, mut from: Take<'_>) -> Result<Self, String> {
         match kind {
-            BATCH => Ok(Self::Batch(Arc::new(Batch::read(from)?))),
+            BATCH => Ok(Self::Batch(Arc::new(Batch::read(from, true)?))),
+            BATCH_1 => Ok(Self::Batch(Arc::new(Batch::read(from, false)?))),
             NEXT_EPOCH => Ok(Self::NextEpoch),
             COMPACT => Ok(Self::Compact { keep_after: Cursor(from.u64()?) }),
             other => Err(format!("entry kind {other} is not known to this version")),
         }
+    }
+}
+
+impl Command {
+    /// What [`Command::write`] wrote.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let mut from = Take(bytes);
+        let kind = from.bytes(1)?[0];
+        Self::read(kind, from)
     }
 }
 
@@ -218,9 +234,7 @@ impl Serialize for Command {
 impl<'de> Deserialize<'de> for Command {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let bytes = serde_bytes::ByteBuf::deserialize(deserializer)?;
-        let mut from = Take(&bytes);
-        let kind = from.bytes(1).map_err(serde::de::Error::custom)?[0];
-        Self::read(kind, from).map_err(serde::de::Error::custom)
+        Self::parse(&bytes).map_err(serde::de::Error::custom)
     }
 }
 
@@ -392,7 +406,7 @@ mod tests {
             snapshot,
         };
         let snapshot = StreamSnapshot { format: 7, body: "state".into() };
-        Batch::encode(0, WallMs(1_700_000_000_000), vec![append(1, None), append(2, Some(snapshot))]).unwrap()
+        Batch::encode(0, 0, WallMs(1_700_000_000_000), vec![append(1, None), append(2, Some(snapshot))]).unwrap()
     }
 
     fn entry(payload: EntryPayload<TypeConfig>) -> Entry<TypeConfig> {

@@ -3,6 +3,7 @@
 
 mod hostile;
 mod joining;
+mod ledgers;
 mod links;
 mod routing;
 mod slow;

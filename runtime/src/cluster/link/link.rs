@@ -187,6 +187,11 @@ impl Link {
         !self.0.ended.is_cancelled()
     }
 
+    /// Returns when the connection has ended.
+    pub async fn ended(&self) {
+        self.0.ended.cancelled().await;
+    }
+
     pub(super) fn why(&self) -> Option<Down> {
         self.0.why.lock().clone()
     }

@@ -59,6 +59,11 @@ impl LogStore {
         Ok(Self { disk, jobs, memory: Arc::new(Mutex::new(memory)) })
     }
 
+    /// The last entry, flushed or on its way.
+    pub fn last(&self) -> Option<LogId<u64>> {
+        self.memory.lock().last
+    }
+
     fn read<RB: RangeBounds<u64> + Clone>(&self, range: &RB) -> Result<Vec<Entry<TypeConfig>>, ReadError> {
         let txn = self.disk.db.begin_read().map_err(storage)?;
         let log = txn.open_table(LOG).map_err(storage)?;
@@ -71,7 +76,29 @@ impl LogStore {
     }
 }
 
+/// What one message to another node may hold of entries, beyond its first.
+const ENTRIES_BYTES_MAX: usize = 4 << 20;
+
+fn weight(entry: &Entry<TypeConfig>) -> usize {
+    match &entry.payload {
+        openraft::EntryPayload::Normal(crate::ledger::record::Command::Batch(batch)) => batch.bodies.len() + 128,
+        _ => 256,
+    }
+}
+
 impl RaftLogReader<TypeConfig> for LogStore {
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry<TypeConfig>>, StorageError<u64>> {
+        let mut entries = self.try_get_log_entries(start..end).await?;
+        let mut bytes = 0;
+        let fit = entries.iter().take_while(|entry| {
+            bytes += weight(entry);
+            bytes <= ENTRIES_BYTES_MAX
+        });
+        let fit = fit.count().max(1);
+        entries.truncate(fit);
+        Ok(entries)
+    }
+
     async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + OptionalSend>(
         &mut self,
         range: RB,

@@ -1,38 +1,32 @@
-//! Consensus: openraft over the ledger's file, with one voter from the first day, behind [`Consensus`].
+//! Consensus: openraft over the ledger's file, behind [`Consensus`].
 //!
-//! `log` keeps entries, `apply` gives committed ones to the machine. Nothing outside this folder and `record` names
-//! openraft. More voters need a network here, and nothing else.
+//! `group` is this node's membership in it, `elect` begins elections, `log` keeps entries, `apply` gives committed ones to
+//! the machine, `network` and `serve` are the two ends of what nodes ask each other, `wire` its bytes. Nothing outside this
+//! folder, `record` and `machine` names openraft.
 
 mod apply;
+mod elect;
+mod group;
 mod log;
 mod network;
+mod serve;
 #[cfg(test)]
 mod suite;
+pub mod wire;
 
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use openraft::{
-    BasicNode, Config, Raft, SnapshotPolicy,
-    error::{ClientWriteError, RaftError},
-};
+use openraft::BasicNode;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    OpenError,
-    file::Witness,
-    record::Command,
-    snapshot::Image,
-    writer::{Disk, Jobs},
-};
+use super::{record::Command, snapshot::Image};
+use crate::{clock::Deadline, cluster::lease::BootTime, id::Key, op::NodeId};
+
 pub use apply::{Landed, Outcomes};
+pub use group::Group;
+pub use network::LedgerLanes;
 
 pub type Node = BasicNode;
 
@@ -54,31 +48,117 @@ openraft::declare_raft_types!(
         SnapshotData = Image,
 );
 
-/// Entries after which the log's older part is dropped; the tables have what they meant.
-const ENTRIES_PER_SNAPSHOT: u64 = 5_000;
-/// The same, for large entries.
-const BYTES_PER_SNAPSHOT: u64 = 32 << 20;
-/// Kept for nodes that lag a little.
-const ENTRIES_KEPT: u64 = 128;
-const ENTRIES_PER_PURGE: u64 = 1;
+impl std::fmt::Debug for RaftSetup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RaftSetup({} as {} at {:?})", self.node, self.id, self.address)
+    }
+}
+
+/// The founder's number among the members. Others derive theirs from their id.
+pub const FOUNDER: u64 = 1;
+
+/// A member's number: the random part of its id, which is never 0 or the founder's.
+pub fn member_id(node: NodeId) -> u64 {
+    (node.as_u128() as u64) | (1 << 63)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RaftTiming {
+    /// A leader writes to each member this often; a write to one may take this long.
+    pub heartbeat: Duration,
+    /// A member that heard its leader this recently votes for no other.
+    pub lease: Duration,
+}
+
+impl Default for RaftTiming {
+    fn default() -> Self {
+        Self { heartbeat: Duration::from_millis(200), lease: Duration::from_millis(1_000) }
+    }
+}
+
+/// Which member this node is.
+#[derive(Clone)]
+pub struct RaftSetup {
+    pub id: u64,
+    pub node: NodeId,
+    /// Where its peers reach it.
+    pub address: String,
+    /// Whether it makes a group of its own where there is none; else it waits to be taken in.
+    pub founds: bool,
+    /// Absent on a node that has no peers.
+    pub lanes: Option<LedgerLanes>,
+    pub timing: RaftTiming,
+    /// Of the ledger's file.
+    pub dir: PathBuf,
+}
+
+/// Who leads, as this node knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    pub term: u64,
+    pub leader: Option<NodeId>,
+    /// This node leads, and has taken its epoch.
+    pub is_me: bool,
+    /// Of a leader: what incarnations it gives begin with. 0 elsewhere.
+    pub epoch: u64,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
     /// It was not taken: nothing was written.
-    #[error("this node does not lead: {0}")]
+    #[error("there is no leader: {0}")]
     NotLeading(String),
-    /// It may have been taken.
+    /// It may have been taken, or may yet be.
+    #[error("{0}")]
+    Unknown(String),
+    /// Nothing was written: these appends of the batch, by place, are of older lives than the newest, named with each.
+    #[error("older lives")]
+    Fenced(Vec<(u32, u64)>),
+    /// The store failed. It may have been taken.
     #[error("{0}")]
     Lost(String),
+}
+
+/// One member of the group that keeps the ledger.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    pub id: u64,
+    /// Absent for one that was written before there were clusters.
+    pub node: Option<NodeId>,
+    pub address: String,
+    pub voter: bool,
+    /// The last entry it is known to have; on the leader only.
+    pub matched: Option<u64>,
+    /// When the last question that it answered was sent; on the leader only.
+    pub answered: Option<BootTime>,
 }
 
 #[derive(Clone, Debug, Default)]
 pub struct ConsensusStatus {
     pub term: u64,
-    pub leader: Option<u64>,
-    pub voters: Vec<u64>,
+    pub leader: Option<NodeId>,
+    pub members: Vec<Member>,
     pub log_last: u64,
     pub log_purged: u64,
+}
+
+/// A change of who keeps the ledger, and who votes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    AddLearner { id: u64, node: NodeId, address: String },
+    Promote { ids: Vec<u64> },
+    /// They stay as learners.
+    Demote { ids: Vec<u64> },
+    Remove { ids: Vec<u64> },
+    Address { id: u64, node: NodeId, address: String },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    #[error("this node does not lead")]
+    NotLeading,
+    #[error("{0}")]
+    Refused(String),
 }
 
 /// One partition's agreement on the order of commands.
@@ -86,112 +166,22 @@ pub trait Consensus: Send + Sync {
     /// Answers when the command has been applied here.
     fn propose(&self, command: Command) -> BoxFuture<'static, Result<Applied, ProposeError>>;
     fn status(&self) -> ConsensusStatus;
+    /// Why no command can be agreed on now.
+    fn quorum(&self) -> Result<(), String>;
+    /// Of a leader: its term, and the latest moment at which a quorum is known to have followed it.
+    fn confirmed(&self) -> Option<(u64, BootTime)>;
+    /// Whether this node is the only voter.
+    fn is_alone(&self) -> bool;
+    /// Of the last entry in this node's log.
+    fn last_index(&self) -> u64;
+    /// Waits until entries up to `index` are applied here; false if they are not by the deadline.
+    fn applied(&self, index: u64, deadline: Deadline) -> BoxFuture<'static, bool>;
+    /// Asks the leader, elsewhere, to begin a new life of a stream.
+    fn ask_claim(&self, stream: &Key, deadline: Deadline) -> BoxFuture<'static, Result<wire::Claimed, String>>;
+    /// Answers another member.
+    fn serve(&self, kind: wire::Kind, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>>;
+    fn change(&self, change: Change) -> BoxFuture<'static, Result<(), ChangeError>>;
+    /// Lets another lead; whether one does. True on a node that does not lead.
+    fn step_aside(&self, within: Duration) -> BoxFuture<'static, bool>;
     fn stop(&self) -> BoxFuture<'_, ()>;
-}
-
-pub const NODE: u64 = 1;
-
-/// Openraft with this node as its only voter.
-pub struct OneVoter {
-    raft: Raft<TypeConfig>,
-    /// Since the log was last shortened for its size.
-    bytes: Arc<AtomicU64>,
-}
-
-impl OneVoter {
-    /// Starts it; it leads at once, and the epoch it has taken is above all before.
-    pub async fn start(
-        disk: Arc<Disk>,
-        jobs: Jobs,
-        outcomes: Arc<Outcomes>,
-        witness: Witness,
-        within: Duration,
-    ) -> Result<(Self, u64), OpenError> {
-        let storage = |what: String| OpenError::Storage { path: "ledger.redb".into(), what };
-        let config = Config {
-            cluster_name: "hiveward".into(),
-            heartbeat_interval: 250,
-            election_timeout_min: 1_000,
-            election_timeout_max: 2_000,
-            snapshot_policy: SnapshotPolicy::LogsSinceLast(ENTRIES_PER_SNAPSHOT),
-            max_in_snapshot_log_to_keep: ENTRIES_KEPT,
-            purge_batch_size: ENTRIES_PER_PURGE,
-            max_payload_entries: 64,
-            ..Config::default()
-        };
-        let config = Arc::new(config.validate().map_err(|error| storage(error.to_string()))?);
-        let log = log::LogStore::load(disk.clone(), jobs.clone()).map_err(|error| storage(error.to_string()))?;
-        let machine = apply::MachineStore::new(disk, jobs, outcomes, Some(witness));
-        let raft = Raft::new(NODE, config, network::NoPeers, log, machine).await.map_err(|error| storage(error.to_string()))?;
-        match lead(&raft, within).await {
-            Ok(epoch) => Ok((Self { raft, bytes: Arc::default() }, epoch)),
-            Err(error) => {
-                // What matters is the error we have.
-                let _ = raft.shutdown().await;
-                Err(error)
-            }
-        }
-    }
-}
-
-/// Makes a lone node its own leader without waiting for an election's timeout.
-async fn lead(raft: &Raft<TypeConfig>, within: Duration) -> Result<u64, OpenError> {
-    let storage = |what: String| OpenError::Storage { path: "ledger.redb".into(), what };
-    let ready = async {
-        if !raft.is_initialized().await.map_err(|error| storage(error.to_string()))? {
-            raft.initialize(BTreeMap::from([(NODE, Node::new(""))])).await.map_err(|error| storage(error.to_string()))?;
-        }
-        raft.trigger().elect().await.map_err(|error| storage(error.to_string()))?;
-        let mut metrics = raft.metrics();
-        loop {
-            match raft.client_write(Command::NextEpoch).await {
-                Ok(written) => match written.data {
-                    Applied::Epoch(epoch) => return Ok(epoch),
-                    other => return Err(storage(format!("unexpected answer {other:?}"))),
-                },
-                Err(RaftError::Fatal(fatal)) => return Err(storage(fatal.to_string())),
-                // Not the leader yet: its state will change.
-                Err(RaftError::APIError(_)) => metrics.changed().await.map_err(|error| storage(error.to_string()))?,
-            }
-        }
-    };
-    let waited_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
-    tokio::time::timeout(within, ready).await.unwrap_or(Err(OpenError::NotReady { waited_ms }))
-}
-
-impl Consensus for OneVoter {
-    fn propose(&self, command: Command) -> BoxFuture<'static, Result<Applied, ProposeError>> {
-        let (raft, total) = (self.raft.clone(), self.bytes.clone());
-        let bytes = if let Command::Batch(batch) = &command { batch.bodies.len() as u64 } else { 0 };
-        Box::pin(async move {
-            if total.fetch_add(bytes, Ordering::Relaxed) > BYTES_PER_SNAPSHOT {
-                total.store(0, Ordering::Relaxed);
-                raft.trigger().snapshot().await.map_err(|error| ProposeError::Lost(error.to_string()))?;
-            }
-            match raft.client_write(command).await {
-                Ok(written) => Ok(written.data),
-                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to))) => Err(ProposeError::NotLeading(to.to_string())),
-                Err(error) => Err(ProposeError::Lost(error.to_string())),
-            }
-        })
-    }
-
-    fn status(&self) -> ConsensusStatus {
-        let metrics = self.raft.metrics().borrow().clone();
-        ConsensusStatus {
-            term: metrics.current_term,
-            leader: metrics.current_leader,
-            voters: metrics.membership_config.membership().voter_ids().collect(),
-            log_last: metrics.last_log_index.unwrap_or(0),
-            log_purged: metrics.purged.map_or(0, |log_id| log_id.index),
-        }
-    }
-
-    fn stop(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async {
-            if let Err(error) = self.raft.shutdown().await {
-                tracing::warn!(%error, "raft did not stop in order");
-            }
-        })
-    }
 }

@@ -1,0 +1,278 @@
+//! The ledger kept by several nodes: each in this process, with links of its own over loopback.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use hiveward_runtime::{
+    clock::Deadline,
+    cluster::{
+        identity::Identity,
+        link::{Lane, Lanes, LinkManager, LinkSetup, PeerSpec},
+        rpc::LaneRpc,
+    },
+    id::Key,
+    ledger::{
+        Append, AppendError, Appended, Change, Cursor, Ledger, LedgerConfig, LedgerLanes, NewEvent, RaftSetup, RaftTiming,
+        member_id,
+    },
+    op::NodeId,
+};
+use tempfile::TempDir;
+
+use crate::support::{Hive, quick};
+
+struct Replica {
+    identity: Identity,
+    manager: Option<LinkManager>,
+    lanes: LedgerLanes,
+    ledger: Option<Ledger>,
+    address: String,
+    dir: TempDir,
+    founder: bool,
+}
+
+impl Replica {
+    /// With links, and no ledger yet.
+    async fn prepare(identity: &Identity, founder: bool) -> Self {
+        let lanes = LedgerLanes { raft: LaneRpc::new(Lane::Raft), bulk: LaneRpc::new(Lane::Bulk) };
+        let handlers =
+            Lanes { router: None, raft: Some(std::sync::Arc::new(lanes.raft.clone())), bulk: Some(std::sync::Arc::new(lanes.bulk.clone())) };
+        let setup = LinkSetup { config: quick(), identity: identity.clone(), generation: 1, lanes: handlers, join: None };
+        let manager = LinkManager::start(setup).await.unwrap();
+        lanes.raft.attach(manager.links().clone());
+        lanes.bulk.attach(manager.links().clone());
+        let address = manager.address().to_string();
+        let dir = TempDir::new().unwrap();
+        Self { identity: identity.clone(), manager: Some(manager), lanes, ledger: None, address, dir, founder }
+    }
+
+    fn node(&self) -> NodeId {
+        self.identity.node()
+    }
+
+    fn id(&self) -> u64 {
+        if self.founder { 1 } else { member_id(self.node()) }
+    }
+
+    async fn open(&mut self) {
+        let mut config = LedgerConfig::new(self.dir.path().join("ledger"));
+        config.reserve_bytes = 0;
+        config.raft = RaftSetup {
+            id: self.id(),
+            node: self.node(),
+            address: self.address.clone(),
+            founds: self.founder,
+            lanes: Some(self.lanes.clone()),
+            timing: RaftTiming { heartbeat: Duration::from_millis(150), lease: Duration::from_millis(600) },
+            dir: config.dir.clone(),
+        };
+        self.ledger = Some(Ledger::open(config).await.unwrap());
+    }
+
+    fn ledger(&self) -> &Ledger {
+        self.ledger.as_ref().unwrap()
+    }
+
+    fn leads(&self) -> bool {
+        self.ledger.as_ref().is_some_and(|ledger| ledger.leadership().borrow().is_me)
+    }
+
+    /// All at once, as a process that was killed: its peers see the links end.
+    async fn die(&mut self) {
+        self.manager.take().unwrap().stop().await;
+        self.ledger.take().unwrap().stop().await;
+    }
+}
+
+struct Group {
+    _hive: Hive,
+    replicas: Vec<Replica>,
+}
+
+impl Group {
+    /// All voters.
+    async fn start(nodes: usize) -> Self {
+        let mut hive = Hive::found();
+        let mut replicas = vec![Replica::prepare(&hive.founder.clone(), true).await];
+        for _ in 1..nodes {
+            replicas.push(Replica::prepare(&hive.member(), false).await);
+        }
+        let mut group = Self { _hive: hive, replicas };
+        group.introduce();
+        for replica in &mut group.replicas {
+            replica.open().await;
+        }
+        for at in 1..nodes {
+            group.take_in(at, true).await;
+        }
+        group
+    }
+
+    fn introduce(&self) {
+        let lanes = [Lane::Raft, Lane::Bulk];
+        let peers: BTreeMap<_, _> =
+            self.replicas.iter().map(|replica| (replica.node(), PeerSpec::new(&replica.address, lanes))).collect();
+        for replica in &self.replicas {
+            if let Some(manager) = &replica.manager {
+                manager.links().set_peers(peers.clone());
+            }
+        }
+    }
+
+    async fn take_in(&self, at: usize, votes: bool) {
+        let leader = self.leader().await;
+        let new = &self.replicas[at];
+        let (id, node, address) = (new.id(), new.node(), new.address.clone());
+        self.replicas[leader].ledger().change(Change::AddLearner { id, node, address }).await.unwrap();
+        self.caught_up(at).await;
+        if votes {
+            self.replicas[leader].ledger().change(Change::Promote { ids: vec![id] }).await.unwrap();
+        }
+    }
+
+    async fn leader(&self) -> usize {
+        until("a leader", || self.replicas.iter().position(Replica::leads)).await
+    }
+
+    /// Waits until a replica has what the leader has now.
+    async fn caught_up(&self, at: usize) {
+        let head = self.replicas[self.leader().await].ledger().head();
+        assert!(self.replicas[at].ledger().reached(head, Deadline::after(Duration::from_secs(20))).await, "it never caught up");
+    }
+}
+
+async fn until<T>(what: &str, seen: impl FnMut() -> Option<T>) -> T {
+    crate::support::until(what, seen).await
+}
+
+fn stream(n: u32) -> Key {
+    Key::trusted(format!("probe_{n:032x}"))
+}
+
+fn event(text: &str) -> NewEvent {
+    NewEvent { kind: "Probed", format: 1, body: Bytes::copy_from_slice(text.as_bytes()) }
+}
+
+async fn append(ledger: &Ledger, stream: &Key, incarnation: u64, version: u64, text: &str) -> Result<Appended, AppendError> {
+    let append =
+        Append { stream: stream.clone(), incarnation, expected_version: version, events: vec![event(text)], snapshot: None };
+    ledger.append(append).await
+}
+
+fn texts(ledger: &Ledger, stream: &Key) -> Vec<String> {
+    let events = ledger.read_stream(stream, 0, 10_000).unwrap();
+    events.iter().map(|event| String::from_utf8_lossy(&event.body).into_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_node_appends_every_node_reads() {
+    let group = Group::start(3).await;
+    for (n, replica) in group.replicas.iter().enumerate() {
+        let stream = stream(n as u32);
+        let life = replica.ledger().claim(&stream).await.unwrap();
+        let appended = append(replica.ledger(), &stream, life.incarnation, 0, "here").await.unwrap();
+        // On this node it can be read at once.
+        assert!(replica.ledger().head() >= appended.cursor);
+        assert_eq!(texts(replica.ledger(), &stream), ["here"]);
+        for other in &group.replicas {
+            assert!(other.ledger().reached(appended.cursor, Deadline::after(Duration::from_secs(10))).await);
+            assert_eq!(texts(other.ledger(), &stream), ["here"]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_life_claimed_on_another_node_fences_the_one_before() {
+    let group = Group::start(3).await;
+    let (one, two) = (group.replicas[1].ledger(), group.replicas[2].ledger());
+    let stream = stream(7);
+    let older = one.claim(&stream).await.unwrap();
+    append(one, &stream, older.incarnation, 0, "older").await.unwrap();
+    let newer = two.claim(&stream).await.unwrap();
+    assert!(newer.incarnation > older.incarnation);
+    assert_eq!(newer.version, 1, "it has what the older life wrote");
+    let refused = append(one, &stream, older.incarnation, 1, "late").await.unwrap_err();
+    assert_eq!(refused, AppendError::Fenced { newest: newer.incarnation });
+    append(two, &stream, newer.incarnation, 1, "newer").await.unwrap();
+    assert_eq!(texts(two, &stream), ["older", "newer"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_leader_is_replaced_and_nothing_acknowledged_is_lost() {
+    let mut group = Group::start(3).await;
+    let stream = stream(1);
+    let mut acknowledged = Vec::new();
+    for round in 0..2 {
+        let leader = group.leader().await;
+        let other = (0..3).find(|n| *n != leader && group.replicas[*n].ledger.is_some()).unwrap();
+        let life = group.replicas[other].ledger().claim(&stream).await.unwrap();
+        for n in 0..20_u64 {
+            let text = format!("{round}-{n}");
+            append(group.replicas[other].ledger(), &stream, life.incarnation, life.version + n, &text).await.unwrap();
+            acknowledged.push(text);
+        }
+        if round == 0 {
+            group.replicas[leader].die().await;
+        }
+    }
+    let left = group.leader().await;
+    assert_eq!(texts(group.replicas[left].ledger(), &stream), acknowledged);
+    // With one of three left no write is taken, and that is said at once.
+    group.replicas[left].die().await;
+    let alone = group.replicas.iter().find_map(|replica| replica.ledger.as_ref()).unwrap();
+    let refused = until("writes are refused", || alone.takes_writes().err()).await;
+    assert!(matches!(refused, AppendError::NoQuorum { .. }), "{refused}");
+    assert_eq!(texts(alone, &stream), acknowledged, "reads go on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_comes_late_takes_over_a_snapshot() {
+    let mut hive = Hive::found();
+    let mut founder = Replica::prepare(&hive.founder.clone(), true).await;
+    founder.open().await;
+    let ledger = founder.ledger().clone();
+    let streams = 40;
+    for n in 0..streams {
+        let stream = stream(n);
+        let life = ledger.claim(&stream).await.unwrap();
+        for version in 0..50 {
+            append(&ledger, &stream, life.incarnation, version, &format!("{n}-{version}-{}", "x".repeat(20_000))).await.unwrap();
+        }
+    }
+    // So much that the log no longer begins at its first entry.
+    until("the log is shortened", || {
+        let status = ledger.status();
+        (status.log_entries < 2_000).then_some(())
+    })
+    .await;
+    let mut late = Replica::prepare(&hive.member(), false).await;
+    late.open().await;
+    let mut group = Group { _hive: hive, replicas: vec![founder, late] };
+    group.introduce();
+    group.take_in(1, true).await;
+    let late = group.replicas[1].ledger().clone();
+    for n in 0..streams {
+        assert_eq!(texts(&late, &stream(n)), texts(&ledger, &stream(n)));
+    }
+    assert_eq!(late.read(Cursor(0), 10).unwrap().len(), 10);
+    // And from its own file, after a restart.
+    let life = late.claim(&stream(0)).await.unwrap();
+    append(&late, &stream(0), life.incarnation, 50, "after").await.unwrap();
+    group.replicas[1].ledger.take().unwrap().stop().await;
+    drop(late);
+    group.replicas[1].open().await;
+    group.caught_up(1).await;
+    assert_eq!(texts(group.replicas[1].ledger(), &stream(0)).last().unwrap(), "after");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_steps_aside_is_followed_by_another() {
+    let group = Group::start(3).await;
+    let before = group.leader().await;
+    assert!(group.replicas[before].ledger().step_aside(Duration::from_secs(10)).await);
+    let after = until("another leader", || group.replicas.iter().position(Replica::leads).filter(|leads| *leads != before)).await;
+    let stream = stream(3);
+    let life = group.replicas[before].ledger().claim(&stream).await.unwrap();
+    append(group.replicas[before].ledger(), &stream, life.incarnation, 0, "led by another").await.unwrap();
+    assert_ne!(before, after);
+}
