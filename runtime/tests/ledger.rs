@@ -52,13 +52,13 @@ async fn what_was_appended_is_read_back_in_order_also_after_a_restart() {
     ledger.append(append(&b, other.incarnation, 0, &["b1"])).await.unwrap();
     ledger.append(append(&a, life.incarnation, 2, &["a3"])).await.unwrap();
     assert_eq!(texts(&ledger.read(Cursor(0), 100).unwrap()), ["a1", "a2", "b1", "a3"]);
-    let epoch = ledger.status().epoch;
+    let epoch = ledger.leadership().borrow().epoch;
     ledger.stop().await;
     drop(ledger);
 
     let ledger = Ledger::open(config(&dir)).await.unwrap();
     assert_eq!(ledger.head(), Cursor(4));
-    assert!(ledger.status().epoch > epoch);
+    assert!(ledger.leadership().borrow().epoch > epoch);
     assert_eq!(texts(&ledger.read(Cursor(1), 100).unwrap()), ["a2", "b1", "a3"]);
     let again = ledger.claim(&a).await.unwrap();
     assert!(again.incarnation > life.incarnation);

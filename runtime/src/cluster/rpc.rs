@@ -286,11 +286,8 @@ impl LaneHandler for LaneRpc {
                 // Who asked may have given up.
                 let waiting = self.0.waiting.lock().remove(&correlation);
                 if let Some(waiting) = waiting.filter(|waiting| waiting.link == link.id()) {
-                    let answer = if kind == ANSWER {
-                        Ok(Bytes::from(whole))
-                    } else {
-                        Err(String::from_utf8_lossy(&whole).into_owned())
-                    };
+                    let answer =
+                        if kind == ANSWER { Ok(Bytes::from(whole)) } else { Err(String::from_utf8_lossy(&whole).into_owned()) };
                     let _ = waiting.answer.send(answer);
                 }
             }

@@ -11,10 +11,10 @@ use tokio::sync::watch;
 
 use super::{
     Cursor, LedgerConfig, OpenError, ReadError,
+    append::Claims,
     file::{Reserve, Witness},
     machine::{Machine, Meta},
     open,
-    append::Claims,
     raft::{Consensus, Group, Leadership, Outcomes, RaftSetup},
     ring::Ring,
     tables::{LOG, META_MACHINE, META_PURGED, meta, storage},
@@ -48,6 +48,8 @@ impl Core {
         let failed: Failed = Arc::new(watch::Sender::new(None));
         let (jobs, thread) = writer::start(disk.clone(), failed.clone()).map_err(|error| storage_error(error.to_string()))?;
         let outcomes = Arc::new(Outcomes::new(head));
+        // What is in the tables can be read before anything else is applied.
+        outcomes.moved(disk.machine.lock().meta.head);
         let setup = RaftSetup { dir: config.dir.clone(), ..config.raft.clone() };
         let started =
             Group::start(disk.clone(), jobs.clone(), outcomes.clone(), witness, within, setup, leadership, claims).await;
@@ -142,6 +144,7 @@ fn open_disk(config: &LedgerConfig, reserve: Arc<Reserve>) -> Result<(Disk, Witn
         db,
         machine: Mutex::new(machine),
         ring: Arc::new(Ring::default()),
+        installing: false.into(),
     };
     Ok((disk, witness))
 }

@@ -323,10 +323,9 @@ impl Ledger {
 
     pub fn status(&self) -> LedgerStatus {
         let core = self.core();
-        let (consensus, oldest) = core.as_ref().map_or_else(
-            |_| Default::default(),
-            |core| (core.consensus.status(), core.disk.compacted.load(Ordering::Acquire)),
-        );
+        let (consensus, oldest) = core
+            .as_ref()
+            .map_or_else(|_| Default::default(), |core| (core.consensus.status(), core.disk.compacted.load(Ordering::Acquire)));
         let no_quorum = core.as_ref().ok().and_then(|core| core.consensus.quorum().err());
         let disk = match &core {
             Err(error) => DiskState::Failed { why: error.to_string() },

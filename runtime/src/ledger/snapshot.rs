@@ -26,11 +26,13 @@ const PART_BYTES: usize = 1 << 20;
 /// Where an incoming snapshot is staged, beside the ledger's file.
 const STAGED_FILE: &str = "incoming.redb";
 
+/// Dropped from the top: rows are let go of before the file they are in.
 #[derive(Default)]
 pub struct Image {
     pub meta: Meta,
     rows: Option<Arc<ReadTransaction>>,
-    _staged: Option<Arc<Staged>>,
+    _database: Option<Database>,
+    _staged: Option<Staged>,
 }
 
 impl std::fmt::Debug for Image {
@@ -56,7 +58,7 @@ impl Image {
             Some(row) => unframe(row.value()).map_err(|what| corrupt("meta", META_MACHINE, what))?,
             None => Meta::default(),
         };
-        Ok(Self { meta, rows: Some(Arc::new(txn)), _staged: None })
+        Ok(Self { meta, rows: Some(Arc::new(txn)), ..Self::default() })
     }
 
     /// The machine's own record, as it is on disk.
@@ -281,6 +283,6 @@ impl Staging {
             return Err(format!("{} of {parts} parts came", self.parts).into());
         }
         let rows = Arc::new(self.db.begin_read()?);
-        Ok(Image { meta: self.meta, rows: Some(rows), _staged: Some(Arc::new(self.staged)) })
+        Ok(Image { meta: self.meta, rows: Some(rows), _database: Some(self.db), _staged: Some(self.staged) })
     }
 }

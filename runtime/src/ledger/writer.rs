@@ -8,7 +8,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     machine::{Machine, Taken},
+    record::frame,
     ring::Ring,
     snapshot::Image,
     sweep,
@@ -86,6 +87,8 @@ pub struct Disk {
     /// Events up to this cursor can be read from the tables.
     pub written: AtomicU64,
     pub compacted: AtomicU64,
+    /// A snapshot of another node is being installed: what it stands for leaves the log with it.
+    pub installing: AtomicBool,
 }
 
 /// Brings jobs to the writer. Cheap to clone; when the last is gone the writer ends.
@@ -205,7 +208,14 @@ fn write(disk: &Disk, jobs: &mut [Job], sweep: bool) -> Written {
                 txn.open_table(LOG)?.retain_in(..=*up_to, |_, _| false)?;
                 txn.open_table(META)?.insert(META_PURGED, frame.as_slice())?;
             }
-            Job::Install { image, .. } => image.write(&txn)?,
+            Job::Install { image, .. } => {
+                image.write(&txn)?;
+                // The log goes on after it.
+                if let Some(upto) = image.meta.applied {
+                    txn.open_table(LOG)?.retain_in(..=upto.index, |_, _| false)?;
+                    txn.open_table(META)?.insert(META_PURGED, frame(&upto)?.as_slice())?;
+                }
+            }
             Job::Flush { .. } | Job::Stop { .. } => {}
         }
     }

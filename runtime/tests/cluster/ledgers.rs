@@ -35,8 +35,11 @@ impl Replica {
     /// With links, and no ledger yet.
     async fn prepare(identity: &Identity, founder: bool) -> Self {
         let lanes = LedgerLanes { raft: LaneRpc::new(Lane::Raft), bulk: LaneRpc::new(Lane::Bulk) };
-        let handlers =
-            Lanes { router: None, raft: Some(std::sync::Arc::new(lanes.raft.clone())), bulk: Some(std::sync::Arc::new(lanes.bulk.clone())) };
+        let handlers = Lanes {
+            router: None,
+            raft: Some(std::sync::Arc::new(lanes.raft.clone())),
+            bulk: Some(std::sync::Arc::new(lanes.bulk.clone())),
+        };
         let setup = LinkSetup { config: quick(), identity: identity.clone(), generation: 1, lanes: handlers, join: None };
         let manager = LinkManager::start(setup).await.unwrap();
         lanes.raft.attach(manager.links().clone());
@@ -137,7 +140,8 @@ impl Group {
     /// Waits until a replica has what the leader has now.
     async fn caught_up(&self, at: usize) {
         let head = self.replicas[self.leader().await].ledger().head();
-        assert!(self.replicas[at].ledger().reached(head, Deadline::after(Duration::from_secs(20))).await, "it never caught up");
+        let reached = self.replicas[at].ledger().reached(head, Deadline::after(Duration::from_secs(20))).await;
+        assert!(reached, "it never caught up: {:?}", self.replicas[at].ledger().status());
     }
 }
 

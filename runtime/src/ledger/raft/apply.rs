@@ -45,7 +45,7 @@ impl Outcomes {
     }
 
     /// Only ever forward: after a reopening, what was seen before is applied again.
-    fn moved(&self, head: u64) {
+    pub fn moved(&self, head: u64) {
         self.head.send_if_modified(|seen| std::mem::replace(seen, (*seen).max(Cursor(head))) < Cursor(head));
     }
 

@@ -62,6 +62,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub(super) struct Shared {
     pub raft: Raft<TypeConfig>,
     pub log: LogStore,
+    pub disk: Arc<Disk>,
     pub setup: RaftSetup,
     pub heard: Arc<Heard>,
     pub leadership: Arc<watch::Sender<Leadership>>,
@@ -121,13 +122,14 @@ impl Group {
         };
         let config = Arc::new(config.validate().map_err(|error| storage(error.to_string()))?);
         let log = LogStore::load(disk.clone(), jobs.clone()).map_err(|error| storage(error.to_string()))?;
-        let machine = MachineStore::new(disk, jobs, outcomes, Some(witness));
+        let machine = MachineStore::new(disk.clone(), jobs, outcomes, Some(witness));
         let heard = Arc::new(Heard::default());
         let peers = Peers { lanes: setup.lanes.clone(), heard: heard.clone() };
         let raft = Raft::new(setup.id, config, peers, log.clone(), machine).await.map_err(|error| storage(error.to_string()))?;
         let shared = Arc::new(Shared {
             raft,
             log,
+            disk,
             setup,
             heard,
             leadership,
@@ -253,15 +255,15 @@ impl Shared {
                     Some(at) if now().since(at) <= patience => Ok(()),
                     // Just elected: the election itself was won by a quorum.
                     None if !self.leadership.borrow().is_me => Ok(()),
-                    Some(at) => {
-                        Err(format!("this node leads, and heard no quorum of its {} voters for {} ms", voters.len(), millis(now().since(at))))
-                    }
+                    Some(at) => Err(format!(
+                        "this node leads, and heard no quorum of its {} voters for {} ms",
+                        voters.len(),
+                        millis(now().since(at))
+                    )),
                     None => Err(format!("this node leads, and has not heard a quorum of its {} voters yet", voters.len())),
                 }
             }
-            Some(_) if self.quiet() > patience => {
-                Err(format!("the leader has not been heard for {} ms", millis(self.quiet())))
-            }
+            Some(_) if self.quiet() > patience => Err(format!("the leader has not been heard for {} ms", millis(self.quiet()))),
             Some(_) => Ok(()),
         }
     }

@@ -4,7 +4,7 @@ use std::{
     collections::VecDeque,
     fmt::Debug,
     ops::{Bound, RangeBounds},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use openraft::{
@@ -181,11 +181,16 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn purge(&mut self, log_id: LogId<u64>) -> Result<(), StorageError<u64>> {
-        let frame = frame(&log_id).map_err(|what| error(ErrorVerb::Write, what))?;
-        self.jobs
-            .done(|done| Job::Purge { up_to: log_id.index, frame, done })
-            .await
-            .map_err(|what| error(ErrorVerb::Delete, what))?;
+        // What a snapshot stands for that is being installed goes along with it, in one commit: a crash in between must not
+        // leave a log that begins after what is in the tables.
+        let installing = self.disk.installing.load(Ordering::Acquire) && self.disk.machine.lock().meta.applied < Some(log_id);
+        if !installing {
+            let frame = frame(&log_id).map_err(|what| error(ErrorVerb::Write, what))?;
+            self.jobs
+                .done(|done| Job::Purge { up_to: log_id.index, frame, done })
+                .await
+                .map_err(|what| error(ErrorVerb::Delete, what))?;
+        }
         let mut memory = self.memory.lock();
         memory.purged = Some(log_id);
         memory.recent.retain(|entry| entry.log_id.index > log_id.index);

@@ -145,12 +145,26 @@ pub struct ConsensusStatus {
 /// A change of who keeps the ledger, and who votes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    AddLearner { id: u64, node: NodeId, address: String },
-    Promote { ids: Vec<u64> },
+    AddLearner {
+        id: u64,
+        node: NodeId,
+        address: String,
+    },
+    Promote {
+        ids: Vec<u64>,
+    },
     /// They stay as learners.
-    Demote { ids: Vec<u64> },
-    Remove { ids: Vec<u64> },
-    Address { id: u64, node: NodeId, address: String },
+    Demote {
+        ids: Vec<u64>,
+    },
+    Remove {
+        ids: Vec<u64>,
+    },
+    Address {
+        id: u64,
+        node: NodeId,
+        address: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -2,12 +2,7 @@
 //!
 //! Entries and votes go over the Raft lane, snapshots over the bulk lane, so that neither waits behind the other.
 
-use std::{
-    collections::HashMap,
-    io,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
 use openraft::{
     OptionalSend, Snapshot, Vote,

@@ -1,5 +1,7 @@
 //! What other nodes ask of this one's ledger, but for claims: those are the ledger's own.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use bytes::Bytes;
 use openraft::{
     Snapshot, SnapshotMeta, Vote,
@@ -51,7 +53,7 @@ impl Shared {
 
     async fn proposed(&self, command: Command) -> wire::Proposed {
         // Before its epoch a leader does not know of claims that others gave.
-        if !self.leadership.borrow().is_me || self.aside.load(std::sync::atomic::Ordering::Acquire) {
+        if !self.leadership.borrow().is_me || self.aside.load(Ordering::Acquire) {
             return wire::Proposed::NotLeading { leader: self.leader() };
         }
         if let Command::Batch(batch) = &command {
@@ -105,8 +107,24 @@ impl Shared {
         let incoming = incoming.filter(|incoming| incoming.transfer == end.transfer).ok_or("no such transfer")?;
         let image = incoming.staging.end(end.parts).map_err(|error| error.to_string())?;
         let snapshot = Snapshot { meta: incoming.meta, snapshot: Box::new(image) };
-        let answer = self.raft.install_full_snapshot(incoming.vote, snapshot).await.map_err(|error| error.to_string())?;
-        wire::answer(&answer)
+        let _installing = Installing::begin(&self.disk.installing);
+        let installed = self.raft.install_full_snapshot(incoming.vote, snapshot).await;
+        wire::answer(&installed.map_err(|error| error.to_string())?)
     }
 }
 
+/// Over with it, also when nobody waits for the answer any more.
+struct Installing<'a>(&'a AtomicBool);
+
+impl<'a> Installing<'a> {
+    fn begin(flag: &'a AtomicBool) -> Self {
+        flag.store(true, Ordering::Release);
+        Self(flag)
+    }
+}
+
+impl Drop for Installing<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}

@@ -110,7 +110,10 @@ pub enum Proposed {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Claimed {
     /// What was in the log up to this index belongs to the life that begins.
-    Life { incarnation: u64, index: u64 },
+    Life {
+        incarnation: u64,
+        index: u64,
+    },
     NotLeading,
 }
 
