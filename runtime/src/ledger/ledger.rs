@@ -344,6 +344,7 @@ impl Ledger {
             disk,
             no_quorum,
             file_bytes: std::fs::metadata(self.inner.config.file()).map_or(0, |meta| meta.len()),
+            log_last: consensus.log_last,
             log_entries: consensus.log_last.saturating_sub(consensus.log_purged),
         }
     }

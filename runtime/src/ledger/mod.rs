@@ -218,6 +218,8 @@ pub struct LedgerStatus {
     pub file_bytes: u64,
     /// Raft entries that are kept.
     pub log_entries: u64,
+    /// Of the last one.
+    pub log_last: u64,
 }
 
 #[derive(Clone, Debug)]

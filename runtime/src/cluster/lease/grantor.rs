@@ -98,6 +98,10 @@ impl Grantor {
         self.lost.remove(&node);
     }
 
+    pub fn is_lost(&self, node: NodeId) -> bool {
+        self.lost.contains(&node)
+    }
+
     /// How long `node` has before it is overdue; `None` if it is no member or lost.
     pub fn left(&self, node: NodeId, now: BootTime) -> Option<Duration> {
         let until = self.until.get(&node).filter(|_| !self.lost.contains(&node))?;

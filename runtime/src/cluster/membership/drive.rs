@@ -1,0 +1,130 @@
+//! Keeps links and votes as the node book says.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{NodeState, leases::Leases, voters};
+use crate::{
+    cluster::{
+        identity::VoidedEntry,
+        lease::BootClock,
+        link::{Lane, PeerSpec},
+    },
+    clock::WallMs,
+    op::NodeId,
+};
+
+/// How often votes are looked at.
+const VOTERS_EVERY: Duration = Duration::from_millis(250);
+/// After a change that was refused.
+const VOTERS_RETRY: Duration = Duration::from_secs(2);
+/// How long another may take to be elected in place of a leader that is being drained.
+const ASIDE_WITHIN: Duration = Duration::from_secs(5);
+/// Addresses may also change with the group's own members, so the book is not waited for alone.
+const LINKS_EVERY: Duration = Duration::from_millis(500);
+/// What a removed node's certificate may last at most.
+const CERTIFICATE_LIFE: Duration = Duration::from_secs(400 * 24 * 3600);
+
+/// Links to every node that is not removed; none to one that is.
+pub async fn links(leases: Arc<Leases>) {
+    let setup = &leases.setup;
+    let mut cursor = setup.book.cursor();
+    let mut before = (BTreeMap::new(), BTreeSet::new());
+    loop {
+        cursor.borrow_and_update();
+        let nodes = setup.book.nodes();
+        let removed: BTreeSet<NodeId> =
+            nodes.iter().filter(|known| known.state == NodeState::Removed).map(|known| known.node).collect();
+        let mut peers: BTreeMap<NodeId, PeerSpec> = BTreeMap::new();
+        let mut peer = |node: NodeId, address: &str| {
+            if node != setup.node && !removed.contains(&node) && !address.is_empty() {
+                peers.entry(node).or_insert_with(|| PeerSpec::new(address, [Lane::Router, Lane::Raft, Lane::Bulk]));
+            }
+        };
+        for known in &nodes {
+            peer(known.node, &known.address);
+        }
+        // A node that lags behind in the book still knows the group it votes in.
+        for member in setup.ledger.status().members {
+            if let Some(node) = member.node {
+                peer(node, &member.address);
+            }
+        }
+        // And a joiner, before it has anything, whom it joined.
+        if peers.is_empty() && nodes.is_empty() {
+            for (node, address) in &setup.first_peers {
+                peers.insert(*node, PeerSpec::new(address, [Lane::Router, Lane::Raft, Lane::Bulk]));
+            }
+        }
+        if (&peers, &removed) != (&before.0, &before.1) {
+            let until = WallMs::now().plus(CERTIFICATE_LIFE);
+            let voided = removed.iter().map(|node| (VoidedEntry::Node(*node), until));
+            if let Err(error) = setup.links.identity().voided().set(voided) {
+                tracing::error!(%error, "certificates of removed nodes could not be voided");
+            }
+            setup.links.set_peers(peers.clone());
+            setup.links.close_voided();
+            before = (peers, removed);
+        }
+        let looked = tokio::time::timeout(LINKS_EVERY, cursor.changed()).await;
+        if matches!(looked, Ok(Err(_))) {
+            return;
+        }
+    }
+}
+
+fn seen<T>(leases: &Leases, look: impl FnOnce(&voters::Seen<'_>) -> T) -> T {
+    let status = leases.setup.ledger.status();
+    let nodes = leases.setup.book.nodes();
+    let now = BootClock.now();
+    let away = status.members.iter().filter_map(|member| Some((member.id, now?.since(member.answered?))));
+    let away = away.collect();
+    look(&voters::Seen {
+        me: leases.setup.node,
+        nodes: &nodes,
+        members: &status.members,
+        log_last: status.log_last,
+        away,
+    })
+}
+
+pub fn removable(leases: &Leases, node: NodeId) -> Result<(), String> {
+    seen(leases, |seen| voters::removable(seen, node))
+}
+
+/// While this node leads: makes one change after the other until all is as it should be.
+pub async fn voters(leases: Arc<Leases>) {
+    let setup = &leases.setup;
+    loop {
+        tokio::time::sleep(VOTERS_EVERY).await;
+        if !setup.ledger.leadership().borrow().is_me || setup.ledger.takes_writes().is_err() {
+            continue;
+        }
+        // Before the book is up to the ledger a change may be one that was made already.
+        if *setup.book.cursor().borrow() < setup.ledger.head() && setup.book.nodes().is_empty() {
+            continue;
+        }
+        if let Some((change, why)) = seen(&leases, |seen| voters::next(&setup.voters, seen)) {
+            match setup.ledger.change(change.clone()).await {
+                Ok(()) => tracing::info!(?change, why, "the group that keeps the ledger was changed"),
+                Err(error) => {
+                    tracing::warn!(?change, why, %error, "the group that keeps the ledger could not be changed");
+                    tokio::time::sleep(VOTERS_RETRY).await;
+                }
+            }
+            continue;
+        }
+        let leaves = setup.book.nodes().iter().any(|known| {
+            known.node == setup.node && matches!(known.state, NodeState::Draining | NodeState::Drained | NodeState::Removed)
+        });
+        let others = setup.ledger.status().members.iter().any(|member| member.voter && member.node != Some(setup.node));
+        if leaves && others {
+            let gone = setup.ledger.step_aside(ASIDE_WITHIN).await;
+            tracing::info!(gone, "this leader is being drained: another is to lead");
+            tokio::time::sleep(VOTERS_RETRY).await;
+        }
+    }
+}

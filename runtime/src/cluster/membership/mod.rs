@@ -1,0 +1,144 @@
+//! Who is in the cluster, and who may act: drives leases, votes and links by what the node book says.
+//!
+//! Owns this node's lease and, while it leads, everyone's. Asks the node book (the ledger's directory, in the end) who the
+//! nodes are, and tells it who is lost and who is back. Decides nothing about what runs where. After a restart it holds no
+//! lease until a leader grants one.
+
+mod drive;
+mod leases;
+pub mod voters;
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use tokio::{sync::watch, task::JoinHandle};
+
+use super::{
+    lease::{LeaseTerms, Phase},
+    link::Links,
+    rpc::LaneRpc,
+};
+use crate::{
+    error::Refused,
+    ledger::{Cursor, Ledger},
+    op::NodeId,
+};
+pub use leases::LeaseView;
+use leases::Leases;
+use voters::VoterPolicy;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeState {
+    Up,
+    /// It is being emptied.
+    Draining,
+    /// It is empty, and takes nothing new.
+    Drained,
+    /// Its lease ran out; it may come back.
+    Lost,
+    /// For good.
+    Removed,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownNode {
+    pub node: NodeId,
+    /// Its number among those who keep the ledger.
+    pub raft_id: u64,
+    /// Where its peers reach it.
+    pub address: String,
+    pub state: NodeState,
+    /// Of its newest start that is in the ledger.
+    pub generation: u64,
+}
+
+/// What the ledger says about nodes, and the way to change it.
+pub trait NodeBook: Send + Sync + 'static {
+    fn nodes(&self) -> Vec<KnownNode>;
+    /// Up to which event `nodes` is.
+    fn cursor(&self) -> watch::Receiver<Cursor>;
+    /// Of this node: whether nothing that was placed here before runs any more.
+    fn holds_nothing(&self) -> bool;
+    /// On the leader: the lease of a node ran out.
+    fn lost(&self, node: NodeId, why: String) -> BoxFuture<'static, Result<(), Refused>>;
+    /// On the leader: a lost node asks again, and holds nothing.
+    fn back(&self, node: NodeId, generation: u64) -> BoxFuture<'static, Result<(), Refused>>;
+}
+
+#[derive(Clone)]
+pub struct MembershipSetup {
+    pub node: NodeId,
+    /// Of this start.
+    pub generation: u64,
+    pub terms: LeaseTerms,
+    pub voters: VoterPolicy,
+    pub ledger: Ledger,
+    pub links: Links,
+    /// The Raft lane: leases must not wait behind other things either.
+    pub lane: LaneRpc,
+    pub book: Arc<dyn NodeBook>,
+    /// Whom a joiner was told of; used until the book knows better.
+    pub first_peers: Vec<(NodeId, String)>,
+    /// Told what phase this node's lease is in.
+    pub lease: watch::Sender<Phase>,
+}
+
+/// Ends with [`Membership::stop`], or when dropped.
+pub struct Membership {
+    leases: Arc<Leases>,
+    tasks: Vec<JoinHandle<()>>,
+    lane: LaneRpc,
+}
+
+/// Leases on the Raft lane.
+const SERVICE: u8 = 2;
+
+impl Membership {
+    pub fn start(setup: MembershipSetup) -> Self {
+        let lane = setup.lane.clone();
+        let leases = Arc::new(Leases::new(setup));
+        lane.serve(SERVICE, Arc::new(leases::Serve(Arc::downgrade(&leases))));
+        let tasks = vec![
+            tokio::spawn(leases::hold(leases.clone())),
+            tokio::spawn(leases::grant(leases.clone())),
+            tokio::spawn(drive::links(leases.clone())),
+            tokio::spawn(drive::voters(leases.clone())),
+        ];
+        Self { leases, tasks, lane }
+    }
+
+    /// How each node's lease stands, on the leader; empty elsewhere.
+    pub fn leases(&self) -> Vec<LeaseView> {
+        self.leases.view()
+    }
+
+    /// On the leader: why a node may not be removed now.
+    pub fn removable(&self, node: NodeId) -> Result<(), String> {
+        drive::removable(&self.leases, node)
+    }
+
+    pub async fn stop(mut self) {
+        self.lane.close(SERVICE);
+        for task in &self.tasks {
+            task.abort();
+        }
+        for task in self.tasks.drain(..) {
+            // Aborted, as asked.
+            let _ = task.await;
+        }
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+/// How often a lease is asked for: several times within its length.
+fn ask_every(terms: &LeaseTerms) -> Duration {
+    (terms.length / 8).max(Duration::from_millis(20))
+}
