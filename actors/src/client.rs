@@ -35,6 +35,8 @@ pub struct ControlPlane {
     tree: Tree,
     roster: Door<RosterMsg>,
     node: NodeId,
+    /// Of this start.
+    generation: u64,
     faults_allowed: bool,
 }
 
@@ -46,8 +48,15 @@ pub struct Done<T> {
 }
 
 impl ControlPlane {
-    pub(crate) fn new(house: House, tree: Tree, roster: Door<RosterMsg>, node: NodeId, faults_allowed: bool) -> Self {
-        Self { house, tree, roster, node, faults_allowed }
+    pub(crate) fn new(
+        house: House,
+        tree: Tree,
+        roster: Door<RosterMsg>,
+        node: NodeId,
+        generation: u64,
+        faults_allowed: bool,
+    ) -> Self {
+        Self { house, tree, roster, node, generation, faults_allowed }
     }
 
     pub fn tree(&self) -> &Tree {

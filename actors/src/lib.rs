@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod client;
+pub mod cluster;
 mod commit;
 mod doors;
 pub mod event;

@@ -13,6 +13,7 @@ use hiveward_runtime::{
 use crate::{
     agent::{AgentSpec, ConnectorSpec, Limits, SessionSpec, connector::SecretFiles, session::ShimProgram, table::AgentView},
     client::{ControlPlane, NewAgent, NewSwarm, SwarmRef},
+    cluster::next_generation,
     house::House,
     retention::TranscriptRetention,
     swarm::table::SwarmView,
@@ -84,7 +85,9 @@ impl Node {
         let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock)
             .map_err(|_| StartError::InUse { dir: dir.clone() })?;
         let id = node_id(dir).map_err(unusable)?;
-        let ledger = LedgerConfig { reserve_bytes: config.reserve_bytes, ..LedgerConfig::new(dir.join("ledger")) };
+        let generation = next_generation(dir).map_err(unusable)?;
+        let mut ledger = LedgerConfig { reserve_bytes: config.reserve_bytes, ..LedgerConfig::new(dir.join("ledger")) };
+        ledger.raft.node = id;
         let ledger = Ledger::open(ledger).await?;
         let views: Vec<Box<dyn hiveward_runtime::ledger::view::View>> =
             vec![Box::new(TaskView), Box::new(AgentView), Box::new(SwarmView)];
@@ -94,7 +97,8 @@ impl Node {
         let secrets = Arc::new(SecretFiles { dir: dir.join("secrets") });
         let house = House::new(ledger, views, blobs, Clock::System, dir.clone(), secrets, config.shim.clone());
         let running = tree::start(house.clone(), config.transcripts).await?;
-        let control = ControlPlane::new(house.clone(), running.tree.clone(), running.roster.clone(), id, config.faults_allowed);
+        let control =
+            ControlPlane::new(house.clone(), running.tree.clone(), running.roster.clone(), id, generation, config.faults_allowed);
         let node = Self { house, running, control, _lock: lock };
         node.ensure_default(config.default_agents).await.map_err(|refused| StartError::Default(refused.message))?;
         Ok(node)

@@ -323,12 +323,12 @@ impl ControlPlane {
 
     pub fn cluster(&self) -> ClusterView {
         let status = self.house.ledger.status();
-        let own = |node: u64| (node == status.node).then_some(self.node);
+        let voters = status.members.iter().filter(|member| member.voter);
         ClusterView {
             node: self.node,
-            generation: status.epoch,
-            leader: status.leader.and_then(own),
-            voters: status.voters.iter().filter_map(|voter| own(*voter)).collect(),
+            generation: self.generation,
+            leader: status.leader,
+            voters: voters.filter_map(|member| member.node).collect(),
             term: status.term,
             cursor: status.head,
             view_lag: self.house.views.lag(),

@@ -3,6 +3,7 @@
 //! `identity` proves who a node is, `link` keeps one authenticated connection per peer and lane, `router` carries asks and
 //! tells over them. Nothing here decides who may act: that is the ledger's and the leases' business.
 
+pub mod credentials;
 pub mod identity;
 pub mod lease;
 pub mod link;

@@ -121,8 +121,9 @@ impl LaneRpc {
         self.0.services.write().remove(&service);
     }
 
-    /// Ends what is being answered.
+    /// Ends what is being answered; nobody is asked after it.
     pub async fn stop(&self) {
+        self.0.services.write().clear();
         self.0.stop.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;

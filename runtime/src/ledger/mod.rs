@@ -40,7 +40,7 @@ use crate::{
 
 pub use file::Backend;
 pub use ledger::Ledger;
-pub use raft::{Change, ChangeError, Leadership, LedgerLanes, Member, RaftSetup, RaftTiming, member_id};
+pub use raft::{Change, ChangeError, FOUNDER, Leadership, LedgerLanes, Member, RaftSetup, RaftTiming, member_id};
 pub use read::Tail;
 
 /// How many events there were up to and including the last one seen; 0 is before the first. Dense.

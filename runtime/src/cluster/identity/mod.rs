@@ -16,7 +16,7 @@ mod voided;
 pub use authority::{Authority, Fingerprint};
 pub use certificate::{NodeCertificate, renew_at};
 pub use error::IdentityError;
-pub use node::{Identity, NodeKey};
+pub use node::{Identity, NODE_LIFE, NodeKey};
 pub use token::{BadToken, JoinToken};
 pub use token_book::{IssuedToken, RedeemRefused, TOKENS_OPEN_MAX, TokenBook};
 pub use voided::{VOIDED_MAX, Voided, VoidedEntry};

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -22,7 +22,7 @@ use super::{
 use crate::{clock::WallMs, cluster::ClusterId, op::NodeId};
 
 /// How long a node's certificate lasts; it is renewed at two thirds.
-pub(crate) const NODE_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+pub const NODE_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 
 const AUTHORITY_FILE: &str = "ca.pem";
 const AUTHORITY_KEY_FILE: &str = "ca.key";
@@ -54,7 +54,7 @@ struct Inner {
     node: NodeId,
     cluster: ClusterId,
     ca: CertificateDer<'static>,
-    authority: Option<Authority>,
+    authority: OnceLock<Authority>,
     present: ArcSwap<Present>,
     voided: Voided,
 }
@@ -109,10 +109,12 @@ impl Identity {
             return Err(IdentityError::OtherNode { wanted: node, found: present.facts.node });
         }
         let key_path = dir.join(AUTHORITY_KEY_FILE);
-        let authority = match read(&key_path)? {
-            Some(key_pem) => Some(Authority::open(cluster, ca.clone(), ca_pem, &key_pem, &key_path)?),
-            None => None,
-        };
+        let authority = OnceLock::new();
+        if let Some(key_pem) = read(&key_path)? {
+            let opened = Authority::open(cluster, ca.clone(), ca_pem, &key_pem, &key_path)?;
+            // It is fresh: nobody else set it.
+            let _ = authority.set(opened);
+        }
         let present = ArcSwap::from_pointee(present);
         let inner = Inner { dir: dir.to_owned(), node, cluster, ca, authority, present, voided: Voided::default() };
         Ok(Some(Self(Arc::new(inner))))
@@ -166,7 +168,20 @@ impl Identity {
     }
 
     pub fn authority(&self) -> Result<&Authority, IdentityError> {
-        self.0.authority.as_ref().ok_or(IdentityError::NotAuthority)
+        self.0.authority.get().ok_or(IdentityError::NotAuthority)
+    }
+
+    /// Takes over the authority's key from another holder: from then on this node signs too. A second call changes nothing.
+    pub fn take_authority(&self, key_pem: &str) -> Result<(), IdentityError> {
+        let path = self.0.dir.join(AUTHORITY_KEY_FILE);
+        let authority = Authority::open(self.0.cluster, self.0.ca.clone(), pem("CERTIFICATE", &self.0.ca), key_pem, &path)?;
+        // What it signs must be what everyone knows as signed by the authority.
+        let key = NodeKey::create()?;
+        let probe = authority.sign_key(&key, self.0.node, WallMs::now(), NODE_LIFE)?;
+        present(&probe, &self.0.ca, PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.0.serialize_der())))?;
+        replace(&path, key_pem.as_bytes())?;
+        let _ = self.0.authority.set(authority);
+        Ok(())
     }
 
     /// A token for one new node. The caller keeps its hash in a [`super::TokenBook`].

@@ -19,7 +19,9 @@ use crate::{
     clock::WallMs,
     cluster::{
         ClusterId,
-        identity::{Identity, IdentityError, JoinPin, JoinToken, NodeKey, RedeemRefused, TokenBook, join_client_config},
+        identity::{
+            Authority, Identity, IdentityError, JoinPin, JoinToken, NodeKey, RedeemRefused, TokenBook, join_client_config,
+        },
     },
     op::NodeId,
 };
@@ -44,6 +46,20 @@ pub struct JoinRequest {
     pub address: String,
 }
 
+impl JoinRequest {
+    /// What proves the token: for whoever redeems it. Never logged.
+    pub fn secret(&self) -> &[u8; 16] {
+        &self.secret
+    }
+
+    pub fn check_version(&self) -> Result<(), JoinRefused> {
+        if self.wire_newest < WIRE_OLDEST || self.wire_oldest > WIRE_NEWEST {
+            return Err(JoinRefused::Version { oldest: WIRE_OLDEST, newest: WIRE_NEWEST });
+        }
+        Ok(())
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     pub node: NodeId,
@@ -61,6 +77,11 @@ pub struct JoinGrant {
 }
 
 impl JoinGrant {
+    /// Tells the joiner of members, as many as fit.
+    pub fn tell(&mut self, members: &[Member]) {
+        self.members = members.iter().take(MEMBERS_TOLD_MAX).cloned().collect();
+    }
+
     /// Keeps the grant: from then on `dir` is this node's identity.
     pub fn keep(&self, dir: &std::path::Path, node: NodeId, key: NodeKey) -> Result<Identity, IdentityError> {
         let (certificate, ca) = (CertificateDer::from(&*self.certificate), CertificateDer::from(&*self.authority));
@@ -97,6 +118,18 @@ pub enum JoinError {
     Here { why: String },
 }
 
+impl JoinError {
+    /// Whether the same question may be answered otherwise a moment later.
+    pub const fn is_passing(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused(JoinRefused::Unavailable { .. })
+                | Self::Expired { .. }
+                | Self::Link { why: Down::Unreachable { .. }, .. }
+        )
+    }
+}
+
 /// Decides about joiners: usually by the ledger, so that a token is good once in the whole cluster.
 pub trait JoinDoor: Send + Sync + 'static {
     fn join(&self, request: JoinRequest) -> BoxFuture<'_, Result<JoinGrant, JoinRefused>>;
@@ -112,23 +145,27 @@ pub fn decide_join(
     now: WallMs,
     life: Duration,
 ) -> Result<JoinGrant, JoinRefused> {
-    if request.wire_newest < WIRE_OLDEST || request.wire_oldest > WIRE_NEWEST {
-        return Err(JoinRefused::Version { oldest: WIRE_OLDEST, newest: WIRE_NEWEST });
-    }
+    request.check_version()?;
     let authority = identity.authority().map_err(|error| JoinRefused::Unavailable { why: error.to_string() })?;
     if is_member || request.node == identity.node() {
         return Err(JoinRefused::NodeIdTaken { node: request.node });
     }
     let token = |error: RedeemRefused| JoinRefused::Token { why: error.to_string() };
-    // Signed first: a request that cannot be granted does not use the token up.
+    let mut grant = sign_join(authority, request, now, life)?;
+    book.redeem(&request.secret, request.node, now).map_err(token)?;
+    grant.tell(members);
+    Ok(grant)
+}
+
+/// The grant itself. Signed before the token is used up: a request that cannot be granted does not use it up.
+pub fn sign_join(authority: &Authority, request: &JoinRequest, now: WallMs, life: Duration) -> Result<JoinGrant, JoinRefused> {
     let certificate = authority.sign(&request.key_request, request.node, now, life);
     let certificate = certificate.map_err(|error| JoinRefused::Invalid { why: error.to_string() })?;
-    book.redeem(&request.secret, request.node, now).map_err(token)?;
     Ok(JoinGrant {
-        cluster: identity.cluster(),
+        cluster: authority.cluster(),
         certificate: certificate.to_vec(),
         authority: authority.certificate().to_vec(),
-        members: members.iter().take(MEMBERS_TOLD_MAX).cloned().collect(),
+        members: Vec::new(),
     })
 }
 

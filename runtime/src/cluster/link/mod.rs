@@ -28,7 +28,7 @@ pub use config::LinkConfig;
 pub use down::{Down, LinkRefused, SendError};
 pub use frame::FRAME_BYTES_MAX;
 pub use hello::{WIRE_NEWEST, WIRE_OLDEST};
-pub use join::{JoinDoor, JoinError, JoinGrant, JoinRefused, JoinRequest, Member, decide_join, join};
+pub use join::{JoinDoor, JoinError, JoinGrant, JoinRefused, JoinRequest, Member, decide_join, join, sign_join};
 pub use lane::{Inbox, InboxFrame, Lane, LaneHandler, Lanes, Taken};
 pub use link::Link;
 pub use manager::{LinkManager, LinkSetup, Links, PeerSpec, StartError};

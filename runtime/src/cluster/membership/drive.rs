@@ -8,12 +8,12 @@ use std::{
 
 use super::{NodeState, leases::Leases, voters};
 use crate::{
+    clock::WallMs,
     cluster::{
         identity::VoidedEntry,
         lease::BootClock,
         link::{Lane, PeerSpec},
     },
-    clock::WallMs,
     op::NodeId,
 };
 
@@ -82,13 +82,7 @@ fn seen<T>(leases: &Leases, look: impl FnOnce(&voters::Seen<'_>) -> T) -> T {
     let now = BootClock.now();
     let away = status.members.iter().filter_map(|member| Some((member.id, now?.since(member.answered?))));
     let away = away.collect();
-    look(&voters::Seen {
-        me: leases.setup.node,
-        nodes: &nodes,
-        members: &status.members,
-        log_last: status.log_last,
-        away,
-    })
+    look(&voters::Seen { me: leases.setup.node, nodes: &nodes, members: &status.members, log_last: status.log_last, away })
 }
 
 pub fn removable(leases: &Leases, node: NodeId) -> Result<(), String> {

@@ -267,7 +267,9 @@ async fn overdue(leases: &Arc<Leases>, term: u64) {
                     granting.grantor.declared_lost(node);
                 }
             }
-            Err(refused) => tracing::warn!(%node, why = refused.message, "a node whose lease is over could not be written as lost"),
+            Err(refused) => {
+                tracing::warn!(%node, why = refused.message, "a node whose lease is over could not be written as lost")
+            }
         }
     }
 }

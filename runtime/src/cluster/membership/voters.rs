@@ -147,13 +147,7 @@ mod tests {
             let mut scene = Self { nodes: Vec::new(), members: Vec::new(), away: BTreeMap::new() };
             for n in 1..=voters + learners {
                 let (node, address) = (NodeId::from_u128(n.into()), format!("h{n}:7701"));
-                scene.nodes.push(KnownNode {
-                    node,
-                    raft_id: n,
-                    address: address.clone(),
-                    state: NodeState::Up,
-                    generation: 1,
-                });
+                scene.nodes.push(KnownNode { node, raft_id: n, address: address.clone(), state: NodeState::Up, generation: 1 });
                 scene.members.push(Member {
                     id: n,
                     node: Some(node),
@@ -168,13 +162,7 @@ mod tests {
         }
 
         fn seen(&self) -> Seen<'_> {
-            Seen {
-                me: NodeId::from_u128(1),
-                nodes: &self.nodes,
-                members: &self.members,
-                log_last: 100,
-                away: self.away.clone(),
-            }
+            Seen { me: NodeId::from_u128(1), nodes: &self.nodes, members: &self.members, log_last: 100, away: self.away.clone() }
         }
 
         fn next(&self) -> Option<Change> {

@@ -1,0 +1,289 @@
+//! How this node comes to its cluster: founds one, joins one, or opens what it had; and the lanes to the others.
+//!
+//! Owns `<data-dir>/cluster/`, the cluster port and the certificates. Which member of the ledger's group it is follows from
+//! how it came: the founder is number 1, a joiner's number is its id's. After a restart it opens its files and dials again.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use hiveward_runtime::{
+    clock::WallMs,
+    cluster::{
+        credentials::Credentials,
+        identity::{Identity, IdentityError, JoinToken, NodeKey},
+        lease::LeaseTerms,
+        link::{JoinError, Lane, Lanes, LinkConfig, LinkManager, LinkSetup, Links, Member, StartError, join},
+        membership::voters::VoterPolicy,
+        router::Router,
+        rpc::LaneRpc,
+    },
+    ledger::{FOUNDER, LedgerLanes, RaftSetup, RaftTiming, member_id},
+    op::NodeId,
+};
+use serde::{Deserialize, Serialize};
+
+/// How long a join is tried before the start fails.
+const JOIN_WITHIN: Duration = Duration::from_secs(30);
+/// Between tries, while the cluster cannot take members.
+const JOIN_RETRY: Duration = Duration::from_millis(500);
+const JOINED_FILE: &str = "joined.json";
+
+#[derive(Clone, Debug)]
+pub struct JoinTarget {
+    /// `host:port` of any member.
+    pub address: String,
+    pub token: JoinToken,
+}
+
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    pub listen: SocketAddr,
+    /// `host:port` that peers dial; found out if absent.
+    pub advertise: Option<String>,
+    /// Only for the first start: later it is a member.
+    pub join: Option<JoinTarget>,
+    pub lease: LeaseTerms,
+    pub voters: VoterPolicy,
+    pub raft: RaftTiming,
+    pub labels: BTreeMap<String, String>,
+    pub zone: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Listen(#[from] StartError),
+    #[error("the cluster at {address} did not take this node in")]
+    Join {
+        address: String,
+        #[source]
+        source: JoinError,
+    },
+    #[error("{dir} holds a ledger of its own: join with an empty data directory, or start without --join")]
+    HasLedger { dir: PathBuf },
+    #[error("this node began to join a cluster and is no member yet: start it again with --join and a token")]
+    HalfJoined,
+    #[error("{path} cannot be used")]
+    File {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// Kept beside the identity of a node that joined.
+#[derive(Serialize, Deserialize)]
+struct Joined {
+    /// Whom it was told of: dialled until the ledger knows better.
+    members: Vec<Member>,
+}
+
+/// This node's end of everything that goes between nodes.
+pub struct Cluster {
+    pub credentials: Credentials,
+    pub lanes: LedgerLanes,
+    pub first_peers: Vec<(NodeId, String)>,
+    pub address: String,
+    identity: Identity,
+    manager: LinkManager,
+    founder: bool,
+    timing: RaftTiming,
+    tending: tokio::task::JoinHandle<()>,
+}
+
+impl Cluster {
+    /// Opens or makes this node's identity, joins if asked to, and listens.
+    pub async fn open(
+        config: &ClusterConfig,
+        dir: &Path,
+        node: NodeId,
+        generation: u64,
+        router: &Router,
+    ) -> Result<Self, ClusterError> {
+        let folder = dir.join("cluster");
+        let file = |source| ClusterError::File { path: folder.clone(), source };
+        let advertised = config.advertise.clone();
+        let (identity, joined) = match (Identity::open(&folder, node)?, read_joined(&folder).map_err(file)?) {
+            (Some(identity), joined) => (identity, joined),
+            (None, _) if config.join.is_some() => {
+                let Some(target) = &config.join else { return Err(ClusterError::HalfJoined) };
+                if dir.join("ledger").join("ledger.redb").exists() {
+                    return Err(ClusterError::HasLedger { dir: dir.to_owned() });
+                }
+                let ours = advertised.clone().unwrap_or_else(|| guess_address(config.listen, Some(&target.address)));
+                let (identity, joined) = join_cluster(&folder, node, target, &ours).await?;
+                (identity, Some(joined))
+            }
+            (None, Some(_)) => return Err(ClusterError::HalfJoined),
+            (None, None) => (Identity::open_or_found(&folder, node, WallMs::now())?, None),
+        };
+        let lanes = LedgerLanes { raft: LaneRpc::new(Lane::Raft), bulk: LaneRpc::new(Lane::Bulk) };
+        let credentials = Credentials::new(identity.clone(), lanes.raft.clone());
+        let handlers = Lanes {
+            router: Some(Arc::new(router.clone())),
+            raft: Some(Arc::new(lanes.raft.clone())),
+            bulk: Some(Arc::new(lanes.bulk.clone())),
+        };
+        let setup = LinkSetup {
+            config: LinkConfig::new(config.listen),
+            identity: identity.clone(),
+            generation,
+            lanes: handlers,
+            join: Some(Arc::new(credentials.clone())),
+        };
+        let manager = LinkManager::start(setup).await?;
+        let links = manager.links().clone();
+        router.attach(links.clone());
+        lanes.raft.attach(links.clone());
+        lanes.bulk.attach(links);
+        let near = config.join.as_ref().map(|target| target.address.as_str());
+        let bound = SocketAddr::new(config.listen.ip(), manager.address().port());
+        let address = advertised.unwrap_or_else(|| guess_address(bound, near));
+        let tending = credentials.tend();
+        let founder = joined.is_none();
+        let first_peers = joined.into_iter().flat_map(|joined| joined.members).map(|member| (member.node, member.address));
+        let first_peers = first_peers.filter(|(peer, _)| *peer != node).collect();
+        Ok(Self { credentials, lanes, first_peers, address, identity, manager, founder, timing: config.raft, tending })
+    }
+
+    pub fn links(&self) -> &Links {
+        self.manager.links()
+    }
+
+    /// Where it listens.
+    pub fn listens(&self) -> SocketAddr {
+        self.manager.address()
+    }
+
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    pub fn raft_id(&self) -> u64 {
+        if self.founder { FOUNDER } else { member_id(self.identity.node()) }
+    }
+
+    /// Which member of the ledger's group this node is.
+    pub fn raft(&self, ledger_dir: &Path) -> RaftSetup {
+        RaftSetup {
+            id: self.raft_id(),
+            node: self.identity.node(),
+            address: self.address.clone(),
+            founds: self.founder,
+            lanes: Some(self.lanes.clone()),
+            timing: self.timing,
+            dir: ledger_dir.to_owned(),
+        }
+    }
+
+    pub async fn stop(self) {
+        self.tending.abort();
+        // Aborted, as asked.
+        let _ = self.tending.await;
+        self.lanes.raft.stop().await;
+        self.lanes.bulk.stop().await;
+        self.manager.stop().await;
+    }
+}
+
+fn read_joined(folder: &Path) -> std::io::Result<Option<Joined>> {
+    match std::fs::read(folder.join(JOINED_FILE)) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(std::io::Error::other),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+async fn join_cluster(folder: &Path, node: NodeId, target: &JoinTarget, ours: &str) -> Result<(Identity, Joined), ClusterError> {
+    let key = NodeKey::create()?;
+    let until = tokio::time::Instant::now() + JOIN_WITHIN;
+    let grant = loop {
+        match join(&target.address, &target.token, node, &key, ours, JOIN_WITHIN).await {
+            Ok(grant) => break grant,
+            Err(error) if error.is_passing() && tokio::time::Instant::now() < until => {
+                tracing::warn!(%error, "the cluster did not take this node in yet");
+                tokio::time::sleep(JOIN_RETRY).await;
+            }
+            Err(source) => return Err(ClusterError::Join { address: target.address.clone(), source }),
+        }
+    };
+    let mut joined = Joined { members: grant.members.clone() };
+    // A member told of itself by another name than the one that led here is reached by the one that did.
+    if joined.members.is_empty() {
+        tracing::warn!("the cluster named no members; they are learnt when they dial");
+    }
+    joined.members.retain(|member| member.node != node);
+    let file = |source| ClusterError::File { path: folder.to_owned(), source };
+    std::fs::create_dir_all(folder).map_err(file)?;
+    // Before the certificate: without this file a start would take itself for a founder.
+    let text = serde_json::to_vec(&joined).map_err(|error| file(error.into()))?;
+    write_durably(&folder.join(JOINED_FILE), &text).map_err(file)?;
+    let identity = grant.keep(folder, node, key)?;
+    Ok((identity, joined))
+}
+
+/// One number per start of this node, greater each time.
+pub fn next_generation(dir: &Path) -> std::io::Result<u64> {
+    let path = dir.join("generation");
+    let before = match std::fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse::<u64>().map_err(std::io::Error::other)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error),
+    };
+    write_durably(&path, format!("{}\n", before + 1).as_bytes())?;
+    Ok(before + 1)
+}
+
+/// Whole or not at all.
+fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let new = path.with_extension("new");
+    std::fs::write(&new, bytes)?;
+    std::fs::File::open(&new)?.sync_all()?;
+    std::fs::rename(&new, path)?;
+    if let Some(folder) = path.parent() {
+        std::fs::File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Where peers reach this node: where it listens, or the address from which it reaches `near` (or the world).
+fn guess_address(listen: SocketAddr, near: Option<&str>) -> String {
+    if !listen.ip().is_unspecified() {
+        return listen.to_string();
+    }
+    // Connecting a datagram socket sends nothing; it only chooses the route.
+    let from = |to: &str| -> std::io::Result<IpAddr> {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.connect(to)?;
+        Ok(socket.local_addr()?.ip())
+    };
+    let ip = near.and_then(|near| from(near).ok()).or_else(|| from("192.0.2.1:9").ok());
+    SocketAddr::new(ip.unwrap_or(IpAddr::from([127, 0, 0, 1])), listen.port()).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_generation_grows_at_each_start() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(next_generation(dir.path()).unwrap(), 1);
+        assert_eq!(next_generation(dir.path()).unwrap(), 2);
+        std::fs::write(dir.path().join("generation"), "seven").unwrap();
+        assert!(next_generation(dir.path()).is_err(), "never begun anew by guessing");
+    }
+
+    #[test]
+    fn peers_are_told_an_address_they_can_dial() {
+        assert_eq!(guess_address("10.1.2.3:7701".parse().unwrap(), None), "10.1.2.3:7701");
+        assert_eq!(guess_address("0.0.0.0:7701".parse().unwrap(), Some("127.0.0.1:9")), "127.0.0.1:7701");
+    }
+}

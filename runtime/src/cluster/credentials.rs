@@ -1,0 +1,213 @@
+//! Certificates between nodes: renewal by any holder of the authority, the authority's key to those that vote, and join
+//! requests brought to a holder.
+//!
+//! The link has proven who asks: a certificate is only ever signed for the node that asks for it, and the key is given to
+//! voters alone. Answers on the Raft lane.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use rustls::pki_types::CertificateDer;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+
+use super::{
+    identity::{Identity, NODE_LIFE, NodeKey},
+    link::{JoinDoor, JoinGrant, JoinRefused, JoinRequest, Member, sign_join},
+    rpc::{LaneRpc, Service},
+};
+use crate::{
+    clock::{Deadline, WallMs},
+    ledger::Ledger,
+    op::NodeId,
+};
+
+const SERVICE: u8 = 3;
+const ASK_WITHIN: Duration = Duration::from_secs(10);
+/// How often this node looks whether its certificate is due, and whether it should hold the authority.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+#[derive(Serialize, Deserialize)]
+enum Question {
+    /// Sign this request for me.
+    Sign {
+        #[serde(with = "serde_bytes")]
+        request: Vec<u8>,
+    },
+    /// Give me the authority's key.
+    Authority,
+    /// Take this host in: I cannot sign.
+    Join { request: JoinRequest },
+}
+
+#[derive(Serialize, Deserialize)]
+enum Answer {
+    Signed {
+        #[serde(with = "serde_bytes")]
+        certificate: Vec<u8>,
+    },
+    Authority {
+        key_pem: String,
+    },
+    Join(Result<JoinGrant, JoinRefused>),
+}
+
+/// Decides who may join: uses the token up and enters the node, in one commit.
+pub trait Admission: Send + Sync + 'static {
+    /// Answers the members to tell the joiner of.
+    fn admit(&self, request: &JoinRequest) -> BoxFuture<'_, Result<Vec<Member>, JoinRefused>>;
+}
+
+/// This node's desk for certificates. Cheap to clone.
+#[derive(Clone)]
+pub struct Credentials {
+    identity: Identity,
+    lane: LaneRpc,
+    /// Set once there is a ledger.
+    ledger: Arc<std::sync::OnceLock<Ledger>>,
+    admission: Arc<std::sync::OnceLock<Arc<dyn Admission>>>,
+    life: Duration,
+}
+
+impl Credentials {
+    pub fn new(identity: Identity, lane: LaneRpc) -> Self {
+        let desk = Self { identity, lane, ledger: Arc::default(), admission: Arc::default(), life: NODE_LIFE };
+        desk.lane.serve(SERVICE, Arc::new(desk.clone()));
+        desk
+    }
+
+    /// From now on it answers.
+    pub fn open(&self, ledger: Ledger, admission: Arc<dyn Admission>) {
+        let _ = self.ledger.set(ledger);
+        let _ = self.admission.set(admission);
+    }
+
+    /// Keeps this node's certificate fresh, and takes the authority's key over once it votes. Abort it to end it.
+    pub fn tend(&self) -> JoinHandle<()> {
+        let desk = self.clone();
+        tokio::spawn(async move {
+            loop {
+                desk.renew_if_due().await;
+                desk.take_authority_if_voting().await;
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        })
+    }
+
+    fn voters(&self) -> Vec<NodeId> {
+        let Some(ledger) = self.ledger.get() else { return Vec::new() };
+        ledger.status().members.iter().filter(|member| member.voter).filter_map(|member| member.node).collect()
+    }
+
+    fn others(&self) -> Vec<NodeId> {
+        self.voters().into_iter().filter(|node| *node != self.identity.node()).collect()
+    }
+
+    async fn ask(&self, question: &Question) -> Result<Answer, String> {
+        let body = rmp_serde::to_vec_named(question).map_err(|error| error.to_string())?;
+        let mut why = "there is no other voter".to_owned();
+        for node in self.others() {
+            match self.lane.ask(node, SERVICE, &body, Deadline::after(ASK_WITHIN)).await {
+                Ok(answer) => return rmp_serde::from_slice(&answer).map_err(|error| error.to_string()),
+                Err(error) => why = error.to_string(),
+            }
+        }
+        Err(why)
+    }
+
+    async fn renew_if_due(&self) {
+        if WallMs::now() < self.identity.certificate().renew_at() {
+            return;
+        }
+        match self.renew().await {
+            Ok(()) => tracing::info!(until = %self.identity.certificate().not_after, "this node's certificate was renewed"),
+            Err(why) => tracing::warn!(why, "this node's certificate is due and could not be renewed yet"),
+        }
+    }
+
+    /// Replaces this node's certificate now. Open links stay.
+    pub async fn renew(&self) -> Result<(), String> {
+        if self.identity.authority().is_ok() {
+            return self.identity.renew(WallMs::now(), self.life).map_err(|error| error.to_string());
+        }
+        let key = NodeKey::create().map_err(|error| error.to_string())?;
+        let request = key.request().map_err(|error| error.to_string())?;
+        match self.ask(&Question::Sign { request }).await? {
+            Answer::Signed { certificate } => {
+                self.identity.install(key, &CertificateDer::from(certificate)).map_err(|error| error.to_string())
+            }
+            _ => Err("the answer is not a certificate".into()),
+        }
+    }
+
+    async fn take_authority_if_voting(&self) {
+        if self.identity.authority().is_ok() || !self.voters().contains(&self.identity.node()) {
+            return;
+        }
+        match self.ask(&Question::Authority).await {
+            Ok(Answer::Authority { key_pem }) => match self.identity.take_authority(&key_pem) {
+                Ok(()) => tracing::info!("this voter holds the cluster's authority too"),
+                Err(error) => tracing::error!(%error, "the authority's key cannot be kept"),
+            },
+            Ok(_) => tracing::warn!("the answer is not the authority"),
+            Err(why) => tracing::debug!(why, "no holder of the authority could be asked yet"),
+        }
+    }
+
+    async fn join_here(&self, request: &JoinRequest) -> Result<JoinGrant, JoinRefused> {
+        let unavailable = |why: String| JoinRefused::Unavailable { why };
+        request.check_version()?;
+        let admission = self.admission.get().ok_or_else(|| unavailable("this node is starting".into()))?;
+        let authority = self.identity.authority().map_err(|error| unavailable(error.to_string()))?;
+        let mut grant = sign_join(authority, request, WallMs::now(), self.life)?;
+        let members = admission.admit(request).await?;
+        grant.tell(&members);
+        Ok(grant)
+    }
+
+    async fn answer(&self, peer: NodeId, question: Question) -> Result<Answer, String> {
+        match question {
+            Question::Sign { request } => {
+                let authority = self.identity.authority().map_err(|error| error.to_string())?;
+                self.identity.voided().check_node(peer).map_err(|error| error.to_string())?;
+                let signed = authority.sign(&request, peer, WallMs::now(), self.life).map_err(|error| error.to_string())?;
+                Ok(Answer::Signed { certificate: signed.to_vec() })
+            }
+            Question::Authority => {
+                if !self.voters().contains(&peer) {
+                    return Err(format!("{peer} does not vote, and only voters hold the authority"));
+                }
+                let authority = self.identity.authority().map_err(|error| error.to_string())?;
+                Ok(Answer::Authority { key_pem: authority.key_pem() })
+            }
+            Question::Join { request } => Ok(Answer::Join(self.join_here(&request).await)),
+        }
+    }
+}
+
+impl Service for Credentials {
+    fn serve(&self, peer: NodeId, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>> {
+        let desk = self.clone();
+        Box::pin(async move {
+            let question = rmp_serde::from_slice(&body).map_err(|error| format!("it is not understood: {error}"))?;
+            let answer = desk.answer(peer, question).await?;
+            rmp_serde::to_vec_named(&answer).map_err(|error| error.to_string())
+        })
+    }
+}
+
+impl JoinDoor for Credentials {
+    fn join(&self, request: JoinRequest) -> BoxFuture<'_, Result<JoinGrant, JoinRefused>> {
+        Box::pin(async move {
+            if self.identity.authority().is_ok() {
+                return self.join_here(&request).await;
+            }
+            match self.ask(&Question::Join { request }).await {
+                Ok(Answer::Join(answer)) => answer,
+                Ok(_) => Err(JoinRefused::Unavailable { why: "the answer is of another kind".into() }),
+                Err(why) => Err(JoinRefused::Unavailable { why }),
+            }
+        })
+    }
+}
