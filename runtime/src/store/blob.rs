@@ -3,13 +3,15 @@
 //! A blob is a file named by its BLAKE3 hash, written whole and synced before it gets its name, never changed after.
 
 use std::{
-    fmt, io,
+    fmt,
+    io::{self, Read, Seek, Write},
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
 };
 
 use bytes::Bytes;
+use parking_lot::RwLock;
 
 /// BLAKE3, printed as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,10 +44,60 @@ pub fn fingerprint(bytes: &[u8]) -> [u8; 16] {
     short
 }
 
-/// Cheap to clone. Every method blocks on the disk.
+/// The other nodes' blobs. Every method blocks.
+pub trait Elsewhere: Send + Sync {
+    /// Returns when the blob, which is here, is on enough other nodes.
+    fn keep(&self, hash: &BlobHash) -> io::Result<()>;
+    /// Brings a blob here; false if nobody has it.
+    fn fetch(&self, hash: &BlobHash) -> io::Result<bool>;
+}
+
+/// Cheap to clone. Every method blocks on the disk, and, in a cluster, on other nodes.
 #[derive(Clone)]
 pub struct Blobs {
     dir: Arc<PathBuf>,
+    elsewhere: Arc<RwLock<Option<Arc<dyn Elsewhere>>>>,
+}
+
+/// A blob on its way in: without a name until it is whole. Dropped, it is gone.
+pub struct Incoming {
+    blobs: Blobs,
+    path: PathBuf,
+    file: std::fs::File,
+    hasher: blake3::Hasher,
+    bytes: u64,
+}
+
+impl Incoming {
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.hasher.update(bytes);
+        self.bytes += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Gives it its name, if these are its bytes. Durable on return.
+    pub fn finish(self, hash: &BlobHash) -> io::Result<()> {
+        let found = BlobHash(self.hasher.finalize());
+        if found != *hash {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("what came as blob {hash} is {found}")));
+        }
+        if !self.blobs.has(hash) {
+            self.blobs.name(&self.path, hash)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        // Renamed if it was finished; what a crash leaves is removed at the next start.
+        let _ = std::fs::remove_file(&self.path);
+    }
 }
 
 impl Blobs {
@@ -56,7 +108,7 @@ impl Blobs {
         for left in std::fs::read_dir(dir.join("new"))? {
             std::fs::remove_file(left?.path())?;
         }
-        Ok(Self { dir: Arc::new(dir) })
+        Ok(Self { dir: Arc::new(dir), elsewhere: Arc::default() })
     }
 
     fn path(&self, hash: &BlobHash) -> PathBuf {
@@ -64,16 +116,63 @@ impl Blobs {
         self.dir.join(&name[..2]).join(name)
     }
 
-    /// Keeps `bytes`; durable on return. The same bytes twice are kept once.
+    /// Where blobs are besides here; nowhere, until it is told.
+    pub fn elsewhere(&self, elsewhere: Option<Arc<dyn Elsewhere>>) {
+        *self.elsewhere.write() = elsewhere;
+    }
+
+    fn others(&self) -> Option<Arc<dyn Elsewhere>> {
+        self.elsewhere.read().clone()
+    }
+
+    /// Keeps `bytes`; durable on return, in a cluster on a majority of its voters. The same bytes twice are kept once.
     pub fn put(&self, bytes: &[u8]) -> io::Result<BlobHash> {
         let hash = BlobHash(blake3::hash(bytes));
-        if self.path(&hash).exists() {
-            return Ok(hash);
+        if !self.has(&hash) {
+            let new = self.new_path();
+            std::fs::write(&new, bytes)?;
+            self.name(&new, &hash)?;
         }
-        let new = self.new_path();
-        std::fs::write(&new, bytes)?;
-        self.name(&new, &hash)?;
+        self.kept(hash)
+    }
+
+    fn kept(&self, hash: BlobHash) -> io::Result<BlobHash> {
+        if let Some(others) = self.others() {
+            others.keep(&hash)?;
+        }
         Ok(hash)
+    }
+
+    pub fn has(&self, hash: &BlobHash) -> bool {
+        self.path(hash).exists()
+    }
+
+    /// Up to `bytes_max` of a blob from `from`, and its whole length; `None` if it is not here.
+    pub fn piece(&self, hash: &BlobHash, from: u64, bytes_max: u64) -> io::Result<Option<(u64, Vec<u8>)>> {
+        let mut file = match std::fs::File::open(self.path(hash)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let total = file.metadata()?.len();
+        file.seek(io::SeekFrom::Start(from))?;
+        let mut bytes = Vec::new();
+        file.take(bytes_max).read_to_end(&mut bytes)?;
+        Ok(Some((total, bytes)))
+    }
+
+    pub fn incoming(&self) -> io::Result<Incoming> {
+        let path = self.new_path();
+        let file = std::fs::File::create_new(&path)?;
+        Ok(Incoming { blobs: self.clone(), path, file, hasher: blake3::Hasher::new(), bytes: 0 })
+    }
+
+    /// Sees that a blob is here, from wherever it is; false if it is nowhere.
+    pub fn bring(&self, hash: &BlobHash) -> io::Result<bool> {
+        if self.has(hash) {
+            return Ok(true);
+        }
+        self.others().map_or(Ok(false), |others| others.fetch(hash))
     }
 
     /// Keeps a copy of a file, and tells its length.
@@ -89,7 +188,7 @@ impl Blobs {
         } else {
             self.name(&new, &hash)?;
         }
-        Ok((hash, bytes))
+        Ok((self.kept(hash)?, bytes))
     }
 
     fn new_path(&self) -> PathBuf {
@@ -108,6 +207,9 @@ impl Blobs {
 
     /// The bytes, or `None` if there is no such blob. Bytes that no longer have this hash are an error, not data.
     pub fn get(&self, hash: &BlobHash) -> io::Result<Option<Bytes>> {
+        if !self.bring(hash)? {
+            return Ok(None);
+        }
         let bytes = match std::fs::read(self.path(hash)) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -122,7 +224,7 @@ impl Blobs {
         Ok(Some(Bytes::from(bytes)))
     }
 
-    /// The file behind a blob, to be read without holding it in memory.
+    /// The file behind a blob that is here ([`Blobs::bring`]), to be read without holding it in memory.
     pub fn file(&self, hash: &BlobHash) -> PathBuf {
         self.path(hash)
     }

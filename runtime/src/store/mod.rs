@@ -1,3 +1,4 @@
 //! Stores beside the ledger.
 
 pub mod blob;
+pub mod replicas;
