@@ -13,7 +13,7 @@ use hiveward_runtime::{
 use crate::{
     agent::{AgentSpec, ConnectorSpec, Limits, SessionSpec, connector::SecretFiles, session::ShimProgram, table::AgentView},
     client::{ControlPlane, NewAgent, NewSwarm, SwarmRef},
-    cluster::next_generation,
+    cluster::{ClusterConfig, next_generation},
     house::House,
     retention::TranscriptRetention,
     swarm::table::SwarmView,
@@ -33,6 +33,8 @@ pub struct NodeConfig {
     /// What holds agents' processes.
     pub shim: ShimProgram,
     pub transcripts: TranscriptRetention,
+    /// Absent on a node that has no peers.
+    pub cluster: Option<ClusterConfig>,
 }
 
 impl NodeConfig {
@@ -44,6 +46,7 @@ impl NodeConfig {
             default_agents: std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1)),
             shim: ShimProgram::this_binary(),
             transcripts: TranscriptRetention::default(),
+            cluster: None,
         }
     }
 }

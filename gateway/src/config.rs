@@ -22,6 +22,7 @@ use crate::{
         fail::{Exit, Failed, Outcome},
         show,
     },
+    cluster_config::ClusterSection,
     otlp::OtlpConfig,
     serve::HttpConfig,
     yaml::{self, Expanded},
@@ -35,6 +36,8 @@ pub struct Config {
     pub gateway: HttpConfig,
     pub auth: AuthConfig,
     pub node: NodeSection,
+    /// Other nodes: where they reach this one, and how patient they are with each other.
+    pub cluster: ClusterSection,
     pub telemetry: Telemetry,
     /// How long running requests and hand-overs may take after the first SIGTERM.
     pub drain_ms: u64,
@@ -47,6 +50,7 @@ impl Default for Config {
             gateway: HttpConfig::default(),
             auth: AuthConfig::default(),
             node: NodeSection::default(),
+            cluster: ClusterSection::default(),
             telemetry: Telemetry::default(),
             drain_ms: 10_000,
         }
@@ -164,6 +168,7 @@ pub fn dev_data_dir() -> PathBuf {
 pub struct Flags {
     pub data_dir: Option<PathBuf>,
     pub listen: Option<SocketAddr>,
+    pub cluster_listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -200,12 +205,17 @@ impl Config {
                 // What the file does not name is the base's, not the general default.
                 let names: Value = yaml::read(&path.display().to_string(), &text)?;
                 let keep_dir = names.get("data_dir").is_none();
+                let keep_peers = names.pointer("/cluster/listen").is_none();
                 let keep_faults = names.pointer("/node/allow_faults").is_none();
                 Self {
                     data_dir: if keep_dir { base.data_dir } else { read.data_dir.clone() },
                     node: NodeSection {
                         allow_faults: if keep_faults { base.node.allow_faults } else { read.node.allow_faults },
                         ..read.node.clone()
+                    },
+                    cluster: ClusterSection {
+                        listen: if keep_peers { base.cluster.listen } else { read.cluster.listen },
+                        ..read.cluster.clone()
                     },
                     ..read
                 }
@@ -220,6 +230,9 @@ impl Config {
         }
         if let Some(listen) = flags.listen {
             config.gateway.listen = listen;
+        }
+        if flags.cluster_listen.is_some() {
+            config.cluster.listen = flags.cluster_listen;
         }
         Ok(config)
     }
@@ -296,7 +309,7 @@ impl From<ConfigError> for Failed {
 
 /// `hiveward config …`
 pub fn command(common: &Common, command: ConfigCommand) -> Outcome {
-    let flags = Flags { data_dir: common.data_dir.clone(), listen: None };
+    let flags = Flags { data_dir: common.data_dir.clone(), listen: None, cluster_listen: None };
     match command {
         ConfigCommand::Check { file } => {
             let config = Config::load(Config::default(), Some(&file), std::iter::empty(), &Flags::default())?;
@@ -335,7 +348,7 @@ mod tests {
         let config = load("data_dir: /f\ngateway:\n  requests_max: 5\n  connections_max: 9\n", &environment).unwrap();
         assert_eq!((config.gateway.requests_max, config.gateway.connections_max), (7, 9));
         assert_eq!(config.data_dir, PathBuf::from("/e"));
-        let flags = Flags { data_dir: Some("/g".into()), listen: Some("127.0.0.1:1".parse().unwrap()) };
+        let flags = Flags { data_dir: Some("/g".into()), listen: Some("127.0.0.1:1".parse().unwrap()), cluster_listen: None };
         let config = Config::load(config, None, std::iter::empty(), &flags).unwrap();
         assert_eq!((config.data_dir, config.gateway.listen.port()), (PathBuf::from("/g"), 1));
     }

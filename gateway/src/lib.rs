@@ -5,6 +5,7 @@
 
 pub mod auth;
 pub mod cli;
+pub mod cluster_config;
 pub mod config;
 pub mod engine;
 pub mod limit;

@@ -9,6 +9,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use clap::Args;
 use hiveward_actors::{
     client::ControlPlane,
+    cluster::JoinTarget,
     node::{Node, NodeConfig},
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -20,6 +21,7 @@ use crate::{
         Common,
         fail::{Exit, Failed, Outcome},
     },
+    cluster_config::PORT,
     config::{Config, Flags, dev_data_dir},
     otlp::Traces,
     probe::Probe,
@@ -36,6 +38,32 @@ pub struct UpArgs {
     /// Where the gateway listens, 127.0.0.1:7700 unless configured
     #[arg(long)]
     listen: Option<SocketAddr>,
+    /// Where other nodes connect, 0.0.0.0:7701 unless configured
+    #[arg(long)]
+    cluster_listen: Option<SocketAddr>,
+    /// Join the cluster of the node at this host:port, with --token of `hiveward token create`; for the first start only
+    #[arg(long, value_name = "HOST:PORT")]
+    join: Option<String>,
+    /// A file that holds the join token, so that it is on no command line
+    #[arg(long, requires = "join")]
+    join_token_file: Option<PathBuf>,
+}
+
+impl UpArgs {
+    fn join_target(&self, common: &Common) -> Outcome<Option<JoinTarget>> {
+        let Some(address) = self.join.clone() else { return Ok(None) };
+        let again =
+            "create a token with `hiveward token create` on a node of the cluster, and give it with --token or --join-token-file";
+        let text = match (&self.join_token_file, &common.token) {
+            (Some(path), _) => std::fs::read_to_string(path)
+                .map_err(|error| Failed::usage(format!("{} cannot be read: {error}", path.display()), again))?,
+            (None, Some(token)) => token.clone(),
+            (None, None) => return Err(Failed::usage("--join needs a join token", again)),
+        };
+        let token = text.trim().parse().map_err(|error| Failed::usage(format!("{error}"), again))?;
+        let address = if address.contains(':') { address } else { format!("{address}:{PORT}") };
+        Ok(Some(JoinTarget { address, token }))
+    }
 }
 
 struct NodeProbe {
@@ -96,8 +124,10 @@ pub fn up(common: &Common, args: UpArgs, dev: bool) -> Outcome {
     if dev {
         base.data_dir = dev_data_dir();
         base.node.allow_faults = true;
+        base.cluster.listen = None;
     }
-    let flags = Flags { data_dir: common.data_dir.clone(), listen: args.listen };
+    let join = args.join_target(common)?;
+    let flags = Flags { data_dir: common.data_dir.clone(), listen: args.listen, cluster_listen: args.cluster_listen };
     let config = Config::load(base, args.config.as_deref(), std::env::vars(), &flags)?;
     let telemetry = telemetry::start(&config.telemetry)
         .map_err(|problem| Failed::usage(problem, "mend what is named; `hiveward config show` has what is in force"))?;
@@ -105,7 +135,7 @@ pub fn up(common: &Common, args: UpArgs, dev: bool) -> Outcome {
     let runtime = runtime.map_err(|error| cannot_start(&error))?;
     let outcome = runtime.block_on(async {
         let traces = telemetry.traces.map(Traces::start);
-        let outcome = serve(config, dev).await;
+        let outcome = serve(config, join, dev).await;
         if let Some(traces) = traces {
             traces.stop().await;
         }
@@ -115,7 +145,7 @@ pub fn up(common: &Common, args: UpArgs, dev: bool) -> Outcome {
     outcome
 }
 
-async fn serve(config: Config, dev: bool) -> Outcome {
+async fn serve(config: Config, join: Option<JoinTarget>, dev: bool) -> Outcome {
     // Installed first, so that a signal during the start is not lost.
     let mut signals = Signals::new().map_err(|error| cannot_start(&error))?;
     if config.node.allow_faults
@@ -130,6 +160,9 @@ async fn serve(config: Config, dev: bool) -> Outcome {
 
     let mut node = NodeConfig::new(&config.data_dir);
     node.faults_allowed = config.node.allow_faults;
+    node.cluster = config.cluster.config(join).map_err(|problem| {
+        Failed::usage(problem, "mend it and run `hiveward config check FILE`; `hiveward config show` has what is in force")
+    })?;
     node.transcripts = config.node.transcripts.retention();
     if let Some(agents) = config.node.default_agents {
         node.default_agents = agents;
