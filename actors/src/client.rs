@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use hiveward_runtime::{call::Door, ledger::Cursor, op::NodeId, supervise::Tree};
 
-use crate::{house::House, roster::actor::RosterMsg};
+use crate::{house::House, roster::actor::RosterMsg, transcripts::Transcripts};
 
 pub use crate::{
     agent::{
@@ -38,6 +38,8 @@ pub struct ControlPlane {
     /// Of this start.
     generation: u64,
     faults_allowed: bool,
+    /// Those of other nodes; absent on a node that has no peers.
+    transcripts: Option<Transcripts>,
 }
 
 /// An answer that is in the ledger, and where.
@@ -56,7 +58,12 @@ impl ControlPlane {
         generation: u64,
         faults_allowed: bool,
     ) -> Self {
-        Self { house, tree, roster, node, generation, faults_allowed }
+        Self { house, tree, roster, node, generation, faults_allowed, transcripts: None }
+    }
+
+    /// Also reads what ran on other nodes.
+    pub(crate) fn with_transcripts(self, transcripts: Option<Transcripts>) -> Self {
+        Self { transcripts, ..self }
     }
 
     pub fn tree(&self) -> &Tree {

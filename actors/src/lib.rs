@@ -16,4 +16,5 @@ pub mod retention;
 pub mod roster;
 pub mod swarm;
 pub mod task;
+pub mod transcripts;
 pub mod tree;

@@ -58,20 +58,37 @@ pub struct OutputReader {
     task: TaskId,
     /// Fixed if the client named it; otherwise the newest when reading begins.
     attempt: Option<u32>,
-    open: Option<Reader>,
+    open: Option<Source>,
+}
+
+enum Source {
+    Here(Reader),
+    /// It ran on another node.
+    There(NodeId, Lease),
 }
 
 const CHUNK_BYTES_MAX: usize = 64 << 10;
 const WAIT_PER_TURN: Duration = Duration::from_secs(1);
+/// Between looks for a transcript that is not there yet.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const LOOK_ELSEWHERE_EVERY: Duration = Duration::from_millis(250);
+
+/// What was read, here or elsewhere.
+struct Piece {
+    next_byte: u64,
+    stream: Stream,
+    bytes: Bytes,
+    at_end: bool,
+}
 
 impl OutputReader {
     /// What follows `after_byte`. Waits until there is more, or the attempt has ended.
     pub async fn next(&mut self, after_byte: u64) -> Result<OutputChunk, Refused> {
         loop {
             if self.open.is_none() {
-                self.open = self.find()?;
+                self.open = self.find().await?;
             }
-            let Some(reader) = &mut self.open else {
+            let Some(source) = &mut self.open else {
                 if self.control.known_task(self.task)?.is_some_and(|record| record.status.is_terminal()) {
                     return Ok(OutputChunk {
                         after_byte,
@@ -81,10 +98,30 @@ impl OutputReader {
                         at_end: true,
                     });
                 }
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                let elsewhere = self.control.transcripts.is_some();
+                tokio::time::sleep(if elsewhere { LOOK_ELSEWHERE_EVERY } else { LOOK_EVERY }).await;
                 continue;
             };
-            let chunk = reader.next(after_byte, CHUNK_BYTES_MAX, Deadline::after(WAIT_PER_TURN)).await.map_err(unreadable)?;
+            let chunk = match source {
+                Source::Here(reader) => {
+                    let wait = Deadline::after(WAIT_PER_TURN);
+                    let chunk = reader.next(after_byte, CHUNK_BYTES_MAX, wait).await.map_err(unreadable)?;
+                    Piece { next_byte: chunk.next_byte, stream: chunk.stream, bytes: chunk.bytes, at_end: chunk.at_end }
+                }
+                Source::There(node, lease) => {
+                    let (node, lease) = (*node, *lease);
+                    let Some(distant) = &self.control.transcripts else {
+                        return Err(Refused::new(Code::Internal, "this node has no peers to read a transcript from"));
+                    };
+                    let read = distant.read(node, lease, after_byte, CHUNK_BYTES_MAX, WAIT_PER_TURN).await;
+                    match read.map_err(|error| Refused::new(Code::Unavailable, error.to_string()))? {
+                        Some(chunk) => {
+                            Piece { next_byte: chunk.next_byte, stream: chunk.stream, bytes: chunk.bytes, at_end: chunk.at_end }
+                        }
+                        None => return Err(removed(lease)),
+                    }
+                }
+            };
             let ended = chunk.at_end || (chunk.bytes.is_empty() && self.attempt_ended()?);
             if !chunk.bytes.is_empty() || chunk.next_byte > after_byte || ended {
                 let stream = match chunk.stream {
@@ -96,7 +133,7 @@ impl OutputReader {
         }
     }
 
-    fn find(&mut self) -> Result<Option<Reader>, Refused> {
+    async fn find(&mut self) -> Result<Option<Source>, Refused> {
         let Some(record) = self.control.known_task(self.task)? else { return Ok(None) };
         let attempt = match self.attempt {
             Some(wanted) => record.attempts.iter().find(|attempt| attempt.number == wanted),
@@ -114,9 +151,26 @@ impl OutputReader {
         self.attempt = Some(attempt.number);
         let dir: PathBuf = session_dir(&self.control.house.data_dir, lease);
         match Reader::open(&dir) {
-            Ok(reader) => Ok(Some(reader)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && self.was_removed(attempt)? => Err(removed(lease)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Ok(reader) => Ok(Some(Source::Here(reader))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let unsure = match &self.control.transcripts {
+                    Some(distant) => match distant.find(lease).await {
+                        Ok(Some(node)) => return Ok(Some(Source::There(node, lease))),
+                        Ok(None) => None,
+                        Err(why) => Some(why),
+                    },
+                    None => None,
+                };
+                match (self.was_removed(attempt)?, unsure) {
+                    (false, _) => Ok(None),
+                    (true, None) => Err(removed(lease)),
+                    (true, Some(why)) => {
+                        let message =
+                            format!("the transcript of attempt {} is on a node that cannot be asked: {why}", lease.attempt);
+                        Err(Refused::new(Code::Unavailable, message))
+                    }
+                }
+            }
             Err(error) => Err(unreadable(error)),
         }
     }

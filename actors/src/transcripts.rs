@@ -1,0 +1,164 @@
+//! Transcripts of attempts that ran on other nodes: this node's are read out to others, theirs are found and read.
+//!
+//! A transcript stays where its attempt ran. Who looks for one asks every node that keeps the ledger; nothing is copied.
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use hiveward_runtime::{
+    clock::Deadline,
+    cluster::rpc::{LaneRpc, RpcError, Service},
+    ledger::Ledger,
+    op::NodeId,
+};
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::agent::{
+    connector::{Lease, session_dir},
+    session::{Stream, transcript::Reader},
+};
+
+const SERVICE: u8 = 5;
+const FIND_WITHIN: Duration = Duration::from_secs(2);
+/// Beyond what the other node waits for more output.
+const READ_WITHIN: Duration = Duration::from_secs(5);
+const CHUNK_BYTES_MAX: usize = 256 << 10;
+const WAIT_MAX: Duration = Duration::from_secs(5);
+
+#[derive(Serialize, Deserialize)]
+struct Question {
+    lease: Lease,
+    after_byte: u64,
+    bytes_max: u32,
+    wait_ms: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Answer {
+    /// It did not run here, or its transcript is gone.
+    Missing,
+    Chunk {
+        next_byte: u64,
+        stderr: bool,
+        bytes: ByteBuf,
+        at_end: bool,
+    },
+}
+
+/// A stretch of a distant transcript.
+pub struct DistantChunk {
+    pub next_byte: u64,
+    pub stream: Stream,
+    pub bytes: Bytes,
+    pub at_end: bool,
+}
+
+struct Inner {
+    data_dir: PathBuf,
+    lane: LaneRpc,
+    ledger: Ledger,
+    me: NodeId,
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Transcripts(Arc<Inner>);
+
+impl Transcripts {
+    /// Serves this node's transcripts, and finds others'. Close it with [`Transcripts::close`].
+    pub fn open(data_dir: PathBuf, lane: LaneRpc, ledger: Ledger, me: NodeId) -> Self {
+        let transcripts = Self(Arc::new(Inner { data_dir, lane, ledger, me }));
+        transcripts.0.lane.serve(SERVICE, Arc::new(transcripts.clone()));
+        transcripts
+    }
+
+    pub fn close(&self) {
+        self.0.lane.close(SERVICE);
+    }
+
+    /// The node that has the attempt's transcript; an error if none has and some could not be asked.
+    pub async fn find(&self, lease: Lease) -> Result<Option<NodeId>, String> {
+        let members = self.0.ledger.status().members;
+        let others = members.into_iter().filter_map(|member| member.node).filter(|node| *node != self.0.me);
+        let question = Question { lease, after_byte: 0, bytes_max: 0, wait_ms: 0 };
+        let mut asked: FuturesUnordered<_> = others
+            .map(|node| {
+                let question = &question;
+                async move { (node, self.ask(node, question, FIND_WITHIN).await) }
+            })
+            .collect();
+        let mut unsure = None;
+        while let Some((node, answer)) = asked.next().await {
+            match answer {
+                Ok(Answer::Chunk { .. }) => return Ok(Some(node)),
+                Ok(Answer::Missing) => {}
+                Err(error) => unsure = Some(error),
+            }
+        }
+        unsure.map_or(Ok(None), |error| Err(error.to_string()))
+    }
+
+    /// What follows `after_byte` on `node`; waits there for up to `wait` while there is nothing. `None` if it is gone.
+    pub async fn read(
+        &self,
+        node: NodeId,
+        lease: Lease,
+        after_byte: u64,
+        bytes_max: usize,
+        wait: Duration,
+    ) -> Result<Option<DistantChunk>, RpcError> {
+        let question = Question {
+            lease,
+            after_byte,
+            bytes_max: u32::try_from(bytes_max).unwrap_or(u32::MAX),
+            wait_ms: u32::try_from(wait.min(WAIT_MAX).as_millis()).unwrap_or(u32::MAX),
+        };
+        Ok(match self.ask(node, &question, wait + READ_WITHIN).await? {
+            Answer::Missing => None,
+            Answer::Chunk { next_byte, stderr, bytes, at_end } => Some(DistantChunk {
+                next_byte,
+                stream: if stderr { Stream::Stderr } else { Stream::Stdout },
+                bytes: Bytes::from(bytes.into_vec()),
+                at_end,
+            }),
+        })
+    }
+
+    async fn ask(&self, node: NodeId, question: &Question, within: Duration) -> Result<Answer, RpcError> {
+        let not_sent = |why: String| RpcError::NotSent { node, why };
+        let body = rmp_serde::to_vec_named(question).map_err(|error| not_sent(error.to_string()))?;
+        let answer = self.0.lane.ask(node, SERVICE, &body, Deadline::after(within)).await?;
+        rmp_serde::from_slice(&answer).map_err(|error| RpcError::Refused { node, why: error.to_string() })
+    }
+
+    async fn answer(&self, question: Question) -> Result<Answer, String> {
+        let dir = session_dir(&self.0.data_dir, question.lease);
+        let mut reader = match Reader::open(&dir) {
+            Ok(reader) => reader,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Answer::Missing),
+            Err(error) => return Err(error.to_string()),
+        };
+        let bytes_max = (question.bytes_max as usize).min(CHUNK_BYTES_MAX);
+        let deadline = Deadline::after(Duration::from_millis(question.wait_ms.into()).min(WAIT_MAX));
+        let chunk = reader.next(question.after_byte, bytes_max, deadline).await.map_err(|error| error.to_string())?;
+        Ok(Answer::Chunk {
+            next_byte: chunk.next_byte,
+            stderr: chunk.stream == Stream::Stderr,
+            bytes: ByteBuf::from(chunk.bytes.to_vec()),
+            at_end: chunk.at_end,
+        })
+    }
+}
+
+impl Service for Transcripts {
+    fn serve(&self, _: NodeId, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>> {
+        let transcripts = self.clone();
+        Box::pin(async move {
+            let question = rmp_serde::from_slice(&body).map_err(|error| format!("it is not understood: {error}"))?;
+            let answer = transcripts.answer(question).await?;
+            rmp_serde::to_vec_named(&answer).map_err(|error| error.to_string())
+        })
+    }
+}
