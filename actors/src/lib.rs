@@ -12,6 +12,7 @@ pub mod node;
 pub mod page;
 pub mod placement;
 mod platform;
+pub mod report;
 pub mod retention;
 pub mod roster;
 pub mod swarm;

@@ -36,7 +36,7 @@ impl SupervisionNode<'_> {
         &self.0.name
     }
     async fn kind(&self) -> &str {
-        self.0.kind
+        &self.0.kind
     }
     /// The key of the entity it is, if it is one.
     async fn key(&self) -> Option<ID> {

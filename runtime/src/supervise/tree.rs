@@ -4,6 +4,7 @@
 //! many it missed and reads the tree again.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, HashMap},
     sync::{
         Arc, Weak,
@@ -14,7 +15,7 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, RwLock};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::{sync::broadcast, time::Instant};
 
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
 /// Changes kept for a listener that is behind.
 const CHANGES_KEPT: usize = 4096;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[repr(u8)]
 pub enum ActorStatus {
@@ -44,7 +45,7 @@ impl ActorStatus {
     const ALL: [Self; 6] = [Self::Starting, Self::Running, Self::Restarting, Self::Stopping, Self::Stopped, Self::Failed];
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LastFailure {
     pub message: String,
     pub at: WallMs,
@@ -52,12 +53,13 @@ pub struct LastFailure {
     pub recovered_in: Option<Duration>,
 }
 
-#[derive(Clone, Debug, Serialize)]
+/// What one node shows of itself, also to others.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TreeNode {
     /// Names from the root, joined by `/`.
     pub path: String,
     pub name: String,
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     pub key: Option<Key>,
     pub status: ActorStatus,
     /// What the actor says of itself.
@@ -351,7 +353,7 @@ impl Node {
         TreeNode {
             path: self.path.to_string(),
             name: self.name.to_string(),
-            kind: self.kind,
+            kind: self.kind.into(),
             key: self.key.clone(),
             status: self.status(),
             note,

@@ -1,0 +1,206 @@
+//! What each node measures of itself, and its tree, told to whichever node was asked.
+//!
+//! Nothing is kept: a question goes to every node, and who does not answer in time is shown as not answering. So what is
+//! shown is never older than the question.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, join_all},
+};
+use hiveward_runtime::{
+    clock::{Deadline, WallMs},
+    cluster::{
+        link::{Lane, LinkState, Links},
+        membership::LeaseView,
+        rpc::{LaneRpc, Service},
+    },
+    op::NodeId,
+    supervise::{Tree, TreeNode},
+};
+use serde::{Deserialize, Serialize};
+
+const SERVICE: u8 = 6;
+
+/// One node's own figures. A value that was not measured is absent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeReport {
+    pub node: NodeId,
+    /// The program's.
+    pub version: String,
+    pub generation: u64,
+    pub wall: WallMs,
+    pub cores: u32,
+    /// Of the system, over one minute.
+    pub load_average: Option<f64>,
+    pub resident_bytes: Option<u64>,
+    pub agents: u64,
+    pub swarms: u64,
+    /// The ledger's last event here.
+    pub cursor: u64,
+    /// Events that its views have not taken in yet.
+    pub view_lag: u64,
+    pub term: u64,
+    pub leader: Option<NodeId>,
+    /// May it act?
+    pub lease: String,
+    pub disk: String,
+    pub links: Vec<LinkReport>,
+    /// Of everyone, if it leads: milliseconds before each is called lost.
+    pub leases: Vec<(NodeId, Option<u64>)>,
+    pub certificate_until: Option<WallMs>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LinkReport {
+    pub peer: NodeId,
+    pub lane: String,
+    pub up: bool,
+    pub since: WallMs,
+    pub round_trip_us: Option<u64>,
+    pub clock_offset_ms: Option<i64>,
+    pub queued_bytes: u64,
+    /// Why it is down.
+    pub why_down: Option<String>,
+}
+
+pub fn links(links: &Links) -> Vec<LinkReport> {
+    let lane = |lane: Lane| match lane {
+        Lane::Router => "router",
+        Lane::Raft => "raft",
+        Lane::Bulk => "bulk",
+        Lane::Join => "join",
+    };
+    let all = links.snapshot().links.into_iter().map(|link| LinkReport {
+        peer: link.peer,
+        lane: lane(link.lane).to_owned(),
+        up: link.state == LinkState::Up,
+        since: link.since,
+        round_trip_us: link.round_trip_us,
+        clock_offset_ms: link.clock_offset_ms,
+        queued_bytes: link.queued_bytes as u64,
+        why_down: link.why_down,
+    });
+    all.collect()
+}
+
+pub fn leases(views: Vec<LeaseView>) -> Vec<(NodeId, Option<u64>)> {
+    let ms = |left: Duration| u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+    views.into_iter().map(|view| (view.node, view.left.map(ms))).collect()
+}
+
+#[derive(Serialize, Deserialize)]
+enum Question {
+    Report,
+    Tree { root: Option<String>, depth: u32 },
+}
+
+#[derive(Serialize, Deserialize)]
+enum Answer {
+    Report(Box<NodeReport>),
+    Tree(Option<Box<TreeNode>>),
+}
+
+type Own = dyn Fn() -> NodeReport + Send + Sync;
+
+struct Inner {
+    own: Box<Own>,
+    tree: Tree,
+    me: NodeId,
+    lane: Option<LaneRpc>,
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Reports(Arc<Inner>);
+
+impl Reports {
+    /// `own` makes this node's report; it must not wait. Without a lane there is only this node.
+    pub fn open(me: NodeId, own: impl Fn() -> NodeReport + Send + Sync + 'static, tree: Tree, lane: Option<LaneRpc>) -> Self {
+        let reports = Self(Arc::new(Inner { own: Box::new(own), tree, me, lane }));
+        if let Some(lane) = &reports.0.lane {
+            lane.serve(SERVICE, Arc::new(reports.clone()));
+        }
+        reports
+    }
+
+    pub fn close(&self) {
+        if let Some(lane) = &self.0.lane {
+            lane.close(SERVICE);
+        }
+    }
+
+    pub fn own(&self) -> NodeReport {
+        (self.0.own)()
+    }
+
+    /// Every one of `nodes`: its report, or why there is none.
+    pub async fn of(
+        &self,
+        nodes: impl IntoIterator<Item = NodeId>,
+        within: Duration,
+    ) -> BTreeMap<NodeId, Result<NodeReport, String>> {
+        let deadline = Deadline::after(within);
+        let asked = nodes.into_iter().map(|node| async move {
+            if node == self.0.me {
+                return (node, Ok(self.own()));
+            }
+            let answer = self.ask(node, &Question::Report, deadline).await;
+            let report = answer.and_then(|answer| match answer {
+                Answer::Report(report) => Ok(*report),
+                Answer::Tree(_) => Err("it answered something else".into()),
+            });
+            (node, report)
+        });
+        join_all(asked).await.into_iter().collect()
+    }
+
+    /// The supervision tree of a node, below `root` (a path or a key).
+    pub async fn tree(
+        &self,
+        node: NodeId,
+        root: Option<&str>,
+        depth: usize,
+        deadline: Deadline,
+    ) -> Result<Option<TreeNode>, String> {
+        if node == self.0.me {
+            return Ok(self.0.tree.snapshot(root, depth));
+        }
+        let question = Question::Tree { root: root.map(str::to_owned), depth: u32::try_from(depth).unwrap_or(u32::MAX) };
+        match self.ask(node, &question, deadline).await? {
+            Answer::Tree(tree) => Ok(tree.map(|tree| *tree)),
+            Answer::Report(_) => Err("it answered something else".into()),
+        }
+    }
+
+    async fn ask(&self, node: NodeId, question: &Question, deadline: Deadline) -> Result<Answer, String> {
+        let lane = self.0.lane.as_ref().ok_or("this node has no peers")?;
+        let body = rmp_serde::to_vec_named(question).map_err(|error| error.to_string())?;
+        let answer = lane.ask(node, SERVICE, &body, deadline).await.map_err(|error| error.to_string())?;
+        rmp_serde::from_slice(&answer).map_err(|error| error.to_string())
+    }
+}
+
+impl Service for Reports {
+    fn serve(&self, _: NodeId, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>> {
+        let reports = self.clone();
+        async move {
+            let question = rmp_serde::from_slice(&body).map_err(|error| format!("it is not understood: {error}"))?;
+            let answer = match question {
+                Question::Report => Answer::Report(Box::new(reports.own())),
+                Question::Tree { root, depth } => {
+                    Answer::Tree(reports.0.tree.snapshot(root.as_deref(), depth as usize).map(Box::new))
+                }
+            };
+            rmp_serde::to_vec_named(&answer).map_err(|error| error.to_string())
+        }
+        .boxed()
+    }
+}
+
+/// Of the system, over one minute.
+pub fn load_average() -> Option<f64> {
+    std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
+}
