@@ -16,13 +16,13 @@ use hiveward_runtime::{
     cluster::{
         credentials::Credentials,
         identity::{Identity, IdentityError, JoinToken, NodeKey},
-        lease::LeaseTerms,
+        lease::{LeaseTerms, Phase},
         link::{JoinError, Lane, Lanes, LinkConfig, LinkManager, LinkSetup, Links, Member, StartError, join},
-        membership::voters::VoterPolicy,
+        membership::{Membership, MembershipSetup, NodeBook, voters::VoterPolicy},
         router::Router,
         rpc::LaneRpc,
     },
-    ledger::{FOUNDER, LedgerLanes, RaftSetup, RaftTiming, member_id},
+    ledger::{FOUNDER, Ledger, LedgerLanes, RaftSetup, RaftTiming, member_id},
     op::NodeId,
 };
 use serde::{Deserialize, Serialize};
@@ -85,85 +85,43 @@ struct Joined {
     members: Vec<Member>,
 }
 
-/// This node's end of everything that goes between nodes.
+/// This node's end of everything that goes between nodes, before anything goes.
 pub struct Cluster {
+    pub identity: Identity,
     pub credentials: Credentials,
     pub lanes: LedgerLanes,
-    pub first_peers: Vec<(NodeId, String)>,
+    /// Where peers reach this node.
     pub address: String,
-    identity: Identity,
-    manager: LinkManager,
+    first_peers: Vec<(NodeId, String)>,
     founder: bool,
-    timing: RaftTiming,
-    tending: tokio::task::JoinHandle<()>,
+    config: ClusterConfig,
 }
 
 impl Cluster {
-    /// Opens or makes this node's identity, joins if asked to, and listens.
-    pub async fn open(
-        config: &ClusterConfig,
-        dir: &Path,
-        node: NodeId,
-        generation: u64,
-        router: &Router,
-    ) -> Result<Self, ClusterError> {
+    /// Opens or makes this node's identity, and joins if asked to.
+    pub async fn open(config: ClusterConfig, dir: &Path, node: NodeId) -> Result<Self, ClusterError> {
         let folder = dir.join("cluster");
         let file = |source| ClusterError::File { path: folder.clone(), source };
-        let advertised = config.advertise.clone();
-        let (identity, joined) = match (Identity::open(&folder, node)?, read_joined(&folder).map_err(file)?) {
-            (Some(identity), joined) => (identity, joined),
-            (None, _) if config.join.is_some() => {
-                let Some(target) = &config.join else { return Err(ClusterError::HalfJoined) };
+        let near = config.join.as_ref().map(|target| target.address.as_str());
+        let address = config.advertise.clone().unwrap_or_else(|| guess_address(config.listen, near));
+        let (identity, joined) = match (Identity::open(&folder, node)?, read_joined(&folder).map_err(file)?, &config.join) {
+            (Some(identity), joined, _) => (identity, joined),
+            (None, _, Some(target)) => {
                 if dir.join("ledger").join("ledger.redb").exists() {
                     return Err(ClusterError::HasLedger { dir: dir.to_owned() });
                 }
-                let ours = advertised.clone().unwrap_or_else(|| guess_address(config.listen, Some(&target.address)));
-                let (identity, joined) = join_cluster(&folder, node, target, &ours).await?;
+                let (identity, joined) = join_cluster(&folder, node, target, &address).await?;
                 (identity, Some(joined))
             }
-            (None, Some(_)) => return Err(ClusterError::HalfJoined),
-            (None, None) => (Identity::open_or_found(&folder, node, WallMs::now())?, None),
+            (None, Some(_), None) => return Err(ClusterError::HalfJoined),
+            (None, None, None) => (Identity::open_or_found(&folder, node, WallMs::now())?, None),
         };
         let lanes = LedgerLanes { raft: LaneRpc::new(Lane::Raft), bulk: LaneRpc::new(Lane::Bulk) };
         let credentials = Credentials::new(identity.clone(), lanes.raft.clone());
-        let handlers = Lanes {
-            router: Some(Arc::new(router.clone())),
-            raft: Some(Arc::new(lanes.raft.clone())),
-            bulk: Some(Arc::new(lanes.bulk.clone())),
-        };
-        let setup = LinkSetup {
-            config: LinkConfig::new(config.listen),
-            identity: identity.clone(),
-            generation,
-            lanes: handlers,
-            join: Some(Arc::new(credentials.clone())),
-        };
-        let manager = LinkManager::start(setup).await?;
-        let links = manager.links().clone();
-        router.attach(links.clone());
-        lanes.raft.attach(links.clone());
-        lanes.bulk.attach(links);
-        let near = config.join.as_ref().map(|target| target.address.as_str());
-        let bound = SocketAddr::new(config.listen.ip(), manager.address().port());
-        let address = advertised.unwrap_or_else(|| guess_address(bound, near));
-        let tending = credentials.tend();
         let founder = joined.is_none();
         let first_peers = joined.into_iter().flat_map(|joined| joined.members).map(|member| (member.node, member.address));
         let first_peers = first_peers.filter(|(peer, _)| *peer != node).collect();
-        Ok(Self { credentials, lanes, first_peers, address, identity, manager, founder, timing: config.raft, tending })
-    }
-
-    pub fn links(&self) -> &Links {
-        self.manager.links()
-    }
-
-    /// Where it listens.
-    pub fn listens(&self) -> SocketAddr {
-        self.manager.address()
-    }
-
-    pub fn identity(&self) -> &Identity {
-        &self.identity
+        Ok(Self { identity, credentials, lanes, address, first_peers, founder, config })
     }
 
     pub fn raft_id(&self) -> u64 {
@@ -178,17 +136,81 @@ impl Cluster {
             address: self.address.clone(),
             founds: self.founder,
             lanes: Some(self.lanes.clone()),
-            timing: self.timing,
+            timing: self.config.raft,
             dir: ledger_dir.to_owned(),
         }
     }
 
+    /// Listens and dials from now on.
+    pub async fn connect(self, generation: u64, router: &Router) -> Result<Connected, ClusterError> {
+        let handlers = Lanes {
+            router: Some(Arc::new(router.clone())),
+            raft: Some(Arc::new(self.lanes.raft.clone())),
+            bulk: Some(Arc::new(self.lanes.bulk.clone())),
+        };
+        let setup = LinkSetup {
+            config: LinkConfig::new(self.config.listen),
+            identity: self.identity.clone(),
+            generation,
+            lanes: handlers,
+            join: Some(Arc::new(self.credentials.clone())),
+        };
+        let manager = LinkManager::start(setup).await?;
+        let links = manager.links().clone();
+        router.attach(links.clone());
+        self.lanes.raft.attach(links.clone());
+        self.lanes.bulk.attach(links);
+        let tending = self.credentials.tend();
+        Ok(Connected { cluster: self, manager, tending })
+    }
+}
+
+/// A node's live end of the cluster.
+pub struct Connected {
+    pub cluster: Cluster,
+    manager: LinkManager,
+    tending: tokio::task::JoinHandle<()>,
+}
+
+impl Connected {
+    pub fn links(&self) -> &Links {
+        self.manager.links()
+    }
+
+    pub fn lanes(&self) -> &LedgerLanes {
+        &self.cluster.lanes
+    }
+
+    /// Keeps leases, votes and links as `book` says; tells `lease` what phase this node's own is in.
+    pub fn membership(
+        &self,
+        generation: u64,
+        ledger: &Ledger,
+        book: Arc<dyn NodeBook>,
+        lease: tokio::sync::watch::Sender<Phase>,
+    ) -> Membership {
+        let config = &self.cluster.config;
+        Membership::start(MembershipSetup {
+            node: self.cluster.identity.node(),
+            generation,
+            terms: config.lease,
+            voters: config.voters,
+            ledger: ledger.clone(),
+            links: self.links().clone(),
+            lane: self.cluster.lanes.raft.clone(),
+            book,
+            first_peers: self.cluster.first_peers.clone(),
+            lease,
+        })
+    }
+
+    /// Says goodbye to every peer, and ends what they asked.
     pub async fn stop(self) {
         self.tending.abort();
         // Aborted, as asked.
         let _ = self.tending.await;
-        self.lanes.raft.stop().await;
-        self.lanes.bulk.stop().await;
+        self.cluster.lanes.raft.stop().await;
+        self.cluster.lanes.bulk.stop().await;
         self.manager.stop().await;
     }
 }

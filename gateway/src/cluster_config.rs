@@ -68,6 +68,9 @@ impl ClusterSection {
                 None => Ok(None),
             };
         };
+        if listen.port() == 0 {
+            return Err("cluster.listen: peers need a fixed port".into());
+        }
         let at_least = |field: &str, value: u64, least: u64| {
             if value < least {
                 Err(format!("cluster.{field}: {value} is too little, at least {least} is needed"))
