@@ -339,6 +339,7 @@ impl Ledger {
             term: consensus.term,
             leader: consensus.leader,
             members: consensus.members,
+            changing: consensus.changing,
             head: self.head(),
             oldest: Cursor(oldest),
             disk,

@@ -210,6 +210,8 @@ pub struct LedgerStatus {
     /// Absent while an election is under way.
     pub leader: Option<NodeId>,
     pub members: Vec<Member>,
+    /// Between two sets of voters: both must agree until the change is done.
+    pub changing: bool,
     pub head: Cursor,
     pub oldest: Cursor,
     pub disk: DiskState,

@@ -21,19 +21,19 @@ use tempfile::TempDir;
 
 use crate::support::{Hive, quick};
 
-struct Replica {
-    identity: Identity,
-    manager: Option<LinkManager>,
-    lanes: LedgerLanes,
-    ledger: Option<Ledger>,
-    address: String,
+pub struct Replica {
+    pub identity: Identity,
+    pub manager: Option<LinkManager>,
+    pub lanes: LedgerLanes,
+    pub ledger: Option<Ledger>,
+    pub address: String,
     dir: TempDir,
     founder: bool,
 }
 
 impl Replica {
     /// With links, and no ledger yet.
-    async fn prepare(identity: &Identity, founder: bool) -> Self {
+    pub async fn prepare(identity: &Identity, founder: bool) -> Self {
         let lanes = LedgerLanes { raft: LaneRpc::new(Lane::Raft), bulk: LaneRpc::new(Lane::Bulk) };
         let handlers = Lanes {
             router: None,
@@ -49,15 +49,15 @@ impl Replica {
         Self { identity: identity.clone(), manager: Some(manager), lanes, ledger: None, address, dir, founder }
     }
 
-    fn node(&self) -> NodeId {
+    pub fn node(&self) -> NodeId {
         self.identity.node()
     }
 
-    fn id(&self) -> u64 {
+    pub fn id(&self) -> u64 {
         if self.founder { 1 } else { member_id(self.node()) }
     }
 
-    async fn open(&mut self) {
+    pub async fn open(&mut self) {
         let mut config = LedgerConfig::new(self.dir.path().join("ledger"));
         config.reserve_bytes = 0;
         config.raft = RaftSetup {
@@ -72,16 +72,16 @@ impl Replica {
         self.ledger = Some(Ledger::open(config).await.unwrap());
     }
 
-    fn ledger(&self) -> &Ledger {
+    pub fn ledger(&self) -> &Ledger {
         self.ledger.as_ref().unwrap()
     }
 
-    fn leads(&self) -> bool {
+    pub fn leads(&self) -> bool {
         self.ledger.as_ref().is_some_and(|ledger| ledger.leadership().borrow().is_me)
     }
 
     /// All at once, as a process that was killed: its peers see the links end.
-    async fn die(&mut self) {
+    pub async fn die(&mut self) {
         self.manager.take().unwrap().stop().await;
         self.ledger.take().unwrap().stop().await;
     }

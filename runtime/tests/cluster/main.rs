@@ -5,6 +5,7 @@ mod hostile;
 mod joining;
 mod ledgers;
 mod links;
+mod membership;
 mod routing;
 mod slow;
 mod speed;

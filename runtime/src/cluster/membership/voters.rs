@@ -64,15 +64,17 @@ impl Seen<'_> {
         Err(format!("of the {} voters that would be left {there} answer, and that is no quorum", left.len()))
     }
 
-    /// A learner that can take a voter's place, the one that has most first.
-    fn candidate(&self) -> Option<&Member> {
+    /// Learners that can take a voter's place, those that have most first.
+    fn candidates(&self) -> Vec<&Member> {
         let fit = self.members.iter().filter(|member| {
             !member.voter
                 && self.is_there(member)
                 && self.state(member) == Some(NodeState::Up)
                 && member.matched.is_some_and(|matched| matched + CAUGHT_UP_ENTRIES >= self.log_last)
         });
-        fit.max_by_key(|member| (member.matched, std::cmp::Reverse(member.id)))
+        let mut fit: Vec<_> = fit.collect();
+        fit.sort_by_key(|member| (std::cmp::Reverse(member.matched), member.id));
+        fit
     }
 }
 
@@ -108,16 +110,17 @@ pub fn next(policy: &VoterPolicy, seen: &Seen<'_>) -> Option<(Change, String)> {
         }
     }
     let voters = seen.voters().count();
-    if voters < policy.voters_max
-        && let Some(candidate) = seen.candidate()
-    {
-        let why = format!("there are {voters} voters, up to {} are wanted, and it has caught up", policy.voters_max);
-        return Some((Change::Promote { ids: vec![candidate.id] }, why));
+    // Together, where there are several: two voters are less than one, for neither may be lost.
+    let ids: Vec<u64> =
+        seen.candidates().iter().take(policy.voters_max.saturating_sub(voters)).map(|member| member.id).collect();
+    if !ids.is_empty() {
+        let why = format!("there are {voters} voters, up to {} are wanted, and they have caught up", policy.voters_max);
+        return Some((Change::Promote { ids }, why));
     }
     for voter in seen.voters().filter(|voter| voter.node != Some(seen.me)) {
         let away = seen.away.get(&voter.id).copied().unwrap_or_default();
         let leaves = matches!(seen.state(voter), Some(NodeState::Draining | NodeState::Drained));
-        if (away < policy.replace_after && !leaves) || seen.candidate().is_none() {
+        if (away < policy.replace_after && !leaves) || seen.candidates().is_empty() {
             continue;
         }
         if seen.without(&BTreeSet::from([voter.id])).is_ok() {
@@ -178,6 +181,7 @@ mod tests {
     fn the_second_and_third_node_become_voters_and_later_ones_stay_learners() {
         assert_eq!(Scene::of(1, 1).next(), Some(Change::Promote { ids: vec![2] }));
         assert_eq!(Scene::of(2, 2).next(), Some(Change::Promote { ids: vec![3] }));
+        assert_eq!(Scene::of(1, 3).next(), Some(Change::Promote { ids: vec![2, 3] }), "both at once, if both are there");
         assert_eq!(Scene::of(3, 2).next(), None);
         let mut behind = Scene::of(1, 1);
         behind.members[1].matched = None;

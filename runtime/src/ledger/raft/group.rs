@@ -425,6 +425,7 @@ impl Consensus for Group {
             term: metrics.current_term,
             leader: metrics.current_leader.and_then(|id| self.shared.node_of(id)),
             members: members.collect(),
+            changing: membership.get_joint_config().len() > 1,
             log_last: metrics.last_log_index.unwrap_or(0),
             log_purged: metrics.purged.map_or(0, |log_id| log_id.index),
         }

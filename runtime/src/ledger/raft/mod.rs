@@ -138,6 +138,7 @@ pub struct ConsensusStatus {
     pub term: u64,
     pub leader: Option<NodeId>,
     pub members: Vec<Member>,
+    pub changing: bool,
     pub log_last: u64,
     pub log_purged: u64,
 }
