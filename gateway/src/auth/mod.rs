@@ -19,10 +19,22 @@ pub struct Principal {
     pub administrator: bool,
 }
 
+/// What other nodes of the cluster accept, as [`Auth::digests`] writes it there.
+type Elsewhere = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
+
 /// The tokens that are accepted, by digest.
 #[derive(Clone, Default)]
 pub struct Auth {
     known: Arc<Vec<(blake3::Hash, Principal)>>,
+    elsewhere: Option<Elsewhere>,
+}
+
+/// A token as other nodes know it: who, with which rights, and the digest.
+fn parse_digest(text: &str) -> Option<(blake3::Hash, Principal)> {
+    let (rest, digest) = text.rsplit_once(' ')?;
+    let (name, rights) = rest.rsplit_once(' ')?;
+    let principal = Principal { name: name.into(), administrator: rights == "administrator" };
+    Some((blake3::Hash::from_hex(digest).ok()?, principal))
 }
 
 impl Auth {
@@ -32,7 +44,18 @@ impl Auth {
             .into_iter()
             .map(|(name, digest, administrator)| (digest, Principal { name: name.into(), administrator }))
             .collect();
-        Self { known: Arc::new(known) }
+        Self { known: Arc::new(known), elsewhere: None }
+    }
+
+    /// Also accepts what other nodes do: a token of one is good on all.
+    pub fn with_elsewhere(self, digests: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
+        Self { elsewhere: Some(Arc::new(digests)), ..self }
+    }
+
+    /// What other nodes need to know of these tokens; no token can be made from it.
+    pub fn digests(&self) -> Vec<String> {
+        let rights = |principal: &Principal| if principal.administrator { "administrator" } else { "client" };
+        self.known.iter().map(|(digest, who)| format!("{} {} {}", who.name, rights(who), digest.to_hex())).collect()
     }
 
     pub fn digest(token: &str) -> blake3::Hash {
@@ -46,6 +69,15 @@ impl Auth {
         for (known, principal) in self.known.iter() {
             if *known == digest {
                 found = Some(principal.clone());
+            }
+        }
+        if found.is_none()
+            && let Some(elsewhere) = &self.elsewhere
+        {
+            for (known, principal) in elsewhere().iter().filter_map(|text| parse_digest(text)) {
+                if known == digest {
+                    found = Some(principal);
+                }
             }
         }
         found.ok_or_else(|| {
@@ -90,5 +122,17 @@ mod tests {
             assert_eq!(auth.authorization(bad).unwrap_err().code, Code::Unauthenticated, "{bad}");
         }
         assert!(Auth::default().token("").is_err());
+    }
+
+    #[test]
+    fn a_token_of_one_node_is_good_on_the_others() {
+        let one = Auth::new([("ops team".to_owned(), Auth::digest("hw_one"), true)]);
+        let digests = one.digests();
+        assert!(!format!("{digests:?}").contains("hw_one"));
+        let other = Auth::new([("ci".to_owned(), Auth::digest("hw_other"), false)]).with_elsewhere(move || digests.clone());
+        let found = other.token("hw_one").unwrap();
+        assert_eq!((&*found.name, found.administrator), ("ops team", true));
+        assert!(!other.token("hw_other").unwrap().administrator);
+        assert!(other.token("hw_none").is_err());
     }
 }

@@ -19,7 +19,7 @@ async fn an_actor_is_found_by_its_key_until_it_is_removed_with_its_note_and_snap
     lives(&a.door, 1).await;
     let shown = tree.find(&key).unwrap();
     assert_eq!(
-        (shown.path.as_str(), shown.kind, shown.status, shown.mailbox_bound),
+        (shown.path.as_str(), &*shown.kind, shown.status, shown.mailbox_bound),
         ("root/a", "scripted", ActorStatus::Running, 7)
     );
     assert_eq!(shown.note.as_deref(), Some("busy with it"));

@@ -111,8 +111,7 @@ pub fn next(policy: &VoterPolicy, seen: &Seen<'_>) -> Option<(Change, String)> {
     }
     let voters = seen.voters().count();
     // Together, where there are several: two voters are less than one, for neither may be lost.
-    let ids: Vec<u64> =
-        seen.candidates().iter().take(policy.voters_max.saturating_sub(voters)).map(|member| member.id).collect();
+    let ids: Vec<u64> = seen.candidates().iter().take(policy.voters_max.saturating_sub(voters)).map(|member| member.id).collect();
     if !ids.is_empty() {
         let why = format!("there are {voters} voters, up to {} are wanted, and they have caught up", policy.voters_max);
         return Some((Change::Promote { ids }, why));
