@@ -6,19 +6,22 @@
 mod attach;
 mod check;
 mod command;
+mod nodes;
 mod query;
+pub(crate) mod route;
 
 use std::sync::Arc;
 
 use hiveward_runtime::{call::Door, ledger::Cursor, op::NodeId, supervise::Tree};
 
-use crate::{house::House, roster::actor::RosterMsg};
+use crate::{house::House, roster::RosterMsg};
 
 pub use crate::{
     agent::{
         message::{PauseMode, StopMode},
         table::AgentFilter,
     },
+    directory::NodeStatus,
     event::{EventFilter, EventRecord, EventTail},
     page::Page,
     swarm::table::SwarmFilter,
@@ -26,6 +29,7 @@ pub use crate::{
 };
 pub use attach::{Said, Terminal};
 pub use check::{DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef, TaskEdit};
+pub use nodes::{DrainView, NodeView, TOKEN_TTL_MAX};
 pub use query::{ClusterView, MetricsSample, OutputChunk, OutputReader, OutputStream, Why};
 
 /// Cheap to clone.

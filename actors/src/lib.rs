@@ -3,14 +3,18 @@
 pub mod agent;
 pub mod client;
 mod commit;
+pub mod directory;
 mod doors;
 pub mod event;
 mod house;
 pub mod id;
+#[doc(hidden)]
+pub mod loss;
 pub mod node;
 pub mod page;
 pub mod placement;
 mod platform;
+mod residents;
 pub mod retention;
 pub mod roster;
 pub mod swarm;

@@ -4,6 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use hiveward_runtime::{
     clock::{Clock, Deadline},
+    cluster::peers::PeersDriver,
     ledger::{Ledger, LedgerConfig, OpenError, view::Views},
     op::{NodeId, Op},
     store::blob::Blobs,
@@ -13,7 +14,7 @@ use hiveward_runtime::{
 use crate::{
     agent::{AgentSpec, ConnectorSpec, Limits, SessionSpec, connector::SecretFiles, session::ShimProgram, table::AgentView},
     client::{ControlPlane, NewAgent, NewSwarm, SwarmRef},
-    house::House,
+    house::{Clustered, House},
     retention::TranscriptRetention,
     swarm::table::SwarmView,
     task::table::TaskView,
@@ -71,6 +72,8 @@ pub struct Node {
     house: House,
     running: tree::Running,
     control: ControlPlane,
+    /// While it lives, this node leads itself.
+    _peers: PeersDriver,
     _lock: nix::fcntl::Flock<std::fs::File>,
 }
 
@@ -84,7 +87,8 @@ impl Node {
         let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock)
             .map_err(|_| StartError::InUse { dir: dir.clone() })?;
         let id = node_id(dir).map_err(unusable)?;
-        let ledger = LedgerConfig { reserve_bytes: config.reserve_bytes, ..LedgerConfig::new(dir.join("ledger")) };
+        let mut ledger = LedgerConfig { reserve_bytes: config.reserve_bytes, ..LedgerConfig::new(dir.join("ledger")) };
+        ledger.raft.node = id;
         let ledger = Ledger::open(ledger).await?;
         let views: Vec<Box<dyn hiveward_runtime::ledger::view::View>> =
             vec![Box::new(TaskView), Box::new(AgentView), Box::new(SwarmView)];
@@ -92,10 +96,12 @@ impl Node {
             Views::start(&ledger, &dir.join("views.redb"), views).await.map_err(|error| StartError::Views(error.to_string()))?;
         let blobs = Blobs::open(dir.join("blobs")).map_err(unusable)?;
         let secrets = Arc::new(SecretFiles { dir: dir.join("secrets") });
-        let house = House::new(ledger, views, blobs, Clock::System, dir.clone(), secrets, config.shim.clone());
+        let generation = generation(dir).map_err(unusable)?;
+        let (clustered, peers) = Clustered::alone(id, generation, &ledger);
+        let house = House::new(clustered, ledger, views, blobs, Clock::System, dir.clone(), secrets, config.shim.clone());
         let running = tree::start(house.clone(), config.transcripts).await?;
         let control = ControlPlane::new(house.clone(), running.tree.clone(), running.roster.clone(), id, config.faults_allowed);
-        let node = Self { house, running, control, _lock: lock };
+        let node = Self { house, running, control, _peers: peers, _lock: lock };
         node.ensure_default(config.default_agents).await.map_err(|refused| StartError::Default(refused.message))?;
         Ok(node)
     }
@@ -109,7 +115,7 @@ impl Node {
         const WITHIN: Duration = Duration::from_secs(30);
         let new = NewSwarm { name: "default".into(), ..NewSwarm::default() };
         let op = Op { operation: Some("default-swarm".into()), ..Op::internal(WITHIN) };
-        if self.house.doors.has_swarms() {
+        if self.house.directory.has_swarms() {
             return Ok(());
         }
         self.control.create_swarm(op, new).await?;
@@ -130,6 +136,24 @@ impl Node {
             tracing::warn!("the ledger did not stop in time; nothing that was acknowledged is lost by that");
         }
     }
+}
+
+/// Grows at each start of the node.
+fn generation(dir: &std::path::Path) -> std::io::Result<u64> {
+    let path = dir.join("node.generation");
+    let before: u64 = match std::fs::read_to_string(&path) {
+        Ok(text) => text
+            .trim()
+            .parse()
+            .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{}: {error}", path.display())))?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error),
+    };
+    let new = dir.join("node.generation.new");
+    std::fs::write(&new, format!("{}\n", before + 1))?;
+    std::fs::File::open(&new)?.sync_all()?;
+    std::fs::rename(&new, &path)?;
+    Ok(before + 1)
 }
 
 /// Made once per data directory.
@@ -168,6 +192,8 @@ impl NewAgent {
             auto_start: true,
             start_timeout_ms: AgentSpec::START_TIMEOUT_MS_DEFAULT,
             stop_grace_ms: AgentSpec::STOP_GRACE_MS_DEFAULT,
+            node_labels: Default::default(),
+            node: None,
         }
     }
 }

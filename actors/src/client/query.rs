@@ -21,7 +21,7 @@ use crate::{
     id::{AgentId, SwarmId, TaskId},
     placement::Decision,
     retention::TranscriptRetention,
-    swarm::{SwarmRecord, message::SwarmMsg},
+    swarm::{SwarmRecord, message::SwarmMsg, wire::SwarmWire},
     task::{AttemptRecord, TaskRecord, TaskStatus, spec::Body},
 };
 
@@ -61,6 +61,8 @@ pub struct OutputReader {
     open: Option<Reader>,
 }
 
+/// How long a coordinator is waited for that has no life now.
+const EXPLAIN_WITHIN: Duration = Duration::from_secs(1);
 const CHUNK_BYTES_MAX: usize = 64 << 10;
 const WAIT_PER_TURN: Duration = Duration::from_secs(1);
 
@@ -180,7 +182,8 @@ pub struct MetricsSample {
 impl ControlPlane {
     /// Waits until the views have reached `cursor`.
     pub async fn at_least(&self, op: &Op, cursor: Cursor) -> Result<(), Refused> {
-        if cursor > self.house.ledger.head() {
+        let alone = self.house.directory.read(|known| known.nodes.len() <= 1);
+        if cursor > self.house.ledger.head() && alone {
             return Err(Refused::invalid(
                 "atLeast",
                 format!("the ledger is at cursor {}, before {cursor}", self.house.ledger.head()),
@@ -297,10 +300,13 @@ impl ControlPlane {
 
     async fn explain(&self, record: &TaskRecord, deadline: Deadline) -> Result<String, Refused> {
         let task = record.id();
-        let Some(door) = self.house.doors.swarm(record.spec.swarm) else {
-            return Ok("its swarm's coordinator is not running".into());
+        let make = |reply| SwarmMsg::Explain { task, reply };
+        let deadline = deadline.at_most(EXPLAIN_WITHIN);
+        let asked = self.route_swarm(deadline, record.spec.swarm, make, || SwarmWire::Explain { task }).await;
+        let said: Option<String> = match asked {
+            Err(refused) if refused.code == Code::Unavailable => return Ok("its swarm's coordinator is not running".into()),
+            asked => asked?,
         };
-        let said = door.ask(deadline, |reply| SwarmMsg::Explain { task, reply }).await?;
         Ok(said.unwrap_or_else(|| "it is on its way to an agent".into()))
     }
 
@@ -323,12 +329,11 @@ impl ControlPlane {
 
     pub fn cluster(&self) -> ClusterView {
         let status = self.house.ledger.status();
-        let own = |node: u64| (node == status.node).then_some(self.node);
         ClusterView {
             node: self.node,
-            generation: status.epoch,
-            leader: status.leader.and_then(own),
-            voters: status.voters.iter().filter_map(|voter| own(*voter)).collect(),
+            generation: self.house.generation,
+            leader: status.leader,
+            voters: status.members.iter().filter(|member| member.voter).filter_map(|member| member.node).collect(),
             term: status.term,
             cursor: status.head,
             view_lag: self.house.views.lag(),

@@ -6,6 +6,7 @@
 pub mod identity;
 pub mod lease;
 pub mod link;
+pub mod peers;
 pub mod router;
 pub mod rpc;
 
