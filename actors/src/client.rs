@@ -6,19 +6,22 @@
 mod attach;
 mod check;
 mod command;
+mod nodes;
 mod query;
+pub(crate) mod route;
 
 use std::sync::Arc;
 
 use hiveward_runtime::{call::Door, ledger::Cursor, op::NodeId, supervise::Tree};
 
-use crate::{house::House, roster::actor::RosterMsg, transcripts::Transcripts};
+use crate::{house::House, report::Reports, roster::RosterMsg, transcripts::Transcripts};
 
 pub use crate::{
     agent::{
         message::{PauseMode, StopMode},
         table::AgentFilter,
     },
+    directory::NodeStatus,
     event::{EventFilter, EventRecord, EventTail},
     page::Page,
     swarm::table::SwarmFilter,
@@ -26,6 +29,8 @@ pub use crate::{
 };
 pub use attach::{Said, Terminal};
 pub use check::{DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef, TaskEdit};
+pub use nodes::{DrainView, NodeView, TOKEN_TTL_MAX};
+pub(crate) use query::resident_bytes;
 pub use query::{ClusterView, MetricsSample, OutputChunk, OutputReader, OutputStream, Why};
 
 /// Cheap to clone.
@@ -35,11 +40,10 @@ pub struct ControlPlane {
     tree: Tree,
     roster: Door<RosterMsg>,
     node: NodeId,
-    /// Of this start.
-    generation: u64,
     faults_allowed: bool,
     /// Those of other nodes; absent on a node that has no peers.
     transcripts: Option<Transcripts>,
+    reports: Option<Reports>,
 }
 
 /// An answer that is in the ledger, and where.
@@ -50,20 +54,13 @@ pub struct Done<T> {
 }
 
 impl ControlPlane {
-    pub(crate) fn new(
-        house: House,
-        tree: Tree,
-        roster: Door<RosterMsg>,
-        node: NodeId,
-        generation: u64,
-        faults_allowed: bool,
-    ) -> Self {
-        Self { house, tree, roster, node, generation, faults_allowed, transcripts: None }
+    pub(crate) fn new(house: House, tree: Tree, roster: Door<RosterMsg>, node: NodeId, faults_allowed: bool) -> Self {
+        Self { house, tree, roster, node, faults_allowed, transcripts: None, reports: None }
     }
 
-    /// Also reads what ran on other nodes.
-    pub(crate) fn with_transcripts(self, transcripts: Option<Transcripts>) -> Self {
-        Self { transcripts, ..self }
+    /// Also reads what ran on other nodes, and what nodes say of themselves.
+    pub(crate) fn with_others(self, transcripts: Option<Transcripts>, reports: Reports) -> Self {
+        Self { transcripts, reports: Some(reports), ..self }
     }
 
     pub fn tree(&self) -> &Tree {

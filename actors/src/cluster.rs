@@ -3,6 +3,8 @@
 //! Owns `<data-dir>/cluster/`, the cluster port and the certificates. Which member of the ledger's group it is follows from
 //! how it came: the founder is number 1, a joiner's number is its id's. After a restart it opens its files and dials again.
 
+pub(crate) mod book;
+
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr, UdpSocket},

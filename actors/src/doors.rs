@@ -7,6 +7,7 @@ use parking_lot::RwLock;
 
 use crate::{
     agent::message::AgentMsg,
+    directory::Entity,
     id::{AgentId, SwarmId},
     swarm::message::SwarmMsg,
 };
@@ -19,40 +20,59 @@ pub struct Doors {
 
 #[derive(Default)]
 struct Inner {
-    agents: HashMap<AgentId, (SwarmId, Door<AgentMsg>)>,
-    swarms: HashMap<SwarmId, Door<SwarmMsg>>,
+    /// With the placement it is here in.
+    agents: HashMap<AgentId, (u64, SwarmId, Door<AgentMsg>)>,
+    swarms: HashMap<SwarmId, (u64, Door<SwarmMsg>)>,
 }
 
 impl Doors {
     pub fn agent(&self, agent: AgentId) -> Option<Door<AgentMsg>> {
-        self.inner.read().agents.get(&agent).map(|(_, door)| door.clone())
+        self.inner.read().agents.get(&agent).map(|(_, _, door)| door.clone())
     }
 
     pub fn swarm(&self, swarm: SwarmId) -> Option<Door<SwarmMsg>> {
-        self.inner.read().swarms.get(&swarm).cloned()
+        self.inner.read().swarms.get(&swarm).map(|(_, door)| door.clone())
     }
 
     pub fn agents_of(&self, swarm: SwarmId) -> Vec<Door<AgentMsg>> {
-        self.inner.read().agents.values().filter(|(of, _)| *of == swarm).map(|(_, door)| door.clone()).collect()
+        self.inner.read().agents.values().filter(|(_, of, _)| *of == swarm).map(|(_, _, door)| door.clone()).collect()
     }
 
-    pub fn add_agent(&self, agent: AgentId, swarm: SwarmId, door: Door<AgentMsg>) {
-        self.inner.write().agents.insert(agent, (swarm, door));
+    /// Everything that is here, and in which placement.
+    pub fn all(&self) -> Vec<(Entity, u64)> {
+        let inner = self.inner.read();
+        let swarms = inner.swarms.iter().map(|(id, (placement, _))| (Entity::Swarm(*id), *placement));
+        let agents = inner.agents.iter().map(|(id, (placement, ..))| (Entity::Agent(*id), *placement));
+        swarms.chain(agents).collect()
     }
 
-    pub fn add_swarm(&self, swarm: SwarmId, door: Door<SwarmMsg>) {
-        self.inner.write().swarms.insert(swarm, door);
+    /// Agents and swarms.
+    pub fn counts(&self) -> (u64, u64) {
+        let inner = self.inner.read();
+        (inner.agents.len() as u64, inner.swarms.len() as u64)
     }
 
-    pub fn has_swarms(&self) -> bool {
-        !self.inner.read().swarms.is_empty()
+    pub fn add_agent(&self, agent: AgentId, swarm: SwarmId, placement: u64, door: Door<AgentMsg>) {
+        self.inner.write().agents.insert(agent, (placement, swarm, door));
     }
 
-    pub fn remove_agent(&self, agent: AgentId) {
-        self.inner.write().agents.remove(&agent);
+    pub fn add_swarm(&self, swarm: SwarmId, placement: u64, door: Door<SwarmMsg>) {
+        self.inner.write().swarms.insert(swarm, (placement, door));
     }
 
-    pub fn remove_swarm(&self, swarm: SwarmId) {
-        self.inner.write().swarms.remove(&swarm);
+    pub fn remove(&self, entity: Entity) {
+        match entity {
+            Entity::Agent(agent) => drop(self.inner.write().agents.remove(&agent)),
+            Entity::Swarm(swarm) => drop(self.inner.write().swarms.remove(&swarm)),
+        }
+    }
+
+    /// Whether somebody lives behind its door; `None` if it has none here.
+    pub fn is_living(&self, entity: Entity) -> Option<bool> {
+        let inner = self.inner.read();
+        match entity {
+            Entity::Agent(agent) => inner.agents.get(&agent).map(|(_, _, door)| door.current().is_some()),
+            Entity::Swarm(swarm) => inner.swarms.get(&swarm).map(|(_, door)| door.current().is_some()),
+        }
     }
 }

@@ -96,6 +96,29 @@ pub fn record(event: &Event) -> Result<EventRecord, Refused> {
             RosterEvent::AgentRemoved { agent, swarm, .. } => {
                 (None, Some(agent), json!({"agent": agent.to_string(), "swarm": swarm.to_string()}))
             }
+            RosterEvent::NodeJoined { record } => (
+                None,
+                None,
+                json!({"node": record.node.to_string(), "address": record.address, "zone": record.zone, "labels": record.labels}),
+            ),
+            RosterEvent::NodeLost { node, why } => (None, None, json!({"node": node.to_string(), "why": why})),
+            RosterEvent::NodeBack { node, generation } => {
+                (None, None, json!({"node": node.to_string(), "generation": generation.to_string()}))
+            }
+            RosterEvent::NodeDraining { node, within_ms, .. } => {
+                (None, None, json!({"node": node.to_string(), "withinMs": within_ms}))
+            }
+            RosterEvent::NodeDrainCancelled { node, .. }
+            | RosterEvent::NodeDrained { node }
+            | RosterEvent::NodeRemoved { node, .. }
+            | RosterEvent::TokenUsed { node, .. } => (None, None, json!({"node": node.to_string()})),
+            RosterEvent::TokenIssued { .. } => (None, None, json!({})),
+            RosterEvent::Placed { key, node, placement, why } => {
+                let agent = AgentId::try_from(&key).ok();
+                let data = json!({"key": key.as_str(), "node": node.to_string(), "placement": placement, "why": why});
+                (None, agent, data)
+            }
+            RosterEvent::Unplaced { key, why } => (None, AgentId::try_from(&key).ok(), json!({"key": key.as_str(), "why": why})),
         },
     };
     Ok(EventRecord {
@@ -116,7 +139,7 @@ fn swarm_data(what: &SwarmEvent, tasks: &[TaskId]) -> Value {
             let titles: Vec<_> = tasks.iter().map(|spec| spec.title.as_str()).collect();
             json!({"tasks": ids, "titles": titles, "principal": principal})
         }
-        SwarmEvent::Assigned { lease, decision } => json!({
+        SwarmEvent::Assigned { lease, decision, .. } => json!({
             "attempt": lease.attempt, "agent": lease.agent.to_string(), "strategy": decision.strategy, "eligible": decision.eligible,
             "score": decision.scores.first().map(|best| best.total),
         }),

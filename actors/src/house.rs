@@ -5,8 +5,14 @@ use std::{path::PathBuf, sync::Arc, time::Instant};
 use bytes::Bytes;
 use hiveward_runtime::{
     clock::Clock,
+    cluster::{
+        identity::Identity,
+        peers::{Peers, PeersDriver},
+        router::Router,
+    },
     error::{Code, Refused},
     ledger::{Ledger, view::Views},
+    op::NodeId,
     store::blob::Blobs,
 };
 
@@ -16,7 +22,9 @@ use crate::{
         session::ShimProgram,
         table::AgentTable,
     },
+    directory::Directory,
     doors::Doors,
+    roster::{NoNodeChanges, NodeChanges, event::NodeRecord},
     swarm::table::SwarmTable,
     task::{
         spec::{Body, INLINE_BYTES_MAX},
@@ -26,7 +34,50 @@ use crate::{
 
 /// Cheap to clone; holds no state of its own.
 #[derive(Clone)]
-pub struct House {
+pub struct House(Arc<Rooms>);
+
+impl std::ops::Deref for House {
+    type Target = Rooms;
+
+    fn deref(&self) -> &Rooms {
+        &self.0
+    }
+}
+
+/// This node's part of a cluster.
+pub struct Clustered {
+    /// What this node says of itself.
+    pub me: NodeRecord,
+    /// Grows at each start of the node.
+    pub generation: u64,
+    pub peers: Peers,
+    pub router: Router,
+    pub directory: Directory,
+    /// What join tokens are made with; absent on a node that takes in nobody.
+    pub identity: Option<Identity>,
+    pub node_changes: Arc<dyn NodeChanges>,
+}
+
+impl Clustered {
+    /// A single node.
+    pub fn alone(node: NodeId, generation: u64, ledger: &Ledger) -> (Self, PeersDriver) {
+        let (peers, driver) = Peers::alone(node);
+        let directory = Directory::new(ledger.clone(), peers.clone());
+        let router = Router::new(node, Arc::new(directory.clone()));
+        let me = NodeRecord::of_this_host(node, hiveward_runtime::ledger::member_id(node), String::new());
+        let node_changes = Arc::new(NoNodeChanges);
+        (Self { me, generation, peers, router, directory, identity: None, node_changes }, driver)
+    }
+}
+
+pub struct Rooms {
+    pub me: Arc<NodeRecord>,
+    pub generation: u64,
+    pub peers: Peers,
+    pub router: Router,
+    pub directory: Directory,
+    pub identity: Option<Identity>,
+    pub node_changes: Arc<dyn NodeChanges>,
     pub ledger: Ledger,
     pub views: Views,
     pub blobs: Blobs,
@@ -35,14 +86,16 @@ pub struct House {
     pub agents: AgentTable,
     pub swarms: SwarmTable,
     pub clock: Clock,
-    pub data_dir: Arc<PathBuf>,
+    pub data_dir: PathBuf,
     secrets: Arc<dyn SecretSource>,
     shim: ShimProgram,
     started: Instant,
 }
 
 impl House {
+    #[allow(clippy::too_many_arguments)] // Each is a room of its own; made once, in `node`.
     pub fn new(
+        clustered: Clustered,
         ledger: Ledger,
         views: Views,
         blobs: Blobs,
@@ -51,7 +104,15 @@ impl House {
         secrets: Arc<dyn SecretSource>,
         shim: ShimProgram,
     ) -> Self {
-        Self {
+        let Clustered { me, generation, peers, router, directory, identity, node_changes } = clustered;
+        Self(Arc::new(Rooms {
+            me: Arc::new(me),
+            generation,
+            peers,
+            router,
+            directory,
+            identity,
+            node_changes,
             tasks: TaskTable::new(views.clone()),
             agents: AgentTable::new(views.clone()),
             swarms: SwarmTable::new(views.clone()),
@@ -60,17 +121,17 @@ impl House {
             blobs,
             doors: Doors::default(),
             clock,
-            data_dir: Arc::new(data_dir),
+            data_dir,
             secrets,
             shim,
             started: Instant::now(),
-        }
+        }))
     }
 
     /// What a connector of this node is given.
     pub fn connector_env(&self, reports: Reports) -> ConnectorEnv {
         ConnectorEnv {
-            data_dir: (*self.data_dir).clone(),
+            data_dir: self.data_dir.clone(),
             secrets: self.secrets.clone(),
             artifacts: Arc::new(BlobArtifacts(self.blobs.clone())),
             reports,

@@ -3,21 +3,36 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use hiveward_runtime::{
-    clock::{Clock, Deadline},
-    ledger::{Ledger, LedgerConfig, OpenError, view::Views},
+    clock::{Clock, Deadline, WallMs},
+    cluster::{
+        lease::Phase,
+        membership::Membership,
+        peers::{Peers, PeersDriver},
+        router::Router,
+    },
+    ledger::{DiskState, Ledger, LedgerConfig, OpenError, view::Views},
     op::{NodeId, Op},
-    store::blob::Blobs,
+    store::{blob::Blobs, replicas::Replicas},
     supervise::StartError as TreeError,
 };
+use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     agent::{AgentSpec, ConnectorSpec, Limits, SessionSpec, connector::SecretFiles, session::ShimProgram, table::AgentView},
     client::{ControlPlane, NewAgent, NewSwarm, SwarmRef},
-    cluster::{ClusterConfig, next_generation},
-    house::House,
+    cluster::{
+        Cluster, ClusterConfig, ClusterError, Connected,
+        book::{Book, Removals},
+        next_generation,
+    },
+    directory::Directory,
+    house::{Clustered, House},
+    report::{self, NodeReport, Reports},
     retention::TranscriptRetention,
+    roster::event::NodeRecord,
     swarm::table::SwarmView,
     task::table::TaskView,
+    transcripts::Transcripts,
     tree,
 };
 
@@ -35,6 +50,8 @@ pub struct NodeConfig {
     pub transcripts: TranscriptRetention,
     /// Absent on a node that has no peers.
     pub cluster: Option<ClusterConfig>,
+    /// Of the tokens that its gateway accepts, for other nodes to accept them too.
+    pub token_digests: Vec<String>,
 }
 
 impl NodeConfig {
@@ -47,6 +64,7 @@ impl NodeConfig {
             shim: ShimProgram::this_binary(),
             transcripts: TranscriptRetention::default(),
             cluster: None,
+            token_digests: Vec::new(),
         }
     }
 }
@@ -62,6 +80,8 @@ pub enum StartError {
     #[error("{dir} is in use by another hiveward; stop it, or give another --data-dir")]
     InUse { dir: PathBuf },
     #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error(transparent)]
     Ledger(#[from] OpenError),
     #[error("the views cannot be opened: {0}")]
     Views(String),
@@ -71,12 +91,28 @@ pub enum StartError {
     Default(String),
 }
 
+/// What only a node with peers has.
+struct Clustering {
+    connected: Connected,
+    membership: Arc<Membership>,
+    replicas: Replicas,
+    transcripts: Transcripts,
+    reports: Reports,
+    announcing: JoinHandle<()>,
+}
+
 pub struct Node {
     house: House,
     running: tree::Running,
     control: ControlPlane,
+    clustering: Option<Clustering>,
+    /// A node without peers leads itself while this lives.
+    _alone: Option<PeersDriver>,
     _lock: nix::fcntl::Flock<std::fs::File>,
 }
+
+/// Between tries to make this node known to the cluster.
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 
 impl Node {
     pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
@@ -89,8 +125,16 @@ impl Node {
             .map_err(|_| StartError::InUse { dir: dir.clone() })?;
         let id = node_id(dir).map_err(unusable)?;
         let generation = next_generation(dir).map_err(unusable)?;
+        let cluster = match &config.cluster {
+            Some(cluster) => Some(Cluster::open(cluster.clone(), dir, id).await?),
+            None => None,
+        };
         let mut ledger = LedgerConfig { reserve_bytes: config.reserve_bytes, ..LedgerConfig::new(dir.join("ledger")) };
         ledger.raft.node = id;
+        if let Some(cluster) = &cluster {
+            ledger.raft = cluster.raft(&ledger.dir);
+        }
+        let founds = ledger.raft.founds;
         let ledger = Ledger::open(ledger).await?;
         let views: Vec<Box<dyn hiveward_runtime::ledger::view::View>> =
             vec![Box::new(TaskView), Box::new(AgentView), Box::new(SwarmView)];
@@ -98,12 +142,60 @@ impl Node {
             Views::start(&ledger, &dir.join("views.redb"), views).await.map_err(|error| StartError::Views(error.to_string()))?;
         let blobs = Blobs::open(dir.join("blobs")).map_err(unusable)?;
         let secrets = Arc::new(SecretFiles { dir: dir.join("secrets") });
-        let house = House::new(ledger, views, blobs, Clock::System, dir.clone(), secrets, config.shim.clone());
+        let (lease, held) = watch::channel(Phase::Over);
+        let removals = Arc::new(Removals::default());
+        let (clustered, alone) = match (&cluster, &config.cluster) {
+            (Some(cluster), Some(settings)) => {
+                let peers = Peers::of(id, ledger.leadership(), held);
+                let directory = Directory::new(ledger.clone(), peers.clone());
+                let router = Router::new(id, Arc::new(directory.clone()));
+                let me = NodeRecord {
+                    labels: settings.labels.clone(),
+                    zone: settings.zone.clone().unwrap_or_default(),
+                    token_digests: config.token_digests.clone(),
+                    ..NodeRecord::of_this_host(id, cluster.raft_id(), cluster.address.clone())
+                };
+                let (identity, node_changes) = (Some(cluster.identity.clone()), removals.clone());
+                (Clustered { me, generation, peers, router, directory, identity, node_changes }, None)
+            }
+            _ => {
+                let (clustered, driver) = Clustered::alone(id, generation, &ledger);
+                (clustered, Some(driver))
+            }
+        };
+        let house = House::new(clustered, ledger, views, blobs, Clock::System, dir.clone(), secrets, config.shim.clone());
+        // Before the tree: its entities may be spoken to as soon as they are placed.
+        let connected = match cluster {
+            Some(cluster) => Some(cluster.connect(generation, &house.router).await?),
+            None => None,
+        };
         let running = tree::start(house.clone(), config.transcripts).await?;
-        let control =
-            ControlPlane::new(house.clone(), running.tree.clone(), running.roster.clone(), id, generation, config.faults_allowed);
-        let node = Self { house, running, control, _lock: lock };
-        node.ensure_default(config.default_agents).await.map_err(|refused| StartError::Default(refused.message))?;
+        let mut control =
+            ControlPlane::new(house.clone(), running.tree.clone(), running.roster.clone(), id, config.faults_allowed);
+        let mut clustering = None;
+        if let Some(connected) = connected {
+            let book = Arc::new(Book::new(house.clone(), running.roster.clone()));
+            connected.cluster.credentials.open(house.ledger.clone(), book.clone());
+            let membership = Arc::new(connected.membership(generation, &house.ledger, book, lease));
+            removals.ask(&membership);
+            let phase = Arc::downgrade(&membership);
+            house.peers.read_phase(move || phase.upgrade().map_or(Phase::Over, |membership| membership.phase()));
+            let lanes = connected.lanes().clone();
+            let replicas = Replicas::open(&house.blobs, lanes.bulk.clone(), house.ledger.clone(), id);
+            let transcripts = Transcripts::open(dir.clone(), lanes.bulk.clone(), house.ledger.clone(), id);
+            let own = own_report(&house, &connected, &membership);
+            let reports = Reports::open(id, own, running.tree.clone(), Some(lanes.raft.clone()));
+            control = control.with_others(Some(transcripts.clone()), reports.clone());
+            let announcing = tokio::spawn(announce(control.clone()));
+            clustering = Some(Clustering { connected, membership, replicas, transcripts, reports, announcing });
+        } else {
+            let own = report_alone(&house);
+            control = control.with_others(None, Reports::open(id, own, running.tree.clone(), None));
+        }
+        let node = Self { house, running, control, clustering, _alone: alone, _lock: lock };
+        if founds {
+            node.ensure_default(config.default_agents).await.map_err(|refused| StartError::Default(refused.message))?;
+        }
         Ok(node)
     }
 
@@ -111,12 +203,17 @@ impl Node {
         self.control.clone()
     }
 
+    /// Where other nodes reach this one.
+    pub fn cluster_address(&self) -> Option<&str> {
+        self.clustering.as_ref().map(|clustering| clustering.connected.cluster.address.as_str())
+    }
+
     /// The `default` swarm is made once; who removes its agents keeps them removed.
     async fn ensure_default(&self, agents: u32) -> Result<(), hiveward_runtime::error::Refused> {
         const WITHIN: Duration = Duration::from_secs(30);
         let new = NewSwarm { name: "default".into(), ..NewSwarm::default() };
         let op = Op { operation: Some("default-swarm".into()), ..Op::internal(WITHIN) };
-        if self.house.doors.has_swarms() {
+        if self.house.directory.has_swarms() {
             return Ok(());
         }
         self.control.create_swarm(op, new).await?;
@@ -131,11 +228,96 @@ impl Node {
     /// Stops the tree, then what it stood on. Agents' processes live on, to be adopted by the next start.
     pub async fn stop(self, within: Duration) {
         let deadline = Deadline::after(within);
+        if let Some(clustering) = &self.clustering {
+            clustering.announcing.abort();
+            // Another leads from now on, if there is another: its writes do not wait for this node's silence to be noticed.
+            if self.house.ledger.leadership().borrow().is_me && !self.house.ledger.is_alone() {
+                self.house.ledger.step_aside(STEP_ASIDE_WITHIN).await;
+            }
+        }
         self.running.root.shutdown(within).await;
+        if let Some(clustering) = &self.clustering {
+            clustering.replicas.close();
+            clustering.transcripts.close();
+            clustering.reports.close();
+            clustering.membership.stop().await;
+        }
         self.house.views.stop().await;
         if tokio::time::timeout_at(deadline.at_most(within).instant(), self.house.ledger.stop()).await.is_err() {
             tracing::warn!("the ledger did not stop in time; nothing that was acknowledged is lost by that");
         }
+        if let Some(clustering) = self.clustering {
+            clustering.connected.stop().await;
+        }
+    }
+}
+
+/// How long another voter may take to be elected before this one stops all the same.
+const STEP_ASIDE_WITHIN: Duration = Duration::from_secs(3);
+
+async fn announce(control: ControlPlane) {
+    loop {
+        match control.announce().await {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(refused) => tracing::debug!(why = refused.message, "this node is not known to the cluster yet"),
+        }
+        tokio::time::sleep(ANNOUNCE_EVERY).await;
+    }
+}
+
+fn report_alone(house: &House) -> impl Fn() -> NodeReport + Send + Sync + 'static {
+    let house = house.clone();
+    move || {
+        let status = house.ledger.status();
+        let (agents, swarms) = house.doors.counts();
+        NodeReport {
+            node: house.me.node,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            generation: house.generation,
+            wall: WallMs::now(),
+            cores: house.me.cores,
+            load_average: report::load_average(),
+            resident_bytes: crate::client::resident_bytes(),
+            agents,
+            swarms,
+            cursor: status.head.0,
+            view_lag: house.views.lag(),
+            term: status.term,
+            leader: status.leader,
+            lease: phase_name(*house.peers.lease().borrow()).to_owned(),
+            disk: match status.disk {
+                DiskState::Ok => "ok".into(),
+                DiskState::Full { free_bytes } => format!("full: {free_bytes} bytes are free"),
+                DiskState::Failed { why } => format!("failed: {why}"),
+            },
+            links: Vec::new(),
+            leases: Vec::new(),
+            certificate_until: None,
+        }
+    }
+}
+
+fn own_report(
+    house: &House,
+    connected: &Connected,
+    membership: &Arc<Membership>,
+) -> impl Fn() -> NodeReport + Send + Sync + 'static {
+    let (alone, links, identity) = (report_alone(house), connected.links().clone(), connected.cluster.identity.clone());
+    let membership = Arc::downgrade(membership);
+    move || NodeReport {
+        links: report::links(&links),
+        leases: membership.upgrade().map(|membership| report::leases(membership.leases())).unwrap_or_default(),
+        certificate_until: Some(identity.certificate().not_after),
+        ..alone()
+    }
+}
+
+const fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Held => "held",
+        Phase::Stopping => "stopping",
+        Phase::Over => "over",
     }
 }
 
@@ -175,6 +357,8 @@ impl NewAgent {
             auto_start: true,
             start_timeout_ms: AgentSpec::START_TIMEOUT_MS_DEFAULT,
             stop_grace_ms: AgentSpec::STOP_GRACE_MS_DEFAULT,
+            node_labels: Default::default(),
+            node: None,
         }
     }
 }

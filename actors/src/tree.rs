@@ -3,25 +3,29 @@
 //! ```text
 //! node        one_for_one   gives up on nothing below it
 //! ├─ platform one_for_one   ledger (watches the ledger and the views, keeps its retention)
-//! │                         transcripts (keeps theirs)
+//! │                         transcripts (keeps theirs), directory (keeps up with the ledger)
 //! ├─ swarms   one_for_one   coordinator* (permanent; a crash loop of one is stopped alone)
 //! ├─ agents   one_for_one   agent* (transient; likewise) → sessions in shims of their own
-//! └─ roster   essential     names, and starts the two above from the ledger
+//! ├─ roster   essential     names and places; acts where the node leads
+//! └─ residents essential    makes what runs in the two above what the directory places here
 //! ```
 //!
 //! The gateway is started by the binary after the tree answers, and stopped before it.
 
 use hiveward_runtime::{
     call::Door,
+    cluster::router::ActorDoor,
     supervise::{ChildSpec, Intensity, StartError, Strategy, Supervisor, SupervisorSpec, Tree},
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
+    directory::{DirectoryKeeper, ROSTER_INCARNATION, roster_key},
     house::House,
     platform::LedgerWatch,
+    residents::actor::Residents,
     retention::{TranscriptKeeper, TranscriptRetention},
-    roster::actor::{Roster, RosterMsg},
+    roster::{RosterMsg, actor::Roster, wire},
 };
 
 /// Of supervisors whose children are counted one by one: what escalates here is rare, and never fatal.
@@ -40,19 +44,32 @@ pub async fn start(house: House, transcripts: TranscriptRetention) -> Result<Run
     let kept = house.clone();
     let (keeper, _) =
         ChildSpec::actor("transcripts", "transcripts", move || TranscriptKeeper::new(kept.clone(), transcripts)).build();
-    let platform = SupervisorSpec::new("platform", Strategy::OneForOne, vec![watch, keeper]).intensity(INTENSITY);
+    let followed = house.directory.clone();
+    let (directory, _) = ChildSpec::actor("directory", "directory", move || DirectoryKeeper::new(followed.clone()))
+        .start_timeout(Duration::from_secs(60))
+        .build();
+    let platform = SupervisorSpec::new("platform", Strategy::OneForOne, vec![watch, keeper, directory]).intensity(INTENSITY);
     let (platform, _) = ChildSpec::supervisor(platform);
     let (swarms, swarms_handle) =
         ChildSpec::supervisor(SupervisorSpec::new("swarms", Strategy::OneForOne, vec![]).intensity(INTENSITY));
     let (agents, agents_handle) =
         ChildSpec::supervisor(SupervisorSpec::new("agents", Strategy::OneForOne, vec![]).intensity(INTENSITY));
-    let (roster, roster_door) =
-        ChildSpec::actor("roster", "roster", move || Roster::new(house.clone(), agents_handle.clone(), swarms_handle.clone()))
-            .start_timeout(Duration::from_secs(60))
-            .mailbox(65_536)
-            .essential()
-            .build();
-    let children = vec![platform.essential(), swarms.essential(), agents.essential(), roster];
+    let named = house.clone();
+    let (roster, roster_door) = ChildSpec::actor("roster", "roster", move || Roster::new(named.clone()))
+        .start_timeout(Duration::from_secs(60))
+        .mailbox(65_536)
+        .essential()
+        .build();
+    house.router.open(&roster_key(), ROSTER_INCARNATION, Arc::new(ActorDoor::new(roster_door.clone(), wire::read)));
+    let idle = roster_door.clone();
+    let (residents, _) = ChildSpec::actor("residents", "residents", move || {
+        Residents::new(house.clone(), agents_handle.clone(), swarms_handle.clone(), idle.clone())
+    })
+    .start_timeout(Duration::from_secs(60))
+    .essential()
+    .build();
+    // The roster before the residents: on a single node what it places is started with the tree.
+    let children = vec![platform.essential(), swarms.essential(), agents.essential(), roster, residents];
     let root = SupervisorSpec::new("node", Strategy::OneForOne, children).intensity(INTENSITY);
     let root = Supervisor::root(root, tree.clone()).await?;
     Ok(Running { root, tree, roster: roster_door })

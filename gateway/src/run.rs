@@ -16,7 +16,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    auth::{TOKEN_FILE, admin_token},
+    auth::{Auth, TOKEN_FILE, admin_token},
     cli::{
         Common,
         fail::{Exit, Failed, Outcome},
@@ -164,6 +164,9 @@ async fn serve(config: Config, join: Option<JoinTarget>, dev: bool) -> Outcome {
         Failed::usage(problem, "mend it and run `hiveward config check FILE`; `hiveward config show` has what is in force")
     })?;
     node.transcripts = config.node.transcripts.retention();
+    let token = admin_token(&config.data_dir).map_err(|error| cannot_start(&error))?;
+    let auth = config.auth(&token)?;
+    node.token_digests = auth.digests();
     if let Some(agents) = config.node.default_agents {
         node.default_agents = agents;
     }
@@ -171,7 +174,7 @@ async fn serve(config: Config, join: Option<JoinTarget>, dev: bool) -> Outcome {
         started = Node::start(node) => started.map_err(|error| cannot_start(&error))?,
         () = signals.next() => return Ok(()),
     };
-    let served = listen(&config, &node, prometheus).await;
+    let served = listen(&config, auth, &node, prometheus).await;
     let server = match served {
         Ok(server) => server,
         Err(failed) => {
@@ -179,7 +182,7 @@ async fn serve(config: Config, join: Option<JoinTarget>, dev: bool) -> Outcome {
             return Err(failed);
         }
     };
-    announce(&config, server.address(), dev);
+    announce(&config, server.address(), node.cluster_address(), dev);
     signals.next().await;
     tracing::info!("stopping: requests finish, agents' processes live on; a second signal stops at once");
     let grace = Duration::from_millis(config.drain_ms);
@@ -196,19 +199,19 @@ async fn serve(config: Config, join: Option<JoinTarget>, dev: bool) -> Outcome {
     }
 }
 
-async fn listen(config: &Config, node: &Node, prometheus: PrometheusHandle) -> Outcome<Server> {
-    let token = admin_token(&config.data_dir).map_err(|error| cannot_start(&error))?;
-    let auth = config.auth(&token)?;
+async fn listen(config: &Config, auth: Auth, node: &Node, prometheus: PrometheusHandle) -> Outcome<Server> {
     let control = node.control();
+    let others = control.clone();
+    let auth = auth.with_elsewhere(move || others.token_digests());
     let schema = schema::build(control.clone());
     let probe = NodeProbe { control: control.clone(), prometheus };
     let gateway = Gateway::of_node(Arc::new(schema), auth, config.gateway.clone(), Arc::new(probe), control);
     Server::start(gateway, !config.auth.tokens.is_empty()).await.map_err(|error| cannot_start(&error))
 }
 
-fn announce(config: &Config, address: SocketAddr, dev: bool) {
+fn announce(config: &Config, address: SocketAddr, cluster: Option<&str>, dev: bool) {
     let token = config.data_dir.join(TOKEN_FILE);
-    tracing::info!(%address, data_dir = %config.data_dir.display(), "the node is up");
+    tracing::info!(%address, cluster, data_dir = %config.data_dir.display(), "the node is up");
     if dev {
         eprintln!(
             "\nHiveward is up.\n  open     http://{address}/\n  GraphQL  http://{address}/graphql\n  token    {}\n  try      hiveward task submit --output -- echo hello\n",

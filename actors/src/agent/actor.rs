@@ -16,16 +16,20 @@ use super::{
     connector::{self, Connector, End, Input, Job, Lease, Outcome, Report, StartFailure, StopHow, What},
     event::{self, AgentEvent},
     message::{AgentMsg, Answer, Assignment, PauseMode, StopMode},
+    reference::AgentRef,
     spec::{AgentSpec, ConnectorSpec},
     state::{AgentState, Phase, Wanted},
 };
 use crate::{
     commit::{Batch, Committer},
+    directory::Entity,
     house::House,
+    loss,
     swarm::{
         event::Ended,
         message::{Committed, SwarmMsg},
         seat::Arrival,
+        wire::{From, SwarmWire},
     },
     task::{
         spec::{TaskSpec, Work},
@@ -42,6 +46,8 @@ pub struct Agent {
     house: House,
     spec: Arc<AgentSpec>,
     skills: Arc<[super::Skill]>,
+    /// Which placement of it this is.
+    placement: u64,
 }
 
 pub struct State {
@@ -53,19 +59,24 @@ pub struct State {
     held: HashMap<Lease, Held>,
     /// Asked to start, and not answered yet.
     starters: Vec<Answer>,
+    /// The coordinator is known to have heard of this life.
     seated: bool,
     resend: Option<TimerHandle>,
+    /// Its node drains: it finishes what it holds.
+    draining: bool,
+    /// The newest life of the coordinator that was heard of; what an older one says is not done.
+    coordinator: u64,
 }
 
 enum Held {
-    Running,
+    Running { started: bool },
     Ended(Box<Ended>),
 }
 
 impl Agent {
-    pub fn new(house: House, spec: Arc<AgentSpec>) -> Self {
+    pub fn new(house: House, spec: Arc<AgentSpec>, placement: u64) -> Self {
         let skills = spec.skills.clone().into();
-        Self { house, spec, skills }
+        Self { house, spec, skills, placement }
     }
 
     fn grace(&self, mode: StopMode) -> StopHow {
@@ -111,6 +122,8 @@ impl Agent {
             starters: Vec::new(),
             seated: false,
             resend: None,
+            draining: false,
+            coordinator: 0,
         };
         if state.agent.wanted != Wanted::Stopped && !state.agent.removed {
             self.begin_start(ctx, &mut state).await?;
@@ -139,17 +152,24 @@ impl Agent {
             AgentMsg::Pause { mode, reply } => self.pause(state, mode, reply).await,
             AgentMsg::Resume { reply } => self.resume(ctx, state, reply).await,
             AgentMsg::Run(assignment) => self.run(ctx, state, assignment).await,
-            AgentMsg::Cancel { lease } => {
-                if matches!(state.held.get(&lease), Some(Held::Running)) {
+            AgentMsg::Cancel { lease, by } => {
+                if state.heeds(by) && matches!(state.held.get(&lease), Some(Held::Running { .. })) {
                     self.cancel(ctx, state, lease);
                 }
                 Ok(())
             }
-            AgentMsg::Keep { leases } => {
+            AgentMsg::Keep { leases, seated, by } => {
+                if !state.heeds(by) {
+                    return Ok(());
+                }
+                if seated == state.incarnation {
+                    state.seated = true;
+                    self.arm_resend(ctx, state);
+                }
                 let extra: Vec<_> = state.held.keys().filter(|lease| !leases.contains(lease)).copied().collect();
                 for lease in extra {
                     match state.held.get(&lease) {
-                        Some(Held::Running) => self.cancel(ctx, state, lease),
+                        Some(Held::Running { .. }) => self.cancel(ctx, state, lease),
                         _ => drop(state.held.remove(&lease)),
                     }
                 }
@@ -162,9 +182,40 @@ impl Agent {
                 self.arm_resend(ctx, state);
                 Ok(())
             }
-            AgentMsg::CoordinatorStarted => {
-                state.seated = false;
-                self.take_seat(ctx, state);
+            AgentMsg::CoordinatorStarted { by } => {
+                if state.heeds(by) {
+                    state.seated = false;
+                    self.take_seat(ctx, state);
+                }
+                Ok(())
+            }
+            AgentMsg::Alive { reply } => {
+                reply.answer(state.incarnation);
+                Ok(())
+            }
+            AgentMsg::Drain { reply } => {
+                if !state.draining {
+                    state.draining = true;
+                    state.seated = false;
+                    self.take_seat(ctx, state);
+                }
+                reply.answer(state.held.len());
+                Ok(())
+            }
+            AgentMsg::Undrain => {
+                if std::mem::take(&mut state.draining) {
+                    state.seated = false;
+                    self.take_seat(ctx, state);
+                }
+                Ok(())
+            }
+            AgentMsg::Evict { reply } => {
+                // Another life of it may have begun elsewhere: nothing is written or said from here.
+                state.agent.phase = Phase::Down;
+                state.connector.stop(StopHow::AtOnce).await;
+                state.held.clear();
+                state.resend = None;
+                reply.answer(());
                 Ok(())
             }
             AgentMsg::Report(report) => self.report(ctx, state, report).await,
@@ -203,6 +254,7 @@ impl Behaviour for Agent {
         serde_json::json!({
             "wanted": format!("{:?}", state.agent.wanted), "phase": format!("{:?}", state.agent.phase),
             "incarnation": state.incarnation, "held": state.held.len(), "seated": state.seated,
+            "placement": self.placement, "draining": state.draining,
         })
     }
 }
@@ -307,25 +359,21 @@ impl Agent {
         let arrival = Arrival {
             agent: self.spec.id,
             incarnation: state.incarnation,
+            placement: self.placement,
             skills: self.skills.clone(),
-            capacity: self.spec.max_concurrent_tasks,
+            capacity: if state.draining { 0 } else { self.spec.max_concurrent_tasks },
             weight: self.spec.weight,
         };
-        let coordinator = self.house.doors.swarm(self.spec.swarm);
-        state.seated = coordinator.is_some_and(|door| door.tell(SwarmMsg::Arrive { arrival, agent: ctx.addr().clone() }).is_ok());
+        let agent = AgentRef::Here(ctx.addr().clone());
+        // A distant coordinator has heard it when it says so.
+        state.seated = self.tell_swarm(SwarmMsg::Arrive { arrival, agent }) == Told::Here;
         self.arm_resend(ctx, state);
     }
 
     fn leave_seat(&self, state: &mut State, lost: Option<&str>) {
         state.seated = false;
-        if let Some(door) = self.house.doors.swarm(self.spec.swarm) {
-            // Not heard: the coordinator's sweep notices that this life is gone.
-            let _ = door.tell(SwarmMsg::Depart {
-                agent: self.spec.id,
-                incarnation: state.incarnation,
-                lost: lost.map(str::to_owned),
-            });
-        }
+        // Not heard: the coordinator's sweep notices that this life is gone.
+        self.tell_swarm(SwarmMsg::Depart { agent: self.spec.id, incarnation: state.incarnation, lost: lost.map(str::to_owned) });
     }
 
     async fn stop_all(&self, state: &mut State, mode: StopMode, events: Vec<AgentEvent>, reply: Answer) -> Result<(), Failure> {
@@ -385,16 +433,25 @@ impl Agent {
 
     async fn run(&self, ctx: &Context<AgentMsg>, state: &mut State, assignment: Assignment) -> Result<(), Failure> {
         let lease = assignment.lease;
+        if !state.heeds(assignment.by) {
+            return Ok(());
+        }
         match state.held.get(&lease) {
-            // Said before and perhaps not heard: the resend says it again.
+            // Said before and perhaps not heard.
+            Some(Held::Running { started: true }) => {
+                self.tell_swarm(SwarmMsg::Started { lease });
+                return Ok(());
+            }
             Some(_) => {
                 self.say_ends(ctx, state);
                 return Ok(());
             }
             None if state.agent.phase != Phase::Up => return Ok(()),
+            // Its node may be lost to the others by now; if it is not, this is said again.
+            None if !self.house.peers.may_act() => return Ok(()),
             None => {}
         }
-        state.held.insert(lease, Held::Running);
+        state.held.insert(lease, Held::Running { started: false });
         if assignment.spec.depends_on.is_empty() && is_inline(&assignment.spec) {
             let job = self.job(&assignment, Vec::new());
             return self.begin(ctx, state, lease, job).await;
@@ -441,13 +498,18 @@ impl Agent {
 
     async fn report(&self, ctx: &Context<AgentMsg>, state: &mut State, report: Report) -> Result<(), Failure> {
         match report {
-            Report::Started { lease } => self.tell_swarm(SwarmMsg::Started { lease }),
-            Report::Verifying { lease } => self.tell_swarm(SwarmMsg::Verifying { lease }),
+            Report::Started { lease } => {
+                if let Some(Held::Running { started }) = state.held.get_mut(&lease) {
+                    *started = true;
+                }
+                self.tell_swarm(SwarmMsg::Started { lease });
+            }
+            Report::Verifying { lease } => drop(self.tell_swarm(SwarmMsg::Verifying { lease })),
             Report::Progress { lease, percent, message } => {
                 tracing::debug!(task = %lease.task, attempt = lease.attempt, percent, message, "progress");
             }
             Report::Ended { lease, outcome } => {
-                if !matches!(state.held.get(&lease), Some(Held::Running)) {
+                if !matches!(state.held.get(&lease), Some(Held::Running { .. })) {
                     return Ok(());
                 }
                 let ended = self.ended(outcome);
@@ -494,16 +556,26 @@ impl Agent {
         ended
     }
 
-    fn tell_swarm(&self, msg: SwarmMsg) {
-        if let Some(door) = self.house.doors.swarm(self.spec.swarm) {
-            // A start that is not heard is only not shown; ends are repeated.
-            let _ = door.tell(msg);
+    /// A start that is not heard is only not shown; arrivals and ends are repeated.
+    fn tell_swarm(&self, msg: SwarmMsg) -> Told {
+        let swarm = self.spec.swarm;
+        if let Some(door) = self.house.doors.swarm(swarm) {
+            return if door.tell(msg).is_ok() { Told::Here } else { Told::Nobody };
         }
+        let Some(at) = self.house.directory.location(Entity::Swarm(swarm)).filter(|at| at.node != self.house.me.node) else {
+            return Told::Nobody;
+        };
+        let from = From { node: self.house.me.node, placement: self.placement };
+        let Some(wire) = SwarmWire::told(msg, from) else { return Told::Nobody };
+        // Lost by a test: as if it were on its way.
+        let sent = loss::strikes() || self.house.router.tell_at(at, &swarm.key(), &wire).is_ok();
+        if sent { Told::There } else { Told::Nobody }
     }
 
     fn say_end(&self, ctx: &Context<AgentMsg>, state: &State, lease: Lease) {
         if let Some(Held::Ended(ended)) = state.held.get(&lease) {
-            self.tell_swarm(SwarmMsg::Ended { lease, ended: (**ended).clone(), agent: ctx.addr().clone() });
+            let agent = AgentRef::Here(ctx.addr().clone());
+            self.tell_swarm(SwarmMsg::Ended { lease, ended: (**ended).clone(), agent });
         }
     }
 
@@ -522,6 +594,23 @@ impl Agent {
         } else if state.resend.is_none() {
             state.resend = Some(ctx.after(RESEND_EVERY, AgentMsg::Resend));
         }
+    }
+}
+
+/// How far a message to the coordinator went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Here,
+    /// On its way to another node; it may be lost.
+    There,
+    Nobody,
+}
+
+impl State {
+    /// Whether `by` is the newest life of the coordinator that was heard of.
+    fn heeds(&mut self, by: u64) -> bool {
+        self.coordinator = self.coordinator.max(by);
+        by == self.coordinator
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use hiveward_runtime::{call::Reply, error::Refused, ledger::Cursor};
+use serde::{Deserialize, Serialize};
 
 use super::connector::{Lease, Report, StartFailure};
 use crate::{swarm::message::Committed, task::spec::TaskSpec};
@@ -14,16 +15,18 @@ pub struct Assignment {
     pub spec: Arc<TaskSpec>,
     /// At which the lease was granted; the views must have it before inputs are read from them.
     pub cursor: Cursor,
+    /// The life of the coordinator that says so.
+    pub by: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StopMode {
     /// Interrupt, grace, SIGTERM, grace, SIGKILL.
     Graceful,
     Now,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PauseMode {
     /// What runs goes on; nothing new begins.
     NextStep,
@@ -64,17 +67,37 @@ pub enum AgentMsg {
     Run(Assignment),
     Cancel {
         lease: Lease,
+        by: u64,
     },
-    /// These leases are all it should hold; others are ended.
+    /// It is seated, in this incarnation; these leases are all it should hold, others are ended.
     Keep {
         leases: Vec<Lease>,
+        seated: u64,
+        by: u64,
     },
     /// The end of this attempt is in the ledger; it need not be said again.
     Settled {
         lease: Lease,
     },
     /// A new life of the coordinator knows nobody yet.
-    CoordinatorStarted,
+    CoordinatorStarted {
+        by: u64,
+    },
+    /// Answers which incarnation it is in.
+    Alive {
+        reply: Reply<u64>,
+    },
+
+    // From its node's residents.
+    /// Finish what runs and take nothing new. Answers what it still holds.
+    Drain {
+        reply: Reply<usize>,
+    },
+    Undrain,
+    /// It lives elsewhere, or nowhere, from now on: every process ends now, and nothing is written.
+    Evict {
+        reply: Reply<()>,
+    },
 
     // From its connector and itself.
     Report(Report),

@@ -5,10 +5,12 @@ pub mod connector;
 pub mod event;
 pub mod message;
 pub mod record;
+pub mod reference;
 pub mod session;
 pub mod spec;
 pub mod state;
 pub mod table;
+pub mod wire;
 
 pub use record::{AgentRecord, AgentStatus};
 pub use spec::{AgentSpec, ConnectorSpec, EnvVar, Limits, SessionSpec, Skill};

@@ -1,7 +1,8 @@
 //! What a client said an agent is; parsed once, changed only by a new spec.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
+use hiveward_runtime::op::NodeId;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{AgentId, SwarmId};
@@ -82,6 +83,12 @@ pub struct AgentSpec {
     pub start_timeout_ms: u64,
     /// Between each of interrupt, SIGTERM and SIGKILL when it is stopped gracefully.
     pub stop_grace_ms: u64,
+    /// Only nodes with all of these labels hold it.
+    #[serde(default)]
+    pub node_labels: BTreeMap<String, String>,
+    /// Only this node holds it.
+    #[serde(default)]
+    pub node: Option<NodeId>,
 }
 
 impl AgentSpec {

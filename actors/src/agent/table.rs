@@ -101,7 +101,7 @@ impl Rows<'_> {
                     self.changed.insert(agent, (None, false));
                 }
             }
-            RosterEvent::SwarmAdded { .. } | RosterEvent::SwarmRemoved { .. } => {}
+            _ => {}
         }
         Ok(())
     }

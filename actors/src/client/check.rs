@@ -1,8 +1,11 @@
 //! What clients may ask for, and the checks that make it a spec. Pure but for ids and large bodies.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
-use hiveward_runtime::error::{Code, Refused};
+use hiveward_runtime::{
+    error::{Code, Refused},
+    op::NodeId,
+};
 
 use crate::{
     agent::{AgentSpec, ConnectorSpec, EnvVar, Limits, SessionSpec, Skill},
@@ -114,6 +117,10 @@ pub struct NewAgent {
     pub auto_start: bool,
     pub start_timeout_ms: u64,
     pub stop_grace_ms: u64,
+    /// Only nodes with all of these labels hold it.
+    pub node_labels: BTreeMap<String, String>,
+    /// Only this node holds it.
+    pub node: Option<NodeId>,
 }
 
 #[derive(Clone, Debug)]
@@ -124,6 +131,10 @@ pub struct NewSwarm {
     pub weights: Weights,
     pub queued_max: u32,
     pub running_max: Option<u32>,
+    /// Only nodes with all of these labels hold its coordinator.
+    pub node_labels: BTreeMap<String, String>,
+    /// Only this node holds its coordinator.
+    pub node: Option<NodeId>,
 }
 
 impl Default for NewSwarm {
@@ -135,6 +146,8 @@ impl Default for NewSwarm {
             weights: Weights::default(),
             queued_max: SwarmSpec::QUEUED_MAX_DEFAULT,
             running_max: None,
+            node_labels: BTreeMap::new(),
+            node: None,
         }
     }
 }
@@ -336,6 +349,8 @@ pub(super) fn agent(swarm: SwarmId, new: NewAgent) -> Result<AgentSpec, Refused>
         auto_start: new.auto_start,
         start_timeout_ms: new.start_timeout_ms,
         stop_grace_ms: new.stop_grace_ms,
+        node_labels: new.node_labels,
+        node: new.node,
     })
 }
 
@@ -360,5 +375,7 @@ pub(super) fn swarm(new: NewSwarm) -> Result<SwarmSpec, Refused> {
         weights: new.weights,
         queued_max: new.queued_max,
         running_max: new.running_max,
+        node_labels: new.node_labels,
+        node: new.node,
     })
 }

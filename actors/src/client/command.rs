@@ -3,70 +3,42 @@
 use std::{sync::Arc, time::Duration};
 
 use hiveward_runtime::{
-    call::{CallError, Door, Reply},
-    clock::Deadline,
+    call::Reply,
     error::{Code, Refused},
     fault,
+    id::Key,
     ledger::Cursor,
     op::Op,
 };
+use serde::de::DeserializeOwned;
 
 use super::{ControlPlane, Done, NewAgent, NewSwarm, NewTask, SwarmRef, TaskEdit, Text, check};
 use crate::{
     agent::{
         AgentRecord, AgentSpec,
         message::{AgentMsg, PauseMode, StopMode},
+        wire::AgentWire,
     },
+    directory::{Directory, Entity},
     id::{AgentId, SwarmId, TaskId},
-    roster::actor::RosterMsg,
+    roster::{RosterMsg, wire::RosterWire},
     swarm::{
         SwarmRecord, SwarmSpec,
         event::Operation,
         message::{Committed, Submit, SwarmMsg},
+        wire::SwarmWire,
     },
     task::{TaskRecord, spec::TaskSpec},
 };
 
-/// How long between tries while an entity has no door at all, such as during the start of a node.
-const DOOR_RETRY: Duration = Duration::from_millis(2);
-/// A door tells of its next life; it is looked up again nevertheless, because another may have taken its place.
-const DOOR_LOOKED_UP_EVERY: Duration = Duration::from_millis(50);
+/// How often it is looked whether a removed agent's actor has gone.
+const GONE_LOOKED_FOR_EVERY: Duration = Duration::from_millis(2);
 
 /// The client's operation id with a fingerprint of what was asked: the same id with another input is a conflict.
-fn operation(op: &Op, input: &impl std::fmt::Debug) -> Option<Operation> {
+pub(super) fn operation(op: &Op, input: &impl std::fmt::Debug) -> Option<Operation> {
     let id = op.operation.clone()?;
     let hash = hiveward_runtime::store::blob::fingerprint(format!("{input:?}").as_bytes());
     Some(Operation { id, input: hash })
-}
-
-/// Asks; waits while the actor is between two lives, but never asks twice what may have been heard.
-async fn ask<M: Send + 'static, T: Send + 'static>(
-    door: impl Fn() -> Option<Door<M>>,
-    deadline: Deadline,
-    mut make: impl FnMut(Reply<T>) -> M,
-) -> Result<T, Refused> {
-    loop {
-        let (asked, changed) = match door() {
-            Some(door) => {
-                let changed = door.changed();
-                (door.ask(deadline, &mut make).await, Some(changed))
-            }
-            None => (Err(CallError::Gone), None),
-        };
-        let asked = match (asked, changed) {
-            // The same door, or another under the same name: it is looked up again now and then.
-            (Err(CallError::Gone), Some(changed)) if !deadline.passed() => {
-                let _ = tokio::time::timeout(DOOR_LOOKED_UP_EVERY, changed).await;
-                continue;
-            }
-            (Err(CallError::Gone), None) if !deadline.passed() => {
-                tokio::time::sleep(DOOR_RETRY).await;
-                continue;
-            }
-            (asked, _) => asked,
-        };
-        return asked.map_err(Refused::from);
-    }
 }
 
 impl ControlPlane {
@@ -89,7 +61,7 @@ impl ControlPlane {
         }
         for (place, task) in new.iter().enumerate() {
             if let Some(agent) = task.agent
-                && self.find_agent(&op, agent).await?.is_none()
+                && !self.has_agent(&op, agent).await?
             {
                 let message = format!("there is no agent {agent}");
                 return Err(Refused { code: Code::NotFound, message, field: Some(format!("tasks.{place}.agent")) });
@@ -107,17 +79,19 @@ impl ControlPlane {
             check::tasks(&house, swarm, new)?
         };
         let principal: Text = op.principal.clone();
-        let committed = self.ask_swarm(&op, swarm, {
-            let specs = specs.clone();
-            move |reply| {
+        let committed = self.ask_swarm(
+            &op,
+            swarm,
+            |reply| {
                 SwarmMsg::Submit(Submit {
                     tasks: specs.clone(),
                     operation: operation.clone(),
                     principal: principal.clone(),
                     reply,
                 })
-            }
-        });
+            },
+            || SwarmWire::Submit { tasks: specs.clone(), operation: operation.clone(), principal: principal.clone() },
+        );
         let Committed { value: ids, cursor } = committed.await?;
         let records = if ids.first() == specs.first().map(|spec| &spec.id) {
             let at = self.house.clock.now();
@@ -135,12 +109,12 @@ impl ControlPlane {
         let operation = operation(&op, &("cancel", task));
         let reason: Text = format!("cancelled by {}", op.principal).into();
         let committed = self
-            .ask_swarm(&op, swarm, move |reply| SwarmMsg::Cancel {
-                task,
-                reason: reason.clone(),
-                operation: operation.clone(),
-                reply,
-            })
+            .ask_swarm(
+                &op,
+                swarm,
+                |reply| SwarmMsg::Cancel { task, reason: reason.clone(), operation: operation.clone(), reply },
+                || SwarmWire::Cancel { task, reason: reason.clone(), operation: operation.clone() },
+            )
             .await?;
         self.task_done(&op, task, committed.cursor).await
     }
@@ -166,13 +140,23 @@ impl ControlPlane {
         }
         let (spec, principal, swarm) = (Arc::new(spec), op.principal.clone(), before.spec.swarm);
         let committed = self
-            .ask_swarm(&op, swarm, move |reply| SwarmMsg::Redrive {
-                before: Box::new(before.clone()),
-                spec: spec.clone(),
-                operation: operation.clone(),
-                principal: principal.clone(),
-                reply,
-            })
+            .ask_swarm(
+                &op,
+                swarm,
+                |reply| SwarmMsg::Redrive {
+                    before: Box::new(before.clone()),
+                    spec: spec.clone(),
+                    operation: operation.clone(),
+                    principal: principal.clone(),
+                    reply,
+                },
+                || SwarmWire::Redrive {
+                    before: Box::new(before.clone()),
+                    spec: spec.clone(),
+                    operation: operation.clone(),
+                    principal: principal.clone(),
+                },
+            )
             .await?;
         self.task_done(&op, task, committed.cursor).await
     }
@@ -184,8 +168,13 @@ impl ControlPlane {
         let auto_start = new.auto_start;
         let spec = Arc::new(check::agent(swarm.id, new)?);
         let added = self
-            .tell_roster(&op, move |reply| RosterMsg::AddAgent { spec: spec.clone(), operation: operation.clone(), reply })
-            .await??;
+            .tell_roster(
+                &op,
+                |reply| RosterMsg::AddAgent { spec: spec.clone(), operation: operation.clone(), reply },
+                || RosterWire::AddAgent { spec: spec.clone(), operation: operation.clone() },
+            )
+            .await?;
+        self.known_at(&op, added.cursor).await?;
         let agent = AgentId::try_from(&added.value).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
         if !auto_start {
             return self.agent_done(&op, agent, added.cursor).await;
@@ -195,23 +184,24 @@ impl ControlPlane {
 
     /// Answers when the agent itself is ready.
     pub async fn start_agent(&self, op: Op, agent: AgentId) -> Result<Done<AgentRecord>, Refused> {
-        self.tell_agent(op, agent, |reply| AgentMsg::Start { reply: Some(reply) }).await
+        self.tell_agent(op, agent, |reply| AgentMsg::Start { reply: Some(reply) }, || AgentWire::Start).await
     }
 
     pub async fn stop_agent(&self, op: Op, agent: AgentId, mode: StopMode) -> Result<Done<AgentRecord>, Refused> {
-        self.tell_agent(op, agent, move |reply| AgentMsg::Stop { mode, reply }).await
+        self.tell_agent(op, agent, move |reply| AgentMsg::Stop { mode, reply }, || AgentWire::Stop { mode }).await
     }
 
     pub async fn pause_agent(&self, op: Op, agent: AgentId, mode: PauseMode) -> Result<Done<AgentRecord>, Refused> {
-        self.tell_agent(op, agent, move |reply| AgentMsg::Pause { mode, reply }).await
+        self.tell_agent(op, agent, move |reply| AgentMsg::Pause { mode, reply }, || AgentWire::Pause { mode }).await
     }
 
     pub async fn resume_agent(&self, op: Op, agent: AgentId) -> Result<Done<AgentRecord>, Refused> {
-        self.tell_agent(op, agent, |reply| AgentMsg::Resume { reply }).await
+        self.tell_agent(op, agent, |reply| AgentMsg::Resume { reply }, || AgentWire::Resume).await
     }
 
     pub async fn restart_agent(&self, op: Op, agent: AgentId) -> Result<Done<AgentRecord>, Refused> {
-        self.tell_agent(op, agent, |reply| AgentMsg::Restart { mode: StopMode::Graceful, reply }).await
+        let mode = StopMode::Graceful;
+        self.tell_agent(op, agent, |reply| AgentMsg::Restart { mode, reply }, || AgentWire::Restart { mode }).await
     }
 
     /// Every process of it has ended when this answers. Without `force` a busy agent is refused.
@@ -225,7 +215,7 @@ impl ControlPlane {
             ));
         }
         let mode = if force { StopMode::Now } else { StopMode::Graceful };
-        let removed = self.ask_agent(&op, agent, move |reply| AgentMsg::Remove { mode, reply }).await;
+        let removed = self.ask_agent(&op, agent, |reply| AgentMsg::Remove { mode, reply }, || AgentWire::Remove { mode }).await;
         match removed {
             Ok(_) => {}
             // A crash loop left it without a life; its processes are ended by the roster's removal of the rest.
@@ -233,8 +223,17 @@ impl ControlPlane {
             Err(refused) => return Err(refused),
         }
         let operation = operation(&op, &("remove", agent));
-        let done =
-            self.tell_roster(&op, move |reply| RosterMsg::RemoveAgent { agent, operation: operation.clone(), reply }).await??;
+        let done = self
+            .tell_roster(
+                &op,
+                |reply| RosterMsg::RemoveAgent { agent, operation: operation.clone(), reply },
+                || RosterWire::RemoveAgent { agent, operation: operation.clone() },
+            )
+            .await?;
+        // Where it lives its actor stops, and whatever it could not end itself; if that is here it is waited for.
+        while self.house.doors.is_living(Entity::Agent(agent)).is_some() && !op.deadline.passed() {
+            tokio::time::sleep(GONE_LOOKED_FOR_EVERY).await;
+        }
         self.seen(&op, done.cursor).await?;
         Ok(Done { value: record, cursor: done.cursor })
     }
@@ -243,8 +242,13 @@ impl ControlPlane {
         let operation = operation(&op, &new);
         let spec = Arc::new(check::swarm(new)?);
         let added = self
-            .tell_roster(&op, move |reply| RosterMsg::AddSwarm { spec: spec.clone(), operation: operation.clone(), reply })
-            .await??;
+            .tell_roster(
+                &op,
+                |reply| RosterMsg::AddSwarm { spec: spec.clone(), operation: operation.clone(), reply },
+                || RosterWire::AddSwarm { spec: spec.clone(), operation: operation.clone() },
+            )
+            .await?;
+        self.known_at(&op, added.cursor).await?;
         let swarm = SwarmId::try_from(&added.value).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
         self.swarm_done(&op, swarm, added.cursor).await
     }
@@ -309,7 +313,7 @@ impl ControlPlane {
     pub async fn remove_swarm(&self, op: Op, swarm: SwarmId, force: bool) -> Result<Done<SwarmRecord>, Refused> {
         self.seen(&op, self.house.ledger.head()).await?;
         let record = self.house.swarms.get(swarm)?.ok_or_else(|| Refused::not_found(swarm))?;
-        self.ask_swarm(&op, swarm, move |reply| SwarmMsg::Close { force, reply }).await?;
+        self.ask_swarm(&op, swarm, |reply| SwarmMsg::Close { force, reply }, || SwarmWire::Close { force }).await?;
         if force {
             let filter = super::AgentFilter { swarm: Some(swarm), ..Default::default() };
             for (_, agent) in self.house.agents.page(&filter, None, usize::MAX)?.items {
@@ -317,8 +321,13 @@ impl ControlPlane {
             }
         }
         let operation = operation(&op, &("remove", swarm));
-        let done =
-            self.tell_roster(&op, move |reply| RosterMsg::RemoveSwarm { swarm, operation: operation.clone(), reply }).await??;
+        let done = self
+            .tell_roster(
+                &op,
+                |reply| RosterMsg::RemoveSwarm { swarm, operation: operation.clone(), reply },
+                || RosterWire::RemoveSwarm { swarm, operation: operation.clone() },
+            )
+            .await?;
         self.seen(&op, done.cursor).await?;
         Ok(Done { value: record, cursor: done.cursor })
     }
@@ -340,14 +349,15 @@ impl ControlPlane {
         self.at_least(op, cursor).await
     }
 
-    async fn ask_swarm<T: Send + 'static>(
+    async fn ask_swarm<T: DeserializeOwned + Send + 'static>(
         &self,
         op: &Op,
         swarm: SwarmId,
         make: impl FnMut(Reply<Result<Committed<T>, Refused>>) -> SwarmMsg,
+        wire: impl Fn() -> SwarmWire,
     ) -> Result<Committed<T>, Refused> {
         self.takes_writes()?;
-        ask(|| self.house.doors.swarm(swarm), op.deadline, make).await?
+        self.route_swarm(op.deadline, swarm, make, wire).await?
     }
 
     async fn ask_agent(
@@ -355,54 +365,79 @@ impl ControlPlane {
         op: &Op,
         agent: AgentId,
         make: impl FnMut(Reply<Result<Committed<()>, Refused>>) -> AgentMsg,
+        wire: impl Fn() -> AgentWire,
     ) -> Result<Committed<()>, Refused> {
         self.takes_writes()?;
-        ask(|| self.house.doors.agent(agent), op.deadline, make).await?
+        self.route_agent(op.deadline, agent, make, wire).await?
     }
 
     /// Refused aloud before any entity decides what could not be written.
-    fn takes_writes(&self) -> Result<(), Refused> {
+    pub(super) fn takes_writes(&self) -> Result<(), Refused> {
         Ok(self.house.ledger.takes_writes()?)
     }
 
-    async fn tell_roster<T: Send + 'static>(&self, op: &Op, make: impl FnMut(Reply<T>) -> RosterMsg) -> Result<T, Refused> {
+    async fn tell_roster(
+        &self,
+        op: &Op,
+        make: impl FnMut(Reply<Result<Committed<Key>, Refused>>) -> RosterMsg,
+        wire: impl Fn() -> RosterWire,
+    ) -> Result<Committed<Key>, Refused> {
         self.takes_writes()?;
-        self.ask_roster(op, make).await
-    }
-
-    async fn ask_roster<T: Send + 'static>(&self, op: &Op, make: impl FnMut(Reply<T>) -> RosterMsg) -> Result<T, Refused> {
-        ask(|| Some(self.roster.clone()), op.deadline, make).await
+        self.route_roster(op, make, wire).await
     }
 
     async fn tell_agent(
         &self,
         op: Op,
         agent: AgentId,
-        make: impl FnOnce(Reply<Result<Committed<()>, Refused>>) -> AgentMsg + Clone,
+        make: impl FnMut(Reply<Result<Committed<()>, Refused>>) -> AgentMsg,
+        wire: impl Fn() -> AgentWire,
     ) -> Result<Done<AgentRecord>, Refused> {
-        if self.house.doors.agent(agent).is_none() && self.find_agent(&op, agent).await?.is_none() {
+        if self.house.doors.agent(agent).is_none() && !self.has_agent(&op, agent).await? {
             return Err(Refused::not_found(agent));
         }
-        let done = self.ask_agent(&op, agent, move |reply| make.clone()(reply)).await?;
+        let done = self.ask_agent(&op, agent, make, wire).await?;
         self.agent_done(&op, agent, done.cursor).await
     }
 
-    async fn find_agent(&self, op: &Op, agent: AgentId) -> Result<Option<Arc<AgentSpec>>, Refused> {
-        self.ask_roster(op, move |reply| RosterMsg::FindAgent { id: agent, reply }).await
+    /// Waits until this node's directory knows what was committed at `cursor`.
+    pub(super) async fn known_at(&self, op: &Op, cursor: Cursor) -> Result<(), Refused> {
+        if self.house.directory.at_least(cursor, op.deadline).await {
+            return Ok(());
+        }
+        // It is done; only the answer could not be made.
+        Err(Refused::new(Code::UnknownOutcome, format!("it is done, at cursor {cursor}; this node has not come so far yet")))
+    }
+
+    /// Looks in this node's directory, and if it is not there again when that knows all that was answered before anywhere.
+    async fn surely<T>(&self, op: &Op, look: impl Fn(&Directory) -> Option<T>) -> Result<Option<T>, Refused> {
+        if let Some(found) = look(&self.house.directory) {
+            return Ok(Some(found));
+        }
+        let head = self.route_roster(op, |reply| RosterMsg::Head { reply }, || RosterWire::Head).await?;
+        if !self.house.directory.at_least(head, op.deadline).await {
+            return Err(Refused::new(Code::Unavailable, format!("this node is behind cursor {head}; nothing happened")));
+        }
+        Ok(look(&self.house.directory))
+    }
+
+    async fn has_agent(&self, op: &Op, agent: AgentId) -> Result<bool, Refused> {
+        Ok(self.surely(op, |directory| directory.agent(agent)).await?.is_some())
     }
 
     async fn resolve_swarm(&self, op: &Op, swarm: Option<&SwarmRef>) -> Result<Arc<SwarmSpec>, Refused> {
-        let (name, id): (Option<Text>, Option<SwarmId>) = match swarm {
-            None => (Some("default".into()), None),
-            Some(SwarmRef::Name(name)) => (Some(name.as_str().into()), None),
-            Some(SwarmRef::Id(id)) => (None, Some(*id)),
+        let find = |directory: &Directory| match swarm {
+            None => directory.swarm_named("default"),
+            Some(SwarmRef::Name(name)) => directory.swarm_named(name),
+            Some(SwarmRef::Id(id)) => directory.swarm(*id),
         };
-        let shown = name.as_deref().map_or_else(|| format!("{id:?}"), |name| format!("{name:?}"));
-        let found = self.ask_roster(op, move |reply| RosterMsg::FindSwarm { name: name.clone(), id, reply }).await?;
-        found.ok_or_else(|| Refused {
-            code: Code::NotFound,
-            message: format!("there is no swarm {shown}"),
-            field: Some("swarm".into()),
+        self.surely(op, find).await?.ok_or_else(|| {
+            let shown = match swarm {
+                None => format!("{:?}", "default"),
+                Some(SwarmRef::Name(name)) => format!("{name:?}"),
+                Some(SwarmRef::Id(id)) => id.to_string(),
+            };
+            Refused { code: Code::NotFound, message: format!("there is no swarm {shown}"), field: Some("swarm".into()) }
         })
     }
 
@@ -453,5 +488,7 @@ fn copy_of(spec: &AgentSpec) -> NewAgent {
         auto_start: true,
         start_timeout_ms: spec.start_timeout_ms,
         stop_grace_ms: spec.stop_grace_ms,
+        node_labels: spec.node_labels.clone(),
+        node: spec.node,
     }
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use hiveward_runtime::{
     clock::{Deadline, WallMs},
     error::{Code, Refused},
-    ledger::{Cursor, DiskState},
+    ledger::{Cursor, DiskState, Member},
     op::{NodeId, Op},
 };
 
@@ -21,7 +21,7 @@ use crate::{
     id::{AgentId, SwarmId, TaskId},
     placement::Decision,
     retention::TranscriptRetention,
-    swarm::{SwarmRecord, message::SwarmMsg},
+    swarm::{SwarmRecord, message::SwarmMsg, wire::SwarmWire},
     task::{AttemptRecord, TaskRecord, TaskStatus, spec::Body},
 };
 
@@ -67,6 +67,8 @@ enum Source {
     There(NodeId, Lease),
 }
 
+/// How long a coordinator is waited for that has no life now.
+const EXPLAIN_WITHIN: Duration = Duration::from_secs(1);
 const CHUNK_BYTES_MAX: usize = 64 << 10;
 const WAIT_PER_TURN: Duration = Duration::from_secs(1);
 /// Between looks for a transcript that is not there yet.
@@ -216,6 +218,12 @@ pub struct ClusterView {
     pub view_lag: u64,
     /// `ok`, or what is wrong and what it means.
     pub disk: String,
+    /// Why no write can be agreed on now.
+    pub no_quorum: Option<String>,
+    /// The set of voters is being changed.
+    pub changing: bool,
+    /// Who keeps the ledger, and who of them votes.
+    pub members: Vec<Member>,
 }
 
 /// Only what was measured; what could not be is absent.
@@ -234,7 +242,8 @@ pub struct MetricsSample {
 impl ControlPlane {
     /// Waits until the views have reached `cursor`.
     pub async fn at_least(&self, op: &Op, cursor: Cursor) -> Result<(), Refused> {
-        if cursor > self.house.ledger.head() {
+        let alone = self.house.directory.read(|known| known.nodes.len() <= 1);
+        if cursor > self.house.ledger.head() && alone {
             return Err(Refused::invalid(
                 "atLeast",
                 format!("the ledger is at cursor {}, before {cursor}", self.house.ledger.head()),
@@ -351,10 +360,13 @@ impl ControlPlane {
 
     async fn explain(&self, record: &TaskRecord, deadline: Deadline) -> Result<String, Refused> {
         let task = record.id();
-        let Some(door) = self.house.doors.swarm(record.spec.swarm) else {
-            return Ok("its swarm's coordinator is not running".into());
+        let make = |reply| SwarmMsg::Explain { task, reply };
+        let deadline = deadline.at_most(EXPLAIN_WITHIN);
+        let asked = self.route_swarm(deadline, record.spec.swarm, make, || SwarmWire::Explain { task }).await;
+        let said: Option<String> = match asked {
+            Err(refused) if refused.code == Code::Unavailable => return Ok("its swarm's coordinator is not running".into()),
+            asked => asked?,
         };
-        let said = door.ask(deadline, |reply| SwarmMsg::Explain { task, reply }).await?;
         Ok(said.unwrap_or_else(|| "it is on its way to an agent".into()))
     }
 
@@ -377,13 +389,15 @@ impl ControlPlane {
 
     pub fn cluster(&self) -> ClusterView {
         let status = self.house.ledger.status();
-        let voters = status.members.iter().filter(|member| member.voter);
         ClusterView {
             node: self.node,
-            generation: self.generation,
+            generation: self.house.generation,
             leader: status.leader,
-            voters: voters.filter_map(|member| member.node).collect(),
+            voters: status.members.iter().filter(|member| member.voter).filter_map(|member| member.node).collect(),
             term: status.term,
+            no_quorum: status.no_quorum,
+            changing: status.changing,
+            members: status.members,
             cursor: status.head,
             view_lag: self.house.views.lag(),
             disk: match status.disk {
@@ -431,6 +445,9 @@ impl ControlPlane {
         if view.disk != "ok" {
             return Err(view.disk);
         }
+        if let Some(why) = view.no_quorum {
+            return Err(format!("no write can be agreed on: {why}"));
+        }
         if view.view_lag > LAG_MAX {
             return Err(format!("the views are {} events behind", view.view_lag));
         }
@@ -468,7 +485,7 @@ fn cpu_seconds() -> Option<f64> {
     Some(seconds(usage.user_time()) + seconds(usage.system_time()))
 }
 
-fn resident_bytes() -> Option<u64> {
+pub(crate) fn resident_bytes() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
     let page = u64::try_from(nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).ok()??).ok()?;

@@ -1,6 +1,7 @@
 //! Chooses an agent for a task and says why. Pure: one file per strategy, no clock, no I/O, dice passed in.
 
 mod choose;
+pub mod entity;
 mod least_busy;
 mod round_robin;
 mod skill;

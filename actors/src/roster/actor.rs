@@ -1,216 +1,61 @@
-//! The roster's actor: names are unique because it alone gives them.
+//! The roster's actor: names are unique because it alone gives them, and so are places.
 //!
-//! Owns the roster's stream. After a commit it starts (or stops) the entity's actor under the node's supervisors. After a
-//! restart it replays and starts whatever is not running yet; what runs is left alone.
+//! Exists on every node and acts on the one that leads; elsewhere it holds nothing and says so. When its node begins to
+//! lead it claims the stream, which fences whoever acted before, and goes on from the directory, which is the same fold.
+//! Never starts or stops an entity: each node's residents do, by the directory.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use hiveward_runtime::{
-    call::{Door, Reply},
-    clock::Deadline,
     error::{Code, Refused},
     id::Key,
     ledger::Cursor,
-    supervise::{
-        Backoff, Behaviour, ChildSpec, Context, Failure, Intensity, Restart, Shutdown, StartError, Supervisor, TimerHandle,
-    },
+    op::NodeId,
+    supervise::{Behaviour, Context, Failure, TimerHandle},
 };
+use tokio::time::Instant;
 
-use super::event::{self, RosterEvent};
+use super::{
+    decide,
+    event::{self, NodeRecord, RosterEvent},
+    message::{Answer, RosterMsg},
+};
 use crate::{
-    agent::{AgentSpec, actor::Agent},
     commit::{Batch, Committer},
+    directory::NodeStatus,
     house::House,
-    id::{AgentId, SwarmId},
-    swarm::{
-        SwarmSpec,
-        actor::Coordinator,
-        event::Operation,
-        message::Committed,
-        state::{OPERATIONS_KEPT_MAX, Recent},
-    },
+    id::AgentId,
+    swarm::{event::Operation, message::Committed},
 };
 
-/// How long an entity's actor may take to start before the start is left to its supervisor.
-const START_WITHIN: Duration = Duration::from_secs(30);
-/// An entity that fails more often than this is given up until someone starts it again.
-const CRASH_LOOP: Intensity = Intensity { restarts_max: 10, period: Duration::from_secs(60) };
-/// How often the roster looks whether everyone is there.
-const ENSURE_EVERY: Duration = Duration::from_secs(5);
-const MAILBOX_COORDINATOR: usize = 65_536;
-const MAILBOX_AGENT: usize = 1_024;
+/// How often a drain is looked at.
+const TICK_EVERY: Duration = Duration::from_millis(250);
+/// Moved off a draining node at once; the next ones after the next tick.
+const MOVES_PER_STEP: usize = 64;
+pub const DRAIN_WITHIN_MAX: Duration = Duration::from_secs(24 * 3600);
 
 pub struct Roster {
     house: House,
-    agents: Supervisor,
-    swarms: Supervisor,
 }
 
-pub enum RosterMsg {
-    AddSwarm {
-        spec: Arc<SwarmSpec>,
-        operation: Option<Operation>,
-        reply: Answer<Key>,
-    },
-    RemoveSwarm {
-        swarm: SwarmId,
-        operation: Option<Operation>,
-        reply: Answer<Key>,
-    },
-    /// Answers when the agent's actor has been started; it may not be ready yet.
-    AddAgent {
-        spec: Arc<AgentSpec>,
-        operation: Option<Operation>,
-        reply: Answer<Key>,
-    },
-    RemoveAgent {
-        agent: AgentId,
-        operation: Option<Operation>,
-        reply: Answer<Key>,
-    },
-    FindSwarm {
-        name: Option<Arc<str>>,
-        id: Option<SwarmId>,
-        reply: Reply<Option<Arc<SwarmSpec>>>,
-    },
-    FindAgent {
-        id: AgentId,
-        reply: Reply<Option<Arc<AgentSpec>>>,
-    },
-    CommitFailed {
-        message: String,
-    },
-    /// Sees that everyone is under a supervisor: one that was itself restarted has forgotten its children.
-    Ensure,
-}
-
-pub type Answer<T> = Reply<Result<Committed<T>, Refused>>;
-
+#[derive(Default)]
 pub struct State {
-    swarms: HashMap<SwarmId, Arc<SwarmSpec>>,
-    agents: HashMap<AgentId, Arc<AgentSpec>>,
-    swarm_names: HashMap<String, SwarmId>,
-    agent_names: HashMap<(SwarmId, String), AgentId>,
-    operations: Recent<Arc<str>, ([u8; 16], Key)>,
+    /// While this node leads.
+    acting: Option<Acting>,
+}
+
+struct Acting {
+    term: u64,
     committer: Committer,
-    _ensure: TimerHandle,
+    /// By when what a draining node holds is stopped.
+    drains: HashMap<NodeId, Instant>,
+    movable: Vec<(AgentId, u64)>,
+    tick: Option<TimerHandle>,
 }
 
 impl Roster {
-    pub fn new(house: House, agents: Supervisor, swarms: Supervisor) -> Self {
-        Self { house, agents, swarms }
-    }
-}
-
-impl Behaviour for Roster {
-    type Msg = RosterMsg;
-    type State = State;
-
-    async fn start(&self, ctx: &Context<RosterMsg>) -> Result<State, Failure> {
-        let stream = RosterEvent::stream();
-        let life = self.house.ledger.claim(&stream).await?;
-        let me = ctx.addr().clone();
-        let (committer, committing) =
-            Committer::new(self.house.ledger.clone(), stream, life.incarnation, life.version, move |error| {
-                let _ = me.tell(RosterMsg::CommitFailed { message: error.to_string() });
-            });
-        ctx.task(committing);
-        let mut state = State {
-            swarms: HashMap::new(),
-            agents: HashMap::new(),
-            swarm_names: HashMap::new(),
-            agent_names: HashMap::new(),
-            operations: Recent::new(OPERATIONS_KEPT_MAX),
-            committer,
-            _ensure: ctx.every(ENSURE_EVERY, || RosterMsg::Ensure),
-        };
-        for event in &life.events {
-            state.apply(&RosterEvent::decode(&event.kind, event.format, &event.body)?);
-        }
-        self.ensure(&state).await?;
-        Ok(state)
-    }
-
-    async fn handle(&self, _: &Context<RosterMsg>, msg: RosterMsg, state: &mut State) -> Result<(), Failure> {
-        match msg {
-            RosterMsg::AddSwarm { spec, operation, reply } => {
-                if let Some(reply) = state.repeat(operation.as_ref(), reply).await? {
-                    if state.swarm_names.contains_key(&spec.name) {
-                        reply.answer(Err(conflict("name", format!("there is a swarm named {:?} already", spec.name))));
-                        return Ok(());
-                    }
-                    let cursor = state.commit(RosterEvent::SwarmAdded { spec: spec.clone(), operation }).await?;
-                    self.start_swarm(spec.clone()).await?;
-                    reply.answer(Ok(Committed { value: spec.id.key(), cursor }));
-                }
-                Ok(())
-            }
-            RosterMsg::RemoveSwarm { swarm, operation, reply } => {
-                if let Some(reply) = state.repeat(operation.as_ref(), reply).await? {
-                    if !state.swarms.contains_key(&swarm) {
-                        reply.answer(Err(Refused::not_found(swarm)));
-                        return Ok(());
-                    }
-                    let agents = state.agents.values().filter(|spec| spec.swarm == swarm).count();
-                    if agents > 0 {
-                        reply.answer(Err(Refused::new(
-                            Code::Refused,
-                            format!("{agents} agents belong to the swarm; remove them first"),
-                        )));
-                        return Ok(());
-                    }
-                    let cursor = state.commit(RosterEvent::SwarmRemoved { swarm, operation }).await?;
-                    self.house.doors.remove_swarm(swarm);
-                    self.stopped(self.swarms.stop_child(&swarm.to_string(), Deadline::after(START_WITHIN)).await);
-                    reply.answer(Ok(Committed { value: swarm.key(), cursor }));
-                }
-                Ok(())
-            }
-            RosterMsg::AddAgent { spec, operation, reply } => {
-                if let Some(reply) = state.repeat(operation.as_ref(), reply).await? {
-                    if !state.swarms.contains_key(&spec.swarm) {
-                        reply.answer(Err(Refused::not_found(spec.swarm)));
-                        return Ok(());
-                    }
-                    if state.agent_names.contains_key(&(spec.swarm, spec.name.clone())) {
-                        reply.answer(Err(conflict("name", format!("the swarm has an agent named {:?} already", spec.name))));
-                        return Ok(());
-                    }
-                    let cursor = state.commit(RosterEvent::AgentAdded { spec: spec.clone(), operation }).await?;
-                    self.start_agent(spec.clone()).await?;
-                    reply.answer(Ok(Committed { value: spec.id.key(), cursor }));
-                }
-                Ok(())
-            }
-            RosterMsg::RemoveAgent { agent, operation, reply } => {
-                if let Some(reply) = state.repeat(operation.as_ref(), reply).await? {
-                    let Some(spec) = state.agents.get(&agent).cloned() else {
-                        reply.answer(Err(Refused::not_found(agent)));
-                        return Ok(());
-                    };
-                    let cursor = state.commit(RosterEvent::AgentRemoved { agent, swarm: spec.swarm, operation }).await?;
-                    self.house.doors.remove_agent(agent);
-                    self.stopped(self.agents.stop_child(&agent.to_string(), Deadline::after(START_WITHIN)).await);
-                    reply.answer(Ok(Committed { value: agent.key(), cursor }));
-                }
-                Ok(())
-            }
-            RosterMsg::FindSwarm { name, id, reply } => {
-                let id = id.or_else(|| state.swarm_names.get(&*name?).copied());
-                reply.answer(id.and_then(|id| state.swarms.get(&id).cloned()));
-                Ok(())
-            }
-            RosterMsg::FindAgent { id, reply } => {
-                reply.answer(state.agents.get(&id).cloned());
-                Ok(())
-            }
-            RosterMsg::CommitFailed { message } => Err(Failure::new(message)),
-            RosterMsg::Ensure => self.ensure(state).await,
-        }
-    }
-
-    fn observe(&self, state: &State) -> serde_json::Value {
-        serde_json::json!({"swarms": state.swarms.len(), "agents": state.agents.len()})
+    pub fn new(house: House) -> Self {
+        Self { house }
     }
 }
 
@@ -218,133 +63,388 @@ fn conflict(field: &str, message: String) -> Refused {
     Refused { code: Code::Conflict, message, field: Some(field.into()) }
 }
 
-impl Roster {
-    /// Starts whoever has no life. One that is between two lives, or was given up, is known to its supervisor and left to it.
-    async fn ensure(&self, state: &State) -> Result<(), Failure> {
-        for spec in state.swarms.values() {
-            if self.house.doors.swarm(spec.id).is_none_or(|door| door.current().is_none()) {
-                self.start_swarm(spec.clone()).await?;
+fn not_leading() -> Refused {
+    Refused::new(Code::Unavailable, "this node does not lead; nothing happened")
+}
+
+impl Behaviour for Roster {
+    type Msg = RosterMsg;
+    type State = State;
+
+    async fn start(&self, ctx: &Context<RosterMsg>) -> Result<State, Failure> {
+        let mut leader = self.house.peers.leader();
+        leader.mark_unchanged();
+        let mut state = State::default();
+        self.follow(ctx, &mut state).await?;
+        let me = ctx.addr().clone();
+        ctx.task(async move {
+            // Nobody drives it any more: it stays as it is.
+            while leader.changed().await.is_ok() {
+                while let Err(hiveward_runtime::call::TellError::Busy(_)) = me.tell(RosterMsg::Leadership) {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+        });
+        Ok(state)
+    }
+
+    async fn handle(&self, ctx: &Context<RosterMsg>, msg: RosterMsg, state: &mut State) -> Result<(), Failure> {
+        match msg {
+            RosterMsg::Leadership => return self.follow(ctx, state).await,
+            RosterMsg::CommitFailed { message } => return Err(Failure::new(message)),
+            _ => {}
+        }
+        match &mut state.acting {
+            Some(acting) => Box::pin(self.act(ctx, acting, msg)).await,
+            None => {
+                refuse(msg);
+                Ok(())
             }
         }
-        for spec in state.agents.values() {
-            if self.house.doors.agent(spec.id).is_none_or(|door| door.current().is_none()) {
-                self.start_agent(spec.clone()).await?;
+    }
+
+    fn observe(&self, state: &State) -> serde_json::Value {
+        let (swarms, agents, nodes, unplaced) =
+            self.house.directory.read(|known| (known.swarms.len(), known.agents.len(), known.nodes.len(), known.unplaced.len()));
+        let leading = state.acting.is_some();
+        serde_json::json!({"swarms": swarms, "agents": agents, "nodes": nodes, "unplaced": unplaced, "leading": leading})
+    }
+}
+
+/// Nothing happened, and the asker looks for who leads.
+fn refuse(msg: RosterMsg) {
+    match msg {
+        RosterMsg::AddSwarm { reply, .. }
+        | RosterMsg::RemoveSwarm { reply, .. }
+        | RosterMsg::AddAgent { reply, .. }
+        | RosterMsg::RemoveAgent { reply, .. }
+        | RosterMsg::DrainNode { reply, .. }
+        | RosterMsg::CancelDrain { reply, .. }
+        | RosterMsg::RemoveNode { reply, .. }
+        | RosterMsg::NodeJoined { reply, .. }
+        | RosterMsg::NodeLost { reply, .. }
+        | RosterMsg::NodeBack { reply, .. } => reply.answer(Err(not_leading())),
+        RosterMsg::IssueToken { reply, .. } => reply.answer(Err(not_leading())),
+        RosterMsg::Admit { reply, .. } => reply.answer(Err(not_leading())),
+        RosterMsg::Head { reply } => reply.answer(Err(not_leading())),
+        RosterMsg::Movable { .. } | RosterMsg::Leadership | RosterMsg::Tick | RosterMsg::CommitFailed { .. } => {}
+    }
+}
+
+impl Roster {
+    /// Takes over if this node leads and it has not yet, lets go if it does not.
+    async fn follow(&self, ctx: &Context<RosterMsg>, state: &mut State) -> Result<(), Failure> {
+        let leadership = self.house.peers.leader().borrow().clone();
+        if !leadership.is_me {
+            if state.acting.take().is_some() {
+                tracing::info!("this node no longer leads; the roster acts elsewhere");
             }
+            ctx.set_note("does not lead");
+            return Ok(());
+        }
+        if state.acting.as_ref().is_some_and(|acting| acting.term == leadership.term) {
+            return Ok(());
+        }
+        // Another term may have had another leader in between, so what is known is read again.
+        state.acting = None;
+        let stream = RosterEvent::stream();
+        let life = self.house.ledger.claim(&stream).await?;
+        self.house.directory.catch_up()?;
+        let me = ctx.addr().clone();
+        let failed = move |error: hiveward_runtime::ledger::AppendError| {
+            let _ = me.tell(RosterMsg::CommitFailed { message: error.to_string() });
+        };
+        let (committer, committing) = Committer::new(self.house.ledger.clone(), stream, life.incarnation, life.version, failed);
+        ctx.task(committing);
+        let mut acting = Acting { term: leadership.term, committer, drains: HashMap::new(), movable: Vec::new(), tick: None };
+        let now = self.house.clock.now();
+        self.house.directory.read(|known| {
+            for (node, entry) in known.nodes.iter().filter(|(_, entry)| entry.status == NodeStatus::Draining) {
+                let within = entry.drain.map_or(Duration::ZERO, |drain| {
+                    // By the wall clock, which may have jumped: never longer than it was given.
+                    Duration::from_millis(drain.within_ms).saturating_sub(now.since(drain.since))
+                });
+                acting.drains.insert(*node, Instant::now() + within);
+            }
+        });
+        let events = self.house.directory.read(|known| {
+            let mine = known.nodes.get(&self.house.me.node).map(|entry| &entry.record);
+            let own = (mine != Some(&*self.house.me)).then(|| RosterEvent::NodeJoined { record: (*self.house.me).clone() });
+            let opened = mine.is_none().then_some(&*self.house.me);
+            let placed = decide::place_the_unplaced(known, opened);
+            own.into_iter().chain(placed).collect::<Vec<_>>()
+        });
+        if !events.is_empty() {
+            self.commit(&mut acting, events).await?;
+        }
+        self.arm(ctx, &mut acting);
+        state.acting = Some(acting);
+        ctx.set_note("leads");
+        Ok(())
+    }
+
+    async fn act(&self, ctx: &Context<RosterMsg>, acting: &mut Acting, msg: RosterMsg) -> Result<(), Failure> {
+        let directory = &self.house.directory;
+        match msg {
+            RosterMsg::AddSwarm { spec, operation, reply } => {
+                let events = directory.read(|known| {
+                    if known.swarm_named(&spec.name).is_some() {
+                        return Err(conflict("name", format!("there is a swarm named {:?} already", spec.name)));
+                    }
+                    let placed = decide::first_place_of_swarm(known, &spec);
+                    Ok(vec![RosterEvent::SwarmAdded { spec: spec.clone(), operation: operation.clone() }, placed])
+                });
+                self.answer(acting, operation, reply, spec.id.key(), events).await
+            }
+            RosterMsg::RemoveSwarm { swarm, operation, reply } => {
+                let events = directory.read(|known| {
+                    let entry = known.swarms.get(&swarm).ok_or_else(|| Refused::not_found(swarm))?;
+                    let agents = entry.agents.len();
+                    if agents > 0 {
+                        let message = format!("{agents} agents belong to the swarm; remove them first");
+                        return Err(Refused::new(Code::Refused, message));
+                    }
+                    Ok(vec![RosterEvent::SwarmRemoved { swarm, operation: operation.clone() }])
+                });
+                self.answer(acting, operation, reply, swarm.key(), events).await
+            }
+            RosterMsg::AddAgent { spec, operation, reply } => {
+                let events = directory.read(|known| {
+                    if !known.swarms.contains_key(&spec.swarm) {
+                        return Err(Refused::not_found(spec.swarm));
+                    }
+                    if known.agent_named(spec.swarm, &spec.name).is_some() {
+                        return Err(conflict("name", format!("the swarm has an agent named {:?} already", spec.name)));
+                    }
+                    let placed = decide::first_place_of_agent(known, &spec);
+                    Ok(vec![RosterEvent::AgentAdded { spec: spec.clone(), operation: operation.clone() }, placed])
+                });
+                self.answer(acting, operation, reply, spec.id.key(), events).await
+            }
+            RosterMsg::RemoveAgent { agent, operation, reply } => {
+                let events = directory.read(|known| {
+                    let entry = known.agents.get(&agent).ok_or_else(|| Refused::not_found(agent))?;
+                    Ok(vec![RosterEvent::AgentRemoved { agent, swarm: entry.spec.swarm, operation: operation.clone() }])
+                });
+                self.answer(acting, operation, reply, agent.key(), events).await
+            }
+            RosterMsg::Head { reply } => {
+                reply.answer(Ok(self.house.ledger.head()));
+                Ok(())
+            }
+            RosterMsg::IssueToken { token, expires_at, reply } => {
+                let mut book = directory.read(|known| known.tokens.clone());
+                match book.issue(&token, self.house.clock.now(), expires_at) {
+                    Ok(()) => {
+                        let cursor = self.commit(acting, vec![RosterEvent::TokenIssued { book }]).await?;
+                        reply.answer(Ok(Committed { value: (), cursor }));
+                    }
+                    Err(refused) => reply.answer(Err(Refused::new(Code::Limit, refused.to_string()))),
+                }
+                Ok(())
+            }
+            RosterMsg::Admit { decide, reply } => {
+                let (mut book, members) = directory.read(|known| (known.tokens.clone(), members(known)));
+                match decide(&mut book, &members) {
+                    None => reply.answer(Ok(())),
+                    Some(record) => {
+                        let mut events = vec![RosterEvent::TokenUsed { node: record.node, book }];
+                        events.extend(self.joined(record));
+                        self.commit(acting, events).await?;
+                        reply.answer(Ok(()));
+                    }
+                }
+                Ok(())
+            }
+            RosterMsg::NodeJoined { record, reply } => {
+                let key = record.node.key();
+                let events = Ok(self.joined(record));
+                self.answer(acting, None, reply, key, events).await
+            }
+            RosterMsg::NodeLost { node, why, reply } => {
+                let events = directory.read(|known| {
+                    let entry = known.nodes.get(&node).ok_or_else(|| Refused::not_found(node))?;
+                    if matches!(entry.status, NodeStatus::Lost | NodeStatus::Removed) {
+                        return Ok(Vec::new());
+                    }
+                    let moved = decide::empty(known, node, "is lost", &format!("{node} is lost"));
+                    Ok(std::iter::once(RosterEvent::NodeLost { node, why }).chain(moved).collect())
+                });
+                acting.drains.remove(&node);
+                self.answer(acting, None, reply, node.key(), events).await
+            }
+            RosterMsg::NodeBack { node, generation, reply } => {
+                let events = directory.read(|known| {
+                    let entry = known.nodes.get(&node).filter(|entry| entry.status != NodeStatus::Removed);
+                    let entry = entry.ok_or_else(|| Refused::not_found(node))?;
+                    if entry.status != NodeStatus::Lost && entry.generation == generation {
+                        return Ok(Vec::new());
+                    }
+                    let opens = matches!(entry.status, NodeStatus::Lost | NodeStatus::Up);
+                    let placed = decide::place_the_unplaced(known, opens.then_some(&entry.record));
+                    Ok(std::iter::once(RosterEvent::NodeBack { node, generation }).chain(placed).collect())
+                });
+                self.answer(acting, None, reply, node.key(), events).await
+            }
+            RosterMsg::DrainNode { node, within, operation, reply } => {
+                let within = within.min(DRAIN_WITHIN_MAX);
+                let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+                let events = directory.read(|known| {
+                    decide::may_drain(known, node)?;
+                    Ok(vec![RosterEvent::NodeDraining { node, within_ms, operation: operation.clone() }])
+                });
+                if events.is_ok() {
+                    acting.drains.insert(node, Instant::now() + within);
+                }
+                self.answer(acting, operation, reply, node.key(), events).await?;
+                self.drain(ctx, acting).await
+            }
+            RosterMsg::CancelDrain { node, operation, reply } => {
+                let events = directory.read(|known| {
+                    let entry = known.nodes.get(&node).ok_or_else(|| Refused::not_found(node))?;
+                    if !matches!(entry.status, NodeStatus::Draining | NodeStatus::Drained) {
+                        let message = format!("{node} is {}: there is no drain to cancel", entry.status.name());
+                        return Err(Refused::new(Code::Refused, message));
+                    }
+                    let placed = decide::place_the_unplaced(known, Some(&entry.record));
+                    let cancelled = RosterEvent::NodeDrainCancelled { node, operation: operation.clone() };
+                    Ok(std::iter::once(cancelled).chain(placed).collect())
+                });
+                acting.drains.remove(&node);
+                self.answer(acting, operation, reply, node.key(), events).await
+            }
+            RosterMsg::RemoveNode { node, force, operation, reply } => {
+                let events = directory.read(|known| {
+                    if operation.as_ref().is_some_and(|operation| known.operation(operation).is_some()) {
+                        return Ok(Vec::new());
+                    }
+                    decide::may_remove(known, node, force)?;
+                    self.house.node_changes.removable(node)?;
+                    let moved = decide::empty(known, node, "was removed", &format!("{node} was removed"));
+                    let removed = RosterEvent::NodeRemoved { node, operation: operation.clone() };
+                    Ok(std::iter::once(removed).chain(moved).collect())
+                });
+                let removed = events.as_ref().is_ok_and(|events: &Vec<_>| !events.is_empty());
+                acting.drains.remove(&node);
+                self.answer(acting, operation, reply, node.key(), events).await?;
+                if removed {
+                    self.house.node_changes.removed(node);
+                }
+                Ok(())
+            }
+            RosterMsg::Movable { agents } => {
+                acting.movable.extend(agents);
+                self.drain(ctx, acting).await
+            }
+            RosterMsg::Tick => {
+                acting.tick = None;
+                self.drain(ctx, acting).await
+            }
+            RosterMsg::Leadership | RosterMsg::CommitFailed { .. } => Ok(()),
+        }
+    }
+
+    fn joined(&self, record: NodeRecord) -> Vec<RosterEvent> {
+        self.house.directory.read(|known| {
+            let known_as = known.nodes.get(&record.node);
+            if known_as.is_some_and(|entry| entry.record == record && entry.status != NodeStatus::Removed) {
+                return Vec::new();
+            }
+            let opens = known_as.is_none_or(|entry| matches!(entry.status, NodeStatus::Up | NodeStatus::Removed));
+            let placed = decide::place_the_unplaced(known, opens.then_some(&record));
+            std::iter::once(RosterEvent::NodeJoined { record }).chain(placed).collect()
+        })
+    }
+
+    /// Moves the next entities off nodes that drain; at a drain's deadline, all of them.
+    async fn drain(&self, ctx: &Context<RosterMsg>, acting: &mut Acting) -> Result<(), Failure> {
+        let movable = std::mem::take(&mut acting.movable);
+        let drains: Vec<_> = acting.drains.iter().map(|(node, until)| (*node, *until)).collect();
+        for (node, until) in drains {
+            let events = self.house.directory.read(|known| {
+                let entry = known.nodes.get(&node).filter(|entry| entry.status == NodeStatus::Draining)?;
+                if entry.entities == 0 {
+                    return Some(vec![RosterEvent::NodeDrained { node }]);
+                }
+                if Instant::now() >= until {
+                    return Some(decide::empty(known, node, "is drained", "the drain of its node came to its deadline"));
+                }
+                Some(decide::drain_step(known, node, &movable, MOVES_PER_STEP))
+            });
+            match events {
+                None => drop(acting.drains.remove(&node)),
+                Some(events) if events.is_empty() => {}
+                Some(events) => {
+                    self.commit(acting, events).await?;
+                }
+            }
+        }
+        self.arm(ctx, acting);
+        Ok(())
+    }
+
+    fn arm(&self, ctx: &Context<RosterMsg>, acting: &mut Acting) {
+        if acting.drains.is_empty() {
+            acting.tick = None;
+        } else if acting.tick.is_none() {
+            acting.tick = Some(ctx.after(TICK_EVERY, RosterMsg::Tick));
+        }
+    }
+
+    /// Answers a repeated operation as before, a refusal as it is, and the rest when it is in the ledger.
+    async fn answer(
+        &self,
+        acting: &mut Acting,
+        operation: Option<Operation>,
+        reply: Answer<Key>,
+        key: Key,
+        events: Result<Vec<RosterEvent>, Refused>,
+    ) -> Result<(), Failure> {
+        let before = operation.and_then(|operation| {
+            let before = self.house.directory.read(|known| known.operation(&operation).cloned())?;
+            Some((operation, before))
+        });
+        match before {
+            Some((operation, (input, key))) if input == operation.input => {
+                reply.answer(Ok(Committed { value: key, cursor: self.house.ledger.head() }));
+            }
+            Some((operation, _)) => reply.answer(Err(conflict(
+                "operationId",
+                format!("operation id {:?} was used before with another input; choose a new one", operation.id),
+            ))),
+            None => match events {
+                Err(refused) => reply.answer(Err(refused)),
+                Ok(events) => {
+                    let cursor = self.commit(acting, events).await?;
+                    reply.answer(Ok(Committed { value: key, cursor }));
+                }
+            },
         }
         Ok(())
     }
 
-    async fn start_swarm(&self, spec: Arc<SwarmSpec>) -> Result<(), Failure> {
-        let (id, house) = (spec.id, self.house.clone());
-        let name = id.to_string();
-        let (child, door) = ChildSpec::actor(name, "coordinator", move || Coordinator::new(house.clone(), spec.clone()))
-            .key(id.key())
-            .backoff(Backoff::default())
-            .crash_loop(CRASH_LOOP)
-            .mailbox(MAILBOX_COORDINATOR)
-            .start_timeout(START_WITHIN)
-            .build();
-        self.enter(&self.swarms, child, || self.house.doors.add_swarm(id, door)).await
-    }
-
-    async fn start_agent(&self, spec: Arc<AgentSpec>) -> Result<(), Failure> {
-        let (id, swarm, house) = (spec.id, spec.swarm, self.house.clone());
-        let name = id.to_string();
-        let (child, door) = ChildSpec::actor(name, "agent", move || Agent::new(house.clone(), spec.clone()))
-            .key(id.key())
-            .restart(Restart::Transient)
-            .backoff(Backoff::default())
-            .crash_loop(CRASH_LOOP)
-            .shutdown(Shutdown::Grace(Duration::from_secs(5)))
-            .mailbox(MAILBOX_AGENT)
-            .build();
-        self.enter(&self.agents, child, || self.house.doors.add_agent(id, swarm, door)).await
-    }
-
-    /// Starts a child unless it runs already, as after a restart of this actor alone.
-    async fn enter(&self, under: &Supervisor, child: ChildSpec, add_door: impl FnOnce()) -> Result<(), Failure> {
-        match under.enlist_child(child, Deadline::after(START_WITHIN)).await {
-            Ok(()) => {
-                add_door();
-                Ok(())
-            }
-            Err(StartError::Duplicate(_)) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn stopped(&self, result: Result<(), hiveward_runtime::supervise::StopError>) {
-        if let Err(error) = result {
-            tracing::warn!(%error, "an entity's actor did not stop in order");
-        }
-    }
-}
-
-impl State {
-    fn apply(&mut self, event: &RosterEvent) {
-        let key = match event {
-            RosterEvent::SwarmAdded { spec, .. } => {
-                self.swarm_names.insert(spec.name.clone(), spec.id);
-                self.swarms.insert(spec.id, spec.clone());
-                spec.id.key()
-            }
-            RosterEvent::SwarmRemoved { swarm, .. } => {
-                if let Some(spec) = self.swarms.remove(swarm) {
-                    self.swarm_names.remove(&spec.name);
-                }
-                swarm.key()
-            }
-            RosterEvent::AgentAdded { spec, .. } => {
-                self.agent_names.insert((spec.swarm, spec.name.clone()), spec.id);
-                self.agents.insert(spec.id, spec.clone());
-                spec.id.key()
-            }
-            RosterEvent::AgentRemoved { agent, .. } => {
-                if let Some(spec) = self.agents.remove(agent) {
-                    self.agent_names.remove(&(spec.swarm, spec.name.clone()));
-                }
-                agent.key()
-            }
-        };
-        if let Some(operation) = event.operation() {
-            self.operations.insert(operation.id.clone(), (operation.input, key));
-        }
-    }
-
-    /// Answers a repeated operation as before; otherwise gives the reply back.
-    async fn repeat(&self, operation: Option<&Operation>, reply: Answer<Key>) -> Result<Option<Answer<Key>>, Failure> {
-        let Some(operation) = operation else { return Ok(Some(reply)) };
-        match self.operations.get(&operation.id) {
-            None => return Ok(Some(reply)),
-            Some((input, key)) if *input == operation.input => {
-                let key = key.clone();
-                let mut batch = Batch::default();
-                batch.then(move |cursor| reply.answer(Ok(Committed { value: key, cursor })));
-                self.committer.hand_over(batch).await?;
-            }
-            Some(_) => reply.answer(Err(conflict(
-                "operationId",
-                format!("operation id {:?} was used before with another input; choose a new one", operation.id),
-            ))),
-        }
-        Ok(None)
-    }
-
     /// Waits for the disk: the roster changes seldom, and what follows needs the commit.
-    async fn commit(&mut self, event: RosterEvent) -> Result<Cursor, Failure> {
+    async fn commit(&self, acting: &mut Acting, events: Vec<RosterEvent>) -> Result<Cursor, Failure> {
+        if events.is_empty() {
+            return Ok(self.house.ledger.head());
+        }
         let mut batch = Batch::default();
-        batch.push(event.kind(), event::FORMAT, event.encode()?);
+        for event in &events {
+            batch.push(event.kind(), event::FORMAT, event.encode()?);
+        }
         let (done, wait) = tokio::sync::oneshot::channel();
         batch.then(move |cursor| {
             // The roster waits, unless it was killed.
             let _ = done.send(cursor);
         });
-        self.committer.hand_over(batch).await?;
+        acting.committer.hand_over(batch).await?;
         let cursor = wait.await?;
-        self.apply(&event);
+        self.house.directory.catch_up()?;
         Ok(cursor)
     }
 }
 
-/// What others hold to speak to it.
-pub type RosterDoor = Door<RosterMsg>;
+fn members(known: &crate::directory::Known) -> Vec<NodeRecord> {
+    let there = known.nodes.values().filter(|entry| entry.status != NodeStatus::Removed);
+    there.map(|entry| entry.record.clone()).collect()
+}

@@ -1,9 +1,9 @@
-//! What happened to the roster.
+//! What happened to the roster: swarms, agents and nodes, and who is placed where.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use hiveward_runtime::id::Key;
+use hiveward_runtime::{cluster::identity::TokenBook, id::Key, op::NodeId};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -17,12 +17,101 @@ use crate::{
 
 pub const FORMAT: u16 = 1;
 
+/// A node as it joined, or as it last said it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    pub node: NodeId,
+    pub raft_id: u64,
+    /// `host:port` where its peers reach it; empty while it has none.
+    pub address: String,
+    pub labels: BTreeMap<String, String>,
+    pub zone: String,
+    pub cores: u32,
+    /// Of the API tokens it was started with, for others to know its clients by.
+    #[serde(default)]
+    pub token_digests: Vec<String>,
+}
+
+impl NodeRecord {
+    /// Without labels, in no zone in particular.
+    pub fn of_this_host(node: NodeId, raft_id: u64, address: String) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
+        Self { node, raft_id, address, labels: BTreeMap::new(), zone: String::new(), cores, token_digests: Vec::new() }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum RosterEvent {
-    SwarmAdded { spec: Arc<SwarmSpec>, operation: Option<Operation> },
-    SwarmRemoved { swarm: SwarmId, operation: Option<Operation> },
-    AgentAdded { spec: Arc<AgentSpec>, operation: Option<Operation> },
-    AgentRemoved { agent: AgentId, swarm: SwarmId, operation: Option<Operation> },
+    SwarmAdded {
+        spec: Arc<SwarmSpec>,
+        operation: Option<Operation>,
+    },
+    SwarmRemoved {
+        swarm: SwarmId,
+        operation: Option<Operation>,
+    },
+    AgentAdded {
+        spec: Arc<AgentSpec>,
+        operation: Option<Operation>,
+    },
+    AgentRemoved {
+        agent: AgentId,
+        swarm: SwarmId,
+        operation: Option<Operation>,
+    },
+    /// A node was taken in, or changed what it says of itself.
+    NodeJoined {
+        record: NodeRecord,
+    },
+    /// Its lease is over: nothing that it held runs there any more.
+    NodeLost {
+        node: NodeId,
+        why: String,
+    },
+    /// It may hold entities (again), in this start of it.
+    NodeBack {
+        node: NodeId,
+        generation: u64,
+    },
+    /// It takes nothing new, and what it holds goes elsewhere; what has not gone by then is stopped.
+    NodeDraining {
+        node: NodeId,
+        within_ms: u64,
+        operation: Option<Operation>,
+    },
+    NodeDrainCancelled {
+        node: NodeId,
+        operation: Option<Operation>,
+    },
+    /// It holds nothing any more.
+    NodeDrained {
+        node: NodeId,
+    },
+    NodeRemoved {
+        node: NodeId,
+        operation: Option<Operation>,
+    },
+    /// The open join tokens after one was issued. Only hashes.
+    TokenIssued {
+        book: TokenBook,
+    },
+    /// The open join tokens after one was used.
+    TokenUsed {
+        node: NodeId,
+        book: TokenBook,
+    },
+    /// `placement` grows by one for each key; messages to an older one are refused.
+    Placed {
+        key: Key,
+        node: NodeId,
+        placement: u64,
+        why: String,
+    },
+    /// No node is eligible; it is placed as soon as one is.
+    Unplaced {
+        key: Key,
+        why: String,
+    },
 }
 
 impl RosterEvent {
@@ -39,6 +128,17 @@ impl RosterEvent {
             Self::SwarmRemoved { .. } => "SwarmRemoved",
             Self::AgentAdded { .. } => "AgentAdded",
             Self::AgentRemoved { .. } => "AgentRemoved",
+            Self::NodeJoined { .. } => "NodeJoined",
+            Self::NodeLost { .. } => "NodeLost",
+            Self::NodeBack { .. } => "NodeBack",
+            Self::NodeDraining { .. } => "NodeDraining",
+            Self::NodeDrainCancelled { .. } => "NodeDrainCancelled",
+            Self::NodeDrained { .. } => "NodeDrained",
+            Self::NodeRemoved { .. } => "NodeRemoved",
+            Self::TokenIssued { .. } => "TokenIssued",
+            Self::TokenUsed { .. } => "TokenUsed",
+            Self::Placed { .. } => "Placed",
+            Self::Unplaced { .. } => "Unplaced",
         }
     }
 
@@ -53,12 +153,18 @@ impl RosterEvent {
         rmp_serde::from_slice(body).map_err(|source| DecodeError::Body { kind: kind.to_owned(), source })
     }
 
-    pub const fn operation(&self) -> Option<&Operation> {
-        match self {
-            Self::SwarmAdded { operation, .. }
-            | Self::SwarmRemoved { operation, .. }
-            | Self::AgentAdded { operation, .. }
-            | Self::AgentRemoved { operation, .. } => operation.as_ref(),
-        }
+    /// A client's operation, and what its answer names.
+    pub fn operation(&self) -> Option<(&Operation, Key)> {
+        let (operation, key) = match self {
+            Self::SwarmAdded { spec, operation } => (operation, spec.id.key()),
+            Self::SwarmRemoved { swarm, operation } => (operation, swarm.key()),
+            Self::AgentAdded { spec, operation } => (operation, spec.id.key()),
+            Self::AgentRemoved { agent, operation, .. } => (operation, agent.key()),
+            Self::NodeDraining { node, operation, .. }
+            | Self::NodeDrainCancelled { node, operation }
+            | Self::NodeRemoved { node, operation } => (operation, node.key()),
+            _ => return None,
+        };
+        Some((operation.as_ref()?, key))
     }
 }

@@ -4,11 +4,19 @@
 //! task. After a restart it claims its stream, replays it, and asks its agents to take their seats again; until an agent
 //! has, its leases stay as they are, and after [`ABSENT_MS`] they are lost.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
+use futures_util::StreamExt;
 use hiveward_runtime::{
-    call::Addr,
     clock::WallMs,
+    cluster::router::Location,
     error::{Code, Refused},
     ledger::StreamSnapshot,
     supervise::{Behaviour, Context, Failure, TimerHandle},
@@ -22,14 +30,16 @@ use super::{
     seat::Arrival,
     snapshot::{self, Snapshot},
     spec::SwarmSpec,
-    state::{Now, Swarm},
+    state::{Now, Recent, Swarm},
 };
 use crate::{
     agent::{
         connector::Lease,
         message::{AgentMsg, Assignment},
+        reference::{AgentRef, Life},
     },
     commit::{Batch, Committer},
+    directory::Entity,
     house::House,
     id::{AgentId, TaskId},
     task::{
@@ -43,6 +53,13 @@ use crate::{
 /// How long a lease outlives the absence of its agent, after the agent left or the coordinator started.
 pub const ABSENT_MS: u64 = 30_000;
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// A lease that a distant agent does not say it has begun after so long is sent to it again.
+const DISTANT_UNHEARD: Duration = Duration::from_secs(2);
+/// How long a distant agent may take to say that it is there.
+const ALIVE_WITHIN: Duration = Duration::from_secs(2);
+const SETTLED_KEPT_MAX: usize = 4096;
+/// Asked at the same time.
+const ALIVE_AT_ONCE: usize = 64;
 /// A snapshot is taken after this many events, or after four times the live tasks if that is more.
 const EVENTS_PER_SNAPSHOT: u64 = 50_000;
 
@@ -55,9 +72,15 @@ pub struct State {
     swarm: Swarm,
     committer: Committer,
     /// Where each seated agent's present life is reached.
-    agents: std::collections::HashMap<AgentId, Addr<AgentMsg>>,
+    agents: HashMap<AgentId, AgentRef>,
+    /// This life of the coordinator, as agents know it.
+    incarnation: u64,
+    /// Ends of distant agents that were settled lately: what says so may have been lost on its way.
+    settled: Recent<Lease, ()>,
+    /// Distant agents are being asked whether they are there.
+    asking: Arc<AtomicBool>,
     /// Since when leases have had no seated holder, by agent.
-    absent: std::collections::HashMap<AgentId, u64>,
+    absent: HashMap<AgentId, u64>,
     events_since_snapshot: u64,
     timer: Option<(u64, TimerHandle)>,
     closing: bool,
@@ -108,6 +131,9 @@ impl Behaviour for Coordinator {
             swarm,
             committer,
             agents: Default::default(),
+            incarnation: life.incarnation,
+            settled: Recent::new(SETTLED_KEPT_MAX),
+            asking: Arc::default(),
             absent: Default::default(),
             events_since_snapshot: replayed,
             timer: None,
@@ -115,11 +141,11 @@ impl Behaviour for Coordinator {
             dice: fastrand::Rng::new(),
             _sweep: ctx.every(SWEEP_EVERY, || SwarmMsg::Sweep),
         };
-        for agent in self.house.doors.agents_of(self.spec.id) {
-            // A busy agent arrives by itself at its next resend.
-            let _ = agent.tell(AgentMsg::CoordinatorStarted);
-        }
-        self.settle(ctx, &mut state, Batch::default()).await?;
+        self.call_agents(&state);
+        // What an agent was given in an older placement than it is in now, it does not hold any more.
+        let held: HashSet<AgentId> = state.swarm.live_tasks().filter_map(|live| live.holder).collect();
+        let events = self.moved(&mut state, held);
+        self.record_all(ctx, &mut state, events).await?;
         Ok(state)
     }
 
@@ -161,6 +187,17 @@ impl Behaviour for Coordinator {
             SwarmMsg::Aggregated { task, result, error } => {
                 let planned = state.swarm.live(task).is_some_and(|live| live.plan.is_some());
                 self.record_all(ctx, state, planned.then_some(SwarmEvent::Aggregated { task, result, error })).await
+            }
+            SwarmMsg::Moved { agents } => {
+                let events = self.moved(state, agents);
+                self.record_all(ctx, state, events).await
+            }
+            SwarmMsg::Away { agent, incarnation } => {
+                // Its leases are lost if it stays away.
+                if state.swarm.unseat(agent, incarnation) {
+                    state.agents.remove(&agent);
+                }
+                Ok(())
             }
             SwarmMsg::CommitFailed { message } => Err(Failure::new(message)),
         }
@@ -219,30 +256,32 @@ impl Coordinator {
         self.settle(ctx, state, batch).await
     }
 
-    async fn arrive(
-        &self,
-        ctx: &Context<SwarmMsg>,
-        state: &mut State,
-        arrival: Arrival,
-        agent: Addr<AgentMsg>,
-    ) -> Result<(), Failure> {
-        let id = arrival.agent;
+    async fn arrive(&self, ctx: &Context<SwarmMsg>, state: &mut State, arrival: Arrival, agent: AgentRef) -> Result<(), Failure> {
+        let (id, seated, by) = (arrival.agent, arrival.incarnation, state.incarnation);
+        let mut batch = Batch::default();
+        // It speaks from where the directory may not have placed it yet, as far as this node knows.
+        let placement = self.house.directory.placement(Entity::Agent(id)).max(arrival.placement);
+        if arrival.placement < placement {
+            return Ok(());
+        }
+        for event in state.swarm.lose_moved(id, placement, "its agent was placed elsewhere") {
+            self.record(state, &mut batch, &event)?;
+        }
         let leases: Vec<(Lease, Arc<TaskSpec>)> = state
             .swarm
             .live_tasks()
             .filter_map(|live| live.lease().filter(|lease| lease.agent == id).map(|lease| (lease, live.spec.clone())))
             .collect();
         if !state.swarm.seat(arrival, leases.iter().map(|(lease, _)| lease.task)) {
-            return Ok(());
+            return self.settle(ctx, state, batch).await;
         }
         state.absent.remove(&id);
         state.agents.insert(id, agent.clone());
-        let mut batch = Batch::default();
         // Behind the commits on their way, so that a lease that is not durable yet is not sent early.
         batch.then(move |cursor| {
-            let _ = agent.tell(AgentMsg::Keep { leases: leases.iter().map(|(lease, _)| *lease).collect() });
+            agent.tell(AgentMsg::Keep { leases: leases.iter().map(|(lease, _)| *lease).collect(), seated, by });
             for (lease, spec) in leases {
-                let _ = agent.tell(AgentMsg::Run(Assignment { lease, spec, cursor }));
+                agent.tell(AgentMsg::Run(Assignment { lease, spec, cursor, by }));
             }
         });
         self.settle(ctx, state, batch).await
@@ -275,8 +314,18 @@ impl Coordinator {
         state: &mut State,
         lease: Lease,
         mut ended: Ended,
-        agent: Addr<AgentMsg>,
+        agent: AgentRef,
     ) -> Result<(), Failure> {
+        if agent.is_distant() {
+            if state.settled.get(&lease).is_some() {
+                let mut batch = Batch::default();
+                batch.then(move |_| {
+                    agent.tell(AgentMsg::Settled { lease });
+                });
+                return self.settle(ctx, state, batch).await;
+            }
+            state.settled.insert(lease, ());
+        }
         let mut subtasks = None;
         if ended.status == AttemptStatus::Succeeded
             && let Some(live) = state.swarm.live(lease.task).filter(|live| live.lease() == Some(lease))
@@ -300,7 +349,7 @@ impl Coordinator {
         state.swarm.free_place(lease);
         batch.then(move |_| {
             // If this is not heard the agent repeats the end, and hears it then.
-            let _ = agent.tell(AgentMsg::Settled { lease });
+            agent.tell(AgentMsg::Settled { lease });
         });
         self.settle(ctx, state, batch).await
     }
@@ -342,18 +391,26 @@ impl Coordinator {
 
     /// Loses the leases of agents that stay away, and repeats leases that an agent does not seem to have heard of.
     async fn sweep(&self, ctx: &Context<SwarmMsg>, state: &mut State) -> Result<(), Failure> {
-        let now = self.now();
-        let mut away = std::collections::HashSet::new();
+        let (now, by) = (self.now(), state.incarnation);
+        let mut away = HashSet::new();
         let mut batch = Batch::default();
+        let held: HashSet<AgentId> = state.swarm.live_tasks().filter_map(|live| live.holder).collect();
+        for event in self.moved(state, held) {
+            self.record(state, &mut batch, &event)?;
+        }
+        self.repair_distant(ctx, state, &mut batch);
+        self.call_agents(state);
         let mut repeated = Vec::new();
         for live in state.swarm.live_tasks() {
             let Some(lease) = live.lease() else { continue };
+            let unheard = now.wall.since(live.since);
             match state.agents.get(&lease.agent).filter(|agent| agent.is_alive()) {
                 None => {
                     away.insert(lease.agent);
                 }
                 Some(agent)
-                    if live.status == TaskStatus::Assigned && now.wall.since(live.since) > Duration::from_millis(ABSENT_MS) =>
+                    if live.status == TaskStatus::Assigned
+                        && unheard > if agent.is_distant() { DISTANT_UNHEARD } else { Duration::from_millis(ABSENT_MS) } =>
                 {
                     repeated.push((agent.clone(), lease, live.spec.clone()));
                 }
@@ -362,7 +419,7 @@ impl Coordinator {
         }
         for (agent, lease, spec) in repeated {
             batch.then(move |cursor| {
-                let _ = agent.tell(AgentMsg::Run(Assignment { lease, spec, cursor }));
+                agent.tell(AgentMsg::Run(Assignment { lease, spec, cursor, by }));
             });
         }
         state.absent.retain(|agent, _| away.contains(agent));
@@ -375,6 +432,89 @@ impl Coordinator {
             }
         }
         self.settle(ctx, state, batch).await
+    }
+
+    /// What these agents were given in an older placement than the directory says they are in now is lost.
+    fn moved(&self, state: &mut State, agents: impl IntoIterator<Item = AgentId>) -> Vec<SwarmEvent> {
+        let mut events = Vec::new();
+        for agent in agents {
+            let (placement, why) = self.house.directory.read(|known| {
+                known.place(Entity::Agent(agent)).map_or((0, Arc::from("")), |place| (place.placement, place.why.clone()))
+            });
+            if state.swarm.seats_before(agent, placement) {
+                state.agents.remove(&agent);
+            }
+            events.extend(state.swarm.lose_moved(agent, placement, &format!("its agent was placed elsewhere: {why}")));
+        }
+        events
+    }
+
+    /// Agents that the directory lists and that have no seat are told that there is a coordinator.
+    fn call_agents(&self, state: &State) {
+        let (by, me) = (state.incarnation, self.house.me.node);
+        let places: Vec<(AgentId, Location)> = self.house.directory.read(|known| {
+            let Some(entry) = known.swarms.get(&self.spec.id) else { return Vec::new() };
+            let unseated = entry.agents.iter().filter(|agent| !state.agents.contains_key(agent));
+            let place = |agent: &AgentId| {
+                let place = &known.agents.get(agent)?.place;
+                Some((*agent, Location { node: place.node?, incarnation: place.placement }))
+            };
+            unseated.filter_map(place).collect()
+        });
+        for (agent, at) in places {
+            if at.node == me {
+                // A busy agent arrives by itself at its next resend.
+                if let Some(door) = self.house.doors.agent(agent) {
+                    let _ = door.tell(AgentMsg::CoordinatorStarted { by });
+                }
+            } else {
+                AgentRef::there(agent.key(), at, self.house.router.clone()).tell(AgentMsg::CoordinatorStarted { by });
+            }
+        }
+    }
+
+    /// Says again to distant agents what they should hold, and asks those that hold something whether they are there.
+    fn repair_distant(&self, ctx: &Context<SwarmMsg>, state: &State, batch: &mut Batch) {
+        let by = state.incarnation;
+        let mut leases: HashMap<AgentId, Vec<Lease>> = HashMap::new();
+        for lease in state.swarm.live_tasks().filter_map(|live| live.lease()) {
+            leases.entry(lease.agent).or_default().push(lease);
+        }
+        let mut ask = Vec::new();
+        for (agent, to) in &state.agents {
+            let (AgentRef::There(distant), Some(seated)) = (to, state.swarm.seated(*agent)) else { continue };
+            let held = leases.remove(agent).unwrap_or_default();
+            if !held.is_empty() {
+                ask.push((*agent, seated, distant.clone()));
+            }
+            let to = to.clone();
+            batch.then(move |_| {
+                to.tell(AgentMsg::Keep { leases: held, seated, by });
+            });
+        }
+        // The last round goes on: a link is slow.
+        if ask.is_empty() || state.asking.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (me, asking) = (ctx.addr().clone(), state.asking.clone());
+        ctx.task(async move {
+            let asked = futures_util::stream::iter(ask)
+                .map(|(agent, seated, distant)| async move { (agent, seated, distant.life(ALIVE_WITHIN).await) });
+            let mut answers = asked.buffer_unordered(ALIVE_AT_ONCE);
+            while let Some((agent, incarnation, life)) = answers.next().await {
+                let away = match life {
+                    Life::Incarnation(now) => now != incarnation,
+                    Life::Away => true,
+                    // Whether its node is lost is not for us to say.
+                    Life::Unknown => false,
+                };
+                if away {
+                    // Not heard: asked again at the next sweep.
+                    let _ = me.tell(SwarmMsg::Away { agent, incarnation });
+                }
+            }
+            asking.store(false, Ordering::Release);
+        });
     }
 
     async fn record_all(
@@ -398,14 +538,14 @@ impl Coordinator {
             _ => None,
         };
         batch.push(event.kind(), event::FORMAT, event.encode()?);
-        let now = self.now();
+        let (now, by) = (self.now(), state.incarnation);
         state.swarm.apply(event, now.wall, now);
         state.events_since_snapshot += 1;
         if let Some(lease) = ended_without_report
             && let Some(agent) = state.agents.get(&lease.agent).cloned()
         {
             batch.then(move |_| {
-                let _ = agent.tell(AgentMsg::Cancel { lease });
+                agent.tell(AgentMsg::Cancel { lease, by });
             });
         }
         if let SwarmEvent::Assigned { lease, .. } = event
@@ -414,7 +554,7 @@ impl Coordinator {
             let (lease, spec) = (*lease, live.spec.clone());
             batch.then(move |cursor| {
                 // A refusal is repaired by the sweep, or by the agent's next arrival.
-                let _ = agent.tell(AgentMsg::Run(Assignment { lease, spec, cursor }));
+                agent.tell(AgentMsg::Run(Assignment { lease, spec, cursor, by }));
             });
         }
         Ok(())

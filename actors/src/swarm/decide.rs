@@ -175,6 +175,13 @@ impl Swarm {
         lost.into_iter().flat_map(|lease| self.attempt_end(lease, lost_end(why), None, 0.0)).collect()
     }
 
+    /// Leases that were given in another placement of their agent than `placement` says it is in now.
+    pub fn lose_moved(&self, agent: AgentId, placement: u64, why: &str) -> Vec<SwarmEvent> {
+        self.lose(agent, why, |lease| {
+            self.live.get(&lease.task).is_none_or(|task| task.placement == 0 || task.placement >= placement)
+        })
+    }
+
     /// The next lease to grant, if a task and an agent are free.
     pub fn next_assignment(&mut self, dice: f64) -> Option<SwarmEvent> {
         if self.spec.running_max.is_some_and(|max| self.seats.running() >= max as usize) {
@@ -193,7 +200,8 @@ impl Swarm {
             self.ready.take(slot, priority);
             let attempt = self.live.get(&id)?.attempt + 1;
             let lease = Lease { task: id, attempt, agent: decision.chosen };
-            return Some(SwarmEvent::Assigned { lease, decision: Arc::new(decision) });
+            let placement = self.seats.placement(decision.chosen).unwrap_or(0);
+            return Some(SwarmEvent::Assigned { lease, decision: Arc::new(decision), placement });
         }
     }
 

@@ -40,6 +40,9 @@ pub enum SwarmEvent {
     Assigned {
         lease: Lease,
         decision: Arc<Decision>,
+        /// Of the agent then; 0 in events from before there were several nodes.
+        #[serde(default)]
+        placement: u64,
     },
     Started {
         lease: Lease,

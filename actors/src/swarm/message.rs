@@ -3,23 +3,23 @@
 use std::sync::Arc;
 
 use hiveward_runtime::{call::Reply, error::Refused, ledger::Cursor};
+use serde::{Deserialize, Serialize};
 
 use super::{
     event::{Ended, Operation},
     seat::Arrival,
 };
 use crate::{
-    agent::{connector::Lease, message::AgentMsg},
+    agent::{connector::Lease, reference::AgentRef},
     id::{AgentId, TaskId},
     task::{
         record::TaskRecord,
         spec::{Body, TaskSpec},
     },
 };
-use hiveward_runtime::call::Addr;
 
 /// An answer that is in the ledger, and where.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Committed<T> {
     pub value: T,
     pub cursor: Cursor,
@@ -48,7 +48,7 @@ pub enum SwarmMsg {
     /// An agent is ready for work. The leases it should hold are sent to it (again).
     Arrive {
         arrival: Arrival,
-        agent: Addr<AgentMsg>,
+        agent: AgentRef,
     },
     /// An agent is no longer ready. What it still holds stays leased, unless `lost`.
     Depart {
@@ -65,7 +65,7 @@ pub enum SwarmMsg {
     Ended {
         lease: Lease,
         ended: Ended,
-        agent: Addr<AgentMsg>,
+        agent: AgentRef,
     },
     /// Why a task is not running, in words.
     Explain {
@@ -78,7 +78,17 @@ pub enum SwarmMsg {
         reply: Answer<u32>,
     },
 
+    /// These agents were placed anew, by what the directory says now: what they held in an older placement is lost.
+    Moved {
+        agents: Vec<AgentId>,
+    },
+
     // From itself.
+    /// A distant agent was asked, and is not there in that incarnation.
+    Away {
+        agent: AgentId,
+        incarnation: u64,
+    },
     Due,
     Sweep,
     Aggregated {

@@ -18,6 +18,7 @@ pub mod state;
 pub mod table;
 #[cfg(test)]
 pub mod testing;
+pub mod wire;
 
 pub use record::SwarmRecord;
 pub use spec::SwarmSpec;

@@ -17,11 +17,14 @@ use crate::{
 pub const CANDIDATES_MAX: usize = 64;
 
 /// What an agent says when it takes its seat.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Arrival {
     pub agent: AgentId,
     pub incarnation: u64,
+    /// Of the agent on its node: a lease that it was given in an older one is lost.
+    pub placement: u64,
     pub skills: Arc<[crate::agent::Skill]>,
+    /// 0: it finishes what it holds.
     pub capacity: u32,
     pub weight: u32,
 }
@@ -61,6 +64,10 @@ impl Seats {
 
     pub fn running(&self) -> usize {
         self.running
+    }
+
+    pub fn placement(&self, agent: AgentId) -> Option<u64> {
+        self.seats.get(&agent).map(|seat| seat.arrival.placement)
     }
 
     pub fn incarnation(&self, agent: AgentId) -> Option<u64> {

@@ -55,6 +55,8 @@ fn swarm_spec() -> Arc<SwarmSpec> {
         weights: Weights::default(),
         queued_max: 1_000,
         running_max: None,
+        node_labels: Default::default(),
+        node: None,
     })
 }
 
@@ -184,7 +186,7 @@ impl World {
     fn seat(&mut self, agent: AgentId, incarnation: u64) {
         let rare = crate::agent::Skill { name: "rare".into(), proficiency: 0.5 };
         let skills = if agent.as_u128().is_multiple_of(2) { vec![rare] } else { Vec::new() };
-        let arrival = Arrival { agent, incarnation, skills: skills.into(), capacity: 2, weight: 1 };
+        let arrival = Arrival { agent, incarnation, placement: 1, skills: skills.into(), capacity: 2, weight: 1 };
         let holds: Vec<_> =
             self.swarm.live_tasks().filter_map(|task| task.lease()).filter(|l| l.agent == agent).map(|l| l.task).collect();
         self.swarm.seat(arrival, holds);

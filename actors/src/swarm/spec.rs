@@ -1,5 +1,8 @@
 //! What a client said a swarm is.
 
+use std::collections::BTreeMap;
+
+use hiveward_runtime::op::NodeId;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -26,6 +29,12 @@ pub struct SwarmSpec {
     pub queued_max: u32,
     /// Attempts at the same time over all its agents; none: what the agents can hold.
     pub running_max: Option<u32>,
+    /// Only nodes with all of these labels hold its coordinator.
+    #[serde(default)]
+    pub node_labels: BTreeMap<String, String>,
+    /// Only this node holds its coordinator.
+    #[serde(default)]
+    pub node: Option<NodeId>,
 }
 
 impl SwarmSpec {

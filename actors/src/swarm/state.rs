@@ -67,6 +67,9 @@ pub struct Live {
     pub delayed: bool,
     #[serde(skip)]
     pub ticket: Option<Ticket>,
+    /// Of the holder when the lease was granted; 0 if that is not known.
+    #[serde(default)]
+    pub placement: u64,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -202,6 +205,17 @@ impl Swarm {
         self.seats.depart(agent, incarnation)
     }
 
+    /// The incarnation that is seated.
+    pub fn seated(&self, agent: AgentId) -> Option<u64> {
+        self.seats.incarnation(agent)
+    }
+
+    /// Takes the seat from a life of the agent in an older placement; whether there was one.
+    pub fn seats_before(&mut self, agent: AgentId, placement: u64) -> bool {
+        let older = self.seats.placement(agent).is_some_and(|seated| seated < placement);
+        older && self.seats.incarnation(agent).is_some_and(|incarnation| self.seats.depart(agent, incarnation))
+    }
+
     /// An attempt is over at its agent, whatever it was worth: its place is free unless a newer attempt took it.
     pub fn free_place(&mut self, lease: Lease) {
         let newer = self.live.get(&lease.task).and_then(Live::lease).is_some_and(|held| held.agent == lease.agent);
@@ -258,12 +272,13 @@ impl Swarm {
                     self.begin(spec.id, true, at, now);
                 }
             }
-            SwarmEvent::Assigned { lease, .. } => {
+            SwarmEvent::Assigned { lease, placement, .. } => {
                 let weights = self.spec.weights;
                 if let Some(task) = self.live.get_mut(&lease.task) {
                     task.status = TaskStatus::Assigned;
                     task.attempt = lease.attempt;
                     task.holder = Some(lease.agent);
+                    task.placement = *placement;
                     task.started = false;
                     task.ticket = None;
                     task.delayed = false;
@@ -371,6 +386,7 @@ impl Swarm {
                 wait_ms: None,
                 delayed: false,
                 ticket: None,
+                placement: 0,
             },
         );
     }

@@ -52,6 +52,7 @@ impl View for SwarmView {
                 }
                 RosterEvent::AgentAdded { spec, .. } => (spec.swarm, 1),
                 RosterEvent::AgentRemoved { swarm, .. } => (swarm, -1),
+                _ => continue,
             };
             let found = rows.get(swarm.as_u128())?.map(|row| rmp_serde::from_slice::<SwarmRecord>(row.value())).transpose()?;
             if let Some(mut record) = found {

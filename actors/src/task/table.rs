@@ -104,7 +104,7 @@ impl Rows<'_> {
                 let principal = planner.principal.clone();
                 self.insert(subtasks, &principal, event)?;
             }
-            SwarmEvent::Assigned { lease, decision } => {
+            SwarmEvent::Assigned { lease, decision, .. } => {
                 let Some(record) = self.get(lease.task)? else { return Ok(()) };
                 record.cursor = cursor;
                 record.status = TaskStatus::Assigned;

@@ -58,6 +58,8 @@ impl Bed {
             auto_start: true,
             start_timeout_ms: 30_000,
             stop_grace_ms: 100,
+            node_labels: Default::default(),
+            node: None,
         };
         let data = root.path().join("data");
         let (connector, receiver) = connect(&agent, &data);

@@ -300,6 +300,8 @@ impl AgentFields {
             auto_start: self.auto_start,
             start_timeout_ms: parse::natural(&field("startTimeoutMs"), self.start_timeout_ms)?,
             stop_grace_ms: parse::natural(&field("stopGraceMs"), self.stop_grace_ms)?,
+            node_labels: Default::default(),
+            node: None,
         })
     }
 }

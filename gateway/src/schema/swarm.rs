@@ -243,6 +243,8 @@ impl SwarmMutation {
             weights: input.weights.map(WeightsInput::parse).transpose()?.unwrap_or_default(),
             queued_max: parse::optional_natural("maxQueued", input.max_queued)?.unwrap_or(SwarmSpec::QUEUED_MAX_DEFAULT),
             running_max: parse::optional_natural("maxRunning", input.max_running)?,
+            node_labels: Default::default(),
+            node: None,
         };
         let done = door(ctx)?.create_swarm(op(ctx, input.operation_id.as_ref())?, new).await?;
         Ok(CreateSwarmPayload { swarm: done.value.into(), cursor: done.cursor.into() })

@@ -105,15 +105,20 @@ impl Credentials {
     }
 
     async fn ask(&self, question: &Question) -> Result<Answer, String> {
-        let body = rmp_serde::to_vec_named(question).map_err(|error| error.to_string())?;
         let mut why = "there is no other voter".to_owned();
         for node in self.others() {
-            match self.lane.ask(node, SERVICE, &body, Deadline::after(ASK_WITHIN)).await {
-                Ok(answer) => return rmp_serde::from_slice(&answer).map_err(|error| error.to_string()),
-                Err(error) => why = error.to_string(),
+            match self.ask_node(node, question).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => why = error,
             }
         }
         Err(why)
+    }
+
+    async fn ask_node(&self, node: NodeId, question: &Question) -> Result<Answer, String> {
+        let body = rmp_serde::to_vec_named(question).map_err(|error| error.to_string())?;
+        let answer = self.lane.ask(node, SERVICE, &body, Deadline::after(ASK_WITHIN)).await;
+        rmp_serde::from_slice(&answer.map_err(|error| error.to_string())?).map_err(|error| error.to_string())
     }
 
     async fn renew_if_due(&self) {
@@ -198,15 +203,19 @@ impl Service for Credentials {
 }
 
 impl JoinDoor for Credentials {
+    /// The leader decides: it writes who comes in.
     fn join(&self, request: JoinRequest) -> BoxFuture<'_, Result<JoinGrant, JoinRefused>> {
         Box::pin(async move {
-            if self.identity.authority().is_ok() {
+            let unavailable = |why: String| JoinRefused::Unavailable { why };
+            let ledger = self.ledger.get().ok_or_else(|| unavailable("this node is starting".into()))?;
+            let leader = ledger.leadership().borrow().leader;
+            let leader = leader.ok_or_else(|| unavailable("no leader is elected".into()))?;
+            if leader == self.identity.node() {
                 return self.join_here(&request).await;
             }
-            match self.ask(&Question::Join { request }).await {
-                Ok(Answer::Join(answer)) => answer,
-                Ok(_) => Err(JoinRefused::Unavailable { why: "the answer is of another kind".into() }),
-                Err(why) => Err(JoinRefused::Unavailable { why }),
+            match self.ask_node(leader, &Question::Join { request }).await.map_err(unavailable)? {
+                Answer::Join(answer) => answer,
+                _ => Err(unavailable("the answer is of another kind".into())),
             }
         })
     }

@@ -8,6 +8,7 @@ pub mod identity;
 pub mod lease;
 pub mod link;
 pub mod membership;
+pub mod peers;
 pub mod router;
 pub mod rpc;
 

@@ -302,6 +302,11 @@ impl Ledger {
         self.inner.leadership.subscribe()
     }
 
+    /// Whether this node is the only one that votes.
+    pub fn is_alone(&self) -> bool {
+        self.core().is_ok_and(|core| core.consensus.is_alone())
+    }
+
     /// Of a leader: its term, and the latest moment at which a quorum is known to have followed it.
     pub fn confirmed(&self) -> Option<(u64, BootTime)> {
         self.core().ok()?.consensus.confirmed()

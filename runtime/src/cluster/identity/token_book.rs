@@ -62,6 +62,11 @@ impl TokenBook {
         }
     }
 
+    /// Whether `node` has used this token already.
+    pub fn was_redeemed_by(&self, secret: &[u8; 16], node: NodeId) -> bool {
+        self.by_hash.get(&hash(secret)).is_some_and(|issued| issued.used_by == Some(node))
+    }
+
     pub fn open(&self) -> impl Iterator<Item = &IssuedToken> {
         self.by_hash.values()
     }

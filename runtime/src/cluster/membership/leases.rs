@@ -80,7 +80,8 @@ impl Leases {
         }
     }
 
-    fn phase(&self) -> Phase {
+    /// Reads the clock.
+    pub fn phase(&self) -> Phase {
         if self.alone() {
             return Phase::Held;
         }

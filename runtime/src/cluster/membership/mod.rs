@@ -11,6 +11,7 @@ pub mod voters;
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -87,7 +88,7 @@ pub struct MembershipSetup {
 /// Ends with [`Membership::stop`], or when dropped.
 pub struct Membership {
     leases: Arc<Leases>,
-    tasks: Vec<JoinHandle<()>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
     lane: LaneRpc,
 }
 
@@ -105,7 +106,7 @@ impl Membership {
             tokio::spawn(drive::links(leases.clone())),
             tokio::spawn(drive::voters(leases.clone())),
         ];
-        Self { leases, tasks, lane }
+        Self { leases, tasks: Mutex::new(tasks), lane }
     }
 
     /// How each node's lease stands, on the leader; empty elsewhere.
@@ -113,17 +114,23 @@ impl Membership {
         self.leases.view()
     }
 
+    /// The phase of this node's own lease, by the clock.
+    pub fn phase(&self) -> Phase {
+        self.leases.phase()
+    }
+
     /// On the leader: why a node may not be removed now.
     pub fn removable(&self, node: NodeId) -> Result<(), String> {
         drive::removable(&self.leases, node)
     }
 
-    pub async fn stop(mut self) {
+    pub async fn stop(&self) {
         self.lane.close(SERVICE);
-        for task in &self.tasks {
+        let tasks = std::mem::take(&mut *self.tasks.lock());
+        for task in &tasks {
             task.abort();
         }
-        for task in self.tasks.drain(..) {
+        for task in tasks {
             // Aborted, as asked.
             let _ = task.await;
         }
@@ -132,7 +139,7 @@ impl Membership {
 
 impl Drop for Membership {
     fn drop(&mut self) {
-        for task in &self.tasks {
+        for task in self.tasks.lock().iter() {
             task.abort();
         }
     }

@@ -1,0 +1,63 @@
+//! An agent's messages as they travel between nodes. Variants and fields have names: add, never rename.
+
+use std::sync::Arc;
+
+use hiveward_runtime::{
+    cluster::router::{Inbound, NotDelivered},
+    ledger::Cursor,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    connector::Lease,
+    message::{AgentMsg, Assignment, PauseMode, StopMode},
+};
+use crate::task::spec::TaskSpec;
+
+#[derive(Serialize, Deserialize)]
+pub enum AgentWire {
+    Start,
+    Stop { mode: StopMode },
+    Pause { mode: PauseMode },
+    Resume,
+    Restart { mode: StopMode },
+    Remove { mode: StopMode },
+    Run { lease: Lease, spec: Arc<TaskSpec>, cursor: Cursor, by: u64 },
+    Cancel { lease: Lease, by: u64 },
+    Keep { leases: Vec<Lease>, seated: u64, by: u64 },
+    Settled { lease: Lease },
+    CoordinatorStarted { by: u64 },
+    Alive,
+}
+
+impl AgentWire {
+    /// What a coordinator tells; nothing else leaves a node this way.
+    pub fn told(msg: AgentMsg) -> Option<Self> {
+        Some(match msg {
+            AgentMsg::Run(Assignment { lease, spec, cursor, by }) => Self::Run { lease, spec, cursor, by },
+            AgentMsg::Cancel { lease, by } => Self::Cancel { lease, by },
+            AgentMsg::Keep { leases, seated, by } => Self::Keep { leases, seated, by },
+            AgentMsg::Settled { lease } => Self::Settled { lease },
+            AgentMsg::CoordinatorStarted { by } => Self::CoordinatorStarted { by },
+            _ => return None,
+        })
+    }
+}
+
+/// What came in, as the message it is.
+pub fn read(inbound: &Inbound<'_>) -> Result<AgentMsg, NotDelivered> {
+    Ok(match inbound.read()? {
+        AgentWire::Start => AgentMsg::Start { reply: Some(inbound.reply()?) },
+        AgentWire::Stop { mode } => AgentMsg::Stop { mode, reply: inbound.reply()? },
+        AgentWire::Pause { mode } => AgentMsg::Pause { mode, reply: inbound.reply()? },
+        AgentWire::Resume => AgentMsg::Resume { reply: inbound.reply()? },
+        AgentWire::Restart { mode } => AgentMsg::Restart { mode, reply: inbound.reply()? },
+        AgentWire::Remove { mode } => AgentMsg::Remove { mode, reply: inbound.reply()? },
+        AgentWire::Run { lease, spec, cursor, by } => AgentMsg::Run(Assignment { lease, spec, cursor, by }),
+        AgentWire::Cancel { lease, by } => AgentMsg::Cancel { lease, by },
+        AgentWire::Keep { leases, seated, by } => AgentMsg::Keep { leases, seated, by },
+        AgentWire::Settled { lease } => AgentMsg::Settled { lease },
+        AgentWire::CoordinatorStarted { by } => AgentMsg::CoordinatorStarted { by },
+        AgentWire::Alive => AgentMsg::Alive { reply: inbound.reply()? },
+    })
+}

@@ -1,0 +1,208 @@
+//! The nodes of the cluster: who they are, tokens to join with, draining and removing.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use hiveward_runtime::{
+    clock::WallMs,
+    cluster::identity::JoinToken,
+    error::{Code, Refused},
+    op::{NodeId, Op},
+    supervise::TreeNode,
+};
+
+use super::{ControlPlane, Done, command::operation};
+use crate::{
+    directory::NodeStatus,
+    report::NodeReport,
+    roster::{RosterMsg, wire::RosterWire},
+};
+
+/// How long one try to make this node known may take.
+const ANNOUNCE_WITHIN: Duration = Duration::from_secs(5);
+pub const TOKEN_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// A node as the ledger knows it.
+#[derive(Clone, Debug)]
+pub struct NodeView {
+    pub node: NodeId,
+    pub raft_id: u64,
+    pub address: String,
+    pub labels: BTreeMap<String, String>,
+    pub zone: String,
+    pub cores: u32,
+    pub status: NodeStatus,
+    /// Why it was declared lost.
+    pub why: Option<String>,
+    /// Of its present start, as far as it is known.
+    pub generation: u64,
+    /// Agents and coordinators that are placed on it.
+    pub entities: u32,
+    pub drain: Option<DrainView>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainView {
+    pub since: WallMs,
+    /// By when what is left is stopped.
+    pub until: WallMs,
+    pub entities_at_start: u32,
+    pub entities_left: u32,
+}
+
+impl ControlPlane {
+    /// In order of their ids; removed ones too.
+    pub fn nodes(&self) -> Vec<NodeView> {
+        let me = self.house.me.node;
+        self.house.directory.read(|known| {
+            let view = |entry: &crate::directory::NodeEntry| NodeView {
+                node: entry.record.node,
+                raft_id: entry.record.raft_id,
+                address: entry.record.address.clone(),
+                labels: entry.record.labels.clone(),
+                zone: entry.record.zone.clone(),
+                cores: entry.record.cores,
+                status: entry.status,
+                why: entry.why.clone(),
+                generation: if entry.record.node == me { self.house.generation } else { entry.generation },
+                entities: entry.entities,
+                drain: entry.drain.map(|drain| DrainView {
+                    since: drain.since,
+                    until: drain.since.plus(Duration::from_millis(drain.within_ms)),
+                    entities_at_start: drain.entities,
+                    entities_left: entry.entities,
+                }),
+            };
+            known.nodes.values().map(view).collect()
+        })
+    }
+
+    /// The token's text, shown this once: the cluster keeps only its hash.
+    pub async fn create_join_token(&self, op: Op, ttl: Duration) -> Result<Done<String>, Refused> {
+        self.takes_writes()?;
+        let identity = self.house.identity.as_ref().ok_or_else(|| {
+            Refused::new(Code::Refused, "this node has no cluster identity: start it with a cluster address first")
+        })?;
+        if ttl.is_zero() || ttl > TOKEN_TTL_MAX {
+            return Err(Refused::invalid("ttl", format!("a join token lasts up to {} hours", TOKEN_TTL_MAX.as_secs() / 3600)));
+        }
+        let internal =
+            |error: hiveward_runtime::cluster::identity::IdentityError| Refused::new(Code::Internal, error.to_string());
+        let token = JoinToken::create(identity.cluster(), identity.fingerprint()).map_err(internal)?;
+        let expires_at = self.house.clock.now().plus(ttl);
+        let (told, text) = (token.clone(), token.reveal());
+        let issued = self
+            .route_roster(
+                &op,
+                move |reply| RosterMsg::IssueToken { token: told.clone(), expires_at, reply },
+                || RosterWire::IssueToken { token: token.reveal(), expires_at },
+            )
+            .await?;
+        Ok(Done { value: text, cursor: issued.cursor })
+    }
+
+    /// What the node holds goes elsewhere; what has not gone after `within` is stopped. Answers when it has begun.
+    pub async fn drain_node(&self, op: Op, node: NodeId, within: Duration) -> Result<Done<NodeView>, Refused> {
+        self.takes_writes()?;
+        let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+        let operation = operation(&op, &("drain", node, within_ms));
+        let done = self
+            .route_roster(
+                &op,
+                |reply| RosterMsg::DrainNode { node, within, operation: operation.clone(), reply },
+                || RosterWire::DrainNode { node, within_ms, operation: operation.clone() },
+            )
+            .await?;
+        self.node_done(&op, node, done.cursor).await
+    }
+
+    /// It takes entities again; what has gone does not come back by itself.
+    pub async fn cancel_drain(&self, op: Op, node: NodeId) -> Result<Done<NodeView>, Refused> {
+        self.takes_writes()?;
+        let operation = operation(&op, &("cancel-drain", node));
+        let done = self
+            .route_roster(
+                &op,
+                |reply| RosterMsg::CancelDrain { node, operation: operation.clone(), reply },
+                || RosterWire::CancelDrain { node, operation: operation.clone() },
+            )
+            .await?;
+        self.node_done(&op, node, done.cursor).await
+    }
+
+    /// For a node that is drained or lost. With `force` also for another: what it held is placed elsewhere at once.
+    pub async fn remove_node(&self, op: Op, node: NodeId, force: bool) -> Result<Done<NodeView>, Refused> {
+        self.takes_writes()?;
+        let operation = operation(&op, &("remove-node", node, force));
+        let done = self
+            .route_roster(
+                &op,
+                |reply| RosterMsg::RemoveNode { node, force, operation: operation.clone(), reply },
+                || RosterWire::RemoveNode { node, force, operation: operation.clone() },
+            )
+            .await?;
+        self.node_done(&op, node, done.cursor).await
+    }
+
+    /// Sees that the cluster knows of this node what it knows of itself; true once it does.
+    pub(crate) async fn announce(&self) -> Result<bool, Refused> {
+        let me = &self.house.me;
+        let known = self.house.directory.read(|known| known.nodes.get(&me.node).map(|entry| entry.record == **me));
+        match known {
+            Some(true) => Ok(true),
+            // A joiner that does not know of itself yet lags behind.
+            None => Ok(false),
+            Some(false) => {
+                let op = Op::internal(ANNOUNCE_WITHIN);
+                let done = self
+                    .route_roster(
+                        &op,
+                        |reply| RosterMsg::NodeJoined { record: (**me).clone(), reply },
+                        || RosterWire::NodeJoined { record: (**me).clone() },
+                    )
+                    .await?;
+                self.known_at(&op, done.cursor).await?;
+                Ok(true)
+            }
+        }
+    }
+
+    /// What other nodes accept as tokens, as they wrote it.
+    pub fn token_digests(&self) -> Vec<String> {
+        self.house.directory.read(|known| {
+            let accepted = known.nodes.values().filter(|entry| entry.status != NodeStatus::Removed);
+            accepted.flat_map(|entry| entry.record.token_digests.iter().cloned()).collect()
+        })
+    }
+
+    /// Each node's own figures, asked now; an error says why there are none.
+    pub async fn reports(&self, within: Duration) -> BTreeMap<NodeId, Result<NodeReport, String>> {
+        let nodes = self.house.directory.read(|known| {
+            let there = known.nodes.values().filter(|entry| entry.status != NodeStatus::Removed);
+            there.map(|entry| entry.record.node).collect::<Vec<_>>()
+        });
+        match &self.reports {
+            Some(reports) => reports.of(nodes, within).await,
+            None => BTreeMap::new(),
+        }
+    }
+
+    /// The supervision tree of a node, below `root`.
+    pub async fn tree_of(&self, op: &Op, node: NodeId, root: Option<&str>, depth: usize) -> Result<Option<TreeNode>, Refused> {
+        if node == self.house.me.node {
+            return Ok(self.tree.snapshot(root, depth));
+        }
+        let Some(reports) = &self.reports else { return Err(Refused::not_found(node)) };
+        reports.tree(node, root, depth, op.deadline).await.map_err(|why| Refused::new(Code::Unavailable, why))
+    }
+
+    async fn node_done(
+        &self,
+        op: &Op,
+        node: NodeId,
+        cursor: hiveward_runtime::ledger::Cursor,
+    ) -> Result<Done<NodeView>, Refused> {
+        self.known_at(op, cursor).await?;
+        let view = self.nodes().into_iter().find(|view| view.node == node).ok_or_else(|| Refused::not_found(node))?;
+        Ok(Done { value: view, cursor })
+    }
+}

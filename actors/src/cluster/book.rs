@@ -1,0 +1,172 @@
+//! What membership reads of the directory and tells the roster; who may join; which nodes may go.
+
+use std::{
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use hiveward_runtime::{
+    call::Door,
+    clock::{Deadline, WallMs},
+    cluster::{
+        credentials::Admission,
+        identity::RedeemRefused,
+        link::{JoinRefused, JoinRequest, Member},
+        membership::{KnownNode, Membership, NodeBook, NodeState},
+    },
+    error::{Code, Refused},
+    ledger::{Cursor, member_id},
+    op::NodeId,
+};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::{
+    directory::NodeStatus,
+    house::House,
+    roster::{NodeChanges, RosterMsg, event::NodeRecord},
+};
+
+/// How long the roster may take to write a word about a node.
+const WRITE_WITHIN: Duration = Duration::from_secs(10);
+
+#[derive(Clone)]
+pub struct Book {
+    house: House,
+    roster: Door<RosterMsg>,
+}
+
+impl Book {
+    pub fn new(house: House, roster: Door<RosterMsg>) -> Self {
+        Self { house, roster }
+    }
+}
+
+impl NodeBook for Book {
+    fn nodes(&self) -> Vec<KnownNode> {
+        self.house.directory.read(|known| {
+            let known = known.nodes.values().map(|entry| KnownNode {
+                node: entry.record.node,
+                raft_id: entry.record.raft_id,
+                address: entry.record.address.clone(),
+                state: match entry.status {
+                    NodeStatus::Up => NodeState::Up,
+                    NodeStatus::Draining => NodeState::Draining,
+                    NodeStatus::Drained => NodeState::Drained,
+                    NodeStatus::Lost => NodeState::Lost,
+                    NodeStatus::Removed => NodeState::Removed,
+                },
+                generation: entry.generation,
+            });
+            known.collect()
+        })
+    }
+
+    fn cursor(&self) -> watch::Receiver<Cursor> {
+        self.house.directory.follow()
+    }
+
+    fn holds_nothing(&self) -> bool {
+        self.house.doors.all().is_empty()
+    }
+
+    fn lost(&self, node: NodeId, why: String) -> BoxFuture<'static, Result<(), Refused>> {
+        let roster = self.roster.clone();
+        async move {
+            let mut why = Some(why);
+            let told = roster.ask(Deadline::after(WRITE_WITHIN), |reply| RosterMsg::NodeLost {
+                node,
+                why: why.take().unwrap_or_default(),
+                reply,
+            });
+            told.await??;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn back(&self, node: NodeId, generation: u64) -> BoxFuture<'static, Result<(), Refused>> {
+        let roster = self.roster.clone();
+        async move {
+            roster.ask(Deadline::after(WRITE_WITHIN), |reply| RosterMsg::NodeBack { node, generation, reply }).await??;
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+impl Admission for Book {
+    fn admit(&self, request: &JoinRequest) -> BoxFuture<'_, Result<Vec<Member>, JoinRefused>> {
+        let request = request.clone();
+        async move {
+            let unavailable = |refused: Refused| JoinRefused::Unavailable { why: refused.message };
+            let outcome: Arc<Mutex<Option<Result<Vec<Member>, JoinRefused>>>> = Arc::default();
+            let (told, mut request) = (outcome.clone(), Some(request));
+            let decided = self.roster.ask(Deadline::after(WRITE_WITHIN), move |reply| {
+                let (told, request) = (told.clone(), request.take());
+                RosterMsg::Admit {
+                    decide: Box::new(move |tokens, members| {
+                        let decided = decide(request?, tokens, members);
+                        let (answer, record) = match decided {
+                            Ok((members, record)) => (Ok(members), record),
+                            Err(refused) => (Err(refused), None),
+                        };
+                        *told.lock() = Some(answer);
+                        record
+                    }),
+                    reply,
+                }
+            });
+            decided.await.map_err(|error| unavailable(error.into()))?.map_err(unavailable)?;
+            let decided = outcome.lock().take();
+            decided.unwrap_or_else(|| Err(JoinRefused::Unavailable { why: "the roster did not decide".into() }))
+        }
+        .boxed()
+    }
+}
+
+type Decided = (Vec<Member>, Option<NodeRecord>);
+
+fn decide(
+    request: JoinRequest,
+    tokens: &mut hiveward_runtime::cluster::identity::TokenBook,
+    members: &[NodeRecord],
+) -> Result<Decided, JoinRefused> {
+    let known = members.iter().any(|member| member.node == request.node);
+    let token = |error: RedeemRefused| JoinRefused::Token { why: error.to_string() };
+    let repeated = tokens.was_redeemed_by(request.secret(), request.node);
+    if known && !repeated {
+        return Err(JoinRefused::NodeIdTaken { node: request.node });
+    }
+    tokens.redeem(request.secret(), request.node, WallMs::now()).map_err(token)?;
+    let others = members.iter().filter(|member| !member.address.is_empty() && member.node != request.node);
+    let others = others.map(|member| Member { node: member.node, address: member.address.clone() }).collect();
+    let record = NodeRecord::of_this_host(request.node, member_id(request.node), request.address);
+    // It says itself what else there is to know of it, once it is in.
+    Ok((others, Some(record)))
+}
+
+/// What membership says about removals; known once membership has started.
+#[derive(Default)]
+pub struct Removals(OnceLock<Weak<Membership>>);
+
+impl Removals {
+    pub fn ask(&self, membership: &Arc<Membership>) {
+        let _ = self.0.set(Arc::downgrade(membership));
+    }
+}
+
+impl NodeChanges for Removals {
+    fn removable(&self, node: NodeId) -> Result<(), Refused> {
+        let membership = self.0.get().and_then(Weak::upgrade);
+        let membership =
+            membership.ok_or_else(|| Refused::new(Code::Unavailable, "this node is starting or stopping; try again"))?;
+        membership.removable(node).map_err(|why| {
+            Refused::new(Code::Refused, format!("without {node} the cluster would lose its quorum: {why}; add a node first"))
+        })
+    }
+
+    /// Links and votes follow the directory by themselves.
+    fn removed(&self, _: NodeId) {}
+}

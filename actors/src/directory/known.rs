@@ -1,0 +1,390 @@
+//! What the roster's stream says, folded. Pure: applying the same events gives the same state, on every node.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use hiveward_runtime::{clock::WallMs, cluster::identity::TokenBook, id::Key, op::NodeId};
+
+use crate::{
+    agent::AgentSpec,
+    id::{AgentId, SwarmId},
+    roster::event::{NodeRecord, RosterEvent},
+    swarm::{
+        SwarmSpec,
+        event::Operation,
+        state::{OPERATIONS_KEPT_MAX, Recent},
+    },
+};
+
+/// What can be placed on a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Entity {
+    Swarm(SwarmId),
+    Agent(AgentId),
+}
+
+impl Entity {
+    pub fn of(key: &Key) -> Option<Self> {
+        match key.noun() {
+            AgentId::NOUN => AgentId::try_from(key).ok().map(Self::Agent),
+            SwarmId::NOUN => SwarmId::try_from(key).ok().map(Self::Swarm),
+            _ => None,
+        }
+    }
+
+    pub fn key(self) -> Key {
+        match self {
+            Self::Swarm(id) => id.key(),
+            Self::Agent(id) => id.key(),
+        }
+    }
+
+    /// The part of its id that is by chance.
+    pub fn turn(self) -> u64 {
+        let bits = match self {
+            Self::Swarm(id) => id.as_u128(),
+            Self::Agent(id) => id.as_u128(),
+        };
+        bits as u64
+    }
+}
+
+/// Where an entity is, and which placement of it that is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    pub node: Option<NodeId>,
+    /// Grows with each node it is placed on; 0 before the first.
+    pub placement: u64,
+    pub why: Arc<str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeStatus {
+    Up,
+    Draining,
+    Drained,
+    Lost,
+    Removed,
+}
+
+impl NodeStatus {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "UP",
+            Self::Draining => "DRAINING",
+            Self::Drained => "DRAINED",
+            Self::Lost => "LOST",
+            Self::Removed => "REMOVED",
+        }
+    }
+
+    /// Why it takes no entities, if it does not.
+    pub const fn closed(self) -> Option<&'static str> {
+        match self {
+            Self::Up => None,
+            Self::Draining | Self::Drained => Some("is drained"),
+            Self::Lost => Some("is lost"),
+            Self::Removed => Some("was removed"),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drain {
+    pub since: WallMs,
+    pub within_ms: u64,
+    /// Held when it began.
+    pub entities: u32,
+}
+
+#[derive(Clone, Debug)]
+pub struct NodeEntry {
+    pub record: NodeRecord,
+    pub status: NodeStatus,
+    pub why: Option<String>,
+    pub generation: u64,
+    /// Agents and coordinators placed on it.
+    pub entities: u32,
+    pub drain: Option<Drain>,
+}
+
+pub struct SwarmEntry {
+    pub spec: Arc<SwarmSpec>,
+    pub place: Place,
+    pub agents: HashSet<AgentId>,
+    /// How many of its agents are on which node.
+    pub on: BTreeMap<NodeId, u32>,
+}
+
+pub struct AgentEntry {
+    pub spec: Arc<AgentSpec>,
+    pub place: Place,
+}
+
+/// What an event touched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Touched {
+    Entity(Entity),
+    Node(NodeId),
+    Nothing,
+}
+
+/// Reasons that are kept once for all who have them; a few suffice, since most are alike.
+const WHYS_MAX: usize = 16;
+
+pub struct Known {
+    /// Of the stream.
+    pub version: u64,
+    pub nodes: BTreeMap<NodeId, NodeEntry>,
+    pub swarms: HashMap<SwarmId, SwarmEntry>,
+    pub agents: HashMap<AgentId, AgentEntry>,
+    swarm_names: HashMap<String, SwarmId>,
+    /// By a hash of the name: each is looked up again in the spec, and a name is not kept twice.
+    agent_names: HashMap<(SwarmId, u64), Vec<AgentId>>,
+    /// Placed nowhere, because no node was eligible or none was there yet.
+    pub unplaced: BTreeSet<Entity>,
+    pub tokens: TokenBook,
+    operations: Recent<Arc<str>, ([u8; 16], Key)>,
+    whys: Vec<Arc<str>>,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self {
+            version: 0,
+            nodes: BTreeMap::new(),
+            swarms: HashMap::new(),
+            agents: HashMap::new(),
+            swarm_names: HashMap::new(),
+            agent_names: HashMap::new(),
+            unplaced: BTreeSet::new(),
+            tokens: TokenBook::default(),
+            operations: Recent::new(OPERATIONS_KEPT_MAX),
+            whys: Vec::new(),
+        }
+    }
+}
+
+fn name_hash(name: &str) -> u64 {
+    u64::from_be_bytes(hiveward_runtime::store::blob::fingerprint(name.as_bytes())[..8].try_into().unwrap_or_default())
+}
+
+impl Known {
+    pub fn place(&self, entity: Entity) -> Option<&Place> {
+        match entity {
+            Entity::Swarm(id) => self.swarms.get(&id).map(|entry| &entry.place),
+            Entity::Agent(id) => self.agents.get(&id).map(|entry| &entry.place),
+        }
+    }
+
+    pub fn swarm_named(&self, name: &str) -> Option<SwarmId> {
+        self.swarm_names.get(name).copied()
+    }
+
+    pub fn agent_named(&self, swarm: SwarmId, name: &str) -> Option<AgentId> {
+        let ids = self.agent_names.get(&(swarm, name_hash(name)))?;
+        ids.iter().copied().find(|id| self.agents.get(id).is_some_and(|entry| entry.spec.name == name))
+    }
+
+    /// What was answered to this operation, with what it asked for then.
+    pub fn operation(&self, operation: &Operation) -> Option<&([u8; 16], Key)> {
+        self.operations.get(&operation.id)
+    }
+
+    /// Everything that is placed on `node`, in order.
+    pub fn held(&self, node: NodeId) -> Vec<Entity> {
+        let swarms = self.swarms.iter().filter(|(_, entry)| entry.place.node == Some(node)).map(|(id, _)| Entity::Swarm(*id));
+        let agents = self.agents.iter().filter(|(_, entry)| entry.place.node == Some(node)).map(|(id, _)| Entity::Agent(*id));
+        let mut held: Vec<_> = swarms.chain(agents).collect();
+        held.sort_unstable();
+        held
+    }
+
+    fn why(&mut self, why: &str) -> Arc<str> {
+        if let Some(kept) = self.whys.iter().find(|kept| ***kept == *why) {
+            return kept.clone();
+        }
+        if self.whys.len() >= WHYS_MAX {
+            self.whys.remove(0);
+        }
+        let kept: Arc<str> = why.into();
+        self.whys.push(kept.clone());
+        kept
+    }
+
+    fn set_place(&mut self, entity: Entity, node: Option<NodeId>, placement: Option<u64>, why: &str) {
+        let why = self.why(why);
+        let (place, agents_on) = match entity {
+            Entity::Swarm(id) => match self.swarms.get_mut(&id) {
+                Some(entry) => (&mut entry.place, None),
+                None => return,
+            },
+            Entity::Agent(id) => match self.agents.get_mut(&id) {
+                Some(entry) => {
+                    let swarm = self.swarms.get_mut(&entry.spec.swarm);
+                    (&mut entry.place, swarm.map(|swarm| &mut swarm.on))
+                }
+                None => return,
+            },
+        };
+        let before = std::mem::replace(&mut place.node, node);
+        place.placement = placement.unwrap_or(place.placement);
+        place.why = why;
+        if let Some(on) = agents_on {
+            if let Some(before) = before
+                && let Some(count) = on.get_mut(&before)
+            {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    on.remove(&before);
+                }
+            }
+            if let Some(node) = node {
+                *on.entry(node).or_default() += 1;
+            }
+        }
+        self.count(before, -1);
+        self.count(node, 1);
+        if node.is_some() {
+            self.unplaced.remove(&entity);
+        } else {
+            self.unplaced.insert(entity);
+        }
+    }
+
+    fn count(&mut self, node: Option<NodeId>, change: i32) {
+        if let Some(entry) = node.and_then(|node| self.nodes.get_mut(&node)) {
+            entry.entities = entry.entities.saturating_add_signed(change);
+        }
+    }
+
+    /// Makes an event, which happened at `at`, part of the state.
+    pub fn apply(&mut self, event: &RosterEvent, at: WallMs) -> Touched {
+        if let Some((operation, key)) = event.operation() {
+            self.operations.insert(operation.id.clone(), (operation.input, key));
+        }
+        match event {
+            RosterEvent::SwarmAdded { spec, .. } => {
+                self.swarm_names.insert(spec.name.clone(), spec.id);
+                let entry =
+                    SwarmEntry { spec: spec.clone(), place: Place::default(), agents: HashSet::new(), on: BTreeMap::new() };
+                self.swarms.insert(spec.id, entry);
+                self.unplaced.insert(Entity::Swarm(spec.id));
+                Touched::Entity(Entity::Swarm(spec.id))
+            }
+            RosterEvent::SwarmRemoved { swarm, .. } => {
+                let entity = Entity::Swarm(*swarm);
+                self.unplaced.remove(&entity);
+                if let Some(entry) = self.swarms.remove(swarm) {
+                    self.swarm_names.remove(&entry.spec.name);
+                    self.count(entry.place.node, -1);
+                }
+                Touched::Entity(entity)
+            }
+            RosterEvent::AgentAdded { spec, .. } => {
+                self.agent_names.entry((spec.swarm, name_hash(&spec.name))).or_default().push(spec.id);
+                if let Some(swarm) = self.swarms.get_mut(&spec.swarm) {
+                    swarm.agents.insert(spec.id);
+                }
+                self.agents.insert(spec.id, AgentEntry { spec: spec.clone(), place: Place::default() });
+                self.unplaced.insert(Entity::Agent(spec.id));
+                Touched::Entity(Entity::Agent(spec.id))
+            }
+            RosterEvent::AgentRemoved { agent, .. } => {
+                let entity = Entity::Agent(*agent);
+                self.set_place(entity, None, None, "it was removed");
+                self.unplaced.remove(&entity);
+                if let Some(entry) = self.agents.remove(agent) {
+                    let name = (entry.spec.swarm, name_hash(&entry.spec.name));
+                    if let Some(ids) = self.agent_names.get_mut(&name) {
+                        ids.retain(|id| id != agent);
+                        if ids.is_empty() {
+                            self.agent_names.remove(&name);
+                        }
+                    }
+                    if let Some(swarm) = self.swarms.get_mut(&entry.spec.swarm) {
+                        swarm.agents.remove(agent);
+                    }
+                }
+                Touched::Entity(entity)
+            }
+            RosterEvent::NodeJoined { record } => {
+                let entry = self.nodes.entry(record.node).or_insert_with(|| NodeEntry {
+                    record: record.clone(),
+                    status: NodeStatus::Up,
+                    why: None,
+                    generation: 0,
+                    entities: 0,
+                    drain: None,
+                });
+                if entry.status == NodeStatus::Removed {
+                    (entry.status, entry.why) = (NodeStatus::Up, None);
+                }
+                entry.record = record.clone();
+                Touched::Node(record.node)
+            }
+            RosterEvent::NodeLost { node, why } => {
+                self.set_status(*node, NodeStatus::Lost, Some(why.clone()), None);
+                Touched::Node(*node)
+            }
+            RosterEvent::NodeBack { node, generation } => {
+                if let Some(entry) = self.nodes.get_mut(node) {
+                    entry.generation = *generation;
+                    if entry.status == NodeStatus::Lost {
+                        (entry.status, entry.why) = (NodeStatus::Up, None);
+                    }
+                }
+                Touched::Node(*node)
+            }
+            RosterEvent::NodeDraining { node, within_ms, .. } => {
+                let entities = self.nodes.get(node).map_or(0, |entry| entry.entities);
+                let drain = Drain { since: at, within_ms: *within_ms, entities };
+                self.set_status(*node, NodeStatus::Draining, None, Some(drain));
+                Touched::Node(*node)
+            }
+            RosterEvent::NodeDrainCancelled { node, .. } => {
+                self.set_status(*node, NodeStatus::Up, None, None);
+                Touched::Node(*node)
+            }
+            RosterEvent::NodeDrained { node } => {
+                let drain = self.nodes.get(node).and_then(|entry| entry.drain);
+                self.set_status(*node, NodeStatus::Drained, None, drain);
+                Touched::Node(*node)
+            }
+            RosterEvent::NodeRemoved { node, .. } => {
+                self.set_status(*node, NodeStatus::Removed, None, None);
+                Touched::Node(*node)
+            }
+            RosterEvent::TokenIssued { book } | RosterEvent::TokenUsed { book, .. } => {
+                self.tokens = book.clone();
+                Touched::Nothing
+            }
+            RosterEvent::Placed { key, node, placement, why } => match Entity::of(key) {
+                Some(entity) => {
+                    self.set_place(entity, Some(*node), Some(*placement), why);
+                    Touched::Entity(entity)
+                }
+                None => Touched::Nothing,
+            },
+            RosterEvent::Unplaced { key, why } => match Entity::of(key) {
+                Some(entity) => {
+                    // To be nowhere is a placement of its own: what it held where it was is void.
+                    let left = self.place(entity).filter(|place| place.node.is_some()).map(|place| place.placement + 1);
+                    self.set_place(entity, None, left, why);
+                    Touched::Entity(entity)
+                }
+                None => Touched::Nothing,
+            },
+        }
+    }
+
+    fn set_status(&mut self, node: NodeId, status: NodeStatus, why: Option<String>, drain: Option<Drain>) {
+        if let Some(entry) = self.nodes.get_mut(&node) {
+            entry.status = status;
+            entry.why = why;
+            entry.drain = drain;
+        }
+    }
+}

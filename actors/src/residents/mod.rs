@@ -1,0 +1,4 @@
+//! What lives on this node: what the directory places here, and nothing else.
+
+pub mod actor;
+mod leftover;

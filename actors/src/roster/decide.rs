@@ -1,0 +1,187 @@
+//! What a change of the roster means for who is placed where. Pure.
+
+use std::collections::HashMap;
+
+use hiveward_runtime::{
+    error::{Code, Refused},
+    op::NodeId,
+};
+
+use super::event::{NodeRecord, RosterEvent};
+use crate::{
+    agent::AgentSpec,
+    directory::{Entity, Known, NodeStatus},
+    id::{AgentId, SwarmId},
+    placement::entity::{NodeFacts, Wish, choose},
+    swarm::SwarmSpec,
+};
+
+/// Places entities one after another: each choice weighs those before it.
+pub struct Planner<'a> {
+    known: &'a Known,
+    nodes: Vec<NodeFacts>,
+    /// What was placed by this planner and is not in `known` yet.
+    of_swarm: HashMap<(SwarmId, NodeId), i64>,
+}
+
+impl<'a> Planner<'a> {
+    pub fn new(known: &'a Known) -> Self {
+        let facts = |entry: &crate::directory::NodeEntry| NodeFacts {
+            closed: entry.status.closed(),
+            entities: entry.entities,
+            ..facts_of(&entry.record)
+        };
+        Self { known, nodes: known.nodes.values().map(facts).collect(), of_swarm: HashMap::new() }
+    }
+
+    /// As if it were open already.
+    pub fn open(&mut self, record: &NodeRecord) {
+        match self.nodes.iter_mut().find(|facts| facts.node == record.node) {
+            Some(facts) => *facts = NodeFacts { entities: facts.entities, ..facts_of(record) },
+            None => self.nodes.push(facts_of(record)),
+        }
+    }
+
+    /// As if it were closed already.
+    pub fn close(&mut self, node: NodeId, why: &'static str) {
+        if let Some(facts) = self.nodes.iter_mut().find(|facts| facts.node == node) {
+            facts.closed = Some(why);
+        }
+    }
+
+    fn put(&mut self, entity: Entity, wish: &Wish, swarm: Option<SwarmId>, reason: Option<&str>) -> Result<RosterEvent, String> {
+        let on = swarm.and_then(|swarm| self.known.swarms.get(&swarm)).map(|entry| &entry.on);
+        for facts in &mut self.nodes {
+            let known = on.and_then(|on| on.get(&facts.node)).copied().unwrap_or(0);
+            let added = swarm.and_then(|swarm| self.of_swarm.get(&(swarm, facts.node))).copied().unwrap_or(0);
+            facts.of_swarm = u32::try_from(i64::from(known) + added).unwrap_or(0);
+        }
+        let choice = choose(wish, &self.nodes)?;
+        let before = self.known.place(entity);
+        if let Some(from) = before.and_then(|place| place.node) {
+            self.move_one(from, swarm, -1);
+        }
+        self.move_one(choice.node, swarm, 1);
+        let why = reason.map_or_else(|| choice.why.clone(), |reason| format!("{reason}; {}", choice.why));
+        let placement = before.map_or(0, |place| place.placement) + 1;
+        Ok(RosterEvent::Placed { key: entity.key(), node: choice.node, placement, why })
+    }
+
+    fn move_one(&mut self, node: NodeId, swarm: Option<SwarmId>, change: i32) {
+        if let Some(facts) = self.nodes.iter_mut().find(|facts| facts.node == node) {
+            facts.entities = facts.entities.saturating_add_signed(change);
+        }
+        if let Some(swarm) = swarm {
+            *self.of_swarm.entry((swarm, node)).or_default() += i64::from(change);
+        }
+    }
+
+    pub fn swarm(&mut self, spec: &SwarmSpec, reason: Option<&str>) -> Result<RosterEvent, String> {
+        let entity = Entity::Swarm(spec.id);
+        let wish = Wish { labels: spec.node_labels.clone(), pin: spec.node, turn: entity.turn() };
+        self.put(entity, &wish, None, reason)
+    }
+
+    pub fn agent(&mut self, spec: &AgentSpec, reason: Option<&str>) -> Result<RosterEvent, String> {
+        let entity = Entity::Agent(spec.id);
+        let wish = Wish { labels: spec.node_labels.clone(), pin: spec.node, turn: entity.turn() };
+        self.put(entity, &wish, Some(spec.swarm), reason)
+    }
+
+    pub fn known(&mut self, entity: Entity, reason: Option<&str>) -> Result<RosterEvent, String> {
+        match entity {
+            Entity::Swarm(id) => match self.known.swarms.get(&id) {
+                Some(entry) => self.swarm(&entry.spec.clone(), reason),
+                None => Err("it was removed".into()),
+            },
+            Entity::Agent(id) => match self.known.agents.get(&id) {
+                Some(entry) => self.agent(&entry.spec.clone(), reason),
+                None => Err("it was removed".into()),
+            },
+        }
+    }
+}
+
+fn facts_of(record: &NodeRecord) -> NodeFacts {
+    NodeFacts {
+        node: record.node,
+        closed: None,
+        labels: record.labels.clone(),
+        zone: record.zone.clone(),
+        cores: record.cores,
+        entities: 0,
+        of_swarm: 0,
+    }
+}
+
+/// Placed, or that it cannot be and why.
+fn settled(entity: Entity, placed: Result<RosterEvent, String>) -> RosterEvent {
+    placed.unwrap_or_else(|why| RosterEvent::Unplaced { key: entity.key(), why })
+}
+
+pub fn first_place_of_swarm(known: &Known, spec: &SwarmSpec) -> RosterEvent {
+    settled(Entity::Swarm(spec.id), Planner::new(known).swarm(spec, None))
+}
+
+pub fn first_place_of_agent(known: &Known, spec: &AgentSpec) -> RosterEvent {
+    settled(Entity::Agent(spec.id), Planner::new(known).agent(spec, None))
+}
+
+/// Everything that was on `node` goes elsewhere, or nowhere.
+pub fn empty(known: &Known, node: NodeId, closed: &'static str, reason: &str) -> Vec<RosterEvent> {
+    let mut planner = Planner::new(known);
+    planner.close(node, closed);
+    known.held(node).into_iter().map(|entity| settled(entity, planner.known(entity, Some(reason)))).collect()
+}
+
+/// Those that are placed nowhere and now can be. `opened` counts as open.
+pub fn place_the_unplaced(known: &Known, opened: Option<&NodeRecord>) -> Vec<RosterEvent> {
+    let mut planner = Planner::new(known);
+    if let Some(record) = opened {
+        planner.open(record);
+    }
+    known.unplaced.iter().filter_map(|entity| planner.known(*entity, None).ok()).collect()
+}
+
+/// The next moves off a node that drains: coordinators, and those agents that are ready; at most `max`, and only what has
+/// somewhere to go.
+pub fn drain_step(known: &Known, node: NodeId, movable: &[(AgentId, u64)], max: usize) -> Vec<RosterEvent> {
+    let mut planner = Planner::new(known);
+    let reason = "its node drains";
+    let swarms = known.swarms.iter().filter(|(_, entry)| entry.place.node == Some(node)).map(|(id, _)| Entity::Swarm(*id));
+    let agents = movable.iter().filter(|(agent, placement)| {
+        let place = known.place(Entity::Agent(*agent));
+        place.is_some_and(|place| place.node == Some(node) && place.placement == *placement)
+    });
+    let mut entities: Vec<_> = swarms.chain(agents.map(|(agent, _)| Entity::Agent(*agent))).collect();
+    entities.sort_unstable();
+    entities.dedup();
+    entities.into_iter().filter_map(|entity| planner.known(entity, Some(reason)).ok()).take(max).collect()
+}
+
+pub fn may_drain(known: &Known, node: NodeId) -> Result<(), Refused> {
+    let entry = known.nodes.get(&node).filter(|entry| entry.status != NodeStatus::Removed);
+    let entry = entry.ok_or_else(|| Refused::not_found(node))?;
+    if entry.status == NodeStatus::Lost {
+        return Err(Refused::new(Code::Refused, format!("{node} is lost: it holds nothing that could be drained; remove it")));
+    }
+    let others = known.nodes.values().any(|other| other.record.node != node && other.status == NodeStatus::Up);
+    if entry.status == NodeStatus::Up && !others {
+        let message = format!("{node} is the only node that takes anything: what it holds could go nowhere");
+        return Err(Refused::new(Code::Refused, message));
+    }
+    Ok(())
+}
+
+pub fn may_remove(known: &Known, node: NodeId, force: bool) -> Result<(), Refused> {
+    let entry = known.nodes.get(&node).filter(|entry| entry.status != NodeStatus::Removed);
+    let entry = entry.ok_or_else(|| Refused::not_found(node))?;
+    match entry.status {
+        NodeStatus::Lost | NodeStatus::Drained => Ok(()),
+        _ if force => Ok(()),
+        status => Err(Refused::new(
+            Code::Refused,
+            format!("{node} is {}: drain it first, or stop it and wait until it is lost, or use force", status.name()),
+        )),
+    }
+}

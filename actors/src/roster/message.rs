@@ -1,0 +1,110 @@
+//! What the roster is asked and told.
+
+use std::{sync::Arc, time::Duration};
+
+use hiveward_runtime::{
+    call::Reply,
+    clock::WallMs,
+    cluster::identity::{JoinToken, TokenBook},
+    error::Refused,
+    id::Key,
+    ledger::Cursor,
+    op::NodeId,
+};
+
+use super::event::NodeRecord;
+use crate::{
+    agent::AgentSpec,
+    id::{AgentId, SwarmId},
+    swarm::{SwarmSpec, event::Operation, message::Committed},
+};
+
+pub type Answer<T> = Reply<Result<Committed<T>, Refused>>;
+
+/// Decides about a joiner on a copy of the open tokens, knowing the members. A record takes it in, and the tokens as they
+/// are then are kept with it; nothing refuses it, and nothing is kept.
+pub type Admit = Box<dyn FnOnce(&mut TokenBook, &[NodeRecord]) -> Option<NodeRecord> + Send>;
+
+pub enum RosterMsg {
+    AddSwarm {
+        spec: Arc<SwarmSpec>,
+        operation: Option<Operation>,
+        reply: Answer<Key>,
+    },
+    RemoveSwarm {
+        swarm: SwarmId,
+        operation: Option<Operation>,
+        reply: Answer<Key>,
+    },
+    /// Answers when the agent is in the ledger and placed; its actor starts after that.
+    AddAgent {
+        spec: Arc<AgentSpec>,
+        operation: Option<Operation>,
+        reply: Answer<Key>,
+    },
+    RemoveAgent {
+        agent: AgentId,
+        operation: Option<Operation>,
+        reply: Answer<Key>,
+    },
+    /// How far the ledger was when this was handled: a directory that has come there knows all that was answered before.
+    Head {
+        reply: Reply<Result<Cursor, Refused>>,
+    },
+    /// Only its hash is kept.
+    IssueToken {
+        token: JoinToken,
+        expires_at: WallMs,
+        reply: Answer<()>,
+    },
+    DrainNode {
+        node: NodeId,
+        within: Duration,
+        operation: Option<Operation>,
+        reply: Answer<Key>,
+    },
+    CancelDrain {
+        node: NodeId,
+        operation: Option<Operation>,
+        reply: Answer<Key>,
+    },
+    RemoveNode {
+        node: NodeId,
+        force: bool,
+        operation: Option<Operation>,
+        reply: Answer<Key>,
+    },
+    /// These agents of a node that drains hold nothing and take nothing new, in these placements.
+    Movable {
+        agents: Vec<(AgentId, u64)>,
+    },
+
+    // From this node's membership, while it leads.
+    Admit {
+        decide: Admit,
+        reply: Reply<Result<(), Refused>>,
+    },
+    /// Also of a member whose record has changed.
+    NodeJoined {
+        record: NodeRecord,
+        reply: Answer<Key>,
+    },
+    /// Its lease is over by now.
+    NodeLost {
+        node: NodeId,
+        why: String,
+        reply: Answer<Key>,
+    },
+    NodeBack {
+        node: NodeId,
+        generation: u64,
+        reply: Answer<Key>,
+    },
+
+    // From itself.
+    Leadership,
+    Tick,
+    CommitFailed {
+        message: String,
+    },
+}

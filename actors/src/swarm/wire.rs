@@ -1,0 +1,87 @@
+//! A coordinator's messages as they travel between nodes. Variants and fields have names: add, never rename.
+
+use std::sync::Arc;
+
+use hiveward_runtime::{
+    cluster::router::{Inbound, Location, NotDelivered, Router},
+    op::NodeId,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    event::{Ended, Operation},
+    message::{Submit, SwarmMsg},
+    seat::Arrival,
+};
+use crate::{
+    agent::{connector::Lease, reference::AgentRef},
+    id::{AgentId, TaskId},
+    task::{record::TaskRecord, spec::TaskSpec},
+};
+
+#[derive(Serialize, Deserialize)]
+pub enum SwarmWire {
+    Submit { tasks: Vec<Arc<TaskSpec>>, operation: Option<Operation>, principal: Arc<str> },
+    Cancel { task: TaskId, reason: Arc<str>, operation: Option<Operation> },
+    Redrive { before: Box<TaskRecord>, spec: Arc<TaskSpec>, operation: Option<Operation>, principal: Arc<str> },
+    Arrive { arrival: Arrival, from: From },
+    Depart { agent: AgentId, incarnation: u64, lost: Option<String> },
+    Started { lease: Lease },
+    Verifying { lease: Lease },
+    Ended { lease: Lease, ended: Ended, from: From },
+    Explain { task: TaskId },
+    Close { force: bool },
+}
+
+/// Where an agent speaks from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct From {
+    pub node: NodeId,
+    pub placement: u64,
+}
+
+impl From {
+    fn reach(self, agent: AgentId, router: &Router) -> AgentRef {
+        AgentRef::there(agent.key(), Location { node: self.node, incarnation: self.placement }, router.clone())
+    }
+}
+
+impl SwarmWire {
+    /// What an agent tells; nothing else leaves a node this way.
+    pub fn told(msg: SwarmMsg, from: From) -> Option<Self> {
+        Some(match msg {
+            SwarmMsg::Arrive { arrival, .. } => Self::Arrive { arrival, from },
+            SwarmMsg::Depart { agent, incarnation, lost } => Self::Depart { agent, incarnation, lost },
+            SwarmMsg::Started { lease } => Self::Started { lease },
+            SwarmMsg::Verifying { lease } => Self::Verifying { lease },
+            SwarmMsg::Ended { lease, ended, .. } => Self::Ended { lease, ended, from },
+            _ => return None,
+        })
+    }
+}
+
+/// What came in, as the message it is. `router` is the way back to a distant agent.
+pub fn read(inbound: &Inbound<'_>, router: &Router) -> Result<SwarmMsg, NotDelivered> {
+    Ok(match inbound.read()? {
+        SwarmWire::Submit { tasks, operation, principal } => {
+            SwarmMsg::Submit(Submit { tasks, operation, principal, reply: inbound.reply()? })
+        }
+        SwarmWire::Cancel { task, reason, operation } => SwarmMsg::Cancel { task, reason, operation, reply: inbound.reply()? },
+        SwarmWire::Redrive { before, spec, operation, principal } => {
+            SwarmMsg::Redrive { before, spec, operation, principal, reply: inbound.reply()? }
+        }
+        SwarmWire::Arrive { arrival, from } => {
+            let agent = from.reach(arrival.agent, router);
+            SwarmMsg::Arrive { arrival, agent }
+        }
+        SwarmWire::Depart { agent, incarnation, lost } => SwarmMsg::Depart { agent, incarnation, lost },
+        SwarmWire::Started { lease } => SwarmMsg::Started { lease },
+        SwarmWire::Verifying { lease } => SwarmMsg::Verifying { lease },
+        SwarmWire::Ended { lease, ended, from } => {
+            let agent = from.reach(lease.agent, router);
+            SwarmMsg::Ended { lease, ended, agent }
+        }
+        SwarmWire::Explain { task } => SwarmMsg::Explain { task, reply: inbound.reply()? },
+        SwarmWire::Close { force } => SwarmMsg::Close { force, reply: inbound.reply()? },
+    })
+}
