@@ -53,7 +53,7 @@ const TASK: &str =
 
 impl Client {
     pub fn new(url: String, token: String) -> Self {
-        let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).build().unwrap();
+        let http = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5)).build().unwrap();
         Self { url, token, http }
     }
 
