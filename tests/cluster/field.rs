@@ -141,10 +141,8 @@ async fn disks_fill_and_clocks_move_for_one_node_only() {
     assert!(ahead[..10] > now[..10], "{ahead} is two days after {now}");
     cluster.node(1).fill_disk();
     let submit = json!({ "i": { "command": { "argv": ["true"] } } });
-    until("a write is refused on the full disk", async || {
-        other.call(hiveward_tests::client::SUBMIT, submit.clone()).await.err()
-    })
-    .await;
+    until("a write is refused on the full disk", async || other.call(hiveward_tests::client::SUBMIT, submit.clone()).await.err())
+        .await;
     made_at(&one).await;
     cluster.node(1).empty_disk();
     until("there is room again", async || other.call(hiveward_tests::client::SUBMIT, submit.clone()).await.ok()).await;

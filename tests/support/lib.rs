@@ -11,6 +11,7 @@ pub mod events;
 pub mod hive;
 pub mod leftovers;
 pub mod mount;
+pub mod oracle;
 pub mod stream;
 
 pub use client::{CallFailed, Client};

@@ -143,7 +143,11 @@ impl Net {
     /// What the node sends takes at most `kilobits` a second.
     pub fn throttle(&self, node: usize, kilobits: u32) {
         let rate = format!("{kilobits}kbit");
-        self.inside(node, "tc", &["qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", &rate, "burst", "32kb", "latency", "400ms"]);
+        self.inside(
+            node,
+            "tc",
+            &["qdisc", "replace", "dev", "eth0", "root", "tbf", "rate", &rate, "burst", "32kb", "latency", "400ms"],
+        );
     }
 
     /// The cable is pulled.

@@ -1,0 +1,27 @@
+//! Promise of the oracle itself: on a node that is killed under load it finds nothing broken, and it was really at work.
+
+use std::time::{Duration, Instant};
+
+use hiveward_tests::{
+    cluster::{Cluster, Shape},
+    dice,
+    oracle::Load,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_node_killed_and_frozen_under_load_breaks_no_promise() {
+    let mut dice = dice();
+    let mut cluster = Cluster::apart(&Shape::of(1)).await.unwrap();
+    let load = Load::begin(&cluster, &mut dice).await;
+    load.goes_on(50, Duration::from_secs(20)).await;
+    cluster.kill(0);
+    let killed = Instant::now();
+    cluster.start_again(0).await;
+    eprintln!("accepted again after {:?}", load.accepted_again(killed).await);
+    cluster.freeze(0);
+    tokio::time::sleep(Duration::from_millis(dice.u64(100..1000))).await;
+    cluster.thaw(0);
+    load.goes_on(50, Duration::from_secs(20)).await;
+    let verdict = load.finish().await;
+    assert!(verdict.operations > 100 && verdict.events > 200 && verdict.moves > 2, "{verdict:?}");
+}
