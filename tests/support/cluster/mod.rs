@@ -14,5 +14,5 @@ mod verbs;
 pub use net::{Net, may_partition};
 pub use node::Node;
 pub use owner::Owner;
-pub use shape::{Mode, Shape};
+pub use shape::{Mode, Shape, faketime};
 pub use verbs::{Cluster, knows_flag};

@@ -66,7 +66,7 @@ impl Node {
         fs::write(file, format!("{seconds:+}\n")).unwrap();
     }
 
-    /// Takes all room of its small disk; dropping the answer's file gives it back with [`Self::empty_disk`].
+    /// Takes all room of its small disk; [`Self::empty_disk`] gives it back.
     pub fn fill_disk(&self) {
         use std::io::Write;
         let mut file = fs::File::create(self.filler()).unwrap();
@@ -81,6 +81,11 @@ impl Node {
 
     fn filler(&self) -> PathBuf {
         self.disk.as_ref().expect("the shape gave it no disk").path().join("filler")
+    }
+
+    /// From its next start on.
+    pub fn set_binary(&mut self, binary: PathBuf) {
+        self.binary = binary;
     }
 
     pub fn data_dir(&self) -> &Path {

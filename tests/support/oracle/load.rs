@@ -117,14 +117,20 @@ impl Load {
 
     /// Stops the clients, finds out what became of each operation, waits for the last tasks, and compares everything.
     /// All nodes must be up and able to hear each other.
-    pub async fn finish(mut self) -> Verdict {
+    pub async fn finish(self) -> Verdict {
+        let all: Vec<usize> = (0..self.shared.clients.len()).collect();
+        self.finish_at(&all).await
+    }
+
+    /// As [`Self::finish`], when only these nodes are left of the cluster.
+    pub async fn finish_at(mut self, left: &[usize]) -> Verdict {
         let _ = self.stop.send(true);
         while let Some(ended) = self.workers.join_next().await {
             resume(ended);
         }
-        self.resolve().await;
-        self.repeat_some().await;
-        let clients = self.shared.clients.clone();
+        self.resolve(left).await;
+        self.repeat_some(left).await;
+        let clients: Vec<Client> = left.iter().map(|node| self.shared.clients[*node].clone()).collect();
         let mut log = Vec::new();
         let give_up = Instant::now() + LAST_TASKS;
         // A task that is stuck is named by the checker, with everything else that is wrong.
@@ -138,7 +144,7 @@ impl Load {
         let head = log.last().map_or("0".to_owned(), |event| event.cursor.clone());
         let mut streams = Vec::new();
         while let Some(ended) = self.subscribers.join_next().await {
-            streams.push(resume(ended).read_to(&head).await);
+            streams.push(resume(ended).read_to(&head, left).await);
         }
         let mut nodes = Vec::new();
         for client in &clients {
@@ -169,30 +175,30 @@ impl Load {
     }
 
     /// Sends each operation without an answer again, until it has one.
-    async fn resolve(&mut self) {
+    async fn resolve(&mut self, nodes: &[usize]) {
         let open: Vec<_> = self.shared.history().open.iter().map(|(id, sent)| (id.clone(), sent.clone())).collect();
         for (operation, sent) in open {
-            self.surely(&operation, sent).await;
+            self.surely(&operation, sent, nodes).await;
         }
     }
 
     /// A repeated operation has the answer that it had, at every node.
-    async fn repeat_some(&mut self) {
+    async fn repeat_some(&mut self, nodes: &[usize]) {
         let mut sent: Vec<_> = self.shared.history().sent.iter().map(|(id, sent)| (id.clone(), sent.clone())).collect();
         sent.sort_by(|a, b| a.0.cmp(&b.0));
         self.dice.shuffle(&mut sent);
         for (operation, sent) in sent.into_iter().take(REPEATED) {
-            self.surely(&operation, sent).await;
+            self.surely(&operation, sent, nodes).await;
         }
     }
 
-    async fn surely(&mut self, operation: &str, sent: Sent) {
-        let mut node = self.dice.usize(..self.shared.clients.len());
+    async fn surely(&mut self, operation: &str, sent: Sent, nodes: &[usize]) {
+        let mut at = self.dice.usize(..nodes.len());
         until(&format!("{operation} is answered"), async || {
-            let began = Instant::now();
+            let (node, began) = (nodes[at], Instant::now());
             let answer = self.shared.clients[node].call(sent.query, json!({ "i": sent.input })).await;
             let known = self.shared.note(operation, &sent, node, began, &answer);
-            node = (node + 1) % self.shared.clients.len();
+            at = (at + 1) % nodes.len();
             known.then_some(())
         })
         .await;

@@ -46,8 +46,8 @@ impl Subscriber {
     }
 
     /// Goes on until the event with this cursor has come.
-    pub(super) async fn read_to(mut self, head: &str) -> Stream {
-        let node = *self.dice.choice(&self.nodes).unwrap();
+    pub(super) async fn read_to(mut self, head: &str, nodes: &[usize]) -> Stream {
+        let node = *self.dice.choice(nodes).unwrap();
         let client = self.shared.clients[node].clone();
         until(&format!("a subscription at node {node} reaches {head}"), async || {
             if self.last() == head {

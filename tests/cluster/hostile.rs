@@ -1,0 +1,1 @@
+//! Promise: whoever is not of the cluster gets nothing from its port, costs little, and disturbs nobody.
