@@ -9,6 +9,7 @@ pub mod client;
 pub mod cluster;
 pub mod events;
 pub mod hive;
+pub mod intruder;
 pub mod leftovers;
 pub mod mount;
 pub mod oracle;
