@@ -121,6 +121,41 @@ async fn cuts_are_symmetric_one_way_or_partial_as_asked_and_heal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_delay_between_nodes_is_as_long_as_asked_and_ends() {
+    if !may_partition() {
+        return skip("delays need root, iproute2 and iptables");
+    }
+    let cluster = Cluster::prepare(&Shape::of(2).mode(Mode::Namespaces)).unwrap();
+    let address = cluster.node(1).address();
+    let echo = format!(
+        "import socket\ns=socket.socket();s.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEADDR,1)\ns.bind(('{address}',7701));s.listen();print('ready',flush=True)\nwhile True:\n c,a=s.accept();print(a[0],flush=True);c.sendall(c.recv(9));c.close()"
+    );
+    let mut listener = cluster.net.command(1, "python3".as_ref());
+    let mut listener = listener.args(["-c", &echo]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut said = std::io::BufRead::lines(std::io::BufReader::new(listener.stdout.take().unwrap()));
+    assert_eq!(said.next().unwrap().unwrap(), "ready");
+    let ask = format!(
+        "import socket,time\nt=time.time();s=socket.create_connection(('{address}',7701));s.sendall(b'x');assert s.recv(9)==b'x';print(time.time()-t)"
+    );
+    let round_trip = || {
+        let ran = cluster.net.command(0, "python3".as_ref()).args(["-c", &ask]).output().unwrap();
+        assert!(ran.status.success(), "{ran:?}");
+        String::from_utf8_lossy(&ran.stdout).trim().parse::<f64>().unwrap()
+    };
+    assert!(round_trip() < 0.1);
+    cluster.net.delay(150);
+    let delayed = round_trip();
+    assert!((0.3..0.5).contains(&delayed), "{delayed} s");
+    cluster.net.heal();
+    assert!(round_trip() < 0.1);
+    for _ in 0..3 {
+        assert_eq!(said.next().unwrap().unwrap(), cluster.node(0).address().to_string(), "still from its own address");
+    }
+    listener.kill().unwrap();
+    listener.wait().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn disks_fill_and_clocks_move_for_one_node_only() {
     let Some(shape) = namespaces() else { return };
     let shape = shape.clocks();

@@ -7,6 +7,9 @@ use hiveward_tests::{
     dice,
     oracle::Load,
 };
+use serde_json::json;
+
+use crate::scene::holds;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_node_killed_and_frozen_under_load_breaks_no_promise() {
@@ -14,6 +17,13 @@ async fn one_node_killed_and_frozen_under_load_breaks_no_promise() {
     let mut cluster = Cluster::apart(&Shape::of(1)).await.unwrap();
     let load = Load::begin(&cluster, &mut dice).await;
     load.goes_on(50, Duration::from_secs(20)).await;
+    // The families find out so who holds what.
+    let client = cluster.client(0);
+    let swarms = client.ok("{swarms(first:9){nodes{id name}} agents(first:9){nodes{id}}}", json!({})).await;
+    for entity in [&swarms["swarms"]["nodes"][0], &swarms["agents"]["nodes"][0]] {
+        assert!(holds(&client, entity["id"].as_str().unwrap()).await, "{entity}");
+    }
+    assert!(!holds(&client, "swarm_01a1fdce9a90750dbb51936da9e1424d").await);
     cluster.kill(0);
     let killed = Instant::now();
     cluster.start_again(0).await;

@@ -135,3 +135,19 @@ async fn a_lossy_slow_network_makes_it_slow_and_loses_no_node() {
     scene.cluster.net.heal();
     scene.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_far_network_with_200_ms_round_trips_works_and_loses_no_node() {
+    let Some(mut scene) = begin().await else { return };
+    // Connections made from now on are slow: each node starts again once.
+    scene.cluster.net.delay(100);
+    for node in 0..3 {
+        scene.cluster.restart(node).await;
+    }
+    scene.cluster.settled().await;
+    let term = scene.cluster.said(0).await.unwrap().term;
+    scene.load.goes_on(if long() { 1000 } else { 50 }, Duration::from_secs(120)).await;
+    assert_eq!(scene.cluster.said(0).await.unwrap().term, term, "distance alone makes no election");
+    scene.cluster.net.heal();
+    scene.end().await;
+}

@@ -11,7 +11,7 @@ mod shape;
 pub mod sweep;
 mod verbs;
 
-pub use net::{Net, may_partition};
+pub use net::{Net, RELAY_MARK, may_partition};
 pub use node::Node;
 pub use owner::Owner;
 pub use shape::{Mode, Shape, faketime};

@@ -2,13 +2,29 @@
 //!
 //! Faults are set inside the namespaces only: the machine's own firewall is never touched.
 
-use std::{net::Ipv4Addr, process::Command};
+use std::{
+    io::Read,
+    net::Ipv4Addr,
+    process::{Child, Command, Stdio},
+    sync::Mutex,
+};
 
 use super::owner::{Owner, Subnet};
 use crate::mount::run;
 
 /// The bridge's own address, from which the test's clients come.
 const CLIENTS: u8 = 254;
+
+/// On connections that a relay makes: they are not redirected to it again.
+pub const RELAY_MARK: u32 = 0x4857;
+const RELAY_PORT: &str = "7702";
+
+/// A program of this package, beside the test.
+pub(super) fn helper(name: &str) -> std::path::PathBuf {
+    let test = std::env::current_exe().unwrap();
+    // target/PROFILE/deps/this → target/PROFILE/name
+    test.parent().and_then(std::path::Path::parent).expect("a test lives in target/PROFILE/deps").join(name)
+}
 
 /// Whether nodes can have a namespace each, and be cut from each other.
 pub fn may_partition() -> bool {
@@ -26,17 +42,19 @@ pub struct Net {
     /// None: loopback addresses, which cannot be cut.
     bridge: Option<String>,
     nodes: usize,
+    relays: Mutex<Vec<Child>>,
 }
 
 impl Net {
     pub(super) fn loopback(owner: Owner, cluster: u32) -> Self {
-        Self { owner, cluster, subnet: Subnet::take(), bridge: None, nodes: 0 }
+        Self { owner, cluster, subnet: Subnet::take(), bridge: None, nodes: 0, relays: Mutex::default() }
     }
 
     pub(super) fn bridged(owner: Owner, cluster: u32) -> Result<Self, String> {
         let bridge = owner.link(&format!("b{cluster}"));
         // Made before its name is used: what fails halfway is removed by the drop.
-        let net = Self { owner, cluster, subnet: Subnet::take(), bridge: Some(bridge.clone()), nodes: 0 };
+        let net =
+            Self { owner, cluster, subnet: Subnet::take(), bridge: Some(bridge.clone()), nodes: 0, relays: Mutex::default() };
         run("ip", &["link", "add", &bridge, "type", "bridge"])?;
         run("ip", &["link", "set", &bridge, "alias", &owner.alias()])?;
         run("ip", &["address", "add", &format!("{}/24", net.clients_address()), "dev", &bridge])?;
@@ -150,6 +168,30 @@ impl Net {
         );
     }
 
+    /// What connections of nodes to cluster ports carry takes `ms` longer each way. Only for connections made from now on.
+    pub fn delay(&self, ms: u32) {
+        let mark = RELAY_MARK.to_string();
+        for node in 0..self.nodes {
+            let mut command = self.command(node, &helper("hiveward-tests-relay"));
+            command.args([RELAY_PORT, &ms.to_string()]).env("FIELD_OWNER", self.owner.label());
+            let mut relay = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+            relay.stdout.take().unwrap().read_exact(&mut [0; 5]).expect("the relay gets ready");
+            self.relays.lock().unwrap().push(relay);
+            let to_cluster_ports = ["-t", "nat", "-A", "OUTPUT", "-p", "tcp", "--dport", "7701"];
+            let of_others = ["-m", "mark", "!", "--mark", &mark, "-j", "REDIRECT", "--to-ports", RELAY_PORT];
+            self.firewall(node, &[&to_cluster_ports[..], &of_others].concat());
+        }
+    }
+
+    /// Ends the delay, and with it the connections that had it.
+    fn end_delay(&self) {
+        let mut relays = self.relays.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for mut relay in relays.drain(..) {
+            let _ = relay.kill();
+            let _ = relay.wait();
+        }
+    }
+
     /// The cable is pulled.
     pub fn unplug(&self, node: usize) {
         run("ip", &["link", "set", &self.veth(node), "down"]).unwrap();
@@ -161,7 +203,12 @@ impl Net {
 
     /// Everybody hears everybody again, at full speed.
     pub fn heal(&self) {
+        let delayed = !self.relays.lock().unwrap().is_empty();
+        self.end_delay();
         for node in 0..self.nodes {
+            if delayed {
+                self.firewall(node, &["-t", "nat", "-F", "OUTPUT"]);
+            }
             self.firewall(node, &["-F", "INPUT"]);
             self.plug(node);
             let namespace = format!("--net=/run/netns/{}", self.namespace(node));
@@ -173,6 +220,7 @@ impl Net {
 
 impl Drop for Net {
     fn drop(&mut self) {
+        self.end_delay();
         let Some(bridge) = &self.bridge else { return };
         for node in 0..self.nodes {
             // Its end of the pair first: a namespace goes only after its last process and socket.

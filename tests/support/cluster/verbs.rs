@@ -65,8 +65,7 @@ fn sweep_and_be_swept() {
     static REAPER: OnceLock<Mutex<Option<ChildStdin>>> = OnceLock::new();
     SWEEP.call_once(sweep::dead_owners);
     REAPER.get_or_init(|| {
-        let test = std::env::current_exe().unwrap();
-        let reaper = test.parent().and_then(Path::parent).unwrap().join("hiveward-tests-reaper");
+        let reaper = super::net::helper("hiveward-tests-reaper");
         let mut command = Command::new(&reaper);
         // A group of its own: what ends the test's group must not end it.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
