@@ -5,6 +5,7 @@
 
 mod scene;
 
+mod beside_etcd;
 mod disks_and_clocks;
 mod drain;
 mod field;

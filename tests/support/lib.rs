@@ -7,6 +7,7 @@
 pub mod binary;
 pub mod client;
 pub mod cluster;
+pub mod etcd;
 pub mod events;
 pub mod hive;
 pub mod intruder;
