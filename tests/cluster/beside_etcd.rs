@@ -39,7 +39,6 @@ async fn etcds(rounds: usize) -> Vec<Duration> {
     let mut dice = dice();
     let places = Cluster::prepare(&Shape::of(3)).unwrap();
     let mut etcd = Etcd::start(&places).await;
-    etcd.load();
     let mut waited = Vec::new();
     for _ in 0..rounds {
         let leader = etcd.leader().await;

@@ -3,7 +3,6 @@
 use std::{
     fs,
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -12,17 +11,14 @@ use tokio::task::JoinSet;
 
 use crate::{cluster::Cluster, until};
 
-const CLIENTS: usize = 4;
 /// As our own load: a member that does not answer for so long is asked no more, this time.
 const CALL_PATIENCE: Duration = Duration::from_secs(3);
-const PAUSE: Duration = Duration::from_millis(20);
+pub const PROBE_EVERY: Duration = Duration::from_millis(25);
 
 pub struct Etcd {
     members: Vec<Option<Child>>,
     urls: Vec<String>,
     http: reqwest::Client,
-    acks: Arc<Mutex<Vec<(Instant, Instant)>>>,
-    clients: JoinSet<()>,
 }
 
 /// Whether the Debian package etcd-server is here.
@@ -36,7 +32,7 @@ impl Etcd {
         let http = reqwest::Client::builder().no_proxy().connect_timeout(CALL_PATIENCE).timeout(CALL_PATIENCE).build().unwrap();
         let urls = (0..places.len()).map(|member| format!("http://{}:2379", places.node(member).address())).collect();
         let members = (0..places.len()).map(|_| None).collect();
-        let mut etcd = Self { members, urls, http, acks: Arc::default(), clients: JoinSet::new() };
+        let mut etcd = Self { members, urls, http };
         for member in 0..places.len() {
             etcd.spawn(places, member);
         }
@@ -83,25 +79,6 @@ impl Etcd {
         .await
     }
 
-    /// Clients that put, each put repeated at the next member until it is acknowledged.
-    pub fn load(&mut self) {
-        for client in 0..CLIENTS {
-            let (http, urls, acks) = (self.http.clone(), self.urls.clone(), self.acks.clone());
-            self.clients.spawn(async move {
-                let mut at = client;
-                loop {
-                    at += 1;
-                    // "key" and "value" in base64.
-                    let (url, began) = (&urls[at % urls.len()], Instant::now());
-                    if Self::ask(&http, url, "kv/put", json!({ "key": "a2V5", "value": "dmFsdWU=" })).await.is_some() {
-                        acks.lock().unwrap().push((began, Instant::now()));
-                    }
-                    tokio::time::sleep(PAUSE).await;
-                }
-            });
-        }
-    }
-
     pub fn kill(&mut self, member: usize) {
         if let Some(mut child) = self.members[member].take() {
             let _ = child.kill();
@@ -109,13 +86,25 @@ impl Etcd {
         }
     }
 
-    /// How long after `fault` the first put was acknowledged that had been sent after it; waits for it.
+    /// How long after `fault` the first put was acknowledged. One more is sent every so often, whatever became of the others.
     pub async fn accepted_again(&self, fault: Instant) -> Duration {
-        until("etcd accepts puts again", async || {
-            let acks = self.acks.lock().unwrap();
-            acks.iter().filter(|(sent, _)| *sent >= fault).map(|(_, answered)| *answered - fault).min()
-        })
-        .await
+        let mut probes = JoinSet::new();
+        for at in 0_usize.. {
+            let (http, url) = (self.http.clone(), self.urls[at % self.urls.len()].clone());
+            probes.spawn(async move {
+                // "key" and "value" in base64.
+                let put = json!({ "key": "a2V5", "value": "dmFsdWU=" });
+                Self::ask(&http, &url, "kv/put", put).await.map(|_| Instant::now())
+            });
+            tokio::time::sleep(PROBE_EVERY).await;
+            while let Some(ended) = probes.try_join_next() {
+                if let Ok(Some(answered)) = ended {
+                    return answered - fault;
+                }
+            }
+            assert!(fault.elapsed() < crate::PATIENCE, "etcd accepts no puts again");
+        }
+        unreachable!("it counts forever")
     }
 }
 

@@ -3,7 +3,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -16,7 +19,7 @@ use super::{
     ops::{Maker, Sent, cursor, ids},
     subscriber::Subscriber,
 };
-use crate::{CallFailed, Client, cluster::Cluster, until, until_within};
+use crate::{CallFailed, Client, client::SUBMIT, cluster::Cluster, etcd::PROBE_EVERY, until, until_within};
 
 pub const SWARM: &str = "rate";
 const CLIENTS: usize = 4;
@@ -49,6 +52,10 @@ pub struct Load {
     stop: watch::Sender<bool>,
     marks: PathBuf,
     dice: fastrand::Rng,
+    /// Where the clients go.
+    nodes: Vec<usize>,
+    probes: AtomicU64,
+    probing: tokio::sync::Mutex<JoinSet<()>>,
 }
 
 /// What came of it, for the test to print and to judge.
@@ -86,7 +93,17 @@ impl Load {
             let subscriber = Subscriber::new(shared.clone(), nodes.to_vec(), dice.fork(), websocket);
             subscribers.spawn(subscriber.run(stopped.clone()));
         }
-        Self { shared, workers, subscribers, stop, marks, dice: dice.fork() }
+        Self {
+            shared,
+            workers,
+            subscribers,
+            stop,
+            marks,
+            dice: dice.fork(),
+            nodes: nodes.to_vec(),
+            probes: AtomicU64::new(0),
+            probing: tokio::sync::Mutex::default(),
+        }
     }
 
     pub fn acknowledged(&self) -> usize {
@@ -100,14 +117,34 @@ impl Load {
         until_within(patience, &what, async || (self.acknowledged() >= before + more).then_some(())).await;
     }
 
-    /// How long after `fault` the first operation was acknowledged that had been sent after it; waits for it.
+    /// How long after `fault` the first operation was acknowledged that had been sent after it; waits for it. One more is
+    /// sent every so often, whatever became of the others: a client that waits for an answer sees it later.
     pub async fn accepted_again(&self, fault: Instant) -> Duration {
-        until("writes are accepted again", async || {
-            let history = self.shared.history();
-            let after = history.acks.iter().filter(|(sent, ..)| *sent >= fault).map(|(_, answered, _)| *answered);
-            after.min().map(|answered| answered - fault)
-        })
-        .await
+        for at in 0_usize.. {
+            let (shared, number) = (self.shared.clone(), self.probes.fetch_add(1, Ordering::Relaxed));
+            let node = self.nodes[at % self.nodes.len()];
+            // Ends within the call's patience. What it leaves open is resolved with the rest.
+            let probe = async move {
+                let operation = format!("probe-{number}");
+                let input = json!({ "operationId": operation, "swarm": SWARM, "kind": "noop" });
+                let (sent, began) = (Sent { query: SUBMIT, input }, Instant::now());
+                shared.history().open.insert(operation.clone(), sent.clone());
+                let answer = shared.clients[node].call(sent.query, json!({ "i": sent.input })).await;
+                shared.note(&operation, &sent, node, began, &answer);
+            };
+            self.probing.lock().await.spawn(probe);
+            tokio::time::sleep(PROBE_EVERY).await;
+            let first = {
+                let history = self.shared.history();
+                let after = history.acks.iter().filter(|(sent, ..)| *sent >= fault).map(|(_, answered, _)| *answered - fault);
+                after.min()
+            };
+            if let Some(first) = first {
+                return first;
+            }
+            assert!(fault.elapsed() < crate::PATIENCE, "writes are not accepted again");
+        }
+        unreachable!("it counts forever")
     }
 
     /// Whether a node has acknowledged anything that was sent after `since`.
@@ -125,8 +162,11 @@ impl Load {
     /// As [`Self::finish`], when only these nodes are left of the cluster.
     pub async fn finish_at(mut self, left: &[usize]) -> Verdict {
         let _ = self.stop.send(true);
-        while let Some(ended) = self.workers.join_next().await {
-            resume(ended);
+        let mut probing = std::mem::take(self.probing.get_mut());
+        for clients in [&mut self.workers, &mut probing] {
+            while let Some(ended) = clients.join_next().await {
+                resume(ended);
+            }
         }
         self.resolve(left).await;
         self.repeat_some(left).await;
