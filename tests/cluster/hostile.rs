@@ -7,7 +7,7 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 use hiveward_tests::{
-    cluster::{Cluster, Shape, knows_flag},
+    cluster::{Cluster, Shape, joins},
     intruder::{Authority, Greeting, LANES, Papers, knock},
     long, skip, until, until_within,
 };
@@ -27,8 +27,8 @@ const CLOSED_WITHIN: Duration = Duration::from_secs(12);
 
 /// One node with a cluster port of its own.
 async fn one() -> Option<Cluster> {
-    if !knows_flag("--cluster-listen") {
-        skip("this `hiveward up` has no --cluster-listen");
+    if !joins() {
+        skip("this `hiveward` has no `up --join` and `token create`");
         return None;
     }
     Some(Cluster::apart(&Shape::of(1)).await.unwrap())
@@ -134,6 +134,7 @@ async fn connections_that_never_speak_are_bounded_and_closed_while_links_live() 
             silent.push(tcp);
         }
     }
+    assert!(!silent.is_empty(), "the port takes nobody");
     assert!(node.descriptors().unwrap() < files + 300, "each silent connection holds a descriptor");
     until_within(CLOSED_WITHIN, "the port closes what never speaks", async || (node.descriptors()? <= files + 2).then_some(()))
         .await;
@@ -143,8 +144,8 @@ async fn connections_that_never_speak_are_bounded_and_closed_while_links_live() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_was_used_or_altered_lets_nobody_in() {
-    if !knows_flag("--join") {
-        return skip("this `hiveward up` has no --join");
+    if !joins() {
+        return skip("this `hiveward` has no `up --join` and `token create`");
     }
     let mut cluster = Cluster::prepare(&Shape::of(4)).unwrap();
     cluster.spawn(0);

@@ -15,4 +15,4 @@ pub use net::{Net, RELAY_MARK, may_partition};
 pub use node::Node;
 pub use owner::Owner;
 pub use shape::{Mode, Shape, faketime};
-pub use verbs::{Cluster, knows_flag};
+pub use verbs::{Cluster, joins};

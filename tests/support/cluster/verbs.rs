@@ -59,6 +59,13 @@ pub fn knows_flag(flag: &str) -> bool {
     HELP.contains(flag)
 }
 
+/// Whether nodes can join each other.
+pub fn joins() -> bool {
+    static TOKENS: LazyLock<bool> =
+        LazyLock::new(|| Command::new(binary::hiveward()).args(["token", "create", "--help"]).output().unwrap().status.success());
+    knows_flag("--join") && *TOKENS
+}
+
 /// Sweeps after the dead, and has somebody who will sweep after this process. Once a process.
 fn sweep_and_be_swept() {
     static SWEEP: Once = Once::new();
@@ -141,8 +148,8 @@ impl Cluster {
 
     /// All nodes up and joined, with a leader that all of them name. None, said aloud, where this cannot be had here.
     pub async fn joined(shape: &Shape) -> Option<Self> {
-        if !knows_flag("--join") {
-            skip("this `hiveward up` has no --join");
+        if !joins() {
+            skip("this `hiveward` has no `up --join` and `token create`");
             return None;
         }
         let mut cluster = match Self::prepare(shape) {
