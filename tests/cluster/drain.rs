@@ -53,3 +53,30 @@ async fn a_dead_node_that_was_removed_does_not_come_back_with_its_certificate() 
     scene.cluster.leader_among(&others, ELSEWHERE).await;
     scene.load.finish_at(&others).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hung_follower_is_removed_while_another_joins_and_quorum_is_never_lost() {
+    let Some(mut scene) = Scene::begin(Shape::of(3)).await else { return };
+    let leader = scene.cluster.leader().await;
+    let hung = scene.others(leader)[0];
+    let (id, live) = (scene.cluster.node(hung).id(), scene.others(hung));
+    scene.cluster.freeze(hung);
+    let place = scene.cluster.add(&Shape::of(4)).unwrap();
+    scene.cluster.join(place, leader).await;
+    // Refused while it would cost the quorum, and done as soon as it would not.
+    until_within(ELSEWHERE * 2, "the hung node is removed", async || {
+        let ran = scene.cluster.cli(leader, &["node", "remove", &id]).await;
+        (ran.code == 0).then_some(())
+    })
+    .await;
+    scene.load.goes_on(20, ELSEWHERE).await;
+    scene.cluster.thaw(hung);
+    let term = scene.cluster.said(leader).await.unwrap().term;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let said = scene.cluster.said(leader).await.unwrap();
+    assert!(said.term <= term + 1, "a removed node disturbs: term {term} became {}", said.term);
+    assert!(!said.nodes.contains(&id) && said.nodes.len() == 3, "{said:?}");
+    scene.load.goes_on(20, ELSEWHERE).await;
+    scene.cluster.kill(hung);
+    scene.load.finish_at(&live).await;
+}

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use hiveward_tests::{cluster::Shape, long, rounds};
+use hiveward_tests::{client::INJECT, cluster::Shape, leftovers::Sessions, long, rounds, until, until_within};
+use serde_json::json;
 
 use crate::scene::{ELSEWHERE, Scene, WRITES_AGAIN};
 
@@ -96,5 +97,66 @@ async fn a_rolling_restart_of_all_nodes_loses_nothing() {
             scene.cluster.settled().await;
         }
     }
+    scene.end().await;
+}
+
+/// Where a leader dies by its own hand, in the midst of a commit.
+const POINTS: [&str; 7] = [
+    "ledger.before_append",
+    "ledger.after_append",
+    "ledger.before_fsync",
+    "ledger.after_fsync",
+    "ledger.before_apply",
+    "ledger.after_apply",
+    "ledger.before_reply",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_dies_in_the_midst_of_a_commit_leaves_nothing_half_done() {
+    let Some(mut scene) = Scene::begin(Shape::of(3)).await else { return };
+    for round in 0..rounds(3, 70) {
+        // Each place in turn in the long form, some of them otherwise.
+        let point = if long() { POINTS[round % POINTS.len()] } else { *scene.dice.choice(&POINTS).unwrap() };
+        let leader = scene.cluster.leader().await;
+        let killed = Instant::now();
+        // It may be gone before it has answered.
+        let _ = scene.cluster.client(leader).call(INJECT, json!({ "i": { "point": point, "fault": "ABORT" } })).await;
+        let node = scene.cluster.node_mut(leader);
+        until(&format!("{point} ends the leader"), async || node.ended()).await;
+        scene.load.accepted_again(killed).await;
+        scene.cluster.start_again(leader).await;
+        scene.cluster.settled().await;
+        scene.load.goes_on(10, ELSEWHERE).await;
+    }
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_whose_node_died_is_ended_when_the_node_is_back_and_its_task_has_moved() {
+    let Some(mut scene) = Scene::begin(Shape::of(3)).await else { return };
+    let client = scene.cluster.client(0);
+    let line = "echo $HIVEWARD_ATTEMPT; [ $HIVEWARD_ATTEMPT != 1 ] || sleep 1000";
+    let task = client.submit(json!({ "command": { "argv": ["sh", "-c", line] }, "retry": { "maxAttempts": 5 } })).await;
+    let runs_on = until("its program runs on a node", async || {
+        (0..3).find(|node| {
+            let data_dir = scene.cluster.node(*node).data_dir();
+            Sessions::of(data_dir).processes(data_dir).iter().any(|(_, command)| command.contains("sleep 1000"))
+        })
+    })
+    .await;
+    scene.cluster.kill(runs_on);
+    let asked = scene.cluster.client(scene.others(runs_on)[0]);
+    let moved = async || (asked.task(&task).await["status"] == "SUCCEEDED").then_some(());
+    until_within(ELSEWHERE * 2, "the task is done elsewhere", moved).await;
+    let ended = asked.task(&task).await;
+    assert_eq!(ended["attempts"][0]["status"], "LOST", "{ended}");
+    scene.cluster.start_again(runs_on).await;
+    let data_dir = scene.cluster.node(runs_on).data_dir().to_owned();
+    until_within(ELSEWHERE, "nothing of the lost attempt still runs", async || {
+        let living = Sessions::of(&data_dir).processes(&data_dir);
+        (!living.iter().any(|(_, command)| command.contains("sleep 1000"))).then_some(())
+    })
+    .await;
+    scene.load.adopt(&task);
     scene.end().await;
 }
