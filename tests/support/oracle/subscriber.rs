@@ -1,6 +1,9 @@
 //! One subscription that moves between nodes with its cursor, whenever it likes and whenever its node fails it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 use tokio::sync::watch;
@@ -9,10 +12,12 @@ use super::{
     history::{Event, Stream},
     load::Shared,
 };
-use crate::{Client, stream::Events, until};
+use crate::{Client, stream::Events};
 
 /// A node that does not open a subscription for so long is left.
 const OPEN_PATIENCE: Duration = Duration::from_secs(3);
+/// After which nothing more is expected.
+const QUIET: Duration = Duration::from_secs(10);
 const STAY_MS: std::ops::Range<u64> = 50..1500;
 
 pub struct Subscriber {
@@ -45,18 +50,17 @@ impl Subscriber {
         self
     }
 
-    /// Goes on until the event with this cursor has come.
+    /// Goes on until the event with this cursor has come, or nothing comes any more: the checker sees what is missing.
     pub(super) async fn read_to(mut self, head: &str, nodes: &[usize]) -> Stream {
-        let node = *self.dice.choice(nodes).unwrap();
-        let client = self.shared.clients[node].clone();
-        until(&format!("a subscription at node {node} reaches {head}"), async || {
-            if self.last() == head {
-                return Some(());
+        let client = self.shared.clients[*self.dice.choice(nodes).unwrap()].clone();
+        let mut quiet_since = Instant::now();
+        while self.last() != head && quiet_since.elapsed() < QUIET {
+            let before = self.stream.seen.len();
+            let _ = tokio::time::timeout(Duration::from_secs(2), self.listen(&client, Some(head))).await;
+            if self.stream.seen.len() > before {
+                quiet_since = Instant::now();
             }
-            let _ = tokio::time::timeout(Duration::from_secs(5), self.listen(&client, Some(head))).await;
-            (self.last() == head).then_some(())
-        })
-        .await;
+        }
         self.stream
     }
 
