@@ -16,7 +16,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::scene::{ELSEWHERE, Scene};
+use crate::scene::{ELSEWHERE, Scene, in_the_long_form};
 
 const CONNECTIONS: usize = 10_000;
 const AT_ONCE: usize = 200;
@@ -127,6 +127,8 @@ async fn connections_that_never_speak_are_bounded_and_closed_while_links_live() 
     for _ in 0..CONNECTIONS {
         if let Ok(tcp) = TcpStream::connect(port).await {
             silent.push(tcp);
+            // More than the port has places; the rest would only cost this process descriptors.
+            silent.truncate(500);
         }
     }
     assert!(!silent.is_empty(), "the port takes nobody");
@@ -164,6 +166,9 @@ async fn a_token_that_was_used_or_altered_lets_nobody_in() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_of_a_node_is_not_taken_for_it_and_harms_nobody() {
+    if !in_the_long_form() {
+        return;
+    }
     let Some(mut scene) = Scene::begin(Shape::of(3)).await else { return };
     let leader = scene.cluster.leader().await;
     let original = scene.others(leader)[0];

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use hiveward_tests::{client::INJECT, cluster::Shape, leftovers::Sessions, long, rounds, until, until_within};
 use serde_json::json;
 
-use crate::scene::{ELSEWHERE, Scene, WRITES_AGAIN};
+use crate::scene::{ELSEWHERE, Scene, WRITES_AGAIN, in_the_long_form};
 
 /// The 99th of a hundred, or the worst of fewer.
 fn p99(mut all: Vec<Duration>) -> Duration {
@@ -17,7 +17,7 @@ fn p99(mut all: Vec<Duration>) -> Duration {
 async fn the_leader_killed_under_load_loses_nothing_and_writes_are_accepted_again() {
     let Some(mut scene) = Scene::begin(Shape::of(3)).await else { return };
     let mut waited = Vec::new();
-    for _ in 0..rounds(3, 100) {
+    for _ in 0..rounds(2, 100) {
         let leader = scene.cluster.leader().await;
         tokio::time::sleep(Duration::from_millis(scene.dice.u64(..300))).await;
         let killed = Instant::now();
@@ -70,7 +70,7 @@ async fn kill_and_wait(scene: &mut Scene, node: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_nodes_killed_at_once_come_back_with_everything_acknowledged() {
     let Some(mut scene) = Scene::begin(Shape::of(3)).await else { return };
-    for _ in 0..rounds(2, 50) {
+    for _ in 0..rounds(1, 50) {
         tokio::time::sleep(Duration::from_millis(scene.dice.u64(..500))).await;
         let killed = Instant::now();
         scene.cluster.kill_all();
@@ -114,7 +114,7 @@ const POINTS: [&str; 7] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_dies_in_the_midst_of_a_commit_leaves_nothing_half_done() {
     let Some(mut scene) = Scene::begin(Shape::of(3)).await else { return };
-    for round in 0..rounds(3, 70) {
+    for round in 0..rounds(2, 70) {
         // Each place in turn in the long form, some of them otherwise.
         let point = if long() { POINTS[round % POINTS.len()] } else { *scene.dice.choice(&POINTS).unwrap() };
         let leader = scene.cluster.leader().await;
@@ -133,6 +133,9 @@ async fn a_leader_that_dies_in_the_midst_of_a_commit_leaves_nothing_half_done() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_whose_node_died_is_ended_when_the_node_is_back_and_its_task_has_moved() {
+    if !in_the_long_form() {
+        return;
+    }
     let Some(mut scene) = Scene::begin(Shape::of(3)).await else { return };
     let client = scene.cluster.client(0);
     let line = "echo $HIVEWARD_ATTEMPT; [ $HIVEWARD_ATTEMPT != 1 ] || sleep 1000";

@@ -25,9 +25,9 @@ async fn one_node_killed_and_frozen_under_load_breaks_no_promise() {
     let client = cluster.client(0);
     let swarms = client.ok("{swarms(first:9){nodes{id name}} agents(first:9){nodes{id}}}", json!({})).await;
     for entity in [&swarms["swarms"]["nodes"][0], &swarms["agents"]["nodes"][0]] {
-        assert!(holds(&client, entity["id"].as_str().unwrap()).await, "{entity}");
+        assert!(holds(&cluster, 0, entity["id"].as_str().unwrap()).await, "{entity}");
     }
-    assert!(!holds(&client, "swarm_01a1fdce9a90750dbb51936da9e1424d").await);
+    assert!(!holds(&cluster, 0, "swarm_01a1fdce9a90750dbb51936da9e1424d").await);
     cluster.kill(0);
     let killed = Instant::now();
     cluster.start_again(0).await;

@@ -6,9 +6,9 @@ use hiveward_tests::{
     CallFailed, Client,
     client::SUBMIT,
     cluster::{Cluster, Shape},
-    dice,
+    dice, long,
     oracle::{Load, SWARM},
-    until_within,
+    skip, until_within,
 };
 use serde_json::{Value, json};
 
@@ -18,6 +18,14 @@ pub const ELSEWHERE: Duration = Duration::from_secs(15);
 pub const LONGER_THAN_THE_LEASE: Duration = Duration::from_secs(10);
 /// Elections, on a busy machine and a debug build; the goal for the long form is under 2 s p99.
 pub const WRITES_AGAIN: Duration = Duration::from_secs(10);
+
+/// Whether to go on with a test that only the long form has time for.
+pub fn in_the_long_form() -> bool {
+    if !long() {
+        skip("in the long form only: HIVEWARD_LONG=1");
+    }
+    long()
+}
 
 pub struct Scene {
     pub cluster: Cluster,
@@ -76,7 +84,7 @@ impl Scene {
     pub async fn holder_among(&self, nodes: &[usize], key: &str, patience: Duration) -> usize {
         until_within(patience, &format!("one of nodes {nodes:?} holds {key}"), async || {
             for node in nodes {
-                if holds(&self.cluster.client(*node), key).await {
+                if holds(&self.cluster, *node, key).await {
                     return Some(*node);
                 }
             }
@@ -86,11 +94,13 @@ impl Scene {
     }
 }
 
-/// Whether the entity lives in this process. The tree is the node's own: it never crosses nodes.
-pub async fn holds(client: &Client, key: &str) -> bool {
-    let query = "query($k:ID!){supervisionTree(root:$k,depth:1){key status}}";
+/// Whether the entity lives in this node's process. Another node may answer for it: the answer says which.
+pub async fn holds(cluster: &Cluster, node: usize, key: &str) -> bool {
+    let query = "query($k:ID!){supervisionTree(root:$k,depth:1){key node}}";
+    let client = cluster.client(node);
     let asked = tokio::time::timeout(Duration::from_secs(2), client.call(query, json!({ "k": key }))).await;
-    matches!(asked, Ok(Ok(data)) if data["supervisionTree"]["key"] == key)
+    let Ok(Ok(data)) = asked else { return false };
+    data["supervisionTree"]["key"] == key && data["supervisionTree"]["node"] == cluster.node(node).id()
 }
 
 async fn agents(client: &Client) -> Vec<String> {
