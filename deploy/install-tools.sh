@@ -14,6 +14,12 @@ need npm npm
 need ip iproute2
 need mkfs.ext4 e2fsprogs
 need losetup mount
+# The tests put nodes into network namespaces (iproute2, util-linux) and cut them from each other there.
+if [ "${1:-}" = "test" ]; then
+    need nsenter util-linux
+    # Debian has it in /usr/sbin, which is not in everybody's PATH.
+    [ -x /usr/sbin/iptables ] || need iptables iptables
+fi
 # The tests move the node's clock with it.
 if [ "${1:-}" = "test" ] && ! ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1; then missing+=(libfaketime); fi
 

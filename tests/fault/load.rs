@@ -11,8 +11,9 @@ use std::{
 
 use hiveward_tests::{
     CallFailed, Client,
-    client::{CANCEL, SUBMIT, SUBMIT_MANY},
+    client::{CANCEL, SUBMIT},
     events::Histories,
+    oracle::ops::{Maker, Sent, ids},
     until, until_within,
 };
 use serde_json::{Value, json};
@@ -20,13 +21,6 @@ use tokio::{sync::Mutex, task::JoinSet};
 
 const CLIENTS: usize = 4;
 pub const SWARM: &str = "rate";
-
-/// A mutation that was sent, kept so that it can be sent again as it was.
-#[derive(Clone)]
-struct Sent {
-    query: &'static str,
-    input: Value,
-}
 
 #[derive(Default)]
 struct Known {
@@ -81,10 +75,8 @@ impl Load {
             let one = OneClient {
                 client: client.clone(),
                 known: self.known.clone(),
-                marks: self.marks.clone(),
-                dice: self.dice.fork(),
+                maker: Maker { dice: self.dice.fork(), swarm: SWARM, marks: self.marks.clone(), own: Vec::new() },
                 sent: self.sent.clone(),
-                own: Vec::new(),
             };
             clients.spawn(one.run());
         }
@@ -203,17 +195,6 @@ async fn surely(client: &Client, sent: &Sent) -> Answer {
     .await
 }
 
-fn ids(data: &Value) -> Vec<String> {
-    let task = |task: &Value| task["id"].as_str().unwrap().to_owned();
-    if data["submitTask"].is_object() {
-        vec![task(&data["submitTask"]["task"])]
-    } else if data["submitTasks"].is_object() {
-        data["submitTasks"]["tasks"].as_array().unwrap().iter().map(task).collect()
-    } else {
-        vec![task(&data["cancelTask"]["task"])]
-    }
-}
-
 impl Known {
     fn note(&mut self, operation: &str, sent: Sent, answer: Answer) {
         self.unknown.remove(operation);
@@ -234,24 +215,21 @@ impl Known {
 struct OneClient {
     client: Client,
     known: Arc<Mutex<Known>>,
-    marks: Option<PathBuf>,
-    dice: fastrand::Rng,
+    maker: Maker,
     sent: Arc<std::sync::atomic::AtomicU64>,
-    /// Its newest tasks, to cancel some.
-    own: Vec<String>,
 }
 
 impl OneClient {
     async fn run(mut self) {
         loop {
             let operation = format!("op-{}", self.sent.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
-            let sent = self.next(&operation);
+            let sent = self.maker.next(&operation);
             // Noted before it is sent: this task may be dropped at any await.
             self.known.lock().await.unknown.insert(operation.clone(), sent.clone());
             match self.client.call(sent.query, json!({ "i": sent.input })).await {
                 Ok(data) => {
                     if sent.query == SUBMIT {
-                        self.own.extend(ids(&data));
+                        self.maker.own.extend(ids(&data));
                     }
                     self.known.lock().await.note(&operation, sent, Answer::Is(data));
                 }
@@ -264,44 +242,5 @@ impl OneClient {
                 }
             }
         }
-    }
-
-    fn next(&mut self, operation: &str) -> Sent {
-        let noop = json!({ "kind": "noop", "priority": self.dice.choice(["LOW", "NORMAL", "HIGH", "CRITICAL"]).unwrap() });
-        let mut input = noop.clone();
-        let query = match self.dice.u8(..100) {
-            0..70 => SUBMIT,
-            70..80 => {
-                // The second waits for the first.
-                let second = json!({ "kind": "noop", "dependsOn": ["a"] });
-                let mut first = noop;
-                first["name"] = "a".into();
-                input = json!({ "tasks": [first, second, { "kind": "noop" }] });
-                SUBMIT_MANY
-            }
-            80..90 if !self.own.is_empty() => {
-                let task = self.own.swap_remove(self.dice.usize(..self.own.len()));
-                return Sent { query: CANCEL, input: json!({ "operationId": operation, "task": task }) };
-            }
-            90..97 => {
-                input["delayMs"] = self.dice.i32(1..500).into();
-                SUBMIT
-            }
-            _ => match &self.marks {
-                Some(marks) => {
-                    let line = format!(
-                        "echo \"$HIVEWARD_TASK $HIVEWARD_ATTEMPT\" >> {}; sleep 0.0{}",
-                        marks.display(),
-                        self.dice.u8(..9)
-                    );
-                    let input = json!({ "operationId": operation, "command": { "argv": ["sh", "-c", line] } });
-                    return Sent { query: SUBMIT, input };
-                }
-                None => SUBMIT,
-            },
-        };
-        input["operationId"] = operation.into();
-        input["swarm"] = SWARM.into();
-        Sent { query, input }
     }
 }

@@ -198,17 +198,17 @@ impl Hive {
 
     /// As [`Self::cli`], with more in its environment.
     pub async fn cli_with(&self, args: &[&str], env: &[(&str, &str)]) -> Ran {
-        let mut command = Command::new(binary::hiveward());
-        command
-            .args(args)
-            .envs(env.iter().copied())
-            .env("HIVEWARD_URL", self.url())
-            .env("HIVEWARD_TOKEN", self.token())
-            .stdin(Stdio::null());
-        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Ran { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
+        command_line(&self.url(), &self.token(), args, env).await
     }
+}
+
+/// Runs the command line against the node at `url`.
+pub async fn command_line(url: &str, token: &str, args: &[&str], env: &[(&str, &str)]) -> Ran {
+    let mut command = Command::new(binary::hiveward());
+    command.args(args).envs(env.iter().copied()).env("HIVEWARD_URL", url).env("HIVEWARD_TOKEN", token).stdin(Stdio::null());
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ran { code: output.status.code().unwrap_or(-1), out: text(&output.stdout), err: text(&output.stderr) }
 }
 
 /// How a command line ended.

@@ -1,4 +1,4 @@
-//! A real `hiveward` process per test: its own data directory, port and clients; and what a test asks of it.
+//! A real `hiveward` process per test, or several of them: its own data directory, port and clients; and what a test asks of it.
 //!
 //! Owns every process, mount and cgroup that a test leads to; dropping a [`Hive`] ends and removes them, also when the
 //! test panics. Never looks inside the process: everything is asked over GraphQL, as a user would.
@@ -6,10 +6,14 @@
 
 pub mod binary;
 pub mod client;
+pub mod cluster;
+pub mod etcd;
 pub mod events;
 pub mod hive;
+pub mod intruder;
 pub mod leftovers;
 pub mod mount;
+pub mod oracle;
 pub mod stream;
 
 pub use client::{CallFailed, Client};

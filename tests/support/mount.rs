@@ -15,14 +15,19 @@ pub fn may_mount() -> bool {
     nix::unistd::geteuid().is_root()
 }
 
-fn run(program: &str, args: &[&str]) -> Result<(), String> {
+pub(crate) fn run(program: &str, args: &[&str]) -> Result<(), String> {
     let ran = Command::new(program).args(args).output().map_err(|error| format!("{program}: {error}"))?;
     if ran.status.success() { Ok(()) } else { Err(format!("{program} {args:?}: {}", String::from_utf8_lossy(&ran.stderr))) }
 }
 
 impl Mount {
     pub fn tmpfs(megabytes: u32) -> Result<Self, String> {
-        let mut mount = Self { at: tempfile::tempdir().map_err(|error| error.to_string())?, image: None, mounted: false };
+        Self::tmpfs_in(&std::env::temp_dir(), megabytes)
+    }
+
+    /// Below `dir`, so that whoever sweeps that finds it.
+    pub fn tmpfs_in(dir: &Path, megabytes: u32) -> Result<Self, String> {
+        let mut mount = Self { at: tempfile::tempdir_in(dir).map_err(|error| error.to_string())?, image: None, mounted: false };
         run("mount", &["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "none", mount.text(&mount.path())])?;
         mount.mounted = true;
         Ok(mount)

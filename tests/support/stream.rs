@@ -6,26 +6,34 @@ use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 
 use crate::{CallFailed, Client};
 
-/// What a subscription gives, one answer's data at a time. Dropping it cuts the connection.
+/// What a subscription gives, one answer at a time. Dropping it cuts the connection.
 pub struct Events(BoxStream<'static, Value>);
 
 impl Events {
-    /// The next one; none when the connection or the subscription has ended.
+    /// The next one; none when the connection or the subscription has ended. An answer with errors fails the test.
     pub async fn next(&mut self) -> Option<Value> {
-        self.0.next().await
+        self.try_next().await.map(|answer| answer.unwrap_or_else(|answer| panic!("a subscription failed: {answer}")))
+    }
+
+    /// As [`Self::next`]; an answer with errors is given as it is.
+    pub async fn try_next(&mut self) -> Option<Result<Value, Value>> {
+        let mut answer = self.0.next().await?;
+        Some(if answer["errors"].is_null() { Ok(answer["data"].take()) } else { Err(answer) })
     }
 
     pub(crate) async fn over_sse(client: &Client, query: &str, variables: Value, last: Option<&str>) -> Result<Self, CallFailed> {
         let unknown = |error: reqwest::Error| CallFailed::Unknown(error.to_string());
         // A client of its own: dropping the stream must close the connection, not give it back.
-        let http = reqwest::Client::builder().pool_max_idle_per_host(0).build().map_err(unknown)?;
+        let http = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().map_err(unknown)?;
         let body = json!({ "query": query, "variables": variables });
         let mut request = http.post(format!("{}/graphql/stream", client.url)).bearer_auth(&client.token).json(&body);
         if let Some(last) = last {
             request = request.header("last-event-id", last);
         }
         let response = request.send().await.map_err(unknown)?;
-        assert_eq!(response.status(), 200, "a stream opens");
+        if response.status() != 200 {
+            return Err(CallFailed::Unknown(format!("a stream does not open: {}", response.status())));
+        }
         let state = (response.bytes_stream().boxed(), Vec::new());
         let blocks = futures_util::stream::unfold(state, |(mut bytes, mut read): (_, Vec<u8>)| async move {
             loop {
@@ -39,7 +47,7 @@ impl Events {
         });
         let answers = blocks.filter_map(|block| async move {
             let data = block.lines().find_map(|line| line.strip_prefix("data: "))?;
-            Some(data_of(serde_json::from_str(data).ok()?))
+            serde_json::from_str(data).ok()
         });
         Ok(Self(answers.boxed()))
     }
@@ -64,18 +72,15 @@ impl Events {
                 let Message::Text(text) = message else { continue };
                 let mut value: Value = serde_json::from_str(&text).ok()?;
                 match value["type"].as_str()? {
-                    "next" => return Some((data_of(value["payload"].take()), socket)),
+                    "next" => return Some((value["payload"].take(), socket)),
                     "ping" => socket.send(Message::text(json!({ "type": "pong" }).to_string())).await.ok()?,
                     "connection_ack" => {}
+                    "complete" => return None,
+                    "error" => return Some((json!({ "errors": value["payload"].take() }), socket)),
                     _ => panic!("the gateway said {value}"),
                 }
             }
         });
         Ok(Self(answers.boxed()))
     }
-}
-
-fn data_of(mut answer: Value) -> Value {
-    assert!(answer["errors"].is_null(), "a subscription failed: {answer}");
-    answer["data"].take()
 }

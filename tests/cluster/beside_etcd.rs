@@ -1,0 +1,69 @@
+//! The figure beside which ours stands: how soon writes are accepted again after the leader is killed, here and in etcd.
+//! Long form only; needs Debian's etcd-server.
+
+use std::time::{Duration, Instant};
+
+use hiveward_tests::{
+    cluster::{Cluster, Shape, may_partition},
+    dice,
+    etcd::{self, Etcd},
+    long, rounds, skip,
+};
+
+use crate::scene::{ELSEWHERE, Scene, WRITES_AGAIN};
+
+fn quantile(all: &mut [Duration], percent: usize) -> Duration {
+    all.sort();
+    all[(all.len() * percent).div_ceil(100) - 1]
+}
+
+async fn ours(rounds: usize) -> Option<Vec<Duration>> {
+    let mut scene = Scene::begin(Shape::of(3)).await?;
+    let mut waited = Vec::new();
+    for _ in 0..rounds {
+        let leader = scene.cluster.leader().await;
+        tokio::time::sleep(Duration::from_millis(scene.dice.u64(200..500))).await;
+        let killed = Instant::now();
+        scene.cluster.kill(leader);
+        waited.push(scene.load.accepted_again(killed).await);
+        scene.cluster.leader_among(&scene.others(leader), WRITES_AGAIN).await;
+        scene.cluster.start_again(leader).await;
+        scene.cluster.settled().await;
+        scene.load.goes_on(20, ELSEWHERE).await;
+    }
+    scene.end().await;
+    Some(waited)
+}
+
+async fn etcds(rounds: usize) -> Vec<Duration> {
+    let mut dice = dice();
+    let places = Cluster::prepare(&Shape::of(3)).unwrap();
+    let mut etcd = Etcd::start(&places).await;
+    let mut waited = Vec::new();
+    for _ in 0..rounds {
+        let leader = etcd.leader().await;
+        etcd.accepted_again(Instant::now()).await;
+        tokio::time::sleep(Duration::from_millis(dice.u64(200..500))).await;
+        let killed = Instant::now();
+        etcd.kill(leader);
+        waited.push(etcd.accepted_again(killed).await);
+        etcd.spawn(&places, leader);
+    }
+    waited
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_are_accepted_again_no_later_than_half_as_long_again_as_in_etcd() {
+    let asked = long() || std::env::var_os("HIVEWARD_ROUNDS").is_some();
+    if !(asked && may_partition() && etcd::installed()) {
+        return skip("a figure of the long form; needs root and etcd (Debian: etcd-server)");
+    }
+    let rounds = rounds(5, 50);
+    let mut theirs = etcds(rounds).await;
+    let (half, most) = (quantile(&mut theirs, 50), quantile(&mut theirs, 99));
+    eprintln!("etcd accepts writes again: p50 {half:?}, p99 {most:?} over {rounds} kills of the leader");
+    let Some(mut ours) = ours(rounds).await else { return };
+    let (our_half, our_most) = (quantile(&mut ours, 50), quantile(&mut ours, 99));
+    eprintln!("hiveward accepts writes again: p50 {our_half:?}, p99 {our_most:?} over {rounds} kills of the leader");
+    assert!(our_half <= half * 3 / 2 && our_most <= most * 3 / 2, "beside etcd's {half:?} and {most:?}");
+}
