@@ -254,14 +254,22 @@ async fn join_cluster(folder: &Path, node: NodeId, target: &JoinTarget, ours: &s
 }
 
 /// One number per start of this node, greater each time.
+///
+/// Written over in place, in as many bytes as before: also where the disk is full.
 pub fn next_generation(dir: &Path) -> std::io::Result<u64> {
+    use std::os::unix::fs::FileExt;
     let path = dir.join("generation");
     let before = match std::fs::read_to_string(&path) {
         Ok(text) => text.trim().parse::<u64>().map_err(std::io::Error::other)?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            write_durably(&path, format!("{:020}\n", 1).as_bytes())?;
+            return Ok(1);
+        }
         Err(error) => return Err(error),
     };
-    write_durably(&path, format!("{}\n", before + 1).as_bytes())?;
+    let file = std::fs::File::options().write(true).open(&path)?;
+    file.write_all_at(format!("{:020}\n", before + 1).as_bytes(), 0)?;
+    file.sync_data()?;
     Ok(before + 1)
 }
 
