@@ -4,9 +4,10 @@ pub mod agent;
 pub mod client;
 mod commit;
 pub mod directory;
-mod doors;
+#[doc(hidden)]
+pub mod doors;
 pub mod event;
-mod house;
+pub mod house;
 pub mod id;
 #[doc(hidden)]
 pub mod loss;
