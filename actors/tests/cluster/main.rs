@@ -5,5 +5,6 @@ mod rig;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod drain;
 mod lost;
 mod reach;
