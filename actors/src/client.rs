@@ -54,7 +54,7 @@ pub struct Done<T> {
 }
 
 impl ControlPlane {
-    pub(crate) fn new(house: House, tree: Tree, roster: Door<RosterMsg>, node: NodeId, faults_allowed: bool) -> Self {
+    pub fn new(house: House, tree: Tree, roster: Door<RosterMsg>, node: NodeId, faults_allowed: bool) -> Self {
         Self { house, tree, roster, node, faults_allowed, transcripts: None, reports: None }
     }
 

@@ -81,6 +81,7 @@ pub struct Rooms {
     pub ledger: Ledger,
     pub views: Views,
     pub blobs: Blobs,
+    #[doc(hidden)]
     pub doors: Doors,
     pub tasks: TaskTable,
     pub agents: AgentTable,

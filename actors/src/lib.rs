@@ -5,9 +5,10 @@ pub mod client;
 pub mod cluster;
 mod commit;
 pub mod directory;
-mod doors;
+#[doc(hidden)]
+pub mod doors;
 pub mod event;
-mod house;
+pub mod house;
 pub mod id;
 #[doc(hidden)]
 pub mod loss;

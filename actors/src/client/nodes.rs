@@ -6,13 +6,14 @@ use hiveward_runtime::{
     clock::WallMs,
     cluster::identity::JoinToken,
     error::{Code, Refused},
+    id::Key,
     op::{NodeId, Op},
     supervise::TreeNode,
 };
 
 use super::{ControlPlane, Done, command::operation};
 use crate::{
-    directory::NodeStatus,
+    directory::{Entity, NodeStatus},
     report::NodeReport,
     roster::{RosterMsg, wire::RosterWire},
 };
@@ -184,6 +185,11 @@ impl ControlPlane {
             Some(reports) => reports.of(nodes, within).await,
             None => BTreeMap::new(),
         }
+    }
+
+    /// The node that an entity is placed on.
+    pub fn whereabouts(&self, key: &Key) -> Option<NodeId> {
+        Some(self.house.directory.location(Entity::of(key)?)?.node)
     }
 
     /// The supervision tree of a node, below `root`.

@@ -52,9 +52,11 @@ use crate::{
 
 /// How long a lease outlives the absence of its agent, after the agent left or the coordinator started.
 pub const ABSENT_MS: u64 = 30_000;
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// Of so many sweeps one is thorough; the others repeat only what distant agents have not heard.
+const SWEEPS_PER_THOROUGH: u32 = 5;
 /// A lease that a distant agent does not say it has begun after so long is sent to it again.
-const DISTANT_UNHEARD: Duration = Duration::from_secs(2);
+const DISTANT_UNHEARD: Duration = Duration::from_secs(1);
 /// How long a distant agent may take to say that it is there.
 const ALIVE_WITHIN: Duration = Duration::from_secs(2);
 const SETTLED_KEPT_MAX: usize = 4096;
@@ -84,6 +86,7 @@ pub struct State {
     events_since_snapshot: u64,
     timer: Option<(u64, TimerHandle)>,
     closing: bool,
+    sweeps: u32,
     dice: fastrand::Rng,
     _sweep: TimerHandle,
 }
@@ -138,6 +141,7 @@ impl Behaviour for Coordinator {
             events_since_snapshot: replayed,
             timer: None,
             closing: false,
+            sweeps: 0,
             dice: fastrand::Rng::new(),
             _sweep: ctx.every(SWEEP_EVERY, || SwarmMsg::Sweep),
         };
@@ -183,7 +187,14 @@ impl Behaviour for Coordinator {
                 let events = state.swarm.take_due(now);
                 self.record_all(ctx, state, events).await
             }
-            SwarmMsg::Sweep => self.sweep(ctx, state).await,
+            SwarmMsg::Sweep => {
+                state.sweeps = state.sweeps.wrapping_add(1);
+                if state.sweeps.is_multiple_of(SWEEPS_PER_THOROUGH) {
+                    self.sweep(ctx, state).await
+                } else {
+                    self.repeat_unheard(ctx, state).await
+                }
+            }
             SwarmMsg::Aggregated { task, result, error } => {
                 let planned = state.swarm.live(task).is_some_and(|live| live.plan.is_some());
                 self.record_all(ctx, state, planned.then_some(SwarmEvent::Aggregated { task, result, error })).await
@@ -386,6 +397,27 @@ impl Coordinator {
         }
         let count = live.len() as u32;
         batch.then(move |cursor| reply.answer(Ok(Committed { value: count, cursor })));
+        self.settle(ctx, state, batch).await
+    }
+
+    /// Sends leases again that distant agents do not seem to have heard of.
+    async fn repeat_unheard(&self, ctx: &Context<SwarmMsg>, state: &mut State) -> Result<(), Failure> {
+        if !state.agents.values().any(AgentRef::is_distant) {
+            return Ok(());
+        }
+        let (now, by) = (self.now(), state.incarnation);
+        let mut batch = Batch::default();
+        for live in state.swarm.live_tasks().filter(|live| live.status == TaskStatus::Assigned) {
+            if let Some(lease) = live.lease()
+                && now.wall.since(live.since) > DISTANT_UNHEARD
+                && let Some(agent) = state.agents.get(&lease.agent).filter(|agent| agent.is_distant())
+            {
+                let (agent, spec) = (agent.clone(), live.spec.clone());
+                batch.then(move |cursor| {
+                    agent.tell(AgentMsg::Run(Assignment { lease, spec, cursor, by }));
+                });
+            }
+        }
         self.settle(ctx, state, batch).await
     }
 

@@ -10,6 +10,7 @@ pub mod client;
 pub mod event;
 pub mod fail;
 pub mod fault;
+pub mod node;
 pub mod retry;
 pub mod show;
 pub mod swarm;
@@ -102,6 +103,12 @@ pub enum Command {
     /// Trigger faults, where the configuration allows it
     #[command(subcommand)]
     Fault(fault::FaultCommand),
+    /// See the cluster's nodes, drain and remove them
+    #[command(subcommand)]
+    Node(node::NodeCommand),
+    /// Make tokens for new nodes
+    #[command(subcommand)]
+    Token(node::TokenCommand),
     /// Make what a file describes: swarms, agents and tasks; repeating it changes nothing
     Apply(apply::ApplyArgs),
     /// Show the living supervision tree
@@ -172,6 +179,8 @@ async fn remote(common: Common, command: Command) -> Outcome {
         Command::Swarm(command) => swarm::run(&client, show, command).await,
         Command::Event(command) => event::run(&client, show, command).await,
         Command::Fault(command) => fault::run(&client, show, command).await,
+        Command::Node(command) => node::run(&client, show, command).await,
+        Command::Token(command) => node::token(&client, show, command).await,
         Command::Apply(args) => apply::run(&client, show, args).await,
         Command::Tree(args) => tree::run(&client, show, args).await,
         Command::Status => top::status(&client, show).await,

@@ -31,20 +31,50 @@ fn summary(data: &Value) -> String {
         plain(&cluster["viewLag"]),
         plain(&cluster["disk"])
     );
+    if let Some(why) = cluster["noQuorum"].as_str() {
+        lines.push_str(&format!("quorum  none: {why}\n"));
+    }
     for node in cluster["nodes"].as_array().into_iter().flatten() {
-        let role = if node["leader"] == true {
-            "leader"
-        } else if node["voter"] == true {
-            "voter"
-        } else {
-            "member"
-        };
-        lines.push_str(&format!("node    {} {role}\n", text(node, "id")));
+        lines.push_str(&one_node(node));
     }
     for swarm in data["swarms"]["nodes"].as_array().into_iter().flatten() {
         lines.push_str(&format!("swarm   {}: {} agents; {}\n", text(swarm, "name"), plain(&swarm["agentCount"]), counts(swarm)));
     }
     lines
+}
+
+fn one_node(node: &Value) -> String {
+    let role = if node["leader"] == true {
+        "leader"
+    } else if node["voter"] == true {
+        "voter"
+    } else {
+        "learner"
+    };
+    let mut line = format!("node    {} {} {role}, {} entities", text(node, "id"), text(node, "status"), plain(&node["entities"]));
+    let figure = |name: &str, unit: &str, value: &Value| match value.as_f64() {
+        Some(value) => format!(", {name} {value}{unit}"),
+        None => String::new(),
+    };
+    line.push_str(&figure("generation", "", &node["generation"]));
+    line.push_str(&figure("load", "", &node["loadAverage"]));
+    line.push_str(&figure("clock", " ms", &node["clockOffsetMs"]));
+    line.push_str(&figure("views", " behind", &node["viewLag"]));
+    line.push_str(&figure("lease", " ms left", &node["leaseLeftMs"]));
+    for said in ["why", "suspected"] {
+        if let Some(why) = node[said].as_str() {
+            line.push_str(&format!("; {said}: {why}"));
+        }
+    }
+    line.push('\n');
+    for link in node["links"].as_array().into_iter().flatten().filter(|link| link["lane"] == "router" || link["up"] == false) {
+        let how = match link["whyDown"].as_str() {
+            Some(why) => format!("down: {why}"),
+            None => format!("{} µs, {} bytes queued", plain(&link["roundTripUs"]), plain(&link["queuedBytes"])),
+        };
+        line.push_str(&format!("  link  {} {}: {how}\n", text(link, "lane"), text(link, "peer")));
+    }
+    line
 }
 
 /// Refreshes every second until interrupted.

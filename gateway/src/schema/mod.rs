@@ -45,7 +45,13 @@ pub struct Query(
 );
 
 #[derive(MergedObject, Default)]
-pub struct Mutation(task::TaskMutation, agent::AgentMutation, swarm::SwarmMutation, fault::FaultMutation);
+pub struct Mutation(
+    task::TaskMutation,
+    agent::AgentMutation,
+    swarm::SwarmMutation,
+    cluster::ClusterMutation,
+    fault::FaultMutation,
+);
 
 #[derive(MergedSubscription, Default)]
 pub struct Subscription(event::EventFeed, output::OutputFeed, tree::TreeFeed, metrics::MetricsFeed);

@@ -44,7 +44,7 @@ fn find(control: &ControlPlane, id: &ID) -> std::result::Result<Option<Node>, Re
         TaskId::NOUN => control.task(parse::id("id", id)?)?.map(|record| Node::Task(record.into())),
         AgentId::NOUN => control.agent(parse::id("id", id)?)?.map(|record| Node::Agent(record.into())),
         SwarmId::NOUN => control.swarm(parse::id("id", id)?)?.map(|record| Node::Swarm(record.into())),
-        NodeId::NOUN => ClusterNode::find(&control.cluster(), parse::id("id", id)?).map(Node::ClusterNode),
+        NodeId::NOUN => ClusterNode::find(control, parse::id("id", id)?).map(Node::ClusterNode),
         noun => {
             return Err(Refused::invalid(
                 "id",

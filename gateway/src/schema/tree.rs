@@ -6,12 +6,15 @@ use async_graphql::{Context, Enum, ID, Object, SimpleObject, Subscription};
 use futures_util::{Stream, stream};
 use hiveward_runtime::{
     error::Refused,
+    id::Key,
+    op::NodeId,
     supervise::{Change, TreeChange, TreeNode, tree::Missed},
 };
 
 use super::{
     Result, door,
     enums::ActorStatus,
+    op,
     scalars::{BigInt, DateTime},
 };
 
@@ -24,7 +27,7 @@ pub struct LastFailure {
 }
 
 /// One actor or supervisor that lives (or waits to live again).
-pub struct SupervisionNode<'a>(Cow<'a, TreeNode>);
+pub struct SupervisionNode<'a>(Cow<'a, TreeNode>, NodeId);
 
 #[Object]
 impl SupervisionNode<'_> {
@@ -43,8 +46,8 @@ impl SupervisionNode<'_> {
         self.0.key.as_ref().map(|key| key.as_str().into())
     }
     /// The node (process) it lives on.
-    async fn node(&self, ctx: &Context<'_>) -> Result<ID> {
-        Ok(door(ctx)?.cluster().node.to_string().into())
+    async fn node(&self) -> ID {
+        self.1.to_string().into()
     }
     async fn status(&self) -> ActorStatus {
         self.0.status.into()
@@ -81,7 +84,7 @@ impl SupervisionNode<'_> {
         self.0.children_total
     }
     async fn children(&self) -> Vec<SupervisionNode<'_>> {
-        self.0.children.iter().map(|child| SupervisionNode(Cow::Borrowed(child))).collect()
+        self.0.children.iter().map(|child| SupervisionNode(Cow::Borrowed(child), self.1)).collect()
     }
 }
 
@@ -92,17 +95,31 @@ const DEPTH_DEFAULT: i32 = 8;
 
 #[Object]
 impl TreeQuery {
-    /// The tree below `root` (a path or a key; the node's root if absent), `depth` levels of children.
+    /// The tree below `root`, `depth` levels of children. `root` is an entity's key, wherever it lives; a node's id; or a path
+    /// on `node`, which is the asked one if absent.
     async fn supervision_tree(
         &self,
         ctx: &Context<'_>,
         root: Option<ID>,
         depth: Option<i32>,
+        node: Option<ID>,
     ) -> Result<SupervisionNode<'static>> {
         let depth = super::parse::natural("depth", depth.unwrap_or(DEPTH_DEFAULT))?;
-        let found = door(ctx)?.tree().snapshot(root.as_ref().map(|root| root.as_str()), depth);
+        let (control, op) = (door(ctx)?, op(ctx, None)?);
+        let own = control.cluster().node;
+        let mut on = super::parse::optional("node", node.as_ref())?;
+        let mut below = root.as_ref().map(|root| root.as_str());
+        if let Some(id) = below.and_then(|root| root.parse::<NodeId>().ok()) {
+            (on, below) = (Some(id), None);
+        } else if on.is_none()
+            && let Some(key) = below.and_then(|root| root.parse::<Key>().ok())
+        {
+            on = control.whereabouts(&key);
+        }
+        let on = on.unwrap_or(own);
+        let found = control.tree_of(&op, on, below, depth).await?;
         let missing = || Refused::not_found(format!("actor {:?}", root.as_ref().map_or("root", |root| root.as_str())));
-        Ok(SupervisionNode(Cow::Owned(found.ok_or_else(missing)?)))
+        Ok(SupervisionNode(Cow::Owned(found.ok_or_else(missing)?), on))
     }
 }
 
