@@ -16,6 +16,7 @@ use super::{
     page::{self, Pages},
     parse,
     scalars::{BigInt, Cursor, DateTime},
+    task::Label,
 };
 
 /// How long nodes may take to say how they are; who does not is shown as not answering.
@@ -76,12 +77,6 @@ pub struct Drain {
     until: DateTime,
     entities_at_start: u32,
     entities_left: u32,
-}
-
-#[derive(SimpleObject)]
-pub struct Label {
-    name: String,
-    value: String,
 }
 
 /// A connection of a node to another, as it sees it.
@@ -158,7 +153,7 @@ impl ClusterNode {
         Some(&*self.view.zone).filter(|zone| !zone.is_empty())
     }
     async fn labels(&self) -> Vec<Label> {
-        self.view.labels.iter().map(|(name, value)| Label { name: name.clone(), value: value.clone() }).collect()
+        self.view.labels.iter().map(|(name, value)| Label { key: name.clone(), value: value.clone() }).collect()
     }
     async fn cores(&self) -> u32 {
         self.view.cores

@@ -336,8 +336,8 @@ impl From<&placement::Decision> for Decision {
 
 #[derive(SimpleObject)]
 pub struct Label {
-    key: String,
-    value: String,
+    pub(super) key: String,
+    pub(super) value: String,
 }
 
 #[derive(SimpleObject)]
