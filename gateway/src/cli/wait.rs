@@ -23,8 +23,8 @@ fn terminal(status: &str) -> bool {
     matches!(status, "SUCCEEDED" | "FAILED" | "DEAD" | "CANCELLED")
 }
 
-async fn progress(client: &Client, id: &str) -> Outcome<Value> {
-    let task: Value = client.get(TASK, "TaskProgress", json!({ "id": id }), "/node").await?;
+async fn progress(client: &Client, id: &str, at_least: &Value) -> Outcome<Value> {
+    let task: Value = client.get(TASK, "TaskProgress", json!({ "id": id, "atLeast": at_least }), "/node").await?;
     if task["id"].is_null() {
         return Err(Failed::new(Exit::NotFound, format!("there is no task {id}"), "look with `hiveward task list`"));
     }
@@ -66,7 +66,7 @@ pub async fn end(client: &Client, id: &str, follow: Follow) -> Outcome<Value> {
 /// Reads the task at each of its events (and every few seconds, in case the stream is down) until the condition holds.
 async fn until(client: &Client, id: &str, follow: Follow, done: impl Fn(&Value) -> bool) -> Outcome<Value> {
     const LOOK_ANYWAY: Duration = Duration::from_secs(2);
-    let mut task = progress(client, id).await?;
+    let mut task = progress(client, id, &Value::Null).await?;
     let mut shown = String::new();
     let mut events = client.subscribe(NODE, "EventWatch", json!({ "filter": { "task": id }, "after": task["cursor"] }));
     loop {
@@ -81,13 +81,16 @@ async fn until(client: &Client, id: &str, follow: Follow, done: impl Fn(&Value) 
         if client.deadline.is_some_and(|deadline| deadline <= tokio::time::Instant::now()) {
             return Err(timed_out());
         }
+        // What an event told must be in the answer: the node's views may be behind its events.
+        let mut at_least = Value::Null;
         match tokio::time::timeout(LOOK_ANYWAY, events.next()).await {
-            Ok(Ok(Some(_))) | Err(_) => {}
+            Ok(Ok(Some(event))) => at_least = event["events"]["cursor"].clone(),
+            Err(_) => {}
             Ok(Err(failed)) if failed.exit != Exit::Unreachable => return Err(failed),
             // The stream is down or ended: look now and then until it is back.
             Ok(_) => tokio::time::sleep(Duration::from_millis(500)).await,
         }
-        task = match progress(client, id).await {
+        task = match progress(client, id, &at_least).await {
             Err(failed) if failed.exit == Exit::Unreachable && client.deadline.is_some() => task,
             other => other?,
         };
