@@ -64,7 +64,7 @@ struct Known {
 
 #[derive(Default)]
 pub(super) struct Table {
-    up: RwLock<HashMap<(NodeId, Lane), (Link, WallMs)>>,
+    up: RwLock<HashMap<(NodeId, Lane), (Link, WallMs), foldhash::fast::RandomState>>,
     known: Mutex<Known>,
 }
 

@@ -23,7 +23,8 @@ pub trait Directory: Send + Sync + 'static {
     fn locate<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Location>, Refused>>;
 }
 
-type Map = HashMap<Arc<str>, Location>;
+/// Keys come from members: what is needed is speed, and a seed of this process.
+type Map = HashMap<Arc<str>, Location, foldhash::fast::RandomState>;
 
 /// Two halves: a full young half becomes the old one, and what the old one held is forgotten.
 #[derive(Default)]

@@ -25,7 +25,7 @@ pub(super) enum Outcome {
 
 #[derive(Default)]
 pub(super) struct Pending {
-    waiting: Mutex<HashMap<u64, (u64, oneshot::Sender<Outcome>)>>,
+    waiting: Mutex<HashMap<u64, (u64, oneshot::Sender<Outcome>), foldhash::fast::RandomState>>,
     next: AtomicU64,
 }
 

@@ -38,7 +38,7 @@ pub(super) struct Inner {
     links: OnceLock<Links>,
     directory: Arc<dyn Directory>,
     locations: Locations,
-    pub(super) doors: RwLock<HashMap<Arc<str>, DoorEntry>>,
+    pub(super) doors: RwLock<HashMap<Arc<str>, DoorEntry, foldhash::fast::RandomState>>,
     pub(super) pending: Arc<Pending>,
     busy: Mutex<HashMap<Box<str>, Instant>>,
     /// How many are in `busy`, so that the usual tell need not lock it.
