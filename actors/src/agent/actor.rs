@@ -7,14 +7,14 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use hiveward_runtime::{
-    clock::Deadline,
     error::{Code, Refused},
     supervise::{Behaviour, Context, Failure, TimerHandle},
 };
 
 use super::{
-    connector::{self, Connector, End, Input, Job, Lease, Outcome, Report, StartFailure, StopHow, What},
+    connector::{self, Connector, End, Input, Job, Lease, Outcome, Report, StartFailure, StopHow},
     event::{self, AgentEvent},
+    job::{failed, fetch, is_inline, limited, make_job},
     message::{AgentMsg, Answer, Assignment, PauseMode, StopMode},
     reference::AgentRef,
     spec::{AgentSpec, ConnectorSpec},
@@ -31,16 +31,11 @@ use crate::{
         seat::Arrival,
         wire::{From, SwarmWire},
     },
-    task::{
-        spec::{TaskSpec, Work},
-        status::AttemptStatus,
-    },
+    task::status::AttemptStatus,
 };
 
 /// How often an end is said again until it is settled, and a seat is asked for again.
 const RESEND_EVERY: Duration = Duration::from_millis(500);
-/// How long the inputs of a task may be waited for.
-const INPUTS_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct Agent {
     house: House,
@@ -166,6 +161,7 @@ impl Agent {
                     state.seated = true;
                     self.arm_resend(ctx, state);
                 }
+                let Some(leases) = leases else { return Ok(()) };
                 let extra: Vec<_> = state.held.keys().filter(|lease| !leases.contains(lease)).copied().collect();
                 for lease in extra {
                     match state.held.get(&lease) {
@@ -611,74 +607,6 @@ impl State {
     fn heeds(&mut self, by: u64) -> bool {
         self.coordinator = self.coordinator.max(by);
         by == self.coordinator
-    }
-}
-
-fn is_inline(spec: &TaskSpec) -> bool {
-    use crate::task::spec::Body;
-    let body = match &spec.work {
-        Work::Command(command) => command.stdin.as_ref(),
-        Work::Kind { payload, .. } => payload.as_ref(),
-    };
-    !matches!(body, Some(Body::Blob { .. }))
-}
-
-async fn fetch(house: &House, assignment: &Assignment) -> Result<Job, Refused> {
-    let mut inputs = Vec::new();
-    if !assignment.spec.depends_on.is_empty() {
-        let deadline = Deadline::after(INPUTS_TIMEOUT);
-        house
-            .views
-            .at_least(assignment.cursor, deadline)
-            .await
-            .map_err(|lagging| Refused::new(Code::Unavailable, lagging.to_string()))?;
-        let records = house.tasks.get_many(&assignment.spec.depends_on)?;
-        for (task, record) in assignment.spec.depends_on.iter().zip(records) {
-            let record = record.ok_or_else(|| Refused::not_found(task))?;
-            let result = record.result.as_ref().map(|body| house.body(body)).transpose()?;
-            inputs.push(Input { task: *task, title: record.spec.title.clone(), status: record.status, result });
-        }
-    }
-    make_job(house, assignment, inputs)
-}
-
-fn make_job(house: &House, assignment: &Assignment, inputs: Vec<Input>) -> Result<Job, Refused> {
-    let spec = &assignment.spec;
-    let what = match &spec.work {
-        Work::Command(command) => {
-            What::Command { command: command.clone(), stdin: command.stdin.as_ref().map(|body| house.body(body)).transpose()? }
-        }
-        Work::Kind { kind, payload } => {
-            What::Kind { kind: kind.clone(), payload: payload.as_ref().map(|body| house.body(body)).transpose()? }
-        }
-    };
-    Ok(Job {
-        lease: assignment.lease,
-        title: spec.title.clone(),
-        what,
-        inputs,
-        run_timeout: spec.run_timeout_ms.map(Duration::from_millis),
-        gate: spec.gate.clone(),
-    })
-}
-
-/// The agent's own wall limit, if it is shorter than the task's.
-fn limited(spec: &AgentSpec, mut job: Job) -> Job {
-    if let Some(wall) = spec.limits.wall_ms.map(Duration::from_millis) {
-        job.run_timeout = Some(job.run_timeout.map_or(wall, |timeout| timeout.min(wall)));
-    }
-    job
-}
-
-fn failed(error: String, retriable: bool) -> Outcome {
-    Outcome {
-        end: End::Failed,
-        exit_code: None,
-        signal: None,
-        result: None,
-        artifacts: Vec::new(),
-        error: Some(error),
-        retriable,
     }
 }
 

@@ -69,9 +69,9 @@ pub enum AgentMsg {
         lease: Lease,
         by: u64,
     },
-    /// It is seated, in this incarnation; these leases are all it should hold, others are ended.
+    /// It is seated, in this incarnation; these leases, if any are named, are all it should hold: others are ended.
     Keep {
-        leases: Vec<Lease>,
+        leases: Option<Vec<Lease>>,
         seated: u64,
         by: u64,
     },

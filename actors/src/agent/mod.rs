@@ -3,6 +3,7 @@
 pub mod actor;
 pub mod connector;
 pub mod event;
+mod job;
 pub mod message;
 pub mod record;
 pub mod reference;

@@ -14,19 +14,47 @@ use super::{
 };
 use crate::task::spec::TaskSpec;
 
+/// About a third of a frame.
+const LEASES_PER_MESSAGE_MAX: usize = 2_000;
+
 #[derive(Serialize, Deserialize)]
 pub enum AgentWire {
     Start,
-    Stop { mode: StopMode },
-    Pause { mode: PauseMode },
+    Stop {
+        mode: StopMode,
+    },
+    Pause {
+        mode: PauseMode,
+    },
     Resume,
-    Restart { mode: StopMode },
-    Remove { mode: StopMode },
-    Run { lease: Lease, spec: Arc<TaskSpec>, cursor: Cursor, by: u64 },
-    Cancel { lease: Lease, by: u64 },
-    Keep { leases: Vec<Lease>, seated: u64, by: u64 },
-    Settled { lease: Lease },
-    CoordinatorStarted { by: u64 },
+    Restart {
+        mode: StopMode,
+    },
+    Remove {
+        mode: StopMode,
+    },
+    Run {
+        lease: Lease,
+        spec: Arc<TaskSpec>,
+        cursor: Cursor,
+        by: u64,
+    },
+    Cancel {
+        lease: Lease,
+        by: u64,
+    },
+    /// Without leases it says only that it is seated: there are too many for one message.
+    Keep {
+        leases: Option<Vec<Lease>>,
+        seated: u64,
+        by: u64,
+    },
+    Settled {
+        lease: Lease,
+    },
+    CoordinatorStarted {
+        by: u64,
+    },
     Alive,
 }
 
@@ -36,7 +64,9 @@ impl AgentWire {
         Some(match msg {
             AgentMsg::Run(Assignment { lease, spec, cursor, by }) => Self::Run { lease, spec, cursor, by },
             AgentMsg::Cancel { lease, by } => Self::Cancel { lease, by },
-            AgentMsg::Keep { leases, seated, by } => Self::Keep { leases, seated, by },
+            AgentMsg::Keep { leases, seated, by } => {
+                Self::Keep { leases: leases.filter(|leases| leases.len() <= LEASES_PER_MESSAGE_MAX), seated, by }
+            }
             AgentMsg::Settled { lease } => Self::Settled { lease },
             AgentMsg::CoordinatorStarted { by } => Self::CoordinatorStarted { by },
             _ => return None,

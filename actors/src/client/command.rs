@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use hiveward_runtime::{
     call::Reply,
+    cluster::router::BODY_BYTES_MAX,
     error::{Code, Refused},
     fault,
     id::Key,
@@ -19,16 +20,19 @@ use crate::{
         message::{AgentMsg, PauseMode, StopMode},
         wire::AgentWire,
     },
-    directory::{Directory, Entity},
+    directory::Entity,
     id::{AgentId, SwarmId, TaskId},
     roster::{RosterMsg, wire::RosterWire},
     swarm::{
-        SwarmRecord, SwarmSpec,
+        SwarmRecord,
         event::Operation,
         message::{Committed, Submit, SwarmMsg},
         wire::SwarmWire,
     },
-    task::{TaskRecord, spec::TaskSpec},
+    task::{
+        TaskRecord,
+        spec::{Body, TaskSpec},
+    },
 };
 
 /// How often it is looked whether a removed agent's actor has gone.
@@ -79,6 +83,12 @@ impl ControlPlane {
             check::tasks(&house, swarm, new)?
         };
         let principal: Text = op.principal.clone();
+        let stored = self.stored_if_too_large(swarm, || SwarmWire::Submit {
+            tasks: specs.clone(),
+            operation: operation.clone(),
+            principal: principal.clone(),
+        });
+        let stored = stored.await?;
         let committed = self.ask_swarm(
             &op,
             swarm,
@@ -90,7 +100,10 @@ impl ControlPlane {
                     reply,
                 })
             },
-            || SwarmWire::Submit { tasks: specs.clone(), operation: operation.clone(), principal: principal.clone() },
+            || match &stored {
+                Some(stored) => SwarmWire::SubmitStored { stored: stored.clone() },
+                None => SwarmWire::Submit { tasks: specs.clone(), operation: operation.clone(), principal: principal.clone() },
+            },
         );
         let Committed { value: ids, cursor } = committed.await?;
         let records = if ids.first() == specs.first().map(|spec| &spec.id) {
@@ -345,6 +358,19 @@ impl ControlPlane {
 
     // Helpers.
 
+    /// A submission to another node that does not fit into a message goes through the blobs.
+    async fn stored_if_too_large(&self, swarm: SwarmId, wire: impl Fn() -> SwarmWire) -> Result<Option<Body>, Refused> {
+        if self.house.doors.swarm(swarm).is_some() {
+            return Ok(None);
+        }
+        let encoded = rmp_serde::to_vec(&wire()).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
+        if encoded.len() <= BODY_BYTES_MAX {
+            return Ok(None);
+        }
+        let house = self.house.clone();
+        tokio::task::spawn_blocking(move || house.store_body(&encoded)).await.map_err(internal)?.map(Some)
+    }
+
     async fn seen(&self, op: &Op, cursor: Cursor) -> Result<(), Refused> {
         self.at_least(op, cursor).await
     }
@@ -398,47 +424,6 @@ impl ControlPlane {
         }
         let done = self.ask_agent(&op, agent, make, wire).await?;
         self.agent_done(&op, agent, done.cursor).await
-    }
-
-    /// Waits until this node's directory knows what was committed at `cursor`.
-    pub(super) async fn known_at(&self, op: &Op, cursor: Cursor) -> Result<(), Refused> {
-        if self.house.directory.at_least(cursor, op.deadline).await {
-            return Ok(());
-        }
-        // It is done; only the answer could not be made.
-        Err(Refused::new(Code::UnknownOutcome, format!("it is done, at cursor {cursor}; this node has not come so far yet")))
-    }
-
-    /// Looks in this node's directory, and if it is not there again when that knows all that was answered before anywhere.
-    async fn surely<T>(&self, op: &Op, look: impl Fn(&Directory) -> Option<T>) -> Result<Option<T>, Refused> {
-        if let Some(found) = look(&self.house.directory) {
-            return Ok(Some(found));
-        }
-        let head = self.route_roster(op, |reply| RosterMsg::Head { reply }, || RosterWire::Head).await?;
-        if !self.house.directory.at_least(head, op.deadline).await {
-            return Err(Refused::new(Code::Unavailable, format!("this node is behind cursor {head}; nothing happened")));
-        }
-        Ok(look(&self.house.directory))
-    }
-
-    async fn has_agent(&self, op: &Op, agent: AgentId) -> Result<bool, Refused> {
-        Ok(self.surely(op, |directory| directory.agent(agent)).await?.is_some())
-    }
-
-    async fn resolve_swarm(&self, op: &Op, swarm: Option<&SwarmRef>) -> Result<Arc<SwarmSpec>, Refused> {
-        let find = |directory: &Directory| match swarm {
-            None => directory.swarm_named("default"),
-            Some(SwarmRef::Name(name)) => directory.swarm_named(name),
-            Some(SwarmRef::Id(id)) => directory.swarm(*id),
-        };
-        self.surely(op, find).await?.ok_or_else(|| {
-            let shown = match swarm {
-                None => format!("{:?}", "default"),
-                Some(SwarmRef::Name(name)) => format!("{name:?}"),
-                Some(SwarmRef::Id(id)) => id.to_string(),
-            };
-            Refused { code: Code::NotFound, message: format!("there is no swarm {shown}"), field: Some("swarm".into()) }
-        })
     }
 
     /// The task as the views have it, waited for if it is quite new.

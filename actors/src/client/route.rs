@@ -3,7 +3,7 @@
 //! Local stays local: nothing is encoded. Waits while an entity is between two lives or two places, but never asks twice
 //! what may have been heard.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use hiveward_runtime::{
     call::{CallError, Door, Reply},
@@ -11,18 +11,19 @@ use hiveward_runtime::{
     cluster::router::{Location, RouteError, Unreachable},
     error::{Code, Refused},
     id::Key,
+    ledger::Cursor,
     op::Op,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::ControlPlane;
+use super::{ControlPlane, SwarmRef};
 use crate::{
     agent::{message::AgentMsg, wire::AgentWire},
-    directory::{Entity, roster_key},
+    directory::{Directory, Entity, roster_key},
     house::House,
     id::{AgentId, SwarmId},
     roster::{RosterMsg, wire::RosterWire},
-    swarm::{message::SwarmMsg, wire::SwarmWire},
+    swarm::{SwarmSpec, message::SwarmMsg, wire::SwarmWire},
 };
 
 /// How long between tries while an entity has no door at all, such as while it starts or moves.
@@ -150,5 +151,46 @@ impl ControlPlane {
                 answered => return answered,
             }
         }
+    }
+
+    /// Waits until this node's directory knows what was committed at `cursor`.
+    pub(super) async fn known_at(&self, op: &Op, cursor: Cursor) -> Result<(), Refused> {
+        if self.house.directory.at_least(cursor, op.deadline).await {
+            return Ok(());
+        }
+        // It is done; only the answer could not be made.
+        Err(Refused::new(Code::UnknownOutcome, format!("it is done, at cursor {cursor}; this node has not come so far yet")))
+    }
+
+    /// Looks in this node's directory, and if it is not there again when that knows all that was answered before anywhere.
+    async fn surely<T>(&self, op: &Op, look: impl Fn(&Directory) -> Option<T>) -> Result<Option<T>, Refused> {
+        if let Some(found) = look(&self.house.directory) {
+            return Ok(Some(found));
+        }
+        let head = self.route_roster(op, |reply| RosterMsg::Head { reply }, || RosterWire::Head).await?;
+        if !self.house.directory.at_least(head, op.deadline).await {
+            return Err(Refused::new(Code::Unavailable, format!("this node is behind cursor {head}; nothing happened")));
+        }
+        Ok(look(&self.house.directory))
+    }
+
+    pub(super) async fn has_agent(&self, op: &Op, agent: AgentId) -> Result<bool, Refused> {
+        Ok(self.surely(op, |directory| directory.agent(agent)).await?.is_some())
+    }
+
+    pub(super) async fn resolve_swarm(&self, op: &Op, swarm: Option<&SwarmRef>) -> Result<Arc<SwarmSpec>, Refused> {
+        let find = |directory: &Directory| match swarm {
+            None => directory.swarm_named("default"),
+            Some(SwarmRef::Name(name)) => directory.swarm_named(name),
+            Some(SwarmRef::Id(id)) => directory.swarm(*id),
+        };
+        self.surely(op, find).await?.ok_or_else(|| {
+            let shown = match swarm {
+                None => format!("{:?}", "default"),
+                Some(SwarmRef::Name(name)) => format!("{name:?}"),
+                Some(SwarmRef::Id(id)) => id.to_string(),
+            };
+            Refused { code: Code::NotFound, message: format!("there is no swarm {shown}"), field: Some("swarm".into()) }
+        })
     }
 }

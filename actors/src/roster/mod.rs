@@ -7,6 +7,8 @@ pub mod actor;
 mod decide;
 pub mod event;
 pub mod message;
+#[cfg(test)]
+mod simulation;
 pub mod wire;
 
 pub use message::RosterMsg;

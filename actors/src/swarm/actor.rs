@@ -6,17 +6,12 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
-use futures_util::StreamExt;
 use hiveward_runtime::{
     clock::WallMs,
-    cluster::router::Location,
     error::{Code, Refused},
     ledger::StreamSnapshot,
     supervise::{Behaviour, Context, Failure, TimerHandle},
@@ -31,12 +26,13 @@ use super::{
     snapshot::{self, Snapshot},
     spec::SwarmSpec,
     state::{Now, Recent, Swarm},
+    wire,
 };
 use crate::{
     agent::{
         connector::Lease,
         message::{AgentMsg, Assignment},
-        reference::{AgentRef, Life},
+        reference::AgentRef,
     },
     commit::{Batch, Committer},
     directory::Entity,
@@ -55,34 +51,28 @@ pub const ABSENT_MS: u64 = 30_000;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Of so many sweeps one is thorough; the others repeat only what distant agents have not heard.
 const SWEEPS_PER_THOROUGH: u32 = 5;
-/// A lease that a distant agent does not say it has begun after so long is sent to it again.
-const DISTANT_UNHEARD: Duration = Duration::from_secs(1);
-/// How long a distant agent may take to say that it is there.
-const ALIVE_WITHIN: Duration = Duration::from_secs(2);
 const SETTLED_KEPT_MAX: usize = 4096;
-/// Asked at the same time.
-const ALIVE_AT_ONCE: usize = 64;
 /// A snapshot is taken after this many events, or after four times the live tasks if that is more.
 const EVENTS_PER_SNAPSHOT: u64 = 50_000;
 
 pub struct Coordinator {
-    house: House,
-    spec: Arc<SwarmSpec>,
+    pub(super) house: House,
+    pub(super) spec: Arc<SwarmSpec>,
 }
 
 pub struct State {
-    swarm: Swarm,
+    pub(super) swarm: Swarm,
     committer: Committer,
     /// Where each seated agent's present life is reached.
-    agents: HashMap<AgentId, AgentRef>,
+    pub(super) agents: HashMap<AgentId, AgentRef>,
     /// This life of the coordinator, as agents know it.
-    incarnation: u64,
+    pub(super) incarnation: u64,
     /// Ends of distant agents that were settled lately: what says so may have been lost on its way.
     settled: Recent<Lease, ()>,
     /// Distant agents are being asked whether they are there.
-    asking: Arc<AtomicBool>,
+    pub(super) asking: Arc<AtomicBool>,
     /// Since when leases have had no seated holder, by agent.
-    absent: HashMap<AgentId, u64>,
+    pub(super) absent: HashMap<AgentId, u64>,
     events_since_snapshot: u64,
     timer: Option<(u64, TimerHandle)>,
     closing: bool,
@@ -96,7 +86,7 @@ impl Coordinator {
         Self { house, spec }
     }
 
-    fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         Now { wall: self.house.clock.now(), mono_ms: self.house.mono_ms() }
     }
 }
@@ -156,6 +146,11 @@ impl Behaviour for Coordinator {
     async fn handle(&self, ctx: &Context<SwarmMsg>, msg: SwarmMsg, state: &mut State) -> Result<(), Failure> {
         match msg {
             SwarmMsg::Submit(submit) => self.submit(ctx, state, submit).await,
+            SwarmMsg::SubmitStored { stored, reply } => {
+                let (house, me) = (self.house.clone(), ctx.addr().clone());
+                ctx.task(async move { wire::unpack(house, &me, stored, reply).await });
+                Ok(())
+            }
             SwarmMsg::Cancel { task, reason, operation, reply } => {
                 let decided = state.swarm.cancel(task, reason, operation, |task| self.known(task));
                 self.answer_one(ctx, state, task, decided, reply).await
@@ -290,7 +285,7 @@ impl Coordinator {
         state.agents.insert(id, agent.clone());
         // Behind the commits on their way, so that a lease that is not durable yet is not sent early.
         batch.then(move |cursor| {
-            agent.tell(AgentMsg::Keep { leases: leases.iter().map(|(lease, _)| *lease).collect(), seated, by });
+            agent.tell(AgentMsg::Keep { leases: Some(leases.iter().map(|(lease, _)| *lease).collect()), seated, by });
             for (lease, spec) in leases {
                 agent.tell(AgentMsg::Run(Assignment { lease, spec, cursor, by }));
             }
@@ -400,156 +395,7 @@ impl Coordinator {
         self.settle(ctx, state, batch).await
     }
 
-    /// Sends leases again that distant agents do not seem to have heard of.
-    async fn repeat_unheard(&self, ctx: &Context<SwarmMsg>, state: &mut State) -> Result<(), Failure> {
-        if !state.agents.values().any(AgentRef::is_distant) {
-            return Ok(());
-        }
-        let (now, by) = (self.now(), state.incarnation);
-        let mut batch = Batch::default();
-        for live in state.swarm.live_tasks().filter(|live| live.status == TaskStatus::Assigned) {
-            if let Some(lease) = live.lease()
-                && now.wall.since(live.since) > DISTANT_UNHEARD
-                && let Some(agent) = state.agents.get(&lease.agent).filter(|agent| agent.is_distant())
-            {
-                let (agent, spec) = (agent.clone(), live.spec.clone());
-                batch.then(move |cursor| {
-                    agent.tell(AgentMsg::Run(Assignment { lease, spec, cursor, by }));
-                });
-            }
-        }
-        self.settle(ctx, state, batch).await
-    }
-
-    /// Loses the leases of agents that stay away, and repeats leases that an agent does not seem to have heard of.
-    async fn sweep(&self, ctx: &Context<SwarmMsg>, state: &mut State) -> Result<(), Failure> {
-        let (now, by) = (self.now(), state.incarnation);
-        let mut away = HashSet::new();
-        let mut batch = Batch::default();
-        let held: HashSet<AgentId> = state.swarm.live_tasks().filter_map(|live| live.holder).collect();
-        for event in self.moved(state, held) {
-            self.record(state, &mut batch, &event)?;
-        }
-        self.repair_distant(ctx, state, &mut batch);
-        self.call_agents(state);
-        let mut repeated = Vec::new();
-        for live in state.swarm.live_tasks() {
-            let Some(lease) = live.lease() else { continue };
-            let unheard = now.wall.since(live.since);
-            match state.agents.get(&lease.agent).filter(|agent| agent.is_alive()) {
-                None => {
-                    away.insert(lease.agent);
-                }
-                Some(agent)
-                    if live.status == TaskStatus::Assigned
-                        && unheard > if agent.is_distant() { DISTANT_UNHEARD } else { Duration::from_millis(ABSENT_MS) } =>
-                {
-                    repeated.push((agent.clone(), lease, live.spec.clone()));
-                }
-                Some(_) => {}
-            }
-        }
-        for (agent, lease, spec) in repeated {
-            batch.then(move |cursor| {
-                agent.tell(AgentMsg::Run(Assignment { lease, spec, cursor, by }));
-            });
-        }
-        state.absent.retain(|agent, _| away.contains(agent));
-        for agent in away {
-            let since = *state.absent.entry(agent).or_insert(now.mono_ms);
-            if now.mono_ms.saturating_sub(since) >= ABSENT_MS {
-                for event in state.swarm.lose(agent, "its agent stayed away", |_| false) {
-                    self.record(state, &mut batch, &event)?;
-                }
-            }
-        }
-        self.settle(ctx, state, batch).await
-    }
-
-    /// What these agents were given in an older placement than the directory says they are in now is lost.
-    fn moved(&self, state: &mut State, agents: impl IntoIterator<Item = AgentId>) -> Vec<SwarmEvent> {
-        let mut events = Vec::new();
-        for agent in agents {
-            let (placement, why) = self.house.directory.read(|known| {
-                known.place(Entity::Agent(agent)).map_or((0, Arc::from("")), |place| (place.placement, place.why.clone()))
-            });
-            if state.swarm.seats_before(agent, placement) {
-                state.agents.remove(&agent);
-            }
-            events.extend(state.swarm.lose_moved(agent, placement, &format!("its agent was placed elsewhere: {why}")));
-        }
-        events
-    }
-
-    /// Agents that the directory lists and that have no seat are told that there is a coordinator.
-    fn call_agents(&self, state: &State) {
-        let (by, me) = (state.incarnation, self.house.me.node);
-        let places: Vec<(AgentId, Location)> = self.house.directory.read(|known| {
-            let Some(entry) = known.swarms.get(&self.spec.id) else { return Vec::new() };
-            let unseated = entry.agents.iter().filter(|agent| !state.agents.contains_key(agent));
-            let place = |agent: &AgentId| {
-                let place = &known.agents.get(agent)?.place;
-                Some((*agent, Location { node: place.node?, incarnation: place.placement }))
-            };
-            unseated.filter_map(place).collect()
-        });
-        for (agent, at) in places {
-            if at.node == me {
-                // A busy agent arrives by itself at its next resend.
-                if let Some(door) = self.house.doors.agent(agent) {
-                    let _ = door.tell(AgentMsg::CoordinatorStarted { by });
-                }
-            } else {
-                AgentRef::there(agent.key(), at, self.house.router.clone()).tell(AgentMsg::CoordinatorStarted { by });
-            }
-        }
-    }
-
-    /// Says again to distant agents what they should hold, and asks those that hold something whether they are there.
-    fn repair_distant(&self, ctx: &Context<SwarmMsg>, state: &State, batch: &mut Batch) {
-        let by = state.incarnation;
-        let mut leases: HashMap<AgentId, Vec<Lease>> = HashMap::new();
-        for lease in state.swarm.live_tasks().filter_map(|live| live.lease()) {
-            leases.entry(lease.agent).or_default().push(lease);
-        }
-        let mut ask = Vec::new();
-        for (agent, to) in &state.agents {
-            let (AgentRef::There(distant), Some(seated)) = (to, state.swarm.seated(*agent)) else { continue };
-            let held = leases.remove(agent).unwrap_or_default();
-            if !held.is_empty() {
-                ask.push((*agent, seated, distant.clone()));
-            }
-            let to = to.clone();
-            batch.then(move |_| {
-                to.tell(AgentMsg::Keep { leases: held, seated, by });
-            });
-        }
-        // The last round goes on: a link is slow.
-        if ask.is_empty() || state.asking.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        let (me, asking) = (ctx.addr().clone(), state.asking.clone());
-        ctx.task(async move {
-            let asked = futures_util::stream::iter(ask)
-                .map(|(agent, seated, distant)| async move { (agent, seated, distant.life(ALIVE_WITHIN).await) });
-            let mut answers = asked.buffer_unordered(ALIVE_AT_ONCE);
-            while let Some((agent, incarnation, life)) = answers.next().await {
-                let away = match life {
-                    Life::Incarnation(now) => now != incarnation,
-                    Life::Away => true,
-                    // Whether its node is lost is not for us to say.
-                    Life::Unknown => false,
-                };
-                if away {
-                    // Not heard: asked again at the next sweep.
-                    let _ = me.tell(SwarmMsg::Away { agent, incarnation });
-                }
-            }
-            asking.store(false, Ordering::Release);
-        });
-    }
-
-    async fn record_all(
+    pub(super) async fn record_all(
         &self,
         ctx: &Context<SwarmMsg>,
         state: &mut State,
@@ -563,7 +409,7 @@ impl Coordinator {
     }
 
     /// Adds one event to the batch and applies it. What it means for agents follows once it is durable.
-    fn record(&self, state: &mut State, batch: &mut Batch, event: &SwarmEvent) -> Result<(), Failure> {
+    pub(super) fn record(&self, state: &mut State, batch: &mut Batch, event: &SwarmEvent) -> Result<(), Failure> {
         let ended_without_report = match event {
             SwarmEvent::Cancelled { lease, .. } | SwarmEvent::Failed { lease, .. } => *lease,
             SwarmEvent::AttemptEnded { lease, ended, .. } if ended.status == AttemptStatus::Lost => Some(*lease),
@@ -593,7 +439,7 @@ impl Coordinator {
     }
 
     /// Follows up on what was recorded until nothing more follows, grants leases, and hands all of it over as one batch.
-    async fn settle(&self, ctx: &Context<SwarmMsg>, state: &mut State, mut batch: Batch) -> Result<(), Failure> {
+    pub(super) async fn settle(&self, ctx: &Context<SwarmMsg>, state: &mut State, mut batch: Batch) -> Result<(), Failure> {
         loop {
             let consequences = state.swarm.take_consequences();
             if consequences.is_empty() {

@@ -30,6 +30,11 @@ pub type Answer<T> = Reply<Result<Committed<T>, Refused>>;
 pub enum SwarmMsg {
     /// All of them or none. Repeating the same operation repeats the answer.
     Submit(Submit),
+    /// A submission that is larger than a message between nodes: the body is its `SwarmWire::Submit`.
+    SubmitStored {
+        stored: Body,
+        reply: Answer<Vec<TaskId>>,
+    },
     /// Reaches the running process, if there is one.
     Cancel {
         task: TaskId,

@@ -9,6 +9,7 @@ pub mod event;
 pub mod message;
 pub mod queue;
 pub mod record;
+mod repair;
 pub mod seat;
 #[cfg(test)]
 mod simulation;

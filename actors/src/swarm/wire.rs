@@ -3,34 +3,76 @@
 use std::sync::Arc;
 
 use hiveward_runtime::{
+    call::{Addr, TellError},
     cluster::router::{Inbound, Location, NotDelivered, Router},
+    error::{Code, Refused},
     op::NodeId,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
     event::{Ended, Operation},
-    message::{Submit, SwarmMsg},
+    message::{Answer, Submit, SwarmMsg},
     seat::Arrival,
 };
 use crate::{
     agent::{connector::Lease, reference::AgentRef},
+    house::House,
     id::{AgentId, TaskId},
-    task::{record::TaskRecord, spec::TaskSpec},
+    task::{
+        record::TaskRecord,
+        spec::{Body, TaskSpec},
+    },
 };
 
 #[derive(Serialize, Deserialize)]
 pub enum SwarmWire {
-    Submit { tasks: Vec<Arc<TaskSpec>>, operation: Option<Operation>, principal: Arc<str> },
-    Cancel { task: TaskId, reason: Arc<str>, operation: Option<Operation> },
-    Redrive { before: Box<TaskRecord>, spec: Arc<TaskSpec>, operation: Option<Operation>, principal: Arc<str> },
-    Arrive { arrival: Arrival, from: From },
-    Depart { agent: AgentId, incarnation: u64, lost: Option<String> },
-    Started { lease: Lease },
-    Verifying { lease: Lease },
-    Ended { lease: Lease, ended: Ended, from: From },
-    Explain { task: TaskId },
-    Close { force: bool },
+    Submit {
+        tasks: Vec<Arc<TaskSpec>>,
+        operation: Option<Operation>,
+        principal: Arc<str>,
+    },
+    /// The body is a `Submit` that was too large for a message.
+    SubmitStored {
+        stored: Body,
+    },
+    Cancel {
+        task: TaskId,
+        reason: Arc<str>,
+        operation: Option<Operation>,
+    },
+    Redrive {
+        before: Box<TaskRecord>,
+        spec: Arc<TaskSpec>,
+        operation: Option<Operation>,
+        principal: Arc<str>,
+    },
+    Arrive {
+        arrival: Arrival,
+        from: From,
+    },
+    Depart {
+        agent: AgentId,
+        incarnation: u64,
+        lost: Option<String>,
+    },
+    Started {
+        lease: Lease,
+    },
+    Verifying {
+        lease: Lease,
+    },
+    Ended {
+        lease: Lease,
+        ended: Ended,
+        from: From,
+    },
+    Explain {
+        task: TaskId,
+    },
+    Close {
+        force: bool,
+    },
 }
 
 /// Where an agent speaks from.
@@ -60,12 +102,29 @@ impl SwarmWire {
     }
 }
 
+/// Reads a large submission and hands it on as the message it is.
+pub async fn unpack(house: House, to: &Addr<SwarmMsg>, stored: Body, reply: Answer<Vec<TaskId>>) {
+    let read = tokio::task::spawn_blocking(move || house.body(&stored)).await;
+    let bytes = match read.map_err(|error| Refused::new(Code::Internal, error.to_string())).flatten() {
+        Ok(bytes) => bytes,
+        Err(refused) => return reply.answer(Err(refused)),
+    };
+    let msg = match rmp_serde::from_slice(&bytes) {
+        Ok(SwarmWire::Submit { tasks, operation, principal }) => SwarmMsg::Submit(Submit { tasks, operation, principal, reply }),
+        _ => return reply.answer(Err(Refused::new(Code::Refused, "the submission cannot be read; nothing happened"))),
+    };
+    if let Err(TellError::Busy(SwarmMsg::Submit(submit))) = to.tell(msg) {
+        submit.reply.answer(Err(Refused::new(Code::Busy, "the coordinator's mailbox is full; nothing happened")));
+    }
+}
+
 /// What came in, as the message it is. `router` is the way back to a distant agent.
 pub fn read(inbound: &Inbound<'_>, router: &Router) -> Result<SwarmMsg, NotDelivered> {
     Ok(match inbound.read()? {
         SwarmWire::Submit { tasks, operation, principal } => {
             SwarmMsg::Submit(Submit { tasks, operation, principal, reply: inbound.reply()? })
         }
+        SwarmWire::SubmitStored { stored } => SwarmMsg::SubmitStored { stored, reply: inbound.reply()? },
         SwarmWire::Cancel { task, reason, operation } => SwarmMsg::Cancel { task, reason, operation, reply: inbound.reply()? },
         SwarmWire::Redrive { before, spec, operation, principal } => {
             SwarmMsg::Redrive { before, spec, operation, principal, reply: inbound.reply()? }

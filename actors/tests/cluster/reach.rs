@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use hiveward_actors::{
-    client::{NewAgent, NewSwarm, StopMode, SwarmRef},
+    agent::ConnectorSpec,
+    client::{NewAgent, NewSwarm, NewTask, NewWork, StopMode, SwarmRef},
     directory::Entity,
     task::TaskStatus,
 };
@@ -109,5 +110,31 @@ async fn without_a_leader_the_roster_refuses_in_words_and_nothing_happens() {
     let op = hiveward_runtime::op::Op::internal(Duration::from_millis(300));
     let refused = rig.control(1).create_swarm(op, NewSwarm { name: "late".into(), ..NewSwarm::default() }).await.unwrap_err();
     assert_eq!(refused.code, Code::Unavailable, "{refused:?}");
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_submission_larger_than_a_message_reaches_a_distant_coordinator_once() {
+    let rig = Rig::start(2).await;
+    let swarm = rig.swarm_on("far", Some(1)).await;
+    let new = NewAgent {
+        swarm: Some(SwarmRef::Id(swarm)),
+        connector: ConnectorSpec::Noop,
+        max_concurrent_tasks: 1_000,
+        ..NewAgent::command("worker")
+    };
+    rig.control(0).create_agent(op(), new).await.unwrap();
+    let task = |n: usize| {
+        let payload = Some(serde_json::json!({"n": n, "filling": "x".repeat(2_000)}));
+        NewTask { swarm: Some(SwarmRef::Id(swarm)), ..NewTask::new(NewWork::Kind { kind: "probe".into(), payload }) }
+    };
+    let tasks: Vec<_> = (0..500).map(task).collect();
+    let first = rig.control(0).submit_tasks(op_named("many"), tasks.clone()).await.unwrap().value;
+    let again = rig.control(0).submit_tasks(op_named("many"), tasks).await.unwrap().value;
+    assert_eq!(first.len(), 500);
+    assert_eq!(first[499].id(), again[499].id());
+    for task in first {
+        rig.succeeded(task.id()).await;
+    }
     rig.stop().await;
 }
