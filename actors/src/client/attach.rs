@@ -116,7 +116,7 @@ impl ControlPlane {
     /// Attaches to the terminal of what `agent` runs: of `task`, or of the only task that it runs now.
     pub async fn attach(&self, op: &Op, agent: AgentId, task: Option<TaskId>, read_only: bool) -> Result<Terminal, Refused> {
         // Whatever was acknowledged before is seen: an attach right after a submit must not miss it.
-        self.at_least(op, self.head()).await?;
+        self.settled(op).await?;
         let record = self.agent(agent)?.ok_or_else(|| Refused::not_found(agent))?;
         has_terminals(&record)?;
         let lease = self.running(&record, task)?;
