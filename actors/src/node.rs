@@ -32,6 +32,7 @@ use crate::{
     roster::event::NodeRecord,
     swarm::table::SwarmView,
     task::table::TaskView,
+    terminals::Terminals,
     transcripts::Transcripts,
     tree,
 };
@@ -98,6 +99,7 @@ struct Clustering {
     replicas: Replicas,
     transcripts: Transcripts,
     view_share: ViewShare,
+    terminals: Terminals,
     reports: Reports,
     announcing: JoinHandle<()>,
 }
@@ -187,11 +189,14 @@ impl Node {
             let copies = dir.join("view-copies");
             let view_share =
                 ViewShare::open(&house.views, lanes.bulk.clone(), house.ledger.clone(), id, copies).map_err(unusable)?;
+            let terminals = Terminals::open(dir.clone(), lanes.bulk.clone());
+            control = control.with_terminals(terminals.clone());
             let own = own_report(&house, &connected, &membership);
             let reports = Reports::open(id, own, running.tree.clone(), Some(lanes.raft.clone()));
             control = control.with_others(Some(transcripts.clone()), reports.clone());
             let announcing = tokio::spawn(announce(control.clone()));
-            clustering = Some(Clustering { connected, membership, replicas, transcripts, view_share, reports, announcing });
+            clustering =
+                Some(Clustering { connected, membership, replicas, transcripts, view_share, terminals, reports, announcing });
         } else {
             let own = report_alone(&house);
             control = control.with_others(None, Reports::open(id, own, running.tree.clone(), None));
@@ -244,6 +249,7 @@ impl Node {
             clustering.replicas.close();
             clustering.transcripts.close();
             clustering.view_share.close();
+            clustering.terminals.close();
             clustering.reports.close();
             clustering.membership.stop().await;
         }
