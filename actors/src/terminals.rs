@@ -113,7 +113,7 @@ impl Terminals {
     /// Attaches on the node that has the session.
     pub async fn attach(&self, node: NodeId, lease: Lease, read_only: bool) -> Result<Distant, Refused> {
         match self.ask(node, &Question::Open { lease, read_only }).await? {
-            Answer::Opened { terminal } => Ok(Distant { terminals: self.clone(), node, terminal, asking: None }),
+            Answer::Opened { terminal } => Ok(Distant { terminals: self.clone(), node, terminal, asking: Mutex::default() }),
             _ => Err(other()),
         }
     }
@@ -182,18 +182,19 @@ pub struct Distant {
     node: NodeId,
     terminal: u64,
     /// A question on its way: kept, so that dropping [`Distant::next`] loses nothing.
-    asking: Option<BoxFuture<'static, Result<Answer, Refused>>>,
+    /// Locked by nobody: it only lets this be shared between threads.
+    asking: Mutex<Option<BoxFuture<'static, Result<Answer, Refused>>>>,
 }
 
 impl Distant {
     pub async fn next(&mut self) -> Result<Said, Refused> {
         loop {
-            let asking = self.asking.get_or_insert_with(|| {
+            let asking = self.asking.get_mut().get_or_insert_with(|| {
                 let (terminals, node, terminal) = (self.terminals.clone(), self.node, self.terminal);
                 Box::pin(async move { terminals.ask(node, &Question::Next { terminal }).await })
             });
             let answer = asking.await;
-            self.asking = None;
+            *self.asking.get_mut() = None;
             match answer? {
                 Answer::Output { bytes } => return Ok(Said::Output(Bytes::from(bytes.into_vec()))),
                 Answer::Ended { how } => return Ok(Said::Ended(how)),
