@@ -24,6 +24,7 @@ mod snapshot;
 mod sweep;
 mod tables;
 pub mod view;
+pub mod view_share;
 mod writer;
 
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
