@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use hiveward_runtime::{call::Door, ledger::Cursor, op::NodeId, supervise::Tree};
 
-use crate::{house::House, report::Reports, roster::RosterMsg, transcripts::Transcripts};
+use crate::{house::House, report::Reports, roster::RosterMsg, terminals::Terminals, transcripts::Transcripts};
 
 pub use crate::{
     agent::{
@@ -28,6 +28,7 @@ pub use crate::{
     swarm::table::SwarmFilter,
     task::table::{TaskFilter, TaskOrder},
 };
+pub(crate) use attach::Keys;
 pub use attach::{Said, Terminal};
 pub use check::{DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef, TaskEdit};
 pub use nodes::{DrainView, NodeView, TOKEN_TTL_MAX};
@@ -46,6 +47,7 @@ pub struct ControlPlane {
     /// Those of other nodes; absent on a node that has no peers.
     transcripts: Option<Transcripts>,
     reports: Option<Reports>,
+    terminals: Option<Terminals>,
 }
 
 /// An answer that is in the ledger, and where.
@@ -57,12 +59,17 @@ pub struct Done<T> {
 
 impl ControlPlane {
     pub fn new(house: House, tree: Tree, roster: Door<RosterMsg>, node: NodeId, faults_allowed: bool) -> Self {
-        Self { house, tree, roster, node, faults_allowed, transcripts: None, reports: None }
+        Self { house, tree, roster, node, faults_allowed, transcripts: None, reports: None, terminals: None }
     }
 
     /// Also reads what ran on other nodes, and what nodes say of themselves.
     pub(crate) fn with_others(self, transcripts: Option<Transcripts>, reports: Reports) -> Self {
         Self { transcripts, reports: Some(reports), ..self }
+    }
+
+    /// Also attaches to terminals on other nodes.
+    pub(crate) fn with_terminals(self, terminals: Terminals) -> Self {
+        Self { terminals: Some(terminals), ..self }
     }
 
     pub fn tree(&self) -> &Tree {

@@ -22,5 +22,6 @@ pub mod retention;
 pub mod roster;
 pub mod swarm;
 pub mod task;
+pub mod terminals;
 pub mod transcripts;
 pub mod tree;

@@ -10,7 +10,7 @@ use hiveward_runtime::{
         peers::{Peers, PeersDriver},
         router::Router,
     },
-    ledger::{DiskState, Ledger, LedgerConfig, OpenError, view::Views},
+    ledger::{DiskState, Ledger, LedgerConfig, OpenError, view::Views, view_share::ViewShare},
     op::{NodeId, Op},
     store::{blob::Blobs, replicas::Replicas},
     supervise::StartError as TreeError,
@@ -32,6 +32,7 @@ use crate::{
     roster::event::NodeRecord,
     swarm::table::SwarmView,
     task::table::TaskView,
+    terminals::Terminals,
     transcripts::Transcripts,
     tree,
 };
@@ -97,6 +98,8 @@ struct Clustering {
     membership: Arc<Membership>,
     replicas: Replicas,
     transcripts: Transcripts,
+    view_share: ViewShare,
+    terminals: Terminals,
     reports: Reports,
     announcing: JoinHandle<()>,
 }
@@ -183,11 +186,17 @@ impl Node {
             let lanes = connected.lanes().clone();
             let replicas = Replicas::open(&house.blobs, lanes.bulk.clone(), house.ledger.clone(), id);
             let transcripts = Transcripts::open(dir.clone(), lanes.bulk.clone(), house.ledger.clone(), id);
+            let copies = dir.join("view-copies");
+            let view_share =
+                ViewShare::open(&house.views, lanes.bulk.clone(), house.ledger.clone(), id, copies).map_err(unusable)?;
+            let terminals = Terminals::open(dir.clone(), lanes.bulk.clone());
+            control = control.with_terminals(terminals.clone());
             let own = own_report(&house, &connected, &membership);
             let reports = Reports::open(id, own, running.tree.clone(), Some(lanes.raft.clone()));
             control = control.with_others(Some(transcripts.clone()), reports.clone());
             let announcing = tokio::spawn(announce(control.clone()));
-            clustering = Some(Clustering { connected, membership, replicas, transcripts, reports, announcing });
+            clustering =
+                Some(Clustering { connected, membership, replicas, transcripts, view_share, terminals, reports, announcing });
         } else {
             let own = report_alone(&house);
             control = control.with_others(None, Reports::open(id, own, running.tree.clone(), None));
@@ -239,6 +248,8 @@ impl Node {
         if let Some(clustering) = &self.clustering {
             clustering.replicas.close();
             clustering.transcripts.close();
+            clustering.view_share.close();
+            clustering.terminals.close();
             clustering.reports.close();
             clustering.membership.stop().await;
         }

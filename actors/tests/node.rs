@@ -268,14 +268,14 @@ async fn transcripts_of_ended_attempts_are_removed_by_retention_and_of_running_o
 
     let at = |folder: &str, task: TaskId| dir.path().join(folder).join(format!("{task}-1"));
     support::wait_for("the ended one to be removed", || !at("sessions", over).exists() && !at("attempts", over).exists()).await;
-    let refused = control.output(over, None).unwrap().next(0).await.unwrap_err();
+    let refused = control.output(&Op::internal(Duration::from_secs(10)), over, None).await.unwrap().next(0).await.unwrap_err();
     assert!(refused.code == Code::NotFound && refused.message.contains("retention"), "{refused:?}");
     assert!(refused.message.contains("node.transcripts"), "{refused:?}");
     // Its result is in the ledger, not in the transcript.
     assert_eq!(result(&control, &control.task(over).unwrap().unwrap()), "\"over\\n\"");
 
     assert!(at("sessions", runs).exists() && at("attempts", runs).exists());
-    let mut reader = control.output(runs, None).unwrap();
+    let mut reader = control.output(&Op::internal(Duration::from_secs(10)), runs, None).await.unwrap();
     assert_eq!(reader.next(0).await.unwrap().bytes, "begun\n");
     control.cancel_task(op(), runs).await.unwrap();
     support::wait_for("the cancelled one to be removed", || !at("sessions", runs).exists()).await;

@@ -17,7 +17,7 @@ pub struct Telemetry {
     pub traces: Option<Traces>,
 }
 
-const FILTER_DEFAULT: &str = "info,openraft=warn";
+const FILTER_DEFAULT: &str = "info,openraft=error,openraft::replication=off";
 
 /// Starts logging to standard error. `RUST_LOG` chooses what. Called twice, the first stays.
 pub fn start(config: &config::Telemetry) -> Result<Telemetry, String> {

@@ -8,10 +8,10 @@ use hiveward_runtime::{
     id::Key,
     ledger::{
         Append, AppendError, Cursor, Event, Ledger, LedgerConfig, NewEvent, ReadError, StreamSnapshot,
-        view::{View, ViewError, Views},
+        view::{View, ViewError, Views, copy_table},
     },
 };
-use redb::{ReadableTable as _, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable as _, TableDefinition, WriteTransaction};
 
 fn key(n: u32) -> Key {
     format!("probe_{n:032x}").parse().unwrap()
@@ -161,6 +161,10 @@ impl View for SeenView {
     fn prepare(&self, txn: &WriteTransaction) -> Result<(), ViewError> {
         txn.open_table(SEEN)?;
         Ok(())
+    }
+
+    fn copy(&self, from: &ReadTransaction, to: &WriteTransaction) -> Result<(), ViewError> {
+        copy_table(SEEN, from, to)
     }
 
     fn apply(&self, txn: &WriteTransaction, events: &[Event]) -> Result<(), ViewError> {

@@ -121,6 +121,11 @@ impl Client {
         data["createSwarm"]["swarm"]["id"].as_str().unwrap().to_owned()
     }
 
+    /// Tries once; whether it was done does not matter.
+    pub async fn try_create_swarm(&self, name: &str) {
+        let _ = self.call(CREATE_SWARM, json!({ "i": { "name": name } })).await;
+    }
+
     pub async fn agent(&self, input: Value) -> String {
         let data = self.ok(CREATE_AGENT, json!({ "i": input })).await;
         data["createAgent"]["agent"]["id"].as_str().unwrap().to_owned()

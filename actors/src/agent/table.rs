@@ -6,10 +6,10 @@ use hiveward_runtime::{
     error::Refused,
     ledger::{
         Event,
-        view::{View, ViewError, Views},
+        view::{View, ViewError, Views, copy_table},
     },
 };
-use redb::{ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::{
     event::AgentEvent,
@@ -41,6 +41,12 @@ impl View for AgentView {
     fn prepare(&self, txn: &WriteTransaction) -> Result<(), ViewError> {
         txn.open_table(ROWS)?;
         txn.open_table(BY_SWARM)?;
+        Ok(())
+    }
+
+    fn copy(&self, from: &ReadTransaction, to: &WriteTransaction) -> Result<(), ViewError> {
+        copy_table(ROWS, from, to)?;
+        copy_table(BY_SWARM, from, to)?;
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //! Owns the count of who is attached to which session, nothing else. Reads the transcript and writes to the shim beside
 //! the connector, which never notices; letting go leaves the process as it is.
 
-use std::{collections::HashMap, sync::LazyLock};
+use std::{collections::HashMap, path::Path, sync::LazyLock};
 
 use bytes::Bytes;
 use hiveward_runtime::{
@@ -17,10 +17,11 @@ use crate::{
     agent::{
         AgentRecord, ConnectorSpec, SessionSpec,
         connector::{Lease, session_dir},
-        session::{self, Attached, SessionError},
+        session::{self, Attached, SessionError, Writer},
     },
     id::{AgentId, TaskId},
     task::TaskStatus,
+    terminals::Distant,
 };
 
 /// At one session at once. Each takes up to two of the shim's connections, and the connector needs some for itself.
@@ -36,9 +37,31 @@ static ATTACHED: LazyLock<Mutex<HashMap<Lease, u32>>> = LazyLock::new(Mutex::def
 pub struct Terminal {
     pub task: TaskId,
     pub attempt: u32,
-    attached: Attached,
+    at: At,
     read_only: bool,
-    _place: Place,
+}
+
+enum At {
+    Here(Attached, #[allow(dead_code)] Place),
+    There(Distant),
+}
+
+/// The keyboard of a terminal on this node.
+pub struct Keys {
+    writer: Writer,
+    read_only: bool,
+}
+
+impl Keys {
+    pub async fn write(&self, bytes: &[u8]) -> Result<(), Refused> {
+        may_type(self.read_only)?;
+        told(self.writer.write(bytes).await)
+    }
+
+    pub async fn resize(&self, cols: u16, rows: u16) -> Result<(), Refused> {
+        may_type(self.read_only)?;
+        told(self.writer.resize(cols, rows).await)
+    }
 }
 
 /// What a terminal says next.
@@ -79,29 +102,60 @@ impl Drop for Place {
 }
 
 impl Terminal {
+    /// Attaches to a session of this node.
+    pub(crate) async fn open(data_dir: &Path, lease: Lease, read_only: bool) -> Result<Self, Refused> {
+        let place = Place::take(lease)?;
+        let attached = session::attach(session_dir(data_dir, lease), HISTORY_BYTES).await.map_err(|error| match error {
+            session::AttachError::NotRunning => {
+                Refused::new(Code::Refused, format!("{} has no terminal session running now", lease.agent))
+            }
+            session::AttachError::Io(error) => {
+                Refused::new(Code::Unavailable, format!("the session of {} cannot be reached: {error}", lease.task))
+            }
+        })?;
+        Ok(Self { task: lease.task, attempt: lease.attempt, at: At::Here(attached, place), read_only })
+    }
+
+    /// Its keyboard, for whoever types while another waits for output.
+    pub(crate) fn keys(&self) -> Result<Keys, Refused> {
+        match &self.at {
+            At::Here(attached, _) => Ok(Keys { writer: attached.writer.clone(), read_only: self.read_only }),
+            At::There(_) => Err(Refused::new(Code::Internal, "a terminal of another node is not lent on")),
+        }
+    }
+
     /// The next output. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Result<Said, Refused> {
-        match self.attached.reader.next().await {
-            Ok(Some(bytes)) => Ok(Said::Output(bytes)),
-            Ok(None) => Ok(Said::Ended(self.attached.writer.end().await)),
-            Err(error) => Err(Refused::new(Code::Unavailable, format!("the terminal's output cannot be read: {error}"))),
+        match &mut self.at {
+            At::There(distant) => distant.next().await,
+            At::Here(attached, _) => match attached.reader.next().await {
+                Ok(Some(bytes)) => Ok(Said::Output(bytes)),
+                Ok(None) => Ok(Said::Ended(attached.writer.end().await)),
+                Err(error) => Err(Refused::new(Code::Unavailable, format!("the terminal's output cannot be read: {error}"))),
+            },
         }
     }
 
     /// Types. Waits while the process reads slowly. Who types takes the keyboard over from whoever had it.
     pub async fn write(&self, bytes: &[u8]) -> Result<(), Refused> {
-        self.may_type()?;
-        told(self.attached.writer.write(bytes).await)
+        may_type(self.read_only)?;
+        match &self.at {
+            At::Here(attached, _) => told(attached.writer.write(bytes).await),
+            At::There(distant) => distant.write(bytes).await,
+        }
     }
 
     pub async fn resize(&self, cols: u16, rows: u16) -> Result<(), Refused> {
-        self.may_type()?;
-        told(self.attached.writer.resize(cols, rows).await)
+        may_type(self.read_only)?;
+        match &self.at {
+            At::Here(attached, _) => told(attached.writer.resize(cols, rows).await),
+            At::There(distant) => distant.resize(cols, rows).await,
+        }
     }
+}
 
-    fn may_type(&self) -> Result<(), Refused> {
-        if self.read_only { Err(Refused::new(Code::Refused, "attached read-only: nothing is typed")) } else { Ok(()) }
-    }
+fn may_type(read_only: bool) -> Result<(), Refused> {
+    if read_only { Err(Refused::new(Code::Refused, "attached read-only: nothing is typed")) } else { Ok(()) }
 }
 
 fn told(done: Result<(), SessionError>) -> Result<(), Refused> {
@@ -116,19 +170,18 @@ impl ControlPlane {
     /// Attaches to the terminal of what `agent` runs: of `task`, or of the only task that it runs now.
     pub async fn attach(&self, op: &Op, agent: AgentId, task: Option<TaskId>, read_only: bool) -> Result<Terminal, Refused> {
         // Whatever was acknowledged before is seen: an attach right after a submit must not miss it.
-        self.at_least(op, self.head()).await?;
+        self.settled(op).await?;
         let record = self.agent(agent)?.ok_or_else(|| Refused::not_found(agent))?;
         has_terminals(&record)?;
         let lease = self.running(&record, task)?;
-        let place = Place::take(lease)?;
-        let dir = session_dir(&self.house.data_dir, lease);
-        let attached = session::attach(dir, HISTORY_BYTES).await.map_err(|error| match error {
-            session::AttachError::NotRunning => idle(&record),
-            session::AttachError::Io(error) => {
-                Refused::new(Code::Unavailable, format!("the session of {} cannot be reached: {error}", lease.task))
+        let on = self.whereabouts(&agent.key()).filter(|node| *node != self.house.me.node);
+        match (on, &self.terminals) {
+            (Some(node), Some(terminals)) => {
+                let distant = terminals.attach(node, lease, read_only).await?;
+                Ok(Terminal { task: lease.task, attempt: lease.attempt, at: At::There(distant), read_only })
             }
-        })?;
-        Ok(Terminal { task: lease.task, attempt: lease.attempt, attached, read_only, _place: place })
+            _ => Terminal::open(&self.house.data_dir, lease, read_only).await,
+        }
     }
 
     fn running(&self, agent: &AgentRecord, task: Option<TaskId>) -> Result<Lease, Refused> {

@@ -147,7 +147,7 @@ impl ControlPlane {
     pub async fn retry_task(&self, op: Op, task: TaskId, edit: TaskEdit) -> Result<Done<TaskRecord>, Refused> {
         let before = self.swarm_of(&op, task).await?;
         // Its end may be in the ledger and not in the views yet.
-        self.seen(&op, self.house.ledger.head()).await?;
+        self.settled(&op).await?;
         let before = self.house.tasks.get(task)?.unwrap_or(before);
         let operation = operation(&op, &("retry", task, &edit));
         let mut spec = TaskSpec::clone(&before.spec);
@@ -230,7 +230,7 @@ impl ControlPlane {
 
     /// Every process of it has ended when this answers. Without `force` a busy agent is refused.
     pub async fn remove_agent(&self, op: Op, agent: AgentId, force: bool) -> Result<Done<AgentRecord>, Refused> {
-        self.seen(&op, self.house.ledger.head()).await?;
+        self.settled(&op).await?;
         let record = self.house.agents.get(agent)?.ok_or_else(|| Refused::not_found(agent))?;
         if record.running > 0 && !force {
             return Err(Refused::new(
@@ -286,7 +286,7 @@ impl ControlPlane {
         agents: u32,
         template: Option<NewAgent>,
     ) -> Result<Done<SwarmRecord>, Refused> {
-        self.seen(&op, self.house.ledger.head()).await?;
+        self.settled(&op).await?;
         let filter = super::AgentFilter { swarm: Some(swarm), ..Default::default() };
         let there: Vec<AgentRecord> =
             self.house.agents.page(&filter, None, usize::MAX)?.items.into_iter().map(|(_, record)| record).collect();
@@ -335,7 +335,7 @@ impl ControlPlane {
 
     /// With `force` its tasks are cancelled and its agents removed first.
     pub async fn remove_swarm(&self, op: Op, swarm: SwarmId, force: bool) -> Result<Done<SwarmRecord>, Refused> {
-        self.seen(&op, self.house.ledger.head()).await?;
+        self.settled(&op).await?;
         let record = self.house.swarms.get(swarm)?.ok_or_else(|| Refused::not_found(swarm))?;
         self.ask_swarm(&op, swarm, |reply| SwarmMsg::Close { force, reply }, || SwarmWire::Close { force }).await?;
         if force {
@@ -382,7 +382,13 @@ impl ControlPlane {
         tokio::task::spawn_blocking(move || house.store_body(&encoded)).await.map_err(internal)?.map(Some)
     }
 
-    pub(super) async fn seen(&self, op: &Op, cursor: Cursor) -> Result<(), Refused> {
+    /// Waits until this node's views have all that was acknowledged before, on whichever node.
+    pub async fn settled(&self, op: &Op) -> Result<(), Refused> {
+        self.house.ledger.linearize(op.deadline).await.map_err(|error| Refused::new(Code::Unavailable, error.to_string()))?;
+        self.seen(op, self.house.ledger.head()).await
+    }
+
+    async fn seen(&self, op: &Op, cursor: Cursor) -> Result<(), Refused> {
         self.at_least(op, cursor).await
     }
 
@@ -442,7 +448,7 @@ impl ControlPlane {
         if let Some(record) = self.house.tasks.get(task)? {
             return Ok(record);
         }
-        self.seen(op, self.house.ledger.head()).await?;
+        self.settled(op).await?;
         self.house.tasks.get(task)?.ok_or_else(|| Refused::not_found(task))
     }
 

@@ -386,8 +386,11 @@ impl ControlPlane {
         EventTail::new(&self.house.ledger, after, filter)
     }
 
-    pub fn output(&self, task: TaskId, attempt: Option<u32>) -> Result<OutputReader, Refused> {
-        self.known_task(task)?;
+    pub async fn output(&self, op: &Op, task: TaskId, attempt: Option<u32>) -> Result<OutputReader, Refused> {
+        if self.house.tasks.get(task)?.is_none() {
+            self.settled(op).await?;
+            self.house.tasks.get(task)?.ok_or_else(|| Refused::not_found(task))?;
+        }
         Ok(OutputReader { control: self.clone(), task, attempt, open: None })
     }
 

@@ -121,7 +121,7 @@ impl ControlPlane {
         agents: &[AgentId],
         skills: &[String],
     ) -> Result<Vec<Share>, Refused> {
-        self.seen(op, self.house.ledger.head()).await?;
+        self.settled(op).await?;
         let filter = AgentFilter { swarm: Some(swarm), ..AgentFilter::default() };
         let there = self.house.agents.page(&filter, None, usize::MAX)?.items.into_iter().map(|(_, record)| record.spec);
         let there: Vec<_> = there.collect();

@@ -4,10 +4,10 @@ use hiveward_runtime::{
     error::Refused,
     ledger::{
         Event,
-        view::{View, ViewError, Views},
+        view::{View, ViewError, Views, copy_table},
     },
 };
-use redb::{ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::record::SwarmRecord;
 use crate::{
@@ -33,6 +33,11 @@ impl View for SwarmView {
 
     fn prepare(&self, txn: &WriteTransaction) -> Result<(), ViewError> {
         txn.open_table(ROWS)?;
+        Ok(())
+    }
+
+    fn copy(&self, from: &ReadTransaction, to: &WriteTransaction) -> Result<(), ViewError> {
+        copy_table(ROWS, from, to)?;
         Ok(())
     }
 

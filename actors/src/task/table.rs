@@ -8,10 +8,10 @@ use hiveward_runtime::{
     error::{Code, Refused},
     ledger::{
         Event,
-        view::{View, ViewError, Views},
+        view::{View, ViewError, Views, copy_table},
     },
 };
-use redb::{ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::{
     record::{AttemptRecord, TaskRecord},
@@ -54,6 +54,17 @@ impl View for TaskView {
         txn.open_table(BY_LABEL)?;
         txn.open_table(DEPENDANTS)?;
         txn.open_table(COUNTS)?;
+        Ok(())
+    }
+
+    fn copy(&self, from: &ReadTransaction, to: &WriteTransaction) -> Result<(), ViewError> {
+        copy_table(ROWS, from, to)?;
+        copy_table(BY_STATUS, from, to)?;
+        copy_table(BY_SWARM, from, to)?;
+        copy_table(BY_PARENT, from, to)?;
+        copy_table(BY_LABEL, from, to)?;
+        copy_table(DEPENDANTS, from, to)?;
+        copy_table(COUNTS, from, to)?;
         Ok(())
     }
 

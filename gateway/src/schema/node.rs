@@ -7,7 +7,7 @@ use hiveward_actors::{
 };
 use hiveward_runtime::{error::Refused, op::NodeId};
 
-use super::{Result, agent::Agent, caught_up, cluster::ClusterNode, door, parse, scalars::Cursor, swarm::Swarm, task::Task};
+use super::{Result, agent::Agent, caught_up, cluster::ClusterNode, door, op, parse, scalars::Cursor, swarm::Swarm, task::Task};
 
 /// Anything that has a key.
 #[derive(Interface)]
@@ -29,11 +29,10 @@ impl NodeQuery {
         caught_up(ctx, at_least).await?;
         let control = door(ctx)?;
         // Views may lag behind what was acknowledged: only views that have caught up can say that there is none.
-        let head = control.head();
         if let Some(found) = find(control, &id)? {
             return Ok(Some(found));
         }
-        caught_up(ctx, Some(Cursor(head))).await?;
+        control.settled(&op(ctx, None)?).await?;
         Ok(find(control, &id)?)
     }
 }

@@ -6,7 +6,7 @@ use futures_util::{Stream, stream};
 use hiveward_actors::client::{self, OutputReader};
 use hiveward_runtime::error::Refused;
 
-use super::{Result, door, enums::OutputStream, parse, scalars::BigInt};
+use super::{Result, door, enums::OutputStream, op, parse, scalars::BigInt};
 use crate::engine::Position;
 
 /// A piece of output. `nextByte` is what to resume after.
@@ -73,7 +73,7 @@ impl OutputFeed {
             Some(text) => text.parse().map_err(|_| Refused::invalid("afterByte", "resume with the id of an earlier event"))?,
             None => after_byte,
         };
-        let reader = door(ctx)?.output(parse::id("task", &task)?, attempt)?;
+        let reader = door(ctx)?.output(&op(ctx, None)?, parse::id("task", &task)?, attempt).await?;
         let reading = Reading { reader, after, ended: false, position };
         Ok(stream::unfold(reading, |mut reading| async move {
             if reading.ended {

@@ -281,6 +281,16 @@ impl Ledger {
         tokio::time::timeout_at(deadline.instant(), head.wait_for(|head| *head >= cursor)).await.is_ok_and(|found| found.is_ok())
     }
 
+    /// Waits until this node has all that was acknowledged before this call, on whichever node: what is read then is not
+    /// older. On a lone node that is so at once.
+    pub async fn linearize(&self, deadline: Deadline) -> Result<(), ReadError> {
+        let core = self.core()?;
+        if core.consensus.is_alone() {
+            return Ok(());
+        }
+        core.consensus.linearize(deadline).await.map_err(|why| ReadError::NoQuorum { why })
+    }
+
     /// Drops events up to `keep_after` that no stream's replay needs, in its own time. Answers the cursor up to which they
     /// may be gone.
     pub async fn compact(&self, keep_after: Cursor) -> Result<Cursor, AppendError> {

@@ -24,6 +24,7 @@ mod snapshot;
 mod sweep;
 mod tables;
 pub mod view;
+pub mod view_share;
 mod writer;
 
 use std::{fmt, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
@@ -160,8 +161,8 @@ pub enum ReadError {
     Corrupt { table: &'static str, position: String, what: String },
     #[error("the ledger cannot be read: {0}")]
     Storage(String),
-    /// Of a claim: no leader was found in time, or this node lags behind it.
-    #[error("no life can be claimed: {why}")]
+    /// Of a claim, or a read that must not be old: no leader was found in time, or this node lags behind it.
+    #[error("no leader with a quorum could be asked: {why}")]
     NoQuorum { why: String },
     #[error("the ledger is stopped")]
     Stopped,

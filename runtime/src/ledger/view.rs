@@ -5,10 +5,12 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
+use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use redb::{Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use tokio::sync::{oneshot, watch};
@@ -28,8 +30,31 @@ pub trait View: Send + Sync + 'static {
     /// Makes its tables, so that reading them never fails for want of them.
     fn prepare(&self, txn: &WriteTransaction) -> Result<(), ViewError>;
 
+    /// Copies all rows of its tables, for another node that cannot make them from the ledger any more. [`copy_table`] does it.
+    fn copy(&self, from: &ReadTransaction, to: &WriteTransaction) -> Result<(), ViewError>;
+
     /// Takes in the events that follow. An error stops the views: say what is wrong with which event.
     fn apply(&self, txn: &WriteTransaction, events: &[Event]) -> Result<(), ViewError>;
+}
+
+/// Another node's views, for a node whose ledger no longer has the events that its own would be made from.
+pub trait ViewSource: Send + Sync + 'static {
+    /// Writes them to a file.
+    fn fetch(&self, into: PathBuf) -> BoxFuture<'static, Result<(), ViewError>>;
+}
+
+/// Copies one table.
+pub fn copy_table<K: redb::Key + 'static, V: redb::Value + 'static>(
+    table: TableDefinition<'_, K, V>,
+    from: &ReadTransaction,
+    to: &WriteTransaction,
+) -> Result<(), ViewError> {
+    let (from, mut to) = (from.open_table(table)?, to.open_table(table)?);
+    for row in from.iter()? {
+        let (key, value) = row?;
+        to.insert(key.value(), value.value())?;
+    }
+    Ok(())
 }
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("views_meta");
@@ -54,7 +79,9 @@ pub struct Views {
 }
 
 struct Inner {
-    db: Arc<Database>,
+    db: Arc<ArcSwap<Database>>,
+    views: Arc<[Box<dyn View>]>,
+    source: Arc<OnceLock<Arc<dyn ViewSource>>>,
     ledger: Ledger,
     cursor: watch::Sender<Cursor>,
     failed: Arc<Mutex<Option<String>>>,
@@ -68,10 +95,13 @@ impl Views {
         let views: Arc<[Box<dyn View>]> = views.into();
         let (opening, kept, head) = (path.to_owned(), views.clone(), ledger.head());
         let (db, cursor) = tokio::task::spawn_blocking(move || open(&opening, &kept, head)).await??;
-        let db = Arc::new(db);
+        let db = Arc::new(ArcSwap::from_pointee(db));
+        let source: Arc<OnceLock<Arc<dyn ViewSource>>> = Arc::default();
         let (stop, stopped) = oneshot::channel();
         let inner = Arc::new(Inner {
             db: db.clone(),
+            views: views.clone(),
+            source: source.clone(),
             ledger: ledger.clone(),
             cursor: watch::Sender::new(cursor),
             failed: Arc::default(),
@@ -79,11 +109,11 @@ impl Views {
             task: Mutex::new(None),
         });
         let (followed, failed) = (inner.cursor.clone(), inner.failed.clone());
-        let tail = ledger.tail(cursor);
+        let follower = Follower { ledger: ledger.clone(), path: path.to_owned(), db, views, source, cursor: followed };
         let task = tokio::spawn(async move {
             tokio::select! {
                 _ = stopped => {}
-                error = follow(tail, db, views, &followed) => {
+                error = follower.run() => {
                     tracing::error!(%error, "the views have stopped");
                     *failed.lock() = Some(error.to_string());
                 }
@@ -95,7 +125,30 @@ impl Views {
 
     /// A consistent look at all tables.
     pub fn read(&self) -> Result<ReadTransaction, ViewError> {
-        Ok(self.inner.db.begin_read()?)
+        Ok(self.inner.db.load().begin_read()?)
+    }
+
+    /// Where to get views from if the ledger no longer has what they would be made from. A second call changes nothing.
+    pub fn source(&self, source: Arc<dyn ViewSource>) {
+        let _ = self.inner.source.set(source);
+    }
+
+    /// Writes a copy of everything, as of one moment, to a new file.
+    pub async fn export(&self, into: PathBuf) -> Result<(), ViewError> {
+        let (from, views) = (self.inner.db.load_full(), self.inner.views.clone());
+        tokio::task::spawn_blocking(move || {
+            let from = from.begin_read()?;
+            let db = Database::builder().set_cache_size(32 << 20).create(&into)?;
+            let txn = db.begin_write()?;
+            copy_table(META, &from, &txn)?;
+            for view in views.iter() {
+                view.prepare(&txn)?;
+                view.copy(&from, &txn)?;
+            }
+            txn.commit()?;
+            Ok(())
+        })
+        .await?
     }
 
     pub fn cursor(&self) -> Cursor {
@@ -129,7 +182,7 @@ impl Views {
             tracing::warn!("the views did not stop in order");
         }
         // What was taken in since the last sync need not be taken in again.
-        let db = self.inner.db.clone();
+        let db = self.inner.db.load_full();
         let synced = tokio::task::spawn_blocking(move || -> Result<(), redb::Error> { Ok(db.begin_write()?.commit()?) }).await;
         if !matches!(synced, Ok(Ok(()))) {
             tracing::warn!(?synced, "the views could not be synced; a start takes in again what was not");
@@ -181,31 +234,95 @@ fn open_as_is(path: &PathBuf, views: &[Box<dyn View>]) -> Result<Option<(Databas
     Ok(Some((db, Cursor(cursor))))
 }
 
-async fn follow(
-    mut tail: super::Tail,
-    db: Arc<Database>,
+/// How long views that cannot be made from the ledger wait to be told where to get them from.
+const SOURCE_WITHIN: Duration = Duration::from_secs(30);
+const SOURCE_RETRY: Duration = Duration::from_secs(1);
+
+struct Follower {
+    ledger: Ledger,
+    path: PathBuf,
+    db: Arc<ArcSwap<Database>>,
     views: Arc<[Box<dyn View>]>,
-    cursor: &watch::Sender<Cursor>,
-) -> ViewError {
-    let mut unsynced = 0;
-    loop {
-        let events = match tail.next().await {
-            Ok(events) => events,
-            Err(ReadError::Stopped) => std::future::pending().await,
-            Err(error) => return error.into(),
+    source: Arc<OnceLock<Arc<dyn ViewSource>>>,
+    cursor: watch::Sender<Cursor>,
+}
+
+impl Follower {
+    async fn run(self) -> ViewError {
+        let mut tail = self.ledger.tail(*self.cursor.borrow());
+        let mut unsynced = 0;
+        loop {
+            let events = match tail.next().await {
+                Ok(events) => events,
+                Err(ReadError::Stopped) => std::future::pending().await,
+                Err(ReadError::Compacted { oldest }) => match self.take_over(oldest).await {
+                    Ok(cursor) => {
+                        self.cursor.send_replace(cursor);
+                        tail = self.ledger.tail(cursor);
+                        continue;
+                    }
+                    Err(error) => return error,
+                },
+                Err(error) => return error.into(),
+            };
+            let Some(last) = events.last().map(|event| event.cursor) else { continue };
+            unsynced += events.len() as u64;
+            let sync = unsynced >= EVENTS_PER_SYNC;
+            if sync {
+                unsynced = 0;
+            }
+            let (into, with) = (self.db.load_full(), self.views.clone());
+            match tokio::task::spawn_blocking(move || take_in(&into, &with, &events, sync)).await {
+                Ok(Ok(())) => drop(self.cursor.send_replace(last)),
+                Ok(Err(error)) => return error,
+                Err(error) => return error.into(),
+            }
+        }
+    }
+
+    /// Replaces these views by another node's: the events in between are no longer kept.
+    async fn take_over(&self, oldest: Cursor) -> Result<Cursor, ViewError> {
+        let until = tokio::time::Instant::now() + SOURCE_WITHIN;
+        let source = loop {
+            match self.source.get() {
+                Some(source) => break source.clone(),
+                None if tokio::time::Instant::now() > until => return Err(ReadError::Compacted { oldest }.into()),
+                None => tokio::time::sleep(SOURCE_RETRY / 10).await,
+            }
         };
-        let Some(last) = events.last().map(|event| event.cursor) else { continue };
-        unsynced += events.len() as u64;
-        let sync = unsynced >= EVENTS_PER_SYNC;
-        if sync {
-            unsynced = 0;
+        let new = self.path.with_extension("incoming");
+        loop {
+            match self.replaced(&source, &new, oldest).await {
+                Ok(cursor) => {
+                    tracing::info!(%cursor, "the views were taken over from another node: the ledger begins after what they are made from");
+                    return Ok(cursor);
+                }
+                Err(error) => tracing::warn!(%error, "the views of another node could not be taken over yet"),
+            }
+            tokio::time::sleep(SOURCE_RETRY).await;
         }
-        let (into, with) = (db.clone(), views.clone());
-        match tokio::task::spawn_blocking(move || take_in(&into, &with, &events, sync)).await {
-            Ok(Ok(())) => drop(cursor.send_replace(last)),
-            Ok(Err(error)) => return error,
-            Err(error) => return error.into(),
+    }
+
+    async fn replaced(&self, source: &Arc<dyn ViewSource>, new: &Path, oldest: Cursor) -> Result<Cursor, ViewError> {
+        remove(new)?;
+        source.fetch(new.to_owned()).await?;
+        let (from, with) = (new.to_owned(), self.views.clone());
+        let opened = tokio::task::spawn_blocking(move || open_as_is(&from, &with)).await??;
+        let (db, cursor) = opened.ok_or("they have another format: bring both nodes to one version")?;
+        if cursor < oldest {
+            return Err(format!("they are at {cursor}, and the ledger begins after {oldest}").into());
         }
+        std::fs::rename(new, &self.path)?;
+        // Who reads now goes on with the old ones.
+        self.db.store(Arc::new(db));
+        Ok(cursor)
+    }
+}
+
+fn remove(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -12,11 +12,14 @@ use hiveward_runtime::{
     },
     id::Key,
     ledger::{
-        Append, AppendError, Appended, Change, Cursor, Ledger, LedgerConfig, LedgerLanes, NewEvent, RaftSetup, RaftTiming,
+        Append, AppendError, Appended, Change, Cursor, Event, Ledger, LedgerConfig, LedgerLanes, NewEvent, RaftSetup, RaftTiming,
         member_id,
+        view::{View, ViewError, Views, copy_table},
+        view_share::ViewShare,
     },
     op::NodeId,
 };
+use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 use tempfile::TempDir;
 
 use crate::support::{Hive, quick};
@@ -279,4 +282,72 @@ async fn a_leader_that_steps_aside_is_followed_by_another() {
     let life = group.replicas[before].ledger().claim(&stream).await.unwrap();
     append(group.replicas[before].ledger(), &stream, life.incarnation, 0, "led by another").await.unwrap();
     assert_ne!(before, after);
+}
+
+const SEEN: TableDefinition<'_, u64, &str> = TableDefinition::new("seen");
+
+/// Every event's text by its cursor.
+struct SeenView;
+
+impl View for SeenView {
+    fn name(&self) -> &'static str {
+        "seen"
+    }
+
+    fn format(&self) -> u32 {
+        1
+    }
+
+    fn prepare(&self, txn: &WriteTransaction) -> Result<(), ViewError> {
+        txn.open_table(SEEN)?;
+        Ok(())
+    }
+
+    fn copy(&self, from: &ReadTransaction, to: &WriteTransaction) -> Result<(), ViewError> {
+        copy_table(SEEN, from, to)
+    }
+
+    fn apply(&self, txn: &WriteTransaction, events: &[Event]) -> Result<(), ViewError> {
+        let mut seen = txn.open_table(SEEN)?;
+        for event in events {
+            seen.insert(event.cursor.0, &*String::from_utf8_lossy(&event.body))?;
+        }
+        Ok(())
+    }
+}
+
+async fn views(replica: &Replica) -> (Views, ViewShare) {
+    let views = Views::start(replica.ledger(), &replica.dir.path().join("views.redb"), vec![Box::new(SeenView)]).await.unwrap();
+    let copies = replica.dir.path().join("copies");
+    let share = ViewShare::open(&views, replica.lanes.bulk.clone(), replica.ledger().clone(), replica.node(), copies).unwrap();
+    (views, share)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_joins_after_a_compaction_takes_over_what_its_views_cannot_be_made_from() {
+    let mut hive = Hive::found();
+    let mut founder = Replica::prepare(&hive.founder.clone(), true).await;
+    founder.open().await;
+    let (kept, _share) = views(&founder).await;
+    let ledger = founder.ledger().clone();
+    let stream = stream(1);
+    let life = ledger.claim(&stream).await.unwrap();
+    for version in 0..50 {
+        append(&ledger, &stream, life.incarnation, version, &format!("event {version}")).await.unwrap();
+    }
+    kept.at_least(ledger.head(), Deadline::after(Duration::from_secs(10))).await.unwrap();
+    assert_eq!(ledger.compact(Cursor(40)).await.unwrap(), Cursor(40));
+
+    let mut late = Replica::prepare(&hive.member(), false).await;
+    late.open().await;
+    let (taken, _late_share) = views(&late).await;
+    let group = Group { _hive: hive, replicas: vec![founder, late] };
+    group.introduce();
+    group.take_in(1, false).await;
+    append(&ledger, &stream, life.incarnation, 50, "after").await.unwrap();
+    taken.at_least(ledger.head(), Deadline::after(Duration::from_secs(20))).await.unwrap();
+    let txn = taken.read().unwrap();
+    let table = txn.open_table(SEEN).unwrap();
+    let seen: Vec<String> = table.iter().unwrap().map(|row| row.unwrap().1.value().to_owned()).collect();
+    assert_eq!((seen.len(), seen.first().unwrap().as_str(), seen.last().unwrap().as_str()), (51, "event 0", "after"));
 }

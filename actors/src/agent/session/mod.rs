@@ -17,7 +17,7 @@ mod tail;
 pub mod transcript;
 mod wire;
 
-pub use attach::{AttachError, Attached, attach};
+pub use attach::{AttachError, Attached, Writer, attach};
 pub use client::{Lost, Session, SessionError};
 pub use launch::{Adopted, Launch, LaunchError, ShimProgram, adopt, is_held, launch};
 pub use layout::{Exit, SessionDir};

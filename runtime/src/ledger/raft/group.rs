@@ -268,6 +268,42 @@ impl Shared {
         }
     }
 
+    /// Of a leader that a quorum followed within the last lease: nobody else can have been elected since, because voters
+    /// keep to a leader for that long. What was acknowledged anywhere is applied here.
+    pub fn read_index(&self) -> wire::ReadIndex {
+        let fresh = self.confirmed().is_some_and(|(_, at)| now().since(at) < self.setup.timing.lease.mul_f64(0.9));
+        if !fresh || self.aside.load(Ordering::Acquire) {
+            return wire::ReadIndex::NotLeading;
+        }
+        // The machine's own word: metrics may be a moment behind what was answered.
+        let applied = self.disk.machine.lock().meta.applied;
+        wire::ReadIndex::UpTo { index: applied.map_or(0, |applied| applied.index) }
+    }
+
+    /// Waits until this node has all that was acknowledged before, on whichever node.
+    async fn linearize(&self, deadline: Deadline) -> Result<(), String> {
+        loop {
+            let asked = match self.leader() {
+                Some(me) if me == self.setup.id => Ok(self.read_index()),
+                Some(leader) => match self.ask(leader, &[Kind::ReadIndex as u8], deadline).await {
+                    Ok(answer) => wire::read(&answer),
+                    Err(error) => Err(error.to_string()),
+                },
+                None => Err("no leader is elected".to_owned()),
+            };
+            let why = match asked {
+                Ok(wire::ReadIndex::UpTo { index }) if self.applied(index, deadline).await => return Ok(()),
+                Ok(wire::ReadIndex::UpTo { .. }) => "this node lags behind the leader".to_owned(),
+                Ok(wire::ReadIndex::NotLeading) => "the leader has not heard a quorum lately".to_owned(),
+                Err(why) => why,
+            };
+            if deadline.passed() {
+                return Err(why);
+            }
+            tokio::time::sleep(LOOK_EVERY.min(deadline.remaining())).await;
+        }
+    }
+
     /// Waits until entries up to `index` are applied here.
     pub async fn applied(&self, index: u64, deadline: Deadline) -> bool {
         let mut metrics = self.raft.data_metrics();
@@ -450,6 +486,11 @@ impl Consensus for Group {
     fn applied(&self, index: u64, deadline: Deadline) -> BoxFuture<'static, bool> {
         let shared = self.shared.clone();
         Box::pin(async move { shared.applied(index, deadline).await })
+    }
+
+    fn linearize(&self, deadline: Deadline) -> BoxFuture<'static, Result<(), String>> {
+        let shared = self.shared.clone();
+        Box::pin(async move { shared.linearize(deadline).await })
     }
 
     fn ask_claim(&self, stream: &Key, deadline: Deadline) -> BoxFuture<'static, Result<wire::Claimed, String>> {

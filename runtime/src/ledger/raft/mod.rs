@@ -191,6 +191,8 @@ pub trait Consensus: Send + Sync {
     fn last_index(&self) -> u64;
     /// Waits until entries up to `index` are applied here; false if they are not by the deadline.
     fn applied(&self, index: u64, deadline: Deadline) -> BoxFuture<'static, bool>;
+    /// Waits until this node has applied all that was acknowledged before, on whichever node; the error says why it has not.
+    fn linearize(&self, deadline: Deadline) -> BoxFuture<'static, Result<(), String>>;
     /// Asks the leader, elsewhere, to begin a new life of a stream.
     fn ask_claim(&self, stream: &Key, deadline: Deadline) -> BoxFuture<'static, Result<wire::Claimed, String>>;
     /// Answers another member.

@@ -44,6 +44,7 @@ impl Shared {
             }
             Kind::PreVote => wire::answer(&elect::pre_vote(self, &wire::read(&body)?)),
             Kind::Propose => wire::answer(&self.proposed(Command::parse(&body)?).await),
+            Kind::ReadIndex => wire::answer(&self.read_index()),
             Kind::SnapshotBegin => self.snapshot_begin(wire::read(&body)?).await,
             Kind::SnapshotPart => self.snapshot_part(wire::read(&body)?).await,
             Kind::SnapshotEnd => self.snapshot_end(wire::read(&body)?).await,

@@ -28,12 +28,13 @@ pub enum Kind {
     SnapshotBegin = 6,
     SnapshotPart = 7,
     SnapshotEnd = 8,
+    ReadIndex = 9,
 }
 
 impl Kind {
     pub fn read(byte: u8) -> Option<Self> {
-        use Kind::{Append, Claim, PreVote, Propose, SnapshotBegin, SnapshotEnd, SnapshotPart, Vote};
-        [Append, Vote, PreVote, Propose, Claim, SnapshotBegin, SnapshotPart, SnapshotEnd]
+        use Kind::{Append, Claim, PreVote, Propose, ReadIndex, SnapshotBegin, SnapshotEnd, SnapshotPart, Vote};
+        [Append, Vote, PreVote, Propose, Claim, SnapshotBegin, SnapshotPart, SnapshotEnd, ReadIndex]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
@@ -114,6 +115,16 @@ pub enum Claimed {
         incarnation: u64,
         index: u64,
     },
+    NotLeading,
+}
+
+/// Up to which entry a reader must have applied to see all that was acknowledged before it asked.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ReadIndex {
+    UpTo {
+        index: u64,
+    },
+    /// Another may have been elected meanwhile.
     NotLeading,
 }
 

@@ -1,0 +1,238 @@
+//! Terminals of agents on other nodes: this node's are lent out, theirs are typed at from here.
+//!
+//! The node that has the session attaches as it would for its own clients, and is asked for output again and again. Who stops
+//! asking is let go after a while.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use hiveward_runtime::{
+    clock::Deadline,
+    cluster::rpc::{LaneRpc, Service},
+    error::{Code, Refused},
+    op::NodeId,
+};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+use tokio::time::{Instant, timeout};
+
+use crate::{
+    agent::connector::Lease,
+    client::{Said, Terminal},
+};
+
+const SERVICE: u8 = 8;
+/// How long one question for output waits on the other node.
+const WAIT: Duration = Duration::from_secs(5);
+const ASK_WITHIN: Duration = Duration::from_secs(15);
+/// A terminal that nobody asks for is let go.
+const IDLE: Duration = Duration::from_secs(30);
+/// Terminals lent to other nodes at a time; one more is refused.
+const LENT_MAX: usize = 256;
+
+#[derive(Serialize, Deserialize)]
+enum Question {
+    Open { lease: Lease, read_only: bool },
+    Next { terminal: u64 },
+    Write { terminal: u64, bytes: ByteBuf },
+    Resize { terminal: u64, cols: u16, rows: u16 },
+    Close { terminal: u64 },
+}
+
+#[derive(Serialize, Deserialize)]
+enum Answer {
+    Opened {
+        terminal: u64,
+    },
+    Output {
+        bytes: ByteBuf,
+    },
+    Ended {
+        how: String,
+    },
+    /// Nothing was said for a while: ask again.
+    Quiet,
+    Done,
+    Refused {
+        refused: Refused,
+    },
+}
+
+struct Lent {
+    terminal: Arc<tokio::sync::Mutex<Terminal>>,
+    keys: Arc<crate::client::Keys>,
+    used: Instant,
+}
+
+struct Inner {
+    data_dir: PathBuf,
+    lane: LaneRpc,
+    lent: Mutex<HashMap<u64, Lent>>,
+    next: AtomicU64,
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Terminals(Arc<Inner>);
+
+impl Terminals {
+    /// Lends this node's terminals, and opens others'. Close it with [`Terminals::close`].
+    pub fn open(data_dir: PathBuf, lane: LaneRpc) -> Self {
+        let inner = Inner { data_dir, lane, lent: Mutex::default(), next: AtomicU64::new(fastrand::u64(..) >> 1) };
+        let terminals = Self(Arc::new(inner));
+        terminals.0.lane.serve(SERVICE, Arc::new(terminals.clone()));
+        terminals
+    }
+
+    pub fn close(&self) {
+        self.0.lane.close(SERVICE);
+        self.0.lent.lock().clear();
+    }
+
+    async fn ask(&self, node: NodeId, question: &Question) -> Result<Answer, Refused> {
+        let unavailable = |why: String| Refused::new(Code::Unavailable, why);
+        let body = rmp_serde::to_vec_named(question).map_err(|error| unavailable(error.to_string()))?;
+        let answer = self.0.lane.ask(node, SERVICE, &body, Deadline::after(ASK_WITHIN)).await;
+        let answer = answer.map_err(|error| unavailable(format!("the terminal is on {node}: {error}")))?;
+        match rmp_serde::from_slice(&answer).map_err(|error| unavailable(error.to_string()))? {
+            Answer::Refused { refused } => Err(refused),
+            answer => Ok(answer),
+        }
+    }
+
+    /// Attaches on the node that has the session.
+    pub async fn attach(&self, node: NodeId, lease: Lease, read_only: bool) -> Result<Distant, Refused> {
+        match self.ask(node, &Question::Open { lease, read_only }).await? {
+            Answer::Opened { terminal } => Ok(Distant { terminals: self.clone(), node, terminal, asking: Mutex::default() }),
+            _ => Err(other()),
+        }
+    }
+
+    async fn answer(&self, question: Question) -> Result<Answer, Refused> {
+        match question {
+            Question::Open { lease, read_only } => {
+                {
+                    let mut lent = self.0.lent.lock();
+                    lent.retain(|_, one| one.used.elapsed() < IDLE);
+                    if lent.len() >= LENT_MAX {
+                        return Err(Refused::new(Code::Limit, format!("{LENT_MAX} terminals are lent to other nodes already")));
+                    }
+                }
+                let opened = Terminal::open(&self.0.data_dir, lease, read_only).await?;
+                let keys = Arc::new(opened.keys()?);
+                let terminal = self.0.next.fetch_add(1, Ordering::Relaxed);
+                let one = Lent { terminal: Arc::new(tokio::sync::Mutex::new(opened)), keys, used: Instant::now() };
+                self.0.lent.lock().insert(terminal, one);
+                Ok(Answer::Opened { terminal })
+            }
+            Question::Next { terminal } => {
+                let one = self.used(terminal)?.0;
+                let mut one = one.lock().await;
+                match timeout(WAIT, one.next()).await {
+                    Err(_) => Ok(Answer::Quiet),
+                    Ok(said) => Ok(match said? {
+                        Said::Output(bytes) => Answer::Output { bytes: ByteBuf::from(bytes.to_vec()) },
+                        Said::Ended(how) => Answer::Ended { how },
+                    }),
+                }
+            }
+            Question::Write { terminal, bytes } => {
+                self.used(terminal)?.1.write(&bytes).await?;
+                Ok(Answer::Done)
+            }
+            Question::Resize { terminal, cols, rows } => {
+                self.used(terminal)?.1.resize(cols, rows).await?;
+                Ok(Answer::Done)
+            }
+            Question::Close { terminal } => {
+                self.0.lent.lock().remove(&terminal);
+                Ok(Answer::Done)
+            }
+        }
+    }
+
+    #[allow(clippy::type_complexity)] // The two halves of one terminal.
+    fn used(&self, terminal: u64) -> Result<(Arc<tokio::sync::Mutex<Terminal>>, Arc<crate::client::Keys>), Refused> {
+        let mut lent = self.0.lent.lock();
+        let one = lent.get_mut(&terminal).ok_or_else(|| {
+            Refused::new(Code::Unavailable, "the terminal was let go, because nobody asked for its output; attach again")
+        })?;
+        one.used = Instant::now();
+        Ok((one.terminal.clone(), one.keys.clone()))
+    }
+}
+
+fn other() -> Refused {
+    Refused::new(Code::Internal, "the node that has the terminal answered something else: are both of adjacent versions?")
+}
+
+/// A terminal on another node. Dropping it lets go.
+pub struct Distant {
+    terminals: Terminals,
+    node: NodeId,
+    terminal: u64,
+    /// A question on its way: kept, so that dropping [`Distant::next`] loses nothing.
+    /// Locked by nobody: it only lets this be shared between threads.
+    asking: Mutex<Option<BoxFuture<'static, Result<Answer, Refused>>>>,
+}
+
+impl Distant {
+    pub async fn next(&mut self) -> Result<Said, Refused> {
+        loop {
+            let asking = self.asking.get_mut().get_or_insert_with(|| {
+                let (terminals, node, terminal) = (self.terminals.clone(), self.node, self.terminal);
+                Box::pin(async move { terminals.ask(node, &Question::Next { terminal }).await })
+            });
+            let answer = asking.await;
+            *self.asking.get_mut() = None;
+            match answer? {
+                Answer::Output { bytes } => return Ok(Said::Output(Bytes::from(bytes.into_vec()))),
+                Answer::Ended { how } => return Ok(Said::Ended(how)),
+                Answer::Quiet => {}
+                _ => return Err(other()),
+            }
+        }
+    }
+
+    pub async fn write(&self, bytes: &[u8]) -> Result<(), Refused> {
+        let write = Question::Write { terminal: self.terminal, bytes: ByteBuf::from(bytes.to_vec()) };
+        self.terminals.ask(self.node, &write).await.map(|_| ())
+    }
+
+    pub async fn resize(&self, cols: u16, rows: u16) -> Result<(), Refused> {
+        self.terminals.ask(self.node, &Question::Resize { terminal: self.terminal, cols, rows }).await.map(|_| ())
+    }
+}
+
+impl Drop for Distant {
+    fn drop(&mut self) {
+        let (terminals, node, terminal) = (self.terminals.clone(), self.node, self.terminal);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            // Ends with its question; not heard, the other node lets go by itself.
+            runtime.spawn(async move {
+                let _ = terminals.ask(node, &Question::Close { terminal }).await;
+            });
+        }
+    }
+}
+
+impl Service for Terminals {
+    fn serve(&self, _: NodeId, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>> {
+        let terminals = self.clone();
+        Box::pin(async move {
+            let question = rmp_serde::from_slice(&body).map_err(|error| format!("it is not understood: {error}"))?;
+            let answer = terminals.answer(question).await.unwrap_or_else(|refused| Answer::Refused { refused });
+            rmp_serde::to_vec_named(&answer).map_err(|error| error.to_string())
+        })
+    }
+}
