@@ -9,6 +9,7 @@ mod command;
 mod nodes;
 mod query;
 pub(crate) mod route;
+mod scatter;
 
 use std::sync::Arc;
 
@@ -33,6 +34,7 @@ pub use check::{DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef, TaskE
 pub use nodes::{DrainView, NodeView, TOKEN_TTL_MAX};
 pub(crate) use query::resident_bytes;
 pub use query::{ClusterView, MetricsSample, OutputChunk, OutputReader, OutputStream, Why};
+pub use scatter::{NewHedge, NewScatter, Over};
 
 /// Cheap to clone.
 #[derive(Clone)]

@@ -149,6 +149,14 @@ fn swarm_data(what: &SwarmEvent, tasks: &[TaskId]) -> Value {
             "error": ended.error, "next": next,
         }),
         SwarmEvent::Planned { .. } => json!({"tasks": ids}),
+        SwarmEvent::Hedged { twin, .. } => json!({"tasks": ids, "twin": twin.id.to_string(), "why": match &twin.role {
+            Some(crate::task::scatter::Role::Twin { why, .. }) => Some(why),
+            _ => None,
+        }}),
+        SwarmEvent::Gathered { arrived, failed, late, why, .. } => {
+            let ids = |tasks: &[TaskId]| tasks.iter().map(ToString::to_string).collect::<Vec<_>>();
+            json!({"in": ids(arrived), "failed": ids(failed), "late": ids(late), "why": why})
+        }
         SwarmEvent::Aggregated { error, .. } => json!({"error": error}),
         SwarmEvent::Failed { error, .. } => json!({"error": error}),
         SwarmEvent::Cancelled { reason, .. } => json!({"reason": reason}),

@@ -359,6 +359,7 @@ impl Agent {
             skills: self.skills.clone(),
             capacity: if state.draining { 0 } else { self.spec.max_concurrent_tasks },
             weight: self.spec.weight,
+            node: None,
         };
         let agent = AgentRef::Here(ctx.addr().clone());
         // A distant coordinator has heard it when it says so.

@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     house::House,
-    task::spec::{TaskSpec, Work},
+    task::{
+        scatter::Role,
+        spec::{TaskSpec, Work},
+    },
 };
 
 /// How long the inputs of a task may be waited for.
@@ -65,6 +68,7 @@ pub(super) fn make_job(house: &House, assignment: &Assignment, inputs: Vec<Input
         inputs,
         run_timeout: spec.run_timeout_ms.map(Duration::from_millis),
         gate: spec.gate.clone(),
+        item: spec.role.as_ref().and_then(Role::item).cloned(),
     })
 }
 

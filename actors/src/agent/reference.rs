@@ -9,6 +9,7 @@ use hiveward_runtime::{
     clock::Deadline,
     cluster::router::{Location, RouteError, Router},
     id::Key,
+    op::NodeId,
 };
 
 use super::{message::AgentMsg, wire::AgentWire};
@@ -40,6 +41,14 @@ pub enum Life {
 impl AgentRef {
     pub fn there(key: Key, at: Location, router: Router) -> Self {
         Self::There(Arc::new(Distant { key, at, router }))
+    }
+
+    /// Where it is, if that is not here.
+    pub fn node(&self) -> Option<NodeId> {
+        match self {
+            Self::Here(_) => None,
+            Self::There(distant) => Some(distant.at.node),
+        }
     }
 
     pub fn is_distant(&self) -> bool {

@@ -152,7 +152,7 @@ impl Default for NewSwarm {
     }
 }
 
-fn limit(field: String, message: String) -> Refused {
+pub(super) fn limit(field: String, message: String) -> Refused {
     Refused { code: Code::Limit, message, field: Some(field) }
 }
 
@@ -238,6 +238,7 @@ pub(super) fn tasks(house: &House, swarm: SwarmId, new: Vec<NewTask>) -> Result<
             gate: task.gate,
             plan: task.plan,
             parent: None,
+            role: None,
         }));
     }
     Ok(specs)
@@ -248,7 +249,7 @@ pub(super) fn check_retry(field: &str, retry: &RetryPolicy) -> Result<(), Refuse
     if fine { Ok(()) } else { Err(Refused::invalid(field, "retry wants attemptsMax ≥ 1, factor ≥ 1 and jitter from 0 to 1")) }
 }
 
-fn title_of(work: &NewWork) -> String {
+pub(super) fn title_of(work: &NewWork) -> String {
     let text = match work {
         NewWork::Command { argv, .. } => argv.join(" "),
         NewWork::Kind { kind, .. } => kind.clone(),

@@ -82,6 +82,17 @@ impl ControlPlane {
         } else {
             check::tasks(&house, swarm, new)?
         };
+        self.submit_specs(&op, swarm, specs, operation).await
+    }
+
+    /// All of them or none; answers with those of the first time if the operation is repeated.
+    pub(super) async fn submit_specs(
+        &self,
+        op: &Op,
+        swarm: SwarmId,
+        specs: Vec<Arc<TaskSpec>>,
+        operation: Option<Operation>,
+    ) -> Result<Done<Vec<TaskRecord>>, Refused> {
         let principal: Text = op.principal.clone();
         let stored = self.stored_if_too_large(swarm, || SwarmWire::Submit {
             tasks: specs.clone(),
@@ -90,7 +101,7 @@ impl ControlPlane {
         });
         let stored = stored.await?;
         let committed = self.ask_swarm(
-            &op,
+            op,
             swarm,
             |reply| {
                 SwarmMsg::Submit(Submit {
@@ -111,7 +122,7 @@ impl ControlPlane {
             specs.into_iter().map(|spec| crate::swarm::actor::fresh_record(spec, op.principal.clone(), at, cursor.0)).collect()
         } else {
             // A repeated operation: the tasks are those of the first time.
-            self.seen(&op, cursor).await?;
+            self.seen(op, cursor).await?;
             self.house.tasks.get_many(&ids)?.into_iter().flatten().collect()
         };
         Ok(Done { value: records, cursor })

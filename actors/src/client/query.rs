@@ -22,7 +22,7 @@ use crate::{
     placement::Decision,
     retention::TranscriptRetention,
     swarm::{SwarmRecord, message::SwarmMsg, wire::SwarmWire},
-    task::{AttemptRecord, TaskRecord, TaskStatus, spec::Body},
+    task::{AttemptRecord, TaskRecord, TaskStatus, scatter::Role, spec::Body},
 };
 
 /// Why a task is where it is.
@@ -354,6 +354,10 @@ impl ControlPlane {
             TaskStatus::Failed | TaskStatus::Dead | TaskStatus::Cancelled => {
                 record.error.clone().unwrap_or_else(|| format!("it ended {}", record.status.name()))
             }
+        };
+        let text = match &record.spec.role {
+            Some(Role::Twin { why, .. }) => format!("a twin, because {why}; {text}"),
+            _ => text,
         };
         Ok(Why { text, blocked_by, decision })
     }

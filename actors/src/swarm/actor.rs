@@ -265,6 +265,8 @@ impl Coordinator {
     async fn arrive(&self, ctx: &Context<SwarmMsg>, state: &mut State, arrival: Arrival, agent: AgentRef) -> Result<(), Failure> {
         let (id, seated, by) = (arrival.agent, arrival.incarnation, state.incarnation);
         let mut batch = Batch::default();
+        let mut arrival = arrival;
+        arrival.node = Some(agent.node().unwrap_or(self.house.me.node));
         // It speaks from where the directory may not have placed it yet, as far as this node knows.
         let placement = self.house.directory.placement(Entity::Agent(id)).max(arrival.placement);
         if arrival.placement < placement {
@@ -441,7 +443,7 @@ impl Coordinator {
     /// Follows up on what was recorded until nothing more follows, grants leases, and hands all of it over as one batch.
     pub(super) async fn settle(&self, ctx: &Context<SwarmMsg>, state: &mut State, mut batch: Batch) -> Result<(), Failure> {
         loop {
-            let consequences = state.swarm.take_consequences();
+            let consequences = state.swarm.take_consequences(self.now());
             if consequences.is_empty() {
                 break;
             }
@@ -468,7 +470,7 @@ impl Coordinator {
 
     fn aggregate(&self, ctx: &Context<SwarmMsg>, state: &State, batch: &mut Batch, task: TaskId) {
         let Some(live) = state.swarm.live(task) else { return };
-        let (Some(plan), Some(asked)) = (live.plan.clone(), live.spec.plan.clone()) else { return };
+        let Some(made_of) = aggregate::MadeOf::of(live) else { return };
         let (house, me) = (self.house.clone(), ctx.addr().clone());
         let (send, wait) = tokio::sync::oneshot::channel();
         batch.then(move |cursor| {
@@ -477,7 +479,7 @@ impl Coordinator {
         });
         ctx.task(async move {
             if let Ok(cursor) = wait.await {
-                aggregate::run(house, me, task, plan.subtasks, asked.aggregate, cursor).await;
+                aggregate::run(house, me, task, made_of, cursor).await;
             }
         });
     }
@@ -496,7 +498,12 @@ impl Coordinator {
 
 /// A record of a task as it was just submitted, for the answer: the views may not have it yet.
 pub fn fresh_record(spec: Arc<TaskSpec>, principal: Arc<str>, at: WallMs, cursor: u64) -> TaskRecord {
-    let status = if spec.depends_on.is_empty() { TaskStatus::Queued } else { TaskStatus::Pending };
+    let scatter = spec.role.as_ref().is_some_and(|role| role.scatter().is_some());
+    let status = match spec.depends_on.is_empty() {
+        _ if scatter => TaskStatus::Running,
+        true => TaskStatus::Queued,
+        false => TaskStatus::Pending,
+    };
     TaskRecord {
         not_before: (spec.delay_ms > 0).then(|| at.plus(Duration::from_millis(spec.delay_ms))),
         spec,
@@ -507,7 +514,7 @@ pub fn fresh_record(spec: Arc<TaskSpec>, principal: Arc<str>, at: WallMs, cursor
         artifacts: Vec::new(),
         subtasks: Vec::new(),
         created_at: at,
-        started_at: None,
+        started_at: scatter.then_some(at),
         ended_at: None,
         error: None,
         cursor,

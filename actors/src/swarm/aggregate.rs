@@ -1,4 +1,4 @@
-//! Fetches the results of a plan's subtasks and turns them into the planner task's own result.
+//! Fetches the results that a plan's or a scatter's own result is made of, and makes it.
 
 use std::time::Duration;
 
@@ -7,30 +7,61 @@ use hiveward_runtime::{
     clock::Deadline,
     ledger::Cursor,
 };
+use serde_json::{Value, json};
 
-use super::message::SwarmMsg;
+use super::{message::SwarmMsg, state::Live};
 use crate::{
     house::House,
     id::TaskId,
     task::{
+        TaskRecord,
         aggregate::{Part, aggregate},
+        scatter::{self, PartState, Role},
         spec::{Aggregate, Body},
+        status::TaskStatus,
     },
 };
 
 const VIEWS_TIMEOUT: Duration = Duration::from_secs(60);
 const TELL_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
+/// What a task's result is made of.
+pub(super) enum MadeOf {
+    Subtasks {
+        tasks: Vec<TaskId>,
+        how: Aggregate,
+    },
+    Parts {
+        parts: Vec<scatter::Part>,
+        how: Aggregate,
+    },
+    /// The result of this task, which was given the parts that are in.
+    Reduced {
+        parts: Vec<scatter::Part>,
+        by: TaskId,
+        ended: TaskStatus,
+    },
+}
+
+impl MadeOf {
+    pub(super) fn of(live: &Live) -> Option<Self> {
+        let plan = live.plan.as_ref()?;
+        let Some(gather) = plan.gather.as_deref() else {
+            return Some(Self::Subtasks { tasks: plan.subtasks.clone(), how: live.spec.plan.as_ref()?.aggregate });
+        };
+        let scatter = live.spec.role.as_ref().and_then(Role::scatter)?;
+        let parts = gather.parts.clone();
+        Some(match (&scatter.reduce, gather.reduced) {
+            (Some(reduce), Some(ended)) => Self::Reduced { parts, by: reduce.id, ended },
+            (Some(_), None) => return None,
+            (None, _) => Self::Parts { parts, how: scatter.aggregate },
+        })
+    }
+}
+
 /// Tells the coordinator what came of it. Does nothing that cannot be repeated: a restarted coordinator runs it again.
-pub(super) async fn run(
-    house: House,
-    coordinator: Addr<SwarmMsg>,
-    task: TaskId,
-    subtasks: Vec<TaskId>,
-    how: Aggregate,
-    cursor: Cursor,
-) {
-    let made = collect(&house, &subtasks, how, cursor).await;
+pub(super) async fn run(house: House, coordinator: Addr<SwarmMsg>, task: TaskId, made_of: MadeOf, cursor: Cursor) {
+    let made = collect(&house, &made_of, cursor).await;
     let (result, error) = match made {
         Ok(result) => (Some(result), None),
         Err(error) => (None, Some(error)),
@@ -42,14 +73,63 @@ pub(super) async fn run(
     }
 }
 
-async fn collect(house: &House, subtasks: &[TaskId], how: Aggregate, cursor: Cursor) -> Result<Body, String> {
+async fn collect(house: &House, made_of: &MadeOf, cursor: Cursor) -> Result<Body, String> {
     house.views.at_least(cursor, Deadline::after(VIEWS_TIMEOUT)).await.map_err(|lagging| lagging.to_string())?;
-    let mut parts = Vec::with_capacity(subtasks.len());
-    for id in subtasks {
-        let record = house.tasks.get(*id).map_err(|e| e.message)?.ok_or_else(|| format!("subtask {id} is not in the views"))?;
-        let name = record.spec.parent.as_ref().map_or_else(|| record.spec.title.clone(), |(_, name)| name.clone());
-        let result = record.result.as_ref().map(|body| house.body(body)).transpose().map_err(|e| e.message)?;
-        parts.push(Part { name, status: record.status, result: result.map(|bytes| bytes.to_vec()) });
-    }
-    house.store_body(&aggregate(how, &parts)?).map_err(|e| e.message)
+    let bytes = match made_of {
+        MadeOf::Subtasks { tasks, how } => {
+            let parts: Result<Vec<Part>, String> = tasks.iter().map(|id| part(house, *id)).collect();
+            aggregate(*how, &parts?)?
+        }
+        MadeOf::Parts { parts, how } => {
+            let arrived: Result<Vec<Part>, String> = arrived(parts).map(|id| part(house, id)).collect();
+            gathered(house, parts, value(&aggregate(*how, &arrived?)?))?
+        }
+        MadeOf::Reduced { by, ended, .. } if *ended != TaskStatus::Succeeded => {
+            return Err(format!("{by}, which reduces its parts, ended {}", ended.name()));
+        }
+        MadeOf::Reduced { parts, by, .. } => {
+            let result = part(house, *by)?.result;
+            gathered(house, parts, result.as_deref().map_or(Value::Null, value))?
+        }
+    };
+    house.store_body(&bytes).map_err(|e| e.message)
+}
+
+fn arrived(parts: &[scatter::Part]) -> impl Iterator<Item = TaskId> {
+    parts.iter().filter_map(|part| match part.state {
+        PartState::In(by) => Some(by),
+        _ => None,
+    })
+}
+
+fn value(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()))
+}
+
+/// A scatter's result: what was made of the parts that are in, and which those are, by name.
+fn gathered(house: &House, parts: &[scatter::Part], result: Value) -> Result<Vec<u8>, String> {
+    let names = |wanted: fn(PartState) -> bool| -> Result<Vec<String>, String> {
+        parts.iter().filter(|part| wanted(part.state)).map(|part| Ok(name(&record(house, part.task)?))).collect()
+    };
+    let said = json!({
+        "result": result,
+        "in": names(|state| matches!(state, PartState::In(_)))?,
+        "failed": names(|state| state == PartState::Failed)?,
+        "late": names(|state| state == PartState::Open)?,
+    });
+    Ok(said.to_string().into_bytes())
+}
+
+fn record(house: &House, id: TaskId) -> Result<TaskRecord, String> {
+    house.tasks.get(id).map_err(|e| e.message)?.ok_or_else(|| format!("subtask {id} is not in the views"))
+}
+
+fn name(record: &TaskRecord) -> String {
+    record.spec.parent.as_ref().map_or_else(|| record.spec.title.clone(), |(_, name)| name.clone())
+}
+
+fn part(house: &House, id: TaskId) -> Result<Part, String> {
+    let record = record(house, id)?;
+    let result = record.result.as_ref().map(|body| house.body(body)).transpose().map_err(|e| e.message)?;
+    Ok(Part { name: name(&record), status: record.status, result: result.map(|bytes| bytes.to_vec()) })
 }

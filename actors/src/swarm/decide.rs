@@ -14,6 +14,7 @@ use crate::{
     id::{AgentId, TaskId},
     placement,
     task::{
+        scatter::Role,
         spec::TaskSpec,
         status::{AttemptStatus, TaskStatus},
     },
@@ -116,6 +117,15 @@ impl Swarm {
     ) -> Result<Decided<SwarmEvent>, Refused> {
         if self.repeated(operation.as_ref())?.is_some() {
             return Ok(Decided::Repeated(vec![spec.id]));
+        }
+        match &spec.role {
+            Some(Role::Scatter(_)) => {
+                return Err(Refused::new(Code::Refused, format!("{} is a scatter: retry its parts, or scatter again", spec.id)));
+            }
+            Some(Role::Twin { of, .. }) => {
+                return Err(Refused::new(Code::Refused, format!("{} is a twin: retry {of}, whose work it did", spec.id)));
+            }
+            Some(Role::Part { .. }) | None => {}
         }
         let (status, attempts) = self.live.get(&spec.id).map_or((status, attempts), |live| (live.status, live.attempt));
         match status {
@@ -220,7 +230,7 @@ impl Swarm {
             }
             self.timers.pop();
             let Some(task) = self.live.get(&id) else { continue };
-            if task.attempt != attempt && due != Due::TotalTimeout {
+            if task.attempt != attempt && !matches!(due, Due::TotalTimeout | Due::Gather) {
                 continue;
             }
             match due {
@@ -245,6 +255,8 @@ impl Swarm {
                         ));
                     }
                 }
+                Due::Hedge => self.to_hedge.push(id),
+                Due::Gather => self.to_gather.push((id, true)),
                 Due::TotalTimeout => {
                     let total_ms = task.spec.total_timeout_ms.unwrap_or_default();
                     events.push(SwarmEvent::Failed {
@@ -260,7 +272,7 @@ impl Swarm {
     }
 
     /// What earlier events lead to in turn: dependants that fail, subtasks that are cancelled. Empty when all is settled.
-    pub fn take_consequences(&mut self) -> Vec<SwarmEvent> {
+    pub fn take_consequences(&mut self, now: Now) -> Vec<SwarmEvent> {
         let mut events = Vec::new();
         for (task, on, status) in std::mem::take(&mut self.to_fail) {
             if let Some(live) = self.live.get(&task) {
@@ -268,15 +280,23 @@ impl Swarm {
                 events.push(SwarmEvent::Failed { task, error, lease: live.lease() });
             }
         }
-        for task in std::mem::take(&mut self.to_cancel) {
+        for (task, reason) in std::mem::take(&mut self.to_cancel) {
             if let Some(live) = self.live.get(&task) {
-                let (reason, lease) = ("the task that planned it has ended".into(), live.lease());
+                let lease = live.lease();
                 events.push(SwarmEvent::Cancelled { task, reason, lease, operation: None });
             }
         }
         // The same task may be named twice; only the first event would find it live.
         let mut named = std::collections::HashSet::new();
         events.retain(|event| event.tasks().first().is_none_or(|task| named.insert(*task)));
+        // Each of these looks at a state in which nothing else is under way.
+        if events.is_empty() {
+            events = self.take_gathered();
+            events.retain(|event| event.tasks().first().is_none_or(|task| named.insert(*task)));
+        }
+        if events.is_empty() {
+            events.extend(self.take_hedged(now));
+        }
         events
     }
 

@@ -60,6 +60,21 @@ pub enum SwarmEvent {
         task: TaskId,
         subtasks: Vec<Arc<TaskSpec>>,
     },
+    /// A scatter's part takes long: `twin` does the same beside it.
+    Hedged {
+        task: TaskId,
+        twin: Arc<TaskSpec>,
+    },
+    /// A scatter takes nothing more in. `arrived` are the tasks that brought parts in; `late` those it did not wait for.
+    Gathered {
+        task: TaskId,
+        arrived: Vec<TaskId>,
+        failed: Vec<TaskId>,
+        late: Vec<TaskId>,
+        /// Makes one result of what is in.
+        reduce: Option<Arc<TaskSpec>>,
+        why: String,
+    },
     /// All subtasks of a plan have ended, and this came of them.
     Aggregated {
         task: TaskId,
@@ -139,6 +154,8 @@ impl SwarmEvent {
             Self::Verifying { .. } => "TaskVerifying",
             Self::AttemptEnded { .. } => "TaskAttemptEnded",
             Self::Planned { .. } => "TaskPlanned",
+            Self::Hedged { .. } => "TaskHedged",
+            Self::Gathered { .. } => "TaskGathered",
             Self::Aggregated { .. } => "TaskAggregated",
             Self::Cancelled { .. } => "TaskCancelled",
             Self::Failed { .. } => "TaskFailed",
@@ -168,6 +185,8 @@ impl SwarmEvent {
             | Self::AttemptEnded { lease, .. }
             | Self::StaleRefused { lease, .. } => vec![lease.task],
             Self::Planned { task, subtasks } => std::iter::once(*task).chain(subtasks.iter().map(|spec| spec.id)).collect(),
+            Self::Hedged { task, twin } => vec![*task, twin.id],
+            Self::Gathered { task, reduce, .. } => std::iter::once(*task).chain(reduce.iter().map(|spec| spec.id)).collect(),
             Self::Aggregated { task, .. } | Self::Cancelled { task, .. } | Self::Failed { task, .. } => vec![*task],
             Self::Redriven { spec, .. } => vec![spec.id],
         }

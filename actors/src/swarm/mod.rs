@@ -6,6 +6,7 @@ pub mod actor;
 mod aggregate;
 mod decide;
 pub mod event;
+mod gather;
 pub mod message;
 pub mod queue;
 pub mod record;

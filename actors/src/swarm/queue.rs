@@ -12,7 +12,7 @@ use std::{
 use crate::{
     id::{AgentId, TaskId},
     placement::Strategy,
-    task::{spec::TaskSpec, status::Priority},
+    task::{scatter::Role, spec::TaskSpec, status::Priority},
 };
 
 /// What an agent must be for these tasks.
@@ -21,6 +21,8 @@ pub struct Needs {
     pub agent: Option<AgentId>,
     pub skills: Vec<Arc<str>>,
     pub strategy: Option<Strategy>,
+    /// Not this one, and rather not on its node.
+    pub apart_from: Option<AgentId>,
 }
 
 impl Needs {
@@ -28,7 +30,8 @@ impl Needs {
         let mut skills = spec.skills.clone();
         skills.sort_unstable();
         skills.dedup();
-        Self { agent: spec.agent, skills, strategy: spec.strategy }
+        let apart_from = spec.role.as_ref().and_then(Role::apart_from);
+        Self { agent: spec.agent, skills, strategy: spec.strategy, apart_from }
     }
 }
 

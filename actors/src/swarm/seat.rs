@@ -7,6 +7,8 @@ use std::{
     sync::Arc,
 };
 
+use hiveward_runtime::op::NodeId;
+
 use super::queue::Needs;
 use crate::{
     id::{AgentId, TaskId},
@@ -27,6 +29,9 @@ pub struct Arrival {
     /// 0: it finishes what it holds.
     pub capacity: u32,
     pub weight: u32,
+    /// Where it is; of the coordinator's own knowledge, never said.
+    #[serde(skip)]
+    pub node: Option<NodeId>,
 }
 
 struct Seat {
@@ -143,18 +148,15 @@ impl Seats {
 
     /// Who could take a task with these needs now, and how many could not and why.
     pub fn candidates(&self, needs: &Needs) -> (Vec<Candidate>, Vec<LeftOut>) {
-        let mut found = Vec::new();
-        let mut unskilled = 0;
-        let pinned = needs.agent.into_iter();
-        let free = self.free.iter().map(|(_, agent)| *agent).filter(|_| needs.agent.is_none());
-        for agent in pinned.chain(free) {
-            let Some(seat) = self.seats.get(&agent) else { continue };
-            match fit(seat, needs) {
-                Some(specialisation) => found.push(self.candidate(agent, seat, specialisation)),
-                None => unskilled += 1,
-            }
-            if found.len() == CANDIDATES_MAX {
-                break;
+        let near = needs.apart_from.and_then(|agent| self.seats.get(&agent)).and_then(|seat| seat.arrival.node);
+        let (mut found, mut unskilled) = self.fitting(needs, near);
+        let mut too_near = 0;
+        if let Some(near) = near {
+            if found.is_empty() {
+                (found, unskilled) = self.fitting(needs, None);
+            } else {
+                too_near = self.free.iter().filter(|(_, agent)| self.node(*agent) == Some(near)).count();
+                unskilled = unskilled.saturating_sub(too_near);
             }
         }
         let mut left_out = Vec::new();
@@ -163,11 +165,35 @@ impl Seats {
                 left_out.push(LeftOut { reason: reason.into(), agents: u32::try_from(agents).unwrap_or(u32::MAX) });
             }
         };
-        note(unskilled, "lacks a skill");
+        note(unskilled, if needs.apart_from.is_some() { "lacks a skill or runs its twin" } else { "lacks a skill" });
+        note(too_near, "is on the node of its twin");
         if needs.agent.is_none() {
             note(self.seats.len() - self.free.len(), "has no free place");
         }
         (found, left_out)
+    }
+
+    fn node(&self, agent: AgentId) -> Option<NodeId> {
+        self.seats.get(&agent).and_then(|seat| seat.arrival.node)
+    }
+
+    /// Those with a free place that fit, and how many do not. Without those on the node `near`.
+    fn fitting(&self, needs: &Needs, near: Option<NodeId>) -> (Vec<Candidate>, usize) {
+        let mut found = Vec::new();
+        let mut unfit = 0;
+        let pinned = needs.agent.into_iter();
+        let free = self.free.iter().map(|(_, agent)| *agent).filter(|_| needs.agent.is_none());
+        for agent in pinned.chain(free) {
+            let Some(seat) = self.seats.get(&agent) else { continue };
+            match fit(seat, needs).filter(|_| near.is_none() || seat.arrival.node != near) {
+                Some(specialisation) => found.push(self.candidate(agent, seat, specialisation)),
+                None => unfit += 1,
+            }
+            if found.len() == CANDIDATES_MAX {
+                break;
+            }
+        }
+        (found, unfit)
     }
 
     fn candidate(&self, agent: AgentId, seat: &Seat, specialisation: f64) -> Candidate {
@@ -195,7 +221,7 @@ impl Seats {
 
 /// How well the seat's skills match: the mean proficiency over what is needed, or `None` if one is lacking.
 fn fit(seat: &Seat, needs: &Needs) -> Option<f64> {
-    if needs.agent.is_some_and(|agent| agent != seat.arrival.agent) {
+    if needs.agent.is_some_and(|agent| agent != seat.arrival.agent) || needs.apart_from == Some(seat.arrival.agent) {
         return None;
     }
     if needs.skills.is_empty() {

@@ -3,11 +3,14 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use hiveward_runtime::clock::WallMs;
+use hiveward_runtime::{clock::WallMs, op::NodeId};
 
 use super::{
     event::{Ended, SwarmEvent},
@@ -22,7 +25,9 @@ use crate::{
     id::{AgentId, SwarmId, TaskId},
     placement::{Strategy, Weights},
     task::{
+        TaskSpec,
         retry::RetryPolicy,
+        scatter::{HedgeAfter, HedgeSpec, Policy, Role, ScatterSpec},
         spec::{Aggregate, PlanSpec},
         status::{AttemptStatus, Priority, TaskStatus},
     },
@@ -44,6 +49,10 @@ struct World {
     ended: HashMap<TaskId, TaskStatus>,
     succeeded: HashSet<TaskId>,
     granted: HashSet<(TaskId, u32)>,
+    /// What each scatter wants, and of how many parts.
+    scatters: HashMap<TaskId, (Policy, usize)>,
+    twins: HashMap<TaskId, TaskId>,
+    redriven: HashSet<TaskId>,
 }
 
 fn swarm_spec() -> Arc<SwarmSpec> {
@@ -78,7 +87,14 @@ impl World {
             ended: HashMap::new(),
             succeeded: HashSet::new(),
             granted: HashSet::new(),
+            scatters: HashMap::new(),
+            twins: HashMap::new(),
+            redriven: HashSet::new(),
         }
+    }
+
+    fn ended_of(&self, task: TaskId) -> Option<TaskStatus> {
+        self.swarm.ended.get(&task).copied()
     }
 
     fn commit(&mut self, event: SwarmEvent) {
@@ -86,13 +102,33 @@ impl World {
             SwarmEvent::Assigned { lease, .. } => {
                 assert!(self.granted.insert((lease.task, lease.attempt)), "{lease:?} was granted twice");
                 assert!(self.swarm.live(lease.task).is_some_and(|task| task.lease().is_none()), "{lease:?} beside another lease");
+                let role = self.swarm.live(lease.task).and_then(|task| task.spec.role.as_ref());
+                assert_ne!(role.and_then(Role::apart_from), Some(lease.agent), "a twin beside its part");
+                assert!(role.is_none_or(|role| role.scatter().is_none()), "a scatter was given to an agent");
                 self.believed.push(*lease);
+            }
+            SwarmEvent::Hedged { task, twin } => {
+                assert!(self.twins.insert(*task, twin.id).is_none(), "{task} got a second twin");
+                assert!(self.swarm.live(*task).is_some_and(|part| part.lease().is_some()), "{task} needs no twin");
+                self.submitted.push(twin.id);
+            }
+            SwarmEvent::Gathered { task, arrived, failed, late, reduce, .. } => {
+                assert!(arrived.iter().all(|part| self.ended_of(*part) == Some(TaskStatus::Succeeded)), "{arrived:?}");
+                let enough = match self.scatters[task].0 {
+                    Policy::All => failed.is_empty() && late.is_empty(),
+                    Policy::AtLeast(wanted) => arrived.len() >= wanted as usize,
+                    Policy::BestEffort => !arrived.is_empty(),
+                };
+                assert!(enough, "{task} took too little: {event:?}");
+                assert_eq!(arrived.len() + failed.len() + late.len(), self.scatters[task].1, "{event:?}");
+                self.submitted.extend(reduce.iter().map(|spec| spec.id));
             }
             SwarmEvent::AttemptEnded { lease, ended, .. } if ended.status == AttemptStatus::Succeeded => {
                 assert!(self.succeeded.insert(lease.task), "{} succeeded twice", lease.task);
             }
             SwarmEvent::Redriven { spec, .. } => {
                 self.ended.remove(&spec.id);
+                self.redriven.insert(spec.id);
             }
             _ => {}
         }
@@ -102,7 +138,7 @@ impl World {
 
     fn settle(&mut self) {
         loop {
-            let consequences = self.swarm.take_consequences();
+            let consequences = self.swarm.take_consequences(self.now);
             if consequences.is_empty() {
                 break;
             }
@@ -117,6 +153,11 @@ impl World {
             self.commit(SwarmEvent::Aggregated { task, result: None, error: None });
             self.settle();
         }
+        for task in self.swarm.live_tasks() {
+            let scatter = task.spec.parent_id().filter(|parent| self.scatters.contains_key(parent));
+            let gathers = scatter.is_none_or(|scatter| self.swarm.live(scatter).is_some());
+            assert!(gathers || self.redriven.contains(&task.spec.id), "{} outlives its scatter", task.spec.id);
+        }
         for task in &self.submitted {
             if self.swarm.live(*task).is_none() {
                 let status = *self.swarm.ended.get(task).unwrap();
@@ -128,7 +169,8 @@ impl World {
 
     fn step(&mut self) {
         match self.dice.u32(0..100) {
-            0..25 => self.submit(),
+            0..3 => self.scatter(),
+            3..25 => self.submit(),
             25..35 => self.agent_comes(),
             35..40 => self.agent_goes(),
             40..75 => self.report(),
@@ -176,6 +218,42 @@ impl World {
         }
     }
 
+    fn scatter(&mut self) {
+        let (dice, id) = (&mut self.dice, TaskId::new());
+        let parts = dice.usize(1..6);
+        let policy = match dice.u32(0..3) {
+            0 => Policy::All,
+            1 => Policy::AtLeast(dice.u32(1..=parts as u32)),
+            _ => Policy::BestEffort,
+        };
+        let reduce = || Arc::new(spec(|task| task.parent = Some((id, "reduce".into()))));
+        let after = if dice.bool() { HedgeAfter::Ms(dice.u64(1..800)) } else { HedgeAfter::Factor(1.5) };
+        let hedge = HedgeSpec { after, twins: (0..dice.usize(1..=parts)).map(|_| TaskId::new()).collect() };
+        let scatter = ScatterSpec {
+            policy,
+            deadline_ms: dice.bool().then(|| dice.u64(100..4_000)),
+            aggregate: Aggregate::Collect,
+            reduce: dice.bool().then(reduce),
+            hedge: dice.bool().then_some(hedge),
+        };
+        let gathers = TaskSpec { id, role: Some(Role::Scatter(Arc::new(scatter))), ..spec(|_| {}) };
+        let mut specs = vec![Arc::new(gathers)];
+        for n in 0..parts {
+            specs.push(Arc::new(spec(|task| {
+                task.parent = Some((id, n.to_string()));
+                task.role = Some(Role::Part { item: None });
+                task.retry = RetryPolicy { attempts_max: dice.u32(1..3), first_ms: 50, ..RetryPolicy::default() };
+                task.queue_timeout_ms = (dice.u32(0..6) == 0).then(|| dice.u64(100..2_000));
+            })));
+        }
+        self.scatters.insert(id, (policy, parts));
+        let ids: Vec<_> = specs.iter().map(|spec| spec.id).collect();
+        if let super::decide::Decided::New(event) = self.swarm.submit(specs, None, "sim".into(), |_| None).unwrap() {
+            self.commit(event);
+            self.submitted.extend(ids);
+        }
+    }
+
     fn agent_comes(&mut self) {
         let agent = AgentId::from_u128(u128::from(self.dice.u32(1..6)));
         let incarnation = self.agents.get(&agent).copied().unwrap_or(0) + 1;
@@ -184,9 +262,10 @@ impl World {
     }
 
     fn seat(&mut self, agent: AgentId, incarnation: u64) {
+        let node = Some(NodeId::from_u128(agent.as_u128() % 3 + 1));
         let rare = crate::agent::Skill { name: "rare".into(), proficiency: 0.5 };
         let skills = if agent.as_u128().is_multiple_of(2) { vec![rare] } else { Vec::new() };
-        let arrival = Arrival { agent, incarnation, placement: 1, skills: skills.into(), capacity: 2, weight: 1 };
+        let arrival = Arrival { agent, incarnation, placement: 1, skills: skills.into(), capacity: 2, weight: 1, node };
         let holds: Vec<_> =
             self.swarm.live_tasks().filter_map(|task| task.lease()).filter(|l| l.agent == agent).map(|l| l.task).collect();
         self.swarm.seat(arrival, holds);
@@ -258,8 +337,13 @@ impl World {
         let spec = self.log.iter().rev().find_map(|(_, event)| match event {
             SwarmEvent::Submitted { tasks, .. } => tasks.iter().find(|spec| spec.id == task).cloned(),
             SwarmEvent::Planned { subtasks, .. } => subtasks.iter().find(|spec| spec.id == task).cloned(),
+            SwarmEvent::Hedged { twin, .. } => Some(twin).filter(|spec| spec.id == task).cloned(),
+            SwarmEvent::Gathered { reduce, .. } => reduce.iter().find(|spec| spec.id == task).cloned(),
             _ => None,
         });
+        if matches!(spec.as_ref().and_then(|spec| spec.role.as_ref()), Some(Role::Scatter(_) | Role::Twin { .. })) {
+            return;
+        }
         let attempts = self.granted.iter().filter(|(of, _)| *of == task).map(|(_, attempt)| *attempt).max().unwrap_or(0);
         if let super::decide::Decided::New(event) =
             self.swarm.redrive(spec.unwrap(), attempts, TaskStatus::Dead, None, "sim".into()).unwrap()
@@ -293,7 +377,18 @@ impl World {
         let facts = |swarm: &Swarm| {
             let mut facts: Vec<_> = swarm
                 .live_tasks()
-                .map(|task| (task.spec.id, task.status, task.attempt, task.holder, task.waits_for, task.failures, task.losses))
+                .map(|task| {
+                    (
+                        task.spec.id,
+                        task.status,
+                        task.attempt,
+                        task.holder,
+                        task.waits_for,
+                        task.failures,
+                        task.losses,
+                        task.plan.as_ref().and_then(|plan| plan.gather.clone()),
+                    )
+                })
                 .collect();
             facts.sort_by_key(|fact| fact.0);
             facts
@@ -359,7 +454,16 @@ fn run(seed: u64) {
         world.step();
     }
     world.drain();
+    TWINS.fetch_add(world.twins.len() as u64, Ordering::Relaxed);
+    GATHERED.fetch_add(
+        world.log.iter().filter(|(_, event)| matches!(event, SwarmEvent::Gathered { .. })).count() as u64,
+        Ordering::Relaxed,
+    );
 }
+
+/// What the schedules came across: a simulation that never hedges shows nothing about hedging.
+static TWINS: AtomicU64 = AtomicU64::new(0);
+static GATHERED: AtomicU64 = AtomicU64::new(0);
 
 #[test]
 fn over_thousands_of_schedules_no_task_is_lost_stuck_or_succeeds_twice_and_every_replay_agrees() {
@@ -373,4 +477,9 @@ fn over_thousands_of_schedules_no_task_is_lost_stuck_or_succeeds_twice_and_every
             std::panic::resume_unwind(panic);
         }
     }
+    let (twins, gathered) = (TWINS.load(Ordering::Relaxed), GATHERED.load(Ordering::Relaxed));
+    assert!(
+        std::env::var_os("HIVEWARD_SEED").is_some() || (twins > SCHEDULES / 4 && gathered > SCHEDULES / 2),
+        "{twins} {gathered}"
+    );
 }

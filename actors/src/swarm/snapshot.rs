@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     seat::Tally,
     spec::SwarmSpec,
-    state::{Due, Live, Now, Remembered, Swarm},
+    state::{Due, Live, Now, Plan, Remembered, Swarm},
 };
 use crate::{
     id::{AgentId, TaskId},
@@ -58,7 +58,7 @@ impl Snapshot {
                 }
             }
             let (status, wait_ms, delayed) = (task.status, task.wait_ms, task.delayed);
-            let all_ended = task.plan.as_ref().is_some_and(|plan| plan.open == 0);
+            let all_ended = task.plan.as_ref().is_some_and(Plan::is_over);
             swarm.set_timer(id, Due::TotalTimeout, now);
             match status {
                 TaskStatus::Retrying | TaskStatus::Queued if delayed => swarm.set_timer(id, Due::Ready, now),
@@ -72,6 +72,11 @@ impl Snapshot {
                 TaskStatus::Running => swarm.set_timer(id, Due::RunOverdue, now),
                 _ => {}
             }
+            if spec.role.as_ref().is_some_and(|role| role.scatter().is_some()) {
+                swarm.set_timer(id, Due::Gather, now);
+                swarm.to_gather.push((id, false));
+            }
+            swarm.set_timer(id, Due::Hedge, now);
             if all_ended {
                 swarm.to_aggregate.push(id);
             }

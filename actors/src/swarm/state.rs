@@ -23,6 +23,7 @@ use crate::{
     agent::connector::Lease,
     id::{AgentId, TaskId},
     task::{
+        scatter::{Gather, Role},
         spec::TaskSpec,
         status::{AttemptStatus, TaskStatus},
     },
@@ -78,6 +79,19 @@ pub struct Plan {
     pub open: u32,
     /// Those that ended otherwise than by success.
     pub failed: Vec<TaskId>,
+    /// Of a scatter, which counts for itself.
+    #[serde(default)]
+    pub gather: Option<Box<Gather>>,
+}
+
+impl Plan {
+    /// Everything is there that its result is made of.
+    pub fn is_over(&self) -> bool {
+        match &self.gather {
+            Some(gather) => gather.closed && (gather.reduced.is_some() || self.subtasks.len() == gather.tasks()),
+            None => self.open == 0,
+        }
+    }
 }
 
 impl Live {
@@ -95,6 +109,10 @@ pub enum Due {
     /// The agent should have ended the attempt long ago.
     RunOverdue,
     TotalTimeout,
+    /// A part of a scatter may deserve a twin.
+    Hedge,
+    /// A scatter's deadline.
+    Gather,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,7 +136,11 @@ pub struct Swarm {
     /// Dependants of a task that failed, to be failed in turn.
     pub(super) to_fail: Vec<(TaskId, TaskId, TaskStatus)>,
     /// Subtasks of a plan that was given up, to be cancelled in turn.
-    pub(super) to_cancel: Vec<TaskId>,
+    pub(super) to_cancel: Vec<(TaskId, Arc<str>)>,
+    /// Scatters of which something has ended; the flag: whose deadline has passed.
+    pub(super) to_gather: Vec<(TaskId, bool)>,
+    /// Parts that may deserve a twin now.
+    pub(super) to_hedge: Vec<TaskId>,
 }
 
 /// A map that keeps the newest entries and forgets the oldest.
@@ -179,6 +201,8 @@ impl Swarm {
             to_aggregate: Vec::new(),
             to_fail: Vec::new(),
             to_cancel: Vec::new(),
+            to_gather: Vec::new(),
+            to_hedge: Vec::new(),
         }
     }
 
@@ -229,6 +253,9 @@ impl Swarm {
     pub fn explain(&self, task: TaskId) -> Option<String> {
         let live = self.live.get(&task)?;
         if let Some(plan) = &live.plan {
+            if plan.gather.is_some() {
+                return self.explain_scatter(task);
+            }
             return Some(format!("waits for {} of its {} subtasks", plan.open, plan.subtasks.len()));
         }
         live.ticket?;
@@ -268,6 +295,9 @@ impl Swarm {
                 for spec in tasks {
                     self.insert(spec.clone(), principal.clone(), 0, at);
                 }
+                for scatter in tasks.iter().filter(|spec| spec.role.as_ref().is_some_and(|role| role.scatter().is_some())) {
+                    self.scatter(scatter.id, tasks);
+                }
                 for spec in tasks {
                     self.begin(spec.id, true, at, now);
                 }
@@ -285,6 +315,7 @@ impl Swarm {
                     task.since = at;
                     task.wait_ms = None;
                     self.seats.hold(lease.agent, lease.task, &weights);
+                    self.set_timer(lease.task, Due::Hedge, now);
                 }
             }
             SwarmEvent::Started { lease } => {
@@ -295,6 +326,7 @@ impl Swarm {
                     // The agent ends an attempt at its run timeout; this is for an agent that does not.
                     task.wait_ms = task.spec.run_timeout_ms.map(|run_ms| run_ms.saturating_add(RUN_OVERDUE_MS));
                     self.set_timer(lease.task, Due::RunOverdue, now);
+                    self.set_timer(lease.task, Due::Hedge, now);
                 }
             }
             SwarmEvent::Verifying { lease } => {
@@ -309,6 +341,7 @@ impl Swarm {
                     subtasks: subtasks.iter().map(|spec| spec.id).collect(),
                     open: u32::try_from(subtasks.len()).unwrap_or(u32::MAX),
                     failed: Vec::new(),
+                    gather: None,
                 });
                 let principal = planner.principal.clone();
                 for spec in subtasks {
@@ -321,21 +354,19 @@ impl Swarm {
                     self.to_aggregate.push(*task);
                 }
             }
+            SwarmEvent::Hedged { task, twin } => self.apply_hedged(*task, twin, at, now),
+            SwarmEvent::Gathered { task, reduce, why, .. } => self.apply_gathered(*task, reduce.as_ref(), why, at, now),
             SwarmEvent::Aggregated { task, error, .. } => {
                 let status = if error.is_none() { TaskStatus::Succeeded } else { TaskStatus::Failed };
                 self.end(*task, status, at, now);
             }
             SwarmEvent::Cancelled { task, operation, .. } => {
                 self.remember(operation.as_ref(), *task);
-                if let Some(plan) = self.live.get(task).and_then(|live| live.plan.clone()) {
-                    self.to_cancel.extend(plan.subtasks);
-                }
+                self.give_up(*task);
                 self.end(*task, TaskStatus::Cancelled, at, now);
             }
             SwarmEvent::Failed { task, .. } => {
-                if let Some(plan) = self.live.get(task).and_then(|live| live.plan.clone()) {
-                    self.to_cancel.extend(plan.subtasks);
-                }
+                self.give_up(*task);
                 self.end(*task, TaskStatus::Failed, at, now);
             }
             SwarmEvent::Redriven { spec, attempts, operation, principal } => {
@@ -349,11 +380,33 @@ impl Swarm {
                     None => {
                         self.ended.remove(&spec.id);
                         self.insert(spec.clone(), principal.clone(), *attempts, at);
+                        self.reopened(spec);
                     }
                 }
                 self.begin(spec.id, false, at, now);
             }
             SwarmEvent::StaleRefused { .. } => {}
+        }
+    }
+
+    /// What a task was to be made of is not wanted any more.
+    fn give_up(&mut self, task: TaskId) {
+        if let Some(plan) = self.live.get(&task).and_then(|live| live.plan.as_ref()) {
+            let reason: Arc<str> = format!("{task}, of which it is a part, has ended").into();
+            self.to_cancel.extend(plan.subtasks.iter().map(|task| (*task, reason.clone())));
+        }
+    }
+
+    /// A subtask that had ended is on its way again: who waits for it waits for it once more.
+    fn reopened(&mut self, spec: &TaskSpec) {
+        let plan = spec.parent_id().and_then(|parent| self.live.get_mut(&parent)).and_then(|live| live.plan.as_mut());
+        match plan {
+            Some(Plan { gather: Some(gather), .. }) => gather.reopened(spec.id),
+            Some(plan) => {
+                plan.open += 1;
+                plan.failed.retain(|task| *task != spec.id);
+            }
+            None => {}
         }
     }
 
@@ -367,7 +420,7 @@ impl Swarm {
         self.live.get_mut(&lease.task).filter(|task| task.lease() == Some(lease))
     }
 
-    fn insert(&mut self, spec: Arc<TaskSpec>, principal: Arc<str>, attempts: u32, at: WallMs) {
+    pub(super) fn insert(&mut self, spec: Arc<TaskSpec>, principal: Arc<str>, attempts: u32, at: WallMs) {
         self.live.insert(
             spec.id,
             Live {
@@ -392,7 +445,7 @@ impl Swarm {
     }
 
     /// Sends a task that is new or redriven on its way: to wait for dependencies, for its delay, or for an agent.
-    fn begin(&mut self, id: TaskId, delay: bool, at: WallMs, now: Now) {
+    pub(super) fn begin(&mut self, id: TaskId, delay: bool, at: WallMs, now: Now) {
         let Some(task) = self.live.get(&id) else { return };
         let spec = task.spec.clone();
         let mut waits_for = 0;
@@ -408,6 +461,10 @@ impl Swarm {
         task.since = at;
         if spec.total_timeout_ms.is_some() {
             self.set_timer(id, Due::TotalTimeout, now);
+        }
+        if spec.role.as_ref().is_some_and(|role| role.scatter().is_some()) {
+            self.set_timer(id, Due::Gather, now);
+            return;
         }
         if waits_for == 0 {
             let delay_ms = if delay { spec.delay_ms } else { 0 };
@@ -494,6 +551,10 @@ impl Swarm {
         if let Some((parent, _)) = &task.spec.parent
             && let Some(plan) = self.live.get_mut(parent).and_then(|live| live.plan.as_mut())
         {
+            if plan.gather.is_some() {
+                self.part_ended(*parent, &task, status, at, now);
+                return;
+            }
             plan.open = plan.open.saturating_sub(1);
             if status != TaskStatus::Succeeded {
                 plan.failed.push(id);
@@ -508,6 +569,11 @@ impl Swarm {
         let Some(task) = self.live.get(&id) else { return };
         let (since, wait_ms) = match due {
             Due::TotalTimeout => (task.created_at, task.spec.total_timeout_ms),
+            Due::Gather => {
+                let scatter = task.spec.role.as_ref().and_then(Role::scatter);
+                (task.created_at, scatter.and_then(|scatter| scatter.deadline_ms))
+            }
+            Due::Hedge => (task.since, self.hedge_after(task).map(|(after_ms, _)| after_ms)),
             _ => (task.since, task.wait_ms),
         };
         let Some(wait_ms) = wait_ms else { return };

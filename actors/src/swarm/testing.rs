@@ -29,6 +29,7 @@ pub fn spec(change: impl FnOnce(&mut TaskSpec)) -> TaskSpec {
         gate: None,
         plan: None,
         parent: None,
+        role: None,
     };
     change(&mut spec);
     spec

@@ -8,6 +8,7 @@ pub mod graph;
 pub mod plan;
 pub mod record;
 pub mod retry;
+pub mod scatter;
 pub mod spec;
 pub mod status;
 pub mod table;

@@ -139,6 +139,7 @@ pub fn read(json: &[u8], planner: &TaskSpec, plan: &PlanSpec, store: Store<'_>) 
             gate,
             plan: None,
             parent: Some((planner.id, step.name)),
+            role: None,
         }));
     }
     Ok(specs)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{gate::GateSpec, retry::RetryPolicy, status::Priority};
+use super::{gate::GateSpec, retry::RetryPolicy, scatter::Role, status::Priority};
 use crate::{
     id::{AgentId, SwarmId, TaskId},
     placement::Strategy,
@@ -55,6 +55,12 @@ pub struct Label {
     pub value: String,
 }
 
+impl TaskSpec {
+    pub fn parent_id(&self) -> Option<TaskId> {
+        self.parent.as_ref().map(|(parent, _)| *parent)
+    }
+}
+
 /// The task's result is a plan: JSON that names subtasks, which become real tasks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanSpec {
@@ -102,4 +108,7 @@ pub struct TaskSpec {
     pub plan: Option<PlanSpec>,
     /// The planner task this one came from, and its name in that plan.
     pub parent: Option<(TaskId, String)>,
+    /// Last, and absent from what is stored when there is none: older versions read such tasks as they always did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
 }

@@ -176,6 +176,15 @@ impl Rows<'_> {
                     }
                 }
             }
+            SwarmEvent::Hedged { twin, .. } => self.add_subtask(twin, event)?,
+            SwarmEvent::Gathered { task, reduce, .. } => {
+                if let Some(record) = self.get(*task)? {
+                    record.cursor = cursor;
+                }
+                if let Some(reduce) = reduce {
+                    self.add_subtask(reduce, event)?;
+                }
+            }
             SwarmEvent::Aggregated { task, result, error } => {
                 if let Some(record) = self.get(*task)? {
                     record.result.clone_from(result);
@@ -222,10 +231,28 @@ impl Rows<'_> {
                     self.new_dependants.entry(*on).or_default().push(spec.id);
                 }
             }
-            record.status = if record.waits_for == 0 { TaskStatus::Queued } else { TaskStatus::Pending };
+            if spec.role.as_ref().is_some_and(|role| role.scatter().is_some()) {
+                let parts = specs.iter().filter(|part| part.parent_id() == Some(spec.id));
+                record.subtasks = parts.map(|part| part.id).collect();
+            } else {
+                record.status = if record.waits_for == 0 { TaskStatus::Queued } else { TaskStatus::Pending };
+            }
             self.changed.insert(spec.id, (None, record));
         }
         Ok(())
+    }
+
+    /// One that came to a scatter after it was submitted.
+    fn add_subtask(&mut self, spec: &Arc<TaskSpec>, event: &Event) -> Result<(), ViewError> {
+        let parent = match spec.parent_id() {
+            Some(parent) => self.get(parent)?,
+            None => None,
+        };
+        let Some(parent) = parent else { return Ok(()) };
+        parent.cursor = event.cursor.0;
+        parent.subtasks.push(spec.id);
+        let principal = parent.principal.clone();
+        self.insert(std::slice::from_ref(spec), &principal, event)
     }
 
     fn end(&mut self, id: TaskId, status: TaskStatus, error: Option<String>, event: &Event) -> Result<(), ViewError> {

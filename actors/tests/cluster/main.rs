@@ -8,3 +8,4 @@ mod support;
 mod drain;
 mod lost;
 mod reach;
+mod scatter;

@@ -212,12 +212,13 @@ pub fn command(lease: Lease, script: &str) -> Job {
         inputs: Vec::new(),
         run_timeout: None,
         gate: None,
+        item: None,
     }
 }
 
 pub fn kind(lease: Lease, kind: &str, payload: &str) -> Job {
     let what = What::Kind { kind: kind.into(), payload: Some(Bytes::copy_from_slice(payload.as_bytes())) };
-    Job { lease, title: "a test".into(), what, inputs: Vec::new(), run_timeout: None, gate: None }
+    Job { lease, title: "a test".into(), what, inputs: Vec::new(), run_timeout: None, gate: None, item: None }
 }
 
 pub fn python_worker() -> ConnectorSpec {

@@ -12,6 +12,7 @@ pub mod fail;
 pub mod fault;
 pub mod node;
 pub mod retry;
+mod scatter;
 pub mod show;
 pub mod swarm;
 pub mod task;

@@ -12,6 +12,7 @@ use super::{
     fail::{Exit, Failed, Outcome},
     pages,
     retry::{self, RetryArgs},
+    scatter::{self, ScatterArgs},
     show::{Show, age, plain, text},
     wait::{self, Follow},
     watching,
@@ -21,6 +22,8 @@ use super::{
 pub enum TaskCommand {
     /// Submit a program (after `--`) or a kind of work as a task; prints its id
     Submit(Box<SubmitArgs>),
+    /// Do one piece of work over many items or agents and gather the results; prints the gathering task's id
+    Scatter(Box<ScatterArgs>),
     /// List tasks, newest first
     List(ListArgs),
     /// Show all of one task, and why it is where it is
@@ -147,6 +150,7 @@ pub struct ListArgs {
 pub async fn run(client: &Client, show: Show, command: TaskCommand) -> Outcome {
     match command {
         TaskCommand::Submit(args) => submit(client, show, *args).await,
+        TaskCommand::Scatter(args) => scatter::run(client, show, *args).await,
         TaskCommand::List(args) => watching(args.watch, || list(client, show, &args)).await,
         TaskCommand::Show { task } => show.one(&find(client, &task).await?),
         TaskCommand::Output { task, attempt, after_byte } => wait::output(client, &task, attempt, after_byte).await,

@@ -15,6 +15,7 @@ pub mod output;
 pub mod page;
 pub mod parse;
 pub mod scalars;
+pub mod scatter;
 pub mod swarm;
 pub mod task;
 pub mod task_input;
@@ -47,6 +48,7 @@ pub struct Query(
 #[derive(MergedObject, Default)]
 pub struct Mutation(
     task::TaskMutation,
+    scatter::ScatterMutation,
     agent::AgentMutation,
     swarm::SwarmMutation,
     cluster::ClusterMutation,

@@ -9,6 +9,7 @@ use hiveward_actors::{
     placement,
     task::{
         self, AttemptRecord, TaskRecord,
+        scatter::Role,
         spec::{Body, CommandSpec, Work},
     },
 };
@@ -23,6 +24,7 @@ use super::{
     page::{self, Pages},
     parse,
     scalars::{BigInt, Cursor, DateTime},
+    scatter::Scatter,
     swarm::Swarm,
     task_input::{LabelInput, RetryInput, SubmitTaskInput, SubmitTasksInput, WorkInput},
 };
@@ -198,6 +200,15 @@ impl Task {
     }
     async fn plan(&self) -> Option<Plan> {
         self.0.spec.plan.as_ref().map(|plan| Plan { aggregate: plan.aggregate.into(), subtasks_max: plan.subtasks_max })
+    }
+    /// What it gathers, if it is a scatter; its subtasks are the parts, their twins, and what reduces them.
+    async fn scatter(&self) -> Option<Scatter> {
+        self.0.spec.role.as_ref().and_then(Role::scatter).map(|scatter| Scatter(scatter.clone()))
+    }
+    /// The slow part whose work it does as well, if it is a twin.
+    async fn twin_of(&self, ctx: &Context<'_>) -> Result<Option<Task>> {
+        let Some(Role::Twin { of, .. }) = &self.0.spec.role else { return Ok(None) };
+        Ok(views(ctx)?.load_one(*of).await?.map(Task))
     }
     async fn created_at(&self) -> DateTime {
         self.0.created_at.into()

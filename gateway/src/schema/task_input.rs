@@ -233,7 +233,7 @@ impl RetryInput {
     }
 }
 
-fn at_most<T>(field: String, list: Vec<T>, max: usize) -> Parsed<Vec<T>> {
+pub fn at_most<T>(field: String, list: Vec<T>, max: usize) -> Parsed<Vec<T>> {
     if list.len() <= max {
         return Ok(list);
     }

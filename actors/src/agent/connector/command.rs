@@ -203,6 +203,10 @@ async fn work(
     if stdin.is_some() {
         resolved.set("HIVEWARD_PAYLOAD", attempt.path("payload").display().to_string());
     }
+    if let Some(item) = &job.item {
+        resolved.set("HIVEWARD_ITEM", item.text.clone());
+        resolved.set("HIVEWARD_ITEM_INDEX", item.index.to_string());
+    }
     // A node that runs as a service has none to inherit; without one, programs think of the terminal as dumb.
     if terminal && !resolved.env.iter().any(|(name, _)| name == "TERM") {
         resolved.set("TERM", TERMINAL_KIND.to_owned());

@@ -53,6 +53,8 @@ pub struct Job {
     pub inputs: Vec<Input>,
     pub run_timeout: Option<Duration>,
     pub gate: Option<GateSpec>,
+    /// What a program is given of its part of a scatter.
+    pub item: Option<crate::task::scatter::Item>,
 }
 
 #[derive(Clone, Debug)]
