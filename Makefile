@@ -6,7 +6,7 @@ DATA_DIR ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/hiveward/dev
 # Where cargo builds; asked only by the targets that need it.
 TARGET = $(shell $(CARGO) metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')
 
-.PHONY: run build dashboard tools test test-long bench deny
+.PHONY: run build dashboard tools test test-cluster test-long bench deny
 
 run: build ## Builds the release binary, starts one node with everything embedded, and applies the example.
 	deploy/run-example.sh "$(TARGET)/release/hiveward" "$(DATA_DIR)"
@@ -25,6 +25,11 @@ test: dashboard ## Every test that fits in CI.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) nextest run --workspace
+
+test-cluster: ## Clusters of real processes under faults: kills, freezes, partitions, full disks, drains, intruders.
+	deploy/install-tools.sh test
+	$(CARGO) build --bin hiveward
+	$(CARGO) nextest run -p hiveward-tests --profile cluster
 
 test-long: ## The long rounds: hundreds of kills and power cuts.
 	deploy/install-tools.sh test
