@@ -165,7 +165,9 @@ async fn begin(shared: &Shared, within: Duration) -> Result<Option<(u64, u64)>, 
             let me = Node::new(member_text(setup.node, &setup.address));
             raft.initialize(BTreeMap::from([(setup.id, me)])).await.map_err(|error| storage(error.to_string()))?;
         }
-        if shared.voters() != [setup.id] {
+        // Metrics may be older than what was just initialized.
+        let voters = raft.with_raft_state(|state| state.membership_state.effective().voter_ids().collect::<Vec<_>>());
+        if voters.await.map_err(|error| storage(error.to_string()))? != [setup.id] {
             return Ok(None);
         }
         raft.trigger().elect().await.map_err(|error| storage(error.to_string()))?;
