@@ -10,22 +10,19 @@ use hiveward_tests::{
     long, rounds, skip,
 };
 
-use crate::scene::{ELSEWHERE, Scene, WRITES_AGAIN};
+use crate::scene::{Again, ELSEWHERE, Scene, WRITES_AGAIN, print_quantiles, quantiles};
 
 fn quantile(all: &mut [Duration], percent: usize) -> Duration {
     all.sort();
     all[(all.len() * percent).div_ceil(100) - 1]
 }
 
-async fn ours(rounds: usize) -> Option<Vec<Duration>> {
+async fn ours(rounds: usize) -> Option<Vec<Again>> {
     let mut scene = Scene::begin(Shape::of(3)).await?;
     let mut waited = Vec::new();
     for _ in 0..rounds {
-        let leader = scene.cluster.leader().await;
-        tokio::time::sleep(Duration::from_millis(scene.dice.u64(200..500))).await;
-        let killed = Instant::now();
-        scene.cluster.kill(leader);
-        waited.push(scene.load.accepted_again(killed).await);
+        let (leader, accepted) = scene.kill_the_leader().await;
+        waited.push(accepted);
         scene.cluster.leader_among(&scene.others(leader), WRITES_AGAIN).await;
         scene.cluster.start_again(leader).await;
         scene.cluster.settled().await;
@@ -62,8 +59,9 @@ async fn writes_are_accepted_again_no_later_than_half_as_long_again_as_in_etcd()
     let mut theirs = etcds(rounds).await;
     let (half, most) = (quantile(&mut theirs, 50), quantile(&mut theirs, 99));
     eprintln!("etcd accepts writes again: p50 {half:?}, p99 {most:?} over {rounds} kills of the leader");
-    let Some(mut ours) = ours(rounds).await else { return };
-    let (our_half, our_most) = (quantile(&mut ours, 50), quantile(&mut ours, 99));
-    eprintln!("hiveward accepts writes again: p50 {our_half:?}, p99 {our_most:?} over {rounds} kills of the leader");
+    let Some(ours) = ours(rounds).await else { return };
+    print_quantiles(&ours);
+    // What a leader's death alone costs; a coordinator's is another promise, of the whole node's.
+    let Some((our_half, our_most)) = quantiles(&ours, false) else { return };
     assert!(our_half <= half * 3 / 2 && our_most <= most * 3 / 2, "beside etcd's {half:?} and {most:?}");
 }

@@ -21,8 +21,8 @@ async fn begin() -> Option<Scene> {
 async fn a_minority_refuses_writes_at_once_stops_what_it_holds_and_rejoins_by_itself() {
     let Some(mut scene) = begin().await else { return };
     for round in 0..rounds(1, 20) {
-        // The worst to lose: first the leader, then whoever coordinates.
-        let alone = if round % 2 == 0 { scene.cluster.leader().await } else { scene.coordinators_node().await };
+        // The worst to lose: first whoever coordinates, then the leader.
+        let alone = if round % 2 == 0 { scene.coordinators_node().await } else { scene.cluster.leader().await };
         let swarm = scene.swarm().await;
         let others = scene.others(alone);
         let cut = Instant::now();

@@ -27,6 +27,32 @@ pub fn in_the_long_form() -> bool {
     long()
 }
 
+/// How long after the leader's death a write was accepted.
+#[derive(Clone, Copy, Debug)]
+pub struct Again {
+    pub took: Duration,
+    /// The load's coordinator died with it: its swarm's writes wait for the node's lease, not for an election alone.
+    pub coordinated: bool,
+}
+
+/// The quantiles of elections alone, and of those that took the coordinator with them; none where there were none.
+pub fn quantiles(all: &[Again], coordinated: bool) -> Option<(Duration, Duration)> {
+    let mut all: Vec<Duration> = all.iter().filter(|again| again.coordinated == coordinated).map(|again| again.took).collect();
+    all.sort();
+    let at = |percent: usize| all.get((all.len() * percent).div_ceil(100).checked_sub(1)?).copied();
+    Some((at(50)?, at(99)?))
+}
+
+/// Both, printed.
+pub fn print_quantiles(all: &[Again]) {
+    for (coordinated, what) in [(false, "killed leaders that did not coordinate"), (true, "killed leaders that coordinated")] {
+        let count = all.iter().filter(|again| again.coordinated == coordinated).count();
+        if let Some((half, most)) = quantiles(all, coordinated) {
+            eprintln!("writes accepted again: p50 {half:?}, p99 {most:?} over {count} {what}");
+        }
+    }
+}
+
 pub struct Scene {
     pub cluster: Cluster,
     pub load: Load,
@@ -58,6 +84,17 @@ impl Scene {
     pub async fn coordinators_node(&self) -> usize {
         let all: Vec<usize> = (0..self.cluster.len()).collect();
         self.holder_among(&all, &self.swarm().await, ELSEWHERE).await
+    }
+
+    /// Kills the leader between two writes of the load, and waits until writes are accepted again: how long that took.
+    pub async fn kill_the_leader(&mut self) -> (usize, Again) {
+        let leader = self.cluster.leader().await;
+        let coordinated = self.coordinators_node().await == leader;
+        tokio::time::sleep(Duration::from_millis(self.dice.u64(200..500))).await;
+        let killed = Instant::now();
+        self.cluster.kill(leader);
+        let took = self.load.accepted_again(killed).await;
+        (leader, Again { took, coordinated })
     }
 
     /// A node that holds an agent of the load; not `but`, if another does.
