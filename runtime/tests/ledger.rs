@@ -216,6 +216,17 @@ async fn a_second_opener_is_told_that_the_file_is_in_use() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_was_founded_a_moment_ago_takes_writes() {
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(config(&dir)).await.unwrap();
+        assert!(ledger.leadership().borrow().is_me, "it is the only voter, and does not lead");
+        ledger.takes_writes().unwrap();
+        ledger.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_room_writes_are_refused_aloud_and_reads_go_on() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = Ledger::open(config(&dir)).await.unwrap();
