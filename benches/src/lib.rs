@@ -1,5 +1,7 @@
 //! What all benches share: one line per figure with its unit, and a JSON file beside it.
 
+pub mod nodes;
+pub mod remote;
 pub mod wire;
 
 use std::{
@@ -63,9 +65,20 @@ pub fn fdatasync_per_second(dir: &std::path::Path, during: Duration) -> std::io:
 
 /// What this process holds in memory now.
 pub fn resident_mb() -> std::io::Result<f64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
+    resident_mb_of("self")
+}
+
+/// What a process holds in memory now; `self` is this one.
+pub fn resident_mb_of(pid: &str) -> std::io::Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse::<f64>().ok());
-    kib.map(|kib| kib / 1024.0).ok_or_else(|| std::io::Error::other("/proc/self/status has no VmRSS"))
+    kib.map(|kib| kib / 1024.0).ok_or_else(|| std::io::Error::other("no VmRSS in its status"))
+}
+
+/// Of the machine, over one minute: other work slows what is measured.
+pub fn load() -> std::io::Result<f64> {
+    let text = std::fs::read_to_string("/proc/loadavg")?;
+    text.split(' ').next().and_then(|load| load.parse().ok()).ok_or_else(|| std::io::Error::other("/proc/loadavg reads oddly"))
 }
 
 pub fn ms(time: Duration) -> f64 {

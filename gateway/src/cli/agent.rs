@@ -119,6 +119,12 @@ pub struct CreateArgs {
     no_start: bool,
     #[arg(long)]
     cwd: Option<String>,
+    /// Only this node holds it
+    #[arg(long, value_name = "ID")]
+    node: Option<String>,
+    /// Only nodes with all of these labels hold it
+    #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = args::pair)]
+    node_labels: Vec<(String, String)>,
     #[arg(long)]
     operation_id: Option<String>,
     /// For a worker: its program and arguments
@@ -246,6 +252,8 @@ async fn create(client: &Client, show: Show, args: CreateArgs) -> Outcome {
         .set("session", args.pty.then(|| json!({ "kind": "PTY" })))
         .set("startTimeoutMs", args.start_timeout.map(args::millis))
         .set("autoStart", args.no_start.then_some(Value::Bool(false)))
+        .set("node", args.node.map(Value::from))
+        .list("nodeLabels", args.node_labels.iter().map(|(key, value)| json!({ "key": key, "value": value })))
         .done();
     show.done(&client.get(AGENT, "AgentCreate", json!({ "input": input }), "/createAgent/agent").await?)
 }

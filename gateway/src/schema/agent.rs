@@ -19,7 +19,7 @@ use super::{
     scalars::{BigInt, Cursor, DateTime},
     swarm::Swarm,
     task::{self, EnvVar, Task, TaskFilter},
-    task_input::{self, EnvInput},
+    task_input::{self, EnvInput, LabelInput},
 };
 
 /// A durable identity that runs tasks through its connector.
@@ -200,6 +200,10 @@ pub struct AgentFields {
     start_timeout_ms: i32,
     #[graphql(default = 5_000)]
     stop_grace_ms: i32,
+    /// Only this node holds it.
+    node: Option<ID>,
+    /// Only nodes with all of these labels hold it.
+    node_labels: Option<Vec<LabelInput>>,
 }
 
 /// How the agent drives its tool.
@@ -300,8 +304,8 @@ impl AgentFields {
             auto_start: self.auto_start,
             start_timeout_ms: parse::natural(&field("startTimeoutMs"), self.start_timeout_ms)?,
             stop_grace_ms: parse::natural(&field("stopGraceMs"), self.stop_grace_ms)?,
-            node_labels: Default::default(),
-            node: None,
+            node_labels: self.node_labels.unwrap_or_default().into_iter().map(|label| (label.key, label.value)).collect(),
+            node: parse::optional(&field("node"), self.node.as_ref())?,
         })
     }
 }

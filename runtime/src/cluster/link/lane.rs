@@ -51,6 +51,10 @@ pub trait LaneHandler: Send + Sync + 'static {
     fn up(&self, link: &Link);
     /// `charge` is what the frame costs of the window.
     fn frame(&self, link: &Link, payload: &[u8], charge: usize) -> Taken;
+    /// True of a handler whose every answer is [`Taken::Now`]: its frames are then not counted one by one.
+    fn takes_at_once(&self) -> bool {
+        false
+    }
     /// After the last frame of this link. A replacing link may be up already: tell them apart by [`Link::id`].
     fn down(&self, link: &Link, why: &Down);
 }

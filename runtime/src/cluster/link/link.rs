@@ -127,8 +127,13 @@ impl Link {
 
     /// Tells the peer that `charge` of what it sent was taken.
     pub fn grant(&self, charge: usize) {
+        self.0.untaken.fetch_sub(charge as u64, Ordering::AcqRel);
+        self.grant_taken(charge);
+    }
+
+    /// As [`Self::grant`], for what was never counted as untaken.
+    pub(super) fn grant_taken(&self, charge: usize) {
         let charge = charge as u64;
-        self.0.untaken.fetch_sub(charge, Ordering::AcqRel);
         let due = self.0.to_grant.fetch_add(charge, Ordering::AcqRel) + charge;
         // Not for each frame: a quarter of the window keeps the sender going.
         if due >= u64::from(self.0.window / 4) {

@@ -165,8 +165,12 @@ impl Outbound {
         {
             state.data_bytes -= piece.charge.min(state.data_bytes);
             self.credit.fetch_sub(i64::try_from(piece.charge).unwrap_or(i64::MAX), Ordering::AcqRel);
+            // Not for each piece: a sender that is woken for one would run into the bound again at once.
+            let roomy = state.data_bytes <= self.bytes_max / 2;
             drop(state);
-            self.room.notify_waiters();
+            if roomy {
+                self.room.notify_waiters();
+            }
             return Next::Write(piece.bytes);
         }
         if state.closed {

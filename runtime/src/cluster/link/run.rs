@@ -71,20 +71,29 @@ async fn read<S: Stream>(
     config: &LinkConfig,
     started: Instant,
 ) -> Down {
+    let at_once = handler.takes_at_once();
     loop {
+        // Granted once per read, not per frame: several counters of a busy link are shared with its writer.
+        let (mut at, mut taken) = (0, 0);
         let needs = loop {
-            match parse(&buffer, FRAME_BYTES_MAX) {
+            match parse(&buffer[at..], FRAME_BYTES_MAX) {
                 Ok(Parsed::Frame(frame)) => {
-                    let bytes = frame.bytes;
-                    if let Err(down) = take(&frame, link, handler, started) {
+                    at += frame.bytes;
+                    if at_once && frame.kind == Kind::Data {
+                        taken += charge(frame.bytes);
+                        handler.frame(link, frame.payload, 0);
+                    } else if let Err(down) = take(&frame, link, handler, started) {
                         return down;
                     }
-                    buffer.advance(bytes);
                 }
                 Ok(Parsed::Needs(bytes)) => break bytes,
                 Err(refused) => return Down::WeRefused(refused),
             }
         };
+        buffer.advance(at);
+        if taken > 0 {
+            link.grant_taken(taken);
+        }
         if buffer.is_empty() && buffer.capacity() > 4 * READ_BYTES {
             buffer = BytesMut::new();
         }

@@ -21,6 +21,8 @@ use crate::{
 const VOTERS_EVERY: Duration = Duration::from_millis(250);
 /// After a change that was refused.
 const VOTERS_RETRY: Duration = Duration::from_secs(2);
+/// Before a leader whose disk is still full tries again to be rid of the lead.
+const FULL_RETRY: Duration = Duration::from_secs(10);
 /// How long another may take to be elected in place of a leader that is being drained.
 const ASIDE_WITHIN: Duration = Duration::from_secs(5);
 /// Addresses may also change with the group's own members, so the book is not waited for alone.
@@ -94,6 +96,14 @@ pub async fn voters(leases: Arc<Leases>) {
     let setup = &leases.setup;
     loop {
         tokio::time::sleep(VOTERS_EVERY).await;
+        let others = || setup.ledger.status().members.iter().any(|member| member.voter && member.node != Some(setup.node));
+        if setup.ledger.leadership().borrow().is_me && leases.no_room() && others() {
+            let gone = setup.ledger.step_aside(ASIDE_WITHIN).await;
+            tracing::warn!(gone, "this leader's disk is full: another is to lead");
+            // All disks may be full: not one election after the other.
+            tokio::time::sleep(FULL_RETRY).await;
+            continue;
+        }
         if !setup.ledger.leadership().borrow().is_me || setup.ledger.takes_writes().is_err() {
             continue;
         }
@@ -114,8 +124,7 @@ pub async fn voters(leases: Arc<Leases>) {
         let leaves = setup.book.nodes().iter().any(|known| {
             known.node == setup.node && matches!(known.state, NodeState::Draining | NodeState::Drained | NodeState::Removed)
         });
-        let others = setup.ledger.status().members.iter().any(|member| member.voter && member.node != Some(setup.node));
-        if leaves && others {
+        if leaves && others() {
             let gone = setup.ledger.step_aside(ASIDE_WITHIN).await;
             tracing::info!(gone, "this leader is being drained: another is to lead");
             tokio::time::sleep(VOTERS_RETRY).await;

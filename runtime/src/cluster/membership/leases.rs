@@ -17,6 +17,7 @@ use crate::{
         lease::{Ask, BootClock, BootTime, Grant, Grantor, Holder, NotGranted, Phase},
         rpc::Service,
     },
+    ledger::AppendError,
     op::NodeId,
 };
 
@@ -87,6 +88,11 @@ impl Leases {
         }
         // Without the clock there is no lease.
         now().map_or(Phase::Over, |now| self.holder.lock().phase(now))
+    }
+
+    /// This node's disk is full.
+    pub fn no_room(&self) -> bool {
+        matches!(self.setup.ledger.takes_writes(), Err(AppendError::DiskFull { .. }))
     }
 
     fn tell_phase(&self) {
@@ -176,6 +182,10 @@ pub async fn hold(leases: Arc<Leases>) {
 async fn ask(leases: &Arc<Leases>) {
     let setup = &leases.setup;
     let Some(leader) = setup.ledger.leadership().borrow().leader else { return };
+    // What lives here could not write what it decides: it is to live elsewhere, and comes back with room.
+    if leases.no_room() && !leases.alone() {
+        return;
+    }
     let Some(asked_at) = now() else { return };
     let asked = LeaseAsk { ask: leases.holder.lock().ask(asked_at), holds_nothing: setup.book.holds_nothing() };
     let answer = if leader == setup.node {

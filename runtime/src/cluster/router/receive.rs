@@ -48,6 +48,10 @@ impl LaneHandler for Router {
         Taken::Now
     }
 
+    fn takes_at_once(&self) -> bool {
+        true
+    }
+
     fn down(&self, link: &Link, _: &Down) {
         self.0.pending.link_lost(link.id());
     }

@@ -65,8 +65,11 @@ pub async fn steward(shared: Arc<Shared>, mut epoch: Option<(u64, u64)>) {
             continue;
         }
         if shared.voters() == [me] {
-            // Nobody else is to be asked.
-            let _ = shared.raft.trigger().elect().await;
+            // Nobody else is to be asked. Not twice for one outcome: a second election would end the lead of the first.
+            if Instant::now() >= next_try {
+                let _ = shared.raft.trigger().elect().await;
+                next_try = Instant::now() + shared.setup.timing.lease / 4;
+            }
             continue;
         }
         if shared.quiet() < shared.setup.timing.lease + patience || Instant::now() < next_try {
