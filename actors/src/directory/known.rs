@@ -11,11 +11,7 @@ use crate::{
     agent::AgentSpec,
     id::{AgentId, SwarmId},
     roster::event::{NodeRecord, RosterEvent},
-    swarm::{
-        SwarmSpec,
-        event::Operation,
-        state::{OPERATIONS_KEPT_MAX, Recent},
-    },
+    swarm::{SwarmSpec, event::Operation, recent::Recent, state::OPERATIONS_KEPT_MAX},
 };
 
 /// What can be placed on a node.

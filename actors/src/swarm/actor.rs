@@ -22,10 +22,11 @@ use super::{
     decide::Decided,
     event::{self, Ended, SwarmEvent},
     message::{Answer, Committed, Submit, SwarmMsg},
+    recent::Recent,
     seat::Arrival,
     snapshot::{self, Snapshot},
     spec::SwarmSpec,
-    state::{Now, Recent, Swarm},
+    state::{Now, Swarm},
     wire,
 };
 use crate::{

@@ -163,6 +163,27 @@ impl Swarm {
         self.begin(reduce.id, true, at, now);
     }
 
+    /// What a task was to be made of is not wanted any more.
+    pub(super) fn give_up(&mut self, task: TaskId) {
+        if let Some(plan) = self.live.get(&task).and_then(|live| live.plan.as_ref()) {
+            let reason: Arc<str> = format!("{task}, of which it is a part, has ended").into();
+            self.to_cancel.extend(plan.subtasks.iter().map(|task| (*task, reason.clone())));
+        }
+    }
+
+    /// A subtask that had ended is on its way again: who waits for it waits for it once more.
+    pub(super) fn reopened(&mut self, spec: &TaskSpec) {
+        let plan = spec.parent_id().and_then(|parent| self.live.get_mut(&parent)).and_then(|live| live.plan.as_mut());
+        match plan {
+            Some(Plan { gather: Some(gather), .. }) => gather.reopened(spec.id),
+            Some(plan) => {
+                plan.open += 1;
+                plan.failed.retain(|task| *task != spec.id);
+            }
+            None => {}
+        }
+    }
+
     /// How far a scatter is, in words.
     pub(super) fn explain_scatter(&self, id: TaskId) -> Option<String> {
         let (scatter, gather) = self.gathering(id)?;

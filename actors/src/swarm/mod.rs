@@ -9,6 +9,7 @@ pub mod event;
 mod gather;
 pub mod message;
 pub mod queue;
+pub mod recent;
 pub mod record;
 mod repair;
 pub mod seat;

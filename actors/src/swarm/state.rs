@@ -5,7 +5,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap, VecDeque},
+    collections::{BinaryHeap, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     event::{Ended, Next, SwarmEvent},
     queue::{Needs, ReadyQueue, Ticket},
+    recent::Recent,
     seat::{Arrival, Seats},
     spec::SwarmSpec,
 };
@@ -141,50 +142,6 @@ pub struct Swarm {
     pub(super) to_gather: Vec<(TaskId, bool)>,
     /// Parts that may deserve a twin now.
     pub(super) to_hedge: Vec<TaskId>,
-}
-
-/// A map that keeps the newest entries and forgets the oldest.
-#[derive(Clone, Debug)]
-pub struct Recent<K, V> {
-    map: HashMap<K, V>,
-    order: VecDeque<K>,
-    kept_max: usize,
-}
-
-impl<K: Clone + Eq + std::hash::Hash, V> Recent<K, V> {
-    pub fn new(kept_max: usize) -> Self {
-        Self { map: HashMap::new(), order: VecDeque::new(), kept_max }
-    }
-
-    pub fn insert(&mut self, key: K, value: V) {
-        if self.map.insert(key.clone(), value).is_none() {
-            self.order.push_back(key);
-        }
-        while self.order.len() > self.kept_max {
-            if let Some(oldest) = self.order.pop_front() {
-                self.map.remove(&oldest);
-            }
-        }
-    }
-
-    pub fn get<Q: ?Sized + Eq + std::hash::Hash>(&self, key: &Q) -> Option<&V>
-    where
-        K: std::borrow::Borrow<Q>,
-    {
-        self.map.get(key)
-    }
-
-    /// Forgets one entry; its place in the order is passed over later.
-    pub fn remove(&mut self, key: &K) {
-        if self.map.remove(key).is_some() {
-            self.order.retain(|other| other != key);
-        }
-    }
-
-    /// Oldest first.
-    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.order.iter().filter_map(|key| Some((key, self.map.get(key)?)))
-    }
 }
 
 impl Swarm {
@@ -386,27 +343,6 @@ impl Swarm {
                 self.begin(spec.id, false, at, now);
             }
             SwarmEvent::StaleRefused { .. } => {}
-        }
-    }
-
-    /// What a task was to be made of is not wanted any more.
-    fn give_up(&mut self, task: TaskId) {
-        if let Some(plan) = self.live.get(&task).and_then(|live| live.plan.as_ref()) {
-            let reason: Arc<str> = format!("{task}, of which it is a part, has ended").into();
-            self.to_cancel.extend(plan.subtasks.iter().map(|task| (*task, reason.clone())));
-        }
-    }
-
-    /// A subtask that had ended is on its way again: who waits for it waits for it once more.
-    fn reopened(&mut self, spec: &TaskSpec) {
-        let plan = spec.parent_id().and_then(|parent| self.live.get_mut(&parent)).and_then(|live| live.plan.as_mut());
-        match plan {
-            Some(Plan { gather: Some(gather), .. }) => gather.reopened(spec.id),
-            Some(plan) => {
-                plan.open += 1;
-                plan.failed.retain(|task| *task != spec.id);
-            }
-            None => {}
         }
     }
 

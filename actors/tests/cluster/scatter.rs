@@ -25,8 +25,10 @@ async fn agents_everywhere(rig: &Rig) {
     }
 }
 
-async fn scatter(rig: &Rig, at: usize, new: NewScatter) -> TaskId {
-    rig.control(at).scatter(op(), new).await.unwrap().value.id()
+/// The task that gathers, and its parts.
+async fn scatter(rig: &Rig, at: usize, new: NewScatter) -> (TaskId, Vec<TaskId>) {
+    let task = rig.control(at).scatter(op(), new).await.unwrap().value;
+    (task.id(), task.subtasks)
 }
 
 fn result(rig: &Rig, record: &TaskRecord) -> Value {
@@ -42,7 +44,7 @@ async fn a_scatters_parts_run_on_all_nodes_and_are_gathered_in_order() {
     let rig = Rig::start(3).await;
     agents_everywhere(&rig).await;
     let new = NewScatter::new(items(9), sh("echo $HIVEWARD_ITEM_INDEX:$HIVEWARD_ITEM; sleep 0.2"));
-    let task = scatter(&rig, 1, new).await;
+    let (task, _) = scatter(&rig, 1, new).await;
     let record = rig.succeeded(task).await;
     let said = result(&rig, &record);
     assert_eq!(said["in"], json!(["0", "1", "2", "3", "4", "5", "6", "7", "8"]));
@@ -77,9 +79,8 @@ async fn a_scatter_survives_the_loss_of_a_node_under_its_parts() {
     let marker = tempfile::tempdir().unwrap();
     let go = marker.path().join("go");
     let new = NewScatter::new(items(3), sh(&format!("while ! [ -e {} ]; do sleep 0.05; done; echo done", go.display())));
-    let task = scatter(&rig, 0, new).await;
-    let record = rig.control(0).task(task).unwrap().unwrap();
-    for part in &record.subtasks {
+    let (task, tasks) = scatter(&rig, 0, new).await;
+    for part in &tasks {
         rig.running(*part).await;
     }
     let held = |at| agents.iter().any(|agent| rig.place(Entity::Agent(*agent)) == Some(at));
@@ -101,9 +102,9 @@ async fn at_its_deadline_a_scatter_takes_what_is_in_and_stops_the_rest() {
     let script = "case $HIVEWARD_ITEM_INDEX in 1) sleep 600;; 2) exit 3;; *) echo ok;; esac";
     let mut part = sh(script);
     part.retry = Some(hiveward_actors::task::retry::RetryPolicy::NEVER);
-    let new = NewScatter { policy: Policy::BestEffort, deadline_ms: Some(3_000), ..NewScatter::new(items(4), part.clone()) };
-    let task = scatter(&rig, 2, new).await;
-    let slow = rig.control(0).task(task).unwrap().unwrap().subtasks[1];
+    let new = NewScatter { policy: Policy::BestEffort, deadline_ms: Some(5_000), ..NewScatter::new(items(4), part.clone()) };
+    let (task, tasks) = scatter(&rig, 2, new).await;
+    let slow = tasks[1];
     rig.running(slow).await;
     let record = rig.succeeded(task).await;
     let said = result(&rig, &record);
@@ -115,10 +116,10 @@ async fn at_its_deadline_a_scatter_takes_what_is_in_and_stops_the_rest() {
 
     // As many as are wanted are enough, and fewer than that are not.
     let new = NewScatter { policy: Policy::AtLeast(2), ..NewScatter::new(items(4), part.clone()) };
-    let record = rig.succeeded(scatter(&rig, 0, new).await).await;
+    let record = rig.succeeded(scatter(&rig, 0, new).await.0).await;
     assert_eq!(result(&rig, &record)["in"].as_array().unwrap().len(), 2);
     let new = NewScatter { policy: Policy::All, ..NewScatter::new(items(4), part) };
-    let record = rig.ended(scatter(&rig, 0, new).await).await;
+    let record = rig.ended(scatter(&rig, 0, new).await.0).await;
     assert_eq!(record.status, TaskStatus::Failed);
     assert!(record.error.as_ref().unwrap().contains("1 of 4 parts failed"), "{record:#?}");
     until("nothing to run", || rig.hosts.iter().all(|host| host.processes().is_empty()).then_some(())).await;
@@ -132,12 +133,12 @@ async fn a_part_that_takes_too_long_is_won_by_its_twin_on_another_node() {
     let marker = tempfile::tempdir().unwrap();
     // Whoever runs the last item first never ends.
     let script = format!(
-        "[ $HIVEWARD_ITEM_INDEX = 3 ] && mkdir {0}/first 2>/dev/null && exec sleep 600; echo $HIVEWARD_ITEM",
+        "[ $HIVEWARD_ITEM_INDEX = 3 ] && mkdir {0}/first 2>/dev/null && exec sleep 600; sleep 0.3; echo $HIVEWARD_ITEM",
         marker.path().display()
     );
     let hedge = NewHedge { after: HedgeAfter::Factor(3.0), share: 0.25 };
     let new = NewScatter { hedge: Some(hedge), ..NewScatter::new(items(4), sh(&script)) };
-    let task = scatter(&rig, 1, new).await;
+    let (task, _) = scatter(&rig, 1, new).await;
     let record = rig.succeeded(task).await;
     let said = result(&rig, &record);
     assert_eq!(said["in"], json!(["0", "1", "2", "3"]));
@@ -183,10 +184,9 @@ async fn a_scatter_goes_on_where_its_coordinator_comes_back() {
         deadline_ms: Some(55_000),
         ..NewScatter::new(items(4), sh(&script))
     };
-    let task = scatter(&rig, 0, new).await;
-    let record = rig.control(0).task(task).unwrap().unwrap();
-    rig.succeeded(record.subtasks[0]).await;
-    for part in &record.subtasks[1..] {
+    let (task, tasks) = scatter(&rig, 0, new).await;
+    rig.succeeded(tasks[0]).await;
+    for part in &tasks[1..] {
         rig.running(*part).await;
     }
     rig.cut_power(at).await;
@@ -195,6 +195,7 @@ async fn a_scatter_goes_on_where_its_coordinator_comes_back() {
     let record = rig.succeeded(task).await;
     let said = result(&rig, &record);
     assert_eq!((&said["result"], &said["in"]), (&json!("reduced\n"), &json!(["0", "1", "2", "3"])));
+    assert_eq!(record.subtasks.len(), tasks.len() + 1);
     for part in &record.subtasks {
         assert_eq!(rig.succeeded(*part).await.attempts.len(), 1);
     }
