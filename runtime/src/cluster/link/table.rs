@@ -62,9 +62,11 @@ struct Known {
     troubles: HashMap<(NodeId, Lane), Trouble>,
 }
 
+type Up = HashMap<(NodeId, Lane), (Link, WallMs), foldhash::fast::RandomState>;
+
 #[derive(Default)]
 pub(super) struct Table {
-    up: RwLock<HashMap<(NodeId, Lane), (Link, WallMs), foldhash::fast::RandomState>>,
+    up: RwLock<Up>,
     known: Mutex<Known>,
 }
 
