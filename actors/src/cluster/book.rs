@@ -101,7 +101,7 @@ impl Admission for Book {
         let request = request.clone();
         async move {
             let unavailable = |refused: Refused| JoinRefused::Unavailable { why: refused.message };
-            let outcome: Arc<Mutex<Option<Result<Vec<Member>, JoinRefused>>>> = Arc::default();
+            let outcome: Told = Arc::default();
             let (told, mut request) = (outcome.clone(), Some(request));
             let decided = self.roster.ask(Deadline::after(WRITE_WITHIN), move |reply| {
                 let (told, request) = (told.clone(), request.take());
@@ -125,6 +125,9 @@ impl Admission for Book {
         .boxed()
     }
 }
+
+/// The decision, as it comes out of the roster's actor.
+type Told = Arc<Mutex<Option<Result<Vec<Member>, JoinRefused>>>>;
 
 type Decided = (Vec<Member>, Option<NodeRecord>);
 

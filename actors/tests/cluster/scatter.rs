@@ -170,7 +170,7 @@ async fn a_scatter_goes_on_where_its_coordinator_comes_back() {
             node: Some(rig.hosts[on].id),
             max_concurrent_tasks: 4,
             stop_grace_ms: 100,
-            ..NewAgent::command(&format!("worker-{on}"))
+            ..NewAgent::command(format!("worker-{on}"))
         };
         rig.control(0).create_agent(op(), new).await.unwrap();
     }
