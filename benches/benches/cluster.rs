@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 const AGENTS: u32 = 2_000;
 const JOINING_AT_ONCE: usize = 4;
+const CREATING_AT_ONCE: usize = 64;
 const LANES: usize = 3;
 
 const CLIENTS: usize = 16;
@@ -85,7 +86,12 @@ async fn full(nodes: &Nodes, begun: Instant) -> anyhow::Result<Duration> {
                 return Ok(looked);
             }
             if seen != last {
-                println!("  {:6.2} s: {} of {wanted} ends of links are up, {} nodes silent", looked.as_secs_f64(), seen.0, seen.1);
+                println!(
+                    "  {:6.2} s: {} of {wanted} ends of links are up, {} nodes silent",
+                    looked.as_secs_f64(),
+                    seen.0,
+                    seen.1
+                );
             }
             last = seen;
         }
@@ -96,7 +102,8 @@ async fn full(nodes: &Nodes, begun: Instant) -> anyhow::Result<Duration> {
 
 async fn mesh(dir: &Path, figures: &mut Figures) -> anyhow::Result<()> {
     std::fs::create_dir_all(dir)?;
-    let size: usize = std::env::var("HIVEWARD_BENCH_NODES").ok().and_then(|size| size.parse().ok()).unwrap_or(if short() { 10 } else { 50 });
+    let size: usize =
+        std::env::var("HIVEWARD_BENCH_NODES").ok().and_then(|size| size.parse().ok()).unwrap_or(if short() { 10 } else { 50 });
     let mut nodes = Nodes::new(hiveward_benches::nodes::binary()?, dir)?;
     let few = (size / 5).max(3);
     grow(&mut nodes, few).await?;
@@ -104,7 +111,12 @@ async fn mesh(dir: &Path, figures: &mut Figures) -> anyhow::Result<()> {
     let small = idle(&nodes, figures, "no agents").await?;
     let begun = Instant::now();
     grow(&mut nodes, size).await?;
-    figures.row(&format!("{size} nodes: all of {} more joined", size - few), begun.elapsed().as_secs_f64(), "s", &format!("{JOINING_AT_ONCE} at a time, each with a token of its own"));
+    figures.row(
+        &format!("{size} nodes: all of {} more joined", size - few),
+        begun.elapsed().as_secs_f64(),
+        "s",
+        &format!("{JOINING_AT_ONCE} at a time, each with a token of its own"),
+    );
     let took = full(&nodes, Instant::now()).await?;
     figures.row(&format!("{size} nodes: full mesh after the last one is ready"), took.as_secs_f64(), "s", "under 5");
     let large = idle(&nodes, figures, "no agents").await?;
@@ -112,14 +124,14 @@ async fn mesh(dir: &Path, figures: &mut Figures) -> anyhow::Result<()> {
     let each = |at: fn(&Idle) -> f64| (at(&large) - at(&small)) / (size - few) as f64;
     figures.row("processor of a follower per peer", each(|idle| idle.follower) * 1e4, "us/s", "for docs/scale.md");
     figures.row("processor of the leader per peer", each(|idle| idle.leader) * 1e4, "us/s", "");
-    figures.row("processor of a follower, whatever the peers", (small.follower - each(|idle| idle.follower) * few as f64) * 1e4, "us/s", "");
+    figures.row(
+        "processor of a follower, whatever the peers",
+        (small.follower - each(|idle| idle.follower) * few as f64) * 1e4,
+        "us/s",
+        "",
+    );
     figures.row("resident memory per peer", each(|idle| idle.memory) * 1024.0, "kB", "");
     figures.row("resident memory, whatever the peers", small.memory - each(|idle| idle.memory) * few as f64, "MB", "");
-
-    let home = size - 1;
-    place_agents(&nodes, home, figures).await?;
-    idle(&nodes, figures, &format!("{AGENTS} agents on one")).await?;
-    figures.row("resident memory of the node with the agents", nodes.resident_mb(home)?, "MB", "");
 
     let before = load()?;
     nodes.kill_all();
@@ -127,29 +139,63 @@ async fn mesh(dir: &Path, figures: &mut Figures) -> anyhow::Result<()> {
     for node in 0..size {
         nodes.spawn(node, None)?;
     }
-    figures.row(&format!("{size} nodes killed and started at once: started"), begun.elapsed().as_secs_f64(), "s", &format!("load {before}"));
+    figures.row(
+        &format!("{size} nodes killed and started at once: started"),
+        begun.elapsed().as_secs_f64(),
+        "s",
+        &format!("load {before}"),
+    );
     for node in 0..size {
         nodes.ready(node).await?;
     }
     figures.row(&format!("{size} nodes started at once: all answer and know a leader"), begun.elapsed().as_secs_f64(), "s", "");
     let took = full(&nodes, begun).await?;
-    figures.row(&format!("{size} nodes started at once: full mesh"), took.as_secs_f64(), "s", "under 5, on a core or more per few nodes");
+    figures.row(&format!("{size} nodes started at once: full mesh"), took.as_secs_f64(), "s", "under 5");
     let cpu: Duration = (0..size).map(|node| nodes.cpu(node)).sum::<anyhow::Result<_>>()?;
-    figures.row(&format!("{size} nodes started at once: processor time used by all"), cpu.as_secs_f64(), "s", "divided by the cores: what no design can undercut here");
+    figures.row(
+        &format!("{size} nodes started at once: processor time used by all"),
+        cpu.as_secs_f64(),
+        "s",
+        "divided by the cores: what no design can undercut here",
+    );
+
+    let home = size - 1;
+    place_agents(&nodes, home, figures).await?;
+    idle(&nodes, figures, &format!("{AGENTS} agents on one")).await?;
+    figures.row("resident memory of the node with the agents", nodes.resident_mb(home)?, "MB", "");
     Ok(())
 }
 
 /// One node holds them all.
 async fn place_agents(nodes: &Nodes, home: usize, figures: &mut Figures) -> anyhow::Result<()> {
     let id = nodes.id(home)?;
-    nodes.ask(0, "mutation($input:CreateSwarmInput!){createSwarm(input:$input){swarm{id}}}", json!({"input": {"name": "bench"}})).await?;
-    let template = json!({"connector": {"noop": true}, "node": id});
-    let begun = Instant::now();
-    // Some hundred at a time: one request answers when all of its agents are made.
-    for agents in (200..=AGENTS).step_by(200) {
-        let input = json!({"swarm": "bench", "agents": agents, "template": template});
-        nodes.ask(0, "mutation($input:ScaleSwarmInput!){scaleSwarm(input:$input){swarm{agentCount}}}", json!({"input": input})).await?;
+    nodes
+        .ask(0, "mutation($input:CreateSwarmInput!){createSwarm(input:$input){swarm{id}}}", json!({"input": {"name": "bench"}}))
+        .await?;
+    let (begun, next) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+    let spent = || (0..nodes.nodes.len()).map(|node| nodes.cpu(node)).sum::<anyhow::Result<Duration>>();
+    let before = spent()?;
+    // Many at a time: their events share commits. `scaleSwarm` makes one after the other.
+    let mut clients = tokio::task::JoinSet::new();
+    for _ in 0..CREATING_AT_ONCE {
+        let (mut http, next, id) = (nodes.http(0).await?, next.clone(), id.clone());
+        clients.spawn(async move {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= u64::from(AGENTS) {
+                    return anyhow::Ok(());
+                }
+                let input = json!({"name": format!("noop-{number}"), "swarm": "bench", "connector": {"noop": true}, "node": id});
+                let query = "mutation($input:CreateAgentInput!){createAgent(input:$input){agent{id}}}";
+                http.post(&json!({"query": query, "variables": {"input": input}}).to_string()).await?;
+            }
+        });
     }
+    while let Some(client) = clients.join_next().await {
+        client??;
+    }
+    let each = (spent()? - before).as_secs_f64() * 1e3 / f64::from(AGENTS);
+    figures.row("processor of all nodes per agent created", each, "ms", "every node applies every event");
     figures.row(&format!("{AGENTS} agents created on one node of them"), begun.elapsed().as_secs_f64(), "s", "");
     loop {
         let said = nodes.ask(0, "{cluster{nodes{id entities}}}", Value::Null).await?;
@@ -181,8 +227,11 @@ async fn idle(nodes: &Nodes, figures: &mut Figures, state: &str) -> anyhow::Resu
     let all = || (0..size).map(|node| nodes.cpu(node)).collect::<anyhow::Result<Vec<_>>>();
     let before = all()?;
     tokio::time::sleep(during).await;
-    let shares: Vec<f64> =
-        all()?.iter().zip(&before).map(|(after, before)| (*after - *before).as_secs_f64() / during.as_secs_f64() * 100.0).collect();
+    let shares: Vec<f64> = all()?
+        .iter()
+        .zip(&before)
+        .map(|(after, before)| (*after - *before).as_secs_f64() / during.as_secs_f64() * 100.0)
+        .collect();
     let follower = (shares.iter().sum::<f64>() - shares[leader]) / (size - 1) as f64;
     let name = format!("{size} nodes idle, {state}");
     figures.row(&format!("{name}: processor per follower"), follower, "% core", "ractor_cluster's bare mesh of 50: 0.28");
@@ -199,7 +248,12 @@ async fn tasks(dir: &Path, figures: &mut Figures) -> anyhow::Result<()> {
     for size in [1, 3] {
         let dir = dir.join(format!("of{size}"));
         std::fs::create_dir_all(&dir)?;
-        figures.row(&format!("this disk before {size} nodes: fdatasync of 4 KiB"), fdatasync_per_second(&dir, Duration::from_secs(2))?, "1/s", "");
+        figures.row(
+            &format!("this disk before {size} nodes: fdatasync of 4 KiB"),
+            fdatasync_per_second(&dir, Duration::from_secs(2))?,
+            "1/s",
+            "",
+        );
         let mut nodes = Nodes::new(binary.clone(), &dir)?;
         grow(&mut nodes, size).await?;
         full(&nodes, Instant::now()).await?;
@@ -222,11 +276,17 @@ async fn throughput(nodes: &Nodes, figures: &mut Figures) -> anyhow::Result<f64>
     let size = nodes.nodes.len();
     let during = Duration::from_secs(if short() { 5 } else { 20 });
     nodes
-        .ask(0, "mutation($input:CreateSwarmInput!){createSwarm(input:$input){swarm{id}}}", json!({"input": {"name": "bench", "maxQueued": 100_000}}))
+        .ask(
+            0,
+            "mutation($input:CreateSwarmInput!){createSwarm(input:$input){swarm{id}}}",
+            json!({"input": {"name": "bench", "maxQueued": 100_000}}),
+        )
         .await?;
     let template = json!({"connector": {"noop": true}, "maxConcurrentTasks": 256});
     let input = json!({"swarm": "bench", "agents": 9, "template": template});
-    nodes.ask(0, "mutation($input:ScaleSwarmInput!){scaleSwarm(input:$input){swarm{agentCount}}}", json!({"input": input})).await?;
+    nodes
+        .ask(0, "mutation($input:ScaleSwarmInput!){scaleSwarm(input:$input){swarm{agentCount}}}", json!({"input": input}))
+        .await?;
     let one = json!({"kind": "noop"});
     let body = json!({
         "query": "mutation($input:SubmitTasksInput!){submitTasks(input:$input){cursor}}",
@@ -235,11 +295,8 @@ async fn throughput(nodes: &Nodes, figures: &mut Figures) -> anyhow::Result<f64>
     .to_string();
     let body: Arc<str> = body.into();
     let (submitted, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let counters = || {
-        (0..size)
-            .map(|node| Ok((nodes.cpu(node)?, nodes.written(node)?)))
-            .collect::<anyhow::Result<Vec<(Duration, u64)>>>()
-    };
+    let counters =
+        || (0..size).map(|node| Ok((nodes.cpu(node)?, nodes.written(node)?))).collect::<anyhow::Result<Vec<(Duration, u64)>>>();
     let (before, begun) = (counters()?, Instant::now());
     let mut clients = tokio::task::JoinSet::new();
     for client in 0..CLIENTS {
@@ -291,7 +348,12 @@ async fn throughput(nodes: &Nodes, figures: &mut Figures) -> anyhow::Result<f64>
     let (after, took) = (counters()?, end.unwrap_or_else(|| begun.elapsed()));
     let rate = seen as f64 / took.as_secs_f64();
     let name = format!("{size} {}", if size == 1 { "node" } else { "nodes" });
-    figures.row(&format!("{name}: durable tasks, submitted to ended"), rate, "1/s", &format!("{CLIENTS} clients, batches of {BATCH}, load {:.1}", load()?));
+    figures.row(
+        &format!("{name}: durable tasks, submitted to ended"),
+        rate,
+        "1/s",
+        &format!("{CLIENTS} clients, batches of {BATCH}, load {:.1}", load()?),
+    );
     figures.row(&format!("{name}: tasks not ended"), (submitted - seen.min(submitted)) as f64, "", "must be 0");
     figures.row(&format!("{name}: batches refused"), refused as f64, "", "");
     figures.row(&format!("{name}: one batch acknowledged, p50"), ms(percentile(&mut times, 0.5)), "ms", "");

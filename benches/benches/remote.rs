@@ -270,7 +270,12 @@ async fn tells(pair: &mut Pair, figures: &mut Figures) -> anyhow::Result<()> {
     for _ in 0..rounds {
         let hand = tell_run(pair, "hand", tells, &mut told_hand).await?;
         let router = tell_run(pair, "router", tells, &mut told_router).await?;
-        println!("  by hand {:.0}/s, by router {:.0}/s: {:.2}", hand.per_second, router.per_second, router.per_second / hand.per_second);
+        println!(
+            "  by hand {:.0}/s, by router {:.0}/s: {:.2}",
+            hand.per_second,
+            router.per_second,
+            router.per_second / hand.per_second
+        );
         by_hand.push(hand);
         by_router.push(router);
     }
@@ -279,6 +284,13 @@ async fn tells(pair: &mut Pair, figures: &mut Figures) -> anyhow::Result<()> {
     figures.row("tell of 100 B by the router, into a ractor actor", router, "1/s", "goal 2,000,000; Erlang 270,000 casts/s");
     let ratios = by_hand.iter().zip(&by_router).map(|(hand, router)| router.per_second / hand.per_second);
     figures.row("router to hand, median of the rounds", median(ratios), "ratio", "at least 0.7");
+    let spent = |runs: &[Run]| median(runs.iter().map(|run| run.near_ns + run.far_ns));
+    figures.row(
+        "the same in processor time per tell",
+        spent(&by_hand) / spent(&by_router),
+        "ratio",
+        "at least 0.7, whatever else runs",
+    );
     for (who, runs) in [("by hand", &by_hand), ("by router", &by_router)] {
         figures.row(&format!("processor of the sender per tell, {who}"), median(runs.iter().map(|run| run.near_ns)), "ns", "");
         figures.row(&format!("processor of the receiver per tell, {who}"), median(runs.iter().map(|run| run.far_ns)), "ns", "");
@@ -289,8 +301,8 @@ async fn tells(pair: &mut Pair, figures: &mut Figures) -> anyhow::Result<()> {
 /// The program of the package beside this one, built on demand: its features must not reach the workspace's ractor.
 fn bare_cluster() -> anyhow::Result<PathBuf> {
     let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("ractor_cluster");
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| package.join("target"), |target| PathBuf::from(target).join("bare"));
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| package.join("target"), |target| PathBuf::from(target).join("bare"));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
         .current_dir(&package)
@@ -385,7 +397,8 @@ async fn bounds(pair: &mut Pair, figures: &mut Figures) -> anyhow::Result<()> {
     let during = Duration::from_secs(if short() { 5 } else { 60 });
     let config = hiveward_runtime::cluster::link::LinkConfig::new(pair.near.manager.address());
     let mib = |bytes: usize| bytes as f64 / 1048576.0;
-    let sender_bound = format!("bound {:.2}: LinkConfig::outbound_bytes_max and one frame", mib(config.outbound_bytes_max + 256 * 1024));
+    let sender_bound =
+        format!("bound {:.2}: LinkConfig::outbound_bytes_max and one frame", mib(config.outbound_bytes_max + 256 * 1024));
     for stopped in [false, true] {
         let name = if stopped { "stopped receiver" } else { "slow receiver" };
         let before = pair.resident()?;
@@ -399,12 +412,22 @@ async fn bounds(pair: &mut Pair, figures: &mut Figures) -> anyhow::Result<()> {
         }
         let (outcomes, most, queued) = flooded?;
         let seconds = during.as_secs_f64();
-        figures.row(&format!("{name}: tells of 1000 B tried"), total(&outcomes) / seconds, "1/s", &format!("for {seconds} s, never waiting"));
+        figures.row(
+            &format!("{name}: tells of 1000 B tried"),
+            total(&outcomes) / seconds,
+            "1/s",
+            &format!("for {seconds} s, never waiting"),
+        );
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed) as f64;
         figures.row(&format!("{name}: accepted"), count(&outcomes.accepted), "", "");
         figures.row(&format!("{name}: refused as Busy (its mailbox is full)"), count(&outcomes.busy), "", "");
         figures.row(&format!("{name}: refused as WayFull (code BUSY)"), count(&outcomes.way_full), "", "");
-        figures.row(&format!("{name}: refused as unreachable"), count(&outcomes.unreachable), "", "silent for LinkConfig::read_idle: the link is closed");
+        figures.row(
+            &format!("{name}: refused as unreachable"),
+            count(&outcomes.unreachable),
+            "",
+            "silent for LinkConfig::read_idle: the link is closed",
+        );
         figures.row(&format!("{name}: most queued by the sender"), queued, "MiB", &sender_bound);
         figures.row(&format!("{name}: sender's memory before"), before.0, "MB", "");
         figures.row(&format!("{name}: sender's memory at most"), most.0, "MB", "");
@@ -421,7 +444,12 @@ async fn bounds(pair: &mut Pair, figures: &mut Figures) -> anyhow::Result<()> {
         anyhow::ensure!(back.elapsed() < Duration::from_secs(60), "it never came back");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    figures.row("stopped receiver: answers again after it goes on", back.elapsed().as_secs_f64(), "s", "LinkConfig::backoff, at most 10 and half");
+    figures.row(
+        "stopped receiver: answers again after it goes on",
+        back.elapsed().as_secs_f64(),
+        "s",
+        "LinkConfig::backoff, at most 10 and half",
+    );
     Ok(())
 }
 

@@ -27,9 +27,9 @@ struct Costs {
     peer: f64,
     /// Of the leader per second and follower: pings, leases, heartbeats.
     led: f64,
-    /// Of the leader, to give one commit's entries to one follower.
+    /// Of the leader, to give one commit's entries to one follower. Assumed, not measured.
     copy: f64,
-    /// Of one end of one handshake.
+    /// Of one end of one handshake: at most, since a restart's whole processor time is shared out over its handshakes.
     handshake: f64,
     /// Resident, in kB.
     base_memory: f64,
@@ -37,17 +37,27 @@ struct Costs {
 }
 
 fn measured() -> Costs {
-    let mut costs =
-        Costs { base: 9_000.0, peer: 30.0, led: 400.0, copy: 40.0, handshake: 700.0, base_memory: 40_000.0, peer_memory: 150.0 };
+    let mut costs = Costs {
+        base: 5_125.0,
+        peer: 217.5,
+        led: 535.0,
+        copy: 40.0,
+        handshake: 1_240.0,
+        base_memory: 32_330.0,
+        peer_memory: 125.0,
+    };
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
-    let Some(rows) = std::fs::read(target.join("bench/cluster.json")).ok().and_then(|text| serde_json::from_slice(&text).ok()) else {
+    let Some(rows) = std::fs::read(target.join("bench/cluster.json")).ok().and_then(|text| serde_json::from_slice(&text).ok())
+    else {
         println!("no figures of the `cluster` bench: those of docs/scale.md");
         return costs;
     };
     let rows: Vec<serde_json::Value> = rows;
     let set = |cost: &mut f64, what: &str, factor: f64| {
-        if let Some(value) = rows.iter().find(|row| row["what"] == what).and_then(|row| row["value"].as_f64()).filter(|value| *value > 0.0) {
+        if let Some(value) =
+            rows.iter().find(|row| row["what"] == what).and_then(|row| row["value"].as_f64()).filter(|value| *value > 0.0)
+        {
             *cost = value * factor;
         }
     };
@@ -106,14 +116,29 @@ fn main() -> std::io::Result<()> {
         let name = format!("{nodes} nodes");
         figures.row(&format!("{name}: links, both ends counted once"), (nodes * (nodes - 1) / 2 * LANES) as f64, "", "");
         figures.row(&format!("{name}: idle processor of a follower"), follower / 1e4, "% core", "");
-        figures.row(&format!("{name}: memory of a node for links"), costs.peer_memory * (nodes - 1) as f64 / 1024.0, "MB", &format!("beside {:.0}", costs.base_memory / 1024.0));
+        figures.row(
+            &format!("{name}: memory of a node for links"),
+            costs.peer_memory * (nodes - 1) as f64 / 1024.0,
+            "MB",
+            &format!("beside {:.0}", costs.base_memory / 1024.0),
+        );
         for commits in [0, 20, 200] {
             let (busy, mut leases, mut beats) = leader(nodes, commits, &costs);
             let name = format!("{name}, {commits} commits/s");
             figures.row(&format!("{name}: the leader's core"), busy * 100.0, "%", "over 100: it falls behind");
             let within = (LEASE_US - STOP_WITHIN_US) / 1000;
-            figures.row(&format!("{name}: a lease request's wait, p99"), ms(percentile(&mut leases, 0.99)), "ms", &format!("{within} and the node stops its entities"));
-            figures.row(&format!("{name}: the last heartbeat of a round, p99"), ms(percentile(&mut beats, 0.99)), "ms", &format!("{} and it asks for an election", ELECTION_US / 1000));
+            figures.row(
+                &format!("{name}: a lease request's wait, p99"),
+                ms(percentile(&mut leases, 0.99)),
+                "ms",
+                &format!("{within} and the node stops its entities"),
+            );
+            figures.row(
+                &format!("{name}: the last heartbeat of a round, p99"),
+                ms(percentile(&mut beats, 0.99)),
+                "ms",
+                &format!("{} and it asks for an election", ELECTION_US / 1000),
+            );
         }
         let handshakes = (nodes - 1) as f64 * LANES as f64 * costs.handshake / 1e6;
         figures.row(&format!("{name}: full mesh after all start at once"), handshakes, "s", "one core each, handshakes alone");

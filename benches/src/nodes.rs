@@ -72,7 +72,9 @@ impl Nodes {
         if let Some((to, token)) = to {
             command.args(["--join", &to, "--token", &token]);
         }
-        command.env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into())).env("HIVEWARD_NODE__DEFAULT_AGENTS", "0");
+        command
+            .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into()))
+            .env("HIVEWARD_NODE__DEFAULT_AGENTS", "0");
         node.child = Some(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
         Ok(())
     }
@@ -93,7 +95,8 @@ impl Nodes {
     pub async fn ready(&mut self, number: usize) -> anyhow::Result<()> {
         let begun = Instant::now();
         loop {
-            let asked = tokio::time::timeout(Duration::from_secs(5), self.ask(number, "{cluster{leader{id}}}", Value::Null)).await;
+            let asked =
+                tokio::time::timeout(Duration::from_secs(5), self.ask(number, "{cluster{leader{id}}}", Value::Null)).await;
             if asked.is_ok_and(|said| said.is_ok_and(|said| said["cluster"]["leader"]["id"].is_string())) {
                 return Ok(());
             }
