@@ -284,6 +284,13 @@ async fn tells(pair: &mut Pair, figures: &mut Figures) -> anyhow::Result<()> {
     figures.row("tell of 100 B by the router, into a ractor actor", router, "1/s", "goal 2,000,000; Erlang 270,000 casts/s");
     let ratios = by_hand.iter().zip(&by_router).map(|(hand, router)| router.per_second / hand.per_second);
     figures.row("router to hand, median of the rounds", median(ratios), "ratio", "at least 0.7");
+    let spent = |runs: &[Run]| median(runs.iter().map(|run| run.near_ns + run.far_ns));
+    figures.row(
+        "the same in processor time per tell",
+        spent(&by_hand) / spent(&by_router),
+        "ratio",
+        "at least 0.7, whatever else runs",
+    );
     for (who, runs) in [("by hand", &by_hand), ("by router", &by_router)] {
         figures.row(&format!("processor of the sender per tell, {who}"), median(runs.iter().map(|run| run.near_ns)), "ns", "");
         figures.row(&format!("processor of the receiver per tell, {who}"), median(runs.iter().map(|run| run.far_ns)), "ns", "");

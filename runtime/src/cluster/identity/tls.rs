@@ -20,7 +20,12 @@ use crate::cluster::ClusterId;
 
 /// The one provider of the whole tree. Named at each use: a process-wide default would be decided by who comes first.
 pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
-    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        // Between our own nodes the shorter key first: as safe for what a session carries, and a third less work.
+        provider.cipher_suites.sort_by_key(|suite| suite.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
+        Arc::new(provider)
+    });
     &PROVIDER
 }
 

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicI64, AtomicU64, Ordering},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     hello::Hello,
     outbound::{Next, Outbound, put},
 };
-use crate::{cluster::LifeId, op::NodeId};
+use crate::{cluster::LifeId, id::Key, op::NodeId};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 const UNMEASURED: u64 = u64::MAX;
@@ -27,6 +27,7 @@ pub(super) struct Inner {
     life: LifeId,
     version: u16,
     pub(super) outbound: Outbound,
+    heard: Mutex<Vec<Option<Arc<str>>>>,
     /// What we let the peer send.
     window: u32,
     /// Charged and not yet taken.
@@ -60,6 +61,7 @@ impl Link {
             life: peer.life,
             version,
             outbound: Outbound::new(outbound_bytes_max, peer.window_bytes),
+            heard: Mutex::default(),
             window,
             untaken: AtomicU64::new(0),
             to_grant: AtomicU64::new(0),
@@ -108,6 +110,22 @@ impl Link {
     /// frame back. It runs under the queue's lock: no waiting.
     pub fn send_with(&self, fill: impl FnOnce(&mut Vec<u8>) -> bool) -> Result<(), SendError> {
         self.0.outbound.data(fill)
+    }
+
+    /// As [`Self::send_with`], about a key that the peer may know by a number of this link: `fill` hears whether it does.
+    #[inline]
+    pub(crate) fn send_about(
+        &self,
+        key: &Key,
+        slot: u16,
+        fill: impl FnOnce(&mut Vec<u8>, bool) -> bool,
+    ) -> Result<(), SendError> {
+        self.0.outbound.data_about(key, slot, fill)
+    }
+
+    /// What the peer has named on this link, by slot. Held by the link's own task alone, for one frame.
+    pub(crate) fn heard(&self) -> MutexGuard<'_, Vec<Option<Arc<str>>>> {
+        self.0.heard.lock()
     }
 
     /// As [`Self::send_with`] for answers: up to twice the queue's bound, so that new questions cannot shut them out.

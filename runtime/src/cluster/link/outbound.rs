@@ -12,6 +12,7 @@ use super::{
     down::SendError,
     frame::{FRAME_BYTES_MAX, Kind, append, charge},
 };
+use crate::id::Key;
 
 /// Frames are gathered into pieces of about this size: one write, one TLS record run, one wake-up.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -30,6 +31,8 @@ struct State {
     /// Pings, pongs and credit: not held back by credit, and ahead of what waits.
     control: Vec<u8>,
     data_bytes: usize,
+    /// What the peer has heard named, by slot. A frame that names is queued before this says so: their order is one.
+    named: Vec<Option<Key>>,
     /// An emptied buffer to fill next.
     spare: Vec<u8>,
     /// The writer waits to be woken.
@@ -68,16 +71,32 @@ impl Outbound {
     /// Queues one data frame whose payload `fill` writes; false from it takes the frame back.
     #[inline]
     pub(super) fn data(&self, fill: impl FnOnce(&mut Vec<u8>) -> bool) -> Result<(), SendError> {
-        self.data_within(self.bytes_max, fill)
+        self.data_within(self.bytes_max, None, |buffer, _| fill(buffer))
+    }
+
+    /// As [`Self::data`], about `key`: `fill` hears whether the peer knows it by `slot` already, and names it if not.
+    #[inline]
+    pub(super) fn data_about(
+        &self,
+        key: &Key,
+        slot: u16,
+        fill: impl FnOnce(&mut Vec<u8>, bool) -> bool,
+    ) -> Result<(), SendError> {
+        self.data_within(self.bytes_max, Some((key, slot)), fill)
     }
 
     /// As [`Self::data`], with room beyond the bound: an answer must not be shut out by new questions.
     pub(super) fn data_reserved(&self, fill: impl FnOnce(&mut Vec<u8>) -> bool) -> Result<(), SendError> {
-        self.data_within(self.bytes_max.saturating_mul(2), fill)
+        self.data_within(self.bytes_max.saturating_mul(2), None, |buffer, _| fill(buffer))
     }
 
     #[inline]
-    fn data_within(&self, bytes_max: usize, fill: impl FnOnce(&mut Vec<u8>) -> bool) -> Result<(), SendError> {
+    fn data_within(
+        &self,
+        bytes_max: usize,
+        about: Option<(&Key, u16)>,
+        fill: impl FnOnce(&mut Vec<u8>, bool) -> bool,
+    ) -> Result<(), SendError> {
         let mut guard = self.state.lock();
         let state = &mut *guard;
         if state.closed {
@@ -86,19 +105,27 @@ impl Outbound {
         if state.data_bytes >= bytes_max {
             return Err(SendError::Busy);
         }
+        let known = about.is_some_and(|(key, slot)| state.named.get(usize::from(slot)).and_then(Option::as_ref) == Some(key));
         if state.pieces.back().is_none_or(|piece| piece.charge >= PIECE_BYTES) {
             let bytes = std::mem::take(&mut state.spare);
             state.pieces.push_back(Piece { bytes, charge: 0 });
         }
         let Some(piece) = state.pieces.back_mut() else { return Err(SendError::Down) };
         let (before, mut filled) = (piece.bytes.len(), true);
-        let appended = append(&mut piece.bytes, Kind::Data, |buffer| filled = fill(buffer));
+        let appended = append(&mut piece.bytes, Kind::Data, |buffer| filled = fill(buffer, known));
         if !filled {
             piece.bytes.truncate(before);
             return Err(SendError::Unencodable);
         }
         let frame_bytes = appended.map_err(|bytes| SendError::TooLarge { bytes, max: FRAME_BYTES_MAX })?;
         piece.charge += charge(frame_bytes);
+        if let Some((key, slot)) = about.filter(|_| !known) {
+            let slot = usize::from(slot);
+            if state.named.len() <= slot {
+                state.named.resize(slot + 1, None);
+            }
+            state.named[slot] = Some(key.clone());
+        }
         // The charge counts, so that the bound also holds for what an entry costs beside its bytes.
         state.data_bytes += charge(frame_bytes);
         let wake = std::mem::take(&mut state.parked);

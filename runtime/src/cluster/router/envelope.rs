@@ -1,8 +1,9 @@
 //! What travels between routers. The link's version names the format: this is version 1.
 //!
-//! A message: kind, correlation id, microseconds left, incarnation, destination, source, then the body (MessagePack).
-//! Integers are big-endian; a key is one byte of length and its text. An answer: kind, correlation id, body. A refusal:
-//! kind, correlation id, code, detail, destination.
+//! A tell: kind, incarnation, destination, source, then the body (MessagePack). An ask: kind, correlation id, microseconds
+//! left, then as a tell. An answer: kind, correlation id, body. A refusal: kind, correlation id, code, detail, destination.
+//! Integers are big-endian; a key is one byte of length and its text. The destination of a message is two bytes: a slot
+//! of the link, and in the highest bit whether its text follows, which then names the slot for all later messages.
 
 use crate::cluster::link::FRAME_BYTES_MAX;
 
@@ -10,6 +11,17 @@ use crate::cluster::link::FRAME_BYTES_MAX;
 pub const BODY_BYTES_MAX: usize = FRAME_BYTES_MAX - 1024;
 /// For a message without a deadline.
 pub(super) const NO_DEADLINE: u64 = u64::MAX;
+
+/// Destinations that a link knows by number at a time. One more takes the slot of another, which is named again when used.
+pub(super) const SLOTS: u16 = 1024;
+const NAMED: u16 = 0x8000;
+
+/// How a message says where it goes: by the slot's number, and by its text too unless the link has heard it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) number: u16,
+    pub(super) named: bool,
+}
 
 const TELL: u8 = 1;
 const ASK: u8 = 2;
@@ -19,9 +31,12 @@ const REFUSED: u8 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Message<'a> {
     pub(super) ask: bool,
+    /// Zero of a tell.
     pub(super) correlation: u64,
+    /// [`NO_DEADLINE`] of a tell.
     pub(super) left_us: u64,
     pub(super) incarnation: u64,
+    /// As read: empty unless the slot is named.
     pub(super) dst: &'a str,
     /// Empty if nobody in particular sent it.
     pub(super) src: &'a str,
@@ -46,7 +61,7 @@ pub(super) enum Refusal {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Envelope<'a> {
-    Message(Message<'a>),
+    Message(Message<'a>, Slot),
     Answer { correlation: u64, body: &'a [u8] },
     Refused { correlation: u64, why: Refusal, dst: &'a str },
 }
@@ -60,14 +75,26 @@ fn put_key(buffer: &mut Vec<u8>, key: &str) {
 
 /// Everything of a message but its body, which follows.
 #[inline]
-pub(super) fn put_head(buffer: &mut Vec<u8>, message: &Message<'_>) {
-    let mut fixed = [0; 25];
-    fixed[0] = if message.ask { ASK } else { TELL };
-    fixed[1..9].copy_from_slice(&message.correlation.to_be_bytes());
-    fixed[9..17].copy_from_slice(&message.left_us.to_be_bytes());
-    fixed[17..25].copy_from_slice(&message.incarnation.to_be_bytes());
-    buffer.extend_from_slice(&fixed);
-    put_key(buffer, message.dst);
+pub(super) fn put_head(buffer: &mut Vec<u8>, message: &Message<'_>, slot: Slot) {
+    let number = if slot.named { slot.number | NAMED } else { slot.number };
+    if message.ask {
+        let mut fixed = [0; 27];
+        fixed[0] = ASK;
+        fixed[1..9].copy_from_slice(&message.correlation.to_be_bytes());
+        fixed[9..17].copy_from_slice(&message.left_us.to_be_bytes());
+        fixed[17..25].copy_from_slice(&message.incarnation.to_be_bytes());
+        fixed[25..].copy_from_slice(&number.to_be_bytes());
+        buffer.extend_from_slice(&fixed);
+    } else {
+        let mut fixed = [0; 11];
+        fixed[0] = TELL;
+        fixed[1..9].copy_from_slice(&message.incarnation.to_be_bytes());
+        fixed[9..].copy_from_slice(&number.to_be_bytes());
+        buffer.extend_from_slice(&fixed);
+    }
+    if slot.named {
+        put_key(buffer, message.dst);
+    }
     put_key(buffer, message.src);
 }
 
@@ -109,6 +136,14 @@ impl<'a> Cursor<'a> {
         Some(u64::from_be_bytes(*first))
     }
 
+    fn slot(&mut self) -> Option<Slot> {
+        let (first, rest) = self.0.split_first_chunk::<2>()?;
+        self.0 = rest;
+        let number = u16::from_be_bytes(*first);
+        let slot = Slot { number: number & !NAMED, named: number & NAMED != 0 };
+        (slot.number < SLOTS).then_some(slot)
+    }
+
     fn key(&mut self) -> Option<&'a str> {
         let length = usize::from(self.byte()?);
         let (key, rest) = self.0.split_at_checked(length)?;
@@ -123,9 +158,12 @@ pub(super) fn read(payload: &[u8]) -> Option<Envelope<'_>> {
     let mut at = Cursor(payload);
     Some(match at.byte()? {
         kind @ (TELL | ASK) => {
-            let (correlation, left_us, incarnation) = (at.number()?, at.number()?, at.number()?);
-            let (dst, src) = (at.key()?, at.key()?);
-            Envelope::Message(Message { ask: kind == ASK, correlation, left_us, incarnation, dst, src, body: at.0 })
+            let ask = kind == ASK;
+            let (correlation, left_us) = if ask { (at.number()?, at.number()?) } else { (0, NO_DEADLINE) };
+            let (incarnation, slot) = (at.number()?, at.slot()?);
+            let dst = if slot.named { at.key()? } else { "" };
+            let src = at.key()?;
+            Envelope::Message(Message { ask, correlation, left_us, incarnation, dst, src, body: at.0 }, slot)
         }
         ANSWER => Envelope::Answer { correlation: at.number()?, body: at.0 },
         REFUSED => {
@@ -156,13 +194,15 @@ mod tests {
         #[test]
         fn messages_and_refusals_read_back(
             ask: bool, correlation: u64, left_us: u64, incarnation: u64, dst in "[a-z]{1,16}_[0-9a-f]{32}", src in "[a-z_]{0,40}",
-            body in prop::collection::vec(any::<u8>(), 0..300),
+            body in prop::collection::vec(any::<u8>(), 0..300), number in 0..SLOTS, named: bool,
         ) {
+            let (correlation, left_us) = if ask { (correlation, left_us) } else { (0, NO_DEADLINE) };
             let message = Message { ask, correlation, left_us, incarnation, dst: &dst, src: &src, body: &body };
-            let mut buffer = Vec::new();
-            put_head(&mut buffer, &message);
+            let (mut buffer, slot) = (Vec::new(), Slot { number, named });
+            put_head(&mut buffer, &message, slot);
             buffer.extend_from_slice(&body);
-            prop_assert_eq!(read(&buffer), Some(Envelope::Message(message)));
+            let heard = Message { dst: if named { &dst } else { "" }, ..message };
+            prop_assert_eq!(read(&buffer), Some(Envelope::Message(heard, slot)));
             for cut in 0..buffer.len() - body.len() {
                 prop_assert_eq!(read(&buffer[..cut]), None);
             }

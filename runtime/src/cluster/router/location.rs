@@ -1,6 +1,6 @@
 //! Where keys are: the caller's directory, and what was learnt from it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, hash::BuildHasher, sync::Arc};
 
 use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
@@ -34,7 +34,7 @@ struct Halves {
 }
 
 #[derive(Default)]
-pub(super) struct Locations(RwLock<Halves>);
+pub(super) struct Locations(RwLock<Halves>, foldhash::fast::RandomState);
 
 impl Locations {
     #[inline]
@@ -48,6 +48,13 @@ impl Locations {
         // Used again: it survives the next change of halves.
         self.put(key, found);
         Some(found)
+    }
+
+    /// The same for the same key, in this process.
+    #[inline]
+    pub(super) fn number(&self, key: &str) -> u16 {
+        // The low bits of it.
+        self.1.hash_one(key) as u16
     }
 
     pub(super) fn put(&self, key: &str, location: Location) {

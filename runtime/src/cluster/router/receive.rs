@@ -32,7 +32,19 @@ impl LaneHandler for Router {
 
     fn frame(&self, link: &Link, payload: &[u8], _: usize) -> Taken {
         match read(payload) {
-            Some(Envelope::Message(message)) => self.message(link, &message),
+            Some(Envelope::Message(message, slot)) => {
+                let (mut heard, number) = (link.heard(), usize::from(slot.number));
+                if slot.named {
+                    if heard.len() <= number {
+                        heard.resize(number + 1, None);
+                    }
+                    heard[number] = Some(message.dst.into());
+                }
+                match heard.get(number).and_then(Option::as_deref) {
+                    Some(dst) => self.message(link, &Message { dst, ..message }),
+                    None => Self::unreadable(link),
+                }
+            }
             Some(Envelope::Answer { correlation, body }) => {
                 self.0.pending.settle(link.id(), correlation, Outcome::Answer(body.to_vec()));
             }
@@ -40,10 +52,7 @@ impl LaneHandler for Router {
             Some(Envelope::Refused { correlation, why, .. }) => {
                 self.0.pending.settle(link.id(), correlation, Outcome::Refused(why));
             }
-            None => {
-                let what = "an envelope of a kind or version that is unknown here".into();
-                link.close(Down::WeRefused(LinkRefused::Protocol { what }));
-            }
+            None => Self::unreadable(link),
         }
         Taken::Now
     }
@@ -58,6 +67,11 @@ impl LaneHandler for Router {
 }
 
 impl Router {
+    fn unreadable(link: &Link) {
+        let what = "an envelope of a kind or version that is unknown here".into();
+        link.close(Down::WeRefused(LinkRefused::Protocol { what }));
+    }
+
     #[inline]
     fn message(&self, link: &Link, message: &Message<'_>) {
         let question = message.ask.then(|| Question::over(link, message.correlation));

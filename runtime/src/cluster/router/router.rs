@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     Directory, LocalDoor, Location, RouteError, Unreachable,
-    envelope::{Message, NO_DEADLINE, Refusal, put_head},
+    envelope::{Message, NO_DEADLINE, Refusal, SLOTS, Slot, put_head},
     location::Locations,
     pending::{Outcome, Pending},
     receive::DoorEntry,
@@ -165,7 +165,7 @@ impl Router {
             return Err(RouteError::Busy { key: dst.clone() });
         }
         let link = self.link(location.node)?;
-        Self::push(&link, &self.head(location, dst, None), body)
+        self.push(&link, dst, &self.head(location, dst, None), body)
     }
 
     /// Asks, and waits until `deadline`. Errors say whether it may have happened. Where the remembered place turns out to
@@ -215,7 +215,7 @@ impl Router {
             let link = self.link(location.node)?;
             let full = RouteError::WayFull { node: location.node };
             let mut waiting = self.0.pending.wait(link.id()).ok_or(full)?;
-            Self::push(&link, &Message { correlation: waiting.correlation, ..head }, body)?;
+            self.push(&link, dst, &Message { correlation: waiting.correlation, ..head }, body)?;
             timeout_at(deadline.instant(), &mut waiting.outcome).await.map(|sent| sent.unwrap_or(Outcome::LinkLost))
         };
         let waited_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -228,9 +228,10 @@ impl Router {
     }
 
     #[inline]
-    fn push<B: Serialize>(link: &Link, head: &Message<'_>, body: &B) -> Result<(), RouteError> {
-        let sent = link.send_with(|buffer| {
-            put_head(buffer, head);
+    fn push<B: Serialize>(&self, link: &Link, dst: &Key, head: &Message<'_>, body: &B) -> Result<(), RouteError> {
+        let number = self.0.locations.number(dst.as_str()) % SLOTS;
+        let sent = link.send_about(dst, number, |buffer, known| {
+            put_head(buffer, head, Slot { number, named: !known });
             rmp_serde::encode::write(buffer, body).is_ok()
         });
         let node = link.peer();
