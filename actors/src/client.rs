@@ -9,6 +9,7 @@ mod command;
 mod nodes;
 mod query;
 pub(crate) mod route;
+mod scale;
 mod scatter;
 
 use std::sync::Arc;

@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use super::{ControlPlane, Done, NewAgent, NewSwarm, NewTask, SwarmRef, TaskEdit, Text, check};
 use crate::{
     agent::{
-        AgentRecord, AgentSpec,
+        AgentRecord,
         message::{AgentMsg, PauseMode, StopMode},
         wire::AgentWire,
     },
@@ -194,8 +194,8 @@ impl ControlPlane {
         let added = self
             .tell_roster(
                 &op,
-                |reply| RosterMsg::AddAgent { spec: spec.clone(), operation: operation.clone(), reply },
-                || RosterWire::AddAgent { spec: spec.clone(), operation: operation.clone() },
+                |reply| RosterMsg::AddAgents { specs: vec![spec.clone()], operation: operation.clone(), reply },
+                || RosterWire::AddAgents { specs: vec![spec.clone()], operation: operation.clone() },
             )
             .await?;
         self.known_at(&op, added.cursor).await?;
@@ -275,62 +275,6 @@ impl ControlPlane {
         self.known_at(&op, added.cursor).await?;
         let swarm = SwarmId::try_from(&added.value).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
         self.swarm_done(&op, swarm, added.cursor).await
-    }
-
-    /// Brings the swarm to `agents` agents: adds copies of the template (or of its last agent), or removes idle ones,
-    /// the newest first.
-    pub async fn scale_swarm(
-        &self,
-        op: Op,
-        swarm: SwarmId,
-        agents: u32,
-        template: Option<NewAgent>,
-    ) -> Result<Done<SwarmRecord>, Refused> {
-        self.settled(&op).await?;
-        let filter = super::AgentFilter { swarm: Some(swarm), ..Default::default() };
-        let there: Vec<AgentRecord> =
-            self.house.agents.page(&filter, None, usize::MAX)?.items.into_iter().map(|(_, record)| record).collect();
-        if self.house.swarms.get(swarm)?.is_none() {
-            return Err(Refused::not_found(swarm));
-        }
-        let wanted = agents as usize;
-        let plain = |op: &Op| Op { operation: None, ..op.clone() };
-        if wanted > there.len() {
-            let template = match (template, there.last()) {
-                (Some(template), _) => template,
-                (None, Some(last)) => copy_of(&last.spec),
-                (None, None) => return Err(Refused::invalid("template", "the swarm has no agent to copy; give a template")),
-            };
-            let mut n = there.len();
-            let mut added = there.len();
-            while added < wanted {
-                n += 1;
-                let name = format!("{}-{n}", template.name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('-'));
-                if there.iter().any(|record| record.spec.name == name) {
-                    continue;
-                }
-                let new = NewAgent { name, swarm: Some(SwarmRef::Id(swarm)), ..template.clone() };
-                self.create_agent(plain(&op), new).await?;
-                added += 1;
-            }
-        } else {
-            let mut surplus = there.len() - wanted;
-            for record in there.iter().rev().filter(|record| record.running == 0) {
-                if surplus == 0 {
-                    break;
-                }
-                self.remove_agent(plain(&op), record.spec.id, false).await?;
-                surplus -= 1;
-            }
-            if surplus > 0 {
-                return Err(Refused::new(
-                    Code::Refused,
-                    format!("{surplus} agents too many are busy; the idle ones were removed; retry later"),
-                ));
-            }
-        }
-        let cursor = self.house.ledger.head();
-        self.swarm_done(&op, swarm, cursor).await
     }
 
     /// With `force` its tasks are cancelled and its agents removed first.
@@ -419,7 +363,7 @@ impl ControlPlane {
         Ok(self.house.ledger.takes_writes()?)
     }
 
-    async fn tell_roster(
+    pub(super) async fn tell_roster(
         &self,
         op: &Op,
         make: impl FnMut(Reply<Result<Committed<Key>, Refused>>) -> RosterMsg,
@@ -464,7 +408,7 @@ impl ControlPlane {
         Ok(Done { value, cursor })
     }
 
-    async fn swarm_done(&self, op: &Op, swarm: SwarmId, cursor: Cursor) -> Result<Done<SwarmRecord>, Refused> {
+    pub(super) async fn swarm_done(&self, op: &Op, swarm: SwarmId, cursor: Cursor) -> Result<Done<SwarmRecord>, Refused> {
         self.seen(op, cursor).await?;
         let value = self.house.swarms.get(swarm)?.ok_or_else(|| Refused::not_found(swarm))?;
         Ok(Done { value, cursor })
@@ -473,24 +417,4 @@ impl ControlPlane {
 
 fn internal(error: tokio::task::JoinError) -> Refused {
     Refused::new(Code::Internal, error.to_string())
-}
-
-/// A new agent like this one, with a name to be numbered.
-fn copy_of(spec: &AgentSpec) -> NewAgent {
-    NewAgent {
-        name: spec.name.clone(),
-        swarm: Some(SwarmRef::Id(spec.swarm)),
-        connector: spec.connector.clone(),
-        skills: spec.skills.clone(),
-        weight: spec.weight,
-        max_concurrent_tasks: spec.max_concurrent_tasks,
-        limits: spec.limits.clone(),
-        env: spec.env.clone(),
-        session: spec.session.clone(),
-        auto_start: true,
-        start_timeout_ms: spec.start_timeout_ms,
-        stop_grace_ms: spec.stop_grace_ms,
-        node_labels: spec.node_labels.clone(),
-        node: spec.node,
-    }
 }

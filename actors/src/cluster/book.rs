@@ -86,6 +86,15 @@ impl NodeBook for Book {
         .boxed()
     }
 
+    fn down(&self, node: NodeId) -> BoxFuture<'static, Result<(), Refused>> {
+        let roster = self.roster.clone();
+        async move {
+            roster.ask(Deadline::after(WRITE_WITHIN), |reply| RosterMsg::NodeDown { node, reply }).await??;
+            Ok(())
+        }
+        .boxed()
+    }
+
     fn back(&self, node: NodeId, generation: u64) -> BoxFuture<'static, Result<(), Refused>> {
         let roster = self.roster.clone();
         async move {

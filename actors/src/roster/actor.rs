@@ -16,7 +16,7 @@ use hiveward_runtime::{
 use tokio::time::Instant;
 
 use super::{
-    decide,
+    decide::{self, conflict},
     event::{self, NodeRecord, RosterEvent},
     message::{Answer, RosterMsg},
 };
@@ -57,10 +57,6 @@ impl Roster {
     pub fn new(house: House) -> Self {
         Self { house }
     }
-}
-
-fn conflict(field: &str, message: String) -> Refused {
-    Refused { code: Code::Conflict, message, field: Some(field.into()) }
 }
 
 fn not_leading() -> Refused {
@@ -116,13 +112,14 @@ fn refuse(msg: RosterMsg) {
     match msg {
         RosterMsg::AddSwarm { reply, .. }
         | RosterMsg::RemoveSwarm { reply, .. }
-        | RosterMsg::AddAgent { reply, .. }
+        | RosterMsg::AddAgents { reply, .. }
         | RosterMsg::RemoveAgent { reply, .. }
         | RosterMsg::DrainNode { reply, .. }
         | RosterMsg::CancelDrain { reply, .. }
         | RosterMsg::RemoveNode { reply, .. }
         | RosterMsg::NodeJoined { reply, .. }
         | RosterMsg::NodeLost { reply, .. }
+        | RosterMsg::NodeDown { reply, .. }
         | RosterMsg::NodeBack { reply, .. } => reply.answer(Err(not_leading())),
         RosterMsg::IssueToken { reply, .. } => reply.answer(Err(not_leading())),
         RosterMsg::Admit { reply, .. } => reply.answer(Err(not_leading())),
@@ -208,18 +205,13 @@ impl Roster {
                 });
                 self.answer(acting, operation, reply, swarm.key(), events).await
             }
-            RosterMsg::AddAgent { spec, operation, reply } => {
-                let events = directory.read(|known| {
-                    if !known.swarms.contains_key(&spec.swarm) {
-                        return Err(Refused::not_found(spec.swarm));
-                    }
-                    if known.agent_named(spec.swarm, &spec.name).is_some() {
-                        return Err(conflict("name", format!("the swarm has an agent named {:?} already", spec.name)));
-                    }
-                    let placed = decide::first_place_of_agent(known, &spec);
-                    Ok(vec![RosterEvent::AgentAdded { spec: spec.clone(), operation: operation.clone() }, placed])
-                });
-                self.answer(acting, operation, reply, spec.id.key(), events).await
+            RosterMsg::AddAgents { specs, operation, reply } => {
+                let Some(first) = specs.first().map(|spec| spec.id.key()) else {
+                    reply.answer(Err(Refused::invalid("agents", "no agent was named; nothing happened")));
+                    return Ok(());
+                };
+                let events = directory.read(|known| decide::add_agents(known, &specs, operation.as_ref()));
+                self.answer(acting, operation, reply, first, events).await
             }
             RosterMsg::RemoveAgent { agent, operation, reply } => {
                 let events = directory.read(|known| {
@@ -272,6 +264,10 @@ impl Roster {
                 });
                 acting.drains.remove(&node);
                 self.answer(acting, None, reply, node.key(), events).await
+            }
+            RosterMsg::NodeDown { node, reply } => {
+                let moved = directory.read(|known| decide::coordinate_elsewhere(known, node));
+                self.answer(acting, None, reply, node.key(), Ok(moved)).await
             }
             RosterMsg::NodeBack { node, generation, reply } => {
                 let events = directory.read(|known| {

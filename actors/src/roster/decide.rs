@@ -1,6 +1,9 @@
 //! What a change of the roster means for who is placed where. Pure.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use hiveward_runtime::{
     error::{Code, Refused},
@@ -13,8 +16,12 @@ use crate::{
     directory::{Entity, Known, NodeStatus},
     id::{AgentId, SwarmId},
     placement::entity::{NodeFacts, Wish, choose},
-    swarm::SwarmSpec,
+    swarm::{SwarmSpec, event::Operation},
 };
+
+pub(super) fn conflict(field: &str, message: String) -> Refused {
+    Refused { code: Code::Conflict, message, field: Some(field.into()) }
+}
 
 /// Places entities one after another: each choice weighs those before it.
 pub struct Planner<'a> {
@@ -123,8 +130,23 @@ pub fn first_place_of_swarm(known: &Known, spec: &SwarmSpec) -> RosterEvent {
     settled(Entity::Swarm(spec.id), Planner::new(known).swarm(spec, None))
 }
 
-pub fn first_place_of_agent(known: &Known, spec: &AgentSpec) -> RosterEvent {
-    settled(Entity::Agent(spec.id), Planner::new(known).agent(spec, None))
+/// Adds and places each, weighing those before it; refused whole if one is.
+pub fn add_agents(known: &Known, specs: &[Arc<AgentSpec>], operation: Option<&Operation>) -> Result<Vec<RosterEvent>, Refused> {
+    let mut planner = Planner::new(known);
+    let (mut events, mut names) = (Vec::with_capacity(2 * specs.len()), HashSet::new());
+    for (place, spec) in specs.iter().enumerate() {
+        if !known.swarms.contains_key(&spec.swarm) {
+            return Err(Refused::not_found(spec.swarm));
+        }
+        if known.agent_named(spec.swarm, &spec.name).is_some() || !names.insert((spec.swarm, &*spec.name)) {
+            return Err(conflict("name", format!("the swarm has an agent named {:?} already", spec.name)));
+        }
+        let placed = settled(Entity::Agent(spec.id), planner.agent(spec, None));
+        // The operation is that of all; it is kept once.
+        let operation = operation.filter(|_| place == 0).cloned();
+        events.extend([RosterEvent::AgentAdded { spec: spec.clone(), operation }, placed]);
+    }
+    Ok(events)
 }
 
 /// Everything that was on `node` goes elsewhere, or nowhere.
@@ -132,6 +154,15 @@ pub fn empty(known: &Known, node: NodeId, closed: &'static str, reason: &str) ->
     let mut planner = Planner::new(known);
     planner.close(node, closed);
     known.held(node).into_iter().map(|entity| settled(entity, planner.known(entity, Some(reason)))).collect()
+}
+
+/// Coordinators on `node` that can be elsewhere: what they write is fenced by their claim, so they need not wait until its
+/// lease is over. Agents have hands outside the ledger, and wait.
+pub fn coordinate_elsewhere(known: &Known, node: NodeId) -> Vec<RosterEvent> {
+    let mut planner = Planner::new(known);
+    planner.close(node, "does not run");
+    let swarms = known.held(node).into_iter().filter(|entity| matches!(entity, Entity::Swarm(_)));
+    swarms.filter_map(|swarm| planner.known(swarm, Some(&format!("{node} does not run"))).ok()).collect()
 }
 
 /// Those that are placed nowhere and now can be. `opened` counts as open.

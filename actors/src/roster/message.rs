@@ -36,9 +36,10 @@ pub enum RosterMsg {
         operation: Option<Operation>,
         reply: Answer<Key>,
     },
-    /// Answers when the agent is in the ledger and placed; its actor starts after that.
-    AddAgent {
-        spec: Arc<AgentSpec>,
+    /// All of them or none, of one swarm. Answers with the first when they are in the ledger and placed; their actors start
+    /// after that.
+    AddAgents {
+        specs: Vec<Arc<AgentSpec>>,
         operation: Option<Operation>,
         reply: Answer<Key>,
     },
@@ -93,6 +94,11 @@ pub enum RosterMsg {
     NodeLost {
         node: NodeId,
         why: String,
+        reply: Answer<Key>,
+    },
+    /// Its process does not run: whom it coordinated is coordinated elsewhere; its agents wait for its lease.
+    NodeDown {
+        node: NodeId,
         reply: Answer<Key>,
     },
     NodeBack {

@@ -74,7 +74,7 @@ fn command(known: &Known, next: &mut u128, dice: &mut fastrand::Rng) -> Vec<Rost
     let of_node = |status: NodeStatus| known.nodes.get(&node).filter(|entry| entry.status == status);
     let first = |event: RosterEvent, rest: Vec<RosterEvent>| std::iter::once(event).chain(rest).collect::<Vec<_>>();
     *next += 1;
-    match dice.u32(0..20) {
+    match dice.u32(0..21) {
         0..=1 if matches!(status, None | Some(NodeStatus::Removed)) => {
             let record = record(node.as_u128(), dice);
             let placed = decide::place_the_unplaced(known, Some(&record));
@@ -128,9 +128,9 @@ fn command(known: &Known, next: &mut u128, dice: &mut fastrand::Rng) -> Vec<Rost
             let mut swarms: Vec<_> = known.swarms.keys().copied().collect();
             swarms.sort_unstable();
             let Some(swarm) = dice.choice(swarms) else { return Vec::new() };
-            let spec = Arc::new(agent(*next, swarm, dice));
-            let placed = decide::first_place_of_agent(known, &spec);
-            vec![RosterEvent::AgentAdded { spec, operation: None }, placed]
+            let specs: Vec<_> = (0..dice.u128(1..4)).map(|n| Arc::new(agent(*next + n, swarm, dice))).collect();
+            *next += specs.len() as u128;
+            decide::add_agents(known, &specs, None).expect("their names are new")
         }
         17..=18 => {
             let mut agents: Vec<_> = known.agents.iter().map(|(id, entry)| (*id, entry.spec.swarm)).collect();
@@ -142,6 +142,11 @@ fn command(known: &Known, next: &mut u128, dice: &mut fastrand::Rng) -> Vec<Rost
             let mut empty: Vec<_> = known.swarms.iter().filter(|(_, entry)| entry.agents.is_empty()).map(|(id, _)| *id).collect();
             empty.sort_unstable();
             dice.choice(empty).map(|swarm| RosterEvent::SwarmRemoved { swarm, operation: None }).into_iter().collect()
+        }
+        20 if status.is_some() => {
+            let moved = decide::coordinate_elsewhere(known, node);
+            assert!(moved.iter().all(|event| matches!(event, RosterEvent::Placed { node: to, .. } if *to != node)), "{moved:?}");
+            moved
         }
         _ => Vec::new(),
     }

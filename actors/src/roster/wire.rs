@@ -26,8 +26,8 @@ pub enum RosterWire {
         swarm: SwarmId,
         operation: Option<Operation>,
     },
-    AddAgent {
-        spec: Arc<AgentSpec>,
+    AddAgents {
+        specs: Vec<Arc<AgentSpec>>,
         operation: Option<Operation>,
     },
     RemoveAgent {
@@ -67,7 +67,7 @@ pub fn read(inbound: &Inbound<'_>) -> Result<RosterMsg, NotDelivered> {
     Ok(match inbound.read()? {
         RosterWire::AddSwarm { spec, operation } => RosterMsg::AddSwarm { spec, operation, reply: inbound.reply()? },
         RosterWire::RemoveSwarm { swarm, operation } => RosterMsg::RemoveSwarm { swarm, operation, reply: inbound.reply()? },
-        RosterWire::AddAgent { spec, operation } => RosterMsg::AddAgent { spec, operation, reply: inbound.reply()? },
+        RosterWire::AddAgents { specs, operation } => RosterMsg::AddAgents { specs, operation, reply: inbound.reply()? },
         RosterWire::RemoveAgent { agent, operation } => RosterMsg::RemoveAgent { agent, operation, reply: inbound.reply()? },
         RosterWire::Head => RosterMsg::Head { reply: inbound.reply()? },
         RosterWire::IssueToken { token, expires_at } => {

@@ -141,3 +141,59 @@ async fn tasks_end_though_a_third_of_what_nodes_tell_each_other_is_lost() {
     assert!(rig.kinds().iter().all(|kind| kind != "TaskStaleRefused"));
     rig.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_process_has_ended_coordinators_move_at_once_and_agents_wait_for_its_lease() {
+    let mut rig = Rig::start(3).await;
+    let swarm = rig.swarm_on("far", None).await;
+    let from = rig.place(Entity::Swarm(swarm)).unwrap();
+    assert_ne!(from, 0, "the first holds more");
+    // One on each node, none of them pinned.
+    let mut agents = Vec::new();
+    for n in 0..3 {
+        let new = hiveward_actors::client::NewAgent {
+            swarm: Some(hiveward_actors::client::SwarmRef::Id(swarm)),
+            ..hiveward_actors::client::NewAgent::command(&format!("worker-{n}"))
+        };
+        agents.push(rig.control(0).create_agent(op(), new).await.unwrap().value.spec.id);
+    }
+    let there = *agents.iter().find(|agent| rig.place(Entity::Agent(**agent)) == Some(from)).unwrap();
+    rig.cut_power(from).await;
+    rig.declare_down(from).await;
+    assert_ne!(rig.place(Entity::Swarm(swarm)), Some(from));
+    assert_eq!(rig.place(Entity::Agent(there)), Some(from), "it may still run there");
+    assert_eq!(rig.node(from).status, NodeStatus::Up, "its lease is not over");
+    let mut task = sh("echo after");
+    task.swarm = Some(hiveward_actors::client::SwarmRef::Id(swarm));
+    let task = rig.submit(0, task).await;
+    assert_ne!(rig.succeeded(task).await.attempts[0].agent, there);
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_called_down_by_mistake_loses_its_coordinators_and_no_task() {
+    let rig = Rig::start(3).await;
+    let swarm = rig.swarm_on("far", None).await;
+    let from = rig.place(Entity::Swarm(swarm)).unwrap();
+    let new = hiveward_actors::client::NewAgent {
+        swarm: Some(hiveward_actors::client::SwarmRef::Id(swarm)),
+        node: Some(rig.hosts[from].id),
+        max_concurrent_tasks: 4,
+        ..hiveward_actors::client::NewAgent::command("worker")
+    };
+    rig.control(0).create_agent(op(), new).await.unwrap();
+    let mut tasks = Vec::new();
+    for n in 0..20 {
+        let mut task = sh(&format!("echo {n}"));
+        task.swarm = Some(hiveward_actors::client::SwarmRef::Id(swarm));
+        tasks.push(rig.submit(0, task).await);
+        if n == 10 {
+            rig.declare_down(from).await;
+        }
+    }
+    assert_ne!(rig.place(Entity::Swarm(swarm)), Some(from));
+    for task in tasks {
+        assert_eq!(rig.succeeded(task).await.attempts.len(), 1);
+    }
+    rig.stop().await;
+}

@@ -229,6 +229,11 @@ impl Rig {
         self.roster(|reply| RosterMsg::NodeLost { node, why: "its lease is over".into(), reply }).await.unwrap();
     }
 
+    pub async fn declare_down(&self, at: usize) {
+        let node = self.hosts[at].id;
+        self.roster(|reply| RosterMsg::NodeDown { node, reply }).await.unwrap();
+    }
+
     pub async fn back(&self, at: usize, generation: u64) {
         let node = self.hosts[at].id;
         self.roster(|reply| RosterMsg::NodeBack { node, generation, reply }).await.unwrap();

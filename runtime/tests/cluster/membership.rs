@@ -24,6 +24,7 @@ use crate::{
 struct Book {
     nodes: Arc<Mutex<Vec<KnownNode>>>,
     lost: Arc<Mutex<Vec<NodeId>>>,
+    down: Arc<Mutex<Vec<NodeId>>>,
     cursor: watch::Sender<Cursor>,
 }
 
@@ -53,6 +54,11 @@ impl NodeBook for Page {
     fn lost(&self, node: NodeId, _: String) -> BoxFuture<'static, Result<(), Refused>> {
         self.0.set(node, NodeState::Lost);
         self.0.lost.lock().push(node);
+        async { Ok(()) }.boxed()
+    }
+
+    fn down(&self, node: NodeId) -> BoxFuture<'static, Result<(), Refused>> {
+        self.0.down.lock().push(node);
         async { Ok(()) }.boxed()
     }
 
@@ -97,7 +103,12 @@ impl Member {
 
 async fn three() -> (Hive, Arc<Book>, Vec<Member>) {
     let mut hive = Hive::found();
-    let book = Arc::new(Book { nodes: Arc::default(), lost: Arc::default(), cursor: watch::Sender::new(Cursor(u64::MAX)) });
+    let book = Arc::new(Book {
+        nodes: Arc::default(),
+        lost: Arc::default(),
+        down: Arc::default(),
+        cursor: watch::Sender::new(Cursor(u64::MAX)),
+    });
     let mut members = Vec::new();
     for n in 0..3 {
         let identity = if n == 0 { hive.founder.clone() } else { hive.member() };
@@ -141,8 +152,10 @@ async fn a_node_that_falls_silent_is_lost_and_only_that_one_also_when_it_led() {
     let mut gone = members.remove(leader);
     gone.membership.take().unwrap().stop().await;
     gone.replica.die().await;
+    until("its host says that it does not run", || book.down.lock().first().copied()).await;
     until("the silent one is lost", || book.lost.lock().contains(&gone.replica.node()).then_some(())).await;
     assert_eq!(*book.lost.lock(), [gone.replica.node()]);
+    assert!(book.down.lock().iter().all(|node| *node == gone.replica.node()), "the others listen");
     for member in &members {
         assert!(member.holds() && member.replica.ledger().takes_writes().is_ok());
     }

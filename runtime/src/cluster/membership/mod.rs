@@ -4,6 +4,7 @@
 //! nodes are, and tells it who is lost and who is back. Decides nothing about what runs where. After a restart it holds no
 //! lease until a leader grants one.
 
+mod down;
 mod drive;
 mod leases;
 pub mod voters;
@@ -63,6 +64,8 @@ pub trait NodeBook: Send + Sync + 'static {
     fn holds_nothing(&self) -> bool;
     /// On the leader: the lease of a node ran out.
     fn lost(&self, node: NodeId, why: String) -> BoxFuture<'static, Result<(), Refused>>;
+    /// On the leader: nothing listens where the node was, though its lease is not over. Repeated while that is so.
+    fn down(&self, node: NodeId) -> BoxFuture<'static, Result<(), Refused>>;
     /// On the leader: a lost node asks again, and holds nothing.
     fn back(&self, node: NodeId, generation: u64) -> BoxFuture<'static, Result<(), Refused>>;
 }
@@ -105,6 +108,7 @@ impl Membership {
             tokio::spawn(leases::grant(leases.clone())),
             tokio::spawn(drive::links(leases.clone())),
             tokio::spawn(drive::voters(leases.clone())),
+            tokio::spawn(down::tell(leases.clone())),
         ];
         Self { leases, tasks: Mutex::new(tasks), lane }
     }

@@ -1,0 +1,126 @@
+//! Brings a swarm to a number of agents. Not one act: asked again it goes on from what is there.
+
+use std::{collections::HashSet, sync::Arc};
+
+use futures_util::{StreamExt, TryStreamExt};
+use hiveward_runtime::{
+    cluster::router::BODY_BYTES_MAX,
+    error::{Code, Refused},
+    op::Op,
+};
+
+use super::{AgentFilter, ControlPlane, Done, NewAgent, SwarmRef, check};
+use crate::{
+    agent::{AgentRecord, AgentSpec},
+    id::SwarmId,
+    roster::{RosterMsg, wire::RosterWire},
+    swarm::SwarmRecord,
+};
+
+/// Added by one commit, if they fit into one message.
+const ADDED_AT_ONCE: usize = 256;
+/// Started, or removed, at the same time: their commits share disk writes.
+const IN_HAND: usize = 64;
+
+impl ControlPlane {
+    /// Adds copies of the template (or of its last agent), or removes idle ones, the newest first. Answers when the new ones
+    /// are ready.
+    pub async fn scale_swarm(
+        &self,
+        op: Op,
+        swarm: SwarmId,
+        agents: u32,
+        template: Option<NewAgent>,
+    ) -> Result<Done<SwarmRecord>, Refused> {
+        self.settled(&op).await?;
+        let filter = AgentFilter { swarm: Some(swarm), ..Default::default() };
+        let there: Vec<AgentRecord> =
+            self.house.agents.page(&filter, None, usize::MAX)?.items.into_iter().map(|(_, record)| record).collect();
+        if self.house.swarms.get(swarm)?.is_none() {
+            return Err(Refused::not_found(swarm));
+        }
+        // The operation is of the whole, which repeats well by itself.
+        let each = Op { operation: None, ..op.clone() };
+        match (agents as usize).checked_sub(there.len()) {
+            Some(missing) => {
+                let template = match (template, there.last()) {
+                    (Some(template), _) => template,
+                    (None, Some(last)) => copy_of(&last.spec),
+                    (None, None) => {
+                        return Err(Refused::invalid("template", "the swarm has no agent to copy; give a template"));
+                    }
+                };
+                self.add_copies(&each, swarm, &there, &template, missing).await?;
+            }
+            None => self.remove_idle(&each, &there, there.len() - agents as usize).await?,
+        }
+        let cursor = self.house.ledger.head();
+        self.swarm_done(&op, swarm, cursor).await
+    }
+
+    async fn add_copies(
+        &self,
+        op: &Op,
+        swarm: SwarmId,
+        there: &[AgentRecord],
+        template: &NewAgent,
+        missing: usize,
+    ) -> Result<(), Refused> {
+        let taken: HashSet<&str> = there.iter().map(|record| &*record.spec.name).collect();
+        let stem = template.name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('-');
+        let names = (there.len() + 1..).map(|n| format!("{stem}-{n}")).filter(|name| !taken.contains(&**name));
+        let specs = names.take(missing).map(|name| {
+            let new = NewAgent { name, swarm: Some(SwarmRef::Id(swarm)), ..template.clone() };
+            check::agent(swarm, new).map(Arc::new)
+        });
+        let specs = specs.collect::<Result<Vec<_>, _>>()?;
+        let Some(first) = specs.first() else { return Ok(()) };
+        let encoded = rmp_serde::to_vec_named(first).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
+        // They differ in little but their names.
+        let fit = (BODY_BYTES_MAX / 2 / encoded.len().max(1)).clamp(1, ADDED_AT_ONCE);
+        for specs in specs.chunks(fit) {
+            let make = |reply| RosterMsg::AddAgents { specs: specs.to_vec(), operation: None, reply };
+            let wire = || RosterWire::AddAgents { specs: specs.to_vec(), operation: None };
+            let added = self.tell_roster(op, make, wire).await?;
+            self.known_at(op, added.cursor).await?;
+        }
+        if !template.auto_start {
+            return Ok(());
+        }
+        let started = specs.iter().map(|spec| self.start_agent(op.clone(), spec.id));
+        futures_util::stream::iter(started).buffer_unordered(IN_HAND).try_for_each(|_| std::future::ready(Ok(()))).await
+    }
+
+    async fn remove_idle(&self, op: &Op, there: &[AgentRecord], surplus: usize) -> Result<(), Refused> {
+        let idle: Vec<_> = there.iter().rev().filter(|record| record.running == 0).take(surplus).collect();
+        let removed = idle.iter().map(|record| self.remove_agent(op.clone(), record.spec.id, false));
+        let removed = futures_util::stream::iter(removed).buffer_unordered(IN_HAND);
+        removed.try_for_each(|_| std::future::ready(Ok(()))).await?;
+        let busy = surplus - idle.len();
+        if busy > 0 {
+            let message = format!("{busy} agents too many are busy; the idle ones were removed; retry later");
+            return Err(Refused::new(Code::Refused, message));
+        }
+        Ok(())
+    }
+}
+
+/// A new agent like this one, with a name to be numbered.
+fn copy_of(spec: &AgentSpec) -> NewAgent {
+    NewAgent {
+        name: spec.name.clone(),
+        swarm: Some(SwarmRef::Id(spec.swarm)),
+        connector: spec.connector.clone(),
+        skills: spec.skills.clone(),
+        weight: spec.weight,
+        max_concurrent_tasks: spec.max_concurrent_tasks,
+        limits: spec.limits.clone(),
+        env: spec.env.clone(),
+        session: spec.session.clone(),
+        auto_start: true,
+        start_timeout_ms: spec.start_timeout_ms,
+        stop_grace_ms: spec.stop_grace_ms,
+        node_labels: spec.node_labels.clone(),
+        node: spec.node,
+    }
+}
