@@ -22,10 +22,8 @@ async fn the_leader_killed_under_load_loses_nothing_and_writes_are_accepted_agai
     }
     print_quantiles(&again);
     let bound = if long() { Duration::from_secs(2) } else { WRITES_AGAIN };
-    for (coordinated, bound) in [(false, bound), (true, ELSEWHERE)] {
-        let Some((_, most)) = quantiles(&again, coordinated) else { continue };
-        assert!(most < bound, "writes were accepted again after {most:?} at p99; the leader coordinated: {coordinated}");
-    }
+    let (_, most) = quantiles(&again).expect("some were killed");
+    assert!(most < bound, "writes were accepted again after {most:?} at p99");
     scene.end().await;
 }
 
@@ -53,7 +51,7 @@ async fn a_follower_the_coordinators_node_and_an_agents_node_killed_under_load_l
 
 /// Back at once, as after a crash.
 async fn kill_and_wait(scene: &mut Scene, node: usize) {
-    tokio::time::sleep(Duration::from_millis(scene.dice.u64(..300))).await;
+    scene.load.goes_on(scene.dice.usize(1..20), ELSEWHERE).await;
     scene.cluster.kill(node);
     scene.cluster.start_again(node).await;
     scene.cluster.settled().await;
@@ -64,7 +62,7 @@ async fn kill_and_wait(scene: &mut Scene, node: usize) {
 async fn all_nodes_killed_at_once_come_back_with_everything_acknowledged() {
     let Some(mut scene) = Scene::begin(Shape::of(3)).await else { return };
     for _ in 0..rounds(1, 50) {
-        tokio::time::sleep(Duration::from_millis(scene.dice.u64(..500))).await;
+        scene.load.goes_on(scene.dice.usize(1..30), ELSEWHERE).await;
         let killed = Instant::now();
         scene.cluster.kill_all();
         let mut order = [0, 1, 2];

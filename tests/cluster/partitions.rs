@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use hiveward_tests::{
     cluster::{Mode, Shape, may_partition},
-    long, rounds, skip, until_within,
+    long, rounds, skip, throughout, until_within,
 };
 
-use crate::scene::{ELSEWHERE, LONGER_THAN_THE_LEASE, Scene, WRITES_AGAIN, holds, in_the_long_form, refuses_writes};
+use crate::scene::{ELSEWHERE, LONGER_THAN_THE_LEASE, Scene, WATCHED, WRITES_AGAIN, holds, in_the_long_form, refuses_writes};
 
 async fn begin() -> Option<Scene> {
     if may_partition() {
@@ -53,6 +53,7 @@ async fn a_minority_refuses_writes_at_once_stops_what_it_holds_and_rejoins_by_it
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_majority_every_node_refuses_writes_and_all_go_on_when_it_is_back() {
     let Some(mut scene) = begin().await else { return };
+    let swarm = scene.swarm().await;
     for node in 0..3 {
         scene.cluster.net.isolate(node);
     }
@@ -62,8 +63,15 @@ async fn without_a_majority_every_node_refuses_writes_and_all_go_on_when_it_is_b
             .await;
         refuses_writes(&client, Duration::from_secs(2)).await;
     }
-    // Long enough for everything to have stopped itself.
-    tokio::time::sleep(LONGER_THAN_THE_LEASE).await;
+    until_within(LONGER_THAN_THE_LEASE, "everything has stopped itself", async || {
+        for node in 0..3 {
+            if holds(&scene.cluster, node, &swarm).await {
+                return None;
+            }
+        }
+        Some(())
+    })
+    .await;
     scene.cluster.net.heal();
     let healed = Instant::now();
     scene.load.accepted_again(healed).await;
@@ -91,9 +99,8 @@ async fn one_way_and_partial_cuts_neither_stop_progress_nor_make_endless_electio
         scene.load.goes_on(20, ELSEWHERE).await;
         let term = async |scene: &Scene| scene.cluster.said(others[1]).await.map_or(0, |said| said.term);
         let before = term(&scene).await;
-        tokio::time::sleep(Duration::from_secs(6)).await;
-        let grown = term(&scene).await.saturating_sub(before);
-        assert!(grown <= 2, "{grown} elections in 6 s of case {}", round % 3);
+        let few = format!("at most two elections in case {}", round % 3);
+        throughout(WATCHED, &few, async || term(&scene).await.saturating_sub(before) <= 2).await;
         scene.load.goes_on(10, ELSEWHERE).await;
         scene.cluster.net.heal();
         scene.cluster.settled().await;

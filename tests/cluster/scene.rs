@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 pub const ELSEWHERE: Duration = Duration::from_secs(15);
 /// Longer than the lease of a node at default settings, which is 8 s.
 pub const LONGER_THAN_THE_LEASE: Duration = Duration::from_secs(10);
+/// How long it is watched that something does not happen: several elections' worth.
+pub const WATCHED: Duration = Duration::from_secs(6);
 /// Elections, on a busy machine and a debug build; the goal for the long form is under 2 s p99.
 pub const WRITES_AGAIN: Duration = Duration::from_secs(10);
 
@@ -31,24 +33,24 @@ pub fn in_the_long_form() -> bool {
 #[derive(Clone, Copy, Debug)]
 pub struct Again {
     pub took: Duration,
-    /// The load's coordinator died with it: its swarm's writes wait for the node's lease, not for an election alone.
+    /// The load's coordinator died with it, and its swarm's writes waited for another one too.
     pub coordinated: bool,
 }
 
-/// The quantiles of elections alone, and of those that took the coordinator with them; none where there were none.
-pub fn quantiles(all: &[Again], coordinated: bool) -> Option<(Duration, Duration)> {
-    let mut all: Vec<Duration> = all.iter().filter(|again| again.coordinated == coordinated).map(|again| again.took).collect();
+/// The median and the 99th percentile; none where there were none.
+pub fn quantiles<'a>(all: impl IntoIterator<Item = &'a Again>) -> Option<(Duration, Duration)> {
+    let mut all: Vec<Duration> = all.into_iter().map(|again| again.took).collect();
     all.sort();
     let at = |percent: usize| all.get((all.len() * percent).div_ceil(100).checked_sub(1)?).copied();
     Some((at(50)?, at(99)?))
 }
 
-/// Both, printed.
+/// Of elections alone, and of those that took the coordinator with them.
 pub fn print_quantiles(all: &[Again]) {
     for (coordinated, what) in [(false, "killed leaders that did not coordinate"), (true, "killed leaders that coordinated")] {
-        let count = all.iter().filter(|again| again.coordinated == coordinated).count();
-        if let Some((half, most)) = quantiles(all, coordinated) {
-            eprintln!("writes accepted again: p50 {half:?}, p99 {most:?} over {count} {what}");
+        let those = || all.iter().filter(|again| again.coordinated == coordinated);
+        if let Some((half, most)) = quantiles(those()) {
+            eprintln!("writes accepted again: p50 {half:?}, p99 {most:?} over {} {what}", those().count());
         }
     }
 }
@@ -90,7 +92,7 @@ impl Scene {
     pub async fn kill_the_leader(&mut self) -> (usize, Again) {
         let leader = self.cluster.leader().await;
         let coordinated = self.coordinators_node().await == leader;
-        tokio::time::sleep(Duration::from_millis(self.dice.u64(200..500))).await;
+        self.load.goes_on(self.dice.usize(1..30), ELSEWHERE).await;
         let killed = Instant::now();
         self.cluster.kill(leader);
         let took = self.load.accepted_again(killed).await;

@@ -19,7 +19,7 @@ pub mod stream;
 pub use client::{CallFailed, Client};
 pub use hive::{Hive, Setup};
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a test waits for what must come; generous, because the machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -43,9 +43,21 @@ pub fn dice() -> fastrand::Rng {
     fastrand::Rng::with_seed(seed)
 }
 
+/// Between two looks at a condition, not a wait for something to have happened.
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
+
 /// Waits until `check` gives something; panics with `what` when it takes too long.
 pub async fn until<T>(what: &str, check: impl AsyncFnMut() -> Option<T>) -> T {
     until_within(PATIENCE, what, check).await
+}
+
+/// Looks all through `window` that `holds` does.
+pub async fn throughout(window: Duration, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while began.elapsed() < window {
+        assert!(holds().await, "no longer after {:?}: {what}", began.elapsed());
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 pub async fn until_within<T>(patience: Duration, what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
@@ -54,8 +66,7 @@ pub async fn until_within<T>(patience: Duration, what: &str, mut check: impl Asy
             if let Some(found) = check().await {
                 return found;
             }
-            // Between two looks at a condition, not a wait for something to have happened.
-            tokio::time::sleep(Duration::from_millis(25)).await;
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     };
     match tokio::time::timeout(patience, looking).await {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use hiveward_runtime::{
     cluster::router::BODY_BYTES_MAX,
     error::{Code, Refused},
@@ -12,7 +12,7 @@ use hiveward_runtime::{
 use super::{AgentFilter, ControlPlane, Done, NewAgent, SwarmRef, check};
 use crate::{
     agent::{AgentRecord, AgentSpec},
-    id::SwarmId,
+    id::{AgentId, SwarmId},
     roster::{RosterMsg, wire::RosterWire},
     swarm::SwarmRecord,
 };
@@ -87,16 +87,17 @@ impl ControlPlane {
         if !template.auto_start {
             return Ok(());
         }
-        let started = specs.iter().map(|spec| self.start_agent(op.clone(), spec.id));
-        futures_util::stream::iter(started).buffer_unordered(IN_HAND).try_for_each(|_| std::future::ready(Ok(()))).await
+        let added: Vec<AgentId> = specs.iter().map(|spec| spec.id).collect();
+        let started = stream::iter(added).map(|agent| self.start_agent(op.clone(), agent));
+        started.buffer_unordered(IN_HAND).try_for_each(|_| std::future::ready(Ok(()))).await
     }
 
     async fn remove_idle(&self, op: &Op, there: &[AgentRecord], surplus: usize) -> Result<(), Refused> {
-        let idle: Vec<_> = there.iter().rev().filter(|record| record.running == 0).take(surplus).collect();
-        let removed = idle.iter().map(|record| self.remove_agent(op.clone(), record.spec.id, false));
-        let removed = futures_util::stream::iter(removed).buffer_unordered(IN_HAND);
-        removed.try_for_each(|_| std::future::ready(Ok(()))).await?;
+        let idle = there.iter().rev().filter(|record| record.running == 0).map(|record| record.spec.id);
+        let idle: Vec<AgentId> = idle.take(surplus).collect();
         let busy = surplus - idle.len();
+        let removed = stream::iter(idle).map(|agent| self.remove_agent(op.clone(), agent, false));
+        removed.buffer_unordered(IN_HAND).try_for_each(|_| std::future::ready(Ok(()))).await?;
         if busy > 0 {
             let message = format!("{busy} agents too many are busy; the idle ones were removed; retry later");
             return Err(Refused::new(Code::Refused, message));
