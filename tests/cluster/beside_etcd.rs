@@ -10,7 +10,7 @@ use hiveward_tests::{
     long, rounds, skip,
 };
 
-use crate::scene::{Again, ELSEWHERE, Scene, WRITES_AGAIN, print_quantiles, quantiles};
+use crate::scene::{Again, Scene, print_quantiles, quantiles};
 
 fn quantile(all: &mut [Duration], percent: usize) -> Duration {
     all.sort();
@@ -21,12 +21,8 @@ async fn ours(rounds: usize) -> Option<Vec<Again>> {
     let mut scene = Scene::begin(Shape::of(3)).await?;
     let mut waited = Vec::new();
     for _ in 0..rounds {
-        let (leader, accepted) = scene.kill_the_leader().await;
-        waited.push(accepted);
-        scene.cluster.leader_among(&scene.others(leader), WRITES_AGAIN).await;
-        scene.cluster.start_again(leader).await;
-        scene.cluster.settled().await;
-        scene.load.goes_on(20, ELSEWHERE).await;
+        let leader = scene.cluster.leader().await;
+        waited.push(scene.kill_and_wait(leader).await);
     }
     scene.end().await;
     Some(waited)

@@ -8,17 +8,15 @@ use serde_json::json;
 use crate::scene::{ELSEWHERE, Scene, WRITES_AGAIN, in_the_long_form, print_quantiles, quantiles};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_leader_killed_under_load_loses_nothing_and_writes_are_accepted_again() {
+async fn the_leader_and_the_coordinators_node_killed_under_load_lose_nothing_and_writes_are_accepted_again() {
     let Some(mut scene) = Scene::begin(Shape::of(3)).await else { return };
     let mut again = Vec::new();
     for _ in 0..rounds(2, 100) {
-        let (leader, accepted) = scene.kill_the_leader().await;
-        again.push(accepted);
-        let others = scene.others(leader);
-        scene.cluster.leader_among(&others, WRITES_AGAIN).await;
-        scene.cluster.start_again(leader).await;
-        scene.cluster.settled().await;
-        scene.load.goes_on(20, ELSEWHERE).await;
+        let leader = scene.cluster.leader().await;
+        again.push(scene.kill_and_wait(leader).await);
+        // So that the next leader coordinates now and then.
+        let coordinators = scene.coordinators_node().await;
+        again.push(scene.kill_and_wait(coordinators).await);
     }
     print_quantiles(&again);
     let bound = if long() { Duration::from_secs(2) } else { WRITES_AGAIN };
@@ -28,29 +26,20 @@ async fn the_leader_killed_under_load_loses_nothing_and_writes_are_accepted_agai
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_follower_the_coordinators_node_and_an_agents_node_killed_under_load_lose_nothing() {
+async fn a_follower_and_an_agents_node_killed_under_load_lose_nothing() {
     let Some(mut scene) = Scene::begin(Shape::of(3)).await else { return };
     for _ in 0..rounds(1, 30) {
         let leader = scene.cluster.leader().await;
         let follower = *scene.dice.choice(&scene.others(leader)).unwrap();
-        kill_and_wait(&mut scene, follower).await;
-        let swarm = scene.swarm().await;
-        let coordinators = scene.coordinators_node().await;
-        scene.cluster.kill(coordinators);
-        let others = scene.others(coordinators);
-        // Not started again before its entities answer elsewhere.
-        scene.holder_among(&others, &swarm, ELSEWHERE).await;
-        scene.load.goes_on(20, ELSEWHERE).await;
-        scene.cluster.start_again(coordinators).await;
-        scene.cluster.settled().await;
-        let agents = scene.agents_node(coordinators).await;
-        kill_and_wait(&mut scene, agents).await;
+        restart_at_once(&mut scene, follower).await;
+        let agents = scene.agents_node(follower).await;
+        restart_at_once(&mut scene, agents).await;
     }
     scene.end().await;
 }
 
-/// Back at once, as after a crash.
-async fn kill_and_wait(scene: &mut Scene, node: usize) {
+/// As after a crash.
+async fn restart_at_once(scene: &mut Scene, node: usize) {
     scene.load.goes_on(scene.dice.usize(1..20), ELSEWHERE).await;
     scene.cluster.kill(node);
     scene.cluster.start_again(node).await;

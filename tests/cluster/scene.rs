@@ -29,11 +29,12 @@ pub fn in_the_long_form() -> bool {
     long()
 }
 
-/// How long after the leader's death a write was accepted.
+/// How long after a node's death a write was accepted.
 #[derive(Clone, Copy, Debug)]
 pub struct Again {
     pub took: Duration,
-    /// The load's coordinator died with it, and its swarm's writes waited for another one too.
+    pub led: bool,
+    /// The load's coordinator died with it, and its swarm's writes waited for another one.
     pub coordinated: bool,
 }
 
@@ -45,12 +46,14 @@ pub fn quantiles<'a>(all: impl IntoIterator<Item = &'a Again>) -> Option<(Durati
     Some((at(50)?, at(99)?))
 }
 
-/// Of elections alone, and of those that took the coordinator with them.
+/// Of elections alone, of new coordinators alone, and of both.
 pub fn print_quantiles(all: &[Again]) {
-    for (coordinated, what) in [(false, "killed leaders that did not coordinate"), (true, "killed leaders that coordinated")] {
-        let those = || all.iter().filter(|again| again.coordinated == coordinated);
+    for (led, coordinated, what) in
+        [(true, false, "leaders"), (false, true, "coordinators"), (true, true, "leaders that coordinated")]
+    {
+        let those = || all.iter().filter(|again| (again.led, again.coordinated) == (led, coordinated));
         if let Some((half, most)) = quantiles(those()) {
-            eprintln!("writes accepted again: p50 {half:?}, p99 {most:?} over {} {what}", those().count());
+            eprintln!("writes accepted again: p50 {half:?}, p99 {most:?} over {} killed {what}", those().count());
         }
     }
 }
@@ -88,15 +91,21 @@ impl Scene {
         self.holder_among(&all, &self.swarm().await, ELSEWHERE).await
     }
 
-    /// Kills the leader between two writes of the load, and waits until writes are accepted again: how long that took.
-    pub async fn kill_the_leader(&mut self) -> (usize, Again) {
-        let leader = self.cluster.leader().await;
-        let coordinated = self.coordinators_node().await == leader;
+    /// Kills a node between two writes of the load, waits until writes are accepted again, and has it back.
+    pub async fn kill_and_wait(&mut self, node: usize) -> Again {
+        let led = self.cluster.leader().await == node;
+        let coordinated = self.coordinators_node().await == node;
         self.load.goes_on(self.dice.usize(1..30), ELSEWHERE).await;
         let killed = Instant::now();
-        self.cluster.kill(leader);
+        self.cluster.kill(node);
         let took = self.load.accepted_again(killed).await;
-        (leader, Again { took, coordinated })
+        let again = Again { took, led, coordinated };
+        eprintln!("node {node} was killed: {again:?}");
+        self.cluster.leader_among(&self.others(node), WRITES_AGAIN).await;
+        self.cluster.start_again(node).await;
+        self.cluster.settled().await;
+        self.load.goes_on(20, ELSEWHERE).await;
+        again
     }
 
     /// A node that holds an agent of the load; not `but`, if another does.

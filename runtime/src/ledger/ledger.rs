@@ -409,7 +409,7 @@ async fn closed(core: Arc<Core>) {
 struct Serve(Weak<Inner>);
 
 impl Service for Serve {
-    fn serve(&self, _: NodeId, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>> {
+    fn serve(&self, peer: NodeId, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>> {
         let inner = self.0.upgrade();
         Box::pin(async move {
             let ledger = Ledger { inner: inner.ok_or("this node is stopping")? };
@@ -418,7 +418,7 @@ impl Service for Serve {
             let core = ledger.core().map_err(|error| error.to_string())?;
             let body = body.slice(1..);
             if kind != wire::Kind::Claim {
-                let answer = core.consensus.serve(kind, body);
+                let answer = core.consensus.serve(peer, kind, body);
                 drop(core);
                 return answer.await;
             }

@@ -326,14 +326,15 @@ impl Cluster {
             self.ready(node).await;
         }
         self.leader().await;
-        until(&format!("all {} nodes know each other and {voters} vote", self.nodes.len()), async || {
+        until(&format!("all {} nodes know and hear each other and {voters} vote", self.nodes.len()), async || {
             for node in 0..self.nodes.len() {
                 let said = self.said(node).await?;
                 if said.nodes.len() < self.nodes.len() || said.voters.len() < voters {
                     return None;
                 }
             }
-            Some(())
+            // All three lanes to each of the others.
+            (fewest_links(&self.client(0)).await? >= 3 * (self.nodes.len() - 1)).then_some(())
         })
         .await;
     }
@@ -354,6 +355,14 @@ pub async fn said(client: &Client) -> Option<Said> {
     let ids = |nodes: &Value| nodes.as_array().into_iter().flatten().filter_map(id).collect();
     let term = cluster["term"].as_u64().or_else(|| cluster["term"].as_str()?.parse().ok()).unwrap_or_default();
     Some(Said { leader: id(&cluster["leader"]), term, voters: ids(&cluster["voters"]), nodes: ids(&cluster["nodes"]) })
+}
+
+/// Of all nodes the one with the fewest has so many, by its own word.
+async fn fewest_links(client: &Client) -> Option<usize> {
+    let query = "{cluster{nodes{links{up}}}}";
+    let mut asked = tokio::time::timeout(Duration::from_secs(3), client.call(query, json!({}))).await.ok()?.ok()?;
+    let up = |node: &Value| node["links"].as_array().into_iter().flatten().filter(|link| link["up"] == true).count();
+    asked["cluster"]["nodes"].take().as_array()?.iter().map(up).min()
 }
 
 fn command_with(mut command: Command, more: &[&str]) -> Command {

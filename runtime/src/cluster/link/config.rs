@@ -39,7 +39,8 @@ impl LinkConfig {
             unproven_per_address_max: 64,
             backoff: Backoff {
                 first: Duration::from_millis(100),
-                max: Duration::from_secs(10),
+                // Who is back is linked a second later: an election may need it. A try that is refused costs little.
+                max: Duration::from_secs(1),
                 factor: 2.0,
                 jitter: 0.5,
                 reset_after: Duration::from_secs(30),

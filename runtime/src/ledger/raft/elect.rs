@@ -12,10 +12,11 @@ use tokio::time::{Instant, timeout};
 
 use super::{
     Applied, Leadership,
+    candidacy::PROMISE,
     group::Shared,
     wire::{self, Kind},
 };
-use crate::{clock::Deadline, ledger::record::Command};
+use crate::{clock::Deadline, ledger::record::Command, op::NodeId};
 
 /// How often the silence is looked at.
 const TICK: Duration = Duration::from_millis(20);
@@ -75,13 +76,17 @@ pub async fn steward(shared: Arc<Shared>, mut epoch: Option<(u64, u64)>) {
         if shared.quiet() < shared.setup.timing.lease + patience || Instant::now() < next_try {
             continue;
         }
-        if would_win(&shared).await {
+        if !shared.candidacy.lock().stand(shared.setup.node, shared.log.last(), Instant::now()) {
+            continue;
+        }
+        if would_win(&shared).await && shared.candidacy.lock().begin(Instant::now()) {
             tracing::info!(term, quiet_ms = shared.quiet().as_millis() as u64, "no leader is heard: an election begins");
             // An error is a stopped raft: the loop ends.
             let _ = shared.raft.trigger().elect().await;
             next_try = Instant::now() + shared.setup.timing.lease / 4 + delay(&shared);
         } else {
-            next_try = Instant::now() + TICK;
+            shared.candidacy.lock().withdraw();
+            next_try = Instant::now() + TICK + PROMISE.mul_f64(fastrand::f64());
         }
         patience = delay(&shared);
     }
@@ -110,12 +115,13 @@ async fn would_win(shared: &Shared) -> bool {
 }
 
 /// Whether we would vote for a candidate with such a log.
-pub(super) fn pre_vote(shared: &Shared, asked: &wire::PreVote) -> bool {
+pub(super) fn pre_vote(shared: &Shared, candidate: NodeId, asked: &wire::PreVote) -> bool {
     if shared.leader() == Some(shared.setup.id) && !shared.aside.load(Ordering::Acquire) && shared.quorum().is_ok() {
         return false;
     }
     // Openraft itself refuses votes for one lease after the leader was heard.
-    asked.last >= shared.log.last() && shared.quiet() >= shared.setup.timing.lease
+    let would = asked.last >= shared.log.last() && shared.quiet() >= shared.setup.timing.lease;
+    would && shared.candidacy.lock().yields(candidate, asked.last, Instant::now())
 }
 
 /// Lets another be elected: no writes and no heartbeats until one is, or `within` is over. Whether one was.

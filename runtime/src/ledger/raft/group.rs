@@ -19,11 +19,13 @@ use openraft::{
     ChangeMembers, Config, Raft, SnapshotPolicy,
     error::{ClientWriteError, RaftError},
 };
+use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinHandle, time::timeout_at};
 
 use super::{
     Applied, Change, ChangeError, Consensus, ConsensusStatus, Leadership, Member, Node, ProposeError, RaftSetup, TypeConfig,
     apply::{MachineStore, Outcomes},
+    candidacy::Candidacy,
     elect,
     log::LogStore,
     network::{Heard, Peers, member_of, member_text},
@@ -71,6 +73,7 @@ pub(super) struct Shared {
     last_heard_us: AtomicU64,
     /// Leads, and lets the others elect another.
     pub aside: AtomicBool,
+    pub candidacy: Mutex<Candidacy>,
     /// Since the log was last shortened for its size.
     bytes: AtomicU64,
     pub incoming: tokio::sync::Mutex<Option<Incoming>>,
@@ -136,6 +139,7 @@ impl Group {
             claims,
             last_heard_us: AtomicU64::new(micros(now())),
             aside: AtomicBool::new(false),
+            candidacy: Mutex::default(),
             bytes: AtomicU64::new(0),
             incoming: tokio::sync::Mutex::default(),
         });
@@ -505,9 +509,9 @@ impl Consensus for Group {
         })
     }
 
-    fn serve(&self, kind: Kind, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>> {
+    fn serve(&self, peer: NodeId, kind: Kind, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>> {
         let shared = self.shared.clone();
-        Box::pin(async move { shared.serve(kind, body).await })
+        Box::pin(async move { shared.serve(peer, kind, body).await })
     }
 
     fn change(&self, change: Change) -> BoxFuture<'static, Result<(), ChangeError>> {

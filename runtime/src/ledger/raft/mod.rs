@@ -5,6 +5,7 @@
 //! folder, `record` and `machine` names openraft.
 
 mod apply;
+mod candidacy;
 mod elect;
 mod group;
 mod log;
@@ -196,7 +197,7 @@ pub trait Consensus: Send + Sync {
     /// Asks the leader, elsewhere, to begin a new life of a stream.
     fn ask_claim(&self, stream: &Key, deadline: Deadline) -> BoxFuture<'static, Result<wire::Claimed, String>>;
     /// Answers another member.
-    fn serve(&self, kind: wire::Kind, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>>;
+    fn serve(&self, peer: NodeId, kind: wire::Kind, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>>;
     fn change(&self, change: Change) -> BoxFuture<'static, Result<(), ChangeError>>;
     /// Lets another lead; whether one does. True on a node that does not lead.
     fn step_aside(&self, within: Duration) -> BoxFuture<'static, bool>;

@@ -14,7 +14,10 @@ use super::{
     group::Shared,
     wire::{self, Kind},
 };
-use crate::ledger::{record::Command, snapshot::Staging};
+use crate::{
+    ledger::{record::Command, snapshot::Staging},
+    op::NodeId,
+};
 
 /// A snapshot that comes in; one at a time, a newer transfer replaces it.
 pub struct Incoming {
@@ -25,7 +28,7 @@ pub struct Incoming {
 }
 
 impl Shared {
-    pub(super) async fn serve(&self, kind: Kind, body: Bytes) -> Result<Vec<u8>, String> {
+    pub(super) async fn serve(&self, peer: NodeId, kind: Kind, body: Bytes) -> Result<Vec<u8>, String> {
         match kind {
             Kind::Append => {
                 let request = wire::read::<wire::Append>(&body)?.request()?;
@@ -42,7 +45,7 @@ impl Shared {
                 }
                 wire::answer(&answer)
             }
-            Kind::PreVote => wire::answer(&elect::pre_vote(self, &wire::read(&body)?)),
+            Kind::PreVote => wire::answer(&elect::pre_vote(self, peer, &wire::read(&body)?)),
             Kind::Propose => wire::answer(&self.proposed(Command::parse(&body)?).await),
             Kind::ReadIndex => wire::answer(&self.read_index()),
             Kind::SnapshotBegin => self.snapshot_begin(wire::read(&body)?).await,
