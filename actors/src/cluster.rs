@@ -26,6 +26,7 @@ use hiveward_runtime::{
     },
     ledger::{FOUNDER, Ledger, LedgerLanes, RaftSetup, RaftTiming, member_id},
     op::NodeId,
+    store::file::replace,
 };
 use serde::{Deserialize, Serialize};
 
@@ -248,7 +249,7 @@ async fn join_cluster(folder: &Path, node: NodeId, target: &JoinTarget, ours: &s
     std::fs::create_dir_all(folder).map_err(file)?;
     // Before the certificate: without this file a start would take itself for a founder.
     let text = serde_json::to_vec(&joined).map_err(|error| file(error.into()))?;
-    write_durably(&folder.join(JOINED_FILE), &text).map_err(file)?;
+    replace(&folder.join(JOINED_FILE), &text).map_err(file)?;
     let identity = grant.keep(folder, node, key)?;
     Ok((identity, joined))
 }
@@ -262,7 +263,7 @@ pub fn next_generation(dir: &Path) -> std::io::Result<u64> {
     let before = match std::fs::read_to_string(&path) {
         Ok(text) => text.trim().parse::<u64>().map_err(std::io::Error::other)?,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            write_durably(&path, format!("{:020}\n", 1).as_bytes())?;
+            replace(&path, format!("{:020}\n", 1).as_bytes())?;
             return Ok(1);
         }
         Err(error) => return Err(error),
@@ -271,18 +272,6 @@ pub fn next_generation(dir: &Path) -> std::io::Result<u64> {
     file.write_all_at(format!("{:020}\n", before + 1).as_bytes(), 0)?;
     file.sync_data()?;
     Ok(before + 1)
-}
-
-/// Whole or not at all.
-fn write_durably(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let new = path.with_extension("new");
-    std::fs::write(&new, bytes)?;
-    std::fs::File::open(&new)?.sync_all()?;
-    std::fs::rename(&new, path)?;
-    if let Some(folder) = path.parent() {
-        std::fs::File::open(folder)?.sync_all()?;
-    }
-    Ok(())
 }
 
 /// Where peers reach this node: where it listens, or the address from which it reaches `near` (or the world).

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod client;
 pub mod cluster;
 mod commit;
+mod desks;
 pub mod directory;
 #[doc(hidden)]
 pub mod doors;

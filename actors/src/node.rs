@@ -12,7 +12,7 @@ use hiveward_runtime::{
     },
     ledger::{DiskState, Ledger, LedgerConfig, OpenError, view::Views, view_share::ViewShare},
     op::{NodeId, Op},
-    store::{blob::Blobs, replicas::Replicas},
+    store::{blob::Blobs, file::replace, replicas::Replicas},
     supervise::StartError as TreeError,
 };
 use tokio::{sync::watch, task::JoinHandle};
@@ -342,10 +342,7 @@ fn node_id(dir: &std::path::Path) -> std::io::Result<NodeId> {
             .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, format!("{}: {error}", path.display()))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             let id = NodeId::new();
-            let new = dir.join("node.id.new");
-            std::fs::write(&new, format!("{id}\n"))?;
-            std::fs::File::open(&new)?.sync_all()?;
-            std::fs::rename(&new, &path)?;
+            replace(&path, format!("{id}\n").as_bytes())?;
             Ok(id)
         }
         Err(error) => Err(error),

@@ -5,24 +5,21 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use futures_util::{
-    FutureExt,
-    future::{BoxFuture, join_all},
-};
+use futures_util::future::join_all;
 use hiveward_runtime::{
     clock::{Deadline, WallMs},
     cluster::{
+        desk::Desk,
         link::{Lane, LinkState, Links},
         membership::LeaseView,
-        rpc::{LaneRpc, Service},
+        rpc::LaneRpc,
     },
     op::NodeId,
     supervise::{Tree, TreeNode},
 };
 use serde::{Deserialize, Serialize};
 
-const SERVICE: u8 = 6;
+use crate::desks;
 
 /// One node's own figures. A value that was not measured is absent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -109,7 +106,7 @@ struct Inner {
     own: Box<Own>,
     tree: Tree,
     me: NodeId,
-    lane: Option<LaneRpc>,
+    desk: Option<Desk<Question, Answer>>,
 }
 
 /// Cheap to clone.
@@ -119,16 +116,18 @@ pub struct Reports(Arc<Inner>);
 impl Reports {
     /// `own` makes this node's report; it must not wait. Without a lane there is only this node.
     pub fn open(me: NodeId, own: impl Fn() -> NodeReport + Send + Sync + 'static, tree: Tree, lane: Option<LaneRpc>) -> Self {
-        let reports = Self(Arc::new(Inner { own: Box::new(own), tree, me, lane }));
-        if let Some(lane) = &reports.0.lane {
-            lane.serve(SERVICE, Arc::new(reports.clone()));
+        let desk = lane.map(|lane| Desk::new(lane, desks::REPORTS));
+        let reports = Self(Arc::new(Inner { own: Box::new(own), tree, me, desk }));
+        if let Some(desk) = &reports.0.desk {
+            let answering = reports.clone();
+            desk.open(move |_, question| std::future::ready(Ok(answering.answer(question))));
         }
         reports
     }
 
     pub fn close(&self) {
-        if let Some(lane) = &self.0.lane {
-            lane.close(SERVICE);
+        if let Some(desk) = &self.0.desk {
+            desk.close();
         }
     }
 
@@ -176,27 +175,15 @@ impl Reports {
     }
 
     async fn ask(&self, node: NodeId, question: &Question, deadline: Deadline) -> Result<Answer, String> {
-        let lane = self.0.lane.as_ref().ok_or("this node has no peers")?;
-        let body = rmp_serde::to_vec_named(question).map_err(|error| error.to_string())?;
-        let answer = lane.ask(node, SERVICE, &body, deadline).await.map_err(|error| error.to_string())?;
-        rmp_serde::from_slice(&answer).map_err(|error| error.to_string())
+        let desk = self.0.desk.as_ref().ok_or("this node has no peers")?;
+        desk.ask(node, question, deadline).await.map_err(|error| error.to_string())
     }
-}
 
-impl Service for Reports {
-    fn serve(&self, _: NodeId, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>> {
-        let reports = self.clone();
-        async move {
-            let question = rmp_serde::from_slice(&body).map_err(|error| format!("it is not understood: {error}"))?;
-            let answer = match question {
-                Question::Report => Answer::Report(Box::new(reports.own())),
-                Question::Tree { root, depth } => {
-                    Answer::Tree(reports.0.tree.snapshot(root.as_deref(), depth as usize).map(Box::new))
-                }
-            };
-            rmp_serde::to_vec_named(&answer).map_err(|error| error.to_string())
+    fn answer(&self, question: Question) -> Answer {
+        match question {
+            Question::Report => Answer::Report(Box::new(self.own())),
+            Question::Tree { root, depth } => Answer::Tree(self.0.tree.snapshot(root.as_deref(), depth as usize).map(Box::new)),
         }
-        .boxed()
     }
 }
 

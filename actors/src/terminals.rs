@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use hiveward_runtime::{
     clock::Deadline,
-    cluster::rpc::{LaneRpc, Service},
+    cluster::{desk::Desk, rpc::LaneRpc},
     error::{Code, Refused},
     op::NodeId,
 };
@@ -29,9 +29,9 @@ use tokio::time::{Instant, timeout};
 use crate::{
     agent::connector::Lease,
     client::{Said, Terminal},
+    desks,
 };
 
-const SERVICE: u8 = 8;
 /// How long one question for output waits on the other node.
 const WAIT: Duration = Duration::from_secs(5);
 const ASK_WITHIN: Duration = Duration::from_secs(15);
@@ -76,7 +76,7 @@ struct Lent {
 
 struct Inner {
     data_dir: PathBuf,
-    lane: LaneRpc,
+    desk: Desk<Question, Answer>,
     lent: Mutex<HashMap<u64, Lent>>,
     next: AtomicU64,
 }
@@ -88,23 +88,26 @@ pub struct Terminals(Arc<Inner>);
 impl Terminals {
     /// Lends this node's terminals, and opens others'. Close it with [`Terminals::close`].
     pub fn open(data_dir: PathBuf, lane: LaneRpc) -> Self {
-        let inner = Inner { data_dir, lane, lent: Mutex::default(), next: AtomicU64::new(fastrand::u64(..) >> 1) };
+        let desk = Desk::new(lane, desks::TERMINALS);
+        let inner = Inner { data_dir, desk, lent: Mutex::default(), next: AtomicU64::new(fastrand::u64(..) >> 1) };
         let terminals = Self(Arc::new(inner));
-        terminals.0.lane.serve(SERVICE, Arc::new(terminals.clone()));
+        let answering = terminals.clone();
+        terminals.0.desk.open(move |_, question| {
+            let terminals = answering.clone();
+            async move { Ok(terminals.answer(question).await.unwrap_or_else(|refused| Answer::Refused { refused })) }
+        });
         terminals
     }
 
     pub fn close(&self) {
-        self.0.lane.close(SERVICE);
+        self.0.desk.close();
         self.0.lent.lock().clear();
     }
 
     async fn ask(&self, node: NodeId, question: &Question) -> Result<Answer, Refused> {
         let unavailable = |why: String| Refused::new(Code::Unavailable, why);
-        let body = rmp_serde::to_vec_named(question).map_err(|error| unavailable(error.to_string()))?;
-        let answer = self.0.lane.ask(node, SERVICE, &body, Deadline::after(ASK_WITHIN)).await;
-        let answer = answer.map_err(|error| unavailable(format!("the terminal is on {node}: {error}")))?;
-        match rmp_serde::from_slice(&answer).map_err(|error| unavailable(error.to_string()))? {
+        let answer = self.0.desk.ask(node, question, Deadline::after(ASK_WITHIN)).await;
+        match answer.map_err(|error| unavailable(format!("the terminal is on {node}: {error}")))? {
             Answer::Refused { refused } => Err(refused),
             answer => Ok(answer),
         }
@@ -223,16 +226,5 @@ impl Drop for Distant {
                 let _ = terminals.ask(node, &Question::Close { terminal }).await;
             });
         }
-    }
-}
-
-impl Service for Terminals {
-    fn serve(&self, _: NodeId, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>> {
-        let terminals = self.clone();
-        Box::pin(async move {
-            let question = rmp_serde::from_slice(&body).map_err(|error| format!("it is not understood: {error}"))?;
-            let answer = terminals.answer(question).await.unwrap_or_else(|refused| Answer::Refused { refused });
-            rmp_serde::to_vec_named(&answer).map_err(|error| error.to_string())
-        })
     }
 }

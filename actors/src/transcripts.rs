@@ -5,22 +5,27 @@
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use hiveward_runtime::{
     clock::Deadline,
-    cluster::rpc::{LaneRpc, RpcError, Service},
+    cluster::{
+        desk::Desk,
+        rpc::{LaneRpc, RpcError},
+    },
     ledger::Ledger,
     op::NodeId,
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::agent::{
-    connector::{Lease, session_dir},
-    session::{Stream, transcript::Reader},
+use crate::{
+    agent::{
+        connector::{Lease, session_dir},
+        session::{Stream, transcript::Reader},
+    },
+    desks,
 };
 
-const SERVICE: u8 = 5;
 const FIND_WITHIN: Duration = Duration::from_secs(2);
 /// Beyond what the other node waits for more output.
 const READ_WITHIN: Duration = Duration::from_secs(5);
@@ -57,7 +62,7 @@ pub struct DistantChunk {
 
 struct Inner {
     data_dir: PathBuf,
-    lane: LaneRpc,
+    desk: Desk<Question, Answer>,
     ledger: Ledger,
     me: NodeId,
 }
@@ -69,13 +74,18 @@ pub struct Transcripts(Arc<Inner>);
 impl Transcripts {
     /// Serves this node's transcripts, and finds others'. Close it with [`Transcripts::close`].
     pub fn open(data_dir: PathBuf, lane: LaneRpc, ledger: Ledger, me: NodeId) -> Self {
-        let transcripts = Self(Arc::new(Inner { data_dir, lane, ledger, me }));
-        transcripts.0.lane.serve(SERVICE, Arc::new(transcripts.clone()));
+        let desk = Desk::new(lane, desks::TRANSCRIPTS);
+        let transcripts = Self(Arc::new(Inner { data_dir, desk, ledger, me }));
+        let answering = transcripts.clone();
+        transcripts.0.desk.open(move |_, question| {
+            let transcripts = answering.clone();
+            async move { transcripts.answer(question).await }
+        });
         transcripts
     }
 
     pub fn close(&self) {
-        self.0.lane.close(SERVICE);
+        self.0.desk.close();
     }
 
     /// The node that has the attempt's transcript; an error if none has and some could not be asked.
@@ -127,10 +137,7 @@ impl Transcripts {
     }
 
     async fn ask(&self, node: NodeId, question: &Question, within: Duration) -> Result<Answer, RpcError> {
-        let not_sent = |why: String| RpcError::NotSent { node, why };
-        let body = rmp_serde::to_vec_named(question).map_err(|error| not_sent(error.to_string()))?;
-        let answer = self.0.lane.ask(node, SERVICE, &body, Deadline::after(within)).await?;
-        rmp_serde::from_slice(&answer).map_err(|error| RpcError::Refused { node, why: error.to_string() })
+        self.0.desk.ask(node, question, Deadline::after(within)).await
     }
 
     async fn answer(&self, question: Question) -> Result<Answer, String> {
@@ -148,17 +155,6 @@ impl Transcripts {
             stderr: chunk.stream == Stream::Stderr,
             bytes: ByteBuf::from(chunk.bytes.to_vec()),
             at_end: chunk.at_end,
-        })
-    }
-}
-
-impl Service for Transcripts {
-    fn serve(&self, _: NodeId, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>> {
-        let transcripts = self.clone();
-        Box::pin(async move {
-            let question = rmp_serde::from_slice(&body).map_err(|error| format!("it is not understood: {error}"))?;
-            let answer = transcripts.answer(question).await?;
-            rmp_serde::to_vec_named(&answer).map_err(|error| error.to_string())
         })
     }
 }

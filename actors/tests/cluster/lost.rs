@@ -153,7 +153,7 @@ async fn where_a_process_has_ended_coordinators_move_at_once_and_agents_wait_for
     for n in 0..3 {
         let new = hiveward_actors::client::NewAgent {
             swarm: Some(hiveward_actors::client::SwarmRef::Id(swarm)),
-            ..hiveward_actors::client::NewAgent::command(&format!("worker-{n}"))
+            ..hiveward_actors::client::NewAgent::command(format!("worker-{n}"))
         };
         agents.push(rig.control(0).create_agent(op(), new).await.unwrap().value.spec.id);
     }

@@ -6,16 +6,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
 use super::{
+    desk::{Desk, number},
     identity::{Identity, NODE_LIFE, NodeKey},
     link::{JoinDoor, JoinGrant, JoinRefused, JoinRequest, Member, sign_join},
-    rpc::{LaneRpc, Service},
+    rpc::LaneRpc,
 };
 use crate::{
     clock::{Deadline, WallMs},
@@ -23,7 +23,6 @@ use crate::{
     op::NodeId,
 };
 
-const SERVICE: u8 = 3;
 const ASK_WITHIN: Duration = Duration::from_secs(10);
 /// How often this node looks whether its certificate is due, and whether it should hold the authority.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -63,7 +62,7 @@ pub trait Admission: Send + Sync + 'static {
 #[derive(Clone)]
 pub struct Credentials {
     identity: Identity,
-    lane: LaneRpc,
+    desk: Desk<Question, Answer>,
     /// Set once there is a ledger.
     ledger: Arc<std::sync::OnceLock<Ledger>>,
     admission: Arc<std::sync::OnceLock<Arc<dyn Admission>>>,
@@ -72,9 +71,14 @@ pub struct Credentials {
 
 impl Credentials {
     pub fn new(identity: Identity, lane: LaneRpc) -> Self {
-        let desk = Self { identity, lane, ledger: Arc::default(), admission: Arc::default(), life: NODE_LIFE };
-        desk.lane.serve(SERVICE, Arc::new(desk.clone()));
-        desk
+        let desk = Desk::new(lane, number::CREDENTIALS);
+        let credentials = Self { identity, desk, ledger: Arc::default(), admission: Arc::default(), life: NODE_LIFE };
+        let answering = credentials.clone();
+        credentials.desk.open(move |peer, question| {
+            let credentials = answering.clone();
+            async move { credentials.answer(peer, question).await }
+        });
+        credentials
     }
 
     /// From now on it answers.
@@ -85,11 +89,11 @@ impl Credentials {
 
     /// Keeps this node's certificate fresh, and takes the authority's key over once it votes. Abort it to end it.
     pub fn tend(&self) -> JoinHandle<()> {
-        let desk = self.clone();
+        let credentials = self.clone();
         tokio::spawn(async move {
             loop {
-                desk.renew_if_due().await;
-                desk.take_authority_if_voting().await;
+                credentials.renew_if_due().await;
+                credentials.take_authority_if_voting().await;
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         })
@@ -116,9 +120,7 @@ impl Credentials {
     }
 
     async fn ask_node(&self, node: NodeId, question: &Question) -> Result<Answer, String> {
-        let body = rmp_serde::to_vec_named(question).map_err(|error| error.to_string())?;
-        let answer = self.lane.ask(node, SERVICE, &body, Deadline::after(ASK_WITHIN)).await;
-        rmp_serde::from_slice(&answer.map_err(|error| error.to_string())?).map_err(|error| error.to_string())
+        self.desk.ask(node, question, Deadline::after(ASK_WITHIN)).await.map_err(|error| error.to_string())
     }
 
     async fn renew_if_due(&self) {
@@ -188,17 +190,6 @@ impl Credentials {
             }
             Question::Join { request } => Ok(Answer::Join(self.join_here(&request).await)),
         }
-    }
-}
-
-impl Service for Credentials {
-    fn serve(&self, peer: NodeId, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>> {
-        let desk = self.clone();
-        Box::pin(async move {
-            let question = rmp_serde::from_slice(&body).map_err(|error| format!("it is not understood: {error}"))?;
-            let answer = desk.answer(peer, question).await?;
-            rmp_serde::to_vec_named(&answer).map_err(|error| error.to_string())
-        })
     }
 }
 

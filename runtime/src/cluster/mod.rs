@@ -4,6 +4,7 @@
 //! tells over them. Nothing here decides who may act: that is the ledger's and the leases' business.
 
 pub mod credentials;
+pub mod desk;
 pub mod identity;
 pub mod lease;
 pub mod link;

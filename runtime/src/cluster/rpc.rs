@@ -49,6 +49,8 @@ pub enum RpcError {
     Lost { node: NodeId },
     #[error("{node} did not answer within {waited_ms} ms; it may have happened")]
     NoAnswer { node: NodeId, waited_ms: u64 },
+    #[error("{node} answered, and it is not understood ({why}); it may have happened")]
+    Unclear { node: NodeId, why: String },
     /// The service says what that means.
     #[error("{node} refused: {why}")]
     Refused { node: NodeId, why: String },

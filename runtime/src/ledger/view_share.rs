@@ -10,7 +10,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -23,11 +22,13 @@ use super::{
 };
 use crate::{
     clock::Deadline,
-    cluster::rpc::{LaneRpc, Service},
+    cluster::{
+        desk::{Desk, number},
+        rpc::LaneRpc,
+    },
     op::NodeId,
 };
 
-const SERVICE: u8 = 7;
 const PIECE_BYTES: u64 = 1 << 20;
 const PIECE_WITHIN: Duration = Duration::from_secs(20);
 /// Making the copy may take this long.
@@ -65,7 +66,7 @@ impl Drop for Copy {
 
 struct Inner {
     views: Views,
-    lane: LaneRpc,
+    desk: Desk<Question, Answer>,
     ledger: Ledger,
     me: NodeId,
     dir: PathBuf,
@@ -83,21 +84,24 @@ impl ViewShare {
             std::fs::remove_dir_all(&dir)?;
         }
         std::fs::create_dir_all(&dir)?;
-        let share = Self(Arc::new(Inner { views: views.clone(), lane, ledger, me, dir, copies: Mutex::default() }));
-        share.0.lane.serve(SERVICE, Arc::new(share.clone()));
+        let desk = Desk::new(lane, number::VIEWS);
+        let share = Self(Arc::new(Inner { views: views.clone(), desk, ledger, me, dir, copies: Mutex::default() }));
+        let answering = share.clone();
+        share.0.desk.open(move |_, question| {
+            let share = answering.clone();
+            async move { share.answer(question).await.map_err(|error| error.to_string()) }
+        });
         views.source(Arc::new(share.clone()));
         Ok(share)
     }
 
     pub fn close(&self) {
-        self.0.lane.close(SERVICE);
+        self.0.desk.close();
         self.0.copies.lock().clear();
     }
 
     async fn ask(&self, node: NodeId, question: &Question, within: Duration) -> Result<Answer, ViewError> {
-        let body = rmp_serde::to_vec_named(question)?;
-        let answer = self.0.lane.ask(node, SERVICE, &body, Deadline::after(within)).await?;
-        Ok(rmp_serde::from_slice(&answer)?)
+        Ok(self.0.desk.ask(node, question, Deadline::after(within)).await?)
     }
 
     async fn fetch_from(&self, node: NodeId, into: &PathBuf) -> Result<(), ViewError> {
@@ -175,17 +179,6 @@ impl ViewSource for ViewShare {
                 }
             }
             Err(why)
-        })
-    }
-}
-
-impl Service for ViewShare {
-    fn serve(&self, _: NodeId, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>> {
-        let share = self.clone();
-        Box::pin(async move {
-            let question = rmp_serde::from_slice(&body).map_err(|error| format!("it is not understood: {error}"))?;
-            let answer = share.answer(question).await.map_err(|error| error.to_string())?;
-            rmp_serde::to_vec_named(&answer).map_err(|error| error.to_string())
         })
     }
 }

@@ -1,4 +1,5 @@
 //! Stores beside the ledger.
 
 pub mod blob;
+pub mod file;
 pub mod replicas;

@@ -5,8 +5,6 @@
 
 use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
@@ -15,12 +13,14 @@ use tokio::runtime::Handle;
 use super::blob::{BlobHash, Blobs, Elsewhere, Incoming};
 use crate::{
     clock::Deadline,
-    cluster::rpc::{LaneRpc, Service},
+    cluster::{
+        desk::{Desk, number},
+        rpc::LaneRpc,
+    },
     ledger::Ledger,
     op::NodeId,
 };
 
-const SERVICE: u8 = 4;
 const PIECE_BYTES: u64 = 1 << 20;
 /// One blob may take this long to reach a majority, or to be fetched.
 const WITHIN: Duration = Duration::from_secs(30);
@@ -48,7 +48,7 @@ enum Answer {
 
 struct Inner {
     blobs: Blobs,
-    lane: LaneRpc,
+    desk: Desk<Question, Answer>,
     ledger: Ledger,
     me: NodeId,
     incoming: Mutex<HashMap<(NodeId, u64), Incoming>>,
@@ -62,22 +62,26 @@ pub struct Replicas(Arc<Inner>);
 impl Replicas {
     /// Serves this node's blobs to others, and lets `blobs` use theirs. Close it with [`Replicas::close`].
     pub fn open(blobs: &Blobs, lane: LaneRpc, ledger: Ledger, me: NodeId) -> Self {
-        let inner = Inner { blobs: blobs.clone(), lane, ledger, me, incoming: Mutex::default(), runtime: Handle::current() };
+        let desk = Desk::new(lane, number::BLOBS);
+        let inner = Inner { blobs: blobs.clone(), desk, ledger, me, incoming: Mutex::default(), runtime: Handle::current() };
         let replicas = Self(Arc::new(inner));
-        replicas.0.lane.serve(SERVICE, Arc::new(replicas.clone()));
+        let answering = replicas.clone();
+        replicas.0.desk.open(move |peer, question| {
+            let replicas = answering.clone();
+            let answered = tokio::task::spawn_blocking(move || replicas.answer(peer, question));
+            async move { answered.await.map_err(|error| error.to_string())? }
+        });
         blobs.elsewhere(Some(Arc::new(replicas.clone())));
         replicas
     }
 
     pub fn close(&self) {
-        self.0.lane.close(SERVICE);
+        self.0.desk.close();
         self.0.blobs.elsewhere(None);
     }
 
     async fn ask(&self, node: NodeId, question: &Question) -> io::Result<Answer> {
-        let body = rmp_serde::to_vec_named(question).map_err(io::Error::other)?;
-        let answer = self.0.lane.ask(node, SERVICE, &body, Deadline::after(PIECE_WITHIN)).await.map_err(io::Error::other)?;
-        rmp_serde::from_slice(&answer).map_err(io::Error::other)
+        self.0.desk.ask(node, question, Deadline::after(PIECE_WITHIN)).await.map_err(io::Error::other)
     }
 
     /// Other members, voters first.
@@ -221,17 +225,5 @@ impl Elsewhere for Replicas {
 
     fn fetch(&self, hash: &BlobHash) -> io::Result<bool> {
         self.block(self.fetch_from_any(*hash))
-    }
-}
-
-impl Service for Replicas {
-    fn serve(&self, peer: NodeId, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>> {
-        let replicas = self.clone();
-        Box::pin(async move {
-            let question = rmp_serde::from_slice(&body).map_err(|error| format!("it is not understood: {error}"))?;
-            let answered = tokio::task::spawn_blocking(move || replicas.answer(peer, question)).await;
-            let answer = answered.map_err(|error| error.to_string())??;
-            rmp_serde::to_vec_named(&answer).map_err(|error| error.to_string())
-        })
     }
 }

@@ -6,7 +6,7 @@ use hiveward_runtime::{
     call::{CallError, Reply},
     clock::Deadline,
     fault::{self, Armed, Fault},
-    supervise::{ActorStatus, Backoff, Intensity, StartError, Strategy},
+    supervise::{ActorStatus, Backoff, Intensity, Shutdown, StartError, Strategy},
 };
 
 use crate::script::*;
@@ -41,7 +41,10 @@ async fn a_child_that_hangs_in_start_is_refused_after_its_start_timeout_and_hold
 #[tokio::test]
 async fn a_child_that_hangs_in_stop_or_in_a_message_is_killed_after_its_grace_and_holds_up_nobody() {
     let diary = Diary::default();
-    let [mut stop, mut message, mut sibling] = ["stop", "message", "sibling"].map(|name| scripted(name, &diary, |s| s));
+    // Long beside a restart, also on a busy machine: the sibling is to be back within it.
+    let grace = Shutdown::Grace(Duration::from_secs(3));
+    let [mut stop, mut message, mut sibling] =
+        ["stop", "message", "sibling"].map(|name| scripted(name, &diary, |s| s.shutdown(grace)));
     let (root, tree) = run(Strategy::OneForOne, &mut [&mut stop, &mut message, &mut sibling]).await;
     stop.script.stop.store(HANG, SeqCst);
     message.door.tell(Msg::Hang).unwrap();

@@ -1,13 +1,14 @@
 //! Private files that are replaced whole or not at all.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    fs::{self, DirBuilder, File},
+    io::{self, Read},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::Path,
 };
 
 use super::IdentityError;
+use crate::store;
 
 /// More than any certificate or key of ours; a larger file is not ours.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -19,25 +20,10 @@ pub(super) fn private_dir(dir: &Path) -> Result<(), IdentityError> {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(failed)
 }
 
-/// Writes beside the file, syncs, renames over it and syncs the directory: a crash leaves the old content or the new.
+/// As [`store::file::replace`].
 pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), IdentityError> {
-    let beside = path.with_extension("new");
-    let write = || -> io::Result<()> {
-        // What a crash left there may have other rights; ours are set at creation, so that the key is never readable.
-        match fs::remove_file(&beside) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        match path.parent() {
-            Some(dir) => File::open(dir)?.sync_all(),
-            None => Ok(()),
-        }
-    };
-    write().map_err(|source| IdentityError::File { what: "write", path: path.to_owned(), source })
+    let failed = |source| IdentityError::File { what: "write", path: path.to_owned(), source };
+    store::file::replace(path, content).map_err(failed)
 }
 
 /// The file's text; `None` if there is none.

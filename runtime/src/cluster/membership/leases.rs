@@ -1,21 +1,17 @@
 //! Leases, asked for and granted in time.
 
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{MembershipSetup, NodeState, SERVICE, ask_every};
+use super::{MembershipSetup, NodeState, ask_every};
 use crate::{
     clock::Deadline,
     cluster::{
+        desk::{Desk, number},
         lease::{Ask, BootClock, BootTime, Grant, Grantor, Holder, NotGranted, Phase},
-        rpc::Service,
+        rpc::RpcError,
     },
     ledger::AppendError,
     op::NodeId,
@@ -56,6 +52,7 @@ struct Granting {
 
 pub struct Leases {
     pub setup: MembershipSetup,
+    desk: Desk<LeaseAsk, LeaseAnswer>,
     holder: Mutex<Holder>,
     granting: Mutex<Option<Granting>>,
 }
@@ -67,7 +64,22 @@ fn now() -> Option<BootTime> {
 impl Leases {
     pub fn new(setup: MembershipSetup) -> Self {
         let holder = Mutex::new(Holder::new(setup.terms, setup.generation));
-        Self { setup, holder, granting: Mutex::default() }
+        // The Raft lane: leases must not wait behind other things either.
+        let desk = Desk::new(setup.lane.clone(), number::LEASES);
+        Self { setup, desk, holder, granting: Mutex::default() }
+    }
+
+    /// Answers nodes that ask for their leases.
+    pub fn open(self: &Arc<Self>) {
+        let leases = Arc::downgrade(self);
+        self.desk.open(move |peer, asked| {
+            let leases = leases.upgrade();
+            async move { Ok(leases.ok_or("this node is stopping")?.answer(peer, &asked)) }
+        });
+    }
+
+    pub fn close(&self) {
+        self.desk.close();
     }
 
     /// Nobody else could take over: no lease is needed.
@@ -191,15 +203,14 @@ async fn ask(leases: &Arc<Leases>) {
     let answer = if leader == setup.node {
         leases.answer(setup.node, &asked)
     } else {
-        let Ok(body) = rmp_serde::to_vec(&asked) else { return };
-        // Silence is what the lease is for.
-        let Ok(answer) = setup.lane.ask(leader, SERVICE, &body, Deadline::after(ASK_WITHIN)).await else { return };
-        match rmp_serde::from_slice(&answer) {
+        match leases.desk.ask(leader, &asked, Deadline::after(ASK_WITHIN)).await {
             Ok(answer) => answer,
-            Err(error) => {
-                tracing::warn!(%leader, %error, "the leader's answer about this node's lease is not understood");
+            Err(error @ RpcError::Unclear { .. }) => {
+                tracing::warn!(%error, "the leader's answer about this node's lease");
                 return;
             }
+            // Silence is what the lease is for.
+            Err(_) => return,
         }
     };
     let Some(now) = now() else { return };
@@ -282,19 +293,5 @@ async fn overdue(leases: &Arc<Leases>, term: u64) {
                 tracing::warn!(%node, why = refused.message, "a node whose lease is over could not be written as lost")
             }
         }
-    }
-}
-
-/// Answers nodes that ask for their leases.
-pub struct Serve(pub Weak<Leases>);
-
-impl Service for Serve {
-    fn serve(&self, peer: NodeId, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>> {
-        let leases = self.0.upgrade();
-        Box::pin(async move {
-            let leases = leases.ok_or("this node is stopping")?;
-            let asked: LeaseAsk = rmp_serde::from_slice(&body).map_err(|error| error.to_string())?;
-            rmp_serde::to_vec(&leases.answer(peer, &asked)).map_err(|error| error.to_string())
-        })
     }
 }

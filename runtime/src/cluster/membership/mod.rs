@@ -92,17 +92,12 @@ pub struct MembershipSetup {
 pub struct Membership {
     leases: Arc<Leases>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
-    lane: LaneRpc,
 }
-
-/// Leases on the Raft lane.
-const SERVICE: u8 = 2;
 
 impl Membership {
     pub fn start(setup: MembershipSetup) -> Self {
-        let lane = setup.lane.clone();
         let leases = Arc::new(Leases::new(setup));
-        lane.serve(SERVICE, Arc::new(leases::Serve(Arc::downgrade(&leases))));
+        leases.open();
         let tasks = vec![
             tokio::spawn(leases::hold(leases.clone())),
             tokio::spawn(leases::grant(leases.clone())),
@@ -110,7 +105,7 @@ impl Membership {
             tokio::spawn(drive::voters(leases.clone())),
             tokio::spawn(down::tell(leases.clone())),
         ];
-        Self { leases, tasks: Mutex::new(tasks), lane }
+        Self { leases, tasks: Mutex::new(tasks) }
     }
 
     /// How each node's lease stands, on the leader; empty elsewhere.
@@ -129,7 +124,7 @@ impl Membership {
     }
 
     pub async fn stop(&self) {
-        self.lane.close(SERVICE);
+        self.leases.close();
         let tasks = std::mem::take(&mut *self.tasks.lock());
         for task in &tasks {
             task.abort();

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The ledger's service on its lanes.
-pub const SERVICE: u8 = 1;
+pub use crate::cluster::desk::number::LEDGER as SERVICE;
 
 /// The first byte of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hiveward_runtime::clock::WallMs;
+use hiveward_runtime::{clock::WallMs, store::file::replace};
 use nix::{
     errno::Errno,
     sys::{
@@ -19,7 +19,7 @@ use nix::{
 use super::{
     super::{
         Stream,
-        layout::{EXIT, Exit, STARTED, write_durably},
+        layout::{EXIT, Exit, STARTED},
         wire::Event,
     },
     hold::{DISK_RETRY, Shim},
@@ -107,7 +107,7 @@ impl Shim {
             ended_at: WallMs::now(),
             launch_error: None,
         };
-        let written = write_durably(Path::new("."), EXIT, &serde_json::to_vec(&exit).unwrap_or_default());
+        let written = replace(&Path::new(".").join(EXIT), &serde_json::to_vec(&exit).unwrap_or_default());
         if written.is_err() {
             self.disk_retry = Some(Instant::now() + DISK_RETRY);
             return;

@@ -21,7 +21,7 @@ use std::{
     process::ExitCode,
 };
 
-use hiveward_runtime::clock::WallMs;
+use hiveward_runtime::{clock::WallMs, store::file::replace};
 use nix::sys::{
     prctl,
     signal::{SigSet, Signal},
@@ -31,7 +31,7 @@ use nix::sys::{
 
 use super::{
     cgroup::Cgroups,
-    layout::{EXIT, Exit, SOCKET, STARTED, Started, write_durably},
+    layout::{EXIT, Exit, SOCKET, STARTED, Started},
     wire::{Launched, Params},
 };
 
@@ -80,14 +80,14 @@ fn run() -> Result<(), String> {
     let cgroups = Cgroups::create(&params.session, &params.limits);
     let started = Started { session: params.session.clone(), cgroups: cgroups.dirs(), at: WallMs::now() };
     let here = Path::new(".");
-    write_durably(here, STARTED, &serde_json::to_vec(&started).unwrap_or_default()).map_err(|e| broken("record its start", e))?;
+    replace(&here.join(STARTED), &serde_json::to_vec(&started).unwrap_or_default()).map_err(|e| broken("record its start", e))?;
 
     let spawned = match spawn::spawn(&params, cgroups.doors(), original_umask) {
         Ok(spawned) => spawned,
         Err(message) => {
             let exit = Exit { launch_error: Some(message.clone()), ended_at: WallMs::now(), ..Exit::default() };
             // If even that cannot be written, the session counts as lost, which is retried: safe.
-            let _ = write_durably(here, EXIT, &serde_json::to_vec(&exit).unwrap_or_default());
+            let _ = replace(&here.join(EXIT), &serde_json::to_vec(&exit).unwrap_or_default());
             cgroups.remove();
             return Err(message);
         }
