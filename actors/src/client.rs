@@ -11,6 +11,7 @@ mod query;
 pub(crate) mod route;
 mod scale;
 mod scatter;
+mod shard;
 
 use std::sync::Arc;
 
@@ -36,6 +37,7 @@ pub use nodes::{DrainView, NodeView, TOKEN_TTL_MAX};
 pub(crate) use query::resident_bytes;
 pub use query::{ClusterView, MetricsSample, OutputChunk, OutputReader, OutputStream, Why};
 pub use scatter::{NewHedge, NewScatter, Over};
+pub use shard::ShardView;
 
 /// Cheap to clone.
 #[derive(Clone)]

@@ -39,9 +39,16 @@ pub struct EventFilter {
 }
 
 impl EventFilter {
+    /// A swarm's stream is that of all its shards.
+    fn wants_stream(&self, stream: &Key) -> bool {
+        self.stream.is_empty()
+            || self.stream.contains(stream)
+            || SwarmId::try_from(stream).is_ok_and(|shard| self.stream.contains(&shard.head().key()))
+    }
+
     /// What can be told without decoding.
     fn may_want(&self, event: &Event) -> bool {
-        (self.stream.is_empty() || self.stream.contains(&event.stream))
+        self.wants_stream(&event.stream)
             && (self.noun.is_empty() || self.noun.iter().any(|noun| noun == event.stream.noun()))
             && (self.kind.is_empty() || self.kind.iter().any(|kind| **kind == *event.kind))
             && (self.task.is_none() || event.stream.noun() == SwarmId::NOUN)
@@ -49,7 +56,7 @@ impl EventFilter {
 
     /// Whether a record that was made for nobody in particular is wanted.
     pub fn wants(&self, record: &EventRecord) -> bool {
-        (self.stream.is_empty() || self.stream.contains(&record.stream))
+        self.wants_stream(&record.stream)
             && (self.noun.is_empty() || self.noun.iter().any(|noun| noun == record.stream.noun()))
             && (self.kind.is_empty() || self.kind.iter().any(|kind| **kind == *record.kind))
             && self.task.is_none_or(|task| record.task == Some(task) || names_task(&record.data, task))
@@ -162,6 +169,16 @@ fn swarm_data(what: &SwarmEvent, tasks: &[TaskId]) -> Value {
         SwarmEvent::Cancelled { reason, .. } => json!({"reason": reason}),
         SwarmEvent::Redriven { attempts, principal, .. } => json!({"attempts": attempts, "principal": principal}),
         SwarmEvent::StaleRefused { lease, said } => json!({"attempt": lease.attempt, "said": said}),
+        SwarmEvent::TasksGiven { to, transfer, why, .. } => {
+            json!({"tasks": ids, "to": to.to_string(), "transfer": transfer.to_string(), "why": why})
+        }
+        SwarmEvent::TasksTaken { from, transfer, .. } => {
+            json!({"tasks": ids, "from": from.to_string(), "transfer": transfer.to_string()})
+        }
+        SwarmEvent::TransferRefused { from, transfer } => json!({"from": from.to_string(), "transfer": transfer.to_string()}),
+        SwarmEvent::TransferSettled { to, transfer, returned } => {
+            json!({"to": to.to_string(), "transfer": transfer.to_string(), "returned": returned})
+        }
     }
 }
 

@@ -8,3 +8,56 @@ hiveward_runtime::id! {
     /// Agents with a coordinator and its queue of tasks.
     SwarmId => "swarm",
 }
+
+/// The bits of a swarm's id that say which of its shards is meant.
+const SHARD_BITS: u128 = 0xff;
+
+/// A swarm with several shards has a coordinator for each: their ids differ in the last byte alone, which is 0 for the
+/// first, the head, whose id is the swarm's own. So they sort together, and nobody has to look one up from the other.
+///
+/// Swarms from before there were shards have any last byte. They have one shard, and none of their ids reaches another.
+impl SwarmId {
+    /// A new id that leaves room for shards.
+    pub fn new_head() -> Self {
+        Self::new().head()
+    }
+
+    /// Of the swarm that this is a shard of. Ask the spec first whether it is one.
+    pub const fn head(self) -> Self {
+        Self::from_u128(self.as_u128() & !SHARD_BITS)
+    }
+
+    /// The shard with this number of the swarm that this is the head of.
+    pub const fn shard(self, number: u16) -> Self {
+        Self::from_u128(self.head().as_u128() | (number as u128 & SHARD_BITS))
+    }
+
+    /// Whether `other` is this swarm or, if this is a head, one of its shards.
+    pub const fn covers(self, other: Self) -> bool {
+        let low = self.as_u128();
+        low == other.as_u128() || (low & SHARD_BITS == 0 && other.head().as_u128() == low)
+    }
+
+    /// Everything that [`covers`](Self::covers) holds for, as a range of ids.
+    pub const fn covered(self) -> std::ops::RangeInclusive<u128> {
+        let low = self.as_u128();
+        low..=if low & SHARD_BITS == 0 { low | SHARD_BITS } else { low }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_covers_its_shards_and_an_id_from_before_shards_only_itself() {
+        let head = SwarmId::new_head();
+        assert_eq!((head.head(), head.shard(0)), (head, head));
+        let third = head.shard(3);
+        assert!(head.covers(third) && !third.covers(head) && third.covers(third) && !third.covers(head.shard(2)));
+        assert_eq!(third.head(), head);
+        assert!(head.covered().contains(&third.as_u128()) && !third.covered().contains(&head.as_u128()));
+        let before = SwarmId::from_u128(head.as_u128() | 0x17);
+        assert!(before.covers(before) && !before.covers(head) && !SwarmId::new_head().covers(before));
+    }
+}

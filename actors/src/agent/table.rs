@@ -195,7 +195,7 @@ pub struct AgentFilter {
 impl AgentFilter {
     fn wants(&self, record: &AgentRecord) -> bool {
         (self.status.is_empty() || self.status.contains(&record.status))
-            && self.swarm.is_none_or(|swarm| record.spec.swarm == swarm)
+            && self.swarm.is_none_or(|swarm| swarm.covers(record.spec.swarm))
             && self.skill.as_ref().is_none_or(|wanted| record.spec.skills.iter().any(|skill| *skill.name == **wanted))
             && self.name_contains.as_ref().is_none_or(|part| record.spec.name.to_lowercase().contains(&part.to_lowercase()))
     }

@@ -135,6 +135,8 @@ pub struct NewSwarm {
     pub node_labels: BTreeMap<String, String>,
     /// Only this node holds its coordinator.
     pub node: Option<NodeId>,
+    /// Coordinators that share its tasks; 1 to [`SwarmSpec::SHARDS_MAX`].
+    pub shards: u16,
 }
 
 impl Default for NewSwarm {
@@ -148,6 +150,7 @@ impl Default for NewSwarm {
             running_max: None,
             node_labels: BTreeMap::new(),
             node: None,
+            shards: 1,
         }
     }
 }
@@ -368,8 +371,17 @@ pub(super) fn swarm(new: NewSwarm) -> Result<SwarmSpec, Refused> {
     if new.queued_max == 0 {
         return Err(Refused::invalid("maxQueued", "maxQueued is at least 1"));
     }
+    if !(1..=SwarmSpec::SHARDS_MAX).contains(&new.shards) {
+        return Err(Refused::invalid("shards", format!("a swarm has 1 to {} shards", SwarmSpec::SHARDS_MAX)));
+    }
+    // Each shard holds its part: one without any could never run what is pinned to its agents.
+    for (field, whole) in [("maxQueued", Some(new.queued_max)), ("maxRunning", new.running_max)] {
+        if whole.is_some_and(|whole| new.shards > 1 && whole < u32::from(new.shards)) {
+            return Err(Refused::invalid(field, format!("{field} is shared out: at least 1 for each of {} shards", new.shards)));
+        }
+    }
     Ok(SwarmSpec {
-        id: SwarmId::new(),
+        id: SwarmId::new_head(),
         name: new.name,
         topology: new.topology,
         strategy: new.strategy,
@@ -378,5 +390,7 @@ pub(super) fn swarm(new: NewSwarm) -> Result<SwarmSpec, Refused> {
         running_max: new.running_max,
         node_labels: new.node_labels,
         node: new.node,
+        shards: new.shards,
+        shard: 0,
     })
 }

@@ -13,7 +13,7 @@ use hiveward_runtime::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{ControlPlane, Done, NewAgent, NewSwarm, NewTask, SwarmRef, TaskEdit, Text, check};
+use super::{ControlPlane, Done, NewAgent, NewSwarm, NewTask, SwarmRef, TaskEdit, Text, check, shard::Binds};
 use crate::{
     agent::{
         AgentRecord,
@@ -72,17 +72,19 @@ impl ControlPlane {
             }
         }
         let swarm = self.resolve_swarm(&op, wanted.as_ref()).await?;
-        let (house, swarm) = (self.house.clone(), swarm.id);
+        let binds = Binds::of(&new);
+        let shard = self.shard_for(&op, &swarm, &binds, operation.as_ref()).await?;
+        let house = self.house.clone();
         let large = new.iter().any(|task| {
             matches!(&task.work, super::NewWork::Command { stdin: Some(_), .. } | super::NewWork::Kind { payload: Some(_), .. })
         });
         let specs = if large {
             // Large bodies are written to the blob store first.
-            tokio::task::spawn_blocking(move || check::tasks(&house, swarm, new)).await.map_err(internal)??
+            tokio::task::spawn_blocking(move || check::tasks(&house, shard, new)).await.map_err(internal)??
         } else {
-            check::tasks(&house, swarm, new)?
+            check::tasks(&house, shard, new)?
         };
-        self.submit_specs(&op, swarm, specs, operation).await
+        self.submit_following(&op, &swarm, shard, specs, &binds, operation).await
     }
 
     /// All of them or none; answers with those of the first time if the operation is repeated.
@@ -129,17 +131,21 @@ impl ControlPlane {
     }
 
     pub async fn cancel_task(&self, op: Op, task: TaskId) -> Result<Done<TaskRecord>, Refused> {
-        let swarm = self.swarm_of(&op, task).await?.spec.swarm;
         let operation = operation(&op, &("cancel", task));
         let reason: Text = format!("cancelled by {}", op.principal).into();
-        let committed = self
-            .ask_swarm(
+        let committed = loop {
+            let swarm = self.swarm_of(&op, task).await?.spec.swarm;
+            let asked = self.ask_swarm(
                 &op,
                 swarm,
                 |reply| SwarmMsg::Cancel { task, reason: reason.clone(), operation: operation.clone(), reply },
                 || SwarmWire::Cancel { task, reason: reason.clone(), operation: operation.clone() },
-            )
-            .await?;
+            );
+            match asked.await {
+                Err(refused) if self.may_have_moved(&op, swarm, &refused) => self.look_again(&op).await?,
+                asked => break asked?,
+            }
+        };
         self.task_done(&op, task, committed.cursor).await
     }
 
@@ -281,7 +287,8 @@ impl ControlPlane {
     pub async fn remove_swarm(&self, op: Op, swarm: SwarmId, force: bool) -> Result<Done<SwarmRecord>, Refused> {
         self.settled(&op).await?;
         let record = self.house.swarms.get(swarm)?.ok_or_else(|| Refused::not_found(swarm))?;
-        self.ask_swarm(&op, swarm, |reply| SwarmMsg::Close { force, reply }, || SwarmWire::Close { force }).await?;
+        let swarm = record.spec.id;
+        self.close_swarm(&op, swarm, force).await?;
         if force {
             let filter = super::AgentFilter { swarm: Some(swarm), ..Default::default() };
             for (_, agent) in self.house.agents.page(&filter, None, usize::MAX)?.items {
@@ -295,7 +302,16 @@ impl ControlPlane {
                 |reply| RosterMsg::RemoveSwarm { swarm, operation: operation.clone(), reply },
                 || RosterWire::RemoveSwarm { swarm, operation: operation.clone() },
             )
-            .await?;
+            .await;
+        let done = match done {
+            Ok(done) => done,
+            Err(refused) => {
+                if refused.code != Code::UnknownOutcome {
+                    self.reopen_swarm(&op, swarm).await;
+                }
+                return Err(refused);
+            }
+        };
         self.seen(&op, done.cursor).await?;
         Ok(Done { value: record, cursor: done.cursor })
     }
@@ -336,7 +352,7 @@ impl ControlPlane {
         self.at_least(op, cursor).await
     }
 
-    async fn ask_swarm<T: DeserializeOwned + Send + 'static>(
+    pub(super) async fn ask_swarm<T: DeserializeOwned + Send + 'static>(
         &self,
         op: &Op,
         swarm: SwarmId,

@@ -359,6 +359,13 @@ impl ControlPlane {
             Some(Role::Twin { why, .. }) => format!("a twin, because {why}; {text}"),
             _ => text,
         };
+        let text = match record.moves.iter().rfind(|moved| moved.taken_at.is_some()) {
+            Some(moved) => {
+                let (from, to) = moved.shards();
+                format!("{text}; it moved from shard {from} to shard {to}: {}", moved.why)
+            }
+            None => text,
+        };
         Ok(Why { text, blocked_by, decision })
     }
 

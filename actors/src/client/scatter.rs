@@ -8,7 +8,7 @@ use hiveward_runtime::{
 };
 use serde_json::Value;
 
-use super::{AgentFilter, ControlPlane, Done, NewTask, NewWork, SwarmRef, check, command};
+use super::{AgentFilter, ControlPlane, Done, NewTask, NewWork, SwarmRef, check, command, shard::Binds};
 use crate::{
     house::House,
     id::{AgentId, SwarmId, TaskId},
@@ -91,14 +91,20 @@ impl ControlPlane {
     pub async fn scatter(&self, op: Op, new: NewScatter) -> Result<Done<TaskRecord>, Refused> {
         self.takes_writes()?;
         let operation = command::operation(&op, &new);
-        let swarm = self.resolve_swarm(&op, new.swarm.as_ref()).await?.id;
+        let swarm = self.resolve_swarm(&op, new.swarm.as_ref()).await?;
         let shares = match &new.over {
             Over::Items(items) => {
                 let share = |(n, item): (usize, &Value)| Share { name: n.to_string(), item: Some(item.clone()), agent: None };
                 items.iter().enumerate().map(share).collect()
             }
-            Over::Agents { agents, skills } => self.shares_of_agents(&op, swarm, agents, skills).await?,
+            Over::Agents { agents, skills } => self.shares_of_agents(&op, swarm.id, agents, skills).await?,
         };
+        // One coordinator gathers all of it.
+        let mut binds = Binds::default();
+        binds.agents.extend(new.part.agent.map(|agent| ("part.agent".into(), agent)));
+        binds.agents.extend(new.reduce.as_ref().and_then(|reduce| reduce.agent).map(|agent| ("reduce.agent".into(), agent)));
+        binds.agents.extend(shares.iter().filter_map(|share: &Share| Some(("overAgents".into(), share.agent?))));
+        let swarm = self.shard_for(&op, &swarm, &binds, operation.as_ref()).await?;
         let house = self.house.clone();
         let specs = tokio::task::spawn_blocking(move || specs(&house, swarm, new, shares));
         let specs = specs.await.map_err(|error| Refused::new(Code::Internal, error.to_string()))??;

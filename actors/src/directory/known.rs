@@ -179,6 +179,25 @@ impl Known {
         self.swarm_names.get(name).copied()
     }
 
+    /// The coordinators of a swarm that is named by one of them, in order; itself if it is unknown.
+    pub fn shards_of(&self, swarm: SwarmId) -> Vec<SwarmId> {
+        self.swarms.get(&swarm).map_or_else(|| vec![swarm], |entry| entry.spec.shard_ids().collect())
+    }
+
+    pub fn head_of(&self, swarm: SwarmId) -> SwarmId {
+        self.swarms.get(&swarm).map_or(swarm, |entry| entry.spec.head())
+    }
+
+    /// The shard for a new agent of a swarm: who names the whole gets the one with the fewest agents, among them those
+    /// that are about to be `added`.
+    pub fn shard_for_agent(&self, swarm: SwarmId, added: impl Fn(SwarmId) -> usize) -> SwarmId {
+        let agents = |shard: &SwarmId| self.swarms.get(shard).map_or(usize::MAX, |entry| entry.agents.len() + added(*shard));
+        match self.swarms.get(&swarm) {
+            Some(entry) if entry.spec.shard == 0 => entry.spec.shard_ids().min_by_key(agents).unwrap_or(swarm),
+            _ => swarm,
+        }
+    }
+
     pub fn agent_named(&self, swarm: SwarmId, name: &str) -> Option<AgentId> {
         let ids = self.agent_names.get(&(swarm, name_hash(name)))?;
         ids.iter().copied().find(|id| self.agents.get(id).is_some_and(|entry| entry.spec.name == name))
@@ -263,7 +282,9 @@ impl Known {
         }
         match event {
             RosterEvent::SwarmAdded { spec, .. } => {
-                self.swarm_names.insert(spec.name.clone(), spec.id);
+                if spec.shard == 0 {
+                    self.swarm_names.insert(spec.name.clone(), spec.id);
+                }
                 let entry =
                     SwarmEntry { spec: spec.clone(), place: Place::default(), agents: HashSet::new(), on: BTreeMap::new() };
                 self.swarms.insert(spec.id, entry);
@@ -274,7 +295,9 @@ impl Known {
                 let entity = Entity::Swarm(*swarm);
                 self.unplaced.remove(&entity);
                 if let Some(entry) = self.swarms.remove(swarm) {
-                    self.swarm_names.remove(&entry.spec.name);
+                    if entry.spec.shard == 0 {
+                        self.swarm_names.remove(&entry.spec.name);
+                    }
                     self.count(entry.place.node, -1);
                 }
                 Touched::Entity(entity)

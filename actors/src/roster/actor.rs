@@ -188,20 +188,29 @@ impl Roster {
                     if known.swarm_named(&spec.name).is_some() {
                         return Err(conflict("name", format!("there is a swarm named {:?} already", spec.name)));
                     }
-                    let placed = decide::first_place_of_swarm(known, &spec);
-                    Ok(vec![RosterEvent::SwarmAdded { spec: spec.clone(), operation: operation.clone() }, placed])
+                    Ok(decide::add_swarm(known, &spec, operation.as_ref()))
                 });
                 self.answer(acting, operation, reply, spec.id.key(), events).await
             }
             RosterMsg::RemoveSwarm { swarm, operation, reply } => {
                 let events = directory.read(|known| {
                     let entry = known.swarms.get(&swarm).ok_or_else(|| Refused::not_found(swarm))?;
-                    let agents = entry.agents.len();
+                    if entry.spec.shard != 0 {
+                        let message = format!("{swarm} is a shard of swarm {}; remove the swarm", entry.spec.name);
+                        return Err(Refused::new(Code::Refused, message));
+                    }
+                    let shards = known.shards_of(swarm);
+                    let agents: usize =
+                        shards.iter().filter_map(|shard| known.swarms.get(shard)).map(|entry| entry.agents.len()).sum();
                     if agents > 0 {
                         let message = format!("{agents} agents belong to the swarm; remove them first");
                         return Err(Refused::new(Code::Refused, message));
                     }
-                    Ok(vec![RosterEvent::SwarmRemoved { swarm, operation: operation.clone() }])
+                    let removed = |shard| RosterEvent::SwarmRemoved {
+                        swarm: shard,
+                        operation: operation.clone().filter(|_| shard == swarm),
+                    };
+                    Ok(shards.into_iter().map(removed).collect())
                 });
                 self.answer(acting, operation, reply, swarm.key(), events).await
             }

@@ -1,7 +1,7 @@
 //! What a change of the roster means for who is placed where. Pure.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -15,7 +15,7 @@ use crate::{
     agent::AgentSpec,
     directory::{Entity, Known, NodeStatus},
     id::{AgentId, SwarmId},
-    placement::entity::{NodeFacts, Wish, choose},
+    placement::entity::{Choice, NodeFacts, Wish, choose},
     swarm::{SwarmSpec, event::Operation},
 };
 
@@ -29,6 +29,10 @@ pub struct Planner<'a> {
     nodes: Vec<NodeFacts>,
     /// What was placed by this planner and is not in `known` yet.
     of_swarm: HashMap<(SwarmId, NodeId), i64>,
+    /// Where this planner put what.
+    placed: HashMap<Entity, NodeId>,
+    /// Shards of one swarm that are not in `known` yet.
+    adding: Vec<SwarmId>,
 }
 
 impl<'a> Planner<'a> {
@@ -38,7 +42,13 @@ impl<'a> Planner<'a> {
             entities: entry.entities,
             ..facts_of(&entry.record)
         };
-        Self { known, nodes: known.nodes.values().map(facts).collect(), of_swarm: HashMap::new() }
+        Self {
+            known,
+            nodes: known.nodes.values().map(facts).collect(),
+            of_swarm: HashMap::new(),
+            placed: HashMap::new(),
+            adding: Vec::new(),
+        }
     }
 
     /// As if it were open already.
@@ -63,15 +73,47 @@ impl<'a> Planner<'a> {
             let added = swarm.and_then(|swarm| self.of_swarm.get(&(swarm, facts.node))).copied().unwrap_or(0);
             facts.of_swarm = u32::try_from(i64::from(known) + added).unwrap_or(0);
         }
-        let choice = choose(wish, &self.nodes)?;
+        let choice = self.choose(entity, wish)?;
         let before = self.known.place(entity);
         if let Some(from) = before.and_then(|place| place.node) {
             self.move_one(from, swarm, -1);
         }
         self.move_one(choice.node, swarm, 1);
+        self.placed.insert(entity, choice.node);
         let why = reason.map_or_else(|| choice.why.clone(), |reason| format!("{reason}; {}", choice.why));
         let placement = before.map_or(0, |place| place.placement) + 1;
         Ok(RosterEvent::Placed { key: entity.key(), node: choice.node, placement, why })
+    }
+
+    /// A shard goes where the fewest of its siblings are, so that the loss of a node stops as few of them as can be.
+    fn choose(&self, entity: Entity, wish: &Wish) -> Result<Choice, String> {
+        let siblings = match entity {
+            Entity::Swarm(id) => self.known.shards_of(id).into_iter().filter(move |shard| *shard != id),
+            Entity::Agent(_) => return choose(wish, &self.nodes),
+        };
+        let mut held: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for shard in siblings.chain(self.adding.iter().copied().filter(|shard| Entity::Swarm(*shard) != entity)) {
+            let shard = Entity::Swarm(shard);
+            let known = || self.known.place(shard).and_then(|place| place.node);
+            if let Some(node) = self.placed.get(&shard).copied().or_else(known) {
+                *held.entry(node).or_default() += 1;
+            }
+        }
+        if held.is_empty() {
+            return choose(wish, &self.nodes);
+        }
+        let count = |node: &NodeId| held.get(node).copied().unwrap_or(0);
+        let levels: BTreeSet<usize> = self.nodes.iter().map(|facts| count(&facts.node)).collect();
+        for level in levels {
+            let mut nodes = self.nodes.clone();
+            for facts in nodes.iter_mut().filter(|facts| facts.closed.is_none() && count(&facts.node) > level) {
+                facts.closed = Some("holds more shards of the swarm");
+            }
+            if let Ok(choice) = choose(wish, &nodes) {
+                return Ok(choice);
+            }
+        }
+        choose(wish, &self.nodes)
     }
 
     fn move_one(&mut self, node: NodeId, swarm: Option<SwarmId>, change: i32) {
@@ -126,25 +168,41 @@ fn settled(entity: Entity, placed: Result<RosterEvent, String>) -> RosterEvent {
     placed.unwrap_or_else(|why| RosterEvent::Unplaced { key: entity.key(), why })
 }
 
-pub fn first_place_of_swarm(known: &Known, spec: &SwarmSpec) -> RosterEvent {
-    settled(Entity::Swarm(spec.id), Planner::new(known).swarm(spec, None))
+/// A new swarm with all its shards, each placed apart from those before it where that can be.
+pub fn add_swarm(known: &Known, spec: &SwarmSpec, operation: Option<&Operation>) -> Vec<RosterEvent> {
+    let mut planner = Planner::new(known);
+    let mut events = Vec::with_capacity(2 * usize::from(spec.shards));
+    for number in 0..spec.shards {
+        let spec = Arc::new(spec.of_shard(number));
+        let operation = operation.filter(|_| number == 0).cloned();
+        let placed = settled(Entity::Swarm(spec.id), planner.swarm(&spec, None));
+        planner.adding.push(spec.id);
+        events.extend([RosterEvent::SwarmAdded { spec, operation }, placed]);
+    }
+    events
 }
 
 /// Adds and places each, weighing those before it; refused whole if one is.
 pub fn add_agents(known: &Known, specs: &[Arc<AgentSpec>], operation: Option<&Operation>) -> Result<Vec<RosterEvent>, Refused> {
     let mut planner = Planner::new(known);
     let (mut events, mut names) = (Vec::with_capacity(2 * specs.len()), HashSet::new());
+    let mut added: HashMap<SwarmId, usize> = HashMap::new();
     for (place, spec) in specs.iter().enumerate() {
         if !known.swarms.contains_key(&spec.swarm) {
             return Err(Refused::not_found(spec.swarm));
         }
-        if known.agent_named(spec.swarm, &spec.name).is_some() || !names.insert((spec.swarm, &*spec.name)) {
+        let there = known.shards_of(spec.swarm).into_iter().any(|shard| known.agent_named(shard, &spec.name).is_some());
+        if there || !names.insert((known.head_of(spec.swarm), spec.name.clone())) {
             return Err(conflict("name", format!("the swarm has an agent named {:?} already", spec.name)));
         }
-        let placed = settled(Entity::Agent(spec.id), planner.agent(spec, None));
+        let shard = known.shard_for_agent(spec.swarm, |shard| added.get(&shard).copied().unwrap_or(0));
+        *added.entry(shard).or_default() += 1;
+        let spec =
+            if shard == spec.swarm { spec.clone() } else { Arc::new(AgentSpec { swarm: shard, ..AgentSpec::clone(spec) }) };
+        let placed = settled(Entity::Agent(spec.id), planner.agent(&spec, None));
         // The operation is that of all; it is kept once.
         let operation = operation.filter(|_| place == 0).cloned();
-        events.extend([RosterEvent::AgentAdded { spec: spec.clone(), operation }, placed]);
+        events.extend([RosterEvent::AgentAdded { spec, operation }, placed]);
     }
     Ok(events)
 }

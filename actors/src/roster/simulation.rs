@@ -34,7 +34,7 @@ fn wish(dice: &mut fastrand::Rng) -> (BTreeMap<String, String>, Option<NodeId>) 
 fn swarm(id: u128, dice: &mut fastrand::Rng) -> SwarmSpec {
     let (node_labels, node) = wish(dice);
     SwarmSpec {
-        id: SwarmId::from_u128(id),
+        id: SwarmId::from_u128(id << 8),
         name: format!("swarm-{id}"),
         topology: Default::default(),
         strategy: Default::default(),
@@ -43,6 +43,8 @@ fn swarm(id: u128, dice: &mut fastrand::Rng) -> SwarmSpec {
         running_max: None,
         node_labels,
         node,
+        shards: dice.u16(1..4),
+        shard: 0,
     }
 }
 
@@ -121,8 +123,7 @@ fn command(known: &Known, next: &mut u128, dice: &mut fastrand::Rng) -> Vec<Rost
         }
         11 => {
             let spec = Arc::new(swarm(*next, dice));
-            let placed = decide::first_place_of_swarm(known, &spec);
-            vec![RosterEvent::SwarmAdded { spec, operation: None }, placed]
+            decide::add_swarm(known, &spec, None)
         }
         12..=16 => {
             let mut swarms: Vec<_> = known.swarms.keys().copied().collect();
@@ -139,9 +140,12 @@ fn command(known: &Known, next: &mut u128, dice: &mut fastrand::Rng) -> Vec<Rost
             vec![RosterEvent::AgentRemoved { agent, swarm, operation: None }]
         }
         19 => {
-            let mut empty: Vec<_> = known.swarms.iter().filter(|(_, entry)| entry.agents.is_empty()).map(|(id, _)| *id).collect();
+            let empty = |id: &SwarmId| known.shards_of(*id).iter().all(|shard| known.swarms[shard].agents.is_empty());
+            let heads = known.swarms.iter().filter(|(_, entry)| entry.spec.shard == 0).map(|(id, _)| *id);
+            let mut empty: Vec<_> = heads.filter(empty).collect();
             empty.sort_unstable();
-            dice.choice(empty).map(|swarm| RosterEvent::SwarmRemoved { swarm, operation: None }).into_iter().collect()
+            let removed = dice.choice(empty).map_or_else(Vec::new, |swarm| known.shards_of(swarm));
+            removed.into_iter().map(|swarm| RosterEvent::SwarmRemoved { swarm, operation: None }).collect()
         }
         20 if status.is_some() => {
             let moved = decide::coordinate_elsewhere(known, node);

@@ -27,6 +27,7 @@ use super::{
     snapshot::{self, Snapshot},
     spec::SwarmSpec,
     state::{Now, Swarm},
+    transfer::Search,
     wire,
 };
 use crate::{
@@ -76,9 +77,11 @@ pub struct State {
     pub(super) absent: HashMap<AgentId, u64>,
     events_since_snapshot: u64,
     timer: Option<(u64, TimerHandle)>,
-    closing: bool,
+    pub(super) closing: bool,
+    /// For work of other shards.
+    pub(super) search: Search,
     sweeps: u32,
-    dice: fastrand::Rng,
+    pub(super) dice: fastrand::Rng,
     _sweep: TimerHandle,
 }
 
@@ -132,6 +135,7 @@ impl Behaviour for Coordinator {
             events_since_snapshot: replayed,
             timer: None,
             closing: false,
+            search: Search::default(),
             sweeps: 0,
             dice: fastrand::Rng::new(),
             _sweep: ctx.every(SWEEP_EVERY, || SwarmMsg::Sweep),
@@ -173,7 +177,17 @@ impl Behaviour for Coordinator {
             }
             SwarmMsg::Ended { lease, ended, agent } => self.ended(ctx, state, lease, ended, agent).await,
             SwarmMsg::Explain { task, reply } => {
-                reply.answer(state.swarm.explain(task));
+                reply.answer(state.swarm.explain_in_shard(task));
+                Ok(())
+            }
+            SwarmMsg::Sibling(said) => self.hear_sibling(ctx, state, said).await,
+            SwarmMsg::LookForWork => {
+                self.look_for_work(ctx, state);
+                Ok(())
+            }
+            SwarmMsg::Reopen { reply } => {
+                state.closing = false;
+                reply.answer(());
                 Ok(())
             }
             SwarmMsg::Close { force, reply } => self.close(ctx, state, force, reply).await,
@@ -185,6 +199,7 @@ impl Behaviour for Coordinator {
             }
             SwarmMsg::Sweep => {
                 state.sweeps = state.sweeps.wrapping_add(1);
+                self.repeat_transfers(ctx, state).await?;
                 if state.sweeps.is_multiple_of(SWEEPS_PER_THOROUGH) {
                     self.sweep(ctx, state).await
                 } else {
@@ -212,7 +227,13 @@ impl Behaviour for Coordinator {
 
     fn observe(&self, state: &State) -> serde_json::Value {
         let (live, ready, running, agents) = state.swarm.counts();
-        serde_json::json!({"liveTasks": live, "readyTasks": ready, "runningAttempts": running, "seatedAgents": agents})
+        let mut seen =
+            serde_json::json!({"liveTasks": live, "readyTasks": ready, "runningAttempts": running, "seatedAgents": agents});
+        if self.spec.is_sharded() {
+            seen["shard"] = self.spec.shard.into();
+            seen["movingTasks"] = state.swarm.transfers.tasks_under_way().into();
+        }
+        seen
     }
 }
 
@@ -376,8 +397,9 @@ impl Coordinator {
 
     async fn close(&self, ctx: &Context<SwarmMsg>, state: &mut State, force: bool, reply: Answer<u32>) -> Result<(), Failure> {
         let live: Vec<_> = state.swarm.live_tasks().map(|live| live.spec.id).collect();
-        if !live.is_empty() && !force {
-            let count = live.len();
+        let moving = state.swarm.transfers.tasks_under_way();
+        if live.len() + moving > 0 && !force {
+            let count = live.len() + moving;
             reply.answer(Err(Refused::new(
                 Code::Refused,
                 format!("{count} tasks have not ended; wait, cancel them, or use force"),
@@ -394,7 +416,13 @@ impl Coordinator {
             }
         }
         let count = live.len() as u32;
-        batch.then(move |cursor| reply.answer(Ok(Committed { value: count, cursor })));
+        batch.then(move |cursor| {
+            reply.answer(match moving {
+                0 => Ok(Committed { value: count, cursor }),
+                // The other shard has them, or this one has them back, before this is asked again.
+                _ => Err(Refused::new(Code::Unavailable, format!("{moving} tasks are on their way to other shards; try again"))),
+            });
+        });
         self.settle(ctx, state, batch).await
     }
 
@@ -465,6 +493,7 @@ impl Coordinator {
             state.events_since_snapshot = 0;
         }
         self.arm_timer(ctx, state);
+        self.arm_search(ctx, state);
         state.committer.hand_over(batch).await?;
         Ok(())
     }
@@ -520,5 +549,6 @@ pub fn fresh_record(spec: Arc<TaskSpec>, principal: Arc<str>, at: WallMs, cursor
         error: None,
         cursor,
         principal,
+        moves: Vec::new(),
     }
 }

@@ -52,14 +52,15 @@ impl Swarm {
         if let Some(before) = self.repeated(operation.as_ref())? {
             return Ok(Decided::Repeated(before.tasks.clone()));
         }
-        let queued_max = self.spec.queued_max as usize;
-        if self.live.len() + tasks.len() > queued_max {
+        let queued_max = self.spec.queued_max_here() as usize;
+        // What is under way to another shard may come back.
+        let held = self.live.len() + self.transfers.tasks_under_way();
+        if held + tasks.len() > queued_max {
             return Err(Refused::new(
                 Code::Limit,
                 format!(
-                    "swarm {} is full: maxQueued is {queued_max} and {} tasks have not ended; retry later",
-                    self.spec.name,
-                    self.live.len()
+                    "swarm {} is full: maxQueued is {queued_max} and {held} tasks have not ended; retry later",
+                    self.spec.shown(),
                 ),
             ));
         }
@@ -69,7 +70,11 @@ impl Swarm {
                     continue;
                 }
                 let field = format!("tasks.{place}.dependsOn");
-                match self.ended.get(on).copied().or_else(|| known(*on)) {
+                let status = self.ended.get(on).copied().or_else(|| known(*on));
+                if let Some(refused) = self.left(*on, status) {
+                    return Err(Refused { field: Some(field), ..refused });
+                }
+                match status {
                     Some(TaskStatus::Succeeded) => {}
                     Some(status) => {
                         let message = format!("{on} has ended {}; retry it first", status.name());
@@ -99,7 +104,11 @@ impl Swarm {
         if let Some(live) = self.live.get(&task) {
             return Ok(Decided::New(SwarmEvent::Cancelled { task, reason, lease: live.lease(), operation }));
         }
-        match self.ended.get(&task).copied().or_else(|| known(task)) {
+        let status = self.ended.get(&task).copied().or_else(|| known(task));
+        if let Some(refused) = self.left(task, status) {
+            return Err(refused);
+        }
+        match status {
             Some(TaskStatus::Cancelled) => Ok(Decided::Repeated(vec![task])),
             Some(status) => Err(Refused::new(Code::Refused, format!("{task} has already ended {}", status.name()))),
             None => Err(Refused::not_found(task)),
@@ -194,7 +203,7 @@ impl Swarm {
 
     /// The next lease to grant, if a task and an agent are free.
     pub fn next_assignment(&mut self, dice: f64) -> Option<SwarmEvent> {
-        if self.spec.running_max.is_some_and(|max| self.seats.running() >= max as usize) {
+        if self.spec.running_max_here().is_some_and(|max| self.seats.running() >= max as usize) {
             return None;
         }
         loop {

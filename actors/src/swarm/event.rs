@@ -6,9 +6,10 @@ use bytes::Bytes;
 use hiveward_runtime::op::OperationId;
 use serde::{Deserialize, Serialize};
 
+use super::steal::Moving;
 use crate::{
     agent::connector::Lease,
-    id::{AgentId, TaskId},
+    id::{AgentId, SwarmId, TaskId},
     placement::Decision,
     task::{
         record::Artifact,
@@ -106,6 +107,31 @@ pub enum SwarmEvent {
         lease: Lease,
         said: AttemptStatus,
     },
+    /// These tasks, which had no attempt, leave for another shard of the swarm. They are under way until
+    /// `TransferSettled`. Transfers are numbered for each pair of shards.
+    TasksGiven {
+        to: SwarmId,
+        transfer: u64,
+        tasks: Vec<TaskId>,
+        why: String,
+    },
+    /// They came here from another shard and wait here from now on.
+    TasksTaken {
+        from: SwarmId,
+        transfer: u64,
+        tasks: Vec<Moving>,
+    },
+    /// This shard never takes that transfer.
+    TransferRefused {
+        from: SwarmId,
+        transfer: u64,
+    },
+    /// The other shard has taken the tasks, or they are back in this one's queue.
+    TransferSettled {
+        to: SwarmId,
+        transfer: u64,
+        returned: bool,
+    },
 }
 
 /// How an attempt ended.
@@ -161,6 +187,10 @@ impl SwarmEvent {
             Self::Failed { .. } => "TaskFailed",
             Self::Redriven { .. } => "TaskRedriven",
             Self::StaleRefused { .. } => "TaskStaleRefused",
+            Self::TasksGiven { .. } => "TasksGiven",
+            Self::TasksTaken { .. } => "TasksTaken",
+            Self::TransferRefused { .. } => "TaskTransferRefused",
+            Self::TransferSettled { .. } => "TaskTransferSettled",
         }
     }
 
@@ -189,6 +219,9 @@ impl SwarmEvent {
             Self::Gathered { task, reduce, .. } => std::iter::once(*task).chain(reduce.iter().map(|spec| spec.id)).collect(),
             Self::Aggregated { task, .. } | Self::Cancelled { task, .. } | Self::Failed { task, .. } => vec![*task],
             Self::Redriven { spec, .. } => vec![spec.id],
+            Self::TasksGiven { tasks, .. } => tasks.clone(),
+            Self::TasksTaken { tasks, .. } => tasks.iter().map(|moving| moving.spec.id).collect(),
+            Self::TransferRefused { .. } | Self::TransferSettled { .. } => Vec::new(),
         }
     }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     event::{Ended, Operation},
     seat::Arrival,
+    transfer::Sibling,
 };
 use crate::{
     agent::{connector::Lease, reference::AgentRef},
@@ -77,6 +78,12 @@ pub enum SwarmMsg {
         task: TaskId,
         reply: Reply<Option<String>>,
     },
+    /// Another coordinator of the same swarm.
+    Sibling(Sibling),
+    /// The swarm stays after all: tasks are taken again.
+    Reopen {
+        reply: Reply<()>,
+    },
     /// No further tasks; answers once nothing is live, or at once with the number that is.
     Close {
         force: bool,
@@ -96,6 +103,7 @@ pub enum SwarmMsg {
     },
     Due,
     Sweep,
+    LookForWork,
     Aggregated {
         task: TaskId,
         result: Option<Body>,

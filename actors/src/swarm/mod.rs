@@ -1,6 +1,7 @@
 //! A swarm: agents, the queue of tasks they share, and the coordinator that owns both.
 //!
-//! `event` is the stream, `state` decides and applies, `actor` commits and tells; `queue` says whose turn it is.
+//! `event` is the stream, `state` decides and applies, `actor` commits and tells; `queue` says whose turn it is. A swarm
+//! may have several coordinators, its shards; `steal` and `transfer` are how work goes from one to another.
 
 pub mod actor;
 mod aggregate;
@@ -14,13 +15,17 @@ pub mod record;
 mod repair;
 pub mod seat;
 #[cfg(test)]
+mod shards_simulation;
+#[cfg(test)]
 mod simulation;
 pub mod snapshot;
 pub mod spec;
 pub mod state;
+pub mod steal;
 pub mod table;
 #[cfg(test)]
 pub mod testing;
+pub mod transfer;
 pub mod wire;
 
 pub use record::SwarmRecord;

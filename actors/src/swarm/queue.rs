@@ -5,7 +5,7 @@
 //! and a class that cannot be placed now is set aside, so that it never holds up the others.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, BinaryHeap, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -146,6 +146,55 @@ impl ReadyQueue {
         }
     }
 
+    /// Those whose turn comes last, the very last first: over all classes, also those that are set aside. Looks at no more
+    /// than `max`. Void tickets at the ends are dropped.
+    pub fn from_the_end(&mut self, max: usize, valid: impl Fn(TaskId, Ticket) -> bool) -> Vec<(TaskId, Arc<Needs>)> {
+        let mut found = Vec::new();
+        let mut looked = 0;
+        for lane in (0..STRIDES.len()).rev() {
+            // The newest of each class; where it is in its lane.
+            let mut ends: BinaryHeap<(Ticket, usize, usize)> = BinaryHeap::new();
+            for slot in 0..self.slots.len() {
+                while let Some(&(ticket, task)) = self.slots[slot].lanes[lane].back() {
+                    if valid(task, ticket) {
+                        ends.push((ticket, slot, self.slots[slot].lanes[lane].len() - 1));
+                        break;
+                    }
+                    self.drop_back(slot, lane);
+                }
+            }
+            while let Some((ticket, slot, place)) = ends.pop() {
+                if looked == max {
+                    return found;
+                }
+                looked += 1;
+                let class = &self.slots[slot];
+                if let Some(&(_, task)) = class.lanes[lane].get(place)
+                    && valid(task, ticket)
+                {
+                    found.push((task, class.needs.clone()));
+                }
+                if let Some(before) = place.checked_sub(1)
+                    && let Some(&(ticket, _)) = class.lanes[lane].get(before)
+                {
+                    ends.push((ticket, slot, before));
+                }
+            }
+        }
+        found
+    }
+
+    fn drop_back(&mut self, slot: usize, lane: usize) {
+        let class = &mut self.slots[slot];
+        if class.lanes[lane].pop_back().is_some() {
+            class.tasks -= 1;
+            self.tasks -= 1;
+        }
+        if class.tasks == 0 {
+            self.open.remove(&slot);
+        }
+    }
+
     fn drop_front(&mut self, slot: usize, lane: usize) {
         let class = &mut self.slots[slot];
         if class.lanes[lane].pop_front().is_some() {
@@ -233,6 +282,32 @@ mod tests {
         assert_eq!(queue.head(|_, _| true).unwrap().2, common.id);
         queue.reopen(|needs| !needs.skills.is_empty());
         assert_eq!(queue.head(|_, _| true).unwrap().2, rare.id);
+    }
+
+    #[test]
+    fn from_the_end_come_the_newest_of_the_lowest_priority_first_whatever_their_class() {
+        let mut queue = ReadyQueue::default();
+        let tasks: Vec<_> = [(Priority::Normal, "a"), (Priority::Low, "a"), (Priority::Low, "b"), (Priority::Low, "a")]
+            .map(|(priority, skill)| {
+                spec(|task| {
+                    task.priority = priority;
+                    task.skills = vec![skill.into()];
+                })
+            })
+            .into();
+        for task in &tasks {
+            queue.push(task);
+        }
+        let (slot, ..) = queue.head(|_, _| true).unwrap();
+        queue.set_aside(slot);
+        let ids =
+            |queue: &mut ReadyQueue, max| queue.from_the_end(max, |_, _| true).into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+        assert_eq!(ids(&mut queue, 9), [3, 2, 1, 0].map(|n: usize| tasks[n].id));
+        assert_eq!(ids(&mut queue, 2), [3, 2].map(|n: usize| tasks[n].id));
+        let left = queue.from_the_end(9, |task, _| task != tasks[3].id && task != tasks[1].id);
+        assert_eq!(left.into_iter().map(|(id, _)| id).collect::<Vec<_>>(), [tasks[2].id, tasks[0].id]);
+        // What is void at an end is gone, so that nobody has to pass it over again.
+        assert_eq!(queue.len(), 2);
     }
 
     #[test]

@@ -3,13 +3,13 @@
 //! Who is present is not in the ledger: agents say so when they or the coordinator start. How they have done is.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
 use hiveward_runtime::op::NodeId;
 
-use super::queue::Needs;
+use super::{queue::Needs, steal::Places};
 use crate::{
     id::{AgentId, TaskId},
     placement::{Candidate, LeftOut, Weights},
@@ -171,6 +171,31 @@ impl Seats {
             note(self.seats.len() - self.free.len(), "has no free place");
         }
         (found, left_out)
+    }
+
+    pub fn has_free(&self) -> bool {
+        !self.free.is_empty()
+    }
+
+    /// Places that are free, by the skills of their agents: at most `places_max` of at most `kinds_max` kinds.
+    pub fn free_places(&self, weights: &Weights, places_max: usize, kinds_max: usize) -> Vec<Places> {
+        let mut kinds: BTreeMap<Vec<Arc<str>>, u32> = BTreeMap::new();
+        let mut left = u32::try_from(places_max).unwrap_or(u32::MAX);
+        for (_, agent) in &self.free {
+            let Some(seat) = self.seats.get(agent) else { continue };
+            // As many as it may hold before it is at its load limit.
+            let may_hold = (f64::from(seat.arrival.capacity) * weights.load_max).ceil() as u32;
+            let free = may_hold.saturating_sub(seat.running.len() as u32).min(left);
+            let mut skills: Vec<Arc<str>> = seat.arrival.skills.iter().map(|skill| skill.name.clone()).collect();
+            skills.sort_unstable();
+            skills.dedup();
+            if free == 0 || (kinds.len() == kinds_max && !kinds.contains_key(&skills)) {
+                continue;
+            }
+            *kinds.entry(skills).or_default() += free;
+            left -= free;
+        }
+        kinds.into_iter().map(|(skills, places)| Places { skills, places }).collect()
     }
 
     fn node(&self, agent: AgentId) -> Option<NodeId> {

@@ -66,6 +66,8 @@ fn swarm_spec() -> Arc<SwarmSpec> {
         running_max: None,
         node_labels: Default::default(),
         node: None,
+        shards: 1,
+        shard: 0,
     })
 }
 

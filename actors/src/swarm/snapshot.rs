@@ -9,6 +9,7 @@ use super::{
     seat::Tally,
     spec::SwarmSpec,
     state::{Due, Live, Now, Plan, Remembered, Swarm},
+    steal::TransfersKept,
 };
 use crate::{
     id::{AgentId, TaskId},
@@ -23,6 +24,9 @@ pub struct Snapshot {
     ended: Vec<(TaskId, TaskStatus)>,
     operations: Vec<(OperationId, Remembered)>,
     tallies: Vec<(AgentId, Tally)>,
+    /// Last, and absent from what is stored where there is one shard.
+    #[serde(default, skip_serializing_if = "TransfersKept::is_none")]
+    transfers: TransfersKept,
 }
 
 impl Snapshot {
@@ -35,6 +39,7 @@ impl Snapshot {
             ended: swarm.ended.iter().map(|(task, status)| (*task, *status)).collect(),
             operations: swarm.operations.iter().map(|(id, remembered)| (id.clone(), remembered.clone())).collect(),
             tallies: swarm.seats.tallies.iter().map(|(agent, tally)| (*agent, *tally)).collect(),
+            transfers: TransfersKept::of(&swarm.transfers),
         }
     }
 
@@ -47,6 +52,7 @@ impl Snapshot {
             swarm.operations.insert(id, remembered);
         }
         swarm.seats.tallies = self.tallies.into_iter().collect();
+        swarm.transfers = self.transfers.restore();
         let ids: Vec<_> = self.live.iter().map(|task| task.spec.id).collect();
         swarm.live = self.live.into_iter().map(|task| (task.spec.id, task)).collect();
         for id in ids {
@@ -82,5 +88,29 @@ impl Snapshot {
             }
         }
         swarm
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hiveward_runtime::clock::WallMs;
+
+    use super::*;
+    use crate::swarm::{event::SwarmEvent, testing};
+
+    #[test]
+    fn a_snapshot_from_before_there_were_shards_is_read_and_that_of_a_single_shard_is_stored_like_it() {
+        // Four empty lists, as they were written.
+        let before = [0x94, 0x90, 0x90, 0x90, 0x90];
+        let snapshot: Snapshot = rmp_serde::from_slice(&before).unwrap();
+        assert_eq!(rmp_serde::to_vec(&snapshot).unwrap(), before);
+        // A task that another depends on is a list of fifteen, as it was.
+        let mut swarm = snapshot.restore(Arc::new(testing::swarm(1)), Now::default());
+        let first = Arc::new(testing::spec(|_| {}));
+        let second = Arc::new(testing::spec(|task| task.depends_on = vec![first.id]));
+        let submitted = SwarmEvent::Submitted { tasks: vec![first, second], operation: None, principal: "test".into() };
+        swarm.apply(&submitted, WallMs(1), Now::default());
+        let bytes = rmp_serde::to_vec(&Snapshot::of(&swarm)).unwrap();
+        assert_eq!(bytes[..3], [0x94, 0x92, 0x9f]);
     }
 }

@@ -19,6 +19,7 @@ use super::{
     recent::Recent,
     seat::{Arrival, Seats},
     spec::SwarmSpec,
+    steal::{Bound, Transfers},
 };
 use crate::{
     agent::connector::Lease,
@@ -72,6 +73,9 @@ pub struct Live {
     /// Of the holder when the lease was granted; 0 if that is not known.
     #[serde(default)]
     pub placement: u64,
+    /// Last, and absent from what is stored where there is one shard.
+    #[serde(default, skip_serializing_if = "Bound::is_none")]
+    pub bound: Bound,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -142,6 +146,8 @@ pub struct Swarm {
     pub(super) to_gather: Vec<(TaskId, bool)>,
     /// Parts that may deserve a twin now.
     pub(super) to_hedge: Vec<TaskId>,
+    /// With the other shards of the swarm.
+    pub(super) transfers: Transfers,
 }
 
 impl Swarm {
@@ -160,6 +166,7 @@ impl Swarm {
             to_cancel: Vec::new(),
             to_gather: Vec::new(),
             to_hedge: Vec::new(),
+            transfers: Transfers::default(),
         }
     }
 
@@ -208,7 +215,7 @@ impl Swarm {
 
     /// Why a live task is not running, in words.
     pub fn explain(&self, task: TaskId) -> Option<String> {
-        let live = self.live.get(&task)?;
+        let Some(live) = self.live.get(&task) else { return self.explain_elsewhere(task) };
         if let Some(plan) = &live.plan {
             if plan.gather.is_some() {
                 return self.explain_scatter(task);
@@ -217,23 +224,23 @@ impl Swarm {
         }
         live.ticket?;
         let needs = Needs::of(&live.spec);
-        if let Some(max) = self.spec.running_max
+        if let Some(max) = self.spec.running_max_here()
             && self.seats.running() >= max as usize
         {
-            return Some(format!("swarm {} runs {max} attempts, its runningMax", self.spec.name));
+            return Some(format!("swarm {} runs {max} attempts, its runningMax", self.spec.shown()));
         }
         if !self.seats.anyone_fits(&needs) {
             let skills: Vec<_> = needs.skills.iter().map(|skill| &**skill).collect();
             return Some(match needs.agent {
                 Some(agent) => format!("{agent} is not ready"),
-                None if self.seats.is_empty() => format!("no agent of swarm {} is ready", self.spec.name),
-                None => format!("no ready agent of swarm {} has all the skills: {}", self.spec.name, skills.join(", ")),
+                None if self.seats.is_empty() => format!("no agent of swarm {} is ready", self.spec.shown()),
+                None => format!("no ready agent of swarm {} has all the skills: {}", self.spec.shown(), skills.join(", ")),
             });
         }
         Some(format!(
             "every agent that could take it is at its load limit; {} tasks are ready in swarm {}",
             self.ready.len(),
-            self.spec.name
+            self.spec.shown()
         ))
     }
 
@@ -340,9 +347,14 @@ impl Swarm {
                         self.reopened(spec);
                     }
                 }
+                self.pin(spec.id);
                 self.begin(spec.id, false, at, now);
             }
             SwarmEvent::StaleRefused { .. } => {}
+            SwarmEvent::TasksGiven { to, transfer, tasks, why } => self.apply_given(*to, *transfer, tasks, why),
+            SwarmEvent::TasksTaken { from, transfer, tasks } => self.apply_taken(*from, *transfer, tasks, now),
+            SwarmEvent::TransferRefused { from, transfer } => self.apply_refused(*from, *transfer),
+            SwarmEvent::TransferSettled { to, transfer, returned } => self.apply_settled(*to, *transfer, *returned, now),
         }
     }
 
@@ -376,6 +388,7 @@ impl Swarm {
                 delayed: false,
                 ticket: None,
                 placement: 0,
+                bound: Bound::default(),
             },
         );
     }
@@ -390,6 +403,7 @@ impl Swarm {
             if self.live.contains_key(on) {
                 waits_for += 1;
                 self.dependents.entry(*on).or_default().push(id);
+                self.pin(*on);
             }
         }
         let Some(task) = self.live.get_mut(&id) else { return };

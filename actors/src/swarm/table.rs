@@ -70,6 +70,19 @@ impl View for SwarmView {
     }
 }
 
+/// A swarm with what belongs to all its shards.
+fn summed(rows: &impl ReadableTable<u128, &'static [u8]>, mut head: SwarmRecord) -> Result<SwarmRecord, ViewError> {
+    if head.spec.is_sharded() {
+        for shard in head.spec.shard_ids().skip(1) {
+            let Some(row) = rows.get(shard.as_u128())? else { continue };
+            let shard: SwarmRecord = rmp_serde::from_slice(row.value())?;
+            head.agents += shard.agents;
+            head.cursor = head.cursor.max(shard.cursor);
+        }
+    }
+    Ok(head)
+}
+
 /// What a query wants of the swarms; empty wants all.
 #[derive(Clone, Debug, Default)]
 pub struct SwarmFilter {
@@ -92,11 +105,19 @@ impl SwarmTable {
         Ok(self.get_many(&[id])?.pop().flatten())
     }
 
+    /// The whole swarm, whichever of its shards an id is of.
     pub fn get_many(&self, ids: &[SwarmId]) -> Result<Vec<Option<SwarmRecord>>, Refused> {
         let read = || -> Result<Vec<Option<SwarmRecord>>, ViewError> {
             let txn = self.views.read()?;
             let rows = txn.open_table(ROWS)?;
-            ids.iter().map(|id| rows.get(id.as_u128())?.map(|row| Ok(rmp_serde::from_slice(row.value())?)).transpose()).collect()
+            let row = |id: SwarmId| -> Result<Option<SwarmRecord>, ViewError> {
+                Ok(rows.get(id.as_u128())?.map(|row| rmp_serde::from_slice(row.value())).transpose()?)
+            };
+            let whole = |id: &SwarmId| match row(*id)? {
+                Some(record) if record.spec.shard != 0 => row(record.spec.head())?.map(|head| summed(&rows, head)).transpose(),
+                found => found.map(|head| summed(&rows, head)).transpose(),
+            };
+            ids.iter().map(whole).collect()
         };
         let mut found = read().map_err(unreadable)?;
         for record in found.iter_mut().flatten() {
@@ -114,6 +135,11 @@ impl SwarmTable {
             let from = after.map_or(std::ops::Bound::Unbounded, |after| std::ops::Bound::Excluded(after.as_u128()));
             for row in rows.range::<u128>((from, std::ops::Bound::Unbounded))? {
                 let record: SwarmRecord = rmp_serde::from_slice(row?.1.value())?;
+                // Shown with their head.
+                if record.spec.shard != 0 {
+                    continue;
+                }
+                let record = summed(&rows, record)?;
                 if !filter
                     .name_contains
                     .as_ref()

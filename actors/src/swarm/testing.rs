@@ -1,7 +1,9 @@
 //! Small builders for this crate's own tests.
 
+use super::spec::SwarmSpec;
 use crate::{
     id::{SwarmId, TaskId},
+    placement::{Strategy, Weights},
     task::{
         retry::RetryPolicy,
         spec::{TaskSpec, Work},
@@ -33,4 +35,20 @@ pub fn spec(change: impl FnOnce(&mut TaskSpec)) -> TaskSpec {
     };
     change(&mut spec);
     spec
+}
+
+pub fn swarm(shards: u16) -> SwarmSpec {
+    SwarmSpec {
+        id: SwarmId::from_u128(0x100),
+        name: "sim".into(),
+        topology: Default::default(),
+        strategy: Strategy::Skill,
+        weights: Weights::default(),
+        queued_max: 10_000,
+        running_max: None,
+        node_labels: Default::default(),
+        node: None,
+        shards,
+        shard: 0,
+    }
 }

@@ -14,6 +14,7 @@ use super::{
     event::{Ended, Operation},
     message::{Answer, Submit, SwarmMsg},
     seat::Arrival,
+    transfer::Sibling,
 };
 use crate::{
     agent::{connector::Lease, reference::AgentRef},
@@ -73,6 +74,8 @@ pub enum SwarmWire {
     Close {
         force: bool,
     },
+    Reopen,
+    Sibling(Sibling),
 }
 
 /// Where an agent speaks from.
@@ -141,6 +144,8 @@ pub fn read(inbound: &Inbound<'_>, router: &Router) -> Result<SwarmMsg, NotDeliv
             SwarmMsg::Ended { lease, ended, agent }
         }
         SwarmWire::Explain { task } => SwarmMsg::Explain { task, reply: inbound.reply()? },
+        SwarmWire::Reopen => SwarmMsg::Reopen { reply: inbound.reply()? },
+        SwarmWire::Sibling(said) => SwarmMsg::Sibling(said),
         SwarmWire::Close { force } => SwarmMsg::Close { force, reply: inbound.reply()? },
     })
 }

@@ -10,7 +10,7 @@ use super::{
     status::{AttemptStatus, TaskStatus},
 };
 use crate::{
-    id::{AgentId, TaskId},
+    id::{AgentId, SwarmId, TaskId},
     placement::Decision,
 };
 
@@ -47,6 +47,24 @@ impl AttemptRecord {
     }
 }
 
+/// A task that had not begun went to another shard of its swarm.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MoveRecord {
+    pub from: SwarmId,
+    pub to: SwarmId,
+    pub given_at: WallMs,
+    /// None while it is under way, or if the other shard sent it back.
+    pub taken_at: Option<WallMs>,
+    pub why: Arc<str>,
+}
+
+impl MoveRecord {
+    /// Numbers of the two shards.
+    pub fn shards(&self) -> (u8, u8) {
+        (self.from.as_u128() as u8, self.to.as_u128() as u8)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskRecord {
     pub spec: Arc<TaskSpec>,
@@ -69,6 +87,9 @@ pub struct TaskRecord {
     pub cursor: u64,
     /// Who submitted it.
     pub principal: Arc<str>,
+    /// From one shard of its swarm to another, oldest first. Last, and absent from what is stored when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moves: Vec<MoveRecord>,
 }
 
 impl TaskRecord {

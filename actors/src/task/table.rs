@@ -2,7 +2,10 @@
 //!
 //! Owns its tables. Built from swarm streams only; may lag behind the ledger and can always be rebuilt.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use hiveward_runtime::{
     error::{Code, Refused},
@@ -14,7 +17,7 @@ use hiveward_runtime::{
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::{
-    record::{AttemptRecord, TaskRecord},
+    record::{AttemptRecord, MoveRecord, TaskRecord},
     spec::TaskSpec,
     status::{AttemptStatus, Priority, TaskStatus},
 };
@@ -81,8 +84,8 @@ impl View for TaskView {
 /// The rows that a run of events changes, each read and written once.
 struct Rows<'a> {
     txn: &'a WriteTransaction,
-    /// With the status the row had in the tables; `None` for a new row.
-    changed: HashMap<TaskId, (Option<TaskStatus>, TaskRecord)>,
+    /// With the status and the swarm the row had in the tables; `None` for a new row.
+    changed: HashMap<TaskId, (Option<(TaskStatus, SwarmId)>, TaskRecord)>,
     new_dependants: HashMap<TaskId, Vec<TaskId>>,
 }
 
@@ -92,7 +95,7 @@ impl Rows<'_> {
             let rows = self.txn.open_table(ROWS)?;
             let Some(row) = rows.get(id.as_u128())? else { return Ok(None) };
             let record: TaskRecord = rmp_serde::from_slice(row.value())?;
-            self.changed.insert(id, (Some(record.status), record));
+            self.changed.insert(id, (Some((record.status, record.spec.swarm)), record));
         }
         Ok(self.changed.get_mut(&id).map(|(_, record)| record))
     }
@@ -214,6 +217,27 @@ impl Rows<'_> {
                     attempt.error = Some(attempt.error.take().map_or(late.clone(), |error| format!("{error}; {late}")));
                 }
             }
+            // It waits all the while, and counts where it was until the other shard has it.
+            SwarmEvent::TasksGiven { to, tasks, why, .. } => {
+                let why: Arc<str> = why.as_str().into();
+                for task in tasks {
+                    let Some(record) = self.get(*task)? else { continue };
+                    record.cursor = cursor;
+                    let from = record.spec.swarm;
+                    record.moves.push(MoveRecord { from, to: *to, given_at: at, taken_at: None, why: why.clone() });
+                }
+            }
+            SwarmEvent::TasksTaken { tasks, .. } => {
+                for moving in tasks {
+                    let Some(record) = self.get(moving.spec.id)? else { continue };
+                    record.cursor = cursor;
+                    record.spec = moving.spec.clone();
+                    if let Some(last) = record.moves.last_mut() {
+                        last.taken_at = Some(at);
+                    }
+                }
+            }
+            SwarmEvent::TransferRefused { .. } | SwarmEvent::TransferSettled { .. } => {}
         }
         Ok(())
     }
@@ -308,13 +332,18 @@ impl Rows<'_> {
         for (id, (before, record)) in changed {
             let (id, swarm) = (id.as_u128(), record.spec.swarm.as_u128());
             rows.insert(id, rmp_serde::to_vec(&record)?.as_slice())?;
-            if before != Some(record.status) {
-                if let Some(before) = before {
+            if before != Some((record.status, record.spec.swarm)) {
+                if let Some((before, of)) = before {
                     by_status.remove((before as u8, id))?;
-                    *counts.entry((swarm, before as u8)).or_default() -= 1;
+                    *counts.entry((of.as_u128(), before as u8)).or_default() -= 1;
                 }
                 by_status.insert((record.status as u8, id), ())?;
                 *counts.entry((swarm, record.status as u8)).or_default() += 1;
+            }
+            // Only a task that moved to another shard has left one.
+            if let Some((_, of)) = before.filter(|(_, of)| *of != record.spec.swarm) {
+                by_swarm.remove((of.as_u128(), id))?;
+                by_swarm.insert((swarm, id), ())?;
             }
             if before.is_none() {
                 by_swarm.insert((swarm, id), ())?;
@@ -361,7 +390,7 @@ impl TaskFilter {
     fn wants(&self, record: &TaskRecord) -> bool {
         let spec = &record.spec;
         (self.status.is_empty() || self.status.contains(&record.status))
-            && self.swarm.is_none_or(|swarm| spec.swarm == swarm)
+            && self.swarm.is_none_or(|swarm| swarm.covers(spec.swarm))
             && self
                 .agent
                 .is_none_or(|agent| spec.agent == Some(agent) || record.attempts.iter().any(|attempt| attempt.agent == agent))
@@ -409,14 +438,31 @@ impl TaskTable {
         read().map_err(unreadable)
     }
 
-    /// Tasks per status, in the order of `TaskStatus::ALL`.
+    /// Tasks per status, in the order of `TaskStatus::ALL`; over all shards of a swarm that has several.
     pub fn counts(&self, swarm: SwarmId) -> Result<[u64; 10], Refused> {
-        let read = || -> Result<[u64; 10], ViewError> {
+        let mut counts = [0; 10];
+        for (_, of_shard) in self.counts_by_shard(swarm)? {
+            for (sum, count) in counts.iter_mut().zip(of_shard) {
+                *sum += count;
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Those of each shard that has or had any.
+    pub fn counts_by_shard(&self, swarm: SwarmId) -> Result<BTreeMap<SwarmId, [u64; 10]>, Refused> {
+        let read = || -> Result<BTreeMap<SwarmId, [u64; 10]>, ViewError> {
             let txn = self.views.read()?;
             let table = txn.open_table(COUNTS)?;
-            let mut counts = [0; 10];
-            for (status, count) in TaskStatus::ALL.iter().zip(&mut counts) {
-                *count = table.get((swarm.as_u128(), *status as u8))?.map_or(0, |found| found.value());
+            let mut counts = BTreeMap::new();
+            let covered = swarm.covered();
+            for row in table.range((*covered.start(), 0)..=(*covered.end(), u8::MAX))? {
+                let (key, count) = row?;
+                let (of, status) = key.value();
+                let counts: &mut [u64; 10] = counts.entry(SwarmId::from_u128(of)).or_default();
+                if let Some(slot) = TaskStatus::ALL.iter().position(|known| *known as u8 == status) {
+                    counts[slot] = count.value();
+                }
             }
             Ok(counts)
         };
@@ -496,8 +542,18 @@ impl TaskTable {
             }
             Box::new(Merge::new(merged, order))
         } else if let Some(swarm) = filter.swarm {
-            let range = txn.open_table(BY_SWARM)?.range(with(swarm.as_u128()))?;
-            turned(range.map(|entry| Ok(entry?.0.value().1)), order)
+            let table = txn.open_table(BY_SWARM)?;
+            let mut runs: Vec<Ids<'_>> = Vec::new();
+            // From one shard that has tasks to the next.
+            let covered = swarm.covered();
+            let mut next = Some(*covered.start());
+            while let Some(from) = next {
+                let first = table.range((from, 0)..=(*covered.end(), u128::MAX))?.next().transpose()?;
+                let Some(shard) = first.map(|(key, _)| key.value().0) else { break };
+                runs.push(turned(table.range(with(shard))?.map(|entry| Ok(entry?.0.value().1)), order));
+                next = shard.checked_add(1).filter(|next| covered.contains(next));
+            }
+            Box::new(Merge::new(runs, order))
         } else {
             turned(rows.range::<u128>((low, high))?.map(|entry| Ok(entry?.0.value())), order)
         };

@@ -9,3 +9,4 @@ mod drain;
 mod lost;
 mod reach;
 mod scatter;
+mod shards;

@@ -82,6 +82,8 @@ struct SwarmItem {
     max_queued: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_running: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shards: Option<u16>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -508,6 +510,7 @@ parameters:
   repo: .
 swarms:
   - name: audit
+    shards: 2
 agents:
   - name: auditor
     count: 2
@@ -528,6 +531,7 @@ tasks:
     #[test]
     fn a_file_becomes_inputs_with_its_parameters_filled_in() {
         let wanted = Wanted::read("f", FILE, &[("repo".into(), "/src".into())]).unwrap();
+        assert_eq!(wanted.swarms[0], json!({"name": "audit", "shards": 2}));
         assert_eq!(wanted.agents[1]["name"], "auditor-2");
         assert_eq!(wanted.agents[0]["connector"], json!({"worker": {"argv": ["python3", "w.py"]}}));
         assert_eq!(wanted.agents[2]["connector"], json!({"command": true}));

@@ -23,6 +23,9 @@ pub enum SwarmCommand {
         max_queued: Option<u32>,
         #[arg(long)]
         max_running: Option<u32>,
+        /// Coordinators that share its tasks, on several nodes where there are several
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=64))]
+        shards: Option<u16>,
         #[arg(long)]
         operation_id: Option<String>,
     },
@@ -61,13 +64,14 @@ pub enum SwarmCommand {
 
 pub async fn run(client: &Client, show: Show, command: SwarmCommand) -> Outcome {
     match command {
-        SwarmCommand::Create { name, strategy, max_queued, max_running, operation_id } => {
+        SwarmCommand::Create { name, strategy, max_queued, max_running, shards, operation_id } => {
             let input = Input::default()
                 .set("operationId", operation_id.map(Value::from))
                 .set("name", Value::from(name))
                 .set("strategy", strategy.map(|strategy| args::constant(&strategy).into()))
                 .set("maxQueued", max_queued.map(Value::from))
                 .set("maxRunning", max_running.map(Value::from))
+                .set("shards", shards.map(Value::from))
                 .done();
             show.done(&client.get(SWARM, "SwarmCreate", json!({ "input": input }), "/createSwarm/swarm").await?)
         }

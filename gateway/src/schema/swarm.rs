@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject};
 use hiveward_actors::{
-    client::{self, NewSwarm},
+    client::{self, NewSwarm, ShardView},
     placement::Weights as PlacementWeights,
     swarm::{SwarmRecord, SwarmSpec},
     task,
@@ -14,7 +14,9 @@ use hiveward_runtime::error::Refused;
 use super::{
     Result,
     agent::{self, Agent, AgentFields, AgentFilter},
-    caught_up, door,
+    caught_up,
+    cluster::ClusterNode,
+    door,
     enums::{PlacementStrategy, TaskOrder, TaskStatus, Topology},
     op,
     page::{self, Pages},
@@ -70,6 +72,10 @@ impl Swarm {
         let counts = task::TaskStatus::ALL.into_iter().zip(self.0.tasks);
         counts.map(|(status, count)| TaskCount { status: status.into(), count: BigInt(count) }).collect()
     }
+    /// Its coordinators, which share its tasks and give each other those that have not begun. Most swarms have one.
+    async fn shards(&self, ctx: &Context<'_>) -> Result<Vec<SwarmShard>> {
+        Ok(door(ctx)?.shards(self.0.spec.id)?.into_iter().map(SwarmShard).collect())
+    }
     async fn created_at(&self) -> DateTime {
         self.0.created_at.into()
     }
@@ -99,6 +105,37 @@ impl Swarm {
     }
 }
 
+/// One coordinator of a swarm.
+pub struct SwarmShard(ShardView);
+
+#[Object]
+impl SwarmShard {
+    /// From 0.
+    async fn number(&self) -> u32 {
+        self.0.number.into()
+    }
+    /// Where it is; null while it is placed nowhere.
+    async fn node(&self, ctx: &Context<'_>) -> Result<Option<ClusterNode>> {
+        let control = door(ctx)?;
+        Ok(self.0.node.and_then(|node| ClusterNode::find(control, node)))
+    }
+    async fn node_id(&self) -> Option<ID> {
+        self.0.node.map(|node| node.to_string().into())
+    }
+    /// Agents that belong to it.
+    async fn agent_count(&self) -> u32 {
+        self.0.agents
+    }
+    /// Tasks that wait, for an agent or before that for a dependency or a time.
+    async fn queued(&self) -> BigInt {
+        BigInt(self.0.queued)
+    }
+    /// Tasks that are leased to an agent.
+    async fn running(&self) -> BigInt {
+        BigInt(self.0.running)
+    }
+}
+
 #[derive(SimpleObject)]
 pub struct TaskCount {
     status: TaskStatus,
@@ -125,6 +162,10 @@ pub struct CreateSwarmInput {
     weights: Option<WeightsInput>,
     max_queued: Option<i32>,
     max_running: Option<i32>,
+    /// Coordinators that share its tasks, on several nodes where there are several; 1 to 64, and then for good. A task and
+    /// what it waits for are in one of them.
+    #[graphql(default = 1)]
+    shards: i32,
 }
 
 #[derive(InputObject)]
@@ -245,6 +286,7 @@ impl SwarmMutation {
             running_max: parse::optional_natural("maxRunning", input.max_running)?,
             node_labels: Default::default(),
             node: None,
+            shards: parse::natural("shards", input.shards)?,
         };
         let done = door(ctx)?.create_swarm(op(ctx, input.operation_id.as_ref())?, new).await?;
         Ok(CreateSwarmPayload { swarm: done.value.into(), cursor: done.cursor.into() })

@@ -9,6 +9,7 @@ use hiveward_actors::{
     placement,
     task::{
         self, AttemptRecord, TaskRecord,
+        record::MoveRecord,
         scatter::Role,
         spec::{Body, CommandSpec, Work},
     },
@@ -210,6 +211,20 @@ impl Task {
         let Some(Role::Twin { of, .. }) = &self.0.spec.role else { return Ok(None) };
         Ok(views(ctx)?.load_one(*of).await?.map(Task))
     }
+    /// From one shard of its swarm to another, before it began; oldest first.
+    async fn moves(&self) -> Vec<TaskMove> {
+        let moved = |record: &MoveRecord| {
+            let (from, to) = record.shards();
+            TaskMove {
+                from_shard: from.into(),
+                to_shard: to.into(),
+                given_at: record.given_at.into(),
+                taken_at: record.taken_at.map(Into::into),
+                why: record.why.to_string(),
+            }
+        };
+        self.0.moves.iter().map(moved).collect()
+    }
     async fn created_at(&self) -> DateTime {
         self.0.created_at.into()
     }
@@ -239,6 +254,17 @@ impl Task {
     async fn principal(&self) -> &str {
         &self.0.principal
     }
+}
+
+/// A task that waited in one shard of its swarm went to another, where there was an agent for it.
+#[derive(SimpleObject)]
+pub struct TaskMove {
+    from_shard: u32,
+    to_shard: u32,
+    given_at: DateTime,
+    /// Null while it is on its way, or if it came back.
+    taken_at: Option<DateTime>,
+    why: String,
 }
 
 /// One try at a task under one lease.
