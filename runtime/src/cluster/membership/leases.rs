@@ -21,6 +21,8 @@ use crate::{
 const PHASE_EVERY: Duration = Duration::from_millis(50);
 /// How often a leader looks whose lease is over.
 const OVERDUE_EVERY: Duration = Duration::from_millis(100);
+/// While none is held: nothing runs here until one is.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 const ASK_WITHIN: Duration = Duration::from_millis(1_000);
 
 #[derive(Serialize, Deserialize)]
@@ -177,9 +179,15 @@ impl Leases {
 pub async fn hold(leases: Arc<Leases>) {
     let every = ask_every(&leases.setup.terms);
     let asking = async {
+        let mut leadership = leases.setup.ledger.leadership();
         loop {
+            leadership.borrow_and_update();
             ask(&leases).await;
-            tokio::time::sleep(every).await;
+            let pause = if leases.phase() == Phase::Held { every } else { every.min(ASK_AGAIN) };
+            // Of a new leader at once: it has promised nothing yet.
+            if matches!(tokio::time::timeout(pause, leadership.changed()).await, Ok(Err(_))) {
+                return;
+            }
         }
     };
     let telling = async {
