@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 const AGENTS: u32 = 2_000;
 const JOINING_AT_ONCE: usize = 4;
-const CREATING_AT_ONCE: usize = 64;
+const AGENTS_PER_REQUEST: u32 = 250;
 const LANES: usize = 3;
 
 const CLIENTS: usize = 16;
@@ -172,27 +172,16 @@ async fn place_agents(nodes: &Nodes, home: usize, figures: &mut Figures) -> anyh
     nodes
         .ask(0, "mutation($input:CreateSwarmInput!){createSwarm(input:$input){swarm{id}}}", json!({"input": {"name": "bench"}}))
         .await?;
-    let (begun, next) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+    let begun = Instant::now();
     let spent = || (0..nodes.nodes.len()).map(|node| nodes.cpu(node)).sum::<anyhow::Result<Duration>>();
     let before = spent()?;
-    // Many at a time: their events share commits. `scaleSwarm` makes one after the other.
-    let mut clients = tokio::task::JoinSet::new();
-    for _ in 0..CREATING_AT_ONCE {
-        let (mut http, next, id) = (nodes.http(0).await?, next.clone(), id.clone());
-        clients.spawn(async move {
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= u64::from(AGENTS) {
-                    return anyhow::Ok(());
-                }
-                let input = json!({"name": format!("noop-{number}"), "swarm": "bench", "connector": {"noop": true}, "node": id});
-                let query = "mutation($input:CreateAgentInput!){createAgent(input:$input){agent{id}}}";
-                http.post(&json!({"query": query, "variables": {"input": input}}).to_string()).await?;
-            }
-        });
-    }
-    while let Some(client) = clients.join_next().await {
-        client??;
+    // A few requests, each within its own deadline.
+    let template = json!({"connector": {"noop": true}, "node": id});
+    for agents in (AGENTS_PER_REQUEST..=AGENTS).step_by(AGENTS_PER_REQUEST as usize) {
+        let input = json!({"swarm": "bench", "agents": agents, "template": template});
+        nodes
+            .ask(0, "mutation($input:ScaleSwarmInput!){scaleSwarm(input:$input){swarm{agentCount}}}", json!({"input": input}))
+            .await?;
     }
     let each = (spent()? - before).as_secs_f64() * 1e3 / f64::from(AGENTS);
     figures.row("processor of all nodes per agent created", each, "ms", "every node applies every event");

@@ -72,6 +72,10 @@ impl Nodes {
         if let Some((to, token)) = to {
             command.args(["--join", &to, "--token", &token]);
         }
+        // What is said to the bench is no setting of a node's.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HIVEWARD_")) {
+            command.env_remove(name);
+        }
         command
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".into()))
             .env("HIVEWARD_NODE__DEFAULT_AGENTS", "0");

@@ -238,7 +238,7 @@ fn check_policy(new: &NewScatter, parts: usize) -> Result<(), Refused> {
 
 /// The task that gathers first, then its parts in order.
 fn specs(house: &House, swarm: SwarmId, new: NewScatter, shares: Vec<Share>) -> Result<Vec<Arc<TaskSpec>>, Refused> {
-    let over = if matches!(new.over, Over::Items(_)) { "items" } else { "overAgents" };
+    let (over, what) = if matches!(new.over, Over::Items(_)) { ("items", "items") } else { ("overAgents", "agents") };
     if shares.is_empty() {
         return Err(Refused::invalid(over, "give at least one item"));
     }
@@ -290,7 +290,7 @@ fn specs(house: &House, swarm: SwarmId, new: NewScatter, shares: Vec<Share>) -> 
         HedgeSpec { after: hedge.after, twins: (0..twins).map(|_| TaskId::new()).collect() }
     });
     let scatter = ScatterSpec { policy: new.policy, deadline_ms: new.deadline_ms, aggregate: new.aggregate, reduce, hedge };
-    let title = new.title.unwrap_or_else(|| cut(format!("{part_title} over {} {over}", shares.len())));
+    let title = new.title.unwrap_or_else(|| cut(format!("{part_title} over {} {what}", shares.len())));
     if title.len() > TITLE_BYTES_MAX {
         return Err(check::limit("title".into(), format!("a title has at most {TITLE_BYTES_MAX} bytes")));
     }

@@ -152,7 +152,10 @@ pub async fn run(client: &Client, show: Show, args: ScatterArgs) -> Outcome {
         show.value(&task)?;
     }
     if args.wait {
-        wait::end(client, &id, Follow { print_changes: false, output: false }).await?;
+        let ended = wait::end(client, &id, Follow { print_changes: false, output: false }).await?;
+        if show.format == super::Format::Table {
+            super::show::print(&format!("{}\n", text(&ended, "resultText")))?;
+        }
     }
     Ok(())
 }
