@@ -38,13 +38,13 @@ struct Costs {
 
 fn measured() -> Costs {
     let mut costs = Costs {
-        base: 5_125.0,
-        peer: 217.5,
-        led: 535.0,
+        base: 6_350.0,
+        peer: 237.3,
+        led: 587.5,
         copy: 40.0,
-        handshake: 1_240.0,
-        base_memory: 32_330.0,
-        peer_memory: 125.0,
+        handshake: 1_310.0,
+        base_memory: 36_640.0,
+        peer_memory: 126.7,
     };
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
