@@ -8,5 +8,4 @@ mod links;
 mod membership;
 mod routing;
 mod slow;
-mod speed;
 mod support;
