@@ -8,7 +8,7 @@ use std::{sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use openraft::ServerState;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 
 use super::{
     Applied, Leadership,
@@ -92,6 +92,21 @@ pub async fn steward(shared: Arc<Shared>, mut epoch: Option<(u64, u64)>) {
     }
 }
 
+/// While this node leads: says so to the others. Openraft's own beat is off, because its length is also how long an append may
+/// be on its way, and a round trip may be longer than a beat.
+pub async fn beat(shared: Arc<Shared>) {
+    let mut beats = tokio::time::interval(shared.setup.timing.heartbeat);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        beats.tick().await;
+        let leads = shared.leader() == Some(shared.setup.id) && !shared.aside.load(Ordering::Acquire);
+        // An error is a stopped raft.
+        if leads && shared.raft.trigger().heartbeat().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// So that not all begin at the same moment.
 fn delay(shared: &Shared) -> Duration {
     shared.setup.timing.lease.mul_f64(fastrand::f64() * 0.2)
@@ -131,11 +146,9 @@ pub(super) async fn step_aside(shared: &Shared, within: Duration) -> bool {
         return true;
     }
     shared.aside.store(true, Ordering::Release);
-    shared.raft.runtime_config().heartbeat(false);
     let mut metrics = shared.raft.server_metrics();
     let other = metrics.wait_for(|metrics| metrics.current_leader.is_some_and(|leader| leader != me));
     let gone = timeout(within, other).await.is_ok_and(|found| found.is_ok());
-    shared.raft.runtime_config().heartbeat(true);
     shared.aside.store(false, Ordering::Release);
     gone
 }

@@ -112,7 +112,9 @@ impl Group {
         let timing = setup.timing;
         let config = Config {
             cluster_name: "hiveward".into(),
-            heartbeat_interval: millis(timing.heartbeat),
+            // How long an append may be on its way: nearly as long as followers wait for a leader. `elect` beats.
+            heartbeat_interval: millis(timing.lease) * 8 / 10,
+            enable_heartbeat: false,
             election_timeout_min: millis(timing.lease) * 9 / 10,
             election_timeout_max: millis(timing.lease),
             // `elect` asks the others before it begins an election.
@@ -152,7 +154,13 @@ impl Group {
                 return Err(error);
             }
         };
-        let steward = tokio::spawn(elect::steward(shared.clone(), epoch));
+        let (stewarding, beating) = (elect::steward(shared.clone(), epoch), elect::beat(shared.clone()));
+        let steward = tokio::spawn(async move {
+            tokio::select! {
+                () = stewarding => {}
+                () = beating => {}
+            }
+        });
         Ok(Self { shared, steward })
     }
 }
