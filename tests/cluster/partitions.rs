@@ -7,7 +7,7 @@ use hiveward_tests::{
     long, rounds, skip, throughout, until_within,
 };
 
-use crate::scene::{ELSEWHERE, LONGER_THAN_THE_LEASE, Scene, WATCHED, WRITES_AGAIN, holds, in_the_long_form, refuses_writes};
+use crate::scene::{ELSEWHERE, LONGER_THAN_THE_LEASE, Scene, WATCHED, WRITES_AGAIN, holds, refuses_writes};
 
 async fn begin() -> Option<Scene> {
     if may_partition() {
@@ -128,9 +128,6 @@ async fn a_flapping_node_settles_and_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lossy_slow_network_makes_it_slow_and_loses_no_node() {
-    if !in_the_long_form() {
-        return;
-    }
     let Some(scene) = begin().await else { return };
     let leader = scene.cluster.leader().await;
     let follower = scene.others(leader)[0];
@@ -148,9 +145,6 @@ async fn a_lossy_slow_network_makes_it_slow_and_loses_no_node() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_far_network_with_200_ms_round_trips_works_and_loses_no_node() {
-    if !in_the_long_form() {
-        return;
-    }
     let Some(mut scene) = begin().await else { return };
     // Connections made from now on are slow: each node starts again once.
     scene.cluster.net.delay(100);

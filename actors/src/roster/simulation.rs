@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use hiveward_runtime::{clock::WallMs, op::NodeId};
+use hiveward_runtime::{clock::WallMs, error::Code, op::NodeId};
 
 use super::{
     decide,
@@ -230,4 +230,24 @@ fn nothing_is_placed_twice_or_on_a_closed_node_and_nothing_waits_for_a_node_that
         moves += ran.unwrap_or_else(|_| panic!("seed {seed} failed"));
     }
     assert!(moves > 500, "the histories must hold moves: {moves}");
+}
+
+#[test]
+fn agents_added_together_with_one_name_twice_are_refused_whole() {
+    let mut dice = fastrand::Rng::with_seed(1);
+    let mut known = Known::default();
+    let spec = SwarmSpec { node: None, ..swarm(1, &mut dice) };
+    for event in decide::add_swarm(&known, &spec, None) {
+        known.apply(&event, WallMs(1));
+    }
+    let named = |id: u128, name: &str| {
+        let mut dice = fastrand::Rng::with_seed(1);
+        Arc::new(AgentSpec { name: name.to_owned(), ..agent(id, spec.id, &mut dice) })
+    };
+    let twice = [named(1, "one"), named(2, "two"), named(3, "one")];
+    let refused = decide::add_agents(&known, &twice, None).unwrap_err();
+    assert_eq!(refused.code, Code::Conflict, "{refused:?}");
+    let once = decide::add_agents(&known, &twice[..2], None).unwrap();
+    let added = once.iter().filter(|event| matches!(event, RosterEvent::AgentAdded { .. })).count();
+    assert_eq!(added, 2, "{once:?}");
 }

@@ -8,5 +8,6 @@ mod support;
 mod drain;
 mod lost;
 mod reach;
+mod scale;
 mod scatter;
 mod shards;
