@@ -24,6 +24,7 @@ use crate::{
     },
     directory::Directory,
     doors::Doors,
+    model::ModelAccess,
     roster::{NoNodeChanges, NodeChanges, event::NodeRecord},
     swarm::table::SwarmTable,
     task::{
@@ -90,6 +91,7 @@ pub struct Rooms {
     pub data_dir: PathBuf,
     secrets: Arc<dyn SecretSource>,
     shim: ShimProgram,
+    models: Arc<dyn ModelAccess>,
     started: Instant,
 }
 
@@ -104,6 +106,7 @@ impl House {
         data_dir: PathBuf,
         secrets: Arc<dyn SecretSource>,
         shim: ShimProgram,
+        models: Arc<dyn ModelAccess>,
     ) -> Self {
         let Clustered { me, generation, peers, router, directory, identity, node_changes } = clustered;
         Self(Arc::new(Rooms {
@@ -125,6 +128,7 @@ impl House {
             data_dir,
             secrets,
             shim,
+            models,
             started: Instant::now(),
         }))
     }
@@ -137,6 +141,7 @@ impl House {
             artifacts: Arc::new(BlobArtifacts(self.blobs.clone())),
             reports,
             shim: self.shim.clone(),
+            models: self.models.clone(),
         }
     }
 

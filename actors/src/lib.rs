@@ -13,6 +13,7 @@ pub mod house;
 pub mod id;
 #[doc(hidden)]
 pub mod loss;
+pub mod model;
 pub mod node;
 pub mod page;
 pub mod placement;

@@ -27,6 +27,7 @@ use crate::{
     },
     directory::Directory,
     house::{Clustered, House},
+    model::{ModelAccess, NoModels},
     report::{self, NodeReport, Reports},
     retention::TranscriptRetention,
     roster::event::NodeRecord,
@@ -48,6 +49,8 @@ pub struct NodeConfig {
     pub default_agents: u32,
     /// What holds agents' processes.
     pub shim: ShimProgram,
+    /// How agents' programs get at language models.
+    pub models: Arc<dyn ModelAccess>,
     pub transcripts: TranscriptRetention,
     /// Absent on a node that has no peers.
     pub cluster: Option<ClusterConfig>,
@@ -63,6 +66,7 @@ impl NodeConfig {
             faults_allowed: false,
             default_agents: std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1)),
             shim: ShimProgram::this_binary(),
+            models: Arc::new(NoModels),
             transcripts: TranscriptRetention::default(),
             cluster: None,
             token_digests: Vec::new(),
@@ -166,7 +170,17 @@ impl Node {
                 (clustered, Some(driver))
             }
         };
-        let house = House::new(clustered, ledger, views, blobs, Clock::System, dir.clone(), secrets, config.shim.clone());
+        let house = House::new(
+            clustered,
+            ledger,
+            views,
+            blobs,
+            Clock::System,
+            dir.clone(),
+            secrets,
+            config.shim.clone(),
+            config.models.clone(),
+        );
         // Before the tree: its entities may be spoken to as soon as they are placed.
         let connected = match cluster {
             Some(cluster) => Some(cluster.connect(generation, &house.router).await?),

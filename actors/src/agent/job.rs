@@ -69,6 +69,7 @@ pub(super) fn make_job(house: &House, assignment: &Assignment, inputs: Vec<Input
         run_timeout: spec.run_timeout_ms.map(Duration::from_millis),
         gate: spec.gate.clone(),
         item: spec.role.as_ref().and_then(Role::item).cloned(),
+        labels: spec.labels.clone(),
     })
 }
 

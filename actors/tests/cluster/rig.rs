@@ -105,6 +105,7 @@ impl Host {
             dir.path().to_owned(),
             secrets,
             crate::support::shim(),
+            Arc::new(hiveward_actors::model::NoModels),
         );
         let running = tree::start(house.clone(), TranscriptRetention::default()).await.unwrap();
         let control = ControlPlane::new(house.clone(), running.tree.clone(), running.roster.clone(), id, true);

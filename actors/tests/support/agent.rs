@@ -188,6 +188,7 @@ fn connect(agent: &AgentSpec, data: &Path) -> (Arc<dyn Connector>, mpsc::Receive
         artifacts: Arc::new(Copies(data.join("blobs"))),
         reports,
         shim: super::shim(),
+        models: Arc::new(hiveward_actors::model::NoModels),
     };
     (build(agent, env), receiver)
 }
@@ -213,12 +214,13 @@ pub fn command(lease: Lease, script: &str) -> Job {
         run_timeout: None,
         gate: None,
         item: None,
+        labels: Vec::new(),
     }
 }
 
 pub fn kind(lease: Lease, kind: &str, payload: &str) -> Job {
     let what = What::Kind { kind: kind.into(), payload: Some(Bytes::copy_from_slice(payload.as_bytes())) };
-    Job { lease, title: "a test".into(), what, inputs: Vec::new(), run_timeout: None, gate: None, item: None }
+    Job { lease, title: "a test".into(), what, inputs: Vec::new(), run_timeout: None, gate: None, item: None, labels: Vec::new() }
 }
 
 pub fn python_worker() -> ConnectorSpec {

@@ -24,7 +24,11 @@ use tokio::sync::mpsc;
 
 use crate::{
     id::{AgentId, TaskId},
-    task::{gate::GateSpec, record::Artifact, spec::CommandSpec},
+    task::{
+        gate::GateSpec,
+        record::Artifact,
+        spec::{CommandSpec, Label},
+    },
 };
 
 /// One try at a task under one lease; its fence. What is said under another number is refused.
@@ -55,6 +59,7 @@ pub struct Job {
     pub gate: Option<GateSpec>,
     /// What a program is given of its part of a scatter.
     pub item: Option<crate::task::scatter::Item>,
+    pub labels: Vec<Label>,
 }
 
 #[derive(Clone, Debug)]

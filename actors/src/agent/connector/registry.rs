@@ -9,9 +9,12 @@ use std::{
 use hiveward_runtime::store::blob::Blobs;
 
 use super::{Connector, Reports, command::CommandConnector, noop::NoopConnector, secrets::SecretSource, worker::WorkerConnector};
-use crate::agent::{
-    session::ShimProgram,
-    spec::{AgentSpec, ConnectorSpec},
+use crate::{
+    agent::{
+        session::ShimProgram,
+        spec::{AgentSpec, ConnectorSpec},
+    },
+    model::ModelAccess,
 };
 
 /// Where files that an attempt leaves are kept, by content.
@@ -34,6 +37,7 @@ pub struct ConnectorEnv {
     pub artifacts: Arc<dyn ArtifactStore>,
     pub reports: Reports,
     pub shim: ShimProgram,
+    pub models: Arc<dyn ModelAccess>,
 }
 
 /// The connector of one life of an agent. Starts nothing yet.

@@ -1,0 +1,71 @@
+//! What a connector is given so that its program can call a model.
+
+use crate::{agent::connector::Lease, id::SwarmId, task::spec::Label};
+
+/// Whose calls they are: what a pass is bound to, and what is added up by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    pub lease: Lease,
+    pub swarm: SwarmId,
+    /// The life of the agent that began the attempt. Kept with the attempt: the next life that adopts it says the same.
+    pub incarnation: u64,
+    /// Of the task.
+    pub labels: Vec<Label>,
+    pub rules: CallRules,
+}
+
+/// What an agent's profile allows its calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallRules {
+    /// A provider of the node's configuration; the default one of each API if absent.
+    pub provider: Option<String>,
+    /// Models to go on with, in order, when the asked one's provider is overloaded or down; none if empty. Whoever gets
+    /// one is told in the attempt's result.
+    pub fallback: Vec<String>,
+    /// Of one attempt: tokens of all kinds together.
+    pub tokens_max: Option<u64>,
+    /// Of one attempt, in billionths of the price table's currency.
+    pub nanos_max: Option<u64>,
+}
+
+/// An address and a token. The token is a secret of this node and this attempt: never logged, never stored in clear.
+#[derive(Clone)]
+pub struct Pass {
+    /// `http://127.0.0.1:PORT`; the Anthropic Messages API is below `/anthropic`, the OpenAI-compatible below `/openai/v1`.
+    pub url: String,
+    pub token: String,
+}
+
+/// The way to a model for one node's connectors. No key is in it.
+pub trait ModelAccess: std::fmt::Debug + Send + Sync + 'static {
+    /// Opens the pass of an attempt, or opens it again after a restart: the same holder gets the same token and address.
+    /// Errors say why no model can be called from this node and what to configure.
+    fn open(&self, holder: Holder) -> Result<Pass, String>;
+    /// Ends it: streams under it are cut within a second, and what is asked under it later is refused. Repeating it, and
+    /// closing what never was open, does nothing.
+    fn close(&self, lease: Lease);
+    /// Why the newest call under it was refused for good, such as by a budget; none if it was not.
+    fn refusal(&self, lease: Lease) -> Option<String>;
+    /// Models that answered instead of the one that was asked for, as `from → to: why`, in order, each once.
+    fn fallbacks(&self, lease: Lease) -> Vec<String>;
+}
+
+/// For nodes that are given no way to a model.
+#[derive(Debug)]
+pub struct NoModels;
+
+impl ModelAccess for NoModels {
+    fn open(&self, _: Holder) -> Result<Pass, String> {
+        Err("this node has no model gateway; configure `models.providers`".to_owned())
+    }
+
+    fn close(&self, _: Lease) {}
+
+    fn refusal(&self, _: Lease) -> Option<String> {
+        None
+    }
+
+    fn fallbacks(&self, _: Lease) -> Vec<String> {
+        Vec::new()
+    }
+}
