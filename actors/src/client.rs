@@ -5,6 +5,7 @@
 
 mod attach;
 mod check;
+mod coding;
 mod command;
 mod nodes;
 mod query;
@@ -21,6 +22,9 @@ use crate::{house::House, report::Reports, roster::RosterMsg, terminals::Termina
 
 pub use crate::{
     agent::{
+        approval::{ApprovalRecord, ApprovalStatus},
+        approvals_table::ApprovalFilter,
+        coding::Permission,
         message::{PauseMode, StopMode},
         table::AgentFilter,
     },

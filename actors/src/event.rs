@@ -89,9 +89,18 @@ pub fn record(event: &Event) -> Result<EventRecord, Refused> {
                     json!({"incarnation": incarnation.to_string(), "message": message})
                 }
                 AgentEvent::PauseAsked { frozen } => json!({"frozen": frozen}),
+                AgentEvent::ApprovalAsked { ask } => json!({
+                    "approval": ask.approval.to_string(), "attempt": ask.lease.attempt, "tool": ask.tool, "input": ask.input,
+                    "files": ask.files,
+                }),
+                AgentEvent::ApprovalAnswered { approval, verdict } => json!({
+                    "approval": approval.to_string(), "decision": verdict.decision, "by": verdict.by, "message": verdict.message,
+                }),
+                AgentEvent::ApprovalWithdrawn { approval, why } => json!({"approval": approval.to_string(), "why": why}),
                 _ => json!({}),
             };
-            (None, AgentId::try_from(&event.stream).ok(), data)
+            let task = if let AgentEvent::ApprovalAsked { ask } = &what { Some(ask.lease.task) } else { None };
+            (task, AgentId::try_from(&event.stream).ok(), data)
         }
         _ => match RosterEvent::decode(&event.kind, event.format, &event.body).map_err(broken)? {
             RosterEvent::SwarmAdded { spec, .. } => (None, None, json!({"swarm": spec.id.to_string(), "name": spec.name})),

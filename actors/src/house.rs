@@ -18,6 +18,7 @@ use hiveward_runtime::{
 
 use crate::{
     agent::{
+        approvals_table::ApprovalTable,
         connector::{ArtifactStore, ConnectorEnv, Reports, SecretSource},
         session::ShimProgram,
         table::AgentTable,
@@ -87,6 +88,7 @@ pub struct Rooms {
     pub tasks: TaskTable,
     pub agents: AgentTable,
     pub swarms: SwarmTable,
+    pub approvals: ApprovalTable,
     pub clock: Clock,
     pub data_dir: PathBuf,
     secrets: Arc<dyn SecretSource>,
@@ -120,6 +122,7 @@ impl House {
             tasks: TaskTable::new(views.clone()),
             agents: AgentTable::new(views.clone()),
             swarms: SwarmTable::new(views.clone()),
+            approvals: ApprovalTable::new(views.clone()),
             ledger,
             views,
             blobs,
@@ -134,7 +137,7 @@ impl House {
     }
 
     /// What a connector of this node is given.
-    pub fn connector_env(&self, reports: Reports) -> ConnectorEnv {
+    pub fn connector_env(&self, reports: Reports, incarnation: u64) -> ConnectorEnv {
         ConnectorEnv {
             data_dir: self.data_dir.clone(),
             secrets: self.secrets.clone(),
@@ -142,6 +145,8 @@ impl House {
             reports,
             shim: self.shim.clone(),
             models: self.models.clone(),
+            incarnation,
+            clock: self.clock.clone(),
         }
     }
 

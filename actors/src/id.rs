@@ -7,6 +7,8 @@ hiveward_runtime::id! {
     AgentId => "agent",
     /// Agents with a coordinator and its queue of tasks.
     SwarmId => "swarm",
+    /// One question of an agent's program whether it may do something.
+    ApprovalId => "approval",
 }
 
 /// The bits of a swarm's id that say which of its shards is meant.

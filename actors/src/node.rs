@@ -18,6 +18,7 @@ use hiveward_runtime::{
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
+    agent::approvals_table::ApprovalView,
     agent::{AgentSpec, ConnectorSpec, Limits, SessionSpec, connector::SecretFiles, session::ShimProgram, table::AgentView},
     client::{ControlPlane, NewAgent, NewSwarm, SwarmRef},
     cluster::{
@@ -144,7 +145,7 @@ impl Node {
         let founds = ledger.raft.founds;
         let ledger = Ledger::open(ledger).await?;
         let views: Vec<Box<dyn hiveward_runtime::ledger::view::View>> =
-            vec![Box::new(TaskView), Box::new(AgentView), Box::new(SwarmView)];
+            vec![Box::new(TaskView), Box::new(AgentView), Box::new(SwarmView), Box::new(ApprovalView)];
         let views =
             Views::start(&ledger, &dir.join("views.redb"), views).await.map_err(|error| StartError::Views(error.to_string()))?;
         let blobs = Blobs::open(dir.join("blobs")).map_err(unusable)?;

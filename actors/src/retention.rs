@@ -133,9 +133,12 @@ fn look(house: &House, kept: &mut Attempts) -> Result<(), Refused> {
     Ok(())
 }
 
-/// `task_0192…-3` and `task_0192…-3-gate`.
+/// `task_0192…-3`, `task_0192…-3-gate` and `task_0192…-3-run0`.
 fn attempt_of(name: &str) -> Option<(TaskId, u32)> {
-    let (task, number) = name.strip_suffix("-gate").unwrap_or(name).rsplit_once('-')?;
+    let (mut task, mut number) = name.rsplit_once('-')?;
+    if number == "gate" || number == "activity" || number.strip_prefix("run").is_some_and(|run| run.parse::<u32>().is_ok()) {
+        (task, number) = task.rsplit_once('-')?;
+    }
     Some((task.parse().ok()?, number.parse().ok()?))
 }
 
@@ -208,6 +211,7 @@ mod tests {
         let task = TaskId::new();
         assert_eq!(attempt_of(&format!("{task}-12")), Some((task, 12)));
         assert_eq!(attempt_of(&format!("{task}-12-gate")), Some((task, 12)));
+        assert_eq!(attempt_of(&format!("{task}-12-run3")), Some((task, 12)));
         for other in [format!("{}-worker", AgentId::new()), format!("{task}"), "notes".into(), format!("{task}-x")] {
             assert_eq!(attempt_of(&other), None, "{other}");
         }

@@ -20,7 +20,7 @@ use serde_bytes::ByteBuf;
 
 use crate::{
     agent::{
-        connector::{Lease, session_dir},
+        connector::{Lease, activity_dir, session_dir},
         session::{Stream, transcript::Reader},
     },
     desks,
@@ -38,6 +38,9 @@ struct Question {
     after_byte: u64,
     bytes_max: u32,
     wait_ms: u32,
+    /// Of a coding agent's attempt: its activity, not its output.
+    #[serde(default)]
+    activity: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -89,10 +92,10 @@ impl Transcripts {
     }
 
     /// The node that has the attempt's transcript; an error if none has and some could not be asked.
-    pub async fn find(&self, lease: Lease) -> Result<Option<NodeId>, String> {
+    pub async fn find(&self, lease: Lease, activity: bool) -> Result<Option<NodeId>, String> {
         let members = self.0.ledger.status().members;
         let others = members.into_iter().filter_map(|member| member.node).filter(|node| *node != self.0.me);
-        let question = Question { lease, after_byte: 0, bytes_max: 0, wait_ms: 0 };
+        let question = Question { lease, after_byte: 0, bytes_max: 0, wait_ms: 0, activity };
         let mut asked: FuturesUnordered<_> = others
             .map(|node| {
                 let question = &question;
@@ -115,6 +118,7 @@ impl Transcripts {
         &self,
         node: NodeId,
         lease: Lease,
+        activity: bool,
         after_byte: u64,
         bytes_max: usize,
         wait: Duration,
@@ -124,6 +128,7 @@ impl Transcripts {
             after_byte,
             bytes_max: u32::try_from(bytes_max).unwrap_or(u32::MAX),
             wait_ms: u32::try_from(wait.min(WAIT_MAX).as_millis()).unwrap_or(u32::MAX),
+            activity,
         };
         Ok(match self.ask(node, &question, wait + READ_WITHIN).await? {
             Answer::Missing => None,
@@ -141,7 +146,7 @@ impl Transcripts {
     }
 
     async fn answer(&self, question: Question) -> Result<Answer, String> {
-        let dir = session_dir(&self.0.data_dir, question.lease);
+        let dir = if question.activity { activity_dir } else { session_dir }(&self.0.data_dir, question.lease);
         let mut reader = match Reader::open(&dir) {
             Ok(reader) => reader,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Answer::Missing),

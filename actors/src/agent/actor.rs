@@ -24,6 +24,7 @@ use crate::{
     commit::{Batch, Committer},
     directory::Entity,
     house::House,
+    id::ApprovalId,
     loss,
     swarm::{
         event::Ended,
@@ -38,20 +39,20 @@ use crate::{
 const RESEND_EVERY: Duration = Duration::from_millis(500);
 
 pub struct Agent {
-    house: House,
-    spec: Arc<AgentSpec>,
+    pub(super) house: House,
+    pub(super) spec: Arc<AgentSpec>,
     skills: Arc<[super::Skill]>,
     /// Which placement of it this is.
     placement: u64,
 }
 
 pub struct State {
-    agent: AgentState,
+    pub(super) agent: AgentState,
     incarnation: u64,
-    committer: Committer,
-    connector: Arc<dyn Connector>,
+    pub(super) committer: Committer,
+    pub(super) connector: Arc<dyn Connector>,
     /// What it holds a lease on; an end that is not settled yet stays here.
-    held: HashMap<Lease, Held>,
+    pub(super) held: HashMap<Lease, Held>,
     /// Asked to start, and not answered yet.
     starters: Vec<Answer>,
     /// The coordinator is known to have heard of this life.
@@ -59,11 +60,13 @@ pub struct State {
     resend: Option<TimerHandle>,
     /// Its node drains: it finishes what it holds.
     draining: bool,
+    /// Open questions of its programs, and the clock of each.
+    pub(super) due: HashMap<ApprovalId, TimerHandle>,
     /// The newest life of the coordinator that was heard of; what an older one says is not done.
     coordinator: u64,
 }
 
-enum Held {
+pub(super) enum Held {
     Running { started: bool },
     Ended(Box<Ended>),
 }
@@ -107,7 +110,7 @@ impl Agent {
                 }
             }
         });
-        let connector = connector::build(&self.spec, self.house.connector_env(reports));
+        let connector = connector::build(&self.spec, self.house.connector_env(reports, life.incarnation));
         let mut state = State {
             agent,
             incarnation: life.incarnation,
@@ -118,6 +121,7 @@ impl Agent {
             seated: false,
             resend: None,
             draining: false,
+            due: HashMap::new(),
             coordinator: 0,
         };
         if state.agent.wanted != Wanted::Stopped && !state.agent.removed {
@@ -139,6 +143,7 @@ impl Agent {
                 self.leave_seat(state, Some("its agent was restarted"));
                 state.connector.stop(self.grace(mode)).await;
                 state.held.clear();
+                self.void_questions(state).await?;
                 state.agent.phase = Phase::Down;
                 self.record(state, AgentEvent::StartAsked, None).await?;
                 state.starters.push(reply);
@@ -168,6 +173,11 @@ impl Agent {
                         Some(Held::Running { .. }) => self.cancel(ctx, state, lease),
                         _ => drop(state.held.remove(&lease)),
                     }
+                }
+                // What is to be run is in `held` or comes again; questions of anything else are nobody's.
+                let over = |lease| !leases.contains(&lease);
+                for event in state.agent.approvals.void(over, "its attempt is over") {
+                    self.record(state, event, None).await?;
                 }
                 Ok(())
             }
@@ -214,6 +224,14 @@ impl Agent {
                 reply.answer(());
                 Ok(())
             }
+            AgentMsg::AnswerApproval { approval, verdict, reply } => {
+                self.answer_approval(ctx, state, approval, verdict, reply).await
+            }
+            AgentMsg::Tell { task, told, reply } => {
+                self.tell_attempt(ctx, state, task, told, reply);
+                Ok(())
+            }
+            AgentMsg::ApprovalDue { approval } => self.approval_due(ctx, state, approval).await,
             AgentMsg::Report(report) => self.report(ctx, state, report).await,
             AgentMsg::Ready { result } => self.ready(ctx, state, result).await,
             AgentMsg::Resend => {
@@ -256,7 +274,7 @@ impl Behaviour for Agent {
 }
 
 impl Agent {
-    async fn record(&self, state: &mut State, event: AgentEvent, reply: Option<Answer>) -> Result<(), Failure> {
+    pub(super) async fn record(&self, state: &mut State, event: AgentEvent, reply: Option<Answer>) -> Result<(), Failure> {
         let mut batch = Batch::default();
         batch.push(event.kind(), event::FORMAT, event.encode()?);
         state.agent.apply(&event);
@@ -281,7 +299,7 @@ impl Agent {
         }
     }
 
-    async fn answer_now(&self, state: &mut State, reply: Option<Answer>) -> Result<(), Failure> {
+    pub(super) async fn answer_now(&self, state: &mut State, reply: Option<Answer>) -> Result<(), Failure> {
         let mut batch = Batch::default();
         if let Some(reply) = reply {
             batch.then(move |cursor| reply.answer(Ok(Committed { value: (), cursor })));
@@ -377,6 +395,7 @@ impl Agent {
         self.leave_seat(state, Some("its agent was stopped"));
         state.connector.stop(self.grace(mode)).await;
         state.held.clear();
+        self.void_questions(state).await?;
         for waiting in state.starters.drain(..) {
             waiting.answer(Err(Refused::new(Code::Refused, "it was stopped before it was ready")));
         }
@@ -511,9 +530,12 @@ impl Agent {
                 }
                 let ended = self.ended(outcome);
                 state.held.insert(lease, Held::Ended(Box::new(ended)));
+                self.void_questions(state).await?;
                 self.say_end(ctx, state, lease);
                 self.arm_resend(ctx, state);
             }
+            Report::Asks { ask } => return self.asked(ctx, state, *ask).await,
+            Report::Withdrawn { approval } => return self.withdrawn(state, approval).await,
             Report::AgentDied { message } => {
                 let incarnation = state.incarnation;
                 self.record(state, AgentEvent::Failed { incarnation, message: message.clone() }, None).await?;

@@ -3,9 +3,12 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::{approval::Verdict, connector::Ask};
+use crate::id::ApprovalId;
+
 pub const FORMAT: u16 = 1;
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum AgentEvent {
     /// It was told to run.
     StartAsked,
@@ -29,6 +32,19 @@ pub enum AgentEvent {
     /// Everything it ran has ended.
     Stopped,
     Removed,
+    /// A program of it asks whether it may do something, and waits.
+    ApprovalAsked {
+        ask: Box<Ask>,
+    },
+    ApprovalAnswered {
+        approval: ApprovalId,
+        verdict: Verdict,
+    },
+    /// It is not waited for any more.
+    ApprovalWithdrawn {
+        approval: ApprovalId,
+        why: String,
+    },
 }
 
 impl AgentEvent {
@@ -43,6 +59,9 @@ impl AgentEvent {
             Self::StopAsked => "AgentStopAsked",
             Self::Stopped => "AgentStopped",
             Self::Removed => "AgentRemoved",
+            Self::ApprovalAsked { .. } => "ApprovalAsked",
+            Self::ApprovalAnswered { .. } => "ApprovalAnswered",
+            Self::ApprovalWithdrawn { .. } => "ApprovalWithdrawn",
         }
     }
 

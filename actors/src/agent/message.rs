@@ -5,8 +5,15 @@ use std::sync::Arc;
 use hiveward_runtime::{call::Reply, error::Refused, ledger::Cursor};
 use serde::{Deserialize, Serialize};
 
-use super::connector::{Lease, Report, StartFailure};
-use crate::{swarm::message::Committed, task::spec::TaskSpec};
+use super::{
+    approval::Verdict,
+    connector::{Lease, Report, StartFailure, Told},
+};
+use crate::{
+    id::{ApprovalId, TaskId},
+    swarm::message::Committed,
+    task::spec::TaskSpec,
+};
 
 /// A granted lease, with what the agent needs to fetch the rest itself.
 #[derive(Clone, Debug)]
@@ -88,6 +95,20 @@ pub enum AgentMsg {
         reply: Reply<u64>,
     },
 
+    // From persons, about what it runs.
+    /// The first answer counts. Repeating it is fine; another one is a conflict.
+    AnswerApproval {
+        approval: ApprovalId,
+        verdict: Verdict,
+        reply: Answer,
+    },
+    /// To the attempt at this task that it runs now.
+    Tell {
+        task: TaskId,
+        told: Told,
+        reply: Reply<Result<(), Refused>>,
+    },
+
     // From its node's residents.
     /// Finish what runs and take nothing new. Answers what it still holds.
     Drain {
@@ -105,6 +126,10 @@ pub enum AgentMsg {
         result: Result<(), StartFailure>,
     },
     Resend,
+    /// Nobody has answered in time.
+    ApprovalDue {
+        approval: ApprovalId,
+    },
     CommitFailed {
         message: String,
     },

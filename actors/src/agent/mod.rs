@@ -1,10 +1,16 @@
 //! One agent: a durable identity, a supervised actor, and the processes it drives through its connector.
 
+pub mod activity;
 pub mod actor;
+pub mod approval;
+pub mod approvals_table;
+mod asks;
+pub mod coding;
 pub mod connector;
 pub mod event;
 mod job;
 pub mod message;
+pub mod policy;
 pub mod record;
 pub mod reference;
 pub mod session;

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use hiveward_runtime::op::NodeId;
 use serde::{Deserialize, Serialize};
 
+use super::coding::CodingSpec;
 use crate::id::{AgentId, SwarmId};
 
 /// A skill and how good the agent is at it, 0 to 1.
@@ -30,6 +31,10 @@ pub enum ConnectorSpec {
     Worker { argv: Vec<String>, cwd: Option<String> },
     /// Succeeds at once; for benches.
     Noop,
+    /// Claude Code, in its own protocol.
+    ClaudeCode(Arc<CodingSpec>),
+    /// Any program that speaks the Agent Client Protocol.
+    Acp(Arc<CodingSpec>),
 }
 
 impl ConnectorSpec {
@@ -38,6 +43,8 @@ impl ConnectorSpec {
             Self::Command => "command",
             Self::Worker { .. } => "worker",
             Self::Noop => "noop",
+            Self::ClaudeCode(_) => "claudeCode",
+            Self::Acp(_) => "acp",
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use hiveward_runtime::error::{Code, Refused};
 
-use super::{event::AgentEvent, spec::AgentSpec};
+use super::{approval::Approvals, event::AgentEvent, spec::AgentSpec};
 
 /// What the user wants of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,12 +28,13 @@ pub struct AgentState {
     pub removed: bool,
     /// Events so far; 0 for an agent that is quite new.
     pub events: u64,
+    pub approvals: Approvals,
 }
 
 impl AgentState {
     pub fn new(spec: &AgentSpec) -> Self {
         let wanted = if spec.auto_start { Wanted::Running } else { Wanted::Stopped };
-        Self { wanted, phase: Phase::Down, removed: false, events: 0 }
+        Self { wanted, phase: Phase::Down, removed: false, events: 0, approvals: Approvals::default() }
     }
 
     pub fn apply(&mut self, event: &AgentEvent) {
@@ -47,6 +48,9 @@ impl AgentState {
             AgentEvent::StopAsked => self.wanted = Wanted::Stopped,
             AgentEvent::Stopped => self.phase = Phase::Down,
             AgentEvent::Removed => self.removed = true,
+            AgentEvent::ApprovalAsked { .. } | AgentEvent::ApprovalAnswered { .. } | AgentEvent::ApprovalWithdrawn { .. } => {
+                self.approvals.apply(event);
+            }
         }
     }
 

@@ -140,6 +140,8 @@ impl Rows<'_> {
             AgentEvent::ResumeAsked => record.status = up(record),
             AgentEvent::StopAsked => record.status = AgentStatus::Stopping,
             AgentEvent::Stopped | AgentEvent::Removed => record.status = AgentStatus::Stopped,
+            // The approvals' own table has them.
+            AgentEvent::ApprovalAsked { .. } | AgentEvent::ApprovalAnswered { .. } | AgentEvent::ApprovalWithdrawn { .. } => {}
         }
         Ok(())
     }

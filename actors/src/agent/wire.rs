@@ -9,10 +9,14 @@ use hiveward_runtime::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    connector::Lease,
+    approval::Verdict,
+    connector::{Lease, Told},
     message::{AgentMsg, Assignment, PauseMode, StopMode},
 };
-use crate::task::spec::TaskSpec;
+use crate::{
+    id::{ApprovalId, TaskId},
+    task::spec::TaskSpec,
+};
 
 /// About a third of a frame.
 const LEASES_PER_MESSAGE_MAX: usize = 2_000;
@@ -56,6 +60,14 @@ pub enum AgentWire {
         by: u64,
     },
     Alive,
+    AnswerApproval {
+        approval: ApprovalId,
+        verdict: Verdict,
+    },
+    Tell {
+        task: TaskId,
+        told: Told,
+    },
 }
 
 impl AgentWire {
@@ -89,5 +101,9 @@ pub fn read(inbound: &Inbound<'_>) -> Result<AgentMsg, NotDelivered> {
         AgentWire::Settled { lease } => AgentMsg::Settled { lease },
         AgentWire::CoordinatorStarted { by } => AgentMsg::CoordinatorStarted { by },
         AgentWire::Alive => AgentMsg::Alive { reply: inbound.reply()? },
+        AgentWire::AnswerApproval { approval, verdict } => {
+            AgentMsg::AnswerApproval { approval, verdict, reply: inbound.reply()? }
+        }
+        AgentWire::Tell { task, told } => AgentMsg::Tell { task, told, reply: inbound.reply()? },
     })
 }

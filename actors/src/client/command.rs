@@ -348,7 +348,7 @@ impl ControlPlane {
         self.seen(op, self.house.ledger.head()).await
     }
 
-    async fn seen(&self, op: &Op, cursor: Cursor) -> Result<(), Refused> {
+    pub(super) async fn seen(&self, op: &Op, cursor: Cursor) -> Result<(), Refused> {
         self.at_least(op, cursor).await
     }
 
@@ -363,7 +363,7 @@ impl ControlPlane {
         self.route_swarm(op.deadline, swarm, make, wire).await?
     }
 
-    async fn ask_agent(
+    pub(super) async fn ask_agent(
         &self,
         op: &Op,
         agent: AgentId,

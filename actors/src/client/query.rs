@@ -14,7 +14,7 @@ use super::{AgentFilter, ControlPlane, EventFilter, EventRecord, EventTail, Page
 use crate::{
     agent::{
         AgentRecord, ConnectorSpec,
-        connector::{Lease, session_dir},
+        connector::{Lease, activity_dir, session_dir},
         session::{Stream, transcript::Reader},
     },
     event,
@@ -58,6 +58,8 @@ pub struct OutputReader {
     task: TaskId,
     /// Fixed if the client named it; otherwise the newest when reading begins.
     attempt: Option<u32>,
+    /// A coding agent's activity, not its output.
+    activity: bool,
     open: Option<Source>,
 }
 
@@ -115,7 +117,7 @@ impl OutputReader {
                     let Some(distant) = &self.control.transcripts else {
                         return Err(Refused::new(Code::Internal, "this node has no peers to read a transcript from"));
                     };
-                    let read = distant.read(node, lease, after_byte, CHUNK_BYTES_MAX, WAIT_PER_TURN).await;
+                    let read = distant.read(node, lease, self.activity, after_byte, CHUNK_BYTES_MAX, WAIT_PER_TURN).await;
                     match read.map_err(|error| Refused::new(Code::Unavailable, error.to_string()))? {
                         Some(chunk) => {
                             Piece { next_byte: chunk.next_byte, stream: chunk.stream, bytes: chunk.bytes, at_end: chunk.at_end }
@@ -151,12 +153,13 @@ impl OutputReader {
         };
         let lease = Lease { task: self.task, attempt: attempt.number, agent: attempt.agent };
         self.attempt = Some(attempt.number);
-        let dir: PathBuf = session_dir(&self.control.house.data_dir, lease);
+        let place = if self.activity { activity_dir } else { session_dir };
+        let dir: PathBuf = place(&self.control.house.data_dir, lease);
         match Reader::open(&dir) {
             Ok(reader) => Ok(Some(Source::Here(reader))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let unsure = match &self.control.transcripts {
-                    Some(distant) => match distant.find(lease).await {
+                    Some(distant) => match distant.find(lease, self.activity).await {
                         Ok(Some(node)) => return Ok(Some(Source::There(node, lease))),
                         Ok(None) => None,
                         Err(why) => Some(why),
@@ -398,7 +401,12 @@ impl ControlPlane {
             self.settled(op).await?;
             self.house.tasks.get(task)?.ok_or_else(|| Refused::not_found(task))?;
         }
-        Ok(OutputReader { control: self.clone(), task, attempt, open: None })
+        Ok(OutputReader { control: self.clone(), task, attempt, activity: false, open: None })
+    }
+
+    /// What a coding agent does in an attempt, as JSON lines; read like its output.
+    pub async fn activity(&self, op: &Op, task: TaskId, attempt: Option<u32>) -> Result<OutputReader, Refused> {
+        Ok(OutputReader { activity: true, ..self.output(op, task, attempt).await? })
     }
 
     pub fn cluster(&self) -> ClusterView {

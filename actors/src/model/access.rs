@@ -1,5 +1,7 @@
 //! What a connector is given so that its program can call a model.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{agent::connector::Lease, id::SwarmId, task::spec::Label};
 
 /// Whose calls they are: what a pass is bound to, and what is added up by.
@@ -15,7 +17,8 @@ pub struct Holder {
 }
 
 /// What an agent's profile allows its calls.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CallRules {
     /// A provider of the node's configuration; the default one of each API if absent.
     pub provider: Option<String>,

@@ -73,7 +73,7 @@ pub async fn end(house: &House, agent: AgentId) {
     };
     for connector in connectors {
         let spec = AgentSpec { connector, ..spec.as_deref().cloned().unwrap_or_else(|| unknown(agent)) };
-        let connector = connector::build(&spec, house.connector_env(reports.clone()));
+        let connector = connector::build(&spec, house.connector_env(reports.clone(), 0));
         Connector::stop(&*connector, StopHow::AtOnce).await;
     }
 }

@@ -14,6 +14,7 @@ use hiveward_actors::{
         spec::{ConnectorSpec, EnvVar, Limits, SessionSpec},
     },
     id::{AgentId, SwarmId, TaskId},
+    model::{Holder, ModelAccess, Pass},
     task::spec::CommandSpec,
 };
 use tokio::sync::mpsc;
@@ -28,6 +29,26 @@ pub struct Bed {
     receiver: mpsc::Receiver<Box<Report>>,
     /// Everything reported since the last life began, as far as it was looked at.
     pub reports: Vec<Report>,
+}
+
+/// Opens every pass; nobody listens at its address.
+#[derive(Debug)]
+struct NoServer;
+
+impl ModelAccess for NoServer {
+    fn open(&self, _: Holder) -> Result<Pass, String> {
+        Ok(Pass { url: "http://127.0.0.1:9".into(), token: "hwm_test".into() })
+    }
+
+    fn close(&self, _: Lease) {}
+
+    fn refusal(&self, _: Lease) -> Option<String> {
+        None
+    }
+
+    fn fallbacks(&self, _: Lease) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 struct Copies(PathBuf);
@@ -94,7 +115,7 @@ impl Bed {
     }
 
     /// Waits until a report is there for which `wanted` gives something.
-    async fn look<T>(&mut self, what: &str, wanted: impl Fn(&Report) -> Option<T>) -> T {
+    pub async fn look<T>(&mut self, what: &str, wanted: impl Fn(&Report) -> Option<T>) -> T {
         if let Some(found) = self.reports.iter().find_map(&wanted) {
             return found;
         }
@@ -188,7 +209,9 @@ fn connect(agent: &AgentSpec, data: &Path) -> (Arc<dyn Connector>, mpsc::Receive
         artifacts: Arc::new(Copies(data.join("blobs"))),
         reports,
         shim: super::shim(),
-        models: Arc::new(hiveward_actors::model::NoModels),
+        models: Arc::new(NoServer),
+        incarnation: 1,
+        clock: hiveward_runtime::clock::Clock::System,
     };
     (build(agent, env), receiver)
 }

@@ -186,3 +186,15 @@ pub async fn wait_until_steady<T: PartialEq + Copy>(read: impl Fn() -> T) -> T {
 pub fn contains(hay: &[u8], needle: &[u8]) -> bool {
     hay.windows(needle.len()).any(|window| window == needle)
 }
+
+/// Waits until `seen` gives something.
+pub async fn until<T>(what: &str, mut seen: impl FnMut() -> Option<T>) -> T {
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    loop {
+        if let Some(found) = seen() {
+            return found;
+        }
+        assert!(std::time::Instant::now() < deadline, "waited for {what}");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}

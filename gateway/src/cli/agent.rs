@@ -1,6 +1,6 @@
 //! `hiveward agent …`
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -92,7 +92,7 @@ pub struct CreateArgs {
     name: String,
     #[arg(long)]
     swarm: Option<String>,
-    #[arg(long, default_value = "command", value_parser = ["command", "worker", "noop"])]
+    #[arg(long, default_value = "command", value_parser = ["command", "worker", "noop", "claude-code", "acp"])]
     connector: String,
     #[arg(long = "skill", value_name = "NAME[=0..1]", value_parser = args::skill)]
     skills: Vec<(String, f64)>,
@@ -127,7 +127,27 @@ pub struct CreateArgs {
     node_labels: Vec<(String, String)>,
     #[arg(long)]
     operation_id: Option<String>,
-    /// For a worker: its program and arguments
+    /// For a coding agent: the directory that it works in; a fresh one per attempt if absent
+    #[arg(long, value_name = "PATH")]
+    workspace: Option<PathBuf>,
+    /// For a coding agent
+    #[arg(long)]
+    model: Option<String>,
+    /// For a coding agent: its role, in words
+    #[arg(long, value_name = "TEXT")]
+    instructions: Option<String>,
+    /// What a coding agent may do without being asked: TOOL, TOOL:PATH or Bash:WORDS, such as `Edit|Write:src/**` or
+    /// `Bash:git *`. Rules are tried in the order --deny, --ask, --allow; what none fits is asked
+    #[arg(long = "allow", value_name = "RULE")]
+    allow: Vec<String>,
+    #[arg(long = "deny", value_name = "RULE")]
+    deny: Vec<String>,
+    #[arg(long = "ask", value_name = "RULE")]
+    ask: Vec<String>,
+    /// How long a person is waited for; then it is denied
+    #[arg(long, value_name = "D", value_parser = args::duration)]
+    ask_within: Option<Duration>,
+    /// For a worker or a coding agent: its program and arguments
     #[arg(last = true)]
     argv: Vec<String>,
 }
@@ -232,6 +252,14 @@ async fn create(client: &Client, show: Show, args: CreateArgs) -> Outcome {
                 "give it after `--`, such as: hiveward agent create w1 --connector worker -- python3 worker.py",
             ));
         }
+        "acp" if args.argv.is_empty() => {
+            return Err(Failed::usage(
+                "an agent that speaks the Agent Client Protocol needs its program",
+                "give it after `--`, such as: hiveward agent create a1 --connector acp -- claude-agent-acp",
+            ));
+        }
+        "claude-code" => json!({ "claudeCode": coding(&args)? }),
+        "acp" => json!({ "acp": coding(&args)? }),
         "worker" => json!({ "worker": { "argv": args.argv, "cwd": args.cwd } }),
         other => json!({ other: true }),
     };
@@ -256,4 +284,31 @@ async fn create(client: &Client, show: Show, args: CreateArgs) -> Outcome {
         .list("nodeLabels", args.node_labels.iter().map(|(key, value)| json!({ "key": key, "value": value })))
         .done();
     show.done(&client.get(AGENT, "AgentCreate", json!({ "input": input }), "/createAgent/agent").await?)
+}
+
+fn coding(args: &CreateArgs) -> Outcome<Value> {
+    let rules = [("DENY", &args.deny), ("ASK", &args.ask), ("ALLOW", &args.allow)];
+    let rules = rules.into_iter().flat_map(|(decision, rules)| rules.iter().map(move |text| rule(decision, text)));
+    let policy = Input::default().list("rules", rules).set("withinMs", args.ask_within.map(args::millis));
+    // The node may run elsewhere in the file system: it is given the whole path.
+    let whole = |path: &PathBuf| std::path::absolute(path).map_err(|error| Failed::local(format!("{}: {error}", path.display())));
+    let workspace = args.workspace.as_ref().map(whole).transpose()?;
+    Ok(Input::default()
+        .list("argv", args.argv.iter().map(String::as_str))
+        .set("model", args.model.clone().map(Value::from))
+        .set("instructions", args.instructions.clone().map(Value::from))
+        .set("workspace", workspace.map(|path| json!({ "directory": path.display().to_string() })))
+        .set("policy", policy.unless_empty())
+        .done())
+}
+
+/// `TOOL`, `TOOL:PATH`, or `Bash:WORDS`.
+fn rule(decision: &str, text: &str) -> Value {
+    let (tool, about) = text.split_once(':').map_or((text, None), |(tool, about)| (tool, Some(about)));
+    let field = if tool == "Bash" { "command" } else { "path" };
+    Input::default()
+        .set("tool", Value::from(tool))
+        .set(field, about.map(Value::from))
+        .set("decision", Value::from(decision))
+        .done()
 }

@@ -25,6 +25,7 @@ use crate::auth::TOKEN_FILE;
 pub const TASK: &str = include_str!("graphql/task.graphql");
 pub const AGENT: &str = include_str!("graphql/agent.graphql");
 pub const SWARM: &str = include_str!("graphql/swarm.graphql");
+pub const CODING: &str = include_str!("graphql/coding.graphql");
 pub const NODE: &str = include_str!("graphql/node.graphql");
 
 pub struct Client {

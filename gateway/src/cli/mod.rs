@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod apply;
+pub mod approval;
 pub mod args;
 pub mod attach;
 pub mod client;
@@ -98,6 +99,9 @@ pub enum Command {
     /// Create swarms and scale them
     #[command(subcommand)]
     Swarm(swarm::SwarmCommand),
+    /// Answer what agents' programs ask
+    #[command(subcommand)]
+    Approval(approval::ApprovalCommand),
     /// Read what happened
     #[command(subcommand)]
     Event(event::EventCommand),
@@ -178,6 +182,7 @@ async fn remote(common: Common, command: Command) -> Outcome {
         Command::Task(command) => task::run(&client, show, command).await,
         Command::Agent(command) => agent::run(&client, show, command).await,
         Command::Swarm(command) => swarm::run(&client, show, command).await,
+        Command::Approval(command) => approval::run(&client, show, command).await,
         Command::Event(command) => event::run(&client, show, command).await,
         Command::Fault(command) => fault::run(&client, show, command).await,
         Command::Node(command) => node::run(&client, show, command).await,

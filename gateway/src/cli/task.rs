@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use super::{
     agent,
     args::{self, Input},
-    client::{Client, TASK},
+    client::{CODING, Client, TASK},
     fail::{Exit, Failed, Outcome},
     pages,
     retry::{self, RetryArgs},
     scatter::{self, ScatterArgs},
-    show::{Show, age, plain, text},
+    show::{Show, age, plain, print, text},
     wait::{self, Follow},
     watching,
 };
@@ -40,6 +40,17 @@ pub enum TaskCommand {
     },
     /// Follow a task to its end, printing each change; exit status 8 if it fails
     Watch { task: String },
+    /// Print what a coding agent does in a task, as JSON lines, as it does it
+    Activity {
+        task: String,
+        /// Of this attempt; the latest if absent
+        #[arg(long)]
+        attempt: Option<u32>,
+    },
+    /// End the turn of the coding agent that runs a task; it then waits for `task say`
+    Interrupt { task: String },
+    /// Say something to the coding agent that runs a task
+    Say { task: String, text: String },
     /// Cancel a task; what runs is stopped
     Cancel {
         #[arg(required = true)]
@@ -158,6 +169,15 @@ pub async fn run(client: &Client, show: Show, command: TaskCommand) -> Outcome {
             wait::end(client, &task, Follow { print_changes: !show.quiet, output: false }).await.map(|_| ())
         }
         TaskCommand::Cancel { tasks, operation_id } => cancel(client, show, tasks, operation_id).await,
+        TaskCommand::Activity { task, attempt } => activity(client, &task, attempt).await,
+        TaskCommand::Interrupt { task } => {
+            let input = json!({ "input": { "task": task } });
+            show.done(&client.get::<Value>(CODING, "TaskInterrupt", input, "/interruptTask/task").await?)
+        }
+        TaskCommand::Say { task, text } => {
+            let input = json!({ "input": { "task": task, "text": text } });
+            show.done(&client.get::<Value>(CODING, "TaskSay", input, "/messageTask/task").await?)
+        }
         TaskCommand::Retry(args) => Box::pin(retry::run(client, show, *args)).await,
     }
 }
@@ -328,4 +348,18 @@ pub fn line(task: &Value) -> String {
     let why = text(task, "why");
     let detail = if error.is_empty() { why } else { error };
     format!("{} {}", plain(&task["status"]), detail).trim_end().to_owned()
+}
+
+async fn activity(client: &Client, task: &str, attempt: Option<u32>) -> Outcome {
+    let mut chunks = client.subscribe(CODING, "TaskActivity", json!({ "task": task, "attempt": attempt, "afterByte": 0 }));
+    while let Some(data) = chunks.next().await? {
+        let chunk = &data["taskActivity"];
+        for event in chunk["events"].as_array().into_iter().flatten() {
+            print(&format!("{event}\n"))?;
+        }
+        if chunk["atEnd"] == json!(true) {
+            return Ok(());
+        }
+    }
+    Ok(())
 }

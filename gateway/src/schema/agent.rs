@@ -10,7 +10,9 @@ use hiveward_actors::{
 use hiveward_runtime::error::Refused;
 
 use super::{
-    Result, caught_up, door,
+    Result, caught_up,
+    coding::{Coding, CodingInput},
+    door,
     enums::{AgentStatus, PauseMode, SessionKind, StopMode, TaskOrder},
     load::Views,
     op,
@@ -51,9 +53,14 @@ impl Agent {
     async fn connector(&self) -> Connector {
         let (argv, cwd) = match &self.0.spec.connector {
             ConnectorSpec::Worker { argv, cwd } => (Some(argv.clone()), cwd.clone()),
-            _ => (None, None),
+            ConnectorSpec::ClaudeCode(coding) | ConnectorSpec::Acp(coding) => (Some(coding.argv.clone()), None),
+            ConnectorSpec::Command | ConnectorSpec::Noop => (None, None),
         };
-        Connector { kind: self.0.spec.connector.name().into(), argv, cwd }
+        let coding = match &self.0.spec.connector {
+            ConnectorSpec::ClaudeCode(coding) | ConnectorSpec::Acp(coding) => Some(Coding::from(&**coding)),
+            _ => None,
+        };
+        Connector { kind: self.0.spec.connector.name().into(), argv, cwd, coding }
     }
     async fn skills(&self) -> Vec<Skill> {
         self.0.spec.skills.iter().map(|skill| Skill { name: skill.name.to_string(), proficiency: skill.proficiency }).collect()
@@ -140,6 +147,8 @@ pub struct Connector {
     kind: String,
     argv: Option<Vec<String>>,
     cwd: Option<String>,
+    /// Of a coding agent.
+    coding: Option<Coding>,
 }
 
 #[derive(SimpleObject)]
@@ -215,6 +224,10 @@ pub enum ConnectorInput {
     Worker(WorkerInput),
     /// Succeeds at once, for benches; `true`.
     Noop(bool),
+    /// Claude Code, in its own protocol.
+    ClaudeCode(CodingInput),
+    /// Any program that speaks the Agent Client Protocol.
+    Acp(CodingInput),
 }
 
 #[derive(InputObject)]
@@ -257,6 +270,10 @@ fn connector(at: &str, input: Option<ConnectorInput>) -> Result<ConnectorSpec, R
         Some(ConnectorInput::Noop(true)) => Ok(ConnectorSpec::Noop),
         Some(ConnectorInput::Command(false)) => Err(off("command")),
         Some(ConnectorInput::Noop(false)) => Err(off("noop")),
+        Some(ConnectorInput::ClaudeCode(input)) => {
+            Ok(ConnectorSpec::ClaudeCode(Arc::new(input.parse(&join(at, "claudeCode"), Some("claude"))?)))
+        }
+        Some(ConnectorInput::Acp(input)) => Ok(ConnectorSpec::Acp(Arc::new(input.parse(&join(at, "acp"), None)?))),
         Some(ConnectorInput::Worker(WorkerInput { argv, cwd })) => {
             if argv.first().is_none_or(String::is_empty) {
                 return Err(Refused::invalid(join(at, "worker.argv"), "name the program to run as the first entry"));

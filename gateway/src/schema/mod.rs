@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod cluster;
+pub mod coding;
 pub mod enums;
 pub mod event;
 pub mod fault;
@@ -43,6 +44,7 @@ pub struct Query(
     tree::TreeQuery,
     cluster::ClusterQuery,
     fault::FaultQuery,
+    coding::CodingQuery,
 );
 
 #[derive(MergedObject, Default)]
@@ -53,10 +55,11 @@ pub struct Mutation(
     swarm::SwarmMutation,
     cluster::ClusterMutation,
     fault::FaultMutation,
+    coding::CodingMutation,
 );
 
 #[derive(MergedSubscription, Default)]
-pub struct Subscription(event::EventFeed, output::OutputFeed, tree::TreeFeed, metrics::MetricsFeed);
+pub struct Subscription(event::EventFeed, output::OutputFeed, tree::TreeFeed, metrics::MetricsFeed, coding::CodingFeed);
 
 pub type HivewardSchema = Schema<Query, Mutation, Subscription>;
 

@@ -118,6 +118,11 @@ pub fn session_dir(data_dir: &Path, lease: Lease) -> PathBuf {
     data_dir.join("sessions").join(format!("{}-{}", lease.task, lease.attempt))
 }
 
+/// Where the activity of an attempt is, if its agent is a coding agent: JSON lines, in the form of a transcript.
+pub fn activity_dir(data_dir: &Path, lease: Lease) -> PathBuf {
+    data_dir.join("sessions").join(format!("{}-{}-activity", lease.task, lease.attempt))
+}
+
 fn gate_dir(data_dir: &Path, lease: Lease) -> PathBuf {
     data_dir.join("sessions").join(format!("{}-{}-gate", lease.task, lease.attempt))
 }
@@ -127,14 +132,51 @@ fn attempt_dir(data_dir: &Path, lease: Lease) -> PathBuf {
 }
 
 /// Everything that is kept of an attempt: its session, its gate's, its files.
-pub fn dirs(data_dir: &Path, lease: Lease) -> [PathBuf; 3] {
-    [session_dir(data_dir, lease), gate_dir(data_dir, lease), attempt_dir(data_dir, lease)]
+pub fn dirs(data_dir: &Path, lease: Lease) -> Vec<PathBuf> {
+    let mut dirs = sessions(data_dir, lease);
+    dirs.extend([activity_dir(data_dir, lease), attempt_dir(data_dir, lease)]);
+    dirs
+}
+
+/// Every directory of it that may hold a process.
+fn sessions(data_dir: &Path, lease: Lease) -> Vec<PathBuf> {
+    let runs = (0..).map(|run| run_dir(data_dir, lease, run)).take_while(|dir| dir.exists());
+    [session_dir(data_dir, lease), gate_dir(data_dir, lease)].into_iter().chain(runs).collect()
+}
+
+fn run_dir(data_dir: &Path, lease: Lease, run: u32) -> PathBuf {
+    data_dir.join("sessions").join(format!("{}-{}-run{run}", lease.task, lease.attempt))
+}
+
+/// Ends whatever runs of an attempt that no job of this life holds. Whether there was anything.
+pub(super) async fn end_all(data_dir: &Path, lease: Lease, how: StopHow) -> bool {
+    let mut ended = false;
+    for dir in sessions(data_dir, lease).iter().filter(|dir| session::is_held(dir)) {
+        if let Ok(Adopted::Running(session)) = session::adopt(dir).await {
+            apply_stop(&session, how).await;
+            // Lost is gone as well.
+            let _ = session.wait().await;
+            ended = true;
+        }
+    }
+    ended
+}
+
+/// Ends the sessions of this agent that no job of this life holds: of leases that were voided while we were away.
+pub(super) async fn sweep(shared: &Shared, how: StopHow) {
+    let attempts = shared.env.data_dir.join("attempts");
+    for entry in fs::read_dir(attempts).into_iter().flatten().flatten() {
+        let lease = fs::read(entry.path().join("lease.json")).ok().and_then(|text| serde_json::from_slice::<Lease>(&text).ok());
+        if let Some(lease) = lease.filter(|lease| lease.agent == shared.agent.id) {
+            end_all(&shared.env.data_dir, lease, how).await;
+        }
+    }
 }
 
 /// Removes what is kept of an attempt that has ended: transcripts, outcome, files. Errors: something of it still runs.
 pub fn forget(data_dir: &Path, lease: Lease) -> io::Result<()> {
     let dirs = dirs(data_dir, lease);
-    if dirs[..2].iter().any(session::is_held) {
+    if sessions(data_dir, lease).iter().any(session::is_held) {
         return Err(io::Error::new(io::ErrorKind::ResourceBusy, format!("attempt {} still runs", lease_name(lease))));
     }
     dirs.iter().try_for_each(|dir| match fs::remove_dir_all(dir) {
@@ -149,6 +191,7 @@ pub(super) struct Attempt {
     pub session: PathBuf,
     gate: PathBuf,
     dir: PathBuf,
+    work: PathBuf,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -165,11 +208,32 @@ struct StoredOutcome {
 impl Attempt {
     pub(super) fn new(shared: Arc<Shared>, lease: Lease) -> Self {
         let data = &shared.env.data_dir;
-        Self { session: session_dir(data, lease), gate: gate_dir(data, lease), dir: attempt_dir(data, lease), shared, lease }
+        let dir = attempt_dir(data, lease);
+        Self { session: session_dir(data, lease), gate: gate_dir(data, lease), work: dir.join("work"), dir, shared, lease }
     }
 
     pub(super) fn workdir(&self) -> PathBuf {
-        self.dir.join("work")
+        self.work.clone()
+    }
+
+    /// Its programs work in this directory, which is not the attempt's own.
+    pub(super) fn work_in(&mut self, dir: PathBuf) {
+        self.work = dir;
+    }
+
+    /// Of the process with this number, for connectors that start one after the other.
+    pub(super) fn run_dir(&self, run: u32) -> PathBuf {
+        run_dir(&self.shared.env.data_dir, self.lease, run)
+    }
+
+    /// The agent's life that began the attempt.
+    pub(super) fn first_incarnation(&self) -> io::Result<u64> {
+        let kept = self.read("incarnation").and_then(|bytes| String::from_utf8(bytes).ok()?.parse().ok());
+        if let Some(kept) = kept {
+            return Ok(kept);
+        }
+        self.write("incarnation", self.shared.env.incarnation.to_string().as_bytes())?;
+        Ok(self.shared.env.incarnation)
     }
 
     pub(super) fn exists(&self) -> bool {
@@ -178,7 +242,7 @@ impl Attempt {
 
     /// Fresh directories, and on disk whose they are.
     pub(super) fn prepare(&self) -> io::Result<()> {
-        fs::create_dir_all(self.workdir())?;
+        fs::create_dir_all(self.dir.join("work"))?;
         fs::create_dir_all(self.shared.env.data_dir.join("sessions"))?;
         self.write("lease.json", &serde_json::to_vec(&self.lease)?)
     }
@@ -223,7 +287,7 @@ impl Attempt {
             tracing::warn!(lease = lease_name(self.lease), %error, "the outcome could not be recorded");
             return;
         }
-        let _ = fs::remove_dir_all(self.workdir());
+        let _ = fs::remove_dir_all(self.dir.join("work"));
     }
 
     /// Results of what the task depends on; large ones as `{"path": …}`.

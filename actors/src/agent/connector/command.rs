@@ -3,7 +3,7 @@
 //! Owns one session per attempt, and a second one for its gate. What a job has come to can always be found again from
 //! its directories: a lease that is run again goes on wherever it was.
 
-use std::{collections::HashMap, fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
@@ -13,14 +13,14 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     Connector, End, Job, Lease, Outcome, Report, StartFailure, StopHow, What,
-    attempt::{Attempt, Control, Shared, apply_stop, session_dir},
+    attempt::{Attempt, Control, Shared, end_all, sweep},
     lines::{LINE_BYTES_MAX, Line, Lines, Said, head_of, percent},
     registry::ConnectorEnv,
     secrets::Resolved,
 };
 use crate::{
     agent::{
-        session::{self, Adopted, Session, Stdin, Stream},
+        session::{Session, Stdin, Stream},
         spec::{AgentSpec, SessionSpec},
     },
     task::spec::CommandSpec,
@@ -47,33 +47,6 @@ impl CommandConnector {
 
     fn live(&self) -> Vec<Control> {
         self.jobs.lock().values().map(|(control, _)| control.clone()).collect()
-    }
-
-    /// Sessions of this agent that no job of this life holds: of leases that were voided while we were away.
-    async fn sweep(&self, how: StopHow) {
-        let attempts = self.shared.env.data_dir.join("attempts");
-        for entry in fs::read_dir(attempts).into_iter().flatten().flatten() {
-            let lease =
-                fs::read(entry.path().join("lease.json")).ok().and_then(|text| serde_json::from_slice::<Lease>(&text).ok());
-            let Some(lease) = lease.filter(|lease| lease.agent == self.shared.agent.id) else { continue };
-            let dir = session_dir(&self.shared.env.data_dir, lease);
-            let gate = dir.with_file_name(format!("{}-{}-gate", lease.task, lease.attempt));
-            for dir in [dir, gate].iter().filter(|dir| session::is_held(dir)) {
-                end_session(dir, how).await;
-            }
-        }
-    }
-}
-
-async fn end_session(dir: &PathBuf, how: StopHow) -> bool {
-    match session::adopt(dir).await {
-        Ok(Adopted::Running(session)) => {
-            apply_stop(&session, how).await;
-            // Lost is gone as well.
-            let _ = session.wait().await;
-            true
-        }
-        _ => false,
     }
 }
 
@@ -114,9 +87,9 @@ impl Connector for CommandConnector {
                 Some(control) => control.stop(how).await,
                 // Not run in this life, but its session may live on from an earlier one.
                 None => {
-                    let (shared, dir) = (self.shared.clone(), session_dir(&self.shared.env.data_dir, lease));
+                    let shared = self.shared.clone();
                     self.tasks.spawn(async move {
-                        if session::is_held(&dir) && end_session(&dir, how).await {
+                        if end_all(&shared.env.data_dir, lease, how).await {
                             shared.report(Report::Ended { lease, outcome: Outcome::of(End::Cancelled) }).await;
                         }
                     });
@@ -157,7 +130,7 @@ impl Connector for CommandConnector {
             if tokio::time::timeout(patience, all_over).await.is_err() {
                 self.release().await;
             }
-            self.sweep(how).await;
+            sweep(&self.shared, how).await;
         }
         .boxed()
     }

@@ -11,13 +11,24 @@ pub(super) enum Line<'a> {
     TooLong,
 }
 
-#[derive(Default)]
 pub(super) struct Lines {
+    bytes_max: usize,
     partial: Vec<u8>,
     skipping: bool,
 }
 
+impl Default for Lines {
+    fn default() -> Self {
+        Self::bounded(LINE_BYTES_MAX)
+    }
+}
+
 impl Lines {
+    /// Of lines of at most this many bytes.
+    pub(super) fn bounded(bytes_max: usize) -> Self {
+        Self { bytes_max, partial: Vec::new(), skipping: false }
+    }
+
     /// Bytes that are not in a finished line yet.
     pub(super) fn pending(&self) -> usize {
         self.partial.len()
@@ -29,8 +40,8 @@ impl Lines {
             if self.skipping {
                 self.skipping = false;
             } else if self.partial.is_empty() {
-                each(if line.len() > LINE_BYTES_MAX { Line::TooLong } else { Line::Whole(line) });
-            } else if self.partial.len() + line.len() > LINE_BYTES_MAX {
+                each(if line.len() > self.bytes_max { Line::TooLong } else { Line::Whole(line) });
+            } else if self.partial.len() + line.len() > self.bytes_max {
                 self.partial = Vec::new();
                 each(Line::TooLong);
             } else {
@@ -43,7 +54,7 @@ impl Lines {
         if self.skipping {
             return;
         }
-        if self.partial.len() + bytes.len() > LINE_BYTES_MAX {
+        if self.partial.len() + bytes.len() > self.bytes_max {
             self.partial = Vec::new();
             self.skipping = true;
             each(Line::TooLong);

@@ -5,6 +5,7 @@
 //! the sessions that still live (or have ended meanwhile) instead of starting new ones.
 
 mod attempt;
+mod coding;
 mod command;
 mod lines;
 mod noop;
@@ -12,18 +13,21 @@ mod registry;
 mod secrets;
 mod worker;
 
-pub use attempt::{dirs, forget, lease_name, session_dir};
+pub use attempt::{activity_dir, dirs, forget, lease_name, session_dir};
+pub use coding::Told;
 pub use registry::{ArtifactStore, ConnectorEnv, build};
 pub use secrets::{SecretFiles, SecretSource};
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use hiveward_runtime::clock::WallMs;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::{
-    id::{AgentId, TaskId},
+    agent::coding::Permission,
+    id::{AgentId, ApprovalId, TaskId},
     task::{
         gate::GateSpec,
         record::Artifact,
@@ -86,10 +90,33 @@ pub enum Report {
         lease: Lease,
         outcome: Outcome,
     },
+    /// Its program waits until a person answers. Said again after a restart while it is open.
+    Asks {
+        ask: Box<Ask>,
+    },
+    /// It does not wait for this answer any more.
+    Withdrawn {
+        approval: ApprovalId,
+    },
     /// The agent's own long-lived process ended by itself; jobs it held have been reported as ended before.
     AgentDied {
         message: String,
     },
+}
+
+/// What a program wants to do and a person has to decide.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Ask {
+    pub approval: ApprovalId,
+    pub lease: Lease,
+    pub tool: String,
+    /// The tool's arguments; long texts in it are cut, and say so.
+    pub input: serde_json::Value,
+    /// That it names.
+    pub files: Vec<String>,
+    /// When nobody has answered by then, `otherwise` is the answer.
+    pub until: WallMs,
+    pub otherwise: Permission,
 }
 
 /// Reports that wait for the agent; a connector's task waits while it is full.
@@ -160,6 +187,11 @@ pub trait Connector: Send + Sync + 'static {
     fn run(&self, job: Job) -> BoxFuture<'_, ()>;
     /// Ends one job; its `Ended` report follows unless it had ended already.
     fn cancel(&self, lease: Lease, how: StopHow) -> BoxFuture<'_, ()>;
+    /// Says something to a running attempt. Errors: why it cannot be said; nothing happened.
+    fn tell(&self, lease: Lease, what: Told) -> BoxFuture<'_, Result<(), String>> {
+        let _ = (lease, what);
+        ready(Err("its agent runs programs that nothing can be said to; this is for coding agents".to_owned())).boxed()
+    }
     /// Freezes (or thaws) every process now.
     fn freeze(&self, frozen: bool) -> BoxFuture<'_, Result<(), String>>;
     /// Ends every session, whole process group and cgroup, and forgets them; nothing is left running on return.

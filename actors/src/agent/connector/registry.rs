@@ -6,11 +6,19 @@ use std::{
     sync::Arc,
 };
 
-use hiveward_runtime::store::blob::Blobs;
+use hiveward_runtime::{clock::Clock, store::blob::Blobs};
 
-use super::{Connector, Reports, command::CommandConnector, noop::NoopConnector, secrets::SecretSource, worker::WorkerConnector};
+use super::{
+    Connector, Reports,
+    coding::{CodingConnector, Speaks},
+    command::CommandConnector,
+    noop::NoopConnector,
+    secrets::SecretSource,
+    worker::WorkerConnector,
+};
 use crate::{
     agent::{
+        coding::CodingSpec,
         session::ShimProgram,
         spec::{AgentSpec, ConnectorSpec},
     },
@@ -38,6 +46,9 @@ pub struct ConnectorEnv {
     pub reports: Reports,
     pub shim: ShimProgram,
     pub models: Arc<dyn ModelAccess>,
+    /// The agent's life that it is for.
+    pub incarnation: u64,
+    pub clock: Clock,
 }
 
 /// The connector of one life of an agent. Starts nothing yet.
@@ -45,6 +56,10 @@ pub fn build(spec: &AgentSpec, env: ConnectorEnv) -> Arc<dyn Connector> {
     match &spec.connector {
         ConnectorSpec::Command => Arc::new(CommandConnector::new(spec.clone(), env)),
         ConnectorSpec::Worker { argv, cwd } => Arc::new(WorkerConnector::new(spec.clone(), env, argv.clone(), cwd.clone())),
+        ConnectorSpec::ClaudeCode(coding) => {
+            Arc::new(CodingConnector::new(spec.clone(), env, CodingSpec::clone(coding), Speaks::Claude))
+        }
+        ConnectorSpec::Acp(coding) => Arc::new(CodingConnector::new(spec.clone(), env, CodingSpec::clone(coding), Speaks::Acp)),
         ConnectorSpec::Noop => Arc::new(NoopConnector::new(env.reports)),
     }
 }

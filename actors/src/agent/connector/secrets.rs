@@ -39,7 +39,7 @@ fn read(path: &std::path::Path) -> io::Result<String> {
 }
 
 /// Environment with its references replaced, and what was put in for them.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Resolved {
     pub env: Vec<(String, String)>,
     secrets: Vec<String>,

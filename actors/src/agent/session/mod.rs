@@ -21,6 +21,7 @@ pub use attach::{AttachError, Attached, Writer, attach};
 pub use client::{Lost, Session, SessionError};
 pub use launch::{Adopted, Launch, LaunchError, ShimProgram, adopt, is_held, launch};
 pub use layout::{Exit, SessionDir};
+pub(in crate::agent) use shim::Recorder;
 pub use tail::Tail;
 pub use wire::{Overflow, Stdin};
 

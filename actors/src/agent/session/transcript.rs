@@ -41,7 +41,7 @@ impl Record {
         bytes
     }
 
-    fn decode(bytes: &[u8; RECORD_BYTES]) -> Self {
+    pub(super) fn decode(bytes: &[u8; RECORD_BYTES]) -> Self {
         let word = |from: usize| {
             let mut word = [0; 8];
             word.copy_from_slice(&bytes[from..from + 8]);

@@ -13,6 +13,8 @@ mod kill;
 mod output;
 mod spawn;
 
+pub(in crate::agent) use output::Transcripts as Recorder;
+
 use std::{
     fs::File,
     io::{self, Read, Write},

@@ -2,14 +2,19 @@
 //!
 //! A write that failed half-way (disk full) is repeated at the same place: lengths advance only after success.
 
-use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
 
 use hiveward_runtime::clock::WallMs;
 use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::super::{
     Stream,
-    layout::{INDEX, stream_name},
+    layout::{EXIT, Exit, INDEX, stream_name},
     transcript::{RECORD_BYTES, Record},
     wire::Overflow,
 };
@@ -21,7 +26,8 @@ const RECORDS_KEPT: u64 = 1 << 16;
 /// Freed together, so that it is done rarely.
 const RECORDS_PER_HOLE: u64 = 1 << 12;
 
-pub(super) struct Transcripts {
+pub(in crate::agent) struct Transcripts {
+    dir: PathBuf,
     files: [File; 2],
     lengths: [u64; 2],
     freed: [u64; 2],
@@ -40,6 +46,7 @@ impl Transcripts {
     pub(super) fn create(dir: &Path, overflow: Overflow) -> io::Result<Self> {
         let open = |name: &str| File::options().write(true).create(true).truncate(true).open(dir.join(name));
         Ok(Self {
+            dir: dir.to_owned(),
             files: [open(stream_name(Stream::Stdout))?, open(stream_name(Stream::Stderr))?],
             lengths: [0; 2],
             freed: [0; 2],
@@ -52,6 +59,63 @@ impl Transcripts {
             dropped: 0,
             consumed: 0,
         })
+    }
+
+    /// Goes on with what is there, for a writer that is no shim and writes to standard output only. More than `bytes_max`
+    /// is thrown away. After a power cut, output beyond `whole` bytes is cut off, and the index made to fit.
+    pub(in crate::agent) fn reopen(dir: &Path, bytes_max: u64, whole: Option<u64>) -> io::Result<Self> {
+        let open = |name: &str| File::options().read(true).write(true).create(true).truncate(false).open(dir.join(name));
+        let files = [open(stream_name(Stream::Stdout))?, open(stream_name(Stream::Stderr))?];
+        let index = open(INDEX)?;
+        if let Some(whole) = whole.filter(|whole| files[0].metadata().is_ok_and(|meta| meta.len() > *whole)) {
+            files[0].set_len(whole)?;
+        }
+        let lengths = [files[0].metadata()?.len(), files[1].metadata()?.len()];
+        let records = index.metadata()?.len() / RECORD_BYTES as u64;
+        let last = match records.checked_sub(1) {
+            Some(number) => {
+                let mut bytes = [0; RECORD_BYTES];
+                index.read_exact_at(&mut bytes, number * RECORD_BYTES as u64)?;
+                Some(Record::decode(&bytes))
+            }
+            None => None,
+        };
+        let (mut records, mut last) = (records, last);
+        if last.map_or(0, |last| last.arrival + u64::from(last.len)) != lengths[0] {
+            let len = u32::try_from(lengths[0]).map_err(|_| io::Error::other("a transcript is too long to be indexed anew"))?;
+            let all = Record { arrival: 0, offset: 0, at: WallMs(0), len, stream: Stream::Stdout };
+            index.set_len(0)?;
+            (records, last) = (0, None);
+            if len > 0 {
+                index.write_all_at(&all.encode(), 0)?;
+                (records, last) = (1, Some(all));
+            }
+        }
+        Ok(Self {
+            dir: dir.to_owned(),
+            files,
+            lengths,
+            freed: [0; 2],
+            index,
+            records,
+            records_freed: 0,
+            last,
+            arrival: last.map_or(0, |last| last.arrival + u64::from(last.len)),
+            overflow: Overflow::Drop { bytes_max },
+            dropped: 0,
+            consumed: 0,
+        })
+    }
+
+    pub(in crate::agent) fn stdout_len(&self) -> u64 {
+        self.lengths[0]
+    }
+
+    /// Says that nothing follows.
+    pub(in crate::agent) fn close(self, exit: &Exit) -> io::Result<()> {
+        let temporary = self.dir.join(".exit.new");
+        std::fs::write(&temporary, serde_json::to_vec(exit)?)?;
+        std::fs::rename(temporary, self.dir.join(EXIT))
     }
 
     pub(super) fn lengths(&self) -> (u64, u64) {
@@ -73,7 +137,7 @@ impl Transcripts {
         }
     }
 
-    pub(super) fn append(&mut self, stream: Stream, bytes: &[u8], now: WallMs) -> io::Result<()> {
+    pub(in crate::agent) fn append(&mut self, stream: Stream, bytes: &[u8], now: WallMs) -> io::Result<()> {
         let kept = match self.overflow {
             Overflow::Drop { bytes_max } => {
                 let used = self.arrival + self.records * RECORD_BYTES as u64;

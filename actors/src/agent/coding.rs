@@ -1,0 +1,164 @@
+//! What a client says of a coding agent: its program, where it works, what it may do, and what its calls may cost.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::CallRules;
+
+/// An agent whose program is a coding agent, spoken to in its own structured protocol; one process per attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodingSpec {
+    /// The program and its first arguments; what the protocol needs is added.
+    pub argv: Vec<String>,
+    /// Of the program's provider; its own default if absent.
+    #[serde(default)]
+    pub model: Option<String>,
+    /// Its role, in words, beside what the program knows by itself.
+    #[serde(default)]
+    pub instructions: Option<String>,
+    #[serde(default)]
+    pub workspace: WorkspaceSpec,
+    #[serde(default)]
+    pub policy: Policy,
+    #[serde(default)]
+    pub calls: CallRules,
+    #[serde(default)]
+    pub answer: AnswerKind,
+    /// A process that dies is started again on the same conversation, this often per attempt.
+    #[serde(default = "CodingSpec::resumes_max_default")]
+    pub resumes_max: u32,
+    /// Without any word for this long it is nudged once, and stopped the next time. Waiting for a person does not count.
+    #[serde(default = "CodingSpec::quiet_ms_default")]
+    pub quiet_ms: u64,
+}
+
+impl CodingSpec {
+    pub const fn resumes_max_default() -> u32 {
+        3
+    }
+
+    pub const fn quiet_ms_default() -> u64 {
+        15 * 60 * 1000
+    }
+
+    pub fn new(argv: Vec<String>) -> Self {
+        Self {
+            argv,
+            model: None,
+            instructions: None,
+            workspace: WorkspaceSpec::default(),
+            policy: Policy::default(),
+            calls: CallRules::default(),
+            answer: AnswerKind::default(),
+            resumes_max: Self::resumes_max_default(),
+            quiet_ms: Self::quiet_ms_default(),
+        }
+    }
+}
+
+/// What the last words of an attempt are taken for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum AnswerKind {
+    /// The result is that text.
+    #[default]
+    Text,
+    /// They hold one JSON value, alone or in a fenced block; the result is that value, and without one the attempt fails.
+    Json,
+}
+
+/// Where an attempt works.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum WorkspaceSpec {
+    /// A fresh directory per attempt, gone after its end.
+    #[default]
+    Scratch,
+    /// This directory of the node's host, as it is. Attempts that run at once share it.
+    Directory { path: PathBuf },
+    /// A git worktree and a branch of its own per attempt.
+    Worktree(WorktreeSpec),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorktreeSpec {
+    /// A git repository of the node's host.
+    pub repository: PathBuf,
+    /// What the branch begins at; the repository's HEAD if absent.
+    #[serde(default)]
+    pub base: Option<String>,
+    /// An attempt that ends well without a change against its base has failed.
+    #[serde(default)]
+    pub must_change: bool,
+    #[serde(default)]
+    pub set_up: Option<Hook>,
+    #[serde(default)]
+    pub tear_down: Option<Hook>,
+    /// Bytes that the worktree may take; an attempt beyond it is stopped.
+    #[serde(default)]
+    pub bytes_max: Option<u64>,
+}
+
+/// A program that is run in the workspace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    pub argv: Vec<String>,
+    pub timeout_ms: u64,
+}
+
+/// What an agent may do without a person: the first rule that fits decides, and what none fits is asked. Rules are a help
+/// to people, never the only wall: who must not reach something is kept from it by its user, its host or its VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    #[serde(default)]
+    pub rules: Vec<Rule>,
+    /// How long a person is waited for.
+    #[serde(default = "Policy::within_ms_default")]
+    pub within_ms: u64,
+    /// What happens when nobody answered.
+    #[serde(default)]
+    pub otherwise: Permission,
+}
+
+impl Policy {
+    pub const fn within_ms_default() -> u64 {
+        60 * 60 * 1000
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { rules: Vec::new(), within_ms: Self::within_ms_default(), otherwise: Permission::Deny }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum Permission {
+    Allow,
+    #[default]
+    Deny,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum RulePermission {
+    Allow,
+    Deny,
+    Ask,
+}
+
+/// Everything that is given must fit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rule {
+    /// Names of tools, `|` between them; `*` stands for anything.
+    pub tool: String,
+    /// For tools that name a file. Relative: inside the workspace, where `**` crosses directories. Absolute: anywhere.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// For tools that run a command: its words, `*` for any one, `*` at the end for all that follow. A command line of
+    /// several commands is allowed only if each of them is.
+    #[serde(default)]
+    pub command: Option<String>,
+    pub decision: RulePermission,
+}

@@ -1,0 +1,293 @@
+//! Coding agents: a program per attempt that is spoken to in its own structured protocol (docs/how_to/run_coding_agents.md).
+//!
+//! Owns one process per attempt and time, and the attempt's activity. The agent's actor decides nothing of what is said
+//! in between; it keeps the questions that a person has to answer.
+
+mod acp;
+mod check;
+mod claude;
+mod dialect;
+mod engine;
+mod files;
+mod log;
+mod prompt;
+mod questions;
+#[cfg(test)]
+mod recordings;
+mod story;
+mod stuck;
+mod telling;
+
+use std::{collections::HashMap, fs, sync::Arc, time::Duration};
+
+use futures_util::future::{BoxFuture, FutureExt, ready};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::AbortHandle,
+};
+use tokio_util::task::TaskTracker;
+
+use self::{dialect::Dialect, engine::Engine, log::Log};
+use super::{
+    Connector, End, Job, Lease, Outcome, Report, StartFailure, StopHow,
+    attempt::{Attempt, Control, Shared, activity_dir, session_dir, sweep},
+    registry::ConnectorEnv,
+};
+use crate::{
+    agent::{
+        activity::What,
+        coding::{CodingSpec, Permission, WorkspaceSpec},
+        policy::Rules,
+        session::Exit,
+        spec::AgentSpec,
+    },
+    id::ApprovalId,
+    model::Holder,
+};
+
+const REPORT_PATIENCE: Duration = Duration::from_secs(3);
+/// What persons say to one attempt at once; more is refused.
+const ORDERS_MAX: usize = 32;
+
+/// Which protocol a program speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Speaks {
+    Claude,
+    Acp,
+}
+
+/// What a person, or what decides for one, has to say to a running attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Told {
+    /// To a question of its program.
+    Answer { approval: ApprovalId, decision: Permission, by: String, message: Option<String> },
+    /// `id` makes it heard once.
+    Message { id: String, text: String, by: String },
+    /// Its turn ends; it waits for a message.
+    Interrupt { id: String, by: String },
+}
+
+struct Order {
+    what: Told,
+    reply: oneshot::Sender<Result<(), String>>,
+}
+
+struct Running {
+    control: Control,
+    task: AbortHandle,
+    orders: mpsc::Sender<Order>,
+}
+
+pub(super) struct CodingConnector {
+    inner: Arc<Inner>,
+    jobs: Arc<Mutex<HashMap<Lease, Running>>>,
+    tasks: TaskTracker,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    spec: CodingSpec,
+    speaks: Speaks,
+}
+
+impl CodingConnector {
+    pub(super) fn new(agent: AgentSpec, env: ConnectorEnv, spec: CodingSpec, speaks: Speaks) -> Self {
+        let inner = Inner { shared: Arc::new(Shared::new(agent, env)), spec, speaks };
+        Self { inner: Arc::new(inner), jobs: Arc::default(), tasks: TaskTracker::new() }
+    }
+
+    fn live(&self) -> Vec<Control> {
+        self.jobs.lock().values().map(|running| running.control.clone()).collect()
+    }
+}
+
+impl Drop for CodingConnector {
+    fn drop(&mut self) {
+        self.jobs.lock().values().for_each(|running| running.task.abort());
+    }
+}
+
+impl Connector for CodingConnector {
+    fn start(&self) -> BoxFuture<'_, Result<(), StartFailure>> {
+        async move {
+            Rules::read(&self.inner.spec.policy).map_err(|(number, field, why)| StartFailure {
+                message: format!("policy.rules.{number}.{field}: {why}"),
+                output_tail: String::new(),
+            })?;
+            check::program(&self.inner.shared, &self.inner.spec, self.inner.speaks).await
+        }
+        .boxed()
+    }
+
+    fn run(&self, job: Job) -> BoxFuture<'_, ()> {
+        let (control, lease) = (Control::new(), job.lease);
+        let mut jobs = self.jobs.lock();
+        if jobs.contains_key(&lease) {
+            return ready(()).boxed();
+        }
+        let (orders, received) = mpsc::channel(ORDERS_MAX);
+        let (inner, all, own) = (self.inner.clone(), self.jobs.clone(), control.clone());
+        let task = self.tasks.spawn(async move {
+            let outcome = Box::pin(run(&inner, job, &own, received)).await;
+            own.over.send_replace(true);
+            all.lock().remove(&lease);
+            inner.shared.report(Report::Ended { lease, outcome }).await;
+        });
+        jobs.insert(lease, Running { control, task: task.abort_handle(), orders });
+        ready(()).boxed()
+    }
+
+    fn cancel(&self, lease: Lease, how: StopHow) -> BoxFuture<'_, ()> {
+        let control = self.jobs.lock().get(&lease).map(|running| running.control.clone());
+        async move {
+            match control {
+                Some(control) => control.stop(how).await,
+                // Not run in this life, but its process may live on from an earlier one.
+                None => {
+                    let shared = self.inner.shared.clone();
+                    self.tasks.spawn(async move {
+                        if super::attempt::end_all(&shared.env.data_dir, lease, how).await {
+                            shared.report(Report::Ended { lease, outcome: Outcome::of(End::Cancelled) }).await;
+                        }
+                    });
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn tell(&self, lease: Lease, what: Told) -> BoxFuture<'_, Result<(), String>> {
+        let orders = self.jobs.lock().get(&lease).map(|running| running.orders.clone());
+        async move {
+            let orders = orders.ok_or("the attempt does not run any more")?;
+            let (reply, answered) = oneshot::channel();
+            orders.try_send(Order { what, reply }).map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => format!("{ORDERS_MAX} things wait to be said to it already"),
+                mpsc::error::TrySendError::Closed(_) => "the attempt does not run any more".to_owned(),
+            })?;
+            answered.await.unwrap_or_else(|_| Err("the attempt ended first".to_owned()))
+        }
+        .boxed()
+    }
+
+    fn freeze(&self, frozen: bool) -> BoxFuture<'_, Result<(), String>> {
+        async move {
+            self.inner.shared.frozen.send_replace(frozen);
+            for session in self.live().iter().filter_map(Control::live) {
+                match session.freeze(frozen).await {
+                    Err(error) if !session.has_ended() => return Err(error.to_string()),
+                    _ => {}
+                }
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn stop(&self, how: StopHow) -> BoxFuture<'_, ()> {
+        async move {
+            let jobs = self.live();
+            for control in &jobs {
+                control.stop(how).await;
+            }
+            let all_over = async {
+                for control in &jobs {
+                    // The sender lives in `control`.
+                    let _ = control.over.subscribe().wait_for(|over| *over).await;
+                }
+            };
+            // Longer only if a job waits for somebody to take its report, who may be waiting for us.
+            let patience = REPORT_PATIENCE + if let StopHow::Gracefully { grace } = how { grace * 2 } else { Duration::ZERO };
+            if tokio::time::timeout(patience, all_over).await.is_err() {
+                self.release().await;
+            }
+            sweep(&self.inner.shared, how).await;
+        }
+        .boxed()
+    }
+
+    fn release(&self) -> BoxFuture<'_, ()> {
+        for (_, running) in self.jobs.lock().drain() {
+            running.task.abort();
+            running.control.over.send_replace(true);
+        }
+        ready(()).boxed()
+    }
+}
+
+/// One attempt from wherever it is to its outcome.
+async fn run(inner: &Inner, job: Job, control: &Control, orders: mpsc::Receiver<Order>) -> Outcome {
+    let shared = &inner.shared;
+    let mut attempt = Attempt::new(shared.clone(), job.lease);
+    if let Some(outcome) = attempt.outcome() {
+        shared.report(Report::Started { lease: job.lease }).await;
+        return outcome;
+    }
+    let outcome = match work(inner, &mut attempt, &job, control, orders).await {
+        Ok(outcome) | Err(outcome) => outcome,
+    };
+    shared.env.models.close(job.lease);
+    attempt.settle(&outcome);
+    outcome
+}
+
+async fn work(
+    inner: &Inner,
+    attempt: &mut Attempt,
+    job: &Job,
+    control: &Control,
+    orders: mpsc::Receiver<Order>,
+) -> Result<Outcome, Outcome> {
+    let (shared, spec) = (&inner.shared, &inner.spec);
+    let unfit = |why: String| Outcome::failed(why, false);
+    let task = prompt::of(job).map_err(unfit)?;
+    let rules =
+        Rules::read(&spec.policy).map_err(|(number, field, why)| unfit(format!("policy.rules.{number}.{field}: {why}")))?;
+    let unusable = |error: std::io::Error| Outcome::failed(format!("the attempt's directory cannot be used: {error}"), true);
+    attempt.prepare().map_err(unusable)?;
+    if let WorkspaceSpec::Directory { path } = &spec.workspace {
+        let path = fs::canonicalize(path).map_err(|error| unfit(format!("workspace {}: {error}", path.display())))?;
+        if !path.is_dir() {
+            return Err(unfit(format!("workspace {} is no directory", path.display())));
+        }
+        attempt.work_in(path);
+    }
+    let workspace = fs::canonicalize(attempt.workdir()).map_err(unusable)?;
+    let env = attempt.env(&[]).map_err(unfit)?;
+    let inputs = attempt.inputs(&job.inputs).and_then(|inputs| attempt.write("inputs.json", &serde_json::to_vec(&inputs)?));
+    inputs.map_err(unusable)?;
+    let holder = Holder {
+        lease: job.lease,
+        swarm: shared.agent.swarm,
+        incarnation: attempt.first_incarnation().map_err(unusable)?,
+        labels: job.labels.clone(),
+        rules: spec.calls.clone(),
+    };
+    let pass = shared.env.models.open(holder).map_err(|why| Outcome::failed(why, true))?;
+    let log = Log::open(
+        &activity_dir(&shared.env.data_dir, job.lease),
+        &session_dir(&shared.env.data_dir, job.lease),
+        shared.env.clock.clone(),
+    )
+    .map_err(|error| Outcome::failed(format!("the attempt's activity cannot be used: {error}"), true))?;
+    let dialect: Box<dyn Dialect> = match inner.speaks {
+        Speaks::Claude => Box::new(claude::Claude),
+        Speaks::Acp => Box::new(acp::Acp::default()),
+    };
+    let engine = Engine { attempt, job, spec, rules: &rules, control, orders, dialect, log, workspace, env, pass, task };
+    let (outcome, mut log) = Box::pin(engine.run()).await;
+    for fallback in shared.env.models.fallbacks(job.lease) {
+        let (run, heard) = (log.story.run, log.story.heard);
+        // Said for people; what it came to does not hang on it.
+        let _ = log.write(run, heard, vec![What::Noted { text: format!("another model answered: {fallback}") }]);
+    }
+    if let Err(error) = log.close(&Exit { code: (outcome.end == End::Succeeded).then_some(0), ..Exit::default() }) {
+        tracing::warn!(%error, "the end of an attempt's transcript could not be recorded");
+    }
+    if outcome.end != End::Succeeded {
+        return Err(outcome);
+    }
+    Ok(attempt.verify(job.gate.as_ref(), &[], control, outcome).await)
+}

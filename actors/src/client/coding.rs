@@ -1,0 +1,115 @@
+//! What persons have to do with running coding agents: answer questions, interrupt, say something.
+
+use hiveward_runtime::{
+    error::{Code, Refused},
+    op::Op,
+};
+
+use super::{ApprovalFilter, ApprovalRecord, ControlPlane, Done, Page, Permission};
+use crate::{
+    agent::{approval::Verdict, connector::Told, message::AgentMsg, wire::AgentWire},
+    id::{AgentId, ApprovalId, TaskId},
+};
+
+/// Of one message to an attempt.
+const MESSAGE_BYTES_MAX: usize = 256 << 10;
+/// Of the words that go with an answer.
+const REASON_BYTES_MAX: usize = 4 << 10;
+
+impl ControlPlane {
+    pub fn approval(&self, approval: ApprovalId) -> Result<Option<ApprovalRecord>, Refused> {
+        self.house.approvals.get(approval)
+    }
+
+    /// The newest first.
+    pub fn approvals(
+        &self,
+        filter: &ApprovalFilter,
+        after: Option<ApprovalId>,
+        first: usize,
+    ) -> Result<Page<ApprovalRecord>, Refused> {
+        self.house.approvals.page(filter, after, first)
+    }
+
+    /// Answers what a program waits for. The first answer counts: the same again changes nothing, another is a conflict.
+    pub async fn answer_approval(
+        &self,
+        op: Op,
+        approval: ApprovalId,
+        decision: Permission,
+        message: Option<String>,
+    ) -> Result<Done<ApprovalRecord>, Refused> {
+        if message.as_ref().is_some_and(|message| message.len() > REASON_BYTES_MAX) {
+            return Err(Refused::invalid("message", format!("at most {REASON_BYTES_MAX} bytes")));
+        }
+        if self.house.approvals.get(approval)?.is_none() {
+            // It may be quite new.
+            self.settled(&op).await?;
+        }
+        let record = self.house.approvals.get(approval)?.ok_or_else(|| Refused::not_found(approval))?;
+        let verdict = Verdict { decision, by: op.principal.to_string(), message };
+        let committed = self
+            .ask_agent(
+                &op,
+                record.agent,
+                |reply| AgentMsg::AnswerApproval { approval, verdict: verdict.clone(), reply },
+                || AgentWire::AnswerApproval { approval, verdict: verdict.clone() },
+            )
+            .await?;
+        self.seen(&op, committed.cursor).await?;
+        let value = self.house.approvals.get(approval)?.ok_or_else(|| Refused::not_found(approval))?;
+        Ok(Done { value, cursor: committed.cursor })
+    }
+
+    /// Ends the turn of what runs at `task`; it then waits for a message.
+    pub async fn interrupt_task(&self, op: Op, task: TaskId) -> Result<(), Refused> {
+        let by = op.principal.to_string();
+        self.tell_task(&op, task, |id| Told::Interrupt { id, by: by.clone() }).await
+    }
+
+    /// Says something to what runs at `task`: taken up when it comes to it, or at once if it was interrupted.
+    pub async fn message_task(&self, op: Op, task: TaskId, text: String) -> Result<(), Refused> {
+        if text.trim().is_empty() || text.len() > MESSAGE_BYTES_MAX {
+            return Err(Refused::invalid("text", format!("between 1 and {MESSAGE_BYTES_MAX} bytes")));
+        }
+        let by = op.principal.to_string();
+        self.tell_task(&op, task, |id| Told::Message { id, text: text.clone(), by: by.clone() }).await
+    }
+
+    async fn tell_task(&self, op: &Op, task: TaskId, told: impl Fn(String) -> Told) -> Result<(), Refused> {
+        let agent = self.agent_at(op, task).await?;
+        // The same operation is the same thing said, which is heard once.
+        let id = match &op.operation {
+            Some(operation) => id_of(operation.as_ref()),
+            None => uuid(hiveward_runtime::id::new_v7()),
+        };
+        let told = told(id);
+        self.route_agent(
+            op.deadline,
+            agent,
+            |reply| AgentMsg::Tell { task, told: told.clone(), reply },
+            || AgentWire::Tell { task, told: told.clone() },
+        )
+        .await?
+    }
+
+    /// Who runs it now.
+    async fn agent_at(&self, op: &Op, task: TaskId) -> Result<AgentId, Refused> {
+        self.settled(op).await?;
+        let record = self.house.tasks.get(task)?.ok_or_else(|| Refused::not_found(task))?;
+        let running = record.attempts.last().filter(|attempt| attempt.ended_at.is_none());
+        running.map(|attempt| attempt.agent).ok_or_else(|| {
+            Refused::new(Code::Refused, format!("{task} does not run now: it is {}; nothing happened", record.status.name()))
+        })
+    }
+}
+
+fn id_of(operation: &str) -> String {
+    uuid(u128::from_be_bytes(hiveward_runtime::store::blob::fingerprint(operation.as_bytes())))
+}
+
+/// As programs like ids.
+fn uuid(bits: u128) -> String {
+    let digits = format!("{bits:032x}");
+    format!("{}-{}-{}-{}-{}", &digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..])
+}
