@@ -9,6 +9,7 @@ pub mod cluster_config;
 pub mod config;
 pub mod engine;
 pub mod limit;
+pub mod model;
 pub mod negotiate;
 pub mod otlp;
 pub mod over_http;

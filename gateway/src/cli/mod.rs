@@ -14,6 +14,7 @@ pub mod fault;
 pub mod node;
 pub mod retry;
 mod scatter;
+mod scripted_model;
 pub mod show;
 pub mod swarm;
 pub mod task;
@@ -127,6 +128,9 @@ pub enum Command {
     /// Check, show or describe the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Serve a model that follows a script, for tests
+    #[command(hide = true)]
+    ScriptedModel(scripted_model::ScriptedModelArgs),
     /// Hold one agent process (started by the node, not by people)
     #[command(hide = true, disable_help_flag = true)]
     Shim {
@@ -158,6 +162,7 @@ fn dispatch(cli: Cli) -> Outcome {
             show::print(&String::from_utf8_lossy(&script))
         }
         Command::Config(command) => config::command(&common, command),
+        Command::ScriptedModel(args) => on_runtime(scripted_model::run(args)),
         Command::Shim { .. } => Err(Failed::usage("the shim is started by the node", "nothing to do by hand")),
         other => on_runtime(remote(common, other)),
     }

@@ -1,0 +1,106 @@
+//! Answers in the words of the OpenAI-compatible chat completions API.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::{
+    answer::{Answer, Tool, pieces},
+    book::Usage,
+    frames::{Frame, Worded},
+};
+
+/// What this API can say of it: writes to a cache are no kind of their own.
+pub fn as_said(usage: Usage) -> Usage {
+    Usage { input: usage.input + usage.cache_write, cache_write: 0, ..usage }
+}
+
+fn usage_json(usage: Usage) -> Value {
+    let prompt = usage.input + usage.cache_read + usage.cache_write;
+    json!({
+        "prompt_tokens": prompt, "completion_tokens": usage.output, "total_tokens": prompt + usage.output,
+        "prompt_tokens_details": { "cached_tokens": usage.cache_read },
+    })
+}
+
+fn finish_reason(answer: &Answer) -> &'static str {
+    if answer.tools.is_empty() { "stop" } else { "tool_calls" }
+}
+
+/// As server-sent events, with a last one for the usage if that was `usage_wanted`.
+pub fn stream(answer: &Answer, usage_wanted: bool) -> Worded {
+    let head = json!({
+        "id": format!("chatcmpl-{}", answer.id), "object": "chat.completion.chunk", "created": 0, "model": answer.model,
+    });
+    let chunk = move |choices: Value, usage: Option<Value>| {
+        let mut chunk = head.clone();
+        chunk["choices"] = choices;
+        if usage_wanted {
+            chunk["usage"] = usage.unwrap_or_default();
+        }
+        Bytes::from(format!("data: {chunk}\n\n"))
+    };
+    let choice =
+        |index: usize, delta: Value, end: Option<&str>| json!([{ "index": index, "delta": delta, "finish_reason": end }]);
+    let delta = |delta: Value| Frame::of(chunk(choice(0, delta, None), None));
+    let mut frames = vec![delta(json!({ "role": "assistant", "content": "" }))];
+    for piece in answer.think.iter().flat_map(|think| pieces(think)) {
+        frames.push(delta(json!({ "reasoning_content": piece })));
+    }
+    let text_at = frames.len();
+    for piece in pieces(&answer.text) {
+        frames.push(delta(json!({ "content": piece })));
+    }
+    for (index, tool) in answer.tools.iter().enumerate() {
+        let begin = json!({ "index": index, "id": call_id(tool), "type": "function", "function": { "name": tool.name, "arguments": "" } });
+        frames.push(delta(json!({ "tool_calls": [begin] })));
+        let input = tool.input.to_string();
+        for piece in pieces(&input) {
+            frames.push(delta(json!({ "tool_calls": [{ "index": index, "function": { "arguments": piece } }] })));
+        }
+    }
+    frames.push(Frame::of(chunk(choice(0, json!({}), Some(finish_reason(answer))), None)));
+    if usage_wanted {
+        let last = chunk(json!([]), Some(usage_json(answer.usage)));
+        frames.push(Frame { bytes: last, usage: Some(as_said(answer.usage)) });
+    }
+    frames.push(Frame::of("data: [DONE]\n\n"));
+    Worded {
+        frames,
+        text_at,
+        stray: chunk(choice(97, json!({ "content": "stray" }), None), None),
+        garbage: Bytes::from_static(b"data: {\"id\": not json\n\n"),
+        piece: Box::new(move |text| chunk(choice(0, json!({ "content": text }), None), None)),
+    }
+}
+
+fn call_id(tool: &Tool) -> String {
+    format!("call_{}", tool.id)
+}
+
+/// As one document.
+pub fn document(answer: &Answer) -> Value {
+    let mut message = json!({ "role": "assistant", "content": answer.text });
+    if let Some(think) = &answer.think {
+        message["reasoning_content"] = json!(think);
+    }
+    if !answer.tools.is_empty() {
+        let call = |tool: &Tool| json!({ "id": call_id(tool), "type": "function", "function": { "name": tool.name, "arguments": tool.input.to_string() } });
+        message["tool_calls"] = answer.tools.iter().map(call).collect();
+    }
+    json!({
+        "id": format!("chatcmpl-{}", answer.id), "object": "chat.completion", "created": 0, "model": answer.model,
+        "choices": [{ "index": 0, "message": message, "finish_reason": finish_reason(answer) }],
+        "usage": usage_json(answer.usage),
+    })
+}
+
+pub fn error(status: u16, message: &str) -> Value {
+    let kind = match status {
+        400 | 404 | 413 => "invalid_request_error",
+        401 | 403 => "authentication_error",
+        429 => "rate_limit_error",
+        503 => "overloaded",
+        _ => "server_error",
+    };
+    json!({ "error": { "message": message, "type": kind, "param": null, "code": kind } })
+}
