@@ -4,5 +4,11 @@
 //! its own, which this node's model gateway takes for the real key, meters, and refuses when a budget is used up.
 
 pub mod access;
+mod models;
+mod pass;
+mod usage;
 
 pub use access::{CallRules, Holder, ModelAccess, NoModels, Pass};
+pub use models::{Entered, Models, NotEntered, Used};
+pub use pass::{PassKey, Presented};
+pub use usage::Usage;

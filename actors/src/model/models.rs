@@ -1,0 +1,313 @@
+//! The passes of a node that are open, and what was used under each.
+//!
+//! Shared by the connectors, which open and close passes, and the model gateway, which lets calls in under them. Holds no
+//! key of a provider. After a restart no pass is open until the agents' next lives open theirs again.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    access::{Holder, ModelAccess, Pass},
+    pass::PassKey,
+    usage::Usage,
+};
+use crate::agent::connector::Lease;
+
+/// Open at once; one more is not opened, and its attempt fails saying so.
+const PASSES_MAX: usize = 20_000;
+/// Closed ones that are still known as such, and whose usage can still be asked; the oldest is forgotten first.
+const CLOSED_MAX: usize = 2_000;
+/// After a start, a pass that nobody opened yet may belong to an agent that is still being adopted.
+const STARTING: Duration = Duration::from_secs(60);
+/// Changes of the model that are kept for an attempt's result; more are not told one by one.
+const FALLBACKS_MAX: usize = 32;
+
+/// Cheap to clone; all clones are one.
+#[derive(Clone)]
+pub struct Models(Arc<Inner>);
+
+struct Inner {
+    key: PassKey,
+    /// Of the listener.
+    url: String,
+    /// Names of the configured providers; without any, no pass is opened.
+    providers: Vec<String>,
+    began: Instant,
+    passes: Mutex<Passes>,
+}
+
+#[derive(Default)]
+struct Passes {
+    open: HashMap<Lease, Open>,
+    closed: HashMap<Lease, Record>,
+    /// Of `closed`, oldest first.
+    order: VecDeque<Lease>,
+}
+
+struct Open {
+    holder: Arc<Holder>,
+    cut: CancellationToken,
+    record: Record,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Record {
+    used: BTreeMap<String, Used>,
+    refusal: Option<String>,
+    fallbacks: Vec<String>,
+}
+
+/// What was used of one model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Used {
+    pub usage: Usage,
+    pub calls: u64,
+    /// Of them, those that were cut before they had said all they used.
+    pub incomplete: u64,
+}
+
+/// A call that was let in.
+#[derive(Clone, Debug)]
+pub struct Entered {
+    pub holder: Arc<Holder>,
+    /// Cancelled when the pass is closed: what goes on under it ends at once.
+    pub cut: CancellationToken,
+}
+
+/// Why a call was not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotEntered {
+    /// No node with this key made the token.
+    Unknown,
+    /// It is genuine and not open yet; it may be in a moment.
+    Starting,
+    /// It is over.
+    Closed,
+}
+
+impl std::fmt::Debug for Models {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Models").field("url", &self.0.url).field("providers", &self.0.providers).finish_non_exhaustive()
+    }
+}
+
+impl Models {
+    /// `url`: where the model gateway listens, without a path.
+    pub fn new(key: PassKey, url: String, providers: Vec<String>) -> Self {
+        let inner = Inner { key, url, providers, began: Instant::now(), passes: Mutex::default() };
+        Self(Arc::new(inner))
+    }
+
+    /// Lets a call in under the token it presents.
+    pub fn enter(&self, token: &str) -> Result<Entered, NotEntered> {
+        let presented = self.0.key.read(token).ok_or(NotEntered::Unknown)?;
+        let passes = self.0.passes.lock();
+        match passes.open.get(&presented.lease) {
+            Some(open) if open.holder.incarnation == presented.incarnation => {
+                Ok(Entered { holder: open.holder.clone(), cut: open.cut.clone() })
+            }
+            Some(_) => Err(NotEntered::Closed),
+            None if passes.closed.contains_key(&presented.lease) => Err(NotEntered::Closed),
+            None if self.0.began.elapsed() < STARTING => Err(NotEntered::Starting),
+            None => Err(NotEntered::Closed),
+        }
+    }
+
+    /// A call under the lease has ended, with what it used as far as it was said.
+    pub fn used(&self, lease: Lease, model: &str, usage: Usage, incomplete: bool) {
+        self.note(lease, |record| {
+            // A model's name comes from the agent: names without an end must not fill the node.
+            let known = record.used.len() < MODELS_MAX || record.used.contains_key(model);
+            let used = record.used.entry(if known { model } else { OTHER_MODELS }.to_owned()).or_default();
+            used.usage.add(usage);
+            used.calls += 1;
+            used.incomplete += u64::from(incomplete);
+        });
+    }
+
+    /// By model; empty for a lease that has made no call, or was closed long ago.
+    pub fn usage(&self, lease: Lease) -> Vec<(String, Used)> {
+        self.read(lease, |record| record.used.iter().map(|(model, used)| (model.clone(), *used)).collect())
+    }
+
+    /// A call was refused for good.
+    pub fn refused(&self, lease: Lease, why: &str) {
+        self.note(lease, |record| record.refusal = Some(why.to_owned()));
+    }
+
+    /// Another model than the asked one goes on.
+    pub fn fell_back(&self, lease: Lease, from: &str, to: &str, why: &str) {
+        let said = format!("{from} → {to}: {why}");
+        self.note(lease, |record| {
+            if record.fallbacks.len() < FALLBACKS_MAX && !record.fallbacks.contains(&said) {
+                record.fallbacks.push(said);
+            }
+        });
+    }
+
+    fn note(&self, lease: Lease, change: impl FnOnce(&mut Record)) {
+        let mut passes = self.0.passes.lock();
+        let Passes { open, closed, .. } = &mut *passes;
+        let record = open.get_mut(&lease).map(|open| &mut open.record).or_else(|| closed.get_mut(&lease));
+        if let Some(record) = record {
+            change(record);
+        }
+    }
+
+    fn read<T: Default>(&self, lease: Lease, look: impl FnOnce(&Record) -> T) -> T {
+        let passes = self.0.passes.lock();
+        let record = passes.open.get(&lease).map(|open| &open.record).or_else(|| passes.closed.get(&lease));
+        record.map(look).unwrap_or_default()
+    }
+}
+
+/// Models of one attempt that are added up by name.
+const MODELS_MAX: usize = 64;
+const OTHER_MODELS: &str = "other models";
+
+impl ModelAccess for Models {
+    fn open(&self, holder: Holder) -> Result<Pass, String> {
+        if self.0.providers.is_empty() {
+            return Err("this node has no provider of models; configure `models.providers`".to_owned());
+        }
+        if let Some(wanted) = &holder.rules.provider
+            && !self.0.providers.contains(wanted)
+        {
+            let known = self.0.providers.join(", ");
+            return Err(format!("this node has no provider of models named {wanted:?}; `models.providers` has {known}"));
+        }
+        let lease = holder.lease;
+        let pass = Pass { url: self.0.url.clone(), token: self.0.key.token(lease, holder.incarnation) };
+        let mut passes = self.0.passes.lock();
+        let mut record = passes.closed.remove(&lease).unwrap_or_default();
+        passes.order.retain(|closed| *closed != lease);
+        match passes.open.remove(&lease) {
+            Some(open) if *open.holder == holder => {
+                passes.open.insert(lease, open);
+                return Ok(pass);
+            }
+            Some(open) => {
+                // Another life of the agent has it now.
+                open.cut.cancel();
+                record = open.record;
+            }
+            None if passes.open.len() >= PASSES_MAX => {
+                return Err(format!("{PASSES_MAX} passes to models are open on this node; wait until attempts have ended"));
+            }
+            None => {}
+        }
+        passes.open.insert(lease, Open { holder: Arc::new(holder), cut: CancellationToken::new(), record });
+        Ok(pass)
+    }
+
+    fn close(&self, lease: Lease) {
+        let mut passes = self.0.passes.lock();
+        let Some(open) = passes.open.remove(&lease) else { return };
+        open.cut.cancel();
+        passes.closed.insert(lease, open.record);
+        passes.order.push_back(lease);
+        if passes.order.len() > CLOSED_MAX
+            && let Some(oldest) = passes.order.pop_front()
+        {
+            passes.closed.remove(&oldest);
+        }
+    }
+
+    fn refusal(&self, lease: Lease) -> Option<String> {
+        self.read(lease, |record| record.refusal.clone())
+    }
+
+    fn fallbacks(&self, lease: Lease) -> Vec<String> {
+        self.read(lease, |record| record.fallbacks.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        id::{AgentId, SwarmId, TaskId},
+        model::CallRules,
+    };
+
+    fn models() -> Models {
+        Models::new(PassKey::random().unwrap(), "http://127.0.0.1:1".into(), vec!["p".into()])
+    }
+
+    fn holder(incarnation: u64) -> Holder {
+        let lease = Lease { task: TaskId::new(), attempt: 1, agent: AgentId::new() };
+        Holder { lease, swarm: SwarmId::new(), incarnation, labels: Vec::new(), rules: CallRules::default() }
+    }
+
+    #[test]
+    fn a_pass_lets_in_until_it_is_closed_and_opening_it_again_gives_the_same() {
+        let models = models();
+        let holder = holder(1);
+        let pass = models.open(holder.clone()).unwrap();
+        assert_eq!(models.open(holder.clone()).unwrap().token, pass.token);
+        let entered = models.enter(&pass.token).unwrap();
+        assert_eq!(*entered.holder, holder);
+        assert!(!entered.cut.is_cancelled());
+        models.close(holder.lease);
+        assert!(entered.cut.is_cancelled());
+        assert_eq!(models.enter(&pass.token).unwrap_err(), NotEntered::Closed);
+        models.close(holder.lease);
+    }
+
+    #[test]
+    fn the_next_life_of_an_agent_takes_its_pass_from_the_one_before() {
+        let models = models();
+        let mut holder = holder(1);
+        let old = models.open(holder.clone()).unwrap();
+        let entered = models.enter(&old.token).unwrap();
+        holder.incarnation = 2;
+        let new = models.open(holder).unwrap();
+        assert!(entered.cut.is_cancelled());
+        assert_eq!(models.enter(&old.token).unwrap_err(), NotEntered::Closed);
+        assert!(models.enter(&new.token).is_ok());
+    }
+
+    #[test]
+    fn a_genuine_pass_that_is_not_open_yet_is_told_to_wait() {
+        let models = models();
+        let holder = holder(1);
+        let token = models.0.key.token(holder.lease, 1);
+        assert_eq!(models.enter(&token).unwrap_err(), NotEntered::Starting);
+        assert_eq!(models.enter("hwm_else").unwrap_err(), NotEntered::Unknown);
+    }
+
+    #[test]
+    fn usage_is_added_up_by_model_and_outlives_the_pass_for_a_while() {
+        let models = models();
+        let holder = holder(1);
+        models.open(holder.clone()).unwrap();
+        let usage = Usage { input: 5, output: 2, ..Usage::default() };
+        models.used(holder.lease, "m", usage, false);
+        models.close(holder.lease);
+        models.used(holder.lease, "m", usage, true);
+        models.fell_back(holder.lease, "m", "n", "overloaded");
+        models.fell_back(holder.lease, "m", "n", "overloaded");
+        let used = Used { usage: Usage { input: 10, output: 4, ..Usage::default() }, calls: 2, incomplete: 1 };
+        assert_eq!(models.usage(holder.lease), [("m".to_owned(), used)]);
+        assert_eq!(models.fallbacks(holder.lease), ["m → n: overloaded"]);
+        for n in 0..2 * MODELS_MAX {
+            models.used(holder.lease, &format!("made up {n}"), usage, false);
+        }
+        assert!(models.usage(holder.lease).len() <= MODELS_MAX + 1);
+    }
+
+    #[test]
+    fn without_a_provider_no_pass_is_opened_and_what_to_do_is_said() {
+        let models = Models::new(PassKey::random().unwrap(), "http://127.0.0.1:1".into(), Vec::new());
+        assert!(models.open(holder(1)).err().unwrap().contains("models.providers"));
+        let mut wants_another = holder(1);
+        wants_another.rules.provider = Some("q".into());
+        assert!(self::models().open(wants_another).err().unwrap().contains("\"q\""));
+    }
+}
