@@ -23,6 +23,7 @@ use crate::{
         show,
     },
     cluster_config::ClusterSection,
+    model::ModelsSection,
     otlp::OtlpConfig,
     serve::HttpConfig,
     yaml::{self, Expanded},
@@ -38,6 +39,8 @@ pub struct Config {
     pub node: NodeSection,
     /// Other nodes: where they reach this one, and how patient they are with each other.
     pub cluster: ClusterSection,
+    /// Where agents get answers of language models, and what those cost.
+    pub models: ModelsSection,
     pub telemetry: Telemetry,
     /// How long running requests and hand-overs may take after the first SIGTERM.
     pub drain_ms: u64,
@@ -51,6 +54,7 @@ impl Default for Config {
             auth: AuthConfig::default(),
             node: NodeSection::default(),
             cluster: ClusterSection::default(),
+            models: ModelsSection::default(),
             telemetry: Telemetry::default(),
             drain_ms: 10_000,
         }
@@ -183,6 +187,8 @@ pub enum ConfigError {
     Yaml(#[from] yaml::YamlError),
     #[error("{variable}: {problem}")]
     Environment { variable: String, problem: String },
+    #[error("{problem}")]
+    Models { problem: String },
     #[error("auth.tokens.{index}: {problem}")]
     Token { index: usize, problem: String },
 }
@@ -234,6 +240,7 @@ impl Config {
         if flags.cluster_listen.is_some() {
             config.cluster.listen = flags.cluster_listen;
         }
+        config.models.check().map_err(|problem| ConfigError::Models { problem })?;
         Ok(config)
     }
 

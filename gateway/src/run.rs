@@ -1,8 +1,8 @@
 //! `hiveward up` and `hiveward dev`: one node in the foreground, from configuration to a clean stop.
 //!
-//! Start order: data directory and node, token, listener. Stop order is the reverse: SIGTERM (or Ctrl-C) closes the
-//! listener, lets requests finish, then stops the node; agents' processes live on to be adopted. A second signal ends
-//! the process at once.
+//! Start order: data directory and token, model gateway, node, listener. Stop order is the reverse: SIGTERM (or Ctrl-C)
+//! closes the listener, lets requests finish, then stops the node; agents' processes live on to be adopted. The model
+//! gateway is there before an agent is adopted, and until none is led any more. A second signal ends the process at once.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -20,9 +20,14 @@ use crate::{
     cli::{
         Common,
         fail::{Exit, Failed, Outcome},
+        scripted_model,
     },
     cluster_config::PORT,
     config::{Config, Flags, dev_data_dir},
+    model::{
+        ModelGateway,
+        scripted::{Script, Scripted},
+    },
     otlp::Traces,
     probe::Probe,
     schema,
@@ -119,7 +124,28 @@ fn cannot_start(error: &dyn std::error::Error) -> Failed {
     )
 }
 
-pub fn up(common: &Common, args: UpArgs, dev: bool) -> Outcome {
+/// What `dev` takes besides what `up` does.
+#[derive(Args)]
+pub struct DevArgs {
+    #[command(flatten)]
+    up: UpArgs,
+    /// Answer agents' calls of models from a script instead of a model; a short one of its own without FILE
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    scripted_model: Option<Option<PathBuf>>,
+}
+
+/// `hiveward dev`
+pub fn dev(common: &Common, args: DevArgs) -> Outcome {
+    let script = args.scripted_model.map(|path| scripted_model::script(path.as_deref())).transpose()?;
+    start(common, args.up, true, script)
+}
+
+/// `hiveward up`
+pub fn up(common: &Common, args: UpArgs) -> Outcome {
+    start(common, args, false, None)
+}
+
+fn start(common: &Common, args: UpArgs, dev: bool, script: Option<Script>) -> Outcome {
     let mut base = Config::default();
     if dev {
         base.data_dir = dev_data_dir();
@@ -135,7 +161,7 @@ pub fn up(common: &Common, args: UpArgs, dev: bool) -> Outcome {
     let runtime = runtime.map_err(|error| cannot_start(&error))?;
     let outcome = runtime.block_on(async {
         let traces = telemetry.traces.map(Traces::start);
-        let outcome = serve(config, join, dev).await;
+        let outcome = serve(config, join, dev, script).await;
         if let Some(traces) = traces {
             traces.stop().await;
         }
@@ -145,7 +171,15 @@ pub fn up(common: &Common, args: UpArgs, dev: bool) -> Outcome {
     outcome
 }
 
-async fn serve(config: Config, join: Option<JoinTarget>, dev: bool) -> Outcome {
+/// Starts a scripted model server and makes it the provider of both APIs.
+async fn scripted(config: &mut Config, script: Script) -> Outcome<Scripted> {
+    let server = Scripted::start(([127, 0, 0, 1], 0).into(), script).await.map_err(|error| cannot_start(&error))?;
+    config.models.use_scripted(server.address());
+    eprintln!("Models are scripted: whatever is asked, a script answers and no model. Nothing of it was thought.");
+    Ok(server)
+}
+
+async fn serve(mut config: Config, join: Option<JoinTarget>, dev: bool, script: Option<Script>) -> Outcome {
     // Installed first, so that a signal during the start is not lost.
     let mut signals = Signals::new().map_err(|error| cannot_start(&error))?;
     if config.node.allow_faults
@@ -170,10 +204,24 @@ async fn serve(config: Config, join: Option<JoinTarget>, dev: bool) -> Outcome {
     if let Some(agents) = config.node.default_agents {
         node.default_agents = agents;
     }
+    let _scripted = match script {
+        Some(script) => Some(scripted(&mut config, script).await?),
+        None => None,
+    };
+    let models = match config.models.providers.is_empty() {
+        true => None,
+        false => Some(ModelGateway::start(&config.models, &config.data_dir).await.map_err(|error| cannot_start(&error))?),
+    };
+    if let Some(models) = &models {
+        node.models = Arc::new(models.models());
+    }
     let node = tokio::select! {
         started = Node::start(node) => started.map_err(|error| cannot_start(&error))?,
         () = signals.next() => return Ok(()),
     };
+    if let Some(models) = &models {
+        models.keep_port().map_err(|error| cannot_start(&error))?;
+    }
     let served = listen(&config, auth, &node, prometheus).await;
     let server = match served {
         Ok(server) => server,
@@ -189,6 +237,9 @@ async fn serve(config: Config, join: Option<JoinTarget>, dev: bool) -> Outcome {
     let stopping = async {
         server.stop(grace).await;
         node.stop(grace).await;
+        if let Some(models) = models {
+            models.stop(grace).await;
+        }
     };
     tokio::select! {
         () = stopping => {

@@ -246,7 +246,14 @@ impl Server {
         let (listener, address) = bound.await.map_err(|source| ServeError::Bind { listen, source })?;
         let (closing, cut) = (CancellationToken::new(), CancellationToken::new());
         let connections = TaskTracker::new();
-        let accepting = tokio::spawn(accept(listener, gateway.clone(), connections.clone(), closing.clone(), cut.clone()));
+        let limits = Accepting {
+            connections_max: gateway.config.connections_max,
+            read_timeout: gateway.config.read_timeout(),
+            stall: gateway.config.stall_timeout(),
+            gauge: "hiveward_http_connections",
+        };
+        let accepting =
+            tokio::spawn(accept(listener, gateway.router(), limits, connections.clone(), closing.clone(), cut.clone()));
         Ok(Self { address, gateway, accepting, connections, closing, cut })
     }
 
@@ -278,15 +285,28 @@ impl Drop for Server {
     }
 }
 
-async fn accept(
+/// What a listener allows its connections.
+pub(crate) struct Accepting {
+    pub connections_max: usize,
+    /// For a request's header.
+    pub read_timeout: Duration,
+    /// A peer that takes nothing for so long loses its connection.
+    pub stall: Duration,
+    /// Where open connections are counted.
+    pub gauge: &'static str,
+}
+
+/// Serves what connects until `closing`; `cut` ends what is still open then. The tracker has every connection.
+pub(crate) async fn accept(
     listener: TcpListener,
-    gateway: Arc<Gateway>,
+    router: Router,
+    limits: Accepting,
     connections: TaskTracker,
     closing: CancellationToken,
     cut: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(gateway.config.connections_max));
-    let router = gateway.router();
+    let places = Arc::new(Semaphore::new(limits.connections_max));
+    let Accepting { read_timeout, stall, gauge, .. } = limits;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -307,15 +327,14 @@ async fn accept(
         };
         let service = router.clone();
         let (closing, cut) = (closing.clone(), cut.clone());
-        let (read_timeout, stall) = (gateway.config.read_timeout(), gateway.config.stall_timeout());
         connections.spawn(async move {
-            metrics::gauge!("hiveward_http_connections").increment(1.0);
+            metrics::gauge!(gauge).increment(1.0);
             let served = connection(stream, peer, service, read_timeout, stall, closing);
             tokio::select! {
                 () = served => {}
                 () = cut.cancelled() => {}
             }
-            metrics::gauge!("hiveward_http_connections").decrement(1.0);
+            metrics::gauge!(gauge).decrement(1.0);
             drop(place);
         });
     }

@@ -6,6 +6,7 @@
 pub mod access;
 mod models;
 mod pass;
+pub mod price;
 mod usage;
 
 pub use access::{CallRules, Holder, ModelAccess, NoModels, Pass};

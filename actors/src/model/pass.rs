@@ -4,12 +4,13 @@
 
 use std::{
     fs,
-    io::{self, Read, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    io::{self, Read},
+    os::unix::fs::PermissionsExt,
     path::Path,
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use hiveward_runtime::store::file::replace;
 
 use crate::{
     agent::connector::Lease,
@@ -54,13 +55,7 @@ impl PassKey {
         let wrong = |problem: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{}: {problem}", path.display()));
         if !path.try_exists()? {
             let Self(key) = Self::random()?;
-            // Written beside and renamed, so that a crash leaves either no key or a whole one.
-            let fresh = dir.join(format!("{KEY_FILE}.new"));
-            let mut file = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-            file.write_all(&key)?;
-            file.sync_all()?;
-            fs::rename(&fresh, &path)?;
-            fs::File::open(dir)?.sync_all()?;
+            replace(&path, &key)?;
         }
         if fs::metadata(&path)?.permissions().mode() & 0o077 != 0 {
             return Err(wrong("it can be read by other users; run `chmod 600` on it"));

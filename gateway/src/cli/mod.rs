@@ -14,7 +14,7 @@ pub mod fault;
 pub mod node;
 pub mod retry;
 mod scatter;
-mod scripted_model;
+pub mod scripted_model;
 pub mod show;
 pub mod swarm;
 pub mod task;
@@ -90,7 +90,7 @@ pub enum Command {
     /// Start a node in the foreground
     Up(run::UpArgs),
     /// Start a node to try things: loopback, embedded, faults allowed
-    Dev(run::UpArgs),
+    Dev(run::DevArgs),
     /// Submit tasks and follow them
     #[command(subcommand)]
     Task(task::TaskCommand),
@@ -154,8 +154,8 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> Outcome {
     let Cli { common, command } = cli;
     match command {
-        Command::Up(args) => run::up(&common, args, false),
-        Command::Dev(args) => run::up(&common, args, true),
+        Command::Up(args) => run::up(&common, args),
+        Command::Dev(args) => run::dev(&common, args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "hiveward", &mut script);

@@ -1,9 +1,20 @@
 //! A scripted model server and the requests of an agent.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
-use hiveward_gateway::model::scripted::{Script, Scripted};
+use hiveward_actors::{
+    agent::connector::Lease,
+    id::{AgentId, SwarmId, TaskId},
+    model::{CallRules, Holder, ModelAccess, Models, Pass, Used},
+};
+use hiveward_gateway::{
+    model::{
+        ModelGateway, ModelsSection,
+        scripted::{Script, Scripted},
+    },
+    yaml,
+};
 use serde_json::{Value, json};
 
 pub async fn model(script: &str) -> Scripted {
@@ -71,4 +82,82 @@ pub fn prompt(text: &str) -> Value {
 /// Fails the test when it does not come true in reasonable time.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.unwrap_or_else(|_| panic!("not in 20 s: {what}"))
+}
+
+/// A key that must be seen by the provider alone.
+pub const CANARY: &str = "sk-canary-8f1b2c";
+
+/// A model gateway before scripted providers, in a data directory of its own.
+pub struct Front {
+    pub gateway: ModelGateway,
+    pub models: Models,
+    dir: Arc<tempfile::TempDir>,
+    section: ModelsSection,
+}
+
+impl Front {
+    /// `providers` are entries of the configuration's `models.providers`, as YAML.
+    pub async fn start(providers: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("secrets")).unwrap();
+        let secret = dir.path().join("secrets/canary");
+        std::fs::write(&secret, format!("{CANARY}\n")).unwrap();
+        std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let section: ModelsSection = yaml::read("test", &format!("providers: {providers}\n")).unwrap();
+        section.check().unwrap();
+        Self::of(Arc::new(dir), section).await
+    }
+
+    /// Before one server that speaks both APIs.
+    pub async fn before(server: &Scripted) -> Self {
+        let at = server.address();
+        Self::start(&format!(
+            "{{a: {{api: anthropic, url: 'http://{at}', key: 'secret:canary'}}, o: {{api: openai, url: 'http://{at}/v1', key: 'secret:canary'}}}}"
+        ))
+        .await
+    }
+
+    async fn of(dir: Arc<tempfile::TempDir>, section: ModelsSection) -> Self {
+        let gateway = ModelGateway::start(&section, dir.path()).await.unwrap();
+        gateway.keep_port().unwrap();
+        Self { models: gateway.models(), gateway, dir, section }
+    }
+
+    /// The same node, started again.
+    pub async fn restart(self) -> Self {
+        self.gateway.stop(Duration::from_millis(100)).await;
+        Self::of(self.dir, self.section).await
+    }
+
+    pub fn pass(&self, rules: CallRules) -> (Lease, Pass) {
+        let holder = holder(rules);
+        (holder.lease, self.models.open(holder).unwrap())
+    }
+
+    /// Once the call is settled: the agent may have its last byte a moment before.
+    pub async fn usage(&self, lease: Lease, calls: u64) -> Vec<(String, Used)> {
+        soon("the calls are settled", async {
+            loop {
+                let used = self.models.usage(lease);
+                if used.iter().map(|(_, used)| used.calls).sum::<u64>() >= calls {
+                    return used;
+                }
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await
+    }
+}
+
+pub fn holder(rules: CallRules) -> Holder {
+    let lease = Lease { task: TaskId::new(), attempt: 1, agent: AgentId::new() };
+    Holder { lease, swarm: SwarmId::new(), incarnation: 1, labels: Vec::new(), rules }
+}
+
+pub fn messages_of(pass: &Pass) -> String {
+    format!("{}/anthropic/v1/messages?beta=true", pass.url)
+}
+
+pub fn completions_of(pass: &Pass) -> String {
+    format!("{}/openai/v1/chat/completions", pass.url)
 }

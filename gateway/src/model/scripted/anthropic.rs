@@ -100,17 +100,3 @@ pub fn document(answer: &Answer) -> Value {
         "content": content, "stop_reason": stop_reason(answer), "stop_sequence": null, "usage": usage_json(answer.usage),
     })
 }
-
-pub fn error(status: u16, message: &str) -> Value {
-    let kind = match status {
-        400 => "invalid_request_error",
-        401 => "authentication_error",
-        403 => "permission_error",
-        404 => "not_found_error",
-        413 => "request_too_large",
-        429 => "rate_limit_error",
-        529 => "overloaded_error",
-        _ => "api_error",
-    };
-    json!({ "type": "error", "error": { "type": kind, "message": message } })
-}

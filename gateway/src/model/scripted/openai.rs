@@ -93,14 +93,3 @@ pub fn document(answer: &Answer) -> Value {
         "usage": usage_json(answer.usage),
     })
 }
-
-pub fn error(status: u16, message: &str) -> Value {
-    let kind = match status {
-        400 | 404 | 413 => "invalid_request_error",
-        401 | 403 => "authentication_error",
-        429 => "rate_limit_error",
-        503 => "overloaded",
-        _ => "server_error",
-    };
-    json!({ "error": { "message": message, "type": kind, "param": null, "code": kind } })
-}

@@ -9,7 +9,7 @@ use axum::{
     Json, Router,
     body::Body,
     extract::{DefaultBodyLimit, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, header},
     response::{IntoResponse, Response},
     routing::{get, post},
     serve::ListenerExt,
@@ -30,16 +30,11 @@ use super::{
     openai,
     script::{Fault, Script, Step},
 };
+use crate::model::api::{Api, presented};
 
 const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
 const REQUESTS_MAX: usize = 2_048;
 const SCRIPTED: HeaderName = HeaderName::from_static("x-hiveward-scripted");
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Api {
-    Anthropic,
-    OpenAi,
-}
 
 struct Shared {
     script: Script,
@@ -128,7 +123,7 @@ fn router(shared: Arc<Shared>) -> Router {
 }
 
 async fn not_found() -> Response {
-    marked(refusal(Api::Anthropic, 404, "[scripted] nothing is served here"))
+    marked(Api::Anthropic.refusal(404, "[scripted] nothing is served here"))
 }
 
 async fn models() -> Response {
@@ -143,7 +138,7 @@ async fn calls(State(shared): State<Arc<Shared>>) -> Response {
 async fn count_tokens(body: Bytes) -> Response {
     marked(match serde_json::from_slice::<Value>(&body) {
         Ok(body) => Json(json!({ "input_tokens": Asked::read(&body).input_tokens })).into_response(),
-        Err(error) => refusal(Api::Anthropic, 400, &format!("[scripted] the body is no JSON: {error}")),
+        Err(error) => Api::Anthropic.refusal(400, &format!("[scripted] the body is no JSON: {error}")),
     })
 }
 
@@ -160,26 +155,18 @@ fn marked(mut response: Response) -> Response {
     response
 }
 
-fn refusal(api: Api, status: u16, message: &str) -> Response {
-    let body = match api {
-        Api::Anthropic => anthropic::error(status, message),
-        Api::OpenAi => openai::error(status, message),
-    };
-    (StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), Json(body)).into_response()
-}
-
 async fn answer(shared: &Arc<Shared>, api: Api, request: Request) -> Response {
     let Ok(place) = shared.places.clone().try_acquire_owned() else {
-        return refusal(api, 503, "[scripted] too many requests at once");
+        return api.refusal(503, "[scripted] too many requests at once");
     };
     let (path, headers) = (request.uri().path().to_owned(), request.headers().clone());
     let body = match axum::body::to_bytes(request.into_body(), BODY_BYTES_MAX).await {
         Ok(body) => body,
-        Err(error) => return refusal(api, 413, &format!("[scripted] the body was not read: {error}")),
+        Err(error) => return api.refusal(413, &format!("[scripted] the body was not read: {error}")),
     };
     let body: Value = match serde_json::from_slice(&body) {
         Ok(body) => body,
-        Err(error) => return refusal(api, 400, &format!("[scripted] the body is no JSON: {error}")),
+        Err(error) => return api.refusal(400, &format!("[scripted] the body is no JSON: {error}")),
     };
     let asked = Asked::read(&body);
     let found = shared.script.step(&asked);
@@ -190,7 +177,7 @@ async fn answer(shared: &Arc<Shared>, api: Api, request: Request) -> Response {
     let call = Call {
         number: 0,
         path,
-        key: presented_key(&headers),
+        key: presented(&headers).map(str::to_owned),
         headers: headers
             .iter()
             .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into()))
@@ -204,7 +191,7 @@ async fn answer(shared: &Arc<Shared>, api: Api, request: Request) -> Response {
     };
     let number = shared.book.begin(call);
     if let Some((status, message, retry_after_ms)) = wrong {
-        let mut response = refusal(api, status, &message);
+        let mut response = api.refusal(status, &message);
         if let Some(millis) = retry_after_ms {
             let headers = response.headers_mut();
             headers.insert(header::RETRY_AFTER, millis.div_ceil(1_000).into());
@@ -212,7 +199,7 @@ async fn answer(shared: &Arc<Shared>, api: Api, request: Request) -> Response {
         }
         return response;
     }
-    let Some((.., step)) = found else { return refusal(api, 404, "[scripted] no conversation fits") };
+    let Some((.., step)) = found else { return api.refusal(404, "[scripted] no conversation fits") };
     let answer = Answer::to(&asked, step, number);
     let plan = plan(api, &asked, answer, step.fault.as_ref());
     let kind = if asked.stream { "text/event-stream" } else { "application/json" };
@@ -238,23 +225,15 @@ fn plan(api: Api, asked: &Asked, mut answer: Answer, fault: Option<&Fault>) -> P
     Plan::of_document(Bytes::from(document.to_string()), usage, fault)
 }
 
-/// The key as either API presents it.
-fn presented_key(headers: &HeaderMap) -> Option<String> {
-    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-    let bearer = || text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("Bearer "));
-    text(HeaderName::from_static("x-api-key")).or_else(bearer).map(str::to_owned)
-}
-
 impl Shared {
     /// Status, message and wait, if this request of the step is to fail.
     fn error(&self, api: Api, place: (usize, usize), step: &Step) -> Option<(u16, String, Option<u64>)> {
         if let Some(status) = step.status {
             return Some((status, format!("[scripted] status {status}"), None));
         }
-        let overload = if api == Api::Anthropic { 529 } else { 503 };
         let (status, message, wait, times) = match &step.fault {
             Some(Fault::RateLimited { retry_after_ms, times }) => (429, "[scripted] rate limit", *retry_after_ms, *times),
-            Some(Fault::Overloaded { times }) => (overload, "[scripted] overloaded", None, *times),
+            Some(Fault::Overloaded { times }) => (api.overloaded(), "[scripted] overloaded", None, *times),
             _ => return None,
         };
         let mut failed = self.failed.lock();

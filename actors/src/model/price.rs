@@ -1,0 +1,100 @@
+//! What tokens cost, as the node's configuration says. Without a price there is no cost: absent, never zero.
+
+use serde::{Deserialize, Serialize};
+
+use super::usage::Usage;
+
+/// Billionths of the currency for a million tokens, by kind. A kind without a price makes a call that used it unpriced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Price {
+    pub input: Option<u64>,
+    pub output: Option<u64>,
+    pub cache_read: Option<u64>,
+    pub cache_write: Option<u64>,
+}
+
+impl Price {
+    /// In billionths of the currency, rounded up: a budget is never overdrawn by rounding.
+    pub fn nanos(&self, usage: &Usage) -> Option<u64> {
+        const MILLION: u128 = 1_000_000;
+        let mut sum: u128 = 0;
+        for (tokens, price) in [
+            (usage.input, self.input),
+            (usage.output, self.output),
+            (usage.cache_read, self.cache_read),
+            (usage.cache_write, self.cache_write),
+        ] {
+            if tokens > 0 {
+                sum += u128::from(tokens) * u128::from(price?);
+            }
+        }
+        Some(u64::try_from(sum.div_ceil(MILLION)).unwrap_or(u64::MAX))
+    }
+}
+
+/// Prices by the beginnings of models' names; the longest that fits counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prices(Vec<(String, Price)>);
+
+impl Prices {
+    pub fn new(prices: impl IntoIterator<Item = (String, Price)>) -> Self {
+        let mut prices: Vec<_> = prices.into_iter().collect();
+        prices.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+        Self(prices)
+    }
+
+    pub fn of(&self, model: &str) -> Option<&Price> {
+        self.0.iter().find(|(prefix, _)| model.starts_with(prefix.as_str())).map(|(_, price)| price)
+    }
+}
+
+/// Reads a decimal such as `3.75` as billionths. At most nine digits behind the point, and no sign.
+pub fn nanos_from_decimal(text: &str) -> Option<u64> {
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(whole) || !digits(part) || part.len() > 9 {
+        return None;
+    }
+    let part: u64 = format!("{part:0<9}").parse().ok()?;
+    whole.parse::<u64>().ok()?.checked_mul(1_000_000_000)?.checked_add(part)
+}
+
+/// Billionths as a decimal without needless zeros.
+pub fn decimal_from_nanos(nanos: u64) -> String {
+    let text = format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_beginning_that_fits_gives_the_price() {
+        let price = |input| Price { input: Some(input), ..Price::default() };
+        let prices = Prices::new([("a".to_owned(), price(1)), ("a-big".to_owned(), price(2))]);
+        assert_eq!(prices.of("a-big-4"), Some(&price(2)));
+        assert_eq!(prices.of("a-small"), Some(&price(1)));
+        assert_eq!(prices.of("b"), None);
+    }
+
+    #[test]
+    fn a_call_costs_what_its_tokens_cost_and_nothing_is_made_up() {
+        let price = Price { input: nanos_from_decimal("3"), output: nanos_from_decimal("15"), ..Price::default() };
+        let usage = Usage { input: 1_000, output: 100, ..Usage::default() };
+        assert_eq!(price.nanos(&usage), Some(4_500_000));
+        assert_eq!(price.nanos(&Usage { input: 1, ..Usage::default() }), Some(3_000));
+        assert_eq!(price.nanos(&Usage { cache_read: 1, ..usage }), None, "no price for that kind");
+        assert_eq!(price.nanos(&Usage { output: u64::MAX, ..usage }), Some(u64::MAX));
+    }
+
+    #[test]
+    fn decimals_are_read_and_written_without_loss() {
+        for (text, nanos) in [("0", 0), ("3.75", 3_750_000_000), ("0.000000001", 1), ("12", 12_000_000_000)] {
+            assert_eq!((nanos_from_decimal(text), decimal_from_nanos(nanos)), (Some(nanos), text.to_owned()));
+        }
+        for bad in ["", "-1", "+1", "1.", ".5", "1e3", "0.0000000001", "99999999999999"] {
+            assert_eq!(nanos_from_decimal(bad), None, "{bad}");
+        }
+    }
+}

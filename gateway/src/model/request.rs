@@ -1,0 +1,178 @@
+//! An agent's request body: what the gateway must know of it, and the few changes it makes to it.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, MapAccess, Visitor},
+    ser::{SerializeMap, Serializer},
+};
+use serde_json::value::RawValue;
+
+use super::api::Api;
+
+/// Characters of a model's name.
+const MODEL_CHARS_MAX: usize = 200;
+
+/// The fields of a JSON object as they were written, in their order.
+///
+/// What is within them is passed on untouched. A field that is there twice is refused: two readers might each take
+/// another of the two, and what is metered must be what is asked.
+struct Fields(Vec<(String, Box<RawValue>)>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Fields;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                const FIELDS_MAX: usize = 200;
+                let mut fields: Vec<(String, Box<RawValue>)> = Vec::new();
+                while let Some((name, value)) = map.next_entry::<String, Box<RawValue>>()? {
+                    if fields.iter().any(|(other, _)| *other == name) {
+                        return Err(A::Error::custom(format!("the field {name:?} is there twice")));
+                    }
+                    if fields.len() == FIELDS_MAX {
+                        return Err(A::Error::custom(format!("there are more than {FIELDS_MAX} fields")));
+                    }
+                    fields.push((name, value));
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+impl Fields {
+    fn get<'a, T: Deserialize<'a>>(&'a self, name: &str) -> Result<Option<T>, String> {
+        let Some((_, value)) = self.0.iter().find(|(field, _)| field == name) else { return Ok(None) };
+        serde_json::from_str(value.get()).map_err(|error| format!("`{name}`: {error}"))
+    }
+
+    fn with(&self, name: &str, value: Box<RawValue>) -> Result<Bytes, serde_json::Error> {
+        let mut bytes = Vec::new();
+        let mut writer = serde_json::Serializer::new(&mut bytes);
+        let mut map = (&mut writer).serialize_map(None)?;
+        let mut value = Some(value);
+        for (field, old) in &self.0 {
+            match value.take_if(|_| field == name) {
+                Some(new) => map.serialize_entry(field, &new)?,
+                None => map.serialize_entry(field, old)?,
+            }
+        }
+        if let Some(new) = value {
+            map.serialize_entry(name, &new)?;
+        }
+        map.end()?;
+        Ok(bytes.into())
+    }
+}
+
+/// A request for a model, read.
+#[derive(Clone)]
+pub struct Asked {
+    pub model: String,
+    pub stream: bool,
+    /// Of the OpenAI-compatible API: the client wants the stream to end with its usage.
+    pub usage_wanted: bool,
+    /// As it goes to the provider.
+    pub body: Bytes,
+}
+
+#[derive(Default, Deserialize)]
+struct StreamOptions {
+    #[serde(default)]
+    include_usage: Option<bool>,
+}
+
+impl Asked {
+    /// Reads a body; has the OpenAI-compatible API say its usage. Errors say what is wrong with it.
+    pub fn read(api: Api, body: Bytes) -> Result<Self, String> {
+        let fields: Fields = serde_json::from_slice(&body).map_err(|error| format!("the body is not understood: {error}"))?;
+        let model: String = fields.get("model")?.ok_or("`model` is missing")?;
+        if model.is_empty() || model.chars().count() > MODEL_CHARS_MAX || model.chars().any(char::is_control) {
+            return Err(format!("`model` is no name of 1 to {MODEL_CHARS_MAX} characters"));
+        }
+        let stream = fields.get::<Option<bool>>("stream")?.flatten().unwrap_or(false);
+        let mut asked = Self { model, stream, usage_wanted: false, body };
+        if api == Api::OpenAi && stream {
+            let options = fields.get::<Option<serde_json::Map<String, serde_json::Value>>>("stream_options")?.flatten();
+            let mut options = options.unwrap_or_default();
+            let read: StreamOptions = serde_json::from_value(serde_json::Value::Object(options.clone()))
+                .map_err(|error| format!("`stream_options`: {error}"))?;
+            asked.usage_wanted = read.include_usage == Some(true);
+            if !asked.usage_wanted {
+                options.insert("include_usage".to_owned(), serde_json::Value::Bool(true));
+                asked.body = serde_json::value::to_raw_value(&options)
+                    .and_then(|options| fields.with("stream_options", options))
+                    .map_err(|error| format!("the body cannot be written: {error}"))?;
+            }
+        }
+        Ok(asked)
+    }
+
+    /// The same for another model.
+    pub fn for_model(&self, model: &str) -> Result<Self, String> {
+        if model == self.model {
+            return Ok(self.clone());
+        }
+        let fields: Fields = serde_json::from_slice(&self.body).map_err(|error| error.to_string())?;
+        let name = serde_json::value::to_raw_value(model).map_err(|error| error.to_string())?;
+        let body = fields.with("model", name).map_err(|error| error.to_string())?;
+        Ok(Self { model: model.to_owned(), body, ..self.clone() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(api: Api, body: &'static str) -> Result<Asked, String> {
+        Asked::read(api, Bytes::from_static(body.as_bytes()))
+    }
+
+    fn text(asked: &Asked) -> &str {
+        std::str::from_utf8(&asked.body).unwrap()
+    }
+
+    #[test]
+    fn a_body_goes_on_as_it_was_written() {
+        let body = r#"{ "model":"m", "stream": true, "tools":[{"z":1,"a":1e2}] }"#;
+        let asked = read(Api::Anthropic, body).unwrap();
+        assert_eq!((text(&asked), asked.stream, asked.model.as_str()), (body, true, "m"));
+        let other = asked.for_model("n").unwrap();
+        assert_eq!(text(&other), r#"{"model":"n","stream":true,"tools":[{"z":1,"a":1e2}]}"#);
+    }
+
+    #[test]
+    fn usage_is_asked_for_where_the_client_did_not() {
+        let asked = read(Api::OpenAi, r#"{"model":"m","stream":true,"stream_options":{"x":1}}"#).unwrap();
+        assert!(!asked.usage_wanted);
+        assert_eq!(text(&asked), r#"{"model":"m","stream":true,"stream_options":{"include_usage":true,"x":1}}"#);
+        let body = r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#;
+        let asked = read(Api::OpenAi, body).unwrap();
+        assert!(asked.usage_wanted && text(&asked) == body);
+        assert!(text(&read(Api::OpenAi, r#"{"model":"m","stream":true}"#).unwrap()).contains("include_usage"));
+        assert!(!text(&read(Api::OpenAi, r#"{"model":"m"}"#).unwrap()).contains("include_usage"));
+    }
+
+    #[test]
+    fn a_body_that_two_could_read_differently_is_refused() {
+        for (body, part) in [
+            (r#"{"model":"cheap","model":"dear"}"#, "twice"),
+            (r#"{"model":3}"#, "`model`"),
+            (r#"{}"#, "missing"),
+            (r#"[]"#, "not understood"),
+            (r#"{"model":"m","stream":"yes"}"#, "`stream`"),
+            ("", "not understood"),
+        ] {
+            let message = read(Api::OpenAi, body).err().unwrap();
+            assert!(message.contains(part), "{body}: {message}");
+        }
+    }
+}
