@@ -33,6 +33,8 @@ pub(super) struct Acp {
     program: Option<String>,
     /// Tells the old conversation again; that is not new.
     loading: bool,
+    /// The prompt that was said last and is not known to be taken up.
+    prompted: Option<String>,
     said: String,
     thought: String,
     last_said: Option<String>,
@@ -221,7 +223,12 @@ impl Dialect for Acp {
             None => text.to_owned(),
         };
         self.last_said = None;
+        self.prompted = Some(id.to_owned());
         request(id, "session/prompt", &json!({"sessionId": session, "prompt": [{"type": "text", "text": text}]}))
+    }
+
+    fn was_prompted(&mut self, id: &str) {
+        self.prompted = Some(id.to_owned());
     }
 
     fn answer(&self, request: &str, decision: Permission, _: Option<&str>, asked: &Asked) -> Line {
@@ -284,6 +291,16 @@ impl Acp {
         }
         let Params { update } =
             Params::deserialize(params).map_err(|error| format!("an update that is not as it should be ({error})"))?;
+        // The program tells of commands and costs at any time; of these only when it works on what it was told.
+        let mut taken = Vec::new();
+        if !matches!(update, Update::Other) {
+            taken.extend(self.prompted.take().map(|id| Heard::Prompt { id }));
+        }
+        taken.extend(self.told(update));
+        Ok(taken)
+    }
+
+    fn told(&mut self, update: Update) -> Vec<Heard> {
         match update {
             Update::AgentMessageChunk { content } => {
                 let mut heard = if self.thought.is_empty() { Vec::new() } else { self.flush() };
@@ -291,7 +308,7 @@ impl Acp {
                 if self.said.len() > TEXT_BYTES_MAX {
                     heard.extend(self.flush());
                 }
-                Ok(heard)
+                heard
             }
             Update::AgentThoughtChunk { content } => {
                 let mut heard = if self.said.is_empty() { Vec::new() } else { self.flush() };
@@ -299,14 +316,14 @@ impl Acp {
                 if self.thought.len() > TEXT_BYTES_MAX {
                     heard.extend(self.flush());
                 }
-                Ok(heard)
+                heard
             }
             Update::ToolCall(call) | Update::ToolChange(call) => {
                 let mut heard = self.flush();
                 heard.extend(self.called(&call));
-                Ok(heard)
+                heard
             }
-            Update::Other => Ok(Vec::new()),
+            Update::Other => Vec::new(),
         }
     }
 
@@ -388,6 +405,11 @@ impl Acp {
         })
     }
 
+    fn taken_up(&mut self, id: &str) -> Heard {
+        self.prompted = None;
+        Heard::Prompt { id: id.to_owned() }
+    }
+
     /// What one of our requests came to.
     fn answered(&mut self, id: &Value, result: Option<Value>, error: Option<RpcError>) -> Result<Vec<Heard>, String> {
         let id = id.as_str().ok_or("an answer to nothing that was asked")?;
@@ -398,10 +420,7 @@ impl Acp {
                 INITIALIZE => vec![Heard::Unfit { why: format!("its program could not begin: {why}") }],
                 SESSION if self.loading => vec![Heard::Lost { why: format!("its conversation cannot be loaded: {why}") }],
                 SESSION => vec![Heard::Unfit { why: format!("its program gave no conversation: {why}") }],
-                _ => vec![
-                    Heard::Prompt { id: id.to_owned() },
-                    Heard::TurnEnded { end: TurnEnd::Failed { message: why }, text: None, usage: None },
-                ],
+                _ => vec![self.taken_up(id), Heard::TurnEnded { end: TurnEnd::Failed { message: why }, text: None, usage: None }],
             });
         }
         let result = result.unwrap_or_default();
@@ -448,7 +467,7 @@ impl Acp {
                     cache_write: usage.cached_write_tokens,
                 });
                 let text = self.last_said.clone();
-                Ok(vec![Heard::Prompt { id: id.to_owned() }, Heard::TurnEnded { end, text, usage }])
+                Ok(vec![self.taken_up(id), Heard::TurnEnded { end, text, usage }])
             }
         }
     }

@@ -152,6 +152,10 @@ impl Dialect for Claude {
         Line::json(id, &json!({"type": "user", "message": message, "parent_tool_use_id": null, "session_id": "", "uuid": id}))
     }
 
+    fn was_prompted(&mut self, _: &str) {
+        // It says itself which prompts it has taken up.
+    }
+
     fn answer(&self, request: &str, decision: Permission, message: Option<&str>, asked: &Asked) -> Line {
         let response = match decision {
             Permission::Allow => json!({"behavior": "allow", "updatedInput": asked.input}),

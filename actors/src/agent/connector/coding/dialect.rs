@@ -139,6 +139,8 @@ pub(super) trait Dialect: Send + Sync {
     /// `busy`: it has not taken up everything that was said to it.
     fn takes_prompts(&self, session: Option<&str>, busy: bool) -> bool;
     fn prompt(&mut self, session: Option<&str>, id: &str, text: &str) -> Line;
+    /// It was said by an earlier life of ours, and is not known to be taken up.
+    fn was_prompted(&mut self, id: &str);
     fn answer(&self, request: &str, decision: Permission, message: Option<&str>, asked: &Asked) -> Line;
     fn interrupt(&self, session: Option<&str>, id: &str) -> Line;
     /// What an open question is answered with when its turn is interrupted, where the protocol wants that.

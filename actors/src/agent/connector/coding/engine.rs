@@ -219,6 +219,11 @@ impl Engine<'_> {
             watch: Watch::default(),
             consumed: heard,
         };
+        for prompt in &self.log.story.prompts {
+            if !prompt.heard && talk.told.contains(&prompt.id) {
+                self.dialect.was_prompted(&prompt.id);
+            }
+        }
         for line in self.dialect.opening(&self.opening(run)) {
             self.tell(&mut talk, line).await?;
         }
@@ -348,7 +353,12 @@ impl Engine<'_> {
                         what.push(What::Greeted { session, program, model });
                     }
                 }
-                Heard::Prompt { id } => what.push(What::Heard { id }),
+                Heard::Prompt { id } => {
+                    let known = self.log.story.prompts.iter().any(|prompt| prompt.id == id && prompt.heard);
+                    if !known {
+                        what.push(What::Heard { id });
+                    }
+                }
                 Heard::Said { text } => what.push(What::Said { text }),
                 Heard::Thought { text } => what.push(What::Thought { text }),
                 // Told before, to an earlier life of ours.
