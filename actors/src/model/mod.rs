@@ -4,12 +4,13 @@
 //! its own, which this node's model gateway takes for the real key, meters, and refuses when a budget is used up.
 
 pub mod access;
+pub mod meter;
 mod models;
 mod pass;
 pub mod price;
 mod usage;
 
 pub use access::{CallRules, Holder, ModelAccess, NoModels, Pass};
-pub use models::{Entered, Models, NotEntered, Used};
+pub use models::{Entered, Estimate, Models, NotEntered, Used};
 pub use pass::{PassKey, Presented};
 pub use usage::Usage;

@@ -14,7 +14,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     access::{Holder, ModelAccess, Pass},
+    meter::{Amount, Ask, Budget, Gate, NotGranted, Reservation, Scope},
     pass::PassKey,
+    price::Prices,
     usage::Usage,
 };
 use crate::agent::connector::Lease;
@@ -38,6 +40,8 @@ struct Inner {
     url: String,
     /// Names of the configured providers; without any, no pass is opened.
     providers: Vec<String>,
+    prices: Prices,
+    gate: Gate,
     began: Instant,
     passes: Mutex<Passes>,
 }
@@ -67,9 +71,18 @@ struct Record {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Used {
     pub usage: Usage,
+    /// In billionths of the currency; absent as soon as one of the calls has no price.
+    pub nanos: Option<u64>,
     pub calls: u64,
     /// Of them, those that were cut before they had said all they used.
     pub incomplete: u64,
+}
+
+/// What a call may use, at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Estimate {
+    pub input: u64,
+    pub output: u64,
 }
 
 /// A call that was let in.
@@ -99,9 +112,39 @@ impl std::fmt::Debug for Models {
 
 impl Models {
     /// `url`: where the model gateway listens, without a path.
-    pub fn new(key: PassKey, url: String, providers: Vec<String>) -> Self {
-        let inner = Inner { key, url, providers, began: Instant::now(), passes: Mutex::default() };
-        Self(Arc::new(inner))
+    pub fn new(key: PassKey, url: String, providers: Vec<String>, prices: Prices) -> Self {
+        let (began, gate, passes) = (Instant::now(), Gate::default(), Mutex::default());
+        Self(Arc::new(Inner { key, url, providers, prices, gate, began, passes }))
+    }
+
+    /// Budgets and rates, and what counts against them.
+    pub fn gate(&self) -> &Gate {
+        &self.0.gate
+    }
+
+    /// Waits until a call may be made, and sets aside what it may use.
+    pub async fn reserve(
+        &self,
+        holder: &Holder,
+        provider: &str,
+        model: &str,
+        estimate: Estimate,
+    ) -> Result<Reservation, NotGranted> {
+        let Estimate { input, output } = estimate;
+        let nanos = self.0.prices.of(model).and_then(|price| price.bound(input, output));
+        let labels = holder.labels.iter().map(|label| Scope::Label(format!("{}={}", label.key, label.value)));
+        let own = [Scope::Attempt(holder.lease), Scope::Agent(holder.lease.agent), Scope::Swarm(holder.swarm.head())];
+        let ask = Ask {
+            agent: holder.lease.agent,
+            scopes: own.into_iter().chain(labels).collect(),
+            estimate: Amount { tokens: input.saturating_add(output), nanos },
+            provider: provider.to_owned(),
+        };
+        let reserved = self.0.gate.reserve(ask).await;
+        if let Err(NotGranted::Refused(why)) = &reserved {
+            self.note(holder.lease, |record| record.refusal = Some(why.clone()));
+        }
+        reserved
     }
 
     /// Lets a call in under the token it presents.
@@ -119,13 +162,19 @@ impl Models {
         }
     }
 
-    /// A call under the lease has ended, with what it used as far as it was said.
-    pub fn used(&self, lease: Lease, model: &str, usage: Usage, incomplete: bool) {
+    /// A call under the lease has ended, with what it used as far as it was said. What it had reserved is settled.
+    pub fn used(&self, lease: Lease, model: &str, reserved: Option<Reservation>, usage: Usage, incomplete: bool) {
+        let nanos = self.0.prices.of(model).and_then(|price| price.nanos(&usage));
+        if let Some(reserved) = reserved {
+            reserved.settle(Amount { tokens: usage.tokens(), nanos });
+        }
         self.note(lease, |record| {
             // A model's name comes from the agent: names without an end must not fill the node.
             let known = record.used.len() < MODELS_MAX || record.used.contains_key(model);
             let used = record.used.entry(if known { model } else { OTHER_MODELS }.to_owned()).or_default();
             used.usage.add(usage);
+            let before = if used.calls == 0 { Some(0) } else { used.nanos };
+            used.nanos = before.zip(nanos).map(|(before, nanos)| before.saturating_add(nanos));
             used.calls += 1;
             used.incomplete += u64::from(incomplete);
         });
@@ -134,11 +183,6 @@ impl Models {
     /// By model; empty for a lease that has made no call, or was closed long ago.
     pub fn usage(&self, lease: Lease) -> Vec<(String, Used)> {
         self.read(lease, |record| record.used.iter().map(|(model, used)| (model.clone(), *used)).collect())
-    }
-
-    /// A call was refused for good.
-    pub fn refused(&self, lease: Lease, why: &str) {
-        self.note(lease, |record| record.refusal = Some(why.to_owned()));
     }
 
     /// Another model than the asked one goes on.
@@ -202,6 +246,8 @@ impl ModelAccess for Models {
             }
             None => {}
         }
+        let budget = Budget { tokens: holder.rules.tokens_max, nanos: holder.rules.nanos_max, warn_percent: None };
+        self.0.gate.set_budget(Scope::Attempt(lease), (budget != Budget::default()).then_some(budget));
         passes.open.insert(lease, Open { holder: Arc::new(holder), cut: CancellationToken::new(), record });
         Ok(pass)
     }
@@ -210,6 +256,7 @@ impl ModelAccess for Models {
         let mut passes = self.0.passes.lock();
         let Some(open) = passes.open.remove(&lease) else { return };
         open.cut.cancel();
+        self.0.gate.forget(&Scope::Attempt(lease));
         passes.closed.insert(lease, open.record);
         passes.order.push_back(lease);
         if passes.order.len() > CLOSED_MAX
@@ -237,7 +284,7 @@ mod tests {
     };
 
     fn models() -> Models {
-        Models::new(PassKey::random().unwrap(), "http://127.0.0.1:1".into(), vec!["p".into()])
+        Models::new(PassKey::random().unwrap(), "http://127.0.0.1:1".into(), vec!["p".into()], Prices::default())
     }
 
     fn holder(incarnation: u64) -> Holder {
@@ -288,23 +335,23 @@ mod tests {
         let holder = holder(1);
         models.open(holder.clone()).unwrap();
         let usage = Usage { input: 5, output: 2, ..Usage::default() };
-        models.used(holder.lease, "m", usage, false);
+        models.used(holder.lease, "m", None, usage, false);
         models.close(holder.lease);
-        models.used(holder.lease, "m", usage, true);
+        models.used(holder.lease, "m", None, usage, true);
         models.fell_back(holder.lease, "m", "n", "overloaded");
         models.fell_back(holder.lease, "m", "n", "overloaded");
-        let used = Used { usage: Usage { input: 10, output: 4, ..Usage::default() }, calls: 2, incomplete: 1 };
+        let used = Used { usage: Usage { input: 10, output: 4, ..Usage::default() }, nanos: None, calls: 2, incomplete: 1 };
         assert_eq!(models.usage(holder.lease), [("m".to_owned(), used)]);
         assert_eq!(models.fallbacks(holder.lease), ["m → n: overloaded"]);
         for n in 0..2 * MODELS_MAX {
-            models.used(holder.lease, &format!("made up {n}"), usage, false);
+            models.used(holder.lease, &format!("made up {n}"), None, usage, false);
         }
         assert!(models.usage(holder.lease).len() <= MODELS_MAX + 1);
     }
 
     #[test]
     fn without_a_provider_no_pass_is_opened_and_what_to_do_is_said() {
-        let models = Models::new(PassKey::random().unwrap(), "http://127.0.0.1:1".into(), Vec::new());
+        let models = Models::new(PassKey::random().unwrap(), "http://127.0.0.1:1".into(), Vec::new(), Prices::default());
         assert!(models.open(holder(1)).err().unwrap().contains("models.providers"));
         let mut wants_another = holder(1);
         wants_another.rules.provider = Some("q".into());

@@ -30,6 +30,18 @@ impl Price {
         }
         Some(u64::try_from(sum.div_ceil(MILLION)).unwrap_or(u64::MAX))
     }
+
+    /// At most, for so many tokens in and out: what goes in may turn out to be of the dearest kind.
+    pub fn bound(&self, input: u64, output: u64) -> Option<u64> {
+        let kinds = [
+            Usage { input, ..Usage::default() },
+            Usage { cache_read: input, ..Usage::default() },
+            Usage { cache_write: input, ..Usage::default() },
+        ];
+        self.input?;
+        let dearest = kinds.iter().filter_map(|usage| self.nanos(usage)).max()?;
+        Some(dearest.saturating_add(self.nanos(&Usage { output, ..Usage::default() })?))
+    }
 }
 
 /// Prices by the beginnings of models' names; the longest that fits counts.

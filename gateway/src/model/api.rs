@@ -28,6 +28,7 @@ impl Api {
                 let kind = match status {
                     400 => "invalid_request_error",
                     401 => "authentication_error",
+                    402 => "billing_error",
                     403 => "permission_error",
                     404 => "not_found_error",
                     413 => "request_too_large",
@@ -41,6 +42,7 @@ impl Api {
                 let kind = match status {
                     400 | 404 | 413 => "invalid_request_error",
                     401 => "authentication_error",
+                    402 => "insufficient_quota",
                     403 => "permission_error",
                     429 => "rate_limit_error",
                     503 | 529 => "overloaded",

@@ -10,7 +10,10 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
-use hiveward_actors::model::{Entered, Models, NotEntered};
+use hiveward_actors::model::{
+    Entered, Models, NotEntered,
+    meter::{NotGranted, Reservation},
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
@@ -78,7 +81,7 @@ pub struct Caller {
 /// What came of all tries with one model.
 enum Came {
     /// The provider answers.
-    Answer(reqwest::Response, Option<Key>),
+    Answer(reqwest::Response, Option<Key>, Option<Reservation>),
     /// It is overloaded, limited, down or left alone: another one may be asked. What to tell the agent if none is.
     Unavailable(Response, String),
     /// It is as it is.
@@ -148,18 +151,19 @@ impl Caller {
                 Ok(asked) => asked,
                 Err(problem) => return api.refusal(400, &problem),
             };
-            match self.tries(path, &query, provider, &parts.headers, &asked_now).await {
+            match self.tries(path, &query, provider, &parts.headers, &asked_now, &entered).await {
                 Came::Final(response) => return response,
                 Came::Unavailable(response, why) => {
                     last.get_or_insert((response, why));
                 }
-                Came::Answer(response, key) => {
+                Came::Answer(response, key, reserved) => {
                     let instead = last.map(|(_, why)| why);
                     let metered = (path != Path::CountTokens && response.status().is_success()).then(|| Metered {
                         models: self.models.clone(),
                         lease: entered.holder.lease,
                         model: model.to_owned(),
                         tap: Tap::new(api, is_stream(&response)),
+                        reserved,
                     });
                     let mut answer = self.relay(api, response, key.as_ref(), metered, &asked_now, entered.clone(), place);
                     if let Some(why) = instead {
@@ -176,11 +180,28 @@ impl Caller {
     }
 
     /// Asks one provider for one model until it answers or it makes no sense to go on.
-    async fn tries(&self, path: Path, query: &str, provider: &Provider, from_agent: &HeaderMap, asked: &Asked) -> Came {
+    async fn tries(
+        &self,
+        path: Path,
+        query: &str,
+        provider: &Provider,
+        from_agent: &HeaderMap,
+        asked: &Asked,
+        entered: &Entered,
+    ) -> Came {
         let api = path.api();
         let url = format!("{}{}{query}", provider.config.url.trim_end_matches('/'), path.at_provider());
         let mut tried = 0;
         loop {
+            // Of each try anew: nothing is set aside while a pause is waited out.
+            let reserved = match path {
+                Path::CountTokens => None,
+                _ => match self.models.reserve(&entered.holder, &provider.name, &asked.model, asked.estimate).await {
+                    Ok(reserved) => Some(reserved),
+                    Err(NotGranted::Refused(why)) => return Came::Final(api.refusal(402, &why)),
+                    Err(NotGranted::Busy(why)) => return Came::Final(wait_a_second(api, &why)),
+                },
+            };
             if let Err(wait) = provider.admit() {
                 let why = format!("provider {} fails and is left alone for a while", provider.name);
                 let mut response = api.refusal(api.overloaded(), &why);
@@ -207,7 +228,7 @@ impl Caller {
                         provider.succeeded()
                     }
                     if !retry::may_pass(status) {
-                        return self.answered(api, provider, response, key).await;
+                        return self.answered(api, provider, response, key, reserved).await;
                     }
                     let wait = retry::retry_after(response.headers());
                     (passed_on(response, key.as_ref()).await, format!("provider {} answered {status}", provider.name), wait)
@@ -231,6 +252,7 @@ impl Caller {
                     return Came::Unavailable(api.refusal(504, &why), why);
                 }
             };
+            drop(reserved);
             match retry::pause(tried, retry_after, fastrand::f64()) {
                 Some(pause) => {
                     metrics::counter!("hiveward_model_retries_total", "provider" => provider.name.clone()).increment(1);
@@ -241,10 +263,17 @@ impl Caller {
         }
     }
 
-    async fn answered(&self, api: Api, provider: &Provider, response: reqwest::Response, key: Option<Key>) -> Came {
+    async fn answered(
+        &self,
+        api: Api,
+        provider: &Provider,
+        response: reqwest::Response,
+        key: Option<Key>,
+        reserved: Option<Reservation>,
+    ) -> Came {
         let status = response.status();
         if status.is_success() {
-            return Came::Answer(response, key);
+            return Came::Answer(response, key, reserved);
         }
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             // Providers like to repeat parts of a key that they do not take.

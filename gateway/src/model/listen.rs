@@ -17,7 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use hiveward_actors::model::{Models, PassKey};
+use hiveward_actors::model::{Models, PassKey, meter::RateLimit};
 use hiveward_runtime::store::file::replace;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -71,7 +71,12 @@ impl ModelGateway {
         let files = |source| ModelGatewayError::Files { dir: data_dir.to_owned(), source };
         let key = PassKey::of_dir(data_dir).map_err(files)?;
         let (listener, address) = bind(section.listen, data_dir).await?;
-        let models = Models::new(key, format!("http://{address}"), section.providers.keys().cloned().collect());
+        let prices = section.prices().map_err(|problem| files(io::Error::new(io::ErrorKind::InvalidInput, problem)))?;
+        let models = Models::new(key, format!("http://{address}"), section.providers.keys().cloned().collect(), prices);
+        for (name, provider) in &section.providers {
+            let limit = RateLimit { requests: provider.requests_per_minute, tokens: provider.tokens_per_minute };
+            models.gate().set_rate(name, limit);
+        }
         let providers = Providers::new(section, data_dir.join("secrets")).map_err(ModelGatewayError::Client)?;
         let caller = Caller::new(models.clone(), providers, section.first_byte_timeout(), section.idle_timeout());
         let (closing, cut, connections) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());

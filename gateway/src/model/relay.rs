@@ -8,7 +8,10 @@ use std::{pin::Pin, time::Duration};
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use hiveward_actors::{agent::connector::Lease, model::Models};
+use hiveward_actors::{
+    agent::connector::Lease,
+    model::{Models, meter::Reservation},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{api::Api, hide::Hide, tap::Tap};
@@ -21,13 +24,14 @@ pub struct Metered {
     pub lease: Lease,
     pub model: String,
     pub tap: Tap,
+    pub reserved: Option<Reservation>,
 }
 
 impl Drop for Metered {
     fn drop(&mut self) {
         let incomplete = !self.tap.is_complete();
         metrics::counter!("hiveward_model_calls_total", "incomplete" => incomplete.to_string()).increment(1);
-        self.models.used(self.lease, &self.model, self.tap.usage(), incomplete);
+        self.models.used(self.lease, &self.model, self.reserved.take(), self.tap.usage(), incomplete);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use hiveward_actors::model::Estimate;
 use serde::{
     Deserialize, Deserializer,
     de::{Error, MapAccess, Visitor},
@@ -80,9 +81,22 @@ pub struct Asked {
     pub stream: bool,
     /// Of the OpenAI-compatible API: the client wants the stream to end with its usage.
     pub usage_wanted: bool,
+    /// What it may use at most.
+    pub estimate: Estimate,
     /// As it goes to the provider.
     pub body: Bytes,
 }
+
+/// Of an answer whose request sets no bound, as the OpenAI-compatible API allows.
+const OUTPUT_UNSAID: u64 = 32 * 1024;
+
+/// Bytes of a body for which a token is set aside, at least.
+///
+/// A token of ordinary text, code or JSON is three to four bytes; the densest that is common, characters of three bytes
+/// that take one or two tokens each, comes to two. A body has its field names, quotes and escapes besides. What lies
+/// outside, such as a picture that is named by its address, makes the estimate too low: the call is settled at what it
+/// used, and a budget is passed by that one call and no other, for nothing more is granted then.
+const BYTES_PER_TOKEN: u64 = 2;
 
 #[derive(Default, Deserialize)]
 struct StreamOptions {
@@ -99,7 +113,11 @@ impl Asked {
             return Err(format!("`model` is no name of 1 to {MODEL_CHARS_MAX} characters"));
         }
         let stream = fields.get::<Option<bool>>("stream")?.flatten().unwrap_or(false);
-        let mut asked = Self { model, stream, usage_wanted: false, body };
+        let number = |name: &str| fields.get::<Option<u64>>(name).map(Option::flatten);
+        let output = number("max_completion_tokens")?.or(number("max_tokens")?).unwrap_or(OUTPUT_UNSAID);
+        let answers = if api == Api::OpenAi { number("n")?.unwrap_or(1).max(1) } else { 1 };
+        let estimate = Estimate { input: (body.len() as u64).div_ceil(BYTES_PER_TOKEN), output: output.saturating_mul(answers) };
+        let mut asked = Self { model, stream, usage_wanted: false, estimate, body };
         if api == Api::OpenAi && stream {
             let options = fields.get::<Option<serde_json::Map<String, serde_json::Value>>>("stream_options")?.flatten();
             let mut options = options.unwrap_or_default();
@@ -150,6 +168,15 @@ mod tests {
     }
 
     #[test]
+    fn what_a_call_may_use_is_bounded_before_it_is_made() {
+        let body = r#"{"model":"m","max_tokens":100}"#;
+        let estimate = Estimate { input: body.len() as u64 / 2, output: 100 };
+        assert_eq!(read(Api::Anthropic, body).unwrap().estimate, estimate);
+        assert_eq!(read(Api::OpenAi, r#"{"model":"m","n":3,"max_completion_tokens":10}"#).unwrap().estimate.output, 30);
+        assert_eq!(read(Api::OpenAi, r#"{"model":"m"}"#).unwrap().estimate.output, OUTPUT_UNSAID);
+    }
+
+    #[test]
     fn usage_is_asked_for_where_the_client_did_not() {
         let asked = read(Api::OpenAi, r#"{"model":"m","stream":true,"stream_options":{"x":1}}"#).unwrap();
         assert!(!asked.usage_wanted);
@@ -169,6 +196,7 @@ mod tests {
             (r#"{}"#, "missing"),
             (r#"[]"#, "not understood"),
             (r#"{"model":"m","stream":"yes"}"#, "`stream`"),
+            (r#"{"model":"m","max_tokens":-1}"#, "`max_tokens`"),
             ("", "not understood"),
         ] {
             let message = read(Api::OpenAi, body).err().unwrap();

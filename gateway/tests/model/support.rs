@@ -117,6 +117,16 @@ impl Front {
         .await
     }
 
+    /// Before one Anthropic server, with prices.
+    pub async fn priced(server: &Scripted, prices: &str) -> Self {
+        let front = Self::before(server).await;
+        let mut section = front.section;
+        section.prices = yaml::read::<ModelsSection>("test", &format!("prices: {prices}\n")).unwrap().prices;
+        section.check().unwrap();
+        drop(front.gateway);
+        Self::of(front.dir, section).await
+    }
+
     async fn of(dir: Arc<tempfile::TempDir>, section: ModelsSection) -> Self {
         let gateway = ModelGateway::start(&section, dir.path()).await.unwrap();
         gateway.keep_port().unwrap();
