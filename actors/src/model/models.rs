@@ -256,13 +256,13 @@ impl ModelAccess for Models {
         let mut passes = self.0.passes.lock();
         let Some(open) = passes.open.remove(&lease) else { return };
         open.cut.cancel();
-        self.0.gate.forget(&Scope::Attempt(lease));
         passes.closed.insert(lease, open.record);
         passes.order.push_back(lease);
         if passes.order.len() > CLOSED_MAX
             && let Some(oldest) = passes.order.pop_front()
         {
             passes.closed.remove(&oldest);
+            self.0.gate.set_budget(Scope::Attempt(oldest), None);
         }
     }
 

@@ -58,7 +58,7 @@ async fn fifty_agents_under_one_budget_stay_within_it_and_every_token_is_account
     let total = server.total();
     let sent = total.usage;
     assert_eq!(metered, sent.input + sent.output + sent.cache_read + sent.cache_write);
-    let account = front.models.gate().account(&scope);
+    let account = front.models.gate().account(&scope).unwrap();
     assert_eq!((account.spent_tokens, account.reserved_tokens, total.calls), (metered, 0, answered));
 }
 

@@ -104,12 +104,9 @@ impl Gate {
         self.0.lock().meter.set_rate(provider, limit);
     }
 
-    pub fn account(&self, scope: &Scope) -> Account {
+    /// None of a scope without a budget.
+    pub fn account(&self, scope: &Scope) -> Option<Account> {
         self.0.lock().meter.account(scope)
-    }
-
-    pub fn forget(&self, scope: &Scope) {
-        self.0.lock().meter.forget(scope);
     }
 }
 

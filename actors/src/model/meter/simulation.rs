@@ -11,7 +11,7 @@ use super::{
 };
 use crate::id::{AgentId, SwarmId};
 
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 100;
 const STEPS: u32 = 400;
 const AGENTS: u128 = 12;
 const LIMIT: u64 = 20_000;
@@ -49,12 +49,12 @@ impl World {
     fn check(&self, over: u64, seed: u64) {
         for agent in 0..AGENTS {
             for scope in scopes(agent) {
-                let account = self.meter.account(&scope);
+                let Some(account) = self.meter.account(&scope) else { continue };
                 let reserved: u64 =
                     self.granted.values().filter(|(scopes, _)| scopes.contains(&scope)).map(|(_, amount)| amount.tokens).sum();
                 let spent = self.spent.get(&scope).copied().unwrap_or(0);
                 assert_eq!((account.reserved_tokens, account.spent_tokens), (reserved, spent), "seed {seed}: {scope}");
-                if let Some(Budget { tokens: Some(limit), .. }) = account.budget {
+                if let Budget { tokens: Some(limit), .. } = account.budget {
                     assert!(spent + reserved <= limit + over, "seed {seed}: {scope} has {spent} + {reserved} of {limit}");
                 }
             }
@@ -77,7 +77,13 @@ fn run(seed: u64, low_estimates: bool) -> (u64, u64) {
     world.meter.set_budget(Scope::Swarm(SwarmId::from_u128(1)), budget(LIMIT / 3));
     world.meter.set_rate("p", RateLimit { requests: Some(30), tokens: None });
     let (mut asked, mut over) = (HashMap::new(), 0);
-    for _ in 0..STEPS {
+    for step in 0..STEPS {
+        if step == STEPS / 4 {
+            // Set while calls are under way: what they have reserved counts from the first moment.
+            let scope = Scope::Agent(AgentId::from_u128(3));
+            world.meter.set_budget(scope.clone(), budget(LIMIT));
+            world.spent.remove(&scope);
+        }
         world.now += Duration::from_millis(dice.u64(0..3_000));
         match dice.u8(0..10) {
             0..=4 => {
@@ -167,6 +173,26 @@ fn agents_take_turns_however_many_calls_one_of_them_makes() {
     meter.settle(next[0].0, Amount { tokens: 1, nanos: None });
     let after = meter.look(now).verdicts;
     assert!([next[0].0, after[0].0].contains(&other), "the other agent had its turn among the first two");
+}
+
+#[test]
+fn a_warning_is_given_once_when_it_is_passed_and_again_under_another_budget() {
+    let mut meter = Meter::default();
+    let scope = Scope::Label("all=1".to_owned());
+    let budget = |tokens| Some(Budget { tokens: Some(tokens), nanos: None, warn_percent: Some(80) });
+    meter.set_budget(scope.clone(), budget(100));
+    let spend = |meter: &mut Meter, tokens| {
+        let estimate = Amount { tokens, nanos: None };
+        let ask = Ask { agent: AgentId::from_u128(1), scopes: vec![scope.clone()], estimate, provider: "p".to_owned() };
+        let number = meter.ask(ask).unwrap();
+        assert_eq!(meter.look(Instant::now()).verdicts, [(number, Verdict::Granted)]);
+        meter.settle(number, estimate)
+    };
+    assert_eq!(spend(&mut meter, 79), []);
+    assert_eq!(spend(&mut meter, 1), [Scope::Label("all=1".to_owned())]);
+    assert_eq!(spend(&mut meter, 5), []);
+    meter.set_budget(Scope::Label("all=1".to_owned()), budget(101));
+    assert_eq!(spend(&mut meter, 1), [Scope::Label("all=1".to_owned())]);
 }
 
 #[test]

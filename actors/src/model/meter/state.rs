@@ -61,10 +61,11 @@ pub struct Budget {
     pub warn_percent: Option<u8>,
 }
 
-/// Of one scope.
+/// Of a scope that has a budget. Others have none: labels without an end must not fill the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
-    pub budget: Option<Budget>,
+    pub budget: Budget,
+    /// Since the budget was set.
     pub spent_tokens: u64,
     pub spent_nanos: u64,
     pub reserved_tokens: u64,
@@ -128,23 +129,30 @@ enum Fit {
 }
 
 impl Meter {
+    /// Changing a budget keeps what is spent; taking it away forgets it.
     pub fn set_budget(&mut self, scope: Scope, budget: Option<Budget>) {
-        let account = self.accounts.entry(scope).or_default();
-        account.warned &= account.budget == budget;
-        account.budget = budget;
+        let Some(budget) = budget else {
+            self.accounts.remove(&scope);
+            return;
+        };
+        if let Some(account) = self.accounts.get_mut(&scope) {
+            account.warned &= account.budget == budget;
+            account.budget = budget;
+            return;
+        }
+        let mut account = Account { budget, ..Account::default() };
+        for grant in self.granted.values().filter(|grant| grant.scopes.contains(&scope)) {
+            account.reserve(grant.estimate);
+        }
+        self.accounts.insert(scope, account);
     }
 
     pub fn set_rate(&mut self, provider: &str, limit: RateLimit) {
         self.rates.insert(provider.to_owned(), Rate::new(limit));
     }
 
-    pub fn account(&self, scope: &Scope) -> Account {
-        self.accounts.get(scope).copied().unwrap_or_default()
-    }
-
-    /// Of an attempt that is over; what it still has reserved is settled as if nothing had been forgotten.
-    pub fn forget(&mut self, scope: &Scope) {
-        self.accounts.remove(scope);
+    pub fn account(&self, scope: &Scope) -> Option<Account> {
+        self.accounts.get(scope).copied()
     }
 
     /// Takes a place in the queue; [`Self::look`] says what becomes of it. `None`: too many wait already.
@@ -244,7 +252,7 @@ impl Meter {
         let mut later = None;
         for scope in &ask.scopes {
             let Some(account) = self.accounts.get(scope) else { continue };
-            let Some(budget) = account.budget else { continue };
+            let budget = account.budget;
             let checks = [
                 budget
                     .tokens
@@ -271,9 +279,9 @@ impl Meter {
 
     fn reserve(&mut self, number: u64, grant: Grant) {
         for scope in &grant.scopes {
-            let account = self.accounts.entry(scope.clone()).or_default();
-            account.reserved_tokens = account.reserved_tokens.saturating_add(grant.estimate.tokens);
-            account.reserved_nanos = account.reserved_nanos.saturating_add(grant.estimate.nanos.unwrap_or(0));
+            if let Some(account) = self.accounts.get_mut(scope) {
+                account.reserve(grant.estimate);
+            }
         }
         self.granted.insert(number, grant);
     }
@@ -303,8 +311,13 @@ impl Meter {
 }
 
 impl Account {
+    fn reserve(&mut self, estimate: Amount) {
+        self.reserved_tokens = self.reserved_tokens.saturating_add(estimate.tokens);
+        self.reserved_nanos = self.reserved_nanos.saturating_add(estimate.nanos.unwrap_or(0));
+    }
+
     fn passes_warning(&self) -> bool {
-        let Some(Budget { tokens, nanos, warn_percent: Some(percent) }) = self.budget else { return false };
+        let Budget { tokens, nanos, warn_percent: Some(percent) } = self.budget else { return false };
         let passed = |limit: Option<u64>, spent: u64| {
             limit.is_some_and(|limit| u128::from(spent) * 100 >= u128::from(limit) * u128::from(percent))
         };
