@@ -11,7 +11,10 @@ use hiveward_actors::model::price::{Price, Prices, nanos_from_decimal};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{api::Api, key::KeyRef};
+use super::{
+    api::Api,
+    key::{HOW_TO_NAME, KeyRef},
+};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -101,6 +104,9 @@ impl ModelsSection {
             let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
             if !plain {
                 return at("", "a name is letters, digits, `_`, `-` and `.`");
+            }
+            if provider.key == Some(KeyRef::Unnamed) {
+                return at("key", HOW_TO_NAME);
             }
             match reqwest::Url::parse(&provider.url) {
                 Ok(url) if !matches!(url.scheme(), "http" | "https") => return at("url", "it begins with http:// or https://"),
@@ -196,8 +202,10 @@ mod tests {
         let section = check("providers:\n  a: {api: anthropic, url: 'https://h', key: 'secret:k'}\n").unwrap();
         assert!(serde_json::to_string(&section).unwrap().contains("secret:k"));
         let message = check("providers:\n  a: {api: anthropic, url: 'https://h', key: canary-123}\n").unwrap_err();
-        assert!(message.contains("secret:NAME") && message.contains("line 2"), "{message}");
-        assert!(!message.lines().next().unwrap().contains("canary"), "{message}");
+        assert!(message.contains("secret:NAME") && message.contains("models.providers.a.key"), "{message}");
+        assert!(!message.contains("canary"), "{message}");
+        let section: ModelsSection = yaml::read("c", "providers: {a: {api: openai, url: u, key: canary-123}}").unwrap();
+        assert!(!format!("{section:?}").contains("canary") && !serde_json::to_string(&section).unwrap().contains("canary"));
     }
 
     #[test]

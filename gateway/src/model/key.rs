@@ -9,28 +9,28 @@ use serde::{Deserialize, Serialize};
 
 /// `secret:NAME`, `file:PATH` or `${VAR}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(try_from = "String", into = "String")]
+#[serde(from = "String", into = "String")]
 #[schemars(with = "String")]
 pub enum KeyRef {
     Secret(String),
     File(String),
     Variable(String),
+    /// Something else, most likely a key in clear. It is let go at once: refusing it while the file is read would show the
+    /// line it stands in.
+    Unnamed,
 }
 
-impl TryFrom<String> for KeyRef {
-    type Error = String;
-
-    /// A key in clear is refused, and not repeated in the refusal.
-    fn try_from(text: String) -> Result<Self, String> {
+impl From<String> for KeyRef {
+    fn from(text: String) -> Self {
         let variable = |text: &str| text.strip_prefix("${")?.strip_suffix('}').filter(|name| !name.is_empty()).map(str::to_owned);
         if let Some(name) = text.strip_prefix("secret:").filter(|name| !name.is_empty()) {
-            Ok(Self::Secret(name.to_owned()))
+            Self::Secret(name.to_owned())
         } else if let Some(path) = text.strip_prefix("file:").filter(|path| path.starts_with('/')) {
-            Ok(Self::File(path.to_owned()))
+            Self::File(path.to_owned())
         } else if let Some(name) = variable(&text) {
-            Ok(Self::Variable(name))
+            Self::Variable(name)
         } else {
-            Err("a key is not written here but named: secret:NAME, file:/PATH or ${VAR}".to_owned())
+            Self::Unnamed
         }
     }
 }
@@ -41,9 +41,12 @@ impl From<KeyRef> for String {
             KeyRef::Secret(name) => format!("secret:{name}"),
             KeyRef::File(path) => format!("file:{path}"),
             KeyRef::Variable(name) => format!("${{{name}}}"),
+            KeyRef::Unnamed => "not named".to_owned(),
         }
     }
 }
+
+pub const HOW_TO_NAME: &str = "a key is not written here but named: secret:NAME, file:/PATH or ${VAR}";
 
 /// A key in clear, for as long as one call needs it. Has no `Debug`.
 pub struct Key(String);
@@ -56,6 +59,7 @@ impl KeyRef {
             Self::File(path) => {
                 std::fs::read_to_string(path).map_err(|error| format!("the key's file {path} cannot be read: {error}"))?
             }
+            Self::Unnamed => return Err(HOW_TO_NAME.to_owned()),
             Self::Variable(name) => {
                 std::env::var(name).map_err(|_| format!("the variable {name} is not in the node's environment"))?
             }

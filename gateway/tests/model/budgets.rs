@@ -80,6 +80,15 @@ async fn an_attempt_that_used_up_its_tokens_is_told_so_and_another_goes_on() {
     let refused = ask(&completions_of(&pass), &pass.token, &prompt("go")).await;
     assert_eq!((refused.status, &refused.json()["error"]["type"]), (402, &json!("insufficient_quota")));
     assert_eq!(server.total().calls, calls, "what is refused reaches no provider");
+    let mut again = holder(rules.clone());
+    again.lease = lease;
+    front.models.close(lease);
+    let reopened = front.models.open(again).unwrap();
+    assert_eq!(
+        ask(&messages_of(&reopened), &reopened.token, &prompt("go")).await.status,
+        402,
+        "opening it again gives nothing new"
+    );
     let (other, pass) = front.pass(rules);
     assert_eq!(ask(&messages_of(&pass), &pass.token, &prompt("go")).await.status, 200);
     assert_eq!(front.models.refusal(other), None);
