@@ -136,7 +136,8 @@ fn look(house: &House, kept: &mut Attempts) -> Result<(), Refused> {
 /// `task_0192…-3`, `task_0192…-3-gate` and `task_0192…-3-run0`.
 fn attempt_of(name: &str) -> Option<(TaskId, u32)> {
     let (mut task, mut number) = name.rsplit_once('-')?;
-    if number == "gate" || number == "activity" || number.strip_prefix("run").is_some_and(|run| run.parse::<u32>().is_ok()) {
+    if ["gate", "activity", "run", "check", "setup", "teardown"].contains(&number.trim_end_matches(|c: char| c.is_ascii_digit()))
+    {
         (task, number) = task.rsplit_once('-')?;
     }
     Some((task.parse().ok()?, number.parse().ok()?))

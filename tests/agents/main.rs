@@ -4,4 +4,5 @@
 mod deaths;
 mod keys;
 mod scene;
+mod team;
 mod working;

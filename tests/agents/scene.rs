@@ -36,6 +36,11 @@ impl Real {
     }
 }
 
+/// Of Claude Code.
+pub fn claude() -> String {
+    installed().join("node_modules/.bin/claude").display().to_string()
+}
+
 /// Installs the programs, once: tests run beside each other, so one installs and the others wait for it.
 fn installed() -> PathBuf {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("agents");
@@ -88,6 +93,18 @@ pub struct Scene {
 impl Scene {
     /// An agent that works in a directory of its own, beside the node's data.
     pub async fn begin(real: Real, script: &str, more: Value) -> Self {
+        let mut scene = Self::node(script).await;
+        let mut coding = json!({ "workspace": { "directory": scene.project.display().to_string() } });
+        for (field, value) in more.as_object().into_iter().flatten() {
+            coding[field] = value.clone();
+        }
+        let connector = real.connector(&coding);
+        scene.agent = scene.hive.client().agent(json!({ "name": "coder", "connector": connector })).await;
+        scene
+    }
+
+    /// Without an agent yet, and with an empty project.
+    pub async fn node(script: &str) -> Self {
         let dir = tempfile::tempdir().unwrap().keep();
         let file = |name: &str, text: &str| {
             fs::write(dir.join(name), text).unwrap();
@@ -105,13 +122,7 @@ impl Scene {
         fs::create_dir(&project).unwrap();
         let setup = Setup { data_dir: Some(dir.join("data")), ..Setup::default() };
         let hive = Hive::start(setup.env("HIVEWARD_CONFIG", config.display().to_string())).await;
-        let mut coding = json!({ "workspace": { "directory": project.display().to_string() } });
-        for (field, value) in more.as_object().into_iter().flatten() {
-            coding[field] = value.clone();
-        }
-        let connector = real.connector(&coding);
-        let agent = hive.client().agent(json!({ "name": "coder", "connector": connector })).await;
-        Self { hive, server, project, agent }
+        Self { hive, server, project, agent: String::new() }
     }
 
     pub async fn prompt(&self, text: &str) -> String {

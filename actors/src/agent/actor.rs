@@ -468,7 +468,7 @@ impl Agent {
             None => {}
         }
         state.held.insert(lease, Held::Running { started: false });
-        if assignment.spec.depends_on.is_empty() && is_inline(&assignment.spec) {
+        if lease.attempt == 1 && assignment.spec.depends_on.is_empty() && is_inline(&assignment.spec) {
             let job = self.job(&assignment, Vec::new());
             return self.begin(ctx, state, lease, job).await;
         }

@@ -21,6 +21,10 @@ pub struct CodingSpec {
     pub workspace: WorkspaceSpec,
     #[serde(default)]
     pub policy: Policy,
+    /// What must hold, in the workspace, before an attempt counts as done, in this order; whoever gives the task cannot
+    /// leave them out. Each reads the result on its standard input.
+    #[serde(default)]
+    pub checks: Vec<Check>,
     #[serde(default)]
     pub calls: CallRules,
     #[serde(default)]
@@ -49,6 +53,7 @@ impl CodingSpec {
             instructions: None,
             workspace: WorkspaceSpec::default(),
             policy: Policy::default(),
+            checks: Vec::new(),
             calls: CallRules::default(),
             answer: AnswerKind::default(),
             resumes_max: Self::resumes_max_default(),
@@ -97,6 +102,13 @@ pub struct WorktreeSpec {
     /// Bytes that the worktree may take; an attempt beyond it is stopped.
     #[serde(default)]
     pub bytes_max: Option<u64>,
+}
+
+/// A gate that comes with the agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    pub name: String,
+    pub hook: Hook,
 }
 
 /// A program that is run in the workspace.

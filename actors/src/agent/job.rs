@@ -15,6 +15,7 @@ use super::{
 use crate::{
     house::House,
     task::{
+        TaskRecord,
         scatter::Role,
         spec::{TaskSpec, Work},
     },
@@ -48,7 +49,17 @@ pub(super) async fn fetch(house: &House, assignment: &Assignment) -> Result<Job,
             inputs.push(Input { task: *task, title: record.spec.title.clone(), status: record.status, result });
         }
     }
-    make_job(house, assignment, inputs)
+    let mut job = make_job(house, assignment, inputs)?;
+    if assignment.lease.attempt > 1 {
+        let record = house.tasks.get(assignment.lease.task)?;
+        let before = |record: TaskRecord| {
+            let attempts = record.attempts.into_iter().filter(|attempt| attempt.number < assignment.lease.attempt);
+            attempts.last()?.error
+        };
+        // A hint for the next try: not worth waiting for the views.
+        job.earlier = record.and_then(before);
+    }
+    Ok(job)
 }
 
 pub(super) fn make_job(house: &House, assignment: &Assignment, inputs: Vec<Input>) -> Result<Job, Refused> {
@@ -70,6 +81,7 @@ pub(super) fn make_job(house: &House, assignment: &Assignment, inputs: Vec<Input
         gate: spec.gate.clone(),
         item: spec.role.as_ref().and_then(Role::item).cloned(),
         labels: spec.labels.clone(),
+        earlier: None,
     })
 }
 

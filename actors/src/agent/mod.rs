@@ -18,6 +18,7 @@ pub mod spec;
 pub mod state;
 pub mod table;
 pub mod wire;
+pub mod workspace;
 
 pub use record::{AgentRecord, AgentStatus};
 pub use spec::{AgentSpec, ConnectorSpec, EnvVar, Limits, SessionSpec, Skill};

@@ -238,12 +238,23 @@ pub fn command(lease: Lease, script: &str) -> Job {
         gate: None,
         item: None,
         labels: Vec::new(),
+        earlier: None,
     }
 }
 
 pub fn kind(lease: Lease, kind: &str, payload: &str) -> Job {
     let what = What::Kind { kind: kind.into(), payload: Some(Bytes::copy_from_slice(payload.as_bytes())) };
-    Job { lease, title: "a test".into(), what, inputs: Vec::new(), run_timeout: None, gate: None, item: None, labels: Vec::new() }
+    Job {
+        lease,
+        title: "a test".into(),
+        what,
+        inputs: Vec::new(),
+        run_timeout: None,
+        gate: None,
+        item: None,
+        labels: Vec::new(),
+        earlier: None,
+    }
 }
 
 pub fn python_worker() -> ConnectorSpec {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
+    apply_coding::Coding,
     args,
     client::{AGENT, Client, SWARM, TASK},
     fail::{Exit, Failed, Outcome},
@@ -45,6 +46,9 @@ struct File {
     parameters: BTreeMap<String, Option<Parameter>>,
     #[serde(default)]
     swarms: Vec<SwarmItem>,
+    /// What agents of a role share; an agent's own fields win.
+    #[serde(default)]
+    profiles: BTreeMap<String, ProfileItem>,
     #[serde(default)]
     agents: Vec<AgentItem>,
     #[serde(default)]
@@ -99,6 +103,26 @@ struct Weights {
     max_load: Option<f64>,
 }
 
+/// A role, as data.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct ProfileItem {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connector: Option<Connector>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    skills: Vec<Skill>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weight: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_concurrent_tasks: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<Limits>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    env: Vec<EnvVar>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<Session>,
+}
+
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct AgentItem {
@@ -106,6 +130,9 @@ struct AgentItem {
     name: String,
     #[serde(default, skip_serializing)]
     count: Option<u32>,
+    /// One of the file's profiles.
+    #[serde(default, skip_serializing)]
+    profile: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     swarm: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -139,6 +166,8 @@ enum Connector {
     #[serde(serialize_with = "switched_on")]
     Noop,
     Worker(Worker),
+    ClaudeCode(Coding),
+    Acp(Coding),
 }
 
 fn switched_on<S: serde::Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
@@ -328,7 +357,17 @@ impl Wanted {
             wanted.swarms.push(filled(item)?);
         }
         for item in &file.agents {
-            let base = filled(item)?;
+            let mut base = filled(item)?;
+            if let Some(role) = &item.profile {
+                let known = || file.profiles.keys().cloned().collect::<Vec<_>>().join(", ");
+                let profile = file.profiles.get(role);
+                let profile = profile.ok_or_else(|| format!("{name}: there is no profile {role:?}; there are: {}", known()))?;
+                let mut whole = filled(profile)?;
+                if let (Some(whole), Value::Object(own)) = (whole.as_object_mut(), base) {
+                    whole.extend(own);
+                }
+                base = whole;
+            }
             match item.count {
                 None => wanted.agents.push(base),
                 Some(count) => wanted.agents.extend((1..=count).map(|n| {

@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod apply;
+mod apply_coding;
 pub mod approval;
 pub mod args;
 pub mod attach;

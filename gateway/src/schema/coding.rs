@@ -4,7 +4,7 @@ use async_graphql::{Context, Enum, ID, InputObject, Object, OneofObject, SimpleO
 use futures_util::{Stream, stream};
 use hiveward_actors::{
     agent::{
-        coding::{self, CodingSpec, Hook, Policy, Rule, WorkspaceSpec, WorktreeSpec},
+        coding::{self, Check, CodingSpec, Hook, Policy, Rule, WorkspaceSpec, WorktreeSpec},
         policy::Rules,
     },
     client::{self, OutputReader},
@@ -71,6 +71,8 @@ pub struct CodingInput {
     /// A fresh directory per attempt if absent.
     workspace: Option<WorkspaceInput>,
     policy: Option<PolicyInput>,
+    /// What must hold, in the workspace, before an attempt counts as done, in this order.
+    checks: Option<Vec<CheckInput>>,
     calls: Option<CallsInput>,
     #[graphql(default_with = "AnswerKind::Text")]
     answer: AnswerKind,
@@ -111,6 +113,15 @@ pub struct WorktreeInput {
 pub struct HookInput {
     argv: Vec<String>,
     #[graphql(default = 60_000)]
+    timeout_ms: i32,
+}
+
+/// A program that must succeed in the workspace; it reads the attempt's result on its standard input.
+#[derive(InputObject)]
+pub struct CheckInput {
+    name: String,
+    argv: Vec<String>,
+    #[graphql(default = 600_000)]
     timeout_ms: i32,
 }
 
@@ -220,12 +231,20 @@ impl CodingInput {
             tokens_max: calls.max_tokens.map(|tokens| tokens.0),
             ..CallRules::default()
         });
+        let checks = self.checks.unwrap_or_default().into_iter().enumerate().map(|(number, check)| {
+            let at = field(&format!("checks.{number}"));
+            let name = parse::name(&join(&at, "name"), check.name)?;
+            let hook = hook(&at, Some(HookInput { argv: check.argv, timeout_ms: check.timeout_ms }))?;
+            hook.map(|hook| Check { name, hook }).ok_or_else(|| Refused::invalid(at, "a check needs a program"))
+        });
+        let checks = checks.collect::<Result<Vec<_>, Refused>>()?;
         let quiet = parse::optional_natural(&field("quietMs"), self.quiet_ms)?;
         Ok(CodingSpec {
             model: self.model,
             instructions: self.instructions,
             workspace: workspace(&field("workspace"), self.workspace)?,
             policy,
+            checks,
             calls,
             answer: self.answer.into(),
             resumes_max: parse::natural(&field("maxResumes"), self.max_resumes)?,
@@ -243,6 +262,8 @@ pub struct Coding {
     /// The directory or repository that it works in; absent for a fresh directory per attempt.
     workspace: Option<String>,
     rules: Vec<PolicyRule>,
+    /// Names of what must hold before an attempt counts as done.
+    checks: Vec<String>,
     /// How long a person is waited for.
     within_ms: BigInt,
     otherwise: Permission,
@@ -279,6 +300,7 @@ impl From<&CodingSpec> for Coding {
                 WorkspaceSpec::Worktree(tree) => Some(tree.repository.display().to_string()),
             },
             rules: rules.collect(),
+            checks: spec.checks.iter().map(|check| check.name.clone()).collect(),
             within_ms: BigInt(spec.policy.within_ms),
             otherwise: spec.policy.otherwise.into(),
             answer: spec.answer.into(),

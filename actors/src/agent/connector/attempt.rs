@@ -140,8 +140,11 @@ pub fn dirs(data_dir: &Path, lease: Lease) -> Vec<PathBuf> {
 
 /// Every directory of it that may hold a process.
 fn sessions(data_dir: &Path, lease: Lease) -> Vec<PathBuf> {
+    let name = |part: String| data_dir.join("sessions").join(format!("{}-{}-{part}", lease.task, lease.attempt));
     let runs = (0..).map(|run| run_dir(data_dir, lease, run)).take_while(|dir| dir.exists());
-    [session_dir(data_dir, lease), gate_dir(data_dir, lease)].into_iter().chain(runs).collect()
+    let checks = (0..).map(|check| name(format!("check{check}"))).take_while(|dir| dir.exists());
+    let hooks = [name("setup".to_owned()), name("teardown".to_owned())].into_iter().filter(|dir| dir.exists());
+    [session_dir(data_dir, lease), gate_dir(data_dir, lease)].into_iter().chain(runs).chain(checks).chain(hooks).collect()
 }
 
 fn run_dir(data_dir: &Path, lease: Lease, run: u32) -> PathBuf {
@@ -224,6 +227,16 @@ impl Attempt {
     /// Of the process with this number, for connectors that start one after the other.
     pub(super) fn run_dir(&self, run: u32) -> PathBuf {
         run_dir(&self.shared.env.data_dir, self.lease, run)
+    }
+
+    /// Of a program beside the agent's own: a check, a hook.
+    pub(super) fn side_dir(&self, name: &str) -> PathBuf {
+        self.shared.env.data_dir.join("sessions").join(format!("{}-{}-{name}", self.lease.task, self.lease.attempt))
+    }
+
+    /// Its own fresh directory, wherever it works.
+    pub(super) fn scratch(&self) -> PathBuf {
+        self.dir.join("work")
     }
 
     /// The agent's life that began the attempt.
@@ -427,7 +440,21 @@ impl Attempt {
         control: &Control,
         outcome: Outcome,
     ) -> Outcome {
-        let Some(gate) = gate else { return outcome };
+        match gate {
+            Some(gate) => self.verify_in(&self.gate, gate, task_env, control, outcome).await,
+            None => outcome,
+        }
+    }
+
+    /// As [`Self::verify`], for one of several gates, each with a directory of its own.
+    pub(super) async fn verify_in(
+        &self,
+        dir: &Path,
+        gate: &GateSpec,
+        task_env: &[(String, String)],
+        control: &Control,
+        outcome: Outcome,
+    ) -> Outcome {
         self.shared.report(Report::Verifying { lease: self.lease }).await;
         let resolved = match self.env(&[task_env, &gate.command.env]) {
             Ok(resolved) => resolved,
@@ -442,19 +469,13 @@ impl Attempt {
             self.write("gate-stdin", outcome.result.as_deref().unwrap_or_default())
                 .map_err(|e| format!("the gate's input cannot be written: {e}"))?;
             let stdin = Stdin::File(self.path("gate-stdin"));
-            Ok(self.launch_of(
-                &self.gate,
-                &gate.command,
-                resolved.env.clone(),
-                stdin,
-                Some(Duration::from_millis(gate.timeout_ms)),
-            ))
+            Ok(self.launch_of(dir, &gate.command, resolved.env.clone(), stdin, Some(Duration::from_millis(gate.timeout_ms))))
         };
-        let failure = match self.open(&self.gate, control, make).await {
+        let failure = match self.open(dir, control, make).await {
             Ok(session) => {
                 let exit = session.wait().await;
                 control.live.lock().take();
-                self.judge(&self.gate, &exit, &resolved)
+                self.judge(dir, &exit, &resolved)
             }
             Err(failure) => Some(failure),
         };

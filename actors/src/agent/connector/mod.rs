@@ -64,6 +64,8 @@ pub struct Job {
     /// What a program is given of its part of a scatter.
     pub item: Option<crate::task::scatter::Item>,
     pub labels: Vec<Label>,
+    /// Why the attempt before did not do, if there was one.
+    pub earlier: Option<String>,
 }
 
 #[derive(Clone, Debug)]

@@ -10,6 +10,7 @@ mod dialect;
 mod engine;
 mod files;
 mod log;
+mod place;
 mod prompt;
 mod questions;
 #[cfg(test)]
@@ -18,7 +19,7 @@ mod story;
 mod stuck;
 mod telling;
 
-use std::{collections::HashMap, fs, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use parking_lot::Mutex;
@@ -38,7 +39,7 @@ use super::{
 use crate::{
     agent::{
         activity::What,
-        coding::{CodingSpec, Permission, WorkspaceSpec},
+        coding::{CodingSpec, Permission},
         policy::Rules,
         session::Exit,
         spec::AgentSpec,
@@ -247,15 +248,9 @@ async fn work(
         Rules::read(&spec.policy).map_err(|(number, field, why)| unfit(format!("policy.rules.{number}.{field}: {why}")))?;
     let unusable = |error: std::io::Error| Outcome::failed(format!("the attempt's directory cannot be used: {error}"), true);
     attempt.prepare().map_err(unusable)?;
-    if let WorkspaceSpec::Directory { path } = &spec.workspace {
-        let path = fs::canonicalize(path).map_err(|error| unfit(format!("workspace {}: {error}", path.display())))?;
-        if !path.is_dir() {
-            return Err(unfit(format!("workspace {} is no directory", path.display())));
-        }
-        attempt.work_in(path);
-    }
-    let workspace = fs::canonicalize(attempt.workdir()).map_err(unusable)?;
-    let env = attempt.env(&[]).map_err(unfit)?;
+    let place = place::open(attempt, job, spec, control).await?;
+    let workspace = place.dir().to_owned();
+    let env = attempt.env(&[&place.env()]).map_err(unfit)?;
     let inputs = attempt.inputs(&job.inputs).and_then(|inputs| attempt.write("inputs.json", &serde_json::to_vec(&inputs)?));
     inputs.map_err(unusable)?;
     let holder = Holder {
@@ -277,7 +272,7 @@ async fn work(
         Speaks::Acp => Box::new(acp::Acp::default()),
     };
     let engine = Engine { attempt, job, spec, rules: &rules, control, orders, dialect, log, workspace, env, pass, task };
-    let (outcome, mut log) = Box::pin(engine.run()).await;
+    let (outcome, mut log) = place.within_bounds(control, Box::pin(engine.run())).await;
     for fallback in shared.env.models.fallbacks(job.lease) {
         let (run, heard) = (log.story.run, log.story.heard);
         // Said for people; what it came to does not hang on it.
@@ -286,8 +281,6 @@ async fn work(
     if let Err(error) = log.close(&Exit { code: (outcome.end == End::Succeeded).then_some(0), ..Exit::default() }) {
         tracing::warn!(%error, "the end of an attempt's transcript could not be recorded");
     }
-    if outcome.end != End::Succeeded {
-        return Err(outcome);
-    }
-    Ok(attempt.verify(job.gate.as_ref(), &[], control, outcome).await)
+    let outcome = place.settle(attempt, job, spec, control, outcome).await;
+    Ok(outcome)
 }

@@ -4,6 +4,8 @@ use serde_json::Value;
 
 use crate::agent::connector::{Input, Job, What, attempt::json_or_text};
 
+/// Of what was wrong with the attempt before.
+const EARLIER_BYTES_MAX: usize = 4 << 10;
 /// Of one dependency's result in a prompt.
 const INPUT_BYTES_MAX: usize = 64 << 10;
 
@@ -27,6 +29,10 @@ pub(super) fn of(job: &Job) -> Result<String, String> {
     };
     if let Some(item) = &job.item {
         text.push_str(&format!("\n\nYour part of it: {}", item.text));
+    }
+    if let Some(earlier) = &job.earlier {
+        let why = crate::agent::activity::head(earlier, EARLIER_BYTES_MAX);
+        text.push_str(&format!("\n\nAn earlier attempt at this did not do: {why}"));
     }
     for input in &job.inputs {
         text.push_str(&told(input));
