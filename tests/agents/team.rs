@@ -11,31 +11,11 @@ use serde_json::{Value, json};
 
 use crate::scene::{Scene, claude};
 
-const SCRIPT: &str = r#"
-conversations:
-  - system: You plan work
-    steps:
-      - plain: true
-        say: '{"tasks": [
-          {"name": "code-add", "kind": "code", "payload": {"prompt": "implement FIRST"}, "skills": ["code"], "attemptsMax": 2},
-          {"name": "review-add", "kind": "review", "payload": {"prompt": "look at add"}, "skills": ["review"], "dependsOn": ["code-add"]},
-          {"name": "code-mul", "kind": "code", "payload": {"prompt": "implement mul"}, "skills": ["code"]},
-          {"name": "review-mul", "kind": "review", "payload": {"prompt": "look at mul"}, "skills": ["review"], "dependsOn": ["code-mul"]}]}'
-  - system: You review
-    when: look at
-    steps: [{plain: true, say: '{"approve": APPROVE, "findings": ["no"]}'}]
-  - when: An earlier attempt at this did not do
+/// What the script that comes along is not made for: coders that lie.
+const LIES: &str = r#"conversations:
+  - system: You are a coder of a team
+    when: An earlier attempt at this did not do
     steps: [{say: "I did it again, the same."}]
-  - when: implement add
-    steps:
-      - tools: [{name: Write, input: {file_path: "${cwd}/add.py", content: "def add(a, b):\n    return a + b\n"}}]
-      - tools: [{name: Write, input: {file_path: "${cwd}/test_add.py", content: "import unittest\nfrom add import add\nclass T(unittest.TestCase):\n    def test(self): self.assertEqual(add(2, 3), 5)\n"}}]
-      - say: It is done.
-  - when: implement mul
-    steps:
-      - tools: [{name: Write, input: {file_path: "${cwd}/mul.py", content: "def mul(a, b):\n    return a * b\n"}}]
-      - tools: [{name: Write, input: {file_path: "${cwd}/test_mul.py", content: "import unittest\nfrom mul import mul\nclass T(unittest.TestCase):\n    def test(self): self.assertEqual(mul(2, 3), 6)\n"}}]
-      - say: It is done.
   - when: implement lie
     steps: [{say: "It is done, and all tests pass."}]
   - when: implement broken
@@ -59,7 +39,16 @@ struct Team {
 impl Team {
     /// A repository with a test that passes, and the example applied to it.
     async fn apply(first: &str, approve: bool) -> (Self, i32) {
-        let scene = Scene::node(&SCRIPT.replace("FIRST", first).replace("APPROVE", &approve.to_string())).await;
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples");
+        let script = fs::read_to_string(examples.join("../scripted/code-team.yaml")).unwrap();
+        let script = script
+            .replace("conversations:\n", LIES)
+            .replace(
+                r#""prompt": "implement add"}, "skills": ["code"]"#,
+                &format!(r#""prompt": "implement {first}"}}, "skills": ["code"], "attemptsMax": 2"#),
+            )
+            .replace(r#""approve": true"#, &format!(r#""approve": {approve}"#));
+        let scene = Scene::node(&script).await;
         let repository = scene.project.clone();
         git(&repository, &["init", "-q", "-b", "main"]);
         fs::write(repository.join("base.py"), "def base():\n    return 1\n").unwrap();
@@ -68,7 +57,6 @@ impl Team {
         fs::write(repository.join(".gitignore"), "__pycache__/\n").unwrap();
         git(&repository, &["add", "."]);
         git(&repository, &["commit", "-qm", "first"]);
-        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/examples");
         let set = [
             ("repository", repository.display().to_string()),
             ("goal", "Give it add and mul.".to_owned()),
