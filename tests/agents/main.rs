@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod deaths;
+mod held;
 mod keys;
+mod models;
 mod scene;
 mod team;
 mod working;

@@ -5,8 +5,11 @@ use std::{collections::BTreeMap, sync::Arc};
 use hiveward_runtime::op::NodeId;
 use serde::{Deserialize, Serialize};
 
-use super::coding::CodingSpec;
-use crate::id::{AgentId, SwarmId};
+use super::coding::{AnswerKind, CodingSpec};
+use crate::{
+    id::{AgentId, SwarmId},
+    model::CallRules,
+};
 
 /// A skill and how good the agent is at it, 0 to 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +38,8 @@ pub enum ConnectorSpec {
     ClaudeCode(Arc<CodingSpec>),
     /// Any program that speaks the Agent Client Protocol.
     Acp(Arc<CodingSpec>),
+    /// Asks a model directly, without tools.
+    Model(Arc<ModelSpec>),
 }
 
 impl ConnectorSpec {
@@ -45,8 +50,29 @@ impl ConnectorSpec {
             Self::Noop => "noop",
             Self::ClaudeCode(_) => "claudeCode",
             Self::Acp(_) => "acp",
+            Self::Model(_) => "model",
         }
     }
+}
+
+/// A model that is asked once per task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelSpec {
+    pub api: ModelApi,
+    pub model: String,
+    pub instructions: Option<String>,
+    /// Of one answer.
+    pub tokens_max: u32,
+    pub answer: AnswerKind,
+    pub calls: CallRules,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ModelApi {
+    #[default]
+    Anthropic,
+    /// And whatever is compatible with it.
+    OpenAi,
 }
 
 /// Zero-cost when absent: a limit that was not given is not enforced.

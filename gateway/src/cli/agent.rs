@@ -92,7 +92,7 @@ pub struct CreateArgs {
     name: String,
     #[arg(long)]
     swarm: Option<String>,
-    #[arg(long, default_value = "command", value_parser = ["command", "worker", "noop", "claude-code", "acp"])]
+    #[arg(long, default_value = "command", value_parser = ["command", "worker", "noop", "claude-code", "acp", "model"])]
     connector: String,
     #[arg(long = "skill", value_name = "NAME[=0..1]", value_parser = args::skill)]
     skills: Vec<(String, f64)>,
@@ -260,6 +260,10 @@ async fn create(client: &Client, show: Show, args: CreateArgs) -> Outcome {
         }
         "claude-code" => json!({ "claudeCode": coding(&args)? }),
         "acp" => json!({ "acp": coding(&args)? }),
+        "model" => {
+            let model = args.model.clone().ok_or_else(|| Failed::usage("which model?", "name it with --model"))?;
+            json!({ "model": { "model": model, "instructions": args.instructions } })
+        }
         "worker" => json!({ "worker": { "argv": args.argv, "cwd": args.cwd } }),
         other => json!({ other: true }),
     };

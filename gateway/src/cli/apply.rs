@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
-    apply_coding::Coding,
+    apply_coding::{Coding, Model},
     args,
     client::{AGENT, Client, SWARM, TASK},
     fail::{Exit, Failed, Outcome},
@@ -168,6 +168,7 @@ enum Connector {
     Worker(Worker),
     ClaudeCode(Coding),
     Acp(Coding),
+    Model(Model),
 }
 
 fn switched_on<S: serde::Serializer>(serializer: S) -> Result<S::Ok, S::Error> {

@@ -100,3 +100,19 @@ struct Calls {
     #[serde(skip_serializing_if = "Option::is_none")]
     max_tokens: Option<u64>,
 }
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct Model {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api: Option<String>,
+    model: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instructions: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_answer_tokens: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    calls: Option<Calls>,
+}

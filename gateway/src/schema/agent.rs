@@ -11,7 +11,7 @@ use hiveward_runtime::error::Refused;
 
 use super::{
     Result, caught_up,
-    coding::{Coding, CodingInput},
+    coding::{Coding, CodingInput, ModelInput},
     door,
     enums::{AgentStatus, PauseMode, SessionKind, StopMode, TaskOrder},
     load::Views,
@@ -54,13 +54,17 @@ impl Agent {
         let (argv, cwd) = match &self.0.spec.connector {
             ConnectorSpec::Worker { argv, cwd } => (Some(argv.clone()), cwd.clone()),
             ConnectorSpec::ClaudeCode(coding) | ConnectorSpec::Acp(coding) => (Some(coding.argv.clone()), None),
-            ConnectorSpec::Command | ConnectorSpec::Noop => (None, None),
+            ConnectorSpec::Command | ConnectorSpec::Noop | ConnectorSpec::Model(_) => (None, None),
         };
         let coding = match &self.0.spec.connector {
             ConnectorSpec::ClaudeCode(coding) | ConnectorSpec::Acp(coding) => Some(Coding::from(&**coding)),
             _ => None,
         };
-        Connector { kind: self.0.spec.connector.name().into(), argv, cwd, coding }
+        let model = match &self.0.spec.connector {
+            ConnectorSpec::Model(model) => Some(model.model.clone()),
+            _ => None,
+        };
+        Connector { kind: self.0.spec.connector.name().into(), argv, cwd, coding, model }
     }
     async fn skills(&self) -> Vec<Skill> {
         self.0.spec.skills.iter().map(|skill| Skill { name: skill.name.to_string(), proficiency: skill.proficiency }).collect()
@@ -149,6 +153,8 @@ pub struct Connector {
     cwd: Option<String>,
     /// Of a coding agent.
     coding: Option<Coding>,
+    /// Of one that asks a model directly.
+    model: Option<String>,
 }
 
 #[derive(SimpleObject)]
@@ -228,6 +234,8 @@ pub enum ConnectorInput {
     ClaudeCode(CodingInput),
     /// Any program that speaks the Agent Client Protocol.
     Acp(CodingInput),
+    /// A model that is asked once per task, without tools.
+    Model(ModelInput),
 }
 
 #[derive(InputObject)]
@@ -274,6 +282,7 @@ fn connector(at: &str, input: Option<ConnectorInput>) -> Result<ConnectorSpec, R
             Ok(ConnectorSpec::ClaudeCode(Arc::new(input.parse(&join(at, "claudeCode"), Some("claude"))?)))
         }
         Some(ConnectorInput::Acp(input)) => Ok(ConnectorSpec::Acp(Arc::new(input.parse(&join(at, "acp"), None)?))),
+        Some(ConnectorInput::Model(input)) => Ok(ConnectorSpec::Model(Arc::new(input.parse(&join(at, "model"))?))),
         Some(ConnectorInput::Worker(WorkerInput { argv, cwd })) => {
             if argv.first().is_none_or(String::is_empty) {
                 return Err(Refused::invalid(join(at, "worker.argv"), "name the program to run as the first entry"));

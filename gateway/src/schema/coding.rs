@@ -6,6 +6,7 @@ use hiveward_actors::{
     agent::{
         coding::{self, Check, CodingSpec, Hook, Policy, Rule, WorkspaceSpec, WorktreeSpec},
         policy::Rules,
+        spec,
     },
     client::{self, OutputReader},
     id::ApprovalId,
@@ -81,6 +82,54 @@ pub struct CodingInput {
     max_resumes: i32,
     /// Without a word for this long it is nudged, then stopped.
     quiet_ms: Option<i32>,
+}
+
+/// A model that is asked once per task, without tools: for planners and judges.
+#[derive(InputObject)]
+pub struct ModelInput {
+    #[graphql(default_with = "ModelApi::Anthropic")]
+    api: ModelApi,
+    model: String,
+    instructions: Option<String>,
+    /// Of one answer.
+    #[graphql(default = 8_192)]
+    max_answer_tokens: i32,
+    #[graphql(default_with = "AnswerKind::Text")]
+    answer: AnswerKind,
+    calls: Option<CallsInput>,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "spec::ModelApi")]
+pub enum ModelApi {
+    Anthropic,
+    /// And whatever is compatible with it.
+    OpenAi,
+}
+
+impl ModelInput {
+    pub(super) fn parse(self, at: &str) -> Result<spec::ModelSpec, Refused> {
+        if self.model.trim().is_empty() {
+            return Err(Refused::invalid(join(at, "model"), "name the model"));
+        }
+        Ok(spec::ModelSpec {
+            api: self.api.into(),
+            model: self.model,
+            instructions: self.instructions,
+            tokens_max: parse::natural(&join(at, "maxAnswerTokens"), self.max_answer_tokens)?,
+            answer: self.answer.into(),
+            calls: rules(self.calls),
+        })
+    }
+}
+
+fn rules(calls: Option<CallsInput>) -> CallRules {
+    calls.map_or_else(CallRules::default, |calls| CallRules {
+        provider: calls.provider,
+        fallback: calls.fallback.unwrap_or_default(),
+        tokens_max: calls.max_tokens.map(|tokens| tokens.0),
+        ..CallRules::default()
+    })
 }
 
 /// Where attempts work.
@@ -225,12 +274,7 @@ impl CodingInput {
         };
         Rules::read(&policy)
             .map_err(|(number, name, why)| Refused::invalid(field(&format!("policy.rules.{number}.{name}")), why))?;
-        let calls = self.calls.map_or_else(CallRules::default, |calls| CallRules {
-            provider: calls.provider,
-            fallback: calls.fallback.unwrap_or_default(),
-            tokens_max: calls.max_tokens.map(|tokens| tokens.0),
-            ..CallRules::default()
-        });
+        let calls = rules(self.calls);
         let checks = self.checks.unwrap_or_default().into_iter().enumerate().map(|(number, check)| {
             let at = field(&format!("checks.{number}"));
             let name = parse::name(&join(&at, "name"), check.name)?;

@@ -8,6 +8,7 @@ mod attempt;
 mod coding;
 mod command;
 mod lines;
+mod model;
 mod noop;
 mod registry;
 mod secrets;

@@ -12,6 +12,7 @@ use super::{
     Connector, Reports,
     coding::{CodingConnector, Speaks},
     command::CommandConnector,
+    model::ModelConnector,
     noop::NoopConnector,
     secrets::SecretSource,
     worker::WorkerConnector,
@@ -20,7 +21,7 @@ use crate::{
     agent::{
         coding::CodingSpec,
         session::ShimProgram,
-        spec::{AgentSpec, ConnectorSpec},
+        spec::{AgentSpec, ConnectorSpec, ModelSpec},
     },
     model::ModelAccess,
 };
@@ -60,6 +61,7 @@ pub fn build(spec: &AgentSpec, env: ConnectorEnv) -> Arc<dyn Connector> {
             Arc::new(CodingConnector::new(spec.clone(), env, CodingSpec::clone(coding), Speaks::Claude))
         }
         ConnectorSpec::Acp(coding) => Arc::new(CodingConnector::new(spec.clone(), env, CodingSpec::clone(coding), Speaks::Acp)),
+        ConnectorSpec::Model(model) => Arc::new(ModelConnector::new(spec.clone(), env, ModelSpec::clone(model))),
         ConnectorSpec::Noop => Arc::new(NoopConnector::new(env.reports)),
     }
 }

@@ -11,7 +11,7 @@ mod engine;
 mod files;
 mod log;
 mod place;
-mod prompt;
+pub(super) mod prompt;
 mod questions;
 #[cfg(test)]
 mod recordings;

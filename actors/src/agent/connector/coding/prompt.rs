@@ -11,7 +11,7 @@ const INPUT_BYTES_MAX: usize = 64 << 10;
 
 /// The prompt of a task: its payload's text (or the field `prompt` of it), or else its title; then what it depends on.
 /// `Err`: why a coding agent cannot do it.
-pub(super) fn of(job: &Job) -> Result<String, String> {
+pub(in crate::agent::connector) fn of(job: &Job) -> Result<String, String> {
     let What::Kind { payload, .. } = &job.what else {
         return Err("this agent takes prompts, not commands: give the task a kind and a payload".to_owned());
     };
@@ -56,7 +56,7 @@ fn pretty(value: &Value) -> String {
 }
 
 /// The JSON value in an answer: all of it, or what is in its last fenced block, or between its outermost braces.
-pub(super) fn json_in(text: &str) -> Option<Value> {
+pub(in crate::agent::connector) fn json_in(text: &str) -> Option<Value> {
     let read = |text: &str| serde_json::from_str::<Value>(text.trim()).ok();
     let fenced = || {
         let mut blocks = text.split("```").skip(1).step_by(2).collect::<Vec<_>>();
