@@ -13,6 +13,7 @@ pub(crate) mod route;
 mod scale;
 mod scatter;
 mod shard;
+mod usage;
 
 use std::sync::Arc;
 

@@ -13,6 +13,10 @@ use serde_json::{Value, json};
 use crate::{
     agent::event::AgentEvent,
     id::{AgentId, SwarmId, TaskId},
+    model::{
+        event::{self as usage, UsageEvent},
+        price::decimal_from_nanos,
+    },
     roster::event::RosterEvent,
     swarm::event::SwarmEvent,
 };
@@ -51,7 +55,7 @@ impl EventFilter {
         self.wants_stream(&event.stream)
             && (self.noun.is_empty() || self.noun.iter().any(|noun| noun == event.stream.noun()))
             && (self.kind.is_empty() || self.kind.iter().any(|kind| **kind == *event.kind))
-            && (self.task.is_none() || event.stream.noun() == SwarmId::NOUN)
+            && (self.task.is_none() || matches!(event.stream.noun(), SwarmId::NOUN | usage::NOUN))
     }
 
     /// Whether a record that was made for nobody in particular is wanted.
@@ -101,6 +105,16 @@ pub fn record(event: &Event) -> Result<EventRecord, Refused> {
             };
             let task = if let AgentEvent::ApprovalAsked { ask } = &what { Some(ask.lease.task) } else { None };
             (task, AgentId::try_from(&event.stream).ok(), data)
+        }
+        usage::NOUN => {
+            let UsageEvent::ModelUsed(used) = UsageEvent::decode(&event.kind, event.format, &event.body).map_err(broken)?;
+            let data = json!({
+                "attempt": used.lease.attempt, "swarm": used.swarm.to_string(), "provider": used.provider, "model": used.model,
+                "input": used.usage.input, "output": used.usage.output, "cacheRead": used.usage.cache_read,
+                "cacheWrite": used.usage.cache_write, "incomplete": used.incomplete, "fallbackFrom": used.fallback_from,
+                "money": used.nanos.map(|nanos| json!({"amount": decimal_from_nanos(nanos), "currency": used.currency})),
+            });
+            (Some(used.lease.task), Some(used.lease.agent), data)
         }
         _ => match RosterEvent::decode(&event.kind, event.format, &event.body).map_err(broken)? {
             RosterEvent::SwarmAdded { spec, .. } => (None, None, json!({"swarm": spec.id.to_string(), "name": spec.name})),

@@ -25,7 +25,7 @@ use crate::{
     },
     directory::Directory,
     doors::Doors,
-    model::ModelAccess,
+    model::{ModelAccess, Models, table::UsageTable},
     roster::{NoNodeChanges, NodeChanges, event::NodeRecord},
     swarm::table::SwarmTable,
     task::{
@@ -94,6 +94,7 @@ pub struct Rooms {
     secrets: Arc<dyn SecretSource>,
     shim: ShimProgram,
     models: Arc<dyn ModelAccess>,
+    pub usage: UsageTable,
     started: Instant,
 }
 
@@ -123,6 +124,7 @@ impl House {
             agents: AgentTable::new(views.clone()),
             swarms: SwarmTable::new(views.clone()),
             approvals: ApprovalTable::new(views.clone()),
+            usage: UsageTable::new(views.clone()),
             ledger,
             views,
             blobs,
@@ -148,6 +150,11 @@ impl House {
             incarnation,
             clock: self.clock.clone(),
         }
+    }
+
+    /// What meters calls of models here, if anything does.
+    pub fn models(&self) -> Option<Models> {
+        self.models.meter()
     }
 
     /// Milliseconds of this process, for what is due; never jumps.

@@ -28,7 +28,7 @@ use crate::{
     },
     directory::Directory,
     house::{Clustered, House},
-    model::{ModelAccess, NoModels},
+    model::{ModelAccess, NoModels, UsageKeeper, table::UsageView},
     report::{self, NodeReport, Reports},
     retention::TranscriptRetention,
     roster::event::NodeRecord,
@@ -114,6 +114,7 @@ pub struct Node {
     running: tree::Running,
     control: ControlPlane,
     clustering: Option<Clustering>,
+    usage: Option<UsageKeeper>,
     /// A node without peers leads itself while this lives.
     _alone: Option<PeersDriver>,
     _lock: nix::fcntl::Flock<std::fs::File>,
@@ -145,7 +146,7 @@ impl Node {
         let founds = ledger.raft.founds;
         let ledger = Ledger::open(ledger).await?;
         let views: Vec<Box<dyn hiveward_runtime::ledger::view::View>> =
-            vec![Box::new(TaskView), Box::new(AgentView), Box::new(SwarmView), Box::new(ApprovalView)];
+            vec![Box::new(TaskView), Box::new(AgentView), Box::new(SwarmView), Box::new(ApprovalView), Box::new(UsageView)];
         let views =
             Views::start(&ledger, &dir.join("views.redb"), views).await.map_err(|error| StartError::Views(error.to_string()))?;
         let blobs = Blobs::open(dir.join("blobs")).map_err(unusable)?;
@@ -187,6 +188,8 @@ impl Node {
             Some(cluster) => Some(cluster.connect(generation, &house.router).await?),
             None => None,
         };
+        // Before an agent is adopted that may call a model.
+        let usage = UsageKeeper::start(&house);
         let running = tree::start(house.clone(), config.transcripts).await?;
         let mut control =
             ControlPlane::new(house.clone(), running.tree.clone(), running.roster.clone(), id, config.faults_allowed);
@@ -216,7 +219,7 @@ impl Node {
             let own = report_alone(&house);
             control = control.with_others(None, Reports::open(id, own, running.tree.clone(), None));
         }
-        let node = Self { house, running, control, clustering, _alone: alone, _lock: lock };
+        let node = Self { house, running, control, clustering, usage, _alone: alone, _lock: lock };
         if founds {
             node.ensure_default(config.default_agents).await.map_err(|refused| StartError::Default(refused.message))?;
         }
@@ -260,6 +263,9 @@ impl Node {
             }
         }
         self.running.root.shutdown(within).await;
+        if let Some(usage) = self.usage {
+            usage.stop(deadline.at_most(within)).await;
+        }
         if let Some(clustering) = &self.clustering {
             clustering.replicas.close();
             clustering.transcripts.close();

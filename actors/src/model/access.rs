@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Models;
 use crate::{agent::connector::Lease, id::SwarmId, task::spec::Label};
 
 /// Whose calls they are: what a pass is bound to, and what is added up by.
@@ -51,6 +52,10 @@ pub trait ModelAccess: std::fmt::Debug + Send + Sync + 'static {
     fn refusal(&self, lease: Lease) -> Option<String>;
     /// Models that answered instead of the one that was asked for, as `from → to: why`, in order, each once.
     fn fallbacks(&self, lease: Lease) -> Vec<String>;
+    /// What meters its calls, if anything does.
+    fn meter(&self) -> Option<Models> {
+        None
+    }
 }
 
 /// For nodes that are given no way to a model.

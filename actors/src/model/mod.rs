@@ -4,13 +4,18 @@
 //! its own, which this node's model gateway takes for the real key, meters, and refuses when a budget is used up.
 
 pub mod access;
+mod books;
+pub mod event;
+mod keeper;
 pub mod meter;
 mod models;
 mod pass;
 pub mod price;
+pub mod table;
 mod usage;
 
 pub use access::{CallRules, Holder, ModelAccess, NoModels, Pass};
-pub use models::{Entered, Estimate, Models, NotEntered, Used};
+pub(crate) use keeper::UsageKeeper;
+pub use models::{Call, Entered, Estimate, Models, NotEntered, Used};
 pub use pass::{PassKey, Presented};
 pub use usage::Usage;

@@ -5,15 +5,21 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
+use hiveward_runtime::error::Refused;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     access::{Holder, ModelAccess, Pass},
+    books::Books,
+    event::ModelUsed,
     meter::{Amount, Ask, Budget, Gate, NotGranted, Reservation, Scope},
     pass::PassKey,
     price::Prices,
@@ -29,6 +35,7 @@ const CLOSED_MAX: usize = 2_000;
 const STARTING: Duration = Duration::from_secs(60);
 /// Changes of the model that are kept for an attempt's result; more are not told one by one.
 const FALLBACKS_MAX: usize = 32;
+const ENDED_LOOKED_FOR_EVERY: Duration = Duration::from_millis(5);
 
 /// Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -42,6 +49,8 @@ struct Inner {
     providers: Vec<String>,
     prices: Prices,
     gate: Gate,
+    books: Books,
+    stopping: AtomicBool,
     began: Instant,
     passes: Mutex<Passes>,
 }
@@ -93,6 +102,16 @@ pub struct Entered {
     pub cut: CancellationToken,
 }
 
+/// A call that was answered: whose, and by what.
+#[derive(Clone, Debug)]
+pub struct Call {
+    pub holder: Arc<Holder>,
+    pub provider: String,
+    pub model: String,
+    /// The model that was asked for, if this is another one.
+    pub fallback_from: Option<String>,
+}
+
 /// Why a call was not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotEntered {
@@ -113,13 +132,47 @@ impl std::fmt::Debug for Models {
 impl Models {
     /// `url`: where the model gateway listens, without a path.
     pub fn new(key: PassKey, url: String, providers: Vec<String>, prices: Prices) -> Self {
-        let (began, gate, passes) = (Instant::now(), Gate::default(), Mutex::default());
-        Self(Arc::new(Inner { key, url, providers, prices, gate, began, passes }))
+        let (began, gate, books, passes) = (Instant::now(), Gate::default(), Books::default(), Mutex::default());
+        let stopping = AtomicBool::new(false);
+        Self(Arc::new(Inner { key, url, providers, prices, gate, books, stopping, began, passes }))
     }
 
     /// Budgets and rates, and what counts against them.
     pub fn gate(&self) -> &Gate {
         &self.0.gate
+    }
+
+    pub(super) fn books(&self) -> &Books {
+        &self.0.books
+    }
+
+    /// Of the prices.
+    pub fn currency(&self) -> &str {
+        self.0.prices.currency()
+    }
+
+    /// Lets no call in any more, lets those under way end within `ending` and cuts them then.
+    pub(super) async fn close_all(&self, ending: Duration, cut: Duration) {
+        self.0.stopping.store(true, Ordering::Relaxed);
+        let ended = |within| {
+            tokio::time::timeout(within, async {
+                while self.0.gate.granted() > 0 {
+                    tokio::time::sleep(ENDED_LOOKED_FOR_EVERY).await;
+                }
+            })
+        };
+        if ended(ending).await.is_ok() {
+            return;
+        }
+        for open in self.0.passes.lock().open.values() {
+            open.cut.cancel();
+        }
+        if ended(cut).await.is_err() {
+            tracing::warn!(
+                calls = self.0.gate.granted(),
+                "calls of models did not end when they were cut; what they used is not known"
+            );
+        }
     }
 
     /// Waits until a call may be made, and sets aside what it may use.
@@ -132,11 +185,12 @@ impl Models {
     ) -> Result<Reservation, NotGranted> {
         let Estimate { input, output } = estimate;
         let nanos = self.0.prices.of(model).and_then(|price| price.bound(input, output));
-        let labels = holder.labels.iter().map(|label| Scope::Label(format!("{}={}", label.key, label.value)));
-        let own = [Scope::Attempt(holder.lease), Scope::Agent(holder.lease.agent), Scope::Swarm(holder.swarm.head())];
+        if let Some(why) = self.0.books.closed() {
+            return Err(NotGranted::Busy(why.to_owned()));
+        }
         let ask = Ask {
             agent: holder.lease.agent,
-            scopes: own.into_iter().chain(labels).collect(),
+            scopes: Scope::of(holder.lease, holder.swarm, &holder.labels),
             estimate: Amount { tokens: input.saturating_add(output), nanos },
             provider: provider.to_owned(),
         };
@@ -153,6 +207,9 @@ impl Models {
         let passes = self.0.passes.lock();
         match passes.open.get(&presented.lease) {
             Some(open) if open.holder.incarnation == presented.incarnation => {
+                if self.0.stopping.load(Ordering::Relaxed) {
+                    return Err(NotEntered::Starting);
+                }
                 Ok(Entered { holder: open.holder.clone(), cut: open.cut.clone() })
             }
             Some(_) => Err(NotEntered::Closed),
@@ -162,15 +219,34 @@ impl Models {
         }
     }
 
-    /// A call under the lease has ended, with what it used as far as it was said. What it had reserved is settled.
-    pub fn used(&self, lease: Lease, model: &str, reserved: Option<Reservation>, usage: Usage, incomplete: bool) {
+    /// A call has ended, with what it used as far as it was said. What it had reserved is settled, and what it used waits
+    /// to be recorded.
+    pub fn used(&self, call: &Call, reserved: Option<Reservation>, usage: Usage, incomplete: bool) {
+        let Call { holder, provider, model, fallback_from } = call;
         let nanos = self.0.prices.of(model).and_then(|price| price.nanos(&usage));
-        if let Some(reserved) = reserved {
-            reserved.settle(Amount { tokens: usage.tokens(), nanos });
-        }
-        self.note(lease, |record| {
+        // Where it is not known what it cost, it counts as what it may have cost.
+        let counted_nanos = nanos.or_else(|| reserved.as_ref()?.estimate().nanos).unwrap_or(0);
+        let used = ModelUsed {
+            lease: holder.lease,
+            swarm: holder.swarm.head(),
+            labels: holder.labels.clone(),
+            provider: provider.clone(),
+            model: model.clone(),
+            usage,
+            nanos,
+            counted_nanos,
+            currency: self.currency().to_owned(),
+            incomplete,
+            fallback_from: fallback_from.clone(),
+        };
+        self.0.books.used(used, || {
+            if let Some(reserved) = reserved {
+                reserved.settle(Amount { tokens: usage.tokens(), nanos });
+            }
+        });
+        self.note(holder.lease, |record| {
             // A model's name comes from the agent: names without an end must not fill the node.
-            let known = record.used.len() < MODELS_MAX || record.used.contains_key(model);
+            let known = record.used.len() < MODELS_MAX || record.used.contains_key(model.as_str());
             let used = record.used.entry(if known { model } else { OTHER_MODELS }.to_owned()).or_default();
             used.usage.add(usage);
             let before = if used.calls == 0 { Some(0) } else { used.nanos };
@@ -193,6 +269,20 @@ impl Models {
                 record.fallbacks.push(said);
             }
         });
+    }
+
+    /// Looks up what was spent of these budgets, in the whole cluster as far as this node has heard.
+    fn know(&self, budgets: Vec<(Scope, Budget)>) -> Result<(), Refused> {
+        let scopes: Vec<_> = budgets.iter().map(|(scope, _)| scope.clone()).collect();
+        self.0.books.spent(&scopes, |spent| {
+            let known = budgets.into_iter().zip(spent).map(|((scope, budget), spent)| (scope, budget, spent));
+            self.0.gate.know(known);
+        })
+    }
+
+    /// The ledger or the budgets have changed.
+    pub(super) fn look_again(&self) -> Result<(), Refused> {
+        self.know(Vec::new())
     }
 
     fn note(&self, lease: Lease, change: impl FnOnce(&mut Record)) {
@@ -247,7 +337,11 @@ impl ModelAccess for Models {
             None => {}
         }
         let budget = Budget { tokens: holder.rules.tokens_max, nanos: holder.rules.nanos_max, warn_percent: None };
-        self.0.gate.set_budget(Scope::Attempt(lease), (budget != Budget::default()).then_some(budget));
+        if budget != Budget::default() {
+            self.0.gate.set_budget(Scope::Attempt(lease), Some(budget));
+            // In lives of this node before this one, too.
+            self.know(vec![(Scope::Attempt(lease), budget)]).map_err(|refused| refused.message)?;
+        }
         passes.open.insert(lease, Open { holder: Arc::new(holder), cut: CancellationToken::new(), record });
         Ok(pass)
     }
@@ -272,6 +366,10 @@ impl ModelAccess for Models {
 
     fn fallbacks(&self, lease: Lease) -> Vec<String> {
         self.read(lease, |record| record.fallbacks.clone())
+    }
+
+    fn meter(&self) -> Option<Models> {
+        Some(self.clone())
     }
 }
 
@@ -335,16 +433,22 @@ mod tests {
         let holder = holder(1);
         models.open(holder.clone()).unwrap();
         let usage = Usage { input: 5, output: 2, ..Usage::default() };
-        models.used(holder.lease, "m", None, usage, false);
+        let call = |model: &str| Call {
+            holder: Arc::new(holder.clone()),
+            provider: "p".to_owned(),
+            model: model.to_owned(),
+            fallback_from: None,
+        };
+        models.used(&call("m"), None, usage, false);
         models.close(holder.lease);
-        models.used(holder.lease, "m", None, usage, true);
+        models.used(&call("m"), None, usage, true);
         models.fell_back(holder.lease, "m", "n", "overloaded");
         models.fell_back(holder.lease, "m", "n", "overloaded");
         let used = Used { usage: Usage { input: 10, output: 4, ..Usage::default() }, nanos: None, calls: 2, incomplete: 1 };
         assert_eq!(models.usage(holder.lease), [("m".to_owned(), used)]);
         assert_eq!(models.fallbacks(holder.lease), ["m → n: overloaded"]);
         for n in 0..2 * MODELS_MAX {
-            models.used(holder.lease, &format!("made up {n}"), None, usage, false);
+            models.used(&call(&format!("made up {n}")), None, usage, false);
         }
         assert!(models.usage(holder.lease).len() <= MODELS_MAX + 1);
     }

@@ -45,18 +45,37 @@ impl Price {
 }
 
 /// Prices by the beginnings of models' names; the longest that fits counts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Prices(Vec<(String, Price)>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prices {
+    by_prefix: Vec<(String, Price)>,
+    currency: String,
+}
+
+pub const CURRENCY_DEFAULT: &str = "USD";
+
+impl Default for Prices {
+    fn default() -> Self {
+        Self::new([])
+    }
+}
 
 impl Prices {
     pub fn new(prices: impl IntoIterator<Item = (String, Price)>) -> Self {
         let mut prices: Vec<_> = prices.into_iter().collect();
         prices.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
-        Self(prices)
+        Self { by_prefix: prices, currency: CURRENCY_DEFAULT.to_owned() }
+    }
+
+    pub fn in_currency(self, currency: String) -> Self {
+        Self { currency, ..self }
+    }
+
+    pub fn currency(&self) -> &str {
+        &self.currency
     }
 
     pub fn of(&self, model: &str) -> Option<&Price> {
-        self.0.iter().find(|(prefix, _)| model.starts_with(prefix.as_str())).map(|(_, price)| price)
+        self.by_prefix.iter().find(|(prefix, _)| model.starts_with(prefix.as_str())).map(|(_, price)| price)
     }
 }
 

@@ -10,6 +10,7 @@ use hiveward_actors::{
     directory::{Directory, Entity, NodeStatus},
     house::{Clustered, House},
     id::{AgentId, SwarmId, TaskId},
+    model::table::UsageView,
     retention::TranscriptRetention,
     roster::{NoNodeChanges, RosterMsg, event::NodeRecord},
     swarm::{message::Committed, table::SwarmView},
@@ -152,7 +153,7 @@ impl Rig {
         let ledger = LedgerConfig { reserve_bytes: 0, ..LedgerConfig::new(dir.path().join("ledger")) };
         let ledger = Ledger::open(ledger).await.unwrap();
         let views: Vec<Box<dyn hiveward_runtime::ledger::view::View>> =
-            vec![Box::new(TaskView), Box::new(AgentView), Box::new(SwarmView)];
+            vec![Box::new(TaskView), Box::new(AgentView), Box::new(SwarmView), Box::new(UsageView)];
         let views = Views::start(&ledger, &dir.path().join("views.redb"), views).await.unwrap();
         let blobs = Blobs::open(dir.path().join("blobs")).unwrap();
         let key_dir = tempfile::tempdir().unwrap();

@@ -21,6 +21,7 @@ pub mod swarm;
 pub mod task;
 pub mod top;
 pub mod tree;
+pub mod usage;
 pub mod wait;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -104,6 +105,8 @@ pub enum Command {
     /// Answer what agents' programs ask
     #[command(subcommand)]
     Approval(approval::ApprovalCommand),
+    /// Show what calls of models used, and what they cost
+    Usage(usage::UsageArgs),
     /// Read what happened
     #[command(subcommand)]
     Event(event::EventCommand),
@@ -189,6 +192,7 @@ async fn remote(common: Common, command: Command) -> Outcome {
         Command::Agent(command) => agent::run(&client, show, command).await,
         Command::Swarm(command) => swarm::run(&client, show, command).await,
         Command::Approval(command) => approval::run(&client, show, command).await,
+        Command::Usage(args) => usage::run(&client, show, args).await,
         Command::Event(command) => event::run(&client, show, command).await,
         Command::Fault(command) => fault::run(&client, show, command).await,
         Command::Node(command) => node::run(&client, show, command).await,

@@ -13,7 +13,8 @@ use super::{
     pages,
     retry::{self, RetryArgs},
     scatter::{self, ScatterArgs},
-    show::{Show, age, plain, print, text},
+    show::{Format, Show, age, plain, print, text},
+    usage,
     wait::{self, Follow},
     watching,
 };
@@ -163,7 +164,13 @@ pub async fn run(client: &Client, show: Show, command: TaskCommand) -> Outcome {
         TaskCommand::Submit(args) => submit(client, show, *args).await,
         TaskCommand::Scatter(args) => scatter::run(client, show, *args).await,
         TaskCommand::List(args) => watching(args.watch, || list(client, show, &args)).await,
-        TaskCommand::Show { task } => show.one(&find(client, &task).await?),
+        TaskCommand::Show { task } => {
+            let mut found = find(client, &task).await?;
+            if show.format == Format::Table {
+                usage::in_lines(&mut found);
+            }
+            show.one(&found)
+        }
         TaskCommand::Output { task, attempt, after_byte } => wait::output(client, &task, attempt, after_byte).await,
         TaskCommand::Watch { task } => {
             wait::end(client, &task, Follow { print_changes: !show.quiet, output: false }).await.map(|_| ())

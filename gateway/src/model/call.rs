@@ -11,7 +11,7 @@ use axum::{
 use bytes::Bytes;
 use futures_util::StreamExt;
 use hiveward_actors::model::{
-    Entered, Models, NotEntered,
+    Call, Entered, Models, NotEntered,
     meter::{NotGranted, Reservation},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -160,8 +160,12 @@ impl Caller {
                     let instead = last.map(|(_, why)| why);
                     let metered = (path != Path::CountTokens && response.status().is_success()).then(|| Metered {
                         models: self.models.clone(),
-                        lease: entered.holder.lease,
-                        model: model.to_owned(),
+                        call: Call {
+                            holder: entered.holder.clone(),
+                            provider: provider.name.clone(),
+                            model: model.to_owned(),
+                            fallback_from: instead.is_some().then(|| asked.model.clone()),
+                        },
                         tap: Tap::new(api, is_stream(&response)),
                         reserved,
                     });

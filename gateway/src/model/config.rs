@@ -153,7 +153,7 @@ impl ModelsSection {
             };
             prices.push((prefix.clone(), price));
         }
-        Ok(Prices::new(prices))
+        Ok(Prices::new(prices).in_currency(self.currency.clone()))
     }
 
     /// Adds a scripted server as the provider of both APIs.

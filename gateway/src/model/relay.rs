@@ -8,10 +8,7 @@ use std::{pin::Pin, time::Duration};
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use hiveward_actors::{
-    agent::connector::Lease,
-    model::{Models, meter::Reservation},
-};
+use hiveward_actors::model::{Call, Models, meter::Reservation};
 use tokio_util::sync::CancellationToken;
 
 use super::{api::Api, hide::Hide, tap::Tap};
@@ -21,8 +18,7 @@ type Upstream = Pin<Box<dyn Stream<Item = Result<Bytes, reqwest::Error>> + Send>
 /// Whose answer it is. Settles when it is dropped.
 pub struct Metered {
     pub models: Models,
-    pub lease: Lease,
-    pub model: String,
+    pub call: Call,
     pub tap: Tap,
     pub reserved: Option<Reservation>,
 }
@@ -31,7 +27,7 @@ impl Drop for Metered {
     fn drop(&mut self) {
         let incomplete = !self.tap.is_complete();
         metrics::counter!("hiveward_model_calls_total", "incomplete" => incomplete.to_string()).increment(1);
-        self.models.used(self.lease, &self.model, self.reserved.take(), self.tap.usage(), incomplete);
+        self.models.used(&self.call, self.reserved.take(), self.tap.usage(), incomplete);
     }
 }
 

@@ -6,6 +6,7 @@ use async_graphql::{Context, ID, InputObject, Object, OneofObject, SimpleObject,
 use hiveward_actors::{
     agent::{self, AgentRecord, ConnectorSpec, SessionSpec},
     client::{self, Done, NewAgent},
+    model::meter::Scope,
 };
 use hiveward_runtime::error::Refused;
 
@@ -22,6 +23,7 @@ use super::{
     swarm::Swarm,
     task::{self, EnvVar, Task, TaskFilter},
     task_input::{self, EnvInput, LabelInput},
+    usage::{self, Usage},
 };
 
 /// A durable identity that runs tasks through its connector.
@@ -107,6 +109,10 @@ impl Agent {
     /// Which life this is; 0 before the first.
     async fn incarnation(&self) -> BigInt {
         BigInt(self.0.incarnation)
+    }
+    /// What its calls of models used; absent if there were none.
+    async fn usage(&self, ctx: &Context<'_>) -> Result<Option<Usage>> {
+        usage::total(ctx, Scope::Agent(self.0.spec.id)).await
     }
     /// Attempts it holds a lease on.
     async fn running(&self) -> u32 {

@@ -11,9 +11,10 @@ use futures_util::{
     task::{FutureObj, Spawn, SpawnError},
 };
 use hiveward_actors::{
-    agent::AgentRecord,
+    agent::{AgentRecord, connector::Lease},
     client::ControlPlane,
     id::{AgentId, SwarmId, TaskId},
+    model::{meter::Scope, table::Total},
     swarm::SwarmRecord,
     task::TaskRecord,
 };
@@ -45,6 +46,25 @@ impl Spawn for OnTokio {
 
 pub fn loaders(control: ControlPlane) -> Loaders {
     DataLoader::new(Views(control), OnTokio, NextTurn)
+}
+
+impl Loader<Scope> for Views {
+    type Value = Arc<Total>;
+    type Error = Refused;
+
+    async fn load(&self, scopes: &[Scope]) -> Result<HashMap<Scope, Self::Value>, Refused> {
+        let totals = self.0.usage_of(scopes)?;
+        Ok(scopes.iter().cloned().zip(totals).filter_map(|(scope, total)| Some((scope, Arc::new(total?)))).collect())
+    }
+}
+
+impl Loader<Lease> for Views {
+    type Value = Arc<Vec<(String, Total)>>;
+    type Error = Refused;
+
+    async fn load(&self, leases: &[Lease]) -> Result<HashMap<Lease, Self::Value>, Refused> {
+        leases.iter().map(|lease| Ok((*lease, Arc::new(self.0.usage_of_attempt(*lease)?)))).collect()
+    }
 }
 
 fn found<K: Copy + Hash + Eq, R>(ids: &[K], records: Vec<Option<R>>) -> HashMap<K, Arc<R>> {

@@ -21,6 +21,7 @@ pub mod swarm;
 pub mod task;
 pub mod task_input;
 pub mod tree;
+pub mod usage;
 
 use std::sync::Arc;
 
@@ -45,6 +46,7 @@ pub struct Query(
     cluster::ClusterQuery,
     fault::FaultQuery,
     coding::CodingQuery,
+    usage::UsageQuery,
 );
 
 #[derive(MergedObject, Default)]

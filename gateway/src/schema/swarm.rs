@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject};
 use hiveward_actors::{
     client::{self, NewSwarm, ShardView},
+    model::meter::Scope,
     placement::Weights as PlacementWeights,
     swarm::{SwarmRecord, SwarmSpec},
     task,
@@ -23,6 +24,7 @@ use super::{
     parse,
     scalars::{BigInt, Cursor, DateTime},
     task::{self as tasks, Task, TaskFilter},
+    usage::{self, Usage},
 };
 
 /// Agents with a coordinator and its queue of tasks.
@@ -42,6 +44,10 @@ impl Swarm {
     }
     async fn name(&self) -> &str {
         &self.0.spec.name
+    }
+    /// What calls of models for its tasks used; absent if there were none.
+    async fn usage(&self, ctx: &Context<'_>) -> Result<Option<Usage>> {
+        usage::total(ctx, Scope::Swarm(self.0.spec.id.head())).await
     }
     async fn topology(&self) -> Topology {
         self.0.spec.topology.into()

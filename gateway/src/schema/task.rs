@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject, dataloader::DataLoader};
 use hiveward_actors::{
+    agent::connector::Lease,
     client::{self, TaskEdit},
     id::{AgentId, TaskId},
     placement,
@@ -28,6 +29,7 @@ use super::{
     scatter::Scatter,
     swarm::Swarm,
     task_input::{LabelInput, RetryInput, SubmitTaskInput, SubmitTasksInput, WorkInput},
+    usage::{self, ModelUsage},
 };
 
 /// A unit of work that a client asked for.
@@ -303,6 +305,11 @@ impl Attempt {
     }
     async fn exit_code(&self) -> Option<i32> {
         self.record.exit_code
+    }
+    /// What its calls of models used, by model.
+    async fn usage(&self, ctx: &Context<'_>) -> Result<Vec<ModelUsage>> {
+        let AttemptRecord { number, agent, .. } = self.record;
+        usage::of_attempt(ctx, Lease { task: self.task, attempt: number, agent }).await
     }
     /// The number of the signal that ended it.
     async fn signal(&self) -> Option<i32> {

@@ -7,3 +7,4 @@ mod budgets;
 mod proxy;
 mod scripted;
 mod support;
+mod usage;

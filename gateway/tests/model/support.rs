@@ -6,7 +6,11 @@ use futures_util::StreamExt;
 use hiveward_actors::{
     agent::connector::Lease,
     id::{AgentId, SwarmId, TaskId},
-    model::{CallRules, Holder, ModelAccess, Models, Pass, Used},
+    model::{
+        CallRules, Holder, ModelAccess, Models, Pass, Used,
+        table::{Total, UsageBy},
+    },
+    node::{Node, NodeConfig},
 };
 use hiveward_gateway::{
     model::{
@@ -170,4 +174,54 @@ pub fn messages_of(pass: &Pass) -> String {
 
 pub fn completions_of(pass: &Pass) -> String {
     format!("{}/openai/v1/chat/completions", pass.url)
+}
+
+/// A whole node with its model gateway, before one scripted server.
+pub struct House {
+    pub front: Front,
+    pub node: Node,
+}
+
+impl House {
+    /// `prices` as in the configuration, as YAML.
+    pub async fn start(server: &Scripted, prices: &str) -> Self {
+        Self::of(Front::priced(server, prices).await).await
+    }
+
+    async fn of(front: Front) -> Self {
+        let mut config = NodeConfig::new(front.dir.path());
+        config.default_agents = 0;
+        config.models = Arc::new(front.models.clone());
+        let node = Node::start(config).await.unwrap();
+        Self { front, node }
+    }
+
+    pub fn models(&self) -> &Models {
+        &self.front.models
+    }
+
+    /// In the order of `hiveward up`.
+    pub async fn restart(self) -> Self {
+        self.node.stop(Duration::from_secs(1)).await;
+        Self::of(self.front.restart().await).await
+    }
+
+    pub async fn stop(self) {
+        self.node.stop(Duration::from_secs(1)).await;
+        self.front.gateway.stop(Duration::from_millis(100)).await;
+    }
+
+    /// What the view has, once it has so many calls.
+    pub async fn used(&self, by: UsageBy, calls: u64) -> Vec<(String, Total)> {
+        soon("the calls are in the ledger", async {
+            loop {
+                let lines = self.node.control().usage(by, None, 500).unwrap().items;
+                if lines.iter().map(|(_, total)| total.calls).sum::<u64>() >= calls {
+                    return lines;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await
+    }
 }

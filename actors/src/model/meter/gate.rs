@@ -41,12 +41,13 @@ pub enum NotGranted {
 pub struct Reservation {
     gate: Gate,
     number: u64,
+    estimate: Amount,
 }
 
 impl Gate {
     /// Waits until there is room for it.
     pub async fn reserve(&self, ask: Ask) -> Result<Reservation, NotGranted> {
-        let provider = ask.provider.clone();
+        let (provider, estimate) = (ask.provider.clone(), ask.estimate);
         let (told, mut hears) = oneshot::channel();
         let number = {
             let mut inner = self.0.lock();
@@ -56,7 +57,7 @@ impl Gate {
             number
         };
         // From here on, whoever stops waiting leaves the queue.
-        let reservation = Reservation { gate: self.clone(), number };
+        let reservation = Reservation { gate: self.clone(), number, estimate };
         let deadline = Instant::now() + WAIT_MAX;
         loop {
             let again = self.look();
@@ -100,6 +101,23 @@ impl Gate {
         self.look();
     }
 
+    /// Sets what was spent, and the budget with it.
+    pub fn know(&self, known: impl IntoIterator<Item = (Scope, Budget, Amount)>) {
+        {
+            let mut inner = self.0.lock();
+            for (scope, budget, spent) in known {
+                inner.meter.set_budget(scope.clone(), Some(budget));
+                inner.meter.set_spent(&scope, spent);
+            }
+        }
+        self.look();
+    }
+
+    /// Calls that are under way.
+    pub fn granted(&self) -> usize {
+        self.0.lock().meter.granted()
+    }
+
     pub fn set_rate(&self, provider: &str, limit: RateLimit) {
         self.0.lock().meter.set_rate(provider, limit);
     }
@@ -111,6 +129,11 @@ impl Gate {
 }
 
 impl Reservation {
+    /// What was set aside.
+    pub fn estimate(&self) -> Amount {
+        self.estimate
+    }
+
     pub fn settle(self, used: Amount) {
         let warned = self.gate.0.lock().meter.settle(self.number, used);
         for scope in warned {

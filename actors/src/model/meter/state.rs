@@ -17,6 +17,7 @@ use crate::{
     agent::connector::Lease,
     id::{AgentId, SwarmId},
     model::price::decimal_from_nanos,
+    task::spec::Label,
 };
 
 /// Of all agents together; one more is told to come back.
@@ -32,6 +33,14 @@ pub enum Scope {
     Swarm(SwarmId),
     /// Of tasks: `key=value`.
     Label(String),
+}
+
+impl Scope {
+    /// What a call under a lease counts against, its attempt first.
+    pub fn of(lease: Lease, swarm: SwarmId, labels: &[Label]) -> Vec<Self> {
+        let labels = labels.iter().map(|label| Self::Label(format!("{}={}", label.key, label.value)));
+        [Self::Attempt(lease), Self::Agent(lease.agent), Self::Swarm(swarm.head())].into_iter().chain(labels).collect()
+    }
 }
 
 impl fmt::Display for Scope {
@@ -50,6 +59,13 @@ impl fmt::Display for Scope {
 pub struct Amount {
     pub tokens: u64,
     pub nanos: Option<u64>,
+}
+
+impl Amount {
+    pub(in crate::model) fn add(&mut self, other: Self) {
+        self.tokens = self.tokens.saturating_add(other.tokens);
+        self.nanos = self.nanos.zip(other.nanos).map(|(one, other)| one.saturating_add(other));
+    }
 }
 
 /// Hard limits. No limit where absent.
@@ -145,6 +161,19 @@ impl Meter {
             account.reserve(grant.estimate);
         }
         self.accounts.insert(scope, account);
+    }
+
+    /// What was spent of it, wherever; nothing of a scope without a budget.
+    pub fn set_spent(&mut self, scope: &Scope, spent: Amount) {
+        if let Some(account) = self.accounts.get_mut(scope) {
+            account.spent_tokens = spent.tokens;
+            account.spent_nanos = spent.nanos.unwrap_or(0);
+        }
+    }
+
+    /// Calls that are under way.
+    pub fn granted(&self) -> usize {
+        self.granted.len()
     }
 
     pub fn set_rate(&mut self, provider: &str, limit: RateLimit) {

@@ -1,0 +1,70 @@
+//! What calls of models used, as each node's stream in the ledger keeps it. Past tense; add variants and fields, never rename.
+
+use bytes::Bytes;
+use hiveward_runtime::{id::Key, op::NodeId};
+use serde::{Deserialize, Serialize};
+
+use super::{meter::Scope, usage::Usage};
+use crate::{agent::connector::Lease, id::SwarmId, swarm::event::DecodeError, task::spec::Label};
+
+pub const FORMAT: u16 = 1;
+pub const NOUN: &str = "usage";
+
+/// A call of a model that is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelUsed {
+    pub lease: Lease,
+    /// The head of its shards.
+    pub swarm: SwarmId,
+    /// Of the task.
+    pub labels: Vec<Label>,
+    /// By its name in that node's configuration.
+    pub provider: String,
+    pub model: String,
+    pub usage: Usage,
+    /// In billionths of the currency; absent without a price.
+    pub nanos: Option<u64>,
+    /// What it counts for in budgets of money: what it cost, or where that is not known what it may have cost.
+    pub counted_nanos: u64,
+    pub currency: String,
+    /// It was cut before it had said all it used.
+    pub incomplete: bool,
+    /// The model that was asked for, if another one answered.
+    pub fallback_from: Option<String>,
+}
+
+impl ModelUsed {
+    /// What it is added up by, and counts against; its attempt comes first.
+    pub fn scopes(&self) -> Vec<Scope> {
+        Scope::of(self.lease, self.swarm, &self.labels)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UsageEvent {
+    ModelUsed(Box<ModelUsed>),
+}
+
+impl UsageEvent {
+    /// A node writes its own and nobody else's, so that it never needs another to record what it used.
+    pub fn stream(node: NodeId) -> Key {
+        Key::trusted(format!("{NOUN}_{:032x}", node.as_u128()))
+    }
+
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::ModelUsed(_) => "ModelUsed",
+        }
+    }
+
+    pub fn encode(&self) -> Result<Bytes, rmp_serde::encode::Error> {
+        rmp_serde::to_vec(self).map(Bytes::from)
+    }
+
+    pub fn decode(kind: &str, format: u16, body: &[u8]) -> Result<Self, DecodeError> {
+        if format != FORMAT {
+            return Err(DecodeError::Format { kind: kind.to_owned(), format });
+        }
+        rmp_serde::from_slice(body).map_err(|source| DecodeError::Body { kind: kind.to_owned(), source })
+    }
+}

@@ -1,0 +1,167 @@
+//! Brings what this node used into the ledger, and what the cluster spent into this node's meter.
+//!
+//! Owns this node's usage stream: claims it, and again after an append that failed. Asks the books for what is to be
+//! written. Lives as long as its node, from before the first agent is adopted until after the last is let go.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use hiveward_runtime::{
+    clock::Deadline,
+    ledger::{AppendError, Cursor, Life, StreamSnapshot},
+};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    event::{self, UsageEvent},
+    models::Models,
+};
+use crate::{
+    commit::{Batch, Committer},
+    house::House,
+};
+
+/// Calls that end within so long are written together.
+const LINGER: Duration = Duration::from_millis(20);
+const EVENTS_PER_BATCH: usize = 1_024;
+/// What a claim reads is at most about this; older events can be taken out by the ledger's retention.
+const EVENTS_PER_SNAPSHOT: usize = 10_000;
+const CLAIM_RETRY: Duration = Duration::from_millis(500);
+/// At most so often what the cluster spent is looked at anew.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const WAIT_PER_TURN: Duration = Duration::from_secs(3600);
+/// For calls to be settled that were cut because the node stops.
+const SETTLED_WITHIN: Duration = Duration::from_secs(1);
+
+/// Dropping it leaves what waits unwritten.
+pub struct UsageKeeper {
+    models: Models,
+    stopping: CancellationToken,
+    writing: JoinHandle<()>,
+    following: JoinHandle<()>,
+}
+
+impl UsageKeeper {
+    /// None on a node without a way to models.
+    pub fn start(house: &House) -> Option<Self> {
+        let models = house.models()?;
+        models.books().open(house.usage.clone(), UsageEvent::stream(house.me.node));
+        let stopping = CancellationToken::new();
+        let writing = tokio::spawn(write(house.clone(), models.clone(), stopping.clone()));
+        let following = tokio::spawn(follow(house.clone(), models.clone()));
+        Some(Self { models, stopping, writing, following })
+    }
+
+    /// Lets no call in any more, lets those under way end for half the time and cuts them then, and writes what was used.
+    pub async fn stop(mut self, deadline: Deadline) {
+        self.models.close_all(deadline.remaining() / 2, SETTLED_WITHIN).await;
+        self.stopping.cancel();
+        if tokio::time::timeout_at(deadline.instant(), &mut self.writing).await.is_err() {
+            let calls = self.models.books().waiting();
+            tracing::error!(calls, "what some calls of models used was not recorded in time; it is not counted");
+        }
+    }
+}
+
+impl Drop for UsageKeeper {
+    fn drop(&mut self) {
+        self.writing.abort();
+        self.following.abort();
+    }
+}
+
+async fn write(house: House, models: Models, stopping: CancellationToken) {
+    let stream = UsageEvent::stream(house.me.node);
+    loop {
+        match house.ledger.claim(&stream).await {
+            Ok(life) => {
+                models.books().claimed(life.version);
+                if write_in_one_life(&house, &models, &stopping, life).await {
+                    return;
+                }
+            }
+            Err(error) => tracing::debug!(%error, "what models used waits to be recorded"),
+        }
+        tokio::time::sleep(CLAIM_RETRY).await;
+    }
+}
+
+/// Until an append fails; true when everything is written and nothing more comes.
+async fn write_in_one_life(house: &House, models: &Models, stopping: &CancellationToken, life: Life) -> bool {
+    let stream = UsageEvent::stream(house.me.node);
+    let broken = Arc::new(AtomicBool::new(false));
+    let failed = {
+        let broken = broken.clone();
+        move |error: AppendError| {
+            tracing::warn!(%error, "what models used may not have been recorded; it is looked up and tried again");
+            broken.store(true, Ordering::Relaxed);
+        }
+    };
+    let (committer, committing) = Committer::new(house.ledger.clone(), stream, life.incarnation, life.version, failed);
+    let feeding = async move {
+        let mut since_snapshot = life.events.len();
+        loop {
+            // Looked at first: what is added until then is taken.
+            let last = stopping.is_cancelled();
+            let bodies = models.books().take(EVENTS_PER_BATCH);
+            if bodies.is_empty() {
+                if last {
+                    return true;
+                }
+                tokio::select! {
+                    () = models.books().rung() => {}
+                    () = stopping.cancelled() => continue,
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(LINGER) => {}
+                    () = stopping.cancelled() => {}
+                }
+                continue;
+            }
+            let mut batch = Batch::default();
+            since_snapshot += bodies.len();
+            for body in bodies {
+                batch.push("ModelUsed", event::FORMAT, body);
+            }
+            if since_snapshot >= EVENTS_PER_SNAPSHOT {
+                // Nothing is replayed: totals are the view's.
+                batch.snapshot = Some(StreamSnapshot { format: event::FORMAT, body: bytes::Bytes::new() });
+                since_snapshot = 0;
+            }
+            if committer.hand_over(batch).await.is_err() {
+                return false;
+            }
+        }
+    };
+    // The committer ends when the feeding has let go of it, or when an append failed.
+    let mut committing = std::pin::pin!(committing);
+    tokio::select! {
+        () = &mut committing => false,
+        fed = feeding => {
+            committing.await;
+            fed && !broken.load(Ordering::Relaxed)
+        }
+    }
+}
+
+async fn follow(house: House, models: Models) {
+    let began = house.ledger.head();
+    while let Err(lagging) = house.views.at_least(began, Deadline::after(WAIT_PER_TURN)).await {
+        tracing::debug!(%lagging, "what was spent is not known yet");
+    }
+    models.books().caught_up();
+    loop {
+        let at = house.views.cursor();
+        if let Err(refused) = models.look_again() {
+            tracing::warn!(why = refused.message, "what the cluster spent cannot be read; this node goes by what it knew");
+        }
+        let _ = house.views.at_least(Cursor(at.0 + 1), Deadline::after(WAIT_PER_TURN)).await;
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
