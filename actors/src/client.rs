@@ -43,6 +43,7 @@ pub(crate) use query::resident_bytes;
 pub use query::{ClusterView, MetricsSample, OutputChunk, OutputReader, OutputStream, Why};
 pub use scatter::{NewHedge, NewScatter, Over};
 pub use shard::ShardView;
+pub use usage::BudgetView;
 
 /// Cheap to clone.
 #[derive(Clone)]

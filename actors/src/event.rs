@@ -143,6 +143,18 @@ pub fn record(event: &Event) -> Result<EventRecord, Refused> {
             | RosterEvent::NodeRemoved { node, .. }
             | RosterEvent::TokenUsed { node, .. } => (None, None, json!({"node": node.to_string()})),
             RosterEvent::TokenIssued { .. } => (None, None, json!({})),
+            RosterEvent::BudgetSet { scope, budget, .. } => {
+                let data = json!({
+                    "scope": scope.key(), "tokens": budget.tokens, "money": budget.nanos.map(decimal_from_nanos),
+                    "warnPercent": budget.warn_percent,
+                });
+                (None, scope.agent(), data)
+            }
+            RosterEvent::BudgetRemoved { scope, .. } => (None, scope.agent(), json!({"scope": scope.key()})),
+            RosterEvent::BudgetWarned { scope, spent } => {
+                let money = spent.nanos.map(decimal_from_nanos);
+                (None, scope.agent(), json!({"scope": scope.key(), "tokens": spent.tokens, "money": money}))
+            }
             RosterEvent::Placed { key, node, placement, why } => {
                 let agent = AgentId::try_from(&key).ok();
                 let data = json!({"key": key.as_str(), "node": node.to_string(), "placement": placement, "why": why});

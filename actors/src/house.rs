@@ -157,6 +157,16 @@ impl House {
         self.models.meter()
     }
 
+    /// Has this node's meter go by the budgets that the directory has, and what the view says was spent of them.
+    pub(crate) fn know_budgets(&self) -> Result<(), Refused> {
+        let Some(models) = self.models() else { return Ok(()) };
+        let budgets = self.directory.read(|known| {
+            let all = known.budgets.iter();
+            all.map(|(scope, entry)| (scope.clone(), entry.budget)).collect()
+        });
+        models.look_again(budgets)
+    }
+
     /// Milliseconds of this process, for what is due; never jumps.
     pub fn mono_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)

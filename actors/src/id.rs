@@ -9,6 +9,8 @@ hiveward_runtime::id! {
     SwarmId => "swarm",
     /// One question of an agent's program whether it may do something.
     ApprovalId => "approval",
+    /// What calls of models for one agent, swarm or label may use; the same for the same scope.
+    BudgetId => "budget",
 }
 
 /// The bits of a swarm's id that say which of its shards is meant.

@@ -1,16 +1,37 @@
 //! What calls of models used, and what they cost.
 
-use hiveward_runtime::error::Refused;
+use hiveward_runtime::{
+    error::{Code, Refused},
+    op::Op,
+};
 
-use super::{ControlPlane, Page};
+use super::{ControlPlane, Done, Page, command::operation};
 use crate::{
     agent::connector::Lease,
+    directory::BudgetEntry,
+    id::BudgetId,
     model::{
-        meter::Scope,
+        meter::{Amount, Budget, Scope},
         price::CURRENCY_DEFAULT,
         table::{Total, UsageBy},
     },
+    roster::{RosterMsg, wire::RosterWire},
 };
+
+/// Of a label, both of its parts.
+const LABEL_BYTES_MAX: usize = 1_024;
+
+#[derive(Clone, Debug)]
+pub struct BudgetView {
+    pub scope: Scope,
+    pub budget: Budget,
+    /// Since it was first set, in the whole cluster as far as this node has heard.
+    pub spent: Amount,
+    /// By calls that are under way on this node; absent where no models can be called.
+    pub reserved: Option<Amount>,
+    /// It has come to what it warns at.
+    pub warned: bool,
+}
 
 impl ControlPlane {
     /// Of agents, swarms and labels, in the same order; none of one for which no model was called.
@@ -26,6 +47,83 @@ impl ControlPlane {
     /// Totals of the whole cluster, as far as this node has heard. A page goes on after the last key before it.
     pub fn usage(&self, by: UsageBy, after: Option<&str>, first: usize) -> Result<Page<Total>, Refused> {
         self.house.usage.page(by, after, first)
+    }
+
+    /// Sets what calls of models for an agent, a swarm (its head) or a label may use, from here on; one that is set already
+    /// is changed, and goes on from what was spent of it. When this answers, this node goes by it, and others soon do.
+    pub async fn set_budget(&self, op: Op, scope: Scope, budget: Budget) -> Result<Done<BudgetView>, Refused> {
+        if budget.tokens.is_none() && budget.nanos.is_none() {
+            return Err(Refused::invalid("tokens", "a budget limits `tokens` or `money`, or both"));
+        }
+        if budget.warn_percent.is_some_and(|percent| !(1..=100).contains(&percent)) {
+            return Err(Refused::invalid("warnPercent", "1 to 100"));
+        }
+        if let Scope::Label(label) = &scope
+            && (label.len() > LABEL_BYTES_MAX || label.starts_with('=') || !label.contains('='))
+        {
+            return Err(Refused::invalid("label", format!("a key and a value, together at most {LABEL_BYTES_MAX} bytes")));
+        }
+        let operation = operation(&op, &("set-budget", &scope, budget));
+        let done = self
+            .tell_roster(
+                &op,
+                |reply| RosterMsg::SetBudget { scope: scope.clone(), budget, operation: operation.clone(), reply },
+                || RosterWire::SetBudget { scope: scope.clone(), budget, operation: operation.clone() },
+            )
+            .await?;
+        self.known_at(&op, done.cursor).await?;
+        self.seen(&op, done.cursor).await?;
+        self.house.know_budgets()?;
+        let entry = self.house.directory.read(|known| known.budgets.get(&scope).copied());
+        let entry = entry.unwrap_or(BudgetEntry { budget, warned: false });
+        let value = self.budget_views(vec![(scope, entry)])?.pop();
+        let value = value.ok_or_else(|| Refused::new(Code::Internal, "the budget that was set cannot be shown"))?;
+        Ok(Done { value, cursor: done.cursor })
+    }
+
+    /// What was spent of it stays in the totals; a budget that is set later counts from then.
+    pub async fn remove_budget(&self, op: Op, scope: Scope) -> Result<Done<BudgetId>, Refused> {
+        let operation = operation(&op, &("remove-budget", &scope));
+        let done = self
+            .tell_roster(
+                &op,
+                |reply| RosterMsg::RemoveBudget { scope: scope.clone(), operation: operation.clone(), reply },
+                || RosterWire::RemoveBudget { scope: scope.clone(), operation: operation.clone() },
+            )
+            .await?;
+        self.known_at(&op, done.cursor).await?;
+        self.seen(&op, done.cursor).await?;
+        self.house.know_budgets()?;
+        Ok(Done { value: scope.budget_id(), cursor: done.cursor })
+    }
+
+    /// In the order of their scopes.
+    pub fn budgets(&self, after: Option<BudgetId>, first: usize) -> Result<Page<BudgetView>, Refused> {
+        let all: Vec<_> = self.house.directory.read(|known| {
+            let all = known.budgets.iter();
+            all.map(|(scope, entry)| (scope.clone(), *entry)).collect()
+        });
+        let from = match after {
+            Some(after) => all.iter().position(|(scope, _)| scope.budget_id() == after).map_or(all.len(), |at| at + 1),
+            None => 0,
+        };
+        let some: Vec<_> = all.iter().skip(from).take(first).cloned().collect();
+        let has_next = from + some.len() < all.len();
+        let items: Vec<_> = self.budget_views(some)?.into_iter().map(|view| (view.scope.budget_id().to_string(), view)).collect();
+        let last_seen = items.last().map(|(key, _)| key.clone());
+        Ok(Page { items, has_next, last_seen })
+    }
+
+    fn budget_views(&self, of: Vec<(Scope, BudgetEntry)>) -> Result<Vec<BudgetView>, Refused> {
+        let scopes: Vec<_> = of.iter().map(|(scope, _)| scope.clone()).collect();
+        let spent = self.house.usage.spent(&scopes)?;
+        let models = self.house.models();
+        let views = of.into_iter().zip(spent).map(|((scope, entry), spent)| {
+            let account = models.as_ref().and_then(|models| models.gate().account(&scope));
+            let reserved = account.map(|account| Amount { tokens: account.reserved_tokens, nanos: Some(account.reserved_nanos) });
+            BudgetView { scope, budget: entry.budget, spent, reserved, warned: entry.warned }
+        });
+        Ok(views.collect())
     }
 
     /// Of this node's price table.

@@ -10,6 +10,7 @@ use hiveward_runtime::{clock::WallMs, cluster::identity::TokenBook, id::Key, op:
 use crate::{
     agent::AgentSpec,
     id::{AgentId, SwarmId},
+    model::meter::{Budget, Scope},
     roster::event::{NodeRecord, RosterEvent},
     swarm::{SwarmSpec, event::Operation, recent::Recent, state::OPERATIONS_KEPT_MAX},
 };
@@ -119,6 +120,14 @@ pub struct AgentEntry {
     pub place: Place,
 }
 
+/// What calls of models for a scope may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BudgetEntry {
+    pub budget: Budget,
+    /// It has come to what it warns at.
+    pub warned: bool,
+}
+
 /// What an event touched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Touched {
@@ -142,6 +151,7 @@ pub struct Known {
     /// Placed nowhere, because no node was eligible or none was there yet.
     pub unplaced: BTreeSet<Entity>,
     pub tokens: TokenBook,
+    pub budgets: BTreeMap<Scope, BudgetEntry>,
     operations: Recent<Arc<str>, ([u8; 16], Key)>,
     whys: Vec<Arc<str>>,
 }
@@ -157,6 +167,7 @@ impl Default for Known {
             agent_names: HashMap::new(),
             unplaced: BTreeSet::new(),
             tokens: TokenBook::default(),
+            budgets: BTreeMap::new(),
             operations: Recent::new(OPERATIONS_KEPT_MAX),
             whys: Vec::new(),
         }
@@ -378,6 +389,21 @@ impl Known {
             }
             RosterEvent::TokenIssued { book } | RosterEvent::TokenUsed { book, .. } => {
                 self.tokens = book.clone();
+                Touched::Nothing
+            }
+            RosterEvent::BudgetSet { scope, budget, .. } => {
+                let warned = self.budgets.get(scope).is_some_and(|entry| entry.warned && entry.budget == *budget);
+                self.budgets.insert(scope.clone(), BudgetEntry { budget: *budget, warned });
+                Touched::Nothing
+            }
+            RosterEvent::BudgetRemoved { scope, .. } => {
+                self.budgets.remove(scope);
+                Touched::Nothing
+            }
+            RosterEvent::BudgetWarned { scope, .. } => {
+                if let Some(entry) = self.budgets.get_mut(scope) {
+                    entry.warned = true;
+                }
                 Touched::Nothing
             }
             RosterEvent::Placed { key, node, placement, why } => match Entity::of(key) {

@@ -31,7 +31,7 @@ use crate::{
 };
 
 pub use keeper::DirectoryKeeper;
-pub use known::{AgentEntry, Drain, Entity, Known, NodeEntry, NodeStatus, Place, SwarmEntry, Touched};
+pub use known::{AgentEntry, BudgetEntry, Drain, Entity, Known, NodeEntry, NodeStatus, Place, SwarmEntry, Touched};
 
 /// Read at once when it catches up.
 const EVENTS_PER_READ: usize = 4096;

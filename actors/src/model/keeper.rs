@@ -155,13 +155,30 @@ async fn follow(house: House, models: Models) {
     while let Err(lagging) = house.views.at_least(began, Deadline::after(WAIT_PER_TURN)).await {
         tracing::debug!(%lagging, "what was spent is not known yet");
     }
-    models.books().caught_up();
+    let directory = house.directory.clone();
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || directory.catch_up()).await {
+        tracing::warn!(%error, "budgets are not known yet");
+    }
+    let mut budgets = house.directory.follow();
+    let mut known = false;
     loop {
         let at = house.views.cursor();
-        if let Err(refused) = models.look_again() {
-            tracing::warn!(why = refused.message, "what the cluster spent cannot be read; this node goes by what it knew");
+        budgets.mark_unchanged();
+        match house.know_budgets() {
+            Ok(()) if !known => {
+                models.books().caught_up();
+                known = true;
+            }
+            Ok(()) => {}
+            Err(refused) => {
+                tracing::warn!(why = refused.message, "what the cluster spent cannot be read; this node goes by what it knew");
+            }
         }
-        let _ = house.views.at_least(Cursor(at.0 + 1), Deadline::after(WAIT_PER_TURN)).await;
+        tokio::select! {
+            _ = house.views.at_least(Cursor(at.0 + 1), Deadline::after(WAIT_PER_TURN)), if known => {}
+            Ok(()) = budgets.changed() => {}
+            () = tokio::time::sleep(CLAIM_RETRY), if !known => {}
+        }
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

@@ -15,7 +15,8 @@ pub mod table;
 mod usage;
 
 pub use access::{CallRules, Holder, ModelAccess, NoModels, Pass};
-pub(crate) use keeper::UsageKeeper;
+#[doc(hidden)]
+pub use keeper::UsageKeeper;
 pub use models::{Call, Entered, Estimate, Models, NotEntered, Used};
 pub use pass::{PassKey, Presented};
 pub use usage::Usage;

@@ -4,7 +4,7 @@
 //! key of a provider. After a restart no pass is open until the agents' next lives open theirs again.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -51,6 +51,8 @@ struct Inner {
     gate: Gate,
     books: Books,
     stopping: AtomicBool,
+    /// What the cluster has budgets of.
+    budgets: Mutex<HashSet<Scope>>,
     began: Instant,
     passes: Mutex<Passes>,
 }
@@ -133,8 +135,8 @@ impl Models {
     /// `url`: where the model gateway listens, without a path.
     pub fn new(key: PassKey, url: String, providers: Vec<String>, prices: Prices) -> Self {
         let (began, gate, books, passes) = (Instant::now(), Gate::default(), Books::default(), Mutex::default());
-        let stopping = AtomicBool::new(false);
-        Self(Arc::new(Inner { key, url, providers, prices, gate, books, stopping, began, passes }))
+        let (stopping, budgets) = (AtomicBool::new(false), Mutex::default());
+        Self(Arc::new(Inner { key, url, providers, prices, gate, books, stopping, budgets, began, passes }))
     }
 
     /// Budgets and rates, and what counts against them.
@@ -280,9 +282,16 @@ impl Models {
         })
     }
 
-    /// The ledger or the budgets have changed.
-    pub(super) fn look_again(&self) -> Result<(), Refused> {
-        self.know(Vec::new())
+    /// The ledger has moved: these are all budgets of agents, swarms and labels now.
+    pub(crate) fn look_again(&self, budgets: Vec<(Scope, Budget)>) -> Result<(), Refused> {
+        // Held throughout: whoever comes later has newer budgets.
+        let mut set = self.0.budgets.lock();
+        let now: HashSet<_> = budgets.iter().map(|(scope, _)| scope.clone()).collect();
+        for removed in set.difference(&now) {
+            self.0.gate.set_budget(removed.clone(), None);
+        }
+        *set = now;
+        self.know(budgets)
     }
 
     fn note(&self, lease: Lease, change: impl FnOnce(&mut Record)) {

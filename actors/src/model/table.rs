@@ -10,6 +10,7 @@ use hiveward_runtime::{
         Event,
         view::{View, ViewError, Views, copy_table},
     },
+    op::NodeId,
 };
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
@@ -19,12 +20,15 @@ use super::{
     meter::{Amount, Scope},
     usage::Usage,
 };
-use crate::{agent::connector::Lease, page::Page, task::table::unreadable};
+use crate::{agent::connector::Lease, page::Page, roster::event::RosterEvent, task::table::unreadable};
 
 /// By kind and key, see [`row_of`].
 const TOTALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("usage_totals");
 /// How far each node's stream was taken in.
 const STREAMS: TableDefinition<'_, &str, u64> = TableDefinition::new("usage_streams");
+
+/// What had been spent of a scope when it was given its budget: from there on it counts.
+const BEFORE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("usage_before_budget");
 
 /// Names of models come from agents: beyond these, of one attempt and of all, they are added up as one.
 const MODELS_PER_ATTEMPT_MAX: usize = 64;
@@ -128,28 +132,59 @@ impl View for UsageView {
     }
 
     fn format(&self) -> u32 {
-        1
+        2
     }
 
     fn prepare(&self, txn: &WriteTransaction) -> Result<(), ViewError> {
         txn.open_table(TOTALS)?;
         txn.open_table(STREAMS)?;
+        txn.open_table(BEFORE)?;
         Ok(())
     }
 
     fn copy(&self, from: &ReadTransaction, to: &WriteTransaction) -> Result<(), ViewError> {
         copy_table(TOTALS, from, to)?;
-        copy_table(STREAMS, from, to)
+        copy_table(STREAMS, from, to)?;
+        copy_table(BEFORE, from, to)
     }
 
     fn apply(&self, txn: &WriteTransaction, events: &[Event]) -> Result<(), ViewError> {
         let mut gathered = Gathered::default();
-        for event in events.iter().filter(|event| event.stream.noun() == event::NOUN) {
-            let UsageEvent::ModelUsed(used) = UsageEvent::decode(&event.kind, event.format, &event.body)?;
-            gathered.take(&event.stream, event.version, &used);
+        for event in events {
+            match (event.stream.noun(), &*event.kind) {
+                (event::NOUN, _) => {
+                    let UsageEvent::ModelUsed(used) = UsageEvent::decode(&event.kind, event.format, &event.body)?;
+                    gathered.take(&event.stream, event.version, &used);
+                }
+                (RosterEvent::NOUN, "BudgetSet" | "BudgetRemoved") => {
+                    std::mem::take(&mut gathered).write(txn)?;
+                    budget(txn, &RosterEvent::decode(&event.kind, event.format, &event.body)?)?;
+                }
+                _ => {}
+            }
         }
         gathered.write(txn)
     }
+}
+
+/// A budget that is changed goes on from where it began.
+fn budget(txn: &WriteTransaction, what: &RosterEvent) -> Result<(), ViewError> {
+    let mut before = txn.open_table(BEFORE)?;
+    match what {
+        RosterEvent::BudgetSet { scope, .. } => {
+            let row = row_of(scope);
+            if before.get(row.as_str())?.is_none() {
+                let total = match txn.open_table(TOTALS)?.get(row.as_str())? {
+                    Some(kept) => rmp_serde::from_slice(kept.value())?,
+                    None => Total::default(),
+                };
+                before.insert(row.as_str(), rmp_serde::to_vec(&total.amount())?.as_slice())?;
+            }
+        }
+        RosterEvent::BudgetRemoved { scope, .. } => drop(before.remove(row_of(scope).as_str())?),
+        _ => {}
+    }
+    Ok(())
 }
 
 /// What some events come to, so that each row is written once.
@@ -259,10 +294,16 @@ impl UsageTable {
             let txn = self.views.read()?;
             let (totals, streams) = (txn.open_table(TOTALS)?, txn.open_table(STREAMS)?);
             let applied = streams.get(stream.as_str())?.map_or(0, |version| version.value());
-            let spent = scopes.iter().map(|scope| spent(&totals, scope)).collect::<Result<_, _>>()?;
+            let before = txn.open_table(BEFORE)?;
+            let spent = scopes.iter().map(|scope| spent(&totals, &before, scope)).collect::<Result<_, _>>()?;
             Ok(Heard { applied, spent })
         };
         read().map_err(unreadable)
+    }
+
+    /// Since each was given its budget; of an attempt, all it ever spent.
+    pub fn spent(&self, scopes: &[Scope]) -> Result<Vec<Amount>, Refused> {
+        Ok(self.heard(&UsageEvent::stream(NodeId::from_u128(0)), scopes)?.spent)
     }
 
     fn look<T>(&self, look: impl FnOnce(&Totals) -> Result<T, ViewError>) -> Result<T, Refused> {
@@ -292,15 +333,19 @@ fn rows(totals: &Totals, prefix: &str, from: Option<&str>) -> Box<dyn Iterator<I
     }
 }
 
-fn spent(totals: &Totals, scope: &Scope) -> Result<Amount, ViewError> {
-    let mut sum = Total::default();
-    match scope {
-        Scope::Attempt(_) => {
-            for row in rows(totals, &row_of(scope), None) {
-                sum.add(&row?.1);
-            }
+fn spent(totals: &Totals, before: &Totals, scope: &Scope) -> Result<Amount, ViewError> {
+    let row = row_of(scope);
+    if let Scope::Attempt(_) = scope {
+        let mut sum = Total::default();
+        for line in rows(totals, &row, None) {
+            sum.add(&line?.1);
         }
-        _ => sum = read(totals, &row_of(scope))?.unwrap_or_default(),
+        return Ok(sum.amount());
     }
-    Ok(sum.amount())
+    // The view has not come to where the budget was set: all it has was before that.
+    let Some(before) = before.get(row.as_str())? else { return Ok(Amount { tokens: 0, nanos: Some(0) }) };
+    let before: Amount = rmp_serde::from_slice(before.value())?;
+    let now = read(totals, &row)?.unwrap_or_default().amount();
+    let nanos = now.nanos.unwrap_or(0).saturating_sub(before.nanos.unwrap_or(0));
+    Ok(Amount { tokens: now.tokens.saturating_sub(before.tokens), nanos: Some(nanos) })
 }

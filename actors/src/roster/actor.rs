@@ -25,11 +25,13 @@ use crate::{
     directory::NodeStatus,
     house::House,
     id::AgentId,
+    model::meter::{Budget, Scope},
     swarm::{event::Operation, message::Committed},
 };
 
 /// How often a drain is looked at.
 const TICK_EVERY: Duration = Duration::from_millis(250);
+const BUDGETS_LOOKED_AT_EVERY: Duration = Duration::from_millis(500);
 /// Moved off a draining node at once; the next ones after the next tick.
 const MOVES_PER_STEP: usize = 64;
 pub const DRAIN_WITHIN_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -42,6 +44,7 @@ pub struct Roster {
 pub struct State {
     /// While this node leads.
     acting: Option<Acting>,
+    looking: Option<TimerHandle>,
 }
 
 struct Acting {
@@ -51,6 +54,8 @@ struct Acting {
     drains: HashMap<NodeId, Instant>,
     movable: Vec<(AgentId, u64)>,
     tick: Option<TimerHandle>,
+    /// Where the newest change of a budget is.
+    budgets_changed: Cursor,
 }
 
 impl Roster {
@@ -72,6 +77,7 @@ impl Behaviour for Roster {
         leader.mark_unchanged();
         let mut state = State::default();
         self.follow(ctx, &mut state).await?;
+        state.looking = Some(ctx.every(BUDGETS_LOOKED_AT_EVERY, || RosterMsg::LookAtBudgets));
         let me = ctx.addr().clone();
         ctx.task(async move {
             // Nobody drives it any more: it stays as it is.
@@ -120,11 +126,17 @@ fn refuse(msg: RosterMsg) {
         | RosterMsg::NodeJoined { reply, .. }
         | RosterMsg::NodeLost { reply, .. }
         | RosterMsg::NodeDown { reply, .. }
+        | RosterMsg::SetBudget { reply, .. }
+        | RosterMsg::RemoveBudget { reply, .. }
         | RosterMsg::NodeBack { reply, .. } => reply.answer(Err(not_leading())),
         RosterMsg::IssueToken { reply, .. } => reply.answer(Err(not_leading())),
         RosterMsg::Admit { reply, .. } => reply.answer(Err(not_leading())),
         RosterMsg::Head { reply } => reply.answer(Err(not_leading())),
-        RosterMsg::Movable { .. } | RosterMsg::Leadership | RosterMsg::Tick | RosterMsg::CommitFailed { .. } => {}
+        RosterMsg::Movable { .. }
+        | RosterMsg::Leadership
+        | RosterMsg::Tick
+        | RosterMsg::LookAtBudgets
+        | RosterMsg::CommitFailed { .. } => {}
     }
 }
 
@@ -153,7 +165,14 @@ impl Roster {
         };
         let (committer, committing) = Committer::new(self.house.ledger.clone(), stream, life.incarnation, life.version, failed);
         ctx.task(committing);
-        let mut acting = Acting { term: leadership.term, committer, drains: HashMap::new(), movable: Vec::new(), tick: None };
+        let mut acting = Acting {
+            term: leadership.term,
+            committer,
+            drains: HashMap::new(),
+            movable: Vec::new(),
+            tick: None,
+            budgets_changed: self.house.ledger.head(),
+        };
         let now = self.house.clock.now();
         self.house.directory.read(|known| {
             for (node, entry) in known.nodes.iter().filter(|(_, entry)| entry.status == NodeStatus::Draining) {
@@ -345,8 +364,51 @@ impl Roster {
                 acting.tick = None;
                 self.drain(ctx, acting).await
             }
+            RosterMsg::SetBudget { scope, budget, operation, reply } => {
+                let events = directory.read(|known| {
+                    decide::may_set_budget(known, &scope)?;
+                    Ok(vec![RosterEvent::BudgetSet { scope: scope.clone(), budget, operation: operation.clone() }])
+                });
+                self.answer(acting, operation, reply, scope.budget_id().key(), events).await?;
+                acting.budgets_changed = self.house.ledger.head();
+                Ok(())
+            }
+            RosterMsg::RemoveBudget { scope, operation, reply } => {
+                let events = directory.read(|known| match known.budgets.contains_key(&scope) {
+                    true => Ok(vec![RosterEvent::BudgetRemoved { scope: scope.clone(), operation: operation.clone() }]),
+                    false => Err(Refused::not_found(format!("budget of {scope}"))),
+                });
+                self.answer(acting, operation, reply, scope.budget_id().key(), events).await?;
+                acting.budgets_changed = self.house.ledger.head();
+                Ok(())
+            }
+            RosterMsg::LookAtBudgets => self.warn(acting).await,
             RosterMsg::Leadership | RosterMsg::CommitFailed { .. } => Ok(()),
         }
+    }
+
+    /// Says of each budget that has come to what it warns at that it has: here alone, so once.
+    async fn warn(&self, acting: &mut Acting) -> Result<(), Failure> {
+        let watched: Vec<(Scope, Budget)> = self.house.directory.read(|known| {
+            let open = known.budgets.iter().filter(|(_, entry)| !entry.warned && entry.budget.warn_percent.is_some());
+            open.map(|(scope, entry)| (scope.clone(), entry.budget)).collect()
+        });
+        // Of budgets that were just set, the view may still count for those before them.
+        if watched.is_empty() || self.house.views.cursor() < acting.budgets_changed {
+            return Ok(());
+        }
+        let scopes: Vec<_> = watched.iter().map(|(scope, _)| scope.clone()).collect();
+        let spent = match self.house.usage.spent(&scopes) {
+            Ok(spent) => spent,
+            Err(refused) => {
+                tracing::warn!(why = refused.message, "what was spent of budgets cannot be read; it is looked at again");
+                return Ok(());
+            }
+        };
+        let passed = watched.into_iter().zip(spent).filter(|((_, budget), spent)| budget.is_warned_at(*spent));
+        let events = passed.map(|((scope, _), spent)| RosterEvent::BudgetWarned { scope, spent }).collect();
+        self.commit(acting, events).await?;
+        Ok(())
     }
 
     fn joined(&self, record: NodeRecord) -> Vec<RosterEvent> {

@@ -15,6 +15,7 @@ use crate::{
     agent::AgentSpec,
     directory::{Entity, Known, NodeStatus},
     id::{AgentId, SwarmId},
+    model::meter::Scope,
     placement::entity::{Choice, NodeFacts, Wish, choose},
     swarm::{SwarmSpec, event::Operation},
 };
@@ -246,6 +247,20 @@ pub fn drain_step(known: &Known, node: NodeId, movable: &[(AgentId, u64)], max: 
     entities.sort_unstable();
     entities.dedup();
     entities.into_iter().filter_map(|entity| planner.known(entity, Some(reason)).ok()).take(max).collect()
+}
+
+/// Of the whole cluster. Each is looked at whenever the ledger moves.
+const BUDGETS_MAX: usize = 1_000;
+
+pub fn may_set_budget(known: &Known, scope: &Scope) -> Result<(), Refused> {
+    match scope {
+        Scope::Agent(agent) if !known.agents.contains_key(agent) => Err(Refused::not_found(agent)),
+        Scope::Attempt(_) => Err(Refused::new(Code::Refused, "what an attempt may use is set in its agent's profile")),
+        _ if known.budgets.len() >= BUDGETS_MAX && !known.budgets.contains_key(scope) => {
+            Err(Refused::new(Code::Limit, format!("there are {BUDGETS_MAX} budgets; remove one first")))
+        }
+        _ => Ok(()),
+    }
 }
 
 pub fn may_drain(known: &Known, node: NodeId) -> Result<(), Refused> {

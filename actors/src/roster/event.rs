@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     agent::AgentSpec,
     id::{AgentId, SwarmId},
+    model::meter::{Amount, Budget, Scope},
     swarm::{
         SwarmSpec,
         event::{DecodeError, Operation},
@@ -107,6 +108,21 @@ pub enum RosterEvent {
         placement: u64,
         why: String,
     },
+    /// Calls of models for this may use so much, counted from when it was first set.
+    BudgetSet {
+        scope: Scope,
+        budget: Budget,
+        operation: Option<Operation>,
+    },
+    BudgetRemoved {
+        scope: Scope,
+        operation: Option<Operation>,
+    },
+    /// What is spent has come to what the budget warns at. Once, until another budget is set for it.
+    BudgetWarned {
+        scope: Scope,
+        spent: Amount,
+    },
     /// No node is eligible; it is placed as soon as one is.
     Unplaced {
         key: Key,
@@ -138,6 +154,9 @@ impl RosterEvent {
             Self::TokenIssued { .. } => "TokenIssued",
             Self::TokenUsed { .. } => "TokenUsed",
             Self::Placed { .. } => "Placed",
+            Self::BudgetSet { .. } => "BudgetSet",
+            Self::BudgetRemoved { .. } => "BudgetRemoved",
+            Self::BudgetWarned { .. } => "BudgetWarned",
             Self::Unplaced { .. } => "Unplaced",
         }
     }
@@ -160,6 +179,9 @@ impl RosterEvent {
             Self::SwarmRemoved { swarm, operation } => (operation, swarm.key()),
             Self::AgentAdded { spec, operation } => (operation, spec.id.key()),
             Self::AgentRemoved { agent, operation, .. } => (operation, agent.key()),
+            Self::BudgetSet { scope, operation, .. } | Self::BudgetRemoved { scope, operation } => {
+                (operation, scope.budget_id().key())
+            }
             Self::NodeDraining { node, operation, .. }
             | Self::NodeDrainCancelled { node, operation }
             | Self::NodeRemoved { node, operation } => (operation, node.key()),

@@ -16,6 +16,7 @@ use super::event::NodeRecord;
 use crate::{
     agent::AgentSpec,
     id::{AgentId, SwarmId},
+    model::meter::{Budget, Scope},
     swarm::{SwarmSpec, event::Operation, message::Committed},
 };
 
@@ -107,7 +108,21 @@ pub enum RosterMsg {
         reply: Answer<Key>,
     },
 
+    SetBudget {
+        scope: Scope,
+        budget: Budget,
+        operation: Option<Operation>,
+        reply: Answer<Key>,
+    },
+    RemoveBudget {
+        scope: Scope,
+        operation: Option<Operation>,
+        reply: Answer<Key>,
+    },
+
     // From itself.
+    /// Looks whether a budget has come to what it warns at.
+    LookAtBudgets,
     Leadership,
     Tick,
     CommitFailed {

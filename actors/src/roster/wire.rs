@@ -13,6 +13,7 @@ use super::{event::NodeRecord, message::RosterMsg};
 use crate::{
     agent::AgentSpec,
     id::{AgentId, SwarmId},
+    model::meter::{Budget, Scope},
     swarm::{SwarmSpec, event::Operation},
 };
 
@@ -56,6 +57,15 @@ pub enum RosterWire {
     Movable {
         agents: Vec<(AgentId, u64)>,
     },
+    SetBudget {
+        scope: Scope,
+        budget: Budget,
+        operation: Option<Operation>,
+    },
+    RemoveBudget {
+        scope: Scope,
+        operation: Option<Operation>,
+    },
     /// A member says of itself what has changed.
     NodeJoined {
         record: NodeRecord,
@@ -81,6 +91,10 @@ pub fn read(inbound: &Inbound<'_>) -> Result<RosterMsg, NotDelivered> {
         RosterWire::RemoveNode { node, force, operation } => {
             RosterMsg::RemoveNode { node, force, operation, reply: inbound.reply()? }
         }
+        RosterWire::SetBudget { scope, budget, operation } => {
+            RosterMsg::SetBudget { scope, budget, operation, reply: inbound.reply()? }
+        }
+        RosterWire::RemoveBudget { scope, operation } => RosterMsg::RemoveBudget { scope, operation, reply: inbound.reply()? },
         RosterWire::Movable { agents } => RosterMsg::Movable { agents },
         RosterWire::NodeJoined { record } => RosterMsg::NodeJoined { record, reply: inbound.reply()? },
     })

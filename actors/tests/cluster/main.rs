@@ -11,3 +11,4 @@ mod reach;
 mod scale;
 mod scatter;
 mod shards;
+mod usage;

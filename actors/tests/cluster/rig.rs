@@ -10,7 +10,7 @@ use hiveward_actors::{
     directory::{Directory, Entity, NodeStatus},
     house::{Clustered, House},
     id::{AgentId, SwarmId, TaskId},
-    model::table::UsageView,
+    model::{Models, PassKey, UsageKeeper, price::Prices, table::UsageView},
     retention::TranscriptRetention,
     roster::{NoNodeChanges, RosterMsg, event::NodeRecord},
     swarm::{message::Committed, table::SwarmView},
@@ -69,6 +69,8 @@ pub struct Host {
     pub running: tree::Running,
     pub control: ControlPlane,
     pub driver: PeersDriver,
+    pub models: Models,
+    _usage: Option<UsageKeeper>,
     /// None once its power was cut.
     manager: Option<LinkManager>,
     pub address: SocketAddr,
@@ -97,6 +99,8 @@ impl Host {
         let clustered = Clustered { me, generation: 1, peers, router, directory, identity: Some(identity), node_changes };
         let dir = tempfile::tempdir().unwrap();
         let secrets = Arc::new(SecretFiles { dir: dir.path().join("secrets") });
+        let url = "http://127.0.0.1:1".to_owned();
+        let models = Models::new(PassKey::random().unwrap(), url, vec!["p".into()], Prices::default());
         let house = House::new(
             clustered,
             ledger.clone(),
@@ -106,11 +110,12 @@ impl Host {
             dir.path().to_owned(),
             secrets,
             crate::support::shim(),
-            Arc::new(hiveward_actors::model::NoModels),
+            Arc::new(models.clone()),
         );
+        let usage = UsageKeeper::start(&house);
         let running = tree::start(house.clone(), TranscriptRetention::default()).await.unwrap();
         let control = ControlPlane::new(house.clone(), running.tree.clone(), running.roster.clone(), id, true);
-        Self { id, house, running, control, driver, manager: Some(manager), address, dir }
+        Self { id, house, running, control, driver, models, _usage: usage, manager: Some(manager), address, dir }
     }
 
     fn links(&self) -> &hiveward_runtime::cluster::link::Links {

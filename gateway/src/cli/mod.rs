@@ -8,6 +8,7 @@ mod apply_coding;
 pub mod approval;
 pub mod args;
 pub mod attach;
+pub mod budget;
 pub mod client;
 pub mod event;
 pub mod fail;
@@ -107,6 +108,9 @@ pub enum Command {
     Approval(approval::ApprovalCommand),
     /// Show what calls of models used, and what they cost
     Usage(usage::UsageArgs),
+    /// Limit what calls of models may use
+    #[command(subcommand)]
+    Budget(budget::BudgetCommand),
     /// Read what happened
     #[command(subcommand)]
     Event(event::EventCommand),
@@ -193,6 +197,7 @@ async fn remote(common: Common, command: Command) -> Outcome {
         Command::Swarm(command) => swarm::run(&client, show, command).await,
         Command::Approval(command) => approval::run(&client, show, command).await,
         Command::Usage(args) => usage::run(&client, show, args).await,
+        Command::Budget(command) => budget::run(&client, show, command).await,
         Command::Event(command) => event::run(&client, show, command).await,
         Command::Fault(command) => fault::run(&client, show, command).await,
         Command::Node(command) => node::run(&client, show, command).await,

@@ -4,6 +4,7 @@
 //! needed for every row of a page goes through a loader in `load`.
 
 pub mod agent;
+pub mod budget;
 pub mod cluster;
 pub mod coding;
 pub mod enums;
@@ -47,6 +48,7 @@ pub struct Query(
     fault::FaultQuery,
     coding::CodingQuery,
     usage::UsageQuery,
+    budget::BudgetQuery,
 );
 
 #[derive(MergedObject, Default)]
@@ -58,6 +60,7 @@ pub struct Mutation(
     cluster::ClusterMutation,
     fault::FaultMutation,
     coding::CodingMutation,
+    budget::BudgetMutation,
 );
 
 #[derive(MergedSubscription, Default)]

@@ -54,6 +54,12 @@ pub fn optional_natural<T: TryFrom<i32>>(field: &str, given: Option<i32>) -> Res
     given.map(|given| natural(field, given)).transpose()
 }
 
+/// A small number, such as of a hundred.
+pub fn optional_byte(field: &str, given: Option<i32>) -> Result<Option<u8>, Refused> {
+    let read = |given| u8::try_from(given).map_err(|_| Refused::invalid(field, format!("{given} is not 0 to 255")));
+    given.map(read).transpose()
+}
+
 /// A name that people give: 1 to 64 letters, digits, `.`, `_` and `-`, so that it is safe in paths and tables.
 pub fn name(field: &str, given: String) -> Result<String, Refused> {
     let plain = given.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));

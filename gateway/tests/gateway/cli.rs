@@ -131,3 +131,47 @@ async fn applying_a_file_twice_changes_nothing_the_second_time() {
     assert!(wrong.code == 2 && wrong.err.contains("line 6") && wrong.err.contains("stratgy"), "{}", wrong.err);
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn budgets_are_set_listed_and_removed_and_what_nobody_used_is_not_shown() {
+    let node = TestNode::start().await;
+    let set = ["budget", "set", "--label", "team=blue", "--tokens", "1000", "--money", "2.50", "--warn-percent", "80"];
+    for _ in 0..2 {
+        let ran = hiveward(&node, &[&set[..], &["--operation-id", "b"]].concat()).await;
+        assert!(ran.code == 0 && ran.out.contains("1000 tokens, 2.5 USD") && ran.out.contains("80 %"), "{}{}", ran.out, ran.err);
+    }
+    let ran = hiveward(&node, &["budget", "set", "--agent", "command-1", "--tokens", "7"]).await;
+    assert!(ran.code == 0 && ran.out.contains("command-1"), "{}{}", ran.out, ran.err);
+    let ran = hiveward(&node, &["budget", "set", "--swarm", "default", "--tokens", "9"]).await;
+    assert!(ran.code == 0 && ran.out.contains("default"), "{}{}", ran.out, ran.err);
+    let ran = hiveward(&node, &["-q", "budget", "list"]).await;
+    assert_eq!(ran.out.lines().filter(|line| line.starts_with("budget_")).count(), 3, "{}", ran.out);
+    let remove = ["budget", "remove", "--label", "team=blue"];
+    assert_eq!(hiveward(&node, &remove).await.code, 0);
+    assert_eq!(hiveward(&node, &remove).await.code, 3, "it is gone");
+    assert_eq!(hiveward(&node, &["budget", "set", "--tokens", "9"]).await.code, 2, "of nothing");
+    let ran = hiveward(&node, &["usage", "--by", "label"]).await;
+    assert_eq!((ran.code, ran.out.as_str()), (0, ""), "{}", ran.err);
+
+    const SET: &str = "mutation($input: SetBudgetInput!){setBudget(input:$input){budget{scope limit{tokens money{amount currency}} spent{tokens money{amount}} reserved{tokens} warned}}}";
+    let label = json!({ "key": "a", "value": "b" });
+    let input = |tokens: u32| json!({ "input": { "operationId": "x", "label": label, "tokens": tokens } });
+    let done = node.ok(SET, input(5)).await["setBudget"]["budget"].take();
+    let shown = json!({ "scope": "a=b", "limit": { "tokens": 5, "money": null }, "spent": { "tokens": 0, "money": null }, "reserved": null, "warned": false });
+    assert_eq!((&done, &node.ok(SET, input(5)).await["setBudget"]["budget"]), (&shown, &shown));
+    assert_eq!(node.refused(SET, input(6)).await.0, "CONFLICT");
+    for (input, code, field) in [
+        (json!({ "label": label }), "INVALID", "tokens"),
+        (json!({ "tokens": 5 }), "INVALID", "agent"),
+        (json!({ "tokens": 5, "label": label, "swarm": "default" }), "INVALID", "agent"),
+        (json!({ "money": "-1", "label": label }), "INVALID", "money"),
+        (json!({ "tokens": 5, "warnPercent": 101, "label": label }), "INVALID", "warnPercent"),
+        (json!({ "tokens": 5, "label": { "key": "a=b", "value": "c" } }), "INVALID", "label.key"),
+    ] {
+        let refused = node.refused(SET, json!({ "input": input })).await;
+        assert_eq!((refused.0.as_str(), refused.1.as_deref()), (code, Some(field)), "{input}");
+    }
+    let unknown = json!({ "tokens": 5, "agent": "agent_0192f0c1a2b37c4d8e9fa0b1c2d3e4f5" });
+    assert_eq!(node.refused(SET, json!({ "input": unknown })).await.0, "NOT_FOUND");
+    node.stop().await;
+}

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::StreamExt;
 use hiveward_actors::{
     agent::connector::Lease,
+    client::{EventFilter, EventRecord},
     id::{AgentId, SwarmId, TaskId},
     model::{
         CallRules, Holder, ModelAccess, Models, Pass, Used,
@@ -19,6 +20,7 @@ use hiveward_gateway::{
     },
     yaml,
 };
+use hiveward_runtime::ledger::Cursor;
 use serde_json::{Value, json};
 
 pub async fn model(script: &str) -> Scripted {
@@ -209,6 +211,11 @@ impl House {
     pub async fn stop(self) {
         self.node.stop(Duration::from_secs(1)).await;
         self.front.gateway.stop(Duration::from_millis(100)).await;
+    }
+
+    pub fn warnings(&self) -> Vec<EventRecord> {
+        let filter = EventFilter { kind: vec!["BudgetWarned".into()], ..EventFilter::default() };
+        self.node.control().events(Cursor(0), &filter, 10).unwrap()
     }
 
     /// What the view has, once it has so many calls.

@@ -1,14 +1,17 @@
 //! What models used is in the ledger: added up to the token, whatever happens to the node in between.
 
+use std::time::Duration;
+
 use hiveward_actors::{
     id::SwarmId,
     model::{
         CallRules, ModelAccess, Usage,
-        meter::Scope,
+        meter::{Budget, Scope},
         table::{Total, UsageBy},
     },
     task::spec::Label,
 };
+use hiveward_runtime::{error::Code, op::Op};
 use serde_json::json;
 
 use crate::support::{House, ask, completions_of, holder, messages_of, model, post, prompt, soon};
@@ -119,4 +122,66 @@ async fn a_model_without_a_price_has_no_cost_and_names_without_end_are_one_line(
     let rest = house.node.control().usage(UsageBy::Model, page.last_seen.as_deref(), 100).unwrap();
     assert!(rest.items.len() == 40 && !rest.has_next);
     soon("the node stops", house.stop()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_budget_holds_across_restarts_goes_on_from_what_was_spent_and_warns_once() {
+    let server = model(VARIED).await;
+    let mut house = House::start(&server, "{}").await;
+    let mut holder = holder(CallRules::default());
+    holder.labels = vec![Label { key: "team".into(), value: "blue".into() }];
+    let scope = Scope::Label("team=blue".into());
+    let before = house.models().open(holder.clone()).unwrap();
+    assert_eq!(ask(&messages_of(&before), &before.token, &prompt("cached")).await.status, 200);
+    house.used(UsageBy::Label, 1).await;
+    // What was used before it was set does not count.
+    let budget = Budget { tokens: Some(400), nanos: None, warn_percent: Some(50) };
+    let set = house.node.control().set_budget(op("first"), scope.clone(), budget).await.unwrap();
+    assert_eq!((set.value.spent.tokens, set.value.warned), (0, false));
+    let again = house.node.control().set_budget(op("first"), scope.clone(), budget).await.unwrap();
+    assert_eq!(again.value.budget, set.value.budget);
+    let other = Budget { tokens: Some(999), ..budget };
+    let refused = house.node.control().set_budget(op("first"), scope.clone(), other).await.unwrap_err();
+    assert_eq!(refused.code, Code::Conflict);
+
+    let mut answered = 0;
+    for _ in 0..12 {
+        let pass = house.models().open(holder.clone()).unwrap();
+        let got = ask(&messages_of(&pass), &pass.token, &prompt("go")).await;
+        answered += u64::from(got.status == 200);
+        if got.status == 402 {
+            let said = got.text();
+            assert!(said.contains(&format!("label team=blue is 400 tokens, {} are spent", answered * 42)), "{said}");
+        }
+        house.used(UsageBy::Label, answered + 1).await;
+        house = house.restart().await;
+    }
+    assert!(answered * 42 > 200 && answered * 42 <= 400, "{answered}");
+    let listed = house.node.control().budgets(None, 10).unwrap().items.remove(0).1;
+    assert_eq!((listed.spent.tokens, listed.scope.clone()), (answered * 42, scope.clone()));
+    let warned = soon("the warning", async {
+        loop {
+            let seen = house.warnings();
+            if !seen.is_empty() {
+                return seen;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert_eq!(warned.await.len(), 1);
+
+    house.node.control().set_budget(op("more"), scope.clone(), Budget { tokens: Some(2_000), ..budget }).await.unwrap();
+    let pass = house.models().open(holder.clone()).unwrap();
+    assert_eq!(ask(&messages_of(&pass), &pass.token, &prompt("go")).await.status, 200);
+    house.used(UsageBy::Label, answered + 2).await;
+    house.node.control().remove_budget(op("away"), scope.clone()).await.unwrap();
+    assert!(house.models().gate().account(&scope).is_none());
+    let anew = house.node.control().set_budget(op("anew"), scope, budget).await.unwrap();
+    assert_eq!((anew.value.spent.tokens, anew.value.warned), (0, false), "what is set anew counts from there");
+    assert_eq!(house.warnings().len(), 1, "one crossing, one warning");
+    house.stop().await;
+}
+
+fn op(name: &str) -> Op {
+    Op { operation: Some(name.into()), ..Op::internal(Duration::from_secs(20)) }
 }

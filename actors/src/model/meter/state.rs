@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::rate::{Counted, Rate, RateLimit};
 use crate::{
     agent::connector::Lease,
-    id::{AgentId, SwarmId},
+    id::{AgentId, BudgetId, SwarmId},
     model::price::decimal_from_nanos,
     task::spec::Label,
 };
@@ -40,6 +40,26 @@ impl Scope {
     pub fn of(lease: Lease, swarm: SwarmId, labels: &[Label]) -> Vec<Self> {
         let labels = labels.iter().map(|label| Self::Label(format!("{}={}", label.key, label.value)));
         [Self::Attempt(lease), Self::Agent(lease.agent), Self::Swarm(swarm.head())].into_iter().chain(labels).collect()
+    }
+}
+
+impl Scope {
+    /// As clients know it: an id, or a label as `key=value`.
+    pub fn key(&self) -> String {
+        match self {
+            Self::Label(label) => label.clone(),
+            other => other.to_string(),
+        }
+    }
+
+    pub fn agent(&self) -> Option<AgentId> {
+        if let Self::Agent(agent) = self { Some(*agent) } else { None }
+    }
+
+    /// Of a budget for it.
+    pub fn budget_id(&self) -> BudgetId {
+        let text = self.to_string();
+        BudgetId::from_u128(u128::from_be_bytes(hiveward_runtime::store::blob::fingerprint(text.as_bytes())))
     }
 }
 
@@ -75,6 +95,17 @@ pub struct Budget {
     pub nanos: Option<u64>,
     /// Of either limit: passing it is told once.
     pub warn_percent: Option<u8>,
+}
+
+impl Budget {
+    /// Whether so much is as much as it warns at, of either limit.
+    pub fn is_warned_at(&self, spent: Amount) -> bool {
+        let Self { tokens, nanos, warn_percent: Some(percent) } = *self else { return false };
+        let passed = |limit: Option<u64>, spent: u64| {
+            limit.is_some_and(|limit| u128::from(spent) * 100 >= u128::from(limit) * u128::from(percent))
+        };
+        passed(tokens, spent.tokens) || passed(nanos, spent.nanos.unwrap_or(0))
+    }
 }
 
 /// Of a scope that has a budget. Others have none: labels without an end must not fill the node.
@@ -346,11 +377,7 @@ impl Account {
     }
 
     fn passes_warning(&self) -> bool {
-        let Budget { tokens, nanos, warn_percent: Some(percent) } = self.budget else { return false };
-        let passed = |limit: Option<u64>, spent: u64| {
-            limit.is_some_and(|limit| u128::from(spent) * 100 >= u128::from(limit) * u128::from(percent))
-        };
-        passed(tokens, self.spent_tokens) || passed(nanos, self.spent_nanos)
+        self.budget.is_warned_at(Amount { tokens: self.spent_tokens, nanos: Some(self.spent_nanos) })
     }
 }
 
