@@ -38,6 +38,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 const WAIT_PER_TURN: Duration = Duration::from_secs(3600);
 /// For calls to be settled that were cut because the node stops.
 const SETTLED_WITHIN: Duration = Duration::from_secs(1);
+/// For what waits to be written, however late it is.
+const WRITTEN_WITHIN_MIN: Duration = Duration::from_secs(2);
 
 /// Dropping it leaves what waits unwritten.
 pub struct UsageKeeper {
@@ -62,7 +64,9 @@ impl UsageKeeper {
     pub async fn stop(mut self, deadline: Deadline) {
         self.models.close_all(deadline.remaining() / 2, SETTLED_WITHIN).await;
         self.stopping.cancel();
-        if tokio::time::timeout_at(deadline.instant(), &mut self.writing).await.is_err() {
+        // Whatever the tree took of the time: this is what would be lost.
+        let written = deadline.remaining().max(WRITTEN_WITHIN_MIN);
+        if tokio::time::timeout(written, &mut self.writing).await.is_err() {
             let calls = self.models.books().waiting();
             tracing::error!(calls, "what some calls of models used was not recorded in time; it is not counted");
         }
