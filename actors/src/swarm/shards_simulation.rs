@@ -3,7 +3,7 @@
 //! seed that fails; `HIVEWARD_SEED` runs it alone.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -50,7 +50,7 @@ struct Shard {
     spec: Arc<SwarmSpec>,
     swarm: Swarm,
     log: Vec<(WallMs, SwarmEvent)>,
-    agents: HashMap<AgentId, u64>,
+    agents: BTreeMap<AgentId, u64>,
     closing: bool,
 }
 
@@ -80,7 +80,7 @@ impl World {
             let spec = Arc::new(all.of_shard(number));
             let mut swarm = Swarm::new(spec.clone());
             swarm.transfers.forgets_numbers = with_a_bug;
-            Shard { spec, swarm, log: Vec::new(), agents: HashMap::new(), closing: false }
+            Shard { spec, swarm, log: Vec::new(), agents: BTreeMap::new(), closing: false }
         };
         Self {
             shards: (0..all.shards).map(shard).collect(),
@@ -181,7 +181,9 @@ impl World {
 
     fn submit(&mut self, at: usize) {
         let mut specs: Vec<Arc<TaskSpec>> = Vec::new();
-        let known: Vec<TaskId> = self.shards[at].swarm.live_tasks().map(|task| task.spec.id).collect();
+        let mut known: Vec<TaskId> = self.shards[at].swarm.live_tasks().map(|task| task.spec.id).collect();
+        // The seed alone decides: a map's order is another each time.
+        known.sort_unstable();
         for _ in 0..self.dice.usize(1..5) {
             let dice = &mut self.dice;
             let new = spec(|task| {
@@ -411,7 +413,8 @@ impl World {
                 self.deliver();
             }
             for at in 0..self.shards.len() {
-                let held: Vec<_> = self.shards[at].swarm.live_tasks().filter_map(|task| task.lease()).collect();
+                let mut held: Vec<_> = self.shards[at].swarm.live_tasks().filter_map(|task| task.lease()).collect();
+                held.sort_unstable();
                 for lease in held {
                     for event in self.shards[at].swarm.attempt_end(lease, outcome(AttemptStatus::Succeeded), None, 0.5) {
                         self.commit(at, event);
