@@ -162,7 +162,7 @@ impl Behaviour for Coordinator {
             }
             SwarmMsg::Redrive { before, spec, operation, principal, reply } => {
                 let (task, attempts) = (spec.id, before.attempts.len() as u32);
-                let decided = state.swarm.redrive(spec, attempts, before.status, operation, principal);
+                let decided = state.swarm.redrive(spec, attempts, before.status, operation, principal, |task| self.known(task));
                 self.answer_one(ctx, state, task, decided, reply).await
             }
             SwarmMsg::Arrive { arrival, agent } => self.arrive(ctx, state, arrival, agent).await,
@@ -207,8 +207,9 @@ impl Behaviour for Coordinator {
                 }
             }
             SwarmMsg::Aggregated { task, result, error } => {
-                let planned = state.swarm.live(task).is_some_and(|live| live.plan.is_some());
-                self.record_all(ctx, state, planned.then_some(SwarmEvent::Aggregated { task, result, error })).await
+                // If a subtask was sent on its way again meanwhile, its end leads here once more.
+                let is_over = state.swarm.is_to_be_aggregated(task);
+                self.record_all(ctx, state, is_over.then_some(SwarmEvent::Aggregated { task, result, error })).await
             }
             SwarmMsg::Moved { agents } => {
                 let events = self.moved(state, agents);

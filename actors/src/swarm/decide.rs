@@ -7,7 +7,7 @@ use hiveward_runtime::error::{Code, Refused};
 
 use super::{
     event::{Ended, Next, Operation, SwarmEvent},
-    state::{Due, FREE_LOSSES, Live, Now, Remembered, Swarm},
+    state::{Due, FREE_LOSSES, Live, Now, Plan, Remembered, Swarm},
 };
 use crate::{
     agent::connector::Lease,
@@ -65,29 +65,29 @@ impl Swarm {
             ));
         }
         for (place, task) in tasks.iter().enumerate() {
-            for on in &task.depends_on {
-                if self.live.contains_key(on) || tasks.iter().any(|other| other.id == *on) {
-                    continue;
-                }
-                let field = format!("tasks.{place}.dependsOn");
-                let status = self.ended.get(on).copied().or_else(|| known(*on));
-                if let Some(refused) = self.left(*on, status) {
-                    return Err(Refused { field: Some(field), ..refused });
-                }
-                match status {
-                    Some(TaskStatus::Succeeded) => {}
-                    Some(status) => {
-                        let message = format!("{on} has ended {}; retry it first", status.name());
-                        return Err(Refused { code: Code::Refused, message, field: Some(field) });
-                    }
-                    None => {
-                        let message = format!("there is no task {on} in swarm {}", self.spec.name);
-                        return Err(Refused { code: Code::NotFound, message, field: Some(field) });
-                    }
-                }
+            let elsewhere = task.depends_on.iter().filter(|on| !tasks.iter().any(|other| other.id == **on));
+            for on in elsewhere {
+                self.may_depend_on(*on, &known)
+                    .map_err(|refused| Refused { field: Some(format!("tasks.{place}.dependsOn")), ..refused })?;
             }
         }
         Ok(Decided::New(SwarmEvent::Submitted { tasks, operation, principal }))
+    }
+
+    /// A task starts only after what it depends on has succeeded, so that must be under way here or have succeeded.
+    fn may_depend_on(&self, on: TaskId, known: impl Fn(TaskId) -> Option<TaskStatus>) -> Result<(), Refused> {
+        if self.live.contains_key(&on) {
+            return Ok(());
+        }
+        let status = self.ended.get(&on).copied().or_else(|| known(on));
+        if let Some(refused) = self.left(on, status) {
+            return Err(refused);
+        }
+        match status {
+            Some(TaskStatus::Succeeded) => Ok(()),
+            Some(status) => Err(Refused::new(Code::Refused, format!("{on} has ended {}; retry it first", status.name()))),
+            None => Err(Refused::new(Code::NotFound, format!("there is no task {on} in swarm {}", self.spec.name))),
+        }
     }
 
     /// Cancelling what has ended is refused, except that a cancelled task stays cancelled without complaint.
@@ -123,6 +123,7 @@ impl Swarm {
         status: TaskStatus,
         operation: Option<Operation>,
         principal: Arc<str>,
+        known: impl Fn(TaskId) -> Option<TaskStatus>,
     ) -> Result<Decided<SwarmEvent>, Refused> {
         if self.repeated(operation.as_ref())?.is_some() {
             return Ok(Decided::Repeated(vec![spec.id]));
@@ -139,6 +140,12 @@ impl Swarm {
         let (status, attempts) = self.live.get(&spec.id).map_or((status, attempts), |live| (live.status, live.attempt));
         match status {
             TaskStatus::Failed | TaskStatus::Dead | TaskStatus::Cancelled | TaskStatus::Retrying => {
+                for on in &spec.depends_on {
+                    self.may_depend_on(*on, &known).map_err(|refused| {
+                        let message = format!("{} depends on another task: {}", spec.id, refused.message);
+                        Refused { message, ..refused }
+                    })?;
+                }
                 Ok(Decided::New(SwarmEvent::Redriven { spec, attempts, operation, principal }))
             }
             _ => Err(Refused::new(
@@ -283,7 +290,7 @@ impl Swarm {
     /// What earlier events lead to in turn: dependants that fail, subtasks that are cancelled. Empty when all is settled.
     pub fn take_consequences(&mut self, now: Now) -> Vec<SwarmEvent> {
         let mut events = Vec::new();
-        for (task, on, status) in std::mem::take(&mut self.to_fail) {
+        for (task, (on, status)) in std::mem::take(&mut self.to_fail) {
             if let Some(live) = self.live.get(&task) {
                 let error = format!("its dependency {on} ended {}", status.name());
                 events.push(SwarmEvent::Failed { task, error, lease: live.lease() });
@@ -309,11 +316,21 @@ impl Swarm {
         events
     }
 
-    /// Plans whose subtasks have all ended since the last call.
+    /// Whether no task has still to end because another did.
+    pub(super) fn is_settled(&self) -> bool {
+        self.to_fail.is_empty() && self.to_cancel.is_empty()
+    }
+
+    /// Plans whose subtasks have all ended since the last call, and of which none was sent on its way again.
     pub fn take_plans_to_aggregate(&mut self) -> Vec<TaskId> {
         let mut plans = std::mem::take(&mut self.to_aggregate);
-        plans.retain(|task| self.live.contains_key(task));
+        plans.retain(|task| self.is_to_be_aggregated(*task));
         plans
+    }
+
+    /// Whether everything has ended that a task's result is made of.
+    pub fn is_to_be_aggregated(&self, task: TaskId) -> bool {
+        self.live.get(&task).and_then(|live| live.plan.as_ref()).is_some_and(Plan::is_over)
     }
 }
 

@@ -59,12 +59,11 @@ impl Swarm {
         let hedge = live.spec.role.as_ref().and_then(Role::scatter).and_then(|spec| spec.hedge.as_ref());
         let known = |gather: &Gather| hedge.is_some_and(|hedge| gather.hedge_after(hedge).is_some());
         let before = known(gather);
-        if let Some(other) = gather.ended(id, status, took_ms) {
-            self.to_cancel.push((other, format!("its twin {id} succeeded first").into()));
-        }
-        self.to_gather.push((scatter, false));
+        let twin = gather.ended(id, status, took_ms);
         // How long is too long is known only now.
         let open = if !before && known(gather) { gather.those(PartState::Open) } else { Vec::new() };
+        self.cancel_live(twin, &format!("its twin {id} succeeded first"));
+        self.to_gather.push((scatter, false));
         for part in open {
             self.set_timer(part, Due::Hedge, now);
         }
@@ -148,12 +147,12 @@ impl Swarm {
         let Some(live) = self.live.get_mut(&id) else { return };
         let principal = live.principal.clone();
         let Some(plan) = live.plan.as_mut() else { return };
-        let reason: Arc<str> = format!("late: {why}").into();
-        // Those that have ended are passed over.
-        self.to_cancel.extend(plan.subtasks.iter().map(|task| (*task, reason.clone())));
+        let subtasks = plan.subtasks.clone();
         if let Some(gather) = plan.gather.as_mut() {
             gather.closed = true;
         }
+        self.cancel_live(subtasks, &format!("late: {why}"));
+        let Some(plan) = self.live.get_mut(&id).and_then(|live| live.plan.as_mut()) else { return };
         let Some(reduce) = reduce else {
             self.to_aggregate.push(id);
             return;
@@ -166,8 +165,15 @@ impl Swarm {
     /// What a task was to be made of is not wanted any more.
     pub(super) fn give_up(&mut self, task: TaskId) {
         if let Some(plan) = self.live.get(&task).and_then(|live| live.plan.as_ref()) {
-            let reason: Arc<str> = format!("{task}, of which it is a part, has ended").into();
-            self.to_cancel.extend(plan.subtasks.iter().map(|task| (*task, reason.clone())));
+            self.cancel_live(plan.subtasks.clone(), &format!("{task}, of which it is a part, has ended"));
+        }
+    }
+
+    /// Those of `tasks` that have not ended are to be cancelled.
+    fn cancel_live(&mut self, tasks: impl IntoIterator<Item = TaskId>, reason: &str) {
+        let reason: Arc<str> = reason.into();
+        for task in tasks.into_iter().filter(|task| self.live.contains_key(task)) {
+            self.to_cancel.entry(task).or_insert_with(|| reason.clone());
         }
     }
 

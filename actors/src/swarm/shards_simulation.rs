@@ -50,6 +50,8 @@ struct Shard {
     spec: Arc<SwarmSpec>,
     swarm: Swarm,
     log: Vec<(WallMs, SwarmEvent)>,
+    /// How long the log was whenever all that followed was in it: where a batch ends, and a snapshot can be taken.
+    settled: Vec<usize>,
     agents: BTreeMap<AgentId, u64>,
     closing: bool,
 }
@@ -80,7 +82,7 @@ impl World {
             let spec = Arc::new(all.of_shard(number));
             let mut swarm = Swarm::new(spec.clone());
             swarm.transfers.forgets_numbers = with_a_bug;
-            Shard { spec, swarm, log: Vec::new(), agents: BTreeMap::new(), closing: false }
+            Shard { spec, swarm, log: Vec::new(), settled: vec![0], agents: BTreeMap::new(), closing: false }
         };
         Self {
             shards: (0..all.shards).map(shard).collect(),
@@ -139,6 +141,8 @@ impl World {
         while let Some(event) = self.shards[at].swarm.next_assignment(0.5) {
             self.commit(at, event);
         }
+        let shard = &mut self.shards[at];
+        shard.settled.push(shard.log.len());
         self.check();
     }
 
@@ -186,7 +190,10 @@ impl World {
         known.sort_unstable();
         for _ in 0..self.dice.usize(1..5) {
             let dice = &mut self.dice;
+            // In the order in which they were made, and the same each time.
+            let id = TaskId::from_u128((self.submitted.len() + specs.len() + 1) as u128);
             let new = spec(|task| {
+                task.id = id;
                 task.swarm = self.shards[at].spec.id;
                 task.priority = Priority::ALL[dice.usize(0..4)];
                 task.retry = RetryPolicy { attempts_max: dice.u32(1..3), first_ms: 50, ..RetryPolicy::default() };
@@ -266,13 +273,21 @@ impl World {
 
     fn redrive(&mut self, at: usize) {
         let again = |task: &&Arc<TaskSpec>| {
-            matches!(self.shards[at].swarm.ended.get(&task.id), Some(TaskStatus::Cancelled | TaskStatus::Dead))
+            matches!(
+                self.shards[at].swarm.ended.get(&task.id),
+                Some(TaskStatus::Failed | TaskStatus::Cancelled | TaskStatus::Dead)
+            )
         };
         let Some(task) = self.submitted.iter().find(again).cloned() else { return };
         let attempts = self.granted.iter().filter(|(of, _)| *of == task.id).map(|(_, attempt)| *attempt).max().unwrap_or(0);
-        let decided = self.shards[at].swarm.redrive(task, attempts, TaskStatus::Dead, None, "sim".into()).unwrap();
-        if let Decided::New(event) = decided {
-            self.commit(at, event);
+        let waits = task.depends_on.iter().any(|on| {
+            let ended = self.shards[at].swarm.ended.get(on);
+            ended.is_some_and(|status| *status != TaskStatus::Succeeded)
+        });
+        match self.shards[at].swarm.redrive(task, attempts, TaskStatus::Dead, None, "sim".into(), |_| None) {
+            Ok(Decided::New(event)) => self.commit(at, event),
+            Ok(Decided::Repeated(_)) => panic!("nothing was repeated"),
+            Err(refused) => assert!(waits, "{refused:?}"),
         }
     }
 
@@ -356,7 +371,9 @@ impl World {
         for event in self.shards[at].swarm.take_due(self.now) {
             self.commit(at, event);
         }
-        let cut = if self.dice.bool() { 0 } else { self.dice.usize(0..=self.shards[at].log.len()) };
+        self.settle(at);
+        let settled = self.shards[at].settled.len();
+        let cut = if self.dice.bool() { 0 } else { self.shards[at].settled[self.dice.usize(0..settled)] };
         let (spec, log) = (self.shards[at].spec.clone(), &self.shards[at].log);
         let fresh = || {
             let mut swarm = Swarm::new(spec.clone());
@@ -373,6 +390,7 @@ impl World {
         for (when, event) in &log[cut..] {
             replayed.apply(event, *when, self.now);
         }
+        assert!(replayed.is_settled(), "a new life would end what the old one did not");
         for event in replayed.take_due(self.now) {
             self.commit(at, event.clone());
             replayed.apply(&event, self.now.wall, self.now);
@@ -435,7 +453,9 @@ impl World {
             if self.shards.iter().map(left).sum::<usize>() == 0 {
                 break;
             }
-            assert!(round < 500, "stuck: {:?}", self.shards.iter().map(left).collect::<Vec<_>>());
+            let stuck = || self.shards.iter().flat_map(|shard| shard.swarm.live_tasks()).collect::<Vec<_>>();
+            let under_way = || self.shards.iter().map(|shard| shard.swarm.transfers.tasks_under_way()).sum::<usize>();
+            assert!(round < 500, "stuck, beside {} under way: {:?}", under_way(), stuck());
         }
         for task in &self.submitted {
             let ended = |shard: &&Shard| shard.swarm.ended.get(&task.id).is_some_and(|status| status.is_terminal());

@@ -41,6 +41,8 @@ struct World {
     swarm: Swarm,
     /// Everything committed, with its time.
     log: Vec<(WallMs, SwarmEvent)>,
+    /// How long the log was whenever all that followed was in it: where a batch ends, and a snapshot can be taken.
+    settled: Vec<usize>,
     now: Now,
     agents: HashMap<AgentId, u64>,
     /// Leases that agents believe they hold, valid or not.
@@ -82,6 +84,7 @@ impl World {
             dice: fastrand::Rng::with_seed(seed),
             swarm: Swarm::new(swarm_spec()),
             log: Vec::new(),
+            settled: vec![0],
             now,
             agents: HashMap::new(),
             believed: Vec::new(),
@@ -126,7 +129,10 @@ impl World {
                 self.submitted.extend(reduce.iter().map(|spec| spec.id));
             }
             SwarmEvent::AttemptEnded { lease, ended, .. } if ended.status == AttemptStatus::Succeeded => {
-                assert!(self.succeeded.insert(lease.task), "{} succeeded twice", lease.task);
+                // A planner whose plan failed may plan again.
+                let again =
+                    self.redriven.contains(&lease.task) && self.swarm.live(lease.task).is_some_and(|t| t.spec.plan.is_some());
+                assert!(self.succeeded.insert(lease.task) || again, "{} succeeded twice", lease.task);
             }
             SwarmEvent::Redriven { spec, .. } => {
                 self.ended.remove(&spec.id);
@@ -155,6 +161,7 @@ impl World {
             self.commit(SwarmEvent::Aggregated { task, result: None, error: None });
             self.settle();
         }
+        self.settled.push(self.log.len());
         for task in self.swarm.live_tasks() {
             let scatter = task.spec.parent_id().filter(|parent| self.scatters.contains_key(parent));
             let gathers = scatter.is_none_or(|scatter| self.swarm.live(scatter).is_some());
@@ -334,8 +341,10 @@ impl World {
     }
 
     fn redrive(&mut self) {
-        let dead: Vec<_> = self.ended.iter().filter(|(_, status)| **status == TaskStatus::Dead).map(|(task, _)| *task).collect();
-        let Some(task) = dead.into_iter().min() else { return };
+        let again = |status: TaskStatus| matches!(status, TaskStatus::Failed | TaskStatus::Dead | TaskStatus::Cancelled);
+        let mut dead: Vec<_> = self.ended.iter().filter(|(_, status)| again(**status)).map(|(task, _)| *task).collect();
+        dead.sort_unstable();
+        let Some(task) = (!dead.is_empty()).then(|| dead[self.dice.usize(0..dead.len())]) else { return };
         let spec = self.log.iter().rev().find_map(|(_, event)| match event {
             SwarmEvent::Submitted { tasks, .. } => tasks.iter().find(|spec| spec.id == task).cloned(),
             SwarmEvent::Planned { subtasks, .. } => subtasks.iter().find(|spec| spec.id == task).cloned(),
@@ -347,10 +356,15 @@ impl World {
             return;
         }
         let attempts = self.granted.iter().filter(|(of, _)| *of == task).map(|(_, attempt)| *attempt).max().unwrap_or(0);
-        if let super::decide::Decided::New(event) =
-            self.swarm.redrive(spec.unwrap(), attempts, TaskStatus::Dead, None, "sim".into()).unwrap()
-        {
-            self.commit(event);
+        let spec = spec.unwrap();
+        let waits = spec.depends_on.iter().any(|on| self.ended_of(*on).is_some_and(|status| again(status)));
+        match self.swarm.redrive(spec, attempts, TaskStatus::Dead, None, "sim".into(), |_| None) {
+            Ok(super::decide::Decided::New(event)) => {
+                assert!(!waits, "{task} is on its way again before what it depends on");
+                self.commit(event);
+            }
+            Ok(super::decide::Decided::Repeated(_)) => panic!("nothing was repeated"),
+            Err(refused) => assert!(waits, "{refused:?}"),
         }
     }
 
@@ -365,7 +379,7 @@ impl World {
 
     /// A new life replays, from a snapshot of some moment or from the first event, and is in the same state.
     fn restart(&mut self) {
-        let cut = if self.dice.bool() { 0 } else { self.dice.usize(0..=self.log.len()) };
+        let cut = if self.dice.bool() { 0 } else { self.settled[self.dice.usize(0..self.settled.len())] };
         let mut before = Swarm::new(swarm_spec());
         for (at, event) in &self.log[..cut] {
             before.apply(event, *at, self.now);
@@ -376,6 +390,7 @@ impl World {
         for (at, event) in &self.log[cut..] {
             replayed.apply(event, *at, self.now);
         }
+        assert!(replayed.is_settled(), "a new life would end what the old one did not");
         let facts = |swarm: &Swarm| {
             let mut facts: Vec<_> = swarm
                 .live_tasks()

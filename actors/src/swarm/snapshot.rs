@@ -30,7 +30,9 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Of a swarm in which everything that follows from what happened has happened: what is still to follow is not kept.
     pub fn of(swarm: &Swarm) -> Self {
+        debug_assert!(swarm.is_settled(), "what follows from what happened has not happened");
         let mut live: Vec<_> = swarm.live.values().cloned().collect();
         // The order in which they wait; a restored queue is as fair as the one it was taken from.
         live.sort_by_key(|task| (task.ticket.unwrap_or(u64::MAX), task.spec.id));

@@ -5,7 +5,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BTreeMap, BinaryHeap, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -138,10 +138,11 @@ pub struct Swarm {
     pub(super) timers: BinaryHeap<Reverse<(u64, TaskId, Due, u32)>>,
     /// Plans whose subtasks have all ended, to be aggregated.
     pub(super) to_aggregate: Vec<TaskId>,
-    /// Dependants of a task that failed, to be failed in turn.
-    pub(super) to_fail: Vec<(TaskId, TaskId, TaskStatus)>,
-    /// Subtasks of a plan that was given up, to be cancelled in turn.
-    pub(super) to_cancel: Vec<(TaskId, Arc<str>)>,
+    /// Dependants of a task that failed, and how that ended; to be failed in turn. Of tasks that are live, also on replay:
+    /// who has failed since and was sent on its way again must not fail once more.
+    pub(super) to_fail: BTreeMap<TaskId, (TaskId, TaskStatus)>,
+    /// Subtasks of a plan that was given up, to be cancelled in turn. Of tasks that are live, as above.
+    pub(super) to_cancel: BTreeMap<TaskId, Arc<str>>,
     /// Scatters of which something has ended; the flag: whose deadline has passed.
     pub(super) to_gather: Vec<(TaskId, bool)>,
     /// Parts that may deserve a twin now.
@@ -162,8 +163,8 @@ impl Swarm {
             seats: Seats::default(),
             timers: BinaryHeap::new(),
             to_aggregate: Vec::new(),
-            to_fail: Vec::new(),
-            to_cancel: Vec::new(),
+            to_fail: BTreeMap::new(),
+            to_cancel: BTreeMap::new(),
             to_gather: Vec::new(),
             to_hedge: Vec::new(),
             transfers: Transfers::default(),
@@ -339,6 +340,8 @@ impl Swarm {
                     // Its wait for the next attempt is cut short.
                     Some(task) => {
                         task.spec = spec.clone();
+                        task.status = TaskStatus::Pending;
+                        task.delayed = false;
                         task.ticket = None;
                     }
                     None => {
@@ -486,12 +489,14 @@ impl Swarm {
     fn end(&mut self, id: TaskId, status: TaskStatus, at: WallMs, now: Now) {
         let Some(task) = self.live.remove(&id) else { return };
         self.ended.insert(id, status);
+        self.to_fail.remove(&id);
+        self.to_cancel.remove(&id);
         for dependant in self.dependents.remove(&id).unwrap_or_default() {
+            let Some(waiting) = self.live.get_mut(&dependant) else { continue };
             if status != TaskStatus::Succeeded {
-                self.to_fail.push((dependant, id, status));
+                self.to_fail.entry(dependant).or_insert((id, status));
                 continue;
             }
-            let Some(waiting) = self.live.get_mut(&dependant) else { continue };
             waiting.waits_for = waiting.waits_for.saturating_sub(1);
             if waiting.waits_for == 0 && waiting.status == TaskStatus::Pending {
                 let delay_ms = waiting.spec.delay_ms;
