@@ -206,6 +206,96 @@ async fn a_view_catches_up_answers_at_a_cursor_and_is_made_anew_when_its_format_
     ledger.stop().await;
 }
 
+const COUNTED: TableDefinition<'_, u64, ()> = TableDefinition::new("counted");
+
+/// A view that a newer version brings along.
+struct CountedView;
+
+impl View for CountedView {
+    fn name(&self) -> &'static str {
+        "counted"
+    }
+
+    fn format(&self) -> u32 {
+        1
+    }
+
+    fn prepare(&self, txn: &WriteTransaction) -> Result<(), ViewError> {
+        txn.open_table(COUNTED)?;
+        Ok(())
+    }
+
+    fn copy(&self, from: &ReadTransaction, to: &WriteTransaction) -> Result<(), ViewError> {
+        copy_table(COUNTED, from, to)
+    }
+
+    fn apply(&self, txn: &WriteTransaction, events: &[Event]) -> Result<(), ViewError> {
+        let mut table = txn.open_table(COUNTED)?;
+        for event in events {
+            if table.insert(event.cursor.0, ())?.is_some() {
+                return Err(format!("{} comes twice", event.cursor).into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the two views hold.
+fn rows(views: &Views) -> (Vec<u64>, Vec<u64>) {
+    let txn = views.read().unwrap();
+    let seen = txn.open_table(SEEN).unwrap();
+    let counted = txn.open_table(COUNTED).unwrap();
+    let seen = seen.iter().unwrap().map(|row| row.unwrap().0.value()).collect();
+    (seen, counted.iter().unwrap().map(|row| row.unwrap().0.value()).collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_view_catches_up_with_what_is_kept_and_the_others_lose_nothing_that_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(config(&dir)).await.unwrap();
+    let path = dir.path().join("views.redb");
+    let within = || Deadline::after(Duration::from_secs(10));
+    let a = key(1);
+    let life = ledger.claim(&a).await.unwrap();
+    for version in 0..6 {
+        ledger.append(append(&a, life.incarnation, version, &["x"])).await.unwrap();
+    }
+    let views = Views::start(&ledger, &path, vec![Box::new(SeenView(1))]).await.unwrap();
+    views.at_least(Cursor(6), within()).await.unwrap();
+    views.stop().await;
+    drop(views);
+    // Nothing can make what `seen` has of these again.
+    ledger.compact(Cursor(4)).await.unwrap();
+    ledger.stop().await;
+    drop(ledger);
+    let ledger = Ledger::open(config(&dir)).await.unwrap();
+    let life = ledger.claim(&a).await.unwrap();
+    let both = || -> Vec<Box<dyn View>> { vec![Box::new(SeenView(1)), Box::new(CountedView)] };
+    let views = Views::start(&ledger, &path, both()).await.unwrap();
+    views.at_least(Cursor(6), within()).await.unwrap();
+    assert_eq!(rows(&views), (vec![1, 2, 3, 4, 5, 6], vec![5, 6]));
+    ledger.append(append(&a, life.incarnation, 6, &["x"])).await.unwrap();
+    views.at_least(Cursor(7), within()).await.unwrap();
+    views.stop().await;
+    drop(views);
+    // Caught up for good: it takes in nothing twice.
+    let views = Views::start(&ledger, &path, both()).await.unwrap();
+    views.at_least(Cursor(7), within()).await.unwrap();
+    assert_eq!(rows(&views), (vec![1, 2, 3, 4, 5, 6, 7], vec![5, 6, 7]));
+    views.stop().await;
+    drop(views);
+    // Another format cannot be made any more: what was there is kept for the version that made it.
+    let views = Views::start(&ledger, &path, vec![Box::new(SeenView(2)), Box::new(CountedView)]).await.unwrap();
+    assert_eq!(rows(&views), (vec![], vec![]));
+    views.stop().await;
+    drop(views);
+    std::fs::rename(path.with_extension("replaced"), &path).unwrap();
+    let views = Views::start(&ledger, &path, both()).await.unwrap();
+    assert_eq!(rows(&views), (vec![1, 2, 3, 4, 5, 6, 7], vec![5, 6, 7]));
+    views.stop().await;
+    ledger.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_opener_is_told_that_the_file_is_in_use() {
     let dir = tempfile::tempdir().unwrap();

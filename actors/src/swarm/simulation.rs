@@ -357,7 +357,7 @@ impl World {
         }
         let attempts = self.granted.iter().filter(|(of, _)| *of == task).map(|(_, attempt)| *attempt).max().unwrap_or(0);
         let spec = spec.unwrap();
-        let waits = spec.depends_on.iter().any(|on| self.ended_of(*on).is_some_and(|status| again(status)));
+        let waits = spec.depends_on.iter().any(|on| self.ended_of(*on).is_some_and(again));
         match self.swarm.redrive(spec, attempts, TaskStatus::Dead, None, "sim".into(), |_| None) {
             Ok(super::decide::Decided::New(event)) => {
                 assert!(!waits, "{task} is on its way again before what it depends on");

@@ -1,9 +1,11 @@
 //! Views: tables for queries, built by tailing the ledger; they may lag, and say by how much.
 //!
-//! All views of a node share one file and one cursor. A crash loses at most what the ledger can give again. A file of
-//! another format, or one that is damaged, is made anew from the ledger.
+//! All views of a node share one file and one cursor. A crash loses at most what the ledger can give again. A view that is
+//! new catches up from the oldest event that is kept, and the others stay as they are. A file of another format, or one
+//! that is damaged, is made anew from the ledger; if the ledger no longer has all events, the old file is kept beside it.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
     time::Duration,
@@ -24,7 +26,8 @@ pub type ViewError = Box<dyn std::error::Error + Send + Sync>;
 pub trait View: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
-    /// Of its tables; another number makes all views anew.
+    /// Of its tables; another number makes all views anew, which a ledger that was compacted cannot do without another node:
+    /// rather add a view.
     fn format(&self) -> u32;
 
     /// Makes its tables, so that reading them never fails for want of them.
@@ -59,6 +62,8 @@ pub fn copy_table<K: redb::Key + 'static, V: redb::Value + 'static>(
 
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("views_meta");
 const CURSOR: &str = "cursor";
+/// Before the name of a view that is behind the others: the last event that it has taken in.
+const BEHIND: &str = "behind/";
 
 /// Events taken in with one transaction.
 const EVENTS_PER_COMMIT: usize = 8_192;
@@ -93,9 +98,10 @@ impl Views {
     /// Opens the file, or makes it anew, and begins to follow the ledger.
     pub async fn start(ledger: &Ledger, path: &Path, views: Vec<Box<dyn View>>) -> Result<Self, ViewError> {
         let views: Arc<[Box<dyn View>]> = views.into();
-        let (opening, kept, head) = (path.to_owned(), views.clone(), ledger.head());
-        let (db, cursor) = tokio::task::spawn_blocking(move || open(&opening, &kept, head)).await??;
-        let db = Arc::new(ArcSwap::from_pointee(db));
+        let (opening, kept, head, oldest) = (path.to_owned(), views.clone(), ledger.head(), ledger.status().oldest);
+        let opened = tokio::task::spawn_blocking(move || open(&opening, &kept, head, oldest)).await??;
+        let (cursor, at) = (opened.least(), opened.at);
+        let db = Arc::new(ArcSwap::from_pointee(opened.db));
         let source: Arc<OnceLock<Arc<dyn ViewSource>>> = Arc::default();
         let (stop, stopped) = oneshot::channel();
         let inner = Arc::new(Inner {
@@ -109,7 +115,9 @@ impl Views {
             task: Mutex::new(None),
         });
         let (followed, failed) = (inner.cursor.clone(), inner.failed.clone());
-        let follower = Follower { ledger: ledger.clone(), path: path.to_owned(), db, views, source, cursor: followed };
+        let behind = opened.behind;
+        let follower =
+            Follower { ledger: ledger.clone(), path: path.to_owned(), db, views, source, cursor: followed, at, behind };
         let task = tokio::spawn(async move {
             tokio::select! {
                 _ = stopped => {}
@@ -190,39 +198,68 @@ impl Views {
     }
 }
 
-fn open(path: &PathBuf, views: &[Box<dyn View>], head: Cursor) -> Result<(Database, Cursor), ViewError> {
-    let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| open_as_is(path, views)));
-    match opened {
-        Ok(Ok(Some(found))) if found.1 <= head => return Ok(found),
-        Ok(Ok(Some((_, at)))) => {
-            tracing::warn!(path = %path.display(), %at, %head, "the views are ahead of the ledger, so of another one, and are made anew")
-        }
-        Ok(Ok(None)) => tracing::info!(path = %path.display(), "the views have another format and are made anew"),
-        Ok(Err(error)) => tracing::warn!(path = %path.display(), %error, "the views cannot be read and are made anew"),
-        Err(_) => tracing::warn!(path = %path.display(), "the views are damaged and are made anew"),
+struct Opened {
+    db: Database,
+    /// What all but those behind have taken in.
+    at: Cursor,
+    /// By their place among the views.
+    behind: BTreeMap<usize, Cursor>,
+}
+
+impl Opened {
+    fn least(&self) -> Cursor {
+        self.behind.values().copied().fold(self.at, Cursor::min)
     }
-    if path.exists() {
+}
+
+fn open(path: &PathBuf, views: &[Box<dyn View>], head: Cursor, oldest: Cursor) -> Result<Opened, ViewError> {
+    let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| open_as_is(path, views)));
+    let shown = path.display();
+    match opened {
+        Ok(Ok(Some(found))) if found.at <= head => return Ok(found),
+        Ok(Ok(Some(Opened { at, .. }))) => {
+            tracing::warn!(path = %shown, %at, %head, "the views are ahead of the ledger, so of another one, and are made anew")
+        }
+        Ok(Ok(None)) => tracing::info!(path = %shown, "the views have another format and are made anew"),
+        Ok(Err(error)) => tracing::warn!(path = %shown, %error, "the views cannot be read and are made anew"),
+        Err(_) => tracing::warn!(path = %shown, "the views are damaged and are made anew"),
+    }
+    if path.exists() && oldest > Cursor(0) {
+        let kept = path.with_extension("replaced");
+        tracing::warn!(path = %shown, kept = %kept.display(), %oldest, "the ledger no longer has all that the views are made from: they come from another node; the old ones are kept");
+        std::fs::rename(path, kept)?;
+    } else if path.exists() {
         std::fs::remove_file(path)?;
     }
     open_as_is(path, views)?.ok_or_else(|| "views that were just made have another format".into())
 }
 
 /// `None` if the tables have another format.
-fn open_as_is(path: &PathBuf, views: &[Box<dyn View>]) -> Result<Option<(Database, Cursor)>, ViewError> {
+fn open_as_is(path: &PathBuf, views: &[Box<dyn View>]) -> Result<Option<Opened>, ViewError> {
     let db = Database::builder().set_cache_size(64 << 20).create(path)?;
     let txn = db.begin_write()?;
+    let mut behind = BTreeMap::new();
     let cursor;
     {
         let mut meta = txn.open_table(META)?;
         let fresh = meta.get(CURSOR)?.is_none();
         cursor = meta.get(CURSOR)?.map_or(0, |cursor| cursor.value());
-        for view in views {
+        for (place, view) in views.iter().enumerate() {
             let format = u64::from(view.format());
             let same = meta.get(view.name())?.map(|found| found.value() == format);
+            let key = behind_key(&**view);
             match same {
                 Some(true) => {}
-                None if fresh => drop(meta.insert(view.name(), format)?),
-                _ => return Ok(None),
+                Some(false) => return Ok(None),
+                None => {
+                    meta.insert(view.name(), format)?;
+                    if !fresh && cursor > 0 {
+                        meta.insert(&*key, 0)?;
+                    }
+                }
+            }
+            if let Some(at) = meta.get(&*key)? {
+                behind.insert(place, Cursor(at.value()));
             }
         }
         meta.insert(CURSOR, cursor)?;
@@ -231,7 +268,11 @@ fn open_as_is(path: &PathBuf, views: &[Box<dyn View>]) -> Result<Option<(Databas
         view.prepare(&txn)?;
     }
     txn.commit()?;
-    Ok(Some((db, Cursor(cursor))))
+    Ok(Some(Opened { db, at: Cursor(cursor), behind }))
+}
+
+fn behind_key(view: &dyn View) -> String {
+    format!("{BEHIND}{}", view.name())
 }
 
 /// How long views that cannot be made from the ledger wait to be told where to get them from.
@@ -244,25 +285,74 @@ struct Follower {
     db: Arc<ArcSwap<Database>>,
     views: Arc<[Box<dyn View>]>,
     source: Arc<OnceLock<Arc<dyn ViewSource>>>,
+    /// What every view has taken in.
     cursor: watch::Sender<Cursor>,
+    at: Cursor,
+    behind: BTreeMap<usize, Cursor>,
 }
 
 impl Follower {
-    async fn run(self) -> ViewError {
-        let mut tail = self.ledger.tail(*self.cursor.borrow());
+    async fn run(mut self) -> ViewError {
+        loop {
+            let ended = match self.catch_up().await {
+                Ok(()) => self.follow().await,
+                Err(error) => error,
+            };
+            let oldest = match ended.downcast_ref() {
+                Some(ReadError::Stopped) => std::future::pending().await,
+                Some(ReadError::Compacted { oldest }) => *oldest,
+                _ => return ended,
+            };
+            if let Err(error) = self.take_over(oldest).await {
+                return error;
+            }
+        }
+    }
+
+    /// Views that are new take in what the others have, as far as the ledger still has it. Until then nobody is told that
+    /// the views are where the others are.
+    async fn catch_up(&mut self) -> Result<(), ViewError> {
+        while let Some((&place, &from)) = self.behind.first_key_value() {
+            let name = self.views[place].name();
+            tracing::info!(view = name, %from, to = %self.at, "a view is new here and catches up");
+            let (mut from, to) = (from, self.at);
+            while from < to {
+                let events = match self.ledger.read(from, EVENTS_PER_COMMIT) {
+                    Err(ReadError::Compacted { oldest }) if oldest < to => {
+                        tracing::info!(view = name, %oldest, "it begins after what the ledger no longer has");
+                        from = oldest;
+                        continue;
+                    }
+                    Err(ReadError::Compacted { .. }) => break,
+                    read => read?,
+                };
+                let events: Vec<_> = events.into_iter().take_while(|event| event.cursor <= to).collect();
+                let Some(last) = events.last().map(|event| event.cursor) else { break };
+                let (db, views) = (self.db.load_full(), self.views.clone());
+                tokio::task::spawn_blocking(move || take_in_late(&db, &*views[place], &events)).await??;
+                self.behind.insert(place, last);
+                self.tell();
+                from = last;
+            }
+            let (db, views) = (self.db.load_full(), self.views.clone());
+            tokio::task::spawn_blocking(move || caught_up(&db, &*views[place])).await??;
+            self.behind.remove(&place);
+            self.tell();
+        }
+        Ok(())
+    }
+
+    fn tell(&self) {
+        self.cursor.send_replace(self.behind.values().copied().fold(self.at, Cursor::min));
+    }
+
+    /// Until something is wrong.
+    async fn follow(&mut self) -> ViewError {
+        let mut tail = self.ledger.tail(self.at);
         let mut unsynced = 0;
         loop {
             let events = match tail.next().await {
                 Ok(events) => events,
-                Err(ReadError::Stopped) => std::future::pending().await,
-                Err(ReadError::Compacted { oldest }) => match self.take_over(oldest).await {
-                    Ok(cursor) => {
-                        self.cursor.send_replace(cursor);
-                        tail = self.ledger.tail(cursor);
-                        continue;
-                    }
-                    Err(error) => return error,
-                },
                 Err(error) => return error.into(),
             };
             let Some(last) = events.last().map(|event| event.cursor) else { continue };
@@ -273,7 +363,10 @@ impl Follower {
             }
             let (into, with) = (self.db.load_full(), self.views.clone());
             match tokio::task::spawn_blocking(move || take_in(&into, &with, &events, sync)).await {
-                Ok(Ok(())) => drop(self.cursor.send_replace(last)),
+                Ok(Ok(())) => {
+                    self.at = last;
+                    self.tell();
+                }
                 Ok(Err(error)) => return error,
                 Err(error) => return error.into(),
             }
@@ -281,7 +374,7 @@ impl Follower {
     }
 
     /// Replaces these views by another node's: the events in between are no longer kept.
-    async fn take_over(&self, oldest: Cursor) -> Result<Cursor, ViewError> {
+    async fn take_over(&mut self, oldest: Cursor) -> Result<(), ViewError> {
         let until = tokio::time::Instant::now() + SOURCE_WITHIN;
         let source = loop {
             match self.source.get() {
@@ -293,9 +386,9 @@ impl Follower {
         let new = self.path.with_extension("incoming");
         loop {
             match self.replaced(&source, &new, oldest).await {
-                Ok(cursor) => {
-                    tracing::info!(%cursor, "the views were taken over from another node: the ledger begins after what they are made from");
-                    return Ok(cursor);
+                Ok(()) => {
+                    tracing::info!(at = %self.at, "the views were taken over from another node: the ledger begins after what they are made from");
+                    return Ok(());
                 }
                 Err(error) => tracing::warn!(%error, "the views of another node could not be taken over yet"),
             }
@@ -303,19 +396,21 @@ impl Follower {
         }
     }
 
-    async fn replaced(&self, source: &Arc<dyn ViewSource>, new: &Path, oldest: Cursor) -> Result<Cursor, ViewError> {
+    async fn replaced(&mut self, source: &Arc<dyn ViewSource>, new: &Path, oldest: Cursor) -> Result<(), ViewError> {
         remove(new)?;
         source.fetch(new.to_owned()).await?;
         let (from, with) = (new.to_owned(), self.views.clone());
         let opened = tokio::task::spawn_blocking(move || open_as_is(&from, &with)).await??;
-        let (db, cursor) = opened.ok_or("they have another format: bring both nodes to one version")?;
-        if cursor < oldest {
-            return Err(format!("they are at {cursor}, and the ledger begins after {oldest}").into());
+        let Opened { db, at, behind } = opened.ok_or("they have another format: bring both nodes to one version")?;
+        if at < oldest {
+            return Err(format!("they are at {at}, and the ledger begins after {oldest}").into());
         }
         std::fs::rename(new, &self.path)?;
         // Who reads now goes on with the old ones.
         self.db.store(Arc::new(db));
-        Ok(cursor)
+        (self.at, self.behind) = (at, behind);
+        self.tell();
+        Ok(())
     }
 }
 
@@ -339,6 +434,26 @@ fn take_in(db: &Database, views: &[Box<dyn View>], events: &[Event], sync: bool)
         txn.commit()?;
     }
     Ok(())
+}
+
+/// One view takes in what the others have.
+fn take_in_late(db: &Database, view: &dyn View, events: &[Event]) -> Result<(), ViewError> {
+    let txn = db.begin_write()?;
+    view.apply(&txn, events).map_err(|error| format!("view {} up to cursor {:?}: {error}", view.name(), last(events)))?;
+    if let Some(last) = last(events) {
+        txn.open_table(META)?.insert(&*behind_key(view), last.0)?;
+    }
+    Ok(txn.commit()?)
+}
+
+fn last(events: &[Event]) -> Option<Cursor> {
+    events.last().map(|event| event.cursor)
+}
+
+fn caught_up(db: &Database, view: &dyn View) -> Result<(), ViewError> {
+    let txn = db.begin_write()?;
+    txn.open_table(META)?.remove(&*behind_key(view))?;
+    Ok(txn.commit()?)
 }
 
 /// How long a reader of its own writes waits by default.

@@ -3,17 +3,15 @@
 //! Owns one session per attempt, and a second one for its gate. What a job has come to can always be found again from
 //! its directories: a lease that is run again goes on wherever it was.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
-use parking_lot::Mutex;
-use tokio::task::AbortHandle;
-use tokio_util::task::TaskTracker;
 
 use super::{
     Connector, End, Job, Lease, Outcome, Report, StartFailure, StopHow, What,
-    attempt::{Attempt, Control, Shared, end_all, sweep},
+    attempt::{Attempt, Control, Shared},
+    attempts::Attempts,
     lines::{LINE_BYTES_MAX, Line, Lines, Said, head_of, percent},
     registry::ConnectorEnv,
     secrets::Resolved,
@@ -32,29 +30,16 @@ const RESULT_BYTES_MAX: usize = 1 << 20;
 const TERMINAL_KIND: &str = "xterm-256color";
 const ARTIFACTS_MAX: usize = 256;
 const MESSAGE_BYTES_MAX: usize = 1024;
-const REPORT_PATIENCE: Duration = Duration::from_secs(3);
 
 pub(super) struct CommandConnector {
     shared: Arc<Shared>,
-    jobs: Arc<Mutex<HashMap<Lease, (Control, AbortHandle)>>>,
-    tasks: TaskTracker,
+    attempts: Attempts<()>,
 }
 
 impl CommandConnector {
     pub(super) fn new(agent: AgentSpec, env: ConnectorEnv) -> Self {
-        Self { shared: Arc::new(Shared::new(agent, env)), jobs: Arc::default(), tasks: TaskTracker::new() }
-    }
-
-    fn live(&self) -> Vec<Control> {
-        self.jobs.lock().values().map(|(control, _)| control.clone()).collect()
-    }
-}
-
-impl Drop for CommandConnector {
-    fn drop(&mut self) {
-        for (_, task) in self.jobs.lock().values() {
-            task.abort();
-        }
+        let shared = Arc::new(Shared::new(agent, env));
+        Self { attempts: Attempts::new(shared.clone()), shared }
     }
 }
 
@@ -64,82 +49,25 @@ impl Connector for CommandConnector {
     }
 
     fn run(&self, job: Job) -> BoxFuture<'_, ()> {
-        let (control, lease) = (Control::new(), job.lease);
-        let mut jobs = self.jobs.lock();
-        if jobs.contains_key(&lease) {
-            return ready(()).boxed();
-        }
-        let (shared, all, own) = (self.shared.clone(), self.jobs.clone(), control.clone());
-        let task = self.tasks.spawn(async move {
-            let outcome = Box::pin(run(shared.clone(), job, &own)).await;
-            own.over.send_replace(true);
-            all.lock().remove(&lease);
-            shared.report(Report::Ended { lease, outcome }).await;
-        });
-        jobs.insert(lease, (control, task.abort_handle()));
+        let shared = self.shared.clone();
+        self.attempts.run(job.lease, |control| ((), async move { run(shared, job, &control).await }));
         ready(()).boxed()
     }
 
     fn cancel(&self, lease: Lease, how: StopHow) -> BoxFuture<'_, ()> {
-        let control = self.jobs.lock().get(&lease).map(|(control, _)| control.clone());
-        async move {
-            match control {
-                Some(control) => control.stop(how).await,
-                // Not run in this life, but its session may live on from an earlier one.
-                None => {
-                    let shared = self.shared.clone();
-                    self.tasks.spawn(async move {
-                        if end_all(&shared.env.data_dir, lease, how).await {
-                            shared.report(Report::Ended { lease, outcome: Outcome::of(End::Cancelled) }).await;
-                        }
-                    });
-                }
-            }
-        }
-        .boxed()
+        self.attempts.cancel(lease, how).boxed()
     }
 
     fn freeze(&self, frozen: bool) -> BoxFuture<'_, Result<(), String>> {
-        async move {
-            self.shared.frozen.send_replace(frozen);
-            for session in self.live().iter().filter_map(Control::live) {
-                match session.freeze(frozen).await {
-                    Err(error) if !session.has_ended() => return Err(error.to_string()),
-                    _ => {}
-                }
-            }
-            Ok(())
-        }
-        .boxed()
+        self.attempts.freeze(frozen).boxed()
     }
 
     fn stop(&self, how: StopHow) -> BoxFuture<'_, ()> {
-        async move {
-            let jobs = self.live();
-            for control in &jobs {
-                control.stop(how).await;
-            }
-            let all_over = async {
-                for control in &jobs {
-                    // The sender lives in `control`.
-                    let _ = control.over.subscribe().wait_for(|over| *over).await;
-                }
-            };
-            // Longer only if a job waits for somebody to take its report, who may be waiting for us.
-            let patience = REPORT_PATIENCE + if let StopHow::Gracefully { grace } = how { grace * 2 } else { Duration::ZERO };
-            if tokio::time::timeout(patience, all_over).await.is_err() {
-                self.release().await;
-            }
-            sweep(&self.shared, how).await;
-        }
-        .boxed()
+        self.attempts.stop(how).boxed()
     }
 
     fn release(&self) -> BoxFuture<'_, ()> {
-        for (_, (control, task)) in self.jobs.lock().drain() {
-            task.abort();
-            control.over.send_replace(true);
-        }
+        self.attempts.release();
         ready(()).boxed()
     }
 }

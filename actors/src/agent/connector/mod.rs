@@ -5,6 +5,7 @@
 //! the sessions that still live (or have ended meanwhile) instead of starting new ones.
 
 mod attempt;
+mod attempts;
 mod coding;
 mod command;
 mod lines;

@@ -25,6 +25,7 @@ use self::protocol::{Tell, task_line};
 use super::{
     Connector, End, Job, Lease, Outcome, Report, StartFailure, StopHow, What,
     attempt::{Attempt, Control, Shared, apply_stop, lease_name},
+    attempts::freeze_all,
     registry::ConnectorEnv,
 };
 use crate::agent::{
@@ -443,13 +444,7 @@ impl Connector for WorkerConnector {
                 let state = self.inner.state.lock();
                 state.session.iter().cloned().chain(state.jobs.values().filter_map(|held| held.control.live())).collect()
             };
-            for session in sessions {
-                match session.freeze(frozen).await {
-                    Err(error) if !session.has_ended() => return Err(error.to_string()),
-                    _ => {}
-                }
-            }
-            Ok(())
+            freeze_all(sessions.into_iter(), frozen).await
         }
         .boxed()
     }

@@ -19,21 +19,17 @@ mod story;
 mod stuck;
 mod telling;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::AbortHandle,
-};
-use tokio_util::task::TaskTracker;
+use tokio::sync::{mpsc, oneshot};
 
 use self::{dialect::Dialect, engine::Engine, log::Log};
 use super::{
     Connector, End, Job, Lease, Outcome, Report, StartFailure, StopHow,
-    attempt::{Attempt, Control, Shared, activity_dir, session_dir, sweep},
+    attempt::{Attempt, Control, Shared, activity_dir, session_dir},
+    attempts::Attempts,
     registry::ConnectorEnv,
 };
 use crate::{
@@ -48,7 +44,6 @@ use crate::{
     model::Holder,
 };
 
-const REPORT_PATIENCE: Duration = Duration::from_secs(3);
 /// What persons say to one attempt at once; more is refused.
 const ORDERS_MAX: usize = 32;
 
@@ -75,16 +70,10 @@ struct Order {
     reply: oneshot::Sender<Result<(), String>>,
 }
 
-struct Running {
-    control: Control,
-    task: AbortHandle,
-    orders: mpsc::Sender<Order>,
-}
-
 pub(super) struct CodingConnector {
     inner: Arc<Inner>,
-    jobs: Arc<Mutex<HashMap<Lease, Running>>>,
-    tasks: TaskTracker,
+    /// With what persons say to each.
+    attempts: Attempts<mpsc::Sender<Order>>,
 }
 
 struct Inner {
@@ -95,18 +84,8 @@ struct Inner {
 
 impl CodingConnector {
     pub(super) fn new(agent: AgentSpec, env: ConnectorEnv, spec: CodingSpec, speaks: Speaks) -> Self {
-        let inner = Inner { shared: Arc::new(Shared::new(agent, env)), spec, speaks };
-        Self { inner: Arc::new(inner), jobs: Arc::default(), tasks: TaskTracker::new() }
-    }
-
-    fn live(&self) -> Vec<Control> {
-        self.jobs.lock().values().map(|running| running.control.clone()).collect()
-    }
-}
-
-impl Drop for CodingConnector {
-    fn drop(&mut self) {
-        self.jobs.lock().values().for_each(|running| running.task.abort());
+        let shared = Arc::new(Shared::new(agent, env));
+        Self { attempts: Attempts::new(shared.clone()), inner: Arc::new(Inner { shared, spec, speaks }) }
     }
 }
 
@@ -123,44 +102,20 @@ impl Connector for CodingConnector {
     }
 
     fn run(&self, job: Job) -> BoxFuture<'_, ()> {
-        let (control, lease) = (Control::new(), job.lease);
-        let mut jobs = self.jobs.lock();
-        if jobs.contains_key(&lease) {
-            return ready(()).boxed();
-        }
-        let (orders, received) = mpsc::channel(ORDERS_MAX);
-        let (inner, all, own) = (self.inner.clone(), self.jobs.clone(), control.clone());
-        let task = self.tasks.spawn(async move {
-            let outcome = Box::pin(run(&inner, job, &own, received)).await;
-            own.over.send_replace(true);
-            all.lock().remove(&lease);
-            inner.shared.report(Report::Ended { lease, outcome }).await;
+        let inner = self.inner.clone();
+        self.attempts.run(job.lease, |control| {
+            let (orders, received) = mpsc::channel(ORDERS_MAX);
+            (orders, async move { run(&inner, job, &control, received).await })
         });
-        jobs.insert(lease, Running { control, task: task.abort_handle(), orders });
         ready(()).boxed()
     }
 
     fn cancel(&self, lease: Lease, how: StopHow) -> BoxFuture<'_, ()> {
-        let control = self.jobs.lock().get(&lease).map(|running| running.control.clone());
-        async move {
-            match control {
-                Some(control) => control.stop(how).await,
-                // Not run in this life, but its process may live on from an earlier one.
-                None => {
-                    let shared = self.inner.shared.clone();
-                    self.tasks.spawn(async move {
-                        if super::attempt::end_all(&shared.env.data_dir, lease, how).await {
-                            shared.report(Report::Ended { lease, outcome: Outcome::of(End::Cancelled) }).await;
-                        }
-                    });
-                }
-            }
-        }
-        .boxed()
+        self.attempts.cancel(lease, how).boxed()
     }
 
     fn tell(&self, lease: Lease, what: Told) -> BoxFuture<'_, Result<(), String>> {
-        let orders = self.jobs.lock().get(&lease).map(|running| running.orders.clone());
+        let orders = self.attempts.with(lease, mpsc::Sender::clone);
         async move {
             let orders = orders.ok_or("the attempt does not run any more")?;
             let (reply, answered) = oneshot::channel();
@@ -174,46 +129,15 @@ impl Connector for CodingConnector {
     }
 
     fn freeze(&self, frozen: bool) -> BoxFuture<'_, Result<(), String>> {
-        async move {
-            self.inner.shared.frozen.send_replace(frozen);
-            for session in self.live().iter().filter_map(Control::live) {
-                match session.freeze(frozen).await {
-                    Err(error) if !session.has_ended() => return Err(error.to_string()),
-                    _ => {}
-                }
-            }
-            Ok(())
-        }
-        .boxed()
+        self.attempts.freeze(frozen).boxed()
     }
 
     fn stop(&self, how: StopHow) -> BoxFuture<'_, ()> {
-        async move {
-            let jobs = self.live();
-            for control in &jobs {
-                control.stop(how).await;
-            }
-            let all_over = async {
-                for control in &jobs {
-                    // The sender lives in `control`.
-                    let _ = control.over.subscribe().wait_for(|over| *over).await;
-                }
-            };
-            // Longer only if a job waits for somebody to take its report, who may be waiting for us.
-            let patience = REPORT_PATIENCE + if let StopHow::Gracefully { grace } = how { grace * 2 } else { Duration::ZERO };
-            if tokio::time::timeout(patience, all_over).await.is_err() {
-                self.release().await;
-            }
-            sweep(&self.inner.shared, how).await;
-        }
-        .boxed()
+        self.attempts.stop(how).boxed()
     }
 
     fn release(&self) -> BoxFuture<'_, ()> {
-        for (_, running) in self.jobs.lock().drain() {
-            running.task.abort();
-            running.control.over.send_replace(true);
-        }
+        self.attempts.release();
         ready(()).boxed()
     }
 }
