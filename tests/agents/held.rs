@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Instant};
 
-use hiveward_tests::{rounds, until};
+use hiveward_tests::{PATIENCE, rounds, until, until_within};
 use serde_json::json;
 
 use crate::scene::Scene;
@@ -60,6 +60,8 @@ async fn agents_at_work_are_adopted_after_kill_9_and_take_each_turn_once() {
     assert_eq!(scene.processes().len(), processes, "the same processes");
     let busy = client.all("agents", READY, json!({})).await;
     assert!(busy.iter().all(|agent| agent["running"] == 1), "{busy:#?}");
+    let all = agents * turns_each;
+    until_within(5 * PATIENCE, "every turn was taken", async || (turns(&place).iter().sum::<usize>() == all).then_some(())).await;
     for task in &tasks {
         assert_eq!(scene.succeeded(task).await, format!("{turns_each} turns"));
     }

@@ -54,5 +54,8 @@ for line in sys.stdin:
         text = call(turn)
         with open(log, "a") as file:
             file.write(f"{turn}\n")
-        out({"type": "assistant", "message": {"content": [{"type": "text", "text": f"{turn}: {text}"}]}})
+        # What it did, as a tool's call and result: who only talks is taken to be stuck.
+        use = {"type": "tool_use", "id": f"use-{turn}", "name": "Write", "input": {"file_path": log, "content": f"{turn}"}}
+        out({"type": "assistant", "message": {"content": [{"type": "text", "text": f"{turn}: {text}"}, use]}})
+        out({"type": "user", "message": {"content": [{"type": "tool_result", "tool_use_id": f"use-{turn}", "content": "written"}]}})
     out({"type": "result", "subtype": "success", "is_error": False, "session_id": session, "result": f"{turns} turns"})
