@@ -13,6 +13,7 @@ use hiveward_actors::{
     node::{Node, NodeConfig},
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use rustix::process::DumpableBehavior;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -145,6 +146,14 @@ pub fn up(common: &Common, args: UpArgs) -> Outcome {
     start(common, args, false, None)
 }
 
+/// A node holds the keys of models and of its cluster: no core dump of it is written, and nobody without root reads its
+/// memory. Programs that it starts are not concerned.
+fn keep_memory_private() {
+    if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "a crash of this node may write a core dump, and that would hold keys");
+    }
+}
+
 fn start(common: &Common, args: UpArgs, dev: bool, script: Option<Script>) -> Outcome {
     let mut base = Config::default();
     if dev {
@@ -157,6 +166,7 @@ fn start(common: &Common, args: UpArgs, dev: bool, script: Option<Script>) -> Ou
     let config = Config::load(base, args.config.as_deref(), std::env::vars(), &flags)?;
     let telemetry = telemetry::start(&config.telemetry)
         .map_err(|problem| Failed::usage(problem, "mend what is named; `hiveward config show` has what is in force"))?;
+    keep_memory_private();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("hiveward").build();
     let runtime = runtime.map_err(|error| cannot_start(&error))?;
     let outcome = runtime.block_on(async {

@@ -2,12 +2,19 @@
 
 use std::{
     fs,
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
+    process::Command,
 };
 
+use hiveward_tests::{skip, until};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::json;
 
-use crate::scene::{BOTH, CANARY, Scene};
+use crate::scene::{BOTH, CANARY, Real, Scene};
 
 const SCRIPT: &str = r#"
 conversations:
@@ -28,8 +35,12 @@ fn files_under(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+fn has(bytes: &[u8], text: &str) -> bool {
+    memchr::memmem::find(bytes, text.as_bytes()).is_some()
+}
+
 fn has_canary(bytes: &[u8]) -> bool {
-    bytes.windows(CANARY.len()).any(|window| window == CANARY.as_bytes())
+    has(bytes, CANARY)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,4 +87,57 @@ async fn a_canary_key_reaches_the_provider_and_nothing_else() {
         }
         scene.end().await;
     }
+}
+
+/// Whether this machine writes cores into the working directory of what crashes.
+fn cores_are_files() -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    let crash = "ulimit -c unlimited && kill -ABRT $$";
+    let _ = Command::new("sh").args(["-c", crash]).current_dir(&dir).status().unwrap();
+    !cores_in(dir.path()).is_empty()
+}
+
+fn cores_in(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    files_under(dir, &mut files);
+    files.retain(|file| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("core")));
+    files
+}
+
+fn crash(pid: i32) {
+    let limited = Command::new("prlimit").args(["--core=unlimited:unlimited", "--pid", &pid.to_string()]).status().unwrap();
+    assert!(limited.success());
+    kill(Pid::from_raw(pid), Signal::SIGABRT).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_core_dump_holds_the_key_neither_of_the_node_nor_of_an_agent() {
+    if !cores_are_files() {
+        return skip("crashes leave no core file here");
+    }
+    let mut scene = Scene::begin(Real::ClaudeCode, SCRIPT, json!({})).await;
+    let task = scene.prompt("look around").await;
+    scene.question(&task).await;
+    let agent = scene.processes()[0];
+    let cwd = fs::read_link(format!("/proc/{agent}/cwd")).unwrap();
+    crash(agent);
+    let core = until("the agent's core is written", async || {
+        let ended = !Path::new(&format!("/proc/{agent}")).exists();
+        cores_in(&cwd).pop().filter(|_| ended)
+    })
+    .await;
+    let bytes = fs::read(&core).unwrap();
+    fs::remove_file(&core).unwrap();
+    assert!(has(&bytes, "hwm_"), "a core of an agent holds its token, so this one can be searched");
+    assert!(!has_canary(&bytes), "the agent's core holds the key");
+    drop(bytes);
+    let node = scene.hive.pid().unwrap();
+    let cwd = fs::read_link(format!("/proc/{node}/cwd")).unwrap();
+    let before = cores_in(&cwd).len();
+    crash(node);
+    let status = scene.hive.wait();
+    assert_eq!(status.signal(), Some(Signal::SIGABRT as i32));
+    assert!(!status.core_dumped() && cores_in(&cwd).len() == before, "the node left a core: {status}");
+    scene.hive.start_again().await;
+    scene.end().await;
 }

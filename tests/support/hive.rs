@@ -173,6 +173,16 @@ impl Hive {
     }
 
     /// `kill -9`, and waits until the process is gone; its agents live on.
+    /// The node's process, while it runs.
+    pub fn pid(&self) -> Option<i32> {
+        self.child.as_ref().map(|child| i32::try_from(child.id()).unwrap())
+    }
+
+    /// Waits for an end that the test has brought about.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.take().expect("it runs").wait().unwrap()
+    }
+
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
