@@ -254,9 +254,10 @@ async fn hostile_output_fails_the_attempt_with_a_reason() {
         let outcome = bed.end_of(lease).await;
         assert_eq!(outcome.end, End::Failed, "{text}: {outcome:?}");
         assert!(outcome.error.as_ref().unwrap().contains(why), "{text}: {outcome:?}");
+        // Nobody listens to it any more.
+        bed.nothing_left();
     }
     bed.connector.stop(AT_ONCE).await;
-    bed.nothing_left();
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 mod deaths;
 mod held;
+mod hostile;
 mod keys;
 mod models;
 mod scene;

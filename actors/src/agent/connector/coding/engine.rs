@@ -60,6 +60,10 @@ pub(super) struct Engine<'a> {
     pub task: String,
 }
 
+/// Lines without a meaning to us, one after the other: warnings, and messages of newer versions. More is a flood.
+const NOISE_LINES_MAX: u32 = 100_000;
+const NOISE_BYTES_MAX: u64 = 64 << 20;
+
 /// How a process's part of the attempt came to an end.
 pub(super) enum Step {
     Over(Outcome),
@@ -79,6 +83,8 @@ pub(super) struct Talk<'a> {
     pub watch: Watch,
     /// Its shim keeps the output that is not said to be consumed.
     pub consumed: u64,
+    /// Lines and bytes since it last said something that means anything.
+    pub noise: (u32, u64),
 }
 
 pub(super) type Fault = Outcome;
@@ -112,12 +118,18 @@ impl Engine<'_> {
             let session = self.attempt.open(&dir, self.control, || self.launch(run)).await?;
             let step = self.converse(&session, run).await;
             self.control.live.lock().take();
-            let how = match step? {
-                Step::Over(outcome) => {
+            let how = match step {
+                Ok(Step::Over(outcome)) => {
                     self.see_off(&session).await;
                     return Ok(outcome);
                 }
-                Step::Gone(how) => how,
+                Ok(Step::Gone(how)) => how,
+                Err(fault) => {
+                    // Nobody listens to it any more. Refused only when it has ended.
+                    let _ = session.stop(self.attempt.shared.grace()).await;
+                    let _ = session.wait().await;
+                    return Err(fault);
+                }
             };
             let exit = session.wait().await;
             if let Some(outcome) = self.attempt.judge(&dir, &exit, &self.env)
@@ -218,6 +230,7 @@ impl Engine<'_> {
             last_word: Instant::now(),
             watch: Watch::default(),
             consumed: heard,
+            noise: (0, 0),
         };
         for prompt in &self.log.story.prompts {
             if !prompt.heard && talk.told.contains(&prompt.id) {
@@ -335,12 +348,30 @@ impl Engine<'_> {
         }
     }
 
+    /// A line that says nothing: one more is borne, a flood is not.
+    fn bear_noise(&self, talk: &mut Talk<'_>, line: &[u8]) -> Result<Option<Step>, Fault> {
+        let (lines, bytes) = (talk.noise.0 + 1, talk.noise.1 + line.len() as u64 + 1);
+        talk.noise = (lines, bytes);
+        if lines > NOISE_LINES_MAX || bytes > NOISE_BYTES_MAX {
+            let message = format!("it wrote {lines} lines with {bytes} bytes that say nothing; it was stopped");
+            return Err(Outcome::failed(message, false));
+        }
+        if self.dialect.is_settled() {
+            talk.dealt = talk.read;
+        }
+        Ok(None)
+    }
+
     async fn hear(&mut self, talk: &mut Talk<'_>, line: &[u8]) -> Result<Option<Step>, Fault> {
         let heard = self.dialect.hear(line).map_err(|why| {
             let why = self.env.redact(&why);
             Outcome::failed(format!("its program broke the protocol: {}", head(&why, 1024)), false)
         })?;
         talk.last_word = Instant::now();
+        if heard.is_empty() {
+            return self.bear_noise(talk, line);
+        }
+        talk.noise = (0, 0);
         let (mut what, mut stuck) = (Vec::new(), None);
         let (mut asked, mut lost) = (Vec::new(), None);
         for one in heard {
