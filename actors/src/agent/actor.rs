@@ -231,6 +231,10 @@ impl Agent {
                 self.tell_attempt(ctx, state, task, told, reply);
                 Ok(())
             }
+            AgentMsg::Clean { force, dry_run, reply } => {
+                self.clean(ctx, force, dry_run, reply);
+                Ok(())
+            }
             AgentMsg::ApprovalDue { approval } => self.approval_due(ctx, state, approval).await,
             AgentMsg::Report(report) => self.report(ctx, state, report).await,
             AgentMsg::Ready { result } => self.ready(ctx, state, result).await,

@@ -35,6 +35,13 @@ pub struct CodingSpec {
     /// Without any word for this long it is nudged once, and stopped the next time. Waiting for a person does not count.
     #[serde(default = "CodingSpec::quiet_ms_default")]
     pub quiet_ms: u64,
+    /// The way of logging in that a program is told to take, of those that it offers. Of the Agent Client Protocol alone.
+    #[serde(default)]
+    pub authenticate: Option<String>,
+    /// It calls its provider by itself, with the login of the node's user or what its `env` gives it: not through the model
+    /// gateway, so nothing is metered and no budget holds it.
+    #[serde(default)]
+    pub own_account: bool,
 }
 
 impl CodingSpec {
@@ -58,6 +65,8 @@ impl CodingSpec {
             answer: AnswerKind::default(),
             resumes_max: Self::resumes_max_default(),
             quiet_ms: Self::quiet_ms_default(),
+            authenticate: None,
+            own_account: false,
         }
     }
 }

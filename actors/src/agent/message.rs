@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     approval::Verdict,
     connector::{Lease, Report, StartFailure, Told},
+    workspace::branches::Cleaned,
 };
 use crate::{
     id::{ApprovalId, TaskId},
@@ -107,6 +108,13 @@ pub enum AgentMsg {
         task: TaskId,
         told: Told,
         reply: Reply<Result<(), Refused>>,
+    },
+
+    /// Removes branches that its attempts left; see [`workspace::branches::clean`](super::workspace::branches::clean).
+    Clean {
+        force: bool,
+        dry_run: bool,
+        reply: Reply<Result<Cleaned, Refused>>,
     },
 
     // From its node's residents.

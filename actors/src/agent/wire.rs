@@ -68,6 +68,10 @@ pub enum AgentWire {
         task: TaskId,
         told: Told,
     },
+    Clean {
+        force: bool,
+        dry_run: bool,
+    },
 }
 
 impl AgentWire {
@@ -104,6 +108,7 @@ pub fn read(inbound: &Inbound<'_>) -> Result<AgentMsg, NotDelivered> {
         AgentWire::AnswerApproval { approval, verdict } => {
             AgentMsg::AnswerApproval { approval, verdict, reply: inbound.reply()? }
         }
+        AgentWire::Clean { force, dry_run } => AgentMsg::Clean { force, dry_run, reply: inbound.reply()? },
         AgentWire::Tell { task, told } => AgentMsg::Tell { task, told, reply: inbound.reply()? },
     })
 }

@@ -7,7 +7,7 @@ use hiveward_runtime::{
 
 use super::{ApprovalFilter, ApprovalRecord, ControlPlane, Done, Page, Permission};
 use crate::{
-    agent::{approval::Verdict, connector::Told, message::AgentMsg, wire::AgentWire},
+    agent::{approval::Verdict, connector::Told, message::AgentMsg, wire::AgentWire, workspace::branches::Cleaned},
     id::{AgentId, ApprovalId, TaskId},
 };
 
@@ -74,6 +74,13 @@ impl ControlPlane {
         }
         let by = op.principal.to_string();
         self.tell_task(&op, task, |id| Told::Message { id, text: text.clone(), by: by.clone() }).await
+    }
+
+    /// Removes merged branches that attempts left in the agent's repository; with `force` also unmerged ones. The whole
+    /// repository is looked at: agents that share it leave branches of one kind.
+    pub async fn clean_workspace(&self, op: Op, agent: AgentId, force: bool, dry_run: bool) -> Result<Cleaned, Refused> {
+        let message = |reply| AgentMsg::Clean { force, dry_run, reply };
+        self.route_agent(op.deadline, agent, message, || AgentWire::Clean { force, dry_run }).await?
     }
 
     async fn tell_task(&self, op: &Op, task: TaskId, told: impl Fn(String) -> Told) -> Result<(), Refused> {

@@ -67,6 +67,19 @@ pub enum AgentCommand {
         #[arg(long)]
         force: bool,
     },
+    /// Remove the merged branches that attempts left in the repository of an agent
+    Clean {
+        /// Its id, or its name
+        agent: String,
+        /// Also branches that are not merged; their work is lost
+        #[arg(long)]
+        force: bool,
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Programs that speak the Agent Client Protocol and are known by name
+    Presets,
     /// Sit at the terminal of what an agent runs (an agent created with --pty); Ctrl-] detaches
     Attach {
         /// Its id, or its name
@@ -147,6 +160,13 @@ pub struct CreateArgs {
     /// How long a person is waited for; then it is denied
     #[arg(long, value_name = "D", value_parser = args::duration)]
     ask_within: Option<Duration>,
+    /// For acp: a known program, see `hiveward agent presets`
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+    /// For a coding agent: it calls models with the login of the node's user, not through the model gateway; nothing is
+    /// metered and no budget holds it
+    #[arg(long)]
+    own_account: bool,
     /// For a worker or a coding agent: its program and arguments
     #[arg(last = true)]
     argv: Vec<String>,
@@ -181,11 +201,53 @@ pub async fn run(client: &Client, show: Show, command: AgentCommand) -> Outcome 
         AgentCommand::Remove { which, force } => {
             each(client, show, which, "AgentRemove", "removeAgent", json!({ "force": force })).await
         }
+        AgentCommand::Clean { agent, force, dry_run } => {
+            let agent = resolve(client, &agent).await?;
+            let input = json!({ "agent": agent, "force": force, "dryRun": dry_run });
+            let cleaned = client.get(AGENT, "AgentClean", json!({ "input": input }), "/cleanWorkspace").await?;
+            clean(show, &cleaned, dry_run)
+        }
+        AgentCommand::Presets => presets(client, show).await,
         AgentCommand::Attach { agent, task, read_only } => {
             let id = resolve(client, &agent).await?;
             Box::pin(attach::run(client, &id, task.as_deref(), read_only)).await
         }
     }
+}
+
+fn clean(show: Show, cleaned: &Value, dry_run: bool) -> Outcome {
+    let with_outcome = |part: &str| {
+        let branches = cleaned[part].as_array().cloned().unwrap_or_default();
+        let removed = part == "removed";
+        branches.into_iter().map(move |mut branch| {
+            branch["outcome"] = match (removed, branch["inUse"] == true) {
+                (true, _) if dry_run => "would be removed",
+                (true, _) => "removed",
+                (false, true) => "kept: in use",
+                (false, false) => "kept: not merged; --force removes it",
+            }
+            .into();
+            branch
+        })
+    };
+    let branches: Vec<Value> = with_outcome("removed").chain(with_outcome("kept")).collect();
+    show.list(&["name", "commit", "outcome"], &branches, |branch| {
+        vec![text(branch, "name"), text(branch, "commit"), text(branch, "outcome")]
+    })
+}
+
+async fn presets(client: &Client, show: Show) -> Outcome {
+    let found: Value = client.get(AGENT, "AgentPresets", json!({}), "/codingPresets").await?;
+    let presets = found.as_array().cloned().unwrap_or_default();
+    show.list(&["name", "program", "models", "tried", "install"], &presets, |preset| {
+        let argv = preset["argv"].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>().join(" ");
+        let models = if preset["ownAccount"] == true { "its own account: not metered" } else { "the model gateway" };
+        let tried = match (preset["seenVersion"].as_str(), preset["seenExtent"].as_str()) {
+            (Some(version), Some(extent)) => format!("{version}: {}", extent.to_lowercase()),
+            _ => "no".to_owned(),
+        };
+        vec![text(preset, "name"), argv, models.to_owned(), tried, text(preset, "install")]
+    })
 }
 
 async fn list(client: &Client, show: Show, filter: Value, limit: usize) -> Outcome {
@@ -252,10 +314,11 @@ async fn create(client: &Client, show: Show, args: CreateArgs) -> Outcome {
                 "give it after `--`, such as: hiveward agent create w1 --connector worker -- python3 worker.py",
             ));
         }
-        "acp" if args.argv.is_empty() => {
+        "acp" if args.argv.is_empty() && args.preset.is_none() => {
             return Err(Failed::usage(
                 "an agent that speaks the Agent Client Protocol needs its program",
-                "give it after `--`, such as: hiveward agent create a1 --connector acp -- claude-agent-acp",
+                "give it after `--`, such as: hiveward agent create a1 --connector acp -- claude-agent-acp; or name a known one \
+                 with --preset, see `hiveward agent presets`",
             ));
         }
         "claude-code" => json!({ "claudeCode": coding(&args)? }),
@@ -303,6 +366,8 @@ fn coding(args: &CreateArgs) -> Outcome<Value> {
         .set("instructions", args.instructions.clone().map(Value::from))
         .set("workspace", workspace.map(|path| json!({ "directory": path.display().to_string() })))
         .set("policy", policy.unless_empty())
+        .set("preset", args.preset.clone().map(Value::from))
+        .set("ownAccount", args.own_account.then_some(Value::Bool(true)))
         .done())
 }
 

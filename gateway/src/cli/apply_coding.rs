@@ -25,6 +25,12 @@ pub(super) struct Coding {
     max_resumes: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     quiet_ms: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preset: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authenticate: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    own_account: Option<bool>,
 }
 
 /// `workspace: {directory: PATH}` or `workspace: {worktree: {repository: PATH}}`.

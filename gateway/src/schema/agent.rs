@@ -12,7 +12,8 @@ use hiveward_runtime::error::Refused;
 
 use super::{
     Result, caught_up,
-    coding::{Coding, CodingInput, ModelInput},
+    coding::Coding,
+    coding_input::{CodingInput, ModelInput},
     door,
     enums::{AgentStatus, PauseMode, SessionKind, StopMode, TaskOrder},
     load::Views,

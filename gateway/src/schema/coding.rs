@@ -1,16 +1,14 @@
-//! Coding agents: how they are described, what they do, and what they ask persons.
+//! Coding agents: how they are shown, what they do, and what they ask persons.
 
-use async_graphql::{Context, Enum, ID, InputObject, Object, OneofObject, SimpleObject, Subscription};
+use async_graphql::{Context, Enum, ID, InputObject, Object, SimpleObject, Subscription};
 use futures_util::{Stream, stream};
 use hiveward_actors::{
     agent::{
-        coding::{self, Check, CodingSpec, Hook, Policy, Rule, WorkspaceSpec, WorktreeSpec},
-        policy::Rules,
-        spec,
+        coding::{self, CodingSpec, WorkspaceSpec},
+        workspace::branches,
     },
     client::{self, OutputReader},
     id::ApprovalId,
-    model::CallRules,
 };
 use hiveward_runtime::error::Refused;
 use serde_json::Value;
@@ -20,7 +18,7 @@ use super::{
     agent::Agent,
     caught_up, door, op,
     page::{self, Pages},
-    parse::{self, join},
+    parse,
     scalars::{BigInt, Cursor, DateTime},
     task::Task,
 };
@@ -61,243 +59,6 @@ pub enum ApprovalStatus {
     Withdrawn,
 }
 
-/// An agent whose program is a coding agent.
-#[derive(InputObject)]
-pub struct CodingInput {
-    /// The program and its first arguments; `claude` for Claude Code if absent.
-    argv: Option<Vec<String>>,
-    model: Option<String>,
-    /// Its role, in words.
-    instructions: Option<String>,
-    /// A fresh directory per attempt if absent.
-    workspace: Option<WorkspaceInput>,
-    policy: Option<PolicyInput>,
-    /// What must hold, in the workspace, before an attempt counts as done, in this order.
-    checks: Option<Vec<CheckInput>>,
-    calls: Option<CallsInput>,
-    #[graphql(default_with = "AnswerKind::Text")]
-    answer: AnswerKind,
-    /// How often a program that dies is started again on the same conversation.
-    #[graphql(default = 3)]
-    max_resumes: i32,
-    /// Without a word for this long it is nudged, then stopped.
-    quiet_ms: Option<i32>,
-}
-
-/// A model that is asked once per task, without tools: for planners and judges.
-#[derive(InputObject)]
-pub struct ModelInput {
-    #[graphql(default_with = "ModelApi::Anthropic")]
-    api: ModelApi,
-    model: String,
-    instructions: Option<String>,
-    /// Of one answer.
-    #[graphql(default = 8_192)]
-    max_answer_tokens: i32,
-    #[graphql(default_with = "AnswerKind::Text")]
-    answer: AnswerKind,
-    calls: Option<CallsInput>,
-}
-
-#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
-#[graphql(remote = "spec::ModelApi")]
-pub enum ModelApi {
-    Anthropic,
-    /// And whatever is compatible with it.
-    OpenAi,
-}
-
-impl ModelInput {
-    pub(super) fn parse(self, at: &str) -> Result<spec::ModelSpec, Refused> {
-        if self.model.trim().is_empty() {
-            return Err(Refused::invalid(join(at, "model"), "name the model"));
-        }
-        Ok(spec::ModelSpec {
-            api: self.api.into(),
-            model: self.model,
-            instructions: self.instructions,
-            tokens_max: parse::natural(&join(at, "maxAnswerTokens"), self.max_answer_tokens)?,
-            answer: self.answer.into(),
-            calls: rules(self.calls),
-        })
-    }
-}
-
-fn rules(calls: Option<CallsInput>) -> CallRules {
-    calls.map_or_else(CallRules::default, |calls| CallRules {
-        provider: calls.provider,
-        fallback: calls.fallback.unwrap_or_default(),
-        tokens_max: calls.max_tokens.map(|tokens| tokens.0),
-        ..CallRules::default()
-    })
-}
-
-/// Where attempts work.
-#[derive(OneofObject)]
-pub enum WorkspaceInput {
-    /// A fresh directory per attempt; `true`.
-    Scratch(bool),
-    /// This directory of the agent's host, as it is.
-    Directory(String),
-    /// A git worktree and a branch of its own per attempt.
-    Worktree(WorktreeInput),
-}
-
-#[derive(InputObject)]
-pub struct WorktreeInput {
-    /// A git repository of the agent's host.
-    repository: String,
-    /// What the branch begins at; HEAD if absent.
-    base: Option<String>,
-    /// An attempt that changed nothing has failed.
-    #[graphql(default)]
-    must_change: bool,
-    set_up: Option<HookInput>,
-    tear_down: Option<HookInput>,
-    max_bytes: Option<BigInt>,
-}
-
-/// A program that is run in the workspace.
-#[derive(InputObject)]
-pub struct HookInput {
-    argv: Vec<String>,
-    #[graphql(default = 60_000)]
-    timeout_ms: i32,
-}
-
-/// A program that must succeed in the workspace; it reads the attempt's result on its standard input.
-#[derive(InputObject)]
-pub struct CheckInput {
-    name: String,
-    argv: Vec<String>,
-    #[graphql(default = 600_000)]
-    timeout_ms: i32,
-}
-
-/// What it may do without a person: the first rule that fits decides, what none fits is asked.
-#[derive(InputObject)]
-pub struct PolicyInput {
-    rules: Option<Vec<RuleInput>>,
-    /// How long a person is waited for.
-    within_ms: Option<i32>,
-    /// What happens when nobody answered.
-    #[graphql(default_with = "Permission::Deny")]
-    otherwise: Permission,
-}
-
-#[derive(InputObject)]
-pub struct RuleInput {
-    /// Names of tools, `|` between them; `*` stands for anything.
-    tool: String,
-    /// Relative: inside the workspace; absolute: anywhere.
-    path: Option<String>,
-    /// The words of a command: `*` for any one, at the end for all that follow.
-    command: Option<String>,
-    decision: RulePermission,
-}
-
-/// What its calls of models may be and cost.
-#[derive(InputObject)]
-pub struct CallsInput {
-    /// A provider of the node's configuration.
-    provider: Option<String>,
-    /// Models to go on with when the asked one cannot be had.
-    fallback: Option<Vec<String>>,
-    /// Of one attempt, all kinds together.
-    max_tokens: Option<BigInt>,
-}
-
-/// At most, of the text that goes with each start of the program.
-const INSTRUCTIONS_BYTES_MAX: usize = 64 << 10;
-
-fn hook(at: &str, hook: Option<HookInput>) -> Result<Option<Hook>, Refused> {
-    let Some(HookInput { argv, timeout_ms }) = hook else { return Ok(None) };
-    if argv.first().is_none_or(String::is_empty) {
-        return Err(Refused::invalid(join(at, "argv"), "name the program to run as the first entry"));
-    }
-    Ok(Some(Hook { argv, timeout_ms: parse::natural(&join(at, "timeoutMs"), timeout_ms)? }))
-}
-
-fn absolute(at: &str, path: String) -> Result<std::path::PathBuf, Refused> {
-    let path = std::path::PathBuf::from(path);
-    if path.is_absolute() { Ok(path) } else { Err(Refused::invalid(at, "a whole path, from `/` on the agent's host")) }
-}
-
-fn workspace(at: &str, input: Option<WorkspaceInput>) -> Result<WorkspaceSpec, Refused> {
-    match input {
-        None | Some(WorkspaceInput::Scratch(true)) => Ok(WorkspaceSpec::Scratch),
-        Some(WorkspaceInput::Scratch(false)) => {
-            Err(Refused::invalid(join(at, "scratch"), "say `true`, or choose another workspace"))
-        }
-        Some(WorkspaceInput::Directory(path)) => Ok(WorkspaceSpec::Directory { path: absolute(&join(at, "directory"), path)? }),
-        Some(WorkspaceInput::Worktree(tree)) => {
-            let at = join(at, "worktree");
-            Ok(WorkspaceSpec::Worktree(WorktreeSpec {
-                repository: absolute(&join(&at, "repository"), tree.repository)?,
-                base: tree.base,
-                must_change: tree.must_change,
-                set_up: hook(&join(&at, "setUp"), tree.set_up)?,
-                tear_down: hook(&join(&at, "tearDown"), tree.tear_down)?,
-                bytes_max: tree.max_bytes.map(|bytes| bytes.0),
-            }))
-        }
-    }
-}
-
-impl CodingInput {
-    pub(super) fn parse(self, at: &str, program: Option<&str>) -> Result<CodingSpec, Refused> {
-        let field = |name: &str| join(at, name);
-        let argv = match (self.argv, program) {
-            (Some(argv), _) if argv.first().is_some_and(|program| !program.is_empty()) => argv,
-            (None, Some(program)) => vec![program.to_owned()],
-            _ => return Err(Refused::invalid(field("argv"), "name the program to run as the first entry")),
-        };
-        if self.instructions.as_ref().is_some_and(|text| text.len() > INSTRUCTIONS_BYTES_MAX) {
-            return Err(Refused::invalid(field("instructions"), format!("at most {INSTRUCTIONS_BYTES_MAX} bytes")));
-        }
-        let policy = match self.policy {
-            None => Policy::default(),
-            Some(given) => {
-                let within = parse::optional_natural(&field("policy.withinMs"), given.within_ms)?;
-                let rules = given.rules.unwrap_or_default().into_iter().map(|rule| Rule {
-                    tool: rule.tool,
-                    path: rule.path,
-                    command: rule.command,
-                    decision: rule.decision.into(),
-                });
-                Policy {
-                    rules: rules.collect(),
-                    within_ms: within.unwrap_or(Policy::within_ms_default()),
-                    otherwise: given.otherwise.into(),
-                }
-            }
-        };
-        Rules::read(&policy)
-            .map_err(|(number, name, why)| Refused::invalid(field(&format!("policy.rules.{number}.{name}")), why))?;
-        let calls = rules(self.calls);
-        let checks = self.checks.unwrap_or_default().into_iter().enumerate().map(|(number, check)| {
-            let at = field(&format!("checks.{number}"));
-            let name = parse::name(&join(&at, "name"), check.name)?;
-            let hook = hook(&at, Some(HookInput { argv: check.argv, timeout_ms: check.timeout_ms }))?;
-            hook.map(|hook| Check { name, hook }).ok_or_else(|| Refused::invalid(at, "a check needs a program"))
-        });
-        let checks = checks.collect::<Result<Vec<_>, Refused>>()?;
-        let quiet = parse::optional_natural(&field("quietMs"), self.quiet_ms)?;
-        Ok(CodingSpec {
-            model: self.model,
-            instructions: self.instructions,
-            workspace: workspace(&field("workspace"), self.workspace)?,
-            policy,
-            checks,
-            calls,
-            answer: self.answer.into(),
-            resumes_max: parse::natural(&field("maxResumes"), self.max_resumes)?,
-            quiet_ms: quiet.unwrap_or(CodingSpec::quiet_ms_default()),
-            ..CodingSpec::new(argv)
-        })
-    }
-}
-
 /// A coding agent's description.
 #[derive(SimpleObject)]
 pub struct Coding {
@@ -317,6 +78,8 @@ pub struct Coding {
     provider: Option<String>,
     fallback: Vec<String>,
     max_tokens: Option<BigInt>,
+    /// It calls models by itself: nothing is metered and no budget holds it.
+    own_account: bool,
 }
 
 #[derive(SimpleObject)]
@@ -353,6 +116,7 @@ impl From<&CodingSpec> for Coding {
             provider: spec.calls.provider.clone(),
             fallback: spec.calls.fallback.clone(),
             max_tokens: spec.calls.tokens_max.map(BigInt),
+            own_account: spec.own_account,
         }
     }
 }
@@ -513,6 +277,48 @@ impl CodingMutation {
         let task = parse::id("task", &input.task)?;
         door(ctx)?.message_task(op(ctx, input.operation_id.as_ref())?, task, input.text).await?;
         Ok(MessageTaskPayload { task: found(ctx, task)? })
+    }
+    /// Removes the branches that attempts left in the repository of an agent that works in worktrees: those that are merged,
+    /// and with `force` those that hold work that is nowhere else. None that is in use, and none of somebody else.
+    async fn clean_workspace(&self, ctx: &Context<'_>, input: CleanWorkspaceInput) -> Result<CleanWorkspacePayload> {
+        let agent = parse::id("agent", &input.agent)?;
+        let cleaned = door(ctx)?.clean_workspace(op(ctx, None)?, agent, input.force, input.dry_run).await?;
+        let shown = |branches: Vec<branches::Branch>| branches.into_iter().map(Into::into).collect();
+        Ok(CleanWorkspacePayload { removed: shown(cleaned.removed), kept: shown(cleaned.kept) })
+    }
+}
+
+#[derive(InputObject)]
+pub struct CleanWorkspaceInput {
+    agent: ID,
+    /// Also branches that are not merged: their work is lost.
+    #[graphql(default = false)]
+    force: bool,
+    /// Say what would be removed, and change nothing.
+    #[graphql(default = false)]
+    dry_run: bool,
+}
+
+#[derive(SimpleObject)]
+pub struct CleanWorkspacePayload {
+    removed: Vec<WorkBranch>,
+    kept: Vec<WorkBranch>,
+}
+
+/// A branch that an attempt left.
+#[derive(SimpleObject)]
+pub struct WorkBranch {
+    name: String,
+    commit: String,
+    /// Everything on it is in what it would be merged into.
+    merged: bool,
+    /// Somebody works on it now.
+    in_use: bool,
+}
+
+impl From<branches::Branch> for WorkBranch {
+    fn from(branch: branches::Branch) -> Self {
+        Self { name: branch.name, commit: branch.commit, merged: branch.merged, in_use: branch.in_use }
     }
 }
 

@@ -7,6 +7,7 @@ pub mod agent;
 pub mod budget;
 pub mod cluster;
 pub mod coding;
+pub mod coding_input;
 pub mod enums;
 pub mod event;
 pub mod fault;
@@ -16,6 +17,7 @@ pub mod node;
 pub mod output;
 pub mod page;
 pub mod parse;
+pub mod preset;
 pub mod scalars;
 pub mod scatter;
 pub mod swarm;
@@ -47,6 +49,7 @@ pub struct Query(
     cluster::ClusterQuery,
     fault::FaultQuery,
     coding::CodingQuery,
+    preset::PresetQuery,
     usage::UsageQuery,
     budget::BudgetQuery,
 );

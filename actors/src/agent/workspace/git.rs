@@ -56,7 +56,7 @@ impl Git {
         found.map(drop).map_err(|why| format!("{} is no git repository ({why})", self.repository.display()))
     }
 
-    async fn commit_at(&self, name: &str) -> Option<String> {
+    pub(super) async fn commit_at(&self, name: &str) -> Option<String> {
         self.here(&["rev-parse", "--verify", "--quiet", "--end-of-options", &format!("{name}^{{commit}}")]).await.ok()
     }
 
@@ -122,6 +122,31 @@ impl Git {
     pub(super) async fn remove_worktree(&self, dir: &Path) -> Result<(), String> {
         let _one = TREES.lock().await;
         self.here(&["worktree", "remove", "--force", &dir.display().to_string()]).await.map(drop)
+    }
+
+    /// Names and commits of the branches whose names begin so.
+    pub(super) async fn branches_below(&self, prefix: &str) -> Result<Vec<(String, String)>, String> {
+        let wanted = format!("refs/heads/{prefix}");
+        let found = self.here(&["for-each-ref", "--format=%(refname:short) %(objectname)", &wanted]).await?;
+        Ok(found.lines().filter_map(|line| line.rsplit_once(' ')).map(|(name, at)| (name.into(), at.into())).collect())
+    }
+
+    /// Branches that a worktree is on.
+    pub(super) async fn checked_out(&self) -> Result<Vec<String>, String> {
+        let found = self.here(&["worktree", "list", "--porcelain"]).await?;
+        Ok(found.lines().filter_map(|line| line.strip_prefix("branch refs/heads/")).map(str::to_owned).collect())
+    }
+
+    pub(super) async fn is_ancestor(&self, commit: &str, of: &str) -> Result<bool, String> {
+        // What is new on it, at most one line.
+        Ok(self.here(&["rev-list", "--max-count=1", commit, &format!("^{of}")]).await?.is_empty())
+    }
+
+    /// If it is still there; nothing happens if somebody has moved it meanwhile.
+    pub(super) async fn delete_branch(&self, branch: &str, commit: &str) -> Result<(), String> {
+        let _one = TREES.lock().await;
+        self.here(&["update-ref", "-d", &format!("refs/heads/{branch}"), commit]).await?;
+        self.here(&["update-ref", "-d", &base_ref(branch)]).await.map(drop)
     }
 
     /// A branch that added nothing is not kept. One with work of its own is.

@@ -3,6 +3,7 @@
 //! Owns worktrees below the node's data directory and the branches it made for them, never a repository. Work is never
 //! thrown away: whatever an attempt leaves is committed to its branch before its worktree goes.
 
+pub mod branches;
 mod git;
 mod ports;
 
@@ -132,25 +133,25 @@ impl Workspace {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::process::Command;
 
     use super::*;
 
-    fn git(dir: &std::path::Path, args: &[&str]) -> String {
+    pub fn git(dir: &std::path::Path, args: &[&str]) -> String {
         let identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"];
         let output = Command::new("git").current_dir(dir).args(identity).args(args).output().unwrap();
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
-    struct Place {
-        root: tempfile::TempDir,
+    pub struct Place {
+        pub root: tempfile::TempDir,
         spec: WorkspaceSpec,
     }
 
     impl Place {
-        fn new(must_change: bool) -> Self {
+        pub fn new(must_change: bool) -> Self {
             let root = tempfile::tempdir().unwrap();
             let repository = root.path().join("repo");
             fs::create_dir(&repository).unwrap();
@@ -162,7 +163,7 @@ mod tests {
             Self { root, spec: WorkspaceSpec::Worktree(spec) }
         }
 
-        async fn open(&self, name: &str, begin_at: &[&str]) -> Workspace {
+        pub async fn open(&self, name: &str, begin_at: &[&str]) -> Workspace {
             let begin_at = begin_at.iter().map(|branch| (*branch).to_owned()).collect();
             let worktrees = self.root.path().join("worktrees");
             let plan =
@@ -170,7 +171,7 @@ mod tests {
             Workspace::open(plan).await.unwrap()
         }
 
-        fn branches(&self) -> String {
+        pub fn branches(&self) -> String {
             git(&self.root.path().join("repo"), &["branch", "--format=%(refname:short)"])
         }
     }

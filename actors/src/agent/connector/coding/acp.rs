@@ -16,6 +16,8 @@ use crate::agent::{
 
 const VERSION: u64 = 1;
 const INITIALIZE: &str = "initialize";
+/// The request that logs in.
+const AUTHENTICATE: &str = "authenticate";
 /// The request that gives the conversation, a new one or the old.
 const SESSION: &str = "session";
 /// JSON-RPC's own.
@@ -31,6 +33,8 @@ const TOOLS_MAX: usize = 1024;
 pub(super) struct Acp {
     opening: Option<Opening>,
     program: Option<String>,
+    /// It can load a conversation.
+    loads: bool,
     /// Tells the old conversation again; that is not new.
     loading: bool,
     /// The prompt that was said last and is not known to be taken up.
@@ -73,6 +77,13 @@ struct Initialized {
     #[serde(default)]
     agent_capabilities: Capabilities,
     agent_info: Option<Info>,
+    #[serde(default)]
+    auth_methods: Vec<AuthMethod>,
+}
+
+#[derive(Deserialize)]
+struct AuthMethod {
+    id: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -162,18 +173,17 @@ fn request(tag: &str, method: &str, params: &Value) -> Line {
 
 impl Dialect for Acp {
     fn program(&self, opening: &Opening) -> Program {
+        let mut env = vec![("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1".to_owned()), ("DISABLE_AUTOUPDATER", "1".to_owned())];
         // Whichever of the providers' programs it is, each finds the model gateway and none a real key.
-        let env = [
-            ("ANTHROPIC_BASE_URL", format!("{}/anthropic", opening.url)),
-            ("ANTHROPIC_API_KEY", opening.token.clone()),
-            ("OPENAI_BASE_URL", format!("{}/openai/v1", opening.url)),
-            ("OPENAI_API_KEY", opening.token.clone()),
-            ("CLAUDE_CONFIG_DIR", opening.home.join("claude").display().to_string()),
-            ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1".to_owned()),
-            ("DISABLE_AUTOUPDATER", "1".to_owned()),
-            ("CODEX_HOME", opening.home.join("codex").display().to_string()),
-        ];
-        Program { args: Vec::new(), env: env.map(|(name, value)| (name.to_owned(), value)).into() }
+        if let Some(way) = &opening.models {
+            env.push(("ANTHROPIC_BASE_URL", format!("{}/anthropic", way.url)));
+            env.push(("ANTHROPIC_API_KEY", way.token.clone()));
+            env.push(("OPENAI_BASE_URL", format!("{}/openai/v1", way.url)));
+            env.push(("OPENAI_API_KEY", way.token.clone()));
+            env.push(("CLAUDE_CONFIG_DIR", opening.home.join("claude").display().to_string()));
+            env.push(("CODEX_HOME", opening.home.join("codex").display().to_string()));
+        }
+        Program { args: Vec::new(), env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect() }
     }
 
     fn opening(&mut self, opening: &Opening) -> Vec<Line> {
@@ -405,6 +415,20 @@ impl Acp {
         })
     }
 
+    fn begin_session(&self) -> Vec<Heard> {
+        let Some(opening) = &self.opening else { return Vec::new() };
+        let mut params = json!({"cwd": opening.workspace, "mcpServers": []});
+        let method = match &opening.resume {
+            Some(_) if !self.loads => return vec![Heard::Lost { why: "its program cannot load a conversation".to_owned() }],
+            Some(session) => {
+                params["sessionId"] = json!(session);
+                "session/load"
+            }
+            None => "session/new",
+        };
+        vec![Heard::Tell(request(SESSION, method, &params))]
+    }
+
     fn taken_up(&mut self, id: &str) -> Heard {
         self.prompted = None;
         Heard::Prompt { id: id.to_owned() }
@@ -418,6 +442,7 @@ impl Acp {
             let why = error.words();
             return Ok(match id {
                 INITIALIZE => vec![Heard::Unfit { why: format!("its program could not begin: {why}") }],
+                AUTHENTICATE => vec![Heard::Unfit { why: format!("its program could not be logged in: {why}") }],
                 SESSION if self.loading => vec![Heard::Lost { why: format!("its conversation cannot be loaded: {why}") }],
                 SESSION => vec![Heard::Unfit { why: format!("its program gave no conversation: {why}") }],
                 _ => vec![self.taken_up(id), Heard::TurnEnded { end: TurnEnd::Failed { message: why }, text: None, usage: None }],
@@ -432,20 +457,20 @@ impl Acp {
                     return Ok(vec![Heard::Unfit { why }]);
                 }
                 self.program = told.agent_info.map(|info| format!("{} {}", info.name, info.version).trim().to_owned());
-                let Some(opening) = &self.opening else { return Ok(Vec::new()) };
-                let mut params = json!({"cwd": opening.workspace, "mcpServers": []});
-                let method = match &opening.resume {
-                    Some(_) if !told.agent_capabilities.load_session => {
-                        return Ok(vec![Heard::Lost { why: "its program cannot load a conversation".to_owned() }]);
+                self.loads = told.agent_capabilities.load_session;
+                match self.opening.as_ref().and_then(|opening| opening.authenticate.as_ref()) {
+                    Some(method) if told.auth_methods.iter().any(|offered| offered.id == *method) => {
+                        Ok(vec![Heard::Tell(request(AUTHENTICATE, "authenticate", &json!({"methodId": method})))])
                     }
-                    Some(session) => {
-                        params["sessionId"] = json!(session);
-                        "session/load"
+                    Some(method) => {
+                        let offered: Vec<_> = told.auth_methods.iter().map(|offered| &*offered.id).collect();
+                        let why = format!("its program offers no login {method:?}, only {}", offered.join(", "));
+                        Ok(vec![Heard::Unfit { why }])
                     }
-                    None => "session/new",
-                };
-                Ok(vec![Heard::Tell(request(SESSION, method, &params))])
+                    None => Ok(self.begin_session()),
+                }
             }
+            AUTHENTICATE => Ok(self.begin_session()),
             SESSION => {
                 self.loading = false;
                 let given = result.get("sessionId").and_then(Value::as_str).map(str::to_owned);

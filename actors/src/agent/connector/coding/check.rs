@@ -14,6 +14,7 @@ use super::{Speaks, claude};
 use crate::agent::{
     coding::CodingSpec,
     connector::{StartFailure, attempt::Shared, lines::tail_of},
+    presets,
 };
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
@@ -41,8 +42,11 @@ pub(super) async fn program(shared: &Shared, spec: &CodingSpec, speaks: Speaks) 
     let path = env.env.iter().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_str());
     let Some(file) = find(program, path) else {
         let install = match speaks {
-            Speaks::Claude => "; install it on the agent's host with `npm install -g @anthropic-ai/claude-code`",
-            Speaks::Acp => "; install it on the agent's host, or name it by its whole path",
+            Speaks::Claude => "; install it on the agent's host with `npm install -g @anthropic-ai/claude-code`".to_owned(),
+            Speaks::Acp => match presets::install_of(program) {
+                Some(how) => format!("; on the agent's host: {how}"),
+                None => "; install it on the agent's host, or name it by its whole path".to_owned(),
+            },
         };
         return Err(failed(format!("there is no program {program:?} in PATH ({}){install}", path.unwrap_or("empty"))));
     };

@@ -112,14 +112,14 @@ impl Dialect for Claude {
         if let Some(instructions) = &opening.instructions {
             args.extend(["--append-system-prompt".to_owned(), instructions.clone()]);
         }
-        let env = [
-            ("ANTHROPIC_BASE_URL", format!("{}/anthropic", opening.url)),
-            ("ANTHROPIC_API_KEY", opening.token.clone()),
-            ("CLAUDE_CONFIG_DIR", opening.home.join("claude").display().to_string()),
-            ("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1".to_owned()),
-            ("DISABLE_AUTOUPDATER", "1".to_owned()),
-        ];
-        Program { args, env: env.map(|(name, value)| (name.to_owned(), value)).into() }
+        let mut env = vec![("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1".to_owned()), ("DISABLE_AUTOUPDATER", "1".to_owned())];
+        // Its own login is where its user has it.
+        if let Some(way) = &opening.models {
+            env.push(("ANTHROPIC_BASE_URL", format!("{}/anthropic", way.url)));
+            env.push(("ANTHROPIC_API_KEY", way.token.clone()));
+            env.push(("CLAUDE_CONFIG_DIR", opening.home.join("claude").display().to_string()));
+        }
+        Program { args, env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect() }
     }
 
     fn opening(&mut self, opening: &Opening) -> Vec<Line> {

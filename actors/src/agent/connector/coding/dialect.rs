@@ -113,13 +113,21 @@ pub(super) struct Opening {
     pub workspace: PathBuf,
     /// The program's own files, such as conversations; the agent's, and kept between attempts.
     pub home: PathBuf,
-    /// Address and token of the model gateway.
-    pub url: String,
-    pub token: String,
+    /// The way to models; absent for a program that has its own.
+    pub models: Option<Way>,
+    /// How it is told to log in.
+    pub authenticate: Option<String>,
     /// Which process of the attempt.
     pub run: u32,
     /// It has named its conversation already: an earlier life of ours began it.
     pub greeted: bool,
+}
+
+/// Address and token of the model gateway.
+#[derive(Clone, Debug)]
+pub(super) struct Way {
+    pub url: String,
+    pub token: String,
 }
 
 pub(super) struct Program {

@@ -10,7 +10,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     Order,
-    dialect::{Dialect, Heard, Opening},
+    dialect::{Dialect, Heard, Opening, Way},
     log::Log,
     prompt,
     stuck::Watch,
@@ -56,7 +56,8 @@ pub(super) struct Engine<'a> {
     pub log: Log,
     pub workspace: PathBuf,
     pub env: Resolved,
-    pub pass: Pass,
+    /// None for a program that calls models by itself.
+    pub pass: Option<Pass>,
     pub task: String,
 }
 
@@ -180,8 +181,8 @@ impl Engine<'_> {
             instructions: self.spec.instructions.clone(),
             workspace: self.workspace.clone(),
             home: shared.env.data_dir.join("coding").join(shared.agent.id.to_string()),
-            url: self.pass.url.clone(),
-            token: self.pass.token.clone(),
+            models: self.pass.as_ref().map(|pass| Way { url: pass.url.clone(), token: pass.token.clone() }),
+            authenticate: self.spec.authenticate.clone(),
             run,
             greeted: self.log.story.greeted,
         }

@@ -184,7 +184,10 @@ async fn work(
         labels: job.labels.clone(),
         rules: spec.calls.clone(),
     };
-    let pass = shared.env.models.open(holder).map_err(|why| Outcome::failed(why, true))?;
+    let pass = match spec.own_account {
+        true => None,
+        false => Some(shared.env.models.open(holder).map_err(|why| Outcome::failed(why, true))?),
+    };
     let log = Log::open(
         &activity_dir(&shared.env.data_dir, job.lease),
         &session_dir(&shared.env.data_dir, job.lease),

@@ -6,11 +6,12 @@ use serde_json::json;
 use super::{
     acp::Acp,
     claude::Claude,
-    dialect::{Asked, Choice, Dialect, Heard, Opening},
+    dialect::{Asked, Choice, Dialect, Heard, Opening, Way},
 };
 use crate::agent::{
     activity::{Tokens, TurnEnd},
     coding::Permission,
+    presets,
 };
 
 fn opening(resume: Option<&str>) -> Opening {
@@ -20,8 +21,8 @@ fn opening(resume: Option<&str>) -> Opening {
         instructions: None,
         workspace: "/project".into(),
         home: "/home".into(),
-        url: "http://127.0.0.1:1".into(),
-        token: "t".into(),
+        models: Some(Way { url: "http://127.0.0.1:1".into(), token: "t".into() }),
+        authenticate: None,
         run: 0,
         greeted: false,
     }
@@ -137,4 +138,29 @@ fn claude_agent_acp_0_49_greets_works_asks_is_interrupted_and_loads_its_conversa
         "done all done n=5",
     ];
     assert_eq!(words(&heard_again), expected, "what it tells of the old conversation is not new");
+}
+
+#[test]
+fn the_programs_of_presets_begin_as_they_were_seen_to_and_say_what_keeps_them() {
+    let began = |preset: &str, recorded: &str| {
+        let preset = presets::find(preset).unwrap();
+        let mut acp = Acp::default();
+        let authenticate = preset.authenticate.map(str::to_owned);
+        acp.opening(&Opening { models: None, authenticate, ..opening(None) });
+        heard(&mut acp, recorded)
+    };
+    let gemini = began("gemini", include_str!("recorded/gemini-cli-0.61.0.jsonl"));
+    assert_eq!(words(&gemini), ["tell session", "greeted gemini-cli 0.61.0"]);
+    let codex = include_str!("recorded/codex-acp-0.16.0.jsonl");
+    assert_eq!(words(&began("codex", codex)), ["tell authenticate", "tell session", "greeted codex-acp 0.16.0"]);
+    let copilot = began("copilot", include_str!("recorded/copilot-1.0.102.jsonl"));
+    assert_eq!(words(&copilot[..1]), ["tell session"]);
+    let Some(Heard::Unfit { why }) = copilot.get(1) else { panic!("{copilot:?}") };
+    assert!(why.contains("(authentication is required)"), "{why}");
+    // A way to log in that it does not have.
+    let mut acp = Acp::default();
+    acp.opening(&Opening { authenticate: Some("smart-card".into()), ..opening(None) });
+    let refused = acp.hear(codex.lines().next().unwrap().as_bytes()).unwrap();
+    let [Heard::Unfit { why }] = refused.as_slice() else { panic!("{refused:?}") };
+    assert_eq!(why, "its program offers no login \"smart-card\", only chatgpt, codex-api-key, openai-api-key");
 }
