@@ -1,0 +1,1 @@
+//! Places many VMs at once on as few hosts as can be.
