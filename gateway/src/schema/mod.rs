@@ -10,6 +10,7 @@ pub mod coding;
 pub mod enums;
 pub mod event;
 pub mod fault;
+pub mod host;
 pub mod load;
 pub mod metrics;
 pub mod node;
@@ -23,6 +24,7 @@ pub mod task;
 pub mod task_input;
 pub mod tree;
 pub mod usage;
+pub mod vm;
 
 use std::sync::Arc;
 
@@ -49,6 +51,8 @@ pub struct Query(
     coding::CodingQuery,
     usage::UsageQuery,
     budget::BudgetQuery,
+    host::HostQuery,
+    vm::VmQuery,
 );
 
 #[derive(MergedObject, Default)]
@@ -61,6 +65,8 @@ pub struct Mutation(
     fault::FaultMutation,
     coding::CodingMutation,
     budget::BudgetMutation,
+    host::HostMutation,
+    vm::VmMutation,
 );
 
 #[derive(MergedSubscription, Default)]
