@@ -12,6 +12,8 @@ pub mod event;
 pub mod fleet;
 pub mod message;
 pub mod record;
+#[cfg(test)]
+mod simulation;
 pub mod spec;
 pub mod wire;
 

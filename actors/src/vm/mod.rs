@@ -8,6 +8,8 @@ pub mod event;
 pub mod message;
 pub mod reconcile;
 pub mod record;
+#[cfg(test)]
+mod simulation;
 pub mod spec;
 pub mod state;
 pub mod table;

@@ -2,7 +2,10 @@
 //!
 //! Two passes without branches over columns; what is rare (pins, labels, zones, groups) is marked before them.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -78,7 +81,7 @@ pub struct Wish<'a> {
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
     pub rejects: Vec<Reject>,
-    /// Of a host that was left out it means nothing.
+    /// Minus infinity for a host that was left out.
     pub scores: Vec<f32>,
 }
 
@@ -106,39 +109,48 @@ impl Engine {
     /// The decision to be kept, or the sentence that says why there is none.
     pub fn decide(&mut self, hosts: &Hosts, wish: &Wish<'_>) -> Result<(usize, Decision), String> {
         let best = self.place(hosts, wish);
-        let left_out = self.left_out();
+        let (eligible, left_out) = self.left_out();
         let Some(best) = best else {
             let out: Vec<_> = left_out.iter().map(|left| format!("{} {}", left.hosts, left.reason)).collect();
             let out = if out.is_empty() { "there are none".into() } else { out.join(", ") };
             return Err(format!("no host is eligible: {out}"));
         };
-        let mut scored: Vec<(usize, f32)> = Vec::new();
-        for (at, (reject, score)) in self.trace.rejects.iter().zip(&self.trace.scores).enumerate() {
-            if *reject == Reject::None {
-                scored.push((at, *score));
-            }
-        }
-        let eligible = u32::try_from(scored.len()).unwrap_or(u32::MAX);
-        // The chosen one first among equals.
-        let better =
-            |a: &(usize, f32), b: &(usize, f32)| b.1.total_cmp(&a.1).then((a.0 != best).cmp(&(b.0 != best))).then(a.0.cmp(&b.0));
-        if scored.len() > SHOWN_MAX {
-            scored.select_nth_unstable_by(SHOWN_MAX - 1, better);
-            scored.truncate(SHOWN_MAX);
-        }
-        scored.sort_unstable_by(better);
-        let scores = scored.into_iter().filter_map(|(at, total)| Some(Scored { host: hosts.id(at)?, total })).collect();
+        let shown = self.shown(best);
+        let scores = shown.into_iter().filter_map(|(at, total)| Some(Scored { host: hosts.id(at)?, total })).collect();
         let chosen = hosts.id(best).ok_or_else(|| "no host is eligible: there are none".to_owned())?;
         Ok((best, Decision { strategy: wish.strategy, chosen, scores, eligible, left_out }))
     }
 
-    fn left_out(&self) -> Vec<LeftOut> {
+    /// The best, best first, with the chosen one first among equals.
+    fn shown(&self, best: usize) -> Vec<(usize, f32)> {
+        let scores = &self.trace.scores;
+        let mut shown: Vec<(usize, f32)> = Vec::with_capacity(SHOWN_MAX + 1);
+        shown.extend(scores.get(best).map(|score| (best, *score)));
+        let mut least = f32::NEG_INFINITY;
+        for (at, score) in scores.iter().enumerate() {
+            // Nearly all end here.
+            if *score <= least || at == best {
+                continue;
+            }
+            let place = shown.iter().skip(1).position(|(_, other)| score > other).map_or(shown.len(), |place| place + 1);
+            shown.insert(place, (at, *score));
+            shown.truncate(SHOWN_MAX);
+            if shown.len() == SHOWN_MAX {
+                least = shown.last().map_or(least, |(_, least)| *least);
+            }
+        }
+        shown
+    }
+
+    /// How many are eligible, and why the others are not.
+    fn left_out(&self) -> (u32, Vec<LeftOut>) {
         let mut counts = [0_u32; Reject::COUNT];
         for reject in &self.trace.rejects {
             counts[*reject as usize] += 1;
         }
         let some = Reject::ALL.into_iter().zip(counts).filter(|(reject, count)| *reject != Reject::None && *count > 0);
-        some.map(|(reject, hosts)| LeftOut { reason: reject.words().into(), hosts }).collect()
+        let left_out = some.map(|(reject, hosts)| LeftOut { reason: words(reject), hosts }).collect();
+        (counts[Reject::None as usize], left_out)
     }
 
     fn mark(&mut self, hosts: &Hosts, wish: &Wish<'_>) {
@@ -188,51 +200,41 @@ impl Engine {
         }
     }
 
+    /// Scores everyone; who is left out, already or for want of room, has no score.
     fn score(&mut self, hosts: &Hosts, wish: &Wish<'_>) {
         let count = hosts.len();
         let Trace { rejects, scores } = &mut self.trace;
-        scores.clear();
         scores.resize(count, 0.0);
         let Need { cpu_milli, memory_mib } = wish.need;
         // Slices of one length: the compiler then needs no checks inside, and does several hosts at once.
         let (cpu_free, memory_free) = (&hosts.cpu_free[..count], &hosts.memory_free[..count]);
         let (cpu_share, memory_share) = (&hosts.cpu_share[..count], &hosts.memory_share[..count]);
         let (rejects, scores) = (&mut rejects[..count], &mut scores[..count]);
-        let left = |at: usize| {
-            let cpu = (cpu_free[at] - cpu_milli) as f32 * cpu_share[at];
-            let memory = (memory_free[at] - memory_mib) as f32 * memory_share[at];
-            (cpu, memory)
-        };
+        macro_rules! by {
+            ($score:expr) => {
+                for at in 0..count {
+                    let (cpu_left, memory_left) = (cpu_free[at] - cpu_milli, memory_free[at] - memory_mib);
+                    let score = $score(cpu_left as f32 * cpu_share[at], memory_left as f32 * memory_share[at]);
+                    // Negative in either: it does not fit.
+                    scores[at] = if cpu_left | memory_left < 0 { f32::NEG_INFINITY } else { score };
+                }
+            };
+        }
         match wish.strategy {
-            Strategy::Spread => {
-                for (at, score) in scores.iter_mut().enumerate() {
-                    let (cpu, memory) = left(at);
-                    *score = if cpu < memory { cpu } else { memory };
-                }
-            }
-            Strategy::Pack => {
-                for (at, score) in scores.iter_mut().enumerate() {
-                    let (cpu, memory) = left(at);
-                    *score = 1.0 - 0.5 * (cpu + memory);
-                }
-            }
+            Strategy::Spread => by!(|cpu: f32, memory: f32| if cpu < memory { cpu } else { memory }),
+            Strategy::Pack => by!(|cpu: f32, memory: f32| 1.0 - 0.5 * (cpu + memory)),
             Strategy::Weighted => {
                 let Weights { cpu: by_cpu, memory: by_memory, balance } = wish.weights;
-                for (at, score) in scores.iter_mut().enumerate() {
-                    let (cpu, memory) = left(at);
-                    *score = by_cpu * cpu + by_memory * memory + balance * (1.0 - (cpu - memory).abs());
-                }
+                by!(|cpu: f32, memory: f32| by_cpu * cpu + by_memory * memory + balance * (1.0 - (cpu - memory).abs()));
             }
         }
         for at in 0..count {
-            let too_small = if cpu_free[at] < cpu_milli {
-                Reject::Cpu
-            } else if memory_free[at] < memory_mib {
-                Reject::Memory
-            } else {
-                Reject::None
-            };
-            rejects[at] = if rejects[at] == Reject::None { too_small } else { rejects[at] };
+            let room = if memory_free[at] < memory_mib { Reject::Memory } else { Reject::None };
+            let room = if cpu_free[at] < cpu_milli { Reject::Cpu } else { room };
+            rejects[at] = if rejects[at] == Reject::None { room } else { rejects[at] };
+        }
+        for at in 0..count {
+            scores[at] = if rejects[at] == Reject::None { scores[at] } else { f32::NEG_INFINITY };
         }
     }
 
@@ -254,19 +256,28 @@ impl Engine {
 
     /// The first of the best, beginning at whose turn it is.
     fn best(&self, turn: u64) -> Option<usize> {
-        let (rejects, scores) = (&self.trace.rejects, &self.trace.scores);
-        let count = rejects.len().min(scores.len());
-        let (rejects, scores) = (&rejects[..count], &scores[..count]);
-        let mut top = f32::NEG_INFINITY;
-        for (reject, score) in rejects.iter().zip(scores) {
-            let score = if *reject == Reject::None { *score } else { f32::NEG_INFINITY };
-            top = if score > top { score } else { top };
+        const LANES: usize = 16;
+        let scores = &self.trace.scores;
+        let mut lanes = [f32::NEG_INFINITY; LANES];
+        let (chunks, rest) = scores.as_chunks::<LANES>();
+        for chunk in chunks {
+            for (lane, score) in lanes.iter_mut().zip(chunk) {
+                *lane = if *score > *lane { *score } else { *lane };
+            }
         }
+        let top = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |top, score| top.max(*score));
         if top == f32::NEG_INFINITY {
             return None;
         }
-        let start = usize::try_from(turn % count.max(1) as u64).unwrap_or(0);
-        let is_top = |at: &usize| rejects[*at] == Reject::None && scores[*at] >= top;
-        (start..count).find(is_top).or_else(|| (0..start).find(is_top))
+        let start = usize::try_from(turn % scores.len().max(1) as u64).unwrap_or(0);
+        let (before, after) = scores.split_at(start);
+        let found = |part: &[f32]| part.iter().position(|score| *score >= top);
+        found(after).map(|at| start + at).or_else(|| found(before))
     }
+}
+
+/// The words are alike in thousands of decisions: kept once.
+fn words(reject: Reject) -> Arc<str> {
+    static WORDS: LazyLock<[Arc<str>; Reject::COUNT]> = LazyLock::new(|| Reject::ALL.map(|reject| reject.words().into()));
+    WORDS[reject as usize].clone()
 }

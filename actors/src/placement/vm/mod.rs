@@ -1,17 +1,20 @@
 //! Chooses a host for a VM and says why. Pure: no clock, no I/O, no dice.
 //!
 //! `hosts` is what is known of the hosts, laid out for scanning; `choose` is one decision with its trace; `survive` asks
-//! whether the loss of the fullest host could be made good; `plan` places many at once.
+//! whether the loss of the fullest host could be made good; `plan` places many at once, `qubo` gives
+//! that problem to solvers of another kind.
 
 mod choose;
 mod hosts;
 pub mod plan;
+mod qubo;
 mod survive;
 
 use std::sync::Arc;
 
 pub use choose::{Engine, Reject, Trace, Wish};
 pub use hosts::{HostFacts, Hosts, Need};
+pub use qubo::Qubo;
 use serde::{Deserialize, Serialize};
 pub use survive::{Guest, survives_largest};
 
@@ -69,3 +72,6 @@ pub struct Decision {
 }
 
 pub const SHOWN_MAX: usize = 8;
+
+#[cfg(test)]
+mod tests;
