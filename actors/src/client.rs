@@ -7,6 +7,7 @@ mod attach;
 mod check;
 mod coding;
 mod command;
+mod host;
 mod nodes;
 mod query;
 pub(crate) mod route;
@@ -14,6 +15,7 @@ mod scale;
 mod scatter;
 mod shard;
 mod usage;
+mod vm;
 
 use std::sync::Arc;
 
@@ -34,16 +36,19 @@ pub use crate::{
     page::Page,
     swarm::table::SwarmFilter,
     task::table::{TaskFilter, TaskOrder},
+    vm::table::VmFilter,
 };
 pub(crate) use attach::Keys;
 pub use attach::{Said, Terminal};
 pub use check::{DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef, TaskEdit};
+pub use host::NewHost;
 pub use nodes::{DrainView, NodeView, TOKEN_TTL_MAX};
 pub(crate) use query::resident_bytes;
 pub use query::{ClusterView, MetricsSample, OutputChunk, OutputReader, OutputStream, Why};
 pub use scatter::{NewHedge, NewScatter, Over};
 pub use shard::ShardView;
 pub use usage::BudgetView;
+pub use vm::NewVm;
 
 /// Cheap to clone.
 #[derive(Clone)]

@@ -8,8 +8,10 @@ use parking_lot::RwLock;
 use crate::{
     agent::message::AgentMsg,
     directory::Entity,
-    id::{AgentId, SwarmId},
+    host::message::HostMsg,
+    id::{AgentId, HostId, SwarmId, VmId},
     swarm::message::SwarmMsg,
+    vm::message::VmMsg,
 };
 
 /// Cheap to clone; all clones are one table.
@@ -23,6 +25,8 @@ struct Inner {
     /// With the placement it is here in.
     agents: HashMap<AgentId, (u64, SwarmId, Door<AgentMsg>)>,
     swarms: HashMap<SwarmId, (u64, Door<SwarmMsg>)>,
+    hosts: HashMap<HostId, (u64, Door<HostMsg>)>,
+    vms: HashMap<VmId, (u64, HostId, Door<VmMsg>)>,
 }
 
 impl Doors {
@@ -38,12 +42,33 @@ impl Doors {
         self.inner.read().agents.values().filter(|(_, of, _)| *of == swarm).map(|(_, _, door)| door.clone()).collect()
     }
 
-    /// Everything that is here, and in which placement.
+    /// Everything that was placed here, and in which placement; VMs are their hosts' matter.
     pub fn all(&self) -> Vec<(Entity, u64)> {
         let inner = self.inner.read();
         let swarms = inner.swarms.iter().map(|(id, (placement, _))| (Entity::Swarm(*id), *placement));
         let agents = inner.agents.iter().map(|(id, (placement, ..))| (Entity::Agent(*id), *placement));
-        swarms.chain(agents).collect()
+        let hosts = inner.hosts.iter().map(|(id, (placement, _))| (Entity::Host(*id), *placement));
+        swarms.chain(agents).chain(hosts).collect()
+    }
+
+    pub fn host(&self, host: HostId) -> Option<Door<HostMsg>> {
+        self.inner.read().hosts.get(&host).map(|(_, door)| door.clone())
+    }
+
+    pub fn vm(&self, vm: VmId) -> Option<Door<VmMsg>> {
+        self.inner.read().vms.get(&vm).map(|(_, _, door)| door.clone())
+    }
+
+    pub fn vms_of(&self, host: HostId) -> Vec<VmId> {
+        self.inner.read().vms.iter().filter(|(_, (_, on, _))| *on == host).map(|(vm, _)| *vm).collect()
+    }
+
+    pub fn add_host(&self, host: HostId, placement: u64, door: Door<HostMsg>) {
+        self.inner.write().hosts.insert(host, (placement, door));
+    }
+
+    pub fn add_vm(&self, vm: VmId, host: HostId, placement: u64, door: Door<VmMsg>) {
+        self.inner.write().vms.insert(vm, (placement, host, door));
     }
 
     /// Agents and swarms.
@@ -64,6 +89,8 @@ impl Doors {
         match entity {
             Entity::Agent(agent) => drop(self.inner.write().agents.remove(&agent)),
             Entity::Swarm(swarm) => drop(self.inner.write().swarms.remove(&swarm)),
+            Entity::Host(host) => drop(self.inner.write().hosts.remove(&host)),
+            Entity::Vm(vm) => drop(self.inner.write().vms.remove(&vm)),
         }
     }
 
@@ -73,6 +100,8 @@ impl Doors {
         match entity {
             Entity::Agent(agent) => inner.agents.get(&agent).map(|(_, _, door)| door.current().is_some()),
             Entity::Swarm(swarm) => inner.swarms.get(&swarm).map(|(_, door)| door.current().is_some()),
+            Entity::Host(host) => inner.hosts.get(&host).map(|(_, door)| door.current().is_some()),
+            Entity::Vm(vm) => inner.vms.get(&vm).map(|(_, _, door)| door.current().is_some()),
         }
     }
 }

@@ -12,13 +12,14 @@ use serde_json::{Value, json};
 
 use crate::{
     agent::event::AgentEvent,
-    id::{AgentId, SwarmId, TaskId},
+    id::{AgentId, SwarmId, TaskId, VmId},
     model::{
         event::{self as usage, UsageEvent},
         price::decimal_from_nanos,
     },
     roster::event::RosterEvent,
     swarm::event::SwarmEvent,
+    vm::event::VmEvent,
 };
 
 #[derive(Clone, Debug)]
@@ -116,6 +117,7 @@ pub fn record(event: &Event) -> Result<EventRecord, Refused> {
             });
             (Some(used.lease.task), Some(used.lease.agent), data)
         }
+        VmId::NOUN => (None, None, VmEvent::decode(&event.kind, event.format, &event.body).map_err(broken)?.data()),
         _ => match RosterEvent::decode(&event.kind, event.format, &event.body).map_err(broken)? {
             RosterEvent::SwarmAdded { spec, .. } => (None, None, json!({"swarm": spec.id.to_string(), "name": spec.name})),
             RosterEvent::SwarmRemoved { swarm, .. } => (None, None, json!({"swarm": swarm.to_string()})),
@@ -155,6 +157,7 @@ pub fn record(event: &Event) -> Result<EventRecord, Refused> {
                 let money = spent.nanos.map(decimal_from_nanos);
                 (None, scope.agent(), json!({"scope": scope.key(), "tokens": spent.tokens, "money": money}))
             }
+            RosterEvent::Fleet(event) => (None, None, event.data()),
             RosterEvent::Placed { key, node, placement, why } => {
                 let agent = AgentId::try_from(&key).ok();
                 let data = json!({"key": key.as_str(), "node": node.to_string(), "placement": placement, "why": why});

@@ -32,6 +32,7 @@ use crate::{
         spec::{Body, INLINE_BYTES_MAX},
         table::TaskTable,
     },
+    vm::table::VmTable,
 };
 
 /// Cheap to clone; holds no state of its own.
@@ -89,6 +90,7 @@ pub struct Rooms {
     pub agents: AgentTable,
     pub swarms: SwarmTable,
     pub approvals: ApprovalTable,
+    pub vms: VmTable,
     pub clock: Clock,
     pub data_dir: PathBuf,
     secrets: Arc<dyn SecretSource>,
@@ -124,6 +126,7 @@ impl House {
             agents: AgentTable::new(views.clone()),
             swarms: SwarmTable::new(views.clone()),
             approvals: ApprovalTable::new(views.clone()),
+            vms: VmTable::new(views.clone()),
             usage: UsageTable::new(views.clone()),
             ledger,
             views,

@@ -11,6 +11,10 @@ hiveward_runtime::id! {
     ApprovalId => "approval",
     /// What calls of models for one agent, swarm or label may use; the same for the same scope.
     BudgetId => "budget",
+    /// One hypervisor host: a machine that runs virtual machines, reached through a driver.
+    HostId => "host",
+    /// One virtual machine; its bits are also the UUID that its hypervisor knows it by.
+    VmId => "vm",
 }
 
 /// The bits of a swarm's id that say which of its shards is meant.

@@ -9,6 +9,7 @@ pub mod directory;
 #[doc(hidden)]
 pub mod doors;
 pub mod event;
+pub mod host;
 pub mod house;
 pub mod id;
 #[doc(hidden)]
@@ -27,3 +28,4 @@ pub mod task;
 pub mod terminals;
 pub mod transcripts;
 pub mod tree;
+pub mod vm;

@@ -37,6 +37,7 @@ use crate::{
     terminals::Terminals,
     transcripts::Transcripts,
     tree,
+    vm::table::VmView,
 };
 
 #[derive(Clone, Debug)]
@@ -145,8 +146,14 @@ impl Node {
         }
         let founds = ledger.raft.founds;
         let ledger = Ledger::open(ledger).await?;
-        let views: Vec<Box<dyn hiveward_runtime::ledger::view::View>> =
-            vec![Box::new(TaskView), Box::new(AgentView), Box::new(SwarmView), Box::new(ApprovalView), Box::new(UsageView)];
+        let views: Vec<Box<dyn hiveward_runtime::ledger::view::View>> = vec![
+            Box::new(TaskView),
+            Box::new(AgentView),
+            Box::new(SwarmView),
+            Box::new(ApprovalView),
+            Box::new(UsageView),
+            Box::new(VmView),
+        ];
         let views =
             Views::start(&ledger, &dir.join("views.redb"), views).await.map_err(|error| StartError::Views(error.to_string()))?;
         let blobs = Blobs::open(dir.join("blobs")).map_err(unusable)?;

@@ -6,8 +6,9 @@
 //! │                         transcripts (keeps theirs), directory (keeps up with the ledger)
 //! ├─ swarms   one_for_one   coordinator* (permanent; a crash loop of one is stopped alone)
 //! ├─ agents   one_for_one   agent* (transient; likewise) → sessions in shims of their own
+//! ├─ hosts    one_for_one   host* → its actor (permanent) and, beside it, vm* (transient; a crash loop is stopped alone)
 //! ├─ roster   essential     names and places; acts where the node leads
-//! └─ residents essential    makes what runs in the two above what the directory places here
+//! └─ residents essential    makes what runs in the three above what the directory places here
 //! ```
 //!
 //! The gateway is started by the binary after the tree answers, and stopped before it.
@@ -54,6 +55,8 @@ pub async fn start(house: House, transcripts: TranscriptRetention) -> Result<Run
         ChildSpec::supervisor(SupervisorSpec::new("swarms", Strategy::OneForOne, vec![]).intensity(INTENSITY));
     let (agents, agents_handle) =
         ChildSpec::supervisor(SupervisorSpec::new("agents", Strategy::OneForOne, vec![]).intensity(INTENSITY));
+    let (hosts, hosts_handle) =
+        ChildSpec::supervisor(SupervisorSpec::new("hosts", Strategy::OneForOne, vec![]).intensity(INTENSITY));
     let named = house.clone();
     let (roster, roster_door) = ChildSpec::actor("roster", "roster", move || Roster::new(named.clone()))
         .start_timeout(Duration::from_secs(60))
@@ -63,13 +66,13 @@ pub async fn start(house: House, transcripts: TranscriptRetention) -> Result<Run
     house.router.open(&roster_key(), ROSTER_INCARNATION, Arc::new(ActorDoor::new(roster_door.clone(), wire::read)));
     let idle = roster_door.clone();
     let (residents, _) = ChildSpec::actor("residents", "residents", move || {
-        Residents::new(house.clone(), agents_handle.clone(), swarms_handle.clone(), idle.clone())
+        Residents::new(house.clone(), agents_handle.clone(), swarms_handle.clone(), hosts_handle.clone(), idle.clone())
     })
     .start_timeout(Duration::from_secs(60))
     .essential()
     .build();
     // The roster before the residents: on a single node what it places is started with the tree.
-    let children = vec![platform.essential(), swarms.essential(), agents.essential(), roster, residents];
+    let children = vec![platform.essential(), swarms.essential(), agents.essential(), hosts.essential(), roster, residents];
     let root = SupervisorSpec::new("node", Strategy::OneForOne, children).intensity(INTENSITY);
     let root = Supervisor::root(root, tree.clone()).await?;
     Ok(Running { root, tree, roster: roster_door })

@@ -160,7 +160,7 @@ pub(super) fn limit(field: String, message: String) -> Refused {
 }
 
 /// Names are shown, typed and put into paths.
-fn name(field: &str, text: &str) -> Result<(), Refused> {
+pub(super) fn name(field: &str, text: &str) -> Result<(), Refused> {
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
     if text.is_empty() || text.len() > NAME_BYTES_MAX || !plain {
         return Err(Refused::invalid(field, format!("{field} must be 1 to {NAME_BYTES_MAX} letters, digits, '-', '_' or '.'")));

@@ -496,7 +496,7 @@ fn chosen(record: &TaskRecord) -> String {
     }
 }
 
-fn page_key<T: std::str::FromStr>(text: &str) -> Result<T, Refused> {
+pub(super) fn page_key<T: std::str::FromStr>(text: &str) -> Result<T, Refused> {
     text.parse().map_err(|_| Refused::invalid("after", "this is no cursor of this list"))
 }
 

@@ -20,10 +20,12 @@ use super::{ControlPlane, SwarmRef};
 use crate::{
     agent::{message::AgentMsg, wire::AgentWire},
     directory::{Directory, Entity, roster_key},
+    host::{message::HostMsg, wire::HostWire},
     house::House,
-    id::{AgentId, SwarmId},
+    id::{AgentId, HostId, SwarmId, VmId},
     roster::{RosterMsg, wire::RosterWire},
     swarm::{SwarmSpec, message::SwarmMsg, wire::SwarmWire},
+    vm::{message::VmMsg, wire::VmWire},
 };
 
 /// How long between tries while an entity has no door at all, such as while it starts or moves.
@@ -130,6 +132,28 @@ impl ControlPlane {
         self.route(&agent.key(), deadline, way, make, wire).await
     }
 
+    pub(super) async fn route_vm<T: DeserializeOwned + Send + 'static>(
+        &self,
+        deadline: Deadline,
+        vm: VmId,
+        make: impl FnMut(Reply<T>) -> VmMsg,
+        wire: impl Fn() -> VmWire,
+    ) -> Result<T, Refused> {
+        let way = || self.way(Entity::Vm(vm), self.house.doors.vm(vm));
+        self.route(&vm.key(), deadline, way, make, wire).await
+    }
+
+    pub(super) async fn route_host<T: DeserializeOwned + Send + 'static>(
+        &self,
+        deadline: Deadline,
+        host: HostId,
+        make: impl FnMut(Reply<T>) -> HostMsg,
+        wire: impl Fn() -> HostWire,
+    ) -> Result<T, Refused> {
+        let way = || self.way(Entity::Host(host), self.house.doors.host(host));
+        self.route(&host.key(), deadline, way, make, wire).await
+    }
+
     /// Where the roster does not act (any more) it says that nothing happened, and the next leader is asked.
     pub(super) async fn route_roster<T: DeserializeOwned + Send + 'static>(
         &self,
@@ -163,7 +187,7 @@ impl ControlPlane {
     }
 
     /// Looks in this node's directory, and if it is not there again when that knows all that was answered before anywhere.
-    async fn surely<T>(&self, op: &Op, look: impl Fn(&Directory) -> Option<T>) -> Result<Option<T>, Refused> {
+    pub(super) async fn surely<T>(&self, op: &Op, look: impl Fn(&Directory) -> Option<T>) -> Result<Option<T>, Refused> {
         if let Some(found) = look(&self.house.directory) {
             return Ok(Some(found));
         }

@@ -9,7 +9,8 @@ use hiveward_runtime::{clock::WallMs, cluster::identity::TokenBook, id::Key, op:
 
 use crate::{
     agent::AgentSpec,
-    id::{AgentId, SwarmId},
+    host::{event::FleetEvent, fleet::Fleet},
+    id::{AgentId, HostId, SwarmId, VmId},
     model::meter::{Budget, Scope},
     roster::event::{NodeRecord, RosterEvent},
     swarm::{SwarmSpec, event::Operation, recent::Recent, state::OPERATIONS_KEPT_MAX},
@@ -20,6 +21,9 @@ use crate::{
 pub enum Entity {
     Swarm(SwarmId),
     Agent(AgentId),
+    Host(HostId),
+    /// Where its host is.
+    Vm(VmId),
 }
 
 impl Entity {
@@ -27,6 +31,8 @@ impl Entity {
         match key.noun() {
             AgentId::NOUN => AgentId::try_from(key).ok().map(Self::Agent),
             SwarmId::NOUN => SwarmId::try_from(key).ok().map(Self::Swarm),
+            HostId::NOUN => HostId::try_from(key).ok().map(Self::Host),
+            VmId::NOUN => VmId::try_from(key).ok().map(Self::Vm),
             _ => None,
         }
     }
@@ -35,6 +41,8 @@ impl Entity {
         match self {
             Self::Swarm(id) => id.key(),
             Self::Agent(id) => id.key(),
+            Self::Host(id) => id.key(),
+            Self::Vm(id) => id.key(),
         }
     }
 
@@ -43,6 +51,8 @@ impl Entity {
         let bits = match self {
             Self::Swarm(id) => id.as_u128(),
             Self::Agent(id) => id.as_u128(),
+            Self::Host(id) => id.as_u128(),
+            Self::Vm(id) => id.as_u128(),
         };
         bits as u64
     }
@@ -152,6 +162,7 @@ pub struct Known {
     pub unplaced: BTreeSet<Entity>,
     pub tokens: TokenBook,
     pub budgets: BTreeMap<Scope, BudgetEntry>,
+    pub fleet: Fleet,
     operations: Recent<Arc<str>, ([u8; 16], Key)>,
     whys: Vec<Arc<str>>,
 }
@@ -168,6 +179,7 @@ impl Default for Known {
             unplaced: BTreeSet::new(),
             tokens: TokenBook::default(),
             budgets: BTreeMap::new(),
+            fleet: Fleet::default(),
             operations: Recent::new(OPERATIONS_KEPT_MAX),
             whys: Vec::new(),
         }
@@ -183,6 +195,8 @@ impl Known {
         match entity {
             Entity::Swarm(id) => self.swarms.get(&id).map(|entry| &entry.place),
             Entity::Agent(id) => self.agents.get(&id).map(|entry| &entry.place),
+            Entity::Host(id) => self.fleet.hosts.get(&id).map(|entry| &entry.place),
+            Entity::Vm(id) => self.fleet.hosts.get(&self.fleet.vms.get(&id)?.host).map(|entry| &entry.place),
         }
     }
 
@@ -223,7 +237,8 @@ impl Known {
     pub fn held(&self, node: NodeId) -> Vec<Entity> {
         let swarms = self.swarms.iter().filter(|(_, entry)| entry.place.node == Some(node)).map(|(id, _)| Entity::Swarm(*id));
         let agents = self.agents.iter().filter(|(_, entry)| entry.place.node == Some(node)).map(|(id, _)| Entity::Agent(*id));
-        let mut held: Vec<_> = swarms.chain(agents).collect();
+        let hosts = self.fleet.hosts.iter().filter(|(_, entry)| entry.place.node == Some(node)).map(|(id, _)| Entity::Host(*id));
+        let mut held: Vec<_> = swarms.chain(agents).chain(hosts).collect();
         held.sort_unstable();
         held
     }
@@ -254,6 +269,14 @@ impl Known {
                 }
                 None => return,
             },
+            Entity::Host(id) => match self.fleet.hosts.get_mut(&id) {
+                Some(entry) => {
+                    entry.home = entry.home.or(node);
+                    (&mut entry.place, None)
+                }
+                None => return,
+            },
+            Entity::Vm(_) => return,
         };
         let before = std::mem::replace(&mut place.node, node);
         place.placement = placement.unwrap_or(place.placement);
@@ -405,6 +428,18 @@ impl Known {
                     entry.warned = true;
                 }
                 Touched::Nothing
+            }
+            RosterEvent::Fleet(event) => {
+                let (host, removed) = (event.host(), matches!(event, FleetEvent::HostRemoved { .. }));
+                if removed {
+                    self.set_place(Entity::Host(host), None, None, "it was removed");
+                    self.unplaced.remove(&Entity::Host(host));
+                }
+                self.fleet.apply(event, at);
+                if matches!(event, FleetEvent::HostAdded { .. }) {
+                    self.unplaced.insert(Entity::Host(host));
+                }
+                Touched::Entity(Entity::Host(host))
             }
             RosterEvent::Placed { key, node, placement, why } => match Entity::of(key) {
                 Some(entity) => {

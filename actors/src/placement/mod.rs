@@ -5,6 +5,7 @@ pub mod entity;
 mod least_busy;
 mod round_robin;
 mod skill;
+pub mod vm;
 mod weighted;
 
 use std::sync::Arc;

@@ -4,7 +4,11 @@
 //! here and the lease whether this node may act: without one everything here stops, processes too. Never decides where
 //! anything lives. After a restart it finds what runs by its doors, and goes on.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use futures_util::StreamExt;
 use hiveward_runtime::{
@@ -16,7 +20,8 @@ use hiveward_runtime::{
     },
     op::NodeId,
     supervise::{
-        Backoff, Behaviour, ChildSpec, Context, Failure, Intensity, Restart, Shutdown, StartError, Supervisor, TimerHandle,
+        Backoff, Behaviour, ChildSpec, Context, Failure, Intensity, Restart, Shutdown, StartError, Strategy, Supervisor,
+        SupervisorSpec, TimerHandle,
     },
 };
 
@@ -25,6 +30,7 @@ use crate::{
     agent::{self, AgentSpec, actor::Agent, message::AgentMsg},
     client::route,
     directory::{Entity, NodeStatus, roster_key},
+    host::{self, HostSpec, actor::Host, message::HostMsg},
     house::House,
     id::{AgentId, SwarmId},
     loss,
@@ -50,11 +56,13 @@ const DRAIN_ASKED_AT_ONCE: usize = 64;
 const MOVABLE_PER_MESSAGE: usize = 1_000;
 const MAILBOX_COORDINATOR: usize = 65_536;
 const MAILBOX_AGENT: usize = 1_024;
+const MAILBOX_HOST: usize = 16_384;
 
 pub struct Residents {
     house: House,
     agents: Supervisor,
     swarms: Supervisor,
+    hosts: Supervisor,
     roster: Door<RosterMsg>,
 }
 
@@ -88,8 +96,8 @@ pub struct State {
 }
 
 impl Residents {
-    pub fn new(house: House, agents: Supervisor, swarms: Supervisor, roster: Door<RosterMsg>) -> Self {
-        Self { house, agents, swarms, roster }
+    pub fn new(house: House, agents: Supervisor, swarms: Supervisor, hosts: Supervisor, roster: Door<RosterMsg>) -> Self {
+        Self { house, agents, swarms, hosts, roster }
     }
 
     fn me(&self) -> NodeId {
@@ -171,6 +179,7 @@ impl Residents {
             self.follow_drain(ctx, state);
         }
         self.tell_coordinators(changes.entities.iter().copied());
+        self.tell_hosts(changes.entities.iter().copied());
         for entity in changes.entities {
             self.settle(ctx, state, entity).await?;
         }
@@ -258,6 +267,14 @@ impl Residents {
                 Some(spec) => self.start_agent(spec, placement).await,
                 None => return Ok(()),
             },
+            Entity::Host(id) => {
+                match self.house.directory.read(|known| known.fleet.hosts.get(&id).map(|entry| entry.spec.clone())) {
+                    Some(spec) => self.start_host(spec, placement).await,
+                    None => return Ok(()),
+                }
+            }
+            // Its host starts it.
+            Entity::Vm(_) => return Ok(()),
         };
         match started {
             Ok(()) => drop(state.lives.insert(entity, Life { placement, stopping: false, idle: false })),
@@ -308,17 +325,44 @@ impl Residents {
         Ok(())
     }
 
+    async fn start_host(&self, spec: Arc<HostSpec>, placement: u64) -> Result<(), StartError> {
+        let (id, house, beside) = (spec.id, self.house.clone(), Arc::new(OnceLock::new()));
+        let (name, its) = (id.to_string(), beside.clone());
+        let (actor, door) =
+            ChildSpec::actor("host", "host", move || Host::new(house.clone(), spec.clone(), placement, its.clone()))
+                .key(id.key())
+                .mailbox(MAILBOX_HOST)
+                .essential()
+                .build();
+        let whole = SupervisorSpec::new(name, Strategy::OneForOne, vec![actor]).intensity(CRASH_LOOP);
+        let (whole, handle) = ChildSpec::supervisor(whole);
+        // Before it lives: its first message needs it.
+        let _ = beside.set(handle);
+        self.hosts.enlist_child(whole.essential(), Deadline::after(START_WITHIN)).await?;
+        self.house.doors.add_host(id, placement, door.clone());
+        self.house.router.open(&id.key(), placement, Arc::new(ActorDoor::new(door, host::wire::read)));
+        Ok(())
+    }
+
     /// Nobody reaches it from now on, and nothing of it is left when it is said to have stopped.
     fn end(&self, ctx: &Context<ResidentsMsg>, entity: Entity, placement: u64) {
         let door = match entity {
             Entity::Agent(id) => self.house.doors.agent(id),
-            Entity::Swarm(_) => None,
+            Entity::Swarm(_) | Entity::Host(_) | Entity::Vm(_) => None,
         };
+        // What runs on a host runs on; only the connection and its VMs' actors end.
+        if let Entity::Host(host) = entity {
+            for vm in self.house.doors.vms_of(host) {
+                self.house.router.close(&vm.key(), placement);
+                self.house.doors.remove(Entity::Vm(vm));
+            }
+        }
         self.house.router.close(&entity.key(), placement);
         self.house.doors.remove(entity);
         let under = match entity {
             Entity::Agent(_) => self.agents.clone(),
             Entity::Swarm(_) => self.swarms.clone(),
+            Entity::Host(_) | Entity::Vm(_) => self.hosts.clone(),
         };
         let (house, me) = (self.house.clone(), ctx.addr().clone());
         ctx.task(async move {
@@ -339,6 +383,17 @@ impl Residents {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         });
+    }
+
+    /// Hosts here hear at once what changed of them or their VMs. Not heard: they look by themselves now and then.
+    fn tell_hosts(&self, entities: impl Iterator<Item = Entity>) {
+        for entity in entities {
+            if let Entity::Host(host) = entity
+                && let Some(door) = self.house.doors.host(host)
+            {
+                let _ = door.tell(HostMsg::Look);
+            }
+        }
     }
 
     /// Coordinators here hear at once which of their agents were placed anew. Not heard: their sweep sees it.
@@ -382,7 +437,7 @@ impl Residents {
     fn agents_here(state: &State) -> impl Iterator<Item = AgentId> {
         state.lives.iter().filter(|(_, life)| !life.stopping).filter_map(|(entity, _)| match entity {
             Entity::Agent(id) => Some(*id),
-            Entity::Swarm(_) => None,
+            Entity::Swarm(_) | Entity::Host(_) | Entity::Vm(_) => None,
         })
     }
 

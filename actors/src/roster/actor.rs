@@ -128,6 +128,7 @@ fn refuse(msg: RosterMsg) {
         | RosterMsg::NodeDown { reply, .. }
         | RosterMsg::SetBudget { reply, .. }
         | RosterMsg::RemoveBudget { reply, .. }
+        | RosterMsg::Fleet { reply, .. }
         | RosterMsg::NodeBack { reply, .. } => reply.answer(Err(not_leading())),
         RosterMsg::IssueToken { reply, .. } => reply.answer(Err(not_leading())),
         RosterMsg::Admit { reply, .. } => reply.answer(Err(not_leading())),
@@ -381,6 +382,10 @@ impl Roster {
                 self.answer(acting, operation, reply, scope.budget_id().key(), events).await?;
                 acting.budgets_changed = self.house.ledger.head();
                 Ok(())
+            }
+            RosterMsg::Fleet { change, operation, reply } => {
+                let events = directory.read(|known| decide::fleet(known, &change, operation.as_ref()));
+                self.answer(acting, operation, reply, change.key(), events).await
             }
             RosterMsg::LookAtBudgets => self.warn(acting).await,
             RosterMsg::Leadership | RosterMsg::CommitFailed { .. } => Ok(()),

@@ -14,6 +14,11 @@ use super::event::{NodeRecord, RosterEvent};
 use crate::{
     agent::AgentSpec,
     directory::{Entity, Known, NodeStatus},
+    host::{
+        self,
+        event::{FleetChange, FleetEvent, pinned},
+        spec::HostSpec,
+    },
     id::{AgentId, SwarmId},
     model::meter::Scope,
     placement::entity::{Choice, NodeFacts, Wish, choose},
@@ -90,7 +95,7 @@ impl<'a> Planner<'a> {
     fn choose(&self, entity: Entity, wish: &Wish) -> Result<Choice, String> {
         let siblings = match entity {
             Entity::Swarm(id) => self.known.shards_of(id).into_iter().filter(move |shard| *shard != id),
-            Entity::Agent(_) => return choose(wish, &self.nodes),
+            Entity::Agent(_) | Entity::Host(_) | Entity::Vm(_) => return choose(wish, &self.nodes),
         };
         let mut held: BTreeMap<NodeId, usize> = BTreeMap::new();
         for shard in siblings.chain(self.adding.iter().copied().filter(|shard| Entity::Swarm(*shard) != entity)) {
@@ -148,7 +153,19 @@ impl<'a> Planner<'a> {
                 Some(entry) => self.agent(&entry.spec.clone(), reason),
                 None => Err("it was removed".into()),
             },
+            Entity::Host(id) => match self.known.fleet.hosts.get(&id) {
+                Some(entry) => self.host(&entry.spec.clone(), pinned(&entry.spec, entry.home), reason),
+                None => Err("it was removed".into()),
+            },
+            Entity::Vm(_) => Err("it is where its host is".into()),
         }
+    }
+
+    /// Which node holds the connection to a hypervisor.
+    pub fn host(&mut self, spec: &HostSpec, pin: Option<NodeId>, reason: Option<&str>) -> Result<RosterEvent, String> {
+        let entity = Entity::Host(spec.id);
+        let wish = Wish { labels: BTreeMap::new(), pin, turn: entity.turn() };
+        self.put(entity, &wish, None, reason)
     }
 }
 
@@ -208,6 +225,24 @@ pub fn add_agents(known: &Known, specs: &[Arc<AgentSpec>], operation: Option<&Op
     Ok(events)
 }
 
+/// What changes of hosts and VMs; a new host is placed on a node at once.
+pub fn fleet(known: &Known, change: &FleetChange, operation: Option<&Operation>) -> Result<Vec<RosterEvent>, Refused> {
+    let mut events = Vec::new();
+    for event in host::decide::decide(&known.fleet, change, operation)? {
+        let placed = match &event {
+            FleetEvent::HostAdded { spec, .. } => {
+                let mut planner = Planner::new(known);
+                let put = planner.host(spec, pinned(spec, None), None);
+                Some(settled(Entity::Host(spec.id), put))
+            }
+            _ => None,
+        };
+        events.push(RosterEvent::Fleet(event));
+        events.extend(placed);
+    }
+    Ok(events)
+}
+
 /// Everything that was on `node` goes elsewhere, or nowhere.
 pub fn empty(known: &Known, node: NodeId, closed: &'static str, reason: &str) -> Vec<RosterEvent> {
     let mut planner = Planner::new(known);
@@ -243,7 +278,9 @@ pub fn drain_step(known: &Known, node: NodeId, movable: &[(AgentId, u64)], max: 
         let place = known.place(Entity::Agent(*agent));
         place.is_some_and(|place| place.node == Some(node) && place.placement == *placement)
     });
-    let mut entities: Vec<_> = swarms.chain(agents.map(|(agent, _)| Entity::Agent(*agent))).collect();
+    // Connections to hypervisors that any node can hold: what runs on them does not notice.
+    let hosts = known.fleet.hosts.iter().filter(|(_, entry)| entry.place.node == Some(node)).map(|(id, _)| Entity::Host(*id));
+    let mut entities: Vec<_> = swarms.chain(agents.map(|(agent, _)| Entity::Agent(*agent))).chain(hosts).collect();
     entities.sort_unstable();
     entities.dedup();
     entities.into_iter().filter_map(|entity| planner.known(entity, Some(reason)).ok()).take(max).collect()

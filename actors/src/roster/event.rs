@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     agent::AgentSpec,
+    host::event::FleetEvent,
     id::{AgentId, SwarmId},
     model::meter::{Amount, Budget, Scope},
     swarm::{
@@ -123,6 +124,8 @@ pub enum RosterEvent {
         scope: Scope,
         spent: Amount,
     },
+    /// About hosts and VMs.
+    Fleet(FleetEvent),
     /// No node is eligible; it is placed as soon as one is.
     Unplaced {
         key: Key,
@@ -157,6 +160,7 @@ impl RosterEvent {
             Self::BudgetSet { .. } => "BudgetSet",
             Self::BudgetRemoved { .. } => "BudgetRemoved",
             Self::BudgetWarned { .. } => "BudgetWarned",
+            Self::Fleet(event) => event.kind(),
             Self::Unplaced { .. } => "Unplaced",
         }
     }
@@ -185,6 +189,7 @@ impl RosterEvent {
             Self::NodeDraining { node, operation, .. }
             | Self::NodeDrainCancelled { node, operation }
             | Self::NodeRemoved { node, operation } => (operation, node.key()),
+            Self::Fleet(event) => return event.operation(),
             _ => return None,
         };
         Some((operation.as_ref()?, key))

@@ -15,6 +15,7 @@ use hiveward_runtime::{
 use super::event::NodeRecord;
 use crate::{
     agent::AgentSpec,
+    host::event::FleetChange,
     id::{AgentId, SwarmId},
     model::meter::{Budget, Scope},
     swarm::{SwarmSpec, event::Operation, message::Committed},
@@ -116,6 +117,13 @@ pub enum RosterMsg {
     },
     RemoveBudget {
         scope: Scope,
+        operation: Option<Operation>,
+        reply: Answer<Key>,
+    },
+
+    /// About hosts and VMs. Answers when it is in the ledger; what runs follows.
+    Fleet {
+        change: FleetChange,
         operation: Option<Operation>,
         reply: Answer<Key>,
     },

@@ -165,6 +165,7 @@ fn suits(known: &Known, entity: Entity, node: NodeId) -> bool {
     let (labels, pin) = match entity {
         Entity::Swarm(id) => (&known.swarms[&id].spec.node_labels, known.swarms[&id].spec.node),
         Entity::Agent(id) => (&known.agents[&id].spec.node_labels, known.agents[&id].spec.node),
+        Entity::Host(_) | Entity::Vm(_) => unreachable!("there are none here"),
     };
     let record = &known.nodes[&node].record;
     pin.is_none_or(|pin| pin == node) && labels.iter().all(|(name, value)| record.labels.get(name) == Some(value))

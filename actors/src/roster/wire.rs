@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{event::NodeRecord, message::RosterMsg};
 use crate::{
     agent::AgentSpec,
+    host::event::FleetChange,
     id::{AgentId, SwarmId},
     model::meter::{Budget, Scope},
     swarm::{SwarmSpec, event::Operation},
@@ -66,6 +67,10 @@ pub enum RosterWire {
         scope: Scope,
         operation: Option<Operation>,
     },
+    Fleet {
+        change: FleetChange,
+        operation: Option<Operation>,
+    },
     /// A member says of itself what has changed.
     NodeJoined {
         record: NodeRecord,
@@ -95,6 +100,7 @@ pub fn read(inbound: &Inbound<'_>) -> Result<RosterMsg, NotDelivered> {
             RosterMsg::SetBudget { scope, budget, operation, reply: inbound.reply()? }
         }
         RosterWire::RemoveBudget { scope, operation } => RosterMsg::RemoveBudget { scope, operation, reply: inbound.reply()? },
+        RosterWire::Fleet { change, operation } => RosterMsg::Fleet { change, operation, reply: inbound.reply()? },
         RosterWire::Movable { agents } => RosterMsg::Movable { agents },
         RosterWire::NodeJoined { record } => RosterMsg::NodeJoined { record, reply: inbound.reply()? },
     })

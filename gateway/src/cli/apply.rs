@@ -1,4 +1,4 @@
-//! `hiveward apply -f FILE`: swarms, agents and tasks as one YAML file.
+//! `hiveward apply -f FILE`: swarms, agents, hosts, VMs and tasks as one YAML file.
 //!
 //! Operation ids are derived from the content, so applying the same file again changes nothing: what is there is left as
 //! it is. The file may declare `parameters`, which `--set` overrides and `${name}` in its texts stands for.
@@ -11,11 +11,13 @@ use serde_json::{Map, Value, json};
 
 use super::{
     apply_coding::{Coding, Model},
+    apply_vm::{HostItem, VmItem},
     args,
-    client::{AGENT, Client, SWARM, TASK},
+    client::{AGENT, Client, SWARM, TASK, VM},
     fail::{Exit, Failed, Outcome},
+    host,
     show::{Format, Show, print, text},
-    swarm,
+    swarm, vm,
     wait::{self, Follow},
 };
 use crate::yaml::{self, Expanded};
@@ -51,6 +53,10 @@ struct File {
     profiles: BTreeMap<String, ProfileItem>,
     #[serde(default)]
     agents: Vec<AgentItem>,
+    #[serde(default)]
+    hosts: Vec<HostItem>,
+    #[serde(default)]
+    vms: Vec<VmItem>,
     #[serde(default)]
     tasks: Vec<TaskItem>,
 }
@@ -322,6 +328,8 @@ struct Plan {
 struct Wanted {
     swarms: Vec<Value>,
     agents: Vec<Value>,
+    hosts: Vec<Value>,
+    vms: Vec<Value>,
     /// By swarm; the empty name is the default one.
     tasks: BTreeMap<String, Vec<Value>>,
 }
@@ -353,7 +361,8 @@ impl Wanted {
             fill(&mut json, &value)?;
             Ok(json)
         };
-        let mut wanted = Self { swarms: Vec::new(), agents: Vec::new(), tasks: BTreeMap::new() };
+        let mut wanted =
+            Self { swarms: Vec::new(), agents: Vec::new(), hosts: Vec::new(), vms: Vec::new(), tasks: BTreeMap::new() };
         for item in &file.swarms {
             wanted.swarms.push(filled(item)?);
         }
@@ -369,14 +378,13 @@ impl Wanted {
                 }
                 base = whole;
             }
-            match item.count {
-                None => wanted.agents.push(base),
-                Some(count) => wanted.agents.extend((1..=count).map(|n| {
-                    let mut agent = base.clone();
-                    agent["name"] = format!("{}-{n}", text_of(&base, "name")).into();
-                    agent
-                })),
-            }
+            wanted.agents.extend(numbered(base, item.count));
+        }
+        for item in &file.hosts {
+            wanted.hosts.push(filled(item)?);
+        }
+        for item in &file.vms {
+            wanted.vms.extend(numbered(filled(item)?, item.count));
         }
         for item in &file.tasks {
             let mut task = filled(item)?;
@@ -388,6 +396,17 @@ impl Wanted {
         }
         Ok(wanted)
     }
+}
+
+/// As it is, or so many with a number after its name.
+fn numbered(base: Value, count: Option<u32>) -> Vec<Value> {
+    let Some(count) = count else { return vec![base] };
+    let one = |n| {
+        let mut one = base.clone();
+        one["name"] = format!("{}-{n}", text_of(&base, "name")).into();
+        one
+    };
+    (1..=count).map(one).collect()
 }
 
 mod erased {
@@ -458,8 +477,9 @@ pub async fn run(client: &Client, show: Show, args: ApplyArgs) -> Outcome {
     let wanted = Wanted::read(&name, &text, &args.set)
         .map_err(|problem| Failed::usage(problem, "mend the file and apply it again; nothing was changed"))?;
     if args.dry_run {
-        return Show { format: if show.format == Format::Table { Format::Yaml } else { show.format }, ..show }
-            .value(&json!({ "swarms": wanted.swarms, "agents": wanted.agents, "tasks": wanted.tasks }));
+        return Show { format: if show.format == Format::Table { Format::Yaml } else { show.format }, ..show }.value(&json!({
+            "swarms": wanted.swarms, "agents": wanted.agents, "hosts": wanted.hosts, "vms": wanted.vms, "tasks": wanted.tasks,
+        }));
     }
     let mut applied = Vec::new();
     for swarm in wanted.swarms {
@@ -467,6 +487,15 @@ pub async fn run(client: &Client, show: Show, args: ApplyArgs) -> Outcome {
     }
     for agent in wanted.agents {
         applied.push(entity(client, &args.run, "agent", agent).await?);
+    }
+    for host in wanted.hosts {
+        let host = entity(client, &args.run, "host", host).await?;
+        // VMs that follow are placed on what was reached.
+        host::reached(client, &text_of(&host, "id")).await?;
+        applied.push(host);
+    }
+    for vm in wanted.vms {
+        applied.push(entity(client, &args.run, "vm", vm).await?);
     }
     let mut tasks = Vec::new();
     for (swarm, batch) in wanted.tasks {
@@ -515,18 +544,27 @@ async fn wait_for(client: &Client, tasks: Vec<String>) -> Outcome {
     }
 }
 
-/// Creates a swarm or an agent unless one with its name is there.
+/// Creates one thing unless one with its name is there.
 async fn entity(client: &Client, run: &str, noun: &str, mut input: Value) -> Outcome<Value> {
     input["operationId"] = operation(noun, run, &input).into();
     let name = text_of(&input, "name");
-    let (document, mutation, place) =
-        if noun == "swarm" { (SWARM, "SwarmCreate", "/createSwarm/swarm") } else { (AGENT, "AgentCreate", "/createAgent/agent") };
+    let (document, mutation, place) = match noun {
+        "swarm" => (SWARM, "SwarmCreate", "/createSwarm/swarm"),
+        "host" => (VM, "HostRegister", "/registerHost/host"),
+        "vm" => (VM, "VmCreate", "/createVm/vm"),
+        _ => (AGENT, "AgentCreate", "/createAgent/agent"),
+    };
     let swarm = text_of(&input, "swarm");
     match client.get::<Value>(document, mutation, json!({ "input": input }), place).await {
         Ok(made) => Ok(json!({ "id": made["id"], "noun": noun, "name": name, "what": "applied" })),
         Err(failed) if failed.exit == Exit::Conflict => {
-            let there =
-                if noun == "swarm" { swarm::find(client, &name).await? } else { agent_named(client, &swarm, &name).await? };
+            let there = match noun {
+                "swarm" => swarm::find(client, &name).await?,
+                // One with its URI under another name is no reason to be content.
+                "host" => host::resolve(client, &name).await.ok(),
+                "vm" => vm::named(client, &name).await?,
+                _ => agent_named(client, &swarm, &name).await?,
+            };
             let id = there.ok_or(failed)?;
             Ok(json!({ "id": id, "noun": noun, "name": name, "what": "already there, left as it is" }))
         }
@@ -558,6 +596,10 @@ agents:
     connector: {worker: {argv: [python3, w.py]}}
   - name: plain
     connector: command
+hosts:
+  - {name: h1, uri: 'simulated://h1'}
+vms:
+  - {name: web, count: 2, image: debian-12, cpus: 2, memory: 2GiB, disks: [{name: root, size: 10GiB}], antiAffinity: [web]}
 tasks:
   - name: split
     swarm: audit
@@ -575,6 +617,10 @@ tasks:
         assert_eq!(wanted.agents[1]["name"], "auditor-2");
         assert_eq!(wanted.agents[0]["connector"], json!({"worker": {"argv": ["python3", "w.py"]}}));
         assert_eq!(wanted.agents[2]["connector"], json!({"command": true}));
+        assert_eq!(wanted.hosts[0], json!({"name": "h1", "uri": "simulated://h1"}));
+        let disks = json!([{"name": "root", "sizeBytes": 10_u64 << 30}]);
+        let vm = json!({"name": "web-2", "image": "debian-12", "cpus": 2, "memoryBytes": 2_u64 << 30, "disks": disks, "antiAffinity": ["web"]});
+        assert_eq!(wanted.vms[1], vm);
         // Names that the file does not declare belong to the shell.
         assert_eq!(wanted.tasks["audit"][0]["command"]["argv"][2], "ls /src ${HOME}");
         assert!(Wanted::read("f", FILE, &[("rpeo".into(), "x".into())]).err().unwrap().contains("rpeo"));

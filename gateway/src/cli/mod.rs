@@ -5,6 +5,7 @@
 pub mod agent;
 pub mod apply;
 mod apply_coding;
+mod apply_vm;
 pub mod approval;
 pub mod args;
 pub mod attach;
@@ -13,6 +14,7 @@ pub mod client;
 pub mod event;
 pub mod fail;
 pub mod fault;
+pub mod host;
 pub mod node;
 pub mod retry;
 mod scatter;
@@ -23,6 +25,7 @@ pub mod task;
 pub mod top;
 pub mod tree;
 pub mod usage;
+pub mod vm;
 pub mod wait;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -103,6 +106,12 @@ pub enum Command {
     /// Create swarms and scale them
     #[command(subcommand)]
     Swarm(swarm::SwarmCommand),
+    /// Register hypervisor hosts, drain and remove them
+    #[command(subcommand)]
+    Host(host::HostCommand),
+    /// Create VMs and command them
+    #[command(subcommand)]
+    Vm(vm::VmCommand),
     /// Answer what agents' programs ask
     #[command(subcommand)]
     Approval(approval::ApprovalCommand),
@@ -123,7 +132,7 @@ pub enum Command {
     /// Make tokens for new nodes
     #[command(subcommand)]
     Token(node::TokenCommand),
-    /// Make what a file describes: swarms, agents and tasks; repeating it changes nothing
+    /// Make what a file describes: swarms, agents, hosts, VMs and tasks; repeating it changes nothing
     Apply(apply::ApplyArgs),
     /// Show the living supervision tree
     Tree(tree::TreeArgs),
@@ -198,6 +207,8 @@ async fn remote(common: Common, command: Command) -> Outcome {
         Command::Approval(command) => approval::run(&client, show, command).await,
         Command::Usage(args) => usage::run(&client, show, args).await,
         Command::Budget(command) => budget::run(&client, show, command).await,
+        Command::Host(command) => host::run(&client, show, command).await,
+        Command::Vm(command) => vm::run(&client, show, command).await,
         Command::Event(command) => event::run(&client, show, command).await,
         Command::Fault(command) => fault::run(&client, show, command).await,
         Command::Node(command) => node::run(&client, show, command).await,

@@ -1,7 +1,7 @@
 //! The public names of the enumerations; each mirrors one of the domain's.
 
 use async_graphql::Enum;
-use hiveward_actors::{agent, client, placement, swarm, task};
+use hiveward_actors::{agent, client, host, placement, swarm, task, vm};
 use hiveward_runtime::supervise;
 
 #[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +74,58 @@ pub enum AgentStatus {
     Stopped,
     Failed,
     Lost,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "host::HostStatus")]
+pub enum HostStatus {
+    /// Not reached yet.
+    Connecting,
+    Up,
+    /// It takes nothing, and what runs on it is being stopped.
+    Draining,
+    Drained,
+    /// Its hypervisor does not answer.
+    Unreachable,
+    /// No node holds its connection.
+    Lost,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "vm::VmStatus")]
+pub enum VmStatus {
+    /// It has never run.
+    Defined,
+    Starting,
+    Running,
+    Paused,
+    Stopping,
+    Stopped,
+    Migrating,
+    /// It does not run, and was to.
+    Failed,
+    /// Its host cannot be asked.
+    Lost,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VmOperationStatus {
+    Running,
+    Succeeded,
+    Failed,
+    /// Another was asked that left it without a sense.
+    Superseded,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "placement::vm::Strategy")]
+pub enum VmPlacementStrategy {
+    /// The host that is emptiest afterwards, by its scarcer resource.
+    Spread,
+    /// The host that is fullest afterwards.
+    Pack,
+    /// The weighted sum of free CPU, free memory and how evenly both are used.
+    Weighted,
 }
 
 #[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,7 +13,8 @@ use futures_util::{
 use hiveward_actors::{
     agent::{AgentRecord, connector::Lease},
     client::ControlPlane,
-    id::{AgentId, SwarmId, TaskId},
+    host::{HostRecord, driver::Usage},
+    id::{AgentId, HostId, SwarmId, TaskId, VmId},
     model::{meter::Scope, table::Total},
     swarm::SwarmRecord,
     task::TaskRecord,
@@ -86,6 +87,30 @@ impl Loader<AgentId> for Views {
 
     async fn load(&self, ids: &[AgentId]) -> Result<HashMap<AgentId, Self::Value>, Refused> {
         Ok(found(ids, self.0.agents_by_id(ids)?))
+    }
+}
+
+impl Loader<HostId> for Views {
+    type Value = Arc<HostRecord>;
+    type Error = Refused;
+
+    async fn load(&self, ids: &[HostId]) -> Result<HashMap<HostId, Self::Value>, Refused> {
+        Ok(found(ids, self.0.hosts_by_id(ids)))
+    }
+}
+
+/// What was measured of a VM on its host.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Measured(pub VmId, pub HostId);
+
+impl Loader<Measured> for Views {
+    type Value = Usage;
+    type Error = Refused;
+
+    async fn load(&self, wanted: &[Measured]) -> Result<HashMap<Measured, Usage>, Refused> {
+        let of: Vec<_> = wanted.iter().map(|Measured(vm, host)| (*vm, *host)).collect();
+        let usage = self.0.vm_usage(&of).await;
+        Ok(wanted.iter().filter_map(|wanted| Some((*wanted, *usage.get(&wanted.0)?))).collect())
     }
 }
 

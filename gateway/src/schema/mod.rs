@@ -11,6 +11,7 @@ pub mod coding_input;
 pub mod enums;
 pub mod event;
 pub mod fault;
+pub mod host;
 pub mod load;
 pub mod metrics;
 pub mod node;
@@ -25,6 +26,7 @@ pub mod task;
 pub mod task_input;
 pub mod tree;
 pub mod usage;
+pub mod vm;
 
 use std::sync::Arc;
 
@@ -52,6 +54,8 @@ pub struct Query(
     preset::PresetQuery,
     usage::UsageQuery,
     budget::BudgetQuery,
+    host::HostQuery,
+    vm::VmQuery,
 );
 
 #[derive(MergedObject, Default)]
@@ -64,6 +68,8 @@ pub struct Mutation(
     fault::FaultMutation,
     coding::CodingMutation,
     budget::BudgetMutation,
+    host::HostMutation,
+    vm::VmMutation,
 );
 
 #[derive(MergedSubscription, Default)]

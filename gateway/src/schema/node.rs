@@ -3,11 +3,14 @@
 use async_graphql::{Context, ID, Interface, Object};
 use hiveward_actors::{
     client::ControlPlane,
-    id::{AgentId, SwarmId, TaskId},
+    id::{AgentId, HostId, SwarmId, TaskId, VmId},
 };
 use hiveward_runtime::{error::Refused, op::NodeId};
 
-use super::{Result, agent::Agent, caught_up, cluster::ClusterNode, door, op, parse, scalars::Cursor, swarm::Swarm, task::Task};
+use super::{
+    Result, agent::Agent, caught_up, cluster::ClusterNode, door, host::Host, op, parse, scalars::Cursor, swarm::Swarm,
+    task::Task, vm::Vm,
+};
 
 /// Anything that has a key.
 #[derive(Interface)]
@@ -17,6 +20,8 @@ pub enum Node {
     Agent(Agent),
     Swarm(Swarm),
     ClusterNode(ClusterNode),
+    Host(Host),
+    Vm(Vm),
 }
 
 #[derive(Default)]
@@ -43,11 +48,13 @@ fn find(control: &ControlPlane, id: &ID) -> std::result::Result<Option<Node>, Re
         TaskId::NOUN => control.task(parse::id("id", id)?)?.map(|record| Node::Task(record.into())),
         AgentId::NOUN => control.agent(parse::id("id", id)?)?.map(|record| Node::Agent(record.into())),
         SwarmId::NOUN => control.swarm(parse::id("id", id)?)?.map(|record| Node::Swarm(record.into())),
+        HostId::NOUN => super::host::find(control, id)?.map(Node::Host),
+        VmId::NOUN => control.vm(parse::id("id", id)?)?.map(|record| Node::Vm(record.into())),
         NodeId::NOUN => ClusterNode::find(control, parse::id("id", id)?).map(Node::ClusterNode),
         noun => {
             return Err(Refused::invalid(
                 "id",
-                format!("nothing here is a {noun:?}; keys are task_…, agent_…, swarm_… and node_…"),
+                format!("nothing here is a {noun:?}; keys are task_…, agent_…, swarm_…, node_…, host_… and vm_…"),
             ));
         }
     })

@@ -7,7 +7,7 @@ use std::{
 
 use async_graphql::{Variables, parser::parse_query};
 use hiveward_gateway::{
-    cli::client::{AGENT, NODE, SWARM, TASK, USAGE},
+    cli::client::{AGENT, NODE, SWARM, TASK, USAGE, VM},
     limit::{self, DocumentLimits},
 };
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use crate::support::{TOKEN, node::TestNode};
 
 #[test]
 fn every_document_of_the_command_line_passes_the_limits() {
-    for document in [TASK, AGENT, SWARM, NODE, USAGE] {
+    for document in [TASK, AGENT, SWARM, NODE, USAGE, VM] {
         let limits = DocumentLimits::default();
         limit::scan(document, &limits).unwrap();
         let variables = Variables::from_json(json!({ "first": 100 }));
@@ -32,13 +32,13 @@ fn every_document_of_the_command_line_is_valid_against_the_committed_schema() {
     assert!(checked.status.success(), "{}{}", String::from_utf8_lossy(&checked.stdout), String::from_utf8_lossy(&checked.stderr));
 }
 
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
+pub struct Ran {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
-async fn hiveward(node: &TestNode, args: &[&str]) -> Ran {
+pub async fn hiveward(node: &TestNode, args: &[&str]) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hiveward"));
     command.args(args).env("HIVEWARD_URL", node.url("")).env("HIVEWARD_TOKEN", TOKEN);
     let output: Output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();

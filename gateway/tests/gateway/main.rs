@@ -12,4 +12,5 @@ mod shards;
 mod snapshot;
 mod sse;
 mod support;
+mod vms;
 mod ws;

@@ -1,0 +1,151 @@
+//! Hosts: registering, draining, removing and listing them.
+
+use std::{collections::BTreeMap, ops::Bound};
+
+use hiveward_runtime::{
+    error::{Code, Refused},
+    id::Key,
+    ledger::Cursor,
+    op::{NodeId, Op},
+};
+
+use super::{ControlPlane, Done, Page, check, command::operation, query::page_key};
+use crate::{
+    host::{
+        HostRecord, HostSpec, HostStatus,
+        event::FleetChange,
+        spec::{HostUri, Scheme},
+    },
+    id::HostId,
+    roster::{RosterMsg, wire::RosterWire},
+    swarm::message::Committed,
+};
+
+const LABELS_MAX: usize = 64;
+
+/// A host that a client registers.
+#[derive(Clone, Debug, Default)]
+pub struct NewHost {
+    pub name: String,
+    pub uri: String,
+    pub labels: BTreeMap<String, String>,
+    pub zone: Option<String>,
+    /// The node that opens the connection. Of a local libvirt it is this node unless another is named.
+    pub node: Option<NodeId>,
+    /// CPUs that may be promised for each that is there.
+    pub cpu_overcommit: Option<f64>,
+    pub memory_overcommit: Option<f64>,
+}
+
+fn milli(field: &str, given: Option<f64>, default: u32) -> Result<u32, Refused> {
+    let most = f64::from(HostSpec::OVERCOMMIT_MILLI_MAX) / 1e3;
+    match given {
+        None => Ok(default),
+        // In range, so it fits.
+        Some(ratio) if (0.1..=most).contains(&ratio) => Ok((ratio * 1e3).round() as u32),
+        Some(_) => Err(Refused::invalid(field, format!("0.1 to {most}"))),
+    }
+}
+
+impl ControlPlane {
+    /// Answers when the host is known; its connection is opened after that, and `status` says how that goes.
+    pub async fn register_host(&self, op: Op, new: NewHost) -> Result<Done<HostRecord>, Refused> {
+        let operation = operation(&op, &new);
+        check::name("name", &new.name)?;
+        let uri = HostUri::parse(&new.uri)?;
+        if new.labels.len() > LABELS_MAX {
+            return Err(Refused::invalid("labels", format!("at most {LABELS_MAX} labels")));
+        }
+        let here = uri.scheme == Scheme::Libvirt && uri.is_local();
+        let spec = std::sync::Arc::new(HostSpec {
+            id: HostId::new(),
+            name: new.name,
+            uri: new.uri,
+            labels: new.labels,
+            zone: new.zone.unwrap_or_default(),
+            node: new.node.or(here.then_some(self.node)),
+            cpu_overcommit_milli: milli("cpuOvercommit", new.cpu_overcommit, HostSpec::CPU_OVERCOMMIT_MILLI_DEFAULT)?,
+            memory_overcommit_milli: milli("memoryOvercommit", new.memory_overcommit, HostSpec::MEMORY_OVERCOMMIT_MILLI_DEFAULT)?,
+        });
+        let done = self.change_fleet(&op, FleetChange::AddHost { spec }, operation).await?;
+        self.host_done(&op, &done.value, done.cursor).await
+    }
+
+    /// It takes no more VMs, and what runs on it is stopped in order. Answers when that has begun; its status says when it
+    /// is drained. Its VMs stay defined on it, and start again there when the drain is cancelled and somebody starts them.
+    pub async fn drain_host(&self, op: Op, host: HostId) -> Result<Done<HostRecord>, Refused> {
+        let operation = operation(&op, &("drain-host", host));
+        let done = self.change_fleet(&op, FleetChange::DrainHost { host }, operation).await?;
+        self.host_done(&op, &done.value, done.cursor).await
+    }
+
+    pub async fn cancel_host_drain(&self, op: Op, host: HostId) -> Result<Done<HostRecord>, Refused> {
+        let operation = operation(&op, &("cancel-host-drain", host));
+        let done = self.change_fleet(&op, FleetChange::CancelDrain { host }, operation).await?;
+        self.host_done(&op, &done.value, done.cursor).await
+    }
+
+    /// Refused while it has VMs. With `force` they are forgotten with it, and what runs on its hypervisor is left alone.
+    pub async fn remove_host(&self, op: Op, host: HostId, force: bool) -> Result<Done<HostRecord>, Refused> {
+        let operation = operation(&op, &("remove-host", host, force));
+        let record = self.surely(&op, |directory| directory.read(|known| known.fleet.hosts.get(&host).map(HostRecord::from)));
+        let record = record.await?.ok_or_else(|| Refused::not_found(host))?;
+        let done = self.change_fleet(&op, FleetChange::RemoveHost { host, force }, operation).await?;
+        self.known_at(&op, done.cursor).await?;
+        self.seen(&op, done.cursor).await?;
+        Ok(Done { value: record, cursor: done.cursor })
+    }
+
+    pub fn host(&self, host: HostId) -> Option<HostRecord> {
+        self.house.directory.read(|known| known.fleet.hosts.get(&host).map(HostRecord::from))
+    }
+
+    pub fn hosts_by_id(&self, hosts: &[HostId]) -> Vec<Option<HostRecord>> {
+        self.house.directory.read(|known| hosts.iter().map(|host| known.fleet.hosts.get(host).map(HostRecord::from)).collect())
+    }
+
+    pub fn host_named(&self, name: &str) -> Option<HostId> {
+        self.house.directory.read(|known| known.fleet.host_named(name))
+    }
+
+    /// In order of their registration.
+    pub fn hosts(&self, status: &[HostStatus], after: Option<&str>, first: usize) -> Result<Page<HostRecord>, Refused> {
+        let from = after.map(page_key::<HostId>).transpose()?.map_or(Bound::Unbounded, Bound::Excluded);
+        Ok(self.house.directory.read(|known| {
+            let mut page = Page::default();
+            for (host, entry) in known.fleet.hosts.range((from, Bound::Unbounded)) {
+                if !status.is_empty() && !status.contains(&entry.status()) {
+                    continue;
+                }
+                if page.items.len() == first {
+                    page.has_next = true;
+                    break;
+                }
+                page.last_seen = Some(host.to_string());
+                page.items.push((host.to_string(), HostRecord::from(entry)));
+            }
+            page
+        }))
+    }
+
+    pub(super) async fn change_fleet(
+        &self,
+        op: &Op,
+        change: FleetChange,
+        operation: Option<crate::swarm::event::Operation>,
+    ) -> Result<Committed<Key>, Refused> {
+        self.tell_roster(
+            op,
+            |reply| RosterMsg::Fleet { change: change.clone(), operation: operation.clone(), reply },
+            || RosterWire::Fleet { change: change.clone(), operation: operation.clone() },
+        )
+        .await
+    }
+
+    async fn host_done(&self, op: &Op, host: &Key, cursor: Cursor) -> Result<Done<HostRecord>, Refused> {
+        self.known_at(op, cursor).await?;
+        let host = HostId::try_from(host).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
+        let value = self.host(host).ok_or_else(|| Refused::not_found(host))?;
+        Ok(Done { value, cursor })
+    }
+}

@@ -1,0 +1,396 @@
+//! VMs: making, commanding and listing them.
+//!
+//! Every command is an operation of the VM, in the ledger when the VM has accepted it. A command waits for the end of its
+//! operation as long as its deadline lets it; the operation goes on without it.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use hiveward_runtime::{
+    error::{Code, Refused},
+    ledger::Cursor,
+    op::Op,
+};
+
+use super::{ControlPlane, Done, Page, VmFilter, check, command::operation, query::page_key};
+use crate::{
+    host::{HostStatus, driver::Usage, event::FleetChange, message::HostMsg, wire::HostWire},
+    id::{HostId, VmId},
+    placement::vm::Strategy,
+    vm::{
+        DiskSpec, VmRecord, VmSpec, VmStatus,
+        event::{OperationKind, Outcome},
+        message::VmMsg,
+        state::Ask,
+        wire::VmWire,
+    },
+};
+
+/// Between looks whether an operation has ended.
+const LOOK_FIRST: Duration = Duration::from_millis(2);
+const LOOK_LONGEST: Duration = Duration::from_millis(50);
+/// Left of a deadline to say that an operation goes on.
+const MARGIN: Duration = Duration::from_millis(250);
+const USAGE_WITHIN: Duration = Duration::from_secs(1);
+
+const CPUS_MAX: u32 = 1_024;
+const MEMORY_LEAST: u64 = 1 << 20;
+const MEMORY_MOST: u64 = 64 << 40;
+const DISKS_MAX: usize = 32;
+const DISK_MOST: u64 = 64 << 40;
+const LIST_MAX: usize = 64;
+const TEXT_MAX: usize = 16 << 10;
+const USER_DATA_MAX: usize = 1 << 20;
+const STOP_GRACE_MS_MAX: u64 = 3_600_000;
+
+/// A VM that a client asks for.
+#[derive(Clone)]
+pub struct NewVm {
+    pub name: String,
+    /// The best one if absent.
+    pub host: Option<HostId>,
+    pub image: String,
+    pub cpus: u32,
+    pub memory_bytes: u64,
+    pub disks: Vec<DiskSpec>,
+    pub networks: Vec<String>,
+    pub ssh_keys: Vec<String>,
+    pub user_data: Option<String>,
+    pub anti_affinity: Vec<String>,
+    pub affinity: Vec<String>,
+    pub zone: Option<String>,
+    pub host_labels: BTreeMap<String, String>,
+    pub strategy: Strategy,
+    pub ha: bool,
+    pub start: bool,
+    pub stop_grace_ms: u64,
+}
+
+impl NewVm {
+    pub fn new(name: impl Into<String>, image: impl Into<String>, cpus: u32, memory_bytes: u64) -> Self {
+        Self {
+            name: name.into(),
+            host: None,
+            image: image.into(),
+            cpus,
+            memory_bytes,
+            disks: Vec::new(),
+            networks: Vec::new(),
+            ssh_keys: Vec::new(),
+            user_data: None,
+            anti_affinity: Vec::new(),
+            affinity: Vec::new(),
+            zone: None,
+            host_labels: BTreeMap::new(),
+            strategy: Strategy::default(),
+            ha: false,
+            start: true,
+            stop_grace_ms: VmSpec::STOP_GRACE_MS_DEFAULT,
+        }
+    }
+}
+
+impl std::fmt::Debug for NewVm {
+    /// Of the user data only a fingerprint: this text is hashed into an operation, and must not be a secret's copy.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let data = self.user_data.as_ref().map(|text| hiveward_runtime::store::blob::fingerprint(text.as_bytes()));
+        f.debug_struct("NewVm")
+            .field("name", &self.name)
+            .field("host", &self.host)
+            .field("image", &self.image)
+            .field("cpus", &self.cpus)
+            .field("memory_bytes", &self.memory_bytes)
+            .field("disks", &self.disks)
+            .field("networks", &self.networks)
+            .field("ssh_keys", &self.ssh_keys)
+            .field("user_data", &data)
+            .field("anti_affinity", &self.anti_affinity)
+            .field("affinity", &self.affinity)
+            .field("zone", &self.zone)
+            .field("host_labels", &self.host_labels)
+            .field("strategy", &self.strategy)
+            .field("ha", &self.ha)
+            .field("start", &self.start)
+            .field("stop_grace_ms", &self.stop_grace_ms)
+            .finish()
+    }
+}
+
+fn texts(field: &str, given: &[String], fine: impl Fn(&str) -> bool) -> Result<(), Refused> {
+    if given.len() > LIST_MAX {
+        return Err(Refused::invalid(field, format!("at most {LIST_MAX}")));
+    }
+    match given
+        .iter()
+        .position(|text| text.is_empty() || text.len() > TEXT_MAX || text.chars().any(char::is_control) || !fine(text))
+    {
+        Some(place) => {
+            Err(Refused::invalid(format!("{field}.{place}"), "this is empty, too long, or holds what cannot be in it"))
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_new(new: &NewVm) -> Result<(), Refused> {
+    check::name("name", &new.name)?;
+    let image_fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':' | '/');
+    if new.image.is_empty() || new.image.len() > 256 || !new.image.chars().all(image_fine) || new.image.contains("..") {
+        return Err(Refused::invalid("image", "an image's name has letters, digits, `.`, `_`, `-`, `:` and `/`"));
+    }
+    if !(1..=CPUS_MAX).contains(&new.cpus) {
+        return Err(Refused::invalid("cpus", format!("1 to {CPUS_MAX}")));
+    }
+    if !(MEMORY_LEAST..=MEMORY_MOST).contains(&new.memory_bytes) {
+        return Err(Refused::invalid("memoryBytes", format!("{MEMORY_LEAST} to {MEMORY_MOST} bytes")));
+    }
+    if new.disks.len() > DISKS_MAX {
+        return Err(Refused::invalid("disks", format!("at most {DISKS_MAX}")));
+    }
+    let mut names = HashSet::new();
+    for (place, disk) in new.disks.iter().enumerate() {
+        check::name(&format!("disks.{place}.name"), &disk.name)?;
+        if !names.insert(&disk.name) {
+            return Err(Refused::invalid(format!("disks.{place}.name"), "another disk has this name"));
+        }
+        if !(MEMORY_LEAST..=DISK_MOST).contains(&disk.size_bytes) {
+            return Err(Refused::invalid(format!("disks.{place}.sizeBytes"), format!("{MEMORY_LEAST} to {DISK_MOST} bytes")));
+        }
+    }
+    texts("networks", &new.networks, |_| true)?;
+    texts("sshKeys", &new.ssh_keys, |_| true)?;
+    texts("antiAffinity", &new.anti_affinity, |_| true)?;
+    texts("affinity", &new.affinity, |_| true)?;
+    if new.anti_affinity.iter().any(|group| new.affinity.contains(group)) {
+        return Err(Refused::invalid("affinity", "a group is in `antiAffinity` as well: no host could take it"));
+    }
+    if new.host_labels.len() > LIST_MAX {
+        return Err(Refused::invalid("hostLabels", format!("at most {LIST_MAX}")));
+    }
+    if new.user_data.as_ref().is_some_and(|text| text.len() > USER_DATA_MAX) {
+        return Err(Refused::invalid("userData", format!("at most {USER_DATA_MAX} bytes")));
+    }
+    if new.stop_grace_ms > STOP_GRACE_MS_MAX {
+        return Err(Refused::invalid("stopGraceMs", format!("at most {STOP_GRACE_MS_MAX}")));
+    }
+    Ok(())
+}
+
+impl ControlPlane {
+    /// Placed and reserved when this answers; with `start` it runs as well, if the deadline lets it be waited for.
+    pub async fn create_vm(&self, op: Op, new: NewVm) -> Result<Done<VmRecord>, Refused> {
+        self.takes_writes()?;
+        let operation = operation(&op, &new);
+        check_new(&new)?;
+        let user_data = match new.user_data {
+            Some(text) => {
+                let house = self.house.clone();
+                let stored = tokio::task::spawn_blocking(move || house.store_body(text.as_bytes())).await;
+                Some(stored.map_err(|error| Refused::new(Code::Internal, error.to_string()))??)
+            }
+            None => None,
+        };
+        let spec = Arc::new(VmSpec {
+            id: VmId::new(),
+            name: new.name,
+            image: new.image,
+            cpus: new.cpus,
+            memory_bytes: new.memory_bytes,
+            disks: new.disks,
+            networks: new.networks,
+            ssh_keys: new.ssh_keys,
+            user_data,
+            anti_affinity: new.anti_affinity,
+            affinity: new.affinity,
+            zone: new.zone,
+            host_labels: new.host_labels,
+            strategy: new.strategy,
+            ha: new.ha,
+            start: new.start,
+            stop_grace_ms: new.stop_grace_ms,
+        });
+        let added = self.change_fleet(&op, FleetChange::AddVm { spec, on: new.host }, operation).await?;
+        let vm = VmId::try_from(&added.value).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
+        self.known_at(&op, added.cursor).await?;
+        self.vm_ended(&op, vm, 1, added.cursor).await
+    }
+
+    pub async fn start_vm(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
+        self.command_vm(op, vm, OperationKind::Start, false, None).await
+    }
+
+    /// Presses the power button, and pulls the plug after the grace; with `force` at once.
+    pub async fn stop_vm(&self, op: Op, vm: VmId, force: bool, grace_ms: Option<u64>) -> Result<Done<VmRecord>, Refused> {
+        if grace_ms.is_some_and(|grace| grace > STOP_GRACE_MS_MAX) {
+            return Err(Refused::invalid("graceMs", format!("at most {STOP_GRACE_MS_MAX}")));
+        }
+        self.command_vm(op, vm, OperationKind::Stop, force, grace_ms).await
+    }
+
+    pub async fn reboot_vm(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
+        self.command_vm(op, vm, OperationKind::Reboot, false, None).await
+    }
+
+    pub async fn pause_vm(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
+        self.command_vm(op, vm, OperationKind::Pause, false, None).await
+    }
+
+    pub async fn resume_vm(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
+        self.command_vm(op, vm, OperationKind::Resume, false, None).await
+    }
+
+    /// Its domain and its disks are gone when this answers, and what was reserved for it is free. Refused while it runs,
+    /// unless forced.
+    pub async fn remove_vm(&self, op: Op, vm: VmId, force: bool) -> Result<Done<VmRecord>, Refused> {
+        let record = self.known_vm(&op, vm).await?;
+        if record.state.is_on() && !force {
+            return Err(Refused::new(Code::Refused, format!("{} runs; stop it, or use force", record.spec.name)));
+        }
+        let asked = self.ask_vm(&op, vm, OperationKind::Remove, force, None).await?;
+        let mut wait = LOOK_FIRST;
+        loop {
+            self.seen_soon(&op, asked.cursor).await;
+            match self.house.vms.get(vm)? {
+                None => return Ok(Done { value: record, cursor: self.head() }),
+                Some(now) => {
+                    if let Some(refused) = failure(&now, asked.value) {
+                        return Err(refused);
+                    }
+                    if op.deadline.remaining() < MARGIN {
+                        return Ok(Done { value: now, cursor: asked.cursor });
+                    }
+                }
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LOOK_LONGEST);
+        }
+    }
+
+    pub fn vm(&self, vm: VmId) -> Result<Option<VmRecord>, Refused> {
+        let mut record = self.house.vms.get(vm)?;
+        if let Some(record) = &mut record {
+            self.as_lost(record, &self.lost_hosts());
+        }
+        Ok(record)
+    }
+
+    pub fn vm_named(&self, name: &str) -> Option<VmId> {
+        self.house.directory.read(|known| known.fleet.vm_named(name))
+    }
+
+    /// In order of creation.
+    pub fn vms(&self, filter: &VmFilter, after: Option<&str>, first: usize) -> Result<Page<VmRecord>, Refused> {
+        let after = after.map(page_key::<VmId>).transpose()?;
+        let lost = self.lost_hosts();
+        self.house.vms.page(filter, after, first, |record| self.as_lost(record, &lost))
+    }
+
+    /// What the hypervisor measured of each at its last look; nothing of those whose host does not answer.
+    pub async fn vm_usage(&self, of: &[(VmId, HostId)]) -> HashMap<VmId, Usage> {
+        let mut by_host: HashMap<HostId, Vec<VmId>> = HashMap::new();
+        for (vm, host) in of {
+            by_host.entry(*host).or_default().push(*vm);
+        }
+        let asked = by_host.into_iter().map(|(host, vms)| async move {
+            let deadline = hiveward_runtime::clock::Deadline::after(USAGE_WITHIN);
+            let make = |reply| HostMsg::Usage { vms: vms.clone(), reply };
+            self.route_host(deadline, host, make, || HostWire::Usage { vms: vms.clone() }).await.unwrap_or_default()
+        });
+        futures_util::future::join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// Hosts that nobody can ask now: what was seen there last may not be so any more.
+    fn lost_hosts(&self) -> HashSet<HostId> {
+        self.house.directory.read(|known| {
+            let lost = known
+                .fleet
+                .hosts
+                .iter()
+                .filter(|(_, entry)| matches!(entry.status(), HostStatus::Lost | HostStatus::Unreachable));
+            lost.map(|(host, _)| *host).collect()
+        })
+    }
+
+    fn as_lost(&self, record: &mut VmRecord, lost: &HashSet<HostId>) {
+        if lost.contains(&record.host) && !matches!(record.status, VmStatus::Stopped | VmStatus::Defined | VmStatus::Failed) {
+            record.status = VmStatus::Lost;
+        }
+    }
+
+    async fn known_vm(&self, op: &Op, vm: VmId) -> Result<VmRecord, Refused> {
+        if let Some(record) = self.vm(vm)? {
+            return Ok(record);
+        }
+        self.settled(op).await?;
+        self.vm(vm)?.ok_or_else(|| Refused::not_found(vm))
+    }
+
+    async fn ask_vm(
+        &self,
+        op: &Op,
+        vm: VmId,
+        kind: OperationKind,
+        force: bool,
+        grace_ms: Option<u64>,
+    ) -> Result<crate::swarm::message::Committed<u64>, Refused> {
+        self.takes_writes()?;
+        let known = self.surely(op, |directory| directory.read(|known| known.fleet.vms.contains_key(&vm).then_some(())));
+        if known.await?.is_none() {
+            return Err(Refused::not_found(vm));
+        }
+        let operation = operation(op, &(kind, vm, force, grace_ms));
+        let ask = Ask { kind, force, grace_ms, principal: op.principal.clone(), operation };
+        let make = |reply| VmMsg::Ask { ask: ask.clone(), reply };
+        self.route_vm(op.deadline, vm, make, || VmWire::Ask { ask: ask.clone() }).await?
+    }
+
+    async fn command_vm(
+        &self,
+        op: Op,
+        vm: VmId,
+        kind: OperationKind,
+        force: bool,
+        grace_ms: Option<u64>,
+    ) -> Result<Done<VmRecord>, Refused> {
+        let asked = self.ask_vm(&op, vm, kind, force, grace_ms).await?;
+        self.vm_ended(&op, vm, asked.value, asked.cursor).await
+    }
+
+    /// Waits for the end of an operation. One that has not ended by the deadline goes on, and the record says so.
+    async fn vm_ended(&self, op: &Op, vm: VmId, number: u64, cursor: Cursor) -> Result<Done<VmRecord>, Refused> {
+        self.seen(op, cursor).await?;
+        let mut wait = LOOK_FIRST;
+        loop {
+            let record = self.vm(vm)?.ok_or_else(|| Refused::not_found(vm))?;
+            if let Some(refused) = failure(&record, number) {
+                return Err(refused);
+            }
+            let over = record.state.operation(number).is_none_or(|operation| operation.ended.is_some());
+            if over || op.deadline.remaining() < MARGIN {
+                let cursor = cursor.max(Cursor(record.cursor));
+                return Ok(Done { value: record, cursor });
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LOOK_LONGEST);
+        }
+    }
+
+    /// As `seen`, where a later look does as well.
+    async fn seen_soon(&self, op: &Op, cursor: Cursor) {
+        let _ = self.seen(op, cursor).await;
+    }
+}
+
+fn failure(record: &VmRecord, number: u64) -> Option<Refused> {
+    let operation = record.state.operation(number)?;
+    let (name, what) = (&record.spec.name, operation.kind.name());
+    match &operation.ended.as_ref()?.1 {
+        Outcome::Done => None,
+        Outcome::Failed { message } => Some(Refused::new(Code::Refused, format!("{what} of {name} failed: {message}"))),
+        Outcome::Superseded { .. } => {
+            Some(Refused::new(Code::Conflict, format!("{what} of {name} was given up, because something else was asked of it")))
+        }
+    }
+}

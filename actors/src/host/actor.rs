@@ -1,0 +1,555 @@
+//! A host's actor: keeps the connection to one hypervisor, looks at all of it in one call, and does its VMs' steps.
+//!
+//! Owns the connection and the VMs' actors beside it. Asks the directory which VMs belong here, and the roster to keep what
+//! it found out. Never decides what a VM should be. After a restart it connects anew and looks: nothing is remembered. A
+//! hypervisor that does not answer opens its breaker, which is shown, and no other host waits for it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use hiveward_runtime::{
+    call::{Addr, Reply, TellError},
+    clock::Deadline,
+    cluster::router::ActorDoor,
+    supervise::{
+        Backoff, Behaviour, ChildSpec, Context, Failure, Intensity, Restart, Shutdown, StartError, Supervisor, TimerHandle,
+    },
+};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::Instant,
+};
+
+use super::{
+    ask_roster,
+    breaker::Breaker,
+    driver::{self, Action, Change, Connection, Domain, Driver, DriverError, Listing, Usage},
+    event::FleetChange,
+    fleet::Drain,
+    message::{Done, HostMsg},
+    spec::{Capacity, HostSpec, HostUri},
+};
+use crate::{
+    directory::Entity,
+    house::House,
+    id::VmId,
+    vm::{self, actor::Vm, message::VmMsg, spec::VmSpec},
+};
+
+/// Everything is looked at as often as this, whatever the hypervisor says by itself.
+const REFRESH_EVERY: Duration = Duration::from_secs(5);
+/// Changes that come together are looked at together.
+const LIST_AFTER: Duration = Duration::from_millis(20);
+const OPEN_WITHIN: Duration = Duration::from_secs(10);
+const LIST_WITHIN: Duration = Duration::from_secs(10);
+pub const STEP_WITHIN: Duration = Duration::from_secs(30);
+const ROSTER_WITHIN: Duration = Duration::from_secs(5);
+/// Steps that the hypervisor does at the same time; further ones wait, at most one of each VM.
+const STEPS_AT_ONCE: usize = 16;
+const MAILBOX_VM: usize = 64;
+const START_WITHIN: Duration = Duration::from_secs(30);
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// A VM's actor that fails more often than this is given up until someone starts it again.
+const CRASH_LOOP: Intensity = Intensity { restarts_max: 10, period: Duration::from_secs(60) };
+
+pub struct Host {
+    house: House,
+    spec: Arc<HostSpec>,
+    placement: u64,
+    /// Of its VMs' actors; known before its first message.
+    beside: Arc<OnceLock<Supervisor>>,
+}
+
+struct Link {
+    driver: Arc<dyn Driver>,
+    /// Dropped: the pump and the listener end.
+    _held: oneshot::Sender<()>,
+}
+
+/// What a domain was seen as last, and when.
+struct Known {
+    at: u64,
+    domain: Option<Domain>,
+    /// Its actor has been told.
+    told: bool,
+}
+
+pub struct State {
+    link: Option<Link>,
+    opening: bool,
+    breaker: Breaker,
+    /// Orders looks and steps: what was seen before a step ended is not news after it.
+    looks: Arc<AtomicU64>,
+    listing: bool,
+    list_again: bool,
+    listed: bool,
+    foreign: u32,
+    known: HashMap<VmId, Known>,
+    children: HashMap<VmId, bool>,
+    strays: HashSet<VmId>,
+    steps: Arc<Semaphore>,
+    capacity: Option<Capacity>,
+    saying: bool,
+    last_error: Option<String>,
+    list_soon: Option<TimerHandle>,
+    _refresh: TimerHandle,
+}
+
+impl Host {
+    pub fn new(house: House, spec: Arc<HostSpec>, placement: u64, beside: Arc<OnceLock<Supervisor>>) -> Self {
+        Self { house, spec, placement, beside }
+    }
+}
+
+/// Tells itself, also when its mailbox is full for a moment; not when this life is over.
+async fn deliver(to: &Addr<HostMsg>, msg: HostMsg) {
+    let mut msg = msg;
+    while let Err(TellError::Busy(back)) = to.tell(msg) {
+        msg = back;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+impl Behaviour for Host {
+    type Msg = HostMsg;
+    type State = State;
+
+    async fn start(&self, ctx: &Context<HostMsg>) -> Result<State, Failure> {
+        let me = self.spec.id;
+        let children = self.house.doors.vms_of(me).into_iter().map(|vm| (vm, false)).collect();
+        let mut state = State {
+            link: None,
+            opening: false,
+            breaker: Breaker::default(),
+            looks: Arc::default(),
+            listing: false,
+            list_again: false,
+            listed: false,
+            foreign: 0,
+            known: HashMap::new(),
+            children,
+            strays: HashSet::new(),
+            steps: Arc::new(Semaphore::new(STEPS_AT_ONCE)),
+            capacity: None,
+            saying: false,
+            last_error: None,
+            list_soon: None,
+            _refresh: ctx.every(REFRESH_EVERY, || HostMsg::Refresh),
+        };
+        self.connect(ctx, &mut state);
+        // Its VMs are looked for when this has started: they are under the same supervisor.
+        let _ = ctx.addr().tell(HostMsg::Look);
+        Ok(state)
+    }
+
+    async fn handle(&self, ctx: &Context<HostMsg>, msg: HostMsg, state: &mut State) -> Result<(), Failure> {
+        match msg {
+            HostMsg::Act { vm, action, reply } => self.act(ctx, state, vm, action, reply),
+            HostMsg::Arrived { vm } => {
+                if let Some(known) = state.known.get_mut(&vm) {
+                    known.told = false;
+                }
+                self.list_soon(ctx, state);
+            }
+            HostMsg::Look => self.look(ctx, state).await?,
+            HostMsg::Usage { vms, reply } => {
+                let usage = |vm: &VmId| Some((*vm, state.known.get(vm)?.domain.as_ref()?.usage));
+                let measured: HashMap<VmId, Usage> = vms.iter().filter_map(usage).collect();
+                reply.answer(measured);
+            }
+            HostMsg::Opened(opened) => self.opened(ctx, state, opened),
+            HostMsg::Changed(Change::Closed { why }) => {
+                state.link = None;
+                self.failed(ctx, state, &DriverError::Unreachable { message: why });
+            }
+            HostMsg::Changed(Change::Domain(_) | Change::Everything) => self.list_soon(ctx, state),
+            HostMsg::Refresh => {
+                self.list(ctx, state);
+                self.ensure(state).await?;
+                self.look(ctx, state).await?;
+            }
+            HostMsg::List => {
+                state.list_soon = None;
+                self.list(ctx, state);
+            }
+            HostMsg::Listed { begun, result } => {
+                state.listing = false;
+                match result {
+                    Ok(listing) => self.listed(ctx, state, begun, listing),
+                    Err(error) => self.failed(ctx, state, &error),
+                }
+                if std::mem::take(&mut state.list_again) {
+                    self.list_soon(ctx, state);
+                }
+            }
+            HostMsg::Acted { vm, result } => match result {
+                Ok(done) => {
+                    self.answers(ctx, state);
+                    let known = state.known.entry(vm).or_insert(Known { at: 0, domain: None, told: true });
+                    if known.at < done.at {
+                        // Its actor has it with the answer.
+                        *known = Known { at: done.at, domain: done.domain, told: true };
+                    }
+                }
+                Err(error) if error.is_of_host() => self.failed(ctx, state, &error),
+                Err(_) => self.answers(ctx, state),
+            },
+            HostMsg::Measured(measured) => match measured {
+                Ok(capacity) => {
+                    state.capacity = Some(capacity);
+                    self.say(ctx, state);
+                }
+                Err(error) => self.failed(ctx, state, &error),
+            },
+            HostMsg::Said { done } => {
+                state.saying = false;
+                if !done {
+                    tracing::debug!(host = %self.spec.name, "the roster did not take what was said; it is said again");
+                }
+            }
+            HostMsg::ChildStopped { vm } => {
+                state.children.remove(&vm);
+                state.known.remove(&vm);
+                self.look(ctx, state).await?;
+            }
+            HostMsg::StrayGone { vm } => {
+                state.strays.remove(&vm);
+            }
+        }
+        Ok(())
+    }
+
+    fn observe(&self, state: &State) -> serde_json::Value {
+        let running = state.known.values().filter(|known| known.domain.as_ref().is_some_and(|domain| domain.run.is_on())).count();
+        serde_json::json!({
+            "connected": state.link.is_some(), "breakerOpen": state.breaker.is_open(), "vms": state.children.len(),
+            "running": running, "foreign": state.foreign, "strays": state.strays.len(), "placement": self.placement,
+            "stepsWaiting": STEPS_AT_ONCE.saturating_sub(state.steps.available_permits()), "lastError": state.last_error,
+        })
+    }
+}
+
+// The connection.
+impl Host {
+    fn connect(&self, ctx: &Context<HostMsg>, state: &mut State) {
+        if state.opening || state.link.is_some() || !state.breaker.allows(Instant::now()) {
+            return;
+        }
+        state.opening = true;
+        let (uri, host, me) = (HostUri::parse(&self.spec.uri), self.spec.id, ctx.addr().clone());
+        ctx.task(async move {
+            let opened = match uri {
+                Ok(uri) => {
+                    let deadline = Deadline::after(OPEN_WITHIN);
+                    let waited_ms = u64::try_from(OPEN_WITHIN.as_millis()).unwrap_or(u64::MAX);
+                    tokio::time::timeout_at(deadline.instant(), driver::open(&uri, host, deadline))
+                        .await
+                        .unwrap_or(Err(DriverError::Expired { waited_ms }))
+                }
+                Err(refused) => Err(DriverError::Refused { message: refused.message }),
+            };
+            deliver(&me, HostMsg::Opened(opened.map(Box::new))).await;
+        });
+    }
+
+    fn opened(&self, ctx: &Context<HostMsg>, state: &mut State, opened: Result<Box<Connection>, DriverError>) {
+        state.opening = false;
+        let Connection { driver, mut changes, pump } = match opened {
+            Ok(connection) => *connection,
+            Err(error) => return self.failed(ctx, state, &error),
+        };
+        let (held, let_go) = oneshot::channel::<()>();
+        let me = ctx.addr().clone();
+        ctx.task(async move {
+            let listen = async {
+                while let Some(change) = changes.recv().await {
+                    let over = matches!(change, Change::Closed { .. });
+                    deliver(&me, HostMsg::Changed(change)).await;
+                    if over {
+                        return;
+                    }
+                }
+                deliver(&me, HostMsg::Changed(Change::Closed { why: "the connection ended".into() })).await;
+            };
+            tokio::select! {
+                () = listen => {}
+                () = pump => {}
+                _ = let_go => {}
+            }
+        });
+        let (asked, me) = (driver.clone(), ctx.addr().clone());
+        ctx.task(async move {
+            let measured = asked.capacity(Deadline::after(LIST_WITHIN)).await;
+            deliver(&me, HostMsg::Measured(measured)).await;
+        });
+        state.link = Some(Link { driver, _held: held });
+        self.list(ctx, state);
+    }
+
+    /// The hypervisor answers.
+    fn answers(&self, ctx: &Context<HostMsg>, state: &mut State) {
+        if state.breaker.succeeded() {
+            tracing::info!(host = %self.spec.name, "the hypervisor answers again");
+        }
+        if state.last_error.take().is_some() || state.capacity.is_some() {
+            self.say(ctx, state);
+        }
+    }
+
+    fn failed(&self, ctx: &Context<HostMsg>, state: &mut State, error: &DriverError) {
+        tracing::debug!(host = %self.spec.name, %error, "a call to the hypervisor failed");
+        state.last_error = Some(error.to_string());
+        let now = Instant::now();
+        if state.breaker.failed(now) {
+            tracing::warn!(host = %self.spec.name, %error, "the hypervisor does not answer: nothing is asked of it for a while");
+            ctx.set_note("does not answer");
+            // Another connection may.
+            state.link = None;
+            self.say(ctx, state);
+        }
+        let again = state.breaker.open_until().map_or(LIST_AFTER * 5, |until| until.saturating_duration_since(now));
+        state.list_soon = Some(ctx.after(again, HostMsg::List));
+    }
+
+    /// Tells the roster what it does not know yet: what the host has, or that it cannot be reached, or is empty now.
+    fn say(&self, ctx: &Context<HostMsg>, state: &mut State) {
+        if state.saying {
+            return;
+        }
+        let (host, placement) = (self.spec.id, self.placement);
+        let change = self.house.directory.read(|known| {
+            let entry = known.fleet.hosts.get(&host).filter(|entry| entry.place.placement == placement)?;
+            if state.breaker.is_open() {
+                let why = state.last_error.clone().unwrap_or_else(|| "it does not answer".into());
+                return entry.unreachable.is_none().then_some(FleetChange::Unreachable { host, placement, why });
+            }
+            let capacity = state.capacity.clone()?;
+            if state.link.is_some() && (entry.unreachable.is_some() || entry.capacity.as_ref() != Some(&capacity)) {
+                return Some(FleetChange::Reached { host, placement, capacity });
+            }
+            let on = |vm: &VmId| {
+                state.known.get(vm).is_none_or(|known| known.domain.as_ref().is_some_and(|domain| domain.run.is_on()))
+            };
+            let empty = state.listed && !entry.vms.iter().any(on);
+            (entry.drain == Some(Drain::Draining) && empty).then_some(FleetChange::Drained { host, placement })
+        });
+        let Some(change) = change else { return };
+        state.saying = true;
+        let (house, me) = (self.house.clone(), ctx.addr().clone());
+        ctx.task(async move {
+            let said = ask_roster(&house, change, Deadline::after(ROSTER_WITHIN)).await;
+            deliver(&me, HostMsg::Said { done: said.is_ok() }).await;
+        });
+    }
+}
+
+// What is there.
+impl Host {
+    fn list_soon(&self, ctx: &Context<HostMsg>, state: &mut State) {
+        if state.listing {
+            state.list_again = true;
+        } else if state.list_soon.is_none() {
+            state.list_soon = Some(ctx.after(LIST_AFTER, HostMsg::List));
+        }
+    }
+
+    fn list(&self, ctx: &Context<HostMsg>, state: &mut State) {
+        if !state.breaker.allows(Instant::now()) {
+            return;
+        }
+        let Some(link) = &state.link else { return self.connect(ctx, state) };
+        if std::mem::replace(&mut state.listing, true) {
+            state.list_again = true;
+            return;
+        }
+        let (driver, me) = (link.driver.clone(), ctx.addr().clone());
+        let begun = state.looks.fetch_add(1, Ordering::AcqRel) + 1;
+        ctx.task(async move {
+            let result = driver.list(Deadline::after(LIST_WITHIN)).await;
+            deliver(&me, HostMsg::Listed { begun, result }).await;
+        });
+    }
+
+    fn listed(&self, ctx: &Context<HostMsg>, state: &mut State, begun: u64, listing: Listing) {
+        ctx.set_note("connected");
+        state.listed = true;
+        state.foreign = listing.foreign;
+        let mut found: HashMap<VmId, Domain> = listing.domains.into_iter().map(|domain| (domain.vm, domain)).collect();
+        for vm in state.children.keys() {
+            let domain = found.remove(vm);
+            let known = state.known.entry(*vm).or_insert(Known { at: 0, domain: None, told: false });
+            if known.at > begun {
+                continue;
+            }
+            let as_before = |known: &Domain, now: &Domain| (known.run, known.boots) == (now.run, now.boots);
+            let same = match (&known.domain, &domain) {
+                (None, None) => true,
+                (Some(known), Some(now)) => as_before(known, now),
+                _ => false,
+            };
+            let told = known.told && same;
+            *known = Known { at: begun, domain, told };
+            if !told && let Some(door) = self.house.doors.vm(*vm) {
+                // Not heard: said again after the next look.
+                known.told = door.tell(VmMsg::Observed { domain: known.domain.clone(), at: begun }).is_ok();
+            }
+        }
+        // What is left is nobody's here.
+        self.end_strays(ctx, state, found.into_keys());
+        self.answers(ctx, state);
+    }
+
+    /// Domains with this host's mark that are no VM of it: of a VM that was removed while it could not be reached. The
+    /// directory knew of every VM before its domain was made, so what it does not know is gone.
+    fn end_strays(&self, ctx: &Context<HostMsg>, state: &mut State, found: impl Iterator<Item = VmId>) {
+        let host = self.spec.id;
+        let strays: Vec<_> = self.house.directory.read(|known| {
+            if known.place(Entity::Host(host)).is_none_or(|place| place.placement != self.placement) {
+                return Vec::new();
+            }
+            found.filter(|vm| known.fleet.vms.get(vm).is_none_or(|entry| entry.host != host)).collect()
+        });
+        let Some(link) = &state.link else { return };
+        for vm in strays {
+            if !state.strays.insert(vm) {
+                continue;
+            }
+            tracing::warn!(%vm, host = %self.spec.name, "removes a domain of a VM that is not here any more");
+            let (driver, me) = (link.driver.clone(), ctx.addr().clone());
+            ctx.task(async move {
+                for action in [Action::Destroy, Action::Undefine] {
+                    if let Err(error) = driver.act(vm, action, Deadline::after(STEP_WITHIN)).await {
+                        tracing::warn!(%vm, %error, "it stays until the next look");
+                        break;
+                    }
+                }
+                deliver(&me, HostMsg::StrayGone { vm }).await;
+            });
+        }
+    }
+
+    fn act(&self, ctx: &Context<HostMsg>, state: &mut State, vm: VmId, action: Action, reply: Reply<Result<Done, DriverError>>) {
+        let unreachable = |why: String| Err(DriverError::Unreachable { message: why });
+        if !state.breaker.allows(Instant::now()) {
+            let why = state.last_error.clone().unwrap_or_else(|| "it does not answer".into());
+            return reply.answer(unreachable(why));
+        }
+        let Some(link) = &state.link else {
+            self.connect(ctx, state);
+            return reply.answer(unreachable("there is no connection yet".into()));
+        };
+        let (driver, looks, steps, me) = (link.driver.clone(), state.looks.clone(), state.steps.clone(), ctx.addr().clone());
+        ctx.task(async move {
+            let Ok(_turn) = steps.acquire().await else { return };
+            if reply.is_abandoned() {
+                return;
+            }
+            let result = driver.act(vm, action, reply.deadline()).await;
+            let done = result.map(|domain| Done { domain, at: looks.fetch_add(1, Ordering::AcqRel) + 1 });
+            // First here, so that a later look is compared with it.
+            deliver(&me, HostMsg::Acted { vm, result: done.clone() }).await;
+            reply.answer(done);
+        });
+    }
+}
+
+// The VMs beside it.
+impl Host {
+    async fn look(&self, ctx: &Context<HostMsg>, state: &mut State) -> Result<(), Failure> {
+        let host = self.spec.id;
+        let (wanted, draining): (Vec<(VmId, Arc<VmSpec>)>, bool) = self.house.directory.read(|known| {
+            let entry = known.fleet.hosts.get(&host).filter(|entry| entry.place.placement == self.placement);
+            let Some(entry) = entry else { return (Vec::new(), false) };
+            let new = entry.vms.iter().filter(|vm| !state.children.contains_key(vm));
+            let new = new.filter_map(|vm| Some((*vm, known.fleet.vms.get(vm)?.spec.clone())));
+            (new.collect(), entry.drain == Some(Drain::Draining))
+        });
+        for (vm, spec) in wanted {
+            self.begin(spec).await?;
+            state.children.insert(vm, false);
+        }
+        let gone: Vec<_> = self.house.directory.read(|known| {
+            let here = |vm: &VmId| known.fleet.vms.get(vm).is_some_and(|entry| entry.host == host);
+            state.children.iter().filter(|(vm, stopping)| !**stopping && !here(vm)).map(|(vm, _)| *vm).collect()
+        });
+        for vm in gone {
+            state.children.insert(vm, true);
+            self.end(ctx, vm);
+        }
+        if draining {
+            self.drain(state);
+            self.say(ctx, state);
+        }
+        Ok(())
+    }
+
+    /// Sees that every VM is under the supervisor: one that was itself restarted has forgotten them.
+    async fn ensure(&self, state: &State) -> Result<(), Failure> {
+        let away = state
+            .children
+            .iter()
+            .filter(|(vm, stopping)| !**stopping && self.house.doors.is_living(Entity::Vm(**vm)) != Some(true));
+        let away: Vec<_> = away.map(|(vm, _)| *vm).collect();
+        let specs: Vec<_> = self
+            .house
+            .directory
+            .read(|known| away.iter().filter_map(|vm| known.fleet.vms.get(vm)).map(|entry| entry.spec.clone()).collect());
+        for spec in specs {
+            self.begin(spec).await?;
+        }
+        Ok(())
+    }
+
+    async fn begin(&self, spec: Arc<VmSpec>) -> Result<(), Failure> {
+        let Some(beside) = self.beside.get() else { return Err(Failure::new("its supervisor is not known yet")) };
+        let (vm, host, house, placement) = (spec.id, self.spec.id, self.house.clone(), self.placement);
+        let (child, door) = ChildSpec::actor(vm.to_string(), "vm", move || Vm::new(house.clone(), spec.clone(), host))
+            .key(vm.key())
+            .restart(Restart::Transient)
+            .backoff(Backoff::default())
+            .crash_loop(CRASH_LOOP)
+            .shutdown(Shutdown::Grace(Duration::from_secs(5)))
+            .mailbox(MAILBOX_VM)
+            .build();
+        match beside.enlist_child(child, Deadline::after(START_WITHIN)).await {
+            Ok(()) => {
+                self.house.doors.add_vm(vm, host, placement, door.clone());
+                self.house.router.open(&vm.key(), placement, Arc::new(ActorDoor::new(door, vm::wire::read)));
+                Ok(())
+            }
+            // Of a life of this actor before; its door is still open.
+            Err(StartError::Duplicate(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn end(&self, ctx: &Context<HostMsg>, vm: VmId) {
+        self.house.router.close(&vm.key(), self.placement);
+        self.house.doors.remove(Entity::Vm(vm));
+        let (beside, me) = (self.beside.get().cloned(), ctx.addr().clone());
+        ctx.task(async move {
+            if let Some(beside) = beside
+                && let Err(error) = beside.stop_child(vm.key().as_str(), Deadline::after(STOP_WITHIN)).await
+            {
+                tracing::warn!(%error, %vm, "a VM's actor did not stop in order");
+            }
+            deliver(&me, HostMsg::ChildStopped { vm }).await;
+        });
+    }
+
+    /// What runs here is stopped: there is nowhere to move it to yet.
+    fn drain(&self, state: &State) {
+        for (vm, stopping) in &state.children {
+            if !stopping && let Some(door) = self.house.doors.vm(*vm) {
+                // Not heard: said again at the next refresh.
+                let _ = door.tell(VmMsg::Drain);
+            }
+        }
+    }
+}

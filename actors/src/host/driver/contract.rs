@@ -1,0 +1,125 @@
+//! What every driver promises, as one function that any of them can be run through. Panics where it is broken.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::missing_panics_doc)]
+
+use std::time::Duration;
+
+use hiveward_runtime::clock::Deadline;
+
+use super::{Action, Change, Connection, Domain, DomainSpec, Driver, DriverError, Off, Run};
+use crate::id::{HostId, VmId};
+
+pub const WITHIN: Duration = Duration::from_secs(30);
+
+/// A machine that any host has room for.
+pub fn small(owner: HostId) -> DomainSpec {
+    DomainSpec {
+        owner,
+        name: format!("contract-{:x}", VmId::new().as_u128() & 0xffff_ffff),
+        cpus: 1,
+        memory_bytes: 128 << 20,
+        image: "contract".into(),
+        disks: Vec::new(),
+        networks: Vec::new(),
+        ssh_keys: Vec::new(),
+        user_data: Vec::new(),
+    }
+}
+
+struct Bed<'a> {
+    driver: &'a dyn Driver,
+    vm: VmId,
+}
+
+impl Bed<'_> {
+    async fn act(&self, action: Action) -> Result<Option<Domain>, DriverError> {
+        self.driver.act(self.vm, action, Deadline::after(WITHIN)).await
+    }
+
+    /// Twice: the second answers as the first did.
+    async fn twice(&self, action: Action) -> Option<Run> {
+        let name = action.name();
+        let first = self.act(action.clone()).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let again = self.act(action).await.unwrap_or_else(|error| panic!("{name} repeated: {error}"));
+        let run = |domain: &Option<Domain>| domain.as_ref().map(|domain| domain.run);
+        assert_eq!(run(&first), run(&again), "{name} repeated is not what it was");
+        assert_eq!(run(&again), self.listed().await.map(|domain| domain.run), "{name}: the list says otherwise");
+        run(&again)
+    }
+
+    async fn refused(&self, action: Action) {
+        let name = action.name();
+        let error = self.act(action).await.expect_err(name);
+        assert!(!error.may_pass(), "{name} is never possible now: {error:?}");
+    }
+
+    async fn listed(&self) -> Option<Domain> {
+        let listing = self.driver.list(Deadline::after(WITHIN)).await.unwrap();
+        listing.domains.into_iter().find(|domain| domain.vm == self.vm)
+    }
+}
+
+/// Runs a driver through everything that is promised of all. Leaves nothing behind.
+pub async fn keeps(open: impl Fn(HostId) -> Result<Connection, DriverError>) {
+    let host = HostId::new();
+    let Connection { driver, mut changes, pump } = open(host).unwrap();
+    let pumping = tokio::spawn(pump);
+    let bed = Bed { driver: &*driver, vm: VmId::new() };
+
+    let capacity = driver.capacity(Deadline::after(WITHIN)).await.unwrap();
+    assert!(capacity.cpus > 0 && capacity.memory_bytes > 0 && !capacity.version.is_empty(), "{capacity:?}");
+
+    // What is not there can be gone, and nothing else.
+    assert_eq!(bed.listed().await, None);
+    assert_eq!(bed.twice(Action::Undefine).await, None);
+    assert_eq!(bed.twice(Action::Destroy).await, None);
+    for action in [Action::Start, Action::Suspend, Action::Resume, Action::Reboot] {
+        bed.refused(action).await;
+    }
+
+    let spec = small(host);
+    let define = || Action::Define(Box::new(spec.clone()));
+    assert_eq!(bed.twice(define()).await, Some(Run::Off(Off::Unknown)));
+    assert_eq!(changes.recv().await, Some(Change::Domain(bed.vm)));
+    for action in [Action::Suspend, Action::Resume, Action::Reboot] {
+        bed.refused(action).await;
+    }
+    assert_eq!(bed.twice(Action::Start).await, Some(Run::Running));
+    let boots = bed.listed().await.unwrap().boots;
+    bed.refused(Action::Undefine).await;
+    assert_eq!(bed.twice(define()).await, Some(Run::Running), "a definition repeated does not touch what runs");
+    assert_eq!(bed.twice(Action::Suspend).await, Some(Run::Paused));
+    assert_eq!(bed.twice(Action::Resume).await, Some(Run::Running));
+    assert_eq!(bed.listed().await.unwrap().boots, boots, "what was paused did not boot");
+    bed.act(Action::Reboot).await.unwrap();
+    let rebooted = bed.listed().await.unwrap();
+    assert_eq!(rebooted.run, Run::Running);
+    assert!(boots.is_none() || rebooted.boots > boots, "a reboot is a boot: {boots:?}, {:?}", rebooted.boots);
+    assert_eq!(bed.twice(Action::Destroy).await, Some(Run::Off(Off::Destroyed)));
+
+    // The power button: it takes its time, and a change says when it was heeded.
+    bed.act(Action::Start).await.unwrap();
+    while changes.try_recv().is_ok() {}
+    bed.act(Action::Shutdown).await.unwrap();
+    let until = tokio::time::Instant::now() + WITHIN;
+    while bed.listed().await.unwrap().run.is_on() {
+        tokio::time::timeout_at(until, changes.recv()).await.expect("a change when the guest is off").expect("a connection");
+    }
+    assert_eq!(bed.listed().await.unwrap().run, Run::Off(Off::Shutdown));
+
+    // Another host's connection to the same hypervisor sees it, and does not touch it.
+    let other = open(HostId::new()).unwrap();
+    let others = Bed { driver: &*other.driver, vm: bed.vm };
+    assert_eq!(others.listed().await, None);
+    assert!(other.driver.list(Deadline::after(WITHIN)).await.unwrap().foreign >= 1);
+    others.refused(Action::Start).await;
+    let _ = others.act(Action::Undefine).await;
+    assert!(bed.listed().await.is_some(), "what another owns was removed");
+
+    // A call ends by its deadline.
+    let late = driver.list(Deadline::after(Duration::ZERO)).await;
+    assert!(late.is_ok() || matches!(late, Err(DriverError::Expired { .. })), "{late:?}");
+
+    assert_eq!(bed.twice(Action::Undefine).await, None);
+    assert_eq!(bed.listed().await, None);
+    pumping.abort();
+}

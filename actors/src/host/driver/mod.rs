@@ -1,0 +1,196 @@
+//! What speaks to a hypervisor. One connection per host; a driver is a file here and a line in [`open`].
+//!
+//! A driver holds no wishes: it does one action at a time and tells what it sees. Every call ends by its deadline. Every
+//! action may be repeated: on a domain that already is as the action would make it, it answers as if it had done it.
+//! [`contract`] is what each driver is held to.
+
+#[doc(hidden)]
+pub mod contract;
+pub mod simulated;
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use hiveward_runtime::clock::Deadline;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::spec::{Capacity, HostUri, Scheme};
+use crate::{
+    id::{HostId, VmId},
+    vm::spec::DiskSpec,
+};
+
+/// Changes that wait to be looked at; when more come, one [`Change::Everything`] stands for all.
+pub const CHANGES_MAX: usize = 1_024;
+
+/// All that a hypervisor needs to make a domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DomainSpec {
+    /// Who made it: what carries another mark is not touched.
+    pub owner: HostId,
+    pub name: String,
+    pub cpus: u32,
+    pub memory_bytes: u64,
+    pub image: String,
+    pub disks: Vec<DiskSpec>,
+    pub networks: Vec<String>,
+    pub ssh_keys: Vec<String>,
+    #[serde(with = "serde_bytes")]
+    pub user_data: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// Its disks and its definition.
+    Define(Box<DomainSpec>),
+    Start,
+    /// Presses the power button; the guest may take its time, or not heed it.
+    Shutdown,
+    /// Pulls the plug.
+    Destroy,
+    Suspend,
+    Resume,
+    Reboot,
+    /// Its definition and the disks that [`Define`](Self::Define) made. Refused while it runs.
+    Undefine,
+}
+
+impl Action {
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Define(_) => "define",
+            Self::Start => "start",
+            Self::Shutdown => "shutdown",
+            Self::Destroy => "destroy",
+            Self::Suspend => "suspend",
+            Self::Resume => "resume",
+            Self::Reboot => "reboot",
+            Self::Undefine => "undefine",
+        }
+    }
+}
+
+/// Why a domain is off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Off {
+    /// Never started since it was defined, or nobody knows any more.
+    Unknown,
+    /// The guest shut itself down.
+    Shutdown,
+    /// Somebody pulled the plug.
+    Destroyed,
+    /// It ended without anybody's will.
+    Crashed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Run {
+    Off(Off),
+    Running,
+    Paused,
+}
+
+impl Run {
+    pub const fn is_on(self) -> bool {
+        !matches!(self, Self::Off(_))
+    }
+}
+
+/// What was measured; what was not is absent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    pub cpu_time_ns: Option<u64>,
+    /// Resident on the host.
+    pub memory_bytes: Option<u64>,
+    pub disk_read_bytes: Option<u64>,
+    pub disk_written_bytes: Option<u64>,
+    pub network_received_bytes: Option<u64>,
+    pub network_sent_bytes: Option<u64>,
+}
+
+/// A domain of ours as the hypervisor has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Domain {
+    pub vm: VmId,
+    pub owner: HostId,
+    pub run: Run,
+    /// How often it began to run, if the driver counts that.
+    pub boots: Option<u64>,
+    pub usage: Usage,
+}
+
+/// Everything on a host at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    pub domains: Vec<Domain>,
+    /// Domains that carry no mark of ours.
+    pub foreign: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+pub enum DriverError {
+    /// The hypervisor says no, and would again.
+    #[error("{message}")]
+    Refused { message: String },
+    /// It could not be done this time; what it did before it failed, the same action goes on from.
+    #[error("{message}")]
+    Failed { message: String },
+    /// There is no connection. It may have happened.
+    #[error("the hypervisor cannot be reached: {message}")]
+    Unreachable { message: String },
+    /// It may have happened, or still happen.
+    #[error("no answer from the hypervisor within {waited_ms} ms")]
+    Expired { waited_ms: u64 },
+}
+
+impl DriverError {
+    /// Whether the same again may succeed.
+    pub const fn may_pass(&self) -> bool {
+        !matches!(self, Self::Refused { .. })
+    }
+
+    /// Whether it says something about the connection rather than about one domain.
+    pub const fn is_of_host(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Expired { .. })
+    }
+}
+
+/// What a driver says unasked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// This domain is not what it was.
+    Domain(VmId),
+    /// Too many to name.
+    Everything,
+    /// The connection is over; open another.
+    Closed { why: String },
+}
+
+/// Cheap to share. Dropping the last clone closes the connection.
+pub trait Driver: Send + Sync + 'static {
+    fn capacity(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capacity, DriverError>>;
+
+    /// All domains with their statistics, in one call to the hypervisor.
+    fn list(&self, deadline: Deadline) -> BoxFuture<'_, Result<Listing, DriverError>>;
+
+    /// Answers with the domain as it is afterwards; `None` if there is none.
+    fn act(&self, vm: VmId, action: Action, deadline: Deadline) -> BoxFuture<'_, Result<Option<Domain>, DriverError>>;
+}
+
+/// A connection, and what its owner must do with it: listen, and run the pump for as long as it is held.
+pub struct Connection {
+    pub driver: Arc<dyn Driver>,
+    pub changes: mpsc::Receiver<Change>,
+    pub pump: BoxFuture<'static, ()>,
+}
+
+/// Opens a connection to the hypervisor at `uri` for `host`.
+pub async fn open(uri: &HostUri, host: HostId, _deadline: Deadline) -> Result<Connection, DriverError> {
+    match uri.scheme {
+        Scheme::Simulated => simulated::open(uri, host),
+        Scheme::Libvirt => {
+            Err(DriverError::Refused { message: "this build has no libvirt driver; register a simulated://NAME host".into() })
+        }
+    }
+}

@@ -1,0 +1,398 @@
+//! A hypervisor in this process: a realistic state machine with latencies and failures, and no guests.
+//!
+//! Each name is one hypervisor, which outlives its connections for as long as the process does. Nothing is measured, so
+//! its domains have no statistics. Its ways to fail are the fault points `driver.list`, `driver.ACTION` (before anything
+//! happened) and `driver.ACTION.done` (it has happened, and nobody hears).
+
+use std::{
+    collections::{BTreeMap, BinaryHeap, HashMap},
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use hiveward_runtime::{clock::Deadline, fault};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
+
+use super::{Action, CHANGES_MAX, Change, Connection, Domain, DomainSpec, Driver, DriverError, Listing, Off, Run, Usage};
+use crate::{
+    host::spec::{Capacity, HostUri},
+    id::{HostId, VmId},
+};
+
+/// Of images that are said not to exist.
+const NO_IMAGE: &str = "missing";
+
+/// How it behaves; each may be given in the URI's query.
+#[derive(Clone, Copy, Debug)]
+struct Manners {
+    cpus: u32,
+    memory_bytes: u64,
+    /// Of each action.
+    action: Duration,
+    /// Of a start, in addition.
+    start: Duration,
+    /// Until the guest has heeded the power button.
+    shutdown: Duration,
+    /// Whether it ever does.
+    heeds: bool,
+}
+
+impl Manners {
+    fn of(query: &BTreeMap<String, String>) -> Result<Self, DriverError> {
+        let mut manners = Self {
+            cpus: 64,
+            memory_bytes: 256 << 30,
+            action: Duration::from_millis(1),
+            start: Duration::from_millis(20),
+            shutdown: Duration::from_millis(50),
+            heeds: true,
+        };
+        for (key, value) in query {
+            let bad = || DriverError::Refused { message: format!("{key}={value} is nothing that a simulated host knows") };
+            let number = || value.parse::<u64>().map_err(|_| bad());
+            match key.as_str() {
+                "cpus" => manners.cpus = value.parse().map_err(|_| bad())?,
+                "memoryGiB" => manners.memory_bytes = number()? << 30,
+                "actionMs" => manners.action = Duration::from_millis(number()?),
+                "startMs" => manners.start = Duration::from_millis(number()?),
+                "shutdownMs" => manners.shutdown = Duration::from_millis(number()?),
+                "heeds" => manners.heeds = value.parse().map_err(|_| bad())?,
+                _ => return Err(bad()),
+            }
+        }
+        Ok(manners)
+    }
+}
+
+struct Machine {
+    spec: Box<DomainSpec>,
+    run: Run,
+    boots: u64,
+}
+
+#[derive(Default)]
+struct Inner {
+    machines: HashMap<VmId, Machine>,
+    /// Guests that heed the power button at these times, in the boot that was then.
+    leaving: BinaryHeap<std::cmp::Reverse<(Instant, VmId, u64)>>,
+    listeners: Vec<mpsc::Sender<Change>>,
+    /// Unplugged from the network: nobody reaches it.
+    cut: bool,
+}
+
+/// One simulated hypervisor. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Hypervisor(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    inner: Mutex<Inner>,
+    moved: Notify,
+}
+
+static ALL: LazyLock<Mutex<HashMap<String, Hypervisor>>> = LazyLock::new(Mutex::default);
+
+impl Hypervisor {
+    /// The one of this name, for tests to look at from outside and to do to it what happens to machines.
+    pub fn named(name: &str) -> Self {
+        ALL.lock().entry(name.to_owned()).or_default().clone()
+    }
+
+    /// Its power fails: every guest is off. What was defined stays.
+    pub fn power_cycle(&self) {
+        let mut inner = self.0.inner.lock();
+        for machine in inner.machines.values_mut().filter(|machine| machine.run.is_on()) {
+            machine.run = Run::Off(Off::Crashed);
+        }
+        inner.tell(Change::Everything);
+    }
+
+    /// Connections end and no new one is made until it is `false` again; the guests run on.
+    pub fn cut(&self, cut: bool) {
+        let mut inner = self.0.inner.lock();
+        inner.cut = cut;
+        if cut {
+            inner.tell(Change::Closed { why: "the simulated host was cut off".into() });
+            inner.listeners.clear();
+        }
+    }
+
+    /// As if another had done it on the host itself.
+    pub fn set(&self, vm: VmId, run: Run) {
+        let mut inner = self.0.inner.lock();
+        if let Some(machine) = inner.machines.get_mut(&vm) {
+            if run.is_on() && !machine.run.is_on() {
+                machine.boots += 1;
+            }
+            machine.run = run;
+        }
+        inner.tell(Change::Domain(vm));
+    }
+
+    /// As if another had undefined it on the host itself.
+    pub fn forget(&self, vm: VmId) {
+        let mut inner = self.0.inner.lock();
+        inner.machines.remove(&vm);
+        inner.tell(Change::Domain(vm));
+    }
+
+    /// What is there, whoever owns it.
+    pub fn domains(&self) -> HashMap<VmId, Run> {
+        self.0.inner.lock().machines.iter().map(|(vm, machine)| (*vm, machine.run)).collect()
+    }
+
+    /// How often a domain was started.
+    pub fn boots(&self, vm: VmId) -> u64 {
+        self.0.inner.lock().machines.get(&vm).map_or(0, |machine| machine.boots)
+    }
+
+    /// Lets guests leave whose time has come; says when the next one is due.
+    fn leave(&self, now: Instant) -> Option<Instant> {
+        let mut inner = self.0.inner.lock();
+        while let Some(std::cmp::Reverse((due, vm, boot))) = inner.leaving.peek().copied() {
+            if due > now {
+                return Some(due);
+            }
+            inner.leaving.pop();
+            let left = inner.machines.get_mut(&vm).filter(|machine| machine.boots == boot && machine.run == Run::Running);
+            if let Some(machine) = left {
+                machine.run = Run::Off(Off::Shutdown);
+                inner.tell(Change::Domain(vm));
+            }
+        }
+        None
+    }
+
+    async fn pump(self) {
+        loop {
+            let moved = self.0.moved.notified();
+            match self.leave(Instant::now()) {
+                Some(due) => {
+                    tokio::select! {
+                        () = moved => {}
+                        () = tokio::time::sleep_until(due) => {}
+                    }
+                }
+                None => moved.await,
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn tell(&mut self, change: Change) {
+        self.listeners.retain(|listener| match listener.try_send(change.clone()) {
+            Ok(()) => true,
+            // The listener looks at everything anyhow when it has come so far: see the driver's `changes`.
+            Err(mpsc::error::TrySendError::Full(_)) => true,
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        });
+    }
+}
+
+pub fn open(uri: &HostUri, host: HostId) -> Result<Connection, DriverError> {
+    let manners = Manners::of(&uri.query)?;
+    let hypervisor = Hypervisor::named(&uri.authority);
+    let (listener, changes) = mpsc::channel(CHANGES_MAX);
+    {
+        let mut inner = hypervisor.0.inner.lock();
+        if inner.cut {
+            return Err(DriverError::Unreachable { message: "the simulated host is cut off".into() });
+        }
+        inner.listeners.push(listener);
+    }
+    let pump = Box::pin(hypervisor.clone().pump());
+    Ok(Connection { driver: Arc::new(Simulated { hypervisor, manners, host }), changes, pump })
+}
+
+struct Simulated {
+    hypervisor: Hypervisor,
+    manners: Manners,
+    host: HostId,
+}
+
+/// The names of the fault points before and after each action.
+const fn points(action: &Action) -> (&'static str, &'static str) {
+    match action {
+        Action::Define(_) => ("driver.define", "driver.define.done"),
+        Action::Start => ("driver.start", "driver.start.done"),
+        Action::Shutdown => ("driver.shutdown", "driver.shutdown.done"),
+        Action::Destroy => ("driver.destroy", "driver.destroy.done"),
+        Action::Suspend => ("driver.suspend", "driver.suspend.done"),
+        Action::Resume => ("driver.resume", "driver.resume.done"),
+        Action::Reboot => ("driver.reboot", "driver.reboot.done"),
+        Action::Undefine => ("driver.undefine", "driver.undefine.done"),
+    }
+}
+
+fn injected(error: fault::InjectedError) -> DriverError {
+    DriverError::Failed { message: error.to_string() }
+}
+
+fn refused<T>(message: impl Into<String>) -> Result<T, DriverError> {
+    Err(DriverError::Refused { message: message.into() })
+}
+
+async fn by<T>(deadline: Deadline, work: impl Future<Output = Result<T, DriverError>>) -> Result<T, DriverError> {
+    let waited_ms = u64::try_from(deadline.remaining().as_millis()).unwrap_or(u64::MAX);
+    tokio::time::timeout_at(deadline.instant(), work).await.unwrap_or(Err(DriverError::Expired { waited_ms }))
+}
+
+impl Simulated {
+    fn reached(&self) -> Result<(), DriverError> {
+        if self.hypervisor.0.inner.lock().cut {
+            return Err(DriverError::Unreachable { message: "the simulated host is cut off".into() });
+        }
+        Ok(())
+    }
+
+    fn seen(&self, vm: VmId) -> Option<Domain> {
+        self.hypervisor.0.inner.lock().machines.get(&vm).filter(|machine| machine.spec.owner == self.host).map(|machine| Domain {
+            vm,
+            owner: machine.spec.owner,
+            run: machine.run,
+            boots: Some(machine.boots),
+            usage: Usage::default(),
+        })
+    }
+
+    /// The step itself, at one moment.
+    fn take(&self, vm: VmId, action: Action) -> Result<(), DriverError> {
+        let mut inner = self.hypervisor.0.inner.lock();
+        let inner = &mut *inner;
+        if let Action::Define(spec) = action {
+            if spec.image.starts_with(NO_IMAGE) {
+                return refused(format!("there is no image {:?}", spec.image));
+            }
+            match inner.machines.get_mut(&vm) {
+                Some(machine) if machine.spec.owner != spec.owner => return refused("a domain of another owner has this UUID"),
+                // What runs keeps what it has until it is started again.
+                Some(machine) => machine.spec = spec,
+                None => drop(inner.machines.insert(vm, Machine { spec, run: Run::Off(Off::Unknown), boots: 0 })),
+            }
+            inner.tell(Change::Domain(vm));
+            return Ok(());
+        }
+        let used: u64 =
+            inner.machines.values().filter(|machine| machine.run.is_on()).map(|machine| machine.spec.memory_bytes).sum();
+        let Some(machine) = inner.machines.get_mut(&vm).filter(|machine| machine.spec.owner == self.host) else {
+            return if matches!(action, Action::Undefine | Action::Destroy) {
+                Ok(())
+            } else {
+                refused("there is no such domain")
+            };
+        };
+        match (action, machine.run) {
+            (Action::Define(_), _) => {}
+            (Action::Start, Run::Running)
+            | (Action::Suspend, Run::Paused)
+            | (Action::Resume, Run::Running)
+            | (Action::Destroy | Action::Shutdown, Run::Off(_)) => return Ok(()),
+            (Action::Start, Run::Paused) => return refused("it is paused; resume it"),
+            (Action::Start, Run::Off(_)) => {
+                if used + machine.spec.memory_bytes > self.manners.memory_bytes {
+                    return Err(DriverError::Failed { message: "the host has not enough free memory".into() });
+                }
+                (machine.run, machine.boots) = (Run::Running, machine.boots + 1);
+            }
+            (Action::Shutdown, Run::Running) => {
+                if self.manners.heeds {
+                    let leaves = std::cmp::Reverse((Instant::now() + self.manners.shutdown, vm, machine.boots));
+                    inner.leaving.push(leaves);
+                    self.hypervisor.0.moved.notify_waiters();
+                }
+                return Ok(());
+            }
+            // A guest that does not run does not see the button.
+            (Action::Shutdown, Run::Paused) => return Ok(()),
+            (Action::Destroy, _) => machine.run = Run::Off(Off::Destroyed),
+            (Action::Suspend, Run::Running) => machine.run = Run::Paused,
+            (Action::Resume, Run::Paused) => machine.run = Run::Running,
+            (Action::Reboot, Run::Running) => machine.boots += 1,
+            (Action::Suspend | Action::Resume | Action::Reboot, _) => return refused("it does not run"),
+            (Action::Undefine, Run::Off(_)) => drop(inner.machines.remove(&vm)),
+            (Action::Undefine, _) => return refused("it runs; stop it first"),
+        }
+        inner.tell(Change::Domain(vm));
+        Ok(())
+    }
+}
+
+impl Driver for Simulated {
+    fn capacity(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capacity, DriverError>> {
+        Box::pin(by(deadline, async {
+            self.reached()?;
+            let Manners { cpus, memory_bytes, .. } = self.manners;
+            Ok(Capacity { cpus, memory_bytes, version: "simulated".into() })
+        }))
+    }
+
+    fn list(&self, deadline: Deadline) -> BoxFuture<'_, Result<Listing, DriverError>> {
+        Box::pin(by(deadline, async {
+            fault::point("driver.list", Some(&self.host.key())).await.map_err(injected)?;
+            self.reached()?;
+            self.hypervisor.leave(Instant::now());
+            let inner = self.hypervisor.0.inner.lock();
+            let domains: Vec<_> = inner
+                .machines
+                .iter()
+                .filter(|(_, machine)| machine.spec.owner == self.host)
+                .map(|(vm, machine)| Domain {
+                    vm: *vm,
+                    owner: machine.spec.owner,
+                    run: machine.run,
+                    boots: Some(machine.boots),
+                    usage: Usage::default(),
+                })
+                .collect();
+            let foreign = u32::try_from(inner.machines.len() - domains.len()).unwrap_or(u32::MAX);
+            Ok(Listing { domains, foreign })
+        }))
+    }
+
+    fn act(&self, vm: VmId, action: Action, deadline: Deadline) -> BoxFuture<'_, Result<Option<Domain>, DriverError>> {
+        Box::pin(by(deadline, async move {
+            let (before, after) = points(&action);
+            let key = vm.key();
+            fault::point(before, Some(&key)).await.map_err(injected)?;
+            self.reached()?;
+            let starts = matches!(action, Action::Start);
+            tokio::time::sleep(self.manners.action + if starts { self.manners.start } else { Duration::ZERO }).await;
+            self.reached()?;
+            self.take(vm, action)?;
+            fault::point(after, Some(&key)).await.map_err(injected)?;
+            self.hypervisor.leave(Instant::now());
+            Ok(self.seen(vm))
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::driver::contract;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_simulated_driver_keeps_the_contract() {
+        let uri = HostUri::parse("simulated://contract").unwrap();
+        contract::keeps(|host| super::open(&uri, host)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn thirty_thousand_machines_are_listed_in_one_call() {
+        let uri = HostUri::parse("simulated://many?actionMs=0&startMs=0&memoryGiB=1000000").unwrap();
+        let host = HostId::new();
+        let connection = super::open(&uri, host).unwrap();
+        for _ in 0..30_000 {
+            let spec = contract::small(host);
+            connection.driver.act(VmId::new(), Action::Define(Box::new(spec)), Deadline::after(contract::WITHIN)).await.unwrap();
+        }
+        let listing = connection.driver.list(Deadline::after(contract::WITHIN)).await.unwrap();
+        assert_eq!((listing.domains.len(), listing.foreign), (30_000, 0));
+    }
+}

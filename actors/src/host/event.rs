@@ -1,0 +1,192 @@
+//! What happened to the fleet: which hosts and VMs there are, and which VM is on which host. Part of the roster's stream.
+
+use std::sync::Arc;
+
+use hiveward_runtime::{id::Key, op::NodeId};
+use serde::{Deserialize, Serialize};
+
+use super::spec::{Capacity, HostSpec};
+use crate::{
+    id::{HostId, VmId},
+    placement::vm::Decision,
+    swarm::event::Operation,
+    vm::spec::VmSpec,
+};
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum FleetEvent {
+    HostAdded {
+        spec: Arc<HostSpec>,
+        operation: Option<Operation>,
+    },
+    /// Its hypervisor answers, and this is what it has.
+    HostReached {
+        host: HostId,
+        capacity: Capacity,
+    },
+    HostUnreachable {
+        host: HostId,
+        why: String,
+    },
+    /// It takes no more VMs, and those that run on it are stopped.
+    HostDraining {
+        host: HostId,
+        operation: Option<Operation>,
+    },
+    HostDrainCancelled {
+        host: HostId,
+        operation: Option<Operation>,
+    },
+    /// Nothing runs on it any more.
+    HostDrained {
+        host: HostId,
+    },
+    HostRemoved {
+        host: HostId,
+        operation: Option<Operation>,
+    },
+    /// From here on what it needs is reserved on this host.
+    VmAdded {
+        spec: Arc<VmSpec>,
+        host: HostId,
+        decision: Arc<Decision>,
+        operation: Option<Operation>,
+    },
+    /// Nothing of it is left, and its reservation is over.
+    VmRemoved {
+        vm: VmId,
+        host: HostId,
+    },
+}
+
+impl FleetEvent {
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::HostAdded { .. } => "HostAdded",
+            Self::HostReached { .. } => "HostReached",
+            Self::HostUnreachable { .. } => "HostUnreachable",
+            Self::HostDraining { .. } => "HostDraining",
+            Self::HostDrainCancelled { .. } => "HostDrainCancelled",
+            Self::HostDrained { .. } => "HostDrained",
+            Self::HostRemoved { .. } => "HostRemoved",
+            Self::VmAdded { .. } => "VmAdded",
+            Self::VmRemoved { .. } => "VmRemoved",
+        }
+    }
+
+    /// The host it is about.
+    pub fn host(&self) -> HostId {
+        match self {
+            Self::HostAdded { spec, .. } => spec.id,
+            Self::HostReached { host, .. }
+            | Self::HostUnreachable { host, .. }
+            | Self::HostDraining { host, .. }
+            | Self::HostDrainCancelled { host, .. }
+            | Self::HostDrained { host }
+            | Self::HostRemoved { host, .. }
+            | Self::VmAdded { host, .. }
+            | Self::VmRemoved { host, .. } => *host,
+        }
+    }
+
+    /// A client's operation, and what its answer names.
+    pub fn operation(&self) -> Option<(&Operation, Key)> {
+        let (operation, key) = match self {
+            Self::HostAdded { spec, operation } => (operation, spec.id.key()),
+            Self::HostDraining { host, operation }
+            | Self::HostDrainCancelled { host, operation }
+            | Self::HostRemoved { host, operation } => (operation, host.key()),
+            Self::VmAdded { spec, operation, .. } => (operation, spec.id.key()),
+            _ => return None,
+        };
+        Some((operation.as_ref()?, key))
+    }
+
+    /// As clients see it.
+    pub fn data(&self) -> serde_json::Value {
+        use serde_json::json;
+        match self {
+            Self::HostAdded { spec, .. } => json!({"host": spec.id.to_string(), "name": spec.name, "uri": spec.uri}),
+            Self::HostReached { host, capacity } => json!({
+                "host": host.to_string(), "cpus": capacity.cpus, "memoryBytes": capacity.memory_bytes, "version": capacity.version,
+            }),
+            Self::HostUnreachable { host, why } => json!({"host": host.to_string(), "why": why}),
+            Self::HostDraining { host, .. }
+            | Self::HostDrainCancelled { host, .. }
+            | Self::HostDrained { host }
+            | Self::HostRemoved { host, .. } => json!({"host": host.to_string()}),
+            Self::VmAdded { spec, host, decision, .. } => json!({
+                "vm": spec.id.to_string(), "name": spec.name, "host": host.to_string(), "strategy": decision.strategy,
+                "eligible": decision.eligible,
+            }),
+            Self::VmRemoved { vm, host } => json!({"vm": vm.to_string(), "host": host.to_string()}),
+        }
+    }
+}
+
+/// What the roster is asked to change of the fleet.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum FleetChange {
+    AddHost {
+        spec: Arc<HostSpec>,
+    },
+    /// Refused while it has VMs; with `force` they are forgotten with it, whatever runs there.
+    RemoveHost {
+        host: HostId,
+        force: bool,
+    },
+    DrainHost {
+        host: HostId,
+    },
+    CancelDrain {
+        host: HostId,
+    },
+    /// Placed on this host, or on the best one.
+    AddVm {
+        spec: Arc<VmSpec>,
+        on: Option<HostId>,
+    },
+
+    // From a host's actor, in the placement that it lives in.
+    Reached {
+        host: HostId,
+        placement: u64,
+        capacity: Capacity,
+    },
+    Unreachable {
+        host: HostId,
+        placement: u64,
+        why: String,
+    },
+    Drained {
+        host: HostId,
+        placement: u64,
+    },
+    /// From a VM's actor: nothing of it is left.
+    RemoveVm {
+        vm: VmId,
+    },
+}
+
+impl FleetChange {
+    /// What an answer names.
+    pub fn key(&self) -> Key {
+        match self {
+            Self::AddHost { spec } => spec.id.key(),
+            Self::RemoveHost { host, .. }
+            | Self::DrainHost { host }
+            | Self::CancelDrain { host }
+            | Self::Reached { host, .. }
+            | Self::Unreachable { host, .. }
+            | Self::Drained { host, .. } => host.key(),
+            Self::AddVm { spec, .. } => spec.id.key(),
+            Self::RemoveVm { vm } => vm.key(),
+        }
+    }
+}
+
+/// The node that a host's connection is opened on, if it is a matter of that node which host it is.
+pub fn pinned(spec: &HostSpec, home: Option<NodeId>) -> Option<NodeId> {
+    let local = super::spec::HostUri::parse(&spec.uri).is_ok_and(|uri| uri.is_local());
+    spec.node.or(home.filter(|_| local))
+}

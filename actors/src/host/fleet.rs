@@ -1,0 +1,208 @@
+//! Hosts and VMs, folded from the roster's stream. Pure. A reservation is a VM's entry and nothing else: it cannot leak.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use hiveward_runtime::{clock::WallMs, op::NodeId};
+
+use super::{
+    event::FleetEvent,
+    spec::{Capacity, HostSpec},
+};
+use crate::{
+    directory::Place,
+    id::{HostId, VmId},
+    placement::vm::{HostFacts, Hosts, Need, Reject},
+    vm::spec::VmSpec,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drain {
+    Draining,
+    Drained,
+}
+
+#[derive(Clone, Debug)]
+pub struct HostEntry {
+    pub spec: Arc<HostSpec>,
+    pub place: Place,
+    /// The first node it was placed on: a local hypervisor is nowhere else.
+    pub home: Option<NodeId>,
+    pub capacity: Option<Capacity>,
+    /// Why it cannot be reached, if it cannot.
+    pub unreachable: Option<String>,
+    pub drain: Option<Drain>,
+    pub vms: BTreeSet<VmId>,
+    pub used: Need,
+    pub added_at: WallMs,
+}
+
+impl HostEntry {
+    /// What may be promised of it, overcommit counted in.
+    pub fn total(&self) -> Need {
+        let Some(capacity) = &self.capacity else { return Need::default() };
+        let over = |value: u64, milli: u32| i32::try_from(value * u64::from(milli) / 1000).unwrap_or(i32::MAX);
+        Need {
+            cpu_milli: over(u64::from(capacity.cpus) * 1000, self.spec.cpu_overcommit_milli),
+            memory_mib: over(capacity.memory_bytes >> 20, self.spec.memory_overcommit_milli),
+        }
+    }
+
+    /// Why it takes no VM, if it does not.
+    pub fn closed(&self) -> Option<Reject> {
+        if self.drain.is_some() {
+            Some(Reject::Draining)
+        } else if self.unreachable.is_some() || self.place.node.is_none() {
+            Some(Reject::Unreachable)
+        } else if self.capacity.is_none() {
+            Some(Reject::Unknown)
+        } else {
+            None
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct VmEntry {
+    pub spec: Arc<VmSpec>,
+    pub host: HostId,
+    pub added_at: WallMs,
+}
+
+#[derive(Default)]
+pub struct Fleet {
+    pub hosts: BTreeMap<HostId, HostEntry>,
+    pub vms: HashMap<VmId, VmEntry>,
+    host_names: HashMap<String, HostId>,
+    vm_names: HashMap<String, VmId>,
+    /// How many VMs of each group are on which host.
+    groups: HashMap<String, BTreeMap<HostId, u32>>,
+}
+
+pub fn need(spec: &VmSpec) -> Need {
+    Need::of(spec.cpus, spec.memory_bytes)
+}
+
+impl Fleet {
+    pub fn host_named(&self, name: &str) -> Option<HostId> {
+        self.host_names.get(name).copied()
+    }
+
+    pub fn vm_named(&self, name: &str) -> Option<VmId> {
+        self.vm_names.get(name).copied()
+    }
+
+    /// As placement sees it.
+    pub fn columns(&self) -> Hosts {
+        let mut hosts = Hosts::default();
+        for (host, entry) in &self.hosts {
+            hosts.push(HostFacts {
+                host: *host,
+                closed: entry.closed(),
+                total: entry.total(),
+                used: entry.used,
+                zone: entry.spec.zone.clone(),
+                labels: entry.spec.labels.clone(),
+            });
+        }
+        for (group, on) in &self.groups {
+            for (host, count) in on {
+                hosts.count(group, *host, *count);
+            }
+        }
+        hosts
+    }
+
+    fn group(&mut self, host: HostId, spec: &VmSpec, sign: i32) {
+        for group in spec.groups() {
+            let on = self.groups.entry(group.to_owned()).or_default();
+            let count = on.entry(host).or_default();
+            *count = count.saturating_add_signed(sign);
+            on.retain(|_, count| *count > 0);
+            if on.is_empty() {
+                self.groups.remove(group);
+            }
+        }
+    }
+
+    fn reserve(&mut self, host: HostId, of: Need, sign: i32) {
+        if let Some(entry) = self.hosts.get_mut(&host) {
+            entry.used.cpu_milli = entry.used.cpu_milli.saturating_add(sign.saturating_mul(of.cpu_milli));
+            entry.used.memory_mib = entry.used.memory_mib.saturating_add(sign.saturating_mul(of.memory_mib));
+        }
+    }
+
+    fn forget(&mut self, vm: VmId) {
+        if let Some(entry) = self.vms.remove(&vm) {
+            self.vm_names.remove(&entry.spec.name);
+            self.reserve(entry.host, need(&entry.spec), -1);
+            self.group(entry.host, &entry.spec, -1);
+            if let Some(host) = self.hosts.get_mut(&entry.host) {
+                host.vms.remove(&vm);
+            }
+        }
+    }
+
+    /// Makes an event part of the state.
+    pub fn apply(&mut self, event: &FleetEvent, at: WallMs) {
+        match event {
+            FleetEvent::HostAdded { spec, .. } => {
+                self.host_names.insert(spec.name.clone(), spec.id);
+                let entry = HostEntry {
+                    spec: spec.clone(),
+                    place: Place::default(),
+                    home: None,
+                    capacity: None,
+                    unreachable: None,
+                    drain: None,
+                    vms: BTreeSet::new(),
+                    used: Need::default(),
+                    added_at: at,
+                };
+                self.hosts.insert(spec.id, entry);
+            }
+            FleetEvent::HostReached { host, capacity } => {
+                if let Some(entry) = self.hosts.get_mut(host) {
+                    (entry.capacity, entry.unreachable) = (Some(capacity.clone()), None);
+                }
+            }
+            FleetEvent::HostUnreachable { host, why } => {
+                if let Some(entry) = self.hosts.get_mut(host) {
+                    entry.unreachable = Some(why.clone());
+                }
+            }
+            FleetEvent::HostDraining { host, .. } => self.set_drain(*host, Some(Drain::Draining)),
+            FleetEvent::HostDrainCancelled { host, .. } => self.set_drain(*host, None),
+            FleetEvent::HostDrained { host } => self.set_drain(*host, Some(Drain::Drained)),
+            FleetEvent::HostRemoved { host, .. } => {
+                let vms = self.hosts.get(host).map(|entry| entry.vms.clone()).unwrap_or_default();
+                for vm in vms {
+                    self.forget(vm);
+                }
+                if let Some(entry) = self.hosts.remove(host) {
+                    self.host_names.remove(&entry.spec.name);
+                }
+            }
+            FleetEvent::VmAdded { spec, host, .. } => {
+                self.vm_names.insert(spec.name.clone(), spec.id);
+                self.reserve(*host, need(spec), 1);
+                self.group(*host, spec, 1);
+                if let Some(entry) = self.hosts.get_mut(host) {
+                    entry.vms.insert(spec.id);
+                }
+                self.vms.insert(spec.id, VmEntry { spec: spec.clone(), host: *host, added_at: at });
+            }
+            FleetEvent::VmRemoved { vm, .. } => {
+                self.forget(*vm);
+            }
+        }
+    }
+
+    fn set_drain(&mut self, host: HostId, drain: Option<Drain>) {
+        if let Some(entry) = self.hosts.get_mut(&host) {
+            entry.drain = drain;
+        }
+    }
+}

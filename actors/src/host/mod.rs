@@ -1,0 +1,34 @@
+//! Hypervisor hosts: each a supervised actor that owns one connection through a driver, with its VMs beside it under a
+//! supervisor of its own.
+//!
+//! Which hosts there are, what they have and what is reserved of it is in the roster's stream (`event`, `fleet`, `decide`).
+//! What runs on a host its hypervisor says; the host's actor asks it and tells its VMs.
+
+pub mod actor;
+pub mod breaker;
+pub mod decide;
+pub mod driver;
+pub mod event;
+pub mod fleet;
+pub mod message;
+pub mod record;
+#[cfg(test)]
+mod simulation;
+pub mod spec;
+pub mod wire;
+
+pub use record::{HostRecord, HostStatus};
+pub use spec::{Capacity, HostSpec};
+
+use hiveward_runtime::{clock::Deadline, error::Refused, id::Key};
+
+use crate::{directory::roster_key, house::House, roster::wire::RosterWire, swarm::message::Committed};
+
+/// Asks the roster, wherever it acts, for a change of the fleet that the house itself wants.
+pub(crate) async fn ask_roster(house: &House, change: event::FleetChange, deadline: Deadline) -> Result<Committed<Key>, Refused> {
+    if let Some(at) = house.directory.roster() {
+        house.router.learn(&roster_key(), at);
+    }
+    let wire = RosterWire::Fleet { change, operation: None };
+    house.router.ask::<_, Result<Committed<Key>, Refused>>(deadline, &roster_key(), &wire).await.map_err(Refused::from)?
+}

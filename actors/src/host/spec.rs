@@ -1,0 +1,111 @@
+//! What a client said a host is; parsed once.
+
+use std::collections::BTreeMap;
+
+use hiveward_runtime::{error::Refused, op::NodeId};
+use serde::{Deserialize, Serialize};
+
+use crate::id::HostId;
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostSpec {
+    pub id: HostId,
+    /// Unique in the cluster.
+    pub name: String,
+    pub uri: String,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub zone: String,
+    /// Only this node holds the connection.
+    #[serde(default)]
+    pub node: Option<NodeId>,
+    /// CPUs that may be promised for each that is there, in thousandths.
+    pub cpu_overcommit_milli: u32,
+    /// Memory that may be promised for each byte that is there, in thousandths.
+    pub memory_overcommit_milli: u32,
+}
+
+impl HostSpec {
+    pub const CPU_OVERCOMMIT_MILLI_DEFAULT: u32 = 4_000;
+    pub const MEMORY_OVERCOMMIT_MILLI_DEFAULT: u32 = 1_000;
+    pub const OVERCOMMIT_MILLI_MAX: u32 = 64_000;
+}
+
+/// What a host has, as its hypervisor says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capacity {
+    pub cpus: u32,
+    pub memory_bytes: u64,
+    /// Of the hypervisor, for people.
+    pub version: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    Simulated,
+    Libvirt,
+}
+
+/// `SCHEME://AUTHORITY/PATH?KEY=VALUE&…`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostUri {
+    pub scheme: Scheme,
+    pub authority: String,
+    pub path: String,
+    pub query: BTreeMap<String, String>,
+    /// As it was given.
+    pub text: String,
+}
+
+const URI_BYTES_MAX: usize = 512;
+
+impl HostUri {
+    pub fn parse(text: &str) -> Result<Self, Refused> {
+        let bad = |why: String| Refused::invalid("uri", why);
+        if text.len() > URI_BYTES_MAX || text.chars().any(char::is_whitespace) {
+            return Err(bad(format!("a host's URI has at most {URI_BYTES_MAX} bytes and no spaces")));
+        }
+        let (scheme, rest) = text
+            .split_once("://")
+            .ok_or_else(|| bad(format!("{text:?} is no URI; write simulated://NAME, test:///default or qemu:///system")))?;
+        let kind = match scheme.split('+').next() {
+            Some("simulated") => Scheme::Simulated,
+            Some("test" | "qemu") => Scheme::Libvirt,
+            _ => return Err(bad(format!("{scheme:?} is no driver; there are simulated, test and qemu"))),
+        };
+        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (authority, path) = place.split_once('/').unwrap_or((place, ""));
+        if authority.split_once('@').is_some_and(|(user, _)| user.contains(':')) {
+            return Err(bad("a URI is shown to everybody: it holds no password; use a key or a certificate".into()));
+        }
+        if kind == Scheme::Simulated && (authority.is_empty() || !path.is_empty()) {
+            return Err(bad("a simulated host is simulated://NAME, where all that name the same share one".into()));
+        }
+        let query = query.split('&').filter(|part| !part.is_empty());
+        let query = query.map(|part| part.split_once('=').unwrap_or((part, ""))).map(|(key, value)| (key.into(), value.into()));
+        Ok(Self { scheme: kind, authority: authority.into(), path: path.into(), query: query.collect(), text: text.into() })
+    }
+
+    /// Whether it is a matter of the node that opens it which hypervisor that is.
+    pub fn is_local(&self) -> bool {
+        self.scheme == Scheme::Simulated || self.authority.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uris_read_as_libvirt_writes_them_and_say_what_is_wrong_with_them() {
+        let uri = HostUri::parse("qemu+ssh://root@kvm1/system?keyfile=/k").unwrap();
+        assert_eq!((uri.scheme, uri.is_local(), &*uri.path), (Scheme::Libvirt, false, "system"));
+        assert_eq!(uri.query["keyfile"], "/k");
+        assert!(HostUri::parse("qemu:///system").unwrap().is_local());
+        assert!(HostUri::parse("simulated://a?cpus=4").unwrap().is_local());
+        for bad in ["", "qemu", "xen:///", "simulated://", "qemu+tcp://a:b@c/system", "simulated://a b"] {
+            assert_eq!(HostUri::parse(bad).unwrap_err().field.as_deref(), Some("uri"), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Hosts as columns: what one decision scans is together in memory.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::Reject;
+use crate::id::HostId;
+
+/// What a VM takes of a host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Need {
+    /// Thousandths of a CPU.
+    pub cpu_milli: i32,
+    pub memory_mib: i32,
+}
+
+impl Need {
+    pub fn of(cpus: u32, memory_bytes: u64) -> Self {
+        let memory_mib = i32::try_from(memory_bytes.div_ceil(1 << 20)).unwrap_or(i32::MAX);
+        Self { cpu_milli: i32::try_from(u64::from(cpus) * 1000).unwrap_or(i32::MAX), memory_mib }
+    }
+}
+
+/// One host as it is told to [`Hosts`].
+#[derive(Clone, Debug)]
+pub struct HostFacts {
+    pub host: HostId,
+    /// Why it takes nothing, if it does not.
+    pub closed: Option<Reject>,
+    /// With overcommit.
+    pub total: Need,
+    pub used: Need,
+    pub zone: String,
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Positions are those in which hosts were added, and never change.
+#[derive(Clone, Debug, Default)]
+pub struct Hosts {
+    pub(super) ids: Vec<HostId>,
+    pub(super) closed: Vec<Reject>,
+    pub(super) cpu_free: Vec<i32>,
+    pub(super) memory_free: Vec<i32>,
+    pub(super) cpu_total: Vec<i32>,
+    pub(super) memory_total: Vec<i32>,
+    /// One over the total: a multiplication is cheaper than a division.
+    pub(super) cpu_share: Vec<f32>,
+    pub(super) memory_share: Vec<f32>,
+    pub(super) zone: Vec<u16>,
+    pub(super) zones: Vec<String>,
+    pub(super) labels: Vec<BTreeMap<String, String>>,
+    at: HashMap<HostId, u32>,
+    /// How many of each group are on which host.
+    pub(super) groups: HashMap<String, HashMap<u32, u32>>,
+}
+
+impl Hosts {
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    pub fn position(&self, host: HostId) -> Option<usize> {
+        self.at.get(&host).map(|at| *at as usize)
+    }
+
+    pub fn id(&self, at: usize) -> Option<HostId> {
+        self.ids.get(at).copied()
+    }
+
+    pub fn free(&self, at: usize) -> Need {
+        Need {
+            cpu_milli: self.cpu_free.get(at).copied().unwrap_or(0),
+            memory_mib: self.memory_free.get(at).copied().unwrap_or(0),
+        }
+    }
+
+    pub fn total(&self, at: usize) -> Need {
+        Need {
+            cpu_milli: self.cpu_total.get(at).copied().unwrap_or(0),
+            memory_mib: self.memory_total.get(at).copied().unwrap_or(0),
+        }
+    }
+
+    pub fn is_open(&self, at: usize) -> bool {
+        self.closed.get(at) == Some(&Reject::None)
+    }
+
+    pub fn push(&mut self, facts: HostFacts) {
+        let zone = self.zones.iter().position(|zone| *zone == facts.zone).unwrap_or_else(|| {
+            self.zones.push(facts.zone.clone());
+            self.zones.len() - 1
+        });
+        self.at.insert(facts.host, u32::try_from(self.ids.len()).unwrap_or(u32::MAX));
+        self.ids.push(facts.host);
+        self.closed.push(facts.closed.unwrap_or(Reject::None));
+        self.cpu_free.push(facts.total.cpu_milli.saturating_sub(facts.used.cpu_milli));
+        self.memory_free.push(facts.total.memory_mib.saturating_sub(facts.used.memory_mib));
+        self.cpu_total.push(facts.total.cpu_milli);
+        self.memory_total.push(facts.total.memory_mib);
+        self.cpu_share.push(1.0 / facts.total.cpu_milli.max(1) as f32);
+        self.memory_share.push(1.0 / facts.total.memory_mib.max(1) as f32);
+        self.zone.push(u16::try_from(zone).unwrap_or(u16::MAX));
+        self.labels.push(facts.labels);
+    }
+
+    /// That so many of a group are on a host already.
+    pub fn count(&mut self, group: &str, host: HostId, count: u32) {
+        if let Some(at) = self.at.get(&host) {
+            self.groups.entry(group.to_owned()).or_default().insert(*at, count);
+        }
+    }
+
+    /// Reserves what a VM needs on a host.
+    pub fn take<'a>(&mut self, at: usize, need: Need, groups: impl Iterator<Item = &'a str>) {
+        self.change(at, need, 1);
+        for group in groups {
+            let on = u32::try_from(at).unwrap_or(u32::MAX);
+            match self.groups.get_mut(group) {
+                Some(hosts) => *hosts.entry(on).or_default() += 1,
+                None => drop(self.groups.insert(group.to_owned(), HashMap::from([(on, 1)]))),
+            }
+        }
+    }
+
+    /// Gives back what [`take`](Self::take) reserved.
+    pub fn give_back<'a>(&mut self, at: usize, need: Need, groups: impl Iterator<Item = &'a str>) {
+        self.change(at, need, -1);
+        let on = u32::try_from(at).unwrap_or(u32::MAX);
+        for group in groups {
+            let Some(hosts) = self.groups.get_mut(group) else { continue };
+            if let Some(count) = hosts.get_mut(&on) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    hosts.remove(&on);
+                }
+            }
+            if hosts.is_empty() {
+                self.groups.remove(group);
+            }
+        }
+    }
+
+    fn change(&mut self, at: usize, need: Need, sign: i32) {
+        if let (Some(cpu), Some(memory)) = (self.cpu_free.get_mut(at), self.memory_free.get_mut(at)) {
+            *cpu = cpu.saturating_sub(sign.saturating_mul(need.cpu_milli));
+            *memory = memory.saturating_sub(sign.saturating_mul(need.memory_mib));
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! Places many VMs at once on as few hosts as can be: a whole-cluster plan, not one decision after another.
+//!
+//! A [`Solver`] takes a problem and a budget of moves, not of time, so that the same seed gives the same plan anywhere.
+//! [`FirstFit`] is the classic; [`Annealing`] begins with the best of several greedy packings and then empties hosts. What
+//! no plan can be better than is [`Problem::least_hosts`].
+
+use super::Need;
+
+/// VMs and hosts without names: positions stand for them.
+#[derive(Clone, Debug, Default)]
+pub struct Problem {
+    pub vms: Vec<Need>,
+    /// What each host can take.
+    pub hosts: Vec<Need>,
+    /// VMs of one group are never together on a host; 0 is no group.
+    pub apart: Vec<u32>,
+}
+
+/// For each VM its host; `None` for one that has no place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    pub host_of: Vec<Option<u32>>,
+}
+
+pub trait Solver {
+    fn name(&self) -> &'static str;
+
+    /// At most so many moves are tried after the first packing.
+    fn solve(&self, problem: &Problem, moves_max: u64, seed: u64) -> Plan;
+}
+
+impl Problem {
+    /// No plan uses fewer hosts: the scarcer resource alone needs that many, the largest hosts taken first.
+    pub fn least_hosts(&self) -> usize {
+        let least = |of: fn(&Need) -> i32| {
+            let wanted: i64 = self.vms.iter().map(|vm| i64::from(of(vm))).sum();
+            let mut offers: Vec<i64> = self.hosts.iter().map(|host| i64::from(of(host))).collect();
+            offers.sort_unstable_by_key(|offer| std::cmp::Reverse(*offer));
+            let (mut given, mut hosts) = (0, 0);
+            for offer in offers.into_iter().take_while(|offer| *offer > 0) {
+                if given >= wanted {
+                    break;
+                }
+                (given, hosts) = (given + offer, hosts + 1);
+            }
+            hosts
+        };
+        least(|need| need.cpu_milli).max(least(|need| need.memory_mib))
+    }
+
+    fn group(&self, vm: usize) -> u32 {
+        self.apart.get(vm).copied().unwrap_or(0)
+    }
+}
+
+impl Plan {
+    pub fn hosts_used(&self) -> usize {
+        let used: std::collections::HashSet<_> = self.host_of.iter().flatten().collect();
+        used.len()
+    }
+
+    pub fn unplaced(&self) -> usize {
+        self.host_of.iter().filter(|host| host.is_none()).count()
+    }
+
+    /// What is wrong with it, if anything is.
+    pub fn check(&self, problem: &Problem) -> Result<(), String> {
+        let mut free: Vec<(i64, i64)> =
+            problem.hosts.iter().map(|host| (i64::from(host.cpu_milli), i64::from(host.memory_mib))).collect();
+        let mut groups = std::collections::HashSet::new();
+        for (vm, host) in self.host_of.iter().enumerate() {
+            let (Some(host), Some(need)) = (host, problem.vms.get(vm)) else { continue };
+            let Some(free) = free.get_mut(*host as usize) else {
+                return Err(format!("VM {vm} is on host {host}, which is none"));
+            };
+            free.0 -= i64::from(need.cpu_milli);
+            free.1 -= i64::from(need.memory_mib);
+            if free.0 < 0 || free.1 < 0 {
+                return Err(format!("host {host} is promised more than it has"));
+            }
+            let group = problem.group(vm);
+            if group != 0 && !groups.insert((*host, group)) {
+                return Err(format!("two VMs of group {group} are on host {host}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A plan in the making.
+#[derive(Clone)]
+struct Packing<'a> {
+    problem: &'a Problem,
+    free: Vec<Need>,
+    on: Vec<Vec<u32>>,
+    host_of: Vec<Option<u32>>,
+}
+
+impl<'a> Packing<'a> {
+    fn new(problem: &'a Problem) -> Self {
+        Self {
+            problem,
+            free: problem.hosts.clone(),
+            on: vec![Vec::new(); problem.hosts.len()],
+            host_of: vec![None; problem.vms.len()],
+        }
+    }
+
+    fn fits(&self, vm: u32, host: usize) -> bool {
+        let (need, free) = (self.problem.vms[vm as usize], self.free[host]);
+        need.cpu_milli <= free.cpu_milli && need.memory_mib <= free.memory_mib && self.is_apart(vm, host, None)
+    }
+
+    /// Nobody on the host, but for `leaving`, is of the VM's group.
+    fn is_apart(&self, vm: u32, host: usize, leaving: Option<u32>) -> bool {
+        let group = self.problem.group(vm as usize);
+        group == 0 || !self.on[host].iter().any(|other| Some(*other) != leaving && self.problem.group(*other as usize) == group)
+    }
+
+    fn put(&mut self, vm: u32, host: usize) {
+        let need = self.problem.vms[vm as usize];
+        self.free[host].cpu_milli -= need.cpu_milli;
+        self.free[host].memory_mib -= need.memory_mib;
+        self.on[host].push(vm);
+        self.host_of[vm as usize] = u32::try_from(host).ok();
+    }
+
+    fn take(&mut self, vm: u32) -> Option<usize> {
+        let host = self.host_of[vm as usize].take()? as usize;
+        let need = self.problem.vms[vm as usize];
+        self.free[host].cpu_milli += need.cpu_milli;
+        self.free[host].memory_mib += need.memory_mib;
+        self.on[host].retain(|other| *other != vm);
+        Some(host)
+    }
+
+    fn used(&self) -> usize {
+        self.on.iter().filter(|on| !on.is_empty()).count()
+    }
+
+    fn plan(self) -> Plan {
+        Plan { host_of: self.host_of }
+    }
+}
+
+/// How much of a host of the middle size a VM takes, by each resource.
+fn shares(problem: &Problem) -> Vec<(f64, f64)> {
+    let count = problem.hosts.len().max(1) as f64;
+    let cpu: f64 = problem.hosts.iter().map(|host| f64::from(host.cpu_milli)).sum::<f64>() / count;
+    let memory: f64 = problem.hosts.iter().map(|host| f64::from(host.memory_mib)).sum::<f64>() / count;
+    let share = |vm: &Need| (f64::from(vm.cpu_milli) / cpu.max(1.0), f64::from(vm.memory_mib) / memory.max(1.0));
+    problem.vms.iter().map(share).collect()
+}
+
+/// Hosts are filled in this order: large ones first, since a large one costs no more than a small one.
+fn host_order(problem: &Problem) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..problem.hosts.len()).collect();
+    let size = |host: &usize| i64::from(problem.hosts[*host].cpu_milli) * i64::from(problem.hosts[*host].memory_mib);
+    order.sort_by_key(|host| std::cmp::Reverse(size(host)));
+    order
+}
+
+/// The largest VM first, by its larger share, each on the first host that takes it.
+pub struct FirstFit;
+
+impl Solver for FirstFit {
+    fn name(&self) -> &'static str {
+        "first-fit decreasing"
+    }
+
+    fn solve(&self, problem: &Problem, _: u64, _: u64) -> Plan {
+        let (shares, hosts) = (shares(problem), host_order(problem));
+        let mut order: Vec<u32> = (0..u32::try_from(problem.vms.len()).unwrap_or(u32::MAX)).collect();
+        let size = |vm: &u32| shares[*vm as usize].0.max(shares[*vm as usize].1);
+        order.sort_by(|a, b| size(b).total_cmp(&size(a)).then(a.cmp(b)));
+        let mut packing = Packing::new(problem);
+        for vm in order {
+            if let Some(host) = hosts.iter().copied().find(|host| packing.fits(vm, *host)) {
+                packing.put(vm, host);
+            }
+        }
+        packing.plan()
+    }
+}
+
+/// Fills one host after another, each time with the VM whose needs point the way the host's room does.
+fn fill(problem: &Problem, bias: f64) -> Packing<'_> {
+    let (shares, hosts) = (shares(problem), host_order(problem));
+    let mut packing = Packing::new(problem);
+    // VMs that are alike stand together: one look for all of them.
+    let mut kinds: std::collections::BTreeMap<(i32, i32, u32), Vec<u32>> = std::collections::BTreeMap::new();
+    for (vm, need) in problem.vms.iter().enumerate() {
+        kinds
+            .entry((need.cpu_milli, need.memory_mib, problem.group(vm)))
+            .or_default()
+            .push(u32::try_from(vm).unwrap_or(u32::MAX));
+    }
+    let mut kinds: Vec<Vec<u32>> = kinds.into_values().collect();
+    for host in hosts {
+        loop {
+            let total = problem.hosts[host];
+            let free = packing.free[host];
+            let room = (
+                f64::from(free.cpu_milli) / f64::from(total.cpu_milli.max(1)),
+                f64::from(free.memory_mib) / f64::from(total.memory_mib.max(1)),
+            );
+            let fit = |kind: &Vec<u32>| {
+                let vm = *kind.last()?;
+                packing.fits(vm, host).then_some(())?;
+                let (cpu, memory) = shares[vm as usize];
+                // Along the room that is left, and the larger the better.
+                Some(cpu * room.0 + memory * room.1 + bias * (cpu * cpu + memory * memory))
+            };
+            let best =
+                kinds.iter().enumerate().filter_map(|(at, kind)| Some((at, fit(kind)?))).max_by(|a, b| a.1.total_cmp(&b.1));
+            let Some((at, _)) = best else { break };
+            if let Some(vm) = kinds[at].pop() {
+                packing.put(vm, host);
+            }
+            if kinds[at].is_empty() {
+                kinds.swap_remove(at);
+            }
+        }
+        if kinds.is_empty() {
+            break;
+        }
+    }
+    packing
+}
+
+/// Begins with the best of several packings, then moves and swaps VMs so that fuller hosts get fuller and a host at a time
+/// is emptied; now and then takes a worse step, less often as it goes.
+pub struct Annealing;
+
+/// How much worse a step may be at the beginning, in squares of a host's share.
+const HEAT: f64 = 0.02;
+/// How the greedy packings weigh size against direction.
+const BIASES: [f64; 5] = [0.0, 0.5, 1.0, 2.0, 4.0];
+
+impl Solver for Annealing {
+    fn name(&self) -> &'static str {
+        "annealing"
+    }
+
+    fn solve(&self, problem: &Problem, moves_max: u64, seed: u64) -> Plan {
+        let first = FirstFit.solve(problem, 0, seed);
+        let mut best = Packing::new(problem);
+        for (vm, host) in first.host_of.iter().enumerate() {
+            if let Some(host) = host {
+                best.put(u32::try_from(vm).unwrap_or(u32::MAX), *host as usize);
+            }
+        }
+        let rank = |packing: &Packing<'_>| (packing.host_of.iter().filter(|host| host.is_none()).count(), packing.used());
+        for bias in BIASES {
+            let packing = fill(problem, bias);
+            if rank(&packing) < rank(&best) {
+                best = packing;
+            }
+        }
+        anneal(best, moves_max, seed).plan()
+    }
+}
+
+fn anneal(mut packing: Packing<'_>, moves_max: u64, seed: u64) -> Packing<'_> {
+    let (problem, mut dice) = (packing.problem, fastrand::Rng::with_seed(seed));
+    let least = problem.least_hosts();
+    let mut spent = 0;
+    while spent < moves_max && packing.used() > least {
+        // The emptiest host is the one to go.
+        let filling = |host: usize| {
+            let (total, free) = (problem.hosts[host], packing.free[host]);
+            let used = |total: i32, free: i32| f64::from(total - free) / f64::from(total.max(1));
+            used(total.cpu_milli, free.cpu_milli) + used(total.memory_mib, free.memory_mib)
+        };
+        let mut used: Vec<usize> = (0..problem.hosts.len()).filter(|host| !packing.on[*host].is_empty()).collect();
+        used.sort_by(|a, b| filling(*a).total_cmp(&filling(*b)).then(a.cmp(b)));
+        let Some((&victim, rest)) = used.split_first() else { break };
+        let mut tried = packing.clone();
+        let mut homeless: Vec<u32> = tried.on[victim].clone();
+        for vm in &homeless {
+            tried.take(*vm);
+        }
+        let budget = (moves_max - spent).min(EMPTYING_MOVES);
+        if home(&mut tried, &mut homeless, rest, budget, &mut dice, &mut spent) {
+            packing = tried;
+        } else if budget < EMPTYING_MOVES {
+            break;
+        }
+    }
+    packing
+}
+
+/// Tried for one host before another order of things is.
+const EMPTYING_MOVES: u64 = 400_000;
+
+/// Finds a place for each of `homeless` on `hosts`, by putting it where it fits, in the place of a smaller one that goes on
+/// to look, or after a swap that makes room.
+fn home(
+    packing: &mut Packing<'_>,
+    homeless: &mut Vec<u32>,
+    hosts: &[usize],
+    budget: u64,
+    dice: &mut fastrand::Rng,
+    spent: &mut u64,
+) -> bool {
+    let problem = packing.problem;
+    let (cpu, memory) = hosts.iter().fold((1.0_f64, 1.0_f64), |(cpu, memory), host| {
+        let total = problem.hosts[*host];
+        (cpu.max(f64::from(total.cpu_milli)), memory.max(f64::from(total.memory_mib)))
+    });
+    let size = |need: Need| f64::from(need.cpu_milli) / cpu + f64::from(need.memory_mib) / memory;
+    // Room in one place is worth more than the same in two.
+    let worth = |free: Need| {
+        let (cpu, memory) = (f64::from(free.cpu_milli) / cpu, f64::from(free.memory_mib) / memory);
+        cpu * cpu + memory * memory + cpu * memory
+    };
+    let end = *spent + budget;
+    homeless.sort_by(|a, b| size(problem.vms[*a as usize]).total_cmp(&size(problem.vms[*b as usize])));
+    while let Some(vm) = homeless.pop() {
+        // The largest first; the fullest host that takes it.
+        let fitting = hosts.iter().copied().filter(|host| packing.fits(vm, *host));
+        if let Some(host) = fitting.min_by(|a, b| size(packing.free[*a]).total_cmp(&size(packing.free[*b]))) {
+            packing.put(vm, host);
+            continue;
+        }
+        let need = problem.vms[vm as usize];
+        let mut placed = false;
+        while *spent < end && !placed {
+            *spent += 1;
+            let host = hosts[dice.usize(0..hosts.len())];
+            let heat = HEAT * (end - *spent) as f64 / budget.max(1) as f64;
+            if packing.on[host].is_empty() {
+                continue;
+            }
+            let out = packing.on[host][dice.usize(0..packing.on[host].len())];
+            let gone = problem.vms[out as usize];
+            let free = packing.free[host];
+            let fits_instead = need.cpu_milli <= free.cpu_milli + gone.cpu_milli
+                && need.memory_mib <= free.memory_mib + gone.memory_mib
+                && packing.is_apart(vm, host, Some(out));
+            if fits_instead && size(gone) < size(need) {
+                // It goes in, and what was smaller looks for a place.
+                packing.take(out);
+                packing.put(vm, host);
+                homeless.push(out);
+                homeless.sort_by(|a, b| size(problem.vms[*a as usize]).total_cmp(&size(problem.vms[*b as usize])));
+                placed = true;
+                continue;
+            }
+            // A swap of two that leaves more room in one place.
+            let other = hosts[dice.usize(0..hosts.len())];
+            if other == host || packing.on[other].is_empty() {
+                continue;
+            }
+            let back = packing.on[other][dice.usize(0..packing.on[other].len())];
+            let come = problem.vms[back as usize];
+            if gone == come {
+                continue;
+            }
+            let after = |free: Need, out: Need, into: Need| Need {
+                cpu_milli: free.cpu_milli + out.cpu_milli - into.cpu_milli,
+                memory_mib: free.memory_mib + out.memory_mib - into.memory_mib,
+            };
+            let (here, there) = (after(free, gone, come), after(packing.free[other], come, gone));
+            if here.cpu_milli < 0 || here.memory_mib < 0 || there.cpu_milli < 0 || there.memory_mib < 0 {
+                continue;
+            }
+            let gain = worth(here) + worth(there) - worth(free) - worth(packing.free[other]);
+            let takes = gain > 0.0 || (heat > 0.0 && dice.f64() < (gain / heat).exp());
+            if takes && packing.is_apart(back, host, Some(out)) && packing.is_apart(out, other, Some(back)) {
+                packing.take(out);
+                packing.take(back);
+                packing.put(back, host);
+                packing.put(out, other);
+                for host in [host, other] {
+                    if !placed && packing.fits(vm, host) {
+                        packing.put(vm, host);
+                        placed = true;
+                    }
+                }
+            }
+        }
+        if !placed {
+            return false;
+        }
+    }
+    true
+}

@@ -1,0 +1,446 @@
+//! A VM's actor: keeps what is wanted of one VM, and brings its domain there step by step.
+//!
+//! Owns the VM's stream. Asks its host's actor to do one step at a time, and the roster to forget the VM when nothing of it
+//! is left. Does nothing before what it was asked is durable. After a restart it replays its stream, waits for a look at the
+//! hypervisor, and goes on from what is seen: every step may be repeated.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use hiveward_runtime::{
+    call::{Addr, TellError},
+    clock::Deadline,
+    error::Refused,
+    fault,
+    supervise::{Behaviour, Context, Failure, TimerHandle},
+};
+use tokio::time::Instant;
+
+use super::{
+    event::{self, Asked, OperationKind, Seen, VmEvent},
+    message::{Answer, VmMsg},
+    reconcile::{self, Doing, Next, Step},
+    spec::VmSpec,
+    state::{Ask, Decided, VmState},
+};
+use crate::{
+    commit::{Batch, Committer},
+    host::{
+        actor::STEP_WITHIN,
+        ask_roster,
+        driver::{Action, Domain, DomainSpec, DriverError},
+        event::FleetChange,
+        message::{Done, HostMsg},
+    },
+    house::House,
+    id::HostId,
+    swarm::message::Committed,
+};
+
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LONGEST: Duration = Duration::from_secs(5);
+const FORGET_WITHIN: Duration = Duration::from_secs(5);
+/// Who asks what the house asks by itself.
+const HOUSE: &str = "hiveward";
+
+pub struct Vm {
+    house: House,
+    spec: Arc<VmSpec>,
+    host: HostId,
+}
+
+pub struct State {
+    vm: VmState,
+    incarnation: u64,
+    committer: Committer,
+    /// Batches handed to the committer, and those of them that are durable.
+    handed: u64,
+    durable: Arc<AtomicU64>,
+    doing: Doing,
+    in_flight: Option<Step>,
+    /// Seen while a step was under way.
+    meanwhile: Option<(Option<Domain>, u64)>,
+    /// The step before, if it changed nothing that could be seen.
+    last_step: Option<Step>,
+    tries: u32,
+    not_before: Option<Instant>,
+    /// When what is known of the domain was seen; 0 before this life saw anything.
+    seen_at: u64,
+    fresh: bool,
+    last_error: Option<String>,
+    forgetting: bool,
+    timer: Option<TimerHandle>,
+}
+
+impl Vm {
+    pub fn new(house: House, spec: Arc<VmSpec>, host: HostId) -> Self {
+        Self { house, spec, host }
+    }
+}
+
+/// The names of the fault points before a step is asked for, and when it was done and nothing was written of it yet.
+const fn points(step: Step) -> (&'static str, &'static str) {
+    match step {
+        Step::Define => ("vm.define", "vm.define.done"),
+        Step::Start => ("vm.start", "vm.start.done"),
+        Step::Shutdown => ("vm.shutdown", "vm.shutdown.done"),
+        Step::Destroy => ("vm.destroy", "vm.destroy.done"),
+        Step::Suspend => ("vm.suspend", "vm.suspend.done"),
+        Step::Resume => ("vm.resume", "vm.resume.done"),
+        Step::Reboot => ("vm.reboot", "vm.reboot.done"),
+        Step::Undefine => ("vm.undefine", "vm.undefine.done"),
+    }
+}
+
+async fn deliver(to: &Addr<VmMsg>, msg: VmMsg) {
+    let mut msg = msg;
+    while let Err(TellError::Busy(back)) = to.tell(msg) {
+        msg = back;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+impl Behaviour for Vm {
+    type Msg = VmMsg;
+    type State = State;
+
+    async fn start(&self, ctx: &Context<VmMsg>) -> Result<State, Failure> {
+        Box::pin(self.come_alive(ctx)).await
+    }
+
+    async fn handle(&self, ctx: &Context<VmMsg>, msg: VmMsg, state: &mut State) -> Result<(), Failure> {
+        Box::pin(self.take(ctx, msg, state)).await
+    }
+
+    fn observe(&self, state: &State) -> serde_json::Value {
+        serde_json::json!({
+            "wanted": format!("{:?}", state.vm.wanted), "seen": format!("{:?}", state.vm.seen), "status": state.vm.status(),
+            "operation": state.vm.active().map(|active| active.kind.name()), "step": state.in_flight.map(|step| format!("{step:?}")),
+            "tries": state.tries, "lastError": state.last_error, "incarnation": state.incarnation,
+        })
+    }
+}
+
+impl Vm {
+    async fn come_alive(&self, ctx: &Context<VmMsg>) -> Result<State, Failure> {
+        let (vm, stream) = (self.spec.id, self.spec.id.key());
+        let life = self.house.ledger.claim(&stream).await?;
+        let added = self.house.directory.read(|known| known.fleet.vms.get(&vm).map(|entry| entry.added_at));
+        let mut replayed = VmState::new(&self.spec, added.unwrap_or_else(|| self.house.clock.now()));
+        for event in &life.events {
+            replayed.apply(&VmEvent::decode(&event.kind, event.format, &event.body)?, event.at);
+        }
+        let me = ctx.addr().clone();
+        let (committer, committing) =
+            Committer::new(self.house.ledger.clone(), stream, life.incarnation, life.version, move |error| {
+                let _ = me.tell(VmMsg::CommitFailed { message: error.to_string() });
+            });
+        ctx.task(committing);
+        // Of one that is quite new nothing is there; if this is its second life, its steps may be repeated.
+        let fresh = life.version == 0;
+        let state = State {
+            vm: replayed,
+            incarnation: life.incarnation,
+            committer,
+            handed: 0,
+            durable: Arc::default(),
+            doing: Doing { boots: fresh.then_some(0), done: None },
+            in_flight: None,
+            meanwhile: None,
+            last_step: None,
+            tries: 0,
+            not_before: None,
+            seen_at: 0,
+            fresh,
+            last_error: None,
+            forgetting: false,
+            timer: None,
+        };
+        if !fresh {
+            self.ask_for_a_look();
+        }
+        let _ = ctx.addr().tell(VmMsg::Drive);
+        Ok(state)
+    }
+
+    async fn take(&self, ctx: &Context<VmMsg>, msg: VmMsg, state: &mut State) -> Result<(), Failure> {
+        match msg {
+            VmMsg::Ask { ask, reply } => self.ask(state, ctx, ask, reply).await?,
+            VmMsg::Observed { domain, at } => {
+                if state.in_flight.is_some() {
+                    // The step's own answer is the news, unless this is newer still.
+                    state.meanwhile = Some((domain, at));
+                } else if at > state.seen_at {
+                    self.see(ctx, state, domain, at).await?;
+                }
+            }
+            VmMsg::Drain => {
+                if state.vm.is_on() && state.vm.active().is_none() {
+                    self.ask_oneself(ctx, state, OperationKind::Stop).await?;
+                }
+            }
+            VmMsg::Stepped { step, result } => self.stepped(ctx, state, step, result).await?,
+            VmMsg::Drive => {}
+            VmMsg::Tick => state.timer = None,
+            VmMsg::Forgotten { done } => {
+                state.forgetting = false;
+                if !done {
+                    state.not_before = Some(Instant::now() + self.again_after(state));
+                }
+            }
+            VmMsg::CommitFailed { message } => return Err(Failure::new(message)),
+        }
+        self.drive(ctx, state).await
+    }
+
+    async fn record(
+        &self,
+        ctx: &Context<VmMsg>,
+        state: &mut State,
+        events: Vec<VmEvent>,
+        reply: Option<(u64, Answer)>,
+    ) -> Result<(), Failure> {
+        let (mut batch, now) = (Batch::default(), self.house.clock.now());
+        for event in &events {
+            batch.push(event.kind(), event::FORMAT, event.encode()?);
+            state.vm.apply(event, now);
+        }
+        state.handed += 1;
+        let (handed, durable, me) = (state.handed, state.durable.clone(), ctx.addr().clone());
+        batch.then(move |cursor| {
+            durable.store(handed, Ordering::Release);
+            if let Some((number, reply)) = reply {
+                reply.answer(Ok(Committed { value: number, cursor }));
+            }
+            // A full mailbox has something in it that drives as well.
+            let _ = me.tell(VmMsg::Drive);
+        });
+        Ok(state.committer.hand_over(batch).await?)
+    }
+
+    async fn ask(&self, state: &mut State, ctx: &Context<VmMsg>, ask: Ask, reply: Answer) -> Result<(), Failure> {
+        match state.vm.decide(&self.spec, ask, state.doing.boots) {
+            Err(refused) => {
+                reply.answer(Err(refused));
+                Ok(())
+            }
+            Ok(Decided::Already(number)) => self.record(ctx, state, Vec::new(), Some((number, reply))).await,
+            Ok(Decided::New(number, events)) => {
+                self.begin_operation(state);
+                self.record(ctx, state, events, Some((number, reply))).await
+            }
+        }
+    }
+
+    /// Not heard by a host that has no life now: it looks when it has one.
+    fn ask_for_a_look(&self) {
+        if let Some(host) = self.house.doors.host(self.host) {
+            let _ = host.tell(HostMsg::Arrived { vm: self.spec.id });
+        }
+    }
+
+    fn begin_operation(&self, state: &mut State) {
+        (state.doing.done, state.last_step, state.tries, state.not_before) = (None, None, 0, None);
+    }
+
+    async fn ask_oneself(&self, ctx: &Context<VmMsg>, state: &mut State, kind: OperationKind) -> Result<(), Failure> {
+        self.begin_operation(state);
+        let asked = Asked {
+            number: state.vm.last_number() + 1,
+            kind,
+            principal: HOUSE.into(),
+            operation: None,
+            force: false,
+            grace_ms: self.spec.stop_grace_ms,
+            boots: state.doing.boots,
+        };
+        self.record(ctx, state, vec![VmEvent::Asked(Box::new(asked))], None).await
+    }
+
+    async fn see(&self, ctx: &Context<VmMsg>, state: &mut State, domain: Option<Domain>, at: u64) -> Result<(), Failure> {
+        (state.seen_at, state.fresh) = (at, true);
+        state.doing.boots = domain.as_ref().map_or(Some(0), |domain| domain.boots);
+        let seen = domain.map_or(Seen::Absent, |domain| Seen::There(domain.run));
+        if seen != state.vm.seen {
+            // What could not be done before may be possible now.
+            (state.last_step, state.tries, state.not_before) = (None, 0, None);
+            ctx.set_note(seen.words());
+            self.record(ctx, state, vec![VmEvent::Seen { seen }], None).await?;
+        }
+        Ok(())
+    }
+
+    async fn stepped(
+        &self,
+        ctx: &Context<VmMsg>,
+        state: &mut State,
+        step: Step,
+        result: Result<Done, DriverError>,
+    ) -> Result<(), Failure> {
+        state.in_flight = None;
+        let meanwhile = state.meanwhile.take();
+        match result {
+            Ok(Done { domain, at }) => {
+                fault::point(points(step).1, ctx.key()).await?;
+                state.doing.done = Some(step);
+                state.last_error = None;
+                match meanwhile {
+                    Some((newer, seen_at)) if seen_at > at => self.see(ctx, state, newer, seen_at).await,
+                    _ => self.see(ctx, state, domain, at).await,
+                }
+            }
+            Err(error) => {
+                if let Some((domain, at)) = meanwhile.filter(|(_, at)| *at > state.seen_at) {
+                    self.see(ctx, state, domain, at).await?;
+                }
+                // It may have happened all the same: a look will tell.
+                self.ask_for_a_look();
+                state.last_error = Some(error.to_string());
+                match state.vm.active() {
+                    Some(active) if !error.may_pass() => {
+                        let outcome = event::Outcome::Failed { message: error.to_string() };
+                        let ended = VmEvent::Ended { number: active.number, outcome };
+                        self.record(ctx, state, vec![ended], None).await
+                    }
+                    _ => {
+                        state.not_before = Some(Instant::now() + self.again_after(state));
+                        Ok(())
+                    }
+                }
+            }
+        }
+    }
+
+    fn again_after(&self, state: &mut State) -> Duration {
+        state.tries = state.tries.saturating_add(1);
+        (RETRY_FIRST * (1 << state.tries.min(10))).min(RETRY_LONGEST)
+    }
+
+    /// Does what is next, until something must be waited for.
+    async fn drive(&self, ctx: &Context<VmMsg>, state: &mut State) -> Result<(), Failure> {
+        while state.in_flight.is_none() && state.fresh {
+            let now = self.house.clock.now();
+            match reconcile::next(&state.vm, state.doing, now) {
+                Next::Do(step) => {
+                    if state.durable.load(Ordering::Acquire) < state.handed || self.is_held_back(ctx, state) {
+                        return Ok(());
+                    }
+                    if state.last_step == Some(step) {
+                        // It was done and nothing came of it: not again at once.
+                        state.last_step = None;
+                        state.not_before = Some(Instant::now() + self.again_after(state));
+                        continue;
+                    }
+                    self.begin(ctx, state, step).await?;
+                }
+                Next::Wait { until } => {
+                    state.timer = Some(ctx.after(until.since(now).max(Duration::from_millis(1)), VmMsg::Tick));
+                    return Ok(());
+                }
+                Next::End(outcome) => {
+                    let Some(number) = state.vm.active().map(|active| active.number) else { return Ok(()) };
+                    self.record(ctx, state, vec![VmEvent::Ended { number, outcome }], None).await?;
+                }
+                Next::Recover => {
+                    if self.is_held_back(ctx, state) {
+                        return Ok(());
+                    }
+                    tracing::warn!(vm = %self.spec.name, seen = ?state.vm.seen, "a VM ended by itself and is started again");
+                    self.ask_oneself(ctx, state, OperationKind::Recover).await?;
+                }
+                Next::Adopt { wanted, why } => self.record(ctx, state, vec![VmEvent::Adopted { wanted, why }], None).await?,
+                Next::GiveUp { message } => self.record(ctx, state, vec![VmEvent::GivenUp { message }], None).await?,
+                Next::Idle => {
+                    self.forget(ctx, state);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it must wait before it does more; then a timer is set.
+    fn is_held_back(&self, ctx: &Context<VmMsg>, state: &mut State) -> bool {
+        let wait = state.not_before.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
+        if wait.is_zero() {
+            state.not_before = None;
+            return false;
+        }
+        state.timer = Some(ctx.after(wait, VmMsg::Tick));
+        true
+    }
+
+    async fn begin(&self, ctx: &Context<VmMsg>, state: &mut State, step: Step) -> Result<(), Failure> {
+        fault::point(points(step).0, ctx.key()).await?;
+        (state.in_flight, state.last_step) = (Some(step), Some(step));
+        let (house, spec, host, me) = (self.house.clone(), self.spec.clone(), self.host, ctx.addr().clone());
+        ctx.task(async move {
+            let result = match action(&house, &spec, host, step).await {
+                Ok(action) => ask_host(&house, host, &spec, action).await,
+                Err(refused) => Err(DriverError::Failed { message: refused.message }),
+            };
+            deliver(&me, VmMsg::Stepped { step, result }).await;
+        });
+        Ok(())
+    }
+
+    /// Nothing of it is left: the roster is told until it knows, and then this actor is stopped.
+    fn forget(&self, ctx: &Context<VmMsg>, state: &mut State) {
+        let durable = state.durable.load(Ordering::Acquire) >= state.handed;
+        if !state.vm.removed || state.forgetting || !durable || self.is_held_back(ctx, state) {
+            return;
+        }
+        state.forgetting = true;
+        let (house, vm, me) = (self.house.clone(), self.spec.id, ctx.addr().clone());
+        ctx.task(async move {
+            let asked = ask_roster(&house, FleetChange::RemoveVm { vm }, Deadline::after(FORGET_WITHIN)).await;
+            deliver(&me, VmMsg::Forgotten { done: asked.is_ok() }).await;
+        });
+    }
+}
+
+async fn ask_host(house: &House, host: HostId, spec: &VmSpec, action: Action) -> Result<Done, DriverError> {
+    let unreachable = |why: String| DriverError::Unreachable { message: why };
+    let Some(door) = house.doors.host(host) else { return Err(unreachable("its host has no actor now".into())) };
+    let (deadline, vm) = (Deadline::after(STEP_WITHIN), spec.id);
+    let asked = door.ask(deadline, |reply| HostMsg::Act { vm, action, reply }).await;
+    asked.unwrap_or_else(|error| Err(unreachable(format!("its host's actor: {error}"))))
+}
+
+async fn action(house: &House, spec: &Arc<VmSpec>, host: HostId, step: Step) -> Result<Action, Refused> {
+    Ok(match step {
+        Step::Define => {
+            let user_data = match &spec.user_data {
+                None => Vec::new(),
+                Some(body) => {
+                    let (house, body) = (house.clone(), body.clone());
+                    let read = tokio::task::spawn_blocking(move || house.body(&body)).await;
+                    read.map_err(|error| Refused::new(hiveward_runtime::error::Code::Internal, error.to_string()))??.to_vec()
+                }
+            };
+            Action::Define(Box::new(DomainSpec {
+                owner: host,
+                name: spec.name.clone(),
+                cpus: spec.cpus,
+                memory_bytes: spec.memory_bytes,
+                image: spec.image.clone(),
+                disks: spec.disks.clone(),
+                networks: spec.networks.clone(),
+                ssh_keys: spec.ssh_keys.clone(),
+                user_data,
+            }))
+        }
+        Step::Start => Action::Start,
+        Step::Shutdown => Action::Shutdown,
+        Step::Destroy => Action::Destroy,
+        Step::Suspend => Action::Suspend,
+        Step::Resume => Action::Resume,
+        Step::Reboot => Action::Reboot,
+        Step::Undefine => Action::Undefine,
+    })
+}

@@ -1,0 +1,164 @@
+//! What happened to a VM, as its stream keeps it. That it exists, and on which host, is in the roster's stream.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    host::driver::{Off, Run},
+    swarm::event::{DecodeError, Operation},
+};
+
+pub const FORMAT: u16 = 1;
+
+/// What can be asked of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum OperationKind {
+    /// Asked by its making: the first of each.
+    Create,
+    Start,
+    Stop,
+    Reboot,
+    Pause,
+    Resume,
+    Remove,
+    /// Asked by the house: it ended without anybody's will.
+    Recover,
+}
+
+impl OperationKind {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Reboot => "reboot",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Remove => "remove",
+            Self::Recover => "recover",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    Done,
+    /// What it wanted is not wanted any more: the VM stays as it is seen.
+    Failed {
+        message: String,
+    },
+    /// Another was asked that leaves it without a sense.
+    Superseded {
+        by: u64,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Counts this VM's operations from 1.
+    pub number: u64,
+    pub kind: OperationKind,
+    pub principal: Arc<str>,
+    pub operation: Option<Operation>,
+    /// Of a stop or a removal: without the power button.
+    pub force: bool,
+    /// Of a stop: between the power button and the plug.
+    pub grace_ms: u64,
+    /// How often it had begun to run by then, as far as was known.
+    pub boots: Option<u64>,
+}
+
+/// What a VM is as its hypervisor has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Seen {
+    /// The hypervisor knows nothing of it.
+    Absent,
+    There(Run),
+}
+
+impl Seen {
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::There(Run::Running) => "running",
+            Self::There(Run::Paused) => "paused",
+            Self::There(Run::Off(Off::Unknown)) => "off",
+            Self::There(Run::Off(Off::Shutdown)) => "shut down",
+            Self::There(Run::Off(Off::Destroyed)) => "destroyed",
+            Self::There(Run::Off(Off::Crashed)) => "crashed",
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Wanted {
+    Stopped,
+    Running,
+    Paused,
+    Absent,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum VmEvent {
+    Asked(Box<Asked>),
+    Ended {
+        number: u64,
+        outcome: Outcome,
+    },
+    /// It is not what it was seen as last.
+    Seen {
+        seen: Seen,
+    },
+    /// Another than this house changed it, and that is how it is wanted from now on.
+    Adopted {
+        wanted: Wanted,
+        why: String,
+    },
+    /// It ended by itself too often and is not started again by itself.
+    GivenUp {
+        message: String,
+    },
+}
+
+impl VmEvent {
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Asked(_) => "VmOperationAsked",
+            Self::Ended { .. } => "VmOperationEnded",
+            Self::Seen { .. } => "VmSeen",
+            Self::Adopted { .. } => "VmAdopted",
+            Self::GivenUp { .. } => "VmGivenUp",
+        }
+    }
+
+    /// As clients see it.
+    pub fn data(&self) -> serde_json::Value {
+        use serde_json::json;
+        match self {
+            Self::Asked(asked) => {
+                json!({"number": asked.number, "operation": asked.kind.name(), "principal": asked.principal, "force": asked.force})
+            }
+            Self::Ended { number, outcome } => match outcome {
+                Outcome::Done => json!({"number": number, "outcome": "DONE"}),
+                Outcome::Failed { message } => json!({"number": number, "outcome": "FAILED", "message": message}),
+                Outcome::Superseded { by } => json!({"number": number, "outcome": "SUPERSEDED", "by": by}),
+            },
+            Self::Seen { seen } => json!({"seen": seen.words()}),
+            Self::Adopted { wanted, why } => json!({"wanted": format!("{wanted:?}").to_uppercase(), "why": why}),
+            Self::GivenUp { message } => json!({"message": message}),
+        }
+    }
+
+    pub fn encode(&self) -> Result<Bytes, rmp_serde::encode::Error> {
+        rmp_serde::to_vec(self).map(Bytes::from)
+    }
+
+    pub fn decode(kind: &str, format: u16, body: &[u8]) -> Result<Self, DecodeError> {
+        if format != FORMAT {
+            return Err(DecodeError::Format { kind: kind.to_owned(), format });
+        }
+        rmp_serde::from_slice(body).map_err(|source| DecodeError::Body { kind: kind.to_owned(), source })
+    }
+}

@@ -1,0 +1,19 @@
+//! One virtual machine: a durable identity, a supervised actor beside its host's, and a domain that the hypervisor keeps.
+//!
+//! What is wanted of it and every operation on it is in its stream (`event`, `state`); what it is the hypervisor says.
+//! `reconcile` closes the gap, one step after another; what is seen wins over what is remembered.
+
+pub mod actor;
+pub mod event;
+pub mod message;
+pub mod reconcile;
+pub mod record;
+#[cfg(test)]
+mod simulation;
+pub mod spec;
+pub mod state;
+pub mod table;
+pub mod wire;
+
+pub use record::{VmRecord, VmStatus};
+pub use spec::{DiskSpec, VmSpec};

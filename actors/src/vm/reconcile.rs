@@ -1,0 +1,145 @@
+//! The next thing to do about a VM, by what is wanted and what is seen. Pure: no I/O, the time is passed in.
+//!
+//! What is seen wins over what is remembered: a guest that shut itself down is not started again, one that crashed is, and
+//! what another did on the host is taken over as the new wish.
+
+use std::time::Duration;
+
+use hiveward_runtime::clock::WallMs;
+
+use super::{
+    event::{OperationKind, Outcome, Seen, Wanted},
+    state::VmState,
+};
+use crate::host::driver::{Off, Run};
+
+/// An operation that has not come to its end by then has failed.
+pub const OPERATION_WITHIN: Duration = Duration::from_secs(300);
+/// More often than this within [`RECOVERY_PERIOD`] a VM is not started again by itself.
+pub const RECOVERIES_MAX: usize = 3;
+pub const RECOVERY_PERIOD: Duration = Duration::from_secs(600);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Step {
+    Define,
+    Start,
+    Shutdown,
+    Destroy,
+    Suspend,
+    Resume,
+    Reboot,
+    Undefine,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    Do(Step),
+    /// Look again then, or when something changes.
+    Wait {
+        until: WallMs,
+    },
+    End(Outcome),
+    Recover,
+    Adopt {
+        wanted: Wanted,
+        why: String,
+    },
+    GiveUp {
+        message: String,
+    },
+    Idle,
+}
+
+/// What this life of the actor knows besides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Doing {
+    /// How often it began to run, as seen now.
+    pub boots: Option<u64>,
+    /// The last step of the operation under way that succeeded in this life.
+    pub done: Option<Step>,
+}
+
+pub fn next(state: &VmState, doing: Doing, now: WallMs) -> Next {
+    match state.active() {
+        Some(_) => within_operation(state, doing, now),
+        None if state.removed => Next::Idle,
+        None => between_operations(state, now),
+    }
+}
+
+fn within_operation(state: &VmState, doing: Doing, now: WallMs) -> Next {
+    let Some(active) = state.active() else { return Next::Idle };
+    let failed = |message: &str| Next::End(Outcome::Failed { message: message.into() });
+    let booted = match (doing.boots, active.boots) {
+        (Some(now), Some(before)) => now > before,
+        _ => false,
+    };
+    let late = now.since(active.asked_at) >= OPERATION_WITHIN + Duration::from_millis(active.grace_ms);
+    let next = match (active.kind, state.seen) {
+        (OperationKind::Create, Seen::Absent) => Next::Do(Step::Define),
+        (OperationKind::Create, Seen::There(_)) if state.wanted != Wanted::Running => Next::End(Outcome::Done),
+        (OperationKind::Start | OperationKind::Recover, Seen::Absent) => Next::Do(Step::Define),
+        (OperationKind::Create | OperationKind::Start | OperationKind::Recover, Seen::There(run)) => match run {
+            Run::Running => Next::End(Outcome::Done),
+            Run::Paused => Next::Do(Step::Resume),
+            Run::Off(Off::Shutdown | Off::Destroyed) if booted => Next::End(Outcome::Done),
+            Run::Off(Off::Crashed) if booted => failed("it started and crashed"),
+            Run::Off(_) => Next::Do(Step::Start),
+        },
+        (OperationKind::Stop, Seen::Absent | Seen::There(Run::Off(_))) => Next::End(Outcome::Done),
+        (OperationKind::Stop, Seen::There(_)) => {
+            let plug = active.asked_at.plus(Duration::from_millis(active.grace_ms));
+            match state.seen {
+                _ if active.force || now >= plug => Next::Do(Step::Destroy),
+                // A guest that does not run does not see the power button.
+                Seen::There(Run::Paused) => Next::Do(Step::Resume),
+                _ if doing.done == Some(Step::Shutdown) => Next::Wait { until: plug },
+                _ => Next::Do(Step::Shutdown),
+            }
+        }
+        (OperationKind::Reboot, Seen::There(Run::Running)) => {
+            let counted = doing.boots.is_some() && active.boots.is_some();
+            if (counted && booted) || (!counted && doing.done == Some(Step::Reboot)) {
+                Next::End(Outcome::Done)
+            } else {
+                Next::Do(Step::Reboot)
+            }
+        }
+        (OperationKind::Pause, Seen::There(Run::Running)) => Next::Do(Step::Suspend),
+        (OperationKind::Pause, Seen::There(Run::Paused)) => Next::End(Outcome::Done),
+        (OperationKind::Resume, Seen::There(Run::Paused)) => Next::Do(Step::Resume),
+        (OperationKind::Resume, Seen::There(Run::Running)) => Next::End(Outcome::Done),
+        (OperationKind::Reboot | OperationKind::Pause | OperationKind::Resume, _) => failed("it does not run any more"),
+        (OperationKind::Remove, Seen::There(run)) if run.is_on() => Next::Do(Step::Destroy),
+        (OperationKind::Remove, Seen::There(_)) => Next::Do(Step::Undefine),
+        (OperationKind::Remove, Seen::Absent) => Next::End(Outcome::Done),
+    };
+    match next {
+        Next::Do(_) | Next::Wait { .. } if late => failed("it was not done in time"),
+        next => next,
+    }
+}
+
+fn between_operations(state: &VmState, now: WallMs) -> Next {
+    let adopt = |wanted, why: &str| Next::Adopt { wanted, why: why.into() };
+    match (state.wanted, state.seen) {
+        (Wanted::Running, Seen::There(Run::Off(Off::Shutdown))) => adopt(Wanted::Stopped, "the guest shut itself down"),
+        (Wanted::Running | Wanted::Paused, Seen::There(Run::Off(Off::Destroyed))) => {
+            adopt(Wanted::Stopped, "somebody stopped it on the host")
+        }
+        (Wanted::Running | Wanted::Paused, Seen::There(Run::Off(_)) | Seen::Absent) => {
+            let lately = state.recoveries.iter().filter(|at| now.since(**at) < RECOVERY_PERIOD).count();
+            if lately < RECOVERIES_MAX {
+                Next::Recover
+            } else {
+                let minutes = RECOVERY_PERIOD.as_secs() / 60;
+                Next::GiveUp { message: format!("it ended by itself {} times within {minutes} minutes", lately + 1) }
+            }
+        }
+        (Wanted::Running, Seen::There(Run::Paused)) => adopt(Wanted::Paused, "it was paused on the host"),
+        (Wanted::Paused, Seen::There(Run::Running)) => adopt(Wanted::Running, "it was resumed on the host"),
+        (Wanted::Stopped, Seen::There(Run::Running)) => adopt(Wanted::Running, "it was started on the host"),
+        (Wanted::Stopped, Seen::There(Run::Paused)) => adopt(Wanted::Paused, "it was started on the host"),
+        _ => Next::Idle,
+    }
+}

@@ -1,0 +1,263 @@
+//! Thousands of seeded lives of one VM: wishes, steps that fail before or after they were done, lives of its actor that end
+//! between any two events, guests that crash and operators who meddle. Whatever happened, once it is quiet no operation is
+//! left without an end, and the machine is as it is wanted. Prints the seed that fails.
+
+use hiveward_runtime::clock::WallMs;
+
+use super::{
+    event::{Asked, OperationKind, Outcome, Seen, VmEvent, Wanted},
+    reconcile::{self, Doing, Next, Step},
+    spec::VmSpec,
+    state::{Ask, Decided, VmState},
+};
+use crate::{
+    host::driver::{Off, Run},
+    id::VmId,
+};
+
+const SEEDS: u64 = 3_000;
+const STEPS: u32 = 120;
+
+fn spec() -> VmSpec {
+    VmSpec {
+        id: VmId::from_u128(1),
+        name: "vm".into(),
+        image: "i".into(),
+        cpus: 1,
+        memory_bytes: 1 << 30,
+        disks: Vec::new(),
+        networks: Vec::new(),
+        ssh_keys: Vec::new(),
+        user_data: None,
+        anti_affinity: Vec::new(),
+        affinity: Vec::new(),
+        zone: None,
+        host_labels: Default::default(),
+        strategy: Default::default(),
+        ha: false,
+        start: true,
+        stop_grace_ms: 5_000,
+    }
+}
+
+/// The hypervisor's side, as the contract of drivers has it.
+#[derive(Debug, Default)]
+struct Machine {
+    run: Option<Run>,
+    boots: u64,
+    /// The guest heeds the power button at this time.
+    leaves: Option<i64>,
+}
+
+impl Machine {
+    /// Whether it could be done; a second time it answers as the first.
+    fn step(&mut self, step: Step, now: i64, heeds: bool) -> bool {
+        match (step, self.run) {
+            (Step::Define, None) => self.run = Some(Run::Off(Off::Unknown)),
+            (Step::Start, Some(Run::Off(_))) => (self.run, self.boots, self.leaves) = (Some(Run::Running), self.boots + 1, None),
+            (Step::Shutdown, Some(Run::Running)) if heeds => self.leaves = Some(now + 1_000),
+            (Step::Destroy, Some(run)) if run.is_on() => self.run = Some(Run::Off(Off::Destroyed)),
+            (Step::Suspend, Some(Run::Running)) => self.run = Some(Run::Paused),
+            (Step::Resume, Some(Run::Paused)) => self.run = Some(Run::Running),
+            (Step::Reboot, Some(Run::Running)) => self.boots += 1,
+            (Step::Undefine, Some(Run::Off(_))) => self.run = None,
+            (Step::Start | Step::Resume, Some(Run::Running))
+            | (Step::Suspend, Some(Run::Paused))
+            | (Step::Define | Step::Shutdown, Some(_))
+            | (Step::Destroy, Some(Run::Off(_)) | None)
+            | (Step::Undefine, None) => {}
+            _ => return false,
+        }
+        true
+    }
+
+    fn seen(&self) -> Seen {
+        self.run.map_or(Seen::Absent, Seen::There)
+    }
+}
+
+/// The actor, without its mailbox.
+struct Life {
+    state: VmState,
+    doing: Doing,
+    log: Vec<(VmEvent, WallMs)>,
+    now: i64,
+}
+
+impl Life {
+    fn record(&mut self, event: VmEvent) {
+        let at = WallMs(self.now);
+        self.state.apply(&event, at);
+        self.log.push((event, at));
+    }
+
+    fn look(&mut self, machine: &Machine) {
+        self.doing.boots = Some(machine.boots);
+        if self.state.seen != machine.seen() {
+            self.record(VmEvent::Seen { seen: machine.seen() });
+        }
+    }
+
+    /// A new life: only what was written is known.
+    fn replay(&mut self, spec: &VmSpec) {
+        let mut state = VmState::new(spec, WallMs(0));
+        for (event, at) in &self.log {
+            state.apply(event, *at);
+        }
+        assert_eq!(state, self.state, "what was replayed is not what was lived");
+        self.doing = Doing::default();
+    }
+
+    fn has_had_its_effect(&self) -> bool {
+        let Some(active) = self.state.active() else { return false };
+        let booted = active.boots.zip(self.doing.boots).is_some_and(|(before, now)| now > before);
+        match (active.kind, self.state.seen) {
+            (OperationKind::Create, seen) if self.state.wanted != Wanted::Running => seen != Seen::Absent,
+            (OperationKind::Create | OperationKind::Start | OperationKind::Recover, seen) => {
+                seen == Seen::There(Run::Running) || booted
+            }
+            (OperationKind::Stop, seen) => !matches!(seen, Seen::There(run) if run.is_on()),
+            (OperationKind::Reboot, seen) => seen == Seen::There(Run::Running) && booted,
+            (OperationKind::Pause, seen) => seen == Seen::There(Run::Paused),
+            (OperationKind::Resume, seen) => seen == Seen::There(Run::Running),
+            (OperationKind::Remove, seen) => seen == Seen::Absent,
+        }
+    }
+
+    fn ask_oneself(&mut self, kind: OperationKind) {
+        let number = self.state.last_number() + 1;
+        let (operation, boots) = (None, self.doing.boots);
+        let asked = Asked { number, kind, principal: "hiveward".into(), operation, force: false, grace_ms: 5_000, boots };
+        self.doing.done = None;
+        self.record(VmEvent::Asked(Box::new(asked)));
+    }
+
+    /// One turn; whether there was something to do.
+    fn turn(&mut self, spec: &VmSpec, machine: &mut Machine, dice: &mut fastrand::Rng, trouble: f64, heeds: bool) -> bool {
+        match reconcile::next(&self.state, self.doing, WallMs(self.now)) {
+            Next::Do(step) => {
+                self.now += 50;
+                let lost_before = dice.f64() < trouble;
+                let refused = !lost_before && !machine.step(step, self.now, heeds);
+                if dice.f64() < trouble {
+                    self.replay(spec);
+                    self.look(machine);
+                    return true;
+                }
+                if lost_before {
+                    return true;
+                }
+                if refused {
+                    if let Some(number) = self.state.active().map(|active| active.number) {
+                        let outcome = Outcome::Failed { message: "refused".into() };
+                        self.record(VmEvent::Ended { number, outcome });
+                    }
+                    self.look(machine);
+                    return true;
+                }
+                self.doing.done = Some(step);
+                self.look(machine);
+            }
+            Next::Wait { until } => {
+                assert!(until.0 > self.now, "it waits for what is over");
+                self.now = machine.leaves.map_or(until.0, |leaves| leaves.clamp(self.now + 1, until.0));
+            }
+            Next::End(outcome) => {
+                let active = self.state.active().expect("something ended that was not under way");
+                let number = active.number;
+                if outcome == Outcome::Done {
+                    assert!(self.has_had_its_effect(), "{:?} is said to be done, and seen is {:?}", active.kind, self.state.seen);
+                }
+                self.record(VmEvent::Ended { number, outcome });
+            }
+            Next::Recover => self.ask_oneself(OperationKind::Recover),
+            Next::Adopt { wanted, why } => self.record(VmEvent::Adopted { wanted, why }),
+            Next::GiveUp { message } => self.record(VmEvent::GivenUp { message }),
+            Next::Idle => return false,
+        }
+        true
+    }
+}
+
+fn guest_leaves(machine: &mut Machine, now: i64) {
+    if machine.leaves.is_some_and(|at| now >= at) && machine.run == Some(Run::Running) {
+        (machine.run, machine.leaves) = (Some(Run::Off(Off::Shutdown)), None);
+    }
+}
+
+fn live(seed: u64) {
+    let (mut dice, spec) = (fastrand::Rng::with_seed(seed), spec());
+    let spec = VmSpec { start: dice.bool(), ..spec };
+    let heeds = dice.f64() < 0.8;
+    let mut machine = Machine::default();
+    let mut life =
+        Life { state: VmState::new(&spec, WallMs(0)), doing: Doing { boots: Some(0), done: None }, log: Vec::new(), now: 0 };
+    for _ in 0..STEPS {
+        life.now += dice.i64(0..2_000);
+        guest_leaves(&mut machine, life.now);
+        match dice.u32(0..20) {
+            0..=3 => {
+                let kinds = [
+                    OperationKind::Start,
+                    OperationKind::Stop,
+                    OperationKind::Reboot,
+                    OperationKind::Pause,
+                    OperationKind::Resume,
+                ];
+                let kind = if dice.f64() < 0.02 { OperationKind::Remove } else { kinds[dice.usize(0..kinds.len())] };
+                let ask = Ask { kind, force: dice.bool(), grace_ms: None, principal: "tester".into(), operation: None };
+                if let Ok(Decided::New(_, events)) = life.state.decide(&spec, ask, life.doing.boots) {
+                    life.doing.done = None;
+                    for event in events {
+                        life.record(event);
+                    }
+                }
+            }
+            4 if machine.run.is_some_and(Run::is_on) => machine.run = Some(Run::Off(Off::Crashed)),
+            5 if machine.run.is_some() => {
+                let runs = [Run::Running, Run::Paused, Run::Off(Off::Destroyed), Run::Off(Off::Shutdown)];
+                let run = runs[dice.usize(0..runs.len())];
+                if run.is_on() && !machine.run.is_some_and(Run::is_on) {
+                    machine.boots += 1;
+                }
+                machine.run = Some(run);
+            }
+            6 if dice.f64() < 0.2 && !machine.run.is_some_and(Run::is_on) => machine.run = None,
+            7 => life.look(&machine),
+            8 => life.replay(&spec),
+            _ => drop(life.turn(&spec, &mut machine, &mut dice, 0.2, heeds)),
+        }
+        let under_way = life.state.operations.iter().filter(|operation| operation.ended.is_none()).count();
+        assert!(under_way <= 1, "seed {seed}: {under_way} operations are under way");
+    }
+    // Quiet from here on.
+    let mut turns = 0;
+    loop {
+        guest_leaves(&mut machine, life.now);
+        life.look(&machine);
+        if !life.turn(&spec, &mut machine, &mut dice, 0.0, heeds) && life.state.seen == machine.seen() {
+            break;
+        }
+        turns += 1;
+        assert!(turns < 200, "seed {seed}: it does not come to rest: {:?} {machine:?}", life.state);
+    }
+    assert!(life.state.active().is_none(), "seed {seed}: {:?}", life.state.active());
+    let as_wanted = match life.state.wanted {
+        Wanted::Running => machine.run == Some(Run::Running),
+        Wanted::Paused => machine.run == Some(Run::Paused),
+        Wanted::Stopped => !machine.run.is_some_and(Run::is_on),
+        Wanted::Absent => machine.run.is_none() && life.state.removed,
+    };
+    assert!(as_wanted, "seed {seed}: {:?} is wanted, and there is {machine:?}", life.state.wanted);
+    life.replay(&spec);
+}
+
+#[test]
+fn every_operation_ends_and_the_machine_is_as_it_is_wanted_once_it_is_quiet() {
+    for seed in 0..SEEDS {
+        if let Err(panic) = std::panic::catch_unwind(|| live(seed)) {
+            eprintln!("seed {seed} fails");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}

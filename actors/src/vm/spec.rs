@@ -1,0 +1,62 @@
+//! What a client said a VM is; parsed once, changed only by a new spec.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{id::VmId, placement::vm::Strategy, task::spec::Body};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskSpec {
+    /// Unique within its VM.
+    pub name: String,
+    pub size_bytes: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmSpec {
+    pub id: VmId,
+    /// Unique in the cluster.
+    pub name: String,
+    pub image: String,
+    pub cpus: u32,
+    pub memory_bytes: u64,
+    #[serde(default)]
+    pub disks: Vec<DiskSpec>,
+    #[serde(default)]
+    pub networks: Vec<String>,
+    #[serde(default)]
+    pub ssh_keys: Vec<String>,
+    /// What the guest's first boot is told. It may hold secrets, so it is never shown.
+    #[serde(default)]
+    pub user_data: Option<Body>,
+    /// Never with another VM of one of these groups on a host.
+    #[serde(default)]
+    pub anti_affinity: Vec<String>,
+    /// On a host that has one of each of these groups, once there is one.
+    #[serde(default)]
+    pub affinity: Vec<String>,
+    /// Only hosts of this zone.
+    #[serde(default)]
+    pub zone: Option<String>,
+    /// Only hosts with all of these labels.
+    #[serde(default)]
+    pub host_labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub strategy: Strategy,
+    /// It is to come back on another host when its own is lost: refused where there is no room for that.
+    pub ha: bool,
+    /// Start it when it is made.
+    pub start: bool,
+    /// Between the power button and the plug.
+    pub stop_grace_ms: u64,
+}
+
+impl VmSpec {
+    pub const STOP_GRACE_MS_DEFAULT: u64 = 60_000;
+
+    /// Of all groups that it is counted in.
+    pub fn groups(&self) -> impl Iterator<Item = &str> {
+        self.anti_affinity.iter().chain(&self.affinity).map(String::as_str)
+    }
+}

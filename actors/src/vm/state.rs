@@ -1,0 +1,266 @@
+//! What a VM is wanted to be, what is being done about it, and what it was last seen as. Decides and applies; no I/O.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use hiveward_runtime::{
+    clock::WallMs,
+    error::{Code, Refused},
+    op::OperationId,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    event::{Asked, OperationKind, Outcome, Seen, VmEvent, Wanted},
+    record::VmStatus,
+    spec::VmSpec,
+};
+use crate::{
+    host::driver::{Off, Run},
+    swarm::event::Operation,
+};
+
+/// Ended operations that are remembered: a client's repetition of one gets the same answer.
+pub const OPERATIONS_KEPT_MAX: usize = 16;
+/// Recoveries that are remembered.
+pub const RECOVERIES_KEPT_MAX: usize = 8;
+
+/// One operation, under way or ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmOperation {
+    pub number: u64,
+    pub kind: OperationKind,
+    pub principal: Arc<str>,
+    pub operation: Option<Operation>,
+    pub force: bool,
+    pub grace_ms: u64,
+    pub boots: Option<u64>,
+    pub asked_at: WallMs,
+    pub ended: Option<(WallMs, Outcome)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmState {
+    pub wanted: Wanted,
+    pub seen: Seen,
+    /// It has run at some time.
+    pub ran: bool,
+    /// The last operation left it other than it was wanted.
+    pub failed: Option<String>,
+    pub removed: bool,
+    /// Oldest first; the last may be under way, no other is.
+    pub operations: VecDeque<VmOperation>,
+    /// When it was started again by itself, lately.
+    pub recoveries: VecDeque<WallMs>,
+}
+
+/// What a client asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ask {
+    pub kind: OperationKind,
+    pub force: bool,
+    pub grace_ms: Option<u64>,
+    pub principal: Arc<str>,
+    pub operation: Option<Operation>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decided {
+    /// It is under way, or was done, under this number; nothing new happens.
+    Already(u64),
+    New(u64, Vec<VmEvent>),
+}
+
+impl VmState {
+    /// As it is made: its creation is under way.
+    pub fn new(spec: &VmSpec, created_at: WallMs) -> Self {
+        let create = VmOperation {
+            number: 1,
+            kind: OperationKind::Create,
+            principal: "".into(),
+            operation: None,
+            force: false,
+            grace_ms: spec.stop_grace_ms,
+            boots: Some(0),
+            asked_at: created_at,
+            ended: None,
+        };
+        Self {
+            wanted: if spec.start { Wanted::Running } else { Wanted::Stopped },
+            seen: Seen::Absent,
+            ran: false,
+            failed: None,
+            removed: false,
+            operations: VecDeque::from([create]),
+            recoveries: VecDeque::new(),
+        }
+    }
+
+    pub fn active(&self) -> Option<&VmOperation> {
+        self.operations.back().filter(|operation| operation.ended.is_none())
+    }
+
+    pub fn operation(&self, number: u64) -> Option<&VmOperation> {
+        self.operations.iter().find(|operation| operation.number == number)
+    }
+
+    fn by_client(&self, id: &OperationId) -> Option<&VmOperation> {
+        self.operations.iter().find(|known| known.operation.as_ref().is_some_and(|operation| operation.id == *id))
+    }
+
+    pub fn last_number(&self) -> u64 {
+        self.operations.back().map_or(0, |operation| operation.number)
+    }
+
+    pub fn is_on(&self) -> bool {
+        matches!(self.seen, Seen::There(run) if run.is_on())
+    }
+
+    pub fn apply(&mut self, event: &VmEvent, at: WallMs) {
+        match event {
+            VmEvent::Asked(asked) => {
+                let Asked { number, kind, principal, operation, force, grace_ms, boots } = &**asked;
+                match kind {
+                    OperationKind::Create | OperationKind::Reboot => {}
+                    OperationKind::Start | OperationKind::Resume => self.wanted = Wanted::Running,
+                    OperationKind::Stop => self.wanted = Wanted::Stopped,
+                    OperationKind::Pause => self.wanted = Wanted::Paused,
+                    OperationKind::Remove => self.wanted = Wanted::Absent,
+                    OperationKind::Recover => {
+                        self.recoveries.push_back(at);
+                        if self.recoveries.len() > RECOVERIES_KEPT_MAX {
+                            self.recoveries.pop_front();
+                        }
+                    }
+                }
+                self.operations.push_back(VmOperation {
+                    number: *number,
+                    kind: *kind,
+                    principal: principal.clone(),
+                    operation: operation.clone(),
+                    force: *force,
+                    grace_ms: *grace_ms,
+                    boots: *boots,
+                    asked_at: at,
+                    ended: None,
+                });
+                if self.operations.len() > OPERATIONS_KEPT_MAX {
+                    self.operations.pop_front();
+                }
+            }
+            VmEvent::Ended { number, outcome } => {
+                let Some(operation) = self.operations.iter_mut().find(|operation| operation.number == *number) else { return };
+                operation.ended = Some((at, outcome.clone()));
+                let kind = operation.kind;
+                match outcome {
+                    Outcome::Done => {
+                        self.failed = None;
+                        self.removed |= kind == OperationKind::Remove;
+                    }
+                    Outcome::Failed { message } => {
+                        self.failed = Some(message.clone());
+                        self.want_what_is();
+                    }
+                    Outcome::Superseded { .. } => {}
+                }
+            }
+            VmEvent::Seen { seen } => {
+                self.seen = *seen;
+                self.ran |= self.is_on();
+            }
+            VmEvent::Adopted { wanted, .. } => {
+                self.wanted = *wanted;
+                self.failed = None;
+            }
+            VmEvent::GivenUp { message } => {
+                self.wanted = Wanted::Stopped;
+                self.failed = Some(message.clone());
+            }
+        }
+    }
+
+    fn want_what_is(&mut self) {
+        self.wanted = match self.seen {
+            Seen::There(Run::Running) => Wanted::Running,
+            Seen::There(Run::Paused) => Wanted::Paused,
+            Seen::There(Run::Off(_)) | Seen::Absent => Wanted::Stopped,
+        };
+    }
+
+    pub fn status(&self) -> VmStatus {
+        let seen = match self.seen {
+            Seen::There(Run::Running) => VmStatus::Running,
+            Seen::There(Run::Paused) => VmStatus::Paused,
+            Seen::There(Run::Off(Off::Unknown)) if !self.ran => VmStatus::Defined,
+            Seen::Absent if !self.ran => VmStatus::Defined,
+            Seen::There(Run::Off(_)) | Seen::Absent => VmStatus::Stopped,
+        };
+        match self.active().map(|operation| operation.kind) {
+            _ if self.removed => VmStatus::Stopped,
+            Some(OperationKind::Create) if self.wanted != Wanted::Running => VmStatus::Defined,
+            Some(OperationKind::Create | OperationKind::Start | OperationKind::Recover) => VmStatus::Starting,
+            Some(OperationKind::Stop | OperationKind::Remove) => VmStatus::Stopping,
+            Some(OperationKind::Reboot | OperationKind::Pause | OperationKind::Resume) => seen,
+            None if self.failed.is_some() && !self.is_on() => VmStatus::Failed,
+            None => seen,
+        }
+    }
+
+    /// What a client's wish comes to.
+    pub fn decide(&self, spec: &VmSpec, ask: Ask, boots: Option<u64>) -> Result<Decided, Refused> {
+        if let Some(operation) = &ask.operation
+            && let Some(before) = self.by_client(&operation.id)
+        {
+            if before.operation.as_ref() == Some(operation) {
+                return Ok(Decided::Already(before.number));
+            }
+            return Err(Refused {
+                code: Code::Conflict,
+                message: format!("operation id {:?} was used before with another input; choose a new one", operation.id),
+                field: Some("operationId".into()),
+            });
+        }
+        if self.removed {
+            return Err(Refused::not_found(spec.id));
+        }
+        let refuse = |message: String| Err(Refused::new(Code::Refused, message));
+        if ask.kind == OperationKind::Remove && self.is_on() && !ask.force {
+            return refuse(format!("{} runs; stop it, or use force", spec.name));
+        }
+        let mut events = Vec::new();
+        let number = self.last_number() + 1;
+        if let Some(active) = self.active() {
+            let same = active.kind == ask.kind && active.force >= ask.force;
+            let overrides = match ask.kind {
+                OperationKind::Remove => true,
+                OperationKind::Stop => active.kind != OperationKind::Remove,
+                _ => active.kind == OperationKind::Recover,
+            };
+            if same {
+                return Ok(Decided::Already(active.number));
+            }
+            if !overrides {
+                return refuse(format!("{} is under way for {}; wait for its end, or stop it", active.kind.name(), spec.name));
+            }
+            events.push(VmEvent::Ended { number: active.number, outcome: Outcome::Superseded { by: number } });
+        }
+        let (running, paused) = (self.seen == Seen::There(Run::Running), self.seen == Seen::There(Run::Paused));
+        match ask.kind {
+            OperationKind::Reboot if !running => return refuse(format!("{} does not run; start it", spec.name)),
+            OperationKind::Pause if !running && !paused => return refuse(format!("{} does not run; start it", spec.name)),
+            OperationKind::Resume if !running && !paused => return refuse(format!("{} does not run; start it", spec.name)),
+            OperationKind::Start if paused => return refuse(format!("{} is paused; resume it", spec.name)),
+            OperationKind::Create | OperationKind::Recover => return refuse("that is not asked from outside".into()),
+            _ => {}
+        }
+        events.push(VmEvent::Asked(Box::new(Asked {
+            number,
+            kind: ask.kind,
+            principal: ask.principal,
+            operation: ask.operation,
+            force: ask.force,
+            grace_ms: ask.grace_ms.unwrap_or(spec.stop_grace_ms),
+            boots,
+        })));
+        Ok(Decided::New(number, events))
+    }
+}

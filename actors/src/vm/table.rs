@@ -1,0 +1,255 @@
+//! The view of all VMs. Owns its tables; built from the roster and the VMs' streams.
+
+use std::collections::HashMap;
+
+use hiveward_runtime::{
+    error::Refused,
+    ledger::{
+        Event,
+        view::{View, ViewError, Views, copy_table},
+    },
+};
+use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
+
+use super::{
+    event::VmEvent,
+    record::{VmRecord, VmStatus},
+    state::VmState,
+};
+use crate::{
+    host::event::FleetEvent,
+    id::{HostId, VmId},
+    page::Page,
+    roster::event::RosterEvent,
+    task::table::unreadable,
+};
+
+const ROWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("vms");
+const BY_HOST: TableDefinition<'_, (u128, u128), ()> = TableDefinition::new("vms_by_host");
+
+/// Builds the tables.
+pub struct VmView;
+
+impl View for VmView {
+    fn name(&self) -> &'static str {
+        "vms"
+    }
+
+    fn format(&self) -> u32 {
+        1
+    }
+
+    fn prepare(&self, txn: &WriteTransaction) -> Result<(), ViewError> {
+        txn.open_table(ROWS)?;
+        txn.open_table(BY_HOST)?;
+        Ok(())
+    }
+
+    fn copy(&self, from: &ReadTransaction, to: &WriteTransaction) -> Result<(), ViewError> {
+        copy_table(ROWS, from, to)?;
+        copy_table(BY_HOST, from, to)?;
+        Ok(())
+    }
+
+    fn apply(&self, txn: &WriteTransaction, events: &[Event]) -> Result<(), ViewError> {
+        let mut rows = Rows { txn, changed: HashMap::new() };
+        for event in events {
+            match event.stream.noun() {
+                VmId::NOUN => rows.lifecycle(event)?,
+                RosterEvent::NOUN if matches!(&*event.kind, "VmAdded" | "VmRemoved" | "HostRemoved") => rows.roster(event)?,
+                _ => {}
+            }
+        }
+        rows.write()
+    }
+}
+
+struct Rows<'a> {
+    txn: &'a WriteTransaction,
+    /// `None` for one that was removed; the flag says that the row is new.
+    changed: HashMap<VmId, (Option<VmRecord>, bool)>,
+}
+
+impl Rows<'_> {
+    fn get(&mut self, id: VmId) -> Result<Option<&mut VmRecord>, ViewError> {
+        if !self.changed.contains_key(&id) {
+            let rows = self.txn.open_table(ROWS)?;
+            let Some(row) = rows.get(id.as_u128())? else { return Ok(None) };
+            let record = rmp_serde::from_slice(row.value())?;
+            self.changed.insert(id, (Some(record), false));
+        }
+        Ok(self.changed.get_mut(&id).and_then(|(record, _)| record.as_mut()))
+    }
+
+    fn roster(&mut self, event: &Event) -> Result<(), ViewError> {
+        let RosterEvent::Fleet(what) = RosterEvent::decode(&event.kind, event.format, &event.body)? else { return Ok(()) };
+        match what {
+            FleetEvent::VmAdded { spec, host, decision, .. } => {
+                let state = VmState::new(&spec, event.at);
+                let record = VmRecord {
+                    spec: spec.clone(),
+                    host,
+                    decision,
+                    status: state.status(),
+                    state,
+                    created_at: event.at,
+                    started_at: None,
+                    cursor: event.cursor.0,
+                };
+                self.changed.insert(spec.id, (Some(record), true));
+            }
+            FleetEvent::VmRemoved { vm, .. } => self.remove(vm)?,
+            FleetEvent::HostRemoved { host, .. } => {
+                let low = (host.as_u128(), 0);
+                let there: Vec<VmId> = {
+                    let by_host = self.txn.open_table(BY_HOST)?;
+                    let on = by_host.range(low..=(host.as_u128(), u128::MAX))?;
+                    on.map(|row| Ok(VmId::from_u128(row?.0.value().1))).collect::<Result<_, ViewError>>()?
+                };
+                let new =
+                    self.changed.iter().filter(|(_, (record, _))| record.as_ref().is_some_and(|record| record.host == host));
+                let new: Vec<_> = new.map(|(vm, _)| *vm).collect();
+                for vm in there.into_iter().chain(new) {
+                    self.remove(vm)?;
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, vm: VmId) -> Result<(), ViewError> {
+        if let Some(host) = self.get(vm)?.map(|record| record.host) {
+            self.txn.open_table(BY_HOST)?.remove((host.as_u128(), vm.as_u128()))?;
+            self.txn.open_table(ROWS)?.remove(vm.as_u128())?;
+            self.changed.insert(vm, (None, false));
+        }
+        Ok(())
+    }
+
+    fn lifecycle(&mut self, event: &Event) -> Result<(), ViewError> {
+        let id = VmId::try_from(&event.stream)?;
+        let what = VmEvent::decode(&event.kind, event.format, &event.body)?;
+        let Some(record) = self.get(id)? else { return Ok(()) };
+        let was_on = record.state.is_on();
+        record.state.apply(&what, event.at);
+        record.status = record.state.status();
+        record.cursor = event.cursor.0;
+        match (was_on, record.state.is_on()) {
+            (false, true) => record.started_at = Some(event.at),
+            (true, false) => record.started_at = None,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn write(self) -> Result<(), ViewError> {
+        let mut rows = self.txn.open_table(ROWS)?;
+        let mut by_host = self.txn.open_table(BY_HOST)?;
+        for (id, (record, new)) in self.changed {
+            let Some(record) = record else { continue };
+            rows.insert(id.as_u128(), rmp_serde::to_vec(&record)?.as_slice())?;
+            if new {
+                by_host.insert((record.host.as_u128(), id.as_u128()), ())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a query wants of the VMs; empty wants all.
+#[derive(Clone, Debug, Default)]
+pub struct VmFilter {
+    pub status: Vec<VmStatus>,
+    pub host: Option<HostId>,
+    pub name_contains: Option<String>,
+}
+
+impl VmFilter {
+    fn wants(&self, record: &VmRecord) -> bool {
+        (self.status.is_empty() || self.status.contains(&record.status))
+            && self.host.is_none_or(|host| record.host == host)
+            && self.name_contains.as_ref().is_none_or(|part| record.spec.name.to_lowercase().contains(&part.to_lowercase()))
+    }
+}
+
+/// Reads the tables.
+#[derive(Clone)]
+pub struct VmTable {
+    views: Views,
+}
+
+impl VmTable {
+    pub fn new(views: Views) -> Self {
+        Self { views }
+    }
+
+    pub fn get(&self, id: VmId) -> Result<Option<VmRecord>, Refused> {
+        Ok(self.get_many(&[id])?.pop().flatten())
+    }
+
+    pub fn get_many(&self, ids: &[VmId]) -> Result<Vec<Option<VmRecord>>, Refused> {
+        let read = || -> Result<Vec<Option<VmRecord>>, ViewError> {
+            let txn = self.views.read()?;
+            let rows = txn.open_table(ROWS)?;
+            ids.iter().map(|id| rows.get(id.as_u128())?.map(|row| Ok(rmp_serde::from_slice(row.value())?)).transpose()).collect()
+        };
+        read().map_err(unreadable)
+    }
+
+    /// In order of creation. `shown` has the last word on a record before it is filtered.
+    pub fn page(
+        &self,
+        filter: &VmFilter,
+        after: Option<VmId>,
+        first: usize,
+        shown: impl Fn(&mut VmRecord),
+    ) -> Result<Page<VmRecord>, Refused> {
+        let read = || -> Result<Page<VmRecord>, ViewError> {
+            let txn = self.views.read()?;
+            let rows = txn.open_table(ROWS)?;
+            let mut page = Page::default();
+            let mut take = |id: u128, bytes: &[u8]| -> Result<bool, ViewError> {
+                let mut record: VmRecord = rmp_serde::from_slice(bytes)?;
+                shown(&mut record);
+                if !filter.wants(&record) {
+                    return Ok(true);
+                }
+                if page.items.len() == first {
+                    page.has_next = true;
+                    return Ok(false);
+                }
+                let key = VmId::from_u128(id).to_string();
+                page.last_seen = Some(key.clone());
+                page.items.push((key, record));
+                Ok(true)
+            };
+            let from = after.map_or(std::ops::Bound::Unbounded, |after| std::ops::Bound::Excluded(after.as_u128()));
+            match filter.host {
+                Some(host) => {
+                    let by_host = txn.open_table(BY_HOST)?;
+                    let from = from.map(|vm| (host.as_u128(), vm));
+                    let from =
+                        if from == std::ops::Bound::Unbounded { std::ops::Bound::Included((host.as_u128(), 0)) } else { from };
+                    for row in by_host.range::<(u128, u128)>((from, std::ops::Bound::Included((host.as_u128(), u128::MAX))))? {
+                        let (_, vm) = row?.0.value();
+                        let Some(bytes) = rows.get(vm)? else { continue };
+                        if !take(vm, bytes.value())? {
+                            break;
+                        }
+                    }
+                }
+                None => {
+                    for row in rows.range::<u128>((from, std::ops::Bound::Unbounded))? {
+                        let (id, bytes) = row?;
+                        if !take(id.value(), bytes.value())? {
+                            break;
+                        }
+                    }
+                }
+            }
+            Ok(page)
+        };
+        read().map_err(unreadable)
+    }
+}

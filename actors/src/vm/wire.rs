@@ -1,0 +1,18 @@
+//! A VM's messages as they travel between nodes. Variants and fields have names: add, never rename.
+
+use hiveward_runtime::cluster::router::{Inbound, NotDelivered};
+use serde::{Deserialize, Serialize};
+
+use super::{message::VmMsg, state::Ask};
+
+#[derive(Serialize, Deserialize)]
+pub enum VmWire {
+    Ask { ask: Ask },
+}
+
+/// What came in, as the message it is.
+pub fn read(inbound: &Inbound<'_>) -> Result<VmMsg, NotDelivered> {
+    Ok(match inbound.read()? {
+        VmWire::Ask { ask } => VmMsg::Ask { ask, reply: inbound.reply()? },
+    })
+}

@@ -1,0 +1,95 @@
+//! Hosts and VMs as a file for `hiveward apply` has them.
+
+use serde::{Deserialize, Serialize};
+
+use super::args;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct HostItem {
+    name: String,
+    uri: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    labels: Vec<Label>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zone: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu_overcommit: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_overcommit: Option<f64>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Label {
+    key: String,
+    value: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct VmItem {
+    /// With `count`, the VMs are named `name-1`, `name-2` and so on.
+    name: String,
+    #[serde(default, skip_serializing)]
+    pub count: Option<u32>,
+    image: String,
+    cpus: u32,
+    /// `2GiB`, or bytes.
+    #[serde(rename(serialize = "memoryBytes"))]
+    memory: Size,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    disks: Vec<Disk>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    networks: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ssh_keys: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_data: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    anti_affinity: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    affinity: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zone: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    host_labels: Vec<Label>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    strategy: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ha: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_grace_ms: Option<u32>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Disk {
+    name: String,
+    #[serde(rename(serialize = "sizeBytes"))]
+    size: Size,
+}
+
+/// As people write sizes; bytes for the API.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Size {
+    Bytes(u64),
+    Text(String),
+}
+
+impl Serialize for Size {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let bytes = match self {
+            Self::Bytes(bytes) => *bytes,
+            Self::Text(text) => args::bytes(text).map_err(serde::ser::Error::custom)?,
+        };
+        serializer.serialize_u64(bytes)
+    }
+}

@@ -1,0 +1,235 @@
+//! `hiveward host …`
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::{
+    args::{self, Input},
+    client::{Client, VM},
+    fail::{Exit, Failed, Outcome},
+    pages,
+    show::{Show, text},
+    watching,
+};
+
+#[derive(Subcommand)]
+pub enum HostCommand {
+    /// Register a hypervisor host; answers when it was reached
+    Add {
+        /// simulated://NAME, test:///default, qemu:///system or another of libvirt's
+        uri: String,
+        /// Else made of the URI
+        #[arg(long)]
+        name: Option<String>,
+        #[arg(long = "label", value_name = "KEY=VALUE", value_parser = args::pair)]
+        labels: Vec<(String, String)>,
+        #[arg(long)]
+        zone: Option<String>,
+        /// The node that opens the connection
+        #[arg(long, value_name = "ID")]
+        node: Option<String>,
+        /// CPUs that may be promised for each that is there
+        #[arg(long, value_name = "RATIO")]
+        cpu_overcommit: Option<f64>,
+        #[arg(long, value_name = "RATIO")]
+        memory_overcommit: Option<f64>,
+        #[arg(long)]
+        operation_id: Option<String>,
+        /// Return when it is registered
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// List hosts with what they have and what is reserved of it
+    List {
+        #[arg(long, value_delimiter = ',')]
+        status: Vec<String>,
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        /// Show again every second
+        #[arg(short, long)]
+        watch: bool,
+    },
+    /// Show all of one host
+    Show { host: String },
+    /// Take nothing new and stop what runs, so that the host can be serviced
+    Drain {
+        host: String,
+        /// Instead, let a draining or drained host take VMs again
+        #[arg(long)]
+        cancel: bool,
+        /// Return when it has begun
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Forget a host; what runs on it is left alone
+    Remove {
+        host: String,
+        /// Even with VMs, which are forgotten with it
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// Between looks at a host's status.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How long a new host is waited for, unless --timeout says otherwise.
+const REACHED_WITHIN: Duration = Duration::from_secs(15);
+
+pub async fn run(client: &Client, show: Show, command: HostCommand) -> Outcome {
+    match command {
+        HostCommand::Add { uri, name, labels, zone, node, cpu_overcommit, memory_overcommit, operation_id, no_wait } => {
+            let input = Input::default()
+                .set("operationId", operation_id.map(Value::from))
+                .set("name", Value::from(name.unwrap_or_else(|| name_of(&uri))))
+                .set("uri", Value::from(uri))
+                .list("labels", labels.iter().map(|(key, value)| json!({ "key": key, "value": value })))
+                .set("zone", zone.map(Value::from))
+                .set("node", node.map(Value::from))
+                .set("cpuOvercommit", cpu_overcommit.map(Value::from))
+                .set("memoryOvercommit", memory_overcommit.map(Value::from))
+                .done();
+            let mut host: Value = client.get(VM, "HostRegister", json!({ "input": input }), "/registerHost/host").await?;
+            if !no_wait {
+                let id = text(&host, "id");
+                host = reached(client, &id).await?;
+                if host["status"] != "UP" {
+                    show.done(&host)?;
+                    return Err(Failed::new(
+                        Exit::Failed,
+                        format!("the host is registered and is {}: {}", text(&host, "status"), text(&host, "why")),
+                        "it is tried again and again; look with `hiveward host show`, or remove it",
+                    ));
+                }
+            }
+            show.done(&host)
+        }
+        HostCommand::List { status, limit, watch } => {
+            let filter = Input::default().list("status", status.iter().map(|status| args::constant(status))).done();
+            watching(watch, || list(client, show, filter.clone(), limit)).await
+        }
+        HostCommand::Show { host } => {
+            let id = resolve(client, &host).await?;
+            show.one(&client.get(VM, "HostShow", json!({ "id": id }), "/node").await?)
+        }
+        HostCommand::Drain { host, cancel, no_wait } => {
+            let id = resolve(client, &host).await?;
+            let (operation, at) =
+                if cancel { ("HostCancelDrain", "/cancelHostDrain/host") } else { ("HostDrain", "/drainHost/host") };
+            let mut host: Value = client.get(VM, operation, json!({ "input": { "host": id } }), at).await?;
+            if !cancel && !no_wait {
+                host = until(client, &id, Duration::MAX, |status| status != "DRAINING").await?;
+            }
+            show.done(&host)
+        }
+        HostCommand::Remove { host, force } => {
+            let id = resolve(client, &host).await?;
+            let input = json!({ "host": id, "force": force });
+            show.done(&client.get::<Value>(VM, "HostRemove", json!({ "input": input }), "/removeHost/host").await?)
+        }
+    }
+}
+
+/// `simulated://a` becomes `a`, `qemu+ssh://root@kvm1/system` becomes `kvm1`, `qemu:///system` becomes `qemu-system`.
+fn name_of(uri: &str) -> String {
+    let (scheme, rest) = uri.split_once("://").unwrap_or(("host", uri));
+    let place = rest.split(['?', '#']).next().unwrap_or_default();
+    let (authority, path) = place.split_once('/').unwrap_or((place, ""));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let name = if host.is_empty() { format!("{scheme}-{path}") } else { host.to_owned() };
+    name.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '-' }).collect()
+}
+
+/// Waits until a host that was just registered was reached, or could not be.
+pub(super) async fn reached(client: &Client, id: &str) -> Outcome<Value> {
+    until(client, id, REACHED_WITHIN, |status| status != "CONNECTING").await
+}
+
+/// Waits until the host's status is as wanted, or says how it is when there is no more time.
+async fn until(client: &Client, id: &str, within: Duration, wanted: impl Fn(&str) -> bool) -> Outcome<Value> {
+    let begun = tokio::time::Instant::now();
+    loop {
+        let host: Value = client.get(VM, "HostShow", json!({ "id": id }), "/node").await?;
+        if wanted(&text(&host, "status")) || begun.elapsed() >= within {
+            return Ok(host);
+        }
+        if client.deadline.is_some_and(|deadline| deadline <= tokio::time::Instant::now()) {
+            return Err(Failed::new(
+                Exit::TimedOut,
+                format!("the host is still {}", text(&host, "status")),
+                "it goes on; look with `hiveward host show`",
+            ));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn list(client: &Client, show: Show, filter: Value, limit: usize) -> Outcome {
+    let hosts = pages(client, VM, "HostList", json!({ "filter": filter }), "hosts", limit).await?;
+    let columns = ["id", "name", "status", "zone", "vms", "cpus", "memory", "uri", "why"];
+    show.list(&columns, &hosts, |host| {
+        let (capacity, reserved) = (&host["capacity"], &host["reserved"]);
+        let cpus = format!("{}/{} of {}", text(reserved, "cpus"), whole(&reserved["cpusMax"]), text(capacity, "cpus"));
+        let memory = [&reserved["memoryBytes"], &reserved["memoryBytesMax"], &capacity["memoryBytes"]].map(size);
+        let known = !capacity.is_null();
+        vec![
+            text(host, "id"),
+            text(host, "name"),
+            text(host, "status"),
+            text(host, "zone"),
+            text(host, "vmCount"),
+            if known { cpus } else { String::new() },
+            if known { format!("{}/{} of {}", memory[0], memory[1], memory[2]) } else { String::new() },
+            text(host, "uri"),
+            text(host, "why"),
+        ]
+    })
+}
+
+fn whole(value: &Value) -> String {
+    value.as_f64().map_or_else(String::new, |value| format!("{value:.0}"))
+}
+
+/// `2.5GiB`
+pub(super) fn size(bytes: &Value) -> String {
+    let Some(bytes) = bytes.as_u64() else { return String::new() };
+    let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+    let unit = units.into_iter().find(|(_, shift)| bytes >> shift > 0);
+    unit.map_or_else(
+        || format!("{bytes}B"),
+        |(unit, shift)| {
+            let value = bytes as f64 / (1_u64 << shift) as f64;
+            if value.fract() == 0.0 { format!("{value:.0}{unit}") } else { format!("{value:.1}{unit}") }
+        },
+    )
+}
+
+/// A host's id, from its id or its name.
+pub(super) async fn resolve(client: &Client, given: &str) -> Outcome<String> {
+    let unknown = || Failed::new(Exit::NotFound, format!("there is no host {given}"), "look with `hiveward host list`");
+    if given.starts_with("host_") {
+        let found: Value = client.get(VM, "HostShow", json!({ "id": given }), "/node").await?;
+        return if found["id"].is_null() { Err(unknown()) } else { Ok(given.to_owned()) };
+    }
+    let found = pages(client, VM, "HostList", json!({}), "hosts", 10_000).await?;
+    found.iter().find(|host| host["name"] == given).map(|host| text(host, "id")).ok_or_else(unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_named_after_its_uri_and_sizes_read_well() {
+        for (uri, name) in [
+            ("simulated://a?cpus=4", "a"),
+            ("qemu+ssh://root@kvm1.lan/system", "kvm1.lan"),
+            ("qemu:///system", "qemu-system"),
+            ("test:///default", "test-default"),
+        ] {
+            assert_eq!(name_of(uri), name);
+        }
+        assert_eq!([512_u64, 1 << 20, 5 << 29, 1 << 41].map(|bytes| size(&bytes.into())), ["512B", "1MiB", "2.5GiB", "2TiB"]);
+    }
+}

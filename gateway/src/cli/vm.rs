@@ -1,0 +1,289 @@
+//! `hiveward vm …`
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use super::{
+    args::{self, Input},
+    client::{Client, VM},
+    fail::{Exit, Failed, Outcome},
+    host::size,
+    pages,
+    show::{Show, text},
+    task::partly,
+    watching,
+};
+
+#[derive(Subcommand)]
+pub enum VmCommand {
+    /// Create a VM; answers when it runs
+    Create(Box<CreateArgs>),
+    /// List VMs
+    List {
+        #[arg(long, value_delimiter = ',')]
+        status: Vec<String>,
+        /// On this host, by id or name
+        #[arg(long)]
+        host: Option<String>,
+        /// Part of the name
+        #[arg(long)]
+        name: Option<String>,
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        /// Show again every second
+        #[arg(short, long)]
+        watch: bool,
+    },
+    /// Show all of one VM: its operations, why it is on its host, what it uses
+    Show {
+        vm: String,
+    },
+    Start(Which),
+    /// Press the power button, and pull the plug after a grace; with --force at once
+    Stop {
+        #[command(flatten)]
+        which: Which,
+        #[arg(long)]
+        force: bool,
+        /// Between the power button and the plug
+        #[arg(long, value_name = "D", value_parser = args::duration)]
+        grace: Option<Duration>,
+    },
+    Reboot(Which),
+    /// Freeze VMs where they are
+    Pause(Which),
+    Resume(Which),
+    /// Remove VMs with their disks
+    Remove {
+        #[command(flatten)]
+        which: Which,
+        /// Even while they run
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Args)]
+pub struct Which {
+    /// Ids, or names
+    #[arg(required = true)]
+    vms: Vec<String>,
+    /// Return when it has begun
+    #[arg(long)]
+    no_wait: bool,
+}
+
+#[derive(Args)]
+pub struct CreateArgs {
+    /// Else one is made up
+    name: Option<String>,
+    #[arg(long)]
+    image: String,
+    #[arg(long, default_value_t = 1)]
+    cpus: u32,
+    #[arg(long, default_value = "1GiB", value_parser = args::bytes)]
+    memory: u64,
+    /// NAME=SIZE, or SIZE for one named `root`
+    #[arg(long = "disk", value_name = "[NAME=]SIZE", value_parser = disk)]
+    disks: Vec<(String, u64)>,
+    /// On this host, by id or name; else on the best one
+    #[arg(long, value_name = "HOST")]
+    on: Option<String>,
+    #[arg(long = "network", value_name = "N")]
+    networks: Vec<String>,
+    /// A file with public keys, one a line
+    #[arg(long = "ssh-key", value_name = "FILE")]
+    ssh_keys: Vec<PathBuf>,
+    /// What the guest's first boot is told
+    #[arg(long, value_name = "FILE")]
+    user_data: Option<PathBuf>,
+    /// Never with another VM of this group on a host
+    #[arg(long = "anti-affinity", value_name = "GROUP")]
+    anti_affinity: Vec<String>,
+    /// On a host with another VM of this group
+    #[arg(long = "affinity", value_name = "GROUP")]
+    affinity: Vec<String>,
+    #[arg(long)]
+    zone: Option<String>,
+    /// Only hosts with all of these labels
+    #[arg(long = "host-label", value_name = "KEY=VALUE", value_parser = args::pair)]
+    host_labels: Vec<(String, String)>,
+    #[arg(long, value_parser = ["spread", "pack", "weighted"])]
+    strategy: Option<String>,
+    /// Only if it could come back elsewhere when the fullest host is lost
+    #[arg(long)]
+    ha: bool,
+    /// Define it without starting it
+    #[arg(long)]
+    no_start: bool,
+    /// When it is stopped, between the power button and the plug
+    #[arg(long, value_name = "D", value_parser = args::duration)]
+    stop_grace: Option<Duration>,
+    #[arg(long)]
+    operation_id: Option<String>,
+    /// Return when it is placed
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// `10GiB`, or `data=10GiB`.
+fn disk(text: &str) -> Result<(String, u64), String> {
+    let (name, size) = text.split_once('=').unwrap_or(("root", text));
+    Ok((name.into(), args::bytes(size)?))
+}
+
+/// Between looks at an operation.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
+pub async fn run(client: &Client, show: Show, command: VmCommand) -> Outcome {
+    match command {
+        VmCommand::Create(args) => create(client, show, *args).await,
+        VmCommand::List { status, host, name, limit, watch } => {
+            let filter = Input::default()
+                .list("status", status.iter().map(|status| args::constant(status)))
+                .set("host", host.map(Value::from))
+                .set("nameContains", name.map(Value::from))
+                .done();
+            watching(watch, || list(client, show, filter.clone(), limit)).await
+        }
+        VmCommand::Show { vm } => {
+            let id = resolve(client, &vm).await?;
+            show.one(&client.get(VM, "VmShow", json!({ "id": id }), "/node").await?)
+        }
+        VmCommand::Start(which) => each(client, show, which, "VmStart", "startVm", json!({})).await,
+        VmCommand::Stop { which, force, grace } => {
+            let mut extra = json!({ "force": force });
+            if let Some(grace) = grace {
+                extra["graceMs"] = args::millis(grace);
+            }
+            each(client, show, which, "VmStop", "stopVm", extra).await
+        }
+        VmCommand::Reboot(which) => each(client, show, which, "VmReboot", "rebootVm", json!({})).await,
+        VmCommand::Pause(which) => each(client, show, which, "VmPause", "pauseVm", json!({})).await,
+        VmCommand::Resume(which) => each(client, show, which, "VmResume", "resumeVm", json!({})).await,
+        VmCommand::Remove { which, force } => each(client, show, which, "VmRemove", "removeVm", json!({ "force": force })).await,
+    }
+}
+
+async fn list(client: &Client, show: Show, filter: Value, limit: usize) -> Outcome {
+    let vms = pages(client, VM, "VmList", json!({ "filter": filter }), "vms", limit).await?;
+    show.list(&["id", "name", "status", "host", "image", "cpus", "memory", "doing"], &vms, |vm| {
+        let operation = &vm["operation"];
+        let doing = if operation["status"] == "RUNNING" { text(operation, "kind") } else { String::new() };
+        vec![
+            text(vm, "id"),
+            text(vm, "name"),
+            text(vm, "status"),
+            text(&vm["host"], "name"),
+            text(vm, "image"),
+            text(vm, "cpus"),
+            size(&vm["memoryBytes"]),
+            doing,
+        ]
+    })
+}
+
+/// A VM's id, from its id or its name.
+pub(super) async fn resolve(client: &Client, given: &str) -> Outcome<String> {
+    if given.starts_with("vm_") {
+        let found: Value = client.get(VM, "VmOperation", json!({ "id": given }), "/node").await?;
+        return if found["id"].is_null() { Err(unknown(given)) } else { Ok(given.to_owned()) };
+    }
+    named(client, given).await?.ok_or_else(|| unknown(given))
+}
+
+fn unknown(given: &str) -> Failed {
+    Failed::new(Exit::NotFound, format!("there is no VM {given}"), "look with `hiveward vm list`")
+}
+
+pub(super) async fn named(client: &Client, name: &str) -> Outcome<Option<String>> {
+    let found = pages(client, VM, "VmList", json!({ "filter": { "nameContains": name } }), "vms", 500).await?;
+    Ok(found.iter().find(|vm| vm["name"] == name).map(|vm| text(vm, "id")))
+}
+
+async fn each(client: &Client, show: Show, which: Which, operation: &str, field: &str, extra: Value) -> Outcome {
+    let all = which.vms.len();
+    let mut failures = Vec::new();
+    for vm in which.vms {
+        let one = async {
+            let mut input = extra.clone();
+            input["vm"] = resolve(client, &vm).await?.into();
+            let begun = client.get(VM, operation, json!({ "input": input }), &format!("/{field}/vm")).await?;
+            if which.no_wait { Ok(begun) } else { ended(client, begun).await }
+        };
+        match one.await {
+            Ok(vm) => show.done(&vm)?,
+            Err(failed) => failures.push(failed),
+        }
+    }
+    partly(all, failures)
+}
+
+/// Waits for the end of the operation that a mutation began; one that was removed by it is shown as it was.
+pub(super) async fn ended(client: &Client, begun: Value) -> Outcome<Value> {
+    let (id, number) = (text(&begun, "id"), begun["operation"]["number"].clone());
+    if begun["operation"]["status"] != "RUNNING" {
+        return Ok(begun);
+    }
+    loop {
+        let vm: Value = client.get(VM, "VmOperation", json!({ "id": id }), "/node").await?;
+        let operation = vm["operations"].as_array().into_iter().flatten().find(|operation| operation["number"] == number);
+        match operation.map(|operation| (text(operation, "status"), text(operation, "kind"), text(operation, "error"))) {
+            Some((status, ..)) if status == "RUNNING" => {}
+            Some((status, kind, error)) if status != "SUCCEEDED" => {
+                return Err(Failed::new(
+                    Exit::Failed,
+                    format!("{kind} of {} is {status}: {error}", text(&vm, "name")),
+                    "look with `hiveward vm show`, and ask it again",
+                ));
+            }
+            Some(_) => return Ok(vm),
+            None => return Ok(begun),
+        }
+        if client.deadline.is_some_and(|deadline| deadline <= tokio::time::Instant::now()) {
+            return Err(Failed::new(
+                Exit::TimedOut,
+                format!("{} is still {}", text(&vm, "name"), text(&vm, "status")),
+                "it goes on; look with `hiveward vm show`",
+            ));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+async fn create(client: &Client, show: Show, args: CreateArgs) -> Outcome {
+    let read = |path: &PathBuf| {
+        std::fs::read_to_string(path)
+            .map_err(|error| Failed::new(Exit::NotFound, format!("cannot read {}: {error}", path.display()), "check the path"))
+    };
+    let mut ssh_keys = Vec::new();
+    for file in &args.ssh_keys {
+        let text = read(file)?;
+        ssh_keys.extend(text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned));
+    }
+    let name = args.name.unwrap_or_else(|| format!("vm-{:08x}", fastrand::u32(..)));
+    let input = Input::default()
+        .set("operationId", args.operation_id.map(Value::from))
+        .set("name", Value::from(name))
+        .set("host", args.on.map(Value::from))
+        .set("image", Value::from(args.image))
+        .set("cpus", Value::from(args.cpus))
+        .set("memoryBytes", Value::from(args.memory))
+        .list("disks", args.disks.iter().map(|(name, size)| json!({ "name": name, "sizeBytes": size })))
+        .list("networks", args.networks)
+        .list("sshKeys", ssh_keys)
+        .set("userData", args.user_data.as_ref().map(read).transpose()?.map(Value::from))
+        .list("antiAffinity", args.anti_affinity)
+        .list("affinity", args.affinity)
+        .set("zone", args.zone.map(Value::from))
+        .list("hostLabels", args.host_labels.iter().map(|(key, value)| json!({ "key": key, "value": value })))
+        .set("strategy", args.strategy.map(|strategy| Value::from(args::constant(&strategy))))
+        .set("ha", args.ha.then_some(Value::Bool(true)))
+        .set("start", args.no_start.then_some(Value::Bool(false)))
+        .set("stopGraceMs", args.stop_grace.map(args::millis))
+        .done();
+    let made = client.get(VM, "VmCreate", json!({ "input": input }), "/createVm/vm").await?;
+    show.done(&if args.no_wait { made } else { ended(client, made).await? })
+}
