@@ -1,14 +1,13 @@
-import '@mantine/core/styles.css';
-import '@mantine/notifications/styles.css';
+import './ui/mantine';
 import './styles.css';
 import { createTheme, MantineProvider } from '@mantine/core';
-import { Notifications } from '@mantine/notifications';
 import { RouterProvider } from '@tanstack/react-router';
 import { createRoot } from 'react-dom/client';
 import { Broken } from './app/broken';
 import { router } from './app/router';
 import { begin } from './live/feed';
 import { begin as beginSamples } from './metrics/samples';
+import { Toasts } from './ui/toast';
 
 const theme = createTheme({
   primaryColor: 'indigo',
@@ -25,7 +24,6 @@ const theme = createTheme({
   components: {
     Tooltip: { defaultProps: { withArrow: true, openDelay: 250, multiline: true, maw: 420 } },
     Modal: { defaultProps: { centered: true } },
-    Badge: { defaultProps: { tt: 'none', fw: 500, variant: 'light' } },
   },
 });
 
@@ -35,7 +33,7 @@ const root = document.getElementById('root');
 if (root) {
   createRoot(root).render(
     <MantineProvider theme={theme} defaultColorScheme="auto">
-      <Notifications position="bottom-right" limit={4} />
+      <Toasts />
       <Broken>
         <RouterProvider router={router} />
       </Broken>

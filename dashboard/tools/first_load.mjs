@@ -22,7 +22,9 @@ let total = 0;
 for (const file of files) {
   const packed = gzipSync(readFileSync(join(dist, file)), { level: 9 }).length;
   total += packed;
-  console.log(`${(packed / 1024).toFixed(1).padStart(8)} KiB  ${file} (${(statSync(join(dist, file)).size / 1024).toFixed(0)} KiB)`);
+  console.log(
+    `${(packed / 1024).toFixed(1).padStart(8)} KiB  ${file} (${(statSync(join(dist, file)).size / 1024).toFixed(0)} KiB)`,
+  );
 }
 console.log(`${(total / 1024).toFixed(1).padStart(8)} KiB  first load with gzip, of ${BUDGET_BYTES / 1024} allowed`);
 for (const heavy of ['ui/graph.tsx', 'agents/terminal.tsx', 'metrics/metrics.tsx']) {

@@ -1,7 +1,7 @@
 // Whether what is on the page is live. When it is not, a banner says since when, why, and when it is tried again.
-import { Button, Tooltip } from '@mantine/core';
+import { Button } from '@mantine/core';
 import { connectNow, useConnection } from '../live/connection';
-import { Ago, At, useNow } from '../ui/time';
+import { At, clock, useNow } from '../ui/time';
 
 export function Connected() {
   const { state, since, why } = useConnection();
@@ -11,24 +11,16 @@ export function Connected() {
       : state === 'cut'
         ? (['bad', 'Not live'] as const)
         : (['idle', 'Connecting'] as const);
+  const title =
+    state === 'live'
+      ? `Changes arrive as they happen. Connected since ${clock(since)}.`
+      : state === 'cut'
+        ? `Cut: ${why}`
+        : 'The connection is being made.';
   return (
-    <Tooltip
-      label={
-        state === 'live' ? (
-          <>
-            Changes arrive as they happen. Connected <Ago at={since} />.
-          </>
-        ) : state === 'cut' ? (
-          `Cut: ${why}`
-        ) : (
-          'The connection is being made.'
-        )
-      }
-    >
-      <span className={`state tone-${status}`} role="status" tabIndex={0} data-connection={state}>
-        {label}
-      </span>
-    </Tooltip>
+    <span className={`state tone-${status}`} role="status" title={title} data-connection={state}>
+      {label}
+    </span>
   );
 }
 
@@ -38,7 +30,7 @@ export function CutBanner() {
   if (state !== 'cut') return null;
   const seconds = Math.max(0, Math.ceil((retryAt - now) / 1_000));
   return (
-    <div className="banner" role="alert" style={{ margin: '-1rem -1rem 1rem' }}>
+    <div className="banner" role="alert">
       <span>
         <strong>
           Not live since <At at={since} />:

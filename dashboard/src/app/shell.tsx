@@ -1,15 +1,5 @@
 // The frame of every screen: who is signed in, whether it is live, where else to go.
-import {
-  ActionIcon,
-  AppShell,
-  Burger,
-  Group,
-  Menu,
-  Text,
-  Tooltip,
-  UnstyledButton,
-  useMantineColorScheme,
-} from '@mantine/core';
+import { ActionIcon, Burger, Group, useMantineColorScheme } from '@mantine/core';
 import { useDisclosure, useHotkeys } from '@mantine/hooks';
 import { Link, Outlet, useNavigate, useRouterState } from '@tanstack/react-router';
 import {
@@ -35,9 +25,9 @@ import { lazy, Suspense, useEffect, useRef } from 'react';
 import mark from '../assets/mark.svg';
 import { signOut, useSession } from '../live/session';
 import { Connected, CutBanner } from './connected';
-import { SignIn } from './sign_in';
 
 const Search = lazy(() => import('./search'));
+const SignIn = lazy(() => import('./sign_in'));
 const Keys = lazy(() => import('./keys'));
 
 export const SCREENS = [
@@ -58,7 +48,13 @@ const CHORD_MS = 1_500;
 
 export function Shell() {
   const { token } = useSession();
-  return token === '' ? <SignIn /> : <SignedIn />;
+  return token === '' ? (
+    <Suspense fallback={null}>
+      <SignIn />
+    </Suspense>
+  ) : (
+    <SignedIn />
+  );
 }
 
 function SignedIn() {
@@ -85,75 +81,49 @@ function SignedIn() {
     ]),
   ]);
   return (
-    <AppShell
-      header={{ height: 52 }}
-      navbar={{ width: 196, breakpoint: 'sm', collapsed: { mobile: !menu } }}
-      padding="md"
-    >
+    <div className="shell">
       <a href="#main" className="skip">
         Skip to the screen
       </a>
-      <AppShell.Header style={{ background: 'var(--card)' }}>
-        <Group h="100%" px="md" justify="space-between" wrap="nowrap" gap="sm">
-          <Group gap="xs" wrap="nowrap">
-            <Burger
-              opened={menu}
-              onClick={toggle}
-              hiddenFrom="sm"
-              size="sm"
-              aria-label={menu ? 'Close the menu' : 'Open the menu'}
-            />
-            <Link
-              to="/"
-              aria-label="Hiveward, overview"
-              style={{ display: 'flex', alignItems: 'center', gap: 8, color: 'inherit' }}
-            >
-              <img src={mark} width={24} height={24} alt="" />
-              <Text fw={700} visibleFrom="xs" component="span">
-                Hiveward
-              </Text>
-            </Link>
-          </Group>
-          <UnstyledButton
-            onClick={search.open}
-            aria-label="Search"
-            style={{
-              flex: '1 1 auto',
-              maxWidth: 420,
-              minWidth: 0,
-              border: '1px solid var(--line)',
-              borderRadius: 8,
-              padding: '0.3rem 0.7rem',
-              background: 'var(--page)',
-            }}
-          >
-            <Group gap="xs" wrap="nowrap" c="dimmed">
-              <SearchIcon size={15} aria-hidden />
-              <Text size="sm" className="clip" style={{ flex: 1 }}>
-                Search
-              </Text>
-              <Text size="xs" component="kbd" visibleFrom="xs">
-                /
-              </Text>
-            </Group>
-          </UnstyledButton>
-          <Group gap={6} wrap="nowrap">
-            <Connected />
-            <Scheme />
-            <Tooltip label="Keys and help (?)">
-              <ActionIcon variant="subtle" color="gray" aria-label="Keys and help" onClick={help.open} visibleFrom="sm">
-                <CircleHelp size={18} />
-              </ActionIcon>
-            </Tooltip>
-            <Tooltip label="Sign out">
-              <ActionIcon variant="subtle" color="gray" aria-label="Sign out" onClick={() => signOut()}>
-                <LogOut size={18} />
-              </ActionIcon>
-            </Tooltip>
-          </Group>
+      <header className="shell-head">
+        <Group gap="xs" wrap="nowrap">
+          <Burger
+            opened={menu}
+            onClick={toggle}
+            className="shell-burger"
+            size="sm"
+            aria-label={menu ? 'Close the menu' : 'Open the menu'}
+            aria-expanded={menu}
+          />
+          <Link to="/" aria-label="Hiveward, overview" className="shell-mark">
+            <img src={mark} width={24} height={24} alt="" />
+            <strong className="shell-wide">Hiveward</strong>
+          </Link>
         </Group>
-      </AppShell.Header>
-      <AppShell.Navbar p="xs" style={{ background: 'var(--card)' }} aria-label="Screens">
+        <button type="button" onClick={search.open} className="shell-search">
+          <SearchIcon size={15} aria-hidden />
+          <span className="clip">Search</span>
+          <kbd className="shell-wide">/</kbd>
+        </button>
+        <Group gap={6} wrap="nowrap">
+          <Connected />
+          <Scheme />
+          <ActionIcon
+            variant="subtle"
+            color="gray"
+            aria-label="Keys and help"
+            title="Keys and help (?)"
+            onClick={help.open}
+            className="shell-wide"
+          >
+            <CircleHelp size={18} />
+          </ActionIcon>
+          <ActionIcon variant="subtle" color="gray" aria-label="Sign out" title="Sign out" onClick={() => signOut()}>
+            <LogOut size={18} />
+          </ActionIcon>
+        </Group>
+      </header>
+      <nav className="shell-nav" aria-label="Screens" data-open={menu || undefined}>
         {SCREENS.map(({ to, label, icon: Icon }) => (
           <Link key={to} to={to} className="nav-link" activeOptions={{ exact: to === '/', includeSearch: false }}>
             <Icon size={17} aria-hidden />
@@ -164,40 +134,44 @@ function SignedIn() {
           <SquareTerminal size={17} aria-hidden />
           GraphiQL
         </a>
-      </AppShell.Navbar>
-      <AppShell.Main id="main" style={{ background: 'var(--page)' }}>
+      </nav>
+      <div className="shell-main">
         <CutBanner />
-        <Outlet />
-      </AppShell.Main>
+        <main id="main">
+          <Outlet />
+        </main>
+      </div>
       <Suspense fallback={null}>
         {searching && <Search close={search.close} />}
         {helping && <Keys close={help.close} />}
       </Suspense>
-    </AppShell>
+    </div>
   );
 }
 
+const SCHEMES = [
+  { scheme: 'auto', icon: SunMoon, words: 'as the system' },
+  { scheme: 'light', icon: Sun, words: 'light' },
+  { scheme: 'dark', icon: Moon, words: 'dark' },
+] as const;
+
 function Scheme() {
   const { colorScheme, setColorScheme } = useMantineColorScheme();
-  const Icon = colorScheme === 'dark' ? Moon : colorScheme === 'light' ? Sun : SunMoon;
+  const at = Math.max(
+    0,
+    SCHEMES.findIndex(({ scheme }) => scheme === colorScheme),
+  );
+  const { icon: Icon, words } = SCHEMES[at] ?? SCHEMES[0];
+  const next = SCHEMES[(at + 1) % SCHEMES.length] ?? SCHEMES[0];
   return (
-    <Menu position="bottom-end" width={150}>
-      <Menu.Target>
-        <ActionIcon variant="subtle" color="gray" aria-label={`Colours: ${colorScheme}`}>
-          <Icon size={18} />
-        </ActionIcon>
-      </Menu.Target>
-      <Menu.Dropdown>
-        <Menu.Item leftSection={<Sun size={15} />} onClick={() => setColorScheme('light')}>
-          Light
-        </Menu.Item>
-        <Menu.Item leftSection={<Moon size={15} />} onClick={() => setColorScheme('dark')}>
-          Dark
-        </Menu.Item>
-        <Menu.Item leftSection={<SunMoon size={15} />} onClick={() => setColorScheme('auto')}>
-          As the system
-        </Menu.Item>
-      </Menu.Dropdown>
-    </Menu>
+    <ActionIcon
+      variant="subtle"
+      color="gray"
+      aria-label={`Colours: ${words}. Change to ${next.words}`}
+      title={`Colours: ${words}`}
+      onClick={() => setColorScheme(next.scheme)}
+    >
+      <Icon size={18} />
+    </ActionIcon>
   );
 }

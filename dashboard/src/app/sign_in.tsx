@@ -4,7 +4,7 @@ import { type FormEvent, useState } from 'react';
 import mark from '../assets/mark.svg';
 import { signIn, useSession } from '../live/session';
 
-export function SignIn() {
+export default function SignIn() {
   const { refused } = useSession();
   const [value, setValue] = useState('');
   const [keep, setKeep] = useState(false);

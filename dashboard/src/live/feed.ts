@@ -23,6 +23,7 @@ const GATHER_MS = 100;
 let cursor: string | undefined;
 let recent: FeedEvent[] = [];
 let waiting: FeedEvent[] = [];
+// biome-ignore lint/correctness/noUnusedVariables: it says whether a burst is being gathered
 let timer: ReturnType<typeof setTimeout> | undefined;
 let stop: (() => void) | undefined;
 let ofToken = '';

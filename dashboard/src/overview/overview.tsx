@@ -70,7 +70,7 @@ function Tiles({ live }: { live: Live<OverviewData> }) {
   return (
     <div className="tiles" data-stale={live.stale && live.at > 0 ? 'true' : undefined}>
       <Tile
-        label="Tasks ended per second"
+        label="Ended per second"
         value={ended === undefined ? undefined : ended < 10 ? ended.toFixed(1) : count(Math.round(ended))}
         note={last && `${count(last.tasksEndedTotal)} in all`}
         trail={rates}
@@ -130,7 +130,7 @@ function SpendTile({ data }: { data: OverviewData | undefined }) {
             ? 'no calls yet'
             : value
               ? many(calls, 'call')
-              : `${many(calls, 'call')}, some without a price`
+              : `${many(calls, 'call')}, not all priced`
       }
       to="/spend"
     />

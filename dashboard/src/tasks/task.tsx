@@ -13,7 +13,6 @@ import { Ago, At, duration, Took } from '../ui/time';
 import { TaskActions } from './actions';
 import { Activity } from './activity';
 import { DecisionTable } from './decision';
-import { ended } from './filter';
 import { hasLinks, Links } from './links';
 import { Output } from './output';
 import { TASK, type TaskData } from './query';
@@ -109,25 +108,16 @@ function Loaded({
           <Facts task={task} />
         </Panel>
       </div>
-      <Panel
-        title={`Attempts${task.attempts.length > 0 ? `: ${task.attempts.length} of ${task.retry.maxAttempts} at most` : ''}`}
-        live={live}
-      >
-        {task.attempts.length === 0 ? (
-          <Empty title={ended(task.status) ? 'It was never tried' : 'Not tried yet'} />
-        ) : (
-          <>
-            <Waterfall
-              task={task}
-              chosen={attempt?.number ?? 0}
-              choose={(number) =>
-                void navigate({ search: (before) => ({ ...before, attempt: number }), replace: true })
-              }
-            />
-            {attempt && <AttemptNote attempt={attempt} />}
-          </>
-        )}
-      </Panel>
+      {attempt && (
+        <Panel title={`Attempts: ${task.attempts.length} of ${task.retry.maxAttempts} at most`} live={live}>
+          <Waterfall
+            task={task}
+            chosen={attempt.number}
+            choose={(number) => void navigate({ search: (before) => ({ ...before, attempt: number }), replace: true })}
+          />
+          <AttemptNote attempt={attempt} />
+        </Panel>
+      )}
       <section className="card">
         <Tabs
           value={tab}

@@ -1,11 +1,11 @@
 // Doing something: one operation id per intention, so that trying again after no answer is safe; what came of it is told.
 import { Button, type ButtonProps, Group, Modal, Stack, Text } from '@mantine/core';
-import { notifications } from '@mantine/notifications';
 import type { TadaDocumentNode } from 'gql.tada';
 import { type ReactNode, useRef, useState } from 'react';
 import { asProblem, type Problem } from '../live/problem';
 import { operationId, request } from '../live/request';
 import { ProblemNote } from './shown';
+import { toast } from './toast';
 
 export type Act<Input> = {
   /** Answers whether it was done. */
@@ -33,7 +33,7 @@ export function useAct<Data, Input extends object>(
         input: { ...input, operationId: intention.current.id } as unknown as Input,
       });
       intention.current = undefined;
-      if (done) notifications.show({ message: done, color: 'teal', autoClose: 4_000 });
+      if (done) toast(done);
       after?.(data);
       return true;
     } catch (error) {

@@ -1,5 +1,5 @@
 // Keys of entities, as links to their pages.
-import { ActionIcon, Tooltip } from '@mantine/core';
+import { ActionIcon } from '@mantine/core';
 import { Link } from '@tanstack/react-router';
 import { Check, Copy } from 'lucide-react';
 import { useState } from 'react';
@@ -56,18 +56,18 @@ export function CopyKey({ id }: { id: string }) {
   return (
     <span style={{ display: 'inline-flex', alignItems: 'center', gap: '0.25rem', minWidth: 0 }}>
       <span className="mono dim wrap">{id}</span>
-      <Tooltip label={copied ? 'Copied' : 'Copy'}>
-        <ActionIcon
-          variant="subtle"
-          color="gray"
-          size="sm"
-          aria-label={`Copy ${id}`}
-          onClick={async () => setCopied(await copy(id))}
-          onBlur={() => setCopied(false)}
-        >
-          {copied ? <Check size={14} /> : <Copy size={14} />}
-        </ActionIcon>
-      </Tooltip>
+
+      <ActionIcon
+        variant="subtle"
+        color="gray"
+        size="sm"
+        aria-label={`Copy ${id}`}
+        title={copied ? 'Copied' : 'Copy'}
+        onClick={async () => setCopied(await copy(id))}
+        onBlur={() => setCopied(false)}
+      >
+        {copied ? <Check size={14} /> : <Copy size={14} />}
+      </ActionIcon>
     </span>
   );
 }
