@@ -166,12 +166,16 @@ impl Gateway {
     /// The whole HTTP surface, for a listener or for a test that calls it in process.
     pub fn router(self: &Arc<Self>) -> Router {
         Router::new()
-            .route("/", get(ui::home))
+            .route("/", get(ui::app))
+            .route("/ui", get(ui::app))
+            .route("/ui/", get(ui::app))
+            .route("/ui/{*screen}", get(ui::app))
+            .route("/ui/assets/{*path}", get(ui::app_asset))
             .route("/graphql", any(graphql))
             .route("/graphql/ws", any(ws::upgrade))
             .route("/attach/ws", get(attach::upgrade))
             .route("/graphql/stream", any(sse::handle))
-            .route("/ui/graphiql/{*path}", get(ui::asset))
+            .route("/ui/graphiql/{*path}", get(ui::graphiql_asset))
             .route("/healthz", get(probe::healthz))
             .route("/readyz", get(probe::readyz))
             .route("/metrics", get(probe::metrics))
@@ -189,7 +193,7 @@ fn fixed(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<Header
 }
 
 async fn graphql(state: axum::extract::State<Arc<Gateway>>, request: Request) -> Response {
-    if ui::is_page_request(&request) { ui::graphiql() } else { over_http::handle(state, request).await }
+    if ui::is_page_request(&request) { ui::graphiql(request.headers()) } else { over_http::handle(state, request).await }
 }
 
 async fn not_found() -> Response {

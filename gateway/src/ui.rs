@@ -1,28 +1,36 @@
-//! The pages a browser gets: a small home page and GraphiQL, from assets embedded in the binary, nothing from elsewhere.
+//! The pages a browser gets: the dashboard at `/` and below `/ui/`, and GraphiQL, from assets embedded in the binary.
 //!
-//! The assets are built by `npm run build` in `dashboard/`; without them a page says so. `cargo build` never calls npm.
+//! The assets are built by `npm run build` in `dashboard/`, each with its compressed copies; `cargo build` never calls
+//! npm, and without them a page says how to build them. Nothing is loaded from elsewhere.
+
+use std::borrow::Cow;
 
 use axum::{
     extract::{Path, Request},
-    http::{HeaderName, Method, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use rust_embed::RustEmbed;
+use rust_embed::{EmbeddedFile, RustEmbed};
 
 use crate::negotiate;
 
+/// `app/` is the dashboard, `graphiql/` is GraphiQL.
 #[derive(RustEmbed)]
-#[folder = "../dashboard/dist/graphiql"]
+#[folder = "../dashboard/dist"]
 #[allow_missing = true]
 struct Assets;
 
-const HOME: &str = include_str!("ui/home.html");
 const NOT_BUILT: &str = include_str!("ui/not_built.html");
 
-/// Scripts and styles from here only; GraphiQL's editor runs its language service in a worker made from a blob and
-/// writes style elements.
-const CSP: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; \
-     img-src 'self' data:; font-src 'self' data:; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// Scripts from here only. Styles are inline in places: Mantine sets its variables and xterm.js its colours in style
+/// elements that they make themselves; what agents write never becomes either.
+const APP_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+     font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'";
+
+/// GraphiQL's editor also runs its language service in a worker made from a blob.
+const GRAPHIQL_POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; \
+     style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; base-uri 'none'; form-action 'none'; \
+     frame-ancestors 'none'; connect-src 'self'";
 
 /// Whether a browser wants the GraphiQL page rather than an answer to a query.
 pub fn is_page_request(request: &Request) -> bool {
@@ -30,31 +38,72 @@ pub fn is_page_request(request: &Request) -> bool {
     request.method() == Method::GET && !has_query && negotiate::wants_html(request.headers())
 }
 
-fn page(status: StatusCode, html: impl Into<axum::body::Body>) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, CSP),
-        (header::CACHE_CONTROL, "no-cache"),
-        (header::VARY, "accept"),
-    ];
-    (status, headers, html.into()).into_response()
-}
-
-pub async fn home() -> Response {
-    page(StatusCode::OK, HOME)
-}
-
-pub fn graphiql() -> Response {
-    match Assets::get("index.html") {
-        Some(file) => page(StatusCode::OK, file.data.into_owned()),
-        None => page(StatusCode::OK, NOT_BUILT),
+/// `policy` with our own host's WebSockets, which `'self'` does not mean in every browser.
+fn with_sockets(policy: &str, headers: &HeaderMap) -> String {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    // It comes from the client: only what can be in a host and a port may become part of a policy.
+    let plain =
+        |host: &&str| !host.is_empty() && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte));
+    match host.filter(plain) {
+        Some(host) => format!("{policy} ws://{host} wss://{host}"),
+        None => policy.to_owned(),
     }
 }
 
-/// One embedded file. Names carry a hash of their content, so they may be kept for ever.
-pub async fn asset(Path(path): Path<String>) -> Response {
-    let Some(file) = Assets::get(&path) else {
-        return (StatusCode::NOT_FOUND, "there is no such asset\n").into_response();
+fn page(file: Option<EmbeddedFile>, policy: &str, headers: &HeaderMap) -> Response {
+    let html = file.map_or(Cow::Borrowed(NOT_BUILT.as_bytes()), |file| file.data);
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            HeaderValue::from_str(&with_sockets(policy, headers)).unwrap_or(HeaderValue::from_static("default-src 'none'")),
+        ),
+        // The names of the assets change with each build, and the page names them.
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+        (header::VARY, HeaderValue::from_static("accept")),
+    ];
+    (StatusCode::OK, headers, html.into_owned()).into_response()
+}
+
+/// The dashboard; every address below `/ui/` is a screen of it.
+pub async fn app(headers: HeaderMap) -> Response {
+    page(Assets::get("app/index.html"), APP_POLICY, &headers)
+}
+
+pub fn graphiql(headers: &HeaderMap) -> Response {
+    page(Assets::get("graphiql/index.html"), GRAPHIQL_POLICY, headers)
+}
+
+/// One embedded file of the dashboard.
+pub async fn app_asset(path: Path<String>, headers: HeaderMap) -> Response {
+    asset(&format!("app/assets/{}", path.0), &headers)
+}
+
+/// One embedded file of GraphiQL.
+pub async fn graphiql_asset(path: Path<String>, headers: HeaderMap) -> Response {
+    asset(&format!("graphiql/{}", path.0), &headers)
+}
+
+/// Whether the client takes a body that is packed so. A weight of zero means that it does not.
+fn takes(headers: &HeaderMap, coding: &str) -> bool {
+    let all = headers.get_all(header::ACCEPT_ENCODING);
+    all.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|item| {
+        let mut parts = item.split(';').map(str::trim);
+        let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(coding));
+        let refused = parts.any(|weight| weight.strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0_f32)));
+        named && !refused
+    })
+}
+
+/// Names carry a hash of their content, so they may be kept for ever.
+fn asset(path: &str, headers: &HeaderMap) -> Response {
+    let packed = [("br", "br"), ("gzip", "gz")]
+        .into_iter()
+        .filter(|(coding, _)| takes(headers, coding))
+        .find_map(|(coding, ending)| Assets::get(&format!("{path}.{ending}")).map(|file| (file, Some(coding))));
+    let Some((file, coding)) = packed.or_else(|| Assets::get(path).map(|file| (file, None))) else {
+        return (StatusCode::NOT_FOUND, "there is no such asset; the page may be of another version: load it again\n")
+            .into_response();
     };
     let kind = match path.rsplit_once('.').map(|(_, extension)| extension) {
         Some("js" | "mjs") => "text/javascript; charset=utf-8",
@@ -65,7 +114,43 @@ pub async fn asset(Path(path): Path<String>) -> Response {
         Some("json" | "map") => "application/json",
         _ => "application/octet-stream",
     };
-    let headers: [(HeaderName, &str); 2] =
-        [(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "public, max-age=31536000, immutable")];
-    (headers, file.data.into_owned()).into_response()
+    let fixed: [(HeaderName, &str); 3] = [
+        (header::CONTENT_TYPE, kind),
+        (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+        (header::VARY, "accept-encoding"),
+    ];
+    let mut response = (fixed, file.data.into_owned()).into_response();
+    if let Some(coding) = coding {
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(name: HeaderName, value: &'static str) -> HeaderMap {
+        HeaderMap::from_iter([(name, HeaderValue::from_static(value))])
+    }
+
+    #[test]
+    fn a_packed_copy_is_for_who_takes_it() {
+        let takes = |accept, coding| takes(&with(header::ACCEPT_ENCODING, accept), coding);
+        assert!(takes("gzip, deflate, br;q=1.0", "br"));
+        assert!(takes("GZIP", "gzip"));
+        assert!(!takes("gzip, br;q=0", "br"));
+        assert!(!takes("identity", "gzip"));
+        assert!(!super::takes(&HeaderMap::new(), "br"));
+    }
+
+    #[test]
+    fn a_host_cannot_smuggle_anything_into_the_policy() {
+        let policy = |host| with_sockets("connect-src 'self'", &with(header::HOST, host));
+        assert_eq!(policy("hive.example:7700"), "connect-src 'self' ws://hive.example:7700 wss://hive.example:7700");
+        assert_eq!(policy("[::1]:7700"), "connect-src 'self' ws://[::1]:7700 wss://[::1]:7700");
+        for host in ["x; script-src *", "x *", "", "x,y", "x'"] {
+            assert_eq!(policy(host), "connect-src 'self'", "{host}");
+        }
+    }
 }

@@ -197,3 +197,17 @@ async fn a_browser_gets_graphiql_under_a_policy_that_loads_nothing_from_elsewher
         assert!(!answer.body.contains(outside), "{outside}");
     }
 }
+
+#[tokio::test]
+async fn every_screen_is_one_page_that_runs_only_our_own_scripts() {
+    for path in ["/", "/ui/", "/ui/tasks/task_01a1fcbcbb0c730b8efaadb02afa5a6b?tab=output"] {
+        let answer = call(Request::get(path).header(header::HOST, "hive.example:7700"), "").await;
+        assert_eq!(answer.status, StatusCode::OK, "{path}");
+        let policy = answer.headers[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
+        assert!(policy.contains("default-src 'none'; script-src 'self';"), "{policy}");
+        assert!(policy.ends_with("connect-src 'self' ws://hive.example:7700 wss://hive.example:7700"), "{policy}");
+        assert_eq!(answer.headers[header::CACHE_CONTROL], "no-cache");
+    }
+    let missing = call(Request::get("/ui/assets/gone-00000000.js"), "").await;
+    assert_eq!(missing.status, StatusCode::NOT_FOUND, "an old page does not take another page for its script");
+}

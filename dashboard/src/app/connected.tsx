@@ -1,0 +1,46 @@
+// Whether what is on the page is live. When it is not, a banner says since when, why, and when it is tried again.
+import { Button } from '@mantine/core';
+import { connectNow, useConnection } from '../live/connection';
+import { At, clock, useNow } from '../ui/time';
+
+export function Connected() {
+  const { state, since, why } = useConnection();
+  const [status, label] =
+    state === 'live'
+      ? (['good', 'Live'] as const)
+      : state === 'cut'
+        ? (['bad', 'Not live'] as const)
+        : (['idle', 'Connecting'] as const);
+  const title =
+    state === 'live'
+      ? `Changes arrive as they happen. Connected since ${clock(since)}.`
+      : state === 'cut'
+        ? `Cut: ${why}`
+        : 'The connection is being made.';
+  return (
+    <span className={`state tone-${status}`} role="status" title={title} data-connection={state}>
+      {label}
+    </span>
+  );
+}
+
+export function CutBanner() {
+  const { state, since, why, retryAt } = useConnection();
+  const now = useNow();
+  if (state !== 'cut') return null;
+  const seconds = Math.max(0, Math.ceil((retryAt - now) / 1_000));
+  return (
+    <div className="banner" role="alert">
+      <span>
+        <strong>
+          Not live since <At at={since} />:
+        </strong>{' '}
+        {why}. What you see is from before and may have changed.{' '}
+        {seconds > 0 ? `Next try in ${seconds} s.` : 'Trying now.'}
+      </span>
+      <Button size="compact-sm" variant="default" onClick={connectNow}>
+        Try now
+      </Button>
+    </div>
+  );
+}

@@ -1,0 +1,149 @@
+// Every screen and its address. Heavy screens are loaded when they are opened.
+import { createRootRoute, createRoute, createRouter, lazyRouteComponent } from '@tanstack/react-router';
+import { Overview } from '../overview/overview';
+import { BrokenScreen } from './broken';
+import { NotFound } from './not_found';
+import { Shell } from './shell';
+
+// The gateway serves the same page at `/`.
+if (location.pathname === '/') history.replaceState(null, '', '/ui/');
+
+const root = createRootRoute({ component: Shell, notFoundComponent: NotFound });
+
+const text = (value: unknown): string | undefined => (typeof value === 'string' && value !== '' ? value : undefined);
+const texts = (value: unknown): string[] | undefined => {
+  const list = (Array.isArray(value) ? value : [value]).filter(
+    (one): one is string => typeof one === 'string' && one !== '',
+  );
+  return list.length > 0 ? list : undefined;
+};
+
+export type TaskSearch = {
+  view?: 'table';
+  status?: string[];
+  priority?: string[];
+  swarm?: string;
+  agent?: string;
+  title?: string;
+  kind?: string;
+  label?: string;
+  oldest?: boolean;
+};
+export type AgentSearch = { status?: string[]; name?: string; swarm?: string; skill?: string; view?: 'table' };
+export type EventSearch = { kind?: string[]; noun?: string[]; stream?: string; task?: string; from?: string };
+
+const routes = [
+  createRoute({ getParentRoute: () => root, path: '/', component: Overview }),
+  createRoute({
+    getParentRoute: () => root,
+    path: '/tasks',
+    validateSearch: (search): TaskSearch => ({
+      view: search.view === 'table' ? 'table' : undefined,
+      status: texts(search.status),
+      priority: texts(search.priority),
+      swarm: text(search.swarm),
+      agent: text(search.agent),
+      title: text(search.title),
+      kind: text(search.kind),
+      label: text(search.label),
+      oldest: search.oldest === true ? true : undefined,
+    }),
+    component: lazyRouteComponent(() => import('../tasks/tasks'), 'Tasks'),
+  }),
+  createRoute({
+    getParentRoute: () => root,
+    path: '/tasks/$task',
+    validateSearch: (search): { tab?: string; attempt?: number } => ({
+      tab: text(search.tab),
+      attempt: typeof search.attempt === 'number' ? search.attempt : undefined,
+    }),
+    component: lazyRouteComponent(() => import('../tasks/task'), 'TaskPage'),
+  }),
+  createRoute({
+    getParentRoute: () => root,
+    path: '/agents',
+    validateSearch: (search): AgentSearch => ({
+      status: texts(search.status),
+      name: text(search.name),
+      swarm: text(search.swarm),
+      skill: text(search.skill),
+      view: search.view === 'table' ? 'table' : undefined,
+    }),
+    component: lazyRouteComponent(() => import('../agents/agents'), 'Agents'),
+  }),
+  createRoute({
+    getParentRoute: () => root,
+    path: '/agents/$agent',
+    validateSearch: (search): { tab?: string } => ({ tab: text(search.tab) }),
+    component: lazyRouteComponent(() => import('../agents/agent'), 'AgentPage'),
+  }),
+  createRoute({
+    getParentRoute: () => root,
+    path: '/approvals',
+    component: lazyRouteComponent(() => import('../approvals/approvals'), 'Approvals'),
+  }),
+  createRoute({
+    getParentRoute: () => root,
+    path: '/tree',
+    validateSearch: (search): { node?: string; find?: string; actor?: string } => ({
+      node: text(search.node),
+      find: text(search.find),
+      actor: text(search.actor),
+    }),
+    component: lazyRouteComponent(() => import('../tree/tree'), 'Tree'),
+  }),
+  createRoute({
+    getParentRoute: () => root,
+    path: '/swarms',
+    component: lazyRouteComponent(() => import('../swarms/swarms'), 'Swarms'),
+  }),
+  createRoute({
+    getParentRoute: () => root,
+    path: '/swarms/$swarm',
+    component: lazyRouteComponent(() => import('../swarms/swarm'), 'SwarmPage'),
+  }),
+  createRoute({
+    getParentRoute: () => root,
+    path: '/cluster',
+    component: lazyRouteComponent(() => import('../cluster/cluster'), 'Cluster'),
+  }),
+  createRoute({
+    getParentRoute: () => root,
+    path: '/events',
+    validateSearch: (search): EventSearch => ({
+      kind: texts(search.kind),
+      noun: texts(search.noun),
+      stream: text(search.stream),
+      task: text(search.task),
+      from: text(search.from),
+    }),
+    component: lazyRouteComponent(() => import('../events/events'), 'Events'),
+  }),
+  createRoute({
+    getParentRoute: () => root,
+    path: '/metrics',
+    component: lazyRouteComponent(() => import('../metrics/metrics'), 'Metrics'),
+  }),
+  createRoute({
+    getParentRoute: () => root,
+    path: '/spend',
+    validateSearch: (search): { by?: string } => ({ by: text(search.by) }),
+    component: lazyRouteComponent(() => import('../usage/spend'), 'Spend'),
+  }),
+] as const;
+
+export const router = createRouter({
+  routeTree: root.addChildren(routes),
+  basepath: '/ui',
+  defaultPreload: 'intent',
+  defaultErrorComponent: ({ error }) => (
+    <BrokenScreen error={error instanceof Error ? error : new Error(String(error))} />
+  ),
+  scrollRestoration: true,
+});
+
+declare module '@tanstack/react-router' {
+  interface Register {
+    router: typeof router;
+  }
+}

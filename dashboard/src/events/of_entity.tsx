@@ -1,0 +1,127 @@
+// The events of one entity from its beginning, and those that follow.
+import { Button } from '@mantine/core';
+import { useEffect, useState } from 'react';
+import { follow } from '../live/follow';
+import { graphql, type ResultOf } from '../live/graphql';
+import type { Problem } from '../live/problem';
+import { Json } from '../ui/json';
+import { KeyLink } from '../ui/key';
+import { Empty, ProblemNote } from '../ui/shown';
+import { tone } from '../ui/state';
+import { At } from '../ui/time';
+import { kindTone, kindWords } from './line';
+
+export const FULL_EVENTS = graphql(`
+  subscription FullEvents($after: Cursor, $filter: EventFilter) {
+    events(after: $after, filter: $filter) { cursor at kind stream task agent data }
+  }
+`);
+
+export type FullEvent = ResultOf<typeof FULL_EVENTS>['events'];
+
+/** Events that are kept; the first ones go when there are more. */
+const KEPT = 1_000;
+const SHOWN = 100;
+
+type Filter = { task?: string; stream?: string[] };
+
+export function EntityEvents({ filter }: { filter: Filter }) {
+  const key = JSON.stringify(filter);
+  const [read, setRead] = useState<{ events: FullEvent[]; problem?: Problem; waited: boolean }>({
+    events: [],
+    waited: false,
+  });
+  const [all, setAll] = useState(false);
+  useEffect(() => {
+    let cursor = '0';
+    let waiting: FullEvent[] = [];
+    setRead({ events: [], waited: false });
+    const timer = setInterval(() => {
+      const events = waiting;
+      waiting = [];
+      setRead((before) =>
+        events.length === 0 && before.waited
+          ? before
+          : { ...before, waited: true, events: [...before.events, ...events].slice(-KEPT) },
+      );
+    }, 150);
+    const stop = follow(FULL_EVENTS, () => ({ after: cursor, filter: JSON.parse(key) as Filter }), {
+      take: ({ events: event }) => {
+        cursor = event.cursor;
+        waiting.push(event);
+      },
+      refused: (problem) => setRead((before) => ({ ...before, problem })),
+    });
+    return () => {
+      clearInterval(timer);
+      stop();
+    };
+  }, [key]);
+  const newest = [...read.events].reverse();
+  return (
+    <div>
+      {read.problem && <ProblemNote problem={read.problem} />}
+      {newest.length === 0 && read.waited && !read.problem && (
+        <Empty title="The ledger holds no events about it">They may have been compacted.</Empty>
+      )}
+      <ul className="bare">
+        {newest.slice(0, all ? KEPT : SHOWN).map((event) => (
+          <li key={event.cursor} style={{ borderBottom: '1px solid var(--line)' }}>
+            <EventDetail event={event} />
+          </li>
+        ))}
+      </ul>
+      {newest.length > SHOWN && !all && (
+        <Button size="compact-sm" variant="subtle" onClick={() => setAll(true)}>
+          Show all {newest.length}
+        </Button>
+      )}
+    </div>
+  );
+}
+
+export function EventDetail({ event }: { event: FullEvent }) {
+  return (
+    <details className="event">
+      <summary>
+        <span className="dim num" style={{ fontSize: '0.8rem' }}>
+          <At at={event.at} />
+        </span>
+        <span className={`tone-${toneOf(event)}`} style={{ background: 'none', fontWeight: 600 }}>
+          {kindWords(event.kind)}
+        </span>
+        <span className="clip" style={{ display: 'inline-flex', gap: '0.8rem' }}>
+          {event.task && <KeyLink id={event.task} />}
+          {event.agent && <KeyLink id={event.agent} />}
+          {!event.task && event.stream !== event.agent && <KeyLink id={event.stream} />}
+        </span>
+        <span className="dim clip event-brief">{brief(event.data)}</span>
+      </summary>
+      <Json value={event.data} label={`What ${event.kind} says`} />
+      <p className="dim mono wrap" style={{ margin: '4px 0 8px', fontSize: '0.78rem' }}>
+        cursor {event.cursor} · stream {event.stream}
+      </p>
+    </details>
+  );
+}
+
+/** An end is as good as what ended. */
+function toneOf(event: FullEvent) {
+  const status = (event.data as { status?: unknown } | null)?.status;
+  return typeof status === 'string' && /Ended$/.test(event.kind) ? tone(status) : kindTone(event.kind);
+}
+
+/** The figures and words of an event that are no keys. */
+function brief(data: unknown): string {
+  if (typeof data !== 'object' || data === null) return '';
+  return Object.entries(data)
+    .filter(
+      ([, value]) =>
+        (typeof value === 'string' && !/^[a-z]+_[0-9a-f]{32}$/.test(value)) ||
+        typeof value === 'number' ||
+        typeof value === 'boolean',
+    )
+    .map(([key, value]) => `${key} ${value}`)
+    .join(', ')
+    .slice(0, 200);
+}

@@ -1,0 +1,143 @@
+// What was measured since this page was opened, as plots with a time range. What was not measured is a gap.
+import { SegmentedControl } from '@mantine/core';
+import { useMemo, useState } from 'react';
+import { useConnection } from '../live/connection';
+import { bytes, short } from '../ui/figures';
+import { Empty, PageHead, Panel } from '../ui/shown';
+import { At } from '../ui/time';
+import { Plot, type Series } from './plot';
+import { rate, type Sample, useSamples } from './samples';
+
+const RANGES = [
+  { value: '60', label: '1 min' },
+  { value: '300', label: '5 min' },
+  { value: '900', label: '15 min' },
+  { value: '3600', label: '1 h' },
+];
+
+/** Samples further apart than this have a gap between them. */
+const GAP_MS = 4_000;
+
+/** With an empty sample in each gap, so that no line is drawn across what was not measured. */
+export function gapped(samples: readonly Sample[]): (Sample | number)[] {
+  return samples.flatMap((sample, index) => {
+    const before = samples[index - 1];
+    const gap = before && Date.parse(sample.at) - Date.parse(before.at) > GAP_MS;
+    return gap ? [Date.parse(before.at) / 1_000 + 1, sample] : [sample];
+  });
+}
+
+export function Metrics() {
+  const samples = useSamples();
+  const { state } = useConnection();
+  const [range, setRange] = useState('300');
+  const shown = useMemo(() => {
+    const last = samples.at(-1);
+    if (!last) return [];
+    const from = Date.parse(last.at) - Number(range) * 1_000;
+    return samples.filter(({ at }) => Date.parse(at) >= from);
+  }, [samples, range]);
+  const plots = useMemo(() => drawn(shown), [shown]);
+  const first = samples[0];
+  const last = samples.at(-1);
+  const to = last ? Date.parse(last.at) / 1_000 : 0;
+  return (
+    <div className="page">
+      <PageHead
+        title="Metrics"
+        note={
+          first ? (
+            <>
+              Measured once a second since <At at={first.at} />, when this page was opened; an hour is kept. For more,
+              have Prometheus read <a href="/metrics">/metrics</a>.
+            </>
+          ) : undefined
+        }
+      >
+        <SegmentedControl size="xs" aria-label="Time range" value={range} onChange={setRange} data={RANGES} />
+      </PageHead>
+      {shown.length < 2 ? (
+        <div className="card">
+          <Empty title="Nothing was measured yet">
+            {state === 'live' ? 'The first figures come within two seconds.' : 'The node does not answer now.'}
+          </Empty>
+        </div>
+      ) : (
+        <div className="plots" data-stale={state !== 'live' ? 'true' : undefined}>
+          {plots.map(({ title, series, times, format }) => (
+            <Panel key={title} title={title}>
+              <Plot
+                from={to - Number(range)}
+                to={to}
+                times={times}
+                series={series}
+                format={format}
+                label={`${title}: ${series.map((each) => `${each.label} ${told(each, format)}`).join(', ')}`}
+              />
+            </Panel>
+          ))}
+        </div>
+      )}
+    </div>
+  );
+}
+
+function told(series: Series, format: (value: number) => string): string {
+  const last = series.values.at(-1);
+  return last === null || last === undefined ? 'not measured' : format(last);
+}
+
+type Drawn = { title: string; times: number[]; series: Series[]; format: (value: number) => string };
+
+function drawn(samples: Sample[]): Drawn[] {
+  const points = gapped(samples);
+  const times = points.map((point) => (typeof point === 'number' ? point : Date.parse(point.at) / 1_000));
+  const index = new Map(samples.map((sample, at) => [sample, at]));
+  const of = (label: string, color: string, value: (sample: Sample) => number | null): Series => ({
+    label,
+    color,
+    values: points.map((point) => (typeof point === 'number' ? null : value(point))),
+  });
+  const rated = (field: 'tasksEndedTotal' | 'eventsTotal' | 'cpuSecondsTotal') => (sample: Sample) => {
+    const at = index.get(sample) ?? 0;
+    return rate(samples.slice(Math.max(0, at - 5), at + 1), field, 5) ?? null;
+  };
+  const figure = (value: number) =>
+    value < 10 && !Number.isInteger(value) ? value.toFixed(1) : short(Math.round(value));
+  return [
+    {
+      title: 'Tasks ended per second',
+      times,
+      format: figure,
+      series: [of('ended', '--good', rated('tasksEndedTotal'))],
+    },
+    {
+      title: 'Tasks waiting and running',
+      times,
+      format: figure,
+      series: [
+        of('waiting', '--warn', (sample) => sample.tasksQueued),
+        of('running', '--busy', (sample) => sample.tasksRunning),
+      ],
+    },
+    {
+      title: 'Agents running',
+      times,
+      format: figure,
+      series: [of('agents', '--busy', (sample) => sample.agentsRunning)],
+    },
+    { title: 'Events per second', times, format: figure, series: [of('events', '--good', rated('eventsTotal'))] },
+    {
+      title: 'CPU of this node’s process',
+      times,
+      format: (value) => `${Math.round(value * 100)} %`,
+      series: [of('of one core', '--warn', rated('cpuSecondsTotal'))],
+    },
+    {
+      title: 'Memory of this node’s process',
+      times,
+      format: bytes,
+      series: [of('resident', '--busy', (sample) => sample.residentBytes)],
+    },
+  ];
+}

@@ -1,0 +1,120 @@
+// A hive with something of everything in it: swarms, agents of several kinds, tasks in every state, a question, a terminal.
+import { execFileSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { join } from 'node:path';
+import { Node, until } from './node.mjs';
+
+/** Claude Code as the repository's other tests run it; installed by npm if it is not yet. */
+export function claude() {
+  if (process.env.HIVEWARD_CLAUDE) return process.env.HIVEWARD_CLAUDE;
+  const place = new URL('../../../tests/agents', import.meta.url).pathname;
+  const program = join(place, 'node_modules/.bin/claude');
+  if (!existsSync(program)) execFileSync('npm', ['ci', '--no-audit', '--no-fund'], { cwd: place, stdio: 'inherit' });
+  return program;
+}
+
+export async function scene() {
+  const node = await Node.start({ args: ['--scripted-model'] });
+  const hive = { node };
+  await node.cli('swarm', 'create', 'builders', '-q');
+  await node.cli('swarm', 'create', 'fleet', '-q');
+  for (let number = 1; number <= 6; number += 1) {
+    await node.agent({
+      name: `builder-${number}`,
+      swarm: 'builders',
+      skills: [{ name: 'build', proficiency: 0.4 + number / 10 }],
+    });
+  }
+  const scale = 'mutation($i:ScaleSwarmInput!){scaleSwarm(input:$i){cursor}}';
+  await node.ask(scale, { i: { swarm: 'fleet', agents: 60, template: { name: 'fleet', connector: { noop: true } } } });
+  hive.coder = await node.agent({
+    name: 'coder',
+    connector: { claudeCode: { argv: [claude()], policy: { rules: [{ tool: 'Write', decision: 'ASK' }] } } },
+  });
+  hive.shell = await node.agent({ name: 'shell', session: { kind: 'PTY' } });
+
+  // biome-ignore lint/suspicious/noTemplateCurlyInString: the shell's own
+  const building = 'for n in 1 2 3 4 5 6; do printf "\\033[3${n}mstep $n\\033[0m of $0\\n"; done';
+  for (let part = 1; part <= 8; part += 1) {
+    await node.submit({
+      swarm: 'builders',
+      title: `Build part ${part}`,
+      skills: ['build'],
+      command: { argv: ['sh', '-c', building, `part ${part}`] },
+    });
+  }
+  const [one] = await node
+    .cli('agent', 'list', '-o', 'json')
+    .then((text) => JSON.parse(text).filter(({ name }) => name === 'command-1'));
+  hive.worker = one.id;
+  hive.dead = await node.shell('Deploy to staging', 'echo connecting; echo "connection refused" >&2; exit 7', {
+    agent: one.id,
+    retry: { maxAttempts: 3, firstMs: 100, factor: 1, jitter: 0 },
+  });
+  hive.gated = await node.shell('Summarise the audit', 'echo "no findings"', {
+    agent: one.id,
+    retry: { maxAttempts: 1 },
+    gate: {
+      name: 'covers every file',
+      retriable: false,
+      command: { argv: ['sh', '-c', 'echo "3 files are missing" >&2; exit 1'] },
+    },
+  });
+  await node.ended(hive.dead, 'DEAD');
+  await until('the gate failed it', async () => {
+    const { node: found } = await node.ask('query($t:ID!){node(id:$t){... on Task{status}}}', { t: hive.gated });
+    return ['FAILED', 'DEAD'].includes(found.status);
+  });
+  hive.coding = await node.submit({
+    agent: hive.coder,
+    title: 'Write the release notes',
+    kind: 'prompt',
+    payload: 'Please write the file notes.txt',
+  });
+  hive.terminal = await node.submit({
+    agent: hive.shell,
+    title: 'A shell to look around',
+    command: { argv: ['bash', '--norc'] },
+  });
+  hive.long = await node.shell(
+    'Watch the queue',
+    'i=0; while true; do i=$((i+1)); printf "\\033[32mok\\033[0m  checked %d queues\\n" $i; sleep 0.5; done',
+    { agent: one.id },
+  );
+  const lint = await node.shell('Lint', 'sleep 0.2', { swarm: 'builders' });
+  const test = await node.shell('Test', 'sleep 600', { swarm: 'builders' });
+  hive.release = await node.shell('Release', 'true', {
+    swarm: 'builders',
+    dependsOn: [lint, test],
+    labels: [{ key: 'team', value: 'core' }],
+  });
+  hive.scatter = await node
+    .ask('mutation($i:ScatterInput!){scatter(input:$i){task{id}}}', {
+      i: {
+        swarm: 'builders',
+        title: 'Count lines',
+        items: ['runtime', 'actors', 'gateway', 'dashboard'],
+        part: { command: { argv: ['sh', '-c', 'echo $HIVEWARD_ITEM'] } },
+      },
+    })
+    .then(({ scatter }) => scatter.task.id);
+  await node.ended(hive.scatter, 'SUCCEEDED');
+  await until(
+    'its program asks',
+    async () => {
+      const { approvals } = await node.ask('{approvals(filter:{status:[OPEN]}){nodes{id}}}');
+      return approvals.nodes.length > 0;
+    },
+    60_000,
+  );
+  await until('its terminal is there', async () => {
+    const { node: task } = await node.ask('query($t:ID!){node(id:$t){... on Task{status}}}', { t: hive.terminal });
+    return task.status === 'RUNNING';
+  });
+  await node.ask('mutation($i:SetBudgetInput!){setBudget(input:$i){cursor}}', {
+    i: { swarm: 'default', tokens: 20_000, warnPercent: 50 },
+  });
+  const { swarms } = await node.ask('{swarms{nodes{id name}}}');
+  hive.swarm = Object.fromEntries(swarms.nodes.map(({ id, name }) => [name, id]));
+  return hive;
+}
