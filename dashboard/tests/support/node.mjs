@@ -93,7 +93,7 @@ export class Node {
   /** What the command line prints. */
   async cli(...args) {
     const env = { ...CLEAN, HIVEWARD_URL: this.url, HIVEWARD_TOKEN: this.token };
-    const { stdout } = await run(BINARY, args, { env, maxBuffer: 64 << 20 });
+    const { stdout } = await run(BINARY, args, { env, maxBuffer: 64 << 20, timeout: 60_000 });
     return stdout.trim();
   }
 
