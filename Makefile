@@ -6,7 +6,7 @@ DATA_DIR ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/hiveward/dev
 # Where cargo builds; asked only by the targets that need it.
 TARGET = $(shell $(CARGO) metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')
 
-.PHONY: run build dashboard tools test test-cluster test-long bench deny
+.PHONY: run build dashboard dashboard-dev tools test test-dashboard screenshots test-cluster test-long bench bench-dashboard deny
 
 run: build ## Builds the release binary, starts one node with everything embedded, and applies the example.
 	deploy/run-example.sh "$(TARGET)/release/hiveward" "$(DATA_DIR)"
@@ -17,6 +17,9 @@ build: tools dashboard
 dashboard: tools ## Builds the embedded pages.
 	deploy/build-dashboard.sh
 
+dashboard-dev: tools ## The dashboard with hot reload on http://127.0.0.1:7780/ui/, against the node at HIVEWARD_URL.
+	cd dashboard && { [ -d node_modules ] || npm ci --no-audit --no-fund; } && npm run dev
+
 tools: ## Installs what is missing: a C compiler, git, node, npm, cargo-nextest.
 	deploy/install-tools.sh
 
@@ -25,6 +28,16 @@ test: dashboard ## Every test that fits in CI.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) nextest run --workspace
+
+test-dashboard: dashboard ## The dashboard: lint, unit tests, and a real browser against real nodes.
+	deploy/install-tools.sh dashboard
+	$(CARGO) build --bin hiveward
+	cd dashboard && npm run lint && npm run unit && HIVEWARD_BIN="$(TARGET)/debug/hiveward" npm run browser
+
+screenshots: dashboard ## Renews docs/screenshots, which the browser tests make.
+	deploy/install-tools.sh dashboard
+	$(CARGO) build --bin hiveward
+	cd dashboard && HIVEWARD_BIN="$(TARGET)/debug/hiveward" npm run screenshots
 
 test-cluster: ## Clusters of real processes under faults: kills, freezes, partitions, full disks, drains, intruders.
 	deploy/install-tools.sh test
@@ -38,6 +51,10 @@ test-long: ## The long rounds: hundreds of kills and power cuts.
 
 bench: tools ## Every figure, with what it compares to; JSON in target/bench.
 	$(CARGO) bench -p hiveward-benches
+
+bench-dashboard: build ## How smooth the page is under load: frames, long tasks, memory; five minutes per screen.
+	deploy/install-tools.sh dashboard
+	cd dashboard && HIVEWARD_BIN="$(TARGET)/release/hiveward" node tests/load.mjs 300
 
 deny: ## Licences, bans and duplicates of all dependencies.
 	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny

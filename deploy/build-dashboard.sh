@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../dashboard"
 
 built=dist/.built
-if [ -f "$built" ] && [ -z "$(find . -path ./node_modules -prune -o -path ./dist -prune -o -type f -newer "$built" -print -quit)" ]; then
+if [ -f "$built" ] && [ -z "$(find . ../gateway/schema.graphql -path ./node_modules -prune -o -path ./dist -prune -o -path ./tests -prune -o -name schema.d.ts -prune -o -type f -newer "$built" -print -quit)" ]; then
     exit 0
 fi
 echo "building the embedded pages with npm"

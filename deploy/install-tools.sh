@@ -20,6 +20,8 @@ if [ "${1:-}" = "test" ]; then
     # Debian has it in /usr/sbin, which is not in everybody's PATH.
     [ -x /usr/sbin/iptables ] || need iptables iptables
 fi
+# The dashboard's tests drive a real browser.
+if [ "${1:-}" = "dashboard" ] && [ ! -x "${CHROMIUM:-/usr/bin/chromium}" ]; then missing+=(chromium); fi
 # The tests move the node's clock with it.
 if [ "${1:-}" = "test" ] && ! ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1; then missing+=(libfaketime); fi
 

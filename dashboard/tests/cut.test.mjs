@@ -52,9 +52,7 @@ describe('the node that serves the page', () => {
     // Rows are virtual: scroll through all of them and read each one's cursor.
     const seen = new Set();
     await until('every row was read', async () => {
-      const rows = await page
-        .locator('details.event')
-        .evaluateAll((all) => all.map((row) => /cursor (\d+)/.exec(row.textContent ?? '')?.[1]));
+      const rows = await page.locator('.event').evaluateAll((all) => all.map((row) => row.dataset.cursor));
       for (const cursor of rows) seen.add(cursor);
       await page.getByRole('region', { name: 'Events' }).evaluate((region) => region.scrollBy(0, 300));
       return seen.size >= wanted.length;
@@ -97,7 +95,7 @@ describe('the node that serves the page', () => {
   test('does not answer a change: asking again has it done once', async () => {
     const id = await node.shell('Once', 'sleep 600');
     const page = await open(browser, node, { path: `/ui/tasks/${id}` });
-    await page.getByRole('button', { name: 'Cancel' }).click();
+    await page.getByRole('button', { name: 'Cancel', exact: true }).click();
     const asked = [];
     // The change is made, and its answer is lost on the way.
     await page.route('**/graphql', async (route) => {

@@ -87,6 +87,7 @@ test('nothing that came from data runs, on any screen that shows it', async () =
   await page.goto(`${node.url}/ui/`);
   await live(page);
   await page.keyboard.press('/');
+  await page.getByPlaceholder('A title, a name').waitFor();
   await page.keyboard.type('onerror');
   await page.getByRole('option').first().waitFor();
   await sound(page, 'search');

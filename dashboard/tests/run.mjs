@@ -1,6 +1,6 @@
 // Runs the browser tests against HIVEWARD_BIN. Files run one after the other: each has a node and a browser of its own.
 //
-// node tests/run.mjs [FILE…]    HIVEWARD_SCREENSHOTS=1 writes the documentation's pictures
+// node tests/run.mjs [FILE…]    DASHBOARD_SCREENSHOTS=1 writes the documentation's pictures
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
@@ -21,7 +21,14 @@ const files = readdirSync(here).filter(
 );
 const ran = spawnSync(
   process.execPath,
-  ['--test', '--test-concurrency=1', '--test-timeout=900000', ...files.map((file) => join(here, file))],
+  [
+    '--test',
+    '--test-concurrency=1',
+    '--test-timeout=900000',
+    '--test-force-exit',
+    '--test-reporter=spec',
+    ...files.map((file) => join(here, file)),
+  ],
   { stdio: 'inherit' },
 );
 process.exit(ran.status ?? 1);

@@ -59,7 +59,7 @@ export default function Search({ close }: { close: () => void }) {
       size="lg"
       yOffset="10vh"
       centered={false}
-      aria-label="Search"
+      attributes={{ content: { 'aria-label': 'Search' } }}
     >
       <Combobox
         store={combobox}
@@ -84,7 +84,12 @@ export default function Search({ close }: { close: () => void }) {
             py={4}
           />
         </Combobox.EventsTarget>
-        <ScrollArea.Autosize mah="55vh" type="auto" style={{ borderTop: '1px solid var(--line)' }}>
+        <ScrollArea.Autosize
+          mah="55vh"
+          type="auto"
+          viewportProps={{ tabIndex: 0 }}
+          style={{ borderTop: '1px solid var(--line)' }}
+        >
           <Combobox.Options p={6} aria-label="Found">
             {groups.map((group) => (
               <Combobox.Group label={group} key={group}>

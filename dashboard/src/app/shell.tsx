@@ -26,7 +26,8 @@ import mark from '../assets/mark.svg';
 import { signOut, useSession } from '../live/session';
 import { Connected, CutBanner } from './connected';
 
-const Search = lazy(() => import('./search'));
+const loadSearch = () => import('./search');
+const Search = lazy(loadSearch);
 const SignIn = lazy(() => import('./sign_in'));
 const Keys = lazy(() => import('./keys'));
 
@@ -64,6 +65,11 @@ function SignedIn() {
   const navigate = useNavigate();
   const path = useRouterState({ select: (state) => state.location.pathname });
   const chord = useRef(0);
+  // Who presses `/` types on at once: the box must not have to be fetched first.
+  useEffect(() => {
+    const timer = setTimeout(() => void loadSearch().catch(() => {}), 1_500);
+    return () => clearTimeout(timer);
+  }, []);
   // biome-ignore lint/correctness/useExhaustiveDependencies: the menu closes when the screen changes
   useEffect(close, [path]);
   useHotkeys([

@@ -1,5 +1,6 @@
 // The events of one entity from its beginning, and those that follow.
 import { Button } from '@mantine/core';
+import { ChevronDown, ChevronRight } from 'lucide-react';
 import { useEffect, useState } from 'react';
 import { follow } from '../live/follow';
 import { graphql, type ResultOf } from '../live/graphql';
@@ -81,14 +82,25 @@ export function EntityEvents({ filter }: { filter: Filter }) {
 }
 
 export function EventDetail({ event }: { event: FullEvent }) {
+  const [open, setOpen] = useState(false);
+  const words = kindWords(event.kind);
   return (
-    <details className="event">
-      <summary>
+    <div className="event" data-cursor={event.cursor}>
+      <div className="event-line">
+        <button
+          type="button"
+          className="event-open"
+          aria-expanded={open}
+          aria-label={`${words}, details`}
+          onClick={() => setOpen(!open)}
+        >
+          {open ? <ChevronDown size={14} aria-hidden /> : <ChevronRight size={14} aria-hidden />}
+        </button>
         <span className="dim num" style={{ fontSize: '0.8rem' }}>
           <At at={event.at} />
         </span>
         <span className={`tone-${toneOf(event)}`} style={{ background: 'none', fontWeight: 600 }}>
-          {kindWords(event.kind)}
+          {words}
         </span>
         <span className="clip" style={{ display: 'inline-flex', gap: '0.8rem' }}>
           {event.task && <KeyLink id={event.task} />}
@@ -96,12 +108,16 @@ export function EventDetail({ event }: { event: FullEvent }) {
           {!event.task && event.stream !== event.agent && <KeyLink id={event.stream} />}
         </span>
         <span className="dim clip event-brief">{brief(event.data)}</span>
-      </summary>
-      <Json value={event.data} label={`What ${event.kind} says`} />
-      <p className="dim mono wrap" style={{ margin: '4px 0 8px', fontSize: '0.78rem' }}>
-        cursor {event.cursor} · stream {event.stream}
-      </p>
-    </details>
+      </div>
+      {open && (
+        <>
+          <Json value={event.data} label={`What ${event.kind} says`} />
+          <p className="dim mono wrap" style={{ margin: '4px 0 8px', fontSize: '0.78rem' }}>
+            cursor {event.cursor} · stream {event.stream}
+          </p>
+        </>
+      )}
+    </div>
   );
 }
 

@@ -210,7 +210,7 @@ function budgetGroups({ budgets }: OverviewData): Group[] {
     {
       icon: Coins,
       tone: 'warn',
-      head: <Link to="/spend">{plural(warned.length, 'budget')} nearly or fully spent</Link>,
+      head: <Link to="/spend">{plural(warned.length, 'budget')} past its warning</Link>,
       lines: warned.slice(0, 5).map((budget) => <KeyLink key={budget.id} id={budget.scope} />),
     },
   ];

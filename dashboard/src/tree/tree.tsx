@@ -319,7 +319,7 @@ function Rows({
                   <span
                     className={`clip ${actor.key ? 'mono' : ''}`}
                     title={actor.name}
-                    style={{ fontWeight: depth < 2 ? 600 : undefined }}
+                    style={{ fontWeight: depth < 2 ? 600 : undefined, flex: 'none', maxWidth: '65%' }}
                   >
                     {label}
                   </span>

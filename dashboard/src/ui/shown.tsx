@@ -10,7 +10,7 @@ export function Empty({ title, children }: { title: string; children?: ReactNode
     <Stack align="center" gap={4} py="xl" px="md" ta="center">
       <Text fw={600}>{title}</Text>
       {children && (
-        <Text size="sm" c="dimmed" component="div" maw={560}>
+        <Text size="sm" c="dimmed" component="div" maw={560} className="prose">
           {children}
         </Text>
       )}
@@ -147,7 +147,7 @@ export function PageHead({ title, children, note }: { title: ReactNode; children
           {title}
         </Title>
         {note && (
-          <Text size="sm" c="dimmed" component="div">
+          <Text size="sm" c="dimmed" component="div" className="prose">
             {note}
           </Text>
         )}

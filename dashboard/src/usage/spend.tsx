@@ -32,7 +32,7 @@ const USAGE = graphql(`
 `);
 const BUDGETS = graphql(`
   query Budgets($atLeast: Cursor) {
-    budgets(first: 200, atLeast: $atLeast) {
+    budgets(first: 100, atLeast: $atLeast) {
       nodes {
         id scope warned warnPercent
         agent { id name }
@@ -191,7 +191,7 @@ function BudgetLine({ budget, refresh }: { budget: Budget; refresh: () => void }
         <KeyLink id={budget.scope} name={budget.agent?.name ?? budget.swarm?.name} />
         {budget.warned && (
           <span className="state tone-warn" style={{ marginLeft: 8 }}>
-            {spent !== undefined && spent >= 1 ? 'spent' : 'nearly spent'}
+            {spent !== undefined && spent >= 1 ? 'spent' : 'past its warning'}
           </span>
         )}
       </span>

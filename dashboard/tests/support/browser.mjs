@@ -9,7 +9,7 @@ const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.mi
 const HERE = dirname(new URL(import.meta.url).pathname);
 export const ARTIFACTS = join(HERE, '..', '.artifacts');
 /** Screenshots of `npm run screenshots` are the repository's own. */
-export const PICTURES = process.env.HIVEWARD_SCREENSHOTS
+export const PICTURES = process.env.DASHBOARD_SCREENSHOTS
   ? join(HERE, '..', '..', '..', 'docs', 'screenshots')
   : join(ARTIFACTS, 'screenshots');
 

@@ -33,6 +33,15 @@ export async function until(what, look, withinMs = 30_000) {
   throw new Error(`waited ${withinMs} ms in vain: ${what}${last ? `: ${last.message}` : ''}`);
 }
 
+/** HIVEWARD_… are settings of a node; those of whoever runs the tests are not its own. */
+const CLEAN = Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('HIVEWARD_')));
+
+/** A test that fails half way leaves no node behind. */
+const LIVING = new Set();
+process.on('exit', () => {
+  for (const child of LIVING) child.kill('SIGKILL');
+});
+
 export class Node {
   /** `args` go to `hiveward dev`, or to `hiveward up` where `cluster` says so. */
   static async start({ args = [], config, env = {}, cluster = false } = {}) {
@@ -63,7 +72,10 @@ export class Node {
       ...more,
     );
     const log = createWriteStream(join(this.dir, 'log'), { flags: 'a' });
-    this.process = spawn(BINARY, args, { env: { ...process.env, ...this.env }, stdio: ['ignore', 'pipe', 'pipe'] });
+    this.process = spawn(BINARY, args, { env: { ...CLEAN, ...this.env }, stdio: ['ignore', 'pipe', 'pipe'] });
+    LIVING.add(this.process);
+    const child = this.process;
+    child.once('exit', () => LIVING.delete(child));
     this.process.stdout.pipe(log);
     this.process.stderr.pipe(log);
     this.gone = new Promise((resolve) => this.process.once('exit', resolve));
@@ -80,8 +92,8 @@ export class Node {
 
   /** What the command line prints. */
   async cli(...args) {
-    const env = { ...process.env, HIVEWARD_URL: this.url, HIVEWARD_TOKEN: this.token };
-    const { stdout } = await run(BINARY, args, { env, maxBuffer: 64 << 20 });
+    const env = { ...CLEAN, HIVEWARD_URL: this.url, HIVEWARD_TOKEN: this.token };
+    const { stdout } = await run(BINARY, args, { env, maxBuffer: 64 << 20, timeout: 60_000 });
     return stdout.trim();
   }
 

@@ -6,7 +6,7 @@ import { Node, until } from './node.mjs';
 
 /** Claude Code as the repository's other tests run it; installed by npm if it is not yet. */
 export function claude() {
-  if (process.env.HIVEWARD_CLAUDE) return process.env.HIVEWARD_CLAUDE;
+  if (process.env.DASHBOARD_CLAUDE) return process.env.DASHBOARD_CLAUDE;
   const place = new URL('../../../tests/agents', import.meta.url).pathname;
   const program = join(place, 'node_modules/.bin/claude');
   if (!existsSync(program)) execFileSync('npm', ['ci', '--no-audit', '--no-fund'], { cwd: place, stdio: 'inherit' });
@@ -15,6 +15,15 @@ export function claude() {
 
 export async function scene() {
   const node = await Node.start({ args: ['--scripted-model'] });
+  try {
+    return await filled(node);
+  } catch (error) {
+    await node.stop();
+    throw error;
+  }
+}
+
+async function filled(node) {
   const hive = { node };
   await node.cli('swarm', 'create', 'builders', '-q');
   await node.cli('swarm', 'create', 'fleet', '-q');
@@ -55,7 +64,7 @@ export async function scene() {
     agent: one.id,
     retry: { maxAttempts: 1 },
     gate: {
-      name: 'covers every file',
+      name: 'covers-every-file',
       retriable: false,
       command: { argv: ['sh', '-c', 'echo "3 files are missing" >&2; exit 1'] },
     },
@@ -112,7 +121,7 @@ export async function scene() {
     return task.status === 'RUNNING';
   });
   await node.ask('mutation($i:SetBudgetInput!){setBudget(input:$i){cursor}}', {
-    i: { swarm: 'default', tokens: 20_000, warnPercent: 50 },
+    i: { swarm: 'default', tokens: 400_000, warnPercent: 4 },
   });
   const { swarms } = await node.ask('{swarms{nodes{id name}}}');
   hive.swarm = Object.fromEntries(swarms.nodes.map(({ id, name }) => [name, id]));
