@@ -253,7 +253,10 @@ impl ControlPlane {
         loop {
             self.seen_soon(&op, asked.cursor).await;
             match self.house.vms.get(vm)? {
-                None => return Ok(Done { value: record, cursor: self.head() }),
+                None => {
+                    let value = VmRecord { status: VmStatus::Stopped, ..record };
+                    return Ok(Done { value, cursor: self.head() });
+                }
                 Some(now) => {
                     if let Some(refused) = failure(&now, asked.value) {
                         return Err(refused);

@@ -279,7 +279,8 @@ impl Host {
             };
             tokio::select! {
                 () = listen => {}
-                () = pump => {}
+                // What it said last is still to be heard: its end alone ends nothing.
+                () = async { pump.await; std::future::pending().await } => {}
                 _ = let_go => {}
             }
         });

@@ -59,9 +59,11 @@ impl Bed<'_> {
 }
 
 /// Runs a driver through everything that is promised of all. Leaves nothing behind.
-pub async fn keeps(open: impl Fn(HostId) -> Result<Connection, DriverError>) {
+///
+/// `shared` says whether two connections lead to one hypervisor.
+pub async fn keeps(shared: bool, open: impl AsyncFn(HostId) -> Result<Connection, DriverError>) {
     let host = HostId::new();
-    let Connection { driver, mut changes, pump } = open(host).unwrap();
+    let Connection { driver, mut changes, pump } = open(host).await.unwrap();
     let pumping = tokio::spawn(pump);
     let bed = Bed { driver: &*driver, vm: VmId::new() };
 
@@ -107,11 +109,15 @@ pub async fn keeps(open: impl Fn(HostId) -> Result<Connection, DriverError>) {
     assert_eq!(bed.listed().await.unwrap().run, Run::Off(Off::Shutdown));
 
     // Another host's connection to the same hypervisor sees it, and does not touch it.
-    let other = open(HostId::new()).unwrap();
+    let other = open(HostId::new()).await.unwrap();
+    let others_pump = tokio::spawn(other.pump);
     let others = Bed { driver: &*other.driver, vm: bed.vm };
     assert_eq!(others.listed().await, None);
-    assert!(other.driver.list(Deadline::after(WITHIN)).await.unwrap().foreign >= 1);
     others.refused(Action::Start).await;
+    others.refused(Action::Define(Box::new(small(host)))).await;
+    if shared {
+        assert!(other.driver.list(Deadline::after(WITHIN)).await.unwrap().foreign >= 1);
+    }
     let _ = others.act(Action::Undefine).await;
     assert!(bed.listed().await.is_some(), "what another owns was removed");
 
@@ -122,4 +128,5 @@ pub async fn keeps(open: impl Fn(HostId) -> Result<Connection, DriverError>) {
     assert_eq!(bed.twice(Action::Undefine).await, None);
     assert_eq!(bed.listed().await, None);
     pumping.abort();
+    others_pump.abort();
 }

@@ -6,6 +6,8 @@
 
 #[doc(hidden)]
 pub mod contract;
+pub mod libvirt;
+mod protocol;
 pub mod simulated;
 
 use std::sync::Arc;
@@ -186,11 +188,9 @@ pub struct Connection {
 }
 
 /// Opens a connection to the hypervisor at `uri` for `host`.
-pub async fn open(uri: &HostUri, host: HostId, _deadline: Deadline) -> Result<Connection, DriverError> {
+pub async fn open(uri: &HostUri, host: HostId, deadline: Deadline) -> Result<Connection, DriverError> {
     match uri.scheme {
         Scheme::Simulated => simulated::open(uri, host),
-        Scheme::Libvirt => {
-            Err(DriverError::Refused { message: "this build has no libvirt driver; register a simulated://NAME host".into() })
-        }
+        Scheme::Libvirt => libvirt::open(uri, host, deadline).await,
     }
 }

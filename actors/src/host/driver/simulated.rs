@@ -269,6 +269,9 @@ impl Simulated {
             if spec.image.starts_with(NO_IMAGE) {
                 return refused(format!("there is no image {:?}", spec.image));
             }
+            if spec.owner != self.host {
+                return refused("it is marked as another host's");
+            }
             match inner.machines.get_mut(&vm) {
                 Some(machine) if machine.spec.owner != spec.owner => return refused("a domain of another owner has this UUID"),
                 // What runs keeps what it has until it is started again.
@@ -380,7 +383,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_simulated_driver_keeps_the_contract() {
         let uri = HostUri::parse("simulated://contract").unwrap();
-        contract::keeps(|host| super::open(&uri, host)).await;
+        contract::keeps(true, async |host| super::open(&uri, host)).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,0 +1,144 @@
+//! One libvirt connection for one host of a node: asked on standard input, answered on standard output.
+//!
+//! Owns the connection. Keeps nothing: what is there libvirt knows. Ends when its standard input does, so it never outlives
+//! its node, and with it every call that hangs in C. Its calls block, on a bounded pool of threads.
+
+mod domain;
+#[path = "../../src/host/driver/protocol.rs"]
+mod protocol;
+mod sys;
+
+use std::{
+    io::{self, Read, Write},
+    process::ExitCode,
+    sync::{
+        Arc, Mutex,
+        mpsc::{self, Receiver, SyncSender},
+    },
+    thread,
+};
+
+use protocol::{Answer, Call, FRAME_BYTES_MAX, Problem, Request, Said, VERSION};
+use virt::connect::Connect;
+
+/// Calls at the same time; more wait.
+const WORKERS: usize = 16;
+/// Asked and not begun; the node asks no more at once than this.
+const REQUESTS_MAX: usize = 256;
+/// Said and not written; events beyond it become one that says that something has changed.
+const SAID_MAX: usize = 1_024;
+
+fn main() -> ExitCode {
+    let (said, saying) = mpsc::sync_channel(SAID_MAX);
+    sys::quiet();
+    thread::spawn(move || write(&saying));
+    match serve(&said) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("hiveward-libvirt-driver: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Until the node says no more.
+fn serve(said: &SyncSender<Said>) -> io::Result<()> {
+    let mut stdin = io::stdin().lock();
+    let Some(first) = read(&mut stdin)? else { return Ok(()) };
+    let (connection, owner) = match open(&first.call, said) {
+        Ok(opened) => {
+            answer(said, first.id, Ok(Answer::Opened));
+            opened
+        }
+        Err(problem) => {
+            answer(said, first.id, Err(problem));
+            // Nothing else can be asked; the node ends this.
+            while read(&mut stdin)?.is_some() {}
+            return Ok(());
+        }
+    };
+    let (asked, asking) = mpsc::sync_channel::<Request>(REQUESTS_MAX);
+    let (asking, owner) = (Arc::new(Mutex::new(asking)), Arc::new(owner));
+    for _ in 0..WORKERS {
+        let (asking, connection, owner, said) = (asking.clone(), connection.clone(), owner.clone(), said.clone());
+        thread::spawn(move || work(&asking, &connection, &owner, &said));
+    }
+    while let Some(request) = read(&mut stdin)? {
+        if asked.send(request).is_err() {
+            break;
+        }
+    }
+    // Whatever hangs in C ends here as well; nothing is closed in order, because that might hang too.
+    std::process::exit(0)
+}
+
+fn open(call: &Call, said: &SyncSender<Said>) -> Result<(Connect, String), Problem> {
+    let Call::Open { version, uri, owner } = call else {
+        return Err(Problem::Refused("the first call opens the connection".into()));
+    };
+    if *version != VERSION {
+        return Err(Problem::Refused(format!("this driver speaks version {VERSION}, the node {version}; install them together")));
+    }
+    sys::start_events(said.clone()).map_err(Problem::Failed)?;
+    let connection = Connect::open(Some(uri)).map_err(|error| Problem::Unreachable(error.message().to_owned()))?;
+    // Not every driver has keepalive; those without need none.
+    let _ = connection.set_keep_alive(5, 3);
+    sys::listen(&connection).map_err(Problem::Failed)?;
+    Ok((connection, owner.clone()))
+}
+
+fn work(asking: &Mutex<Receiver<Request>>, connection: &Connect, owner: &str, said: &SyncSender<Said>) {
+    loop {
+        let next = match asking.lock() {
+            Ok(asking) => asking.recv(),
+            Err(_) => return,
+        };
+        let Ok(Request { id, call, .. }) = next else { return };
+        let result = match call {
+            Call::Open { .. } => Err(Problem::Refused("it is open already".into())),
+            Call::Capacity => domain::capacity(connection),
+            Call::List => domain::list(connection, owner),
+            Call::Act { vm, step } => domain::act(connection, owner, &vm, step).map(Answer::Domain),
+        };
+        answer(said, id, result);
+    }
+}
+
+fn answer(said: &SyncSender<Said>, id: u64, result: Result<Answer, Problem>) {
+    // Nobody writes any more: this process ends.
+    let _ = said.send(Said::Answer { id, result });
+}
+
+/// `None` at the end of the input.
+fn read(from: &mut impl Read) -> io::Result<Option<Request>> {
+    let mut length = [0; 4];
+    match from.read_exact(&mut length) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
+    }
+    let length = u32::from_le_bytes(length) as usize;
+    if length > FRAME_BYTES_MAX {
+        return Err(io::Error::other(format!("a frame of {length} bytes is too long")));
+    }
+    let mut frame = vec![0; length];
+    from.read_exact(&mut frame)?;
+    rmp_serde::from_slice(&frame).map(Some).map_err(io::Error::other)
+}
+
+fn write(saying: &Receiver<Said>) {
+    let mut stdout = io::stdout().lock();
+    let mut put = |said: &Said| -> io::Result<()> {
+        let frame = rmp_serde::to_vec_named(said).map_err(io::Error::other)?;
+        let length = u32::try_from(frame.len()).map_err(io::Error::other)?;
+        stdout.write_all(&length.to_le_bytes())?;
+        stdout.write_all(&frame)?;
+        stdout.flush()
+    };
+    while let Ok(said) = saying.recv() {
+        let over = matches!(said, Said::Closed { .. });
+        let missed = sys::take_missed();
+        if put(&said).is_err() || (missed && put(&Said::Changed { vm: None }).is_err()) || over {
+            std::process::exit(i32::from(!over));
+        }
+    }
+}

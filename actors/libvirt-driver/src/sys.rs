@@ -1,0 +1,175 @@
+//! Everything that is unsafe, and nothing else: events, statistics and states, straight from libvirt's own functions.
+//!
+//! The bindings lack events, leak statistics and drop the error of a state. Each block says why it is sound.
+
+use std::{
+    ffi::{CStr, c_char, c_int, c_void},
+    ptr,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{SyncSender, TrySendError},
+    },
+    thread,
+};
+
+use virt::{connect::Connect, domain::Domain, error::Error, sys};
+
+use crate::protocol::Said;
+
+/// There is one connection per process, so what its callbacks need is the process's.
+static LISTENER: OnceLock<SyncSender<Said>> = OnceLock::new();
+static MISSED: AtomicBool = AtomicBool::new(false);
+
+/// Whether an event was left out since the last look.
+pub fn take_missed() -> bool {
+    MISSED.swap(false, Ordering::AcqRel)
+}
+
+fn tell(said: Said) {
+    if let Some(Err(TrySendError::Full(_))) = LISTENER.get().map(|listener| listener.try_send(said)) {
+        MISSED.store(true, Ordering::Release);
+    }
+}
+
+/// Errors are answers here, not lines on standard error.
+pub fn quiet() {
+    unsafe extern "C" fn nothing(_: *mut c_void, _: sys::virErrorPtr) {}
+    // SAFETY: the handler takes what libvirt gives it, touches nothing, and is a function for as long as the process lives.
+    unsafe { sys::virSetErrorFunc(ptr::null_mut(), Some(nothing)) };
+}
+
+/// Before the first connection: it is then that a connection looks whether there is an event loop.
+pub fn start_events(listener: SyncSender<Said>) -> Result<(), String> {
+    LISTENER.set(listener).map_err(|_| "events are listened to already".to_owned())?;
+    virt::event::event_register_default_impl().map_err(|error| error.message().to_owned())?;
+    thread::spawn(|| {
+        loop {
+            if virt::event::event_run_default_impl().is_err() {
+                tell(Said::Closed { why: "libvirt's event loop ended".into() });
+                return;
+            }
+        }
+    });
+    Ok(())
+}
+
+unsafe extern "C" fn changed(_: sys::virConnectPtr, domain: sys::virDomainPtr, _: c_int, _: c_int, _: *mut c_void) -> c_int {
+    // SAFETY: libvirt lends the domain for the length of this call.
+    let vm = unsafe { uuid(domain) };
+    tell(Said::Changed { vm });
+    0
+}
+
+unsafe extern "C" fn closed(_: sys::virConnectPtr, reason: c_int, _: *mut c_void) {
+    let why = match reason {
+        1 => "libvirtd closed the connection",
+        2 => "libvirtd does not answer keepalives",
+        _ => "the connection to libvirtd broke",
+    };
+    tell(Said::Closed { why: why.into() });
+}
+
+/// Has every change of a domain told from now on.
+pub fn listen(connection: &Connect) -> Result<(), String> {
+    // SAFETY: the connection is open. For lifecycle events libvirt casts the callback back to the very type that `changed`
+    // has, as its documentation asks for; there is nothing behind the opaque pointers, so nothing to free.
+    let registered = unsafe {
+        let callback =
+            std::mem::transmute::<sys::virConnectDomainEventCallback, sys::virConnectDomainEventGenericCallback>(Some(changed));
+        sys::virConnectDomainEventRegisterAny(
+            connection.as_ptr(),
+            ptr::null_mut(),
+            sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE as c_int,
+            callback,
+            ptr::null_mut(),
+            None,
+        )
+    };
+    if registered < 0 {
+        return Err(Error::last_error().message().to_owned());
+    }
+    // SAFETY: as above. Drivers without a daemon refuse; their connections do not break.
+    unsafe { sys::virConnectRegisterCloseCallback(connection.as_ptr(), Some(closed), ptr::null_mut(), None) };
+    Ok(())
+}
+
+/// 32 hexadecimal digits.
+///
+/// # Safety
+/// The domain is one that libvirt gave out and has not got back.
+unsafe fn uuid(domain: sys::virDomainPtr) -> Option<String> {
+    let mut bytes = [0_u8; 16];
+    // SAFETY: libvirt writes the 16 bytes that are there.
+    let got = unsafe { sys::virDomainGetUUID(domain, bytes.as_mut_ptr()) };
+    (got == 0).then(|| bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// State and reason as libvirt numbers them.
+pub fn state(domain: &Domain) -> Result<(i32, i32), Error> {
+    let (mut state, mut reason) = (0, 0);
+    // SAFETY: the domain is held, and both numbers are written to.
+    let got = unsafe { sys::virDomainGetState(domain.as_ptr(), &mut state, &mut reason, 0) };
+    if got < 0 { Err(Error::last_error()) } else { Ok((state, reason)) }
+}
+
+/// One domain with what libvirt measured of it.
+pub struct Record {
+    pub vm: String,
+    pub name: String,
+    pub values: Vec<(String, u64)>,
+}
+
+/// Everything on the host in one call.
+pub fn stats(connection: &Connect) -> Result<Vec<Record>, Error> {
+    let wanted = sys::VIR_DOMAIN_STATS_STATE
+        | sys::VIR_DOMAIN_STATS_CPU_TOTAL
+        | sys::VIR_DOMAIN_STATS_BALLOON
+        | sys::VIR_DOMAIN_STATS_INTERFACE
+        | sys::VIR_DOMAIN_STATS_BLOCK;
+    let mut records: *mut sys::virDomainStatsRecordPtr = ptr::null_mut();
+    // SAFETY: the connection is open; libvirt allocates the list and writes where it is.
+    let count = unsafe { sys::virConnectGetAllDomainStats(connection.as_ptr(), wanted, &mut records, 0) };
+    let Ok(count) = usize::try_from(count) else { return Err(Error::last_error()) };
+    let mut found = Vec::with_capacity(count);
+    for place in 0..count {
+        // SAFETY: the list has `count` records, each with a domain and `nparams` parameters, until it is freed below.
+        let record = unsafe { &**records.add(place) };
+        // SAFETY: as above; a name is text that ends with a zero and lives as long as its domain.
+        let (vm, name) = unsafe {
+            let name = sys::virDomainGetName(record.dom);
+            if name.is_null() {
+                continue;
+            }
+            (uuid(record.dom), CStr::from_ptr(name).to_string_lossy().into_owned())
+        };
+        let mut values = Vec::new();
+        for at in 0..usize::try_from(record.nparams).unwrap_or(0) {
+            // SAFETY: as above; the type says which member of the union was written.
+            let value = unsafe {
+                let parameter = &*record.params.add(at);
+                let value = match parameter.type_ as u32 {
+                    sys::VIR_TYPED_PARAM_INT => u64::try_from(parameter.value.i).ok(),
+                    sys::VIR_TYPED_PARAM_UINT => Some(u64::from(parameter.value.ui)),
+                    sys::VIR_TYPED_PARAM_LLONG => u64::try_from(parameter.value.l).ok(),
+                    sys::VIR_TYPED_PARAM_ULLONG => Some(parameter.value.ul),
+                    _ => None,
+                };
+                value.map(|value| (text(&parameter.field), value))
+            };
+            values.extend(value);
+        }
+        if let Some(vm) = vm {
+            found.push(Record { vm, name, values });
+        }
+    }
+    // SAFETY: it is the list from above, and nothing of it is held any more. Null is allowed.
+    unsafe { sys::virDomainStatsRecordListFree(records) };
+    Ok(found)
+}
+
+/// Text in a field of fixed length, up to its zero.
+fn text(field: &[c_char]) -> String {
+    let bytes: Vec<u8> = field.iter().take_while(|c| **c != 0).map(|c| c.cast_unsigned()).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}

@@ -1,0 +1,284 @@
+//! libvirt, behind a process of its own: what crashes or hangs in C harms one connection.
+//!
+//! Owns the process and ends it with the connection. The program is `hiveward-libvirt-driver`, beside this one, on the
+//! path, or where `HIVEWARD_LIBVIRT_DRIVER` says; without it such hosts cannot be reached, and everything else works.
+
+use std::{collections::HashMap, path::PathBuf, process::Stdio, sync::OnceLock};
+
+use futures_util::{SinkExt, StreamExt, future::BoxFuture};
+use hiveward_runtime::clock::Deadline;
+use tokio::{
+    process::{Child, ChildStdin, ChildStdout, Command},
+    sync::{mpsc, oneshot},
+};
+use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
+
+use super::{
+    Action, CHANGES_MAX, Change, Connection, Domain, Driver, DriverError, Listing, Off, Run, Usage,
+    protocol::{Answer, Call, Definition, FRAME_BYTES_MAX, Power, Problem, Request, Said, Seen, Step, VERSION},
+};
+use crate::{
+    host::spec::{Capacity, HostUri},
+    id::{HostId, VmId},
+};
+
+const PROGRAM: &str = "hiveward-libvirt-driver";
+/// Where the program is, if not beside this one or on the path.
+pub const PROGRAM_VARIABLE: &str = "HIVEWARD_LIBVIRT_DRIVER";
+/// Asked and not answered; one more fails.
+const PENDING_MAX: usize = 256;
+/// What of the node's environment the program gets: how to reach libvirt, and no secrets.
+const ENVIRONMENT: [&str; 8] =
+    ["PATH", "HOME", "USER", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "SSH_AUTH_SOCK", "LIBVIRT_DEFAULT_URI", "LANG"];
+
+struct Ask {
+    call: Call,
+    within_ms: u64,
+    reply: oneshot::Sender<Result<Answer, Problem>>,
+}
+
+struct Libvirt {
+    asks: mpsc::Sender<Ask>,
+    host: HostId,
+}
+
+static GIVEN: OnceLock<PathBuf> = OnceLock::new();
+
+/// Of this process, from now on. For tests, which cannot change their environment.
+#[doc(hidden)]
+pub fn use_program(path: PathBuf) {
+    let _ = GIVEN.set(path);
+}
+
+fn program() -> PathBuf {
+    if let Some(given) = GIVEN.get() {
+        return given.clone();
+    }
+    if let Some(given) = std::env::var_os(PROGRAM_VARIABLE) {
+        return given.into();
+    }
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(PROGRAM)));
+    beside.filter(|path| path.is_file()).unwrap_or_else(|| PROGRAM.into())
+}
+
+/// 32 digits: the form in which ids go to the program.
+fn digits(bits: u128) -> String {
+    format!("{bits:032x}")
+}
+
+fn unreachable(message: impl Into<String>) -> DriverError {
+    DriverError::Unreachable { message: message.into() }
+}
+
+struct Wire {
+    child: Child,
+    said: FramedRead<ChildStdout, LengthDelimitedCodec>,
+    ask: FramedWrite<ChildStdin, LengthDelimitedCodec>,
+}
+
+impl Wire {
+    fn start() -> Result<Self, DriverError> {
+        let program = program();
+        let kept = ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+        let child = Command::new(&program)
+            .env_clear()
+            .envs(kept)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn();
+        let mut child = child.map_err(|error| {
+            unreachable(format!(
+                "the libvirt driver {} does not start: {error}; install {PROGRAM} beside hiveward",
+                program.display()
+            ))
+        })?;
+        let codec = || LengthDelimitedCodec::builder().little_endian().max_frame_length(FRAME_BYTES_MAX).new_codec();
+        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(unreachable("the libvirt driver has no standard streams"));
+        };
+        Ok(Self { child, said: FramedRead::new(stdout, codec()), ask: FramedWrite::new(stdin, codec()) })
+    }
+
+    async fn put(&mut self, request: &Request) -> Result<(), String> {
+        let frame = rmp_serde::to_vec_named(request).map_err(|error| error.to_string())?;
+        self.ask.send(bytes::Bytes::from(frame)).await.map_err(|error: std::io::Error| error.to_string())
+    }
+
+    /// Why there is no more, if there is none. Dropping the future loses nothing.
+    async fn next(&mut self) -> Result<Said, String> {
+        match self.said.next().await {
+            Some(Ok(frame)) => rmp_serde::from_slice(&frame).map_err(|error| format!("the libvirt driver speaks oddly: {error}")),
+            Some(Err(error)) => Err(format!("the libvirt driver cannot be heard: {error}")),
+            None => Err(match self.child.wait().await {
+                Ok(status) => format!("the libvirt driver ended: {status}"),
+                Err(error) => format!("the libvirt driver ended: {error}"),
+            }),
+        }
+    }
+}
+
+pub async fn open(uri: &HostUri, host: HostId, deadline: Deadline) -> Result<Connection, DriverError> {
+    let mut wire = Wire::start()?;
+    let within_ms = millis(deadline);
+    let call = Call::Open { version: VERSION, uri: uri.text.clone(), owner: digits(host.as_u128()) };
+    let opened = async {
+        wire.put(&Request { id: 0, within_ms, call }).await.map_err(unreachable)?;
+        loop {
+            match wire.next().await.map_err(unreachable)? {
+                Said::Answer { id: 0, result } => return result.map_err(problem),
+                Said::Closed { why } => return Err(unreachable(why)),
+                // Before anything was looked at, nothing is news.
+                Said::Changed { .. } | Said::Answer { .. } => {}
+            }
+        }
+    };
+    tokio::time::timeout_at(deadline.instant(), opened).await.unwrap_or(Err(DriverError::Expired { waited_ms: within_ms }))?;
+    let (asks, asked) = mpsc::channel(PENDING_MAX);
+    let (listener, changes) = mpsc::channel(CHANGES_MAX);
+    Ok(Connection { driver: std::sync::Arc::new(Libvirt { asks, host }), changes, pump: Box::pin(pump(wire, asked, listener)) })
+}
+
+fn millis(deadline: Deadline) -> u64 {
+    u64::try_from(deadline.remaining().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn problem(problem: Problem) -> DriverError {
+    match problem {
+        Problem::Refused(message) => DriverError::Refused { message },
+        Problem::Failed(message) => DriverError::Failed { message },
+        Problem::Unreachable(message) => DriverError::Unreachable { message },
+    }
+}
+
+/// Carries questions there and answers back until the driver is dropped or the program ends; then the program is killed.
+async fn pump(mut wire: Wire, mut asked: mpsc::Receiver<Ask>, listener: mpsc::Sender<Change>) {
+    let mut pending: HashMap<u64, oneshot::Sender<Result<Answer, Problem>>> = HashMap::new();
+    let (mut last, mut missed) = (0_u64, false);
+    let why = loop {
+        tokio::select! {
+            ask = asked.recv() => {
+                let Some(Ask { call, within_ms, reply }) = ask else { return };
+                pending.retain(|_, reply| !reply.is_closed());
+                if pending.len() >= PENDING_MAX {
+                    let _ = reply.send(Err(Problem::Failed("too many calls wait for the hypervisor".into())));
+                    continue;
+                }
+                last += 1;
+                pending.insert(last, reply);
+                if let Err(why) = wire.put(&Request { id: last, within_ms, call }).await {
+                    break why;
+                }
+            }
+            said = wire.next() => match said {
+                Ok(Said::Answer { id, result }) => {
+                    if let Some(reply) = pending.remove(&id) {
+                        let _ = reply.send(result);
+                    }
+                }
+                Ok(Said::Changed { vm }) => {
+                    let vm = vm.and_then(|vm| u128::from_str_radix(&vm, 16).ok()).map(VmId::from_u128);
+                    let change = if missed { Change::Everything } else { vm.map_or(Change::Everything, Change::Domain) };
+                    missed = listener.try_send(change).is_err();
+                }
+                Ok(Said::Closed { why }) | Err(why) => break why,
+            }
+        }
+    };
+    // What waits hears that there is no connection any more, because its way back is dropped.
+    drop(pending);
+    let _ = listener.send(Change::Closed { why }).await;
+}
+
+fn run(power: Power) -> Run {
+    match power {
+        Power::On => Run::Running,
+        Power::Paused => Run::Paused,
+        Power::Off => Run::Off(Off::Unknown),
+        Power::OffByGuest => Run::Off(Off::Shutdown),
+        Power::OffByForce => Run::Off(Off::Destroyed),
+        Power::Crashed => Run::Off(Off::Crashed),
+    }
+}
+
+impl Libvirt {
+    async fn ask(&self, call: Call, deadline: Deadline) -> Result<Answer, DriverError> {
+        let within_ms = millis(deadline);
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            self.asks.send(Ask { call, within_ms, reply }).await.map_err(|_| unreachable("the connection is over"))?;
+            answer.await.map_err(|_| unreachable("the connection ended before an answer came"))?.map_err(problem)
+        };
+        tokio::time::timeout_at(deadline.instant(), asked).await.unwrap_or(Err(DriverError::Expired { waited_ms: within_ms }))
+    }
+
+    fn domain(&self, seen: Seen) -> Option<Domain> {
+        let vm = VmId::from_u128(u128::from_str_radix(&seen.vm, 16).ok()?);
+        let usage = Usage {
+            cpu_time_ns: seen.cpu_time_ns,
+            memory_bytes: seen.memory_bytes,
+            disk_read_bytes: seen.disk_read_bytes,
+            disk_written_bytes: seen.disk_written_bytes,
+            network_received_bytes: seen.network_received_bytes,
+            network_sent_bytes: seen.network_sent_bytes,
+        };
+        // libvirt does not count boots.
+        Some(Domain { vm, owner: self.host, run: run(seen.power), boots: None, usage })
+    }
+}
+
+fn odd<T>() -> Result<T, DriverError> {
+    Err(DriverError::Failed { message: "the libvirt driver answered another question".into() })
+}
+
+impl Driver for Libvirt {
+    fn capacity(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capacity, DriverError>> {
+        Box::pin(async move {
+            match self.ask(Call::Capacity, deadline).await? {
+                Answer::Capacity { cpus, memory_bytes, version } => Ok(Capacity { cpus, memory_bytes, version }),
+                _ => odd(),
+            }
+        })
+    }
+
+    fn list(&self, deadline: Deadline) -> BoxFuture<'_, Result<Listing, DriverError>> {
+        Box::pin(async move {
+            match self.ask(Call::List, deadline).await? {
+                Answer::Listing { domains, foreign } => {
+                    Ok(Listing { domains: domains.into_iter().filter_map(|seen| self.domain(seen)).collect(), foreign })
+                }
+                _ => odd(),
+            }
+        })
+    }
+
+    fn act(&self, vm: VmId, action: Action, deadline: Deadline) -> BoxFuture<'_, Result<Option<Domain>, DriverError>> {
+        Box::pin(async move {
+            let step = match action {
+                Action::Define(spec) => Step::Define(Box::new(Definition {
+                    owner: digits(spec.owner.as_u128()),
+                    name: spec.name,
+                    cpus: spec.cpus,
+                    memory_bytes: spec.memory_bytes,
+                    image: spec.image,
+                    disks: spec.disks.into_iter().map(|disk| (disk.name, disk.size_bytes)).collect(),
+                    networks: spec.networks,
+                    ssh_keys: spec.ssh_keys,
+                    user_data: spec.user_data,
+                })),
+                Action::Start => Step::Start,
+                Action::Shutdown => Step::Shutdown,
+                Action::Destroy => Step::Destroy,
+                Action::Suspend => Step::Suspend,
+                Action::Resume => Step::Resume,
+                Action::Reboot => Step::Reboot,
+                Action::Undefine => Step::Undefine,
+            };
+            match self.ask(Call::Act { vm: digits(vm.as_u128()), step }, deadline).await? {
+                Answer::Domain(seen) => Ok(seen.and_then(|seen| self.domain(seen))),
+                _ => odd(),
+            }
+        })
+    }
+}

@@ -1,0 +1,148 @@
+//! Which host a VM goes to: decisions per second with what is kept of them, how tightly a plan of the whole cluster packs,
+//! and how full hosts are over a day on which VMs come and go.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use hiveward_actors::{
+    id::HostId,
+    placement::vm::{
+        Engine, HostFacts, Hosts, Need, Strategy, Weights, Wish,
+        plan::{Annealing, FirstFit, Problem, Solver},
+    },
+};
+use hiveward_benches::{Figures, load};
+
+const HOSTS: usize = 1_000;
+const VMS: usize = 10_000;
+const MOVES: u64 = 20_000_000;
+const SEED: u64 = 7;
+/// Of the day: arrivals are as many as would fill the hosts this often over.
+const OFFERED: f64 = 1.25;
+const DAY_HOSTS: usize = 200;
+const ARRIVALS: usize = 40_000;
+
+fn main() -> anyhow::Result<()> {
+    let mut figures = Figures::new("placement");
+    figures.row("load of the machine", load()?, "", "");
+    let mut dice = fastrand::Rng::with_seed(SEED);
+    let vms = flavours(&mut dice, VMS);
+    for strategy in [Strategy::Spread, Strategy::Pack, Strategy::Weighted] {
+        decisions(&mut figures, strategy, &vms)?;
+    }
+    let host = Need::of(64, 256 << 30);
+    plan(&mut figures, "10,000 VMs of usual sizes", Problem { vms, hosts: vec![host; HOSTS], apart: Vec::new() })?;
+    let any = (0..VMS).map(|_| Need { cpu_milli: dice.i32(1..=16) * 500, memory_mib: dice.i32(1..=64) * 512 }).collect();
+    let hosts = vec![Need { cpu_milli: 48_000, memory_mib: 192 << 10 }; HOSTS];
+    plan(&mut figures, "10,000 VMs of any size", Problem { vms: any, hosts, apart: Vec::new() })?;
+    let large = (0..3_000).map(|_| Need { cpu_milli: dice.i32(50..=500) * 64, memory_mib: dice.i32(50..=500) * 256 }).collect();
+    let hosts = vec![Need { cpu_milli: 64_000, memory_mib: 256_000 }; 1_100];
+    plan(&mut figures, "3,000 VMs of 5 to 50 % of a host", Problem { vms: large, hosts, apart: Vec::new() })?;
+    for strategy in [Strategy::Spread, Strategy::Pack] {
+        day(&mut figures, strategy);
+    }
+    figures.write()?;
+    Ok(())
+}
+
+/// CPUs and GiB as clouds sell them, with how often each is asked for.
+fn flavours(dice: &mut fastrand::Rng, count: usize) -> Vec<Need> {
+    const KINDS: [(u32, u64, u32); 10] =
+        [(1, 1, 10), (1, 2, 18), (2, 2, 8), (2, 4, 18), (2, 8, 10), (4, 8, 14), (4, 16, 8), (8, 16, 6), (8, 32, 5), (16, 64, 3)];
+    let all: u32 = KINDS.iter().map(|kind| kind.2).sum();
+    let one = |_| {
+        let mut at = dice.u32(0..all);
+        let kind = KINDS.iter().find(|kind| at.checked_sub(kind.2).map(|left| at = left).is_none());
+        let (cpus, gib, _) = kind.copied().unwrap_or(KINDS[0]);
+        Need::of(cpus, gib << 30)
+    };
+    (0..count).map(one).collect()
+}
+
+fn empty(count: usize, total: Need) -> Hosts {
+    let mut hosts = Hosts::default();
+    for n in 0..count {
+        let (host, zone) = (HostId::from_u128(n as u128 + 1), format!("z{}", n % 4));
+        hosts.push(HostFacts { host, closed: None, total, used: Need::default(), zone, labels: BTreeMap::new() });
+    }
+    hosts
+}
+
+fn wish(need: Need, strategy: Strategy, labels: &BTreeMap<String, String>, turn: u64) -> Wish<'_> {
+    let (weights, turn) = (Weights::default(), turn.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    Wish { need, strategy, weights, pin: None, zone: None, labels, anti_affinity: &[], affinity: &[], turn }
+}
+
+fn decisions(figures: &mut Figures, strategy: Strategy, vms: &[Need]) -> anyhow::Result<()> {
+    let (mut hosts, mut engine, labels) = (empty(HOSTS, Need::of(64, 256 << 30)), Engine::default(), BTreeMap::new());
+    let begun = Instant::now();
+    for (n, need) in vms.iter().enumerate() {
+        let decided = engine.decide(&hosts, &wish(*need, strategy, &labels, n as u64)).map_err(anyhow::Error::msg)?;
+        hosts.take(decided.0, *need, std::iter::empty());
+        std::hint::black_box((&decided, engine.trace()));
+    }
+    let what = format!("decisions over 1,000 hosts with their trace, {strategy:?}");
+    figures.row(&what, vms.len() as f64 / begun.elapsed().as_secs_f64(), "1/s", "at least 100,000");
+    Ok(())
+}
+
+fn plan(figures: &mut Figures, name: &str, problem: Problem) -> anyhow::Result<()> {
+    let least = problem.least_hosts();
+    figures.row(&format!("{name}: hosts that the scarcer resource needs"), least as f64, "hosts", "no plan is better");
+    for solver in [&FirstFit as &dyn Solver, &Annealing] {
+        let begun = Instant::now();
+        let plan = solver.solve(&problem, MOVES, SEED);
+        let took = begun.elapsed();
+        plan.check(&problem).map_err(anyhow::Error::msg)?;
+        anyhow::ensure!(plan.unplaced() == 0, "{} VMs have no place", plan.unplaced());
+        let over = 100.0 * (plan.hosts_used() as f64 / least as f64 - 1.0);
+        figures.row(&format!("{name}: {}, hosts over that", solver.name()), over, "%", "within 4 as a plan");
+        figures.row(&format!("{name}: {}", solver.name()), took.as_secs_f64(), "s", "");
+    }
+    Ok(())
+}
+
+/// VMs come at random and stay for a random time; one that finds no host goes away. How full hosts are once it is steady.
+fn day(figures: &mut Figures, strategy: Strategy) {
+    let (mut dice, labels, mut engine) = (fastrand::Rng::with_seed(SEED), BTreeMap::new(), Engine::default());
+    let total = Need::of(64, 192 << 30);
+    let mut hosts = empty(DAY_HOSTS, total);
+    let vms = flavours(&mut dice, ARRIVALS);
+    let mean = |of: fn(&Need) -> i32| vms.iter().map(|vm| f64::from(of(vm))).sum::<f64>() / vms.len() as f64;
+    let cpu = mean(|need| need.cpu_milli) / f64::from(total.cpu_milli);
+    let memory = mean(|need| need.memory_mib) / f64::from(total.memory_mib);
+    // So many are there at a time if all found a host.
+    let staying = OFFERED * DAY_HOSTS as f64 / cpu.max(memory);
+    let (mut leaving, mut used, mut looks) = (BTreeMap::new(), 0.0, 0_u32);
+    let (mut cpu_used, mut memory_used, mut refused) = (0.0, 0.0, 0);
+    for (n, need) in vms.iter().enumerate() {
+        while let Some(entry) = leaving.first_entry().filter(|entry| *entry.key() <= (n as u64, 0)) {
+            let (at, need): (usize, Need) = entry.remove();
+            hosts.give_back(at, need, std::iter::empty());
+            cpu_used -= f64::from(need.cpu_milli);
+            memory_used -= f64::from(need.memory_mib);
+        }
+        match engine.place(&hosts, &wish(*need, strategy, &labels, n as u64)) {
+            Some(at) => {
+                hosts.take(at, *need, std::iter::empty());
+                cpu_used += f64::from(need.cpu_milli);
+                memory_used += f64::from(need.memory_mib);
+                let stays = -staying * (1.0 - dice.f64()).ln();
+                leaving.insert((n as u64 + stays.ceil() as u64, n + 1), (at, *need));
+            }
+            None => refused += 1,
+        }
+        if n > ARRIVALS / 2 {
+            let share = |used: f64, one: i32| used / (f64::from(one) * DAY_HOSTS as f64);
+            used += share(cpu_used, total.cpu_milli).max(share(memory_used, total.memory_mib));
+            looks += 1;
+        }
+    }
+    let what = format!("a day of arrivals and departures, {strategy:?}: the scarcer resource in use");
+    figures.row(&what, 100.0 * used / f64::from(looks.max(1)), "%", "over 84.8");
+    figures.row(
+        &format!("a day of arrivals and departures, {strategy:?}: refused"),
+        100.0 * f64::from(refused) / ARRIVALS as f64,
+        "%",
+        "",
+    );
+}
