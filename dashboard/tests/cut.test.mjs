@@ -72,6 +72,10 @@ describe('the node that serves the page', () => {
     await page.getByText('Nothing waits for you').waitFor();
     const settled = page.locator('section[data-stale="true"]');
     await settled.first().waitFor({ state: 'detached' });
+    // The other screens are fetched ahead, for just this.
+    await page.waitForFunction(() =>
+      performance.getEntriesByType('resource').some(({ name }) => /\/spend-/.test(name)),
+    );
     await node.kill();
     await settled.first().waitFor();
     await page
@@ -138,9 +142,9 @@ test('a token that stops being good signs the person out, and says why', async (
 });
 
 test('who is no administrator is told so where it matters', async () => {
-  const config = 'auth:\n  tokens:\n    - {name: reader, token: "hw_reader", administrator: false}\n';
+  const config = 'auth:\n  tokens:\n    - {name: reader, token: "hw_reader_for_tests_only", administrator: false}\n';
   const node = await Node.start({ config });
-  const page = await open(browser, node, { token: 'hw_reader', path: '/ui/tree?actor=node%2Froster' });
+  const page = await open(browser, node, { token: 'hw_reader_for_tests_only', path: '/ui/tree?actor=node%2Froster' });
   await page.getByRole('button', { name: 'Inject a fault' }).click();
   await page.getByRole('dialog').getByRole('button', { name: 'Inject' }).click();
   await page.getByRole('alert').filter({ hasText: 'administrator' }).waitFor();

@@ -38,10 +38,10 @@ export async function open(
 ) {
   const context = await browser.newContext({ viewport, colorScheme: scheme, reducedMotion: 'reduce' });
   if (token)
-    await context.addInitScript(
-      (value) => sessionStorage.setItem('hiveward-token', sessionStorage.getItem('hiveward-token') ?? value),
-      token,
-    );
+    await context.addInitScript((value) => {
+      if (location.protocol === 'http:' && !sessionStorage.getItem('hiveward-token'))
+        sessionStorage.setItem('hiveward-token', value);
+    }, token);
   // What a script that came from data would do.
   await context.addInitScript(() => {
     window.__hits = [];
