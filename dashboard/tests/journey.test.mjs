@@ -309,7 +309,7 @@ describe('one node', () => {
     await page.goto(`${node.url}/graphql`);
     await page.locator('.graphiql-container').waitFor();
     await page.locator('.graphiql-execute-button').click();
-    await page.locator('.result-window').getByText('viewLag').first().waitFor();
+    await page.locator('.result-window').getByText('viewLag').first().waitFor({ timeout: 60_000 });
     page.faults = page.faults.filter((fault) => !/monaco|worker/i.test(fault));
   });
 });

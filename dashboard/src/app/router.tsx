@@ -1,8 +1,9 @@
 // Every screen and its address. Heavy screens are loaded when they are opened.
-import { createRootRoute, createRoute, createRouter, lazyRouteComponent } from '@tanstack/react-router';
+import { createRootRoute, createRoute, createRouter } from '@tanstack/react-router';
 import { Overview } from '../overview/overview';
 import { BrokenScreen } from './broken';
 import { NotFound } from './not_found';
+import { load, screen } from './screens';
 import { Shell } from './shell';
 
 // The gateway serves the same page at `/`.
@@ -48,7 +49,7 @@ const routes = [
       label: text(search.label),
       oldest: search.oldest === true ? true : undefined,
     }),
-    component: lazyRouteComponent(() => import('../tasks/tasks'), 'Tasks'),
+    component: screen(load.tasks, 'Tasks'),
   }),
   createRoute({
     getParentRoute: () => root,
@@ -57,7 +58,7 @@ const routes = [
       tab: text(search.tab),
       attempt: typeof search.attempt === 'number' ? search.attempt : undefined,
     }),
-    component: lazyRouteComponent(() => import('../tasks/task'), 'TaskPage'),
+    component: screen(load.task, 'TaskPage'),
   }),
   createRoute({
     getParentRoute: () => root,
@@ -69,18 +70,18 @@ const routes = [
       skill: text(search.skill),
       view: search.view === 'table' ? 'table' : undefined,
     }),
-    component: lazyRouteComponent(() => import('../agents/agents'), 'Agents'),
+    component: screen(load.agents, 'Agents'),
   }),
   createRoute({
     getParentRoute: () => root,
     path: '/agents/$agent',
     validateSearch: (search): { tab?: string } => ({ tab: text(search.tab) }),
-    component: lazyRouteComponent(() => import('../agents/agent'), 'AgentPage'),
+    component: screen(load.agent, 'AgentPage'),
   }),
   createRoute({
     getParentRoute: () => root,
     path: '/approvals',
-    component: lazyRouteComponent(() => import('../approvals/approvals'), 'Approvals'),
+    component: screen(load.approvals, 'Approvals'),
   }),
   createRoute({
     getParentRoute: () => root,
@@ -90,22 +91,22 @@ const routes = [
       find: text(search.find),
       actor: text(search.actor),
     }),
-    component: lazyRouteComponent(() => import('../tree/tree'), 'Tree'),
+    component: screen(load.tree, 'Tree'),
   }),
   createRoute({
     getParentRoute: () => root,
     path: '/swarms',
-    component: lazyRouteComponent(() => import('../swarms/swarms'), 'Swarms'),
+    component: screen(load.swarms, 'Swarms'),
   }),
   createRoute({
     getParentRoute: () => root,
     path: '/swarms/$swarm',
-    component: lazyRouteComponent(() => import('../swarms/swarm'), 'SwarmPage'),
+    component: screen(load.swarm, 'SwarmPage'),
   }),
   createRoute({
     getParentRoute: () => root,
     path: '/cluster',
-    component: lazyRouteComponent(() => import('../cluster/cluster'), 'Cluster'),
+    component: screen(load.cluster, 'Cluster'),
   }),
   createRoute({
     getParentRoute: () => root,
@@ -117,18 +118,18 @@ const routes = [
       task: text(search.task),
       from: text(search.from),
     }),
-    component: lazyRouteComponent(() => import('../events/events'), 'Events'),
+    component: screen(load.events, 'Events'),
   }),
   createRoute({
     getParentRoute: () => root,
     path: '/metrics',
-    component: lazyRouteComponent(() => import('../metrics/metrics'), 'Metrics'),
+    component: screen(load.metrics, 'Metrics'),
   }),
   createRoute({
     getParentRoute: () => root,
     path: '/spend',
     validateSearch: (search): { by?: string } => ({ by: text(search.by) }),
-    component: lazyRouteComponent(() => import('../usage/spend'), 'Spend'),
+    component: screen(load.spend, 'Spend'),
   }),
 ] as const;
 

@@ -76,6 +76,7 @@ export default function Search({ close }: { close: () => void }) {
             placeholder="A title, a name, or a key such as task_0192…"
             value={text}
             onChange={(event) => setText(event.currentTarget.value)}
+            onKeyDown={(event) => event.key === 'Escape' && close()}
             leftSection={<SearchIcon size={17} aria-hidden />}
             rightSection={live.loading && settled !== '' && !isKey ? <Loader size={16} /> : null}
             data-autofocus

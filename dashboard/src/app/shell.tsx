@@ -25,6 +25,7 @@ import { lazy, Suspense, useEffect, useRef } from 'react';
 import mark from '../assets/mark.svg';
 import { signOut, useSession } from '../live/session';
 import { Connected, CutBanner } from './connected';
+import { fetchScreens } from './screens';
 
 const loadSearch = () => import('./search');
 const Search = lazy(loadSearch);
@@ -65,9 +66,12 @@ function SignedIn() {
   const navigate = useNavigate();
   const path = useRouterState({ select: (state) => state.location.pathname });
   const chord = useRef(0);
-  // Who presses `/` types on at once: the box must not have to be fetched first.
+  // Who presses `/` types on at once: the box must not have to be fetched first. And screens open while the node is away.
   useEffect(() => {
-    const timer = setTimeout(() => void loadSearch().catch(() => {}), 1_500);
+    const timer = setTimeout(async () => {
+      await loadSearch().catch(() => {});
+      await fetchScreens();
+    }, 1_500);
     return () => clearTimeout(timer);
   }, []);
   // biome-ignore lint/correctness/useExhaustiveDependencies: the menu closes when the screen changes

@@ -44,7 +44,7 @@ export function Waterfall({
   const at = (moment: number) => `${Math.min(100, Math.max(0, ((moment - begin) / span) * 100))}%`;
   return (
     <div className="scroll-x">
-      <div style={{ minWidth: 460 }}>
+      <div className="fall">
         <ul className="bare" aria-label="Attempts">
           {task.attempts.map((attempt, index) => {
             const before = task.attempts[index - 1];

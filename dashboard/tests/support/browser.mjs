@@ -8,10 +8,10 @@ import { chromium } from 'playwright-core';
 const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const HERE = dirname(new URL(import.meta.url).pathname);
 export const ARTIFACTS = join(HERE, '..', '.artifacts');
-/** Screenshots of `npm run screenshots` are the repository's own. */
-export const PICTURES = process.env.DASHBOARD_SCREENSHOTS
-  ? join(HERE, '..', '..', '..', 'docs', 'screenshots')
-  : join(ARTIFACTS, 'screenshots');
+/** With DASHBOARD_SCREENSHOTS these become the repository's own. */
+const DOCUMENTED =
+  /^(overview|tasks|task|task-activity|agents|agent-terminal|approvals|supervision-actor|swarm|cluster|metrics)-(light|dark)$|^(overview|task)-phone$/;
+const DOCS = join(HERE, '..', '..', '..', 'docs', 'screenshots');
 
 export const DESKTOP = { width: 1280, height: 800 };
 export const PHONE = { width: 390, height: 844 };
@@ -38,10 +38,10 @@ export async function open(
 ) {
   const context = await browser.newContext({ viewport, colorScheme: scheme, reducedMotion: 'reduce' });
   if (token)
-    await context.addInitScript(
-      (value) => sessionStorage.setItem('hiveward-token', sessionStorage.getItem('hiveward-token') ?? value),
-      token,
-    );
+    await context.addInitScript((value) => {
+      if (location.protocol === 'http:' && !sessionStorage.getItem('hiveward-token'))
+        sessionStorage.setItem('hiveward-token', value);
+    }, token);
   // What a script that came from data would do.
   await context.addInitScript(() => {
     window.__hits = [];
@@ -90,6 +90,7 @@ export async function sound(page, where) {
 }
 
 export async function picture(page, name) {
-  mkdirSync(PICTURES, { recursive: true });
-  await page.screenshot({ path: join(PICTURES, `${name}.png`) });
+  const to = process.env.DASHBOARD_SCREENSHOTS && DOCUMENTED.test(name) ? DOCS : join(ARTIFACTS, 'screenshots');
+  mkdirSync(to, { recursive: true });
+  await page.screenshot({ path: join(to, `${name}.png`) });
 }

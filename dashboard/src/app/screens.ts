@@ -1,0 +1,39 @@
+// The screens as files of their own, fetched when they are opened, or ahead.
+import { type ComponentType, createElement, lazy, type ReactNode, Suspense } from 'react';
+
+/** Without the screens' own types, which hang on the routes' again. */
+function of(fetch: () => Promise<unknown>): () => Promise<Record<string, ComponentType>> {
+  return fetch as () => Promise<Record<string, ComponentType>>;
+}
+
+export const load = {
+  tasks: of(() => import('../tasks/tasks')),
+  task: of(() => import('../tasks/task')),
+  agents: of(() => import('../agents/agents')),
+  agent: of(() => import('../agents/agent')),
+  approvals: of(() => import('../approvals/approvals')),
+  tree: of(() => import('../tree/tree')),
+  swarms: of(() => import('../swarms/swarms')),
+  swarm: of(() => import('../swarms/swarm')),
+  cluster: of(() => import('../cluster/cluster')),
+  events: of(() => import('../events/events')),
+  metrics: of(() => import('../metrics/metrics')),
+  spend: of(() => import('../usage/spend')),
+};
+
+/** Not the router's own: that loads the page again when a screen cannot be had, and a page whose node is away is lost then. */
+export function screen(fetch: () => Promise<Record<string, ComponentType>>, name: string): () => ReactNode {
+  const Lazy = lazy(async () => {
+    const found = (await fetch())[name];
+    if (!found) throw new Error(`there is no screen ${name}`);
+    return { default: found };
+  });
+  return () => createElement(Suspense, { fallback: null }, createElement(Lazy));
+}
+
+/** Fetches the screens that are small, so that they can be opened while the node does not answer. */
+export async function fetchScreens(): Promise<void> {
+  for (const [name, fetch] of Object.entries(load)) {
+    if (name !== 'metrics') await fetch().catch(() => {});
+  }
+}
