@@ -117,7 +117,11 @@ impl Life {
                 seen == Seen::There(Run::Running) || booted
             }
             (OperationKind::Stop, seen) => !matches!(seen, Seen::There(run) if run.is_on()),
-            (OperationKind::Reboot, seen) => seen == Seen::There(Run::Running) && booted,
+            // Where nobody knew how often it had begun to run, the step itself must have been done in this life.
+            (OperationKind::Reboot, seen) => {
+                let uncounted = active.boots.is_none() || self.doing.boots.is_none();
+                seen == Seen::There(Run::Running) && (booted || (uncounted && self.doing.done == Some(Step::Reboot)))
+            }
             (OperationKind::Pause, seen) => seen == Seen::There(Run::Paused),
             (OperationKind::Resume, seen) => seen == Seen::There(Run::Running),
             (OperationKind::Remove, seen) => seen == Seen::Absent,
