@@ -25,7 +25,7 @@ use crate::{
     },
     directory::Directory,
     doors::Doors,
-    model::{ModelAccess, Models, table::UsageTable},
+    model::{ModelAccess, Models, bank::Counter, table::UsageTable},
     roster::{NoNodeChanges, NodeChanges, event::NodeRecord},
     swarm::table::SwarmTable,
     task::{
@@ -96,6 +96,7 @@ pub struct Rooms {
     secrets: Arc<dyn SecretSource>,
     shim: ShimProgram,
     models: Arc<dyn ModelAccess>,
+    counter: Counter,
     pub usage: UsageTable,
     started: Instant,
 }
@@ -136,6 +137,7 @@ impl House {
             data_dir,
             secrets,
             shim,
+            counter: models.meter().map(|models| models.counter().clone()).unwrap_or_default(),
             models,
             started: Instant::now(),
         }))
@@ -160,14 +162,16 @@ impl House {
         self.models.meter()
     }
 
-    /// Has this node's meter go by the budgets that the directory has, and what the view says was spent of them.
-    pub(crate) fn know_budgets(&self) -> Result<(), Refused> {
-        let Some(models) = self.models() else { return Ok(()) };
-        let budgets = self.directory.read(|known| {
-            let all = known.budgets.iter();
-            all.map(|(scope, entry)| (scope.clone(), entry.budget)).collect()
-        });
-        models.look_again(budgets)
+    /// Has this node go by the budgets that the directory has, and what the view says was spent of them.
+    pub(crate) fn know_budgets(&self) {
+        let (scopes, at) = (self.directory.read(|known| known.budgets.keys().cloned().collect()), self.directory.cursor());
+        self.counter.know(scopes, at.0);
+        self.counter.refresh();
+    }
+
+    /// Where calls of models wait for their turn.
+    pub fn counter(&self) -> &Counter {
+        &self.counter
     }
 
     /// Milliseconds of this process, for what is due; never jumps.

@@ -28,7 +28,11 @@ use crate::{
     },
     directory::Directory,
     house::{Clustered, House},
-    model::{ModelAccess, NoModels, UsageKeeper, table::UsageView},
+    model::{
+        ModelAccess, NoModels, UsageKeeper,
+        bank::{self, BankDesk, Following},
+        table::UsageView,
+    },
     report::{self, NodeReport, Reports},
     retention::TranscriptRetention,
     roster::event::NodeRecord,
@@ -106,6 +110,7 @@ struct Clustering {
     transcripts: Transcripts,
     view_share: ViewShare,
     terminals: Terminals,
+    budgets: BankDesk,
     reports: Reports,
     announcing: JoinHandle<()>,
 }
@@ -116,6 +121,8 @@ pub struct Node {
     control: ControlPlane,
     clustering: Option<Clustering>,
     usage: Option<UsageKeeper>,
+    /// Until the last call is settled.
+    _following: Following,
     /// A node without peers leads itself while this lives.
     _alone: Option<PeersDriver>,
     _lock: nix::fcntl::Flock<std::fs::File>,
@@ -196,6 +203,7 @@ impl Node {
             None => None,
         };
         // Before an agent is adopted that may call a model.
+        let following = bank::follow(&house, house.counter());
         let usage = UsageKeeper::start(&house);
         let running = tree::start(house.clone(), config.transcripts).await?;
         let mut control =
@@ -215,18 +223,28 @@ impl Node {
             let view_share =
                 ViewShare::open(&house.views, lanes.bulk.clone(), house.ledger.clone(), id, copies).map_err(unusable)?;
             let terminals = Terminals::open(dir.clone(), lanes.bulk.clone());
+            let budgets = BankDesk::open(&house, house.counter(), lanes.raft.clone());
             control = control.with_terminals(terminals.clone());
             let own = own_report(&house, &connected, &membership);
             let reports = Reports::open(id, own, running.tree.clone(), Some(lanes.raft.clone()));
             control = control.with_others(Some(transcripts.clone()), reports.clone());
             let announcing = tokio::spawn(announce(control.clone()));
-            clustering =
-                Some(Clustering { connected, membership, replicas, transcripts, view_share, terminals, reports, announcing });
+            clustering = Some(Clustering {
+                connected,
+                membership,
+                replicas,
+                transcripts,
+                view_share,
+                terminals,
+                budgets,
+                reports,
+                announcing,
+            });
         } else {
             let own = report_alone(&house);
             control = control.with_others(None, Reports::open(id, own, running.tree.clone(), None));
         }
-        let node = Self { house, running, control, clustering, usage, _alone: alone, _lock: lock };
+        let node = Self { house, running, control, clustering, usage, _following: following, _alone: alone, _lock: lock };
         if founds {
             node.ensure_default(config.default_agents).await.map_err(|refused| StartError::Default(refused.message))?;
         }
@@ -278,6 +296,7 @@ impl Node {
             clustering.transcripts.close();
             clustering.view_share.close();
             clustering.terminals.close();
+            clustering.budgets.close();
             clustering.reports.close();
             clustering.membership.stop().await;
         }

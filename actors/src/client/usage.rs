@@ -73,7 +73,7 @@ impl ControlPlane {
             .await?;
         self.known_at(&op, done.cursor).await?;
         self.seen(&op, done.cursor).await?;
-        self.house.know_budgets()?;
+        self.house.know_budgets();
         let entry = self.house.directory.read(|known| known.budgets.get(&scope).copied());
         let entry = entry.unwrap_or(BudgetEntry { budget, warned: false });
         let value = self.budget_views(vec![(scope, entry)])?.pop();
@@ -93,7 +93,7 @@ impl ControlPlane {
             .await?;
         self.known_at(&op, done.cursor).await?;
         self.seen(&op, done.cursor).await?;
-        self.house.know_budgets()?;
+        self.house.know_budgets();
         Ok(Done { value: scope.budget_id(), cursor: done.cursor })
     }
 
@@ -117,10 +117,9 @@ impl ControlPlane {
     fn budget_views(&self, of: Vec<(Scope, BudgetEntry)>) -> Result<Vec<BudgetView>, Refused> {
         let scopes: Vec<_> = of.iter().map(|(scope, _)| scope.clone()).collect();
         let spent = self.house.usage.spent(&scopes)?;
-        let models = self.house.models();
+        let counter = self.house.models().map(|_| self.house.counter());
         let views = of.into_iter().zip(spent).map(|((scope, entry), spent)| {
-            let account = models.as_ref().and_then(|models| models.gate().account(&scope));
-            let reserved = account.map(|account| Amount { tokens: account.reserved_tokens, nanos: Some(account.reserved_nanos) });
+            let reserved = counter.map(|counter| counter.reserved(&scope));
             BudgetView { scope, budget: entry.budget, spent, reserved, warned: entry.warned }
         });
         Ok(views.collect())

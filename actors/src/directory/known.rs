@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use hiveward_runtime::{clock::WallMs, cluster::identity::TokenBook, id::Key, op::NodeId};
+use hiveward_runtime::{clock::WallMs, cluster::identity::TokenBook, id::Key, ledger::Cursor, op::NodeId};
 
 use crate::{
     agent::AgentSpec,
@@ -162,6 +162,8 @@ pub struct Known {
     pub unplaced: BTreeSet<Entity>,
     pub tokens: TokenBook,
     pub budgets: BTreeMap<Scope, BudgetEntry>,
+    /// Where one was set or taken away last.
+    pub budgets_changed: Cursor,
     pub fleet: Fleet,
     operations: Recent<Arc<str>, ([u8; 16], Key)>,
     whys: Vec<Arc<str>>,
@@ -179,6 +181,7 @@ impl Default for Known {
             unplaced: BTreeSet::new(),
             tokens: TokenBook::default(),
             budgets: BTreeMap::new(),
+            budgets_changed: Cursor::default(),
             fleet: Fleet::default(),
             operations: Recent::new(OPERATIONS_KEPT_MAX),
             whys: Vec::new(),

@@ -104,6 +104,9 @@ impl Directory {
             for (event, what) in decoded {
                 touched.push(known.apply(&what, event.at));
                 known.version = event.version;
+                if matches!(what, RosterEvent::BudgetSet { .. } | RosterEvent::BudgetRemoved { .. }) {
+                    known.budgets_changed = event.cursor;
+                }
                 at = at.max(event.cursor);
             }
         }

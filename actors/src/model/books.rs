@@ -44,6 +44,8 @@ struct Shelf {
 }
 
 struct Waiting {
+    /// Of the call, where it is set aside.
+    number: Option<u64>,
     body: Bytes,
     scopes: Vec<Scope>,
     amount: Amount,
@@ -58,6 +60,8 @@ struct Queue {
     waiting: VecDeque<Waiting>,
     /// Handed over to be committed, up to this version.
     handed: u64,
+    /// Calls that do not wait any more, and whoever set something aside for them has not been told.
+    landed: Vec<u64>,
 }
 
 impl Queue {
@@ -77,8 +81,12 @@ impl Queue {
     }
 
     fn heard(&mut self, applied: u64) {
-        while self.claimed && self.base < applied && self.waiting.pop_front().is_some() {
+        while self.claimed
+            && self.base < applied
+            && let Some(landed) = self.waiting.pop_front()
+        {
             self.base += 1;
+            self.landed.extend(landed.number);
         }
         self.handed = self.handed.max(self.base);
     }
@@ -112,18 +120,24 @@ impl Books {
         }
     }
 
-    /// Takes in a call. `settle` happens with it: nobody sees one without the other.
-    pub fn used(&self, used: ModelUsed, settle: impl FnOnce()) {
+    /// Takes in a call. `settle` happens with it: nobody sees one without the other. It is told whether the call will be in
+    /// the ledger, and gives its number, to be heard of from [`Self::take_landed`] then.
+    pub fn used(&self, used: ModelUsed, settle: impl FnOnce(bool) -> Option<u64>) {
         let mut shelf = self.0.shelf.lock();
-        if shelf.view.is_some() {
-            let amount = Amount { tokens: used.usage.tokens(), nanos: Some(used.counted_nanos) };
-            let scopes = used.scopes();
-            match UsageEvent::ModelUsed(Box::new(used)).encode() {
-                Ok(body) => shelf.queue.waiting.push_back(Waiting { body, scopes, amount }),
-                Err(error) => tracing::error!(%error, "what a call of a model used cannot be written"),
+        let amount = Amount { tokens: used.usage.tokens(), nanos: Some(used.counted_nanos) };
+        let scopes = used.scopes();
+        let body = shelf.view.is_some().then(|| UsageEvent::ModelUsed(Box::new(used)).encode());
+        match body {
+            Some(Ok(body)) => {
+                let number = settle(true);
+                shelf.queue.waiting.push_back(Waiting { number, body, scopes, amount });
             }
+            Some(Err(error)) => {
+                tracing::error!(%error, "what a call of a model used cannot be written");
+                settle(false);
+            }
+            None => drop(settle(false)),
         }
-        settle();
         drop(shelf);
         self.0.rung.notify_one();
     }
@@ -139,6 +153,12 @@ impl Books {
         }
         know(heard.spent);
         Ok(())
+    }
+
+    /// The numbers of calls that are in the ledger and in this node's view now, each once.
+    pub fn take_landed(&self) -> Result<Vec<u64>, Refused> {
+        self.spent(&[], |_| {})?;
+        Ok(std::mem::take(&mut self.0.shelf.lock().queue.landed))
     }
 
     /// A life of the stream that begins after `version`.
@@ -169,7 +189,7 @@ mod tests {
     fn push(queue: &mut Queue, n: u8) {
         let scopes = vec![Scope::Agent(AgentId::from_u128(1))];
         let amount = Amount { tokens: u64::from(n), nanos: Some(0) };
-        queue.waiting.push_back(Waiting { body: Bytes::from(vec![n]), scopes, amount });
+        queue.waiting.push_back(Waiting { number: Some(n.into()), body: Bytes::from(vec![n]), scopes, amount });
     }
 
     fn taken(queue: &mut Queue) -> Vec<u8> {
@@ -207,5 +227,6 @@ mod tests {
         assert_eq!(taken(&mut queue), [3]);
         queue.heard(20);
         assert_eq!(queue.waiting.len(), 0);
+        assert_eq!(queue.landed, [1, 2, 3]);
     }
 }

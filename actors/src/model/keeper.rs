@@ -163,25 +163,23 @@ async fn follow(house: House, models: Models) {
     if let Ok(Err(error)) = tokio::task::spawn_blocking(move || directory.catch_up()).await {
         tracing::warn!(%error, "budgets are not known yet");
     }
+    house.know_budgets();
+    models.books().caught_up();
     let mut budgets = house.directory.follow();
-    let mut known = false;
     loop {
         let at = house.views.cursor();
         budgets.mark_unchanged();
-        match house.know_budgets() {
-            Ok(()) if !known => {
-                models.books().caught_up();
-                known = true;
-            }
-            Ok(()) => {}
+        match models.books().take_landed() {
+            // The view was so far when they were looked up, or farther.
+            Ok(landed) => models.counter().landed(&landed, house.views.cursor().0),
             Err(refused) => {
-                tracing::warn!(why = refused.message, "what the cluster spent cannot be read; this node goes by what it knew");
+                tracing::warn!(why = refused.message, "what was recorded cannot be read; it stays set aside until it can");
             }
         }
+        house.know_budgets();
         tokio::select! {
-            _ = house.views.at_least(Cursor(at.0 + 1), Deadline::after(WAIT_PER_TURN)), if known => {}
+            _ = house.views.at_least(Cursor(at.0 + 1), Deadline::after(WAIT_PER_TURN)) => {}
             Ok(()) = budgets.changed() => {}
-            () = tokio::time::sleep(CLAIM_RETRY), if !known => {}
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

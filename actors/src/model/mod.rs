@@ -4,6 +4,7 @@
 //! its own, which this node's model gateway takes for the real key, meters, and refuses when a budget is used up.
 
 pub mod access;
+pub mod bank;
 mod books;
 pub mod event;
 mod keeper;
@@ -17,6 +18,6 @@ mod usage;
 pub use access::{CallRules, Holder, ModelAccess, NoModels, Pass};
 #[doc(hidden)]
 pub use keeper::UsageKeeper;
-pub use models::{Call, Entered, Estimate, Models, NotEntered, Used};
+pub use models::{Call, Entered, Estimate, Models, NotEntered, Reservation, Used};
 pub use pass::{PassKey, Presented};
 pub use usage::Usage;

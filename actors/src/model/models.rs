@@ -4,7 +4,7 @@
 //! key of a provider. After a restart no pass is open until the agents' next lives open theirs again.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,9 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     access::{Holder, ModelAccess, Pass},
+    bank::{Counter, Hold},
     books::Books,
     event::ModelUsed,
-    meter::{Amount, Ask, Budget, Gate, NotGranted, Reservation, Scope},
+    meter::{self, Amount, Ask, Budget, Gate, NotGranted, RateLimit, Scope},
     pass::PassKey,
     price::Prices,
     usage::Usage,
@@ -48,11 +49,14 @@ struct Inner {
     /// Names of the configured providers; without any, no pass is opened.
     providers: Vec<String>,
     prices: Prices,
+    /// Of providers' keys.
+    rates: Mutex<HashMap<String, RateLimit>>,
+    /// What attempts are allowed: each is of one node.
     gate: Gate,
+    /// What agents, swarms and labels are, and providers' keys: of the whole cluster.
+    counter: Counter,
     books: Books,
     stopping: AtomicBool,
-    /// What the cluster has budgets of.
-    budgets: Mutex<HashSet<Scope>>,
     began: Instant,
     passes: Mutex<Passes>,
 }
@@ -96,6 +100,20 @@ pub struct Estimate {
     pub output: u64,
 }
 
+/// What was set aside for a call. Dropping it says that nothing was used.
+#[derive(Debug)]
+pub struct Reservation {
+    /// Of its attempt, if that has a limit.
+    attempt: Option<meter::Reservation>,
+    hold: Hold,
+}
+
+impl Reservation {
+    pub fn estimate(&self) -> Amount {
+        self.hold.estimate()
+    }
+}
+
 /// A call that was let in.
 #[derive(Clone, Debug)]
 pub struct Entered {
@@ -134,14 +152,31 @@ impl std::fmt::Debug for Models {
 impl Models {
     /// `url`: where the model gateway listens, without a path.
     pub fn new(key: PassKey, url: String, providers: Vec<String>, prices: Prices) -> Self {
-        let (began, gate, books, passes) = (Instant::now(), Gate::default(), Books::default(), Mutex::default());
-        let (stopping, budgets) = (AtomicBool::new(false), Mutex::default());
-        Self(Arc::new(Inner { key, url, providers, prices, gate, books, stopping, budgets, began, passes }))
+        Self(Arc::new(Inner {
+            key,
+            url,
+            providers,
+            prices,
+            rates: Mutex::default(),
+            gate: Gate::default(),
+            counter: Counter::new(),
+            books: Books::default(),
+            stopping: AtomicBool::new(false),
+            began: Instant::now(),
+            passes: Mutex::default(),
+        }))
     }
 
     /// Budgets and rates, and what counts against them.
-    pub fn gate(&self) -> &Gate {
-        &self.0.gate
+    pub fn counter(&self) -> &Counter {
+        &self.0.counter
+    }
+
+    /// What a provider allows a key in any minute. One name is one key: nodes with another key give it another name.
+    pub fn set_rate(&self, provider: &str, limit: RateLimit) {
+        if limit != RateLimit::default() {
+            self.0.rates.lock().insert(provider.to_owned(), limit);
+        }
     }
 
     pub(super) fn books(&self) -> &Books {
@@ -158,7 +193,7 @@ impl Models {
         self.0.stopping.store(true, Ordering::Relaxed);
         let ended = |within| {
             tokio::time::timeout(within, async {
-                while self.0.gate.granted() > 0 {
+                while self.0.counter.under_way() > 0 {
                     tokio::time::sleep(ENDED_LOOKED_FOR_EVERY).await;
                 }
             })
@@ -171,7 +206,7 @@ impl Models {
         }
         if ended(cut).await.is_err() {
             tracing::warn!(
-                calls = self.0.gate.granted(),
+                calls = self.0.counter.under_way(),
                 "calls of models did not end when they were cut; what they used is not known"
             );
         }
@@ -190,13 +225,23 @@ impl Models {
         if let Some(why) = self.0.books.closed() {
             return Err(NotGranted::Busy(why.to_owned()));
         }
-        let ask = Ask {
-            agent: holder.lease.agent,
-            scopes: Scope::of(holder.lease, holder.swarm, &holder.labels),
-            estimate: Amount { tokens: input.saturating_add(output), nanos },
-            provider: provider.to_owned(),
+        let (of_attempt, scopes): (Vec<_>, Vec<_>) = Scope::of(holder.lease, holder.swarm, &holder.labels)
+            .into_iter()
+            .partition(|scope| matches!(scope, Scope::Attempt(_)));
+        let (agent, estimate) = (holder.lease.agent, Amount { tokens: input.saturating_add(output), nanos });
+        let limited = holder.rules.tokens_max.is_some() || holder.rules.nanos_max.is_some();
+        let rate = self.0.rates.lock().get(provider).copied();
+        let ask = |scopes, rate| Ask { agent, scopes, estimate, provider: provider.to_owned(), rate };
+        let reserved = async {
+            // Its own first: what it may not use is not set aside for it in the cluster.
+            let attempt = match limited {
+                true => Some(self.0.gate.reserve(ask(of_attempt, None)).await?),
+                false => None,
+            };
+            let hold = self.0.counter.hold(ask(scopes, rate)).await?;
+            Ok(Reservation { attempt, hold })
         };
-        let reserved = self.0.gate.reserve(ask).await;
+        let reserved = reserved.await;
         if let Err(NotGranted::Refused(why)) = &reserved {
             self.note(holder.lease, |record| record.refusal = Some(why.clone()));
         }
@@ -241,11 +286,16 @@ impl Models {
             incomplete,
             fallback_from: fallback_from.clone(),
         };
-        self.0.books.used(used, || {
-            if let Some(reserved) = reserved {
-                reserved.settle(Amount { tokens: usage.tokens(), nanos });
+        let (attempt, hold) = reserved.map(|reserved| (reserved.attempt, reserved.hold)).unzip();
+        let spent = Amount { tokens: usage.tokens(), nanos };
+        self.0.books.used(used, |recorded| {
+            if let Some(attempt) = attempt.flatten() {
+                attempt.settle(spent);
             }
+            hold.as_ref().map(|hold| hold.ended(spent, recorded))
         });
+        // Tells the owner, now that nobody waits for the books.
+        drop(hold);
         self.note(holder.lease, |record| {
             // A model's name comes from the agent: names without an end must not fill the node.
             let known = record.used.len() < MODELS_MAX || record.used.contains_key(model.as_str());
@@ -273,25 +323,13 @@ impl Models {
         });
     }
 
-    /// Looks up what was spent of these budgets, in the whole cluster as far as this node has heard.
-    fn know(&self, budgets: Vec<(Scope, Budget)>) -> Result<(), Refused> {
-        let scopes: Vec<_> = budgets.iter().map(|(scope, _)| scope.clone()).collect();
-        self.0.books.spent(&scopes, |spent| {
-            let known = budgets.into_iter().zip(spent).map(|((scope, budget), spent)| (scope, budget, spent));
-            self.0.gate.know(known);
+    /// Sets an attempt's limit, and looks up what was spent of it.
+    fn limit_attempt(&self, lease: Lease, budget: Budget) -> Result<(), Refused> {
+        let scope = Scope::Attempt(lease);
+        self.0.gate.set_budget(scope.clone(), Some(budget));
+        self.0.books.spent(std::slice::from_ref(&scope), |spent| {
+            self.0.gate.know(spent.into_iter().map(|spent| (scope.clone(), budget, spent)));
         })
-    }
-
-    /// The ledger has moved: these are all budgets of agents, swarms and labels now.
-    pub(crate) fn look_again(&self, budgets: Vec<(Scope, Budget)>) -> Result<(), Refused> {
-        // Held throughout: whoever comes later has newer budgets.
-        let mut set = self.0.budgets.lock();
-        let now: HashSet<_> = budgets.iter().map(|(scope, _)| scope.clone()).collect();
-        for removed in set.difference(&now) {
-            self.0.gate.set_budget(removed.clone(), None);
-        }
-        *set = now;
-        self.know(budgets)
     }
 
     fn note(&self, lease: Lease, change: impl FnOnce(&mut Record)) {
@@ -347,9 +385,8 @@ impl ModelAccess for Models {
         }
         let budget = Budget { tokens: holder.rules.tokens_max, nanos: holder.rules.nanos_max, warn_percent: None };
         if budget != Budget::default() {
-            self.0.gate.set_budget(Scope::Attempt(lease), Some(budget));
             // In lives of this node before this one, too.
-            self.know(vec![(Scope::Attempt(lease), budget)]).map_err(|refused| refused.message)?;
+            self.limit_attempt(lease, budget).map_err(|refused| refused.message)?;
         }
         passes.open.insert(lease, Open { holder: Arc::new(holder), cut: CancellationToken::new(), record });
         Ok(pass)

@@ -32,13 +32,17 @@ pub struct NodeRecord {
     /// Of the API tokens it was started with, for others to know its clients by.
     #[serde(default)]
     pub token_digests: Vec<String>,
+    /// It asks the node that leads before each call of a model that a budget concerns. Older versions do not.
+    #[serde(default)]
+    pub asks_before_calls: bool,
 }
 
 impl NodeRecord {
     /// Without labels, in no zone in particular.
     pub fn of_this_host(node: NodeId, raft_id: u64, address: String) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
-        Self { node, raft_id, address, labels: BTreeMap::new(), zone: String::new(), cores, token_digests: Vec::new() }
+        let (labels, zone, token_digests) = (BTreeMap::new(), String::new(), Vec::new());
+        Self { node, raft_id, address, labels, zone, cores, token_digests, asks_before_calls: true }
     }
 }
 

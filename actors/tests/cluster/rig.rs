@@ -10,7 +10,12 @@ use hiveward_actors::{
     directory::{Directory, Entity, NodeStatus},
     house::{Clustered, House},
     id::{AgentId, SwarmId, TaskId},
-    model::{Models, PassKey, UsageKeeper, price::Prices, table::UsageView},
+    model::{
+        Models, PassKey, UsageKeeper,
+        bank::{self, BankDesk, Following},
+        price::Prices,
+        table::UsageView,
+    },
     retention::TranscriptRetention,
     roster::{NoNodeChanges, RosterMsg, event::NodeRecord},
     swarm::{message::Committed, table::SwarmView},
@@ -26,6 +31,7 @@ use hiveward_runtime::{
         link::{Lane, Lanes, LinkConfig, LinkManager, LinkSetup, PeerSpec},
         peers::{Leadership, Peers, PeersDriver},
         router::Router,
+        rpc::LaneRpc,
     },
     error::Refused,
     id::Key,
@@ -70,6 +76,7 @@ pub struct Host {
     pub control: ControlPlane,
     pub driver: PeersDriver,
     pub models: Models,
+    _budgets: (Following, BankDesk),
     _usage: Option<UsageKeeper>,
     /// None once its power was cut.
     manager: Option<LinkManager>,
@@ -85,10 +92,12 @@ impl Host {
         driver.leadership.send_replace(first);
         let directory = Directory::new(ledger.clone(), peers.clone());
         let router = Router::new(id, Arc::new(directory.clone()));
-        let lanes = Lanes { router: Some(Arc::new(router.clone())), raft: None, bulk: None };
+        let raft = LaneRpc::new(Lane::Raft);
+        let lanes = Lanes { router: Some(Arc::new(router.clone())), raft: Some(Arc::new(raft.clone())), bulk: None };
         let setup = LinkSetup { config: quick(), identity: identity.clone(), generation: 1, lanes, join: None };
         let manager = LinkManager::start(setup).await.unwrap();
         router.attach(manager.links().clone());
+        raft.attach(manager.links().clone());
         let address = manager.address();
         let me = NodeRecord {
             zone: zone.into(),
@@ -112,10 +121,23 @@ impl Host {
             crate::support::shim(),
             Arc::new(models.clone()),
         );
+        let budgets = (bank::follow(&house, house.counter()), BankDesk::open(&house, house.counter(), raft));
         let usage = UsageKeeper::start(&house);
         let running = tree::start(house.clone(), TranscriptRetention::default()).await.unwrap();
         let control = ControlPlane::new(house.clone(), running.tree.clone(), running.roster.clone(), id, true);
-        Self { id, house, running, control, driver, models, _usage: usage, manager: Some(manager), address, dir }
+        Self {
+            id,
+            house,
+            running,
+            control,
+            driver,
+            models,
+            _budgets: budgets,
+            _usage: usage,
+            manager: Some(manager),
+            address,
+            dir,
+        }
     }
 
     fn links(&self) -> &hiveward_runtime::cluster::link::Links {
@@ -188,19 +210,31 @@ impl Rig {
         rig
     }
 
-    async fn link_all(&self) {
+    /// Nobody hears this node, and it hears nobody, until [`Self::link_all`].
+    pub fn unlink(&self, at: usize) {
+        for host in &self.hosts {
+            let stay = self.hosts.iter().enumerate().filter(|(other, _)| *other != at && self.hosts[at].id != host.id);
+            let stay = stay.filter(|(_, other)| other.id != host.id);
+            let stay = stay.map(|(_, other)| (other.id, PeerSpec::new(other.address.to_string(), [Lane::Router, Lane::Raft])));
+            host.links().set_peers(stay.collect());
+        }
+    }
+
+    pub async fn link_all(&self) {
         for host in &self.hosts {
             let peers: BTreeMap<_, _> = self
                 .hosts
                 .iter()
                 .filter(|other| other.id != host.id)
-                .map(|other| (other.id, PeerSpec::new(other.address.to_string(), [Lane::Router])))
+                .map(|other| (other.id, PeerSpec::new(other.address.to_string(), [Lane::Router, Lane::Raft])))
                 .collect();
             host.links().set_peers(peers);
         }
         for host in &self.hosts {
             for other in self.hosts.iter().filter(|other| other.id != host.id) {
-                until("a link", || host.links().link(other.id, Lane::Router)).await;
+                for lane in [Lane::Router, Lane::Raft] {
+                    until("a link", || host.links().link(other.id, lane)).await;
+                }
             }
         }
     }
@@ -251,7 +285,7 @@ impl Rig {
         self.hosts[at].links().set_peers(BTreeMap::new());
         for other in self.hosts.iter().enumerate().filter(|(other, _)| *other != at) {
             let rest = self.hosts.iter().filter(|host| host.id != other.1.id && host.id != self.hosts[at].id);
-            let rest = rest.map(|host| (host.id, PeerSpec::new(host.address.to_string(), [Lane::Router])));
+            let rest = rest.map(|host| (host.id, PeerSpec::new(host.address.to_string(), [Lane::Router, Lane::Raft])));
             other.1.links().set_peers(rest.collect());
         }
         if let Some(manager) = self.hosts[at].manager.take() {

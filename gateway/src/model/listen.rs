@@ -75,7 +75,7 @@ impl ModelGateway {
         let models = Models::new(key, format!("http://{address}"), section.providers.keys().cloned().collect(), prices);
         for (name, provider) in &section.providers {
             let limit = RateLimit { requests: provider.requests_per_minute, tokens: provider.tokens_per_minute };
-            models.gate().set_rate(name, limit);
+            models.set_rate(name, limit);
         }
         let providers = Providers::new(section, data_dir.join("secrets")).map_err(ModelGatewayError::Client)?;
         let caller = Caller::new(models.clone(), providers, section.first_byte_timeout(), section.idle_timeout());

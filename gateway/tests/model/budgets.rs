@@ -23,7 +23,7 @@ async fn fifty_agents_under_one_budget_stay_within_it_and_every_token_is_account
     let front = Front::before(&server).await;
     let swarm = SwarmId::new_head();
     let scope = Scope::Swarm(swarm);
-    front.models.gate().set_budget(scope.clone(), Some(Budget { tokens: Some(LIMIT), ..Budget::default() }));
+    front.models.counter().set_budget(scope.clone(), Some(Budget { tokens: Some(LIMIT), ..Budget::default() }));
     let mut agents = tokio::task::JoinSet::new();
     let mut leases = Vec::new();
     for _ in 0..50 {
@@ -58,7 +58,7 @@ async fn fifty_agents_under_one_budget_stay_within_it_and_every_token_is_account
     let total = server.total();
     let sent = total.usage;
     assert_eq!(metered, sent.input + sent.output + sent.cache_read + sent.cache_write);
-    let account = front.models.gate().account(&scope).unwrap();
+    let account = front.models.counter().account(&scope).unwrap();
     assert_eq!((account.spent_tokens, account.reserved_tokens, total.calls), (metered, 0, answered));
 }
 

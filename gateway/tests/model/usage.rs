@@ -175,7 +175,7 @@ async fn a_budget_holds_across_restarts_goes_on_from_what_was_spent_and_warns_on
     assert_eq!(ask(&messages_of(&pass), &pass.token, &prompt("go")).await.status, 200);
     house.used(UsageBy::Label, answered + 2).await;
     house.node.control().remove_budget(op("away"), scope.clone()).await.unwrap();
-    assert!(house.models().gate().account(&scope).is_none());
+    assert!(house.models().counter().account(&scope).is_none());
     let anew = house.node.control().set_budget(op("anew"), scope, budget).await.unwrap();
     assert_eq!((anew.value.spent.tokens, anew.value.warned), (0, false), "what is set anew counts from there");
     assert_eq!(house.warnings().len(), 1, "one crossing, one warning");

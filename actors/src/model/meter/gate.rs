@@ -9,13 +9,10 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{
-    rate::RateLimit,
-    state::{Account, Amount, Ask, Budget, Meter, Scope, Verdict},
-};
+use super::state::{Account, Amount, Ask, Budget, Meter, Scope, Verdict};
 
 /// A call that was not let through by then is told to come back.
-const WAIT_MAX: Duration = Duration::from_secs(240);
+pub(in crate::model) const WAIT_MAX: Duration = Duration::from_secs(240);
 
 /// Cheap to clone; all clones are one.
 #[derive(Clone, Debug, Default)]
@@ -41,13 +38,11 @@ pub enum NotGranted {
 pub struct Reservation {
     gate: Gate,
     number: u64,
-    estimate: Amount,
 }
 
 impl Gate {
     /// Waits until there is room for it.
     pub async fn reserve(&self, ask: Ask) -> Result<Reservation, NotGranted> {
-        let (provider, estimate) = (ask.provider.clone(), ask.estimate);
         let (told, mut hears) = oneshot::channel();
         let number = {
             let mut inner = self.0.lock();
@@ -57,7 +52,7 @@ impl Gate {
             number
         };
         // From here on, whoever stops waiting leaves the queue.
-        let reservation = Reservation { gate: self.clone(), number, estimate };
+        let reservation = Reservation { gate: self.clone(), number };
         let deadline = Instant::now() + WAIT_MAX;
         loop {
             let again = self.look();
@@ -72,10 +67,7 @@ impl Gate {
                 Some(Verdict::Granted) => return Ok(reservation),
                 Some(Verdict::Refused(why)) => return Err(NotGranted::Refused(why)),
                 None if Instant::now() >= deadline => {
-                    let why = format!(
-                        "no room within {} s: others have reserved what is left of a budget, or provider {provider} is at its limit",
-                        WAIT_MAX.as_secs()
-                    );
+                    let why = format!("no room within {} s: others have reserved what is left of a budget", WAIT_MAX.as_secs());
                     return Err(NotGranted::Busy(why));
                 }
                 None => {}
@@ -113,15 +105,6 @@ impl Gate {
         self.look();
     }
 
-    /// Calls that are under way.
-    pub fn granted(&self) -> usize {
-        self.0.lock().meter.granted()
-    }
-
-    pub fn set_rate(&self, provider: &str, limit: RateLimit) {
-        self.0.lock().meter.set_rate(provider, limit);
-    }
-
     /// None of a scope without a budget.
     pub fn account(&self, scope: &Scope) -> Option<Account> {
         self.0.lock().meter.account(scope)
@@ -129,16 +112,8 @@ impl Gate {
 }
 
 impl Reservation {
-    /// What was set aside.
-    pub fn estimate(&self) -> Amount {
-        self.estimate
-    }
-
     pub fn settle(self, used: Amount) {
-        let warned = self.gate.0.lock().meter.settle(self.number, used);
-        for scope in warned {
-            tracing::warn!(%scope, "a budget for models has passed its warning");
-        }
+        self.gate.0.lock().meter.settle(self.number, used);
     }
 }
 

@@ -9,6 +9,8 @@ mod rate;
 mod simulation;
 mod state;
 
+pub(super) use gate::WAIT_MAX;
 pub use gate::{Gate, NotGranted, Reservation};
 pub use rate::RateLimit;
 pub use state::{Account, Amount, Ask, Budget, Scope};
+pub(super) use state::{Meter, Verdict};

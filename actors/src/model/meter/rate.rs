@@ -5,12 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Deserialize, Serialize};
+
 const MINUTE: Duration = Duration::from_secs(60);
 /// Entries within so long are kept as one, so that a minute has a bounded number of them.
 const GRAIN: Duration = Duration::from_millis(500);
 
 /// What a provider allows a key in any minute; no limit if absent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RateLimit {
     pub requests: Option<u32>,
     pub tokens: Option<u64>,
@@ -44,6 +46,7 @@ pub struct Counted {
 }
 
 impl Rate {
+    #[cfg(test)]
     pub fn new(limit: RateLimit) -> Self {
         Self { limit, ..Self::default() }
     }

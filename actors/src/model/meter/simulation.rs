@@ -75,7 +75,6 @@ fn run(seed: u64, low_estimates: bool) -> (u64, u64) {
     let budget = |tokens| Some(Budget { tokens: Some(tokens), ..Budget::default() });
     world.meter.set_budget(Scope::Label("all=1".to_owned()), budget(LIMIT));
     world.meter.set_budget(Scope::Swarm(SwarmId::from_u128(1)), budget(LIMIT / 3));
-    world.meter.set_rate("p", RateLimit { requests: Some(30), tokens: None });
     let (mut asked, mut over) = (HashMap::new(), 0);
     for step in 0..STEPS {
         if step == STEPS / 4 {
@@ -89,7 +88,9 @@ fn run(seed: u64, low_estimates: bool) -> (u64, u64) {
             0..=4 => {
                 let agent = dice.u128(0..AGENTS);
                 let estimate = Amount { tokens: dice.u64(1..800), nanos: None };
-                let ask = Ask { agent: AgentId::from_u128(agent), scopes: scopes(agent), estimate, provider: "p".to_owned() };
+                let rate = Some(RateLimit { requests: Some(30), tokens: None });
+                let ask =
+                    Ask { agent: AgentId::from_u128(agent), scopes: scopes(agent), estimate, provider: "p".to_owned(), rate };
                 if let Some(number) = world.meter.ask(ask) {
                     asked.insert(number, (scopes(agent), estimate));
                     world.waits.push(number);
@@ -162,6 +163,7 @@ fn agents_take_turns_however_many_calls_one_of_them_makes() {
         scopes: vec![Scope::Label("all=1".to_owned())],
         estimate: Amount { tokens: 60, nanos: None },
         provider: "p".to_owned(),
+        rate: None,
     };
     let now = Instant::now();
     let many: Vec<u64> = (0..5).map(|_| meter.ask(ask(1)).unwrap()).collect();
@@ -176,26 +178,6 @@ fn agents_take_turns_however_many_calls_one_of_them_makes() {
 }
 
 #[test]
-fn a_warning_is_given_once_when_it_is_passed_and_again_under_another_budget() {
-    let mut meter = Meter::default();
-    let scope = Scope::Label("all=1".to_owned());
-    let budget = |tokens| Some(Budget { tokens: Some(tokens), nanos: None, warn_percent: Some(80) });
-    meter.set_budget(scope.clone(), budget(100));
-    let spend = |meter: &mut Meter, tokens| {
-        let estimate = Amount { tokens, nanos: None };
-        let ask = Ask { agent: AgentId::from_u128(1), scopes: vec![scope.clone()], estimate, provider: "p".to_owned() };
-        let number = meter.ask(ask).unwrap();
-        assert_eq!(meter.look(Instant::now()).verdicts, [(number, Verdict::Granted)]);
-        meter.settle(number, estimate)
-    };
-    assert_eq!(spend(&mut meter, 79), []);
-    assert_eq!(spend(&mut meter, 1), [Scope::Label("all=1".to_owned())]);
-    assert_eq!(spend(&mut meter, 5), []);
-    meter.set_budget(Scope::Label("all=1".to_owned()), budget(101));
-    assert_eq!(spend(&mut meter, 1), [Scope::Label("all=1".to_owned())]);
-}
-
-#[test]
 fn a_refusal_names_the_budget_what_is_spent_and_what_to_do() {
     let mut meter = Meter::default();
     let scope = Scope::Label("team=a".to_owned());
@@ -205,6 +187,7 @@ fn a_refusal_names_the_budget_what_is_spent_and_what_to_do() {
         scopes: vec![scope],
         estimate: Amount { tokens: 1, nanos: Some(3_000_000_000) },
         provider: "p".to_owned(),
+        rate: None,
     };
     meter.ask(ask.clone()).unwrap();
     let Verdict::Refused(why) = meter.look(Instant::now()).verdicts.remove(0).1 else { panic!("granted") };

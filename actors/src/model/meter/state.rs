@@ -117,7 +117,6 @@ pub struct Account {
     pub spent_nanos: u64,
     pub reserved_tokens: u64,
     pub reserved_nanos: u64,
-    pub warned: bool,
 }
 
 /// Who asks, for what.
@@ -127,14 +126,17 @@ pub struct Ask {
     /// Every one of them must have room; none for another try of a call that is reserved already.
     pub scopes: Vec<Scope>,
     pub estimate: Amount,
-    /// Whose key is used.
+    /// Whose key is used. One name is one key, wherever it is used.
     pub provider: String,
+    /// What that key is allowed; no limit if absent.
+    pub rate: Option<RateLimit>,
 }
 
 #[derive(Debug)]
 struct Grant {
     scopes: Vec<Scope>,
-    estimate: Amount,
+    /// What it may use; from when it has ended, what it did.
+    amount: Amount,
     provider: String,
     counted: Option<Counted>,
 }
@@ -183,13 +185,12 @@ impl Meter {
             return;
         };
         if let Some(account) = self.accounts.get_mut(&scope) {
-            account.warned &= account.budget == budget;
             account.budget = budget;
             return;
         }
         let mut account = Account { budget, ..Account::default() };
         for grant in self.granted.values().filter(|grant| grant.scopes.contains(&scope)) {
-            account.reserve(grant.estimate);
+            account.reserve(grant.amount);
         }
         self.accounts.insert(scope, account);
     }
@@ -202,13 +203,46 @@ impl Meter {
         }
     }
 
-    /// Calls that are under way.
-    pub fn granted(&self) -> usize {
-        self.granted.len()
+    /// What has an account.
+    pub fn scopes(&self) -> impl Iterator<Item = &Scope> {
+        self.accounts.keys()
     }
 
-    pub fn set_rate(&mut self, provider: &str, limit: RateLimit) {
-        self.rates.insert(provider.to_owned(), Rate::new(limit));
+    pub fn is_granted(&self, number: u64) -> bool {
+        self.granted.contains_key(&number)
+    }
+
+    /// Takes in a call that was granted elsewhere: it goes on, whatever room there is.
+    pub fn restore(&mut self, ask: Ask) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.reserve(number, Grant { scopes: ask.scopes, amount: ask.estimate, provider: ask.provider, counted: None });
+        number
+    }
+
+    /// It has ended and used so much. That stays set aside until it is released: somebody else adds up what is spent.
+    pub fn ended(&mut self, number: u64, used: Amount) {
+        let Some(grant) = self.granted.get_mut(&number) else { return };
+        let before = std::mem::replace(&mut grant.amount, used);
+        if let (Some(rate), Some(counted)) = (self.rates.get_mut(&grant.provider), grant.counted.take()) {
+            rate.correct(counted, used.tokens);
+        }
+        for scope in &grant.scopes {
+            if let Some(account) = self.accounts.get_mut(scope) {
+                account.give_back(before);
+                account.reserve(used);
+            }
+        }
+    }
+
+    /// What it had set aside is counted among what is spent now, by [`Self::set_spent`].
+    pub fn release(&mut self, number: u64) {
+        let Some(grant) = self.granted.remove(&number) else { return };
+        for scope in &grant.scopes {
+            if let Some(account) = self.accounts.get_mut(scope) {
+                account.give_back(grant.amount);
+            }
+        }
     }
 
     pub fn account(&self, scope: &Scope) -> Option<Account> {
@@ -276,12 +310,16 @@ impl Meter {
                 }
                 Fit::Now if ask.scopes.iter().any(|scope| held.contains(scope)) || held_rates.contains(&ask.provider) => None,
                 Fit::Now => {
-                    let rate = self.rates.get_mut(&ask.provider);
-                    match rate.map(|rate| rate.admit(now, ask.estimate.tokens)).transpose() {
+                    let admitted = ask.rate.map(|limit| {
+                        let rate = self.rates.entry(ask.provider.clone()).or_default();
+                        rate.limit = limit;
+                        rate.admit(now, ask.estimate.tokens)
+                    });
+                    match admitted.transpose() {
                         Ok(counted) => {
                             let grant = Grant {
                                 scopes: ask.scopes.clone(),
-                                estimate: ask.estimate,
+                                amount: ask.estimate,
                                 provider: ask.provider.clone(),
                                 counted,
                             };
@@ -340,44 +378,37 @@ impl Meter {
     fn reserve(&mut self, number: u64, grant: Grant) {
         for scope in &grant.scopes {
             if let Some(account) = self.accounts.get_mut(scope) {
-                account.reserve(grant.estimate);
+                account.reserve(grant.amount);
             }
         }
         self.granted.insert(number, grant);
     }
 
-    /// What was reserved is given back, and what was used is spent. Once: repeating it does nothing. Gives the scopes
-    /// whose warning was passed by it.
-    pub fn settle(&mut self, number: u64, used: Amount) -> Vec<Scope> {
-        let Some(grant) = self.granted.remove(&number) else { return Vec::new() };
+    /// What was reserved is given back, and what was used is spent. Once: repeating it does nothing.
+    pub fn settle(&mut self, number: u64, used: Amount) {
+        let Some(grant) = self.granted.remove(&number) else { return };
         if let (Some(rate), Some(counted)) = (self.rates.get_mut(&grant.provider), grant.counted) {
             rate.correct(counted, used.tokens);
         }
-        let mut warned = Vec::new();
-        for scope in grant.scopes {
-            let Some(account) = self.accounts.get_mut(&scope) else { continue };
-            account.reserved_tokens = account.reserved_tokens.saturating_sub(grant.estimate.tokens);
-            account.reserved_nanos = account.reserved_nanos.saturating_sub(grant.estimate.nanos.unwrap_or(0));
+        for scope in &grant.scopes {
+            let Some(account) = self.accounts.get_mut(scope) else { continue };
+            account.give_back(grant.amount);
             account.spent_tokens = account.spent_tokens.saturating_add(used.tokens);
             // Where it is not known what it cost, it counts as what it may have cost.
-            account.spent_nanos = account.spent_nanos.saturating_add(used.nanos.or(grant.estimate.nanos).unwrap_or(0));
-            if !account.warned && account.passes_warning() {
-                account.warned = true;
-                warned.push(scope);
-            }
+            account.spent_nanos = account.spent_nanos.saturating_add(used.nanos.or(grant.amount.nanos).unwrap_or(0));
         }
-        warned
     }
 }
 
 impl Account {
-    fn reserve(&mut self, estimate: Amount) {
-        self.reserved_tokens = self.reserved_tokens.saturating_add(estimate.tokens);
-        self.reserved_nanos = self.reserved_nanos.saturating_add(estimate.nanos.unwrap_or(0));
+    fn reserve(&mut self, amount: Amount) {
+        self.reserved_tokens = self.reserved_tokens.saturating_add(amount.tokens);
+        self.reserved_nanos = self.reserved_nanos.saturating_add(amount.nanos.unwrap_or(0));
     }
 
-    fn passes_warning(&self) -> bool {
-        self.budget.is_warned_at(Amount { tokens: self.spent_tokens, nanos: Some(self.spent_nanos) })
+    fn give_back(&mut self, amount: Amount) {
+        self.reserved_tokens = self.reserved_tokens.saturating_sub(amount.tokens);
+        self.reserved_nanos = self.reserved_nanos.saturating_sub(amount.nanos.unwrap_or(0));
     }
 }
 
