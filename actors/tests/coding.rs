@@ -10,8 +10,8 @@ use hiveward_actors::{
     agent::{
         activity::{Activity, What},
         coding::{AnswerKind, CodingSpec, Permission, Policy, Rule, RulePermission, WorkspaceSpec},
-        connector::{Ask, End, Job, Lease, Report, StopHow, Told, activity_dir, session_dir},
-        session::{SessionDir, Stream},
+        connector::{Ask, End, Job, Lease, Report, StopHow, Told, activity_dir, last_terminal_dir, session_dir},
+        session::{self, Attached, SessionDir, Stream},
         spec::{ConnectorSpec, EnvVar},
     },
     id::ApprovalId,
@@ -183,6 +183,98 @@ async fn an_interrupted_turn_waits_for_a_message_and_goes_on_with_it() {
     bed.connector.tell(lease, allow(ask.approval)).await.unwrap();
     assert_eq!(bed.text_of(lease).await, "wrote two");
     assert_eq!(transcript(&bed, lease).matches("ann says: write two").count(), 1);
+    bed.connector.stop(AT_ONCE).await;
+    bed.nothing_left();
+}
+
+/// The screen of whoever attaches to what a person has taken over.
+async fn terminal(bed: &Bed, lease: Lease) -> Attached {
+    let attached = async {
+        loop {
+            if let Ok(attached) = session::attach(last_terminal_dir(bed.data(), lease), 8 << 10).await {
+                return attached;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), attached).await.expect("a terminal")
+}
+
+async fn shows(attached: &mut Attached, wanted: &str) {
+    let mut seen = String::new();
+    while !seen.contains(wanted) {
+        let bytes = attached.reader.next().await.unwrap();
+        seen.push_str(&String::from_utf8_lossy(&bytes.unwrap_or_else(|| panic!("it ended after {seen:?}"))));
+    }
+}
+
+fn take_over(id: &str) -> Told {
+    Told::TakeOver { id: id.into(), by: "ann".into() }
+}
+
+fn give_back(message: Option<&str>) -> Told {
+    Told::GiveBack { id: "g".into(), by: "ann".into(), message: message.map(Into::into) }
+}
+
+#[tokio::test]
+async fn a_person_takes_a_conversation_over_at_its_terminal_and_gives_it_back_across_lives() {
+    let mut bed = Bed::new(coding(|_| {}));
+    bed.connector.start().await.unwrap();
+    let lease = bed.lease();
+    let job = || prompt(lease, "write a.txt");
+    bed.connector.run(job()).await;
+    let ask = asks(&mut bed).await;
+    let nobody = bed.connector.tell(lease, give_back(None)).await.unwrap_err();
+    assert!(nobody.contains("nobody has taken it over"), "{nobody}");
+    bed.connector.tell(lease, take_over("t")).await.unwrap();
+    bed.look("what it asked is withdrawn", |report| match report {
+        Report::Withdrawn { approval } if *approval == ask.approval => Some(()),
+        _ => None,
+    })
+    .await;
+    let mut attached = terminal(&bed, lease).await;
+    shows(&mut attached, "at the terminal of").await;
+    attached.writer.write(b"do one\r").await.unwrap();
+    shows(&mut attached, "did one").await;
+    let twice = bed.connector.tell(lease, take_over("u")).await.unwrap_err();
+    assert!(twice.contains("ann has taken it over"), "{twice}");
+    // The node dies and comes back: the terminal is the same.
+    let before = bed.processes();
+    bed.connector.release().await;
+    bed.next_life();
+    bed.connector.start().await.unwrap();
+    bed.connector.run(job()).await;
+    attached.writer.write(b"do two\r").await.unwrap();
+    shows(&mut attached, "did two").await;
+    assert_eq!(bed.processes(), before, "it is the same process");
+    bed.connector.tell(lease, give_back(Some("say and be quick"))).await.unwrap();
+    assert_eq!(bed.text_of(lease).await, "and be quick");
+    let text = transcript(&bed, lease);
+    let said = ["taken over by ann", "given back by ann", "since then: one, two", "ann says: say and be quick"];
+    assert!(said.iter().all(|said| text.contains(said)), "{text}");
+    bed.connector.stop(AT_ONCE).await;
+    bed.nothing_left();
+}
+
+#[tokio::test]
+async fn a_terminal_that_is_left_gives_the_conversation_back_and_a_cancelled_one_ends_the_attempt() {
+    let mut bed = Bed::new(coding(|spec| spec.resumes_max = 0));
+    bed.connector.start().await.unwrap();
+    let lease = bed.lease();
+    bed.connector.run(prompt(lease, "say one\nwait")).await;
+    does(&bed, lease, |what| matches!(what, What::Said { text } if text == "one")).await;
+    bed.connector.tell(lease, take_over("t")).await.unwrap();
+    let mut attached = terminal(&bed, lease).await;
+    attached.writer.write(b"exit\r").await.unwrap();
+    shows(&mut attached, "exit").await;
+    assert_eq!(bed.text_of(lease).await, "since then: ", "that a person came is no death of its program");
+    let lease = bed.lease();
+    bed.connector.run(prompt(lease, "say one\nwait")).await;
+    does(&bed, lease, |what| matches!(what, What::Said { text } if text == "one")).await;
+    bed.connector.tell(lease, take_over("t")).await.unwrap();
+    terminal(&bed, lease).await;
+    bed.connector.cancel(lease, AT_ONCE).await;
+    assert_eq!(bed.end_of(lease).await.end, End::Cancelled);
     bed.connector.stop(AT_ONCE).await;
     bed.nothing_left();
 }

@@ -172,6 +172,15 @@ impl Scene {
         ended["resultText"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// The conversation that Claude Code last said to be in, as it keeps it itself.
+    pub fn conversation(&self, task: &str) -> String {
+        let last = self.activity(task).into_iter().rev().find(|event| event["type"] == "greeted").unwrap();
+        let name = format!("{}.jsonl", last["session"].as_str().unwrap());
+        let projects = self.hive.data_dir().join("coding").join(&self.agent).join("claude/projects");
+        let mut all = fs::read_dir(&projects).unwrap().flatten().map(|entry| entry.path().join(&name));
+        fs::read_to_string(all.find(|path| path.exists()).unwrap()).unwrap()
+    }
+
     /// Names and contents of the project's files.
     pub fn files(&self) -> Vec<(String, String)> {
         let entries = fs::read_dir(&self.project).unwrap().flatten();

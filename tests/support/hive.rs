@@ -206,6 +206,13 @@ impl Hive {
         self.cli_with(args, &[]).await
     }
 
+    /// Runs the command line against it with pipes for its input and output.
+    pub fn cli_piped(&self, args: &[&str]) -> tokio::process::Child {
+        let mut command = tokio::process::Command::new(binary::hiveward());
+        command.args(args).env("HIVEWARD_URL", self.url()).env("HIVEWARD_TOKEN", self.token()).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    }
+
     /// As [`Self::cli`], with more in its environment.
     pub async fn cli_with(&self, args: &[&str], env: &[(&str, &str)]) -> Ran {
         command_line(&self.url(), &self.token(), args, env).await

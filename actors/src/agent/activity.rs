@@ -101,6 +101,14 @@ pub enum What {
     Interrupted {
         by: String,
     },
+    /// A person goes on with the conversation, at the program's own terminal.
+    TakenOver {
+        by: String,
+    },
+    /// The agent goes on with it.
+    GivenBack {
+        by: String,
+    },
     TurnEnded {
         end: TurnEnd,
         /// Its last words.
@@ -176,6 +184,8 @@ impl Activity {
                 writeln!(out, "── {word} by {by}{message}")
             }
             What::Interrupted { by } => writeln!(out, "── interrupted by {by}"),
+            What::TakenOver { by } => writeln!(out, "── taken over by {by}: what is said now is at the terminal"),
+            What::GivenBack { by } => writeln!(out, "── given back by {by}"),
             What::TurnEnded { end: TurnEnd::Failed { message }, .. } => writeln!(out, "── the turn failed: {message}"),
             What::Nudged { why } => writeln!(out, "── nudged: {why}"),
             What::Died { how } => writeln!(out, "── the program ended: {how}"),

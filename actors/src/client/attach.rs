@@ -16,7 +16,7 @@ use super::{ControlPlane, TaskFilter, TaskOrder};
 use crate::{
     agent::{
         AgentRecord, ConnectorSpec, SessionSpec,
-        connector::{Lease, session_dir},
+        connector::{Lease, last_terminal_dir},
         session::{self, Attached, SessionError, Writer},
     },
     id::{AgentId, TaskId},
@@ -105,9 +105,10 @@ impl Terminal {
     /// Attaches to a session of this node.
     pub(crate) async fn open(data_dir: &Path, lease: Lease, read_only: bool) -> Result<Self, Refused> {
         let place = Place::take(lease)?;
-        let attached = session::attach(session_dir(data_dir, lease), HISTORY_BYTES).await.map_err(|error| match error {
+        let attached = session::attach(last_terminal_dir(data_dir, lease), HISTORY_BYTES).await.map_err(|error| match error {
             session::AttachError::NotRunning => {
-                Refused::new(Code::Refused, format!("{} has no terminal session running now", lease.agent))
+                let hint = "; a coding agent has one while a person has taken its task over (`hiveward task take-over`)";
+                Refused::new(Code::Refused, format!("{} has no terminal session running now{hint}", lease.agent))
             }
             session::AttachError::Io(error) => {
                 Refused::new(Code::Unavailable, format!("the session of {} cannot be reached: {error}", lease.task))
@@ -227,7 +228,7 @@ fn idle(agent: &AgentRecord) -> Refused {
 fn has_terminals(agent: &AgentRecord) -> Result<(), Refused> {
     let name = &agent.spec.name;
     match (&agent.spec.connector, &agent.spec.session) {
-        (ConnectorSpec::Command, SessionSpec::Pty { .. }) => Ok(()),
+        (ConnectorSpec::Command, SessionSpec::Pty { .. }) | (ConnectorSpec::ClaudeCode(_), _) => Ok(()),
         (ConnectorSpec::Command, SessionSpec::Pipes) => Err(Refused::new(
             Code::Refused,
             format!("the processes of agent {name} have no terminal: its session is PIPES; create an agent with session PTY"),

@@ -76,6 +76,22 @@ impl ControlPlane {
         self.tell_task(&op, task, |id| Told::Message { id, text: text.clone(), by: by.clone() }).await
     }
 
+    /// Ends the program of the coding agent that runs `task`, and begins the program's own terminal on the same conversation,
+    /// for a person to attach to. The agent goes on when that terminal ends, or by [`Self::give_back_task`].
+    pub async fn take_over_task(&self, op: Op, task: TaskId) -> Result<(), Refused> {
+        let by = op.principal.to_string();
+        self.tell_task(&op, task, |id| Told::TakeOver { id, by: by.clone() }).await
+    }
+
+    /// Ends the terminal; the agent goes on, and is told `message` if there is one.
+    pub async fn give_back_task(&self, op: Op, task: TaskId, message: Option<String>) -> Result<(), Refused> {
+        if message.as_ref().is_some_and(|text| text.trim().is_empty() || text.len() > MESSAGE_BYTES_MAX) {
+            return Err(Refused::invalid("message", format!("between 1 and {MESSAGE_BYTES_MAX} bytes, or none")));
+        }
+        let by = op.principal.to_string();
+        self.tell_task(&op, task, |id| Told::GiveBack { id, by: by.clone(), message: message.clone() }).await
+    }
+
     /// Removes merged branches that attempts left in the agent's repository; with `force` also unmerged ones. The whole
     /// repository is looked at: agents that share it leave branches of one kind.
     pub async fn clean_workspace(&self, op: Op, agent: AgentId, force: bool, dry_run: bool) -> Result<Cleaned, Refused> {

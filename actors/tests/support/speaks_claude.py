@@ -28,6 +28,19 @@ if resumed and not os.path.exists(conversation):
     print(f"No conversation found with session ID: {session}", flush=True)
     sys.exit(1)
 
+if "-p" not in sys.argv:
+    # As a person uses it, at a terminal: each line is done, and what came of it is shown.
+    print(f"at the terminal of {session}", flush=True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for line in sys.stdin:
+        word, _, rest = line.strip().partition(" ")
+        if word == "exit":
+            sys.exit(0)
+        with open(conversation, "a") as file:
+            file.write(rest + "\n")
+        print(f"did {rest}", flush=True)
+    sys.exit(0)
+
 said = queue.Queue()
 
 
@@ -160,6 +173,10 @@ def turn(message):
             if line.startswith("Your process ended unexpectedly"):
                 last = "resumed"
                 text("resumed")
+            elif line.startswith("A person took this conversation over"):
+                with open(conversation) as file:
+                    last = "since then: " + ", ".join(file.read().split())
+                text(last)
             elif line.startswith("You do not seem to get on"):
                 last = "nudged"
             else:

@@ -52,6 +52,15 @@ pub enum TaskCommand {
     Interrupt { task: String },
     /// Say something to the coding agent that runs a task
     Say { task: String, text: String },
+    /// Take a coding agent's place: its program's own terminal goes on with the conversation, for `agent attach`
+    TakeOver { task: String },
+    /// Give a task that was taken over back to its agent, which goes on with the conversation
+    GiveBack {
+        task: String,
+        /// What the agent is told
+        #[arg(long)]
+        message: Option<String>,
+    },
     /// Cancel a task; what runs is stopped
     Cancel {
         #[arg(required = true)]
@@ -184,6 +193,14 @@ pub async fn run(client: &Client, show: Show, command: TaskCommand) -> Outcome {
         TaskCommand::Say { task, text } => {
             let input = json!({ "input": { "task": task, "text": text } });
             show.done(&client.get::<Value>(CODING, "TaskSay", input, "/messageTask/task").await?)
+        }
+        TaskCommand::TakeOver { task } => {
+            let input = json!({ "input": { "task": task } });
+            show.done(&client.get::<Value>(CODING, "TaskTakeOver", input, "/takeOverTask/task").await?)
+        }
+        TaskCommand::GiveBack { task, message } => {
+            let input = json!({ "input": { "task": task, "message": message } });
+            show.done(&client.get::<Value>(CODING, "TaskGiveBack", input, "/giveBackTask/task").await?)
         }
         TaskCommand::Retry(args) => Box::pin(retry::run(client, show, *args)).await,
     }

@@ -254,6 +254,30 @@ pub struct MessageTaskPayload {
     task: Task,
 }
 
+#[derive(InputObject)]
+pub struct TakeOverTaskInput {
+    operation_id: Option<ID>,
+    task: ID,
+}
+
+#[derive(SimpleObject)]
+pub struct TakeOverTaskPayload {
+    task: Task,
+}
+
+#[derive(InputObject)]
+pub struct GiveBackTaskInput {
+    operation_id: Option<ID>,
+    task: ID,
+    /// What the agent is told; that it was given back it is told in any case.
+    message: Option<String>,
+}
+
+#[derive(SimpleObject)]
+pub struct GiveBackTaskPayload {
+    task: Task,
+}
+
 #[derive(Default)]
 pub struct CodingMutation;
 
@@ -277,6 +301,19 @@ impl CodingMutation {
         let task = parse::id("task", &input.task)?;
         door(ctx)?.message_task(op(ctx, input.operation_id.as_ref())?, task, input.text).await?;
         Ok(MessageTaskPayload { task: found(ctx, task)? })
+    }
+    /// Ends the program of the coding agent that runs the task, and begins the program's own terminal on the same conversation.
+    /// Attach to it as to any agent's terminal. The agent goes on when that terminal ends, or when the task is given back.
+    async fn take_over_task(&self, ctx: &Context<'_>, input: TakeOverTaskInput) -> Result<TakeOverTaskPayload> {
+        let task = parse::id("task", &input.task)?;
+        door(ctx)?.take_over_task(op(ctx, input.operation_id.as_ref())?, task).await?;
+        Ok(TakeOverTaskPayload { task: found(ctx, task)? })
+    }
+    /// Ends the terminal by which the task was taken over; the agent goes on with the conversation.
+    async fn give_back_task(&self, ctx: &Context<'_>, input: GiveBackTaskInput) -> Result<GiveBackTaskPayload> {
+        let task = parse::id("task", &input.task)?;
+        door(ctx)?.give_back_task(op(ctx, input.operation_id.as_ref())?, task, input.message).await?;
+        Ok(GiveBackTaskPayload { task: found(ctx, task)? })
     }
     /// Removes the branches that attempts left in the repository of an agent that works in worktrees: those that are merged,
     /// and with `force` those that hold work that is nowhere else. None that is in use, and none of somebody else.

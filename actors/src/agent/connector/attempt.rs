@@ -143,8 +143,26 @@ fn sessions(data_dir: &Path, lease: Lease) -> Vec<PathBuf> {
     let name = |part: String| data_dir.join("sessions").join(format!("{}-{}-{part}", lease.task, lease.attempt));
     let runs = (0..).map(|run| run_dir(data_dir, lease, run)).take_while(|dir| dir.exists());
     let checks = (0..).map(|check| name(format!("check{check}"))).take_while(|dir| dir.exists());
+    let terminals = (0..).map(|number| terminal_dir(data_dir, lease, number)).take_while(|dir| dir.exists());
     let hooks = [name("setup".to_owned()), name("teardown".to_owned())].into_iter().filter(|dir| dir.exists());
-    [session_dir(data_dir, lease), gate_dir(data_dir, lease)].into_iter().chain(runs).chain(checks).chain(hooks).collect()
+    [session_dir(data_dir, lease), gate_dir(data_dir, lease)]
+        .into_iter()
+        .chain(runs)
+        .chain(terminals)
+        .chain(checks)
+        .chain(hooks)
+        .collect()
+}
+
+/// Of the terminal that a person took the attempt over with, counted from 0.
+pub(super) fn terminal_dir(data_dir: &Path, lease: Lease, number: u32) -> PathBuf {
+    data_dir.join("sessions").join(format!("{}-{}-terminal{number}", lease.task, lease.attempt))
+}
+
+/// The session with a terminal that an attempt has now, or had last: its program's, or a person's in its place.
+pub fn last_terminal_dir(data_dir: &Path, lease: Lease) -> PathBuf {
+    let taken = (0..).map(|number| terminal_dir(data_dir, lease, number)).take_while(|dir| dir.exists()).last();
+    taken.unwrap_or_else(|| session_dir(data_dir, lease))
 }
 
 fn run_dir(data_dir: &Path, lease: Lease, run: u32) -> PathBuf {

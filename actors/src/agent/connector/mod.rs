@@ -15,7 +15,7 @@ mod registry;
 mod secrets;
 mod worker;
 
-pub use attempt::{activity_dir, dirs, forget, lease_name, session_dir};
+pub use attempt::{activity_dir, dirs, forget, last_terminal_dir, lease_name, session_dir};
 pub use coding::Told;
 pub use registry::{ArtifactStore, ConnectorEnv, build};
 pub use secrets::{SecretFiles, SecretSource};

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::dialect::{Asked, Choice, Dialect, Heard, Line, Opening, Program, Want};
+use super::dialect::{Asked, Choice, Dialect, Heard, Line, Opening, Program, TerminalProgram, Want};
 use crate::agent::{
     activity::{Tokens, TurnEnd},
     coding::Permission,
@@ -184,6 +184,11 @@ impl Dialect for Acp {
             env.push(("CODEX_HOME", opening.home.join("codex").display().to_string()));
         }
         Program { args: Vec::new(), env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect() }
+    }
+
+    fn terminal(&self, _: &Opening) -> Option<TerminalProgram> {
+        // The protocol has no word for it, and each program its own way.
+        None
     }
 
     fn opening(&mut self, opening: &Opening) -> Vec<Line> {

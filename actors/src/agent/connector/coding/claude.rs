@@ -5,7 +5,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::dialect::{Asked, Dialect, Heard, Line, Opening, Program};
+use super::dialect::{Asked, Dialect, Heard, Line, Opening, Program, TerminalProgram};
 use crate::agent::{
     activity::{Tokens, TurnEnd},
     coding::Permission,
@@ -120,6 +120,27 @@ impl Dialect for Claude {
             env.push(("CLAUDE_CONFIG_DIR", opening.home.join("claude").display().to_string()));
         }
         Program { args, env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect() }
+    }
+
+    fn terminal(&self, opening: &Opening) -> Option<TerminalProgram> {
+        let mut args = vec!["--resume".to_owned(), opening.resume.clone()?, "--setting-sources".to_owned(), "user".to_owned()];
+        args.extend(opening.model.iter().flat_map(|model| ["--model".to_owned(), model.clone()]));
+        let instructions = opening.instructions.iter();
+        args.extend(instructions.flat_map(|words| ["--append-system-prompt".to_owned(), words.clone()]));
+        let mut env = vec![("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1".to_owned()), ("DISABLE_AUTOUPDATER", "1".to_owned())];
+        let mut settings = None;
+        if let Some(way) = &opening.models {
+            env.push(("ANTHROPIC_BASE_URL", format!("{}/anthropic", way.url)));
+            // As a key it would be asked about, and written into the program's settings.
+            env.push(("ANTHROPIC_AUTH_TOKEN", way.token.clone()));
+            let home = opening.home.join("claude");
+            env.push(("CLAUDE_CONFIG_DIR", home.display().to_string()));
+            let place = opening.workspace.display().to_string();
+            let known = json!({"hasCompletedOnboarding": true, "projects": {place: {"hasTrustDialogAccepted": true}}});
+            settings = Some((home.join(".claude.json"), known));
+        }
+        let env = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Some(TerminalProgram { args, env, settings })
     }
 
     fn opening(&mut self, opening: &Opening) -> Vec<Line> {

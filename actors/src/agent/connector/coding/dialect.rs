@@ -136,9 +136,20 @@ pub(super) struct Program {
     pub env: Vec<(String, String)>,
 }
 
+/// The program as a person uses it, at a terminal, on the same conversation.
+pub(super) struct TerminalProgram {
+    /// After what the client named.
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+    /// A file of the program's own that these are added to first, so that it does not ask what only its first user is asked.
+    pub settings: Option<(PathBuf, Value)>,
+}
+
 /// One protocol. What it keeps in memory between lines it must be able to do without after [`Dialect::is_settled`].
 pub(super) trait Dialect: Send + Sync {
     fn program(&self, opening: &Opening) -> Program;
+    /// None of one that cannot go on with a conversation there.
+    fn terminal(&self, opening: &Opening) -> Option<TerminalProgram>;
     /// Said to a new process before any prompt.
     fn opening(&mut self, opening: &Opening) -> Vec<Line>;
     /// `Err`: how the line breaks the protocol.

@@ -70,6 +70,7 @@ pub(super) enum Step {
     Over(Outcome),
     /// It has gone, or is of no use: how.
     Gone(String),
+    TakenOver,
 }
 
 /// The conversation with one process.
@@ -109,6 +110,12 @@ impl Engine<'_> {
             self.write(0, 0, vec![What::Began { session: None, why: None }, first])?;
         }
         loop {
+            if self.log.story.taken.is_some() {
+                match self.attended().await? {
+                    Some(outcome) => return Ok(outcome),
+                    None => continue,
+                }
+            }
             let run = self.log.story.run;
             let dir = self.attempt.run_dir(run);
             // Nothing more to come of it: the node died between its last words and the outcome.
@@ -124,6 +131,8 @@ impl Engine<'_> {
                     self.see_off(&session).await;
                     return Ok(outcome);
                 }
+                // Its program is seen off there: it may be another life of ours that does.
+                Ok(Step::TakenOver) => continue,
                 Ok(Step::Gone(how)) => how,
                 Err(fault) => {
                     // Nobody listens to it any more. Refused only when it has ended.
@@ -144,14 +153,13 @@ impl Engine<'_> {
 
     /// Another process on the same conversation, if there was one and it may.
     async fn begin_again(&mut self, run: u32, how: &str) -> Result<(), Fault> {
-        for open in self.log.story.open.values() {
-            self.attempt.shared.report(Report::Withdrawn { approval: open.approval }).await;
-        }
+        self.withdraw_all().await;
         let story = &self.log.story;
         let (heard, session) = (story.heard, story.session.clone().filter(|_| story.greeted));
         self.write(run, heard, vec![What::Died { how: how.to_owned() }])?;
-        if run >= self.spec.resumes_max {
-            let message = format!("its program ended {} times before it was done; the last time: {how}", run + 1);
+        let deaths = self.log.story.deaths;
+        if deaths > self.spec.resumes_max {
+            let message = format!("its program ended {deaths} times before it was done; the last time: {how}");
             return Err(Outcome::failed(message, true));
         }
         let story = &self.log.story;
@@ -173,7 +181,7 @@ impl Engine<'_> {
         Ok(())
     }
 
-    fn opening(&self, run: u32) -> Opening {
+    pub(super) fn opening(&self, run: u32) -> Opening {
         let shared = &self.attempt.shared;
         Opening {
             resume: self.log.story.session.clone(),
@@ -255,7 +263,11 @@ impl Engine<'_> {
             }
             let quiet = talk.last_word + Duration::from_millis(self.spec.quiet_ms);
             tokio::select! {
-                Some(order) = self.orders.recv() => self.obey(talk, order).await?,
+                Some(order) = self.orders.recv() => {
+                    if let Some(step) = self.obey(talk, order).await? {
+                        return Ok(step);
+                    }
+                }
                 bytes = tail.next() => match bytes {
                     Ok(Some(bytes)) => {
                         let mut whole = Vec::new();
@@ -324,7 +336,7 @@ impl Engine<'_> {
     }
 
     /// Its work is done: it may go, and is helped if it does not.
-    async fn see_off(&self, session: &Session) {
+    pub(super) async fn see_off(&self, session: &Session) {
         // Refused only when it has ended.
         let _ = session.close_stdin().await;
         if tokio::time::timeout(GO_WITHIN, session.wait()).await.is_err() {

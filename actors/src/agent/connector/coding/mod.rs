@@ -17,6 +17,7 @@ mod questions;
 mod recordings;
 mod story;
 mod stuck;
+mod taken;
 mod telling;
 
 use std::sync::Arc;
@@ -63,6 +64,10 @@ pub enum Told {
     Message { id: String, text: String, by: String },
     /// Its turn ends; it waits for a message.
     Interrupt { id: String, by: String },
+    /// Its program ends, and a person goes on with the conversation at a terminal.
+    TakeOver { id: String, by: String },
+    /// The terminal ends, and the agent goes on; with a message if there is one.
+    GiveBack { id: String, by: String, message: Option<String> },
 }
 
 struct Order {

@@ -36,6 +36,11 @@ pub(super) struct Story {
     /// Since the last prompt was taken up.
     pub ended: Option<(TurnEnd, Option<String>)>,
     pub nudges: u32,
+    /// Processes that ended when they should not have.
+    pub deaths: u32,
+    /// Who has taken it over, while somebody has.
+    pub taken: Option<String>,
+    pub takeovers: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -107,12 +112,14 @@ impl Story {
                 self.ended = Some((end.clone(), text.clone()));
             }
             What::Nudged { .. } => self.nudges += 1,
-            What::Said { .. }
-            | What::Thought { .. }
-            | What::Touched { .. }
-            | What::Interrupted { .. }
-            | What::Died { .. }
-            | What::Noted { .. } => {}
+            What::Died { .. } => self.deaths += 1,
+            What::TakenOver { by } => {
+                self.open.clear();
+                self.taken = Some(by.clone());
+                self.takeovers += 1;
+            }
+            What::GivenBack { .. } => self.taken = None,
+            What::Said { .. } | What::Thought { .. } | What::Touched { .. } | What::Interrupted { .. } | What::Noted { .. } => {}
         }
     }
 

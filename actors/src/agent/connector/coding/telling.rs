@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{
     Order, Told,
     dialect::Line,
-    engine::{Engine, Fault, STDIN_BYTES_MAX, Talk, new_id, tag_of},
+    engine::{Engine, Fault, STDIN_BYTES_MAX, Step, Talk, new_id, tag_of},
     story::Prompt,
     stuck::Watch,
 };
@@ -57,8 +57,9 @@ impl Engine<'_> {
         }
     }
 
-    pub(super) async fn obey(&mut self, talk: &mut Talk<'_>, order: Order) -> Result<(), Fault> {
+    pub(super) async fn obey(&mut self, talk: &mut Talk<'_>, order: Order) -> Result<Option<Step>, Fault> {
         let Order { what, reply } = order;
+        let mut step = None;
         let answer = match what {
             Told::Answer { approval, decision, by, message } => match self.log.story.request_of(approval) {
                 None => Err("it does not wait for this answer any more".to_owned()),
@@ -85,11 +86,22 @@ impl Engine<'_> {
                     Ok(())
                 }
             }
+            Told::TakeOver { id, by } => match self.take_over(by) {
+                Ok(taken) => {
+                    self.withdraw_all().await;
+                    self.write(talk.run, talk.dealt, vec![taken])?;
+                    self.interrupt(talk, &id).await?;
+                    step = Some(Step::TakenOver);
+                    Ok(())
+                }
+                Err(why) => Err(why),
+            },
+            Told::GiveBack { .. } => Err("nobody has taken it over".to_owned()),
         };
         talk.last_word = Instant::now();
         // Dropped if nobody waits for it any more.
         let _ = reply.send(answer);
-        Ok(())
+        Ok(step)
     }
 
     async fn interrupt(&mut self, talk: &mut Talk<'_>, id: &str) -> Result<(), Fault> {
