@@ -428,3 +428,37 @@ async fn a_vm_that_is_to_come_back_is_admitted_only_where_the_loss_of_the_fulles
     control.create_vm(op(), NewVm { memory_bytes: GIB, ..small("d") }).await.unwrap();
     here.stop().await;
 }
+
+/// Decided together, as one commit: each on what the others will have made.
+#[tokio::test(flavor = "multi_thread")]
+async fn vms_that_are_asked_for_at_once_never_share_a_name_nor_take_more_than_a_host_has() {
+    let here = Here::start().await;
+    let host = here.host("cpus=64&memoryGiB=16").await;
+    let control = here.control();
+    let mut asked = tokio::task::JoinSet::new();
+    for n in 0..60 {
+        let control = control.clone();
+        // Every name twice, and every operation twice.
+        let (name, operation) = (format!("vm-{}", n / 2 % 15), format!("op-{}", n % 30));
+        asked.spawn(async move { control.create_vm(named(&operation), small(&name)).await.map(|done| done.value.spec.id) });
+    }
+    let answers = asked.join_all().await;
+    let mut made: Vec<VmId> = answers.iter().filter_map(|answer| answer.as_ref().ok().copied()).collect();
+    made.sort_unstable();
+    made.dedup();
+    // Two GiB each.
+    assert_eq!(made.len(), 8, "{answers:?}");
+    for refused in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+        assert!(matches!(refused.code, Code::Conflict | Code::Refused), "{refused:?}");
+    }
+    let all = control.vms(&VmFilter::default(), None, 100).unwrap().items;
+    let mut names: Vec<_> = all.iter().map(|(_, vm)| vm.spec.name.clone()).collect();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!((all.len(), names.len()), (8, 8));
+    for vm in made {
+        control.remove_vm(op(), vm, true).await.unwrap();
+    }
+    nothing_left(&here, host).await;
+    here.stop().await;
+}

@@ -71,7 +71,7 @@ pub struct VmEntry {
     pub added_at: WallMs,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Fleet {
     pub hosts: BTreeMap<HostId, HostEntry>,
     pub vms: HashMap<VmId, VmEntry>,

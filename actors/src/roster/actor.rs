@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::{
     decide::{self, conflict},
     event::{self, NodeRecord, RosterEvent},
+    fleet::{Fleeting, Waiting},
     message::{Answer, RosterMsg},
 };
 use crate::{
@@ -37,7 +38,7 @@ const MOVES_PER_STEP: usize = 64;
 pub const DRAIN_WITHIN_MAX: Duration = Duration::from_secs(24 * 3600);
 
 pub struct Roster {
-    house: House,
+    pub(super) house: House,
 }
 
 #[derive(Default)]
@@ -47,8 +48,9 @@ pub struct State {
     looking: Option<TimerHandle>,
 }
 
-struct Acting {
+pub(super) struct Acting {
     term: u64,
+    pub(super) fleet: Fleeting,
     committer: Committer,
     /// By when what a draining node holds is stopped.
     drains: HashMap<NodeId, Instant>,
@@ -64,7 +66,7 @@ impl Roster {
     }
 }
 
-fn not_leading() -> Refused {
+pub(super) fn not_leading() -> Refused {
     Refused::new(Code::Unavailable, "this node does not lead; nothing happened")
 }
 
@@ -134,6 +136,7 @@ fn refuse(msg: RosterMsg) {
         RosterMsg::Admit { reply, .. } => reply.answer(Err(not_leading())),
         RosterMsg::Head { reply } => reply.answer(Err(not_leading())),
         RosterMsg::Movable { .. }
+        | RosterMsg::CommitFleet
         | RosterMsg::Leadership
         | RosterMsg::Tick
         | RosterMsg::LookAtBudgets
@@ -168,6 +171,7 @@ impl Roster {
         ctx.task(committing);
         let mut acting = Acting {
             term: leadership.term,
+            fleet: Fleeting::default(),
             committer,
             drains: HashMap::new(),
             movable: Vec::new(),
@@ -384,9 +388,9 @@ impl Roster {
                 Ok(())
             }
             RosterMsg::Fleet { change, operation, reply } => {
-                let events = directory.read(|known| decide::fleet(known, &change, operation.as_ref()));
-                self.answer(acting, operation, reply, change.key(), events).await
+                self.wait_for_fleet(ctx, acting, Waiting { change, operation, reply }).await
             }
+            RosterMsg::CommitFleet => self.commit_fleet(acting).await,
             RosterMsg::LookAtBudgets => self.warn(acting).await,
             RosterMsg::Leadership | RosterMsg::CommitFailed { .. } => Ok(()),
         }
@@ -477,13 +481,10 @@ impl Roster {
             Some((operation, before))
         });
         match before {
-            Some((operation, (input, key))) if input == operation.input => {
-                reply.answer(Ok(Committed { value: key, cursor: self.house.ledger.head() }));
+            Some((operation, (input, key))) => {
+                let answer = used_before(&operation, input, key);
+                reply.answer(answer.map(|value| Committed { value, cursor: self.house.ledger.head() }));
             }
-            Some((operation, _)) => reply.answer(Err(conflict(
-                "operationId",
-                format!("operation id {:?} was used before with another input; choose a new one", operation.id),
-            ))),
             None => match events {
                 Err(refused) => reply.answer(Err(refused)),
                 Ok(events) => {
@@ -496,7 +497,7 @@ impl Roster {
     }
 
     /// Waits for the disk: the roster changes seldom, and what follows needs the commit.
-    async fn commit(&self, acting: &mut Acting, events: Vec<RosterEvent>) -> Result<Cursor, Failure> {
+    pub(super) async fn commit(&self, acting: &mut Acting, events: Vec<RosterEvent>) -> Result<Cursor, Failure> {
         if events.is_empty() {
             return Ok(self.house.ledger.head());
         }
@@ -514,6 +515,15 @@ impl Roster {
         self.house.directory.catch_up()?;
         Ok(cursor)
     }
+}
+
+/// The answer to an operation that was done before.
+pub(super) fn used_before(operation: &Operation, input: [u8; 16], key: Key) -> Result<Key, Refused> {
+    if input == operation.input {
+        return Ok(key);
+    }
+    let message = format!("operation id {:?} was used before with another input; choose a new one", operation.id);
+    Err(conflict("operationId", message))
 }
 
 fn members(known: &crate::directory::Known) -> Vec<NodeRecord> {

@@ -129,6 +129,8 @@ pub enum RosterMsg {
     },
 
     // From itself.
+    /// Decides about the hosts and VMs that wait, and commits it.
+    CommitFleet,
     /// Looks whether a budget has come to what it warns at.
     LookAtBudgets,
     Leadership,

@@ -6,6 +6,7 @@
 pub mod actor;
 mod decide;
 pub mod event;
+mod fleet;
 pub mod message;
 #[cfg(test)]
 mod simulation;
