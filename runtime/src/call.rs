@@ -3,9 +3,12 @@
 //! An actor's mailbox in the actor library is unbounded; here every message is counted in and out, and one too many is
 //! refused with `Busy` and given back. What an actor had not handled when it died is dropped, and who asked hears so.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwapOption;
@@ -47,6 +50,8 @@ impl Drop for Ticket {
 
 /// How many may look into one actor at the same time.
 const OBSERVERS_MAX: usize = 16;
+/// Between tries of a message that has to come in, while the mailbox is full.
+const DELIVER_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
 impl<M: Send + 'static> ractor::Message for Envelope<M> {}
 
@@ -266,6 +271,19 @@ impl<M: Send + 'static> Addr<M> {
 
     pub fn tell(&self, msg: M) -> Result<(), TellError<M>> {
         self.0.tell(msg)
+    }
+
+    /// Tells it, and waits while its mailbox is full; false if this life of it is over. Dropping the future before it is
+    /// done has told nothing.
+    pub async fn deliver(&self, mut msg: M) -> bool {
+        loop {
+            match self.tell(msg) {
+                Ok(()) => return true,
+                Err(TellError::Gone(_)) => return false,
+                Err(TellError::Busy(back)) => msg = back,
+            }
+            tokio::time::sleep(DELIVER_AGAIN_AFTER).await;
+        }
     }
 
     /// Waits for the answer until `deadline`. Dropping the future leaves the question with the actor.

@@ -105,7 +105,7 @@ impl Agent {
         let me = ctx.addr().clone();
         ctx.task(async move {
             while let Some(report) = said.recv().await {
-                if !Box::pin(deliver(&me, AgentMsg::Report(*report))).await {
+                if !Box::pin(me.deliver(AgentMsg::Report(*report))).await {
                     return;
                 }
             }
@@ -329,7 +329,7 @@ impl Agent {
                     Err(StartFailure { message, output_tail: String::new() })
                 }
             };
-            deliver(&me, AgentMsg::Ready { result }).await;
+            me.deliver(AgentMsg::Ready { result }).await;
         });
         Ok(())
     }
@@ -483,7 +483,7 @@ impl Agent {
                 Ok(job) => connector.run(limited(&spec, job)).await,
                 Err(refused) => {
                     let outcome = failed(format!("its inputs could not be fetched: {refused}"), true);
-                    deliver(&me, AgentMsg::Report(Report::Ended { lease, outcome })).await;
+                    me.deliver(AgentMsg::Report(Report::Ended { lease, outcome })).await;
                 }
             }
         });
@@ -634,18 +634,5 @@ impl State {
     fn heeds(&mut self, by: u64) -> bool {
         self.coordinator = self.coordinator.max(by);
         by == self.coordinator
-    }
-}
-
-/// Waits while the mailbox is full; false if the actor is gone.
-async fn deliver(to: &hiveward_runtime::call::Addr<AgentMsg>, mut msg: AgentMsg) -> bool {
-    use hiveward_runtime::call::TellError;
-    loop {
-        match to.tell(msg) {
-            Ok(()) => return true,
-            Err(TellError::Gone(_)) => return false,
-            Err(TellError::Busy(back)) => msg = back,
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

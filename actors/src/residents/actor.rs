@@ -132,9 +132,7 @@ impl Behaviour for Residents {
                     () = directory.changed() => {}
                     changed = lease.changed(), if driven => driven = changed.is_ok(),
                 }
-                while let Err(TellError::Busy(_)) = me.tell(ResidentsMsg::Look) {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
+                me.deliver(ResidentsMsg::Look).await;
             }
         });
         Ok(state)
@@ -379,9 +377,7 @@ impl Residents {
             {
                 leftover::end(&house, agent).await;
             }
-            while let Err(TellError::Busy(_)) = me.tell(ResidentsMsg::Stopped(entity)) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            me.deliver(ResidentsMsg::Stopped(entity)).await;
         });
     }
 
@@ -468,11 +464,7 @@ impl Residents {
                 .collect()
                 .await;
             tokio::time::sleep(DRAIN_EVERY).await;
-            let mut msg = ResidentsMsg::Asked { idle };
-            while let Err(TellError::Busy(back)) = me.tell(msg) {
-                msg = back;
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            me.deliver(ResidentsMsg::Asked { idle }).await;
         });
     }
 

@@ -84,9 +84,7 @@ impl Behaviour for Roster {
         ctx.task(async move {
             // Nobody drives it any more: it stays as it is.
             while leader.changed().await.is_ok() {
-                while let Err(hiveward_runtime::call::TellError::Busy(_)) = me.tell(RosterMsg::Leadership) {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
+                me.deliver(RosterMsg::Leadership).await;
             }
         });
         Ok(state)

@@ -2,11 +2,7 @@
 
 use std::time::Duration;
 
-use hiveward_runtime::{
-    call::{Addr, TellError},
-    clock::Deadline,
-    ledger::Cursor,
-};
+use hiveward_runtime::{call::Addr, clock::Deadline, ledger::Cursor};
 use serde_json::{Value, json};
 
 use super::{message::SwarmMsg, state::Live};
@@ -23,7 +19,6 @@ use crate::{
 };
 
 const VIEWS_TIMEOUT: Duration = Duration::from_secs(60);
-const TELL_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// What a task's result is made of.
 pub(super) enum MadeOf {
@@ -66,11 +61,7 @@ pub(super) async fn run(house: House, coordinator: Addr<SwarmMsg>, task: TaskId,
         Ok(result) => (Some(result), None),
         Err(error) => (None, Some(error)),
     };
-    let mut msg = SwarmMsg::Aggregated { task, result, error };
-    while let Err(TellError::Busy(back)) = coordinator.tell(msg) {
-        msg = back;
-        tokio::time::sleep(TELL_AGAIN_AFTER).await;
-    }
+    coordinator.deliver(SwarmMsg::Aggregated { task, result, error }).await;
 }
 
 async fn collect(house: &House, made_of: &MadeOf, cursor: Cursor) -> Result<Body, String> {

@@ -98,9 +98,6 @@ pub struct Context<M: Send + 'static> {
     over: CancellationToken,
 }
 
-/// How long a timer waits to try again when the mailbox is full.
-const TIMER_RETRY: Duration = Duration::from_millis(10);
-
 impl<M: Send + 'static> Context<M> {
     pub fn addr(&self) -> &Addr<M> {
         &self.addr
@@ -154,11 +151,7 @@ impl<M: Send + 'static> Context<M> {
         let addr = self.addr.clone();
         TimerHandle(self.spawn(async move {
             tokio::time::sleep(wait).await;
-            let mut msg = msg;
-            while let Err(TellError::Busy(back)) = addr.tell(msg) {
-                msg = back;
-                tokio::time::sleep(TIMER_RETRY).await;
-            }
+            addr.deliver(msg).await;
         }))
     }
 
