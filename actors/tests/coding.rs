@@ -9,7 +9,7 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 use hiveward_actors::{
     agent::{
         activity::{Activity, What},
-        coding::{AnswerKind, CodingSpec, Permission, Policy, Rule, RulePermission, WorkspaceSpec},
+        coding::{AnswerKind, CodingSpec, Permission, Policy, Rule, RulePermission, WorkspaceSpec, WorktreeSpec},
         connector::{Ask, End, Job, Lease, Report, StopHow, Told, activity_dir, last_terminal_dir, session_dir},
         session::{self, Attached, SessionDir, Stream},
         spec::{ConnectorSpec, EnvVar},
@@ -183,6 +183,42 @@ async fn an_interrupted_turn_waits_for_a_message_and_goes_on_with_it() {
     bed.connector.tell(lease, allow(ask.approval)).await.unwrap();
     assert_eq!(bed.text_of(lease).await, "wrote two");
     assert_eq!(transcript(&bed, lease).matches("ann says: write two").count(), 1);
+    bed.connector.stop(AT_ONCE).await;
+    bed.nothing_left();
+}
+
+fn git(dir: &Path, args: &[&str]) {
+    let identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"];
+    let done = std::process::Command::new("git").arg("-C").arg(dir).args(identity).args(args).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+}
+
+#[tokio::test]
+async fn a_worktree_that_grows_beyond_its_bound_stops_its_attempt_and_others_go_on() {
+    let repository = tempfile::tempdir().unwrap();
+    git(repository.path(), &["init", "-q"]);
+    git(repository.path(), &["commit", "-q", "--allow-empty", "-m", "begin"]);
+    let worktree = WorktreeSpec {
+        repository: repository.path().to_owned(),
+        base: None,
+        must_change: false,
+        set_up: None,
+        tear_down: None,
+        bytes_max: Some(4 << 20),
+    };
+    let mut bed = Bed::new(coding(|spec| spec.workspace = WorkspaceSpec::Worktree(worktree.clone())));
+    bed.connector.start().await.unwrap();
+    let (large, small) = (bed.lease(), bed.lease());
+    bed.connector.run(prompt(large, "fill 8\nwait")).await;
+    bed.connector.run(prompt(small, "fill 1\nwait")).await;
+    let outcome = bed.end_of(large).await;
+    assert_eq!(outcome.end, End::Failed, "{outcome:?}");
+    let why = outcome.error.unwrap();
+    assert!(why.contains("its workspace took 8") && why.contains("more than 4194304"), "{why}");
+    does(&bed, small, |what| matches!(what, What::Heard { .. })).await;
+    bed.connector.tell(small, Told::Interrupt { id: "i".into(), by: "ann".into() }).await.unwrap();
+    bed.connector.tell(small, Told::Message { id: "m".into(), text: "say done".into(), by: "ann".into() }).await.unwrap();
+    assert_eq!(bed.end_of(small).await.end, End::Succeeded);
     bed.connector.stop(AT_ONCE).await;
     bed.nothing_left();
 }

@@ -156,6 +156,10 @@ def do(line):
             do("tool")
     if word == "tool":
         tool("Read", {"file_path": uuid.uuid4().hex}, "z")
+    if word == "fill":
+        with open("filled", "wb") as file:
+            file.write(b"\0" * (int(rest) << 20))
+        return "filled"
     if word == "env":
         return json.dumps({name: os.environ.get(name) for name in rest.split()})
     return line
