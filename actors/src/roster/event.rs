@@ -32,13 +32,25 @@ pub struct NodeRecord {
     /// Of the API tokens it was started with, for others to know its clients by.
     #[serde(default)]
     pub token_digests: Vec<String>,
+    /// Where browsers reach its gateway, such as `http://10.0.0.1:7700`; none if it has not said.
+    #[serde(default)]
+    pub gateway: Option<String>,
 }
 
 impl NodeRecord {
     /// Without labels, in no zone in particular.
     pub fn of_this_host(node: NodeId, raft_id: u64, address: String) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
-        Self { node, raft_id, address, labels: BTreeMap::new(), zone: String::new(), cores, token_digests: Vec::new() }
+        Self {
+            node,
+            raft_id,
+            address,
+            labels: BTreeMap::new(),
+            zone: String::new(),
+            cores,
+            token_digests: Vec::new(),
+            gateway: None,
+        }
     }
 }
 

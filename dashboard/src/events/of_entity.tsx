@@ -24,9 +24,10 @@ export type FullEvent = ResultOf<typeof FULL_EVENTS>['events'];
 const KEPT = 1_000;
 const SHOWN = 100;
 
-type Filter = { task?: string; stream?: string[] };
+type Filter = { task?: string; stream?: string[]; noun?: string[] };
 
-export function EntityEvents({ filter }: { filter: Filter }) {
+/** `about`: of those, only the ones that name this key. */
+export function EntityEvents({ filter, about }: { filter: Filter; about?: string }) {
   const key = JSON.stringify(filter);
   const [read, setRead] = useState<{ events: FullEvent[]; problem?: Problem; waited: boolean }>({
     events: [],
@@ -49,7 +50,7 @@ export function EntityEvents({ filter }: { filter: Filter }) {
     const stop = follow(FULL_EVENTS, () => ({ after: cursor, filter: JSON.parse(key) as Filter }), {
       take: ({ events: event }) => {
         cursor = event.cursor;
-        waiting.push(event);
+        if (!about || names(event, about)) waiting.push(event);
       },
       refused: (problem) => setRead((before) => ({ ...before, problem })),
     });
@@ -57,7 +58,7 @@ export function EntityEvents({ filter }: { filter: Filter }) {
       clearInterval(timer);
       stop();
     };
-  }, [key]);
+  }, [key, about]);
   const newest = [...read.events].reverse();
   return (
     <div>
@@ -78,6 +79,13 @@ export function EntityEvents({ filter }: { filter: Filter }) {
         </Button>
       )}
     </div>
+  );
+}
+
+function names(event: FullEvent, key: string): boolean {
+  return (
+    event.stream === key ||
+    (typeof event.data === 'object' && event.data !== null && Object.values(event.data).includes(key))
   );
 }
 

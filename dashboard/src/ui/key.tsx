@@ -15,6 +15,8 @@ export function keyPath(key: string): string | undefined {
   if (noun === 'task') return `/tasks/${key}`;
   if (noun === 'agent') return `/agents/${key}`;
   if (noun === 'swarm') return `/swarms/${key}`;
+  if (noun === 'host') return `/hosts/${key}`;
+  if (noun === 'vm') return `/vms/${key}`;
   if (noun === 'node') return `/cluster`;
   return undefined;
 }

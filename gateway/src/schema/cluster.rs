@@ -18,6 +18,7 @@ use super::{
     scalars::{BigInt, Cursor, DateTime},
     task::Label,
 };
+use crate::origin::is_origin;
 
 /// How long nodes may take to say how they are; who does not is shown as not answering.
 const REPORT_WITHIN: Duration = Duration::from_millis(800);
@@ -148,6 +149,10 @@ impl ClusterNode {
     /// Where its peers reach it.
     async fn address(&self) -> &str {
         &self.view.address
+    }
+    /// Where browsers reach its gateway; absent if it has not said.
+    async fn gateway_url(&self) -> Option<&str> {
+        self.view.gateway.as_deref().filter(|url| is_origin(url))
     }
     async fn zone(&self) -> Option<&str> {
         Some(&*self.view.zone).filter(|zone| !zone.is_empty())
