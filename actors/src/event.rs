@@ -41,6 +41,7 @@ pub struct EventFilter {
     pub noun: Vec<String>,
     pub kind: Vec<String>,
     pub task: Option<TaskId>,
+    pub agent: Option<AgentId>,
 }
 
 impl EventFilter {
@@ -57,6 +58,7 @@ impl EventFilter {
             && (self.noun.is_empty() || self.noun.iter().any(|noun| noun == event.stream.noun()))
             && (self.kind.is_empty() || self.kind.iter().any(|kind| **kind == *event.kind))
             && (self.task.is_none() || matches!(event.stream.noun(), SwarmId::NOUN | usage::NOUN))
+            && (self.agent.is_none() || event.stream.noun() != VmId::NOUN)
     }
 
     /// Whether a record that was made for nobody in particular is wanted.
@@ -64,6 +66,7 @@ impl EventFilter {
         self.wants_stream(&record.stream)
             && (self.noun.is_empty() || self.noun.iter().any(|noun| noun == record.stream.noun()))
             && (self.kind.is_empty() || self.kind.iter().any(|kind| **kind == *record.kind))
+            && self.agent.is_none_or(|agent| record.agent == Some(agent))
             && self.task.is_none_or(|task| record.task == Some(task) || names_task(&record.data, task))
     }
 }

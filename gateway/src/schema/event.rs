@@ -63,6 +63,8 @@ pub struct EventFilter {
     kind: Option<Vec<String>>,
     /// Only about this task.
     task: Option<ID>,
+    /// Only about this agent.
+    agent: Option<ID>,
 }
 
 impl EventFilter {
@@ -73,6 +75,7 @@ impl EventFilter {
             noun: self.noun.unwrap_or_default(),
             kind: self.kind.unwrap_or_default(),
             task: parse::optional("filter.task", self.task.as_ref())?,
+            agent: parse::optional("filter.agent", self.agent.as_ref())?,
         })
     }
 }

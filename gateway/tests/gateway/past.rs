@@ -50,6 +50,24 @@ async fn events_are_read_from_the_newest_back_to_the_first_each_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn events_of_one_agent_are_its_own() {
+    let node = TestNode::start().await;
+    let agents = node.ok("{agents{nodes{id}}}", json!({})).await["agents"]["nodes"].take();
+    for agent in agents.as_array().unwrap() {
+        let input = json!({"i": {"agent": agent["id"], "command": {"argv": ["true"]}}});
+        let done = node.ok("mutation($i:SubmitTaskInput!){submitTask(input:$i){task{id}}}", input).await;
+        node.ended(&done["submitTask"]["task"]["id"]).await;
+    }
+    let read = "query($a:ID){events(last:500,filter:{agent:$a}){nodes{kind agent}}}";
+    let found = node.ok(read, json!({"a": agents[0]["id"]})).await;
+    let found = found["events"]["nodes"].as_array().unwrap();
+    assert!(found.iter().all(|event| event["agent"] == agents[0]["id"]));
+    assert!(found.iter().any(|event| event["kind"] == "TaskAttemptEnded"));
+    assert_eq!(node.refused(read, json!({"a": "nobody"})).await.1.as_deref(), Some("filter.agent"));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_moment_parts_the_events_before_it_from_those_after() {
     let node = TestNode::start().await;
     submit(&node, 6, "early").await;
