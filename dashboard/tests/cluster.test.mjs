@@ -74,7 +74,7 @@ describe('three nodes', () => {
     await Promise.all([live(mine), live(theirs)]);
     // The other screens are fetched ahead, for just this.
     await mine.waitForFunction(() =>
-      performance.getEntriesByType('resource').some(({ name }) => /\/spend-/.test(name)),
+      performance.getEntriesByType('resource').some(({ name }) => /\/graph-/.test(name)),
     );
     await mine.evaluate(() => {
       window.__sameLoad = true;
@@ -117,11 +117,14 @@ describe('three nodes', () => {
     );
     // What it shows and what it changes comes from there too.
     await mine.getByRole('link', { name: 'Swarms', exact: true }).click();
+    await mine.getByRole('link', { name: 'default' }).click();
+    await mine.locator('.react-flow__node', { hasText: 'spread' }).first().waitFor();
+    await mine.getByRole('link', { name: 'Swarms', exact: true }).click();
     await mine.getByRole('link', { name: 'meanwhile' }).click();
-    await mine.getByRole('button', { name: 'Scale' }).click();
-    await mine.getByRole('dialog').getByLabel('Agents it shall have').fill('1');
-    await mine.getByRole('dialog').getByRole('button', { name: 'Scale' }).click();
-    await mine.locator('.react-flow__node', { hasText: 'meanwhile' }).first().waitFor();
+    await mine.getByRole('button', { name: 'Remove' }).click();
+    await mine.getByRole('dialog').getByRole('button', { name: 'Remove' }).click();
+    await mine.getByRole('heading', { name: 'Swarms', exact: true }).waitFor();
+    await mine.getByRole('link', { name: 'meanwhile' }).waitFor({ state: 'detached' });
     await live(mine);
     assert.equal(await mine.evaluate(() => window.__sameLoad), true, 'it went on without a reload');
     assert.equal(await mine.evaluate(() => location.origin), nodes[victim].url);

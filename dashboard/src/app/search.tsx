@@ -3,7 +3,7 @@ import { Combobox, Group, Loader, Modal, ScrollArea, Text, TextInput, useCombobo
 import { useDebouncedValue } from '@mantine/hooks';
 import { useNavigate } from '@tanstack/react-router';
 import { Search as SearchIcon } from 'lucide-react';
-import { useEffect, useState } from 'react';
+import { useLayoutEffect, useState } from 'react';
 import { graphql } from '../live/graphql';
 import { never, useLive } from '../live/use_live';
 import { keyPath, shortKey } from '../ui/key';
@@ -52,11 +52,12 @@ export default function Search({ close }: { close: () => void }) {
       found.push({ value: `/tasks/${id}`, label: title, note: shortKey(id), status, group: 'Tasks' });
   }
   const groups = [...new Set(found.map((each) => each.group))];
-  const count = found.length;
-  // biome-ignore lint/correctness/useExhaustiveDependencies: what is found changes with them
-  useEffect(() => {
-    if (count > 0) combobox.selectFirstOption();
-  }, [settled, count]);
+  const values = found.map(({ value }) => value).join();
+  // Before anybody can press Enter: which option is meant is kept on its element, and those are others now.
+  // biome-ignore lint/correctness/useExhaustiveDependencies: what is found is all that matters
+  useLayoutEffect(() => {
+    if (values !== '') combobox.selectFirstOption();
+  }, [values]);
   return (
     <Modal
       opened

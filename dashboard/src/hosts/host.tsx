@@ -17,7 +17,7 @@ import { Ago } from '../ui/time';
 import { VmTable } from '../vms/table';
 import { HEAT, percent, share, step } from './heat';
 import { useCpuTimes } from './hosts';
-import { MEASURED_EVERY_MS, touchesFleet, VMS, type VmRow } from './query';
+import { FLEET_PAGE, MEASURED_EVERY_MS, touchesFleet, VMS, type VmRow } from './query';
 
 const HOST = graphql(`
   query Host($id: ID!, $atLeast: Cursor) {
@@ -64,7 +64,10 @@ function Loaded({
   live: { stale: boolean; at: number };
   refresh: () => void;
 }) {
-  const vms = useAll(VMS, { filter: { host: host.id } }, (data) => data.vms, touchesFleet, MEASURED_EVERY_MS);
+  const vms = useAll(VMS, { filter: { host: host.id } }, (data) => data.vms, touchesFleet, {
+    everyMs: MEASURED_EVERY_MS,
+    page: FLEET_PAGE,
+  });
   const cpus = useCpuTimes(vms.rows, vms.at);
   const left = vms.rows.filter(({ status }) => TO_BE_STOPPED.has(status)).length;
   return (
@@ -101,7 +104,7 @@ function Loaded({
             </dd>
             <dt>Overcommit</dt>
             <dd className="num">
-              {host.cpuOvercommit} CPUs promised per CPU, {host.memoryOvercommit} bytes per byte
+              {many(host.cpuOvercommit, 'CPU')} promised for each, {many(host.memoryOvercommit, 'byte')} of memory
             </dd>
             {host.zone && (
               <>

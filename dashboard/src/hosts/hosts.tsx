@@ -1,5 +1,6 @@
 // All hosts as a heat map, by what is promised of them or what is used, and the VMs on them.
-import { Alert, Group, SegmentedControl, Text } from '@mantine/core';
+import { Alert, Group, NativeSelect, SegmentedControl, Text } from '@mantine/core';
+import { useViewportSize } from '@mantine/hooks';
 import { getRouteApi, Link } from '@tanstack/react-router';
 import { useEffect, useMemo, useRef, useState } from 'react';
 import type { HostSearch } from '../app/router';
@@ -11,7 +12,7 @@ import { Tile } from '../ui/tile';
 import { VmTable } from '../vms/table';
 import { RegisterHost } from './add';
 import { type CpuTimes, cpusUsed, cpuTimes, HEAT, type HeatBy, percent, share, step } from './heat';
-import { HOSTS, type HostRow, MEASURED_EVERY_MS, touchesFleet, VMS, type VmRow } from './query';
+import { FLEET_PAGE, HOSTS, type HostRow, MEASURED_EVERY_MS, touchesFleet, VMS, type VmRow } from './query';
 
 const route = getRouteApi('/hosts');
 
@@ -36,14 +37,19 @@ export function Hosts() {
   const navigate = route.useNavigate();
   const change = (next: Partial<HostSearch>) =>
     void navigate({ search: (before) => ({ ...before, ...next }), replace: true });
-  const hosts = useAll(HOSTS, {}, (data) => data.hosts, touchesFleet);
-  const vms = useAll(VMS, {}, (data) => data.vms, touchesFleet, MEASURED_EVERY_MS);
+  const hosts = useAll(HOSTS, {}, (data) => data.hosts, touchesFleet, { page: FLEET_PAGE });
+  const vms = useAll(VMS, {}, (data) => data.vms, touchesFleet, {
+    everyMs: MEASURED_EVERY_MS,
+    page: FLEET_PAGE,
+  });
   const cpus = useCpuTimes(vms.rows, vms.at);
   const by = HEAT.find((each) => each.by === search.by)?.by ?? 'cpu';
   const shownVms = useMemo(
     () => vms.rows.filter(({ status }) => !search.status || search.status.includes(status)),
     [vms.rows, search.status],
   );
+  const { width } = useViewportSize();
+  const narrow = width > 0 && width < 768;
   const sums = useMemo(() => summed(hosts.rows), [hosts.rows]);
   return (
     <div className="page">
@@ -59,12 +65,14 @@ export function Hosts() {
           </Shown>
         </div>
       ) : hosts.rows.length === 0 ? (
-        <div className="card">
-          <Empty title="There are no hosts">
-            A host is a machine that runs VMs. Add one here, or with <code>hiveward host add qemu:///system</code>; to
-            try it without a hypervisor, <code>hiveward host add simulated://one</code>.
-          </Empty>
-        </div>
+        hosts.problem === undefined && (
+          <div className="card">
+            <Empty title="There are no hosts">
+              A host is a machine that runs VMs. Add one here, or with <code>hiveward host add qemu:///system</code>; to
+              try it without a hypervisor, <code>hiveward host add simulated://one</code>.
+            </Empty>
+          </div>
+        )
       ) : (
         <>
           <div className="tiles" data-stale={hosts.stale ? 'true' : undefined}>
@@ -93,13 +101,23 @@ export function Hosts() {
             title="Hosts"
             live={hosts}
             right={
-              <SegmentedControl
-                size="xs"
-                aria-label="What the colours say"
-                value={by}
-                onChange={(value) => change({ by: value === 'cpu' ? undefined : value })}
-                data={HEAT.map((each) => ({ value: each.by, label: each.label }))}
-              />
+              narrow ? (
+                <NativeSelect
+                  size="xs"
+                  aria-label="What the colours say"
+                  value={by}
+                  onChange={({ currentTarget: { value } }) => change({ by: value === 'cpu' ? undefined : value })}
+                  data={HEAT.map((each) => ({ value: each.by, label: each.label }))}
+                />
+              ) : (
+                <SegmentedControl
+                  size="xs"
+                  aria-label="What the colours say"
+                  value={by}
+                  onChange={(value) => change({ by: value === 'cpu' ? undefined : value })}
+                  data={HEAT.map((each) => ({ value: each.by, label: each.label }))}
+                />
+              )
             }
           >
             <HeatMap hosts={hosts.rows} vms={vms.rows} by={by} cpus={cpus} />

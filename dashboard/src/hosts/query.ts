@@ -33,6 +33,9 @@ export const VMS = graphql(`
 export type HostRow = ResultOf<typeof HOSTS>['hosts']['nodes'][number];
 export type VmRow = ResultOf<typeof VMS>['vms']['nodes'][number];
 
+/** Rows of a page: what a query may cost is bounded. */
+export const FLEET_PAGE = 100;
+
 /** How often what hypervisors measure is read again: no event tells of it. */
 export const MEASURED_EVERY_MS = 5_000;
 

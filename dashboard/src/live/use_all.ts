@@ -30,7 +30,7 @@ export function useAll<Data, Variables extends PageVariables, Row>(
   variables: Variables,
   pick: (data: Data) => Connected<Row>,
   touches: (event: FeedEvent) => boolean,
-  everyMs?: number,
+  { everyMs, page = PAGE }: { everyMs?: number; page?: number } = {},
 ): All<Row> {
   const key = JSON.stringify(variables);
   const [state, setState] = useState<{
@@ -56,7 +56,7 @@ export function useAll<Data, Variables extends PageVariables, Row>(
       let more = true;
       try {
         while (more && rows.length < ROWS_MAX) {
-          const asked = { ...latest.current.variables, first: PAGE, after, atLeast } as Variables;
+          const asked = { ...latest.current.variables, first: page, after, atLeast } as Variables;
           const found = latest.current.pick(await request(document, asked, signal));
           if (signal.aborted) return undefined;
           rows.push(...found.nodes);
@@ -89,7 +89,7 @@ export function useAll<Data, Variables extends PageVariables, Row>(
     });
     again.current = reading.refresh;
     return reading.end;
-  }, [key, document, everyMs]);
+  }, [key, document, everyMs, page]);
 
   const { state: standing, epoch } = connection.useConnection();
   const refresh = useCallback(() => again.current(), []);

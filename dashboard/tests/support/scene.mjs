@@ -14,6 +14,8 @@ export function claude() {
 }
 
 export async function scene() {
+  // Installed, if it must be, before anything waits for an answer.
+  claude();
   const node = await Node.start({ args: ['--scripted-model'] });
   try {
     return await filled(node);
