@@ -20,6 +20,9 @@ const KEPT = 5_000;
 /** While it is paused so many are held back; then the stream itself is left and gone on with later, by its cursor. */
 const HELD_MAX = 5_000;
 const GATHER_MS = 120;
+/** Nobody reads so many at once: when more than `STORM` came, the next are shown later. */
+const STORM = 20;
+const STORM_GATHER_MS = 600;
 
 const BEFORE = graphql(`query EventBefore($until: DateTime) { events(last: 1, until: $until) { nodes { cursor } } }`);
 
@@ -111,7 +114,9 @@ function useStream(search: EventSearch, paused: boolean): Read & { held: number 
       },
       refused: (problem) => setRead((before) => ({ ...before, problem })),
     });
-    const timer = setInterval(() => {
+    let timer: ReturnType<typeof setTimeout>;
+    const show = () => {
+      timer = setTimeout(show, waiting.current.length > STORM ? STORM_GATHER_MS : GATHER_MS);
       if (pausing.current) {
         setHeld(waiting.current.length);
         return;
@@ -124,10 +129,11 @@ function useStream(search: EventSearch, paused: boolean): Read & { held: number 
         const all = [...events.reverse(), ...before.events];
         return { ...before, events: all.slice(0, KEPT), dropped: before.dropped + Math.max(0, all.length - KEPT) };
       });
-    }, GATHER_MS);
+    };
+    timer = setTimeout(show, GATHER_MS);
     return () => {
       stop();
-      clearInterval(timer);
+      clearTimeout(timer);
     };
   }, [key, full, ready]);
   return { ...read, held };
@@ -158,7 +164,7 @@ export function Events() {
     count: events.length,
     getScrollElement: () => scroller.current,
     estimateSize: () => 32,
-    overscan: 20,
+    overscan: 6,
     getItemKey: (index) => events[index]?.cursor ?? index,
   });
   return (

@@ -113,7 +113,9 @@ export function EventDetail({ event }: { event: FullEvent }) {
         <span className="clip" style={{ display: 'inline-flex', gap: '0.8rem' }}>
           {event.task && <KeyLink id={event.task} />}
           {event.agent && <KeyLink id={event.agent} />}
-          {!event.task && event.stream !== event.agent && <KeyLink id={event.stream} />}
+          {named(event).map((key) => (
+            <KeyLink key={key} id={key} />
+          ))}
         </span>
         <span className="dim clip event-brief">{brief(event.data)}</span>
       </div>
@@ -128,6 +130,17 @@ export function EventDetail({ event }: { event: FullEvent }) {
     </div>
   );
 }
+
+/** Whose event it is, or whom it names: the roster's own key leads nowhere. */
+function named(event: FullEvent): string[] {
+  if (event.task || event.stream === event.agent) return [];
+  if (!event.stream.startsWith('roster_')) return [event.stream];
+  const values = typeof event.data === 'object' && event.data !== null ? Object.values(event.data) : [];
+  const keys = values.filter((value): value is string => typeof value === 'string' && KEY.test(value));
+  return [...new Set(keys)].filter((key) => key !== event.agent).slice(0, 3);
+}
+
+const KEY = /^(agent|swarm|host|vm|node)_[0-9a-f]{32}$/;
 
 /** An end is as good as what ended. */
 function toneOf(event: FullEvent) {
