@@ -53,7 +53,7 @@ const screens = () => ({
   vm: [`/ui/vms/${hive.vm.placed}`, 'text=(chosen)'],
   'vm-failed': [`/ui/vms/${hive.vm.broken}`, 'text=there is no image'],
   cluster: ['/ui/cluster', 'text=Certificate'],
-  events: ['/ui/events?from=start', 'text=Task submitted >> nth=0'],
+  events: ['/ui/events?from=start', '.event >> nth=5'],
   metrics: ['/ui/metrics', 'canvas >> nth=5'],
   spend: ['/ui/spend', 'progress'],
   nowhere: ['/ui/no-such-screen', 'text=There is no such page'],

@@ -242,7 +242,7 @@ function Operations({ vm }: { vm: VmData }) {
   const newest = [...vm.operations].reverse();
   if (newest.length === 0) return <Empty title="Nothing was asked of it yet" />;
   return (
-    <div className="scroll-x">
+    <section className="scroll-x" tabIndex={0} aria-label="Operations">
       <table className="plain">
         <thead>
           <tr>
@@ -275,7 +275,7 @@ function Operations({ vm }: { vm: VmData }) {
           ))}
         </tbody>
       </table>
-    </div>
+    </section>
   );
 }
 
@@ -295,7 +295,7 @@ function Placement({ vm, names }: { vm: VmData; names: Map<string, string> }) {
         {asked.length > 0 && `; it wants to be ${asked.join(', ')}`}.
       </Text>
       {placement.scores.length > 0 && (
-        <div className="scroll-x">
+        <section className="scroll-x" tabIndex={0} aria-label="Scores of hosts">
           <table className="plain">
             <thead>
               <tr>
@@ -309,9 +309,11 @@ function Placement({ vm, names }: { vm: VmData; names: Map<string, string> }) {
                 <tr key={host} style={index === 0 ? { fontWeight: 650 } : undefined}>
                   <td>
                     <KeyLink id={host} name={names.get(host)} />
+                  </td>
+                  <td className="num">
+                    {score.toFixed(3)}
                     {index === 0 && ' (chosen)'}
                   </td>
-                  <td className="num">{score.toFixed(3)}</td>
                   <td aria-hidden>
                     <span className="bar">
                       <span style={{ width: `${top > 0 ? (Math.abs(score) / top) * 100 : 0}%` }} />
@@ -321,7 +323,7 @@ function Placement({ vm, names }: { vm: VmData; names: Map<string, string> }) {
               ))}
             </tbody>
           </table>
-        </div>
+        </section>
       )}
       {placement.leftOut.length > 0 && (
         <>
