@@ -103,6 +103,26 @@ test('a silent node is asked less and less often, a refusal only once', async ()
   reading.end();
 });
 
+test('a page of a list that was refused is still due, and is not asked again until something has changed', async () => {
+  let asked = 0;
+  const reading = keepReading({
+    read: async () => {
+      asked += 1;
+      return new Problem('INVALID', 'no');
+    },
+    due: () => true,
+    spoil: () => {},
+    touches: () => true,
+    pace: () => 500,
+  });
+  await vi.advanceTimersByTimeAsync(60_000);
+  expect(asked).toBe(1);
+  event('any');
+  await vi.advanceTimersByTimeAsync(60_000);
+  expect(asked).toBe(2);
+  reading.end();
+});
+
 test('a beat goes on by itself, and ends with the screen', async () => {
   const reading = start(2_000);
   await vi.advanceTimersByTimeAsync(6_000);
