@@ -28,16 +28,17 @@ test: dashboard ## Every test that fits in CI.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) nextest run --workspace
+	$(MAKE) test-dashboard
 
-test-dashboard: dashboard ## The dashboard: lint, unit tests, and a real browser against real nodes.
+test-dashboard: dashboard ## The dashboard: lint, pictures, unit tests, and a real browser against real nodes.
 	deploy/install-tools.sh dashboard
 	$(CARGO) build --bin hiveward
-	cd dashboard && npm run lint && npm run unit && HIVEWARD_BIN="$(TARGET)/debug/hiveward" npm run browser
+	cd dashboard && { [ -d node_modules ] || npm ci --no-audit --no-fund; } && npm run lint && npm run pictures && npm run unit && HIVEWARD_BIN="$(TARGET)/debug/hiveward" npm run browser
 
 screenshots: dashboard ## Renews docs/screenshots, which the browser tests make.
 	deploy/install-tools.sh dashboard
 	$(CARGO) build --bin hiveward
-	cd dashboard && HIVEWARD_BIN="$(TARGET)/debug/hiveward" npm run screenshots
+	cd dashboard && { [ -d node_modules ] || npm ci --no-audit --no-fund; } && HIVEWARD_BIN="$(TARGET)/debug/hiveward" npm run screenshots
 
 test-cluster: ## Clusters of real processes under faults: kills, freezes, partitions, full disks, drains, intruders.
 	deploy/install-tools.sh test

@@ -7,6 +7,7 @@ mod attach;
 mod check;
 mod coding;
 mod command;
+mod fault_points;
 mod host;
 mod nodes;
 mod query;
@@ -41,6 +42,7 @@ pub use crate::{
 pub(crate) use attach::Keys;
 pub use attach::{Said, Terminal};
 pub use check::{DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef, TaskEdit};
+pub use fault_points::FAULT_POINTS;
 pub use host::NewHost;
 pub use nodes::{DrainView, NodeView, TOKEN_TTL_MAX};
 pub(crate) use query::resident_bytes;

@@ -41,6 +41,7 @@ pub struct EventFilter {
     pub noun: Vec<String>,
     pub kind: Vec<String>,
     pub task: Option<TaskId>,
+    pub agent: Option<AgentId>,
 }
 
 impl EventFilter {
@@ -57,6 +58,7 @@ impl EventFilter {
             && (self.noun.is_empty() || self.noun.iter().any(|noun| noun == event.stream.noun()))
             && (self.kind.is_empty() || self.kind.iter().any(|kind| **kind == *event.kind))
             && (self.task.is_none() || matches!(event.stream.noun(), SwarmId::NOUN | usage::NOUN))
+            && (self.agent.is_none() || event.stream.noun() != VmId::NOUN)
     }
 
     /// Whether a record that was made for nobody in particular is wanted.
@@ -64,6 +66,7 @@ impl EventFilter {
         self.wants_stream(&record.stream)
             && (self.noun.is_empty() || self.noun.iter().any(|noun| noun == record.stream.noun()))
             && (self.kind.is_empty() || self.kind.iter().any(|kind| **kind == *record.kind))
+            && self.agent.is_none_or(|agent| record.agent == Some(agent))
             && self.task.is_none_or(|task| record.task == Some(task) || names_task(&record.data, task))
     }
 }
@@ -242,6 +245,68 @@ pub fn read(ledger: &Ledger, after: Cursor, filter: &EventFilter, first: usize) 
         }
     }
     Ok(found)
+}
+
+/// The last events before a cursor that are wanted, oldest first; and what to go on before, if there may be older ones.
+pub fn read_back(
+    ledger: &Ledger,
+    before: Cursor,
+    not_before: Cursor,
+    filter: &EventFilter,
+    last: usize,
+) -> Result<(Vec<EventRecord>, Option<Cursor>), Refused> {
+    /// Looked through for one page.
+    const EVENTS_PER_PAGE_MAX: u64 = 100_000;
+    const WINDOW: u64 = 4096;
+    let mut floor = not_before.0;
+    // The newest that is looked at next.
+    let mut to = before.0.saturating_sub(1).min(ledger.head().0);
+    let lowest = to.saturating_sub(EVENTS_PER_PAGE_MAX);
+    let mut found: Vec<EventRecord> = Vec::new();
+    while to > floor && to > lowest && found.len() < last {
+        let from = floor.max(to.saturating_sub(WINDOW));
+        let events = match ledger.read(Cursor(from), usize::try_from(to - from).unwrap_or(usize::MAX)) {
+            Err(ReadError::Compacted { oldest }) if oldest.0 < to && oldest.0 > floor => {
+                floor = oldest.0;
+                continue;
+            }
+            Err(ReadError::Compacted { .. }) => break,
+            read => read.map_err(unreadable)?,
+        };
+        for event in events.iter().rev().filter(|event| event.cursor.0 <= to && filter.may_want(event)) {
+            let record = record(event)?;
+            if filter.wants(&record) {
+                found.push(record);
+                if found.len() == last {
+                    to = event.cursor.0 - 1;
+                    break;
+                }
+            }
+        }
+        if found.len() < last {
+            to = from;
+        }
+    }
+    found.reverse();
+    Ok((found, (to > floor).then_some(Cursor(to + 1))))
+}
+
+/// The last cursor whose event happened before a moment, by the clock of who led then.
+pub fn cursor_before(ledger: &Ledger, moment: WallMs) -> Result<Cursor, Refused> {
+    let (mut from, mut to) = (0, ledger.head().0);
+    // The events up to `from` happened before it, those after `to` did not.
+    while from < to {
+        let middle = from + (to - from) / 2;
+        match ledger.read(Cursor(middle), 1) {
+            Ok(events) => match events.first() {
+                Some(event) if event.at.0 < moment.0 => from = event.cursor.0,
+                _ => to = middle,
+            },
+            Err(ReadError::Compacted { oldest }) if oldest.0 > middle => from = oldest.0.min(to),
+            Err(error) => return Err(unreadable(error)),
+        }
+    }
+    Ok(Cursor(from))
 }
 
 pub fn unreadable(error: ReadError) -> Refused {

@@ -62,6 +62,26 @@ pub struct NodeConfig {
     pub cluster: Option<ClusterConfig>,
     /// Of the tokens that its gateway accepts, for other nodes to accept them too.
     pub token_digests: Vec<String>,
+    /// Where browsers reach its gateway, told to the other nodes.
+    pub gateway: Option<GatewayAt>,
+}
+
+/// Where browsers reach a node's gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GatewayAt {
+    /// An origin, such as `https://hive.example`.
+    Url(String),
+    /// Over plain HTTP, on the host where peers reach the node.
+    Port(u16),
+}
+
+impl GatewayAt {
+    fn url(&self, cluster_address: &str) -> Option<String> {
+        match self {
+            Self::Url(url) => Some(url.clone()),
+            Self::Port(port) => cluster_address.rsplit_once(':').map(|(host, _)| format!("http://{host}:{port}")),
+        }
+    }
 }
 
 impl NodeConfig {
@@ -76,6 +96,7 @@ impl NodeConfig {
             transcripts: TranscriptRetention::default(),
             cluster: None,
             token_digests: Vec::new(),
+            gateway: None,
         }
     }
 }
@@ -176,6 +197,7 @@ impl Node {
                     labels: settings.labels.clone(),
                     zone: settings.zone.clone().unwrap_or_default(),
                     token_digests: config.token_digests.clone(),
+                    gateway: config.gateway.as_ref().and_then(|gateway| gateway.url(&cluster.address)),
                     ..NodeRecord::of_this_host(id, cluster.raft_id(), cluster.address.clone())
                 };
                 let (identity, node_changes) = (Some(cluster.identity.clone()), removals.clone());

@@ -57,17 +57,35 @@ describe('three nodes', () => {
     await page.context().close();
   });
 
-  test('one is killed: a page of another shows it lost and stays live; its own page says so, and recovers when it is back', async () => {
+  test('the node that serves a page is killed: the page goes on from another address, with every event once; pages of others show it lost', async () => {
     const cluster = await ids(nodes[0]);
     const victim = nodes.findIndex((node) => of(cluster, node) === cluster.leader.id);
     const other = nodes[(victim + 1) % 3];
+    const addresses = await other.ask('{cluster{nodes{gatewayUrl}}}');
+    assert.deepEqual(
+      addresses.cluster.nodes.map(({ gatewayUrl }) => gatewayUrl).sort(),
+      nodes.map(({ url }) => url).sort(),
+      'each node says where browsers reach it',
+    );
     const [mine, theirs] = await Promise.all([
-      open(browser, nodes[victim], { path: '/ui/cluster' }),
+      open(browser, nodes[victim], { path: '/ui/events' }),
       open(browser, other, { path: '/ui/cluster' }),
     ]);
     await Promise.all([live(mine), live(theirs)]);
+    // The other screens are fetched ahead, for just this.
+    await mine.waitForFunction(() =>
+      performance.getEntriesByType('resource').some(({ name }) => /\/graph-/.test(name)),
+    );
+    await mine.evaluate(() => {
+      window.__sameLoad = true;
+    });
+    const make = (name) => other.ask('mutation($i:CreateSwarmInput!){createSwarm(input:$i){cursor}}', { i: { name } });
+    const { createSwarm: first } = await make('before');
+    await mine.locator(`.event[data-cursor="${first.cursor}"]`).waitFor();
     await nodes[victim].kill();
-    await mine.getByText('Not live since').waitFor();
+    await mine.getByText('It goes on from').waitFor({ timeout: 60_000 });
+    await picture(mine, 'events-elsewhere-light');
+    await accessible(mine, 'events that go on from another node');
     const lost = theirs.getByRole('region', { name: `Node ${cluster.leader.id}` });
     await lost.getByText('lost', { exact: true }).waitFor({ timeout: 60_000 });
     await until('another leads', async () => {
@@ -78,13 +96,41 @@ describe('three nodes', () => {
     await theirs.getByRole('link', { name: 'Overview', exact: true }).click();
     await theirs.getByText('1 node lost or silent').waitFor();
     await picture(theirs, 'overview-lost-light');
-    // Written while it was away.
-    await other.ask('mutation($i:CreateSwarmInput!){createSwarm(input:$i){cursor}}', { i: { name: 'meanwhile' } });
+    // Written while its node is gone.
+    const { createSwarm: last } = await make('meanwhile');
+    await mine.locator(`.event[data-cursor="${last.cursor}"]`).waitFor();
+    const wanted = (await other.events())
+      .map(({ cursor }) => Number(cursor))
+      .filter((cursor) => cursor >= Number(first.cursor) && cursor <= Number(last.cursor));
+    const seen = [];
+    await mine.getByRole('region', { name: 'Events' }).evaluate((region) => region.scrollTo(0, 0));
+    await until('every row was read', async () => {
+      const rows = await mine.locator('.event').evaluateAll((all) => all.map((row) => Number(row.dataset.cursor)));
+      for (const cursor of rows) if (!seen.includes(cursor)) seen.push(cursor);
+      await mine.getByRole('region', { name: 'Events' }).evaluate((region) => region.scrollBy(0, 200));
+      return seen.includes(wanted[0]);
+    });
+    assert.deepEqual(
+      seen.filter((cursor) => cursor >= wanted[0] && cursor <= wanted.at(-1)).sort((one, next) => one - next),
+      wanted,
+      'no event is missing',
+    );
+    // What it shows and what it changes comes from there too.
     await mine.getByRole('link', { name: 'Swarms', exact: true }).click();
-    await nodes[victim].begin();
+    await mine.getByRole('link', { name: 'default' }).click();
+    await mine.locator('.react-flow__node', { hasText: 'spread' }).first().waitFor();
+    await mine.getByRole('link', { name: 'Swarms', exact: true }).click();
+    await mine.getByRole('link', { name: 'meanwhile' }).click();
+    await mine.getByRole('button', { name: 'Remove' }).click();
+    await mine.getByRole('dialog').getByRole('button', { name: 'Remove' }).click();
+    await mine.getByRole('heading', { name: 'Swarms', exact: true }).waitFor();
+    await mine.getByRole('link', { name: 'meanwhile' }).waitFor({ state: 'detached' });
     await live(mine);
-    await mine.getByRole('link', { name: 'meanwhile' }).waitFor();
+    assert.equal(await mine.evaluate(() => window.__sameLoad), true, 'it went on without a reload');
+    assert.equal(await mine.evaluate(() => location.origin), nodes[victim].url);
+    await nodes[victim].begin();
     await theirs.getByText('1 node lost or silent').waitFor({ state: 'detached', timeout: 60_000 });
+    await live(mine);
     await sound(mine, 'the page of the one that was killed');
     await sound(theirs, 'the page of another');
     await Promise.all([mine.context().close(), theirs.context().close()]);

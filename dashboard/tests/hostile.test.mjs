@@ -59,6 +59,27 @@ test('nothing that came from data runs, on any screen that shows it', async () =
       .ask('mutation($i:CreateSwarmInput!){createSwarm(input:$i){cursor}}', { i: { name: evil } })
       .catch(() => undefined);
   }
+  await node.cli('host', 'add', 'simulated://evil', '--name', 'evil');
+  const vms = [];
+  for (const evil of EVIL) {
+    // Names of hosts and VMs, images, labels, networks, groups: each where it is allowed.
+    await node
+      .ask('mutation($i:RegisterHostInput!){registerHost(input:$i){cursor}}', {
+        i: { name: evil, uri: 'simulated://x', zone: evil, labels: [{ key: 'evil', value: evil }] },
+      })
+      .catch(() => undefined);
+    const make = (input) =>
+      node
+        .ask('mutation($i:CreateVmInput!){createVm(input:$i){vm{id}}}', {
+          i: { cpus: 1, memoryBytes: 1 << 20, start: false, ...input },
+        })
+        .then(({ createVm }) => vms.push(createVm.vm.id))
+        .catch(() => undefined);
+    await make({ name: evil, image: evil, networks: [evil], antiAffinity: [evil] });
+    await make({ name: `image-${vms.length}`, image: evil, sshKeys: [evil] });
+  }
+  vms.push(...(await node.ask('{vms{nodes{id}}}')).vms.nodes.map(({ id }) => id));
+  const { hosts } = await node.ask('{hosts{nodes{id}}}');
   for (const id of ids) await node.ended(id, 'DEAD').catch(() => node.ended(id, 'FAILED'));
   await node.ended(json, 'SUCCEEDED');
   const page = await open(browser, node);
@@ -79,6 +100,9 @@ test('nothing that came from data runs, on any screen that shows it', async () =
   for (const agent of named) await visit(`/ui/agents/${agent}?tab=settings`, 'role=tab');
   for (const path of ['/ui/agents', '/ui/swarms', '/ui/events?from=start', '/ui/spend', '/ui/cluster', '/ui/tree'])
     await visit(path, 'h1');
+  for (const id of new Set(vms)) await visit(`/ui/vms/${id}`, 'h1');
+  for (const { id } of hosts.nodes) await visit(`/ui/hosts/${id}`, 'h1');
+  await visit('/ui/hosts', 'h1');
   for (const evil of EVIL) {
     await visit(`/ui/tasks?view=table&title=${encodeURIComponent(evil)}`, 'h1');
     await visit(`/ui/tree?find=${encodeURIComponent(evil)}`, 'h1');

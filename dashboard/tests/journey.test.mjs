@@ -252,6 +252,116 @@ describe('one node', () => {
     await page.locator('.react-flow__node', { hasText: 'builder-8' }).waitFor();
   });
 
+  test('hosts are seen by how full they are, and what is not measured is not shown as a figure', async () => {
+    await page.goto(`${node.url}/ui/hosts`);
+    const cell = (name) => page.locator('.heat-cell', { hasText: name });
+    await cell('rack-1').getByText('25 %').waitFor();
+    await page.getByText('Memory promised', { exact: true }).last().click();
+    await cell('rack-1').getByText('75 %').waitFor();
+    assert.equal(await cell('rack-3').getAttribute('data-heat'), '4');
+    await page.getByText('Memory used', { exact: true }).click();
+    await cell('rack-1').getByText('not known').waitFor();
+    // All its VMs are stopped: that nothing is used is known without measuring.
+    await cell('rack-3').getByText('0 %').waitFor();
+    await page.goto(`${node.url}/ui/hosts?status=FAILED`);
+    const rows = page.getByRole('table', { name: 'VMs' }).getByRole('row');
+    await rows.filter({ hasText: 'broken' }).waitFor();
+    assert.equal(await rows.count(), 2);
+    await rows.getByRole('link', { name: 'broken' }).click();
+    await page.getByText('there is no image').first().waitFor();
+  });
+
+  test('a VM says what it shall be and what it is, and is paused, resumed, stopped, started and removed from its page', async () => {
+    const id = hive.vm['web-1'];
+    const { node: vm } = await node.ask('query($v:ID!){node(id:$v){... on Vm{placement{strategy eligible}}}}', {
+      v: id,
+    });
+    await page.goto(`${node.url}/ui/vms/${id}`);
+    await page.getByText(`out of ${vm.placement.eligible} eligible host`).waitFor();
+    const observed = (words) => page.getByRole('definition').filter({ hasText: words });
+    await observed('running').first().waitFor();
+    const confirmed = async (name, consequence, confirm = name) => {
+      await page.getByRole('button', { name, exact: true }).click();
+      await page.getByRole('dialog').getByText(consequence).waitFor();
+      await page.getByRole('dialog').getByRole('button', { name: confirm, exact: true }).click();
+      await page.getByRole('dialog').waitFor({ state: 'detached' });
+    };
+    await confirmed('Pause', 'Its CPUs stand still');
+    await page.getByRole('button', { name: 'Resume' }).click();
+    await confirmed('Reboot', 'what it has not written is gone');
+    await confirmed('Stop', 'power button is pressed');
+    await page.getByRole('button', { name: 'Start', exact: true }).waitFor();
+    await observed('shut down').waitFor();
+    await page.getByRole('button', { name: 'Start', exact: true }).click();
+    await page.getByRole('button', { name: 'Stop', exact: true }).click();
+    await page.getByLabel('Pull the plug at once').click();
+    await page.getByText('has not written to its disks is lost').waitFor();
+    await page.getByRole('dialog').getByRole('button', { name: 'Pull the plug' }).click();
+    await observed('destroyed').waitFor();
+    const operations = page.locator('section', { has: page.getByRole('heading', { name: 'Operations' }) });
+    assert.equal(await operations.getByRole('row').filter({ hasText: 'succeeded' }).count(), 7);
+    await confirmed('Remove', 'with its disks');
+    await page.getByRole('heading', { name: 'Hosts and VMs' }).waitFor();
+    assert.equal((await node.ask('query($v:ID!){node(id:$v){id}}', { v: id })).node, null);
+  });
+
+  test('a host is drained with its progress, and taken back; one is added and removed', async () => {
+    await page.goto(`${node.url}/ui/hosts/${hive.host['rack-2']}`);
+    await page.getByRole('button', { name: 'Drain', exact: true }).click();
+    await page.getByRole('dialog').getByText('stopped in order').waitFor();
+    await page.getByRole('dialog').getByRole('button', { name: 'Drain' }).click();
+    await page.getByText('Nothing runs on it any more').waitFor();
+    await page.getByRole('button', { name: 'Take VMs again' }).click();
+    await page.getByRole('button', { name: 'Drain', exact: true }).waitFor();
+    await page.goto(`${node.url}/ui/hosts`);
+    await page.getByRole('button', { name: 'Add a host' }).click();
+    await page.getByLabel('Name').fill('rack-5');
+    await page.getByLabel('Address of its hypervisor').fill('gopher://x');
+    await page.getByRole('dialog').getByRole('button', { name: 'Add' }).click();
+    await page.getByRole('dialog').getByRole('alert').filter({ hasText: 'gopher' }).waitFor();
+    await page.getByLabel('Address of its hypervisor').fill('simulated://rack-5?cpus=4');
+    await page.getByRole('dialog').getByRole('button', { name: 'Add' }).click();
+    await page
+      .getByRole('link', { name: /rack-5/ })
+      .getByText('4 CPUs')
+      .waitFor();
+    await page.getByRole('link', { name: /rack-5/ }).click();
+    await page.getByRole('button', { name: 'Remove' }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Remove' }).click();
+    await page.getByRole('heading', { name: 'Hosts and VMs' }).waitFor();
+    await page.getByRole('link', { name: /rack-5/ }).waitFor({ state: 'detached' });
+  });
+
+  test('a file that a task left is downloaded whole', async () => {
+    const id = await node.shell('Leaves a file', "head -c 1500000 /dev/zero | tr '\\0' x; echo end", {
+      swarm: 'builders',
+    });
+    await node.ended(id, 'SUCCEEDED');
+    await page.goto(`${node.url}/ui/tasks/${id}?tab=work`);
+    const [download] = await Promise.all([
+      page.waitForEvent('download'),
+      page.getByRole('button', { name: 'Download stdout' }).click(),
+    ]);
+    const text = readFileSync(await download.path(), 'utf8');
+    assert.equal(text.length, 1_500_004);
+    assert.ok(text.endsWith('xend\n'));
+  });
+
+  test('events are read from a moment on', async () => {
+    const { events } = await node.ask('{events(first:500){nodes{cursor at}}}');
+    const after = await node.ask('{cluster{cursor}}');
+    const at = new Date(Date.parse(events.nodes.at(-10).at)).toISOString();
+    await page.goto(`${node.url}/ui/events?at=${encodeURIComponent(at)}`);
+    const first = await node.ask('query($t:DateTime){events(first:1,since:$t){nodes{cursor}}}', { t: at });
+    assert.ok(BigInt(first.events.nodes[0].cursor) <= BigInt(after.cluster.cursor));
+    await page.getByRole('region', { name: 'Events' }).locator('.event').first().waitFor();
+    await until('it begins there', async () => {
+      await page.getByRole('region', { name: 'Events' }).evaluate((region) => region.scrollTo(0, region.scrollHeight));
+      const cursors = await page.locator('.event').evaluateAll((all) => all.map((row) => Number(row.dataset.cursor)));
+      return Math.min(...cursors) === Number(first.events.nodes[0].cursor);
+    });
+  });
+
   test('everything can be found from one box by the keyboard alone', async () => {
     await live(page);
     await page.keyboard.press('/');

@@ -188,6 +188,8 @@ pub enum ConfigError {
     #[error("{variable}: {problem}")]
     Environment { variable: String, problem: String },
     #[error("{problem}")]
+    Gateway { problem: String },
+    #[error("{problem}")]
     Models { problem: String },
     #[error("auth.tokens.{index}: {problem}")]
     Token { index: usize, problem: String },
@@ -240,6 +242,7 @@ impl Config {
         if flags.cluster_listen.is_some() {
             config.cluster.listen = flags.cluster_listen;
         }
+        config.gateway.check().map_err(|problem| ConfigError::Gateway { problem })?;
         config.models.check().map_err(|problem| ConfigError::Models { problem })?;
         Ok(config)
     }

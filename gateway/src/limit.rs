@@ -286,12 +286,13 @@ impl<'a> Scales<'a> {
         let pages = field.selection_set.node.items.iter().any(|item| match &item.node {
             Selection::Field(inner) => matches!(inner.node.name.node.as_str(), "edges" | "nodes"),
             // A fragment may hide the edges; count it as a page to be safe.
-            _ => field.get_argument("first").is_some(),
+            _ => field.get_argument("first").is_some() || field.get_argument("last").is_some(),
         });
         if !pages {
             return 1;
         }
-        let Some(first) = field.get_argument("first") else { return PAGE_DEFAULT };
+        let wanted = field.get_argument("first").or_else(|| field.get_argument("last"));
+        let Some(first) = wanted else { return PAGE_DEFAULT };
         let value = first.node.clone().into_const_with(|name| self.variables.get(&name).cloned().ok_or(()));
         match value {
             Ok(async_graphql::Value::Number(number)) => number

@@ -211,6 +211,7 @@ async fn serve(mut config: Config, join: Option<JoinTarget>, dev: bool, script: 
     let token = admin_token(&config.data_dir).map_err(|error| cannot_start(&error))?;
     let auth = config.auth(&token)?;
     node.token_digests = auth.digests();
+    node.gateway = config.gateway.reached_at();
     if let Some(agents) = config.node.default_agents {
         node.default_agents = agents;
     }

@@ -14,10 +14,11 @@ use axum::{
     Router,
     extract::Request,
     http::{HeaderName, HeaderValue, StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::{any, get},
 };
-use hiveward_actors::client::ControlPlane;
+use hiveward_actors::{client::ControlPlane, node::GatewayAt};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -38,6 +39,7 @@ use crate::{
     engine::Engine,
     limit::DocumentLimits,
     negotiate::Media,
+    origin::{Origins, cross_origin, is_origin},
     over_http::{self, HttpRefusal},
     probe::{self, Probe},
     stream::{attach, shared::Shares, sse, ws},
@@ -50,8 +52,11 @@ use crate::{
 pub struct HttpConfig {
     /// Where to listen; another address than loopback needs tokens in `auth`.
     pub listen: SocketAddr,
-    /// Origins besides the gateway's own whose pages may open a WebSocket.
+    /// Origins besides those of the cluster's own gateways whose pages may ask and open WebSockets.
     pub allowed_origins: Vec<String>,
+    /// Where browsers reach this gateway, such as `https://hive.example`: a page of another node goes on from here when
+    /// that node is gone. Found out if absent.
+    pub public_url: Option<String>,
     /// Bytes of a request's body, and of one WebSocket message.
     pub body_bytes_max: usize,
     /// For a request's header, and again for its body.
@@ -80,6 +85,7 @@ impl Default for HttpConfig {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7700)),
             allowed_origins: Vec::new(),
+            public_url: None,
             body_bytes_max: 1024 * 1024,
             read_timeout_ms: 10_000,
             request_timeout_ms: 30_000,
@@ -97,6 +103,26 @@ impl Default for HttpConfig {
 }
 
 impl HttpConfig {
+    /// What other nodes are told of where browsers reach this gateway; nothing if that cannot be known.
+    pub fn reached_at(&self) -> Option<GatewayAt> {
+        match (&self.public_url, self.listen) {
+            (Some(url), _) => Some(GatewayAt::Url(url.clone())),
+            (None, listen) if listen.port() == 0 => None,
+            (None, listen) if listen.ip().is_unspecified() => Some(GatewayAt::Port(listen.port())),
+            (None, listen) => Some(GatewayAt::Url(format!("http://{listen}"))),
+        }
+    }
+
+    /// The error names the field.
+    pub fn check(&self) -> Result<(), String> {
+        match self.public_url.as_deref().filter(|url| !is_origin(url)) {
+            Some(url) => {
+                Err(format!("gateway.public_url: {url:?} is no origin, such as https://hive.example or http://10.0.0.1:7700"))
+            }
+            None => Ok(()),
+        }
+    }
+
     pub fn read_timeout(&self) -> Duration {
         Duration::from_millis(self.read_timeout_ms)
     }
@@ -115,6 +141,7 @@ pub struct Gateway {
     pub auth: Auth,
     pub config: HttpConfig,
     pub probe: Arc<dyn Probe>,
+    pub origins: Origins,
     pub requests: Semaphore,
     pub streams: Arc<Semaphore>,
     /// Whose terminals are served; none in a gateway without a node behind it.
@@ -150,11 +177,17 @@ impl Gateway {
         probe: Arc<dyn Probe>,
         terminals: Option<ControlPlane>,
     ) -> Self {
+        let origins = Origins::new(config.allowed_origins.clone());
+        let origins = match terminals.clone() {
+            Some(node) => origins.with_members(move || node.gateways()),
+            None => origins,
+        };
         Self {
             engine,
             shares: Shares::default(),
             auth,
             probe,
+            origins,
             requests: Semaphore::new(config.requests_max),
             streams: Arc::new(Semaphore::new(config.streams_max)),
             terminals,
@@ -165,13 +198,15 @@ impl Gateway {
 
     /// The whole HTTP surface, for a listener or for a test that calls it in process.
     pub fn router(self: &Arc<Self>) -> Router {
+        let origins = self.origins.clone();
+        let cross = middleware::from_fn(move |request, next| cross_origin(origins.clone(), request, next));
         Router::new()
             .route("/", get(ui::app))
             .route("/ui", get(ui::app))
             .route("/ui/", get(ui::app))
             .route("/ui/{*screen}", get(ui::app))
             .route("/ui/assets/{*path}", get(ui::app_asset))
-            .route("/graphql", any(graphql))
+            .route("/graphql", any(graphql).layer(cross))
             .route("/graphql/ws", any(ws::upgrade))
             .route("/attach/ws", get(attach::upgrade))
             .route("/graphql/stream", any(sse::handle))

@@ -3,16 +3,16 @@
 //! The assets are built by `npm run build` in `dashboard/`, each with its compressed copies; `cargo build` never calls
 //! npm, and without them a page says how to build them. Nothing is loaded from elsewhere.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use axum::{
-    extract::{Path, Request},
+    extract::{Path, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use rust_embed::{EmbeddedFile, RustEmbed};
 
-use crate::negotiate;
+use crate::{negotiate, origin::is_origin, serve::Gateway};
 
 /// `app/` is the dashboard, `graphiql/` is GraphiQL.
 #[derive(RustEmbed)]
@@ -36,6 +36,16 @@ const GRAPHIQL_POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsaf
 pub fn is_page_request(request: &Request) -> bool {
     let has_query = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("query=")));
     request.method() == Method::GET && !has_query && negotiate::wants_html(request.headers())
+}
+
+/// `policy` with the gateways of the cluster's other nodes, from which a page goes on when ours is gone.
+fn with_members(policy: &str, members: &[String]) -> String {
+    let mut policy = policy.to_owned();
+    for origin in members.iter().filter(|origin| is_origin(origin)) {
+        // `http…` becomes `ws…`.
+        policy.push_str(&format!(" {origin} ws{}", origin.trim_start_matches("http")));
+    }
+    policy
 }
 
 /// `policy` with our own host's WebSockets, which `'self'` does not mean in every browser.
@@ -66,8 +76,8 @@ fn page(file: Option<EmbeddedFile>, policy: &str, headers: &HeaderMap) -> Respon
 }
 
 /// The dashboard; every address below `/ui/` is a screen of it.
-pub async fn app(headers: HeaderMap) -> Response {
-    page(Assets::get("app/index.html"), APP_POLICY, &headers)
+pub async fn app(State(gateway): State<Arc<Gateway>>, headers: HeaderMap) -> Response {
+    page(Assets::get("app/index.html"), &with_members(APP_POLICY, &gateway.origins.members()), &headers)
 }
 
 pub fn graphiql(headers: &HeaderMap) -> Response {
@@ -142,6 +152,15 @@ mod tests {
         assert!(!takes("gzip, br;q=0", "br"));
         assert!(!takes("identity", "gzip"));
         assert!(!super::takes(&HeaderMap::new(), "br"));
+    }
+
+    #[test]
+    fn a_page_may_go_on_from_the_other_nodes_of_its_cluster() {
+        let members = ["http://10.0.0.2:7700".to_owned(), "https://hive.example".into(), "http://x; script-src *".into()];
+        assert_eq!(
+            with_members("connect-src 'self'", &members),
+            "connect-src 'self' http://10.0.0.2:7700 ws://10.0.0.2:7700 https://hive.example wss://hive.example"
+        );
     }
 
     #[test]

@@ -47,6 +47,33 @@ fn arrows_go_one_way() {
 }
 
 #[test]
+fn every_fault_point_of_the_code_is_in_the_list_that_clients_choose_from() {
+    let quoted = |text: &str| -> Vec<String> {
+        let parts = text.split('"').skip(1).step_by(2).filter(|part| {
+            let known = ["actor.", "ledger.", "driver.", "vm."].iter().any(|noun| part.starts_with(noun));
+            known && part.bytes().all(|byte| byte.is_ascii_lowercase() || b"._".contains(&byte))
+        });
+        parts.map(str::to_owned).collect()
+    };
+    let list = "actors/src/client/fault_points.rs";
+    let listed = quoted(&std::fs::read_to_string(root().join(list)).unwrap());
+    let mut passed = Vec::new();
+    for (path, text) in sources("runtime/src").into_iter().chain(sources("actors/src")) {
+        // A point stands where it is passed, or beside the step that passes it.
+        let lines = text.lines().filter(|line| line.contains("point") || line.contains("=> (\""));
+        if !path.ends_with("client/fault_points.rs") && !path.ends_with("src/fault.rs") {
+            passed.extend(lines.flat_map(quoted));
+        }
+    }
+    for point in &passed {
+        assert!(listed.contains(point), "{list} lacks {point}");
+    }
+    for point in &listed {
+        assert!(passed.contains(point), "{list} has {point}, and no code passes it");
+    }
+}
+
+#[test]
 fn the_runtime_holds_no_domain_noun() {
     nowhere("runtime/src", &["AgentId", "TaskId", "SwarmId", "VmId"], "a domain noun");
 }

@@ -28,6 +28,8 @@ pub struct NodeView {
     pub node: NodeId,
     pub raft_id: u64,
     pub address: String,
+    /// Where browsers reach its gateway.
+    pub gateway: Option<String>,
     pub labels: BTreeMap<String, String>,
     pub zone: String,
     pub cores: u32,
@@ -59,6 +61,7 @@ impl ControlPlane {
                 node: entry.record.node,
                 raft_id: entry.record.raft_id,
                 address: entry.record.address.clone(),
+                gateway: entry.record.gateway.clone(),
                 labels: entry.record.labels.clone(),
                 zone: entry.record.zone.clone(),
                 cores: entry.record.cores,
@@ -172,6 +175,14 @@ impl ControlPlane {
         self.house.directory.read(|known| {
             let accepted = known.nodes.values().filter(|entry| entry.status != NodeStatus::Removed);
             accepted.flat_map(|entry| entry.record.token_digests.iter().cloned()).collect()
+        })
+    }
+
+    /// Where browsers reach the gateways of the cluster's nodes, also of those that are lost.
+    pub fn gateways(&self) -> Vec<String> {
+        self.house.directory.read(|known| {
+            let members = known.nodes.values().filter(|entry| entry.status != NodeStatus::Removed);
+            members.filter_map(|entry| entry.record.gateway.clone()).collect()
         })
     }
 

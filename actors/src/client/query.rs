@@ -8,6 +8,7 @@ use hiveward_runtime::{
     error::{Code, Refused},
     ledger::{Cursor, DiskState, Member},
     op::{NodeId, Op},
+    store::blob::BlobHash,
 };
 
 use super::{AgentFilter, ControlPlane, EventFilter, EventRecord, EventTail, Page, SwarmFilter, TaskFilter, TaskOrder};
@@ -390,6 +391,37 @@ impl ControlPlane {
 
     pub fn events(&self, after: Cursor, filter: &EventFilter, first: usize) -> Result<Vec<EventRecord>, Refused> {
         event::read(&self.house.ledger, after, filter, first)
+    }
+
+    /// The last events before a cursor and after `not_before`, oldest first; and what to go on before, if there may be older.
+    pub fn events_back(
+        &self,
+        before: Cursor,
+        not_before: Cursor,
+        filter: &EventFilter,
+        last: usize,
+    ) -> Result<(Vec<EventRecord>, Option<Cursor>), Refused> {
+        event::read_back(&self.house.ledger, before, not_before, filter, last)
+    }
+
+    /// The cursor of the last event before a moment, by the clock of who led then.
+    pub fn cursor_before(&self, moment: WallMs) -> Result<Cursor, Refused> {
+        event::cursor_before(&self.house.ledger, moment)
+    }
+
+    /// Up to `bytes_max` of a stored blob from `from`, and its whole length.
+    pub async fn blob_piece(&self, hash: &str, from: u64, bytes_max: u64) -> Result<(u64, Vec<u8>), Refused> {
+        let hash: BlobHash = hash.parse().map_err(|_| Refused::new(Code::Internal, format!("{hash:?} is no blob hash")))?;
+        let blobs = self.house.blobs.clone();
+        // It may have to come from another node first, and a disk may be slow.
+        let read =
+            tokio::task::spawn_blocking(move || if blobs.bring(&hash)? { blobs.piece(&hash, from, bytes_max) } else { Ok(None) });
+        let read = read.await.map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
+        match read {
+            Ok(Some(piece)) => Ok(piece),
+            Ok(None) => Err(Refused::new(Code::NotFound, format!("blob {hash} is on no node that can be asked"))),
+            Err(error) => Err(Refused::new(Code::Unavailable, format!("blob {hash} cannot be read: {error}"))),
+        }
     }
 
     pub fn event_tail(&self, after: Cursor, filter: EventFilter) -> EventTail {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use hiveward_runtime::{cluster::identity::TokenBook, id::Key, op::NodeId};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 
 use crate::{
     agent::AgentSpec,
@@ -19,8 +19,9 @@ use crate::{
 
 pub const FORMAT: u16 = 1;
 
-/// A node as it joined, or as it last said it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A node as it joined, or as it last said it is. Written by the names of its fields, so that an older node reads what it
+/// knows of it; earlier ones wrote the first fields in their order.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct NodeRecord {
     pub node: NodeId,
     pub raft_id: u64,
@@ -35,14 +36,43 @@ pub struct NodeRecord {
     /// It asks the node that leads before each call of a model that a budget concerns. Older versions do not.
     #[serde(default)]
     pub asks_before_calls: bool,
+    /// Where browsers reach its gateway, such as `http://10.0.0.1:7700`; none if it has not said.
+    #[serde(default)]
+    pub gateway: Option<String>,
+}
+
+impl Serialize for NodeRecord {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { node, raft_id, address, labels, zone, cores, token_digests, asks_before_calls, gateway } = self;
+        let mut fields = serializer.serialize_map(Some(9))?;
+        fields.serialize_entry("node", node)?;
+        fields.serialize_entry("raft_id", raft_id)?;
+        fields.serialize_entry("address", address)?;
+        fields.serialize_entry("labels", labels)?;
+        fields.serialize_entry("zone", zone)?;
+        fields.serialize_entry("cores", cores)?;
+        fields.serialize_entry("token_digests", token_digests)?;
+        fields.serialize_entry("asks_before_calls", asks_before_calls)?;
+        fields.serialize_entry("gateway", gateway)?;
+        fields.end()
+    }
 }
 
 impl NodeRecord {
     /// Without labels, in no zone in particular.
     pub fn of_this_host(node: NodeId, raft_id: u64, address: String) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
-        let (labels, zone, token_digests) = (BTreeMap::new(), String::new(), Vec::new());
-        Self { node, raft_id, address, labels, zone, cores, token_digests, asks_before_calls: true }
+        Self {
+            node,
+            raft_id,
+            address,
+            labels: BTreeMap::new(),
+            zone: String::new(),
+            cores,
+            token_digests: Vec::new(),
+            asks_before_calls: true,
+            gateway: None,
+        }
     }
 }
 
@@ -197,5 +227,35 @@ impl RosterEvent {
             _ => return None,
         };
         Some((operation.as_ref()?, key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As a version before this one has it.
+    #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+    struct Before {
+        node: NodeId,
+        raft_id: u64,
+        address: String,
+        labels: BTreeMap<String, String>,
+        zone: String,
+        cores: u32,
+        #[serde(default)]
+        token_digests: Vec<String>,
+    }
+
+    #[test]
+    fn a_node_of_another_version_reads_what_it_knows_of_a_record() {
+        let gateway = Some("http://10.0.0.1:7700".to_owned());
+        let now = NodeRecord { gateway, ..NodeRecord::of_this_host(NodeId::new(), 7, "10.0.0.1:7701".into()) };
+        let read: Before = rmp_serde::from_slice(&rmp_serde::to_vec(&now).unwrap()).unwrap();
+        assert_eq!((read.node, read.raft_id, &read.address, read.cores), (now.node, 7, &now.address, now.cores));
+        let back: NodeRecord = rmp_serde::from_slice(&rmp_serde::to_vec(&read).unwrap()).unwrap();
+        assert_eq!(back, NodeRecord { asks_before_calls: false, gateway: None, ..now.clone() });
+        let same: NodeRecord = rmp_serde::from_slice(&rmp_serde::to_vec(&now).unwrap()).unwrap();
+        assert_eq!(same, now);
     }
 }

@@ -10,13 +10,15 @@ import { useLive } from '../live/use_live';
 import { Activity } from '../tasks/activity';
 import { Output } from '../tasks/output';
 import { commandLine } from '../tasks/work';
+import { EntityHead, EntityPage } from '../ui/entity';
 import { bytes, count, money } from '../ui/figures';
 import { TextBlock } from '../ui/json';
-import { CopyKey, KeyLink } from '../ui/key';
-import { Empty, Freshness, PageHead, Panel, Shown } from '../ui/shown';
+import { KeyLink } from '../ui/key';
+import { Empty, Panel } from '../ui/shown';
 import { State, word } from '../ui/state';
 import { Ago, duration, Took } from '../ui/time';
 import { AgentActions } from './actions';
+import { UsageOverTime } from './usage';
 
 const Terminal = lazy(() => import('./terminal'));
 
@@ -64,22 +66,9 @@ export function AgentPage() {
     },
   );
   return (
-    <div className="page">
-      <Shown live={live} rows={6}>
-        {({ node }) =>
-          node?.__typename === 'Agent' ? (
-            <Loaded agent={node} live={live} refresh={live.refresh} />
-          ) : (
-            <div className="card">
-              <Empty title="There is no such agent">
-                <span className="mono wrap">{id}</span> is not known here, or was removed.{' '}
-                <Link to="/agents">All agents</Link>
-              </Empty>
-            </div>
-          )
-        }
-      </Shown>
-    </div>
+    <EntityPage live={live} type="Agent" id={id} noun="agent" all={{ to: '/agents', label: 'All agents' }}>
+      {(agent) => <Loaded agent={agent} live={live} refresh={live.refresh} />}
+    </EntityPage>
   );
 }
 
@@ -102,6 +91,7 @@ function Loaded({
     ...(coding ? [{ value: 'activity', label: 'Activity' }] : []),
     ...(!pty && !coding ? [{ value: 'output', label: 'Output' }] : []),
     { value: 'tasks', label: 'Tasks' },
+    ...(agent.usage ? [{ value: 'usage', label: 'Usage' }] : []),
     { value: 'settings', label: 'Settings' },
     { value: 'history', label: 'History' },
   ];
@@ -109,10 +99,9 @@ function Loaded({
   const tab = tabs.some(({ value }) => value === search.tab) ? (search.tab ?? first) : first;
   return (
     <>
-      <PageHead title={agent.name} note={<CopyKey id={agent.id} />}>
-        <Freshness live={live} />
+      <EntityHead title={agent.name} id={agent.id} live={live}>
         <AgentActions agent={agent} refresh={refresh} />
-      </PageHead>
+      </EntityHead>
       <OpenQuestions agent={agent.id} />
       <div className="two" data-stale={live.stale ? 'true' : undefined}>
         <Panel
@@ -231,6 +220,9 @@ function Loaded({
           </Tabs.Panel>
           <Tabs.Panel value="tasks">
             <Recent agent={agent} />
+          </Tabs.Panel>
+          <Tabs.Panel value="usage">
+            <UsageOverTime agent={agent.id} />
           </Tabs.Panel>
           <Tabs.Panel value="settings">
             <Settings agent={agent} />

@@ -5,6 +5,7 @@ import { Terminal as Xterm } from '@xterm/xterm';
 import '@xterm/xterm/css/xterm.css';
 import { Keyboard, Lock, Plug } from 'lucide-react';
 import { useEffect, useRef, useState } from 'react';
+import { socket as socketAt } from '../live/elsewhere';
 import { token } from '../live/session';
 
 type Phase = { state: 'connecting' } | { state: 'attached'; attempt: number } | { state: 'ended'; why: string };
@@ -35,7 +36,7 @@ export default function AgentTerminal({ agent, task }: { agent: string; task: st
     fit.fit();
     // Links in what a program writes are text: where they lead is the program's choice, not ours.
     const query = new URLSearchParams({ agent, task, readOnly: String(!typing) });
-    const socket = new WebSocket(`${location.origin.replace(/^http/, 'ws')}/attach/ws?${query}`);
+    const socket = new WebSocket(socketAt(`/attach/ws?${query}`));
     socket.binaryType = 'arraybuffer';
     const size = () => {
       // Only who types decides how large it is.

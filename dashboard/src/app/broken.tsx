@@ -1,7 +1,9 @@
 // A screen that breaks says so and leaves the rest of the page working.
+
 import { Button, Code, Stack, Text, Title } from '@mantine/core';
 import { Component, type ReactNode, useEffect, useState } from 'react';
 import { useConnection } from '../live/connection';
+import { origin } from '../live/elsewhere';
 
 export class Broken extends Component<{ children: ReactNode }, { error: Error | undefined }> {
   override state: { error: Error | undefined } = { error: undefined };
@@ -21,7 +23,7 @@ export function BrokenScreen({ error }: { error: Error }) {
   const [first] = useState(epoch);
   // The address says all that the screen is to show: loading it again loses nothing.
   useEffect(() => {
-    if (unloadable && state === 'live' && epoch !== first) location.reload();
+    if (unloadable && state === 'live' && epoch !== first && origin() === '') location.reload();
   }, [unloadable, state, epoch, first]);
   return (
     <Stack className="card" role="alert" m="lg" gap="sm" align="flex-start">

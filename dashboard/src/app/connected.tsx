@@ -1,6 +1,7 @@
 // Whether what is on the page is live. When it is not, a banner says since when, why, and when it is tried again.
 import { Button } from '@mantine/core';
 import { connectNow, useConnection } from '../live/connection';
+import { useOrigin } from '../live/elsewhere';
 import { At, clock, useNow } from '../ui/time';
 
 export function Connected() {
@@ -27,6 +28,17 @@ export function Connected() {
 export function CutBanner() {
   const { state, since, why, retryAt } = useConnection();
   const now = useNow();
+  const origin = useOrigin();
+  if (state === 'live' && origin !== '') {
+    return (
+      <div className="banner banner-calm" role="status">
+        <span>
+          The node that this page came from, <strong>{location.host}</strong>, does not answer. It goes on from{' '}
+          <strong>{new URL(origin).host}</strong>, live and with nothing missed.
+        </span>
+      </div>
+    );
+  }
   if (state !== 'cut') return null;
   const seconds = Math.max(0, Math.ceil((retryAt - now) / 1_000));
   return (

@@ -30,8 +30,16 @@ export type TaskSearch = {
   label?: string;
   oldest?: boolean;
 };
+export type HostSearch = { by?: string; status?: string[] };
 export type AgentSearch = { status?: string[]; name?: string; swarm?: string; skill?: string; view?: 'table' };
-export type EventSearch = { kind?: string[]; noun?: string[]; stream?: string; task?: string; from?: string };
+export type EventSearch = {
+  kind?: string[];
+  noun?: string[];
+  stream?: string;
+  task?: string;
+  from?: string;
+  at?: string;
+};
 
 const routes = [
   createRoute({ getParentRoute: () => root, path: '/', component: Overview }),
@@ -105,6 +113,22 @@ const routes = [
   }),
   createRoute({
     getParentRoute: () => root,
+    path: '/hosts',
+    validateSearch: (search): HostSearch => ({ by: text(search.by), status: texts(search.status) }),
+    component: screen(load.hosts, 'Hosts'),
+  }),
+  createRoute({
+    getParentRoute: () => root,
+    path: '/hosts/$host',
+    component: screen(load.host, 'HostPage'),
+  }),
+  createRoute({
+    getParentRoute: () => root,
+    path: '/vms/$vm',
+    component: screen(load.vm, 'VmPage'),
+  }),
+  createRoute({
+    getParentRoute: () => root,
     path: '/cluster',
     component: screen(load.cluster, 'Cluster'),
   }),
@@ -117,6 +141,7 @@ const routes = [
       stream: text(search.stream),
       task: text(search.task),
       from: text(search.from),
+      at: text(search.at),
     }),
     component: screen(load.events, 'Events'),
   }),

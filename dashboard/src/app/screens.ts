@@ -15,6 +15,9 @@ export const load = {
   tree: of(() => import('../tree/tree')),
   swarms: of(() => import('../swarms/swarms')),
   swarm: of(() => import('../swarms/swarm')),
+  hosts: of(() => import('../hosts/hosts')),
+  host: of(() => import('../hosts/host')),
+  vm: of(() => import('../vms/vm')),
   cluster: of(() => import('../cluster/cluster')),
   events: of(() => import('../events/events')),
   metrics: of(() => import('../metrics/metrics')),
@@ -31,9 +34,10 @@ export function screen(fetch: () => Promise<Record<string, ComponentType>>, name
   return () => createElement(Suspense, { fallback: null }, createElement(Lazy));
 }
 
-/** Fetches the screens that are small, so that they can be opened while the node does not answer. */
+/** What screens load when they need it, the largest last. */
+const heavy = [of(() => import('../agents/terminal')), of(() => import('../ui/graph'))];
+
+/** Fetches all screens one after the other, so that they can be opened when the node that served the page is gone. */
 export async function fetchScreens(): Promise<void> {
-  for (const [name, fetch] of Object.entries(load)) {
-    if (name !== 'metrics') await fetch().catch(() => {});
-  }
+  for (const fetch of [...Object.values(load), ...heavy]) await fetch().catch(() => {});
 }

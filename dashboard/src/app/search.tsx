@@ -3,7 +3,7 @@ import { Combobox, Group, Loader, Modal, ScrollArea, Text, TextInput, useCombobo
 import { useDebouncedValue } from '@mantine/hooks';
 import { useNavigate } from '@tanstack/react-router';
 import { Search as SearchIcon } from 'lucide-react';
-import { useEffect, useState } from 'react';
+import { useLayoutEffect, useState } from 'react';
 import { graphql } from '../live/graphql';
 import { never, useLive } from '../live/use_live';
 import { keyPath, shortKey } from '../ui/key';
@@ -15,10 +15,12 @@ const FIND = graphql(`
     tasks(first: 8, filter: { titleContains: $text }, orderBy: CREATED_DESC) { nodes { id title status } }
     agents(first: 8, filter: { nameContains: $text }) { nodes { id name status } }
     swarms(first: 8, filter: { nameContains: $text }) { nodes { id name } }
+    vms(first: 8, filter: { nameContains: $text }) { nodes { id name status } }
+    hosts(first: 100) { nodes { id name status } }
   }
 `);
 
-const KEY = /^(task|agent|swarm)_[0-9a-f]{32}$/;
+const KEY = /^(task|agent|swarm|host|vm)_[0-9a-f]{32}$/;
 
 type Found = { value: string; label: string; note: string; status?: string; group: string };
 
@@ -41,15 +43,21 @@ export default function Search({ close }: { close: () => void }) {
       found.push({ value: `/swarms/${id}`, label: name, note: shortKey(id), group: 'Swarms' });
     for (const { id, name, status } of live.data.agents.nodes)
       found.push({ value: `/agents/${id}`, label: name, note: shortKey(id), status, group: 'Agents' });
+    const words = settled.toLowerCase();
+    for (const { id, name, status } of live.data.hosts.nodes.filter(({ name }) => name.toLowerCase().includes(words)))
+      found.push({ value: `/hosts/${id}`, label: name, note: shortKey(id), status, group: 'Hosts' });
+    for (const { id, name, status } of live.data.vms.nodes)
+      found.push({ value: `/vms/${id}`, label: name, note: shortKey(id), status, group: 'VMs' });
     for (const { id, title, status } of live.data.tasks.nodes)
       found.push({ value: `/tasks/${id}`, label: title, note: shortKey(id), status, group: 'Tasks' });
   }
   const groups = [...new Set(found.map((each) => each.group))];
-  const count = found.length;
-  // biome-ignore lint/correctness/useExhaustiveDependencies: what is found changes with them
-  useEffect(() => {
-    if (count > 0) combobox.selectFirstOption();
-  }, [settled, count]);
+  const values = found.map(({ value }) => value).join();
+  // Before anybody can press Enter: which option is meant is kept on its element, and those are others now.
+  // biome-ignore lint/correctness/useExhaustiveDependencies: what is found is all that matters
+  useLayoutEffect(() => {
+    if (values !== '') combobox.selectFirstOption();
+  }, [values]);
   return (
     <Modal
       opened

@@ -1,5 +1,5 @@
-// The ledger as a stream: filters, pause, and from where to read.
-import { Button, Group, SegmentedControl, TagsInput, Text } from '@mantine/core';
+// The ledger as a stream: filters, pause, and from where to read: now on, the beginning, or a moment.
+import { Button, Group, SegmentedControl, TagsInput, Text, TextInput } from '@mantine/core';
 import { getRouteApi } from '@tanstack/react-router';
 import { useVirtualizer } from '@tanstack/react-virtual';
 import { Pause, Play } from 'lucide-react';
@@ -7,7 +7,9 @@ import { useEffect, useRef, useState } from 'react';
 import type { EventSearch } from '../app/router';
 import { heardTo } from '../live/feed';
 import { follow } from '../live/follow';
-import type { Problem } from '../live/problem';
+import { graphql } from '../live/graphql';
+import { asProblem, type Problem } from '../live/problem';
+import { request } from '../live/request';
 import { Words } from '../tasks/tasks';
 import { count } from '../ui/figures';
 import { Empty, PageHead, ProblemNote } from '../ui/shown';
@@ -18,6 +20,11 @@ const KEPT = 5_000;
 /** While it is paused so many are held back; then the stream itself is left and gone on with later, by its cursor. */
 const HELD_MAX = 5_000;
 const GATHER_MS = 120;
+/** Nobody reads so many at once: when more than `STORM` came, the next are shown later. */
+const STORM = 20;
+const STORM_GATHER_MS = 600;
+
+const BEFORE = graphql(`query EventBefore($until: DateTime) { events(last: 1, until: $until) { nodes { cursor } } }`);
 
 const route = getRouteApi('/events');
 
@@ -34,6 +41,11 @@ const KINDS = [
   'AgentFailed',
   'AgentStopped',
   'AgentRemoved',
+  'HostAdded',
+  'HostUnreachable',
+  'VmAdded',
+  'VmOperationAsked',
+  'VmOperationEnded',
   'ApprovalAsked',
   'ApprovalAnswered',
   'NodeJoined',
@@ -54,9 +66,10 @@ function useStream(search: EventSearch, paused: boolean): Read & { held: number 
     stream: search.stream ? [search.stream] : undefined,
     task: search.task,
   };
-  const key = JSON.stringify([filter, search.from]);
+  const key = JSON.stringify([filter, search.from, search.at]);
   const [read, setRead] = useState<Read>({ events: [], dropped: 0 });
   const [held, setHeld] = useState(0);
+  const [ready, setReady] = useState(!search.at);
   const cursor = useRef<{ key: string; after: string | undefined }>({ key: '', after: undefined });
   const waiting = useRef<FullEvent[]>([]);
   const pausing = useRef(paused);
@@ -66,14 +79,33 @@ function useStream(search: EventSearch, paused: boolean): Read & { held: number 
 
   useEffect(() => {
     if (cursor.current.key === key) return;
-    cursor.current = { key, after: search.from === 'start' ? '0' : heardTo() };
+    cursor.current = { key, after: search.at ? undefined : search.from === 'start' ? '0' : heardTo() };
+    setReady(!search.at);
     waiting.current = [];
     setHeld(0);
     setRead({ events: [], dropped: 0 });
-  }, [key, search.from]);
+    if (!search.at) return;
+    // The last event before the moment, whatever it is: what follows is what was asked for.
+    let over = false;
+    const seek = async (until: string) => {
+      try {
+        const { events } = await request(BEFORE, { until });
+        if (over) return;
+        cursor.current.after = events.nodes[0]?.cursor ?? '0';
+        setReady(true);
+      } catch (error) {
+        if (!over) setRead((before) => ({ ...before, problem: asProblem(error) }));
+      }
+    };
+    void seek(search.at);
+    return () => {
+      over = true;
+      cursor.current.key = '';
+    };
+  }, [key, search.from, search.at]);
 
   useEffect(() => {
-    if (full) return;
+    if (full || !ready) return;
     const stop = follow(FULL_EVENTS, () => ({ after: cursor.current.after, filter: JSON.parse(key)[0] }), {
       take: ({ events: event }) => {
         if (waiting.current.length >= HELD_MAX && pausing.current) return;
@@ -82,7 +114,9 @@ function useStream(search: EventSearch, paused: boolean): Read & { held: number 
       },
       refused: (problem) => setRead((before) => ({ ...before, problem })),
     });
-    const timer = setInterval(() => {
+    let timer: ReturnType<typeof setTimeout>;
+    const show = () => {
+      timer = setTimeout(show, waiting.current.length > STORM ? STORM_GATHER_MS : GATHER_MS);
       if (pausing.current) {
         setHeld(waiting.current.length);
         return;
@@ -95,13 +129,23 @@ function useStream(search: EventSearch, paused: boolean): Read & { held: number 
         const all = [...events.reverse(), ...before.events];
         return { ...before, events: all.slice(0, KEPT), dropped: before.dropped + Math.max(0, all.length - KEPT) };
       });
-    }, GATHER_MS);
+    };
+    timer = setTimeout(show, GATHER_MS);
     return () => {
       stop();
-      clearInterval(timer);
+      clearTimeout(timer);
     };
-  }, [key, full]);
+  }, [key, full, ready]);
   return { ...read, held };
+}
+
+const HOUR_MS = 3_600_000;
+
+/** As a field for a local time takes it. */
+function local(at: string): string {
+  const date = new Date(at);
+  if (Number.isNaN(date.getTime())) return '';
+  return new Date(date.getTime() - date.getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
 }
 
 export function Events() {
@@ -111,12 +155,16 @@ export function Events() {
   const { events, dropped, problem, held } = useStream(search, paused);
   const change = (next: Partial<EventSearch>) =>
     void navigate({ search: (before) => ({ ...before, ...next }), replace: true });
+  const moment = (value: string) => {
+    const at = new Date(value);
+    if (!Number.isNaN(at.getTime()) && search.at && local(search.at) !== value) change({ at: at.toISOString() });
+  };
   const scroller = useRef<HTMLDivElement>(null);
   const virtual = useVirtualizer({
     count: events.length,
     getScrollElement: () => scroller.current,
     estimateSize: () => 32,
-    overscan: 20,
+    overscan: 6,
     getItemKey: (index) => events[index]?.cursor ?? index,
   });
   return (
@@ -142,14 +190,32 @@ export function Events() {
           <SegmentedControl
             size="xs"
             aria-labelledby="from-label"
-            value={search.from === 'start' ? 'start' : 'now'}
-            onChange={(from) => change({ from: from === 'start' ? 'start' : undefined })}
+            value={search.at ? 'at' : search.from === 'start' ? 'start' : 'now'}
+            onChange={(from) =>
+              change({
+                from: from === 'start' ? 'start' : undefined,
+                at: from === 'at' ? new Date(Date.now() - HOUR_MS).toISOString() : undefined,
+              })
+            }
             data={[
               { value: 'now', label: 'Now on' },
               { value: 'start', label: 'The beginning' },
+              { value: 'at', label: 'A moment' },
             ]}
           />
         </div>
+        {search.at && (
+          <TextInput
+            key={search.at}
+            size="xs"
+            type="datetime-local"
+            step={1}
+            label="Moment, local time"
+            defaultValue={local(search.at)}
+            onBlur={(event) => moment(event.currentTarget.value)}
+            onKeyDown={(event) => event.key === 'Enter' && moment(event.currentTarget.value)}
+          />
+        )}
         <TagsInput
           size="xs"
           label="Kinds"
@@ -164,7 +230,7 @@ export function Events() {
           size="xs"
           label="Of"
           placeholder={search.noun ? undefined : 'anything'}
-          data={['swarm', 'agent', 'roster', 'node']}
+          data={['swarm', 'agent', 'roster', 'vm', 'usage']}
           value={search.noun ?? []}
           onChange={(noun) => change({ noun: noun.length > 0 ? noun : undefined })}
           w={150}
@@ -191,12 +257,13 @@ export function Events() {
           {events.length === 0 && !problem && (
             <Empty
               title={
-                search.from === 'start'
+                search.from === 'start' || search.at
                   ? 'No event is like this'
                   : 'Nothing like this has happened since this page was opened'
               }
             >
               {search.from !== 'start' &&
+                !search.at &&
                 'What happens from now on shows here at once. To see what was before, read from the beginning.'}
             </Empty>
           )}

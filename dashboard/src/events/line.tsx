@@ -7,7 +7,7 @@ import { At } from '../ui/time';
 /** `TaskAttemptEnded` as words. */
 export function kindWords(kind: string): string {
   const words = kind.replace(/([a-z])([A-Z])/g, '$1 $2').toLowerCase();
-  return words.charAt(0).toUpperCase() + words.slice(1);
+  return (words.charAt(0).toUpperCase() + words.slice(1)).replace(/^Vm\b/, 'VM');
 }
 
 export function kindTone(kind: string): Tone {

@@ -24,9 +24,10 @@ export type FullEvent = ResultOf<typeof FULL_EVENTS>['events'];
 const KEPT = 1_000;
 const SHOWN = 100;
 
-type Filter = { task?: string; stream?: string[] };
+type Filter = { task?: string; stream?: string[]; noun?: string[] };
 
-export function EntityEvents({ filter }: { filter: Filter }) {
+/** `about`: of those, only the ones that name this key. */
+export function EntityEvents({ filter, about }: { filter: Filter; about?: string }) {
   const key = JSON.stringify(filter);
   const [read, setRead] = useState<{ events: FullEvent[]; problem?: Problem; waited: boolean }>({
     events: [],
@@ -49,7 +50,7 @@ export function EntityEvents({ filter }: { filter: Filter }) {
     const stop = follow(FULL_EVENTS, () => ({ after: cursor, filter: JSON.parse(key) as Filter }), {
       take: ({ events: event }) => {
         cursor = event.cursor;
-        waiting.push(event);
+        if (!about || names(event, about)) waiting.push(event);
       },
       refused: (problem) => setRead((before) => ({ ...before, problem })),
     });
@@ -57,7 +58,7 @@ export function EntityEvents({ filter }: { filter: Filter }) {
       clearInterval(timer);
       stop();
     };
-  }, [key]);
+  }, [key, about]);
   const newest = [...read.events].reverse();
   return (
     <div>
@@ -78,6 +79,13 @@ export function EntityEvents({ filter }: { filter: Filter }) {
         </Button>
       )}
     </div>
+  );
+}
+
+function names(event: FullEvent, key: string): boolean {
+  return (
+    event.stream === key ||
+    (typeof event.data === 'object' && event.data !== null && Object.values(event.data).includes(key))
   );
 }
 
@@ -105,7 +113,9 @@ export function EventDetail({ event }: { event: FullEvent }) {
         <span className="clip" style={{ display: 'inline-flex', gap: '0.8rem' }}>
           {event.task && <KeyLink id={event.task} />}
           {event.agent && <KeyLink id={event.agent} />}
-          {!event.task && event.stream !== event.agent && <KeyLink id={event.stream} />}
+          {named(event).map((key) => (
+            <KeyLink key={key} id={key} />
+          ))}
         </span>
         <span className="dim clip event-brief">{brief(event.data)}</span>
       </div>
@@ -120,6 +130,17 @@ export function EventDetail({ event }: { event: FullEvent }) {
     </div>
   );
 }
+
+/** Whose event it is, or whom it names: the roster's own key leads nowhere. */
+function named(event: FullEvent): string[] {
+  if (event.task || event.stream === event.agent) return [];
+  if (!event.stream.startsWith('roster_')) return [event.stream];
+  const values = typeof event.data === 'object' && event.data !== null ? Object.values(event.data) : [];
+  const keys = values.filter((value): value is string => typeof value === 'string' && KEY.test(value));
+  return [...new Set(keys)].filter((key) => key !== event.agent).slice(0, 3);
+}
+
+const KEY = /^(agent|swarm|host|vm|node)_[0-9a-f]{32}$/;
 
 /** An end is as good as what ended. */
 function toneOf(event: FullEvent) {

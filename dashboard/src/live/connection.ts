@@ -1,9 +1,11 @@
 // The WebSocket to the node: one, for all subscriptions. Says whether what is shown can be live.
 //
-// While it is cut it tries again, waiting longer each time, 5 s at most. A subscription is begun again by its own
+// While it is cut it tries again, waiting longer each time, 5 s at most; from the second try on at the next address of the
+// cluster each time. A subscription is begun again by its own
 // `follow` from where it was; nothing here resends an old position.
 import { type Client, createClient } from 'graphql-ws';
 import { useSyncExternalStore } from 'react';
+import * as elsewhere from './elsewhere';
 import { onSession, signOut, token } from './session';
 
 export type Connection = {
@@ -21,10 +23,14 @@ const WAIT_FIRST_MS = 250;
 const WAIT_MAX_MS = 5_000;
 /** A node that says nothing for so long after a ping is taken for gone. */
 const PONG_WITHIN_MS = 5_000;
+/** A host that is gone does not even refuse. */
+const CONNECT_WITHIN_MS = 5_000;
 
 let connection: Connection = { state: 'off', epoch: 0, since: Date.now(), why: '', retryAt: 0 };
 let client: Client | undefined;
 let wait = WAIT_FIRST_MS;
+/** Since it was live. */
+let failures = 0;
 let retry: ReturnType<typeof setTimeout> | undefined;
 /** The token that `client` was made with. */
 let clientToken = '';
@@ -36,6 +42,7 @@ function change(next: Partial<Connection>): void {
 }
 
 function words(code: number, reason: string): string {
+  if (code === 4499) return 'the node does not answer';
   if (reason) return reason;
   if (code === 1006 || code === 1001) return 'the node does not answer';
   return `closed with ${code}`;
@@ -48,8 +55,9 @@ function open(): void {
   clientToken = token();
   change({ state: connection.epoch === 0 ? 'connecting' : connection.state, retryAt: 0 });
   let pong: ReturnType<typeof setTimeout> | undefined;
+  const patience = setTimeout(() => made.terminate(), CONNECT_WITHIN_MS);
   const made: Client = createClient({
-    url: `${location.origin.replace(/^http/, 'ws')}/graphql/ws`,
+    url: elsewhere.socket('/graphql/ws'),
     connectionParams: { Authorization: `Bearer ${clientToken}` },
     lazy: false,
     retryAttempts: 0,
@@ -57,8 +65,10 @@ function open(): void {
     onNonLazyError: () => {},
     on: {
       connected: () => {
+        clearTimeout(patience);
         if (client !== made) return;
         wait = WAIT_FIRST_MS;
+        failures = 0;
         change({ state: 'live', epoch: connection.epoch + 1, since: Date.now(), why: '', retryAt: 0 });
       },
       ping: (received) => {
@@ -67,6 +77,7 @@ function open(): void {
       pong: () => clearTimeout(pong),
       closed: (event) => {
         clearTimeout(pong);
+        clearTimeout(patience);
         const { code = 1006, reason = '' } = event as { code?: number; reason?: string };
         ended(made, code, reason);
       },
@@ -83,6 +94,8 @@ function ended(made: Client, code: number, reason: string): void {
     signOut(`You were signed out: ${words(code, reason)}`);
     return;
   }
+  failures += 1;
+  if (failures > 1) elsewhere.next();
   const ms = wait * (0.75 + Math.random() / 2);
   wait = Math.min(wait * 2, WAIT_MAX_MS);
   const since = connection.state === 'cut' ? connection.since : Date.now();

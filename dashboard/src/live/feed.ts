@@ -3,12 +3,14 @@
 // Screens use it to know what to read again; it keeps the last ones for those that show them.
 import { useSyncExternalStore } from 'react';
 import * as connection from './connection';
+import * as elsewhere from './elsewhere';
 import { follow } from './follow';
 import { graphql, type ResultOf } from './graphql';
 import { request } from './request';
 import { onSession, token } from './session';
 
 const HEAD = graphql(`query Head { cluster { cursor } }`);
+const NODES = graphql(`query Nodes { cluster { nodes { gatewayUrl status } } }`);
 const FEED = graphql(`
   subscription Feed($after: Cursor) { events(after: $after) { cursor at kind stream task agent } }
 `);
@@ -64,7 +66,28 @@ async function start(): Promise<void> {
   });
 }
 
+/** Learns where else the page could go on, over each connection and when nodes come or go. */
+async function learnNodes(): Promise<void> {
+  try {
+    const { nodes } = (await request(NODES, {})).cluster;
+    // One that is lost now may be the one that answers later, so all are kept.
+    elsewhere.learn(nodes.flatMap(({ gatewayUrl }) => gatewayUrl ?? []));
+  } catch {
+    // Asked again over the next connection; until then what was known stays.
+  }
+}
+
 export function begin(): void {
+  let epoch = 0;
+  connection.onConnection(() => {
+    const now = connection.now();
+    if (now.state !== 'live' || now.epoch === epoch) return;
+    epoch = now.epoch;
+    void learnNodes();
+  });
+  onEvents((events) => {
+    if (events.some(({ kind }) => kind.startsWith('Node'))) void learnNodes();
+  });
   connection.begin();
   onSession(() => void start());
   void start();

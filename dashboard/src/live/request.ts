@@ -1,6 +1,7 @@
 // One query or mutation over HTTP.
 import { print } from '@0no-co/graphql.web';
 import type { TadaDocumentNode } from 'gql.tada';
+import { origin } from './elsewhere';
 import { Problem } from './problem';
 import { signOut, token } from './session';
 
@@ -36,7 +37,7 @@ export async function request<Data, Variables>(
   let response: Response;
   let body: { data?: Data | null; errors?: unknown };
   try {
-    response = await fetch('/graphql', {
+    response = await fetch(`${origin()}/graphql`, {
       method: 'POST',
       headers: {
         'Content-Type': 'application/json',

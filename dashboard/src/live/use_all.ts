@@ -2,8 +2,9 @@
 import type { TadaDocumentNode } from 'gql.tada';
 import { useCallback, useEffect, useRef, useState } from 'react';
 import * as connection from './connection';
-import { type FeedEvent, heardTo, onEvents } from './feed';
+import { type FeedEvent, heardTo } from './feed';
 import { asProblem, type Problem } from './problem';
+import { keepReading } from './reading';
 import { request } from './request';
 
 const PAGE = 200;
@@ -29,6 +30,7 @@ export function useAll<Data, Variables extends PageVariables, Row>(
   variables: Variables,
   pick: (data: Data) => Connected<Row>,
   touches: (event: FeedEvent) => boolean,
+  { everyMs, page = PAGE }: { everyMs?: number; page?: number } = {},
 ): All<Row> {
   const key = JSON.stringify(variables);
   const [state, setState] = useState<{
@@ -38,34 +40,15 @@ export function useAll<Data, Variables extends PageVariables, Row>(
     problem?: Problem;
     epoch: number;
     at: number;
-  }>({
-    key: '',
-    rows: [],
-    cut: false,
-    epoch: -1,
-    at: 0,
-  });
+  }>({ key: '', rows: [], cut: false, epoch: -1, at: 0 });
   const latest = useRef({ variables, pick, touches });
   latest.current = { variables, pick, touches };
   const again = useRef<() => void>(() => {});
 
   useEffect(() => {
-    let over = false;
-    let running = false;
     let dirty = true;
-    let startedAt = 0;
-    let tookMs = 0;
-    let problems = 0;
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const abort = new AbortController();
-
-    const read = async () => {
-      timer = undefined;
-      if (over || running || globalThis.document.hidden) return;
-      running = true;
+    const read = async (signal: AbortSignal) => {
       dirty = false;
-      startedAt = Date.now();
-      const began = startedAt;
       const { epoch } = connection.now();
       const atLeast = heardTo();
       const rows: Row[] = [];
@@ -73,67 +56,40 @@ export function useAll<Data, Variables extends PageVariables, Row>(
       let more = true;
       try {
         while (more && rows.length < ROWS_MAX) {
-          const asked = { ...latest.current.variables, first: PAGE, after, atLeast } as Variables;
-          const found = latest.current.pick(await request(document, asked, abort.signal));
-          if (over) return;
+          const asked = { ...latest.current.variables, first: page, after, atLeast } as Variables;
+          const found = latest.current.pick(await request(document, asked, signal));
+          if (signal.aborted) return undefined;
           rows.push(...found.nodes);
           after = found.pageInfo.endCursor;
           more = found.pageInfo.hasNextPage;
         }
-        problems = 0;
         setState({ key, rows, cut: more, epoch, at: Date.now() });
+        return undefined;
       } catch (error) {
-        if (over) return;
         const problem = asProblem(error);
-        problems += 1;
+        if (signal.aborted) return problem;
         dirty ||= problem.retryable;
         setState((before) => ({
           ...(before.key === key ? before : { rows: [], cut: false, epoch: -1, at: 0 }),
           key,
           problem,
         }));
-      } finally {
-        running = false;
-        tookMs = Date.now() - began;
+        return problem;
       }
-      plan();
     };
-    const plan = () => {
-      if (over || running || !dirty || timer !== undefined) return;
-      const pace = Math.max(PACE_MS, tookMs * 4, problems > 0 ? Math.min(1_000 * 2 ** problems, 15_000) : 0);
-      timer = setTimeout(read, Math.max(0, startedAt + pace - Date.now()));
-    };
-    const soon = () => {
-      dirty = true;
-      plan();
-    };
-    again.current = () => {
-      startedAt = 0;
-      problems = 0;
-      clearTimeout(timer);
-      timer = undefined;
-      soon();
-    };
-    const offEvents = onEvents((events) => {
-      if (events.some(latest.current.touches)) soon();
+    const reading = keepReading({
+      read,
+      due: () => dirty,
+      spoil: () => {
+        dirty = true;
+      },
+      touches: (event) => latest.current.touches(event),
+      pace: (tookMs) => Math.max(PACE_MS, tookMs * 4),
+      everyMs,
     });
-    let epoch = connection.now().epoch;
-    const offConnection = connection.onConnection(() => {
-      if (connection.now().state !== 'live' || connection.now().epoch === epoch) return;
-      epoch = connection.now().epoch;
-      again.current();
-    });
-    globalThis.document.addEventListener('visibilitychange', soon);
-    plan();
-    return () => {
-      over = true;
-      abort.abort();
-      clearTimeout(timer);
-      offEvents();
-      offConnection();
-      globalThis.document.removeEventListener('visibilitychange', soon);
-    };
-  }, [key, document]);
+    again.current = reading.refresh;
+    return reading.end;
+  }, [key, document, everyMs, page]);
 
   const { state: standing, epoch } = connection.useConnection();
   const refresh = useCallback(() => again.current(), []);

@@ -1,13 +1,12 @@
 // A query whose answer is read again when something it shows has changed.
 //
 // It says how old the answer is: after a cut, `stale` holds until it was read again over the new connection.
-// Reads are never closer together than `PACE_MS`, or four times what one takes: a storm of changes costs a bounded
-// share of the page's time and the node's.
 import type { TadaDocumentNode } from 'gql.tada';
 import { useCallback, useEffect, useMemo, useRef, useState } from 'react';
 import * as connection from './connection';
-import { type FeedEvent, heardTo, onEvents } from './feed';
+import { type FeedEvent, heardTo } from './feed';
 import { asProblem, type Problem } from './problem';
+import { keepReading } from './reading';
 import { described, request } from './request';
 import { onSession } from './session';
 
@@ -72,92 +71,43 @@ export function useLive<Data, Variables>(
 
   useEffect(() => {
     if (key === '') return;
-    let over = false;
-    let running = false;
     let dirty = true;
-    let problems = 0;
-    let startedAt = 0;
-    let tookMs = 0;
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const abort = new AbortController();
     const old = kept.get(key) as { data: Data; at: number } | undefined;
     setState({ key, data: old?.data, at: old?.at ?? 0, epoch: -1, loading: true });
 
-    const read = async () => {
-      timer = undefined;
-      if (over || running || document_hidden()) return;
-      running = true;
+    const read = async (signal: AbortSignal) => {
       dirty = false;
-      startedAt = Date.now();
-      const began = startedAt;
       const { epoch } = connection.now();
       const asked = names.has('atLeast')
         ? { ...latest.current.variables, atLeast: heardTo() }
         : latest.current.variables;
       setState((before) => (before.loading ? before : { ...before, loading: true }));
       try {
-        const data = await request(document, asked as Variables, abort.signal);
-        if (over) return;
-        problems = 0;
+        const data = await request(document, asked as Variables, signal);
+        if (signal.aborted) return undefined;
         keep(key, data);
         setState({ key, data, at: Date.now(), epoch, loading: false });
+        return undefined;
       } catch (error) {
-        if (over) return;
         const problem = asProblem(error);
-        problems += 1;
+        if (signal.aborted) return problem;
         dirty ||= problem.retryable;
         setState((before) => ({ ...before, key, problem, loading: false }));
-      } finally {
-        running = false;
-        tookMs = Date.now() - began;
-        if (!over) plan();
+        return problem;
       }
     };
-    const plan = () => {
-      if (over || running || timer !== undefined) return;
-      const pace = Math.max(paceMs, tookMs * 4, problems > 0 ? Math.min(1_000 * 2 ** problems, 15_000) : 0);
-      if (dirty) timer = setTimeout(read, Math.max(0, startedAt + pace - Date.now()));
-      else if (everyMs) timer = setTimeout(read, Math.max(0, startedAt + Math.max(everyMs, tookMs * 4) - Date.now()));
-    };
-    const soon = () => {
-      dirty = true;
-      // A poll that waits gives way to what is known to have changed.
-      if (everyMs && timer !== undefined) {
-        clearTimeout(timer);
-        timer = undefined;
-      }
-      plan();
-    };
-    again.current = () => {
-      startedAt = 0;
-      problems = 0;
-      clearTimeout(timer);
-      timer = undefined;
-      soon();
-    };
-    const offEvents = onEvents((events) => {
-      const { touches } = latest.current;
-      if (!touches || events.some(touches)) soon();
+    const reading = keepReading({
+      read,
+      due: () => dirty,
+      spoil: () => {
+        dirty = true;
+      },
+      touches: (event) => latest.current.touches?.(event) ?? true,
+      pace: (tookMs) => Math.max(paceMs, tookMs * 4),
+      everyMs,
     });
-    let epoch = connection.now().epoch;
-    const offConnection = connection.onConnection(() => {
-      if (connection.now().state !== 'live' || connection.now().epoch === epoch) return;
-      epoch = connection.now().epoch;
-      again.current();
-    });
-    const seen = () => {
-      if (!document_hidden()) soon();
-    };
-    globalThis.document.addEventListener('visibilitychange', seen);
-    plan();
-    return () => {
-      over = true;
-      abort.abort();
-      clearTimeout(timer);
-      offEvents();
-      offConnection();
-      globalThis.document.removeEventListener('visibilitychange', seen);
-    };
+    again.current = reading.refresh;
+    return reading.end;
   }, [key, document, names, everyMs, paceMs]);
 
   const { state: standing, epoch } = connection.useConnection();
@@ -175,8 +125,4 @@ export function useLive<Data, Variables>(
     }),
     [mine, state, fallback, standing, epoch, refresh],
   );
-}
-
-function document_hidden(): boolean {
-  return globalThis.document.hidden;
 }

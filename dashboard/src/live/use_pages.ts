@@ -5,8 +5,9 @@
 import type { TadaDocumentNode } from 'gql.tada';
 import { useCallback, useEffect, useRef, useState } from 'react';
 import * as connection from './connection';
-import { type FeedEvent, heardTo, onEvents } from './feed';
+import { type FeedEvent, heardTo } from './feed';
 import { asProblem, type Problem } from './problem';
+import { keepReading } from './reading';
 import { request } from './request';
 
 export const PAGE = 100;
@@ -44,15 +45,8 @@ export function usePages<Data, Variables extends PageVariables, Row extends { id
   const again = useRef<() => void>(() => {});
 
   useEffect(() => {
-    let over = false;
-    let running = false;
-    let startedAt = 0;
-    let tookMs = 0;
-    let problems = 0;
-    let timer: ReturnType<typeof setTimeout> | undefined;
     let pages: Page<Row>[] = [];
     view.current = [0, 0];
-    const abort = new AbortController();
     setShown({ key, pages });
 
     /** The first page in view that has to be read, if any. */
@@ -71,13 +65,9 @@ export function usePages<Data, Variables extends PageVariables, Row extends { id
       // The next page is read a little before its place comes into view.
       return last.more && to + 30 >= at && pages.length < PAGES_MAX ? pages.length : undefined;
     };
-    const read = async () => {
-      timer = undefined;
+    const read = async (signal: AbortSignal) => {
       const index = wanted();
-      if (over || running || index === undefined || globalThis.document.hidden) return;
-      running = true;
-      startedAt = Date.now();
-      const began = startedAt;
+      if (index === undefined) return undefined;
       const { epoch } = connection.now();
       const before = pages[index - 1];
       const asked = { ...latest.current.variables, first: PAGE, after: before?.end ?? null, atLeast: heardTo() };
@@ -86,8 +76,8 @@ export function usePages<Data, Variables extends PageVariables, Row extends { id
       if (old) pages = pages.with(index, { ...old, fresh: true });
       let problem: Problem | undefined;
       try {
-        const found = latest.current.pick(await request(document, asked as Variables, abort.signal));
-        if (over) return;
+        const found = latest.current.pick(await request(document, asked as Variables, signal));
+        if (signal.aborted) return undefined;
         const stillFresh = !old || pages[index]?.fresh === true;
         const page: Page<Row> = {
           rows: found.nodes,
@@ -96,62 +86,31 @@ export function usePages<Data, Variables extends PageVariables, Row extends { id
           fresh: stillFresh,
           epoch,
         };
-        problems = 0;
         // A page that ends elsewhere moves all that follow.
         const moved = old !== undefined && old.end !== page.end;
         const rest = page.more ? pages.slice(index + 1).map((next) => (moved ? { ...next, fresh: false } : next)) : [];
         pages = [...pages.slice(0, index), page, ...rest];
       } catch (error) {
-        if (over) return;
         problem = asProblem(error);
-        problems += 1;
+        if (signal.aborted) return problem;
         if (old) pages = pages.with(index, { ...old, fresh: false });
-      } finally {
-        running = false;
-        tookMs = Date.now() - began;
       }
       setShown({ key, pages, problem });
-      if (!problem || problem.retryable) plan();
+      return problem;
     };
-    const plan = () => {
-      const index = wanted();
-      if (over || running || timer !== undefined || index === undefined) return;
+    const reading = keepReading({
+      read,
+      due: () => wanted() !== undefined,
+      spoil: () => {
+        pages = pages.map((page) => (page.fresh ? { ...page, fresh: false } : page));
+      },
+      touches: (event) => latest.current.touches(event),
       // What was never read is not kept waiting.
-      const pace =
-        problems > 0 ? Math.min(1_000 * 2 ** problems, 15_000) : pages[index] ? Math.max(PACE_MS, tookMs * 4) : 0;
-      timer = setTimeout(read, Math.max(0, startedAt + pace - Date.now()));
-    };
-    const spoil = () => {
-      pages = pages.map((page) => (page.fresh ? { ...page, fresh: false } : page));
-      plan();
-    };
-    wake.current = plan;
-    again.current = () => {
-      startedAt = 0;
-      problems = 0;
-      clearTimeout(timer);
-      timer = undefined;
-      spoil();
-    };
-    const offEvents = onEvents((events) => {
-      if (events.some(latest.current.touches)) spoil();
+      pace: (tookMs) => (pages[wanted() ?? 0] ? Math.max(PACE_MS, tookMs * 4) : 0),
     });
-    let epoch = connection.now().epoch;
-    const offConnection = connection.onConnection(() => {
-      if (connection.now().state !== 'live' || connection.now().epoch === epoch) return;
-      epoch = connection.now().epoch;
-      again.current();
-    });
-    globalThis.document.addEventListener('visibilitychange', plan);
-    plan();
-    return () => {
-      over = true;
-      abort.abort();
-      clearTimeout(timer);
-      offEvents();
-      offConnection();
-      globalThis.document.removeEventListener('visibilitychange', plan);
-    };
+    wake.current = reading.wake;
+    again.current = reading.refresh;
+    return reading.end;
   }, [key, document]);
 
   const { state: standing, epoch } = connection.useConnection();

@@ -1,7 +1,10 @@
-// What was measured since this page was opened, as plots with a time range. What was not measured is a gap.
+// What was measured, as plots with a time range: once a second while this page is open, from the node's own memory before.
+// What was not measured is a gap.
 import { SegmentedControl } from '@mantine/core';
 import { useMemo, useState } from 'react';
 import { useConnection } from '../live/connection';
+import { graphql } from '../live/graphql';
+import { never, useLive } from '../live/use_live';
 import { bytes, short } from '../ui/figures';
 import { Empty, PageHead, Panel } from '../ui/shown';
 import { At } from '../ui/time';
@@ -13,16 +16,28 @@ const RANGES = [
   { value: '300', label: '5 min' },
   { value: '900', label: '15 min' },
   { value: '3600', label: '1 h' },
+  { value: '21600', label: '6 h' },
+  { value: '86400', label: '24 h' },
 ];
 
-/** Samples further apart than this have a gap between them. */
+const HISTORY = graphql(`
+  query MetricsHistory($since: DateTime, $until: DateTime) {
+    metricsHistory(since: $since, until: $until, points: 600) {
+      at tasksRunning tasksQueued tasksEndedTotal agentsRunning eventsTotal cpuSecondsTotal residentBytes
+    }
+  }
+`);
+
+/** Samples of this page further apart than this have a gap between them; the node keeps one every five seconds. */
 const GAP_MS = 4_000;
+const KEPT_EVERY_MS = 5_000;
+const KEPT_POINTS = 600;
 
 /** With an empty sample in each gap, so that no line is drawn across what was not measured. */
-export function gapped(samples: readonly Sample[]): (Sample | number)[] {
+export function gapped(samples: readonly Sample[], gapMs = GAP_MS): (Sample | number)[] {
   return samples.flatMap((sample, index) => {
     const before = samples[index - 1];
-    const gap = before && Date.parse(sample.at) - Date.parse(before.at) > GAP_MS;
+    const gap = before && Date.parse(sample.at) - Date.parse(before.at) > gapMs;
     return gap ? [Date.parse(before.at) / 1_000 + 1, sample] : [sample];
   });
 }
@@ -31,14 +46,24 @@ export function Metrics() {
   const samples = useSamples();
   const { state } = useConnection();
   const [range, setRange] = useState('300');
+  const { epoch } = useConnection();
+  // Asked once for each range and connection: what is newer, the page measures itself.
+  const since = useMemo(
+    () => ({ range, epoch, at: new Date(Date.now() - Number(range) * 1_000).toISOString() }),
+    [range, epoch],
+  );
+  const before = useLive(HISTORY, { since: since.at, until: null }, { touches: never });
   const shown = useMemo(() => {
     const last = samples.at(-1);
     if (!last) return [];
     const from = Date.parse(last.at) - Number(range) * 1_000;
-    return samples.filter(({ at }) => Date.parse(at) >= from);
-  }, [samples, range]);
-  const plots = useMemo(() => drawn(shown), [shown]);
-  const first = samples[0];
+    const first = samples[0]?.at ?? last.at;
+    const kept = before.data?.metricsHistory.filter(({ at }) => at < first) ?? [];
+    return [...kept, ...samples].filter(({ at }) => Date.parse(at) >= from);
+  }, [samples, range, before.data]);
+  const gapMs = Math.max(GAP_MS, KEPT_EVERY_MS * 2.5, ((Number(range) * 1_000) / KEPT_POINTS) * 2.5);
+  const plots = useMemo(() => drawn(shown, gapMs), [shown, gapMs]);
+  const first = shown[0];
   const last = samples.at(-1);
   const to = last ? Date.parse(last.at) / 1_000 : 0;
   return (
@@ -48,8 +73,8 @@ export function Metrics() {
         note={
           first ? (
             <>
-              Measured once a second since <At at={first.at} />, when this page was opened; an hour is kept. For more,
-              have Prometheus read <a href="/metrics">/metrics</a>.
+              Since <At at={first.at} />: once a second while this page is open, before that every five seconds, kept by
+              the node for a day and until it restarts. For more, have Prometheus read <a href="/metrics">/metrics</a>.
             </>
           ) : undefined
         }
@@ -89,8 +114,8 @@ function told(series: Series, format: (value: number) => string): string {
 
 type Drawn = { title: string; times: number[]; series: Series[]; format: (value: number) => string };
 
-function drawn(samples: Sample[]): Drawn[] {
-  const points = gapped(samples);
+function drawn(samples: Sample[], gapMs: number): Drawn[] {
+  const points = gapped(samples, gapMs);
   const times = points.map((point) => (typeof point === 'number' ? point : Date.parse(point.at) / 1_000));
   const index = new Map(samples.map((sample, at) => [sample, at]));
   const of = (label: string, color: string, value: (sample: Sample) => number | null): Series => ({

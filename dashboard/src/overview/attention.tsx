@@ -26,6 +26,7 @@ export function Attention({ data }: { data: OverviewData }) {
     ...clusterGroups(data),
     ...approvalGroups(data),
     ...agentGroups(data),
+    ...fleetGroups(data),
     ...taskGroups(data),
     ...budgetGroups(data),
   ];
@@ -155,6 +156,44 @@ function agentGroups({ agents }: OverviewData): Group[] {
       )),
     },
   ];
+}
+
+function fleetGroups({ hosts, vms }: OverviewData): Group[] {
+  const lists = [
+    {
+      ...hosts,
+      one: 'host',
+      words: 'not reached or lost',
+      lines: hosts.nodes.map(({ why, ...host }) => ({ ...host, why })),
+    },
+    {
+      ...vms,
+      one: 'VM',
+      words: 'failed or lost',
+      lines: vms.nodes.map(({ failure, ...vm }) => ({ ...vm, why: failure })),
+    },
+  ];
+  return lists.flatMap(({ nodes, pageInfo, one, words, lines }): Group[] =>
+    nodes.length === 0
+      ? []
+      : [
+          {
+            icon: HardDrive,
+            tone: 'bad',
+            head: (
+              <Link to="/hosts">
+                {pageInfo.hasNextPage ? `More than ${nodes.length} ${one}s` : plural(nodes.length, one)} {words}
+              </Link>
+            ),
+            lines: lines.map((line) => (
+              <>
+                <KeyLink id={line.id} name={line.name} />
+                <span className="clip dim">{line.why}</span>
+              </>
+            )),
+          },
+        ],
+  );
 }
 
 function taskGroups({ dead, failed, swarms }: OverviewData): Group[] {

@@ -25,6 +25,8 @@ const OVERVIEW = graphql(`
     dead: tasks(first: 5, filter: { status: [DEAD] }, orderBy: CREATED_DESC, atLeast: $atLeast) { nodes { id title endedAt error } }
     failed: tasks(first: 5, filter: { status: [FAILED] }, orderBy: CREATED_DESC, atLeast: $atLeast) { nodes { id title endedAt error } }
     agents(first: 20, filter: { status: [FAILED, LOST] }, atLeast: $atLeast) { nodes { id name status lastFailure } pageInfo { hasNextPage } }
+    hosts(first: 5, filter: { status: [UNREACHABLE, LOST] }, atLeast: $atLeast) { nodes { id name status why } pageInfo { hasNextPage } }
+    vms(first: 5, filter: { status: [FAILED, LOST] }, atLeast: $atLeast) { nodes { id name status failure } pageInfo { hasNextPage } }
     budgets(first: 100, atLeast: $atLeast) { nodes { id scope warned warnPercent limit { tokens money { amount currency } } spent { tokens money { amount currency } } } }
     usage(first: 100, by: SWARM, atLeast: $atLeast) { nodes { calls incomplete money { amount currency } } pageInfo { hasNextPage } }
   }

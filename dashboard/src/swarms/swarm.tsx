@@ -1,15 +1,16 @@
 // One swarm: its coordinators and agents as a graph with what flows between them, its queue, its plans.
 import { Skeleton, Text } from '@mantine/core';
-import { getRouteApi, Link } from '@tanstack/react-router';
+import { getRouteApi } from '@tanstack/react-router';
 import { lazy, Suspense } from 'react';
 import type { FeedEvent } from '../live/feed';
 import { graphql, type ResultOf } from '../live/graphql';
 import { useLive } from '../live/use_live';
 import { counted } from '../overview/counted';
+import { EntityHead, EntityPage } from '../ui/entity';
 import { count, many, money } from '../ui/figures';
 import type { Arrow, Vertex } from '../ui/graph';
-import { CopyKey, KeyLink, shortKey } from '../ui/key';
-import { Empty, Freshness, PageHead, Panel, Shown } from '../ui/shown';
+import { KeyLink, shortKey } from '../ui/key';
+import { Empty, Panel } from '../ui/shown';
 import { State, word } from '../ui/state';
 import { Tile } from '../ui/tile';
 import { Ago, Took } from '../ui/time';
@@ -51,22 +52,9 @@ export function SwarmPage() {
     },
   );
   return (
-    <div className="page">
-      <Shown live={live} rows={6}>
-        {({ node }) =>
-          node?.__typename === 'Swarm' ? (
-            <Loaded swarm={node} live={live} refresh={live.refresh} />
-          ) : (
-            <div className="card">
-              <Empty title="There is no such swarm">
-                <span className="mono wrap">{id}</span> is not known here, or was removed.{' '}
-                <Link to="/swarms">All swarms</Link>
-              </Empty>
-            </div>
-          )
-        }
-      </Shown>
-    </div>
+    <EntityPage live={live} type="Swarm" id={id} noun="swarm" all={{ to: '/swarms', label: 'All swarms' }}>
+      {(swarm) => <Loaded swarm={swarm} live={live} refresh={live.refresh} />}
+    </EntityPage>
   );
 }
 
@@ -153,10 +141,9 @@ function Loaded({
   const whole = Date.now() - since >= OVER_MS;
   return (
     <>
-      <PageHead title={swarm.name} note={<CopyKey id={swarm.id} />}>
-        <Freshness live={live} />
+      <EntityHead title={swarm.name} id={swarm.id} live={live}>
         <SwarmActions swarm={swarm} refresh={refresh} />
-      </PageHead>
+      </EntityHead>
       <div className="tiles">
         <Tile
           label="Agents"

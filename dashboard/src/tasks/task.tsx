@@ -5,9 +5,10 @@ import { OpenQuestions } from '../approvals/approvals';
 import { EntityEvents } from '../events/of_entity';
 import type { FeedEvent } from '../live/feed';
 import { useLive } from '../live/use_live';
+import { EntityHead, EntityPage } from '../ui/entity';
 import { count, many, money } from '../ui/figures';
-import { CopyKey, KeyLink } from '../ui/key';
-import { Empty, Freshness, PageHead, Panel, Shown } from '../ui/shown';
+import { KeyLink } from '../ui/key';
+import { Panel } from '../ui/shown';
 import { State, word } from '../ui/state';
 import { Ago, At, duration, Took } from '../ui/time';
 import { TaskActions } from './actions';
@@ -30,21 +31,9 @@ export function TaskPage() {
     { touches: (event: FeedEvent) => event.task !== null || event.stream === id, paceMs: 600 },
   );
   return (
-    <div className="page">
-      <Shown live={live} rows={6}>
-        {({ node }) =>
-          node?.__typename === 'Task' ? (
-            <Loaded task={node} refresh={live.refresh} live={live} />
-          ) : (
-            <div className="card">
-              <Empty title="There is no such task">
-                <span className="mono wrap">{id}</span> is not known here. <Link to="/tasks">All tasks</Link>
-              </Empty>
-            </div>
-          )
-        }
-      </Shown>
-    </div>
+    <EntityPage live={live} type="Task" id={id} noun="task" all={{ to: '/tasks', label: 'All tasks' }}>
+      {(task) => <Loaded task={task} refresh={live.refresh} live={live} />}
+    </EntityPage>
   );
 }
 
@@ -74,10 +63,9 @@ function Loaded({
   const tab = tabs.some(({ value }) => value === search.tab) ? (search.tab ?? first) : first;
   return (
     <>
-      <PageHead title={task.title} note={<CopyKey id={task.id} />}>
-        <Freshness live={live} />
+      <EntityHead title={task.title} id={task.id} live={live}>
         <TaskActions task={task} refresh={refresh} />
-      </PageHead>
+      </EntityHead>
       <OpenQuestions task={task.id} />
       <div className="two" data-stale={live.stale ? 'true' : undefined}>
         <Panel

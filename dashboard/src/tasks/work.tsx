@@ -5,6 +5,7 @@ import { Json, TextBlock } from '../ui/json';
 import { CopyKey } from '../ui/key';
 import { Empty } from '../ui/shown';
 import { duration } from '../ui/time';
+import { ArtifactDownload } from './artifact';
 import type { TaskData } from './query';
 
 /** As one would type it; only for reading, never run. */
@@ -82,6 +83,7 @@ export function Work({ task }: { task: TaskData }) {
                   <th>Name</th>
                   <th>Size</th>
                   <th>BLAKE3</th>
+                  <th aria-label="Download" />
                 </tr>
               </thead>
               <tbody>
@@ -91,6 +93,9 @@ export function Work({ task }: { task: TaskData }) {
                     <td className="num">{bytes(artifact.bytes)}</td>
                     <td>
                       <CopyKey id={artifact.hash} />
+                    </td>
+                    <td>
+                      <ArtifactDownload task={task.id} artifact={artifact} />
                     </td>
                   </tr>
                 ))}

@@ -1,21 +1,9 @@
 // One actor that is followed: its state, what happened to it since this page was opened, and a fault to try it with.
-import {
-  Alert,
-  Button,
-  CloseButton,
-  Group,
-  Modal,
-  NumberInput,
-  Select,
-  Stack,
-  Text,
-  TextInput,
-  Title,
-} from '@mantine/core';
+import { Alert, Button, CloseButton, Group, Modal, NumberInput, Select, Stack, Text, Title } from '@mantine/core';
 import { Zap } from 'lucide-react';
 import { useState } from 'react';
 import { graphql } from '../live/graphql';
-import { useLive } from '../live/use_live';
+import { never, useLive } from '../live/use_live';
 import { useAct } from '../ui/act';
 import { CopyKey, KeyLink, keyPath } from '../ui/key';
 import { ProblemNote } from '../ui/shown';
@@ -26,6 +14,7 @@ import { type Change, ChangeText, type TreeActor } from './tree';
 const INJECT = graphql(
   `mutation InjectFault($input: InjectFaultInput!) { injectFault(input: $input) { points { point } } }`,
 );
+const PLACES = graphql(`query FaultPlaces { faultPlaces { point about } }`);
 const FAULTS = graphql(`query Faults { faults { point key fault times struck armedAt } }`);
 
 export function ActorPanel({
@@ -45,9 +34,14 @@ export function ActorPanel({
   return (
     <aside className="card" style={{ overflow: 'auto', minWidth: 0 }} aria-label="The chosen actor">
       <Group justify="space-between" wrap="nowrap" align="flex-start">
-        <Title order={2} className="wrap mono" size="h3">
-          {path}
-        </Title>
+        <div style={{ minWidth: 0 }}>
+          <Title order={2} className="wrap" size="h3">
+            {actor?.entityName ?? path.split('/').at(-1)}
+          </Title>
+          <Text size="xs" c="dimmed" className="mono wrap">
+            {path}
+          </Text>
+        </div>
         <CloseButton aria-label="Close" onClick={close} />
       </Group>
       {!actor ? (
@@ -152,6 +146,7 @@ const FAULTS_OFFERED: { value: FaultKind; label: string }[] = [
 
 function Inject({ actor, node, close }: { actor: TreeActor; node: string | undefined; close: () => void }) {
   const act = useAct(INJECT);
+  const places = useLive(PLACES, {}, { touches: never });
   const [fault, setFault] = useState<FaultKind>('PANIC');
   const [point, setPoint] = useState('actor.handle');
   const [times, setTimes] = useState<number | string>(1);
@@ -171,7 +166,7 @@ function Inject({ actor, node, close }: { actor: TreeActor; node: string | undef
     if (done) close();
   };
   return (
-    <Modal opened onClose={close} title={`Inject a fault into ${actor.name}`}>
+    <Modal opened onClose={close} title={`Inject a fault into ${actor.entityName ?? actor.name}`}>
       <Stack>
         <Alert color="yellow" variant="light" styles={{ message: { color: 'var(--mantine-color-text)' } }}>
           {fault === 'ABORT'
@@ -186,7 +181,16 @@ function Inject({ actor, node, close }: { actor: TreeActor; node: string | undef
           allowDeselect={false}
           onChange={(value) => value && setFault(value as FaultKind)}
         />
-        <TextInput label="Point of the code" value={point} onChange={(event) => setPoint(event.currentTarget.value)} />
+        <Select
+          label="Where it strikes"
+          description={places.data?.faultPlaces.find((place) => place.point === point)?.about}
+          data={places.data?.faultPlaces.map((place) => place.point) ?? [point]}
+          value={point}
+          searchable
+          allowDeselect={false}
+          onChange={(value) => value && setPoint(value)}
+          nothingFoundMessage="There is no such place"
+        />
         <Group grow>
           <NumberInput label="Strikes" min={1} max={1_000} value={times} onChange={setTimes} />
           {fault === 'DELAY' && <NumberInput label="Milliseconds" min={1} value={delayMs} onChange={setDelayMs} />}

@@ -6,6 +6,7 @@ const actor = (path: string, children: Actor[] = [], more: Partial<Actor> = {}):
   name: path.split('/').at(-1) ?? path,
   kind: 'actor',
   key: null,
+  entityName: null,
   status: 'RUNNING',
   restarts: 0,
   note: null,

@@ -5,6 +5,7 @@ export type Actor = {
   name: string;
   kind: string;
   key: string | null;
+  entityName: string | null;
   status: string;
   restarts: number;
   note: string | null;
@@ -15,9 +16,14 @@ export type Actor = {
 export type Row<A extends Actor> = { id: string; actor: A; depth: number; open: boolean | undefined };
 
 function matches(actor: Actor, words: string): boolean {
-  return [actor.name, actor.kind, actor.status, actor.note ?? '', actor.lastFailure?.message ?? ''].some((text) =>
-    text.toLowerCase().includes(words),
-  );
+  return [
+    actor.name,
+    actor.entityName ?? '',
+    actor.kind,
+    actor.status,
+    actor.note ?? '',
+    actor.lastFailure?.message ?? '',
+  ].some((text) => text.toLowerCase().includes(words));
 }
 
 export function flatten<A extends Actor>(root: A, collapsed: ReadonlySet<string>, find: string): Row<A>[] {

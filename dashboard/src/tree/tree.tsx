@@ -17,7 +17,7 @@ import { flatten, type Row, restarted } from './flat';
 
 const ACTOR = graphql(`
   fragment Actor on SupervisionNode {
-    name kind key path status restarts mailbox mailboxBound startedAt note childCount lastFailure { message at recoveredInMs }
+    name kind key entityName path status restarts mailbox mailboxBound startedAt note childCount lastFailure { message at recoveredInMs }
   }
 `);
 const TREE = graphql(
@@ -262,7 +262,7 @@ function Rows({
             const row = rows[item.index];
             if (!row) return null;
             const { actor, depth, open } = row;
-            const label = actor.key ? shortKey(actor.name) : actor.name;
+            const label = actor.entityName ?? (actor.key ? shortKey(actor.name) : actor.name);
             return (
               <div
                 key={`${row.id} ${flashing.get(row.id) ?? ''}`}
@@ -317,7 +317,7 @@ function Rows({
                     </ActionIcon>
                   )}
                   <span
-                    className={`clip ${actor.key ? 'mono' : ''}`}
+                    className={`clip ${actor.key && !actor.entityName ? 'mono' : ''}`}
                     title={actor.name}
                     style={{ fontWeight: depth < 2 ? 600 : undefined, flex: 'none', maxWidth: '65%' }}
                   >
@@ -325,6 +325,7 @@ function Rows({
                   </span>
                   <span className="dim clip" style={{ fontSize: '0.78rem' }}>
                     {actor.kind !== actor.name && actor.kind}
+                    {actor.entityName && actor.key && <span className="mono"> {shortKey(actor.key)}</span>}
                     {open !== undefined && ` · ${actor.childCount}`}
                     {actor.note && ` · ${actor.note}`}
                   </span>

@@ -1,8 +1,8 @@
 // Keys of entities, as links to their pages.
 import { ActionIcon } from '@mantine/core';
-import { Link } from '@tanstack/react-router';
+import { useRouter } from '@tanstack/react-router';
 import { Check, Copy } from 'lucide-react';
-import { useState } from 'react';
+import { type ReactNode, useState } from 'react';
 
 /** Ids begin with their time, so their ends tell them apart. */
 export function shortKey(key: string): string {
@@ -15,6 +15,8 @@ export function keyPath(key: string): string | undefined {
   if (noun === 'task') return `/tasks/${key}`;
   if (noun === 'agent') return `/agents/${key}`;
   if (noun === 'swarm') return `/swarms/${key}`;
+  if (noun === 'host') return `/hosts/${key}`;
+  if (noun === 'vm') return `/vms/${key}`;
   if (noun === 'node') return `/cluster`;
   return undefined;
 }
@@ -29,9 +31,28 @@ export function KeyLink({ id, name }: { id: string; name?: string | null }) {
       </span>
     );
   return (
-    <Link to={path} className={name ? undefined : 'mono'} title={id}>
+    <PlainLink to={path} className={name ? undefined : 'mono'} title={id}>
       {label}
-    </Link>
+    </PlainLink>
+  );
+}
+
+/** A link without the router's own machinery in it, which costs too much where hundreds come and go each second. */
+function PlainLink({ to, children, ...more }: { to: string; children: ReactNode; className?: string; title?: string }) {
+  const router = useRouter();
+  return (
+    <a
+      href={`/ui${to}`}
+      {...more}
+      onClick={(event) => {
+        if (event.defaultPrevented || event.button !== 0) return;
+        if (event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+        event.preventDefault();
+        void router.navigate({ to });
+      }}
+    >
+      {children}
+    </a>
   );
 }
 

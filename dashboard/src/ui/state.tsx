@@ -29,6 +29,12 @@ const TONES: Record<string, Tone> = {
   DRAINING: 'warn',
   DRAINED: 'idle',
   REMOVED: 'idle',
+  // Hosts and VMs
+  CONNECTING: 'warn',
+  UNREACHABLE: 'bad',
+  DEFINED: 'idle',
+  MIGRATING: 'busy',
+  SUPERSEDED: 'idle',
   // Actors
   RESTARTING: 'warn',
   // Approvals

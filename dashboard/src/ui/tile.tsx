@@ -26,7 +26,7 @@ export function Tile({
       <div className="num" style={{ fontSize: '1.55rem', fontWeight: 650, lineHeight: 1.25 }}>
         {value ?? <span className="dim">–</span>}
       </div>
-      <div className="dim clip" style={{ fontSize: '0.78rem', minHeight: '1.2em' }}>
+      <div className="dim two-lines" style={{ fontSize: '0.78rem', minHeight: '1.2em' }}>
         {note}
       </div>
       {trail && <Spark values={trail} />}

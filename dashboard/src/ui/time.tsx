@@ -42,9 +42,17 @@ export function utc(at: string | number): string {
   return `${new Date(at).toISOString().replace('T', ' ').replace('Z', '')} UTC`;
 }
 
+/** Made once: making one costs more than a hundred uses of it. */
+const TIME = new Intl.DateTimeFormat(undefined, {
+  hour: '2-digit',
+  minute: '2-digit',
+  second: '2-digit',
+  hourCycle: 'h23',
+});
+
 export function clock(at: string | number, withDate = false): string {
   const date = new Date(at);
-  const time = date.toLocaleTimeString(undefined, { hour12: false });
+  const time = TIME.format(date);
   return withDate || Date.now() - date.getTime() > 20 * 3_600_000 ? `${date.toLocaleDateString()} ${time}` : time;
 }
 

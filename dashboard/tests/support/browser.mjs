@@ -4,13 +4,11 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { chromium } from 'playwright-core';
+import { DOCUMENTED } from './documented.mjs';
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const HERE = dirname(new URL(import.meta.url).pathname);
 export const ARTIFACTS = join(HERE, '..', '.artifacts');
-/** With DASHBOARD_SCREENSHOTS these become the repository's own. */
-const DOCUMENTED =
-  /^(overview|tasks|task|task-activity|agents|agent-terminal|approvals|supervision-actor|swarm|cluster|metrics)-(light|dark)$|^(overview|task)-phone$/;
 const DOCS = join(HERE, '..', '..', '..', 'docs', 'screenshots');
 
 export const DESKTOP = { width: 1280, height: 800 };
@@ -89,8 +87,9 @@ export async function sound(page, where) {
   assert.deepEqual(await page.evaluate(() => window.__hits), [], `scripts from data ran on ${where}`);
 }
 
+/** With DASHBOARD_SCREENSHOTS those that the documentation has become the repository's own. */
 export async function picture(page, name) {
-  const to = process.env.DASHBOARD_SCREENSHOTS && DOCUMENTED.test(name) ? DOCS : join(ARTIFACTS, 'screenshots');
+  const to = process.env.DASHBOARD_SCREENSHOTS && DOCUMENTED.includes(name) ? DOCS : join(ARTIFACTS, 'screenshots');
   mkdirSync(to, { recursive: true });
   await page.screenshot({ path: join(to, `${name}.png`) });
 }

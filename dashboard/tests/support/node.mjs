@@ -1,6 +1,7 @@
 // Real nodes of the real binary, HIVEWARD_BIN, on loopback ports of their own, with data of their own. Nothing outlives the test.
 import { execFile, spawn } from 'node:child_process';
 import { createWriteStream, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { request } from 'node:http';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -15,6 +16,23 @@ async function freePort() {
   const { port } = server.address();
   await new Promise((resolve) => server.close(resolve));
   return port;
+}
+
+/** Over a connection of its own: one that is kept may be closed by the node just when it is used again. */
+function post(url, headers, body) {
+  return new Promise((resolve, reject) => {
+    const asked = request(url, { method: 'POST', headers, agent: false }, (answer) => {
+      let text = '';
+      answer.setEncoding('utf8');
+      answer.on('data', (piece) => {
+        text += piece;
+      });
+      answer.on('end', () => resolve(text));
+      answer.on('error', reject);
+    });
+    asked.on('error', reject);
+    asked.end(body);
+  });
 }
 
 /** Waits until `look` gives something, and says what it waited for if it never does. */
@@ -98,12 +116,8 @@ export class Node {
   }
 
   async ask(query, variables) {
-    const response = await fetch(`${this.url}/graphql`, {
-      method: 'POST',
-      headers: { 'Content-Type': 'application/json', Authorization: `Bearer ${this.token}` },
-      body: JSON.stringify({ query, variables }),
-    });
-    const body = await response.json();
+    const headers = { 'Content-Type': 'application/json', Authorization: `Bearer ${this.token}` };
+    const body = JSON.parse(await post(`${this.url}/graphql`, headers, JSON.stringify({ query, variables })));
     if (body.errors) throw new Error(JSON.stringify(body.errors));
     return body.data;
   }

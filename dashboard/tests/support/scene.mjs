@@ -14,6 +14,8 @@ export function claude() {
 }
 
 export async function scene() {
+  // Installed, if it must be, before anything waits for an answer.
+  claude();
   const node = await Node.start({ args: ['--scripted-model'] });
   try {
     return await filled(node);
@@ -21,6 +23,46 @@ export async function scene() {
     await node.stop();
     throw error;
   }
+}
+
+/** Hosts of a simulated hypervisor, and VMs on them: full ones, empty ones, one that fails, one that is drained. */
+async function fleet(hive) {
+  const { node } = hive;
+  const hosts = [
+    ['rack-1', '?cpus=8&memoryGiB=32', 'a'],
+    ['rack-2', '?cpus=16&memoryGiB=64', 'a'],
+    ['rack-3', '?cpus=8&memoryGiB=16', 'b'],
+    ['rack-4', '?cpus=32&memoryGiB=128', 'b'],
+  ];
+  hive.host = {};
+  for (const [name, manners, zone] of hosts)
+    await node.cli('host', 'add', `simulated://${name}${manners}`, '--name', name, '--zone', zone);
+  const vm = (name, host, cpus, memory, image = 'debian-12', ...more) =>
+    node.cli(
+      'vm',
+      'create',
+      name,
+      '--image',
+      image,
+      '--cpus',
+      `${cpus}`,
+      '--memory',
+      `${memory}GiB`,
+      '--on',
+      host,
+      ...more,
+    );
+  await vm('db-1', 'rack-1', 8, 24, 'debian-12', '--disk', '20GiB');
+  for (let n = 1; n <= 3; n += 1) await vm(`web-${n}`, 'rack-2', 4, 4);
+  await vm('build-1', 'rack-3', 4, 15);
+  await vm('spare', 'rack-4', 2, 4, 'debian-12', '--no-start');
+  await node.cli('vm', 'create', 'placed', '--image', 'debian-12', '--cpus', '2', '--memory', '2GiB');
+  await vm('broken', 'rack-2', 1, 1, 'missing').catch(() => {});
+  await node.cli('vm', 'pause', 'web-3');
+  await node.cli('host', 'drain', 'rack-3');
+  const found = await node.ask('{hosts{nodes{id name}} vms{nodes{id name}}}');
+  hive.host = Object.fromEntries(found.hosts.nodes.map(({ id, name }) => [name, id]));
+  hive.vm = Object.fromEntries(found.vms.nodes.map(({ id, name }) => [name, id]));
 }
 
 async function filled(node) {
@@ -123,6 +165,7 @@ async function filled(node) {
   await node.ask('mutation($i:SetBudgetInput!){setBudget(input:$i){cursor}}', {
     i: { swarm: 'default', tokens: 400_000, warnPercent: 4 },
   });
+  await fleet(hive);
   const { swarms } = await node.ask('{swarms{nodes{id name}}}');
   hive.swarm = Object.fromEntries(swarms.nodes.map(({ id, name }) => [name, id]));
   return hive;

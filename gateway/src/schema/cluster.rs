@@ -18,6 +18,7 @@ use super::{
     scalars::{BigInt, Cursor, DateTime},
     task::Label,
 };
+use crate::origin::is_origin;
 
 /// How long nodes may take to say how they are; who does not is shown as not answering.
 const REPORT_WITHIN: Duration = Duration::from_millis(800);
@@ -64,7 +65,7 @@ impl Asked {
 /// One `hiveward` process on one host.
 #[derive(Clone)]
 pub struct ClusterNode {
-    view: NodeView,
+    view: Arc<NodeView>,
     cluster: Arc<ClusterView>,
     asked: Asked,
 }
@@ -103,13 +104,13 @@ impl ClusterNode {
     fn all(control: &ControlPlane, asked: &Asked) -> Vec<Self> {
         let cluster = Arc::new(control.cluster());
         let there = control.nodes().into_iter().filter(|view| view.status != Status::Removed);
-        there.map(|view| Self { view, cluster: cluster.clone(), asked: asked.clone() }).collect()
+        there.map(|view| Self { view: Arc::new(view), cluster: cluster.clone(), asked: asked.clone() }).collect()
     }
 
     /// Also one that was removed.
     pub fn find(control: &ControlPlane, id: NodeId) -> Option<Self> {
         let view = control.nodes().into_iter().find(|view| view.node == id)?;
-        Some(Self { view, cluster: Arc::new(control.cluster()), asked: Asked::default() })
+        Some(Self { view: Arc::new(view), cluster: Arc::new(control.cluster()), asked: Asked::default() })
     }
 }
 
@@ -148,6 +149,10 @@ impl ClusterNode {
     /// Where its peers reach it.
     async fn address(&self) -> &str {
         &self.view.address
+    }
+    /// Where browsers reach its gateway; absent if it has not said.
+    async fn gateway_url(&self) -> Option<&str> {
+        self.view.gateway.as_deref().filter(|url| is_origin(url))
     }
     async fn zone(&self) -> Option<&str> {
         Some(&*self.view.zone).filter(|zone| !zone.is_empty())
@@ -349,7 +354,7 @@ pub struct RemoveNodePayload {
 pub struct ClusterMutation;
 
 fn node(ctx: &Context<'_>, view: NodeView) -> Result<ClusterNode> {
-    Ok(ClusterNode { view, cluster: Arc::new(door(ctx)?.cluster()), asked: Asked::default() })
+    Ok(ClusterNode { view: Arc::new(view), cluster: Arc::new(door(ctx)?.cluster()), asked: Asked::default() })
 }
 
 #[Object]

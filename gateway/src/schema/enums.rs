@@ -109,6 +109,16 @@ pub enum VmStatus {
 }
 
 #[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "vm::event::Wanted")]
+pub enum VmWanted {
+    Stopped,
+    Running,
+    Paused,
+    /// It is being removed.
+    Absent,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VmOperationStatus {
     Running,
     Succeeded,

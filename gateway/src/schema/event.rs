@@ -63,6 +63,8 @@ pub struct EventFilter {
     kind: Option<Vec<String>>,
     /// Only about this task.
     task: Option<ID>,
+    /// Only about this agent.
+    agent: Option<ID>,
 }
 
 impl EventFilter {
@@ -73,6 +75,7 @@ impl EventFilter {
             noun: self.noun.unwrap_or_default(),
             kind: self.kind.unwrap_or_default(),
             task: parse::optional("filter.task", self.task.as_ref())?,
+            agent: parse::optional("filter.agent", self.agent.as_ref())?,
         })
     }
 }
@@ -86,17 +89,44 @@ pub struct EventQuery;
 
 #[Object]
 impl EventQuery {
-    /// The events after a cursor, oldest first; an edge's cursor is the event's.
+    /// Events after and before cursors, and moments, oldest first; an edge's cursor is the event's. `first` counts from the
+    /// oldest of them; `last` instead from the newest, and is gone on with by `before: startCursor`. `since` and `until` go by
+    /// the clock of the node that led when it happened.
+    #[allow(clippy::too_many_arguments)] // It is how GraphQL takes arguments.
     async fn events(
         &self,
         ctx: &Context<'_>,
         after: Option<Cursor>,
+        before: Option<Cursor>,
+        since: Option<DateTime>,
+        until: Option<DateTime>,
         filter: Option<EventFilter>,
         first: Option<i32>,
+        last: Option<i32>,
     ) -> Result<Pages<Event>> {
+        let control = door(ctx)?;
+        let filter = filter.unwrap_or_default().parse()?;
+        let mut from = after.map_or(ledger::Cursor(0), |cursor| cursor.0);
+        if let Some(since) = since {
+            from = from.max(control.cursor_before(since.0)?);
+        }
+        let mut to = before.map(|cursor| cursor.0);
+        if let Some(until) = until {
+            let end = ledger::Cursor(control.cursor_before(until.0)?.0.saturating_add(1));
+            to = Some(to.map_or(end, |to| to.min(end)));
+        }
+        if let Some(last) = last {
+            if first.is_some() {
+                return Err(Refused::invalid("last", "give `first` or `last`, not both").into());
+            }
+            let end = to.unwrap_or(ledger::Cursor(u64::MAX));
+            let (events, older) = control.events_back(end, from, &filter, page::last(last)?)?;
+            let items = events.into_iter().map(|record| (record.cursor.to_string(), record)).collect();
+            return Ok(page::backwards(items, older.map(|cursor| cursor.to_string()), to.is_some()));
+        }
         let first = page::first(first)?;
-        let from = after.map_or(ledger::Cursor(0), |cursor| cursor.0);
-        let mut events = door(ctx)?.events(from, &filter.unwrap_or_default().parse()?, first + 1)?;
+        let mut events = control.events(from, &filter, first + 1)?;
+        events.retain(|event| to.is_none_or(|to| event.cursor < to));
         let has_next = events.len() > first;
         events.truncate(first);
         let items = events.into_iter().map(|record| (record.cursor.to_string(), record)).collect();

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_graphql::{Context, Enum, ID, InputObject, Object, SimpleObject};
+use hiveward_actors::client::FAULT_POINTS;
 use hiveward_runtime::{
     error::Refused,
     fault::{Armed, Fault},
@@ -32,6 +33,15 @@ pub struct FaultPoint {
     /// How often it has struck.
     pub struck: u32,
     pub armed_at: DateTime,
+}
+
+/// A place of the code where a fault can strike.
+#[derive(SimpleObject)]
+pub struct FaultPlace {
+    /// What `injectFault` takes as its point.
+    point: &'static str,
+    /// When it is passed.
+    about: &'static str,
 }
 
 #[derive(InputObject)]
@@ -78,6 +88,10 @@ pub struct FaultQuery;
 
 #[Object]
 impl FaultQuery {
+    /// Every place where a fault can be injected; whether that is allowed, a node's configuration says.
+    async fn fault_places(&self) -> Vec<FaultPlace> {
+        FAULT_POINTS.iter().map(|(point, about)| FaultPlace { point, about }).collect()
+    }
     /// The fault points that are armed.
     async fn faults(&self, ctx: &Context<'_>) -> Result<Vec<FaultPoint>> {
         administrators_only(ctx)?;

@@ -1,16 +1,17 @@
 //! Figures as they are measured.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use async_graphql::{Context, SimpleObject, Subscription};
+use async_graphql::{Context, Object, SimpleObject, Subscription};
 use futures_util::{Stream, stream};
 use hiveward_actors::client;
-use hiveward_runtime::error::Refused;
+use hiveward_runtime::{clock::WallMs, error::Refused};
 
 use super::{
     Result, door,
     scalars::{BigInt, DateTime},
 };
+use crate::history::History;
 
 /// What was measured at one moment; what was not measured is absent.
 #[derive(SimpleObject)]
@@ -39,6 +40,34 @@ impl From<client::MetricsSample> for MetricsSample {
             cpu_seconds_total: sample.cpu_seconds_total,
             resident_bytes: sample.resident_bytes.map(BigInt),
         }
+    }
+}
+
+/// Of one answer.
+const POINTS_MAX: i32 = 2_000;
+
+#[derive(Default)]
+pub struct MetricsQuery;
+
+#[Object]
+impl MetricsQuery {
+    /// What the asked node measured between two moments, since it was started and for a day at most: real samples, one every
+    /// five seconds, oldest first; where there are more than `points`, every second, third, … of them.
+    async fn metrics_history(
+        &self,
+        ctx: &Context<'_>,
+        since: Option<DateTime>,
+        until: Option<DateTime>,
+        #[graphql(default = 600)] points: i32,
+    ) -> Result<Vec<MetricsSample>> {
+        if !(1..=POINTS_MAX).contains(&points) {
+            return Err(Refused::invalid("points", format!("1 to {POINTS_MAX}")).into());
+        }
+        let since = since.map_or(WallMs(i64::MIN), |since| since.0);
+        let until = until.map_or(WallMs(i64::MAX), |until| until.0);
+        let history: &Arc<History> = ctx.data()?;
+        let found = history.between(since, until, usize::try_from(points).unwrap_or(1));
+        Ok(found.into_iter().map(MetricsSample::from).collect())
     }
 }
 

@@ -38,7 +38,7 @@ use hiveward_runtime::{
     op::Op,
 };
 
-use crate::engine::Caller;
+use crate::{engine::Caller, history::History};
 
 #[derive(MergedObject, Default)]
 pub struct Query(
@@ -56,6 +56,7 @@ pub struct Query(
     budget::BudgetQuery,
     host::HostQuery,
     vm::VmQuery,
+    metrics::MetricsQuery,
 );
 
 #[derive(MergedObject, Default)]
@@ -82,10 +83,11 @@ fn builder() -> SchemaBuilder<Query, Mutation, Subscription> {
     Schema::build(Query::default(), Mutation::default(), Subscription::default()).disable_suggestions()
 }
 
-/// The schema over a node's control plane.
+/// The schema over a node's control plane. It also takes samples of it, for as long as it lives.
 pub fn build(control: ControlPlane) -> HivewardSchema {
     let tail = crate::stream::tail::SharedTail::new(control.clone());
-    builder().data(load::loaders(control.clone())).data(Arc::new(tail)).data(control).finish()
+    let history = Arc::new(History::start(control.clone()));
+    builder().data(load::loaders(control.clone())).data(Arc::new(tail)).data(history).data(control).finish()
 }
 
 /// The schema as text, as committed in `gateway/schema.graphql`.

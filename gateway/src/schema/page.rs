@@ -66,18 +66,36 @@ impl<T: OutputType> Edge<T> {
 
 /// The wanted number of entries: 1 to 500, 50 by default.
 pub fn first(first: Option<i32>) -> Result<usize, Refused> {
-    match first.map(usize::try_from) {
+    number("first", first)
+}
+
+/// As [`first`], counted from the end.
+pub fn last(last: i32) -> Result<usize, Refused> {
+    number("last", Some(last))
+}
+
+fn number(field: &str, wanted: Option<i32>) -> Result<usize, Refused> {
+    match wanted.map(usize::try_from) {
         None => Ok(PAGE_DEFAULT),
-        Some(Ok(first)) if first > PAGE_MAX => Err(Refused {
-            field: Some("first".into()),
-            ..Refused::new(
-                Code::Limit,
-                format!("`first` is at most {PAGE_MAX} (limit `first`); read page after page with `after`"),
-            )
+        Some(Ok(wanted)) if wanted > PAGE_MAX => Err(Refused {
+            field: Some(field.into()),
+            ..Refused::new(Code::Limit, format!("`{field}` is at most {PAGE_MAX} (limit `first`); read page after page"))
         }),
-        Some(Ok(first)) if first > 0 => Ok(first),
-        Some(_) => Err(Refused::invalid("first", format!("`first` is 1 to {PAGE_MAX}"))),
+        Some(Ok(wanted)) if wanted > 0 => Ok(wanted),
+        Some(_) => Err(Refused::invalid(field, format!("`{field}` is 1 to {PAGE_MAX}"))),
     }
+}
+
+/// A connection of the last entries before something; `older`: what to go on before, if there may be more.
+pub fn backwards<R, T: OutputType + From<R>>(items: Vec<(String, R)>, older: Option<String>, before: bool) -> Pages<T> {
+    let edges: Vec<_> = items.into_iter().map(|(cursor, record)| Edge { cursor, node: T::from(record) }).collect();
+    let info = PageInfo {
+        has_previous_page: older.is_some(),
+        has_next_page: before,
+        start_cursor: older.or_else(|| edges.first().map(|edge| edge.cursor.clone())),
+        end_cursor: edges.last().map(|edge| edge.cursor.clone()),
+    };
+    Pages { edges, info }
 }
 
 /// A connection of what the control plane returned.

@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
-use async_graphql::{Context, Enum, ID, Object, SimpleObject, Subscription};
+use async_graphql::{Context, Enum, ID, Object, SimpleObject, Subscription, dataloader::DataLoader};
 use futures_util::{Stream, stream};
+use hiveward_actors::id::{AgentId, HostId, SwarmId, VmId};
 use hiveward_runtime::{
     error::Refused,
     id::Key,
@@ -14,6 +15,7 @@ use hiveward_runtime::{
 use super::{
     Result, door,
     enums::ActorStatus,
+    load::Views,
     op,
     scalars::{BigInt, DateTime},
 };
@@ -44,6 +46,30 @@ impl SupervisionNode<'_> {
     /// The key of the entity it is, if it is one.
     async fn key(&self) -> Option<ID> {
         self.0.key.as_ref().map(|key| key.as_str().into())
+    }
+    /// The name of the entity it is, if it is one that has a name and this node knows it.
+    async fn entity_name(&self, ctx: &Context<'_>) -> Result<Option<String>> {
+        let Some(key) = &self.0.key else { return Ok(None) };
+        let views: &DataLoader<Views> = ctx.data()?;
+        Ok(match key.noun() {
+            AgentId::NOUN => match AgentId::try_from(key) {
+                Ok(id) => views.load_one(id).await?.map(|record| record.spec.name.clone()),
+                Err(_) => None,
+            },
+            SwarmId::NOUN => match SwarmId::try_from(key) {
+                Ok(id) => views.load_one(id.head()).await?.map(|record| record.spec.name.clone()),
+                Err(_) => None,
+            },
+            HostId::NOUN => match HostId::try_from(key) {
+                Ok(id) => views.load_one(id).await?.map(|record| record.spec.name.clone()),
+                Err(_) => None,
+            },
+            VmId::NOUN => match VmId::try_from(key) {
+                Ok(id) => door(ctx)?.vm(id)?.map(|record| record.spec.name.clone()),
+                Err(_) => None,
+            },
+            _ => None,
+        })
     }
     /// The node (process) it lives on.
     async fn node(&self) -> ID {

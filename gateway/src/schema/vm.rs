@@ -12,7 +12,7 @@ use hiveward_runtime::error::Refused;
 
 use super::{
     Result, caught_up, door,
-    enums::{VmOperationStatus, VmPlacementStrategy, VmStatus},
+    enums::{VmOperationStatus, VmPlacementStrategy, VmStatus, VmWanted},
     host::{Host, host_id},
     load::{Measured, Views},
     op,
@@ -44,6 +44,14 @@ impl Vm {
     }
     async fn status(&self) -> VmStatus {
         self.0.status.into()
+    }
+    /// What it shall be, by what was last asked of it.
+    async fn wanted(&self) -> VmWanted {
+        self.0.state.wanted.into()
+    }
+    /// What its hypervisor last said it is, such as `running`, `shut down`, `crashed`, or `absent` while it knows nothing of it.
+    async fn observed(&self) -> &str {
+        self.0.state.seen.words()
     }
     /// Why it is not as it was wanted.
     async fn failure(&self) -> Option<&str> {

@@ -81,14 +81,10 @@ pub async fn upgrade(State(gateway): State<Arc<Gateway>>, request: Request) -> R
     })
 }
 
-/// A page may only open a socket to the host it came from, or from an origin that was configured; a program that sends
-/// no `Origin` is no page.
+/// A page may only open a socket to the host it came from, to another node of its cluster, or from an origin that was
+/// configured.
 pub(super) fn origin_allowed(headers: &HeaderMap, gateway: &Gateway) -> Result<(), HttpRefusal> {
-    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
-    let origin = origin.to_str().unwrap_or_default();
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let same = origin.split_once("://").is_some_and(|(_, authority)| !host.is_empty() && authority.eq_ignore_ascii_case(host));
-    if same || gateway.config.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
+    if gateway.origins.allows(headers) {
         return Ok(());
     }
     Err(HttpRefusal::new(

@@ -60,6 +60,44 @@ async fn without_a_good_token_nothing_is_served_and_the_answer_says_how() {
 }
 
 #[tokio::test]
+async fn a_page_of_an_allowed_origin_may_ask_and_a_foreign_one_gets_no_leave() {
+    let mut config = config();
+    config.allowed_origins = vec!["https://ops.example".into()];
+    let gateway = gateway(config);
+    let preflight = |origin: &str| {
+        Request::options("/graphql")
+            .header(header::ORIGIN, origin)
+            .header(header::HOST, "10.0.0.1:7700")
+            .header(header::ACCESS_CONTROL_REQUEST_METHOD, "POST")
+            .header(header::ACCESS_CONTROL_REQUEST_HEADERS, "authorization,content-type")
+            .body(Body::empty())
+            .unwrap()
+    };
+    let answer = gateway.router().oneshot(preflight("https://ops.example")).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::NO_CONTENT);
+    assert_eq!(answer.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN], "https://ops.example");
+    assert!(answer.headers()[header::ACCESS_CONTROL_ALLOW_HEADERS].to_str().unwrap().contains("authorization"));
+    assert!(!answer.headers().contains_key(header::ACCESS_CONTROL_ALLOW_CREDENTIALS));
+    for origin in ["https://evil.example", "null", "https://ops.example.evil.example"] {
+        let answer = gateway.router().oneshot(preflight(origin)).await.unwrap();
+        assert!(!answer.headers().contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN), "{origin}");
+    }
+    let asked = |token: &str| {
+        post()
+            .header(header::ORIGIN, "https://ops.example")
+            .header(header::AUTHORIZATION, format!("Bearer {token}"))
+            .body(Body::from(query("{hello}")))
+            .unwrap()
+    };
+    let answer = gateway.router().oneshot(asked(TOKEN)).await.unwrap();
+    assert_eq!(
+        (answer.status(), &answer.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN]),
+        (StatusCode::OK, &"https://ops.example".parse().unwrap())
+    );
+    assert!(answer.headers().get_all(header::VARY).iter().any(|vary| vary == "origin"));
+}
+
+#[tokio::test]
 async fn a_body_over_the_limit_is_refused_by_its_length_alone() {
     let answer = call(
         post().header(header::CONTENT_LENGTH, "999999999"),

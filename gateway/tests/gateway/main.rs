@@ -8,6 +8,7 @@ mod audit;
 mod cli;
 mod guard;
 mod node;
+mod past;
 mod shards;
 mod snapshot;
 mod sse;
