@@ -8,6 +8,7 @@ mod check;
 mod coding;
 mod command;
 mod host;
+mod image;
 mod nodes;
 mod query;
 pub(crate) mod route;
@@ -42,13 +43,14 @@ pub(crate) use attach::Keys;
 pub use attach::{Said, Terminal};
 pub use check::{DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef, TaskEdit};
 pub use host::NewHost;
+pub use image::NewImage;
 pub use nodes::{DrainView, NodeView, TOKEN_TTL_MAX};
 pub(crate) use query::resident_bytes;
 pub use query::{ClusterView, MetricsSample, OutputChunk, OutputReader, OutputStream, Why};
 pub use scatter::{NewHedge, NewScatter, Over};
 pub use shard::ShardView;
 pub use usage::BudgetView;
-pub use vm::NewVm;
+pub use vm::{NewMove, NewVm};
 
 /// Cheap to clone.
 #[derive(Clone)]
