@@ -6,7 +6,7 @@ DATA_DIR ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/hiveward/dev
 # Where cargo builds; asked only by the targets that need it.
 TARGET = $(shell $(CARGO) metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')
 
-.PHONY: run build dashboard dashboard-dev tools test test-dashboard screenshots test-cluster test-long bench bench-dashboard deny
+.PHONY: run build dashboard dashboard-dev tools test test-dashboard test-vms screenshots test-cluster test-long bench bench-dashboard deny
 
 run: build ## Builds the release binary, starts one node with everything embedded, and applies the example.
 	deploy/run-example.sh "$(TARGET)/release/hiveward" "$(DATA_DIR)"
@@ -44,6 +44,11 @@ test-cluster: ## Clusters of real processes under faults: kills, freezes, partit
 	deploy/install-tools.sh test
 	$(CARGO) build --bin hiveward
 	$(CARGO) nextest run -p hiveward-tests --profile cluster
+
+test-vms: ## Real libvirt hosts with real QEMU guests, without KVM: life cycle, kills, live migration. As root.
+	deploy/install-tools.sh vms
+	$(CARGO) build --bin hiveward
+	$(CARGO) nextest run -p hiveward-tests --profile vms
 
 test-long: ## The long rounds: hundreds of kills and power cuts.
 	deploy/install-tools.sh test

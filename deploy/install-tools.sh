@@ -20,6 +20,23 @@ if [ "${1:-}" = "test" ]; then
     # Debian has it in /usr/sbin, which is not in everybody's PATH.
     [ -x /usr/sbin/iptables ] || need iptables iptables
 fi
+# The VM lab runs libvirt hosts with real QEMU guests, and builds its guest from Debian's packages.
+if [ "${1:-}" = "vms" ]; then
+    need libvirtd libvirt-daemon-system
+    need virsh libvirt-clients
+    need qemu-system-x86_64 qemu-system-x86
+    need qemu-img qemu-utils
+    need dnsmasq dnsmasq-base
+    need busybox busybox-static
+    need cpio cpio
+    need mformat mtools
+    need syslinux syslinux
+    need sfdisk fdisk
+    need nsenter util-linux
+    need pkg-config pkg-config
+    [ -e /usr/lib/syslinux/mbr/mbr.bin ] || missing+=(syslinux-common)
+    pkg-config --exists libvirt 2>/dev/null || missing+=(libvirt-dev)
+fi
 # The dashboard's tests drive a real browser.
 if [ "${1:-}" = "dashboard" ] && [ ! -x "${CHROMIUM:-/usr/bin/chromium}" ]; then missing+=(chromium); fi
 # The tests move the node's clock with it.
@@ -30,13 +47,22 @@ if [ "${#missing[@]}" -gt 0 ]; then
     [ "$(id -u)" -eq 0 ] || as_root=(sudo)
     echo "installing from Debian: ${missing[*]}"
     "${as_root[@]}" apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"
+    # QEMU's packages want each other in one version: one of another suite that is there already goes with the rest.
+    if [[ " ${missing[*]} " == *" qemu-"* ]]; then
+        version=$(apt-cache policy qemu-system-x86 | sed -n 's/^ *Candidate: //p')
+        kept=()
+        for package in "${missing[@]}"; do
+            case $package in qemu-*) ;; *) kept+=("$package") ;; esac
+        done
+        missing=("${kept[@]}" "qemu-system-x86=$version" "qemu-system-common=$version" "qemu-utils=$version")
+    fi
+    DEBIAN_FRONTEND=noninteractive "${as_root[@]}" apt-get install -y -qq --allow-downgrades --no-install-recommends "${missing[@]}"
 fi
 if ! command -v cargo >/dev/null 2>&1; then
     echo "Rust is missing: install the stable toolchain (1.95 or newer), then run this again" >&2
     exit 1
 fi
-if [ "${1:-}" = "test" ] && ! cargo nextest --version >/dev/null 2>&1; then
+if [[ "${1:-}" = test || "${1:-}" = vms ]] && ! cargo nextest --version >/dev/null 2>&1; then
     echo "installing cargo-nextest with cargo"
     cargo install --locked cargo-nextest
 fi

@@ -9,6 +9,7 @@ mod coding;
 mod command;
 mod fault_points;
 mod host;
+mod image;
 mod nodes;
 mod query;
 pub(crate) mod route;
@@ -44,13 +45,14 @@ pub use attach::{Said, Terminal};
 pub use check::{DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef, TaskEdit};
 pub use fault_points::FAULT_POINTS;
 pub use host::NewHost;
+pub use image::NewImage;
 pub use nodes::{DrainView, NodeView, TOKEN_TTL_MAX};
 pub(crate) use query::resident_bytes;
 pub use query::{ClusterView, MetricsSample, OutputChunk, OutputReader, OutputStream, Why};
 pub use scatter::{NewHedge, NewScatter, Over};
 pub use shard::ShardView;
 pub use usage::BudgetView;
-pub use vm::NewVm;
+pub use vm::{NewMove, NewVm};
 
 /// Cheap to clone.
 #[derive(Clone)]

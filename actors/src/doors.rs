@@ -59,6 +59,21 @@ impl Doors {
         self.inner.read().vms.get(&vm).map(|(_, _, door)| door.clone())
     }
 
+    /// If that is where its actor is; of one that has moved another host of this node may have the door.
+    pub fn vm_on(&self, vm: VmId, host: HostId) -> Option<Door<VmMsg>> {
+        self.inner.read().vms.get(&vm).filter(|(_, on, _)| *on == host).map(|(_, _, door)| door.clone())
+    }
+
+    /// Away with the door of a VM's actor beside this host; whether it was that host's.
+    pub fn remove_vm(&self, vm: VmId, host: HostId) -> bool {
+        let mut inner = self.inner.write();
+        let its = inner.vms.get(&vm).is_some_and(|(_, on, _)| *on == host);
+        if its {
+            inner.vms.remove(&vm);
+        }
+        its
+    }
+
     pub fn vms_of(&self, host: HostId) -> Vec<VmId> {
         self.inner.read().vms.iter().filter(|(_, (_, on, _))| *on == host).map(|(vm, _)| *vm).collect()
     }
@@ -67,8 +82,10 @@ impl Doors {
         self.inner.write().hosts.insert(host, (placement, door));
     }
 
-    pub fn add_vm(&self, vm: VmId, host: HostId, placement: u64, door: Door<VmMsg>) {
-        self.inner.write().vms.insert(vm, (placement, host, door));
+    /// The placement of another host's door to it, which this one takes the place of.
+    pub fn add_vm(&self, vm: VmId, host: HostId, placement: u64, door: Door<VmMsg>) -> Option<u64> {
+        let before = self.inner.write().vms.insert(vm, (placement, host, door));
+        before.filter(|(_, on, _)| *on != host).map(|(placement, ..)| placement)
     }
 
     /// Agents and swarms.

@@ -15,6 +15,8 @@ hiveward_runtime::id! {
     HostId => "host",
     /// One virtual machine; its bits are also the UUID that its hypervisor knows it by.
     VmId => "vm",
+    /// What the disks of VMs begin as.
+    ImageId => "image",
 }
 
 /// The bits of a swarm's id that say which of its shards is meant.

@@ -11,7 +11,7 @@ use hiveward_actors::{
     host::{
         HostStatus,
         driver::{
-            self, Change, contract,
+            self, Change, Pool, contract,
             libvirt::{PROGRAM_VARIABLE, use_program},
         },
         spec::HostUri,
@@ -54,7 +54,7 @@ fn uri() -> HostUri {
 #[tokio::test]
 async fn the_libvirt_driver_keeps_the_contract_on_libvirts_test_hypervisor() {
     if has_driver() {
-        contract::keeps(false, async |host| driver::open(&uri(), host, soon()).await).await;
+        contract::keeps(false, async |host| driver::open(&uri(), host, &Pool::default(), soon()).await).await;
     }
 }
 
@@ -75,7 +75,7 @@ async fn a_driver_that_is_killed_or_hangs_harms_its_connection_and_nothing_else(
     if !has_driver() {
         return;
     }
-    let connection = driver::open(&uri(), HostId::new(), soon()).await.unwrap();
+    let connection = driver::open(&uri(), HostId::new(), &Pool::default(), soon()).await.unwrap();
     let mut changes = connection.changes;
     let pumping = tokio::spawn(connection.pump);
     connection.driver.list(soon()).await.unwrap();
@@ -129,6 +129,6 @@ async fn a_vm_lives_on_a_libvirt_host_and_comes_back_when_its_hypervisor_was_kil
 #[tokio::test]
 async fn a_host_whose_driver_is_not_installed_says_what_to_install() {
     use_program("/nowhere/hiveward-libvirt-driver".into());
-    let error = driver::open(&uri(), HostId::new(), soon()).await.err().unwrap();
+    let error = driver::open(&uri(), HostId::new(), &Pool::default(), soon()).await.err().unwrap();
     assert!(error.to_string().contains("install hiveward-libvirt-driver"), "{error}");
 }

@@ -196,7 +196,7 @@ pub enum ConfigError {
 }
 
 /// Variables that are no fields of the configuration.
-const OTHER: [&str; 6] = ["TOKEN", "URL", "CONFIG", "FAULTS", "RENEW_SCHEMA", "SHIM"];
+const OTHER: [&str; 7] = ["TOKEN", "URL", "CONFIG", "FAULTS", "RENEW_SCHEMA", "SHIM", "LIBVIRT_DRIVER"];
 
 impl Config {
     /// The whole configuration, from every layer. `base` are the defaults to start from.
@@ -353,8 +353,13 @@ mod tests {
 
     #[test]
     fn the_environment_wins_over_the_file_and_flags_over_both() {
-        let environment =
-            [("HIVEWARD_GATEWAY__REQUESTS_MAX", "7"), ("HIVEWARD_DATA_DIR", "/e"), ("HIVEWARD_TOKEN", "x"), ("PATH", "/bin")];
+        let environment = [
+            ("HIVEWARD_GATEWAY__REQUESTS_MAX", "7"),
+            ("HIVEWARD_DATA_DIR", "/e"),
+            ("HIVEWARD_TOKEN", "x"),
+            ("HIVEWARD_LIBVIRT_DRIVER", "/d"),
+            ("PATH", "/bin"),
+        ];
         let config = load("data_dir: /f\ngateway:\n  requests_max: 5\n  connections_max: 9\n", &environment).unwrap();
         assert_eq!((config.gateway.requests_max, config.gateway.connections_max), (7, 9));
         assert_eq!(config.data_dir, PathBuf::from("/e"));

@@ -9,17 +9,57 @@ use virt::{
 
 use crate::{
     protocol::{Answer, Definition, Power, Problem, Seen, Step},
+    store::{ROOT, Store},
     sys::{self, Record},
 };
 
+/// One host's connection, and what is known of it once and for all.
+pub struct Host {
+    pub connection: Connect,
+    pub owner: String,
+    pub store: Store,
+    /// `test`, or how its guests run: `kvm`, or `qemu` without the processor's help.
+    kind: &'static str,
+}
+
+impl Host {
+    pub fn new(connection: Connect, owner: String, store: Store) -> Result<Self, Problem> {
+        let driver = connection.driver_type().map_err(|error| problem(&error))?;
+        let kind = if driver.eq_ignore_ascii_case("test") {
+            "test"
+        } else {
+            let has_kvm = connection.capabilities().map_err(|error| problem(&error))?.contains("<domain type='kvm'");
+            if has_kvm { "kvm" } else { "qemu" }
+        };
+        Ok(Self { connection, owner, store, kind })
+    }
+
+    /// Whether its domains are made of images.
+    pub fn has_disks(&self) -> bool {
+        self.kind != "test"
+    }
+
+    /// What the domain of this VM is called here.
+    pub fn name(&self, name: &str) -> String {
+        format!("{}{name}", mark(&self.owner))
+    }
+
+    /// The domain of a VM, if it is there and this host's own.
+    pub fn own(&self, vm: &str) -> Result<Option<Domain>, Problem> {
+        let Some(domain) = find(&self.connection, vm)? else { return Ok(None) };
+        let name = domain.name().map_err(|error| problem(&error))?;
+        Ok(name.starts_with(&mark(&self.owner)).then_some(domain))
+    }
+}
+
 /// What names of our domains begin with. The name is in the answer to one call for all domains; a mark anywhere else would
 /// cost a call for each.
-fn mark(owner: &str) -> String {
+pub fn mark(owner: &str) -> String {
     // The part of the owner's id that is by chance.
     format!("hw-{}-", owner.get(20..).unwrap_or(owner))
 }
 
-fn problem(error: &Error) -> Problem {
+pub fn problem(error: &Error) -> Problem {
     let message = error.message().to_owned();
     match error.code() {
         Enum::Known(
@@ -44,9 +84,9 @@ pub fn capacity(connection: &Connect) -> Result<Answer, Problem> {
     Ok(Answer::Capacity { cpus: node.cpus, memory_bytes: node.memory << 10, version })
 }
 
-pub fn list(connection: &Connect, owner: &str) -> Result<Answer, Problem> {
-    let records = sys::stats(connection).map_err(|error| problem(&error))?;
-    let (all, mark) = (records.len(), mark(owner));
+pub fn list(host: &Host) -> Result<Answer, Problem> {
+    let records = sys::stats(&host.connection, host.has_disks()).map_err(|error| problem(&error))?;
+    let (all, mark) = (records.len(), mark(&host.owner));
     let domains: Vec<Seen> = records.into_iter().filter(|record| record.name.starts_with(&mark)).map(seen).collect();
     Ok(Answer::Listing { foreign: u32::try_from(all - domains.len()).unwrap_or(u32::MAX), domains })
 }
@@ -76,7 +116,9 @@ const fn power(state: i32, reason: i32) -> Power {
     match (state, reason) {
         // Running, blocked, on its way down.
         (1 | 2 | 4, _) => Power::On,
+        (3, 2) => Power::Moving,
         (3 | 7, _) => Power::Paused,
+        (5, 4) => Power::OffByMove,
         (5, 1) => Power::OffByGuest,
         (5, 2) => Power::OffByForce,
         // Crashed, failed to start, or libvirtd found it gone.
@@ -85,7 +127,7 @@ const fn power(state: i32, reason: i32) -> Power {
     }
 }
 
-fn look(domain: &Domain, vm: &str) -> Result<Seen, Error> {
+pub fn look(domain: &Domain, vm: &str) -> Result<Seen, Error> {
     let (state, reason) = sys::state(domain)?;
     Ok(Seen {
         vm: vm.to_owned(),
@@ -107,67 +149,157 @@ fn find(connection: &Connect, vm: &str) -> Result<Option<Domain>, Problem> {
     }
 }
 
-pub fn act(connection: &Connect, owner: &str, vm: &str, step: Step) -> Result<Option<Seen>, Problem> {
+pub fn act(host: &Host, vm: &str, step: Step) -> Result<Option<Seen>, Problem> {
     let refused = |message: &str| Err(Problem::Refused(message.into()));
-    let found = find(connection, vm)?;
+    let found = find(&host.connection, vm)?;
     let ours = match &found {
-        Some(domain) => domain.name().map_err(|error| problem(&error))?.starts_with(&mark(owner)),
+        Some(domain) => domain.name().map_err(|error| problem(&error))?.starts_with(&mark(&host.owner)),
         None => false,
     };
-    if let Step::Define(definition) = &step {
-        if definition.owner != owner || (found.is_some() && !ours) {
+    if let Step::Define(definition) | Step::Prepare(definition) = &step {
+        if definition.owner != host.owner || (found.is_some() && !ours) {
             return refused("a domain of another owner has this UUID");
         }
-        let domain = define(connection, owner, vm, definition)?;
+        if host.has_disks() {
+            host.store.make(&host.connection, vm, definition)?;
+        }
+        if matches!(step, Step::Prepare(_)) {
+            return found.map(|domain| look(&domain, vm)).transpose().map_err(|error| problem(&error));
+        }
+        let domain = define(host, vm, definition)?;
         return look(&domain, vm).map(Some).map_err(|error| problem(&error));
     }
+    let anothers = found.is_some() && !ours;
     let Some(domain) = found.filter(|_| ours) else {
         return match step {
-            Step::Undefine | Step::Destroy => Ok(None),
+            // What a step made that never came to a definition is gone as well.
+            Step::Undefine | Step::Discard if host.has_disks() && !anothers => {
+                host.store.remove(&host.connection, vm).map(|()| None)
+            }
+            Step::Undefine | Step::Destroy | Step::Dismiss | Step::Discard => Ok(None),
             _ => refused("there is no such domain"),
         };
     };
-    let on = |power| matches!(power, Power::On | Power::Paused);
+    let on = |power| matches!(power, Power::On | Power::Paused | Power::Moving);
     let now = look(&domain, vm).map_err(|error| problem(&error))?.power;
     let done = match (step, now) {
-        (Step::Define(_), _) | (Step::Start | Step::Resume, Power::On) | (Step::Suspend | Step::Shutdown, Power::Paused) => {
-            Ok(())
-        }
+        (Step::Define(_) | Step::Prepare(_) | Step::Discard, _)
+        | (Step::Start | Step::Resume, Power::On)
+        | (Step::Suspend | Step::Shutdown, Power::Paused | Power::Moving) => Ok(()),
         (Step::Destroy | Step::Shutdown, now) if !on(now) => Ok(()),
-        (Step::Start, Power::Paused) => return refused("it is paused; resume it"),
+        (Step::Start, Power::Paused | Power::Moving) => return refused("it is paused; resume it"),
         (Step::Start, _) => domain.create(),
         (Step::Shutdown, _) => domain.shutdown(),
         (Step::Destroy, _) => domain.destroy(),
         (Step::Suspend, Power::On) => domain.suspend(),
-        (Step::Resume, Power::Paused) => domain.resume(),
+        (Step::Resume, Power::Paused | Power::Moving) => domain.resume(),
         (Step::Reboot, Power::On) => domain.reboot(0),
         (Step::Suspend | Step::Resume | Step::Reboot, _) => return refused("it does not run"),
-        (Step::Undefine, now) if on(now) => return refused("it runs; stop it first"),
+        (Step::Undefine | Step::Dismiss, now) if on(now) => return refused("it runs; stop it first"),
+        (Step::Dismiss, _) => return undefine(host, &domain).map(|()| None),
         (Step::Undefine, _) => {
-            domain.undefine().map_err(|error| problem(&error))?;
-            return Ok(None);
+            // Its disks first: a definition that is left says that there may be disks.
+            if host.has_disks() {
+                host.store.remove(&host.connection, vm)?;
+            }
+            return undefine(host, &domain).map(|()| None);
         }
     };
     done.map_err(|error| problem(&error))?;
     look(&domain, vm).map(Some).map_err(|error| problem(&error))
 }
 
-fn define(connection: &Connect, owner: &str, vm: &str, definition: &Definition) -> Result<Domain, Problem> {
-    let kind = connection.driver_type().map_err(|error| problem(&error))?;
-    if !kind.eq_ignore_ascii_case("test") {
-        // Its disks are made of images, and those are not kept yet.
-        return Err(Problem::Refused(format!("domains are not made on {kind} hosts yet; test:///default takes them")));
-    }
-    let name = escaped(&format!("{}{}", mark(owner), definition.name));
-    let xml = format!(
-        "<domain type='test'><name>{name}</name><uuid>{vm}</uuid><memory unit='b'>{}</memory><vcpu>{}</vcpu>\
-         <os><type>hvm</type></os></domain>",
-        definition.memory_bytes, definition.cpus
-    );
-    connection.define_domain_xml(&xml).map_err(|error| problem(&error))
+fn undefine(host: &Host, domain: &Domain) -> Result<(), Problem> {
+    let everything = virt::sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+        | virt::sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+        | virt::sys::VIR_DOMAIN_UNDEFINE_NVRAM
+        | virt::sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA;
+    let done = if host.has_disks() { domain.undefine_flags(everything) } else { domain.undefine() };
+    done.map_err(|error| problem(&error))
 }
 
-fn escaped(text: &str) -> String {
+fn define(host: &Host, vm: &str, definition: &Definition) -> Result<Domain, Problem> {
+    let name = escaped(&host.name(&definition.name));
+    let (memory, cpus) = (definition.memory_bytes, definition.cpus);
+    let xml = if host.has_disks() {
+        format!(
+            "<domain type='{kind}'><name>{name}</name><uuid>{vm}</uuid><memory unit='b'>{memory}</memory><vcpu>{cpus}</vcpu>\
+             <os><type arch='x86_64' machine='q35'>hvm</type><boot dev='hd'/></os><features><acpi/><apic/>{features}</features>\
+             {cpu}<clock offset='utc'/><on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot>\
+             <on_crash>destroy</on_crash><devices>{disks}<controller type='usb' model='none'/>{networks}\
+             <serial type='pty'><target port='0'/></serial><console type='pty'><target type='serial' port='0'/></console>\
+             <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>\
+             <memballoon model='virtio'><stats period='5'/></memballoon>\
+             <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng></devices></domain>",
+            kind = host.kind,
+            // Without KVM the guest runs in code that is translated as it goes; what that takes is bounded.
+            features = if host.kind == "qemu" { "<tcg><tb-cache unit='MiB'>128</tb-cache></tcg>" } else { "" },
+            cpu = if host.kind == "kvm" { "<cpu mode='host-model'/>" } else { "" },
+            disks = disks(host, vm, definition),
+            networks = networks(host, definition)?,
+        )
+    } else {
+        format!(
+            "<domain type='test'><name>{name}</name><uuid>{vm}</uuid><memory unit='b'>{memory}</memory><vcpu>{cpus}</vcpu>\
+             <os><type>hvm</type></os></domain>"
+        )
+    };
+    host.connection.define_domain_xml(&xml).map_err(|error| problem(&error))
+}
+
+/// The root disk first, then the others as they were named, the seed last.
+fn disks(host: &Host, vm: &str, definition: &Definition) -> String {
+    let others = definition.disks.iter().map(|(name, _)| name.as_str()).filter(|name| *name != ROOT);
+    let mut xml = String::new();
+    let mut letters = (b'a'..=b'z').map(|letter| format!("vd{}", char::from(letter))).chain(
+        // Twenty-six are not enough for all that a VM may have.
+        (b'a'..=b'z').map(|letter| format!("vda{}", char::from(letter))),
+    );
+    for name in std::iter::once(ROOT).chain(others) {
+        let target = letters.next().unwrap_or_default();
+        xml.push_str(&format!(
+            "<disk type='file' device='disk'><driver name='qemu' type='qcow2' discard='unmap'/><source file='{}'/>\
+             <target dev='{target}' bus='virtio'/><serial>{}</serial></disk>",
+            escaped(&host.store.disk(vm, name)),
+            // What a guest finds it by; QEMU takes no more.
+            escaped(&name.chars().take(20).collect::<String>())
+        ));
+    }
+    let target = letters.next().unwrap_or_default();
+    xml.push_str(&format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{}'/>\
+         <target dev='{target}' bus='virtio'/><readonly/></disk>",
+        escaped(&host.store.seed(vm))
+    ));
+    xml
+}
+
+/// `bridge:NAME` is a bridge of the host, another name one of libvirt's networks. Without any it is libvirt's `default`, if
+/// that is up.
+fn networks(host: &Host, definition: &Definition) -> Result<String, Problem> {
+    let mut xml = String::new();
+    let interface = |kind: &str, name: &str| {
+        format!(
+            "<interface type='{kind}'><source {kind}='{}'/><model type='virtio'/><rom enabled='no'/></interface>",
+            escaped(name)
+        )
+    };
+    if definition.networks.is_empty()
+        && let Ok(network) = host.connection.lookup_network_by_name("default")
+        && network.is_active().map_err(|error| problem(&error))?
+    {
+        xml.push_str(&interface("network", "default"));
+    }
+    for network in &definition.networks {
+        xml.push_str(&match network.strip_prefix("bridge:") {
+            Some(bridge) => interface("bridge", bridge),
+            None => interface("network", network),
+        });
+    }
+    Ok(xml)
+}
+
+pub fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
         match c {

@@ -4,8 +4,12 @@
 //! its node, and with it every call that hangs in C. Its calls block, on a bounded pool of threads.
 
 mod domain;
+mod guest;
+mod migrate;
 #[path = "../../src/host/driver/protocol.rs"]
 mod protocol;
+mod seed;
+mod store;
 mod sys;
 
 use std::{
@@ -18,7 +22,9 @@ use std::{
     thread,
 };
 
+use domain::Host;
 use protocol::{Answer, Call, FRAME_BYTES_MAX, Problem, Request, Said, VERSION};
+use store::Store;
 use virt::connect::Connect;
 
 /// Calls at the same time; more wait.
@@ -45,7 +51,7 @@ fn main() -> ExitCode {
 fn serve(said: &SyncSender<Said>) -> io::Result<()> {
     let mut stdin = io::stdin().lock();
     let Some(first) = read(&mut stdin)? else { return Ok(()) };
-    let (connection, owner) = match open(&first.call, said) {
+    let host = match open(&first.call, said) {
         Ok(opened) => {
             answer(said, first.id, Ok(Answer::Opened));
             opened
@@ -58,10 +64,10 @@ fn serve(said: &SyncSender<Said>) -> io::Result<()> {
         }
     };
     let (asked, asking) = mpsc::sync_channel::<Request>(REQUESTS_MAX);
-    let (asking, owner) = (Arc::new(Mutex::new(asking)), Arc::new(owner));
+    let (asking, host) = (Arc::new(Mutex::new(asking)), Arc::new(host));
     for _ in 0..WORKERS {
-        let (asking, connection, owner, said) = (asking.clone(), connection.clone(), owner.clone(), said.clone());
-        thread::spawn(move || work(&asking, &connection, &owner, &said));
+        let (asking, host, said) = (asking.clone(), host.clone(), said.clone());
+        thread::spawn(move || work(&asking, &host, &said));
     }
     while let Some(request) = read(&mut stdin)? {
         if asked.send(request).is_err() {
@@ -72,8 +78,8 @@ fn serve(said: &SyncSender<Said>) -> io::Result<()> {
     std::process::exit(0)
 }
 
-fn open(call: &Call, said: &SyncSender<Said>) -> Result<(Connect, String), Problem> {
-    let Call::Open { version, uri, owner } = call else {
+fn open(call: &Call, said: &SyncSender<Said>) -> Result<Host, Problem> {
+    let Call::Open { version, uri, owner, pool } = call else {
         return Err(Problem::Refused("the first call opens the connection".into()));
     };
     if *version != VERSION {
@@ -84,10 +90,10 @@ fn open(call: &Call, said: &SyncSender<Said>) -> Result<(Connect, String), Probl
     // Not every driver has keepalive; those without need none.
     let _ = connection.set_keep_alive(5, 3);
     sys::listen(&connection).map_err(Problem::Failed)?;
-    Ok((connection, owner.clone()))
+    Host::new(connection, owner.clone(), Store::new(pool.clone(), owner))
 }
 
-fn work(asking: &Mutex<Receiver<Request>>, connection: &Connect, owner: &str, said: &SyncSender<Said>) {
+fn work(asking: &Mutex<Receiver<Request>>, host: &Host, said: &SyncSender<Said>) {
     loop {
         let next = match asking.lock() {
             Ok(asking) => asking.recv(),
@@ -96,9 +102,14 @@ fn work(asking: &Mutex<Receiver<Request>>, connection: &Connect, owner: &str, sa
         let Ok(Request { id, call, .. }) = next else { return };
         let result = match call {
             Call::Open { .. } => Err(Problem::Refused("it is open already".into())),
-            Call::Capacity => domain::capacity(connection),
-            Call::List => domain::list(connection, owner),
-            Call::Act { vm, step } => domain::act(connection, owner, &vm, step).map(Answer::Domain),
+            Call::Capacity => domain::capacity(&host.connection),
+            Call::List => domain::list(host),
+            Call::Act { vm, step } => domain::act(host, &vm, step).map(Answer::Domain),
+            Call::Guest { vm } => guest::ask(host, &vm).map(Answer::Guest),
+            Call::Migrate { vm, move_ } => migrate::migrate(host, &vm, &move_).map(Answer::Migrated),
+            Call::Job { vm } => migrate::job(host, &vm).map(Answer::Job),
+            Call::Abort { vm } => migrate::abort(host, &vm).map(|()| Answer::Done),
+            Call::Sweep { keep } => host.store.sweep(&host.connection, &keep).map(|()| Answer::Done),
         };
         answer(said, id, result);
     }

@@ -15,7 +15,7 @@ use std::{
 
 use virt::{connect::Connect, domain::Domain, error::Error, sys};
 
-use crate::protocol::Said;
+use crate::protocol::{Progress, Said};
 
 /// There is one connection per process, so what its callbacks need is the process's.
 static LISTENER: OnceLock<SyncSender<Said>> = OnceLock::new();
@@ -27,7 +27,8 @@ pub fn take_missed() -> bool {
 }
 
 fn tell(said: Said) {
-    if let Some(Err(TrySendError::Full(_))) = LISTENER.get().map(|listener| listener.try_send(said)) {
+    let Some(listener) = LISTENER.get() else { return };
+    if let Err(TrySendError::Full(_)) = listener.try_send(said) {
         MISSED.store(true, Ordering::Release);
     }
 }
@@ -121,15 +122,17 @@ pub struct Record {
 }
 
 /// Everything on the host in one call.
-pub fn stats(connection: &Connect) -> Result<Vec<Record>, Error> {
+pub fn stats(connection: &Connect, may_be_busy: bool) -> Result<Vec<Record>, Error> {
     let wanted = sys::VIR_DOMAIN_STATS_STATE
         | sys::VIR_DOMAIN_STATS_CPU_TOTAL
         | sys::VIR_DOMAIN_STATS_BALLOON
         | sys::VIR_DOMAIN_STATS_INTERFACE
         | sys::VIR_DOMAIN_STATS_BLOCK;
     let mut records: *mut sys::virDomainStatsRecordPtr = ptr::null_mut();
+    // What a domain that is busy cannot say at once it does not say: it is never waited for.
+    let flags = if may_be_busy { sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT } else { 0 };
     // SAFETY: the connection is open; libvirt allocates the list and writes where it is.
-    let count = unsafe { sys::virConnectGetAllDomainStats(connection.as_ptr(), wanted, &mut records, 0) };
+    let count = unsafe { sys::virConnectGetAllDomainStats(connection.as_ptr(), wanted, &mut records, flags) };
     let Ok(count) = usize::try_from(count) else { return Err(Error::last_error()) };
     let mut found = Vec::with_capacity(count);
     for place in 0..count {
@@ -143,22 +146,8 @@ pub fn stats(connection: &Connect) -> Result<Vec<Record>, Error> {
             }
             (uuid(record.dom), CStr::from_ptr(name).to_string_lossy().into_owned())
         };
-        let mut values = Vec::new();
-        for at in 0..usize::try_from(record.nparams).unwrap_or(0) {
-            // SAFETY: as above; the type says which member of the union was written.
-            let value = unsafe {
-                let parameter = &*record.params.add(at);
-                let value = match parameter.type_ as u32 {
-                    sys::VIR_TYPED_PARAM_INT => u64::try_from(parameter.value.i).ok(),
-                    sys::VIR_TYPED_PARAM_UINT => Some(u64::from(parameter.value.ui)),
-                    sys::VIR_TYPED_PARAM_LLONG => u64::try_from(parameter.value.l).ok(),
-                    sys::VIR_TYPED_PARAM_ULLONG => Some(parameter.value.ul),
-                    _ => None,
-                };
-                value.map(|value| (text(&parameter.field), value))
-            };
-            values.extend(value);
-        }
+        // SAFETY: as above.
+        let values = unsafe { numbers(record.params, record.nparams) };
         if let Some(vm) = vm {
             found.push(Record { vm, name, values });
         }
@@ -166,6 +155,69 @@ pub fn stats(connection: &Connect) -> Result<Vec<Record>, Error> {
     // SAFETY: it is the list from above, and nothing of it is held any more. Null is allowed.
     unsafe { sys::virDomainStatsRecordListFree(records) };
     Ok(found)
+}
+
+/// Those parameters that are whole numbers and not negative.
+///
+/// # Safety
+/// `params` are `count` parameters that libvirt wrote and has not got back.
+unsafe fn numbers(params: sys::virTypedParameterPtr, count: c_int) -> Vec<(String, u64)> {
+    let mut values = Vec::new();
+    for at in 0..usize::try_from(count).unwrap_or(0) {
+        // SAFETY: there are so many; the type says which member of the union was written.
+        let value = unsafe {
+            let parameter = &*params.add(at);
+            let value = match parameter.type_ as u32 {
+                sys::VIR_TYPED_PARAM_INT => u64::try_from(parameter.value.i).ok(),
+                sys::VIR_TYPED_PARAM_UINT => Some(u64::from(parameter.value.ui)),
+                sys::VIR_TYPED_PARAM_LLONG => u64::try_from(parameter.value.l).ok(),
+                sys::VIR_TYPED_PARAM_ULLONG => Some(parameter.value.ul),
+                _ => None,
+            };
+            value.map(|value| (text(&parameter.field), value))
+        };
+        values.extend(value);
+    }
+    values
+}
+
+/// The migration that is under way, or with `completed` the last one that was; `None` if there is none.
+pub fn job(domain: &Domain, completed: bool) -> Result<Option<Progress>, Error> {
+    let (mut kind, mut params, mut count) = (0, ptr::null_mut(), 0);
+    let flags = if completed { sys::VIR_DOMAIN_JOB_STATS_COMPLETED } else { 0 };
+    // SAFETY: the domain is held; libvirt allocates the parameters and writes where and how many they are.
+    let got = unsafe { sys::virDomainGetJobStats(domain.as_ptr(), &mut kind, &mut params, &mut count, flags) };
+    if got < 0 {
+        return Err(Error::last_error());
+    }
+    // SAFETY: they were written just now, and nothing of them is held after they are freed.
+    let values = unsafe {
+        let values = numbers(params, count);
+        sys::virTypedParamsFree(params, count);
+        values
+    };
+    let value = |name: &str| values.iter().find(|(known, _)| known == name).map(|(_, value)| *value);
+    if kind == sys::VIR_DOMAIN_JOB_NONE as c_int {
+        return Ok(None);
+    }
+    let page = value("memory_page_size").unwrap_or(4_096);
+    Ok(Some(Progress {
+        elapsed_ms: value("time_elapsed"),
+        total_bytes: value("data_total"),
+        processed_bytes: value("data_processed"),
+        remaining_bytes: value("data_remaining"),
+        dirty_bytes: value("memory_dirty_rate").map(|pages| pages.saturating_mul(page)),
+        sent_bytes: value("memory_bps"),
+        iteration: value("memory_iteration"),
+        downtime_ms: value("downtime"),
+    }))
+}
+
+/// Ends the migration that is under way; there being none is an error.
+pub fn abort(domain: &Domain) -> Result<(), Error> {
+    // SAFETY: the domain is held.
+    let done = unsafe { sys::virDomainAbortJob(domain.as_ptr()) };
+    if done < 0 { Err(Error::last_error()) } else { Ok(()) }
 }
 
 /// Text in a field of fixed length, up to its zero.

@@ -13,6 +13,7 @@ use super::{ControlPlane, Done, Page, check, command::operation, query::page_key
 use crate::{
     host::{
         HostRecord, HostSpec, HostStatus,
+        driver::Pool,
         event::FleetChange,
         spec::{HostUri, Scheme},
     },
@@ -35,6 +36,12 @@ pub struct NewHost {
     /// CPUs that may be promised for each that is there.
     pub cpu_overcommit: Option<f64>,
     pub memory_overcommit: Option<f64>,
+    /// A directory on the host for disks and images; the usual one if absent.
+    pub pool: Option<String>,
+    /// Other hosts have the same directory, under the same path.
+    pub pool_shared: bool,
+    /// How other hosts' libvirtd reach this one.
+    pub peer_uri: Option<String>,
 }
 
 fn milli(field: &str, given: Option<f64>, default: u32) -> Result<u32, Refused> {
@@ -56,6 +63,28 @@ impl ControlPlane {
         if new.labels.len() > LABELS_MAX {
             return Err(Refused::invalid("labels", format!("at most {LABELS_MAX} labels")));
         }
+        if let Some(path) = &new.pool {
+            let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-');
+            if !path.starts_with('/')
+                || path.len() > 1_024
+                || path.contains("..")
+                || path.ends_with('/')
+                || !path.chars().all(fine)
+            {
+                return Err(Refused::invalid("pool", "an absolute path of letters, digits, `.`, `_`, `-` and `/`"));
+            }
+        }
+        if new.pool_shared && new.pool.is_none() {
+            return Err(Refused::invalid("poolShared", "say with `pool` which directory the hosts share"));
+        }
+        if let Some(peer) = &new.peer_uri
+            && HostUri::parse(peer).map_err(|refused| Refused { field: Some("peerUri".into()), ..refused })?.is_local()
+        {
+            return Err(Refused::invalid(
+                "peerUri",
+                "other hosts reach it by a name or an address, as in qemu+tls://HOST/system",
+            ));
+        }
         let here = uri.scheme == Scheme::Libvirt && uri.is_local();
         let spec = std::sync::Arc::new(HostSpec {
             id: HostId::new(),
@@ -66,17 +95,32 @@ impl ControlPlane {
             node: new.node.or(here.then_some(self.node)),
             cpu_overcommit_milli: milli("cpuOvercommit", new.cpu_overcommit, HostSpec::CPU_OVERCOMMIT_MILLI_DEFAULT)?,
             memory_overcommit_milli: milli("memoryOvercommit", new.memory_overcommit, HostSpec::MEMORY_OVERCOMMIT_MILLI_DEFAULT)?,
+            pool: Pool { path: new.pool, shared: new.pool_shared },
+            peer_uri: new.peer_uri,
         });
         let done = self.change_fleet(&op, FleetChange::AddHost { spec }, operation).await?;
         self.host_done(&op, &done.value, done.cursor).await
     }
 
-    /// It takes no more VMs, and what runs on it is stopped in order. Answers when that has begun; its status says when it
+    /// It takes no more VMs, and what runs on it goes to other hosts, or is stopped where that cannot be. Answers when that has begun; its status says when it
     /// is drained. Its VMs stay defined on it, and start again there when the drain is cancelled and somebody starts them.
     pub async fn drain_host(&self, op: Op, host: HostId) -> Result<Done<HostRecord>, Refused> {
         let operation = operation(&op, &("drain-host", host));
         let done = self.change_fleet(&op, FleetChange::DrainHost { host }, operation).await?;
         self.host_done(&op, &done.value, done.cursor).await
+    }
+
+    /// What a drain would come to now, for each VM that runs there: the host that it would go to, or why it would be stopped.
+    pub fn host_drain_plan(&self, host: HostId) -> Vec<(String, Result<String, String>)> {
+        let plan = self.house.directory.read(|known| {
+            let plan = crate::host::decide::drain_plan(&known.fleet, host);
+            let name =
+                |host: HostId| known.fleet.hosts.get(&host).map_or_else(|| host.to_string(), |entry| entry.spec.name.clone());
+            let named = plan.into_iter().map(|(vm, to)| (vm, to.map(name)));
+            named.collect::<Vec<_>>()
+        });
+        let of = |vm| self.house.vms.get(vm).ok().flatten().filter(|record| record.state.is_on());
+        plan.into_iter().filter_map(|(vm, to)| Some((of(vm)?.spec.name.clone(), to))).collect()
     }
 
     pub async fn cancel_host_drain(&self, op: Op, host: HostId) -> Result<Done<HostRecord>, Refused> {

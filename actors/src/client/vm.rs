@@ -17,13 +17,20 @@ use hiveward_runtime::{
 
 use super::{ControlPlane, Done, Page, VmFilter, check, command::operation, query::page_key};
 use crate::{
-    host::{HostStatus, driver::Usage, event::FleetChange, message::HostMsg, wire::HostWire},
+    host::{
+        HostStatus,
+        driver::{GuestInfo, Progress, Usage},
+        event::FleetChange,
+        message::HostMsg,
+        wire::HostWire,
+    },
     id::{HostId, VmId},
     placement::vm::Strategy,
     vm::{
         DiskSpec, VmRecord, VmSpec, VmStatus,
         event::{OperationKind, Outcome},
         message::VmMsg,
+        migrate::{LIMIT_MS_DEFAULT, LIMIT_MS_MAX, Limit, Move},
         state::Ask,
         wire::VmWire,
     },
@@ -34,6 +41,10 @@ const LOOK_FIRST: Duration = Duration::from_millis(2);
 const LOOK_LONGEST: Duration = Duration::from_millis(50);
 /// Left of a deadline to say that an operation goes on.
 const MARGIN: Duration = Duration::from_millis(250);
+/// Of one that is at its end by then.
+const MOVE_ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+/// Of a guest's agent, which answers several questions.
+const GUEST_WITHIN: Duration = Duration::from_secs(10);
 const USAGE_WITHIN: Duration = Duration::from_secs(1);
 
 const CPUS_MAX: u32 = 1_024;
@@ -67,6 +78,25 @@ pub struct NewVm {
     pub ha: bool,
     pub start: bool,
     pub stop_grace_ms: u64,
+}
+
+/// Where a client wants a VM to be brought, and how.
+#[derive(Clone, Debug)]
+pub struct NewMove {
+    /// The best one if absent.
+    pub host: Option<HostId>,
+    /// The guest runs meanwhile.
+    pub live: bool,
+    /// MiB each second; as much as there is if absent.
+    pub bandwidth_mib: Option<u64>,
+    pub limit_ms: u64,
+    pub at_limit: Limit,
+}
+
+impl Default for NewMove {
+    fn default() -> Self {
+        Self { host: None, live: true, bandwidth_mib: None, limit_ms: LIMIT_MS_DEFAULT, at_limit: Limit::default() }
+    }
 }
 
 impl NewVm {
@@ -210,6 +240,7 @@ impl ControlPlane {
             ha: new.ha,
             start: new.start,
             stop_grace_ms: new.stop_grace_ms,
+            base: None,
         });
         let added = self.change_fleet(&op, FleetChange::AddVm { spec, on: new.host }, operation).await?;
         let vm = VmId::try_from(&added.value).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
@@ -239,6 +270,55 @@ impl ControlPlane {
 
     pub async fn resume_vm(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
         self.command_vm(op, vm, OperationKind::Resume, false, None).await
+    }
+
+    /// Brings it to another host. Answers when that is done, or soon, and then it goes on. A migration that fails, or is cancelled, leaves it running where it was.
+    pub async fn migrate_vm(&self, op: Op, vm: VmId, to: NewMove) -> Result<Done<VmRecord>, Refused> {
+        if !(1_000..=LIMIT_MS_MAX).contains(&to.limit_ms) {
+            return Err(Refused::invalid("limitMs", format!("1000 to {LIMIT_MS_MAX}")));
+        }
+        if to.bandwidth_mib == Some(0) {
+            return Err(Refused::invalid("bandwidthMib", "at least 1"));
+        }
+        let record = self.known_vm(&op, vm).await?;
+        if let Some(host) = to.host
+            && self.host(host).is_none()
+        {
+            return Err(Refused { field: Some("to".into()), ..Refused::not_found(host) });
+        }
+        let asked = Move {
+            from: record.host,
+            to: to.host,
+            live: to.live,
+            bandwidth_mib: to.bandwidth_mib,
+            limit_ms: to.limit_ms,
+            at_limit: to.at_limit,
+        };
+        let operation = operation(&op, &("migrate", vm, &to));
+        let asked = self.ask_vm_with(&op, vm, OperationKind::Migrate, false, None, operation, Some(Box::new(asked))).await?;
+        // It is looked at while it goes on, so the answer comes soon.
+        let op = Op { deadline: op.deadline.at_most(MOVE_ANSWERED_WITHIN), ..op };
+        self.vm_ended(&op, vm, asked.value, asked.cursor).await
+    }
+
+    /// Answers when that is known; the operation ends when it is certain where the VM runs.
+    pub async fn cancel_vm_migration(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
+        self.takes_writes()?;
+        self.known_vm(&op, vm).await?;
+        let principal = op.principal.clone();
+        let make = |reply| VmMsg::CancelMigration { principal: principal.clone(), reply };
+        let asked =
+            self.route_vm(op.deadline, vm, make, || VmWire::CancelMigration { principal: principal.to_string() }).await??;
+        self.seen(&op, asked.cursor).await?;
+        let value = self.vm(vm)?.ok_or_else(|| Refused::not_found(vm))?;
+        Ok(Done { value, cursor: asked.cursor })
+    }
+
+    /// How a migration goes; `None` if none is under way, or nobody can say.
+    pub async fn vm_migration(&self, vm: VmId, host: HostId) -> Option<Progress> {
+        let deadline = hiveward_runtime::clock::Deadline::after(USAGE_WITHIN);
+        let make = |reply| HostMsg::Job { vm, reply };
+        self.route_host(deadline, host, make, || HostWire::Job { vm }).await.ok().flatten()
     }
 
     /// Its domain and its disks are gone when this answers, and what was reserved for it is free. Refused while it runs,
@@ -304,6 +384,13 @@ impl ControlPlane {
         futures_util::future::join_all(asked).await.into_iter().flatten().collect()
     }
 
+    /// What the agent in a guest says; `None` if none answers, or its host does not.
+    pub async fn vm_guest(&self, vm: VmId, host: HostId) -> Option<GuestInfo> {
+        let deadline = hiveward_runtime::clock::Deadline::after(GUEST_WITHIN);
+        let make = |reply| HostMsg::Guest { vm, reply };
+        self.route_host(deadline, host, make, || HostWire::Guest { vm }).await.ok().flatten()
+    }
+
     /// Hosts that nobody can ask now: what was seen there last may not be so any more.
     fn lost_hosts(&self) -> HashSet<HostId> {
         self.house.directory.read(|known| {
@@ -338,13 +425,27 @@ impl ControlPlane {
         force: bool,
         grace_ms: Option<u64>,
     ) -> Result<crate::swarm::message::Committed<u64>, Refused> {
+        let operation = operation(op, &(kind, vm, force, grace_ms));
+        self.ask_vm_with(op, vm, kind, force, grace_ms, operation, None).await
+    }
+
+    #[allow(clippy::too_many_arguments)] // The parts of one message.
+    async fn ask_vm_with(
+        &self,
+        op: &Op,
+        vm: VmId,
+        kind: OperationKind,
+        force: bool,
+        grace_ms: Option<u64>,
+        operation: Option<crate::swarm::event::Operation>,
+        migration: Option<Box<Move>>,
+    ) -> Result<crate::swarm::message::Committed<u64>, Refused> {
         self.takes_writes()?;
         let known = self.surely(op, |directory| directory.read(|known| known.fleet.vms.contains_key(&vm).then_some(())));
         if known.await?.is_none() {
             return Err(Refused::not_found(vm));
         }
-        let operation = operation(op, &(kind, vm, force, grace_ms));
-        let ask = Ask { kind, force, grace_ms, principal: op.principal.clone(), operation };
+        let ask = Ask { kind, force, grace_ms, principal: op.principal.clone(), operation, migration };
         let make = |reply| VmMsg::Ask { ask: ask.clone(), reply };
         self.route_vm(op.deadline, vm, make, || VmWire::Ask { ask: ask.clone() }).await?
     }

@@ -433,7 +433,11 @@ impl Known {
                 Touched::Nothing
             }
             RosterEvent::Fleet(event) => {
-                let (host, removed) = (event.host(), matches!(event, FleetEvent::HostRemoved { .. }));
+                let Some(host) = event.host() else {
+                    self.fleet.apply(event, at);
+                    return Touched::Nothing;
+                };
+                let removed = matches!(event, FleetEvent::HostRemoved { .. });
                 if removed {
                     self.set_place(Entity::Host(host), None, None, "it was removed");
                     self.unplaced.remove(&Entity::Host(host));

@@ -14,7 +14,7 @@ use std::{
 };
 
 use hiveward_runtime::{
-    call::{Addr, Reply, TellError},
+    call::{Addr, Reply},
     clock::Deadline,
     cluster::router::ActorDoor,
     supervise::{
@@ -34,6 +34,7 @@ use super::{
     fleet::Drain,
     message::{Done, HostMsg},
     spec::{Capacity, HostSpec, HostUri},
+    travel::TRIPS_AT_ONCE,
 };
 use crate::{
     directory::Entity,
@@ -46,6 +47,7 @@ use crate::{
 const REFRESH_EVERY: Duration = Duration::from_secs(5);
 /// Changes that come together are looked at together.
 const LIST_AFTER: Duration = Duration::from_millis(20);
+const SWEEP_EVERY: Duration = Duration::from_secs(300);
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 const LIST_WITHIN: Duration = Duration::from_secs(10);
 pub const STEP_WITHIN: Duration = Duration::from_secs(30);
@@ -59,9 +61,9 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 const CRASH_LOOP: Intensity = Intensity { restarts_max: 10, period: Duration::from_secs(60) };
 
 pub struct Host {
-    house: House,
-    spec: Arc<HostSpec>,
-    placement: u64,
+    pub(super) house: House,
+    pub(super) spec: Arc<HostSpec>,
+    pub(super) placement: u64,
     /// Of its VMs' actors; known before its first message.
     beside: Arc<OnceLock<Supervisor>>,
 }
@@ -85,7 +87,7 @@ pub struct State {
     opening: bool,
     breaker: Breaker,
     /// Orders looks and steps: what was seen before a step ended is not news after it.
-    looks: Arc<AtomicU64>,
+    pub(super) looks: Arc<AtomicU64>,
     listing: bool,
     list_again: bool,
     listed: bool,
@@ -93,11 +95,16 @@ pub struct State {
     known: HashMap<VmId, Known>,
     children: HashMap<VmId, bool>,
     strays: HashSet<VmId>,
+    /// Migrations away from here that have not ended.
+    pub(super) migrating: HashSet<VmId>,
     steps: Arc<Semaphore>,
+    pub(super) trips: Arc<Semaphore>,
     capacity: Option<Capacity>,
     saying: bool,
     last_error: Option<String>,
     list_soon: Option<TimerHandle>,
+    /// When images were swept last, and which were kept then.
+    swept: Option<(Instant, Vec<String>)>,
     _refresh: TimerHandle,
 }
 
@@ -108,12 +115,8 @@ impl Host {
 }
 
 /// Tells itself, also when its mailbox is full for a moment; not when this life is over.
-async fn deliver(to: &Addr<HostMsg>, msg: HostMsg) {
-    let mut msg = msg;
-    while let Err(TellError::Busy(back)) = to.tell(msg) {
-        msg = back;
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+pub(super) async fn deliver(to: &Addr<HostMsg>, msg: HostMsg) {
+    to.deliver(msg).await;
 }
 
 impl Behaviour for Host {
@@ -135,11 +138,14 @@ impl Behaviour for Host {
             known: HashMap::new(),
             children,
             strays: HashSet::new(),
+            migrating: HashSet::new(),
             steps: Arc::new(Semaphore::new(STEPS_AT_ONCE)),
+            trips: Arc::new(Semaphore::new(TRIPS_AT_ONCE)),
             capacity: None,
             saying: false,
             last_error: None,
             list_soon: None,
+            swept: None,
             _refresh: ctx.every(REFRESH_EVERY, || HostMsg::Refresh),
         };
         self.connect(ctx, &mut state);
@@ -163,6 +169,27 @@ impl Behaviour for Host {
                 let measured: HashMap<VmId, Usage> = vms.iter().filter_map(usage).collect();
                 reply.answer(measured);
             }
+            HostMsg::Guest { vm, reply } => {
+                let Some(driver) = self.reachable(state) else {
+                    reply.answer(None);
+                    return Ok(());
+                };
+                let deadline = reply.deadline();
+                ctx.task(async move {
+                    let said = driver.guest(vm, deadline).await;
+                    reply.answer(said.unwrap_or_default());
+                });
+            }
+            HostMsg::Peek { vm, reply } => self.peek(ctx, state, vm, reply),
+            HostMsg::Prepare { vm, reply } => self.prepare(ctx, state, vm, reply),
+            HostMsg::Clear { vm, reply } => self.clear(ctx, state, vm, reply),
+            HostMsg::Migrate { vm, migration, reply } => self.migrate(ctx, state, vm, *migration, reply),
+            HostMsg::Abort { vm, reply } => self.abort(ctx, state, vm, reply),
+            HostMsg::Job { vm, reply } => self.job(ctx, state, vm, reply),
+            HostMsg::MigrationEnded { vm } => {
+                state.migrating.remove(&vm);
+                self.list_soon(ctx, state);
+            }
             HostMsg::Opened(opened) => self.opened(ctx, state, opened),
             HostMsg::Changed(Change::Closed { why }) => {
                 state.link = None;
@@ -173,6 +200,7 @@ impl Behaviour for Host {
                 self.list(ctx, state);
                 self.ensure(state).await?;
                 self.look(ctx, state).await?;
+                self.sweep(ctx, state);
             }
             HostMsg::List => {
                 state.list_soon = None;
@@ -243,12 +271,13 @@ impl Host {
         }
         state.opening = true;
         let (uri, host, me) = (HostUri::parse(&self.spec.uri), self.spec.id, ctx.addr().clone());
+        let pool = self.spec.pool.clone();
         ctx.task(async move {
             let opened = match uri {
                 Ok(uri) => {
                     let deadline = Deadline::after(OPEN_WITHIN);
                     let waited_ms = u64::try_from(OPEN_WITHIN.as_millis()).unwrap_or(u64::MAX);
-                    tokio::time::timeout_at(deadline.instant(), driver::open(&uri, host, deadline))
+                    tokio::time::timeout_at(deadline.instant(), driver::open(&uri, host, &pool, deadline))
                         .await
                         .unwrap_or(Err(DriverError::Expired { waited_ms }))
                 }
@@ -352,6 +381,12 @@ impl Host {
 
 // What is there.
 impl Host {
+    /// The connection, if anything may be asked of it now.
+    pub(super) fn reachable(&self, state: &State) -> Option<Arc<dyn Driver>> {
+        let link = state.link.as_ref()?;
+        state.breaker.allows(Instant::now()).then(|| link.driver.clone())
+    }
+
     fn list_soon(&self, ctx: &Context<HostMsg>, state: &mut State) {
         if state.listing {
             state.list_again = true;
@@ -396,7 +431,7 @@ impl Host {
             };
             let told = known.told && same;
             *known = Known { at: begun, domain, told };
-            if !told && let Some(door) = self.house.doors.vm(*vm) {
+            if !told && let Some(door) = self.house.doors.vm_on(*vm, self.spec.id) {
                 // Not heard: said again after the next look.
                 known.told = door.tell(VmMsg::Observed { domain: known.domain.clone(), at: begun }).is_ok();
             }
@@ -406,25 +441,53 @@ impl Host {
         self.answers(ctx, state);
     }
 
+    /// Away with copies of images that were removed: soon after that, and now and then for what was in use by then.
+    fn sweep(&self, ctx: &Context<HostMsg>, state: &mut State) {
+        if !HostUri::parse(&self.spec.uri).is_ok_and(|uri| uri.has_disks()) {
+            return;
+        }
+        let keep: Vec<String> =
+            self.house.directory.read(|known| known.fleet.images.values().map(|entry| entry.spec.hash.clone()).collect());
+        let due = state.swept.as_ref().is_none_or(|(at, kept)| *kept != keep || at.elapsed() >= SWEEP_EVERY);
+        if !due {
+            return;
+        }
+        let Some(driver) = self.reachable(state) else { return };
+        state.swept = Some((Instant::now(), keep.clone()));
+        let host = self.spec.name.clone();
+        ctx.task(async move {
+            if let Err(error) = driver.sweep(keep, Deadline::after(STEP_WITHIN)).await {
+                tracing::info!(%host, %error, "images that are not needed stay until the next look");
+            }
+        });
+    }
+
     /// Domains with this host's mark that are no VM of it: of a VM that was removed while it could not be reached. The
     /// directory knew of every VM before its domain was made, so what it does not know is gone.
     fn end_strays(&self, ctx: &Context<HostMsg>, state: &mut State, found: impl Iterator<Item = VmId>) {
         let host = self.spec.id;
-        let strays: Vec<_> = self.house.directory.read(|known| {
+        let strays: Vec<(VmId, bool)> = self.house.directory.read(|known| {
             if known.place(Entity::Host(host)).is_none_or(|place| place.placement != self.placement) {
                 return Vec::new();
             }
-            found.filter(|vm| known.fleet.vms.get(vm).is_none_or(|entry| entry.host != host)).collect()
+            // One that is on its way here belongs to the other host still, and is left alone.
+            let stray = |vm: &VmId| known.fleet.vms.get(vm).is_none_or(|entry| entry.host != host && entry.moving != Some(host));
+            // The disks of one that is on another host may be that one's, too.
+            let elsewhere = |vm: &VmId| {
+                let other = known.fleet.vms.get(vm).and_then(|entry| known.fleet.hosts.get(&entry.host));
+                other.is_some_and(|other| other.spec.shares_with(&self.spec))
+            };
+            found.filter(stray).map(|vm| (vm, elsewhere(&vm))).collect()
         });
         let Some(link) = &state.link else { return };
-        for vm in strays {
+        for (vm, shared) in strays {
             if !state.strays.insert(vm) {
                 continue;
             }
             tracing::warn!(%vm, host = %self.spec.name, "removes a domain of a VM that is not here any more");
             let (driver, me) = (link.driver.clone(), ctx.addr().clone());
             ctx.task(async move {
-                for action in [Action::Destroy, Action::Undefine] {
+                for action in [Action::Destroy, if shared { Action::Dismiss } else { Action::Undefine }] {
                     if let Err(error) = driver.act(vm, action, Deadline::after(STEP_WITHIN)).await {
                         tracing::warn!(%vm, %error, "it stays until the next look");
                         break;
@@ -520,7 +583,9 @@ impl Host {
             .build();
         match beside.enlist_child(child, Deadline::after(START_WITHIN)).await {
             Ok(()) => {
-                self.house.doors.add_vm(vm, host, placement, door.clone());
+                if let Some(before) = self.house.doors.add_vm(vm, host, placement, door.clone()) {
+                    self.house.router.close(&vm.key(), before);
+                }
                 self.house.router.open(&vm.key(), placement, Arc::new(ActorDoor::new(door, vm::wire::read)));
                 Ok(())
             }
@@ -531,8 +596,9 @@ impl Host {
     }
 
     fn end(&self, ctx: &Context<HostMsg>, vm: VmId) {
-        self.house.router.close(&vm.key(), self.placement);
-        self.house.doors.remove(Entity::Vm(vm));
+        if self.house.doors.remove_vm(vm, self.spec.id) {
+            self.house.router.close(&vm.key(), self.placement);
+        }
         let (beside, me) = (self.beside.get().cloned(), ctx.addr().clone());
         ctx.task(async move {
             if let Some(beside) = beside
@@ -544,10 +610,10 @@ impl Host {
         });
     }
 
-    /// What runs here is stopped: there is nowhere to move it to yet.
+    /// What runs here goes elsewhere, or is stopped.
     fn drain(&self, state: &State) {
         for (vm, stopping) in &state.children {
-            if !stopping && let Some(door) = self.house.doors.vm(*vm) {
+            if !stopping && let Some(door) = self.house.doors.vm_on(*vm, self.spec.id) {
                 // Not heard: said again at the next refresh.
                 let _ = door.tell(VmMsg::Drain);
             }

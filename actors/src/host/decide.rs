@@ -18,6 +18,7 @@ use crate::{
 /// Of the whole cluster.
 pub const HOSTS_MAX: usize = 10_000;
 pub const VMS_MAX: usize = 100_000;
+pub const IMAGES_MAX: usize = 1_000;
 
 fn conflict(message: String) -> Refused {
     Refused { code: Code::Conflict, message, field: Some("name".into()) }
@@ -45,6 +46,11 @@ pub fn decide(fleet: &Fleet, change: &FleetChange, operation: Option<&Operation>
         }
         FleetChange::RemoveHost { host, force } => {
             let entry = entry(*host)?;
+            if let Some((vm, _)) = fleet.vms.iter().find(|(_, vm)| vm.moving == Some(*host)) {
+                // Also with force: nobody could say any more where it is.
+                let message = format!("{vm} is on its way to {}; wait for it, or cancel its migration", entry.spec.name);
+                return Err(Refused::new(Code::Refused, message));
+            }
             if !entry.vms.is_empty() && !force {
                 let message = format!(
                     "{} has {} VMs; remove them first, or use force, which forgets them and leaves what runs there alone",
@@ -82,6 +88,33 @@ pub fn decide(fleet: &Fleet, change: &FleetChange, operation: Option<&Operation>
             Some(entry) if entry.drain == Some(Drain::Draining) => vec![FleetEvent::HostDrained { host: *host }],
             _ => Vec::new(),
         },
+        FleetChange::BeginMove { vm, from, to } => begin_move(fleet, *vm, *from, *to)?,
+        FleetChange::EndMove { vm, from, moved } => match fleet.vms.get(vm) {
+            // Said again, or by an older life: it is so already.
+            Some(entry) if entry.host == *from => match entry.moving {
+                Some(to) if *moved => vec![FleetEvent::VmMoved { vm: *vm, from: *from, to }],
+                Some(to) => vec![FleetEvent::VmStayed { vm: *vm, from: *from, to }],
+                None => Vec::new(),
+            },
+            _ => Vec::new(),
+        },
+        FleetChange::AddImage { spec } => {
+            if fleet.image_named(&spec.name).is_some() {
+                return Err(conflict(format!("there is an image named {:?} already", spec.name)));
+            }
+            if fleet.images.len() >= IMAGES_MAX {
+                return Err(Refused::new(Code::Limit, format!("there are {IMAGES_MAX} images; remove one first")));
+            }
+            vec![FleetEvent::ImageAdded { spec: spec.clone(), operation }]
+        }
+        FleetChange::RemoveImage { image } => {
+            let entry = fleet.images.get(image).ok_or_else(|| Refused::not_found(*image))?;
+            if entry.vms > 0 {
+                let message = format!("{} VMs are made of {}; remove them first", entry.vms, entry.spec.name);
+                return Err(Refused::new(Code::Refused, message));
+            }
+            vec![FleetEvent::ImageRemoved { image: *image, operation }]
+        }
         FleetChange::RemoveVm { vm } => match fleet.vms.get(vm) {
             Some(entry) => vec![FleetEvent::VmRemoved { vm: *vm, host: entry.host }],
             // Said again: it is so already.
@@ -103,6 +136,66 @@ fn wish<'a>(vm: VmId, spec: &'a VmSpec, pin: Option<HostId>) -> Wish<'a> {
         // The part of the id that is by chance.
         turn: vm.as_u128() as u64,
     }
+}
+
+/// What a drain of a host would come to now, one VM after another: where each goes, or why nowhere, so that it is stopped.
+pub fn drain_plan(fleet: &Fleet, host: HostId) -> Vec<(VmId, Result<HostId, String>)> {
+    let mut hosts = fleet.columns_without(host);
+    let here = fleet.hosts.get(&host).map(|entry| entry.vms.clone()).unwrap_or_default();
+    let mut plan = Vec::with_capacity(here.len());
+    for vm in here {
+        let Some(entry) = fleet.vms.get(&vm) else { continue };
+        let wish = wish(vm, &entry.spec, None);
+        plan.push(match Engine::default().decide(&hosts, &wish) {
+            Ok((at, decision)) => {
+                hosts.take(at, wish.need, entry.spec.groups());
+                (vm, Ok(decision.chosen))
+            }
+            Err(why) => (vm, Err(why.to_string())),
+        });
+    }
+    plan
+}
+
+fn begin_move(fleet: &Fleet, vm: VmId, from: HostId, to: Option<HostId>) -> Result<Vec<FleetEvent>, Refused> {
+    let entry = fleet.vms.get(&vm).ok_or_else(|| Refused::not_found(vm))?;
+    let refused = |message: String| Err(Refused::new(Code::Refused, message));
+    if entry.host != from {
+        return refused(format!("{} is on another host by now", entry.spec.name));
+    }
+    if let Some(moving) = entry.moving {
+        // Said again. A reservation elsewhere is that of an operation whose end nobody knows yet.
+        return if to.is_none_or(|to| to == moving) {
+            Ok(Vec::new())
+        } else {
+            refused("it is on its way to another host".into())
+        };
+    }
+    if to == Some(from) {
+        return refused(format!("{} is on that host already", entry.spec.name));
+    }
+    if let Some(to) = to
+        && !fleet.hosts.contains_key(&to)
+    {
+        return Err(Refused { field: Some("to".into()), ..Refused::not_found(to) });
+    }
+    // As if it were made anew, anywhere but where it is.
+    let mut hosts = fleet.columns_without(from);
+    if let Some(at) = hosts.position(from) {
+        hosts.give_back(at, need(&entry.spec), entry.spec.groups());
+    }
+    let wish = wish(vm, &entry.spec, to);
+    let (_, decision) = Engine::default()
+        .decide(&hosts, &wish)
+        .map_err(|why| Refused::new(Code::Refused, format!("{why}; {} stays where it is", entry.spec.name)))?;
+    let (ours, theirs) = (fleet.hosts.get(&from), fleet.hosts.get(&decision.chosen));
+    if let (Some(ours), Some(theirs)) = (ours, theirs)
+        && ours.spec.scheme() != theirs.spec.scheme()
+    {
+        let message = format!("{} and {} have hypervisors of different kinds", ours.spec.name, theirs.spec.name);
+        return refused(message);
+    }
+    Ok(vec![FleetEvent::VmMoving { vm, from, to: decision.chosen }])
 }
 
 fn add_vm(fleet: &Fleet, spec: &Arc<VmSpec>, on: Option<HostId>, operation: Option<Operation>) -> Result<FleetEvent, Refused> {
@@ -132,5 +225,10 @@ fn add_vm(fleet: &Fleet, spec: &Arc<VmSpec>, on: Option<HostId>, operation: Opti
             Refused { field: Some("ha".into()), ..Refused::new(Code::Refused, message) }
         })?;
     }
-    Ok(FleetEvent::VmAdded { spec: spec.clone(), host: decision.chosen, decision: Arc::new(decision), operation })
+    // What the name means now it means for this VM for ever.
+    let spec = match fleet.image_named(&spec.image) {
+        Some(image) => Arc::new(VmSpec { base: Some(image), ..(**spec).clone() }),
+        None => spec.clone(),
+    };
+    Ok(FleetEvent::VmAdded { spec, host: decision.chosen, decision: Arc::new(decision), operation })
 }

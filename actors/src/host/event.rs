@@ -5,9 +5,12 @@ use std::sync::Arc;
 use hiveward_runtime::{id::Key, op::NodeId};
 use serde::{Deserialize, Serialize};
 
-use super::spec::{Capacity, HostSpec};
+use super::{
+    image::ImageSpec,
+    spec::{Capacity, HostSpec},
+};
 use crate::{
-    id::{HostId, VmId},
+    id::{HostId, ImageId, VmId},
     placement::vm::Decision,
     swarm::event::Operation,
     vm::spec::VmSpec,
@@ -57,6 +60,32 @@ pub enum FleetEvent {
         vm: VmId,
         host: HostId,
     },
+    /// Room for it is reserved on `to` as well. It belongs to `from` until it is said to have moved.
+    VmMoving {
+        vm: VmId,
+        from: HostId,
+        to: HostId,
+    },
+    /// From here on it belongs to `to`, and nothing is reserved for it on `from`.
+    VmMoved {
+        vm: VmId,
+        from: HostId,
+        to: HostId,
+    },
+    /// It stays on `from`, and nothing is reserved for it on `to`.
+    VmStayed {
+        vm: VmId,
+        from: HostId,
+        to: HostId,
+    },
+    ImageAdded {
+        spec: Arc<ImageSpec>,
+        operation: Option<Operation>,
+    },
+    ImageRemoved {
+        image: ImageId,
+        operation: Option<Operation>,
+    },
 }
 
 impl FleetEvent {
@@ -71,12 +100,17 @@ impl FleetEvent {
             Self::HostRemoved { .. } => "HostRemoved",
             Self::VmAdded { .. } => "VmAdded",
             Self::VmRemoved { .. } => "VmRemoved",
+            Self::VmMoving { .. } => "VmMoving",
+            Self::VmMoved { .. } => "VmMoved",
+            Self::VmStayed { .. } => "VmStayed",
+            Self::ImageAdded { .. } => "ImageAdded",
+            Self::ImageRemoved { .. } => "ImageRemoved",
         }
     }
 
-    /// The host it is about.
-    pub fn host(&self) -> HostId {
-        match self {
+    /// The host it is about, if it is about one.
+    pub fn host(&self) -> Option<HostId> {
+        Some(match self {
             Self::HostAdded { spec, .. } => spec.id,
             Self::HostReached { host, .. }
             | Self::HostUnreachable { host, .. }
@@ -86,7 +120,9 @@ impl FleetEvent {
             | Self::HostRemoved { host, .. }
             | Self::VmAdded { host, .. }
             | Self::VmRemoved { host, .. } => *host,
-        }
+            Self::VmMoving { from, .. } | Self::VmMoved { from, .. } | Self::VmStayed { from, .. } => *from,
+            Self::ImageAdded { .. } | Self::ImageRemoved { .. } => return None,
+        })
     }
 
     /// A client's operation, and what its answer names.
@@ -97,6 +133,8 @@ impl FleetEvent {
             | Self::HostDrainCancelled { host, operation }
             | Self::HostRemoved { host, operation } => (operation, host.key()),
             Self::VmAdded { spec, operation, .. } => (operation, spec.id.key()),
+            Self::ImageAdded { spec, operation } => (operation, spec.id.key()),
+            Self::ImageRemoved { image, operation } => (operation, image.key()),
             _ => return None,
         };
         Some((operation.as_ref()?, key))
@@ -120,6 +158,13 @@ impl FleetEvent {
                 "eligible": decision.eligible,
             }),
             Self::VmRemoved { vm, host } => json!({"vm": vm.to_string(), "host": host.to_string()}),
+            Self::VmMoving { vm, from, to } | Self::VmMoved { vm, from, to } | Self::VmStayed { vm, from, to } => {
+                json!({"vm": vm.to_string(), "host": from.to_string(), "to": to.to_string()})
+            }
+            Self::ImageAdded { spec, .. } => {
+                json!({"image": spec.id.to_string(), "name": spec.name, "hash": spec.hash, "bytes": spec.bytes})
+            }
+            Self::ImageRemoved { image, .. } => json!({"image": image.to_string()}),
         }
     }
 }
@@ -147,6 +192,15 @@ pub enum FleetChange {
         on: Option<HostId>,
     },
 
+    /// Its bytes are kept already.
+    AddImage {
+        spec: Arc<ImageSpec>,
+    },
+    /// Refused while a VM is made of it.
+    RemoveImage {
+        image: ImageId,
+    },
+
     // From a host's actor, in the placement that it lives in.
     Reached {
         host: HostId,
@@ -166,6 +220,18 @@ pub enum FleetChange {
     RemoveVm {
         vm: VmId,
     },
+    /// From a VM's actor on `from`: room is wanted on `to`, or on the best host.
+    BeginMove {
+        vm: VmId,
+        from: HostId,
+        to: Option<HostId>,
+    },
+    /// From a VM's actor on `from`: where it is now.
+    EndMove {
+        vm: VmId,
+        from: HostId,
+        moved: bool,
+    },
 }
 
 impl FleetChange {
@@ -180,7 +246,9 @@ impl FleetChange {
             | Self::Unreachable { host, .. }
             | Self::Drained { host, .. } => host.key(),
             Self::AddVm { spec, .. } => spec.id.key(),
-            Self::RemoveVm { vm } => vm.key(),
+            Self::AddImage { spec } => spec.id.key(),
+            Self::RemoveImage { image } => image.key(),
+            Self::RemoveVm { vm } | Self::BeginMove { vm, .. } | Self::EndMove { vm, .. } => vm.key(),
         }
     }
 }

@@ -9,11 +9,12 @@ use hiveward_runtime::{clock::WallMs, op::NodeId};
 
 use super::{
     event::FleetEvent,
+    image::ImageSpec,
     spec::{Capacity, HostSpec},
 };
 use crate::{
     directory::Place,
-    id::{HostId, VmId},
+    id::{HostId, ImageId, VmId},
     placement::vm::{HostFacts, Hosts, Need, Reject},
     vm::spec::VmSpec,
 };
@@ -68,6 +69,16 @@ impl HostEntry {
 pub struct VmEntry {
     pub spec: Arc<VmSpec>,
     pub host: HostId,
+    /// The host that it is being brought to, where room is reserved for it as well.
+    pub moving: Option<HostId>,
+    pub added_at: WallMs,
+}
+
+#[derive(Clone, Debug)]
+pub struct ImageEntry {
+    pub spec: Arc<ImageSpec>,
+    /// VMs that are made of it.
+    pub vms: u32,
     pub added_at: WallMs,
 }
 
@@ -75,6 +86,8 @@ pub struct VmEntry {
 pub struct Fleet {
     pub hosts: BTreeMap<HostId, HostEntry>,
     pub vms: HashMap<VmId, VmEntry>,
+    pub images: BTreeMap<ImageId, ImageEntry>,
+    image_names: HashMap<String, ImageId>,
     host_names: HashMap<String, HostId>,
     vm_names: HashMap<String, VmId>,
     /// How many VMs of each group are on which host.
@@ -90,17 +103,30 @@ impl Fleet {
         self.host_names.get(name).copied()
     }
 
+    pub fn image_named(&self, name: &str) -> Option<ImageId> {
+        self.image_names.get(name).copied()
+    }
+
     pub fn vm_named(&self, name: &str) -> Option<VmId> {
         self.vm_names.get(name).copied()
     }
 
     /// As placement sees it.
     pub fn columns(&self) -> Hosts {
+        self.columns_but(None)
+    }
+
+    /// As placement sees it that may take any host but this one.
+    pub fn columns_without(&self, host: HostId) -> Hosts {
+        self.columns_but(Some(host))
+    }
+
+    fn columns_but(&self, closed: Option<HostId>) -> Hosts {
         let mut hosts = Hosts::default();
         for (host, entry) in &self.hosts {
             hosts.push(HostFacts {
                 host: *host,
-                closed: entry.closed(),
+                closed: if closed == Some(*host) { Some(Reject::Own) } else { entry.closed() },
                 total: entry.total(),
                 used: entry.used,
                 zone: entry.spec.zone.clone(),
@@ -134,11 +160,22 @@ impl Fleet {
         }
     }
 
+    fn use_image(&mut self, spec: &VmSpec, sign: i32) {
+        if let Some(entry) = spec.base.and_then(|image| self.images.get_mut(&image)) {
+            entry.vms = entry.vms.saturating_add_signed(sign);
+        }
+    }
+
     fn forget(&mut self, vm: VmId) {
         if let Some(entry) = self.vms.remove(&vm) {
             self.vm_names.remove(&entry.spec.name);
+            self.use_image(&entry.spec, -1);
             self.reserve(entry.host, need(&entry.spec), -1);
             self.group(entry.host, &entry.spec, -1);
+            if let Some(to) = entry.moving {
+                self.reserve(to, need(&entry.spec), -1);
+                self.group(to, &entry.spec, -1);
+            }
             if let Some(host) = self.hosts.get_mut(&entry.host) {
                 host.vms.remove(&vm);
             }
@@ -187,15 +224,55 @@ impl Fleet {
             }
             FleetEvent::VmAdded { spec, host, .. } => {
                 self.vm_names.insert(spec.name.clone(), spec.id);
+                self.use_image(spec, 1);
                 self.reserve(*host, need(spec), 1);
                 self.group(*host, spec, 1);
                 if let Some(entry) = self.hosts.get_mut(host) {
                     entry.vms.insert(spec.id);
                 }
-                self.vms.insert(spec.id, VmEntry { spec: spec.clone(), host: *host, added_at: at });
+                self.vms.insert(spec.id, VmEntry { spec: spec.clone(), host: *host, moving: None, added_at: at });
             }
             FleetEvent::VmRemoved { vm, .. } => {
                 self.forget(*vm);
+            }
+            FleetEvent::VmMoving { vm, to, .. } => {
+                if let Some(entry) = self.vms.get_mut(vm) {
+                    entry.moving = Some(*to);
+                    let spec = entry.spec.clone();
+                    self.reserve(*to, need(&spec), 1);
+                    self.group(*to, &spec, 1);
+                }
+            }
+            FleetEvent::VmMoved { vm, from, to } => {
+                if let Some(entry) = self.vms.get_mut(vm) {
+                    (entry.host, entry.moving) = (*to, None);
+                    let spec = entry.spec.clone();
+                    self.reserve(*from, need(&spec), -1);
+                    self.group(*from, &spec, -1);
+                    if let Some(host) = self.hosts.get_mut(from) {
+                        host.vms.remove(vm);
+                    }
+                    if let Some(host) = self.hosts.get_mut(to) {
+                        host.vms.insert(*vm);
+                    }
+                }
+            }
+            FleetEvent::VmStayed { vm, to, .. } => {
+                if let Some(entry) = self.vms.get_mut(vm) {
+                    entry.moving = None;
+                    let spec = entry.spec.clone();
+                    self.reserve(*to, need(&spec), -1);
+                    self.group(*to, &spec, -1);
+                }
+            }
+            FleetEvent::ImageAdded { spec, .. } => {
+                self.image_names.insert(spec.name.clone(), spec.id);
+                self.images.insert(spec.id, ImageEntry { spec: spec.clone(), vms: 0, added_at: at });
+            }
+            FleetEvent::ImageRemoved { image, .. } => {
+                if let Some(entry) = self.images.remove(image) {
+                    self.image_names.remove(&entry.spec.name);
+                }
             }
         }
     }

@@ -3,14 +3,24 @@
 use std::collections::HashMap;
 
 use hiveward_runtime::call::Reply;
+use serde::{Deserialize, Serialize};
 
-use super::driver::{Action, Change, Connection, Domain, DriverError, Listing, Usage};
+use super::driver::{Action, Change, Connection, Domain, DriverError, GuestInfo, Listing, Migration, Progress, Usage};
 use crate::id::VmId;
 
 /// A step that was done: the domain as it was afterwards, and when that was, to be compared with other looks.
 #[derive(Clone, Debug)]
 pub struct Done {
     pub domain: Option<Domain>,
+    pub at: u64,
+}
+
+/// One VM's domain, and whether the hypervisor works on a migration of it: asked for the latter first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Peeked {
+    pub domain: Option<Domain>,
+    pub under_way: bool,
+    /// To be compared with other looks of the same host.
     pub at: u64,
 }
 
@@ -36,7 +46,47 @@ pub enum HostMsg {
         reply: Reply<HashMap<VmId, Usage>>,
     },
 
+    /// What the agent in a guest says; `None` if none answers.
+    Guest {
+        vm: VmId,
+        reply: Reply<Option<GuestInfo>>,
+    },
+
+    /// What is of this VM here, looked at now.
+    Peek {
+        vm: VmId,
+        reply: Reply<Result<Peeked, DriverError>>,
+    },
+    /// It is about to be brought here: sees that this is known here, and that its disks are where they must be copied.
+    Prepare {
+        vm: VmId,
+        reply: Reply<Result<(), DriverError>>,
+    },
+    /// It was not brought here: away with what was prepared, and with what is on its way in and nobody brings any more.
+    Clear {
+        vm: VmId,
+        reply: Reply<Result<(), DriverError>>,
+    },
+    /// From a VM beside it. Ends when the migration has, and is not ended by the end of who asked.
+    Migrate {
+        vm: VmId,
+        migration: Box<Migration>,
+        reply: Reply<Result<Progress, DriverError>>,
+    },
+    Abort {
+        vm: VmId,
+        reply: Reply<Result<(), DriverError>>,
+    },
+    /// How a migration goes; `None` if none is under way.
+    Job {
+        vm: VmId,
+        reply: Reply<Option<Progress>>,
+    },
+
     // From itself.
+    MigrationEnded {
+        vm: VmId,
+    },
     Opened(Result<Box<Connection>, DriverError>),
     Changed(Change),
     Refresh,

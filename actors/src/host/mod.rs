@@ -10,11 +10,13 @@ pub mod decide;
 pub mod driver;
 pub mod event;
 pub mod fleet;
+pub mod image;
 pub mod message;
 pub mod record;
 #[cfg(test)]
 mod simulation;
 pub mod spec;
+mod travel;
 pub mod wire;
 
 pub use record::{HostRecord, HostStatus};

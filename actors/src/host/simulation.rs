@@ -30,6 +30,8 @@ fn host(n: u128, dice: &mut fastrand::Rng) -> HostSpec {
         node: None,
         cpu_overcommit_milli: dice.u32(1_000..3_000),
         memory_overcommit_milli: 1_000,
+        pool: Default::default(),
+        peer_uri: None,
     }
 }
 
@@ -54,6 +56,7 @@ fn vm(n: u128, dice: &mut fastrand::Rng) -> VmSpec {
         ha: dice.f64() < 0.2,
         start: true,
         stop_grace_ms: 0,
+        base: None,
     }
 }
 

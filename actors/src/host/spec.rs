@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use hiveward_runtime::{error::Refused, op::NodeId};
 use serde::{Deserialize, Serialize};
 
+use super::driver::Pool;
 use crate::id::HostId;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,9 +25,26 @@ pub struct HostSpec {
     pub cpu_overcommit_milli: u32,
     /// Memory that may be promised for each byte that is there, in thousandths.
     pub memory_overcommit_milli: u32,
+    /// Where its disks and images are.
+    #[serde(default)]
+    pub pool: Pool,
+    /// How the other hosts' own libvirtd reaches it: then two hosts migrate between themselves. Without it the node does
+    /// it, over its connections to both.
+    #[serde(default)]
+    pub peer_uri: Option<String>,
 }
 
 impl HostSpec {
+    /// Which kind of hypervisor its URI names: the part before `+` or `://`.
+    pub fn scheme(&self) -> &str {
+        self.uri.split(['+', ':']).next().unwrap_or_default()
+    }
+
+    /// Whether both have the same disks under the same paths.
+    pub fn shares_with(&self, other: &Self) -> bool {
+        self.pool.shared && other.pool.shared && self.pool.path == other.pool.path
+    }
+
     pub const CPU_OVERCOMMIT_MILLI_DEFAULT: u32 = 4_000;
     pub const MEMORY_OVERCOMMIT_MILLI_DEFAULT: u32 = 1_000;
     pub const OVERCOMMIT_MILLI_MAX: u32 = 64_000;
@@ -85,6 +103,11 @@ impl HostUri {
         let query = query.split('&').filter(|part| !part.is_empty());
         let query = query.map(|part| part.split_once('=').unwrap_or((part, ""))).map(|(key, value)| (key.into(), value.into()));
         Ok(Self { scheme: kind, authority: authority.into(), path: path.into(), query: query.collect(), text: text.into() })
+    }
+
+    /// Whether its VMs are made of images that must be kept.
+    pub fn has_disks(&self) -> bool {
+        self.scheme == Scheme::Libvirt && !self.text.starts_with("test")
     }
 
     /// Whether it is a matter of the node that opens it which hypervisor that is.

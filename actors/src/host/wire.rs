@@ -9,11 +9,21 @@ use crate::id::VmId;
 #[derive(Serialize, Deserialize)]
 pub enum HostWire {
     Usage { vms: Vec<VmId> },
+    Guest { vm: VmId },
+    Peek { vm: VmId },
+    Prepare { vm: VmId },
+    Clear { vm: VmId },
+    Job { vm: VmId },
 }
 
 /// What came in, as the message it is.
 pub fn read(inbound: &Inbound<'_>) -> Result<HostMsg, NotDelivered> {
     Ok(match inbound.read()? {
+        HostWire::Peek { vm } => HostMsg::Peek { vm, reply: inbound.reply()? },
+        HostWire::Prepare { vm } => HostMsg::Prepare { vm, reply: inbound.reply()? },
+        HostWire::Clear { vm } => HostMsg::Clear { vm, reply: inbound.reply()? },
+        HostWire::Job { vm } => HostMsg::Job { vm, reply: inbound.reply()? },
+        HostWire::Guest { vm } => HostMsg::Guest { vm, reply: inbound.reply()? },
         HostWire::Usage { vms } => HostMsg::Usage { vms, reply: inbound.reply()? },
     })
 }

@@ -13,9 +13,9 @@ use std::{
 };
 
 use hiveward_runtime::{
-    call::{Addr, TellError},
+    call::Addr,
     clock::Deadline,
-    error::Refused,
+    error::{Code, Refused},
     fault,
     supervise::{Behaviour, Context, Failure, TimerHandle},
 };
@@ -23,30 +23,35 @@ use tokio::time::Instant;
 
 use super::{
     event::{self, Asked, OperationKind, Seen, VmEvent},
-    message::{Answer, VmMsg},
+    message::{Answer, Stepped, VmMsg},
+    migrate::{Move, Side},
     reconcile::{self, Doing, Next, Step},
     spec::VmSpec,
-    state::{Ask, Decided, VmState},
+    state::{Ask, Decided, HOUSE, VmState},
+    trip::Trip,
 };
 use crate::{
     commit::{Batch, Committer},
     host::{
         actor::STEP_WITHIN,
         ask_roster,
-        driver::{Action, Domain, DomainSpec, DriverError},
+        driver::{Action, Base, Domain, DomainSpec, DriverError},
         event::FleetChange,
         message::{Done, HostMsg},
+        spec::HostUri,
     },
     house::House,
     id::HostId,
     swarm::message::Committed,
 };
 
+/// Of a migration that was just begun.
+const ABORTS_MAX: u32 = 60;
+const ABORT_EVERY: Duration = Duration::from_millis(500);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
+const DEFINE_WITHIN: Duration = Duration::from_secs(240);
 const FORGET_WITHIN: Duration = Duration::from_secs(5);
-/// Who asks what the house asks by itself.
-const HOUSE: &str = "hiveward";
 
 pub struct Vm {
     house: House,
@@ -94,15 +99,22 @@ const fn points(step: Step) -> (&'static str, &'static str) {
         Step::Resume => ("vm.resume", "vm.resume.done"),
         Step::Reboot => ("vm.reboot", "vm.reboot.done"),
         Step::Undefine => ("vm.undefine", "vm.undefine.done"),
+        Step::Reserve => ("vm.reserve", "vm.reserve.done"),
+        Step::Prepare => ("vm.prepare", "vm.prepare.done"),
+        Step::Migrate => ("vm.migrate", "vm.migrate.done"),
+        Step::Compare => ("vm.compare", "vm.compare.done"),
+        Step::Abort => ("vm.abort", "vm.abort.done"),
+        Step::DropHere => ("vm.drop_here", "vm.drop_here.done"),
+        Step::DropThere => ("vm.drop_there", "vm.drop_there.done"),
+        Step::CleanHere => ("vm.clean_here", "vm.clean_here.done"),
+        Step::Clear => ("vm.clear", "vm.clear.done"),
+        Step::Settle => ("vm.settle", "vm.settle.done"),
+        Step::Release => ("vm.release", "vm.release.done"),
     }
 }
 
 async fn deliver(to: &Addr<VmMsg>, msg: VmMsg) {
-    let mut msg = msg;
-    while let Err(TellError::Busy(back)) = to.tell(msg) {
-        msg = back;
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    to.deliver(msg).await;
 }
 
 impl Behaviour for Vm {
@@ -149,7 +161,7 @@ impl Vm {
             committer,
             handed: 0,
             durable: Arc::default(),
-            doing: Doing { boots: fresh.then_some(0), done: None },
+            doing: Doing { boots: fresh.then_some(0), ..Doing::default() },
             in_flight: None,
             meanwhile: None,
             last_step: None,
@@ -179,9 +191,12 @@ impl Vm {
                     self.see(ctx, state, domain, at).await?;
                 }
             }
+            VmMsg::CancelMigration { principal, reply } => self.cancel(ctx, state, &principal, reply).await?,
             VmMsg::Drain => {
                 if state.vm.is_on() && state.vm.active().is_none() {
-                    self.ask_oneself(ctx, state, OperationKind::Stop).await?;
+                    // What could not be moved is stopped.
+                    let kind = if state.vm.could_not_be_moved() { OperationKind::Stop } else { OperationKind::Migrate };
+                    self.ask_oneself(ctx, state, kind).await?;
                 }
             }
             VmMsg::Stepped { step, result } => self.stepped(ctx, state, step, result).await?,
@@ -245,7 +260,38 @@ impl Vm {
     }
 
     fn begin_operation(&self, state: &mut State) {
-        (state.doing.done, state.last_step, state.tries, state.not_before) = (None, None, 0, None);
+        state.doing = Doing { boots: state.doing.boots, ..Doing::default() };
+        (state.last_step, state.tries, state.not_before) = (None, 0, None);
+    }
+
+    /// Also while it is on its way: then the hypervisor is asked to end it.
+    async fn cancel(&self, ctx: &Context<VmMsg>, state: &mut State, principal: &str, reply: Answer) -> Result<(), Failure> {
+        let active = state.vm.active().filter(|active| active.kind == OperationKind::Migrate);
+        let Some((number, known)) = active.map(|active| (active.number, active.abandoned.is_some())) else {
+            let message = format!("no migration of {} is under way: there is nothing to cancel", self.spec.name);
+            reply.answer(Err(Refused::new(Code::Refused, message)));
+            return Ok(());
+        };
+        let why = format!("it was cancelled by {principal}");
+        let events = if known { Vec::new() } else { vec![VmEvent::Abandoned { number, why }] };
+        self.record(ctx, state, events, Some((number, reply))).await?;
+        if state.in_flight == Some(Step::Migrate) {
+            let (house, host, vm) = (self.house.clone(), self.host, self.spec.id);
+            ctx.task(async move {
+                // Before the memory goes there is nothing to abort yet.
+                for _ in 0..ABORTS_MAX {
+                    let aborted = match house.doors.host(host) {
+                        Some(door) => door.ask(Deadline::after(STEP_WITHIN), |reply| HostMsg::Abort { vm, reply }).await,
+                        None => return,
+                    };
+                    if matches!(aborted, Ok(Ok(()))) {
+                        return;
+                    }
+                    tokio::time::sleep(ABORT_EVERY).await;
+                }
+            });
+        }
+        Ok(())
     }
 
     async fn ask_oneself(&self, ctx: &Context<VmMsg>, state: &mut State, kind: OperationKind) -> Result<(), Failure> {
@@ -258,6 +304,7 @@ impl Vm {
             force: false,
             grace_ms: self.spec.stop_grace_ms,
             boots: state.doing.boots,
+            migration: (kind == OperationKind::Migrate).then(|| Box::new(Move::anywhere(self.host))),
         };
         self.record(ctx, state, vec![VmEvent::Asked(Box::new(asked))], None).await
     }
@@ -280,18 +327,40 @@ impl Vm {
         ctx: &Context<VmMsg>,
         state: &mut State,
         step: Step,
-        result: Result<Done, DriverError>,
+        result: Result<Stepped, DriverError>,
     ) -> Result<(), Failure> {
         state.in_flight = None;
         let meanwhile = state.meanwhile.take();
         match result {
-            Ok(Done { domain, at }) => {
+            Ok(done) => {
                 fault::point(points(step).1, ctx.key()).await?;
-                state.doing.done = Some(step);
                 state.last_error = None;
-                match meanwhile {
-                    Some((newer, seen_at)) if seen_at > at => self.see(ctx, state, newer, seen_at).await,
-                    _ => self.see(ctx, state, domain, at).await,
+                // What was compared before it is not news any more.
+                (state.doing.done, state.doing.compared) = (Some(step), None);
+                let done = match done {
+                    Stepped::Seen(done) => Some(done),
+                    Stepped::Compared(compared, done) => {
+                        state.doing.compared = Some(compared);
+                        state.doing.looked_at = Some(self.house.clock.now());
+                        // It may be looked at again and again, and each time something else came of it.
+                        (state.last_step, state.tries) = (None, 0);
+                        Some(done)
+                    }
+                    Stepped::Moved(measured) => {
+                        if let Some(number) = state.vm.active().map(|active| active.number) {
+                            self.record(ctx, state, vec![VmEvent::Moved { number, measured }], None).await?;
+                        }
+                        None
+                    }
+                    Stepped::Told => None,
+                };
+                match (meanwhile, done) {
+                    (Some((newer, seen_at)), Some(Done { at, .. })) if seen_at > at && step != Step::Compare => {
+                        self.see(ctx, state, newer, seen_at).await
+                    }
+                    (_, Some(Done { domain, at })) => self.see(ctx, state, domain, at).await,
+                    (Some((newer, seen_at)), None) if seen_at > state.seen_at => self.see(ctx, state, newer, seen_at).await,
+                    _ => Ok(()),
                 }
             }
             Err(error) => {
@@ -302,6 +371,19 @@ impl Vm {
                 self.ask_for_a_look();
                 state.last_error = Some(error.to_string());
                 match state.vm.active() {
+                    // Where it is now a look at both hosts says.
+                    Some(active) if active.kind == OperationKind::Migrate => {
+                        let ends = step == Step::Migrate || (!error.may_pass() && matches!(step, Step::Reserve | Step::Prepare));
+                        let number = active.number;
+                        if step == Step::Migrate {
+                            (state.doing.done, state.doing.compared) = (Some(step), None);
+                        }
+                        if !ends {
+                            state.not_before = Some(Instant::now() + self.again_after(state));
+                            return Ok(());
+                        }
+                        self.record(ctx, state, vec![VmEvent::Abandoned { number, why: error.to_string() }], None).await
+                    }
                     Some(active) if !error.may_pass() => {
                         let outcome = event::Outcome::Failed { message: error.to_string() };
                         let ended = VmEvent::Ended { number: active.number, outcome };
@@ -323,8 +405,9 @@ impl Vm {
 
     /// Does what is next, until something must be waited for.
     async fn drive(&self, ctx: &Context<VmMsg>, state: &mut State) -> Result<(), Failure> {
-        while state.in_flight.is_none() && state.fresh {
+        while state.in_flight.is_none() && state.fresh && self.is_here() {
             let now = self.house.clock.now();
+            state.doing.side = self.side(state);
             match reconcile::next(&state.vm, state.doing, now) {
                 Next::Do(step) => {
                     if state.durable.load(Ordering::Acquire) < state.handed || self.is_held_back(ctx, state) {
@@ -345,6 +428,13 @@ impl Vm {
                 Next::End(outcome) => {
                     let Some(number) = state.vm.active().map(|active| active.number) else { return Ok(()) };
                     self.record(ctx, state, vec![VmEvent::Ended { number, outcome }], None).await?;
+                    if self.is_drained() && state.vm.is_on() && state.vm.could_not_be_moved() {
+                        self.ask_oneself(ctx, state, OperationKind::Stop).await?;
+                    }
+                }
+                Next::Abandon { why } => {
+                    let Some(number) = state.vm.active().map(|active| active.number) else { return Ok(()) };
+                    self.record(ctx, state, vec![VmEvent::Abandoned { number, why }], None).await?;
                 }
                 Next::Recover => {
                     if self.is_held_back(ctx, state) {
@@ -379,14 +469,41 @@ impl Vm {
         fault::point(points(step).0, ctx.key()).await?;
         (state.in_flight, state.last_step) = (Some(step), Some(step));
         let (house, spec, host, me) = (self.house.clone(), self.spec.clone(), self.host, ctx.addr().clone());
+        let asked = state.vm.active().and_then(|active| active.migration.clone());
         ctx.task(async move {
-            let result = match action(&house, &spec, host, step).await {
-                Ok(action) => ask_host(&house, host, &spec, action).await,
-                Err(refused) => Err(DriverError::Failed { message: refused.message }),
+            let trip = Trip { house: &house, spec: &spec, host, asked: asked.as_deref() };
+            let result = match trip.step(step).await {
+                Some(result) => result,
+                None => match action(&house, &spec, host, step).await {
+                    Ok(action) => ask_host(&house, host, &spec, action).await.map(Stepped::Seen),
+                    Err(refused) => Err(DriverError::Failed { message: refused.message }),
+                },
             };
             deliver(&me, VmMsg::Stepped { step, result }).await;
         });
         Ok(())
+    }
+
+    /// Whether the roster says, as far as is known here, that the VM belongs to this actor's host. One that has moved is
+    /// another's matter: this life is about to be ended.
+    fn is_here(&self) -> bool {
+        self.house.directory.read(|known| known.fleet.vms.get(&self.spec.id).is_none_or(|entry| entry.host == self.host))
+    }
+
+    fn is_drained(&self) -> bool {
+        self.house.directory.read(|known| known.fleet.hosts.get(&self.host).is_some_and(|entry| entry.drain.is_some()))
+    }
+
+    /// Where this actor stands in the migration that is under way, if one is.
+    fn side(&self, state: &State) -> Side {
+        let asked = state.vm.active().and_then(|active| active.migration.as_ref());
+        if asked.is_some_and(|asked| asked.from != self.host) {
+            return Side::Arrived;
+        }
+        let bound = self.house.directory.read(|known| {
+            known.fleet.vms.get(&self.spec.id).is_some_and(|entry| entry.host == self.host && entry.moving.is_some())
+        });
+        if bound { Side::Bound } else { Side::Free }
     }
 
     /// Nothing of it is left: the roster is told until it knows, and then this actor is stopped.
@@ -404,37 +521,65 @@ impl Vm {
     }
 }
 
-async fn ask_host(house: &House, host: HostId, spec: &VmSpec, action: Action) -> Result<Done, DriverError> {
+pub(super) async fn ask_host(house: &House, host: HostId, spec: &VmSpec, action: Action) -> Result<Done, DriverError> {
     let unreachable = |why: String| DriverError::Unreachable { message: why };
     let Some(door) = house.doors.host(host) else { return Err(unreachable("its host has no actor now".into())) };
-    let (deadline, vm) = (Deadline::after(STEP_WITHIN), spec.id);
+    // An image may have to be copied there first.
+    let within = if matches!(action, Action::Define(_)) { DEFINE_WITHIN } else { STEP_WITHIN };
+    let (deadline, vm) = (Deadline::after(within), spec.id);
     let asked = door.ask(deadline, |reply| HostMsg::Act { vm, action, reply }).await;
     asked.unwrap_or_else(|error| Err(unreachable(format!("its host's actor: {error}"))))
 }
 
+/// The image's bytes, on this node; `None` where no domain is made of them, or none is known by that name.
+async fn base(house: &House, spec: &VmSpec, host: HostId) -> Result<Option<Base>, Refused> {
+    let found = house.directory.read(|known| {
+        let uri = HostUri::parse(&known.fleet.hosts.get(&host)?.spec.uri).ok()?;
+        uri.has_disks().then(|| Some(known.fleet.images.get(&spec.base?)?.spec.clone()))?
+    });
+    let Some(image) = found else { return Ok(None) };
+    let unavailable = |why: String| Refused::new(Code::Unavailable, format!("image {} cannot be read: {why}", image.name));
+    let hash = image.hash.parse().map_err(|_| unavailable(format!("{:?} is no hash", image.hash)))?;
+    let blobs = house.blobs.clone();
+    let brought = tokio::task::spawn_blocking(move || blobs.bring(&hash).map(|here| here.then(|| blobs.file(&hash)))).await;
+    let path = brought.map_err(|error| unavailable(error.to_string()))?.map_err(|error| unavailable(error.to_string()))?;
+    let path = path.ok_or_else(|| unavailable("no node has its bytes".into()))?;
+    Ok(Some(Base {
+        hash: image.hash.clone(),
+        path: path.display().to_string(),
+        bytes: image.bytes,
+        virtual_bytes: image.virtual_bytes,
+        format: image.format.name().into(),
+    }))
+}
+
+/// All that a hypervisor needs to make its domain on `host`.
+pub(crate) async fn definition(house: &House, spec: &Arc<VmSpec>, host: HostId) -> Result<DomainSpec, Refused> {
+    let user_data = match &spec.user_data {
+        None => Vec::new(),
+        Some(body) => {
+            let (house, body) = (house.clone(), body.clone());
+            let read = tokio::task::spawn_blocking(move || house.body(&body)).await;
+            read.map_err(|error| Refused::new(Code::Internal, error.to_string()))??.to_vec()
+        }
+    };
+    Ok(DomainSpec {
+        owner: host,
+        base: base(house, spec, host).await?,
+        name: spec.name.clone(),
+        cpus: spec.cpus,
+        memory_bytes: spec.memory_bytes,
+        image: spec.image.clone(),
+        disks: spec.disks.clone(),
+        networks: spec.networks.clone(),
+        ssh_keys: spec.ssh_keys.clone(),
+        user_data,
+    })
+}
+
 async fn action(house: &House, spec: &Arc<VmSpec>, host: HostId, step: Step) -> Result<Action, Refused> {
     Ok(match step {
-        Step::Define => {
-            let user_data = match &spec.user_data {
-                None => Vec::new(),
-                Some(body) => {
-                    let (house, body) = (house.clone(), body.clone());
-                    let read = tokio::task::spawn_blocking(move || house.body(&body)).await;
-                    read.map_err(|error| Refused::new(hiveward_runtime::error::Code::Internal, error.to_string()))??.to_vec()
-                }
-            };
-            Action::Define(Box::new(DomainSpec {
-                owner: host,
-                name: spec.name.clone(),
-                cpus: spec.cpus,
-                memory_bytes: spec.memory_bytes,
-                image: spec.image.clone(),
-                disks: spec.disks.clone(),
-                networks: spec.networks.clone(),
-                ssh_keys: spec.ssh_keys.clone(),
-                user_data,
-            }))
-        }
+        Step::Define => Action::Define(Box::new(definition(house, spec, host).await?)),
         Step::Start => Action::Start,
         Step::Shutdown => Action::Shutdown,
         Step::Destroy => Action::Destroy,
@@ -442,5 +587,6 @@ async fn action(house: &House, spec: &Arc<VmSpec>, host: HostId, step: Step) -> 
         Step::Resume => Action::Resume,
         Step::Reboot => Action::Reboot,
         Step::Undefine => Action::Undefine,
+        _ => return Err(Refused::new(Code::Internal, "that is no step of the hypervisor's")),
     })
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::migrate::Move;
 use crate::{
-    host::driver::{Off, Run},
+    host::driver::{Off, Progress, Run},
     swarm::event::{DecodeError, Operation},
 };
 
@@ -23,6 +24,8 @@ pub enum OperationKind {
     Pause,
     Resume,
     Remove,
+    /// To another host.
+    Migrate,
     /// Asked by the house: it ended without anybody's will.
     Recover,
 }
@@ -37,6 +40,7 @@ impl OperationKind {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Remove => "remove",
+            Self::Migrate => "migrate",
             Self::Recover => "recover",
         }
     }
@@ -68,6 +72,9 @@ pub struct Asked {
     pub grace_ms: u64,
     /// How often it had begun to run by then, as far as was known.
     pub boots: Option<u64>,
+    /// Of a migration.
+    #[serde(default)]
+    pub migration: Option<Box<Move>>,
 }
 
 /// What a VM is as its hypervisor has it.
@@ -84,6 +91,8 @@ impl Seen {
             Self::Absent => "absent",
             Self::There(Run::Running) => "running",
             Self::There(Run::Paused) => "paused",
+            Self::There(Run::Moving) => "handed over",
+            Self::There(Run::Off(Off::Moved)) => "moved away",
             Self::There(Run::Off(Off::Unknown)) => "off",
             Self::There(Run::Off(Off::Shutdown)) => "shut down",
             Self::There(Run::Off(Off::Destroyed)) => "destroyed",
@@ -111,6 +120,16 @@ pub enum VmEvent {
     Seen {
         seen: Seen,
     },
+    /// A migration is not wanted any more, or did not succeed; the operation ends when it is certain where it runs.
+    Abandoned {
+        number: u64,
+        why: String,
+    },
+    /// A migration has succeeded, and this was measured of it.
+    Moved {
+        number: u64,
+        measured: Progress,
+    },
     /// Another than this house changed it, and that is how it is wanted from now on.
     Adopted {
         wanted: Wanted,
@@ -128,6 +147,8 @@ impl VmEvent {
             Self::Asked(_) => "VmOperationAsked",
             Self::Ended { .. } => "VmOperationEnded",
             Self::Seen { .. } => "VmSeen",
+            Self::Abandoned { .. } => "VmMigrationAbandoned",
+            Self::Moved { .. } => "VmMigrated",
             Self::Adopted { .. } => "VmAdopted",
             Self::GivenUp { .. } => "VmGivenUp",
         }
@@ -146,6 +167,8 @@ impl VmEvent {
                 Outcome::Superseded { by } => json!({"number": number, "outcome": "SUPERSEDED", "by": by}),
             },
             Self::Seen { seen } => json!({"seen": seen.words()}),
+            Self::Abandoned { number, why } => json!({"number": number, "why": why}),
+            Self::Moved { number, measured } => json!({"number": number, "downtimeMs": measured.downtime_ms}),
             Self::Adopted { wanted, why } => json!({"wanted": format!("{wanted:?}").to_uppercase(), "why": why}),
             Self::GivenUp { message } => json!({"message": message}),
         }

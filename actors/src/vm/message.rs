@@ -1,11 +1,13 @@
 //! What a VM is asked and told.
 
+use std::sync::Arc;
+
 use hiveward_runtime::{call::Reply, error::Refused};
 
-use super::{reconcile::Step, state::Ask};
+use super::{migrate::Compared, reconcile::Step, state::Ask};
 use crate::{
     host::{
-        driver::{Domain, DriverError},
+        driver::{Domain, DriverError, Progress},
         message::Done,
     },
     swarm::message::Committed,
@@ -14,9 +16,29 @@ use crate::{
 /// The number of the operation, when it is in the ledger; its end comes after that.
 pub type Answer = Reply<Result<Committed<u64>, Refused>>;
 
+/// What came of a step.
+#[derive(Clone, Debug)]
+pub enum Stepped {
+    /// What is here afterwards.
+    Seen(Done),
+    /// What was seen there, and after that here.
+    Compared(Compared, Done),
+    /// It has gone, and this was measured of it.
+    Moved(Progress),
+    /// Others know of it now.
+    Told,
+}
+
 pub enum VmMsg {
     Ask {
         ask: Ask,
+        reply: Answer,
+    },
+
+    /// A migration is not wanted any more. Answers when that is in the ledger; the operation ends when it is certain where
+    /// the VM runs.
+    CancelMigration {
+        principal: Arc<str>,
         reply: Answer,
     },
 
@@ -26,13 +48,13 @@ pub enum VmMsg {
         domain: Option<Domain>,
         at: u64,
     },
-    /// Its host is drained: it stops.
+    /// Its host is drained: it goes to another, or stops.
     Drain,
 
     // From itself.
     Stepped {
         step: Step,
-        result: Result<Done, DriverError>,
+        result: Result<Stepped, DriverError>,
     },
     /// What was decided is durable now.
     Drive,

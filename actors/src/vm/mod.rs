@@ -6,6 +6,9 @@
 pub mod actor;
 pub mod event;
 pub mod message;
+pub mod migrate;
+#[cfg(test)]
+mod migrate_simulation;
 pub mod reconcile;
 pub mod record;
 #[cfg(test)]
@@ -13,6 +16,7 @@ mod simulation;
 pub mod spec;
 pub mod state;
 pub mod table;
+mod trip;
 pub mod wire;
 
 pub use record::{VmRecord, VmStatus};

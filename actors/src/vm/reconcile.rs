@@ -9,6 +9,7 @@ use hiveward_runtime::clock::WallMs;
 
 use super::{
     event::{OperationKind, Outcome, Seen, Wanted},
+    migrate::{self, Compared, Side},
     state::VmState,
 };
 use crate::host::driver::{Off, Run};
@@ -17,6 +18,7 @@ use crate::host::driver::{Off, Run};
 pub const OPERATION_WITHIN: Duration = Duration::from_secs(300);
 /// More often than this within [`RECOVERY_PERIOD`] a VM is not started again by itself.
 pub const RECOVERIES_MAX: usize = 3;
+const MOVING_LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 pub const RECOVERY_PERIOD: Duration = Duration::from_secs(600);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -29,6 +31,29 @@ pub enum Step {
     Resume,
     Reboot,
     Undefine,
+
+    // Of a migration.
+    /// Room on another host, by the roster.
+    Reserve,
+    /// The other host expects it, and has its disks where they must be brought.
+    Prepare,
+    /// Until it has ended, however it does.
+    Migrate,
+    /// Whether anything is under way, then what is there, then what is here.
+    Compare,
+    Abort,
+    /// What was handed over: its definition here, not its disks.
+    DropHere,
+    /// What is on its way in and nobody brings any more.
+    DropThere,
+    /// Disks that were copied and are left.
+    CleanHere,
+    /// What was prepared on the other host.
+    Clear,
+    /// The roster says from then on that it belongs to the other host.
+    Settle,
+    /// Nothing is reserved for it on the other host any more.
+    Release,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +64,10 @@ pub enum Next {
         until: WallMs,
     },
     End(Outcome),
+    /// A migration is not gone on with.
+    Abandon {
+        why: String,
+    },
     Recover,
     Adopt {
         wanted: Wanted,
@@ -57,10 +86,15 @@ pub struct Doing {
     pub boots: Option<u64>,
     /// The last step of the operation under way that succeeded in this life.
     pub done: Option<Step>,
+    /// Of a migration.
+    pub side: Side,
+    pub compared: Option<Compared>,
+    pub looked_at: Option<WallMs>,
 }
 
 pub fn next(state: &VmState, doing: Doing, now: WallMs) -> Next {
     match state.active() {
+        Some(active) if active.kind == OperationKind::Migrate => migrate::next(state, active, doing, now),
         Some(_) => within_operation(state, doing, now),
         None if state.removed => Next::Idle,
         None => between_operations(state, now),
@@ -82,6 +116,8 @@ fn within_operation(state: &VmState, doing: Doing, now: WallMs) -> Next {
         (OperationKind::Create | OperationKind::Start | OperationKind::Recover, Seen::There(run)) => match run {
             Run::Running => Next::End(Outcome::Done),
             Run::Paused => Next::Do(Step::Resume),
+            Run::Moving => Next::Wait { until: now.plus(MOVING_LOOKED_AT_EVERY) },
+            Run::Off(Off::Moved) => failed("another host has it"),
             Run::Off(Off::Shutdown | Off::Destroyed) if booted => Next::End(Outcome::Done),
             Run::Off(Off::Crashed) if booted => failed("it started and crashed"),
             Run::Off(_) => Next::Do(Step::Start),
@@ -93,6 +129,7 @@ fn within_operation(state: &VmState, doing: Doing, now: WallMs) -> Next {
                 _ if active.force || now >= plug => Next::Do(Step::Destroy),
                 // A guest that does not run does not see the power button.
                 Seen::There(Run::Paused) => Next::Do(Step::Resume),
+                Seen::There(Run::Moving) => Next::Wait { until: plug },
                 _ if doing.done == Some(Step::Shutdown) => Next::Wait { until: plug },
                 _ => Next::Do(Step::Shutdown),
             }
@@ -109,9 +146,13 @@ fn within_operation(state: &VmState, doing: Doing, now: WallMs) -> Next {
         (OperationKind::Pause, Seen::There(Run::Paused)) => Next::End(Outcome::Done),
         (OperationKind::Resume, Seen::There(Run::Paused)) => Next::Do(Step::Resume),
         (OperationKind::Resume, Seen::There(Run::Running)) => Next::End(Outcome::Done),
+        // Another function's.
+        (OperationKind::Migrate, _) => return Next::Idle,
         (OperationKind::Reboot | OperationKind::Pause | OperationKind::Resume, _) => failed("it does not run any more"),
         (OperationKind::Remove, Seen::There(run)) if run.is_on() => Next::Do(Step::Destroy),
         (OperationKind::Remove, Seen::There(_)) => Next::Do(Step::Undefine),
+        // A definition that never came may have left disks.
+        (OperationKind::Remove, Seen::Absent) if doing.done != Some(Step::Undefine) => Next::Do(Step::Undefine),
         (OperationKind::Remove, Seen::Absent) => Next::End(Outcome::Done),
     };
     match next {
@@ -126,6 +167,10 @@ fn between_operations(state: &VmState, now: WallMs) -> Next {
         (Wanted::Running, Seen::There(Run::Off(Off::Shutdown))) => adopt(Wanted::Stopped, "the guest shut itself down"),
         (Wanted::Running | Wanted::Paused, Seen::There(Run::Off(Off::Destroyed))) => {
             adopt(Wanted::Stopped, "somebody stopped it on the host")
+        }
+        // Started here it would run twice.
+        (Wanted::Running | Wanted::Paused, Seen::There(Run::Off(Off::Moved))) => {
+            adopt(Wanted::Stopped, "somebody moved it to another host")
         }
         (Wanted::Running | Wanted::Paused, Seen::There(Run::Off(_)) | Seen::Absent) => {
             let lately = state.recoveries.iter().filter(|at| now.since(**at) < RECOVERY_PERIOD).count();

@@ -18,7 +18,7 @@ use crate::{
 const SEEDS: u64 = 3_000;
 const STEPS: u32 = 120;
 
-fn spec() -> VmSpec {
+pub(super) fn spec() -> VmSpec {
     VmSpec {
         id: VmId::from_u128(1),
         name: "vm".into(),
@@ -37,6 +37,7 @@ fn spec() -> VmSpec {
         ha: false,
         start: true,
         stop_grace_ms: 5_000,
+        base: None,
     }
 }
 
@@ -125,13 +126,23 @@ impl Life {
             (OperationKind::Pause, seen) => seen == Seen::There(Run::Paused),
             (OperationKind::Resume, seen) => seen == Seen::There(Run::Running),
             (OperationKind::Remove, seen) => seen == Seen::Absent,
+            (OperationKind::Migrate, _) => false,
         }
     }
 
     fn ask_oneself(&mut self, kind: OperationKind) {
         let number = self.state.last_number() + 1;
         let (operation, boots) = (None, self.doing.boots);
-        let asked = Asked { number, kind, principal: "hiveward".into(), operation, force: false, grace_ms: 5_000, boots };
+        let asked = Asked {
+            number,
+            kind,
+            principal: "hiveward".into(),
+            operation,
+            force: false,
+            grace_ms: 5_000,
+            boots,
+            migration: None,
+        };
         self.doing.done = None;
         self.record(VmEvent::Asked(Box::new(asked)));
     }
@@ -174,6 +185,7 @@ impl Life {
                 }
                 self.record(VmEvent::Ended { number, outcome });
             }
+            Next::Abandon { .. } => panic!("there is no migration"),
             Next::Recover => self.ask_oneself(OperationKind::Recover),
             Next::Adopt { wanted, why } => self.record(VmEvent::Adopted { wanted, why }),
             Next::GiveUp { message } => self.record(VmEvent::GivenUp { message }),
@@ -194,8 +206,12 @@ fn live(seed: u64) {
     let spec = VmSpec { start: dice.bool(), ..spec };
     let heeds = dice.f64() < 0.8;
     let mut machine = Machine::default();
-    let mut life =
-        Life { state: VmState::new(&spec, WallMs(0)), doing: Doing { boots: Some(0), done: None }, log: Vec::new(), now: 0 };
+    let mut life = Life {
+        state: VmState::new(&spec, WallMs(0)),
+        doing: Doing { boots: Some(0), ..Doing::default() },
+        log: Vec::new(),
+        now: 0,
+    };
     for _ in 0..STEPS {
         life.now += dice.i64(0..2_000);
         guest_leaves(&mut machine, life.now);
@@ -209,7 +225,14 @@ fn live(seed: u64) {
                     OperationKind::Resume,
                 ];
                 let kind = if dice.f64() < 0.02 { OperationKind::Remove } else { kinds[dice.usize(0..kinds.len())] };
-                let ask = Ask { kind, force: dice.bool(), grace_ms: None, principal: "tester".into(), operation: None };
+                let ask = Ask {
+                    kind,
+                    force: dice.bool(),
+                    grace_ms: None,
+                    principal: "tester".into(),
+                    operation: None,
+                    migration: None,
+                };
                 if let Ok(Decided::New(_, events)) = life.state.decide(&spec, ask, life.doing.boots) {
                     life.doing.done = None;
                     for event in events {

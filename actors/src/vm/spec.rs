@@ -4,7 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{id::VmId, placement::vm::Strategy, task::spec::Body};
+use crate::{
+    id::{ImageId, VmId},
+    placement::vm::Strategy,
+    task::spec::Body,
+};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskSpec {
@@ -50,6 +54,9 @@ pub struct VmSpec {
     pub start: bool,
     /// Between the power button and the plug.
     pub stop_grace_ms: u64,
+    /// The image that had this name when it was made.
+    #[serde(default)]
+    pub base: Option<ImageId>,
 }
 
 impl VmSpec {

@@ -11,14 +11,17 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     event::{Asked, OperationKind, Outcome, Seen, VmEvent, Wanted},
+    migrate::Move,
     record::VmStatus,
     spec::VmSpec,
 };
 use crate::{
-    host::driver::{Off, Run},
+    host::driver::{Off, Progress, Run},
     swarm::event::Operation,
 };
 
+/// Who asks what the house asks by itself.
+pub const HOUSE: &str = "hiveward";
 /// Ended operations that are remembered: a client's repetition of one gets the same answer.
 pub const OPERATIONS_KEPT_MAX: usize = 16;
 /// Recoveries that are remembered.
@@ -36,6 +39,14 @@ pub struct VmOperation {
     pub boots: Option<u64>,
     pub asked_at: WallMs,
     pub ended: Option<(WallMs, Outcome)>,
+    #[serde(default)]
+    pub migration: Option<Box<Move>>,
+    /// Why a migration is not gone on with.
+    #[serde(default)]
+    pub abandoned: Option<String>,
+    /// Of a migration that succeeded.
+    #[serde(default)]
+    pub measured: Option<Progress>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +72,8 @@ pub struct Ask {
     pub grace_ms: Option<u64>,
     pub principal: Arc<str>,
     pub operation: Option<Operation>,
+    #[serde(default)]
+    pub migration: Option<Box<Move>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +96,9 @@ impl VmState {
             boots: Some(0),
             asked_at: created_at,
             ended: None,
+            migration: None,
+            abandoned: None,
+            measured: None,
         };
         Self {
             wanted: if spec.start { Wanted::Running } else { Wanted::Stopped },
@@ -111,6 +127,14 @@ impl VmState {
         self.operations.back().map_or(0, |operation| operation.number)
     }
 
+    /// Whether the last thing that was tried is a migration of the house's own, and failed.
+    pub fn could_not_be_moved(&self) -> bool {
+        self.operations.back().is_some_and(|last| {
+            let failed = matches!(last.ended, Some((_, Outcome::Failed { .. })));
+            last.kind == OperationKind::Migrate && &*last.principal == HOUSE && failed
+        })
+    }
+
     pub fn is_on(&self) -> bool {
         matches!(self.seen, Seen::There(run) if run.is_on())
     }
@@ -118,9 +142,9 @@ impl VmState {
     pub fn apply(&mut self, event: &VmEvent, at: WallMs) {
         match event {
             VmEvent::Asked(asked) => {
-                let Asked { number, kind, principal, operation, force, grace_ms, boots } = &**asked;
+                let Asked { number, kind, principal, operation, force, grace_ms, boots, migration } = &**asked;
                 match kind {
-                    OperationKind::Create | OperationKind::Reboot => {}
+                    OperationKind::Create | OperationKind::Reboot | OperationKind::Migrate => {}
                     OperationKind::Start | OperationKind::Resume => self.wanted = Wanted::Running,
                     OperationKind::Stop => self.wanted = Wanted::Stopped,
                     OperationKind::Pause => self.wanted = Wanted::Paused,
@@ -142,6 +166,9 @@ impl VmState {
                     boots: *boots,
                     asked_at: at,
                     ended: None,
+                    migration: migration.clone(),
+                    abandoned: None,
+                    measured: None,
                 });
                 if self.operations.len() > OPERATIONS_KEPT_MAX {
                     self.operations.pop_front();
@@ -156,11 +183,23 @@ impl VmState {
                         self.failed = None;
                         self.removed |= kind == OperationKind::Remove;
                     }
+                    // It runs on where it was.
+                    Outcome::Failed { .. } if kind == OperationKind::Migrate && self.is_on() => {}
                     Outcome::Failed { message } => {
                         self.failed = Some(message.clone());
                         self.want_what_is();
                     }
                     Outcome::Superseded { .. } => {}
+                }
+            }
+            VmEvent::Abandoned { number, why } => {
+                if let Some(operation) = self.operations.iter_mut().find(|operation| operation.number == *number) {
+                    operation.abandoned.get_or_insert_with(|| why.clone());
+                }
+            }
+            VmEvent::Moved { number, measured } => {
+                if let Some(operation) = self.operations.iter_mut().find(|operation| operation.number == *number) {
+                    operation.measured = Some(measured.clone());
                 }
             }
             VmEvent::Seen { seen } => {
@@ -181,7 +220,7 @@ impl VmState {
     fn want_what_is(&mut self) {
         self.wanted = match self.seen {
             Seen::There(Run::Running) => Wanted::Running,
-            Seen::There(Run::Paused) => Wanted::Paused,
+            Seen::There(Run::Paused | Run::Moving) => Wanted::Paused,
             Seen::There(Run::Off(_)) | Seen::Absent => Wanted::Stopped,
         };
     }
@@ -190,6 +229,7 @@ impl VmState {
         let seen = match self.seen {
             Seen::There(Run::Running) => VmStatus::Running,
             Seen::There(Run::Paused) => VmStatus::Paused,
+            Seen::There(Run::Moving) => VmStatus::Migrating,
             Seen::There(Run::Off(Off::Unknown)) if !self.ran => VmStatus::Defined,
             Seen::Absent if !self.ran => VmStatus::Defined,
             Seen::There(Run::Off(_)) | Seen::Absent => VmStatus::Stopped,
@@ -199,6 +239,7 @@ impl VmState {
             Some(OperationKind::Create) if self.wanted != Wanted::Running => VmStatus::Defined,
             Some(OperationKind::Create | OperationKind::Start | OperationKind::Recover) => VmStatus::Starting,
             Some(OperationKind::Stop | OperationKind::Remove) => VmStatus::Stopping,
+            Some(OperationKind::Migrate) => VmStatus::Migrating,
             Some(OperationKind::Reboot | OperationKind::Pause | OperationKind::Resume) => seen,
             None if self.failed.is_some() && !self.is_on() => VmStatus::Failed,
             None => seen,
@@ -231,6 +272,8 @@ impl VmState {
         if let Some(active) = self.active() {
             let same = active.kind == ask.kind && active.force >= ask.force;
             let overrides = match ask.kind {
+                // Nobody takes it away while it may be on either host.
+                _ if active.kind == OperationKind::Migrate => false,
                 OperationKind::Remove => true,
                 OperationKind::Stop => active.kind != OperationKind::Remove,
                 _ => active.kind == OperationKind::Recover,
@@ -245,6 +288,10 @@ impl VmState {
         }
         let (running, paused) = (self.seen == Seen::There(Run::Running), self.seen == Seen::There(Run::Paused));
         match ask.kind {
+            OperationKind::Migrate if !running && !paused => {
+                return refuse(format!("{} does not run; start it, or remove it and make it there", spec.name));
+            }
+            OperationKind::Migrate if ask.migration.is_none() => return refuse("where to is not said".into()),
             OperationKind::Reboot if !running => return refuse(format!("{} does not run; start it", spec.name)),
             OperationKind::Pause if !running && !paused => return refuse(format!("{} does not run; start it", spec.name)),
             OperationKind::Resume if !running && !paused => return refuse(format!("{} does not run; start it", spec.name)),
@@ -260,6 +307,7 @@ impl VmState {
             force: ask.force,
             grace_ms: ask.grace_ms.unwrap_or(spec.stop_grace_ms),
             boots,
+            migration: ask.migration,
         })));
         Ok(Decided::New(number, events))
     }

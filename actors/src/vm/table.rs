@@ -56,7 +56,9 @@ impl View for VmView {
         for event in events {
             match event.stream.noun() {
                 VmId::NOUN => rows.lifecycle(event)?,
-                RosterEvent::NOUN if matches!(&*event.kind, "VmAdded" | "VmRemoved" | "HostRemoved") => rows.roster(event)?,
+                RosterEvent::NOUN if matches!(&*event.kind, "VmAdded" | "VmRemoved" | "VmMoved" | "HostRemoved") => {
+                    rows.roster(event)?
+                }
                 _ => {}
             }
         }
@@ -99,6 +101,15 @@ impl Rows<'_> {
                 self.changed.insert(spec.id, (Some(record), true));
             }
             FleetEvent::VmRemoved { vm, .. } => self.remove(vm)?,
+            FleetEvent::VmMoved { vm, from, to } => {
+                if let Some(record) = self.get(vm)? {
+                    record.host = to;
+                    record.cursor = event.cursor.0;
+                    let mut by_host = self.txn.open_table(BY_HOST)?;
+                    by_host.remove((from.as_u128(), vm.as_u128()))?;
+                    by_host.insert((to.as_u128(), vm.as_u128()), ())?;
+                }
+            }
             FleetEvent::HostRemoved { host, .. } => {
                 let low = (host.as_u128(), 0);
                 let there: Vec<VmId> = {

@@ -8,11 +8,13 @@ use super::{message::VmMsg, state::Ask};
 #[derive(Serialize, Deserialize)]
 pub enum VmWire {
     Ask { ask: Ask },
+    CancelMigration { principal: String },
 }
 
 /// What came in, as the message it is.
 pub fn read(inbound: &Inbound<'_>) -> Result<VmMsg, NotDelivered> {
     Ok(match inbound.read()? {
+        VmWire::CancelMigration { principal } => VmMsg::CancelMigration { principal: principal.into(), reply: inbound.reply()? },
         VmWire::Ask { ask } => VmMsg::Ask { ask, reply: inbound.reply()? },
     })
 }

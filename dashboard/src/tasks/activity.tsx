@@ -254,9 +254,9 @@ function told(step: Step): [string, ReactNode] {
     case 'withdrawn':
       return ['program', 'does not wait for the answer any more'];
     case 'takenOver':
-      return [words(step.by), 'took it over']
+      return [words(step.by), 'took it over'];
     case 'givenBack':
-      return [words(step.by), 'gave it back']
+      return [words(step.by), 'gave it back'];
     case 'interrupted':
       return [words(step.by), 'interrupted it'];
     case 'turnEnded': {

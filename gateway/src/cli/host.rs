@@ -35,6 +35,15 @@ pub enum HostCommand {
         cpu_overcommit: Option<f64>,
         #[arg(long, value_name = "RATIO")]
         memory_overcommit: Option<f64>,
+        /// The directory on the host for disks and images
+        #[arg(long, value_name = "DIR")]
+        pool: Option<String>,
+        /// Other hosts have that directory too, under the same path
+        #[arg(long, requires = "pool")]
+        pool_shared: bool,
+        /// How other hosts' libvirtd reach this one, such as qemu+tls://HOST/system
+        #[arg(long, value_name = "URI")]
+        peer_uri: Option<String>,
         #[arg(long)]
         operation_id: Option<String>,
         /// Return when it is registered
@@ -53,9 +62,12 @@ pub enum HostCommand {
     },
     /// Show all of one host
     Show { host: String },
-    /// Take nothing new and stop what runs, so that the host can be serviced
+    /// Take nothing new and move what runs elsewhere, or stop it, so that the host can be serviced
     Drain {
         host: String,
+        /// Instead, show what would become of each VM, and do nothing
+        #[arg(long, conflicts_with = "cancel")]
+        plan: bool,
         /// Instead, let a draining or drained host take VMs again
         #[arg(long)]
         cancel: bool,
@@ -79,7 +91,20 @@ const REACHED_WITHIN: Duration = Duration::from_secs(15);
 
 pub async fn run(client: &Client, show: Show, command: HostCommand) -> Outcome {
     match command {
-        HostCommand::Add { uri, name, labels, zone, node, cpu_overcommit, memory_overcommit, operation_id, no_wait } => {
+        HostCommand::Add {
+            uri,
+            name,
+            labels,
+            zone,
+            node,
+            cpu_overcommit,
+            memory_overcommit,
+            pool,
+            pool_shared,
+            peer_uri,
+            operation_id,
+            no_wait,
+        } => {
             let input = Input::default()
                 .set("operationId", operation_id.map(Value::from))
                 .set("name", Value::from(name.unwrap_or_else(|| name_of(&uri))))
@@ -89,6 +114,9 @@ pub async fn run(client: &Client, show: Show, command: HostCommand) -> Outcome {
                 .set("node", node.map(Value::from))
                 .set("cpuOvercommit", cpu_overcommit.map(Value::from))
                 .set("memoryOvercommit", memory_overcommit.map(Value::from))
+                .set("pool", pool.map(Value::from))
+                .set("poolShared", pool_shared.then_some(Value::Bool(true)))
+                .set("peerUri", peer_uri.map(Value::from))
                 .done();
             let mut host: Value = client.get(VM, "HostRegister", json!({ "input": input }), "/registerHost/host").await?;
             if !no_wait {
@@ -113,8 +141,15 @@ pub async fn run(client: &Client, show: Show, command: HostCommand) -> Outcome {
             let id = resolve(client, &host).await?;
             show.one(&client.get(VM, "HostShow", json!({ "id": id }), "/node").await?)
         }
-        HostCommand::Drain { host, cancel, no_wait } => {
+        HostCommand::Drain { host, plan, cancel, no_wait } => {
             let id = resolve(client, &host).await?;
+            if plan {
+                let steps: Value = client.get(VM, "HostDrainPlan", json!({ "id": id }), "/node/drainPlan").await?;
+                let steps = steps.as_array().cloned().unwrap_or_default();
+                return show.list(&["vm", "to", "whyStopped"], &steps, |step| {
+                    ["vm", "to", "whyStopped"].map(|field| text(step, field)).into()
+                });
+            }
             let (operation, at) =
                 if cancel { ("HostCancelDrain", "/cancelHostDrain/host") } else { ("HostDrain", "/drainHost/host") };
             let mut host: Value = client.get(VM, operation, json!({ "input": { "host": id } }), at).await?;

@@ -15,6 +15,7 @@ pub mod event;
 pub mod fail;
 pub mod fault;
 pub mod host;
+mod image;
 pub mod node;
 pub mod retry;
 mod scatter;
@@ -109,6 +110,9 @@ pub enum Command {
     /// Register hypervisor hosts, drain and remove them
     #[command(subcommand)]
     Host(host::HostCommand),
+    /// Bring images, which VMs are made of, list and remove them
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     /// Create VMs and command them
     #[command(subcommand)]
     Vm(vm::VmCommand),
@@ -208,6 +212,7 @@ async fn remote(common: Common, command: Command) -> Outcome {
         Command::Usage(args) => usage::run(&client, show, args).await,
         Command::Budget(command) => budget::run(&client, show, command).await,
         Command::Host(command) => host::run(&client, show, command).await,
+        Command::Image(command) => image::run(&client, show, command).await,
         Command::Vm(command) => vm::run(&client, show, command).await,
         Command::Event(command) => event::run(&client, show, command).await,
         Command::Fault(command) => fault::run(&client, show, command).await,

@@ -1,6 +1,6 @@
 //! `hiveward vm …`
 
-use std::{path::PathBuf, time::Duration};
+use std::{io::IsTerminal, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -55,6 +55,33 @@ pub enum VmCommand {
     /// Freeze VMs where they are
     Pause(Which),
     Resume(Which),
+    /// Bring a VM to another host while it runs; if that fails, or is cancelled, it runs on where it was
+    Migrate {
+        vm: String,
+        /// By id or name; else the best host
+        #[arg(long, value_name = "HOST", conflicts_with = "cancel")]
+        to: Option<String>,
+        /// Instead, end a migration that is under way
+        #[arg(long)]
+        cancel: bool,
+        /// Freeze it until it is there
+        #[arg(long)]
+        offline: bool,
+        /// MiB each second
+        #[arg(long, value_name = "MIB")]
+        bandwidth: Option<u32>,
+        /// Of a migration that does not end by itself
+        #[arg(long, value_name = "D", default_value = "5m", value_parser = args::duration)]
+        limit: Duration,
+        /// What then becomes of it: it stays, is frozen until it is there, or is slowed from the start and frozen longer
+        #[arg(long, value_parser = ["abort", "pause", "converge"], default_value = "abort")]
+        at_limit: String,
+        #[arg(long)]
+        operation_id: Option<String>,
+        /// Return when it has begun
+        #[arg(long)]
+        no_wait: bool,
+    },
     /// Remove VMs with their disks
     Remove {
         #[command(flatten)]
@@ -163,6 +190,42 @@ pub async fn run(client: &Client, show: Show, command: VmCommand) -> Outcome {
         VmCommand::Reboot(which) => each(client, show, which, "VmReboot", "rebootVm", json!({})).await,
         VmCommand::Pause(which) => each(client, show, which, "VmPause", "pauseVm", json!({})).await,
         VmCommand::Resume(which) => each(client, show, which, "VmResume", "resumeVm", json!({})).await,
+        VmCommand::Migrate { vm, to, cancel, offline, bandwidth, limit, at_limit, operation_id, no_wait } => {
+            let vm = resolve(client, &vm).await?;
+            if cancel {
+                let input = json!({ "vm": vm });
+                let told = client.get(VM, "VmCancelMigration", json!({ "input": input }), "/cancelVmMigration/vm").await?;
+                return match if no_wait { Ok(told) } else { ended(client, told).await } {
+                    // That it did not succeed is what was wanted.
+                    Err(failed) if failed.what.contains("cancelled") => {
+                        show.done(&client.get(VM, "VmOperation", json!({ "id": vm }), "/node").await?)
+                    }
+                    done => show.done(&done?),
+                };
+            }
+            let input = Input::default()
+                .set("operationId", operation_id.map(Value::from))
+                .set("vm", Value::from(vm.as_str()))
+                .set("to", to.map(Value::from))
+                .set("live", offline.then_some(Value::Bool(false)))
+                .set("bandwidthMib", bandwidth.map(Value::from))
+                .set("limitMs", args::millis(limit))
+                .set("atLimit", Value::from(args::constant(&at_limit)))
+                .done();
+            let begun = client.get(VM, "VmMigrate", json!({ "input": input }), "/migrateVm/vm").await?;
+            if no_wait {
+                return show.done(&begun);
+            }
+            let number = begun["operation"]["number"].clone();
+            ended_showing(client, begun, progress).await?;
+            let vm: Value = client.get(VM, "VmShow", json!({ "id": vm }), "/node").await?;
+            let operation = vm["operations"].as_array().into_iter().flatten().find(|operation| operation["number"] == number);
+            let downtime = operation.map(|operation| text(&operation["measured"], "downtimeMs")).unwrap_or_default();
+            if !downtime.is_empty() {
+                eprintln!("{} is on {}; it stood still for {downtime} ms", text(&vm, "name"), text(&vm["host"], "name"));
+            }
+            show.done(&vm)
+        }
         VmCommand::Remove { which, force } => each(client, show, which, "VmRemove", "removeVm", json!({ "force": force })).await,
     }
 }
@@ -223,6 +286,25 @@ async fn each(client: &Client, show: Show, which: Which, operation: &str, field:
 
 /// Waits for the end of the operation that a mutation began; one that was removed by it is shown as it was.
 pub(super) async fn ended(client: &Client, begun: Value) -> Outcome<Value> {
+    ended_showing(client, begun, |_| ()).await
+}
+
+/// A line on a terminal's standard error.
+fn progress(vm: &Value) {
+    let migration = &vm["migration"];
+    if migration.is_null() || !std::io::stderr().is_terminal() {
+        return;
+    }
+    let forecast = match (migration["forecastMs"].as_u64(), migration["isOutrun"].as_bool()) {
+        (Some(ms), _) => format!("about {} s more", ms.div_ceil(1_000)),
+        (None, Some(true)) => "the guest writes faster than that is sent".into(),
+        _ => String::new(),
+    };
+    let (done, all) = (size(&migration["processedBytes"]), size(&migration["totalBytes"]));
+    eprint!("\r\x1b[K{}: {done} of {all}, pass {} {forecast}", text(vm, "name"), text(migration, "iteration"));
+}
+
+async fn ended_showing(client: &Client, begun: Value, progress: impl Fn(&Value)) -> Outcome<Value> {
     let (id, number) = (text(&begun, "id"), begun["operation"]["number"].clone());
     if begun["operation"]["status"] != "RUNNING" {
         return Ok(begun);
@@ -231,7 +313,7 @@ pub(super) async fn ended(client: &Client, begun: Value) -> Outcome<Value> {
         let vm: Value = client.get(VM, "VmOperation", json!({ "id": id }), "/node").await?;
         let operation = vm["operations"].as_array().into_iter().flatten().find(|operation| operation["number"] == number);
         match operation.map(|operation| (text(operation, "status"), text(operation, "kind"), text(operation, "error"))) {
-            Some((status, ..)) if status == "RUNNING" => {}
+            Some((status, ..)) if status == "RUNNING" => progress(&vm),
             Some((status, kind, error)) if status != "SUCCEEDED" => {
                 return Err(Failed::new(
                     Exit::Failed,

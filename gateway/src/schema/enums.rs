@@ -108,6 +108,18 @@ pub enum VmStatus {
     Lost,
 }
 
+/// What becomes of a migration that has not ended by its limit. If that does not help in as long again, it is ended.
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "vm::migrate::Limit")]
+pub enum VmMigrationLimit {
+    /// It is ended, and the VM runs on where it was.
+    Abort,
+    /// The guest stands still until it is there.
+    Pause,
+    /// Its CPUs are slowed from the start, and at the limit a longer standstill at the end is put up with.
+    Converge,
+}
+
 #[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
 #[graphql(remote = "vm::event::Wanted")]
 pub enum VmWanted {

@@ -81,8 +81,24 @@ impl Host {
     async fn memory_overcommit(&self) -> f64 {
         f64::from(self.0.spec.memory_overcommit_milli) / 1e3
     }
+    /// The directory for disks and images; absent if it is the usual one.
+    async fn pool(&self) -> Option<&str> {
+        self.0.spec.pool.path.as_deref()
+    }
+    /// Whether other hosts have the same directory.
+    async fn pool_shared(&self) -> bool {
+        self.0.spec.pool.shared
+    }
+    async fn peer_uri(&self) -> Option<&str> {
+        self.0.spec.peer_uri.as_deref()
+    }
     async fn vm_count(&self) -> u32 {
         self.0.vms
+    }
+    /// What a drain would come to now, for each VM that runs on it.
+    async fn drain_plan(&self, ctx: &Context<'_>) -> Result<Vec<DrainStep>> {
+        let plan = door(ctx)?.host_drain_plan(self.0.spec.id);
+        Ok(plan.into_iter().map(|(vm, to)| DrainStep { vm, to: to.clone().ok(), why_stopped: to.err() }).collect())
     }
     async fn added_at(&self) -> DateTime {
         self.0.added_at.into()
@@ -97,6 +113,17 @@ impl Host {
         let host = self.0.spec.id;
         vm::list(ctx, filter.unwrap_or_default(), |filter| filter.host = Some(host), first, after.as_deref())
     }
+}
+
+/// What becomes of one VM when its host is drained.
+#[derive(SimpleObject)]
+pub struct DrainStep {
+    /// Its name.
+    vm: String,
+    /// The name of the host that it goes to.
+    to: Option<String>,
+    /// Why it goes nowhere, and is stopped.
+    why_stopped: Option<String>,
 }
 
 #[derive(SimpleObject)]
@@ -131,6 +158,14 @@ pub struct RegisterHostInput {
     cpu_overcommit: Option<f64>,
     /// 1 if absent.
     memory_overcommit: Option<f64>,
+    /// The directory on the host for disks and images, of libvirt hosts; libvirt's own images' one if absent.
+    pool: Option<String>,
+    /// Other hosts have the same directory under the same path, so that a VM can move without its disks.
+    #[graphql(default)]
+    pool_shared: bool,
+    /// How other hosts' libvirtd reach this one, such as `qemu+tls://HOST/system`: then two such hosts migrate between
+    /// themselves. Without it the node does it over its connections to both.
+    peer_uri: Option<String>,
 }
 
 #[derive(InputObject)]
@@ -226,10 +261,14 @@ impl HostMutation {
             node: parse::optional("node", input.node.as_ref())?,
             cpu_overcommit: input.cpu_overcommit,
             memory_overcommit: input.memory_overcommit,
+            pool: input.pool,
+            pool_shared: input.pool_shared,
+            peer_uri: input.peer_uri,
         };
         Ok(door(ctx)?.register_host(op(ctx, input.operation_id.as_ref())?, new).await?.into())
     }
-    /// It takes no more VMs, and what runs on it is stopped in order. Answers when that has begun.
+    /// It takes no more VMs, and what runs on it goes to other hosts, or is stopped where that cannot be. Answers when that
+    /// has begun.
     async fn drain_host(&self, ctx: &Context<'_>, input: DrainHostInput) -> Result<DrainHostPayload> {
         let host = host_id(ctx, "host", &input.host)?;
         Ok(door(ctx)?.drain_host(op(ctx, input.operation_id.as_ref())?, host).await?.into())

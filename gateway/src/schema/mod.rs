@@ -12,6 +12,7 @@ pub mod enums;
 pub mod event;
 pub mod fault;
 pub mod host;
+pub mod image;
 pub mod load;
 pub mod metrics;
 pub mod node;
@@ -55,6 +56,7 @@ pub struct Query(
     usage::UsageQuery,
     budget::BudgetQuery,
     host::HostQuery,
+    image::ImageQuery,
     vm::VmQuery,
     metrics::MetricsQuery,
 );
@@ -70,6 +72,7 @@ pub struct Mutation(
     coding::CodingMutation,
     budget::BudgetMutation,
     host::HostMutation,
+    image::ImageMutation,
     vm::VmMutation,
 );
 

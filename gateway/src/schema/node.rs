@@ -3,13 +3,13 @@
 use async_graphql::{Context, ID, Interface, Object};
 use hiveward_actors::{
     client::ControlPlane,
-    id::{AgentId, HostId, SwarmId, TaskId, VmId},
+    id::{AgentId, HostId, ImageId, SwarmId, TaskId, VmId},
 };
 use hiveward_runtime::{error::Refused, op::NodeId};
 
 use super::{
-    Result, agent::Agent, caught_up, cluster::ClusterNode, door, host::Host, op, parse, scalars::Cursor, swarm::Swarm,
-    task::Task, vm::Vm,
+    Result, agent::Agent, caught_up, cluster::ClusterNode, door, host::Host, image::Image, op, parse, scalars::Cursor,
+    swarm::Swarm, task::Task, vm::Vm,
 };
 
 /// Anything that has a key.
@@ -22,6 +22,7 @@ pub enum Node {
     ClusterNode(ClusterNode),
     Host(Host),
     Vm(Vm),
+    Image(Image),
 }
 
 #[derive(Default)]
@@ -50,11 +51,12 @@ fn find(control: &ControlPlane, id: &ID) -> std::result::Result<Option<Node>, Re
         SwarmId::NOUN => control.swarm(parse::id("id", id)?)?.map(|record| Node::Swarm(record.into())),
         HostId::NOUN => super::host::find(control, id)?.map(Node::Host),
         VmId::NOUN => control.vm(parse::id("id", id)?)?.map(|record| Node::Vm(record.into())),
+        ImageId::NOUN => super::image::find(control, id)?.map(Node::Image),
         NodeId::NOUN => ClusterNode::find(control, parse::id("id", id)?).map(Node::ClusterNode),
         noun => {
             return Err(Refused::invalid(
                 "id",
-                format!("nothing here is a {noun:?}; keys are task_…, agent_…, swarm_…, node_…, host_… and vm_…"),
+                format!("nothing here is a {noun:?}; keys are task_…, agent_…, swarm_…, node_…, host_…, vm_… and image_…"),
             ));
         }
     })

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject, dataloader::DataLoader};
 use hiveward_actors::{
-    client::{self, Done, NewVm},
+    client::{self, Done, NewMove, NewVm},
+    host::driver::Progress,
     placement,
     vm::{self, VmRecord, event::Outcome, state::VmOperation as Operation},
 };
@@ -12,7 +13,7 @@ use hiveward_runtime::error::Refused;
 
 use super::{
     Result, caught_up, door,
-    enums::{VmOperationStatus, VmPlacementStrategy, VmStatus, VmWanted},
+    enums::{VmMigrationLimit, VmOperationStatus, VmPlacementStrategy, VmStatus, VmWanted},
     host::{Host, host_id},
     load::{Measured, Views},
     op,
@@ -123,6 +124,19 @@ impl Vm {
             network_sent_bytes: usage.network_sent_bytes.map(BigInt),
         }))
     }
+    /// How a migration that is under way goes; absent if none is, or nothing is known of it.
+    async fn migration(&self, ctx: &Context<'_>) -> Result<Option<VmMigration>> {
+        let active = self.0.state.active().is_some_and(|active| active.kind == vm::event::OperationKind::Migrate);
+        if !active {
+            return Ok(None);
+        }
+        Ok(door(ctx)?.vm_migration(self.0.spec.id, self.0.host).await.map(VmMigration::from))
+    }
+    /// What the agent in the guest says, asked now; absent if none answers.
+    async fn guest(&self, ctx: &Context<'_>) -> Result<Option<Guest>> {
+        let said = door(ctx)?.vm_guest(self.0.spec.id, self.0.host).await;
+        Ok(said.map(|info| Guest { os: info.os, kernel: info.kernel, host_name: info.host_name, addresses: info.addresses }))
+    }
     async fn created_at(&self) -> DateTime {
         self.0.created_at.into()
     }
@@ -133,6 +147,53 @@ impl Vm {
     async fn cursor(&self) -> Cursor {
         hiveward_runtime::ledger::Cursor(self.0.cursor).into()
     }
+}
+
+/// Bytes and times of a migration; what is not known is absent.
+#[derive(SimpleObject)]
+pub struct VmMigration {
+    elapsed_ms: Option<BigInt>,
+    total_bytes: Option<BigInt>,
+    processed_bytes: Option<BigInt>,
+    remaining_bytes: Option<BigInt>,
+    /// Written by the guest, each second.
+    dirty_bytes_per_second: Option<BigInt>,
+    /// Sent, each second.
+    sent_bytes_per_second: Option<BigInt>,
+    /// Passes over the memory.
+    iteration: Option<BigInt>,
+    /// How long it still takes if it goes on as now; absent if it is not known, or would never end.
+    forecast_ms: Option<BigInt>,
+    /// Whether the guest writes faster than its memory is sent, so that it does not end by itself; absent if not known.
+    is_outrun: Option<bool>,
+    /// Of one that has ended: how long the guest stood still, as the hypervisor measured it.
+    downtime_ms: Option<BigInt>,
+}
+
+impl From<Progress> for VmMigration {
+    fn from(progress: Progress) -> Self {
+        Self {
+            forecast_ms: progress.forecast_ms().map(BigInt),
+            is_outrun: progress.is_outrun(),
+            elapsed_ms: progress.elapsed_ms.map(BigInt),
+            total_bytes: progress.total_bytes.map(BigInt),
+            processed_bytes: progress.processed_bytes.map(BigInt),
+            remaining_bytes: progress.remaining_bytes.map(BigInt),
+            dirty_bytes_per_second: progress.dirty_bytes.map(BigInt),
+            sent_bytes_per_second: progress.sent_bytes.map(BigInt),
+            iteration: progress.iteration.map(BigInt),
+            downtime_ms: progress.downtime_ms.map(BigInt),
+        }
+    }
+}
+
+/// What a guest says of itself.
+#[derive(SimpleObject)]
+pub struct Guest {
+    os: Option<String>,
+    kernel: Option<String>,
+    host_name: Option<String>,
+    addresses: Vec<String>,
 }
 
 #[derive(SimpleObject)]
@@ -157,13 +218,15 @@ pub struct VmUsage {
 pub struct VmOperation {
     /// Counts this VM's operations from 1.
     number: BigInt,
-    /// `create`, `start`, `stop`, `reboot`, `pause`, `resume`, `remove`, or `recover`, which the house asks by itself.
+    /// `create`, `start`, `stop`, `reboot`, `pause`, `resume`, `remove`, `migrate`, or `recover`, which the house asks by itself.
     kind: String,
     status: VmOperationStatus,
     asked_by: Option<String>,
     started_at: DateTime,
     ended_at: Option<DateTime>,
     error: Option<String>,
+    /// Of a migration that succeeded.
+    measured: Option<VmMigration>,
 }
 
 impl From<&Operation> for VmOperation {
@@ -182,6 +245,7 @@ impl From<&Operation> for VmOperation {
             started_at: operation.asked_at.into(),
             ended_at: operation.ended.as_ref().map(|(at, _)| (*at).into()),
             error,
+            measured: operation.measured.clone().map(VmMigration::from),
         }
     }
 }
@@ -323,6 +387,7 @@ macro_rules! payloads {
     )+};
 }
 
+payloads!(MigrateVmPayload, CancelVmMigrationPayload);
 payloads!(CreateVmPayload, StartVmPayload, StopVmPayload, RebootVmPayload, PauseVmPayload, ResumeVmPayload, RemoveVmPayload);
 
 /// The inputs of commands that say no more than which VM.
@@ -337,7 +402,7 @@ macro_rules! inputs {
     )+};
 }
 
-inputs!(StartVmInput, RebootVmInput, PauseVmInput, ResumeVmInput);
+inputs!(StartVmInput, RebootVmInput, PauseVmInput, ResumeVmInput, CancelVmMigrationInput);
 
 #[derive(InputObject)]
 pub struct StopVmInput {
@@ -349,6 +414,25 @@ pub struct StopVmInput {
     force: bool,
     /// Between the power button and the plug; as it was made with if absent.
     grace_ms: Option<i32>,
+}
+
+#[derive(InputObject)]
+pub struct MigrateVmInput {
+    operation_id: Option<ID>,
+    /// By key or name.
+    vm: ID,
+    /// By key or name; the best host if absent.
+    to: Option<ID>,
+    /// The guest runs meanwhile; else it stands still until it is there.
+    #[graphql(default = true)]
+    live: bool,
+    /// MiB each second; as much as there is if absent.
+    bandwidth_mib: Option<i32>,
+    /// Of a migration that does not end by itself.
+    #[graphql(default = 300_000)]
+    limit_ms: i32,
+    #[graphql(default_with = "VmMigrationLimit::Abort")]
+    at_limit: VmMigrationLimit,
 }
 
 #[derive(InputObject)]
@@ -430,6 +514,25 @@ impl VmMutation {
     async fn resume_vm(&self, ctx: &Context<'_>, input: ResumeVmInput) -> Result<ResumeVmPayload> {
         let id = vm_id(ctx, &input.vm)?;
         Ok(door(ctx)?.resume_vm(op(ctx, input.operation_id.as_ref())?, id).await?.into())
+    }
+    /// Brings it to another host. A migration that fails or is cancelled leaves it running where it was. What takes
+    /// longer than a moment goes on, and `operation` says how it is.
+    async fn migrate_vm(&self, ctx: &Context<'_>, input: MigrateVmInput) -> Result<MigrateVmPayload> {
+        let id = vm_id(ctx, &input.vm)?;
+        let to = NewMove {
+            host: input.to.map(|host| host_id(ctx, "to", &host)).transpose()?,
+            live: input.live,
+            bandwidth_mib: parse::optional_natural("bandwidthMib", input.bandwidth_mib)?,
+            limit_ms: parse::natural("limitMs", input.limit_ms)?,
+            at_limit: input.at_limit.into(),
+        };
+        Ok(door(ctx)?.migrate_vm(op(ctx, input.operation_id.as_ref())?, id, to).await?.into())
+    }
+    /// Answers when that is known. The operation ends when it is certain where the VM runs: where it was, unless it had
+    /// gone by then.
+    async fn cancel_vm_migration(&self, ctx: &Context<'_>, input: CancelVmMigrationInput) -> Result<CancelVmMigrationPayload> {
+        let id = vm_id(ctx, &input.vm)?;
+        Ok(door(ctx)?.cancel_vm_migration(op(ctx, input.operation_id.as_ref())?, id).await?.into())
     }
     /// Its domain, its disks and its reservation are gone when it answers.
     async fn remove_vm(&self, ctx: &Context<'_>, input: RemoveVmInput) -> Result<RemoveVmPayload> {

@@ -73,6 +73,11 @@ impl Incoming {
         self.bytes
     }
 
+    /// Of what was written so far.
+    pub fn hash(&self) -> BlobHash {
+        BlobHash(self.hasher.finalize())
+    }
+
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
         self.hasher.update(bytes);
@@ -90,6 +95,16 @@ impl Incoming {
             self.blobs.name(&self.path, hash)?;
         }
         Ok(())
+    }
+}
+
+impl Incoming {
+    /// Gives it the name that its bytes have, and tells that and its length. Durable on return, as with [`Blobs::put`].
+    pub fn keep(self) -> io::Result<(BlobHash, u64)> {
+        let (hash, bytes) = (BlobHash(self.hasher.finalize()), self.bytes);
+        let blobs = self.blobs.clone();
+        self.finish(&hash)?;
+        Ok((blobs.kept(hash)?, bytes))
     }
 }
 

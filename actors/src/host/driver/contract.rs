@@ -18,6 +18,7 @@ pub fn small(owner: HostId) -> DomainSpec {
         cpus: 1,
         memory_bytes: 128 << 20,
         image: "contract".into(),
+        base: None,
         disks: Vec::new(),
         networks: Vec::new(),
         ssh_keys: Vec::new(),
@@ -62,6 +63,17 @@ impl Bed<'_> {
 ///
 /// `shared` says whether two connections lead to one hypervisor.
 pub async fn keeps(shared: bool, open: impl AsyncFn(HostId) -> Result<Connection, DriverError>) {
+    keeps_with(shared, open, small, async |_, _| ()).await;
+}
+
+/// As [`keeps`], where a machine is made as `spec` says and takes its time before it heeds the power button: until `ready`.
+pub async fn keeps_with(
+    shared: bool,
+    open: impl AsyncFn(HostId) -> Result<Connection, DriverError>,
+    spec: impl Fn(HostId) -> DomainSpec,
+    ready: impl AsyncFn(&dyn Driver, VmId),
+) {
+    let small = spec;
     let host = HostId::new();
     let Connection { driver, mut changes, pump } = open(host).await.unwrap();
     let pumping = tokio::spawn(pump);
@@ -100,6 +112,7 @@ pub async fn keeps(shared: bool, open: impl AsyncFn(HostId) -> Result<Connection
 
     // The power button: it takes its time, and a change says when it was heeded.
     bed.act(Action::Start).await.unwrap();
+    ready(&*driver, bed.vm).await;
     while changes.try_recv().is_ok() {}
     bed.act(Action::Shutdown).await.unwrap();
     let until = tokio::time::Instant::now() + WITHIN;

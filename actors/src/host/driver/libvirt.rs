@@ -14,8 +14,9 @@ use tokio::{
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use super::{
-    Action, CHANGES_MAX, Change, Connection, Domain, Driver, DriverError, Listing, Off, Run, Usage,
-    protocol::{Answer, Call, Definition, FRAME_BYTES_MAX, Power, Problem, Request, Said, Seen, Step, VERSION},
+    Action, CHANGES_MAX, Change, Connection, Domain, DomainSpec, Driver, DriverError, GuestInfo, Listing, Migration, Off, Pool,
+    Progress, Run, Usage,
+    protocol::{Answer, Call, Definition, FRAME_BYTES_MAX, Move, Power, Problem, Request, Said, Seen, Step, VERSION},
 };
 use crate::{
     host::spec::{Capacity, HostUri},
@@ -119,10 +120,10 @@ impl Wire {
     }
 }
 
-pub async fn open(uri: &HostUri, host: HostId, deadline: Deadline) -> Result<Connection, DriverError> {
+pub async fn open(uri: &HostUri, host: HostId, pool: &Pool, deadline: Deadline) -> Result<Connection, DriverError> {
     let mut wire = Wire::start()?;
     let within_ms = millis(deadline);
-    let call = Call::Open { version: VERSION, uri: uri.text.clone(), owner: digits(host.as_u128()) };
+    let call = Call::Open { version: VERSION, uri: uri.text.clone(), owner: digits(host.as_u128()), pool: pool.clone() };
     let opened = async {
         wire.put(&Request { id: 0, within_ms, call }).await.map_err(unreachable)?;
         loop {
@@ -195,9 +196,11 @@ fn run(power: Power) -> Run {
     match power {
         Power::On => Run::Running,
         Power::Paused => Run::Paused,
+        Power::Moving => Run::Moving,
         Power::Off => Run::Off(Off::Unknown),
         Power::OffByGuest => Run::Off(Off::Shutdown),
         Power::OffByForce => Run::Off(Off::Destroyed),
+        Power::OffByMove => Run::Off(Off::Moved),
         Power::Crashed => Run::Off(Off::Crashed),
     }
 }
@@ -228,6 +231,21 @@ impl Libvirt {
     }
 }
 
+fn definition(spec: DomainSpec) -> Box<Definition> {
+    Box::new(Definition {
+        owner: digits(spec.owner.as_u128()),
+        name: spec.name,
+        cpus: spec.cpus,
+        memory_bytes: spec.memory_bytes,
+        image: spec.image,
+        base: spec.base,
+        disks: spec.disks.into_iter().map(|disk| (disk.name, disk.size_bytes)).collect(),
+        networks: spec.networks,
+        ssh_keys: spec.ssh_keys,
+        user_data: spec.user_data,
+    })
+}
+
 fn odd<T>() -> Result<T, DriverError> {
     Err(DriverError::Failed { message: "the libvirt driver answered another question".into() })
 }
@@ -256,17 +274,8 @@ impl Driver for Libvirt {
     fn act(&self, vm: VmId, action: Action, deadline: Deadline) -> BoxFuture<'_, Result<Option<Domain>, DriverError>> {
         Box::pin(async move {
             let step = match action {
-                Action::Define(spec) => Step::Define(Box::new(Definition {
-                    owner: digits(spec.owner.as_u128()),
-                    name: spec.name,
-                    cpus: spec.cpus,
-                    memory_bytes: spec.memory_bytes,
-                    image: spec.image,
-                    disks: spec.disks.into_iter().map(|disk| (disk.name, disk.size_bytes)).collect(),
-                    networks: spec.networks,
-                    ssh_keys: spec.ssh_keys,
-                    user_data: spec.user_data,
-                })),
+                Action::Define(spec) => Step::Define(definition(*spec)),
+                Action::Prepare(spec) => Step::Prepare(definition(*spec)),
                 Action::Start => Step::Start,
                 Action::Shutdown => Step::Shutdown,
                 Action::Destroy => Step::Destroy,
@@ -274,11 +283,60 @@ impl Driver for Libvirt {
                 Action::Resume => Step::Resume,
                 Action::Reboot => Step::Reboot,
                 Action::Undefine => Step::Undefine,
+                Action::Dismiss => Step::Dismiss,
+                Action::Discard => Step::Discard,
             };
             match self.ask(Call::Act { vm: digits(vm.as_u128()), step }, deadline).await? {
                 Answer::Domain(seen) => Ok(seen.and_then(|seen| self.domain(seen))),
                 _ => odd(),
             }
         })
+    }
+
+    fn guest(&self, vm: VmId, deadline: Deadline) -> BoxFuture<'_, Result<Option<GuestInfo>, DriverError>> {
+        Box::pin(async move {
+            match self.ask(Call::Guest { vm: digits(vm.as_u128()) }, deadline).await? {
+                Answer::Guest(info) => Ok(info),
+                _ => odd(),
+            }
+        })
+    }
+
+    fn sweep(&self, keep: Vec<String>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(async move { self.ask(Call::Sweep { keep }, deadline).await.map(drop) })
+    }
+
+    fn migrate(&self, vm: VmId, migration: Migration, deadline: Deadline) -> BoxFuture<'_, Result<Progress, DriverError>> {
+        Box::pin(async move {
+            let Migration { to, uri, peer, pool, name, live, bandwidth_mib, limit_ms, at_limit } = migration;
+            let move_ = Box::new(Move {
+                to_uri: uri,
+                peer,
+                to_owner: digits(to.as_u128()),
+                to_pool: pool,
+                name,
+                live,
+                bandwidth_mib,
+                limit_ms,
+                at_limit,
+            });
+            match self.ask(Call::Migrate { vm: digits(vm.as_u128()), move_ }, deadline).await? {
+                Answer::Migrated(measured) => Ok(measured),
+                _ => odd(),
+            }
+        })
+    }
+
+    fn job(&self, vm: VmId, deadline: Deadline) -> BoxFuture<'_, Result<Option<Progress>, DriverError>> {
+        Box::pin(async move {
+            match self.ask(Call::Job { vm: digits(vm.as_u128()) }, deadline).await? {
+                Answer::Job(progress) => Ok(progress),
+                _ => odd(),
+            }
+        })
+    }
+
+    fn abort(&self, vm: VmId, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(async move { self.ask(Call::Abort { vm: digits(vm.as_u128()) }, deadline).await.map(drop) })
     }
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use hiveward_runtime::clock::Deadline;
+pub use protocol::{AtLimit, Base, GuestInfo, Pool, Progress};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -35,6 +36,8 @@ pub struct DomainSpec {
     pub cpus: u32,
     pub memory_bytes: u64,
     pub image: String,
+    /// The image itself, where domains are made of images.
+    pub base: Option<Base>,
     pub disks: Vec<DiskSpec>,
     pub networks: Vec<String>,
     pub ssh_keys: Vec<String>,
@@ -54,8 +57,14 @@ pub enum Action {
     Suspend,
     Resume,
     Reboot,
-    /// Its definition and the disks that [`Define`](Self::Define) made. Refused while it runs.
+    /// Its definition and its disks, also those that were made for a definition that never came. Refused while it runs.
     Undefine,
+    /// Its definition alone: its disks are another host's now. Refused while it runs.
+    Dismiss,
+    /// Its disks alone, for a domain that is about to come here.
+    Prepare(Box<DomainSpec>),
+    /// Takes away what [`Prepare`](Self::Prepare) made; what has a definition is left alone.
+    Discard,
 }
 
 impl Action {
@@ -69,6 +78,9 @@ impl Action {
             Self::Resume => "resume",
             Self::Reboot => "reboot",
             Self::Undefine => "undefine",
+            Self::Dismiss => "dismiss",
+            Self::Prepare(_) => "prepare",
+            Self::Discard => "discard",
         }
     }
 }
@@ -84,6 +96,8 @@ pub enum Off {
     Destroyed,
     /// It ended without anybody's will.
     Crashed,
+    /// Another host has it: it runs there, and would run twice if it were started.
+    Moved,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +105,8 @@ pub enum Run {
     Off(Off),
     Running,
     Paused,
+    /// It stands still because a migration says so: on its way in, or handed over and not confirmed.
+    Moving,
 }
 
 impl Run {
@@ -169,6 +185,38 @@ pub enum Change {
     Closed { why: String },
 }
 
+/// A domain's way from one host to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Migration {
+    pub to: HostId,
+    /// Of the other host, as this one's node or, with `peer`, the host itself reaches it.
+    pub uri: String,
+    pub peer: bool,
+    pub pool: Pool,
+    pub name: String,
+    /// The guest runs meanwhile.
+    pub live: bool,
+    /// As much as there is if absent.
+    pub bandwidth_mib: Option<u64>,
+    pub limit_ms: u64,
+    pub at_limit: AtLimit,
+}
+
+impl Progress {
+    /// How long it still takes, if the guest writes and the network carries on as now: what is left over what is sent and
+    /// not written anew. `None` if that is not known, or never ends.
+    pub fn forecast_ms(&self) -> Option<u64> {
+        let gained = self.sent_bytes?.saturating_sub(self.dirty_bytes.unwrap_or(0));
+        (gained > 0).then_some(())?;
+        self.remaining_bytes?.checked_mul(1_000)?.checked_div(gained)
+    }
+
+    /// Whether the guest writes at least as fast as its memory is sent.
+    pub fn is_outrun(&self) -> Option<bool> {
+        Some(self.dirty_bytes? >= self.sent_bytes.filter(|sent| *sent > 0)?)
+    }
+}
+
 /// Cheap to share. Dropping the last clone closes the connection.
 pub trait Driver: Send + Sync + 'static {
     fn capacity(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capacity, DriverError>>;
@@ -178,6 +226,22 @@ pub trait Driver: Send + Sync + 'static {
 
     /// Answers with the domain as it is afterwards; `None` if there is none.
     fn act(&self, vm: VmId, action: Action, deadline: Deadline) -> BoxFuture<'_, Result<Option<Domain>, DriverError>>;
+
+    /// What the agent in a guest says; `None` if none answers.
+    fn guest(&self, vm: VmId, deadline: Deadline) -> BoxFuture<'_, Result<Option<GuestInfo>, DriverError>>;
+
+    /// Removes images that no disk is made of, but for those of these hashes.
+    fn sweep(&self, keep: Vec<String>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>>;
+
+    /// Ends when the migration has: well, and it is there, or not, and only a look at both hosts says where it is. What
+    /// of it was measured is in the answer. Dropping it leaves the migration to its limit.
+    fn migrate(&self, vm: VmId, migration: Migration, deadline: Deadline) -> BoxFuture<'_, Result<Progress, DriverError>>;
+
+    /// How the migration of a domain goes; `None` if none is under way.
+    fn job(&self, vm: VmId, deadline: Deadline) -> BoxFuture<'_, Result<Option<Progress>, DriverError>>;
+
+    /// Ends the migration of a domain, which stays where it was. An error if there was none to end.
+    fn abort(&self, vm: VmId, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>>;
 }
 
 /// A connection, and what its owner must do with it: listen, and run the pump for as long as it is held.
@@ -188,9 +252,9 @@ pub struct Connection {
 }
 
 /// Opens a connection to the hypervisor at `uri` for `host`.
-pub async fn open(uri: &HostUri, host: HostId, deadline: Deadline) -> Result<Connection, DriverError> {
+pub async fn open(uri: &HostUri, host: HostId, pool: &Pool, deadline: Deadline) -> Result<Connection, DriverError> {
     match uri.scheme {
         Scheme::Simulated => simulated::open(uri, host),
-        Scheme::Libvirt => libvirt::open(uri, host, deadline).await,
+        Scheme::Libvirt => libvirt::open(uri, host, pool, deadline).await,
     }
 }

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// A longer frame ends the connection.
 pub const FRAME_BYTES_MAX: usize = 32 << 20;
 
@@ -24,6 +24,7 @@ pub enum Call {
         version: u32,
         uri: String,
         owner: String,
+        pool: Pool,
     },
     Capacity,
     List,
@@ -31,6 +32,102 @@ pub enum Call {
         vm: String,
         step: Step,
     },
+    /// What the agent in a guest says, if there is one.
+    Guest {
+        vm: String,
+    },
+    /// Answered when it has ended, however it did; what there is then a look says.
+    Migrate {
+        vm: String,
+        move_: Box<Move>,
+    },
+    /// How a migration that is under way goes.
+    Job {
+        vm: String,
+    },
+    /// Ends a migration that is under way; the domain stays where it was.
+    Abort {
+        vm: String,
+    },
+    /// Removes images that nobody here is made of, but for these.
+    Sweep {
+        keep: Vec<String>,
+    },
+}
+
+/// The directory on the host that disks and images are in.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pool {
+    /// The usual one if absent.
+    pub path: Option<String>,
+    /// Other hosts have the same directory under the same path.
+    pub shared: bool,
+}
+
+/// Bytes that a disk begins as, in a file on the node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// Of its bytes; its name on the host is made of it.
+    pub hash: String,
+    pub path: String,
+    pub bytes: u64,
+    /// Of the disk that it is.
+    pub virtual_bytes: u64,
+    /// `qcow2` or `raw`.
+    pub format: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Move {
+    /// Opened by the driver, or, with `peer`, by the host's own libvirtd.
+    pub to_uri: String,
+    pub peer: bool,
+    /// The mark that it carries there.
+    pub to_owner: String,
+    pub to_pool: Pool,
+    pub name: String,
+    pub live: bool,
+    /// MiB/s; as much as there is if absent.
+    pub bandwidth_mib: Option<u64>,
+    /// Of one that has not ended by itself.
+    pub limit_ms: u64,
+    pub at_limit: AtLimit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AtLimit {
+    /// It stays where it was.
+    Abort,
+    /// It is paused until it is there.
+    Pause,
+    /// Its CPUs are slowed from the start, and a longer pause at the end is put up with.
+    Converge,
+}
+
+/// Bytes and times of a migration; what is not known is absent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    pub elapsed_ms: Option<u64>,
+    pub total_bytes: Option<u64>,
+    pub processed_bytes: Option<u64>,
+    pub remaining_bytes: Option<u64>,
+    /// Written by the guest, each second.
+    pub dirty_bytes: Option<u64>,
+    /// Sent, each second.
+    pub sent_bytes: Option<u64>,
+    /// Passes over the memory.
+    pub iteration: Option<u64>,
+    /// Of one that has ended: how long the guest stood still, as the hypervisor measured it.
+    pub downtime_ms: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestInfo {
+    pub os: Option<String>,
+    pub kernel: Option<String>,
+    pub host_name: Option<String>,
+    /// Of its interfaces, without those of its own loopback.
+    pub addresses: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -43,6 +140,12 @@ pub enum Step {
     Resume,
     Reboot,
     Undefine,
+    /// The definition alone: its disks are another's now.
+    Dismiss,
+    /// Its disks without its definition: it is about to come here.
+    Prepare(Box<Definition>),
+    /// Away with what `Prepare` made, unless there is a domain.
+    Discard,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -53,6 +156,8 @@ pub struct Definition {
     pub cpus: u32,
     pub memory_bytes: u64,
     pub image: String,
+    /// Absent where nothing is started from it.
+    pub base: Option<Base>,
     /// Names and sizes in bytes.
     pub disks: Vec<(String, u64)>,
     pub networks: Vec<String>,
@@ -81,9 +186,23 @@ pub enum Said {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Answer {
     Opened,
-    Capacity { cpus: u32, memory_bytes: u64, version: String },
-    Listing { domains: Vec<Seen>, foreign: u32 },
+    Capacity {
+        cpus: u32,
+        memory_bytes: u64,
+        version: String,
+    },
+    Listing {
+        domains: Vec<Seen>,
+        foreign: u32,
+    },
     Domain(Option<Seen>),
+    /// Absent: no agent answers.
+    Guest(Option<GuestInfo>),
+    /// Of one that has ended well.
+    Migrated(Progress),
+    /// Absent: none is under way.
+    Job(Option<Progress>),
+    Done,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -98,9 +217,13 @@ pub enum Power {
     Off,
     OffByGuest,
     OffByForce,
+    /// Another host has it now.
+    OffByMove,
     Crashed,
     On,
     Paused,
+    /// It stands still because a migration says so: on its way in, or handed over and not heard of yet.
+    Moving,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -18,7 +18,10 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Action, CHANGES_MAX, Change, Connection, Domain, DomainSpec, Driver, DriverError, Listing, Off, Run, Usage};
+use super::{
+    Action, CHANGES_MAX, Change, Connection, Domain, DomainSpec, Driver, DriverError, GuestInfo, Listing, Migration, Off,
+    Progress, Run, Usage,
+};
 use crate::{
     host::spec::{Capacity, HostUri},
     id::{HostId, VmId},
@@ -40,6 +43,8 @@ struct Manners {
     shutdown: Duration,
     /// Whether it ever does.
     heeds: bool,
+    /// Of a migration.
+    migrate: Duration,
 }
 
 impl Manners {
@@ -51,6 +56,7 @@ impl Manners {
             start: Duration::from_millis(20),
             shutdown: Duration::from_millis(50),
             heeds: true,
+            migrate: Duration::from_millis(50),
         };
         for (key, value) in query {
             let bad = || DriverError::Refused { message: format!("{key}={value} is nothing that a simulated host knows") };
@@ -61,6 +67,7 @@ impl Manners {
                 "actionMs" => manners.action = Duration::from_millis(number()?),
                 "startMs" => manners.start = Duration::from_millis(number()?),
                 "shutdownMs" => manners.shutdown = Duration::from_millis(number()?),
+                "migrateMs" => manners.migrate = Duration::from_millis(number()?),
                 "heeds" => manners.heeds = value.parse().map_err(|_| bad())?,
                 _ => return Err(bad()),
             }
@@ -81,6 +88,8 @@ struct Inner {
     /// Guests that heed the power button at these times, in the boot that was then.
     leaving: BinaryHeap<std::cmp::Reverse<(Instant, VmId, u64)>>,
     listeners: Vec<mpsc::Sender<Change>>,
+    /// Migrations away from here, and whether they are to end.
+    leaving_for: HashMap<VmId, bool>,
     /// Unplugged from the network: nobody reaches it.
     cut: bool,
 }
@@ -184,6 +193,71 @@ impl Hypervisor {
     }
 }
 
+/// Ends a migration that did not come to its end: what is on its way in is gone there, and runs on here.
+struct Copying<'a> {
+    vm: VmId,
+    from: &'a Hypervisor,
+    to: &'a Hypervisor,
+}
+
+impl Drop for Copying<'_> {
+    fn drop(&mut self) {
+        self.from.0.inner.lock().leaving_for.remove(&self.vm);
+        let mut to = self.to.0.inner.lock();
+        if to.machines.get(&self.vm).is_some_and(|machine| machine.run == Run::Moving) {
+            to.machines.remove(&self.vm);
+            to.tell(Change::Domain(self.vm));
+        }
+    }
+}
+
+/// At one moment: gone here, and running there.
+fn hand_over(vm: VmId, from: &Hypervisor, to: &Hypervisor, spec: Box<DomainSpec>) -> Result<(), DriverError> {
+    let failed = |message: &str| Err(DriverError::Failed { message: message.into() });
+    let gone = {
+        let mut inner = from.0.inner.lock();
+        match inner.machines.get(&vm).map(|machine| machine.run) {
+            Some(Run::Running | Run::Paused) => {}
+            _ => return failed("the guest ended meanwhile"),
+        }
+        let gone = inner.machines.remove(&vm);
+        inner.tell(Change::Domain(vm));
+        gone
+    };
+    let Some(gone) = gone else { return failed("the guest is gone") };
+    let mut held = to.0.inner.lock();
+    let inner = &mut *held;
+    let come = match inner.machines.get_mut(&vm) {
+        Some(machine) if machine.run == Run::Moving && !inner.cut => {
+            *machine = Machine { spec, run: gone.run, boots: gone.boots };
+            true
+        }
+        _ => false,
+    };
+    if come {
+        inner.tell(Change::Domain(vm));
+        return Ok(());
+    }
+    drop(held);
+    // It was never let run there, so it goes on here.
+    let mut inner = from.0.inner.lock();
+    inner.machines.insert(vm, gone);
+    inner.tell(Change::Domain(vm));
+    failed("the other host was lost")
+}
+
+impl Hypervisor {
+    async fn aborted(&self, vm: VmId) {
+        loop {
+            let moved = self.0.moved.notified();
+            if self.0.inner.lock().leaving_for.get(&vm) != Some(&false) {
+                return;
+            }
+            moved.await;
+        }
+    }
+}
+
 impl Inner {
     fn tell(&mut self, change: Change) {
         self.listeners.retain(|listener| match listener.try_send(change.clone()) {
@@ -227,6 +301,9 @@ const fn points(action: &Action) -> (&'static str, &'static str) {
         Action::Resume => ("driver.resume", "driver.resume.done"),
         Action::Reboot => ("driver.reboot", "driver.reboot.done"),
         Action::Undefine => ("driver.undefine", "driver.undefine.done"),
+        Action::Dismiss => ("driver.dismiss", "driver.dismiss.done"),
+        Action::Prepare(_) => ("driver.prepare", "driver.prepare.done"),
+        Action::Discard => ("driver.discard", "driver.discard.done"),
     }
 }
 
@@ -249,6 +326,39 @@ impl Simulated {
             return Err(DriverError::Unreachable { message: "the simulated host is cut off".into() });
         }
         Ok(())
+    }
+
+    /// Begins a migration; the machine as it is to be there.
+    fn leaving(&self, vm: VmId, other: &Hypervisor, migration: &Migration) -> Result<Box<DomainSpec>, DriverError> {
+        let spec = {
+            let mut inner = self.hypervisor.0.inner.lock();
+            let machine = inner.machines.get(&vm).filter(|machine| machine.spec.owner == self.host);
+            let Some(machine) = machine else { return refused("there is no such domain") };
+            if !matches!(machine.run, Run::Running | Run::Paused) {
+                return refused("it does not run");
+            }
+            let spec = Box::new(DomainSpec { owner: migration.to, ..(*machine.spec).clone() });
+            if inner.leaving_for.insert(vm, false).is_some() {
+                return Err(DriverError::Failed { message: "a migration of it is under way already".into() });
+            }
+            spec
+        };
+        let mut inner = other.0.inner.lock();
+        let refusal = if inner.cut {
+            Some("the other host is cut off")
+        } else if inner.machines.contains_key(&vm) {
+            Some("the other host has a domain with this UUID")
+        } else {
+            None
+        };
+        if let Some(message) = refusal {
+            drop(inner);
+            self.hypervisor.0.inner.lock().leaving_for.remove(&vm);
+            return Err(DriverError::Failed { message: message.into() });
+        }
+        inner.machines.insert(vm, Machine { spec: spec.clone(), run: Run::Moving, boots: 0 });
+        inner.tell(Change::Domain(vm));
+        Ok(spec)
     }
 
     fn seen(&self, vm: VmId) -> Option<Domain> {
@@ -281,22 +391,26 @@ impl Simulated {
             inner.tell(Change::Domain(vm));
             return Ok(());
         }
+        if matches!(action, Action::Prepare(_) | Action::Discard) {
+            return Ok(());
+        }
         let used: u64 =
             inner.machines.values().filter(|machine| machine.run.is_on()).map(|machine| machine.spec.memory_bytes).sum();
         let Some(machine) = inner.machines.get_mut(&vm).filter(|machine| machine.spec.owner == self.host) else {
-            return if matches!(action, Action::Undefine | Action::Destroy) {
+            return if matches!(action, Action::Undefine | Action::Destroy | Action::Dismiss) {
                 Ok(())
             } else {
                 refused("there is no such domain")
             };
         };
         match (action, machine.run) {
-            (Action::Define(_), _) => {}
+            // It has no disks.
+            (Action::Define(_) | Action::Prepare(_) | Action::Discard, _) => {}
             (Action::Start, Run::Running)
             | (Action::Suspend, Run::Paused)
             | (Action::Resume, Run::Running)
             | (Action::Destroy | Action::Shutdown, Run::Off(_)) => return Ok(()),
-            (Action::Start, Run::Paused) => return refused("it is paused; resume it"),
+            (Action::Start, Run::Paused | Run::Moving) => return refused("it is paused; resume it"),
             (Action::Start, Run::Off(_)) => {
                 if used + machine.spec.memory_bytes > self.manners.memory_bytes {
                     return Err(DriverError::Failed { message: "the host has not enough free memory".into() });
@@ -312,14 +426,14 @@ impl Simulated {
                 return Ok(());
             }
             // A guest that does not run does not see the button.
-            (Action::Shutdown, Run::Paused) => return Ok(()),
+            (Action::Shutdown, Run::Paused | Run::Moving) => return Ok(()),
             (Action::Destroy, _) => machine.run = Run::Off(Off::Destroyed),
             (Action::Suspend, Run::Running) => machine.run = Run::Paused,
-            (Action::Resume, Run::Paused) => machine.run = Run::Running,
+            (Action::Resume, Run::Paused | Run::Moving) => machine.run = Run::Running,
             (Action::Reboot, Run::Running) => machine.boots += 1,
             (Action::Suspend | Action::Resume | Action::Reboot, _) => return refused("it does not run"),
-            (Action::Undefine, Run::Off(_)) => drop(inner.machines.remove(&vm)),
-            (Action::Undefine, _) => return refused("it runs; stop it first"),
+            (Action::Undefine | Action::Dismiss, Run::Off(_)) => drop(inner.machines.remove(&vm)),
+            (Action::Undefine | Action::Dismiss, _) => return refused("it runs; stop it first"),
         }
         inner.tell(Change::Domain(vm));
         Ok(())
@@ -371,6 +485,65 @@ impl Driver for Simulated {
             fault::point(after, Some(&key)).await.map_err(injected)?;
             self.hypervisor.leave(Instant::now());
             Ok(self.seen(vm))
+        }))
+    }
+
+    /// There is no guest.
+    fn guest(&self, _: VmId, deadline: Deadline) -> BoxFuture<'_, Result<Option<GuestInfo>, DriverError>> {
+        Box::pin(by(deadline, async {
+            self.reached()?;
+            Ok(None)
+        }))
+    }
+
+    /// There are no images.
+    fn sweep(&self, _: Vec<String>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(by(deadline, async { self.reached() }))
+    }
+
+    fn migrate(&self, vm: VmId, migration: Migration, deadline: Deadline) -> BoxFuture<'_, Result<Progress, DriverError>> {
+        Box::pin(by(deadline, async move {
+            let key = vm.key();
+            fault::point("driver.migrate", Some(&key)).await.map_err(injected)?;
+            self.reached()?;
+            let uri = HostUri::parse(&migration.uri).map_err(|refused| DriverError::Refused { message: refused.message })?;
+            let other = Hypervisor::named(&uri.authority);
+            let spec = self.leaving(vm, &other, &migration)?;
+            let _guard = Copying { vm, from: &self.hypervisor, to: &other };
+            tokio::select! {
+                () = tokio::time::sleep(self.manners.migrate) => {}
+                () = self.hypervisor.aborted(vm) => {
+                    return Err(DriverError::Failed { message: "the migration was aborted".into() });
+                }
+                () = tokio::time::sleep(Duration::from_millis(migration.limit_ms)) => {
+                    return Err(DriverError::Failed { message: "the migration was not done within its limit".into() });
+                }
+            }
+            fault::point("driver.migrate.copied", Some(&key)).await.map_err(injected)?;
+            hand_over(vm, &self.hypervisor, &other, spec)?;
+            fault::point("driver.migrate.done", Some(&key)).await.map_err(injected)?;
+            // Nothing stood still, and nothing is made up.
+            Ok(Progress::default())
+        }))
+    }
+
+    fn job(&self, vm: VmId, deadline: Deadline) -> BoxFuture<'_, Result<Option<Progress>, DriverError>> {
+        Box::pin(by(deadline, async move {
+            self.reached()?;
+            Ok(self.hypervisor.0.inner.lock().leaving_for.contains_key(&vm).then(Progress::default))
+        }))
+    }
+
+    fn abort(&self, vm: VmId, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(by(deadline, async move {
+            let mut inner = self.hypervisor.0.inner.lock();
+            match inner.leaving_for.get_mut(&vm) {
+                Some(aborted) => *aborted = true,
+                None => return refused("no migration of it is under way"),
+            }
+            drop(inner);
+            self.hypervisor.0.moved.notify_waiters();
+            Ok(())
         }))
     }
 }

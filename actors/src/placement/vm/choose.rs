@@ -27,10 +27,12 @@ pub enum Reject {
     Affinity,
     Cpu,
     Memory,
+    /// Of one that moves.
+    Own,
 }
 
 impl Reject {
-    const COUNT: usize = 11;
+    const COUNT: usize = 12;
     const ALL: [Self; Self::COUNT] = [
         Self::None,
         Self::Unknown,
@@ -43,6 +45,7 @@ impl Reject {
         Self::Affinity,
         Self::Cpu,
         Self::Memory,
+        Self::Own,
     ];
 
     pub const fn words(self) -> &'static str {
@@ -58,6 +61,7 @@ impl Reject {
             Self::Affinity => "has none of its affinity group",
             Self::Cpu => "has too little free CPU",
             Self::Memory => "has too little free memory",
+            Self::Own => "is where it is now",
         }
     }
 }

@@ -1,0 +1,99 @@
+//! Images: bringing, removing and listing them.
+
+use std::{ops::Bound, sync::Arc, time::Duration};
+
+use hiveward_runtime::{
+    error::{Code, Refused},
+    op::Op,
+};
+
+use super::{ControlPlane, Done, Page, check, command::operation, query::page_key};
+use crate::{
+    host::{
+        event::FleetChange,
+        fleet::ImageEntry,
+        image::{ImageSpec, import::Wanted},
+    },
+    id::ImageId,
+};
+
+/// Left of a deadline to make an image of what was brought.
+const MARGIN: Duration = Duration::from_secs(2);
+
+/// An image that a client asks for.
+#[derive(Clone, Debug)]
+pub struct NewImage {
+    pub name: String,
+    /// An absolute path on the node that is asked, or an HTTP URL.
+    pub source: String,
+    /// `sha256:…` or `blake3:…`.
+    pub checksum: Option<String>,
+}
+
+impl ControlPlane {
+    /// Its bytes are kept, on enough nodes, when this answers. What takes longer than the deadline goes on: `Busy`, and the
+    /// same again waits for it.
+    pub async fn import_image(&self, op: Op, new: NewImage) -> Result<Done<ImageEntry>, Refused> {
+        self.takes_writes()?;
+        let operation = operation(&op, &new);
+        check::name("name", &new.name)?;
+        let wanted = Wanted::parse(&new.source, new.checksum.as_deref())?;
+        self.settled(&op).await?;
+        let repeated = operation.is_some();
+        if !repeated && self.image_named(&new.name).is_some() {
+            let message = format!("there is an image named {:?} already; remove it, or choose another name", new.name);
+            return Err(Refused { field: Some("name".into()), ..Refused::new(Code::Conflict, message) });
+        }
+        let within = op.deadline.remaining().saturating_sub(MARGIN);
+        let kept = self.house.imports.bring(&self.house.blobs, &wanted, hiveward_runtime::clock::Deadline::after(within)).await?;
+        let spec = Arc::new(ImageSpec {
+            id: ImageId::new(),
+            name: new.name,
+            hash: kept.hash,
+            bytes: kept.bytes,
+            virtual_bytes: kept.virtual_bytes,
+            format: kept.format,
+            source: wanted.shown(),
+        });
+        let done = self.change_fleet(&op, FleetChange::AddImage { spec }, operation).await?;
+        self.known_at(&op, done.cursor).await?;
+        let image = ImageId::try_from(&done.value).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
+        let value = self.image(image).ok_or_else(|| Refused::not_found(image))?;
+        Ok(Done { value, cursor: done.cursor })
+    }
+
+    /// Refused while a VM is made of it. Hosts remove their copies when no disk is left that was made of them.
+    pub async fn remove_image(&self, op: Op, image: ImageId) -> Result<Done<ImageEntry>, Refused> {
+        let operation = operation(&op, &("remove-image", image));
+        let entry = self.surely(&op, |directory| directory.read(|known| known.fleet.images.get(&image).cloned()));
+        let value = entry.await?.ok_or_else(|| Refused::not_found(image))?;
+        let done = self.change_fleet(&op, FleetChange::RemoveImage { image }, operation).await?;
+        self.known_at(&op, done.cursor).await?;
+        Ok(Done { value, cursor: done.cursor })
+    }
+
+    pub fn image(&self, image: ImageId) -> Option<ImageEntry> {
+        self.house.directory.read(|known| known.fleet.images.get(&image).cloned())
+    }
+
+    pub fn image_named(&self, name: &str) -> Option<ImageId> {
+        self.house.directory.read(|known| known.fleet.image_named(name))
+    }
+
+    /// In order of their import.
+    pub fn images(&self, after: Option<&str>, first: usize) -> Result<Page<ImageEntry>, Refused> {
+        let from = after.map(page_key::<ImageId>).transpose()?.map_or(Bound::Unbounded, Bound::Excluded);
+        Ok(self.house.directory.read(|known| {
+            let mut page = Page::default();
+            for (image, entry) in known.fleet.images.range((from, Bound::Unbounded)) {
+                if page.items.len() == first {
+                    page.has_next = true;
+                    break;
+                }
+                page.last_seen = Some(image.to_string());
+                page.items.push((image.to_string(), entry.clone()));
+            }
+            page
+        }))
+    }
+}

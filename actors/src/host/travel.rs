@@ -1,0 +1,157 @@
+//! A host's part in migrations, of VMs that leave and of VMs that come.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use hiveward_runtime::{call::Reply, clock::Deadline, supervise::Context};
+
+use super::{
+    actor::{Host, State, deliver},
+    driver::{Action, Driver, DriverError, Migration, Progress, Run},
+    message::{HostMsg, Peeked},
+};
+use crate::{id::VmId, vm::actor::definition};
+
+/// Migrations away from a host at the same time: they share its network, and each holds one of its driver's threads.
+pub(super) const TRIPS_AT_ONCE: usize = 4;
+/// Beyond twice a migration's limit, by when its driver has ended it.
+const MARGIN: Duration = Duration::from_secs(30);
+
+fn unreachable<T>() -> Result<T, DriverError> {
+    Err(DriverError::Unreachable { message: "there is no connection to it now".into() })
+}
+
+fn not_now<T>(why: &str) -> Result<T, DriverError> {
+    Err(DriverError::Failed { message: why.into() })
+}
+
+async fn look(driver: &dyn Driver, vm: VmId, deadline: Deadline) -> Result<Option<super::driver::Domain>, DriverError> {
+    Ok(driver.list(deadline).await?.domains.into_iter().find(|domain| domain.vm == vm))
+}
+
+impl Host {
+    pub(super) fn peek(&self, ctx: &Context<HostMsg>, state: &State, vm: VmId, reply: Reply<Result<Peeked, DriverError>>) {
+        let Some(driver) = self.reachable(state) else { return reply.answer(unreachable()) };
+        let (looks, leaving, deadline) = (state.looks.clone(), state.migrating.contains(&vm), reply.deadline());
+        ctx.task(async move {
+            let peeked = async {
+                // First whether it may still change, then what it is.
+                let under_way = leaving || driver.job(vm, deadline).await?.is_some();
+                let at = looks.fetch_add(1, Ordering::AcqRel) + 1;
+                Ok(Peeked { domain: look(&*driver, vm, deadline).await?, under_way, at })
+            };
+            let peeked = peeked.await;
+            reply.answer(peeked);
+        });
+    }
+
+    /// Whether the fleet, as it is known here, says that this VM is on its way here.
+    fn expects(&self, vm: VmId) -> bool {
+        let me = self.spec.id;
+        self.house.directory.read(|known| known.fleet.vms.get(&vm).is_some_and(|entry| entry.moving == Some(me)))
+    }
+
+    /// Whether its disks are copied from the host that it belongs to, because that has other ones.
+    fn copies(&self, vm: VmId) -> bool {
+        let shares = self.house.directory.read(|known| {
+            let from = known.fleet.vms.get(&vm).and_then(|entry| known.fleet.hosts.get(&entry.host));
+            from.is_none_or(|from| from.spec.shares_with(&self.spec))
+        });
+        !shares
+    }
+
+    pub(super) fn prepare(&self, ctx: &Context<HostMsg>, state: &State, vm: VmId, reply: Reply<Result<(), DriverError>>) {
+        let Some(driver) = self.reachable(state) else { return reply.answer(unreachable()) };
+        let spec = self.house.directory.read(|known| known.fleet.vms.get(&vm).map(|entry| entry.spec.clone()));
+        let Some(spec) = spec.filter(|_| self.expects(vm)) else {
+            // What nobody expects would be taken for a stray and ended.
+            return reply.answer(not_now("the other host does not know yet that it is to come"));
+        };
+        if !self.copies(vm) {
+            return reply.answer(Ok(()));
+        }
+        let (house, me, deadline) = (self.house.clone(), self.spec.id, reply.deadline());
+        ctx.task(async move {
+            let prepared = async {
+                let definition = definition(&house, &spec, me).await;
+                let definition = definition.map_err(|refused| DriverError::Failed { message: refused.message })?;
+                driver.act(vm, Action::Prepare(Box::new(definition)), deadline).await
+            };
+            let prepared = prepared.await.map(drop);
+            reply.answer(prepared);
+        });
+    }
+
+    pub(super) fn clear(&self, ctx: &Context<HostMsg>, state: &State, vm: VmId, reply: Reply<Result<(), DriverError>>) {
+        let Some(driver) = self.reachable(state) else { return reply.answer(unreachable()) };
+        if !self.expects(vm) {
+            return reply.answer(not_now("the other host does not know it as one that is to come"));
+        }
+        let (copies, deadline) = (self.copies(vm), reply.deadline());
+        ctx.task(async move {
+            let cleared = async {
+                match look(&*driver, vm, deadline).await?.map(|domain| domain.run) {
+                    Some(Run::Running | Run::Paused) => return not_now("it runs on the other host"),
+                    Some(_) => {
+                        driver.act(vm, Action::Destroy, deadline).await?;
+                        driver.act(vm, Action::Dismiss, deadline).await?;
+                    }
+                    None => {}
+                }
+                if copies {
+                    driver.act(vm, Action::Discard, deadline).await?;
+                }
+                Ok(())
+            };
+            let cleared = cleared.await;
+            reply.answer(cleared);
+        });
+    }
+
+    pub(super) fn migrate(
+        &self,
+        ctx: &Context<HostMsg>,
+        state: &mut State,
+        vm: VmId,
+        migration: Migration,
+        reply: Reply<Result<Progress, DriverError>>,
+    ) {
+        let Some(driver) = self.reachable(state) else { return reply.answer(unreachable()) };
+        if !state.migrating.insert(vm) {
+            return reply.answer(not_now("a migration of it is under way already"));
+        }
+        let (me, turns) = (ctx.addr().clone(), state.trips.clone());
+        ctx.task(async move {
+            let ended = match turns.acquire().await {
+                Ok(_turn) if !reply.is_abandoned() => {
+                    let within = Duration::from_millis(migration.limit_ms.saturating_mul(2)) + MARGIN;
+                    driver.migrate(vm, migration, Deadline::after(within)).await
+                }
+                _ => not_now("nobody waits for it any more, and it was not begun"),
+            };
+            deliver(&me, HostMsg::MigrationEnded { vm }).await;
+            reply.answer(ended);
+        });
+    }
+
+    pub(super) fn abort(&self, ctx: &Context<HostMsg>, state: &State, vm: VmId, reply: Reply<Result<(), DriverError>>) {
+        let Some(driver) = self.reachable(state) else { return reply.answer(unreachable()) };
+        let deadline = reply.deadline();
+        ctx.task(async move {
+            let aborted = driver.abort(vm, deadline).await;
+            reply.answer(aborted);
+        });
+    }
+
+    pub(super) fn job(&self, ctx: &Context<HostMsg>, state: &State, vm: VmId, reply: Reply<Option<Progress>>) {
+        let driver: Option<Arc<dyn Driver>> = self.reachable(state);
+        let Some(driver) = driver else { return reply.answer(None) };
+        let deadline = reply.deadline();
+        ctx.task(async move {
+            let job = driver.job(vm, deadline).await;
+            reply.answer(job.unwrap_or_default());
+        });
+    }
+}

@@ -1,0 +1,228 @@
+//! The steps of a migration: what [`migrate`](super::migrate) wants done, asked of the roster and of both hosts.
+
+use std::{sync::Arc, time::Duration};
+
+use hiveward_runtime::{
+    clock::Deadline,
+    error::{Code, Refused},
+    id::Key,
+};
+use serde::de::DeserializeOwned;
+
+use super::{
+    actor::ask_host,
+    message::Stepped,
+    migrate::{Compared, Move, There},
+    reconcile::Step,
+    spec::VmSpec,
+};
+use crate::{
+    directory::Entity,
+    host::{
+        actor::STEP_WITHIN,
+        ask_roster,
+        driver::{Action, DriverError, Migration},
+        event::FleetChange,
+        message::{Done, HostMsg, Peeked},
+        spec::HostUri,
+        wire::HostWire,
+    },
+    house::House,
+    id::HostId,
+};
+
+const PEEK_WITHIN: Duration = Duration::from_secs(10);
+const PREPARE_WITHIN: Duration = Duration::from_secs(240);
+const ROSTER_WITHIN: Duration = Duration::from_secs(10);
+/// Until others of its host have gone.
+const QUEUED_WITHIN: Duration = Duration::from_secs(3_600);
+/// Beyond twice its limit, by when the driver has ended it.
+const MARGIN: Duration = Duration::from_secs(60);
+/// Between looks whether this node knows what the roster has kept.
+const KNOWN_EVERY: Duration = Duration::from_millis(5);
+
+pub(super) struct Trip<'a> {
+    pub house: &'a House,
+    pub spec: &'a Arc<VmSpec>,
+    pub host: HostId,
+    pub asked: Option<&'a Move>,
+}
+
+type Answer = Result<Stepped, DriverError>;
+
+fn error(refused: Refused) -> DriverError {
+    match refused.code {
+        Code::Refused | Code::Invalid | Code::Limit | Code::NotFound => DriverError::Refused { message: refused.message },
+        _ => DriverError::Failed { message: refused.message },
+    }
+}
+
+fn failed<T>(message: impl Into<String>) -> Result<T, DriverError> {
+    Err(DriverError::Failed { message: message.into() })
+}
+
+impl Trip<'_> {
+    /// `None` if it is a step of the hypervisor's own.
+    pub async fn step(&self, step: Step) -> Option<Answer> {
+        Some(match step {
+            Step::Reserve => self.reserve().await,
+            Step::Prepare => {
+                let vm = self.spec.id;
+                self.there(PREPARE_WITHIN, |reply| HostMsg::Prepare { vm, reply }, HostWire::Prepare { vm }).await
+            }
+            Step::Migrate => self.migrate().await,
+            Step::Compare => self.compare().await,
+            Step::Abort => {
+                let vm = self.spec.id;
+                let asked = match self.house.doors.host(self.host) {
+                    Some(door) => door.ask(Deadline::after(STEP_WITHIN), |reply| HostMsg::Abort { vm, reply }).await,
+                    None => return Some(failed("its host has no actor now")),
+                };
+                // One that has just ended cannot be aborted any more, and is looked at.
+                drop(asked);
+                Ok(Stepped::Told)
+            }
+            Step::DropThere | Step::Clear => {
+                let vm = self.spec.id;
+                self.there(STEP_WITHIN, |reply| HostMsg::Clear { vm, reply }, HostWire::Clear { vm }).await
+            }
+            Step::DropHere => {
+                let dropped = async {
+                    ask_host(self.house, self.host, self.spec, Action::Destroy).await?;
+                    ask_host(self.house, self.host, self.spec, Action::Dismiss).await
+                };
+                dropped.await.map(Stepped::Seen)
+            }
+            Step::CleanHere if self.shares() => Ok(Stepped::Told),
+            Step::CleanHere => ask_host(self.house, self.host, self.spec, Action::Discard).await.map(|_| Stepped::Told),
+            Step::Settle => self.tell(true).await,
+            Step::Release => self.tell(false).await,
+            _ => return None,
+        })
+    }
+
+    /// The host that room is reserved on.
+    fn to(&self) -> Option<HostId> {
+        self.house.directory.read(|known| known.fleet.vms.get(&self.spec.id)?.moving)
+    }
+
+    fn shares(&self) -> bool {
+        self.house.directory.read(|known| {
+            let spec = |host: HostId| known.fleet.hosts.get(&host).map(|entry| &entry.spec);
+            let to = known.fleet.vms.get(&self.spec.id).and_then(|entry| entry.moving).and_then(spec);
+            spec(self.host).zip(to).is_some_and(|(from, to)| from.shares_with(to))
+        })
+    }
+
+    async fn reserve(&self) -> Answer {
+        let (vm, from) = (self.spec.id, self.host);
+        let to = self.asked.and_then(|asked| asked.to);
+        self.ask_roster(FleetChange::BeginMove { vm, from, to }, |moving| moving.is_some()).await
+    }
+
+    async fn tell(&self, moved: bool) -> Answer {
+        let (vm, from) = (self.spec.id, self.host);
+        self.ask_roster(FleetChange::EndMove { vm, from, moved }, |moving| moving.is_none()).await
+    }
+
+    /// Until this node knows of it: what is done next depends on it.
+    async fn ask_roster(&self, change: FleetChange, known: impl Fn(Option<HostId>) -> bool) -> Answer {
+        let deadline = Deadline::after(ROSTER_WITHIN);
+        ask_roster(self.house, change, deadline).await.map_err(error)?;
+        while !known(self.to()) {
+            if deadline.passed() {
+                return failed("this node does not know yet what the roster has kept");
+            }
+            tokio::time::sleep(KNOWN_EVERY).await;
+        }
+        Ok(Stepped::Told)
+    }
+
+    async fn ask<T: DeserializeOwned + Send + 'static>(
+        &self,
+        host: HostId,
+        within: Duration,
+        make: impl FnMut(hiveward_runtime::call::Reply<T>) -> HostMsg,
+        wire: HostWire,
+    ) -> Result<T, DriverError> {
+        let unreachable = |message: String| DriverError::Unreachable { message };
+        let (deadline, key): (_, Key) = (Deadline::after(within), host.key());
+        if let Some(door) = self.house.doors.host(host) {
+            return door.ask(deadline, make).await.map_err(|error| unreachable(format!("the host's actor: {error}")));
+        }
+        let Some(at) = self.house.directory.location(Entity::Host(host)) else {
+            return Err(unreachable("no node holds the other host's connection".into()));
+        };
+        self.house.router.learn(&key, at);
+        self.house.router.ask(deadline, &key, &wire).await.map_err(|error| unreachable(error.to_string()))
+    }
+
+    async fn there(
+        &self,
+        within: Duration,
+        make: impl FnMut(hiveward_runtime::call::Reply<Result<(), DriverError>>) -> HostMsg,
+        wire: HostWire,
+    ) -> Answer {
+        let Some(to) = self.to() else { return failed("no room is reserved for it") };
+        // That the other host cannot be reached says nothing of this one.
+        match self.ask(to, within, make, wire).await {
+            Ok(Ok(())) => Ok(Stepped::Told),
+            Ok(Err(DriverError::Refused { message })) => Err(DriverError::Refused { message }),
+            Ok(Err(error)) | Err(error) => failed(format!("the other host: {error}")),
+        }
+    }
+
+    async fn peek(&self, host: HostId) -> Result<Peeked, DriverError> {
+        let vm = self.spec.id;
+        self.ask(host, PEEK_WITHIN, |reply| HostMsg::Peek { vm, reply }, HostWire::Peek { vm }).await?
+    }
+
+    async fn compare(&self) -> Answer {
+        let Some(to) = self.to() else { return failed("no room is reserved for it") };
+        let under_way = self.peek(self.host).await?.under_way;
+        let there = match self.peek(to).await {
+            Ok(peeked) => peeked.domain.map_or(There::Absent, |domain| There::Is(domain.run)),
+            Err(_) => There::Unknown,
+        };
+        let Peeked { domain, at, .. } = self.peek(self.host).await?;
+        Ok(Stepped::Compared(Compared { under_way, there }, Done { domain, at }))
+    }
+
+    async fn migrate(&self) -> Answer {
+        let refused = |message: &str| Err(DriverError::Refused { message: message.into() });
+        let (Some(to), Some(asked)) = (self.to(), self.asked) else { return refused("where to is not known") };
+        let Some(other) = self.house.directory.read(|known| known.fleet.hosts.get(&to).map(|entry| entry.spec.clone())) else {
+            return refused("the other host is not known");
+        };
+        let here = self.house.directory.location(Entity::Host(to)).is_some_and(|at| at.node == self.house.me.node);
+        let local = HostUri::parse(&other.uri).is_ok_and(|uri| uri.is_local());
+        let (uri, peer) = match &other.peer_uri {
+            Some(peer) => (peer.clone(), true),
+            None if local && !here => {
+                return refused("the other host is known under a URI of its own node's: register it with `--peer-uri`");
+            }
+            None => (other.uri.clone(), false),
+        };
+        let migration = Box::new(Migration {
+            to,
+            uri,
+            peer,
+            pool: other.pool.clone(),
+            name: self.spec.name.clone(),
+            live: asked.live,
+            bandwidth_mib: asked.bandwidth_mib,
+            limit_ms: asked.limit_ms,
+            at_limit: asked.at_limit.into(),
+        });
+        let Some(door) = self.house.doors.host(self.host) else { return failed("its host has no actor now") };
+        // Others may go first.
+        let within = QUEUED_WITHIN + Duration::from_millis(asked.limit_ms.saturating_mul(2)) + MARGIN;
+        let (vm, deadline) = (self.spec.id, Deadline::after(within));
+        let ended = door.ask(deadline, |reply| HostMsg::Migrate { vm, migration: migration.clone(), reply }).await;
+        match ended {
+            Ok(Ok(measured)) => Ok(Stepped::Moved(measured)),
+            Ok(Err(error)) => Err(error),
+            Err(error) => failed(format!("its host's actor: {error}")),
+        }
+    }
+}

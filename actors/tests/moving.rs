@@ -1,0 +1,217 @@
+//! VMs that move between simulated hosts of one node: whatever breaks off at whichever step, one of them runs.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::time::Duration;
+
+use hiveward_actors::{
+    client::{ControlPlane, NewHost, NewMove, NewVm},
+    host::{
+        HostStatus,
+        driver::{Run, simulated::Hypervisor},
+    },
+    id::{HostId, VmId},
+    node::{Node, NodeConfig},
+    vm::{
+        VmRecord, VmStatus,
+        event::{OperationKind, Outcome},
+    },
+};
+use hiveward_runtime::{
+    error::{Code, Refused},
+    fault::{self, Armed, Fault},
+    op::Op,
+};
+
+struct Two {
+    _dir: tempfile::TempDir,
+    node: Node,
+    hosts: [HostId; 2],
+    hypervisors: [Hypervisor; 2],
+}
+
+fn op() -> Op {
+    Op::internal(Duration::from_secs(30))
+}
+
+impl Two {
+    async fn start(query: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = NodeConfig { reserve_bytes: 0, default_agents: 0, shim: support::shim(), ..NodeConfig::new(dir.path()) };
+        let node = Node::start(config).await.unwrap();
+        let control = node.control();
+        let name = format!("m{:x}", VmId::new().as_u128());
+        let mut hosts = Vec::new();
+        for n in 0..2 {
+            let new = NewHost { name: format!("h{n}"), uri: format!("simulated://{name}-{n}?{query}"), ..NewHost::default() };
+            let host = control.register_host(op(), new).await.unwrap().value.spec.id;
+            support::until("a host to be reached", || control.host(host).filter(|host| host.status == HostStatus::Up)).await;
+            hosts.push(host);
+        }
+        let hypervisors = [0, 1].map(|n| Hypervisor::named(&format!("{name}-{n}")));
+        Self { _dir: dir, node, hosts: [hosts[0], hosts[1]], hypervisors }
+    }
+
+    fn control(&self) -> ControlPlane {
+        self.node.control()
+    }
+
+    async fn vm(&self, name: &str) -> VmId {
+        let new = NewVm { host: Some(self.hosts[0]), ..NewVm::new(name, "debian-12", 1, 1 << 30) };
+        self.control().create_vm(op(), new).await.unwrap().value.spec.id
+    }
+
+    /// What each host has of it.
+    fn runs(&self, vm: VmId) -> [Option<Run>; 2] {
+        [0, 1].map(|n| self.hypervisors[n].domains().get(&vm).copied())
+    }
+
+    /// It runs once, where it is said to be, and is reserved for there alone.
+    fn runs_once(&self, vm: VmId, what: &str) {
+        let record = self.control().vm(vm).unwrap().unwrap();
+        let at = self.hosts.iter().position(|host| *host == record.host).unwrap();
+        let mut wanted = [None, None];
+        wanted[at] = Some(Run::Running);
+        assert_eq!((self.runs(vm), record.status), (wanted, VmStatus::Running), "{what}: {record:#?}");
+        let reserved = self.hosts.map(|host| self.control().host(host).unwrap().reserved_cpus);
+        let mut only = [0, 0];
+        only[at] = 1;
+        assert_eq!(reserved, only, "{what}");
+    }
+
+    async fn stop(self) {
+        self.node.stop(Duration::from_secs(10)).await;
+    }
+}
+
+/// Until it has ended, as the command line waits.
+async fn migrate(control: &ControlPlane, vm: VmId, to: NewMove) -> Result<VmRecord, Refused> {
+    let asked = control.migrate_vm(op(), vm, to).await?.value;
+    let number = asked.state.operations.back().unwrap().number;
+    let ended = || {
+        let record = control.vm(vm).unwrap()?;
+        let ended = record.state.operation(number)?.ended.clone()?;
+        Some((record, ended.1))
+    };
+    match support::until("the migration's end", ended).await {
+        (_, Outcome::Failed { message }) => Err(Refused::new(Code::Refused, message)),
+        (record, _) => Ok(record),
+    }
+}
+
+fn to(host: HostId) -> NewMove {
+    NewMove { host: Some(host), ..NewMove::default() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_moves_and_what_is_reserved_for_it_moves_with_it() {
+    let two = Two::start("").await;
+    let (control, vm) = (two.control(), two.vm("a").await);
+    let moved = migrate(&control, vm, to(two.hosts[1])).await.unwrap();
+    assert_eq!(moved.host, two.hosts[1]);
+    two.runs_once(vm, "moved");
+    assert_eq!(two.hypervisors[1].boots(vm), 1, "it was started anew");
+    let same = migrate(&control, vm, to(two.hosts[1])).await.unwrap_err();
+    assert!(same.message.contains("on that host already"), "{}", same.message);
+    // The best other host, frozen as it is.
+    control.pause_vm(op(), vm).await.unwrap();
+    let back = migrate(&control, vm, NewMove::default()).await.unwrap();
+    assert_eq!((back.host, back.status), (two.hosts[0], VmStatus::Paused));
+    control.resume_vm(op(), vm).await.unwrap();
+    two.runs_once(vm, "back");
+    assert_eq!(control.cancel_vm_migration(op(), vm).await.unwrap_err().code, Code::Refused);
+    control.stop_vm(op(), vm, true, None).await.unwrap();
+    assert_eq!(migrate(&control, vm, to(two.hosts[1])).await.unwrap_err().code, Code::Refused);
+    control.remove_vm(op(), vm, true).await.unwrap();
+    assert_eq!(two.runs(vm), [None, None]);
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_that_is_broken_off_at_any_step_ends_and_the_vm_runs_once() {
+    let two = Two::start("migrateMs=5").await;
+    let control = two.control();
+    let mut points = Vec::new();
+    for step in ["reserve", "prepare", "migrate", "compare", "clean_here", "settle"] {
+        points.extend([(format!("vm.{step}"), Fault::Panic), (format!("vm.{step}.done"), Fault::Panic)]);
+    }
+    for point in ["driver.migrate", "driver.migrate.copied", "driver.migrate.done"] {
+        points.push((point.into(), Fault::Error("broken off".into())));
+    }
+    for (round, (point, fault)) in points.into_iter().enumerate() {
+        let vm = two.vm(&format!("vm-{round}")).await;
+        fault::arm(Armed { point: point.clone(), key: Some(vm.to_string()), fault, times: 1 });
+        let moved = migrate(&control, vm, to(two.hosts[1])).await;
+        let failed = matches!(point.as_str(), "driver.migrate" | "driver.migrate.copied");
+        assert_eq!(moved.is_err(), failed, "{point}: {moved:?}");
+        let ended = || {
+            let record = control.vm(vm).unwrap()?;
+            record.state.active().is_none().then_some(record)
+        };
+        let record = support::until("its end", ended).await;
+        assert_eq!(record.host, two.hosts[usize::from(!failed)], "{point}");
+        two.runs_once(vm, &point);
+        // By then the other host's actor may have taken over, and this one does nothing any more.
+        let may_be_over = point == "vm.settle.done";
+        let struck = fault::list().iter().any(|known| known.armed.point == point && known.struck > 0);
+        assert!(struck || may_be_over, "{point} was never come to");
+        fault::disarm(&point);
+        control.remove_vm(op(), vm, true).await.unwrap();
+        assert_eq!(two.runs(vm), [None, None], "{point}");
+    }
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_migration_that_is_cancelled_or_loses_the_other_host_leaves_the_vm_where_it_was() {
+    let two = Two::start("migrateMs=60000").await;
+    let (control, vm) = (two.control(), two.vm("a").await);
+    let (other, moving) = (control.clone(), to(two.hosts[1]));
+    let moved = tokio::spawn(async move { migrate(&other, vm, moving).await });
+    support::until("it to be on its way", || (two.runs(vm)[1] == Some(Run::Moving)).then_some(())).await;
+    let record = control.vm(vm).unwrap().unwrap();
+    assert_eq!((record.status, record.host), (VmStatus::Migrating, two.hosts[0]));
+    let stop = control.stop_vm(op(), vm, true, None).await.unwrap_err();
+    assert!(stop.message.contains("migrate is under way"), "{}", stop.message);
+    control.cancel_vm_migration(op(), vm).await.unwrap();
+    assert!(moved.await.unwrap().unwrap_err().message.contains("cancelled"));
+    two.runs_once(vm, "cancelled");
+
+    let (other, moving) = (control.clone(), NewMove { limit_ms: 1_000, ..to(two.hosts[1]) });
+    let moved = tokio::spawn(async move { migrate(&other, vm, moving).await });
+    support::until("it to be on its way", || (two.runs(vm)[1] == Some(Run::Moving)).then_some(())).await;
+    two.hypervisors[1].cut(true);
+    assert!(moved.await.unwrap().unwrap_err().message.contains("limit"));
+    let record = control.vm(vm).unwrap().unwrap();
+    assert_eq!((record.host, record.status, two.runs(vm)[0]), (two.hosts[0], VmStatus::Running, Some(Run::Running)));
+    two.hypervisors[1].cut(false);
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_moves_what_can_be_moved_as_its_plan_said_and_stops_the_rest() {
+    let two = Two::start("cpus=1&migrateMs=20").await;
+    let control = two.control();
+    let mut vms = Vec::new();
+    for n in 0..3 {
+        vms.push(two.vm(&format!("vm-{n}")).await);
+    }
+    // The other host has room for two of them.
+    let filler = NewVm { host: Some(two.hosts[1]), ..NewVm::new("filler", "debian-12", 2, 1 << 30) };
+    control.create_vm(op(), filler).await.unwrap();
+    let plan = control.host_drain_plan(two.hosts[0]);
+    let moved = plan.iter().filter(|(_, to)| to.as_deref() == Ok("h1")).count();
+    assert_eq!((plan.len(), moved), (3, 2), "{plan:?}");
+    control.drain_host(op(), two.hosts[0]).await.unwrap();
+    support::until("the drain's end", || control.host(two.hosts[0]).filter(|host| host.status == HostStatus::Drained)).await;
+    let there = vms.iter().filter(|vm| two.runs(**vm) == [None, Some(Run::Running)]).count();
+    let stopped = vms.iter().filter(|vm| matches!(two.runs(**vm), [Some(Run::Off(_)), None])).count();
+    assert_eq!((there, stopped), (2, 1), "{:?}", vms.iter().map(|vm| two.runs(*vm)).collect::<Vec<_>>());
+    for vm in vms {
+        let record = control.vm(vm).unwrap().unwrap();
+        let tried = record.state.operations.iter().filter(|operation| operation.kind == OperationKind::Migrate).count();
+        assert_eq!(tried, 1, "{record:#?}");
+    }
+    two.stop().await;
+}

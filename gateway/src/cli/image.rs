@@ -1,0 +1,118 @@
+//! `hiveward image …`
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::{
+    args::Input,
+    client::{Client, VM},
+    fail::{Exit, Failed, Outcome},
+    host::size,
+    pages,
+    show::{Show, text},
+};
+
+#[derive(Subcommand)]
+pub enum ImageCommand {
+    /// Bring an image: what the disks of VMs begin as
+    Import {
+        /// A qcow2 or raw file on the node's machine, or an http or https URL
+        source: String,
+        /// Else made of the file's name
+        #[arg(long)]
+        name: Option<String>,
+        /// sha256:… or blake3:…; other bytes are refused
+        #[arg(long)]
+        checksum: Option<String>,
+        #[arg(long)]
+        operation_id: Option<String>,
+    },
+    /// List images with how many VMs are made of each
+    List {
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
+    /// Show all of one image
+    Show { image: String },
+    /// Remove an image that no VM is made of
+    Remove { image: String },
+}
+
+/// Between two questions whether a long import has ended.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+
+pub async fn run(client: &Client, show: Show, command: ImageCommand) -> Outcome {
+    match command {
+        ImageCommand::Import { source, name, checksum, operation_id } => {
+            let name = name.unwrap_or_else(|| name_of(&source));
+            let source = if source.contains("://") {
+                source
+            } else {
+                // The node reads it, and has another working directory.
+                let whole = std::path::absolute(&source).map_err(|error| Failed::local(format!("{source}: {error}")))?;
+                whole.display().to_string()
+            };
+            let input = Input::default()
+                .set("operationId", operation_id.map(Value::from))
+                .set("name", Value::from(name))
+                .set("source", Value::from(source))
+                .set("checksum", checksum.map(Value::from))
+                .done();
+            let image = loop {
+                match client.get::<Value>(VM, "ImageImport", json!({ "input": input }), "/importImage/image").await {
+                    Err(failed) if failed.what.contains("still under way") => tokio::time::sleep(ASK_EVERY).await,
+                    done => break done?,
+                }
+            };
+            show.done(&image)
+        }
+        ImageCommand::List { limit } => {
+            let images = pages(client, VM, "ImageList", json!({}), "images", limit).await?;
+            show.list(&["id", "name", "format", "size", "disk", "vms", "hash"], &images, |image| {
+                vec![
+                    text(image, "id"),
+                    text(image, "name"),
+                    text(image, "format"),
+                    size(&image["bytes"]),
+                    size(&image["virtualBytes"]),
+                    text(image, "vmCount"),
+                    text(image, "hash").chars().take(12).collect(),
+                ]
+            })
+        }
+        ImageCommand::Show { image } => {
+            let found = pages(client, VM, "ImageList", json!({}), "images", 10_000).await?;
+            let one = found.iter().find(|one| one["name"] == image.as_str() || one["id"] == image.as_str());
+            let unknown = || Failed::new(Exit::NotFound, format!("there is no image {image}"), "look with `hiveward image list`");
+            show.one(one.ok_or_else(unknown)?)
+        }
+        ImageCommand::Remove { image } => {
+            let input = json!({ "image": image });
+            show.done(&client.get::<Value>(VM, "ImageRemove", json!({ "input": input }), "/removeImage/image").await?)
+        }
+    }
+}
+
+/// `/x/debian-12.qcow2` and `https://h/debian-12.qcow2?a=b` become `debian-12`.
+fn name_of(source: &str) -> String {
+    let path = source.split(['?', '#']).next().unwrap_or_default();
+    let file = path.rsplit('/').next().unwrap_or_default();
+    let stem = [".qcow2", ".img", ".raw"].iter().find_map(|end| file.strip_suffix(end)).unwrap_or(file);
+    stem.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '-' }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_named_after_its_file() {
+        for (source, name) in
+            [("/x/debian-12.qcow2", "debian-12"), ("https://h/a/noble server.img?t=1", "noble-server"), ("disk", "disk")]
+        {
+            assert_eq!(name_of(source), name);
+        }
+    }
+}

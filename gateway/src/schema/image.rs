@@ -1,0 +1,149 @@
+//! Images: their type, queries and mutations.
+
+use async_graphql::{Context, ID, InputObject, Object, SimpleObject};
+use hiveward_actors::{
+    client::{self, Done, NewImage},
+    host::fleet::ImageEntry,
+    id::ImageId,
+};
+use hiveward_runtime::error::Refused;
+
+use super::{
+    Result, caught_up, door, op,
+    page::{self, Pages},
+    parse,
+    scalars::{BigInt, Cursor, DateTime},
+};
+
+/// What the disks of VMs begin as.
+#[derive(Clone)]
+pub struct Image(pub ImageEntry);
+
+impl From<ImageEntry> for Image {
+    fn from(entry: ImageEntry) -> Self {
+        Self(entry)
+    }
+}
+
+#[Object]
+impl Image {
+    pub(super) async fn id(&self) -> ID {
+        self.0.spec.id.to_string().into()
+    }
+    /// Unique in the cluster.
+    async fn name(&self) -> &str {
+        &self.0.spec.name
+    }
+    /// BLAKE3 of its bytes, by which they are kept.
+    async fn hash(&self) -> &str {
+        &self.0.spec.hash
+    }
+    /// Of its file.
+    async fn bytes(&self) -> BigInt {
+        BigInt(self.0.spec.bytes)
+    }
+    /// Of the disk that it is.
+    async fn virtual_bytes(&self) -> BigInt {
+        BigInt(self.0.spec.virtual_bytes)
+    }
+    /// `qcow2` or `raw`.
+    async fn format(&self) -> &str {
+        self.0.spec.format.name()
+    }
+    /// Where it came from, without what may be secret of that.
+    async fn source(&self) -> &str {
+        &self.0.spec.source
+    }
+    /// VMs that are made of it; while there are any it is not removed.
+    async fn vm_count(&self) -> u32 {
+        self.0.vms
+    }
+    async fn added_at(&self) -> DateTime {
+        self.0.added_at.into()
+    }
+}
+
+#[derive(InputObject)]
+pub struct ImportImageInput {
+    operation_id: Option<ID>,
+    /// Unique in the cluster.
+    name: String,
+    /// An absolute path on the node that is asked, or an `http` or `https` URL.
+    source: String,
+    /// `sha256:…` or `blake3:…`; other bytes are refused.
+    checksum: Option<String>,
+}
+
+#[derive(InputObject)]
+pub struct RemoveImageInput {
+    operation_id: Option<ID>,
+    /// By key or name.
+    image: ID,
+}
+
+#[derive(Default)]
+pub struct ImageQuery;
+
+#[Object]
+impl ImageQuery {
+    async fn images(
+        &self,
+        ctx: &Context<'_>,
+        first: Option<i32>,
+        after: Option<String>,
+        at_least: Option<Cursor>,
+    ) -> Result<Pages<Image>> {
+        caught_up(ctx, at_least).await?;
+        let after = after.as_deref();
+        Ok(page::connection(door(ctx)?.images(after, page::first(first)?)?, after))
+    }
+}
+
+/// The payloads of all image mutations have the same shape and each its own name.
+macro_rules! payloads {
+    ($($name:ident),+) => {$(
+        #[derive(SimpleObject)]
+        pub struct $name {
+            image: Image,
+            cursor: Cursor,
+        }
+
+        impl From<Done<ImageEntry>> for $name {
+            fn from(done: Done<ImageEntry>) -> Self {
+                Self { image: done.value.into(), cursor: done.cursor.into() }
+            }
+        }
+    )+};
+}
+
+payloads!(ImportImagePayload, RemoveImagePayload);
+
+#[derive(Default)]
+pub struct ImageMutation;
+
+#[Object]
+impl ImageMutation {
+    /// Its bytes are kept when it answers. `BUSY` says that they are still on their way: ask the same again.
+    async fn import_image(&self, ctx: &Context<'_>, input: ImportImageInput) -> Result<ImportImagePayload> {
+        let new = NewImage { name: parse::name("name", input.name)?, source: input.source, checksum: input.checksum };
+        Ok(door(ctx)?.import_image(op(ctx, input.operation_id.as_ref())?, new).await?.into())
+    }
+    /// Refused while a VM is made of it. Hosts remove their copies when no disk is made of them any more.
+    async fn remove_image(&self, ctx: &Context<'_>, input: RemoveImageInput) -> Result<RemoveImagePayload> {
+        let image = image_id(ctx, &input.image)?;
+        Ok(door(ctx)?.remove_image(op(ctx, input.operation_id.as_ref())?, image).await?.into())
+    }
+}
+
+fn image_id(ctx: &Context<'_>, given: &ID) -> Result<ImageId> {
+    if given.starts_with("image_") {
+        return Ok(parse::id("image", given)?);
+    }
+    let found = door(ctx)?.image_named(given);
+    let unknown = || Refused { field: Some("image".into()), ..Refused::not_found(format!("image named {:?}", given.as_str())) };
+    Ok(found.ok_or_else(unknown)?)
+}
+
+pub(super) fn find(control: &client::ControlPlane, id: &ID) -> Result<Option<Image>, Refused> {
+    Ok(control.image(parse::id("id", id)?).map(Image::from))
+}

@@ -1,0 +1,58 @@
+//! The contract that every driver keeps, on real QEMU.
+
+use std::time::Duration;
+
+use hiveward_actors::{
+    host::{
+        driver::{self, Base, Pool, contract, libvirt::use_program},
+        spec::HostUri,
+    },
+    vm::DiskSpec,
+};
+use hiveward_runtime::clock::Deadline;
+
+use crate::lab::{Lab, guest};
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(60))
+}
+
+#[tokio::test]
+async fn the_libvirt_driver_keeps_the_contract_on_real_qemu_and_leaves_nothing_on_its_host() {
+    use_program(crate::lab::driver());
+    let lab = Lab::start(1);
+    let uri = HostUri::parse(&lab.uri(1)).unwrap();
+    let bytes = std::fs::metadata(guest()).unwrap().len();
+    let base = Base {
+        hash: "0123456789abcdef".repeat(4),
+        path: guest().to_owned(),
+        bytes,
+        virtual_bytes: 96 << 20,
+        format: "qcow2".into(),
+    };
+    let spec = |host| driver::DomainSpec {
+        base: Some(base.clone()),
+        disks: vec![DiskSpec { name: "data".into(), size_bytes: 8 << 20 }],
+        user_data: b"#cloud-config\n{}\n".to_vec(),
+        ..contract::small(host)
+    };
+    let ready = async |driver: &dyn driver::Driver, vm| {
+        let begun = std::time::Instant::now();
+        while driver.guest(vm, soon()).await.unwrap().is_none() {
+            assert!(begun.elapsed() < Duration::from_secs(90), "the guest never answered");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    contract::keeps_with(true, async |host| driver::open(&uri, host, &Pool::default(), soon()).await, spec, ready).await;
+    assert_eq!(lab.domains(1), Vec::new());
+    assert_eq!(lab.disks(), Vec::<String>::new());
+    assert!(std::fs::read_dir(lab.images(1)).unwrap().count() == 1, "the image is not kept");
+    // No VM of the cluster is made of it any more.
+    let connection = driver::open(&uri, hiveward_actors::id::HostId::new(), &Pool::default(), soon()).await.unwrap();
+    let pump = tokio::spawn(connection.pump);
+    connection.driver.sweep(vec![base.hash.clone()], soon()).await.unwrap();
+    assert_eq!(std::fs::read_dir(lab.images(1)).unwrap().count(), 1, "an image that is wanted was swept");
+    connection.driver.sweep(Vec::new(), soon()).await.unwrap();
+    assert_eq!(std::fs::read_dir(lab.images(1)).unwrap().count(), 0, "an image that nobody needs stays");
+    pump.abort();
+}

@@ -1,0 +1,9 @@
+//! VMs on real libvirt hosts with real QEMU guests, all on this machine: `lab.sh` makes the hosts, `build-guest.sh` the guest.
+//! Without KVM; as root. Run with `make test-vms`, which installs what it needs.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod contract;
+mod kills;
+mod lab;
+mod life;
+mod migration;
