@@ -89,7 +89,7 @@ async fn bad_input_names_its_field_and_changes_nothing() {
     }
     let (code, ..) = node.refused("{tasks(first:501){nodes{id}}}", json!({})).await;
     assert_eq!(code, "LIMIT");
-    assert_eq!(node.refused("{node(id:\"image_0192f0c1a2b37c4d8e9fa0b1c2d3e4f5\"){id}}", json!({})).await.0, "INVALID");
+    assert_eq!(node.refused("{node(id:\"nothing_0192f0c1a2b37c4d8e9fa0b1c2d3e4f5\"){id}}", json!({})).await.0, "INVALID");
     assert_eq!(node.refused("{supervisionTree(root:\"nobody\"){path}}", json!({})).await.0, "NOT_FOUND");
     assert_eq!(node.ok("{cluster{cursor}}", json!({})).await, head);
     node.stop().await;
