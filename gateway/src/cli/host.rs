@@ -146,7 +146,7 @@ pub async fn run(client: &Client, show: Show, command: HostCommand) -> Outcome {
             if plan {
                 let steps: Value = client.get(VM, "HostDrainPlan", json!({ "id": id }), "/node/drainPlan").await?;
                 let steps = steps.as_array().cloned().unwrap_or_default();
-                return show.list(&["vm", "to", "whyStopped"], &steps, |step| {
+                return show.list(&["vm", "to", "why stopped"], &steps, |step| {
                     ["vm", "to", "whyStopped"].map(|field| text(step, field)).into()
                 });
             }
