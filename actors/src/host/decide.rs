@@ -214,15 +214,19 @@ fn add_vm(fleet: &Fleet, spec: &Arc<VmSpec>, on: Option<HostId>, operation: Opti
     let wish = wish(spec.id, spec, on);
     let (at, decision) =
         Engine::default().decide(&hosts, &wish).map_err(|why| Refused::new(Code::Refused, format!("{why}; nothing was made")))?;
-    if spec.ha {
+    // One that is not to come back takes room from those that are, so it is asked too.
+    if spec.ha || fleet.vms.values().any(|entry| entry.spec.ha) {
         hosts.take(at, wish.need, spec.groups());
         let there = fleet.vms.iter().filter(|(_, entry)| entry.spec.ha);
         let guests = there.map(|(vm, entry)| Guest { vm: *vm, on: entry.host, wish: self::wish(*vm, &entry.spec, None) });
         let mut guests: Vec<_> = guests.collect();
-        guests.push(Guest { vm: spec.id, on: decision.chosen, wish });
+        if spec.ha {
+            guests.push(Guest { vm: spec.id, on: decision.chosen, wish });
+        }
         survives_largest(&hosts, &guests).map_err(|why| {
-            let message = format!("{why}; so this VM is not admitted with `ha`, and nothing was made");
-            Refused { field: Some("ha".into()), ..Refused::new(Code::Refused, message) }
+            let (field, admitted) = if spec.ha { ("ha", " with `ha`") } else { ("memory", "") };
+            let message = format!("{why}; so this VM is not admitted{admitted}, and nothing was made");
+            Refused { field: Some(field.into()), ..Refused::new(Code::Refused, message) }
         })?;
     }
     // What the name means now it means for this VM for ever.

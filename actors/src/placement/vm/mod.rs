@@ -16,7 +16,7 @@ pub use choose::{Engine, Reject, Trace, Wish};
 pub use hosts::{HostFacts, Hosts, Need};
 pub use qubo::Qubo;
 use serde::{Deserialize, Serialize};
-pub use survive::{Guest, survives_largest};
+pub use survive::{Guest, come_back, survives_largest};
 
 use crate::id::HostId;
 

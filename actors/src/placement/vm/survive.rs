@@ -1,6 +1,6 @@
 //! Whether the loss of the fullest host could be made good: admission for VMs that are to come back elsewhere.
 
-use super::{Engine, Hosts, Need, Wish};
+use super::{Decision, Engine, Hosts, Need, Wish};
 use crate::id::{HostId, VmId};
 
 /// A VM that is to come back, and where it is.
@@ -32,32 +32,42 @@ pub fn survives_largest(hosts: &Hosts, guests: &[Guest<'_>]) -> Result<(), Strin
 
 fn survives(hosts: &Hosts, guests: &[Guest<'_>], lost: usize) -> Result<(), String> {
     let Some(lost_id) = hosts.id(lost) else { return Ok(()) };
-    let mut moving: Vec<_> = guests.iter().filter(|guest| guest.on == lost_id).collect();
+    let places = come_back(hosts, guests, lost_id);
+    let of = places.len();
+    match places.into_iter().find_map(|(vm, place)| Some((vm, place.err()?))) {
+        Some((vm, why)) => Err(format!("if {lost_id} were lost, {vm} of its {of} VMs could not come back: {why}")),
+        None => Ok(()),
+    }
+}
+
+/// Where each of `guests` that was on a lost host comes back, or why it cannot: one after another, the largest first.
+///
+/// What was admitted was tried with this same function, on the same hosts in the same order, so that what it promised is
+/// what happens when nothing else changed in between.
+pub fn come_back(hosts: &Hosts, guests: &[Guest<'_>], lost: HostId) -> Vec<(VmId, Result<Decision, String>)> {
+    let mut moving: Vec<_> = guests.iter().filter(|guest| guest.on == lost).collect();
     if moving.is_empty() {
-        return Ok(());
+        return Vec::new();
     }
     moving.sort_unstable_by_key(|guest| {
         let Need { cpu_milli, memory_mib } = guest.wish.need;
         (std::cmp::Reverse(memory_mib), std::cmp::Reverse(cpu_milli), guest.vm)
     });
     let mut after = hosts.clone();
-    after.lose(lost);
+    if let Some(lost) = hosts.position(lost) {
+        after.lose(lost);
+    }
     let mut engine = Engine::default();
-    for guest in &moving {
+    let place = |guest: &Guest<'_>| {
         // Where it was named to be is lost: it may go anywhere else.
         let wish = Wish { pin: None, ..guest.wish };
-        match engine.decide(&after, &wish) {
-            Ok((at, _)) => after.take(at, wish.need, wish.anti_affinity.iter().chain(wish.affinity).map(String::as_str)),
-            Err(why) => {
-                return Err(format!(
-                    "if {lost_id} were lost, {} of its {} VMs could not come back: {why}",
-                    guest.vm,
-                    moving.len()
-                ));
-            }
-        }
-    }
-    Ok(())
+        let decided = engine.decide(&after, &wish).map(|(at, decision)| {
+            after.take(at, wish.need, wish.anti_affinity.iter().chain(wish.affinity).map(String::as_str));
+            decision
+        });
+        (guest.vm, decided)
+    };
+    moving.into_iter().map(place).collect()
 }
 
 impl Hosts {

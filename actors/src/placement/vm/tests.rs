@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::{
-    Engine, Guest, HostFacts, Hosts, Need, Reject, Strategy as Way, Weights, Wish,
+    Engine, Guest, HostFacts, Hosts, Need, Reject, Strategy as Way, Weights, Wish, come_back,
     plan::{Annealing, FirstFit, Plan, Problem, Solver},
     survives_largest,
 };
@@ -188,32 +188,35 @@ proptest! {
     fn what_was_admitted_survives_the_loss_of_the_fullest_host(facts in any_hosts(), asked in prop::collection::vec(any_asked(), 1..30)) {
         let (mut hosts, mut engine) = (columns(&facts), Engine::default());
         let mut admitted: Vec<(HostId, Asked)> = Vec::new();
+        // Every third is not to come back, and takes room from those that are.
+        let comes_back = |n: usize| n % 3 != 2;
+        fn guests(admitted: &[(HostId, Asked)], comes_back: impl Fn(usize) -> bool) -> Vec<Guest<'_>> {
+            let all = admitted.iter().enumerate().filter(|(n, _)| comes_back(*n));
+            all.map(|(n, (on, asked))| Guest { vm: VmId::from_u128(n as u128), on: *on, wish: asked.wish() }).collect()
+        }
         for one in &asked {
             let Some(at) = engine.place(&hosts, &one.wish()) else { continue };
             hosts.take(at, one.need, one.groups());
-            let on = hosts.id(at).unwrap();
-            admitted.push((on, one.clone()));
-            let guests: Vec<_> =
-                admitted.iter().enumerate().map(|(n, (on, asked))| Guest { vm: VmId::from_u128(n as u128), on: *on, wish: asked.wish() }).collect();
-            if survives_largest(&hosts, &guests).is_err() {
+            admitted.push((hosts.id(at).unwrap(), one.clone()));
+            if survives_largest(&hosts, &guests(&admitted, comes_back)).is_err() {
                 hosts.give_back(at, one.need, one.groups());
                 admitted.pop();
             }
         }
-        let held = |host: &HostId| admitted.iter().filter(|(on, _)| on == host).map(|(_, asked)| asked.need.memory_mib).sum::<i32>();
+        let guests = guests(&admitted, comes_back);
+        let held = |host: &HostId| guests.iter().filter(|guest| guest.on == *host).map(|guest| guest.wish.need.memory_mib).sum::<i32>();
         // The last of the fullest, as the admission has it.
         let Some(lost) = facts.iter().map(|facts| facts.host).max_by_key(held).filter(|host| held(host) > 0) else { return Ok(()) };
-        let left: Vec<_> = facts.iter().filter(|facts| facts.host != lost).cloned().collect();
-        let mut after = columns(&left);
-        for (on, asked) in admitted.iter().filter(|(on, _)| *on != lost) {
-            after.take(after.position(*on).unwrap(), asked.need, asked.groups());
-        }
-        let mut homeless: Vec<_> = admitted.iter().enumerate().filter(|(_, (on, _))| *on == lost).collect();
-        homeless.sort_by_key(|(n, (_, asked))| (std::cmp::Reverse(asked.need.memory_mib), std::cmp::Reverse(asked.need.cpu_milli), *n));
-        for (_, (_, asked)) in homeless {
-            let at = engine.place(&after, &Wish { pin: None, ..asked.wish() });
-            prop_assert!(at.is_some(), "{asked:?} did not come back");
-            after.take(at.unwrap(), asked.need, asked.groups());
+        let places = come_back(&hosts, &guests, lost);
+        prop_assert_eq!(places.len(), guests.iter().filter(|guest| guest.on == lost).count(), "each of it once");
+        // By the rules in words, with the lost host and all that was on it gone.
+        let mut book = Book(admitted.iter().filter(|(on, _)| *on != lost).cloned().collect());
+        for (vm, place) in places {
+            let place = place.map_err(|why| TestCaseError::fail(format!("{vm} did not come back: {why}")))?;
+            let facts = facts.iter().find(|facts| facts.host == place.chosen && facts.host != lost).unwrap();
+            let asked = Asked { pin: None, ..admitted[vm.as_u128() as usize].1.clone() };
+            prop_assert!(book.fits(facts, &asked), "{asked:?} does not fit on {facts:?}");
+            book.0.push((place.chosen, asked));
         }
     }
 
