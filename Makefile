@@ -6,7 +6,7 @@ DATA_DIR ?= $(or $(XDG_DATA_HOME),$(HOME)/.local/share)/hiveward/dev
 # Where cargo builds; asked only by the targets that need it.
 TARGET = $(shell $(CARGO) metadata --format-version 1 --no-deps | python3 -c 'import json,sys; print(json.load(sys.stdin)["target_directory"])')
 
-.PHONY: run build dashboard dashboard-dev tools test test-dashboard test-vms screenshots test-cluster test-long bench bench-dashboard deny
+.PHONY: run build dashboard dashboard-dev tools lint test test-dashboard test-vms screenshots test-cluster test-long bench bench-dashboard deny
 
 run: build ## Builds the release binary, starts one node with everything embedded, and applies the example.
 	deploy/run-example.sh "$(TARGET)/release/hiveward" "$(DATA_DIR)"
@@ -26,9 +26,12 @@ tools: ## Installs what is missing: a C compiler, git, node, npm, cargo-nextest.
 test: dashboard ## Every test that fits in CI.
 	deploy/install-tools.sh test
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) nextest run --workspace
 	$(MAKE) test-dashboard
+
+lint: tools ## What must be clean before a commit: format, clippy on everything. Licences: `make deny`.
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
 test-dashboard: dashboard ## The dashboard: lint, pictures, unit tests, and a real browser against real nodes.
 	deploy/install-tools.sh dashboard

@@ -19,6 +19,7 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     agent::approvals_table::ApprovalView,
+    agent::gauge::Gauges,
     agent::{AgentSpec, ConnectorSpec, Limits, SessionSpec, connector::SecretFiles, session::ShimProgram, table::AgentView},
     client::{ControlPlane, NewAgent, NewSwarm, SwarmRef},
     cluster::{
@@ -230,6 +231,7 @@ impl Node {
         let running = tree::start(house.clone(), config.transcripts).await?;
         let mut control =
             ControlPlane::new(house.clone(), running.tree.clone(), running.roster.clone(), id, config.faults_allowed);
+        let gauges = Gauges::start(dir);
         let mut clustering = None;
         if let Some(connected) = connected {
             let book = Arc::new(Book::new(house.clone(), running.roster.clone()));
@@ -248,7 +250,7 @@ impl Node {
             let budgets = BankDesk::open(&house, house.counter(), lanes.raft.clone());
             control = control.with_terminals(terminals.clone());
             let own = own_report(&house, &connected, &membership);
-            let reports = Reports::open(id, own, running.tree.clone(), Some(lanes.raft.clone()));
+            let reports = Reports::open(id, own, running.tree.clone(), gauges, Some(lanes.raft.clone()));
             control = control.with_others(Some(transcripts.clone()), reports.clone());
             let announcing = tokio::spawn(announce(control.clone()));
             clustering = Some(Clustering {
@@ -264,7 +266,7 @@ impl Node {
             });
         } else {
             let own = report_alone(&house);
-            control = control.with_others(None, Reports::open(id, own, running.tree.clone(), None));
+            control = control.with_others(None, Reports::open(id, own, running.tree.clone(), gauges, None));
         }
         let node = Self { house, running, control, clustering, usage, _following: following, _alone: alone, _lock: lock };
         if founds {

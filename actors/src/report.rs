@@ -19,7 +19,13 @@ use hiveward_runtime::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::desks;
+use crate::{
+    agent::gauge::{Gauges, ResourcesSample},
+    desks,
+    id::AgentId,
+};
+
+const OTHER: &str = "it answered something else";
 
 /// One node's own figures. A value that was not measured is absent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -92,12 +98,14 @@ pub fn leases(views: Vec<LeaseView>) -> Vec<(NodeId, Option<u64>)> {
 enum Question {
     Report,
     Tree { root: Option<String>, depth: u32 },
+    Resources { agent: AgentId, since: WallMs, until: WallMs, points: u32 },
 }
 
 #[derive(Serialize, Deserialize)]
 enum Answer {
     Report(Box<NodeReport>),
     Tree(Option<Box<TreeNode>>),
+    Resources(Vec<ResourcesSample>),
 }
 
 type Own = dyn Fn() -> NodeReport + Send + Sync;
@@ -105,6 +113,7 @@ type Own = dyn Fn() -> NodeReport + Send + Sync;
 struct Inner {
     own: Box<Own>,
     tree: Tree,
+    gauges: Gauges,
     me: NodeId,
     desk: Option<Desk<Question, Answer>>,
 }
@@ -115,9 +124,15 @@ pub struct Reports(Arc<Inner>);
 
 impl Reports {
     /// `own` makes this node's report; it must not wait. Without a lane there is only this node.
-    pub fn open(me: NodeId, own: impl Fn() -> NodeReport + Send + Sync + 'static, tree: Tree, lane: Option<LaneRpc>) -> Self {
+    pub fn open(
+        me: NodeId,
+        own: impl Fn() -> NodeReport + Send + Sync + 'static,
+        tree: Tree,
+        gauges: Gauges,
+        lane: Option<LaneRpc>,
+    ) -> Self {
         let desk = lane.map(|lane| Desk::new(lane, desks::REPORTS));
-        let reports = Self(Arc::new(Inner { own: Box::new(own), tree, me, desk }));
+        let reports = Self(Arc::new(Inner { own: Box::new(own), tree, gauges, me, desk }));
         if let Some(desk) = &reports.0.desk {
             let answering = reports.clone();
             desk.open(move |_, question| std::future::ready(Ok(answering.answer(question))));
@@ -149,7 +164,7 @@ impl Reports {
             let answer = self.ask(node, &Question::Report, deadline).await;
             let report = answer.and_then(|answer| match answer {
                 Answer::Report(report) => Ok(*report),
-                Answer::Tree(_) => Err("it answered something else".into()),
+                _ => Err(OTHER.into()),
             });
             (node, report)
         });
@@ -170,7 +185,25 @@ impl Reports {
         let question = Question::Tree { root: root.map(str::to_owned), depth: u32::try_from(depth).unwrap_or(u32::MAX) };
         match self.ask(node, &question, deadline).await? {
             Answer::Tree(tree) => Ok(tree.map(|tree| *tree)),
-            Answer::Report(_) => Err("it answered something else".into()),
+            _ => Err(OTHER.into()),
+        }
+    }
+
+    /// What an agent's processes used, as the node that has it measured.
+    pub async fn resources(
+        &self,
+        node: NodeId,
+        agent: AgentId,
+        (since, until): (WallMs, WallMs),
+        points: u32,
+        deadline: Deadline,
+    ) -> Result<Vec<ResourcesSample>, String> {
+        if node == self.0.me {
+            return Ok(self.0.gauges.between(agent, since, until, points as usize));
+        }
+        match self.ask(node, &Question::Resources { agent, since, until, points }, deadline).await? {
+            Answer::Resources(samples) => Ok(samples),
+            _ => Err(OTHER.into()),
         }
     }
 
@@ -182,6 +215,9 @@ impl Reports {
     fn answer(&self, question: Question) -> Answer {
         match question {
             Question::Report => Answer::Report(Box::new(self.own())),
+            Question::Resources { agent, since, until, points } => {
+                Answer::Resources(self.0.gauges.between(agent, since, until, points as usize))
+            }
             Question::Tree { root, depth } => Answer::Tree(self.0.tree.snapshot(root.as_deref(), depth as usize).map(Box::new)),
         }
     }

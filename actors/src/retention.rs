@@ -134,9 +134,10 @@ fn look(house: &House, kept: &mut Attempts) -> Result<(), Refused> {
 }
 
 /// `task_0192…-3`, `task_0192…-3-gate` and `task_0192…-3-run0`.
-fn attempt_of(name: &str) -> Option<(TaskId, u32)> {
+pub(crate) fn attempt_of(name: &str) -> Option<(TaskId, u32)> {
     let (mut task, mut number) = name.rsplit_once('-')?;
-    if ["gate", "activity", "run", "check", "setup", "teardown"].contains(&number.trim_end_matches(|c: char| c.is_ascii_digit()))
+    if ["gate", "activity", "run", "check", "terminal", "setup", "teardown"]
+        .contains(&number.trim_end_matches(|c: char| c.is_ascii_digit()))
     {
         (task, number) = task.rsplit_once('-')?;
     }
@@ -213,6 +214,7 @@ mod tests {
         assert_eq!(attempt_of(&format!("{task}-12")), Some((task, 12)));
         assert_eq!(attempt_of(&format!("{task}-12-gate")), Some((task, 12)));
         assert_eq!(attempt_of(&format!("{task}-12-run3")), Some((task, 12)));
+        assert_eq!(attempt_of(&format!("{task}-12-terminal0")), Some((task, 12)));
         for other in [format!("{}-worker", AgentId::new()), format!("{task}"), "notes".into(), format!("{task}-x")] {
             assert_eq!(attempt_of(&other), None, "{other}");
         }

@@ -2,7 +2,10 @@
 
 // What a person does with it, from signing in to watching a recovery, against one real node.
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
 import { launch, live, open, sound } from './support/browser.mjs';
 import { until } from './support/node.mjs';
@@ -310,7 +313,7 @@ describe('one node', () => {
   test('a host is drained with its progress, and taken back; one is added and removed', async () => {
     await page.goto(`${node.url}/ui/hosts/${hive.host['rack-2']}`);
     await page.getByRole('button', { name: 'Drain', exact: true }).click();
-    await page.getByRole('dialog').getByText('stopped in order').waitFor();
+    await page.getByRole('dialog').getByText('moves to').first().waitFor();
     await page.getByRole('dialog').getByRole('button', { name: 'Drain' }).click();
     await page.getByText('Nothing runs on it any more').waitFor();
     await page.getByRole('button', { name: 'Take VMs again' }).click();
@@ -332,6 +335,47 @@ describe('one node', () => {
     await page.getByRole('dialog').getByRole('button', { name: 'Remove' }).click();
     await page.getByRole('heading', { name: 'Hosts and VMs' }).waitFor();
     await page.getByRole('link', { name: /rack-5/ }).waitFor({ state: 'detached' });
+  });
+
+  test('a VM moves to another host while it runs, and its page says so', async () => {
+    const id = hive.vm['web-2'];
+    const where = () => node.ask('query($v:ID!){node(id:$v){... on Vm{status host{name}}}}', { v: id });
+    const before = (await where()).node.host.name;
+    await page.goto(`${node.url}/ui/vms/${id}`);
+    await page.getByRole('button', { name: 'Migrate', exact: true }).click();
+    await page.getByRole('dialog').getByText('If it fails, the VM runs on where it is').waitFor();
+    await page.getByRole('dialog').getByRole('button', { name: 'Migrate' }).click();
+    await page.getByRole('dialog').waitFor({ state: 'detached' });
+    const operations = page.locator('section', { has: page.getByRole('heading', { name: 'Operations' }) });
+    const after = await until('it runs elsewhere', async () => {
+      const { node: vm } = await where();
+      return vm.status === 'RUNNING' && vm.host.name !== before && vm;
+    });
+    await operations.getByRole('row').nth(1).filter({ hasText: 'migrate' }).filter({ hasText: 'succeeded' }).waitFor();
+    await page.getByRole('definition').getByRole('link', { name: after.host.name, exact: true }).waitFor();
+  });
+
+  test('an image is taken in with a checksum that must be right, and taken out', async () => {
+    const file = join(mkdtempSync(join(tmpdir(), 'hiveward-image-')), 'disk.raw');
+    writeFileSync(file, Buffer.alloc(1 << 20));
+    await page.goto(`${node.url}/ui/hosts`);
+    const images = page.locator('section', { has: page.getByRole('heading', { name: 'Images' }) });
+    await images.getByText('There are no images').waitFor();
+    await images.getByRole('button', { name: 'Take an image in' }).click();
+    await page.getByLabel('Name').fill('empty-disk');
+    await page.getByLabel('File or URL').fill(file);
+    await page.getByLabel('Checksum').fill(`sha256:${'0'.repeat(64)}`);
+    await page.getByRole('dialog').getByRole('button', { name: 'Take it in' }).click();
+    await page.getByRole('dialog').getByRole('alert').filter({ hasText: 'nothing is kept' }).waitFor();
+    const sha256 = createHash('sha256').update(readFileSync(file)).digest('hex');
+    await page.getByLabel('Checksum').fill(`sha256:${sha256}`);
+    await page.getByRole('dialog').getByRole('button', { name: 'Take it in' }).click();
+    const row = images.getByRole('row').filter({ hasText: 'empty-disk' });
+    await row.filter({ hasText: '1.0 MiB' }).waitFor();
+    await row.getByRole('button', { name: 'Remove' }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Remove' }).click();
+    await images.getByText('There are no images').waitFor();
+    rmSync(file.replace(/disk\.raw$/, ''), { recursive: true });
   });
 
   test('a file that a task left is downloaded whole', async () => {

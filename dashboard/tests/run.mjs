@@ -1,4 +1,4 @@
-// Runs the browser tests against HIVEWARD_BIN. Files run one after the other: each has a node and a browser of its own.
+// Runs the browser tests against HIVEWARD_BIN, two files at a time: each has a node and a browser of its own.
 //
 // node tests/run.mjs [FILE…]    DASHBOARD_SCREENSHOTS=1 writes the documentation's pictures
 import { spawnSync } from 'node:child_process';
@@ -23,7 +23,7 @@ const ran = spawnSync(
   process.execPath,
   [
     '--test',
-    '--test-concurrency=1',
+    '--test-concurrency=2',
     '--test-timeout=900000',
     '--test-force-exit',
     '--test-reporter=spec',

@@ -38,6 +38,7 @@ const screens = () => ({
   agent: [`/ui/agents/${hive.coder}`, 'role=tab'],
   'agent-settings': [`/ui/agents/${hive.coder}?tab=settings`, 'text=Rules'],
   'agent-usage': [`/ui/agents/${hive.coder}?tab=usage`, 'role=img[name=/Tokens/]'],
+  'agent-resources': [`/ui/agents/${hive.shell}?tab=resources`, 'role=img[name=/Memory/]'],
   'agent-terminal': [`/ui/agents/${hive.shell}`, '[data-phase="attached"]'],
   approvals: ['/ui/approvals', 'role=button[name="Allow"]'],
   supervision: ['/ui/tree', 'role=treeitem >> nth=5'],

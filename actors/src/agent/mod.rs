@@ -9,6 +9,7 @@ mod clean;
 pub mod coding;
 pub mod connector;
 pub mod event;
+pub mod gauge;
 mod job;
 pub mod message;
 pub mod policy;

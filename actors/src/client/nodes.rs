@@ -13,7 +13,9 @@ use hiveward_runtime::{
 
 use super::{ControlPlane, Done, command::operation};
 use crate::{
+    agent::gauge::ResourcesSample,
     directory::{Entity, NodeStatus},
+    id::AgentId,
     report::NodeReport,
     roster::{RosterMsg, wire::RosterWire},
 };
@@ -210,6 +212,23 @@ impl ControlPlane {
         }
         let Some(reports) = &self.reports else { return Err(Refused::not_found(node)) };
         reports.tree(node, root, depth, op.deadline).await.map_err(|why| Refused::new(Code::Unavailable, why))
+    }
+
+    /// What the processes of an agent used, as the node that has it measured: see [`Gauges`](crate::agent::gauge::Gauges).
+    pub async fn agent_resources(
+        &self,
+        op: &Op,
+        agent: AgentId,
+        between: (WallMs, WallMs),
+        points: u32,
+    ) -> Result<Vec<ResourcesSample>, Refused> {
+        if self.agent(agent)?.is_none() {
+            return Err(Refused::not_found(agent));
+        }
+        // Placed nowhere, or a node that does not tell: nothing was measured.
+        let (Some(node), Some(reports)) = (self.whereabouts(&agent.key()), &self.reports) else { return Ok(Vec::new()) };
+        let asked = reports.resources(node, agent, between, points, op.deadline).await;
+        asked.map_err(|why| Refused::new(Code::Unavailable, format!("the agent is on {node}: {why}")))
     }
 
     async fn node_done(

@@ -18,6 +18,7 @@ import { Empty, Panel } from '../ui/shown';
 import { State, word } from '../ui/state';
 import { Ago, duration, Took } from '../ui/time';
 import { AgentActions } from './actions';
+import { Resources } from './resources';
 import { UsageOverTime } from './usage';
 
 const Terminal = lazy(() => import('./terminal'));
@@ -91,6 +92,7 @@ function Loaded({
     ...(coding ? [{ value: 'activity', label: 'Activity' }] : []),
     ...(!pty && !coding ? [{ value: 'output', label: 'Output' }] : []),
     { value: 'tasks', label: 'Tasks' },
+    { value: 'resources', label: 'Resources' },
     ...(agent.usage ? [{ value: 'usage', label: 'Usage' }] : []),
     { value: 'settings', label: 'Settings' },
     { value: 'history', label: 'History' },
@@ -220,6 +222,9 @@ function Loaded({
           </Tabs.Panel>
           <Tabs.Panel value="tasks">
             <Recent agent={agent} />
+          </Tabs.Panel>
+          <Tabs.Panel value="resources">
+            <Resources agent={agent.id} />
           </Tabs.Panel>
           <Tabs.Panel value="usage">
             <UsageOverTime agent={agent.id} />

@@ -4,7 +4,7 @@ import { lazy, Suspense, useMemo } from 'react';
 import { graphql, type ResultOf } from '../live/graphql';
 import { useLive } from '../live/use_live';
 import type { Series } from '../metrics/plot';
-import { count, short, sum } from '../ui/figures';
+import { count, many, short, sum } from '../ui/figures';
 import { Empty, Shown } from '../ui/shown';
 import { At } from '../ui/time';
 
@@ -74,8 +74,8 @@ function Drawn({ calls, older }: { calls: Call[]; older: boolean }) {
   return (
     <>
       <Text size="sm" c="dimmed" mb="xs">
-        {older ? `The last ${count(calls.length)} calls` : `All ${count(calls.length)} calls that the ledger has`}, from{' '}
-        <At at={first.at} withDate /> to <At at={last.at} withDate />, added up.
+        {older ? `The last ${many(calls.length, 'call')}` : `${many(calls.length, 'call')}, all that the ledger has`},
+        from <At at={first.at} withDate /> to <At at={last.at} withDate />, added up.
       </Text>
       <Suspense fallback={<Skeleton height={210} />}>
         <div className="plots">
@@ -100,7 +100,7 @@ function Drawn({ calls, older }: { calls: Call[]; older: boolean }) {
                 </Text>
                 {drawn.unpriced > 0 && (
                   <Text size="xs" c="dimmed">
-                    {count(drawn.unpriced)} calls have no price
+                    {drawn.unpriced === 1 ? 'one call has' : `${count(drawn.unpriced)} calls have`} no price
                   </Text>
                 )}
               </Group>

@@ -28,6 +28,7 @@ const HOST = graphql(`
         labels { key value }
         capacity { cpus memoryBytes version }
         reserved { cpus memoryBytes cpusMax memoryBytesMax }
+        drainPlan { vm to whyStopped }
       }
     }
   }
@@ -52,8 +53,8 @@ export function HostPage() {
   );
 }
 
-/** A VM that has still to be stopped before its host is empty. */
-const TO_BE_STOPPED = new Set(['RUNNING', 'PAUSED', 'STOPPING', 'STARTING', 'MIGRATING']);
+/** A VM that has still to move, or to be stopped, before its host is empty. */
+const STILL_THERE = new Set(['RUNNING', 'PAUSED', 'STOPPING', 'STARTING', 'MIGRATING']);
 
 function Loaded({
   host,
@@ -69,7 +70,7 @@ function Loaded({
     page: FLEET_PAGE,
   });
   const cpus = useCpuTimes(vms.rows, vms.at);
-  const left = vms.rows.filter(({ status }) => TO_BE_STOPPED.has(status)).length;
+  const left = vms.rows.filter(({ status }) => STILL_THERE.has(status)).length;
   return (
     <>
       <EntityHead title={host.name} id={host.id} live={live}>
@@ -184,9 +185,7 @@ function HostActions({ host, left, refresh }: { host: HostData; left: number; re
           done={`${name} is being drained.`}
           title={`Drain ${name}?`}
           consequence={
-            left === 0
-              ? 'It takes no more VMs until that is cancelled. None runs on it now.'
-              : `It takes no more VMs, and ${left === 1 ? 'the one that runs on it is' : `the ${left} that run on it are`} stopped in order, each by its power button first. They stay stopped, and stay on this host.`
+            left === 0 ? 'It takes no more VMs until that is cancelled. None runs on it now.' : <Planned host={host} />
           }
           confirm="Drain"
           leftSection={<LogOut size={14} />}
@@ -222,6 +221,28 @@ function HostActions({ host, left, refresh }: { host: HostData; left: number; re
   );
 }
 
+const PLANNED_SHOWN = 12;
+
+/** What a drain would come to, for each VM. */
+function Planned({ host }: { host: HostData }) {
+  return (
+    <>
+      It takes no more VMs. Those that run on it move while they run, one after the other; one that fits nowhere is
+      stopped, by its power button first, and stays on this host:
+      <ul className="bare" style={{ marginTop: 6 }}>
+        {host.drainPlan.slice(0, PLANNED_SHOWN).map(({ vm, to, whyStopped }) => (
+          <li key={vm}>
+            <strong>{vm}</strong> {to ? `moves to ${to}` : `is stopped: ${whyStopped ?? 'it fits nowhere'}`}
+          </li>
+        ))}
+        {host.drainPlan.length > PLANNED_SHOWN && (
+          <li className="dim">and {host.drainPlan.length - PLANNED_SHOWN} more</li>
+        )}
+      </ul>
+    </>
+  );
+}
+
 function DrainPlan({
   host,
   vms,
@@ -233,24 +254,16 @@ function DrainPlan({
   loading: boolean;
   left: number;
 }) {
-  const going = vms.filter(({ status }) => TO_BE_STOPPED.has(status));
+  const going = vms.filter(({ status }) => STILL_THERE.has(status));
   return (
     <Panel title={host.status === 'DRAINED' ? 'Drained' : 'Drain'}>
       <Text size="sm" mb={6}>
         {host.status === 'DRAINED'
           ? 'Nothing runs on it any more, and it takes nothing new.'
           : loading
-            ? 'What runs on it is being stopped.'
-            : `${vms.length - left} of ${many(vms.length, 'VM')} on it ${vms.length === 1 ? 'is' : 'are'} stopped. It takes nothing new.`}
+            ? 'What runs on it moves, or is stopped.'
+            : `${left === 1 ? 'One VM has' : `${count(left)} VMs have`} still to move, or to be stopped. It takes nothing new.`}
       </Text>
-      {host.status === 'DRAINING' && !loading && (
-        <progress
-          max={Math.max(1, vms.length)}
-          value={vms.length - left}
-          style={{ width: '100%' }}
-          aria-label="Drained"
-        />
-      )}
       {going.length > 0 && (
         <ul className="bare" style={{ fontSize: '0.88rem', marginTop: 6 }}>
           {going.slice(0, 8).map((vm) => (

@@ -12,6 +12,7 @@ import { Tile } from '../ui/tile';
 import { VmTable } from '../vms/table';
 import { RegisterHost } from './add';
 import { type CpuTimes, cpusUsed, cpuTimes, HEAT, type HeatBy, percent, share, step } from './heat';
+import { Images } from './images';
 import { FLEET_PAGE, HOSTS, type HostRow, MEASURED_EVERY_MS, touchesFleet, VMS, type VmRow } from './query';
 
 const route = getRouteApi('/hosts');
@@ -136,6 +137,7 @@ export function Hosts() {
               change={(status) => change({ status })}
             />
           </Panel>
+          <Images />
         </>
       )}
     </div>

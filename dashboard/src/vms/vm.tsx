@@ -13,6 +13,7 @@ import { Empty, Panel } from '../ui/shown';
 import { State, word } from '../ui/state';
 import { Ago, At, Took } from '../ui/time';
 import { VmActions } from './actions';
+import { MigrateVm, Migration } from './migration';
 
 const VM = graphql(`
   query Vm($id: ID!, $atLeast: Cursor) {
@@ -26,6 +27,8 @@ const VM = graphql(`
         host { id name status nodeId }
         placement { strategy eligible scores { host score } leftOut { reason hosts } }
         operations { number kind status askedBy startedAt endedAt error }
+        migration { elapsedMs totalBytes remainingBytes sentBytesPerSecond dirtyBytesPerSecond iteration forecastMs isOutrun }
+        guest { os kernel hostName addresses }
         usage { cpuTimeNs memoryBytes diskReadBytes diskWrittenBytes networkReceivedBytes networkSentBytes }
       }
     }
@@ -82,6 +85,9 @@ function Loaded({
   return (
     <>
       <EntityHead title={vm.name} id={vm.id} live={live}>
+        {(vm.status === 'RUNNING' || vm.status === 'PAUSED') && names.size > 1 && (
+          <MigrateVm vm={vm} hosts={names} refresh={refresh} />
+        )}
         <VmActions vm={vm} refresh={refresh} />
       </EntityHead>
       <div className="two" data-stale={live.stale ? 'true' : undefined}>
@@ -134,6 +140,15 @@ function Loaded({
                 <dd>{vm.networks.join(', ')}</dd>
               </>
             )}
+            {vm.guest && (
+              <>
+                <dt>Guest</dt>
+                <dd>
+                  {[vm.guest.hostName, vm.guest.os, vm.guest.kernel].filter(Boolean).join(', ') || 'its agent answers'}
+                  {vm.guest.addresses.length > 0 && <div className="mono">{vm.guest.addresses.join(' ')}</div>}
+                </dd>
+              </>
+            )}
             <dt>When its host is lost</dt>
             <dd>{vm.ha ? 'it comes back on another' : 'it waits for its host'}</dd>
             <dt>Created</dt>
@@ -146,6 +161,7 @@ function Loaded({
           <Measured vm={vm} at={live.at} />
         </Panel>
       </div>
+      {vm.status === 'MIGRATING' && <Migration vm={vm} progress={vm.migration} refresh={refresh} />}
       <Panel title="Operations" live={live}>
         <Operations vm={vm} />
       </Panel>

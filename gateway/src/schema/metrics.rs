@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_graphql::{Context, Object, SimpleObject, Subscription};
+use async_graphql::{Context, ID, Object, SimpleObject, Subscription};
 use futures_util::{Stream, stream};
-use hiveward_actors::client;
+use hiveward_actors::{agent::gauge, client};
 use hiveward_runtime::{clock::WallMs, error::Refused};
 
 use super::{
-    Result, door,
+    Result, door, op,
     scalars::{BigInt, DateTime},
 };
 use crate::history::History;
@@ -43,8 +43,39 @@ impl From<client::MetricsSample> for MetricsSample {
     }
 }
 
+/// What the processes of one agent used at one moment, the shims that hold them not counted.
+#[derive(SimpleObject)]
+pub struct ResourcesSample {
+    at: DateTime,
+    processes: u32,
+    /// User and system time of every session that this life of the agent's node saw. Never falls while that lives.
+    cpu_seconds_total: f64,
+    /// Of all together; pages that they share are counted for each.
+    resident_bytes: BigInt,
+}
+
+impl From<gauge::ResourcesSample> for ResourcesSample {
+    fn from(sample: gauge::ResourcesSample) -> Self {
+        Self {
+            at: sample.at.into(),
+            processes: sample.processes,
+            cpu_seconds_total: sample.cpu_ms_total as f64 / 1000.0,
+            resident_bytes: BigInt(sample.resident_bytes),
+        }
+    }
+}
+
+fn checked_points(points: i32) -> Result<u32> {
+    let within = u32::try_from(points).ok().filter(|points| (1..=POINTS_MAX).contains(points));
+    within.ok_or_else(|| Refused::invalid("points", format!("1 to {POINTS_MAX}")).into())
+}
+
+fn between(since: Option<DateTime>, until: Option<DateTime>) -> (WallMs, WallMs) {
+    (since.map_or(WallMs(i64::MIN), |since| since.0), until.map_or(WallMs(i64::MAX), |until| until.0))
+}
+
 /// Of one answer.
-const POINTS_MAX: i32 = 2_000;
+const POINTS_MAX: u32 = 2_000;
 
 #[derive(Default)]
 pub struct MetricsQuery;
@@ -60,14 +91,25 @@ impl MetricsQuery {
         until: Option<DateTime>,
         #[graphql(default = 600)] points: i32,
     ) -> Result<Vec<MetricsSample>> {
-        if !(1..=POINTS_MAX).contains(&points) {
-            return Err(Refused::invalid("points", format!("1 to {POINTS_MAX}")).into());
-        }
-        let since = since.map_or(WallMs(i64::MIN), |since| since.0);
-        let until = until.map_or(WallMs(i64::MAX), |until| until.0);
+        let (points, (since, until)) = (checked_points(points)?, between(since, until));
         let history: &Arc<History> = ctx.data()?;
-        let found = history.between(since, until, usize::try_from(points).unwrap_or(1));
+        let found = history.between(since, until, points as usize);
         Ok(found.into_iter().map(MetricsSample::from).collect())
+    }
+
+    /// What an agent's processes really used, as its node measured it every five seconds in the last hour: real samples, oldest
+    /// first; where there are more than `points`, every second, third, … of them. Empty if it ran nothing since.
+    async fn agent_resources(
+        &self,
+        ctx: &Context<'_>,
+        id: ID,
+        since: Option<DateTime>,
+        until: Option<DateTime>,
+        #[graphql(default = 600)] points: i32,
+    ) -> Result<Vec<ResourcesSample>> {
+        let (agent, points) = (super::parse::id("id", &id)?, checked_points(points)?);
+        let found = door(ctx)?.agent_resources(&op(ctx, None)?, agent, between(since, until), points).await?;
+        Ok(found.into_iter().map(ResourcesSample::from).collect())
     }
 }
 

@@ -1,9 +1,11 @@
 //! What was: events counted from the newest and by time, samples of the past, files that attempts left; and names.
 
+use std::time::Duration;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Value, json};
 
-use crate::support::{node::TestNode, soon};
+use crate::support::{node::TestNode, soon, soon_within};
 
 const EVENTS: &str = "query($last:Int,$first:Int,$before:Cursor,$after:Cursor,$since:DateTime,$until:DateTime,$kind:[String!]){\
     events(last:$last,first:$first,before:$before,after:$after,since:$since,until:$until,filter:{kind:$kind}){\
@@ -110,6 +112,57 @@ async fn the_past_of_a_nodes_figures_is_what_it_measured_and_no_more() {
     assert!(sample["residentBytes"].as_u64().unwrap() > 1 << 20);
     assert_eq!(node.ok(read, json!({"s": "2999-01-01T00:00:00Z"})).await["metricsHistory"], json!([]));
     assert_eq!(node.refused(read, json!({"p": 0})).await.1.as_deref(), Some("points"));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_agents_processes_use_is_measured_while_they_run_and_nothing_is_said_of_them_after() {
+    const HELD: u64 = 40 << 20;
+    // It is looked at every five seconds.
+    const LOOKS: Duration = Duration::from_secs(60);
+    let node = TestNode::start().await;
+    // Forty MiB in the shell itself, which has a child; both are the agent's.
+    let script = format!("x=$(head -c {HELD} /dev/zero | tr '\\0' x); sleep 600; echo ${{#x}}");
+    let input = json!({"i": {"command": {"argv": ["sh", "-c", script]}}});
+    let done = node.ok("mutation($i:SubmitTaskInput!){submitTask(input:$i){task{id}}}", input).await;
+    let task = done["submitTask"]["task"]["id"].clone();
+    let agent = soon("it is with an agent", async {
+        loop {
+            let found = node.ok("query($id:ID!){node(id:$id){...on Task{attempts{agent{id}}}}}", json!({"id": task})).await;
+            if let Some(agent) = found["node"]["attempts"][0]["agent"]["id"].as_str() {
+                return agent.to_owned();
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let read = "query($id:ID!,$p:Int!=600){agentResources(id:$id,points:$p){at processes cpuSecondsTotal residentBytes}}";
+    let newest = |wanted: fn(&Value) -> bool| {
+        let (node, agent) = (&node, agent.clone());
+        async move {
+            loop {
+                let found = node.ok(read, json!({"id": agent})).await;
+                let last = found["agentResources"].as_array().unwrap().last();
+                if let Some(last) = last.filter(|last| wanted(last)) {
+                    return last.clone();
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    };
+    let bytes = |sample: &Value| sample["residentBytes"].as_u64().unwrap();
+    let held =
+        soon_within(LOOKS, "its memory is measured", newest(|sample| sample["residentBytes"].as_u64().unwrap() >= HELD)).await;
+    assert!(bytes(&held) < 4 * HELD, "{held}");
+    assert!((1..=3).contains(&held["processes"].as_u64().unwrap()), "{held}");
+    node.ok("mutation($id:ID!){cancelTask(input:{task:$id}){cursor}}", json!({"id": task})).await;
+    assert_eq!(node.ended(&task).await["status"], "CANCELLED");
+    let after = soon_within(LOOKS, "it is seen that nothing runs", newest(|sample| sample["processes"] == 0)).await;
+    assert_eq!(bytes(&after), 0);
+    assert!(
+        after["cpuSecondsTotal"].as_f64() > Some(0.0) && after["cpuSecondsTotal"].as_f64() >= held["cpuSecondsTotal"].as_f64()
+    );
+    assert_eq!(node.refused(read, json!({"id": agent, "p": 0})).await.1.as_deref(), Some("points"));
     node.stop().await;
 }
 

@@ -91,5 +91,10 @@ pub async fn server(change: impl FnOnce(&mut HttpConfig)) -> Server {
 
 /// Fails the test when the condition does not come true in reasonable time.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(10), future).await.unwrap_or_else(|_| panic!("not in 10 s: {what}"))
+    soon_within(Duration::from_secs(10), what, future).await
+}
+
+/// For what has a pace of its own.
+pub async fn soon_within<T>(time: Duration, what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(time, future).await.unwrap_or_else(|_| panic!("not in {time:?}: {what}"))
 }
