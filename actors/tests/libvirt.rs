@@ -11,27 +11,30 @@ use hiveward_actors::{
     host::{
         HostStatus,
         driver::{
-            self, Change, Pool, contract,
+            self, Action, Change, Pool, contract,
             libvirt::{PROGRAM_VARIABLE, use_program},
         },
         spec::HostUri,
     },
-    id::HostId,
+    id::{HostId, VmId},
     node::{Node, NodeConfig},
     vm::VmStatus,
 };
 use hiveward_runtime::{clock::Deadline, op::Op};
 
-/// False, and a word on standard error, where there is none.
-fn has_driver() -> bool {
+fn built() -> Option<PathBuf> {
     let built = |profile: &str| {
         let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
         let target = target.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"));
         target.join("libvirt-driver").join(profile).join("hiveward-libvirt-driver")
     };
     let given = std::env::var_os(PROGRAM_VARIABLE).map(PathBuf::from);
-    let found = given.into_iter().chain([built("release"), built("debug")]).find(|path| path.is_file());
-    match found {
+    given.into_iter().chain([built("release"), built("debug")]).find(|path| path.is_file())
+}
+
+/// False, and a word on standard error, where there is none.
+fn has_driver() -> bool {
+    match built() {
         Some(path) => {
             use_program(path);
             true
@@ -124,6 +127,48 @@ async fn a_vm_lives_on_a_libvirt_host_and_comes_back_when_its_hypervisor_was_kil
     let left = control.host(host).unwrap();
     assert_eq!((left.vms, left.reserved_memory_bytes), (0, 0));
     node.stop(Duration::from_secs(10)).await;
+}
+
+#[tokio::test]
+async fn a_look_at_a_thousand_vms_with_their_statistics_is_one_call_of_libvirt() {
+    const VMS: usize = 1_000;
+    let Some(built) = built() else {
+        has_driver();
+        return;
+    };
+    // Libvirt itself writes down each call of its interface.
+    let dir = tempfile::tempdir().unwrap();
+    let (log, wrapped) = (dir.path().join("calls.log"), dir.path().join("driver"));
+    let script = format!(
+        "#!/bin/sh\nLIBVIRT_LOG_FILTERS=1:libvirt LIBVIRT_LOG_OUTPUTS=1:file:{} exec {}\n",
+        log.display(),
+        built.display()
+    );
+    std::fs::write(&wrapped, script).unwrap();
+    std::fs::set_permissions(&wrapped, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    use_program(wrapped);
+    let host = HostId::new();
+    let connection = driver::open(&uri(), host, &Pool::default(), soon()).await.unwrap();
+    let pumping = tokio::spawn(connection.pump);
+    for _ in 0..VMS {
+        connection.driver.act(VmId::new(), Action::Define(Box::new(contract::small(host))), soon()).await.unwrap();
+    }
+    let calls = || {
+        let text = std::fs::read_to_string(&log).unwrap();
+        let names = text.lines().filter_map(|line| line.split(" debug : vir").nth(1)?.split(':').next().map(str::to_owned));
+        // What frees what was returned, or reads what its handle holds, asks the hypervisor nothing.
+        let is_local = |name: &str| name.ends_with("Free") || ["DomainGetName", "DomainGetUUID"].contains(&name);
+        names.filter(|name| !is_local(name)).collect::<Vec<_>>()
+    };
+    let before = calls().len();
+    assert!(before >= VMS, "{before}");
+    let listing = connection.driver.list(soon()).await.unwrap();
+    assert_eq!(listing.domains.len(), VMS);
+    let made = calls().split_off(before);
+    assert_eq!(made.iter().filter(|name| name.as_str() == "ConnectGetAllDomainStats").count(), 1, "{made:?}");
+    assert!(made.len() < 10, "{made:?}");
+    drop(connection.driver);
+    pumping.await.unwrap();
 }
 
 #[tokio::test]

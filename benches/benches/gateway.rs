@@ -23,14 +23,10 @@ use hiveward_actors::{
 };
 use hiveward_benches::{
     Figures, ms, percentile, resident_mb,
+    served::{TOKEN, serve},
     wire::{Http, Subscriber},
 };
-use hiveward_gateway::{
-    auth::Auth,
-    probe::Probe,
-    schema,
-    serve::{Gateway, HttpConfig, Server},
-};
+use hiveward_gateway::serve::Server;
 use hiveward_runtime::op::Op;
 use tokio::task::JoinSet;
 
@@ -46,22 +42,10 @@ const ROUNDS: usize = 3;
 const SUBSCRIBERS: usize = 1_000;
 const SINGLE_EVENTS: usize = 100;
 const BURST: u64 = 1_000;
-const TOKEN: &str = "bench-token";
 const PAGE_QUERY: &str = "query($after:String){agents(first:50,after:$after){nodes{id name status maxConcurrentTasks running createdAt} pageInfo{endCursor hasNextPage}}}";
 
 fn op() -> Op {
     Op::internal(Duration::from_secs(60))
-}
-
-struct AlwaysReady;
-
-impl Probe for AlwaysReady {
-    fn ready(&self) -> Result<(), String> {
-        Ok(())
-    }
-    fn metrics(&self) -> String {
-        String::new()
-    }
 }
 
 fn main() -> anyhow::Result<()> {
@@ -109,10 +93,7 @@ async fn ours(dir: &std::path::Path) -> anyhow::Result<(Node, Server)> {
         .buffer_unordered(128)
         .try_for_each(|_| async { Ok(()) })
         .await?;
-    let auth = Auth::new([("bench".to_owned(), Auth::digest(TOKEN), true)]);
-    let config = HttpConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..HttpConfig::default() };
-    let gateway = Gateway::new(Arc::new(schema::build(control)), auth, config, Arc::new(AlwaysReady));
-    Ok((node, Server::start(gateway, true).await?))
+    Ok((node, serve(control).await?))
 }
 
 #[derive(SimpleObject, Clone)]

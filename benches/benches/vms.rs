@@ -1,16 +1,27 @@
 //! Ten thousand VMs on five hundred simulated hosts on one node: every VM an actor; what they hold, how fast their life goes
 //! and how fast a page of them is read meanwhile.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use hiveward_actors::{
-    client::{ControlPlane, NewHost, NewVm, VmFilter},
+    client::{ControlPlane, NewHost, NewVm},
     host::HostStatus,
     id::VmId,
     node::{Node, NodeConfig},
 };
-use hiveward_benches::{Figures, load, ms, percentile, resident_mb};
+use hiveward_benches::{
+    Figures, load, ms, percentile, resident_mb,
+    served::{TOKEN, serve},
+    wire::Http,
+};
 use hiveward_runtime::op::Op;
 
 const HOSTS: usize = 500;
@@ -38,7 +49,12 @@ async fn main() -> anyhow::Result<()> {
     figures.row("hosts registered and reached", HOSTS as f64 / begun.elapsed().as_secs_f64(), "1/s", "");
     figures.row("a node with 500 hosts, resident", resident_mb()?, "MB", "");
 
-    let pages = tokio::spawn(pages(control.clone()));
+    let server = serve(control.clone()).await?;
+    let (address, over) = (server.address(), Arc::new(AtomicBool::new(false)));
+    let pages = std::thread::spawn({
+        let over = over.clone();
+        move || pages(address, &over)
+    });
     let begun = Instant::now();
     let new = |n| NewVm::new(format!("vm-{n}"), "debian-12", 1 + n as u32 % 4, (1 + n as u64 % 8) << 30);
     let made = stream::iter(0..count).map(|n| control.create_vm(op(), new(n))).buffer_unordered(AT_ONCE);
@@ -53,13 +69,12 @@ async fn main() -> anyhow::Result<()> {
     let removed = stream::iter(&made).map(|vm| control.remove_vm(op(), *vm, true)).buffer_unordered(AT_ONCE);
     removed.try_for_each(|_| async { Ok(()) }).await?;
     figures.row("VMs removed, with all that was reserved", count as f64 / begun.elapsed().as_secs_f64(), "1/s", "");
-    pages.abort();
-    let mut times = match pages.await {
-        Ok(times) => times?,
-        Err(_) => PAGES.lock().map(|times| times.clone()).unwrap_or_default(),
-    };
-    figures.row("a page of 50 VMs while that went on, p50", ms(percentile(&mut times, 0.5)), "ms", "");
-    figures.row("a page of 50 VMs while that went on, p99", ms(percentile(&mut times, 0.99)), "ms", "under 100");
+    over.store(true, Ordering::Relaxed);
+    let mut times = pages.join().map_err(|_| anyhow::anyhow!("reading pages broke off"))??;
+    figures.row("pages of 50 VMs over HTTP while that went on", times.len() as f64, "", "");
+    figures.row("such a page, p50", ms(percentile(&mut times, 0.5)), "ms", "");
+    figures.row("such a page, p99", ms(percentile(&mut times, 0.99)), "ms", "under 100");
+    server.stop(Duration::from_secs(5)).await;
     let left: u32 = control.hosts(&[], None, HOSTS)?.items.iter().map(|(_, host)| host.reserved_cpus + host.vms).sum();
     figures.row("reservations leaked", f64::from(left), "", "0");
     node.stop(Duration::from_secs(60)).await;
@@ -77,16 +92,25 @@ async fn hosts(control: &ControlPlane) -> anyhow::Result<()> {
     Ok(())
 }
 
-static PAGES: std::sync::Mutex<Vec<Duration>> = std::sync::Mutex::new(Vec::new());
+const PAGE: &str = "query($after:String){vms(first:50,after:$after){nodes{id name status observed host{id name} \
+    usage{cpuTimeNs memoryBytes}} pageInfo{endCursor hasNextPage}}}";
 
-/// Reads pages, one after the other, until it is ended.
-async fn pages(control: ControlPlane) -> anyhow::Result<Vec<Duration>> {
-    loop {
-        let begun = Instant::now();
-        std::hint::black_box(control.vms(&VmFilter::default(), None, 50)?);
-        if let Ok(mut times) = PAGES.lock() {
+/// Walks all pages of VMs again and again, as a client with a connection of its own, until it is over. How long each took.
+fn pages(address: SocketAddr, over: &AtomicBool) -> anyhow::Result<Vec<Duration>> {
+    let client = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    client.block_on(async {
+        let mut http = Http::open(address, TOKEN).await?;
+        let (mut times, mut after) = (Vec::new(), None::<String>);
+        while !over.load(Ordering::Relaxed) {
+            let begun = Instant::now();
+            let asked = serde_json::json!({ "query": PAGE, "variables": { "after": after } }).to_string();
+            let answer: serde_json::Value = serde_json::from_slice(http.post(&asked).await?)?;
             times.push(begun.elapsed());
+            anyhow::ensure!(answer.get("errors").is_none(), "{answer}");
+            let info = &answer["data"]["vms"]["pageInfo"];
+            after = if info["hasNextPage"] == true { info["endCursor"].as_str().map(str::to_owned) } else { None };
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        Ok(times)
+    })
 }

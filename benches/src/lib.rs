@@ -2,6 +2,8 @@
 
 pub mod nodes;
 pub mod remote;
+#[cfg(feature = "node")]
+pub mod served;
 pub mod wire;
 
 use std::{
