@@ -7,3 +7,4 @@ mod kills;
 mod lab;
 mod life;
 mod migration;
+mod operations;

@@ -8,7 +8,9 @@ use virt::{
 };
 
 use crate::{
+    console::Consoles,
     protocol::{Answer, Definition, Power, Problem, Seen, Step},
+    snapshot,
     store::{ROOT, Store},
     sys::{self, Record},
 };
@@ -18,6 +20,7 @@ pub struct Host {
     pub connection: Connect,
     pub owner: String,
     pub store: Store,
+    pub consoles: Consoles,
     /// `test`, or how its guests run: `kvm`, or `qemu` without the processor's help.
     kind: &'static str,
 }
@@ -31,7 +34,7 @@ impl Host {
             let has_kvm = connection.capabilities().map_err(|error| problem(&error))?.contains("<domain type='kvm'");
             if has_kvm { "kvm" } else { "qemu" }
         };
-        Ok(Self { connection, owner, store, kind })
+        Ok(Self { connection, owner, store, consoles: Consoles::default(), kind })
     }
 
     /// Whether its domains are made of images.
@@ -149,7 +152,7 @@ fn find(connection: &Connect, vm: &str) -> Result<Option<Domain>, Problem> {
     }
 }
 
-pub fn act(host: &Host, vm: &str, step: Step) -> Result<Option<Seen>, Problem> {
+pub fn act(host: &Host, vm: &str, step: Step<Definition>) -> Result<Option<Seen>, Problem> {
     let refused = |message: &str| Err(Problem::Refused(message.into()));
     let found = find(&host.connection, vm)?;
     let ours = match &found {
@@ -176,12 +179,13 @@ pub fn act(host: &Host, vm: &str, step: Step) -> Result<Option<Seen>, Problem> {
             Step::Undefine | Step::Discard if host.has_disks() && !anothers => {
                 host.store.remove(&host.connection, vm).map(|()| None)
             }
-            Step::Undefine | Step::Destroy | Step::Dismiss | Step::Discard => Ok(None),
+            Step::Undefine | Step::Destroy | Step::Dismiss | Step::Discard | Step::RemoveSnapshot { .. } => Ok(None),
             _ => refused("there is no such domain"),
         };
     };
     let on = |power| matches!(power, Power::On | Power::Paused | Power::Moving);
     let now = look(&domain, vm).map_err(|error| problem(&error))?.power;
+    let seen_now = || look(&domain, vm).map(Some).map_err(|error| problem(&error));
     let done = match (step, now) {
         (Step::Define(_) | Step::Prepare(_) | Step::Discard, _)
         | (Step::Start | Step::Resume, Power::On)
@@ -195,6 +199,12 @@ pub fn act(host: &Host, vm: &str, step: Step) -> Result<Option<Seen>, Problem> {
         (Step::Resume, Power::Paused | Power::Moving) => domain.resume(),
         (Step::Reboot, Power::On) => domain.reboot(0),
         (Step::Suspend | Step::Resume | Step::Reboot, _) => return refused("it does not run"),
+        (Step::Snapshot { .. } | Step::Revert { .. }, Power::Moving | Power::OffByMove) => {
+            return refused("it is on its way to another host");
+        }
+        (Step::Snapshot { name }, _) => return snapshot::take(&domain, &name).and_then(|()| seen_now()),
+        (Step::Revert { name }, _) => return snapshot::revert(&domain, &name).and_then(|()| seen_now()),
+        (Step::RemoveSnapshot { name }, _) => return snapshot::remove(&domain, &name).and_then(|()| seen_now()),
         (Step::Undefine | Step::Dismiss, now) if on(now) => return refused("it runs; stop it first"),
         (Step::Dismiss, _) => return undefine(host, &domain).map(|()| None),
         (Step::Undefine, _) => {
@@ -206,7 +216,7 @@ pub fn act(host: &Host, vm: &str, step: Step) -> Result<Option<Seen>, Problem> {
         }
     };
     done.map_err(|error| problem(&error))?;
-    look(&domain, vm).map(Some).map_err(|error| problem(&error))
+    seen_now()
 }
 
 fn undefine(host: &Host, domain: &Domain) -> Result<(), Problem> {

@@ -3,12 +3,14 @@
 //! Owns the connection. Keeps nothing: what is there libvirt knows. Ends when its standard input does, so it never outlives
 //! its node, and with it every call that hangs in C. Its calls block, on a bounded pool of threads.
 
+mod console;
 mod domain;
 mod guest;
 mod migrate;
 #[path = "../../src/host/driver/protocol.rs"]
 mod protocol;
 mod seed;
+mod snapshot;
 mod store;
 mod sys;
 
@@ -64,10 +66,11 @@ fn serve(said: &SyncSender<Said>) -> io::Result<()> {
         }
     };
     let (asked, asking) = mpsc::sync_channel::<Request>(REQUESTS_MAX);
-    let (asking, host) = (Arc::new(Mutex::new(asking)), Arc::new(host));
+    // It lives as long as the process does.
+    let (asking, host): (_, &'static Host) = (Arc::new(Mutex::new(asking)), Box::leak(Box::new(host)));
     for _ in 0..WORKERS {
-        let (asking, host, said) = (asking.clone(), host.clone(), said.clone());
-        thread::spawn(move || work(&asking, &host, &said));
+        let (asking, said) = (asking.clone(), said.clone());
+        thread::spawn(move || work(&asking, host, &said));
     }
     while let Some(request) = read(&mut stdin)? {
         if asked.send(request).is_err() {
@@ -93,7 +96,7 @@ fn open(call: &Call, said: &SyncSender<Said>) -> Result<Host, Problem> {
     Host::new(connection, owner.clone(), Store::new(pool.clone(), owner))
 }
 
-fn work(asking: &Mutex<Receiver<Request>>, host: &Host, said: &SyncSender<Said>) {
+fn work(asking: &Mutex<Receiver<Request>>, host: &'static Host, said: &SyncSender<Said>) {
     loop {
         let next = match asking.lock() {
             Ok(asking) => asking.recv(),
@@ -109,6 +112,8 @@ fn work(asking: &Mutex<Receiver<Request>>, host: &Host, said: &SyncSender<Said>)
             Call::Migrate { vm, move_ } => migrate::migrate(host, &vm, &move_).map(Answer::Migrated),
             Call::Job { vm } => migrate::job(host, &vm).map(Answer::Job),
             Call::Abort { vm } => migrate::abort(host, &vm).map(|()| Answer::Done),
+            Call::Console { vm } => console::open(host, &vm, said).map(|()| Answer::Done),
+            Call::Type { vm, bytes } => console::type_(host, &vm, &bytes).map(|()| Answer::Done),
             Call::Sweep { keep } => host.store.sweep(&host.connection, &keep).map(|()| Answer::Done),
         };
         answer(said, id, result);

@@ -29,6 +29,7 @@ use tokio::{
 use super::{
     ask_roster,
     breaker::Breaker,
+    console::Console,
     driver::{self, Action, Change, Connection, Domain, Driver, DriverError, Listing, Usage},
     event::FleetChange,
     fleet::Drain,
@@ -95,6 +96,8 @@ pub struct State {
     known: HashMap<VmId, Known>,
     children: HashMap<VmId, bool>,
     strays: HashSet<VmId>,
+    /// Those that are listened to, or could not be.
+    pub(super) consoles: HashMap<VmId, Console>,
     /// Migrations away from here that have not ended.
     pub(super) migrating: HashSet<VmId>,
     steps: Arc<Semaphore>,
@@ -106,6 +109,14 @@ pub struct State {
     /// When images were swept last, and which were kept then.
     swept: Option<(Instant, Vec<String>)>,
     _refresh: TimerHandle,
+}
+
+impl State {
+    /// VMs of this host that are on, as they were seen last.
+    pub(super) fn running(&self) -> impl Iterator<Item = VmId> {
+        let on = |known: &Known| known.domain.as_ref().is_some_and(|domain| domain.run.is_on());
+        self.known.iter().filter(move |(vm, known)| self.children.contains_key(vm) && on(known)).map(|(vm, _)| *vm)
+    }
 }
 
 impl Host {
@@ -138,6 +149,7 @@ impl Behaviour for Host {
             known: HashMap::new(),
             children,
             strays: HashSet::new(),
+            consoles: HashMap::new(),
             migrating: HashSet::new(),
             steps: Arc::new(Semaphore::new(STEPS_AT_ONCE)),
             trips: Arc::new(Semaphore::new(TRIPS_AT_ONCE)),
@@ -149,6 +161,7 @@ impl Behaviour for Host {
             _refresh: ctx.every(REFRESH_EVERY, || HostMsg::Refresh),
         };
         self.connect(ctx, &mut state);
+        self.sweep_consoles(ctx);
         // Its VMs are looked for when this has started: they are under the same supervisor.
         let _ = ctx.addr().tell(HostMsg::Look);
         Ok(state)
@@ -186,6 +199,9 @@ impl Behaviour for Host {
             HostMsg::Migrate { vm, migration, reply } => self.migrate(ctx, state, vm, *migration, reply),
             HostMsg::Abort { vm, reply } => self.abort(ctx, state, vm, reply),
             HostMsg::Job { vm, reply } => self.job(ctx, state, vm, reply),
+            HostMsg::ReadConsole { vm, from, wait_ms, reply } => self.read_console(ctx, state, vm, from, wait_ms, reply),
+            HostMsg::TypeConsole { vm, bytes, reply } => self.type_console(ctx, state, vm, bytes, reply),
+            HostMsg::ConsoleEnded { vm } => self.console_ended(state, vm),
             HostMsg::MigrationEnded { vm } => {
                 state.migrating.remove(&vm);
                 self.list_soon(ctx, state);
@@ -244,6 +260,7 @@ impl Behaviour for Host {
             HostMsg::ChildStopped { vm } => {
                 state.children.remove(&vm);
                 state.known.remove(&vm);
+                self.sweep_consoles(ctx);
                 self.look(ctx, state).await?;
             }
             HostMsg::StrayGone { vm } => {
@@ -438,6 +455,7 @@ impl Host {
         }
         // What is left is nobody's here.
         self.end_strays(ctx, state, found.into_keys());
+        self.look_at_consoles(ctx, state);
         self.answers(ctx, state);
     }
 

@@ -6,7 +6,10 @@ use hiveward_runtime::call::Reply;
 use serde::{Deserialize, Serialize};
 
 use super::driver::{Action, Change, Connection, Domain, DriverError, GuestInfo, Listing, Migration, Progress, Usage};
-use crate::id::VmId;
+use crate::{
+    id::VmId,
+    vm::console::{self, ConsolePiece},
+};
 
 /// A step that was done: the domain as it was afterwards, and when that was, to be compared with other looks.
 #[derive(Clone, Debug)]
@@ -83,7 +86,24 @@ pub enum HostMsg {
         reply: Reply<Option<Progress>>,
     },
 
+    /// What its serial console said; waits so long for more than there is.
+    ReadConsole {
+        vm: VmId,
+        from: console::From,
+        wait_ms: u64,
+        reply: Reply<Result<ConsolePiece, DriverError>>,
+    },
+    /// As if typed at its serial console. Repeated, it is typed twice.
+    TypeConsole {
+        vm: VmId,
+        bytes: Vec<u8>,
+        reply: Reply<Result<(), DriverError>>,
+    },
+
     // From itself.
+    ConsoleEnded {
+        vm: VmId,
+    },
     MigrationEnded {
         vm: VmId,
     },

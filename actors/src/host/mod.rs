@@ -6,6 +6,7 @@
 
 pub mod actor;
 pub mod breaker;
+mod console;
 pub mod decide;
 pub mod driver;
 pub mod event;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hiveward_runtime::{error::Refused, op::NodeId};
 use serde::{Deserialize, Serialize};
 
-use super::driver::Pool;
+use super::driver::{Pool, simulated};
 use crate::id::HostId;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,7 +102,11 @@ impl HostUri {
         }
         let query = query.split('&').filter(|part| !part.is_empty());
         let query = query.map(|part| part.split_once('=').unwrap_or((part, ""))).map(|(key, value)| (key.into(), value.into()));
-        Ok(Self { scheme: kind, authority: authority.into(), path: path.into(), query: query.collect(), text: text.into() })
+        let query = query.collect();
+        if kind == Scheme::Simulated {
+            simulated::check(&query).map_err(bad)?;
+        }
+        Ok(Self { scheme: kind, authority: authority.into(), path: path.into(), query, text: text.into() })
     }
 
     /// Whether its VMs are made of images that must be kept.
@@ -127,7 +131,8 @@ mod tests {
         assert_eq!(uri.query["keyfile"], "/k");
         assert!(HostUri::parse("qemu:///system").unwrap().is_local());
         assert!(HostUri::parse("simulated://a?cpus=4").unwrap().is_local());
-        for bad in ["", "qemu", "xen:///", "simulated://", "qemu+tcp://a:b@c/system", "simulated://a b"] {
+        let odd = ["simulated://a?cpu=4", "simulated://a?cpus=many", "simulated://a?startMs"];
+        for bad in ["", "qemu", "xen:///", "simulated://", "qemu+tcp://a:b@c/system", "simulated://a b"].into_iter().chain(odd) {
             assert_eq!(HostUri::parse(bad).unwrap_err().field.as_deref(), Some("uri"), "{bad}");
         }
     }

@@ -4,7 +4,7 @@ use hiveward_runtime::cluster::router::{Inbound, NotDelivered};
 use serde::{Deserialize, Serialize};
 
 use super::message::HostMsg;
-use crate::id::VmId;
+use crate::{id::VmId, vm::console::From};
 
 #[derive(Serialize, Deserialize)]
 pub enum HostWire {
@@ -14,6 +14,8 @@ pub enum HostWire {
     Prepare { vm: VmId },
     Clear { vm: VmId },
     Job { vm: VmId },
+    ReadConsole { vm: VmId, from: From, wait_ms: u64 },
+    TypeConsole { vm: VmId, bytes: serde_bytes::ByteBuf },
 }
 
 /// What came in, as the message it is.
@@ -22,6 +24,8 @@ pub fn read(inbound: &Inbound<'_>) -> Result<HostMsg, NotDelivered> {
         HostWire::Peek { vm } => HostMsg::Peek { vm, reply: inbound.reply()? },
         HostWire::Prepare { vm } => HostMsg::Prepare { vm, reply: inbound.reply()? },
         HostWire::Clear { vm } => HostMsg::Clear { vm, reply: inbound.reply()? },
+        HostWire::ReadConsole { vm, from, wait_ms } => HostMsg::ReadConsole { vm, from, wait_ms, reply: inbound.reply()? },
+        HostWire::TypeConsole { vm, bytes } => HostMsg::TypeConsole { vm, bytes: bytes.into_vec(), reply: inbound.reply()? },
         HostWire::Job { vm } => HostMsg::Job { vm, reply: inbound.reply()? },
         HostWire::Guest { vm } => HostMsg::Guest { vm, reply: inbound.reply()? },
         HostWire::Usage { vms } => HostMsg::Usage { vms, reply: inbound.reply()? },

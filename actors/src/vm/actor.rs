@@ -26,6 +26,7 @@ use super::{
     message::{Answer, Stepped, VmMsg},
     migrate::{Move, Side},
     reconcile::{self, Doing, Next, Step},
+    snapshot,
     spec::VmSpec,
     state::{Ask, Decided, HOUSE, VmState},
     trip::Trip,
@@ -51,6 +52,7 @@ const ABORT_EVERY: Duration = Duration::from_millis(500);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
 const DEFINE_WITHIN: Duration = Duration::from_secs(240);
+const SNAPSHOT_WITHIN: Duration = Duration::from_secs(240);
 const FORGET_WITHIN: Duration = Duration::from_secs(5);
 
 pub struct Vm {
@@ -99,6 +101,9 @@ const fn points(step: Step) -> (&'static str, &'static str) {
         Step::Resume => ("vm.resume", "vm.resume.done"),
         Step::Reboot => ("vm.reboot", "vm.reboot.done"),
         Step::Undefine => ("vm.undefine", "vm.undefine.done"),
+        Step::Snapshot => ("vm.snapshot", "vm.snapshot.done"),
+        Step::Revert => ("vm.revert", "vm.revert.done"),
+        Step::RemoveSnapshot => ("vm.remove_snapshot", "vm.remove_snapshot.done"),
         Step::Reserve => ("vm.reserve", "vm.reserve.done"),
         Step::Prepare => ("vm.prepare", "vm.prepare.done"),
         Step::Migrate => ("vm.migrate", "vm.migrate.done"),
@@ -195,7 +200,8 @@ impl Vm {
             VmMsg::Drain => {
                 if state.vm.is_on() && state.vm.active().is_none() {
                     // What could not be moved is stopped.
-                    let kind = if state.vm.could_not_be_moved() { OperationKind::Stop } else { OperationKind::Migrate };
+                    let stays = state.vm.could_not_be_moved() || !state.vm.snapshots.is_empty();
+                    let kind = if stays { OperationKind::Stop } else { OperationKind::Migrate };
                     self.ask_oneself(ctx, state, kind).await?;
                 }
             }
@@ -305,6 +311,7 @@ impl Vm {
             grace_ms: self.spec.stop_grace_ms,
             boots: state.doing.boots,
             migration: (kind == OperationKind::Migrate).then(|| Box::new(Move::anywhere(self.host))),
+            subject: None,
         };
         self.record(ctx, state, vec![VmEvent::Asked(Box::new(asked))], None).await
     }
@@ -384,10 +391,9 @@ impl Vm {
                         }
                         self.record(ctx, state, vec![VmEvent::Abandoned { number, why: error.to_string() }], None).await
                     }
-                    Some(active) if !error.may_pass() => {
-                        let outcome = event::Outcome::Failed { message: error.to_string() };
-                        let ended = VmEvent::Ended { number: active.number, outcome };
-                        self.record(ctx, state, vec![ended], None).await
+                    Some(_) if !error.may_pass() => {
+                        let events = reconcile::refused(&state.vm, error.to_string()).into_iter().collect();
+                        self.record(ctx, state, events, None).await
                     }
                     _ => {
                         state.not_before = Some(Instant::now() + self.again_after(state));
@@ -470,11 +476,12 @@ impl Vm {
         (state.in_flight, state.last_step) = (Some(step), Some(step));
         let (house, spec, host, me) = (self.house.clone(), self.spec.clone(), self.host, ctx.addr().clone());
         let asked = state.vm.active().and_then(|active| active.migration.clone());
+        let tag = snapshot::tag_under_way(&state.vm);
         ctx.task(async move {
             let trip = Trip { house: &house, spec: &spec, host, asked: asked.as_deref() };
             let result = match trip.step(step).await {
                 Some(result) => result,
-                None => match action(&house, &spec, host, step).await {
+                None => match action(&house, &spec, host, step, tag).await {
                     Ok(action) => ask_host(&house, host, &spec, action).await.map(Stepped::Seen),
                     Err(refused) => Err(DriverError::Failed { message: refused.message }),
                 },
@@ -525,7 +532,12 @@ pub(super) async fn ask_host(house: &House, host: HostId, spec: &VmSpec, action:
     let unreachable = |why: String| DriverError::Unreachable { message: why };
     let Some(door) = house.doors.host(host) else { return Err(unreachable("its host has no actor now".into())) };
     // An image may have to be copied there first.
-    let within = if matches!(action, Action::Define(_)) { DEFINE_WITHIN } else { STEP_WITHIN };
+    let within = match action {
+        Action::Define(_) => DEFINE_WITHIN,
+        // A guest's memory is written or read.
+        Action::Snapshot { .. } | Action::Revert { .. } | Action::RemoveSnapshot { .. } => SNAPSHOT_WITHIN,
+        _ => STEP_WITHIN,
+    };
     let (deadline, vm) = (Deadline::after(within), spec.id);
     let asked = door.ask(deadline, |reply| HostMsg::Act { vm, action, reply }).await;
     asked.unwrap_or_else(|error| Err(unreachable(format!("its host's actor: {error}"))))
@@ -577,7 +589,8 @@ pub(crate) async fn definition(house: &House, spec: &Arc<VmSpec>, host: HostId) 
     })
 }
 
-async fn action(house: &House, spec: &Arc<VmSpec>, host: HostId, step: Step) -> Result<Action, Refused> {
+async fn action(house: &House, spec: &Arc<VmSpec>, host: HostId, step: Step, tag: Option<String>) -> Result<Action, Refused> {
+    let name = || tag.clone().ok_or_else(|| Refused::new(Code::Internal, "which snapshot is not known"));
     Ok(match step {
         Step::Define => Action::Define(Box::new(definition(house, spec, host).await?)),
         Step::Start => Action::Start,
@@ -587,6 +600,9 @@ async fn action(house: &House, spec: &Arc<VmSpec>, host: HostId, step: Step) -> 
         Step::Resume => Action::Resume,
         Step::Reboot => Action::Reboot,
         Step::Undefine => Action::Undefine,
+        Step::Snapshot => Action::Snapshot { name: name()? },
+        Step::Revert => Action::Revert { name: name()? },
+        Step::RemoveSnapshot => Action::RemoveSnapshot { name: name()? },
         _ => return Err(Refused::new(Code::Internal, "that is no step of the hypervisor's")),
     })
 }

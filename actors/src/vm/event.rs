@@ -28,6 +28,16 @@ pub enum OperationKind {
     Migrate,
     /// Asked by the house: it ended without anybody's will.
     Recover,
+    Snapshot,
+    /// To what it was when a snapshot was taken.
+    Revert,
+    RemoveSnapshot,
+}
+
+/// What an operation is about, where that is not said by its kind alone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Subject {
+    Snapshot { name: Arc<str> },
 }
 
 impl OperationKind {
@@ -42,7 +52,20 @@ impl OperationKind {
             Self::Remove => "remove",
             Self::Migrate => "migrate",
             Self::Recover => "recover",
+            Self::Snapshot => "snapshot",
+            Self::Revert => "revert",
+            Self::RemoveSnapshot => "remove snapshot",
         }
+    }
+
+    /// Whether what is done for it is undone before it ends, if it does not succeed: nothing comes between.
+    pub const fn is_undone(self) -> bool {
+        matches!(self, Self::Snapshot)
+    }
+
+    /// Whether nobody but a removal comes between.
+    pub const fn is_whole(self) -> bool {
+        matches!(self, Self::Snapshot | Self::Revert | Self::RemoveSnapshot)
     }
 }
 
@@ -75,6 +98,8 @@ pub struct Asked {
     /// Of a migration.
     #[serde(default)]
     pub migration: Option<Box<Move>>,
+    #[serde(default)]
+    pub subject: Option<Subject>,
 }
 
 /// What a VM is as its hypervisor has it.
@@ -120,7 +145,8 @@ pub enum VmEvent {
     Seen {
         seen: Seen,
     },
-    /// A migration is not wanted any more, or did not succeed; the operation ends when it is certain where it runs.
+    /// It is not wanted any more, or did not succeed. A migration ends when it is certain where it runs, a snapshot when
+    /// nothing of it is left.
     Abandoned {
         number: u64,
         why: String,
@@ -147,6 +173,7 @@ impl VmEvent {
             Self::Asked(_) => "VmOperationAsked",
             Self::Ended { .. } => "VmOperationEnded",
             Self::Seen { .. } => "VmSeen",
+            // Named when there was nothing else to abandon; a name in the ledger stays.
             Self::Abandoned { .. } => "VmMigrationAbandoned",
             Self::Moved { .. } => "VmMigrated",
             Self::Adopted { .. } => "VmAdopted",
@@ -159,7 +186,11 @@ impl VmEvent {
         use serde_json::json;
         match self {
             Self::Asked(asked) => {
-                json!({"number": asked.number, "operation": asked.kind.name(), "principal": asked.principal, "force": asked.force})
+                let Some(Subject::Snapshot { name }) = &asked.subject else {
+                    return json!({"number": asked.number, "operation": asked.kind.name(), "principal": asked.principal,
+                        "force": asked.force});
+                };
+                json!({"number": asked.number, "operation": asked.kind.name(), "principal": asked.principal, "snapshot": name})
             }
             Self::Ended { number, outcome } => match outcome {
                 Outcome::Done => json!({"number": number, "outcome": "DONE"}),

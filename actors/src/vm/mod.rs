@@ -4,6 +4,7 @@
 //! `reconcile` closes the gap, one step after another; what is seen wins over what is remembered.
 
 pub mod actor;
+pub mod console;
 pub mod event;
 pub mod message;
 pub mod migrate;
@@ -13,6 +14,7 @@ pub mod reconcile;
 pub mod record;
 #[cfg(test)]
 mod simulation;
+pub mod snapshot;
 pub mod spec;
 pub mod state;
 pub mod table;

@@ -8,8 +8,9 @@ use std::time::Duration;
 use hiveward_runtime::clock::WallMs;
 
 use super::{
-    event::{OperationKind, Outcome, Seen, Wanted},
+    event::{OperationKind, Outcome, Seen, VmEvent, Wanted},
     migrate::{self, Compared, Side},
+    snapshot,
     state::VmState,
 };
 use crate::host::driver::{Off, Run};
@@ -31,6 +32,9 @@ pub enum Step {
     Resume,
     Reboot,
     Undefine,
+    Snapshot,
+    Revert,
+    RemoveSnapshot,
 
     // Of a migration.
     /// Room on another host, by the roster.
@@ -64,7 +68,7 @@ pub enum Next {
         until: WallMs,
     },
     End(Outcome),
-    /// A migration is not gone on with.
+    /// It is not gone on with, and ends when it is certain what came of it.
     Abandon {
         why: String,
     },
@@ -95,10 +99,26 @@ pub struct Doing {
 pub fn next(state: &VmState, doing: Doing, now: WallMs) -> Next {
     match state.active() {
         Some(active) if active.kind == OperationKind::Migrate => migrate::next(state, active, doing, now),
-        Some(_) => within_operation(state, doing, now),
+        Some(active) => match active.kind {
+            OperationKind::Snapshot | OperationKind::Revert | OperationKind::RemoveSnapshot => {
+                snapshot::next(state, active, doing, now)
+            }
+            _ => within_operation(state, doing, now),
+        },
         None if state.removed => Next::Idle,
         None => between_operations(state, now),
     }
+}
+
+/// What it means for the operation under way, but for a migration, that a step of it was refused.
+pub fn refused(state: &VmState, why: String) -> Option<VmEvent> {
+    let active = state.active()?;
+    let number = active.number;
+    Some(match &active.abandoned {
+        None if active.kind.is_undone() => VmEvent::Abandoned { number, why },
+        None => VmEvent::Ended { number, outcome: Outcome::Failed { message: why } },
+        Some(first) => VmEvent::Ended { number, outcome: Outcome::Failed { message: format!("{first}; then: {why}") } },
+    })
 }
 
 fn within_operation(state: &VmState, doing: Doing, now: WallMs) -> Next {
@@ -146,8 +166,10 @@ fn within_operation(state: &VmState, doing: Doing, now: WallMs) -> Next {
         (OperationKind::Pause, Seen::There(Run::Paused)) => Next::End(Outcome::Done),
         (OperationKind::Resume, Seen::There(Run::Paused)) => Next::Do(Step::Resume),
         (OperationKind::Resume, Seen::There(Run::Running)) => Next::End(Outcome::Done),
-        // Another function's.
-        (OperationKind::Migrate, _) => return Next::Idle,
+        // Other functions'.
+        (OperationKind::Migrate | OperationKind::Snapshot | OperationKind::Revert | OperationKind::RemoveSnapshot, _) => {
+            return Next::Idle;
+        }
         (OperationKind::Reboot | OperationKind::Pause | OperationKind::Resume, _) => failed("it does not run any more"),
         (OperationKind::Remove, Seen::There(run)) if run.is_on() => Next::Do(Step::Destroy),
         (OperationKind::Remove, Seen::There(_)) => Next::Do(Step::Undefine),

@@ -23,6 +23,8 @@ pub enum VmStatus {
     Failed,
     /// Its host cannot be asked.
     Lost,
+    /// Nothing of it is left.
+    Removed,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -2,11 +2,14 @@
 //! between any two events, guests that crash and operators who meddle. Whatever happened, once it is quiet no operation is
 //! left without an end, and the machine is as it is wanted. Prints the seed that fails.
 
+use std::collections::BTreeMap;
+
 use hiveward_runtime::clock::WallMs;
 
 use super::{
-    event::{Asked, OperationKind, Outcome, Seen, VmEvent, Wanted},
+    event::{Asked, OperationKind, Outcome, Seen, Subject, VmEvent, Wanted},
     reconcile::{self, Doing, Next, Step},
+    snapshot::{self, Snapshot},
     spec::VmSpec,
     state::{Ask, Decided, VmState},
 };
@@ -48,12 +51,21 @@ struct Machine {
     boots: u64,
     /// The guest heeds the power button at this time.
     leaves: Option<i64>,
+    snapshots: BTreeMap<String, Run>,
 }
 
 impl Machine {
     /// Whether it could be done; a second time it answers as the first.
-    fn step(&mut self, step: Step, now: i64, heeds: bool) -> bool {
+    fn step(&mut self, step: Step, tag: Option<String>, now: i64, heeds: bool) -> bool {
+        let tag = tag.unwrap_or_default();
         match (step, self.run) {
+            (Step::Snapshot, Some(run)) => drop(self.snapshots.entry(tag).or_insert(run)),
+            (Step::Revert, Some(_)) => {
+                let Some(then) = self.snapshots.get(&tag) else { return false };
+                self.boots += u64::from(then.is_on());
+                (self.run, self.leaves) = (Some(if then.is_on() { *then } else { Run::Off(Off::Unknown) }), None);
+            }
+            (Step::RemoveSnapshot, _) => drop(self.snapshots.remove(&tag)),
             (Step::Define, None) => self.run = Some(Run::Off(Off::Unknown)),
             (Step::Start, Some(Run::Off(_))) => (self.run, self.boots, self.leaves) = (Some(Run::Running), self.boots + 1, None),
             (Step::Shutdown, Some(Run::Running)) if heeds => self.leaves = Some(now + 1_000),
@@ -61,7 +73,7 @@ impl Machine {
             (Step::Suspend, Some(Run::Running)) => self.run = Some(Run::Paused),
             (Step::Resume, Some(Run::Paused)) => self.run = Some(Run::Running),
             (Step::Reboot, Some(Run::Running)) => self.boots += 1,
-            (Step::Undefine, Some(Run::Off(_))) => self.run = None,
+            (Step::Undefine, Some(Run::Off(_))) => (self.run, self.snapshots) = (None, BTreeMap::new()),
             (Step::Start | Step::Resume, Some(Run::Running))
             | (Step::Suspend, Some(Run::Paused))
             | (Step::Define | Step::Shutdown, Some(_))
@@ -127,6 +139,9 @@ impl Life {
             (OperationKind::Resume, seen) => seen == Seen::There(Run::Running),
             (OperationKind::Remove, seen) => seen == Seen::Absent,
             (OperationKind::Migrate, _) => false,
+            (OperationKind::Snapshot, _) => self.doing.done == Some(Step::Snapshot),
+            (OperationKind::Revert, _) => self.doing.done == Some(Step::Revert),
+            (OperationKind::RemoveSnapshot, _) => self.doing.done == Some(Step::RemoveSnapshot),
         }
     }
 
@@ -142,6 +157,7 @@ impl Life {
             grace_ms: 5_000,
             boots,
             migration: None,
+            subject: None,
         };
         self.doing.done = None;
         self.record(VmEvent::Asked(Box::new(asked)));
@@ -153,7 +169,7 @@ impl Life {
             Next::Do(step) => {
                 self.now += 50;
                 let lost_before = dice.f64() < trouble;
-                let refused = !lost_before && !machine.step(step, self.now, heeds);
+                let refused = !lost_before && !machine.step(step, snapshot::tag_under_way(&self.state), self.now, heeds);
                 if dice.f64() < trouble {
                     self.replay(spec);
                     self.look(machine);
@@ -163,9 +179,8 @@ impl Life {
                     return true;
                 }
                 if refused {
-                    if let Some(number) = self.state.active().map(|active| active.number) {
-                        let outcome = Outcome::Failed { message: "refused".into() };
-                        self.record(VmEvent::Ended { number, outcome });
+                    if let Some(event) = reconcile::refused(&self.state, "refused".into()) {
+                        self.record(event);
                     }
                     self.look(machine);
                     return true;
@@ -185,7 +200,12 @@ impl Life {
                 }
                 self.record(VmEvent::Ended { number, outcome });
             }
-            Next::Abandon { .. } => panic!("there is no migration"),
+            Next::Abandon { why } => {
+                let active = self.state.active().expect("something was given up that was not under way");
+                assert_eq!(active.kind, OperationKind::Snapshot, "there is no migration");
+                let number = active.number;
+                self.record(VmEvent::Abandoned { number, why });
+            }
             Next::Recover => self.ask_oneself(OperationKind::Recover),
             Next::Adopt { wanted, why } => self.record(VmEvent::Adopted { wanted, why }),
             Next::GiveUp { message } => self.record(VmEvent::GivenUp { message }),
@@ -223,6 +243,9 @@ fn live(seed: u64) {
                     OperationKind::Reboot,
                     OperationKind::Pause,
                     OperationKind::Resume,
+                    OperationKind::Snapshot,
+                    OperationKind::Revert,
+                    OperationKind::RemoveSnapshot,
                 ];
                 let kind = if dice.f64() < 0.02 { OperationKind::Remove } else { kinds[dice.usize(0..kinds.len())] };
                 let ask = Ask {
@@ -232,6 +255,7 @@ fn live(seed: u64) {
                     principal: "tester".into(),
                     operation: None,
                     migration: None,
+                    subject: kind.is_whole().then(|| Subject::Snapshot { name: ["a", "b"][dice.usize(0..2)].into() }),
                 };
                 if let Ok(Decided::New(_, events)) = life.state.decide(&spec, ask, life.doing.boots) {
                     life.doing.done = None;
@@ -249,7 +273,9 @@ fn live(seed: u64) {
                 }
                 machine.run = Some(run);
             }
-            6 if dice.f64() < 0.2 && !machine.run.is_some_and(Run::is_on) => machine.run = None,
+            6 if dice.f64() < 0.2 && !machine.run.is_some_and(Run::is_on) => {
+                (machine.run, machine.snapshots) = (None, BTreeMap::new());
+            }
             7 => life.look(&machine),
             8 => life.replay(&spec),
             _ => drop(life.turn(&spec, &mut machine, &mut dice, 0.2, heeds)),
@@ -275,6 +301,9 @@ fn live(seed: u64) {
         Wanted::Stopped => !machine.run.is_some_and(Run::is_on),
         Wanted::Absent => machine.run.is_none() && life.state.removed,
     };
+    let known: Vec<_> = life.state.snapshots.iter().map(Snapshot::tag).collect();
+    let unknown: Vec<_> = machine.snapshots.keys().filter(|tag| !known.contains(tag)).collect();
+    assert!(unknown.is_empty() || life.state.removed, "seed {seed}: nobody knows of {unknown:?}");
     assert!(as_wanted, "seed {seed}: {:?} is wanted, and there is {machine:?}", life.state.wanted);
     life.replay(&spec);
 }

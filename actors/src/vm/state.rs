@@ -10,9 +10,10 @@ use hiveward_runtime::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    event::{Asked, OperationKind, Outcome, Seen, VmEvent, Wanted},
+    event::{Asked, OperationKind, Outcome, Seen, Subject, VmEvent, Wanted},
     migrate::Move,
     record::VmStatus,
+    snapshot::{self, Snapshot},
     spec::VmSpec,
 };
 use crate::{
@@ -41,12 +42,14 @@ pub struct VmOperation {
     pub ended: Option<(WallMs, Outcome)>,
     #[serde(default)]
     pub migration: Option<Box<Move>>,
-    /// Why a migration is not gone on with.
+    /// Why it is not gone on with.
     #[serde(default)]
     pub abandoned: Option<String>,
     /// Of a migration that succeeded.
     #[serde(default)]
     pub measured: Option<Progress>,
+    #[serde(default)]
+    pub subject: Option<Subject>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +65,9 @@ pub struct VmState {
     pub operations: VecDeque<VmOperation>,
     /// When it was started again by itself, lately.
     pub recoveries: VecDeque<WallMs>,
+    /// Oldest first.
+    #[serde(default)]
+    pub snapshots: Vec<Snapshot>,
 }
 
 /// What a client asks.
@@ -74,6 +80,15 @@ pub struct Ask {
     pub operation: Option<Operation>,
     #[serde(default)]
     pub migration: Option<Box<Move>>,
+    #[serde(default)]
+    pub subject: Option<Subject>,
+}
+
+impl Ask {
+    /// Nothing but that.
+    pub fn new(kind: OperationKind, principal: Arc<str>, operation: Option<Operation>) -> Self {
+        Self { kind, force: false, grace_ms: None, principal, operation, migration: None, subject: None }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +114,7 @@ impl VmState {
             migration: None,
             abandoned: None,
             measured: None,
+            subject: None,
         };
         Self {
             wanted: if spec.start { Wanted::Running } else { Wanted::Stopped },
@@ -108,6 +124,7 @@ impl VmState {
             removed: false,
             operations: VecDeque::from([create]),
             recoveries: VecDeque::new(),
+            snapshots: Vec::new(),
         }
     }
 
@@ -142,9 +159,10 @@ impl VmState {
     pub fn apply(&mut self, event: &VmEvent, at: WallMs) {
         match event {
             VmEvent::Asked(asked) => {
-                let Asked { number, kind, principal, operation, force, grace_ms, boots, migration } = &**asked;
+                let Asked { number, kind, principal, operation, force, grace_ms, boots, migration, subject } = &**asked;
                 match kind {
                     OperationKind::Create | OperationKind::Reboot | OperationKind::Migrate => {}
+                    OperationKind::Snapshot | OperationKind::Revert | OperationKind::RemoveSnapshot => {}
                     OperationKind::Start | OperationKind::Resume => self.wanted = Wanted::Running,
                     OperationKind::Stop => self.wanted = Wanted::Stopped,
                     OperationKind::Pause => self.wanted = Wanted::Paused,
@@ -169,6 +187,7 @@ impl VmState {
                     migration: migration.clone(),
                     abandoned: None,
                     measured: None,
+                    subject: subject.clone(),
                 });
                 if self.operations.len() > OPERATIONS_KEPT_MAX {
                     self.operations.pop_front();
@@ -182,9 +201,17 @@ impl VmState {
                     Outcome::Done => {
                         self.failed = None;
                         self.removed |= kind == OperationKind::Remove;
+                        match kind {
+                            OperationKind::Snapshot | OperationKind::RemoveSnapshot => snapshot::done(self, *number, at),
+                            OperationKind::Revert => self.want_what_is(),
+                            _ => {}
+                        }
                     }
                     // It runs on where it was.
                     Outcome::Failed { .. } if kind == OperationKind::Migrate && self.is_on() => {}
+                    // It stays as it was.
+                    Outcome::Failed { .. } if matches!(kind, OperationKind::Snapshot | OperationKind::RemoveSnapshot) => {}
+                    Outcome::Failed { .. } if kind == OperationKind::Revert && self.is_as_wanted() => {}
                     Outcome::Failed { message } => {
                         self.failed = Some(message.clone());
                         self.want_what_is();
@@ -217,6 +244,15 @@ impl VmState {
         }
     }
 
+    fn is_as_wanted(&self) -> bool {
+        match self.wanted {
+            Wanted::Running => self.seen == Seen::There(Run::Running),
+            Wanted::Paused => self.seen == Seen::There(Run::Paused),
+            Wanted::Stopped => !self.is_on(),
+            Wanted::Absent => false,
+        }
+    }
+
     fn want_what_is(&mut self) {
         self.wanted = match self.seen {
             Seen::There(Run::Running) => Wanted::Running,
@@ -235,12 +271,13 @@ impl VmState {
             Seen::There(Run::Off(_)) | Seen::Absent => VmStatus::Stopped,
         };
         match self.active().map(|operation| operation.kind) {
-            _ if self.removed => VmStatus::Stopped,
+            _ if self.removed => VmStatus::Removed,
             Some(OperationKind::Create) if self.wanted != Wanted::Running => VmStatus::Defined,
             Some(OperationKind::Create | OperationKind::Start | OperationKind::Recover) => VmStatus::Starting,
             Some(OperationKind::Stop | OperationKind::Remove) => VmStatus::Stopping,
             Some(OperationKind::Migrate) => VmStatus::Migrating,
             Some(OperationKind::Reboot | OperationKind::Pause | OperationKind::Resume) => seen,
+            Some(OperationKind::Snapshot | OperationKind::Revert | OperationKind::RemoveSnapshot) => seen,
             None if self.failed.is_some() && !self.is_on() => VmStatus::Failed,
             None => seen,
         }
@@ -270,11 +307,14 @@ impl VmState {
         let mut events = Vec::new();
         let number = self.last_number() + 1;
         if let Some(active) = self.active() {
-            let same = active.kind == ask.kind && active.force >= ask.force;
+            let same = active.kind == ask.kind && active.force >= ask.force && active.subject == ask.subject;
             let overrides = match ask.kind {
                 // Nobody takes it away while it may be on either host.
                 _ if active.kind == OperationKind::Migrate => false,
+                // If the removal failed, something would be left that nobody knows.
+                _ if active.kind.is_undone() => false,
                 OperationKind::Remove => true,
+                _ if active.kind.is_whole() => false,
                 OperationKind::Stop => active.kind != OperationKind::Remove,
                 _ => active.kind == OperationKind::Recover,
             };
@@ -290,6 +330,12 @@ impl VmState {
         match ask.kind {
             OperationKind::Migrate if !running && !paused => {
                 return refuse(format!("{} does not run; start it, or remove it and make it there", spec.name));
+            }
+            OperationKind::Migrate if !self.snapshots.is_empty() => {
+                return refuse(format!("{} has snapshots, which do not move; remove them first", spec.name));
+            }
+            OperationKind::Snapshot | OperationKind::Revert | OperationKind::RemoveSnapshot => {
+                snapshot::may_ask(self, spec, ask.kind, ask.subject.as_ref())?;
             }
             OperationKind::Migrate if ask.migration.is_none() => return refuse("where to is not said".into()),
             OperationKind::Reboot if !running => return refuse(format!("{} does not run; start it", spec.name)),
@@ -308,6 +354,7 @@ impl VmState {
             grace_ms: ask.grace_ms.unwrap_or(spec.stop_grace_ms),
             boots,
             migration: ask.migration,
+            subject: ask.subject,
         })));
         Ok(Decided::New(number, events))
     }

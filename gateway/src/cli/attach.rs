@@ -35,10 +35,10 @@ const GOODBYE: Duration = Duration::from_secs(1);
 const SETTLE: &[u8] = b"\x1b[?1049l\x1b[?1000l\x1b[?1002l\x1b[?1006l\x1b[?2004l\x1b[0m\x1b[?25h";
 
 /// The terminal as it was. Dropping it puts that back.
-struct Raw(Termios);
+pub(super) struct Raw(Termios);
 
 impl Raw {
-    fn enter() -> Outcome<Self> {
+    pub(super) fn enter() -> Outcome<Self> {
         let unusable = |error: rustix::io::Errno| Failed::local(format!("the terminal cannot be set: {error}"));
         let before = tcgetattr(std::io::stdin()).map_err(unusable)?;
         let mut raw = before.clone();
@@ -163,7 +163,7 @@ fn interrupted() -> Failed {
 }
 
 /// Where in `piece` the user leaves. Who only watches leaves with Ctrl-C too.
-fn leaves(piece: &[u8], read_only: bool) -> Option<usize> {
+pub(super) fn leaves(piece: &[u8], read_only: bool) -> Option<usize> {
     piece.iter().position(|byte| *byte == DETACH || (read_only && *byte == INTERRUPT))
 }
 
@@ -173,7 +173,7 @@ fn size() -> Option<Message> {
 }
 
 /// What is typed. A thread of its own, as reading a terminal blocks and nothing can wake it: it ends with the process.
-fn keyboard() -> mpsc::Receiver<Vec<u8>> {
+pub(super) fn keyboard() -> mpsc::Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel(PIECES_MAX);
     std::thread::spawn(move || {
         let mut stdin = std::io::stdin().lock();

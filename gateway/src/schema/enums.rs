@@ -106,6 +106,8 @@ pub enum VmStatus {
     Failed,
     /// Its host cannot be asked.
     Lost,
+    /// Nothing of it is left: the answer to its removal, and to no query.
+    Removed,
 }
 
 /// What becomes of a migration that has not ended by its limit. If that does not help in as long again, it is ended.

@@ -74,10 +74,18 @@ pub struct Mutation(
     host::HostMutation,
     image::ImageMutation,
     vm::VmMutation,
+    vm::ConsoleMutation,
 );
 
 #[derive(MergedSubscription, Default)]
-pub struct Subscription(event::EventFeed, output::OutputFeed, tree::TreeFeed, metrics::MetricsFeed, coding::CodingFeed);
+pub struct Subscription(
+    event::EventFeed,
+    output::OutputFeed,
+    tree::TreeFeed,
+    metrics::MetricsFeed,
+    coding::CodingFeed,
+    vm::ConsoleFeed,
+);
 
 pub type HivewardSchema = Schema<Query, Mutation, Subscription>;
 

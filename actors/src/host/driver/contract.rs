@@ -59,6 +59,27 @@ impl Bed<'_> {
     }
 }
 
+/// Of a machine that is off, and is off afterwards.
+async fn snapshots(bed: &Bed<'_>) {
+    let name = |name: &str| name.to_owned();
+    for action in [Action::Revert { name: name("hw0-none") }, Action::Revert { name: String::new() }] {
+        bed.refused(action).await;
+    }
+    assert!(!bed.twice(Action::Snapshot { name: name("hw1-off") }).await.unwrap().is_on(), "a snapshot does not start it");
+    bed.act(Action::Start).await.unwrap();
+    assert_eq!(bed.twice(Action::Snapshot { name: name("hw2-on") }).await, Some(Run::Running), "it runs on after its snapshot");
+    bed.act(Action::Suspend).await.unwrap();
+    assert_eq!(bed.twice(Action::Revert { name: name("hw2-on") }).await, Some(Run::Running), "it is what it was then");
+    bed.act(Action::Destroy).await.unwrap();
+    assert_eq!(bed.twice(Action::Revert { name: name("hw2-on") }).await, Some(Run::Running), "its memory is back as well");
+    assert!(!bed.twice(Action::Revert { name: name("hw1-off") }).await.unwrap().is_on(), "it was off then");
+    for gone in ["hw2-on", "hw1-off"] {
+        bed.twice(Action::RemoveSnapshot { name: name(gone) }).await;
+        bed.refused(Action::Revert { name: name(gone) }).await;
+    }
+    assert!(!bed.listed().await.unwrap().run.is_on());
+}
+
 /// Runs a driver through everything that is promised of all. Leaves nothing behind.
 ///
 /// `shared` says whether two connections lead to one hypervisor.
@@ -109,6 +130,8 @@ pub async fn keeps_with(
     assert_eq!(rebooted.run, Run::Running);
     assert!(boots.is_none() || rebooted.boots > boots, "a reboot is a boot: {boots:?}, {:?}", rebooted.boots);
     assert_eq!(bed.twice(Action::Destroy).await, Some(Run::Off(Off::Destroyed)));
+
+    snapshots(&bed).await;
 
     // The power button: it takes its time, and a change says when it was heeded.
     bed.act(Action::Start).await.unwrap();

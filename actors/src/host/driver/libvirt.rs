@@ -3,10 +3,16 @@
 //! Owns the process and ends it with the connection. The program is `hiveward-libvirt-driver`, beside this one, on the
 //! path, or where `HIVEWARD_LIBVIRT_DRIVER` says; without it such hosts cannot be reached, and everything else works.
 
-use std::{collections::HashMap, path::PathBuf, process::Stdio, sync::OnceLock};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    process::Stdio,
+    sync::{Arc, OnceLock},
+};
 
 use futures_util::{SinkExt, StreamExt, future::BoxFuture};
 use hiveward_runtime::clock::Deadline;
+use parking_lot::Mutex;
 use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
     sync::{mpsc, oneshot},
@@ -14,9 +20,9 @@ use tokio::{
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use super::{
-    Action, CHANGES_MAX, Change, Connection, Domain, DomainSpec, Driver, DriverError, GuestInfo, Listing, Migration, Off, Pool,
-    Progress, Run, Usage,
-    protocol::{Answer, Call, Definition, FRAME_BYTES_MAX, Move, Power, Problem, Request, Said, Seen, Step, VERSION},
+    Action, CHANGES_MAX, CONSOLE_PIECES_MAX, Change, Connection, ConsoleBytes, Domain, DomainSpec, Driver, DriverError,
+    GuestInfo, Listing, Migration, Off, Pool, Progress, Run, Usage,
+    protocol::{Answer, Call, Definition, FRAME_BYTES_MAX, Move, Power, Problem, Request, Said, Seen, VERSION},
 };
 use crate::{
     host::spec::{Capacity, HostUri},
@@ -41,6 +47,22 @@ struct Ask {
 struct Libvirt {
     asks: mpsc::Sender<Ask>,
     host: HostId,
+    /// Its kind has serial consoles.
+    has_consoles: bool,
+    consoles: Consoles,
+}
+
+/// Who hears each console, and how much was left out since.
+type Consoles = Arc<Mutex<HashMap<String, (mpsc::Sender<ConsoleBytes>, u64)>>>;
+
+fn heard(consoles: &Consoles, vm: &str, bytes: Vec<u8>) {
+    let mut consoles = consoles.lock();
+    let Some((listener, missed)) = consoles.get_mut(vm) else { return };
+    let count = bytes.len() as u64;
+    match listener.try_send(ConsoleBytes { missed: *missed, bytes: bytes.into() }) {
+        Ok(()) => *missed = 0,
+        Err(_) => *missed += count,
+    }
 }
 
 static GIVEN: OnceLock<PathBuf> = OnceLock::new();
@@ -131,14 +153,16 @@ pub async fn open(uri: &HostUri, host: HostId, pool: &Pool, deadline: Deadline) 
                 Said::Answer { id: 0, result } => return result.map_err(problem),
                 Said::Closed { why } => return Err(unreachable(why)),
                 // Before anything was looked at, nothing is news.
-                Said::Changed { .. } | Said::Answer { .. } => {}
+                Said::Changed { .. } | Said::Answer { .. } | Said::Console { .. } | Said::ConsoleEnded { .. } => {}
             }
         }
     };
     tokio::time::timeout_at(deadline.instant(), opened).await.unwrap_or(Err(DriverError::Expired { waited_ms: within_ms }))?;
     let (asks, asked) = mpsc::channel(PENDING_MAX);
     let (listener, changes) = mpsc::channel(CHANGES_MAX);
-    Ok(Connection { driver: std::sync::Arc::new(Libvirt { asks, host }), changes, pump: Box::pin(pump(wire, asked, listener)) })
+    let consoles = Consoles::default();
+    let driver = Arc::new(Libvirt { asks, host, has_consoles: uri.has_disks(), consoles: consoles.clone() });
+    Ok(Connection { driver, changes, pump: Box::pin(pump(wire, asked, listener, consoles)) })
 }
 
 fn millis(deadline: Deadline) -> u64 {
@@ -154,7 +178,7 @@ fn problem(problem: Problem) -> DriverError {
 }
 
 /// Carries questions there and answers back until the driver is dropped or the program ends; then the program is killed.
-async fn pump(mut wire: Wire, mut asked: mpsc::Receiver<Ask>, listener: mpsc::Sender<Change>) {
+async fn pump(mut wire: Wire, mut asked: mpsc::Receiver<Ask>, listener: mpsc::Sender<Change>, consoles: Consoles) {
     let mut pending: HashMap<u64, oneshot::Sender<Result<Answer, Problem>>> = HashMap::new();
     let (mut last, mut missed) = (0_u64, false);
     let why = loop {
@@ -183,12 +207,15 @@ async fn pump(mut wire: Wire, mut asked: mpsc::Receiver<Ask>, listener: mpsc::Se
                     let change = if missed { Change::Everything } else { vm.map_or(Change::Everything, Change::Domain) };
                     missed = listener.try_send(change).is_err();
                 }
+                Ok(Said::Console { vm, bytes }) => heard(&consoles, &vm, bytes),
+                Ok(Said::ConsoleEnded { vm }) => drop(consoles.lock().remove(&vm)),
                 Ok(Said::Closed { why }) | Err(why) => break why,
             }
         }
     };
     // What waits hears that there is no connection any more, because its way back is dropped.
     drop(pending);
+    consoles.lock().clear();
     let _ = listener.send(Change::Closed { why }).await;
 }
 
@@ -231,8 +258,8 @@ impl Libvirt {
     }
 }
 
-fn definition(spec: DomainSpec) -> Box<Definition> {
-    Box::new(Definition {
+fn definition(spec: DomainSpec) -> Definition {
+    Definition {
         owner: digits(spec.owner.as_u128()),
         name: spec.name,
         cpus: spec.cpus,
@@ -243,7 +270,7 @@ fn definition(spec: DomainSpec) -> Box<Definition> {
         networks: spec.networks,
         ssh_keys: spec.ssh_keys,
         user_data: spec.user_data,
-    })
+    }
 }
 
 fn odd<T>() -> Result<T, DriverError> {
@@ -273,19 +300,7 @@ impl Driver for Libvirt {
 
     fn act(&self, vm: VmId, action: Action, deadline: Deadline) -> BoxFuture<'_, Result<Option<Domain>, DriverError>> {
         Box::pin(async move {
-            let step = match action {
-                Action::Define(spec) => Step::Define(definition(*spec)),
-                Action::Prepare(spec) => Step::Prepare(definition(*spec)),
-                Action::Start => Step::Start,
-                Action::Shutdown => Step::Shutdown,
-                Action::Destroy => Step::Destroy,
-                Action::Suspend => Step::Suspend,
-                Action::Resume => Step::Resume,
-                Action::Reboot => Step::Reboot,
-                Action::Undefine => Step::Undefine,
-                Action::Dismiss => Step::Dismiss,
-                Action::Discard => Step::Discard,
-            };
+            let step = action.map(definition);
             match self.ask(Call::Act { vm: digits(vm.as_u128()), step }, deadline).await? {
                 Answer::Domain(seen) => Ok(seen.and_then(|seen| self.domain(seen))),
                 _ => odd(),
@@ -304,6 +319,29 @@ impl Driver for Libvirt {
 
     fn sweep(&self, keep: Vec<String>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
         Box::pin(async move { self.ask(Call::Sweep { keep }, deadline).await.map(drop) })
+    }
+
+    fn records_consoles(&self) -> bool {
+        self.has_consoles
+    }
+
+    fn console(&self, vm: VmId, deadline: Deadline) -> BoxFuture<'_, Result<mpsc::Receiver<ConsoleBytes>, DriverError>> {
+        Box::pin(async move {
+            let vm = digits(vm.as_u128());
+            let (listener, said) = mpsc::channel(CONSOLE_PIECES_MAX);
+            // Before it is asked for, so that nothing is missed; who listened before has let go.
+            self.consoles.lock().insert(vm.clone(), (listener, 0));
+            let opened = self.ask(Call::Console { vm: vm.clone() }, deadline).await;
+            if let Err(error) = opened {
+                self.consoles.lock().remove(&vm);
+                return Err(error);
+            }
+            Ok(said)
+        })
+    }
+
+    fn type_console(&self, vm: VmId, bytes: Vec<u8>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(async move { self.ask(Call::Type { vm: digits(vm.as_u128()), bytes }, deadline).await.map(drop) })
     }
 
     fn migrate(&self, vm: VmId, migration: Migration, deadline: Deadline) -> BoxFuture<'_, Result<Progress, DriverError>> {

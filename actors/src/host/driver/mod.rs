@@ -45,45 +45,8 @@ pub struct DomainSpec {
     pub user_data: Vec<u8>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Action {
-    /// Its disks and its definition.
-    Define(Box<DomainSpec>),
-    Start,
-    /// Presses the power button; the guest may take its time, or not heed it.
-    Shutdown,
-    /// Pulls the plug.
-    Destroy,
-    Suspend,
-    Resume,
-    Reboot,
-    /// Its definition and its disks, also those that were made for a definition that never came. Refused while it runs.
-    Undefine,
-    /// Its definition alone: its disks are another host's now. Refused while it runs.
-    Dismiss,
-    /// Its disks alone, for a domain that is about to come here.
-    Prepare(Box<DomainSpec>),
-    /// Takes away what [`Prepare`](Self::Prepare) made; what has a definition is left alone.
-    Discard,
-}
-
-impl Action {
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Define(_) => "define",
-            Self::Start => "start",
-            Self::Shutdown => "shutdown",
-            Self::Destroy => "destroy",
-            Self::Suspend => "suspend",
-            Self::Resume => "resume",
-            Self::Reboot => "reboot",
-            Self::Undefine => "undefine",
-            Self::Dismiss => "dismiss",
-            Self::Prepare(_) => "prepare",
-            Self::Discard => "discard",
-        }
-    }
-}
+/// What can be done about a domain: the same list that goes to the drivers that are programs.
+pub type Action = protocol::Step<DomainSpec>;
 
 /// Why a domain is off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -185,6 +148,17 @@ pub enum Change {
     Closed { why: String },
 }
 
+/// Pieces of a console's output that wait to be recorded; of more than that it is said how much was left out.
+pub const CONSOLE_PIECES_MAX: usize = 256;
+
+/// What a serial console said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsoleBytes {
+    /// Bytes before these that came too fast.
+    pub missed: u64,
+    pub bytes: bytes::Bytes,
+}
+
 /// A domain's way from one host to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Migration {
@@ -232,6 +206,16 @@ pub trait Driver: Send + Sync + 'static {
 
     /// Removes images that no disk is made of, but for those of these hashes.
     fn sweep(&self, keep: Vec<String>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>>;
+
+    /// Whether each console is listened to for as long as its domain runs; else when somebody asks for it.
+    fn records_consoles(&self) -> bool;
+
+    /// What a domain's serial console says from now on, until the domain or the connection ends. Refused while another
+    /// listens, and where there is none.
+    fn console(&self, vm: VmId, deadline: Deadline) -> BoxFuture<'_, Result<mpsc::Receiver<ConsoleBytes>, DriverError>>;
+
+    /// Types at a console that is listened to.
+    fn type_console(&self, vm: VmId, bytes: Vec<u8>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>>;
 
     /// Ends when the migration has: well, and it is there, or not, and only a look at both hosts says where it is. What
     /// of it was measured is in the answer. Dropping it leaves the migration to its limit.

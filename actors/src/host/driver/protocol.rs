@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// A longer frame ends the connection.
 pub const FRAME_BYTES_MAX: usize = 32 << 20;
 
@@ -30,7 +30,7 @@ pub enum Call {
     List,
     Act {
         vm: String,
-        step: Step,
+        step: Step<Definition>,
     },
     /// What the agent in a guest says, if there is one.
     Guest {
@@ -48,6 +48,16 @@ pub enum Call {
     /// Ends a migration that is under way; the domain stays where it was.
     Abort {
         vm: String,
+    },
+    /// Listens to a domain's serial console, until it ends.
+    Console {
+        vm: String,
+    },
+    /// Types at one that is listened to.
+    Type {
+        vm: String,
+        #[serde(with = "serde_bytes")]
+        bytes: Vec<u8>,
     },
     /// Removes images that nobody here is made of, but for these.
     Sweep {
@@ -130,22 +140,81 @@ pub struct GuestInfo {
     pub addresses: Vec<String>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-pub enum Step {
-    Define(Box<Definition>),
+/// One thing to do about a domain, which `D` defines.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step<D> {
+    /// Its disks and its definition.
+    Define(Box<D>),
     Start,
+    /// Presses the power button; the guest may take its time, or not heed it.
     Shutdown,
+    /// Pulls the plug.
     Destroy,
     Suspend,
     Resume,
     Reboot,
+    /// Its definition and its disks, also those that were made for a definition that never came. Refused while it runs.
     Undefine,
-    /// The definition alone: its disks are another's now.
+    /// Its definition alone: its disks are another host's now. Refused while it runs.
     Dismiss,
-    /// Its disks without its definition: it is about to come here.
-    Prepare(Box<Definition>),
-    /// Away with what `Prepare` made, unless there is a domain.
+    /// Its disks alone, for a domain that is about to come here.
+    Prepare(Box<D>),
+    /// Takes away what [`Prepare`](Self::Prepare) made; what has a definition is left alone.
     Discard,
+    /// Keeps its disks as they are now under this name, and while it is on its memory as well: it stands still until that
+    /// is written. What is there under the name is that.
+    Snapshot {
+        name: String,
+    },
+    /// Makes it what it was then, running or not. What it did since is gone.
+    Revert {
+        name: String,
+    },
+    /// What was kept under this name.
+    RemoveSnapshot {
+        name: String,
+    },
+}
+
+impl<D> Step<D> {
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Define(_) => "define",
+            Self::Start => "start",
+            Self::Shutdown => "shutdown",
+            Self::Destroy => "destroy",
+            Self::Suspend => "suspend",
+            Self::Resume => "resume",
+            Self::Reboot => "reboot",
+            Self::Undefine => "undefine",
+            Self::Dismiss => "dismiss",
+            Self::Prepare(_) => "prepare",
+            Self::Discard => "discard",
+            Self::Snapshot { .. } => "snapshot",
+            Self::Revert { .. } => "revert",
+            Self::RemoveSnapshot { .. } => "remove snapshot",
+        }
+    }
+
+    /// The same of a domain that another type defines.
+    pub fn map<E>(self, define: impl FnOnce(D) -> E) -> Step<E> {
+        match self {
+            Self::Define(definition) => Step::Define(Box::new(define(*definition))),
+            Self::Prepare(definition) => Step::Prepare(Box::new(define(*definition))),
+            Self::Start => Step::Start,
+            Self::Shutdown => Step::Shutdown,
+            Self::Destroy => Step::Destroy,
+            Self::Suspend => Step::Suspend,
+            Self::Resume => Step::Resume,
+            Self::Reboot => Step::Reboot,
+            Self::Undefine => Step::Undefine,
+            Self::Dismiss => Step::Dismiss,
+            Self::Discard => Step::Discard,
+            Self::Snapshot { name } => Step::Snapshot { name },
+            Self::Revert { name } => Step::Revert { name },
+            Self::RemoveSnapshot { name } => Step::RemoveSnapshot { name },
+        }
+    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -176,6 +245,16 @@ pub enum Said {
     /// One domain of ours, or nobody knows which.
     Changed {
         vm: Option<String>,
+    },
+    /// By a serial console that is listened to.
+    Console {
+        vm: String,
+        #[serde(with = "serde_bytes")]
+        bytes: Vec<u8>,
+    },
+    /// Nothing more is heard of a console.
+    ConsoleEnded {
+        vm: String,
     },
     /// The connection is over, and this process soon is.
     Closed {

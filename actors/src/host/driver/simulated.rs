@@ -19,8 +19,8 @@ use tokio::{
 };
 
 use super::{
-    Action, CHANGES_MAX, Change, Connection, Domain, DomainSpec, Driver, DriverError, GuestInfo, Listing, Migration, Off,
-    Progress, Run, Usage,
+    Action, CHANGES_MAX, CONSOLE_PIECES_MAX, Change, Connection, ConsoleBytes, Domain, DomainSpec, Driver, DriverError,
+    GuestInfo, Listing, Migration, Off, Progress, Run, Usage,
 };
 use crate::{
     host::spec::{Capacity, HostUri},
@@ -48,7 +48,7 @@ struct Manners {
 }
 
 impl Manners {
-    fn of(query: &BTreeMap<String, String>) -> Result<Self, DriverError> {
+    fn of(query: &BTreeMap<String, String>) -> Result<Self, String> {
         let mut manners = Self {
             cpus: 64,
             memory_bytes: 256 << 30,
@@ -59,7 +59,10 @@ impl Manners {
             migrate: Duration::from_millis(50),
         };
         for (key, value) in query {
-            let bad = || DriverError::Refused { message: format!("{key}={value} is nothing that a simulated host knows") };
+            let bad = || {
+                let known = "cpus, memoryGiB, actionMs, startMs, shutdownMs, migrateMs (numbers) and heeds (true or false)";
+                format!("{key}={value} is nothing that a simulated host knows; there are {known}")
+            };
             let number = || value.parse::<u64>().map_err(|_| bad());
             match key.as_str() {
                 "cpus" => manners.cpus = value.parse().map_err(|_| bad())?,
@@ -76,10 +79,23 @@ impl Manners {
     }
 }
 
+/// Whether a simulated host can be as this query of its URI says; else why not.
+pub fn check(query: &BTreeMap<String, String>) -> Result<(), String> {
+    Manners::of(query).map(drop)
+}
+
 struct Machine {
     spec: Box<DomainSpec>,
     run: Run,
     boots: u64,
+    /// What it was when each was taken.
+    snapshots: BTreeMap<String, Run>,
+}
+
+impl Machine {
+    fn new(spec: Box<DomainSpec>, run: Run) -> Self {
+        Self { spec, run, boots: 0, snapshots: BTreeMap::new() }
+    }
 }
 
 #[derive(Default)]
@@ -90,6 +106,8 @@ struct Inner {
     listeners: Vec<mpsc::Sender<Change>>,
     /// Migrations away from here, and whether they are to end.
     leaving_for: HashMap<VmId, bool>,
+    /// Who listens to the console of a machine.
+    consoles: HashMap<VmId, mpsc::Sender<ConsoleBytes>>,
     /// Unplugged from the network: nobody reaches it.
     cut: bool,
 }
@@ -126,6 +144,7 @@ impl Hypervisor {
         let mut inner = self.0.inner.lock();
         inner.cut = cut;
         if cut {
+            inner.consoles.clear();
             inner.tell(Change::Closed { why: "the simulated host was cut off".into() });
             inner.listeners.clear();
         }
@@ -153,6 +172,11 @@ impl Hypervisor {
     /// What is there, whoever owns it.
     pub fn domains(&self) -> HashMap<VmId, Run> {
         self.0.inner.lock().machines.iter().map(|(vm, machine)| (*vm, machine.run)).collect()
+    }
+
+    /// Names of what is kept of a domain.
+    pub fn snapshots(&self, vm: VmId) -> Vec<String> {
+        self.0.inner.lock().machines.get(&vm).map_or_else(Vec::new, |machine| machine.snapshots.keys().cloned().collect())
     }
 
     /// How often a domain was started.
@@ -229,7 +253,7 @@ fn hand_over(vm: VmId, from: &Hypervisor, to: &Hypervisor, spec: Box<DomainSpec>
     let inner = &mut *held;
     let come = match inner.machines.get_mut(&vm) {
         Some(machine) if machine.run == Run::Moving && !inner.cut => {
-            *machine = Machine { spec, run: gone.run, boots: gone.boots };
+            *machine = Machine { boots: gone.boots, ..Machine::new(spec, gone.run) };
             true
         }
         _ => false,
@@ -258,8 +282,21 @@ impl Hypervisor {
     }
 }
 
+/// What its console says first: there is no guest that could say anything.
+const BANNER: &str = "This machine is simulated: it has no guest, and its console echoes what is typed.\r\n";
+
 impl Inner {
+    fn say(&self, vm: VmId, bytes: impl Into<bytes::Bytes>) {
+        if let Some(listener) = self.consoles.get(&vm) {
+            // Nobody types faster than that, and what is typed is seen to be missing.
+            let _ = listener.try_send(ConsoleBytes { missed: 0, bytes: bytes.into() });
+        }
+    }
+
     fn tell(&mut self, change: Change) {
+        let on: std::collections::HashSet<VmId> =
+            self.consoles.keys().filter(|vm| self.machines.get(vm).is_some_and(|machine| machine.run.is_on())).copied().collect();
+        self.consoles.retain(|vm, _| on.contains(vm));
         self.listeners.retain(|listener| match listener.try_send(change.clone()) {
             Ok(()) => true,
             // The listener looks at everything anyhow when it has come so far: see the driver's `changes`.
@@ -270,7 +307,7 @@ impl Inner {
 }
 
 pub fn open(uri: &HostUri, host: HostId) -> Result<Connection, DriverError> {
-    let manners = Manners::of(&uri.query)?;
+    let manners = Manners::of(&uri.query).map_err(|message| DriverError::Refused { message })?;
     let hypervisor = Hypervisor::named(&uri.authority);
     let (listener, changes) = mpsc::channel(CHANGES_MAX);
     {
@@ -304,6 +341,9 @@ const fn points(action: &Action) -> (&'static str, &'static str) {
         Action::Dismiss => ("driver.dismiss", "driver.dismiss.done"),
         Action::Prepare(_) => ("driver.prepare", "driver.prepare.done"),
         Action::Discard => ("driver.discard", "driver.discard.done"),
+        Action::Snapshot { .. } => ("driver.snapshot", "driver.snapshot.done"),
+        Action::Revert { .. } => ("driver.revert", "driver.revert.done"),
+        Action::RemoveSnapshot { .. } => ("driver.remove_snapshot", "driver.remove_snapshot.done"),
     }
 }
 
@@ -337,6 +377,9 @@ impl Simulated {
             if !matches!(machine.run, Run::Running | Run::Paused) {
                 return refused("it does not run");
             }
+            if !machine.snapshots.is_empty() {
+                return refused("it has snapshots, which do not move");
+            }
             let spec = Box::new(DomainSpec { owner: migration.to, ..(*machine.spec).clone() });
             if inner.leaving_for.insert(vm, false).is_some() {
                 return Err(DriverError::Failed { message: "a migration of it is under way already".into() });
@@ -356,7 +399,7 @@ impl Simulated {
             self.hypervisor.0.inner.lock().leaving_for.remove(&vm);
             return Err(DriverError::Failed { message: message.into() });
         }
-        inner.machines.insert(vm, Machine { spec: spec.clone(), run: Run::Moving, boots: 0 });
+        inner.machines.insert(vm, Machine::new(spec.clone(), Run::Moving));
         inner.tell(Change::Domain(vm));
         Ok(spec)
     }
@@ -386,7 +429,7 @@ impl Simulated {
                 Some(machine) if machine.spec.owner != spec.owner => return refused("a domain of another owner has this UUID"),
                 // What runs keeps what it has until it is started again.
                 Some(machine) => machine.spec = spec,
-                None => drop(inner.machines.insert(vm, Machine { spec, run: Run::Off(Off::Unknown), boots: 0 })),
+                None => drop(inner.machines.insert(vm, Machine::new(spec, Run::Off(Off::Unknown)))),
             }
             inner.tell(Change::Domain(vm));
             return Ok(());
@@ -397,7 +440,7 @@ impl Simulated {
         let used: u64 =
             inner.machines.values().filter(|machine| machine.run.is_on()).map(|machine| machine.spec.memory_bytes).sum();
         let Some(machine) = inner.machines.get_mut(&vm).filter(|machine| machine.spec.owner == self.host) else {
-            return if matches!(action, Action::Undefine | Action::Destroy | Action::Dismiss) {
+            return if matches!(action, Action::Undefine | Action::Destroy | Action::Dismiss | Action::RemoveSnapshot { .. }) {
                 Ok(())
             } else {
                 refused("there is no such domain")
@@ -432,6 +475,20 @@ impl Simulated {
             (Action::Resume, Run::Paused | Run::Moving) => machine.run = Run::Running,
             (Action::Reboot, Run::Running) => machine.boots += 1,
             (Action::Suspend | Action::Resume | Action::Reboot, _) => return refused("it does not run"),
+            (Action::Snapshot { .. } | Action::Revert { .. }, Run::Moving) => return refused("it is on its way elsewhere"),
+            (Action::Snapshot { name }, run) => drop(machine.snapshots.entry(name).or_insert(run)),
+            (Action::Revert { name }, _) => {
+                let Some(then) = machine.snapshots.get(&name).copied() else { return refused("there is no such snapshot") };
+                if then.is_on() {
+                    if !machine.run.is_on() && used + machine.spec.memory_bytes > self.manners.memory_bytes {
+                        return Err(DriverError::Failed { message: "the host has not enough free memory".into() });
+                    }
+                    // It begins to run once more, from where it was.
+                    machine.boots += 1;
+                }
+                machine.run = if then.is_on() { then } else { Run::Off(Off::Unknown) };
+            }
+            (Action::RemoveSnapshot { name }, _) => drop(machine.snapshots.remove(&name)),
             (Action::Undefine | Action::Dismiss, Run::Off(_)) => drop(inner.machines.remove(&vm)),
             (Action::Undefine | Action::Dismiss, _) => return refused("it runs; stop it first"),
         }
@@ -499,6 +556,40 @@ impl Driver for Simulated {
     /// There are no images.
     fn sweep(&self, _: Vec<String>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
         Box::pin(by(deadline, async { self.reached() }))
+    }
+
+    fn records_consoles(&self) -> bool {
+        false
+    }
+
+    fn console(&self, vm: VmId, deadline: Deadline) -> BoxFuture<'_, Result<mpsc::Receiver<ConsoleBytes>, DriverError>> {
+        Box::pin(by(deadline, async move {
+            self.reached()?;
+            let mut inner = self.hypervisor.0.inner.lock();
+            let on = inner.machines.get(&vm).is_some_and(|machine| machine.spec.owner == self.host && machine.run.is_on());
+            if !on {
+                return refused("it does not run");
+            }
+            if inner.consoles.get(&vm).is_some_and(|listener| !listener.is_closed()) {
+                return refused("another listens to its console");
+            }
+            let (listener, said) = mpsc::channel(CONSOLE_PIECES_MAX);
+            inner.consoles.insert(vm, listener);
+            inner.say(vm, BANNER);
+            Ok(said)
+        }))
+    }
+
+    fn type_console(&self, vm: VmId, bytes: Vec<u8>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(by(deadline, async move {
+            self.reached()?;
+            let inner = self.hypervisor.0.inner.lock();
+            if !inner.consoles.contains_key(&vm) {
+                return refused("nobody listens to its console");
+            }
+            inner.say(vm, bytes);
+            Ok(())
+        }))
     }
 
     fn migrate(&self, vm: VmId, migration: Migration, deadline: Deadline) -> BoxFuture<'_, Result<Progress, DriverError>> {

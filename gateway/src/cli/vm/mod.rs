@@ -1,9 +1,13 @@
 //! `hiveward vm …`
 
+mod console;
+mod snapshot;
+
 use std::{io::IsTerminal, path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
+use snapshot::About;
 
 use super::{
     args::{self, Input},
@@ -81,6 +85,54 @@ pub enum VmCommand {
         /// Return when it has begun
         #[arg(long)]
         no_wait: bool,
+    },
+    /// Keep a VM's disks as they are now and, while it is on, its memory: it stands still until that is written
+    Snapshot {
+        vm: String,
+        /// Else one is made up of the time
+        #[arg(long)]
+        name: Option<String>,
+        #[arg(long)]
+        operation_id: Option<String>,
+        /// Return when it has begun
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// List a VM's snapshots, oldest first
+    Snapshots {
+        vm: String,
+    },
+    /// Make a VM what it was when a snapshot was taken; what it did since is gone
+    Revert {
+        vm: String,
+        /// Of the snapshot
+        name: String,
+        #[arg(long)]
+        operation_id: Option<String>,
+        /// Return when it has begun
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Remove a snapshot; the VM stays as it is
+    SnapshotRemove {
+        vm: String,
+        /// Of the snapshot
+        name: String,
+        #[arg(long)]
+        operation_id: Option<String>,
+        /// Return when it has begun
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Sit at a VM's serial console; Ctrl-] leaves it as it is
+    Console {
+        vm: String,
+        /// Only watch
+        #[arg(long)]
+        read_only: bool,
+        /// Begin after this byte of what is kept; else with the last few lines
+        #[arg(long, value_name = "N")]
+        after_byte: Option<u64>,
     },
     /// Remove VMs with their disks
     Remove {
@@ -225,6 +277,22 @@ pub async fn run(client: &Client, show: Show, command: VmCommand) -> Outcome {
                 eprintln!("{} is on {}; it stood still for {downtime} ms", text(&vm, "name"), text(&vm["host"], "name"));
             }
             show.done(&vm)
+        }
+        VmCommand::Snapshot { vm, name, operation_id, no_wait } => {
+            let name = name.unwrap_or_else(|| jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S").to_string());
+            let about = About { vm, name, operation_id, no_wait };
+            snapshot::ask(client, show, about, "VmSnapshot", "snapshotVm").await
+        }
+        VmCommand::Snapshots { vm } => snapshot::list(client, show, &vm).await,
+        VmCommand::Revert { vm, name, operation_id, no_wait } => {
+            snapshot::ask(client, show, About { vm, name, operation_id, no_wait }, "VmRevert", "revertVm").await
+        }
+        VmCommand::SnapshotRemove { vm, name, operation_id, no_wait } => {
+            let about = About { vm, name, operation_id, no_wait };
+            snapshot::ask(client, show, about, "VmRemoveSnapshot", "removeVmSnapshot").await
+        }
+        VmCommand::Console { vm, read_only, after_byte } => {
+            console::run(client, &vm, console::Options { read_only, after_byte }).await
         }
         VmCommand::Remove { which, force } => each(client, show, which, "VmRemove", "removeVm", json!({ "force": force })).await,
     }

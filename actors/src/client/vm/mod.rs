@@ -3,8 +3,11 @@
 //! Every command is an operation of the VM, in the ledger when the VM has accepted it. A command waits for the end of its
 //! operation as long as its deadline lets it; the operation goes on without it.
 
+mod console;
+mod new;
+
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -14,6 +17,10 @@ use hiveward_runtime::{
     ledger::Cursor,
     op::Op,
 };
+
+pub use console::ConsoleReader;
+pub use new::NewVm;
+use new::{STOP_GRACE_MS_MAX, check_new};
 
 use super::{ControlPlane, Done, Page, VmFilter, check, command::operation, query::page_key};
 use crate::{
@@ -25,10 +32,10 @@ use crate::{
         wire::HostWire,
     },
     id::{HostId, VmId},
-    placement::vm::Strategy,
+    swarm::message::Committed,
     vm::{
-        DiskSpec, VmRecord, VmSpec, VmStatus,
-        event::{OperationKind, Outcome},
+        VmRecord, VmSpec, VmStatus,
+        event::{OperationKind, Outcome, Subject},
         message::VmMsg,
         migrate::{LIMIT_MS_DEFAULT, LIMIT_MS_MAX, Limit, Move},
         state::Ask,
@@ -47,39 +54,6 @@ const MOVE_ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 const GUEST_WITHIN: Duration = Duration::from_secs(10);
 const USAGE_WITHIN: Duration = Duration::from_secs(1);
 
-const CPUS_MAX: u32 = 1_024;
-const MEMORY_LEAST: u64 = 1 << 20;
-const MEMORY_MOST: u64 = 64 << 40;
-const DISKS_MAX: usize = 32;
-const DISK_MOST: u64 = 64 << 40;
-const LIST_MAX: usize = 64;
-const TEXT_MAX: usize = 16 << 10;
-const USER_DATA_MAX: usize = 1 << 20;
-const STOP_GRACE_MS_MAX: u64 = 3_600_000;
-
-/// A VM that a client asks for.
-#[derive(Clone)]
-pub struct NewVm {
-    pub name: String,
-    /// The best one if absent.
-    pub host: Option<HostId>,
-    pub image: String,
-    pub cpus: u32,
-    pub memory_bytes: u64,
-    pub disks: Vec<DiskSpec>,
-    pub networks: Vec<String>,
-    pub ssh_keys: Vec<String>,
-    pub user_data: Option<String>,
-    pub anti_affinity: Vec<String>,
-    pub affinity: Vec<String>,
-    pub zone: Option<String>,
-    pub host_labels: BTreeMap<String, String>,
-    pub strategy: Strategy,
-    pub ha: bool,
-    pub start: bool,
-    pub stop_grace_ms: u64,
-}
-
 /// Where a client wants a VM to be brought, and how.
 #[derive(Clone, Debug)]
 pub struct NewMove {
@@ -97,115 +71,6 @@ impl Default for NewMove {
     fn default() -> Self {
         Self { host: None, live: true, bandwidth_mib: None, limit_ms: LIMIT_MS_DEFAULT, at_limit: Limit::default() }
     }
-}
-
-impl NewVm {
-    pub fn new(name: impl Into<String>, image: impl Into<String>, cpus: u32, memory_bytes: u64) -> Self {
-        Self {
-            name: name.into(),
-            host: None,
-            image: image.into(),
-            cpus,
-            memory_bytes,
-            disks: Vec::new(),
-            networks: Vec::new(),
-            ssh_keys: Vec::new(),
-            user_data: None,
-            anti_affinity: Vec::new(),
-            affinity: Vec::new(),
-            zone: None,
-            host_labels: BTreeMap::new(),
-            strategy: Strategy::default(),
-            ha: false,
-            start: true,
-            stop_grace_ms: VmSpec::STOP_GRACE_MS_DEFAULT,
-        }
-    }
-}
-
-impl std::fmt::Debug for NewVm {
-    /// Of the user data only a fingerprint: this text is hashed into an operation, and must not be a secret's copy.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let data = self.user_data.as_ref().map(|text| hiveward_runtime::store::blob::fingerprint(text.as_bytes()));
-        f.debug_struct("NewVm")
-            .field("name", &self.name)
-            .field("host", &self.host)
-            .field("image", &self.image)
-            .field("cpus", &self.cpus)
-            .field("memory_bytes", &self.memory_bytes)
-            .field("disks", &self.disks)
-            .field("networks", &self.networks)
-            .field("ssh_keys", &self.ssh_keys)
-            .field("user_data", &data)
-            .field("anti_affinity", &self.anti_affinity)
-            .field("affinity", &self.affinity)
-            .field("zone", &self.zone)
-            .field("host_labels", &self.host_labels)
-            .field("strategy", &self.strategy)
-            .field("ha", &self.ha)
-            .field("start", &self.start)
-            .field("stop_grace_ms", &self.stop_grace_ms)
-            .finish()
-    }
-}
-
-fn texts(field: &str, given: &[String], fine: impl Fn(&str) -> bool) -> Result<(), Refused> {
-    if given.len() > LIST_MAX {
-        return Err(Refused::invalid(field, format!("at most {LIST_MAX}")));
-    }
-    match given
-        .iter()
-        .position(|text| text.is_empty() || text.len() > TEXT_MAX || text.chars().any(char::is_control) || !fine(text))
-    {
-        Some(place) => {
-            Err(Refused::invalid(format!("{field}.{place}"), "this is empty, too long, or holds what cannot be in it"))
-        }
-        None => Ok(()),
-    }
-}
-
-fn check_new(new: &NewVm) -> Result<(), Refused> {
-    check::name("name", &new.name)?;
-    let image_fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':' | '/');
-    if new.image.is_empty() || new.image.len() > 256 || !new.image.chars().all(image_fine) || new.image.contains("..") {
-        return Err(Refused::invalid("image", "an image's name has letters, digits, `.`, `_`, `-`, `:` and `/`"));
-    }
-    if !(1..=CPUS_MAX).contains(&new.cpus) {
-        return Err(Refused::invalid("cpus", format!("1 to {CPUS_MAX}")));
-    }
-    if !(MEMORY_LEAST..=MEMORY_MOST).contains(&new.memory_bytes) {
-        return Err(Refused::invalid("memoryBytes", format!("{MEMORY_LEAST} to {MEMORY_MOST} bytes")));
-    }
-    if new.disks.len() > DISKS_MAX {
-        return Err(Refused::invalid("disks", format!("at most {DISKS_MAX}")));
-    }
-    let mut names = HashSet::new();
-    for (place, disk) in new.disks.iter().enumerate() {
-        check::name(&format!("disks.{place}.name"), &disk.name)?;
-        if !names.insert(&disk.name) {
-            return Err(Refused::invalid(format!("disks.{place}.name"), "another disk has this name"));
-        }
-        if !(MEMORY_LEAST..=DISK_MOST).contains(&disk.size_bytes) {
-            return Err(Refused::invalid(format!("disks.{place}.sizeBytes"), format!("{MEMORY_LEAST} to {DISK_MOST} bytes")));
-        }
-    }
-    texts("networks", &new.networks, |_| true)?;
-    texts("sshKeys", &new.ssh_keys, |_| true)?;
-    texts("antiAffinity", &new.anti_affinity, |_| true)?;
-    texts("affinity", &new.affinity, |_| true)?;
-    if new.anti_affinity.iter().any(|group| new.affinity.contains(group)) {
-        return Err(Refused::invalid("affinity", "a group is in `antiAffinity` as well: no host could take it"));
-    }
-    if new.host_labels.len() > LIST_MAX {
-        return Err(Refused::invalid("hostLabels", format!("at most {LIST_MAX}")));
-    }
-    if new.user_data.as_ref().is_some_and(|text| text.len() > USER_DATA_MAX) {
-        return Err(Refused::invalid("userData", format!("at most {USER_DATA_MAX} bytes")));
-    }
-    if new.stop_grace_ms > STOP_GRACE_MS_MAX {
-        return Err(Refused::invalid("stopGraceMs", format!("at most {STOP_GRACE_MS_MAX}")));
-    }
-    Ok(())
 }
 
 impl ControlPlane {
@@ -249,7 +114,7 @@ impl ControlPlane {
     }
 
     pub async fn start_vm(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
-        self.command_vm(op, vm, OperationKind::Start, false, None).await
+        self.command_vm(op, vm, OperationKind::Start, |_| ()).await
     }
 
     /// Presses the power button, and pulls the plug after the grace; with `force` at once.
@@ -257,22 +122,40 @@ impl ControlPlane {
         if grace_ms.is_some_and(|grace| grace > STOP_GRACE_MS_MAX) {
             return Err(Refused::invalid("graceMs", format!("at most {STOP_GRACE_MS_MAX}")));
         }
-        self.command_vm(op, vm, OperationKind::Stop, force, grace_ms).await
+        self.command_vm(op, vm, OperationKind::Stop, |ask| (ask.force, ask.grace_ms) = (force, grace_ms)).await
     }
 
     pub async fn reboot_vm(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
-        self.command_vm(op, vm, OperationKind::Reboot, false, None).await
+        self.command_vm(op, vm, OperationKind::Reboot, |_| ()).await
     }
 
     pub async fn pause_vm(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
-        self.command_vm(op, vm, OperationKind::Pause, false, None).await
+        self.command_vm(op, vm, OperationKind::Pause, |_| ()).await
     }
 
     pub async fn resume_vm(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
-        self.command_vm(op, vm, OperationKind::Resume, false, None).await
+        self.command_vm(op, vm, OperationKind::Resume, |_| ()).await
     }
 
-    /// Brings it to another host. Answers when that is done, or soon, and then it goes on. A migration that fails, or is cancelled, leaves it running where it was.
+    /// Keeps its disks as they are, and while it is on its memory; the guest stands still until that is written. A name that
+    /// it has already is a conflict, and more than [`SNAPSHOTS_MAX`](crate::vm::snapshot::SNAPSHOTS_MAX) are refused.
+    pub async fn snapshot_vm(&self, op: Op, vm: VmId, name: String) -> Result<Done<VmRecord>, Refused> {
+        check::name("name", &name)?;
+        self.command_vm(op, vm, OperationKind::Snapshot, |ask| ask.subject = snapshot(&name)).await
+    }
+
+    /// Makes it what it was when that snapshot was taken, running or not; what was done since is gone. One that is
+    /// interrupted is done again from its beginning. Asked twice at once it is done once.
+    pub async fn revert_vm(&self, op: Op, vm: VmId, name: String) -> Result<Done<VmRecord>, Refused> {
+        self.command_vm(op, vm, OperationKind::Revert, |ask| ask.subject = snapshot(&name)).await
+    }
+
+    pub async fn remove_vm_snapshot(&self, op: Op, vm: VmId, name: String) -> Result<Done<VmRecord>, Refused> {
+        self.command_vm(op, vm, OperationKind::RemoveSnapshot, |ask| ask.subject = snapshot(&name)).await
+    }
+
+    /// Brings it to another host. Answers when that is done, or soon, and then it goes on. A migration that fails, or is
+    /// cancelled, leaves it running where it was.
     pub async fn migrate_vm(&self, op: Op, vm: VmId, to: NewMove) -> Result<Done<VmRecord>, Refused> {
         if !(1_000..=LIMIT_MS_MAX).contains(&to.limit_ms) {
             return Err(Refused::invalid("limitMs", format!("1000 to {LIMIT_MS_MAX}")));
@@ -294,8 +177,10 @@ impl ControlPlane {
             limit_ms: to.limit_ms,
             at_limit: to.at_limit,
         };
+        // Where it was when it was asked is no part of what was asked.
         let operation = operation(&op, &("migrate", vm, &to));
-        let asked = self.ask_vm_with(&op, vm, OperationKind::Migrate, false, None, operation, Some(Box::new(asked))).await?;
+        let ask = Ask::new(OperationKind::Migrate, op.principal.clone(), operation);
+        let asked = self.ask_vm(&op, vm, Ask { migration: Some(Box::new(asked)), ..ask }).await?;
         // It is looked at while it goes on, so the answer comes soon.
         let op = Op { deadline: op.deadline.at_most(MOVE_ANSWERED_WITHIN), ..op };
         self.vm_ended(&op, vm, asked.value, asked.cursor).await
@@ -328,13 +213,13 @@ impl ControlPlane {
         if record.state.is_on() && !force {
             return Err(Refused::new(Code::Refused, format!("{} runs; stop it, or use force", record.spec.name)));
         }
-        let asked = self.ask_vm(&op, vm, OperationKind::Remove, force, None).await?;
+        let asked = self.ask_vm(&op, vm, wish(&op, vm, OperationKind::Remove, |ask| ask.force = force)).await?;
         let mut wait = LOOK_FIRST;
         loop {
             self.seen_soon(&op, asked.cursor).await;
             match self.house.vms.get(vm)? {
                 None => {
-                    let value = VmRecord { status: VmStatus::Stopped, ..record };
+                    let value = VmRecord { status: VmStatus::Removed, ..record };
                     return Ok(Done { value, cursor: self.head() });
                 }
                 Some(now) => {
@@ -417,48 +302,25 @@ impl ControlPlane {
         self.vm(vm)?.ok_or_else(|| Refused::not_found(vm))
     }
 
-    async fn ask_vm(
-        &self,
-        op: &Op,
-        vm: VmId,
-        kind: OperationKind,
-        force: bool,
-        grace_ms: Option<u64>,
-    ) -> Result<crate::swarm::message::Committed<u64>, Refused> {
-        let operation = operation(op, &(kind, vm, force, grace_ms));
-        self.ask_vm_with(op, vm, kind, force, grace_ms, operation, None).await
-    }
-
-    #[allow(clippy::too_many_arguments)] // The parts of one message.
-    async fn ask_vm_with(
-        &self,
-        op: &Op,
-        vm: VmId,
-        kind: OperationKind,
-        force: bool,
-        grace_ms: Option<u64>,
-        operation: Option<crate::swarm::event::Operation>,
-        migration: Option<Box<Move>>,
-    ) -> Result<crate::swarm::message::Committed<u64>, Refused> {
+    async fn ask_vm(&self, op: &Op, vm: VmId, ask: Ask) -> Result<Committed<u64>, Refused> {
         self.takes_writes()?;
         let known = self.surely(op, |directory| directory.read(|known| known.fleet.vms.contains_key(&vm).then_some(())));
         if known.await?.is_none() {
             return Err(Refused::not_found(vm));
         }
-        let ask = Ask { kind, force, grace_ms, principal: op.principal.clone(), operation, migration };
         let make = |reply| VmMsg::Ask { ask: ask.clone(), reply };
         self.route_vm(op.deadline, vm, make, || VmWire::Ask { ask: ask.clone() }).await?
     }
 
+    /// Asks for an operation and waits for its end.
     async fn command_vm(
         &self,
         op: Op,
         vm: VmId,
         kind: OperationKind,
-        force: bool,
-        grace_ms: Option<u64>,
+        with: impl FnOnce(&mut Ask),
     ) -> Result<Done<VmRecord>, Refused> {
-        let asked = self.ask_vm(&op, vm, kind, force, grace_ms).await?;
+        let asked = self.ask_vm(&op, vm, wish(&op, vm, kind, with)).await?;
         self.vm_ended(&op, vm, asked.value, asked.cursor).await
     }
 
@@ -485,6 +347,21 @@ impl ControlPlane {
     async fn seen_soon(&self, op: &Op, cursor: Cursor) {
         let _ = self.seen(op, cursor).await;
     }
+}
+
+fn snapshot(name: &str) -> Option<Subject> {
+    Some(Subject::Snapshot { name: name.into() })
+}
+
+/// What is asked of a VM: an operation of this kind, with what `with` says more of it.
+fn wish(op: &Op, vm: VmId, kind: OperationKind, with: impl FnOnce(&mut Ask)) -> Ask {
+    let mut ask = Ask::new(kind, op.principal.clone(), None);
+    with(&mut ask);
+    ask.operation = match &ask.subject {
+        None => operation(op, &(kind, vm, ask.force, ask.grace_ms)),
+        Some(subject) => operation(op, &(kind, vm, subject)),
+    };
+    ask
 }
 
 fn failure(record: &VmRecord, number: u64) -> Option<Refused> {

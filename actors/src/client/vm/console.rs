@@ -1,0 +1,95 @@
+//! A person at a VM's serial console: what it said, from any byte that is kept, and what is typed.
+
+use std::time::Duration;
+
+use hiveward_runtime::{
+    clock::Deadline,
+    error::{Code, Refused},
+    op::Op,
+};
+
+use super::super::ControlPlane;
+use crate::{
+    host::{driver::DriverError, message::HostMsg, wire::HostWire},
+    id::VmId,
+    vm::console::{ConsolePiece, From},
+};
+
+/// Of one question, while there is nothing to say.
+const WAIT: Duration = Duration::from_secs(5);
+/// Beyond that, for the answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Between questions about one that is not listened to.
+const CLOSED_EVERY: Duration = Duration::from_secs(1);
+/// Typed at once.
+const TYPED_BYTES_MAX: usize = 64 << 10;
+
+/// One client's place in what a console says. Holds nothing anywhere.
+pub struct ConsoleReader {
+    control: ControlPlane,
+    vm: VmId,
+    closed: Option<String>,
+}
+
+fn refused(error: DriverError) -> Refused {
+    let code = match &error {
+        DriverError::Refused { .. } => Code::Refused,
+        DriverError::Failed { .. } | DriverError::Unreachable { .. } => Code::Unavailable,
+        DriverError::Expired { .. } => Code::UnknownOutcome,
+    };
+    Refused::new(code, error.to_string())
+}
+
+impl ConsoleReader {
+    /// What follows there. Waits until there is something, or until it is listened to no more, or again: that is said once,
+    /// with no bytes. Refused when the VM is gone. Dropping the future loses nothing.
+    pub async fn next(&mut self, from: From) -> Result<ConsolePiece, Refused> {
+        let mut from = from;
+        loop {
+            let record = self.control.vm(self.vm)?.ok_or_else(|| Refused::not_found(self.vm))?;
+            let (vm, wait_ms) = (self.vm, u64::try_from(WAIT.as_millis()).unwrap_or(u64::MAX));
+            let make = |reply| HostMsg::ReadConsole { vm, from, wait_ms, reply };
+            let wire = || HostWire::ReadConsole { vm, from, wait_ms };
+            let asked = self.control.route_host(Deadline::after(WAIT + ANSWER_WITHIN), record.host, make, wire).await;
+            let piece = match asked {
+                Ok(Ok(piece)) => piece,
+                // Its host may have an actor again soon.
+                Ok(Err(error)) => ConsolePiece { closed: Some(error.to_string()), ..place(from) },
+                Err(error) => ConsolePiece { closed: Some(error.message), ..place(from) },
+            };
+            // A place counted from the end is one from the beginning as soon as there is anything.
+            if !piece.bytes.is_empty() || piece.closed != self.closed {
+                self.closed.clone_from(&piece.closed);
+                return Ok(piece);
+            }
+            if piece.closed.is_some() {
+                tokio::time::sleep(CLOSED_EVERY).await;
+            } else {
+                from = From::Byte(piece.after_byte);
+            }
+        }
+    }
+}
+
+fn place(from: From) -> ConsolePiece {
+    let after_byte = if let From::Byte(after) = from { after } else { 0 };
+    ConsolePiece { after_byte, ..ConsolePiece::default() }
+}
+
+impl ControlPlane {
+    pub async fn vm_console(&self, op: &Op, vm: VmId) -> Result<ConsoleReader, Refused> {
+        self.known_vm(op, vm).await?;
+        Ok(ConsoleReader { control: self.clone(), vm, closed: None })
+    }
+
+    /// As if typed at its serial console. Repeated, it is typed twice.
+    pub async fn type_vm_console(&self, op: &Op, vm: VmId, bytes: Vec<u8>) -> Result<(), Refused> {
+        if bytes.is_empty() || bytes.len() > TYPED_BYTES_MAX {
+            return Err(Refused::invalid("base64", format!("1 to {TYPED_BYTES_MAX} bytes")));
+        }
+        let record = self.known_vm(op, vm).await?;
+        let make = |reply| HostMsg::TypeConsole { vm, bytes: bytes.clone(), reply };
+        let wire = || HostWire::TypeConsole { vm, bytes: bytes.clone().into() };
+        self.route_host(op.deadline, record.host, make, wire).await?.map_err(refused)
+    }
+}

@@ -1,0 +1,154 @@
+//! A VM that a client asks for, and whether it can be.
+
+use std::collections::{BTreeMap, HashSet};
+
+use hiveward_runtime::error::Refused;
+
+use super::super::check;
+use crate::{
+    id::HostId,
+    placement::vm::Strategy,
+    vm::{DiskSpec, VmSpec},
+};
+
+const CPUS_MAX: u32 = 1_024;
+const MEMORY_LEAST: u64 = 1 << 20;
+const MEMORY_MOST: u64 = 64 << 40;
+const DISKS_MAX: usize = 32;
+const DISK_MOST: u64 = 64 << 40;
+const LIST_MAX: usize = 64;
+const TEXT_MAX: usize = 16 << 10;
+const USER_DATA_MAX: usize = 1 << 20;
+pub(super) const STOP_GRACE_MS_MAX: u64 = 3_600_000;
+
+/// A VM that a client asks for.
+#[derive(Clone)]
+pub struct NewVm {
+    pub name: String,
+    /// The best one if absent.
+    pub host: Option<HostId>,
+    pub image: String,
+    pub cpus: u32,
+    pub memory_bytes: u64,
+    pub disks: Vec<DiskSpec>,
+    pub networks: Vec<String>,
+    pub ssh_keys: Vec<String>,
+    pub user_data: Option<String>,
+    pub anti_affinity: Vec<String>,
+    pub affinity: Vec<String>,
+    pub zone: Option<String>,
+    pub host_labels: BTreeMap<String, String>,
+    pub strategy: Strategy,
+    pub ha: bool,
+    pub start: bool,
+    pub stop_grace_ms: u64,
+}
+
+impl NewVm {
+    pub fn new(name: impl Into<String>, image: impl Into<String>, cpus: u32, memory_bytes: u64) -> Self {
+        Self {
+            name: name.into(),
+            host: None,
+            image: image.into(),
+            cpus,
+            memory_bytes,
+            disks: Vec::new(),
+            networks: Vec::new(),
+            ssh_keys: Vec::new(),
+            user_data: None,
+            anti_affinity: Vec::new(),
+            affinity: Vec::new(),
+            zone: None,
+            host_labels: BTreeMap::new(),
+            strategy: Strategy::default(),
+            ha: false,
+            start: true,
+            stop_grace_ms: VmSpec::STOP_GRACE_MS_DEFAULT,
+        }
+    }
+}
+
+impl std::fmt::Debug for NewVm {
+    /// Of the user data only a fingerprint: this text is hashed into an operation, and must not be a secret's copy.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let data = self.user_data.as_ref().map(|text| hiveward_runtime::store::blob::fingerprint(text.as_bytes()));
+        f.debug_struct("NewVm")
+            .field("name", &self.name)
+            .field("host", &self.host)
+            .field("image", &self.image)
+            .field("cpus", &self.cpus)
+            .field("memory_bytes", &self.memory_bytes)
+            .field("disks", &self.disks)
+            .field("networks", &self.networks)
+            .field("ssh_keys", &self.ssh_keys)
+            .field("user_data", &data)
+            .field("anti_affinity", &self.anti_affinity)
+            .field("affinity", &self.affinity)
+            .field("zone", &self.zone)
+            .field("host_labels", &self.host_labels)
+            .field("strategy", &self.strategy)
+            .field("ha", &self.ha)
+            .field("start", &self.start)
+            .field("stop_grace_ms", &self.stop_grace_ms)
+            .finish()
+    }
+}
+
+fn texts(field: &str, given: &[String], fine: impl Fn(&str) -> bool) -> Result<(), Refused> {
+    if given.len() > LIST_MAX {
+        return Err(Refused::invalid(field, format!("at most {LIST_MAX}")));
+    }
+    match given
+        .iter()
+        .position(|text| text.is_empty() || text.len() > TEXT_MAX || text.chars().any(char::is_control) || !fine(text))
+    {
+        Some(place) => {
+            Err(Refused::invalid(format!("{field}.{place}"), "this is empty, too long, or holds what cannot be in it"))
+        }
+        None => Ok(()),
+    }
+}
+
+pub(super) fn check_new(new: &NewVm) -> Result<(), Refused> {
+    check::name("name", &new.name)?;
+    let image_fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':' | '/');
+    if new.image.is_empty() || new.image.len() > 256 || !new.image.chars().all(image_fine) || new.image.contains("..") {
+        return Err(Refused::invalid("image", "an image's name has letters, digits, `.`, `_`, `-`, `:` and `/`"));
+    }
+    if !(1..=CPUS_MAX).contains(&new.cpus) {
+        return Err(Refused::invalid("cpus", format!("1 to {CPUS_MAX}")));
+    }
+    if !(MEMORY_LEAST..=MEMORY_MOST).contains(&new.memory_bytes) {
+        return Err(Refused::invalid("memoryBytes", format!("{MEMORY_LEAST} to {MEMORY_MOST} bytes")));
+    }
+    if new.disks.len() > DISKS_MAX {
+        return Err(Refused::invalid("disks", format!("at most {DISKS_MAX}")));
+    }
+    let mut names = HashSet::new();
+    for (place, disk) in new.disks.iter().enumerate() {
+        check::name(&format!("disks.{place}.name"), &disk.name)?;
+        if !names.insert(&disk.name) {
+            return Err(Refused::invalid(format!("disks.{place}.name"), "another disk has this name"));
+        }
+        if !(MEMORY_LEAST..=DISK_MOST).contains(&disk.size_bytes) {
+            return Err(Refused::invalid(format!("disks.{place}.sizeBytes"), format!("{MEMORY_LEAST} to {DISK_MOST} bytes")));
+        }
+    }
+    texts("networks", &new.networks, |_| true)?;
+    texts("sshKeys", &new.ssh_keys, |_| true)?;
+    texts("antiAffinity", &new.anti_affinity, |_| true)?;
+    texts("affinity", &new.affinity, |_| true)?;
+    if new.anti_affinity.iter().any(|group| new.affinity.contains(group)) {
+        return Err(Refused::invalid("affinity", "a group is in `antiAffinity` as well: no host could take it"));
+    }
+    if new.host_labels.len() > LIST_MAX {
+        return Err(Refused::invalid("hostLabels", format!("at most {LIST_MAX}")));
+    }
+    if new.user_data.as_ref().is_some_and(|text| text.len() > USER_DATA_MAX) {
+        return Err(Refused::invalid("userData", format!("at most {USER_DATA_MAX} bytes")));
+    }
+    if new.stop_grace_ms > STOP_GRACE_MS_MAX {
+        return Err(Refused::invalid("stopGraceMs", format!("at most {STOP_GRACE_MS_MAX}")));
+    }
+    Ok(())
+}

@@ -1,0 +1,249 @@
+//! What VMs promise beyond being on and off: snapshots. On one node over a simulated hypervisor that outlives it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::time::Duration;
+
+use hiveward_actors::{
+    client::{ControlPlane, NewHost, NewMove, NewVm},
+    host::{
+        HostStatus,
+        driver::{Off, Run, simulated::Hypervisor},
+    },
+    id::{HostId, VmId},
+    node::{Node, NodeConfig},
+    vm::{VmRecord, VmStatus, console::From, snapshot::SNAPSHOTS_MAX},
+};
+use hiveward_runtime::{
+    error::Code,
+    fault::{self, Armed, Fault},
+    op::Op,
+};
+
+struct Here {
+    dir: tempfile::TempDir,
+    node: Option<Node>,
+    hypervisor: Hypervisor,
+    host: HostId,
+}
+
+fn config(dir: &tempfile::TempDir) -> NodeConfig {
+    NodeConfig { reserve_bytes: 0, default_agents: 0, shim: support::shim(), ..NodeConfig::new(dir.path()) }
+}
+
+fn op() -> Op {
+    Op::internal(Duration::from_secs(20))
+}
+
+fn short() -> Op {
+    Op::internal(Duration::from_millis(400))
+}
+
+impl Here {
+    async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Node::start(config(&dir)).await.unwrap();
+        let (control, name) = (node.control(), format!("o{:x}", VmId::new().as_u128()));
+        let new = NewHost { name: "h1".into(), uri: format!("simulated://{name}"), ..NewHost::default() };
+        let host = control.register_host(op(), new).await.unwrap().value.spec.id;
+        support::until("the host to be reached", || control.host(host).filter(|host| host.status == HostStatus::Up)).await;
+        Self { dir, node: Some(node), hypervisor: Hypervisor::named(&name), host }
+    }
+
+    fn control(&self) -> ControlPlane {
+        self.node.as_ref().unwrap().control()
+    }
+
+    async fn vm(&self, name: &str) -> VmId {
+        let made = self.control().create_vm(op(), NewVm::new(name, "debian-12", 1, 1 << 30)).await.unwrap().value;
+        assert_eq!(made.status, VmStatus::Running);
+        made.spec.id
+    }
+
+    fn run(&self, vm: VmId) -> Option<Run> {
+        self.hypervisor.domains().get(&vm).copied()
+    }
+
+    async fn restart(&mut self) {
+        self.node.take().unwrap().stop(Duration::from_secs(10)).await;
+        self.node = Some(Node::start(config(&self.dir)).await.unwrap());
+    }
+
+    async fn stop(mut self) {
+        self.node.take().unwrap().stop(Duration::from_secs(10)).await;
+    }
+
+    async fn nothing_left(&self) {
+        let record = self.control().host(self.host).unwrap();
+        assert_eq!((record.vms, record.reserved_cpus, record.reserved_memory_bytes), (0, 0, 0));
+        assert!(self.hypervisor.domains().is_empty(), "{:?}", self.hypervisor.domains());
+    }
+}
+
+fn names(record: &VmRecord) -> Vec<String> {
+    record.state.snapshots.iter().map(|snapshot| snapshot.name.to_string()).collect()
+}
+
+fn idle(control: &ControlPlane, vm: VmId) -> Option<VmRecord> {
+    control.vm(vm).unwrap().filter(|record| record.state.active().is_none())
+}
+
+fn arm(point: &str, vm: VmId, fault: Fault) {
+    assert!(fault::arm(Armed { point: point.into(), key: Some(vm.to_string()), fault, times: 1 }));
+}
+
+fn struck(point: &str) -> bool {
+    fault::list().iter().any(|status| status.armed.point == point && status.struck > 0)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_goes_back_to_what_it_was_when_its_snapshot_was_taken_running_or_off() {
+    let here = Here::start().await;
+    let (control, vm) = (here.control(), here.vm("web").await);
+    let taken = control.snapshot_vm(op(), vm, "on".into()).await.unwrap().value;
+    assert_eq!((names(&taken), taken.state.snapshots[0].with_memory, taken.status), (vec!["on".into()], true, VmStatus::Running));
+    assert_eq!(control.snapshot_vm(op(), vm, "on".into()).await.unwrap_err().code, Code::Conflict);
+    control.stop_vm(op(), vm, true, None).await.unwrap();
+    let taken = control.snapshot_vm(op(), vm, "off".into()).await.unwrap().value;
+    assert_eq!((names(&taken).len(), taken.state.snapshots[1].with_memory), (2, false));
+    // What it is afterwards is how it is wanted: nothing is started or stopped again.
+    assert_eq!(control.revert_vm(op(), vm, "on".into()).await.unwrap().value.status, VmStatus::Running);
+    assert_eq!(control.revert_vm(op(), vm, "off".into()).await.unwrap().value.status, VmStatus::Stopped);
+    assert_eq!(here.run(vm), Some(Run::Off(Off::Unknown)));
+    assert_eq!(control.revert_vm(op(), vm, "none".into()).await.unwrap_err().code, Code::NotFound);
+    let bad = control.snapshot_vm(op(), vm, "a/b".into()).await.unwrap_err();
+    assert_eq!((bad.code, bad.field.as_deref()), (Code::Invalid, Some("name")));
+
+    // What has snapshots stays where it is, and says why.
+    control.start_vm(op(), vm).await.unwrap();
+    let stays = control.migrate_vm(op(), vm, NewMove::default()).await.unwrap_err();
+    assert!(stays.code == Code::Refused && stays.message.contains("snapshots"), "{stays:?}");
+    let left = control.remove_vm_snapshot(op(), vm, "on".into()).await.unwrap().value;
+    assert_eq!((names(&left), here.hypervisor.snapshots(vm).len()), (vec!["off".into()], 1));
+    for n in 1..SNAPSHOTS_MAX {
+        control.snapshot_vm(op(), vm, format!("s{n}")).await.unwrap();
+    }
+    assert_eq!(control.snapshot_vm(op(), vm, "more".into()).await.unwrap_err().code, Code::Limit);
+    let gone = control.remove_vm(op(), vm, true).await.unwrap().value;
+    assert_eq!(gone.status, VmStatus::Removed);
+    here.nothing_left().await;
+    here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_is_broken_off_comes_about_or_leaves_nothing() {
+    let mut here = Here::start().await;
+    let vm = here.vm("web").await;
+    let faults = [
+        ("vm.snapshot", Fault::Panic),
+        ("vm.snapshot.done", Fault::Panic),
+        ("driver.snapshot", error()),
+        ("driver.snapshot.done", error()),
+        ("vm.revert", Fault::Panic),
+        ("vm.revert.done", Fault::Panic),
+        ("driver.revert.done", error()),
+        ("vm.remove_snapshot.done", Fault::Panic),
+        ("driver.remove_snapshot.done", error()),
+    ];
+    for (point, fault) in faults {
+        let control = here.control();
+        arm(point, vm, fault);
+        control.snapshot_vm(op(), vm, "s".into()).await.unwrap();
+        control.revert_vm(op(), vm, "s".into()).await.unwrap();
+        assert_eq!(here.hypervisor.snapshots(vm).len(), 1, "{point}");
+        control.remove_vm_snapshot(op(), vm, "s".into()).await.unwrap();
+        assert!(struck(point), "{point}");
+        assert_eq!(here.hypervisor.snapshots(vm), Vec::<String>::new(), "{point}");
+        assert_eq!(here.run(vm), Some(Run::Running), "{point}");
+        fault::disarm(point);
+    }
+    // The node stops amid the step, before and after the hypervisor has done it.
+    for point in ["driver.snapshot", "driver.snapshot.done"] {
+        arm(point, vm, Fault::Hang);
+        let begun = here.control().snapshot_vm(short(), vm, "s".into()).await.unwrap().value;
+        assert!(begun.state.active().is_some() && names(&begun).is_empty(), "{point}");
+        // Nothing comes between but its removal.
+        let stop = here.control().stop_vm(short(), vm, true, None).await.unwrap_err();
+        assert!(stop.code == Code::Refused && stop.message.contains("snapshot is under way"), "{stop:?}");
+        here.restart().await;
+        let control = here.control();
+        let record = support::until("its end", || idle(&control, vm)).await;
+        assert_eq!((names(&record), here.hypervisor.snapshots(vm).len()), (vec!["s".into()], 1), "{point}");
+        control.remove_vm_snapshot(op(), vm, "s".into()).await.unwrap();
+        fault::disarm(point);
+    }
+    // The guest ends amid it: what was written is taken away, and the guest is started again.
+    arm("driver.snapshot.done", vm, Fault::Hang);
+    here.control().snapshot_vm(short(), vm, "s".into()).await.unwrap();
+    here.hypervisor.set(vm, Run::Off(Off::Crashed));
+    here.restart().await;
+    let control = here.control();
+    let record = support::until("it to run again", || idle(&control, vm).filter(|vm| vm.status == VmStatus::Running)).await;
+    assert_eq!((names(&record), here.hypervisor.snapshots(vm)), (Vec::new(), Vec::new()));
+    fault::disarm("driver.snapshot.done");
+    control.remove_vm(op(), vm, true).await.unwrap();
+    here.nothing_left().await;
+    here.stop().await;
+}
+
+fn error() -> Fault {
+    Fault::Error("broken off".into())
+}
+
+/// Reads on until `wanted` has been said; all that was read.
+async fn said(control: &ControlPlane, vm: VmId, from: From, wanted: &str) -> (String, u64) {
+    let mut reader = control.vm_console(&op(), vm).await.unwrap();
+    let (mut all, mut from) = (Vec::new(), from);
+    let reading = async {
+        loop {
+            let piece = reader.next(from).await.unwrap();
+            all.extend_from_slice(&piece.bytes);
+            if !piece.bytes.is_empty() {
+                from = From::Byte(piece.next_byte());
+            }
+            if String::from_utf8_lossy(&all).contains(wanted) {
+                return (String::from_utf8(all).unwrap(), piece.next_byte());
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), reading).await.expect("it was never said")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_console_is_recorded_and_a_reader_goes_on_where_it_was_after_the_node_was_away() {
+    let mut here = Here::start().await;
+    let vm = here.vm("web").await;
+    // It says what it is: nothing that looks like a guest.
+    let (first, after) = said(&here.control(), vm, From::Byte(0), "echoes").await;
+    assert!(first.starts_with("This machine is simulated"), "{first:?}");
+    here.control().type_vm_console(&op(), vm, b"uname -a\r".to_vec()).await.unwrap();
+    let (echo, next) = said(&here.control(), vm, From::Byte(after), "uname -a\r").await;
+    assert!("echoes what is typed.\r\nuname -a\r".ends_with(&echo), "{echo:?}");
+    // Two read the same, and each from where it wants.
+    assert_eq!(said(&here.control(), vm, From::Byte(0), "uname").await.0, format!("{first}{echo}"));
+    assert_eq!(said(&here.control(), vm, From::Last(5), "a\r").await.0, "e -a\r");
+
+    here.restart().await;
+    let control = here.control();
+    let (later, _) = said(&control, vm, From::Byte(next), "echoes").await;
+    assert!(later.starts_with("This machine is simulated"), "another life goes on behind it: {later:?}");
+    assert!(said(&control, vm, From::Byte(0), &later).await.0.starts_with(&format!("{first}{echo}")));
+
+    control.stop_vm(op(), vm, true, None).await.unwrap();
+    let mut reader = control.vm_console(&op(), vm).await.unwrap();
+    let end = loop {
+        let piece = reader.next(From::Last(0)).await.unwrap();
+        if let Some(why) = piece.closed {
+            break why;
+        }
+    };
+    assert!(end.contains("does not run"), "{end}");
+    let typed = control.type_vm_console(&op(), vm, b"x".to_vec()).await.unwrap_err();
+    assert_eq!(typed.code, Code::Refused);
+    let dir = here.dir.path().join("consoles").join(vm.to_string());
+    assert!(dir.exists());
+    control.remove_vm(op(), vm, true).await.unwrap();
+    support::until("the recording to go with its VM", || (!dir.exists()).then_some(())).await;
+    here.stop().await;
+}
