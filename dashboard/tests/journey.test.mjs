@@ -355,6 +355,42 @@ describe('one node', () => {
     await page.getByRole('definition').getByRole('link', { name: after.host.name, exact: true }).waitFor();
   });
 
+  test('a VM is taken back to a snapshot, and its console is read and typed at', async () => {
+    const id = hive.vm['web-2'];
+    await page.goto(`${node.url}/ui/vms/${id}`);
+    const snapshots = page.locator('section', { has: page.getByRole('heading', { name: 'Snapshots' }) });
+    await snapshots.getByText('It has no snapshots').waitFor();
+    await snapshots.getByRole('button', { name: 'Take one' }).click();
+    await page.getByLabel('Snapshot’s name').fill('before');
+    await page.getByRole('dialog').getByRole('button', { name: 'Take it' }).click();
+    const row = snapshots.getByRole('row').filter({ hasText: 'before' });
+    await row.filter({ hasText: 'disks and memory' }).waitFor();
+    await row.getByRole('button', { name: 'Revert' }).click();
+    await page.getByRole('dialog').getByText('gone for good').waitFor();
+    await page.getByRole('dialog').getByRole('button', { name: 'Revert' }).click();
+    const operations = page.locator('section', { has: page.getByRole('heading', { name: 'Operations' }) });
+    await operations
+      .getByRole('row')
+      .nth(1)
+      .filter({ hasText: 'revert before' })
+      .filter({ hasText: 'succeeded' })
+      .waitFor();
+    await row.getByRole('button', { name: 'Remove' }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Remove' }).click();
+    await snapshots.getByText('It has no snapshots').waitFor();
+
+    await page.getByRole('button', { name: 'Open', exact: true }).click();
+    await page.locator('[data-phase="attached"]').waitFor();
+    await page.getByText('You only look').waitFor();
+    await page.getByRole('button', { name: 'Type', exact: true }).click();
+    await page.keyboard.type('typed-by-hand');
+    await page.keyboard.press('Enter');
+    await page.locator('.terminal').getByText('typed-by-hand').first().waitFor();
+    // It is recorded: who opens it again reads it.
+    await page.goto(`${node.url}/ui/vms/${id}?console=true`);
+    await page.locator('.terminal').getByText('typed-by-hand').first().waitFor();
+  });
+
   test('an image is taken in with a checksum that must be right, and taken out', async () => {
     const file = join(mkdtempSync(join(tmpdir(), 'hiveward-image-')), 'disk.raw');
     writeFileSync(file, Buffer.alloc(1 << 20));

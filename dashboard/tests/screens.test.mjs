@@ -52,6 +52,7 @@ const screens = () => ({
   host: [`/ui/hosts/${hive.host['rack-2']}`, 'role=row >> nth=2'],
   'host-drained': [`/ui/hosts/${hive.host['rack-3']}`, 'text=Take VMs again'],
   vm: [`/ui/vms/${hive.vm.placed}`, 'text=(chosen)'],
+  'vm-console': [`/ui/vms/${hive.vm.placed}?console=true`, '[data-phase="attached"]'],
   'vm-failed': [`/ui/vms/${hive.vm.broken}`, 'text=there is no image'],
   cluster: ['/ui/cluster', 'text=Certificate'],
   events: ['/ui/events?from=start', '.event >> nth=5'],

@@ -125,6 +125,7 @@ const routes = [
   createRoute({
     getParentRoute: () => root,
     path: '/vms/$vm',
+    validateSearch: (search): { console?: true } => ({ console: search.console === true || undefined }),
     component: screen(load.vm, 'VmPage'),
   }),
   createRoute({

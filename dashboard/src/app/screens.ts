@@ -35,7 +35,11 @@ export function screen(fetch: () => Promise<Record<string, ComponentType>>, name
 }
 
 /** What screens load when they need it, the largest last. */
-const heavy = [of(() => import('../agents/terminal')), of(() => import('../ui/graph'))];
+const heavy = [
+  of(() => import('../agents/terminal')),
+  of(() => import('../vms/console')),
+  of(() => import('../ui/graph')),
+];
 
 /** Fetches all screens one after the other, so that they can be opened when the node that served the page is gone. */
 export async function fetchScreens(): Promise<void> {

@@ -1,7 +1,8 @@
 // One VM: what it shall be and what it is, what was asked of it, why it is on its host, what its hypervisor measured.
-import { Group, Text } from '@mantine/core';
+import { Button, Group, Skeleton, Text } from '@mantine/core';
 import { getRouteApi } from '@tanstack/react-router';
-import { useEffect, useRef, useState } from 'react';
+import { Terminal } from 'lucide-react';
+import { lazy, Suspense, useEffect, useRef, useState } from 'react';
 import { EntityEvents } from '../events/of_entity';
 import { MEASURED_EVERY_MS, touchesFleet } from '../hosts/query';
 import { graphql, type ResultOf } from '../live/graphql';
@@ -14,6 +15,7 @@ import { State, word } from '../ui/state';
 import { Ago, At, Took } from '../ui/time';
 import { VmActions } from './actions';
 import { MigrateVm, Migration } from './migration';
+import { Snapshots } from './snapshots';
 
 const VM = graphql(`
   query Vm($id: ID!, $atLeast: Cursor) {
@@ -26,7 +28,8 @@ const VM = graphql(`
         disks { name sizeBytes }
         host { id name status nodeId }
         placement { strategy eligible scores { host score } leftOut { reason hosts } }
-        operations { number kind status askedBy startedAt endedAt error }
+        snapshots { name takenAt withMemory }
+        operations { number kind snapshot status askedBy startedAt endedAt error }
         migration { elapsedMs totalBytes remainingBytes sentBytesPerSecond dirtyBytesPerSecond iteration forecastMs isOutrun }
         guest { os kernel hostName addresses }
         usage { cpuTimeNs memoryBytes diskReadBytes diskWrittenBytes networkReceivedBytes networkSentBytes }
@@ -37,6 +40,8 @@ const VM = graphql(`
 `);
 
 type VmData = Extract<ResultOf<typeof VM>['node'], { __typename: 'Vm' }>;
+
+const VmConsole = lazy(() => import('./console'));
 
 const route = getRouteApi('/vms/$vm');
 
@@ -81,6 +86,8 @@ function Loaded({
   live: { stale: boolean; at: number };
   refresh: () => void;
 }) {
+  const search = route.useSearch();
+  const navigate = route.useNavigate();
   const apart = !AS_WANTED[vm.wanted]?.includes(vm.observed);
   return (
     <>
@@ -162,6 +169,30 @@ function Loaded({
         </Panel>
       </div>
       {vm.status === 'MIGRATING' && <Migration vm={vm} progress={vm.migration} refresh={refresh} />}
+      <Panel
+        title="Console"
+        right={
+          <Button
+            size="compact-sm"
+            variant="default"
+            leftSection={<Terminal size={14} />}
+            onClick={() => void navigate({ search: { console: search.console ? undefined : true }, replace: true })}
+          >
+            {search.console ? 'Close' : 'Open'}
+          </Button>
+        }
+      >
+        {search.console ? (
+          <Suspense fallback={<Skeleton height={360} />}>
+            <VmConsole vm={vm.id} />
+          </Suspense>
+        ) : (
+          <Text size="sm" c="dimmed">
+            What its serial console says is recorded from its boot on; the last MiB is kept.
+          </Text>
+        )}
+      </Panel>
+      <Snapshots vm={vm} snapshots={vm.snapshots} live={live} refresh={refresh} />
       <Panel title="Operations" live={live}>
         <Operations vm={vm} />
       </Panel>
@@ -276,7 +307,10 @@ function Operations({ vm }: { vm: VmData }) {
               <td>
                 <State status={operation.status} />
               </td>
-              <td>{word(operation.kind)}</td>
+              <td>
+                {word(operation.kind)}
+                {operation.snapshot && ` ${operation.snapshot}`}
+              </td>
               <td>{operation.askedBy ?? <span className="dim">the cluster</span>}</td>
               <td style={{ whiteSpace: 'nowrap' }}>
                 <At at={operation.startedAt} />
