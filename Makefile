@@ -26,6 +26,7 @@ tools: ## Installs what is missing: a C compiler, git, node, npm, cargo-nextest.
 test: dashboard ## Every test that fits in CI.
 	deploy/install-tools.sh test
 	$(CARGO) fmt --all --check
+	cd actors/libvirt-driver && $(CARGO) build --locked --target-dir "$(TARGET)/libvirt-driver"
 	$(CARGO) nextest run --workspace
 	$(MAKE) test-dashboard
 

@@ -19,6 +19,9 @@ if [ "${1:-}" = "test" ]; then
     need nsenter util-linux
     # Debian has it in /usr/sbin, which is not in everybody's PATH.
     [ -x /usr/sbin/iptables ] || need iptables iptables
+    # The libvirt driver is tested against libvirt's own test hypervisor, which is in its library.
+    need pkg-config pkg-config
+    pkg-config --exists libvirt 2>/dev/null || missing+=(libvirt-dev)
 fi
 # The VM lab runs libvirt hosts with real QEMU guests, and builds its guest from Debian's packages.
 if [ "${1:-}" = "vms" ]; then
