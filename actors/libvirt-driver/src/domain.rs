@@ -107,6 +107,7 @@ fn seen(record: Record) -> Seen {
         disk_written_bytes: sum("block.", ".wr.bytes"),
         network_received_bytes: sum("net.", ".rx.bytes"),
         network_sent_bytes: sum("net.", ".tx.bytes"),
+        name: Some(record.name),
         vm: record.vm,
     }
 }
@@ -138,6 +139,7 @@ pub fn look(domain: &Domain, vm: &str) -> Result<Seen, Error> {
         disk_written_bytes: None,
         network_received_bytes: None,
         network_sent_bytes: None,
+        name: None,
     })
 }
 

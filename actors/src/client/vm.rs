@@ -17,6 +17,7 @@ use hiveward_runtime::{
 
 use super::{ControlPlane, Done, Page, VmFilter, check, command::operation, query::page_key};
 use crate::{
+    directory::Entity,
     host::{
         HostStatus,
         driver::{GuestInfo, Progress, Usage},
@@ -29,6 +30,7 @@ use crate::{
     vm::{
         DiskSpec, VmRecord, VmSpec, VmStatus,
         event::{OperationKind, Outcome},
+        ha::{self, HaState},
         message::VmMsg,
         migrate::{LIMIT_MS_DEFAULT, LIMIT_MS_MAX, Limit, Move},
         state::Ask,
@@ -386,9 +388,16 @@ impl ControlPlane {
 
     /// What the agent in a guest says; `None` if none answers, or its host does not.
     pub async fn vm_guest(&self, vm: VmId, host: HostId) -> Option<GuestInfo> {
+        // Where its host is nowhere nobody answers, and waiting for that helps nobody.
+        self.house.directory.location(Entity::Host(host))?;
         let deadline = hiveward_runtime::clock::Deadline::after(GUEST_WITHIN);
         let make = |reply| HostMsg::Guest { vm, reply };
         self.route_host(deadline, host, make, || HostWire::Guest { vm }).await.ok().flatten()
+    }
+
+    /// What becomes of it when its host is lost, why, and in which epoch it is.
+    pub fn vm_ha(&self, vm: VmId) -> Option<(HaState, Option<String>, u64)> {
+        self.house.directory.read(|known| ha::state(known, vm))
     }
 
     /// Hosts that nobody can ask now: what was seen there last may not be so any more.

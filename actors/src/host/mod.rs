@@ -9,8 +9,11 @@ pub mod breaker;
 pub mod decide;
 pub mod driver;
 pub mod event;
+pub mod fence;
 pub mod fleet;
+mod ha;
 pub mod image;
+pub mod lost;
 pub mod message;
 pub mod record;
 #[cfg(test)]

@@ -35,7 +35,7 @@ use crate::{
     host::{
         actor::STEP_WITHIN,
         ask_roster,
-        driver::{Action, Base, Domain, DomainSpec, DriverError},
+        driver::{Action, Base, Domain, DomainSpec, DriverError, domain_name},
         event::FleetChange,
         message::{Done, HostMsg},
         spec::HostUri,
@@ -57,6 +57,8 @@ pub struct Vm {
     house: House,
     spec: Arc<VmSpec>,
     host: HostId,
+    /// In which it belongs there.
+    epoch: u64,
 }
 
 pub struct State {
@@ -83,8 +85,8 @@ pub struct State {
 }
 
 impl Vm {
-    pub fn new(house: House, spec: Arc<VmSpec>, host: HostId) -> Self {
-        Self { house, spec, host }
+    pub fn new(house: House, spec: Arc<VmSpec>, host: HostId, epoch: u64) -> Self {
+        Self { house, spec, host, epoch }
     }
 }
 
@@ -142,6 +144,8 @@ impl Vm {
     async fn come_alive(&self, ctx: &Context<VmMsg>) -> Result<State, Failure> {
         let (vm, stream) = (self.spec.id, self.spec.id.key());
         let life = self.house.ledger.claim(&stream).await?;
+        // Up to there is known now whether it belongs here: a node that was away for long acts on nothing older.
+        self.house.directory.catch_up()?;
         let added = self.house.directory.read(|known| known.fleet.vms.get(&vm).map(|entry| entry.added_at));
         let mut replayed = VmState::new(&self.spec, added.unwrap_or_else(|| self.house.clock.now()));
         for event in &life.events {
@@ -305,6 +309,7 @@ impl Vm {
             grace_ms: self.spec.stop_grace_ms,
             boots: state.doing.boots,
             migration: (kind == OperationKind::Migrate).then(|| Box::new(Move::anywhere(self.host))),
+            epoch: self.epoch,
         };
         self.record(ctx, state, vec![VmEvent::Asked(Box::new(asked))], None).await
     }
@@ -487,7 +492,10 @@ impl Vm {
     /// Whether the roster says, as far as is known here, that the VM belongs to this actor's host. One that has moved is
     /// another's matter: this life is about to be ended.
     fn is_here(&self) -> bool {
-        self.house.directory.read(|known| known.fleet.vms.get(&self.spec.id).is_none_or(|entry| entry.host == self.host))
+        self.house.directory.read(|known| {
+            let entry = known.fleet.vms.get(&self.spec.id);
+            entry.is_none_or(|entry| (entry.host, entry.epoch) == (self.host, self.epoch))
+        })
     }
 
     fn is_drained(&self) -> bool {
@@ -563,10 +571,11 @@ pub(crate) async fn definition(house: &House, spec: &Arc<VmSpec>, host: HostId) 
             read.map_err(|error| Refused::new(Code::Internal, error.to_string()))??.to_vec()
         }
     };
+    let epoch = house.directory.read(|known| known.fleet.vms.get(&spec.id).map_or(0, |entry| entry.epoch));
     Ok(DomainSpec {
         owner: host,
         base: base(house, spec, host).await?,
-        name: spec.name.clone(),
+        name: domain_name(&spec.name, epoch),
         cpus: spec.cpus,
         memory_bytes: spec.memory_bytes,
         image: spec.image.clone(),

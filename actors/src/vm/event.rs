@@ -75,6 +75,9 @@ pub struct Asked {
     /// Of a migration.
     #[serde(default)]
     pub migration: Option<Box<Move>>,
+    /// Of what the house asks: the epoch of the VM on its host.
+    #[serde(default)]
+    pub epoch: u64,
 }
 
 /// What a VM is as its hypervisor has it.

@@ -242,6 +242,7 @@ fn live(seed: u64) {
         force: false,
         grace_ms: 0,
         boots: None,
+        epoch: 0,
         migration: Some(Box::new(migration)),
     })));
     for _ in 0..60 {

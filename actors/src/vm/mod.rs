@@ -5,6 +5,7 @@
 
 pub mod actor;
 pub mod event;
+pub mod ha;
 pub mod message;
 pub mod migrate;
 #[cfg(test)]

@@ -142,6 +142,7 @@ impl Life {
             grace_ms: 5_000,
             boots,
             migration: None,
+            epoch: 0,
         };
         self.doing.done = None;
         self.record(VmEvent::Asked(Box::new(asked)));

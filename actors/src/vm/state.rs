@@ -62,6 +62,9 @@ pub struct VmState {
     pub operations: VecDeque<VmOperation>,
     /// When it was started again by itself, lately.
     pub recoveries: VecDeque<WallMs>,
+    /// In which it was recovered last.
+    #[serde(default)]
+    pub epoch: u64,
 }
 
 /// What a client asks.
@@ -108,6 +111,7 @@ impl VmState {
             removed: false,
             operations: VecDeque::from([create]),
             recoveries: VecDeque::new(),
+            epoch: 0,
         }
     }
 
@@ -142,13 +146,15 @@ impl VmState {
     pub fn apply(&mut self, event: &VmEvent, at: WallMs) {
         match event {
             VmEvent::Asked(asked) => {
-                let Asked { number, kind, principal, operation, force, grace_ms, boots, migration } = &**asked;
+                let Asked { number, kind, principal, operation, force, grace_ms, boots, migration, epoch } = &**asked;
                 match kind {
                     OperationKind::Create | OperationKind::Reboot | OperationKind::Migrate => {}
                     OperationKind::Start | OperationKind::Resume => self.wanted = Wanted::Running,
                     OperationKind::Stop => self.wanted = Wanted::Stopped,
                     OperationKind::Pause => self.wanted = Wanted::Paused,
                     OperationKind::Remove => self.wanted = Wanted::Absent,
+                    // That its host was lost is no fault of its own.
+                    OperationKind::Recover if *epoch > self.epoch => self.epoch = *epoch,
                     OperationKind::Recover => {
                         self.recoveries.push_back(at);
                         if self.recoveries.len() > RECOVERIES_KEPT_MAX {
@@ -185,6 +191,8 @@ impl VmState {
                     }
                     // It runs on where it was.
                     Outcome::Failed { .. } if kind == OperationKind::Migrate && self.is_on() => {}
+                    // It was lost meanwhile, with its host perhaps, and is started again where it belongs.
+                    Outcome::Failed { .. } if self.is_lost_within(kind) => {}
                     Outcome::Failed { message } => {
                         self.failed = Some(message.clone());
                         self.want_what_is();
@@ -215,6 +223,13 @@ impl VmState {
                 self.failed = Some(message.clone());
             }
         }
+    }
+
+    /// Whether what failed was asked of one that ran, and it ended without anybody's will.
+    fn is_lost_within(&self, kind: OperationKind) -> bool {
+        use OperationKind::{Migrate, Pause, Reboot, Resume};
+        let lost = matches!(self.seen, Seen::Absent | Seen::There(Run::Off(Off::Crashed)));
+        lost && matches!(kind, Migrate | Reboot | Pause | Resume)
     }
 
     fn want_what_is(&mut self) {
@@ -308,6 +323,7 @@ impl VmState {
             grace_ms: ask.grace_ms.unwrap_or(spec.stop_grace_ms),
             boots,
             migration: ask.migration,
+            epoch: 0,
         })));
         Ok(Decided::New(number, events))
     }

@@ -15,7 +15,7 @@ use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use super::{
     Action, CHANGES_MAX, Change, Connection, Domain, DomainSpec, Driver, DriverError, GuestInfo, Listing, Migration, Off, Pool,
-    Progress, Run, Usage,
+    Progress, Run, Usage, epoch_of,
     protocol::{Answer, Call, Definition, FRAME_BYTES_MAX, Move, Power, Problem, Request, Said, Seen, Step, VERSION},
 };
 use crate::{
@@ -226,8 +226,9 @@ impl Libvirt {
             network_received_bytes: seen.network_received_bytes,
             network_sent_bytes: seen.network_sent_bytes,
         };
+        let epoch = seen.name.as_deref().map_or(0, epoch_of);
         // libvirt does not count boots.
-        Some(Domain { vm, owner: self.host, run: run(seen.power), boots: None, usage })
+        Some(Domain { vm, owner: self.host, run: run(seen.power), boots: None, usage, epoch })
     }
 }
 

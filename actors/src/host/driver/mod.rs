@@ -136,6 +136,19 @@ pub struct Domain {
     /// How often it began to run, if the driver counts that.
     pub boots: Option<u64>,
     pub usage: Usage,
+    /// Which coming back of its VM it was made for, by its name.
+    #[serde(default)]
+    pub epoch: u64,
+}
+
+/// What the domain of a VM is called in this epoch. No VM's own name has a `+`.
+pub fn domain_name(vm: &str, epoch: u64) -> String {
+    if epoch == 0 { vm.to_owned() } else { format!("{vm}+{epoch}") }
+}
+
+/// The epoch in a domain's name.
+pub fn epoch_of(name: &str) -> u64 {
+    name.rsplit_once('+').and_then(|(_, epoch)| epoch.parse().ok()).unwrap_or(0)
 }
 
 /// Everything on a host at one moment.

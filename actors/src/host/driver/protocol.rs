@@ -236,4 +236,7 @@ pub struct Seen {
     pub disk_written_bytes: Option<u64>,
     pub network_received_bytes: Option<u64>,
     pub network_sent_bytes: Option<u64>,
+    /// Its whole name, in a listing.
+    #[serde(default)]
+    pub name: Option<String>,
 }

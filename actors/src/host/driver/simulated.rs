@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     Action, CHANGES_MAX, Change, Connection, Domain, DomainSpec, Driver, DriverError, GuestInfo, Listing, Migration, Off,
-    Progress, Run, Usage,
+    Progress, Run, Usage, epoch_of,
 };
 use crate::{
     host::spec::{Capacity, HostUri},
@@ -68,6 +68,7 @@ impl Manners {
                 "startMs" => manners.start = Duration::from_millis(number()?),
                 "shutdownMs" => manners.shutdown = Duration::from_millis(number()?),
                 "migrateMs" => manners.migrate = Duration::from_millis(number()?),
+                "journal" => {}
                 "heeds" => manners.heeds = value.parse().map_err(|_| bad())?,
                 _ => return Err(bad()),
             }
@@ -92,6 +93,9 @@ struct Inner {
     leaving_for: HashMap<VmId, bool>,
     /// Unplugged from the network: nobody reaches it.
     cut: bool,
+    may_start: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
+    /// For tests that look from outside: when a guest began and ended, on the clock of the machine.
+    journal: Option<Arc<std::fs::File>>,
 }
 
 /// One simulated hypervisor. Cheap to clone.
@@ -119,6 +123,22 @@ impl Hypervisor {
             machine.run = Run::Off(Off::Crashed);
         }
         inner.tell(Change::Everything);
+    }
+
+    /// The plug of one guest is pulled.
+    pub fn lose_power(&self, owner: HostId, vm: VmId) {
+        let mut inner = self.0.inner.lock();
+        let lost = inner.machines.get_mut(&vm).filter(|machine| machine.spec.owner == owner && machine.run.is_on());
+        if let Some(machine) = lost {
+            machine.run = Run::Off(Off::Crashed);
+            inner.log(vm, "off");
+            inner.tell(Change::Domain(vm));
+        }
+    }
+
+    /// Guests start only while this says so, asked at the very moment.
+    pub fn guard(&self, may_start: impl Fn() -> bool + Send + Sync + 'static) {
+        self.0.inner.lock().may_start = Some(Arc::new(may_start));
     }
 
     /// Connections end and no new one is made until it is `false` again; the guests run on.
@@ -221,6 +241,7 @@ fn hand_over(vm: VmId, from: &Hypervisor, to: &Hypervisor, spec: Box<DomainSpec>
             _ => return failed("the guest ended meanwhile"),
         }
         let gone = inner.machines.remove(&vm);
+        inner.log(vm, "off");
         inner.tell(Change::Domain(vm));
         gone
     };
@@ -235,6 +256,7 @@ fn hand_over(vm: VmId, from: &Hypervisor, to: &Hypervisor, spec: Box<DomainSpec>
         _ => false,
     };
     if come {
+        inner.log(vm, "on");
         inner.tell(Change::Domain(vm));
         return Ok(());
     }
@@ -242,6 +264,7 @@ fn hand_over(vm: VmId, from: &Hypervisor, to: &Hypervisor, spec: Box<DomainSpec>
     // It was never let run there, so it goes on here.
     let mut inner = from.0.inner.lock();
     inner.machines.insert(vm, gone);
+    inner.log(vm, "on");
     inner.tell(Change::Domain(vm));
     failed("the other host was lost")
 }
@@ -259,6 +282,15 @@ impl Hypervisor {
 }
 
 impl Inner {
+    fn log(&self, vm: VmId, what: &str) {
+        use std::io::Write;
+        let now = hiveward_runtime::cluster::lease::BootClock.now().map_or(0, |now| now.0.as_micros());
+        if let Some(mut journal) = self.journal.as_deref() {
+            // Only tests read it, and miss what is not there.
+            let _ = journal.write_all(format!("{now} {vm} {what}\n").as_bytes());
+        }
+    }
+
     fn tell(&mut self, change: Change) {
         self.listeners.retain(|listener| match listener.try_send(change.clone()) {
             Ok(()) => true,
@@ -272,6 +304,11 @@ impl Inner {
 pub fn open(uri: &HostUri, host: HostId) -> Result<Connection, DriverError> {
     let manners = Manners::of(&uri.query)?;
     let hypervisor = Hypervisor::named(&uri.authority);
+    if let Some(path) = uri.query.get("journal") {
+        let opened = std::fs::File::options().create(true).append(true).open(path);
+        let journal = opened.map_err(|error| DriverError::Refused { message: format!("journal={path}: {error}") })?;
+        hypervisor.0.inner.lock().journal = Some(Arc::new(journal));
+    }
     let (listener, changes) = mpsc::channel(CHANGES_MAX);
     {
         let mut inner = hypervisor.0.inner.lock();
@@ -368,6 +405,7 @@ impl Simulated {
             run: machine.run,
             boots: Some(machine.boots),
             usage: Usage::default(),
+            epoch: epoch_of(&machine.spec.name),
         })
     }
 
@@ -415,7 +453,11 @@ impl Simulated {
                 if used + machine.spec.memory_bytes > self.manners.memory_bytes {
                     return Err(DriverError::Failed { message: "the host has not enough free memory".into() });
                 }
+                if inner.may_start.as_ref().is_some_and(|may_start| !may_start()) {
+                    return Err(DriverError::Failed { message: "the lease of its node is over".into() });
+                }
                 (machine.run, machine.boots) = (Run::Running, machine.boots + 1);
+                inner.log(vm, "on");
             }
             (Action::Shutdown, Run::Running) => {
                 if self.manners.heeds {
@@ -427,7 +469,12 @@ impl Simulated {
             }
             // A guest that does not run does not see the button.
             (Action::Shutdown, Run::Paused | Run::Moving) => return Ok(()),
-            (Action::Destroy, _) => machine.run = Run::Off(Off::Destroyed),
+            (Action::Destroy, run) => {
+                machine.run = Run::Off(Off::Destroyed);
+                if run.is_on() {
+                    inner.log(vm, "off");
+                }
+            }
             (Action::Suspend, Run::Running) => machine.run = Run::Paused,
             (Action::Resume, Run::Paused | Run::Moving) => machine.run = Run::Running,
             (Action::Reboot, Run::Running) => machine.boots += 1,
@@ -465,6 +512,7 @@ impl Driver for Simulated {
                     run: machine.run,
                     boots: Some(machine.boots),
                     usage: Usage::default(),
+                    epoch: epoch_of(&machine.spec.name),
                 })
                 .collect();
             let foreign = u32::try_from(inner.machines.len() - domains.len()).unwrap_or(u32::MAX);
