@@ -28,6 +28,7 @@ pub mod task_input;
 pub mod tree;
 pub mod usage;
 pub mod vm;
+mod vm_ha;
 
 use std::sync::Arc;
 

@@ -22,6 +22,7 @@ use super::{
     scalars::{BigInt, Cursor, DateTime},
     task::Label,
     task_input::LabelInput,
+    vm_ha::VmHaStatus,
 };
 
 /// A virtual machine.
@@ -95,6 +96,11 @@ impl Vm {
     /// It is to come back on another host when its own is lost.
     async fn ha(&self) -> bool {
         self.0.spec.ha
+    }
+    /// How it stands with that.
+    async fn ha_status(&self, ctx: &Context<'_>) -> Result<VmHaStatus> {
+        let known = door(ctx)?.vm_ha(self.0.spec.id);
+        Ok(VmHaStatus { record: self.0.clone(), known })
     }
     async fn stop_grace_ms(&self) -> u64 {
         self.0.spec.stop_grace_ms
@@ -250,7 +256,7 @@ impl From<&Operation> for VmOperation {
     }
 }
 
-pub struct VmPlacement(Arc<placement::vm::Decision>);
+pub struct VmPlacement(pub(super) Arc<placement::vm::Decision>);
 
 /// A placement with what it was made from.
 #[Object]
