@@ -6,4 +6,5 @@ mod contract;
 mod kills;
 mod lab;
 mod life;
+mod lost;
 mod migration;
