@@ -209,7 +209,7 @@ async fn vms_of_a_node_that_is_frozen_come_back_and_it_ends_its_own_before_anyth
 
 #[tokio::test(flavor = "multi_thread")]
 async fn vms_of_a_node_that_is_cut_off_are_ended_there_before_they_come_back_elsewhere() {
-    let Some(mut scene) = Scene::begin().await else { return };
+    let Some(scene) = Scene::begin().await else { return };
     if !hiveward_tests::cluster::may_partition() {
         return hiveward_tests::skip("only root can cut a node off");
     }
