@@ -28,6 +28,7 @@ use tokio::{
 
 use super::{
     ask_roster,
+    backup::BACKUPS_AT_ONCE,
     breaker::Breaker,
     console::Console,
     driver::{self, Action, Change, Connection, Domain, Driver, DriverError, Listing, Usage},
@@ -102,6 +103,7 @@ pub struct State {
     pub(super) migrating: HashSet<VmId>,
     steps: Arc<Semaphore>,
     pub(super) trips: Arc<Semaphore>,
+    pub(super) backups: Arc<Semaphore>,
     capacity: Option<Capacity>,
     saying: bool,
     last_error: Option<String>,
@@ -153,6 +155,7 @@ impl Behaviour for Host {
             migrating: HashSet::new(),
             steps: Arc::new(Semaphore::new(STEPS_AT_ONCE)),
             trips: Arc::new(Semaphore::new(TRIPS_AT_ONCE)),
+            backups: Arc::new(Semaphore::new(BACKUPS_AT_ONCE)),
             capacity: None,
             saying: false,
             last_error: None,
@@ -201,6 +204,8 @@ impl Behaviour for Host {
             HostMsg::Job { vm, reply } => self.job(ctx, state, vm, reply),
             HostMsg::ReadConsole { vm, from, wait_ms, reply } => self.read_console(ctx, state, vm, from, wait_ms, reply),
             HostMsg::TypeConsole { vm, bytes, reply } => self.type_console(ctx, state, vm, bytes, reply),
+            HostMsg::Backup { vm, new, reply } => self.backup(ctx, state, vm, *new, reply),
+            HostMsg::EndBackup { vm, new, reply } => self.end_backup(ctx, state, vm, *new, reply),
             HostMsg::ConsoleEnded { vm } => self.console_ended(state, vm),
             HostMsg::MigrationEnded { vm } => {
                 state.migrating.remove(&vm);

@@ -5,6 +5,8 @@
 //! What runs on a host its hypervisor says; the host's actor asks it and tells its VMs.
 
 pub mod actor;
+pub mod backup;
+pub mod backup_target;
 pub mod breaker;
 mod console;
 pub mod decide;

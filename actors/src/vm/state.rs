@@ -10,6 +10,7 @@ use hiveward_runtime::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    backup::{self, BACKUPS_KEPT_MAX, Backup},
     event::{Asked, OperationKind, Outcome, Seen, Subject, VmEvent, Wanted},
     migrate::Move,
     record::VmStatus,
@@ -68,6 +69,12 @@ pub struct VmState {
     /// Oldest first.
     #[serde(default)]
     pub snapshots: Vec<Snapshot>,
+    /// Oldest first.
+    #[serde(default)]
+    pub backups: VecDeque<Backup>,
+    /// It lives for one drill of a backup.
+    #[serde(default)]
+    pub is_drill: bool,
 }
 
 /// What a client asks.
@@ -125,6 +132,8 @@ impl VmState {
             operations: VecDeque::from([create]),
             recoveries: VecDeque::new(),
             snapshots: Vec::new(),
+            backups: VecDeque::new(),
+            is_drill: spec.restored.as_ref().is_some_and(|restored| restored.drill),
         }
     }
 
@@ -163,6 +172,7 @@ impl VmState {
                 match kind {
                     OperationKind::Create | OperationKind::Reboot | OperationKind::Migrate => {}
                     OperationKind::Snapshot | OperationKind::Revert | OperationKind::RemoveSnapshot => {}
+                    OperationKind::Backup | OperationKind::Drill => {}
                     OperationKind::Start | OperationKind::Resume => self.wanted = Wanted::Running,
                     OperationKind::Stop => self.wanted = Wanted::Stopped,
                     OperationKind::Pause => self.wanted = Wanted::Paused,
@@ -210,7 +220,7 @@ impl VmState {
                     // It runs on where it was.
                     Outcome::Failed { .. } if kind == OperationKind::Migrate && self.is_on() => {}
                     // It stays as it was.
-                    Outcome::Failed { .. } if matches!(kind, OperationKind::Snapshot | OperationKind::RemoveSnapshot) => {}
+                    Outcome::Failed { .. } if kind.is_aside() => {}
                     Outcome::Failed { .. } if kind == OperationKind::Revert && self.is_as_wanted() => {}
                     Outcome::Failed { message } => {
                         self.failed = Some(message.clone());
@@ -227,6 +237,14 @@ impl VmState {
             VmEvent::Moved { number, measured } => {
                 if let Some(operation) = self.operations.iter_mut().find(|operation| operation.number == *number) {
                     operation.measured = Some(measured.clone());
+                }
+            }
+            VmEvent::BackedUp { backup } => {
+                if self.backups.iter().all(|known| known.number != backup.number) {
+                    self.backups.push_back((**backup).clone());
+                    if self.backups.len() > BACKUPS_KEPT_MAX {
+                        self.backups.pop_front();
+                    }
                 }
             }
             VmEvent::Seen { seen } => {
@@ -278,6 +296,7 @@ impl VmState {
             Some(OperationKind::Migrate) => VmStatus::Migrating,
             Some(OperationKind::Reboot | OperationKind::Pause | OperationKind::Resume) => seen,
             Some(OperationKind::Snapshot | OperationKind::Revert | OperationKind::RemoveSnapshot) => seen,
+            Some(OperationKind::Backup | OperationKind::Drill) => seen,
             None if self.failed.is_some() && !self.is_on() => VmStatus::Failed,
             None => seen,
         }
@@ -342,7 +361,10 @@ impl VmState {
             OperationKind::Pause if !running && !paused => return refuse(format!("{} does not run; start it", spec.name)),
             OperationKind::Resume if !running && !paused => return refuse(format!("{} does not run; start it", spec.name)),
             OperationKind::Start if paused => return refuse(format!("{} is paused; resume it", spec.name)),
-            OperationKind::Create | OperationKind::Recover => return refuse("that is not asked from outside".into()),
+            OperationKind::Backup => backup::may_ask(self, spec, ask.subject.as_ref())?,
+            OperationKind::Create | OperationKind::Recover | OperationKind::Drill => {
+                return refuse("that is not asked from outside".into());
+            }
             _ => {}
         }
         events.push(VmEvent::Asked(Box::new(Asked {

@@ -3,6 +3,7 @@
 //! Every command is an operation of the VM, in the ledger when the VM has accepted it. A command waits for the end of its
 //! operation as long as its deadline lets it; the operation goes on without it.
 
+mod backup;
 mod console;
 mod new;
 
@@ -18,6 +19,7 @@ use hiveward_runtime::{
     op::Op,
 };
 
+pub use backup::{KeptBackup, Restore};
 pub use console::ConsoleReader;
 pub use new::NewVm;
 use new::{STOP_GRACE_MS_MAX, check_new};
@@ -48,8 +50,8 @@ const LOOK_FIRST: Duration = Duration::from_millis(2);
 const LOOK_LONGEST: Duration = Duration::from_millis(50);
 /// Left of a deadline to say that an operation goes on.
 const MARGIN: Duration = Duration::from_millis(250);
-/// Of one that is at its end by then.
-const MOVE_ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+/// Of what takes long: of one that is at its end by then.
+const LOOK_SOON: Duration = Duration::from_secs(2);
 /// Of a guest's agent, which answers several questions.
 const GUEST_WITHIN: Duration = Duration::from_secs(10);
 const USAGE_WITHIN: Duration = Duration::from_secs(1);
@@ -106,6 +108,7 @@ impl ControlPlane {
             start: new.start,
             stop_grace_ms: new.stop_grace_ms,
             base: None,
+            restored: None,
         });
         let added = self.change_fleet(&op, FleetChange::AddVm { spec, on: new.host }, operation).await?;
         let vm = VmId::try_from(&added.value).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
@@ -182,7 +185,7 @@ impl ControlPlane {
         let ask = Ask::new(OperationKind::Migrate, op.principal.clone(), operation);
         let asked = self.ask_vm(&op, vm, Ask { migration: Some(Box::new(asked)), ..ask }).await?;
         // It is looked at while it goes on, so the answer comes soon.
-        let op = Op { deadline: op.deadline.at_most(MOVE_ANSWERED_WITHIN), ..op };
+        let op = Op { deadline: op.deadline.at_most(LOOK_SOON), ..op };
         self.vm_ended(&op, vm, asked.value, asked.cursor).await
     }
 

@@ -20,7 +20,7 @@ use tokio::{
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use super::{
-    Action, CHANGES_MAX, CONSOLE_PIECES_MAX, Change, Connection, ConsoleBytes, Domain, DomainSpec, Driver, DriverError,
+    Action, CHANGES_MAX, CONSOLE_PIECES_MAX, Change, Connection, ConsoleBytes, DiskCopy, Domain, DomainSpec, Driver, DriverError,
     GuestInfo, Listing, Migration, Off, Pool, Progress, Run, Usage,
     protocol::{Answer, Call, Definition, FRAME_BYTES_MAX, Move, Power, Problem, Request, Said, Seen, VERSION},
 };
@@ -266,6 +266,8 @@ fn definition(spec: DomainSpec) -> Definition {
         memory_bytes: spec.memory_bytes,
         image: spec.image,
         base: spec.base,
+        bases: spec.bases,
+        isolated: spec.isolated,
         disks: spec.disks.into_iter().map(|disk| (disk.name, disk.size_bytes)).collect(),
         networks: spec.networks,
         ssh_keys: spec.ssh_keys,
@@ -319,6 +321,23 @@ impl Driver for Libvirt {
 
     fn sweep(&self, keep: Vec<String>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
         Box::pin(async move { self.ask(Call::Sweep { keep }, deadline).await.map(drop) })
+    }
+
+    fn backup<'a>(
+        &'a self,
+        vm: VmId,
+        dir: &'a std::path::Path,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Vec<DiskCopy>, DriverError>> {
+        Box::pin(async move {
+            let Some(dir) = dir.to_str() else {
+                return Err(DriverError::Refused { message: format!("{} is no text", dir.display()) });
+            };
+            match self.ask(Call::Backup { vm: digits(vm.as_u128()), dir: dir.to_owned() }, deadline).await? {
+                Answer::BackedUp(copies) => Ok(copies),
+                _ => odd(),
+            }
+        })
     }
 
     fn records_consoles(&self) -> bool {

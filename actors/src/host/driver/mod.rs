@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use hiveward_runtime::clock::Deadline;
-pub use protocol::{AtLimit, Base, GuestInfo, Pool, Progress};
+pub use protocol::{AtLimit, Base, DiskCopy, GuestInfo, Pool, Progress};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -38,6 +38,10 @@ pub struct DomainSpec {
     pub image: String,
     /// The image itself, where domains are made of images.
     pub base: Option<Base>,
+    /// What other disks begin as, by their names.
+    pub bases: Vec<(String, Base)>,
+    /// It gets no network at all.
+    pub isolated: bool,
     pub disks: Vec<DiskSpec>,
     pub networks: Vec<String>,
     pub ssh_keys: Vec<String>,
@@ -131,6 +135,11 @@ impl DriverError {
         !matches!(self, Self::Refused { .. })
     }
 
+    /// Whether it says something about this try alone.
+    pub const fn is_of_try(&self) -> bool {
+        matches!(self, Self::Failed { .. })
+    }
+
     /// Whether it says something about the connection rather than about one domain.
     pub const fn is_of_host(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Expired { .. })
@@ -216,6 +225,15 @@ pub trait Driver: Send + Sync + 'static {
 
     /// Types at a console that is listened to.
     fn type_console(&self, vm: VmId, bytes: Vec<u8>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>>;
+
+    /// Copies a domain's disks, all as they are at one moment, into files of `dir`, an empty directory of this node. The guest
+    /// runs on. Each copy stands alone. Repeated, it begins anew.
+    fn backup<'a>(
+        &'a self,
+        vm: VmId,
+        dir: &'a std::path::Path,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Vec<DiskCopy>, DriverError>>;
 
     /// Ends when the migration has: well, and it is there, or not, and only a look at both hosts says where it is. What
     /// of it was measured is in the answer. Dropping it leaves the migration to its limit.

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    Action, CHANGES_MAX, CONSOLE_PIECES_MAX, Change, Connection, ConsoleBytes, Domain, DomainSpec, Driver, DriverError,
+    Action, CHANGES_MAX, CONSOLE_PIECES_MAX, Change, Connection, ConsoleBytes, DiskCopy, Domain, DomainSpec, Driver, DriverError,
     GuestInfo, Listing, Migration, Off, Progress, Run, Usage,
 };
 use crate::{
@@ -27,6 +27,8 @@ use crate::{
     id::{HostId, VmId},
 };
 
+/// The format of a disk that there is not.
+pub const SIMULATED_DISK: &str = "simulated";
 /// Of images that are said not to exist.
 const NO_IMAGE: &str = "missing";
 
@@ -343,6 +345,7 @@ const fn points(action: &Action) -> (&'static str, &'static str) {
         Action::Discard => ("driver.discard", "driver.discard.done"),
         Action::Snapshot { .. } => ("driver.snapshot", "driver.snapshot.done"),
         Action::Revert { .. } => ("driver.revert", "driver.revert.done"),
+        Action::EndBackup => ("driver.end_backup", "driver.end_backup.done"),
         Action::RemoveSnapshot { .. } => ("driver.remove_snapshot", "driver.remove_snapshot.done"),
     }
 }
@@ -434,7 +437,7 @@ impl Simulated {
             inner.tell(Change::Domain(vm));
             return Ok(());
         }
-        if matches!(action, Action::Prepare(_) | Action::Discard) {
+        if matches!(action, Action::Prepare(_) | Action::Discard | Action::EndBackup) {
             return Ok(());
         }
         let used: u64 =
@@ -448,7 +451,7 @@ impl Simulated {
         };
         match (action, machine.run) {
             // It has no disks.
-            (Action::Define(_) | Action::Prepare(_) | Action::Discard, _) => {}
+            (Action::Define(_) | Action::Prepare(_) | Action::Discard | Action::EndBackup, _) => {}
             (Action::Start, Run::Running)
             | (Action::Suspend, Run::Paused)
             | (Action::Resume, Run::Running)
@@ -556,6 +559,44 @@ impl Driver for Simulated {
     /// There are no images.
     fn sweep(&self, _: Vec<String>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
         Box::pin(by(deadline, async { self.reached() }))
+    }
+
+    /// There are no disks, and each file says so.
+    fn backup<'a>(
+        &'a self,
+        vm: VmId,
+        dir: &'a std::path::Path,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Vec<DiskCopy>, DriverError>> {
+        Box::pin(by(deadline, async move {
+            let key = vm.key();
+            fault::point("driver.backup", Some(&key)).await.map_err(injected)?;
+            self.reached()?;
+            let spec = {
+                let inner = self.hypervisor.0.inner.lock();
+                let machine = inner.machines.get(&vm).filter(|machine| machine.spec.owner == self.host);
+                let Some(machine) = machine else { return refused("there is no such domain") };
+                machine.spec.clone()
+            };
+            let others = spec.disks.iter().map(|disk| disk.name.as_str()).filter(|name| *name != "root");
+            let mut copies = Vec::new();
+            for disk in std::iter::once("root").chain(others) {
+                let file = format!("{disk}.simulated");
+                let body = format!("Disk {disk} of {} is simulated: there is nothing in it.\n", spec.name);
+                std::fs::write(dir.join(&file), &body)
+                    .map_err(|error| DriverError::Failed { message: format!("the copy cannot be written: {error}") })?;
+                copies.push(DiskCopy {
+                    disk: disk.to_owned(),
+                    file,
+                    bytes: body.len() as u64,
+                    virtual_bytes: 0,
+                    format: SIMULATED_DISK.into(),
+                    hash: blake3::hash(body.as_bytes()).to_hex().to_string(),
+                });
+            }
+            fault::point("driver.backup.done", Some(&key)).await.map_err(injected)?;
+            Ok(copies)
+        }))
     }
 
     fn records_consoles(&self) -> bool {

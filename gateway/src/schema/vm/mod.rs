@@ -1,5 +1,6 @@
 //! VMs: their type and queries here, and a file for each other part of them.
 
+mod backup;
 mod console;
 mod input;
 mod mutation;
@@ -9,6 +10,8 @@ mod placement;
 use std::sync::Arc;
 
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject, dataloader::DataLoader};
+use backup::VmBackup;
+pub use backup::{BackupMutation, BackupQuery};
 pub use console::{ConsoleFeed, ConsoleMutation};
 use hiveward_actors::{
     client,
@@ -118,6 +121,10 @@ impl Vm {
     /// Oldest first. They are in its disks, and go with them.
     async fn snapshots(&self) -> Vec<VmSnapshot> {
         self.0.state.snapshots.iter().map(VmSnapshot::from).collect()
+    }
+    /// The newest, oldest first; each is where it was written, also when its VM is gone.
+    async fn backups(&self) -> Vec<VmBackup> {
+        self.0.state.backups.iter().map(VmBackup::from).collect()
     }
     /// What its hypervisor measured at its last look; what was not measured is absent.
     async fn usage(&self, ctx: &Context<'_>) -> Result<Option<VmUsage>> {
