@@ -25,7 +25,7 @@ use crate::{
     },
     directory::Directory,
     doors::Doors,
-    host::image::import::Imports,
+    host::{fence::Fence, image::import::Imports},
     model::{ModelAccess, Models, bank::Counter, table::UsageTable},
     roster::{NoNodeChanges, NodeChanges, event::NodeRecord},
     swarm::table::SwarmTable,
@@ -94,6 +94,8 @@ pub struct Rooms {
     pub vms: VmTable,
     /// Images on their way in.
     pub imports: Imports,
+    /// Ends VMs here that come back elsewhere.
+    pub fence: Fence,
     pub clock: Clock,
     pub data_dir: PathBuf,
     secrets: Arc<dyn SecretSource>,
@@ -132,6 +134,7 @@ impl House {
             approvals: ApprovalTable::new(views.clone()),
             vms: VmTable::new(views.clone()),
             imports: Imports::default(),
+            fence: Fence::new(&data_dir, shim.clone()),
             usage: UsageTable::new(views.clone()),
             ledger,
             views,

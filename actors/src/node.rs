@@ -28,6 +28,7 @@ use crate::{
         next_generation,
     },
     directory::Directory,
+    host::fence::{Counting, Fence},
     house::{Clustered, House},
     model::{
         ModelAccess, NoModels, UsageKeeper,
@@ -143,6 +144,8 @@ pub struct Node {
     control: ControlPlane,
     clustering: Option<Clustering>,
     usage: Option<UsageKeeper>,
+    /// Of a node among others: its lease is counted while this lives.
+    _counting: Option<Counting>,
     /// Until the last call is settled.
     _following: Following,
     /// A node without peers leads itself while this lives.
@@ -198,6 +201,7 @@ impl Node {
                     labels: settings.labels.clone(),
                     zone: settings.zone.clone().unwrap_or_default(),
                     token_digests: config.token_digests.clone(),
+                    fences: Fence::can_end(),
                     gateway: config.gateway.as_ref().and_then(|gateway| gateway.url(&cluster.address)),
                     ..NodeRecord::of_this_host(id, cluster.raft_id(), cluster.address.clone())
                 };
@@ -232,7 +236,7 @@ impl Node {
         let mut control =
             ControlPlane::new(house.clone(), running.tree.clone(), running.roster.clone(), id, config.faults_allowed);
         let gauges = Gauges::start(dir);
-        let mut clustering = None;
+        let (mut clustering, mut counting) = (None, None);
         if let Some(connected) = connected {
             let book = Arc::new(Book::new(house.clone(), running.roster.clone()));
             connected.cluster.credentials.open(house.ledger.clone(), book.clone());
@@ -240,6 +244,8 @@ impl Node {
             removals.ask(&membership);
             let phase = Arc::downgrade(&membership);
             house.peers.read_phase(move || phase.upgrade().map_or(Phase::Over, |membership| membership.phase()));
+            let held = Arc::downgrade(&membership);
+            counting = Some(house.fence.count(move || held.upgrade().and_then(|membership| membership.stops_in())));
             let lanes = connected.lanes().clone();
             let replicas = Replicas::open(&house.blobs, lanes.bulk.clone(), house.ledger.clone(), id);
             let transcripts = Transcripts::open(dir.clone(), lanes.bulk.clone(), house.ledger.clone(), id);
@@ -268,7 +274,17 @@ impl Node {
             let own = report_alone(&house);
             control = control.with_others(None, Reports::open(id, own, running.tree.clone(), gauges, None));
         }
-        let node = Self { house, running, control, clustering, usage, _following: following, _alone: alone, _lock: lock };
+        let node = Self {
+            house,
+            running,
+            control,
+            clustering,
+            usage,
+            _counting: counting,
+            _following: following,
+            _alone: alone,
+            _lock: lock,
+        };
         if founds {
             node.ensure_default(config.default_agents).await.map_err(|refused| StartError::Default(refused.message))?;
         }

@@ -1,4 +1,4 @@
-//! What VMs promise beyond being on and off: snapshots. On one node over a simulated hypervisor that outlives it.
+//! What VMs promise beyond being on and off: snapshots, consoles, backups. On one node over a simulated hypervisor that outlives it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod support;
@@ -6,14 +6,14 @@ mod support;
 use std::time::Duration;
 
 use hiveward_actors::{
-    client::{ControlPlane, NewHost, NewMove, NewVm},
+    client::{ControlPlane, NewHost, NewMove, NewVm, Restore},
     host::{
         HostStatus,
         driver::{Off, Run, simulated::Hypervisor},
     },
     id::{HostId, VmId},
     node::{Node, NodeConfig},
-    vm::{VmRecord, VmStatus, console::From, snapshot::SNAPSHOTS_MAX},
+    vm::{VmRecord, VmStatus, console::From, event::Outcome, snapshot::SNAPSHOTS_MAX},
 };
 use hiveward_runtime::{
     error::Code,
@@ -245,5 +245,80 @@ async fn a_console_is_recorded_and_a_reader_goes_on_where_it_was_after_the_node_
     assert!(dir.exists());
     control.remove_vm(op(), vm, true).await.unwrap();
     support::until("the recording to go with its VM", || (!dir.exists()).then_some(())).await;
+    here.stop().await;
+}
+
+/// Whole backups in a directory, and what is there besides.
+fn kept(dir: &std::path::Path) -> (usize, Vec<String>) {
+    let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let (odd, whole): (Vec<_>, Vec<_>) = names.partition(|name| name.starts_with('.'));
+    (whole.len(), odd)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_is_broken_off_is_made_whole_or_leaves_nothing_and_a_vm_is_made_of_it() {
+    let mut here = Here::start().await;
+    let (vm, dir) = (here.vm("web").await, tempfile::tempdir().unwrap());
+    let to = || dir.path().to_str().unwrap().to_owned();
+    let mut whole = 0;
+    for (point, fault) in [
+        ("vm.backup", Fault::Panic),
+        ("vm.backup.done", Fault::Panic),
+        ("driver.backup", error()),
+        ("driver.backup.done", error()),
+    ] {
+        let control = here.control();
+        arm(point, vm, fault);
+        control.backup_vm(op(), vm, to()).await.unwrap();
+        let record = support::until("its end", || idle(&control, vm)).await;
+        whole += 1;
+        assert!(struck(point), "{point}");
+        assert_eq!((record.state.backups.len(), kept(dir.path())), (whole, (whole, Vec::new())), "{point}");
+        fault::disarm(point);
+    }
+    // The node stops amid it.
+    for point in ["driver.backup", "driver.backup.done"] {
+        arm(point, vm, Fault::Hang);
+        here.control().backup_vm(short(), vm, to()).await.unwrap();
+        support::until("the step", || struck(point).then_some(())).await;
+        assert_eq!(kept(dir.path()).1.len(), 1, "what is not whole has another name");
+        here.restart().await;
+        let control = here.control();
+        support::until("its end", || idle(&control, vm)).await;
+        whole += 1;
+        assert_eq!(kept(dir.path()), (whole, Vec::new()), "{point}");
+        fault::disarm(point);
+    }
+    let control = here.control();
+    // What fails again and again is given up, and what cannot be is said at once.
+    for _ in 0..8 {
+        arm("driver.backup.done", vm, error());
+    }
+    control.backup_vm(op(), vm, to()).await.ok();
+    let record = support::until("its end", || idle(&control, vm)).await;
+    let last = record.state.operations.back().unwrap();
+    assert!(matches!(&last.ended, Some((_, Outcome::Failed { message })) if message.contains("broken off")), "{last:?}");
+    assert_eq!((record.status, kept(dir.path())), (VmStatus::Running, (whole, Vec::new())));
+    fault::disarm("driver.backup.done");
+    let nowhere = control.backup_vm(op(), vm, format!("{}/no", to())).await.unwrap_err();
+    assert!(nowhere.message.contains("written"), "{nowhere:?}");
+    assert_eq!(control.backup_vm(op(), vm, "relative".into()).await.unwrap_err().field.as_deref(), Some("to"));
+
+    // It outlives its VM.
+    control.remove_vm(op(), vm, true).await.unwrap();
+    let all = control.backups_in(&to()).await.unwrap();
+    assert_eq!(all.len(), whole);
+    let first = &all[0];
+    assert_eq!((&*first.manifest.spec.name, first.manifest.running, first.manifest.disks.len()), ("web", true, 1));
+    let new = |name: &str| Restore { from: first.path.clone(), name: name.into(), host: None, start: true };
+    let again = control.restore_vm(op(), new("again")).await.unwrap().value;
+    assert_eq!((again.status, again.spec.cpus, again.spec.id == vm), (VmStatus::Running, 1, false));
+    assert_eq!(control.restore_vm(op(), new("again")).await.unwrap_err().code, Code::Conflict);
+    // A simulated guest answers nobody, and no drill says that it does.
+    let drill = control.drill_backup(op(), first.path.clone(), None).await.unwrap_err();
+    assert!(drill.message.contains("simulated"), "{drill:?}");
+    assert_eq!(control.restore_vm(op(), Restore { from: to(), ..new("x") }).await.unwrap_err().code, Code::NotFound);
+    control.remove_vm(op(), again.spec.id, true).await.unwrap();
+    here.nothing_left().await;
     here.stop().await;
 }

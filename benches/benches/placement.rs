@@ -62,7 +62,15 @@ fn empty(count: usize, total: Need) -> Hosts {
     let mut hosts = Hosts::default();
     for n in 0..count {
         let (host, zone) = (HostId::from_u128(n as u128 + 1), format!("z{}", n % 4));
-        hosts.push(HostFacts { host, closed: None, total, used: Need::default(), zone, labels: BTreeMap::new() });
+        hosts.push(HostFacts {
+            host,
+            closed: None,
+            total,
+            used: Need::default(),
+            zone,
+            labels: BTreeMap::new(),
+            disks: Some(String::new()),
+        });
     }
     hosts
 }

@@ -1,4 +1,5 @@
-//! The binary: a node, its command line, and the shim that holds one agent process.
+//! The binary: a node, its command line, the shim that holds one agent process, and the keeper that ends a
+//! lost node's VMs.
 
 use std::process::ExitCode;
 
@@ -6,6 +7,10 @@ fn main() -> ExitCode {
     // Before anything else: a shim must stay small and start no runtime.
     if std::env::args_os().nth(1).is_some_and(|first| first == "shim") {
         return hiveward_actors::agent::session::shim::main();
+    }
+    // The same: it must outlive whatever becomes of a node.
+    if std::env::args_os().nth(1).is_some_and(|first| first == "fence") {
+        return hiveward_actors::host::fence::keeper::main();
     }
     hiveward_gateway::cli::main()
 }

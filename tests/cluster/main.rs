@@ -15,3 +15,4 @@ mod kills;
 mod oracle;
 mod partitions;
 mod versions;
+mod vms;

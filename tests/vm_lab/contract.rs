@@ -29,6 +29,7 @@ async fn the_libvirt_driver_keeps_the_contract_on_real_qemu_and_leaves_nothing_o
         bytes,
         virtual_bytes: 96 << 20,
         format: "qcow2".into(),
+        verify: false,
     };
     let spec = |host| driver::DomainSpec {
         base: Some(base.clone()),

@@ -2,9 +2,11 @@
 //! Without KVM; as root. Run with `make test-vms`, which installs what it needs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod backups;
 mod contract;
 mod kills;
 mod lab;
 mod life;
+mod lost;
 mod migration;
 mod operations;

@@ -8,6 +8,7 @@ use virt::{
 };
 
 use crate::{
+    backup,
     console::Consoles,
     protocol::{Answer, Definition, Power, Problem, Seen, Step},
     snapshot,
@@ -110,6 +111,7 @@ fn seen(record: Record) -> Seen {
         disk_written_bytes: sum("block.", ".wr.bytes"),
         network_received_bytes: sum("net.", ".rx.bytes"),
         network_sent_bytes: sum("net.", ".tx.bytes"),
+        name: Some(record.name),
         vm: record.vm,
     }
 }
@@ -141,6 +143,7 @@ pub fn look(domain: &Domain, vm: &str) -> Result<Seen, Error> {
         disk_written_bytes: None,
         network_received_bytes: None,
         network_sent_bytes: None,
+        name: None,
     })
 }
 
@@ -150,6 +153,15 @@ fn find(connection: &Connect, vm: &str) -> Result<Option<Domain>, Problem> {
         Err(error) if error.code() == Enum::Known(ErrorNumber::NoDomain) => Ok(None),
         Err(error) => Err(problem(&error)),
     }
+}
+
+const fn is_on_as(power: Power) -> bool {
+    matches!(power, Power::On | Power::Paused | Power::Moving)
+}
+
+pub fn is_on(domain: &Domain) -> Result<bool, Problem> {
+    let (state, reason) = sys::state(domain).map_err(|error| problem(&error))?;
+    Ok(is_on_as(power(state, reason)))
 }
 
 pub fn act(host: &Host, vm: &str, step: Step<Definition>) -> Result<Option<Seen>, Problem> {
@@ -179,11 +191,12 @@ pub fn act(host: &Host, vm: &str, step: Step<Definition>) -> Result<Option<Seen>
             Step::Undefine | Step::Discard if host.has_disks() && !anothers => {
                 host.store.remove(&host.connection, vm).map(|()| None)
             }
+            Step::EndBackup if !anothers => backup::end(host, vm).map(|()| None),
             Step::Undefine | Step::Destroy | Step::Dismiss | Step::Discard | Step::RemoveSnapshot { .. } => Ok(None),
             _ => refused("there is no such domain"),
         };
     };
-    let on = |power| matches!(power, Power::On | Power::Paused | Power::Moving);
+    let on = is_on_as;
     let now = look(&domain, vm).map_err(|error| problem(&error))?.power;
     let seen_now = || look(&domain, vm).map(Some).map_err(|error| problem(&error));
     let done = match (step, now) {
@@ -204,6 +217,7 @@ pub fn act(host: &Host, vm: &str, step: Step<Definition>) -> Result<Option<Seen>
         }
         (Step::Snapshot { name }, _) => return snapshot::take(&domain, &name).and_then(|()| seen_now()),
         (Step::Revert { name }, _) => return snapshot::revert(&domain, &name).and_then(|()| seen_now()),
+        (Step::EndBackup, _) => return backup::end(host, vm).and_then(|()| seen_now()),
         (Step::RemoveSnapshot { name }, _) => return snapshot::remove(&domain, &name).and_then(|()| seen_now()),
         (Step::Undefine | Step::Dismiss, now) if on(now) => return refused("it runs; stop it first"),
         (Step::Dismiss, _) => return undefine(host, &domain).map(|()| None),
@@ -288,6 +302,9 @@ fn disks(host: &Host, vm: &str, definition: &Definition) -> String {
 /// that is up.
 fn networks(host: &Host, definition: &Definition) -> Result<String, Problem> {
     let mut xml = String::new();
+    if definition.isolated {
+        return Ok(xml);
+    }
     let interface = |kind: &str, name: &str| {
         format!(
             "<interface type='{kind}'><source {kind}='{}'/><model type='virtio'/><rom enabled='no'/></interface>",

@@ -3,6 +3,7 @@
 //! Owns the connection. Keeps nothing: what is there libvirt knows. Ends when its standard input does, so it never outlives
 //! its node, and with it every call that hangs in C. Its calls block, on a bounded pool of threads.
 
+mod backup;
 mod console;
 mod domain;
 mod guest;
@@ -114,6 +115,7 @@ fn work(asking: &Mutex<Receiver<Request>>, host: &'static Host, said: &SyncSende
             Call::Abort { vm } => migrate::abort(host, &vm).map(|()| Answer::Done),
             Call::Console { vm } => console::open(host, &vm, said).map(|()| Answer::Done),
             Call::Type { vm, bytes } => console::type_(host, &vm, &bytes).map(|()| Answer::Done),
+            Call::Backup { vm, dir } => backup::backup(host, &vm, &dir).map(Answer::BackedUp),
             Call::Sweep { keep } => host.store.sweep(&host.connection, &keep).map(|()| Answer::Done),
         };
         answer(said, id, result);

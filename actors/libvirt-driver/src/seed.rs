@@ -58,6 +58,8 @@ mod tests {
             memory_bytes: 0,
             image: String::new(),
             base: None,
+            bases: Vec::new(),
+            isolated: false,
             disks: Vec::new(),
             networks: Vec::new(),
             ssh_keys: vec!["ssh-ed25519 AAAA \"me\"".into()],

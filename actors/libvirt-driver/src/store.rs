@@ -137,18 +137,14 @@ impl Store {
         }
         let root_bytes = definition.disks.iter().find(|(name, _)| name == ROOT).map_or(0, |(_, bytes)| *bytes);
         if Self::find(&pool, &disk_name(vm, ROOT))?.is_none() {
-            self.image(connection, &pool, base)?;
-            let backing = format!(
-                "<backingStore><path>{}/{}</path><format type='{}'/></backingStore>",
-                escaped(self.path()),
-                self.image_name(&base.hash),
-                escaped(&base.format)
-            );
-            create(&pool, &disk_name(vm, ROOT), root_bytes.max(base.virtual_bytes), "qcow2", &backing)?;
+            self.linked(connection, &pool, &disk_name(vm, ROOT), root_bytes, base)?;
         }
         for (name, bytes) in definition.disks.iter().filter(|(name, _)| name != ROOT) {
             if Self::find(&pool, &disk_name(vm, name))?.is_none() {
-                create(&pool, &disk_name(vm, name), *bytes, "qcow2", "")?;
+                match definition.bases.iter().find(|(disk, _)| disk == name) {
+                    Some((_, base)) => self.linked(connection, &pool, &disk_name(vm, name), *bytes, base)?,
+                    None => drop(create(&pool, &disk_name(vm, name), *bytes, "qcow2", "")?),
+                }
             }
         }
         let seed = seed::image(vm, definition).map_err(|error| Problem::Failed(format!("its seed cannot be made: {error}")))?;
@@ -158,6 +154,42 @@ impl Store {
             write(connection, &pool, &name, seed.len() as u64, &mut seed.as_slice())?;
         }
         Ok(())
+    }
+
+    /// A disk that is a difference to what it begins as.
+    fn linked(&self, connection: &Connect, pool: &StoragePool, name: &str, bytes: u64, base: &Base) -> Result<(), Problem> {
+        self.image(connection, pool, base)?;
+        let backing = format!(
+            "<backingStore><path>{}/{}</path><format type='{}'/></backingStore>",
+            escaped(self.path()),
+            self.image_name(&base.hash),
+            escaped(&base.format)
+        );
+        create(pool, name, bytes.max(base.virtual_bytes), "qcow2", &backing).map(drop)
+    }
+
+    /// A file of the pool that another wrote.
+    pub fn volume(&self, connection: &Connect, name: &str) -> Result<StorageVol, Problem> {
+        let _busy = self.busy();
+        let pool = self.open(connection)?;
+        pool.refresh(0).map_err(|error| text(&error))?;
+        Self::find(&pool, name)?.ok_or_else(|| Problem::Failed(format!("there is no {name} in the pool")))
+    }
+
+    /// Writes what a disk of a VM is as a file that stands alone.
+    pub fn duplicate(&self, connection: &Connect, vm: &str, disk: &str, to: &str) -> Result<(), Problem> {
+        let _busy = self.busy();
+        let pool = self.open(connection)?;
+        let Some(of) = Self::find(&pool, &disk_name(vm, disk))? else {
+            return Err(Problem::Failed(format!("there is no disk {disk} of it in the pool")));
+        };
+        let bytes = of.info().map_err(|error| text(&error))?.capacity;
+        let xml = format!(
+            "<volume><name>{}</name><capacity unit='bytes'>{bytes}</capacity><target><format type='qcow2'/>\
+             <permissions><mode>0600</mode></permissions></target></volume>",
+            escaped(to)
+        );
+        StorageVol::create_xml_from(&pool, &xml, &of, 0).map(drop).map_err(|error| text(&error))
     }
 
     /// Sees that an image is there, whole.
@@ -175,17 +207,30 @@ impl Store {
         if bytes != base.bytes {
             return Err(Problem::Refused(format!("the image's file on the node has {bytes} bytes and not {}", base.bytes)));
         }
+        if base.verify {
+            let mut hash = blake3::Hasher::new();
+            std::io::copy(&mut file, &mut hash).map_err(cannot)?;
+            file.rewind().map_err(cannot)?;
+            if hash.finalize().to_hex().as_str() != base.hash {
+                return Err(Problem::Refused(format!("{} is damaged: it is not what was written", base.path)));
+            }
+        }
         write(connection, pool, &name, bytes, &mut file)
     }
 
     /// Removes every disk of a VM. What is not there is gone.
     pub fn remove(&self, connection: &Connect, vm: &str) -> Result<(), Problem> {
+        self.remove_those(connection, vm)
+    }
+
+    /// Removes every file of the pool whose name begins so. What is not there is gone.
+    pub fn remove_those(&self, connection: &Connect, begins: &str) -> Result<(), Problem> {
         let _busy = self.busy();
         let pool = self.open(connection)?;
         pool.refresh(0).map_err(|error| text(&error))?;
         for volume in pool.list_all_volumes(0).map_err(|error| text(&error))? {
             let name = volume.name().map_err(|error| text(&error))?;
-            if name.starts_with(vm) {
+            if name.starts_with(begins) {
                 delete(&volume)?;
             }
         }
@@ -231,7 +276,7 @@ fn seed_name(vm: &str) -> String {
 }
 
 /// Of the file, not of the disk that it is.
-fn length(volume: &StorageVol) -> Result<u64, Error> {
+pub fn length(volume: &StorageVol) -> Result<u64, Error> {
     Ok(volume.info_flags(sys::VIR_STORAGE_VOL_GET_PHYSICAL)?.allocation)
 }
 

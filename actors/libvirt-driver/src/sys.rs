@@ -213,7 +213,39 @@ pub fn job(domain: &Domain, completed: bool) -> Result<Option<Progress>, Error> 
     }))
 }
 
-/// Ends the migration that is under way; there being none is an error.
+/// Begins to write a domain's disks elsewhere.
+pub fn begin_backup(domain: &Domain, xml: &str) -> Result<(), Error> {
+    let Ok(xml) = std::ffi::CString::new(xml) else { return Err(Error::last_error()) };
+    // SAFETY: the domain is held, and the text ends with a zero and outlives the call.
+    let begun = unsafe { sys::virDomainBackupBegin(domain.as_ptr(), xml.as_ptr(), ptr::null(), 0) };
+    if begun < 0 { Err(Error::last_error()) } else { Ok(()) }
+}
+
+/// What kind of job is under way, or with `completed` how the last one ended, as libvirt numbers them.
+fn job_kind(domain: &Domain, completed: bool) -> Result<c_int, Error> {
+    let (mut kind, mut params, mut count) = (0, ptr::null_mut(), 0);
+    let flags = if completed { sys::VIR_DOMAIN_JOB_STATS_COMPLETED } else { 0 };
+    // SAFETY: the domain is held; libvirt allocates the parameters, of which nothing is held after they are freed.
+    unsafe {
+        if sys::virDomainGetJobStats(domain.as_ptr(), &mut kind, &mut params, &mut count, flags) < 0 {
+            return Err(Error::last_error());
+        }
+        sys::virTypedParamsFree(params, count);
+    }
+    Ok(kind)
+}
+
+/// Whether the hypervisor still works on its disks.
+pub fn is_backed_up(domain: &Domain) -> Result<bool, Error> {
+    Ok(job_kind(domain, false)? != sys::VIR_DOMAIN_JOB_NONE as c_int)
+}
+
+/// Whether the work that has ended last came to a good end. Says so once.
+pub fn was_backed_up(domain: &Domain) -> Result<bool, Error> {
+    Ok(job_kind(domain, true)? == sys::VIR_DOMAIN_JOB_COMPLETED as c_int)
+}
+
+/// Ends the migration or the backup that is under way; there being none is an error.
 pub fn abort(domain: &Domain) -> Result<(), Error> {
     // SAFETY: the domain is held.
     let done = unsafe { sys::virDomainAbortJob(domain.as_ptr()) };

@@ -129,6 +129,16 @@ impl ControlPlane {
         self.host_done(&op, &done.value, done.cursor).await
     }
 
+    /// Takes a person's word that nothing runs on a host, so that its VMs come back elsewhere that are to: for hosts that
+    /// nobody else could be sure of. Refused of one that is not lost as far as is known. `confirm` is its name. A wrong word
+    /// can have a VM run twice, where its disks have no lock.
+    pub async fn declare_host_lost(&self, op: Op, host: HostId, confirm: String) -> Result<Done<HostRecord>, Refused> {
+        let operation = operation(&op, &("declare-host-lost", host, &confirm));
+        let change = FleetChange::DeclareLost { host, confirm, by: op.principal.clone() };
+        let done = self.change_fleet(&op, change, operation).await?;
+        self.host_done(&op, &done.value, done.cursor).await
+    }
+
     /// Refused while it has VMs. With `force` they are forgotten with it, and what runs on its hypervisor is left alone.
     pub async fn remove_host(&self, op: Op, host: HostId, force: bool) -> Result<Done<HostRecord>, Refused> {
         let operation = operation(&op, &("remove-host", host, force));

@@ -32,6 +32,8 @@ pub struct NodeView {
     pub address: String,
     /// Where browsers reach its gateway.
     pub gateway: Option<String>,
+    /// It ends VMs here that come back elsewhere before its lease is over, whatever becomes of its process.
+    pub fences: bool,
     pub labels: BTreeMap<String, String>,
     pub zone: String,
     pub cores: u32,
@@ -64,6 +66,7 @@ impl ControlPlane {
                 raft_id: entry.record.raft_id,
                 address: entry.record.address.clone(),
                 gateway: entry.record.gateway.clone(),
+                fences: entry.record.fences,
                 labels: entry.record.labels.clone(),
                 zone: entry.record.zone.clone(),
                 cores: entry.record.cores,

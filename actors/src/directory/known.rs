@@ -9,7 +9,10 @@ use hiveward_runtime::{clock::WallMs, cluster::identity::TokenBook, id::Key, led
 
 use crate::{
     agent::AgentSpec,
-    host::{event::FleetEvent, fleet::Fleet},
+    host::{
+        event::FleetEvent,
+        fleet::{Fleet, HostEntry},
+    },
     id::{AgentId, HostId, SwarmId, VmId},
     model::meter::{Budget, Scope},
     roster::event::{NodeRecord, RosterEvent},
@@ -272,7 +275,7 @@ impl Known {
                 }
                 None => return,
             },
-            Entity::Host(id) => match self.fleet.hosts.get_mut(&id) {
+            Entity::Host(id) => match self.host_to_place(id, node.is_some()) {
                 Some(entry) => {
                     entry.home = entry.home.or(node);
                     (&mut entry.place, None)
@@ -304,6 +307,14 @@ impl Known {
         } else {
             self.unplaced.insert(entity);
         }
+    }
+
+    /// One that is placed somewhere is not lost any more.
+    fn host_to_place(&mut self, host: HostId, somewhere: bool) -> Option<&mut HostEntry> {
+        if somewhere {
+            self.fleet.found(host);
+        }
+        self.fleet.hosts.get_mut(&host)
     }
 
     fn count(&mut self, node: Option<NodeId>, change: i32) {

@@ -28,13 +28,15 @@ use tokio::{
 
 use super::{
     ask_roster,
+    backup::BACKUPS_AT_ONCE,
     breaker::Breaker,
     console::Console,
-    driver::{self, Action, Change, Connection, Domain, Driver, DriverError, Listing, Usage},
+    driver::{self, Action, Change, Connection, Domain, Driver, DriverError, Listing, Usage, simulated::Hypervisor},
     event::FleetChange,
-    fleet::Drain,
+    fleet::{Drain, VmEntry},
+    ha,
     message::{Done, HostMsg},
-    spec::{Capacity, HostSpec, HostUri},
+    spec::{Capacity, HostSpec, HostUri, Scheme},
     travel::TRIPS_AT_ONCE,
 };
 use crate::{
@@ -95,6 +97,8 @@ pub struct State {
     foreign: u32,
     known: HashMap<VmId, Known>,
     children: HashMap<VmId, bool>,
+    /// In which each of them belongs here.
+    epochs: HashMap<VmId, u64>,
     strays: HashSet<VmId>,
     /// Those that are listened to, or could not be.
     pub(super) consoles: HashMap<VmId, Console>,
@@ -102,6 +106,7 @@ pub struct State {
     pub(super) migrating: HashSet<VmId>,
     steps: Arc<Semaphore>,
     pub(super) trips: Arc<Semaphore>,
+    pub(super) backups: Arc<Semaphore>,
     capacity: Option<Capacity>,
     saying: bool,
     last_error: Option<String>,
@@ -136,7 +141,11 @@ impl Behaviour for Host {
 
     async fn start(&self, ctx: &Context<HostMsg>) -> Result<State, Failure> {
         let me = self.spec.id;
-        let children = self.house.doors.vms_of(me).into_iter().map(|vm| (vm, false)).collect();
+        let children: HashMap<VmId, bool> = self.house.doors.vms_of(me).into_iter().map(|vm| (vm, false)).collect();
+        let epochs = self.house.directory.read(|known| {
+            let of = |vm: &VmId| Some((*vm, known.fleet.vms.get(vm)?.epoch));
+            children.keys().filter_map(of).collect()
+        });
         let mut state = State {
             link: None,
             opening: false,
@@ -148,11 +157,13 @@ impl Behaviour for Host {
             foreign: 0,
             known: HashMap::new(),
             children,
+            epochs,
             strays: HashSet::new(),
             consoles: HashMap::new(),
             migrating: HashSet::new(),
             steps: Arc::new(Semaphore::new(STEPS_AT_ONCE)),
             trips: Arc::new(Semaphore::new(TRIPS_AT_ONCE)),
+            backups: Arc::new(Semaphore::new(BACKUPS_AT_ONCE)),
             capacity: None,
             saying: false,
             last_error: None,
@@ -201,6 +212,8 @@ impl Behaviour for Host {
             HostMsg::Job { vm, reply } => self.job(ctx, state, vm, reply),
             HostMsg::ReadConsole { vm, from, wait_ms, reply } => self.read_console(ctx, state, vm, from, wait_ms, reply),
             HostMsg::TypeConsole { vm, bytes, reply } => self.type_console(ctx, state, vm, bytes, reply),
+            HostMsg::Backup { vm, new, reply } => self.backup(ctx, state, vm, *new, reply),
+            HostMsg::EndBackup { vm, new, reply } => self.end_backup(ctx, state, vm, *new, reply),
             HostMsg::ConsoleEnded { vm } => self.console_ended(state, vm),
             HostMsg::MigrationEnded { vm } => {
                 state.migrating.remove(&vm);
@@ -259,6 +272,7 @@ impl Behaviour for Host {
             }
             HostMsg::ChildStopped { vm } => {
                 state.children.remove(&vm);
+                state.epochs.remove(&vm);
                 state.known.remove(&vm);
                 self.sweep_consoles(ctx);
                 self.look(ctx, state).await?;
@@ -289,6 +303,12 @@ impl Host {
         state.opening = true;
         let (uri, host, me) = (HostUri::parse(&self.spec.uri), self.spec.id, ctx.addr().clone());
         let pool = self.spec.pool.clone();
+        if let Ok(uri) = &uri
+            && uri.scheme == Scheme::Simulated
+        {
+            let peers = self.house.peers.clone();
+            Hypervisor::named(&uri.authority).guard(move || peers.may_act());
+        }
         ctx.task(async move {
             let opened = match uri {
                 Ok(uri) => {
@@ -434,7 +454,8 @@ impl Host {
         state.listed = true;
         state.foreign = listing.foreign;
         let mut found: HashMap<VmId, Domain> = listing.domains.into_iter().map(|domain| (domain.vm, domain)).collect();
-        for vm in state.children.keys() {
+        let stale = self.stale(&found);
+        for vm in state.children.keys().filter(|vm| !stale.contains(vm)) {
             let domain = found.remove(vm);
             let known = state.known.entry(*vm).or_insert(Known { at: 0, domain: None, told: false });
             if known.at > begun {
@@ -453,8 +474,16 @@ impl Host {
                 known.told = door.tell(VmMsg::Observed { domain: known.domain.clone(), at: begun }).is_ok();
             }
         }
+        let on: HashSet<VmId> = state
+            .known
+            .iter()
+            .filter(|(_, known)| known.domain.as_ref().is_some_and(|domain| domain.run.is_on()))
+            .map(|(vm, _)| *vm)
+            .chain(found.keys().copied())
+            .collect();
+        self.let_go(&on);
         // What is left is nobody's here.
-        self.end_strays(ctx, state, found.into_keys());
+        self.end_strays(ctx, state, &stale, found.into_keys());
         self.look_at_consoles(ctx, state);
         self.answers(ctx, state);
     }
@@ -482,14 +511,15 @@ impl Host {
 
     /// Domains with this host's mark that are no VM of it: of a VM that was removed while it could not be reached. The
     /// directory knew of every VM before its domain was made, so what it does not know is gone.
-    fn end_strays(&self, ctx: &Context<HostMsg>, state: &mut State, found: impl Iterator<Item = VmId>) {
+    fn end_strays(&self, ctx: &Context<HostMsg>, state: &mut State, stale: &HashSet<VmId>, found: impl Iterator<Item = VmId>) {
         let host = self.spec.id;
         let strays: Vec<(VmId, bool)> = self.house.directory.read(|known| {
             if known.place(Entity::Host(host)).is_none_or(|place| place.placement != self.placement) {
                 return Vec::new();
             }
             // One that is on its way here belongs to the other host still, and is left alone.
-            let stray = |vm: &VmId| known.fleet.vms.get(vm).is_none_or(|entry| entry.host != host && entry.moving != Some(host));
+            let others = |entry: &VmEntry| entry.host != host && entry.moving != Some(host);
+            let stray = |vm: &VmId| stale.contains(vm) || known.fleet.vms.get(vm).is_none_or(others);
             // The disks of one that is on another host may be that one's, too.
             let elsewhere = |vm: &VmId| {
                 let other = known.fleet.vms.get(vm).and_then(|entry| known.fleet.hosts.get(&entry.host));
@@ -526,11 +556,19 @@ impl Host {
             self.connect(ctx, state);
             return reply.answer(unreachable("there is no connection yet".into()));
         };
+        if state.strays.contains(&vm) {
+            return reply.answer(Err(DriverError::Failed { message: "what is left of it here is being removed".into() }));
+        }
+        let begins = matches!(action, Action::Define(_) | Action::Start | Action::Resume);
         let (driver, looks, steps, me) = (link.driver.clone(), state.looks.clone(), state.steps.clone(), ctx.addr().clone());
+        let (house, spec) = (self.house.clone(), self.spec.clone());
         ctx.task(async move {
             let Ok(_turn) = steps.acquire().await else { return };
             if reply.is_abandoned() {
                 return;
+            }
+            if begins && let Err(message) = ha::may_run(&house, &spec, vm).await {
+                return reply.answer(Err(DriverError::Failed { message }));
             }
             let result = driver.act(vm, action, reply.deadline()).await;
             let done = result.map(|domain| Done { domain, at: looks.fetch_add(1, Ordering::AcqRel) + 1 });
@@ -553,11 +591,15 @@ impl Host {
             (new.collect(), entry.drain == Some(Drain::Draining))
         });
         for (vm, spec) in wanted {
-            self.begin(spec).await?;
+            let epoch = self.begin(spec).await?;
             state.children.insert(vm, false);
+            state.epochs.insert(vm, epoch);
         }
         let gone: Vec<_> = self.house.directory.read(|known| {
-            let here = |vm: &VmId| known.fleet.vms.get(vm).is_some_and(|entry| entry.host == host);
+            let here = |vm: &VmId| {
+                let entry = known.fleet.vms.get(vm).filter(|entry| entry.host == host);
+                entry.is_some_and(|entry| state.epochs.get(vm).is_none_or(|epoch| *epoch == entry.epoch))
+            };
             state.children.iter().filter(|(vm, stopping)| !**stopping && !here(vm)).map(|(vm, _)| *vm).collect()
         });
         for vm in gone {
@@ -588,10 +630,17 @@ impl Host {
         Ok(())
     }
 
-    async fn begin(&self, spec: Arc<VmSpec>) -> Result<(), Failure> {
+    async fn begin(&self, spec: Arc<VmSpec>) -> Result<u64, Failure> {
         let Some(beside) = self.beside.get() else { return Err(Failure::new("its supervisor is not known yet")) };
         let (vm, host, house, placement) = (spec.id, self.spec.id, self.house.clone(), self.placement);
-        let (child, door) = ChildSpec::actor(vm.to_string(), "vm", move || Vm::new(house.clone(), spec.clone(), host))
+        let epoch = house.directory.read(|known| known.fleet.vms.get(&vm).map_or(0, |entry| entry.epoch));
+        if spec.ha {
+            // It may run here already, from before this node knew what it must end.
+            if let Err(why) = ha::may_run(&house, &self.spec, vm).await {
+                tracing::warn!(%vm, host = %self.spec.name, why, "it may not be started here now");
+            }
+        }
+        let (child, door) = ChildSpec::actor(vm.to_string(), "vm", move || Vm::new(house.clone(), spec.clone(), host, epoch))
             .key(vm.key())
             .restart(Restart::Transient)
             .backoff(Backoff::default())
@@ -605,10 +654,10 @@ impl Host {
                     self.house.router.close(&vm.key(), before);
                 }
                 self.house.router.open(&vm.key(), placement, Arc::new(ActorDoor::new(door, vm::wire::read)));
-                Ok(())
+                Ok(epoch)
             }
             // Of a life of this actor before; its door is still open.
-            Err(StartError::Duplicate(_)) => Ok(()),
+            Err(StartError::Duplicate(_)) => Ok(epoch),
             Err(error) => Err(error.into()),
         }
     }

@@ -7,6 +7,7 @@ use hiveward_runtime::error::{Code, Refused};
 use super::{
     event::{FleetChange, FleetEvent},
     fleet::{Drain, Fleet, need},
+    lost,
 };
 use crate::{
     id::{HostId, VmId},
@@ -71,6 +72,7 @@ pub fn decide(fleet: &Fleet, change: &FleetChange, operation: Option<&Operation>
                 return Err(Refused::new(Code::Refused, format!("{} is not drained: there is nothing to cancel", host)));
             }
         },
+        FleetChange::DeclareLost { host, confirm, by } => lost::declare(fleet, *host, confirm, by, operation)?,
         FleetChange::AddVm { spec, on } => vec![add_vm(fleet, spec, *on, operation)?],
         FleetChange::Reached { host, placement, capacity } => match current(*host, *placement) {
             Some(entry) if entry.capacity.as_ref() != Some(capacity) || entry.unreachable.is_some() => {
@@ -123,7 +125,7 @@ pub fn decide(fleet: &Fleet, change: &FleetChange, operation: Option<&Operation>
     })
 }
 
-fn wish<'a>(vm: VmId, spec: &'a VmSpec, pin: Option<HostId>) -> Wish<'a> {
+pub(super) fn wish<'a>(vm: VmId, spec: &'a VmSpec, pin: Option<HostId>) -> Wish<'a> {
     Wish {
         need: need(spec),
         strategy: spec.strategy,
@@ -195,6 +197,16 @@ fn begin_move(fleet: &Fleet, vm: VmId, from: HostId, to: Option<HostId>) -> Resu
         let message = format!("{} and {} have hypervisors of different kinds", ours.spec.name, theirs.spec.name);
         return refused(message);
     }
+    if entry.spec.ha
+        && let (Some(ours), Some(theirs)) = (ours, theirs)
+        && ours.spec.disks_of() != theirs.spec.disks_of()
+    {
+        let message = format!(
+            "{} is to come back when its host is lost, and {} does not share its disks",
+            entry.spec.name, theirs.spec.name
+        );
+        return refused(message);
+    }
     Ok(vec![FleetEvent::VmMoving { vm, from, to: decision.chosen }])
 }
 
@@ -211,6 +223,9 @@ fn add_vm(fleet: &Fleet, spec: &Arc<VmSpec>, on: Option<HostId>, operation: Opti
         return Err(Refused { field: Some("host".into()), ..Refused::not_found(host) });
     }
     let mut hosts = fleet.columns();
+    if spec.ha {
+        hosts.close_alone();
+    }
     let wish = wish(spec.id, spec, on);
     let (at, decision) =
         Engine::default().decide(&hosts, &wish).map_err(|why| Refused::new(Code::Refused, format!("{why}; nothing was made")))?;

@@ -86,6 +86,36 @@ pub enum FleetEvent {
         image: ImageId,
         operation: Option<Operation>,
     },
+    /// The node that it is a part of is lost. What ran on it may run still.
+    HostLost {
+        host: HostId,
+        node: NodeId,
+        /// The node ends what comes back elsewhere before its lease is over, whatever has become of its process.
+        fences: bool,
+        why: String,
+    },
+    /// From here on it is certain that none of its VMs that come back runs on it.
+    HostOff {
+        host: HostId,
+        /// Who gave his word; nobody had to for a node that ends them by itself.
+        by: Option<Arc<str>>,
+        why: String,
+        operation: Option<Operation>,
+    },
+    /// From here on it belongs to `to` in this epoch: whatever there is of it in an older one is ended and never started.
+    VmComesBack {
+        vm: VmId,
+        from: HostId,
+        to: HostId,
+        epoch: u64,
+        decision: Arc<Decision>,
+    },
+    /// It is to come back, and cannot yet.
+    VmWaits {
+        vm: VmId,
+        host: HostId,
+        why: Arc<str>,
+    },
 }
 
 impl FleetEvent {
@@ -105,6 +135,10 @@ impl FleetEvent {
             Self::VmStayed { .. } => "VmStayed",
             Self::ImageAdded { .. } => "ImageAdded",
             Self::ImageRemoved { .. } => "ImageRemoved",
+            Self::HostLost { .. } => "HostLost",
+            Self::HostOff { .. } => "HostOff",
+            Self::VmComesBack { .. } => "VmComesBack",
+            Self::VmWaits { .. } => "VmWaits",
         }
     }
 
@@ -118,8 +152,13 @@ impl FleetEvent {
             | Self::HostDrainCancelled { host, .. }
             | Self::HostDrained { host }
             | Self::HostRemoved { host, .. }
+            | Self::HostLost { host, .. }
+            | Self::HostOff { host, .. }
+            | Self::VmWaits { host, .. }
             | Self::VmAdded { host, .. }
             | Self::VmRemoved { host, .. } => *host,
+            // Its new host is to hear of it at once; the old one has nobody who could.
+            Self::VmComesBack { to, .. } => *to,
             Self::VmMoving { from, .. } | Self::VmMoved { from, .. } | Self::VmStayed { from, .. } => *from,
             Self::ImageAdded { .. } | Self::ImageRemoved { .. } => return None,
         })
@@ -131,6 +170,7 @@ impl FleetEvent {
             Self::HostAdded { spec, operation } => (operation, spec.id.key()),
             Self::HostDraining { host, operation }
             | Self::HostDrainCancelled { host, operation }
+            | Self::HostOff { host, operation, .. }
             | Self::HostRemoved { host, operation } => (operation, host.key()),
             Self::VmAdded { spec, operation, .. } => (operation, spec.id.key()),
             Self::ImageAdded { spec, operation } => (operation, spec.id.key()),
@@ -165,6 +205,15 @@ impl FleetEvent {
                 json!({"image": spec.id.to_string(), "name": spec.name, "hash": spec.hash, "bytes": spec.bytes})
             }
             Self::ImageRemoved { image, .. } => json!({"image": image.to_string()}),
+            Self::HostLost { host, node, fences, why } => {
+                json!({"host": host.to_string(), "node": node.to_string(), "fences": fences, "why": why})
+            }
+            Self::HostOff { host, by, why, .. } => json!({"host": host.to_string(), "by": by, "why": why}),
+            Self::VmComesBack { vm, from, to, epoch, decision } => json!({
+                "vm": vm.to_string(), "host": from.to_string(), "to": to.to_string(), "epoch": epoch,
+                "strategy": decision.strategy, "eligible": decision.eligible,
+            }),
+            Self::VmWaits { vm, host, why } => json!({"vm": vm.to_string(), "host": host.to_string(), "why": why}),
         }
     }
 }
@@ -185,6 +234,12 @@ pub enum FleetChange {
     },
     CancelDrain {
         host: HostId,
+    },
+    /// A person's word that nothing runs on it: what is to come back comes back. `confirm` is its name.
+    DeclareLost {
+        host: HostId,
+        confirm: String,
+        by: Arc<str>,
     },
     /// Placed on this host, or on the best one.
     AddVm {
@@ -242,6 +297,7 @@ impl FleetChange {
             Self::RemoveHost { host, .. }
             | Self::DrainHost { host }
             | Self::CancelDrain { host }
+            | Self::DeclareLost { host, .. }
             | Self::Reached { host, .. }
             | Self::Unreachable { host, .. }
             | Self::Drained { host, .. } => host.key(),

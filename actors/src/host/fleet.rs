@@ -25,6 +25,17 @@ pub enum Drain {
     Drained,
 }
 
+/// What is known of a host whose node is lost, or that somebody said is off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    pub why: String,
+    /// Its node ends by itself what comes back elsewhere.
+    pub fences: bool,
+    /// It is certain that nothing that comes back runs on it.
+    pub off: bool,
+    pub since: WallMs,
+}
+
 #[derive(Clone, Debug)]
 pub struct HostEntry {
     pub spec: Arc<HostSpec>,
@@ -35,6 +46,8 @@ pub struct HostEntry {
     /// Why it cannot be reached, if it cannot.
     pub unreachable: Option<String>,
     pub drain: Option<Drain>,
+    /// Until it is placed on a node again, or reached.
+    pub lost: Option<Lost>,
     pub vms: BTreeSet<VmId>,
     pub used: Need,
     pub added_at: WallMs,
@@ -55,7 +68,7 @@ impl HostEntry {
     pub fn closed(&self) -> Option<Reject> {
         if self.drain.is_some() {
             Some(Reject::Draining)
-        } else if self.unreachable.is_some() || self.place.node.is_none() {
+        } else if self.unreachable.is_some() || self.lost.is_some() || self.place.node.is_none() {
             Some(Reject::Unreachable)
         } else if self.capacity.is_none() {
             Some(Reject::Unknown)
@@ -71,6 +84,10 @@ pub struct VmEntry {
     pub host: HostId,
     /// The host that it is being brought to, where room is reserved for it as well.
     pub moving: Option<HostId>,
+    /// Grows whenever it comes back elsewhere.
+    pub epoch: u64,
+    /// Why it has not come back yet, if it is to.
+    pub waits: Option<Arc<str>>,
     pub added_at: WallMs,
 }
 
@@ -131,6 +148,7 @@ impl Fleet {
                 used: entry.used,
                 zone: entry.spec.zone.clone(),
                 labels: entry.spec.labels.clone(),
+                disks: entry.spec.disks_of(),
             });
         }
         for (group, on) in &self.groups {
@@ -194,6 +212,7 @@ impl Fleet {
                     capacity: None,
                     unreachable: None,
                     drain: None,
+                    lost: None,
                     vms: BTreeSet::new(),
                     used: Need::default(),
                     added_at: at,
@@ -203,6 +222,7 @@ impl Fleet {
             FleetEvent::HostReached { host, capacity } => {
                 if let Some(entry) = self.hosts.get_mut(host) {
                     (entry.capacity, entry.unreachable) = (Some(capacity.clone()), None);
+                    self.found(*host);
                 }
             }
             FleetEvent::HostUnreachable { host, why } => {
@@ -230,7 +250,10 @@ impl Fleet {
                 if let Some(entry) = self.hosts.get_mut(host) {
                     entry.vms.insert(spec.id);
                 }
-                self.vms.insert(spec.id, VmEntry { spec: spec.clone(), host: *host, moving: None, added_at: at });
+                self.vms.insert(
+                    spec.id,
+                    VmEntry { spec: spec.clone(), host: *host, moving: None, epoch: 0, waits: None, added_at: at },
+                );
             }
             FleetEvent::VmRemoved { vm, .. } => {
                 self.forget(*vm);
@@ -243,18 +266,37 @@ impl Fleet {
                     self.group(*to, &spec, 1);
                 }
             }
-            FleetEvent::VmMoved { vm, from, to } => {
+            FleetEvent::VmMoved { vm, from, to } => self.hand_over(*vm, *from, *to),
+            FleetEvent::VmComesBack { vm, from, to, epoch, .. } => {
+                let moving = self.vms.get_mut(vm).and_then(|entry| {
+                    (entry.epoch, entry.waits) = (*epoch, None);
+                    entry.moving.take()
+                });
+                // What it had on the way there goes with it.
+                if let (Some(moving), Some(spec)) = (moving, self.vms.get(vm).map(|entry| entry.spec.clone())) {
+                    self.reserve(moving, need(&spec), -1);
+                    self.group(moving, &spec, -1);
+                }
+                if let Some(spec) = self.vms.get(vm).map(|entry| entry.spec.clone()) {
+                    self.reserve(*to, need(&spec), 1);
+                    self.group(*to, &spec, 1);
+                    self.hand_over(*vm, *from, *to);
+                }
+            }
+            FleetEvent::VmWaits { vm, why, .. } => {
                 if let Some(entry) = self.vms.get_mut(vm) {
-                    (entry.host, entry.moving) = (*to, None);
-                    let spec = entry.spec.clone();
-                    self.reserve(*from, need(&spec), -1);
-                    self.group(*from, &spec, -1);
-                    if let Some(host) = self.hosts.get_mut(from) {
-                        host.vms.remove(vm);
-                    }
-                    if let Some(host) = self.hosts.get_mut(to) {
-                        host.vms.insert(*vm);
-                    }
+                    entry.waits = Some(why.clone());
+                }
+            }
+            FleetEvent::HostLost { host, fences, why, .. } => {
+                if let Some(entry) = self.hosts.get_mut(host) {
+                    entry.lost = Some(Lost { why: why.clone(), fences: *fences, off: false, since: at });
+                }
+            }
+            FleetEvent::HostOff { host, why, .. } => {
+                if let Some(entry) = self.hosts.get_mut(host) {
+                    let fences = entry.lost.as_ref().is_some_and(|lost| lost.fences);
+                    entry.lost = Some(Lost { why: why.clone(), fences, off: true, since: at });
                 }
             }
             FleetEvent::VmStayed { vm, to, .. } => {
@@ -273,6 +315,32 @@ impl Fleet {
                 if let Some(entry) = self.images.remove(image) {
                     self.image_names.remove(&entry.spec.name);
                 }
+            }
+        }
+    }
+
+    /// It belongs to `to`, where room for it is reserved.
+    fn hand_over(&mut self, vm: VmId, from: HostId, to: HostId) {
+        let Some(entry) = self.vms.get_mut(&vm) else { return };
+        (entry.host, entry.moving) = (to, None);
+        let spec = entry.spec.clone();
+        self.reserve(from, need(&spec), -1);
+        self.group(from, &spec, -1);
+        if let Some(host) = self.hosts.get_mut(&from) {
+            host.vms.remove(&vm);
+        }
+        if let Some(host) = self.hosts.get_mut(&to) {
+            host.vms.insert(vm);
+        }
+    }
+
+    /// It is there again: what still belongs to it goes on there.
+    pub fn found(&mut self, host: HostId) {
+        let Some(entry) = self.hosts.get_mut(&host).filter(|entry| entry.lost.is_some()) else { return };
+        entry.lost = None;
+        for vm in entry.vms.clone() {
+            if let Some(vm) = self.vms.get_mut(&vm) {
+                vm.waits = None;
             }
         }
     }

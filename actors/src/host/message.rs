@@ -5,10 +5,14 @@ use std::collections::HashMap;
 use hiveward_runtime::call::Reply;
 use serde::{Deserialize, Serialize};
 
+use super::backup::NewBackup;
 use super::driver::{Action, Change, Connection, Domain, DriverError, GuestInfo, Listing, Migration, Progress, Usage};
 use crate::{
     id::VmId,
-    vm::console::{self, ConsolePiece},
+    vm::{
+        backup::Manifest,
+        console::{self, ConsolePiece},
+    },
 };
 
 /// A step that was done: the domain as it was afterwards, and when that was, to be compared with other looks.
@@ -98,6 +102,19 @@ pub enum HostMsg {
         vm: VmId,
         bytes: Vec<u8>,
         reply: Reply<Result<(), DriverError>>,
+    },
+
+    /// From a VM beside it. Ends when the backup is whole and kept, and is done again from its beginning if it is not.
+    Backup {
+        vm: VmId,
+        new: Box<NewBackup>,
+        reply: Reply<Result<(String, Manifest), DriverError>>,
+    },
+    /// Away with what is left of one.
+    EndBackup {
+        vm: VmId,
+        new: Box<NewBackup>,
+        reply: Reply<Result<Done, DriverError>>,
     },
 
     // From itself.

@@ -5,13 +5,18 @@
 //! What runs on a host its hypervisor says; the host's actor asks it and tells its VMs.
 
 pub mod actor;
+pub mod backup;
+pub mod backup_target;
 pub mod breaker;
 mod console;
 pub mod decide;
 pub mod driver;
 pub mod event;
+pub mod fence;
 pub mod fleet;
+mod ha;
 pub mod image;
+pub mod lost;
 pub mod message;
 pub mod record;
 #[cfg(test)]

@@ -46,7 +46,12 @@ impl From<&HostEntry> for HostRecord {
         Self {
             spec: entry.spec.clone(),
             status: entry.status(),
-            why: entry.unreachable.clone().or_else(|| entry.place.node.is_none().then(|| entry.place.why.to_string())),
+            why: entry
+                .lost
+                .as_ref()
+                .map(|lost| lost.why.clone())
+                .or_else(|| entry.unreachable.clone())
+                .or_else(|| entry.place.node.is_none().then(|| entry.place.why.to_string())),
             node: entry.place.node,
             capacity: entry.capacity.clone(),
             vms: u32::try_from(entry.vms.len()).unwrap_or(u32::MAX),
@@ -62,7 +67,7 @@ impl From<&HostEntry> for HostRecord {
 impl HostEntry {
     pub fn status(&self) -> HostStatus {
         match (&self.unreachable, self.drain) {
-            _ if self.place.node.is_none() => HostStatus::Lost,
+            _ if self.place.node.is_none() || self.lost.is_some() => HostStatus::Lost,
             (Some(_), _) => HostStatus::Unreachable,
             (None, Some(Drain::Draining)) => HostStatus::Draining,
             (None, Some(Drain::Drained)) => HostStatus::Drained,

@@ -57,6 +57,7 @@ fn vm(n: u128, dice: &mut fastrand::Rng) -> VmSpec {
         start: true,
         stop_grace_ms: 0,
         base: None,
+        restored: None,
     }
 }
 

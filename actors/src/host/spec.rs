@@ -45,6 +45,16 @@ impl HostSpec {
         self.pool.shared && other.pool.shared && self.pool.path == other.pool.path
     }
 
+    /// Which other hosts have the disks of its VMs: those that say the same. None where no other has.
+    pub fn disks_of(&self) -> Option<String> {
+        let uri = HostUri::parse(&self.uri).ok()?;
+        match (uri.has_disks(), self.pool.shared) {
+            (false, _) => Some(self.scheme().to_owned()),
+            (true, true) => Some(format!("{} {}", self.scheme(), self.pool.path.as_deref().unwrap_or_default())),
+            (true, false) => None,
+        }
+    }
+
     pub const CPU_OVERCOMMIT_MILLI_DEFAULT: u32 = 4_000;
     pub const MEMORY_OVERCOMMIT_MILLI_DEFAULT: u32 = 1_000;
     pub const OVERCOMMIT_MILLI_MAX: u32 = 64_000;

@@ -10,6 +10,7 @@ use hiveward_runtime::{call::Reply, clock::Deadline, supervise::Context};
 use super::{
     actor::{Host, State, deliver},
     driver::{Action, Driver, DriverError, Migration, Progress, Run},
+    ha,
     message::{HostMsg, Peeked},
 };
 use crate::{id::VmId, vm::actor::definition};
@@ -69,17 +70,19 @@ impl Host {
             // What nobody expects would be taken for a stray and ended.
             return reply.answer(not_now("the other host does not know yet that it is to come"));
         };
-        if !self.copies(vm) {
-            return reply.answer(Ok(()));
-        }
-        let (house, me, deadline) = (self.house.clone(), self.spec.id, reply.deadline());
+        let copies = self.copies(vm);
+        let (house, host, me, deadline) = (self.house.clone(), self.spec.clone(), self.spec.id, reply.deadline());
         ctx.task(async move {
             let prepared = async {
+                ha::may_run(&house, &host, vm).await.map_err(|message| DriverError::Failed { message })?;
+                if !copies {
+                    return Ok(());
+                }
                 let definition = definition(&house, &spec, me).await;
                 let definition = definition.map_err(|refused| DriverError::Failed { message: refused.message })?;
-                driver.act(vm, Action::Prepare(Box::new(definition)), deadline).await
+                driver.act(vm, Action::Prepare(Box::new(definition)), deadline).await.map(drop)
             };
-            let prepared = prepared.await.map(drop);
+            let prepared = prepared.await;
             reply.answer(prepared);
         });
     }

@@ -56,6 +56,8 @@ pub(super) struct Acting {
     drains: HashMap<NodeId, Instant>,
     movable: Vec<(AgentId, u64)>,
     tick: Option<TimerHandle>,
+    /// What comes back from lost hosts, and when.
+    pub(super) lost: super::lost::Losing,
     /// Where the newest change of a budget is.
     budgets_changed: Cursor,
 }
@@ -174,6 +176,7 @@ impl Roster {
             drains: HashMap::new(),
             movable: Vec::new(),
             tick: None,
+            lost: Default::default(),
             budgets_changed: self.house.ledger.head(),
         };
         let now = self.house.clock.now();
@@ -290,8 +293,9 @@ impl Roster {
                     if matches!(entry.status, NodeStatus::Lost | NodeStatus::Removed) {
                         return Ok(Vec::new());
                     }
+                    let hosts = decide::lose_hosts(known, node, true, &format!("{node} is lost"));
                     let moved = decide::empty(known, node, "is lost", &format!("{node} is lost"));
-                    Ok(std::iter::once(RosterEvent::NodeLost { node, why }).chain(moved).collect())
+                    Ok(std::iter::once(RosterEvent::NodeLost { node, why }).chain(hosts).chain(moved).collect())
                 });
                 acting.drains.remove(&node);
                 self.answer(acting, None, reply, node.key(), events).await
@@ -348,8 +352,9 @@ impl Roster {
                     decide::may_remove(known, node, force)?;
                     self.house.node_changes.removable(node)?;
                     let moved = decide::empty(known, node, "was removed", &format!("{node} was removed"));
+                    let hosts = decide::lose_hosts(known, node, false, &format!("{node} was removed"));
                     let removed = RosterEvent::NodeRemoved { node, operation: operation.clone() };
-                    Ok(std::iter::once(removed).chain(moved).collect())
+                    Ok(std::iter::once(removed).chain(hosts).chain(moved).collect())
                 });
                 let removed = events.as_ref().is_ok_and(|events: &Vec<_>| !events.is_empty());
                 acting.drains.remove(&node);
@@ -389,7 +394,10 @@ impl Roster {
                 self.wait_for_fleet(ctx, acting, Waiting { change, operation, reply }).await
             }
             RosterMsg::CommitFleet => self.commit_fleet(acting).await,
-            RosterMsg::LookAtBudgets => self.warn(acting).await,
+            RosterMsg::LookAtBudgets => {
+                self.bring_back(acting).await?;
+                self.warn(acting).await
+            }
             RosterMsg::Leadership | RosterMsg::CommitFailed { .. } => Ok(()),
         }
     }

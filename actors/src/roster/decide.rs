@@ -250,6 +250,19 @@ pub fn empty(known: &Known, node: NodeId, closed: &'static str, reason: &str) ->
     known.held(node).into_iter().map(|entity| settled(entity, planner.known(entity, Some(reason)))).collect()
 }
 
+/// Hosts that are a part of `node` are lost with it. One whose lease is not over says nothing of what runs there.
+pub fn lose_hosts(known: &Known, node: NodeId, lease_is_over: bool, why: &str) -> Vec<RosterEvent> {
+    let record = known.nodes.get(&node).map(|entry| &entry.record);
+    let lost = host::lost::with_node(&known.fleet, node, record, why).into_iter();
+    let lost = lost.map(|event| match event {
+        FleetEvent::HostLost { host, node, fences, why } => {
+            FleetEvent::HostLost { host, node, fences: fences && lease_is_over, why }
+        }
+        event => event,
+    });
+    lost.map(RosterEvent::Fleet).collect()
+}
+
 /// Coordinators on `node` that can be elsewhere: what they write is fenced by their claim, so they need not wait until its
 /// lease is over. Agents have hands outside the ledger, and wait.
 pub fn coordinate_elsewhere(known: &Known, node: NodeId) -> Vec<RosterEvent> {

@@ -39,12 +39,16 @@ pub struct NodeRecord {
     /// Where browsers reach its gateway, such as `http://10.0.0.1:7700`; none if it has not said.
     #[serde(default)]
     pub gateway: Option<String>,
+    /// It ends VMs on its own hypervisors that come back elsewhere before its lease is over, whatever becomes of its
+    /// process. Older versions do not.
+    #[serde(default)]
+    pub fences: bool,
 }
 
 impl Serialize for NodeRecord {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { node, raft_id, address, labels, zone, cores, token_digests, asks_before_calls, gateway } = self;
-        let mut fields = serializer.serialize_map(Some(9))?;
+        let Self { node, raft_id, address, labels, zone, cores, token_digests, asks_before_calls, gateway, fences } = self;
+        let mut fields = serializer.serialize_map(Some(10))?;
         fields.serialize_entry("node", node)?;
         fields.serialize_entry("raft_id", raft_id)?;
         fields.serialize_entry("address", address)?;
@@ -54,6 +58,7 @@ impl Serialize for NodeRecord {
         fields.serialize_entry("token_digests", token_digests)?;
         fields.serialize_entry("asks_before_calls", asks_before_calls)?;
         fields.serialize_entry("gateway", gateway)?;
+        fields.serialize_entry("fences", fences)?;
         fields.end()
     }
 }
@@ -72,6 +77,7 @@ impl NodeRecord {
             token_digests: Vec::new(),
             asks_before_calls: true,
             gateway: None,
+            fences: false,
         }
     }
 }

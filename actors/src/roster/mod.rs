@@ -7,6 +7,9 @@ pub mod actor;
 mod decide;
 pub mod event;
 mod fleet;
+mod lost;
+#[cfg(test)]
+mod lost_simulation;
 pub mod message;
 #[cfg(test)]
 mod simulation;

@@ -23,12 +23,13 @@ use tokio::time::Instant;
 
 use super::{
     event::{self, Asked, OperationKind, Seen, VmEvent},
+    keep::{self, Errand},
     message::{Answer, Stepped, VmMsg},
     migrate::{Move, Side},
     reconcile::{self, Doing, Next, Step},
     snapshot,
     spec::VmSpec,
-    state::{Ask, Decided, HOUSE, VmState},
+    state::{Ask, Decided, HOUSE, VmOperation, VmState},
     trip::Trip,
 };
 use crate::{
@@ -36,7 +37,7 @@ use crate::{
     host::{
         actor::STEP_WITHIN,
         ask_roster,
-        driver::{Action, Base, Domain, DomainSpec, DriverError},
+        driver::{Action, Base, Domain, DomainSpec, DriverError, domain_name},
         event::FleetChange,
         message::{Done, HostMsg},
         spec::HostUri,
@@ -53,12 +54,15 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
 const DEFINE_WITHIN: Duration = Duration::from_secs(240);
 const SNAPSHOT_WITHIN: Duration = Duration::from_secs(240);
+const BACKUP_TRIES_MAX: u32 = 4;
 const FORGET_WITHIN: Duration = Duration::from_secs(5);
 
 pub struct Vm {
     house: House,
     spec: Arc<VmSpec>,
     host: HostId,
+    /// In which it belongs there.
+    epoch: u64,
 }
 
 pub struct State {
@@ -85,8 +89,8 @@ pub struct State {
 }
 
 impl Vm {
-    pub fn new(house: House, spec: Arc<VmSpec>, host: HostId) -> Self {
-        Self { house, spec, host }
+    pub fn new(house: House, spec: Arc<VmSpec>, host: HostId, epoch: u64) -> Self {
+        Self { house, spec, host, epoch }
     }
 }
 
@@ -101,6 +105,10 @@ const fn points(step: Step) -> (&'static str, &'static str) {
         Step::Resume => ("vm.resume", "vm.resume.done"),
         Step::Reboot => ("vm.reboot", "vm.reboot.done"),
         Step::Undefine => ("vm.undefine", "vm.undefine.done"),
+        Step::Backup => ("vm.backup", "vm.backup.done"),
+        Step::EndBackup => ("vm.end_backup", "vm.end_backup.done"),
+        Step::Check => ("vm.check", "vm.check.done"),
+        Step::Report => ("vm.report", "vm.report.done"),
         Step::Snapshot => ("vm.snapshot", "vm.snapshot.done"),
         Step::Revert => ("vm.revert", "vm.revert.done"),
         Step::RemoveSnapshot => ("vm.remove_snapshot", "vm.remove_snapshot.done"),
@@ -116,6 +124,12 @@ const fn points(step: Step) -> (&'static str, &'static str) {
         Step::Settle => ("vm.settle", "vm.settle.done"),
         Step::Release => ("vm.release", "vm.release.done"),
     }
+}
+
+/// Whether it would be the same once more: each try reads all of its disks.
+fn gives_up(active: &VmOperation, tries: u32) -> bool {
+    // Each is counted when it failed and when it is begun again.
+    active.kind == OperationKind::Backup && active.abandoned.is_none() && tries / 2 + 1 >= BACKUP_TRIES_MAX
 }
 
 async fn deliver(to: &Addr<VmMsg>, msg: VmMsg) {
@@ -147,6 +161,8 @@ impl Vm {
     async fn come_alive(&self, ctx: &Context<VmMsg>) -> Result<State, Failure> {
         let (vm, stream) = (self.spec.id, self.spec.id.key());
         let life = self.house.ledger.claim(&stream).await?;
+        // Up to there is known now whether it belongs here: a node that was away for long acts on nothing older.
+        self.house.directory.catch_up()?;
         let added = self.house.directory.read(|known| known.fleet.vms.get(&vm).map(|entry| entry.added_at));
         let mut replayed = VmState::new(&self.spec, added.unwrap_or_else(|| self.house.clock.now()));
         for event in &life.events {
@@ -272,20 +288,24 @@ impl Vm {
 
     /// Also while it is on its way: then the hypervisor is asked to end it.
     async fn cancel(&self, ctx: &Context<VmMsg>, state: &mut State, principal: &str, reply: Answer) -> Result<(), Failure> {
-        let active = state.vm.active().filter(|active| active.kind == OperationKind::Migrate);
+        let can_be = |active: &&VmOperation| matches!(active.kind, OperationKind::Migrate | OperationKind::Backup);
+        let active = state.vm.active().filter(can_be);
         let Some((number, known)) = active.map(|active| (active.number, active.abandoned.is_some())) else {
-            let message = format!("no migration of {} is under way: there is nothing to cancel", self.spec.name);
+            let message =
+                format!("neither a migration nor a backup of {} is under way: there is nothing to cancel", self.spec.name);
             reply.answer(Err(Refused::new(Code::Refused, message)));
             return Ok(());
         };
         let why = format!("it was cancelled by {principal}");
         let events = if known { Vec::new() } else { vec![VmEvent::Abandoned { number, why }] };
         self.record(ctx, state, events, Some((number, reply))).await?;
-        if state.in_flight == Some(Step::Migrate) {
+        if matches!(state.in_flight, Some(Step::Migrate | Step::Backup)) {
             let (house, host, vm) = (self.house.clone(), self.host, self.spec.id);
+            // What the node itself does for a backup is over soon.
+            let tries = if state.in_flight == Some(Step::Backup) { 1 } else { ABORTS_MAX };
             ctx.task(async move {
                 // Before the memory goes there is nothing to abort yet.
-                for _ in 0..ABORTS_MAX {
+                for _ in 0..tries {
                     let aborted = match house.doors.host(host) {
                         Some(door) => door.ask(Deadline::after(STEP_WITHIN), |reply| HostMsg::Abort { vm, reply }).await,
                         None => return,
@@ -312,6 +332,7 @@ impl Vm {
             boots: state.doing.boots,
             migration: (kind == OperationKind::Migrate).then(|| Box::new(Move::anywhere(self.host))),
             subject: None,
+            epoch: self.epoch,
         };
         self.record(ctx, state, vec![VmEvent::Asked(Box::new(asked))], None).await
     }
@@ -359,6 +380,10 @@ impl Vm {
                         }
                         None
                     }
+                    Stepped::BackedUp(backup) => {
+                        self.record(ctx, state, vec![VmEvent::BackedUp { backup: Box::new(backup) }], None).await?;
+                        None
+                    }
                     Stepped::Told => None,
                 };
                 match (meanwhile, done) {
@@ -391,7 +416,7 @@ impl Vm {
                         }
                         self.record(ctx, state, vec![VmEvent::Abandoned { number, why: error.to_string() }], None).await
                     }
-                    Some(_) if !error.may_pass() => {
+                    Some(active) if !error.may_pass() || (gives_up(active, state.tries) && error.is_of_try()) => {
                         let events = reconcile::refused(&state.vm, error.to_string()).into_iter().collect();
                         self.record(ctx, state, events, None).await
                     }
@@ -449,6 +474,7 @@ impl Vm {
                     tracing::warn!(vm = %self.spec.name, seen = ?state.vm.seen, "a VM ended by itself and is started again");
                     self.ask_oneself(ctx, state, OperationKind::Recover).await?;
                 }
+                Next::Ask { kind } => self.ask_oneself(ctx, state, kind).await?,
                 Next::Adopt { wanted, why } => self.record(ctx, state, vec![VmEvent::Adopted { wanted, why }], None).await?,
                 Next::GiveUp { message } => self.record(ctx, state, vec![VmEvent::GivenUp { message }], None).await?,
                 Next::Idle => {
@@ -477,13 +503,17 @@ impl Vm {
         let (house, spec, host, me) = (self.house.clone(), self.spec.clone(), self.host, ctx.addr().clone());
         let asked = state.vm.active().and_then(|active| active.migration.clone());
         let tag = snapshot::tag_under_way(&state.vm);
+        let errand = Errand::of(&state.vm, &self.spec, self.house.clock.now());
         ctx.task(async move {
             let trip = Trip { house: &house, spec: &spec, host, asked: asked.as_deref() };
             let result = match trip.step(step).await {
                 Some(result) => result,
-                None => match action(&house, &spec, host, step, tag).await {
-                    Ok(action) => ask_host(&house, host, &spec, action).await.map(Stepped::Seen),
-                    Err(refused) => Err(DriverError::Failed { message: refused.message }),
+                None => match keep::step(&house, &spec, host, errand, step).await {
+                    Some(result) => result,
+                    None => match action(&house, &spec, host, step, tag).await {
+                        Ok(action) => ask_host(&house, host, &spec, action).await.map(Stepped::Seen),
+                        Err(refused) => Err(DriverError::Failed { message: refused.message }),
+                    },
                 },
             };
             deliver(&me, VmMsg::Stepped { step, result }).await;
@@ -494,7 +524,10 @@ impl Vm {
     /// Whether the roster says, as far as is known here, that the VM belongs to this actor's host. One that has moved is
     /// another's matter: this life is about to be ended.
     fn is_here(&self) -> bool {
-        self.house.directory.read(|known| known.fleet.vms.get(&self.spec.id).is_none_or(|entry| entry.host == self.host))
+        self.house.directory.read(|known| {
+            let entry = known.fleet.vms.get(&self.spec.id);
+            entry.is_none_or(|entry| (entry.host, entry.epoch) == (self.host, self.epoch))
+        })
     }
 
     fn is_drained(&self) -> bool {
@@ -562,6 +595,7 @@ async fn base(house: &House, spec: &VmSpec, host: HostId) -> Result<Option<Base>
         bytes: image.bytes,
         virtual_bytes: image.virtual_bytes,
         format: image.format.name().into(),
+        verify: false,
     }))
 }
 
@@ -575,10 +609,20 @@ pub(crate) async fn definition(house: &House, spec: &Arc<VmSpec>, host: HostId) 
             read.map_err(|error| Refused::new(Code::Internal, error.to_string()))??.to_vec()
         }
     };
+    let epoch = house.directory.read(|known| known.fleet.vms.get(&spec.id).map_or(0, |entry| entry.epoch));
     Ok(DomainSpec {
         owner: host,
-        base: base(house, spec, host).await?,
-        name: spec.name.clone(),
+        base: match &spec.restored {
+            Some(restored) => restored.disks.iter().find(|disk| disk.disk == "root").map(|disk| restored.base(disk)),
+            None => base(house, spec, host).await?,
+        },
+        bases: spec
+            .restored
+            .iter()
+            .flat_map(|restored| restored.disks.iter().map(|disk| (disk.disk.clone(), restored.base(disk))))
+            .collect(),
+        isolated: spec.restored.as_ref().is_some_and(|restored| restored.drill),
+        name: domain_name(&spec.name, epoch),
         cpus: spec.cpus,
         memory_bytes: spec.memory_bytes,
         image: spec.image.clone(),

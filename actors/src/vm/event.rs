@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::migrate::Move;
+use super::{backup::Backup, migrate::Move};
 use crate::{
     host::driver::{Off, Progress, Run},
     swarm::event::{DecodeError, Operation},
@@ -32,12 +32,21 @@ pub enum OperationKind {
     /// To what it was when a snapshot was taken.
     Revert,
     RemoveSnapshot,
+    Backup,
+    /// Asked by the house, of a VM that was made for it: whether what was restored lives.
+    Drill,
 }
 
 /// What an operation is about, where that is not said by its kind alone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Subject {
-    Snapshot { name: Arc<str> },
+    Snapshot {
+        name: Arc<str>,
+    },
+    /// Where to.
+    Backup {
+        to: Arc<str>,
+    },
 }
 
 impl OperationKind {
@@ -55,17 +64,24 @@ impl OperationKind {
             Self::Snapshot => "snapshot",
             Self::Revert => "revert",
             Self::RemoveSnapshot => "remove snapshot",
+            Self::Backup => "backup",
+            Self::Drill => "drill",
         }
     }
 
     /// Whether what is done for it is undone before it ends, if it does not succeed: nothing comes between.
     pub const fn is_undone(self) -> bool {
-        matches!(self, Self::Snapshot)
+        matches!(self, Self::Snapshot | Self::Backup)
+    }
+
+    /// Whether its failure says nothing of the VM itself, which stays as it is.
+    pub const fn is_aside(self) -> bool {
+        matches!(self, Self::Snapshot | Self::RemoveSnapshot | Self::Backup | Self::Drill)
     }
 
     /// Whether nobody but a removal comes between.
     pub const fn is_whole(self) -> bool {
-        matches!(self, Self::Snapshot | Self::Revert | Self::RemoveSnapshot)
+        matches!(self, Self::Snapshot | Self::Revert | Self::RemoveSnapshot | Self::Backup)
     }
 }
 
@@ -100,6 +116,9 @@ pub struct Asked {
     pub migration: Option<Box<Move>>,
     #[serde(default)]
     pub subject: Option<Subject>,
+    /// Of what the house asks: the epoch of the VM on its host.
+    #[serde(default)]
+    pub epoch: u64,
 }
 
 /// What a VM is as its hypervisor has it.
@@ -156,6 +175,10 @@ pub enum VmEvent {
         number: u64,
         measured: Progress,
     },
+    /// A backup is whole.
+    BackedUp {
+        backup: Box<Backup>,
+    },
     /// Another than this house changed it, and that is how it is wanted from now on.
     Adopted {
         wanted: Wanted,
@@ -176,6 +199,7 @@ impl VmEvent {
             // Named when there was nothing else to abandon; a name in the ledger stays.
             Self::Abandoned { .. } => "VmMigrationAbandoned",
             Self::Moved { .. } => "VmMigrated",
+            Self::BackedUp { .. } => "VmBackedUp",
             Self::Adopted { .. } => "VmAdopted",
             Self::GivenUp { .. } => "VmGivenUp",
         }
@@ -186,11 +210,14 @@ impl VmEvent {
         use serde_json::json;
         match self {
             Self::Asked(asked) => {
-                let Some(Subject::Snapshot { name }) = &asked.subject else {
-                    return json!({"number": asked.number, "operation": asked.kind.name(), "principal": asked.principal,
-                        "force": asked.force});
-                };
-                json!({"number": asked.number, "operation": asked.kind.name(), "principal": asked.principal, "snapshot": name})
+                let mut data = json!({"number": asked.number, "operation": asked.kind.name(), "principal": asked.principal,
+                    "force": asked.force});
+                match &asked.subject {
+                    Some(Subject::Snapshot { name }) => data["snapshot"] = json!(name),
+                    Some(Subject::Backup { to }) => data["to"] = json!(to),
+                    None => {}
+                }
+                data
             }
             Self::Ended { number, outcome } => match outcome {
                 Outcome::Done => json!({"number": number, "outcome": "DONE"}),
@@ -200,6 +227,7 @@ impl VmEvent {
             Self::Seen { seen } => json!({"seen": seen.words()}),
             Self::Abandoned { number, why } => json!({"number": number, "why": why}),
             Self::Moved { number, measured } => json!({"number": number, "downtimeMs": measured.downtime_ms}),
+            Self::BackedUp { backup } => json!({"number": backup.number, "path": backup.path, "bytes": backup.bytes}),
             Self::Adopted { wanted, why } => json!({"wanted": format!("{wanted:?}").to_uppercase(), "why": why}),
             Self::GivenUp { message } => json!({"message": message}),
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hiveward_runtime::{call::Reply, error::Refused};
 
-use super::{migrate::Compared, reconcile::Step, state::Ask};
+use super::{backup::Backup, migrate::Compared, reconcile::Step, state::Ask};
 use crate::{
     host::{
         driver::{Domain, DriverError, Progress},
@@ -25,6 +25,7 @@ pub enum Stepped {
     Compared(Compared, Done),
     /// It has gone, and this was measured of it.
     Moved(Progress),
+    BackedUp(Backup),
     /// Others know of it now.
     Told,
 }

@@ -243,6 +243,7 @@ fn live(seed: u64) {
         grace_ms: 0,
         boots: None,
         subject: None,
+        epoch: 0,
         migration: Some(Box::new(migration)),
     })));
     for _ in 0..60 {

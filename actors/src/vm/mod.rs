@@ -4,8 +4,11 @@
 //! `reconcile` closes the gap, one step after another; what is seen wins over what is remembered.
 
 pub mod actor;
+pub mod backup;
 pub mod console;
 pub mod event;
+pub mod ha;
+mod keep;
 pub mod message;
 pub mod migrate;
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use hiveward_runtime::clock::WallMs;
 
 use super::{
+    backup,
     event::{OperationKind, Outcome, Seen, VmEvent, Wanted},
     migrate::{self, Compared, Side},
     snapshot,
@@ -35,6 +36,15 @@ pub enum Step {
     Snapshot,
     Revert,
     RemoveSnapshot,
+
+    // Of backups and their drills.
+    Backup,
+    /// Away with what a backup left that did not come to its end.
+    EndBackup,
+    /// Whether the guest answers.
+    Check,
+    /// Beside the backup, what came of its drill.
+    Report,
 
     // Of a migration.
     /// Room on another host, by the roster.
@@ -73,6 +83,10 @@ pub enum Next {
         why: String,
     },
     Recover,
+    /// Asked by the house.
+    Ask {
+        kind: OperationKind,
+    },
     Adopt {
         wanted: Wanted,
         why: String,
@@ -103,10 +117,12 @@ pub fn next(state: &VmState, doing: Doing, now: WallMs) -> Next {
             OperationKind::Snapshot | OperationKind::Revert | OperationKind::RemoveSnapshot => {
                 snapshot::next(state, active, doing, now)
             }
+            OperationKind::Backup => backup::next(state, active, doing, now),
+            OperationKind::Drill => backup::drill(state, active, doing, now),
             _ => within_operation(state, doing, now),
         },
         None if state.removed => Next::Idle,
-        None => between_operations(state, now),
+        None => backup::between(state).unwrap_or_else(|| between_operations(state, now)),
     }
 }
 
@@ -167,6 +183,7 @@ fn within_operation(state: &VmState, doing: Doing, now: WallMs) -> Next {
         (OperationKind::Resume, Seen::There(Run::Paused)) => Next::Do(Step::Resume),
         (OperationKind::Resume, Seen::There(Run::Running)) => Next::End(Outcome::Done),
         // Other functions'.
+        (OperationKind::Backup | OperationKind::Drill, _) => return Next::Idle,
         (OperationKind::Migrate | OperationKind::Snapshot | OperationKind::Revert | OperationKind::RemoveSnapshot, _) => {
             return Next::Idle;
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hiveward_runtime::clock::WallMs;
 use serde::{Deserialize, Serialize};
 
-use super::{spec::VmSpec, state::VmState};
+use super::{ha::ComeBack, spec::VmSpec, state::VmState};
 use crate::{id::HostId, placement::vm::Decision};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -38,4 +38,7 @@ pub struct VmRecord {
     pub created_at: WallMs,
     pub started_at: Option<WallMs>,
     pub cursor: u64,
+    /// Oldest first.
+    #[serde(default)]
+    pub come_backs: Vec<ComeBack>,
 }

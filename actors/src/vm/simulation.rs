@@ -41,6 +41,7 @@ pub(super) fn spec() -> VmSpec {
         start: true,
         stop_grace_ms: 5_000,
         base: None,
+        restored: None,
     }
 }
 
@@ -139,6 +140,7 @@ impl Life {
             (OperationKind::Resume, seen) => seen == Seen::There(Run::Running),
             (OperationKind::Remove, seen) => seen == Seen::Absent,
             (OperationKind::Migrate, _) => false,
+            (OperationKind::Backup | OperationKind::Drill, _) => false,
             (OperationKind::Snapshot, _) => self.doing.done == Some(Step::Snapshot),
             (OperationKind::Revert, _) => self.doing.done == Some(Step::Revert),
             (OperationKind::RemoveSnapshot, _) => self.doing.done == Some(Step::RemoveSnapshot),
@@ -158,6 +160,7 @@ impl Life {
             boots,
             migration: None,
             subject: None,
+            epoch: 0,
         };
         self.doing.done = None;
         self.record(VmEvent::Asked(Box::new(asked)));
@@ -206,6 +209,7 @@ impl Life {
                 let number = active.number;
                 self.record(VmEvent::Abandoned { number, why });
             }
+            Next::Ask { kind } => panic!("the house asks for {kind:?}, and this is no drill"),
             Next::Recover => self.ask_oneself(OperationKind::Recover),
             Next::Adopt { wanted, why } => self.record(VmEvent::Adopted { wanted, why }),
             Next::GiveUp { message } => self.record(VmEvent::GivenUp { message }),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::backup::Restored;
 use crate::{
     id::{ImageId, VmId},
     placement::vm::Strategy,
@@ -57,6 +58,9 @@ pub struct VmSpec {
     /// The image that had this name when it was made.
     #[serde(default)]
     pub base: Option<ImageId>,
+    /// Its disks begin as those of a backup, and not as its image.
+    #[serde(default)]
+    pub restored: Option<Restored>,
 }
 
 impl VmSpec {

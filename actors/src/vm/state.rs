@@ -10,6 +10,7 @@ use hiveward_runtime::{
 use serde::{Deserialize, Serialize};
 
 use super::{
+    backup::{self, BACKUPS_KEPT_MAX, Backup},
     event::{Asked, OperationKind, Outcome, Seen, Subject, VmEvent, Wanted},
     migrate::Move,
     record::VmStatus,
@@ -68,6 +69,15 @@ pub struct VmState {
     /// Oldest first.
     #[serde(default)]
     pub snapshots: Vec<Snapshot>,
+    /// In which it was recovered last.
+    #[serde(default)]
+    pub epoch: u64,
+    /// Oldest first.
+    #[serde(default)]
+    pub backups: VecDeque<Backup>,
+    /// It lives for one drill of a backup.
+    #[serde(default)]
+    pub is_drill: bool,
 }
 
 /// What a client asks.
@@ -125,6 +135,9 @@ impl VmState {
             operations: VecDeque::from([create]),
             recoveries: VecDeque::new(),
             snapshots: Vec::new(),
+            epoch: 0,
+            backups: VecDeque::new(),
+            is_drill: spec.restored.as_ref().is_some_and(|restored| restored.drill),
         }
     }
 
@@ -159,14 +172,17 @@ impl VmState {
     pub fn apply(&mut self, event: &VmEvent, at: WallMs) {
         match event {
             VmEvent::Asked(asked) => {
-                let Asked { number, kind, principal, operation, force, grace_ms, boots, migration, subject } = &**asked;
+                let Asked { number, kind, principal, operation, force, grace_ms, boots, migration, subject, epoch } = &**asked;
                 match kind {
                     OperationKind::Create | OperationKind::Reboot | OperationKind::Migrate => {}
                     OperationKind::Snapshot | OperationKind::Revert | OperationKind::RemoveSnapshot => {}
+                    OperationKind::Backup | OperationKind::Drill => {}
                     OperationKind::Start | OperationKind::Resume => self.wanted = Wanted::Running,
                     OperationKind::Stop => self.wanted = Wanted::Stopped,
                     OperationKind::Pause => self.wanted = Wanted::Paused,
                     OperationKind::Remove => self.wanted = Wanted::Absent,
+                    // That its host was lost is no fault of its own.
+                    OperationKind::Recover if *epoch > self.epoch => self.epoch = *epoch,
                     OperationKind::Recover => {
                         self.recoveries.push_back(at);
                         if self.recoveries.len() > RECOVERIES_KEPT_MAX {
@@ -210,8 +226,10 @@ impl VmState {
                     // It runs on where it was.
                     Outcome::Failed { .. } if kind == OperationKind::Migrate && self.is_on() => {}
                     // It stays as it was.
-                    Outcome::Failed { .. } if matches!(kind, OperationKind::Snapshot | OperationKind::RemoveSnapshot) => {}
+                    Outcome::Failed { .. } if kind.is_aside() => {}
                     Outcome::Failed { .. } if kind == OperationKind::Revert && self.is_as_wanted() => {}
+                    // It was lost meanwhile, with its host perhaps, and is started again where it belongs.
+                    Outcome::Failed { .. } if self.is_lost_within(kind) => {}
                     Outcome::Failed { message } => {
                         self.failed = Some(message.clone());
                         self.want_what_is();
@@ -227,6 +245,14 @@ impl VmState {
             VmEvent::Moved { number, measured } => {
                 if let Some(operation) = self.operations.iter_mut().find(|operation| operation.number == *number) {
                     operation.measured = Some(measured.clone());
+                }
+            }
+            VmEvent::BackedUp { backup } => {
+                if self.backups.iter().all(|known| known.number != backup.number) {
+                    self.backups.push_back((**backup).clone());
+                    if self.backups.len() > BACKUPS_KEPT_MAX {
+                        self.backups.pop_front();
+                    }
                 }
             }
             VmEvent::Seen { seen } => {
@@ -251,6 +277,13 @@ impl VmState {
             Wanted::Stopped => !self.is_on(),
             Wanted::Absent => false,
         }
+    }
+
+    /// Whether what failed was asked of one that ran, and it ended without anybody's will.
+    fn is_lost_within(&self, kind: OperationKind) -> bool {
+        use OperationKind::{Migrate, Pause, Reboot, Resume};
+        let lost = matches!(self.seen, Seen::Absent | Seen::There(Run::Off(Off::Crashed)));
+        lost && matches!(kind, Migrate | Reboot | Pause | Resume)
     }
 
     fn want_what_is(&mut self) {
@@ -278,6 +311,7 @@ impl VmState {
             Some(OperationKind::Migrate) => VmStatus::Migrating,
             Some(OperationKind::Reboot | OperationKind::Pause | OperationKind::Resume) => seen,
             Some(OperationKind::Snapshot | OperationKind::Revert | OperationKind::RemoveSnapshot) => seen,
+            Some(OperationKind::Backup | OperationKind::Drill) => seen,
             None if self.failed.is_some() && !self.is_on() => VmStatus::Failed,
             None => seen,
         }
@@ -342,7 +376,10 @@ impl VmState {
             OperationKind::Pause if !running && !paused => return refuse(format!("{} does not run; start it", spec.name)),
             OperationKind::Resume if !running && !paused => return refuse(format!("{} does not run; start it", spec.name)),
             OperationKind::Start if paused => return refuse(format!("{} is paused; resume it", spec.name)),
-            OperationKind::Create | OperationKind::Recover => return refuse("that is not asked from outside".into()),
+            OperationKind::Backup => backup::may_ask(self, spec, ask.subject.as_ref())?,
+            OperationKind::Create | OperationKind::Recover | OperationKind::Drill => {
+                return refuse("that is not asked from outside".into());
+            }
             _ => {}
         }
         events.push(VmEvent::Asked(Box::new(Asked {
@@ -355,6 +392,7 @@ impl VmState {
             boots,
             migration: ask.migration,
             subject: ask.subject,
+            epoch: 0,
         })));
         Ok(Decided::New(number, events))
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use hiveward_runtime::{
     error::Refused,
     ledger::{
-        Event,
+        Cursor, Event,
         view::{View, ViewError, Views, copy_table},
     },
 };
@@ -13,6 +13,7 @@ use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::{
     event::VmEvent,
+    ha::{COME_BACKS_KEPT_MAX, ComeBack},
     record::{VmRecord, VmStatus},
     state::VmState,
 };
@@ -56,7 +57,9 @@ impl View for VmView {
         for event in events {
             match event.stream.noun() {
                 VmId::NOUN => rows.lifecycle(event)?,
-                RosterEvent::NOUN if matches!(&*event.kind, "VmAdded" | "VmRemoved" | "VmMoved" | "HostRemoved") => {
+                RosterEvent::NOUN
+                    if matches!(&*event.kind, "VmAdded" | "VmRemoved" | "VmMoved" | "VmComesBack" | "HostRemoved") =>
+                {
                     rows.roster(event)?
                 }
                 _ => {}
@@ -97,17 +100,19 @@ impl Rows<'_> {
                     created_at: event.at,
                     started_at: None,
                     cursor: event.cursor.0,
+                    come_backs: Vec::new(),
                 };
                 self.changed.insert(spec.id, (Some(record), true));
             }
             FleetEvent::VmRemoved { vm, .. } => self.remove(vm)?,
-            FleetEvent::VmMoved { vm, from, to } => {
+            FleetEvent::VmMoved { vm, from, to } => self.hand_over(vm, from, to, event.cursor)?,
+            FleetEvent::VmComesBack { vm, from, to, epoch, decision } => {
+                self.hand_over(vm, from, to, event.cursor)?;
                 if let Some(record) = self.get(vm)? {
-                    record.host = to;
-                    record.cursor = event.cursor.0;
-                    let mut by_host = self.txn.open_table(BY_HOST)?;
-                    by_host.remove((from.as_u128(), vm.as_u128()))?;
-                    by_host.insert((to.as_u128(), vm.as_u128()), ())?;
+                    record.decision = decision.clone();
+                    record.come_backs.push(ComeBack { at: event.at, from, to, epoch, decision });
+                    let over = record.come_backs.len().saturating_sub(COME_BACKS_KEPT_MAX);
+                    record.come_backs.drain(..over);
                 }
             }
             FleetEvent::HostRemoved { host, .. } => {
@@ -125,6 +130,17 @@ impl Rows<'_> {
                 }
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    fn hand_over(&mut self, vm: VmId, from: HostId, to: HostId, cursor: Cursor) -> Result<(), ViewError> {
+        if let Some(record) = self.get(vm)? {
+            record.host = to;
+            record.cursor = cursor.0;
+            let mut by_host = self.txn.open_table(BY_HOST)?;
+            by_host.remove((from.as_u128(), vm.as_u128()))?;
+            by_host.insert((to.as_u128(), vm.as_u128()), ())?;
         }
         Ok(())
     }

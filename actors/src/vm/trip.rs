@@ -21,8 +21,9 @@ use crate::{
     host::{
         actor::STEP_WITHIN,
         ask_roster,
-        driver::{Action, DriverError, Migration},
+        driver::{Action, DriverError, Migration, domain_name},
         event::FleetChange,
+        lost::is_off,
         message::{Done, HostMsg, Peeked},
         spec::HostUri,
         wire::HostWire,
@@ -177,11 +178,17 @@ impl Trip<'_> {
         self.ask(host, PEEK_WITHIN, |reply| HostMsg::Peek { vm, reply }, HostWire::Peek { vm }).await?
     }
 
+    /// Whether it is certain that nothing of a VM that comes back runs there.
+    fn is_off(&self, host: HostId) -> bool {
+        self.spec.ha && self.house.directory.read(|known| known.fleet.hosts.get(&host).is_some_and(is_off))
+    }
+
     async fn compare(&self) -> Answer {
         let Some(to) = self.to() else { return failed("no room is reserved for it") };
         let under_way = self.peek(self.host).await?.under_way;
         let there = match self.peek(to).await {
             Ok(peeked) => peeked.domain.map_or(There::Absent, |domain| There::Is(domain.run)),
+            Err(_) if self.is_off(to) => There::Absent,
             Err(_) => There::Unknown,
         };
         let Peeked { domain, at, .. } = self.peek(self.host).await?;
@@ -194,6 +201,7 @@ impl Trip<'_> {
         let Some(other) = self.house.directory.read(|known| known.fleet.hosts.get(&to).map(|entry| entry.spec.clone())) else {
             return refused("the other host is not known");
         };
+        let epoch = self.house.directory.read(|known| known.fleet.vms.get(&self.spec.id).map_or(0, |entry| entry.epoch));
         let here = self.house.directory.location(Entity::Host(to)).is_some_and(|at| at.node == self.house.me.node);
         let local = HostUri::parse(&other.uri).is_ok_and(|uri| uri.is_local());
         let (uri, peer) = match &other.peer_uri {
@@ -208,7 +216,7 @@ impl Trip<'_> {
             uri,
             peer,
             pool: other.pool.clone(),
-            name: self.spec.name.clone(),
+            name: domain_name(&self.spec.name, epoch),
             live: asked.live,
             bandwidth_mib: asked.bandwidth_mib,
             limit_ms: asked.limit_ms,

@@ -1,7 +1,7 @@
 // One host: how full it is, what its VMs use, how a drain goes on.
-import { Checkbox, Group, Text } from '@mantine/core';
+import { Checkbox, Group, Text, TextInput } from '@mantine/core';
 import { getRouteApi, useNavigate } from '@tanstack/react-router';
-import { LogOut, Trash2, Undo2 } from 'lucide-react';
+import { LogOut, PowerOff, Trash2, Undo2 } from 'lucide-react';
 import { useState } from 'react';
 import { EntityEvents } from '../events/of_entity';
 import { graphql, type ResultOf } from '../live/graphql';
@@ -36,6 +36,9 @@ const HOST = graphql(`
 const DRAIN = graphql(`mutation DrainHost($input: DrainHostInput!) { drainHost(input: $input) { cursor } }`);
 const CANCEL = graphql(
   `mutation CancelHostDrain($input: CancelHostDrainInput!) { cancelHostDrain(input: $input) { cursor } }`,
+);
+const DECLARE = graphql(
+  `mutation DeclareHostLost($input: DeclareHostLostInput!) { declareHostLost(input: $input) { cursor } }`,
 );
 const REMOVE = graphql(`mutation RemoveHost($input: RemoveHostInput!) { removeHost(input: $input) { cursor } }`);
 
@@ -164,11 +167,34 @@ function HostActions({ host, left, refresh }: { host: HostData; left: number; re
   const drain = useAct(DRAIN, refresh);
   const cancel = useAct(CANCEL, refresh);
   const remove = useAct(REMOVE, () => void navigate({ to: '/hosts' }));
+  const declare = useAct(DECLARE, refresh);
+  const [confirmed, setConfirmed] = useState('');
   const [force, setForce] = useState(false);
   const { id, name, status, vmCount } = host;
   const draining = status === 'DRAINING' || status === 'DRAINED';
   return (
     <>
+      {(status === 'LOST' || status === 'UNREACHABLE') && vmCount > 0 && (
+        <ConfirmButton
+          act={declare}
+          input={{ host: id, confirm: confirmed }}
+          done={`${name} is taken for off.`}
+          title={`Is ${name} surely off?`}
+          consequence="On your word its VMs that are to come back are started on other hosts. If it still runs them, they run twice, and only a lock on their disks stands between the two. Your name is written down with it."
+          confirm="It is off"
+          leftSection={<PowerOff size={14} />}
+          more={
+            <TextInput
+              label={`Its name, to say that you mean this one: ${name}`}
+              value={confirmed}
+              onChange={(event) => setConfirmed(event.currentTarget.value)}
+              error={declare.problem?.field === 'confirm'}
+            />
+          }
+        >
+          It is off
+        </ConfirmButton>
+      )}
       {draining ? (
         <ActButton
           act={cancel}

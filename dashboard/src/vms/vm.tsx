@@ -29,6 +29,7 @@ const VM = graphql(`
         host { id name status nodeId }
         placement { strategy eligible scores { host score } leftOut { reason hosts } }
         snapshots { name takenAt withMemory }
+        haStatus { state reason epoch comeBacks { at from to } }
         operations { number kind snapshot status askedBy startedAt endedAt error }
         migration { elapsedMs totalBytes remainingBytes sentBytesPerSecond dirtyBytesPerSecond iteration forecastMs isOutrun }
         guest { os kernel hostName addresses }
@@ -157,7 +158,9 @@ function Loaded({
               </>
             )}
             <dt>When its host is lost</dt>
-            <dd>{vm.ha ? 'it comes back on another' : 'it waits for its host'}</dd>
+            <dd>
+              <WhenLost vm={vm} names={names} />
+            </dd>
             <dt>Created</dt>
             <dd>
               <Ago at={vm.createdAt} />
@@ -202,6 +205,33 @@ function Loaded({
       <Panel title="History" live={live}>
         <EntityEvents filter={{ stream: [vm.id] }} />
       </Panel>
+    </>
+  );
+}
+
+/** What becomes of it when its host is lost: who may be sure that it does not run any more decides. */
+const HA: Record<string, string> = {
+  OFF: 'it waits for its host',
+  PROTECTED: 'it comes back on another by itself',
+  BY_WORD: 'it comes back on another when somebody says that its host is off',
+  FENCING: 'its host is lost, and is given the time to end it',
+  WAITING: 'its host is off; it comes back as soon as another has room',
+  NEEDS_WORD: 'its host may still run it: nothing is started elsewhere until somebody says that it is off',
+};
+
+function WhenLost({ vm, names }: { vm: VmData; names: Map<string, string> }) {
+  const { state, reason, comeBacks } = vm.haStatus;
+  const urgent = state === 'WAITING' || state === 'NEEDS_WORD' || state === 'FENCING';
+  return (
+    <>
+      <span style={urgent ? { color: 'var(--warn)', fontWeight: 600 } : undefined}>{HA[state] ?? word(state)}</span>
+      {reason && <div className="dim">{reason}</div>}
+      {comeBacks.map(({ at, from, to }) => (
+        <div key={at} className="dim">
+          came back <Ago at={at} /> from <KeyLink id={from} name={names.get(from)} /> to{' '}
+          <KeyLink id={to} name={names.get(to)} />
+        </div>
+      ))}
     </>
   );
 }

@@ -56,7 +56,7 @@ async function fleet(hive) {
   for (let n = 1; n <= 3; n += 1) await vm(`web-${n}`, 'rack-2', 4, 4);
   await vm('build-1', 'rack-3', 4, 15);
   await vm('spare', 'rack-4', 2, 4, 'debian-12', '--no-start');
-  await node.cli('vm', 'create', 'placed', '--image', 'debian-12', '--cpus', '2', '--memory', '2GiB');
+  await node.cli('vm', 'create', 'placed', '--image', 'debian-12', '--cpus', '2', '--memory', '2GiB', '--ha');
   await vm('broken', 'rack-2', 1, 1, 'missing').catch(() => {});
   await node.cli('vm', 'pause', 'web-3');
   await node.cli('host', 'drain', 'rack-3');

@@ -75,6 +75,18 @@ pub enum HostCommand {
         #[arg(long)]
         no_wait: bool,
     },
+    /// Give your word that nothing runs on a lost host: its VMs with --ha come back elsewhere
+    ///
+    /// For a host that nobody else can be sure of: a remote one, or one whose node cannot end what runs on it. If it still
+    /// runs, a VM may run twice where its disks have no lock.
+    DeclareLost {
+        host: String,
+        /// It is switched off, or cut off from its disks, and stays so
+        #[arg(long, required = true)]
+        i_know_it_is_off: bool,
+        #[arg(long)]
+        operation_id: Option<String>,
+    },
     /// Forget a host; what runs on it is left alone
     Remove {
         host: String,
@@ -157,6 +169,17 @@ pub async fn run(client: &Client, show: Show, command: HostCommand) -> Outcome {
                 host = until(client, &id, Duration::MAX, |status| status != "DRAINING").await?;
             }
             show.done(&host)
+        }
+        HostCommand::DeclareLost { host, i_know_it_is_off: _, operation_id } => {
+            let id = resolve(client, &host).await?;
+            let known: Value = client.get(VM, "HostShow", json!({ "id": id }), "/node").await?;
+            // By whatever it was named here, its name is what is confirmed.
+            let input = Input::default()
+                .set("operationId", operation_id.map(Value::from))
+                .set("host", Value::from(id))
+                .set("confirm", known["name"].clone())
+                .done();
+            show.done(&client.get::<Value>(VM, "HostDeclareLost", json!({ "input": input }), "/declareHostLost/host").await?)
         }
         HostCommand::Remove { host, force } => {
             let id = resolve(client, &host).await?;

@@ -154,6 +154,14 @@ impl ClusterNode {
     async fn gateway_url(&self) -> Option<&str> {
         self.view.gateway.as_deref().filter(|url| is_origin(url))
     }
+    /// What ends VMs on its own hypervisors that come back elsewhere, before its lease is over.
+    async fn fence(&self) -> &str {
+        if self.view.fences {
+            "a keeper process; no watchdog"
+        } else {
+            "none: VMs of its hypervisors come back elsewhere by a person's word alone"
+        }
+    }
     async fn zone(&self) -> Option<&str> {
         Some(&*self.view.zone).filter(|zone| !zone.is_empty())
     }

@@ -82,7 +82,7 @@ pub enum HostStatus {
     /// Not reached yet.
     Connecting,
     Up,
-    /// It takes nothing, and what runs on it is being stopped.
+    /// It takes nothing, and what runs on it moves, or is stopped.
     Draining,
     Drained,
     /// Its hypervisor does not answer.

@@ -183,6 +183,15 @@ pub struct CancelHostDrainInput {
 }
 
 #[derive(InputObject)]
+pub struct DeclareHostLostInput {
+    operation_id: Option<ID>,
+    /// By key or name.
+    host: ID,
+    /// Its name: that the right one is meant.
+    confirm: String,
+}
+
+#[derive(InputObject)]
 pub struct RemoveHostInput {
     operation_id: Option<ID>,
     /// By key or name.
@@ -244,7 +253,7 @@ macro_rules! payloads {
     )+};
 }
 
-payloads!(RegisterHostPayload, DrainHostPayload, CancelHostDrainPayload, RemoveHostPayload);
+payloads!(RegisterHostPayload, DrainHostPayload, CancelHostDrainPayload, DeclareHostLostPayload, RemoveHostPayload);
 
 #[derive(Default)]
 pub struct HostMutation;
@@ -277,6 +286,13 @@ impl HostMutation {
     async fn cancel_host_drain(&self, ctx: &Context<'_>, input: CancelHostDrainInput) -> Result<CancelHostDrainPayload> {
         let host = host_id(ctx, "host", &input.host)?;
         Ok(door(ctx)?.cancel_host_drain(op(ctx, input.operation_id.as_ref())?, host).await?.into())
+    }
+    /// Your word that nothing runs on a host any more, for one that is lost and that its node cannot end: its VMs with `ha`
+    /// come back elsewhere. If it does run, a VM may run twice where its disks have no lock.
+    async fn declare_host_lost(&self, ctx: &Context<'_>, input: DeclareHostLostInput) -> Result<DeclareHostLostPayload> {
+        let host = host_id(ctx, "host", &input.host)?;
+        let op = op(ctx, input.operation_id.as_ref())?;
+        Ok(door(ctx)?.declare_host_lost(op, host, input.confirm).await?.into())
     }
     async fn remove_host(&self, ctx: &Context<'_>, input: RemoveHostInput) -> Result<RemoveHostPayload> {
         let host = host_id(ctx, "host", &input.host)?;

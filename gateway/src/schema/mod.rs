@@ -58,6 +58,7 @@ pub struct Query(
     host::HostQuery,
     image::ImageQuery,
     vm::VmQuery,
+    vm::BackupQuery,
     metrics::MetricsQuery,
 );
 
@@ -75,6 +76,7 @@ pub struct Mutation(
     image::ImageMutation,
     vm::VmMutation,
     vm::ConsoleMutation,
+    vm::BackupMutation,
 );
 
 #[derive(MergedSubscription, Default)]

@@ -3,6 +3,7 @@
 //! Every command is an operation of the VM, in the ledger when the VM has accepted it. A command waits for the end of its
 //! operation as long as its deadline lets it; the operation goes on without it.
 
+mod backup;
 mod console;
 mod new;
 
@@ -18,12 +19,14 @@ use hiveward_runtime::{
     op::Op,
 };
 
+pub use backup::{KeptBackup, Restore};
 pub use console::ConsoleReader;
 pub use new::NewVm;
 use new::{STOP_GRACE_MS_MAX, check_new};
 
 use super::{ControlPlane, Done, Page, VmFilter, check, command::operation, query::page_key};
 use crate::{
+    directory::Entity,
     host::{
         HostStatus,
         driver::{GuestInfo, Progress, Usage},
@@ -36,6 +39,7 @@ use crate::{
     vm::{
         VmRecord, VmSpec, VmStatus,
         event::{OperationKind, Outcome, Subject},
+        ha::{self, HaState},
         message::VmMsg,
         migrate::{LIMIT_MS_DEFAULT, LIMIT_MS_MAX, Limit, Move},
         state::Ask,
@@ -48,8 +52,8 @@ const LOOK_FIRST: Duration = Duration::from_millis(2);
 const LOOK_LONGEST: Duration = Duration::from_millis(50);
 /// Left of a deadline to say that an operation goes on.
 const MARGIN: Duration = Duration::from_millis(250);
-/// Of one that is at its end by then.
-const MOVE_ANSWERED_WITHIN: Duration = Duration::from_secs(2);
+/// Of what takes long: of one that is at its end by then.
+const LOOK_SOON: Duration = Duration::from_secs(2);
 /// Of a guest's agent, which answers several questions.
 const GUEST_WITHIN: Duration = Duration::from_secs(10);
 const USAGE_WITHIN: Duration = Duration::from_secs(1);
@@ -106,6 +110,7 @@ impl ControlPlane {
             start: new.start,
             stop_grace_ms: new.stop_grace_ms,
             base: None,
+            restored: None,
         });
         let added = self.change_fleet(&op, FleetChange::AddVm { spec, on: new.host }, operation).await?;
         let vm = VmId::try_from(&added.value).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
@@ -182,7 +187,7 @@ impl ControlPlane {
         let ask = Ask::new(OperationKind::Migrate, op.principal.clone(), operation);
         let asked = self.ask_vm(&op, vm, Ask { migration: Some(Box::new(asked)), ..ask }).await?;
         // It is looked at while it goes on, so the answer comes soon.
-        let op = Op { deadline: op.deadline.at_most(MOVE_ANSWERED_WITHIN), ..op };
+        let op = Op { deadline: op.deadline.at_most(LOOK_SOON), ..op };
         self.vm_ended(&op, vm, asked.value, asked.cursor).await
     }
 
@@ -271,9 +276,16 @@ impl ControlPlane {
 
     /// What the agent in a guest says; `None` if none answers, or its host does not.
     pub async fn vm_guest(&self, vm: VmId, host: HostId) -> Option<GuestInfo> {
+        // Where its host is nowhere nobody answers, and waiting for that helps nobody.
+        self.house.directory.location(Entity::Host(host))?;
         let deadline = hiveward_runtime::clock::Deadline::after(GUEST_WITHIN);
         let make = |reply| HostMsg::Guest { vm, reply };
         self.route_host(deadline, host, make, || HostWire::Guest { vm }).await.ok().flatten()
+    }
+
+    /// What becomes of it when its host is lost, why, and in which epoch it is.
+    pub fn vm_ha(&self, vm: VmId) -> Option<(HaState, Option<String>, u64)> {
+        self.house.directory.read(|known| ha::state(known, vm))
     }
 
     /// Hosts that nobody can ask now: what was seen there last may not be so any more.

@@ -19,6 +19,8 @@ pub fn small(owner: HostId) -> DomainSpec {
         memory_bytes: 128 << 20,
         image: "contract".into(),
         base: None,
+        bases: Vec::new(),
+        isolated: false,
         disks: Vec::new(),
         networks: Vec::new(),
         ssh_keys: Vec::new(),
@@ -56,6 +58,32 @@ impl Bed<'_> {
     async fn listed(&self) -> Option<Domain> {
         let listing = self.driver.list(Deadline::after(WITHIN)).await.unwrap();
         listing.domains.into_iter().find(|domain| domain.vm == self.vm)
+    }
+}
+
+/// Of a machine that is off, and is off afterwards. A hypervisor that has no disks refuses it.
+async fn backup(bed: &Bed<'_>) {
+    for on in [false, true] {
+        if on {
+            bed.act(Action::Start).await.unwrap();
+        }
+        let dir = std::env::temp_dir().join(format!("hiveward-contract-{:x}", VmId::new().as_u128()));
+        std::fs::create_dir(&dir).unwrap();
+        match bed.driver.backup(bed.vm, &dir, Deadline::after(WITHIN * 4)).await {
+            Ok(copies) => {
+                assert!(copies.iter().any(|copy| copy.disk == "root"), "{copies:?}");
+                for copy in &copies {
+                    let bytes = std::fs::read(dir.join(&copy.file)).unwrap();
+                    assert_eq!(bytes.len() as u64, copy.bytes, "{copy:?}");
+                    assert_eq!(blake3::hash(&bytes).to_hex().as_str(), copy.hash, "{copy:?}");
+                }
+            }
+            Err(error) => assert!(!error.may_pass(), "{error:?}"),
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+        bed.twice(Action::EndBackup).await;
+        assert_eq!(bed.listed().await.unwrap().run.is_on(), on, "a backup leaves it as it is");
+        bed.act(Action::Destroy).await.unwrap();
     }
 }
 
@@ -132,6 +160,7 @@ pub async fn keeps_with(
     assert_eq!(bed.twice(Action::Destroy).await, Some(Run::Off(Off::Destroyed)));
 
     snapshots(&bed).await;
+    backup(&bed).await;
 
     // The power button: it takes its time, and a change says when it was heeded.
     bed.act(Action::Start).await.unwrap();

@@ -20,8 +20,8 @@ use tokio::{
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use super::{
-    Action, CHANGES_MAX, CONSOLE_PIECES_MAX, Change, Connection, ConsoleBytes, Domain, DomainSpec, Driver, DriverError,
-    GuestInfo, Listing, Migration, Off, Pool, Progress, Run, Usage,
+    Action, CHANGES_MAX, CONSOLE_PIECES_MAX, Change, Connection, ConsoleBytes, DiskCopy, Domain, DomainSpec, Driver, DriverError,
+    GuestInfo, Listing, Migration, Off, Pool, Progress, Run, Usage, epoch_of,
     protocol::{Answer, Call, Definition, FRAME_BYTES_MAX, Move, Power, Problem, Request, Said, Seen, VERSION},
 };
 use crate::{
@@ -253,8 +253,9 @@ impl Libvirt {
             network_received_bytes: seen.network_received_bytes,
             network_sent_bytes: seen.network_sent_bytes,
         };
+        let epoch = seen.name.as_deref().map_or(0, epoch_of);
         // libvirt does not count boots.
-        Some(Domain { vm, owner: self.host, run: run(seen.power), boots: None, usage })
+        Some(Domain { vm, owner: self.host, run: run(seen.power), boots: None, usage, epoch })
     }
 }
 
@@ -266,6 +267,8 @@ fn definition(spec: DomainSpec) -> Definition {
         memory_bytes: spec.memory_bytes,
         image: spec.image,
         base: spec.base,
+        bases: spec.bases,
+        isolated: spec.isolated,
         disks: spec.disks.into_iter().map(|disk| (disk.name, disk.size_bytes)).collect(),
         networks: spec.networks,
         ssh_keys: spec.ssh_keys,
@@ -319,6 +322,23 @@ impl Driver for Libvirt {
 
     fn sweep(&self, keep: Vec<String>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
         Box::pin(async move { self.ask(Call::Sweep { keep }, deadline).await.map(drop) })
+    }
+
+    fn backup<'a>(
+        &'a self,
+        vm: VmId,
+        dir: &'a std::path::Path,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Vec<DiskCopy>, DriverError>> {
+        Box::pin(async move {
+            let Some(dir) = dir.to_str() else {
+                return Err(DriverError::Refused { message: format!("{} is no text", dir.display()) });
+            };
+            match self.ask(Call::Backup { vm: digits(vm.as_u128()), dir: dir.to_owned() }, deadline).await? {
+                Answer::BackedUp(copies) => Ok(copies),
+                _ => odd(),
+            }
+        })
     }
 
     fn records_consoles(&self) -> bool {

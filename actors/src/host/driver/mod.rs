@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use hiveward_runtime::clock::Deadline;
-pub use protocol::{AtLimit, Base, GuestInfo, Pool, Progress};
+pub use protocol::{AtLimit, Base, DiskCopy, GuestInfo, Pool, Progress};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -38,6 +38,10 @@ pub struct DomainSpec {
     pub image: String,
     /// The image itself, where domains are made of images.
     pub base: Option<Base>,
+    /// What other disks begin as, by their names.
+    pub bases: Vec<(String, Base)>,
+    /// It gets no network at all.
+    pub isolated: bool,
     pub disks: Vec<DiskSpec>,
     pub networks: Vec<String>,
     pub ssh_keys: Vec<String>,
@@ -99,6 +103,19 @@ pub struct Domain {
     /// How often it began to run, if the driver counts that.
     pub boots: Option<u64>,
     pub usage: Usage,
+    /// Which coming back of its VM it was made for, by its name.
+    #[serde(default)]
+    pub epoch: u64,
+}
+
+/// What the domain of a VM is called in this epoch. No VM's own name has a `+`.
+pub fn domain_name(vm: &str, epoch: u64) -> String {
+    if epoch == 0 { vm.to_owned() } else { format!("{vm}+{epoch}") }
+}
+
+/// The epoch in a domain's name.
+pub fn epoch_of(name: &str) -> u64 {
+    name.rsplit_once('+').and_then(|(_, epoch)| epoch.parse().ok()).unwrap_or(0)
 }
 
 /// Everything on a host at one moment.
@@ -129,6 +146,11 @@ impl DriverError {
     /// Whether the same again may succeed.
     pub const fn may_pass(&self) -> bool {
         !matches!(self, Self::Refused { .. })
+    }
+
+    /// Whether it says something about this try alone.
+    pub const fn is_of_try(&self) -> bool {
+        matches!(self, Self::Failed { .. })
     }
 
     /// Whether it says something about the connection rather than about one domain.
@@ -216,6 +238,15 @@ pub trait Driver: Send + Sync + 'static {
 
     /// Types at a console that is listened to.
     fn type_console(&self, vm: VmId, bytes: Vec<u8>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>>;
+
+    /// Copies a domain's disks, all as they are at one moment, into files of `dir`, an empty directory of this node. The guest
+    /// runs on. Each copy stands alone. Repeated, it begins anew.
+    fn backup<'a>(
+        &'a self,
+        vm: VmId,
+        dir: &'a std::path::Path,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Vec<DiskCopy>, DriverError>>;
 
     /// Ends when the migration has: well, and it is there, or not, and only a look at both hosts says where it is. What
     /// of it was measured is in the answer. Dropping it leaves the migration to its limit.

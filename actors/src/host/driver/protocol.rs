@@ -59,6 +59,11 @@ pub enum Call {
         #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
     },
+    /// Copies a domain's disks as they are now into files of a directory on the node, which is empty.
+    Backup {
+        vm: String,
+        dir: String,
+    },
     /// Removes images that nobody here is made of, but for these.
     Sweep {
         keep: Vec<String>,
@@ -85,6 +90,25 @@ pub struct Base {
     pub virtual_bytes: u64,
     /// `qcow2` or `raw`.
     pub format: String,
+    /// Nobody has seen since it was written whether it still is what its hash says.
+    #[serde(default)]
+    pub verify: bool,
+}
+
+/// A disk as it was at one moment, in a file that stands alone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskCopy {
+    /// As its VM was made with it.
+    pub disk: String,
+    /// In the directory that it was to be written to.
+    pub file: String,
+    pub bytes: u64,
+    /// Of the disk that it is.
+    pub virtual_bytes: u64,
+    pub format: String,
+    /// BLAKE3, of the file.
+    pub hash: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -174,6 +198,8 @@ pub enum Step<D> {
     RemoveSnapshot {
         name: String,
     },
+    /// Ends a backup that is under way, and removes what it wrote on the host.
+    EndBackup,
 }
 
 impl<D> Step<D> {
@@ -193,6 +219,7 @@ impl<D> Step<D> {
             Self::Snapshot { .. } => "snapshot",
             Self::Revert { .. } => "revert",
             Self::RemoveSnapshot { .. } => "remove snapshot",
+            Self::EndBackup => "end backup",
         }
     }
 
@@ -213,6 +240,7 @@ impl<D> Step<D> {
             Self::Snapshot { name } => Step::Snapshot { name },
             Self::Revert { name } => Step::Revert { name },
             Self::RemoveSnapshot { name } => Step::RemoveSnapshot { name },
+            Self::EndBackup => Step::EndBackup,
         }
     }
 }
@@ -227,6 +255,12 @@ pub struct Definition {
     pub image: String,
     /// Absent where nothing is started from it.
     pub base: Option<Base>,
+    /// What other disks begin as, by their names.
+    #[serde(default)]
+    pub bases: Vec<(String, Base)>,
+    /// It gets no network at all.
+    #[serde(default)]
+    pub isolated: bool,
     /// Names and sizes in bytes.
     pub disks: Vec<(String, u64)>,
     pub networks: Vec<String>,
@@ -277,6 +311,7 @@ pub enum Answer {
     Domain(Option<Seen>),
     /// Absent: no agent answers.
     Guest(Option<GuestInfo>),
+    BackedUp(Vec<DiskCopy>),
     /// Of one that has ended well.
     Migrated(Progress),
     /// Absent: none is under way.
@@ -315,4 +350,7 @@ pub struct Seen {
     pub disk_written_bytes: Option<u64>,
     pub network_received_bytes: Option<u64>,
     pub network_sent_bytes: Option<u64>,
+    /// Its whole name, in a listing.
+    #[serde(default)]
+    pub name: Option<String>,
 }

@@ -19,14 +19,16 @@ use tokio::{
 };
 
 use super::{
-    Action, CHANGES_MAX, CONSOLE_PIECES_MAX, Change, Connection, ConsoleBytes, Domain, DomainSpec, Driver, DriverError,
-    GuestInfo, Listing, Migration, Off, Progress, Run, Usage,
+    Action, CHANGES_MAX, CONSOLE_PIECES_MAX, Change, Connection, ConsoleBytes, DiskCopy, Domain, DomainSpec, Driver, DriverError,
+    GuestInfo, Listing, Migration, Off, Progress, Run, Usage, epoch_of,
 };
 use crate::{
     host::spec::{Capacity, HostUri},
     id::{HostId, VmId},
 };
 
+/// The format of a disk that there is not.
+pub const SIMULATED_DISK: &str = "simulated";
 /// Of images that are said not to exist.
 const NO_IMAGE: &str = "missing";
 
@@ -71,6 +73,7 @@ impl Manners {
                 "startMs" => manners.start = Duration::from_millis(number()?),
                 "shutdownMs" => manners.shutdown = Duration::from_millis(number()?),
                 "migrateMs" => manners.migrate = Duration::from_millis(number()?),
+                "journal" => {}
                 "heeds" => manners.heeds = value.parse().map_err(|_| bad())?,
                 _ => return Err(bad()),
             }
@@ -110,6 +113,9 @@ struct Inner {
     consoles: HashMap<VmId, mpsc::Sender<ConsoleBytes>>,
     /// Unplugged from the network: nobody reaches it.
     cut: bool,
+    may_start: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
+    /// For tests that look from outside: when a guest began and ended, on the clock of the machine.
+    journal: Option<Arc<std::fs::File>>,
 }
 
 /// One simulated hypervisor. Cheap to clone.
@@ -137,6 +143,22 @@ impl Hypervisor {
             machine.run = Run::Off(Off::Crashed);
         }
         inner.tell(Change::Everything);
+    }
+
+    /// The plug of one guest is pulled.
+    pub fn lose_power(&self, owner: HostId, vm: VmId) {
+        let mut inner = self.0.inner.lock();
+        let lost = inner.machines.get_mut(&vm).filter(|machine| machine.spec.owner == owner && machine.run.is_on());
+        if let Some(machine) = lost {
+            machine.run = Run::Off(Off::Crashed);
+            inner.log(vm, "off");
+            inner.tell(Change::Domain(vm));
+        }
+    }
+
+    /// Guests start only while this says so, asked at the very moment.
+    pub fn guard(&self, may_start: impl Fn() -> bool + Send + Sync + 'static) {
+        self.0.inner.lock().may_start = Some(Arc::new(may_start));
     }
 
     /// Connections end and no new one is made until it is `false` again; the guests run on.
@@ -245,6 +267,7 @@ fn hand_over(vm: VmId, from: &Hypervisor, to: &Hypervisor, spec: Box<DomainSpec>
             _ => return failed("the guest ended meanwhile"),
         }
         let gone = inner.machines.remove(&vm);
+        inner.log(vm, "off");
         inner.tell(Change::Domain(vm));
         gone
     };
@@ -259,6 +282,7 @@ fn hand_over(vm: VmId, from: &Hypervisor, to: &Hypervisor, spec: Box<DomainSpec>
         _ => false,
     };
     if come {
+        inner.log(vm, "on");
         inner.tell(Change::Domain(vm));
         return Ok(());
     }
@@ -266,6 +290,7 @@ fn hand_over(vm: VmId, from: &Hypervisor, to: &Hypervisor, spec: Box<DomainSpec>
     // It was never let run there, so it goes on here.
     let mut inner = from.0.inner.lock();
     inner.machines.insert(vm, gone);
+    inner.log(vm, "on");
     inner.tell(Change::Domain(vm));
     failed("the other host was lost")
 }
@@ -293,6 +318,15 @@ impl Inner {
         }
     }
 
+    fn log(&self, vm: VmId, what: &str) {
+        use std::io::Write;
+        let now = hiveward_runtime::cluster::lease::BootClock.now().map_or(0, |now| now.0.as_micros());
+        if let Some(mut journal) = self.journal.as_deref() {
+            // Only tests read it, and miss what is not there.
+            let _ = journal.write_all(format!("{now} {vm} {what}\n").as_bytes());
+        }
+    }
+
     fn tell(&mut self, change: Change) {
         let on: std::collections::HashSet<VmId> =
             self.consoles.keys().filter(|vm| self.machines.get(vm).is_some_and(|machine| machine.run.is_on())).copied().collect();
@@ -309,6 +343,11 @@ impl Inner {
 pub fn open(uri: &HostUri, host: HostId) -> Result<Connection, DriverError> {
     let manners = Manners::of(&uri.query).map_err(|message| DriverError::Refused { message })?;
     let hypervisor = Hypervisor::named(&uri.authority);
+    if let Some(path) = uri.query.get("journal") {
+        let opened = std::fs::File::options().create(true).append(true).open(path);
+        let journal = opened.map_err(|error| DriverError::Refused { message: format!("journal={path}: {error}") })?;
+        hypervisor.0.inner.lock().journal = Some(Arc::new(journal));
+    }
     let (listener, changes) = mpsc::channel(CHANGES_MAX);
     {
         let mut inner = hypervisor.0.inner.lock();
@@ -343,6 +382,7 @@ const fn points(action: &Action) -> (&'static str, &'static str) {
         Action::Discard => ("driver.discard", "driver.discard.done"),
         Action::Snapshot { .. } => ("driver.snapshot", "driver.snapshot.done"),
         Action::Revert { .. } => ("driver.revert", "driver.revert.done"),
+        Action::EndBackup => ("driver.end_backup", "driver.end_backup.done"),
         Action::RemoveSnapshot { .. } => ("driver.remove_snapshot", "driver.remove_snapshot.done"),
     }
 }
@@ -411,6 +451,7 @@ impl Simulated {
             run: machine.run,
             boots: Some(machine.boots),
             usage: Usage::default(),
+            epoch: epoch_of(&machine.spec.name),
         })
     }
 
@@ -434,7 +475,7 @@ impl Simulated {
             inner.tell(Change::Domain(vm));
             return Ok(());
         }
-        if matches!(action, Action::Prepare(_) | Action::Discard) {
+        if matches!(action, Action::Prepare(_) | Action::Discard | Action::EndBackup) {
             return Ok(());
         }
         let used: u64 =
@@ -448,7 +489,7 @@ impl Simulated {
         };
         match (action, machine.run) {
             // It has no disks.
-            (Action::Define(_) | Action::Prepare(_) | Action::Discard, _) => {}
+            (Action::Define(_) | Action::Prepare(_) | Action::Discard | Action::EndBackup, _) => {}
             (Action::Start, Run::Running)
             | (Action::Suspend, Run::Paused)
             | (Action::Resume, Run::Running)
@@ -458,7 +499,11 @@ impl Simulated {
                 if used + machine.spec.memory_bytes > self.manners.memory_bytes {
                     return Err(DriverError::Failed { message: "the host has not enough free memory".into() });
                 }
+                if inner.may_start.as_ref().is_some_and(|may_start| !may_start()) {
+                    return Err(DriverError::Failed { message: "the lease of its node is over".into() });
+                }
                 (machine.run, machine.boots) = (Run::Running, machine.boots + 1);
+                inner.log(vm, "on");
             }
             (Action::Shutdown, Run::Running) => {
                 if self.manners.heeds {
@@ -470,7 +515,12 @@ impl Simulated {
             }
             // A guest that does not run does not see the button.
             (Action::Shutdown, Run::Paused | Run::Moving) => return Ok(()),
-            (Action::Destroy, _) => machine.run = Run::Off(Off::Destroyed),
+            (Action::Destroy, run) => {
+                machine.run = Run::Off(Off::Destroyed);
+                if run.is_on() {
+                    inner.log(vm, "off");
+                }
+            }
             (Action::Suspend, Run::Running) => machine.run = Run::Paused,
             (Action::Resume, Run::Paused | Run::Moving) => machine.run = Run::Running,
             (Action::Reboot, Run::Running) => machine.boots += 1,
@@ -522,6 +572,7 @@ impl Driver for Simulated {
                     run: machine.run,
                     boots: Some(machine.boots),
                     usage: Usage::default(),
+                    epoch: epoch_of(&machine.spec.name),
                 })
                 .collect();
             let foreign = u32::try_from(inner.machines.len() - domains.len()).unwrap_or(u32::MAX);
@@ -556,6 +607,44 @@ impl Driver for Simulated {
     /// There are no images.
     fn sweep(&self, _: Vec<String>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
         Box::pin(by(deadline, async { self.reached() }))
+    }
+
+    /// There are no disks, and each file says so.
+    fn backup<'a>(
+        &'a self,
+        vm: VmId,
+        dir: &'a std::path::Path,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Vec<DiskCopy>, DriverError>> {
+        Box::pin(by(deadline, async move {
+            let key = vm.key();
+            fault::point("driver.backup", Some(&key)).await.map_err(injected)?;
+            self.reached()?;
+            let spec = {
+                let inner = self.hypervisor.0.inner.lock();
+                let machine = inner.machines.get(&vm).filter(|machine| machine.spec.owner == self.host);
+                let Some(machine) = machine else { return refused("there is no such domain") };
+                machine.spec.clone()
+            };
+            let others = spec.disks.iter().map(|disk| disk.name.as_str()).filter(|name| *name != "root");
+            let mut copies = Vec::new();
+            for disk in std::iter::once("root").chain(others) {
+                let file = format!("{disk}.simulated");
+                let body = format!("Disk {disk} of {} is simulated: there is nothing in it.\n", spec.name);
+                std::fs::write(dir.join(&file), &body)
+                    .map_err(|error| DriverError::Failed { message: format!("the copy cannot be written: {error}") })?;
+                copies.push(DiskCopy {
+                    disk: disk.to_owned(),
+                    file,
+                    bytes: body.len() as u64,
+                    virtual_bytes: 0,
+                    format: SIMULATED_DISK.into(),
+                    hash: blake3::hash(body.as_bytes()).to_hex().to_string(),
+                });
+            }
+            fault::point("driver.backup.done", Some(&key)).await.map_err(injected)?;
+            Ok(copies)
+        }))
     }
 
     fn records_consoles(&self) -> bool {

@@ -29,10 +29,12 @@ pub enum Reject {
     Memory,
     /// Of one that moves.
     Own,
+    /// Of one that is to come back with its disks.
+    Disks,
 }
 
 impl Reject {
-    const COUNT: usize = 12;
+    const COUNT: usize = 13;
     const ALL: [Self; Self::COUNT] = [
         Self::None,
         Self::Unknown,
@@ -46,6 +48,7 @@ impl Reject {
         Self::Cpu,
         Self::Memory,
         Self::Own,
+        Self::Disks,
     ];
 
     pub const fn words(self) -> &'static str {
@@ -62,6 +65,7 @@ impl Reject {
             Self::Cpu => "has too little free CPU",
             Self::Memory => "has too little free memory",
             Self::Own => "is where it is now",
+            Self::Disks => "does not share its disks",
         }
     }
 }

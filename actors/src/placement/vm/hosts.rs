@@ -31,6 +31,8 @@ pub struct HostFacts {
     pub used: Need,
     pub zone: String,
     pub labels: BTreeMap<String, String>,
+    /// Hosts with the same have the same disks; none where no other host has them.
+    pub disks: Option<String>,
 }
 
 /// Positions are those in which hosts were added, and never change.
@@ -48,6 +50,7 @@ pub struct Hosts {
     pub(super) zone: Vec<u16>,
     pub(super) zones: Vec<String>,
     pub(super) labels: Vec<BTreeMap<String, String>>,
+    pub(super) disks: Vec<Option<String>>,
     at: HashMap<HostId, u32>,
     /// How many of each group are on which host.
     pub(super) groups: HashMap<String, HashMap<u32, u32>>,
@@ -104,6 +107,7 @@ impl Hosts {
         self.memory_share.push(1.0 / facts.total.memory_mib.max(1) as f32);
         self.zone.push(u16::try_from(zone).unwrap_or(u16::MAX));
         self.labels.push(facts.labels);
+        self.disks.push(facts.disks);
     }
 
     /// That so many of a group are on a host already.

@@ -1,5 +1,7 @@
 //! Whether the loss of the fullest host could be made good: admission for VMs that are to come back elsewhere.
 
+use std::collections::BTreeSet;
+
 use super::{Decision, Engine, Hosts, Need, Wish};
 use crate::id::{HostId, VmId};
 
@@ -21,11 +23,15 @@ pub fn survives_largest(hosts: &Hosts, guests: &[Guest<'_>]) -> Result<(), Strin
             held.1 += i64::from(guest.wish.need.cpu_milli);
         }
     }
-    let all = || held.iter().enumerate();
-    let memory = all().max_by_key(|(_, held)| held.0).map(|(at, _)| at);
-    let cpu = all().max_by_key(|(_, held)| held.1).map(|(at, _)| at);
-    for at in memory.into_iter().chain(cpu.filter(|at| Some(*at) != memory)) {
-        survives(hosts, guests, at)?;
+    // Those that have the same disks stand in for each other, so there is a fullest one among each such group.
+    let groups: BTreeSet<&String> = hosts.disks.iter().flatten().collect();
+    for group in groups {
+        let all = || held.iter().enumerate().filter(|(at, _)| hosts.disks.get(*at).and_then(Option::as_ref) == Some(group));
+        let memory = all().max_by_key(|(_, held)| held.0).map(|(at, _)| at);
+        let cpu = all().max_by_key(|(_, held)| held.1).map(|(at, _)| at);
+        for at in memory.into_iter().chain(cpu.filter(|at| Some(*at) != memory)) {
+            survives(hosts, guests, at)?;
+        }
     }
     Ok(())
 }
@@ -71,8 +77,23 @@ pub fn come_back(hosts: &Hosts, guests: &[Guest<'_>], lost: HostId) -> Vec<(VmId
 }
 
 impl Hosts {
-    /// As if it were gone, with all that is on it.
+    /// For one that is to come back: closes those whose disks no other host has.
+    pub fn close_alone(&mut self) {
+        for (disks, closed) in self.disks.iter().zip(&mut self.closed) {
+            if *closed == super::Reject::None && disks.is_none() {
+                *closed = super::Reject::Disks;
+            }
+        }
+    }
+
+    /// As if it were gone, with all that is on it, and only those left that have its VMs' disks.
     fn lose(&mut self, at: usize) {
+        let its = self.disks.get(at).cloned().flatten();
+        for (other, closed) in self.disks.iter().zip(&mut self.closed) {
+            if *closed == super::Reject::None && (its.is_none() || *other != its) {
+                *closed = super::Reject::Disks;
+            }
+        }
         if let Some(closed) = self.closed.get_mut(at) {
             *closed = super::Reject::Unreachable;
         }

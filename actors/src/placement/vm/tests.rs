@@ -57,6 +57,7 @@ fn any_hosts() -> impl Strategy<Value = Vec<HostFacts>> {
             used: Need::default(),
             zone: format!("z{zone}"),
             labels: BTreeMap::from([("disk".into(), label.to_string())]),
+            disks: Some(String::new()),
         };
         hosts.into_iter().enumerate().map(facts).collect()
     })
@@ -281,6 +282,7 @@ fn vms_that_are_kept_apart_are_spread_over_zones_before_a_zone_gets_a_second() {
             used: Need::default(),
             zone,
             labels: BTreeMap::new(),
+            disks: Some(String::new()),
         });
     }
     let asked = Asked {

@@ -1,5 +1,6 @@
 //! `hiveward vm …`
 
+mod backup;
 mod console;
 mod snapshot;
 
@@ -133,6 +134,56 @@ pub enum VmCommand {
         /// Begin after this byte of what is kept; else with the last few lines
         #[arg(long, value_name = "N")]
         after_byte: Option<u64>,
+    },
+    /// Copy a VM's disks, as they are at one moment, into a directory of the node that holds its host; the VM runs on
+    Backup {
+        vm: String,
+        /// A directory that is there
+        #[arg(long, value_name = "DIR", required_unless_present = "cancel")]
+        to: Option<String>,
+        /// Instead, end a backup that is under way
+        #[arg(long, conflicts_with = "to")]
+        cancel: bool,
+        #[arg(long)]
+        operation_id: Option<String>,
+        /// Return when it has begun
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// List the backups that a VM knows of, or all in a directory
+    Backups {
+        #[arg(required_unless_present = "within")]
+        vm: Option<String>,
+        /// All whole backups there, also of VMs that are gone
+        #[arg(long = "in", value_name = "DIR", conflicts_with = "vm")]
+        within: Option<String>,
+    },
+    /// Make a VM of a backup
+    Restore {
+        /// The backup's directory
+        from: String,
+        /// The new VM's name
+        #[arg(long = "as", value_name = "NAME")]
+        name: String,
+        /// On this host, by id or name; else on the best one
+        #[arg(long, value_name = "HOST")]
+        on: Option<String>,
+        #[arg(long)]
+        no_start: bool,
+        /// Return when it is placed
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Start a VM of a backup without any network, see whether its guest answers, and remove it
+    Drill {
+        /// The backup's directory
+        from: String,
+        /// On this host, by id or name; else on the best one
+        #[arg(long, value_name = "HOST")]
+        on: Option<String>,
+        /// Return when it has begun
+        #[arg(long)]
+        no_wait: bool,
     },
     /// Remove VMs with their disks
     Remove {
@@ -294,6 +345,18 @@ pub async fn run(client: &Client, show: Show, command: VmCommand) -> Outcome {
         VmCommand::Console { vm, read_only, after_byte } => {
             console::run(client, &vm, console::Options { read_only, after_byte }).await
         }
+        VmCommand::Backup { vm, to, cancel, operation_id, no_wait } => match to {
+            Some(to) if !cancel => backup::backup(client, show, &vm, &to, operation_id, no_wait).await,
+            _ => backup::cancel(client, show, &vm).await,
+        },
+        VmCommand::Backups { vm, within } => match (vm, within) {
+            (Some(vm), _) => backup::of(client, show, &vm).await,
+            (None, within) => backup::within(client, show, within.as_deref().unwrap_or(".")).await,
+        },
+        VmCommand::Restore { from, name, on, no_start, no_wait } => {
+            backup::restore(client, show, backup::New { from, name, host: on, no_start, no_wait }).await
+        }
+        VmCommand::Drill { from, on, no_wait } => backup::drill(client, show, &from, on, no_wait).await,
         VmCommand::Remove { which, force } => each(client, show, which, "VmRemove", "removeVm", json!({ "force": force })).await,
     }
 }

@@ -66,6 +66,7 @@ macro_rules! inputs {
         }
     )+};
 }
+pub(super) use inputs;
 
 /// The inputs of commands about one snapshot.
 macro_rules! snapshot_inputs {

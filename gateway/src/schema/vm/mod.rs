@@ -1,6 +1,8 @@
 //! VMs: their type and queries here, and a file for each other part of them.
 
+mod backup;
 mod console;
+mod ha;
 mod input;
 mod mutation;
 mod operation;
@@ -9,7 +11,10 @@ mod placement;
 use std::sync::Arc;
 
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject, dataloader::DataLoader};
+use backup::VmBackup;
+pub use backup::{BackupMutation, BackupQuery};
 pub use console::{ConsoleFeed, ConsoleMutation};
+use ha::VmHaStatus;
 use hiveward_actors::{
     client,
     vm::{self, VmRecord, snapshot::Snapshot},
@@ -100,6 +105,11 @@ impl Vm {
     async fn ha(&self) -> bool {
         self.0.spec.ha
     }
+    /// How it stands with that.
+    async fn ha_status(&self, ctx: &Context<'_>) -> Result<VmHaStatus> {
+        let known = door(ctx)?.vm_ha(self.0.spec.id);
+        Ok(VmHaStatus { record: self.0.clone(), known })
+    }
     async fn stop_grace_ms(&self) -> u64 {
         self.0.spec.stop_grace_ms
     }
@@ -118,6 +128,10 @@ impl Vm {
     /// Oldest first. They are in its disks, and go with them.
     async fn snapshots(&self) -> Vec<VmSnapshot> {
         self.0.state.snapshots.iter().map(VmSnapshot::from).collect()
+    }
+    /// The newest, oldest first; each is where it was written, also when its VM is gone.
+    async fn backups(&self) -> Vec<VmBackup> {
+        self.0.state.backups.iter().map(VmBackup::from).collect()
     }
     /// What its hypervisor measured at its last look; what was not measured is absent.
     async fn usage(&self, ctx: &Context<'_>) -> Result<Option<VmUsage>> {

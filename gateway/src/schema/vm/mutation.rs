@@ -28,6 +28,7 @@ macro_rules! payloads {
         }
     )+};
 }
+pub(super) use payloads;
 
 payloads!(SnapshotVmPayload, RevertVmPayload, RemoveVmSnapshotPayload);
 payloads!(MigrateVmPayload, CancelVmMigrationPayload);

@@ -58,7 +58,7 @@ pub struct VmOperation {
     /// Counts this VM's operations from 1.
     number: BigInt,
     /// `create`, `start`, `stop`, `reboot`, `pause`, `resume`, `remove`, `migrate`, `snapshot`, `revert`, `remove snapshot`,
-    /// or `recover`, which the house asks by itself.
+    /// `backup`, or `recover` and `drill`, which the house asks by itself.
     kind: String,
     status: VmOperationStatus,
     asked_by: Option<String>,
@@ -87,7 +87,10 @@ impl From<&Operation> for VmOperation {
             started_at: operation.asked_at.into(),
             ended_at: operation.ended.as_ref().map(|(at, _)| (*at).into()),
             error,
-            snapshot: operation.subject.as_ref().map(|Subject::Snapshot { name }| name.to_string()),
+            snapshot: match &operation.subject {
+                Some(Subject::Snapshot { name }) => Some(name.to_string()),
+                _ => None,
+            },
             measured: operation.measured.clone().map(VmMigration::from),
         }
     }

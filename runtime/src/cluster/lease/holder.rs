@@ -90,6 +90,11 @@ impl Holder {
         self.until.map_or(Duration::ZERO, |until| until.since(now))
     }
 
+    /// Whether it was granted any, over or not.
+    pub fn holds(&self) -> bool {
+        self.until.is_some()
+    }
+
     /// The leader says that this node is lost: it is over at once.
     pub fn lost(&mut self) {
         self.until = None;

@@ -104,6 +104,15 @@ impl Leases {
         now().map_or(Phase::Over, |now| self.holder.lock().phase(now))
     }
 
+    /// How long until this node begins to stop what it holds: none if it holds no lease, the greatest if it needs none.
+    pub fn stops_in(&self) -> Option<Duration> {
+        if self.alone() {
+            return Some(Duration::MAX);
+        }
+        let (holder, now) = (self.holder.lock(), now()?);
+        holder.holds().then(|| holder.left(now).saturating_sub(self.setup.terms.stop_within))
+    }
+
     /// This node's disk is full.
     pub fn no_room(&self) -> bool {
         matches!(self.setup.ledger.takes_writes(), Err(AppendError::DiskFull { .. }))

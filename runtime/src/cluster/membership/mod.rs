@@ -118,6 +118,11 @@ impl Membership {
         self.leases.phase()
     }
 
+    /// How long until this node begins to stop what it holds: none if it holds no lease, the greatest if it needs none.
+    pub fn stops_in(&self) -> Option<Duration> {
+        self.leases.stops_in()
+    }
+
     /// On the leader: why a node may not be removed now.
     pub fn removable(&self, node: NodeId) -> Result<(), String> {
         drive::removable(&self.leases, node)

@@ -1,0 +1,49 @@
+//! A host's part in what comes back elsewhere: nothing of it begins here that could not be ended in time, or that belongs
+//! elsewhere by now.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use super::{actor::Host, driver::Domain, spec::HostSpec};
+use crate::{directory::Known, house::House, id::VmId};
+
+/// Whether a VM may begin to run on this host now; if not, why. From then on it is ended before this node's lease is over.
+pub(super) async fn may_run(house: &House, host: &Arc<HostSpec>, vm: VmId) -> Result<(), String> {
+    if !house.peers.may_act() {
+        return Err("the lease of this node is over".into());
+    }
+    let ha = house.directory.read(|known| match known.fleet.vms.get(&vm) {
+        Some(entry) if entry.host == host.id || entry.moving == Some(host.id) => Ok(entry.spec.ha),
+        Some(_) => Err("it belongs to another host by now".to_owned()),
+        // Of one that is being removed.
+        None => Ok(false),
+    })?;
+    if !ha {
+        return Ok(());
+    }
+    let (fence, host) = (house.fence.clone(), host.clone());
+    let held = tokio::task::spawn_blocking(move || fence.hold(&host, vm)).await;
+    held.map_err(|error| error.to_string())?
+}
+
+impl Host {
+    /// What is here of VMs that have come back elsewhere since, though they may belong here again: of an older epoch.
+    pub(super) fn stale(&self, found: &HashMap<VmId, Domain>) -> HashSet<VmId> {
+        self.house.directory.read(|known| {
+            let is = |domain: &&Domain| known.fleet.vms.get(&domain.vm).is_some_and(|entry| domain.epoch < entry.epoch);
+            found.values().filter(is).map(|domain| domain.vm).collect()
+        })
+    }
+
+    /// What neither runs here nor belongs here needs not be ended in time any more.
+    pub(super) fn let_go(&self, on: &HashSet<VmId>) {
+        let host = self.spec.id;
+        let belongs = |vm: VmId| {
+            let entry = |known: &Known| known.fleet.vms.get(&vm).map(|entry| entry.host == host || entry.moving == Some(host));
+            self.house.directory.read(entry).unwrap_or(false)
+        };
+        self.house.fence.let_go(host, |vm| !on.contains(&vm) && !belongs(vm));
+    }
+}

@@ -1,0 +1,123 @@
+//! `hiveward vm backup`, `backups`, `restore` and `drill`.
+
+use serde_json::{Value, json};
+
+use super::{
+    super::{
+        args::Input,
+        client::{Client, VM},
+        fail::{Exit, Failed, Outcome},
+        host::size,
+        show::{Show, text},
+    },
+    LOOK_EVERY, ended, resolve,
+};
+
+/// A path as the node is to be given it: from here on, where it has none of its own.
+fn absolute(path: &str) -> Outcome<String> {
+    let absolute = std::path::absolute(path).map_err(|error| Failed::local(format!("{path} is no path: {error}")))?;
+    Ok(absolute.display().to_string())
+}
+
+pub async fn backup(client: &Client, show: Show, vm: &str, to: &str, operation_id: Option<String>, no_wait: bool) -> Outcome {
+    let id = resolve(client, vm).await?;
+    let input = Input::default()
+        .set("operationId", operation_id.map(Value::from))
+        .set("vm", Value::from(id.as_str()))
+        .set("to", Value::from(absolute(to)?))
+        .done();
+    let begun = client.get(VM, "VmBackup", json!({ "input": input }), "/backupVm/vm").await?;
+    if no_wait {
+        return show.done(&begun);
+    }
+    ended(client, begun).await?;
+    let vm: Value = client.get(VM, "VmBackups", json!({ "id": id }), "/node").await?;
+    if let Some(last) = vm["backups"].as_array().and_then(|all| all.last()) {
+        eprintln!("{} in {}", size(&last["bytes"]), text(last, "path"));
+    }
+    show.done(&vm)
+}
+
+pub async fn cancel(client: &Client, show: Show, vm: &str) -> Outcome {
+    let input = json!({ "vm": resolve(client, vm).await? });
+    show.done(&client.get(VM, "VmCancelBackup", json!({ "input": input }), "/cancelVmBackup/vm").await?)
+}
+
+pub async fn of(client: &Client, show: Show, vm: &str) -> Outcome {
+    let id = resolve(client, vm).await?;
+    let vm: Value = client.get(VM, "VmBackups", json!({ "id": id }), "/node").await?;
+    let all = vm["backups"].as_array().cloned().unwrap_or_default();
+    show.list(&["taken at", "size", "path"], &all, |backup| {
+        vec![text(backup, "takenAt"), size(&backup["bytes"]), text(backup, "path")]
+    })
+}
+
+async fn stored(client: &Client, dir: &str) -> Outcome<Vec<Value>> {
+    let found: Value = client.get(VM, "VmBackupsIn", json!({ "in": dir }), "/vmBackups").await?;
+    Ok(found.as_array().cloned().unwrap_or_default())
+}
+
+pub async fn within(client: &Client, show: Show, dir: &str) -> Outcome {
+    let all = stored(client, &absolute(dir)?).await?;
+    show.list(&["vm", "taken at", "size", "drill", "path"], &all, |backup| {
+        let drill = match backup["drill"]["passed"].as_bool() {
+            Some(true) => format!("passed {}", text(&backup["drill"], "at")),
+            Some(false) => format!("failed {}", text(&backup["drill"], "at")),
+            None => String::new(),
+        };
+        vec![text(backup, "vmName"), text(backup, "takenAt"), size(&backup["bytes"]), drill, text(backup, "path")]
+    })
+}
+
+pub struct New {
+    pub from: String,
+    pub name: String,
+    pub host: Option<String>,
+    pub no_start: bool,
+    pub no_wait: bool,
+}
+
+pub async fn restore(client: &Client, show: Show, new: New) -> Outcome {
+    let input = Input::default()
+        .set("from", Value::from(absolute(&new.from)?))
+        .set("name", Value::from(new.name))
+        .set("host", new.host.map(Value::from))
+        .set("start", new.no_start.then_some(Value::Bool(false)))
+        .done();
+    let made = client.get(VM, "VmRestore", json!({ "input": input }), "/restoreVm/vm").await?;
+    show.done(&if new.no_wait { made } else { ended(client, made).await? })
+}
+
+/// Waits until what came of it is written beside the backup.
+pub async fn drill(client: &Client, show: Show, from: &str, host: Option<String>, no_wait: bool) -> Outcome {
+    let from = absolute(from)?;
+    let input = Input::default().set("from", Value::from(from.as_str())).set("host", host.map(Value::from)).done();
+    let begun: Value = client.get(VM, "VmDrill", json!({ "input": input }), "/drillVmBackup/vm").await?;
+    if no_wait {
+        return show.done(&begun);
+    }
+    let (dir, vm) = (from.rsplit_once('/').map_or("/", |(dir, _)| dir).to_owned(), text(&begun, "id"));
+    loop {
+        let all = stored(client, &dir).await?;
+        let backup = all.into_iter().find(|backup| text(backup, "path") == from);
+        let drill = backup.as_ref().map(|backup| backup["drill"].clone()).unwrap_or_default();
+        if text(&drill, "vm") == vm {
+            return match drill["failure"].as_str() {
+                Some(why) => Err(Failed::new(
+                    Exit::Failed,
+                    format!("the backup in {from} did not come up: {why}"),
+                    "look at it with `hiveward vm restore`, and at its console",
+                )),
+                None => show.one(&json!({ "path": from, "passed": true, "at": drill["at"], "vm": vm })),
+            };
+        }
+        if client.deadline.is_some_and(|deadline| deadline <= tokio::time::Instant::now()) {
+            return Err(Failed::new(
+                Exit::TimedOut,
+                "the drill has not ended",
+                "it goes on; look with `hiveward vm backups --in`",
+            ));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
