@@ -412,7 +412,7 @@ async fn a_drain_stops_what_runs_takes_nothing_new_and_ends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_vm_that_is_to_come_back_is_admitted_only_where_the_loss_of_the_fullest_host_can_be_made_good() {
+async fn a_vm_is_admitted_only_where_those_that_are_to_come_back_still_could_whichever_host_is_lost() {
     let here = Here::start().await;
     let control = here.control();
     for n in 0..2 {
@@ -424,7 +424,10 @@ async fn a_vm_that_is_to_come_back_is_admitted_only_where_the_loss_of_the_fulles
     // Each host has one; the loss of either fills the other.
     let refused = control.create_vm(op(), ha("c")).await.unwrap_err();
     assert!(refused.field.as_deref() == Some("ha") && refused.message.contains("could not come back"), "{}", refused.message);
-    // What need not come back may have the room.
+    // What need not come back may not have their room either.
+    let refused = control.create_vm(op(), NewVm { memory_bytes: GIB, ..small("d") }).await.unwrap_err();
+    assert!(refused.field.as_deref() == Some("memory") && refused.message.contains("could not come back"), "{}", refused.message);
+    here.host_named("h2", &format!("{}-2", here.name), "cpus=8&memoryGiB=4").await;
     control.create_vm(op(), NewVm { memory_bytes: GIB, ..small("d") }).await.unwrap();
     here.stop().await;
 }

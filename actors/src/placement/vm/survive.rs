@@ -13,8 +13,11 @@ pub struct Guest<'a> {
     pub wish: Wish<'a>,
 }
 
-/// Whether all of `guests` that are on the host with most of their memory, and of that with most of their CPU, would find
-/// a place on the others, one after another, the largest first. If not, which one would not, and why.
+/// How many of the fullest hosts are tried, by memory and by CPU: in a cluster of no more, every single one.
+const LOSSES_TRIED_MAX: usize = 16;
+
+/// Whether all of `guests` that are on one of the fullest hosts would find a place on the others, whichever of those is lost,
+/// one after another, the largest first. If not, which one would not, and why.
 pub fn survives_largest(hosts: &Hosts, guests: &[Guest<'_>]) -> Result<(), String> {
     let mut held = vec![(0_i64, 0_i64); hosts.len()];
     for guest in guests {
@@ -23,15 +26,18 @@ pub fn survives_largest(hosts: &Hosts, guests: &[Guest<'_>]) -> Result<(), Strin
             held.1 += i64::from(guest.wish.need.cpu_milli);
         }
     }
-    // Those that have the same disks stand in for each other, so there is a fullest one among each such group.
+    // Those that have the same disks stand in for each other, so there are fullest ones among each such group.
     let groups: BTreeSet<&String> = hosts.disks.iter().flatten().collect();
     for group in groups {
-        let all = || held.iter().enumerate().filter(|(at, _)| hosts.disks.get(*at).and_then(Option::as_ref) == Some(group));
-        let memory = all().max_by_key(|(_, held)| held.0).map(|(at, _)| at);
-        let cpu = all().max_by_key(|(_, held)| held.1).map(|(at, _)| at);
-        for at in memory.into_iter().chain(cpu.filter(|at| Some(*at) != memory)) {
-            survives(hosts, guests, at)?;
-        }
+        let of_group = |at: &usize| hosts.disks.get(*at).and_then(Option::as_ref) == Some(group);
+        let mut by_memory: Vec<usize> = (0..held.len()).filter(of_group).filter(|at| held[*at] != (0, 0)).collect();
+        let mut by_cpu = by_memory.clone();
+        by_memory.sort_unstable_by_key(|at| (std::cmp::Reverse(held[*at].0), *at));
+        by_cpu.sort_unstable_by_key(|at| (std::cmp::Reverse(held[*at].1), *at));
+        by_memory.truncate(LOSSES_TRIED_MAX);
+        by_cpu.truncate(LOSSES_TRIED_MAX);
+        let tried: BTreeSet<usize> = by_memory.into_iter().chain(by_cpu).collect();
+        tried.into_iter().try_for_each(|at| survives(hosts, guests, at))?;
     }
     Ok(())
 }

@@ -242,7 +242,7 @@ pub struct CreateArgs {
     host_labels: Vec<(String, String)>,
     #[arg(long, value_parser = ["spread", "pack", "weighted"])]
     strategy: Option<String>,
-    /// Only if it could come back elsewhere when the fullest host is lost
+    /// Only if it could come back elsewhere when one of the sixteen fullest hosts is lost
     #[arg(long)]
     ha: bool,
     /// Define it without starting it

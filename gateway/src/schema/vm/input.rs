@@ -38,7 +38,7 @@ pub struct CreateVmInput {
     pub(super) host_labels: Option<Vec<LabelInput>>,
     #[graphql(default_with = "VmPlacementStrategy::Spread")]
     pub(super) strategy: VmPlacementStrategy,
-    /// Refused if it could not come back elsewhere when the fullest host is lost.
+    /// Refused if it could not come back elsewhere when one of the sixteen fullest hosts is lost.
     #[graphql(default)]
     pub(super) ha: bool,
     /// Answers when it runs.
