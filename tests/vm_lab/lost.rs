@@ -20,11 +20,14 @@ use crate::lab::{Lab, driver, guest};
 /// A lease of 8 s, the margin, and a guest that boots without KVM on a busy machine.
 const BACK: Duration = Duration::from_secs(120);
 
+/// The processes that ran from a moment on.
+type Change = (Instant, Vec<i32>);
+
 /// Looks all the time at the processes themselves, from outside.
 struct Watch {
     over: Arc<AtomicBool>,
     /// When how many of it ran, whenever that changed.
-    seen: Arc<Mutex<Vec<(Instant, Vec<i32>)>>>,
+    seen: Arc<Mutex<Vec<Change>>>,
     looking: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -36,7 +39,7 @@ impl Watch {
             while !stop.load(Ordering::Relaxed) {
                 let pids: Vec<i32> =
                     lab.qemus().into_iter().filter(|(_, line)| line.contains("web")).map(|(pid, _)| pid).collect();
-                let mut seen: std::sync::MutexGuard<'_, Vec<(Instant, Vec<i32>)>> = into.lock().unwrap();
+                let mut seen: std::sync::MutexGuard<'_, Vec<Change>> = into.lock().unwrap();
                 if seen.last().is_none_or(|(_, last)| *last != pids) {
                     seen.push((Instant::now(), pids));
                 }
@@ -47,7 +50,7 @@ impl Watch {
         Self { over, seen, looking: Some(looking) }
     }
 
-    fn end(mut self) -> Vec<(Instant, Vec<i32>)> {
+    fn end(mut self) -> Vec<Change> {
         self.over.store(true, Ordering::Relaxed);
         self.looking.take().unwrap().join().unwrap();
         self.seen.lock().unwrap().clone()
