@@ -110,7 +110,9 @@ async fn keep(driver: &dyn Driver, vm: VmId, new: NewBackup, deadline: Deadline)
     let (begun, of) = (target.clone(), name.clone());
     // A directory that is not there now will not be there in a moment.
     let staging = blocking("it cannot be written there", move || begun.begin(&of)).await;
-    let staging = staging.map_err(|error| DriverError::Refused { message: error.to_string() })?;
+    let staging = staging.map_err(|error| DriverError::Refused {
+        message: format!("{to}: {error}; it must be a directory on the node that holds the host"),
+    })?;
     let disks = driver.backup(vm, &staging, deadline).await?;
     let spec = VmSpec { user_data: None, restored: None, ..(*spec).clone() };
     let manifest = Manifest { format: MANIFEST_FORMAT, name, taken_at_ms: at.0, running, spec, disks };
