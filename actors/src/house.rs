@@ -159,6 +159,7 @@ impl House {
             reports,
             shim: self.shim.clone(),
             models: self.models.clone(),
+            machines: Arc::new(self.clone()),
             incarnation,
             clock: self.clock.clone(),
         }

@@ -9,6 +9,7 @@ pub mod directory;
 #[doc(hidden)]
 pub mod doors;
 pub mod event;
+pub mod guest;
 pub mod host;
 pub mod house;
 pub mod id;

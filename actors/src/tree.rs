@@ -3,7 +3,8 @@
 //! ```text
 //! node        one_for_one   gives up on nothing below it
 //! ├─ platform one_for_one   ledger (watches the ledger and the views, keeps its retention)
-//! │                         transcripts (keeps theirs), directory (keeps up with the ledger)
+//! │                         transcripts (keeps theirs), directory (keeps up with the ledger),
+//! │                         guests (the desk at which programs of this node ask those of VMs)
 //! ├─ swarms   one_for_one   coordinator* (permanent; a crash loop of one is stopped alone)
 //! ├─ agents   one_for_one   agent* (transient; likewise) → sessions in shims of their own
 //! ├─ hosts    one_for_one   host* → its actor (permanent) and, beside it, vm* (transient; a crash loop is stopped alone)
@@ -22,6 +23,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     directory::{DirectoryKeeper, ROSTER_INCARNATION, roster_key},
+    guest::GuestDesk,
     house::House,
     platform::LedgerWatch,
     residents::actor::Residents,
@@ -49,7 +51,10 @@ pub async fn start(house: House, transcripts: TranscriptRetention) -> Result<Run
     let (directory, _) = ChildSpec::actor("directory", "directory", move || DirectoryKeeper::new(followed.clone()))
         .start_timeout(Duration::from_secs(60))
         .build();
-    let platform = SupervisorSpec::new("platform", Strategy::OneForOne, vec![watch, keeper, directory]).intensity(INTENSITY);
+    let asked = house.clone();
+    let (guests, _) = ChildSpec::actor("guests", "guests", move || GuestDesk::new(asked.clone())).build();
+    let platform =
+        SupervisorSpec::new("platform", Strategy::OneForOne, vec![watch, keeper, directory, guests]).intensity(INTENSITY);
     let (platform, _) = ChildSpec::supervisor(platform);
     let (swarms, swarms_handle) =
         ChildSpec::supervisor(SupervisorSpec::new("swarms", Strategy::OneForOne, vec![]).intensity(INTENSITY));

@@ -1,5 +1,5 @@
-//! The binary: a node, its command line, the shim that holds one agent process, and the keeper that ends a
-//! lost node's VMs.
+//! The binary: a node, its command line, the shim that holds one agent process, what brings such a process
+//! into a guest, and the keeper that ends a lost node's VMs.
 
 use std::process::ExitCode;
 
@@ -11,6 +11,10 @@ fn main() -> ExitCode {
     // The same: it must outlive whatever becomes of a node.
     if std::env::args_os().nth(1).is_some_and(|first| first == "fence") {
         return hiveward_actors::host::fence::keeper::main();
+    }
+    // And this: there is one for each program that runs in a guest.
+    if std::env::args_os().nth(1).is_some_and(|first| first == hiveward_actors::guest::session::Given::NAME) {
+        return hiveward_actors::guest::session::main();
     }
     hiveward_gateway::cli::main()
 }

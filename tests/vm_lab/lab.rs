@@ -15,7 +15,7 @@ use nix::{
 use serde_json::{Value, json};
 
 /// A guest starts in three to ten seconds without KVM; the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 fn here() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("vm_lab")

@@ -2,6 +2,7 @@
 //! Without KVM; as root. Run with `make test-vms`, which installs what it needs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod agents;
 mod backups;
 mod contract;
 mod kills;

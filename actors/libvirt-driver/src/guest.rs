@@ -49,6 +49,31 @@ fn command(domain: &Domain, name: &str) -> Result<Option<Value>, Problem> {
     }
 }
 
+/// Longer than an agent takes for anything that it answers at once.
+const COMMAND_WITHIN_S: i32 = 8;
+
+/// One command as it is; `None` if no agent answers.
+pub fn say(host: &Host, vm: &str, text: &str) -> Result<Option<String>, Problem> {
+    // One that is about to be made has nobody in it yet.
+    let Some(domain) = host.own(vm)? else { return Ok(None) };
+    if !host.has_disks() {
+        return Ok(None);
+    }
+    match domain.qemu_agent_command(text, COMMAND_WITHIN_S, 0) {
+        Ok(answer) => {
+            let answer: Value = serde_json::from_str(&answer)
+                .map_err(|error| Problem::Failed(format!("the guest's agent speaks oddly: {error}")))?;
+            Ok(Some(answer["return"].to_string()))
+        }
+        // libvirt has one code for its own errors and for those of the agent.
+        Err(error) => match error.message().split_once("unable to execute QEMU agent command ") {
+            Some((_, why)) => Err(Problem::Refused(why.to_owned())),
+            None if silent(&error) => Ok(None),
+            None => Err(problem(&error)),
+        },
+    }
+}
+
 fn silent(error: &Error) -> bool {
     matches!(
         error.code(),

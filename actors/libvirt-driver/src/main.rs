@@ -110,6 +110,7 @@ fn work(asking: &Mutex<Receiver<Request>>, host: &'static Host, said: &SyncSende
             Call::List => domain::list(host),
             Call::Act { vm, step } => domain::act(host, &vm, step).map(Answer::Domain),
             Call::Guest { vm } => guest::ask(host, &vm).map(Answer::Guest),
+            Call::GuestCommand { vm, command } => guest::say(host, &vm, &command).map(Answer::GuestCommand),
             Call::Migrate { vm, move_ } => migrate::migrate(host, &vm, &move_).map(Answer::Migrated),
             Call::Job { vm } => migrate::job(host, &vm).map(Answer::Job),
             Call::Abort { vm } => migrate::abort(host, &vm).map(|()| Answer::Done),

@@ -9,6 +9,7 @@ use super::coding::{AnswerKind, CodingSpec};
 use crate::{
     id::{AgentId, SwarmId},
     model::CallRules,
+    vm::attempt::MachineSpec,
 };
 
 /// A skill and how good the agent is at it, 0 to 1.
@@ -96,6 +97,8 @@ pub enum SessionSpec {
         cols: u16,
         rows: u16,
     },
+    /// A VM of its own for each attempt, with pipes.
+    Vm(Arc<MachineSpec>),
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -228,10 +228,15 @@ fn idle(agent: &AgentRecord) -> Refused {
 fn has_terminals(agent: &AgentRecord) -> Result<(), Refused> {
     let name = &agent.spec.name;
     match (&agent.spec.connector, &agent.spec.session) {
-        (ConnectorSpec::Command, SessionSpec::Pty { .. }) | (ConnectorSpec::ClaudeCode(_), _) => Ok(()),
+        (ConnectorSpec::Command, SessionSpec::Pty { .. }) => Ok(()),
+        (ConnectorSpec::ClaudeCode(_), SessionSpec::Pipes | SessionSpec::Pty { .. }) => Ok(()),
         (ConnectorSpec::Command, SessionSpec::Pipes) => Err(Refused::new(
             Code::Refused,
             format!("the processes of agent {name} have no terminal: its session is PIPES; create an agent with session PTY"),
+        )),
+        (_, SessionSpec::Vm(_)) => Err(Refused::new(
+            Code::Refused,
+            format!("the processes of agent {name} run in VMs and have no terminal; `hiveward vm console` shows those of a VM"),
         )),
         (connector, _) => Err(Refused::new(
             Code::Refused,

@@ -8,7 +8,7 @@ use hiveward_runtime::{
 };
 
 use crate::{
-    agent::{AgentSpec, ConnectorSpec, EnvVar, Limits, SessionSpec, Skill},
+    agent::{AgentSpec, ConnectorSpec, EnvVar, Limits, SessionSpec, Skill, coding::WorkspaceSpec},
     house::House,
     id::{AgentId, SwarmId, TaskId},
     placement::{Strategy, Weights},
@@ -302,6 +302,22 @@ pub(super) fn work(house: &House, field: &str, new: NewWork) -> Result<Work, Ref
     }
 }
 
+/// Whether agents of this kind can have a VM for each attempt.
+fn runs_in_vms(connector: &ConnectorSpec) -> Result<(), Refused> {
+    let bad = |why: &str| Err(Refused::invalid("session.vm", why));
+    match connector {
+        ConnectorSpec::Command => Ok(()),
+        ConnectorSpec::ClaudeCode(coding) | ConnectorSpec::Acp(coding) => match coding.workspace {
+            WorkspaceSpec::Scratch | WorkspaceSpec::Worktree(_) => Ok(()),
+            WorkspaceSpec::Directory { .. } => {
+                bad("a directory that attempts share cannot be brought into the VM of each; choose a worktree, or none")
+            }
+        },
+        ConnectorSpec::Worker { .. } => bad("a worker is one process for all tasks, and a VM is made for each attempt"),
+        ConnectorSpec::Model(_) | ConnectorSpec::Noop => bad("an agent of this kind runs no programs that could be in a VM"),
+    }
+}
+
 pub(super) fn agent(swarm: SwarmId, new: NewAgent) -> Result<AgentSpec, Refused> {
     name("name", &new.name)?;
     if new.max_concurrent_tasks == 0 || new.max_concurrent_tasks > CONCURRENT_MAX {
@@ -333,6 +349,10 @@ pub(super) fn agent(swarm: SwarmId, new: NewAgent) -> Result<AgentSpec, Refused>
                 "a worker speaks its protocol over pipes; only commands get a terminal",
             ));
         }
+    }
+    if let SessionSpec::Vm(machine) = &new.session {
+        runs_in_vms(&new.connector)?;
+        super::vm::check_machine(machine)?;
     }
     if let Some(bad) =
         new.env.iter().find(|var| var.name.is_empty() || var.name.contains(['=', '\0']) || var.value.contains('\0'))

@@ -204,6 +204,17 @@ impl Behaviour for Host {
                     reply.answer(said.unwrap_or_default());
                 });
             }
+            HostMsg::GuestCommand { vm, command, reply } => {
+                let Some(driver) = self.reachable(state) else {
+                    reply.answer(Err(DriverError::Unreachable { message: "there is no connection to its host now".into() }));
+                    return Ok(());
+                };
+                let deadline = reply.deadline();
+                ctx.task(async move {
+                    let said = driver.guest_command(vm, command, deadline).await;
+                    reply.answer(said);
+                });
+            }
             HostMsg::Peek { vm, reply } => self.peek(ctx, state, vm, reply),
             HostMsg::Prepare { vm, reply } => self.prepare(ctx, state, vm, reply),
             HostMsg::Clear { vm, reply } => self.clear(ctx, state, vm, reply),

@@ -114,7 +114,7 @@ async fn keep(driver: &dyn Driver, vm: VmId, new: NewBackup, deadline: Deadline)
         message: format!("{to}: {error}; it must be a directory on the node that holds the host"),
     })?;
     let disks = driver.backup(vm, &staging, deadline).await?;
-    let spec = VmSpec { user_data: None, restored: None, ..(*spec).clone() };
+    let spec = VmSpec { user_data: None, restored: None, lease: None, ..(*spec).clone() };
     let manifest = Manifest { format: MANIFEST_FORMAT, name, taken_at_ms: at.0, running, spec, disks };
     blocking("it cannot be kept", move || {
         // Read again from where it was written.

@@ -59,6 +59,13 @@ pub enum HostMsg {
         reply: Reply<Option<GuestInfo>>,
     },
 
+    /// Says one command to the agent in a guest; `None` if none answers, and then it may have heard it.
+    GuestCommand {
+        vm: VmId,
+        command: String,
+        reply: Reply<Result<Option<String>, DriverError>>,
+    },
+
     /// What is of this VM here, looked at now.
     Peek {
         vm: VmId,

@@ -16,6 +16,7 @@ pub enum HostWire {
     Job { vm: VmId },
     ReadConsole { vm: VmId, from: From, wait_ms: u64 },
     TypeConsole { vm: VmId, bytes: serde_bytes::ByteBuf },
+    GuestCommand { vm: VmId, command: String },
 }
 
 /// What came in, as the message it is.
@@ -26,6 +27,7 @@ pub fn read(inbound: &Inbound<'_>) -> Result<HostMsg, NotDelivered> {
         HostWire::Clear { vm } => HostMsg::Clear { vm, reply: inbound.reply()? },
         HostWire::ReadConsole { vm, from, wait_ms } => HostMsg::ReadConsole { vm, from, wait_ms, reply: inbound.reply()? },
         HostWire::TypeConsole { vm, bytes } => HostMsg::TypeConsole { vm, bytes: bytes.into_vec(), reply: inbound.reply()? },
+        HostWire::GuestCommand { vm, command } => HostMsg::GuestCommand { vm, command, reply: inbound.reply()? },
         HostWire::Job { vm } => HostMsg::Job { vm, reply: inbound.reply()? },
         HostWire::Guest { vm } => HostMsg::Guest { vm, reply: inbound.reply()? },
         HostWire::Usage { vms } => HostMsg::Usage { vms, reply: inbound.reply()? },

@@ -22,6 +22,7 @@ use hiveward_runtime::{
 use tokio::time::Instant;
 
 use super::{
+    attempt,
     event::{self, Asked, OperationKind, Seen, VmEvent},
     keep::{self, Errand},
     message::{Answer, Stepped, VmMsg},
@@ -439,6 +440,7 @@ impl Vm {
         while state.in_flight.is_none() && state.fresh && self.is_here() {
             let now = self.house.clock.now();
             state.doing.side = self.side(state);
+            state.doing.over = self.is_over(state);
             match reconcile::next(&state.vm, state.doing, now) {
                 Next::Do(step) => {
                     if state.durable.load(Ordering::Acquire) < state.handed || self.is_held_back(ctx, state) {
@@ -478,6 +480,9 @@ impl Vm {
                 Next::Adopt { wanted, why } => self.record(ctx, state, vec![VmEvent::Adopted { wanted, why }], None).await?,
                 Next::GiveUp { message } => self.record(ctx, state, vec![VmEvent::GivenUp { message }], None).await?,
                 Next::Idle => {
+                    if state.vm.is_leased && !state.vm.removed {
+                        state.timer = Some(ctx.after(attempt::LOOKED_AT_EVERY, VmMsg::Tick));
+                    }
                     self.forget(ctx, state);
                     return Ok(());
                 }
@@ -528,6 +533,13 @@ impl Vm {
             let entry = known.fleet.vms.get(&self.spec.id);
             entry.is_none_or(|entry| (entry.host, entry.epoch) == (self.host, self.epoch))
         })
+    }
+
+    /// Whether nobody needs it any more, of one that lives for an attempt.
+    fn is_over(&self, state: &State) -> bool {
+        let made_at = self.house.directory.read(|known| known.fleet.vms.get(&self.spec.id).map(|entry| entry.added_at));
+        let waits = state.vm.active().is_none() && !state.vm.removed;
+        waits && self.spec.lease.zip(made_at).is_some_and(|(lease, made_at)| attempt::is_over(&self.house, lease, made_at))
     }
 
     fn is_drained(&self) -> bool {

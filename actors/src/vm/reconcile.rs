@@ -108,6 +108,8 @@ pub struct Doing {
     pub side: Side,
     pub compared: Option<Compared>,
     pub looked_at: Option<WallMs>,
+    /// The attempt that it was made for is.
+    pub over: bool,
 }
 
 pub fn next(state: &VmState, doing: Doing, now: WallMs) -> Next {
@@ -122,6 +124,7 @@ pub fn next(state: &VmState, doing: Doing, now: WallMs) -> Next {
             _ => within_operation(state, doing, now),
         },
         None if state.removed => Next::Idle,
+        None if doing.over => Next::Ask { kind: OperationKind::Remove },
         None => backup::between(state).unwrap_or_else(|| between_operations(state, now)),
     }
 }
@@ -210,6 +213,10 @@ fn between_operations(state: &VmState, now: WallMs) -> Next {
         // Started here it would run twice.
         (Wanted::Running | Wanted::Paused, Seen::There(Run::Off(Off::Moved))) => {
             adopt(Wanted::Stopped, "somebody moved it to another host")
+        }
+        // What ran in it is gone, and so is what it was made for.
+        (Wanted::Running | Wanted::Paused, Seen::There(Run::Off(_)) | Seen::Absent) if state.is_leased => {
+            Next::GiveUp { message: "it ended by itself".into() }
         }
         (Wanted::Running | Wanted::Paused, Seen::There(Run::Off(_)) | Seen::Absent) => {
             let lately = state.recoveries.iter().filter(|at| now.since(**at) < RECOVERY_PERIOD).count();

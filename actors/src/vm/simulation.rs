@@ -42,6 +42,7 @@ pub(super) fn spec() -> VmSpec {
         stop_grace_ms: 5_000,
         base: None,
         restored: None,
+        lease: None,
     }
 }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::backup::Restored;
 use crate::{
+    agent::connector::Lease,
     id::{ImageId, VmId},
     placement::vm::Strategy,
     task::spec::Body,
@@ -61,6 +62,9 @@ pub struct VmSpec {
     /// Its disks begin as those of a backup, and not as its image.
     #[serde(default)]
     pub restored: Option<Restored>,
+    /// It lives for one attempt of a task.
+    #[serde(default)]
+    pub lease: Option<Lease>,
 }
 
 impl VmSpec {

@@ -78,6 +78,9 @@ pub struct VmState {
     /// It lives for one drill of a backup.
     #[serde(default)]
     pub is_drill: bool,
+    /// It lives for one attempt of a task.
+    #[serde(default)]
+    pub is_leased: bool,
 }
 
 /// What a client asks.
@@ -138,6 +141,7 @@ impl VmState {
             epoch: 0,
             backups: VecDeque::new(),
             is_drill: spec.restored.as_ref().is_some_and(|restored| restored.drill),
+            is_leased: spec.lease.is_some(),
         }
     }
 

@@ -16,6 +16,7 @@ use hiveward_actors::{
     id::{AgentId, SwarmId, TaskId},
     model::{Holder, ModelAccess, Pass},
     task::spec::CommandSpec,
+    vm::attempt::NoMachines,
 };
 use tokio::sync::mpsc;
 
@@ -210,6 +211,7 @@ fn connect(agent: &AgentSpec, data: &Path) -> (Arc<dyn Connector>, mpsc::Receive
         reports,
         shim: super::shim(),
         models: Arc::new(NoServer),
+        machines: Arc::new(NoMachines),
         incarnation: 1,
         clock: hiveward_runtime::clock::Clock::System,
     };

@@ -31,7 +31,7 @@ const AGENT = graphql(`
         id name status createdAt startedAt incarnation running succeeded failed lastFailure weight autoStart
         maxConcurrentTasks startTimeoutMs stopGraceMs
         swarm { id name }
-        session { kind cols rows }
+        session { kind cols rows vm { image cpus memoryBytes } }
         skills { name proficiency }
         env { name value }
         limits { cpuMillis memoryBytes maxProcesses maxOutputBytes wallMs }
@@ -326,6 +326,13 @@ function Recent({ agent }: { agent: AgentData }) {
   );
 }
 
+function sessionWords({ kind, cols, rows, vm }: AgentData['session']) {
+  if (vm) {
+    return `a VM for each attempt: ${vm.image}, ${vm.cpus} CPUs, ${bytes(vm.memoryBytes)}`;
+  }
+  return kind === 'PTY' ? `a terminal of ${cols} by ${rows}` : 'pipes';
+}
+
 function Settings({ agent }: { agent: AgentData }) {
   const { limits, connector } = agent;
   const { coding } = connector;
@@ -343,7 +350,7 @@ function Settings({ agent }: { agent: AgentData }) {
         <Ago at={agent.createdAt} />, life {agent.incarnation}
       </dd>
       <dt>Session</dt>
-      <dd>{agent.session.kind === 'PTY' ? `a terminal of ${agent.session.cols} by ${agent.session.rows}` : 'pipes'}</dd>
+      <dd>{sessionWords(agent.session)}</dd>
       {connector.argv && (
         <>
           <dt>Program</dt>

@@ -100,6 +100,45 @@ pub struct Which {
     agents: Vec<String>,
 }
 
+/// A VM of its own for each attempt.
+#[derive(Args)]
+pub struct MachineArgs {
+    /// Run each attempt in a VM of its own, made of this image and gone afterwards. The image has QEMU's guest agent, sh, tar
+    /// and what the agent's programs need
+    #[arg(long, value_name = "IMAGE")]
+    vm: Option<String>,
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "vm")]
+    vm_cpus: u32,
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = args::bytes, requires = "vm")]
+    vm_memory: u64,
+    #[arg(long = "vm-network", value_name = "N", requires = "vm")]
+    vm_networks: Vec<String>,
+    #[arg(long, value_name = "ZONE", requires = "vm")]
+    vm_zone: Option<String>,
+    /// Only hosts with all of these labels
+    #[arg(long = "vm-host-label", value_name = "KEY=VALUE", value_parser = args::pair, requires = "vm")]
+    vm_host_labels: Vec<(String, String)>,
+    /// For the guest's agent to answer; five minutes if absent
+    #[arg(long, value_name = "D", value_parser = args::duration, requires = "vm")]
+    vm_boot_within: Option<Duration>,
+}
+
+impl MachineArgs {
+    fn input(&self) -> Option<Value> {
+        let image = self.vm.clone()?;
+        let labels = self.vm_host_labels.iter().map(|(key, value)| json!({ "key": key, "value": value }));
+        let machine = Input::default()
+            .set("image", Some(image.into()))
+            .set("cpus", Some(self.vm_cpus.into()))
+            .set("memoryBytes", Some(self.vm_memory.into()))
+            .list("networks", self.vm_networks.iter().map(|network| Value::from(network.clone())))
+            .set("zone", self.vm_zone.clone().map(Value::from))
+            .list("hostLabels", labels)
+            .set("bootWithinMs", self.vm_boot_within.map(args::millis));
+        Some(json!({ "vm": machine.done() }))
+    }
+}
+
 #[derive(Args)]
 pub struct CreateArgs {
     name: String,
@@ -123,8 +162,10 @@ pub struct CreateArgs {
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = args::pair)]
     env: Vec<(String, String)>,
     /// Give its processes a terminal
-    #[arg(long)]
+    #[arg(long, conflicts_with = "vm")]
     pty: bool,
+    #[command(flatten)]
+    machine: MachineArgs,
     #[arg(long, value_name = "D", value_parser = args::duration)]
     start_timeout: Option<Duration>,
     /// Create it without starting it
@@ -344,7 +385,7 @@ async fn create(client: &Client, show: Show, args: CreateArgs) -> Outcome {
         .set("maxConcurrentTasks", args.max_concurrent_tasks.map(Value::from))
         .set("limits", limits.unless_empty())
         .list("env", args.env.iter().map(|(name, value)| json!({ "name": name, "value": value })))
-        .set("session", args.pty.then(|| json!({ "kind": "PTY" })))
+        .set("session", args.machine.input().or_else(|| args.pty.then(|| json!({ "kind": "PTY" }))))
         .set("startTimeoutMs", args.start_timeout.map(args::millis))
         .set("autoStart", args.no_start.then_some(Value::Bool(false)))
         .set("node", args.node.map(Value::from))

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     apply_coding::{Coding, Model},
-    apply_vm::{HostItem, VmItem},
+    apply_vm::{HostItem, MachineItem, VmItem},
     args,
     client::{AGENT, Client, SWARM, TASK, VM},
     fail::{Exit, Failed, Outcome},
@@ -222,11 +222,16 @@ struct EnvVar {
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Session {
-    kind: String,
+    /// With `vm` it is VM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cols: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rows: Option<u16>,
+    /// A VM of its own for each attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    vm: Option<MachineItem>,
 }
 
 #[derive(Serialize, Deserialize)]

@@ -21,7 +21,7 @@ pub struct HostItem {
     memory_overcommit: Option<f64>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Label {
     key: String,
@@ -68,7 +68,29 @@ pub struct VmItem {
     stop_grace_ms: Option<u32>,
 }
 
-#[derive(Serialize, Deserialize)]
+/// The VM that each attempt of an agent gets.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct MachineItem {
+    image: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpus: Option<u32>,
+    /// `2GiB`, or bytes.
+    #[serde(rename(serialize = "memoryBytes"))]
+    memory: Size,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    disks: Vec<Disk>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    networks: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zone: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    host_labels: Vec<Label>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boot_within_ms: Option<u32>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Disk {
     name: String,
@@ -77,7 +99,7 @@ struct Disk {
 }
 
 /// As people write sizes; bytes for the API.
-#[derive(Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(untagged)]
 enum Size {
     Bytes(u64),

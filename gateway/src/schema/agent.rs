@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_graphql::{Context, ID, InputObject, Object, OneofObject, SimpleObject, dataloader::DataLoader};
 use hiveward_actors::{
-    agent::{self, AgentRecord, ConnectorSpec, SessionSpec},
+    agent::{self, AgentRecord, ConnectorSpec},
     client::{self, Done, NewAgent},
     model::meter::Scope,
 };
@@ -15,8 +15,9 @@ use super::{
     coding::Coding,
     coding_input::{CodingInput, ModelInput},
     door,
-    enums::{AgentStatus, PauseMode, SessionKind, StopMode, TaskOrder},
+    enums::{AgentStatus, PauseMode, StopMode, TaskOrder},
     load::Views,
+    machine::{self, Session, SessionInput},
     op,
     page::{self, Pages},
     parse::{self, join},
@@ -93,10 +94,7 @@ impl Agent {
         self.0.spec.env.iter().map(|variable| EnvVar { name: variable.name.clone(), value: variable.value.clone() }).collect()
     }
     async fn session(&self) -> Session {
-        match self.0.spec.session {
-            SessionSpec::Pipes => Session { kind: SessionKind::Pipes, cols: None, rows: None },
-            SessionSpec::Pty { cols, rows } => Session { kind: SessionKind::Pty, cols: Some(cols), rows: Some(rows) },
-        }
+        Session::from(&self.0.spec.session)
     }
     async fn auto_start(&self) -> bool {
         self.0.spec.auto_start
@@ -184,13 +182,6 @@ pub struct Limits {
     max_output_bytes: Option<BigInt>,
 }
 
-#[derive(SimpleObject)]
-pub struct Session {
-    kind: SessionKind,
-    cols: Option<u16>,
-    rows: Option<u16>,
-}
-
 #[derive(InputObject)]
 pub struct CreateAgentInput {
     operation_id: Option<ID>,
@@ -268,16 +259,6 @@ pub struct LimitsInput {
     max_output_bytes: Option<BigInt>,
 }
 
-#[derive(InputObject)]
-pub struct SessionInput {
-    #[graphql(default_with = "SessionKind::Pipes")]
-    kind: SessionKind,
-    #[graphql(default = 120)]
-    cols: u16,
-    #[graphql(default = 40)]
-    rows: u16,
-}
-
 fn connector(at: &str, input: Option<ConnectorInput>) -> Result<ConnectorSpec, Refused> {
     let off = |name: &str| Refused::invalid(join(at, name), "say `true`, or choose another connector");
     match input {
@@ -330,10 +311,7 @@ impl AgentFields {
                 output_bytes_max: limits.max_output_bytes.map(|bytes| bytes.0),
             },
             env: env.into_iter().map(|(name, value)| agent::EnvVar { name, value }).collect(),
-            session: match self.session {
-                Some(SessionInput { kind: SessionKind::Pty, cols, rows }) => SessionSpec::Pty { cols, rows },
-                _ => SessionSpec::Pipes,
-            },
+            session: machine::session(&field("session"), self.session)?,
             auto_start: self.auto_start,
             start_timeout_ms: parse::natural(&field("startTimeoutMs"), self.start_timeout_ms)?,
             stop_grace_ms: parse::natural(&field("stopGraceMs"), self.stop_grace_ms)?,

@@ -218,4 +218,6 @@ pub enum ActorStatus {
 pub enum SessionKind {
     Pipes,
     Pty,
+    /// A VM of its own for each attempt.
+    Vm,
 }

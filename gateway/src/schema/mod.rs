@@ -14,6 +14,7 @@ pub mod fault;
 pub mod host;
 pub mod image;
 pub mod load;
+mod machine;
 pub mod metrics;
 pub mod node;
 pub mod output;
@@ -77,6 +78,7 @@ pub struct Mutation(
     vm::VmMutation,
     vm::ConsoleMutation,
     vm::BackupMutation,
+    vm::GuestMutation,
 );
 
 #[derive(MergedSubscription, Default)]

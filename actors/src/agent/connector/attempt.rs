@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::{End, Input, Job, Lease, Outcome, Report, StopHow, What, lines::tail_of, registry::ConnectorEnv, secrets::Resolved};
+use super::{
+    End, Input, Job, Lease, Outcome, Report, StopHow, What, lines::tail_of, machine, registry::ConnectorEnv, secrets::Resolved,
+};
 use crate::{
     agent::{
         session::{self, Adopted, Exit, Launch, LaunchError, Lost, Overflow, Session, Stdin, Stream, transcript},
@@ -127,7 +129,7 @@ fn gate_dir(data_dir: &Path, lease: Lease) -> PathBuf {
     data_dir.join("sessions").join(format!("{}-{}-gate", lease.task, lease.attempt))
 }
 
-fn attempt_dir(data_dir: &Path, lease: Lease) -> PathBuf {
+pub(super) fn attempt_dir(data_dir: &Path, lease: Lease) -> PathBuf {
     data_dir.join("attempts").join(format!("{}-{}", lease.task, lease.attempt))
 }
 
@@ -402,7 +404,9 @@ impl Attempt {
                     }
                     // A directory from before has nothing in it that began.
                     let _ = fs::remove_dir_all(dir);
-                    match session::launch(make().map_err(|e| Outcome::failed(e, false))?).await {
+                    let launch = make().map_err(|e| Outcome::failed(e, false))?;
+                    let launch = machine::enter(self, control, launch).await?;
+                    match session::launch(launch).await {
                         Ok(session) => session,
                         Err(LaunchError::Busy(_)) => continue,
                         Err(LaunchError::Program(message)) => return Err(Outcome::failed(message, false)),
@@ -413,6 +417,7 @@ impl Attempt {
             let session = Arc::new(session);
             *control.live.lock() = Some(session.clone());
             if *self.shared.frozen.borrow() {
+                let _ = machine::pause(&self.shared, self.lease, true).await;
                 let _ = session.freeze(true).await;
             }
             let stop = *control.stop.borrow();
@@ -429,6 +434,9 @@ impl Attempt {
             Ok(exit) => exit,
             Err(lost) => return Some(Outcome { error: Some(lost.to_string()), retriable: true, ..Outcome::of(End::Lost) }),
         };
+        if let Some(lost) = machine::lost(self, exit) {
+            return Some(lost);
+        }
         let with = |end: End, error: String, retriable: bool| {
             Some(Outcome { exit_code: exit.code, signal: exit.signal, error: Some(error), retriable, ..Outcome::of(end) })
         };

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     End, Lease, Outcome, Report, StopHow,
     attempt::{Control, Shared, end_all, sweep},
+    machine,
 };
 use crate::agent::session::Session;
 
@@ -84,6 +85,10 @@ impl<W: Send + 'static> Attempts<W> {
 
     pub async fn freeze(&self, frozen: bool) -> Result<(), String> {
         self.shared.frozen.send_replace(frozen);
+        let leases: Vec<Lease> = self.running.lock().keys().copied().collect();
+        for lease in leases {
+            machine::pause(&self.shared, lease, frozen).await?;
+        }
         freeze_all(self.controls().iter().filter_map(Control::live), frozen).await
     }
 

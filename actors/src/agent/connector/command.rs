@@ -100,7 +100,7 @@ async fn work(
     control: &Control,
 ) -> Outcome {
     let shared = &attempt.shared;
-    let terminal = shared.agent.session != SessionSpec::Pipes;
+    let terminal = matches!(shared.agent.session, SessionSpec::Pty { .. });
     if stdin.is_some() {
         resolved.set("HIVEWARD_PAYLOAD", attempt.path("payload").display().to_string());
     }
@@ -125,7 +125,7 @@ async fn work(
             None => Stdin::Null,
         };
         let mut launch = attempt.launch_of(&attempt.session, command, resolved.env.clone(), input, shared.run_timeout(job));
-        launch.mode = shared.agent.session.clone();
+        launch.mode = if terminal { shared.agent.session.clone() } else { SessionSpec::Pipes };
         Ok(launch)
     };
     let session = match attempt.open(&attempt.session, control, make).await {

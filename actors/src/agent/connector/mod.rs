@@ -9,6 +9,7 @@ mod attempts;
 mod coding;
 mod command;
 mod lines;
+mod machine;
 mod model;
 mod noop;
 mod registry;

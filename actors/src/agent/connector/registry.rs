@@ -24,6 +24,7 @@ use crate::{
         spec::{AgentSpec, ConnectorSpec, ModelSpec},
     },
     model::ModelAccess,
+    vm::attempt::Machines,
 };
 
 /// Where files that an attempt leaves are kept, by content.
@@ -47,6 +48,7 @@ pub struct ConnectorEnv {
     pub reports: Reports,
     pub shim: ShimProgram,
     pub models: Arc<dyn ModelAccess>,
+    pub machines: Arc<dyn Machines>,
     /// The agent's life that it is for.
     pub incarnation: u64,
     pub clock: Clock,

@@ -3,7 +3,7 @@
 //! Owns the samples and the task that takes them, which ends with it. In memory alone: after a restart of the node it
 //! begins empty, as what was not measured is absent. A program that began and ended between two looks is not in it.
 
-mod procs;
+pub(crate) mod procs;
 
 use std::{
     collections::{HashMap, VecDeque},

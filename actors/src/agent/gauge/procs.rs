@@ -8,6 +8,8 @@ use std::{
 
 /// The name that a session's shim gives itself.
 const SHIM: &str = "hiveward-shim";
+/// The name of what brings a program into a guest: what that uses there is its VM's.
+pub(crate) const BRIDGE: &str = "hiveward-guest";
 
 /// One process, as its `stat` has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +19,7 @@ pub(super) struct Process {
     /// Ticks since the machine was started: with the number, a process's identity.
     pub started: u64,
     pub is_shim: bool,
+    pub is_bridge: bool,
     /// Its own time on a CPU, in ticks.
     pub own_ticks: u64,
     /// Of its children that ended and were waited for.
@@ -53,6 +56,7 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
         parent: fields.get(1)?.parse().ok()?,
         started: number(19)?,
         is_shim: name == SHIM,
+        is_bridge: name == BRIDGE,
         own_ticks: number(11)? + number(12)?,
         ended_ticks: number(13)? + number(14)?,
         resident_pages: number(21)?,
@@ -78,7 +82,7 @@ pub(super) fn sums(processes: &[Process]) -> HashMap<Shim, Sum> {
         while let Some(pid) = next.pop() {
             for child in children.get(&pid).into_iter().flatten() {
                 // A session within a session is counted as its own.
-                if child.is_shim || left == 0 {
+                if child.is_shim || child.is_bridge || left == 0 {
                     continue;
                 }
                 left -= 1;
@@ -104,15 +108,32 @@ mod tests {
 
     fn process(pid: i32, parent: i32, own: u64, ended: u64) -> Process {
         let is_shim = pid % 100 == 0;
-        Process { pid, parent, started: 7, is_shim, own_ticks: own, ended_ticks: ended, resident_pages: 10 }
+        Process {
+            pid,
+            parent,
+            started: 7,
+            is_shim,
+            is_bridge: pid % 100 == 99,
+            own_ticks: own,
+            ended_ticks: ended,
+            resident_pages: 10,
+        }
     }
 
     #[test]
     fn a_line_of_stat_is_read_whatever_the_program_calls_itself() {
         let stat = "42 (a) b (c) S 7 42 42 0 -1 4194304 1 2 3 4 50 60 70 80 20 0 1 0 999 12345 678 1844";
         let read = parse(42, stat).unwrap();
-        let wanted =
-            Process { pid: 42, parent: 7, started: 999, is_shim: false, own_ticks: 110, ended_ticks: 150, resident_pages: 678 };
+        let wanted = Process {
+            pid: 42,
+            parent: 7,
+            started: 999,
+            is_shim: false,
+            is_bridge: false,
+            own_ticks: 110,
+            ended_ticks: 150,
+            resident_pages: 678,
+        };
         assert_eq!(read, wanted);
         assert_eq!(parse(42, "42 (cut) S 7"), None);
         assert!(parse(42, &stat.replace("a) b (c", "hiveward-shim")).unwrap().is_shim);
@@ -128,6 +149,12 @@ mod tests {
         assert_eq!(sums(&after)[&(100, 7)].ticks, 51);
         // All have ended; the shim waited for them.
         assert_eq!(sums(&[process(100, 1, 6, 51)])[&(100, 7)], Sum { processes: 0, ticks: 51, resident_pages: 0 });
+    }
+
+    #[test]
+    fn what_brings_a_program_into_a_guest_is_not_that_program() {
+        let sum = sums(&[process(100, 1, 0, 0), process(199, 100, 20, 0)])[&(100, 7)];
+        assert_eq!((sum.processes, sum.resident_pages), (0, 0));
     }
 
     #[test]

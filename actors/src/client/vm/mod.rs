@@ -5,6 +5,7 @@
 
 mod backup;
 mod console;
+mod guest;
 mod new;
 
 use std::{
@@ -21,7 +22,9 @@ use hiveward_runtime::{
 
 pub use backup::{KeptBackup, Restore};
 pub use console::ConsoleReader;
+pub use guest::{GuestExec, NewGuestExec};
 pub use new::NewVm;
+pub(super) use new::check_machine;
 use new::{STOP_GRACE_MS_MAX, check_new};
 
 use super::{ControlPlane, Done, Page, VmFilter, check, command::operation, query::page_key};
@@ -111,6 +114,7 @@ impl ControlPlane {
             stop_grace_ms: new.stop_grace_ms,
             base: None,
             restored: None,
+            lease: None,
         });
         let added = self.change_fleet(&op, FleetChange::AddVm { spec, on: new.host }, operation).await?;
         let vm = VmId::try_from(&added.value).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;

@@ -8,7 +8,7 @@ use super::super::check;
 use crate::{
     id::HostId,
     placement::vm::Strategy,
-    vm::{DiskSpec, VmSpec},
+    vm::{DiskSpec, VmSpec, attempt::MachineSpec},
 };
 
 const CPUS_MAX: u32 = 1_024;
@@ -19,6 +19,7 @@ const DISK_MOST: u64 = 64 << 40;
 const LIST_MAX: usize = 64;
 const TEXT_MAX: usize = 16 << 10;
 const USER_DATA_MAX: usize = 1 << 20;
+const BOOT_WITHIN_MS_MAX: u64 = 3_600_000;
 pub(super) const STOP_GRACE_MS_MAX: u64 = 3_600_000;
 
 /// A VM that a client asks for.
@@ -107,6 +108,23 @@ fn texts(field: &str, given: &[String], fine: impl Fn(&str) -> bool) -> Result<(
         }
         None => Ok(()),
     }
+}
+
+/// As [`check_new`], of the VM that an agent's attempts get.
+pub(in crate::client) fn check_machine(machine: &MachineSpec) -> Result<(), Refused> {
+    if !(1_000..=BOOT_WITHIN_MS_MAX).contains(&machine.boot_within_ms) {
+        return Err(Refused::invalid("session.vm.bootWithinMs", format!("1000 to {BOOT_WITHIN_MS_MAX}")));
+    }
+    let new = NewVm {
+        disks: machine.disks.clone(),
+        networks: machine.networks.clone(),
+        host_labels: machine.host_labels.clone(),
+        ..NewVm::new("attempt", machine.image.clone(), machine.cpus, machine.memory_bytes)
+    };
+    check_new(&new).map_err(|refused| {
+        let field = refused.field.as_ref().map(|field| format!("session.vm.{field}"));
+        Refused { field, ..refused }
+    })
 }
 
 pub(super) fn check_new(new: &NewVm) -> Result<(), Refused> {

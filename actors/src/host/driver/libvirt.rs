@@ -320,6 +320,15 @@ impl Driver for Libvirt {
         })
     }
 
+    fn guest_command(&self, vm: VmId, command: String, deadline: Deadline) -> BoxFuture<'_, Result<Option<String>, DriverError>> {
+        Box::pin(async move {
+            match self.ask(Call::GuestCommand { vm: digits(vm.as_u128()), command }, deadline).await? {
+                Answer::GuestCommand(said) => Ok(said),
+                _ => odd(),
+            }
+        })
+    }
+
     fn sweep(&self, keep: Vec<String>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
         Box::pin(async move { self.ask(Call::Sweep { keep }, deadline).await.map(drop) })
     }

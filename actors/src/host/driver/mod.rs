@@ -226,6 +226,10 @@ pub trait Driver: Send + Sync + 'static {
     /// What the agent in a guest says; `None` if none answers.
     fn guest(&self, vm: VmId, deadline: Deadline) -> BoxFuture<'_, Result<Option<GuestInfo>, DriverError>>;
 
+    /// Says one command to the agent in a guest, in the agent's own protocol, and answers with what it returned, both as JSON.
+    /// `None` if no agent answers: it may have heard it. Refused is the agent's own word.
+    fn guest_command(&self, vm: VmId, command: String, deadline: Deadline) -> BoxFuture<'_, Result<Option<String>, DriverError>>;
+
     /// Removes images that no disk is made of, but for those of these hashes.
     fn sweep(&self, keep: Vec<String>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>>;
 

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// A longer frame ends the connection.
 pub const FRAME_BYTES_MAX: usize = 32 << 20;
 
@@ -67,6 +67,11 @@ pub enum Call {
     /// Removes images that nobody here is made of, but for these.
     Sweep {
         keep: Vec<String>,
+    },
+    /// Says one command to the agent in a guest, as JSON.
+    GuestCommand {
+        vm: String,
+        command: String,
     },
 }
 
@@ -311,6 +316,7 @@ pub enum Answer {
     Domain(Option<Seen>),
     /// Absent: no agent answers.
     Guest(Option<GuestInfo>),
+    GuestCommand(Option<String>),
     BackedUp(Vec<DiskCopy>),
     /// Of one that has ended well.
     Migrated(Progress),

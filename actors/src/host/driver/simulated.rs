@@ -604,6 +604,13 @@ impl Driver for Simulated {
         }))
     }
 
+    fn guest_command(&self, _: VmId, _: String, deadline: Deadline) -> BoxFuture<'_, Result<Option<String>, DriverError>> {
+        Box::pin(by(deadline, async {
+            self.reached()?;
+            Ok(None)
+        }))
+    }
+
     /// There are no images.
     fn sweep(&self, _: Vec<String>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
         Box::pin(by(deadline, async { self.reached() }))

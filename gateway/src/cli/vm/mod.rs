@@ -2,6 +2,7 @@
 
 mod backup;
 mod console;
+mod guest;
 mod snapshot;
 
 use std::{io::IsTerminal, path::PathBuf, time::Duration};
@@ -185,6 +186,25 @@ pub enum VmCommand {
         #[arg(long)]
         no_wait: bool,
     },
+    /// Run a program in a guest to its end, by the agent in it and as that agent's user
+    Exec {
+        vm: String,
+        /// Instead of the variables that the guest's agent has
+        #[arg(long = "env", value_name = "NAME=VALUE", value_parser = args::pair)]
+        env: Vec<(String, String)>,
+        /// Give it this command's standard input
+        #[arg(short = 'i', long)]
+        stdin: bool,
+        #[arg(last = true, required = true)]
+        argv: Vec<String>,
+    },
+    /// Have a guest's file systems take no writes, so that what is on its disks is whole for any other copy
+    Freeze {
+        vm: String,
+        /// Instead, let them take writes again
+        #[arg(long)]
+        thaw: bool,
+    },
     /// Remove VMs with their disks
     Remove {
         #[command(flatten)]
@@ -357,6 +377,8 @@ pub async fn run(client: &Client, show: Show, command: VmCommand) -> Outcome {
             backup::restore(client, show, backup::New { from, name, host: on, no_start, no_wait }).await
         }
         VmCommand::Drill { from, on, no_wait } => backup::drill(client, show, &from, on, no_wait).await,
+        VmCommand::Exec { vm, env, stdin, argv } => guest::exec(client, show, &vm, &env, stdin, argv).await,
+        VmCommand::Freeze { vm, thaw } => guest::freeze(client, show, &vm, thaw).await,
         VmCommand::Remove { which, force } => each(client, show, which, "VmRemove", "removeVm", json!({ "force": force })).await,
     }
 }

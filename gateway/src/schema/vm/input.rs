@@ -51,8 +51,8 @@ pub struct CreateVmInput {
 
 #[derive(InputObject)]
 pub struct DiskInput {
-    pub(super) name: String,
-    pub(super) size_bytes: BigInt,
+    pub(in crate::schema) name: String,
+    pub(in crate::schema) size_bytes: BigInt,
 }
 
 /// The inputs of commands that say no more than which VM.

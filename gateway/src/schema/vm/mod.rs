@@ -2,6 +2,7 @@
 
 mod backup;
 mod console;
+mod guest;
 mod ha;
 mod input;
 mod mutation;
@@ -14,11 +15,13 @@ use async_graphql::{Context, ID, InputObject, Object, SimpleObject, dataloader::
 use backup::VmBackup;
 pub use backup::{BackupMutation, BackupQuery};
 pub use console::{ConsoleFeed, ConsoleMutation};
+pub use guest::GuestMutation;
 use ha::VmHaStatus;
 use hiveward_actors::{
     client,
     vm::{self, VmRecord, snapshot::Snapshot},
 };
+pub use input::DiskInput;
 pub use mutation::VmMutation;
 use operation::{VmMigration, VmOperation};
 use placement::VmPlacement;
@@ -113,6 +116,12 @@ impl Vm {
     async fn stop_grace_ms(&self) -> u64 {
         self.0.spec.stop_grace_ms
     }
+    /// The attempt that it lives for, and is gone with; absent of those that live for themselves.
+    async fn lease(&self) -> Option<VmLease> {
+        let lease = self.0.spec.lease?;
+        let attempt = i32::try_from(lease.attempt).unwrap_or(i32::MAX);
+        Some(VmLease { task: lease.task.to_string().into(), attempt, agent: lease.agent.to_string().into() })
+    }
     /// Why it is on its host.
     async fn placement(&self) -> VmPlacement {
         VmPlacement(self.0.decision.clone())
@@ -169,6 +178,14 @@ impl Vm {
     async fn cursor(&self) -> Cursor {
         hiveward_runtime::ledger::Cursor(self.0.cursor).into()
     }
+}
+
+/// Whose VM it is.
+#[derive(SimpleObject)]
+pub struct VmLease {
+    task: ID,
+    attempt: i32,
+    agent: ID,
 }
 
 #[derive(SimpleObject)]

@@ -31,6 +31,7 @@ use super::{
     Connector, End, Job, Lease, Outcome, Report, StartFailure, StopHow,
     attempt::{Attempt, Control, Shared, activity_dir, session_dir},
     attempts::Attempts,
+    machine,
     registry::ConnectorEnv,
 };
 use crate::{
@@ -101,6 +102,10 @@ impl Connector for CodingConnector {
                 message: format!("policy.rules.{number}.{field}: {why}"),
                 output_tail: String::new(),
             })?;
+            if machine::of(&self.inner.shared).is_some() {
+                // It is in the image, which no attempt has started yet.
+                return Ok(());
+            }
             check::program(&self.inner.shared, &self.inner.spec, self.inner.speaks).await
         }
         .boxed()
@@ -193,6 +198,10 @@ async fn work(
         true => None,
         false => Some(shared.env.models.open(holder).map_err(|why| Outcome::failed(why, true))?),
     };
+    if let Some(why) = pass.as_ref().and_then(|pass| machine::cannot_reach(shared, &pass.url)) {
+        shared.env.models.close(job.lease);
+        return Err(unfit(why));
+    }
     let log = Log::open(
         &activity_dir(&shared.env.data_dir, job.lease),
         &session_dir(&shared.env.data_dir, job.lease),

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::agent::{
     activity::{Prompter, What},
-    connector::{End, Outcome, Report, attempt::terminal_dir},
+    connector::{End, Outcome, Report, attempt::terminal_dir, machine},
     session::{self, Adopted, Launch, Overflow, Stdin},
     spec::{Limits, SessionSpec},
 };
@@ -31,6 +31,11 @@ const GIVEN_BACK: &str = "A person took this conversation over from you, worked 
 impl Engine<'_> {
     /// Whether it can be, and what is to be written when it is.
     pub(super) fn take_over(&self, by: String) -> Result<What, String> {
+        if machine::of(&self.attempt.shared).is_some() {
+            return Err(
+                "its program runs in a VM, where nobody can sit at its terminal; use `task interrupt` and `task say`".into()
+            );
+        }
         let opening = self.opening(self.log.story.run);
         if self.log.story.session.is_none() || !self.log.story.greeted {
             return Err("its program has not begun its conversation yet; try again in a moment".to_owned());

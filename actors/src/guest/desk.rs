@@ -1,0 +1,115 @@
+//! The desk at which this node's own processes ask guests: a socket in the data directory, open to the node's user alone.
+//!
+//! Owns the socket and who is served at it. Passes on one command at a time of each, and keeps nothing. After a restart it
+//! listens anew, and who was served comes back.
+
+use std::{
+    fs, io,
+    os::{fd::AsRawFd, unix::fs::PermissionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use hiveward_runtime::{
+    clock::Deadline,
+    supervise::{Behaviour, Context, Failure},
+};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+    task::JoinSet,
+};
+use tokio_util::codec::LengthDelimitedCodec;
+
+use super::{
+    ask::{ANSWER_WITHIN, ask},
+    wire::{Ask, FRAME_BYTES_MAX},
+};
+use crate::house::House;
+
+/// Served at once; more wait until one goes.
+const SERVED_MAX: usize = 1_024;
+/// After this machine could not take one in, for want of descriptors perhaps.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+pub(crate) fn socket_of(data_dir: &Path) -> PathBuf {
+    data_dir.join("guests.sock")
+}
+
+pub struct GuestDesk {
+    house: House,
+}
+
+impl GuestDesk {
+    pub fn new(house: House) -> Self {
+        Self { house }
+    }
+}
+
+impl Behaviour for GuestDesk {
+    type Msg = ();
+    type State = ();
+
+    async fn start(&self, ctx: &Context<()>) -> Result<(), Failure> {
+        let socket = socket_of(&self.house.data_dir);
+        let listener = listen(&socket).map_err(|error| Failure::new(format!("{}: {error}", socket.display())))?;
+        let house = self.house.clone();
+        // Its end ends who is served.
+        ctx.task(async move { serve_all(&house, &listener).await });
+        Ok(())
+    }
+
+    async fn handle(&self, _: &Context<()>, (): (), (): &mut ()) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+fn listen(socket: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    // A socket's path may have 107 bytes; through /proc it is short however deep the data directory is.
+    let (dir, name) = (socket.parent().unwrap_or(Path::new(".")), socket.file_name().unwrap_or_default());
+    let dir = fs::File::open(dir)?;
+    let listener = UnixListener::bind(Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())).join(name))?;
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+async fn serve_all(house: &House, listener: &UnixListener) {
+    let places = Arc::new(Semaphore::new(SERVED_MAX));
+    let mut all = JoinSet::new();
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((socket, _)) => {
+                let house = house.clone();
+                all.spawn(async move {
+                    // Who breaks off comes back, or is no more.
+                    let _ = serve(&house, socket).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the desk of guests could not take somebody in");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+            }
+        }
+        while all.try_join_next().is_some() {}
+    }
+}
+
+async fn serve(house: &House, socket: UnixStream) -> io::Result<()> {
+    let mut frames = LengthDelimitedCodec::builder().little_endian().max_frame_length(FRAME_BYTES_MAX).new_framed(socket);
+    while let Some(frame) = frames.next().await {
+        let Ask { vm, command } = rmp_serde::from_slice(&frame?).map_err(io::Error::other)?;
+        let answer = ask(house, vm, command, Deadline::after(ANSWER_WITHIN)).await;
+        let frame = Bytes::from(rmp_serde::to_vec_named(&answer).map_err(io::Error::other)?);
+        frames.send(frame).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! One program in a guest, as a process of this node: held by a shim like any other, it brings the program's files there, its
+//! input to it and its output here, its files back, and ends as it ended.
+//!
+//! Owns nothing that outlives it: the VM is another's. Asks the guest through the node's desk, and waits for as long as it
+//! takes when the node is away: what runs in the guest goes on. A guest that is gone, or silent for longer than
+//! [`SILENT_WITHIN`], is lost: that is written where the node looks, and nothing is brought back.
+
+mod copy;
+mod program;
+mod talk;
+
+use std::{ffi::CString, fs, path::PathBuf, process::ExitCode, time::Duration};
+
+use nix::sys::prctl;
+
+use program::Program;
+use talk::{Guest, Trouble};
+
+use crate::{agent::gauge::procs::BRIDGE, id::VmId};
+
+/// Of a guest that answered before.
+pub const SILENT_WITHIN: Duration = Duration::from_secs(60);
+/// What a program that was lost with its guest ends with: sysexits' "temporary failure".
+pub const LOST_CODE: u8 = 75;
+
+/// What is run where. It is this process's arguments; its environment is the program's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    pub socket: PathBuf,
+    pub vm: VmId,
+    /// For the guest to come up.
+    pub ready_within: Duration,
+    /// Where it works. Brought there, and back when the program has ended.
+    pub work: PathBuf,
+    /// Brought there besides, under the same path.
+    pub with: Option<PathBuf>,
+    /// Where it is written why it was lost, if it was.
+    pub lost: PathBuf,
+    pub cwd: PathBuf,
+    pub argv: Vec<String>,
+}
+
+impl Given {
+    /// The sub-command's name.
+    pub const NAME: &str = "guest-session";
+
+    pub fn args(&self) -> Vec<String> {
+        let path = |path: &PathBuf| path.display().to_string();
+        let mut args = vec![
+            Self::NAME.to_owned(),
+            path(&self.socket),
+            self.vm.to_string(),
+            self.ready_within.as_millis().to_string(),
+            path(&self.work),
+            self.with.as_ref().map(path).unwrap_or_default(),
+            path(&self.lost),
+            path(&self.cwd),
+        ];
+        args.extend(self.argv.iter().cloned());
+        args
+    }
+
+    /// As [`Given::args`] wrote them, after the program's own name.
+    fn read(mut args: impl Iterator<Item = String>) -> Option<Self> {
+        let (_, socket, vm) = (args.next()?, args.next()?.into(), args.next()?.parse().ok()?);
+        let ready_within = Duration::from_millis(args.next()?.parse().ok()?);
+        let (work, with, lost, cwd) = (args.next()?.into(), args.next()?, args.next()?.into(), args.next()?.into());
+        let with = (!with.is_empty()).then(|| with.into());
+        let argv: Vec<String> = args.collect();
+        (!argv.is_empty()).then_some(Self { socket, vm, ready_within, work, with, lost, cwd, argv })
+    }
+}
+
+/// The process itself.
+pub fn main() -> ExitCode {
+    let Some(given) = Given::read(std::env::args().skip(1)) else {
+        eprintln!("a session in a guest is started by the node: nothing to do by hand");
+        return ExitCode::from(2);
+    };
+    // So that nobody takes it for the program: what that uses its VM says.
+    let _ = CString::new(BRIDGE).map(|name| prctl::set_name(&name));
+    match run(&given) {
+        Ok(code) => ExitCode::from(code),
+        Err(trouble) => {
+            let why = trouble.to_string();
+            eprintln!("hiveward: {why}");
+            match trouble {
+                Trouble::Local(_) | Trouble::Refused(_) | Trouble::Odd(_) => ExitCode::FAILURE,
+                Trouble::Silent(_) | Trouble::Gone(_) => {
+                    // Where that cannot be written it still has failed.
+                    let _ = fs::write(&given.lost, &why);
+                    ExitCode::from(LOST_CODE)
+                }
+            }
+        }
+    }
+}
+
+fn run(given: &Given) -> Result<u8, Trouble> {
+    let mut guest = Guest::new(given.socket.clone(), given.vm);
+    let signals = program::Signals::take().map_err(Trouble::local("watch for signals"))?;
+    guest.wait_until_ready(given.ready_within, &signals)?;
+    for path in given.with.iter().chain((!is_within(&given.work, given.with.as_ref())).then_some(&given.work)) {
+        copy::bring(&mut guest, path)?;
+    }
+    let code = Program::begin(&mut guest, given)?.follow(&mut guest, &signals)?;
+    copy::fetch(&mut guest, &given.work)?;
+    Ok(code)
+}
+
+fn is_within(path: &std::path::Path, other: Option<&PathBuf>) -> bool {
+    other.is_some_and(|other| path.starts_with(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_session_is_given_reads_as_it_was_written() {
+        let mut given = Given {
+            socket: "/d/guests.sock".into(),
+            vm: VmId::new(),
+            ready_within: Duration::from_secs(3),
+            work: "/d/attempts/a/work".into(),
+            with: Some("/d/attempts/a".into()),
+            lost: "/d/attempts/a/lost".into(),
+            cwd: "/d/attempts/a/work/sub".into(),
+            argv: vec!["sh".into(), "-c".into(), String::new()],
+        };
+        assert_eq!(Given::read(given.args().into_iter()).as_ref(), Some(&given));
+        given.with = None;
+        assert_eq!(Given::read(given.args().into_iter()).as_ref(), Some(&given));
+        given.argv.clear();
+        assert_eq!(Given::read(given.args().into_iter()), None);
+    }
+}

@@ -1,0 +1,241 @@
+//! VMs that live for one attempt of a task: made for it, told apart from others by its lease, gone when it is over.
+//!
+//! Whoever runs the attempt makes its VM and need not remove it: the VM's own actor sees in the view of tasks that the attempt
+//! is over, also when it was lost with the node that ran it. So none is left, and none is taken away from an attempt that
+//! goes on.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use hiveward_runtime::{
+    clock::{Deadline, WallMs},
+    error::{Code, Refused},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    event::{OperationKind, Outcome},
+    message::VmMsg,
+    spec::{DiskSpec, VmSpec},
+    state::{Ask, HOUSE},
+    wire::VmWire,
+};
+use crate::{
+    agent::connector::Lease,
+    directory::Entity,
+    host::{ask_roster, event::FleetChange},
+    house::House,
+    id::{HostId, VmId},
+    swarm::message::Committed,
+    task::record::TaskRecord,
+};
+
+/// How often it is looked whether an attempt is over.
+pub(super) const LOOKED_AT_EVERY: Duration = Duration::from_secs(2);
+/// A view that does not know an attempt yet is behind by less than that.
+const UNKNOWN_WITHIN: Duration = Duration::from_secs(600);
+/// For room to be reserved.
+const MADE_WITHIN: Duration = Duration::from_secs(30);
+const PAUSED_WITHIN: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// The VM that each attempt of an agent gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineSpec {
+    /// It has QEMU's guest agent, `sh`, `tar` and what the agent's programs need.
+    pub image: String,
+    pub cpus: u32,
+    pub memory_bytes: u64,
+    pub disks: Vec<DiskSpec>,
+    pub networks: Vec<String>,
+    pub zone: Option<String>,
+    pub host_labels: std::collections::BTreeMap<String, String>,
+    /// The best one if absent.
+    pub host: Option<HostId>,
+    /// For its guest's agent to answer.
+    pub boot_within_ms: u64,
+}
+
+impl MachineSpec {
+    pub const BOOT_WITHIN_MS_DEFAULT: u64 = 300_000;
+}
+
+/// Makes and pauses VMs of attempts.
+pub trait Machines: Send + Sync + 'static {
+    /// The VM of this attempt, made now or before. It may still be starting. Errors: the words for a user; nothing was made,
+    /// or it goes when the attempt is over.
+    fn of<'a>(&'a self, lease: Lease, spec: &'a MachineSpec) -> BoxFuture<'a, Result<VmId, String>>;
+
+    /// Stops every program of it in its tracks, or lets them go on.
+    fn pause(&self, vm: VmId, paused: bool) -> BoxFuture<'_, Result<(), String>>;
+}
+
+/// Where there are no hosts.
+#[derive(Debug)]
+pub struct NoMachines;
+
+impl Machines for NoMachines {
+    fn of<'a>(&'a self, _: Lease, _: &'a MachineSpec) -> BoxFuture<'a, Result<VmId, String>> {
+        Box::pin(async { Err("there are no hosts for VMs here".to_owned()) })
+    }
+
+    fn pause(&self, _: VmId, _: bool) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async { Err("there are no VMs here".to_owned()) })
+    }
+}
+
+/// What its VM is called: there is at most one of that name.
+pub fn name(lease: Lease) -> String {
+    format!("{}-{}", lease.task, lease.attempt)
+}
+
+fn spec(lease: Lease, machine: &MachineSpec) -> VmSpec {
+    VmSpec {
+        id: VmId::new(),
+        name: name(lease),
+        image: machine.image.clone(),
+        cpus: machine.cpus,
+        memory_bytes: machine.memory_bytes,
+        disks: machine.disks.clone(),
+        networks: machine.networks.clone(),
+        ssh_keys: Vec::new(),
+        user_data: None,
+        anti_affinity: Vec::new(),
+        affinity: Vec::new(),
+        zone: machine.zone.clone(),
+        host_labels: machine.host_labels.clone(),
+        strategy: crate::placement::vm::Strategy::default(),
+        ha: false,
+        start: true,
+        // It is pulled with its attempt.
+        stop_grace_ms: 0,
+        base: None,
+        restored: None,
+        lease: Some(lease),
+    }
+}
+
+/// Whether the attempt is over, by what the view has of its task.
+fn over(record: Option<&TaskRecord>, number: u32, age: Duration) -> bool {
+    let attempt = record.and_then(|record| record.attempts.iter().find(|attempt| attempt.number == number));
+    attempt.map_or(age >= UNKNOWN_WITHIN, |attempt| attempt.ended_at.is_some())
+}
+
+/// Whether nobody needs the VM of this attempt any more.
+pub(super) fn is_over(house: &House, lease: Lease, made_at: WallMs) -> bool {
+    let age = house.clock.now().since(made_at);
+    // What cannot be read is not known.
+    house.tasks.get(lease.task).is_ok_and(|record| over(record.as_ref(), lease.attempt, age))
+}
+
+impl Machines for House {
+    fn of<'a>(&'a self, lease: Lease, machine: &'a MachineSpec) -> BoxFuture<'a, Result<VmId, String>> {
+        Box::pin(async move {
+            let (name, deadline) = (name(lease), Deadline::after(MADE_WITHIN));
+            let known = || self.directory.read(|known| known.fleet.vm_named(&name));
+            let mut asked = false;
+            loop {
+                if let Some(vm) = known() {
+                    return Ok(vm);
+                }
+                if !asked {
+                    let change = FleetChange::AddVm { spec: Arc::new(spec(lease, machine)), on: machine.host };
+                    match ask_roster(self, change, deadline).await {
+                        // Another life of ours was first, perhaps.
+                        Ok(_) => asked = true,
+                        Err(refused) if refused.code == Code::Conflict => asked = true,
+                        Err(refused) if refused.code == Code::Unavailable && !deadline.passed() => {}
+                        Err(refused) => return Err(format!("its VM cannot be made: {}", refused.message)),
+                    }
+                }
+                if deadline.passed() {
+                    return Err("its VM is not known here yet; it is gone with the attempt".to_owned());
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        })
+    }
+
+    fn pause(&self, vm: VmId, paused: bool) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            let deadline = Deadline::after(PAUSED_WITHIN);
+            let kind = if paused { OperationKind::Pause } else { OperationKind::Resume };
+            let ask = Ask::new(kind, HOUSE.into(), None);
+            let said: Result<Committed<u64>, Refused> = match self.doors.vm(vm) {
+                Some(door) => {
+                    let asked = door.ask(deadline, |reply| VmMsg::Ask { ask: ask.clone(), reply }).await;
+                    asked.map_err(Refused::from).flatten()
+                }
+                None => {
+                    let Some(at) = self.directory.location(Entity::Vm(vm)) else { return Ok(()) };
+                    let key = vm.key();
+                    self.router.learn(&key, at);
+                    self.router.ask(deadline, &key, &VmWire::Ask { ask }).await.map_err(Refused::from).flatten()
+                }
+            };
+            let number = said.map_err(|refused| refused.message)?.value;
+            loop {
+                let record = self.vms.get(vm).map_err(|refused| refused.message)?;
+                let operation = record.as_ref().and_then(|record| record.state.operation(number));
+                match operation.and_then(|operation| operation.ended.as_ref()) {
+                    Some((_, Outcome::Done)) => return Ok(()),
+                    Some((_, Outcome::Failed { message })) => return Err(format!("its VM: {message}")),
+                    Some((_, Outcome::Superseded { .. })) => return Ok(()),
+                    None if deadline.passed() => return Err("its VM has not stood still yet".to_owned()),
+                    None => tokio::time::sleep(LOOK_EVERY).await,
+                }
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::driver::{Off, Run};
+    use crate::{
+        id::{AgentId, TaskId},
+        vm::{
+            event::{Seen, VmEvent},
+            reconcile::{self, Doing, Next},
+            state::VmState,
+        },
+    };
+
+    fn leased() -> VmSpec {
+        let lease = Lease { task: TaskId::new(), attempt: 2, agent: AgentId::new() };
+        VmSpec { lease: Some(lease), ..crate::vm::simulation::spec() }
+    }
+
+    #[test]
+    fn an_attempt_that_no_view_knows_is_over_only_after_a_while() {
+        assert!(!over(None, 1, UNKNOWN_WITHIN / 2));
+        assert!(over(None, 1, UNKNOWN_WITHIN));
+    }
+
+    /// As its actor leads it once it runs.
+    fn running() -> VmState {
+        let mut state = VmState::new(&leased(), WallMs(0));
+        state.apply(&VmEvent::Seen { seen: Seen::There(Run::Running) }, WallMs(1));
+        state.apply(&VmEvent::Ended { number: 1, outcome: Outcome::Done }, WallMs(1));
+        state
+    }
+
+    #[test]
+    fn the_vm_of_an_attempt_goes_when_that_is_over_and_not_before() {
+        let state = running();
+        assert_eq!(reconcile::next(&state, Doing::default(), WallMs(2)), Next::Idle);
+        let over = Doing { over: true, ..Doing::default() };
+        assert_eq!(reconcile::next(&state, over, WallMs(2)), Next::Ask { kind: OperationKind::Remove });
+    }
+
+    #[test]
+    fn the_vm_of_an_attempt_that_ended_by_itself_is_not_started_again() {
+        for off in [Off::Crashed, Off::Shutdown, Off::Destroyed] {
+            let mut state = running();
+            state.apply(&VmEvent::Seen { seen: Seen::There(Run::Off(off)) }, WallMs(2));
+            let next = reconcile::next(&state, Doing::default(), WallMs(3));
+            assert!(matches!(next, Next::Adopt { .. } | Next::GiveUp { .. }), "{off:?}: {next:?}");
+        }
+    }
+}
