@@ -66,6 +66,8 @@ pub struct NodeConfig {
     pub token_digests: Vec<String>,
     /// Where browsers reach its gateway, told to the other nodes.
     pub gateway: Option<GatewayAt>,
+    /// What time it is; another than the machine's for tests.
+    pub clock: Clock,
 }
 
 /// Where browsers reach a node's gateway.
@@ -99,6 +101,7 @@ impl NodeConfig {
             cluster: None,
             token_digests: Vec::new(),
             gateway: None,
+            clock: Clock::System,
         }
     }
 }
@@ -171,7 +174,11 @@ impl Node {
             Some(cluster) => Some(Cluster::open(cluster.clone(), dir, id).await?),
             None => None,
         };
-        let mut ledger = LedgerConfig { reserve_bytes: config.reserve_bytes, ..LedgerConfig::new(dir.join("ledger")) };
+        let mut ledger = LedgerConfig {
+            reserve_bytes: config.reserve_bytes,
+            clock: config.clock.clone(),
+            ..LedgerConfig::new(dir.join("ledger"))
+        };
         ledger.raft.node = id;
         if let Some(cluster) = &cluster {
             ledger.raft = cluster.raft(&ledger.dir);
@@ -218,7 +225,7 @@ impl Node {
             ledger,
             views,
             blobs,
-            Clock::System,
+            config.clock.clone(),
             dir.clone(),
             secrets,
             config.shim.clone(),

@@ -3,10 +3,16 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 use hiveward_actors::{
-    client::{ControlPlane, NewHost, NewMove, NewVm, Restore},
+    client::{ControlPlane, NewHost, NewMove, NewSchedule, NewVm, Restore},
     host::{
         HostStatus,
         driver::{Off, Run, simulated::Hypervisor},
@@ -16,6 +22,7 @@ use hiveward_actors::{
     vm::{VmRecord, VmStatus, console::From, event::Outcome, snapshot::SNAPSHOTS_MAX},
 };
 use hiveward_runtime::{
+    clock::{Clock, WallMs},
     error::Code,
     fault::{self, Armed, Fault},
     op::Op,
@@ -63,6 +70,13 @@ impl Here {
 
     fn run(&self, vm: VmId) -> Option<Run> {
         self.hypervisor.domains().get(&vm).copied()
+    }
+
+    /// From now on the node reads the time of this clock.
+    async fn by_clock(&mut self, clock: &Arc<AtomicI64>) {
+        self.node.take().unwrap().stop(Duration::from_secs(10)).await;
+        let config = NodeConfig { clock: Clock::Manual(clock.clone()), ..config(&self.dir) };
+        self.node = Some(Node::start(config).await.unwrap());
     }
 
     async fn restart(&mut self) {
@@ -319,6 +333,57 @@ async fn a_backup_that_is_broken_off_is_made_whole_or_leaves_nothing_and_a_vm_is
     assert!(drill.message.contains("simulated"), "{drill:?}");
     assert_eq!(control.restore_vm(op(), Restore { from: to(), ..new("x") }).await.unwrap_err().code, Code::NotFound);
     control.remove_vm(op(), again.spec.id, true).await.unwrap();
+    here.nothing_left().await;
+    here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_backs_itself_up_when_it_is_due_and_keeps_the_newest_of_them_and_whatever_was_asked_for() {
+    const DAY_MS: i64 = 86_400_000;
+    let mut here = Here::start().await;
+    let clock = Arc::new(AtomicI64::new(WallMs::now().0));
+    here.by_clock(&clock).await;
+    let (vm, dir) = (here.vm("web").await, tempfile::tempdir().unwrap());
+    let to = || dir.path().to_str().unwrap().to_owned();
+    let daily = |keep| Some(NewSchedule { cron: "0 3 * * *".into(), to: to(), keep });
+    here.control().backup_vm(op(), vm, to()).await.unwrap();
+    let record = support::until("a person's backup", || idle(&here.control(), vm)).await;
+    let mine = record.state.backups[0].path.clone();
+    let bad = Some(NewSchedule { cron: "0 25 * * *".into(), to: to(), keep: 2 });
+    assert_eq!(here.control().schedule_vm_backups(op(), vm, bad).await.unwrap_err().field.as_deref(), Some("cron"));
+    let set = here.control().schedule_vm_backups(op(), vm, daily(2)).await.unwrap().value;
+    assert!(set.state.schedule.unwrap().due().unwrap().0 > clock.load(Ordering::Relaxed));
+    for (day, point) in [(1, None), (2, Some("vm.backup.done")), (3, Some("vm.prune")), (4, Some("vm.prune.done"))] {
+        let made = |record: &VmRecord| record.state.operations.iter().filter(|past| &*past.principal == "hiveward").count();
+        let before = made(&here.control().vm(vm).unwrap().unwrap());
+        if let Some(point) = point {
+            arm(point, vm, Fault::Panic);
+        }
+        clock.fetch_add(DAY_MS, Ordering::Relaxed);
+        // Said again it changes nothing, and it looks at the time.
+        here.control().schedule_vm_backups(op(), vm, daily(2)).await.unwrap();
+        let kept_now = 1 + day.min(2);
+        let record = support::until("the day's backup", || {
+            let record = idle(&here.control(), vm).filter(|record| made(record) > before)?;
+            (record.state.backups.len() == kept_now).then_some(record)
+        })
+        .await;
+        if let Some(point) = point {
+            support::until(point, || struck(point).then_some(())).await;
+            fault::disarm(point);
+        }
+        assert_eq!(made(&record), before + 1, "day {day}: once a day");
+        support::until("old ones to be gone", || (kept(dir.path()) == (kept_now, Vec::new())).then_some(())).await;
+        assert!(std::path::Path::new(&mine).exists(), "day {day}: what a person asked for is gone");
+    }
+    // Without one all stay, and nothing more is made.
+    let control = here.control();
+    control.schedule_vm_backups(op(), vm, None).await.unwrap();
+    clock.fetch_add(3 * DAY_MS, Ordering::Relaxed);
+    let record = control.schedule_vm_backups(op(), vm, None).await.unwrap().value;
+    assert_eq!((record.state.schedule, record.state.backups.len()), (None, 3));
+    control.remove_vm(op(), vm, true).await.unwrap();
+    assert_eq!(kept(dir.path()), (3, Vec::new()), "backups outlive their VM");
     here.nothing_left().await;
     here.stop().await;
 }

@@ -37,7 +37,7 @@ impl std::fmt::Display for WallMs {
 }
 
 /// Where an actor reads wall time from, so that a test can set it.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub enum Clock {
     #[default]
     System,

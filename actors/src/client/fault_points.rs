@@ -61,6 +61,8 @@ pub const FAULT_POINTS: &[(&str, &str)] = &[
     ("vm.backup.done", "after the step `backup`, before the VM's actor writes that it was done"),
     ("vm.end_backup", "before a VM's actor has what is left of a backup removed"),
     ("vm.end_backup.done", "after that, before the VM's actor writes that it was done"),
+    ("vm.prune", "before a VM's actor removes a backup that it made by itself and that is old"),
+    ("vm.prune.done", "after an old backup is gone, before that is in the ledger"),
     ("vm.check", "before a VM's actor asks the guest of a drill whether it lives"),
     ("vm.check.done", "after the guest of a drill has answered"),
     ("vm.report", "before what came of a drill is written beside its backup"),

@@ -97,6 +97,17 @@ impl Target for Directory {
     }
 }
 
+/// Away with the backup of this name in its directory, or with what an earlier try left of it. What has another name is not
+/// touched.
+pub fn remove(path: &Path, name: &str) -> io::Result<()> {
+    let Some(dir) = path.parent().filter(|_| path.file_name().is_some_and(|is| is == name)) else {
+        return Err(io::Error::other(format!("{} is not the directory of {name}", path.display())));
+    };
+    // Where the whole place is not there, perhaps not mounted, nobody knows what is in it.
+    fs::metadata(dir)?;
+    gone(fs::remove_dir_all(path))
+}
+
 fn write(path: &Path, what: &impl serde::Serialize) -> io::Result<()> {
     let text = serde_json::to_vec_pretty(what).map_err(io::Error::other)?;
     let mut file = File::options().create(true).truncate(true).write(true).mode(0o600).open(path)?;

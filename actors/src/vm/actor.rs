@@ -28,6 +28,7 @@ use super::{
     message::{Answer, Stepped, VmMsg},
     migrate::{Move, Side},
     reconcile::{self, Doing, Next, Step},
+    schedule::{self, Schedule},
     snapshot,
     spec::VmSpec,
     state::{Ask, Decided, HOUSE, VmOperation, VmState},
@@ -108,6 +109,7 @@ const fn points(step: Step) -> (&'static str, &'static str) {
         Step::Undefine => ("vm.undefine", "vm.undefine.done"),
         Step::Backup => ("vm.backup", "vm.backup.done"),
         Step::EndBackup => ("vm.end_backup", "vm.end_backup.done"),
+        Step::Prune => ("vm.prune", "vm.prune.done"),
         Step::Check => ("vm.check", "vm.check.done"),
         Step::Report => ("vm.report", "vm.report.done"),
         Step::Snapshot => ("vm.snapshot", "vm.snapshot.done"),
@@ -214,6 +216,7 @@ impl Vm {
                 }
             }
             VmMsg::CancelMigration { principal, reply } => self.cancel(ctx, state, &principal, reply).await?,
+            VmMsg::Schedule { schedule, reply } => self.schedule(ctx, state, schedule, reply).await?,
             VmMsg::Drain => {
                 if state.vm.is_on() && state.vm.active().is_none() {
                     // What could not be moved is stopped.
@@ -321,6 +324,32 @@ impl Vm {
         Ok(())
     }
 
+    /// Said again it is so already.
+    async fn schedule(
+        &self,
+        ctx: &Context<VmMsg>,
+        state: &mut State,
+        schedule: Option<Schedule>,
+        reply: Answer,
+    ) -> Result<(), Failure> {
+        if state.vm.removed {
+            reply.answer(Err(Refused::not_found(self.spec.id)));
+            return Ok(());
+        }
+        if let Err(refused) = schedule::may_set(&state.vm) {
+            reply.answer(Err(refused));
+            return Ok(());
+        }
+        let same = match (&state.vm.schedule, &schedule) {
+            (Some(is), Some(wanted)) => is.is_like(wanted),
+            (None, None) => true,
+            _ => false,
+        };
+        let schedule = schedule.map(Box::new);
+        let events = if same { Vec::new() } else { vec![VmEvent::BackupScheduled { schedule }] };
+        self.record(ctx, state, events, Some((state.vm.last_number(), reply))).await
+    }
+
     async fn ask_oneself(&self, ctx: &Context<VmMsg>, state: &mut State, kind: OperationKind) -> Result<(), Failure> {
         self.begin_operation(state);
         let asked = Asked {
@@ -332,7 +361,7 @@ impl Vm {
             grace_ms: self.spec.stop_grace_ms,
             boots: state.doing.boots,
             migration: (kind == OperationKind::Migrate).then(|| Box::new(Move::anywhere(self.host))),
-            subject: None,
+            subject: state.vm.schedule.as_ref().filter(|_| kind == OperationKind::Backup).map(Schedule::subject),
             epoch: self.epoch,
         };
         self.record(ctx, state, vec![VmEvent::Asked(Box::new(asked))], None).await
@@ -383,6 +412,12 @@ impl Vm {
                     }
                     Stepped::BackedUp(backup) => {
                         self.record(ctx, state, vec![VmEvent::BackedUp { backup: Box::new(backup) }], None).await?;
+                        None
+                    }
+                    Stepped::Pruned(number) => {
+                        // Another may be old as well.
+                        (state.last_step, state.tries) = (None, 0);
+                        self.record(ctx, state, vec![VmEvent::BackupForgotten { number }], None).await?;
                         None
                     }
                     Stepped::Told => None,

@@ -65,6 +65,9 @@ pub struct Backup {
     pub path: String,
     pub taken_at: WallMs,
     pub bytes: u64,
+    /// The VM made it by itself, and lets it go when it is old.
+    #[serde(default)]
+    pub scheduled: bool,
 }
 
 /// What a VM's disks begin as.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{backup::Backup, migrate::Move};
+use super::{backup::Backup, migrate::Move, schedule::Schedule};
 use crate::{
     host::driver::{Off, Progress, Run},
     swarm::event::{DecodeError, Operation},
@@ -188,6 +188,14 @@ pub enum VmEvent {
     GivenUp {
         message: String,
     },
+    /// It makes backups by itself from now on, or none any more.
+    BackupScheduled {
+        schedule: Option<Box<Schedule>>,
+    },
+    /// A backup that it made by itself was old, and is gone.
+    BackupForgotten {
+        number: u64,
+    },
 }
 
 impl VmEvent {
@@ -202,6 +210,8 @@ impl VmEvent {
             Self::BackedUp { .. } => "VmBackedUp",
             Self::Adopted { .. } => "VmAdopted",
             Self::GivenUp { .. } => "VmGivenUp",
+            Self::BackupScheduled { .. } => "VmBackupScheduled",
+            Self::BackupForgotten { .. } => "VmBackupForgotten",
         }
     }
 
@@ -230,6 +240,11 @@ impl VmEvent {
             Self::BackedUp { backup } => json!({"number": backup.number, "path": backup.path, "bytes": backup.bytes}),
             Self::Adopted { wanted, why } => json!({"wanted": format!("{wanted:?}").to_uppercase(), "why": why}),
             Self::GivenUp { message } => json!({"message": message}),
+            Self::BackupScheduled { schedule: Some(schedule) } => {
+                json!({"cron": schedule.cron, "to": schedule.to, "keep": schedule.keep, "principal": schedule.principal})
+            }
+            Self::BackupScheduled { schedule: None } => json!({"cron": null}),
+            Self::BackupForgotten { number } => json!({"number": number}),
         }
     }
 

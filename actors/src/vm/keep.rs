@@ -10,6 +10,7 @@ use super::{
     event::Subject,
     message::Stepped,
     reconcile::Step,
+    schedule,
     spec::VmSpec,
     state::VmState,
 };
@@ -34,6 +35,8 @@ const PROMPT_BYTES: u64 = 64;
 pub(super) struct Errand {
     new: Option<(u64, NewBackup)>,
     drilled: Option<Drilled>,
+    /// The number and the directory of a backup that is old.
+    old: Option<(u64, PathBuf)>,
 }
 
 impl Errand {
@@ -53,7 +56,8 @@ impl Errand {
             _ => None,
         });
         let failure = active.and_then(|active| active.abandoned.clone());
-        Self { new, drilled: active.map(|_| Drilled { vm: spec.id.to_string(), at_ms: now.0, failure }) }
+        let old = schedule::too_many(state).map(|backup| (backup.number, PathBuf::from(&backup.path)));
+        Self { new, old, drilled: active.map(|_| Drilled { vm: spec.id.to_string(), at_ms: now.0, failure }) }
     }
 }
 
@@ -69,7 +73,7 @@ pub(super) async fn step(
     errand: Errand,
     step: Step,
 ) -> Option<Result<Stepped, DriverError>> {
-    let wanted = matches!(step, Step::Backup | Step::EndBackup | Step::Check | Step::Report);
+    let wanted = matches!(step, Step::Backup | Step::EndBackup | Step::Check | Step::Report | Step::Prune);
     wanted.then_some(())?;
     let Some(door) = house.doors.host(host) else { return Some(failed("its host has no actor now")) };
     let vm = spec.id;
@@ -80,7 +84,13 @@ pub(super) async fn step(
             match asked {
                 Ok(Ok((path, manifest))) => {
                     let bytes = manifest.disks.iter().map(|disk| disk.bytes).sum();
-                    Ok(Stepped::BackedUp(Backup { number, path, taken_at: WallMs(manifest.taken_at_ms), bytes }))
+                    Ok(Stepped::BackedUp(Backup {
+                        number,
+                        path,
+                        taken_at: WallMs(manifest.taken_at_ms),
+                        bytes,
+                        scheduled: false,
+                    }))
                 }
                 Ok(Err(error)) => Err(error),
                 Err(error) => failed(format!("its host's actor: {error}")),
@@ -91,6 +101,15 @@ pub(super) async fn step(
             match door.ask(deadline, |reply| HostMsg::EndBackup { vm, new: Box::new(new.clone()), reply }).await {
                 Ok(ended) => ended.map(Stepped::Seen),
                 Err(error) => failed(format!("its host's actor: {error}")),
+            }
+        }
+        (Step::Prune, _) => {
+            let Some((number, path)) = errand.old else { return Some(Ok(Stepped::Told)) };
+            let (of, shown) = (backup::name(spec, number), path.display().to_string());
+            let removed = tokio::task::spawn_blocking(move || backup_target::remove(&path, &of)).await;
+            match removed.map_err(std::io::Error::other).flatten() {
+                Ok(()) => Ok(Stepped::Pruned(number)),
+                Err(error) => failed(format!("the old backup {shown} cannot be removed: {error}")),
             }
         }
         (Step::Check, _) => {

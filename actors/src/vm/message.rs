@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hiveward_runtime::{call::Reply, error::Refused};
 
-use super::{backup::Backup, migrate::Compared, reconcile::Step, state::Ask};
+use super::{backup::Backup, migrate::Compared, reconcile::Step, schedule::Schedule, state::Ask};
 use crate::{
     host::{
         driver::{Domain, DriverError, Progress},
@@ -26,6 +26,8 @@ pub enum Stepped {
     /// It has gone, and this was measured of it.
     Moved(Progress),
     BackedUp(Backup),
+    /// The backup of this operation is gone.
+    Pruned(u64),
     /// Others know of it now.
     Told,
 }
@@ -40,6 +42,12 @@ pub enum VmMsg {
     /// the VM runs.
     CancelMigration {
         principal: Arc<str>,
+        reply: Answer,
+    },
+
+    /// Backups that it makes by itself from now on, or none. Answers when that is in the ledger.
+    Schedule {
+        schedule: Option<Schedule>,
         reply: Answer,
     },
 

@@ -16,6 +16,7 @@ pub mod migrate;
 mod migrate_simulation;
 pub mod reconcile;
 pub mod record;
+pub mod schedule;
 #[cfg(test)]
 mod simulation;
 pub mod snapshot;

@@ -11,7 +11,7 @@ use super::{
     backup,
     event::{OperationKind, Outcome, Seen, VmEvent, Wanted},
     migrate::{self, Compared, Side},
-    snapshot,
+    schedule, snapshot,
     state::VmState,
 };
 use crate::host::driver::{Off, Run};
@@ -45,6 +45,9 @@ pub enum Step {
     Check,
     /// Beside the backup, what came of its drill.
     Report,
+
+    /// Away with a backup that is old.
+    Prune,
 
     // Of a migration.
     /// Room on another host, by the roster.
@@ -125,7 +128,10 @@ pub fn next(state: &VmState, doing: Doing, now: WallMs) -> Next {
         },
         None if state.removed => Next::Idle,
         None if doing.over => Next::Ask { kind: OperationKind::Remove },
-        None => backup::between(state).unwrap_or_else(|| between_operations(state, now)),
+        None => match backup::between(state).unwrap_or_else(|| between_operations(state, now)) {
+            Next::Idle => schedule::next(state, now).unwrap_or(Next::Idle),
+            next => next,
+        },
     }
 }
 

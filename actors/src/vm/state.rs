@@ -14,6 +14,7 @@ use super::{
     event::{Asked, OperationKind, Outcome, Seen, Subject, VmEvent, Wanted},
     migrate::Move,
     record::VmStatus,
+    schedule::Schedule,
     snapshot::{self, Snapshot},
     spec::VmSpec,
 };
@@ -81,6 +82,9 @@ pub struct VmState {
     /// It lives for one attempt of a task.
     #[serde(default)]
     pub is_leased: bool,
+    /// Backups that it makes by itself.
+    #[serde(default)]
+    pub schedule: Option<Schedule>,
 }
 
 /// What a client asks.
@@ -142,6 +146,7 @@ impl VmState {
             backups: VecDeque::new(),
             is_drill: spec.restored.as_ref().is_some_and(|restored| restored.drill),
             is_leased: spec.lease.is_some(),
+            schedule: None,
         }
     }
 
@@ -180,6 +185,11 @@ impl VmState {
                 match kind {
                     OperationKind::Create | OperationKind::Reboot | OperationKind::Migrate => {}
                     OperationKind::Snapshot | OperationKind::Revert | OperationKind::RemoveSnapshot => {}
+                    OperationKind::Backup if **principal == *HOUSE => {
+                        if let Some(schedule) = &mut self.schedule {
+                            schedule.last_at = Some(at);
+                        }
+                    }
                     OperationKind::Backup | OperationKind::Drill => {}
                     OperationKind::Start | OperationKind::Resume => self.wanted = Wanted::Running,
                     OperationKind::Stop => self.wanted = Wanted::Stopped,
@@ -253,7 +263,8 @@ impl VmState {
             }
             VmEvent::BackedUp { backup } => {
                 if self.backups.iter().all(|known| known.number != backup.number) {
-                    self.backups.push_back((**backup).clone());
+                    let scheduled = self.operation(backup.number).is_some_and(|operation| &*operation.principal == HOUSE);
+                    self.backups.push_back(Backup { scheduled, ..(**backup).clone() });
                     if self.backups.len() > BACKUPS_KEPT_MAX {
                         self.backups.pop_front();
                     }
@@ -267,6 +278,8 @@ impl VmState {
                 self.wanted = *wanted;
                 self.failed = None;
             }
+            VmEvent::BackupScheduled { schedule } => self.schedule = schedule.as_deref().cloned(),
+            VmEvent::BackupForgotten { number } => self.backups.retain(|backup| backup.number != *number),
             VmEvent::GivenUp { message } => {
                 self.wanted = Wanted::Stopped;
                 self.failed = Some(message.clone());

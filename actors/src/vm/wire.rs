@@ -3,18 +3,20 @@
 use hiveward_runtime::cluster::router::{Inbound, NotDelivered};
 use serde::{Deserialize, Serialize};
 
-use super::{message::VmMsg, state::Ask};
+use super::{message::VmMsg, schedule::Schedule, state::Ask};
 
 #[derive(Serialize, Deserialize)]
 pub enum VmWire {
     Ask { ask: Ask },
     CancelMigration { principal: String },
+    Schedule { schedule: Option<Schedule> },
 }
 
 /// What came in, as the message it is.
 pub fn read(inbound: &Inbound<'_>) -> Result<VmMsg, NotDelivered> {
     Ok(match inbound.read()? {
         VmWire::CancelMigration { principal } => VmMsg::CancelMigration { principal: principal.into(), reply: inbound.reply()? },
+        VmWire::Schedule { schedule } => VmMsg::Schedule { schedule, reply: inbound.reply()? },
         VmWire::Ask { ask } => VmMsg::Ask { ask, reply: inbound.reply()? },
     })
 }

@@ -21,7 +21,7 @@ use super::{
     raft::{Applied, Landed, ProposeError},
     record::{Batch, Command, EventBody, Proposed},
 };
-use crate::{clock::WallMs, id::Key};
+use crate::{clock::Clock, id::Key};
 
 /// Appends that wait; one more is refused with `Busy`.
 const WAITING_MAX: usize = 16_384;
@@ -95,6 +95,7 @@ impl Inbox {
 pub struct Batcher {
     core: CoreNow,
     claims: Claims,
+    clock: Clock,
     waiting_bytes: Arc<AtomicUsize>,
     kinds: HashMap<&'static str, Arc<str>>,
     /// What goes into the next entry.
@@ -108,12 +109,13 @@ pub struct Batcher {
 }
 
 /// The batcher's way in, and the batcher as a future.
-pub fn batcher(core: CoreNow, claims: Claims) -> (Inbox, impl Future<Output = ()> + Send) {
+pub fn batcher(core: CoreNow, claims: Claims, clock: Clock) -> (Inbox, impl Future<Output = ()> + Send) {
     let (queue, waiting) = mpsc::channel(WAITING_MAX);
     let waiting_bytes = Arc::new(AtomicUsize::new(0));
     let batcher = Batcher {
         core,
         claims,
+        clock,
         waiting_bytes: waiting_bytes.clone(),
         kinds: HashMap::new(),
         gathered: Vec::new(),
@@ -249,7 +251,7 @@ impl Batcher {
             refuse(landed, AppendError::Failed { why });
             return self.landed(id);
         }
-        let batch = match Batch::encode(core.outcomes.origin, id, WallMs::now(), appends) {
+        let batch = match Batch::encode(core.outcomes.origin, id, self.clock.now(), appends) {
             Ok(batch) => batch,
             Err(error) => {
                 refuse(landed, AppendError::Failed { why: error.to_string() });

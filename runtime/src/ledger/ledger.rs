@@ -88,7 +88,7 @@ impl Ledger {
         reserve.hold();
         let ring = Arc::new(ArcSwap::new(first.disk.ring.clone()));
         let core: CoreNow = Arc::new(ArcSwapOption::new(Some(first)));
-        let (inbox, batching) = batcher(core.clone(), claims.clone());
+        let (inbox, batching) = batcher(core.clone(), claims.clone(), config.clock.clone());
         let (stop_keeper, stopped) = oneshot::channel();
         let keeper = Keeper {
             config: config.clone(),

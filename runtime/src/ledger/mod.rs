@@ -33,7 +33,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    clock::WallMs,
+    clock::{Clock, WallMs},
     error::{Code, Refused},
     id::Key,
     op::NodeId,
@@ -237,6 +237,8 @@ pub struct LedgerConfig {
     pub backend: Backend,
     /// Which member of the group that keeps the ledger this node is.
     pub raft: RaftSetup,
+    /// What events are stamped with.
+    pub clock: Clock,
 }
 
 impl LedgerConfig {
@@ -261,6 +263,7 @@ impl LedgerConfig {
             open_timeout: Duration::from_secs(30),
             verify_bytes_max: Self::VERIFY_BYTES_DEFAULT,
             backend: Backend::default(),
+            clock: Clock::default(),
         }
     }
 

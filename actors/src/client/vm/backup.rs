@@ -18,6 +18,9 @@ use crate::{
         DiskSpec, VmRecord, VmSpec,
         backup::{Drilled, Manifest, Restored},
         event::{OperationKind, Subject},
+        message::VmMsg,
+        schedule::Schedule,
+        wire::VmWire,
     },
 };
 
@@ -60,6 +63,17 @@ async fn read(field: &'static str, given: &str) -> Result<Manifest, Refused> {
     })
 }
 
+/// Backups that a VM is to make by itself.
+#[derive(Clone, Debug)]
+pub struct NewSchedule {
+    /// Five fields, and a time zone behind them; UTC without.
+    pub cron: String,
+    /// A directory that each node has which may hold the VM's host.
+    pub to: String,
+    /// How many of them; older ones are removed.
+    pub keep: u32,
+}
+
 impl ControlPlane {
     /// Copies its disks, all as they are at one moment, into a directory of the node that holds its host, and goes on when
     /// this has answered. The guest runs meanwhile. A backup that does not succeed leaves nothing.
@@ -69,6 +83,25 @@ impl ControlPlane {
         let asked = self.ask_vm(&op, vm, ask).await?;
         let op = Op { deadline: op.deadline.at_most(LOOK_SOON), ..op };
         self.vm_ended(&op, vm, asked.value, asked.cursor).await
+    }
+
+    /// Has it make backups by itself from now on, in place of any schedule that it had; with `None` none any more. Those that it
+    /// has made are kept to their number for as long as it has a schedule. The same again changes nothing.
+    pub async fn schedule_vm_backups(&self, op: Op, vm: VmId, new: Option<NewSchedule>) -> Result<Done<VmRecord>, Refused> {
+        self.takes_writes()?;
+        self.known_vm(&op, vm).await?;
+        let schedule = match new {
+            None => None,
+            Some(NewSchedule { cron, to, keep }) => {
+                path("to", &to)?;
+                Some(Schedule::new(&cron, &to, keep, op.principal.clone(), self.house.clock.now())?)
+            }
+        };
+        let make = |reply| VmMsg::Schedule { schedule: schedule.clone(), reply };
+        let asked = self.route_vm(op.deadline, vm, make, || VmWire::Schedule { schedule: schedule.clone() }).await??;
+        self.seen(&op, asked.cursor).await?;
+        let value = self.vm(vm)?.ok_or_else(|| Refused::not_found(vm))?;
+        Ok(Done { value, cursor: asked.cursor })
     }
 
     /// Whole backups in a directory of this node.

@@ -20,7 +20,7 @@ use hiveward_runtime::{
     op::Op,
 };
 
-pub use backup::{KeptBackup, Restore};
+pub use backup::{KeptBackup, NewSchedule, Restore};
 pub use console::ConsoleReader;
 pub use guest::{GuestExec, NewGuestExec};
 pub use new::NewVm;

@@ -43,6 +43,19 @@ pub async fn cancel(client: &Client, show: Show, vm: &str) -> Outcome {
     show.done(&client.get(VM, "VmCancelBackup", json!({ "input": input }), "/cancelVmBackup/vm").await?)
 }
 
+/// At which times and where to; none any more if absent.
+pub async fn schedule(client: &Client, show: Show, vm: &str, when: Option<(String, String)>, keep: u32) -> Outcome {
+    let id = resolve(client, vm).await?;
+    let Some((cron, to)) = when else {
+        let input = json!({ "vm": id });
+        return show.done(&client.get(VM, "VmUnscheduleBackups", json!({ "input": input }), "/unscheduleVmBackups/vm").await?);
+    };
+    let input = json!({ "vm": id, "cron": cron, "to": absolute(&to)?, "keep": keep });
+    let vm: Value = client.get(VM, "VmScheduleBackups", json!({ "input": input }), "/scheduleVmBackups/vm").await?;
+    eprintln!("the next one is due at {}", text(&vm["backupSchedule"], "nextAt"));
+    show.done(&vm)
+}
+
 pub async fn of(client: &Client, show: Show, vm: &str) -> Outcome {
     let id = resolve(client, vm).await?;
     let vm: Value = client.get(VM, "VmBackups", json!({ "id": id }), "/node").await?;

@@ -151,6 +151,22 @@ pub enum VmCommand {
         #[arg(long)]
         no_wait: bool,
     },
+    /// Have a VM make backups by itself, and keep the newest of them
+    BackupSchedule {
+        vm: String,
+        /// Minute, hour, day, month, weekday, and perhaps a time zone; UTC without: "0 3 * * * Europe/Berlin"
+        #[arg(long, value_name = "TIMES", required_unless_present = "off", requires = "to")]
+        cron: Option<String>,
+        /// A directory that is there on each node that may hold the VM's host
+        #[arg(long, value_name = "DIR")]
+        to: Option<String>,
+        /// How many of them; older ones are removed
+        #[arg(long, value_name = "N", default_value_t = 7)]
+        keep: u32,
+        /// Instead, make none any more; those that it has made stay
+        #[arg(long, conflicts_with_all = ["cron", "to", "keep"])]
+        off: bool,
+    },
     /// List the backups that a VM knows of, or all in a directory
     Backups {
         #[arg(required_unless_present = "within")]
@@ -369,6 +385,7 @@ pub async fn run(client: &Client, show: Show, command: VmCommand) -> Outcome {
             Some(to) if !cancel => backup::backup(client, show, &vm, &to, operation_id, no_wait).await,
             _ => backup::cancel(client, show, &vm).await,
         },
+        VmCommand::BackupSchedule { vm, cron, to, keep, off: _ } => backup::schedule(client, show, &vm, cron.zip(to), keep).await,
         VmCommand::Backups { vm, within } => match (vm, within) {
             (Some(vm), _) => backup::of(client, show, &vm).await,
             (None, within) => backup::within(client, show, within.as_deref().unwrap_or(".")).await,

@@ -2,8 +2,8 @@
 
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject};
 use hiveward_actors::{
-    client::{Done, KeptBackup, Restore},
-    vm::{VmRecord, backup::Backup},
+    client::{Done, KeptBackup, NewSchedule, Restore},
+    vm::{VmRecord, backup::Backup, schedule::Schedule},
 };
 
 use super::{
@@ -26,11 +26,47 @@ pub struct VmBackup {
     taken_at: DateTime,
     /// Of its files.
     bytes: BigInt,
+    /// The VM made it by itself, and lets it go when it is old.
+    scheduled: bool,
 }
 
 impl From<&Backup> for VmBackup {
     fn from(backup: &Backup) -> Self {
-        Self { path: backup.path.clone(), taken_at: backup.taken_at.into(), bytes: BigInt(backup.bytes) }
+        Self {
+            path: backup.path.clone(),
+            taken_at: backup.taken_at.into(),
+            bytes: BigInt(backup.bytes),
+            scheduled: backup.scheduled,
+        }
+    }
+}
+
+/// Backups that a VM makes by itself.
+#[derive(SimpleObject)]
+pub struct VmBackupSchedule {
+    /// Minute, hour, day, month, weekday, and perhaps a time zone; UTC without.
+    cron: String,
+    to: String,
+    /// How many of them; older ones are removed.
+    keep: u32,
+    /// Who asked for it.
+    asked_by: String,
+    /// When the next is due; one that was missed is made as soon as it can be.
+    next_at: Option<DateTime>,
+    /// When the last was begun, whatever came of it; `operations` says what.
+    last_at: Option<DateTime>,
+}
+
+impl From<&Schedule> for VmBackupSchedule {
+    fn from(schedule: &Schedule) -> Self {
+        Self {
+            cron: schedule.cron.to_string(),
+            to: schedule.to.to_string(),
+            keep: schedule.keep,
+            asked_by: schedule.principal.to_string(),
+            next_at: schedule.due().map(Into::into),
+            last_at: schedule.last_at.map(Into::into),
+        }
     }
 }
 
@@ -146,6 +182,22 @@ pub struct DrillVmBackupInput {
     host: Option<ID>,
 }
 
+#[derive(InputObject)]
+pub struct ScheduleVmBackupsInput {
+    operation_id: Option<ID>,
+    /// By key or name.
+    vm: ID,
+    /// Minute, hour, day, month, weekday, and perhaps a time zone: `0 3 * * * Europe/Berlin`. UTC without.
+    cron: String,
+    /// A directory that is there on each node that may hold the VM's host: an absolute path.
+    to: String,
+    /// How many of them; older ones are removed.
+    #[graphql(default = 7)]
+    keep: i32,
+}
+
+payloads!(ScheduleVmBackupsPayload, UnscheduleVmBackupsPayload);
+inputs!(UnscheduleVmBackupsInput);
 payloads!(BackupVmPayload, CancelVmBackupPayload, RestoreVmPayload, DrillVmBackupPayload);
 
 inputs!(CancelVmBackupInput);
@@ -168,6 +220,23 @@ impl BackupMutation {
         administrators_only(ctx)?;
         let id = vm_id(ctx, &input.vm)?;
         Ok(door(ctx)?.cancel_vm_migration(op(ctx, input.operation_id.as_ref())?, id).await?.into())
+    }
+    /// Has a VM make backups by itself, in place of any schedule that it had. Repeated, it changes nothing.
+    async fn schedule_vm_backups(&self, ctx: &Context<'_>, input: ScheduleVmBackupsInput) -> Result<ScheduleVmBackupsPayload> {
+        administrators_only(ctx)?;
+        let id = vm_id(ctx, &input.vm)?;
+        let new = NewSchedule { cron: input.cron, to: input.to, keep: parse::natural("keep", input.keep)? };
+        Ok(door(ctx)?.schedule_vm_backups(op(ctx, input.operation_id.as_ref())?, id, Some(new)).await?.into())
+    }
+    /// It makes none by itself any more; those that it has made stay.
+    async fn unschedule_vm_backups(
+        &self,
+        ctx: &Context<'_>,
+        input: UnscheduleVmBackupsInput,
+    ) -> Result<UnscheduleVmBackupsPayload> {
+        administrators_only(ctx)?;
+        let id = vm_id(ctx, &input.vm)?;
+        Ok(door(ctx)?.schedule_vm_backups(op(ctx, input.operation_id.as_ref())?, id, None).await?.into())
     }
     /// Makes a VM whose disks begin as those of a backup. A copy that is not what was written is refused.
     async fn restore_vm(&self, ctx: &Context<'_>, input: RestoreVmInput) -> Result<RestoreVmPayload> {

@@ -12,8 +12,8 @@ mod placement;
 use std::sync::Arc;
 
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject, dataloader::DataLoader};
-use backup::VmBackup;
 pub use backup::{BackupMutation, BackupQuery};
+use backup::{VmBackup, VmBackupSchedule};
 pub use console::{ConsoleFeed, ConsoleMutation};
 pub use guest::GuestMutation;
 use ha::VmHaStatus;
@@ -141,6 +141,10 @@ impl Vm {
     /// The newest, oldest first; each is where it was written, also when its VM is gone.
     async fn backups(&self) -> Vec<VmBackup> {
         self.0.state.backups.iter().map(VmBackup::from).collect()
+    }
+    /// Backups that it makes by itself, if it does.
+    async fn backup_schedule(&self) -> Option<VmBackupSchedule> {
+        self.0.state.schedule.as_ref().map(VmBackupSchedule::from)
     }
     /// What its hypervisor measured at its last look; what was not measured is absent.
     async fn usage(&self, ctx: &Context<'_>) -> Result<Option<VmUsage>> {

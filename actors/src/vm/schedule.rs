@@ -1,0 +1,248 @@
+//! Backups that a VM makes by itself: when the next is due, and which are let go of. Pure.
+//!
+//! The schedule is in the VM's own stream, so it goes where the VM goes and survives what the VM survives. Of times that passed
+//! while nothing could be done one backup is made, when it can be. Those that it made itself are kept to their number; what
+//! a person asked for is theirs.
+
+use std::{sync::Arc, time::Duration};
+
+use cronexpr::{Crontab, FallbackTimezoneOption, ParseOptions};
+use hiveward_runtime::{
+    clock::WallMs,
+    error::{Code, Refused},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    backup::{BACKUPS_KEPT_MAX, Backup},
+    event::{OperationKind, Seen, Subject},
+    reconcile::{Next, Step},
+    state::VmState,
+};
+use crate::host::driver::{Off, Run};
+
+/// One less than what a VM remembers: the newest is there before the oldest goes.
+pub const KEEP_MAX: u32 = BACKUPS_KEPT_MAX as u32 - 1;
+/// Somebody may set the clock: what is due is looked at as often as this.
+const LOOKED_AT_EVERY: Duration = Duration::from_secs(3_600);
+/// While it cannot be backed up.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const CRON_BYTES_MAX: usize = 256;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Schedule {
+    /// Five fields, and a time zone behind them; UTC without.
+    pub cron: Arc<str>,
+    /// A directory of whichever node holds the VM's host.
+    pub to: Arc<str>,
+    /// Of those that it made: the newest.
+    pub keep: u32,
+    pub principal: Arc<str>,
+    pub set_at: WallMs,
+    /// When it asked for one last, whatever came of it.
+    pub last_at: Option<WallMs>,
+}
+
+fn parse(cron: &str) -> Result<Crontab, Refused> {
+    let bad = |why: String| Refused::invalid("cron", why);
+    if cron.len() > CRON_BYTES_MAX {
+        return Err(bad(format!("at most {CRON_BYTES_MAX} bytes")));
+    }
+    let mut options = ParseOptions::default();
+    options.fallback_timezone_option = FallbackTimezoneOption::UTC;
+    cronexpr::parse_crontab_with(cron, options).map_err(|error| {
+        bad(format!("{cron:?} is no schedule: {error}; write minute, hour, day, month, weekday and perhaps a time zone: 0 3 * * * Europe/Berlin"))
+    })
+}
+
+impl Schedule {
+    /// As a client gives it. Nothing that would never come is taken.
+    pub fn new(cron: &str, to: &str, keep: u32, principal: Arc<str>, now: WallMs) -> Result<Self, Refused> {
+        if !(1..=KEEP_MAX).contains(&keep) {
+            return Err(Refused::invalid("keep", format!("1 to {KEEP_MAX}")));
+        }
+        let schedule = Self { cron: cron.into(), to: to.into(), keep, principal, set_at: now, last_at: None };
+        parse(cron)?;
+        match schedule.due() {
+            Some(_) => Ok(schedule),
+            None => Err(Refused::invalid("cron", format!("{cron:?} never comes"))),
+        }
+    }
+
+    /// Whether it says the same.
+    pub fn is_like(&self, other: &Self) -> bool {
+        (&self.cron, &self.to, self.keep) == (&other.cron, &other.to, other.keep)
+    }
+
+    /// When the next backup is to be made; it may have passed.
+    pub fn due(&self) -> Option<WallMs> {
+        let after = self.last_at.unwrap_or(self.set_at);
+        let after = jiff::Timestamp::from_millisecond(after.0).ok()?;
+        let next = parse(&self.cron).ok()?.find_next(after).ok()?;
+        Some(WallMs(next.timestamp().as_millisecond()))
+    }
+
+    pub fn subject(&self) -> Subject {
+        Subject::Backup { to: self.to.clone() }
+    }
+}
+
+pub fn may_set(state: &VmState) -> Result<(), Refused> {
+    if state.is_drill || state.is_leased {
+        return Err(Refused::new(Code::Refused, "it lives for one thing and is gone after it: nothing of it is worth keeping"));
+    }
+    Ok(())
+}
+
+/// The oldest of those that it made by itself, if there are more than are kept. Without a schedule all stay.
+pub fn too_many(state: &VmState) -> Option<&Backup> {
+    let keep = state.schedule.as_ref()?.keep as usize;
+    let mut own = state.backups.iter().filter(|backup| backup.scheduled);
+    let oldest = own.next()?;
+    (own.count() >= keep).then_some(oldest)
+}
+
+/// What is next about them, when there is nothing else to do.
+pub fn next(state: &VmState, now: WallMs) -> Option<Next> {
+    if too_many(state).is_some() {
+        return Some(Next::Do(Step::Prune));
+    }
+    let due = state.schedule.as_ref()?.due()?;
+    if now < due {
+        return Some(Next::Wait { until: WallMs(due.0.min(now.plus(LOOKED_AT_EVERY).0)) });
+    }
+    match state.seen {
+        Seen::There(Run::Running | Run::Paused | Run::Off(Off::Unknown | Off::Shutdown | Off::Destroyed | Off::Crashed)) => {
+            Some(Next::Ask { kind: OperationKind::Backup })
+        }
+        Seen::Absent | Seen::There(Run::Moving | Run::Off(Off::Moved)) => Some(Next::Wait { until: now.plus(LOOK_AGAIN) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::{
+        event::{Asked, Outcome, VmEvent},
+        reconcile::{self, Doing},
+        simulation::spec,
+        state::HOUSE,
+    };
+
+    fn at(text: &str) -> WallMs {
+        WallMs(text.parse::<jiff::Timestamp>().unwrap().as_millisecond())
+    }
+
+    fn schedule(cron: &str, now: &str) -> Schedule {
+        Schedule::new(cron, "/b", 2, "p".into(), at(now)).unwrap()
+    }
+
+    #[test]
+    fn a_schedule_comes_when_it_says_in_its_own_time_zone() {
+        let due = |cron: &str, now: &str| schedule(cron, now).due().unwrap();
+        assert_eq!(due("0 3 * * *", "2026-11-22T02:00:00Z"), at("2026-11-22T03:00:00Z"));
+        assert_eq!(due("0 3 * * *", "2026-11-22T03:00:00Z"), at("2026-11-23T03:00:00Z"));
+        assert_eq!(due("0 3 * * * Europe/Berlin", "2026-11-22T00:00:00Z"), at("2026-11-22T02:00:00Z"));
+        assert_eq!(due("30 1 1 * *", "2026-11-22T00:00:00Z"), at("2026-12-01T01:30:00Z"));
+    }
+
+    #[test]
+    fn what_is_no_schedule_or_never_comes_is_refused_with_its_field() {
+        for cron in ["", "* * * *", "61 * * * *", "0 3 * * * Nowhere/Here", "0 0 30 2 *", "x"] {
+            let refused = Schedule::new(cron, "/b", 2, "p".into(), at("2026-11-22T00:00:00Z")).unwrap_err();
+            assert_eq!(refused.field.as_deref(), Some("cron"), "{cron:?}: {refused:?}");
+        }
+        for keep in [0, KEEP_MAX + 1] {
+            let refused = Schedule::new("0 3 * * *", "/b", keep, "p".into(), WallMs(0)).unwrap_err();
+            assert_eq!(refused.field.as_deref(), Some("keep"));
+        }
+    }
+
+    /// A VM's days, as its actor leads them: when it was backed up, and which it kept.
+    fn lead(seed: u64, days: i64) -> (Vec<WallMs>, VmState) {
+        let mut dice = fastrand::Rng::with_seed(seed);
+        let mut state = VmState::new(&spec(), WallMs(0));
+        let mut now = at("2026-11-22T00:00:00Z");
+        state.apply(&VmEvent::Seen { seen: Seen::There(Run::Running) }, now);
+        state.apply(&VmEvent::Ended { number: 1, outcome: Outcome::Done }, now);
+        let set = Schedule::new("0 3 * * *", "/b", 3, "p".into(), now).unwrap();
+        state.apply(&VmEvent::BackupScheduled { schedule: Some(Box::new(set)) }, now);
+        let (end, mut made, mut done) = (now.plus(Duration::from_secs(86_400 * u64::try_from(days).unwrap())), Vec::new(), None);
+        while now < end {
+            match reconcile::next(&state, Doing { done, ..Doing::default() }, now) {
+                // The machine is not always on time, and sometimes away for days.
+                Next::Wait { until } => {
+                    assert!(until > now, "seed {seed}: it never sleeps");
+                    now = until.plus(Duration::from_secs(dice.u64(0..600)));
+                    if dice.u32(0..200) == 0 {
+                        now = now.plus(Duration::from_secs(dice.u64(0..400_000)));
+                    }
+                }
+                Next::Ask { kind: OperationKind::Backup } => {
+                    let asked = Asked {
+                        number: state.last_number() + 1,
+                        kind: OperationKind::Backup,
+                        principal: HOUSE.into(),
+                        operation: None,
+                        force: false,
+                        grace_ms: 0,
+                        boots: None,
+                        migration: None,
+                        subject: Some(state.schedule.as_ref().unwrap().subject()),
+                        epoch: 0,
+                    };
+                    done = None;
+                    made.push(now);
+                    state.apply(&VmEvent::Asked(Box::new(asked)), now);
+                }
+                Next::Do(Step::Backup) if dice.u32(0..4) > 0 => {
+                    let number = state.active().unwrap().number;
+                    let backup = Backup { number, path: format!("/b/{number}"), taken_at: now, bytes: 1, scheduled: false };
+                    state.apply(&VmEvent::BackedUp { backup: Box::new(backup) }, now);
+                    done = Some(Step::Backup);
+                }
+                Next::Do(Step::Backup) => {
+                    let number = state.active().unwrap().number;
+                    state.apply(&VmEvent::Ended { number, outcome: Outcome::Failed { message: "no".into() } }, now);
+                }
+                Next::Do(Step::Prune) => {
+                    let number = too_many(&state).unwrap().number;
+                    state.apply(&VmEvent::BackupForgotten { number }, now);
+                }
+                Next::End(outcome) => {
+                    let number = state.active().unwrap().number;
+                    state.apply(&VmEvent::Ended { number, outcome }, now);
+                    done = None;
+                }
+                next => panic!("seed {seed}: {next:?}"),
+            }
+        }
+        (made, state)
+    }
+
+    #[test]
+    fn each_day_is_backed_up_once_and_no_more_are_kept_than_were_asked_for() {
+        for seed in 0..100 {
+            let (made, state) = lead(seed, 60);
+            // From one time that it is due to the next.
+            let day = |at: &WallMs| (at.0 - 3 * 3_600_000) / 86_400_000;
+            // What it missed while it was away is made up for once.
+            for pair in made.windows(2) {
+                assert!(day(&pair[0]) < day(&pair[1]), "seed {seed}: twice on one day: {pair:?}");
+            }
+            assert!(made.len() > 20, "seed {seed}: {}", made.len());
+            assert!(state.backups.len() <= 3, "seed {seed}: {:?}", state.backups);
+        }
+    }
+
+    #[test]
+    fn what_a_person_asked_for_is_never_let_go_of() {
+        let (_, mut state) = lead(1, 30);
+        let kept = state.backups.len();
+        let number = state.last_number() + 1;
+        let backup = Backup { number, path: "/mine".into(), taken_at: WallMs(0), bytes: 1, scheduled: false };
+        state.apply(&VmEvent::BackedUp { backup: Box::new(backup) }, WallMs(0));
+        assert_eq!(state.backups.len(), kept + 1);
+        assert!(too_many(&state).is_none_or(|backup| backup.scheduled));
+    }
+}
