@@ -52,7 +52,10 @@ pub use query::{ClusterView, MetricsSample, OutputChunk, OutputReader, OutputStr
 pub use scatter::{NewHedge, NewScatter, Over};
 pub use shard::ShardView;
 pub use usage::BudgetView;
-pub use vm::{ConsoleReader, KeptBackup, NewMove, NewVm, Restore};
+pub use vm::{
+    BalanceRules, BalanceView, Begun, ConsoleReader, HOLD_MAX, HostSelection, KeptBackup, Metered, NewMove, NewVm, PlannedMove,
+    Rebalanced, Restore, Verdict,
+};
 
 /// Cheap to clone.
 #[derive(Clone)]

@@ -153,6 +153,15 @@ pub enum VmPlacementStrategy {
 }
 
 #[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "host::placing::Basis")]
+pub enum BalanceBasis {
+    /// What VMs were made with, of what may be promised.
+    Reserved,
+    /// What VMs were measured to use in the last minutes, of what is there.
+    Used,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
 #[graphql(remote = "placement::Strategy")]
 pub enum PlacementStrategy {
     /// The weighted sum of specialisation, success rate and free capacity.

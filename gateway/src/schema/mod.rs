@@ -4,6 +4,7 @@
 //! needed for every row of a page goes through a loader in `load`.
 
 pub mod agent;
+pub mod balance;
 pub mod budget;
 pub mod cluster;
 pub mod coding;
@@ -14,6 +15,7 @@ pub mod fault;
 pub mod host;
 pub mod image;
 pub mod load;
+pub mod metering;
 pub mod metrics;
 pub mod node;
 pub mod output;
@@ -22,6 +24,7 @@ pub mod parse;
 pub mod preset;
 pub mod scalars;
 pub mod scatter;
+pub mod select;
 pub mod swarm;
 pub mod task;
 pub mod task_input;
@@ -60,6 +63,9 @@ pub struct Query(
     vm::VmQuery,
     vm::BackupQuery,
     metrics::MetricsQuery,
+    metering::MeteringQuery,
+    select::SelectQuery,
+    balance::BalanceQuery,
 );
 
 #[derive(MergedObject, Default)]
@@ -77,6 +83,7 @@ pub struct Mutation(
     vm::VmMutation,
     vm::ConsoleMutation,
     vm::BackupMutation,
+    balance::BalanceMutation,
 );
 
 #[derive(MergedSubscription, Default)]

@@ -4,8 +4,11 @@
 //! operation as long as its deadline lets it; the operation goes on without it.
 
 mod backup;
+mod balance;
 mod console;
+mod metering;
 mod new;
+mod select;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,9 +23,12 @@ use hiveward_runtime::{
 };
 
 pub use backup::{KeptBackup, Restore};
+pub use balance::{BalanceRules, BalanceView, Begun, HOLD_MAX, PlannedMove, Rebalanced};
 pub use console::ConsoleReader;
+pub use metering::Metered;
 pub use new::NewVm;
 use new::{STOP_GRACE_MS_MAX, check_new};
+pub use select::{HostSelection, Verdict};
 
 use super::{ControlPlane, Done, Page, VmFilter, check, command::operation, query::page_key};
 use crate::{

@@ -12,6 +12,7 @@ use snapshot::About;
 
 use super::{
     args::{self, Input},
+    balance::{self, StatsArgs},
     client::{Client, VM},
     fail::{Exit, Failed, Outcome},
     host::size,
@@ -185,6 +186,8 @@ pub enum VmCommand {
         #[arg(long)]
         no_wait: bool,
     },
+    /// Show what a VM used lately
+    Stats(StatsArgs),
     /// Remove VMs with their disks
     Remove {
         #[command(flatten)]
@@ -357,6 +360,7 @@ pub async fn run(client: &Client, show: Show, command: VmCommand) -> Outcome {
             backup::restore(client, show, backup::New { from, name, host: on, no_start, no_wait }).await
         }
         VmCommand::Drill { from, on, no_wait } => backup::drill(client, show, &from, on, no_wait).await,
+        VmCommand::Stats(args) => balance::vm_stats(client, show, args).await,
         VmCommand::Remove { which, force } => each(client, show, which, "VmRemove", "removeVm", json!({ "force": force })).await,
     }
 }

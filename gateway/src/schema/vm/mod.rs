@@ -19,9 +19,10 @@ use hiveward_actors::{
     client,
     vm::{self, VmRecord, snapshot::Snapshot},
 };
+pub(super) use input::vm_id;
 pub use mutation::VmMutation;
 use operation::{VmMigration, VmOperation};
-use placement::VmPlacement;
+pub(super) use placement::VmPlacement;
 
 use super::{
     Result, caught_up, door,
