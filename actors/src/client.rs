@@ -53,8 +53,8 @@ pub use scatter::{NewHedge, NewScatter, Over};
 pub use shard::ShardView;
 pub use usage::BudgetView;
 pub use vm::{
-    BalanceRules, BalanceView, Begun, ConsoleReader, HOLD_MAX, HostSelection, KeptBackup, Metered, NewMove, NewVm, PlannedMove,
-    Rebalanced, Restore, Verdict,
+    BalanceRules, BalanceView, Begun, ConsoleReader, HOLD_MAX, HostSelection, KeptBackup, Metered, NewMove, NewVm, PackedHost,
+    PackingPlan, PackingSolver, PlannedMove, Rebalanced, Restore, Verdict,
 };
 
 /// Cheap to clone.

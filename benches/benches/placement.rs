@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Instant};
 use hiveward_actors::{
     id::HostId,
     placement::vm::{
-        Engine, HostFacts, Hosts, Need, Strategy, Weights, Wish,
+        EXACT_VMS_MAX, Engine, HostFacts, Hosts, Need, Strategy, Weights, Wish,
         plan::{Annealing, FirstFit, Problem, Solver},
     },
 };
@@ -16,6 +16,8 @@ const HOSTS: usize = 1_000;
 const VMS: usize = 10_000;
 const MOVES: u64 = 20_000_000;
 const SEED: u64 = 7;
+const SMALL_CASES: u32 = 200;
+const MOVES_SMALL: u64 = 50_000;
 /// Of the day: arrivals are as many as would fill the hosts this often over.
 const OFFERED: f64 = 1.25;
 const DAY_HOSTS: usize = 200;
@@ -37,6 +39,7 @@ fn main() -> anyhow::Result<()> {
     let large = (0..3_000).map(|_| Need { cpu_milli: dice.i32(50..=500) * 64, memory_mib: dice.i32(50..=500) * 256 }).collect();
     let hosts = vec![Need { cpu_milli: 64_000, memory_mib: 256_000 }; 1_100];
     plan(&mut figures, "3,000 VMs of 5 to 50 % of a host", Problem { vms: large, hosts, apart: Vec::new() })?;
+    gap(&mut figures, &mut dice)?;
     for strategy in [Strategy::Spread, Strategy::Pack] {
         day(&mut figures, strategy);
     }
@@ -98,13 +101,32 @@ fn plan(figures: &mut Figures, name: &str, problem: Problem) -> anyhow::Result<(
     figures.row(&format!("{name}: hosts that the scarcer resource needs"), least as f64, "hosts", "no plan is better");
     for solver in [&FirstFit as &dyn Solver, &Annealing] {
         let begun = Instant::now();
-        let plan = solver.solve(&problem, MOVES, SEED);
+        let plan = solver.solve(&problem, MOVES, SEED).ok_or_else(|| anyhow::anyhow!("{} cannot", solver.name()))?;
         let took = begun.elapsed();
         plan.check(&problem).map_err(anyhow::Error::msg)?;
         anyhow::ensure!(plan.unplaced() == 0, "{} VMs have no place", plan.unplaced());
         let over = 100.0 * (plan.hosts_used() as f64 / least as f64 - 1.0);
         figures.row(&format!("{name}: {}, hosts over that", solver.name()), over, "%", "within 4 as a plan");
         figures.row(&format!("{name}: {}", solver.name()), took.as_secs_f64(), "s", "");
+    }
+    Ok(())
+}
+
+/// How far plans of small cases are from the best there are.
+fn gap(figures: &mut Figures, dice: &mut fastrand::Rng) -> anyhow::Result<()> {
+    for solver in [&FirstFit as &dyn Solver, &Annealing] {
+        let (mut more, mut best, mut worse) = (0, 0, 0_u32);
+        for _ in 0..SMALL_CASES {
+            let vms = (0..EXACT_VMS_MAX).map(|_| Need::of(dice.u32(1..7), dice.u64(1..7) << 30)).collect();
+            let problem = Problem { vms, hosts: vec![Need::of(8, 8 << 30); EXACT_VMS_MAX], apart: Vec::new() };
+            let gap = solver.gap(&problem, MOVES_SMALL, SEED).ok_or_else(|| anyhow::anyhow!("a small case is too large"))?;
+            anyhow::ensure!(gap.unplaced == gap.unplaced_best, "{gap:?}");
+            (more, best) = (more + gap.hosts - gap.hosts_best, best + gap.hosts_best);
+            worse += u32::from(gap.hosts > gap.hosts_best);
+        }
+        let name = format!("{SMALL_CASES} small cases: {}, hosts over the best plan there is", solver.name());
+        figures.row(&name, 100.0 * more as f64 / best as f64, "%", "");
+        figures.row(&format!("{SMALL_CASES} small cases: {}, not the best plan", solver.name()), worse.into(), "cases", "");
     }
     Ok(())
 }

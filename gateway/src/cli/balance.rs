@@ -84,6 +84,16 @@ pub struct RebalanceArgs {
 }
 
 #[derive(Args)]
+pub struct PlanArgs {
+    /// How it is made; exact is for ten VMs at most
+    #[arg(long, value_parser = ["annealing", "first-fit", "exact"], default_value = "annealing")]
+    solver: String,
+    /// Instead, print the problem as a quadratic unconstrained binary one (JSON)
+    #[arg(long)]
+    qubo: bool,
+}
+
+#[derive(Args)]
 pub struct StatsArgs {
     /// By id or name
     of: String,
@@ -231,6 +241,41 @@ fn plan_shown(show: Show, plan: &Value) -> Outcome {
             Ok(())
         }
     }
+}
+
+/// On how few hosts all could be.
+pub async fn packing(client: &Client, show: Show, args: PlanArgs) -> Outcome {
+    let input = json!({ "solver": args::constant(&args.solver), "withQubo": args.qubo, "first": SHOWN_MAX });
+    let plan: Value = client.get(BALANCE, "PackingPlan", input, "/packingPlan").await?;
+    if args.qubo {
+        if plan["qubo"].is_null() {
+            let what = "the problem has too many variables to be exported";
+            return Err(Failed::new(Exit::Conflict, what, "only a small cluster is worth it; plan it with annealing"));
+        }
+        return show.value(&plan["qubo"]);
+    }
+    if show.format != Format::Table || show.quiet {
+        return show.value(&plan);
+    }
+    show.list(&["host", "name", "vms"], &rows(&plan["packed"]), |host| {
+        let vms: Vec<_> = rows(&host["vms"]).iter().filter_map(|vm| vm.as_str().map(str::to_owned)).collect();
+        vec![text(host, "host"), text(host, "name"), vms.join(" ")]
+    })?;
+    let best = match text(&plan, "hostsBest") {
+        best if best.is_empty() => String::new(),
+        best => format!("; the best there is: {best}"),
+    };
+    eprintln!(
+        "{} VMs on {} hosts by {}, now on {}; no plan needs fewer than {}{best}; {} without a place",
+        text(&plan, "vms"),
+        text(&plan, "hostsPlanned"),
+        text(&plan, "solver"),
+        text(&plan, "hostsUsed"),
+        text(&plan, "hostsLeast"),
+        text(&plan, "unplaced"),
+    );
+    eprintln!("by CPU, memory and the first anti-affinity group of each VM alone; nothing is moved");
+    Ok(())
 }
 
 fn rate(value: &Value) -> String {

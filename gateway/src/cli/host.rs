@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     args::{self, Input},
-    balance::{self, RebalanceArgs, SelectArgs, StatsArgs},
+    balance::{self, PlanArgs, RebalanceArgs, SelectArgs, StatsArgs},
     client::{Client, VM},
     fail::{Exit, Failed, Outcome},
     pages,
@@ -67,6 +67,8 @@ pub enum HostCommand {
     Select(Box<SelectArgs>),
     /// Move VMs so that hosts are more evenly full, if that pays
     Rebalance(Box<RebalanceArgs>),
+    /// Show on how few hosts all VMs could be, beside the least that any plan needs; nothing is moved
+    Plan(PlanArgs),
     /// Show what a host's VMs used together, lately
     Stats(StatsArgs),
     /// Take nothing new and move what runs elsewhere, or stop it, so that the host can be serviced
@@ -163,6 +165,7 @@ pub async fn run(client: &Client, show: Show, command: HostCommand) -> Outcome {
         }
         HostCommand::Select(args) => balance::select(client, show, *args).await,
         HostCommand::Rebalance(args) => balance::rebalance(client, show, *args).await,
+        HostCommand::Plan(args) => balance::packing(client, show, args).await,
         HostCommand::Stats(args) => balance::host_stats(client, show, args).await,
         HostCommand::Drain { host, plan, cancel, no_wait } => {
             let id = resolve(client, &host).await?;

@@ -162,6 +162,17 @@ pub enum BalanceBasis {
 }
 
 #[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "client::PackingSolver")]
+pub enum PackingSolver {
+    /// The best of several packings, then hosts are emptied one after another.
+    Annealing,
+    /// The largest first, each on the first host that takes it.
+    FirstFit,
+    /// By trying everything: for ten VMs at most.
+    Exact,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
 #[graphql(remote = "placement::Strategy")]
 pub enum PlacementStrategy {
     /// The weighted sum of specialisation, success rate and free capacity.

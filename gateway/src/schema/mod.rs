@@ -19,6 +19,7 @@ pub mod metering;
 pub mod metrics;
 pub mod node;
 pub mod output;
+pub mod packing;
 pub mod page;
 pub mod parse;
 pub mod preset;
@@ -66,6 +67,7 @@ pub struct Query(
     metering::MeteringQuery,
     select::SelectQuery,
     balance::BalanceQuery,
+    packing::PackingQuery,
 );
 
 #[derive(MergedObject, Default)]

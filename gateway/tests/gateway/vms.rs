@@ -48,6 +48,8 @@ async fn hosts_and_vms_are_made_commanded_and_removed_from_the_command_line() {
         (vec!["host", "rebalance", "--hold", "0", "--margin", "0"], 2, "margin"),
         (vec!["vm", "migrate", "b", "--to", "two"], 0, "b RUNNING"),
         (vec!["host", "evacuate", "two", "--plan"], 0, "cli-one"),
+        (vec!["host", "plan"], 0, "2 VMs on 1 hosts by annealing, now on 2; no plan needs fewer than 1; the best there is: 1"),
+        (vec!["host", "plan", "--solver", "exact", "--qubo"], 0, "a on cli-one"),
         (vec!["vm", "stats", "a"], 0, "none"),
         (vec!["host", "stats", "two"], 0, "CPUs"),
         (vec!["vm", "create", "d", "--image", "missing"], 5, "missing"),

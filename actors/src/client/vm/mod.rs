@@ -8,6 +8,7 @@ mod balance;
 mod console;
 mod metering;
 mod new;
+mod pack;
 mod select;
 
 use std::{
@@ -28,6 +29,7 @@ pub use console::ConsoleReader;
 pub use metering::Metered;
 pub use new::NewVm;
 use new::{STOP_GRACE_MS_MAX, check_new};
+pub use pack::{PackedHost, PackingPlan, PackingSolver};
 pub use select::{HostSelection, Verdict};
 
 use super::{ControlPlane, Done, Page, VmFilter, check, command::operation, query::page_key};

@@ -448,8 +448,8 @@ fn balance<'a>(fills: impl Iterator<Item = &'a Fill>, load_of: LoadOf<'_>) -> (f
 pub type Moment = BTreeMap<HostId, Fill>;
 
 /// For how long, up to the newest, the imbalance has been over the threshold at every one of `moments`, which are `apart`
-/// from each other, the newest first. One at which fewer than two hosts were seen ends it.
+/// from each other, the newest first. One at which nobody looked ends it: fewer than two hosts are even.
 pub fn held(moments: &[Moment], apart: Duration, threshold: f32, load_of: LoadOf<'_>) -> Duration {
-    let over = |moment: &&Moment| moment.len() >= 2 && balance(moment.values(), load_of).1 > threshold;
+    let over = |moment: &&Moment| balance(moment.values(), load_of).1 > threshold;
     apart * u32::try_from(moments.iter().take_while(over).count()).unwrap_or(u32::MAX)
 }
