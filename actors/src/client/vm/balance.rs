@@ -12,11 +12,11 @@ use hiveward_runtime::{
     op::Op,
 };
 
-use super::{Move, VmFilter};
+use super::{Move, VmFilter, pack};
 use crate::{
     client::{ControlPlane, command::operation},
-    directory::Known,
     host::{
+        fleet::Fleet,
         message::HostMsg,
         meter::{HostSample, Loads, MINUTE},
         placing::{self, About, Basis},
@@ -174,7 +174,7 @@ fn fill(sample: &HostSample, basis: Basis, now: Fill) -> Option<Fill> {
 
 impl ControlPlane {
     /// Which moves would make hosts more even now, each with what it gains and costs, how full every host would be after them,
-    /// and whether they are due. Changes nothing. Errors: `Invalid` with the field.
+    /// and whether they are due. Changes nothing. Errors: `Invalid` with the field, and `Busy` while other plans are made here.
     pub async fn rebalance_plan(&self, rules: BalanceRules) -> Result<BalanceView, Refused> {
         check(&rules)?;
         let now = self.house.clock.now();
@@ -188,7 +188,13 @@ impl ControlPlane {
                 about.used = Some(*used);
             }
         }
-        Ok(self.house.directory.read(|directory| draw(directory, now, rules, &loads, &known)))
+        // The directory is not held meanwhile, nor is a thread that others wait for.
+        let (fleet, turn) = (self.house.directory.read(|known| known.fleet.clone()), pack::turn().await?);
+        let drawn = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            draw(&fleet, now, rules, &loads, &known)
+        });
+        drawn.await.map_err(|error| Refused::new(Code::Internal, error.to_string()))
     }
 
     /// As planned now, by ordinary live migrations, if that is due. Each VM says itself whether it goes, and a host sends only
@@ -286,13 +292,12 @@ fn of_one(op: &Op, rules: &BalanceRules, vm: VmId) -> Option<Operation> {
 }
 
 fn draw(
-    known: &Known,
+    fleet: &Fleet,
     now: WallMs,
     rules: BalanceRules,
     loads: &HashMap<HostId, Loads>,
     about: &HashMap<VmId, About>,
 ) -> BalanceView {
-    let fleet = &known.fleet;
     // Of one that the views do not have yet nothing is known.
     let unknown = About { stays: Some(Stays::Busy), ..About::default() };
     let about = |vm: VmId| about.get(&vm).copied().unwrap_or(unknown);
@@ -301,7 +306,7 @@ fn draw(
     let cluster = Cluster { hosts: &scene.hosts, fills: &scene.fills, tenants: &scene.tenants, bars: &bars };
     let plan = rules.strategy.rebalance(&cluster, &rules.rules);
     let load_of = |cpu: f32, memory: f32| rules.strategy.load(cpu, memory);
-    let moments = moments(known, &scene.fills, now, &rules, loads);
+    let moments = moments(fleet, &scene.fills, now, &rules, loads);
     let held = rebalance::held(&moments, MINUTE, rules.rules.threshold, &load_of);
     let names: BTreeMap<HostId, String> = fleet.hosts.iter().map(|(host, entry)| (*host, entry.spec.name.clone())).collect();
     let name = |host: HostId| names.get(&host).cloned().unwrap_or_else(|| host.to_string());
@@ -332,7 +337,7 @@ fn draw(
 
 /// The whole minutes that are over, the newest first.
 fn moments(
-    known: &Known,
+    fleet: &Fleet,
     fills: &[Option<Fill>],
     now: WallMs,
     rules: &BalanceRules,
@@ -343,7 +348,7 @@ fn moments(
     let newest = minute(WallMs(now.0.saturating_sub(ms(SETTLES_WITHIN)))) - 1;
     let count = usize::try_from(rules.hold.as_millis().div_ceil(MINUTE.as_millis())).unwrap_or(0) + 1;
     let mut moments = vec![Moment::new(); count];
-    for (host, now) in known.fleet.hosts.keys().zip(fills).filter_map(|(host, fill)| Some((host, (*fill)?))) {
+    for (host, now) in fleet.hosts.keys().zip(fills).filter_map(|(host, fill)| Some((host, (*fill)?))) {
         let Some(loads) = loads.get(host) else { continue };
         for sample in &loads.minutes {
             let place = usize::try_from(newest - minute(sample.at)).ok().and_then(|ago| moments.get_mut(ago));

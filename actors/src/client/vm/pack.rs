@@ -1,9 +1,12 @@
 //! On how few hosts all VMs could be: a plan of the whole cluster that is only looked at, and its problem for other solvers.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::Duration,
+};
 
 use hiveward_runtime::error::{Code, Refused};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     client::ControlPlane,
@@ -17,8 +20,18 @@ use crate::{
 
 /// After the first packing: a second or two of one core.
 const MOVES_MAX: u64 = 2_000_000;
-/// Of this process: each takes a core.
-static AT_ONCE: Semaphore = Semaphore::const_new(1);
+/// Plans of the whole cluster that are made at once in this process: each takes a core.
+static PLANS_AT_ONCE: Semaphore = Semaphore::const_new(1);
+const TURN_WITHIN: Duration = Duration::from_secs(5);
+
+/// Before a plan is made.
+pub(super) async fn turn() -> Result<SemaphorePermit<'static>, Refused> {
+    let turn = tokio::time::timeout(TURN_WITHIN, PLANS_AT_ONCE.acquire()).await;
+    turn.ok().and_then(Result::ok).ok_or_else(|| {
+        let message = "this node is making other plans; try again when they are done";
+        Refused::new(Code::Busy, message)
+    })
+}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum PackingSolver {
@@ -70,7 +83,7 @@ pub struct PackingPlan {
 impl ControlPlane {
     /// A plan that packs the VMs of all hosts that take any onto as few of those as can be, by what the VMs were made with and by
     /// the first of the groups that each is kept apart from. Nothing else is considered, and nothing is changed. Errors:
-    /// `Invalid` if there is too much for the solver, and `Busy` while another plan is made here.
+    /// `Invalid` if there is too much for the solver, and `Busy` while other plans are made here.
     pub async fn packing_plan(&self, solver: PackingSolver, with_qubo: bool) -> Result<PackingPlan, Refused> {
         let (problem, names, hosts, hosts_used) = self.house.directory.read(|known| {
             let open = known.fleet.hosts.iter().filter(|(_, entry)| entry.closed().is_none());
@@ -100,8 +113,7 @@ impl ControlPlane {
                 format!("EXACT is for {EXACT_VMS_MAX} VMs at most, and there are {}", names.len()),
             ));
         }
-        let busy = || Refused::new(Code::Busy, "another plan is being made on this node; try again when it is done");
-        let turn = AT_ONCE.try_acquire().map_err(|_| busy())?;
+        let turn = turn().await?;
         let solved = tokio::task::spawn_blocking(move || {
             // Also when nobody waits for it any more.
             let _turn = turn;

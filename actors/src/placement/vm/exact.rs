@@ -43,14 +43,16 @@ impl Solver for Exact {
     }
 }
 
+type HostOf = Vec<Option<u32>>;
+
 struct Search<'a> {
     problem: &'a Problem,
     order: Vec<usize>,
     free: Vec<Need>,
     on: Vec<Vec<usize>>,
-    host_of: Vec<Option<u32>>,
+    host_of: HostOf,
     /// VMs without a place and hosts in use, with the plan.
-    best: Option<((usize, usize), Vec<Option<u32>>)>,
+    best: Option<((usize, usize), HostOf)>,
     steps: u64,
 }
 

@@ -192,8 +192,9 @@ pub struct Rebalance {
 
 type LoadOf<'a> = &'a dyn Fn(f32, f32) -> f32;
 
-/// Candidates of one step whose consequences for VMs that come back are worked out; what is worth less is not tried.
-const TRIED_MAX: usize = 16;
+/// Candidates of one step whose consequences for VMs that come back are worked out, which is what takes long; what is worth less
+/// is not tried.
+const TRIED_MAX: usize = 64;
 
 struct Drafting<'a, 'b> {
     cluster: &'b Cluster<'a>,
@@ -293,6 +294,7 @@ impl<'a> Drafting<'a, '_> {
         if !may {
             return None;
         }
+        let mut tries = TRIED_MAX;
         for from in full {
             let mut candidates = Vec::new();
             for tenant in self.tenants_on(from) {
@@ -304,11 +306,12 @@ impl<'a> Drafting<'a, '_> {
             let worth = |candidate: &Candidate| candidate.gain - candidate.cost;
             let id = |candidate: &Candidate| self.cluster.tenants[candidate.tenant].vm;
             candidates.sort_by(|a, b| worth(b).total_cmp(&worth(a)).then_with(|| id(a).cmp(&id(b))));
-            for candidate in candidates.into_iter().take(TRIED_MAX) {
+            for candidate in candidates {
                 // What could not come back before is not for this to mend.
-                if !keeps_ha || self.survives_with(&candidate) {
+                if !keeps_ha || (tries > 0 && self.survives_with(&candidate)) {
                     return Some(candidate);
                 }
+                tries = tries.saturating_sub(1);
                 *stay.entry(Stays::Ha).or_default() += 1;
             }
         }
