@@ -52,7 +52,10 @@ pub use query::{ClusterView, MetricsSample, OutputChunk, OutputReader, OutputStr
 pub use scatter::{NewHedge, NewScatter, Over};
 pub use shard::ShardView;
 pub use usage::BudgetView;
-pub use vm::{ConsoleReader, GuestExec, KeptBackup, NewGuestExec, NewMove, NewSchedule, NewVm, Restore};
+pub use vm::{
+    BalanceRules, BalanceView, Begun, ConsoleReader, GuestExec, HOLD_MAX, HostSelection, KeptBackup, Metered, NewGuestExec,
+    NewMove, NewSchedule, NewVm, PackedHost, PackingPlan, PackingSolver, PlannedMove, Rebalanced, Restore, Verdict,
+};
 
 /// Cheap to clone.
 #[derive(Clone)]

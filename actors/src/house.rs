@@ -25,7 +25,7 @@ use crate::{
     },
     directory::Directory,
     doors::Doors,
-    host::{fence::Fence, image::import::Imports},
+    host::{fence::Fence, image::import::Imports, meter::Meters},
     model::{ModelAccess, Models, bank::Counter, table::UsageTable},
     roster::{NoNodeChanges, NodeChanges, event::NodeRecord},
     swarm::table::SwarmTable,
@@ -96,6 +96,8 @@ pub struct Rooms {
     pub imports: Imports,
     /// Ends VMs here that come back elsewhere.
     pub fence: Fence,
+    /// What VMs use of this node's hosts.
+    pub meters: Meters,
     pub clock: Clock,
     pub data_dir: PathBuf,
     secrets: Arc<dyn SecretSource>,
@@ -135,6 +137,7 @@ impl House {
             vms: VmTable::new(views.clone()),
             imports: Imports::default(),
             fence: Fence::new(&data_dir, shim.clone()),
+            meters: Meters::default(),
             usage: UsageTable::new(views.clone()),
             ledger,
             views,

@@ -24,6 +24,7 @@ pub mod report;
 mod residents;
 pub mod retention;
 pub mod roster;
+pub mod series;
 pub mod swarm;
 pub mod task;
 pub mod terminals;

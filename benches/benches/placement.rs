@@ -4,10 +4,11 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use hiveward_actors::{
-    id::HostId,
+    id::{HostId, VmId},
     placement::vm::{
-        Engine, HostFacts, Hosts, Need, Strategy, Weights, Wish,
+        EXACT_VMS_MAX, Engine, HostFacts, Hosts, Need, PlacementStrategy, Strategy, Weights, Wish,
         plan::{Annealing, FirstFit, Problem, Solver},
+        rebalance::{Amount, Cluster, Fill, Rules, Tenant},
     },
 };
 use hiveward_benches::{Figures, load};
@@ -16,6 +17,8 @@ const HOSTS: usize = 1_000;
 const VMS: usize = 10_000;
 const MOVES: u64 = 20_000_000;
 const SEED: u64 = 7;
+const SMALL_CASES: u32 = 200;
+const MOVES_SMALL: u64 = 50_000;
 /// Of the day: arrivals are as many as would fill the hosts this often over.
 const OFFERED: f64 = 1.25;
 const DAY_HOSTS: usize = 200;
@@ -29,7 +32,7 @@ fn main() -> anyhow::Result<()> {
     for strategy in [Strategy::Spread, Strategy::Pack, Strategy::Weighted] {
         decisions(&mut figures, strategy, &vms)?;
     }
-    let host = Need::of(64, 256 << 30);
+    let (host, usual) = (Need::of(64, 256 << 30), vms.clone());
     plan(&mut figures, "10,000 VMs of usual sizes", Problem { vms, hosts: vec![host; HOSTS], apart: Vec::new() })?;
     let any = (0..VMS).map(|_| Need { cpu_milli: dice.i32(1..=16) * 500, memory_mib: dice.i32(1..=64) * 512 }).collect();
     let hosts = vec![Need { cpu_milli: 48_000, memory_mib: 192 << 10 }; HOSTS];
@@ -37,6 +40,8 @@ fn main() -> anyhow::Result<()> {
     let large = (0..3_000).map(|_| Need { cpu_milli: dice.i32(50..=500) * 64, memory_mib: dice.i32(50..=500) * 256 }).collect();
     let hosts = vec![Need { cpu_milli: 64_000, memory_mib: 256_000 }; 1_100];
     plan(&mut figures, "3,000 VMs of 5 to 50 % of a host", Problem { vms: large, hosts, apart: Vec::new() })?;
+    rebalancing(&mut figures, &usual)?;
+    gap(&mut figures, &mut dice)?;
     for strategy in [Strategy::Spread, Strategy::Pack] {
         day(&mut figures, strategy);
     }
@@ -98,13 +103,68 @@ fn plan(figures: &mut Figures, name: &str, problem: Problem) -> anyhow::Result<(
     figures.row(&format!("{name}: hosts that the scarcer resource needs"), least as f64, "hosts", "no plan is better");
     for solver in [&FirstFit as &dyn Solver, &Annealing] {
         let begun = Instant::now();
-        let plan = solver.solve(&problem, MOVES, SEED);
+        let plan = solver.solve(&problem, MOVES, SEED).ok_or_else(|| anyhow::anyhow!("{} cannot", solver.name()))?;
         let took = begun.elapsed();
         plan.check(&problem).map_err(anyhow::Error::msg)?;
         anyhow::ensure!(plan.unplaced() == 0, "{} VMs have no place", plan.unplaced());
         let over = 100.0 * (plan.hosts_used() as f64 / least as f64 - 1.0);
         figures.row(&format!("{name}: {}, hosts over that", solver.name()), over, "%", "within 4 as a plan");
         figures.row(&format!("{name}: {}", solver.name()), took.as_secs_f64(), "s", "");
+    }
+    Ok(())
+}
+
+/// Which moves make hosts more even that were packed one after another.
+fn rebalancing(figures: &mut Figures, needs: &[Need]) -> anyhow::Result<()> {
+    let (mut hosts, mut engine, labels) = (empty(HOSTS, Need::of(64, 256 << 30)), Engine::default(), BTreeMap::new());
+    let mut tenants = Vec::with_capacity(needs.len());
+    for (n, need) in needs.iter().enumerate() {
+        let wish = wish(*need, Strategy::Pack, &labels, n as u64);
+        let (at, decision) = engine.decide(&hosts, &wish).map_err(anyhow::Error::msg)?;
+        hosts.take(at, *need, std::iter::empty());
+        tenants.push(Tenant {
+            vm: VmId::from_u128(n as u128 + 1),
+            on: decision.chosen,
+            wish,
+            weighs: Amount { cpu_milli: need.cpu_milli as f32, memory_mib: need.memory_mib as f32 },
+            stays: None,
+            ha: false,
+            memory_bytes: u64::try_from(need.memory_mib)? << 20,
+            disk_bytes: 0,
+            dirty_bytes_per_s: None,
+        });
+    }
+    let fill = |at: usize| {
+        let (free, total) = (hosts.free(at), hosts.total(at));
+        let amount = |cpu: i32, memory: i32| Amount { cpu_milli: cpu as f32, memory_mib: memory as f32 };
+        let taken = amount(total.cpu_milli - free.cpu_milli, total.memory_mib - free.memory_mib);
+        Some(Fill { taken, of: amount(total.cpu_milli, total.memory_mib) })
+    };
+    let fills: Vec<_> = (0..hosts.len()).map(fill).collect();
+    let cluster = Cluster { hosts: &hosts, fills: &fills, tenants: &tenants, bars: &|_, _| None };
+    let begun = Instant::now();
+    let plan = Strategy::Spread.rebalance(&cluster, &Rules { moves_max: 256, ..Rules::default() });
+    let took = begun.elapsed();
+    figures.row("rebalancing 1,000 hosts and 10,000 VMs: moves", plan.moves.len() as f64, "", "256 were allowed");
+    figures.row("rebalancing 1,000 hosts and 10,000 VMs: the plan", took.as_secs_f64(), "s", "");
+    Ok(())
+}
+
+/// How far plans of small cases are from the best there are.
+fn gap(figures: &mut Figures, dice: &mut fastrand::Rng) -> anyhow::Result<()> {
+    for solver in [&FirstFit as &dyn Solver, &Annealing] {
+        let (mut more, mut best, mut worse) = (0, 0, 0_u32);
+        for _ in 0..SMALL_CASES {
+            let vms = (0..EXACT_VMS_MAX).map(|_| Need::of(dice.u32(1..7), dice.u64(1..7) << 30)).collect();
+            let problem = Problem { vms, hosts: vec![Need::of(8, 8 << 30); EXACT_VMS_MAX], apart: Vec::new() };
+            let gap = solver.gap(&problem, MOVES_SMALL, SEED).ok_or_else(|| anyhow::anyhow!("a small case is too large"))?;
+            anyhow::ensure!(gap.unplaced == gap.unplaced_best, "{gap:?}");
+            (more, best) = (more + gap.hosts - gap.hosts_best, best + gap.hosts_best);
+            worse += u32::from(gap.hosts > gap.hosts_best);
+        }
+        let name = format!("{SMALL_CASES} small cases: {}, hosts over the best plan there is", solver.name());
+        figures.row(&name, 100.0 * more as f64 / best as f64, "%", "");
+        figures.row(&format!("{SMALL_CASES} small cases: {}, not the best plan", solver.name()), worse.into(), "cases", "");
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ pub mod config;
 pub mod engine;
 pub mod history;
 pub mod limit;
+pub mod metered;
 pub mod model;
 pub mod negotiate;
 pub mod origin;

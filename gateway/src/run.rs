@@ -102,7 +102,9 @@ impl Probe for NodeProbe {
         }
         metrics::gauge!("hiveward_view_lag_events").set(self.control.cluster().view_lag as f64);
         self.prometheus.run_upkeep();
-        self.prometheus.render()
+        let mut page = self.prometheus.render();
+        page.push_str(&crate::metered::page(&self.control.metered()));
+        page
     }
 }
 

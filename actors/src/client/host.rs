@@ -1,6 +1,9 @@
 //! Hosts: registering, draining, removing and listing them.
 
-use std::{collections::BTreeMap, ops::Bound};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+};
 
 use hiveward_runtime::{
     error::{Code, Refused},
@@ -15,11 +18,13 @@ use crate::{
         HostRecord, HostSpec, HostStatus,
         driver::Pool,
         event::FleetChange,
+        placing,
         spec::{HostUri, Scheme},
     },
-    id::HostId,
+    id::{HostId, VmId},
     roster::{RosterMsg, wire::RosterWire},
     swarm::message::Committed,
+    vm::VmRecord,
 };
 
 const LABELS_MAX: usize = 64;
@@ -112,15 +117,30 @@ impl ControlPlane {
 
     /// What a drain would come to now, for each VM that runs there: the host that it would go to, or why it would be stopped.
     pub fn host_drain_plan(&self, host: HostId) -> Vec<(String, Result<String, String>)> {
-        let plan = self.house.directory.read(|known| {
-            let plan = crate::host::decide::drain_plan(&known.fleet, host);
-            let name =
-                |host: HostId| known.fleet.hosts.get(&host).map_or_else(|| host.to_string(), |entry| entry.spec.name.clone());
-            let named = plan.into_iter().map(|(vm, to)| (vm, to.map(name)));
-            named.collect::<Vec<_>>()
-        });
-        let of = |vm| self.house.vms.get(vm).ok().flatten().filter(|record| record.state.is_on());
-        plan.into_iter().filter_map(|(vm, to)| Some((of(vm)?.spec.name.clone(), to))).collect()
+        let known: HashMap<VmId, VmRecord> = self.vms_on(host).into_iter().map(|record| (record.spec.id, record)).collect();
+        let stays = |vm| {
+            let state = &known.get(&vm).filter(|record| record.state.is_on())?.state;
+            let moves = state.snapshots.is_empty().then_some(());
+            Some(moves.ok_or_else(|| "it has snapshots, which do not move".to_owned()))
+        };
+        self.house.directory.read(|directory| {
+            let name = |host: HostId| {
+                let entry = directory.fleet.hosts.get(&host);
+                entry.map_or_else(|| host.to_string(), |entry| entry.spec.name.clone())
+            };
+            let plan = placing::evacuate(&directory.fleet, host, stays).into_iter();
+            let named = plan.filter_map(|(vm, to)| Some((known.get(&vm)?.spec.name.clone(), to.map(|to| name(to.chosen)))));
+            named.collect()
+        })
+    }
+
+    fn vms_on(&self, host: HostId) -> Vec<VmRecord> {
+        let on: Vec<VmId> = self
+            .house
+            .directory
+            .read(|known| known.fleet.hosts.get(&host).map(|entry| entry.vms.iter().copied().collect()).unwrap_or_default());
+        // One that cannot be read is not planned for, as one that nothing is known of.
+        self.house.vms.get_many(&on).unwrap_or_default().into_iter().flatten().collect()
     }
 
     pub async fn cancel_host_drain(&self, op: Op, host: HostId) -> Result<Done<HostRecord>, Refused> {

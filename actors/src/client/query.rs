@@ -22,6 +22,7 @@ use crate::{
     id::{AgentId, SwarmId, TaskId},
     placement::Decision,
     retention::TranscriptRetention,
+    series::Sample,
     swarm::{SwarmRecord, message::SwarmMsg, wire::SwarmWire},
     task::{AttemptRecord, TaskRecord, TaskStatus, scatter::Role, spec::Body},
 };
@@ -241,6 +242,12 @@ pub struct MetricsSample {
     pub cpu_seconds_total: Option<f64>,
     pub resident_bytes: Option<u64>,
     pub events_total: u64,
+}
+
+impl Sample for MetricsSample {
+    fn at(&self) -> WallMs {
+        self.at
+    }
 }
 
 impl ControlPlane {

@@ -142,6 +142,9 @@ impl Behaviour for Host {
     async fn start(&self, ctx: &Context<HostMsg>) -> Result<State, Failure> {
         let me = self.spec.id;
         let children: HashMap<VmId, bool> = self.house.doors.vms_of(me).into_iter().map(|vm| (vm, false)).collect();
+        let here = self.house.me.node;
+        let of_here = |host| self.house.directory.location(Entity::Host(host)).is_some_and(|at| at.node == here);
+        self.house.meters.keep(of_here);
         let epochs = self.house.directory.read(|known| {
             let of = |vm: &VmId| Some((*vm, known.fleet.vms.get(vm)?.epoch));
             children.keys().filter_map(of).collect()
@@ -192,6 +195,13 @@ impl Behaviour for Host {
                 let usage = |vm: &VmId| Some((*vm, state.known.get(vm)?.domain.as_ref()?.usage));
                 let measured: HashMap<VmId, Usage> = vms.iter().filter_map(usage).collect();
                 reply.answer(measured);
+            }
+            HostMsg::Samples { vm, since, until, points, reply } => {
+                reply.answer(self.house.meters.samples(self.spec.id, vm, (since, until), points as usize));
+            }
+            HostMsg::Loads { since, window_ms, reply } => {
+                let (now, window) = (self.house.clock.now(), Duration::from_millis(window_ms));
+                reply.answer(self.house.meters.loads(self.spec.id, since, now, window));
             }
             HostMsg::Guest { vm, reply } => {
                 let Some(driver) = self.reachable(state) else {
@@ -493,10 +503,22 @@ impl Host {
             .chain(found.keys().copied())
             .collect();
         self.let_go(&on);
+        self.measure(state);
         // What is left is nobody's here.
         self.end_strays(ctx, state, &stale, found.into_keys());
         self.look_at_consoles(ctx, state);
         self.answers(ctx, state);
+    }
+
+    /// What its VMs used up to this look.
+    fn measure(&self, state: &State) {
+        let host = self.spec.id;
+        let on = |known: &Known| known.domain.as_ref().filter(|domain| domain.run.is_on()).map(|domain| domain.usage);
+        let running: Vec<(VmId, Usage)> = state.known.iter().filter_map(|(vm, known)| Some((*vm, on(known)?))).collect();
+        let used = self.house.directory.read(|known| known.fleet.hosts.get(&host).map(|entry| entry.used)).unwrap_or_default();
+        let reserved = (used.cpu_milli as f32 / 1e3, u64::try_from(used.memory_mib).unwrap_or(0) << 20);
+        let now = (self.house.clock.now(), self.house.mono_ms());
+        self.house.meters.take(host, now, running.iter().map(|(vm, usage)| (*vm, usage)), reserved);
     }
 
     /// Away with copies of images that were removed: soon after that, and now and then for what was in use by then.

@@ -6,12 +6,12 @@ use hiveward_runtime::error::{Code, Refused};
 
 use super::{
     event::{FleetChange, FleetEvent},
-    fleet::{Drain, Fleet, need},
-    lost,
+    fleet::{Drain, Fleet},
+    lost, placing,
 };
 use crate::{
     id::{HostId, VmId},
-    placement::vm::{Engine, Guest, Weights, Wish, survives_largest},
+    placement::vm::Engine,
     swarm::event::Operation,
     vm::spec::VmSpec,
 };
@@ -125,40 +125,6 @@ pub fn decide(fleet: &Fleet, change: &FleetChange, operation: Option<&Operation>
     })
 }
 
-pub(super) fn wish<'a>(vm: VmId, spec: &'a VmSpec, pin: Option<HostId>) -> Wish<'a> {
-    Wish {
-        need: need(spec),
-        strategy: spec.strategy,
-        weights: Weights::default(),
-        pin,
-        zone: spec.zone.as_deref(),
-        labels: &spec.host_labels,
-        anti_affinity: &spec.anti_affinity,
-        affinity: &spec.affinity,
-        // The part of the id that is by chance.
-        turn: vm.as_u128() as u64,
-    }
-}
-
-/// What a drain of a host would come to now, one VM after another: where each goes, or why nowhere, so that it is stopped.
-pub fn drain_plan(fleet: &Fleet, host: HostId) -> Vec<(VmId, Result<HostId, String>)> {
-    let mut hosts = fleet.columns_without(host);
-    let here = fleet.hosts.get(&host).map(|entry| entry.vms.clone()).unwrap_or_default();
-    let mut plan = Vec::with_capacity(here.len());
-    for vm in here {
-        let Some(entry) = fleet.vms.get(&vm) else { continue };
-        let wish = wish(vm, &entry.spec, None);
-        plan.push(match Engine::default().decide(&hosts, &wish) {
-            Ok((at, decision)) => {
-                hosts.take(at, wish.need, entry.spec.groups());
-                (vm, Ok(decision.chosen))
-            }
-            Err(why) => (vm, Err(why.to_string())),
-        });
-    }
-    plan
-}
-
 fn begin_move(fleet: &Fleet, vm: VmId, from: HostId, to: Option<HostId>) -> Result<Vec<FleetEvent>, Refused> {
     let entry = fleet.vms.get(&vm).ok_or_else(|| Refused::not_found(vm))?;
     let refused = |message: String| Err(Refused::new(Code::Refused, message));
@@ -176,37 +142,7 @@ fn begin_move(fleet: &Fleet, vm: VmId, from: HostId, to: Option<HostId>) -> Resu
     if to == Some(from) {
         return refused(format!("{} is on that host already", entry.spec.name));
     }
-    if let Some(to) = to
-        && !fleet.hosts.contains_key(&to)
-    {
-        return Err(Refused { field: Some("to".into()), ..Refused::not_found(to) });
-    }
-    // As if it were made anew, anywhere but where it is.
-    let mut hosts = fleet.columns_without(from);
-    if let Some(at) = hosts.position(from) {
-        hosts.give_back(at, need(&entry.spec), entry.spec.groups());
-    }
-    let wish = wish(vm, &entry.spec, to);
-    let (_, decision) = Engine::default()
-        .decide(&hosts, &wish)
-        .map_err(|why| Refused::new(Code::Refused, format!("{why}; {} stays where it is", entry.spec.name)))?;
-    let (ours, theirs) = (fleet.hosts.get(&from), fleet.hosts.get(&decision.chosen));
-    if let (Some(ours), Some(theirs)) = (ours, theirs)
-        && ours.spec.scheme() != theirs.spec.scheme()
-    {
-        let message = format!("{} and {} have hypervisors of different kinds", ours.spec.name, theirs.spec.name);
-        return refused(message);
-    }
-    if entry.spec.ha
-        && let (Some(ours), Some(theirs)) = (ours, theirs)
-        && ours.spec.disks_of() != theirs.spec.disks_of()
-    {
-        let message = format!(
-            "{} is to come back when its host is lost, and {} does not share its disks",
-            entry.spec.name, theirs.spec.name
-        );
-        return refused(message);
-    }
+    let decision = placing::another_host(fleet, vm, entry, to)?;
     Ok(vec![FleetEvent::VmMoving { vm, from, to: decision.chosen }])
 }
 
@@ -217,33 +153,9 @@ fn add_vm(fleet: &Fleet, spec: &Arc<VmSpec>, on: Option<HostId>, operation: Opti
     if fleet.vms.len() >= VMS_MAX {
         return Err(Refused::new(Code::Limit, format!("there are {VMS_MAX} VMs; remove one first")));
     }
-    if let Some(host) = on
-        && !fleet.hosts.contains_key(&host)
-    {
-        return Err(Refused { field: Some("host".into()), ..Refused::not_found(host) });
-    }
-    let mut hosts = fleet.columns();
-    if spec.ha {
-        hosts.close_alone();
-    }
-    let wish = wish(spec.id, spec, on);
-    let (at, decision) =
-        Engine::default().decide(&hosts, &wish).map_err(|why| Refused::new(Code::Refused, format!("{why}; nothing was made")))?;
-    // One that is not to come back takes room from those that are, so it is asked too.
-    if spec.ha || fleet.vms.values().any(|entry| entry.spec.ha) {
-        hosts.take(at, wish.need, spec.groups());
-        let there = fleet.vms.iter().filter(|(_, entry)| entry.spec.ha);
-        let guests = there.map(|(vm, entry)| Guest { vm: *vm, on: entry.host, wish: self::wish(*vm, &entry.spec, None) });
-        let mut guests: Vec<_> = guests.collect();
-        if spec.ha {
-            guests.push(Guest { vm: spec.id, on: decision.chosen, wish });
-        }
-        survives_largest(&hosts, &guests).map_err(|why| {
-            let (field, admitted) = if spec.ha { ("ha", " with `ha`") } else { ("memory", "") };
-            let message = format!("{why}; so this VM is not admitted{admitted}, and nothing was made");
-            Refused { field: Some(field.into()), ..Refused::new(Code::Refused, message) }
-        })?;
-    }
+    let wish = placing::wish(spec.id, spec, on);
+    let chosen = placing::select(fleet, &mut Engine::default(), spec.id, &wish, spec.ha)?;
+    let decision = chosen.map_err(|refused| Refused { message: format!("{}; nothing was made", refused.message), ..refused })?;
     // What the name means now it means for this VM for ever.
     let spec = match fleet.image_named(&spec.image) {
         Some(image) => Arc::new(VmSpec { base: Some(image), ..(**spec).clone() }),

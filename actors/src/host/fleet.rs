@@ -89,6 +89,8 @@ pub struct VmEntry {
     /// Why it has not come back yet, if it is to.
     pub waits: Option<Arc<str>>,
     pub added_at: WallMs,
+    /// When it came to its host from another.
+    pub moved_at: Option<WallMs>,
 }
 
 #[derive(Clone, Debug)]
@@ -252,7 +254,15 @@ impl Fleet {
                 }
                 self.vms.insert(
                     spec.id,
-                    VmEntry { spec: spec.clone(), host: *host, moving: None, epoch: 0, waits: None, added_at: at },
+                    VmEntry {
+                        spec: spec.clone(),
+                        host: *host,
+                        moving: None,
+                        epoch: 0,
+                        waits: None,
+                        added_at: at,
+                        moved_at: None,
+                    },
                 );
             }
             FleetEvent::VmRemoved { vm, .. } => {
@@ -266,7 +276,7 @@ impl Fleet {
                     self.group(*to, &spec, 1);
                 }
             }
-            FleetEvent::VmMoved { vm, from, to } => self.hand_over(*vm, *from, *to),
+            FleetEvent::VmMoved { vm, from, to } => self.hand_over(*vm, *from, *to, at),
             FleetEvent::VmComesBack { vm, from, to, epoch, .. } => {
                 let moving = self.vms.get_mut(vm).and_then(|entry| {
                     (entry.epoch, entry.waits) = (*epoch, None);
@@ -280,7 +290,7 @@ impl Fleet {
                 if let Some(spec) = self.vms.get(vm).map(|entry| entry.spec.clone()) {
                     self.reserve(*to, need(&spec), 1);
                     self.group(*to, &spec, 1);
-                    self.hand_over(*vm, *from, *to);
+                    self.hand_over(*vm, *from, *to, at);
                 }
             }
             FleetEvent::VmWaits { vm, why, .. } => {
@@ -320,9 +330,9 @@ impl Fleet {
     }
 
     /// It belongs to `to`, where room for it is reserved.
-    fn hand_over(&mut self, vm: VmId, from: HostId, to: HostId) {
+    fn hand_over(&mut self, vm: VmId, from: HostId, to: HostId, at: WallMs) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
-        (entry.host, entry.moving) = (to, None);
+        (entry.host, entry.moving, entry.moved_at) = (to, None, Some(at));
         let spec = entry.spec.clone();
         self.reserve(from, need(&spec), -1);
         self.group(from, &spec, -1);

@@ -13,9 +13,9 @@ use hiveward_runtime::{
 };
 
 use super::{
-    decide::wish,
     event::FleetEvent,
     fleet::{Fleet, HostEntry, Lost, need},
+    placing::wish,
     spec::{HostSpec, HostUri, Scheme},
 };
 use crate::{

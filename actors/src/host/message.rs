@@ -2,11 +2,14 @@
 
 use std::collections::HashMap;
 
-use hiveward_runtime::call::Reply;
+use hiveward_runtime::{call::Reply, clock::WallMs};
 use serde::{Deserialize, Serialize};
 
-use super::backup::NewBackup;
-use super::driver::{Action, Change, Connection, Domain, DriverError, GuestInfo, Listing, Migration, Progress, Usage};
+use super::{
+    backup::NewBackup,
+    driver::{Action, Change, Connection, Domain, DriverError, GuestInfo, Listing, Migration, Progress, Usage},
+    meter::{Loads, Samples},
+};
 use crate::{
     id::VmId,
     vm::{
@@ -51,6 +54,21 @@ pub enum HostMsg {
     Usage {
         vms: Vec<VmId>,
         reply: Reply<HashMap<VmId, Usage>>,
+    },
+
+    /// What was measured of one of its VMs, or of itself, between two moments.
+    Samples {
+        vm: Option<VmId>,
+        since: WallMs,
+        until: WallMs,
+        points: u32,
+        reply: Reply<Samples>,
+    },
+    /// How loaded it has been since then, and what each VM used on average in the last `window_ms`.
+    Loads {
+        since: WallMs,
+        window_ms: u64,
+        reply: Reply<Loads>,
     },
 
     /// What the agent in a guest says; `None` if none answers.

@@ -1,7 +1,7 @@
 //! Hypervisor hosts: each a supervised actor that owns one connection through a driver, with its VMs beside it under a
 //! supervisor of its own.
 //!
-//! Which hosts there are, what they have and what is reserved of it is in the roster's stream (`event`, `fleet`, `decide`).
+//! Which hosts there are, what they have and what is reserved of it is in the roster's stream (`event`, `fleet`, `decide`, `placing`).
 //! What runs on a host its hypervisor says; the host's actor asks it and tells its VMs.
 
 pub mod actor;
@@ -18,6 +18,8 @@ mod ha;
 pub mod image;
 pub mod lost;
 pub mod message;
+pub mod meter;
+pub mod placing;
 pub mod record;
 #[cfg(test)]
 mod simulation;

@@ -1,6 +1,9 @@
 //! A host's messages as they travel between nodes. Variants and fields have names: add, never rename.
 
-use hiveward_runtime::cluster::router::{Inbound, NotDelivered};
+use hiveward_runtime::{
+    clock::WallMs,
+    cluster::router::{Inbound, NotDelivered},
+};
 use serde::{Deserialize, Serialize};
 
 use super::message::HostMsg;
@@ -17,6 +20,8 @@ pub enum HostWire {
     ReadConsole { vm: VmId, from: From, wait_ms: u64 },
     TypeConsole { vm: VmId, bytes: serde_bytes::ByteBuf },
     GuestCommand { vm: VmId, command: String },
+    Samples { vm: Option<VmId>, since: WallMs, until: WallMs, points: u32 },
+    Loads { since: WallMs, window_ms: u64 },
 }
 
 /// What came in, as the message it is.
@@ -28,6 +33,8 @@ pub fn read(inbound: &Inbound<'_>) -> Result<HostMsg, NotDelivered> {
         HostWire::ReadConsole { vm, from, wait_ms } => HostMsg::ReadConsole { vm, from, wait_ms, reply: inbound.reply()? },
         HostWire::TypeConsole { vm, bytes } => HostMsg::TypeConsole { vm, bytes: bytes.into_vec(), reply: inbound.reply()? },
         HostWire::GuestCommand { vm, command } => HostMsg::GuestCommand { vm, command, reply: inbound.reply()? },
+        HostWire::Samples { vm, since, until, points } => HostMsg::Samples { vm, since, until, points, reply: inbound.reply()? },
+        HostWire::Loads { since, window_ms } => HostMsg::Loads { since, window_ms, reply: inbound.reply()? },
         HostWire::Job { vm } => HostMsg::Job { vm, reply: inbound.reply()? },
         HostWire::Guest { vm } => HostMsg::Guest { vm, reply: inbound.reply()? },
         HostWire::Usage { vms } => HostMsg::Usage { vms, reply: inbound.reply()? },

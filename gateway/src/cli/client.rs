@@ -28,6 +28,7 @@ pub const SWARM: &str = include_str!("graphql/swarm.graphql");
 pub const CODING: &str = include_str!("graphql/coding.graphql");
 pub const USAGE: &str = include_str!("graphql/usage.graphql");
 pub const VM: &str = include_str!("graphql/vm.graphql");
+pub const BALANCE: &str = include_str!("graphql/balance.graphql");
 pub const NODE: &str = include_str!("graphql/node.graphql");
 
 pub struct Client {

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     args::{self, Input},
+    balance::{self, PlanArgs, RebalanceArgs, SelectArgs, StatsArgs},
     client::{Client, VM},
     fail::{Exit, Failed, Outcome},
     pages,
@@ -62,7 +63,16 @@ pub enum HostCommand {
     },
     /// Show all of one host
     Show { host: String },
+    /// Show where a VM would be placed, and why nowhere else; nothing is made
+    Select(Box<SelectArgs>),
+    /// Move VMs so that hosts are more evenly full, if that pays
+    Rebalance(Box<RebalanceArgs>),
+    /// Show on how few hosts all VMs could be, beside the least that any plan needs; nothing is moved
+    Plan(PlanArgs),
+    /// Show what a host's VMs used together, lately
+    Stats(StatsArgs),
     /// Take nothing new and move what runs elsewhere, or stop it, so that the host can be serviced
+    #[command(visible_alias = "evacuate")]
     Drain {
         host: String,
         /// Instead, show what would become of each VM, and do nothing
@@ -153,6 +163,10 @@ pub async fn run(client: &Client, show: Show, command: HostCommand) -> Outcome {
             let id = resolve(client, &host).await?;
             show.one(&client.get(VM, "HostShow", json!({ "id": id }), "/node").await?)
         }
+        HostCommand::Select(args) => balance::select(client, show, *args).await,
+        HostCommand::Rebalance(args) => balance::rebalance(client, show, *args).await,
+        HostCommand::Plan(args) => balance::packing(client, show, args).await,
+        HostCommand::Stats(args) => balance::host_stats(client, show, args).await,
         HostCommand::Drain { host, plan, cancel, no_wait } => {
             let id = resolve(client, &host).await?;
             if plan {

@@ -9,6 +9,7 @@ mod apply_vm;
 pub mod approval;
 pub mod args;
 pub mod attach;
+mod balance;
 pub mod budget;
 pub mod client;
 pub mod event;

@@ -153,6 +153,26 @@ pub enum VmPlacementStrategy {
 }
 
 #[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "host::placing::Basis")]
+pub enum BalanceBasis {
+    /// What VMs were made with, of what may be promised.
+    Reserved,
+    /// What VMs were measured to use in the last minutes, of what is there.
+    Used,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "client::PackingSolver")]
+pub enum PackingSolver {
+    /// The best of several packings, then hosts are emptied one after another.
+    Annealing,
+    /// The largest first, each on the first host that takes it.
+    FirstFit,
+    /// By trying everything: for ten VMs at most.
+    Exact,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
 #[graphql(remote = "placement::Strategy")]
 pub enum PlacementStrategy {
     /// The weighted sum of specialisation, success rate and free capacity.

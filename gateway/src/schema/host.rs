@@ -95,7 +95,7 @@ impl Host {
     async fn vm_count(&self) -> u32 {
         self.0.vms
     }
-    /// What a drain would come to now, for each VM that runs on it.
+    /// What a drain would come to now, for each VM that runs on it: evacuating it is draining it.
     async fn drain_plan(&self, ctx: &Context<'_>) -> Result<Vec<DrainStep>> {
         let plan = door(ctx)?.host_drain_plan(self.0.spec.id);
         Ok(plan.into_iter().map(|(vm, to)| DrainStep { vm, to: to.clone().ok(), why_stopped: to.err() }).collect())

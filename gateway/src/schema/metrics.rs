@@ -65,12 +65,12 @@ impl From<gauge::ResourcesSample> for ResourcesSample {
     }
 }
 
-fn checked_points(points: i32) -> Result<u32> {
+pub(super) fn checked_points(points: i32) -> Result<u32> {
     let within = u32::try_from(points).ok().filter(|points| (1..=POINTS_MAX).contains(points));
     within.ok_or_else(|| Refused::invalid("points", format!("1 to {POINTS_MAX}")).into())
 }
 
-fn between(since: Option<DateTime>, until: Option<DateTime>) -> (WallMs, WallMs) {
+pub(super) fn between(since: Option<DateTime>, until: Option<DateTime>) -> (WallMs, WallMs) {
     (since.map_or(WallMs(i64::MIN), |since| since.0), until.map_or(WallMs(i64::MAX), |until| until.0))
 }
 

@@ -4,6 +4,7 @@
 //! needed for every row of a page goes through a loader in `load`.
 
 pub mod agent;
+pub mod balance;
 pub mod budget;
 pub mod cluster;
 pub mod coding;
@@ -15,14 +16,17 @@ pub mod host;
 pub mod image;
 pub mod load;
 mod machine;
+pub mod metering;
 pub mod metrics;
 pub mod node;
 pub mod output;
+pub mod packing;
 pub mod page;
 pub mod parse;
 pub mod preset;
 pub mod scalars;
 pub mod scatter;
+pub mod select;
 pub mod swarm;
 pub mod task;
 pub mod task_input;
@@ -61,6 +65,10 @@ pub struct Query(
     vm::VmQuery,
     vm::BackupQuery,
     metrics::MetricsQuery,
+    metering::MeteringQuery,
+    select::SelectQuery,
+    balance::BalanceQuery,
+    packing::PackingQuery,
 );
 
 #[derive(MergedObject, Default)]
@@ -79,6 +87,7 @@ pub struct Mutation(
     vm::ConsoleMutation,
     vm::BackupMutation,
     vm::GuestMutation,
+    balance::BalanceMutation,
 );
 
 #[derive(MergedSubscription, Default)]

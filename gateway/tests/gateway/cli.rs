@@ -7,7 +7,7 @@ use std::{
 
 use async_graphql::{Variables, parser::parse_query};
 use hiveward_gateway::{
-    cli::client::{AGENT, NODE, SWARM, TASK, USAGE, VM},
+    cli::client::{AGENT, BALANCE, NODE, SWARM, TASK, USAGE, VM},
     limit::{self, DocumentLimits},
 };
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ use crate::support::{TOKEN, node::TestNode};
 
 #[test]
 fn every_document_of_the_command_line_passes_the_limits() {
-    for document in [TASK, AGENT, SWARM, NODE, USAGE, VM] {
+    for document in [TASK, AGENT, SWARM, NODE, USAGE, VM, BALANCE] {
         let limits = DocumentLimits::default();
         limit::scan(document, &limits).unwrap();
         let variables = Variables::from_json(json!({ "first": 100 }));

@@ -1,8 +1,15 @@
 //! Hosts and VMs as users meet them: the command line and the API of one node with simulated hypervisors.
 
+use std::time::Duration;
+
+use hiveward_actors::host::driver::{Usage, simulated::Hypervisor};
+use hiveward_gateway::metered;
 use serde_json::{Value, json};
 
-use crate::{cli::hiveward, support::node::TestNode};
+use crate::{
+    cli::hiveward,
+    support::{node::TestNode, soon_within},
+};
 
 const FILE: &str = "
 parameters:
@@ -30,8 +37,21 @@ async fn hosts_and_vms_are_made_commanded_and_removed_from_the_command_line() {
         (vec!["host", "show", "three"], 3, "there is no host three"),
         (vec!["vm", "create", "a", "--image", "debian-12", "--cpus", "2", "--memory", "2GiB", "--disk", "10GiB"], 0, "a RUNNING"),
         (vec!["vm", "create", "a", "--image", "debian-12"], 5, "already"),
-        (vec!["vm", "create", "b", "--image", "debian-12", "--on", "two", "--no-start"], 0, "b DEFINED"),
+        (vec!["vm", "create", "b", "--image", "debian-12", "--on", "two"], 0, "b RUNNING"),
         (vec!["vm", "create", "c", "--image", "debian-12", "--on", "two", "--cpus", "4"], 5, "1 has too little free CPU"),
+        (vec!["host", "select", "--on", "two"], 0, "is not the host that was named"),
+        (vec!["host", "select", "--cpus", "400"], 5, "2 has too little free CPU"),
+        (vec!["host", "select", "--on", "nobody"], 3, "nobody"),
+        (vec!["-q", "host", "select", "--zone", "a"], 0, "host_"),
+        (vec!["host", "rebalance", "--plan"], 0, "nothing is due: the fullest host is"),
+        (vec!["host", "rebalance", "--hold", "0", "--threshold", "1%"], 0, "b has moved"),
+        (vec!["host", "rebalance", "--hold", "0", "--margin", "0"], 2, "margin"),
+        (vec!["vm", "migrate", "b", "--to", "two"], 0, "b RUNNING"),
+        (vec!["host", "evacuate", "two", "--plan"], 0, "cli-one"),
+        (vec!["host", "plan"], 0, "2 VMs on 1 hosts by annealing, now on 2; no plan needs fewer than 1; the best there is: 1"),
+        (vec!["host", "plan", "--solver", "exact", "--qubo"], 0, "a on cli-one"),
+        (vec!["vm", "stats", "a"], 0, "none"),
+        (vec!["host", "stats", "two"], 0, "CPUs"),
         (vec!["vm", "create", "d", "--image", "missing"], 5, "missing"),
         (vec!["vm", "list", "--status", "running"], 0, "2GiB"),
         (vec!["vm", "list", "--host", "two"], 0, "b"),
@@ -141,5 +161,65 @@ async fn the_api_pages_filters_and_reads_its_own_writes_and_shows_no_user_data()
         let refused = node.refused(VM, json!({ "input": input })).await;
         assert_eq!((refused.0.as_str(), refused.1.as_deref()), (code, Some(field)), "{input}: {refused:?}");
     }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_vm_uses_is_a_series_of_rates_and_what_is_not_measured_is_absent() {
+    // It is looked at every five seconds.
+    const LOOKS: Duration = Duration::from_secs(60);
+    let node = TestNode::start().await;
+    for args in [
+        vec!["host", "add", "simulated://metered", "--name", "h"],
+        vec!["vm", "create", "busy", "--image", "debian-12"],
+        vec!["vm", "create", "dark", "--image", "debian-12"],
+    ] {
+        assert_eq!(hiveward(&node, &args).await.code, 0, "{args:?}");
+    }
+    let hypervisor = Hypervisor::named("metered");
+    let busy = node.node.control().vm_named("busy").unwrap();
+    let counted = |looks: u64| Usage {
+        // Half a CPU, as far as one look after another is five seconds.
+        cpu_time_ns: Some(looks * 2_500_000_000),
+        memory_bytes: Some(3 << 20),
+        disk_read_bytes: Some(looks * 5_000),
+        ..Usage::default()
+    };
+    const VM: &str = "query($p:Int!=600){vmUsage(id:\"busy\",points:$p){at overMs used{cpus memoryBytes diskReadBytesPerSecond networkSentBytesPerSecond}}}";
+    let mut looks = 0;
+    let samples = soon_within(LOOKS, "it is measured three times", async {
+        loop {
+            let found = node.ok(VM, json!({})).await["vmUsage"].take();
+            let samples = found.as_array().unwrap().clone();
+            if samples.len() >= 3 {
+                return samples;
+            }
+            looks = samples.len() as u64;
+            hypervisor.count(busy, counted(looks + 1));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    assert_eq!((&samples[0]["overMs"], &samples[0]["used"]["cpus"]), (&json!(0), &json!(null)), "a first look says no rate");
+    for sample in &samples[1..] {
+        let over = sample["overMs"].as_f64().unwrap() / 1e3;
+        let cpus = sample["used"]["cpus"].as_f64().unwrap();
+        assert!((cpus - 2.5 / over).abs() < 1e-3, "{sample}");
+        assert_eq!(sample["used"]["memoryBytes"].as_u64(), Some(3 << 20), "{sample}");
+        assert!(sample["used"]["diskReadBytesPerSecond"].as_f64() > Some(0.0), "{sample}");
+        assert_eq!(sample["used"]["networkSentBytesPerSecond"], json!(null), "nothing is made up");
+    }
+    const REST: &str =
+        "{dark:vmUsage(id:\"dark\"){at} hostUsage(id:\"h\",points:1){vmsRunning vmsMeasured reservedCpus used{cpus}}}";
+    let rest = node.ok(REST, json!({})).await;
+    assert_eq!(rest["dark"], json!([]));
+    let host = &rest["hostUsage"][0];
+    assert_eq!((&host["vmsRunning"], &host["vmsMeasured"], &host["reservedCpus"]), (&json!(2), &json!(1), &json!(2.0)));
+    assert_eq!(node.refused(VM, json!({"p": 0})).await.1.as_deref(), Some("points"));
+    let page = metered::page(&node.node.control().metered());
+    assert!(page.contains("hiveward_host_vms_running{host=\"h\"} 2"), "{page}");
+    assert!(page.contains("hiveward_vm_memory_bytes{vm=\"busy\",host=\"h\"} 3145728") && !page.contains("dark"), "{page}");
+    let shown = hiveward(&node, &["vm", "stats", "busy", "--points", "1"]).await;
+    assert!(shown.code == 0 && shown.out.contains("3MiB"), "{}{}", shown.out, shown.err);
     node.stop().await;
 }

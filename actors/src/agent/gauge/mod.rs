@@ -6,7 +6,7 @@
 pub(crate) mod procs;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -19,7 +19,11 @@ use tokio::task::JoinHandle;
 
 use self::procs::{Process, Shim, Sum};
 use super::{connector::Lease, session::SessionDir};
-use crate::{id::AgentId, retention::attempt_of};
+use crate::{
+    id::AgentId,
+    retention::attempt_of,
+    series::{self, Series},
+};
 
 pub const EVERY: Duration = Duration::from_secs(5);
 /// Of one agent: an hour's. The oldest is forgotten for a new one.
@@ -38,10 +42,16 @@ pub struct ResourcesSample {
     pub resident_bytes: u64,
 }
 
+impl series::Sample for ResourcesSample {
+    fn at(&self) -> WallMs {
+        self.at
+    }
+}
+
 /// What one agent used.
 #[derive(Debug, Default)]
 struct Measured {
-    samples: VecDeque<ResourcesSample>,
+    samples: Series<ResourcesSample, SAMPLES_MAX>,
     cpu_ms_total: u64,
 }
 
@@ -93,21 +103,18 @@ impl Book {
         for (agent, measured) in &mut self.agents {
             let (processes, resident_bytes) = now.get(agent).copied().unwrap_or_default();
             // Of one that runs nothing the first such sample says so, and then nothing is to be said.
-            let quiet = processes == 0 && measured.samples.back().is_some_and(|last| last.processes == 0);
-            if quiet && measured.samples.back().is_some_and(|last| last.cpu_ms_total == measured.cpu_ms_total) {
+            let quiet = processes == 0 && measured.samples.last().is_some_and(|last| last.processes == 0);
+            if quiet && measured.samples.last().is_some_and(|last| last.cpu_ms_total == measured.cpu_ms_total) {
                 continue;
             }
-            if measured.samples.len() >= SAMPLES_MAX {
-                measured.samples.pop_front();
-            }
-            measured.samples.push_back(ResourcesSample { at, processes, cpu_ms_total: measured.cpu_ms_total, resident_bytes });
+            measured.samples.push(ResourcesSample { at, processes, cpu_ms_total: measured.cpu_ms_total, resident_bytes });
         }
         self.forget();
     }
 
     fn forget(&mut self) {
         while self.agents.len() > AGENTS_MAX {
-            let last = |measured: &Measured| measured.samples.back().map_or(0, |sample| sample.at.0);
+            let last = |measured: &Measured| measured.samples.last().map_or(0, |sample| sample.at.0);
             let Some(oldest) = self.agents.iter().min_by_key(|(_, measured)| last(measured)).map(|(agent, _)| *agent) else {
                 return;
             };
@@ -175,12 +182,8 @@ impl Gauges {
     /// of them, the newest among them.
     pub fn between(&self, agent: AgentId, since: WallMs, until: WallMs, points: usize) -> Vec<ResourcesSample> {
         let book = self.0.book.lock();
-        let samples = book.agents.get(&agent).into_iter().flat_map(|measured| &measured.samples);
-        let within: Vec<_> = samples.filter(|sample| sample.at.0 >= since.0 && sample.at.0 <= until.0).collect();
-        let every = within.len().div_ceil(points.max(1)).max(1);
-        let mut thinned: Vec<_> = within.iter().rev().step_by(every).map(|sample| **sample).collect();
-        thinned.reverse();
-        thinned
+        let samples = book.agents.get(&agent).into_iter().flat_map(|measured| measured.samples.iter());
+        series::between(samples, (since, until), points).into_iter().copied().collect()
     }
 }
 
@@ -226,7 +229,7 @@ mod tests {
         let mut take = |sums: &[(Shim, (Sum, PathBuf))], ended: Option<u64>| {
             at += 1;
             book.take(WallMs(at), &sums.iter().cloned().collect(), SCALE, |_| Some(agent), |_| ended);
-            *book.agents[&agent].samples.back().unwrap()
+            *book.agents[&agent].samples.last().unwrap()
         };
         let first = take(&[seen(1, 50, 2), seen(2, 10, 1)], None);
         assert_eq!((first.cpu_ms_total, first.processes, first.resident_bytes), (600, 3, 30 * 4096));
@@ -250,7 +253,7 @@ mod tests {
             book.take(WallMs(at), &sums, SCALE, |_| Some(AgentId::from_u128(1)), |_| None);
         }
         let samples = &book.agents[&AgentId::from_u128(1)].samples;
-        assert_eq!((samples.len(), samples[0].at), (SAMPLES_MAX, WallMs(5)));
+        assert_eq!((samples.len(), samples.iter().next().unwrap().at), (SAMPLES_MAX, WallMs(5)));
         let many = (0..AGENTS_MAX as i32 + 10).map(|shim| seen(shim + 2, 1, 1)).collect();
         let by_dir = |dir: &Path| Some(AgentId::from_u128(dir.to_str()?.strip_prefix('s')?.parse().ok()?));
         book.take(WallMs(10_000), &many, SCALE, by_dir, |_| None);

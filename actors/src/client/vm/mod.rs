@@ -4,9 +4,13 @@
 //! operation as long as its deadline lets it; the operation goes on without it.
 
 mod backup;
+mod balance;
 mod console;
 mod guest;
+mod metering;
 mod new;
+mod pack;
+mod select;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,11 +25,15 @@ use hiveward_runtime::{
 };
 
 pub use backup::{KeptBackup, NewSchedule, Restore};
+pub use balance::{BalanceRules, BalanceView, Begun, HOLD_MAX, PlannedMove, Rebalanced};
 pub use console::ConsoleReader;
 pub use guest::{GuestExec, NewGuestExec};
+pub use metering::Metered;
 pub use new::NewVm;
 pub(super) use new::check_machine;
 use new::{STOP_GRACE_MS_MAX, check_new};
+pub use pack::{PackedHost, PackingPlan, PackingSolver};
+pub use select::{HostSelection, Verdict};
 
 use super::{ControlPlane, Done, Page, VmFilter, check, command::operation, query::page_key};
 use crate::{

@@ -1,7 +1,7 @@
 //! A hypervisor in this process: a realistic state machine with latencies and failures, and no guests.
 //!
 //! Each name is one hypervisor, which outlives its connections for as long as the process does. Nothing is measured, so
-//! its domains have no statistics. Its ways to fail are the fault points `driver.list`, `driver.ACTION` (before anything
+//! its domains have no statistics, unless a test says what they count. Its ways to fail are the fault points `driver.list`, `driver.ACTION` (before anything
 //! happened) and `driver.ACTION.done` (it has happened, and nobody hears).
 
 use std::{
@@ -93,11 +93,12 @@ struct Machine {
     boots: u64,
     /// What it was when each was taken.
     snapshots: BTreeMap<String, Run>,
+    usage: Usage,
 }
 
 impl Machine {
     fn new(spec: Box<DomainSpec>, run: Run) -> Self {
-        Self { spec, run, boots: 0, snapshots: BTreeMap::new() }
+        Self { spec, run, boots: 0, snapshots: BTreeMap::new(), usage: Usage::default() }
     }
 }
 
@@ -182,6 +183,13 @@ impl Hypervisor {
             machine.run = run;
         }
         inner.tell(Change::Domain(vm));
+    }
+
+    /// What is counted of one guest from now on, for tests of what is made of it.
+    pub fn count(&self, vm: VmId, usage: Usage) {
+        if let Some(machine) = self.0.inner.lock().machines.get_mut(&vm) {
+            machine.usage = usage;
+        }
     }
 
     /// As if another had undefined it on the host itself.
@@ -450,7 +458,7 @@ impl Simulated {
             owner: machine.spec.owner,
             run: machine.run,
             boots: Some(machine.boots),
-            usage: Usage::default(),
+            usage: machine.usage,
             epoch: epoch_of(&machine.spec.name),
         })
     }
@@ -571,7 +579,7 @@ impl Driver for Simulated {
                     owner: machine.spec.owner,
                     run: machine.run,
                     boots: Some(machine.boots),
-                    usage: Usage::default(),
+                    usage: machine.usage,
                     epoch: epoch_of(&machine.spec.name),
                 })
                 .collect();

@@ -31,10 +31,16 @@ pub enum Reject {
     Own,
     /// Of one that is to come back with its disks.
     Disks,
+    /// Of one that moves.
+    Kind,
+    /// Of one that moves.
+    Path,
+    /// Where hosts are compared by what is used of them.
+    NotMeasured,
 }
 
 impl Reject {
-    const COUNT: usize = 13;
+    const COUNT: usize = 16;
     const ALL: [Self; Self::COUNT] = [
         Self::None,
         Self::Unknown,
@@ -49,6 +55,9 @@ impl Reject {
         Self::Memory,
         Self::Own,
         Self::Disks,
+        Self::Kind,
+        Self::Path,
+        Self::NotMeasured,
     ];
 
     pub const fn words(self) -> &'static str {
@@ -66,6 +75,9 @@ impl Reject {
             Self::Memory => "has too little free memory",
             Self::Own => "is where it is now",
             Self::Disks => "does not share its disks",
+            Self::Kind => "has a hypervisor of another kind",
+            Self::NotMeasured => "has VMs that were not measured",
+            Self::Path => "cannot be reached from its host: it was registered without `--peer-uri`",
         }
     }
 }
@@ -83,6 +95,13 @@ pub struct Wish<'a> {
     pub affinity: &'a [String],
     /// Turns the order in which equal hosts are taken; of the VM's id.
     pub turn: u64,
+}
+
+impl<'a> Wish<'a> {
+    /// All groups that it is counted in.
+    pub fn groups(&self) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.anti_affinity.iter().chain(self.affinity).map(String::as_str)
+    }
 }
 
 /// Everything one decision was made from, by the hosts' positions. Kept between decisions, so that none allocates.

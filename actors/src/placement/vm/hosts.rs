@@ -91,6 +91,35 @@ impl Hosts {
         self.closed.get(at) == Some(&Reject::None)
     }
 
+    /// Has a host take nothing, for this reason; what was said of it before. [`Reject::None`] opens it again.
+    pub fn close(&mut self, at: usize, why: Reject) -> Reject {
+        self.closed.get_mut(at).map_or(Reject::Unknown, |closed| std::mem::replace(closed, why))
+    }
+
+    /// Has every host that is open and that `bars` says a reason of take nothing.
+    pub fn close_where(&mut self, bars: impl Fn(HostId) -> Option<Reject>) {
+        for (host, closed) in self.ids.iter().zip(&mut self.closed) {
+            if *closed == Reject::None
+                && let Some(why) = bars(*host)
+            {
+                *closed = why;
+            }
+        }
+    }
+
+    /// Whether both hosts have the same disks.
+    pub fn share_disks(&self, one: usize, other: usize) -> bool {
+        let of = |at: usize| self.disks.get(at).and_then(Option::as_ref);
+        of(one).is_some() && of(one) == of(other)
+    }
+
+    /// How many of these groups are in the zone of a host.
+    pub(super) fn in_zone_of(&self, at: usize, groups: &[String]) -> u32 {
+        let zone = self.zone.get(at);
+        let of = groups.iter().filter_map(|group| self.groups.get(group)).flatten();
+        of.filter(|(on, _)| self.zone.get(**on as usize) == zone).map(|(_, count)| count).sum()
+    }
+
     pub fn push(&mut self, facts: HostFacts) {
         let zone = self.zones.iter().position(|zone| *zone == facts.zone).unwrap_or_else(|| {
             self.zones.push(facts.zone.clone());

@@ -1,21 +1,27 @@
 //! Chooses a host for a VM and says why. Pure: no clock, no I/O, no dice.
 //!
 //! `hosts` is what is known of the hosts, laid out for scanning; `choose` is one decision with its trace; `survive` asks
-//! whether the loss of the fullest host could be made good; `plan` places many at once, `qubo` gives
-//! that problem to solvers of another kind.
+//! whether the loss of the fullest host could be made good; `strategy` is what a strategy decides: where one VM goes, where
+//! all of a host go, and, in `rebalance`, which moves make hosts more even; `plan` places many at once, `exact` as well as
+//! can be where that is little, and `qubo` gives that problem to solvers of another kind.
 
 mod choose;
+mod exact;
 mod hosts;
 pub mod plan;
 mod qubo;
+pub mod rebalance;
+mod strategy;
 mod survive;
 
 use std::sync::Arc;
 
 pub use choose::{Engine, Reject, Trace, Wish};
+pub use exact::{EXACT_VMS_MAX, Exact};
 pub use hosts::{HostFacts, Hosts, Need};
 pub use qubo::Qubo;
 use serde::{Deserialize, Serialize};
+pub use strategy::{AsWished, Leaving, PlacementStrategy};
 pub use survive::{Guest, come_back, survives_largest};
 
 use crate::id::HostId;
@@ -73,5 +79,7 @@ pub struct Decision {
 
 pub const SHOWN_MAX: usize = 8;
 
+#[cfg(test)]
+mod rebalance_simulation;
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,11 @@
 //! Places many VMs at once on as few hosts as can be: a whole-cluster plan, not one decision after another.
 //!
 //! A [`Solver`] takes a problem and a budget of moves, not of time, so that the same seed gives the same plan anywhere.
-//! [`FirstFit`] is the classic; [`Annealing`] begins with the best of several greedy packings and then empties hosts. What
-//! no plan can be better than is [`Problem::least_hosts`].
+//! [`FirstFit`] is the classic; [`Annealing`] begins with the best of several greedy packings and then empties hosts;
+//! [`Exact`](super::Exact) tries everything, where that is little. What no plan can be better than is
+//! [`Problem::least_hosts`].
 
-use super::Need;
+use super::{Exact, Need, Qubo};
 
 /// VMs and hosts without names: positions stand for them.
 #[derive(Clone, Debug, Default)]
@@ -22,11 +23,38 @@ pub struct Plan {
     pub host_of: Vec<Option<u32>>,
 }
 
+/// How far a plan is from the best there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap {
+    pub hosts: usize,
+    pub unplaced: usize,
+    /// Of the best plan.
+    pub hosts_best: usize,
+    pub unplaced_best: usize,
+}
+
 pub trait Solver {
     fn name(&self) -> &'static str;
 
-    /// At most so many moves are tried after the first packing.
-    fn solve(&self, problem: &Problem, moves_max: u64, seed: u64) -> Plan;
+    /// At most so many moves are tried after the first packing. `None` if the problem is too large for this solver.
+    fn solve(&self, problem: &Problem, moves_max: u64, seed: u64) -> Option<Plan>;
+
+    /// The problem for solvers of another kind, if it is small enough to be worth it.
+    fn qubo(&self, problem: &Problem) -> Option<Qubo> {
+        problem.qubo()
+    }
+
+    /// Its plan beside the best there is; `None` where that cannot be worked out.
+    fn gap(&self, problem: &Problem, moves_max: u64, seed: u64) -> Option<Gap> {
+        let best = Exact.solve(problem, 0, seed)?;
+        let plan = self.solve(problem, moves_max, seed)?;
+        Some(Gap {
+            hosts: plan.hosts_used(),
+            unplaced: plan.unplaced(),
+            hosts_best: best.hosts_used(),
+            unplaced_best: best.unplaced(),
+        })
+    }
 }
 
 impl Problem {
@@ -48,7 +76,7 @@ impl Problem {
         least(|need| need.cpu_milli).max(least(|need| need.memory_mib))
     }
 
-    fn group(&self, vm: usize) -> u32 {
+    pub(super) fn group(&self, vm: usize) -> u32 {
         self.apart.get(vm).copied().unwrap_or(0)
     }
 }
@@ -168,19 +196,24 @@ impl Solver for FirstFit {
         "first-fit decreasing"
     }
 
-    fn solve(&self, problem: &Problem, _: u64, _: u64) -> Plan {
-        let (shares, hosts) = (shares(problem), host_order(problem));
-        let mut order: Vec<u32> = (0..u32::try_from(problem.vms.len()).unwrap_or(u32::MAX)).collect();
-        let size = |vm: &u32| shares[*vm as usize].0.max(shares[*vm as usize].1);
-        order.sort_by(|a, b| size(b).total_cmp(&size(a)).then(a.cmp(b)));
-        let mut packing = Packing::new(problem);
-        for vm in order {
-            if let Some(host) = hosts.iter().copied().find(|host| packing.fits(vm, *host)) {
-                packing.put(vm, host);
-            }
-        }
-        packing.plan()
+    fn solve(&self, problem: &Problem, _: u64, _: u64) -> Option<Plan> {
+        Some(first_fit(problem, |size| -size).plan())
     }
+}
+
+/// Each on the first host that takes it, by the larger share that it needs, in this order.
+fn first_fit(problem: &Problem, order_of: impl Fn(f64) -> f64) -> Packing<'_> {
+    let (shares, hosts) = (shares(problem), host_order(problem));
+    let mut order: Vec<u32> = (0..u32::try_from(problem.vms.len()).unwrap_or(u32::MAX)).collect();
+    let rank = |vm: &u32| order_of(shares[*vm as usize].0.max(shares[*vm as usize].1));
+    order.sort_by(|a, b| rank(a).total_cmp(&rank(b)).then(a.cmp(b)));
+    let mut packing = Packing::new(problem);
+    for vm in order {
+        if let Some(host) = hosts.iter().copied().find(|host| packing.fits(vm, *host)) {
+            packing.put(vm, host);
+        }
+    }
+    packing
 }
 
 /// Fills one host after another, each time with the VM whose needs point the way the host's room does.
@@ -242,24 +275,41 @@ impl Solver for Annealing {
         "annealing"
     }
 
-    fn solve(&self, problem: &Problem, moves_max: u64, seed: u64) -> Plan {
-        let first = FirstFit.solve(problem, 0, seed);
-        let mut best = Packing::new(problem);
-        for (vm, host) in first.host_of.iter().enumerate() {
-            if let Some(host) = host {
-                best.put(u32::try_from(vm).unwrap_or(u32::MAX), *host as usize);
-            }
-        }
+    fn solve(&self, problem: &Problem, moves_max: u64, seed: u64) -> Option<Plan> {
+        let mut best = first_fit(problem, |size| -size);
         let rank = |packing: &Packing<'_>| (packing.host_of.iter().filter(|host| host.is_none()).count(), packing.used());
-        for bias in BIASES {
-            let packing = fill(problem, bias);
+        // Where hosts are too few, most find a place when the smallest go first.
+        for packing in BIASES.into_iter().map(|bias| fill(problem, bias)).chain([first_fit(problem, |size| size)]) {
             if rank(&packing) < rank(&best) {
                 best = packing;
             }
         }
-        anneal(best, moves_max, seed).plan()
+        let mut spent = 0;
+        let best = place_the_rest(best, moves_max, &mut spent, seed);
+        Some(anneal(best, moves_max - spent.min(moves_max), seed).plan())
     }
 }
+
+/// Makes room for those without a place, one after another, the smallest first; one that finds none changes nothing.
+fn place_the_rest<'a>(mut packing: Packing<'a>, moves_max: u64, spent: &mut u64, seed: u64) -> Packing<'a> {
+    let (problem, mut dice) = (packing.problem, fastrand::Rng::with_seed(seed));
+    let hosts: Vec<usize> = (0..problem.hosts.len()).collect();
+    let mut rest: Vec<u32> = (0..u32::try_from(problem.vms.len()).unwrap_or(u32::MAX)).collect();
+    rest.retain(|vm| packing.host_of[*vm as usize].is_none());
+    let size = |vm: &u32| i64::from(problem.vms[*vm as usize].cpu_milli) * i64::from(problem.vms[*vm as usize].memory_mib);
+    rest.sort_by_key(size);
+    for vm in rest.into_iter().take(HOMELESS_MAX) {
+        let mut tried = packing.clone();
+        let budget = moves_max.saturating_sub(*spent).min(EMPTYING_MOVES);
+        if home(&mut tried, &mut vec![vm], &hosts, budget, &mut dice, spent) {
+            packing = tried;
+        }
+    }
+    packing
+}
+
+/// VMs without a place that room is made for. Where there are more the hosts are simply too few.
+const HOMELESS_MAX: usize = 16;
 
 fn anneal(mut packing: Packing<'_>, moves_max: u64, seed: u64) -> Packing<'_> {
     let (problem, mut dice) = (packing.problem, fastrand::Rng::with_seed(seed));

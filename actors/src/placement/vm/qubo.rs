@@ -1,12 +1,13 @@
 //! A plan's problem for solvers of another kind: quadratic, unconstrained, binary.
 //!
 //! The rules are penalties: every VM is on one host, and what a host has equals what is on it and what is left, where the
-//! rest is counted in powers of two. Groups that are kept apart are not in it.
+//! rest is counted in powers of two.
 
 use super::{Need, plan::Problem};
 
 /// The problem as a quadratic unconstrained binary one, for solvers of that kind: a variable for each VM on each host, then
 /// one for each host that is used. Only what is small is worth it.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Qubo {
     pub variables: usize,
     /// `(i, j, weight)` with `i <= j`.
@@ -43,6 +44,12 @@ impl Problem {
                 for other in host + 1..hosts {
                     add(at(vm, host), at(vm, other), 2.0 * penalty);
                 }
+            }
+        }
+        for vm in 0..vms {
+            let apart = |other: &usize| self.group(vm) != 0 && self.group(vm) == self.group(*other);
+            for other in (vm + 1..vms).filter(apart) {
+                (0..hosts).for_each(|host| add(at(vm, host), at(other, host), penalty));
             }
         }
         let mut next = vms * hosts + hosts;

@@ -13,6 +13,7 @@ use snapshot::About;
 
 use super::{
     args::{self, Input},
+    balance::{self, StatsArgs},
     client::{Client, VM},
     fail::{Exit, Failed, Outcome},
     host::size,
@@ -221,6 +222,8 @@ pub enum VmCommand {
         #[arg(long)]
         thaw: bool,
     },
+    /// Show what a VM used lately
+    Stats(StatsArgs),
     /// Remove VMs with their disks
     Remove {
         #[command(flatten)]
@@ -396,6 +399,7 @@ pub async fn run(client: &Client, show: Show, command: VmCommand) -> Outcome {
         VmCommand::Drill { from, on, no_wait } => backup::drill(client, show, &from, on, no_wait).await,
         VmCommand::Exec { vm, env, stdin, argv } => guest::exec(client, show, &vm, &env, stdin, argv).await,
         VmCommand::Freeze { vm, thaw } => guest::freeze(client, show, &vm, thaw).await,
+        VmCommand::Stats(args) => balance::vm_stats(client, show, args).await,
         VmCommand::Remove { which, force } => each(client, show, which, "VmRemove", "removeVm", json!({ "force": force })).await,
     }
 }

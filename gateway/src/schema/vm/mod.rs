@@ -22,9 +22,10 @@ use hiveward_actors::{
     vm::{self, VmRecord, snapshot::Snapshot},
 };
 pub use input::DiskInput;
+pub(super) use input::vm_id;
 pub use mutation::VmMutation;
 use operation::{VmMigration, VmOperation};
-use placement::VmPlacement;
+pub(super) use placement::VmPlacement;
 
 use super::{
     Result, caught_up, door,
