@@ -11,6 +11,7 @@ mod migrate;
 #[path = "../../src/host/driver/protocol.rs"]
 mod protocol;
 mod seed;
+mod shape;
 mod snapshot;
 mod store;
 mod sys;

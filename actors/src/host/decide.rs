@@ -7,7 +7,7 @@ use hiveward_runtime::error::{Code, Refused};
 use super::{
     event::{FleetChange, FleetEvent},
     fleet::{Drain, Fleet, need},
-    lost,
+    lost, reshape,
 };
 use crate::{
     id::{HostId, VmId},
@@ -100,6 +100,11 @@ pub fn decide(fleet: &Fleet, change: &FleetChange, operation: Option<&Operation>
             },
             _ => Vec::new(),
         },
+        FleetChange::BeginReshape { vm, host, number, shape } => reshape::begin(fleet, *vm, *host, *number, shape)?,
+        FleetChange::EndReshape { vm, host, number, reshaped, held } => {
+            reshape::end(fleet, *vm, *host, *number, *reshaped, *held)
+        }
+        FleetChange::LetGo { vm, number } => reshape::let_go(fleet, *vm, *number),
         FleetChange::AddImage { spec } => {
             if fleet.image_named(&spec.name).is_some() {
                 return Err(conflict(format!("there is an image named {:?} already", spec.name)));
@@ -184,9 +189,10 @@ fn begin_move(fleet: &Fleet, vm: VmId, from: HostId, to: Option<HostId>) -> Resu
     // As if it were made anew, anywhere but where it is.
     let mut hosts = fleet.columns_without(from);
     if let Some(at) = hosts.position(from) {
-        hosts.give_back(at, need(&entry.spec), entry.spec.groups());
+        hosts.give_back(at, entry.need(), entry.spec.groups());
     }
-    let wish = wish(vm, &entry.spec, to);
+    // What its present run holds goes with it.
+    let wish = Wish { need: entry.need(), ..wish(vm, &entry.spec, to) };
     let (_, decision) = Engine::default()
         .decide(&hosts, &wish)
         .map_err(|why| Refused::new(Code::Refused, format!("{why}; {} stays where it is", entry.spec.name)))?;
@@ -233,7 +239,7 @@ fn add_vm(fleet: &Fleet, spec: &Arc<VmSpec>, on: Option<HostId>, operation: Opti
     if spec.ha || fleet.vms.values().any(|entry| entry.spec.ha) {
         hosts.take(at, wish.need, spec.groups());
         let there = fleet.vms.iter().filter(|(_, entry)| entry.spec.ha);
-        let guests = there.map(|(vm, entry)| Guest { vm: *vm, on: entry.host, wish: self::wish(*vm, &entry.spec, None) });
+        let guests = there.map(|(vm, entry)| reshape::guest(*vm, entry));
         let mut guests: Vec<_> = guests.collect();
         if spec.ha {
             guests.push(Guest { vm: spec.id, on: decision.chosen, wish });

@@ -19,6 +19,7 @@ pub mod image;
 pub mod lost;
 pub mod message;
 pub mod record;
+pub mod reshape;
 #[cfg(test)]
 mod simulation;
 pub mod spec;

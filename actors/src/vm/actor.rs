@@ -27,6 +27,7 @@ use super::{
     message::{Answer, Stepped, VmMsg},
     migrate::{Move, Side},
     reconcile::{self, Doing, Next, Step},
+    shaping::{self, Shaping},
     snapshot,
     spec::VmSpec,
     state::{Ask, Decided, HOUSE, VmOperation, VmState},
@@ -54,6 +55,7 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
 const DEFINE_WITHIN: Duration = Duration::from_secs(240);
 const SNAPSHOT_WITHIN: Duration = Duration::from_secs(240);
+const RESHAPE_WITHIN: Duration = Duration::from_secs(120);
 const BACKUP_TRIES_MAX: u32 = 4;
 const FORGET_WITHIN: Duration = Duration::from_secs(5);
 
@@ -123,6 +125,13 @@ const fn points(step: Step) -> (&'static str, &'static str) {
         Step::Clear => ("vm.clear", "vm.clear.done"),
         Step::Settle => ("vm.settle", "vm.settle.done"),
         Step::Release => ("vm.release", "vm.release.done"),
+        Step::Claim => ("vm.claim", "vm.claim.done"),
+        Step::Reshape => ("vm.reshape", "vm.reshape.done"),
+        Step::Unshape => ("vm.unshape", "vm.unshape.done"),
+        Step::Enact => ("vm.enact", "vm.enact.done"),
+        Step::GiveBack => ("vm.give_back", "vm.give_back.done"),
+        Step::DropDisk => ("vm.drop_disk", "vm.drop_disk.done"),
+        Step::LetGo => ("vm.let_go", "vm.let_go.done"),
     }
 }
 
@@ -261,7 +270,7 @@ impl Vm {
     }
 
     async fn ask(&self, state: &mut State, ctx: &Context<VmMsg>, ask: Ask, reply: Answer) -> Result<(), Failure> {
-        match state.vm.decide(&self.spec, ask, state.doing.boots) {
+        match state.vm.decide(&self.spec_now(), ask, state.doing.boots) {
             Err(refused) => {
                 reply.answer(Err(refused));
                 Ok(())
@@ -365,8 +374,12 @@ impl Vm {
                 state.last_error = None;
                 // What was compared before it is not news any more.
                 (state.doing.done, state.doing.compared) = (Some(step), None);
+                let mut lag = None;
                 let done = match done {
-                    Stepped::Seen(done) => Some(done),
+                    Stepped::Seen(done) => {
+                        lag = done.domain.as_ref().and_then(|domain| domain.lag.clone());
+                        Some(done)
+                    }
                     Stepped::Compared(compared, done) => {
                         state.doing.compared = Some(compared);
                         state.doing.looked_at = Some(self.house.clock.now());
@@ -393,6 +406,13 @@ impl Vm {
                     (_, Some(Done { domain, at })) => self.see(ctx, state, domain, at).await,
                     (Some((newer, seen_at)), None) if seen_at > state.seen_at => self.see(ctx, state, newer, seen_at).await,
                     _ => Ok(()),
+                }?;
+                // After it is known whether it runs: what is off lags behind nothing.
+                match state.vm.active().map(|active| active.number) {
+                    Some(number) if matches!(step, Step::Reshape | Step::Unshape) => {
+                        self.record(ctx, state, vec![VmEvent::Reshaped { number, lag }], None).await
+                    }
+                    _ => Ok(()),
                 }
             }
             Err(error) => {
@@ -418,6 +438,10 @@ impl Vm {
                     }
                     Some(active) if !error.may_pass() || (gives_up(active, state.tries) && error.is_of_try()) => {
                         let events = reconcile::refused(&state.vm, error.to_string()).into_iter().collect();
+                        if step == Step::Unshape {
+                            // It would be refused again, and what is reserved is not kept for that.
+                            state.doing.done = Some(step);
+                        }
                         self.record(ctx, state, events, None).await
                     }
                     _ => {
@@ -439,6 +463,7 @@ impl Vm {
         while state.in_flight.is_none() && state.fresh && self.is_here() {
             let now = self.house.clock.now();
             state.doing.side = self.side(state);
+            (state.doing.claim, state.doing.holds) = shaping::claim(&self.house, &self.spec, self.host, &state.vm);
             match reconcile::next(&state.vm, state.doing, now) {
                 Next::Do(step) => {
                     if state.durable.load(Ordering::Acquire) < state.handed || self.is_held_back(ctx, state) {
@@ -500,25 +525,35 @@ impl Vm {
     async fn begin(&self, ctx: &Context<VmMsg>, state: &mut State, step: Step) -> Result<(), Failure> {
         fault::point(points(step).0, ctx.key()).await?;
         (state.in_flight, state.last_step) = (Some(step), Some(step));
-        let (house, spec, host, me) = (self.house.clone(), self.spec.clone(), self.host, ctx.addr().clone());
+        let (house, spec, host, me) = (self.house.clone(), self.spec_now(), self.host, ctx.addr().clone());
         let asked = state.vm.active().and_then(|active| active.migration.clone());
         let tag = snapshot::tag_under_way(&state.vm);
-        let errand = Errand::of(&state.vm, &self.spec, self.house.clock.now());
+        let errand = Errand::of(&state.vm, &spec, self.house.clock.now());
+        let shaping = Shaping::of(&state.vm);
         ctx.task(async move {
             let trip = Trip { house: &house, spec: &spec, host, asked: asked.as_deref() };
             let result = match trip.step(step).await {
                 Some(result) => result,
                 None => match keep::step(&house, &spec, host, errand, step).await {
                     Some(result) => result,
-                    None => match action(&house, &spec, host, step, tag).await {
-                        Ok(action) => ask_host(&house, host, &spec, action).await.map(Stepped::Seen),
-                        Err(refused) => Err(DriverError::Failed { message: refused.message }),
+                    None => match shaping::step(&house, &spec, host, shaping, step).await {
+                        Some(result) => result,
+                        None => match action(&house, &spec, host, step, tag).await {
+                            Ok(action) => ask_host(&house, host, &spec, action).await.map(Stepped::Seen),
+                            Err(refused) => Err(DriverError::Failed { message: refused.message }),
+                        },
                     },
                 },
             };
             deliver(&me, VmMsg::Stepped { step, result }).await;
         });
         Ok(())
+    }
+
+    /// In the shape that it has by now.
+    fn spec_now(&self) -> Arc<VmSpec> {
+        let known = self.house.directory.read(|known| known.fleet.vms.get(&self.spec.id).map(|entry| entry.spec.clone()));
+        known.unwrap_or_else(|| self.spec.clone())
     }
 
     /// Whether the roster says, as far as is known here, that the VM belongs to this actor's host. One that has moved is
@@ -569,6 +604,8 @@ pub(super) async fn ask_host(house: &House, host: HostId, spec: &VmSpec, action:
         Action::Define(_) => DEFINE_WITHIN,
         // A guest's memory is written or read.
         Action::Snapshot { .. } | Action::Revert { .. } | Action::RemoveSnapshot { .. } => SNAPSHOT_WITHIN,
+        // A guest is waited for.
+        Action::Reshape { .. } => RESHAPE_WITHIN,
         _ => STEP_WITHIN,
     };
     let (deadline, vm) = (Deadline::after(within), spec.id);

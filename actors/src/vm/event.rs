@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{backup::Backup, migrate::Move};
 use crate::{
-    host::driver::{Off, Progress, Run},
+    host::driver::{Lag, Off, Progress, Run},
     swarm::event::{DecodeError, Operation},
 };
 
@@ -35,6 +35,12 @@ pub enum OperationKind {
     Backup,
     /// Asked by the house, of a VM that was made for it: whether what was restored lives.
     Drill,
+    /// Other CPUs or memory.
+    Resize,
+    AttachDisk,
+    DetachDisk,
+    AttachNetwork,
+    DetachNetwork,
 }
 
 /// What an operation is about, where that is not said by its kind alone.
@@ -46,6 +52,20 @@ pub enum Subject {
     /// Where to.
     Backup {
         to: Arc<str>,
+    },
+    Resize {
+        cpus: Option<u32>,
+        memory_bytes: Option<u64>,
+        /// What runs is left as it is.
+        offline: bool,
+    },
+    /// Its size matters only where it is attached.
+    Disk {
+        name: Arc<str>,
+        size_bytes: u64,
+    },
+    Network {
+        name: Arc<str>,
     },
 }
 
@@ -66,22 +86,32 @@ impl OperationKind {
             Self::RemoveSnapshot => "remove snapshot",
             Self::Backup => "backup",
             Self::Drill => "drill",
+            Self::Resize => "resize",
+            Self::AttachDisk => "attach disk",
+            Self::DetachDisk => "detach disk",
+            Self::AttachNetwork => "attach network",
+            Self::DetachNetwork => "detach network",
         }
     }
 
     /// Whether what is done for it is undone before it ends, if it does not succeed: nothing comes between.
     pub const fn is_undone(self) -> bool {
-        matches!(self, Self::Snapshot | Self::Backup)
+        matches!(self, Self::Snapshot | Self::Backup) || self.is_of_shape()
     }
 
     /// Whether its failure says nothing of the VM itself, which stays as it is.
     pub const fn is_aside(self) -> bool {
-        matches!(self, Self::Snapshot | Self::RemoveSnapshot | Self::Backup | Self::Drill)
+        matches!(self, Self::Snapshot | Self::RemoveSnapshot | Self::Backup | Self::Drill) || self.is_of_shape()
     }
 
     /// Whether nobody but a removal comes between.
     pub const fn is_whole(self) -> bool {
-        matches!(self, Self::Snapshot | Self::Revert | Self::RemoveSnapshot | Self::Backup)
+        matches!(self, Self::Snapshot | Self::Revert | Self::RemoveSnapshot | Self::Backup) || self.is_of_shape()
+    }
+
+    /// Whether it changes the VM's [`Shape`](super::spec::Shape).
+    pub const fn is_of_shape(self) -> bool {
+        matches!(self, Self::Resize | Self::AttachDisk | Self::DetachDisk | Self::AttachNetwork | Self::DetachNetwork)
     }
 }
 
@@ -188,6 +218,11 @@ pub enum VmEvent {
     GivenUp {
         message: String,
     },
+    /// Its definition has another shape, and this is what its present run does not have of it.
+    Reshaped {
+        number: u64,
+        lag: Option<Lag>,
+    },
 }
 
 impl VmEvent {
@@ -202,6 +237,7 @@ impl VmEvent {
             Self::BackedUp { .. } => "VmBackedUp",
             Self::Adopted { .. } => "VmAdopted",
             Self::GivenUp { .. } => "VmGivenUp",
+            Self::Reshaped { .. } => "VmShapeDefined",
         }
     }
 
@@ -215,6 +251,16 @@ impl VmEvent {
                 match &asked.subject {
                     Some(Subject::Snapshot { name }) => data["snapshot"] = json!(name),
                     Some(Subject::Backup { to }) => data["to"] = json!(to),
+                    Some(Subject::Resize { cpus, memory_bytes, offline }) => {
+                        data["cpus"] = json!(cpus);
+                        data["memoryBytes"] = json!(memory_bytes);
+                        data["offline"] = json!(offline);
+                    }
+                    Some(Subject::Disk { name, size_bytes }) => {
+                        data["disk"] = json!(name);
+                        data["sizeBytes"] = json!(size_bytes);
+                    }
+                    Some(Subject::Network { name }) => data["network"] = json!(name),
                     None => {}
                 }
                 data
@@ -230,6 +276,7 @@ impl VmEvent {
             Self::BackedUp { backup } => json!({"number": backup.number, "path": backup.path, "bytes": backup.bytes}),
             Self::Adopted { wanted, why } => json!({"wanted": format!("{wanted:?}").to_uppercase(), "why": why}),
             Self::GivenUp { message } => json!({"message": message}),
+            Self::Reshaped { number, lag } => json!({"number": number, "untilItIsStartedAgain": lag.as_ref().map(Lag::words)}),
         }
     }
 

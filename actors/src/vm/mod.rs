@@ -15,6 +15,8 @@ pub mod migrate;
 mod migrate_simulation;
 pub mod reconcile;
 pub mod record;
+pub mod reshape;
+mod shaping;
 #[cfg(test)]
 mod simulation;
 pub mod snapshot;
@@ -25,4 +27,4 @@ mod trip;
 pub mod wire;
 
 pub use record::{VmRecord, VmStatus};
-pub use spec::{DiskSpec, VmSpec};
+pub use spec::{DiskSpec, Shape, VmSpec};

@@ -14,11 +14,12 @@ use super::{
     event::{Asked, OperationKind, Outcome, Seen, Subject, VmEvent, Wanted},
     migrate::Move,
     record::VmStatus,
+    reshape,
     snapshot::{self, Snapshot},
     spec::VmSpec,
 };
 use crate::{
-    host::driver::{Off, Progress, Run},
+    host::driver::{Lag, Off, Progress, Run},
     swarm::event::Operation,
 };
 
@@ -78,6 +79,9 @@ pub struct VmState {
     /// It lives for one drill of a backup.
     #[serde(default)]
     pub is_drill: bool,
+    /// What its present run does not have of its shape, or has beyond it.
+    #[serde(default)]
+    pub lag: Option<Lag>,
 }
 
 /// What a client asks.
@@ -138,6 +142,7 @@ impl VmState {
             epoch: 0,
             backups: VecDeque::new(),
             is_drill: spec.restored.as_ref().is_some_and(|restored| restored.drill),
+            lag: None,
         }
     }
 
@@ -177,6 +182,8 @@ impl VmState {
                     OperationKind::Create | OperationKind::Reboot | OperationKind::Migrate => {}
                     OperationKind::Snapshot | OperationKind::Revert | OperationKind::RemoveSnapshot => {}
                     OperationKind::Backup | OperationKind::Drill => {}
+                    OperationKind::Resize | OperationKind::AttachDisk | OperationKind::DetachDisk => {}
+                    OperationKind::AttachNetwork | OperationKind::DetachNetwork => {}
                     OperationKind::Start | OperationKind::Resume => self.wanted = Wanted::Running,
                     OperationKind::Stop => self.wanted = Wanted::Stopped,
                     OperationKind::Pause => self.wanted = Wanted::Paused,
@@ -213,6 +220,7 @@ impl VmState {
                 let Some(operation) = self.operations.iter_mut().find(|operation| operation.number == *number) else { return };
                 operation.ended = Some((at, outcome.clone()));
                 let kind = operation.kind;
+                self.forget_lag();
                 match outcome {
                     Outcome::Done => {
                         self.failed = None;
@@ -239,7 +247,14 @@ impl VmState {
             }
             VmEvent::Abandoned { number, why } => {
                 if let Some(operation) = self.operations.iter_mut().find(|operation| operation.number == *number) {
-                    operation.abandoned.get_or_insert_with(|| why.clone());
+                    match &mut operation.abandoned {
+                        None => operation.abandoned = Some(why.clone()),
+                        Some(first) if operation.kind.is_of_shape() && !first.contains(&**why) => {
+                            first.push_str("; then: ");
+                            first.push_str(why);
+                        }
+                        Some(_) => {}
+                    }
                 }
             }
             VmEvent::Moved { number, measured } => {
@@ -258,7 +273,12 @@ impl VmState {
             VmEvent::Seen { seen } => {
                 self.seen = *seen;
                 self.ran |= self.is_on();
+                // One that migrates is seen as gone here before it is seen there.
+                if self.active().is_none_or(|active| active.kind != OperationKind::Migrate) {
+                    self.forget_lag();
+                }
             }
+            VmEvent::Reshaped { lag, .. } => self.lag = lag.clone().filter(|_| self.is_on()),
             VmEvent::Adopted { wanted, .. } => {
                 self.wanted = *wanted;
                 self.failed = None;
@@ -284,6 +304,12 @@ impl VmState {
         use OperationKind::{Migrate, Pause, Reboot, Resume};
         let lost = matches!(self.seen, Seen::Absent | Seen::There(Run::Off(Off::Crashed)));
         lost && matches!(kind, Migrate | Reboot | Pause | Resume)
+    }
+
+    fn forget_lag(&mut self) {
+        if !self.is_on() {
+            self.lag = None;
+        }
     }
 
     fn want_what_is(&mut self) {
@@ -312,6 +338,8 @@ impl VmState {
             Some(OperationKind::Reboot | OperationKind::Pause | OperationKind::Resume) => seen,
             Some(OperationKind::Snapshot | OperationKind::Revert | OperationKind::RemoveSnapshot) => seen,
             Some(OperationKind::Backup | OperationKind::Drill) => seen,
+            Some(OperationKind::Resize | OperationKind::AttachDisk | OperationKind::DetachDisk) => seen,
+            Some(OperationKind::AttachNetwork | OperationKind::DetachNetwork) => seen,
             None if self.failed.is_some() && !self.is_on() => VmStatus::Failed,
             None => seen,
         }
@@ -377,6 +405,7 @@ impl VmState {
             OperationKind::Resume if !running && !paused => return refuse(format!("{} does not run; start it", spec.name)),
             OperationKind::Start if paused => return refuse(format!("{} is paused; resume it", spec.name)),
             OperationKind::Backup => backup::may_ask(self, spec, ask.subject.as_ref())?,
+            kind if kind.is_of_shape() => reshape::may_ask(self, spec, kind, ask.subject.as_ref())?,
             OperationKind::Create | OperationKind::Recover | OperationKind::Drill => {
                 return refuse("that is not asked from outside".into());
             }

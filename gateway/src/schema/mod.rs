@@ -77,6 +77,7 @@ pub struct Mutation(
     vm::VmMutation,
     vm::ConsoleMutation,
     vm::BackupMutation,
+    vm::ShapeMutation,
 );
 
 #[derive(MergedSubscription, Default)]

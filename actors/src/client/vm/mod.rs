@@ -6,6 +6,7 @@
 mod backup;
 mod console;
 mod new;
+mod shape;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -23,6 +24,7 @@ pub use backup::{KeptBackup, Restore};
 pub use console::ConsoleReader;
 pub use new::NewVm;
 use new::{STOP_GRACE_MS_MAX, check_new};
+pub use shape::NewSize;
 
 use super::{ControlPlane, Done, Page, VmFilter, check, command::operation, query::page_key};
 use crate::{

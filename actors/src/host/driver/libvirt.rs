@@ -255,7 +255,7 @@ impl Libvirt {
         };
         let epoch = seen.name.as_deref().map_or(0, epoch_of);
         // libvirt does not count boots.
-        Some(Domain { vm, owner: self.host, run: run(seen.power), boots: None, usage, epoch })
+        Some(Domain { vm, owner: self.host, run: run(seen.power), boots: None, usage, epoch, lag: seen.lag })
     }
 }
 

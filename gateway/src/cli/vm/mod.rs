@@ -2,6 +2,7 @@
 
 mod backup;
 mod console;
+mod shape;
 mod snapshot;
 
 use std::{io::IsTerminal, path::PathBuf, time::Duration};
@@ -185,6 +186,8 @@ pub enum VmCommand {
         #[arg(long)]
         no_wait: bool,
     },
+    #[command(flatten)]
+    Shape(shape::ShapeCommand),
     /// Remove VMs with their disks
     Remove {
         #[command(flatten)]
@@ -357,6 +360,7 @@ pub async fn run(client: &Client, show: Show, command: VmCommand) -> Outcome {
             backup::restore(client, show, backup::New { from, name, host: on, no_start, no_wait }).await
         }
         VmCommand::Drill { from, on, no_wait } => backup::drill(client, show, &from, on, no_wait).await,
+        VmCommand::Shape(command) => shape::run(client, show, command).await,
         VmCommand::Remove { which, force } => each(client, show, which, "VmRemove", "removeVm", json!({ "force": force })).await,
     }
 }

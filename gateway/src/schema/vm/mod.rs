@@ -7,6 +7,7 @@ mod input;
 mod mutation;
 mod operation;
 mod placement;
+mod shape;
 
 use std::sync::Arc;
 
@@ -22,6 +23,8 @@ use hiveward_actors::{
 pub use mutation::VmMutation;
 use operation::{VmMigration, VmOperation};
 use placement::VmPlacement;
+pub use shape::ShapeMutation;
+use shape::VmPendingRestart;
 
 use super::{
     Result, caught_up, door,
@@ -85,6 +88,10 @@ impl Vm {
     }
     async fn networks(&self) -> &[String] {
         &self.0.spec.networks
+    }
+    /// What its present run does not have of its CPUs, memory, disks and networks, or has beyond them.
+    async fn pending_restart(&self) -> Option<VmPendingRestart> {
+        self.0.state.lag.as_ref().map(VmPendingRestart::from)
     }
     async fn ssh_keys(&self) -> &[String] {
         &self.0.spec.ssh_keys
