@@ -52,7 +52,7 @@ pub use query::{ClusterView, MetricsSample, OutputChunk, OutputReader, OutputStr
 pub use scatter::{NewHedge, NewScatter, Over};
 pub use shard::ShardView;
 pub use usage::BudgetView;
-pub use vm::{ConsoleReader, KeptBackup, NewMove, NewSize, NewVm, Restore};
+pub use vm::{ConsoleReader, KeptBackup, NewClone, NewMove, NewSize, NewVm, Restore};
 
 /// Cheap to clone.
 #[derive(Clone)]

@@ -1,6 +1,8 @@
 //! What VMs promise beyond being on and off: snapshots, consoles, backups. On one node over a simulated hypervisor that outlives it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "vm_operations/copy.rs"]
+mod copy;
 #[path = "vm_operations/shape.rs"]
 mod shape;
 mod support;

@@ -10,3 +10,4 @@ mod life;
 mod lost;
 mod migration;
 mod operations;
+mod shape;

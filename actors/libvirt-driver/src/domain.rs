@@ -322,7 +322,8 @@ const OTHER_PORTS: usize = 4;
 
 fn ports(definition: &Definition) -> String {
     let all = definition.disks.len().max(1) + definition.networks.len().max(1) + OTHER_PORTS + FREE_PORTS;
-    "<controller type='pci' model='pcie-root-port'/>".repeat(all)
+    let root = "<controller type='pci' index='0' model='pcie-root'/>";
+    format!("{root}{}", "<controller type='pci' model='pcie-root-port'/>".repeat(all))
 }
 
 /// Kind and name of each: `bridge:NAME` is a bridge of the host, another name one of libvirt's networks. Without any it is

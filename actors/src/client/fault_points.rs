@@ -118,4 +118,10 @@ pub const FAULT_POINTS: &[(&str, &str)] = &[
     ("driver.reshape.done", "after a simulated hypervisor gave one another shape"),
     ("driver.drop_disk", "before a simulated hypervisor removes the data of a detached disk"),
     ("driver.drop_disk.done", "after a simulated hypervisor removed the data of a detached disk"),
+    ("vm.copy", "before a VM's actor has its disks copied for a template or a clone"),
+    ("vm.copy.done", "after that, before the VM's actor writes that it was done"),
+    ("vm.end_copy", "before a VM's actor has what is left of such a copy removed"),
+    ("vm.end_copy.done", "after that, before the VM's actor writes that it was done"),
+    ("vm.publish", "before a VM's actor has the roster take in what was made of the copy"),
+    ("vm.publish.done", "after that, before the VM's actor writes that it was done"),
 ];

@@ -345,6 +345,13 @@ pub enum FleetChange {
         reshaped: bool,
         held: Option<Size>,
     },
+    /// From the actor of the VM `of`: placed on this host, or on the best one of the same kind, with what its disks begin as.
+    CloneVm {
+        spec: Arc<VmSpec>,
+        images: Vec<Arc<ImageSpec>>,
+        of: VmId,
+        on: Option<HostId>,
+    },
     /// From a VM's actor: what was held since this operation its present run does not use any more.
     LetGo {
         vm: VmId,
@@ -364,7 +371,7 @@ impl FleetChange {
             | Self::Reached { host, .. }
             | Self::Unreachable { host, .. }
             | Self::Drained { host, .. } => host.key(),
-            Self::AddVm { spec, .. } => spec.id.key(),
+            Self::AddVm { spec, .. } | Self::CloneVm { spec, .. } => spec.id.key(),
             Self::AddImage { spec } => spec.id.key(),
             Self::RemoveImage { image } => image.key(),
             Self::RemoveVm { vm }

@@ -186,8 +186,10 @@ impl Fleet {
     }
 
     fn use_image(&mut self, spec: &VmSpec, sign: i32) {
-        if let Some(entry) = spec.base.and_then(|image| self.images.get_mut(&image)) {
-            entry.vms = entry.vms.saturating_add_signed(sign);
+        for image in spec.images() {
+            if let Some(entry) = self.images.get_mut(&image) {
+                entry.vms = entry.vms.saturating_add_signed(sign);
+            }
         }
     }
 
@@ -195,6 +197,11 @@ impl Fleet {
         if let Some(entry) = self.vms.remove(&vm) {
             self.vm_names.remove(&entry.spec.name);
             self.use_image(&entry.spec, -1);
+            for image in entry.spec.images() {
+                if self.images.get(&image).is_some_and(|image| image.spec.only_for == Some(vm)) {
+                    self.images.remove(&image);
+                }
+            }
             self.reserve(entry.host, entry.need(), -1);
             self.group(entry.host, &entry.spec, -1);
             if let Some(to) = entry.moving {
@@ -338,7 +345,9 @@ impl Fleet {
             }),
             FleetEvent::VmLetGo { vm, .. } => self.reshape(*vm, |entry| entry.held = None),
             FleetEvent::ImageAdded { spec, .. } => {
-                self.image_names.insert(spec.name.clone(), spec.id);
+                if spec.only_for.is_none() {
+                    self.image_names.insert(spec.name.clone(), spec.id);
+                }
                 self.images.insert(spec.id, ImageEntry { spec: spec.clone(), vms: 0, added_at: at });
             }
             FleetEvent::ImageRemoved { image, .. } => {

@@ -151,3 +151,111 @@ pub(super) fn let_go(fleet: &Fleet, vm: VmId, number: u64) -> Vec<FleetEvent> {
         _ => Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use hiveward_runtime::{clock::WallMs, op::NodeId};
+
+    use super::{
+        super::{
+            decide::decide,
+            event::FleetChange,
+            spec::{Capacity, HostSpec},
+        },
+        *,
+    };
+    use crate::vm::{VmSpec, simulation::spec};
+
+    const GIB: u64 = 1 << 30;
+
+    fn host(n: u128) -> HostId {
+        HostId::from_u128(n)
+    }
+
+    /// Two hosts with 8 GiB each, and a VM of 3 GiB on each that is to come back.
+    fn two() -> Fleet {
+        let mut fleet = Fleet::default();
+        for n in 1..=2 {
+            let spec = HostSpec {
+                id: host(n),
+                name: format!("h{n}"),
+                uri: format!("simulated://h{n}"),
+                labels: BTreeMap::new(),
+                zone: String::new(),
+                node: None,
+                cpu_overcommit_milli: 1_000,
+                memory_overcommit_milli: 1_000,
+                pool: Default::default(),
+                peer_uri: None,
+            };
+            act(&mut fleet, FleetChange::AddHost { spec: Arc::new(spec) });
+            let entry = fleet.hosts.get_mut(&host(n)).unwrap();
+            (entry.place.node, entry.place.placement) = (Some(NodeId::from_u128(n)), 1);
+            let capacity = Capacity { cpus: 8, memory_bytes: 8 * GIB, version: "s".into() };
+            act(&mut fleet, FleetChange::Reached { host: host(n), placement: 1, capacity });
+        }
+        for n in 1..=2 {
+            let spec = VmSpec { id: vm(n), name: format!("vm{n}"), memory_bytes: 3 * GIB, ha: true, ..spec() };
+            act(&mut fleet, FleetChange::AddVm { spec: Arc::new(spec), on: Some(host(n)) });
+        }
+        fleet
+    }
+
+    fn vm(n: u128) -> VmId {
+        VmId::from_u128(n)
+    }
+
+    fn act(fleet: &mut Fleet, change: FleetChange) {
+        for event in decide(fleet, &change, None).unwrap() {
+            fleet.apply(&event, WallMs(0));
+        }
+    }
+
+    fn to(fleet: &Fleet, memory: u64) -> FleetChange {
+        let shape = Shape { memory_bytes: memory, ..fleet.vms[&vm(1)].spec.shape() };
+        FleetChange::BeginReshape { vm: vm(1), host: host(1), number: 2, shape }
+    }
+
+    fn used(fleet: &Fleet, n: u128) -> i32 {
+        fleet.hosts[&host(n)].used.memory_mib / 1024
+    }
+
+    #[test]
+    fn a_vm_does_not_grow_beyond_what_could_come_back_when_a_host_is_lost() {
+        let mut fleet = two();
+        let refused = decide(&fleet, &to(&fleet, 6 * GIB), None).unwrap_err();
+        assert!(refused.field.as_deref() == Some("ha") && refused.message.contains("does not grow"), "{refused:?}");
+        let change = to(&fleet, 5 * GIB);
+        act(&mut fleet, change.clone());
+        assert_eq!((used(&fleet, 1), decide(&fleet, &change, None).unwrap().len()), (5, 0), "said again it is so already");
+        // What it is being made counts for others, too.
+        let spec = VmSpec { id: vm(3), name: "vm3".into(), memory_bytes: GIB, ..spec() };
+        assert!(decide(&fleet, &FleetChange::AddVm { spec: Arc::new(spec), on: Some(host(2)) }, None).is_err());
+    }
+
+    #[test]
+    fn a_vm_that_comes_back_amid_a_change_has_the_shape_and_the_reservation_that_it_had() {
+        let mut fleet = two();
+        let change = to(&fleet, 4 * GIB);
+        act(&mut fleet, change);
+        let end = |held| FleetChange::EndReshape { vm: vm(1), host: host(1), number: 2, reshaped: true, held };
+        act(&mut fleet, end(Some(Size { cpus: 1, memory_bytes: 5 * GIB })));
+        assert_eq!((used(&fleet, 1), fleet.vms[&vm(1)].spec.memory_bytes), (5, 4 * GIB));
+        let shape = Shape { memory_bytes: 5 * GIB, ..fleet.vms[&vm(1)].spec.shape() };
+        act(&mut fleet, FleetChange::BeginReshape { vm: vm(1), host: host(1), number: 3, shape });
+        let lost = FleetEvent::HostOff { host: host(1), by: None, why: "t".into(), operation: None };
+        fleet.apply(&lost, WallMs(0));
+        for event in super::super::lost::bring_all_back(&fleet) {
+            fleet.apply(&event, WallMs(0));
+        }
+        let entry = &fleet.vms[&vm(1)];
+        assert_eq!((entry.host, entry.spec.memory_bytes, entry.need().memory_mib), (host(2), 4 * GIB, 4 << 10));
+        assert_eq!((used(&fleet, 1), used(&fleet, 2)), (0, 7));
+        // What the life on the lost host would still say is not heard.
+        act(&mut fleet, FleetChange::EndReshape { vm: vm(1), host: host(1), number: 3, reshaped: true, held: None });
+        act(&mut fleet, FleetChange::LetGo { vm: vm(1), number: 2 });
+        assert_eq!((used(&fleet, 1), used(&fleet, 2)), (0, 7));
+    }
+}

@@ -59,6 +59,7 @@ fn vm(n: u128, dice: &mut fastrand::Rng) -> VmSpec {
         stop_grace_ms: 0,
         base: None,
         restored: None,
+        bases: Vec::new(),
     }
 }
 

@@ -194,6 +194,7 @@ fn vm_spec(n: u128) -> VmSpec {
         stop_grace_ms: 0,
         base: None,
         restored: None,
+        bases: Vec::new(),
     }
 }
 

@@ -22,6 +22,7 @@ use hiveward_runtime::{
 use tokio::time::Instant;
 
 use super::{
+    copying::{self, Copying},
     event::{self, Asked, OperationKind, Seen, VmEvent},
     keep::{self, Errand},
     message::{Answer, Stepped, VmMsg},
@@ -44,7 +45,7 @@ use crate::{
         spec::HostUri,
     },
     house::House,
-    id::HostId,
+    id::{HostId, ImageId},
     swarm::message::Committed,
 };
 
@@ -132,13 +133,17 @@ const fn points(step: Step) -> (&'static str, &'static str) {
         Step::GiveBack => ("vm.give_back", "vm.give_back.done"),
         Step::DropDisk => ("vm.drop_disk", "vm.drop_disk.done"),
         Step::LetGo => ("vm.let_go", "vm.let_go.done"),
+        Step::Copy => ("vm.copy", "vm.copy.done"),
+        Step::EndCopy => ("vm.end_copy", "vm.end_copy.done"),
+        Step::Publish => ("vm.publish", "vm.publish.done"),
     }
 }
 
 /// Whether it would be the same once more: each try reads all of its disks.
 fn gives_up(active: &VmOperation, tries: u32) -> bool {
     // Each is counted when it failed and when it is begun again.
-    active.kind == OperationKind::Backup && active.abandoned.is_none() && tries / 2 + 1 >= BACKUP_TRIES_MAX
+    let reads_all = active.kind == OperationKind::Backup || (active.kind.is_copy() && active.copied.is_empty());
+    reads_all && active.abandoned.is_none() && tries / 2 + 1 >= BACKUP_TRIES_MAX
 }
 
 async fn deliver(to: &Addr<VmMsg>, msg: VmMsg) {
@@ -297,21 +302,25 @@ impl Vm {
 
     /// Also while it is on its way: then the hypervisor is asked to end it.
     async fn cancel(&self, ctx: &Context<VmMsg>, state: &mut State, principal: &str, reply: Answer) -> Result<(), Failure> {
-        let can_be = |active: &&VmOperation| matches!(active.kind, OperationKind::Migrate | OperationKind::Backup);
+        let can_be = |active: &&VmOperation| {
+            matches!(active.kind, OperationKind::Migrate | OperationKind::Backup) || active.kind.is_copy()
+        };
         let active = state.vm.active().filter(can_be);
         let Some((number, known)) = active.map(|active| (active.number, active.abandoned.is_some())) else {
-            let message =
-                format!("neither a migration nor a backup of {} is under way: there is nothing to cancel", self.spec.name);
+            let message = format!(
+                "neither a migration nor a backup or another copy of {} is under way: there is nothing to cancel",
+                self.spec.name
+            );
             reply.answer(Err(Refused::new(Code::Refused, message)));
             return Ok(());
         };
         let why = format!("it was cancelled by {principal}");
         let events = if known { Vec::new() } else { vec![VmEvent::Abandoned { number, why }] };
         self.record(ctx, state, events, Some((number, reply))).await?;
-        if matches!(state.in_flight, Some(Step::Migrate | Step::Backup)) {
+        if matches!(state.in_flight, Some(Step::Migrate | Step::Backup | Step::Copy)) {
             let (house, host, vm) = (self.house.clone(), self.host, self.spec.id);
             // What the node itself does for a backup is over soon.
-            let tries = if state.in_flight == Some(Step::Backup) { 1 } else { ABORTS_MAX };
+            let tries = if state.in_flight == Some(Step::Migrate) { ABORTS_MAX } else { 1 };
             ctx.task(async move {
                 // Before the memory goes there is nothing to abort yet.
                 for _ in 0..tries {
@@ -395,6 +404,10 @@ impl Vm {
                     }
                     Stepped::BackedUp(backup) => {
                         self.record(ctx, state, vec![VmEvent::BackedUp { backup: Box::new(backup) }], None).await?;
+                        None
+                    }
+                    Stepped::Copied { number, disks } => {
+                        self.record(ctx, state, vec![VmEvent::Copied { number, disks }], None).await?;
                         None
                     }
                     Stepped::Told => None,
@@ -529,7 +542,7 @@ impl Vm {
         let asked = state.vm.active().and_then(|active| active.migration.clone());
         let tag = snapshot::tag_under_way(&state.vm);
         let errand = Errand::of(&state.vm, &spec, self.house.clock.now());
-        let shaping = Shaping::of(&state.vm);
+        let (shaping, copying) = (Shaping::of(&state.vm), Copying::of(&state.vm));
         ctx.task(async move {
             let trip = Trip { house: &house, spec: &spec, host, asked: asked.as_deref() };
             let result = match trip.step(step).await {
@@ -538,9 +551,12 @@ impl Vm {
                     Some(result) => result,
                     None => match shaping::step(&house, &spec, host, shaping, step).await {
                         Some(result) => result,
-                        None => match action(&house, &spec, host, step, tag).await {
-                            Ok(action) => ask_host(&house, host, &spec, action).await.map(Stepped::Seen),
-                            Err(refused) => Err(DriverError::Failed { message: refused.message }),
+                        None => match copying::step(&house, &spec, host, copying, step).await {
+                            Some(result) => result,
+                            None => match action(&house, &spec, host, step, tag).await {
+                                Ok(action) => ask_host(&house, host, &spec, action).await.map(Stepped::Seen),
+                                Err(refused) => Err(DriverError::Failed { message: refused.message }),
+                            },
                         },
                     },
                 },
@@ -614,10 +630,10 @@ pub(super) async fn ask_host(house: &House, host: HostId, spec: &VmSpec, action:
 }
 
 /// The image's bytes, on this node; `None` where no domain is made of them, or none is known by that name.
-async fn base(house: &House, spec: &VmSpec, host: HostId) -> Result<Option<Base>, Refused> {
+async fn base(house: &House, image: Option<ImageId>, host: HostId) -> Result<Option<Base>, Refused> {
     let found = house.directory.read(|known| {
         let uri = HostUri::parse(&known.fleet.hosts.get(&host)?.spec.uri).ok()?;
-        uri.has_disks().then(|| Some(known.fleet.images.get(&spec.base?)?.spec.clone()))?
+        uri.has_disks().then(|| Some(known.fleet.images.get(&image?)?.spec.clone()))?
     });
     let Some(image) = found else { return Ok(None) };
     let unavailable = |why: String| Refused::new(Code::Unavailable, format!("image {} cannot be read: {why}", image.name));
@@ -647,16 +663,21 @@ pub(crate) async fn definition(house: &House, spec: &Arc<VmSpec>, host: HostId) 
         }
     };
     let epoch = house.directory.read(|known| known.fleet.vms.get(&spec.id).map_or(0, |entry| entry.epoch));
+    let mut cloned = Vec::with_capacity(spec.bases.len());
+    for (disk, image) in &spec.bases {
+        cloned.extend(base(house, Some(*image), host).await?.map(|base| (disk.clone(), base)));
+    }
     Ok(DomainSpec {
         owner: host,
         base: match &spec.restored {
             Some(restored) => restored.disks.iter().find(|disk| disk.disk == "root").map(|disk| restored.base(disk)),
-            None => base(house, spec, host).await?,
+            None => base(house, spec.base, host).await?,
         },
         bases: spec
             .restored
             .iter()
             .flat_map(|restored| restored.disks.iter().map(|disk| (disk.disk.clone(), restored.base(disk))))
+            .chain(cloned)
             .collect(),
         isolated: spec.restored.as_ref().is_some_and(|restored| restored.drill),
         name: domain_name(&spec.name, epoch),

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{backup::Backup, migrate::Move};
+use super::{backup::Backup, copy::Copied, migrate::Move};
 use crate::{
     host::driver::{Lag, Off, Progress, Run},
+    id::{HostId, ImageId, VmId},
     swarm::event::{DecodeError, Operation},
 };
 
@@ -41,6 +42,10 @@ pub enum OperationKind {
     DetachDisk,
     AttachNetwork,
     DetachNetwork,
+    /// An image of its system disk.
+    Template,
+    /// Another VM with its disks.
+    Clone,
 }
 
 /// What an operation is about, where that is not said by its kind alone.
@@ -67,6 +72,16 @@ pub enum Subject {
     Network {
         name: Arc<str>,
     },
+    Template {
+        image: ImageId,
+        name: Arc<str>,
+    },
+    Clone {
+        vm: VmId,
+        name: Arc<str>,
+        on: Option<HostId>,
+        start: bool,
+    },
 }
 
 impl OperationKind {
@@ -91,22 +106,31 @@ impl OperationKind {
             Self::DetachDisk => "detach disk",
             Self::AttachNetwork => "attach network",
             Self::DetachNetwork => "detach network",
+            Self::Template => "template",
+            Self::Clone => "clone",
         }
     }
 
     /// Whether what is done for it is undone before it ends, if it does not succeed: nothing comes between.
     pub const fn is_undone(self) -> bool {
-        matches!(self, Self::Snapshot | Self::Backup) || self.is_of_shape()
+        matches!(self, Self::Snapshot | Self::Backup) || self.is_of_shape() || self.is_copy()
     }
 
     /// Whether its failure says nothing of the VM itself, which stays as it is.
     pub const fn is_aside(self) -> bool {
-        matches!(self, Self::Snapshot | Self::RemoveSnapshot | Self::Backup | Self::Drill) || self.is_of_shape()
+        matches!(self, Self::Snapshot | Self::RemoveSnapshot | Self::Backup | Self::Drill) || self.is_of_shape() || self.is_copy()
     }
 
     /// Whether nobody but a removal comes between.
     pub const fn is_whole(self) -> bool {
-        matches!(self, Self::Snapshot | Self::Revert | Self::RemoveSnapshot | Self::Backup) || self.is_of_shape()
+        matches!(self, Self::Snapshot | Self::Revert | Self::RemoveSnapshot | Self::Backup)
+            || self.is_of_shape()
+            || self.is_copy()
+    }
+
+    /// Whether something else is made of its disks as they are.
+    pub const fn is_copy(self) -> bool {
+        matches!(self, Self::Template | Self::Clone)
     }
 
     /// Whether it changes the VM's [`Shape`](super::spec::Shape).
@@ -223,6 +247,11 @@ pub enum VmEvent {
         number: u64,
         lag: Option<Lag>,
     },
+    /// Its disks are kept as they were at one moment, by the hash of their bytes.
+    Copied {
+        number: u64,
+        disks: Vec<Copied>,
+    },
 }
 
 impl VmEvent {
@@ -238,6 +267,7 @@ impl VmEvent {
             Self::Adopted { .. } => "VmAdopted",
             Self::GivenUp { .. } => "VmGivenUp",
             Self::Reshaped { .. } => "VmShapeDefined",
+            Self::Copied { .. } => "VmDisksCopied",
         }
     }
 
@@ -261,6 +291,14 @@ impl VmEvent {
                         data["sizeBytes"] = json!(size_bytes);
                     }
                     Some(Subject::Network { name }) => data["network"] = json!(name),
+                    Some(Subject::Template { image, name }) => {
+                        data["image"] = json!(image.to_string());
+                        data["name"] = json!(name);
+                    }
+                    Some(Subject::Clone { vm, name, .. }) => {
+                        data["clone"] = json!(vm.to_string());
+                        data["name"] = json!(name);
+                    }
                     None => {}
                 }
                 data
@@ -276,6 +314,9 @@ impl VmEvent {
             Self::BackedUp { backup } => json!({"number": backup.number, "path": backup.path, "bytes": backup.bytes}),
             Self::Adopted { wanted, why } => json!({"wanted": format!("{wanted:?}").to_uppercase(), "why": why}),
             Self::GivenUp { message } => json!({"message": message}),
+            Self::Copied { number, disks } => {
+                json!({"number": number, "bytes": disks.iter().map(|disk| disk.bytes).sum::<u64>()})
+            }
             Self::Reshaped { number, lag } => json!({"number": number, "untilItIsStartedAgain": lag.as_ref().map(Lag::words)}),
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hiveward_runtime::{call::Reply, error::Refused};
 
-use super::{backup::Backup, migrate::Compared, reconcile::Step, state::Ask};
+use super::{backup::Backup, copy::Copied, migrate::Compared, reconcile::Step, state::Ask};
 use crate::{
     host::{
         driver::{Domain, DriverError, Progress},
@@ -26,6 +26,10 @@ pub enum Stepped {
     /// It has gone, and this was measured of it.
     Moved(Progress),
     BackedUp(Backup),
+    Copied {
+        number: u64,
+        disks: Vec<Copied>,
+    },
     /// Others know of it now.
     Told,
 }

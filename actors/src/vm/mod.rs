@@ -6,6 +6,8 @@
 pub mod actor;
 pub mod backup;
 pub mod console;
+pub mod copy;
+mod copying;
 pub mod event;
 pub mod ha;
 mod keep;
@@ -18,7 +20,7 @@ pub mod record;
 pub mod reshape;
 mod shaping;
 #[cfg(test)]
-mod simulation;
+pub(crate) mod simulation;
 pub mod snapshot;
 pub mod spec;
 pub mod state;

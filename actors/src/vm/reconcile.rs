@@ -8,7 +8,7 @@ use std::time::Duration;
 use hiveward_runtime::clock::WallMs;
 
 use super::{
-    backup,
+    backup, copy,
     event::{OperationKind, Outcome, Seen, VmEvent, Wanted},
     migrate::{self, Compared, Side},
     reshape::{self, Claim},
@@ -85,6 +85,14 @@ pub enum Step {
     DropDisk,
     /// Nothing is reserved any more for a run that is over.
     LetGo,
+
+    // Of a template or a clone.
+    /// Its disks, among the blobs.
+    Copy,
+    /// Away with what a copy left that did not come to its end.
+    EndCopy,
+    /// The roster has the image or the VM from then on.
+    Publish,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,6 +149,7 @@ pub fn next(state: &VmState, doing: Doing, now: WallMs) -> Next {
             OperationKind::Backup => backup::next(state, active, doing, now),
             OperationKind::Drill => backup::drill(state, active, doing, now),
             kind if kind.is_of_shape() => reshape::next(state, active, doing, now),
+            OperationKind::Template | OperationKind::Clone => copy::next(state, active, doing, now),
             _ => within_operation(state, doing, now),
         },
         None if state.removed => Next::Idle,
@@ -215,6 +224,7 @@ fn within_operation(state: &VmState, doing: Doing, now: WallMs) -> Next {
         (OperationKind::Backup | OperationKind::Drill, _) => return Next::Idle,
         (OperationKind::Resize | OperationKind::AttachDisk | OperationKind::DetachDisk, _) => return Next::Idle,
         (OperationKind::AttachNetwork | OperationKind::DetachNetwork, _) => return Next::Idle,
+        (OperationKind::Template | OperationKind::Clone, _) => return Next::Idle,
         (OperationKind::Migrate | OperationKind::Snapshot | OperationKind::Revert | OperationKind::RemoveSnapshot, _) => {
             return Next::Idle;
         }

@@ -22,7 +22,7 @@ use crate::{
 const SEEDS: u64 = 3_000;
 const STEPS: u32 = 120;
 
-pub(super) fn spec() -> VmSpec {
+pub(crate) fn spec() -> VmSpec {
     VmSpec {
         id: VmId::from_u128(1),
         name: "vm".into(),
@@ -43,6 +43,7 @@ pub(super) fn spec() -> VmSpec {
         stop_grace_ms: 5_000,
         base: None,
         restored: None,
+        bases: Vec::new(),
     }
 }
 
@@ -222,7 +223,9 @@ impl Life {
                 | OperationKind::AttachDisk
                 | OperationKind::DetachDisk
                 | OperationKind::AttachNetwork
-                | OperationKind::DetachNetwork,
+                | OperationKind::DetachNetwork
+                | OperationKind::Template
+                | OperationKind::Clone,
                 _,
             ) => false,
             (OperationKind::Snapshot, _) => self.doing.done == Some(Step::Snapshot),

@@ -70,10 +70,18 @@ pub struct VmSpec {
     /// Its disks begin as those of a backup, and not as its image.
     #[serde(default)]
     pub restored: Option<Restored>,
+    /// What other disks than its root begin as, by their names: of a clone.
+    #[serde(default)]
+    pub bases: Vec<(String, ImageId)>,
 }
 
 impl VmSpec {
     pub const STOP_GRACE_MS_DEFAULT: u64 = 60_000;
+
+    /// All images that its disks are made of.
+    pub fn images(&self) -> impl Iterator<Item = ImageId> {
+        self.base.into_iter().chain(self.bases.iter().map(|(_, image)| *image))
+    }
 
     pub fn shape(&self) -> Shape {
         Shape { cpus: self.cpus, memory_bytes: self.memory_bytes, disks: self.disks.clone(), networks: self.networks.clone() }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     backup::{self, BACKUPS_KEPT_MAX, Backup},
+    copy::{self, Copied},
     event::{Asked, OperationKind, Outcome, Seen, Subject, VmEvent, Wanted},
     migrate::Move,
     record::VmStatus,
@@ -52,6 +53,9 @@ pub struct VmOperation {
     pub measured: Option<Progress>,
     #[serde(default)]
     pub subject: Option<Subject>,
+    /// Of a template or a clone: what is kept for it.
+    #[serde(default)]
+    pub copied: Vec<Copied>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,6 +133,7 @@ impl VmState {
             abandoned: None,
             measured: None,
             subject: None,
+            copied: Vec::new(),
         };
         Self {
             wanted: if spec.start { Wanted::Running } else { Wanted::Stopped },
@@ -184,6 +189,7 @@ impl VmState {
                     OperationKind::Backup | OperationKind::Drill => {}
                     OperationKind::Resize | OperationKind::AttachDisk | OperationKind::DetachDisk => {}
                     OperationKind::AttachNetwork | OperationKind::DetachNetwork => {}
+                    OperationKind::Template | OperationKind::Clone => {}
                     OperationKind::Start | OperationKind::Resume => self.wanted = Wanted::Running,
                     OperationKind::Stop => self.wanted = Wanted::Stopped,
                     OperationKind::Pause => self.wanted = Wanted::Paused,
@@ -211,6 +217,7 @@ impl VmState {
                     abandoned: None,
                     measured: None,
                     subject: subject.clone(),
+                    copied: Vec::new(),
                 });
                 if self.operations.len() > OPERATIONS_KEPT_MAX {
                     self.operations.pop_front();
@@ -278,6 +285,11 @@ impl VmState {
                     self.forget_lag();
                 }
             }
+            VmEvent::Copied { number, disks } => {
+                if let Some(operation) = self.operations.iter_mut().find(|operation| operation.number == *number) {
+                    operation.copied = disks.clone();
+                }
+            }
             VmEvent::Reshaped { lag, .. } => self.lag = lag.clone().filter(|_| self.is_on()),
             VmEvent::Adopted { wanted, .. } => {
                 self.wanted = *wanted;
@@ -340,6 +352,7 @@ impl VmState {
             Some(OperationKind::Backup | OperationKind::Drill) => seen,
             Some(OperationKind::Resize | OperationKind::AttachDisk | OperationKind::DetachDisk) => seen,
             Some(OperationKind::AttachNetwork | OperationKind::DetachNetwork) => seen,
+            Some(OperationKind::Template | OperationKind::Clone) => seen,
             None if self.failed.is_some() && !self.is_on() => VmStatus::Failed,
             None => seen,
         }
@@ -405,6 +418,7 @@ impl VmState {
             OperationKind::Resume if !running && !paused => return refuse(format!("{} does not run; start it", spec.name)),
             OperationKind::Start if paused => return refuse(format!("{} is paused; resume it", spec.name)),
             OperationKind::Backup => backup::may_ask(self, spec, ask.subject.as_ref())?,
+            kind if kind.is_copy() => copy::may_ask(self, spec, kind, ask.subject.as_ref())?,
             kind if kind.is_of_shape() => reshape::may_ask(self, spec, kind, ask.subject.as_ref())?,
             OperationKind::Create | OperationKind::Recover | OperationKind::Drill => {
                 return refuse("that is not asked from outside".into());

@@ -78,6 +78,7 @@ pub struct Mutation(
     vm::ConsoleMutation,
     vm::BackupMutation,
     vm::ShapeMutation,
+    vm::CopyMutation,
 );
 
 #[derive(MergedSubscription, Default)]

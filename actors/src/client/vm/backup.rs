@@ -133,6 +133,7 @@ impl ControlPlane {
             ha: spec.ha && !drill,
             start: new.start,
             base: None,
+            bases: Vec::new(),
             ..spec
         });
         let added = self.change_fleet(&op, FleetChange::AddVm { spec, on: new.host }, operation).await?;

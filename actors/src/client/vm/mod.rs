@@ -5,6 +5,7 @@
 
 mod backup;
 mod console;
+mod copy;
 mod new;
 mod shape;
 
@@ -22,6 +23,7 @@ use hiveward_runtime::{
 
 pub use backup::{KeptBackup, Restore};
 pub use console::ConsoleReader;
+pub use copy::NewClone;
 pub use new::NewVm;
 use new::{STOP_GRACE_MS_MAX, check_new};
 pub use shape::NewSize;
@@ -113,6 +115,7 @@ impl ControlPlane {
             stop_grace_ms: new.stop_grace_ms,
             base: None,
             restored: None,
+            bases: Vec::new(),
         });
         let added = self.change_fleet(&op, FleetChange::AddVm { spec, on: new.host }, operation).await?;
         let vm = VmId::try_from(&added.value).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;

@@ -72,7 +72,7 @@ async fn backup(bed: &Bed<'_>) {
         }
         let dir = std::env::temp_dir().join(format!("hiveward-contract-{:x}", VmId::new().as_u128()));
         std::fs::create_dir(&dir).unwrap();
-        match bed.driver.backup(bed.vm, &dir, Deadline::after(WITHIN * 4)).await {
+        match bed.driver.backup(bed.vm, &dir, None, Deadline::after(WITHIN * 4)).await {
             Ok(copies) => {
                 assert!(copies.iter().any(|copy| copy.disk == "root"), "{copies:?}");
                 for copy in &copies {
@@ -82,6 +82,12 @@ async fn backup(bed: &Bed<'_>) {
                 }
             }
             Err(error) => assert!(!error.may_pass(), "{error:?}"),
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+        std::fs::create_dir(&dir).unwrap();
+        if let Ok(copies) = bed.driver.backup(bed.vm, &dir, Some("root"), Deadline::after(WITHIN * 4)).await {
+            let names: Vec<_> = copies.iter().map(|copy| &*copy.disk).collect();
+            assert_eq!((names, std::fs::read_dir(&dir).unwrap().count()), (vec!["root"], 1), "one was asked for");
         }
         std::fs::remove_dir_all(&dir).unwrap();
         bed.twice(Action::EndBackup).await;

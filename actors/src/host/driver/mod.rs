@@ -256,11 +256,12 @@ pub trait Driver: Send + Sync + 'static {
     fn type_console(&self, vm: VmId, bytes: Vec<u8>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>>;
 
     /// Copies a domain's disks, all as they are at one moment, into files of `dir`, an empty directory of this node. The guest
-    /// runs on. Each copy stands alone. Repeated, it begins anew.
+    /// runs on. Each copy stands alone. Repeated, it begins anew. With `only` that disk alone.
     fn backup<'a>(
         &'a self,
         vm: VmId,
         dir: &'a std::path::Path,
+        only: Option<&'a str>,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Vec<DiskCopy>, DriverError>>;
 

@@ -63,6 +63,9 @@ pub enum Call {
     Backup {
         vm: String,
         dir: String,
+        /// All of them if absent.
+        #[serde(default)]
+        only: Option<String>,
     },
     /// Removes images that nobody here is made of, but for these.
     Sweep {

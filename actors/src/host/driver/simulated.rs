@@ -664,6 +664,7 @@ impl Driver for Simulated {
         &'a self,
         vm: VmId,
         dir: &'a std::path::Path,
+        only: Option<&'a str>,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Vec<DiskCopy>, DriverError>> {
         Box::pin(by(deadline, async move {
@@ -678,7 +679,7 @@ impl Driver for Simulated {
             };
             let others = spec.disks.iter().map(|disk| disk.name.as_str()).filter(|name| *name != "root");
             let mut copies = Vec::new();
-            for disk in std::iter::once("root").chain(others) {
+            for disk in std::iter::once("root").chain(others).filter(|disk| only.is_none_or(|only| only == *disk)) {
                 let file = format!("{disk}.simulated");
                 let body = format!("Disk {disk} of {} is simulated: there is nothing in it.\n", spec.name);
                 std::fs::write(dir.join(&file), &body)

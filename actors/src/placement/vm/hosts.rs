@@ -91,6 +91,14 @@ impl Hosts {
         self.closed.get(at) == Some(&Reject::None)
     }
 
+    /// For one that no host of this kind could run.
+    pub fn close(&mut self, host: HostId) {
+        let at = self.position(host);
+        if let Some(closed) = at.and_then(|at| self.closed.get_mut(at)).filter(|closed| **closed == Reject::None) {
+            *closed = Reject::NotPinned;
+        }
+    }
+
     pub fn push(&mut self, facts: HostFacts) {
         let zone = self.zones.iter().position(|zone| *zone == facts.zone).unwrap_or_else(|| {
             self.zones.push(facts.zone.clone());

@@ -2,6 +2,7 @@
 
 mod backup;
 mod console;
+pub(super) mod copy;
 mod shape;
 mod snapshot;
 
@@ -188,6 +189,23 @@ pub enum VmCommand {
     },
     #[command(flatten)]
     Shape(shape::ShapeCommand),
+    /// Make a VM like another one, of its disks as they are at one moment; that one runs on
+    Clone {
+        vm: String,
+        /// The new VM's name
+        #[arg(long)]
+        name: String,
+        /// On this host, by id or name; else on the best one
+        #[arg(long, value_name = "HOST")]
+        on: Option<String>,
+        #[arg(long)]
+        no_start: bool,
+        #[arg(long)]
+        operation_id: Option<String>,
+        /// Return when it has begun
+        #[arg(long)]
+        no_wait: bool,
+    },
     /// Remove VMs with their disks
     Remove {
         #[command(flatten)]
@@ -361,6 +379,9 @@ pub async fn run(client: &Client, show: Show, command: VmCommand) -> Outcome {
         }
         VmCommand::Drill { from, on, no_wait } => backup::drill(client, show, &from, on, no_wait).await,
         VmCommand::Shape(command) => shape::run(client, show, command).await,
+        VmCommand::Clone { vm, name, on, no_start, operation_id, no_wait } => {
+            show.done(&copy::clone(client, copy::Clone { vm, name, on, no_start, operation_id, no_wait }).await?)
+        }
         VmCommand::Remove { which, force } => each(client, show, which, "VmRemove", "removeVm", json!({ "force": force })).await,
     }
 }

@@ -2,6 +2,7 @@
 
 mod backup;
 mod console;
+mod copy;
 mod ha;
 mod input;
 mod mutation;
@@ -15,6 +16,7 @@ use async_graphql::{Context, ID, InputObject, Object, SimpleObject, dataloader::
 use backup::VmBackup;
 pub use backup::{BackupMutation, BackupQuery};
 pub use console::{ConsoleFeed, ConsoleMutation};
+pub use copy::CopyMutation;
 use ha::VmHaStatus;
 use hiveward_actors::{
     client,
