@@ -181,3 +181,37 @@ async fn a_clone_and_an_image_of_a_guest_boot_by_themselves_wherever_they_are_an
     scene.ok(&["image", "remove", "golden"]).await;
     scene.nothing_left(2).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_attached_moves_with_its_vm_to_a_host_with_other_disks_and_so_does_a_clone() {
+    let scene = Scene::set(2, |lab, host| vec!["--peer-uri".into(), lab.peer(host)]).await;
+    scene.create("web", &["--on", "h1"]).await;
+    scene.answers("web").await;
+    scene.ok(&["vm", "attach-disk", "web", "--name", "data", "--size", "16MiB"]).await;
+    let data = "disk=$(grep -l '^data' /sys/block/vd*/serial | cut -d/ -f4)";
+    let write = format!("{data}; printf kept | dd of=/dev/$disk conv=fsync 2>/dev/null; head -c 4 /dev/$disk");
+    scene.sees("web", &write, "kept").await;
+    // What its run holds goes with it.
+    scene.ok(&["vm", "resize", "web", "--memory", "112MiB", "--offline"]).await;
+    scene.ok(&["vm", "migrate", "web", "--to", "h2"]).await;
+    let moved = scene.vm("web").await;
+    assert_eq!((&moved["host"]["name"], &moved["pendingRestart"]["memoryBytes"]), (&json!("h2"), &json!(128 << 20)));
+    let read = format!("{data}; head -c 4 /dev/$disk");
+    let there = |name| scene.lab.in_guest(2, name, &["/bin/sh", "-c", &read]);
+    assert_eq!(there("web").as_deref(), Some("kept"));
+    assert!(scene.lab.disks().iter().all(|path| path.contains("/2/")), "disks are left: {:?}", scene.lab.disks());
+
+    scene.ok(&["vm", "clone", "web", "--name", "twin", "--on", "h1"]).await;
+    scene.answers("twin").await;
+    scene.ok(&["vm", "migrate", "twin", "--to", "h2"]).await;
+    assert_eq!(there("twin").as_deref(), Some("kept"));
+    // As it is defined there it starts there.
+    for name in ["web", "twin"] {
+        scene.ok(&["vm", "stop", name, "--force"]).await;
+        scene.ok(&["vm", "start", name]).await;
+        scene.answers(name).await;
+        assert_eq!((there(name).as_deref(), &scene.vm(name).await["pendingRestart"]), (Some("kept"), &Value::Null), "{name}");
+        scene.ok(&["vm", "remove", name, "--force"]).await;
+    }
+    scene.nothing_left(2).await;
+}
