@@ -156,7 +156,7 @@ pub fn drain_plan(fleet: &Fleet, host: HostId) -> Vec<(VmId, Result<HostId, Stri
     let mut plan = Vec::with_capacity(here.len());
     for vm in here {
         let Some(entry) = fleet.vms.get(&vm) else { continue };
-        let wish = wish(vm, &entry.spec, None);
+        let wish = Wish { need: entry.need(), ..wish(vm, &entry.spec, None) };
         plan.push(match Engine::default().decide(&hosts, &wish) {
             Ok((at, decision)) => {
                 hosts.take(at, wish.need, entry.spec.groups());

@@ -28,6 +28,7 @@ use super::{
     message::{Answer, Stepped, VmMsg},
     migrate::{Move, Side},
     reconcile::{self, Doing, Next, Step},
+    reshape::Claim,
     shaping::{self, Shaping},
     snapshot,
     spec::VmSpec,
@@ -451,7 +452,7 @@ impl Vm {
                     }
                     Some(active) if !error.may_pass() || (gives_up(active, state.tries) && error.is_of_try()) => {
                         let events = reconcile::refused(&state.vm, error.to_string()).into_iter().collect();
-                        if step == Step::Unshape {
+                        if matches!(step, Step::Unshape | Step::DropDisk) && state.doing.claim == Claim::Held {
                             // It would be refused again, and what is reserved is not kept for that.
                             state.doing.done = Some(step);
                         }

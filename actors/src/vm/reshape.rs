@@ -123,6 +123,7 @@ pub fn drops(operation: &VmOperation) -> Option<&str> {
 pub fn next(state: &VmState, active: &VmOperation, doing: Doing, now: WallMs) -> Next {
     let age = now.since(active.asked_at);
     let (late, hopeless) = (age >= OPERATION_WITHIN, age >= OPERATION_WITHIN * 2);
+    let made = active.kind == OperationKind::AttachDisk;
     let failed = |message: &str| Next::End(Outcome::Failed { message: message.into() });
     let abandon = |why: &str| Next::Abandon { why: why.into() };
     match (doing.claim, &active.abandoned) {
@@ -149,7 +150,11 @@ pub fn next(state: &VmState, active: &VmOperation, doing: Doing, now: WallMs) ->
             Seen::There(_) => Next::Do(Step::Reshape),
         },
         (Claim::Held, Some(_)) => match state.seen {
-            _ if doing.done == Some(Step::Unshape) || hopeless => Next::Do(Step::GiveBack),
+            _ if doing.done == Some(Step::DropDisk) || hopeless => Next::Do(Step::GiveBack),
+            // A disk that did not come about is not found by the next one of its name.
+            _ if doing.done == Some(Step::Unshape) && made => Next::Do(Step::DropDisk),
+            _ if doing.done == Some(Step::Unshape) => Next::Do(Step::GiveBack),
+            Seen::Absent if made => Next::Do(Step::DropDisk),
             Seen::Absent | Seen::There(Run::Off(Off::Moved)) => Next::Do(Step::GiveBack),
             Seen::There(Run::Moving) => Next::Wait { until: now.plus(LOOK_AGAIN) },
             Seen::There(_) => Next::Do(Step::Unshape),

@@ -44,6 +44,8 @@ async fn a_vm_grows_and_shrinks_and_what_is_reserved_is_what_it_may_use() {
     assert_eq!((grown.spec.cpus, grown.spec.memory_bytes, lag.cpus, lag.memory_bytes), (2, 2 * GIB, 1, GIB));
     assert!(lag.words().contains("1 CPU and 1024 MiB until"), "{}", lag.words());
     assert_eq!((here.reserved(), here.defined(vm).1), ((2, 2 * GIB), (1, GIB)));
+    let early = control.snapshot_vm(op(), vm, "early".into()).await.unwrap_err();
+    assert!(early.code == Code::Refused && early.message.contains("until it is stopped and started"), "{early:?}");
     control.stop_vm(op(), vm, true, None).await.unwrap();
     let again = control.start_vm(op(), vm).await.unwrap().value;
     assert_eq!((again.state.lag, here.defined(vm).1), (None, (2, 2 * GIB)));
@@ -97,6 +99,10 @@ async fn disks_and_networks_come_and_go_and_what_cannot_be_is_refused_with_words
         let refused = control.detach_vm_disk(op(), vm, name.into(), delete).await.unwrap_err();
         assert_eq!(refused.code, code, "{refused:?}");
     }
+    // One that does not come about leaves nothing that the next one of its name would find.
+    let refused = control.attach_vm_disk(op(), vm, DiskSpec { name: "missing".into(), ..data() }).await.unwrap_err();
+    assert!(refused.message.contains("no room"), "{refused:?}");
+    assert_eq!((here.hypervisor.volumes(vm), here.defined(vm).0.disks), (vec!["data".into()], vec![data()]));
     for network in ["blue", "bridge:br1"] {
         control.attach_vm_network(op(), vm, network.into()).await.unwrap();
     }
@@ -132,6 +138,7 @@ async fn disks_and_networks_come_and_go_and_what_cannot_be_is_refused_with_words
     control.remove_vm(op(), again.spec.id, true).await.unwrap();
     let gone = control.detach_vm_disk(op(), vm, "data".into(), true).await.unwrap().value;
     assert_eq!((gone.spec.disks.len(), here.defined(vm).0.disks.len()), (0, 0));
+    assert_eq!(here.hypervisor.volumes(vm), Vec::<String>::new());
     control.remove_vm(op(), vm, true).await.unwrap();
     here.nothing_left().await;
     here.stop().await;
@@ -172,6 +179,7 @@ async fn a_change_of_shape_that_is_broken_off_comes_about_whole_or_not_at_all() 
         assert_eq!(here.defined(vm).0, record.spec.shape(), "after {point}");
         assert_eq!(here.reserved(), (1, bytes), "after {point}");
         assert_eq!(here.run(vm), Some(Run::Running), "after {point}");
+        assert_eq!(here.hypervisor.volumes(vm), Vec::<String>::new(), "after {point}");
         let done = |kind| {
             let of = record.state.operations.iter().filter(move |operation| operation.kind == kind);
             of.last().and_then(|operation| operation.ended.clone()).map(|(_, outcome)| outcome)
@@ -183,14 +191,15 @@ async fn a_change_of_shape_that_is_broken_off_comes_about_whole_or_not_at_all() 
     here.control().remove_vm(op(), vm, true).await.unwrap();
     // What is refused when it was claimed is given back, also when its actor dies amid that.
     let vm = here.vm("other").await;
-    for point in ["vm.unshape", "vm.unshape.done", "vm.give_back", "vm.give_back.done"] {
+    for point in ["vm.unshape", "vm.unshape.done", "vm.drop_disk.done", "vm.give_back", "vm.give_back.done"] {
         let control = here.control();
         arm(point, vm, Fault::Panic);
-        drop(control.attach_vm_network(short(), vm, "missing".into()).await);
+        drop(control.attach_vm_disk(short(), vm, DiskSpec { name: "missing".into(), ..data() }).await);
         let record = support::until(&format!("the end, after {point}"), || idle(&control, vm)).await;
         assert!(struck(point), "{point} was not passed");
         fault::disarm(point);
         assert_eq!((here.defined(vm).0, here.reserved()), (record.spec.shape(), (1, record.spec.memory_bytes)), "after {point}");
+        assert_eq!(here.hypervisor.volumes(vm), Vec::<String>::new(), "after {point}");
     }
     arm("vm.let_go", vm, Fault::Panic);
     let control = here.control();

@@ -5,7 +5,7 @@
 //! happened) and `driver.ACTION.done` (it has happened, and nobody hears).
 
 use std::{
-    collections::{BTreeMap, BinaryHeap, HashMap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -30,7 +30,7 @@ use crate::{
 
 /// The format of a disk that there is not.
 pub const SIMULATED_DISK: &str = "simulated";
-/// Of images and networks that are said not to exist.
+/// Of images and networks that are said not to exist, and of disks that there is no room for.
 const MISSING: &str = "missing";
 
 /// How it behaves; each may be given in the URI's query.
@@ -96,11 +96,13 @@ struct Machine {
     snapshots: BTreeMap<String, Run>,
     /// What it runs with: CPUs, memory, and the memory that it was started with; its definition's if absent.
     runs_with: Option<(u32, u64, u64)>,
+    /// Disks that were attached and whose data is there.
+    volumes: BTreeSet<String>,
 }
 
 impl Machine {
     fn new(spec: Box<DomainSpec>, run: Run) -> Self {
-        Self { spec, run, boots: 0, snapshots: BTreeMap::new(), runs_with: None }
+        Self { spec, run, boots: 0, snapshots: BTreeMap::new(), runs_with: None, volumes: BTreeSet::new() }
     }
 
     fn size(&self) -> (u32, u64, u64) {
@@ -223,6 +225,11 @@ impl Hypervisor {
         let DomainSpec { cpus, memory_bytes, disks, networks, .. } = (*machine.spec).clone();
         let (runs_cpus, runs_memory, _) = machine.size();
         Some((Shape { cpus, memory_bytes, disks, networks }, (runs_cpus, runs_memory)))
+    }
+
+    /// Disks that were attached to a domain and whose data is there.
+    pub fn volumes(&self, vm: VmId) -> Vec<String> {
+        self.0.inner.lock().machines.get(&vm).map_or_else(Vec::new, |machine| machine.volumes.iter().cloned().collect())
     }
 
     /// How often a domain was started.
@@ -571,6 +578,10 @@ impl Simulated {
                 if definition.owner != self.host {
                     return refused("it is marked as another host's");
                 }
+                machine.volumes.extend(definition.disks.iter().map(|disk| disk.name.clone()));
+                if let Some(disk) = definition.disks.iter().find(|disk| disk.name.starts_with(MISSING)) {
+                    return refused(format!("there is no room for disk {:?}", disk.name));
+                }
                 if let Some(network) = definition.networks.iter().find(|name| name.starts_with(MISSING)) {
                     return refused(format!("there is no network {network:?}"));
                 }
@@ -586,7 +597,7 @@ impl Simulated {
             (Action::DropDisk { name }, _) if machine.spec.disks.iter().any(|disk| disk.name == name) => {
                 return refused("it has that disk");
             }
-            (Action::DropDisk { .. }, _) => {}
+            (Action::DropDisk { name }, _) => drop(machine.volumes.remove(&name)),
             (Action::RemoveSnapshot { name }, _) => drop(machine.snapshots.remove(&name)),
             (Action::Undefine | Action::Dismiss, Run::Off(_)) => drop(inner.machines.remove(&vm)),
             (Action::Undefine | Action::Dismiss, _) => return refused("it runs; stop it first"),
