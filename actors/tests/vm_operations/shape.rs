@@ -181,8 +181,8 @@ async fn a_change_of_shape_that_is_broken_off_comes_about_whole_or_not_at_all() 
         assert_eq!(here.run(vm), Some(Run::Running), "after {point}");
         assert_eq!(here.hypervisor.volumes(vm), Vec::<String>::new(), "after {point}");
         let done = |kind| {
-            let of = record.state.operations.iter().filter(move |operation| operation.kind == kind);
-            of.last().and_then(|operation| operation.ended.clone()).map(|(_, outcome)| outcome)
+            let last = record.state.operations.iter().rfind(|operation| operation.kind == kind);
+            last.and_then(|operation| operation.ended.clone()).map(|(_, outcome)| outcome)
         };
         for kind in [OperationKind::AttachDisk, OperationKind::Resize, OperationKind::DetachDisk] {
             assert_eq!(done(kind), Some(Outcome::Done), "{kind:?} after {point}");
