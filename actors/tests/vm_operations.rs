@@ -1,6 +1,10 @@
 //! What VMs promise beyond being on and off: snapshots, consoles, backups. On one node over a simulated hypervisor that outlives it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "vm_operations/copy.rs"]
+mod copy;
+#[path = "vm_operations/shape.rs"]
+mod shape;
 mod support;
 
 use std::{
@@ -49,10 +53,15 @@ fn short() -> Op {
 
 impl Here {
     async fn start() -> Self {
+        Self::start_on("").await
+    }
+
+    /// With this query in the URI of its host.
+    async fn start_on(query: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let node = Node::start(config(&dir)).await.unwrap();
         let (control, name) = (node.control(), format!("o{:x}", VmId::new().as_u128()));
-        let new = NewHost { name: "h1".into(), uri: format!("simulated://{name}"), ..NewHost::default() };
+        let new = NewHost { name: "h1".into(), uri: format!("simulated://{name}{query}"), ..NewHost::default() };
         let host = control.register_host(op(), new).await.unwrap().value.spec.id;
         support::until("the host to be reached", || control.host(host).filter(|host| host.status == HostStatus::Up)).await;
         Self { dir, node: Some(node), hypervisor: Hypervisor::named(&name), host }

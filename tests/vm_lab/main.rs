@@ -11,3 +11,4 @@ mod life;
 mod lost;
 mod migration;
 mod operations;
+mod shape;

@@ -74,15 +74,19 @@ pub fn end(host: &Host, vm: &str) -> Result<(), Problem> {
     host.store.remove_those(&host.connection, &format!("{vm}-backup-"))
 }
 
-/// Into files of `dir`, which is empty.
-pub fn backup(host: &Host, vm: &str, dir: &str) -> Result<Vec<DiskCopy>, Problem> {
+/// Into files of `dir`, which is empty: all of them, or one.
+pub fn backup(host: &Host, vm: &str, dir: &str, only: Option<&str>) -> Result<Vec<DiskCopy>, Problem> {
     let refused = |message: &str| Err(Problem::Refused(message.into()));
     if !host.has_disks() {
         return refused("this hypervisor has no disks to keep");
     }
     let Some(domain) = host.own(vm)? else { return refused("there is no such domain") };
     end(host, vm)?;
-    let disks = disks(&domain, vm)?;
+    let mut disks = disks(&domain, vm)?;
+    for disk in &mut disks {
+        // One without a name is left out.
+        disk.name = disk.name.take().filter(|name| only.is_none_or(|only| only == name));
+    }
     if is_on(&domain)? {
         push(host, &domain, vm, &disks)?
     } else {

@@ -11,7 +11,7 @@ use crate::{
     backup,
     console::Consoles,
     protocol::{Answer, Definition, Power, Problem, Seen, Step},
-    snapshot,
+    shape, snapshot,
     store::{ROOT, Store},
     sys::{self, Record},
 };
@@ -113,6 +113,7 @@ fn seen(record: Record) -> Seen {
         network_sent_bytes: sum("net.", ".tx.bytes"),
         name: Some(record.name),
         vm: record.vm,
+        lag: None,
     }
 }
 
@@ -144,6 +145,7 @@ pub fn look(domain: &Domain, vm: &str) -> Result<Seen, Error> {
         network_received_bytes: None,
         network_sent_bytes: None,
         name: None,
+        lag: None,
     })
 }
 
@@ -192,6 +194,7 @@ pub fn act(host: &Host, vm: &str, step: Step<Definition>) -> Result<Option<Seen>
                 host.store.remove(&host.connection, vm).map(|()| None)
             }
             Step::EndBackup if !anothers => backup::end(host, vm).map(|()| None),
+            Step::DropDisk { name } if !anothers => shape::drop_disk(host, vm, &name).map(|()| None),
             Step::Undefine | Step::Destroy | Step::Dismiss | Step::Discard | Step::RemoveSnapshot { .. } => Ok(None),
             _ => refused("there is no such domain"),
         };
@@ -218,6 +221,12 @@ pub fn act(host: &Host, vm: &str, step: Step<Definition>) -> Result<Option<Seen>
         (Step::Snapshot { name }, _) => return snapshot::take(&domain, &name).and_then(|()| seen_now()),
         (Step::Revert { name }, _) => return snapshot::revert(&domain, &name).and_then(|()| seen_now()),
         (Step::EndBackup, _) => return backup::end(host, vm).and_then(|()| seen_now()),
+        (Step::Reshape { .. }, Power::Moving | Power::OffByMove) => return refused("it is on its way to another host"),
+        (Step::Reshape { definition, live }, _) => {
+            let lag = shape::reshape(host, vm, &definition, live)?;
+            return seen_now().map(|seen| seen.map(|seen| Seen { lag, ..seen }));
+        }
+        (Step::DropDisk { name }, _) => return shape::drop_disk(host, vm, &name).and_then(|()| seen_now()),
         (Step::RemoveSnapshot { name }, _) => return snapshot::remove(&domain, &name).and_then(|()| seen_now()),
         (Step::Undefine | Step::Dismiss, now) if on(now) => return refused("it runs; stop it first"),
         (Step::Dismiss, _) => return undefine(host, &domain).map(|()| None),
@@ -242,7 +251,7 @@ fn undefine(host: &Host, domain: &Domain) -> Result<(), Problem> {
     done.map_err(|error| problem(&error))
 }
 
-fn define(host: &Host, vm: &str, definition: &Definition) -> Result<Domain, Problem> {
+pub fn define(host: &Host, vm: &str, definition: &Definition) -> Result<Domain, Problem> {
     let name = escaped(&host.name(&definition.name));
     let (memory, cpus) = (definition.memory_bytes, definition.cpus);
     let xml = if host.has_disks() {
@@ -250,7 +259,7 @@ fn define(host: &Host, vm: &str, definition: &Definition) -> Result<Domain, Prob
             "<domain type='{kind}'><name>{name}</name><uuid>{vm}</uuid><memory unit='b'>{memory}</memory><vcpu>{cpus}</vcpu>\
              <os><type arch='x86_64' machine='q35'>hvm</type><boot dev='hd'/></os><features><acpi/><apic/>{features}</features>\
              {cpu}<clock offset='utc'/><on_poweroff>destroy</on_poweroff><on_reboot>restart</on_reboot>\
-             <on_crash>destroy</on_crash><devices>{disks}<controller type='usb' model='none'/>{networks}\
+             <on_crash>destroy</on_crash><devices>{disks}<controller type='usb' model='none'/>{ports}{networks}\
              <serial type='pty'><target port='0'/></serial><console type='pty'><target type='serial' port='0'/></console>\
              <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>\
              <memballoon model='virtio'><stats period='5'/></memballoon>\
@@ -260,6 +269,7 @@ fn define(host: &Host, vm: &str, definition: &Definition) -> Result<Domain, Prob
             features = if host.kind == "qemu" { "<tcg><tb-cache unit='MiB'>128</tb-cache></tcg>" } else { "" },
             cpu = if host.kind == "kvm" { "<cpu mode='host-model'/>" } else { "" },
             disks = disks(host, vm, definition),
+            ports = ports(definition),
             networks = networks(host, definition)?,
         )
     } else {
@@ -271,25 +281,22 @@ fn define(host: &Host, vm: &str, definition: &Definition) -> Result<Domain, Prob
     host.connection.define_domain_xml(&xml).map_err(|error| problem(&error))
 }
 
+/// What disks are called in a guest's machine, in their order.
+pub fn targets() -> impl Iterator<Item = String> {
+    (b'a'..=b'z').map(|letter| format!("vd{}", char::from(letter))).chain(
+        // Twenty-six are not enough for all that a VM may have.
+        (b'a'..=b'z').map(|letter| format!("vda{}", char::from(letter))),
+    )
+}
+
 /// The root disk first, then the others as they were named, the seed last.
 fn disks(host: &Host, vm: &str, definition: &Definition) -> String {
     let others = definition.disks.iter().map(|(name, _)| name.as_str()).filter(|name| *name != ROOT);
-    let mut xml = String::new();
-    let mut letters = (b'a'..=b'z').map(|letter| format!("vd{}", char::from(letter))).chain(
-        // Twenty-six are not enough for all that a VM may have.
-        (b'a'..=b'z').map(|letter| format!("vda{}", char::from(letter))),
-    );
+    let (mut xml, mut targets) = (String::new(), targets());
     for name in std::iter::once(ROOT).chain(others) {
-        let target = letters.next().unwrap_or_default();
-        xml.push_str(&format!(
-            "<disk type='file' device='disk'><driver name='qemu' type='qcow2' discard='unmap'/><source file='{}'/>\
-             <target dev='{target}' bus='virtio'/><serial>{}</serial></disk>",
-            escaped(&host.store.disk(vm, name)),
-            // What a guest finds it by; QEMU takes no more.
-            escaped(&name.chars().take(20).collect::<String>())
-        ));
+        xml.push_str(&disk(host, vm, name, &targets.next().unwrap_or_default()));
     }
-    let target = letters.next().unwrap_or_default();
+    let target = targets.next().unwrap_or_default();
     xml.push_str(&format!(
         "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{}'/>\
          <target dev='{target}' bus='virtio'/><readonly/></disk>",
@@ -298,32 +305,58 @@ fn disks(host: &Host, vm: &str, definition: &Definition) -> String {
     xml
 }
 
-/// `bridge:NAME` is a bridge of the host, another name one of libvirt's networks. Without any it is libvirt's `default`, if
-/// that is up.
-fn networks(host: &Host, definition: &Definition) -> Result<String, Problem> {
-    let mut xml = String::new();
+pub fn disk(host: &Host, vm: &str, name: &str, target: &str) -> String {
+    format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='qcow2' discard='unmap'/><source file='{}'/>\
+         <target dev='{target}' bus='virtio'/><serial>{}</serial></disk>",
+        escaped(&host.store.disk(vm, name)),
+        // What a guest finds it by; QEMU takes no more.
+        escaped(&name.chars().take(20).collect::<String>())
+    )
+}
+
+/// Places for devices that are attached while the guest runs, beside one for each that it is defined with.
+const FREE_PORTS: usize = 8;
+/// Of its other devices: the balloon, the random numbers, the agent's channel and the seed.
+const OTHER_PORTS: usize = 4;
+
+fn ports(definition: &Definition) -> String {
+    let all = definition.disks.len().max(1) + definition.networks.len().max(1) + OTHER_PORTS + FREE_PORTS;
+    let root = "<controller type='pci' index='0' model='pcie-root'/>";
+    format!("{root}{}", "<controller type='pci' model='pcie-root-port'/>".repeat(all))
+}
+
+/// Kind and name of each: `bridge:NAME` is a bridge of the host, another name one of libvirt's networks. Without any it is
+/// libvirt's `default`, if that is up.
+pub fn named_networks<'a>(host: &Host, definition: &'a Definition) -> Result<Vec<(&'static str, &'a str)>, Problem> {
+    let mut all = Vec::new();
     if definition.isolated {
-        return Ok(xml);
+        return Ok(all);
     }
-    let interface = |kind: &str, name: &str| {
-        format!(
-            "<interface type='{kind}'><source {kind}='{}'/><model type='virtio'/><rom enabled='no'/></interface>",
-            escaped(name)
-        )
-    };
     if definition.networks.is_empty()
         && let Ok(network) = host.connection.lookup_network_by_name("default")
         && network.is_active().map_err(|error| problem(&error))?
     {
-        xml.push_str(&interface("network", "default"));
+        all.push(("network", "default"));
     }
-    for network in &definition.networks {
-        xml.push_str(&match network.strip_prefix("bridge:") {
-            Some(bridge) => interface("bridge", bridge),
-            None => interface("network", network),
-        });
-    }
-    Ok(xml)
+    all.extend(definition.networks.iter().map(|network| match network.strip_prefix("bridge:") {
+        Some(bridge) => ("bridge", bridge),
+        None => ("network", network.as_str()),
+    }));
+    Ok(all)
+}
+
+fn networks(host: &Host, definition: &Definition) -> Result<String, Problem> {
+    Ok(named_networks(host, definition)?.into_iter().map(|(kind, name)| interface(kind, name, None)).collect())
+}
+
+/// With an address of its own, or one that libvirt makes up.
+pub fn interface(kind: &str, name: &str, address: Option<&str>) -> String {
+    let address = address.map_or_else(String::new, |address| format!("<mac address='{address}'/>"));
+    format!(
+        "<interface type='{kind}'>{address}<source {kind}='{}'/><model type='virtio'/><rom enabled='no'/></interface>",
+        escaped(name)
+    )
 }
 
 pub fn escaped(text: &str) -> String {

@@ -11,6 +11,7 @@ mod migrate;
 #[path = "../../src/host/driver/protocol.rs"]
 mod protocol;
 mod seed;
+mod shape;
 mod snapshot;
 mod store;
 mod sys;
@@ -116,7 +117,7 @@ fn work(asking: &Mutex<Receiver<Request>>, host: &'static Host, said: &SyncSende
             Call::Abort { vm } => migrate::abort(host, &vm).map(|()| Answer::Done),
             Call::Console { vm } => console::open(host, &vm, said).map(|()| Answer::Done),
             Call::Type { vm, bytes } => console::type_(host, &vm, &bytes).map(|()| Answer::Done),
-            Call::Backup { vm, dir } => backup::backup(host, &vm, &dir).map(Answer::BackedUp),
+            Call::Backup { vm, dir, only } => backup::backup(host, &vm, &dir, only.as_deref()).map(Answer::BackedUp),
             Call::Sweep { keep } => host.store.sweep(&host.connection, &keep).map(|()| Answer::Done),
         };
         answer(said, id, result);

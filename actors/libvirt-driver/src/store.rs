@@ -223,6 +223,14 @@ impl Store {
         self.remove_those(connection, vm)
     }
 
+    /// Removes one disk of a VM. What is not there is gone.
+    pub fn remove_disk(&self, connection: &Connect, vm: &str, name: &str) -> Result<(), Problem> {
+        let _busy = self.busy();
+        let pool = self.open(connection)?;
+        pool.refresh(0).map_err(|error| text(&error))?;
+        Self::find(&pool, &disk_name(vm, name))?.map_or(Ok(()), |volume| delete(&volume))
+    }
+
     /// Removes every file of the pool whose name begins so. What is not there is gone.
     pub fn remove_those(&self, connection: &Connect, begins: &str) -> Result<(), Problem> {
         let _busy = self.busy();

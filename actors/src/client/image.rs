@@ -54,6 +54,7 @@ impl ControlPlane {
             virtual_bytes: kept.virtual_bytes,
             format: kept.format,
             source: wanted.shown(),
+            only_for: None,
         });
         let done = self.change_fleet(&op, FleetChange::AddImage { spec }, operation).await?;
         self.known_at(&op, done.cursor).await?;
@@ -85,7 +86,8 @@ impl ControlPlane {
         let from = after.map(page_key::<ImageId>).transpose()?.map_or(Bound::Unbounded, Bound::Excluded);
         Ok(self.house.directory.read(|known| {
             let mut page = Page::default();
-            for (image, entry) in known.fleet.images.range((from, Bound::Unbounded)) {
+            let all = known.fleet.images.range((from, Bound::Unbounded));
+            for (image, entry) in all.filter(|(_, entry)| entry.spec.only_for.is_none()) {
                 if page.items.len() == first {
                     page.has_next = true;
                     break;

@@ -234,6 +234,7 @@ impl Behaviour for Host {
             HostMsg::ReadConsole { vm, from, wait_ms, reply } => self.read_console(ctx, state, vm, from, wait_ms, reply),
             HostMsg::TypeConsole { vm, bytes, reply } => self.type_console(ctx, state, vm, bytes, reply),
             HostMsg::Backup { vm, new, reply } => self.backup(ctx, state, vm, *new, reply),
+            HostMsg::Copy { vm, only, reply } => self.copy(ctx, state, vm, only, reply),
             HostMsg::EndBackup { vm, new, reply } => self.end_backup(ctx, state, vm, *new, reply),
             HostMsg::ConsoleEnded { vm } => self.console_ended(state, vm),
             HostMsg::MigrationEnded { vm } => {

@@ -1,6 +1,9 @@
 //! A host's part in backups: has its driver copy the disks to where they are to be, and sees that they are whole.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+};
 
 use hiveward_runtime::{
     call::Reply,
@@ -11,13 +14,16 @@ use hiveward_runtime::{
 use super::{
     actor::{Host, State},
     backup_target::{self, Target},
-    driver::{Action, Driver, DriverError},
+    driver::{Action, DiskCopy, Driver, DriverError, simulated::SIMULATED_DISK},
+    image::Format,
     message::HostMsg,
 };
 use crate::{
+    house::House,
     id::VmId,
     vm::{
         backup::{MANIFEST_FORMAT, Manifest},
+        copy::Copied,
         spec::VmSpec,
     },
 };
@@ -91,6 +97,80 @@ impl Host {
     }
 }
 
+/// A directory that is gone when it is not needed any more, and is begun anew.
+struct Staging(PathBuf);
+
+impl Staging {
+    fn begin(path: PathBuf) -> std::io::Result<Self> {
+        match std::fs::remove_dir_all(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        std::fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // What cannot be removed now the next copy of the same VM removes.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Host {
+    /// Copies its disks, or the one of them that is named, and keeps them as blobs.
+    pub(super) fn copy(
+        &self,
+        ctx: &Context<HostMsg>,
+        state: &State,
+        vm: VmId,
+        only: Option<String>,
+        reply: Reply<Result<Vec<Copied>, DriverError>>,
+    ) {
+        let Some(driver) = self.reachable(state) else {
+            return reply.answer(Err(DriverError::Unreachable { message: "there is no connection to it now".into() }));
+        };
+        let (turns, deadline, house) = (state.backups.clone(), reply.deadline(), self.house.clone());
+        ctx.task(async move {
+            let copied = match turns.acquire().await {
+                Ok(_turn) if !reply.is_abandoned() => into_blobs(&house, &*driver, vm, only, deadline).await,
+                _ => Err(DriverError::Failed { message: "nobody waits for it any more, and it was not begun".into() }),
+            };
+            reply.answer(copied);
+        });
+    }
+}
+
+async fn into_blobs(
+    house: &House,
+    driver: &dyn Driver,
+    vm: VmId,
+    only: Option<String>,
+    deadline: Deadline,
+) -> Result<Vec<Copied>, DriverError> {
+    let path = house.data_dir.join("copies").join(vm.to_string());
+    let staging = blocking("the node cannot keep a copy", move || Staging::begin(path)).await?;
+    let copies = driver.backup(vm, &staging.0, only.as_deref(), deadline).await?;
+    if let (Some(only), true) = (&only, copies.iter().any(|copy| copy.format == SIMULATED_DISK)) {
+        return Err(DriverError::Refused { message: format!("it is simulated: its disk {only} holds nothing") });
+    }
+    let blobs = house.blobs.clone();
+    blocking("the node cannot keep a copy", move || {
+        let keep = |copy: &DiskCopy| {
+            let (hash, bytes) = blobs.put_file(&staging.0.join(&copy.file))?;
+            let hash = hash.to_string();
+            if (&hash, bytes) != (&copy.hash, copy.bytes) {
+                return Err(std::io::Error::other(format!("disk {} is not what was written", copy.disk)));
+            }
+            let format = if copy.format == Format::Qcow2.name() { Format::Qcow2 } else { Format::Raw };
+            Ok(Copied { disk: copy.disk.clone(), hash, bytes, virtual_bytes: copy.virtual_bytes, format })
+        };
+        copies.iter().map(keep).collect()
+    })
+    .await
+}
+
 async fn blocking<T: Send + 'static>(
     what: &'static str,
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
@@ -113,8 +193,8 @@ async fn keep(driver: &dyn Driver, vm: VmId, new: NewBackup, deadline: Deadline)
     let staging = staging.map_err(|error| DriverError::Refused {
         message: format!("{to}: {error}; it must be a directory on the node that holds the host"),
     })?;
-    let disks = driver.backup(vm, &staging, deadline).await?;
-    let spec = VmSpec { user_data: None, restored: None, lease: None, ..(*spec).clone() };
+    let disks = driver.backup(vm, &staging, None, deadline).await?;
+    let spec = VmSpec { user_data: None, restored: None, lease: None, bases: Vec::new(), ..(*spec).clone() };
     let manifest = Manifest { format: MANIFEST_FORMAT, name, taken_at_ms: at.0, running, spec, disks };
     blocking("it cannot be kept", move || {
         // Read again from where it was written.

@@ -6,8 +6,9 @@ use hiveward_runtime::error::{Code, Refused};
 
 use super::{
     event::{FleetChange, FleetEvent},
-    fleet::{Drain, Fleet},
-    lost, placing,
+    fleet::{Drain, Fleet, HostEntry},
+    image::ImageSpec,
+    lost, placing, reshape,
 };
 use crate::{
     id::{HostId, VmId},
@@ -73,7 +74,8 @@ pub fn decide(fleet: &Fleet, change: &FleetChange, operation: Option<&Operation>
             }
         },
         FleetChange::DeclareLost { host, confirm, by } => lost::declare(fleet, *host, confirm, by, operation)?,
-        FleetChange::AddVm { spec, on } => vec![add_vm(fleet, spec, *on, operation)?],
+        FleetChange::AddVm { spec, on } => vec![add_vm(fleet, spec, *on, operation, |_| true)?],
+        FleetChange::CloneVm { spec, images, of, on } => clone_vm(fleet, spec, images, *of, *on)?,
         FleetChange::Reached { host, placement, capacity } => match current(*host, *placement) {
             Some(entry) if entry.capacity.as_ref() != Some(capacity) || entry.unreachable.is_some() => {
                 vec![FleetEvent::HostReached { host: *host, capacity: capacity.clone() }]
@@ -100,6 +102,13 @@ pub fn decide(fleet: &Fleet, change: &FleetChange, operation: Option<&Operation>
             },
             _ => Vec::new(),
         },
+        FleetChange::BeginReshape { vm, host, number, shape } => reshape::begin(fleet, *vm, *host, *number, shape)?,
+        FleetChange::EndReshape { vm, host, number, reshaped, held } => {
+            reshape::end(fleet, *vm, *host, *number, *reshaped, *held)
+        }
+        FleetChange::LetGo { vm, number } => reshape::let_go(fleet, *vm, *number),
+        // Said again by the actor of the VM that it is made of.
+        FleetChange::AddImage { spec } if fleet.images.contains_key(&spec.id) => Vec::new(),
         FleetChange::AddImage { spec } => {
             if fleet.image_named(&spec.name).is_some() {
                 return Err(conflict(format!("there is an image named {:?} already", spec.name)));
@@ -146,7 +155,34 @@ fn begin_move(fleet: &Fleet, vm: VmId, from: HostId, to: Option<HostId>) -> Resu
     Ok(vec![FleetEvent::VmMoving { vm, from, to: decision.chosen }])
 }
 
-fn add_vm(fleet: &Fleet, spec: &Arc<VmSpec>, on: Option<HostId>, operation: Option<Operation>) -> Result<FleetEvent, Refused> {
+/// With all that its disks begin as, or nothing of it.
+fn clone_vm(
+    fleet: &Fleet,
+    spec: &Arc<VmSpec>,
+    images: &[Arc<ImageSpec>],
+    of: VmId,
+    on: Option<HostId>,
+) -> Result<Vec<FleetEvent>, Refused> {
+    if fleet.vms.contains_key(&spec.id) {
+        return Ok(Vec::new());
+    }
+    if fleet.images.len() + images.len() > IMAGES_MAX {
+        return Err(Refused::new(Code::Limit, format!("there are {IMAGES_MAX} images, clones counted in; remove one first")));
+    }
+    let host = fleet.vms.get(&of).and_then(|entry| fleet.hosts.get(&entry.host)).ok_or_else(|| Refused::not_found(of))?;
+    // Its disks are what that kind of hypervisor wrote.
+    let added = add_vm(fleet, spec, on, None, |other| other.spec.scheme() == host.spec.scheme())?;
+    let images = images.iter().map(|spec| FleetEvent::ImageAdded { spec: spec.clone(), operation: None });
+    Ok(images.chain([added]).collect())
+}
+
+fn add_vm(
+    fleet: &Fleet,
+    spec: &Arc<VmSpec>,
+    on: Option<HostId>,
+    operation: Option<Operation>,
+    suits: impl Fn(&HostEntry) -> bool,
+) -> Result<FleetEvent, Refused> {
     if fleet.vm_named(&spec.name).is_some() {
         return Err(conflict(format!("there is a VM named {:?} already", spec.name)));
     }
@@ -154,10 +190,10 @@ fn add_vm(fleet: &Fleet, spec: &Arc<VmSpec>, on: Option<HostId>, operation: Opti
         return Err(Refused::new(Code::Limit, format!("there are {VMS_MAX} VMs; remove one first")));
     }
     let wish = placing::wish(spec.id, spec, on);
-    let chosen = placing::select(fleet, &mut Engine::default(), spec.id, &wish, spec.ha)?;
+    let chosen = placing::select(fleet, &mut Engine::default(), spec.id, &wish, spec.ha, suits)?;
     let decision = chosen.map_err(|refused| Refused { message: format!("{}; nothing was made", refused.message), ..refused })?;
     // What the name means now it means for this VM for ever.
-    let spec = match fleet.image_named(&spec.image) {
+    let spec = match fleet.image_named(&spec.image).filter(|_| spec.base.is_none()) {
         Some(image) => Arc::new(VmSpec { base: Some(image), ..(**spec).clone() }),
         None => spec.clone(),
     };

@@ -7,13 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     image::ImageSpec,
+    reshape::Size,
     spec::{Capacity, HostSpec},
 };
 use crate::{
     id::{HostId, ImageId, VmId},
     placement::vm::Decision,
     swarm::event::Operation,
-    vm::spec::VmSpec,
+    vm::spec::{Shape, VmSpec},
 };
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -116,6 +117,33 @@ pub enum FleetEvent {
         host: HostId,
         why: Arc<str>,
     },
+    /// From here on what this shape needs is reserved as well.
+    VmReshaping {
+        vm: VmId,
+        host: HostId,
+        number: u64,
+        shape: Shape,
+    },
+    /// From here on it is a VM of this shape. Its present run may use as much as is `held`.
+    VmReshaped {
+        vm: VmId,
+        host: HostId,
+        number: u64,
+        shape: Shape,
+        held: Option<Size>,
+    },
+    /// It has the shape that it had.
+    VmKeptShape {
+        vm: VmId,
+        host: HostId,
+        number: u64,
+        held: Option<Size>,
+    },
+    /// Nothing is held for it beyond its shape any more.
+    VmLetGo {
+        vm: VmId,
+        host: HostId,
+    },
 }
 
 impl FleetEvent {
@@ -139,6 +167,10 @@ impl FleetEvent {
             Self::HostOff { .. } => "HostOff",
             Self::VmComesBack { .. } => "VmComesBack",
             Self::VmWaits { .. } => "VmWaits",
+            Self::VmReshaping { .. } => "VmReshaping",
+            Self::VmReshaped { .. } => "VmReshaped",
+            Self::VmKeptShape { .. } => "VmKeptShape",
+            Self::VmLetGo { .. } => "VmLetGo",
         }
     }
 
@@ -155,6 +187,10 @@ impl FleetEvent {
             | Self::HostLost { host, .. }
             | Self::HostOff { host, .. }
             | Self::VmWaits { host, .. }
+            | Self::VmReshaping { host, .. }
+            | Self::VmReshaped { host, .. }
+            | Self::VmKeptShape { host, .. }
+            | Self::VmLetGo { host, .. }
             | Self::VmAdded { host, .. }
             | Self::VmRemoved { host, .. } => *host,
             // Its new host is to hear of it at once; the old one has nobody who could.
@@ -214,6 +250,13 @@ impl FleetEvent {
                 "strategy": decision.strategy, "eligible": decision.eligible,
             }),
             Self::VmWaits { vm, host, why } => json!({"vm": vm.to_string(), "host": host.to_string(), "why": why}),
+            Self::VmReshaping { vm, host, shape, .. } | Self::VmReshaped { vm, host, shape, .. } => json!({
+                "vm": vm.to_string(), "host": host.to_string(), "cpus": shape.cpus, "memoryBytes": shape.memory_bytes,
+                "disks": shape.disks.iter().map(|disk| &disk.name).collect::<Vec<_>>(), "networks": shape.networks,
+            }),
+            Self::VmKeptShape { vm, host, .. } | Self::VmLetGo { vm, host } => {
+                json!({"vm": vm.to_string(), "host": host.to_string()})
+            }
         }
     }
 }
@@ -287,6 +330,33 @@ pub enum FleetChange {
         from: HostId,
         moved: bool,
     },
+    /// From a VM's actor on `host`: room for this shape is wanted, before anything is done about it.
+    BeginReshape {
+        vm: VmId,
+        host: HostId,
+        number: u64,
+        shape: Shape,
+    },
+    /// From a VM's actor on `host`: it has that shape, or the one it had.
+    EndReshape {
+        vm: VmId,
+        host: HostId,
+        number: u64,
+        reshaped: bool,
+        held: Option<Size>,
+    },
+    /// From the actor of the VM `of`: placed on this host, or on the best one of the same kind, with what its disks begin as.
+    CloneVm {
+        spec: Arc<VmSpec>,
+        images: Vec<Arc<ImageSpec>>,
+        of: VmId,
+        on: Option<HostId>,
+    },
+    /// From a VM's actor: what was held since this operation its present run does not use any more.
+    LetGo {
+        vm: VmId,
+        number: u64,
+    },
 }
 
 impl FleetChange {
@@ -301,10 +371,15 @@ impl FleetChange {
             | Self::Reached { host, .. }
             | Self::Unreachable { host, .. }
             | Self::Drained { host, .. } => host.key(),
-            Self::AddVm { spec, .. } => spec.id.key(),
+            Self::AddVm { spec, .. } | Self::CloneVm { spec, .. } => spec.id.key(),
             Self::AddImage { spec } => spec.id.key(),
             Self::RemoveImage { image } => image.key(),
-            Self::RemoveVm { vm } | Self::BeginMove { vm, .. } | Self::EndMove { vm, .. } => vm.key(),
+            Self::RemoveVm { vm }
+            | Self::BeginMove { vm, .. }
+            | Self::EndMove { vm, .. }
+            | Self::BeginReshape { vm, .. }
+            | Self::EndReshape { vm, .. }
+            | Self::LetGo { vm, .. } => vm.key(),
         }
     }
 }

@@ -10,13 +10,14 @@ use hiveward_runtime::{clock::WallMs, op::NodeId};
 use super::{
     event::FleetEvent,
     image::ImageSpec,
+    reshape::Size,
     spec::{Capacity, HostSpec},
 };
 use crate::{
     directory::Place,
     id::{HostId, ImageId, VmId},
     placement::vm::{HostFacts, Hosts, Need, Reject},
-    vm::spec::VmSpec,
+    vm::spec::{Shape, VmSpec},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +92,12 @@ pub struct VmEntry {
     pub added_at: WallMs,
     /// When it came to its host from another.
     pub moved_at: Option<WallMs>,
+    /// The shape that it is being given, reserved as well, and the number of the operation that does.
+    pub reshaping: Option<(u64, Shape)>,
+    /// The last operation that gave it its shape.
+    pub shaped: u64,
+    /// What its present run may use beyond its shape, until it is started again, since which operation.
+    pub held: Option<(u64, Size)>,
 }
 
 #[derive(Clone, Debug)]
@@ -173,7 +180,7 @@ impl Fleet {
         }
     }
 
-    fn reserve(&mut self, host: HostId, of: Need, sign: i32) {
+    pub(super) fn reserve(&mut self, host: HostId, of: Need, sign: i32) {
         if let Some(entry) = self.hosts.get_mut(&host) {
             entry.used.cpu_milli = entry.used.cpu_milli.saturating_add(sign.saturating_mul(of.cpu_milli));
             entry.used.memory_mib = entry.used.memory_mib.saturating_add(sign.saturating_mul(of.memory_mib));
@@ -181,8 +188,10 @@ impl Fleet {
     }
 
     fn use_image(&mut self, spec: &VmSpec, sign: i32) {
-        if let Some(entry) = spec.base.and_then(|image| self.images.get_mut(&image)) {
-            entry.vms = entry.vms.saturating_add_signed(sign);
+        for image in spec.images() {
+            if let Some(entry) = self.images.get_mut(&image) {
+                entry.vms = entry.vms.saturating_add_signed(sign);
+            }
         }
     }
 
@@ -190,10 +199,15 @@ impl Fleet {
         if let Some(entry) = self.vms.remove(&vm) {
             self.vm_names.remove(&entry.spec.name);
             self.use_image(&entry.spec, -1);
-            self.reserve(entry.host, need(&entry.spec), -1);
+            for image in entry.spec.images() {
+                if self.images.get(&image).is_some_and(|image| image.spec.only_for == Some(vm)) {
+                    self.images.remove(&image);
+                }
+            }
+            self.reserve(entry.host, entry.need(), -1);
             self.group(entry.host, &entry.spec, -1);
             if let Some(to) = entry.moving {
-                self.reserve(to, need(&entry.spec), -1);
+                self.reserve(to, entry.need(), -1);
                 self.group(to, &entry.spec, -1);
             }
             if let Some(host) = self.hosts.get_mut(&entry.host) {
@@ -262,6 +276,9 @@ impl Fleet {
                         waits: None,
                         added_at: at,
                         moved_at: None,
+                        reshaping: None,
+                        shaped: 0,
+                        held: None,
                     },
                 );
             }
@@ -271,13 +288,15 @@ impl Fleet {
             FleetEvent::VmMoving { vm, to, .. } => {
                 if let Some(entry) = self.vms.get_mut(vm) {
                     entry.moving = Some(*to);
-                    let spec = entry.spec.clone();
-                    self.reserve(*to, need(&spec), 1);
+                    let (spec, need) = (entry.spec.clone(), entry.need());
+                    self.reserve(*to, need, 1);
                     self.group(*to, &spec, 1);
                 }
             }
             FleetEvent::VmMoved { vm, from, to } => self.hand_over(*vm, *from, *to, at),
             FleetEvent::VmComesBack { vm, from, to, epoch, .. } => {
+                // Nothing of it runs any more: it begins in the shape that it has.
+                self.reshape(*vm, |entry| (entry.reshaping, entry.held) = (None, None));
                 let moving = self.vms.get_mut(vm).and_then(|entry| {
                     (entry.epoch, entry.waits) = (*epoch, None);
                     entry.moving.take()
@@ -312,13 +331,26 @@ impl Fleet {
             FleetEvent::VmStayed { vm, to, .. } => {
                 if let Some(entry) = self.vms.get_mut(vm) {
                     entry.moving = None;
-                    let spec = entry.spec.clone();
-                    self.reserve(*to, need(&spec), -1);
+                    let (spec, need) = (entry.spec.clone(), entry.need());
+                    self.reserve(*to, need, -1);
                     self.group(*to, &spec, -1);
                 }
             }
+            FleetEvent::VmReshaping { vm, number, shape, .. } => {
+                self.reshape(*vm, |entry| entry.reshaping = Some((*number, shape.clone())));
+            }
+            FleetEvent::VmReshaped { vm, number, shape, held, .. } => self.reshape(*vm, |entry| {
+                entry.spec = Arc::new(entry.spec.shaped(shape));
+                (entry.reshaping, entry.shaped, entry.held) = (None, *number, held.map(|held| (*number, held)));
+            }),
+            FleetEvent::VmKeptShape { vm, number, held, .. } => self.reshape(*vm, |entry| {
+                (entry.reshaping, entry.held) = (None, held.map(|held| (*number, held)));
+            }),
+            FleetEvent::VmLetGo { vm, .. } => self.reshape(*vm, |entry| entry.held = None),
             FleetEvent::ImageAdded { spec, .. } => {
-                self.image_names.insert(spec.name.clone(), spec.id);
+                if spec.only_for.is_none() {
+                    self.image_names.insert(spec.name.clone(), spec.id);
+                }
                 self.images.insert(spec.id, ImageEntry { spec: spec.clone(), vms: 0, added_at: at });
             }
             FleetEvent::ImageRemoved { image, .. } => {
@@ -333,8 +365,8 @@ impl Fleet {
     fn hand_over(&mut self, vm: VmId, from: HostId, to: HostId, at: WallMs) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         (entry.host, entry.moving, entry.moved_at) = (to, None, Some(at));
-        let spec = entry.spec.clone();
-        self.reserve(from, need(&spec), -1);
+        let (spec, need) = (entry.spec.clone(), entry.need());
+        self.reserve(from, need, -1);
         self.group(from, &spec, -1);
         if let Some(host) = self.hosts.get_mut(&from) {
             host.vms.remove(&vm);

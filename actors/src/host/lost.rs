@@ -14,7 +14,7 @@ use hiveward_runtime::{
 
 use super::{
     event::FleetEvent,
-    fleet::{Fleet, HostEntry, Lost, need},
+    fleet::{Fleet, HostEntry, Lost},
     placing::wish,
     spec::{HostSpec, HostUri, Scheme},
 };
@@ -176,6 +176,6 @@ fn to_where_it_went(fleet: &Fleet, vm: VmId) -> Result<Decision, String> {
         return Err(format!("it was on its way to {to}, which {why}: it may run there"));
     }
     // Room for it is reserved there already.
-    hosts.give_back(at, need(&entry.spec), entry.spec.groups());
+    hosts.give_back(at, entry.need(), entry.spec.groups());
     Engine::default().decide(&hosts, &wish(vm, &entry.spec, Some(to))).map(|(_, decision)| decision)
 }

@@ -15,6 +15,7 @@ use crate::{
     vm::{
         backup::Manifest,
         console::{self, ConsolePiece},
+        copy::Copied,
     },
 };
 
@@ -134,6 +135,12 @@ pub enum HostMsg {
         vm: VmId,
         new: Box<NewBackup>,
         reply: Reply<Result<(String, Manifest), DriverError>>,
+    },
+    /// From a VM beside it. Its disks, or the one that is named, among the blobs when this answers.
+    Copy {
+        vm: VmId,
+        only: Option<String>,
+        reply: Reply<Result<Vec<Copied>, DriverError>>,
     },
     /// Away with what is left of one.
     EndBackup {

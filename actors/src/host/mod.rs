@@ -21,6 +21,7 @@ pub mod message;
 pub mod meter;
 pub mod placing;
 pub mod record;
+pub mod reshape;
 #[cfg(test)]
 mod simulation;
 pub mod spec;

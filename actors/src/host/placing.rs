@@ -7,7 +7,10 @@ use hiveward_runtime::{
     error::{Code, Refused},
 };
 
-use super::fleet::{Fleet, HostEntry, VmEntry, need};
+use super::{
+    fleet::{Fleet, HostEntry, VmEntry, need},
+    reshape,
+};
 use crate::{
     id::{HostId, VmId},
     placement::vm::{
@@ -33,7 +36,7 @@ pub fn wish<'a>(vm: VmId, spec: &'a VmSpec, pin: Option<HostId>) -> Wish<'a> {
     }
 }
 
-/// The host for a VM that is not there yet. Inner error: it is not taken in, with what is at fault in what was wished; the
+/// The host for a VM that is not there yet, of those that `suits` says could run it. Inner error: it is not taken in, with what is at fault in what was wished; the
 /// engine keeps the trace of either. Outer error: the host that was named is none.
 pub fn select(
     fleet: &Fleet,
@@ -41,6 +44,7 @@ pub fn select(
     vm: VmId,
     wish: &Wish<'_>,
     ha: bool,
+    suits: impl Fn(&HostEntry) -> bool,
 ) -> Result<Result<Decision, Refused>, Refused> {
     if let Some(host) = wish.pin
         && !fleet.hosts.contains_key(&host)
@@ -48,6 +52,7 @@ pub fn select(
         return Err(Refused { field: Some("host".into()), ..Refused::not_found(host) });
     }
     let mut hosts = fleet.columns();
+    hosts.close_where(|host| fleet.hosts.get(&host).is_some_and(|entry| !suits(entry)).then_some(Reject::Kind));
     if ha {
         hosts.close_alone();
     }
@@ -59,7 +64,7 @@ pub fn select(
     if ha || fleet.vms.values().any(|entry| entry.spec.ha) {
         hosts.take(at, wish.need, wish.groups());
         let there = fleet.vms.iter().filter(|(_, entry)| entry.spec.ha);
-        let guests = there.map(|(vm, entry)| Guest { vm: *vm, on: entry.host, wish: self::wish(*vm, &entry.spec, None) });
+        let guests = there.map(|(vm, entry)| reshape::guest(*vm, entry));
         let mut guests: Vec<_> = guests.collect();
         if ha {
             guests.push(Guest { vm, on: decision.chosen, wish: *wish });
@@ -95,8 +100,13 @@ fn columns_from(fleet: &Fleet, from: HostId) -> Hosts {
     hosts
 }
 
+/// What one that is there takes along: also what its present run holds.
+fn present(vm: VmId, entry: &VmEntry) -> Wish<'_> {
+    Wish { need: entry.need(), ..wish(vm, &entry.spec, None) }
+}
+
 fn leaving(vm: VmId, entry: &VmEntry) -> Leaving<'_> {
-    Leaving { vm, wish: wish(vm, &entry.spec, None), keeps_disks: entry.spec.ha }
+    Leaving { vm, wish: present(vm, entry), keeps_disks: entry.spec.ha }
 }
 
 /// The host that a VM is brought to: the one that is named, or the best.
@@ -189,7 +199,7 @@ pub fn scene<'a>(
     let mut used: BTreeMap<HostId, Amount> = BTreeMap::new();
     let mut dark: BTreeSet<HostId> = BTreeSet::new();
     for (vm, entry) in &fleet.vms {
-        let (about, wish) = (about(*vm), wish(*vm, &entry.spec, None));
+        let (about, wish) = (about(*vm), present(*vm, entry));
         let weighs = match (basis, about.used) {
             (Basis::Reserved, _) => {
                 Some(Amount { cpu_milli: wish.need.cpu_milli as f32, memory_mib: wish.need.memory_mib as f32 })

@@ -9,12 +9,13 @@ use super::{
     decide::decide,
     event::FleetChange,
     fleet::{Fleet, need},
+    reshape::Size,
     spec::{Capacity, HostSpec},
 };
 use crate::{
     id::{HostId, VmId},
     placement::vm::{Need, Strategy},
-    vm::spec::VmSpec,
+    vm::spec::{Shape, VmSpec},
 };
 
 const SEEDS: u64 = 200;
@@ -59,6 +60,7 @@ fn vm(n: u128, dice: &mut fastrand::Rng) -> VmSpec {
         base: None,
         restored: None,
         lease: None,
+        bases: Vec::new(),
     }
 }
 
@@ -66,7 +68,14 @@ fn check(fleet: &Fleet, seed: u64) {
     for (id, entry) in &fleet.hosts {
         let on: Vec<_> = fleet.vms.iter().filter(|(_, vm)| vm.host == *id).collect();
         let sum = on.iter().fold(Need::default(), |sum, (_, vm)| {
-            let need = need(&vm.spec);
+            let mut need = need(&vm.spec);
+            let sizes = vm.held.map(|(_, held)| (held.cpus, held.memory_bytes));
+            let wanted = vm.reshaping.as_ref().map(|(_, shape)| (shape.cpus, shape.memory_bytes));
+            for (cpus, memory_bytes) in sizes.into_iter().chain(wanted) {
+                let other = Need::of(cpus, memory_bytes);
+                need.cpu_milli = need.cpu_milli.max(other.cpu_milli);
+                need.memory_mib = need.memory_mib.max(other.memory_mib);
+            }
             Need { cpu_milli: sum.cpu_milli + need.cpu_milli, memory_mib: sum.memory_mib + need.memory_mib }
         });
         assert_eq!(entry.used, sum, "seed {seed}: of {id}");
@@ -108,7 +117,28 @@ fn nothing_is_promised_twice_and_no_reservation_outlives_its_vm() {
             };
             let host_here = some_host(&mut dice);
             let placement = fleet.hosts.get(&host_here).map_or(0, |entry| entry.place.placement) + u64::from(dice.f64() < 0.1);
-            let change = match dice.u32(0..20) {
+            let one = some_vm(&mut dice);
+            let (on, size) = fleet.vms.get(&one).map_or((host_here, Size { cpus: 1, memory_bytes: 1 << 30 }), |entry| {
+                (entry.host, Size { cpus: entry.spec.cpus, memory_bytes: entry.spec.memory_bytes })
+            });
+            let shape = |dice: &mut fastrand::Rng| Shape {
+                cpus: dice.u32(1..7),
+                memory_bytes: dice.u64(1..12) << 30,
+                disks: Vec::new(),
+                networks: Vec::new(),
+            };
+            // Of the operation that is under way, or of another one.
+            let number = fleet.vms.get(&one).map_or(0, |entry| {
+                entry.reshaping.as_ref().map_or(entry.shaped + 1, |(number, _)| *number) + u64::from(dice.f64() < 0.1)
+            });
+            let change = match dice.u32(0..28) {
+                20..=22 => FleetChange::BeginReshape { vm: one, host: on, number, shape: shape(&mut dice) },
+                23..=25 => {
+                    // A run lags behind what it was, never beyond what was reserved for it.
+                    let held = (dice.f64() < 0.4).then_some(size);
+                    FleetChange::EndReshape { vm: one, host: on, number, reshaped: dice.bool(), held }
+                }
+                26..=27 => FleetChange::LetGo { vm: one, number: number.saturating_sub(u64::from(dice.bool())) },
                 0..=2 => FleetChange::AddHost { spec: Arc::new(host(next, &mut dice)) },
                 3 => FleetChange::RemoveHost { host: host_here, force: dice.f64() < 0.3 },
                 4 => FleetChange::DrainHost { host: host_here },

@@ -23,12 +23,15 @@ use tokio::time::Instant;
 
 use super::{
     attempt,
+    copying::{self, Copying},
     event::{self, Asked, OperationKind, Seen, VmEvent},
     keep::{self, Errand},
     message::{Answer, Stepped, VmMsg},
     migrate::{Move, Side},
     reconcile::{self, Doing, Next, Step},
+    reshape::Claim,
     schedule::{self, Schedule},
+    shaping::{self, Shaping},
     snapshot,
     spec::VmSpec,
     state::{Ask, Decided, HOUSE, VmOperation, VmState},
@@ -45,7 +48,7 @@ use crate::{
         spec::HostUri,
     },
     house::House,
-    id::HostId,
+    id::{HostId, ImageId},
     swarm::message::Committed,
 };
 
@@ -56,6 +59,7 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
 const DEFINE_WITHIN: Duration = Duration::from_secs(240);
 const SNAPSHOT_WITHIN: Duration = Duration::from_secs(240);
+const RESHAPE_WITHIN: Duration = Duration::from_secs(120);
 const BACKUP_TRIES_MAX: u32 = 4;
 const FORGET_WITHIN: Duration = Duration::from_secs(5);
 
@@ -126,13 +130,24 @@ const fn points(step: Step) -> (&'static str, &'static str) {
         Step::Clear => ("vm.clear", "vm.clear.done"),
         Step::Settle => ("vm.settle", "vm.settle.done"),
         Step::Release => ("vm.release", "vm.release.done"),
+        Step::Claim => ("vm.claim", "vm.claim.done"),
+        Step::Reshape => ("vm.reshape", "vm.reshape.done"),
+        Step::Unshape => ("vm.unshape", "vm.unshape.done"),
+        Step::Enact => ("vm.enact", "vm.enact.done"),
+        Step::GiveBack => ("vm.give_back", "vm.give_back.done"),
+        Step::DropDisk => ("vm.drop_disk", "vm.drop_disk.done"),
+        Step::LetGo => ("vm.let_go", "vm.let_go.done"),
+        Step::Copy => ("vm.copy", "vm.copy.done"),
+        Step::EndCopy => ("vm.end_copy", "vm.end_copy.done"),
+        Step::Publish => ("vm.publish", "vm.publish.done"),
     }
 }
 
 /// Whether it would be the same once more: each try reads all of its disks.
 fn gives_up(active: &VmOperation, tries: u32) -> bool {
     // Each is counted when it failed and when it is begun again.
-    active.kind == OperationKind::Backup && active.abandoned.is_none() && tries / 2 + 1 >= BACKUP_TRIES_MAX
+    let reads_all = active.kind == OperationKind::Backup || (active.kind.is_copy() && active.copied.is_empty());
+    reads_all && active.abandoned.is_none() && tries / 2 + 1 >= BACKUP_TRIES_MAX
 }
 
 async fn deliver(to: &Addr<VmMsg>, msg: VmMsg) {
@@ -265,7 +280,7 @@ impl Vm {
     }
 
     async fn ask(&self, state: &mut State, ctx: &Context<VmMsg>, ask: Ask, reply: Answer) -> Result<(), Failure> {
-        match state.vm.decide(&self.spec, ask, state.doing.boots) {
+        match state.vm.decide(&self.spec_now(), ask, state.doing.boots) {
             Err(refused) => {
                 reply.answer(Err(refused));
                 Ok(())
@@ -292,21 +307,25 @@ impl Vm {
 
     /// Also while it is on its way: then the hypervisor is asked to end it.
     async fn cancel(&self, ctx: &Context<VmMsg>, state: &mut State, principal: &str, reply: Answer) -> Result<(), Failure> {
-        let can_be = |active: &&VmOperation| matches!(active.kind, OperationKind::Migrate | OperationKind::Backup);
+        let can_be = |active: &&VmOperation| {
+            matches!(active.kind, OperationKind::Migrate | OperationKind::Backup) || active.kind.is_copy()
+        };
         let active = state.vm.active().filter(can_be);
         let Some((number, known)) = active.map(|active| (active.number, active.abandoned.is_some())) else {
-            let message =
-                format!("neither a migration nor a backup of {} is under way: there is nothing to cancel", self.spec.name);
+            let message = format!(
+                "neither a migration nor a backup or another copy of {} is under way: there is nothing to cancel",
+                self.spec.name
+            );
             reply.answer(Err(Refused::new(Code::Refused, message)));
             return Ok(());
         };
         let why = format!("it was cancelled by {principal}");
         let events = if known { Vec::new() } else { vec![VmEvent::Abandoned { number, why }] };
         self.record(ctx, state, events, Some((number, reply))).await?;
-        if matches!(state.in_flight, Some(Step::Migrate | Step::Backup)) {
+        if matches!(state.in_flight, Some(Step::Migrate | Step::Backup | Step::Copy)) {
             let (house, host, vm) = (self.house.clone(), self.host, self.spec.id);
             // What the node itself does for a backup is over soon.
-            let tries = if state.in_flight == Some(Step::Backup) { 1 } else { ABORTS_MAX };
+            let tries = if state.in_flight == Some(Step::Migrate) { ABORTS_MAX } else { 1 };
             ctx.task(async move {
                 // Before the memory goes there is nothing to abort yet.
                 for _ in 0..tries {
@@ -395,8 +414,12 @@ impl Vm {
                 state.last_error = None;
                 // What was compared before it is not news any more.
                 (state.doing.done, state.doing.compared) = (Some(step), None);
+                let mut lag = None;
                 let done = match done {
-                    Stepped::Seen(done) => Some(done),
+                    Stepped::Seen(done) => {
+                        lag = done.domain.as_ref().and_then(|domain| domain.lag.clone());
+                        Some(done)
+                    }
                     Stepped::Compared(compared, done) => {
                         state.doing.compared = Some(compared);
                         state.doing.looked_at = Some(self.house.clock.now());
@@ -420,6 +443,10 @@ impl Vm {
                         self.record(ctx, state, vec![VmEvent::BackupForgotten { number }], None).await?;
                         None
                     }
+                    Stepped::Copied { number, disks } => {
+                        self.record(ctx, state, vec![VmEvent::Copied { number, disks }], None).await?;
+                        None
+                    }
                     Stepped::Told => None,
                 };
                 match (meanwhile, done) {
@@ -428,6 +455,13 @@ impl Vm {
                     }
                     (_, Some(Done { domain, at })) => self.see(ctx, state, domain, at).await,
                     (Some((newer, seen_at)), None) if seen_at > state.seen_at => self.see(ctx, state, newer, seen_at).await,
+                    _ => Ok(()),
+                }?;
+                // After it is known whether it runs: what is off lags behind nothing.
+                match state.vm.active().map(|active| active.number) {
+                    Some(number) if matches!(step, Step::Reshape | Step::Unshape) => {
+                        self.record(ctx, state, vec![VmEvent::Reshaped { number, lag }], None).await
+                    }
                     _ => Ok(()),
                 }
             }
@@ -454,6 +488,10 @@ impl Vm {
                     }
                     Some(active) if !error.may_pass() || (gives_up(active, state.tries) && error.is_of_try()) => {
                         let events = reconcile::refused(&state.vm, error.to_string()).into_iter().collect();
+                        if matches!(step, Step::Unshape | Step::DropDisk) && state.doing.claim == Claim::Held {
+                            // It would be refused again, and what is reserved is not kept for that.
+                            state.doing.done = Some(step);
+                        }
                         self.record(ctx, state, events, None).await
                     }
                     _ => {
@@ -476,6 +514,7 @@ impl Vm {
             let now = self.house.clock.now();
             state.doing.side = self.side(state);
             state.doing.over = self.is_over(state);
+            (state.doing.claim, state.doing.holds) = shaping::claim(&self.house, &self.spec, self.host, &state.vm);
             match reconcile::next(&state.vm, state.doing, now) {
                 Next::Do(step) => {
                     if state.durable.load(Ordering::Acquire) < state.handed || self.is_held_back(ctx, state) {
@@ -540,25 +579,38 @@ impl Vm {
     async fn begin(&self, ctx: &Context<VmMsg>, state: &mut State, step: Step) -> Result<(), Failure> {
         fault::point(points(step).0, ctx.key()).await?;
         (state.in_flight, state.last_step) = (Some(step), Some(step));
-        let (house, spec, host, me) = (self.house.clone(), self.spec.clone(), self.host, ctx.addr().clone());
+        let (house, spec, host, me) = (self.house.clone(), self.spec_now(), self.host, ctx.addr().clone());
         let asked = state.vm.active().and_then(|active| active.migration.clone());
         let tag = snapshot::tag_under_way(&state.vm);
-        let errand = Errand::of(&state.vm, &self.spec, self.house.clock.now());
+        let errand = Errand::of(&state.vm, &spec, self.house.clock.now());
+        let (shaping, copying) = (Shaping::of(&state.vm), Copying::of(&state.vm));
         ctx.task(async move {
             let trip = Trip { house: &house, spec: &spec, host, asked: asked.as_deref() };
             let result = match trip.step(step).await {
                 Some(result) => result,
                 None => match keep::step(&house, &spec, host, errand, step).await {
                     Some(result) => result,
-                    None => match action(&house, &spec, host, step, tag).await {
-                        Ok(action) => ask_host(&house, host, &spec, action).await.map(Stepped::Seen),
-                        Err(refused) => Err(DriverError::Failed { message: refused.message }),
+                    None => match shaping::step(&house, &spec, host, shaping, step).await {
+                        Some(result) => result,
+                        None => match copying::step(&house, &spec, host, copying, step).await {
+                            Some(result) => result,
+                            None => match action(&house, &spec, host, step, tag).await {
+                                Ok(action) => ask_host(&house, host, &spec, action).await.map(Stepped::Seen),
+                                Err(refused) => Err(DriverError::Failed { message: refused.message }),
+                            },
+                        },
                     },
                 },
             };
             deliver(&me, VmMsg::Stepped { step, result }).await;
         });
         Ok(())
+    }
+
+    /// In the shape that it has by now.
+    fn spec_now(&self) -> Arc<VmSpec> {
+        let known = self.house.directory.read(|known| known.fleet.vms.get(&self.spec.id).map(|entry| entry.spec.clone()));
+        known.unwrap_or_else(|| self.spec.clone())
     }
 
     /// Whether the roster says, as far as is known here, that the VM belongs to this actor's host. One that has moved is
@@ -616,6 +668,8 @@ pub(super) async fn ask_host(house: &House, host: HostId, spec: &VmSpec, action:
         Action::Define(_) => DEFINE_WITHIN,
         // A guest's memory is written or read.
         Action::Snapshot { .. } | Action::Revert { .. } | Action::RemoveSnapshot { .. } => SNAPSHOT_WITHIN,
+        // A guest is waited for.
+        Action::Reshape { .. } => RESHAPE_WITHIN,
         _ => STEP_WITHIN,
     };
     let (deadline, vm) = (Deadline::after(within), spec.id);
@@ -624,10 +678,10 @@ pub(super) async fn ask_host(house: &House, host: HostId, spec: &VmSpec, action:
 }
 
 /// The image's bytes, on this node; `None` where no domain is made of them, or none is known by that name.
-async fn base(house: &House, spec: &VmSpec, host: HostId) -> Result<Option<Base>, Refused> {
+async fn base(house: &House, image: Option<ImageId>, host: HostId) -> Result<Option<Base>, Refused> {
     let found = house.directory.read(|known| {
         let uri = HostUri::parse(&known.fleet.hosts.get(&host)?.spec.uri).ok()?;
-        uri.has_disks().then(|| Some(known.fleet.images.get(&spec.base?)?.spec.clone()))?
+        uri.has_disks().then(|| Some(known.fleet.images.get(&image?)?.spec.clone()))?
     });
     let Some(image) = found else { return Ok(None) };
     let unavailable = |why: String| Refused::new(Code::Unavailable, format!("image {} cannot be read: {why}", image.name));
@@ -657,16 +711,21 @@ pub(crate) async fn definition(house: &House, spec: &Arc<VmSpec>, host: HostId) 
         }
     };
     let epoch = house.directory.read(|known| known.fleet.vms.get(&spec.id).map_or(0, |entry| entry.epoch));
+    let mut cloned = Vec::with_capacity(spec.bases.len());
+    for (disk, image) in &spec.bases {
+        cloned.extend(base(house, Some(*image), host).await?.map(|base| (disk.clone(), base)));
+    }
     Ok(DomainSpec {
         owner: host,
         base: match &spec.restored {
             Some(restored) => restored.disks.iter().find(|disk| disk.disk == "root").map(|disk| restored.base(disk)),
-            None => base(house, spec, host).await?,
+            None => base(house, spec.base, host).await?,
         },
         bases: spec
             .restored
             .iter()
             .flat_map(|restored| restored.disks.iter().map(|disk| (disk.disk.clone(), restored.base(disk))))
+            .chain(cloned)
             .collect(),
         isolated: spec.restored.as_ref().is_some_and(|restored| restored.drill),
         name: domain_name(&spec.name, epoch),

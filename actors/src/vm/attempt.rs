@@ -111,6 +111,7 @@ fn spec(lease: Lease, machine: &MachineSpec) -> VmSpec {
         stop_grace_ms: 0,
         base: None,
         restored: None,
+        bases: Vec::new(),
         lease: Some(lease),
     }
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{backup::Backup, migrate::Move, schedule::Schedule};
+use super::{backup::Backup, copy::Copied, migrate::Move, schedule::Schedule};
 use crate::{
-    host::driver::{Off, Progress, Run},
+    host::driver::{Lag, Off, Progress, Run},
+    id::{HostId, ImageId, VmId},
     swarm::event::{DecodeError, Operation},
 };
 
@@ -35,6 +36,16 @@ pub enum OperationKind {
     Backup,
     /// Asked by the house, of a VM that was made for it: whether what was restored lives.
     Drill,
+    /// Other CPUs or memory.
+    Resize,
+    AttachDisk,
+    DetachDisk,
+    AttachNetwork,
+    DetachNetwork,
+    /// An image of its system disk.
+    Template,
+    /// Another VM with its disks.
+    Clone,
 }
 
 /// What an operation is about, where that is not said by its kind alone.
@@ -46,6 +57,30 @@ pub enum Subject {
     /// Where to.
     Backup {
         to: Arc<str>,
+    },
+    Resize {
+        cpus: Option<u32>,
+        memory_bytes: Option<u64>,
+        /// What runs is left as it is.
+        offline: bool,
+    },
+    /// Its size matters only where it is attached.
+    Disk {
+        name: Arc<str>,
+        size_bytes: u64,
+    },
+    Network {
+        name: Arc<str>,
+    },
+    Template {
+        image: ImageId,
+        name: Arc<str>,
+    },
+    Clone {
+        vm: VmId,
+        name: Arc<str>,
+        on: Option<HostId>,
+        start: bool,
     },
 }
 
@@ -66,22 +101,41 @@ impl OperationKind {
             Self::RemoveSnapshot => "remove snapshot",
             Self::Backup => "backup",
             Self::Drill => "drill",
+            Self::Resize => "resize",
+            Self::AttachDisk => "attach disk",
+            Self::DetachDisk => "detach disk",
+            Self::AttachNetwork => "attach network",
+            Self::DetachNetwork => "detach network",
+            Self::Template => "template",
+            Self::Clone => "clone",
         }
     }
 
     /// Whether what is done for it is undone before it ends, if it does not succeed: nothing comes between.
     pub const fn is_undone(self) -> bool {
-        matches!(self, Self::Snapshot | Self::Backup)
+        matches!(self, Self::Snapshot | Self::Backup) || self.is_of_shape() || self.is_copy()
     }
 
     /// Whether its failure says nothing of the VM itself, which stays as it is.
     pub const fn is_aside(self) -> bool {
-        matches!(self, Self::Snapshot | Self::RemoveSnapshot | Self::Backup | Self::Drill)
+        matches!(self, Self::Snapshot | Self::RemoveSnapshot | Self::Backup | Self::Drill) || self.is_of_shape() || self.is_copy()
     }
 
     /// Whether nobody but a removal comes between.
     pub const fn is_whole(self) -> bool {
         matches!(self, Self::Snapshot | Self::Revert | Self::RemoveSnapshot | Self::Backup)
+            || self.is_of_shape()
+            || self.is_copy()
+    }
+
+    /// Whether something else is made of its disks as they are.
+    pub const fn is_copy(self) -> bool {
+        matches!(self, Self::Template | Self::Clone)
+    }
+
+    /// Whether it changes the VM's [`Shape`](super::spec::Shape).
+    pub const fn is_of_shape(self) -> bool {
+        matches!(self, Self::Resize | Self::AttachDisk | Self::DetachDisk | Self::AttachNetwork | Self::DetachNetwork)
     }
 }
 
@@ -196,6 +250,16 @@ pub enum VmEvent {
     BackupForgotten {
         number: u64,
     },
+    /// Its definition has another shape, and this is what its present run does not have of it.
+    Reshaped {
+        number: u64,
+        lag: Option<Lag>,
+    },
+    /// Its disks are kept as they were at one moment, by the hash of their bytes.
+    Copied {
+        number: u64,
+        disks: Vec<Copied>,
+    },
 }
 
 impl VmEvent {
@@ -212,6 +276,8 @@ impl VmEvent {
             Self::GivenUp { .. } => "VmGivenUp",
             Self::BackupScheduled { .. } => "VmBackupScheduled",
             Self::BackupForgotten { .. } => "VmBackupForgotten",
+            Self::Reshaped { .. } => "VmShapeDefined",
+            Self::Copied { .. } => "VmDisksCopied",
         }
     }
 
@@ -225,6 +291,24 @@ impl VmEvent {
                 match &asked.subject {
                     Some(Subject::Snapshot { name }) => data["snapshot"] = json!(name),
                     Some(Subject::Backup { to }) => data["to"] = json!(to),
+                    Some(Subject::Resize { cpus, memory_bytes, offline }) => {
+                        data["cpus"] = json!(cpus);
+                        data["memoryBytes"] = json!(memory_bytes);
+                        data["offline"] = json!(offline);
+                    }
+                    Some(Subject::Disk { name, size_bytes }) => {
+                        data["disk"] = json!(name);
+                        data["sizeBytes"] = json!(size_bytes);
+                    }
+                    Some(Subject::Network { name }) => data["network"] = json!(name),
+                    Some(Subject::Template { image, name }) => {
+                        data["image"] = json!(image.to_string());
+                        data["name"] = json!(name);
+                    }
+                    Some(Subject::Clone { vm, name, .. }) => {
+                        data["clone"] = json!(vm.to_string());
+                        data["name"] = json!(name);
+                    }
                     None => {}
                 }
                 data
@@ -245,6 +329,10 @@ impl VmEvent {
             }
             Self::BackupScheduled { schedule: None } => json!({"cron": null}),
             Self::BackupForgotten { number } => json!({"number": number}),
+            Self::Copied { number, disks } => {
+                json!({"number": number, "bytes": disks.iter().map(|disk| disk.bytes).sum::<u64>()})
+            }
+            Self::Reshaped { number, lag } => json!({"number": number, "untilItIsStartedAgain": lag.as_ref().map(Lag::words)}),
         }
     }
 

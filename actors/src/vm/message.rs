@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hiveward_runtime::{call::Reply, error::Refused};
 
-use super::{backup::Backup, migrate::Compared, reconcile::Step, schedule::Schedule, state::Ask};
+use super::{backup::Backup, copy::Copied, migrate::Compared, reconcile::Step, schedule::Schedule, state::Ask};
 use crate::{
     host::{
         driver::{Domain, DriverError, Progress},
@@ -28,6 +28,10 @@ pub enum Stepped {
     BackedUp(Backup),
     /// The backup of this operation is gone.
     Pruned(u64),
+    Copied {
+        number: u64,
+        disks: Vec<Copied>,
+    },
     /// Others know of it now.
     Told,
 }

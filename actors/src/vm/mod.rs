@@ -7,6 +7,8 @@ pub mod actor;
 pub mod attempt;
 pub mod backup;
 pub mod console;
+pub mod copy;
+mod copying;
 pub mod event;
 pub mod ha;
 mod keep;
@@ -16,9 +18,11 @@ pub mod migrate;
 mod migrate_simulation;
 pub mod reconcile;
 pub mod record;
+pub mod reshape;
 pub mod schedule;
+mod shaping;
 #[cfg(test)]
-mod simulation;
+pub(crate) mod simulation;
 pub mod snapshot;
 pub mod spec;
 pub mod state;
@@ -27,4 +31,4 @@ mod trip;
 pub mod wire;
 
 pub use record::{VmRecord, VmStatus};
-pub use spec::{DiskSpec, VmSpec};
+pub use spec::{DiskSpec, Shape, VmSpec};

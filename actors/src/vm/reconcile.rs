@@ -8,9 +8,10 @@ use std::time::Duration;
 use hiveward_runtime::clock::WallMs;
 
 use super::{
-    backup,
+    backup, copy,
     event::{OperationKind, Outcome, Seen, VmEvent, Wanted},
     migrate::{self, Compared, Side},
+    reshape::{self, Claim},
     schedule, snapshot,
     state::VmState,
 };
@@ -71,6 +72,30 @@ pub enum Step {
     Settle,
     /// Nothing is reserved for it on the other host any more.
     Release,
+
+    // Of a change of shape.
+    /// What it needs, by the roster.
+    Claim,
+    /// What is defined and, as far as that can be, what runs.
+    Reshape,
+    /// As it was.
+    Unshape,
+    /// The roster says from then on that it has this shape.
+    Enact,
+    /// Nothing is reserved for the new shape any more.
+    GiveBack,
+    /// The data of a disk that was detached.
+    DropDisk,
+    /// Nothing is reserved any more for a run that is over.
+    LetGo,
+
+    // Of a template or a clone.
+    /// Its disks, among the blobs.
+    Copy,
+    /// Away with what a copy left that did not come to its end.
+    EndCopy,
+    /// The roster has the image or the VM from then on.
+    Publish,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +138,10 @@ pub struct Doing {
     pub looked_at: Option<WallMs>,
     /// The attempt that it was made for is.
     pub over: bool,
+    /// Of a change of shape.
+    pub claim: Claim,
+    /// The roster holds what no run uses any more.
+    pub holds: bool,
 }
 
 pub fn next(state: &VmState, doing: Doing, now: WallMs) -> Next {
@@ -124,11 +153,14 @@ pub fn next(state: &VmState, doing: Doing, now: WallMs) -> Next {
             }
             OperationKind::Backup => backup::next(state, active, doing, now),
             OperationKind::Drill => backup::drill(state, active, doing, now),
+            kind if kind.is_of_shape() => reshape::next(state, active, doing, now),
+            OperationKind::Template | OperationKind::Clone => copy::next(state, active, doing, now),
             _ => within_operation(state, doing, now),
         },
         None if state.removed => Next::Idle,
         None if doing.over => Next::Ask { kind: OperationKind::Remove },
         None => match backup::between(state).unwrap_or_else(|| between_operations(state, now)) {
+            Next::Idle if doing.holds => Next::Do(Step::LetGo),
             Next::Idle => schedule::next(state, now).unwrap_or(Next::Idle),
             next => next,
         },
@@ -142,6 +174,10 @@ pub fn refused(state: &VmState, why: String) -> Option<VmEvent> {
     Some(match &active.abandoned {
         None if active.kind.is_undone() => VmEvent::Abandoned { number, why },
         None => VmEvent::Ended { number, outcome: Outcome::Failed { message: why } },
+        // What is reserved for it is still to be given back.
+        Some(_) if active.kind.is_of_shape() => {
+            VmEvent::Abandoned { number, why: format!("what was changed of it may be left: {why}") }
+        }
         Some(first) => VmEvent::Ended { number, outcome: Outcome::Failed { message: format!("{first}; then: {why}") } },
     })
 }
@@ -193,6 +229,9 @@ fn within_operation(state: &VmState, doing: Doing, now: WallMs) -> Next {
         (OperationKind::Resume, Seen::There(Run::Running)) => Next::End(Outcome::Done),
         // Other functions'.
         (OperationKind::Backup | OperationKind::Drill, _) => return Next::Idle,
+        (OperationKind::Resize | OperationKind::AttachDisk | OperationKind::DetachDisk, _) => return Next::Idle,
+        (OperationKind::AttachNetwork | OperationKind::DetachNetwork, _) => return Next::Idle,
+        (OperationKind::Template | OperationKind::Clone, _) => return Next::Idle,
         (OperationKind::Migrate | OperationKind::Snapshot | OperationKind::Revert | OperationKind::RemoveSnapshot, _) => {
             return Next::Idle;
         }

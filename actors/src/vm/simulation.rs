@@ -9,19 +9,20 @@ use hiveward_runtime::clock::WallMs;
 use super::{
     event::{Asked, OperationKind, Outcome, Seen, Subject, VmEvent, Wanted},
     reconcile::{self, Doing, Next, Step},
+    reshape::Claim,
     snapshot::{self, Snapshot},
     spec::VmSpec,
     state::{Ask, Decided, VmState},
 };
 use crate::{
-    host::driver::{Off, Run},
+    host::driver::{Lag, Off, Run},
     id::VmId,
 };
 
 const SEEDS: u64 = 3_000;
 const STEPS: u32 = 120;
 
-pub(super) fn spec() -> VmSpec {
+pub(crate) fn spec() -> VmSpec {
     VmSpec {
         id: VmId::from_u128(1),
         name: "vm".into(),
@@ -43,6 +44,7 @@ pub(super) fn spec() -> VmSpec {
         base: None,
         restored: None,
         lease: None,
+        bases: Vec::new(),
     }
 }
 
@@ -54,22 +56,39 @@ struct Machine {
     /// The guest heeds the power button at this time.
     leaves: Option<i64>,
     snapshots: BTreeMap<String, Run>,
+    /// Its CPUs as it is defined, and as it runs.
+    cpus: u32,
+    runs_with: u32,
 }
 
 impl Machine {
+    /// As the hypervisor says it when it was reshaped.
+    fn lag(&self) -> Option<Lag> {
+        let other = self.run.is_some_and(Run::is_on) && self.runs_with != self.cpus;
+        other.then_some(Lag { cpus: self.runs_with, memory_bytes: 1 << 30, devices: Vec::new() })
+    }
+
     /// Whether it could be done; a second time it answers as the first.
-    fn step(&mut self, step: Step, tag: Option<String>, now: i64, heeds: bool) -> bool {
+    fn step(&mut self, step: Step, tag: Option<String>, now: i64, heeds: bool, cpus: u32) -> bool {
         let tag = tag.unwrap_or_default();
         match (step, self.run) {
+            (Step::Reshape | Step::Unshape, Some(_)) => self.cpus = cpus,
+            (Step::DropDisk, _) => {}
             (Step::Snapshot, Some(run)) => drop(self.snapshots.entry(tag).or_insert(run)),
             (Step::Revert, Some(_)) => {
                 let Some(then) = self.snapshots.get(&tag) else { return false };
                 self.boots += u64::from(then.is_on());
+                if then.is_on() && !self.run.is_some_and(Run::is_on) {
+                    self.runs_with = self.cpus;
+                }
                 (self.run, self.leaves) = (Some(if then.is_on() { *then } else { Run::Off(Off::Unknown) }), None);
             }
             (Step::RemoveSnapshot, _) => drop(self.snapshots.remove(&tag)),
-            (Step::Define, None) => self.run = Some(Run::Off(Off::Unknown)),
-            (Step::Start, Some(Run::Off(_))) => (self.run, self.boots, self.leaves) = (Some(Run::Running), self.boots + 1, None),
+            (Step::Define, None) => (self.run, self.cpus) = (Some(Run::Off(Off::Unknown)), cpus),
+            (Step::Start, Some(Run::Off(_))) => {
+                (self.run, self.boots, self.leaves) = (Some(Run::Running), self.boots + 1, None);
+                self.runs_with = self.cpus;
+            }
             (Step::Shutdown, Some(Run::Running)) if heeds => self.leaves = Some(now + 1_000),
             (Step::Destroy, Some(run)) if run.is_on() => self.run = Some(Run::Off(Off::Destroyed)),
             (Step::Suspend, Some(Run::Running)) => self.run = Some(Run::Paused),
@@ -91,12 +110,29 @@ impl Machine {
     }
 }
 
+/// The roster's side, of this one VM.
+#[derive(Debug)]
+struct Roster {
+    cpus: u32,
+    wanted: Option<(u64, u32)>,
+    shaped: u64,
+    held: Option<u32>,
+    room: u32,
+}
+
+impl Roster {
+    fn reserved(&self) -> u32 {
+        self.cpus.max(self.wanted.map_or(0, |(_, cpus)| cpus)).max(self.held.unwrap_or(0))
+    }
+}
+
 /// The actor, without its mailbox.
 struct Life {
     state: VmState,
     doing: Doing,
     log: Vec<(VmEvent, WallMs)>,
     now: i64,
+    roster: Roster,
 }
 
 impl Life {
@@ -123,6 +159,46 @@ impl Life {
         self.doing = Doing::default();
     }
 
+    /// What the actor reads of the roster before it looks what is next.
+    fn read(&mut self) {
+        let number = self.state.active().filter(|active| active.kind.is_of_shape()).map(|active| active.number);
+        self.doing.claim = match (number, self.roster.wanted) {
+            (Some(number), _) if self.roster.shaped >= number => Claim::Enacted,
+            (Some(number), Some((of, _))) if of == number => Claim::Held,
+            _ => Claim::Free,
+        };
+        self.doing.holds = self.roster.held.is_some() && self.state.lag.is_none();
+    }
+
+    /// A step that is asked of the roster: whether it agrees. `None` if it is asked of the hypervisor.
+    fn ask_roster(&mut self, step: Step) -> Option<bool> {
+        let held = self.state.lag.as_ref().map(|lag| lag.cpus);
+        let active = self.state.active();
+        match step {
+            Step::Claim => {
+                let active = active.expect("a claim for nothing");
+                let Some(Subject::Resize { cpus: Some(cpus), .. }) = active.subject else { panic!("{active:?}") };
+                assert!(self.roster.wanted.is_none_or(|(of, _)| of == active.number), "two claims at once");
+                if cpus > self.roster.room {
+                    return Some(false);
+                }
+                self.roster.wanted = Some((active.number, cpus));
+            }
+            Step::Enact => {
+                let (number, cpus) = self.roster.wanted.take()?;
+                (self.roster.cpus, self.roster.shaped, self.roster.held) = (cpus, number, held);
+            }
+            Step::GiveBack => (self.roster.wanted, self.roster.held) = (None, held),
+            Step::LetGo => self.roster.held = None,
+            _ => return None,
+        }
+        Some(true)
+    }
+
+    fn cpus_for(&self, step: Step) -> u32 {
+        if step == Step::Reshape { self.roster.wanted.expect("nothing is reserved for it").1 } else { self.roster.cpus }
+    }
+
     fn has_had_its_effect(&self) -> bool {
         let Some(active) = self.state.active() else { return false };
         let booted = active.boots.zip(self.doing.boots).is_some_and(|(before, now)| now > before);
@@ -142,6 +218,17 @@ impl Life {
             (OperationKind::Remove, seen) => seen == Seen::Absent,
             (OperationKind::Migrate, _) => false,
             (OperationKind::Backup | OperationKind::Drill, _) => false,
+            (kind, _) if kind.is_of_shape() => self.roster.shaped == active.number,
+            (
+                OperationKind::Resize
+                | OperationKind::AttachDisk
+                | OperationKind::DetachDisk
+                | OperationKind::AttachNetwork
+                | OperationKind::DetachNetwork
+                | OperationKind::Template
+                | OperationKind::Clone,
+                _,
+            ) => false,
             (OperationKind::Snapshot, _) => self.doing.done == Some(Step::Snapshot),
             (OperationKind::Revert, _) => self.doing.done == Some(Step::Revert),
             (OperationKind::RemoveSnapshot, _) => self.doing.done == Some(Step::RemoveSnapshot),
@@ -169,11 +256,29 @@ impl Life {
 
     /// One turn; whether there was something to do.
     fn turn(&mut self, spec: &VmSpec, machine: &mut Machine, dice: &mut fastrand::Rng, trouble: f64, heeds: bool) -> bool {
+        self.read();
         match reconcile::next(&self.state, self.doing, WallMs(self.now)) {
             Next::Do(step) => {
                 self.now += 50;
                 let lost_before = dice.f64() < trouble;
-                let refused = !lost_before && !machine.step(step, snapshot::tag_under_way(&self.state), self.now, heeds);
+                let tag = snapshot::tag_under_way(&self.state);
+                let refused = !lost_before
+                    && !match self.ask_roster(step) {
+                        Some(agreed) => agreed,
+                        // Refused when half of it was done.
+                        None if step == Step::Reshape && dice.f64() < trouble => {
+                            machine.step(step, tag, self.now, heeds, self.cpus_for(step));
+                            false
+                        }
+                        None => machine.step(step, tag, self.now, heeds, self.cpus_for(step)),
+                    };
+                // Whatever is lost: what runs is reserved.
+                let reserved = self.roster.reserved();
+                assert!(
+                    machine.run.is_none_or(|run| !run.is_on()) || machine.runs_with <= reserved,
+                    "{} CPUs run, and {reserved} are reserved",
+                    machine.runs_with
+                );
                 if dice.f64() < trouble {
                     self.replay(spec);
                     self.look(machine);
@@ -183,6 +288,9 @@ impl Life {
                     return true;
                 }
                 if refused {
+                    if step == Step::Unshape {
+                        self.doing.done = Some(step);
+                    }
                     if let Some(event) = reconcile::refused(&self.state, "refused".into()) {
                         self.record(event);
                     }
@@ -191,6 +299,11 @@ impl Life {
                 }
                 self.doing.done = Some(step);
                 self.look(machine);
+                if matches!(step, Step::Reshape | Step::Unshape)
+                    && let Some(number) = self.state.active().map(|active| active.number)
+                {
+                    self.record(VmEvent::Reshaped { number, lag: machine.lag() });
+                }
             }
             Next::Wait { until } => {
                 assert!(until.0 > self.now, "it waits for what is over");
@@ -206,7 +319,7 @@ impl Life {
             }
             Next::Abandon { why } => {
                 let active = self.state.active().expect("something was given up that was not under way");
-                assert_eq!(active.kind, OperationKind::Snapshot, "there is no migration");
+                assert!(active.kind.is_undone(), "there is no migration");
                 let number = active.number;
                 self.record(VmEvent::Abandoned { number, why });
             }
@@ -236,6 +349,7 @@ fn live(seed: u64) {
         doing: Doing { boots: Some(0), ..Doing::default() },
         log: Vec::new(),
         now: 0,
+        roster: Roster { cpus: spec.cpus, wanted: None, shaped: 0, held: None, room: 6 },
     };
     for _ in 0..STEPS {
         life.now += dice.i64(0..2_000);
@@ -251,6 +365,8 @@ fn live(seed: u64) {
                     OperationKind::Snapshot,
                     OperationKind::Revert,
                     OperationKind::RemoveSnapshot,
+                    OperationKind::Resize,
+                    OperationKind::Resize,
                 ];
                 let kind = if dice.f64() < 0.02 { OperationKind::Remove } else { kinds[dice.usize(0..kinds.len())] };
                 let ask = Ask {
@@ -260,7 +376,11 @@ fn live(seed: u64) {
                     principal: "tester".into(),
                     operation: None,
                     migration: None,
-                    subject: kind.is_whole().then(|| Subject::Snapshot { name: ["a", "b"][dice.usize(0..2)].into() }),
+                    subject: if kind == OperationKind::Resize {
+                        Some(Subject::Resize { cpus: Some(dice.u32(1..9)), memory_bytes: None, offline: false })
+                    } else {
+                        kind.is_whole().then(|| Subject::Snapshot { name: ["a", "b"][dice.usize(0..2)].into() })
+                    },
                 };
                 if let Ok(Decided::New(_, events)) = life.state.decide(&spec, ask, life.doing.boots) {
                     life.doing.done = None;
@@ -274,7 +394,7 @@ fn live(seed: u64) {
                 let runs = [Run::Running, Run::Paused, Run::Off(Off::Destroyed), Run::Off(Off::Shutdown)];
                 let run = runs[dice.usize(0..runs.len())];
                 if run.is_on() && !machine.run.is_some_and(Run::is_on) {
-                    machine.boots += 1;
+                    (machine.boots, machine.runs_with) = (machine.boots + 1, machine.cpus);
                 }
                 machine.run = Some(run);
             }
@@ -309,6 +429,12 @@ fn live(seed: u64) {
     let known: Vec<_> = life.state.snapshots.iter().map(Snapshot::tag).collect();
     let unknown: Vec<_> = machine.snapshots.keys().filter(|tag| !known.contains(tag)).collect();
     assert!(unknown.is_empty() || life.state.removed, "seed {seed}: nobody knows of {unknown:?}");
+    // What was removed goes with all that was reserved for it.
+    let reserved = (life.roster.wanted, life.roster.held.is_some());
+    assert!(life.state.removed || reserved == (None, life.state.lag.is_some()), "seed {seed}: {reserved:?} for nothing");
+    assert!(machine.run.is_none() || machine.cpus == life.roster.cpus, "seed {seed}: {machine:?} is not {:?}", life.roster);
+    let lags = machine.run.is_some_and(Run::is_on) && machine.runs_with != machine.cpus;
+    assert!(!lags || life.state.lag.is_some(), "seed {seed}: nobody knows that {machine:?} is to be started again");
     assert!(as_wanted, "seed {seed}: {:?} is wanted, and there is {machine:?}", life.state.wanted);
     life.replay(&spec);
 }

@@ -69,6 +69,11 @@ pub fn may_ask(state: &VmState, spec: &VmSpec, kind: OperationKind, subject: Opt
             let message = format!("{} has {SNAPSHOTS_MAX} snapshots, which is the most; remove one first", spec.name);
             return Err(Refused::new(Code::Limit, message));
         }
+        if let Some(lag) = &state.lag {
+            // Reverted to later, it would run with what is reserved for it no more.
+            let message = format!("{} is not what it is defined as: {}; take it then", spec.name, lag.words());
+            return Err(Refused::new(Code::Refused, message));
+        }
     } else if !known {
         let message = format!("{} has no snapshot named {name:?}", spec.name);
         return Err(Refused { code: Code::NotFound, message, field: Some("name".into()) });

@@ -1,4 +1,4 @@
-//! What a client said a VM is; parsed once, changed only by a new spec.
+//! What a client said a VM is; parsed once. Its shape changes by operations of its own, everything else never.
 
 use std::collections::BTreeMap;
 
@@ -12,11 +12,20 @@ use crate::{
     task::spec::Body,
 };
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DiskSpec {
     /// Unique within its VM.
     pub name: String,
     pub size_bytes: u64,
+}
+
+/// What of a VM can change while it is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Shape {
+    pub cpus: u32,
+    pub memory_bytes: u64,
+    pub disks: Vec<DiskSpec>,
+    pub networks: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,10 +74,29 @@ pub struct VmSpec {
     /// It lives for one attempt of a task.
     #[serde(default)]
     pub lease: Option<Lease>,
+    /// What other disks than its root begin as, by their names: of a clone.
+    #[serde(default)]
+    pub bases: Vec<(String, ImageId)>,
 }
 
 impl VmSpec {
     pub const STOP_GRACE_MS_DEFAULT: u64 = 60_000;
+
+    /// All images that its disks are made of.
+    pub fn images(&self) -> impl Iterator<Item = ImageId> {
+        self.base.into_iter().chain(self.bases.iter().map(|(_, image)| *image))
+    }
+
+    pub fn shape(&self) -> Shape {
+        Shape { cpus: self.cpus, memory_bytes: self.memory_bytes, disks: self.disks.clone(), networks: self.networks.clone() }
+    }
+
+    /// The same VM in another shape.
+    #[must_use]
+    pub fn shaped(&self, shape: &Shape) -> Self {
+        let Shape { cpus, memory_bytes, disks, networks } = shape.clone();
+        Self { cpus, memory_bytes, disks, networks, ..self.clone() }
+    }
 
     /// Of all groups that it is counted in.
     pub fn groups(&self) -> impl Iterator<Item = &str> {

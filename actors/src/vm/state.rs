@@ -11,15 +11,17 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     backup::{self, BACKUPS_KEPT_MAX, Backup},
+    copy::{self, Copied},
     event::{Asked, OperationKind, Outcome, Seen, Subject, VmEvent, Wanted},
     migrate::Move,
     record::VmStatus,
+    reshape,
     schedule::Schedule,
     snapshot::{self, Snapshot},
     spec::VmSpec,
 };
 use crate::{
-    host::driver::{Off, Progress, Run},
+    host::driver::{Lag, Off, Progress, Run},
     swarm::event::Operation,
 };
 
@@ -52,6 +54,9 @@ pub struct VmOperation {
     pub measured: Option<Progress>,
     #[serde(default)]
     pub subject: Option<Subject>,
+    /// Of a template or a clone: what is kept for it.
+    #[serde(default)]
+    pub copied: Vec<Copied>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +90,9 @@ pub struct VmState {
     /// Backups that it makes by itself.
     #[serde(default)]
     pub schedule: Option<Schedule>,
+    /// What its present run does not have of its shape, or has beyond it.
+    #[serde(default)]
+    pub lag: Option<Lag>,
 }
 
 /// What a client asks.
@@ -132,6 +140,7 @@ impl VmState {
             abandoned: None,
             measured: None,
             subject: None,
+            copied: Vec::new(),
         };
         Self {
             wanted: if spec.start { Wanted::Running } else { Wanted::Stopped },
@@ -147,6 +156,7 @@ impl VmState {
             is_drill: spec.restored.as_ref().is_some_and(|restored| restored.drill),
             is_leased: spec.lease.is_some(),
             schedule: None,
+            lag: None,
         }
     }
 
@@ -191,6 +201,9 @@ impl VmState {
                         }
                     }
                     OperationKind::Backup | OperationKind::Drill => {}
+                    OperationKind::Resize | OperationKind::AttachDisk | OperationKind::DetachDisk => {}
+                    OperationKind::AttachNetwork | OperationKind::DetachNetwork => {}
+                    OperationKind::Template | OperationKind::Clone => {}
                     OperationKind::Start | OperationKind::Resume => self.wanted = Wanted::Running,
                     OperationKind::Stop => self.wanted = Wanted::Stopped,
                     OperationKind::Pause => self.wanted = Wanted::Paused,
@@ -218,6 +231,7 @@ impl VmState {
                     abandoned: None,
                     measured: None,
                     subject: subject.clone(),
+                    copied: Vec::new(),
                 });
                 if self.operations.len() > OPERATIONS_KEPT_MAX {
                     self.operations.pop_front();
@@ -227,6 +241,7 @@ impl VmState {
                 let Some(operation) = self.operations.iter_mut().find(|operation| operation.number == *number) else { return };
                 operation.ended = Some((at, outcome.clone()));
                 let kind = operation.kind;
+                self.forget_lag();
                 match outcome {
                     Outcome::Done => {
                         self.failed = None;
@@ -253,7 +268,14 @@ impl VmState {
             }
             VmEvent::Abandoned { number, why } => {
                 if let Some(operation) = self.operations.iter_mut().find(|operation| operation.number == *number) {
-                    operation.abandoned.get_or_insert_with(|| why.clone());
+                    match &mut operation.abandoned {
+                        None => operation.abandoned = Some(why.clone()),
+                        Some(first) if operation.kind.is_of_shape() && !first.contains(&**why) => {
+                            first.push_str("; then: ");
+                            first.push_str(why);
+                        }
+                        Some(_) => {}
+                    }
                 }
             }
             VmEvent::Moved { number, measured } => {
@@ -273,7 +295,17 @@ impl VmState {
             VmEvent::Seen { seen } => {
                 self.seen = *seen;
                 self.ran |= self.is_on();
+                // One that migrates is seen as gone here before it is seen there.
+                if self.active().is_none_or(|active| active.kind != OperationKind::Migrate) {
+                    self.forget_lag();
+                }
             }
+            VmEvent::Copied { number, disks } => {
+                if let Some(operation) = self.operations.iter_mut().find(|operation| operation.number == *number) {
+                    operation.copied = disks.clone();
+                }
+            }
+            VmEvent::Reshaped { lag, .. } => self.lag = lag.clone().filter(|_| self.is_on()),
             VmEvent::Adopted { wanted, .. } => {
                 self.wanted = *wanted;
                 self.failed = None;
@@ -303,6 +335,12 @@ impl VmState {
         lost && matches!(kind, Migrate | Reboot | Pause | Resume)
     }
 
+    fn forget_lag(&mut self) {
+        if !self.is_on() {
+            self.lag = None;
+        }
+    }
+
     fn want_what_is(&mut self) {
         self.wanted = match self.seen {
             Seen::There(Run::Running) => Wanted::Running,
@@ -329,6 +367,9 @@ impl VmState {
             Some(OperationKind::Reboot | OperationKind::Pause | OperationKind::Resume) => seen,
             Some(OperationKind::Snapshot | OperationKind::Revert | OperationKind::RemoveSnapshot) => seen,
             Some(OperationKind::Backup | OperationKind::Drill) => seen,
+            Some(OperationKind::Resize | OperationKind::AttachDisk | OperationKind::DetachDisk) => seen,
+            Some(OperationKind::AttachNetwork | OperationKind::DetachNetwork) => seen,
+            Some(OperationKind::Template | OperationKind::Clone) => seen,
             None if self.failed.is_some() && !self.is_on() => VmStatus::Failed,
             None => seen,
         }
@@ -394,6 +435,8 @@ impl VmState {
             OperationKind::Resume if !running && !paused => return refuse(format!("{} does not run; start it", spec.name)),
             OperationKind::Start if paused => return refuse(format!("{} is paused; resume it", spec.name)),
             OperationKind::Backup => backup::may_ask(self, spec, ask.subject.as_ref())?,
+            kind if kind.is_copy() => copy::may_ask(self, spec, kind, ask.subject.as_ref())?,
+            kind if kind.is_of_shape() => reshape::may_ask(self, spec, kind, ask.subject.as_ref())?,
             OperationKind::Create | OperationKind::Recover | OperationKind::Drill => {
                 return refuse("that is not asked from outside".into());
             }

@@ -58,7 +58,10 @@ impl View for VmView {
             match event.stream.noun() {
                 VmId::NOUN => rows.lifecycle(event)?,
                 RosterEvent::NOUN
-                    if matches!(&*event.kind, "VmAdded" | "VmRemoved" | "VmMoved" | "VmComesBack" | "HostRemoved") =>
+                    if matches!(
+                        &*event.kind,
+                        "VmAdded" | "VmRemoved" | "VmMoved" | "VmComesBack" | "HostRemoved" | "VmReshaped"
+                    ) =>
                 {
                     rows.roster(event)?
                 }
@@ -106,6 +109,12 @@ impl Rows<'_> {
             }
             FleetEvent::VmRemoved { vm, .. } => self.remove(vm)?,
             FleetEvent::VmMoved { vm, from, to } => self.hand_over(vm, from, to, event.cursor)?,
+            FleetEvent::VmReshaped { vm, shape, .. } => {
+                if let Some(record) = self.get(vm)? {
+                    record.spec = std::sync::Arc::new(record.spec.shaped(&shape));
+                    record.cursor = event.cursor.0;
+                }
+            }
             FleetEvent::VmComesBack { vm, from, to, epoch, decision } => {
                 self.hand_over(vm, from, to, event.cursor)?;
                 if let Some(record) = self.get(vm)? {

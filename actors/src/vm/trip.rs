@@ -51,7 +51,7 @@ pub(super) struct Trip<'a> {
 
 type Answer = Result<Stepped, DriverError>;
 
-fn error(refused: Refused) -> DriverError {
+pub(super) fn error(refused: Refused) -> DriverError {
     match refused.code {
         Code::Refused | Code::Invalid | Code::Limit | Code::NotFound => DriverError::Refused { message: refused.message },
         _ => DriverError::Failed { message: refused.message },

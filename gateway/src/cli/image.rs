@@ -12,6 +12,7 @@ use super::{
     host::size,
     pages,
     show::{Show, text},
+    vm::copy,
 };
 
 #[derive(Subcommand)]
@@ -26,6 +27,17 @@ pub enum ImageCommand {
         /// sha256:… or blake3:…; other bytes are refused
         #[arg(long)]
         checksum: Option<String>,
+        #[arg(long)]
+        operation_id: Option<String>,
+    },
+    /// Make an image of a VM's system disk as it is now; the VM runs on
+    Create {
+        /// By id or name
+        #[arg(long, value_name = "VM")]
+        from_vm: String,
+        /// Of the image
+        #[arg(long)]
+        name: String,
         #[arg(long)]
         operation_id: Option<String>,
     },
@@ -67,6 +79,11 @@ pub async fn run(client: &Client, show: Show, command: ImageCommand) -> Outcome 
                 }
             };
             show.done(&image)
+        }
+        ImageCommand::Create { from_vm, name, operation_id } => {
+            copy::template(client, &from_vm, &name, operation_id).await?;
+            let found = pages(client, VM, "ImageList", json!({}), "images", 10_000).await?;
+            show.done(found.iter().find(|one| one["name"] == name.as_str()).unwrap_or(&Value::Null))
         }
         ImageCommand::List { limit } => {
             let images = pages(client, VM, "ImageList", json!({}), "images", limit).await?;

@@ -88,6 +88,8 @@ pub struct Mutation(
     vm::BackupMutation,
     vm::GuestMutation,
     balance::BalanceMutation,
+    vm::ShapeMutation,
+    vm::CopyMutation,
 );
 
 #[derive(MergedSubscription, Default)]

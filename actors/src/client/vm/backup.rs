@@ -167,6 +167,7 @@ impl ControlPlane {
             start: new.start,
             base: None,
             lease: None,
+            bases: Vec::new(),
             ..spec
         });
         let added = self.change_fleet(&op, FleetChange::AddVm { spec, on: new.host }, operation).await?;

@@ -6,11 +6,13 @@
 mod backup;
 mod balance;
 mod console;
+mod copy;
 mod guest;
 mod metering;
 mod new;
 mod pack;
 mod select;
+mod shape;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -27,6 +29,7 @@ use hiveward_runtime::{
 pub use backup::{KeptBackup, NewSchedule, Restore};
 pub use balance::{BalanceRules, BalanceView, Begun, HOLD_MAX, PlannedMove, Rebalanced};
 pub use console::ConsoleReader;
+pub use copy::NewClone;
 pub use guest::{GuestExec, NewGuestExec};
 pub use metering::Metered;
 pub use new::NewVm;
@@ -34,6 +37,7 @@ pub(super) use new::check_machine;
 use new::{STOP_GRACE_MS_MAX, check_new};
 pub use pack::{PackedHost, PackingPlan, PackingSolver};
 pub use select::{HostSelection, Verdict};
+pub use shape::NewSize;
 
 use super::{ControlPlane, Done, Page, VmFilter, check, command::operation, query::page_key};
 use crate::{
@@ -123,6 +127,7 @@ impl ControlPlane {
             base: None,
             restored: None,
             lease: None,
+            bases: Vec::new(),
         });
         let added = self.change_fleet(&op, FleetChange::AddVm { spec, on: new.host }, operation).await?;
         let vm = VmId::try_from(&added.value).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;

@@ -8,13 +8,12 @@ use super::super::check;
 use crate::{
     id::HostId,
     placement::vm::Strategy,
-    vm::{DiskSpec, VmSpec, attempt::MachineSpec},
+    vm::{DiskSpec, VmSpec, attempt::MachineSpec, reshape::DISKS_MAX},
 };
 
 const CPUS_MAX: u32 = 1_024;
 const MEMORY_LEAST: u64 = 1 << 20;
 const MEMORY_MOST: u64 = 64 << 40;
-const DISKS_MAX: usize = 32;
 const DISK_MOST: u64 = 64 << 40;
 const LIST_MAX: usize = 64;
 const TEXT_MAX: usize = 16 << 10;
@@ -127,18 +126,32 @@ pub(in crate::client) fn check_machine(machine: &MachineSpec) -> Result<(), Refu
     })
 }
 
+pub(super) fn check_cpus(cpus: u32) -> Result<(), Refused> {
+    if (1..=CPUS_MAX).contains(&cpus) { Ok(()) } else { Err(Refused::invalid("cpus", format!("1 to {CPUS_MAX}"))) }
+}
+
+pub(super) fn check_memory(bytes: u64) -> Result<(), Refused> {
+    if (MEMORY_LEAST..=MEMORY_MOST).contains(&bytes) {
+        return Ok(());
+    }
+    Err(Refused::invalid("memoryBytes", format!("{MEMORY_LEAST} to {MEMORY_MOST} bytes")))
+}
+
+pub(super) fn check_disk_bytes(field: &str, bytes: u64) -> Result<(), Refused> {
+    if (MEMORY_LEAST..=DISK_MOST).contains(&bytes) {
+        return Ok(());
+    }
+    Err(Refused::invalid(field, format!("{MEMORY_LEAST} to {DISK_MOST} bytes")))
+}
+
 pub(super) fn check_new(new: &NewVm) -> Result<(), Refused> {
     check::name("name", &new.name)?;
     let image_fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':' | '/');
     if new.image.is_empty() || new.image.len() > 256 || !new.image.chars().all(image_fine) || new.image.contains("..") {
         return Err(Refused::invalid("image", "an image's name has letters, digits, `.`, `_`, `-`, `:` and `/`"));
     }
-    if !(1..=CPUS_MAX).contains(&new.cpus) {
-        return Err(Refused::invalid("cpus", format!("1 to {CPUS_MAX}")));
-    }
-    if !(MEMORY_LEAST..=MEMORY_MOST).contains(&new.memory_bytes) {
-        return Err(Refused::invalid("memoryBytes", format!("{MEMORY_LEAST} to {MEMORY_MOST} bytes")));
-    }
+    check_cpus(new.cpus)?;
+    check_memory(new.memory_bytes)?;
     if new.disks.len() > DISKS_MAX {
         return Err(Refused::invalid("disks", format!("at most {DISKS_MAX}")));
     }
@@ -148,9 +161,7 @@ pub(super) fn check_new(new: &NewVm) -> Result<(), Refused> {
         if !names.insert(&disk.name) {
             return Err(Refused::invalid(format!("disks.{place}.name"), "another disk has this name"));
         }
-        if !(MEMORY_LEAST..=DISK_MOST).contains(&disk.size_bytes) {
-            return Err(Refused::invalid(format!("disks.{place}.sizeBytes"), format!("{MEMORY_LEAST} to {DISK_MOST} bytes")));
-        }
+        check_disk_bytes(&format!("disks.{place}.sizeBytes"), disk.size_bytes)?;
     }
     texts("networks", &new.networks, |_| true)?;
     texts("sshKeys", &new.ssh_keys, |_| true)?;

@@ -47,7 +47,7 @@ impl ControlPlane {
         };
         self.house.directory.read(|known| {
             let mut engine = Engine::default();
-            let decision = placing::select(&known.fleet, &mut engine, vm, &wish, new.ha)?;
+            let decision = placing::select(&known.fleet, &mut engine, vm, &wish, new.ha, |_| true)?;
             let trace = engine.trace();
             // In the order of the columns.
             let hosts = known.fleet.hosts.values().zip(trace.rejects.iter().zip(&trace.scores));

@@ -6,7 +6,10 @@ use std::time::Duration;
 use hiveward_runtime::clock::Deadline;
 
 use super::{Action, Change, Connection, Domain, DomainSpec, Driver, DriverError, Off, Run};
-use crate::id::{HostId, VmId};
+use crate::{
+    id::{HostId, VmId},
+    vm::spec::DiskSpec,
+};
 
 pub const WITHIN: Duration = Duration::from_secs(30);
 
@@ -69,7 +72,7 @@ async fn backup(bed: &Bed<'_>) {
         }
         let dir = std::env::temp_dir().join(format!("hiveward-contract-{:x}", VmId::new().as_u128()));
         std::fs::create_dir(&dir).unwrap();
-        match bed.driver.backup(bed.vm, &dir, Deadline::after(WITHIN * 4)).await {
+        match bed.driver.backup(bed.vm, &dir, None, Deadline::after(WITHIN * 4)).await {
             Ok(copies) => {
                 assert!(copies.iter().any(|copy| copy.disk == "root"), "{copies:?}");
                 for copy in &copies {
@@ -79,6 +82,12 @@ async fn backup(bed: &Bed<'_>) {
                 }
             }
             Err(error) => assert!(!error.may_pass(), "{error:?}"),
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+        std::fs::create_dir(&dir).unwrap();
+        if let Ok(copies) = bed.driver.backup(bed.vm, &dir, Some("root"), Deadline::after(WITHIN * 4)).await {
+            let names: Vec<_> = copies.iter().map(|copy| &*copy.disk).collect();
+            assert_eq!((names, std::fs::read_dir(&dir).unwrap().count()), (vec!["root"], 1), "one was asked for");
         }
         std::fs::remove_dir_all(&dir).unwrap();
         bed.twice(Action::EndBackup).await;
@@ -106,6 +115,48 @@ async fn snapshots(bed: &Bed<'_>) {
         bed.refused(Action::Revert { name: name(gone) }).await;
     }
     assert!(!bed.listed().await.unwrap().run.is_on());
+}
+
+/// Of a machine that is off, and is off afterwards, in the shape that it had.
+async fn shapes(bed: &Bed<'_>, spec: &DomainSpec, ready: &impl AsyncFn(&dyn Driver, VmId)) {
+    let disk = DiskSpec { name: "more".into(), size_bytes: 16 << 20 };
+    let smaller = DomainSpec { memory_bytes: spec.memory_bytes - (16 << 20), ..spec.clone() };
+    let larger = DomainSpec { cpus: spec.cpus + 1, memory_bytes: spec.memory_bytes + (16 << 20), ..spec.clone() };
+    let more = DomainSpec { disks: spec.disks.iter().cloned().chain([disk]).collect(), ..spec.clone() };
+    let to = |spec: &DomainSpec, live| Action::Reshape { definition: Box::new(spec.clone()), live };
+    let shape = async |spec: &DomainSpec, live| {
+        let on = bed.listed().await.unwrap().run;
+        assert_eq!(bed.twice(to(spec, live)).await, Some(on), "a change of shape leaves it on or off");
+        // Once more, for what it says of its run.
+        bed.act(to(spec, live)).await.unwrap().unwrap().lag
+    };
+    // While it is off it is all there is to it.
+    for spec in [&larger, &more, spec] {
+        assert_eq!(shape(spec, true).await, None);
+    }
+    bed.refused(Action::Reshape { definition: Box::new(DomainSpec { owner: HostId::new(), ..spec.clone() }), live: true }).await;
+    bed.twice(Action::DropDisk { name: "more".into() }).await;
+    bed.act(Action::Start).await.unwrap();
+    ready(bed.driver, bed.vm).await;
+    // What it cannot be while it runs it says, and is when it is started again.
+    let lag = shape(&larger, true).await.expect("it runs as it was started");
+    assert_eq!((lag.cpus, lag.memory_bytes), (spec.cpus, spec.memory_bytes));
+    assert_eq!(shape(spec, true).await, None, "it is what it was");
+    let lag = shape(&smaller, false).await.expect("what runs was to be left alone");
+    assert_eq!((lag.cpus, lag.memory_bytes), (spec.cpus, spec.memory_bytes));
+    // Devices come and go while it runs.
+    shape(&more, true).await;
+    // Where there are disks the data of one that it has is not removed.
+    let dropped = bed.act(Action::DropDisk { name: "more".into() }).await;
+    assert!(dropped.as_ref().is_ok_and(Option::is_some) || dropped.is_err_and(|error| !error.may_pass()));
+    shape(spec, true).await;
+    bed.twice(Action::DropDisk { name: "more".into() }).await;
+    shape(&larger, true).await;
+    bed.act(Action::Destroy).await.unwrap();
+    bed.act(Action::Start).await.unwrap();
+    assert_eq!(shape(&larger, true).await, None, "a new start has what was wanted");
+    bed.act(Action::Destroy).await.unwrap();
+    assert_eq!(shape(spec, true).await, None);
 }
 
 /// Runs a driver through everything that is promised of all. Leaves nothing behind.
@@ -161,6 +212,7 @@ pub async fn keeps_with(
 
     snapshots(&bed).await;
     backup(&bed).await;
+    shapes(&bed, &spec, &ready).await;
 
     // The power button: it takes its time, and a change says when it was heeded.
     bed.act(Action::Start).await.unwrap();

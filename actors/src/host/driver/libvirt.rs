@@ -255,7 +255,7 @@ impl Libvirt {
         };
         let epoch = seen.name.as_deref().map_or(0, epoch_of);
         // libvirt does not count boots.
-        Some(Domain { vm, owner: self.host, run: run(seen.power), boots: None, usage, epoch })
+        Some(Domain { vm, owner: self.host, run: run(seen.power), boots: None, usage, epoch, lag: seen.lag })
     }
 }
 
@@ -337,13 +337,17 @@ impl Driver for Libvirt {
         &'a self,
         vm: VmId,
         dir: &'a std::path::Path,
+        only: Option<&'a str>,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Vec<DiskCopy>, DriverError>> {
         Box::pin(async move {
             let Some(dir) = dir.to_str() else {
                 return Err(DriverError::Refused { message: format!("{} is no text", dir.display()) });
             };
-            match self.ask(Call::Backup { vm: digits(vm.as_u128()), dir: dir.to_owned() }, deadline).await? {
+            match self
+                .ask(Call::Backup { vm: digits(vm.as_u128()), dir: dir.to_owned(), only: only.map(str::to_owned) }, deadline)
+                .await?
+            {
                 Answer::BackedUp(copies) => Ok(copies),
                 _ => odd(),
             }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use hiveward_runtime::clock::Deadline;
-pub use protocol::{AtLimit, Base, DiskCopy, GuestInfo, Pool, Progress};
+pub use protocol::{AtLimit, Base, DiskCopy, GuestInfo, Lag, Pool, Progress};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -106,6 +106,22 @@ pub struct Domain {
     /// Which coming back of its VM it was made for, by its name.
     #[serde(default)]
     pub epoch: u64,
+    /// What of its definition it does not run with; said when it was reshaped, and not otherwise.
+    #[serde(default)]
+    pub lag: Option<Lag>,
+}
+
+impl Lag {
+    /// For people.
+    pub fn words(&self) -> String {
+        let cpus = if self.cpus == 1 { "1 CPU".to_owned() } else { format!("{} CPUs", self.cpus) };
+        let mut words = format!("it runs with {cpus} and {} MiB", self.memory_bytes >> 20);
+        if !self.devices.is_empty() {
+            words.push_str(&format!(", without {}", self.devices.join(" and ")));
+        }
+        words.push_str(" until it is stopped and started");
+        words
+    }
 }
 
 /// What the domain of a VM is called in this epoch. No VM's own name has a `+`.
@@ -244,11 +260,12 @@ pub trait Driver: Send + Sync + 'static {
     fn type_console(&self, vm: VmId, bytes: Vec<u8>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>>;
 
     /// Copies a domain's disks, all as they are at one moment, into files of `dir`, an empty directory of this node. The guest
-    /// runs on. Each copy stands alone. Repeated, it begins anew.
+    /// runs on. Each copy stands alone. Repeated, it begins anew. With `only` that disk alone.
     fn backup<'a>(
         &'a self,
         vm: VmId,
         dir: &'a std::path::Path,
+        only: Option<&'a str>,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Vec<DiskCopy>, DriverError>>;
 

@@ -63,6 +63,9 @@ pub enum Call {
     Backup {
         vm: String,
         dir: String,
+        /// All of them if absent.
+        #[serde(default)]
+        only: Option<String>,
     },
     /// Removes images that nobody here is made of, but for these.
     Sweep {
@@ -205,6 +208,17 @@ pub enum Step<D> {
     },
     /// Ends a backup that is under way, and removes what it wrote on the host.
     EndBackup,
+    /// Makes its disks, networks, CPUs and memory those of the definition, in what is defined and, with `live`, as far as
+    /// the guest can also in what runs. Says what runs otherwise until it is started again. A disk that is no more
+    /// keeps its data. Refused where the guest does not let go of a device.
+    Reshape {
+        definition: Box<D>,
+        live: bool,
+    },
+    /// The data of a disk that it does not have any more.
+    DropDisk {
+        name: String,
+    },
 }
 
 impl<D> Step<D> {
@@ -225,6 +239,8 @@ impl<D> Step<D> {
             Self::Revert { .. } => "revert",
             Self::RemoveSnapshot { .. } => "remove snapshot",
             Self::EndBackup => "end backup",
+            Self::Reshape { .. } => "reshape",
+            Self::DropDisk { .. } => "drop disk",
         }
     }
 
@@ -246,6 +262,8 @@ impl<D> Step<D> {
             Self::Revert { name } => Step::Revert { name },
             Self::RemoveSnapshot { name } => Step::RemoveSnapshot { name },
             Self::EndBackup => Step::EndBackup,
+            Self::Reshape { definition, live } => Step::Reshape { definition: Box::new(define(*definition)), live },
+            Self::DropDisk { name } => Step::DropDisk { name },
         }
     }
 }
@@ -359,4 +377,17 @@ pub struct Seen {
     /// Its whole name, in a listing.
     #[serde(default)]
     pub name: Option<String>,
+    /// In the answer to a reshape.
+    #[serde(default)]
+    pub lag: Option<Lag>,
+}
+
+/// What a domain runs with where that is not what it is defined with: until it is started again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Lag {
+    pub cpus: u32,
+    pub memory_bytes: u64,
+    /// Disks and networks that it is defined with and does not have yet, in words.
+    #[serde(default)]
+    pub devices: Vec<String>,
 }

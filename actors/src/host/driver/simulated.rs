@@ -5,7 +5,7 @@
 //! happened) and `driver.ACTION.done` (it has happened, and nobody hears).
 
 use std::{
-    collections::{BTreeMap, BinaryHeap, HashMap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
     sync::{Arc, LazyLock},
     time::Duration,
 };
@@ -20,17 +20,18 @@ use tokio::{
 
 use super::{
     Action, CHANGES_MAX, CONSOLE_PIECES_MAX, Change, Connection, ConsoleBytes, DiskCopy, Domain, DomainSpec, Driver, DriverError,
-    GuestInfo, Listing, Migration, Off, Progress, Run, Usage, epoch_of,
+    GuestInfo, Lag, Listing, Migration, Off, Progress, Run, Usage, epoch_of,
 };
 use crate::{
     host::spec::{Capacity, HostUri},
     id::{HostId, VmId},
+    vm::spec::Shape,
 };
 
 /// The format of a disk that there is not.
 pub const SIMULATED_DISK: &str = "simulated";
-/// Of images that are said not to exist.
-const NO_IMAGE: &str = "missing";
+/// Of images and networks that are said not to exist, and of disks that there is no room for.
+const MISSING: &str = "missing";
 
 /// How it behaves; each may be given in the URI's query.
 #[derive(Clone, Copy, Debug)]
@@ -94,11 +95,27 @@ struct Machine {
     /// What it was when each was taken.
     snapshots: BTreeMap<String, Run>,
     usage: Usage,
+    /// What it runs with: CPUs, memory, and the memory that it was started with; its definition's if absent.
+    runs_with: Option<(u32, u64, u64)>,
+    /// Disks that were attached and whose data is there.
+    volumes: BTreeSet<String>,
 }
 
 impl Machine {
     fn new(spec: Box<DomainSpec>, run: Run) -> Self {
-        Self { spec, run, boots: 0, snapshots: BTreeMap::new(), usage: Usage::default() }
+        let (snapshots, volumes) = (BTreeMap::new(), BTreeSet::new());
+        Self { spec, run, boots: 0, snapshots, usage: Usage::default(), runs_with: None, volumes }
+    }
+
+    fn size(&self) -> (u32, u64, u64) {
+        self.runs_with.unwrap_or((self.spec.cpus, self.spec.memory_bytes, self.spec.memory_bytes))
+    }
+
+    /// What its run has that its definition has not.
+    fn lag(&self) -> Option<Lag> {
+        let (cpus, memory_bytes, _) = self.size();
+        let other = (cpus, memory_bytes) != (self.spec.cpus, self.spec.memory_bytes);
+        (self.run.is_on() && other).then_some(Lag { cpus, memory_bytes, devices: Vec::new() })
     }
 }
 
@@ -179,6 +196,7 @@ impl Hypervisor {
         if let Some(machine) = inner.machines.get_mut(&vm) {
             if run.is_on() && !machine.run.is_on() {
                 machine.boots += 1;
+                machine.runs_with = None;
             }
             machine.run = run;
         }
@@ -207,6 +225,20 @@ impl Hypervisor {
     /// Names of what is kept of a domain.
     pub fn snapshots(&self, vm: VmId) -> Vec<String> {
         self.0.inner.lock().machines.get(&vm).map_or_else(Vec::new, |machine| machine.snapshots.keys().cloned().collect())
+    }
+
+    /// What a domain is defined as, and the CPUs and memory that it runs with.
+    pub fn shape(&self, vm: VmId) -> Option<(Shape, (u32, u64))> {
+        let inner = self.0.inner.lock();
+        let machine = inner.machines.get(&vm)?;
+        let DomainSpec { cpus, memory_bytes, disks, networks, .. } = (*machine.spec).clone();
+        let (runs_cpus, runs_memory, _) = machine.size();
+        Some((Shape { cpus, memory_bytes, disks, networks }, (runs_cpus, runs_memory)))
+    }
+
+    /// Disks that were attached to a domain and whose data is there.
+    pub fn volumes(&self, vm: VmId) -> Vec<String> {
+        self.0.inner.lock().machines.get(&vm).map_or_else(Vec::new, |machine| machine.volumes.iter().cloned().collect())
     }
 
     /// How often a domain was started.
@@ -284,7 +316,7 @@ fn hand_over(vm: VmId, from: &Hypervisor, to: &Hypervisor, spec: Box<DomainSpec>
     let inner = &mut *held;
     let come = match inner.machines.get_mut(&vm) {
         Some(machine) if machine.run == Run::Moving && !inner.cut => {
-            *machine = Machine { boots: gone.boots, ..Machine::new(spec, gone.run) };
+            *machine = Machine { boots: gone.boots, runs_with: gone.runs_with, ..Machine::new(spec, gone.run) };
             true
         }
         _ => false,
@@ -391,6 +423,8 @@ const fn points(action: &Action) -> (&'static str, &'static str) {
         Action::Snapshot { .. } => ("driver.snapshot", "driver.snapshot.done"),
         Action::Revert { .. } => ("driver.revert", "driver.revert.done"),
         Action::EndBackup => ("driver.end_backup", "driver.end_backup.done"),
+        Action::Reshape { .. } => ("driver.reshape", "driver.reshape.done"),
+        Action::DropDisk { .. } => ("driver.drop_disk", "driver.drop_disk.done"),
         Action::RemoveSnapshot { .. } => ("driver.remove_snapshot", "driver.remove_snapshot.done"),
     }
 }
@@ -460,6 +494,7 @@ impl Simulated {
             boots: Some(machine.boots),
             usage: machine.usage,
             epoch: epoch_of(&machine.spec.name),
+            lag: machine.lag(),
         })
     }
 
@@ -468,7 +503,7 @@ impl Simulated {
         let mut inner = self.hypervisor.0.inner.lock();
         let inner = &mut *inner;
         if let Action::Define(spec) = action {
-            if spec.image.starts_with(NO_IMAGE) {
+            if spec.image.starts_with(MISSING) {
                 return refused(format!("there is no image {:?}", spec.image));
             }
             if spec.owner != self.host {
@@ -486,14 +521,13 @@ impl Simulated {
         if matches!(action, Action::Prepare(_) | Action::Discard | Action::EndBackup) {
             return Ok(());
         }
-        let used: u64 =
-            inner.machines.values().filter(|machine| machine.run.is_on()).map(|machine| machine.spec.memory_bytes).sum();
+        let used: u64 = inner.machines.values().filter(|machine| machine.run.is_on()).map(|machine| machine.size().1).sum();
         let Some(machine) = inner.machines.get_mut(&vm).filter(|machine| machine.spec.owner == self.host) else {
-            return if matches!(action, Action::Undefine | Action::Destroy | Action::Dismiss | Action::RemoveSnapshot { .. }) {
-                Ok(())
-            } else {
-                refused("there is no such domain")
-            };
+            let is_so = matches!(
+                action,
+                Action::Undefine | Action::Destroy | Action::Dismiss | Action::RemoveSnapshot { .. } | Action::DropDisk { .. }
+            );
+            return if is_so { Ok(()) } else { refused("there is no such domain") };
         };
         match (action, machine.run) {
             // It has no disks.
@@ -510,7 +544,8 @@ impl Simulated {
                 if inner.may_start.as_ref().is_some_and(|may_start| !may_start()) {
                     return Err(DriverError::Failed { message: "the lease of its node is over".into() });
                 }
-                (machine.run, machine.boots) = (Run::Running, machine.boots + 1);
+                (machine.run, machine.boots, machine.runs_with) = (Run::Running, machine.boots + 1, None);
+                machine.runs_with = Some(machine.size());
                 inner.log(vm, "on");
             }
             (Action::Shutdown, Run::Running) => {
@@ -542,10 +577,36 @@ impl Simulated {
                         return Err(DriverError::Failed { message: "the host has not enough free memory".into() });
                     }
                     // It begins to run once more, from where it was.
+                    machine.runs_with = None;
                     machine.boots += 1;
                 }
                 machine.run = if then.is_on() { then } else { Run::Off(Off::Unknown) };
             }
+            (Action::Reshape { .. }, Run::Moving) => return refused("it is on its way elsewhere"),
+            (Action::Reshape { definition, live }, run) => {
+                if definition.owner != self.host {
+                    return refused("it is marked as another host's");
+                }
+                machine.volumes.extend(definition.disks.iter().map(|disk| disk.name.clone()));
+                if let Some(disk) = definition.disks.iter().find(|disk| disk.name.starts_with(MISSING)) {
+                    return refused(format!("there is no room for disk {:?}", disk.name));
+                }
+                if let Some(network) = definition.networks.iter().find(|name| name.starts_with(MISSING)) {
+                    return refused(format!("there is no network {network:?}"));
+                }
+                machine.runs_with = run.is_on().then(|| {
+                    let (cpus, memory, most) = machine.size();
+                    // Memory goes and comes as far as it was there at the start; CPUs stay.
+                    (cpus, if live { definition.memory_bytes.min(most) } else { memory }, most)
+                });
+                let DomainSpec { cpus, memory_bytes, disks, networks, .. } = *definition;
+                (machine.spec.cpus, machine.spec.memory_bytes) = (cpus, memory_bytes);
+                (machine.spec.disks, machine.spec.networks) = (disks, networks);
+            }
+            (Action::DropDisk { name }, _) if machine.spec.disks.iter().any(|disk| disk.name == name) => {
+                return refused("it has that disk");
+            }
+            (Action::DropDisk { name }, _) => drop(machine.volumes.remove(&name)),
             (Action::RemoveSnapshot { name }, _) => drop(machine.snapshots.remove(&name)),
             (Action::Undefine | Action::Dismiss, Run::Off(_)) => drop(inner.machines.remove(&vm)),
             (Action::Undefine | Action::Dismiss, _) => return refused("it runs; stop it first"),
@@ -581,6 +642,7 @@ impl Driver for Simulated {
                     boots: Some(machine.boots),
                     usage: machine.usage,
                     epoch: epoch_of(&machine.spec.name),
+                    lag: None,
                 })
                 .collect();
             let foreign = u32::try_from(inner.machines.len() - domains.len()).unwrap_or(u32::MAX);
@@ -629,6 +691,7 @@ impl Driver for Simulated {
         &'a self,
         vm: VmId,
         dir: &'a std::path::Path,
+        only: Option<&'a str>,
         deadline: Deadline,
     ) -> BoxFuture<'a, Result<Vec<DiskCopy>, DriverError>> {
         Box::pin(by(deadline, async move {
@@ -643,7 +706,7 @@ impl Driver for Simulated {
             };
             let others = spec.disks.iter().map(|disk| disk.name.as_str()).filter(|name| *name != "root");
             let mut copies = Vec::new();
-            for disk in std::iter::once("root").chain(others) {
+            for disk in std::iter::once("root").chain(others).filter(|disk| only.is_none_or(|only| only == *disk)) {
                 let file = format!("{disk}.simulated");
                 let body = format!("Disk {disk} of {} is simulated: there is nothing in it.\n", spec.name);
                 std::fs::write(dir.join(&file), &body)

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Format;
-use crate::id::ImageId;
+use crate::id::{ImageId, VmId};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageSpec {
@@ -19,4 +19,7 @@ pub struct ImageSpec {
     pub format: Format,
     /// Where it came from, without what may be secret of that.
     pub source: String,
+    /// What the disks of this VM alone begin as: nobody else sees it, and it goes with the VM.
+    #[serde(default)]
+    pub only_for: Option<VmId>,
 }

@@ -2,12 +2,14 @@
 
 mod backup;
 mod console;
+mod copy;
 mod guest;
 mod ha;
 mod input;
 mod mutation;
 mod operation;
 mod placement;
+mod shape;
 
 use std::sync::Arc;
 
@@ -15,6 +17,7 @@ use async_graphql::{Context, ID, InputObject, Object, SimpleObject, dataloader::
 pub use backup::{BackupMutation, BackupQuery};
 use backup::{VmBackup, VmBackupSchedule};
 pub use console::{ConsoleFeed, ConsoleMutation};
+pub use copy::CopyMutation;
 pub use guest::GuestMutation;
 use ha::VmHaStatus;
 use hiveward_actors::{
@@ -26,6 +29,8 @@ pub(super) use input::vm_id;
 pub use mutation::VmMutation;
 use operation::{VmMigration, VmOperation};
 pub(super) use placement::VmPlacement;
+pub use shape::ShapeMutation;
+use shape::VmPendingRestart;
 
 use super::{
     Result, caught_up, door,
@@ -89,6 +94,10 @@ impl Vm {
     }
     async fn networks(&self) -> &[String] {
         &self.0.spec.networks
+    }
+    /// What its present run does not have of its CPUs, memory, disks and networks, or has beyond them.
+    async fn pending_restart(&self) -> Option<VmPendingRestart> {
+        self.0.state.lag.as_ref().map(VmPendingRestart::from)
     }
     async fn ssh_keys(&self) -> &[String] {
         &self.0.spec.ssh_keys

@@ -58,7 +58,8 @@ pub struct VmOperation {
     /// Counts this VM's operations from 1.
     number: BigInt,
     /// `create`, `start`, `stop`, `reboot`, `pause`, `resume`, `remove`, `migrate`, `snapshot`, `revert`, `remove snapshot`,
-    /// `backup`, or `recover` and `drill`, which the house asks by itself.
+    /// `backup`, `resize`, `attach disk`, `detach disk`, `attach network`, `detach network`, `template`,
+    /// `clone`, or `recover` and `drill`, which the house asks by itself.
     kind: String,
     status: VmOperationStatus,
     asked_by: Option<String>,

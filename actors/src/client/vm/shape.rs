@@ -1,0 +1,78 @@
+//! Changing the shape of a VM: its CPUs, its memory, its disks and its networks.
+//!
+//! Each is an operation: reserved before the hypervisor is asked, undone as a whole if it fails. What cannot change while the
+//! guest runs is so when it is started again, and the VM says until then what it runs with.
+
+use hiveward_runtime::{
+    error::{Code, Refused},
+    op::Op,
+};
+
+use super::{
+    super::{ControlPlane, Done, check},
+    new::{check_cpus, check_disk_bytes, check_memory},
+};
+use crate::{
+    id::VmId,
+    vm::{
+        DiskSpec, VmRecord,
+        event::{OperationKind, Subject},
+    },
+};
+
+const NETWORK_BYTES_MAX: usize = 128;
+
+/// What a VM is to have; what is absent stays.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NewSize {
+    pub cpus: Option<u32>,
+    pub memory_bytes: Option<u64>,
+    /// What runs is left alone: the change comes with its next start.
+    pub offline: bool,
+}
+
+impl ControlPlane {
+    /// Refused if its host has no room for more, or if it could not come back elsewhere any more. A guest that runs is
+    /// given memory, or gives it back, up to what it was started with; everything else comes with its next start, and
+    /// [`VmState::lag`](crate::vm::state::VmState::lag) says so.
+    pub async fn resize_vm(&self, op: Op, vm: VmId, to: NewSize) -> Result<Done<VmRecord>, Refused> {
+        to.cpus.map_or(Ok(()), check_cpus)?;
+        to.memory_bytes.map_or(Ok(()), check_memory)?;
+        let NewSize { cpus, memory_bytes, offline } = to;
+        let subject = Subject::Resize { cpus, memory_bytes, offline };
+        self.command_vm(op, vm, OperationKind::Resize, |ask| ask.subject = Some(subject)).await
+    }
+
+    /// An empty disk, there at once for a guest that runs. A name that it has already is a conflict.
+    pub async fn attach_vm_disk(&self, op: Op, vm: VmId, disk: DiskSpec) -> Result<Done<VmRecord>, Refused> {
+        check::name("name", &disk.name)?;
+        check_disk_bytes("sizeBytes", disk.size_bytes)?;
+        let subject = Subject::Disk { name: disk.name.into(), size_bytes: disk.size_bytes };
+        self.command_vm(op, vm, OperationKind::AttachDisk, |ask| ask.subject = Some(subject)).await
+    }
+
+    /// With its data, which must be said: what is left of a disk that no VM has would be kept where nobody knows of it.
+    pub async fn detach_vm_disk(&self, op: Op, vm: VmId, name: String, delete: bool) -> Result<Done<VmRecord>, Refused> {
+        if !delete {
+            let message = "the data of a disk goes with it: back it up if you need it, and say that it may be deleted";
+            return Err(Refused { field: Some("delete".into()), ..Refused::new(Code::Refused, message) });
+        }
+        let subject = Subject::Disk { name: name.into(), size_bytes: 0 };
+        self.command_vm(op, vm, OperationKind::DetachDisk, |ask| ask.subject = Some(subject)).await
+    }
+
+    /// `bridge:NAME`, or one of the hypervisor's networks. The first that is named takes the place of the usual one.
+    pub async fn attach_vm_network(&self, op: Op, vm: VmId, network: String) -> Result<Done<VmRecord>, Refused> {
+        if network.is_empty() || network.len() > NETWORK_BYTES_MAX || network.chars().any(char::is_control) {
+            return Err(Refused::invalid("network", format!("1 to {NETWORK_BYTES_MAX} bytes")));
+        }
+        let subject = Subject::Network { name: network.into() };
+        self.command_vm(op, vm, OperationKind::AttachNetwork, |ask| ask.subject = Some(subject)).await
+    }
+
+    /// Not its only one, without which it would get the usual one.
+    pub async fn detach_vm_network(&self, op: Op, vm: VmId, network: String) -> Result<Done<VmRecord>, Refused> {
+        let subject = Subject::Network { name: network.into() };
+        self.command_vm(op, vm, OperationKind::DetachNetwork, |ask| ask.subject = Some(subject)).await
+    }
+}

@@ -1,0 +1,80 @@
+//! What is made of a VM's disks as they are at one moment while it runs on: an image of its system disk, or another VM. Pure.
+//!
+//! First the disks are copied and kept by the hash of their bytes, wherever images are; that is durable before the roster is
+//! asked for the image or the VM, once. A clone's disks begin as images of its own that nobody else sees and that go with it,
+//! so it needs neither the VM nor the node that it came from. What was copied for one that failed is removed.
+
+use std::time::Duration;
+
+use hiveward_runtime::{
+    clock::WallMs,
+    error::{Code, Refused},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    backup::BACKUP_WITHIN,
+    event::{OperationKind, Outcome, Seen, Subject},
+    reconcile::{Doing, Next, OPERATION_WITHIN, Step},
+    spec::VmSpec,
+    state::{VmOperation, VmState},
+};
+use crate::host::{
+    driver::{Off, Run},
+    image::Format,
+};
+
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A disk as it was, among the blobs.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Copied {
+    pub disk: String,
+    /// BLAKE3 of its bytes, in hexadecimal digits.
+    pub hash: String,
+    pub bytes: u64,
+    /// Of the disk that it is.
+    pub virtual_bytes: u64,
+    pub format: Format,
+}
+
+pub fn may_ask(state: &VmState, spec: &VmSpec, kind: OperationKind, subject: Option<&Subject>) -> Result<(), Refused> {
+    match (kind, subject) {
+        (OperationKind::Template, Some(Subject::Template { .. })) | (OperationKind::Clone, Some(Subject::Clone { .. })) => {}
+        _ => return Err(Refused::invalid("name", "what is to be made of it is not said")),
+    }
+    match state.seen {
+        Seen::Absent => Err(Refused::new(Code::Refused, format!("its host has nothing of {} yet", spec.name))),
+        Seen::There(Run::Moving | Run::Off(Off::Moved)) => {
+            Err(Refused::new(Code::Refused, format!("{} is on its way to another host", spec.name)))
+        }
+        Seen::There(_) => Ok(()),
+    }
+}
+
+pub fn next(state: &VmState, active: &VmOperation, doing: Doing, now: WallMs) -> Next {
+    let age = now.since(active.asked_at);
+    let abandon = |why: &str| Next::Abandon { why: why.into() };
+    if let Some(why) = &active.abandoned {
+        let failed = |message: String| Next::End(Outcome::Failed { message });
+        return match doing.done {
+            Some(Step::EndCopy) => failed(why.clone()),
+            _ if age >= BACKUP_WITHIN + OPERATION_WITHIN => failed(format!("{why}; what was written of it may be left")),
+            _ => Next::Do(Step::EndCopy),
+        };
+    }
+    if !active.copied.is_empty() {
+        return match doing.done {
+            Some(Step::Publish) => Next::End(Outcome::Done),
+            _ if age >= BACKUP_WITHIN + OPERATION_WITHIN => abandon("it was not done in time"),
+            _ => Next::Do(Step::Publish),
+        };
+    }
+    match state.seen {
+        _ if age >= BACKUP_WITHIN => abandon("it was not done in time"),
+        Seen::Absent => abandon("its host has nothing of it any more"),
+        Seen::There(Run::Moving) => Next::Wait { until: now.plus(LOOK_AGAIN) },
+        Seen::There(Run::Off(Off::Moved)) => abandon("another host has it"),
+        Seen::There(_) => Next::Do(Step::Copy),
+    }
+}
