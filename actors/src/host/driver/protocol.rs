@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// A longer frame ends the connection.
 pub const FRAME_BYTES_MAX: usize = 32 << 20;
 
