@@ -83,10 +83,10 @@ async fn a_task_runs_in_a_vm_of_its_own_and_what_it_made_is_brought_out() {
     })).await;
     let shown = scene.outcome(&task).await;
     assert_eq!(shown["status"], "SUCCEEDED", "{shown}");
-    let said = scene.run(&["task", "output", &task]).await.out;
-    let here = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let output = scene.run(&["task", "output", &task]).await;
+    let (said, here) = (output.out, std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap());
     assert!(said.lines().next().unwrap().len() == here.trim().len() && !said.contains(here.trim()), "it ran here: {said}");
-    assert!(said.contains("oops"), "{said}");
+    assert_eq!(output.err, "oops\n");
     let artifacts = shown["artifacts"].as_array().unwrap();
     assert_eq!(artifacts.len(), 1, "{shown}");
     assert_eq!(artifacts[0]["bytes"], json!("got hello\n".len()), "{shown}");

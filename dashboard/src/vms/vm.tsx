@@ -24,6 +24,9 @@ const VM = graphql(`
       ... on Vm {
         id name status wanted observed failure image cpus memoryBytes zone ha stopGraceMs createdAt startedAt
         networks sshKeys antiAffinity affinity
+        lease { task attempt agent }
+        pendingRestart { reason }
+        backupSchedule { cron to keep nextAt }
         hostLabels { key value }
         disks { name sizeBytes }
         host { id name status nodeId }
@@ -139,7 +142,30 @@ function Loaded({
             <dd className="num">
               {many(vm.cpus, 'CPU')}, {bytes(vm.memoryBytes)}
               {vm.disks.map((disk) => `, ${disk.name} ${bytes(disk.sizeBytes)}`)}
+              {vm.pendingRestart && <div style={{ color: 'var(--warn)' }}>{vm.pendingRestart.reason}</div>}
             </dd>
+            {vm.lease && (
+              <>
+                <dt>Lives for</dt>
+                <dd>
+                  attempt {vm.lease.attempt} of <KeyLink id={vm.lease.task} />, by <KeyLink id={vm.lease.agent} />
+                </dd>
+              </>
+            )}
+            {vm.backupSchedule && (
+              <>
+                <dt>Backs itself up</dt>
+                <dd>
+                  <span className="mono">{vm.backupSchedule.cron}</span> to{' '}
+                  <span className="mono">{vm.backupSchedule.to}</span>, keeps {vm.backupSchedule.keep}
+                  {vm.backupSchedule.nextAt && (
+                    <>
+                      , next <At at={vm.backupSchedule.nextAt} />
+                    </>
+                  )}
+                </dd>
+              </>
+            )}
             <dt>Image</dt>
             <dd>{vm.image}</dd>
             {vm.networks.length > 0 && (
