@@ -51,7 +51,7 @@ async fn ours(control: &ControlPlane, round: usize) -> anyhow::Result<Times> {
     let mut times = Times::new();
     let mut took = |step: usize, begun: Instant| times.insert(STEPS[step].to_owned(), begun.elapsed().as_secs_f64() * 1000.0);
     let begun = Instant::now();
-    let new = |n| NewVm::new(format!("vm-{round}-{n}"), "any", 1, 64 << 20);
+    let new = |n| NewVm::new(format!("vm-{round}-{n}"), "any", 1, 32 << 20);
     let made = stream::iter(0..VMS).map(|n| control.create_vm(op(), new(n))).buffer_unordered(VMS);
     let made: Vec<VmId> = made.map_ok(|done| done.value.spec.id).try_collect().await?;
     took(0, begun);
