@@ -235,14 +235,40 @@ mod tests {
         }
     }
 
+    /// A backup that the house asked for, or a person.
+    fn backed_up(state: &mut VmState, principal: &str) -> u64 {
+        let number = state.last_number() + 1;
+        let asked = Asked {
+            number,
+            kind: OperationKind::Backup,
+            principal: principal.into(),
+            operation: None,
+            force: false,
+            grace_ms: 0,
+            boots: None,
+            migration: None,
+            subject: None,
+            epoch: 0,
+        };
+        state.apply(&VmEvent::Asked(Box::new(asked)), WallMs(1));
+        let backup = Backup { number, path: format!("/b/{number}"), taken_at: WallMs(1), bytes: 1, scheduled: false };
+        state.apply(&VmEvent::BackedUp { backup: Box::new(backup) }, WallMs(1));
+        state.apply(&VmEvent::Ended { number, outcome: Outcome::Done }, WallMs(1));
+        number
+    }
+
     #[test]
     fn what_a_person_asked_for_is_never_let_go_of() {
-        let (_, mut state) = lead(1, 30);
-        let kept = state.backups.len();
-        let number = state.last_number() + 1;
-        let backup = Backup { number, path: "/mine".into(), taken_at: WallMs(0), bytes: 1, scheduled: false };
-        state.apply(&VmEvent::BackedUp { backup: Box::new(backup) }, WallMs(0));
-        assert_eq!(state.backups.len(), kept + 1);
-        assert!(too_many(&state).is_none_or(|backup| backup.scheduled));
+        let mut state = VmState::new(&spec(), WallMs(0));
+        let set = Schedule::new("0 3 * * *", "/b", 1, "p".into(), WallMs(0)).unwrap();
+        state.apply(&VmEvent::BackupScheduled { schedule: Some(Box::new(set)) }, WallMs(0));
+        backed_up(&mut state, "a person");
+        let first = backed_up(&mut state, HOUSE);
+        assert_eq!(too_many(&state), None, "a person's does not count");
+        backed_up(&mut state, "a person");
+        backed_up(&mut state, HOUSE);
+        assert_eq!(too_many(&state).map(|backup| backup.number), Some(first), "the older of its own two");
+        state.apply(&VmEvent::BackupScheduled { schedule: None }, WallMs(1));
+        assert_eq!(too_many(&state), None, "without a schedule all stay");
     }
 }
