@@ -12,7 +12,10 @@ use std::{
 };
 
 use hiveward_actors::{
-    agent::{SessionSpec, message::PauseMode},
+    agent::{
+        SessionSpec,
+        message::{PauseMode, StopMode},
+    },
     client::{ControlPlane, NewAgent, NewHost, NewSwarm, NewTask, NewWork, SwarmRef},
     host::{
         HostStatus,
@@ -24,13 +27,26 @@ use hiveward_actors::{
     vm::{VmStatus, attempt::MachineSpec},
 };
 use hiveward_runtime::op::Op;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 /// QEMU's guest agent, outside of any guest.
 struct GuestAgent(Child);
 
+/// It, and all that it began: there is no guest that would end with them.
+fn with_descendants(pid: i32) -> Vec<i32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let children = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+    std::iter::once(pid).chain(children.flat_map(with_descendants)).collect()
+}
+
 impl Drop for GuestAgent {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        for pid in with_descendants(self.0.id() as i32) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
         let _ = self.0.wait();
     }
 }
@@ -65,11 +81,16 @@ fn machine(boot_within_ms: u64) -> MachineSpec {
         host_labels: Default::default(),
         host: None,
         boot_within_ms,
+        warm: 0,
     }
 }
 
 impl Here {
     async fn start(boot_within_ms: u64) -> Self {
+        Self::with(machine(boot_within_ms)).await
+    }
+
+    async fn with(machine: MachineSpec) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let node = Node::start(config(&dir)).await.unwrap();
         let (control, name) = (node.control(), format!("g{:x}", VmId::new().as_u128()));
@@ -78,7 +99,7 @@ impl Here {
         support::until("the host to be reached", || control.host(host).filter(|host| host.status == HostStatus::Up)).await;
         let swarm =
             control.create_swarm(op(), NewSwarm { name: "vms".into(), ..NewSwarm::default() }).await.unwrap().value.spec.id;
-        let session = SessionSpec::Vm(Arc::new(machine(boot_within_ms)));
+        let session = SessionSpec::Vm(Arc::new(machine));
         let new = NewAgent { swarm: Some(SwarmRef::Id(swarm)), session, ..NewAgent::command("inside") };
         let works = control.create_agent(op(), new).await.unwrap().value.spec.id;
         Self { node: Some(node), agent: None, hypervisor: Hypervisor::named(&name), swarm, works, host, dir }
@@ -87,8 +108,10 @@ impl Here {
     /// From now on guests answer.
     async fn answers(&mut self) {
         let socket = self.dir.path().join("agent.sock");
-        let mut command = Command::new("/usr/sbin/qemu-ga");
-        command.args(["-m", "unix-listen", "-p"]).arg(&socket).arg("-t").arg(self.dir.path());
+        // A serial line never breaks; here it does when a node goes away amid an answer, and the agent is to listen again.
+        let mut command = Command::new("sh");
+        command.args(["-c", "trap '' PIPE; exec /usr/sbin/qemu-ga -m unix-listen -p \"$1\" -t \"$2\"", "agent"]);
+        command.arg(&socket).arg(self.dir.path());
         let agent = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         self.agent = Some(GuestAgent(agent.expect("qemu-ga; deploy/install-tools.sh test installs it")));
         support::until("the agent to listen", || socket.exists().then_some(())).await;
@@ -245,5 +268,44 @@ async fn a_paused_agent_s_vm_stands_still_whether_or_not_its_guest_is_up_and_can
     control.resume_agent(op(), agent).await.unwrap();
     control.cancel_task(op(), task).await.unwrap();
     assert_eq!(here.ended(task).await.status, TaskStatus::Cancelled);
+    here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attempt_takes_a_vm_that_waits_for_it_and_another_is_made_in_its_place() {
+    let mut here = Here::with(MachineSpec { warm: 2, ..machine(20_000) }).await;
+    here.answers().await;
+    let running = |here: &Here| -> Vec<VmId> {
+        let domains = here.hypervisor.domains();
+        domains.iter().filter(|(_, run)| **run == Run::Running).map(|(vm, _)| *vm).collect()
+    };
+    let warm = |here: &Here| -> Vec<VmId> {
+        let waits = |vm: &VmId| here.control().vm(*vm).unwrap().is_some_and(|record| record.spec.warm.is_some());
+        let mut waiting: Vec<_> = running(here).into_iter().filter(waits).collect();
+        waiting.sort_unstable();
+        waiting
+    };
+    let waiting = support::until("two to wait", || Some(warm(&here)).filter(|vms| vms.len() == 2)).await;
+    here.restart().await;
+    // As the node that came back knows.
+    assert_eq!(support::until("those", || Some(warm(&here)).filter(|vms| vms.len() == 2)).await, waiting);
+
+    let task = here.submit("echo up; sleep 600", |_| ()).await;
+    here.says(task, 1, "up").await;
+    let its = |vm: &&VmId| here.control().vm(**vm).unwrap().unwrap().spec.lease.is_some_and(|lease| lease.task == task);
+    let vms = support::until("a third", || Some(running(&here)).filter(|vms| vms.len() == 3)).await;
+    let taken: Vec<_> = vms.iter().filter(its).copied().collect();
+    assert_eq!(taken, waiting[..1], "the one that waited longest, and no other");
+    here.control().cancel_task(op(), task).await.unwrap();
+    here.ended(task).await;
+    let left = support::until("its VM to go", || Some(running(&here)).filter(|vms| !vms.contains(&taken[0]))).await;
+    assert!(left.contains(&waiting[1]), "one that waits was taken away");
+
+    // It holds none while it is stopped.
+    here.control().stop_agent(op(), here.works, StopMode::Graceful).await.unwrap();
+    here.no_vms().await;
+    here.control().start_agent(op(), here.works).await.unwrap();
+    support::until("two to wait again", || Some(warm(&here)).filter(|vms| vms.len() == 2)).await;
+    here.control().remove_agent(op(), here.works, true).await.unwrap();
     here.stop().await;
 }

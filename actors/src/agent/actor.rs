@@ -17,7 +17,7 @@ use super::{
     job::{failed, fetch, is_inline, limited, make_job},
     message::{AgentMsg, Answer, Assignment, PauseMode, StopMode},
     reference::AgentRef,
-    spec::{AgentSpec, ConnectorSpec},
+    spec::{AgentSpec, ConnectorSpec, SessionSpec},
     state::{AgentState, Phase, Wanted},
 };
 use crate::{
@@ -33,6 +33,7 @@ use crate::{
         wire::{From, SwarmWire},
     },
     task::status::AttemptStatus,
+    vm::warm,
 };
 
 /// How often an end is said again until it is settled, and a seat is asked for again.
@@ -110,6 +111,11 @@ impl Agent {
                 }
             }
         });
+        if let SessionSpec::Vm(machine) = &self.spec.session
+            && machine.warm > 0
+        {
+            ctx.task(warm::keep(self.house.clone(), self.spec.id, machine.clone()));
+        }
         let connector = connector::build(&self.spec, self.house.connector_env(reports, life.incarnation));
         let mut state = State {
             agent,

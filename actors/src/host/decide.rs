@@ -14,7 +14,7 @@ use crate::{
     id::{HostId, VmId},
     placement::vm::Engine,
     swarm::event::Operation,
-    vm::spec::VmSpec,
+    vm::{spec::VmSpec, warm},
 };
 
 /// Of the whole cluster.
@@ -106,6 +106,7 @@ pub fn decide(fleet: &Fleet, change: &FleetChange, operation: Option<&Operation>
         FleetChange::EndReshape { vm, host, number, reshaped, held } => {
             reshape::end(fleet, *vm, *host, *number, *reshaped, *held)
         }
+        FleetChange::TakeVm { vm, lease } => warm::take(fleet, *vm, *lease)?,
         FleetChange::LetGo { vm, number } => reshape::let_go(fleet, *vm, *number),
         // Said again by the actor of the VM that it is made of.
         FleetChange::AddImage { spec } if fleet.images.contains_key(&spec.id) => Vec::new(),
@@ -188,6 +189,12 @@ fn add_vm(
     }
     if fleet.vms.len() >= VMS_MAX {
         return Err(Refused::new(Code::Limit, format!("there are {VMS_MAX} VMs; remove one first")));
+    }
+    if let Some(warm) = &spec.warm {
+        warm::may_add(fleet, warm)?;
+    }
+    if let Some(its) = spec.lease.and_then(|lease| fleet.leased(lease)) {
+        return Err(conflict(format!("its attempt has {its} already")));
     }
     let wish = placing::wish(spec.id, spec, on);
     let chosen = placing::select(fleet, &mut Engine::default(), spec.id, &wish, spec.ha, suits)?;

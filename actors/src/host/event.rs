@@ -11,6 +11,7 @@ use super::{
     spec::{Capacity, HostSpec},
 };
 use crate::{
+    agent::connector::Lease,
     id::{HostId, ImageId, VmId},
     placement::vm::Decision,
     swarm::event::Operation,
@@ -144,6 +145,12 @@ pub enum FleetEvent {
         vm: VmId,
         host: HostId,
     },
+    /// It waited, and is this attempt's from now on.
+    VmTaken {
+        vm: VmId,
+        host: HostId,
+        lease: Lease,
+    },
 }
 
 impl FleetEvent {
@@ -171,6 +178,7 @@ impl FleetEvent {
             Self::VmReshaped { .. } => "VmReshaped",
             Self::VmKeptShape { .. } => "VmKeptShape",
             Self::VmLetGo { .. } => "VmLetGo",
+            Self::VmTaken { .. } => "VmTaken",
         }
     }
 
@@ -191,6 +199,7 @@ impl FleetEvent {
             | Self::VmReshaped { host, .. }
             | Self::VmKeptShape { host, .. }
             | Self::VmLetGo { host, .. }
+            | Self::VmTaken { host, .. }
             | Self::VmAdded { host, .. }
             | Self::VmRemoved { host, .. } => *host,
             // Its new host is to hear of it at once; the old one has nobody who could.
@@ -262,6 +271,10 @@ impl FleetEvent {
             Self::VmReshaping { vm, host, shape, .. } | Self::VmReshaped { vm, host, shape, .. } => json!({
                 "vm": vm.to_string(), "host": host.to_string(), "cpus": shape.cpus, "memoryBytes": shape.memory_bytes,
                 "disks": shape.disks.iter().map(|disk| &disk.name).collect::<Vec<_>>(), "networks": shape.networks,
+            }),
+            Self::VmTaken { vm, host, lease } => json!({
+                "vm": vm.to_string(), "host": host.to_string(), "task": lease.task.to_string(), "attempt": lease.attempt,
+                "agent": lease.agent.to_string(),
             }),
             Self::VmKeptShape { vm, host, .. } | Self::VmLetGo { vm, host } => {
                 json!({"vm": vm.to_string(), "host": host.to_string()})
@@ -366,6 +379,11 @@ pub enum FleetChange {
         vm: VmId,
         number: u64,
     },
+    /// From an attempt's node: this VM, which waits, is to be the attempt's. Refused if another has it, or the attempt another.
+    TakeVm {
+        vm: VmId,
+        lease: Lease,
+    },
 }
 
 impl FleetChange {
@@ -384,6 +402,7 @@ impl FleetChange {
             Self::AddImage { spec } => spec.id.key(),
             Self::RemoveImage { image } => image.key(),
             Self::RemoveVm { vm }
+            | Self::TakeVm { vm, .. }
             | Self::BeginMove { vm, .. }
             | Self::EndMove { vm, .. }
             | Self::BeginReshape { vm, .. }

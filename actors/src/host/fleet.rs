@@ -14,8 +14,9 @@ use super::{
     spec::{Capacity, HostSpec},
 };
 use crate::{
+    agent::connector::Lease,
     directory::Place,
-    id::{HostId, ImageId, VmId},
+    id::{AgentId, HostId, ImageId, VmId},
     placement::vm::{HostFacts, Hosts, Need, Reject},
     vm::spec::{Shape, VmSpec},
 };
@@ -90,6 +91,8 @@ pub struct VmEntry {
     /// Why it has not come back yet, if it is to.
     pub waits: Option<Arc<str>>,
     pub added_at: WallMs,
+    /// When its attempt got it; as old as itself if it was made for one, or for none.
+    pub leased_at: WallMs,
     /// When it came to its host from another.
     pub moved_at: Option<WallMs>,
     /// The shape that it is being given, reserved as well, and the number of the operation that does.
@@ -116,6 +119,10 @@ pub struct Fleet {
     image_names: HashMap<String, ImageId>,
     host_names: HashMap<String, HostId>,
     vm_names: HashMap<String, VmId>,
+    /// The VM of each attempt that has one.
+    leases: HashMap<Lease, VmId>,
+    /// VMs that wait for attempts of an agent, the oldest first.
+    warm: HashMap<AgentId, BTreeSet<VmId>>,
     /// How many VMs of each group are on which host.
     groups: HashMap<String, BTreeMap<HostId, u32>>,
 }
@@ -135,6 +142,16 @@ impl Fleet {
 
     pub fn vm_named(&self, name: &str) -> Option<VmId> {
         self.vm_names.get(name).copied()
+    }
+
+    /// The VM that this attempt has.
+    pub fn leased(&self, lease: Lease) -> Option<VmId> {
+        self.leases.get(&lease).copied()
+    }
+
+    /// VMs that wait for attempts of an agent, the oldest first.
+    pub fn warm_of(&self, agent: AgentId) -> impl Iterator<Item = &VmEntry> {
+        self.warm.get(&agent).into_iter().flatten().filter_map(|vm| self.vms.get(vm))
     }
 
     /// As placement sees it.
@@ -195,9 +212,26 @@ impl Fleet {
         }
     }
 
+    fn let_wait(&mut self, spec: &VmSpec, waits: bool) {
+        let Some(warm) = spec.warm else { return };
+        let of = self.warm.entry(warm.agent).or_default();
+        if waits {
+            of.insert(spec.id);
+        } else {
+            of.remove(&spec.id);
+        }
+        if of.is_empty() {
+            self.warm.remove(&warm.agent);
+        }
+    }
+
     fn forget(&mut self, vm: VmId) {
         if let Some(entry) = self.vms.remove(&vm) {
             self.vm_names.remove(&entry.spec.name);
+            if let Some(lease) = entry.spec.lease {
+                self.leases.remove(&lease);
+            }
+            self.let_wait(&entry.spec, false);
             self.use_image(&entry.spec, -1);
             for image in entry.spec.images() {
                 if self.images.get(&image).is_some_and(|image| image.spec.only_for == Some(vm)) {
@@ -260,6 +294,10 @@ impl Fleet {
             }
             FleetEvent::VmAdded { spec, host, .. } => {
                 self.vm_names.insert(spec.name.clone(), spec.id);
+                if let Some(lease) = spec.lease {
+                    self.leases.insert(lease, spec.id);
+                }
+                self.let_wait(spec, true);
                 self.use_image(spec, 1);
                 self.reserve(*host, need(spec), 1);
                 self.group(*host, spec, 1);
@@ -275,6 +313,7 @@ impl Fleet {
                         epoch: 0,
                         waits: None,
                         added_at: at,
+                        leased_at: at,
                         moved_at: None,
                         reshaping: None,
                         shaped: 0,
@@ -346,6 +385,14 @@ impl Fleet {
             FleetEvent::VmKeptShape { vm, number, held, .. } => self.reshape(*vm, |entry| {
                 (entry.reshaping, entry.held) = (None, held.map(|held| (*number, held)));
             }),
+            FleetEvent::VmTaken { vm, lease, .. } => {
+                let Some(spec) = self.vms.get(vm).map(|entry| entry.spec.clone()) else { return };
+                self.let_wait(&spec, false);
+                self.leases.insert(*lease, *vm);
+                if let Some(entry) = self.vms.get_mut(vm) {
+                    (entry.spec, entry.leased_at) = (Arc::new(spec.taken(*lease)), at);
+                }
+            }
             FleetEvent::VmLetGo { vm, .. } => self.reshape(*vm, |entry| entry.held = None),
             FleetEvent::ImageAdded { spec, .. } => {
                 if spec.only_for.is_none() {

@@ -60,6 +60,7 @@ fn vm(n: u128, dice: &mut fastrand::Rng) -> VmSpec {
         base: None,
         restored: None,
         lease: None,
+        warm: None,
         bases: Vec::new(),
     }
 }

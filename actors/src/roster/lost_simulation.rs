@@ -195,6 +195,7 @@ fn vm_spec(n: u128) -> VmSpec {
         base: None,
         restored: None,
         lease: None,
+        warm: None,
         bases: Vec::new(),
     }
 }

@@ -36,9 +36,11 @@ use super::{
     spec::VmSpec,
     state::{Ask, Decided, HOUSE, VmOperation, VmState},
     trip::Trip,
+    warm,
 };
 use crate::{
     commit::{Batch, Committer},
+    directory::Known,
     host::{
         actor::STEP_WITHIN,
         ask_roster,
@@ -624,9 +626,16 @@ impl Vm {
 
     /// Whether nobody needs it any more, of one that lives for an attempt.
     fn is_over(&self, state: &State) -> bool {
-        let made_at = self.house.directory.read(|known| known.fleet.vms.get(&self.spec.id).map(|entry| entry.added_at));
-        let waits = state.vm.active().is_none() && !state.vm.removed;
-        waits && self.spec.lease.zip(made_at).is_some_and(|(lease, made_at)| attempt::is_over(&self.house, lease, made_at))
+        if state.vm.active().is_some() || state.vm.removed || !state.vm.is_leased {
+            return false;
+        }
+        let of = |known: &Known| known.fleet.vms.get(&self.spec.id).map(|entry| (entry.spec.clone(), entry.leased_at));
+        let Some((spec, since)) = self.house.directory.read(of) else { return false };
+        match (spec.lease, &spec.warm) {
+            (Some(lease), _) => attempt::is_over(&self.house, lease, since),
+            (None, Some(warm)) => warm::is_over(&self.house, self.spec.id, warm, !state.vm.is_on()),
+            (None, None) => false,
+        }
     }
 
     fn is_drained(&self) -> bool {

@@ -19,6 +19,7 @@ use super::{
     record::VmStatus,
     spec::{DiskSpec, VmSpec},
     state::{Ask, HOUSE},
+    warm,
     wire::VmWire,
 };
 use crate::{
@@ -55,6 +56,9 @@ pub struct MachineSpec {
     pub host: Option<HostId>,
     /// For its guest's agent to answer.
     pub boot_within_ms: u64,
+    /// How many wait booted for the agent's next attempts; at most [`WARM_MAX`](super::warm::WARM_MAX).
+    #[serde(default)]
+    pub warm: u32,
 }
 
 impl MachineSpec {
@@ -90,10 +94,11 @@ pub fn name(lease: Lease) -> String {
     format!("{}-{}", lease.task, lease.attempt)
 }
 
-fn spec(lease: Lease, machine: &MachineSpec) -> VmSpec {
+/// A VM such as an agent's attempts get.
+pub(super) fn spec(id: VmId, machine: &MachineSpec) -> VmSpec {
     VmSpec {
-        id: VmId::new(),
-        name: name(lease),
+        id,
+        name: id.to_string(),
         image: machine.image.clone(),
         cpus: machine.cpus,
         memory_bytes: machine.memory_bytes,
@@ -113,7 +118,8 @@ fn spec(lease: Lease, machine: &MachineSpec) -> VmSpec {
         base: None,
         restored: None,
         bases: Vec::new(),
-        lease: Some(lease),
+        lease: None,
+        warm: None,
     }
 }
 
@@ -130,18 +136,32 @@ pub(super) fn is_over(house: &House, lease: Lease, made_at: WallMs) -> bool {
     house.tasks.get(lease.task).is_ok_and(|record| over(record.as_ref(), lease.attempt, age))
 }
 
+impl House {
+    /// Whether a VM that waited is the attempt's now. One that is booted for it is as good if that cannot be said.
+    async fn take_warm(&self, lease: Lease, machine: &MachineSpec, deadline: Deadline) -> bool {
+        match warm::take_one(self, lease, machine, deadline).await {
+            Ok(taken) => taken,
+            Err(refused) => {
+                tracing::info!(task = %lease.task, why = %refused.message, "no VM that waits was taken for an attempt; it has one booted");
+                false
+            }
+        }
+    }
+}
+
 impl Machines for House {
     fn of<'a>(&'a self, lease: Lease, machine: &'a MachineSpec) -> BoxFuture<'a, Result<VmId, String>> {
         Box::pin(async move {
-            let (name, deadline) = (name(lease), Deadline::after(MADE_WITHIN));
-            let known = || self.directory.read(|known| known.fleet.vm_named(&name));
-            let mut asked = false;
+            let deadline = Deadline::after(MADE_WITHIN);
+            let known = || self.directory.read(|known| known.fleet.leased(lease));
+            let mut asked = known().is_none() && machine.warm > 0 && self.take_warm(lease, machine, deadline).await;
             loop {
                 if let Some(vm) = known() {
                     return Ok(vm);
                 }
                 if !asked {
-                    let change = FleetChange::AddVm { spec: Arc::new(spec(lease, machine)), on: machine.host };
+                    let its = VmSpec { name: name(lease), lease: Some(lease), ..spec(VmId::new(), machine) };
+                    let change = FleetChange::AddVm { spec: Arc::new(its), on: machine.host };
                     match ask_roster(self, change, deadline).await {
                         // Another life of ours was first, perhaps.
                         Ok(_) => asked = true,

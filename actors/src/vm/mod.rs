@@ -28,6 +28,7 @@ pub mod spec;
 pub mod state;
 pub mod table;
 mod trip;
+pub mod warm;
 pub mod wire;
 
 pub use record::{VmRecord, VmStatus};

@@ -44,6 +44,7 @@ pub(crate) fn spec() -> VmSpec {
         base: None,
         restored: None,
         lease: None,
+        warm: None,
         bases: Vec::new(),
     }
 }

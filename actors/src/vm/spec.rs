@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::backup::Restored;
+use super::{backup::Restored, warm::Warm};
 use crate::{
     agent::connector::Lease,
     id::{ImageId, VmId},
@@ -77,6 +77,9 @@ pub struct VmSpec {
     /// What other disks than its root begin as, by their names: of a clone.
     #[serde(default)]
     pub bases: Vec<(String, ImageId)>,
+    /// It waits for an attempt of an agent, and no attempt has it yet.
+    #[serde(default)]
+    pub warm: Option<Warm>,
 }
 
 impl VmSpec {
@@ -96,6 +99,17 @@ impl VmSpec {
     pub fn shaped(&self, shape: &Shape) -> Self {
         let Shape { cpus, memory_bytes, disks, networks } = shape.clone();
         Self { cpus, memory_bytes, disks, networks, ..self.clone() }
+    }
+
+    /// It lives for an attempt, which has it or will have it: whoever it ends for, it is not started again.
+    pub const fn is_leased(&self) -> bool {
+        self.lease.is_some() || self.warm.is_some()
+    }
+
+    /// The same VM once this attempt has it.
+    #[must_use]
+    pub fn taken(&self, lease: Lease) -> Self {
+        Self { lease: Some(lease), warm: None, ..self.clone() }
     }
 
     /// Of all groups that it is counted in.

@@ -154,7 +154,7 @@ impl VmState {
             epoch: 0,
             backups: VecDeque::new(),
             is_drill: spec.restored.as_ref().is_some_and(|restored| restored.drill),
-            is_leased: spec.lease.is_some(),
+            is_leased: spec.is_leased(),
             schedule: None,
             lag: None,
         }

@@ -60,7 +60,7 @@ impl View for VmView {
                 RosterEvent::NOUN
                     if matches!(
                         &*event.kind,
-                        "VmAdded" | "VmRemoved" | "VmMoved" | "VmComesBack" | "HostRemoved" | "VmReshaped"
+                        "VmAdded" | "VmRemoved" | "VmMoved" | "VmComesBack" | "HostRemoved" | "VmReshaped" | "VmTaken"
                     ) =>
                 {
                     rows.roster(event)?
@@ -112,6 +112,12 @@ impl Rows<'_> {
             FleetEvent::VmReshaped { vm, shape, .. } => {
                 if let Some(record) = self.get(vm)? {
                     record.spec = std::sync::Arc::new(record.spec.shaped(&shape));
+                    record.cursor = event.cursor.0;
+                }
+            }
+            FleetEvent::VmTaken { vm, lease, .. } => {
+                if let Some(record) = self.get(vm)? {
+                    record.spec = std::sync::Arc::new(record.spec.taken(lease));
                     record.cursor = event.cursor.0;
                 }
             }

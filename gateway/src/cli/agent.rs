@@ -121,6 +121,9 @@ pub struct MachineArgs {
     /// For the guest's agent to answer; five minutes if absent
     #[arg(long, value_name = "D", value_parser = args::duration, requires = "vm")]
     vm_boot_within: Option<Duration>,
+    /// How many such VMs wait booted for the next attempts
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "vm")]
+    vm_warm: u32,
 }
 
 impl MachineArgs {
@@ -134,7 +137,8 @@ impl MachineArgs {
             .list("networks", self.vm_networks.iter().map(|network| Value::from(network.clone())))
             .set("zone", self.vm_zone.clone().map(Value::from))
             .list("hostLabels", labels)
-            .set("bootWithinMs", self.vm_boot_within.map(args::millis));
+            .set("bootWithinMs", self.vm_boot_within.map(args::millis))
+            .set("warm", Some(self.vm_warm.into()));
         Some(json!({ "vm": machine.done() }))
     }
 }

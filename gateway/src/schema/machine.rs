@@ -38,6 +38,8 @@ pub struct Machine {
     host: Option<ID>,
     host_labels: Vec<Label>,
     boot_within_ms: u64,
+    /// How many wait booted for the next attempts.
+    warm: u32,
 }
 
 impl From<&SessionSpec> for Session {
@@ -63,6 +65,7 @@ impl From<&MachineSpec> for Machine {
             host: machine.host.map(|host| ID(host.to_string())),
             host_labels: labels.map(|(key, value)| Label { key: key.clone(), value: value.clone() }).collect(),
             boot_within_ms: machine.boot_within_ms,
+            warm: machine.warm,
         }
     }
 }
@@ -98,6 +101,10 @@ pub struct MachineInput {
     /// For the guest's agent to answer.
     #[graphql(default = 300_000)]
     boot_within_ms: i32,
+    /// How many such VMs are made ahead and wait booted, so that an attempt need not wait; 0 to 64. One that was taken is
+    /// replaced.
+    #[graphql(default)]
+    warm: i32,
 }
 
 pub(super) fn session(at: &str, input: Option<SessionInput>) -> Result<SessionSpec, Refused> {
@@ -125,6 +132,7 @@ impl MachineInput {
             host: parse::optional(&field("host"), self.host.as_ref())?,
             host_labels: self.host_labels.unwrap_or_default().into_iter().map(|label| (label.key, label.value)).collect(),
             boot_within_ms: parse::natural(&field("bootWithinMs"), self.boot_within_ms)?,
+            warm: parse::natural(&field("warm"), self.warm)?,
         })
     }
 }

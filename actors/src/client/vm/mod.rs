@@ -127,6 +127,7 @@ impl ControlPlane {
             base: None,
             restored: None,
             lease: None,
+            warm: None,
             bases: Vec::new(),
         });
         let added = self.change_fleet(&op, FleetChange::AddVm { spec, on: new.host }, operation).await?;

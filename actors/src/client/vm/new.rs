@@ -8,7 +8,7 @@ use super::super::check;
 use crate::{
     id::HostId,
     placement::vm::Strategy,
-    vm::{DiskSpec, VmSpec, attempt::MachineSpec, reshape::DISKS_MAX},
+    vm::{DiskSpec, VmSpec, attempt::MachineSpec, reshape::DISKS_MAX, warm::WARM_MAX},
 };
 
 const CPUS_MAX: u32 = 1_024;
@@ -113,6 +113,9 @@ fn texts(field: &str, given: &[String], fine: impl Fn(&str) -> bool) -> Result<(
 pub(in crate::client) fn check_machine(machine: &MachineSpec) -> Result<(), Refused> {
     if !(1_000..=BOOT_WITHIN_MS_MAX).contains(&machine.boot_within_ms) {
         return Err(Refused::invalid("session.vm.bootWithinMs", format!("1000 to {BOOT_WITHIN_MS_MAX}")));
+    }
+    if machine.warm > WARM_MAX {
+        return Err(Refused::invalid("session.vm.warm", format!("at most {WARM_MAX}")));
     }
     let new = NewVm {
         disks: machine.disks.clone(),

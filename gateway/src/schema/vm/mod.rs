@@ -126,6 +126,11 @@ impl Vm {
     async fn stop_grace_ms(&self) -> u64 {
         self.0.spec.stop_grace_ms
     }
+    /// The agent whose next attempt it waits for, booted ahead and not taken yet.
+    async fn warm_for(&self) -> Option<ID> {
+        Some(self.0.spec.warm?.agent.to_string().into())
+    }
+
     /// The attempt that it lives for, and is gone with; absent of those that live for themselves.
     async fn lease(&self) -> Option<VmLease> {
         let lease = self.0.spec.lease?;

@@ -1,15 +1,14 @@
 //! A connection to a simulated hypervisor: each call of a driver, at one moment, with its latencies and fault points.
 
-use std::time::Duration;
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use hiveward_runtime::{clock::Deadline, fault};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufStream},
-    net::UnixStream,
-    sync::mpsc,
-    time::Instant,
-};
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     super::{
@@ -22,6 +21,9 @@ use crate::{
     host::spec::{Capacity, HostUri},
     id::{HostId, VmId},
 };
+
+/// For a guest's agent to answer one command.
+const AGENT_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) struct Simulated {
     pub hypervisor: Hypervisor,
@@ -239,15 +241,20 @@ impl Simulated {
     }
 }
 
-/// One command for an agent at a socket, as libvirt says it to that of a guest.
-async fn said_to(agent: &std::path::Path, command: &str) -> Result<Option<String>, DriverError> {
+/// One command for an agent at a socket, as libvirt says it to that of a guest. Begun, it is ended whoever waits for it: an
+/// agent's line does not break.
+async fn said_to(agent: std::path::PathBuf, command: String) -> Result<Option<String>, DriverError> {
     let failed = |error: std::io::Error| DriverError::Failed { message: format!("the agent: {error}") };
-    let mut agent = BufStream::new(UnixStream::connect(agent).await.map_err(failed)?);
-    agent.write_all(format!("{command}\n").as_bytes()).await.map_err(failed)?;
-    agent.flush().await.map_err(failed)?;
-    let mut line = String::new();
-    agent.read_line(&mut line).await.map_err(failed)?;
-    let answer: serde_json::Value = serde_json::from_str(&line).map_err(|error| failed(error.into()))?;
+    let exchange = move || -> std::io::Result<serde_json::Value> {
+        let mut agent = UnixStream::connect(agent)?;
+        agent.set_read_timeout(Some(AGENT_WITHIN))?;
+        agent.write_all(format!("{command}\n").as_bytes())?;
+        let mut line = String::new();
+        BufReader::new(agent).read_line(&mut line)?;
+        Ok(serde_json::from_str(&line)?)
+    };
+    let exchanged = tokio::task::spawn_blocking(exchange).await;
+    let answer = exchanged.unwrap_or_else(|error| Err(std::io::Error::other(error))).map_err(failed)?;
     match answer["error"]["desc"].as_str() {
         Some(why) => refused(why),
         None => Ok(Some(answer["return"].to_string())),
@@ -321,7 +328,7 @@ impl Driver for Simulated {
                 inner.agent.clone().filter(|_| runs)
             };
             match agent {
-                Some(agent) => said_to(&agent, &command).await,
+                Some(agent) => said_to(agent, command).await,
                 None => Ok(None),
             }
         }))
