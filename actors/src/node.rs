@@ -66,6 +66,8 @@ pub struct NodeConfig {
     pub token_digests: Vec<String>,
     /// Where browsers reach its gateway, told to the other nodes.
     pub gateway: Option<GatewayAt>,
+    /// The machine's watchdog, such as `/dev/watchdog`: armed while VMs are here that come back elsewhere.
+    pub watchdog: Option<PathBuf>,
     /// What time it is; another than the machine's for tests.
     pub clock: Clock,
 }
@@ -101,6 +103,7 @@ impl NodeConfig {
             cluster: None,
             token_digests: Vec::new(),
             gateway: None,
+            watchdog: None,
             clock: Clock::System,
         }
     }
@@ -209,6 +212,7 @@ impl Node {
                     zone: settings.zone.clone().unwrap_or_default(),
                     token_digests: config.token_digests.clone(),
                     fences: Fence::can_end(),
+                    watchdog: config.watchdog.is_some(),
                     gateway: config.gateway.as_ref().and_then(|gateway| gateway.url(&cluster.address)),
                     ..NodeRecord::of_this_host(id, cluster.raft_id(), cluster.address.clone())
                 };
@@ -231,6 +235,7 @@ impl Node {
             config.shim.clone(),
             config.models.clone(),
         );
+        house.fence.set_watchdog(config.watchdog.clone()).map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
         // Before the tree: its entities may be spoken to as soon as they are placed.
         let connected = match cluster {
             Some(cluster) => Some(cluster.connect(generation, &house.router).await?),

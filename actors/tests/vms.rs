@@ -13,7 +13,8 @@ use hiveward_actors::{
             Action, Off, Run, contract,
             simulated::{self, Hypervisor},
         },
-        spec::HostUri,
+        fence::Fence,
+        spec::{HostSpec, HostUri},
     },
     id::{HostId, VmId},
     node::{Node, NodeConfig},
@@ -464,4 +465,29 @@ async fn vms_that_are_asked_for_at_once_never_share_a_name_nor_take_more_than_a_
     }
     nothing_left(&here, host).await;
     here.stop().await;
+}
+
+#[test]
+fn where_the_watchdog_cannot_be_armed_nothing_runs_that_it_is_to_stand_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let fence = Fence::new(dir.path(), support::shim());
+    fence.set_watchdog(Some("/dev/null".into())).unwrap();
+    let _counting = fence.count(|| Some(Duration::from_secs(60)));
+    let host = HostSpec {
+        id: HostId::new(),
+        name: "h".into(),
+        uri: "qemu:///system".into(),
+        labels: Default::default(),
+        zone: String::new(),
+        node: None,
+        cpu_overcommit_milli: 1_000,
+        memory_overcommit_milli: 1_000,
+        pool: Default::default(),
+        peer_uri: None,
+    };
+    let refused = fence.hold(&host, VmId::new()).unwrap_err();
+    assert!(refused.contains("/dev/null is not armed: it is no watchdog"), "{refused}");
+    // Without one the keeper alone is enough.
+    fence.set_watchdog(None).unwrap();
+    fence.hold(&host, VmId::new()).unwrap();
 }

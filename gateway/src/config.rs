@@ -94,6 +94,9 @@ pub struct NodeSection {
     pub allow_faults: bool,
     /// Agents of the `default` swarm that a fresh node begins with; one per core if absent.
     pub default_agents: Option<u32>,
+    /// The machine's watchdog, such as `/dev/watchdog`, armed while VMs are here that come back elsewhere: the machine is reset
+    /// within 5 s if the process that would end them in time is killed, or they cannot be ended.
+    pub watchdog: Option<PathBuf>,
     /// How long transcripts (and outcomes) of ended attempts are kept.
     pub transcripts: Transcripts,
 }

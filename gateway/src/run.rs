@@ -214,6 +214,7 @@ async fn serve(mut config: Config, join: Option<JoinTarget>, dev: bool, script: 
     let auth = config.auth(&token)?;
     node.token_digests = auth.digests();
     node.gateway = config.gateway.reached_at();
+    node.watchdog.clone_from(&config.node.watchdog);
     if let Some(agents) = config.node.default_agents {
         node.default_agents = agents;
     }

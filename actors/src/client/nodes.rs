@@ -34,6 +34,8 @@ pub struct NodeView {
     pub gateway: Option<String>,
     /// It ends VMs here that come back elsewhere before its lease is over, whatever becomes of its process.
     pub fences: bool,
+    /// Its machine is reset if what it must end in time is not ended.
+    pub watchdog: bool,
     pub labels: BTreeMap<String, String>,
     pub zone: String,
     pub cores: u32,
@@ -67,6 +69,7 @@ impl ControlPlane {
                 address: entry.record.address.clone(),
                 gateway: entry.record.gateway.clone(),
                 fences: entry.record.fences,
+                watchdog: entry.record.watchdog,
                 labels: entry.record.labels.clone(),
                 zone: entry.record.zone.clone(),
                 cores: entry.record.cores,

@@ -43,12 +43,16 @@ pub struct NodeRecord {
     /// process. Older versions do not.
     #[serde(default)]
     pub fences: bool,
+    /// Its machine is reset if what it must end in time is not ended.
+    #[serde(default)]
+    pub watchdog: bool,
 }
 
 impl Serialize for NodeRecord {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { node, raft_id, address, labels, zone, cores, token_digests, asks_before_calls, gateway, fences } = self;
-        let mut fields = serializer.serialize_map(Some(10))?;
+        let Self { node, raft_id, address, labels, zone, cores, token_digests, asks_before_calls, gateway, fences, watchdog } =
+            self;
+        let mut fields = serializer.serialize_map(Some(11))?;
         fields.serialize_entry("node", node)?;
         fields.serialize_entry("raft_id", raft_id)?;
         fields.serialize_entry("address", address)?;
@@ -59,6 +63,7 @@ impl Serialize for NodeRecord {
         fields.serialize_entry("asks_before_calls", asks_before_calls)?;
         fields.serialize_entry("gateway", gateway)?;
         fields.serialize_entry("fences", fences)?;
+        fields.serialize_entry("watchdog", watchdog)?;
         fields.end()
     }
 }
@@ -78,6 +83,7 @@ impl NodeRecord {
             asks_before_calls: true,
             gateway: None,
             fences: false,
+            watchdog: false,
         }
     }
 }

@@ -156,10 +156,10 @@ impl ClusterNode {
     }
     /// What ends VMs on its own hypervisors that come back elsewhere, before its lease is over.
     async fn fence(&self) -> &str {
-        if self.view.fences {
-            "a keeper process; no watchdog"
-        } else {
-            "none: VMs of its hypervisors come back elsewhere by a person's word alone"
+        match (self.view.fences, self.view.watchdog) {
+            (true, true) => "a keeper process and the machine's watchdog",
+            (true, false) => "a keeper process; no watchdog",
+            (false, _) => "none: VMs of its hypervisors come back elsewhere by a person's word alone",
         }
     }
     async fn zone(&self) -> Option<&str> {

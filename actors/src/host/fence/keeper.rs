@@ -15,7 +15,12 @@ use std::{
 use hiveward_runtime::cluster::lease::BootClock;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{LOOK_EVERY, page::LeasePage, qemu, read_kept};
+use super::{
+    ARMED, LOOK_EVERY, WATCHDOG_SAID,
+    page::LeasePage,
+    qemu, read_kept, read_watchdog,
+    watchdog::{self, Wall},
+};
 
 /// How long after the end of a lease it stays, with nothing left to end.
 const LINGER: Duration = Duration::from_secs(30);
@@ -49,11 +54,18 @@ pub fn main() -> ExitCode {
     let Some(_held) = taken else { return ExitCode::FAILURE };
     let node = nix::unistd::getppid();
     let mut idle = Duration::ZERO;
+    // The next life of the node may have been told of another.
+    let mut wall = Wall::new(|| match read_watchdog(&dir) {
+        Some(device) => watchdog::open(&device),
+        None => Err(std::io::ErrorKind::NotFound.into()),
+    });
+    let mut said = None;
     loop {
         thread::sleep(LOOK_EVERY);
         let (Some(now), Some(machines)) = (BootClock.now().map(|now| now.0), read_kept(&dir)) else {
             if !dir.exists() {
-                return ExitCode::SUCCESS;
+                // With its list gone nobody knows of anything that must be ended.
+                return ended(wall.look(false, false, 0));
             }
             continue;
         };
@@ -63,10 +75,27 @@ pub fn main() -> ExitCode {
         // A node that was alone has no lease that could end.
         let never = until.is_none_or(|until| until > now + Duration::from_secs(86_400));
         let orphaned = nix::unistd::getppid() != node;
+        if wall.is_armed() || read_watchdog(&dir).is_some() {
+            let looked = wall.look(!machines.is_empty(), over, left);
+            let words = match looked {
+                Ok(()) if wall.is_armed() => ARMED.to_owned(),
+                Ok(()) => String::new(),
+                Err(error) => error.to_string(),
+            };
+            // What cannot be said is taken by the node for not armed.
+            if said.as_ref() != Some(&words) && fs::write(dir.join(WATCHDOG_SAID), &words).is_ok() {
+                said = Some(words);
+            }
+        }
         let nothing = machines.is_empty() || (over && left == 0) || (never && orphaned);
         idle = if nothing { idle + LOOK_EVERY } else { Duration::ZERO };
         if idle >= LINGER {
-            return ExitCode::SUCCESS;
+            return ended(wall.look(false, false, 0));
         }
     }
+}
+
+/// A watchdog that could not be disarmed resets the machine, and nobody is left to be told.
+fn ended(disarmed: std::io::Result<()>) -> ExitCode {
+    if disarmed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

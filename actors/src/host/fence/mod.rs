@@ -9,6 +9,7 @@
 pub mod keeper;
 mod page;
 mod qemu;
+mod watchdog;
 
 use std::{
     collections::BTreeMap,
@@ -69,6 +70,18 @@ pub(super) fn read_kept(dir: &Path) -> Option<Vec<(HostId, VmId)>> {
     Some(kept.into_iter().map(|kept| (kept.host, kept.vm)).collect())
 }
 
+/// Where the keeper finds which watchdog it arms, and where it says how that went.
+const WATCHDOG: &str = "watchdog";
+const WATCHDOG_SAID: &str = "watchdog.said";
+const ARMED: &str = "armed";
+
+/// The device, if the node was told of one.
+fn read_watchdog(dir: &Path) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    let path = fs::read(dir.join(WATCHDOG)).ok().filter(|path| !path.is_empty())?;
+    Some(std::ffi::OsString::from_vec(path).into())
+}
+
 /// Cheap to clone.
 #[derive(Clone)]
 pub struct Fence(Arc<Inner>);
@@ -85,6 +98,8 @@ struct State {
     /// Of a node among others: its lease is counted.
     counting: bool,
     keeper: Option<Child>,
+    /// Of this machine; armed by the keeper for as long as something is listed.
+    watchdog: Option<PathBuf>,
     /// The lease is over, or about to be.
     over: bool,
     /// Looked at since it is over: nothing of it runs.
@@ -102,6 +117,19 @@ impl Fence {
     /// Whether this node can end what runs on its own hypervisors, whoever it belongs to there.
     pub fn can_end() -> bool {
         nix::unistd::geteuid().is_root() && BootClock.now().is_some()
+    }
+
+    /// The machine's watchdog, such as `/dev/watchdog`, is armed for as long as this node has VMs that come back elsewhere.
+    pub fn set_watchdog(&self, device: Option<PathBuf>) -> std::io::Result<()> {
+        use std::os::unix::ffi::OsStrExt;
+        let mut state = self.0.state.lock();
+        if device.is_some() || self.0.dir.join(WATCHDOG).exists() {
+            fs::create_dir_all(&self.0.dir)?;
+            let path = device.as_ref().map(|device| device.as_os_str().as_bytes()).unwrap_or_default();
+            replace(&self.0.dir.join(WATCHDOG), path)?;
+        }
+        state.watchdog = device;
+        Ok(())
     }
 
     /// From now on this VM is ended on this host before the lease is over. To be said before it may run; an error says
@@ -130,7 +158,26 @@ impl Fence {
             Ok(())
         };
         kept().map_err(|error| format!("it cannot be kept that this node must end it in time: {error}"))?;
-        self.keep(&mut state)
+        self.keep(&mut state)?;
+        self.armed(&state)
+    }
+
+    /// Waits until the keeper has armed the watchdog, if there is one.
+    fn armed(&self, state: &State) -> Result<(), String> {
+        let Some(device) = &state.watchdog else { return Ok(()) };
+        let begun = Instant::now();
+        loop {
+            // Not there before the keeper has looked.
+            let said = fs::read_to_string(self.0.dir.join(WATCHDOG_SAID)).unwrap_or_default();
+            if said == ARMED {
+                return Ok(());
+            }
+            if begun.elapsed() > KEEPER_WITHIN {
+                let why = if said.is_empty() { "the keeper says nothing of it".to_owned() } else { said };
+                return Err(format!("the watchdog {} is not armed: {why}", device.display()));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// It does not run on this host, and is not to.
@@ -164,6 +211,11 @@ impl Fence {
         let failed = |error: std::io::Error| format!("the keeper that would end it in time does not start: {error}");
         if keeper::is_kept(&self.0.dir).map_err(failed)? {
             return Ok(());
+        }
+        // Of one that is gone.
+        match fs::remove_file(self.0.dir.join(WATCHDOG_SAID)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
         }
         let mut command = Command::new(&self.0.program.program);
         // Whatever ends this node's group leaves it alone.

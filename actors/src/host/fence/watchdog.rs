@@ -1,0 +1,175 @@
+//! The machine's watchdog: resets it when nobody puts that off any more. The wall behind the keeper, for when keeper and node
+//! are killed together, or a QEMU cannot be ended.
+//!
+//! The only `unsafe` of the hosts is here: two ioctls of the kernel's watchdog interface, each with a value of the size that it
+//! is defined with, which lives for as long as the call.
+#![allow(unsafe_code)]
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    path::Path,
+    time::Duration,
+};
+
+use rustix::ioctl::{self, Getter, Updater, opcode};
+
+/// Between the last time it was put off and the reset. Shorter than what is left of a lease that was just renewed.
+pub const RESET_AFTER: Duration = Duration::from_secs(5);
+
+/// One that is armed. Dropped without [`disarm`](Watchdog::disarm), it resets the machine: that is what it is for.
+pub trait Watchdog: Send {
+    /// Puts the reset off by [`RESET_AFTER`].
+    fn kick(&mut self) -> io::Result<()>;
+
+    /// There will be no reset.
+    fn disarm(self: Box<Self>) -> io::Result<()>;
+}
+
+/// What a device says of itself.
+#[repr(C)]
+struct Info {
+    options: u32,
+    firmware: u32,
+    identity: [u8; 32],
+}
+
+const SET_TIMEOUT: u32 = 0x80;
+const MAGIC_CLOSE: u32 = 0x100;
+const GET_SUPPORT: ioctl::Opcode = opcode::read::<Info>(b'W', 0);
+const SET_TIMEOUT_CALL: ioctl::Opcode = opcode::read_write::<i32>(b'W', 6);
+
+/// A device of the kernel's.
+struct Device(File);
+
+/// Arms the device at `path`. One that could not be disarmed, or set to [`RESET_AFTER`], is refused and left disarmed where the
+/// kernel lets it be.
+pub fn open(path: &Path) -> io::Result<Box<dyn Watchdog>> {
+    let mut file = File::options().write(true).open(path)?;
+    let no_watchdog = |error: rustix::io::Errno| io::Error::other(format!("it is no watchdog: {}", io::Error::from(error)));
+    // SAFETY: the call writes one `struct watchdog_info`, which `Info` has the layout of.
+    let info = unsafe { ioctl::ioctl(&file, Getter::<GET_SUPPORT, Info>::new()) }.map_err(no_watchdog)?;
+    let lacks = [(SET_TIMEOUT, "a timeout that can be set"), (MAGIC_CLOSE, "a way to be disarmed")];
+    let lacking = lacks.iter().find(|(option, _)| info.options & option == 0).map(|(_, what)| *what);
+    let mut seconds = i32::try_from(RESET_AFTER.as_secs()).unwrap_or(i32::MAX);
+    let wanted = seconds;
+    let set = match lacking {
+        Some(what) => Err(io::Error::other(format!("it has not {what}"))),
+        // SAFETY: the call reads and writes one int, borrowed until it returns.
+        None => unsafe { ioctl::ioctl(&file, Updater::<SET_TIMEOUT_CALL, i32>::new(&mut seconds)) }.map_err(Into::into),
+    };
+    let refused = set.err().or_else(|| {
+        (seconds > wanted).then(|| io::Error::other(format!("it resets after {seconds} s at the soonest, {wanted} are needed")))
+    });
+    match refused {
+        Some(error) => {
+            file.write_all(b"V")?;
+            Err(error)
+        }
+        None => Ok(Box::new(Device(file))),
+    }
+}
+
+impl Watchdog for Device {
+    fn kick(&mut self) -> io::Result<()> {
+        self.0.write_all(b"k")
+    }
+
+    fn disarm(mut self: Box<Self>) -> io::Result<()> {
+        // The character that says that what closes it then means to.
+        self.0.write_all(b"V")
+    }
+}
+
+/// What a keeper does with a watchdog, look by look.
+pub struct Wall<O> {
+    open: O,
+    armed: Option<Box<dyn Watchdog>>,
+}
+
+impl<O: FnMut() -> io::Result<Box<dyn Watchdog>>> Wall<O> {
+    pub const fn new(open: O) -> Self {
+        Self { open, armed: None }
+    }
+
+    /// After a look: whether there is anything that must be ended in time, whether that time has come, and how much of it still
+    /// runs. Errors: it could not be armed, and is tried again at the next look; or not be put off, and resets the machine.
+    pub fn look(&mut self, holds: bool, over: bool, left: usize) -> io::Result<()> {
+        if !holds || (over && left == 0) {
+            return self.armed.take().map_or(Ok(()), Watchdog::disarm);
+        }
+        if over {
+            // What must not run any more does: it ends with the machine. One that was not armed is not armed for that.
+            return Ok(());
+        }
+        match &mut self.armed {
+            Some(armed) => armed.kick(),
+            None => {
+                self.armed = Some((self.open)()?);
+                Ok(())
+            }
+        }
+    }
+
+    pub const fn is_armed(&self) -> bool {
+        self.armed.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Heard(Arc<Mutex<Vec<&'static str>>>);
+
+    impl Watchdog for Heard {
+        fn kick(&mut self) -> io::Result<()> {
+            self.0.lock().push("kick");
+            Ok(())
+        }
+        fn disarm(self: Box<Self>) -> io::Result<()> {
+            self.0.lock().push("disarm");
+            Ok(())
+        }
+    }
+
+    fn heard(looks: &[(bool, bool, usize)]) -> Vec<&'static str> {
+        let heard = Heard::default();
+        let one = heard.clone();
+        let mut wall = Wall::new(move || {
+            one.0.lock().push("arm");
+            Ok(Box::new(one.clone()) as Box<dyn Watchdog>)
+        });
+        for (holds, over, left) in looks {
+            wall.look(*holds, *over, *left).unwrap();
+        }
+        let heard = heard.0.lock();
+        heard.clone()
+    }
+
+    #[test]
+    fn the_machine_is_reset_only_if_what_must_end_in_time_may_still_run() {
+        let (nothing, held) = ((false, false, 0), (true, false, 0));
+        assert_eq!(heard(&[nothing, nothing]), [""; 0], "it is not armed for nothing");
+        assert_eq!(heard(&[held, held, nothing]), ["arm", "kick", "disarm"]);
+        assert_eq!(heard(&[held, (true, true, 0)]), ["arm", "disarm"], "all has ended in time");
+        assert_eq!(heard(&[held, (true, true, 2), (true, true, 1)]), ["arm"], "it is not put off while something runs");
+        assert_eq!(heard(&[held, (true, true, 1), (true, true, 0)]), ["arm", "disarm"]);
+        assert_eq!(
+            heard(&[(true, true, 1)]),
+            [""; 0],
+            "a keeper that comes late does not reset a machine that still serves others"
+        );
+    }
+
+    #[test]
+    fn what_is_no_watchdog_is_said_to_be_none() {
+        let error = open(Path::new("/dev/null")).err().unwrap().to_string();
+        assert!(error.contains("it is no watchdog"), "{error}");
+    }
+}
