@@ -170,6 +170,7 @@ fn host_spec(n: usize) -> HostSpec {
         memory_overcommit_milli: 1_000,
         pool: crate::host::driver::Pool { path: Some("/shared".into()), shared: true },
         peer_uri: None,
+        underlay: None,
     }
 }
 

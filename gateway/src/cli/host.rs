@@ -45,6 +45,9 @@ pub enum HostCommand {
         /// How other hosts' libvirtd reach this one, such as qemu+tls://HOST/system
         #[arg(long, value_name = "URI")]
         peer_uri: Option<String>,
+        /// The address at which other hosts reach it with what overlay networks carry
+        #[arg(long, value_name = "IP")]
+        underlay: Option<String>,
         #[arg(long)]
         operation_id: Option<String>,
         /// Return when it is registered
@@ -124,6 +127,7 @@ pub async fn run(client: &Client, show: Show, command: HostCommand) -> Outcome {
             pool,
             pool_shared,
             peer_uri,
+            underlay,
             operation_id,
             no_wait,
         } => {
@@ -139,6 +143,7 @@ pub async fn run(client: &Client, show: Show, command: HostCommand) -> Outcome {
                 .set("pool", pool.map(Value::from))
                 .set("poolShared", pool_shared.then_some(Value::Bool(true)))
                 .set("peerUri", peer_uri.map(Value::from))
+                .set("underlay", underlay.map(Value::from))
                 .done();
             let mut host: Value = client.get(VM, "HostRegister", json!({ "input": input }), "/registerHost/host").await?;
             if !no_wait {

@@ -28,6 +28,7 @@ pub fn small(owner: HostId) -> DomainSpec {
         networks: Vec::new(),
         ssh_keys: Vec::new(),
         user_data: Vec::new(),
+        cards: Vec::new(),
     }
 }
 

@@ -4,6 +4,8 @@
 //! its domains have no statistics, unless a test says what they count. Its ways to fail are the fault points `driver.list`, `driver.ACTION` (before anything
 //! happened) and `driver.ACTION.done` (it has happened, and nobody hears).
 
+mod switch;
+
 use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
     sync::{Arc, LazyLock},
@@ -20,7 +22,7 @@ use tokio::{
 
 use super::{
     Action, CHANGES_MAX, CONSOLE_PIECES_MAX, Change, Connection, ConsoleBytes, DiskCopy, Domain, DomainSpec, Driver, DriverError,
-    GuestInfo, Lag, Listing, Migration, Off, Progress, Run, Usage, epoch_of,
+    GuestInfo, Lag, Listing, Migration, Network, Off, Progress, Run, Usage, epoch_of,
 };
 use crate::{
     host::spec::{Capacity, HostUri},
@@ -121,6 +123,7 @@ impl Machine {
 
 #[derive(Default)]
 struct Inner {
+    switch: switch::Switch,
     machines: HashMap<VmId, Machine>,
     /// Guests that heed the power button at these times, in the boot that was then.
     leaving: BinaryHeap<std::cmp::Reverse<(Instant, VmId, u64)>>,
@@ -469,7 +472,9 @@ impl Simulated {
             spec
         };
         let mut inner = other.0.inner.lock();
-        let refusal = if inner.cut {
+        let refusal = if spec.cards.iter().any(|card| inner.switch.plug(&card.source).is_err()) {
+            Some("the other host has not all of its networks")
+        } else if inner.cut {
             Some("the other host is cut off")
         } else if inner.machines.contains_key(&vm) {
             Some("the other host has a domain with this UUID")
@@ -509,6 +514,9 @@ impl Simulated {
             if spec.owner != self.host {
                 return refused("it is marked as another host's");
             }
+            for card in &spec.cards {
+                inner.switch.plug(&card.source)?;
+            }
             match inner.machines.get_mut(&vm) {
                 Some(machine) if machine.spec.owner != spec.owner => return refused("a domain of another owner has this UUID"),
                 // What runs keeps what it has until it is started again.
@@ -538,6 +546,9 @@ impl Simulated {
             | (Action::Destroy | Action::Shutdown, Run::Off(_)) => return Ok(()),
             (Action::Start, Run::Paused | Run::Moving) => return refused("it is paused; resume it"),
             (Action::Start, Run::Off(_)) => {
+                for card in &machine.spec.cards {
+                    inner.switch.plug(&card.source)?;
+                }
                 if used + machine.spec.memory_bytes > self.manners.memory_bytes {
                     return Err(DriverError::Failed { message: "the host has not enough free memory".into() });
                 }
@@ -599,7 +610,11 @@ impl Simulated {
                     // Memory goes and comes as far as it was there at the start; CPUs stay.
                     (cpus, if live { definition.memory_bytes.min(most) } else { memory }, most)
                 });
-                let DomainSpec { cpus, memory_bytes, disks, networks, .. } = *definition;
+                let DomainSpec { cpus, memory_bytes, disks, networks, cards, .. } = *definition;
+                for card in &cards {
+                    inner.switch.plug(&card.source)?;
+                }
+                machine.spec.cards = cards;
                 (machine.spec.cpus, machine.spec.memory_bytes) = (cpus, memory_bytes);
                 (machine.spec.disks, machine.spec.networks) = (disks, networks);
             }
@@ -682,6 +697,23 @@ impl Driver for Simulated {
     }
 
     /// There are no images.
+    fn ensure_networks(&self, networks: Vec<Network>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(by(deadline, async move {
+            fault::point("driver.ensure_networks", Some(&self.host.key())).await.map_err(injected)?;
+            self.reached()?;
+            self.hypervisor.0.inner.lock().switch.ensure(self.host, networks)
+        }))
+    }
+
+    fn sweep_networks(&self, keep: Vec<u32>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(by(deadline, async move {
+            fault::point("driver.sweep_networks", Some(&self.host.key())).await.map_err(injected)?;
+            self.reached()?;
+            self.hypervisor.0.inner.lock().sweep_networks(self.host, &keep);
+            Ok(())
+        }))
+    }
+
     fn sweep(&self, _: Vec<String>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
         Box::pin(by(deadline, async { self.reached() }))
     }
