@@ -36,11 +36,14 @@ pub fn ensure(host: &Host, networks: &[Network]) -> Result<(), Problem> {
     }
     let named = |number: u32| networks.iter().find(|network| network.number == number).map_or("", |network| &*network.name);
     let place = host.place.as_ref().map_err(|why| Problem::Refused(format!("the host can have no overlay network: {why}")))?;
-    let done = place.inside(|| {
-        overlay::ensure(&host.owner, &overlays)
-            .map_err(|(number, why)| format!("network {} cannot be made on the host: {why}", named(number)))
-    });
-    done.map_err(Problem::Failed)
+    let cannot = |number: u32, why: String| format!("network {} cannot be made on the host: {why}", named(number));
+    place.inside(|| {
+        overlay::ensure(&host.owner, &overlays).map_err(|(number, problem)| match problem {
+            Problem::Refused(why) => Problem::Refused(cannot(number, why)),
+            Problem::Failed(why) => Problem::Failed(cannot(number, why)),
+            Problem::Unreachable(why) => Problem::Unreachable(cannot(number, why)),
+        })
+    })
 }
 
 fn overlay(network: &Network, local: &str, peers: &[String], mtu: u32) -> Result<Overlay, Problem> {
@@ -130,7 +133,7 @@ pub fn sweep(host: &Host, keep: &[u32]) -> Result<(), Problem> {
     }
     // Where devices could not be made there are none.
     let Ok(place) = &host.place else { return Ok(()) };
-    place.inside(|| overlay::sweep(&host.owner, keep)).map_err(Problem::Failed)
+    place.inside(|| overlay::sweep(&host.owner, keep))
 }
 
 fn domains(host: &Host) -> Result<Vec<String>, Problem> {

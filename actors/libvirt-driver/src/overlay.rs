@@ -7,6 +7,7 @@
 
 use std::{collections::BTreeSet, net::IpAddr};
 
+use crate::protocol::Problem;
 use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVxlan,
@@ -34,25 +35,30 @@ pub struct Overlay {
     pub mtu: u32,
 }
 
-fn failed(error: rtnetlink::Error) -> String {
+fn failed(error: rtnetlink::Error) -> Problem {
     match error {
         rtnetlink::Error::NetlinkError(error) => match error.to_io() {
-            io if io.kind() == std::io::ErrorKind::PermissionDenied => {
+            io if io.kind() == std::io::ErrorKind::PermissionDenied => Problem::Refused(
                 "this process may make no network devices; run the node as root, or give its driver CAP_NET_ADMIN and \
                  CAP_SYS_ADMIN"
-                    .into()
-            }
-            io => io.to_string(),
+                    .into(),
+            ),
+            io => Problem::Failed(io.to_string()),
         },
-        error => error.to_string(),
+        error => Problem::Failed(error.to_string()),
     }
 }
 
+fn gone_again(what: &str) -> Problem {
+    Problem::Failed(format!("the {what} is gone again"))
+}
+
 /// Speaks to the kernel of the namespace that this thread is in.
-fn speak<T, F: Future<Output = Result<T, String>>>(work: impl FnOnce(Handle) -> F) -> Result<T, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(|error| error.to_string())?;
+fn speak<T, F: Future<Output = Result<T, Problem>>>(work: impl FnOnce(Handle) -> F) -> Result<T, Problem> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(|error| Problem::Failed(error.to_string()))?;
     runtime.block_on(async {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(|error| error.to_string())?;
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(|error| Problem::Failed(error.to_string()))?;
         let speaking = tokio::spawn(connection);
         let done = work(handle).await;
         speaking.abort();
@@ -127,29 +133,29 @@ fn wire(info: LinkInfo) -> Option<(u32, IpAddr)> {
     Some((id, local))
 }
 
-async fn devices(handle: &Handle) -> Result<Vec<Device>, String> {
+async fn devices(handle: &Handle) -> Result<Vec<Device>, Problem> {
     handle.link().get().execute().map_ok(Device::of).try_collect().await.map_err(failed)
 }
 
 /// The one of this name, if it is ours; an error if it is another's.
-fn own<'a>(all: &'a [Device], name: &str, owner: &str) -> Result<Option<&'a Device>, String> {
+fn own<'a>(all: &'a [Device], name: &str, owner: &str) -> Result<Option<&'a Device>, Problem> {
     let found = all.iter().find(|device| device.name == name);
     match found {
-        Some(device) if !device.is_of(owner) => Err(match device.mark() {
+        Some(device) if !device.is_of(owner) => Err(Problem::Refused(match device.mark() {
             Some(_) => format!("the host has a device {name} of another registration of it; remove it there"),
             None => format!("the host has a device {name} that is not Hiveward's; rename or remove it there"),
-        }),
+        })),
         found => Ok(found),
     }
 }
 
-pub fn ensure(owner: &str, overlays: &[Overlay]) -> Result<(), (u32, String)> {
+pub fn ensure(owner: &str, overlays: &[Overlay]) -> Result<(), (u32, Problem)> {
     overlays.iter().try_for_each(|overlay| {
         speak(|handle| async move { ensure_one(&handle, owner, overlay).await }).map_err(|error| (overlay.number, error))
     })
 }
 
-async fn ensure_one(handle: &Handle, owner: &str, overlay: &Overlay) -> Result<(), String> {
+async fn ensure_one(handle: &Handle, owner: &str, overlay: &Overlay) -> Result<(), Problem> {
     let (bridge, vxlan) = (format!("{BRIDGE}{}", overlay.number), format!("{VXLAN}{}", overlay.number));
     let mut all = devices(handle).await?;
     if own(&all, &bridge, owner)?.is_none() {
@@ -164,7 +170,7 @@ async fn ensure_one(handle: &Handle, owner: &str, overlay: &Overlay) -> Result<(
         handle.link().del(other.index).execute().await.map_err(failed)?;
         all = devices(handle).await?;
     }
-    let index = own(&all, &bridge, owner)?.map(|device| device.index).ok_or("the bridge is gone again")?;
+    let index = own(&all, &bridge, owner)?.map(|device| device.index).ok_or_else(|| gone_again("bridge"))?;
     if own(&all, &vxlan, owner)?.is_none() {
         let new = LinkVxlan::new(&vxlan, overlay.number).port(PORT).learning(true);
         let new = match overlay.local {
@@ -175,7 +181,7 @@ async fn ensure_one(handle: &Handle, owner: &str, overlay: &Overlay) -> Result<(
         handle.link().add(new.build()).execute().await.map_err(failed)?;
         all = devices(handle).await?;
     }
-    let device = own(&all, &vxlan, owner)?.ok_or("the VXLAN device is gone again")?;
+    let device = own(&all, &vxlan, owner)?.ok_or_else(|| gone_again("VXLAN device"))?;
     if device.bridge != Some(index) {
         let message = LinkUnspec::new_with_index(device.index).controller(index).build();
         handle.link().set(message).execute().await.map_err(failed)?;
@@ -189,7 +195,7 @@ async fn ensure_one(handle: &Handle, owner: &str, overlay: &Overlay) -> Result<(
 }
 
 /// The last of what makes a device whole, and its mark.
-async fn finish(handle: &Handle, owner: &str, device: &Device, mtu: u32) -> Result<(), String> {
+async fn finish(handle: &Handle, owner: &str, device: &Device, mtu: u32) -> Result<(), Problem> {
     if device.mtu != mtu {
         let message = LinkUnspec::new_with_index(device.index).mtu(mtu).build();
         handle.link().set(message).execute().await.map_err(failed)?;
@@ -213,7 +219,7 @@ struct Entry {
     to: IpAddr,
 }
 
-async fn entries(handle: &Handle, index: u32) -> Result<Vec<Entry>, String> {
+async fn entries(handle: &Handle, index: u32) -> Result<Vec<Entry>, Problem> {
     let mut asked = handle.neighbours().get().set_address_family(AddressFamily::Bridge);
     asked.message_mut().header.ifindex = index;
     let all: Vec<NeighbourMessage> = asked.execute().try_collect().await.map_err(failed)?;
@@ -261,7 +267,7 @@ fn toward(index: u32, card: &[u8], to: IpAddr) -> NeighbourMessage {
 }
 
 /// Broadcasts go to these and to nobody else; what was learned of a peer that is gone is forgotten.
-async fn peers(handle: &Handle, index: u32, wanted: &BTreeSet<IpAddr>) -> Result<(), String> {
+async fn peers(handle: &Handle, index: u32, wanted: &BTreeSet<IpAddr>) -> Result<(), Problem> {
     let known = entries(handle, index).await?;
     for entry in known.iter().filter(|entry| !wanted.contains(&entry.to)) {
         match handle.neighbours().del(toward(index, &entry.card, entry.to)).execute().await {
@@ -289,7 +295,7 @@ async fn peers(handle: &Handle, index: u32, wanted: &BTreeSet<IpAddr>) -> Result
 }
 
 /// Removes this host's overlays but for those of these numbers, and those that a guest is still on.
-pub fn sweep(owner: &str, keep: &[u32]) -> Result<(), String> {
+pub fn sweep(owner: &str, keep: &[u32]) -> Result<(), Problem> {
     speak(|handle| async move {
         let all = devices(&handle).await?;
         let gone = |device: &&Device| device.is_of(owner) && device.number().is_some_and(|number| !keep.contains(&number));

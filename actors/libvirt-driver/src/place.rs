@@ -9,6 +9,8 @@ use nix::{
     sys::socket::{getsockopt, sockopt::PeerCredentials},
 };
 
+use crate::protocol::Problem;
+
 /// Of system daemons, the monolithic one first.
 const SOCKETS: [&str; 4] = [
     "/run/libvirt/libvirt-sock",
@@ -47,16 +49,16 @@ impl Place {
     }
 
     /// Does something in a thread that is there.
-    pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T, String> + Send) -> Result<T, String> {
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T, Problem> + Send) -> Result<T, Problem> {
         let enter = || match &self.namespace {
             Some(namespace) => setns(namespace, CloneFlags::CLONE_NEWNET)
-                .map_err(|error| format!("libvirtd's network namespace cannot be entered: {error}")),
+                .map_err(|error| Problem::Refused(format!("libvirtd's network namespace cannot be entered: {error}"))),
             None => Ok(()),
         };
         thread::scope(|scope| {
             // A thread of its own: it never comes back to this namespace.
             let done = scope.spawn(|| enter().and_then(|()| work())).join();
-            done.unwrap_or_else(|_| Err("the network devices could not be looked at".into()))
+            done.unwrap_or_else(|_| Err(Problem::Failed("the network devices could not be looked at".into())))
         })
     }
 }

@@ -100,11 +100,12 @@ impl ControlPlane {
         Ok(Done { value, cursor: done.cursor })
     }
 
-    /// Refused while a VM is on it. Hosts have removed what they made for it by then, or do so at their next look.
-    pub async fn remove_network(&self, op: Op, network: NetworkId) -> Result<Done<NetworkEntry>, Refused> {
+    /// Refused while a VM is on it. Hosts have removed what they made for it by then, or do so at their next look. The value
+    /// is absent where the same operation has removed it before.
+    pub async fn remove_network(&self, op: Op, network: NetworkId) -> Result<Done<Option<NetworkEntry>>, Refused> {
         let operation = operation(&op, &("remove-network", network));
         let entry = self.surely(&op, |directory| directory.read(|known| known.fleet.networks.all.get(&network).cloned()));
-        let value = entry.await?.ok_or_else(|| Refused::not_found(network))?;
+        let value = entry.await?;
         let done = self.change_fleet(&op, FleetChange::RemoveNetwork { network }, operation).await?;
         self.known_at(&op, done.cursor).await?;
         Ok(Done { value, cursor: done.cursor })

@@ -260,7 +260,7 @@ impl Behaviour for Host {
                 self.sweep(ctx, state);
                 self.tend(ctx, state);
             }
-            HostMsg::Tended(tended) => self.tended(state, tended),
+            HostMsg::Tended(tended) => self.tended(ctx, state, tended),
             HostMsg::List => {
                 state.list_soon = None;
                 self.list(ctx, state);

@@ -132,24 +132,30 @@ impl NetworkQuery {
     }
 }
 
-/// The payloads of all network mutations have the same shape and each its own name.
-macro_rules! payloads {
-    ($($name:ident),+) => {$(
-        #[derive(SimpleObject)]
-        pub struct $name {
-            network: Network,
-            cursor: Cursor,
-        }
-
-        impl From<Done<NetworkEntry>> for $name {
-            fn from(done: Done<NetworkEntry>) -> Self {
-                Self { network: done.value.into(), cursor: done.cursor.into() }
-            }
-        }
-    )+};
+#[derive(SimpleObject)]
+pub struct CreateNetworkPayload {
+    network: Network,
+    cursor: Cursor,
 }
 
-payloads!(CreateNetworkPayload, RemoveNetworkPayload);
+impl From<Done<NetworkEntry>> for CreateNetworkPayload {
+    fn from(done: Done<NetworkEntry>) -> Self {
+        Self { network: done.value.into(), cursor: done.cursor.into() }
+    }
+}
+
+#[derive(SimpleObject)]
+pub struct RemoveNetworkPayload {
+    /// As it was; absent where the same operation has removed it before.
+    network: Option<Network>,
+    cursor: Cursor,
+}
+
+impl From<Done<Option<NetworkEntry>>> for RemoveNetworkPayload {
+    fn from(done: Done<Option<NetworkEntry>>) -> Self {
+        Self { network: done.value.map(Network::from), cursor: done.cursor.into() }
+    }
+}
 
 #[derive(Default)]
 pub struct NetworkMutation;

@@ -5,7 +5,7 @@
 //! reservation, as it is for memory.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::Ipv4Addr,
     sync::Arc,
 };
@@ -99,6 +99,13 @@ impl Networks {
         if let Some(entry) = self.all.remove(&network) {
             self.names.remove(&entry.spec.name);
         }
+    }
+
+    /// Hosts that carry a network between hosts together with one of these.
+    pub fn beside(&self, hosts: &HashSet<HostId>) -> HashSet<HostId> {
+        let carried =
+            |entry: &&NetworkEntry| entry.spec.kind.is_overlay() && entry.carriers.keys().any(|host| hosts.contains(host));
+        self.all.values().filter(carried).flat_map(|entry| entry.carriers.keys().copied()).collect()
     }
 
     /// The next address of each network is after that of the card that is not known yet.

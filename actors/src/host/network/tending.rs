@@ -112,10 +112,14 @@ impl Host {
     }
 
     /// What was not done is done at the next look.
-    pub(in crate::host) fn tended(&self, state: &mut State, tended: Result<Vec<Network>, DriverError>) {
+    pub(in crate::host) fn tended(&self, ctx: &Context<HostMsg>, state: &mut State, tended: Result<Vec<Network>, DriverError>) {
         state.tended.busy = false;
         match tended {
-            Ok(made) => state.tended.made = Some((Instant::now(), made)),
+            Ok(made) => {
+                state.tended.made = Some((Instant::now(), made));
+                // It may have changed meanwhile.
+                self.tend(ctx, state);
+            }
             Err(error) => {
                 state.tended.made = None;
                 tracing::warn!(host = %self.spec.name, %error, "its networks are not all as they are to be");
