@@ -22,6 +22,8 @@ if [ "${1:-}" = "test" ]; then
     # The libvirt driver is tested against libvirt's own test hypervisor, which is in its library.
     need pkg-config pkg-config
     pkg-config --exists libvirt 2>/dev/null || missing+=(libvirt-dev)
+    # A real guest agent is spoken to in the place of a guest.
+    [ -x /usr/sbin/qemu-ga ] || need qemu-ga qemu-guest-agent
 fi
 # The VM lab runs libvirt hosts with real QEMU guests, and builds its guest from Debian's packages.
 if [ "${1:-}" = "vms" ]; then

@@ -145,6 +145,7 @@ pub struct BudgetEntry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Touched {
     Entity(Entity),
+    Hosts(HostId, HostId),
     Node(NodeId),
     Nothing,
 }
@@ -457,7 +458,10 @@ impl Known {
                 if matches!(event, FleetEvent::HostAdded { .. }) {
                     self.unplaced.insert(Entity::Host(host));
                 }
-                Touched::Entity(Entity::Host(host))
+                match event.other_host() {
+                    Some(other) => Touched::Hosts(host, other),
+                    None => Touched::Entity(Entity::Host(host)),
+                }
             }
             RosterEvent::Placed { key, node, placement, why } => match Entity::of(key) {
                 Some(entity) => {
@@ -484,5 +488,19 @@ impl Known {
             entry.why = why;
             entry.drain = drain;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_hosts_of_a_vm_that_moved_hear_of_it_at_once() {
+        let (from, to) = (HostId::new(), HostId::new());
+        let moved = |event| Known::default().apply(&RosterEvent::Fleet(event), WallMs(0));
+        let vm = VmId::new();
+        assert_eq!(moved(FleetEvent::VmMoved { vm, from, to }), Touched::Hosts(from, to));
+        assert_eq!(moved(FleetEvent::VmStayed { vm, from, to }), Touched::Entity(Entity::Host(from)));
     }
 }

@@ -122,6 +122,7 @@ impl Directory {
         for one in touched {
             match one {
                 Touched::Entity(entity) => drop(changes.entities.insert(*entity)),
+                Touched::Hosts(one, other) => changes.entities.extend([Entity::Host(*one), Entity::Host(*other)]),
                 Touched::Node(node) => drop(changes.nodes.insert(*node)),
                 Touched::Nothing => {}
             }

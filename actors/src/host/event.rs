@@ -221,6 +221,15 @@ impl FleetEvent {
         })
     }
 
+    /// The other host that is to hear of it at once.
+    pub const fn other_host(&self) -> Option<HostId> {
+        match self {
+            // What it gets is to have an actor there.
+            Self::VmMoved { to, .. } => Some(*to),
+            _ => None,
+        }
+    }
+
     /// A client's operation, and what its answer names.
     pub fn operation(&self) -> Option<(&Operation, Key)> {
         let (operation, key) = match self {

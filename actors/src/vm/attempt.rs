@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     event::{OperationKind, Outcome},
     message::VmMsg,
+    record::VmStatus,
     spec::{DiskSpec, VmSpec},
     state::{Ask, HOUSE},
     wire::VmWire,
@@ -66,7 +67,7 @@ pub trait Machines: Send + Sync + 'static {
     /// or it goes when the attempt is over.
     fn of<'a>(&'a self, lease: Lease, spec: &'a MachineSpec) -> BoxFuture<'a, Result<VmId, String>>;
 
-    /// Stops every program of it in its tracks, or lets them go on.
+    /// Stops every program of it in its tracks, or lets them go on. One that does not run, or goes on already, is left alone.
     fn pause(&self, vm: VmId, paused: bool) -> BoxFuture<'_, Result<(), String>>;
 }
 
@@ -159,6 +160,11 @@ impl Machines for House {
 
     fn pause(&self, vm: VmId, paused: bool) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
+            let status = self.vms.get(vm).map_err(|refused| refused.message)?.map(|record| record.status);
+            // Of one that is still coming up no program runs, and none is begun before who holds it goes on.
+            if status != Some(if paused { VmStatus::Running } else { VmStatus::Paused }) {
+                return Ok(());
+            }
             let deadline = Deadline::after(PAUSED_WITHIN);
             let kind = if paused { OperationKind::Pause } else { OperationKind::Resume };
             let ask = Ask::new(kind, HOUSE.into(), None);

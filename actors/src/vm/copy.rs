@@ -6,10 +6,7 @@
 
 use std::time::Duration;
 
-use hiveward_runtime::{
-    clock::WallMs,
-    error::{Code, Refused},
-};
+use hiveward_runtime::{clock::WallMs, error::Refused};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -43,13 +40,7 @@ pub fn may_ask(state: &VmState, spec: &VmSpec, kind: OperationKind, subject: Opt
         (OperationKind::Template, Some(Subject::Template { .. })) | (OperationKind::Clone, Some(Subject::Clone { .. })) => {}
         _ => return Err(Refused::invalid("name", "what is to be made of it is not said")),
     }
-    match state.seen {
-        Seen::Absent => Err(Refused::new(Code::Refused, format!("its host has nothing of {} yet", spec.name))),
-        Seen::There(Run::Moving | Run::Off(Off::Moved)) => {
-            Err(Refused::new(Code::Refused, format!("{} is on its way to another host", spec.name)))
-        }
-        Seen::There(_) => Ok(()),
-    }
+    state.must_be_here(spec)
 }
 
 pub fn next(state: &VmState, active: &VmOperation, doing: Doing, now: WallMs) -> Next {

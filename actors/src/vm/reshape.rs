@@ -103,13 +103,7 @@ pub fn may_ask(state: &VmState, spec: &VmSpec, kind: OperationKind, subject: Opt
         let message = format!("{} has snapshots, which are of the shape that it has; remove them first", spec.name);
         return Err(Refused::new(Code::Refused, message));
     }
-    match state.seen {
-        Seen::Absent => Err(Refused::new(Code::Refused, format!("its host has nothing of {} yet", spec.name))),
-        Seen::There(Run::Moving | Run::Off(Off::Moved)) => {
-            Err(Refused::new(Code::Refused, format!("{} is on its way to another host", spec.name)))
-        }
-        Seen::There(_) => Ok(()),
-    }
+    state.must_be_here(spec)
 }
 
 /// The disk whose data goes when it is detached.

@@ -78,13 +78,7 @@ pub fn may_ask(state: &VmState, spec: &VmSpec, kind: OperationKind, subject: Opt
         let message = format!("{} has no snapshot named {name:?}", spec.name);
         return Err(Refused { code: Code::NotFound, message, field: Some("name".into()) });
     }
-    match state.seen {
-        Seen::Absent => Err(Refused::new(Code::Refused, format!("its host has nothing of {} yet", spec.name))),
-        Seen::There(Run::Moving | Run::Off(Off::Moved)) => {
-            Err(Refused::new(Code::Refused, format!("{} is on its way to another host", spec.name)))
-        }
-        Seen::There(_) => Ok(()),
-    }
+    state.must_be_here(spec)
 }
 
 pub fn next(state: &VmState, active: &VmOperation, doing: Doing, now: WallMs) -> Next {

@@ -184,6 +184,17 @@ impl VmState {
         })
     }
 
+    /// Its host has it, and no other is about to: its disks are there.
+    pub(super) fn must_be_here(&self, spec: &VmSpec) -> Result<(), Refused> {
+        match self.seen {
+            Seen::Absent => Err(Refused::new(Code::Refused, format!("its host has nothing of {} yet", spec.name))),
+            Seen::There(Run::Moving | Run::Off(Off::Moved)) => {
+                Err(Refused::new(Code::Refused, format!("{} is on its way to another host", spec.name)))
+            }
+            Seen::There(_) => Ok(()),
+        }
+    }
+
     pub fn is_on(&self) -> bool {
         matches!(self.seen, Seen::There(run) if run.is_on())
     }

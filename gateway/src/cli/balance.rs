@@ -12,7 +12,7 @@ use super::{
     host::size,
     show::{Format, Show, text},
     task::partly,
-    vm,
+    vm::{self, Wishes},
 };
 
 /// Hosts that a decision shows at most.
@@ -27,22 +27,8 @@ pub struct SelectArgs {
     /// On this host, by id or name
     #[arg(long, value_name = "HOST")]
     on: Option<String>,
-    /// Never with another VM of this group on a host
-    #[arg(long = "anti-affinity", value_name = "GROUP")]
-    anti_affinity: Vec<String>,
-    /// On a host with another VM of this group
-    #[arg(long = "affinity", value_name = "GROUP")]
-    affinity: Vec<String>,
-    #[arg(long)]
-    zone: Option<String>,
-    /// Only hosts with all of these labels
-    #[arg(long = "host-label", value_name = "KEY=VALUE", value_parser = args::pair)]
-    host_labels: Vec<(String, String)>,
-    #[arg(long, value_parser = ["spread", "pack", "weighted"])]
-    strategy: Option<String>,
-    /// Only if it could come back elsewhere when one of the sixteen fullest hosts is lost
-    #[arg(long)]
-    ha: bool,
+    #[command(flatten)]
+    wishes: Wishes,
 }
 
 #[derive(Args)]
@@ -125,15 +111,8 @@ pub async fn select(client: &Client, show: Show, args: SelectArgs) -> Outcome {
     let input = Input::default()
         .set("host", args.on.map(Value::from))
         .set("cpus", Value::from(args.cpus))
-        .set("memoryBytes", Value::from(args.memory))
-        .list("antiAffinity", args.anti_affinity)
-        .list("affinity", args.affinity)
-        .set("zone", args.zone.map(Value::from))
-        .list("hostLabels", args.host_labels.iter().map(|(key, value)| json!({ "key": key, "value": value })))
-        .set("strategy", args.strategy.map(|strategy| Value::from(args::constant(&strategy))))
-        .set("ha", args.ha.then_some(Value::Bool(true)))
-        .done();
-    let input = json!({ "input": input, "first": SHOWN_MAX });
+        .set("memoryBytes", Value::from(args.memory));
+    let input = json!({ "input": args.wishes.put(input).done(), "first": SHOWN_MAX });
     let chosen: Value = client.get(BALANCE, "HostSelect", input, "/selectHost").await?;
     if show.quiet {
         if !chosen["host"].is_null() {

@@ -40,7 +40,9 @@ pub fn open(path: &Path, backend: &Backend, reserve: Arc<Reserve>, verify_bytes_
     if verify {
         match guard(|| ReadOnlyDatabase::open(path)) {
             Ok(Ok(db)) => {
-                check(path, &db)?;
+                let checked = check(path, &db);
+                close(db);
+                checked?;
                 walked = true;
             }
             // It was not closed in order.
@@ -54,27 +56,43 @@ pub fn open(path: &Path, backend: &Backend, reserve: Arc<Reserve>, verify_bytes_
         Database::builder().set_cache_size(64 << 20).create_with_backend(guarded)
     });
     let mut db = opened.map_err(|panic| named("file", "header or tree", panic))?.map_err(|error| database_error(path, error))?;
-    if verify {
-        match guard(|| db.check_integrity()) {
-            Ok(Ok(true)) => {}
-            Ok(Ok(false)) => {
-                tracing::warn!(path = %path.display(), "the store mended its own bookkeeping");
-                walked = false;
-            }
-            Ok(Err(error)) => return Err(database_error(path, error)),
-            Err(panic) => return Err(named("file", "tree", panic)),
+    let whole = if verify { verified(path, &mut db, walked) } else { Ok(()) };
+    let made = whole.and_then(|()| {
+        let made = guard(|| -> Result<(), redb::Error> {
+            let txn = db.begin_write()?;
+            tables::create(&txn)?;
+            Ok(txn.commit()?)
+        });
+        made.map_err(|panic| named("file", "tree", panic))?.map_err(|error| storage(error.to_string()))
+    });
+    if let Err(error) = made {
+        close(db);
+        return Err(error);
+    }
+    Ok(db)
+}
+
+/// Whether the store finds its own bookkeeping right, and all that is in it is; but for what was `walked` already.
+fn verified(path: &Path, db: &mut Database, mut walked: bool) -> Result<(), OpenError> {
+    match guard(|| db.check_integrity()) {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) => {
+            tracing::warn!(path = %path.display(), "the store mended its own bookkeeping");
+            walked = false;
         }
-        if !walked {
-            check(path, &db)?;
+        Ok(Err(error)) => return Err(database_error(path, error)),
+        Err(what) => {
+            return Err(OpenError::Corrupt { path: path.to_owned(), table: "file", position: "tree".into(), what });
         }
     }
-    let made = guard(|| -> Result<(), redb::Error> {
-        let txn = db.begin_write()?;
-        tables::create(&txn)?;
-        Ok(txn.commit()?)
-    });
-    made.map_err(|panic| named("file", "tree", panic))?.map_err(|error| storage(error.to_string()))?;
-    Ok(db)
+    if walked { Ok(()) } else { check(path, db) }
+}
+
+/// What panicked once may do so again when it is closed: its locks are poisoned. What was found before is what is told.
+fn close(db: impl Sized) {
+    if let Err(panic) = guard(|| drop(db)) {
+        tracing::debug!(panic, "while the damaged store was closed");
+    }
 }
 
 /// The store may panic on bytes it never wrote.

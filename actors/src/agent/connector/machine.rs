@@ -48,13 +48,13 @@ pub(super) async fn enter(attempt: &Attempt, control: &Control, launch: Launch) 
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(local(error)),
         _ => {}
     }
-    let dir = std::path::absolute(attempt.path("")).map_err(local)?;
+    let dir = std::path::absolute(attempt_dir(&shared.env.data_dir, attempt.lease)).map_err(local)?;
     let given = Given {
         socket: std::path::absolute(guest::socket_of(&shared.env.data_dir)).map_err(local)?,
         vm,
         ready_within: Duration::from_millis(machine.boot_within_ms),
         work: std::path::absolute(attempt.workdir()).map_err(local)?,
-        with: Some(dir.clone()),
+        with: dir.clone(),
         lost,
         cwd: std::path::absolute(&launch.cwd).map_err(local)?,
         argv: launch.argv,

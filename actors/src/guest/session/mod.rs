@@ -32,8 +32,8 @@ pub struct Given {
     pub ready_within: Duration,
     /// Where it works. Brought there, and back when the program has ended.
     pub work: PathBuf,
-    /// Brought there besides, under the same path.
-    pub with: Option<PathBuf>,
+    /// Of the attempt: brought there besides, under the same path.
+    pub with: PathBuf,
     /// Where it is written why it was lost, if it was.
     pub lost: PathBuf,
     pub cwd: PathBuf,
@@ -52,7 +52,7 @@ impl Given {
             self.vm.to_string(),
             self.ready_within.as_millis().to_string(),
             path(&self.work),
-            self.with.as_ref().map(path).unwrap_or_default(),
+            path(&self.with),
             path(&self.lost),
             path(&self.cwd),
         ];
@@ -64,8 +64,8 @@ impl Given {
     fn read(mut args: impl Iterator<Item = String>) -> Option<Self> {
         let (_, socket, vm) = (args.next()?, args.next()?.into(), args.next()?.parse().ok()?);
         let ready_within = Duration::from_millis(args.next()?.parse().ok()?);
-        let (work, with, lost, cwd) = (args.next()?.into(), args.next()?, args.next()?.into(), args.next()?.into());
-        let with = (!with.is_empty()).then(|| with.into());
+        let (work, with) = (args.next()?.into(), args.next()?.into());
+        let (lost, cwd) = (args.next()?.into(), args.next()?.into());
         let argv: Vec<String> = args.collect();
         (!argv.is_empty()).then_some(Self { socket, vm, ready_within, work, with, lost, cwd, argv })
     }
@@ -100,16 +100,13 @@ fn run(given: &Given) -> Result<u8, Trouble> {
     let mut guest = Guest::new(given.socket.clone(), given.vm);
     let signals = program::Signals::take().map_err(Trouble::local("watch for signals"))?;
     guest.wait_until_ready(given.ready_within, &signals)?;
-    for path in given.with.iter().chain((!is_within(&given.work, given.with.as_ref())).then_some(&given.work)) {
-        copy::bring(&mut guest, path)?;
+    copy::bring(&mut guest, &given.with)?;
+    if !given.work.starts_with(&given.with) {
+        copy::bring(&mut guest, &given.work)?;
     }
     let code = Program::begin(&mut guest, given)?.follow(&mut guest, &signals)?;
     copy::fetch(&mut guest, &given.work)?;
     Ok(code)
-}
-
-fn is_within(path: &std::path::Path, other: Option<&PathBuf>) -> bool {
-    other.is_some_and(|other| path.starts_with(other))
 }
 
 #[cfg(test)]
@@ -122,14 +119,12 @@ mod tests {
             socket: "/d/guests.sock".into(),
             vm: VmId::new(),
             ready_within: Duration::from_secs(3),
-            work: "/d/attempts/a/work".into(),
-            with: Some("/d/attempts/a".into()),
-            lost: "/d/attempts/a/lost".into(),
-            cwd: "/d/attempts/a/work/sub".into(),
+            work: "/d/a/w".into(),
+            with: "/d/a".into(),
+            lost: "/d/a/lost".into(),
+            cwd: "/d/a/w/sub".into(),
             argv: vec!["sh".into(), "-c".into(), String::new()],
         };
-        assert_eq!(Given::read(given.args().into_iter()).as_ref(), Some(&given));
-        given.with = None;
         assert_eq!(Given::read(given.args().into_iter()).as_ref(), Some(&given));
         given.argv.clear();
         assert_eq!(Given::read(given.args().into_iter()), None);

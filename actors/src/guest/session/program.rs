@@ -154,7 +154,8 @@ fn input() -> io::Result<Input> {
 impl Program {
     /// Started once. If it is not known whether it began, the guest is given up.
     pub fn begin(guest: &mut Guest, given: &Given) -> Result<Self, Trouble> {
-        let dir = format!("/var/tmp/hiveward/{:032x}", hiveward_runtime::id::new_v7());
+        // There may have been others of this attempt: hooks, a program that was begun again.
+        let dir = format!("{}/guest-{:032x}", given.with.display(), hiveward_runtime::id::new_v7());
         guest.must("making a directory", "mkdir -p \"$1\" && : >\"$1/out\" && : >\"$1/err\"", &[&dir])?;
         let mut piped = None;
         let kind = match input().map_err(Trouble::local("look at its input"))? {

@@ -15,6 +15,40 @@ use super::{
     ended,
 };
 
+/// What is asked of the host that a VM goes to.
+#[derive(Args)]
+pub struct Wishes {
+    /// Never with another VM of this group on a host
+    #[arg(long = "anti-affinity", value_name = "GROUP")]
+    anti_affinity: Vec<String>,
+    /// On a host with another VM of this group
+    #[arg(long = "affinity", value_name = "GROUP")]
+    affinity: Vec<String>,
+    #[arg(long)]
+    zone: Option<String>,
+    /// Only hosts with all of these labels
+    #[arg(long = "host-label", value_name = "KEY=VALUE", value_parser = args::pair)]
+    host_labels: Vec<(String, String)>,
+    #[arg(long, value_parser = ["spread", "pack", "weighted"])]
+    strategy: Option<String>,
+    /// Only if it could come back elsewhere when one of the sixteen fullest hosts is lost
+    #[arg(long)]
+    ha: bool,
+}
+
+impl Wishes {
+    pub fn put(self, input: Input) -> Input {
+        let labels = self.host_labels.iter().map(|(key, value)| json!({ "key": key, "value": value }));
+        input
+            .list("antiAffinity", self.anti_affinity)
+            .list("affinity", self.affinity)
+            .set("zone", self.zone.map(Value::from))
+            .list("hostLabels", labels)
+            .set("strategy", self.strategy.map(|strategy| Value::from(args::constant(&strategy))))
+            .set("ha", self.ha.then_some(Value::Bool(true)))
+    }
+}
+
 #[derive(Args)]
 pub struct CreateArgs {
     /// Else one is made up
@@ -40,22 +74,8 @@ pub struct CreateArgs {
     /// What the guest's first boot is told
     #[arg(long, value_name = "FILE")]
     user_data: Option<PathBuf>,
-    /// Never with another VM of this group on a host
-    #[arg(long = "anti-affinity", value_name = "GROUP")]
-    anti_affinity: Vec<String>,
-    /// On a host with another VM of this group
-    #[arg(long = "affinity", value_name = "GROUP")]
-    affinity: Vec<String>,
-    #[arg(long)]
-    zone: Option<String>,
-    /// Only hosts with all of these labels
-    #[arg(long = "host-label", value_name = "KEY=VALUE", value_parser = args::pair)]
-    host_labels: Vec<(String, String)>,
-    #[arg(long, value_parser = ["spread", "pack", "weighted"])]
-    strategy: Option<String>,
-    /// Only if it could come back elsewhere when one of the sixteen fullest hosts is lost
-    #[arg(long)]
-    ha: bool,
+    #[command(flatten)]
+    wishes: Wishes,
     /// Define it without starting it
     #[arg(long)]
     no_start: bool,
@@ -97,15 +117,9 @@ pub async fn run(client: &Client, show: Show, args: CreateArgs) -> Outcome {
         .list("networks", args.networks)
         .list("sshKeys", ssh_keys)
         .set("userData", args.user_data.as_ref().map(read).transpose()?.map(Value::from))
-        .list("antiAffinity", args.anti_affinity)
-        .list("affinity", args.affinity)
-        .set("zone", args.zone.map(Value::from))
-        .list("hostLabels", args.host_labels.iter().map(|(key, value)| json!({ "key": key, "value": value })))
-        .set("strategy", args.strategy.map(|strategy| Value::from(args::constant(&strategy))))
-        .set("ha", args.ha.then_some(Value::Bool(true)))
         .set("start", args.no_start.then_some(Value::Bool(false)))
-        .set("stopGraceMs", args.stop_grace.map(args::millis))
-        .done();
+        .set("stopGraceMs", args.stop_grace.map(args::millis));
+    let input = args.wishes.put(input).done();
     let made = client.get(VM, "VmCreate", json!({ "input": input }), "/createVm/vm").await?;
     show.done(&if args.no_wait { made } else { ended(client, made).await? })
 }

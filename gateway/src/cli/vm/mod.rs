@@ -14,6 +14,8 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use snapshot::About;
 
+pub use create::Wishes;
+
 use super::{
     args::{self, Input},
     balance::{self, StatsArgs},

@@ -1,412 +1,32 @@
-//! A hypervisor in this process: a realistic state machine with latencies and failures, and no guests.
-//!
-//! Each name is one hypervisor, which outlives its connections for as long as the process does. Nothing is measured, so
-//! its domains have no statistics, unless a test says what they count. Its ways to fail are the fault points `driver.list`, `driver.ACTION` (before anything
-//! happened) and `driver.ACTION.done` (it has happened, and nobody hears).
+//! A connection to a simulated hypervisor: each call of a driver, at one moment, with its latencies and fault points.
 
-mod switch;
-
-use std::{
-    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
-    sync::{Arc, LazyLock},
-    time::Duration,
-};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use hiveward_runtime::{clock::Deadline, fault};
-use parking_lot::Mutex;
 use tokio::{
-    sync::{Notify, mpsc},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufStream},
+    net::UnixStream,
+    sync::mpsc,
     time::Instant,
 };
 
 use super::{
-    Action, CHANGES_MAX, CONSOLE_PIECES_MAX, Change, Connection, ConsoleBytes, DiskCopy, Domain, DomainSpec, Driver, DriverError,
-    GuestInfo, Lag, Listing, Migration, Network, Off, Progress, Run, Usage, epoch_of,
+    super::{
+        Action, CONSOLE_PIECES_MAX, Change, ConsoleBytes, DiskCopy, Domain, DomainSpec, Driver, DriverError, GuestInfo, Listing,
+        Migration, Network, Off, Progress, Run, epoch_of,
+    },
+    BANNER, Copying, Hypervisor, MISSING, Machine, Manners, SIMULATED_DISK, hand_over,
 };
 use crate::{
     host::spec::{Capacity, HostUri},
     id::{HostId, VmId},
-    vm::spec::Shape,
 };
 
-/// The format of a disk that there is not.
-pub const SIMULATED_DISK: &str = "simulated";
-/// Of images and networks that are said not to exist, and of disks that there is no room for.
-const MISSING: &str = "missing";
-
-/// How it behaves; each may be given in the URI's query.
-#[derive(Clone, Copy, Debug)]
-struct Manners {
-    cpus: u32,
-    memory_bytes: u64,
-    /// Of each action.
-    action: Duration,
-    /// Of a start, in addition.
-    start: Duration,
-    /// Until the guest has heeded the power button.
-    shutdown: Duration,
-    /// Whether it ever does.
-    heeds: bool,
-    /// Of a migration.
-    migrate: Duration,
-}
-
-impl Manners {
-    fn of(query: &BTreeMap<String, String>) -> Result<Self, String> {
-        let mut manners = Self {
-            cpus: 64,
-            memory_bytes: 256 << 30,
-            action: Duration::from_millis(1),
-            start: Duration::from_millis(20),
-            shutdown: Duration::from_millis(50),
-            heeds: true,
-            migrate: Duration::from_millis(50),
-        };
-        for (key, value) in query {
-            let bad = || {
-                let known = "cpus, memoryGiB, actionMs, startMs, shutdownMs, migrateMs (numbers) and heeds (true or false)";
-                format!("{key}={value} is nothing that a simulated host knows; there are {known}")
-            };
-            let number = || value.parse::<u64>().map_err(|_| bad());
-            match key.as_str() {
-                "cpus" => manners.cpus = value.parse().map_err(|_| bad())?,
-                "memoryGiB" => manners.memory_bytes = number()? << 30,
-                "actionMs" => manners.action = Duration::from_millis(number()?),
-                "startMs" => manners.start = Duration::from_millis(number()?),
-                "shutdownMs" => manners.shutdown = Duration::from_millis(number()?),
-                "migrateMs" => manners.migrate = Duration::from_millis(number()?),
-                "journal" => {}
-                "heeds" => manners.heeds = value.parse().map_err(|_| bad())?,
-                _ => return Err(bad()),
-            }
-        }
-        Ok(manners)
-    }
-}
-
-/// Whether a simulated host can be as this query of its URI says; else why not.
-pub fn check(query: &BTreeMap<String, String>) -> Result<(), String> {
-    Manners::of(query).map(drop)
-}
-
-struct Machine {
-    spec: Box<DomainSpec>,
-    run: Run,
-    boots: u64,
-    /// What it was when each was taken.
-    snapshots: BTreeMap<String, Run>,
-    usage: Usage,
-    /// What it runs with: CPUs, memory, and the memory that it was started with; its definition's if absent.
-    runs_with: Option<(u32, u64, u64)>,
-    /// Disks that were attached and whose data is there.
-    volumes: BTreeSet<String>,
-}
-
-impl Machine {
-    fn new(spec: Box<DomainSpec>, run: Run) -> Self {
-        let (snapshots, volumes) = (BTreeMap::new(), BTreeSet::new());
-        Self { spec, run, boots: 0, snapshots, usage: Usage::default(), runs_with: None, volumes }
-    }
-
-    fn size(&self) -> (u32, u64, u64) {
-        self.runs_with.unwrap_or((self.spec.cpus, self.spec.memory_bytes, self.spec.memory_bytes))
-    }
-
-    /// What its run has that its definition has not.
-    fn lag(&self) -> Option<Lag> {
-        let (cpus, memory_bytes, _) = self.size();
-        let other = (cpus, memory_bytes) != (self.spec.cpus, self.spec.memory_bytes);
-        (self.run.is_on() && other).then_some(Lag { cpus, memory_bytes, devices: Vec::new() })
-    }
-}
-
-#[derive(Default)]
-struct Inner {
-    switch: switch::Switch,
-    machines: HashMap<VmId, Machine>,
-    /// Guests that heed the power button at these times, in the boot that was then.
-    leaving: BinaryHeap<std::cmp::Reverse<(Instant, VmId, u64)>>,
-    listeners: Vec<mpsc::Sender<Change>>,
-    /// Migrations away from here, and whether they are to end.
-    leaving_for: HashMap<VmId, bool>,
-    /// Who listens to the console of a machine.
-    consoles: HashMap<VmId, mpsc::Sender<ConsoleBytes>>,
-    /// Unplugged from the network: nobody reaches it.
-    cut: bool,
-    may_start: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
-    /// For tests that look from outside: when a guest began and ended, on the clock of the machine.
-    journal: Option<Arc<std::fs::File>>,
-}
-
-/// One simulated hypervisor. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct Hypervisor(Arc<Shared>);
-
-#[derive(Default)]
-struct Shared {
-    inner: Mutex<Inner>,
-    moved: Notify,
-}
-
-static ALL: LazyLock<Mutex<HashMap<String, Hypervisor>>> = LazyLock::new(Mutex::default);
-
-impl Hypervisor {
-    /// The one of this name, for tests to look at from outside and to do to it what happens to machines.
-    pub fn named(name: &str) -> Self {
-        ALL.lock().entry(name.to_owned()).or_default().clone()
-    }
-
-    /// Its power fails: every guest is off. What was defined stays.
-    pub fn power_cycle(&self) {
-        let mut inner = self.0.inner.lock();
-        for machine in inner.machines.values_mut().filter(|machine| machine.run.is_on()) {
-            machine.run = Run::Off(Off::Crashed);
-        }
-        inner.tell(Change::Everything);
-    }
-
-    /// The plug of one guest is pulled.
-    pub fn lose_power(&self, owner: HostId, vm: VmId) {
-        let mut inner = self.0.inner.lock();
-        let lost = inner.machines.get_mut(&vm).filter(|machine| machine.spec.owner == owner && machine.run.is_on());
-        if let Some(machine) = lost {
-            machine.run = Run::Off(Off::Crashed);
-            inner.log(vm, "off");
-            inner.tell(Change::Domain(vm));
-        }
-    }
-
-    /// Guests start only while this says so, asked at the very moment.
-    pub fn guard(&self, may_start: impl Fn() -> bool + Send + Sync + 'static) {
-        self.0.inner.lock().may_start = Some(Arc::new(may_start));
-    }
-
-    /// Connections end and no new one is made until it is `false` again; the guests run on.
-    pub fn cut(&self, cut: bool) {
-        let mut inner = self.0.inner.lock();
-        inner.cut = cut;
-        if cut {
-            inner.consoles.clear();
-            inner.tell(Change::Closed { why: "the simulated host was cut off".into() });
-            inner.listeners.clear();
-        }
-    }
-
-    /// As if another had done it on the host itself.
-    pub fn set(&self, vm: VmId, run: Run) {
-        let mut inner = self.0.inner.lock();
-        if let Some(machine) = inner.machines.get_mut(&vm) {
-            if run.is_on() && !machine.run.is_on() {
-                machine.boots += 1;
-                machine.runs_with = None;
-            }
-            machine.run = run;
-        }
-        inner.tell(Change::Domain(vm));
-    }
-
-    /// What is counted of one guest from now on, for tests of what is made of it.
-    pub fn count(&self, vm: VmId, usage: Usage) {
-        if let Some(machine) = self.0.inner.lock().machines.get_mut(&vm) {
-            machine.usage = usage;
-        }
-    }
-
-    /// As if another had undefined it on the host itself.
-    pub fn forget(&self, vm: VmId) {
-        let mut inner = self.0.inner.lock();
-        inner.machines.remove(&vm);
-        inner.tell(Change::Domain(vm));
-    }
-
-    /// What is there, whoever owns it.
-    pub fn domains(&self) -> HashMap<VmId, Run> {
-        self.0.inner.lock().machines.iter().map(|(vm, machine)| (*vm, machine.run)).collect()
-    }
-
-    /// Names of what is kept of a domain.
-    pub fn snapshots(&self, vm: VmId) -> Vec<String> {
-        self.0.inner.lock().machines.get(&vm).map_or_else(Vec::new, |machine| machine.snapshots.keys().cloned().collect())
-    }
-
-    /// What a domain is defined as, and the CPUs and memory that it runs with.
-    pub fn shape(&self, vm: VmId) -> Option<(Shape, (u32, u64))> {
-        let inner = self.0.inner.lock();
-        let machine = inner.machines.get(&vm)?;
-        let DomainSpec { cpus, memory_bytes, disks, networks, .. } = (*machine.spec).clone();
-        let (runs_cpus, runs_memory, _) = machine.size();
-        Some((Shape { cpus, memory_bytes, disks, networks }, (runs_cpus, runs_memory)))
-    }
-
-    /// Disks that were attached to a domain and whose data is there.
-    pub fn volumes(&self, vm: VmId) -> Vec<String> {
-        self.0.inner.lock().machines.get(&vm).map_or_else(Vec::new, |machine| machine.volumes.iter().cloned().collect())
-    }
-
-    /// How often a domain was started.
-    pub fn boots(&self, vm: VmId) -> u64 {
-        self.0.inner.lock().machines.get(&vm).map_or(0, |machine| machine.boots)
-    }
-
-    /// Lets guests leave whose time has come; says when the next one is due.
-    fn leave(&self, now: Instant) -> Option<Instant> {
-        let mut inner = self.0.inner.lock();
-        while let Some(std::cmp::Reverse((due, vm, boot))) = inner.leaving.peek().copied() {
-            if due > now {
-                return Some(due);
-            }
-            inner.leaving.pop();
-            let left = inner.machines.get_mut(&vm).filter(|machine| machine.boots == boot && machine.run == Run::Running);
-            if let Some(machine) = left {
-                machine.run = Run::Off(Off::Shutdown);
-                inner.tell(Change::Domain(vm));
-            }
-        }
-        None
-    }
-
-    async fn pump(self) {
-        loop {
-            let moved = self.0.moved.notified();
-            match self.leave(Instant::now()) {
-                Some(due) => {
-                    tokio::select! {
-                        () = moved => {}
-                        () = tokio::time::sleep_until(due) => {}
-                    }
-                }
-                None => moved.await,
-            }
-        }
-    }
-}
-
-/// Ends a migration that did not come to its end: what is on its way in is gone there, and runs on here.
-struct Copying<'a> {
-    vm: VmId,
-    from: &'a Hypervisor,
-    to: &'a Hypervisor,
-}
-
-impl Drop for Copying<'_> {
-    fn drop(&mut self) {
-        self.from.0.inner.lock().leaving_for.remove(&self.vm);
-        let mut to = self.to.0.inner.lock();
-        if to.machines.get(&self.vm).is_some_and(|machine| machine.run == Run::Moving) {
-            to.machines.remove(&self.vm);
-            to.tell(Change::Domain(self.vm));
-        }
-    }
-}
-
-/// At one moment: gone here, and running there.
-fn hand_over(vm: VmId, from: &Hypervisor, to: &Hypervisor, spec: Box<DomainSpec>) -> Result<(), DriverError> {
-    let failed = |message: &str| Err(DriverError::Failed { message: message.into() });
-    let gone = {
-        let mut inner = from.0.inner.lock();
-        match inner.machines.get(&vm).map(|machine| machine.run) {
-            Some(Run::Running | Run::Paused) => {}
-            _ => return failed("the guest ended meanwhile"),
-        }
-        let gone = inner.machines.remove(&vm);
-        inner.log(vm, "off");
-        inner.tell(Change::Domain(vm));
-        gone
-    };
-    let Some(gone) = gone else { return failed("the guest is gone") };
-    let mut held = to.0.inner.lock();
-    let inner = &mut *held;
-    let come = match inner.machines.get_mut(&vm) {
-        Some(machine) if machine.run == Run::Moving && !inner.cut => {
-            *machine = Machine { boots: gone.boots, runs_with: gone.runs_with, ..Machine::new(spec, gone.run) };
-            true
-        }
-        _ => false,
-    };
-    if come {
-        inner.log(vm, "on");
-        inner.tell(Change::Domain(vm));
-        return Ok(());
-    }
-    drop(held);
-    // It was never let run there, so it goes on here.
-    let mut inner = from.0.inner.lock();
-    inner.machines.insert(vm, gone);
-    inner.log(vm, "on");
-    inner.tell(Change::Domain(vm));
-    failed("the other host was lost")
-}
-
-impl Hypervisor {
-    async fn aborted(&self, vm: VmId) {
-        loop {
-            let moved = self.0.moved.notified();
-            if self.0.inner.lock().leaving_for.get(&vm) != Some(&false) {
-                return;
-            }
-            moved.await;
-        }
-    }
-}
-
-/// What its console says first: there is no guest that could say anything.
-const BANNER: &str = "This machine is simulated: it has no guest, and its console echoes what is typed.\r\n";
-
-impl Inner {
-    fn say(&self, vm: VmId, bytes: impl Into<bytes::Bytes>) {
-        if let Some(listener) = self.consoles.get(&vm) {
-            // Nobody types faster than that, and what is typed is seen to be missing.
-            let _ = listener.try_send(ConsoleBytes { missed: 0, bytes: bytes.into() });
-        }
-    }
-
-    fn log(&self, vm: VmId, what: &str) {
-        use std::io::Write;
-        let now = hiveward_runtime::cluster::lease::BootClock.now().map_or(0, |now| now.0.as_micros());
-        if let Some(mut journal) = self.journal.as_deref() {
-            // Only tests read it, and miss what is not there.
-            let _ = journal.write_all(format!("{now} {vm} {what}\n").as_bytes());
-        }
-    }
-
-    fn tell(&mut self, change: Change) {
-        let on: std::collections::HashSet<VmId> =
-            self.consoles.keys().filter(|vm| self.machines.get(vm).is_some_and(|machine| machine.run.is_on())).copied().collect();
-        self.consoles.retain(|vm, _| on.contains(vm));
-        self.listeners.retain(|listener| match listener.try_send(change.clone()) {
-            Ok(()) => true,
-            // The listener looks at everything anyhow when it has come so far: see the driver's `changes`.
-            Err(mpsc::error::TrySendError::Full(_)) => true,
-            Err(mpsc::error::TrySendError::Closed(_)) => false,
-        });
-    }
-}
-
-pub fn open(uri: &HostUri, host: HostId) -> Result<Connection, DriverError> {
-    let manners = Manners::of(&uri.query).map_err(|message| DriverError::Refused { message })?;
-    let hypervisor = Hypervisor::named(&uri.authority);
-    if let Some(path) = uri.query.get("journal") {
-        let opened = std::fs::File::options().create(true).append(true).open(path);
-        let journal = opened.map_err(|error| DriverError::Refused { message: format!("journal={path}: {error}") })?;
-        hypervisor.0.inner.lock().journal = Some(Arc::new(journal));
-    }
-    let (listener, changes) = mpsc::channel(CHANGES_MAX);
-    {
-        let mut inner = hypervisor.0.inner.lock();
-        if inner.cut {
-            return Err(DriverError::Unreachable { message: "the simulated host is cut off".into() });
-        }
-        inner.listeners.push(listener);
-    }
-    let pump = Box::pin(hypervisor.clone().pump());
-    Ok(Connection { driver: Arc::new(Simulated { hypervisor, manners, host }), changes, pump })
-}
-
-struct Simulated {
-    hypervisor: Hypervisor,
-    manners: Manners,
-    host: HostId,
+pub(super) struct Simulated {
+    pub hypervisor: Hypervisor,
+    pub manners: Manners,
+    pub host: HostId,
 }
 
 /// The names of the fault points before and after each action.
@@ -631,6 +251,21 @@ impl Simulated {
     }
 }
 
+/// One command for an agent at a socket, as libvirt says it to that of a guest.
+async fn said_to(agent: &std::path::Path, command: &str) -> Result<Option<String>, DriverError> {
+    let failed = |error: std::io::Error| DriverError::Failed { message: format!("the agent: {error}") };
+    let mut agent = BufStream::new(UnixStream::connect(agent).await.map_err(failed)?);
+    agent.write_all(format!("{command}\n").as_bytes()).await.map_err(failed)?;
+    agent.flush().await.map_err(failed)?;
+    let mut line = String::new();
+    agent.read_line(&mut line).await.map_err(failed)?;
+    let answer: serde_json::Value = serde_json::from_str(&line).map_err(|error| failed(error.into()))?;
+    match answer["error"]["desc"].as_str() {
+        Some(why) => refused(why),
+        None => Ok(Some(answer["return"].to_string())),
+    }
+}
+
 impl Driver for Simulated {
     fn capacity(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capacity, DriverError>> {
         Box::pin(by(deadline, async {
@@ -689,10 +324,18 @@ impl Driver for Simulated {
         }))
     }
 
-    fn guest_command(&self, _: VmId, _: String, deadline: Deadline) -> BoxFuture<'_, Result<Option<String>, DriverError>> {
-        Box::pin(by(deadline, async {
+    fn guest_command(&self, vm: VmId, command: String, deadline: Deadline) -> BoxFuture<'_, Result<Option<String>, DriverError>> {
+        Box::pin(by(deadline, async move {
             self.reached()?;
-            Ok(None)
+            let agent = {
+                let inner = self.hypervisor.0.inner.lock();
+                let runs = inner.machines.get(&vm).is_some_and(|machine| machine.run == Run::Running);
+                inner.agent.clone().filter(|_| runs)
+            };
+            match agent {
+                Some(agent) => said_to(&agent, &command).await,
+                None => Ok(None),
+            }
         }))
     }
 
@@ -835,30 +478,5 @@ impl Driver for Simulated {
             self.hypervisor.0.moved.notify_waiters();
             Ok(())
         }))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::host::driver::contract;
-
-    #[tokio::test(start_paused = true)]
-    async fn the_simulated_driver_keeps_the_contract() {
-        let uri = HostUri::parse("simulated://contract").unwrap();
-        contract::keeps(true, async |host| super::open(&uri, host)).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn thirty_thousand_machines_are_listed_in_one_call() {
-        let uri = HostUri::parse("simulated://many?actionMs=0&startMs=0&memoryGiB=1000000").unwrap();
-        let host = HostId::new();
-        let connection = super::open(&uri, host).unwrap();
-        for _ in 0..30_000 {
-            let spec = contract::small(host);
-            connection.driver.act(VmId::new(), Action::Define(Box::new(spec)), Deadline::after(contract::WITHIN)).await.unwrap();
-        }
-        let listing = connection.driver.list(Deadline::after(contract::WITHIN)).await.unwrap();
-        assert_eq!((listing.domains.len(), listing.foreign), (30_000, 0));
     }
 }

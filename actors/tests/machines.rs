@@ -1,0 +1,249 @@
+//! Agents whose attempts have VMs of their own. The machines are simulated, and a real guest agent of this machine answers in the
+//! place of their guests; real guests are in the lab (`make test-vms`).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::{
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use hiveward_actors::{
+    agent::{SessionSpec, message::PauseMode},
+    client::{ControlPlane, NewAgent, NewHost, NewSwarm, NewTask, NewWork, SwarmRef},
+    host::{
+        HostStatus,
+        driver::{Off, Run, simulated::Hypervisor},
+    },
+    id::{AgentId, HostId, SwarmId, TaskId, VmId},
+    node::{Node, NodeConfig},
+    task::{AttemptStatus, TaskRecord, TaskStatus, gate::GateSpec, retry::RetryPolicy, spec::CommandSpec},
+    vm::{VmStatus, attempt::MachineSpec},
+};
+use hiveward_runtime::op::Op;
+
+/// QEMU's guest agent, outside of any guest.
+struct GuestAgent(Child);
+
+impl Drop for GuestAgent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+struct Here {
+    node: Option<Node>,
+    agent: Option<GuestAgent>,
+    hypervisor: Hypervisor,
+    swarm: SwarmId,
+    works: AgentId,
+    host: HostId,
+    /// Last, as what is in it is used to the end.
+    dir: tempfile::TempDir,
+}
+
+fn op() -> Op {
+    Op::internal(Duration::from_secs(30))
+}
+
+fn config(dir: &tempfile::TempDir) -> NodeConfig {
+    NodeConfig { reserve_bytes: 0, default_agents: 0, shim: support::shim(), ..NodeConfig::new(dir.path().join("node")) }
+}
+
+fn machine(boot_within_ms: u64) -> MachineSpec {
+    MachineSpec {
+        image: "debian-12".into(),
+        cpus: 1,
+        memory_bytes: 1 << 30,
+        disks: Vec::new(),
+        networks: Vec::new(),
+        zone: None,
+        host_labels: Default::default(),
+        host: None,
+        boot_within_ms,
+    }
+}
+
+impl Here {
+    async fn start(boot_within_ms: u64) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Node::start(config(&dir)).await.unwrap();
+        let (control, name) = (node.control(), format!("g{:x}", VmId::new().as_u128()));
+        let new = NewHost { name: "h1".into(), uri: format!("simulated://{name}"), ..NewHost::default() };
+        let host = control.register_host(op(), new).await.unwrap().value.spec.id;
+        support::until("the host to be reached", || control.host(host).filter(|host| host.status == HostStatus::Up)).await;
+        let swarm =
+            control.create_swarm(op(), NewSwarm { name: "vms".into(), ..NewSwarm::default() }).await.unwrap().value.spec.id;
+        let session = SessionSpec::Vm(Arc::new(machine(boot_within_ms)));
+        let new = NewAgent { swarm: Some(SwarmRef::Id(swarm)), session, ..NewAgent::command("inside") };
+        let works = control.create_agent(op(), new).await.unwrap().value.spec.id;
+        Self { node: Some(node), agent: None, hypervisor: Hypervisor::named(&name), swarm, works, host, dir }
+    }
+
+    /// From now on guests answer.
+    async fn answers(&mut self) {
+        let socket = self.dir.path().join("agent.sock");
+        let mut command = Command::new("/usr/sbin/qemu-ga");
+        command.args(["-m", "unix-listen", "-p"]).arg(&socket).arg("-t").arg(self.dir.path());
+        let agent = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        self.agent = Some(GuestAgent(agent.expect("qemu-ga; deploy/install-tools.sh test installs it")));
+        support::until("the agent to listen", || socket.exists().then_some(())).await;
+        self.hypervisor.answer_by(socket);
+    }
+
+    fn control(&self) -> ControlPlane {
+        self.node.as_ref().unwrap().control()
+    }
+
+    async fn restart(&mut self) {
+        self.node.take().unwrap().stop(Duration::from_secs(10)).await;
+        self.node = Some(Node::start(config(&self.dir)).await.unwrap());
+    }
+
+    async fn submit(&self, script: &str, with: impl FnOnce(&mut NewTask)) -> TaskId {
+        let argv = ["/bin/sh", "-c", script].map(str::to_owned).to_vec();
+        let mut task = NewTask::new(NewWork::Command { argv, env: Vec::new(), cwd: None, stdin: Some(b"hello\n".to_vec()) });
+        task.swarm = Some(SwarmRef::Id(self.swarm));
+        with(&mut task);
+        self.control().submit_tasks(op(), vec![task]).await.unwrap().value[0].id()
+    }
+
+    async fn until(&self, task: TaskId, what: &str, holds: impl Fn(&TaskRecord) -> bool) -> TaskRecord {
+        support::until(what, || self.control().task(task).unwrap().filter(|record| holds(record))).await
+    }
+
+    async fn ended(&self, task: TaskId) -> TaskRecord {
+        self.until(task, "its end", |record| record.status.is_terminal()).await
+    }
+
+    fn said(&self, task: TaskId, attempt: u32) -> PathBuf {
+        self.dir.path().join(format!("node/sessions/{task}-{attempt}/stdout"))
+    }
+
+    /// Waits until an attempt has said something.
+    async fn says(&self, task: TaskId, attempt: u32, what: &str) {
+        let path = self.said(task, attempt);
+        support::until(what, || std::fs::read_to_string(&path).is_ok_and(|text| text.contains(what)).then_some(())).await;
+    }
+
+    fn vm(&self) -> Option<VmId> {
+        self.hypervisor.domains().keys().next().copied()
+    }
+
+    /// No VM is left once its attempt is over, and nothing is reserved.
+    async fn no_vms(&self) {
+        support::until("the VM to go with its attempt", || self.hypervisor.domains().is_empty().then_some(())).await;
+        let free = || self.control().host(self.host).filter(|host| (host.vms, host.reserved_cpus) == (0, 0));
+        support::until("what was reserved for it to be free", free).await;
+    }
+
+    async fn stop(mut self) {
+        self.no_vms().await;
+        self.node.take().unwrap().stop(Duration::from_secs(10)).await;
+    }
+}
+
+fn once() -> Option<RetryPolicy> {
+    Some(RetryPolicy { attempts_max: 1, ..RetryPolicy::default() })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_in_a_guest_has_its_files_its_input_and_its_end_and_what_it_made_is_here() {
+    let mut here = Here::start(20_000).await;
+    here.answers().await;
+    let script = "read line; echo got $line >made; mkdir -p deep/down && ln -s ../../made deep/down/link; echo oops >&2; \
+                  echo '{\"hiveward\":\"artifact\",\"name\":\"made\",\"path\":\"made\"}'; cat \"$HIVEWARD_INPUTS\"; pwd";
+    let task = here
+        .submit(script, |task| {
+            let argv = ["sh", "-c", "test \"$(cat deep/down/link)\" = 'got hello'"].map(str::to_owned).to_vec();
+            let command = CommandSpec { argv, ..CommandSpec::default() };
+            task.gate = Some(GateSpec { name: "there".into(), command, timeout_ms: 20_000, retriable: false });
+        })
+        .await;
+    let vm = support::until("its VM", || here.vm()).await;
+    let record = support::until("it in the view", || here.control().vm(vm).unwrap()).await;
+    let lease = record.spec.lease.unwrap();
+    assert_eq!((lease.task, lease.attempt, record.spec.name.clone()), (task, 1, format!("{task}-1")));
+    let record = here.ended(task).await;
+    assert_eq!(record.status, TaskStatus::Succeeded, "{record:#?}");
+    assert_eq!((record.artifacts.len(), record.artifacts[0].bytes), (1, "got hello\n".len() as u64));
+    let said = std::fs::read_to_string(here.said(task, 1)).unwrap();
+    assert!(said.contains("[]") && said.contains(&format!("attempts/{task}-1/work")), "{said}");
+    here.no_vms().await;
+
+    let task = here.submit("echo broken >&2; exit 7", |task| task.retry = once()).await;
+    let record = here.ended(task).await;
+    assert!(record.error.as_ref().unwrap().contains("exit status 7: broken"), "{record:#?}");
+    here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_in_a_guest_goes_on_while_its_node_is_away_and_each_line_is_read_once() {
+    let mut here = Here::start(20_000).await;
+    here.answers().await;
+    let flag = here.dir.path().join("go-on");
+    let script = format!("echo one; until [ -e {} ]; do sleep 0.05; done; echo two; echo three", flag.display());
+    let task = here.submit(&script, |_| ()).await;
+    here.says(task, 1, "one").await;
+    here.restart().await;
+    std::fs::write(flag, "").unwrap();
+    let record = here.ended(task).await;
+    assert_eq!((record.status, record.attempts.len()), (TaskStatus::Succeeded, 1), "{record:#?}");
+    assert_eq!(std::fs::read_to_string(here.said(task, 1)).unwrap(), "one\ntwo\nthree\n");
+    here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_that_ends_is_its_attempt_lost_and_is_not_started_again() {
+    let mut here = Here::start(20_000).await;
+    here.answers().await;
+    let script = "echo begun; [ $HIVEWARD_ATTEMPT = 2 ] || sleep 600";
+    let task = here.submit(script, |task| task.retry = Some(RetryPolicy { first_ms: 1, ..RetryPolicy::default() })).await;
+    here.says(task, 1, "begun").await;
+    let vm = here.vm().unwrap();
+    here.hypervisor.set(vm, Run::Off(Off::Crashed));
+    let record = here.ended(task).await;
+    let ends: Vec<_> = record.attempts.iter().map(|attempt| attempt.status).collect();
+    assert_eq!(ends, [AttemptStatus::Lost, AttemptStatus::Succeeded], "{record:#?}");
+    assert!(record.attempts[0].error.as_ref().unwrap().contains("its VM was lost"), "{record:#?}");
+    assert!(here.hypervisor.boots(vm) <= 1, "it was started again");
+    here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_does_not_answer_is_given_up_in_words_and_no_vm_is_left() {
+    let here = Here::start(1_000).await;
+    let task = here.submit("true", |task| task.retry = once()).await;
+    let record = here.ended(task).await;
+    let error = record.error.as_ref().unwrap();
+    assert!(error.contains("did not come up within 1 s") && error.contains("guest agent"), "{error}");
+    assert_eq!(record.attempts[0].status, AttemptStatus::Lost);
+    here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_paused_agent_s_vm_stands_still_whether_or_not_its_guest_is_up_and_cancelling_takes_it_away() {
+    let mut here = Here::start(60_000).await;
+    let (control, agent) = (here.control(), here.works);
+    let task = here.submit("echo up; sleep 600", |_| ()).await;
+    let vm = support::until("its VM", || here.vm()).await;
+    let is = |run: Run| here.hypervisor.domains().get(&vm) == Some(&run);
+    support::until("it to run", || control.vm(vm).unwrap().filter(|record| record.status == VmStatus::Running)).await;
+    // Nothing answers in it yet.
+    control.pause_agent(op(), agent, PauseMode::Freeze).await.unwrap();
+    support::until("it to stand still", || is(Run::Paused).then_some(())).await;
+    control.resume_agent(op(), agent).await.unwrap();
+    support::until("it to go on", || is(Run::Running).then_some(())).await;
+    here.answers().await;
+    here.says(task, 1, "up").await;
+    control.pause_agent(op(), agent, PauseMode::Freeze).await.unwrap();
+    assert_eq!(here.hypervisor.domains().get(&vm), Some(&Run::Paused), "answered when it stands still");
+    control.resume_agent(op(), agent).await.unwrap();
+    control.cancel_task(op(), task).await.unwrap();
+    assert_eq!(here.ended(task).await.status, TaskStatus::Cancelled);
+    here.stop().await;
+}
