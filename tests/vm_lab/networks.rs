@@ -110,3 +110,58 @@ async fn a_tenants_guests_reach_each_other_over_hosts_and_never_another_tenants(
     assert_eq!(scene.json(&["network", "list"]).await, json!([]));
     scene.nothing_left(2).await;
 }
+
+#[tokio::test]
+async fn a_guest_is_on_the_network_of_its_kind_and_what_is_not_ours_is_left_alone() {
+    let scene = Scene::set(1, |lab, host| vec!["--underlay".into(), lab.underlay(host)]).await;
+    // Somebody else's, under names that ours could have.
+    scene.lab.on_host(1, &["ip", "link", "add", "hwb4096", "type", "bridge"]);
+    scene.ok(&["network", "create", "lan", "--kind", "bridge", "--bridge", "br0"]).await;
+    scene.ok(&["network", "create", "out", "--kind", "nat", "--cidr", "10.99.0.0/24"]).await;
+    scene.ok(&["network", "create", "den", "--kind", "isolated"]).await;
+    let vni = scene.json(&["network", "create", "red", "--kind", "overlay", "--cidr", "10.77.0.0/24"]).await["vni"].take();
+    let later = vni.as_u64().unwrap() + 1;
+    scene.ok(&["network", "create", "taken", "--kind", "overlay"]).await;
+    scene.lab.on_host(1, &["ip", "link", "add", &format!("hwb{later}"), "type", "bridge"]);
+
+    // By the lab's DHCP, by libvirt's.
+    scene.on("on-lan", "h1", "lan").await;
+    scene.on("on-nat", "h1", "out").await;
+    let leased = scene.shell("on-nat", "ip addr show eth0 | sed -n 's/.*inet \\([0-9.]*\\).*/\\1/p'").await;
+    assert!(leased.starts_with("10.99.0."), "{leased}");
+    assert!(scene.pings("on-nat", "10.99.0.1").await, "its way out does not answer");
+    // Alone with another, by addresses that they take themselves.
+    for (name, address) in [("on-lan", "10.55.0.1"), ("on-nat", "10.55.0.2")] {
+        scene.ok(&["vm", "attach-network", name, "den"]).await;
+        let take = format!(
+            "for n in 1 2 3 4 5 6 7 8; do [ -e /sys/class/net/eth1 ] && break; sleep 1; done; ip addr add {address}/24 dev eth1 && ip link set eth1 up && echo taken"
+        );
+        assert_eq!(scene.shell(name, &take).await, "taken");
+    }
+    scene.until("guests of one host to meet", async || scene.pings("on-lan", "10.55.0.2").await.then_some(())).await;
+
+    // An overlay that is attached while the guest runs has a card and an address that is told, and goes again.
+    scene.ok(&["vm", "attach-network", "on-lan", "red"]).await;
+    let vm = scene.vm("on-lan").await;
+    let red = vm["networkAddresses"].as_array().unwrap().iter().find(|one| one["network"] == "red").unwrap();
+    assert_eq!(red["address"], "10.77.0.2/24");
+    let mac = red["mac"].as_str().unwrap();
+    let seen = format!("cat /sys/class/net/eth*/address | grep -c {mac}; cat /sys/class/net/eth2/mtu");
+    scene.until("the guest to see its card", async || (scene.shell("on-lan", &seen).await == "1\n1450").then_some(())).await;
+    let quiet = scene.lab.on_host(1, &["ip", "-o", "addr", "show", "dev", &format!("hwb{vni}")]);
+    assert_eq!(quiet, "", "the host has an address on a tenant's network");
+    scene.ok(&["vm", "detach-network", "on-lan", "red"]).await;
+
+    // What stands where a network is to be is not touched, and said.
+    let refused = scene.run(&["vm", "attach-network", "on-lan", "taken"]).await;
+    assert!(refused.code != 0 && refused.err.contains("that is not Hiveward's"), "{}{}", refused.out, refused.err);
+
+    for name in ["on-lan", "on-nat"] {
+        scene.ok(&["vm", "remove", name, "--force"]).await;
+    }
+    scene.devices(1, &["hwb4096".into(), format!("hwb{later}")]).await;
+    for network in ["lan", "out", "den", "red", "taken"] {
+        scene.ok(&["network", "remove", network]).await;
+    }
+    scene.nothing_left(1).await;
+}
