@@ -84,6 +84,10 @@ async fn a_tenants_guests_reach_each_other_over_hosts_and_never_another_tenants(
     }
     for host in [1, 2] {
         assert_eq!(scene.lab.devices(host), made(&[&red, &blue]));
+        // What is broadcast goes to the other host and nowhere else.
+        let entries = scene.lab.on_host(host, &["bridge", "fdb", "show", "dev", &format!("hwx{red}")]);
+        let peers: Vec<_> = entries.lines().filter(|line| line.starts_with("00:00:00:00:00:00")).collect();
+        assert!(peers.len() == 1 && peers[0].contains(&scene.lab.underlay(3 - host)), "{entries}");
     }
     let refused = scene.run(&["network", "remove", "red"]).await;
     assert!(refused.code != 0 && refused.err.contains("detach or remove them first"), "{}", refused.err);
@@ -140,6 +144,8 @@ async fn a_guest_is_on_the_network_of_its_kind_and_what_is_not_ours_is_left_alon
     }
     scene.until("guests of one host to meet", async || scene.pings("on-lan", "10.55.0.2").await.then_some(())).await;
 
+    // Begun by a driver that was killed amid it.
+    scene.lab.on_host(1, &["ip", "link", "add", &format!("hwb{vni}"), "group", "26743", "type", "bridge"]);
     // An overlay that is attached while the guest runs has a card and an address that is told, and goes again.
     scene.ok(&["vm", "attach-network", "on-lan", "red"]).await;
     let vm = scene.vm("on-lan").await;

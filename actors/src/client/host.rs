@@ -69,8 +69,8 @@ fn underlay(uri: &HostUri, given: Option<&str>) -> Result<Option<IpAddr>, Refuse
     if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
         return Err(bad("an address at which other hosts reach it"));
     }
-    let simulated = uri.scheme == Scheme::Simulated;
-    if !simulated && !(uri.is_local() && uri.has_disks()) {
+    let here = uri.is_local() && (uri.has_disks() || uri.scheme == Scheme::Simulated);
+    if !here {
         return Err(bad(
             "networks between hosts are made by a node on the host itself: run one there, and register the host with it as \
              qemu:///system",

@@ -320,6 +320,7 @@ impl Behaviour for Host {
             "connected": state.link.is_some(), "breakerOpen": state.breaker.is_open(), "vms": state.children.len(),
             "running": running, "foreign": state.foreign, "strays": state.strays.len(), "placement": self.placement,
             "stepsWaiting": STEPS_AT_ONCE.saturating_sub(state.steps.available_permits()), "lastError": state.last_error,
+            "networks": state.tended.observe(),
         })
     }
 }

@@ -104,7 +104,7 @@ impl Networks {
     /// Hosts that carry a network between hosts together with one of these.
     pub fn beside(&self, hosts: &HashSet<HostId>) -> HashSet<HostId> {
         let carried =
-            |entry: &&NetworkEntry| entry.spec.kind.is_overlay() && entry.carriers.keys().any(|host| hosts.contains(host));
+            |entry: &&NetworkEntry| entry.spec.kind.is_overlay() && hosts.iter().any(|host| entry.carriers.contains_key(host));
         self.all.values().filter(carried).flat_map(|entry| entry.carriers.keys().copied()).collect()
     }
 

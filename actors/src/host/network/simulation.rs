@@ -136,9 +136,10 @@ fn peers(fleet: &Fleet, seed: u64) {
     }
     for (number, of) in named {
         for (local, peers) in &of {
-            let others: Vec<&String> = of.keys().filter(|other| *other != local).collect();
-            let (mut peers, mut others): (Vec<_>, Vec<_>) = (peers.iter().collect(), others);
-            (peers.sort(), others.sort());
+            let mut others: Vec<&String> = of.keys().filter(|other| *other != local).collect();
+            let mut peers: Vec<&String> = peers.iter().collect();
+            peers.sort();
+            others.sort();
             assert_eq!(peers, others, "seed {seed}: the peers of {local} on {number}");
         }
     }

@@ -33,11 +33,18 @@ pub struct Tended {
     busy: bool,
     /// What they were made last, and when.
     made: Option<(Instant, Vec<Network>)>,
+    /// Why they are not all as they are to be, if they are not.
+    why: Option<String>,
     /// Steps read, sweeps write.
     turn: Arc<RwLock<()>>,
 }
 
 impl Tended {
+    /// How many there are, and what is wrong with them: for the living tree.
+    pub fn observe(&self) -> serde_json::Value {
+        serde_json::json!({ "made": self.made.as_ref().map(|(_, made)| made.len()), "why": self.why })
+    }
+
     pub fn turn(&self) -> Arc<RwLock<()>> {
         self.turn.clone()
     }
@@ -95,13 +102,15 @@ impl Host {
         ctx.task(async move {
             let deadline = Deadline::after(STEP_WITHIN);
             let tended = async {
+                let mut all = Ok(());
                 for network in now.clone() {
-                    driver.ensure_networks(vec![network], deadline).await?;
+                    // One that cannot be there keeps no other from it.
+                    all = all.and(driver.ensure_networks(vec![network], deadline).await);
                 }
                 let _alone = turn.write().await;
                 match wanted() {
-                    Some((_, keep)) => driver.sweep_networks(keep, deadline).await,
-                    None => Ok(()),
+                    Some((_, keep)) => all.and(driver.sweep_networks(keep, deadline).await),
+                    None => all,
                 }
             };
             let tended = tokio::time::timeout_at(deadline.instant(), tended).await;
@@ -116,12 +125,16 @@ impl Host {
         state.tended.busy = false;
         match tended {
             Ok(made) => {
-                state.tended.made = Some((Instant::now(), made));
+                (state.tended.made, state.tended.why) = (Some((Instant::now(), made)), None);
                 // It may have changed meanwhile.
                 self.tend(ctx, state);
             }
             Err(error) => {
+                let news = state.tended.why.replace(error.to_string()) != Some(error.to_string());
                 state.tended.made = None;
+                if !news {
+                    return;
+                }
                 tracing::warn!(host = %self.spec.name, %error, "its networks are not all as they are to be");
             }
         }
