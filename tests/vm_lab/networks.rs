@@ -9,11 +9,8 @@ const OWN: &str = "10.77.0.50";
 
 impl Scene {
     async fn on(&self, name: &str, host: &str, network: &str) {
-        let memory = ["--memory", "128MiB", "--network", network, "--on", host];
-        let mut args = vec!["vm", "create", name, "--image", "guest"];
-        args.extend(memory);
+        let args = ["vm", "create", name, "--image", "guest", "--memory", "128MiB", "--network", network, "--on", host];
         self.ok(&args).await;
-        self.answers(name).await;
     }
 
     async fn at(&self, name: &str) -> usize {
@@ -70,6 +67,9 @@ async fn a_tenants_guests_reach_each_other_over_hosts_and_never_another_tenants(
     for (name, host, network) in [("red1", "h1", "red"), ("blue1", "h1", "blue"), ("red2", "h2", "red"), ("blue2", "h2", "blue")]
     {
         scene.on(name, host, network).await;
+    }
+    for name in ["red1", "blue1", "red2", "blue2"] {
+        scene.answers(name).await;
     }
     // The same addresses in both, as each tenant has them for itself.
     assert_eq!(scene.given("red1").await, scene.given("blue1").await);
@@ -131,6 +131,9 @@ async fn a_guest_is_on_the_network_of_its_kind_and_what_is_not_ours_is_left_alon
     // By the lab's DHCP, by libvirt's.
     scene.on("on-lan", "h1", "lan").await;
     scene.on("on-nat", "h1", "out").await;
+    for name in ["on-lan", "on-nat"] {
+        scene.answers(name).await;
+    }
     let leased = scene.shell("on-nat", "ip addr show eth0 | sed -n 's/.*inet \\([0-9.]*\\).*/\\1/p'").await;
     assert!(leased.starts_with("10.99.0."), "{leased}");
     assert!(scene.pings("on-nat", "10.99.0.1").await, "its way out does not answer");

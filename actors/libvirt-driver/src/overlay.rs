@@ -159,8 +159,9 @@ async fn ensure_one(handle: &Handle, owner: &str, overlay: &Overlay) -> Result<(
     let (bridge, vxlan) = (format!("{BRIDGE}{}", overlay.number), format!("{VXLAN}{}", overlay.number));
     let mut all = devices(handle).await?;
     if own(&all, &bridge, owner)?.is_none() {
-        let new = LinkMessageBuilder::<LinkBridge>::new(&bridge).forward_delay(0).link_group(GROUP);
-        handle.link().add(new.mtu(overlay.mtu).build()).execute().await.map_err(failed)?;
+        // A bridge that snoops speaks to the network itself, and lets multicast of who has just moved wait.
+        let new = LinkMessageBuilder::<LinkBridge>::new(&bridge).forward_delay(0).mcast_snooping(false);
+        handle.link().add(new.link_group(GROUP).mtu(overlay.mtu).build()).execute().await.map_err(failed)?;
         all = devices(handle).await?;
     }
     // Another address of this host, as when it was registered anew: a device's own never changes.

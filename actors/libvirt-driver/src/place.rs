@@ -32,7 +32,9 @@ impl Place {
         let Some(socket) = connected else {
             return Err(format!("libvirtd's socket is at none of {}", sockets.join(", ")));
         };
-        let asked = |what: &str, error: &dyn std::fmt::Display| format!("{what} of libvirtd cannot be seen: {error}");
+        let asked = |what: &str, error: &dyn std::fmt::Display| {
+            format!("{what} of libvirtd cannot be seen: {error}; run the node as root")
+        };
         let peer = getsockopt(&socket, PeerCredentials).map_err(|error| asked("the process", &error))?;
         // Of another PID namespace that is not below ours.
         if peer.pid() <= 0 {

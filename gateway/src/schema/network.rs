@@ -17,6 +17,9 @@ use super::{
     scalars::{Cursor, DateTime},
 };
 
+/// Of those that a network is on.
+const HOSTS_SHOWN: usize = 100;
+
 /// What VMs are connected by, as the cluster has it.
 #[derive(Clone)]
 pub struct Network(pub NetworkEntry);
@@ -67,6 +70,12 @@ impl Network {
     /// Hosts that those VMs are on, or on their way to.
     async fn host_count(&self) -> usize {
         self.0.carriers.len()
+    }
+    /// Their names; at most a hundred.
+    async fn hosts(&self, ctx: &Context<'_>) -> Result<Vec<String>> {
+        let some: Vec<_> = self.0.carriers.keys().take(HOSTS_SHOWN).copied().collect();
+        let known = door(ctx)?.hosts_by_id(&some);
+        Ok(known.into_iter().flatten().map(|host| host.spec.name.clone()).collect())
     }
     async fn added_at(&self) -> DateTime {
         self.0.added_at.into()
