@@ -10,6 +10,7 @@ mod command;
 mod fault_points;
 mod host;
 mod image;
+mod network;
 mod nodes;
 mod query;
 pub(crate) mod route;
@@ -46,6 +47,7 @@ pub use check::{DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef, TaskE
 pub use fault_points::FAULT_POINTS;
 pub use host::NewHost;
 pub use image::NewImage;
+pub use network::{NewKind, NewNetwork, VmCard};
 pub use nodes::{DrainView, NodeView, TOKEN_TTL_MAX};
 pub(crate) use query::resident_bytes;
 pub use query::{ClusterView, MetricsSample, OutputChunk, OutputReader, OutputStream, Why};

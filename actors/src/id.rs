@@ -17,6 +17,8 @@ hiveward_runtime::id! {
     VmId => "vm",
     /// What the disks of VMs begin as.
     ImageId => "image",
+    /// What VMs are connected by.
+    NetworkId => "network",
 }
 
 /// The bits of a swarm's id that say which of its shards is meant.

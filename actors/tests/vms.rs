@@ -484,6 +484,7 @@ fn where_the_watchdog_cannot_be_armed_nothing_runs_that_it_is_to_stand_behind() 
         memory_overcommit_milli: 1_000,
         pool: Default::default(),
         peer_uri: None,
+        underlay: None,
     };
     let refused = fence.hold(&host, VmId::new()).unwrap_err();
     assert!(refused.contains("/dev/null is not armed: it is no watchdog"), "{refused}");

@@ -75,6 +75,7 @@ fn empty(count: usize, total: Need) -> Hosts {
             zone,
             labels: BTreeMap::new(),
             disks: Some(String::new()),
+            overlays: true,
         });
     }
     hosts
@@ -82,7 +83,7 @@ fn empty(count: usize, total: Need) -> Hosts {
 
 fn wish(need: Need, strategy: Strategy, labels: &BTreeMap<String, String>, turn: u64) -> Wish<'_> {
     let (weights, turn) = (Weights::default(), turn.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    Wish { need, strategy, weights, pin: None, zone: None, labels, anti_affinity: &[], affinity: &[], turn }
+    Wish { need, strategy, weights, pin: None, zone: None, labels, anti_affinity: &[], affinity: &[], overlay: false, turn }
 }
 
 fn decisions(figures: &mut Figures, strategy: Strategy, vms: &[Need]) -> anyhow::Result<()> {

@@ -100,6 +100,30 @@ impl Lab {
         format!("qemu+tcp://{}.{}/system", self.net, 10 + host)
     }
 
+    /// A host's address among the hosts.
+    pub fn underlay(&self, host: usize) -> String {
+        format!("{}.{}", self.net, 10 + host)
+    }
+
+    /// What a program prints in a host's network.
+    pub fn on_host(&self, host: usize, argv: &[&str]) -> String {
+        let pid = std::fs::read_to_string(self.dir.join(host.to_string()).join("pid")).unwrap();
+        let ran = Command::new("nsenter").args(["-t", pid.trim(), "-n", "--"]).args(argv).output().unwrap();
+        assert!(ran.status.success(), "{argv:?}: {}", String::from_utf8_lossy(&ran.stderr));
+        String::from_utf8(ran.stdout).unwrap()
+    }
+
+    /// Network devices of a host that were made for networks of the cluster, and libvirt's networks of those.
+    pub fn devices(&self, host: usize) -> Vec<String> {
+        let links = self.on_host(host, &["ip", "-o", "link"]);
+        let links = links.lines().filter_map(|line| line.split(": ").nth(1)?.split('@').next().map(str::to_owned));
+        let networks = self.virsh(host, &["net-list", "--all", "--name"]);
+        let all = links.chain(networks.lines().map(|name| name.trim().to_owned()));
+        let mut ours: Vec<_> = all.filter(|name| name.starts_with("hw")).collect();
+        ours.sort();
+        ours
+    }
+
     /// The directory that all hosts have under the same path.
     pub fn shared(&self) -> String {
         self.dir.join("shared").display().to_string()

@@ -10,5 +10,6 @@ mod lab;
 mod life;
 mod lost;
 mod migration;
+mod networks;
 mod operations;
 mod shape;

@@ -1,5 +1,7 @@
 //! Domains: what is there, and each step, as the node's contract of drivers has it.
 
+use std::sync::Mutex;
+
 use virt::{
     connect::Connect,
     domain::Domain,
@@ -10,7 +12,8 @@ use virt::{
 use crate::{
     backup,
     console::Consoles,
-    protocol::{Answer, Definition, Power, Problem, Seen, Step},
+    place::Place,
+    protocol::{Answer, Card, Definition, Power, Problem, Seen, Step},
     shape, snapshot,
     store::{ROOT, Store},
     sys::{self, Record},
@@ -22,12 +25,16 @@ pub struct Host {
     pub owner: String,
     pub store: Store,
     pub consoles: Consoles,
+    /// Where its devices are, if that is on this machine; else why they cannot be made.
+    pub place: Result<Place, String>,
+    /// Networks are made and swept one at a time.
+    pub networks: Mutex<()>,
     /// `test`, or how its guests run: `kvm`, or `qemu` without the processor's help.
     kind: &'static str,
 }
 
 impl Host {
-    pub fn new(connection: Connect, owner: String, store: Store) -> Result<Self, Problem> {
+    pub fn new(connection: Connect, uri: &str, owner: String, store: Store) -> Result<Self, Problem> {
         let driver = connection.driver_type().map_err(|error| problem(&error))?;
         let kind = if driver.eq_ignore_ascii_case("test") {
             "test"
@@ -35,7 +42,8 @@ impl Host {
             let has_kvm = connection.capabilities().map_err(|error| problem(&error))?.contains("<domain type='kvm'");
             if has_kvm { "kvm" } else { "qemu" }
         };
-        Ok(Self { connection, owner, store, consoles: Consoles::default(), kind })
+        let (consoles, place, networks) = (Consoles::default(), Place::of(uri), Mutex::default());
+        Ok(Self { connection, owner, store, consoles, place, networks, kind })
     }
 
     /// Whether its domains are made of images.
@@ -326,9 +334,18 @@ fn ports(definition: &Definition) -> String {
     format!("{root}{}", "<controller type='pci' model='pcie-root-port'/>".repeat(all))
 }
 
-/// Kind and name of each: `bridge:NAME` is a bridge of the host, another name one of libvirt's networks. Without any it is
-/// libvirt's `default`, if that is up.
-pub fn named_networks<'a>(host: &Host, definition: &'a Definition) -> Result<Vec<(&'static str, &'a str)>, Problem> {
+/// A card that a guest is to have: kind and name of what it is put on, and what is said of it beyond that.
+pub struct Wired<'a> {
+    pub kind: &'static str,
+    pub name: &'a str,
+    /// As people call it.
+    pub words: &'a str,
+    pub card: Option<&'a Card>,
+}
+
+/// `bridge:NAME` is a bridge of the host, another name one of libvirt's networks, unless it is one of the cluster's. Without
+/// any it is libvirt's `default`, if that is up.
+pub fn wired<'a>(host: &Host, definition: &'a Definition) -> Result<Vec<Wired<'a>>, Problem> {
     let mut all = Vec::new();
     if definition.isolated {
         return Ok(all);
@@ -337,25 +354,30 @@ pub fn named_networks<'a>(host: &Host, definition: &'a Definition) -> Result<Vec
         && let Ok(network) = host.connection.lookup_network_by_name("default")
         && network.is_active().map_err(|error| problem(&error))?
     {
-        all.push(("network", "default"));
+        all.push(Wired { kind: "network", name: "default", words: "default", card: None });
     }
-    all.extend(definition.networks.iter().map(|network| match network.strip_prefix("bridge:") {
-        Some(bridge) => ("bridge", bridge),
-        None => ("network", network.as_str()),
+    all.extend(definition.networks.iter().map(|network| {
+        let card = definition.cards.iter().find(|card| card.network == *network);
+        let source = card.map_or(network.as_str(), |card| &card.source);
+        let (kind, name) = source.strip_prefix("bridge:").map_or(("network", source), |bridge| ("bridge", bridge));
+        Wired { kind, name, words: network, card }
     }));
     Ok(all)
 }
 
 fn networks(host: &Host, definition: &Definition) -> Result<String, Problem> {
-    Ok(named_networks(host, definition)?.into_iter().map(|(kind, name)| interface(kind, name, None)).collect())
+    Ok(wired(host, definition)?.iter().map(|wired| interface(wired, None)).collect())
 }
 
-/// With an address of its own, or one that libvirt makes up.
-pub fn interface(kind: &str, name: &str, address: Option<&str>) -> String {
-    let address = address.map_or_else(String::new, |address| format!("<mac address='{address}'/>"));
+/// With the address that the cluster gave it, else with one of its own, else with one that libvirt makes up.
+pub fn interface(wired: &Wired<'_>, address: Option<&str>) -> String {
+    let address = wired.card.map(|card| &*card.mac).or(address);
+    let address = address.map_or_else(String::new, |address| format!("<mac address='{}'/>", escaped(address)));
+    let mtu = wired.card.and_then(|card| card.mtu).map_or_else(String::new, |mtu| format!("<mtu size='{mtu}'/>"));
     format!(
-        "<interface type='{kind}'>{address}<source {kind}='{}'/><model type='virtio'/><rom enabled='no'/></interface>",
-        escaped(name)
+        "<interface type='{kind}'>{address}<source {kind}='{}'/>{mtu}<model type='virtio'/><rom enabled='no'/></interface>",
+        escaped(wired.name),
+        kind = wired.kind,
     )
 }
 

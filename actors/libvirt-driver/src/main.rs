@@ -8,6 +8,9 @@ mod console;
 mod domain;
 mod guest;
 mod migrate;
+mod network;
+mod overlay;
+mod place;
 #[path = "../../src/host/driver/protocol.rs"]
 mod protocol;
 mod seed;
@@ -95,7 +98,7 @@ fn open(call: &Call, said: &SyncSender<Said>) -> Result<Host, Problem> {
     // Not every driver has keepalive; those without need none.
     let _ = connection.set_keep_alive(5, 3);
     sys::listen(&connection).map_err(Problem::Failed)?;
-    Host::new(connection, owner.clone(), Store::new(pool.clone(), owner))
+    Host::new(connection, uri, owner.clone(), Store::new(pool.clone(), owner))
 }
 
 fn work(asking: &Mutex<Receiver<Request>>, host: &'static Host, said: &SyncSender<Said>) {
@@ -118,6 +121,8 @@ fn work(asking: &Mutex<Receiver<Request>>, host: &'static Host, said: &SyncSende
             Call::Console { vm } => console::open(host, &vm, said).map(|()| Answer::Done),
             Call::Type { vm, bytes } => console::type_(host, &vm, &bytes).map(|()| Answer::Done),
             Call::Backup { vm, dir, only } => backup::backup(host, &vm, &dir, only.as_deref()).map(Answer::BackedUp),
+            Call::EnsureNetworks { networks } => network::ensure(host, &networks).map(|()| Answer::Done),
+            Call::SweepNetworks { keep } => network::sweep(host, &keep).map(|()| Answer::Done),
             Call::Sweep { keep } => host.store.sweep(&host.connection, &keep).map(|()| Answer::Done),
         };
         answer(said, id, result);

@@ -99,12 +99,12 @@ pub fn reshape(host: &Host, vm: &str, definition: &Definition, live: bool) -> Re
         device.of.strip_prefix(&begins).is_some_and(|rest| rest.ends_with(".qcow2"))
     };
     change(&domain, live, "disk", &disks, own, &mut missing)?;
-    let networks: Vec<_> = crate::domain::named_networks(host, definition)?
+    let networks: Vec<_> = crate::domain::wired(host, definition)?
         .into_iter()
-        .map(|(kind, name)| Wanted {
-            of: format!("{kind} {}", escaped(name)),
-            words: format!("network {name}"),
-            xml: Box::new(move |_| interface(kind, name, Some(&address(vm, kind, name)))),
+        .map(|wired| Wanted {
+            of: format!("{} {}", wired.kind, escaped(wired.name)),
+            words: format!("network {}", wired.words),
+            xml: Box::new(move |_| interface(&wired, Some(&address(vm, wired.kind, wired.name)))),
         })
         .collect();
     change(&domain, live, "interface", &networks, |_| true, &mut missing)?;

@@ -12,6 +12,8 @@ pub const FAULT_POINTS: &[(&str, &str)] = &[
     ("ledger.before_reply", "before who waits for an append is answered"),
     ("ledger.before_fsync", "before entries reach the disk"),
     ("ledger.after_fsync", "after entries reached the disk"),
+    ("driver.ensure_networks", "before a simulated hypervisor makes networks"),
+    ("driver.sweep_networks", "before a simulated hypervisor removes networks that nothing uses"),
     ("driver.list", "before a simulated hypervisor lists its domains"),
     ("driver.define", "before a simulated hypervisor defines a domain"),
     ("driver.define.done", "after a simulated hypervisor defines a domain"),

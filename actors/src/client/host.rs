@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    net::IpAddr,
     ops::Bound,
 };
 
@@ -47,6 +48,8 @@ pub struct NewHost {
     pub pool_shared: bool,
     /// How other hosts' libvirtd reach this one.
     pub peer_uri: Option<String>,
+    /// The IP address at which other hosts reach it with what networks between hosts carry.
+    pub underlay: Option<String>,
 }
 
 fn milli(field: &str, given: Option<f64>, default: u32) -> Result<u32, Refused> {
@@ -57,6 +60,23 @@ fn milli(field: &str, given: Option<f64>, default: u32) -> Result<u32, Refused> 
         Some(ratio) if (0.1..=most).contains(&ratio) => Ok((ratio * 1e3).round() as u32),
         Some(_) => Err(Refused::invalid(field, format!("0.1 to {most}"))),
     }
+}
+
+fn underlay(uri: &HostUri, given: Option<&str>) -> Result<Option<IpAddr>, Refused> {
+    let Some(given) = given else { return Ok(None) };
+    let bad = |why: &str| Refused::invalid("underlay", why);
+    let address: IpAddr = given.parse().map_err(|_| bad("an IP address of the host, such as 192.168.1.11"))?;
+    if address.is_unspecified() || address.is_loopback() || address.is_multicast() {
+        return Err(bad("an address at which other hosts reach it"));
+    }
+    let here = uri.is_local() && (uri.has_disks() || uri.scheme == Scheme::Simulated);
+    if !here {
+        return Err(bad(
+            "networks between hosts are made by a node on the host itself: run one there, and register the host with it as \
+             qemu:///system",
+        ));
+    }
+    Ok(Some(address))
 }
 
 impl ControlPlane {
@@ -102,6 +122,7 @@ impl ControlPlane {
             memory_overcommit_milli: milli("memoryOvercommit", new.memory_overcommit, HostSpec::MEMORY_OVERCOMMIT_MILLI_DEFAULT)?,
             pool: Pool { path: new.pool, shared: new.pool_shared },
             peer_uri: new.peer_uri,
+            underlay: underlay(&uri, new.underlay.as_deref())?,
         });
         let done = self.change_fleet(&op, FleetChange::AddHost { spec }, operation).await?;
         self.host_done(&op, &done.value, done.cursor).await

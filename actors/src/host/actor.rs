@@ -36,6 +36,7 @@ use super::{
     fleet::{Drain, VmEntry},
     ha,
     message::{Done, HostMsg},
+    network::tending::{Tended, make_ready, needs_networks},
     spec::{Capacity, HostSpec, HostUri, Scheme},
     travel::TRIPS_AT_ONCE,
 };
@@ -111,6 +112,7 @@ pub struct State {
     saying: bool,
     last_error: Option<String>,
     list_soon: Option<TimerHandle>,
+    pub(super) tended: Tended,
     /// When images were swept last, and which were kept then.
     swept: Option<(Instant, Vec<String>)>,
     _refresh: TimerHandle,
@@ -171,6 +173,7 @@ impl Behaviour for Host {
             saying: false,
             last_error: None,
             list_soon: None,
+            tended: Tended::default(),
             swept: None,
             _refresh: ctx.every(REFRESH_EVERY, || HostMsg::Refresh),
         };
@@ -190,7 +193,10 @@ impl Behaviour for Host {
                 }
                 self.list_soon(ctx, state);
             }
-            HostMsg::Look => self.look(ctx, state).await?,
+            HostMsg::Look => {
+                self.look(ctx, state).await?;
+                self.tend(ctx, state);
+            }
             HostMsg::Usage { vms, reply } => {
                 let usage = |vm: &VmId| Some((*vm, state.known.get(vm)?.domain.as_ref()?.usage));
                 let measured: HashMap<VmId, Usage> = vms.iter().filter_map(usage).collect();
@@ -252,7 +258,9 @@ impl Behaviour for Host {
                 self.ensure(state).await?;
                 self.look(ctx, state).await?;
                 self.sweep(ctx, state);
+                self.tend(ctx, state);
             }
+            HostMsg::Tended(tended) => self.tended(ctx, state, tended),
             HostMsg::List => {
                 state.list_soon = None;
                 self.list(ctx, state);
@@ -312,6 +320,7 @@ impl Behaviour for Host {
             "connected": state.link.is_some(), "breakerOpen": state.breaker.is_open(), "vms": state.children.len(),
             "running": running, "foreign": state.foreign, "strays": state.strays.len(), "placement": self.placement,
             "stepsWaiting": STEPS_AT_ONCE.saturating_sub(state.steps.available_permits()), "lastError": state.last_error,
+            "networks": state.tended.observe(),
         })
     }
 }
@@ -594,6 +603,7 @@ impl Host {
             return reply.answer(Err(DriverError::Failed { message: "what is left of it here is being removed".into() }));
         }
         let begins = matches!(action, Action::Define(_) | Action::Start | Action::Resume);
+        let turn = needs_networks(&action).then(|| state.tended.turn());
         let (driver, looks, steps, me) = (link.driver.clone(), state.looks.clone(), state.steps.clone(), ctx.addr().clone());
         let (house, spec) = (self.house.clone(), self.spec.clone());
         ctx.task(async move {
@@ -604,7 +614,15 @@ impl Host {
             if begins && let Err(message) = ha::may_run(&house, &spec, vm).await {
                 return reply.answer(Err(DriverError::Failed { message }));
             }
-            let result = driver.act(vm, action, reply.deadline()).await;
+            let ready = match turn {
+                Some(turn) => make_ready(&house, spec.id, &*driver, turn, vm, reply.deadline()).await,
+                None => Ok(None),
+            };
+            let result = match ready {
+                // Held until it is done.
+                Ok(_networks) => driver.act(vm, action, reply.deadline()).await,
+                Err(error) => Err(error),
+            };
             let done = result.map(|domain| Done { domain, at: looks.fetch_add(1, Ordering::AcqRel) + 1 });
             // First here, so that a later look is compared with it.
             deliver(&me, HostMsg::Acted { vm, result: done.clone() }).await;

@@ -8,11 +8,11 @@ use super::{
     event::{FleetChange, FleetEvent},
     fleet::{Drain, Fleet, HostEntry},
     image::ImageSpec,
-    lost, placing, reshape,
+    lost, network, placing, reshape,
 };
 use crate::{
     id::{HostId, VmId},
-    placement::vm::Engine,
+    placement::vm::{Engine, Wish},
     swarm::event::Operation,
     vm::{spec::VmSpec, warm},
 };
@@ -40,6 +40,11 @@ pub fn decide(fleet: &Fleet, change: &FleetChange, operation: Option<&Operation>
             if let Some(other) = fleet.hosts.values().find(same) {
                 let message = format!("{} is host {} already", spec.uri, other.spec.name);
                 return Err(Refused { code: Code::Conflict, message, field: Some("uri".into()) });
+            }
+            let reached = |other: &&HostEntry| spec.underlay.is_some() && other.spec.underlay == spec.underlay;
+            if let Some(other) = fleet.hosts.values().find(reached) {
+                let message = format!("others reach host {} at that address already", other.spec.name);
+                return Err(Refused { code: Code::Conflict, message, field: Some("underlay".into()) });
             }
             if fleet.hosts.len() >= HOSTS_MAX {
                 return Err(Refused::new(Code::Limit, format!("there are {HOSTS_MAX} hosts; remove one first")));
@@ -74,7 +79,7 @@ pub fn decide(fleet: &Fleet, change: &FleetChange, operation: Option<&Operation>
             }
         },
         FleetChange::DeclareLost { host, confirm, by } => lost::declare(fleet, *host, confirm, by, operation)?,
-        FleetChange::AddVm { spec, on } => vec![add_vm(fleet, spec, *on, operation, |_| true)?],
+        FleetChange::AddVm { spec, on } => vec![add_vm(fleet, spec, *on, operation, &[], |_| true)?],
         FleetChange::CloneVm { spec, images, of, on } => clone_vm(fleet, spec, images, *of, *on)?,
         FleetChange::Reached { host, placement, capacity } => match current(*host, *placement) {
             Some(entry) if entry.capacity.as_ref() != Some(capacity) || entry.unreachable.is_some() => {
@@ -127,6 +132,8 @@ pub fn decide(fleet: &Fleet, change: &FleetChange, operation: Option<&Operation>
             }
             vec![FleetEvent::ImageRemoved { image: *image, operation }]
         }
+        FleetChange::AddNetwork { spec } => network::book::add(fleet, spec, operation)?,
+        FleetChange::RemoveNetwork { network } => network::book::remove(fleet, *network, operation)?,
         FleetChange::RemoveVm { vm } => match fleet.vms.get(vm) {
             Some(entry) => vec![FleetEvent::VmRemoved { vm: *vm, host: entry.host }],
             // Said again: it is so already.
@@ -172,9 +179,17 @@ fn clone_vm(
     }
     let host = fleet.vms.get(&of).and_then(|entry| fleet.hosts.get(&entry.host)).ok_or_else(|| Refused::not_found(of))?;
     // Its disks are what that kind of hypervisor wrote.
-    let added = add_vm(fleet, spec, on, None, |other| other.spec.scheme() == host.spec.scheme())?;
+    let known = known_networks(fleet, of);
+    let added = add_vm(fleet, spec, on, None, &known, |other| other.spec.scheme() == host.spec.scheme())?;
     let images = images.iter().map(|spec| FleetEvent::ImageAdded { spec: spec.clone(), operation: None });
     Ok(images.chain([added]).collect())
+}
+
+/// Those of a VM's networks that are its hosts' own: what a name means it means for its clones as well.
+fn known_networks(fleet: &Fleet, of: VmId) -> Vec<String> {
+    let Some(entry) = fleet.vms.get(&of) else { return Vec::new() };
+    let own = entry.spec.networks.iter().filter(|name| fleet.networks.card(of, name).is_none());
+    own.cloned().collect()
 }
 
 fn add_vm(
@@ -182,6 +197,7 @@ fn add_vm(
     spec: &Arc<VmSpec>,
     on: Option<HostId>,
     operation: Option<Operation>,
+    own_networks: &[String],
     suits: impl Fn(&HostEntry) -> bool,
 ) -> Result<FleetEvent, Refused> {
     if fleet.vm_named(&spec.name).is_some() {
@@ -196,7 +212,10 @@ fn add_vm(
     if let Some(its) = spec.lease.and_then(|lease| fleet.leased(lease)) {
         return Err(conflict(format!("its attempt has {its} already")));
     }
-    let wish = placing::wish(spec.id, spec, on);
+    let drilled = spec.restored.as_ref().is_some_and(|restored| restored.drill);
+    let cards = if drilled { Vec::new() } else { network::book::cards(fleet, spec.id, &spec.networks, own_networks)? };
+    let overlay = cards.iter().any(|card| card.overlay);
+    let wish = Wish { overlay, ..placing::wish(spec.id, spec, on) };
     let chosen = placing::select(fleet, &mut Engine::default(), spec.id, &wish, spec.ha, suits)?;
     let decision = chosen.map_err(|refused| Refused { message: format!("{}; nothing was made", refused.message), ..refused })?;
     // What the name means now it means for this VM for ever.
@@ -204,5 +223,5 @@ fn add_vm(
         Some(image) => Arc::new(VmSpec { base: Some(image), ..(**spec).clone() }),
         None => spec.clone(),
     };
-    Ok(FleetEvent::VmAdded { spec, host: decision.chosen, decision: Arc::new(decision), operation })
+    Ok(FleetEvent::VmAdded { spec, host: decision.chosen, decision: Arc::new(decision), operation, cards })
 }

@@ -7,12 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     image::ImageSpec,
+    network::{Card, NetworkSpec},
     reshape::Size,
     spec::{Capacity, HostSpec},
 };
 use crate::{
     agent::connector::Lease,
-    id::{HostId, ImageId, VmId},
+    id::{HostId, ImageId, NetworkId, VmId},
     placement::vm::Decision,
     swarm::event::Operation,
     vm::spec::{Shape, VmSpec},
@@ -56,6 +57,9 @@ pub enum FleetEvent {
         host: HostId,
         decision: Arc<Decision>,
         operation: Option<Operation>,
+        /// On those of its networks that are the cluster's.
+        #[serde(default)]
+        cards: Vec<Card>,
     },
     /// Nothing of it is left, and its reservation is over.
     VmRemoved {
@@ -124,6 +128,9 @@ pub enum FleetEvent {
         host: HostId,
         number: u64,
         shape: Shape,
+        /// Those that it has in this shape.
+        #[serde(default)]
+        cards: Vec<Card>,
     },
     /// From here on it is a VM of this shape. Its present run may use as much as is `held`.
     VmReshaped {
@@ -150,6 +157,16 @@ pub enum FleetEvent {
         vm: VmId,
         host: HostId,
         lease: Lease,
+    },
+    /// Its number is no other network's, ever.
+    NetworkAdded {
+        spec: Arc<NetworkSpec>,
+        number: u32,
+        operation: Option<Operation>,
+    },
+    NetworkRemoved {
+        network: NetworkId,
+        operation: Option<Operation>,
     },
 }
 
@@ -179,6 +196,8 @@ impl FleetEvent {
             Self::VmKeptShape { .. } => "VmKeptShape",
             Self::VmLetGo { .. } => "VmLetGo",
             Self::VmTaken { .. } => "VmTaken",
+            Self::NetworkAdded { .. } => "NetworkAdded",
+            Self::NetworkRemoved { .. } => "NetworkRemoved",
         }
     }
 
@@ -205,7 +224,9 @@ impl FleetEvent {
             // Its new host is to hear of it at once; the old one has nobody who could.
             Self::VmComesBack { to, .. } => *to,
             Self::VmMoving { from, .. } | Self::VmMoved { from, .. } | Self::VmStayed { from, .. } => *from,
-            Self::ImageAdded { .. } | Self::ImageRemoved { .. } => return None,
+            Self::ImageAdded { .. } | Self::ImageRemoved { .. } | Self::NetworkAdded { .. } | Self::NetworkRemoved { .. } => {
+                return None;
+            }
         })
     }
 
@@ -229,6 +250,8 @@ impl FleetEvent {
             Self::VmAdded { spec, operation, .. } => (operation, spec.id.key()),
             Self::ImageAdded { spec, operation } => (operation, spec.id.key()),
             Self::ImageRemoved { image, operation } => (operation, image.key()),
+            Self::NetworkAdded { spec, operation, .. } => (operation, spec.id.key()),
+            Self::NetworkRemoved { network, operation } => (operation, network.key()),
             _ => return None,
         };
         Some((operation.as_ref()?, key))
@@ -247,9 +270,9 @@ impl FleetEvent {
             | Self::HostDrainCancelled { host, .. }
             | Self::HostDrained { host }
             | Self::HostRemoved { host, .. } => json!({"host": host.to_string()}),
-            Self::VmAdded { spec, host, decision, .. } => json!({
+            Self::VmAdded { spec, host, decision, cards, .. } => json!({
                 "vm": spec.id.to_string(), "name": spec.name, "host": host.to_string(), "strategy": decision.strategy,
-                "eligible": decision.eligible,
+                "eligible": decision.eligible, "addresses": addresses(cards),
             }),
             Self::VmRemoved { vm, host } => json!({"vm": vm.to_string(), "host": host.to_string()}),
             Self::VmMoving { vm, from, to } | Self::VmMoved { vm, from, to } | Self::VmStayed { vm, from, to } => {
@@ -268,7 +291,17 @@ impl FleetEvent {
                 "strategy": decision.strategy, "eligible": decision.eligible,
             }),
             Self::VmWaits { vm, host, why } => json!({"vm": vm.to_string(), "host": host.to_string(), "why": why}),
-            Self::VmReshaping { vm, host, shape, .. } | Self::VmReshaped { vm, host, shape, .. } => json!({
+            Self::VmReshaping { vm, host, shape, cards, .. } => json!({
+                "vm": vm.to_string(), "host": host.to_string(), "cpus": shape.cpus, "memoryBytes": shape.memory_bytes,
+                "disks": shape.disks.iter().map(|disk| &disk.name).collect::<Vec<_>>(), "networks": shape.networks,
+                "addresses": addresses(cards),
+            }),
+            Self::NetworkAdded { spec, number, .. } => json!({
+                "network": spec.id.to_string(), "name": spec.name, "kind": spec.kind.name(), "number": number,
+                "cidr": spec.kind.cidr().map(String::from),
+            }),
+            Self::NetworkRemoved { network, .. } => json!({"network": network.to_string()}),
+            Self::VmReshaped { vm, host, shape, .. } => json!({
                 "vm": vm.to_string(), "host": host.to_string(), "cpus": shape.cpus, "memoryBytes": shape.memory_bytes,
                 "disks": shape.disks.iter().map(|disk| &disk.name).collect::<Vec<_>>(), "networks": shape.networks,
             }),
@@ -281,6 +314,10 @@ impl FleetEvent {
             }
         }
     }
+}
+
+fn addresses(cards: &[Card]) -> Vec<String> {
+    cards.iter().filter_map(|card| Some(card.address?.to_string())).collect()
 }
 
 /// What the roster is asked to change of the fleet.
@@ -384,6 +421,13 @@ pub enum FleetChange {
         vm: VmId,
         lease: Lease,
     },
+    AddNetwork {
+        spec: Arc<NetworkSpec>,
+    },
+    /// Refused while a VM is on it.
+    RemoveNetwork {
+        network: NetworkId,
+    },
 }
 
 impl FleetChange {
@@ -401,6 +445,8 @@ impl FleetChange {
             Self::AddVm { spec, .. } | Self::CloneVm { spec, .. } => spec.id.key(),
             Self::AddImage { spec } => spec.id.key(),
             Self::RemoveImage { image } => image.key(),
+            Self::AddNetwork { spec } => spec.id.key(),
+            Self::RemoveNetwork { network } => network.key(),
             Self::RemoveVm { vm }
             | Self::TakeVm { vm, .. }
             | Self::BeginMove { vm, .. }

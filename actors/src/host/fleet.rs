@@ -10,6 +10,7 @@ use hiveward_runtime::{clock::WallMs, op::NodeId};
 use super::{
     event::FleetEvent,
     image::ImageSpec,
+    network::{Card, Networks},
     reshape::Size,
     spec::{Capacity, HostSpec},
 };
@@ -101,6 +102,10 @@ pub struct VmEntry {
     pub shaped: u64,
     /// What its present run may use beyond its shape, until it is started again, since which operation.
     pub held: Option<(u64, Size)>,
+    /// On those of its networks that are the cluster's.
+    pub cards: Vec<Card>,
+    /// In the shape that it is being given.
+    pub cards_then: Vec<Card>,
 }
 
 #[derive(Clone, Debug)]
@@ -116,6 +121,7 @@ pub struct Fleet {
     pub hosts: BTreeMap<HostId, HostEntry>,
     pub vms: HashMap<VmId, VmEntry>,
     pub images: BTreeMap<ImageId, ImageEntry>,
+    pub networks: Networks,
     image_names: HashMap<String, ImageId>,
     host_names: HashMap<String, HostId>,
     vm_names: HashMap<String, VmId>,
@@ -175,6 +181,7 @@ impl Fleet {
                 zone: entry.spec.zone.clone(),
                 labels: entry.spec.labels.clone(),
                 disks: entry.spec.disks_of(),
+                overlays: entry.spec.underlay.is_some(),
             });
         }
         for (group, on) in &self.groups {
@@ -252,6 +259,40 @@ impl Fleet {
 
     /// Makes an event part of the state.
     pub fn apply(&mut self, event: &FleetEvent, at: WallMs) {
+        let touched = self.touched(event);
+        self.enter(&touched, false);
+        self.change(event, at);
+        self.enter(&touched, true);
+    }
+
+    /// VMs whose cards or whose place it changes.
+    fn touched(&self, event: &FleetEvent) -> Vec<VmId> {
+        match event {
+            FleetEvent::VmAdded { spec, cards, .. } if !cards.is_empty() => vec![spec.id],
+            FleetEvent::HostRemoved { host, .. } => {
+                self.hosts.get(host).map(|entry| entry.vms.iter().copied().collect()).unwrap_or_default()
+            }
+            FleetEvent::VmRemoved { vm, .. }
+            | FleetEvent::VmMoving { vm, .. }
+            | FleetEvent::VmMoved { vm, .. }
+            | FleetEvent::VmStayed { vm, .. }
+            | FleetEvent::VmComesBack { vm, .. }
+            | FleetEvent::VmReshaping { vm, .. }
+            | FleetEvent::VmReshaped { vm, .. }
+            | FleetEvent::VmKeptShape { vm, .. } => vec![*vm],
+            _ => Vec::new(),
+        }
+    }
+
+    fn enter(&mut self, vms: &[VmId], there: bool) {
+        for vm in vms {
+            if let Some(entry) = self.vms.get(vm) {
+                self.networks.enter(*vm, entry, there);
+            }
+        }
+    }
+
+    fn change(&mut self, event: &FleetEvent, at: WallMs) {
         match event {
             FleetEvent::HostAdded { spec, .. } => {
                 self.host_names.insert(spec.name.clone(), spec.id);
@@ -292,7 +333,8 @@ impl Fleet {
                     self.host_names.remove(&entry.spec.name);
                 }
             }
-            FleetEvent::VmAdded { spec, host, .. } => {
+            FleetEvent::VmAdded { spec, host, cards, .. } => {
+                self.networks.given(cards);
                 self.vm_names.insert(spec.name.clone(), spec.id);
                 if let Some(lease) = spec.lease {
                     self.leases.insert(lease, spec.id);
@@ -318,6 +360,8 @@ impl Fleet {
                         reshaping: None,
                         shaped: 0,
                         held: None,
+                        cards: cards.clone(),
+                        cards_then: Vec::new(),
                     },
                 );
             }
@@ -335,7 +379,10 @@ impl Fleet {
             FleetEvent::VmMoved { vm, from, to } => self.hand_over(*vm, *from, *to, at),
             FleetEvent::VmComesBack { vm, from, to, epoch, .. } => {
                 // Nothing of it runs any more: it begins in the shape that it has.
-                self.reshape(*vm, |entry| (entry.reshaping, entry.held) = (None, None));
+                self.reshape(*vm, |entry| {
+                    (entry.reshaping, entry.held) = (None, None);
+                    entry.cards_then.clear();
+                });
                 let moving = self.vms.get_mut(vm).and_then(|entry| {
                     (entry.epoch, entry.waits) = (*epoch, None);
                     entry.moving.take()
@@ -375,15 +422,20 @@ impl Fleet {
                     self.group(*to, &spec, -1);
                 }
             }
-            FleetEvent::VmReshaping { vm, number, shape, .. } => {
-                self.reshape(*vm, |entry| entry.reshaping = Some((*number, shape.clone())));
+            FleetEvent::VmReshaping { vm, number, shape, cards, .. } => {
+                self.networks.given(cards);
+                self.reshape(*vm, |entry| {
+                    (entry.reshaping, entry.cards_then) = (Some((*number, shape.clone())), cards.clone());
+                });
             }
             FleetEvent::VmReshaped { vm, number, shape, held, .. } => self.reshape(*vm, |entry| {
                 entry.spec = Arc::new(entry.spec.shaped(shape));
                 (entry.reshaping, entry.shaped, entry.held) = (None, *number, held.map(|held| (*number, held)));
+                entry.cards = std::mem::take(&mut entry.cards_then);
             }),
             FleetEvent::VmKeptShape { vm, number, held, .. } => self.reshape(*vm, |entry| {
                 (entry.reshaping, entry.held) = (None, held.map(|held| (*number, held)));
+                entry.cards_then.clear();
             }),
             FleetEvent::VmTaken { vm, lease, .. } => {
                 let Some(spec) = self.vms.get(vm).map(|entry| entry.spec.clone()) else { return };
@@ -394,6 +446,8 @@ impl Fleet {
                 }
             }
             FleetEvent::VmLetGo { vm, .. } => self.reshape(*vm, |entry| entry.held = None),
+            FleetEvent::NetworkAdded { spec, number, .. } => self.networks.add(spec, *number, at),
+            FleetEvent::NetworkRemoved { network, .. } => self.networks.remove(*network),
             FleetEvent::ImageAdded { spec, .. } => {
                 if spec.only_for.is_none() {
                     self.image_names.insert(spec.name.clone(), spec.id);

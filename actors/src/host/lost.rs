@@ -15,7 +15,7 @@ use hiveward_runtime::{
 use super::{
     event::FleetEvent,
     fleet::{Fleet, HostEntry, Lost},
-    placing::wish,
+    placing::wish_of,
     spec::{HostSpec, HostUri, Scheme},
 };
 use crate::{
@@ -158,7 +158,7 @@ fn bring_back(fleet: &Fleet, host: HostId) -> Vec<FleetEvent> {
     }
     let (hosts, then) = (fleet_then.columns(), fleet_then.clone());
     let guests = free.iter().filter_map(|vm| then.vms.get(vm).map(|entry| (vm, entry)));
-    let guests: Vec<_> = guests.map(|(vm, entry)| Guest { vm: *vm, on: host, wish: wish(*vm, &entry.spec, None) }).collect();
+    let guests: Vec<_> = guests.map(|(vm, entry)| Guest { vm: *vm, on: host, wish: wish_of(*vm, entry, None) }).collect();
     for (vm, place) in come_back(&hosts, &guests, host) {
         settle(&mut fleet_then, vm, place);
     }
@@ -177,5 +177,5 @@ fn to_where_it_went(fleet: &Fleet, vm: VmId) -> Result<Decision, String> {
     }
     // Room for it is reserved there already.
     hosts.give_back(at, entry.need(), entry.spec.groups());
-    Engine::default().decide(&hosts, &wish(vm, &entry.spec, Some(to))).map(|(_, decision)| decision)
+    Engine::default().decide(&hosts, &wish_of(vm, entry, Some(to))).map(|(_, decision)| decision)
 }

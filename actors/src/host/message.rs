@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     backup::NewBackup,
-    driver::{Action, Change, Connection, Domain, DriverError, GuestInfo, Listing, Migration, Progress, Usage},
+    driver::{Action, Change, Connection, Domain, DriverError, GuestInfo, Listing, Migration, Network, Progress, Usage},
     meter::{Loads, Samples},
 };
 use crate::{
@@ -179,4 +179,6 @@ pub enum HostMsg {
     StrayGone {
         vm: VmId,
     },
+    /// Its networks are these, or not all of them.
+    Tended(Result<Vec<Network>, DriverError>),
 }

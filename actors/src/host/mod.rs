@@ -19,6 +19,7 @@ pub mod image;
 pub mod lost;
 pub mod message;
 pub mod meter;
+pub mod network;
 pub mod placing;
 pub mod record;
 pub mod reshape;

@@ -21,6 +21,7 @@ use crate::{
     vm::spec::VmSpec,
 };
 
+/// Of one that is not on any network between hosts.
 pub fn wish<'a>(vm: VmId, spec: &'a VmSpec, pin: Option<HostId>) -> Wish<'a> {
     Wish {
         need: need(spec),
@@ -31,9 +32,15 @@ pub fn wish<'a>(vm: VmId, spec: &'a VmSpec, pin: Option<HostId>) -> Wish<'a> {
         labels: &spec.host_labels,
         anti_affinity: &spec.anti_affinity,
         affinity: &spec.affinity,
+        overlay: false,
         // The part of the id that is by chance.
         turn: vm.as_u128() as u64,
     }
+}
+
+/// Of one that is there.
+pub fn wish_of<'a>(vm: VmId, entry: &'a VmEntry, pin: Option<HostId>) -> Wish<'a> {
+    Wish { overlay: entry.needs_overlay(), ..wish(vm, &entry.spec, pin) }
 }
 
 /// The host for a VM that is not there yet, of those that `suits` says could run it. Inner error: it is not taken in, with what is at fault in what was wished; the
@@ -102,7 +109,7 @@ fn columns_from(fleet: &Fleet, from: HostId) -> Hosts {
 
 /// What one that is there takes along: also what its present run holds.
 fn present(vm: VmId, entry: &VmEntry) -> Wish<'_> {
-    Wish { need: entry.need(), ..wish(vm, &entry.spec, None) }
+    Wish { need: entry.need(), ..wish_of(vm, entry, None) }
 }
 
 fn leaving(vm: VmId, entry: &VmEntry) -> Leaving<'_> {

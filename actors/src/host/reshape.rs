@@ -10,11 +10,12 @@ use serde::{Deserialize, Serialize};
 use super::{
     event::FleetEvent,
     fleet::{Fleet, VmEntry, need},
-    placing::wish,
+    network,
+    placing::wish_of,
 };
 use crate::{
     id::{HostId, VmId},
-    placement::vm::{Guest, Need, Wish, survives_largest},
+    placement::vm::{Guest, Need, Reject, Wish, survives_largest},
     vm::spec::Shape,
 };
 
@@ -59,7 +60,7 @@ impl Fleet {
 
 /// One that is to come back, in the largest shape that it may have by then.
 pub(super) fn guest(vm: VmId, entry: &VmEntry) -> Guest<'_> {
-    Guest { vm, on: entry.host, wish: Wish { need: entry.lasting(), ..wish(vm, &entry.spec, None) } }
+    Guest { vm, on: entry.host, wish: Wish { need: entry.lasting(), ..wish_of(vm, entry, None) } }
 }
 
 pub(super) fn begin(fleet: &Fleet, vm: VmId, host: HostId, number: u64, shape: &Shape) -> Result<Vec<FleetEvent>, Refused> {
@@ -76,7 +77,15 @@ pub(super) fn begin(fleet: &Fleet, vm: VmId, host: HostId, number: u64, shape: &
         None => {}
     }
     admit(fleet, vm, entry, shape)?;
-    Ok(vec![FleetEvent::VmReshaping { vm, host, number, shape: shape.clone() }])
+    let cards = network::book::cards(fleet, vm, &shape.networks, &entry.spec.networks)?;
+    if cards.iter().any(|card| card.overlay) {
+        let of = fleet.hosts.get(&host).filter(|entry| entry.spec.underlay.is_none());
+        if let Some(of) = of {
+            let (name, why) = (&entry.spec.name, Reject::Underlay.words());
+            return refused(format!("{} {why}; move {name} to another host first", of.spec.name));
+        }
+    }
+    Ok(vec![FleetEvent::VmReshaping { vm, host, number, shape: shape.clone(), cards }])
 }
 
 /// Whether what it takes more is there, and would be if the fullest host were lost.
@@ -189,6 +198,7 @@ mod tests {
                 memory_overcommit_milli: 1_000,
                 pool: Default::default(),
                 peer_uri: None,
+                underlay: None,
             };
             act(&mut fleet, FleetChange::AddHost { spec: Arc::new(spec) });
             let entry = fleet.hosts.get_mut(&host(n)).unwrap();

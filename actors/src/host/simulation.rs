@@ -33,6 +33,7 @@ fn host(n: u128, dice: &mut fastrand::Rng) -> HostSpec {
         memory_overcommit_milli: 1_000,
         pool: Default::default(),
         peer_uri: None,
+        underlay: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a client said a host is; parsed once.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use hiveward_runtime::{error::Refused, op::NodeId};
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,9 @@ pub struct HostSpec {
     /// it, over its connections to both.
     #[serde(default)]
     pub peer_uri: Option<String>,
+    /// Where other hosts reach it with what networks between hosts carry; without it there are none on it.
+    #[serde(default)]
+    pub underlay: Option<IpAddr>,
 }
 
 impl HostSpec {

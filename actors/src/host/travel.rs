@@ -12,6 +12,7 @@ use super::{
     driver::{Action, Driver, DriverError, Migration, Progress, Run},
     ha,
     message::{HostMsg, Peeked},
+    network::tending::make_ready,
 };
 use crate::{id::VmId, vm::actor::definition};
 
@@ -72,9 +73,12 @@ impl Host {
         };
         let copies = self.copies(vm);
         let (house, host, me, deadline) = (self.house.clone(), self.spec.clone(), self.spec.id, reply.deadline());
+        let turn = state.tended.turn();
         ctx.task(async move {
             let prepared = async {
                 ha::may_run(&house, &host, vm).await.map_err(|message| DriverError::Failed { message })?;
+                // From here on the fleet has it as one that is coming, and its networks stay.
+                make_ready(&house, me, &*driver, turn, vm, deadline).await?;
                 if !copies {
                     return Ok(());
                 }

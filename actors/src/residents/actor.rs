@@ -5,7 +5,7 @@
 //! anything lives. After a restart it finds what runs by its doors, and goes on.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -32,7 +32,7 @@ use crate::{
     directory::{Entity, NodeStatus, roster_key},
     host::{self, HostSpec, actor::Host, message::HostMsg},
     house::House,
-    id::{AgentId, SwarmId},
+    id::{AgentId, HostId, SwarmId},
     loss,
     roster::{RosterMsg, wire::RosterWire},
     swarm::{SwarmSpec, actor::Coordinator, message::SwarmMsg, wire},
@@ -381,12 +381,17 @@ impl Residents {
         });
     }
 
-    /// Hosts here hear at once what changed of them or their VMs. Not heard: they look by themselves now and then.
+    /// Hosts here hear at once what changed of them or their VMs, and who else carries their networks. Not heard: they look
+    /// by themselves now and then.
     fn tell_hosts(&self, entities: impl Iterator<Item = Entity>) {
-        for entity in entities {
-            if let Entity::Host(host) = entity
-                && let Some(door) = self.house.doors.host(host)
-            {
+        let changed: HashSet<HostId> =
+            entities.filter_map(|entity| if let Entity::Host(host) = entity { Some(host) } else { None }).collect();
+        if changed.is_empty() {
+            return;
+        }
+        let beside = self.house.directory.read(|known| known.fleet.networks.beside(&changed));
+        for host in changed.union(&beside) {
+            if let Some(door) = self.house.doors.host(*host) {
                 let _ = door.tell(HostMsg::Look);
             }
         }

@@ -170,6 +170,7 @@ fn host_spec(n: usize) -> HostSpec {
         memory_overcommit_milli: 1_000,
         pool: crate::host::driver::Pool { path: Some("/shared".into()), shared: true },
         peer_uri: None,
+        underlay: None,
     }
 }
 
@@ -262,7 +263,7 @@ impl World {
             let decision =
                 Decision { strategy: Strategy::Spread, chosen: host, scores: Vec::new(), eligible: 1, left_out: Vec::new() };
             let spec = Arc::new(vm_spec(n));
-            let added = FleetEvent::VmAdded { spec, host, decision: Arc::new(decision), operation: None };
+            let added = FleetEvent::VmAdded { spec, host, decision: Arc::new(decision), operation: None, cards: Vec::new() };
             world.commit(vec![RosterEvent::Fleet(added)]);
         }
         for node in 0..NODES {

@@ -47,6 +47,7 @@ use crate::{
         driver::{Action, Base, Domain, DomainSpec, DriverError, domain_name},
         event::FleetChange,
         message::{Done, HostMsg},
+        network::making,
         spec::HostUri,
     },
     house::House,
@@ -724,8 +725,11 @@ pub(crate) async fn definition(house: &House, spec: &Arc<VmSpec>, host: HostId) 
     for (disk, image) in &spec.bases {
         cloned.extend(base(house, Some(*image), host).await?.map(|base| (disk.clone(), base)));
     }
+    let cards = house.directory.read(|known| making::cards(&known.fleet, host, spec.id, &spec.networks));
+    let cards = cards.map_err(|message| Refused::new(Code::Refused, message))?;
     Ok(DomainSpec {
         owner: host,
+        cards,
         base: match &spec.restored {
             Some(restored) => restored.disks.iter().find(|disk| disk.disk == "root").map(|disk| restored.base(disk)),
             None => base(house, spec.base, host).await?,

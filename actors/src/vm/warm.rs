@@ -215,6 +215,7 @@ mod tests {
             memory_overcommit_milli: 1_000,
             pool: Default::default(),
             peer_uri: None,
+            underlay: None,
         };
         fleet.apply(&FleetEvent::HostAdded { spec: Arc::new(spec), operation: None }, WallMs(0));
         let capacity = Capacity { cpus: 20, memory_bytes: 1 << 40, version: String::new() };

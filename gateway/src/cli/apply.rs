@@ -1,4 +1,4 @@
-//! `hiveward apply -f FILE`: swarms, agents, hosts, VMs and tasks as one YAML file.
+//! `hiveward apply -f FILE`: swarms, agents, hosts, networks, VMs and tasks as one YAML file.
 //!
 //! Operation ids are derived from the content, so applying the same file again changes nothing: what is there is left as
 //! it is. The file may declare `parameters`, which `--set` overrides and `${name}` in its texts stands for.
@@ -11,11 +11,11 @@ use serde_json::{Map, Value, json};
 
 use super::{
     apply_coding::{Coding, Model},
-    apply_vm::{HostItem, MachineItem, VmItem},
+    apply_vm::{HostItem, MachineItem, NetworkItem, VmItem},
     args,
-    client::{AGENT, Client, SWARM, TASK, VM},
+    client::{AGENT, Client, NETWORK, SWARM, TASK, VM},
     fail::{Exit, Failed, Outcome},
-    host,
+    host, network,
     show::{Format, Show, print, text},
     swarm, vm,
     wait::{self, Follow},
@@ -55,6 +55,8 @@ struct File {
     agents: Vec<AgentItem>,
     #[serde(default)]
     hosts: Vec<HostItem>,
+    #[serde(default)]
+    networks: Vec<NetworkItem>,
     #[serde(default)]
     vms: Vec<VmItem>,
     #[serde(default)]
@@ -334,6 +336,7 @@ struct Wanted {
     swarms: Vec<Value>,
     agents: Vec<Value>,
     hosts: Vec<Value>,
+    networks: Vec<Value>,
     vms: Vec<Value>,
     /// By swarm; the empty name is the default one.
     tasks: BTreeMap<String, Vec<Value>>,
@@ -366,8 +369,14 @@ impl Wanted {
             fill(&mut json, &value)?;
             Ok(json)
         };
-        let mut wanted =
-            Self { swarms: Vec::new(), agents: Vec::new(), hosts: Vec::new(), vms: Vec::new(), tasks: BTreeMap::new() };
+        let mut wanted = Self {
+            swarms: Vec::new(),
+            agents: Vec::new(),
+            hosts: Vec::new(),
+            networks: Vec::new(),
+            vms: Vec::new(),
+            tasks: BTreeMap::new(),
+        };
         for item in &file.swarms {
             wanted.swarms.push(filled(item)?);
         }
@@ -387,6 +396,9 @@ impl Wanted {
         }
         for item in &file.hosts {
             wanted.hosts.push(filled(item)?);
+        }
+        for item in &file.networks {
+            wanted.networks.push(filled(item)?);
         }
         for item in &file.vms {
             wanted.vms.extend(numbered(filled(item)?, item.count));
@@ -483,7 +495,8 @@ pub async fn run(client: &Client, show: Show, args: ApplyArgs) -> Outcome {
         .map_err(|problem| Failed::usage(problem, "mend the file and apply it again; nothing was changed"))?;
     if args.dry_run {
         return Show { format: if show.format == Format::Table { Format::Yaml } else { show.format }, ..show }.value(&json!({
-            "swarms": wanted.swarms, "agents": wanted.agents, "hosts": wanted.hosts, "vms": wanted.vms, "tasks": wanted.tasks,
+            "swarms": wanted.swarms, "agents": wanted.agents, "hosts": wanted.hosts, "networks": wanted.networks,
+            "vms": wanted.vms, "tasks": wanted.tasks,
         }));
     }
     let mut applied = Vec::new();
@@ -498,6 +511,9 @@ pub async fn run(client: &Client, show: Show, args: ApplyArgs) -> Outcome {
         // VMs that follow are placed on what was reached.
         host::reached(client, &text_of(&host, "id")).await?;
         applied.push(host);
+    }
+    for network in wanted.networks {
+        applied.push(entity(client, &args.run, "network", network).await?);
     }
     for vm in wanted.vms {
         applied.push(entity(client, &args.run, "vm", vm).await?);
@@ -557,6 +573,7 @@ async fn entity(client: &Client, run: &str, noun: &str, mut input: Value) -> Out
         "swarm" => (SWARM, "SwarmCreate", "/createSwarm/swarm"),
         "host" => (VM, "HostRegister", "/registerHost/host"),
         "vm" => (VM, "VmCreate", "/createVm/vm"),
+        "network" => (NETWORK, "NetworkCreate", "/createNetwork/network"),
         _ => (AGENT, "AgentCreate", "/createAgent/agent"),
     };
     let swarm = text_of(&input, "swarm");
@@ -568,6 +585,7 @@ async fn entity(client: &Client, run: &str, noun: &str, mut input: Value) -> Out
                 // One with its URI under another name is no reason to be content.
                 "host" => host::resolve(client, &name).await.ok(),
                 "vm" => vm::named(client, &name).await?,
+                "network" => network::named(client, &name).await?.map(|network| text_of(&network, "id")),
                 _ => agent_named(client, &swarm, &name).await?,
             };
             let id = there.ok_or(failed)?;
@@ -603,6 +621,8 @@ agents:
     connector: command
 hosts:
   - {name: h1, uri: 'simulated://h1'}
+networks:
+  - {name: red, kind: overlay, cidr: 10.7.0.0/24}
 vms:
   - {name: web, count: 2, image: debian-12, cpus: 2, memory: 2GiB, disks: [{name: root, size: 10GiB}], antiAffinity: [web]}
 tasks:
@@ -623,6 +643,7 @@ tasks:
         assert_eq!(wanted.agents[0]["connector"], json!({"worker": {"argv": ["python3", "w.py"]}}));
         assert_eq!(wanted.agents[2]["connector"], json!({"command": true}));
         assert_eq!(wanted.hosts[0], json!({"name": "h1", "uri": "simulated://h1"}));
+        assert_eq!(wanted.networks[0], json!({"name": "red", "kind": "OVERLAY", "cidr": "10.7.0.0/24"}));
         let disks = json!([{"name": "root", "sizeBytes": 10_u64 << 30}]);
         let vm = json!({"name": "web-2", "image": "debian-12", "cpus": 2, "memoryBytes": 2_u64 << 30, "disks": disks, "antiAffinity": ["web"]});
         assert_eq!(wanted.vms[1], vm);

@@ -1,4 +1,4 @@
-//! Hosts and VMs as a file for `hiveward apply` has them.
+//! Hosts, networks and VMs as a file for `hiveward apply` has them.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +19,26 @@ pub struct HostItem {
     cpu_overcommit: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     memory_overcommit: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    underlay: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct NetworkItem {
+    name: String,
+    #[serde(serialize_with = "constant")]
+    kind: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cidr: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bridge: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mtu: Option<u32>,
+}
+
+fn constant<S: serde::Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&args::constant(text))
 }
 
 #[derive(Clone, Serialize, Deserialize)]

@@ -29,6 +29,7 @@ pub const CODING: &str = include_str!("graphql/coding.graphql");
 pub const USAGE: &str = include_str!("graphql/usage.graphql");
 pub const VM: &str = include_str!("graphql/vm.graphql");
 pub const BALANCE: &str = include_str!("graphql/balance.graphql");
+pub const NETWORK: &str = include_str!("graphql/network.graphql");
 pub const NODE: &str = include_str!("graphql/node.graphql");
 
 pub struct Client {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
@@ -15,42 +15,48 @@ use super::{
     watching,
 };
 
+#[derive(Args)]
+pub struct AddArgs {
+    /// simulated://NAME, test:///default, qemu:///system or another of libvirt's
+    uri: String,
+    /// Else made of the URI
+    #[arg(long)]
+    name: Option<String>,
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = args::pair)]
+    labels: Vec<(String, String)>,
+    #[arg(long)]
+    zone: Option<String>,
+    /// The node that opens the connection
+    #[arg(long, value_name = "ID")]
+    node: Option<String>,
+    /// CPUs that may be promised for each that is there
+    #[arg(long, value_name = "RATIO")]
+    cpu_overcommit: Option<f64>,
+    #[arg(long, value_name = "RATIO")]
+    memory_overcommit: Option<f64>,
+    /// The directory on the host for disks and images
+    #[arg(long, value_name = "DIR")]
+    pool: Option<String>,
+    /// Other hosts have that directory too, under the same path
+    #[arg(long, requires = "pool")]
+    pool_shared: bool,
+    /// How other hosts' libvirtd reach this one, such as qemu+tls://HOST/system
+    #[arg(long, value_name = "URI")]
+    peer_uri: Option<String>,
+    /// The address at which other hosts reach it with what overlay networks carry
+    #[arg(long, value_name = "IP")]
+    underlay: Option<String>,
+    #[arg(long)]
+    operation_id: Option<String>,
+    /// Return when it is registered
+    #[arg(long)]
+    no_wait: bool,
+}
+
 #[derive(Subcommand)]
 pub enum HostCommand {
     /// Register a hypervisor host; answers when it was reached
-    Add {
-        /// simulated://NAME, test:///default, qemu:///system or another of libvirt's
-        uri: String,
-        /// Else made of the URI
-        #[arg(long)]
-        name: Option<String>,
-        #[arg(long = "label", value_name = "KEY=VALUE", value_parser = args::pair)]
-        labels: Vec<(String, String)>,
-        #[arg(long)]
-        zone: Option<String>,
-        /// The node that opens the connection
-        #[arg(long, value_name = "ID")]
-        node: Option<String>,
-        /// CPUs that may be promised for each that is there
-        #[arg(long, value_name = "RATIO")]
-        cpu_overcommit: Option<f64>,
-        #[arg(long, value_name = "RATIO")]
-        memory_overcommit: Option<f64>,
-        /// The directory on the host for disks and images
-        #[arg(long, value_name = "DIR")]
-        pool: Option<String>,
-        /// Other hosts have that directory too, under the same path
-        #[arg(long, requires = "pool")]
-        pool_shared: bool,
-        /// How other hosts' libvirtd reach this one, such as qemu+tls://HOST/system
-        #[arg(long, value_name = "URI")]
-        peer_uri: Option<String>,
-        #[arg(long)]
-        operation_id: Option<String>,
-        /// Return when it is registered
-        #[arg(long)]
-        no_wait: bool,
-    },
+    Add(Box<AddArgs>),
     /// List hosts with what they have and what is reserved of it
     List {
         #[arg(long, value_delimiter = ',')]
@@ -113,48 +119,7 @@ const REACHED_WITHIN: Duration = Duration::from_secs(15);
 
 pub async fn run(client: &Client, show: Show, command: HostCommand) -> Outcome {
     match command {
-        HostCommand::Add {
-            uri,
-            name,
-            labels,
-            zone,
-            node,
-            cpu_overcommit,
-            memory_overcommit,
-            pool,
-            pool_shared,
-            peer_uri,
-            operation_id,
-            no_wait,
-        } => {
-            let input = Input::default()
-                .set("operationId", operation_id.map(Value::from))
-                .set("name", Value::from(name.unwrap_or_else(|| name_of(&uri))))
-                .set("uri", Value::from(uri))
-                .list("labels", labels.iter().map(|(key, value)| json!({ "key": key, "value": value })))
-                .set("zone", zone.map(Value::from))
-                .set("node", node.map(Value::from))
-                .set("cpuOvercommit", cpu_overcommit.map(Value::from))
-                .set("memoryOvercommit", memory_overcommit.map(Value::from))
-                .set("pool", pool.map(Value::from))
-                .set("poolShared", pool_shared.then_some(Value::Bool(true)))
-                .set("peerUri", peer_uri.map(Value::from))
-                .done();
-            let mut host: Value = client.get(VM, "HostRegister", json!({ "input": input }), "/registerHost/host").await?;
-            if !no_wait {
-                let id = text(&host, "id");
-                host = reached(client, &id).await?;
-                if host["status"] != "UP" {
-                    show.done(&host)?;
-                    return Err(Failed::new(
-                        Exit::Failed,
-                        format!("the host is registered and is {}: {}", text(&host, "status"), text(&host, "why")),
-                        "it is tried again and again; look with `hiveward host show`, or remove it",
-                    ));
-                }
-            }
-            show.done(&host)
-        }
+        HostCommand::Add(args) => add(client, show, *args).await,
         HostCommand::List { status, limit, watch } => {
             let filter = Input::default().list("status", status.iter().map(|status| args::constant(status))).done();
             watching(watch, || list(client, show, filter.clone(), limit)).await
@@ -201,6 +166,53 @@ pub async fn run(client: &Client, show: Show, command: HostCommand) -> Outcome {
             show.done(&client.get::<Value>(VM, "HostRemove", json!({ "input": input }), "/removeHost/host").await?)
         }
     }
+}
+
+async fn add(client: &Client, show: Show, args: AddArgs) -> Outcome {
+    let AddArgs {
+        uri,
+        name,
+        labels,
+        zone,
+        node,
+        cpu_overcommit,
+        memory_overcommit,
+        pool,
+        pool_shared,
+        peer_uri,
+        underlay,
+        operation_id,
+        no_wait,
+    } = args;
+
+    let input = Input::default()
+        .set("operationId", operation_id.map(Value::from))
+        .set("name", Value::from(name.unwrap_or_else(|| name_of(&uri))))
+        .set("uri", Value::from(uri))
+        .list("labels", labels.iter().map(|(key, value)| json!({ "key": key, "value": value })))
+        .set("zone", zone.map(Value::from))
+        .set("node", node.map(Value::from))
+        .set("cpuOvercommit", cpu_overcommit.map(Value::from))
+        .set("memoryOvercommit", memory_overcommit.map(Value::from))
+        .set("pool", pool.map(Value::from))
+        .set("poolShared", pool_shared.then_some(Value::Bool(true)))
+        .set("peerUri", peer_uri.map(Value::from))
+        .set("underlay", underlay.map(Value::from))
+        .done();
+    let mut host: Value = client.get(VM, "HostRegister", json!({ "input": input }), "/registerHost/host").await?;
+    if !no_wait {
+        let id = text(&host, "id");
+        host = reached(client, &id).await?;
+        if host["status"] != "UP" {
+            show.done(&host)?;
+            return Err(Failed::new(
+                Exit::Failed,
+                format!("the host is registered and is {}: {}", text(&host, "status"), text(&host, "why")),
+                "it is tried again and again; look with `hiveward host show`, or remove it",
+            ));
+        }
+    }
+    show.done(&host)
 }
 
 /// `simulated://a` becomes `a`, `qemu+ssh://root@kvm1/system` becomes `kvm1`, `qemu:///system` becomes `qemu-system`.

@@ -17,7 +17,8 @@ pub mod fail;
 pub mod fault;
 pub mod host;
 mod image;
-pub mod node;
+pub mod network;
+mod node;
 pub mod retry;
 mod scatter;
 pub mod scripted_model;
@@ -114,6 +115,9 @@ pub enum Command {
     /// Bring images, which VMs are made of, list and remove them
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// Create networks that VMs are connected by, list and remove them
+    #[command(subcommand)]
+    Network(network::NetworkCommand),
     /// Create VMs and command them
     #[command(subcommand)]
     Vm(vm::VmCommand),
@@ -213,6 +217,7 @@ async fn remote(common: Common, command: Command) -> Outcome {
         Command::Usage(args) => usage::run(&client, show, args).await,
         Command::Budget(command) => budget::run(&client, show, command).await,
         Command::Host(command) => host::run(&client, show, command).await,
+        Command::Network(command) => network::run(&client, show, command).await,
         Command::Image(command) => image::run(&client, show, command).await,
         Command::Vm(command) => vm::run(&client, show, command).await,
         Command::Event(command) => event::run(&client, show, command).await,

@@ -153,6 +153,19 @@ pub enum VmPlacementStrategy {
 }
 
 #[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
+#[graphql(remote = "client::NewKind")]
+pub enum NetworkKind {
+    /// The VMs of each host among themselves, with no way out.
+    Isolated,
+    /// As that, with DHCP and a way out by the host's address.
+    Nat,
+    /// A bridge that every host has.
+    Bridge,
+    /// One network over all hosts, apart from every other.
+    Overlay,
+}
+
+#[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
 #[graphql(remote = "host::placing::Basis")]
 pub enum BalanceBasis {
     /// What VMs were made with, of what may be promised.

@@ -92,6 +92,10 @@ impl Host {
     async fn peer_uri(&self) -> Option<&str> {
         self.0.spec.peer_uri.as_deref()
     }
+    /// Where other hosts reach it with what overlay networks carry.
+    async fn underlay(&self) -> Option<String> {
+        self.0.spec.underlay.map(|address| address.to_string())
+    }
     async fn vm_count(&self) -> u32 {
         self.0.vms
     }
@@ -166,6 +170,9 @@ pub struct RegisterHostInput {
     /// How other hosts' libvirtd reach this one, such as `qemu+tls://HOST/system`: then two such hosts migrate between
     /// themselves. Without it the node does it over its connections to both.
     peer_uri: Option<String>,
+    /// The IP address at which other hosts reach it with what overlay networks carry; without it none is on it. Only of a
+    /// hypervisor on the node's own machine, as `qemu:///system`.
+    underlay: Option<String>,
 }
 
 #[derive(InputObject)]
@@ -273,6 +280,7 @@ impl HostMutation {
             pool: input.pool,
             pool_shared: input.pool_shared,
             peer_uri: input.peer_uri,
+            underlay: input.underlay,
         };
         Ok(door(ctx)?.register_host(op(ctx, input.operation_id.as_ref())?, new).await?.into())
     }

@@ -18,6 +18,7 @@ pub mod load;
 mod machine;
 pub mod metering;
 pub mod metrics;
+pub mod network;
 pub mod node;
 pub mod output;
 pub mod packing;
@@ -62,6 +63,7 @@ pub struct Query(
     budget::BudgetQuery,
     host::HostQuery,
     image::ImageQuery,
+    network::NetworkQuery,
     vm::VmQuery,
     vm::BackupQuery,
     metrics::MetricsQuery,
@@ -83,6 +85,7 @@ pub struct Mutation(
     budget::BudgetMutation,
     host::HostMutation,
     image::ImageMutation,
+    network::NetworkMutation,
     vm::VmMutation,
     vm::ConsoleMutation,
     vm::BackupMutation,

@@ -3,13 +3,13 @@
 use async_graphql::{Context, ID, Interface, Object};
 use hiveward_actors::{
     client::ControlPlane,
-    id::{AgentId, HostId, ImageId, SwarmId, TaskId, VmId},
+    id::{AgentId, HostId, ImageId, NetworkId, SwarmId, TaskId, VmId},
 };
 use hiveward_runtime::{error::Refused, op::NodeId};
 
 use super::{
-    Result, agent::Agent, caught_up, cluster::ClusterNode, door, host::Host, image::Image, op, parse, scalars::Cursor,
-    swarm::Swarm, task::Task, vm::Vm,
+    Result, agent::Agent, caught_up, cluster::ClusterNode, door, host::Host, image::Image, network::Network, op, parse,
+    scalars::Cursor, swarm::Swarm, task::Task, vm::Vm,
 };
 
 /// Anything that has a key.
@@ -23,6 +23,7 @@ pub enum Node {
     Host(Host),
     Vm(Vm),
     Image(Image),
+    Network(Network),
 }
 
 #[derive(Default)]
@@ -52,11 +53,14 @@ fn find(control: &ControlPlane, id: &ID) -> std::result::Result<Option<Node>, Re
         HostId::NOUN => super::host::find(control, id)?.map(Node::Host),
         VmId::NOUN => control.vm(parse::id("id", id)?)?.map(|record| Node::Vm(record.into())),
         ImageId::NOUN => super::image::find(control, id)?.map(Node::Image),
+        NetworkId::NOUN => super::network::find(control, id)?.map(Node::Network),
         NodeId::NOUN => ClusterNode::find(control, parse::id("id", id)?).map(Node::ClusterNode),
         noun => {
             return Err(Refused::invalid(
                 "id",
-                format!("nothing here is a {noun:?}; keys are task_…, agent_…, swarm_…, node_…, host_…, vm_… and image_…"),
+                format!(
+                    "nothing here is a {noun:?}; keys are task_…, agent_…, swarm_…, node_…, host_…, vm_…, image_… and network_…"
+                ),
             ));
         }
     })

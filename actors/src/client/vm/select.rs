@@ -5,7 +5,7 @@ use hiveward_runtime::error::Refused;
 use super::{NewVm, new::check_new};
 use crate::{
     client::ControlPlane,
-    host::placing,
+    host::{network, placing},
     id::{HostId, VmId},
     placement::vm::{Decision, Engine, Need, Reject, Weights, Wish},
 };
@@ -43,9 +43,12 @@ impl ControlPlane {
             labels: &new.host_labels,
             anti_affinity: &new.anti_affinity,
             affinity: &new.affinity,
+            overlay: false,
             turn: vm.as_u128() as u64,
         };
         self.house.directory.read(|known| {
+            let cards = network::book::cards(&known.fleet, vm, &new.networks, &[])?;
+            let wish = Wish { overlay: cards.iter().any(|card| card.overlay), ..wish };
             let mut engine = Engine::default();
             let decision = placing::select(&known.fleet, &mut engine, vm, &wish, new.ha, |_| true)?;
             let trace = engine.trace();

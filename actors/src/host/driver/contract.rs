@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hiveward_runtime::clock::Deadline;
 
-use super::{Action, Change, Connection, Domain, DomainSpec, Driver, DriverError, Off, Run};
+use super::{Action, Card, Change, Connection, Domain, DomainSpec, Driver, DriverError, Make, Network, Off, Run};
 use crate::{
     id::{HostId, VmId},
     vm::spec::DiskSpec,
@@ -28,6 +28,7 @@ pub fn small(owner: HostId) -> DomainSpec {
         networks: Vec::new(),
         ssh_keys: Vec::new(),
         user_data: Vec::new(),
+        cards: Vec::new(),
     }
 }
 
@@ -159,6 +160,53 @@ async fn shapes(bed: &Bed<'_>, spec: &DomainSpec, ready: &impl AsyncFn(&dyn Driv
     assert_eq!(shape(spec, true).await, None);
 }
 
+/// Of a machine that is off, and is off afterwards; `others` is another host's connection, to the same hypervisor or not.
+async fn networks(bed: &Bed<'_>, others: &dyn Driver, shared: bool, spec: &DomainSpec) {
+    let number = 1 << 23 | u32::try_from(VmId::new().as_u128() & 0xf_ffff).unwrap();
+    let network = |make: Make| vec![Network { number, name: "contract".into(), make }];
+    let ensure = async |driver: &dyn Driver, make: Make| driver.ensure_networks(network(make), Deadline::after(WITHIN)).await;
+    let sweep = async |driver: &dyn Driver, keep: &[u32]| {
+        driver.sweep_networks(keep.to_vec(), Deadline::after(WITHIN)).await.unwrap();
+    };
+    let peers = |last: &[u8]| last.iter().map(|last| format!("192.0.2.{last}")).collect();
+    let overlay = |peers: Vec<String>| Make::Overlay { local: "192.0.2.1".into(), peers, mtu: 1_450 };
+    let kinds = [Make::Isolated, overlay(peers(&[2, 3])), overlay(peers(&[3, 4])), overlay(Vec::new())];
+    for make in kinds {
+        // What a hypervisor cannot have it says so for good.
+        if let Err(error) = ensure(bed.driver, make.clone()).await {
+            assert!(make != Make::Isolated && !error.may_pass(), "{make:?}: {error:?}");
+            continue;
+        }
+        ensure(bed.driver, make.clone()).await.expect("again it is so already");
+        let theirs = async || {
+            let theirs = ensure(others, make.clone()).await;
+            assert_eq!(theirs.is_err_and(|error| !error.may_pass()), shared, "{make:?} is ours, and another host takes it");
+            sweep(others, &[]).await;
+        };
+        let source = network(make.clone())[0].source();
+        let mac = "02:00:5e:00:53:01".to_owned();
+        let card = Card { network: "contract".into(), source, mac, mtu: None, address: None };
+        let on = DomainSpec { networks: vec!["contract".into()], cards: vec![card], ..spec.clone() };
+        sweep(bed.driver, &[number]).await;
+        bed.act(Action::Define(Box::new(on))).await.unwrap();
+        assert_eq!(bed.twice(Action::Start).await, Some(Run::Running), "it is kept by its number");
+        theirs().await;
+        // A guest that is on it keeps it.
+        sweep(bed.driver, &[]).await;
+        theirs().await;
+        bed.act(Action::Destroy).await.unwrap();
+        ensure(bed.driver, make.clone()).await.unwrap();
+        theirs().await;
+        assert_eq!(bed.twice(Action::Start).await, Some(Run::Running), "another host took it away");
+        bed.act(Action::Destroy).await.unwrap();
+        bed.act(Action::Define(Box::new(spec.clone()))).await.unwrap();
+        sweep(bed.driver, &[]).await;
+        // What is gone is anybody's.
+        ensure(others, make.clone()).await.expect("nobody uses it any more, and it is there still");
+        sweep(others, &[]).await;
+    }
+}
+
 /// Runs a driver through everything that is promised of all. Leaves nothing behind.
 ///
 /// `shared` says whether two connections lead to one hypervisor.
@@ -232,6 +280,7 @@ pub async fn keeps_with(
     assert_eq!(others.listed().await, None);
     others.refused(Action::Start).await;
     others.refused(Action::Define(Box::new(small(host)))).await;
+    networks(&bed, &*other.driver, shared, &spec).await;
     if shared {
         assert!(other.driver.list(Deadline::after(WITHIN)).await.unwrap().foreign >= 1);
     }

@@ -21,7 +21,7 @@ use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use super::{
     Action, CHANGES_MAX, CONSOLE_PIECES_MAX, Change, Connection, ConsoleBytes, DiskCopy, Domain, DomainSpec, Driver, DriverError,
-    GuestInfo, Listing, Migration, Off, Pool, Progress, Run, Usage, epoch_of,
+    GuestInfo, Listing, Migration, Network, Off, Pool, Progress, Run, Usage, epoch_of,
     protocol::{Answer, Call, Definition, FRAME_BYTES_MAX, Move, Power, Problem, Request, Said, Seen, VERSION},
 };
 use crate::{
@@ -273,6 +273,7 @@ fn definition(spec: DomainSpec) -> Definition {
         networks: spec.networks,
         ssh_keys: spec.ssh_keys,
         user_data: spec.user_data,
+        cards: spec.cards,
     }
 }
 
@@ -327,6 +328,14 @@ impl Driver for Libvirt {
                 _ => odd(),
             }
         })
+    }
+
+    fn ensure_networks(&self, networks: Vec<Network>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(async move { self.ask(Call::EnsureNetworks { networks }, deadline).await.map(drop) })
+    }
+
+    fn sweep_networks(&self, keep: Vec<u32>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(async move { self.ask(Call::SweepNetworks { keep }, deadline).await.map(drop) })
     }
 
     fn sweep(&self, keep: Vec<String>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {

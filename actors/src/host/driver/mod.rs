@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use hiveward_runtime::clock::Deadline;
-pub use protocol::{AtLimit, Base, DiskCopy, GuestInfo, Lag, Pool, Progress};
+pub use protocol::{AtLimit, Base, Card, DiskCopy, GuestInfo, Lag, Make, Network, Pool, Progress};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -47,6 +47,9 @@ pub struct DomainSpec {
     pub ssh_keys: Vec<String>,
     #[serde(with = "serde_bytes")]
     pub user_data: Vec<u8>,
+    /// Of those of its networks that are the cluster's.
+    #[serde(default)]
+    pub cards: Vec<Card>,
 }
 
 /// What can be done about a domain: the same list that goes to the drivers that are programs.
@@ -245,6 +248,13 @@ pub trait Driver: Send + Sync + 'static {
     /// Says one command to the agent in a guest, in the agent's own protocol, and answers with what it returned, both as JSON.
     /// `None` if no agent answers: it may have heard it. Refused is the agent's own word.
     fn guest_command(&self, vm: VmId, command: String, deadline: Deadline) -> BoxFuture<'_, Result<Option<String>, DriverError>>;
+
+    /// Makes these networks what they are to be on this host, each in its turn; others are left alone. Refused where the
+    /// hypervisor cannot have one, and where something that is not ours is in its place.
+    fn ensure_networks(&self, networks: Vec<Network>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>>;
+
+    /// Removes networks of this host's that no domain is on, but for those of these numbers.
+    fn sweep_networks(&self, keep: Vec<u32>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>>;
 
     /// Removes images that no disk is made of, but for those of these hashes.
     fn sweep(&self, keep: Vec<String>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>>;

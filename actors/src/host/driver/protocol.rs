@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 /// A longer frame ends the connection.
 pub const FRAME_BYTES_MAX: usize = 32 << 20;
 
@@ -76,6 +76,69 @@ pub enum Call {
         vm: String,
         command: String,
     },
+    /// Makes these networks what they are to be here; others are left alone.
+    EnsureNetworks {
+        networks: Vec<Network>,
+    },
+    /// Removes networks of ours that nothing uses, but for those of these numbers.
+    SweepNetworks {
+        keep: Vec<u32>,
+    },
+}
+
+/// A network of the cluster as it is to be on one host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// No other network of the cluster ever has it: what is made of it on a host is named after it.
+    pub number: u32,
+    pub name: String,
+    pub make: Make,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Make {
+    /// The guests of one host among themselves.
+    Isolated,
+    /// With libvirt's own DHCP, and out through the host's address.
+    Nat { gateway: String, prefix: u8, first: String, last: String },
+    /// A bridge that the host has.
+    Bridge { bridge: String },
+    /// One network over many hosts: this host's address between them, and those of the others that carry it.
+    Overlay { local: String, peers: Vec<String>, mtu: u32 },
+}
+
+impl Network {
+    /// What a guest's card is put on, as networks of a definition are written.
+    pub fn source(&self) -> String {
+        match &self.make {
+            Make::Isolated | Make::Nat { .. } => format!("hwn{}-{}", self.number, self.name),
+            Make::Bridge { bridge } => format!("bridge:{bridge}"),
+            Make::Overlay { .. } => format!("bridge:hwb{}", self.number),
+        }
+    }
+
+    /// What its frames may hold, where that is not the usual.
+    pub const fn mtu(&self) -> Option<u32> {
+        match self.make {
+            Make::Overlay { mtu, .. } => Some(mtu),
+            _ => None,
+        }
+    }
+}
+
+/// A guest's card on a network of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Card {
+    /// As it stands among the networks of the definition.
+    pub network: String,
+    /// What it is put on in its stead.
+    pub source: String,
+    pub mac: String,
+    #[serde(default)]
+    pub mtu: Option<u32>,
+    /// With its prefix, such as `10.7.0.2/24`; else it is for the guest to find one.
+    #[serde(default)]
+    pub address: Option<String>,
 }
 
 /// The directory on the host that disks and images are in.
@@ -290,6 +353,9 @@ pub struct Definition {
     pub ssh_keys: Vec<String>,
     #[serde(with = "serde_bytes")]
     pub user_data: Vec<u8>,
+    /// Of those of its networks that are the cluster's.
+    #[serde(default)]
+    pub cards: Vec<Card>,
 }
 
 /// Said by the driver.

@@ -14,6 +14,7 @@ fn host(uri: &str) -> HostSpec {
         memory_overcommit_milli: 1_000,
         pool: Default::default(),
         peer_uri: None,
+        underlay: None,
     }
 }
 

@@ -37,10 +37,12 @@ pub enum Reject {
     Path,
     /// Where hosts are compared by what is used of them.
     NotMeasured,
+    /// Of one that is on a network between hosts.
+    Underlay,
 }
 
 impl Reject {
-    const COUNT: usize = 16;
+    const COUNT: usize = 17;
     const ALL: [Self; Self::COUNT] = [
         Self::None,
         Self::Unknown,
@@ -58,6 +60,7 @@ impl Reject {
         Self::Kind,
         Self::Path,
         Self::NotMeasured,
+        Self::Underlay,
     ];
 
     pub const fn words(self) -> &'static str {
@@ -76,6 +79,7 @@ impl Reject {
             Self::Own => "is where it is now",
             Self::Disks => "does not share its disks",
             Self::Kind => "has a hypervisor of another kind",
+            Self::Underlay => "was registered without `--underlay`, which networks between hosts need",
             Self::NotMeasured => "has VMs that were not measured",
             Self::Path => "cannot be reached from its host: it was registered without `--peer-uri`",
         }
@@ -93,6 +97,8 @@ pub struct Wish<'a> {
     pub labels: &'a BTreeMap<String, String>,
     pub anti_affinity: &'a [String],
     pub affinity: &'a [String],
+    /// It is on a network between hosts.
+    pub overlay: bool,
     /// Turns the order in which equal hosts are taken; of the VM's id.
     pub turn: u64,
 }
@@ -208,6 +214,13 @@ impl Engine {
             for (at, labels) in hosts.labels.iter().enumerate() {
                 if wish.labels.iter().any(|(name, value)| labels.get(name) != Some(value)) {
                     leave_out(at, Reject::Label);
+                }
+            }
+        }
+        if wish.overlay {
+            for (at, overlays) in hosts.overlays.iter().enumerate() {
+                if !overlays {
+                    leave_out(at, Reject::Underlay);
                 }
             }
         }

@@ -33,6 +33,8 @@ pub struct HostFacts {
     pub labels: BTreeMap<String, String>,
     /// Hosts with the same have the same disks; none where no other host has them.
     pub disks: Option<String>,
+    /// Networks between hosts can be on it.
+    pub overlays: bool,
 }
 
 /// Positions are those in which hosts were added, and never change.
@@ -51,6 +53,7 @@ pub struct Hosts {
     pub(super) zones: Vec<String>,
     pub(super) labels: Vec<BTreeMap<String, String>>,
     pub(super) disks: Vec<Option<String>>,
+    pub(super) overlays: Vec<bool>,
     at: HashMap<HostId, u32>,
     /// How many of each group are on which host.
     pub(super) groups: HashMap<String, HashMap<u32, u32>>,
@@ -137,6 +140,7 @@ impl Hosts {
         self.zone.push(u16::try_from(zone).unwrap_or(u16::MAX));
         self.labels.push(facts.labels);
         self.disks.push(facts.disks);
+        self.overlays.push(facts.overlays);
     }
 
     /// That so many of a group are on a host already.

@@ -42,6 +42,7 @@ impl Machine {
             labels: &self.labels,
             anti_affinity: &self.anti,
             affinity: &self.with,
+            overlay: false,
             turn: self.vm.as_u128() as u64,
         }
     }
@@ -71,6 +72,7 @@ impl World {
             zone: format!("z{}", dice.u32(0..3)),
             labels: BTreeMap::from([("disk".to_owned(), dice.u32(0..2).to_string())]),
             disks: (dice.f64() < 0.9).then(|| format!("pool{}", dice.u32(0..2))),
+            overlays: true,
         };
         let count = dice.usize(2..9);
         let hosts: Vec<_> = (0..count).map(|n| facts(n, dice)).collect();
@@ -330,6 +332,7 @@ fn two(vms: u128) -> World {
         zone: String::new(),
         labels: BTreeMap::new(),
         disks: Some(String::new()),
+        overlays: true,
     };
     let machine = |n: u128| Machine {
         vm: VmId::from_u128(n),

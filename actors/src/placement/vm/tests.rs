@@ -38,6 +38,7 @@ impl Asked {
             labels: &self.labels,
             anti_affinity: &self.anti,
             affinity: &self.with,
+            overlay: false,
             turn: self.turn,
         }
     }
@@ -58,6 +59,7 @@ fn any_hosts() -> impl Strategy<Value = Vec<HostFacts>> {
             zone: format!("z{zone}"),
             labels: BTreeMap::from([("disk".into(), label.to_string())]),
             disks: Some(String::new()),
+            overlays: true,
         };
         hosts.into_iter().enumerate().map(facts).collect()
     })
@@ -323,6 +325,7 @@ fn vms_that_are_kept_apart_are_spread_over_zones_before_a_zone_gets_a_second() {
             zone,
             labels: BTreeMap::new(),
             disks: Some(String::new()),
+            overlays: true,
         });
     }
     let asked = Asked {

@@ -65,6 +65,7 @@ pub struct CreateArgs {
     /// On this host, by id or name; else on the best one
     #[arg(long, value_name = "HOST")]
     on: Option<String>,
+    /// One of the cluster's, bridge:NAME, or one of the hypervisor's; may be given often
     #[arg(long = "network", value_name = "N")]
     networks: Vec<String>,
     /// A file with public keys, one a line

@@ -62,7 +62,7 @@ pub enum ShapeCommand {
     /// Put a VM on another network as well, also while it runs
     AttachNetwork {
         vm: String,
-        /// bridge:NAME, or one of the hypervisor's networks
+        /// One of the cluster's, bridge:NAME, or one of the hypervisor's
         network: String,
         #[arg(long)]
         operation_id: Option<String>,

@@ -37,6 +37,7 @@ use super::{
     enums::{VmStatus, VmWanted},
     host::{Host, host_id},
     load::{Measured, Views},
+    network::VmAddress,
     page::{self, Pages},
     scalars::{BigInt, Cursor, DateTime},
     task::Label,
@@ -92,8 +93,13 @@ impl Vm {
     async fn disks(&self) -> Vec<Disk> {
         self.0.spec.disks.iter().map(|disk| Disk { name: disk.name.clone(), size_bytes: BigInt(disk.size_bytes) }).collect()
     }
+    /// Each one of the cluster's by its name, or `bridge:NAME` of its host's, or one of its hypervisor's own.
     async fn networks(&self) -> &[String] {
         &self.0.spec.networks
+    }
+    /// What it has on those of its networks that are the cluster's.
+    async fn network_addresses(&self, ctx: &Context<'_>) -> Result<Vec<VmAddress>> {
+        Ok(door(ctx)?.vm_cards(self.0.spec.id).into_iter().map(VmAddress::from).collect())
     }
     /// What its present run does not have of its CPUs, memory, disks and networks, or has beyond them.
     async fn pending_restart(&self) -> Option<VmPendingRestart> {

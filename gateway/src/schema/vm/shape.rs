@@ -78,7 +78,7 @@ macro_rules! network_inputs {
             operation_id: Option<ID>,
             /// By key or name.
             vm: ID,
-            /// `bridge:NAME`, or one of the hypervisor's networks.
+            /// One of the cluster's, `bridge:NAME`, or one of the hypervisor's.
             network: String,
         }
     )+};

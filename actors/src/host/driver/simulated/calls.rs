@@ -13,7 +13,7 @@ use tokio::{sync::mpsc, time::Instant};
 use super::{
     super::{
         Action, CONSOLE_PIECES_MAX, Change, ConsoleBytes, DiskCopy, Domain, DomainSpec, Driver, DriverError, GuestInfo, Listing,
-        Migration, Off, Progress, Run, epoch_of,
+        Migration, Network, Off, Progress, Run, epoch_of,
     },
     BANNER, Copying, Hypervisor, MISSING, Machine, Manners, SIMULATED_DISK, hand_over,
 };
@@ -94,7 +94,9 @@ impl Simulated {
             spec
         };
         let mut inner = other.0.inner.lock();
-        let refusal = if inner.cut {
+        let refusal = if spec.cards.iter().any(|card| inner.switch.plug(&card.source).is_err()) {
+            Some("the other host has not all of its networks")
+        } else if inner.cut {
             Some("the other host is cut off")
         } else if inner.machines.contains_key(&vm) {
             Some("the other host has a domain with this UUID")
@@ -134,6 +136,9 @@ impl Simulated {
             if spec.owner != self.host {
                 return refused("it is marked as another host's");
             }
+            for card in &spec.cards {
+                inner.switch.plug(&card.source)?;
+            }
             match inner.machines.get_mut(&vm) {
                 Some(machine) if machine.spec.owner != spec.owner => return refused("a domain of another owner has this UUID"),
                 // What runs keeps what it has until it is started again.
@@ -163,6 +168,9 @@ impl Simulated {
             | (Action::Destroy | Action::Shutdown, Run::Off(_)) => return Ok(()),
             (Action::Start, Run::Paused | Run::Moving) => return refused("it is paused; resume it"),
             (Action::Start, Run::Off(_)) => {
+                for card in &machine.spec.cards {
+                    inner.switch.plug(&card.source)?;
+                }
                 if used + machine.spec.memory_bytes > self.manners.memory_bytes {
                     return Err(DriverError::Failed { message: "the host has not enough free memory".into() });
                 }
@@ -224,7 +232,11 @@ impl Simulated {
                     // Memory goes and comes as far as it was there at the start; CPUs stay.
                     (cpus, if live { definition.memory_bytes.min(most) } else { memory }, most)
                 });
-                let DomainSpec { cpus, memory_bytes, disks, networks, .. } = *definition;
+                let DomainSpec { cpus, memory_bytes, disks, networks, cards, .. } = *definition;
+                for card in &cards {
+                    inner.switch.plug(&card.source)?;
+                }
+                machine.spec.cards = cards;
                 (machine.spec.cpus, machine.spec.memory_bytes) = (cpus, memory_bytes);
                 (machine.spec.disks, machine.spec.networks) = (disks, networks);
             }
@@ -335,6 +347,23 @@ impl Driver for Simulated {
     }
 
     /// There are no images.
+    fn ensure_networks(&self, networks: Vec<Network>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(by(deadline, async move {
+            fault::point("driver.ensure_networks", Some(&self.host.key())).await.map_err(injected)?;
+            self.reached()?;
+            self.hypervisor.0.inner.lock().switch.ensure(self.host, networks)
+        }))
+    }
+
+    fn sweep_networks(&self, keep: Vec<u32>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(by(deadline, async move {
+            fault::point("driver.sweep_networks", Some(&self.host.key())).await.map_err(injected)?;
+            self.reached()?;
+            self.hypervisor.0.inner.lock().sweep_networks(self.host, &keep);
+            Ok(())
+        }))
+    }
+
     fn sweep(&self, _: Vec<String>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
         Box::pin(by(deadline, async { self.reached() }))
     }

@@ -6,6 +6,7 @@
 //! machine room; `calls` is what a connection to it is asked.
 
 mod calls;
+mod switch;
 
 use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
@@ -120,6 +121,7 @@ impl Machine {
 
 #[derive(Default)]
 struct Inner {
+    switch: switch::Switch,
     machines: HashMap<VmId, Machine>,
     /// Guests that heed the power button at these times, in the boot that was then.
     leaving: BinaryHeap<std::cmp::Reverse<(Instant, VmId, u64)>>,

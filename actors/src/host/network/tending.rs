@@ -1,0 +1,142 @@
+//! A host's part in networks: makes what its VMs are about to use, follows who else carries an overlay, and removes what
+//! nothing here uses any more.
+//!
+//! What is about to be used is never swept: a sweep waits for the steps that made a network ready and have not ended, and
+//! begins with what the fleet says then. After a restart everything is made and swept anew.
+
+use std::{sync::Arc, time::Duration};
+
+use hiveward_runtime::{clock::Deadline, supervise::Context};
+use tokio::{
+    sync::{OwnedRwLockReadGuard, RwLock},
+    time::Instant,
+};
+
+use super::making;
+use crate::{
+    directory::Entity,
+    host::{
+        actor::{Host, STEP_WITHIN, State, deliver},
+        driver::{Action, Driver, DriverError, Network},
+        message::HostMsg,
+    },
+    house::House,
+    id::{HostId, VmId},
+};
+
+/// What others have changed on the host is made good again as often as this.
+const TEND_EVERY: Duration = Duration::from_secs(60);
+
+/// What a host's actor knows of its networks.
+#[derive(Default)]
+pub struct Tended {
+    busy: bool,
+    /// What they were made last, and when.
+    made: Option<(Instant, Vec<Network>)>,
+    /// Why they are not all as they are to be, if they are not.
+    why: Option<String>,
+    /// Steps read, sweeps write.
+    turn: Arc<RwLock<()>>,
+}
+
+impl Tended {
+    /// How many there are, and what is wrong with them: for the living tree.
+    pub fn observe(&self) -> serde_json::Value {
+        serde_json::json!({ "made": self.made.as_ref().map(|(_, made)| made.len()), "why": self.why })
+    }
+
+    pub fn turn(&self) -> Arc<RwLock<()>> {
+        self.turn.clone()
+    }
+}
+
+/// Whether a step needs the networks of its VM.
+pub fn needs_networks(action: &Action) -> bool {
+    matches!(action, Action::Define(_) | Action::Start | Action::Resume | Action::Revert { .. } | Action::Reshape { .. })
+}
+
+/// Nothing is swept while this is held.
+pub async fn make_ready(
+    house: &House,
+    host: HostId,
+    driver: &dyn Driver,
+    turn: Arc<RwLock<()>>,
+    vm: VmId,
+    deadline: Deadline,
+) -> Result<Option<OwnedRwLockReadGuard<()>>, DriverError> {
+    let needed = || house.directory.read(|known| known.fleet.vms.get(&vm).map(|entry| making::needed(&known.fleet, host, entry)));
+    // Most have none of the cluster's.
+    if needed().is_none_or(|networks| networks.is_ok_and(|networks| networks.is_empty())) {
+        return Ok(None);
+    }
+    let waited_ms = u64::try_from(deadline.remaining().as_millis()).unwrap_or(u64::MAX);
+    let held = tokio::time::timeout_at(deadline.instant(), turn.read_owned()).await;
+    // Only that it was not this step's turn: nothing was asked of the hypervisor.
+    let late = |_| DriverError::Failed { message: format!("the host's networks were being swept for {waited_ms} ms") };
+    let held = held.map_err(late)?;
+    if let Some(networks) = needed() {
+        driver.ensure_networks(networks.map_err(|message| DriverError::Refused { message })?, deadline).await?;
+    }
+    Ok(Some(held))
+}
+
+impl Host {
+    /// Makes its networks what they are to be, if that has changed or was long ago.
+    pub(in crate::host) fn tend(&self, ctx: &Context<HostMsg>, state: &mut State) {
+        let (house, host, placement) = (self.house.clone(), self.spec.id, self.placement);
+        let wanted = move || {
+            house.directory.read(|known| {
+                // Who is not placed here does not know what it needs.
+                let here = known.place(Entity::Host(host)).is_some_and(|place| place.placement == placement);
+                here.then(|| (making::wanted(&known.fleet, host), making::numbers(&known.fleet, host)))
+            })
+        };
+        let Some((now, _)) = wanted() else { return };
+        let due = state.tended.made.as_ref().is_none_or(|(at, made)| *made != now || at.elapsed() >= TEND_EVERY);
+        if state.tended.busy || !due {
+            return;
+        }
+        let Some(driver) = self.reachable(state) else { return };
+        state.tended.busy = true;
+        let (turn, me) = (state.tended.turn(), ctx.addr().clone());
+        ctx.task(async move {
+            let deadline = Deadline::after(STEP_WITHIN);
+            let tended = async {
+                let mut all = Ok(());
+                for network in now.clone() {
+                    // One that cannot be there keeps no other from it.
+                    all = all.and(driver.ensure_networks(vec![network], deadline).await);
+                }
+                let _alone = turn.write().await;
+                match wanted() {
+                    Some((_, keep)) => all.and(driver.sweep_networks(keep, deadline).await),
+                    None => all,
+                }
+            };
+            let tended = tokio::time::timeout_at(deadline.instant(), tended).await;
+            let expired = || DriverError::Expired { waited_ms: u64::try_from(STEP_WITHIN.as_millis()).unwrap_or(u64::MAX) };
+            let tended = tended.unwrap_or_else(|_| Err(expired()));
+            deliver(&me, HostMsg::Tended(tended.map(|()| now))).await;
+        });
+    }
+
+    /// What was not done is done at the next look.
+    pub(in crate::host) fn tended(&self, ctx: &Context<HostMsg>, state: &mut State, tended: Result<Vec<Network>, DriverError>) {
+        state.tended.busy = false;
+        match tended {
+            Ok(made) => {
+                (state.tended.made, state.tended.why) = (Some((Instant::now(), made)), None);
+                // It may have changed meanwhile.
+                self.tend(ctx, state);
+            }
+            Err(error) => {
+                let news = state.tended.why.replace(error.to_string()) != Some(error.to_string());
+                state.tended.made = None;
+                if !news {
+                    return;
+                }
+                tracing::warn!(host = %self.spec.name, %error, "its networks are not all as they are to be");
+            }
+        }
+    }
+}
