@@ -93,6 +93,9 @@ pub struct VmState {
     /// What its present run does not have of its shape, or has beyond it.
     #[serde(default)]
     pub lag: Option<Lag>,
+    /// Its disks begin as those of a backup, which takes its time.
+    #[serde(default)]
+    pub is_restored: bool,
 }
 
 /// What a client asks.
@@ -157,6 +160,7 @@ impl VmState {
             is_leased: spec.lease.is_some(),
             schedule: None,
             lag: None,
+            is_restored: spec.restored.is_some(),
         }
     }
 

@@ -4,6 +4,8 @@
 //! its domains have no statistics, unless a test says what they count. Its ways to fail are the fault points `driver.list`, `driver.ACTION` (before anything
 //! happened) and `driver.ACTION.done` (it has happened, and nobody hears).
 
+pub mod disks;
+
 use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
     sync::{Arc, LazyLock},
@@ -18,9 +20,10 @@ use tokio::{
     time::Instant,
 };
 
+use self::disks::{Blocks, Disks};
 use super::{
-    Action, CHANGES_MAX, CONSOLE_PIECES_MAX, Change, Connection, ConsoleBytes, DiskCopy, Domain, DomainSpec, Driver, DriverError,
-    GuestInfo, Lag, Listing, Migration, Off, Progress, Run, Usage, epoch_of,
+    Action, CHANGES_MAX, CONSOLE_PIECES_MAX, Change, Connection, ConsoleBytes, DiskCopies, DiskCopy, Domain, DomainSpec, Driver,
+    DriverError, GuestInfo, Lag, Listing, Marks, Migration, Off, Progress, Run, Usage, epoch_of,
 };
 use crate::{
     host::spec::{Capacity, HostUri},
@@ -28,7 +31,7 @@ use crate::{
     vm::spec::Shape,
 };
 
-/// The format of a disk that there is not.
+/// The format of a disk that nothing but this hypervisor reads.
 pub const SIMULATED_DISK: &str = "simulated";
 /// Of images and networks that are said not to exist, and of disks that there is no room for.
 const MISSING: &str = "missing";
@@ -99,12 +102,27 @@ struct Machine {
     runs_with: Option<(u32, u64, u64)>,
     /// Disks that were attached and whose data is there.
     volumes: BTreeSet<String>,
+    disks: Disks,
 }
 
 impl Machine {
     fn new(spec: Box<DomainSpec>, run: Run) -> Self {
         let (snapshots, volumes) = (BTreeMap::new(), BTreeSet::new());
-        Self { spec, run, boots: 0, snapshots, usage: Usage::default(), runs_with: None, volumes }
+        Self { spec, run, boots: 0, snapshots, usage: Usage::default(), runs_with: None, volumes, disks: Disks::default() }
+    }
+
+    /// Its disks begin as they are to, where a file says what that is.
+    fn load(&mut self) -> Result<(), DriverError> {
+        let failed =
+            |path: &str, error: std::io::Error| DriverError::Failed { message: format!("{path} cannot be read: {error}") };
+        for (disk, base) in self.spec.bases.iter().filter(|(_, base)| base.format == SIMULATED_DISK) {
+            let bytes = std::fs::read(&base.path).map_err(|error| failed(&base.path, error))?;
+            if base.verify && blake3::hash(&bytes).to_hex().as_str() != base.hash {
+                return refused(format!("{} is damaged: it is not what was written", base.path));
+            }
+            self.disks.begin_as(disk, disks::decode(&bytes).map_err(|error| failed(&base.path, error))?);
+        }
+        Ok(())
     }
 
     fn size(&self) -> (u32, u64, u64) {
@@ -159,6 +177,7 @@ impl Hypervisor {
         let mut inner = self.0.inner.lock();
         for machine in inner.machines.values_mut().filter(|machine| machine.run.is_on()) {
             machine.run = Run::Off(Off::Crashed);
+            machine.disks.lose_marks();
         }
         inner.tell(Change::Everything);
     }
@@ -169,6 +188,7 @@ impl Hypervisor {
         let lost = inner.machines.get_mut(&vm).filter(|machine| machine.spec.owner == owner && machine.run.is_on());
         if let Some(machine) = lost {
             machine.run = Run::Off(Off::Crashed);
+            machine.disks.lose_marks();
             inner.log(vm, "off");
             inner.tell(Change::Domain(vm));
         }
@@ -198,9 +218,29 @@ impl Hypervisor {
                 machine.boots += 1;
                 machine.runs_with = None;
             }
+            if run == Run::Off(Off::Crashed) {
+                machine.disks.lose_marks();
+            }
             machine.run = run;
         }
         inner.tell(Change::Domain(vm));
+    }
+
+    /// A guest writes, whether or not there is one.
+    pub fn write(&self, vm: VmId, disk: &str, block: u64, value: u64) {
+        if let Some(machine) = self.0.inner.lock().machines.get_mut(&vm) {
+            machine.disks.write(disk, block, value);
+        }
+    }
+
+    /// What a disk of a domain holds.
+    pub fn content(&self, vm: VmId, disk: &str) -> Blocks {
+        self.0.inner.lock().machines.get(&vm).map(|machine| machine.disks.of(disk)).unwrap_or_default()
+    }
+
+    /// How many checkpoints a domain has.
+    pub fn checkpoints(&self, vm: VmId) -> usize {
+        self.0.inner.lock().machines.get(&vm).map_or(0, |machine| machine.disks.marks())
     }
 
     /// What is counted of one guest from now on, for tests of what is made of it.
@@ -316,7 +356,9 @@ fn hand_over(vm: VmId, from: &Hypervisor, to: &Hypervisor, spec: Box<DomainSpec>
     let inner = &mut *held;
     let come = match inner.machines.get_mut(&vm) {
         Some(machine) if machine.run == Run::Moving && !inner.cut => {
-            *machine = Machine { boots: gone.boots, runs_with: gone.runs_with, ..Machine::new(spec, gone.run) };
+            let mut disks = gone.disks.clone();
+            disks.lose_marks();
+            *machine = Machine { boots: gone.boots, runs_with: gone.runs_with, disks, ..Machine::new(spec, gone.run) };
             true
         }
         _ => false,
@@ -513,7 +555,11 @@ impl Simulated {
                 Some(machine) if machine.spec.owner != spec.owner => return refused("a domain of another owner has this UUID"),
                 // What runs keeps what it has until it is started again.
                 Some(machine) => machine.spec = spec,
-                None => drop(inner.machines.insert(vm, Machine::new(spec, Run::Off(Off::Unknown)))),
+                None => {
+                    let mut machine = Machine::new(spec, Run::Off(Off::Unknown));
+                    machine.load()?;
+                    inner.machines.insert(vm, machine);
+                }
             }
             inner.tell(Change::Domain(vm));
             return Ok(());
@@ -569,9 +615,13 @@ impl Simulated {
             (Action::Reboot, Run::Running) => machine.boots += 1,
             (Action::Suspend | Action::Resume | Action::Reboot, _) => return refused("it does not run"),
             (Action::Snapshot { .. } | Action::Revert { .. }, Run::Moving) => return refused("it is on its way elsewhere"),
-            (Action::Snapshot { name }, run) => drop(machine.snapshots.entry(name).or_insert(run)),
+            (Action::Snapshot { name }, run) => {
+                machine.disks.keep(&name);
+                machine.snapshots.entry(name).or_insert(run);
+            }
             (Action::Revert { name }, _) => {
                 let Some(then) = machine.snapshots.get(&name).copied() else { return refused("there is no such snapshot") };
+                machine.disks.revert(&name);
                 if then.is_on() {
                     if !machine.run.is_on() && used + machine.spec.memory_bytes > self.manners.memory_bytes {
                         return Err(DriverError::Failed { message: "the host has not enough free memory".into() });
@@ -607,7 +657,10 @@ impl Simulated {
                 return refused("it has that disk");
             }
             (Action::DropDisk { name }, _) => drop(machine.volumes.remove(&name)),
-            (Action::RemoveSnapshot { name }, _) => drop(machine.snapshots.remove(&name)),
+            (Action::RemoveSnapshot { name }, _) => {
+                machine.disks.forget(&name);
+                machine.snapshots.remove(&name);
+            }
             (Action::Undefine | Action::Dismiss, Run::Off(_)) => drop(inner.machines.remove(&vm)),
             (Action::Undefine | Action::Dismiss, _) => return refused("it runs; stop it first"),
         }
@@ -686,38 +739,40 @@ impl Driver for Simulated {
         Box::pin(by(deadline, async { self.reached() }))
     }
 
-    /// There are no disks, and each file says so.
+    /// Each file says what is in the blocks of a disk.
     fn backup<'a>(
         &'a self,
         vm: VmId,
         dir: &'a std::path::Path,
         only: Option<&'a str>,
+        marks: Marks,
         deadline: Deadline,
-    ) -> BoxFuture<'a, Result<Vec<DiskCopy>, DriverError>> {
+    ) -> BoxFuture<'a, Result<DiskCopies, DriverError>> {
         Box::pin(by(deadline, async move {
             let key = vm.key();
             fault::point("driver.backup", Some(&key)).await.map_err(injected)?;
             self.reached()?;
-            let spec = {
-                let inner = self.hypervisor.0.inner.lock();
-                let machine = inner.machines.get(&vm).filter(|machine| machine.spec.owner == self.host);
-                let Some(machine) = machine else { return refused("there is no such domain") };
-                machine.spec.clone()
+            let copy = {
+                let mut inner = self.hypervisor.0.inner.lock();
+                let machine = inner.machines.get_mut(&vm).filter(|machine| machine.spec.owner == self.host);
+                let Some(Machine { spec, run, disks, .. }) = machine else { return refused("there is no such domain") };
+                let others = spec.disks.iter().map(|disk| disk.name.as_str()).filter(|name| *name != "root");
+                let names = std::iter::once("root").chain(others).filter(|disk| only.is_none_or(|only| only == *disk));
+                disks.copy(&names.collect::<Vec<_>>(), &marks, run.is_on())
             };
-            let others = spec.disks.iter().map(|disk| disk.name.as_str()).filter(|name| *name != "root");
-            let mut copies = Vec::new();
-            for disk in std::iter::once("root").chain(others).filter(|disk| only.is_none_or(|only| only == *disk)) {
-                let file = format!("{disk}.simulated");
-                let body = format!("Disk {disk} of {} is simulated: there is nothing in it.\n", spec.name);
-                std::fs::write(dir.join(&file), &body)
-                    .map_err(|error| DriverError::Failed { message: format!("the copy cannot be written: {error}") })?;
-                copies.push(DiskCopy {
-                    disk: disk.to_owned(),
+            let mut copies = DiskCopies { disks: Vec::new(), since: copy.since, mark: copy.mark, why: copy.why };
+            for (disk, blocks) in copy.disks {
+                let failed =
+                    |error: std::io::Error| DriverError::Failed { message: format!("the copy cannot be written: {error}") };
+                let (file, body) = (format!("{disk}.simulated"), disks::encode(&disk, &blocks).map_err(failed)?);
+                std::fs::write(dir.join(&file), &body).map_err(failed)?;
+                copies.disks.push(DiskCopy {
+                    disk,
                     file,
                     bytes: body.len() as u64,
                     virtual_bytes: 0,
                     format: SIMULATED_DISK.into(),
-                    hash: blake3::hash(body.as_bytes()).to_hex().to_string(),
+                    hash: blake3::hash(&body).to_hex().to_string(),
                 });
             }
             fault::point("driver.backup.done", Some(&key)).await.map_err(injected)?;
