@@ -3,6 +3,8 @@
 
 #[path = "vm_operations/copy.rs"]
 mod copy;
+#[path = "vm_operations/increments.rs"]
+mod increments;
 #[path = "vm_operations/shape.rs"]
 mod shape;
 mod support;

@@ -5,10 +5,12 @@
 mod agents;
 mod backups;
 mod contract;
+mod increments;
 mod kills;
 mod lab;
 mod life;
 mod lost;
 mod migration;
+mod objects;
 mod operations;
 mod shape;

@@ -71,7 +71,7 @@ pub struct NewSchedule {
     pub full_every: u32,
 }
 
-fn not_there(field: &str, given: &str, error: &std::io::Error) -> Refused {
+fn not_there(field: &str, given: &str, error: &dyn std::fmt::Display) -> Refused {
     let message = format!("there is no backup in {given}: {error}");
     Refused { field: Some(field.into()), ..Refused::new(Code::NotFound, message) }
 }
@@ -123,13 +123,13 @@ impl ControlPlane {
         Ok(kept.collect())
     }
 
-    /// Reads every file of a backup and of those that it is based on, and says which is not what was written. Takes as long as
-    /// that takes; one that is dropped has read in vain.
-    pub async fn check_backup(&self, from: &str) -> Result<CheckedBackup, Refused> {
+    /// Reads every file of a backup and of those that it is based on, and says which is not what was written. `None` if that
+    /// is not known by the deadline: it reads on, and the same question goes on with it.
+    pub async fn check_backup(&self, op: &Op, from: &str) -> Result<Option<CheckedBackup>, Refused> {
         targets::check("from", from)?;
-        let checked = restore::check(&self.house, from).await;
+        let Some(checked) = restore::check(&self.house, from, op.deadline).await else { return Ok(None) };
         let (bytes, damage) = checked.map_err(|error| not_there("from", from, &error))?;
-        Ok(CheckedBackup { bytes, damage })
+        Ok(Some(CheckedBackup { bytes, damage }))
     }
 
     async fn chain(&self, field: &'static str, given: &str) -> Result<(Manifest, Vec<Layer>), Refused> {

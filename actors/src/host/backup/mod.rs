@@ -99,8 +99,9 @@ impl Host {
                 let away = |error: std::io::Error| failed("what is left of it cannot be removed", error);
                 match targets::open(&new.to, &scratch).map_err(away)?.remove(&new.name).await {
                     // Where there is no place there is nothing in it.
-                    Err(error) if !targets::is_final(&error) => return Err(away(error)),
-                    _ => {}
+                    Ok(()) => {}
+                    Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {}
+                    Err(error) => return Err(away(error)),
                 }
                 Ok(super::message::Done { domain, at })
             };

@@ -242,3 +242,125 @@ fn header(bits: u32, bytes: u64, l1: &[u64], l1_at: u64, counts_at: u64, tables:
     long(&mut header, 0);
     header
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BITS: u32 = 9;
+    const SIZE: usize = 1 << BITS;
+    /// More than one table has entries for, and a last cluster that is not whole.
+    const BYTES: u64 = 200 * SIZE as u64 - 100;
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Cell {
+        Nothing,
+        Zeros,
+        Data(u8),
+    }
+
+    /// A file of a chain, as a hypervisor writes one.
+    fn write(path: &Path, cells: &[Cell], basis: bool) {
+        let each = SIZE / 8;
+        let tables = cells.len().div_ceil(each);
+        let mut next = (1 + (tables * 8).div_ceil(SIZE)) * SIZE;
+        let (mut l1, mut rest) = (Vec::new(), Vec::new());
+        for table in cells.chunks(each) {
+            let mut l2 = Vec::new();
+            for cell in table {
+                l2.push(match cell {
+                    Cell::Nothing => 0,
+                    Cell::Zeros => ZERO,
+                    Cell::Data(byte) => {
+                        rest.extend(std::iter::repeat_n(*byte, SIZE));
+                        next += SIZE;
+                        (next - SIZE) as u64 | OWN
+                    }
+                });
+            }
+            l2.resize(each, 0);
+            rest.extend(l2.iter().flat_map(|entry: &u64| entry.to_be_bytes()));
+            l1.push(next as u64 | OWN);
+            next += SIZE;
+        }
+        let mut file = header(BITS, BYTES, &l1, SIZE as u64, 0, 0);
+        if basis {
+            file[8..16].copy_from_slice(&300_u64.to_be_bytes());
+        }
+        file.resize(SIZE, 0);
+        file.extend(l1.iter().flat_map(|entry| entry.to_be_bytes()));
+        file.resize((1 + (tables * 8).div_ceil(SIZE)) * SIZE, 0);
+        file.extend(rest);
+        std::fs::write(path, file).unwrap();
+    }
+
+    fn read(path: &Path) -> Vec<u8> {
+        let mut layer = Layer::open(path, true).unwrap();
+        let mut bytes = Vec::new();
+        for number in 0..BYTES.div_ceil(SIZE as u64) {
+            let mut piece = vec![0; SIZE];
+            if let Has::At(at) = layer.has(number).unwrap() {
+                layer.read(at, &mut piece).unwrap();
+            }
+            bytes.extend(piece);
+        }
+        bytes
+    }
+
+    #[test]
+    fn a_chain_is_put_together_to_what_its_newest_layers_say() {
+        let dir = tempfile::tempdir().unwrap();
+        for seed in 0..40 {
+            let mut dice = fastrand::Rng::with_seed(seed);
+            let layers = dice.usize(1..6);
+            let (mut paths, mut wanted) = (Vec::new(), vec![0_u8; 200]);
+            for layer in 0..layers {
+                let cells: Vec<Cell> = (0..200)
+                    .map(|_| match dice.u32(0..6) {
+                        0 => Cell::Zeros,
+                        1 | 2 => Cell::Data(dice.u8(..)),
+                        _ => Cell::Nothing,
+                    })
+                    .collect();
+                for (byte, cell) in wanted.iter_mut().zip(&cells) {
+                    match cell {
+                        Cell::Nothing => {}
+                        Cell::Zeros => *byte = 0,
+                        Cell::Data(value) => *byte = *value,
+                    }
+                }
+                let path = dir.path().join(layer.to_string());
+                write(&path, &cells, layer > 0);
+                paths.push(path);
+            }
+            let to = dir.path().join("whole");
+            flatten(&paths, &to).unwrap();
+            let wanted: Vec<u8> = wanted.iter().flat_map(|byte| std::iter::repeat_n(*byte, SIZE)).collect();
+            assert!(read(&to) == wanted, "seed {seed}: the disk is another");
+        }
+    }
+
+    #[test]
+    fn what_is_no_chain_of_ours_is_not_guessed_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two, to) = (dir.path().join("1"), dir.path().join("2"), dir.path().join("to"));
+        write(&one, &[Cell::Data(1); 200], false);
+        write(&two, &[Cell::Data(2); 200], true);
+        flatten(&[one.clone(), two.clone()], &to).unwrap();
+        let why = |layers: &[std::path::PathBuf]| flatten(layers, &to).unwrap_err().to_string();
+        assert!(why(std::slice::from_ref(&two)).contains("does not stand alone"));
+        let edit = |at: usize, byte: u8| {
+            let mut bytes = std::fs::read(&two).unwrap();
+            bytes[at] = byte;
+            std::fs::write(dir.path().join("3"), bytes).unwrap();
+            why(&[one.clone(), dir.path().join("3")])
+        };
+        assert!(edit(0, 0).contains("no qcow2"));
+        assert!(edit(35, 1).contains("encrypted"));
+        assert!(edit(79, 16).contains("features 0x10"));
+        assert!(edit(23, 40).contains("clusters of 2^40"));
+        assert!(edit(30, 9).contains("is based on one of"));
+        let data = SIZE * 2 + 64 * SIZE;
+        assert!(edit(data, 0x40).contains("compressed"));
+    }
+}

@@ -3,8 +3,15 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use hiveward_runtime::clock::Deadline;
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::{qcow2, scratch, targets};
@@ -111,7 +118,8 @@ async fn all(house: &House, dir: &Path, restored: &Restored) -> io::Result<()> {
 
 fn put_together(disk: &DiskCopy, layers: &[PathBuf], to: &Path) -> io::Result<()> {
     match (&*disk.format, layers) {
-        (_, [one]) => std::fs::copy(one, to).map(drop),
+        // It was brought, or it would be taken from where it is.
+        (_, [one]) => std::fs::rename(one, to),
         (simulated::SIMULATED_DISK, _) => {
             let bodies = layers.iter().map(std::fs::read).collect::<io::Result<Vec<_>>>()?;
             std::fs::write(to, simulated::disks::overlay(&disk.disk, &bodies)?)
@@ -121,11 +129,55 @@ fn put_together(disk: &DiskCopy, layers: &[PathBuf], to: &Path) -> io::Result<()
     }
 }
 
-/// Reads every file of a backup and of those that it is based on, and says of each what is wrong with it.
-pub async fn check(house: &House, path: &str) -> io::Result<(u64, Vec<String>)> {
+/// Checks that are under way or have not been asked for since they ended; of more the oldest goes on unheard.
+const CHECKS_MAX: usize = 16;
+/// A check that nobody asked for this long is forgotten.
+const CHECK_HEARD_WITHIN: Duration = Duration::from_secs(600);
+static CHECKS: Mutex<Vec<Check>> = Mutex::new(Vec::new());
+
+/// The bytes of all files, and what is wrong with each that is not what was written.
+pub type Checked = (u64, Vec<String>);
+
+struct Check {
+    path: String,
+    heard: Instant,
+    task: Shared<BoxFuture<'static, Result<Checked, String>>>,
+}
+
+/// Reads every file of a backup and of those that it is based on, or goes on where an earlier question left it reading. `None`
+/// if it is not done by `deadline`; it reads on, and the same question waits for it.
+pub async fn check(house: &House, path: &str, deadline: Deadline) -> Option<Result<Checked, String>> {
+    let task = {
+        let mut checks = CHECKS.lock();
+        checks.retain(|check| check.heard.elapsed() < CHECK_HEARD_WITHIN);
+        match checks.iter_mut().find(|check| check.path == path) {
+            Some(check) => {
+                check.heard = Instant::now();
+                check.task.clone()
+            }
+            None => {
+                let (house, of) = (house.clone(), path.to_owned());
+                let task = tokio::spawn(async move { read_all(&house, &of).await.map_err(|error| error.to_string()) });
+                let task = async move { task.await.unwrap_or_else(|error| Err(error.to_string())) };
+                let task = task.boxed().shared();
+                if checks.len() >= CHECKS_MAX {
+                    checks.remove(0);
+                }
+                checks.push(Check { path: path.to_owned(), heard: Instant::now(), task: task.clone() });
+                task
+            }
+        }
+    };
+    let checked = tokio::time::timeout_at(deadline.instant(), task).await.ok()?;
+    // Asked again it is read again.
+    CHECKS.lock().retain(|check| check.path != path);
+    Some(checked)
+}
+
+async fn read_all(house: &House, path: &str) -> io::Result<Checked> {
     let (place, name) = targets::split(path)?;
     let target = targets::open(place, &scratch(house))?;
-    let dir = house.data_dir.join("checks").join(uuid());
+    let dir = house.data_dir.join("checks").join(VmId::new().to_string());
     tokio::fs::create_dir_all(&dir).await?;
     let checked = async {
         let (mut bytes, mut wrong) = (0, Vec::new());
@@ -145,8 +197,4 @@ pub async fn check(house: &House, path: &str) -> io::Result<(u64, Vec<String>)> 
     let checked = checked.await;
     let _ = tokio::fs::remove_dir_all(&dir).await;
     checked
-}
-
-fn uuid() -> String {
-    VmId::new().to_string()
 }

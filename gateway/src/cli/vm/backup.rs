@@ -118,7 +118,15 @@ pub async fn within(client: &Client, show: Show, dir: &str) -> Outcome {
 
 pub async fn verify(client: &Client, show: Show, from: &str) -> Outcome {
     let from = absolute(from)?;
-    let check: Value = client.get(VM, "VmBackupCheck", json!({ "from": from }), "/vmBackupCheck").await?;
+    let check: Value = loop {
+        let check: Value = client.get(VM, "VmBackupCheck", json!({ "from": from }), "/vmBackupCheck").await?;
+        if check["done"] == true {
+            break check;
+        }
+        if client.deadline.is_some_and(|deadline| deadline <= tokio::time::Instant::now()) {
+            return Err(Failed::new(Exit::TimedOut, "the backup is not read to its end yet", "ask again: it reads on"));
+        }
+    };
     let damage: Vec<_> = check["damage"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     if damage.is_empty() {
         return show.one(&json!({ "path": from, "whole": true, "bytes": check["bytes"] }));

@@ -1,12 +1,13 @@
 //! Backups of VMs: what there is, and what can be asked.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 use async_graphql::{Context, Enum, ID, InputObject, Object, SimpleObject};
 use hiveward_actors::{
     client::{CheckedBackup, Done, KeptBackup, NewSchedule, Restore},
     vm::{VmRecord, backup::Backup, schedule::Schedule},
 };
+use hiveward_runtime::op::Op;
 
 use super::{
     super::{
@@ -186,19 +187,29 @@ impl From<KeptBackup> for StoredBackup {
 /// What came of reading a backup and all that it is based on.
 #[derive(SimpleObject)]
 pub struct BackupCheck {
+    /// Else it reads on: ask again.
+    done: bool,
     /// Every file is what was written.
-    whole: bool,
+    whole: Option<bool>,
     /// Of all files.
-    bytes: BigInt,
+    bytes: Option<BigInt>,
     /// Of each file that is not, what is wrong with it.
     damage: Vec<String>,
 }
 
-impl From<CheckedBackup> for BackupCheck {
-    fn from(CheckedBackup { bytes, damage }: CheckedBackup) -> Self {
-        Self { whole: damage.is_empty(), bytes: BigInt(bytes), damage }
+impl From<Option<CheckedBackup>> for BackupCheck {
+    fn from(checked: Option<CheckedBackup>) -> Self {
+        match checked {
+            Some(CheckedBackup { bytes, damage }) => {
+                Self { done: true, whole: Some(damage.is_empty()), bytes: Some(BigInt(bytes)), damage }
+            }
+            None => Self { done: false, whole: None, bytes: None, damage: Vec::new() },
+        }
     }
 }
+
+/// Nobody holds a request for longer.
+const CHECK_SOON: Duration = Duration::from_secs(5);
 
 #[derive(Default)]
 pub struct BackupQuery;
@@ -212,10 +223,13 @@ impl BackupQuery {
         administrators_only(ctx)?;
         Ok(door(ctx)?.backups_in(&dir).await?.into_iter().map(StoredBackup::from).collect())
     }
-    /// Reads every file of a backup and of those that it is based on. Takes as long as that takes.
+    /// Reads every file of a backup and of those that it is based on. Answers when that is done, or soon: then it reads on, and
+    /// the same question goes on with it.
     async fn vm_backup_check(&self, ctx: &Context<'_>, from: String) -> Result<BackupCheck> {
         administrators_only(ctx)?;
-        Ok(door(ctx)?.check_backup(&from).await?.into())
+        let op = op(ctx, None)?;
+        let soon = Op { deadline: op.deadline.at_most(CHECK_SOON), ..op };
+        Ok(door(ctx)?.check_backup(&soon, &from).await?.into())
     }
 }
 
