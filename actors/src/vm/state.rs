@@ -246,6 +246,10 @@ impl VmState {
                 operation.ended = Some((at, outcome.clone()));
                 let kind = operation.kind;
                 self.forget_lag();
+                if kind == OperationKind::Backup && matches!(outcome, Outcome::Failed { .. }) {
+                    // It was whole, and then taken away: a new one must not be based on it.
+                    self.backups.retain(|backup| backup.number != *number);
+                }
                 match outcome {
                     Outcome::Done => {
                         self.failed = None;
