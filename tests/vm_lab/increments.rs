@@ -223,3 +223,32 @@ async fn backups_in_an_object_store_come_back_and_nobody_reads_its_secret() {
     scene.ok(&["vm", "remove", "web", "--force"]).await;
     scene.nothing_left(1).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_moves_although_it_has_checkpoints_and_its_next_backup_is_a_full_one_there() {
+    let scene = Scene::set(2, |lab, _| vec!["--pool".into(), lab.shared(), "--pool-shared".into()]).await;
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().to_str().unwrap().to_owned();
+    scene.create("web", &["--on", "h1"]).await;
+    scene.answers("web").await;
+    scene.back_up_as("web", &to, "--full").await;
+    scene.back_up_as("web", &to, "--incremental").await;
+    scene.ok(&["vm", "migrate", "web", "--to", "h2"]).await;
+    assert_eq!(scene.lab.domains(2).len(), 1);
+    let (there, said) = scene.back_up_as("web", &to, "--incremental").await;
+    assert!(there["kind"] == "FULL" && said.contains("another host"), "{there} {said}");
+    // What marked its disks on the other host is gone with it: only what is made here marks them.
+    let domain = &scene.lab.domains(2)[0].0;
+    let nodes = scene.lab.virsh(2, &["qemu-monitor-command", domain, r#"{"execute":"query-named-block-nodes"}"#]);
+    let nodes: Value = serde_json::from_str(&nodes).unwrap();
+    let marks = |node: &Value| node["dirty-bitmaps"].as_array().map_or(0, Vec::len);
+    let most = nodes["return"].as_array().unwrap().iter().map(marks).max();
+    assert_eq!(most, Some(1), "{nodes}");
+    let (next, _) = scene.back_up_as("web", &to, "--incremental").await;
+    assert_eq!(next["basis"], there["path"]);
+    scene.ok(&["vm", "migrate", "web", "--to", "h1"]).await;
+    let (back, said) = scene.back_up_as("web", &to, "--incremental").await;
+    assert!(back["kind"] == "FULL", "{back} {said}");
+    scene.ok(&["vm", "remove", "web", "--force"]).await;
+    scene.nothing_left(2).await;
+}

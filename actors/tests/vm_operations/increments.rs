@@ -109,7 +109,7 @@ async fn where_what_was_written_is_not_known_a_full_backup_is_made_and_says_why(
     let to = dir.path().to_str().unwrap().to_owned();
     let control = here.control();
     here.backed_up(vm, &to, false).await;
-    let mut expect = async |why: Option<&str>, what: &str| {
+    let expect = async |why: Option<&str>, what: &str| {
         here.hypervisor.write(vm, "root", 7, fastrand::u64(..));
         let record = here.backed_up(vm, &to, true).await;
         let backup = last(&record);
