@@ -55,9 +55,9 @@ pub use scatter::{NewHedge, NewScatter, Over};
 pub use shard::ShardView;
 pub use usage::BudgetView;
 pub use vm::{
-    BalanceRules, BalanceView, Begun, ConsoleReader, GuestExec, HOLD_MAX, HostSelection, KeptBackup, Metered, NewClone,
-    NewGuestExec, NewMove, NewSchedule, NewSize, NewVm, PackedHost, PackingPlan, PackingSolver, PlannedMove, Rebalanced, Restore,
-    Verdict,
+    BalanceRules, BalanceView, Begun, CheckedBackup, ConsoleReader, GuestExec, HOLD_MAX, HostSelection, KeptBackup, Metered,
+    NewClone, NewGuestExec, NewMove, NewSchedule, NewSize, NewVm, PackedHost, PackingPlan, PackingSolver, PlannedMove,
+    Rebalanced, Restore, Verdict,
 };
 
 /// Cheap to clone.

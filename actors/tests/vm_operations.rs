@@ -3,6 +3,8 @@
 
 #[path = "vm_operations/copy.rs"]
 mod copy;
+#[path = "vm_operations/increments.rs"]
+mod increments;
 #[path = "vm_operations/shape.rs"]
 mod shape;
 mod support;
@@ -292,7 +294,7 @@ async fn a_backup_that_is_broken_off_is_made_whole_or_leaves_nothing_and_a_vm_is
     ] {
         let control = here.control();
         arm(point, vm, fault);
-        control.backup_vm(op(), vm, to()).await.unwrap();
+        control.backup_vm(op(), vm, to(), false).await.unwrap();
         let record = support::until("its end", || idle(&control, vm)).await;
         whole += 1;
         assert!(struck(point), "{point}");
@@ -302,7 +304,7 @@ async fn a_backup_that_is_broken_off_is_made_whole_or_leaves_nothing_and_a_vm_is
     // The node stops amid it.
     for point in ["driver.backup", "driver.backup.done"] {
         arm(point, vm, Fault::Hang);
-        here.control().backup_vm(short(), vm, to()).await.unwrap();
+        here.control().backup_vm(short(), vm, to(), false).await.unwrap();
         support::until("the step", || struck(point).then_some(())).await;
         assert_eq!(kept(dir.path()).1.len(), 1, "what is not whole has another name");
         here.restart().await;
@@ -317,22 +319,23 @@ async fn a_backup_that_is_broken_off_is_made_whole_or_leaves_nothing_and_a_vm_is
     for _ in 0..8 {
         arm("driver.backup.done", vm, error());
     }
-    control.backup_vm(op(), vm, to()).await.ok();
+    control.backup_vm(op(), vm, to(), false).await.ok();
     let record = support::until("its end", || idle(&control, vm)).await;
     let last = record.state.operations.back().unwrap();
     assert!(matches!(&last.ended, Some((_, Outcome::Failed { message })) if message.contains("broken off")), "{last:?}");
     assert_eq!((record.status, kept(dir.path())), (VmStatus::Running, (whole, Vec::new())));
     fault::disarm("driver.backup.done");
-    let nowhere = control.backup_vm(op(), vm, format!("{}/no", to())).await.unwrap_err();
+    let nowhere = control.backup_vm(op(), vm, format!("{}/no", to()), false).await.unwrap_err();
     assert!(nowhere.message.contains("written"), "{nowhere:?}");
-    assert_eq!(control.backup_vm(op(), vm, "relative".into()).await.unwrap_err().field.as_deref(), Some("to"));
+    assert_eq!(control.backup_vm(op(), vm, "relative".into(), false).await.unwrap_err().field.as_deref(), Some("to"));
 
     // It outlives its VM.
     control.remove_vm(op(), vm, true).await.unwrap();
     let all = control.backups_in(&to()).await.unwrap();
     assert_eq!(all.len(), whole);
     let first = &all[0];
-    assert_eq!((&*first.manifest.spec.name, first.manifest.running, first.manifest.disks.len()), ("web", true, 1));
+    let manifest = first.manifest.as_ref().unwrap();
+    assert_eq!((&*manifest.spec.name, manifest.running, manifest.disks.len()), ("web", true, 1));
     let new = |name: &str| Restore { from: first.path.clone(), name: name.into(), host: None, start: true };
     let again = control.restore_vm(op(), new("again")).await.unwrap().value;
     assert_eq!((again.status, again.spec.cpus, again.spec.id == vm), (VmStatus::Running, 1, false));
@@ -354,11 +357,11 @@ async fn a_vm_backs_itself_up_when_it_is_due_and_keeps_the_newest_of_them_and_wh
     here.by_clock(&clock).await;
     let (vm, dir) = (here.vm("web").await, tempfile::tempdir().unwrap());
     let to = || dir.path().to_str().unwrap().to_owned();
-    let daily = |keep| Some(NewSchedule { cron: "0 3 * * *".into(), to: to(), keep });
-    here.control().backup_vm(op(), vm, to()).await.unwrap();
+    let daily = |keep| Some(NewSchedule { cron: "0 3 * * *".into(), to: to(), keep, full_every: 1 });
+    here.control().backup_vm(op(), vm, to(), false).await.unwrap();
     let record = support::until("a person's backup", || idle(&here.control(), vm)).await;
     let mine = record.state.backups[0].path.clone();
-    let bad = Some(NewSchedule { cron: "0 25 * * *".into(), to: to(), keep: 2 });
+    let bad = Some(NewSchedule { cron: "0 25 * * *".into(), to: to(), keep: 2, full_every: 1 });
     assert_eq!(here.control().schedule_vm_backups(op(), vm, bad).await.unwrap_err().field.as_deref(), Some("cron"));
     let set = here.control().schedule_vm_backups(op(), vm, daily(2)).await.unwrap().value;
     assert!(set.state.schedule.unwrap().due().unwrap().0 > clock.load(Ordering::Relaxed));

@@ -5,11 +5,13 @@
 mod agents;
 mod backups;
 mod contract;
+mod increments;
 mod kills;
 mod lab;
 mod life;
 mod lost;
 mod migration;
 mod networks;
+mod objects;
 mod operations;
 mod shape;

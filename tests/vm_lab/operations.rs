@@ -119,8 +119,9 @@ async fn console(scene: &Scene, args: &[&str], typed: &str, wanted: &str) -> Str
     let mut child = scene.hive.cli_piped(&[&["vm", "console"], args].concat());
     let mut out = child.stdout.take().unwrap();
     let mut keyboard = child.stdin.take().unwrap();
+    let mut all = Vec::new();
     let reading = async {
-        let (mut all, mut piece) = (Vec::new(), [0; 4096]);
+        let mut piece = [0; 4096];
         keyboard.write_all(typed.as_bytes()).await.unwrap();
         keyboard.flush().await.unwrap();
         while !String::from_utf8_lossy(&all).contains(wanted) {
@@ -128,11 +129,12 @@ async fn console(scene: &Scene, args: &[&str], typed: &str, wanted: &str) -> Str
             assert!(got > 0, "the console ended: {}", String::from_utf8_lossy(&all));
             all.extend_from_slice(&piece[..got]);
         }
-        String::from_utf8_lossy(&all).into_owned()
     };
     let read = tokio::time::timeout(Duration::from_secs(120), reading).await;
     let _ = child.kill().await;
-    read.unwrap_or_else(|_| panic!("the console never said {wanted:?}"))
+    let all = String::from_utf8_lossy(&all).into_owned();
+    assert!(read.is_ok(), "the console never said {wanted:?}, but {all}");
+    all
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,8 +1,9 @@
 //! Copies of a domain's disks as they are at one moment, in files on the node.
 //!
 //! While the domain is on, the hypervisor writes the moment into the pool and the guest runs on; one that is off is copied as
-//! it is. Then the copy is brought to the node, hashed as it is written, and removed from the pool. Every copy stands alone:
-//! what the image had is in it.
+//! it is. Then the copy is brought to the node, hashed as it is written, and removed from the pool. A copy stands alone, with
+//! what the image had in it, or has what was written since a checkpoint. That is never guessed: where a checkpoint is not
+//! what it was the copy is a whole one.
 
 use std::{
     fs::File,
@@ -15,8 +16,9 @@ use std::{
 use virt::{domain::Domain, stream::Stream};
 
 use crate::{
+    checkpoint,
     domain::{Host, escaped, is_on, problem},
-    protocol::{DiskCopy, Problem},
+    protocol::{DiskCopies, DiskCopy, Marks, Problem},
     store, sys,
 };
 
@@ -75,7 +77,7 @@ pub fn end(host: &Host, vm: &str) -> Result<(), Problem> {
 }
 
 /// Into files of `dir`, which is empty: all of them, or one.
-pub fn backup(host: &Host, vm: &str, dir: &str, only: Option<&str>) -> Result<Vec<DiskCopy>, Problem> {
+pub fn backup(host: &Host, vm: &str, dir: &str, only: Option<&str>, marks: &Marks) -> Result<DiskCopies, Problem> {
     let refused = |message: &str| Err(Problem::Refused(message.into()));
     if !host.has_disks() {
         return refused("this hypervisor has no disks to keep");
@@ -87,47 +89,119 @@ pub fn backup(host: &Host, vm: &str, dir: &str, only: Option<&str>) -> Result<Ve
         // One without a name is left out.
         disk.name = disk.name.take().filter(|name| only.is_none_or(|only| only == name));
     }
-    if is_on(&domain)? {
-        push(host, &domain, vm, &disks)?
+    let mut copies = if is_on(&domain)? {
+        marked(host, &domain, vm, &disks, marks)?
     } else {
-        copy(host, vm, &disks)?
-    }
-    let mut copies = Vec::new();
+        copy(host, vm, &disks)?;
+        let asked = marks.since.is_some() || marks.new.is_some();
+        DiskCopies { why: asked.then(|| OFF.to_owned()), ..DiskCopies::default() }
+    };
     for name in disks.iter().filter_map(|disk| disk.name.as_ref()) {
-        copies.push(bring(host, vm, name, Path::new(dir))?);
+        copies.disks.push(bring(host, vm, name, Path::new(dir))?);
     }
     end(host, vm)?;
     Ok(copies)
 }
 
+const OFF: &str = "it is off, and only what a running guest writes is marked";
+
+/// The least that is asked for and possible: since a checkpoint; everything, with a new checkpoint; everything.
+fn marked(host: &Host, domain: &Domain, vm: &str, disks: &[Disk], marks: &Marks) -> Result<DiskCopies, Problem> {
+    if marks.new.is_some() {
+        let mut kept: Vec<&str> = marks.since.iter().chain(&marks.keep).map(String::as_str).collect();
+        // An earlier try may have made the new one already.
+        kept.retain(|name| Some(*name) != marks.new.as_deref());
+        checkpoint::keep_only(domain, &kept)?;
+    }
+    let (mut since, mut why) = (marks.since.as_deref(), None);
+    if let Some(name) = since {
+        let mut ours: Vec<&str> = disks.iter().filter(|disk| disk.name.is_some()).map(|disk| &*disk.target).collect();
+        ours.sort_unstable();
+        why = match checkpoint::disks(domain, name)? {
+            None => Some("its host has no checkpoint of its last backup any more".to_owned()),
+            Some(mut known) => {
+                known.sort_unstable();
+                (known != ours).then(|| "it has other disks than at its last backup".to_owned())
+            }
+        };
+        since = since.filter(|_| why.is_none());
+    }
+    let mut new = marks.new.as_deref();
+    loop {
+        let refused = match push(host, domain, vm, disks, since, new) {
+            Ok(()) => break,
+            Err(Pushed::NotBegun(problem @ Problem::Unreachable(_)) | Pushed::Broke(problem)) => return Err(problem),
+            Err(Pushed::NotBegun(Problem::Refused(message) | Problem::Failed(message))) => message,
+        };
+        match (since, new) {
+            (Some(lost), _) => {
+                why = Some(format!("what was written since its last backup is not known: {refused}"));
+                checkpoint::remove(domain, lost)?;
+                since = None;
+            }
+            (None, Some(_)) => {
+                why = Some(format!("no checkpoint can be made of it: {refused}"));
+                new = None;
+            }
+            (None, None) => return Err(Problem::Failed(refused)),
+        }
+        end(host, vm)?;
+    }
+    let owned = |name: Option<&str>| name.map(str::to_owned);
+    Ok(DiskCopies { disks: Vec::new(), since: owned(since), mark: owned(new), why })
+}
+
+enum Pushed {
+    NotBegun(Problem),
+    Broke(Problem),
+}
+
 /// All disks at one moment, by the hypervisor.
-fn push(host: &Host, domain: &Domain, vm: &str, disks: &[Disk]) -> Result<(), Problem> {
-    let mut xml = "<domainbackup mode='push'><disks>".to_owned();
+fn push(
+    host: &Host,
+    domain: &Domain,
+    vm: &str,
+    disks: &[Disk],
+    since: Option<&str>,
+    new: Option<&str>,
+) -> Result<(), Pushed> {
+    let mut xml = "<domainbackup mode='push'>".to_owned();
+    let mut marks = format!("<domaincheckpoint><name>{}</name><disks>", escaped(new.unwrap_or_default()));
+    if let Some(since) = since {
+        xml.push_str(&format!("<incremental>{}</incremental>", escaped(since)));
+    }
+    xml.push_str("<disks>");
     for Disk { target, name } in disks {
+        let target = escaped(target);
         xml.push_str(&match name {
-            None => format!("<disk name='{}' backup='no'/>", escaped(target)),
+            None => format!("<disk name='{target}' backup='no'/>"),
             Some(name) => format!(
-                "<disk name='{}' backup='yes' type='file'><driver type='qcow2'/><target file='{}/{}'/></disk>",
-                escaped(target),
+                "<disk name='{target}' backup='yes' type='file'><driver type='qcow2'/><target file='{}/{}'/></disk>",
                 escaped(host.store.path()),
                 escaped(&scratch(vm, name))
             ),
         });
+        let kind = if name.is_some() { "bitmap" } else { "no" };
+        marks.push_str(&format!("<disk name='{target}' checkpoint='{kind}'/>"));
     }
     xml.push_str("</disks></domainbackup>");
-    sys::begin_backup(domain, &xml).map_err(|error| problem(&error))?;
+    marks.push_str("</disks></domaincheckpoint>");
+    let begun = sys::begin_backup(domain, &xml, new.is_some().then_some(&marks));
+    begun.map_err(|error| Pushed::NotBegun(problem(&error)))?;
+    let broke = |error: virt::error::Error| Pushed::Broke(problem(&error));
     let begun = Instant::now();
-    while sys::is_backed_up(domain).map_err(|error| problem(&error))? {
+    while sys::is_backed_up(domain).map_err(broke)? {
         if begun.elapsed() > WITHIN {
             let _ = sys::abort(domain);
-            return Err(Problem::Failed(format!("the hypervisor did not copy its disks within {} s", WITHIN.as_secs())));
+            let message = format!("the hypervisor did not copy its disks within {} s", WITHIN.as_secs());
+            return Err(Pushed::Broke(Problem::Failed(message)));
         }
         thread::sleep(LOOK_EVERY);
     }
-    if sys::was_backed_up(domain).map_err(|error| problem(&error))? {
+    if sys::was_backed_up(domain).map_err(broke)? {
         Ok(())
     } else {
-        Err(Problem::Failed("the hypervisor did not come to the end of the copy".into()))
+        Err(Pushed::Broke(Problem::Failed("the hypervisor did not come to the end of the copy".into())))
     }
 }
 

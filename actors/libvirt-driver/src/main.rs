@@ -4,6 +4,7 @@
 //! its node, and with it every call that hangs in C. Its calls block, on a bounded pool of threads.
 
 mod backup;
+mod checkpoint;
 mod console;
 mod domain;
 mod guest;
@@ -120,7 +121,9 @@ fn work(asking: &Mutex<Receiver<Request>>, host: &'static Host, said: &SyncSende
             Call::Abort { vm } => migrate::abort(host, &vm).map(|()| Answer::Done),
             Call::Console { vm } => console::open(host, &vm, said).map(|()| Answer::Done),
             Call::Type { vm, bytes } => console::type_(host, &vm, &bytes).map(|()| Answer::Done),
-            Call::Backup { vm, dir, only } => backup::backup(host, &vm, &dir, only.as_deref()).map(Answer::BackedUp),
+            Call::Backup { vm, dir, only, marks } => {
+                backup::backup(host, &vm, &dir, only.as_deref(), &marks).map(Answer::BackedUp)
+            }
             Call::EnsureNetworks { networks } => network::ensure(host, &networks).map(|()| Answer::Done),
             Call::SweepNetworks { keep } => network::sweep(host, &keep).map(|()| Answer::Done),
             Call::Sweep { keep } => host.store.sweep(&host.connection, &keep).map(|()| Answer::Done),

@@ -15,6 +15,7 @@ use virt::{
 };
 
 use crate::{
+    checkpoint,
     domain::{Host, mark, problem},
     protocol::{AtLimit, Move, Pool, Problem, Progress},
     store, sys,
@@ -63,6 +64,10 @@ pub fn migrate(host: &Host, vm: &str, to: &Move) -> Result<Progress, Problem> {
         bandwidth: to.bandwidth_mib,
         ..MigrateParameters::default()
     };
+    if host.has_disks() {
+        // There libvirt would not know of them, and nobody could remove what they mark.
+        checkpoint::give_way(&domain)?;
+    }
     let flags = flags(host, to, shared(host.store.pool(), &to.to_pool));
     let (ended, ending) = mpsc::channel::<()>();
     let watched = domain.clone();

@@ -8,7 +8,8 @@ use virt::{
 };
 
 use crate::{
-    domain::{escaped, problem},
+    checkpoint,
+    domain::{escaped, is_on, problem},
     protocol::Problem,
 };
 
@@ -28,6 +29,9 @@ pub fn take(domain: &Domain, name: &str) -> Result<(), Problem> {
     if find(domain, name)?.is_some() {
         return Ok(());
     }
+    if !is_on(domain)? {
+        checkpoint::give_way(domain)?;
+    }
     let xml = format!("<domainsnapshot><name>{}</name></domainsnapshot>", escaped(name));
     domain.create_snapshot_xml(&xml, 0).map(drop).map_err(|error| problem(&error))
 }
@@ -36,11 +40,24 @@ pub fn revert(domain: &Domain, name: &str) -> Result<(), Problem> {
     let Some(snapshot) = find(domain, name)? else {
         return Err(Problem::Refused("its host has no such snapshot of it any more".into()));
     };
+    checkpoint::give_way(domain)?;
+    let first = match snapshot.revert(0) {
+        Ok(()) => return Ok(()),
+        Err(error) => error,
+    };
+    // Marks that libvirt does not know of, such as of a host before this one, end the QEMU that was to have it.
+    if is_on(domain)? {
+        return Err(problem(&first));
+    }
+    checkpoint::void(domain)?;
     snapshot.revert(0).map_err(|error| problem(&error))
 }
 
 pub fn remove(domain: &Domain, name: &str) -> Result<(), Problem> {
     let Some(snapshot) = find(domain, name)? else { return Ok(()) };
+    if !is_on(domain)? {
+        checkpoint::give_way(domain)?;
+    }
     match snapshot.delete(0) {
         Err(error) if !is_none(&error) => Err(problem(&error)),
         _ => Ok(()),

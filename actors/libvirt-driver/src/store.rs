@@ -289,9 +289,11 @@ pub fn length(volume: &StorageVol) -> Result<u64, Error> {
 }
 
 fn create(pool: &StoragePool, name: &str, bytes: u64, format: &str, backing: &str) -> Result<StorageVol, Problem> {
+    // libvirt's own choice cannot keep marks of what is written.
+    let compat = if format == "qcow2" { "<compat>1.1</compat>" } else { "" };
     let xml = format!(
         "<volume><name>{}</name><capacity unit='bytes'>{bytes}</capacity><allocation>0</allocation>\
-         <target><format type='{format}'/><permissions><mode>0600</mode></permissions></target>{backing}</volume>",
+         <target><format type='{format}'/>{compat}<permissions><mode>0600</mode></permissions></target>{backing}</volume>",
         escaped(name)
     );
     StorageVol::create_xml(pool, &xml, 0).map_err(|error| text(&error))

@@ -1,4 +1,4 @@
-//! Everything that is unsafe, and nothing else: events, statistics and states, straight from libvirt's own functions.
+//! Everything that is unsafe, and nothing else: events, statistics, states and checkpoints, straight from libvirt's own functions.
 //!
 //! The bindings lack events, leak statistics and drop the error of a state. Each block says why it is sound.
 
@@ -213,12 +213,68 @@ pub fn job(domain: &Domain, completed: bool) -> Result<Option<Progress>, Error> 
     }))
 }
 
-/// Begins to write a domain's disks elsewhere.
-pub fn begin_backup(domain: &Domain, xml: &str) -> Result<(), Error> {
+/// Begins to write a domain's disks elsewhere, and with `checkpoint` to mark what is written from that very moment on.
+pub fn begin_backup(domain: &Domain, xml: &str, checkpoint: Option<&str>) -> Result<(), Error> {
     let Ok(xml) = std::ffi::CString::new(xml) else { return Err(Error::last_error()) };
-    // SAFETY: the domain is held, and the text ends with a zero and outlives the call.
-    let begun = unsafe { sys::virDomainBackupBegin(domain.as_ptr(), xml.as_ptr(), ptr::null(), 0) };
+    let Ok(checkpoint) = checkpoint.map(std::ffi::CString::new).transpose() else { return Err(Error::last_error()) };
+    let marks = checkpoint.as_ref().map_or(ptr::null(), |text| text.as_ptr());
+    // SAFETY: the domain is held, and the texts end with a zero and outlive the call; null is no checkpoint.
+    let begun = unsafe { sys::virDomainBackupBegin(domain.as_ptr(), xml.as_ptr(), marks, 0) };
     if begun < 0 { Err(Error::last_error()) } else { Ok(()) }
+}
+
+/// Names and descriptions of a domain's checkpoints, parents before their children.
+pub fn checkpoints(domain: &Domain) -> Result<Vec<(String, String)>, Error> {
+    let mut list: *mut sys::virDomainCheckpointPtr = ptr::null_mut();
+    // SAFETY: the domain is held; libvirt allocates the list and writes where it is.
+    let count = unsafe {
+        sys::virDomainListAllCheckpoints(domain.as_ptr(), &mut list, sys::VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)
+    };
+    let Ok(count) = usize::try_from(count) else { return Err(Error::last_error()) };
+    let mut found = Vec::with_capacity(count);
+    for place in 0..count {
+        // SAFETY: the list has `count` checkpoints, each ours until it is freed here; a name lives as long as its checkpoint,
+        // and a description is ours to free.
+        unsafe {
+            let checkpoint = *list.add(place);
+            let name = sys::virDomainCheckpointGetName(checkpoint);
+            let xml = sys::virDomainCheckpointGetXMLDesc(checkpoint, sys::VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN);
+            if !name.is_null() && !xml.is_null() {
+                let text = |text: *const c_char| CStr::from_ptr(text).to_string_lossy().into_owned();
+                found.push((text(name), text(xml)));
+            }
+            libc_free(xml);
+            sys::virDomainCheckpointFree(checkpoint);
+        }
+    }
+    // SAFETY: it is the list from above, and nothing of it is held any more. Null is allowed.
+    unsafe { libc_free(list.cast()) };
+    Ok(found)
+}
+
+/// Removes a checkpoint and what it marked on the disks, or with `metadata` only that libvirt knows of it.
+pub fn remove_checkpoint(domain: &Domain, name: &str, metadata: bool) -> Result<(), Error> {
+    let Ok(name) = std::ffi::CString::new(name) else { return Err(Error::last_error()) };
+    let flags = if metadata { sys::VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY } else { 0 };
+    // SAFETY: the domain is held, the name ends with a zero, and what is found is freed once.
+    let removed = unsafe {
+        let checkpoint = sys::virDomainCheckpointLookupByName(domain.as_ptr(), name.as_ptr(), 0);
+        if checkpoint.is_null() {
+            return Err(Error::last_error());
+        }
+        let removed = sys::virDomainCheckpointDelete(checkpoint, flags);
+        // The error is of the call before.
+        let error = (removed < 0).then(Error::last_error);
+        sys::virDomainCheckpointFree(checkpoint);
+        error
+    };
+    removed.map_or(Ok(()), Err)
+}
+
+unsafe extern "C" {
+    /// What libvirt allocated for its caller is freed by C's own function.
+    #[link_name = "free"]
+    fn libc_free(memory: *mut c_char);
 }
 
 /// What kind of job is under way, or with `completed` how the last one ended, as libvirt numbers them.

@@ -69,6 +69,8 @@ pub const FAULT_POINTS: &[(&str, &str)] = &[
     ("vm.check.done", "after the guest of a drill has answered"),
     ("vm.report", "before what came of a drill is written beside its backup"),
     ("vm.report.done", "after what came of a drill was written beside its backup"),
+    ("backup.part", "after a part of a disk was sent to an object store"),
+    ("backup.manifest", "after the disks of a backup are in an object store, before its manifest is"),
     ("driver.backup", "before a simulated hypervisor copies its disks"),
     ("driver.backup.done", "after a simulated hypervisor copied its disks"),
     ("driver.end_backup", "before a simulated hypervisor removes what is left of a backup"),

@@ -6,7 +6,6 @@
 
 pub mod actor;
 pub mod backup;
-pub mod backup_target;
 pub mod breaker;
 mod console;
 pub mod decide;

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use super::{
     attempt,
+    backup::BACKUP_WITHIN,
     copying::{self, Copying},
     event::{self, Asked, OperationKind, Seen, VmEvent},
     keep::{self, Errand},
@@ -44,6 +45,7 @@ use crate::{
     host::{
         actor::STEP_WITHIN,
         ask_roster,
+        backup::restore,
         driver::{Action, Base, Domain, DomainSpec, DriverError, domain_name},
         event::FleetChange,
         message::{Done, HostMsg},
@@ -147,9 +149,11 @@ const fn points(step: Step) -> (&'static str, &'static str) {
 }
 
 /// Whether it would be the same once more: each try reads all of its disks.
-fn gives_up(active: &VmOperation, tries: u32) -> bool {
+fn gives_up(active: &VmOperation, step: Step, is_restored: bool, tries: u32) -> bool {
     // Each is counted when it failed and when it is begun again.
-    let reads_all = active.kind == OperationKind::Backup || (active.kind.is_copy() && active.copied.is_empty());
+    let reads_all = active.kind == OperationKind::Backup
+        || (active.kind.is_copy() && active.copied.is_empty())
+        || (is_restored && active.kind == OperationKind::Create && step == Step::Define);
     reads_all && active.abandoned.is_none() && tries / 2 + 1 >= BACKUP_TRIES_MAX
 }
 
@@ -383,7 +387,12 @@ impl Vm {
             grace_ms: self.spec.stop_grace_ms,
             boots: state.doing.boots,
             migration: (kind == OperationKind::Migrate).then(|| Box::new(Move::anywhere(self.host))),
-            subject: state.vm.schedule.as_ref().filter(|_| kind == OperationKind::Backup).map(Schedule::subject),
+            subject: state
+                .vm
+                .schedule
+                .as_ref()
+                .filter(|_| kind == OperationKind::Backup)
+                .map(|schedule| schedule.subject(&state.vm)),
             epoch: self.epoch,
         };
         self.record(ctx, state, vec![VmEvent::Asked(Box::new(asked))], None).await
@@ -489,7 +498,10 @@ impl Vm {
                         }
                         self.record(ctx, state, vec![VmEvent::Abandoned { number, why: error.to_string() }], None).await
                     }
-                    Some(active) if !error.may_pass() || (gives_up(active, state.tries) && error.is_of_try()) => {
+                    Some(active)
+                        if !error.may_pass()
+                            || (gives_up(active, step, state.vm.is_restored, state.tries) && error.is_of_try()) =>
+                    {
                         let events = reconcile::refused(&state.vm, error.to_string()).into_iter().collect();
                         if matches!(step, Step::Unshape | Step::DropDisk) && state.doing.claim == Claim::Held {
                             // It would be refused again, and what is reserved is not kept for that.
@@ -585,7 +597,8 @@ impl Vm {
         let (house, spec, host, me) = (self.house.clone(), self.spec_now(), self.host, ctx.addr().clone());
         let asked = state.vm.active().and_then(|active| active.migration.clone());
         let tag = snapshot::tag_under_way(&state.vm);
-        let errand = Errand::of(&state.vm, &spec, self.house.clock.now());
+        let errand = Errand::of(&state.vm, &spec, host, self.house.clock.now());
+        let creates = state.vm.active().is_some_and(|active| active.kind == OperationKind::Create);
         let (shaping, copying) = (Shaping::of(&state.vm), Copying::of(&state.vm));
         ctx.task(async move {
             let trip = Trip { house: &house, spec: &spec, host, asked: asked.as_deref() };
@@ -597,10 +610,7 @@ impl Vm {
                         Some(result) => result,
                         None => match copying::step(&house, &spec, host, copying, step).await {
                             Some(result) => result,
-                            None => match action(&house, &spec, host, step, tag).await {
-                                Ok(action) => ask_host(&house, host, &spec, action).await.map(Stepped::Seen),
-                                Err(refused) => Err(DriverError::Failed { message: refused.message }),
-                            },
+                            None => act(&house, &spec, host, step, tag, creates).await,
                         },
                     },
                 },
@@ -675,6 +685,8 @@ pub(super) async fn ask_host(house: &House, host: HostId, spec: &VmSpec, action:
     let Some(door) = house.doors.host(host) else { return Err(unreachable("its host has no actor now".into())) };
     // An image may have to be copied there first.
     let within = match action {
+        // All of a backup is read and written.
+        Action::Define(_) if spec.restored.is_some() => BACKUP_WITHIN,
         Action::Define(_) => DEFINE_WITHIN,
         // A guest's memory is written or read.
         Action::Snapshot { .. } | Action::Revert { .. } | Action::RemoveSnapshot { .. } => SNAPSHOT_WITHIN,
@@ -710,6 +722,28 @@ async fn base(house: &House, image: Option<ImageId>, host: HostId) -> Result<Opt
     }))
 }
 
+async fn act(
+    house: &House,
+    spec: &Arc<VmSpec>,
+    host: HostId,
+    step: Step,
+    tag: Option<String>,
+    creates: bool,
+) -> Result<Stepped, DriverError> {
+    let made = spec.restored.as_ref().filter(|restored| restored.is_made());
+    // Later its disks are there, or lost: they do not begin once more by themselves.
+    if let Some(restored) = made.filter(|_| creates && step == Step::Define) {
+        restore::make(house, spec.id, restored).await?;
+    }
+    let action =
+        action(house, spec, host, step, tag).await.map_err(|refused| DriverError::Failed { message: refused.message })?;
+    let done = ask_host(house, host, spec, action).await?;
+    if made.is_some() && matches!(step, Step::Define | Step::Start | Step::Undefine) {
+        restore::forget(house, spec.id).await;
+    }
+    Ok(Stepped::Seen(done))
+}
+
 /// All that a hypervisor needs to make its domain on `host`.
 pub(crate) async fn definition(house: &House, spec: &Arc<VmSpec>, host: HostId) -> Result<DomainSpec, Refused> {
     let user_data = match &spec.user_data {
@@ -731,13 +765,15 @@ pub(crate) async fn definition(house: &House, spec: &Arc<VmSpec>, host: HostId) 
         owner: host,
         cards,
         base: match &spec.restored {
-            Some(restored) => restored.disks.iter().find(|disk| disk.disk == "root").map(|disk| restored.base(disk)),
+            Some(restored) => {
+                restored.disks.iter().find(|disk| disk.disk == "root").map(|disk| restored.base(house, spec.id, disk))
+            }
             None => base(house, spec.base, host).await?,
         },
         bases: spec
             .restored
             .iter()
-            .flat_map(|restored| restored.disks.iter().map(|disk| (disk.disk.clone(), restored.base(disk))))
+            .flat_map(|restored| restored.disks.iter().map(|disk| (disk.disk.clone(), restored.base(house, spec.id, disk))))
             .chain(cloned)
             .collect(),
         isolated: spec.restored.as_ref().is_some_and(|restored| restored.drill),

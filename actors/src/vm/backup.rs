@@ -16,15 +16,21 @@ use super::{
     spec::VmSpec,
     state::{VmOperation, VmState},
 };
-use crate::host::driver::{DiskCopy, Off, Run};
+use crate::{
+    host::driver::{DiskCopy, Off, Run},
+    id::HostId,
+};
 
 /// Named with their VM; older ones are where they were written, and are not listed with it any more.
-pub const BACKUPS_KEPT_MAX: usize = 32;
+pub const BACKUPS_KEPT_MAX: usize = 64;
 /// A backup that has not ended by then has failed.
 pub const BACKUP_WITHIN: Duration = Duration::from_secs(4 * 3_600);
 /// For a guest of a drill to answer.
 pub const DRILL_WITHIN: Duration = Duration::from_secs(300);
+/// Of one that stands alone.
 pub const MANIFEST_FORMAT: u32 = 1;
+/// Of one that is based on another: who knows only the other format must not take it for a whole one.
+pub const MANIFEST_FORMAT_BASED: u32 = 2;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// All that a VM is made of again.
@@ -40,6 +46,21 @@ pub struct Manifest {
     /// What its first boot was told is not in it.
     pub spec: VmSpec,
     pub disks: Vec<DiskCopy>,
+    /// The name of the one beside it that it is a difference to; it stands alone without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basis: Option<String>,
+    /// Why it stands alone though another was asked for, or why no later one can be based on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole_because: Option<String>,
+    /// What is written is marked from it on.
+    #[serde(default)]
+    pub marked: bool,
+}
+
+impl Manifest {
+    pub fn bytes(&self) -> u64 {
+        self.disks.iter().map(|disk| disk.bytes).sum()
+    }
 }
 
 /// What came of the last drill of a backup.
@@ -65,16 +86,38 @@ pub struct Backup {
     /// The VM made it by itself, and lets it go when it is old.
     #[serde(default)]
     pub scheduled: bool,
+    /// The number of the one that it is a difference to; it stands alone without.
+    #[serde(default)]
+    pub basis: Option<u64>,
+    /// How many are below it.
+    #[serde(default)]
+    pub depth: u32,
+    /// Why it stands alone though another was asked for, or why no later one can be based on it.
+    #[serde(default)]
+    pub whole_because: Option<String>,
+    /// The host that marks what is written since.
+    #[serde(default)]
+    pub marked_on: Option<HostId>,
 }
 
 /// What a VM's disks begin as.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Restored {
-    /// On the node that holds its host.
+    /// On the node that holds its host, or in an object store.
     pub path: String,
     pub disks: Vec<DiskCopy>,
     /// It lives for one drill.
     pub drill: bool,
+    /// Backups beside it that it is a difference to, the full one first.
+    #[serde(default)]
+    pub under: Vec<Layer>,
+}
+
+/// One backup of a chain.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Layer {
+    pub name: String,
+    pub disks: Vec<DiskCopy>,
 }
 
 /// Unique: no other operation of any VM has this name.
@@ -152,7 +195,7 @@ mod tests {
     /// The life of a drill's VM, as its actor leads it: what became of the drill.
     fn lead(starts: bool, answers: bool, seed: u64) -> Outcome {
         let mut dice = fastrand::Rng::with_seed(seed);
-        let restored = Restored { path: "/b/one".into(), disks: Vec::new(), drill: true };
+        let restored = Restored { path: "/b/one".into(), disks: Vec::new(), drill: true, under: Vec::new() };
         let spec = VmSpec { restored: Some(restored), ..spec() };
         let (mut state, mut doing, mut now) = (VmState::new(&spec, WallMs(0)), Doing::default(), 0_i64);
         let (mut outcome, mut reported) = (None, None);

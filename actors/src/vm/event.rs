@@ -57,6 +57,9 @@ pub enum Subject {
     /// Where to.
     Backup {
         to: Arc<str>,
+        /// Of what was written since the last one there, where that is known.
+        #[serde(default)]
+        incremental: bool,
     },
     Resize {
         cpus: Option<u32>,
@@ -290,7 +293,10 @@ impl VmEvent {
                     "force": asked.force});
                 match &asked.subject {
                     Some(Subject::Snapshot { name }) => data["snapshot"] = json!(name),
-                    Some(Subject::Backup { to }) => data["to"] = json!(to),
+                    Some(Subject::Backup { to, incremental }) => {
+                        data["to"] = json!(to);
+                        data["incremental"] = json!(incremental);
+                    }
                     Some(Subject::Resize { cpus, memory_bytes, offline }) => {
                         data["cpus"] = json!(cpus);
                         data["memoryBytes"] = json!(memory_bytes);
@@ -321,7 +327,10 @@ impl VmEvent {
             Self::Seen { seen } => json!({"seen": seen.words()}),
             Self::Abandoned { number, why } => json!({"number": number, "why": why}),
             Self::Moved { number, measured } => json!({"number": number, "downtimeMs": measured.downtime_ms}),
-            Self::BackedUp { backup } => json!({"number": backup.number, "path": backup.path, "bytes": backup.bytes}),
+            Self::BackedUp { backup } => {
+                json!({"number": backup.number, "path": backup.path, "bytes": backup.bytes, "basis": backup.basis,
+                    "wholeBecause": backup.whole_because})
+            }
             Self::Adopted { wanted, why } => json!({"wanted": format!("{wanted:?}").to_uppercase(), "why": why}),
             Self::GivenUp { message } => json!({"message": message}),
             Self::BackupScheduled { schedule: Some(schedule) } => {

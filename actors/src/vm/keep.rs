@@ -1,11 +1,12 @@
 //! The steps of backups and drills: what [`backup`](super::backup) wants done, asked of the VM's host.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use hiveward_runtime::clock::{Deadline, WallMs};
 
 use super::{
-    backup::{self, BACKUP_WITHIN, Backup, Drilled, Restored},
+    backup::{self, BACKUP_WITHIN, Backup, Drilled},
+    chain,
     console::From,
     event::Subject,
     message::Stepped,
@@ -17,9 +18,8 @@ use super::{
 use crate::{
     host::{
         actor::STEP_WITHIN,
-        backup::NewBackup,
-        backup_target,
-        driver::{DiskCopy, DriverError},
+        backup::{self as store, NewBackup, targets},
+        driver::{DriverError, Marks},
         message::HostMsg,
     },
     house::House,
@@ -34,30 +34,42 @@ const PROMPT_BYTES: u64 = 64;
 #[derive(Clone)]
 pub(super) struct Errand {
     new: Option<(u64, NewBackup)>,
+    /// Names, numbers and depths of those that it may be based on.
+    known: Vec<(String, u64, u32)>,
     drilled: Option<Drilled>,
-    /// The number and the directory of a backup that is old.
-    old: Option<(u64, PathBuf)>,
+    /// The number and the path of a backup that is old.
+    old: Option<(u64, String)>,
 }
 
 impl Errand {
-    pub fn of(state: &VmState, spec: &Arc<VmSpec>, now: WallMs) -> Self {
+    pub fn of(state: &VmState, spec: &Arc<VmSpec>, host: HostId, now: WallMs) -> Self {
         let active = state.active();
         let new = active.and_then(|active| match &active.subject {
-            Some(Subject::Backup { to }) => Some((
-                active.number,
-                NewBackup {
+            Some(Subject::Backup { to, incremental }) => {
+                let basis = incremental.then(|| chain::basis(state, to, host));
+                let since = basis.as_ref().and_then(|basis| basis.as_ref().ok()).copied();
+                let marks = Marks {
+                    new: Some(chain::checkpoint(spec, active.number)),
+                    since: since.map(|basis| chain::checkpoint(spec, basis.number)),
+                    keep: chain::marked(state, host, since).into_iter().map(|number| chain::checkpoint(spec, number)).collect(),
+                };
+                let new = NewBackup {
                     name: backup::name(spec, active.number),
                     to: to.to_string(),
                     spec: spec.clone(),
                     running: state.is_on(),
                     at: now,
-                },
-            )),
+                    basis: basis.map(|basis| basis.map(|basis| backup::name(spec, basis.number))),
+                    marks,
+                };
+                Some((active.number, new))
+            }
             _ => None,
         });
         let failure = active.and_then(|active| active.abandoned.clone());
-        let old = schedule::too_many(state).map(|backup| (backup.number, PathBuf::from(&backup.path)));
-        Self { new, old, drilled: active.map(|_| Drilled { vm: spec.id.to_string(), at_ms: now.0, failure }) }
+        let old = schedule::too_many(state).map(|backup| (backup.number, backup.path.clone()));
+        let known = state.backups.iter().map(|known| (backup::name(spec, known.number), known.number, known.depth)).collect();
+        Self { new, known, old, drilled: active.map(|_| Drilled { vm: spec.id.to_string(), at_ms: now.0, failure }) }
     }
 }
 
@@ -83,13 +95,18 @@ pub(super) async fn step(
             let asked = door.ask(deadline, |reply| HostMsg::Backup { vm, new: Box::new(new.clone()), reply }).await;
             match asked {
                 Ok(Ok((path, manifest))) => {
-                    let bytes = manifest.disks.iter().map(|disk| disk.bytes).sum();
+                    // As it was written, perhaps by an earlier life.
+                    let basis = errand.known.iter().find(|(name, ..)| manifest.basis.as_ref() == Some(name));
                     Ok(Stepped::BackedUp(Backup {
                         number,
                         path,
                         taken_at: WallMs(manifest.taken_at_ms),
-                        bytes,
+                        bytes: manifest.bytes(),
                         scheduled: false,
+                        basis: basis.map(|(_, number, _)| *number),
+                        depth: basis.map_or(0, |(.., depth)| depth + 1),
+                        whole_because: manifest.whole_because,
+                        marked_on: manifest.marked.then_some(host),
                     }))
                 }
                 Ok(Err(error)) => Err(error),
@@ -105,11 +122,9 @@ pub(super) async fn step(
         }
         (Step::Prune, _) => {
             let Some((number, path)) = errand.old else { return Some(Ok(Stepped::Told)) };
-            let (of, shown) = (backup::name(spec, number), path.display().to_string());
-            let removed = tokio::task::spawn_blocking(move || backup_target::remove(&path, &of)).await;
-            match removed.map_err(std::io::Error::other).flatten() {
+            match prune(house, &path, &backup::name(spec, number)).await {
                 Ok(()) => Ok(Stepped::Pruned(number)),
-                Err(error) => failed(format!("the old backup {shown} cannot be removed: {error}")),
+                Err(error) => failed(format!("the old backup {path} cannot be removed: {error}")),
             }
         }
         (Step::Check, _) => {
@@ -124,14 +139,10 @@ pub(super) async fn step(
             if answers { Ok(Stepped::Told) } else { failed("neither an agent in the guest nor its console answers yet") }
         }
         (Step::Report, _) => match (&spec.restored, errand.drilled) {
-            (Some(restored), Some(drilled)) => {
-                let path = PathBuf::from(&restored.path);
-                let wrote = tokio::task::spawn_blocking(move || backup_target::write_drilled(&path, &drilled)).await;
-                match wrote.map_err(std::io::Error::other).flatten() {
-                    Ok(()) => Ok(Stepped::Told),
-                    Err(error) => failed(format!("it cannot be written beside the backup: {error}")),
-                }
-            }
+            (Some(restored), Some(drilled)) => match report(house, &restored.path, &drilled).await {
+                Ok(()) => Ok(Stepped::Told),
+                Err(error) => failed(format!("it cannot be written beside the backup: {error}")),
+            },
             _ => Ok(Stepped::Told),
         },
         _ => Err(DriverError::Refused { message: "where to is not known".into() }),
@@ -139,24 +150,24 @@ pub(super) async fn step(
     Some(done)
 }
 
+/// What has another name is not touched.
+async fn prune(house: &House, path: &str, name: &str) -> std::io::Result<()> {
+    let (place, is) = targets::split(path)?;
+    if is != name {
+        return Err(std::io::Error::other(format!("{path} is not where {name} is")));
+    }
+    targets::open(place, &store::scratch(house))?.remove(name).await
+}
+
+async fn report(house: &House, path: &str, drilled: &Drilled) -> std::io::Result<()> {
+    let (place, name) = targets::split(path)?;
+    targets::open(place, &store::scratch(house))?.write_drilled(name, drilled).await
+}
+
 /// Whether somebody could log in there, or type.
 fn is_prompt(said: &str) -> bool {
     let last = said.trim_end();
     last.ends_with("login:") || last.ends_with(['#', '$'])
-}
-
-impl Restored {
-    /// What a disk begins as: a file on the node.
-    pub(super) fn base(&self, disk: &DiskCopy) -> crate::host::driver::Base {
-        crate::host::driver::Base {
-            hash: disk.hash.clone(),
-            path: format!("{}/{}", self.path, disk.file),
-            bytes: disk.bytes,
-            virtual_bytes: disk.virtual_bytes,
-            format: disk.format.clone(),
-            verify: true,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 pub mod actor;
 pub mod attempt;
 pub mod backup;
+pub mod chain;
 pub mod console;
 pub mod copy;
 mod copying;

@@ -189,7 +189,10 @@ fn within_operation(state: &VmState, doing: Doing, now: WallMs) -> Next {
         (Some(now), Some(before)) => now > before,
         _ => false,
     };
-    let late = now.since(active.asked_at) >= OPERATION_WITHIN + Duration::from_millis(active.grace_ms);
+    // All of a backup is read for it.
+    let reads = state.is_restored && active.kind == OperationKind::Create;
+    let within = OPERATION_WITHIN + if reads { backup::BACKUP_WITHIN } else { Duration::ZERO };
+    let late = now.since(active.asked_at) >= within + Duration::from_millis(active.grace_ms);
     let next = match (active.kind, state.seen) {
         (OperationKind::Create, Seen::Absent) => Next::Do(Step::Define),
         (OperationKind::Create, Seen::There(_)) if state.wanted != Wanted::Running => Next::End(Outcome::Done),

@@ -15,14 +15,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     backup::{BACKUPS_KEPT_MAX, Backup},
+    chain::{self, CHAIN_MAX},
     event::{OperationKind, Seen, Subject},
     reconcile::{Next, Step},
     state::VmState,
 };
 use crate::host::driver::{Off, Run};
 
-/// One less than what a VM remembers: the newest is there before the oldest goes.
-pub const KEEP_MAX: u32 = BACKUPS_KEPT_MAX as u32 - 1;
+/// Less than half of what a VM remembers: what a chain is based on is remembered for as long as anything of it is kept.
+pub const KEEP_MAX: u32 = 31;
+const _: () = assert!(KEEP_MAX as usize + 2 * CHAIN_MAX as usize <= BACKUPS_KEPT_MAX);
 /// Somebody may set the clock: what is due is looked at as often as this.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(3_600);
 /// While it cannot be backed up.
@@ -41,6 +43,13 @@ pub struct Schedule {
     pub set_at: WallMs,
     /// When it asked for one last, whatever came of it.
     pub last_at: Option<WallMs>,
+    /// One in so many is full, the others are differences; 1: all are full.
+    #[serde(default = "one")]
+    pub full_every: u32,
+}
+
+const fn one() -> u32 {
+    1
 }
 
 fn parse(cron: &str) -> Result<Crontab, Refused> {
@@ -57,11 +66,14 @@ fn parse(cron: &str) -> Result<Crontab, Refused> {
 
 impl Schedule {
     /// As a client gives it. Nothing that would never come is taken.
-    pub fn new(cron: &str, to: &str, keep: u32, principal: Arc<str>, now: WallMs) -> Result<Self, Refused> {
+    pub fn new(cron: &str, to: &str, keep: u32, full_every: u32, principal: Arc<str>, now: WallMs) -> Result<Self, Refused> {
         if !(1..=KEEP_MAX).contains(&keep) {
             return Err(Refused::invalid("keep", format!("1 to {KEEP_MAX}")));
         }
-        let schedule = Self { cron: cron.into(), to: to.into(), keep, principal, set_at: now, last_at: None };
+        if !(1..=CHAIN_MAX).contains(&full_every) {
+            return Err(Refused::invalid("fullEvery", format!("1 to {CHAIN_MAX}")));
+        }
+        let schedule = Self { cron: cron.into(), to: to.into(), keep, principal, set_at: now, last_at: None, full_every };
         parse(cron)?;
         match schedule.due() {
             Some(_) => Ok(schedule),
@@ -71,7 +83,7 @@ impl Schedule {
 
     /// Whether it says the same.
     pub fn is_like(&self, other: &Self) -> bool {
-        (&self.cron, &self.to, self.keep) == (&other.cron, &other.to, other.keep)
+        (&self.cron, &self.to, self.keep, self.full_every) == (&other.cron, &other.to, other.keep, other.full_every)
     }
 
     /// When the next backup is to be made; it may have passed.
@@ -82,8 +94,9 @@ impl Schedule {
         Some(WallMs(next.timestamp().as_millisecond()))
     }
 
-    pub fn subject(&self) -> Subject {
-        Subject::Backup { to: self.to.clone() }
+    pub fn subject(&self, state: &VmState) -> Subject {
+        let length = chain::length(state, &self.to);
+        Subject::Backup { to: self.to.clone(), incremental: (1..self.full_every).contains(&length) }
     }
 }
 
@@ -94,12 +107,9 @@ pub fn may_set(state: &VmState) -> Result<(), Refused> {
     Ok(())
 }
 
-/// The oldest of those that it made by itself, if there are more than are kept. Without a schedule all stay.
+/// One of those that it made by itself that is not kept any more and that no other is based on. Without a schedule all stay.
 pub fn too_many(state: &VmState) -> Option<&Backup> {
-    let keep = state.schedule.as_ref()?.keep as usize;
-    let mut own = state.backups.iter().filter(|backup| backup.scheduled);
-    let oldest = own.next()?;
-    (own.count() >= keep).then_some(oldest)
+    chain::unneeded(state, state.schedule.as_ref()?.keep as usize)
 }
 
 /// What is next about them, when there is nothing else to do.
@@ -122,11 +132,14 @@ pub fn next(state: &VmState, now: WallMs) -> Option<Next> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vm::{
-        event::{Asked, Outcome, VmEvent},
-        reconcile::{self, Doing},
-        simulation::spec,
-        state::HOUSE,
+    use crate::{
+        id::HostId,
+        vm::{
+            event::{Asked, Outcome, VmEvent},
+            reconcile::{self, Doing},
+            simulation::spec,
+            state::HOUSE,
+        },
     };
 
     fn at(text: &str) -> WallMs {
@@ -134,7 +147,7 @@ mod tests {
     }
 
     fn schedule(cron: &str, now: &str) -> Schedule {
-        Schedule::new(cron, "/b", 2, "p".into(), at(now)).unwrap()
+        Schedule::new(cron, "/b", 2, 1, "p".into(), at(now)).unwrap()
     }
 
     #[test]
@@ -149,23 +162,24 @@ mod tests {
     #[test]
     fn what_is_no_schedule_or_never_comes_is_refused_with_its_field() {
         for cron in ["", "* * * *", "61 * * * *", "0 3 * * * Nowhere/Here", "0 0 30 2 *", "x"] {
-            let refused = Schedule::new(cron, "/b", 2, "p".into(), at("2026-11-22T00:00:00Z")).unwrap_err();
+            let refused = Schedule::new(cron, "/b", 2, 1, "p".into(), at("2026-11-22T00:00:00Z")).unwrap_err();
             assert_eq!(refused.field.as_deref(), Some("cron"), "{cron:?}: {refused:?}");
         }
         for keep in [0, KEEP_MAX + 1] {
-            let refused = Schedule::new("0 3 * * *", "/b", keep, "p".into(), WallMs(0)).unwrap_err();
+            let refused = Schedule::new("0 3 * * *", "/b", keep, 1, "p".into(), WallMs(0)).unwrap_err();
             assert_eq!(refused.field.as_deref(), Some("keep"));
         }
     }
 
     /// A VM's days, as its actor leads them: when it was backed up, and which it kept.
-    fn lead(seed: u64, days: i64) -> (Vec<WallMs>, VmState) {
+    fn lead(seed: u64, days: i64, full_every: u32) -> (Vec<WallMs>, VmState) {
+        let host = HostId::new();
         let mut dice = fastrand::Rng::with_seed(seed);
         let mut state = VmState::new(&spec(), WallMs(0));
         let mut now = at("2026-11-22T00:00:00Z");
         state.apply(&VmEvent::Seen { seen: Seen::There(Run::Running) }, now);
         state.apply(&VmEvent::Ended { number: 1, outcome: Outcome::Done }, now);
-        let set = Schedule::new("0 3 * * *", "/b", 3, "p".into(), now).unwrap();
+        let set = Schedule::new("0 3 * * *", "/b", 3, full_every, "p".into(), now).unwrap();
         state.apply(&VmEvent::BackupScheduled { schedule: Some(Box::new(set)) }, now);
         let (end, mut made, mut done) = (now.plus(Duration::from_secs(86_400 * u64::try_from(days).unwrap())), Vec::new(), None);
         while now < end {
@@ -188,7 +202,7 @@ mod tests {
                         grace_ms: 0,
                         boots: None,
                         migration: None,
-                        subject: Some(state.schedule.as_ref().unwrap().subject()),
+                        subject: Some(state.schedule.as_ref().unwrap().subject(&state)),
                         epoch: 0,
                     };
                     done = None;
@@ -197,7 +211,10 @@ mod tests {
                 }
                 Next::Do(Step::Backup) if dice.u32(0..4) > 0 => {
                     let number = state.active().unwrap().number;
-                    let backup = Backup { number, path: format!("/b/{number}"), taken_at: now, bytes: 1, scheduled: false };
+                    let incremental = matches!(state.active().unwrap().subject, Some(Subject::Backup { incremental: true, .. }));
+                    // What the hypervisor marked is lost now and then.
+                    let basis = chain::basis(&state, "/b", host).ok().filter(|_| incremental && dice.u32(0..20) > 0);
+                    let backup = Backup { taken_at: now, ..chain::tests::backup(number, "/b", basis, host) };
                     state.apply(&VmEvent::BackedUp { backup: Box::new(backup) }, now);
                     done = Some(Step::Backup);
                 }
@@ -222,8 +239,10 @@ mod tests {
 
     #[test]
     fn each_day_is_backed_up_once_and_no_more_are_kept_than_were_asked_for() {
+        let mut based = 0;
         for seed in 0..100 {
-            let (made, state) = lead(seed, 60);
+            let full_every = u32::try_from(seed % 6 + 1).unwrap();
+            let (made, state) = lead(seed, 60, full_every);
             // From one time that it is due to the next.
             let day = |at: &WallMs| (at.0 - 3 * 3_600_000) / 86_400_000;
             // What it missed while it was away is made up for once.
@@ -231,8 +250,14 @@ mod tests {
                 assert!(day(&pair[0]) < day(&pair[1]), "seed {seed}: twice on one day: {pair:?}");
             }
             assert!(made.len() > 20, "seed {seed}: {}", made.len());
-            assert!(state.backups.len() <= 3, "seed {seed}: {:?}", state.backups);
+            // The newest three, and what they are based on.
+            assert!(state.backups.len() < 3 + full_every as usize, "seed {seed}: {:?}", state.backups);
+            chain::tests::whole(&state, &format!("seed {seed}"));
+            let deepest = state.backups.iter().map(|backup| backup.depth).max();
+            assert!(deepest < Some(full_every), "seed {seed}: {:?}", state.backups);
+            based += usize::from(deepest > Some(0));
         }
+        assert!(based > 50, "hardly any is based on another: {based}");
     }
 
     /// A backup that the house asked for, or a person.
@@ -251,7 +276,7 @@ mod tests {
             epoch: 0,
         };
         state.apply(&VmEvent::Asked(Box::new(asked)), WallMs(1));
-        let backup = Backup { number, path: format!("/b/{number}"), taken_at: WallMs(1), bytes: 1, scheduled: false };
+        let backup = chain::tests::backup(number, "/b", None, HostId::new());
         state.apply(&VmEvent::BackedUp { backup: Box::new(backup) }, WallMs(1));
         state.apply(&VmEvent::Ended { number, outcome: Outcome::Done }, WallMs(1));
         number
@@ -260,7 +285,7 @@ mod tests {
     #[test]
     fn what_a_person_asked_for_is_never_let_go_of() {
         let mut state = VmState::new(&spec(), WallMs(0));
-        let set = Schedule::new("0 3 * * *", "/b", 1, "p".into(), WallMs(0)).unwrap();
+        let set = Schedule::new("0 3 * * *", "/b", 1, 1, "p".into(), WallMs(0)).unwrap();
         state.apply(&VmEvent::BackupScheduled { schedule: Some(Box::new(set)) }, WallMs(0));
         backed_up(&mut state, "a person");
         let first = backed_up(&mut state, HOUSE);

@@ -93,6 +93,9 @@ pub struct VmState {
     /// What its present run does not have of its shape, or has beyond it.
     #[serde(default)]
     pub lag: Option<Lag>,
+    /// Its disks begin as those of a backup, which takes its time.
+    #[serde(default)]
+    pub is_restored: bool,
 }
 
 /// What a client asks.
@@ -157,6 +160,7 @@ impl VmState {
             is_leased: spec.is_leased(),
             schedule: None,
             lag: None,
+            is_restored: spec.restored.is_some(),
         }
     }
 
@@ -253,6 +257,10 @@ impl VmState {
                 operation.ended = Some((at, outcome.clone()));
                 let kind = operation.kind;
                 self.forget_lag();
+                if kind == OperationKind::Backup && matches!(outcome, Outcome::Failed { .. }) {
+                    // It was whole, and then taken away: a new one must not be based on it.
+                    self.backups.retain(|backup| backup.number != *number);
+                }
                 match outcome {
                     Outcome::Done => {
                         self.failed = None;

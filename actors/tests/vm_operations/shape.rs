@@ -130,7 +130,7 @@ async fn disks_and_networks_come_and_go_and_what_cannot_be_is_refused_with_words
     control.remove_vm_snapshot(op(), vm, "one".into()).await.unwrap();
     // A VM that is made of its backup has its shape.
     let dir = tempfile::tempdir().unwrap();
-    let kept = control.backup_vm(op(), vm, dir.path().to_str().unwrap().into()).await.unwrap().value;
+    let kept = control.backup_vm(op(), vm, dir.path().to_str().unwrap().into(), false).await.unwrap().value;
     let from = kept.state.backups[0].path.clone();
     let again = Restore { from, name: "again".into(), host: None, start: false };
     let again = control.restore_vm(op(), again).await.unwrap().value;

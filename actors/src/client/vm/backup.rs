@@ -1,6 +1,6 @@
 //! Backups of VMs, VMs that are made of them, and drills.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use hiveward_runtime::{
     error::{Code, Refused},
@@ -12,11 +12,15 @@ use super::{
     LOOK_SOON,
 };
 use crate::{
-    host::{backup_target, driver::simulated::SIMULATED_DISK, event::FleetChange},
+    host::{
+        backup::{restore, scratch, targets},
+        driver::simulated::SIMULATED_DISK,
+        event::FleetChange,
+    },
     id::{HostId, VmId},
     vm::{
         DiskSpec, VmRecord, VmSpec,
-        backup::{Drilled, Manifest, Restored},
+        backup::{Drilled, Layer, Manifest, Restored},
         event::{OperationKind, Subject},
         message::VmMsg,
         schedule::Schedule,
@@ -24,20 +28,29 @@ use crate::{
     },
 };
 
-const PATH_BYTES_MAX: usize = 1_024;
-
-/// A backup in a directory of this node.
+/// A backup in a directory of this node or in an object store.
 #[derive(Clone, Debug)]
 pub struct KeptBackup {
     pub path: String,
-    pub manifest: Manifest,
+    pub name: String,
+    /// Else what is wrong with it, in words: it is damaged.
+    pub manifest: Result<Manifest, String>,
     pub drilled: Option<Drilled>,
+}
+
+/// What came of reading a backup and all that it is based on.
+#[derive(Clone, Debug)]
+pub struct CheckedBackup {
+    /// Of all of its files.
+    pub bytes: u64,
+    /// Of each file that is not what was written, what is wrong with it.
+    pub damage: Vec<String>,
 }
 
 /// A VM that is made of a backup.
 #[derive(Clone, Debug)]
 pub struct Restore {
-    /// The backup's directory, on the node that is asked and on the one that holds the host.
+    /// The backup's directory, on the node that is asked and on the one that holds the host, or where it is in an object store.
     pub from: String,
     pub name: String,
     /// The best one if absent.
@@ -45,41 +58,32 @@ pub struct Restore {
     pub start: bool,
 }
 
-fn path(field: &str, given: &str) -> Result<PathBuf, Refused> {
-    let path = PathBuf::from(given);
-    let odd = path.components().any(|part| part == std::path::Component::ParentDir);
-    if !path.is_absolute() || odd || given.len() > PATH_BYTES_MAX || given.chars().any(char::is_control) {
-        return Err(Refused::invalid(field, "an absolute path on the node that holds the VM's host"));
-    }
-    Ok(path)
-}
-
-async fn read(field: &'static str, given: &str) -> Result<Manifest, Refused> {
-    let dir = path(field, given)?;
-    let read = tokio::task::spawn_blocking(move || backup_target::read(&dir)).await;
-    read.map_err(std::io::Error::other).flatten().map_err(|error| {
-        let message = format!("there is no backup in {given}: {error}");
-        Refused { field: Some(field.into()), ..Refused::new(Code::NotFound, message) }
-    })
-}
-
 /// Backups that a VM is to make by itself.
 #[derive(Clone, Debug)]
 pub struct NewSchedule {
     /// Five fields, and a time zone behind them; UTC without.
     pub cron: String,
-    /// A directory that each node has which may hold the VM's host.
+    /// A directory that each node has which may hold the VM's host, or in an object store.
     pub to: String,
-    /// How many of them; older ones are removed.
+    /// How many of them; older ones are removed when no other is based on them.
     pub keep: u32,
+    /// One in so many is full, the others are what was written since the one before; 1: all are full.
+    pub full_every: u32,
+}
+
+fn not_there(field: &str, given: &str, error: &dyn std::fmt::Display) -> Refused {
+    let message = format!("there is no backup in {given}: {error}");
+    Refused { field: Some(field.into()), ..Refused::new(Code::NotFound, message) }
 }
 
 impl ControlPlane {
-    /// Copies its disks, all as they are at one moment, into a directory of the node that holds its host, and goes on when
-    /// this has answered. The guest runs meanwhile. A backup that does not succeed leaves nothing.
-    pub async fn backup_vm(&self, op: Op, vm: VmId, to: String) -> Result<Done<VmRecord>, Refused> {
-        path("to", &to)?;
-        let ask = super::wish(&op, vm, OperationKind::Backup, |ask| ask.subject = Some(Subject::Backup { to: to.into() }));
+    /// Copies its disks, all as they are at one moment, into a directory of the node that holds its host or an object store,
+    /// and goes on when this has answered. The guest runs meanwhile. With `incremental` it is what was written since its last
+    /// backup there, or all where that is not known: then the backup says why. One that does not succeed leaves nothing.
+    pub async fn backup_vm(&self, op: Op, vm: VmId, to: String, incremental: bool) -> Result<Done<VmRecord>, Refused> {
+        targets::check("to", &to)?;
+        let subject = Subject::Backup { to: to.into(), incremental };
+        let ask = super::wish(&op, vm, OperationKind::Backup, |ask| ask.subject = Some(subject));
         let asked = self.ask_vm(&op, vm, ask).await?;
         let op = Op { deadline: op.deadline.at_most(LOOK_SOON), ..op };
         self.vm_ended(&op, vm, asked.value, asked.cursor).await
@@ -92,9 +96,9 @@ impl ControlPlane {
         self.known_vm(&op, vm).await?;
         let schedule = match new {
             None => None,
-            Some(NewSchedule { cron, to, keep }) => {
-                path("to", &to)?;
-                Some(Schedule::new(&cron, &to, keep, op.principal.clone(), self.house.clock.now())?)
+            Some(NewSchedule { cron, to, keep, full_every }) => {
+                targets::check("to", &to)?;
+                Some(Schedule::new(&cron, &to, keep, full_every, op.principal.clone(), self.house.clock.now())?)
             }
         };
         let make = |reply| VmMsg::Schedule { schedule: schedule.clone(), reply };
@@ -104,48 +108,65 @@ impl ControlPlane {
         Ok(Done { value, cursor: asked.cursor })
     }
 
-    /// Whole backups in a directory of this node.
-    pub async fn backups_in(&self, dir: &str) -> Result<Vec<KeptBackup>, Refused> {
-        let given = path("in", dir)?;
-        let listed = tokio::task::spawn_blocking(move || -> std::io::Result<Vec<KeptBackup>> {
-            let found = backup_target::list(&given)?.into_iter();
-            Ok(found
-                .map(|(path, manifest)| {
-                    let drilled = backup_target::drilled(&path);
-                    KeptBackup { path: path.display().to_string(), manifest, drilled }
-                })
-                .collect())
-        });
-        listed.await.map_err(std::io::Error::other).flatten().map_err(|error| {
-            let message = format!("{dir} cannot be read: {error}");
+    /// Backups in a directory of this node or in an object store, and what is there as one and damaged.
+    pub async fn backups_in(&self, place: &str) -> Result<Vec<KeptBackup>, Refused> {
+        targets::check("in", place)?;
+        let listed = async { targets::open(place, &scratch(&self.house))?.list().await };
+        let listed = listed.await.map_err(|error| {
+            let message = format!("{place} cannot be read: {error}");
             Refused { field: Some("in".into()), ..Refused::new(Code::NotFound, message) }
-        })
+        })?;
+        let kept = listed.into_iter().map(|targets::Listed { name, manifest, drilled }| {
+            let path = targets::join(place, &name);
+            KeptBackup { path, name, manifest, drilled }
+        });
+        Ok(kept.collect())
+    }
+
+    /// Reads every file of a backup and of those that it is based on, and says which is not what was written. `None` if that
+    /// is not known by the deadline: it reads on, and the same question goes on with it.
+    pub async fn check_backup(&self, op: &Op, from: &str) -> Result<Option<CheckedBackup>, Refused> {
+        targets::check("from", from)?;
+        let Some(checked) = restore::check(&self.house, from, op.deadline).await else { return Ok(None) };
+        let (bytes, damage) = checked.map_err(|error| not_there("from", from, &error))?;
+        Ok(Some(CheckedBackup { bytes, damage }))
+    }
+
+    async fn chain(&self, field: &'static str, given: &str) -> Result<(Manifest, Vec<Layer>), Refused> {
+        targets::check(field, given)?;
+        let read = async {
+            let (place, name) = targets::split(given)?;
+            targets::chain(&*targets::open(place, &scratch(&self.house))?, name).await
+        };
+        let mut chain = read.await.map_err(|error| not_there(field, given, &error))?;
+        let Some(last) = chain.pop() else { return Err(Refused::new(Code::Internal, "a chain without a backup")) };
+        Ok((last, chain.into_iter().map(|below| Layer { name: below.name, disks: below.disks }).collect()))
     }
 
     /// Makes a VM whose disks begin as those of a backup. A copy that is not what was written is refused before it starts.
     pub async fn restore_vm(&self, op: Op, new: Restore) -> Result<Done<VmRecord>, Refused> {
         let operation = operation(&op, &("restore", &new));
-        let manifest = read("from", &new.from).await?;
-        self.add_restored(op, manifest, new, false, operation).await
+        let chain = self.chain("from", &new.from).await?;
+        self.add_restored(op, chain, new, false, operation).await
     }
 
     /// Starts a VM of a backup without any network, sees whether its guest answers, and removes it. Answers when it has
     /// begun; what came of it is with the backup, and in the events of the VM.
     pub async fn drill_backup(&self, op: Op, from: String, host: Option<HostId>) -> Result<Done<VmRecord>, Refused> {
         let operation = operation(&op, &("drill", &from, host));
-        let manifest = read("from", &from).await?;
-        if manifest.disks.iter().any(|disk| disk.format == SIMULATED_DISK) {
+        let chain = self.chain("from", &from).await?;
+        if chain.0.disks.iter().any(|disk| disk.format == SIMULATED_DISK) {
             return Err(Refused::new(Code::Refused, "this is a backup of a simulated VM: there is no guest that could answer"));
         }
         let name = format!("drill-{:x}", VmId::new().as_u128() & 0xffff_ffff_ffff);
         let op = Op { deadline: op.deadline.at_most(LOOK_SOON), ..op };
-        self.add_restored(op, manifest, Restore { from, name, host, start: true }, true, operation).await
+        self.add_restored(op, chain, Restore { from, name, host, start: true }, true, operation).await
     }
 
     async fn add_restored(
         &self,
         op: Op,
-        manifest: Manifest,
+        (manifest, under): (Manifest, Vec<Layer>),
         new: Restore,
         drill: bool,
         operation: Option<crate::swarm::event::Operation>,
@@ -161,7 +182,7 @@ impl ControlPlane {
             id: VmId::new(),
             name: new.name,
             disks: sizes.collect(),
-            restored: Some(Restored { path: new.from, disks, drill }),
+            restored: Some(Restored { path: new.from, disks, drill, under }),
             // It is for looking at, and takes nobody's room for long.
             ha: spec.ha && !drill,
             start: new.start,

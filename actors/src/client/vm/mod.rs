@@ -26,7 +26,7 @@ use hiveward_runtime::{
     op::Op,
 };
 
-pub use backup::{KeptBackup, NewSchedule, Restore};
+pub use backup::{CheckedBackup, KeptBackup, NewSchedule, Restore};
 pub use balance::{BalanceRules, BalanceView, Begun, HOLD_MAX, PlannedMove, Rebalanced};
 pub use console::ConsoleReader;
 pub use copy::NewClone;

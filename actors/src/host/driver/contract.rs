@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use hiveward_runtime::clock::Deadline;
 
-use super::{Action, Card, Change, Connection, Domain, DomainSpec, Driver, DriverError, Make, Network, Off, Run};
+use super::{
+    Action, CHECKPOINT_MARK, Card, Change, Connection, DiskCopies, DiskCopy, Domain, DomainSpec, Driver, DriverError, Make,
+    Marks, Network, Off, Run,
+};
 use crate::{
     id::{HostId, VmId},
     vm::spec::DiskSpec,
@@ -65,36 +68,85 @@ impl Bed<'_> {
     }
 }
 
+/// Into a directory that is gone afterwards.
+async fn copies(bed: &Bed<'_>, only: Option<&str>, marks: Marks) -> Result<DiskCopies, DriverError> {
+    let dir = std::env::temp_dir().join(format!("hiveward-contract-{:x}", VmId::new().as_u128()));
+    std::fs::create_dir(&dir).unwrap();
+    let copied = bed.driver.backup(bed.vm, &dir, only, marks, Deadline::after(WITHIN * 4)).await;
+    if let Ok(copies) = &copied {
+        for copy in &copies.disks {
+            let bytes = std::fs::read(dir.join(&copy.file)).unwrap();
+            assert_eq!(bytes.len() as u64, copy.bytes, "{copy:?}");
+            assert_eq!(blake3::hash(&bytes).to_hex().as_str(), copy.hash, "{copy:?}");
+        }
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), copies.disks.len());
+    }
+    std::fs::remove_dir_all(&dir).unwrap();
+    copied
+}
+
 /// Of a machine that is off, and is off afterwards. A hypervisor that has no disks refuses it.
 async fn backup(bed: &Bed<'_>) {
     for on in [false, true] {
         if on {
             bed.act(Action::Start).await.unwrap();
         }
-        let dir = std::env::temp_dir().join(format!("hiveward-contract-{:x}", VmId::new().as_u128()));
-        std::fs::create_dir(&dir).unwrap();
-        match bed.driver.backup(bed.vm, &dir, None, Deadline::after(WITHIN * 4)).await {
-            Ok(copies) => {
-                assert!(copies.iter().any(|copy| copy.disk == "root"), "{copies:?}");
-                for copy in &copies {
-                    let bytes = std::fs::read(dir.join(&copy.file)).unwrap();
-                    assert_eq!(bytes.len() as u64, copy.bytes, "{copy:?}");
-                    assert_eq!(blake3::hash(&bytes).to_hex().as_str(), copy.hash, "{copy:?}");
-                }
+        match copies(bed, None, Marks::default()).await {
+            Ok(all) => {
+                assert!(all.disks.iter().any(|copy| copy.disk == "root"), "{all:?}");
+                assert_eq!((all.since, all.mark, all.why), (None, None, None), "nothing of that was asked for");
             }
             Err(error) => assert!(!error.may_pass(), "{error:?}"),
         }
-        std::fs::remove_dir_all(&dir).unwrap();
-        std::fs::create_dir(&dir).unwrap();
-        if let Ok(copies) = bed.driver.backup(bed.vm, &dir, Some("root"), Deadline::after(WITHIN * 4)).await {
-            let names: Vec<_> = copies.iter().map(|copy| &*copy.disk).collect();
-            assert_eq!((names, std::fs::read_dir(&dir).unwrap().count()), (vec!["root"], 1), "one was asked for");
+        if let Ok(one) = copies(bed, Some("root"), Marks::default()).await {
+            let names: Vec<_> = one.disks.iter().map(|copy| &*copy.disk).collect();
+            assert_eq!(names, ["root"], "one was asked for");
+            increments(bed, on).await;
         }
-        std::fs::remove_dir_all(&dir).unwrap();
         bed.twice(Action::EndBackup).await;
         assert_eq!(bed.listed().await.unwrap().run.is_on(), on, "a backup leaves it as it is");
         bed.act(Action::Destroy).await.unwrap();
     }
+}
+
+/// A copy has what was written since a checkpoint only where that is known, and says why where it is not.
+async fn increments(bed: &Bed<'_>, on: bool) {
+    let name = |number: u32| format!("{CHECKPOINT_MARK}contract-{number}");
+    let marks = |since: Option<u32>, new: u32, keep: &[u32]| Marks {
+        new: Some(name(new)),
+        since: since.map(name),
+        keep: keep.iter().map(|number| name(*number)).collect(),
+    };
+    let first = copies(bed, None, marks(None, 1, &[])).await.unwrap();
+    assert_eq!(first.since, None);
+    if !on {
+        assert!(first.mark.is_none() && first.why.is_some(), "nothing is marked of what is off: {first:?}");
+        return;
+    }
+    assert_eq!((first.mark, first.why), (Some(name(1)), None));
+    let second = copies(bed, None, marks(Some(1), 2, &[1])).await.unwrap();
+    assert_eq!((second.since, second.mark, second.why), (Some(name(1)), Some(name(2)), None));
+    let size = |copies: &[DiskCopy]| copies.iter().map(|copy| copy.bytes).sum::<u64>();
+    assert!(size(&second.disks) <= size(&first.disks));
+    // Repeated, it begins where it began.
+    let again = copies(bed, None, marks(Some(1), 2, &[1])).await.unwrap();
+    assert_eq!((again.since, again.mark), (Some(name(1)), Some(name(2))));
+    // One that is not to be kept is gone, and that is said.
+    copies(bed, None, marks(Some(2), 3, &[])).await.unwrap();
+    let lost = copies(bed, None, marks(Some(1), 4, &[3])).await.unwrap();
+    assert!(lost.since.is_none() && lost.why.is_some() && lost.mark == Some(name(4)), "{lost:?}");
+    // A snapshot comes back although there are checkpoints, which then are no more.
+    bed.act(Action::Snapshot { name: "hw1-marked".into() }).await.unwrap();
+    bed.act(Action::Revert { name: "hw1-marked".into() }).await.unwrap();
+    bed.act(Action::RemoveSnapshot { name: "hw1-marked".into() }).await.unwrap();
+    let reverted = copies(bed, None, marks(Some(4), 5, &[])).await.unwrap();
+    assert!(reverted.since.is_none() && reverted.why.is_some(), "{reverted:?}");
+    // Off they give way to snapshots as well.
+    bed.act(Action::Destroy).await.unwrap();
+    bed.act(Action::Snapshot { name: "hw1-off".into() }).await.unwrap();
+    bed.act(Action::Revert { name: "hw1-off".into() }).await.unwrap();
+    bed.act(Action::RemoveSnapshot { name: "hw1-off".into() }).await.unwrap();
+    bed.act(Action::Start).await.unwrap();
 }
 
 /// Of a machine that is off, and is off afterwards.

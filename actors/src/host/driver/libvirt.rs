@@ -20,8 +20,8 @@ use tokio::{
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use super::{
-    Action, CHANGES_MAX, CONSOLE_PIECES_MAX, Change, Connection, ConsoleBytes, DiskCopy, Domain, DomainSpec, Driver, DriverError,
-    GuestInfo, Listing, Migration, Network, Off, Pool, Progress, Run, Usage, epoch_of,
+    Action, CHANGES_MAX, CONSOLE_PIECES_MAX, Change, Connection, ConsoleBytes, DiskCopies, Domain, DomainSpec, Driver,
+    DriverError, GuestInfo, Listing, Marks, Migration, Network, Off, Pool, Progress, Run, Usage, epoch_of,
     protocol::{Answer, Call, Definition, FRAME_BYTES_MAX, Move, Power, Problem, Request, Said, Seen, VERSION},
 };
 use crate::{
@@ -347,16 +347,15 @@ impl Driver for Libvirt {
         vm: VmId,
         dir: &'a std::path::Path,
         only: Option<&'a str>,
+        marks: Marks,
         deadline: Deadline,
-    ) -> BoxFuture<'a, Result<Vec<DiskCopy>, DriverError>> {
+    ) -> BoxFuture<'a, Result<DiskCopies, DriverError>> {
         Box::pin(async move {
             let Some(dir) = dir.to_str() else {
                 return Err(DriverError::Refused { message: format!("{} is no text", dir.display()) });
             };
-            match self
-                .ask(Call::Backup { vm: digits(vm.as_u128()), dir: dir.to_owned(), only: only.map(str::to_owned) }, deadline)
-                .await?
-            {
+            let (vm, dir, only) = (digits(vm.as_u128()), dir.to_owned(), only.map(str::to_owned));
+            match self.ask(Call::Backup { vm, dir, only, marks }, deadline).await? {
                 Answer::BackedUp(copies) => Ok(copies),
                 _ => odd(),
             }

@@ -14,7 +14,10 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use hiveward_runtime::clock::Deadline;
-pub use protocol::{AtLimit, Base, Card, DiskCopy, GuestInfo, Lag, Make, Network, Pool, Progress};
+pub use protocol::{
+    AtLimit, Base, CHECKPOINT_MARK, CHECKPOINTS_MAX, Card, DiskCopies, DiskCopy, GuestInfo, Lag, Make, Marks, Network, Pool,
+    Progress,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -270,14 +273,16 @@ pub trait Driver: Send + Sync + 'static {
     fn type_console(&self, vm: VmId, bytes: Vec<u8>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>>;
 
     /// Copies a domain's disks, all as they are at one moment, into files of `dir`, an empty directory of this node. The guest
-    /// runs on. Each copy stands alone. Repeated, it begins anew. With `only` that disk alone.
+    /// runs on. Each copy stands alone, unless `marks` asks for what was written since a checkpoint and that is known.
+    /// Repeated, it begins anew. With `only` that disk alone.
     fn backup<'a>(
         &'a self,
         vm: VmId,
         dir: &'a std::path::Path,
         only: Option<&'a str>,
+        marks: Marks,
         deadline: Deadline,
-    ) -> BoxFuture<'a, Result<Vec<DiskCopy>, DriverError>>;
+    ) -> BoxFuture<'a, Result<DiskCopies, DriverError>>;
 
     /// Ends when the migration has: well, and it is there, or not, and only a look at both hosts says where it is. What
     /// of it was measured is in the answer. Dropping it leaves the migration to its limit.

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 /// A longer frame ends the connection.
 pub const FRAME_BYTES_MAX: usize = 32 << 20;
 
@@ -66,6 +66,8 @@ pub enum Call {
         /// All of them if absent.
         #[serde(default)]
         only: Option<String>,
+        #[serde(default)]
+        marks: Marks,
     },
     /// Removes images that nobody here is made of, but for these.
     Sweep {
@@ -166,7 +168,35 @@ pub struct Base {
     pub verify: bool,
 }
 
-/// A disk as it was at one moment, in a file that stands alone.
+/// What a checkpoint of ours is called begins so; others' are left alone.
+pub const CHECKPOINT_MARK: &str = "hiveward-";
+/// Of a domain, that are ours: each costs memory and a little of every write.
+pub const CHECKPOINTS_MAX: usize = 4;
+
+/// From where on a copy of disks counts, and where a later one may begin.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marks {
+    /// What is written from this moment on is marked under this name, where that can be.
+    pub new: Option<String>,
+    /// Nothing but what was written since this checkpoint. Where that cannot be it is everything, and the answer says why.
+    pub since: Option<String>,
+    /// Checkpoints that a later copy may begin at; others of ours are removed.
+    pub keep: Vec<String>,
+}
+
+/// The disks of a domain as they were at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskCopies {
+    pub disks: Vec<DiskCopy>,
+    /// They are what was written since this checkpoint; absent if each stands alone.
+    pub since: Option<String>,
+    /// The checkpoint that was made at that moment, if one was.
+    pub mark: Option<String>,
+    /// Why they are everything though less was asked for, and why nothing was marked.
+    pub why: Option<String>,
+}
+
+/// A disk as it was at one moment, or what of it was written since another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DiskCopy {
@@ -401,7 +431,7 @@ pub enum Answer {
     /// Absent: no agent answers.
     Guest(Option<GuestInfo>),
     GuestCommand(Option<String>),
-    BackedUp(Vec<DiskCopy>),
+    BackedUp(DiskCopies),
     /// Of one that has ended well.
     Migrated(Progress),
     /// Absent: none is under way.

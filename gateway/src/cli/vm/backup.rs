@@ -13,18 +13,31 @@ use super::{
     LOOK_EVERY, ended, resolve,
 };
 
-/// A path as the node is to be given it: from here on, where it has none of its own.
+/// A place as the node is to be given it: from here on, where it has none of its own.
 fn absolute(path: &str) -> Outcome<String> {
+    if path.contains("://") {
+        return Ok(path.to_owned());
+    }
     let absolute = std::path::absolute(path).map_err(|error| Failed::local(format!("{path} is no path: {error}")))?;
     Ok(absolute.display().to_string())
 }
 
-pub async fn backup(client: &Client, show: Show, vm: &str, to: &str, operation_id: Option<String>, no_wait: bool) -> Outcome {
-    let id = resolve(client, vm).await?;
+pub struct Take {
+    pub vm: String,
+    pub to: String,
+    pub incremental: bool,
+    pub operation_id: Option<String>,
+    pub no_wait: bool,
+}
+
+pub async fn backup(client: &Client, show: Show, new: Take) -> Outcome {
+    let Take { vm, to, incremental, operation_id, no_wait } = new;
+    let id = resolve(client, &vm).await?;
     let input = Input::default()
         .set("operationId", operation_id.map(Value::from))
         .set("vm", Value::from(id.as_str()))
-        .set("to", Value::from(absolute(to)?))
+        .set("to", Value::from(absolute(&to)?))
+        .set("incremental", incremental.then_some(Value::Bool(true)))
         .done();
     let begun = client.get(VM, "VmBackup", json!({ "input": input }), "/backupVm/vm").await?;
     if no_wait {
@@ -33,9 +46,18 @@ pub async fn backup(client: &Client, show: Show, vm: &str, to: &str, operation_i
     ended(client, begun).await?;
     let vm: Value = client.get(VM, "VmBackups", json!({ "id": id }), "/node").await?;
     if let Some(last) = vm["backups"].as_array().and_then(|all| all.last()) {
-        eprintln!("{} in {}", size(&last["bytes"]), text(last, "path"));
+        eprintln!("{}, {} in {}", described(last), size(&last["bytes"]), text(last, "path"));
     }
     show.done(&vm)
+}
+
+/// Full or incremental, and why it is full where less was asked for.
+fn described(backup: &Value) -> String {
+    let kind = text(backup, "kind").to_lowercase();
+    match backup["fullBecause"].as_str() {
+        Some(why) => format!("{kind}: {why}"),
+        None => kind,
+    }
 }
 
 pub async fn cancel(client: &Client, show: Show, vm: &str) -> Outcome {
@@ -44,13 +66,20 @@ pub async fn cancel(client: &Client, show: Show, vm: &str) -> Outcome {
 }
 
 /// At which times and where to; none any more if absent.
-pub async fn schedule(client: &Client, show: Show, vm: &str, when: Option<(String, String)>, keep: u32) -> Outcome {
+pub async fn schedule(
+    client: &Client,
+    show: Show,
+    vm: &str,
+    when: Option<(String, String)>,
+    keep: u32,
+    full_every: u32,
+) -> Outcome {
     let id = resolve(client, vm).await?;
     let Some((cron, to)) = when else {
         let input = json!({ "vm": id });
         return show.done(&client.get(VM, "VmUnscheduleBackups", json!({ "input": input }), "/unscheduleVmBackups/vm").await?);
     };
-    let input = json!({ "vm": id, "cron": cron, "to": absolute(&to)?, "keep": keep });
+    let input = json!({ "vm": id, "cron": cron, "to": absolute(&to)?, "keep": keep, "fullEvery": full_every });
     let vm: Value = client.get(VM, "VmScheduleBackups", json!({ "input": input }), "/scheduleVmBackups/vm").await?;
     eprintln!("the next one is due at {}", text(&vm["backupSchedule"], "nextAt"));
     show.done(&vm)
@@ -60,8 +89,8 @@ pub async fn of(client: &Client, show: Show, vm: &str) -> Outcome {
     let id = resolve(client, vm).await?;
     let vm: Value = client.get(VM, "VmBackups", json!({ "id": id }), "/node").await?;
     let all = vm["backups"].as_array().cloned().unwrap_or_default();
-    show.list(&["taken at", "size", "path"], &all, |backup| {
-        vec![text(backup, "takenAt"), size(&backup["bytes"]), text(backup, "path")]
+    show.list(&["taken at", "kind", "size", "path"], &all, |backup| {
+        vec![text(backup, "takenAt"), described(backup), size(&backup["bytes"]), text(backup, "path")]
     })
 }
 
@@ -72,14 +101,41 @@ async fn stored(client: &Client, dir: &str) -> Outcome<Vec<Value>> {
 
 pub async fn within(client: &Client, show: Show, dir: &str) -> Outcome {
     let all = stored(client, &absolute(dir)?).await?;
-    show.list(&["vm", "taken at", "size", "drill", "path"], &all, |backup| {
+    show.list(&["vm", "taken at", "kind", "size", "drill", "path"], &all, |backup| {
+        if let Some(why) = backup["damage"].as_str() {
+            let none = String::new;
+            return vec![none(), none(), format!("damaged: {why}"), none(), none(), text(backup, "path")];
+        }
         let drill = match backup["drill"]["passed"].as_bool() {
             Some(true) => format!("passed {}", text(&backup["drill"], "at")),
             Some(false) => format!("failed {}", text(&backup["drill"], "at")),
             None => String::new(),
         };
-        vec![text(backup, "vmName"), text(backup, "takenAt"), size(&backup["bytes"]), drill, text(backup, "path")]
+        let kind = described(backup);
+        vec![text(backup, "vmName"), text(backup, "takenAt"), kind, size(&backup["bytes"]), drill, text(backup, "path")]
     })
+}
+
+pub async fn verify(client: &Client, show: Show, from: &str) -> Outcome {
+    let from = absolute(from)?;
+    let check: Value = loop {
+        let check: Value = client.get(VM, "VmBackupCheck", json!({ "from": from }), "/vmBackupCheck").await?;
+        if check["done"] == true {
+            break check;
+        }
+        if client.deadline.is_some_and(|deadline| deadline <= tokio::time::Instant::now()) {
+            return Err(Failed::new(Exit::TimedOut, "the backup is not read to its end yet", "ask again: it reads on"));
+        }
+    };
+    let damage: Vec<_> = check["damage"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if damage.is_empty() {
+        return show.one(&json!({ "path": from, "whole": true, "bytes": check["bytes"] }));
+    }
+    Err(Failed::new(
+        Exit::Failed,
+        format!("the backup in {from} is damaged: {}", damage.join("; ")),
+        "restore an older one, and make a new one",
+    ))
 }
 
 pub struct New {

@@ -142,12 +142,19 @@ pub enum VmCommand {
         #[arg(long, value_name = "N")]
         after_byte: Option<u64>,
     },
-    /// Copy a VM's disks, as they are at one moment, into a directory of the node that holds its host; the VM runs on
+    /// Copy a VM's disks, as they are at one moment, into a directory of the node that holds its host or into an object store;
+    /// the VM runs on
     Backup {
         vm: String,
-        /// A directory that is there
-        #[arg(long, value_name = "DIR", required_unless_present = "cancel")]
+        /// A directory that is there, or s3://BUCKET/PREFIX
+        #[arg(long, value_name = "PLACE", required_unless_present = "cancel")]
         to: Option<String>,
+        /// Only what was written since its last backup there; where that is not known a full one, which says why
+        #[arg(long, conflicts_with = "cancel")]
+        incremental: bool,
+        /// All that is on the disks, as without --incremental
+        #[arg(long, conflicts_with_all = ["cancel", "incremental"])]
+        full: bool,
         /// Instead, end a backup that is under way
         #[arg(long, conflicts_with = "to")]
         cancel: bool,
@@ -163,27 +170,35 @@ pub enum VmCommand {
         /// Minute, hour, day, month, weekday, and perhaps a time zone; UTC without: "0 3 * * * Europe/Berlin"
         #[arg(long, value_name = "TIMES", required_unless_present = "off", requires = "to")]
         cron: Option<String>,
-        /// A directory that is there on each node that may hold the VM's host
-        #[arg(long, value_name = "DIR")]
+        /// A directory that is there on each node that may hold the VM's host, or s3://BUCKET/PREFIX
+        #[arg(long, value_name = "PLACE")]
         to: Option<String>,
-        /// How many of them; older ones are removed
+        /// How many of them; older ones are removed when none is based on them
         #[arg(long, value_name = "N", default_value_t = 7)]
         keep: u32,
+        /// Make one in N a full one, and the others of what was written since the one before
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        full_every: u32,
         /// Instead, make none any more; those that it has made stay
-        #[arg(long, conflicts_with_all = ["cron", "to", "keep"])]
+        #[arg(long, conflicts_with_all = ["cron", "to", "keep", "full_every"])]
         off: bool,
     },
     /// List the backups that a VM knows of, or all in a directory
     Backups {
         #[arg(required_unless_present = "within")]
         vm: Option<String>,
-        /// All whole backups there, also of VMs that are gone
-        #[arg(long = "in", value_name = "DIR", conflicts_with = "vm")]
+        /// All backups there, also of VMs that are gone, and those that are damaged
+        #[arg(long = "in", value_name = "PLACE", conflicts_with = "vm")]
         within: Option<String>,
+    },
+    /// Read every file of a backup and of those that it is based on, and say which is not what was written
+    BackupVerify {
+        /// The backup's directory, or where it is in an object store
+        from: String,
     },
     /// Make a VM of a backup
     Restore {
-        /// The backup's directory
+        /// The backup's directory, or where it is in an object store
         from: String,
         /// The new VM's name
         #[arg(long = "as", value_name = "NAME")]
@@ -199,7 +214,7 @@ pub enum VmCommand {
     },
     /// Start a VM of a backup without any network, see whether its guest answers, and remove it
     Drill {
-        /// The backup's directory
+        /// The backup's directory, or where it is in an object store
         from: String,
         /// On this host, by id or name; else on the best one
         #[arg(long, value_name = "HOST")]
@@ -349,15 +364,21 @@ pub async fn run(client: &Client, show: Show, command: VmCommand) -> Outcome {
         VmCommand::Console { vm, read_only, after_byte } => {
             console::run(client, &vm, console::Options { read_only, after_byte }).await
         }
-        VmCommand::Backup { vm, to, cancel, operation_id, no_wait } => match to {
-            Some(to) if !cancel => backup::backup(client, show, &vm, &to, operation_id, no_wait).await,
+        VmCommand::Backup { vm, to, incremental, full: _, cancel, operation_id, no_wait } => match to {
+            Some(to) if !cancel => {
+                let new = backup::Take { vm, to, incremental, operation_id, no_wait };
+                backup::backup(client, show, new).await
+            }
             _ => backup::cancel(client, show, &vm).await,
         },
-        VmCommand::BackupSchedule { vm, cron, to, keep, off: _ } => backup::schedule(client, show, &vm, cron.zip(to), keep).await,
+        VmCommand::BackupSchedule { vm, cron, to, keep, full_every, off: _ } => {
+            backup::schedule(client, show, &vm, cron.zip(to), keep, full_every).await
+        }
         VmCommand::Backups { vm, within } => match (vm, within) {
             (Some(vm), _) => backup::of(client, show, &vm).await,
             (None, within) => backup::within(client, show, within.as_deref().unwrap_or(".")).await,
         },
+        VmCommand::BackupVerify { from } => backup::verify(client, show, &from).await,
         VmCommand::Restore { from, name, on, no_start, no_wait } => {
             backup::restore(client, show, backup::New { from, name, host: on, no_start, no_wait }).await
         }

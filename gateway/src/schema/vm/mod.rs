@@ -161,7 +161,8 @@ impl Vm {
     }
     /// The newest, oldest first; each is where it was written, also when its VM is gone.
     async fn backups(&self) -> Vec<VmBackup> {
-        self.0.state.backups.iter().map(VmBackup::from).collect()
+        let all = &self.0.state.backups;
+        all.iter().map(|backup| VmBackup::of(backup, all)).collect()
     }
     /// Backups that it makes by itself, if it does.
     async fn backup_schedule(&self) -> Option<VmBackupSchedule> {

@@ -12,10 +12,10 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     super::{
-        Action, CONSOLE_PIECES_MAX, Change, ConsoleBytes, DiskCopy, Domain, DomainSpec, Driver, DriverError, GuestInfo, Listing,
-        Migration, Network, Off, Progress, Run, epoch_of,
+        Action, CONSOLE_PIECES_MAX, Change, ConsoleBytes, DiskCopies, DiskCopy, Domain, DomainSpec, Driver, DriverError,
+        GuestInfo, Listing, Marks, Migration, Network, Off, Progress, Run, epoch_of,
     },
-    BANNER, Copying, Hypervisor, MISSING, Machine, Manners, SIMULATED_DISK, hand_over,
+    BANNER, Copying, Hypervisor, MISSING, Machine, Manners, SIMULATED_DISK, disks, hand_over,
 };
 use crate::{
     host::spec::{Capacity, HostUri},
@@ -143,7 +143,11 @@ impl Simulated {
                 Some(machine) if machine.spec.owner != spec.owner => return refused("a domain of another owner has this UUID"),
                 // What runs keeps what it has until it is started again.
                 Some(machine) => machine.spec = spec,
-                None => drop(inner.machines.insert(vm, Machine::new(spec, Run::Off(Off::Unknown)))),
+                None => {
+                    let mut machine = Machine::new(spec, Run::Off(Off::Unknown));
+                    machine.load()?;
+                    inner.machines.insert(vm, machine);
+                }
             }
             inner.tell(Change::Domain(vm));
             return Ok(());
@@ -202,9 +206,13 @@ impl Simulated {
             (Action::Reboot, Run::Running) => machine.boots += 1,
             (Action::Suspend | Action::Resume | Action::Reboot, _) => return refused("it does not run"),
             (Action::Snapshot { .. } | Action::Revert { .. }, Run::Moving) => return refused("it is on its way elsewhere"),
-            (Action::Snapshot { name }, run) => drop(machine.snapshots.entry(name).or_insert(run)),
+            (Action::Snapshot { name }, run) => {
+                machine.disks.keep(&name);
+                machine.snapshots.entry(name).or_insert(run);
+            }
             (Action::Revert { name }, _) => {
                 let Some(then) = machine.snapshots.get(&name).copied() else { return refused("there is no such snapshot") };
+                machine.disks.revert(&name);
                 if then.is_on() {
                     if !machine.run.is_on() && used + machine.spec.memory_bytes > self.manners.memory_bytes {
                         return Err(DriverError::Failed { message: "the host has not enough free memory".into() });
@@ -244,7 +252,10 @@ impl Simulated {
                 return refused("it has that disk");
             }
             (Action::DropDisk { name }, _) => drop(machine.volumes.remove(&name)),
-            (Action::RemoveSnapshot { name }, _) => drop(machine.snapshots.remove(&name)),
+            (Action::RemoveSnapshot { name }, _) => {
+                machine.disks.forget(&name);
+                machine.snapshots.remove(&name);
+            }
             (Action::Undefine | Action::Dismiss, Run::Off(_)) => drop(inner.machines.remove(&vm)),
             (Action::Undefine | Action::Dismiss, _) => return refused("it runs; stop it first"),
         }
@@ -368,38 +379,40 @@ impl Driver for Simulated {
         Box::pin(by(deadline, async { self.reached() }))
     }
 
-    /// There are no disks, and each file says so.
+    /// Each file says what is in the blocks of a disk.
     fn backup<'a>(
         &'a self,
         vm: VmId,
         dir: &'a std::path::Path,
         only: Option<&'a str>,
+        marks: Marks,
         deadline: Deadline,
-    ) -> BoxFuture<'a, Result<Vec<DiskCopy>, DriverError>> {
+    ) -> BoxFuture<'a, Result<DiskCopies, DriverError>> {
         Box::pin(by(deadline, async move {
             let key = vm.key();
             fault::point("driver.backup", Some(&key)).await.map_err(injected)?;
             self.reached()?;
-            let spec = {
-                let inner = self.hypervisor.0.inner.lock();
-                let machine = inner.machines.get(&vm).filter(|machine| machine.spec.owner == self.host);
-                let Some(machine) = machine else { return refused("there is no such domain") };
-                machine.spec.clone()
+            let copy = {
+                let mut inner = self.hypervisor.0.inner.lock();
+                let machine = inner.machines.get_mut(&vm).filter(|machine| machine.spec.owner == self.host);
+                let Some(Machine { spec, run, disks, .. }) = machine else { return refused("there is no such domain") };
+                let others = spec.disks.iter().map(|disk| disk.name.as_str()).filter(|name| *name != "root");
+                let names = std::iter::once("root").chain(others).filter(|disk| only.is_none_or(|only| only == *disk));
+                disks.copy(&names.collect::<Vec<_>>(), &marks, run.is_on())
             };
-            let others = spec.disks.iter().map(|disk| disk.name.as_str()).filter(|name| *name != "root");
-            let mut copies = Vec::new();
-            for disk in std::iter::once("root").chain(others).filter(|disk| only.is_none_or(|only| only == *disk)) {
-                let file = format!("{disk}.simulated");
-                let body = format!("Disk {disk} of {} is simulated: there is nothing in it.\n", spec.name);
-                std::fs::write(dir.join(&file), &body)
-                    .map_err(|error| DriverError::Failed { message: format!("the copy cannot be written: {error}") })?;
-                copies.push(DiskCopy {
-                    disk: disk.to_owned(),
+            let mut copies = DiskCopies { disks: Vec::new(), since: copy.since, mark: copy.mark, why: copy.why };
+            for (disk, blocks) in copy.disks {
+                let failed =
+                    |error: std::io::Error| DriverError::Failed { message: format!("the copy cannot be written: {error}") };
+                let (file, body) = (format!("{disk}.simulated"), disks::encode(&disk, &blocks).map_err(failed)?);
+                std::fs::write(dir.join(&file), &body).map_err(failed)?;
+                copies.disks.push(DiskCopy {
+                    disk,
                     file,
                     bytes: body.len() as u64,
                     virtual_bytes: 0,
                     format: SIMULATED_DISK.into(),
-                    hash: blake3::hash(body.as_bytes()).to_hex().to_string(),
+                    hash: blake3::hash(&body).to_hex().to_string(),
                 });
             }
             fault::point("driver.backup.done", Some(&key)).await.map_err(injected)?;

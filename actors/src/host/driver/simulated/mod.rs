@@ -6,6 +6,7 @@
 //! machine room; `calls` is what a connection to it is asked.
 
 mod calls;
+pub mod disks;
 mod switch;
 
 use std::{
@@ -15,6 +16,7 @@ use std::{
 };
 
 use calls::Simulated;
+use disks::{Blocks, Disks};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, mpsc},
@@ -28,7 +30,7 @@ use crate::{
     vm::spec::Shape,
 };
 
-/// The format of a disk that there is not.
+/// The format of a disk that nothing but this hypervisor reads.
 pub const SIMULATED_DISK: &str = "simulated";
 /// Of images and networks that are said not to exist, and of disks that there is no room for.
 const MISSING: &str = "missing";
@@ -99,12 +101,27 @@ struct Machine {
     runs_with: Option<(u32, u64, u64)>,
     /// Disks that were attached and whose data is there.
     volumes: BTreeSet<String>,
+    disks: Disks,
 }
 
 impl Machine {
     fn new(spec: Box<DomainSpec>, run: Run) -> Self {
         let (snapshots, volumes) = (BTreeMap::new(), BTreeSet::new());
-        Self { spec, run, boots: 0, snapshots, usage: Usage::default(), runs_with: None, volumes }
+        Self { spec, run, boots: 0, snapshots, usage: Usage::default(), runs_with: None, volumes, disks: Disks::default() }
+    }
+
+    /// Its disks begin as they are to, where a file says what that is.
+    fn load(&mut self) -> Result<(), DriverError> {
+        let failed =
+            |path: &str, error: std::io::Error| DriverError::Failed { message: format!("{path} cannot be read: {error}") };
+        for (disk, base) in self.spec.bases.iter().filter(|(_, base)| base.format == SIMULATED_DISK) {
+            let bytes = std::fs::read(&base.path).map_err(|error| failed(&base.path, error))?;
+            if base.verify && blake3::hash(&bytes).to_hex().as_str() != base.hash {
+                return Err(DriverError::Refused { message: format!("{} is damaged: it is not what was written", base.path) });
+            }
+            self.disks.begin_as(disk, disks::decode(&bytes).map_err(|error| failed(&base.path, error))?);
+        }
+        Ok(())
     }
 
     fn size(&self) -> (u32, u64, u64) {
@@ -162,6 +179,7 @@ impl Hypervisor {
         let mut inner = self.0.inner.lock();
         for machine in inner.machines.values_mut().filter(|machine| machine.run.is_on()) {
             machine.run = Run::Off(Off::Crashed);
+            machine.disks.lose_marks();
         }
         inner.tell(Change::Everything);
     }
@@ -172,6 +190,7 @@ impl Hypervisor {
         let lost = inner.machines.get_mut(&vm).filter(|machine| machine.spec.owner == owner && machine.run.is_on());
         if let Some(machine) = lost {
             machine.run = Run::Off(Off::Crashed);
+            machine.disks.lose_marks();
             inner.log(vm, "off");
             inner.tell(Change::Domain(vm));
         }
@@ -201,9 +220,29 @@ impl Hypervisor {
                 machine.boots += 1;
                 machine.runs_with = None;
             }
+            if run == Run::Off(Off::Crashed) {
+                machine.disks.lose_marks();
+            }
             machine.run = run;
         }
         inner.tell(Change::Domain(vm));
+    }
+
+    /// A guest writes, whether or not there is one.
+    pub fn write(&self, vm: VmId, disk: &str, block: u64, value: u64) {
+        if let Some(machine) = self.0.inner.lock().machines.get_mut(&vm) {
+            machine.disks.write(disk, block, value);
+        }
+    }
+
+    /// What a disk of a domain holds.
+    pub fn content(&self, vm: VmId, disk: &str) -> Blocks {
+        self.0.inner.lock().machines.get(&vm).map(|machine| machine.disks.of(disk)).unwrap_or_default()
+    }
+
+    /// How many checkpoints a domain has.
+    pub fn checkpoints(&self, vm: VmId) -> usize {
+        self.0.inner.lock().machines.get(&vm).map_or(0, |machine| machine.disks.marks())
     }
 
     /// What is counted of one guest from now on, for tests of what is made of it.
@@ -324,7 +363,9 @@ fn hand_over(vm: VmId, from: &Hypervisor, to: &Hypervisor, spec: Box<DomainSpec>
     let inner = &mut *held;
     let come = match inner.machines.get_mut(&vm) {
         Some(machine) if machine.run == Run::Moving && !inner.cut => {
-            *machine = Machine { boots: gone.boots, runs_with: gone.runs_with, ..Machine::new(spec, gone.run) };
+            let mut disks = gone.disks.clone();
+            disks.lose_marks();
+            *machine = Machine { boots: gone.boots, runs_with: gone.runs_with, disks, ..Machine::new(spec, gone.run) };
             true
         }
         _ => false,

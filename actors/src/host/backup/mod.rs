@@ -1,5 +1,9 @@
 //! A host's part in backups: has its driver copy the disks to where they are to be, and sees that they are whole.
 
+mod qcow2;
+pub mod restore;
+pub mod targets;
+
 use std::{
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
@@ -13,8 +17,7 @@ use hiveward_runtime::{
 
 use super::{
     actor::{Host, State},
-    backup_target::{self, Target},
-    driver::{Action, DiskCopy, Driver, DriverError, simulated::SIMULATED_DISK},
+    driver::{Action, DiskCopy, Driver, DriverError, Marks, simulated::SIMULATED_DISK},
     image::Format,
     message::HostMsg,
 };
@@ -22,7 +25,7 @@ use crate::{
     house::House,
     id::VmId,
     vm::{
-        backup::{MANIFEST_FORMAT, Manifest},
+        backup::{MANIFEST_FORMAT, MANIFEST_FORMAT_BASED, Manifest},
         copy::Copied,
         spec::VmSpec,
     },
@@ -35,11 +38,19 @@ pub(super) const BACKUPS_AT_ONCE: usize = 2;
 #[derive(Clone, Debug)]
 pub struct NewBackup {
     pub name: String,
-    /// See [`backup_target::open`].
+    /// See [`targets::open`].
     pub to: String,
     pub spec: Arc<VmSpec>,
     pub running: bool,
     pub at: WallMs,
+    /// The name of the one that it is to be based on, or why it is on none though that was asked for.
+    pub basis: Option<Result<String, String>>,
+    pub marks: Marks,
+}
+
+/// Where this node keeps what is on its way to an object store.
+pub fn scratch(house: &House) -> PathBuf {
+    house.data_dir.join("backups")
 }
 
 fn failed(what: &str, error: impl std::fmt::Display) -> DriverError {
@@ -58,10 +69,10 @@ impl Host {
         let Some(driver) = self.reachable(state) else {
             return reply.answer(Err(DriverError::Unreachable { message: "there is no connection to it now".into() }));
         };
-        let (turns, deadline) = (state.backups.clone(), reply.deadline());
+        let (turns, deadline, scratch) = (state.backups.clone(), reply.deadline(), scratch(&self.house));
         ctx.task(async move {
             let kept = match turns.acquire().await {
-                Ok(_turn) if !reply.is_abandoned() => keep(&*driver, vm, new, deadline).await,
+                Ok(_turn) if !reply.is_abandoned() => keep(&*driver, vm, new, &scratch, deadline).await,
                 _ => Err(DriverError::Failed { message: "nobody waits for it any more, and it was not begun".into() }),
             };
             reply.answer(kept);
@@ -80,15 +91,18 @@ impl Host {
         let Some(driver) = self.reachable(state) else {
             return reply.answer(Err(DriverError::Unreachable { message: "there is no connection to it now".into() }));
         };
-        let (looks, deadline) = (state.looks.clone(), reply.deadline());
+        let (looks, deadline, scratch) = (state.looks.clone(), reply.deadline(), scratch(&self.house));
         ctx.task(async move {
             let ended = async {
                 let domain = driver.act(vm, Action::EndBackup, deadline).await?;
                 let at = looks.fetch_add(1, Ordering::AcqRel) + 1;
-                blocking("what is left of it cannot be removed", move || {
-                    backup_target::open(&new.to).and_then(|target| target.discard(&new.name))
-                })
-                .await?;
+                let away = |error: std::io::Error| failed("what is left of it cannot be removed", error);
+                match targets::open(&new.to, &scratch).map_err(away)?.remove(&new.name).await {
+                    // Where there is no place there is nothing in it.
+                    Ok(()) => {}
+                    Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {}
+                    Err(error) => return Err(away(error)),
+                }
                 Ok(super::message::Done { domain, at })
             };
             let ended = ended.await;
@@ -151,7 +165,7 @@ async fn into_blobs(
 ) -> Result<Vec<Copied>, DriverError> {
     let path = house.data_dir.join("copies").join(vm.to_string());
     let staging = blocking("the node cannot keep a copy", move || Staging::begin(path)).await?;
-    let copies = driver.backup(vm, &staging.0, only.as_deref(), deadline).await?;
+    let copies = driver.backup(vm, &staging.0, only.as_deref(), Marks::default(), deadline).await?.disks;
     if let (Some(only), true) = (&only, copies.iter().any(|copy| copy.format == SIMULATED_DISK)) {
         return Err(DriverError::Refused { message: format!("it is simulated: its disk {only} holds nothing") });
     }
@@ -179,30 +193,65 @@ async fn blocking<T: Send + 'static>(
     done.map_err(std::io::Error::other).flatten().map_err(|error| failed(what, error))
 }
 
-async fn keep(driver: &dyn Driver, vm: VmId, new: NewBackup, deadline: Deadline) -> Result<(String, Manifest), DriverError> {
-    let NewBackup { name, to, spec, running, at } = new;
-    let target: Arc<dyn Target> = backup_target::open(&to).map_err(|error| failed("it cannot be written there", error))?.into();
-    let (looked, of) = (target.clone(), name.clone());
+/// Why it cannot be kept there; what would be the same once more is refused.
+fn place(to: &str, error: &std::io::Error) -> DriverError {
+    let message = format!("it cannot be written to {to}: {error}");
+    if targets::is_final(error) { DriverError::Refused { message } } else { DriverError::Failed { message } }
+}
+
+async fn keep(
+    driver: &dyn Driver,
+    vm: VmId,
+    new: NewBackup,
+    scratch: &std::path::Path,
+    deadline: Deadline,
+) -> Result<(String, Manifest), DriverError> {
+    let NewBackup { name, to, spec, running, at, basis, mut marks } = new;
+    let (path, place) = (targets::join(&to, &name), |error: std::io::Error| place(&to, &error));
+    let target = targets::open(&to, scratch).map_err(place)?;
     // One that was broken off after it was whole is done.
-    if let Some(done) = blocking("what is there cannot be read", move || looked.find(&of)).await? {
-        return Ok(done);
+    if let Some(done) = target.find(&name).await.map_err(|error| failed("what is there cannot be read", error))? {
+        return Ok((path, done));
     }
-    let (begun, of) = (target.clone(), name.clone());
-    // A directory that is not there now will not be there in a moment.
-    let staging = blocking("it cannot be written there", move || begun.begin(&of)).await;
-    let staging = staging.map_err(|error| DriverError::Refused {
-        message: format!("{to}: {error}; it must be a directory on the node that holds the host"),
-    })?;
-    let disks = driver.backup(vm, &staging, None, deadline).await?;
-    let spec = VmSpec { user_data: None, restored: None, lease: None, bases: Vec::new(), ..(*spec).clone() };
-    let manifest = Manifest { format: MANIFEST_FORMAT, name, taken_at_ms: at.0, running, spec, disks };
-    blocking("it cannot be kept", move || {
-        // Read again from where it was written.
-        for disk in &manifest.disks {
-            backup_target::verify(&staging, disk)?;
+    let staging = target.begin(&name).await.map_err(place)?;
+    let mut why = None;
+    let basis = match basis {
+        None => None,
+        Some(Err(not)) => {
+            why = Some(not);
+            None
         }
-        let path = target.keep(&manifest)?;
-        Ok((path, manifest))
-    })
-    .await
+        Some(Ok(basis)) => match targets::chain(&*target, &basis).await {
+            Ok(mut chain) => chain.pop(),
+            Err(error) => {
+                why = Some(format!("what it would be based on is not whole: {error}"));
+                None
+            }
+        },
+    };
+    if basis.is_none() {
+        marks.since = None;
+    }
+    let copies = driver.backup(vm, &staging, None, marks, deadline).await?;
+    let basis = basis.filter(|_| copies.since.is_some());
+    if let Some(basis) = &basis {
+        let names = |disks: &[DiskCopy]| disks.iter().map(|disk| disk.disk.clone()).collect::<std::collections::BTreeSet<_>>();
+        if names(&basis.disks) != names(&copies.disks) {
+            return Err(failed("it cannot be based on its last backup", "the hypervisor did not copy the same disks"));
+        }
+    }
+    let spec = VmSpec { user_data: None, restored: None, lease: None, bases: Vec::new(), ..(*spec).clone() };
+    let manifest = Manifest {
+        format: if basis.is_some() { MANIFEST_FORMAT_BASED } else { MANIFEST_FORMAT },
+        name,
+        taken_at_ms: at.0,
+        running,
+        spec,
+        disks: copies.disks,
+        basis: basis.map(|basis| basis.name),
+        whole_because: why.or(copies.why),
+        marked: copies.mark.is_some(),
+    };
+    target.keep(&manifest).await.map_err(place)?;
+    Ok((path, manifest))
 }
