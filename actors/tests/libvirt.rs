@@ -28,8 +28,12 @@ fn built() -> Option<PathBuf> {
         let target = target.unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"));
         target.join("libvirt-driver").join(profile).join("hiveward-libvirt-driver")
     };
-    let given = std::env::var_os(PROGRAM_VARIABLE).map(PathBuf::from);
-    given.into_iter().chain([built("release"), built("debug")]).find(|path| path.is_file())
+    if let Some(given) = std::env::var_os(PROGRAM_VARIABLE) {
+        return Some(given.into());
+    }
+    // An older one speaks another protocol.
+    let age = |path: &PathBuf| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    [built("release"), built("debug")].into_iter().filter(|path| age(path).is_some()).max_by_key(age)
 }
 
 /// False, and a word on standard error, where there is none.

@@ -50,7 +50,7 @@ fn op() -> Op {
 }
 
 fn short() -> Op {
-    Op::internal(Duration::from_millis(400))
+    Op::internal(Duration::from_secs(1))
 }
 
 impl Here {

@@ -284,11 +284,13 @@ async fn an_operation_that_was_under_way_when_the_node_stopped_is_ended_by_its_n
         let point = format!("driver.{step}");
         let name = format!("vm-{round}");
         let making = step.starts_with("define") || step.starts_with("start");
-        let short = || Op::internal(Duration::from_millis(400));
+        // Room must be reserved by then; what is done on the host hangs.
+        let short = || Op::internal(Duration::from_secs(1));
         if making {
             arm(&point, None, Fault::Hang);
             let asked = here.control().create_vm(short(), small(&name)).await.unwrap().value;
             assert_eq!(asked.status, VmStatus::Starting, "{point}: its operation is under way");
+            support::until(&point, || struck(&point).then_some(())).await;
             here.restart().await;
             let vm = asked.spec.id;
             let record = until(&here.control(), vm, "running", |record| record.status == VmStatus::Running).await;
@@ -299,7 +301,7 @@ async fn an_operation_that_was_under_way_when_the_node_stopped_is_ended_by_its_n
             let vm = here.control().create_vm(op(), small(&name)).await.unwrap().value.spec.id;
             arm(&point, Some(vm), Fault::Hang);
             here.control().remove_vm(short(), vm, true).await.unwrap();
-            assert!(struck(&point), "{point}");
+            support::until(&point, || struck(&point).then_some(())).await;
             here.restart().await;
             let control = here.control();
             support::until("its end", || control.vm(vm).unwrap().is_none().then_some(())).await;

@@ -1,5 +1,7 @@
 //! Agents whose attempts run in VMs of their own: real programs in real guests, brought there and back by the guest's agent.
 
+use std::time::Instant;
+
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -244,4 +246,46 @@ async fn a_coding_agent_in_a_vm_is_spoken_to_there_and_its_work_is_committed_her
     let task = client.submit(json!({ "swarm": "vms", "kind": "prompt", "payload": "x", "skills": ["metered"] })).await;
     let shown = scene.outcome(&task).await;
     assert!(shown["error"].as_str().unwrap().contains("models"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_that_takes_a_vm_that_waits_for_it_does_not_wait_for_a_boot() {
+    let scene = Scene::set(1, |_, _| Vec::new()).await;
+    scene.agent("cold").await;
+    let begun = Instant::now();
+    let task = scene.task("hostname", json!({})).await;
+    assert_eq!(scene.outcome(&task).await["status"], "SUCCEEDED");
+    let cold = begun.elapsed();
+    scene.no_vms().await;
+    scene.ok(&["agent", "remove", "cold", "--force"]).await;
+
+    let mut args = vec!["agent", "create", "warm", "--swarm", "vms", "--vm-warm", "1"];
+    args.extend(VM);
+    scene.ok(&args).await;
+    let name = scene
+        .until("a VM to wait", async || {
+            let vms = scene.vms().await;
+            let waits = vms.iter().find(|vm| vm["status"] == "RUNNING" && vm["name"].as_str().unwrap().starts_with("warm-"))?;
+            Some(waits["name"].as_str().unwrap().to_owned())
+        })
+        .await;
+    scene.answers(&name).await;
+    let begun = Instant::now();
+    let task = scene.task("hostname", json!({})).await;
+    assert_eq!(scene.outcome(&task).await["status"], "SUCCEEDED");
+    let warm = begun.elapsed();
+    assert_eq!(scene.run(&["task", "output", &task]).await.out.trim(), name, "it ran in another VM");
+    eprintln!(
+        "a task in a VM of its own, no KVM, from its submission to its end\n  booted for it: {cold:.2?}\n  taken as it waits: {warm:.2?}"
+    );
+    // Another takes its place, and none is left without its agent.
+    scene
+        .until("its VM to go, and another to wait", async || {
+            let vms = scene.vms().await;
+            let names: Vec<_> = vms.iter().filter_map(|vm| vm["name"].as_str()).collect();
+            (names.len() == 1 && names[0].starts_with("warm-") && names[0] != name).then_some(())
+        })
+        .await;
+    scene.ok(&["agent", "remove", "warm", "--force"]).await;
+    scene.no_vms().await;
 }

@@ -157,14 +157,7 @@ enum Pushed {
 }
 
 /// All disks at one moment, by the hypervisor.
-fn push(
-    host: &Host,
-    domain: &Domain,
-    vm: &str,
-    disks: &[Disk],
-    since: Option<&str>,
-    new: Option<&str>,
-) -> Result<(), Pushed> {
+fn push(host: &Host, domain: &Domain, vm: &str, disks: &[Disk], since: Option<&str>, new: Option<&str>) -> Result<(), Pushed> {
     let mut xml = "<domainbackup mode='push'>".to_owned();
     let mut marks = format!("<domaincheckpoint><name>{}</name><disks>", escaped(new.unwrap_or_default()));
     if let Some(since) = since {

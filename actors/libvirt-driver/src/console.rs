@@ -18,22 +18,48 @@ const CONSOLES_MAX: usize = 256;
 const PIECE_BYTES: usize = 4 << 10;
 const STACK_BYTES: usize = 256 << 10;
 
+struct Listened {
+    /// Of its domain, which has another number each time that it is started.
+    run: Option<u32>,
+    /// Under which the node asked for it last.
+    turn: u64,
+    stream: Stream,
+}
+
 /// By the VM's id.
 #[derive(Default)]
-pub struct Consoles(Mutex<HashMap<String, Stream>>);
+pub struct Consoles(Mutex<HashMap<String, Listened>>);
 
 impl Consoles {
-    fn all(&self) -> MutexGuard<'_, HashMap<String, Stream>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Listened>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Of this run's console; none once another run has taken its place.
+    fn turn(&self, vm: &str, run: Option<u32>) -> Option<u64> {
+        self.all().get(vm).filter(|console| console.run == run).map(|console| console.turn)
+    }
+
+    /// Forgets this run's console, and not that of another.
+    fn end(&self, vm: &str, run: Option<u32>) -> Option<u64> {
+        let mut all = self.all();
+        let its = all.get(vm).is_some_and(|console| console.run == run);
+        its.then(|| all.remove(vm)).flatten().map(|console| console.turn)
     }
 }
 
-pub fn open(host: &'static Host, vm: &str, said: &SyncSender<Said>) -> Result<(), Problem> {
+pub fn open(host: &'static Host, vm: &str, turn: u64, said: &SyncSender<Said>) -> Result<(), Problem> {
     let Some(domain) = host.own(vm)? else { return Err(Problem::Refused("there is no such domain".into())) };
+    let run = domain.id();
     let stream = {
         let mut consoles = host.consoles.all();
-        if consoles.contains_key(vm) {
+        if let Some(console) = consoles.get_mut(vm).filter(|console| console.run == run) {
+            console.turn = turn;
             return Ok(());
+        }
+        // Of a run that is over, whose end has not been heard yet; its thread ends with its stream.
+        if let Some(before) = consoles.remove(vm) {
+            let _ = before.stream.abort();
         }
         if consoles.len() >= CONSOLES_MAX {
             return Err(Problem::Refused(format!("{CONSOLES_MAX} consoles are listened to, which is the most")));
@@ -41,7 +67,7 @@ pub fn open(host: &'static Host, vm: &str, said: &SyncSender<Said>) -> Result<()
         let stream = Stream::new(&host.connection, 0).map_err(|error| problem(&error))?;
         // Not taken from whoever is at it now.
         domain.open_console(None, &stream, 0).map_err(|error| problem(&error))?;
-        consoles.insert(vm.to_owned(), stream.clone());
+        consoles.insert(vm.to_owned(), Listened { run, turn, stream: stream.clone() });
         stream
     };
     let (said, vm) = (said.clone(), vm.to_owned());
@@ -49,19 +75,21 @@ pub fn open(host: &'static Host, vm: &str, said: &SyncSender<Said>) -> Result<()
         let mut piece = [0; PIECE_BYTES];
         while let Ok(got @ 1..) = stream.recv(&mut piece) {
             let bytes = piece.get(..usize::try_from(got).unwrap_or(0)).unwrap_or_default().to_vec();
+            let Some(turn) = host.consoles.turn(&vm, run) else { return };
             // Waits while the node reads slowly, and the guest with it.
-            if said.send(Said::Console { vm: vm.clone(), bytes }).is_err() {
+            if said.send(Said::Console { vm: vm.clone(), turn, bytes }).is_err() {
                 return;
             }
         }
-        host.consoles.all().remove(&vm);
-        let _ = said.send(Said::ConsoleEnded { vm });
+        if let Some(turn) = host.consoles.end(&vm, run) {
+            let _ = said.send(Said::ConsoleEnded { vm, turn });
+        }
     });
     listening.map(drop).map_err(|error| Problem::Failed(format!("no thread for its console: {error}")))
 }
 
 pub fn type_(host: &Host, vm: &str, bytes: &[u8]) -> Result<(), Problem> {
-    let Some(stream) = host.consoles.all().get(vm).cloned() else {
+    let Some(stream) = host.consoles.all().get(vm).map(|console| console.stream.clone()) else {
         return Err(Problem::Failed("its console is not listened to now".into()));
     };
     let mut rest = bytes;

@@ -119,7 +119,7 @@ fn work(asking: &Mutex<Receiver<Request>>, host: &'static Host, said: &SyncSende
             Call::Migrate { vm, move_ } => migrate::migrate(host, &vm, &move_).map(Answer::Migrated),
             Call::Job { vm } => migrate::job(host, &vm).map(Answer::Job),
             Call::Abort { vm } => migrate::abort(host, &vm).map(|()| Answer::Done),
-            Call::Console { vm } => console::open(host, &vm, said).map(|()| Answer::Done),
+            Call::Console { vm, turn } => console::open(host, &vm, turn, said).map(|()| Answer::Done),
             Call::Type { vm, bytes } => console::type_(host, &vm, &bytes).map(|()| Answer::Done),
             Call::Backup { vm, dir, only, marks } => {
                 backup::backup(host, &vm, &dir, only.as_deref(), &marks).map(Answer::BackedUp)

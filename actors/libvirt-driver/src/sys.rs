@@ -227,9 +227,8 @@ pub fn begin_backup(domain: &Domain, xml: &str, checkpoint: Option<&str>) -> Res
 pub fn checkpoints(domain: &Domain) -> Result<Vec<(String, String)>, Error> {
     let mut list: *mut sys::virDomainCheckpointPtr = ptr::null_mut();
     // SAFETY: the domain is held; libvirt allocates the list and writes where it is.
-    let count = unsafe {
-        sys::virDomainListAllCheckpoints(domain.as_ptr(), &mut list, sys::VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL)
-    };
+    let count =
+        unsafe { sys::virDomainListAllCheckpoints(domain.as_ptr(), &mut list, sys::VIR_DOMAIN_CHECKPOINT_LIST_TOPOLOGICAL) };
     let Ok(count) = usize::try_from(count) else { return Err(Error::last_error()) };
     let mut found = Vec::with_capacity(count);
     for place in 0..count {

@@ -242,7 +242,7 @@ impl Behaviour for Host {
             HostMsg::Backup { vm, new, reply } => self.backup(ctx, state, vm, *new, reply),
             HostMsg::Copy { vm, only, reply } => self.copy(ctx, state, vm, only, reply),
             HostMsg::EndBackup { vm, new, reply } => self.end_backup(ctx, state, vm, *new, reply),
-            HostMsg::ConsoleEnded { vm } => self.console_ended(state, vm),
+            HostMsg::ConsoleEnded { vm } => self.console_ended(ctx, state, vm),
             HostMsg::MigrationEnded { vm } => {
                 state.migrating.remove(&vm);
                 self.list_soon(ctx, state);
@@ -455,7 +455,7 @@ impl Host {
         state.breaker.allows(Instant::now()).then(|| link.driver.clone())
     }
 
-    fn list_soon(&self, ctx: &Context<HostMsg>, state: &mut State) {
+    pub(super) fn list_soon(&self, ctx: &Context<HostMsg>, state: &mut State) {
         if state.listing {
             state.list_again = true;
         } else if state.list_soon.is_none() {

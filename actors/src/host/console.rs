@@ -10,7 +10,10 @@ use std::{
 };
 
 use hiveward_runtime::{call::Reply, clock::Deadline, supervise::Context};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use super::{
     actor::{Host, State, deliver},
@@ -24,6 +27,8 @@ use crate::{
 
 /// Consoles of one host that are listened to at once; each holds a thread of its driver. More are refused, and said so.
 pub const CONSOLES_MAX: usize = 256;
+/// A console that ends sooner is listened to again by the next refresh.
+const LISTENED_LEAST: Duration = Duration::from_secs(1);
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 /// Written at once.
 const BATCH_BYTES: usize = 64 << 10;
@@ -32,6 +37,7 @@ const BATCH_BYTES: usize = 64 << 10;
 pub struct Console {
     /// The end of the recording, and why it is not listened to, if it is not.
     told: watch::Receiver<Told>,
+    begun: Instant,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -61,7 +67,7 @@ impl Host {
         }
         let Entry::Vacant(place) = state.consoles.entry(vm) else { return };
         let (tell, told) = watch::channel(Told::default());
-        place.insert(Console { told });
+        place.insert(Console { told, begun: Instant::now() });
         let (data_dir, me) = (self.house.data_dir.clone(), ctx.addr().clone());
         ctx.task(async move {
             let why = match driver.console(vm, Deadline::after(OPEN_WITHIN)).await {
@@ -73,11 +79,15 @@ impl Host {
         });
     }
 
-    /// Forgets one that has ended; the next look listens anew, if it still runs.
-    pub(super) fn console_ended(&self, state: &mut State, vm: VmId) {
-        let ended = state.consoles.get(&vm).is_some_and(|console| console.told.borrow().closed.is_some());
-        if ended {
-            state.consoles.remove(&vm);
+    /// Forgets one that has ended; the next look listens anew, if it still runs. Soon, as it may just boot again, but not over and
+    /// over to one that cannot be listened to.
+    pub(super) fn console_ended(&self, ctx: &Context<HostMsg>, state: &mut State, vm: VmId) {
+        let Entry::Occupied(console) = state.consoles.entry(vm) else { return };
+        if console.get().told.borrow().closed.is_some() {
+            let hurry = console.remove().begun.elapsed() >= LISTENED_LEAST;
+            if hurry {
+                self.list_soon(ctx, state);
+            }
         }
     }
 

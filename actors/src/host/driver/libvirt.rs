@@ -7,7 +7,10 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     process::Stdio,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use futures_util::{SinkExt, StreamExt, future::BoxFuture};
@@ -50,18 +53,35 @@ struct Libvirt {
     /// Its kind has serial consoles.
     has_consoles: bool,
     consoles: Consoles,
+    turns: AtomicU64,
 }
 
-/// Who hears each console, and how much was left out since.
-type Consoles = Arc<Mutex<HashMap<String, (mpsc::Sender<ConsoleBytes>, u64)>>>;
+/// Who hears a console.
+struct Listener {
+    /// Under which it was asked for: what is said under another is of a run before.
+    turn: u64,
+    to: mpsc::Sender<ConsoleBytes>,
+    /// How much was left out since.
+    missed: u64,
+}
 
-fn heard(consoles: &Consoles, vm: &str, bytes: Vec<u8>) {
+type Consoles = Arc<Mutex<HashMap<String, Listener>>>;
+
+fn heard(consoles: &Consoles, vm: &str, turn: u64, bytes: Vec<u8>) {
     let mut consoles = consoles.lock();
-    let Some((listener, missed)) = consoles.get_mut(vm) else { return };
+    let Some(listener) = consoles.get_mut(vm).filter(|listener| listener.turn == turn) else { return };
     let count = bytes.len() as u64;
-    match listener.try_send(ConsoleBytes { missed: *missed, bytes: bytes.into() }) {
-        Ok(()) => *missed = 0,
-        Err(_) => *missed += count,
+    match listener.to.try_send(ConsoleBytes { missed: listener.missed, bytes: bytes.into() }) {
+        Ok(()) => listener.missed = 0,
+        Err(_) => listener.missed += count,
+    }
+}
+
+/// Forgets who heard it, and nobody who listens to a later run.
+fn console_ended(consoles: &Consoles, vm: &str, turn: u64) {
+    let mut consoles = consoles.lock();
+    if consoles.get(vm).is_some_and(|listener| listener.turn == turn) {
+        consoles.remove(vm);
     }
 }
 
@@ -161,7 +181,8 @@ pub async fn open(uri: &HostUri, host: HostId, pool: &Pool, deadline: Deadline) 
     let (asks, asked) = mpsc::channel(PENDING_MAX);
     let (listener, changes) = mpsc::channel(CHANGES_MAX);
     let consoles = Consoles::default();
-    let driver = Arc::new(Libvirt { asks, host, has_consoles: uri.has_disks(), consoles: consoles.clone() });
+    let driver =
+        Arc::new(Libvirt { asks, host, has_consoles: uri.has_disks(), consoles: consoles.clone(), turns: AtomicU64::new(0) });
     Ok(Connection { driver, changes, pump: Box::pin(pump(wire, asked, listener, consoles)) })
 }
 
@@ -207,8 +228,8 @@ async fn pump(mut wire: Wire, mut asked: mpsc::Receiver<Ask>, listener: mpsc::Se
                     let change = if missed { Change::Everything } else { vm.map_or(Change::Everything, Change::Domain) };
                     missed = listener.try_send(change).is_err();
                 }
-                Ok(Said::Console { vm, bytes }) => heard(&consoles, &vm, bytes),
-                Ok(Said::ConsoleEnded { vm }) => drop(consoles.lock().remove(&vm)),
+                Ok(Said::Console { vm, turn, bytes }) => heard(&consoles, &vm, turn, bytes),
+                Ok(Said::ConsoleEnded { vm, turn }) => console_ended(&consoles, &vm, turn),
                 Ok(Said::Closed { why }) | Err(why) => break why,
             }
         }
@@ -369,12 +390,13 @@ impl Driver for Libvirt {
     fn console(&self, vm: VmId, deadline: Deadline) -> BoxFuture<'_, Result<mpsc::Receiver<ConsoleBytes>, DriverError>> {
         Box::pin(async move {
             let vm = digits(vm.as_u128());
-            let (listener, said) = mpsc::channel(CONSOLE_PIECES_MAX);
+            let (to, said) = mpsc::channel(CONSOLE_PIECES_MAX);
+            let turn = self.turns.fetch_add(1, Ordering::Relaxed);
             // Before it is asked for, so that nothing is missed; who listened before has let go.
-            self.consoles.lock().insert(vm.clone(), (listener, 0));
-            let opened = self.ask(Call::Console { vm: vm.clone() }, deadline).await;
+            self.consoles.lock().insert(vm.clone(), Listener { turn, to, missed: 0 });
+            let opened = self.ask(Call::Console { vm: vm.clone(), turn }, deadline).await;
             if let Err(error) = opened {
-                self.consoles.lock().remove(&vm);
+                console_ended(&self.consoles, &vm, turn);
                 return Err(error);
             }
             Ok(said)

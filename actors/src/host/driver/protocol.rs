@@ -49,9 +49,11 @@ pub enum Call {
     Abort {
         vm: String,
     },
-    /// Listens to a domain's serial console, until it ends.
+    /// Listens to a domain's serial console, until it ends. What is heard of it carries this number: an older one's end is not
+    /// taken for its.
     Console {
         vm: String,
+        turn: u64,
     },
     /// Types at one that is listened to.
     Type {
@@ -402,12 +404,14 @@ pub enum Said {
     /// By a serial console that is listened to.
     Console {
         vm: String,
+        turn: u64,
         #[serde(with = "serde_bytes")]
         bytes: Vec<u8>,
     },
     /// Nothing more is heard of a console.
     ConsoleEnded {
         vm: String,
+        turn: u64,
     },
     /// The connection is over, and this process soon is.
     Closed {
