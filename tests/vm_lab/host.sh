@@ -5,7 +5,7 @@ set -euo pipefail
 dir=$1 name=$2 address=$3
 hostname "$name"
 mount --make-rprivate /
-for own in /etc/libvirt /var/lib/libvirt /var/log/libvirt /var/cache/libvirt /run/libvirt; do
+for own in /etc/libvirt /var/lib/libvirt /var/log/libvirt /var/cache/libvirt /run/libvirt /run/lock; do
     mkdir -p "$own" "$dir$own"
     mount --bind "$dir$own" "$own"
 done
