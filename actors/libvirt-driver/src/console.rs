@@ -1,4 +1,8 @@
 //! Serial consoles: each that is listened to has a thread of its own, until its domain or this process ends.
+//!
+//! They have a connection of their own. Who waits for a stream also does the reading and writing for every other call of its
+//! connection, and libvirt's client may miss that another call has come: it was then sent up to five seconds late, with the next
+//! look at the host.
 
 use std::{
     collections::HashMap,
@@ -6,10 +10,10 @@ use std::{
     thread,
 };
 
-use virt::stream::Stream;
+use virt::{connect::Connect, stream::Stream};
 
 use crate::{
-    domain::{Host, problem},
+    domain::{Host, find, problem},
     protocol::{Problem, Said},
 };
 
@@ -26,13 +30,34 @@ struct Listened {
     stream: Stream,
 }
 
-/// By the VM's id.
-#[derive(Default)]
-pub struct Consoles(Mutex<HashMap<String, Listened>>);
+pub struct Consoles {
+    uri: String,
+    /// By the VM's id.
+    all: Mutex<HashMap<String, Listened>>,
+    /// Opened for the first of them.
+    connection: Mutex<Option<Connect>>,
+}
 
 impl Consoles {
+    pub fn new(uri: &str) -> Self {
+        Self { uri: uri.to_owned(), all: Mutex::default(), connection: Mutex::default() }
+    }
+
     fn all(&self) -> MutexGuard<'_, HashMap<String, Listened>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One that has ended is opened anew.
+    fn connection(&self) -> Result<Connect, Problem> {
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(open) = connection.as_ref().filter(|open| open.is_alive().unwrap_or(false)) {
+            return Ok(open.clone());
+        }
+        let opened = Connect::open(Some(&self.uri)).map_err(|error| Problem::Unreachable(error.message().to_owned()))?;
+        // As of the other one.
+        let _ = opened.set_keep_alive(5, 3);
+        *connection = Some(opened.clone());
+        Ok(opened)
     }
 
     /// Of this run's console; none once another run has taken its place.
@@ -64,7 +89,9 @@ pub fn open(host: &'static Host, vm: &str, turn: u64, said: &SyncSender<Said>) -
         if consoles.len() >= CONSOLES_MAX {
             return Err(Problem::Refused(format!("{CONSOLES_MAX} consoles are listened to, which is the most")));
         }
-        let stream = Stream::new(&host.connection, 0).map_err(|error| problem(&error))?;
+        let connection = host.consoles.connection()?;
+        let Some(domain) = find(&connection, vm)? else { return Err(Problem::Refused("there is no such domain".into())) };
+        let stream = Stream::new(&connection, 0).map_err(|error| problem(&error))?;
         // Not taken from whoever is at it now.
         domain.open_console(None, &stream, 0).map_err(|error| problem(&error))?;
         consoles.insert(vm.to_owned(), Listened { run, turn, stream: stream.clone() });

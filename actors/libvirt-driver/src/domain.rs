@@ -42,7 +42,7 @@ impl Host {
             let has_kvm = connection.capabilities().map_err(|error| problem(&error))?.contains("<domain type='kvm'");
             if has_kvm { "kvm" } else { "qemu" }
         };
-        let (consoles, place, networks) = (Consoles::default(), Place::of(uri), Mutex::default());
+        let (consoles, place, networks) = (Consoles::new(uri), Place::of(uri), Mutex::default());
         Ok(Self { connection, owner, store, consoles, place, networks, kind })
     }
 
@@ -157,7 +157,7 @@ pub fn look(domain: &Domain, vm: &str) -> Result<Seen, Error> {
     })
 }
 
-fn find(connection: &Connect, vm: &str) -> Result<Option<Domain>, Problem> {
+pub fn find(connection: &Connect, vm: &str) -> Result<Option<Domain>, Problem> {
     match connection.lookup_domain_by_uuid_string(vm) {
         Ok(domain) => Ok(Some(domain)),
         Err(error) if error.code() == Enum::Known(ErrorNumber::NoDomain) => Ok(None),
