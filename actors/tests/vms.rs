@@ -475,19 +475,7 @@ fn where_the_watchdog_cannot_be_armed_nothing_runs_that_it_is_to_stand_behind() 
     let fence = Fence::new(dir.path(), support::shim());
     fence.set_watchdog(Some("/dev/null".into())).unwrap();
     let _counting = fence.count(|| Some(Duration::from_secs(60)));
-    let host = HostSpec {
-        id: HostId::new(),
-        name: "h".into(),
-        uri: "qemu:///system".into(),
-        labels: Default::default(),
-        zone: String::new(),
-        node: None,
-        cpu_overcommit_milli: 1_000,
-        memory_overcommit_milli: 1_000,
-        pool: Default::default(),
-        peer_uri: None,
-        underlay: None,
-    };
+    let host = HostSpec::new(HostId::new(), "h", "qemu:///system");
     let refused = fence.hold(&host, VmId::new()).unwrap_err();
     assert!(refused.contains("/dev/null is not armed: it is no watchdog"), "{refused}");
     // Without one the keeper alone is enough.

@@ -55,7 +55,7 @@ pub fn driver() -> PathBuf {
         let target = test.parent().and_then(Path::parent).and_then(Path::parent).unwrap().join("libvirt-driver");
         let package = Path::new(env!("CARGO_MANIFEST_DIR")).join("../actors/libvirt-driver");
         let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.current_dir(package).args(["build", "--quiet", "--target-dir"]).arg(&target);
+        cargo.current_dir(package).args(["build", "--quiet", "--bins", "--examples", "--target-dir"]).arg(&target);
         assert!(cargo.status().unwrap().success(), "the libvirt driver does not build");
         target.join("debug/hiveward-libvirt-driver")
     });

@@ -1,7 +1,5 @@
 //! A VM's life on a real host, as a user leads it from the command line.
 
-use std::time::Instant;
-
 use crate::lab::{Scene, guest};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,62 +43,4 @@ async fn a_vm_boots_answers_keeps_its_disk_and_leaves_nothing_behind() {
             (std::fs::read_dir(scene.lab.images(1)).unwrap().count() == 0).then_some(())
         })
         .await;
-}
-
-/// Milliseconds of each, the middle one of several.
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
-}
-
-fn without(xml: &str, element: &str) -> String {
-    let (begin, end) = (xml.find(&format!("<{element}")).unwrap(), xml.find(&format!("</{element}>")).unwrap());
-    format!("{}{}", &xml[..begin], &xml[end + element.len() + 3..])
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_starting_and_stopping_costs_is_printed_beside_virsh_with_the_same_machine() {
-    const ROUNDS: usize = 5;
-    let scene = Scene::set(1, |_, _| Vec::new()).await;
-    scene.create("web", &["--no-start"]).await;
-    let (domain, _) = scene.lab.domains(1)[0].clone();
-    // The same machine with a disk of its own, and nothing that says it is ours.
-    let xml = scene.lab.virsh(1, &["dumpxml", "--inactive", &domain]);
-    let root = xml.lines().find_map(|line| line.split_once("<source file='")).unwrap().1.split_once('\'').unwrap().0.to_owned();
-    let copy = scene.lab.images(1).with_file_name("bare.qcow2");
-    std::fs::copy(scene.lab.images(1).join(root.rsplit('/').next().unwrap()), &copy).unwrap();
-    let xml = without(&xml, "uuid").replace(&root, "/var/lib/libvirt/images/bare.qcow2");
-    let xml = xml.replace(&domain, "bare").lines().filter(|line| !line.contains("<mac address")).collect::<Vec<_>>().join("\n");
-    let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), xml).unwrap();
-    let defined = scene.lab.virsh(1, &["define", file.path().to_str().unwrap()]);
-    assert_eq!(defined, "", "not defined");
-
-    let (mut ours, mut theirs) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
-    let took = |begun: Instant| begun.elapsed().as_secs_f64() * 1e3;
-    for _ in 0..ROUNDS {
-        for (step, args) in [&["vm", "start", "web"][..], &["vm", "stop", "web", "--force"]].into_iter().enumerate() {
-            let begun = Instant::now();
-            scene.ok(args).await;
-            ours[step].push(took(begun));
-        }
-        for (step, action) in ["start", "destroy"].into_iter().enumerate() {
-            let begun = Instant::now();
-            let said = scene.lab.virsh(1, &[action, "bare"]);
-            theirs[step].push(took(begun));
-            assert_eq!(said, "", "{action}");
-        }
-    }
-    let [start, stop] = ours.map(median);
-    let [bare_start, bare_stop] = theirs.map(median);
-    eprintln!(
-        "one VM of 128 MiB, no KVM, the middle of {ROUNDS}, each as a command of its own\n  start: hiveward {start:.0} ms, virsh {bare_start:.0} ms, \
-         {:.2} times\n  stop:  hiveward {stop:.0} ms, virsh {bare_stop:.0} ms, {:.2} times",
-        start / bare_start,
-        stop / bare_stop
-    );
-    scene.lab.virsh(1, &["undefine", "bare"]);
-    std::fs::remove_file(copy).unwrap();
-    scene.ok(&["vm", "remove", "web"]).await;
-    scene.nothing_left(1).await;
 }

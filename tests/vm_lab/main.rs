@@ -14,4 +14,5 @@ mod migration;
 mod networks;
 mod objects;
 mod operations;
+mod overhead;
 mod shape;

@@ -76,11 +76,10 @@ mod tests {
     use super::*;
     use crate::protocol::Card;
 
-    #[test]
-    fn a_seed_holds_the_names_the_keys_and_the_user_data_as_they_were_given() {
-        let definition = Definition {
+    fn named(name: &str) -> Definition {
+        Definition {
             owner: String::new(),
-            name: "web.1".into(),
+            name: name.into(),
             cpus: 1,
             memory_bytes: 0,
             image: String::new(),
@@ -89,10 +88,16 @@ mod tests {
             isolated: false,
             disks: Vec::new(),
             networks: Vec::new(),
-            ssh_keys: vec!["ssh-ed25519 AAAA \"me\"".into()],
-            user_data: vec![b'x'; 1 << 20],
+            ssh_keys: Vec::new(),
+            user_data: Vec::new(),
             cards: Vec::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_seed_holds_the_names_the_keys_and_the_user_data_as_they_were_given() {
+        let definition =
+            Definition { ssh_keys: vec!["ssh-ed25519 AAAA \"me\"".into()], user_data: vec![b'x'; 1 << 20], ..named("web.1") };
         let mut disk = Cursor::new(image("00ff", &definition).unwrap());
         let system = fatfs::FileSystem::new(&mut disk, fatfs::FsOptions::new()).unwrap();
         assert_eq!(system.volume_label(), "CIDATA");
@@ -106,6 +111,7 @@ mod tests {
         assert!(system.root_dir().open_file("network-config").is_err(), "the guest finds its own addresses");
         assert_eq!(meta, "instance-id: 00ff\nlocal-hostname: web-1\npublic-keys:\n  - \"ssh-ed25519 AAAA \\\"me\\\"\"\n");
     }
+
     #[test]
     fn a_seed_says_the_addresses_that_the_cluster_gave() {
         let card = |network: &str, address: Option<&str>| Card {
@@ -115,21 +121,8 @@ mod tests {
             mtu: address.map(|_| 1450),
             address: address.map(str::to_owned),
         };
-        let mut definition = Definition {
-            owner: String::new(),
-            name: "web".into(),
-            cpus: 1,
-            memory_bytes: 0,
-            image: String::new(),
-            base: None,
-            bases: Vec::new(),
-            isolated: false,
-            disks: Vec::new(),
-            networks: vec!["default".into(), "red".into(), "lan".into()],
-            ssh_keys: Vec::new(),
-            user_data: Vec::new(),
-            cards: vec![card("lan", None)],
-        };
+        let networks = vec!["default".into(), "red".into(), "lan".into()];
+        let mut definition = Definition { networks, cards: vec![card("lan", None)], ..named("web") };
         assert_eq!(network(&definition), None);
         definition.cards.push(card("red", Some("10.7.0.2/24")));
         let told = network(&definition).unwrap();

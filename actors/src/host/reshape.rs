@@ -163,7 +163,7 @@ pub(super) fn let_go(fleet: &Fleet, vm: VmId, number: u64) -> Vec<FleetEvent> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, sync::Arc};
+    use std::sync::Arc;
 
     use hiveward_runtime::{clock::WallMs, op::NodeId};
 
@@ -187,19 +187,7 @@ mod tests {
     fn two() -> Fleet {
         let mut fleet = Fleet::default();
         for n in 1..=2 {
-            let spec = HostSpec {
-                id: host(n),
-                name: format!("h{n}"),
-                uri: format!("simulated://h{n}"),
-                labels: BTreeMap::new(),
-                zone: String::new(),
-                node: None,
-                cpu_overcommit_milli: 1_000,
-                memory_overcommit_milli: 1_000,
-                pool: Default::default(),
-                peer_uri: None,
-                underlay: None,
-            };
+            let spec = HostSpec::new(host(n), format!("h{n}"), format!("simulated://h{n}"));
             act(&mut fleet, FleetChange::AddHost { spec: Arc::new(spec) });
             let entry = fleet.hosts.get_mut(&host(n)).unwrap();
             (entry.place.node, entry.place.placement) = (Some(NodeId::from_u128(n)), 1);

@@ -1,7 +1,7 @@
 //! Thousands of seeded changes of a fleet. After each what is reserved is what is counted anew, and nothing is promised
 //! twice. Prints the seed that fails.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use hiveward_runtime::{clock::WallMs, op::NodeId};
 
@@ -22,18 +22,11 @@ const SEEDS: u64 = 200;
 const STEPS: u32 = 200;
 
 fn host(n: u128, dice: &mut fastrand::Rng) -> HostSpec {
+    let (name, uri) = (format!("h{}", dice.u32(0..20)), format!("simulated://h{}", dice.u32(0..20)));
     HostSpec {
-        id: HostId::from_u128(n),
-        name: format!("h{}", dice.u32(0..20)),
-        uri: format!("simulated://h{}", dice.u32(0..20)),
-        labels: BTreeMap::new(),
         zone: format!("z{}", dice.u32(0..3)),
-        node: None,
         cpu_overcommit_milli: dice.u32(1_000..3_000),
-        memory_overcommit_milli: 1_000,
-        pool: Default::default(),
-        peer_uri: None,
-        underlay: None,
+        ..HostSpec::new(HostId::from_u128(n), name, uri)
     }
 }
 
@@ -43,26 +36,12 @@ fn vm(n: u128, dice: &mut fastrand::Rng) -> VmSpec {
     VmSpec {
         id: VmId::from_u128(n),
         name: format!("vm{}", dice.u32(0..100)),
-        image: "i".into(),
         cpus: dice.u32(1..5),
         memory_bytes: dice.u64(1..9) << 30,
-        disks: Vec::new(),
-        networks: Vec::new(),
-        ssh_keys: Vec::new(),
-        user_data: None,
         anti_affinity: group(dice, 4),
-        affinity: Vec::new(),
-        zone: None,
-        host_labels: BTreeMap::new(),
         strategy: [Strategy::Spread, Strategy::Pack, Strategy::Weighted][dice.usize(0..3)],
         ha: dice.f64() < 0.2,
-        start: true,
-        stop_grace_ms: 0,
-        base: None,
-        restored: None,
-        lease: None,
-        warm: None,
-        bases: Vec::new(),
+        ..crate::vm::simulation::spec()
     }
 }
 

@@ -38,6 +38,23 @@ pub struct HostSpec {
 }
 
 impl HostSpec {
+    /// One that promises what it has and no more, has its disks to itself where they are by default, and no labels.
+    pub fn new(id: HostId, name: impl Into<String>, uri: impl Into<String>) -> Self {
+        Self {
+            id,
+            name: name.into(),
+            uri: uri.into(),
+            labels: BTreeMap::new(),
+            zone: String::new(),
+            node: None,
+            cpu_overcommit_milli: 1_000,
+            memory_overcommit_milli: 1_000,
+            pool: Pool::default(),
+            peer_uri: None,
+            underlay: None,
+        }
+    }
+
     /// Which kind of hypervisor its URI names: the part before `+` or `://`.
     pub fn scheme(&self) -> &str {
         self.uri.split(['+', ':']).next().unwrap_or_default()

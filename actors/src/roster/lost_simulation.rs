@@ -160,45 +160,14 @@ fn host_id(n: usize) -> HostId {
 fn host_spec(n: usize) -> HostSpec {
     let uri = if n < NODES { "qemu:///system".to_owned() } else { "qemu+tls://remote/system".to_owned() };
     HostSpec {
-        id: host_id(n),
-        name: format!("h{n}"),
-        uri,
-        labels: BTreeMap::new(),
-        zone: String::new(),
         node: (n < NODES).then(|| node_id(n)),
-        cpu_overcommit_milli: 1_000,
-        memory_overcommit_milli: 1_000,
         pool: crate::host::driver::Pool { path: Some("/shared".into()), shared: true },
-        peer_uri: None,
-        underlay: None,
+        ..HostSpec::new(host_id(n), format!("h{n}"), uri)
     }
 }
 
 fn vm_spec(n: u128) -> VmSpec {
-    VmSpec {
-        id: VmId::from_u128(n),
-        name: format!("vm{n}"),
-        image: "i".into(),
-        cpus: 1,
-        memory_bytes: 1 << 30,
-        disks: Vec::new(),
-        networks: Vec::new(),
-        ssh_keys: Vec::new(),
-        user_data: None,
-        anti_affinity: Vec::new(),
-        affinity: Vec::new(),
-        zone: None,
-        host_labels: BTreeMap::new(),
-        strategy: Strategy::Spread,
-        ha: true,
-        start: true,
-        stop_grace_ms: 0,
-        base: None,
-        restored: None,
-        lease: None,
-        warm: None,
-        bases: Vec::new(),
-    }
+    VmSpec { id: VmId::from_u128(n), name: format!("vm{n}"), ha: true, ..crate::vm::simulation::spec() }
 }
 
 impl World {

@@ -23,20 +23,16 @@ use tokio::time::Instant;
 
 use super::{
     attempt,
-    backup::BACKUP_WITHIN,
-    copying::{self, Copying},
     event::{self, Asked, OperationKind, Seen, VmEvent},
-    keep::{self, Errand},
     message::{Answer, Stepped, VmMsg},
     migrate::{Move, Side},
     reconcile::{self, Doing, Next, Step},
     reshape::Claim,
     schedule::{self, Schedule},
-    shaping::{self, Shaping},
-    snapshot,
+    shaping,
     spec::VmSpec,
     state::{Ask, Decided, HOUSE, VmOperation, VmState},
-    trip::Trip,
+    steps::{Work, points},
     warm,
 };
 use crate::{
@@ -45,15 +41,12 @@ use crate::{
     host::{
         actor::STEP_WITHIN,
         ask_roster,
-        backup::restore,
-        driver::{Action, Base, Domain, DomainSpec, DriverError, domain_name},
+        driver::{Domain, DriverError},
         event::FleetChange,
         message::{Done, HostMsg},
-        network::making,
-        spec::HostUri,
     },
     house::House,
-    id::{HostId, ImageId},
+    id::HostId,
     swarm::message::Committed,
 };
 
@@ -62,9 +55,6 @@ const ABORTS_MAX: u32 = 60;
 const ABORT_EVERY: Duration = Duration::from_millis(500);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
-const DEFINE_WITHIN: Duration = Duration::from_secs(240);
-const SNAPSHOT_WITHIN: Duration = Duration::from_secs(240);
-const RESHAPE_WITHIN: Duration = Duration::from_secs(120);
 const BACKUP_TRIES_MAX: u32 = 4;
 const FORGET_WITHIN: Duration = Duration::from_secs(5);
 
@@ -102,49 +92,6 @@ pub struct State {
 impl Vm {
     pub fn new(house: House, spec: Arc<VmSpec>, host: HostId, epoch: u64) -> Self {
         Self { house, spec, host, epoch }
-    }
-}
-
-/// The names of the fault points before a step is asked for, and when it was done and nothing was written of it yet.
-const fn points(step: Step) -> (&'static str, &'static str) {
-    match step {
-        Step::Define => ("vm.define", "vm.define.done"),
-        Step::Start => ("vm.start", "vm.start.done"),
-        Step::Shutdown => ("vm.shutdown", "vm.shutdown.done"),
-        Step::Destroy => ("vm.destroy", "vm.destroy.done"),
-        Step::Suspend => ("vm.suspend", "vm.suspend.done"),
-        Step::Resume => ("vm.resume", "vm.resume.done"),
-        Step::Reboot => ("vm.reboot", "vm.reboot.done"),
-        Step::Undefine => ("vm.undefine", "vm.undefine.done"),
-        Step::Backup => ("vm.backup", "vm.backup.done"),
-        Step::EndBackup => ("vm.end_backup", "vm.end_backup.done"),
-        Step::Prune => ("vm.prune", "vm.prune.done"),
-        Step::Check => ("vm.check", "vm.check.done"),
-        Step::Report => ("vm.report", "vm.report.done"),
-        Step::Snapshot => ("vm.snapshot", "vm.snapshot.done"),
-        Step::Revert => ("vm.revert", "vm.revert.done"),
-        Step::RemoveSnapshot => ("vm.remove_snapshot", "vm.remove_snapshot.done"),
-        Step::Reserve => ("vm.reserve", "vm.reserve.done"),
-        Step::Prepare => ("vm.prepare", "vm.prepare.done"),
-        Step::Migrate => ("vm.migrate", "vm.migrate.done"),
-        Step::Compare => ("vm.compare", "vm.compare.done"),
-        Step::Abort => ("vm.abort", "vm.abort.done"),
-        Step::DropHere => ("vm.drop_here", "vm.drop_here.done"),
-        Step::DropThere => ("vm.drop_there", "vm.drop_there.done"),
-        Step::CleanHere => ("vm.clean_here", "vm.clean_here.done"),
-        Step::Clear => ("vm.clear", "vm.clear.done"),
-        Step::Settle => ("vm.settle", "vm.settle.done"),
-        Step::Release => ("vm.release", "vm.release.done"),
-        Step::Claim => ("vm.claim", "vm.claim.done"),
-        Step::Reshape => ("vm.reshape", "vm.reshape.done"),
-        Step::Unshape => ("vm.unshape", "vm.unshape.done"),
-        Step::Enact => ("vm.enact", "vm.enact.done"),
-        Step::GiveBack => ("vm.give_back", "vm.give_back.done"),
-        Step::DropDisk => ("vm.drop_disk", "vm.drop_disk.done"),
-        Step::LetGo => ("vm.let_go", "vm.let_go.done"),
-        Step::Copy => ("vm.copy", "vm.copy.done"),
-        Step::EndCopy => ("vm.end_copy", "vm.end_copy.done"),
-        Step::Publish => ("vm.publish", "vm.publish.done"),
     }
 }
 
@@ -595,26 +542,9 @@ impl Vm {
         fault::point(points(step).0, ctx.key()).await?;
         (state.in_flight, state.last_step) = (Some(step), Some(step));
         let (house, spec, host, me) = (self.house.clone(), self.spec_now(), self.host, ctx.addr().clone());
-        let asked = state.vm.active().and_then(|active| active.migration.clone());
-        let tag = snapshot::tag_under_way(&state.vm);
-        let errand = Errand::of(&state.vm, &spec, host, self.house.clock.now());
-        let creates = state.vm.active().is_some_and(|active| active.kind == OperationKind::Create);
-        let (shaping, copying) = (Shaping::of(&state.vm), Copying::of(&state.vm));
+        let work = Work::of(&state.vm, house, spec, host, step);
         ctx.task(async move {
-            let trip = Trip { house: &house, spec: &spec, host, asked: asked.as_deref() };
-            let result = match trip.step(step).await {
-                Some(result) => result,
-                None => match keep::step(&house, &spec, host, errand, step).await {
-                    Some(result) => result,
-                    None => match shaping::step(&house, &spec, host, shaping, step).await {
-                        Some(result) => result,
-                        None => match copying::step(&house, &spec, host, copying, step).await {
-                            Some(result) => result,
-                            None => act(&house, &spec, host, step, tag, creates).await,
-                        },
-                    },
-                },
-            };
+            let result = work.done().await;
             deliver(&me, VmMsg::Stepped { step, result }).await;
         });
         Ok(())
@@ -678,130 +608,4 @@ impl Vm {
             deliver(&me, VmMsg::Forgotten { done: asked.is_ok() }).await;
         });
     }
-}
-
-pub(super) async fn ask_host(house: &House, host: HostId, spec: &VmSpec, action: Action) -> Result<Done, DriverError> {
-    let unreachable = |why: String| DriverError::Unreachable { message: why };
-    let Some(door) = house.doors.host(host) else { return Err(unreachable("its host has no actor now".into())) };
-    // An image may have to be copied there first.
-    let within = match action {
-        // All of a backup is read and written.
-        Action::Define(_) if spec.restored.is_some() => BACKUP_WITHIN,
-        Action::Define(_) => DEFINE_WITHIN,
-        // A guest's memory is written or read.
-        Action::Snapshot { .. } | Action::Revert { .. } | Action::RemoveSnapshot { .. } => SNAPSHOT_WITHIN,
-        // A guest is waited for.
-        Action::Reshape { .. } => RESHAPE_WITHIN,
-        _ => STEP_WITHIN,
-    };
-    let (deadline, vm) = (Deadline::after(within), spec.id);
-    let asked = door.ask(deadline, |reply| HostMsg::Act { vm, action, reply }).await;
-    asked.unwrap_or_else(|error| Err(unreachable(format!("its host's actor: {error}"))))
-}
-
-/// The image's bytes, on this node; `None` where no domain is made of them, or none is known by that name.
-async fn base(house: &House, image: Option<ImageId>, host: HostId) -> Result<Option<Base>, Refused> {
-    let found = house.directory.read(|known| {
-        let uri = HostUri::parse(&known.fleet.hosts.get(&host)?.spec.uri).ok()?;
-        uri.has_disks().then(|| Some(known.fleet.images.get(&image?)?.spec.clone()))?
-    });
-    let Some(image) = found else { return Ok(None) };
-    let unavailable = |why: String| Refused::new(Code::Unavailable, format!("image {} cannot be read: {why}", image.name));
-    let hash = image.hash.parse().map_err(|_| unavailable(format!("{:?} is no hash", image.hash)))?;
-    let blobs = house.blobs.clone();
-    let brought = tokio::task::spawn_blocking(move || blobs.bring(&hash).map(|here| here.then(|| blobs.file(&hash)))).await;
-    let path = brought.map_err(|error| unavailable(error.to_string()))?.map_err(|error| unavailable(error.to_string()))?;
-    let path = path.ok_or_else(|| unavailable("no node has its bytes".into()))?;
-    Ok(Some(Base {
-        hash: image.hash.clone(),
-        path: path.display().to_string(),
-        bytes: image.bytes,
-        virtual_bytes: image.virtual_bytes,
-        format: image.format.name().into(),
-        verify: false,
-    }))
-}
-
-async fn act(
-    house: &House,
-    spec: &Arc<VmSpec>,
-    host: HostId,
-    step: Step,
-    tag: Option<String>,
-    creates: bool,
-) -> Result<Stepped, DriverError> {
-    let made = spec.restored.as_ref().filter(|restored| restored.is_made());
-    // Later its disks are there, or lost: they do not begin once more by themselves.
-    if let Some(restored) = made.filter(|_| creates && step == Step::Define) {
-        restore::make(house, spec.id, restored).await?;
-    }
-    let action =
-        action(house, spec, host, step, tag).await.map_err(|refused| DriverError::Failed { message: refused.message })?;
-    let done = ask_host(house, host, spec, action).await?;
-    if made.is_some() && matches!(step, Step::Define | Step::Start | Step::Undefine) {
-        restore::forget(house, spec.id).await;
-    }
-    Ok(Stepped::Seen(done))
-}
-
-/// All that a hypervisor needs to make its domain on `host`.
-pub(crate) async fn definition(house: &House, spec: &Arc<VmSpec>, host: HostId) -> Result<DomainSpec, Refused> {
-    let user_data = match &spec.user_data {
-        None => Vec::new(),
-        Some(body) => {
-            let (house, body) = (house.clone(), body.clone());
-            let read = tokio::task::spawn_blocking(move || house.body(&body)).await;
-            read.map_err(|error| Refused::new(Code::Internal, error.to_string()))??.to_vec()
-        }
-    };
-    let epoch = house.directory.read(|known| known.fleet.vms.get(&spec.id).map_or(0, |entry| entry.epoch));
-    let mut cloned = Vec::with_capacity(spec.bases.len());
-    for (disk, image) in &spec.bases {
-        cloned.extend(base(house, Some(*image), host).await?.map(|base| (disk.clone(), base)));
-    }
-    let cards = house.directory.read(|known| making::cards(&known.fleet, host, spec.id, &spec.networks));
-    let cards = cards.map_err(|message| Refused::new(Code::Refused, message))?;
-    Ok(DomainSpec {
-        owner: host,
-        cards,
-        base: match &spec.restored {
-            Some(restored) => {
-                restored.disks.iter().find(|disk| disk.disk == "root").map(|disk| restored.base(house, spec.id, disk))
-            }
-            None => base(house, spec.base, host).await?,
-        },
-        bases: spec
-            .restored
-            .iter()
-            .flat_map(|restored| restored.disks.iter().map(|disk| (disk.disk.clone(), restored.base(house, spec.id, disk))))
-            .chain(cloned)
-            .collect(),
-        isolated: spec.restored.as_ref().is_some_and(|restored| restored.drill),
-        name: domain_name(&spec.name, epoch),
-        cpus: spec.cpus,
-        memory_bytes: spec.memory_bytes,
-        image: spec.image.clone(),
-        disks: spec.disks.clone(),
-        networks: spec.networks.clone(),
-        ssh_keys: spec.ssh_keys.clone(),
-        user_data,
-    })
-}
-
-async fn action(house: &House, spec: &Arc<VmSpec>, host: HostId, step: Step, tag: Option<String>) -> Result<Action, Refused> {
-    let name = || tag.clone().ok_or_else(|| Refused::new(Code::Internal, "which snapshot is not known"));
-    Ok(match step {
-        Step::Define => Action::Define(Box::new(definition(house, spec, host).await?)),
-        Step::Start => Action::Start,
-        Step::Shutdown => Action::Shutdown,
-        Step::Destroy => Action::Destroy,
-        Step::Suspend => Action::Suspend,
-        Step::Resume => Action::Resume,
-        Step::Reboot => Action::Reboot,
-        Step::Undefine => Action::Undefine,
-        Step::Snapshot => Action::Snapshot { name: name()? },
-        Step::Revert => Action::Revert { name: name()? },
-        Step::RemoveSnapshot => Action::RemoveSnapshot { name: name()? },
-        _ => return Err(Refused::new(Code::Internal, "that is no step of the hypervisor's")),
-    })
 }

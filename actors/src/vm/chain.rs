@@ -126,19 +126,7 @@ pub mod tests {
 
     fn ask(state: &mut VmState, kind: OperationKind, principal: &str) -> u64 {
         let number = state.last_number() + 1;
-        let asked = Asked {
-            number,
-            kind,
-            principal: principal.into(),
-            operation: None,
-            force: false,
-            grace_ms: 0,
-            boots: None,
-            migration: None,
-            subject: None,
-            epoch: 0,
-        };
-        state.apply(&VmEvent::Asked(Box::new(asked)), WallMs(1));
+        state.apply(&VmEvent::Asked(Box::new(Asked::new(number, kind, principal))), WallMs(1));
         number
     }
 

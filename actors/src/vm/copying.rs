@@ -5,7 +5,6 @@ use std::sync::Arc;
 use hiveward_runtime::clock::Deadline;
 
 use super::{
-    actor::ask_host,
     backup::BACKUP_WITHIN,
     copy::Copied,
     event::Subject,
@@ -14,6 +13,7 @@ use super::{
     reshape::ROOT,
     spec::{DiskSpec, VmSpec},
     state::VmState,
+    steps::ask_host,
     trip::error,
 };
 use crate::{

@@ -178,6 +178,24 @@ pub struct Asked {
     pub epoch: u64,
 }
 
+impl Asked {
+    /// Without anything that is asked of some kinds only.
+    pub fn new(number: u64, kind: OperationKind, principal: impl Into<Arc<str>>) -> Self {
+        Self {
+            number,
+            kind,
+            principal: principal.into(),
+            operation: None,
+            force: false,
+            grace_ms: 0,
+            boots: None,
+            migration: None,
+            subject: None,
+            epoch: 0,
+        }
+    }
+}
+
 /// What a VM is as its hypervisor has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Seen {

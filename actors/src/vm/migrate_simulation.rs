@@ -235,16 +235,8 @@ fn live(seed: u64) {
         at_limit: Limit::Abort,
     };
     life.record(VmEvent::Asked(Box::new(Asked {
-        number: 2,
-        kind: OperationKind::Migrate,
-        principal: "tester".into(),
-        operation: None,
-        force: false,
-        grace_ms: 0,
-        boots: None,
-        subject: None,
-        epoch: 0,
         migration: Some(Box::new(migration)),
+        ..Asked::new(2, OperationKind::Migrate, "tester")
     })));
     for _ in 0..60 {
         life.now += dice.i64(0..300);

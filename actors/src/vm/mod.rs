@@ -27,6 +27,7 @@ pub(crate) mod simulation;
 pub mod snapshot;
 pub mod spec;
 pub mod state;
+pub mod steps;
 pub mod table;
 mod trip;
 pub mod warm;

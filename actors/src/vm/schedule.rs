@@ -194,16 +194,8 @@ mod tests {
                 }
                 Next::Ask { kind: OperationKind::Backup } => {
                     let asked = Asked {
-                        number: state.last_number() + 1,
-                        kind: OperationKind::Backup,
-                        principal: HOUSE.into(),
-                        operation: None,
-                        force: false,
-                        grace_ms: 0,
-                        boots: None,
-                        migration: None,
                         subject: Some(state.schedule.as_ref().unwrap().subject(&state)),
-                        epoch: 0,
+                        ..Asked::new(state.last_number() + 1, OperationKind::Backup, HOUSE)
                     };
                     done = None;
                     made.push(now);
@@ -263,19 +255,7 @@ mod tests {
     /// A backup that the house asked for, or a person.
     fn backed_up(state: &mut VmState, principal: &str) -> u64 {
         let number = state.last_number() + 1;
-        let asked = Asked {
-            number,
-            kind: OperationKind::Backup,
-            principal: principal.into(),
-            operation: None,
-            force: false,
-            grace_ms: 0,
-            boots: None,
-            migration: None,
-            subject: None,
-            epoch: 0,
-        };
-        state.apply(&VmEvent::Asked(Box::new(asked)), WallMs(1));
+        state.apply(&VmEvent::Asked(Box::new(Asked::new(number, OperationKind::Backup, principal))), WallMs(1));
         let backup = chain::tests::backup(number, "/b", None, HostId::new());
         state.apply(&VmEvent::BackedUp { backup: Box::new(backup) }, WallMs(1));
         state.apply(&VmEvent::Ended { number, outcome: Outcome::Done }, WallMs(1));

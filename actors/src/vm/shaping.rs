@@ -5,13 +5,13 @@ use std::{sync::Arc, time::Duration};
 use hiveward_runtime::clock::Deadline;
 
 use super::{
-    actor::{ask_host, definition},
     event::{OperationKind, Subject},
     message::Stepped,
     reconcile::Step,
     reshape::{self, Claim},
     spec::{Shape, VmSpec},
     state::VmState,
+    steps::{ask_host, definition},
 };
 use crate::{
     host::{

@@ -238,19 +238,7 @@ impl Life {
 
     fn ask_oneself(&mut self, kind: OperationKind) {
         let number = self.state.last_number() + 1;
-        let (operation, boots) = (None, self.doing.boots);
-        let asked = Asked {
-            number,
-            kind,
-            principal: "hiveward".into(),
-            operation,
-            force: false,
-            grace_ms: 5_000,
-            boots,
-            migration: None,
-            subject: None,
-            epoch: 0,
-        };
+        let asked = Asked { grace_ms: 5_000, boots: self.doing.boots, ..Asked::new(number, kind, "hiveward") };
         self.doing.done = None;
         self.record(VmEvent::Asked(Box::new(asked)));
     }

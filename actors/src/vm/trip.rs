@@ -10,11 +10,11 @@ use hiveward_runtime::{
 use serde::de::DeserializeOwned;
 
 use super::{
-    actor::ask_host,
     message::Stepped,
     migrate::{Compared, Move, There},
     reconcile::Step,
     spec::VmSpec,
+    steps::ask_host,
 };
 use crate::{
     directory::Entity,

@@ -204,19 +204,7 @@ mod tests {
     /// A host with room for twenty.
     fn one_host() -> Fleet {
         let (mut fleet, host) = (Fleet::default(), HostId::new());
-        let spec = HostSpec {
-            id: host,
-            name: "h".into(),
-            uri: "simulated://h".into(),
-            labels: Default::default(),
-            zone: "z".into(),
-            node: None,
-            cpu_overcommit_milli: 1_000,
-            memory_overcommit_milli: 1_000,
-            pool: Default::default(),
-            peer_uri: None,
-            underlay: None,
-        };
+        let spec = HostSpec::new(host, "h", "simulated://h");
         fleet.apply(&FleetEvent::HostAdded { spec: Arc::new(spec), operation: None }, WallMs(0));
         let capacity = Capacity { cpus: 20, memory_bytes: 1 << 40, version: String::new() };
         fleet.apply(&FleetEvent::HostReached { host, capacity }, WallMs(0));

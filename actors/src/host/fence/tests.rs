@@ -3,19 +3,7 @@ use crate::host::driver::{Action, Run, contract, simulated};
 use hiveward_runtime::clock::Deadline;
 
 fn host(uri: &str) -> HostSpec {
-    HostSpec {
-        id: HostId::new(),
-        name: "h".into(),
-        uri: uri.into(),
-        labels: Default::default(),
-        zone: String::new(),
-        node: None,
-        cpu_overcommit_milli: 1_000,
-        memory_overcommit_milli: 1_000,
-        pool: Default::default(),
-        peer_uri: None,
-        underlay: None,
-    }
+    HostSpec::new(HostId::new(), "h", uri)
 }
 
 async fn runs(host: &HostSpec, vm: VmId) -> Run {

@@ -29,17 +29,8 @@ const HOSTS: u128 = 5;
 
 fn host(n: u128, underlay: bool) -> HostSpec {
     HostSpec {
-        id: HostId::from_u128(n),
-        name: format!("h{n}"),
-        uri: format!("simulated://h{n}"),
-        labels: BTreeMap::new(),
-        zone: String::new(),
-        node: None,
-        cpu_overcommit_milli: 1_000,
-        memory_overcommit_milli: 1_000,
-        pool: Default::default(),
-        peer_uri: None,
         underlay: underlay.then(|| Ipv4Addr::new(192, 168, 1, u8::try_from(n).unwrap()).into()),
+        ..HostSpec::new(HostId::from_u128(n), format!("h{n}"), format!("simulated://h{n}"))
     }
 }
 
