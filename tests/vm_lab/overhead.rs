@@ -44,10 +44,13 @@ fn described(lab: &Lab, domain: &str) -> (String, Vec<String>) {
     (xml.lines().filter(|line| !line.contains("<mac address")).collect::<Vec<_>>().join("\n"), files)
 }
 
-fn bare(lab: &Lab, count: usize, domain: &Path, base: &str, seed: &Path) -> Times {
+fn bare(lab: &Lab, (count, at_once): (usize, usize), domain: &Path, base: &str, seed: &Path) -> Times {
     let program = driver().with_file_name("examples").join("bare");
     let mut bare = Command::new(program);
-    bare.args([&lab.uri(1), &count.to_string()]).arg(domain).args(["/var/lib/libvirt/images/bare", base]).arg(seed);
+    bare.args([&lab.uri(1), &count.to_string(), &at_once.to_string()])
+        .arg(domain)
+        .args(["/var/lib/libvirt/images/bare", base])
+        .arg(seed);
     let ran = bare.output().unwrap();
     assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
     let micros: Times = serde_json::from_slice(&ran.stdout).unwrap();
@@ -92,20 +95,22 @@ async fn what_a_vms_life_costs_is_printed_beside_bare_libvirt_calls_with_the_sam
 
     let client = Client { patience: std::time::Duration::from_secs(300), ..scene.hive.client() };
     let names = |round: usize| (0..count).map(|n| format!("vm-{round}-{n}")).collect::<Vec<_>>();
-    let (mut theirs, mut single, mut together) = (Vec::new(), Vec::new(), Vec::new());
+    let mut all: [Vec<Times>; 4] = Default::default();
     for round in 0..ROUNDS {
-        theirs.push(bare(&scene.lab, count, &description, &base, &seed));
-        single.push(ours(&client, &names(2 * round), 1).await);
-        together.push(ours(&client, &names(2 * round + 1), count).await);
+        all[0].push(bare(&scene.lab, (count, 1), &description, &base, &seed));
+        all[1].push(ours(&client, &names(2 * round), 1).await);
+        all[2].push(bare(&scene.lab, (count, count), &description, &base, &seed));
+        all[3].push(ours(&client, &names(2 * round + 1), count).await);
     }
-    let middle = |all: &[Times], step: &str| median(all.iter().map(|times| times[step]).collect()) / count as f64;
     eprintln!("{count} VMs of 128 MiB, no KVM, ms for each VM, the middle of {ROUNDS} rounds");
     for step in STEPS {
-        let [theirs, single, together] = [&theirs, &single, &together].map(|all| middle(all, step));
+        let middle = |rounds: &Vec<Times>| median(rounds.iter().map(|times| times[step]).collect()) / count as f64;
+        let [bare, ours, bare_at_once, ours_at_once] = all.each_ref().map(middle);
         eprintln!(
-            "  {step:7} bare {theirs:6.1}; hiveward one by one {single:6.1}, {:.2} times; all at once {together:6.1}, {:.2} times",
-            single / theirs,
-            together / theirs
+            "  {step:7} one by one: bare {bare:6.1}, hiveward {ours:6.1}, {:.2} times; \
+             all at once: bare {bare_at_once:6.1}, hiveward {ours_at_once:6.1}, {:.2} times",
+            ours / bare,
+            ours_at_once / bare_at_once
         );
     }
     scene.nothing_left(1).await;

@@ -1,11 +1,15 @@
-//! What libvirt itself takes, with nothing around it: makes, stops, starts and removes so many domains, one after the other
-//! on one connection, and prints microseconds as JSON.
+//! What libvirt itself takes, with nothing around it: makes, stops, starts and removes so many domains on one connection,
+//! and prints microseconds as JSON.
 //!
-//! `bare URI COUNT` does so with a test hypervisor's (for `benches/libvirt`). `bare URI COUNT DOMAIN POOL BASE SEED` does so
-//! with machines, each with a disk over `BASE` and a copy of the file `SEED` in the directory `POOL`: `DOMAIN` is a file that
-//! describes one, with `@NAME@`, `@ROOT@` and `@SEED@` in it.
+//! `bare URI COUNT` does so with a test hypervisor's, one after the other (for `benches/libvirt`).
+//! `bare URI COUNT THREADS DOMAIN POOL BASE SEED` does so with machines, each with a disk over `BASE` and a copy of the file
+//! `SEED` in the directory `POOL`: `DOMAIN` is a file that describes one, with `@NAME@`, `@ROOT@` and `@SEED@` in it.
 
-use std::{path::Path, time::Instant};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Instant,
+};
 
 use virt::{connect::Connect, domain::Domain, error::Error, storage_pool::StoragePool, storage_vol::StorageVol, stream::Stream};
 
@@ -61,58 +65,77 @@ impl Disks {
     }
 }
 
+/// What is done with each, and by so many threads.
+struct Work {
+    connection: Connect,
+    description: String,
+    disks: Option<Disks>,
+    count: usize,
+    threads: usize,
+}
+
+impl Work {
+    fn make(&self, number: usize) -> Result<(), Error> {
+        let name = format!("bare-{number}");
+        let mut xml = self.description.replace("@NAME@", &name);
+        if let Some(disks) = &self.disks {
+            let (root, seed) = disks.make(&self.connection, &name)?;
+            xml = xml.replace("@ROOT@", &root).replace("@SEED@", &seed);
+        }
+        self.connection.define_domain_xml(&xml)?.create()
+    }
+
+    fn domain(&self, number: usize) -> Result<Domain, Error> {
+        self.connection.lookup_domain_by_name(&format!("bare-{number}"))
+    }
+
+    fn remove(&self, number: usize) -> Result<(), Error> {
+        self.domain(number)?.undefine()?;
+        self.disks.as_ref().map_or(Ok(()), |disks| disks.remove(&format!("bare-{number}")))
+    }
+
+    /// As `"what":microseconds`.
+    fn timed(&self, what: &str, each: impl Fn(usize) -> Result<(), Error> + Sync) -> Fallible<String> {
+        let (begun, next) = (Instant::now(), AtomicUsize::new(0));
+        let work = || {
+            let mut numbers = std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::Relaxed)).filter(|n| *n < self.count));
+            numbers.try_for_each(&each)
+        };
+        std::thread::scope(|scope| {
+            let all: Vec<_> = (0..self.threads).map(|_| scope.spawn(work)).collect();
+            all.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })?;
+        Ok(format!("\"{what}\":{}", begun.elapsed().as_micros()))
+    }
+}
+
 fn main() -> Fallible<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let (uri, count, machine) = match arguments.as_slice() {
-        [uri, count] => (uri, count.parse::<u32>()?, None),
-        [uri, count, domain, pool, base, seed] => (uri, count.parse()?, Some((domain, pool, base, seed))),
-        _ => return Err("bare URI COUNT [DOMAIN POOL BASE SEED]".into()),
+        [uri, count] => (uri, count, None),
+        [uri, count, threads, domain, pool, base, seed] => (uri, count, Some((threads, domain, pool, base, seed))),
+        _ => return Err("bare URI COUNT [THREADS DOMAIN POOL BASE SEED]".into()),
     };
-    let connection = Connect::open(Some(uri))?;
-    let (description, disks) = match machine {
+    let (connection, count) = (Connect::open(Some(uri))?, count.parse()?);
+    let work = match machine {
         None => {
-            let test = "<domain type='test'><name>@NAME@</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>\
-                        <os><type>hvm</type></os></domain>";
-            (test.to_owned(), None)
+            let description = "<domain type='test'><name>@NAME@</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>\
+                               <os><type>hvm</type></os></domain>";
+            Work { connection, description: description.into(), disks: None, count, threads: 1 }
         }
-        Some((domain, pool, base, seed)) => {
-            (std::fs::read_to_string(domain)?, Some(Disks::of(&connection, pool, base, Path::new(seed))?))
+        Some((threads, domain, pool, base, seed)) => {
+            let disks = Some(Disks::of(&connection, pool, base, Path::new(seed))?);
+            let (description, threads) = (std::fs::read_to_string(domain)?, threads.parse()?);
+            Work { connection, description, disks, count, threads }
         }
     };
-    let timed = |what: &str, each: &mut dyn FnMut() -> Result<(), Error>| -> Result<String, Error> {
-        let begun = Instant::now();
-        each()?;
-        Ok(format!("\"{what}\":{}", begun.elapsed().as_micros()))
-    };
-    let mut domains: Vec<Domain> = Vec::new();
-    let create = timed("create", &mut || {
-        for number in 0..count {
-            let name = format!("bare-{number}");
-            let mut xml = description.replace("@NAME@", &name);
-            if let Some(disks) = &disks {
-                let (root, seed) = disks.make(&connection, &name)?;
-                xml = xml.replace("@ROOT@", &root).replace("@SEED@", &seed);
-            }
-            let domain = connection.define_domain_xml(&xml)?;
-            domain.create()?;
-            domains.push(domain);
-        }
-        Ok(())
-    })?;
-    let each = |what: &str, call: fn(&Domain) -> Result<(), Error>| timed(what, &mut || domains.iter().try_for_each(call));
-    let stop = each("stop", Domain::destroy)?;
-    let start = each("start", Domain::create)?;
-    each("stop", Domain::destroy)?;
-    let remove = timed("remove", &mut || {
-        for (number, domain) in domains.iter().enumerate() {
-            domain.undefine()?;
-            if let Some(disks) = &disks {
-                disks.remove(&format!("bare-{number}"))?;
-            }
-        }
-        Ok(())
-    })?;
-    if let Some(disks) = &disks {
+    let create = work.timed("create", |n| work.make(n))?;
+    let stop = work.timed("stop", |n| work.domain(n)?.destroy())?;
+    let start = work.timed("start", |n| work.domain(n)?.create())?;
+    work.timed("stop", |n| work.domain(n)?.destroy())?;
+    let remove = work.timed("remove", |n| work.remove(n))?;
+    if let Some(disks) = &work.disks {
         disks.pool.destroy()?;
         disks.pool.delete(0)?;
         disks.pool.undefine()?;
