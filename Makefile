@@ -75,6 +75,7 @@ bench-dashboard: build ## How smooth the page is under load: frames, long tasks,
 	deploy/install-tools.sh dashboard
 	cd dashboard && HIVEWARD_BIN="$(TARGET)/release/hiveward" node tests/load.mjs 300
 
-deny: ## Licences, bans and duplicates of all dependencies.
+deny: ## Licences, bans and duplicates of all dependencies, the libvirt driver's as well.
 	command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check bans licenses sources
+	$(CARGO) deny --manifest-path actors/libvirt-driver/Cargo.toml --config deny.toml check bans licenses sources

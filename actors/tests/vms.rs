@@ -199,10 +199,10 @@ async fn what_is_wrong_with_a_request_is_named_and_changes_nothing() {
         assert_eq!(control.create_vm(op(), new).await.unwrap_err().field.as_deref(), Some(field));
     }
     let refused = control.create_vm(op(), NewVm::new("a", "i", 1, 9 * GIB)).await.unwrap_err();
-    assert!(refused.code == Code::Refused && refused.message.contains("1 has too little free memory"), "{}", refused.message);
+    assert!(refused.code == Code::Refused && refused.message.contains("one has too little free memory"), "{}", refused.message);
     // Four times the CPUs may be promised.
     let refused = control.create_vm(op(), NewVm::new("a", "i", 9, GIB)).await.unwrap_err();
-    assert!(refused.message.contains("1 has too little free CPU"), "{}", refused.message);
+    assert!(refused.message.contains("one has too little free CPU"), "{}", refused.message);
     nothing_left(&here, host).await;
     here.stop().await;
 }
@@ -407,7 +407,7 @@ async fn a_drain_stops_what_runs_takes_nothing_new_and_ends() {
     status(&control, host, HostStatus::Drained).await;
     assert!(vms.iter().all(|vm| run(&here, *vm) == Some(Run::Off(Off::Shutdown))));
     let refused = control.create_vm(op(), small("late")).await.unwrap_err();
-    assert!(refused.message.contains("1 is drained"), "{}", refused.message);
+    assert!(refused.message.contains("one is drained"), "{}", refused.message);
     control.cancel_host_drain(op(), host).await.unwrap();
     status(&control, host, HostStatus::Up).await;
     assert_eq!(control.start_vm(op(), vms[0]).await.unwrap().value.status, VmStatus::Running);

@@ -298,9 +298,13 @@ impl Config {
 #[derive(Subcommand)]
 pub enum ConfigCommand {
     /// Check a file; changes nothing
-    Check { file: PathBuf },
+    Check {
+        /// In YAML
+        file: PathBuf,
+    },
     /// Show what is in force: defaults, file and environment
     Show {
+        /// Of this file; else of the one that a node would read
         #[arg(long, env = "HIVEWARD_CONFIG")]
         config: Option<PathBuf>,
     },

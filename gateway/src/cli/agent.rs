@@ -26,6 +26,7 @@ pub enum AgentCommand {
         status: Vec<String>,
         #[arg(long)]
         swarm: Option<String>,
+        /// Only with this skill
         #[arg(long)]
         skill: Option<String>,
         /// Part of the name
@@ -38,14 +39,14 @@ pub enum AgentCommand {
         watch: bool,
     },
     /// Show all of one agent
-    Show {
-        agent: String,
-    },
+    Show { agent: String },
+    /// Start agents that were stopped
     Start(Which),
     /// Stop agents: gracefully, or at once with --now
     Stop {
         #[command(flatten)]
         which: Which,
+        /// Kill what runs; its tasks go to others
         #[arg(long)]
         now: bool,
     },
@@ -53,9 +54,11 @@ pub enum AgentCommand {
     Pause {
         #[command(flatten)]
         which: Which,
+        /// In the middle of what they do
         #[arg(long)]
         freeze: bool,
     },
+    /// Let paused or frozen agents go on
     Resume(Which),
     /// A new life; what the old one says is refused
     Restart(Which),
@@ -107,12 +110,16 @@ pub struct MachineArgs {
     /// and what the agent's programs need
     #[arg(long, value_name = "IMAGE")]
     vm: Option<String>,
+    /// Of such a VM
     #[arg(long, value_name = "N", default_value_t = 1, requires = "vm")]
     vm_cpus: u32,
+    /// Of such a VM
     #[arg(long, value_name = "SIZE", default_value = "1GiB", value_parser = args::bytes, requires = "vm")]
     vm_memory: u64,
+    /// One of the cluster's, bridge:NAME, or one of the hypervisor's; may be given often
     #[arg(long = "vm-network", value_name = "N", requires = "vm")]
     vm_networks: Vec<String>,
+    /// Only hosts of this zone
     #[arg(long, value_name = "ZONE", requires = "vm")]
     vm_zone: Option<String>,
     /// Only hosts with all of these labels
@@ -145,24 +152,33 @@ impl MachineArgs {
 
 #[derive(Args)]
 pub struct CreateArgs {
+    /// Unique in its swarm
     name: String,
+    /// By id or name; `default` if absent
     #[arg(long)]
     swarm: Option<String>,
+    /// What it runs its tasks by
     #[arg(long, default_value = "command", value_parser = ["command", "worker", "noop", "claude-code", "acp", "model"])]
     connector: String,
+    /// What it can do, and how well: 1 if absent; may be given more than once
     #[arg(long = "skill", value_name = "NAME[=0..1]", value_parser = args::skill)]
     skills: Vec<(String, f64)>,
+    /// Its share where its swarm chooses by weight
     #[arg(long)]
     weight: Option<u32>,
+    /// How many it runs at a time
     #[arg(long, value_name = "N")]
     max_concurrent_tasks: Option<u32>,
+    /// What an attempt may use; it is killed beyond
     #[arg(long, value_name = "BYTES", value_parser = args::bytes)]
     memory: Option<u64>,
     /// Thousandths of one core
     #[arg(long, value_name = "N")]
     cpu_millis: Option<u32>,
+    /// How long an attempt may take
     #[arg(long, value_name = "D", value_parser = args::duration)]
     wall: Option<Duration>,
+    /// A variable of its programs; VALUE may be secret:NAME or file:PATH
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = args::pair)]
     env: Vec<(String, String)>,
     /// Give its processes a terminal
@@ -170,11 +186,13 @@ pub struct CreateArgs {
     pty: bool,
     #[command(flatten)]
     machine: MachineArgs,
+    /// For its program to say that it is ready
     #[arg(long, value_name = "D", value_parser = args::duration)]
     start_timeout: Option<Duration>,
     /// Create it without starting it
     #[arg(long)]
     no_start: bool,
+    /// The directory that its programs begin in
     #[arg(long)]
     cwd: Option<String>,
     /// Only this node holds it
@@ -198,8 +216,10 @@ pub struct CreateArgs {
     /// `Bash:git *`. Rules are tried in the order --deny, --ask, --allow; what none fits is asked
     #[arg(long = "allow", value_name = "RULE")]
     allow: Vec<String>,
+    /// What it may not do
     #[arg(long = "deny", value_name = "RULE")]
     deny: Vec<String>,
+    /// What a person is asked about
     #[arg(long = "ask", value_name = "RULE")]
     ask: Vec<String>,
     /// How long a person is waited for; then it is denied

@@ -17,6 +17,7 @@ use super::{
 pub enum ApprovalCommand {
     /// List what waits for an answer; with --all what was answered, too
     List {
+        /// Also what was answered
         #[arg(long)]
         all: bool,
         #[arg(long, value_name = "ID")]

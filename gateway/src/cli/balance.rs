@@ -20,8 +20,10 @@ const SHOWN_MAX: usize = 500;
 
 #[derive(Args)]
 pub struct SelectArgs {
+    /// Of such a VM
     #[arg(long, default_value_t = 1)]
     cpus: u32,
+    /// Of such a VM
     #[arg(long, default_value = "1GiB", value_parser = args::bytes)]
     memory: u64,
     /// On this host, by id or name
@@ -60,6 +62,7 @@ pub struct RebalanceArgs {
     /// How fast memory is thought to be copied
     #[arg(long, value_name = "MIB", default_value_t = 100)]
     bandwidth: u32,
+    /// Of one plan
     #[arg(long, value_name = "N", default_value_t = 16)]
     max_moves: u32,
     #[arg(long, conflicts_with = "plan")]
@@ -211,7 +214,12 @@ fn plan_shown(show: Show, plan: &Value) -> Outcome {
         eprintln!("{} takes no part: it {}", text(&host, "name"), text(&host, "reason"));
     }
     for stay in rows(&plan["stay"]) {
-        eprintln!("{} VMs stay: each {}", text(&stay, "vms"), text(&stay, "reason"));
+        eprintln!(
+            "stay: {}, {} {}",
+            text(&stay, "vms"),
+            if stay["vms"] == 1 { "which" } else { "each of which" },
+            text(&stay, "reason")
+        );
     }
     match text(plan, "why") {
         why if why.is_empty() => Ok(()),
@@ -245,7 +253,7 @@ pub async fn packing(client: &Client, show: Show, args: PlanArgs) -> Outcome {
         best => format!("; the best there is: {best}"),
     };
     eprintln!(
-        "{} VMs on {} hosts by {}, now on {}; no plan needs fewer than {}{best}; {} without a place",
+        "hosts for {} VMs: {} by {}, now {}; no plan needs fewer than {}{best}; {} without a place",
         text(&plan, "vms"),
         text(&plan, "hostsPlanned"),
         text(&plan, "solver"),

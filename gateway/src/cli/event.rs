@@ -17,6 +17,7 @@ pub enum EventCommand {
     List {
         #[command(flatten)]
         filter: FilterArgs,
+        /// Begin after this cursor
         #[arg(long, default_value = "0")]
         after: String,
         #[arg(long, default_value_t = 50)]
@@ -26,6 +27,7 @@ pub enum EventCommand {
     Watch {
         #[command(flatten)]
         filter: FilterArgs,
+        /// Begin after this cursor; else now
         #[arg(long)]
         after: Option<String>,
     },

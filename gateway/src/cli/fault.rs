@@ -18,6 +18,7 @@ pub enum FaultCommand {
     Inject {
         /// The point's name, such as actor.handle
         point: String,
+        /// What happens there
         #[arg(value_parser = ["panic", "error", "delay", "hang", "abort"])]
         fault: String,
         /// Only for this entity
@@ -26,8 +27,10 @@ pub enum FaultCommand {
         /// What an error says
         #[arg(long)]
         message: Option<String>,
+        /// How long a delay is
         #[arg(long, value_parser = args::duration)]
         delay: Option<Duration>,
+        /// How often, before it is spent
         #[arg(long, default_value_t = 1)]
         times: u32,
     },

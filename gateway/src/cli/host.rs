@@ -22,8 +22,10 @@ pub struct AddArgs {
     /// Else made of the URI
     #[arg(long)]
     name: Option<String>,
+    /// To choose hosts by; may be given more than once
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = args::pair)]
     labels: Vec<(String, String)>,
+    /// What fails as one: VMs that are to be apart are in several
     #[arg(long)]
     zone: Option<String>,
     /// The node that opens the connection
@@ -32,6 +34,7 @@ pub struct AddArgs {
     /// CPUs that may be promised for each that is there
     #[arg(long, value_name = "RATIO")]
     cpu_overcommit: Option<f64>,
+    /// Memory that may be promised for each byte that is there
     #[arg(long, value_name = "RATIO")]
     memory_overcommit: Option<f64>,
     /// The directory on the host for disks and images

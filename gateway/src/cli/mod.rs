@@ -30,10 +30,11 @@ pub mod tree;
 pub mod usage;
 pub mod vm;
 pub mod wait;
+mod words;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{FromArgMatches, Parser, Subcommand};
 use serde_json::{Value, json};
 
 use self::{
@@ -58,25 +59,28 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Where `--help` shows what every command takes, so that it does not hide what this one does.
+const EVERYWHERE: &str = "Options of every command";
+
 #[derive(clap::Args, Clone)]
 pub struct Common {
     /// The node to talk to
-    #[arg(long, global = true, env = "HIVEWARD_URL", default_value = "http://127.0.0.1:7700")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "HIVEWARD_URL", default_value = "http://127.0.0.1:7700")]
     pub url: String,
     /// The token to show it; else the one in the data directory
-    #[arg(long, global = true, env = "HIVEWARD_TOKEN", hide_env_values = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "HIVEWARD_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
     /// Where the node keeps its data (and its administrator's token)
-    #[arg(long, global = true, env = "HIVEWARD_DATA_DIR")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "HIVEWARD_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
     /// How data is shown
-    #[arg(short, long, global = true, value_enum, default_value_t)]
+    #[arg(short, long, global = true, help_heading = EVERYWHERE, value_enum, default_value_t)]
     pub output_format: Format,
     /// Only what identifies the result
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = EVERYWHERE)]
     pub quiet: bool,
     /// Give up waiting after this long, such as 30s, 5m or 1h
-    #[arg(long, global = true, value_parser = args::duration)]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_parser = args::duration)]
     pub timeout: Option<Duration>,
 }
 
@@ -150,7 +154,10 @@ pub enum Command {
     /// Watch tasks and agents live
     Top,
     /// Print a completion script for a shell
-    Completions { shell: clap_complete::Shell },
+    Completions {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
     /// Check, show or describe the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -167,7 +174,7 @@ pub enum Command {
 
 /// Parses the arguments and does what they say.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::from_arg_matches(&words::command().get_matches()).unwrap_or_else(|error| error.exit());
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failed) => {
@@ -184,7 +191,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Dev(args) => run::dev(&common, args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "hiveward", &mut script);
+            clap_complete::generate(shell, &mut words::command(), "hiveward", &mut script);
             show::print(&String::from_utf8_lossy(&script))
         }
         Command::Config(command) => config::command(&common, command),

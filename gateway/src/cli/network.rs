@@ -15,7 +15,9 @@ use super::{
 pub enum NetworkCommand {
     /// Create a network that VMs can be put on with --network NAME
     Create {
+        /// Unique in the cluster
         name: String,
+        /// What it connects
         #[arg(long, value_enum)]
         kind: Kind,
         /// Its addresses, such as 10.7.0.0/24: of a NAT, and of an overlay whose VMs get theirs by the cluster

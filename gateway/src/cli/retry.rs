@@ -27,13 +27,16 @@ pub struct RetryArgs {
     /// Edit what it does in $VISUAL or $EDITOR first
     #[arg(long, conflicts_with_all = ["argv", "env", "cwd", "stdin", "kind", "payload"])]
     edit: bool,
+    /// Attempts after the first
     #[arg(long, value_name = "N")]
     retries: Option<u32>,
+    /// Of one attempt
     #[arg(long, value_name = "D", value_parser = args::duration)]
     timeout_run: Option<Duration>,
     /// Set a variable of the program; the others stay
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = args::pair)]
     env: Vec<(String, String)>,
+    /// Another directory for its program to begin in
     #[arg(long)]
     cwd: Option<String>,
     /// Another standard input, from a file (`-` for our own)

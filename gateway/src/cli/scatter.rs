@@ -33,8 +33,10 @@ pub struct ScatterArgs {
     /// By id or name
     #[arg(long)]
     swarm: Option<String>,
+    /// What people know it by
     #[arg(long)]
     title: Option<String>,
+    /// How soon, among those that wait; normal if absent
     #[arg(long, value_parser = ["critical", "high", "normal", "low"])]
     priority: Option<String>,
     /// So many parts are enough; the rest is cancelled
@@ -46,6 +48,7 @@ pub struct ScatterArgs {
     /// From submitted to gathered
     #[arg(long, value_name = "D", value_parser = args::duration)]
     deadline: Option<Duration>,
+    /// What becomes of the results of the parts
     #[arg(long, value_parser = ["collect", "merge", "concat", "majority"], conflicts_with = "reduce")]
     aggregate: Option<String>,
     /// A shell command that reduces the results of the parts, which are in the file HIVEWARD_INPUTS names

@@ -15,12 +15,15 @@ use super::{
 pub enum SwarmCommand {
     /// Create a swarm
     Create {
+        /// Unique in the cluster
         name: String,
+        /// How agents are chosen for its tasks
         #[arg(long, value_parser = ["skill", "round-robin", "least-busy", "weighted"])]
         strategy: Option<String>,
         /// Tasks that are not ended; more are refused
         #[arg(long)]
         max_queued: Option<u32>,
+        /// Attempts at a time; the others wait
         #[arg(long)]
         max_running: Option<u32>,
         /// Coordinators that share its tasks, on several nodes where there are several
@@ -42,6 +45,7 @@ pub enum SwarmCommand {
     /// Add or remove agents until there are so many
     Scale {
         swarm: String,
+        /// How many it is to have
         #[arg(long)]
         agents: u32,
         /// What new agents are, instead of a copy of the last one

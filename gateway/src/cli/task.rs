@@ -51,7 +51,11 @@ pub enum TaskCommand {
     /// End the turn of the coding agent that runs a task; it then waits for `task say`
     Interrupt { task: String },
     /// Say something to the coding agent that runs a task
-    Say { task: String, text: String },
+    Say {
+        task: String,
+        /// Its words, as one argument
+        text: String,
+    },
     /// Take a coding agent's place: its program's own terminal goes on with the conversation, for `agent attach`
     TakeOver { task: String },
     /// Give a task that was taken over back to its agent, which goes on with the conversation
@@ -74,8 +78,10 @@ pub enum TaskCommand {
 
 #[derive(Args)]
 pub struct SubmitArgs {
+    /// What people know it by
     #[arg(long)]
     title: Option<String>,
+    /// How soon, among those that wait; normal if absent
     #[arg(long, value_parser = ["critical", "high", "normal", "low"])]
     priority: Option<String>,
     /// Wait for this task first; may be given more than once
@@ -90,6 +96,7 @@ pub struct SubmitArgs {
     /// Only this agent may run it
     #[arg(long)]
     agent: Option<String>,
+    /// How its agent is chosen; as its swarm does if absent
     #[arg(long, value_parser = ["skill", "round-robin", "least-busy", "weighted"])]
     strategy: Option<String>,
     /// Attempts after the first
@@ -107,11 +114,13 @@ pub struct SubmitArgs {
     /// Start no earlier than this from now
     #[arg(long, value_name = "D", value_parser = args::duration)]
     delay: Option<Duration>,
+    /// To find it by; may be given more than once
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = args::pair)]
     labels: Vec<(String, String)>,
     /// A variable of its environment; VALUE may be secret:NAME or file:PATH
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = args::pair)]
     env: Vec<(String, String)>,
+    /// The directory that its program begins in
     #[arg(long)]
     cwd: Option<String>,
     /// The program's standard input, from a file (`-` for our own)
@@ -148,10 +157,13 @@ pub struct ListArgs {
     swarm: Option<String>,
     #[arg(long)]
     agent: Option<String>,
+    /// Only of these, separated by commas
     #[arg(long, value_delimiter = ',')]
     priority: Vec<String>,
+    /// Only with this label; may be given more than once
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = args::pair)]
     labels: Vec<(String, String)>,
+    /// Only work of this kind
     #[arg(long)]
     kind: Option<String>,
     /// Words of the title

@@ -144,7 +144,8 @@ impl Engine {
         let best = self.place(hosts, wish);
         let (eligible, left_out) = self.left_out();
         let Some(best) = best else {
-            let out: Vec<_> = left_out.iter().map(|left| format!("{} {}", left.hosts, left.reason)).collect();
+            let each = |hosts: u32| if hosts == 1 { "one".to_owned() } else { format!("each of {hosts}") };
+            let out: Vec<_> = left_out.iter().map(|left| format!("{} {}", each(left.hosts), left.reason)).collect();
             let out = if out.is_empty() { "there are none".into() } else { out.join(", ") };
             return Err(format!("no host is eligible: {out}"));
         };

@@ -24,14 +24,16 @@ pub struct Wishes {
     /// On a host with another VM of this group
     #[arg(long = "affinity", value_name = "GROUP")]
     affinity: Vec<String>,
+    /// Only hosts of this zone
     #[arg(long)]
     zone: Option<String>,
     /// Only hosts with all of these labels
     #[arg(long = "host-label", value_name = "KEY=VALUE", value_parser = args::pair)]
     host_labels: Vec<(String, String)>,
+    /// How the host is chosen
     #[arg(long, value_parser = ["spread", "pack", "weighted"])]
     strategy: Option<String>,
-    /// Only if it could come back elsewhere when one of the sixteen fullest hosts is lost
+    /// It comes back elsewhere when its host is lost; refused unless it could if one of the sixteen fullest hosts were
     #[arg(long)]
     ha: bool,
 }
@@ -53,10 +55,13 @@ impl Wishes {
 pub struct CreateArgs {
     /// Else one is made up
     name: Option<String>,
+    /// What its system disk begins as, by id or name
     #[arg(long)]
     image: String,
+    /// Of the VM
     #[arg(long, default_value_t = 1)]
     cpus: u32,
+    /// Such as 2GiB
     #[arg(long, default_value = "1GiB", value_parser = args::bytes)]
     memory: u64,
     /// NAME=SIZE, or SIZE for one named `root`

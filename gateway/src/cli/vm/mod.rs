@@ -49,23 +49,25 @@ pub enum VmCommand {
         watch: bool,
     },
     /// Show all of one VM: its operations, why it is on its host, what it uses
-    Show {
-        vm: String,
-    },
+    Show { vm: String },
+    /// Start VMs that are off
     Start(Which),
     /// Press the power button, and pull the plug after a grace; with --force at once
     Stop {
         #[command(flatten)]
         which: Which,
+        /// Pull the plug at once
         #[arg(long)]
         force: bool,
         /// Between the power button and the plug
         #[arg(long, value_name = "D", value_parser = args::duration)]
         grace: Option<Duration>,
     },
+    /// Have guests shut down and begin anew
     Reboot(Which),
     /// Freeze VMs where they are
     Pause(Which),
+    /// Let paused VMs run on
     Resume(Which),
     /// Bring a VM to another host while it runs; if that fails, or is cancelled, it runs on where it was
     Migrate {
@@ -107,9 +109,7 @@ pub enum VmCommand {
         no_wait: bool,
     },
     /// List a VM's snapshots, oldest first
-    Snapshots {
-        vm: String,
-    },
+    Snapshots { vm: String },
     /// Make a VM what it was when a snapshot was taken; what it did since is gone
     Revert {
         vm: String,
@@ -232,6 +232,7 @@ pub enum VmCommand {
         /// Give it this command's standard input
         #[arg(short = 'i', long)]
         stdin: bool,
+        /// The program and its arguments
         #[arg(last = true, required = true)]
         argv: Vec<String>,
     },

@@ -18,8 +18,10 @@ pub enum ShapeCommand {
     /// Give a VM other CPUs or memory: at once as far as its guest can, the rest when it is started next
     Resize {
         vm: String,
+        /// How many it is to have
         #[arg(long, required_unless_present = "memory")]
         cpus: Option<u32>,
+        /// How much it is to have
         #[arg(long, value_name = "SIZE", value_parser = args::bytes)]
         memory: Option<u64>,
         /// Leave what runs alone: the change comes with the next start
@@ -37,6 +39,7 @@ pub enum ShapeCommand {
         /// The guest finds it by this
         #[arg(long)]
         name: String,
+        /// Such as 10GiB
         #[arg(long, value_parser = args::bytes)]
         size: u64,
         #[arg(long)]
