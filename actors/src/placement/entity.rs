@@ -52,7 +52,7 @@ pub fn choose(wish: &Wish, nodes: &[NodeFacts]) -> Result<Choice, String> {
             eligible.push(facts);
         }
     }
-    let left_out: Vec<String> = left_out.into_iter().map(|(why, nodes)| format!("{nodes} {why}")).collect();
+    let left_out: Vec<String> = left_out.into_iter().map(|(why, nodes)| format!("{} {why}", super::each(nodes))).collect();
     if eligible.is_empty() {
         let out = if left_out.is_empty() { "there are none".into() } else { left_out.join(", ") };
         return Err(format!("no node is eligible: {out}"));

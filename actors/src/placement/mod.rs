@@ -27,6 +27,11 @@ pub enum Strategy {
     Weighted,
 }
 
+/// The subject of a reason that so many were left out for.
+fn each(of: u32) -> String {
+    if of == 1 { "one".into() } else { format!("each of {of}") }
+}
+
 /// The weights of the skill formula and the load from which an agent is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Weights {

@@ -160,7 +160,7 @@ async fn what_no_node_can_hold_waits_and_says_why_and_is_placed_when_one_joins()
     let swarm = rig.control(0).create_swarm(op(), new).await.unwrap().value.spec.id;
     assert_eq!(rig.place(Entity::Swarm(swarm)), None);
     let why = rig.hosts[0].house.directory.read(|known| known.swarms[&swarm].place.why.to_string());
-    assert_eq!(why, "no node is eligible: 2 lacks a label");
+    assert_eq!(why, "no node is eligible: each of 2 lacks a label");
     let mut record = (*rig.hosts[1].house.me).clone();
     record.labels = labels;
     rig.roster(|reply| RosterMsg::NodeJoined { record, reply }).await.unwrap();

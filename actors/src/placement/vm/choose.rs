@@ -10,7 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{Decision, Hosts, LeftOut, Need, SHOWN_MAX, Scored, Strategy, Weights};
-use crate::id::HostId;
+use crate::{id::HostId, placement::each};
 
 /// Why a host was not considered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -144,7 +144,6 @@ impl Engine {
         let best = self.place(hosts, wish);
         let (eligible, left_out) = self.left_out();
         let Some(best) = best else {
-            let each = |hosts: u32| if hosts == 1 { "one".to_owned() } else { format!("each of {hosts}") };
             let out: Vec<_> = left_out.iter().map(|left| format!("{} {}", each(left.hosts), left.reason)).collect();
             let out = if out.is_empty() { "there are none".into() } else { out.join(", ") };
             return Err(format!("no host is eligible: {out}"));
