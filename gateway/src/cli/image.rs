@@ -59,31 +59,18 @@ pub async fn run(client: &Client, show: Show, command: ImageCommand) -> Outcome 
     match command {
         ImageCommand::Import { source, name, checksum, operation_id } => {
             let name = name.unwrap_or_else(|| name_of(&source));
-            let source = if source.contains("://") {
-                source
-            } else {
-                // The node reads it, and has another working directory.
-                let whole = std::path::absolute(&source).map_err(|error| Failed::local(format!("{source}: {error}")))?;
-                whole.display().to_string()
-            };
+            let source = absolute(source)?;
             let input = Input::default()
                 .set("operationId", operation_id.map(Value::from))
                 .set("name", Value::from(name))
                 .set("source", Value::from(source))
                 .set("checksum", checksum.map(Value::from))
                 .done();
-            let image = loop {
-                match client.get::<Value>(VM, "ImageImport", json!({ "input": input }), "/importImage/image").await {
-                    Err(failed) if failed.what.contains("still under way") => tokio::time::sleep(ASK_EVERY).await,
-                    done => break done?,
-                }
-            };
-            show.done(&image)
+            show.done(&import(client, &input).await?)
         }
         ImageCommand::Create { from_vm, name, operation_id } => {
             copy::template(client, &from_vm, &name, operation_id).await?;
-            let found = pages(client, VM, "ImageList", json!({}), "images", 10_000).await?;
-            show.done(found.iter().find(|one| one["name"] == name.as_str()).unwrap_or(&Value::Null))
+            show.done(&named(client, &name).await?.unwrap_or(Value::Null))
         }
         ImageCommand::List { limit } => {
             let images = pages(client, VM, "ImageList", json!({}), "images", limit).await?;
@@ -100,10 +87,8 @@ pub async fn run(client: &Client, show: Show, command: ImageCommand) -> Outcome 
             })
         }
         ImageCommand::Show { image } => {
-            let found = pages(client, VM, "ImageList", json!({}), "images", 10_000).await?;
-            let one = found.iter().find(|one| one["name"] == image.as_str() || one["id"] == image.as_str());
             let unknown = || Failed::new(Exit::NotFound, format!("there is no image {image}"), "look with `hiveward image list`");
-            show.one(one.ok_or_else(unknown)?)
+            show.one(&named(client, &image).await?.ok_or_else(unknown)?)
         }
         ImageCommand::Remove { image } => {
             let input = json!({ "image": image });
@@ -112,8 +97,32 @@ pub async fn run(client: &Client, show: Show, command: ImageCommand) -> Outcome 
     }
 }
 
+/// As the node, which reads it and has another working directory, must be told.
+pub fn absolute(source: String) -> Outcome<String> {
+    if source.contains("://") {
+        return Ok(source);
+    }
+    let whole = std::path::absolute(&source).map_err(|error| Failed::local(format!("{source}: {error}")))?;
+    Ok(whole.display().to_string())
+}
+
+/// Asks until it is there: a long import is gone on with by the node.
+pub async fn import(client: &Client, input: &Value) -> Outcome<Value> {
+    loop {
+        match client.get(VM, "ImageImport", json!({ "input": input }), "/importImage/image").await {
+            Err(failed) if failed.what.contains("still under way") => tokio::time::sleep(ASK_EVERY).await,
+            done => return done,
+        }
+    }
+}
+
+pub async fn named(client: &Client, name: &str) -> Outcome<Option<Value>> {
+    let found = pages(client, VM, "ImageList", json!({}), "images", 10_000).await?;
+    Ok(found.into_iter().find(|one| one["name"] == name || one["id"] == name))
+}
+
 /// `/x/debian-12.qcow2` and `https://h/debian-12.qcow2?a=b` become `debian-12`.
-fn name_of(source: &str) -> String {
+pub fn name_of(source: &str) -> String {
     let path = source.split(['?', '#']).next().unwrap_or_default();
     let file = path.rsplit('/').next().unwrap_or_default();
     let stem = [".qcow2", ".img", ".raw"].iter().find_map(|end| file.strip_suffix(end)).unwrap_or(file);

@@ -4,8 +4,6 @@
 
 pub mod agent;
 pub mod apply;
-mod apply_coding;
-mod apply_vm;
 pub mod approval;
 pub mod args;
 pub mod attach;
@@ -145,7 +143,7 @@ pub enum Command {
     /// Make tokens for new nodes
     #[command(subcommand)]
     Token(node::TokenCommand),
-    /// Make what a file describes: swarms, agents, hosts, VMs and tasks; repeating it changes nothing
+    /// Make what a file describes: swarms, agents, hosts, images, networks, VMs and tasks; repeating it changes nothing
     Apply(apply::ApplyArgs),
     /// Show the living supervision tree
     Tree(tree::TreeArgs),

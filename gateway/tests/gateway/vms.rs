@@ -14,9 +14,14 @@ use crate::{
 const FILE: &str = "
 parameters:
   image: debian-12
+  source:
 hosts:
   - {name: alpha, uri: 'simulated://apply-alpha', zone: a, labels: [{key: disk, value: ssd}]}
   - {name: beta, uri: 'simulated://apply-beta', zone: b}
+images:
+  - {name: debian-12, source: '${source}'}
+networks:
+  - {name: inside, kind: isolated}
 vms:
   - {name: web, count: 2, image: '${image}', cpus: 2, memory: 2GiB, disks: [{name: root, size: 10GiB}], antiAffinity: [web]}
   - {name: db, image: '${image}', cpus: 4, memory: 8GiB, hostLabels: [{key: disk, value: ssd}], start: false}
@@ -89,13 +94,16 @@ async fn applying_hosts_and_vms_twice_changes_nothing_the_second_time() {
     let path = dir.path().join("fleet.yaml");
     std::fs::write(&path, FILE).unwrap();
     let path = path.to_str().unwrap();
-    let ran = hiveward(&node, &["apply", "-f", path]).await;
+    let source = dir.path().join("debian-12.raw");
+    std::fs::write(&source, vec![7; 1 << 20]).unwrap();
+    let source = format!("source={}", source.display());
+    let ran = hiveward(&node, &["apply", "-f", path, "--set", &source]).await;
     assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
     let head = node.ok("{cluster{cursor}}", json!({})).await;
-    let again = hiveward(&node, &["-o", "json", "apply", "-f", path]).await;
+    let again = hiveward(&node, &["-o", "json", "apply", "-f", path, "--set", &source]).await;
     assert_eq!(again.code, 0, "{}", again.err);
     let items: Vec<Value> = serde_json::from_str(&again.out).unwrap();
-    assert_eq!(items.len(), 5);
+    assert_eq!(items.len(), 7);
     for item in &items {
         assert!(ran.out.contains(item["id"].as_str().unwrap()), "{item} is new");
     }
@@ -106,8 +114,19 @@ async fn applying_hosts_and_vms_twice_changes_nothing_the_second_time() {
     assert_eq!(apart, ["\"alpha\"", "\"beta\""], "{vms}");
     assert_eq!(vms[2], json!({ "name": "db", "status": "DEFINED", "host": { "name": "alpha" } }));
     // A different wish under a name that is taken is left as it is, and said so.
-    let other = hiveward(&node, &["apply", "-f", path, "--set", "image=debian-13"]).await;
+    let other = hiveward(&node, &["apply", "-f", path, "--set", &source, "--set", "image=debian-13"]).await;
     assert!(other.code == 0 && other.out.matches("left as it is").count() == 3, "{}{}", other.out, other.err);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_of_hosts_and_vms_runs_as_it_is() {
+    let node = TestNode::start().await;
+    let ran = hiveward(&node, &["apply", "-f", concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/examples/vms.yaml")]).await;
+    assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
+    let vms = node.ok("{vms{nodes{name status host{name}}}}", json!({})).await["vms"]["nodes"].take();
+    assert_eq!(vms.as_array().unwrap().iter().filter(|vm| vm["status"] == "RUNNING").count(), 2, "{vms}");
+    assert_ne!(vms[0]["host"], vms[1]["host"], "{vms}");
     node.stop().await;
 }
 

@@ -1,8 +1,8 @@
-//! Hosts, networks and VMs as a file for `hiveward apply` has them.
+//! Hosts, images, networks and VMs as a file for `hiveward apply` has them.
 
 use serde::{Deserialize, Serialize};
 
-use super::args;
+use super::{super::args, file::LabelItem};
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -10,7 +10,7 @@ pub struct HostItem {
     name: String,
     uri: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    labels: Vec<Label>,
+    labels: Vec<LabelItem>,
     #[serde(skip_serializing_if = "Option::is_none")]
     zone: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -19,8 +19,25 @@ pub struct HostItem {
     cpu_overcommit: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     memory_overcommit: Option<f64>,
+    /// The directory on the host for disks and images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pool: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pool_shared: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer_uri: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     underlay: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct ImageItem {
+    name: String,
+    /// A file on the node's machine, or an `http` or `https` URL.
+    source: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checksum: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -41,11 +58,8 @@ fn constant<S: serde::Serializer>(text: &str, serializer: S) -> Result<S::Ok, S:
     serializer.serialize_str(&args::constant(text))
 }
 
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Label {
-    key: String,
-    value: String,
+fn maybe_constant<S: serde::Serializer>(text: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
+    text.as_deref().map(args::constant).serialize(serializer)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -77,8 +91,8 @@ pub struct VmItem {
     #[serde(skip_serializing_if = "Option::is_none")]
     zone: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    host_labels: Vec<Label>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    host_labels: Vec<LabelItem>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "maybe_constant")]
     strategy: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ha: Option<bool>,
@@ -100,14 +114,20 @@ pub struct MachineItem {
     memory: Size,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     disks: Vec<Disk>,
+    /// On this host, by its id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     networks: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     zone: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    host_labels: Vec<Label>,
+    host_labels: Vec<LabelItem>,
     #[serde(skip_serializing_if = "Option::is_none")]
     boot_within_ms: Option<u32>,
+    /// How many wait booted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warm: Option<u32>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
