@@ -12,44 +12,37 @@ use hiveward_runtime::{
 };
 
 use super::{
-    connector::{self, Connector, End, Input, Job, Lease, Outcome, Report, StartFailure, StopHow},
+    attempts::Told,
+    connector::{self, Connector, Lease, StartFailure, StopHow},
     event::{self, AgentEvent},
-    job::{failed, fetch, is_inline, limited, make_job},
-    message::{AgentMsg, Answer, Assignment, PauseMode, StopMode},
+    message::{AgentMsg, Answer, PauseMode, StopMode},
     reference::AgentRef,
     spec::{AgentSpec, ConnectorSpec, SessionSpec},
     state::{AgentState, Phase, Wanted},
 };
 use crate::{
     commit::{Batch, Committer},
-    directory::Entity,
     house::House,
     id::ApprovalId,
-    loss,
     swarm::{
         event::Ended,
         message::{Committed, SwarmMsg},
         seat::Arrival,
-        wire::{From, SwarmWire},
     },
-    task::status::AttemptStatus,
     vm::warm,
 };
-
-/// How often an end is said again until it is settled, and a seat is asked for again.
-const RESEND_EVERY: Duration = Duration::from_millis(500);
 
 pub struct Agent {
     pub(super) house: House,
     pub(super) spec: Arc<AgentSpec>,
     skills: Arc<[super::Skill]>,
     /// Which placement of it this is.
-    placement: u64,
+    pub(super) placement: u64,
 }
 
 pub struct State {
     pub(super) agent: AgentState,
-    incarnation: u64,
+    pub(super) incarnation: u64,
     pub(super) committer: Committer,
     pub(super) connector: Arc<dyn Connector>,
     /// What it holds a lease on; an end that is not settled yet stays here.
@@ -57,8 +50,8 @@ pub struct State {
     /// Asked to start, and not answered yet.
     starters: Vec<Answer>,
     /// The coordinator is known to have heard of this life.
-    seated: bool,
-    resend: Option<TimerHandle>,
+    pub(super) seated: bool,
+    pub(super) resend: Option<TimerHandle>,
     /// Its node drains: it finishes what it holds.
     draining: bool,
     /// Open questions of its programs, and the clock of each.
@@ -78,7 +71,7 @@ impl Agent {
         Self { house, spec, skills, placement }
     }
 
-    fn grace(&self, mode: StopMode) -> StopHow {
+    pub(super) fn grace(&self, mode: StopMode) -> StopHow {
         match mode {
             StopMode::Graceful => StopHow::Gracefully { grace: Duration::from_millis(self.spec.stop_grace_ms) },
             StopMode::Now => StopHow::AtOnce,
@@ -395,7 +388,7 @@ impl Agent {
         self.arm_resend(ctx, state);
     }
 
-    fn leave_seat(&self, state: &mut State, lost: Option<&str>) {
+    pub(super) fn leave_seat(&self, state: &mut State, lost: Option<&str>) {
         state.seated = false;
         // Not heard: the coordinator's sweep notices that this life is gone.
         self.tell_swarm(SwarmMsg::Depart { agent: self.spec.id, incarnation: state.incarnation, lost: lost.map(str::to_owned) });
@@ -456,188 +449,11 @@ impl Agent {
             }
         }
     }
-
-    async fn run(&self, ctx: &Context<AgentMsg>, state: &mut State, assignment: Assignment) -> Result<(), Failure> {
-        let lease = assignment.lease;
-        if !state.heeds(assignment.by) {
-            return Ok(());
-        }
-        match state.held.get(&lease) {
-            // Said before and perhaps not heard.
-            Some(Held::Running { started: true }) => {
-                self.tell_swarm(SwarmMsg::Started { lease });
-                return Ok(());
-            }
-            Some(_) => {
-                self.say_ends(ctx, state);
-                return Ok(());
-            }
-            None if state.agent.phase != Phase::Up => return Ok(()),
-            // Its node may be lost to the others by now; if it is not, this is said again.
-            None if !self.house.peers.may_act() => return Ok(()),
-            None => {}
-        }
-        state.held.insert(lease, Held::Running { started: false });
-        if lease.attempt == 1 && assignment.spec.depends_on.is_empty() && is_inline(&assignment.spec) {
-            let job = self.job(&assignment, Vec::new());
-            return self.begin(ctx, state, lease, job).await;
-        }
-        // Fetching may wait for the views or read files: not on the actor's time.
-        let (house, connector, me, spec) = (self.house.clone(), state.connector.clone(), ctx.addr().clone(), self.spec.clone());
-        ctx.task(async move {
-            match fetch(&house, &assignment).await {
-                Ok(job) => connector.run(limited(&spec, job)).await,
-                Err(refused) => {
-                    let outcome = failed(format!("its inputs could not be fetched: {refused}"), true);
-                    me.deliver(AgentMsg::Report(Report::Ended { lease, outcome })).await;
-                }
-            }
-        });
-        Ok(())
-    }
-
-    fn job(&self, assignment: &Assignment, inputs: Vec<Input>) -> Result<Job, Refused> {
-        make_job(&self.house, assignment, inputs).map(|job| limited(&self.spec, job))
-    }
-
-    async fn begin(
-        &self,
-        ctx: &Context<AgentMsg>,
-        state: &mut State,
-        lease: Lease,
-        job: Result<Job, Refused>,
-    ) -> Result<(), Failure> {
-        match job {
-            Ok(job) => state.connector.run(job).await,
-            Err(refused) => {
-                let outcome = failed(refused.message, true);
-                self.report(ctx, state, Report::Ended { lease, outcome }).await?;
-            }
-        }
-        Ok(())
-    }
-
-    fn cancel(&self, ctx: &Context<AgentMsg>, state: &State, lease: Lease) {
-        let (connector, how) = (state.connector.clone(), self.grace(StopMode::Graceful));
-        ctx.task(async move { connector.cancel(lease, how).await });
-    }
-
-    async fn report(&self, ctx: &Context<AgentMsg>, state: &mut State, report: Report) -> Result<(), Failure> {
-        match report {
-            Report::Started { lease } => {
-                if let Some(Held::Running { started }) = state.held.get_mut(&lease) {
-                    *started = true;
-                }
-                self.tell_swarm(SwarmMsg::Started { lease });
-            }
-            Report::Verifying { lease } => drop(self.tell_swarm(SwarmMsg::Verifying { lease })),
-            Report::Progress { lease, percent, message } => {
-                tracing::debug!(task = %lease.task, attempt = lease.attempt, percent, message, "progress");
-            }
-            Report::Ended { lease, outcome } => {
-                if !matches!(state.held.get(&lease), Some(Held::Running { .. })) {
-                    return Ok(());
-                }
-                let ended = self.ended(outcome);
-                state.held.insert(lease, Held::Ended(Box::new(ended)));
-                self.void_questions(state).await?;
-                self.say_end(ctx, state, lease);
-                self.arm_resend(ctx, state);
-            }
-            Report::Asks { ask } => return self.asked(ctx, state, *ask).await,
-            Report::Withdrawn { approval } => return self.withdrawn(state, approval).await,
-            Report::AgentDied { message } => {
-                let incarnation = state.incarnation;
-                self.record(state, AgentEvent::Failed { incarnation, message: message.clone() }, None).await?;
-                self.leave_seat(state, Some(&message));
-                // The supervisor decides whether and when there is another life.
-                return Err(Failure::new(message));
-            }
-        }
-        Ok(())
-    }
-
-    fn ended(&self, outcome: Outcome) -> Ended {
-        let status = match outcome.end {
-            End::Succeeded => AttemptStatus::Succeeded,
-            End::Failed => AttemptStatus::Failed,
-            End::TimedOut => AttemptStatus::TimedOut,
-            End::Cancelled => AttemptStatus::Cancelled,
-            End::Lost => AttemptStatus::Lost,
-        };
-        let mut ended = Ended {
-            status,
-            exit_code: outcome.exit_code,
-            signal: outcome.signal,
-            result: None,
-            artifacts: outcome.artifacts,
-            error: outcome.error,
-            retriable: outcome.retriable,
-        };
-        match outcome.result.map(|bytes| self.house.store_body(&bytes)).transpose() {
-            Ok(result) => ended.result = result,
-            Err(refused) => {
-                ended.status = AttemptStatus::Failed;
-                ended.error = Some(format!("its result could not be stored: {refused}"));
-                ended.retriable = true;
-            }
-        }
-        ended
-    }
-
-    /// A start that is not heard is only not shown; arrivals and ends are repeated.
-    fn tell_swarm(&self, msg: SwarmMsg) -> Told {
-        let swarm = self.spec.swarm;
-        if let Some(door) = self.house.doors.swarm(swarm) {
-            return if door.tell(msg).is_ok() { Told::Here } else { Told::Nobody };
-        }
-        let Some(at) = self.house.directory.location(Entity::Swarm(swarm)).filter(|at| at.node != self.house.me.node) else {
-            return Told::Nobody;
-        };
-        let from = From { node: self.house.me.node, placement: self.placement };
-        let Some(wire) = SwarmWire::told(msg, from) else { return Told::Nobody };
-        // Lost by a test: as if it were on its way.
-        let sent = loss::strikes() || self.house.router.tell_at(at, &swarm.key(), &wire).is_ok();
-        if sent { Told::There } else { Told::Nobody }
-    }
-
-    fn say_end(&self, ctx: &Context<AgentMsg>, state: &State, lease: Lease) {
-        if let Some(Held::Ended(ended)) = state.held.get(&lease) {
-            let agent = AgentRef::Here(ctx.addr().clone());
-            self.tell_swarm(SwarmMsg::Ended { lease, ended: (**ended).clone(), agent });
-        }
-    }
-
-    fn say_ends(&self, ctx: &Context<AgentMsg>, state: &State) {
-        for lease in state.held.keys() {
-            self.say_end(ctx, state, *lease);
-        }
-    }
-
-    /// Armed while something may have to be said again.
-    fn arm_resend(&self, ctx: &Context<AgentMsg>, state: &mut State) {
-        let unsaid =
-            state.held.values().any(|held| matches!(held, Held::Ended(_))) || (!state.seated && state.agent.takes_work());
-        if !unsaid {
-            state.resend = None;
-        } else if state.resend.is_none() {
-            state.resend = Some(ctx.after(RESEND_EVERY, AgentMsg::Resend));
-        }
-    }
-}
-
-/// How far a message to the coordinator went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
-    Here,
-    /// On its way to another node; it may be lost.
-    There,
-    Nobody,
 }
 
 impl State {
     /// Whether `by` is the newest life of the coordinator that was heard of.
-    fn heeds(&mut self, by: u64) -> bool {
+    pub(super) fn heeds(&mut self, by: u64) -> bool {
         self.coordinator = self.coordinator.max(by);
         by == self.coordinator
     }

@@ -5,6 +5,7 @@ pub mod actor;
 pub mod approval;
 pub mod approvals_table;
 mod asks;
+mod attempts;
 mod clean;
 pub mod coding;
 pub mod connector;
