@@ -38,7 +38,7 @@ pub use crate::{
     event::{EventFilter, EventRecord, EventTail},
     page::Page,
     swarm::table::SwarmFilter,
-    task::table::{TaskFilter, TaskOrder},
+    task::search::{TaskFilter, TaskOrder},
     vm::table::VmFilter,
 };
 pub(crate) use attach::Keys;

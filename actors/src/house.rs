@@ -30,8 +30,8 @@ use crate::{
     roster::{NoNodeChanges, NodeChanges, event::NodeRecord},
     swarm::table::SwarmTable,
     task::{
+        search::TaskTable,
         spec::{Body, INLINE_BYTES_MAX},
-        table::TaskTable,
     },
     vm::table::VmTable,
 };

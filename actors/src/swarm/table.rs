@@ -14,7 +14,7 @@ use crate::{
     id::SwarmId,
     page::Page,
     roster::event::RosterEvent,
-    task::table::{TaskTable, unreadable},
+    task::{search::TaskTable, table::unreadable},
 };
 
 const ROWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("swarms");

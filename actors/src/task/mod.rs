@@ -9,6 +9,7 @@ pub mod plan;
 pub mod record;
 pub mod retry;
 pub mod scatter;
+pub mod search;
 pub mod spec;
 pub mod status;
 pub mod table;

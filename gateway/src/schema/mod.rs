@@ -4,6 +4,8 @@
 //! needed for every row of a page goes through a loader in `load`.
 
 pub mod agent;
+mod artifact;
+mod attempt;
 pub mod balance;
 pub mod budget;
 pub mod cluster;

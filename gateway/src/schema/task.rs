@@ -3,26 +3,24 @@
 use std::sync::Arc;
 
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject, dataloader::DataLoader};
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use hiveward_actors::{
-    agent::connector::Lease,
     client::{self, TaskEdit},
     id::{AgentId, TaskId},
-    placement,
     task::{
-        self, AttemptRecord, TaskRecord,
+        TaskRecord,
         record::MoveRecord,
         scatter::Role,
         spec::{Body, CommandSpec, Work},
     },
 };
-use hiveward_runtime::error::Refused;
 
 use super::{
     Result,
     agent::Agent,
+    artifact::Artifact,
+    attempt::Attempt,
     caller, caught_up, door,
-    enums::{Aggregate, AttemptStatus, PlacementStrategy, Priority, TaskOrder, TaskStatus},
+    enums::{Aggregate, PlacementStrategy, Priority, TaskOrder, TaskStatus},
     load::Views,
     op,
     page::{self, Pages},
@@ -31,7 +29,6 @@ use super::{
     scatter::Scatter,
     swarm::Swarm,
     task_input::{LabelInput, RetryInput, SubmitTaskInput, SubmitTasksInput, WorkInput},
-    usage::{self, ModelUsage},
 };
 
 /// A unit of work that a client asked for.
@@ -271,115 +268,6 @@ pub struct TaskMove {
     why: String,
 }
 
-/// One try at a task under one lease.
-pub struct Attempt {
-    task: TaskId,
-    record: AttemptRecord,
-}
-
-#[Object]
-impl Attempt {
-    /// From 1.
-    async fn number(&self) -> u32 {
-        self.record.number
-    }
-    async fn agent(&self, ctx: &Context<'_>) -> Result<Option<Agent>> {
-        agent(ctx, self.record.agent).await
-    }
-    /// The agent's key, even after it was removed.
-    async fn agent_id(&self) -> ID {
-        self.record.agent.to_string().into()
-    }
-    async fn lease(&self) -> String {
-        self.record.lease(self.task)
-    }
-    async fn status(&self) -> AttemptStatus {
-        self.record.status.into()
-    }
-    async fn assigned_at(&self) -> DateTime {
-        self.record.assigned_at.into()
-    }
-    async fn started_at(&self) -> Option<DateTime> {
-        self.record.started_at.map(Into::into)
-    }
-    async fn ended_at(&self) -> Option<DateTime> {
-        self.record.ended_at.map(Into::into)
-    }
-    async fn exit_code(&self) -> Option<i32> {
-        self.record.exit_code
-    }
-    /// What its calls of models used, by model.
-    async fn usage(&self, ctx: &Context<'_>) -> Result<Vec<ModelUsage>> {
-        let AttemptRecord { number, agent, .. } = self.record;
-        usage::of_attempt(ctx, Lease { task: self.task, attempt: number, agent }).await
-    }
-    /// The number of the signal that ended it.
-    async fn signal(&self) -> Option<i32> {
-        self.record.signal
-    }
-    async fn error(&self) -> Option<&str> {
-        self.record.error.as_deref()
-    }
-    /// Whether the failure was one that another attempt may mend.
-    async fn retriable(&self) -> Option<bool> {
-        self.record.retriable
-    }
-    /// Why this agent.
-    async fn decision(&self) -> Decision {
-        Decision::from(&*self.record.decision)
-    }
-}
-
-/// A placement with all that it was made from.
-#[derive(SimpleObject)]
-pub struct Decision {
-    strategy: PlacementStrategy,
-    chosen: ID,
-    /// The best candidates, best first.
-    scores: Vec<Score>,
-    /// How many agents were eligible, shown or not.
-    eligible: u32,
-    left_out: Vec<LeftOut>,
-}
-
-#[derive(SimpleObject)]
-pub struct Score {
-    agent: ID,
-    total: f32,
-    specialisation: f32,
-    success: f32,
-    load: f32,
-}
-
-#[derive(SimpleObject)]
-pub struct LeftOut {
-    reason: String,
-    agents: u32,
-}
-
-impl From<&placement::Decision> for Decision {
-    fn from(decision: &placement::Decision) -> Self {
-        let score = |scored: &placement::Scored| Score {
-            agent: scored.agent.to_string().into(),
-            total: scored.total,
-            specialisation: scored.specialisation,
-            success: scored.success,
-            load: scored.load,
-        };
-        Self {
-            strategy: decision.strategy.into(),
-            chosen: decision.chosen.to_string().into(),
-            scores: decision.scores.iter().map(score).collect(),
-            eligible: decision.eligible,
-            left_out: decision
-                .left_out
-                .iter()
-                .map(|left| LeftOut { reason: left.reason.to_string(), agents: left.agents })
-                .collect(),
-        }
-    }
-}
-
 #[derive(SimpleObject)]
 pub struct Label {
     pub(super) key: String,
@@ -406,55 +294,6 @@ impl Command {
         let env = command.env.iter().cloned().map(|(name, value)| EnvVar { name, value });
         Self { argv: command.argv.clone(), env: env.collect(), cwd: command.cwd.clone(), stdin: None }
     }
-}
-
-/// A file that an attempt left.
-pub struct Artifact(task::Artifact);
-
-impl From<&task::Artifact> for Artifact {
-    fn from(artifact: &task::Artifact) -> Self {
-        Self(artifact.clone())
-    }
-}
-
-#[Object]
-impl Artifact {
-    async fn name(&self) -> &str {
-        &self.0.name
-    }
-    /// BLAKE3, in hexadecimal.
-    async fn hash(&self) -> String {
-        self.0.hash.to_string()
-    }
-    async fn bytes(&self) -> BigInt {
-        BigInt(self.0.bytes)
-    }
-    /// A piece of it; go on from `nextByte` until `atEnd`. It may have to come from another node first.
-    async fn content(
-        &self,
-        ctx: &Context<'_>,
-        #[graphql(default_with = "BigInt(0)")] from_byte: BigInt,
-        #[graphql(default_with = "ARTIFACT_PIECE_BYTES")] bytes_max: i32,
-    ) -> Result<ArtifactPiece> {
-        let max = parse::natural("bytesMax", bytes_max)?;
-        if max == 0 || max > ARTIFACT_PIECE_BYTES as u64 {
-            return Err(Refused::invalid("bytesMax", format!("1 to {ARTIFACT_PIECE_BYTES}")).into());
-        }
-        let (total, bytes) = door(ctx)?.blob_piece(&self.0.hash, from_byte.0, max).await?;
-        let next = from_byte.0 + bytes.len() as u64;
-        Ok(ArtifactPiece { base64: BASE64.encode(&bytes), next_byte: BigInt(next), at_end: next >= total })
-    }
-}
-
-/// Bytes of an artifact in one answer, at most.
-const ARTIFACT_PIECE_BYTES: i32 = 256 << 10;
-
-#[derive(SimpleObject)]
-pub struct ArtifactPiece {
-    base64: String,
-    /// What the next piece begins from.
-    next_byte: BigInt,
-    at_end: bool,
 }
 
 #[derive(SimpleObject)]
