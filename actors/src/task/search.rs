@@ -6,7 +6,6 @@ use hiveward_runtime::{
     error::Refused,
     ledger::view::{ViewError, Views},
 };
-use redb::ReadableTable;
 
 use super::{
     Label,
