@@ -396,6 +396,30 @@ async fn a_domain_of_a_vm_that_was_forgotten_is_removed_and_those_of_others_are_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_that_began_before_a_vm_was_removed_takes_nothing_for_a_stray() {
+    let here = Here::start().await;
+    let (control, host) = (here.control(), here.host("").await);
+    let vm = control.create_vm(op(), small("a")).await.unwrap().value.spec.id;
+    let arm = |point: &str, key: String, fault, times| {
+        assert!(fault::arm(Armed { point: point.into(), key: Some(key), fault, times }));
+    };
+    let struck =
+        |point: &str| fault::list().iter().filter(|status| status.armed.point == point).map(|status| status.struck).sum();
+    arm("host.listed", host.to_string(), Fault::Delay(Duration::from_secs(1)), 2);
+    let looks = async |count: u32| {
+        support::until("a look", || (struck("host.listed") >= count).then_some(())).await;
+    };
+    // It saw the VM, and says so when that is no more.
+    looks(1).await;
+    control.remove_vm(op(), vm, true).await.unwrap();
+    arm("driver.destroy", vm.to_string(), Fault::Error("who asks?".into()), 1);
+    looks(2).await;
+    let asked: u32 = struck("driver.destroy");
+    assert_eq!(asked, 0, "what was removed in order was ended once more");
+    here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_stops_what_runs_takes_nothing_new_and_ends() {
     let here = Here::start().await;
     let (control, host) = (here.control(), here.host("").await);

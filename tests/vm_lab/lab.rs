@@ -252,6 +252,15 @@ impl Lab {
         children.into_iter().find(|pid| !sockets(*pid).is_disjoint(&peers))
     }
 
+    /// Copies of images on a host.
+    pub fn images_of(&self, host: usize) -> Vec<String> {
+        let files = std::fs::read_dir(self.images(host)).into_iter().flatten().flatten();
+        let mut names: Vec<_> = files.filter_map(|file| file.file_name().into_string().ok()).collect();
+        names.retain(|name| name.starts_with("image-"));
+        names.sort();
+        names
+    }
+
     /// Files of disks and seeds, by their directory; images are kept on purpose.
     pub fn disks(&self) -> Vec<String> {
         let mut dirs = vec![self.dir.join("shared")];

@@ -29,7 +29,7 @@ use super::{
     keep::{self, Errand},
     message::{Answer, Stepped, VmMsg},
     migrate::{Move, Side},
-    reconcile::{self, Doing, Next, Step},
+    reconcile::{self, Doing, Next, Sought, Step},
     reshape::Claim,
     schedule::{self, Schedule},
     shaping::{self, Shaping},
@@ -142,6 +142,8 @@ const fn points(step: Step) -> (&'static str, &'static str) {
         Step::GiveBack => ("vm.give_back", "vm.give_back.done"),
         Step::DropDisk => ("vm.drop_disk", "vm.drop_disk.done"),
         Step::LetGo => ("vm.let_go", "vm.let_go.done"),
+        Step::Seek => ("vm.seek", "vm.seek.done"),
+        Step::Follow => ("vm.follow", "vm.follow.done"),
         Step::Copy => ("vm.copy", "vm.copy.done"),
         Step::EndCopy => ("vm.end_copy", "vm.end_copy.done"),
         Step::Publish => ("vm.publish", "vm.publish.done"),
@@ -405,6 +407,7 @@ impl Vm {
         if seen != state.vm.seen {
             // What could not be done before may be possible now.
             (state.last_step, state.tries, state.not_before) = (None, 0, None);
+            state.doing.sought = None;
             ctx.set_note(seen.words());
             self.record(ctx, state, vec![VmEvent::Seen { seen }], None).await?;
         }
@@ -459,6 +462,10 @@ impl Vm {
                         self.record(ctx, state, vec![VmEvent::Copied { number, disks }], None).await?;
                         None
                     }
+                    Stepped::Sought(on) => {
+                        state.doing.sought = Some(on.map_or(Sought::Nowhere, Sought::On));
+                        None
+                    }
                     Stepped::Told => None,
                 };
                 match (meanwhile, done) {
@@ -484,6 +491,8 @@ impl Vm {
                 // It may have happened all the same: a look will tell.
                 self.ask_for_a_look();
                 state.last_error = Some(error.to_string());
+                // What was found may be elsewhere by now.
+                state.doing.sought = None;
                 match state.vm.active() {
                     // Where it is now a look at both hosts says.
                     Some(active) if active.kind == OperationKind::Migrate => {
@@ -596,12 +605,13 @@ impl Vm {
         (state.in_flight, state.last_step) = (Some(step), Some(step));
         let (house, spec, host, me) = (self.house.clone(), self.spec_now(), self.host, ctx.addr().clone());
         let asked = state.vm.active().and_then(|active| active.migration.clone());
+        let sought = state.doing.sought;
         let tag = snapshot::tag_under_way(&state.vm);
         let errand = Errand::of(&state.vm, &spec, host, self.house.clock.now());
         let creates = state.vm.active().is_some_and(|active| active.kind == OperationKind::Create);
         let (shaping, copying) = (Shaping::of(&state.vm), Copying::of(&state.vm));
         ctx.task(async move {
-            let trip = Trip { house: &house, spec: &spec, host, asked: asked.as_deref() };
+            let trip = Trip { house: &house, spec: &spec, host, asked: asked.as_deref(), sought };
             let result = match trip.step(step).await {
                 Some(result) => result,
                 None => match keep::step(&house, &spec, host, errand, step).await {
