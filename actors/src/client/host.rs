@@ -190,12 +190,13 @@ impl ControlPlane {
     }
 
     /// Refused while it has VMs. With `force` they are forgotten with it, and what runs on its hypervisor is left alone.
-    pub async fn remove_host(&self, op: Op, host: HostId, force: bool) -> Result<Done<HostRecord>, Refused> {
+    /// The value is absent where the same operation has removed it before.
+    pub async fn remove_host(&self, op: Op, host: HostId, force: bool) -> Result<Done<Option<HostRecord>>, Refused> {
         let operation = operation(&op, &("remove-host", host, force));
         let record = self.surely(&op, |directory| directory.read(|known| known.fleet.hosts.get(&host).map(HostRecord::from)));
-        let record = record.await?.ok_or_else(|| Refused::not_found(host))?;
-        if record.status == HostStatus::Up {
-            self.leave(&op, &record).await;
+        let record = record.await?;
+        if let Some(record) = record.as_ref().filter(|record| record.status == HostStatus::Up) {
+            self.leave(&op, record).await;
         }
         let done = self.change_fleet(&op, FleetChange::RemoveHost { host, force }, operation).await?;
         self.known_at(&op, done.cursor).await?;
