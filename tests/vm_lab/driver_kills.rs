@@ -193,7 +193,7 @@ async fn moves_once(peers: bool) {
         moves += 1;
         let vm = scene.status("web", "RUNNING").await;
         let host = if vm["host"]["name"] == "h1" { 1 } else { 2 };
-        eprintln!("round {round}: {} on h{host}, {}", ended["status"], ended["failure"]);
+        eprintln!("round {round}: {} on h{host}, {}", ended["status"], ended["error"]);
         assert_eq!(ended["status"] == "SUCCEEDED", host == 2, "{ended}");
         let of = |host| scene.lab.domains(host).into_iter().filter(|(name, _)| name.ends_with("-web")).collect::<Vec<_>>();
         scene.until("one of it", async || (of(host).len() == 1 && of(3 - host).is_empty()).then_some(())).await;

@@ -170,11 +170,18 @@ async fn a_guest_moves_between_hosts_while_it_runs_and_a_cancelled_move_leaves_i
          longest silence of the guest's counter {ours_silence:.0?}\n  virsh:    {virsh_total:.2?} in all, QEMU's {downtime}, \
          longest silence {virsh_silence:.0?}"
     );
-    // An operator who moves one away on the host is believed: it is not started here a second time.
-    scene.until("what virsh did to be seen", async || (scene.vm("other").await["status"] == "STOPPED").then_some(())).await;
+    // An operator who moves one away on the host is believed: it is not started here a second time, and what says here that
+    // it was moved goes.
+    scene
+        .until("what virsh did to be seen", async || {
+            let vm = scene.vm("other").await;
+            (vm["host"]["name"] == "h2" && vm["status"] == "RUNNING").then_some(())
+        })
+        .await;
     assert_eq!(running(&scene, 2).iter().filter(|(_, name)| name.ends_with("-other")).count(), 1);
-    scene.lab.virsh(2, &["destroy", &domain]);
-    scene.lab.virsh(2, &["undefine", &domain]);
+    let left = || scene.lab.domains(1).into_iter().filter(|(name, _)| name.ends_with("-other")).count();
+    scene.until("what is left of it to go", async || (left() == 0).then_some(())).await;
+    assert!(scene.lab.in_guest(2, "other", &["/bin/cat", "/data/boots"]).is_some(), "its disk went with that");
     scene.ok(&["vm", "remove", "web", "other", "--force"]).await;
     scene.nothing_left(2).await;
 }

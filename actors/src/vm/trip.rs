@@ -37,7 +37,9 @@ const PEEK_WITHIN: Duration = Duration::from_secs(10);
 const PREPARE_WITHIN: Duration = Duration::from_secs(240);
 const ROSTER_WITHIN: Duration = Duration::from_secs(10);
 /// Hosts that are asked at the same time whether they have a VM that is not where it was.
-const SEEKS_AT_ONCE: usize = 16;
+const SEEKS_AT_ONCE: usize = 64;
+/// All of them together: a VM that is to run again does not wait for hosts that hang.
+const SEEK_WITHIN: Duration = Duration::from_secs(10);
 /// Until others of its host have gone.
 const QUEUED_WITHIN: Duration = Duration::from_secs(3_600);
 /// Beyond twice its limit, by when the driver has ended it.
@@ -221,8 +223,11 @@ impl Trip<'_> {
             domain.iter().chain(&other).any(has).then_some(host)
         });
         let mut found = futures_util::stream::iter(looks).buffer_unordered(SEEKS_AT_ONCE).filter_map(std::future::ready);
-        let found = std::pin::pin!(&mut found).next().await;
-        Ok(Stepped::Sought(found))
+        let found = tokio::time::timeout(SEEK_WITHIN, std::pin::pin!(&mut found).next()).await;
+        if found.is_err() {
+            tracing::warn!(vm = %self.spec.name, "not all hosts said whether they have it; it is not waited for the others");
+        }
+        Ok(Stepped::Sought(found.ok().flatten()))
     }
 
     async fn follow(&self) -> Answer {
