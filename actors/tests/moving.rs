@@ -309,3 +309,49 @@ async fn a_rebalancing_moves_what_its_plan_said_and_then_rests() {
     assert!(used.moves.is_empty() && used.apart.len() == 2, "{used:?}");
     two.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_that_somebody_moved_with_the_hypervisors_own_tool_is_found_there_and_never_started_twice() {
+    let two = Two::start("").await;
+    let control = two.control();
+    let vm = two.vm("a").await;
+    let found = async |at: usize, what: &str| {
+        let there = || {
+            let record = control.vm(vm).unwrap().unwrap();
+            (record.host == two.hosts[at] && record.status == VmStatus::Running).then_some(())
+        };
+        support::until(what, there).await;
+        two.runs_once(vm, what);
+        assert_eq!(two.hypervisors[at].boots(vm), 1, "{what}: it was started anew");
+    };
+    two.hypervisors[0].carry(vm, &two.hypervisors[1]);
+    found(1, "found on the other host").await;
+    two.hypervisors[1].carry(vm, &two.hypervisors[0]);
+    found(0, "found where it was made").await;
+    // From there on it is led as any other.
+    two.hypervisors[0].carry(vm, &two.hypervisors[1]);
+    found(1, "found once more").await;
+    assert_eq!(control.pause_vm(op(), vm).await.unwrap().value.status, VmStatus::Paused);
+    assert_eq!(control.resume_vm(op(), vm).await.unwrap().value.status, VmStatus::Running);
+    migrate(&control, vm, to(two.hosts[0])).await.unwrap();
+    two.runs_once(vm, "moved back");
+    control.remove_vm(op(), vm, true).await.unwrap();
+    assert_eq!(two.runs(vm), [None, None]);
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_that_no_host_has_any_more_is_made_again_where_it_was() {
+    let two = Two::start("").await;
+    let control = two.control();
+    let vm = two.vm("a").await;
+    two.hypervisors[0].forget(vm);
+    let back = || {
+        let record = control.vm(vm).unwrap().unwrap();
+        let recovered = record.state.operations.iter().any(|operation| operation.kind == OperationKind::Recover);
+        (recovered && record.status == VmStatus::Running).then_some(())
+    };
+    support::until("made again", back).await;
+    two.runs_once(vm, "made again");
+    two.stop().await;
+}

@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use hiveward_actors::{
-    client::{ControlPlane, NewHost, NewVm, VmFilter},
+    client::{ControlPlane, NewHost, NewImage, NewKind, NewNetwork, NewVm, VmFilter},
     host::{
         HostStatus,
         driver::{
@@ -16,7 +16,7 @@ use hiveward_actors::{
         fence::Fence,
         spec::{HostSpec, HostUri},
     },
-    id::{HostId, VmId},
+    id::{HostId, NetworkId, VmId},
     node::{Node, NodeConfig},
     vm::{VmRecord, VmStatus, event::OperationKind},
 };
@@ -392,6 +392,59 @@ async fn a_domain_of_a_vm_that_was_forgotten_is_removed_and_those_of_others_are_
     support::until("the stray to be removed", || run(&here, stray).is_none().then_some(())).await;
     assert_eq!(run(&here, foreign), Some(Run::Running));
     assert_eq!(run(&here, vm), None);
+    here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_removed_is_not_found_a_second_time_and_the_same_operation_answers_as_it_did() {
+    let here = Here::start().await;
+    let (control, host) = (here.control(), here.host("").await);
+    let file = here.dir.path().join("disk.raw");
+    std::fs::write(&file, vec![7_u8; 4_096]).unwrap();
+    let new = NewImage { name: "i".into(), source: file.display().to_string(), checksum: None };
+    let image = control.import_image(op(), new).await.unwrap().value.spec.id;
+    let new = NewNetwork { name: "n".into(), kind: NewKind::Isolated, cidr: None, bridge: None, mtu: None };
+    let network = control.create_network(op(), new).await.unwrap().value.spec.id;
+    let vm = control.create_vm(op(), small("a")).await.unwrap().value.spec.id;
+    control.remove_vm(op(), vm, true).await.unwrap();
+    assert_eq!(control.remove_vm(op(), vm, true).await.unwrap_err().code, Code::NotFound);
+    // The same twice, then another.
+    for (twice, again) in [(true, false), (true, true), (false, true)] {
+        let asked = |noun: &str| if twice { named(&format!("remove-{noun}")) } else { op() };
+        let image = control.remove_image(asked("image"), image).await.map(|done| done.value.is_none());
+        let network = control.remove_network(asked("network"), network).await.map(|done| done.value.is_none());
+        let host = control.remove_host(asked("host"), host, false).await.map(|done| done.value.is_none());
+        for (noun, removed) in [("image", image), ("network", network), ("host", host)] {
+            let removed = removed.map_err(|refused| refused.code);
+            assert_eq!(removed, if twice { Ok(again) } else { Err(Code::NotFound) }, "{noun}");
+        }
+    }
+    let about: Option<NetworkId> = control.was_about(&named("remove-network"));
+    assert_eq!(about, Some(network), "whoever says its name again means that one");
+    here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_that_began_before_a_vm_was_removed_takes_nothing_for_a_stray() {
+    let here = Here::start().await;
+    let (control, host) = (here.control(), here.host("").await);
+    let vm = control.create_vm(op(), small("a")).await.unwrap().value.spec.id;
+    let arm = |point: &str, key: String, fault, times| {
+        assert!(fault::arm(Armed { point: point.into(), key: Some(key), fault, times }));
+    };
+    let struck =
+        |point: &str| fault::list().iter().filter(|status| status.armed.point == point).map(|status| status.struck).sum();
+    arm("host.listed", host.to_string(), Fault::Delay(Duration::from_secs(1)), 2);
+    let looks = async |count: u32| {
+        support::until("a look", || (struck("host.listed") >= count).then_some(())).await;
+    };
+    // It saw the VM, and says so when that is no more.
+    looks(1).await;
+    control.remove_vm(op(), vm, true).await.unwrap();
+    arm("driver.destroy", vm.to_string(), Fault::Error("who asks?".into()), 1);
+    looks(2).await;
+    let asked: u32 = struck("driver.destroy");
+    assert_eq!(asked, 0, "what was removed in order was ended once more");
     here.stop().await;
 }
 

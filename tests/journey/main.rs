@@ -3,5 +3,6 @@
 
 mod bad_input;
 mod dead_letters;
+mod images;
 mod traces;
 mod watching;

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use hiveward_actors::{
     host::{
-        driver::{self, Base, Pool, contract, libvirt::use_program},
+        driver::{self, Action, Base, Pool, contract, libvirt::use_program},
         spec::HostUri,
     },
+    id::{HostId, VmId},
     vm::DiskSpec,
 };
 use hiveward_runtime::clock::Deadline;
@@ -49,11 +50,24 @@ async fn the_libvirt_driver_keeps_the_contract_on_real_qemu_and_leaves_nothing_o
     assert_eq!(lab.disks(), Vec::<String>::new());
     assert!(std::fs::read_dir(lab.images(1)).unwrap().count() == 1, "the image is not kept");
     // No VM of the cluster is made of it any more.
-    let connection = driver::open(&uri, hiveward_actors::id::HostId::new(), &Pool::default(), soon()).await.unwrap();
+    let host = HostId::new();
+    let connection = driver::open(&uri, host, &Pool::default(), soon()).await.unwrap();
     let pump = tokio::spawn(connection.pump);
     connection.driver.sweep(vec![base.hash.clone()], soon()).await.unwrap();
     assert_eq!(std::fs::read_dir(lab.images(1)).unwrap().count(), 1, "an image that is wanted was swept");
     connection.driver.sweep(Vec::new(), soon()).await.unwrap();
     assert_eq!(std::fs::read_dir(lab.images(1)).unwrap().count(), 0, "an image that nobody needs stays");
+
+    // One that a disk is made of stays, whether or not anybody knows the image any more.
+    let vm = VmId::new();
+    let act = async |action| connection.driver.act(vm, action, soon()).await.unwrap();
+    act(Action::Define(Box::new(driver::DomainSpec { owner: host, ..spec(host) }))).await;
+    connection.driver.sweep(Vec::new(), soon()).await.unwrap();
+    assert_eq!(lab.images_of(1).len(), 1, "the base of a disk was swept");
+    assert!(act(Action::Start).await.is_some_and(|domain| domain.run.is_on()), "its disk has lost what it is made of");
+    act(Action::Destroy).await;
+    act(Action::Undefine).await;
+    connection.driver.sweep(Vec::new(), soon()).await.unwrap();
+    assert_eq!(std::fs::read_dir(lab.images(1)).unwrap().count(), 0, "what nothing is made of any more stays");
     pump.abort();
 }

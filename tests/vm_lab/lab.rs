@@ -1,6 +1,7 @@
 //! A lab of hosts for one test, and a node that drives them from the command line.
 
 use std::{
+    collections::HashSet,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::LazyLock,
@@ -60,6 +61,13 @@ pub fn driver() -> PathBuf {
         target.join("debug/hiveward-libvirt-driver")
     });
     BUILT.clone()
+}
+
+/// The numbers of the sockets that a process has open.
+fn sockets(pid: i32) -> HashSet<String> {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let targets = files.filter_map(|file| std::fs::read_link(file.path()).ok());
+    targets.filter_map(|to| Some(to.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned())).collect()
 }
 
 /// Hosts in namespaces, on a bridge. Dropping it ends them with everything on them.
@@ -226,6 +234,33 @@ impl Lab {
         kill(Pid::from_raw(self.daemon(host)), signal).unwrap();
     }
 
+    /// The program of a node, by the node's process, that speaks to a host's libvirtd; while there is one.
+    pub fn driver_of(&self, node: i32, host: usize) -> Option<i32> {
+        let daemon = sockets(self.daemon(host));
+        let listed = Command::new("ss").arg("-xnH").output().unwrap();
+        // What libvirtd serves, and who is at the other end.
+        let listed = String::from_utf8_lossy(&listed.stdout);
+        let peers = listed.lines().filter_map(|line| {
+            let [.., path, served, _, peer] = line.split_whitespace().collect::<Vec<_>>()[..] else { return None };
+            (path.ends_with("libvirt-sock") && daemon.contains(served)).then(|| peer.to_owned())
+        });
+        let peers: HashSet<String> = peers.collect();
+        let tasks = std::fs::read_dir(format!("/proc/{node}/task")).ok()?.flatten();
+        let children = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+        let children: Vec<i32> =
+            children.flat_map(|all| all.split_whitespace().flat_map(str::parse).collect::<Vec<_>>()).collect();
+        children.into_iter().find(|pid| !sockets(*pid).is_disjoint(&peers))
+    }
+
+    /// Copies of images on a host.
+    pub fn images_of(&self, host: usize) -> Vec<String> {
+        let files = std::fs::read_dir(self.images(host)).into_iter().flatten().flatten();
+        let mut names: Vec<_> = files.filter_map(|file| file.file_name().into_string().ok()).collect();
+        names.retain(|name| name.starts_with("image-"));
+        names.sort();
+        names
+    }
+
     /// Files of disks and seeds, by their directory; images are kept on purpose.
     pub fn disks(&self) -> Vec<String> {
         let mut dirs = vec![self.dir.join("shared")];
@@ -328,6 +363,23 @@ impl Scene {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// The driver of a host, once it has one that is connected.
+    pub async fn driver(&self, host: usize) -> Pid {
+        let node = self.hive.pid().expect("the node runs");
+        let what = format!("h{host} to have a driver");
+        Pid::from_raw(self.until(&what, async || self.lab.driver_of(node, host)).await)
+    }
+
+    /// The operation of this kind with so many of them before it, once it has ended.
+    pub async fn ended(&self, name: &str, kind: &str, before: usize) -> Value {
+        self.until(&format!("the end of {kind}"), async || {
+            let vm = self.vm(name).await;
+            let all: Vec<_> = vm["operations"].as_array()?.iter().filter(|one| one["kind"] == kind).cloned().collect();
+            all.get(before).filter(|one| one["status"] != "RUNNING").cloned()
+        })
+        .await
     }
 
     /// No VM, no domain, no disk, no QEMU and no reservation is left; a process that was ended takes a moment to go.

@@ -86,7 +86,8 @@ down)
         kill "$server"
     fi
     for link in /sys/class/net/"$tag" /sys/class/net/"$tag"-*; do
-        [ ! -e "$link" ] || ip link delete "${link##*/}"
+        # That of a host goes by itself, soon after it.
+        [ ! -e "$link" ] || ip link delete "${link##*/}" 2> /dev/null || [ ! -e "$link" ]
     done
     rm -rf "$dir"
     ;;

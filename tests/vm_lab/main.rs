@@ -5,6 +5,7 @@
 mod agents;
 mod backups;
 mod contract;
+mod driver_kills;
 mod increments;
 mod kills;
 mod lab;

@@ -170,11 +170,18 @@ async fn a_guest_moves_between_hosts_while_it_runs_and_a_cancelled_move_leaves_i
          longest silence of the guest's counter {ours_silence:.0?}\n  virsh:    {virsh_total:.2?} in all, QEMU's {downtime}, \
          longest silence {virsh_silence:.0?}"
     );
-    // An operator who moves one away on the host is believed: it is not started here a second time.
-    scene.until("what virsh did to be seen", async || (scene.vm("other").await["status"] == "STOPPED").then_some(())).await;
+    // An operator who moves one away on the host is believed: it is not started here a second time, and what says here that
+    // it was moved goes.
+    scene
+        .until("what virsh did to be seen", async || {
+            let vm = scene.vm("other").await;
+            (vm["host"]["name"] == "h2" && vm["status"] == "RUNNING").then_some(())
+        })
+        .await;
     assert_eq!(running(&scene, 2).iter().filter(|(_, name)| name.ends_with("-other")).count(), 1);
-    scene.lab.virsh(2, &["destroy", &domain]);
-    scene.lab.virsh(2, &["undefine", &domain]);
+    let left = || scene.lab.domains(1).into_iter().filter(|(name, _)| name.ends_with("-other")).count();
+    scene.until("what is left of it to go", async || (left() == 0).then_some(())).await;
+    assert!(scene.lab.in_guest(2, "other", &["/bin/cat", "/data/boots"]).is_some(), "its disk went with that");
     scene.ok(&["vm", "remove", "web", "other", "--force"]).await;
     scene.nothing_left(2).await;
 }
@@ -194,6 +201,113 @@ async fn disks_that_are_not_shared_are_copied_and_the_hosts_can_do_it_between_th
     scene.ok(&["vm", "start", "web"]).await;
     scene.answers("web").await;
     assert_eq!(scene.lab.in_guest(2, "web", &["/bin/cat", "/data/word"]).as_deref(), Some("kept"));
+    scene.ok(&["vm", "remove", "web", "--force"]).await;
+    scene.nothing_left(2).await;
+}
+
+/// Writes over a part of the guest's memory again and again, faster than it is sent.
+const WRITES: &str = "mkdir -p /tmp/m; mount -t tmpfs -o size=32m none /tmp/m; (while :; do dd if=/dev/urandom of=/tmp/m/a bs=1M \
+                      count=1 2>/dev/null; for n in $(seq 20); do cat /tmp/m/a; done > /tmp/m/b; done) > /dev/null 2>&1 < /dev/null &";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_writes_faster_than_it_is_copied_is_slowed_and_arrives_or_stays_where_it_was() {
+    let scene = Scene::set(2, shared).await;
+    scene.create("web", &["--on", "h1"]).await;
+    scene.answers("web").await;
+    let boot_id = ["/bin/cat", "/proc/sys/kernel/random/boot_id"];
+    let boot = scene.lab.in_guest(1, "web", &boot_id).expect("the guest's boot id");
+    scene.lab.in_guest(1, "web", &["/bin/sh", "-c", WRITES]).expect("the guest's agent");
+
+    // It is busy, and answers late.
+    let same = async |host: usize| {
+        let now = scene.until("the guest to answer", async || scene.lab.in_guest(host, "web", &boot_id)).await;
+        assert_eq!(now, boot, "it was started anew");
+    };
+
+    // It would never come to an end: at its limit it is ended, and stays.
+    let outrun = ["vm", "migrate", "web", "--to", "h2", "--bandwidth", "16"];
+    let late = scene.run(&[&outrun[..], &["--limit", "25s"]].concat()).await;
+    assert!(late.code != 0 && late.err.contains("within its limit"), "{}{}", late.out, late.err);
+    assert_eq!(running(&scene, 2).iter().map(|(host, _)| *host).collect::<Vec<_>>(), [1]);
+
+    // Slowed more and more; where even that does not help by twice its limit, it is ended in the same words.
+    scene.ok(&[&outrun[..], &["--limit", "60s", "--at-limit", "converge", "--no-wait"]].concat()).await;
+    let (mut most, mut passes) = (0, 0);
+    let ended = scene
+        .until("its end", async || {
+            let vm = scene.vm("web").await;
+            most = most.max(vm["migration"]["throttlePercent"].as_u64().unwrap_or(0));
+            passes = passes.max(vm["migration"]["iteration"].as_u64().unwrap_or(0));
+            let last = vm["operations"].as_array()?.last()?.clone();
+            (last["status"] != "RUNNING").then_some(last)
+        })
+        .await;
+    eprintln!("converge: {}, its CPUs slowed by up to {most} %, {passes} passes, {}", ended["status"], ended["measured"]);
+    assert!(most > 0, "it was never seen to be slowed: {ended}");
+    let host = if ended["status"] == "SUCCEEDED" { 2 } else { 1 };
+    assert!(host == 2 || ended["error"].as_str().unwrap().contains("within its limit"), "{ended}");
+    scene.status("web", "RUNNING").await;
+    assert_eq!(running(&scene, 2).iter().map(|(host, _)| *host).collect::<Vec<_>>(), [host]);
+    same(host).await;
+
+    // Frozen at its limit it arrives, and goes on there.
+    let to = format!("h{}", 3 - host);
+    let freeze = ["vm", "migrate", "web", "--to", &to, "--bandwidth", "16", "--limit", "15s", "--at-limit", "pause"];
+    let frozen = scene.run(&freeze).await;
+    assert_eq!(frozen.code, 0, "{}{}", frozen.out, frozen.err);
+    assert_eq!(running(&scene, 2).iter().map(|(host, _)| *host).collect::<Vec<_>>(), [3 - host]);
+    same(3 - host).await;
+    scene.ok(&["vm", "remove", "web", "--force"]).await;
+    scene.nothing_left(2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_an_operator_moves_with_virsh_is_found_on_the_other_host_and_runs_once() {
+    let scene = Scene::set(2, shared).await;
+    let ear = Ear::open(&scene.lab);
+    scene.create("web", &["--on", "h1"]).await;
+    scene.answers("web").await;
+    ear.fresh(&scene, "web").await;
+    let domain = scene.lab.domains(1)[0].0.clone();
+    let by_hand = |from: usize, more: &[&str]| {
+        let uri = scene.lab.uri(3 - from);
+        let said =
+            scene.lab.virsh(from, &[&["migrate", &domain, "--live", "--unsafe", "--undefinesource"], more, &[&uri]].concat());
+        assert!(!said.contains("error"), "{said}");
+    };
+    let found = async |host: usize| {
+        scene
+            .until("it to be found", async || {
+                let vm = scene.vm("web").await;
+                (vm["host"]["name"] == format!("h{host}") && vm["status"] == "RUNNING").then_some(())
+            })
+            .await;
+        assert_eq!(running(&scene, 2).iter().map(|(host, _)| *host).collect::<Vec<_>>(), [host]);
+        let reserved = async |host| scene.json(&["host", "show", host]).await["reserved"]["cpus"].take();
+        let on = [reserved("h1").await, reserved("h2").await];
+        assert_eq!(on, if host == 1 { [1, 0] } else { [0, 1] }, "room is held where it is");
+    };
+    // There until it stops, and there for good; and back to where it was made.
+    by_hand(1, &[]);
+    found(2).await;
+    assert!(scene.ok(&["event", "list", "--limit", "500"]).await.contains("VmFound"), "nobody said so");
+    by_hand(2, &["--persistent"]);
+    found(1).await;
+    by_hand(1, &["--persistent"]);
+    found(2).await;
+    let count = ear.of("web").len();
+    scene.until("it to count on", async || (ear.of("web").len() > count + 100).then_some(())).await;
+    unbroken(&ear.of("web"), "moved by an operator");
+
+    // From there it is led as any other, under the name that it has.
+    scene.ok(&["vm", "pause", "web"]).await;
+    scene.ok(&["vm", "resume", "web"]).await;
+    scene.ok(&["vm", "stop", "web", "--force"]).await;
+    scene.ok(&["vm", "start", "web"]).await;
+    scene.answers("web").await;
+    assert_eq!(running(&scene, 2).iter().map(|(host, _)| *host).collect::<Vec<_>>(), [2]);
+    scene.ok(&["vm", "migrate", "web", "--to", "h1"]).await;
+    found(1).await;
     scene.ok(&["vm", "remove", "web", "--force"]).await;
     scene.nothing_left(2).await;
 }

@@ -174,3 +174,23 @@ async fn a_guest_is_on_the_network_of_its_kind_and_what_is_not_ours_is_left_alon
     }
     scene.nothing_left(1).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_is_removed_right_after_its_last_vm_keeps_nothing_that_was_made_on_it() {
+    let scene = Scene::set(1, |lab, host| vec!["--underlay".into(), lab.underlay(host)]).await;
+    scene.ok(&["network", "create", "red", "--kind", "overlay", "--cidr", "10.77.0.0/24"]).await;
+    scene.ok(&["network", "create", "out", "--kind", "nat", "--cidr", "10.99.0.0/24"]).await;
+    let (uri, underlay) = (scene.lab.uri(1), scene.lab.underlay(1));
+    for round in 0..3 {
+        scene.on("web", "h1", "red").await;
+        scene.ok(&["vm", "attach-network", "web", "out"]).await;
+        assert!(scene.lab.devices(1).len() >= 3, "{:?}", scene.lab.devices(1));
+        scene.ok(&["vm", "remove", "web", "--force"]).await;
+        scene.ok(&["host", "remove", "h1"]).await;
+        // Now, and not at some later look: nobody looks there any more.
+        assert_eq!(scene.lab.devices(1), Vec::<String>::new(), "round {round}");
+        assert_eq!(scene.lab.images_of(1), Vec::<String>::new(), "round {round}");
+        scene.ok(&["host", "add", &uri, "--name", "h1", "--underlay", &underlay]).await;
+    }
+    scene.nothing_left(1).await;
+}

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::lab::Scene;
@@ -27,16 +26,6 @@ impl Scene {
     async fn guest_says(&self, name: &str, argv: &[&str], wanted: &str) {
         let what = format!("{name} to say {wanted:?} to {argv:?}");
         self.until(&what, async || (self.lab.in_guest(1, name, argv)? == wanted).then_some(())).await;
-    }
-
-    /// The only operation of this kind with this number of them before it, once it has ended.
-    async fn ended(&self, name: &str, kind: &str, before: usize) -> Value {
-        self.until(&format!("the end of {kind}"), async || {
-            let vm = self.vm(name).await;
-            let all: Vec<_> = vm["operations"].as_array()?.iter().filter(|one| one["kind"] == kind).cloned().collect();
-            all.get(before).filter(|one| one["status"] != "RUNNING").cloned()
-        })
-        .await
     }
 }
 
@@ -115,7 +104,7 @@ async fn a_snapshot_whose_node_or_guest_is_killed_amid_it_ends_and_the_host_has_
 }
 
 /// What the console says until `wanted` has been said.
-async fn console(scene: &Scene, args: &[&str], typed: &str, wanted: &str) -> String {
+pub async fn console(scene: &Scene, args: &[&str], typed: &str, wanted: &str) -> String {
     let mut child = scene.hive.cli_piped(&[&["vm", "console"], args].concat());
     let mut out = child.stdout.take().unwrap();
     let mut keyboard = child.stdin.take().unwrap();

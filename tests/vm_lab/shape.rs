@@ -215,3 +215,46 @@ async fn what_was_attached_moves_with_its_vm_to_a_host_with_other_disks_and_so_d
     }
     scene.nothing_left(2).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nothing_is_made_of_any_more_goes_from_its_host_and_from_a_shared_store_and_nothing_else_does() {
+    // One has a store of its own, two share theirs.
+    let scene = Scene::set(3, |lab, host| match host {
+        1 => Vec::new(),
+        _ => vec!["--pool".into(), lab.shared(), "--pool-shared".into()],
+    })
+    .await;
+    let all = || {
+        let shared = std::fs::read_dir(scene.lab.shared()).unwrap().flatten();
+        let shared = shared.filter_map(|file| file.file_name().into_string().ok()).filter(|name| name.starts_with("image-"));
+        (scene.lab.images_of(1).len(), shared.count())
+    };
+    let kept = async |what: &str, wanted: (usize, usize)| {
+        let what = format!("{what}: {wanted:?} copies of images, not {:?}", all());
+        scene.until(&what, async || (all() == wanted).then_some(())).await;
+    };
+    for (name, host) in [("own", "h1"), ("two", "h2"), ("three", "h3")] {
+        scene.create(name, &["--on", host]).await;
+    }
+    scene.answers("own").await;
+    kept("each host has its own copy", (1, 2)).await;
+    scene.ok(&["vm", "remove", "three", "--force"]).await;
+
+    // What it is made of is its alone, and the image is nobody's then.
+    scene.ok(&["vm", "clone", "own", "--name", "twin", "--on", "h1"]).await;
+    scene.ok(&["vm", "clone", "own", "--name", "triplet", "--on", "h2"]).await;
+    let refused = scene.run(&["image", "remove", "guest"]).await;
+    assert!(refused.code == 5 && refused.err.contains("made of"), "{}", refused.err);
+    scene.ok(&["vm", "remove", "own", "two", "--force"]).await;
+    scene.ok(&["image", "remove", "guest"]).await;
+    kept("those of clones are left", (1, 1)).await;
+    scene.ok(&["vm", "stop", "twin", "--force"]).await;
+    scene.ok(&["vm", "start", "twin"]).await;
+    scene.answers("twin").await;
+    assert_eq!(all(), (1, 1), "what a clone is made of was swept");
+    scene.ok(&["vm", "remove", "triplet", "--force"]).await;
+    kept("a clone's goes with it", (1, 0)).await;
+    scene.ok(&["vm", "remove", "twin", "--force"]).await;
+    kept("nothing is left", (0, 0)).await;
+    scene.nothing_left(3).await;
+}

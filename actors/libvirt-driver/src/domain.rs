@@ -1,6 +1,9 @@
 //! Domains: what is there, and each step, as the node's contract of drivers has it.
 
-use std::sync::Mutex;
+use std::{
+    collections::HashSet,
+    sync::{Mutex, PoisonError},
+};
 
 use virt::{
     connect::Connect,
@@ -27,6 +30,8 @@ pub struct Host {
     pub consoles: Consoles,
     /// Where its devices are, if that is on this machine; else why they cannot be made.
     pub place: Result<Place, String>,
+    /// Domains that were made on other hosts and are this one's now, by their UUIDs.
+    adopted: Mutex<HashSet<String>>,
     /// Networks are made and swept one at a time.
     pub networks: Mutex<()>,
     /// `test`, or how its guests run: `kvm`, or `qemu` without the processor's help.
@@ -43,7 +48,7 @@ impl Host {
             if has_kvm { "kvm" } else { "qemu" }
         };
         let (consoles, place, networks) = (Consoles::new(uri), Place::of(uri), Mutex::default());
-        Ok(Self { connection, owner, store, consoles, place, networks, kind })
+        Ok(Self { connection, owner, store, consoles, place, adopted: Mutex::default(), networks, kind })
     }
 
     /// Whether its domains are made of images.
@@ -59,8 +64,16 @@ impl Host {
     /// The domain of a VM, if it is there and this host's own.
     pub fn own(&self, vm: &str) -> Result<Option<Domain>, Problem> {
         let Some(domain) = find(&self.connection, vm)? else { return Ok(None) };
-        let name = domain.name().map_err(|error| problem(&error))?;
-        Ok(name.starts_with(&mark(&self.owner)).then_some(domain))
+        Ok(self.is_own(vm, &domain.name().map_err(|error| problem(&error))?).then_some(domain))
+    }
+
+    fn is_own(&self, vm: &str, name: &str) -> bool {
+        name.starts_with(&mark(&self.owner)) || self.adopted.lock().unwrap_or_else(PoisonError::into_inner).contains(vm)
+    }
+
+    /// These, and no others, are its own though they carry another host's mark.
+    pub fn adopt(&self, vms: Vec<String>) {
+        *self.adopted.lock().unwrap_or_else(PoisonError::into_inner) = vms.into_iter().collect();
     }
 }
 
@@ -69,6 +82,12 @@ impl Host {
 pub fn mark(owner: &str) -> String {
     // The part of the owner's id that is by chance.
     format!("hw-{}-", owner.get(20..).unwrap_or(owner))
+}
+
+/// Whether a domain of this name was made by a host of ours, whichever.
+fn is_marked(name: &str) -> bool {
+    let digits = name.strip_prefix("hw-").and_then(|rest| rest.split_once('-'));
+    digits.is_some_and(|(digits, _)| digits.len() == 12 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
 }
 
 pub fn problem(error: &Error) -> Problem {
@@ -98,9 +117,11 @@ pub fn capacity(connection: &Connect) -> Result<Answer, Problem> {
 
 pub fn list(host: &Host) -> Result<Answer, Problem> {
     let records = sys::stats(&host.connection, host.has_disks()).map_err(|error| problem(&error))?;
-    let (all, mark) = (records.len(), mark(&host.owner));
-    let domains: Vec<Seen> = records.into_iter().filter(|record| record.name.starts_with(&mark)).map(seen).collect();
-    Ok(Answer::Listing { foreign: u32::try_from(all - domains.len()).unwrap_or(u32::MAX), domains })
+    let (own, foreign): (Vec<Record>, Vec<Record>) =
+        records.into_iter().partition(|record| host.is_own(&record.vm, &record.name));
+    let count = u32::try_from(foreign.len()).unwrap_or(u32::MAX);
+    let others = foreign.into_iter().filter(|record| is_marked(&record.name)).map(seen).collect();
+    Ok(Answer::Listing { domains: own.into_iter().map(seen).collect(), foreign: count, others })
 }
 
 fn seen(record: Record) -> Seen {
@@ -178,7 +199,7 @@ pub fn act(host: &Host, vm: &str, step: Step<Definition>) -> Result<Option<Seen>
     let refused = |message: &str| Err(Problem::Refused(message.into()));
     let found = find(&host.connection, vm)?;
     let ours = match &found {
-        Some(domain) => domain.name().map_err(|error| problem(&error))?.starts_with(&mark(&host.owner)),
+        Some(domain) => host.is_own(vm, &domain.name().map_err(|error| problem(&error))?),
         None => false,
     };
     if let Step::Define(definition) | Step::Prepare(definition) = &step {
@@ -260,7 +281,9 @@ fn undefine(host: &Host, domain: &Domain) -> Result<(), Problem> {
 }
 
 pub fn define(host: &Host, vm: &str, definition: &Definition) -> Result<Domain, Problem> {
-    let name = escaped(&host.name(&definition.name));
+    // One that was adopted keeps the name that it has.
+    let known = host.own(vm)?.map(|domain| domain.name()).transpose().map_err(|error| problem(&error))?;
+    let name = escaped(&known.unwrap_or_else(|| host.name(&definition.name)));
     let (memory, cpus) = (definition.memory_bytes, definition.cpus);
     let xml = if host.has_disks() {
         format!(

@@ -113,6 +113,10 @@ fn work(asking: &Mutex<Receiver<Request>>, host: &'static Host, said: &SyncSende
             Call::Open { .. } => Err(Problem::Refused("it is open already".into())),
             Call::Capacity => domain::capacity(&host.connection),
             Call::List => domain::list(host),
+            Call::Adopt { vms } => {
+                host.adopt(vms);
+                Ok(Answer::Done)
+            }
             Call::Act { vm, step } => domain::act(host, &vm, step).map(Answer::Domain),
             Call::Guest { vm } => guest::ask(host, &vm).map(Answer::Guest),
             Call::GuestCommand { vm, command } => guest::say(host, &vm, &command).map(Answer::GuestCommand),

@@ -209,6 +209,7 @@ pub fn job(domain: &Domain, completed: bool) -> Result<Option<Progress>, Error> 
         dirty_bytes: value("memory_dirty_rate").map(|pages| pages.saturating_mul(page)),
         sent_bytes: value("memory_bps"),
         iteration: value("memory_iteration"),
+        throttle_percent: value("auto_converge_throttle"),
         downtime_ms: value("downtime"),
     }))
 }

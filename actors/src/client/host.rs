@@ -4,9 +4,11 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
     ops::Bound,
+    time::Duration,
 };
 
 use hiveward_runtime::{
+    clock::Deadline,
     error::{Code, Refused},
     id::Key,
     ledger::Cursor,
@@ -15,12 +17,15 @@ use hiveward_runtime::{
 
 use super::{ControlPlane, Done, Page, check, command::operation, query::page_key};
 use crate::{
+    directory::Entity,
     host::{
         HostRecord, HostSpec, HostStatus,
-        driver::Pool,
+        driver::{DriverError, Pool},
         event::FleetChange,
+        message::HostMsg,
         placing,
         spec::{HostUri, Scheme},
+        wire::HostWire,
     },
     id::{HostId, VmId},
     roster::{RosterMsg, wire::RosterWire},
@@ -29,6 +34,10 @@ use crate::{
 };
 
 const LABELS_MAX: usize = 64;
+/// For a host that is removed to take away what was made on it.
+const LEAVE_WITHIN: Duration = Duration::from_secs(10);
+/// Left of a deadline to remove it then.
+const MARGIN: Duration = Duration::from_secs(2);
 
 /// A host that a client registers.
 #[derive(Clone, Debug, Default)]
@@ -181,14 +190,36 @@ impl ControlPlane {
     }
 
     /// Refused while it has VMs. With `force` they are forgotten with it, and what runs on its hypervisor is left alone.
-    pub async fn remove_host(&self, op: Op, host: HostId, force: bool) -> Result<Done<HostRecord>, Refused> {
+    /// The value is absent where the same operation has removed it before.
+    pub async fn remove_host(&self, op: Op, host: HostId, force: bool) -> Result<Done<Option<HostRecord>>, Refused> {
         let operation = operation(&op, &("remove-host", host, force));
         let record = self.surely(&op, |directory| directory.read(|known| known.fleet.hosts.get(&host).map(HostRecord::from)));
-        let record = record.await?.ok_or_else(|| Refused::not_found(host))?;
+        let record = record.await?;
+        if let Some(record) = record.as_ref().filter(|record| record.status == HostStatus::Up) {
+            self.leave(&op, record).await;
+        }
         let done = self.change_fleet(&op, FleetChange::RemoveHost { host, force }, operation).await?;
         self.known_at(&op, done.cursor).await?;
         self.seen(&op, done.cursor).await?;
         Ok(Done { value: record, cursor: done.cursor })
+    }
+
+    /// Away with what it has for VMs that are no more, while somebody can still do it. Without that it is removed all the same.
+    async fn leave(&self, op: &Op, record: &HostRecord) {
+        let (host, key, seen) = (record.spec.id, record.spec.id.key(), self.head());
+        let deadline = Deadline::after(LEAVE_WITHIN.min(op.deadline.remaining().saturating_sub(MARGIN)));
+        let left: Result<Result<(), DriverError>, String> = match self.house.doors.host(host) {
+            Some(door) => door.ask(deadline, |reply| HostMsg::Leave { seen, reply }).await.map_err(|error| error.to_string()),
+            None => {
+                if let Some(at) = self.house.directory.location(Entity::Host(host)) {
+                    self.house.router.learn(&key, at);
+                }
+                self.house.router.ask(deadline, &key, &HostWire::Leave { seen }).await.map_err(|error| error.to_string())
+            }
+        };
+        if let Some(why) = left.map(|left| left.err().map(|error| error.to_string())).unwrap_or_else(Some) {
+            tracing::warn!(host = %record.spec.name, why, "networks and images that were made on it may be left there");
+        }
     }
 
     pub fn host(&self, host: HostId) -> Option<HostRecord> {

@@ -63,11 +63,12 @@ impl ControlPlane {
         Ok(Done { value, cursor: done.cursor })
     }
 
-    /// Refused while a VM is made of it. Hosts remove their copies when no disk is left that was made of them.
-    pub async fn remove_image(&self, op: Op, image: ImageId) -> Result<Done<ImageEntry>, Refused> {
+    /// Refused while a VM is made of it. Hosts remove their copies when no disk is left that was made of them. The value is
+    /// absent where the same operation has removed it before.
+    pub async fn remove_image(&self, op: Op, image: ImageId) -> Result<Done<Option<ImageEntry>>, Refused> {
         let operation = operation(&op, &("remove-image", image));
         let entry = self.surely(&op, |directory| directory.read(|known| known.fleet.images.get(&image).cloned()));
-        let value = entry.await?.ok_or_else(|| Refused::not_found(image))?;
+        let value = entry.await?;
         let done = self.change_fleet(&op, FleetChange::RemoveImage { image }, operation).await?;
         self.known_at(&op, done.cursor).await?;
         Ok(Done { value, cursor: done.cursor })

@@ -4,6 +4,7 @@ use std::{ops::Bound, sync::Arc};
 
 use hiveward_runtime::{
     error::{Code, Refused},
+    id::Key,
     op::Op,
 };
 
@@ -109,6 +110,13 @@ impl ControlPlane {
         let done = self.change_fleet(&op, FleetChange::RemoveNetwork { network }, operation).await?;
         self.known_at(&op, done.cursor).await?;
         Ok(Done { value, cursor: done.cursor })
+    }
+
+    /// What an operation that was done before was about: a name that it removed means nothing any more.
+    pub fn was_about<T: for<'a> TryFrom<&'a Key>>(&self, op: &Op) -> Option<T> {
+        let operation = operation(op, &())?;
+        let key = self.house.directory.read(|known| known.operation(&operation).map(|(_, key)| key.clone()))?;
+        T::try_from(&key).ok()
     }
 
     pub fn network(&self, network: NetworkId) -> Option<NetworkEntry> {

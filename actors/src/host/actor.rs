@@ -17,6 +17,7 @@ use hiveward_runtime::{
     call::{Addr, Reply},
     clock::Deadline,
     cluster::router::ActorDoor,
+    fault,
     supervise::{
         Backoff, Behaviour, ChildSpec, Context, Failure, Intensity, Restart, Shutdown, StartError, Supervisor, TimerHandle,
     },
@@ -31,7 +32,7 @@ use super::{
     backup::BACKUPS_AT_ONCE,
     breaker::Breaker,
     console::Console,
-    driver::{self, Action, Change, Connection, Domain, Driver, DriverError, Listing, Usage, simulated::Hypervisor},
+    driver::{self, Action, Change, Connection, Domain, Driver, DriverError, Listing, Off, Run, Usage, simulated::Hypervisor},
     event::FleetChange,
     fleet::{Drain, VmEntry},
     ha,
@@ -101,6 +102,10 @@ pub struct State {
     /// In which each of them belongs here.
     epochs: HashMap<VmId, u64>,
     strays: HashSet<VmId>,
+    /// Since which look those are gone that were here: what was seen before that is no news of them. Forgotten with it.
+    gone: HashMap<VmId, u64>,
+    /// Those that other hosts made and that are this one's now, as its driver knows them.
+    adopted: HashSet<VmId>,
     /// Those that are listened to, or could not be.
     pub(super) consoles: HashMap<VmId, Console>,
     /// Migrations away from here that have not ended.
@@ -164,6 +169,8 @@ impl Behaviour for Host {
             children,
             epochs,
             strays: HashSet::new(),
+            gone: HashMap::new(),
+            adopted: HashSet::new(),
             consoles: HashMap::new(),
             migrating: HashSet::new(),
             steps: Arc::new(Semaphore::new(STEPS_AT_ONCE)),
@@ -236,6 +243,7 @@ impl Behaviour for Host {
             HostMsg::Clear { vm, reply } => self.clear(ctx, state, vm, reply),
             HostMsg::Migrate { vm, migration, reply } => self.migrate(ctx, state, vm, *migration, reply),
             HostMsg::Abort { vm, reply } => self.abort(ctx, state, vm, reply),
+            HostMsg::Leave { seen, reply } => self.leave(ctx, state, seen, reply),
             HostMsg::Job { vm, reply } => self.job(ctx, state, vm, reply),
             HostMsg::ReadConsole { vm, from, wait_ms, reply } => self.read_console(ctx, state, vm, from, wait_ms, reply),
             HostMsg::TypeConsole { vm, bytes, reply } => self.type_console(ctx, state, vm, bytes, reply),
@@ -259,6 +267,13 @@ impl Behaviour for Host {
                 self.look(ctx, state).await?;
                 self.sweep(ctx, state);
                 self.tend(ctx, state);
+            }
+            HostMsg::Adopted(done) => {
+                if let Err(error) = done {
+                    tracing::warn!(host = %self.spec.name, %error, "VMs that were found here are not its own yet");
+                    state.adopted.clear();
+                }
+                self.list_soon(ctx, state);
             }
             HostMsg::Tended(tended) => self.tended(ctx, state, tended),
             HostMsg::List => {
@@ -304,11 +319,15 @@ impl Behaviour for Host {
                 state.children.remove(&vm);
                 state.epochs.remove(&vm);
                 state.known.remove(&vm);
+                state.gone.insert(vm, state.looks.fetch_add(1, Ordering::AcqRel) + 1);
                 self.sweep_consoles(ctx);
                 self.look(ctx, state).await?;
             }
             HostMsg::StrayGone { vm } => {
                 state.strays.remove(&vm);
+                // What it used may go now.
+                state.tended.anew();
+                self.tend(ctx, state);
             }
         }
         Ok(())
@@ -387,6 +406,7 @@ impl Host {
             deliver(&me, HostMsg::Measured(measured)).await;
         });
         state.link = Some(Link { driver, _held: held });
+        state.adopted.clear();
         self.list(ctx, state);
     }
 
@@ -474,8 +494,11 @@ impl Host {
         }
         let (driver, me) = (link.driver.clone(), ctx.addr().clone());
         let begun = state.looks.fetch_add(1, Ordering::AcqRel) + 1;
+        let key = self.spec.id.key();
         ctx.task(async move {
             let result = driver.list(Deadline::after(LIST_WITHIN)).await;
+            let late = fault::point("host.listed", Some(&key)).await;
+            let result = late.map_err(|error| DriverError::Failed { message: error.to_string() }).and(result);
             deliver(&me, HostMsg::Listed { begun, result }).await;
         });
     }
@@ -484,9 +507,11 @@ impl Host {
         ctx.set_note("connected");
         state.listed = true;
         state.foreign = listing.foreign;
+        let awaited = self.adopt(ctx, state, &listing.others);
         let mut found: HashMap<VmId, Domain> = listing.domains.into_iter().map(|domain| (domain.vm, domain)).collect();
         let stale = self.stale(&found);
-        for vm in state.children.keys().filter(|vm| !stale.contains(vm)) {
+        // Not absent either: they are here, and soon its own.
+        for vm in state.children.keys().filter(|vm| !stale.contains(vm) && !awaited.contains(vm)) {
             let domain = found.remove(vm);
             let known = state.known.entry(*vm).or_insert(Known { at: 0, domain: None, told: false });
             if known.at > begun {
@@ -514,10 +539,35 @@ impl Host {
             .collect();
         self.let_go(&on);
         self.measure(state);
-        // What is left is nobody's here.
-        self.end_strays(ctx, state, &stale, found.into_keys());
+        // What is left is nobody's here, unless it was still here when the look began.
+        let left = found.into_iter().filter(|(vm, _)| state.gone.get(vm).is_none_or(|since| *since < begun));
+        let left: Vec<(VmId, Run)> = left.map(|(vm, domain)| (vm, domain.run)).collect();
+        state.gone.retain(|_, since| *since >= begun);
+        self.end_strays(ctx, state, &stale, left.into_iter());
         self.look_at_consoles(ctx, state);
         self.answers(ctx, state);
+    }
+
+    /// What another host made and somebody brought here is this host's from the moment that the fleet says so.
+    /// Those that its driver did not have for its own at this look.
+    fn adopt(&self, ctx: &Context<HostMsg>, state: &mut State, others: &[Domain]) -> HashSet<VmId> {
+        let host = self.spec.id;
+        let (new, wanted): (HashSet<VmId>, HashSet<VmId>) = self.house.directory.read(|known| {
+            let belongs = |vm: &VmId| known.fleet.vms.get(vm).filter(|entry| entry.host == host).map(|entry| entry.epoch);
+            let new = others.iter().filter(|domain| belongs(&domain.vm) == Some(domain.epoch)).map(|domain| domain.vm);
+            let new: HashSet<VmId> = new.collect();
+            let kept = state.adopted.iter().copied().filter(|vm| belongs(vm).is_some());
+            let wanted = new.iter().copied().chain(kept).collect();
+            (new, wanted)
+        });
+        let Some(link) = state.link.as_ref().filter(|_| wanted != state.adopted) else { return new };
+        state.adopted = wanted.clone();
+        let (driver, me) = (link.driver.clone(), ctx.addr().clone());
+        ctx.task(async move {
+            let done = driver.adopt(wanted.into_iter().collect(), Deadline::after(STEP_WITHIN)).await;
+            deliver(&me, HostMsg::Adopted(done)).await;
+        });
+        new
     }
 
     /// What its VMs used up to this look.
@@ -554,21 +604,31 @@ impl Host {
 
     /// Domains with this host's mark that are no VM of it: of a VM that was removed while it could not be reached. The
     /// directory knew of every VM before its domain was made, so what it does not know is gone.
-    fn end_strays(&self, ctx: &Context<HostMsg>, state: &mut State, stale: &HashSet<VmId>, found: impl Iterator<Item = VmId>) {
+    fn end_strays(
+        &self,
+        ctx: &Context<HostMsg>,
+        state: &mut State,
+        stale: &HashSet<VmId>,
+        found: impl Iterator<Item = (VmId, Run)>,
+    ) {
         let host = self.spec.id;
         let strays: Vec<(VmId, bool)> = self.house.directory.read(|known| {
             if known.place(Entity::Host(host)).is_none_or(|place| place.placement != self.placement) {
                 return Vec::new();
             }
             // One that is on its way here belongs to the other host still, and is left alone.
-            let others = |entry: &VmEntry| entry.host != host && entry.moving != Some(host);
-            let stray = |vm: &VmId| stale.contains(vm) || known.fleet.vms.get(vm).is_none_or(others);
+            // And one that is on, or coming, is what there is of its VM: somebody brings it here, and the other host looks for it.
+            let others = |entry: &VmEntry, run: Run| entry.host != host && entry.moving != Some(host) && !run.is_on();
+            let stray =
+                |vm: &VmId, run: Run| stale.contains(vm) || known.fleet.vms.get(vm).is_none_or(|entry| others(entry, run));
             // The disks of one that is on another host may be that one's, too.
             let elsewhere = |vm: &VmId| {
                 let other = known.fleet.vms.get(vm).and_then(|entry| known.fleet.hosts.get(&entry.host));
                 other.is_some_and(|other| other.spec.shares_with(&self.spec))
             };
-            found.filter(stray).map(|vm| (vm, elsewhere(&vm))).collect()
+            // What was handed over was copied by who did that, or is the same disk.
+            let handed_over = |run: Run| run == Run::Off(Off::Moved);
+            found.filter(|(vm, run)| stray(vm, *run)).map(|(vm, run)| (vm, handed_over(run) || elsewhere(&vm))).collect()
         });
         let Some(link) = &state.link else { return };
         for (vm, shared) in strays {

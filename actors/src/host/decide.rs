@@ -107,6 +107,14 @@ pub fn decide(fleet: &Fleet, change: &FleetChange, operation: Option<&Operation>
             },
             _ => Vec::new(),
         },
+        FleetChange::FoundVm { vm, from, to } => match fleet.vms.get(vm) {
+            Some(entry) if entry.host == *from && entry.moving.is_none() && from != to => {
+                fleet.hosts.get(to).ok_or_else(|| Refused::not_found(*to))?;
+                vec![FleetEvent::VmFound { vm: *vm, from: *from, to: *to }]
+            }
+            // Said again, or it is on its way by now.
+            _ => Vec::new(),
+        },
         FleetChange::BeginReshape { vm, host, number, shape } => reshape::begin(fleet, *vm, *host, *number, shape)?,
         FleetChange::EndReshape { vm, host, number, reshaped, held } => {
             reshape::end(fleet, *vm, *host, *number, *reshaped, *held)

@@ -168,6 +168,12 @@ pub enum FleetEvent {
         network: NetworkId,
         operation: Option<Operation>,
     },
+    /// Somebody brought it to another host with the hypervisor's own tool: that host has it from now on.
+    VmFound {
+        vm: VmId,
+        from: HostId,
+        to: HostId,
+    },
 }
 
 impl FleetEvent {
@@ -198,6 +204,7 @@ impl FleetEvent {
             Self::VmTaken { .. } => "VmTaken",
             Self::NetworkAdded { .. } => "NetworkAdded",
             Self::NetworkRemoved { .. } => "NetworkRemoved",
+            Self::VmFound { .. } => "VmFound",
         }
     }
 
@@ -223,7 +230,10 @@ impl FleetEvent {
             | Self::VmRemoved { host, .. } => *host,
             // Its new host is to hear of it at once; the old one has nobody who could.
             Self::VmComesBack { to, .. } => *to,
-            Self::VmMoving { from, .. } | Self::VmMoved { from, .. } | Self::VmStayed { from, .. } => *from,
+            Self::VmMoving { from, .. }
+            | Self::VmMoved { from, .. }
+            | Self::VmStayed { from, .. }
+            | Self::VmFound { from, .. } => *from,
             Self::ImageAdded { .. } | Self::ImageRemoved { .. } | Self::NetworkAdded { .. } | Self::NetworkRemoved { .. } => {
                 return None;
             }
@@ -234,7 +244,7 @@ impl FleetEvent {
     pub const fn other_host(&self) -> Option<HostId> {
         match self {
             // What it gets is to have an actor there.
-            Self::VmMoved { to, .. } => Some(*to),
+            Self::VmMoved { to, .. } | Self::VmFound { to, .. } => Some(*to),
             _ => None,
         }
     }
@@ -275,7 +285,10 @@ impl FleetEvent {
                 "eligible": decision.eligible, "addresses": addresses(cards),
             }),
             Self::VmRemoved { vm, host } => json!({"vm": vm.to_string(), "host": host.to_string()}),
-            Self::VmMoving { vm, from, to } | Self::VmMoved { vm, from, to } | Self::VmStayed { vm, from, to } => {
+            Self::VmMoving { vm, from, to }
+            | Self::VmMoved { vm, from, to }
+            | Self::VmStayed { vm, from, to }
+            | Self::VmFound { vm, from, to } => {
                 json!({"vm": vm.to_string(), "host": from.to_string(), "to": to.to_string()})
             }
             Self::ImageAdded { spec, .. } => {
@@ -428,6 +441,12 @@ pub enum FleetChange {
     RemoveNetwork {
         network: NetworkId,
     },
+    /// From a VM's actor on `from`, where it is no more: `to` has it, and nobody of the cluster brought it there.
+    FoundVm {
+        vm: VmId,
+        from: HostId,
+        to: HostId,
+    },
 }
 
 impl FleetChange {
@@ -453,6 +472,7 @@ impl FleetChange {
             | Self::EndMove { vm, .. }
             | Self::BeginReshape { vm, .. }
             | Self::EndReshape { vm, .. }
+            | Self::FoundVm { vm, .. }
             | Self::LetGo { vm, .. } => vm.key(),
         }
     }

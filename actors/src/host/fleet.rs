@@ -275,6 +275,7 @@ impl Fleet {
             FleetEvent::VmRemoved { vm, .. }
             | FleetEvent::VmMoving { vm, .. }
             | FleetEvent::VmMoved { vm, .. }
+            | FleetEvent::VmFound { vm, .. }
             | FleetEvent::VmStayed { vm, .. }
             | FleetEvent::VmComesBack { vm, .. }
             | FleetEvent::VmReshaping { vm, .. }
@@ -377,6 +378,13 @@ impl Fleet {
                 }
             }
             FleetEvent::VmMoved { vm, from, to } => self.hand_over(*vm, *from, *to, at),
+            FleetEvent::VmFound { vm, from, to } => {
+                let Some((spec, need)) = self.vms.get(vm).map(|entry| (entry.spec.clone(), entry.need())) else { return };
+                // Whether or not there is room: it is there.
+                self.reserve(*to, need, 1);
+                self.group(*to, &spec, 1);
+                self.hand_over(*vm, *from, *to, at);
+            }
             FleetEvent::VmComesBack { vm, from, to, epoch, .. } => {
                 // Nothing of it runs any more: it begins in the shape that it has.
                 self.reshape(*vm, |entry| {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use hiveward_runtime::{call::Reply, clock::WallMs};
+use hiveward_runtime::{call::Reply, clock::WallMs, ledger::Cursor};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -33,6 +33,9 @@ pub struct Peeked {
     pub under_way: bool,
     /// To be compared with other looks of the same host.
     pub at: u64,
+    /// The domain of this VM that another host made, if that is here.
+    #[serde(default)]
+    pub other: Option<Domain>,
 }
 
 pub enum HostMsg {
@@ -110,6 +113,12 @@ pub enum HostMsg {
         vm: VmId,
         reply: Reply<Result<(), DriverError>>,
     },
+    /// It is about to be removed: away with what it has for VMs that are no more, as the fleet is at this cursor. What VMs use
+    /// stays.
+    Leave {
+        seen: Cursor,
+        reply: Reply<Result<(), DriverError>>,
+    },
     /// How a migration goes; `None` if none is under way.
     Job {
         vm: VmId,
@@ -179,6 +188,8 @@ pub enum HostMsg {
     StrayGone {
         vm: VmId,
     },
+    /// Whether those that others made and that are this host's now are known to its driver.
+    Adopted(Result<(), DriverError>),
     /// Its networks are these, or not all of them.
     Tended(Result<Vec<Network>, DriverError>),
 }

@@ -9,7 +9,7 @@ use hiveward_runtime::{call::Reply, clock::Deadline, supervise::Context};
 
 use super::{
     actor::{Host, State, deliver},
-    driver::{Action, Driver, DriverError, Migration, Progress, Run},
+    driver::{Action, Domain, Driver, DriverError, Listing, Migration, Progress, Run},
     ha,
     message::{HostMsg, Peeked},
     network::tending::make_ready,
@@ -29,7 +29,7 @@ fn not_now<T>(why: &str) -> Result<T, DriverError> {
     Err(DriverError::Failed { message: why.into() })
 }
 
-async fn look(driver: &dyn Driver, vm: VmId, deadline: Deadline) -> Result<Option<super::driver::Domain>, DriverError> {
+async fn look(driver: &dyn Driver, vm: VmId, deadline: Deadline) -> Result<Option<Domain>, DriverError> {
     Ok(driver.list(deadline).await?.domains.into_iter().find(|domain| domain.vm == vm))
 }
 
@@ -42,7 +42,9 @@ impl Host {
                 // First whether it may still change, then what it is.
                 let under_way = leaving || driver.job(vm, deadline).await?.is_some();
                 let at = looks.fetch_add(1, Ordering::AcqRel) + 1;
-                Ok(Peeked { domain: look(&*driver, vm, deadline).await?, under_way, at })
+                let Listing { domains, others, .. } = driver.list(deadline).await?;
+                let of_it = |all: Vec<Domain>| all.into_iter().find(|domain| domain.vm == vm);
+                Ok(Peeked { domain: of_it(domains), under_way, at, other: of_it(others) })
             };
             let peeked = peeked.await;
             reply.answer(peeked);

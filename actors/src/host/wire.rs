@@ -3,6 +3,7 @@
 use hiveward_runtime::{
     clock::WallMs,
     cluster::router::{Inbound, NotDelivered},
+    ledger::Cursor,
 };
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,7 @@ pub enum HostWire {
     GuestCommand { vm: VmId, command: String },
     Samples { vm: Option<VmId>, since: WallMs, until: WallMs, points: u32 },
     Loads { since: WallMs, window_ms: u64 },
+    Leave { seen: Cursor },
 }
 
 /// What came in, as the message it is.
@@ -37,6 +39,7 @@ pub fn read(inbound: &Inbound<'_>) -> Result<HostMsg, NotDelivered> {
         HostWire::Loads { since, window_ms } => HostMsg::Loads { since, window_ms, reply: inbound.reply()? },
         HostWire::Job { vm } => HostMsg::Job { vm, reply: inbound.reply()? },
         HostWire::Guest { vm } => HostMsg::Guest { vm, reply: inbound.reply()? },
+        HostWire::Leave { seen } => HostMsg::Leave { seen, reply: inbound.reply()? },
         HostWire::Usage { vms } => HostMsg::Usage { vms, reply: inbound.reply()? },
     })
 }

@@ -26,7 +26,7 @@ use super::{
     event::{self, Asked, OperationKind, Seen, VmEvent},
     message::{Answer, Stepped, VmMsg},
     migrate::{Move, Side},
-    reconcile::{self, Doing, Next, Step},
+    reconcile::{self, Doing, Next, Sought, Step},
     reshape::Claim,
     schedule::{self, Schedule},
     shaping,
@@ -352,6 +352,7 @@ impl Vm {
         if seen != state.vm.seen {
             // What could not be done before may be possible now.
             (state.last_step, state.tries, state.not_before) = (None, 0, None);
+            state.doing.sought = None;
             ctx.set_note(seen.words());
             self.record(ctx, state, vec![VmEvent::Seen { seen }], None).await?;
         }
@@ -406,6 +407,10 @@ impl Vm {
                         self.record(ctx, state, vec![VmEvent::Copied { number, disks }], None).await?;
                         None
                     }
+                    Stepped::Sought(on) => {
+                        state.doing.sought = Some(on.map_or(Sought::Nowhere, Sought::On));
+                        None
+                    }
                     Stepped::Told => None,
                 };
                 match (meanwhile, done) {
@@ -431,6 +436,8 @@ impl Vm {
                 // It may have happened all the same: a look will tell.
                 self.ask_for_a_look();
                 state.last_error = Some(error.to_string());
+                // What was found may be elsewhere by now.
+                state.doing.sought = None;
                 match state.vm.active() {
                     // Where it is now a look at both hosts says.
                     Some(active) if active.kind == OperationKind::Migrate => {
@@ -542,7 +549,7 @@ impl Vm {
         fault::point(points(step).0, ctx.key()).await?;
         (state.in_flight, state.last_step) = (Some(step), Some(step));
         let (house, spec, host, me) = (self.house.clone(), self.spec_now(), self.host, ctx.addr().clone());
-        let work = Work::of(&state.vm, house, spec, host, step);
+        let work = Work::of(&state.vm, &state.doing, house, spec, host, step);
         ctx.task(async move {
             let result = work.done().await;
             deliver(&me, VmMsg::Stepped { step, result }).await;

@@ -10,6 +10,7 @@ use crate::{
         driver::{Domain, DriverError, Progress},
         message::Done,
     },
+    id::HostId,
     swarm::message::Committed,
 };
 
@@ -32,6 +33,8 @@ pub enum Stepped {
         number: u64,
         disks: Vec<Copied>,
     },
+    /// Which host has it that did not make it.
+    Sought(Option<HostId>),
     /// Others know of it now.
     Told,
 }

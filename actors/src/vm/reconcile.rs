@@ -15,7 +15,10 @@ use super::{
     schedule, snapshot,
     state::VmState,
 };
-use crate::host::driver::{Off, Run};
+use crate::{
+    host::driver::{Off, Run},
+    id::HostId,
+};
 
 /// An operation that has not come to its end by then has failed.
 pub const OPERATION_WITHIN: Duration = Duration::from_secs(300);
@@ -89,6 +92,12 @@ pub enum Step {
     /// Nothing is reserved any more for a run that is over.
     LetGo,
 
+    // Of one that another moved.
+    /// Whether another host has it, of all that can be asked.
+    Seek,
+    /// The roster says from then on that it belongs to the host that has it.
+    Follow,
+
     // Of a template or a clone.
     /// Its disks, among the blobs.
     Copy,
@@ -142,6 +151,16 @@ pub struct Doing {
     pub claim: Claim,
     /// The roster holds what no run uses any more.
     pub holds: bool,
+    /// Of one that is not where it was.
+    pub sought: Option<Sought>,
+}
+
+/// Where one is that is not where it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sought {
+    On(HostId),
+    /// Of the hosts that could be asked.
+    Nowhere,
 }
 
 pub fn next(state: &VmState, doing: Doing, now: WallMs) -> Next {
@@ -159,7 +178,7 @@ pub fn next(state: &VmState, doing: Doing, now: WallMs) -> Next {
         },
         None if state.removed => Next::Idle,
         None if doing.over => Next::Ask { kind: OperationKind::Remove },
-        None => match backup::between(state).unwrap_or_else(|| between_operations(state, now)) {
+        None => match backup::between(state).unwrap_or_else(|| between_operations(state, doing, now)) {
             Next::Idle if doing.holds => Next::Do(Step::LetGo),
             Next::Idle => schedule::next(state, now).unwrap_or(Next::Idle),
             next => next,
@@ -251,12 +270,18 @@ fn within_operation(state: &VmState, doing: Doing, now: WallMs) -> Next {
     }
 }
 
-fn between_operations(state: &VmState, now: WallMs) -> Next {
+fn between_operations(state: &VmState, doing: Doing, now: WallMs) -> Next {
     let adopt = |wanted, why: &str| Next::Adopt { wanted, why: why.into() };
     match (state.wanted, state.seen) {
         (Wanted::Running, Seen::There(Run::Off(Off::Shutdown))) => adopt(Wanted::Stopped, "the guest shut itself down"),
         (Wanted::Running | Wanted::Paused, Seen::There(Run::Off(Off::Destroyed))) => {
             adopt(Wanted::Stopped, "somebody stopped it on the host")
+        }
+        // Somebody may have moved it: it is looked for before it is made again.
+        (Wanted::Running | Wanted::Paused, Seen::There(Run::Off(Off::Moved)) | Seen::Absent)
+            if doing.sought != Some(Sought::Nowhere) =>
+        {
+            Next::Do(if doing.sought.is_some() { Step::Follow } else { Step::Seek })
         }
         // Started here it would run twice.
         (Wanted::Running | Wanted::Paused, Seen::There(Run::Off(Off::Moved))) => {

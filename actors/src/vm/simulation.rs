@@ -8,7 +8,7 @@ use hiveward_runtime::clock::WallMs;
 
 use super::{
     event::{Asked, OperationKind, Outcome, Seen, Subject, VmEvent, Wanted},
-    reconcile::{self, Doing, Next, Step},
+    reconcile::{self, Doing, Next, Sought, Step},
     reshape::Claim,
     snapshot::{self, Snapshot},
     spec::VmSpec,
@@ -146,6 +146,7 @@ impl Life {
     fn look(&mut self, machine: &Machine) {
         self.doing.boots = Some(machine.boots);
         if self.state.seen != machine.seen() {
+            self.doing.sought = None;
             self.record(VmEvent::Seen { seen: machine.seen() });
         }
     }
@@ -191,6 +192,8 @@ impl Life {
             }
             Step::GiveBack => (self.roster.wanted, self.roster.held) = (None, held),
             Step::LetGo => self.roster.held = None,
+            // Nobody moves it here.
+            Step::Seek => {}
             _ => return None,
         }
         Some(true)
@@ -239,7 +242,7 @@ impl Life {
     fn ask_oneself(&mut self, kind: OperationKind) {
         let number = self.state.last_number() + 1;
         let asked = Asked { grace_ms: 5_000, boots: self.doing.boots, ..Asked::new(number, kind, "hiveward") };
-        self.doing.done = None;
+        (self.doing.done, self.doing.sought) = (None, None);
         self.record(VmEvent::Asked(Box::new(asked)));
     }
 
@@ -288,6 +291,9 @@ impl Life {
                 }
                 self.doing.done = Some(step);
                 self.look(machine);
+                if step == Step::Seek {
+                    self.doing.sought = Some(Sought::Nowhere);
+                }
                 if matches!(step, Step::Reshape | Step::Unshape)
                     && let Some(number) = self.state.active().map(|active| active.number)
                 {
@@ -372,7 +378,7 @@ fn live(seed: u64) {
                     },
                 };
                 if let Ok(Decided::New(_, events)) = life.state.decide(&spec, ask, life.doing.boots) {
-                    life.doing.done = None;
+                    (life.doing.done, life.doing.sought) = (None, None);
                     for event in events {
                         life.record(event);
                     }

@@ -15,7 +15,7 @@ use super::{
     keep::{self, Errand},
     message::Stepped,
     migrate::Move,
-    reconcile::Step,
+    reconcile::{Doing, Sought, Step},
     shaping::{self, Shaping},
     snapshot,
     spec::VmSpec,
@@ -76,6 +76,8 @@ pub(super) const fn points(step: Step) -> (&'static str, &'static str) {
         Step::GiveBack => ("vm.give_back", "vm.give_back.done"),
         Step::DropDisk => ("vm.drop_disk", "vm.drop_disk.done"),
         Step::LetGo => ("vm.let_go", "vm.let_go.done"),
+        Step::Seek => ("vm.seek", "vm.seek.done"),
+        Step::Follow => ("vm.follow", "vm.follow.done"),
         Step::Copy => ("vm.copy", "vm.copy.done"),
         Step::EndCopy => ("vm.end_copy", "vm.end_copy.done"),
         Step::Publish => ("vm.publish", "vm.publish.done"),
@@ -90,6 +92,8 @@ pub(super) struct Work {
     step: Step,
     /// Where to, if it moves.
     asked: Option<Box<Move>>,
+    /// Where else it was found.
+    sought: Option<Sought>,
     /// Which snapshot, if it is about one.
     tag: Option<String>,
     errand: Errand,
@@ -100,9 +104,10 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub fn of(vm: &VmState, house: House, spec: Arc<VmSpec>, host: HostId, step: Step) -> Self {
+    pub fn of(vm: &VmState, doing: &Doing, house: House, spec: Arc<VmSpec>, host: HostId, step: Step) -> Self {
         Self {
             asked: vm.active().and_then(|active| active.migration.clone()),
+            sought: doing.sought,
             tag: snapshot::tag_under_way(vm),
             errand: Errand::of(vm, &spec, host, house.clock.now()),
             shaping: Shaping::of(vm),
@@ -116,8 +121,8 @@ impl Work {
     }
 
     pub async fn done(self) -> Result<Stepped, DriverError> {
-        let Self { house, spec, host, step, asked, tag, errand, shaping, copying, creates } = self;
-        let trip = Trip { house: &house, spec: &spec, host, asked: asked.as_deref() };
+        let Self { house, spec, host, step, asked, sought, tag, errand, shaping, copying, creates } = self;
+        let trip = Trip { house: &house, spec: &spec, host, asked: asked.as_deref(), sought };
         if let Some(result) = trip.step(step).await {
             return result;
         }

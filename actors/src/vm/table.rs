@@ -60,7 +60,14 @@ impl View for VmView {
                 RosterEvent::NOUN
                     if matches!(
                         &*event.kind,
-                        "VmAdded" | "VmRemoved" | "VmMoved" | "VmComesBack" | "HostRemoved" | "VmReshaped" | "VmTaken"
+                        "VmAdded"
+                            | "VmRemoved"
+                            | "VmMoved"
+                            | "VmFound"
+                            | "VmComesBack"
+                            | "HostRemoved"
+                            | "VmReshaped"
+                            | "VmTaken"
                     ) =>
                 {
                     rows.roster(event)?
@@ -108,7 +115,9 @@ impl Rows<'_> {
                 self.changed.insert(spec.id, (Some(record), true));
             }
             FleetEvent::VmRemoved { vm, .. } => self.remove(vm)?,
-            FleetEvent::VmMoved { vm, from, to } => self.hand_over(vm, from, to, event.cursor)?,
+            FleetEvent::VmMoved { vm, from, to } | FleetEvent::VmFound { vm, from, to } => {
+                self.hand_over(vm, from, to, event.cursor)?
+            }
             FleetEvent::VmReshaped { vm, shape, .. } => {
                 if let Some(record) = self.get(vm)? {
                     record.spec = std::sync::Arc::new(record.spec.shaped(&shape));

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::StreamExt;
 use hiveward_runtime::{
     clock::Deadline,
     error::{Code, Refused},
@@ -12,7 +13,7 @@ use serde::de::DeserializeOwned;
 use super::{
     message::Stepped,
     migrate::{Compared, Move, There},
-    reconcile::Step,
+    reconcile::{Sought, Step},
     spec::VmSpec,
     steps::ask_host,
 };
@@ -21,7 +22,7 @@ use crate::{
     host::{
         actor::STEP_WITHIN,
         ask_roster,
-        driver::{Action, DriverError, Migration, domain_name},
+        driver::{Action, Domain, DriverError, Migration, domain_name},
         event::FleetChange,
         lost::is_off,
         message::{Done, HostMsg, Peeked},
@@ -35,6 +36,10 @@ use crate::{
 const PEEK_WITHIN: Duration = Duration::from_secs(10);
 const PREPARE_WITHIN: Duration = Duration::from_secs(240);
 const ROSTER_WITHIN: Duration = Duration::from_secs(10);
+/// Hosts that are asked at the same time whether they have a VM that is not where it was.
+const SEEKS_AT_ONCE: usize = 64;
+/// All of them together: a VM that is to run again does not wait for hosts that hang.
+const SEEK_WITHIN: Duration = Duration::from_secs(10);
 /// Until others of its host have gone.
 const QUEUED_WITHIN: Duration = Duration::from_secs(3_600);
 /// Beyond twice its limit, by when the driver has ended it.
@@ -47,6 +52,8 @@ pub(super) struct Trip<'a> {
     pub spec: &'a Arc<VmSpec>,
     pub host: HostId,
     pub asked: Option<&'a Move>,
+    /// Where it was found.
+    pub sought: Option<Sought>,
 }
 
 type Answer = Result<Stepped, DriverError>;
@@ -96,6 +103,8 @@ impl Trip<'_> {
             }
             Step::CleanHere if self.shares() => Ok(Stepped::Told),
             Step::CleanHere => ask_host(self.house, self.host, self.spec, Action::Discard).await.map(|_| Stepped::Told),
+            Step::Seek => self.seek().await,
+            Step::Follow => self.follow().await,
             Step::Settle => self.tell(true).await,
             Step::Release => self.tell(false).await,
             _ => return None,
@@ -193,6 +202,40 @@ impl Trip<'_> {
         };
         let Peeked { domain, at, .. } = self.peek(self.host).await?;
         Ok(Stepped::Compared(Compared { under_way, there }, Done { domain, at }))
+    }
+
+    /// Asks every host that could have it. What cannot be asked does not count: there the lock of its disk is left.
+    async fn seek(&self) -> Answer {
+        // It may be here again.
+        if self.peek(self.host).await?.domain.is_some_and(|domain| domain.run.is_on()) {
+            return Ok(Stepped::Sought(None));
+        }
+        let (epoch, hosts): (u64, Vec<HostId>) = self.house.directory.read(|known| {
+            let scheme = known.fleet.hosts.get(&self.host).map(|entry| entry.spec.scheme());
+            let asked = known.fleet.hosts.iter().filter(|(host, entry)| {
+                **host != self.host && Some(entry.spec.scheme()) == scheme && entry.unreachable.is_none() && entry.lost.is_none()
+            });
+            (known.fleet.vms.get(&self.spec.id).map_or(0, |entry| entry.epoch), asked.map(|(host, _)| *host).collect())
+        });
+        let looks = hosts.into_iter().map(|host| async move {
+            let Peeked { domain, other, .. } = self.peek(host).await.ok()?;
+            let has = |domain: &Domain| domain.run.is_on() && domain.epoch == epoch;
+            domain.iter().chain(&other).any(has).then_some(host)
+        });
+        let mut found = futures_util::stream::iter(looks).buffer_unordered(SEEKS_AT_ONCE).filter_map(std::future::ready);
+        let found = tokio::time::timeout(SEEK_WITHIN, std::pin::pin!(&mut found).next()).await;
+        if found.is_err() {
+            tracing::warn!(vm = %self.spec.name, "not all hosts said whether they have it; it is not waited for the others");
+        }
+        Ok(Stepped::Sought(found.ok().flatten()))
+    }
+
+    async fn follow(&self) -> Answer {
+        let Some(Sought::On(to)) = self.sought else { return failed("where it is is not known") };
+        let (vm, from) = (self.spec.id, self.host);
+        tracing::warn!(vm = %self.spec.name, %from, %to, "somebody moved it to another host, which has it from now on");
+        ask_roster(self.house, FleetChange::FoundVm { vm, from, to }, Deadline::after(ROSTER_WITHIN)).await.map_err(error)?;
+        Ok(Stepped::Told)
     }
 
     async fn migrate(&self) -> Answer {

@@ -260,7 +260,20 @@ macro_rules! payloads {
     )+};
 }
 
-payloads!(RegisterHostPayload, DrainHostPayload, CancelHostDrainPayload, DeclareHostLostPayload, RemoveHostPayload);
+payloads!(RegisterHostPayload, DrainHostPayload, CancelHostDrainPayload, DeclareHostLostPayload);
+
+#[derive(SimpleObject)]
+pub struct RemoveHostPayload {
+    /// As it was; absent where the same operation has removed it before.
+    host: Option<Host>,
+    cursor: Cursor,
+}
+
+impl From<Done<Option<HostRecord>>> for RemoveHostPayload {
+    fn from(done: Done<Option<HostRecord>>) -> Self {
+        Self { host: done.value.map(Host::from), cursor: done.cursor.into() }
+    }
+}
 
 #[derive(Default)]
 pub struct HostMutation;
@@ -303,8 +316,9 @@ impl HostMutation {
         Ok(door(ctx)?.declare_host_lost(op, host, input.confirm).await?.into())
     }
     async fn remove_host(&self, ctx: &Context<'_>, input: RemoveHostInput) -> Result<RemoveHostPayload> {
-        let host = host_id(ctx, "host", &input.host)?;
-        Ok(door(ctx)?.remove_host(op(ctx, input.operation_id.as_ref())?, host, input.force).await?.into())
+        let (control, op) = (door(ctx)?, op(ctx, input.operation_id.as_ref())?);
+        let host = host_id(ctx, "host", &input.host).or_else(|unknown| control.was_about(&op).ok_or(unknown))?;
+        Ok(control.remove_host(op, host, input.force).await?.into())
     }
 }
 

@@ -116,7 +116,20 @@ macro_rules! payloads {
     )+};
 }
 
-payloads!(ImportImagePayload, RemoveImagePayload);
+payloads!(ImportImagePayload);
+
+#[derive(SimpleObject)]
+pub struct RemoveImagePayload {
+    /// As it was; absent where the same operation has removed it before.
+    image: Option<Image>,
+    cursor: Cursor,
+}
+
+impl From<Done<Option<ImageEntry>>> for RemoveImagePayload {
+    fn from(done: Done<Option<ImageEntry>>) -> Self {
+        Self { image: done.value.map(Image::from), cursor: done.cursor.into() }
+    }
+}
 
 #[derive(Default)]
 pub struct ImageMutation;
@@ -130,8 +143,9 @@ impl ImageMutation {
     }
     /// Refused while a VM is made of it. Hosts remove their copies when no disk is made of them any more.
     async fn remove_image(&self, ctx: &Context<'_>, input: RemoveImageInput) -> Result<RemoveImagePayload> {
-        let image = image_id(ctx, &input.image)?;
-        Ok(door(ctx)?.remove_image(op(ctx, input.operation_id.as_ref())?, image).await?.into())
+        let (control, op) = (door(ctx)?, op(ctx, input.operation_id.as_ref())?);
+        let image = image_id(ctx, &input.image).or_else(|unknown| control.was_about(&op).ok_or(unknown))?;
+        Ok(control.remove_image(op, image).await?.into())
     }
 }
 

@@ -184,8 +184,9 @@ impl NetworkMutation {
     }
     /// Refused while a VM is on it.
     async fn remove_network(&self, ctx: &Context<'_>, input: RemoveNetworkInput) -> Result<RemoveNetworkPayload> {
-        let network = network_id(ctx, &input.network)?;
-        Ok(door(ctx)?.remove_network(op(ctx, input.operation_id.as_ref())?, network).await?.into())
+        let (control, op) = (door(ctx)?, op(ctx, input.operation_id.as_ref())?);
+        let network = network_id(ctx, &input.network).or_else(|unknown| control.was_about(&op).ok_or(unknown))?;
+        Ok(control.remove_network(op, network).await?.into())
     }
 }
 

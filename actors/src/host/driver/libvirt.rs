@@ -315,12 +315,18 @@ impl Driver for Libvirt {
     fn list(&self, deadline: Deadline) -> BoxFuture<'_, Result<Listing, DriverError>> {
         Box::pin(async move {
             match self.ask(Call::List, deadline).await? {
-                Answer::Listing { domains, foreign } => {
-                    Ok(Listing { domains: domains.into_iter().filter_map(|seen| self.domain(seen)).collect(), foreign })
+                Answer::Listing { domains, foreign, others } => {
+                    let all = |seen: Vec<Seen>| seen.into_iter().filter_map(|seen| self.domain(seen)).collect();
+                    Ok(Listing { domains: all(domains), foreign, others: all(others) })
                 }
                 _ => odd(),
             }
         })
+    }
+
+    fn adopt(&self, vms: Vec<VmId>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
+        let vms = vms.into_iter().map(|vm| digits(vm.as_u128())).collect();
+        Box::pin(async move { self.ask(Call::Adopt { vms }, deadline).await.map(drop) })
     }
 
     fn act(&self, vm: VmId, action: Action, deadline: Deadline) -> BoxFuture<'_, Result<Option<Domain>, DriverError>> {

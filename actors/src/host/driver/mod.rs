@@ -144,8 +144,11 @@ pub fn epoch_of(name: &str) -> u64 {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listing {
     pub domains: Vec<Domain>,
-    /// Domains that carry no mark of ours.
+    /// Domains that do not carry this host's mark.
     pub foreign: u32,
+    /// Those of them that carry another host's: they were made there. Their owner is not said.
+    #[serde(default)]
+    pub others: Vec<Domain>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
@@ -241,6 +244,10 @@ pub trait Driver: Send + Sync + 'static {
 
     /// All domains with their statistics, in one call to the hypervisor.
     fn list(&self, deadline: Deadline) -> BoxFuture<'_, Result<Listing, DriverError>>;
+
+    /// From now on these domains are this host's own, and of those that were made on other hosts no others. They run on as
+    /// they do, and keep what they are called.
+    fn adopt(&self, vms: Vec<VmId>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>>;
 
     /// Answers with the domain as it is afterwards; `None` if there is none.
     fn act(&self, vm: VmId, action: Action, deadline: Deadline) -> BoxFuture<'_, Result<Option<Domain>, DriverError>>;

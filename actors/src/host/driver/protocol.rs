@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 /// A longer frame ends the connection.
 pub const FRAME_BYTES_MAX: usize = 32 << 20;
 
@@ -70,6 +70,10 @@ pub enum Call {
         only: Option<String>,
         #[serde(default)]
         marks: Marks,
+    },
+    /// From now on these domains are this host's own, and of those that carry another's mark no others. They run on under it.
+    Adopt {
+        vms: Vec<String>,
     },
     /// Removes images that nobody here is made of, but for these.
     Sweep {
@@ -254,6 +258,9 @@ pub struct Progress {
     pub sent_bytes: Option<u64>,
     /// Passes over the memory.
     pub iteration: Option<u64>,
+    /// Of one that slows its guest: by how much of its time, in percent.
+    #[serde(default)]
+    pub throttle_percent: Option<u64>,
     /// Of one that has ended: how long the guest stood still, as the hypervisor measured it.
     pub downtime_ms: Option<u64>,
 }
@@ -430,6 +437,9 @@ pub enum Answer {
     Listing {
         domains: Vec<Seen>,
         foreign: u32,
+        /// Those of the foreign that carry a mark of ours, but another host's.
+        #[serde(default)]
+        others: Vec<Seen>,
     },
     Domain(Option<Seen>),
     /// Absent: no agent answers.

@@ -22,7 +22,7 @@ use hiveward_runtime::{
 };
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::header::{self, Format, HEADER_BYTES};
@@ -35,6 +35,33 @@ const IMAGE_BYTES_MAX: u64 = 1 << 40;
 const CONNECT_WITHIN: Duration = Duration::from_secs(15);
 /// Without a byte the other side is given up.
 const SILENT_WITHIN: Duration = Duration::from_secs(60);
+
+/// Of a server that sends, but hardly: this much at least in each [`PACE_WITHIN`], or it is given up.
+const PACE_BYTES: u64 = 512 << 10;
+const PACE_WITHIN: Duration = Duration::from_secs(30);
+
+/// Sees that bytes come fast enough to come to an end. Pure.
+struct Pace {
+    since: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn begin(now: Instant) -> Self {
+        Self { since: now, bytes: 0 }
+    }
+
+    /// Whether it goes on, when this many more have come by now.
+    fn keeps(&mut self, now: Instant, bytes: usize) -> bool {
+        self.bytes += bytes as u64;
+        if now.duration_since(self.since) < PACE_WITHIN {
+            return true;
+        }
+        let keeps = self.bytes >= PACE_BYTES;
+        *self = Self::begin(now);
+        keeps
+    }
+}
 
 /// Where bytes come from, and what they must be.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -166,6 +193,18 @@ fn cannot(what: &str, error: &dyn std::fmt::Display) -> Refused {
     Refused { field: Some("source".into()), ..Refused::new(Code::Refused, format!("{what}: {error}; nothing is kept")) }
 }
 
+/// With what lies behind it, and without the address, which may have secrets in it.
+fn because(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut words = error.to_string();
+    let mut cause = std::error::Error::source(&error);
+    while let Some(deeper) = cause {
+        words.push_str(&format!(": {deeper}"));
+        cause = deeper.source();
+    }
+    words
+}
+
 fn internal(error: &dyn std::fmt::Display) -> Refused {
     Refused::new(Code::Internal, error.to_string())
 }
@@ -181,14 +220,30 @@ async fn fetch(blobs: Blobs, wanted: Wanted, read: Arc<AtomicU64>) -> Result<Kep
             done.await.map_err(|error| internal(&error))?
         }
         From::Url(url) => {
-            let mut sink = Sink::new(&blobs, read)?;
+            let mut sink = Sink::new(&blobs, read.clone())?;
             let client = reqwest::Client::builder().connect_timeout(CONNECT_WITHIN).read_timeout(SILENT_WITHIN).build();
             let client = client.map_err(|error| internal(&error))?;
-            let unreachable = |error: reqwest::Error| cannot("it cannot be fetched", &error.without_url());
+            let unreachable = |error: reqwest::Error| cannot("it cannot be fetched", &because(error));
             let answer = client.get(&url).send().await.and_then(reqwest::Response::error_for_status).map_err(unreachable)?;
+            let delimited = answer.content_length().is_some()
+                || answer.headers().contains_key(reqwest::header::TRANSFER_ENCODING)
+                || answer.version() >= reqwest::Version::HTTP_2;
+            if !delimited && wanted.checksum.is_none() {
+                let message = "the server does not say how long it is, so half of it would look like all of it: give a \
+                               checksum; nothing is kept";
+                return Err(Refused { field: Some("checksum".into()), ..Refused::new(Code::Refused, message) });
+            }
             let mut body = answer.bytes_stream();
+            let mut pace = Pace::begin(Instant::now());
             while let Some(piece) = body.next().await {
-                let piece = piece.map_err(unreachable)?;
+                let piece = piece.map_err(|error| {
+                    let mib = read.load(Ordering::Relaxed) as f64 / f64::from(1 << 20);
+                    cannot(&format!("it broke off after {mib:.1} MiB"), &because(error))
+                })?;
+                if !pace.keeps(Instant::now(), piece.len()) {
+                    let slow = format!("less than {} KiB came within {} s", PACE_BYTES >> 10, PACE_WITHIN.as_secs());
+                    return Err(cannot("it cannot be fetched", &slow));
+                }
                 sink =
                     tokio::task::spawn_blocking(move || sink.take(&piece).map(|()| sink)).await.map_err(|e| internal(&e))??;
             }
@@ -267,6 +322,18 @@ impl Sink {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_sends_hardly_anything_is_given_up_and_a_slow_one_is_not() {
+        let begun = Instant::now();
+        let mut pace = Pace::begin(begun);
+        let at = |seconds: u64| begun + Duration::from_secs(seconds);
+        for second in 1..300 {
+            assert!(pace.keeps(at(second), 20 << 10), "at {second} s");
+        }
+        let mut trickles = Pace::begin(begun);
+        assert!((1..30).all(|second| trickles.keeps(at(second), 1)) && !trickles.keeps(at(30), 1));
+    }
 
     #[tokio::test]
     async fn an_image_is_kept_under_the_hash_of_its_bytes_or_not_at_all() {

@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hiveward_runtime::{clock::Deadline, supervise::Context};
+use hiveward_runtime::{call::Reply, clock::Deadline, ledger::Cursor, supervise::Context};
 use tokio::{
     sync::{OwnedRwLockReadGuard, RwLock},
     time::Instant,
@@ -19,6 +19,7 @@ use crate::{
         actor::{Host, STEP_WITHIN, State, deliver},
         driver::{Action, Driver, DriverError, Network},
         message::HostMsg,
+        spec::HostUri,
     },
     house::House,
     id::{HostId, VmId},
@@ -43,6 +44,11 @@ impl Tended {
     /// How many there are, and what is wrong with them: for the living tree.
     pub fn observe(&self) -> serde_json::Value {
         serde_json::json!({ "made": self.made.as_ref().map(|(_, made)| made.len()), "why": self.why })
+    }
+
+    /// What was made last is looked at again, soon.
+    pub fn anew(&mut self) {
+        self.made = None;
     }
 
     pub fn turn(&self) -> Arc<RwLock<()>> {
@@ -104,6 +110,11 @@ impl Host {
             let tended = async {
                 let mut all = Ok(());
                 for network in now.clone() {
+                    // Not while all is swept, and not what is not wanted any more after that.
+                    let _making = turn.read().await;
+                    if !wanted().is_some_and(|(now, _)| now.contains(&network)) {
+                        continue;
+                    }
                     // One that cannot be there keeps no other from it.
                     all = all.and(driver.ensure_networks(vec![network], deadline).await);
                 }
@@ -117,6 +128,35 @@ impl Host {
             let expired = || DriverError::Expired { waited_ms: u64::try_from(STEP_WITHIN.as_millis()).unwrap_or(u64::MAX) };
             let tended = tended.unwrap_or_else(|_| Err(expired()));
             deliver(&me, HostMsg::Tended(tended.map(|()| now))).await;
+        });
+    }
+
+    /// Everything that no VM here is on, as the fleet is at `seen`, and copies of images that nothing is made of.
+    pub(in crate::host) fn leave(
+        &self,
+        ctx: &Context<HostMsg>,
+        state: &State,
+        seen: Cursor,
+        reply: Reply<Result<(), DriverError>>,
+    ) {
+        let Some(driver) = self.reachable(state) else {
+            return reply.answer(Err(DriverError::Unreachable { message: "there is no connection to it now".into() }));
+        };
+        let (house, host, turn, deadline) = (self.house.clone(), self.spec.id, state.tended.turn(), reply.deadline());
+        let has_disks = HostUri::parse(&self.spec.uri).is_ok_and(|uri| uri.has_disks());
+        ctx.task(async move {
+            let left = async {
+                if !house.directory.at_least(seen, deadline).await {
+                    return Err(DriverError::Failed { message: "its node does not know yet which VMs it has".into() });
+                }
+                let _alone = turn.write().await;
+                let keep = house.directory.read(|known| making::numbers(&known.fleet, host));
+                driver.sweep_networks(keep, deadline).await?;
+                if has_disks { driver.sweep(Vec::new(), deadline).await } else { Ok(()) }
+            };
+            let left = tokio::time::timeout_at(deadline.instant(), left).await;
+            let expired = || DriverError::Failed { message: "what it is about to use was not made or swept in time".into() };
+            reply.answer(left.unwrap_or_else(|_| Err(expired())));
         });
     }
 

@@ -466,7 +466,9 @@ fn progress(vm: &Value) {
         _ => String::new(),
     };
     let (done, all) = (size(&migration["processedBytes"]), size(&migration["totalBytes"]));
-    eprint!("\r\x1b[K{}: {done} of {all}, pass {} {forecast}", text(vm, "name"), text(migration, "iteration"));
+    let slowed = migration["throttlePercent"].as_u64().filter(|percent| *percent > 0);
+    let slowed = slowed.map_or_else(String::new, |percent| format!(", its CPUs slowed by {percent} %"));
+    eprint!("\r\x1b[K{}: {done} of {all}, pass {} {forecast}{slowed}", text(vm, "name"), text(migration, "iteration"));
 }
 
 async fn ended_showing(client: &Client, begun: Value, progress: impl Fn(&Value)) -> Outcome<Value> {

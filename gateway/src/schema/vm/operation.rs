@@ -31,6 +31,8 @@ pub struct VmMigration {
     forecast_ms: Option<BigInt>,
     /// Whether the guest writes faster than its memory is sent, so that it does not end by itself; absent if not known.
     is_outrun: Option<bool>,
+    /// Of one that slows its guest down: by how much of its time, in percent; absent if the hypervisor does not say.
+    throttle_percent: Option<BigInt>,
     /// Of one that has ended: how long the guest stood still, as the hypervisor measured it.
     downtime_ms: Option<BigInt>,
 }
@@ -47,6 +49,7 @@ impl From<Progress> for VmMigration {
             dirty_bytes_per_second: progress.dirty_bytes.map(BigInt),
             sent_bytes_per_second: progress.sent_bytes.map(BigInt),
             iteration: progress.iteration.map(BigInt),
+            throttle_percent: progress.throttle_percent.map(BigInt),
             downtime_ms: progress.downtime_ms.map(BigInt),
         }
     }

@@ -299,22 +299,31 @@ impl Driver for Simulated {
             self.reached()?;
             self.hypervisor.leave(Instant::now());
             let inner = self.hypervisor.0.inner.lock();
-            let domains: Vec<_> = inner
-                .machines
-                .iter()
-                .filter(|(_, machine)| machine.spec.owner == self.host)
-                .map(|(vm, machine)| Domain {
-                    vm: *vm,
-                    owner: machine.spec.owner,
-                    run: machine.run,
-                    boots: Some(machine.boots),
-                    usage: machine.usage,
-                    epoch: epoch_of(&machine.spec.name),
-                    lag: None,
-                })
-                .collect();
-            let foreign = u32::try_from(inner.machines.len() - domains.len()).unwrap_or(u32::MAX);
-            Ok(Listing { domains, foreign })
+            let domain = |(vm, machine): (&VmId, &Machine)| Domain {
+                vm: *vm,
+                owner: machine.spec.owner,
+                run: machine.run,
+                boots: Some(machine.boots),
+                usage: machine.usage,
+                epoch: epoch_of(&machine.spec.name),
+                lag: None,
+            };
+            let (domains, others): (Vec<_>, Vec<_>) =
+                inner.machines.iter().map(domain).partition(|domain| domain.owner == self.host);
+            Ok(Listing { domains, foreign: u32::try_from(others.len()).unwrap_or(u32::MAX), others })
+        }))
+    }
+
+    fn adopt(&self, vms: Vec<VmId>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
+        Box::pin(by(deadline, async move {
+            self.reached()?;
+            let mut inner = self.hypervisor.0.inner.lock();
+            for vm in vms {
+                if let Some(machine) = inner.machines.get_mut(&vm) {
+                    machine.spec.owner = self.host;
+                }
+            }
+            Ok(())
         }))
     }
 

@@ -257,6 +257,17 @@ impl Hypervisor {
         self.0.inner.lock().agent = Some(agent.into());
     }
 
+    /// As if another had brought it to a second host with the hypervisor's own tool, and left nothing here.
+    pub fn carry(&self, vm: VmId, to: &Self) {
+        let Some(machine) = self.0.inner.lock().machines.remove(&vm) else { return };
+        {
+            let mut there = to.0.inner.lock();
+            there.machines.insert(vm, machine);
+            there.tell(Change::Domain(vm));
+        }
+        self.0.inner.lock().tell(Change::Domain(vm));
+    }
+
     /// As if another had undefined it on the host itself.
     pub fn forget(&self, vm: VmId) {
         let mut inner = self.0.inner.lock();
