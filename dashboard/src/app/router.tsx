@@ -130,6 +130,22 @@ const routes = [
   }),
   createRoute({
     getParentRoute: () => root,
+    path: '/networks',
+    component: screen(load.networks, 'Networks'),
+  }),
+  createRoute({
+    getParentRoute: () => root,
+    path: '/networks/$network',
+    component: screen(load.network, 'NetworkPage'),
+  }),
+  createRoute({
+    getParentRoute: () => root,
+    path: '/backups',
+    validateSearch: (search): { in?: string } => ({ in: text(search.in) }),
+    component: screen(load.backups, 'Backups'),
+  }),
+  createRoute({
+    getParentRoute: () => root,
     path: '/cluster',
     component: screen(load.cluster, 'Cluster'),
   }),
