@@ -238,4 +238,140 @@ describe('hosts and VMs', () => {
     await page.getByText('Nothing was measured yet').waitFor();
     assert.equal(await page.getByRole('img', { name: /^CPU/ }).count(), 0);
   });
+
+  test('a VM is resized while it runs, says what waits for its next start, and gets and loses a disk', async () => {
+    const vm = await made('grow', '--on', 'rack-2');
+    const shape = async () => {
+      const asked = '... on Vm{cpus memoryBytes disks{name sizeBytes} pendingRestart{cpus memoryBytes}}';
+      return (await node.ask(`query($v:ID!){node(id:$v){${asked}}}`, { v: vm })).node;
+    };
+    await goto(`/vms/${vm}`);
+    const size = panel('Size and disks');
+    await press('Resize', size);
+    assert.equal(await dialog().getByRole('button', { name: 'Resize', exact: true }).isDisabled(), true);
+    await dialog().getByLabel('CPUs').fill('3');
+    await dialog().getByLabel('Memory').fill('2');
+    await dialog().getByLabel('Leave what runs alone').click();
+    await press('Resize', dialog());
+    await size.getByRole('row').filter({ hasText: 'CPUs' }).filter({ hasText: /3\s*1/ }).waitFor();
+    await size.getByRole('row').filter({ hasText: 'Memory' }).filter({ hasText: '2.0 GiB1.0 GiB' }).waitFor();
+    const { pendingRestart, ...now } = await shape();
+    assert.deepEqual([now.cpus, Number(now.memoryBytes)], [3, 2 * 2 ** 30]);
+    assert.deepEqual([pendingRestart.cpus, Number(pendingRestart.memoryBytes)], [1, 2 ** 30]);
+    await press('Resize', size);
+    await dialog().getByLabel('Memory').fill('9000');
+    await press('Resize', dialog());
+    await dialog().getByRole('alert').waitFor();
+    await press('Not now', dialog());
+    assert.equal(Number((await shape()).memoryBytes), 2 * 2 ** 30);
+    await press('Stop');
+    await press('Stop', dialog());
+    await press('Start');
+    await size.getByRole('row').filter({ hasText: 'CPUs' }).getByText('the same').waitFor();
+
+    await press('Attach a disk', size);
+    await dialog().getByLabel('Disk’s name').fill('data');
+    await dialog().getByLabel('Size').fill('4');
+    await press('Attach it', dialog());
+    const row = size.getByRole('row').filter({ hasText: 'Disk data' });
+    await row.filter({ hasText: '4.0 GiB' }).waitFor();
+    await press('Detach', row);
+    await press('Detach it', dialog());
+    await dialog().getByRole('alert').waitFor();
+    await dialog().getByLabel('Its data shall be deleted').click();
+    await press('Detach it', dialog());
+    await row.waitFor({ state: 'detached' });
+    assert.deepEqual((await shape()).disks, []);
+  });
+
+  test('a VM is cloned from its page, and a name that is taken is said to be', async () => {
+    const vm = await made('dolly', '--on', 'rack-1');
+    await goto(`/vms/${vm}`);
+    await press('Clone');
+    await dialog().getByLabel('Name of the clone').fill('dolly');
+    await press('Clone', dialog());
+    await dialog().getByRole('alert').filter({ hasText: 'there is a VM named "dolly" already' }).waitFor();
+    await dialog().getByLabel('Name of the clone').fill('dolly-two');
+    await dialog().getByLabel('On', { exact: true }).selectOption({ label: 'rack-2' });
+    await press('Clone', dialog());
+    await dialog().waitFor({ state: 'detached' });
+    await panel('Operations').getByRole('row').filter({ hasText: 'clone' }).filter({ hasText: 'succeeded' }).waitFor();
+    const { vms } = await node.ask('{vms(filter:{nameContains:"dolly-two"}){nodes{status host{name}}}}');
+    assert.deepEqual(vms.nodes, [{ status: 'RUNNING', host: { name: 'rack-2' } }]);
+    // What a simulated machine has on its disk is nothing that another could begin with: that it says.
+    await press('Make an image');
+    await dialog().getByLabel('Name of the image').fill('of-dolly');
+    await press('Make it', dialog());
+    await dialog().getByRole('alert').filter({ hasText: 'it is simulated' }).waitFor();
+  });
+
+  test('VMs that wait booted for an agent are shown as such wherever it matters', async () => {
+    const swarm = await node.ask('mutation($i:CreateSwarmInput!){createSwarm(input:$i){swarm{id}}}', {
+      i: { name: 'eager' },
+    });
+    const agent = await node.agent({
+      name: 'quick',
+      swarm: 'eager',
+      session: { vm: { image: 'debian-12', memoryBytes: 1 << 30, warm: 2 } },
+    });
+    const waiting = await until('two wait', async () => {
+      const { vms } = await node.ask('{vms{nodes{id name status warmFor}}}');
+      const found = vms.nodes.filter(({ warmFor, status }) => warmFor === agent && status === 'RUNNING');
+      return found.length === 2 && found;
+    });
+    await goto(`/agents/${agent}`);
+    await page.getByText('2 of 2').waitFor();
+    await page.getByText('are ready for its next attempts').waitFor();
+    await page.getByRole('list', { name: 'VMs that wait for it' }).getByRole('link').nth(1).waitFor();
+    await page.getByRole('link', { name: waiting[0].name, exact: true }).click();
+    await page.getByRole('heading', { name: waiting[0].name }).waitFor();
+    await page.getByRole('definition').filter({ hasText: 'the next attempt of quick, booted ahead' }).waitFor();
+    await goto('/hosts');
+    await page.getByText('2 of them wait for attempts').waitFor();
+    const row = page.getByRole('table', { name: 'VMs' }).getByRole('row').filter({ hasText: waiting[0].name });
+    await row.getByText('waits ready for').waitFor();
+    await goto(`/swarms/${swarm.createSwarm.swarm.id}`);
+    await page.getByText('of 2 that wait for attempts').waitFor();
+    await node.ask('mutation($i:RemoveAgentInput!){removeAgent(input:$i){cursor}}', { i: { agent, force: true } });
+    await goto('/hosts');
+    await page.getByText('of them wait for attempts').waitFor({ state: 'detached' });
+  });
+
+  test('what would make hosts more even is shown with its reasons, begun, watched and called off', async () => {
+    const { hosts } = await node.ask('{hosts{nodes{id name}}}');
+    for (const { id } of hosts.nodes) await node.cli('host', 'remove', id, '--force');
+    for (const n of [3, 4])
+      await node.cli('host', 'add', `simulated://even-${n}?cpus=8&memoryGiB=32&migrateMs=8000`, '--name', `even-${n}`);
+    for (const n of [1, 2, 3, 4]) await made(`load-${n}`, '--on', 'even-3', '--cpus', '8');
+    await goto('/hosts');
+    await page.getByRole('link', { name: 'Rebalance' }).click();
+    const planned = page.getByRole('region', { name: 'Planned moves' });
+    // It has not held for five minutes: shown, and not offered.
+    await page.getByText('They may not begin yet').waitFor();
+    assert.equal(await page.getByRole('button', { name: 'Rebalance now' }).isDisabled(), true);
+    await planned.getByText('a gain of').first().waitFor();
+    await page.getByLabel('For at least').fill('0');
+    await until('its address has the rule', () => page.url().includes('hold=0'));
+    const forecast = page.getByRole('region', { name: 'How full hosts are' }).getByRole('row');
+    await forecast.filter({ hasText: 'even-3' }).filter({ hasText: '100 %' }).filter({ hasText: '50 %' }).waitFor();
+    await forecast.filter({ hasText: 'even-4' }).filter({ hasText: '0 %' }).filter({ hasText: '50 %' }).waitFor();
+    const { rebalancePlan: plan } = await node.ask('{rebalancePlan(rules:{holdMs:0}){moves{vmName reason}}}');
+    assert.equal(plan.moves.length, 2);
+    await planned.getByText(plan.moves[0].reason).waitFor();
+    await press('Rebalance now');
+    await dialog().getByText('VMs move while they run').waitFor();
+    await press('Move them', dialog());
+    await page.getByText('2 moves asked for').waitFor();
+    const under = page.getByRole('region', { name: 'Moves under way' });
+    await under.getByRole('row').nth(2).waitFor();
+    await press('Call all moves off');
+    await press('Call them off', dialog());
+    await page.getByText('All moves are called off').waitFor();
+    await under.waitFor({ state: 'detached' });
+    const where = async () => {
+      const { vms } = await node.ask('{vms{nodes{name status host{name}}}}');
+      return vms.nodes.filter(({ name }) => name.startsWith('load-'));
+    };
+    assert.ok((await where()).every(({ status, host }) => status === 'RUNNING' && host.name === 'even-3'));
+  });
 });

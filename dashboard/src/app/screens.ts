@@ -17,6 +17,7 @@ export const load = {
   swarm: of(() => import('../swarms/swarm')),
   hosts: of(() => import('../hosts/hosts')),
   host: of(() => import('../hosts/host')),
+  rebalance: of(() => import('../hosts/rebalance')),
   vm: of(() => import('../vms/vm')),
   networks: of(() => import('../networks/networks')),
   network: of(() => import('../networks/network')),

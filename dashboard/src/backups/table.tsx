@@ -100,7 +100,7 @@ function Row({
       <td className="num" style={{ whiteSpace: 'nowrap' }}>
         {row.bytes === null ? <span className="dim">–</span> : bytes(row.bytes)}
       </td>
-      <td>{row.of}</td>
+      <td style={{ whiteSpace: 'nowrap' }}>{row.of}</td>
       <td className="mono" style={{ whiteSpace: 'nowrap' }} title={row.path}>
         {nameOf(row.path)}
       </td>

@@ -223,7 +223,7 @@ function Schedule({ vm, place, done }: { vm: VmData; place: string | undefined; 
     >
       <TextInput
         label="When"
-        description="Minute, hour, day, month, weekday, and perhaps a time zone: 0 3 * * * Europe/Berlin. UTC without"
+        description="Minute, hour, day, month, weekday, in UTC; or with a time zone behind them, such as Europe/Berlin"
         value={cron}
         onChange={(event) => setCron(event.currentTarget.value)}
         error={wrong(act, 'cron')}
@@ -232,7 +232,7 @@ function Schedule({ vm, place, done }: { vm: VmData; place: string | undefined; 
       />
       <TextInput
         label="To"
-        description={`${PLACE}; on each node that may hold it`}
+        description="A directory that is there on each node that may hold its host; or s3://BUCKET/PREFIX"
         value={to}
         onChange={(event) => setTo(event.currentTarget.value)}
         error={wrong(act, 'to')}

@@ -15,10 +15,13 @@ import { State, word } from '../ui/state';
 import { Ago, Took } from '../ui/time';
 import { VmActions } from './actions';
 import { VmBackups } from './backups';
+import { CloneVm, MakeImage } from './copies';
 import { Measured, MeasuredOverTime, useVmUsage } from './measured';
 import { MigrateVm, Migration } from './migration';
 import { VmNetworks } from './networks';
+import { Size } from './size';
 import { Snapshots } from './snapshots';
+import { AgentName, isReady } from './warm';
 import { Operations, Placement } from './why';
 
 const VM = graphql(`
@@ -29,7 +32,8 @@ const VM = graphql(`
         id name status wanted observed failure image cpus memoryBytes zone ha stopGraceMs createdAt startedAt
         networks networkAddresses { network networkId address mac } sshKeys antiAffinity affinity
         lease { task attempt agent }
-        pendingRestart { reason missing }
+        warmFor
+        pendingRestart { reason missing cpus memoryBytes }
         backupSchedule { cron to keep fullEvery nextAt lastAt askedBy }
         backups { path kind basis bytes fullBecause scheduled takenAt }
         operation { kind status startedAt askedBy }
@@ -106,6 +110,8 @@ function Loaded({
         {(vm.status === 'RUNNING' || vm.status === 'PAUSED') && names.size > 1 && (
           <MigrateVm vm={vm} hosts={names} refresh={refresh} />
         )}
+        <CloneVm vm={vm} hosts={names} refresh={refresh} />
+        <MakeImage vm={vm} refresh={refresh} />
         <VmActions vm={vm} refresh={refresh} />
       </EntityHead>
       <div className="two" data-stale={live.stale ? 'true' : undefined}>
@@ -151,6 +157,15 @@ function Loaded({
               {vm.disks.map((disk) => `, ${disk.name} ${bytes(disk.sizeBytes)}`)}
               {vm.pendingRestart && <div style={{ color: 'var(--warn)' }}>{vm.pendingRestart.reason}</div>}
             </dd>
+            {vm.warmFor && (
+              <>
+                <dt>Waits for</dt>
+                <dd>
+                  the next attempt of <AgentName id={vm.warmFor} />,{' '}
+                  {isReady(vm) ? 'booted ahead' : 'and is made ready'}; it lives for that alone
+                </dd>
+              </>
+            )}
             {vm.lease && (
               <>
                 <dt>Lives for</dt>
@@ -209,6 +224,7 @@ function Loaded({
         )}
       </Panel>
       <MeasuredOverTime vm={vm} live={used} />
+      <Size vm={vm} live={live} refresh={refresh} />
       <VmNetworks vm={vm} live={live} refresh={refresh} />
       <VmBackups vm={vm} hosts={names} live={live} refresh={refresh} />
       <Snapshots vm={vm} snapshots={vm.snapshots} live={live} refresh={refresh} />
