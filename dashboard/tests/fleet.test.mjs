@@ -292,12 +292,12 @@ describe('hosts and VMs', () => {
     await press('Clone', dialog());
     await dialog().getByRole('alert').filter({ hasText: 'there is a VM named "dolly" already' }).waitFor();
     await dialog().getByLabel('Name of the clone').fill('dolly-two');
-    await dialog().getByLabel('On', { exact: true }).selectOption({ label: 'rack-2' });
+    await dialog().getByLabel('On', { exact: true }).selectOption({ label: 'rack-1' });
     await press('Clone', dialog());
     await dialog().waitFor({ state: 'detached' });
     await panel('Operations').getByRole('row').filter({ hasText: 'clone' }).filter({ hasText: 'succeeded' }).waitFor();
     const { vms } = await node.ask('{vms(filter:{nameContains:"dolly-two"}){nodes{status host{name}}}}');
-    assert.deepEqual(vms.nodes, [{ status: 'RUNNING', host: { name: 'rack-2' } }]);
+    assert.deepEqual(vms.nodes, [{ status: 'RUNNING', host: { name: 'rack-1' } }]);
     // What a simulated machine has on its disk is nothing that another could begin with: that it says.
     await press('Make an image');
     await dialog().getByLabel('Name of the image').fill('of-dolly');

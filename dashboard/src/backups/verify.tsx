@@ -3,7 +3,7 @@ import { Button } from '@mantine/core';
 import { ShieldCheck } from 'lucide-react';
 import { useEffect, useRef, useState } from 'react';
 import { graphql, type ResultOf } from '../live/graphql';
-import { asProblem, type Problem } from '../live/problem';
+import { asProblem, Problem } from '../live/problem';
 import { request } from '../live/request';
 import { bytes } from '../ui/figures';
 import { State } from '../ui/state';
@@ -15,6 +15,8 @@ const CHECK = graphql(`
 
 /** One that is not read to its end is asked for again after this long; the node reads on meanwhile. */
 const AGAIN_MS = 1_000;
+/** An hour of that; then whoever wants to know asks anew, and the node goes on where it is. */
+const AGAIN_MAX = 3_600;
 
 type Check = ResultOf<typeof CHECK>['vmBackupCheck'];
 
@@ -30,13 +32,19 @@ export function useVerify(from: string) {
     setReading(true);
     setFound(undefined);
     try {
-      for (;;) {
+      for (let asked = 0; ; asked += 1) {
         const { vmBackupCheck: check } = await request(CHECK, { from }, signal);
         if (signal.aborted) return;
         if (check.done) {
           setFound({ at: Date.now(), check });
           break;
         }
+        if (asked >= AGAIN_MAX)
+          throw new Problem(
+            'BUSY',
+            'It is not read to its end yet. Verify it again: what was read is not read twice.',
+            {},
+          );
         await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
       }
     } catch (error) {

@@ -26,7 +26,13 @@ export function told({ values }: Series, format: (value: number) => string): str
 
 export function Plots({ figures, from, to }: { figures: readonly Figure[]; from: number; to: number }) {
   return (
-    <Suspense fallback={<Skeleton height={210} />}>
+    <Suspense
+      fallback={
+        <div aria-busy="true">
+          <Skeleton height={210} />
+        </div>
+      }
+    >
       <div className="plots">
         {figures.map(({ title, note, times, series, format, told: words }) => (
           <div key={title}>

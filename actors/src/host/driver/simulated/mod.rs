@@ -68,7 +68,8 @@ impl Manners {
         };
         for (key, value) in query {
             let bad = || {
-                let known = "cpus, memoryGiB, actionMs, startMs, shutdownMs, migrateMs, busyPercent (numbers) and heeds (true or false)";
+                let known =
+                    "cpus, memoryGiB, actionMs, startMs, shutdownMs, migrateMs, busyPercent (numbers) and heeds (true or false)";
                 format!("{key}={value} is nothing that a simulated host knows; there are {known}")
             };
             let number = || value.parse::<u64>().map_err(|_| bad());
