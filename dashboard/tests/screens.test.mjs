@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { accessible, DESKTOP, launch, live, open, PHONE, picture, sound } from './support/browser.mjs';
+import { until } from './support/node.mjs';
 import { scene } from './support/scene.mjs';
 
 const SETTINGS = [
@@ -16,11 +17,28 @@ let hive;
 let browser;
 before(async () => {
   [hive, browser] = await Promise.all([scene(), launch()]);
+  await ready();
 });
 after(async () => {
   await browser?.close();
   await hive?.node.stop();
 });
+
+/** An agent that works in VMs, of which two wait booted. */
+async function ready() {
+  const { node } = hive;
+  await node.ask('mutation($i:CreateSwarmInput!){createSwarm(input:$i){swarm{id}}}', { i: { name: 'sandboxed' } });
+  hive.sandboxed = await node.agent({
+    name: 'sandboxed-1',
+    swarm: 'sandboxed',
+    session: { vm: { image: 'debian-12', memoryBytes: 2 ** 31, host: hive.host['rack-4'], warm: 2 } },
+  });
+  hive.warm = await until('two VMs wait', async () => {
+    const { vms } = await node.ask('{vms{nodes{id status warmFor}}}');
+    const found = vms.nodes.filter(({ status, warmFor }) => warmFor === hive.sandboxed && status === 'RUNNING');
+    return found.length === 2 && found[0].id;
+  });
+}
 
 /** Where each screen is, and what says that it is there. */
 const screens = () => ({
@@ -54,6 +72,13 @@ const screens = () => ({
   vm: [`/ui/vms/${hive.vm.placed}`, 'text=(chosen)'],
   'vm-console': [`/ui/vms/${hive.vm.placed}?console=true`, '[data-phase="attached"]'],
   'vm-failed': [`/ui/vms/${hive.vm.broken}`, 'text=there is no image'],
+  'vm-warm': [`/ui/vms/${hive.warm}`, 'text=booted ahead'],
+  'agent-warm': [`/ui/agents/${hive.sandboxed}`, 'text=are ready for its next attempts'],
+  'host-used': [`/ui/hosts/${hive.host['rack-4']}`, 'role=img[name=/^CPU/]'],
+  rebalance: ['/ui/rebalance?hold=0', 'text=a gain of'],
+  networks: ['/ui/networks', 'role=row >> nth=4'],
+  network: [`/ui/networks/${hive.network.red}`, 'role=row >> nth=3'],
+  backups: [`/ui/backups?in=${encodeURIComponent(hive.backups)}`, 'role=row >> nth=4'],
   cluster: ['/ui/cluster', 'text=Certificate'],
   events: ['/ui/events?from=start', '.event >> nth=5'],
   metrics: ['/ui/metrics', 'canvas >> nth=5'],

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use hiveward_runtime::clock::Deadline;
+use hiveward_runtime::{clock::Deadline, error::Code};
 
 use super::{
     backup::BACKUP_WITHIN,
@@ -79,7 +79,11 @@ pub(super) async fn step(
                 return Some(Err(DriverError::Refused { message: "there is no disk to make it of".into() }));
             };
             let asked = ask_roster(house, change, Deadline::after(ROSTER_WITHIN)).await;
-            asked.map(|_| Stepped::Told).map_err(error)
+            asked.map(|_| Stepped::Told).map_err(|refused| match refused.code {
+                // Another has the name by now, and asking again does not change that.
+                Code::Conflict => DriverError::Refused { message: refused.message },
+                _ => error(refused),
+            })
         }
         _ => return None,
     })
@@ -123,6 +127,7 @@ fn clone(spec: &VmSpec, vm: VmId, name: &str, on: Option<HostId>, start: bool, c
         bases: others.filter_map(|disk| Some((disk.disk.clone(), of(disk)?))).collect(),
         restored: None,
         lease: None,
+        warm: None,
         start,
         ..spec.clone()
     };

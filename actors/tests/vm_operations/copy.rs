@@ -46,6 +46,13 @@ async fn a_clone_has_what_its_vm_has_and_an_identity_of_its_own_and_outlives_it(
     assert!(control.images(None, 10).unwrap().items.is_empty());
     let taken = control.clone_vm(op(), vm, named("twin")).await.unwrap_err();
     assert_eq!((taken.code, taken.field.as_deref()), (Code::Conflict, Some("name")));
+    // Also who may ask the same again, as a dashboard does, is told at once, and nothing goes on for hours.
+    for attempt in ["one", "another"] {
+        let again = Op { operation: Some(attempt.into()), ..op() };
+        let taken = control.clone_vm(again, vm, named("twin")).await.unwrap_err();
+        assert!(taken.message.contains("there is a VM named \"twin\" already"), "{taken:?}");
+        assert!(control.vm(vm).unwrap().unwrap().state.active().is_none());
+    }
     let nowhere = NewClone { host: Some(HostId::new()), ..named("other") };
     assert_eq!(control.clone_vm(op(), vm, nowhere).await.unwrap_err().code, Code::NotFound);
     // There is no room for another: nothing of it is left.

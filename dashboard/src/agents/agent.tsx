@@ -11,12 +11,13 @@ import { Activity } from '../tasks/activity';
 import { Output } from '../tasks/output';
 import { commandLine } from '../tasks/work';
 import { EntityHead, EntityPage } from '../ui/entity';
-import { bytes, count, money } from '../ui/figures';
+import { bytes, count, many, money } from '../ui/figures';
 import { TextBlock } from '../ui/json';
 import { KeyLink } from '../ui/key';
 import { Empty, Panel } from '../ui/shown';
 import { State, word } from '../ui/state';
 import { Ago, duration, Took } from '../ui/time';
+import { WarmVms } from '../vms/warm';
 import { AgentActions } from './actions';
 import { Resources } from './resources';
 import { UsageOverTime } from './usage';
@@ -31,7 +32,7 @@ const AGENT = graphql(`
         id name status createdAt startedAt incarnation running succeeded failed lastFailure weight autoStart
         maxConcurrentTasks startTimeoutMs stopGraceMs
         swarm { id name }
-        session { kind cols rows vm { image cpus memoryBytes } }
+        session { kind cols rows vm { image cpus memoryBytes warm } }
         skills { name proficiency }
         env { name value }
         limits { cpuMillis memoryBytes maxProcesses maxOutputBytes wallMs }
@@ -149,6 +150,9 @@ function Loaded({
                 ({agent.running} of {agent.maxConcurrentTasks})
               </span>
             </dd>
+            {agent.session.vm !== null && agent.session.vm.warm > 0 && (
+              <WarmVms agent={agent.id} wanted={agent.session.vm.warm} />
+            )}
             <dt>So far</dt>
             <dd className="num">
               {count(agent.succeeded)} succeeded, {count(agent.failed)} failed
@@ -328,7 +332,8 @@ function Recent({ agent }: { agent: AgentData }) {
 
 function sessionWords({ kind, cols, rows, vm }: AgentData['session']) {
   if (vm) {
-    return `a VM for each attempt: ${vm.image}, ${vm.cpus} CPUs, ${bytes(vm.memoryBytes)}`;
+    const warm = vm.warm > 0 ? `; ${many(vm.warm, 'such VM waits', 'such VMs wait')} booted for the next` : '';
+    return `a VM for each attempt: ${vm.image}, ${many(vm.cpus, 'CPU')}, ${bytes(vm.memoryBytes)}${warm}`;
   }
   return kind === 'PTY' ? `a terminal of ${cols} by ${rows}` : 'pipes';
 }

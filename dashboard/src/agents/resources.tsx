@@ -1,9 +1,10 @@
 // What an agent's processes really use, over the last hour, as its node measured it.
-import { Skeleton, Text } from '@mantine/core';
-import { lazy, Suspense, useMemo } from 'react';
+import { Text } from '@mantine/core';
+import { useMemo } from 'react';
 import { graphql, type ResultOf } from '../live/graphql';
 import { never, useLive } from '../live/use_live';
 import { bytes, many } from '../ui/figures';
+import { Plots } from '../ui/plots';
 import { Empty, Shown } from '../ui/shown';
 import { At } from '../ui/time';
 import { cpuShares } from './cpu';
@@ -15,8 +16,6 @@ const RESOURCES = graphql(`
 `);
 /** The node takes a sample as often. */
 const EVERY_MS = 5_000;
-
-const Plot = lazy(async () => ({ default: (await import('../metrics/plot')).Plot }));
 
 export function Resources({ agent }: { agent: string }) {
   const live = useLive(RESOURCES, { agent }, { touches: never, everyMs: EVERY_MS });
@@ -54,36 +53,26 @@ function Drawn({ samples }: { samples: ResultOf<typeof RESOURCES>['agentResource
         {last.processes === 0 ? 'No process now' : many(last.processes, 'process', 'processes')}, measured{' '}
         <At at={last.at} />; {last.cpuSecondsTotal.toFixed(1)} s of CPU since <At at={first.at} withDate />.
       </Text>
-      <Suspense fallback={<Skeleton height={210} />}>
-        <div className="plots">
-          <div>
-            <Text size="sm" fw={600}>
-              Memory
-            </Text>
-            <Plot
-              from={from}
-              to={to}
-              times={drawn.times}
-              series={drawn.memory}
-              format={bytes}
-              label={`Memory: ${bytes(Number(last.residentBytes))} now`}
-            />
-          </div>
-          <div>
-            <Text size="sm" fw={600}>
-              CPU
-            </Text>
-            <Plot
-              from={from}
-              to={to}
-              times={drawn.times}
-              series={drawn.cpu}
-              format={(value) => value.toFixed(2)}
-              label={`CPU: ${cpus === null || cpus === undefined ? 'not known' : cpus.toFixed(2)} CPUs at the last look`}
-            />
-          </div>
-        </div>
-      </Suspense>
+      <Plots
+        from={from}
+        to={to}
+        figures={[
+          {
+            title: 'Memory',
+            times: drawn.times,
+            series: drawn.memory,
+            format: bytes,
+            told: `${bytes(Number(last.residentBytes))} now`,
+          },
+          {
+            title: 'CPU',
+            times: drawn.times,
+            series: drawn.cpu,
+            format: (value) => value.toFixed(2),
+            told: `${cpus === null || cpus === undefined ? 'not known' : cpus.toFixed(2)} CPUs at the last look`,
+          },
+        ]}
+      />
     </>
   );
 }

@@ -1,10 +1,10 @@
 // What an agent's calls of models took over time, call by call as the ledger has them.
-import { Group, Skeleton, Text } from '@mantine/core';
-import { lazy, Suspense, useMemo } from 'react';
+import { Text } from '@mantine/core';
+import { useMemo } from 'react';
 import { graphql, type ResultOf } from '../live/graphql';
 import { useLive } from '../live/use_live';
-import type { Series } from '../metrics/plot';
 import { count, many, short, sum } from '../ui/figures';
+import { type Figure, Plots, type Series } from '../ui/plots';
 import { Empty, Shown } from '../ui/shown';
 import { At } from '../ui/time';
 
@@ -13,8 +13,6 @@ const CALLS = graphql(`
     events(last: 500, filter: { agent: $agent, kind: ["ModelUsed"] }) { nodes { at data } pageInfo { hasPreviousPage } }
   }
 `);
-
-const Plot = lazy(async () => ({ default: (await import('../metrics/plot')).Plot }));
 
 type Call = { at: string; input: number; output: number; money?: { amount: string; currency: string } };
 
@@ -71,51 +69,34 @@ function Drawn({ calls, older }: { calls: Call[]; older: boolean }) {
     Date.parse(first.at) / 1_000,
     Math.max(Date.parse(last.at) / 1_000, Date.parse(first.at) / 1_000 + 1),
   ];
+  const figures: Figure[] = [
+    {
+      title: 'Tokens',
+      times: drawn.times,
+      series: drawn.tokens,
+      format: short,
+      told: drawn.tokens.map(({ label, values }) => `${count(values.at(-1) ?? 0)} ${label}`).join(', '),
+    },
+  ];
+  if (drawn.currency)
+    figures.push({
+      title: 'Money',
+      note:
+        drawn.unpriced > 0
+          ? `${drawn.unpriced === 1 ? 'one call has' : `${count(drawn.unpriced)} calls have`} no price`
+          : undefined,
+      times: drawn.times,
+      series: drawn.money,
+      format: (value) => value.toPrecision(3),
+      told: `${drawn.total} ${drawn.currency}`,
+    });
   return (
     <>
       <Text size="sm" c="dimmed" mb="xs">
         {older ? `The last ${many(calls.length, 'call')}` : `${many(calls.length, 'call')}, all that the ledger has`},
         from <At at={first.at} withDate /> to <At at={last.at} withDate />, added up.
       </Text>
-      <Suspense fallback={<Skeleton height={210} />}>
-        <div className="plots">
-          <div>
-            <Text size="sm" fw={600}>
-              Tokens
-            </Text>
-            <Plot
-              from={from}
-              to={to}
-              times={drawn.times}
-              series={drawn.tokens}
-              format={short}
-              label={`Tokens: ${drawn.tokens.map(({ label, values }) => `${count(values.at(-1) ?? 0)} ${label}`).join(', ')}`}
-            />
-          </div>
-          {drawn.currency && (
-            <div>
-              <Group gap="xs">
-                <Text size="sm" fw={600}>
-                  Money
-                </Text>
-                {drawn.unpriced > 0 && (
-                  <Text size="xs" c="dimmed">
-                    {drawn.unpriced === 1 ? 'one call has' : `${count(drawn.unpriced)} calls have`} no price
-                  </Text>
-                )}
-              </Group>
-              <Plot
-                from={from}
-                to={to}
-                times={drawn.times}
-                series={drawn.money}
-                format={(value) => value.toPrecision(3)}
-                label={`Money: ${drawn.total} ${drawn.currency}`}
-              />
-            </div>
-          )}
-        </div>
-      </Suspense>
+      <Plots from={from} to={to} figures={figures} />
     </>
   );
 }

@@ -12,6 +12,8 @@ if (location.pathname === '/') history.replaceState(null, '', '/ui/');
 const root = createRootRoute({ component: Shell, notFoundComponent: NotFound });
 
 const text = (value: unknown): string | undefined => (typeof value === 'string' && value !== '' ? value : undefined);
+const figure = (value: unknown): number | undefined =>
+  typeof value === 'number' && Number.isFinite(value) && value >= 0 ? value : undefined;
 const texts = (value: unknown): string[] | undefined => {
   const list = (Array.isArray(value) ? value : [value]).filter(
     (one): one is string => typeof one === 'string' && one !== '',
@@ -31,6 +33,7 @@ export type TaskSearch = {
   oldest?: boolean;
 };
 export type HostSearch = { by?: string; status?: string[] };
+export type RebalanceSearch = { basis?: 'USED'; threshold?: number; hold?: number };
 export type AgentSearch = { status?: string[]; name?: string; swarm?: string; skill?: string; view?: 'table' };
 export type EventSearch = {
   kind?: string[];
@@ -127,6 +130,32 @@ const routes = [
     path: '/vms/$vm',
     validateSearch: (search): { console?: true } => ({ console: search.console === true || undefined }),
     component: screen(load.vm, 'VmPage'),
+  }),
+  createRoute({
+    getParentRoute: () => root,
+    path: '/rebalance',
+    validateSearch: (search): RebalanceSearch => ({
+      basis: search.basis === 'USED' ? 'USED' : undefined,
+      threshold: figure(search.threshold),
+      hold: figure(search.hold),
+    }),
+    component: screen(load.rebalance, 'Rebalance'),
+  }),
+  createRoute({
+    getParentRoute: () => root,
+    path: '/networks',
+    component: screen(load.networks, 'Networks'),
+  }),
+  createRoute({
+    getParentRoute: () => root,
+    path: '/networks/$network',
+    component: screen(load.network, 'NetworkPage'),
+  }),
+  createRoute({
+    getParentRoute: () => root,
+    path: '/backups',
+    validateSearch: (search): { in?: string } => ({ in: text(search.in) }),
+    component: screen(load.backups, 'Backups'),
   }),
   createRoute({
     getParentRoute: () => root,

@@ -17,10 +17,11 @@ const FIND = graphql(`
     swarms(first: 8, filter: { nameContains: $text }) { nodes { id name } }
     vms(first: 8, filter: { nameContains: $text }) { nodes { id name status } }
     hosts(first: 100) { nodes { id name status } }
+    networks(first: 100) { nodes { id name } }
   }
 `);
 
-const KEY = /^(task|agent|swarm|host|vm)_[0-9a-f]{32}$/;
+const KEY = /^(task|agent|swarm|host|vm|network)_[0-9a-f]{32}$/;
 
 type Found = { value: string; label: string; note: string; status?: string; group: string };
 
@@ -48,6 +49,8 @@ export default function Search({ close }: { close: () => void }) {
       found.push({ value: `/hosts/${id}`, label: name, note: shortKey(id), status, group: 'Hosts' });
     for (const { id, name, status } of live.data.vms.nodes)
       found.push({ value: `/vms/${id}`, label: name, note: shortKey(id), status, group: 'VMs' });
+    for (const { id, name } of live.data.networks.nodes.filter(({ name }) => name.toLowerCase().includes(words)))
+      found.push({ value: `/networks/${id}`, label: name, note: shortKey(id), group: 'Networks' });
     for (const { id, title, status } of live.data.tasks.nodes)
       found.push({ value: `/tasks/${id}`, label: title, note: shortKey(id), status, group: 'Tasks' });
   }

@@ -4,7 +4,9 @@ import { useDisclosure, useHotkeys } from '@mantine/hooks';
 import { Link, Outlet, useNavigate, useRouterState } from '@tanstack/react-router';
 import {
   Activity,
+  Archive,
   Bot,
+  Cable,
   CircleDollarSign,
   CircleHelp,
   HardDrive,
@@ -41,6 +43,8 @@ export const SCREENS = [
   { to: '/swarms', label: 'Swarms', icon: Hexagon, key: 's' },
   { to: '/tree', label: 'Supervision', icon: Network, key: 'r' },
   { to: '/hosts', label: 'Hosts and VMs', icon: HardDrive, key: 'h' },
+  { to: '/networks', label: 'Networks', icon: Cable, key: 'n' },
+  { to: '/backups', label: 'Backups', icon: Archive, key: 'b' },
   { to: '/cluster', label: 'Cluster', icon: Server, key: 'c' },
   { to: '/events', label: 'Events', icon: ScrollText, key: 'e' },
   { to: '/metrics', label: 'Metrics', icon: Activity, key: 'm' },

@@ -18,6 +18,7 @@ import { VmTable } from '../vms/table';
 import { HEAT, percent, share, step } from './heat';
 import { useCpuTimes } from './hosts';
 import { FLEET_PAGE, MEASURED_EVERY_MS, touchesFleet, VMS, type VmRow } from './query';
+import { HostUsage } from './usage';
 
 const HOST = graphql(`
   query Host($id: ID!, $atLeast: Cursor) {
@@ -155,6 +156,7 @@ function Loaded({
       <Panel title={`VMs on it (${count(host.vmCount)})`} live={vms} tight>
         <VmTable vms={vms.rows} loading={vms.loading} onHost />
       </Panel>
+      <HostUsage host={host.id} />
       <Panel title="History" live={live}>
         <EntityEvents filter={{ noun: ['roster'] }} about={host.id} />
       </Panel>

@@ -1,7 +1,8 @@
 // All hosts as a heat map, by what is promised of them or what is used, and the VMs on them.
-import { Alert, Group, NativeSelect, SegmentedControl, Text } from '@mantine/core';
+import { Alert, Button, Group, NativeSelect, SegmentedControl, Text } from '@mantine/core';
 import { useViewportSize } from '@mantine/hooks';
 import { getRouteApi, Link } from '@tanstack/react-router';
+import { Scale } from 'lucide-react';
 import { useEffect, useMemo, useRef, useState } from 'react';
 import type { HostSearch } from '../app/router';
 import { useAll } from '../live/use_all';
@@ -10,6 +11,7 @@ import { Empty, Freshness, PageHead, Panel, ProblemNote, Shown } from '../ui/sho
 import { State } from '../ui/state';
 import { Tile } from '../ui/tile';
 import { VmTable } from '../vms/table';
+import { isReady } from '../vms/warm';
 import { RegisterHost } from './add';
 import { type CpuTimes, cpusUsed, cpuTimes, HEAT, type HeatBy, percent, share, step } from './heat';
 import { Images } from './images';
@@ -56,6 +58,18 @@ export function Hosts() {
     <div className="page">
       <PageHead title="Hosts and VMs">
         <Freshness live={hosts} />
+        {hosts.rows.length > 1 && (
+          <Button
+            component={Link}
+            to="/rebalance"
+            size="xs"
+            variant="default"
+            leftSection={<Scale size={14} />}
+            style={{ textDecoration: 'none' }}
+          >
+            Rebalance
+          </Button>
+        )}
         <RegisterHost done={hosts.refresh} />
       </PageHead>
       {hosts.problem && <ProblemNote problem={hosts.problem} retry={hosts.refresh} at={hosts.at} />}
@@ -85,7 +99,7 @@ export function Hosts() {
             <Tile
               label="VMs"
               value={vms.loading ? undefined : count(vms.rows.length)}
-              note={vms.loading ? '' : `${count(vms.rows.filter(({ status }) => status === 'RUNNING').length)} run`}
+              note={vms.loading ? '' : runWords(vms.rows)}
             />
             <Tile
               label="CPUs promised"
@@ -142,6 +156,12 @@ export function Hosts() {
       )}
     </div>
   );
+}
+
+function runWords(vms: readonly VmRow[]): string {
+  const run = `${count(vms.filter(({ status }) => status === 'RUNNING').length)} run`;
+  const ready = vms.filter(isReady).length;
+  return ready === 0 ? run : `${run}, ${count(ready)} of them wait for attempts`;
 }
 
 const USABLE = new Set(['UP', 'DRAINING', 'DRAINED']);

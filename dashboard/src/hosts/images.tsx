@@ -1,11 +1,12 @@
 // Images that VMs are made of: what there is, taking one in, taking one out.
-import { Button, Group, Modal, Stack, Text, TextInput } from '@mantine/core';
+import { TextInput } from '@mantine/core';
 import { HardDriveDownload, Trash2 } from 'lucide-react';
 import { useState } from 'react';
 import { graphql } from '../live/graphql';
 import { useAll } from '../live/use_all';
 import { ConfirmButton, useAct } from '../ui/act';
 import { bytes, many } from '../ui/figures';
+import { FormButton, wrong } from '../ui/form';
 import { Empty, Panel, ProblemNote } from '../ui/shown';
 import { Ago } from '../ui/time';
 import { FLEET_PAGE, touchesFleet } from './query';
@@ -92,75 +93,51 @@ export function Images() {
 }
 
 function ImportImage({ done }: { done: () => void }) {
-  const [open, setOpen] = useState(false);
   const [name, setName] = useState('');
   const [source, setSource] = useState('');
   const [checksum, setChecksum] = useState('');
   const act = useAct(IMPORT, done);
-  const close = () => {
-    setOpen(false);
-    setName('');
-    setSource('');
-    setChecksum('');
-    act.clear();
-  };
-  const take = async () => {
-    const input = { name: name.trim(), source: source.trim(), checksum: checksum.trim() || undefined };
-    if (await act.run(input, `${input.name} is taken in.`)) close();
-  };
-  const field = act.problem?.code === 'INVALID' ? act.problem.field : undefined;
   return (
-    <>
-      <Button size="xs" variant="default" leftSection={<HardDriveDownload size={14} />} onClick={() => setOpen(true)}>
-        Take an image in
-      </Button>
-      <Modal opened={open} onClose={close} title="Take an image in">
-        <form
-          onSubmit={(event) => {
-            event.preventDefault();
-            void take();
-          }}
-        >
-          <Stack>
-            <TextInput
-              label="Name"
-              description="Unique in the cluster"
-              value={name}
-              onChange={(event) => setName(event.currentTarget.value)}
-              error={field === 'name'}
-              data-autofocus
-              required
-            />
-            <TextInput
-              label="File or URL"
-              description="An absolute path on the node that serves this page, or an http or https address; qcow2 or raw"
-              value={source}
-              onChange={(event) => setSource(event.currentTarget.value)}
-              error={field === 'source'}
-              required
-            />
-            <TextInput
-              label="Checksum"
-              description="sha256:… or blake3:…; other bytes are refused"
-              value={checksum}
-              onChange={(event) => setChecksum(event.currentTarget.value)}
-              error={field === 'checksum'}
-            />
-            <Text size="sm" c="dimmed">
-              It is kept under the hash of its bytes, and copied to a host when a VM there is made of it.
-            </Text>
-            {act.problem && <ProblemNote problem={act.problem} />}
-            <Group justify="flex-end">
-              <Button variant="default" onClick={close}>
-                Not now
-              </Button>
-              <Button type="submit" loading={act.running} disabled={name.trim() === '' || source.trim() === ''}>
-                Take it in
-              </Button>
-            </Group>
-          </Stack>
-        </form>
-      </Modal>
-    </>
+    <FormButton
+      label="Take an image in"
+      icon={<HardDriveDownload size={14} />}
+      title="Take an image in"
+      act={act}
+      input={{ name: name.trim(), source: source.trim(), checksum: checksum.trim() || undefined }}
+      done={`${name.trim()} is taken in.`}
+      submit="Take it in"
+      ready={name.trim() !== '' && source.trim() !== ''}
+      reset={() => {
+        setName('');
+        setSource('');
+        setChecksum('');
+      }}
+      note="It is kept under the hash of its bytes, and copied to a host when a VM there is made of it."
+    >
+      <TextInput
+        label="Name"
+        description="Unique in the cluster"
+        value={name}
+        onChange={(event) => setName(event.currentTarget.value)}
+        error={wrong(act, 'name')}
+        data-autofocus
+        required
+      />
+      <TextInput
+        label="File or URL"
+        description="An absolute path on the node that serves this page, or an http or https address; qcow2 or raw"
+        value={source}
+        onChange={(event) => setSource(event.currentTarget.value)}
+        error={wrong(act, 'source')}
+        required
+      />
+      <TextInput
+        label="Checksum"
+        description="sha256:… or blake3:…; other bytes are refused"
+        value={checksum}
+        onChange={(event) => setChecksum(event.currentTarget.value)}
+        error={wrong(act, 'checksum')}
+      />
+    </FormButton>
   );
 }

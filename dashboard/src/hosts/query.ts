@@ -20,7 +20,8 @@ export const VMS = graphql(`
   query Vms($filter: VmFilter, $first: Int, $after: String, $atLeast: Cursor) {
     vms(filter: $filter, first: $first, after: $after, atLeast: $atLeast) {
       nodes {
-        id name status failure image cpus memoryBytes ha startedAt
+        id name status failure image cpus memoryBytes ha startedAt warmFor
+        lease { task attempt }
         host { id name }
         operation { kind status startedAt }
         usage { cpuTimeNs memoryBytes }

@@ -6,9 +6,11 @@ import { useConnection } from '../live/connection';
 import { graphql } from '../live/graphql';
 import { never, useLive } from '../live/use_live';
 import { bytes, short } from '../ui/figures';
+import { Plot, type Series } from '../ui/plot';
+import { told } from '../ui/plots';
 import { Empty, PageHead, Panel } from '../ui/shown';
 import { At } from '../ui/time';
-import { Plot, type Series } from './plot';
+
 import { rate, type Sample, useSamples } from './samples';
 
 const RANGES = [
@@ -105,11 +107,6 @@ export function Metrics() {
       )}
     </div>
   );
-}
-
-function told(series: Series, format: (value: number) => string): string {
-  const last = series.values.at(-1);
-  return last === null || last === undefined ? 'not measured' : format(last);
 }
 
 type Drawn = { title: string; times: number[]; series: Series[]; format: (value: number) => string };

@@ -14,6 +14,7 @@ import { Empty, Panel } from '../ui/shown';
 import { State, word } from '../ui/state';
 import { Tile } from '../ui/tile';
 import { Ago, Took } from '../ui/time';
+import { WarmTile } from '../vms/warm';
 import { SwarmActions } from './actions';
 import { type Flow, OVER_MS, useFlows } from './flow';
 
@@ -29,7 +30,7 @@ const SWARM = graphql(`
         shards { number nodeId queued running agentCount }
         taskCounts { status count }
         usage { calls money { amount currency } }
-        agents(first: 200) { nodes { id name status running } pageInfo { hasNextPage } }
+        agents(first: 200) { nodes { id name status running session { vm { warm } } } pageInfo { hasNextPage } }
         live: tasks(first: 15, filter: { status: [ASSIGNED, RUNNING, VERIFYING] }, orderBy: CREATED_DESC) { nodes { id title status startedAt } }
         waiting: tasks(first: 15, filter: { status: [PENDING, QUEUED, RETRYING] }, orderBy: PRIORITY_THEN_CREATED) { nodes { id title status createdAt why } }
       }
@@ -138,6 +139,7 @@ function Loaded({
     (all, flow) => ({ assigned: all.assigned + flow.assigned, ended: all.ended + flow.ended }),
     { assigned: 0, ended: 0 },
   );
+  const warm = swarm.agents.nodes.reduce((all, { session }) => all + (session.vm?.warm ?? 0), 0);
   const whole = Date.now() - since >= OVER_MS;
   return (
     <>
@@ -178,6 +180,7 @@ function Loaded({
           to="/tasks"
           search={{ view: 'table', swarm: swarm.name, status: ['FAILED', 'DEAD'] }}
         />
+        {warm > 0 && <WarmTile agents={swarm.agents.nodes.map(({ id }) => id)} wanted={warm} />}
         {swarm.usage && (
           <Tile
             label="Spend on models"

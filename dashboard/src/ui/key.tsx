@@ -17,6 +17,7 @@ export function keyPath(key: string): string | undefined {
   if (noun === 'swarm') return `/swarms/${key}`;
   if (noun === 'host') return `/hosts/${key}`;
   if (noun === 'vm') return `/vms/${key}`;
+  if (noun === 'network') return `/networks/${key}`;
   if (noun === 'node') return `/cluster`;
   return undefined;
 }

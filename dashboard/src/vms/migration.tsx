@@ -1,11 +1,12 @@
 // Moving a VM to another host: asking for it, how it goes, calling it off.
-import { Button, Checkbox, Group, Modal, NativeSelect, NumberInput, Stack, Text } from '@mantine/core';
+import { Checkbox, Group, NativeSelect, NumberInput } from '@mantine/core';
 import { ArrowRightLeft, Undo2 } from 'lucide-react';
 import { useState } from 'react';
 import { graphql } from '../live/graphql';
 import { ConfirmButton, useAct } from '../ui/act';
 import { bytes, count } from '../ui/figures';
-import { Panel, ProblemNote } from '../ui/shown';
+import { FormButton } from '../ui/form';
+import { Panel } from '../ui/shown';
 import { duration } from '../ui/time';
 
 const MIGRATE = graphql(`mutation MigrateVm($input: MigrateVmInput!) { migrateVm(input: $input) { cursor } }`);
@@ -30,72 +31,46 @@ export function MigrateVm({
   hosts: ReadonlyMap<string, string>;
   refresh: () => void;
 }) {
-  const [open, setOpen] = useState(false);
   const [to, setTo] = useState('');
   const [minutes, setMinutes] = useState<number | string>(5);
   const [atLimit, setAtLimit] = useState<AtLimit>('ABORT');
   const [live, setLive] = useState(true);
   const act = useAct(MIGRATE, refresh);
-  const close = () => {
-    setOpen(false);
-    act.clear();
-  };
-  const move = async () => {
-    const limitMs = Math.round((typeof minutes === 'number' ? minutes : 5) * 60_000);
-    const input = { vm: vm.id, to: to || undefined, limitMs, atLimit, live };
-    if (await act.run(input, `${vm.name} moves.`)) close();
-  };
+  const limitMs = Math.round((typeof minutes === 'number' ? minutes : 5) * 60_000);
   const others = [...hosts].filter(([id]) => id !== vm.host?.id).sort(([, one], [, two]) => one.localeCompare(two));
   return (
-    <>
-      <Button size="xs" variant="default" leftSection={<ArrowRightLeft size={14} />} onClick={() => setOpen(true)}>
-        Migrate
-      </Button>
-      <Modal opened={open} onClose={close} title={`Migrate ${vm.name}`}>
-        <form
-          onSubmit={(event) => {
-            event.preventDefault();
-            void move();
-          }}
-        >
-          <Stack>
-            <NativeSelect
-              label="To"
-              description="One without room, or with another kind of hypervisor, is refused"
-              value={to}
-              onChange={(event) => setTo(event.currentTarget.value)}
-              data={[{ value: '', label: 'the best host' }, ...others.map(([value, label]) => ({ value, label }))]}
-            />
-            <Checkbox
-              label="Live: its guest runs on meanwhile"
-              checked={live}
-              onChange={(event) => setLive(event.currentTarget.checked)}
-            />
-            <Group grow align="flex-start">
-              <NumberInput label="Limit" suffix=" min" min={0.1} value={minutes} onChange={setMinutes} />
-              <NativeSelect
-                label="At the limit"
-                value={atLimit}
-                onChange={(event) => setAtLimit(event.currentTarget.value as AtLimit)}
-                data={AT_LIMIT}
-              />
-            </Group>
-            <Text size="sm" c="dimmed">
-              If it fails, the VM runs on where it is. Its room on both hosts is taken until it ends.
-            </Text>
-            {act.problem && <ProblemNote problem={act.problem} />}
-            <Group justify="flex-end">
-              <Button variant="default" onClick={close}>
-                Not now
-              </Button>
-              <Button type="submit" loading={act.running}>
-                Migrate
-              </Button>
-            </Group>
-          </Stack>
-        </form>
-      </Modal>
-    </>
+    <FormButton
+      label="Migrate"
+      icon={<ArrowRightLeft size={14} />}
+      title={`Migrate ${vm.name}`}
+      act={act}
+      input={{ vm: vm.id, to: to || undefined, limitMs, atLimit, live }}
+      done={`${vm.name} moves.`}
+      submit="Migrate"
+      note="If it fails, the VM runs on where it is. Its room on both hosts is taken until it ends."
+    >
+      <NativeSelect
+        label="To"
+        description="One without room, or with another kind of hypervisor, is refused"
+        value={to}
+        onChange={(event) => setTo(event.currentTarget.value)}
+        data={[{ value: '', label: 'the best host' }, ...others.map(([value, label]) => ({ value, label }))]}
+      />
+      <Checkbox
+        label="Live: its guest runs on meanwhile"
+        checked={live}
+        onChange={(event) => setLive(event.currentTarget.checked)}
+      />
+      <Group grow align="flex-start">
+        <NumberInput label="Limit" suffix=" min" min={0.1} value={minutes} onChange={setMinutes} />
+        <NativeSelect
+          label="At the limit"
+          value={atLimit}
+          onChange={(event) => setAtLimit(event.currentTarget.value as AtLimit)}
+          data={AT_LIMIT}
+        />
+      </Group>
+    </FormButton>
   );
 }
 

@@ -1,10 +1,11 @@
 // Snapshots of a VM: taking one, going back to one, removing one.
-import { Button, Group, Modal, Stack, Text, TextInput } from '@mantine/core';
+import { Group, TextInput } from '@mantine/core';
 import { Camera, History, Trash2 } from 'lucide-react';
 import { useState } from 'react';
 import { graphql } from '../live/graphql';
 import { ConfirmButton, useAct } from '../ui/act';
-import { Empty, Panel, ProblemNote } from '../ui/shown';
+import { FormButton, wrong } from '../ui/form';
+import { Empty, Panel } from '../ui/shown';
 import { Ago } from '../ui/time';
 
 const TAKE = graphql(`mutation SnapshotVm($input: SnapshotVmInput!) { snapshotVm(input: $input) { cursor } }`);
@@ -88,54 +89,30 @@ export function Snapshots({
 }
 
 function TakeSnapshot({ vm, done }: { vm: { id: string; name: string }; done: () => void }) {
-  const [open, setOpen] = useState(false);
   const [name, setName] = useState('');
   const act = useAct(TAKE, done);
-  const close = () => {
-    setOpen(false);
-    setName('');
-    act.clear();
-  };
-  const take = async () => {
-    if (await act.run({ vm: vm.id, name: name.trim() }, `The snapshot ${name.trim()} is taken.`)) close();
-  };
   return (
-    <>
-      <Button size="xs" variant="default" leftSection={<Camera size={14} />} onClick={() => setOpen(true)}>
-        Take one
-      </Button>
-      <Modal opened={open} onClose={close} title={`Take a snapshot of ${vm.name}`}>
-        <form
-          onSubmit={(event) => {
-            event.preventDefault();
-            void take();
-          }}
-        >
-          <Stack>
-            <TextInput
-              label="Snapshot’s name"
-              description="Unique among those of this VM"
-              value={name}
-              onChange={(event) => setName(event.currentTarget.value)}
-              error={act.problem?.field === 'name'}
-              data-autofocus
-              required
-            />
-            <Text size="sm" c="dimmed">
-              If it runs, its guest stands still until its memory is written.
-            </Text>
-            {act.problem && <ProblemNote problem={act.problem} />}
-            <Group justify="flex-end">
-              <Button variant="default" onClick={close}>
-                Not now
-              </Button>
-              <Button type="submit" loading={act.running} disabled={name.trim() === ''}>
-                Take it
-              </Button>
-            </Group>
-          </Stack>
-        </form>
-      </Modal>
-    </>
+    <FormButton
+      label="Take one"
+      icon={<Camera size={14} />}
+      title={`Take a snapshot of ${vm.name}`}
+      act={act}
+      input={{ vm: vm.id, name: name.trim() }}
+      done={`The snapshot ${name.trim()} is taken.`}
+      submit="Take it"
+      ready={name.trim() !== ''}
+      reset={() => setName('')}
+      note="If it runs, its guest stands still until its memory is written."
+    >
+      <TextInput
+        label="Snapshot’s name"
+        description="Unique among those of this VM"
+        value={name}
+        onChange={(event) => setName(event.currentTarget.value)}
+        error={wrong(act, 'name')}
+        data-autofocus
+        required
+      />
+    </FormButton>
   );
 }

@@ -9,6 +9,7 @@ import { Empty } from '../ui/shown';
 import { State, tone, word } from '../ui/state';
 import { Ago } from '../ui/time';
 import { type Column, VirtualTable } from '../ui/virtual_table';
+import { isReady } from './warm';
 
 export const VM_STATUSES = [
   'FAILED',
@@ -58,10 +59,18 @@ const COLUMNS: Column<VmRow>[] = [
     cell: (vm) =>
       vm.operation?.status === 'RUNNING' ? (
         <span>{word(vm.operation.kind)} is under way</span>
+      ) : vm.failure ? (
+        <span style={{ color: 'var(--bad)' }} title={vm.failure}>
+          {vm.failure}
+        </span>
+      ) : vm.warmFor ? (
+        <span>
+          {isReady(vm) ? 'waits ready for' : 'is made ready for'} <KeyLink id={vm.warmFor} />
+        </span>
       ) : (
-        vm.failure && (
-          <span style={{ color: 'var(--bad)' }} title={vm.failure}>
-            {vm.failure}
+        vm.lease && (
+          <span>
+            lives for <KeyLink id={vm.lease.task} />
           </span>
         )
       ),

@@ -2,7 +2,7 @@
 import { Button, Group, Skeleton, Text } from '@mantine/core';
 import { getRouteApi } from '@tanstack/react-router';
 import { Terminal } from 'lucide-react';
-import { lazy, Suspense, useEffect, useRef, useState } from 'react';
+import { lazy, Suspense } from 'react';
 import { EntityEvents } from '../events/of_entity';
 import { MEASURED_EVERY_MS, touchesFleet } from '../hosts/query';
 import { graphql, type ResultOf } from '../live/graphql';
@@ -10,12 +10,19 @@ import { useLive } from '../live/use_live';
 import { EntityHead, EntityPage } from '../ui/entity';
 import { bytes, many } from '../ui/figures';
 import { KeyLink } from '../ui/key';
-import { Empty, Panel } from '../ui/shown';
+import { Panel } from '../ui/shown';
 import { State, word } from '../ui/state';
-import { Ago, At, Took } from '../ui/time';
+import { Ago, Took } from '../ui/time';
 import { VmActions } from './actions';
+import { VmBackups } from './backups';
+import { CloneVm, MakeImage } from './copies';
+import { Measured, MeasuredOverTime, useVmUsage } from './measured';
 import { MigrateVm, Migration } from './migration';
+import { VmNetworks } from './networks';
+import { Size } from './size';
 import { Snapshots } from './snapshots';
+import { AgentName, isReady } from './warm';
+import { Operations, Placement } from './why';
 
 const VM = graphql(`
   query Vm($id: ID!, $atLeast: Cursor) {
@@ -23,10 +30,13 @@ const VM = graphql(`
       __typename
       ... on Vm {
         id name status wanted observed failure image cpus memoryBytes zone ha stopGraceMs createdAt startedAt
-        networks sshKeys antiAffinity affinity
+        networks networkAddresses { network networkId address mac } sshKeys antiAffinity affinity
         lease { task attempt agent }
-        pendingRestart { reason }
-        backupSchedule { cron to keep nextAt }
+        warmFor
+        pendingRestart { reason missing cpus memoryBytes }
+        backupSchedule { cron to keep fullEvery nextAt lastAt askedBy }
+        backups { path kind basis bytes fullBecause scheduled takenAt }
+        operation { kind status startedAt askedBy }
         hostLabels { key value }
         disks { name sizeBytes }
         host { id name status nodeId }
@@ -43,7 +53,7 @@ const VM = graphql(`
   }
 `);
 
-type VmData = Extract<ResultOf<typeof VM>['node'], { __typename: 'Vm' }>;
+export type VmData = Extract<ResultOf<typeof VM>['node'], { __typename: 'Vm' }>;
 
 const VmConsole = lazy(() => import('./console'));
 
@@ -92,6 +102,7 @@ function Loaded({
 }) {
   const search = route.useSearch();
   const navigate = route.useNavigate();
+  const used = useVmUsage(vm.id);
   const apart = !AS_WANTED[vm.wanted]?.includes(vm.observed);
   return (
     <>
@@ -99,6 +110,8 @@ function Loaded({
         {(vm.status === 'RUNNING' || vm.status === 'PAUSED') && names.size > 1 && (
           <MigrateVm vm={vm} hosts={names} refresh={refresh} />
         )}
+        <CloneVm vm={vm} hosts={names} refresh={refresh} />
+        <MakeImage vm={vm} refresh={refresh} />
         <VmActions vm={vm} refresh={refresh} />
       </EntityHead>
       <div className="two" data-stale={live.stale ? 'true' : undefined}>
@@ -144,6 +157,15 @@ function Loaded({
               {vm.disks.map((disk) => `, ${disk.name} ${bytes(disk.sizeBytes)}`)}
               {vm.pendingRestart && <div style={{ color: 'var(--warn)' }}>{vm.pendingRestart.reason}</div>}
             </dd>
+            {vm.warmFor && (
+              <>
+                <dt>Waits for</dt>
+                <dd>
+                  the next attempt of <AgentName id={vm.warmFor} />,{' '}
+                  {isReady(vm) ? 'booted ahead' : 'and is made ready'}; it lives for that alone
+                </dd>
+              </>
+            )}
             {vm.lease && (
               <>
                 <dt>Lives for</dt>
@@ -152,28 +174,8 @@ function Loaded({
                 </dd>
               </>
             )}
-            {vm.backupSchedule && (
-              <>
-                <dt>Backs itself up</dt>
-                <dd>
-                  <span className="mono">{vm.backupSchedule.cron}</span> to{' '}
-                  <span className="mono">{vm.backupSchedule.to}</span>, keeps {vm.backupSchedule.keep}
-                  {vm.backupSchedule.nextAt && (
-                    <>
-                      , next <At at={vm.backupSchedule.nextAt} />
-                    </>
-                  )}
-                </dd>
-              </>
-            )}
             <dt>Image</dt>
             <dd>{vm.image}</dd>
-            {vm.networks.length > 0 && (
-              <>
-                <dt>Networks</dt>
-                <dd>{vm.networks.join(', ')}</dd>
-              </>
-            )}
             {vm.guest && (
               <>
                 <dt>Guest</dt>
@@ -194,7 +196,7 @@ function Loaded({
           </dl>
         </Panel>
         <Panel title="Measured">
-          <Measured vm={vm} at={live.at} />
+          <Measured vm={vm} live={used} />
         </Panel>
       </div>
       {vm.status === 'MIGRATING' && <Migration vm={vm} progress={vm.migration} refresh={refresh} />}
@@ -221,6 +223,10 @@ function Loaded({
           </Text>
         )}
       </Panel>
+      <MeasuredOverTime vm={vm} live={used} />
+      <Size vm={vm} live={live} refresh={refresh} />
+      <VmNetworks vm={vm} live={live} refresh={refresh} />
+      <VmBackups vm={vm} hosts={names} live={live} refresh={refresh} />
       <Snapshots vm={vm} snapshots={vm.snapshots} live={live} refresh={refresh} />
       <Panel title="Operations" live={live}>
         <Operations vm={vm} />
@@ -258,193 +264,6 @@ function WhenLost({ vm, names }: { vm: VmData; names: Map<string, string> }) {
           <KeyLink id={to} name={names.get(to)} />
         </div>
       ))}
-    </>
-  );
-}
-
-type Counters = NonNullable<VmData['usage']>;
-
-/** What a counter grew by per second between the last two different answers; nothing if it began anew. */
-function useRates(usage: Counters | null, at: number) {
-  const looks = useRef<{ before?: { at: number; usage: Counters }; now?: { at: number; usage: Counters } }>({});
-  const [, turn] = useState(0);
-  useEffect(() => {
-    const { now } = looks.current;
-    if (!usage || at === 0 || (now && at - now.at < MEASURED_EVERY_MS - 500)) return;
-    looks.current = { before: now, now: { at, usage } };
-    turn((n) => n + 1);
-  }, [usage, at]);
-  const { before, now } = looks.current;
-  return (name: keyof Counters): number | undefined => {
-    const from = before?.usage[name];
-    const to = now?.usage[name];
-    if (from == null || to == null || !before || !now || to < from) return undefined;
-    return ((to - from) / (now.at - before.at)) * 1_000;
-  };
-}
-
-function Measured({ vm, at }: { vm: VmData; at: number }) {
-  const { usage } = vm;
-  const rate = useRates(usage, at);
-  if (!usage || Object.values(usage).every((value) => value === null))
-    return (
-      <Empty title="Nothing was measured">
-        {vm.observed === 'running'
-          ? 'Its hypervisor gives no figures of it.'
-          : 'Figures are there while its hypervisor runs it.'}
-      </Empty>
-    );
-  const counters = [
-    ['Disk read', 'diskReadBytes'],
-    ['Disk written', 'diskWrittenBytes'],
-    ['Network in', 'networkReceivedBytes'],
-    ['Network out', 'networkSentBytes'],
-  ] as const;
-  const cpu = rate('cpuTimeNs');
-  return (
-    <dl className="facts num">
-      <dt>CPU</dt>
-      <dd>
-        {cpu === undefined ? (
-          <span className="dim">two looks are needed</span>
-        ) : (
-          `${(cpu / 1e9).toFixed(2)} of ${vm.cpus}`
-        )}
-        {usage.cpuTimeNs !== null && <span className="dim">, {(usage.cpuTimeNs / 1e9).toFixed(0)} s in all</span>}
-      </dd>
-      <dt>Memory</dt>
-      <dd>
-        {usage.memoryBytes === null ? (
-          <span className="dim">not measured</span>
-        ) : (
-          `${bytes(usage.memoryBytes)} of ${bytes(vm.memoryBytes)}`
-        )}
-      </dd>
-      {counters.map(([label, name]) => {
-        const total = usage[name];
-        const per = rate(name);
-        return [
-          <dt key={label}>{label}</dt>,
-          <dd key={name}>
-            {total === null ? (
-              <span className="dim">not measured</span>
-            ) : (
-              <>
-                {bytes(total)}
-                {per !== undefined && <span className="dim">, {bytes(Math.round(per))} a second</span>}
-              </>
-            )}
-          </dd>,
-        ];
-      })}
-    </dl>
-  );
-}
-
-function Operations({ vm }: { vm: VmData }) {
-  const newest = [...vm.operations].reverse();
-  if (newest.length === 0) return <Empty title="Nothing was asked of it yet" />;
-  return (
-    <section className="scroll-x" tabIndex={0} aria-label="Operations">
-      <table className="plain">
-        <thead>
-          <tr>
-            <th>Status</th>
-            <th>What</th>
-            <th>Asked by</th>
-            <th>When</th>
-            <th>Took</th>
-            <th>Error</th>
-          </tr>
-        </thead>
-        <tbody>
-          {newest.map((operation) => (
-            <tr key={operation.number}>
-              <td>
-                <State status={operation.status} />
-              </td>
-              <td>
-                {word(operation.kind)}
-                {operation.snapshot && ` ${operation.snapshot}`}
-              </td>
-              <td>{operation.askedBy ?? <span className="dim">the cluster</span>}</td>
-              <td style={{ whiteSpace: 'nowrap' }}>
-                <At at={operation.startedAt} />
-              </td>
-              <td style={{ whiteSpace: 'nowrap' }}>
-                <Took from={operation.startedAt} to={operation.endedAt} />
-              </td>
-              <td className="wrap" style={{ color: operation.status === 'FAILED' ? 'var(--bad)' : undefined }}>
-                {operation.error}
-              </td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
-    </section>
-  );
-}
-
-function Placement({ vm, names }: { vm: VmData; names: Map<string, string> }) {
-  const { placement } = vm;
-  const asked = [
-    ...vm.antiAffinity.map((group) => `apart from ${group}`),
-    ...vm.affinity.map((group) => `with ${group}`),
-    ...(vm.zone ? [`in zone ${vm.zone}`] : []),
-    ...vm.hostLabels.map(({ key, value }) => `on ${key}=${value}`),
-  ];
-  const top = Math.max(...placement.scores.map(({ score }) => Math.abs(score)), 0);
-  return (
-    <>
-      <Text size="sm" mb="xs">
-        It was placed by <strong>{word(placement.strategy)}</strong>, out of {many(placement.eligible, 'eligible host')}
-        {asked.length > 0 && `; it wants to be ${asked.join(', ')}`}.
-      </Text>
-      {placement.scores.length > 0 && (
-        <section className="scroll-x" tabIndex={0} aria-label="Scores of hosts">
-          <table className="plain">
-            <thead>
-              <tr>
-                <th>Host</th>
-                <th>Score</th>
-                <th style={{ width: '55%' }} aria-label="Score as a bar" />
-              </tr>
-            </thead>
-            <tbody>
-              {placement.scores.map(({ host, score }, index) => (
-                <tr key={host} style={index === 0 ? { fontWeight: 650 } : undefined}>
-                  <td>
-                    <KeyLink id={host} name={names.get(host)} />
-                  </td>
-                  <td className="num">
-                    {score.toFixed(3)}
-                    {index === 0 && ' (chosen)'}
-                  </td>
-                  <td aria-hidden>
-                    <span className="bar">
-                      <span style={{ width: `${top > 0 ? (Math.abs(score) / top) * 100 : 0}%` }} />
-                    </span>
-                  </td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </section>
-      )}
-      {placement.leftOut.length > 0 && (
-        <>
-          <Text size="sm" fw={600} mt="sm">
-            Left out
-          </Text>
-          <ul className="bare" style={{ fontSize: '0.88rem' }}>
-            {placement.leftOut.map(({ hosts, reason }) => (
-              <li key={reason}>
-                <span className="num">{many(hosts, 'host')}</span>: {reason}
-              </li>
-            ))}
-          </ul>
-        </>
-      )}
     </>
   );
 }

@@ -1,6 +1,6 @@
 // A hive with something of everything in it: swarms, agents of several kinds, tasks in every state, a question, a terminal.
 import { execFileSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { Node, until } from './node.mjs';
 
@@ -30,13 +30,21 @@ async function fleet(hive) {
   const { node } = hive;
   const hosts = [
     ['rack-1', '?cpus=8&memoryGiB=32', 'a'],
-    ['rack-2', '?cpus=16&memoryGiB=64', 'a'],
+    ['rack-2', '?cpus=16&memoryGiB=64&busyPercent=55', 'a'],
     ['rack-3', '?cpus=8&memoryGiB=16', 'b'],
-    ['rack-4', '?cpus=32&memoryGiB=128', 'b'],
+    ['rack-4', '?cpus=32&memoryGiB=128&busyPercent=30', 'b'],
   ];
   hive.host = {};
-  for (const [name, manners, zone] of hosts)
-    await node.cli('host', 'add', `simulated://${name}${manners}`, '--name', name, '--zone', zone);
+  for (const [index, [name, manners, zone]] of hosts.entries()) {
+    const underlay = `192.168.7.${index + 1}`;
+    const uri = `simulated://${name}${manners}`;
+    await node.cli('host', 'add', uri, '--name', name, '--zone', zone, '--underlay', underlay);
+  }
+  const network = (name, kind, ...more) => node.cli('network', 'create', name, '--kind', kind, ...more);
+  await network('red', 'overlay', '--cidr', '10.7.0.0/24');
+  await network('lan', 'nat', '--cidr', '10.8.0.0/24');
+  await network('lab', 'isolated');
+  await network('office', 'bridge', '--bridge', 'br0');
   const vm = (name, host, cpus, memory, image = 'debian-12', ...more) =>
     node.cli(
       'vm',
@@ -52,17 +60,26 @@ async function fleet(hive) {
       host,
       ...more,
     );
-  await vm('db-1', 'rack-1', 8, 24, 'debian-12', '--disk', '20GiB');
-  for (let n = 1; n <= 3; n += 1) await vm(`web-${n}`, 'rack-2', 4, 4);
+  await vm('db-1', 'rack-1', 8, 24, 'debian-12', '--disk', '20GiB', '--network', 'red');
+  for (let n = 1; n <= 3; n += 1) await vm(`web-${n}`, 'rack-2', 4, 4, 'debian-12', '--network', 'red');
   await vm('build-1', 'rack-3', 4, 15);
   await vm('spare', 'rack-4', 2, 4, 'debian-12', '--no-start');
-  await node.cli('vm', 'create', 'placed', '--image', 'debian-12', '--cpus', '2', '--memory', '2GiB', '--ha');
+  const placed = ['vm', 'create', 'placed', '--image', 'debian-12', '--cpus', '2', '--memory', '2GiB', '--ha'];
+  await node.cli(...placed, '--network', 'red', '--network', 'lan');
   await vm('broken', 'rack-2', 1, 1, 'missing').catch(() => {});
   await node.cli('vm', 'pause', 'web-3');
   await node.cli('host', 'drain', 'rack-3');
-  const found = await node.ask('{hosts{nodes{id name}} vms{nodes{id name}}}');
+  hive.backups = join(node.dir, 'backups');
+  mkdirSync(hive.backups);
+  for (const incremental of [[], ['--incremental'], ['--incremental']])
+    await node.cli('vm', 'backup', 'placed', '--to', hive.backups, ...incremental);
+  await node.cli('vm', 'backup', 'db-1', '--to', hive.backups, '--incremental');
+  const nightly = ['--cron', '0 3 * * *', '--to', hive.backups, '--keep', '14', '--full-every', '7'];
+  await node.cli('vm', 'backup-schedule', 'placed', ...nightly);
+  const found = await node.ask('{hosts{nodes{id name}} vms{nodes{id name}} networks{nodes{id name}}}');
   hive.host = Object.fromEntries(found.hosts.nodes.map(({ id, name }) => [name, id]));
   hive.vm = Object.fromEntries(found.vms.nodes.map(({ id, name }) => [name, id]));
+  hive.network = Object.fromEntries(found.networks.nodes.map(({ id, name }) => [name, id]));
 }
 
 async function filled(node) {

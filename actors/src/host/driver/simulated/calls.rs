@@ -114,12 +114,13 @@ impl Simulated {
     }
 
     fn seen(&self, vm: VmId) -> Option<Domain> {
-        self.hypervisor.0.inner.lock().machines.get(&vm).filter(|machine| machine.spec.owner == self.host).map(|machine| Domain {
+        let mut inner = self.hypervisor.0.inner.lock();
+        inner.machines.get_mut(&vm).filter(|machine| machine.spec.owner == self.host).map(|machine| Domain {
             vm,
             owner: machine.spec.owner,
             run: machine.run,
             boots: Some(machine.boots),
-            usage: machine.usage,
+            usage: machine.count(self.manners.busy_percent),
             epoch: epoch_of(&machine.spec.name),
             lag: machine.lag(),
         })
@@ -298,18 +299,18 @@ impl Driver for Simulated {
             fault::point("driver.list", Some(&self.host.key())).await.map_err(injected)?;
             self.reached()?;
             self.hypervisor.leave(Instant::now());
-            let inner = self.hypervisor.0.inner.lock();
-            let domain = |(vm, machine): (&VmId, &Machine)| Domain {
+            let mut inner = self.hypervisor.0.inner.lock();
+            let domain = |(vm, machine): (&VmId, &mut Machine)| Domain {
                 vm: *vm,
                 owner: machine.spec.owner,
                 run: machine.run,
                 boots: Some(machine.boots),
-                usage: machine.usage,
+                usage: machine.count(self.manners.busy_percent),
                 epoch: epoch_of(&machine.spec.name),
                 lag: None,
             };
             let (domains, others): (Vec<_>, Vec<_>) =
-                inner.machines.iter().map(domain).partition(|domain| domain.owner == self.host);
+                inner.machines.iter_mut().map(domain).partition(|domain| domain.owner == self.host);
             Ok(Listing { domains, foreign: u32::try_from(others.len()).unwrap_or(u32::MAX), others })
         }))
     }

@@ -1,7 +1,7 @@
 //! A hypervisor in this process: a realistic state machine with latencies and failures, and no guests.
 //!
 //! Each name is one hypervisor, which outlives its connections for as long as the process does. Nothing is measured, so
-//! its domains have no statistics, unless a test says what they count. Its ways to fail are the fault points `driver.list`,
+//! its domains have no statistics, unless its URI says how busy its guests are, or a test what they count. Its ways to fail are the fault points `driver.list`,
 //! `driver.ACTION` (before anything happened) and `driver.ACTION.done` (it has happened, and nobody hears). Here is the
 //! machine room; `calls` is what a connection to it is asked.
 
@@ -50,6 +50,8 @@ struct Manners {
     heeds: bool,
     /// Of a migration.
     migrate: Duration,
+    /// How busy guests are that there are not: what is counted of them goes by it. Nothing is counted without it.
+    busy_percent: Option<u64>,
 }
 
 impl Manners {
@@ -62,10 +64,12 @@ impl Manners {
             shutdown: Duration::from_millis(50),
             heeds: true,
             migrate: Duration::from_millis(50),
+            busy_percent: None,
         };
         for (key, value) in query {
             let bad = || {
-                let known = "cpus, memoryGiB, actionMs, startMs, shutdownMs, migrateMs (numbers) and heeds (true or false)";
+                let known =
+                    "cpus, memoryGiB, actionMs, startMs, shutdownMs, migrateMs, busyPercent (numbers) and heeds (true or false)";
                 format!("{key}={value} is nothing that a simulated host knows; there are {known}")
             };
             let number = || value.parse::<u64>().map_err(|_| bad());
@@ -76,6 +80,7 @@ impl Manners {
                 "startMs" => manners.start = Duration::from_millis(number()?),
                 "shutdownMs" => manners.shutdown = Duration::from_millis(number()?),
                 "migrateMs" => manners.migrate = Duration::from_millis(number()?),
+                "busyPercent" => manners.busy_percent = Some(number()?.min(100)),
                 "journal" => {}
                 "heeds" => manners.heeds = value.parse().map_err(|_| bad())?,
                 _ => return Err(bad()),
@@ -97,6 +102,8 @@ struct Machine {
     /// What it was when each was taken.
     snapshots: BTreeMap<String, Run>,
     usage: Usage,
+    /// The boot that is counted, and since when.
+    counted: Option<(u64, Instant)>,
     /// What it runs with: CPUs, memory, and the memory that it was started with; its definition's if absent.
     runs_with: Option<(u32, u64, u64)>,
     /// Disks that were attached and whose data is there.
@@ -107,7 +114,17 @@ struct Machine {
 impl Machine {
     fn new(spec: Box<DomainSpec>, run: Run) -> Self {
         let (snapshots, volumes) = (BTreeMap::new(), BTreeSet::new());
-        Self { spec, run, boots: 0, snapshots, usage: Usage::default(), runs_with: None, volumes, disks: Disks::default() }
+        Self {
+            spec,
+            run,
+            boots: 0,
+            snapshots,
+            usage: Usage::default(),
+            counted: None,
+            runs_with: None,
+            volumes,
+            disks: Disks::default(),
+        }
     }
 
     /// Its disks begin as they are to, where a file says what that is.
@@ -126,6 +143,29 @@ impl Machine {
 
     fn size(&self) -> (u32, u64, u64) {
         self.runs_with.unwrap_or((self.spec.cpus, self.spec.memory_bytes, self.spec.memory_bytes))
+    }
+
+    /// What is counted of it: what a test said, or what a guest would have used that was as busy since it was looked at first.
+    fn count(&mut self, busy_percent: Option<u64>) -> Usage {
+        let Some(busy) = busy_percent.filter(|_| self.run.is_on()) else { return self.usage };
+        let now = Instant::now();
+        let since = match self.counted {
+            Some((boot, since)) if boot == self.boots => since,
+            _ => now,
+        };
+        self.counted = Some((self.boots, since));
+        let ms = u64::try_from((now - since).as_millis()).unwrap_or(u64::MAX);
+        let (cpus, memory_bytes, _) = self.size();
+        // Bytes in each millisecond, for each percent.
+        let moved = |bytes: u64| Some(ms.saturating_mul(busy).saturating_mul(bytes));
+        Usage {
+            cpu_time_ns: Some(ms.saturating_mul(u64::from(cpus)).saturating_mul(busy).saturating_mul(10_000)),
+            memory_bytes: Some(memory_bytes / 100 * busy),
+            disk_read_bytes: moved(20),
+            disk_written_bytes: moved(10),
+            network_received_bytes: moved(8),
+            network_sent_bytes: moved(2),
+        }
     }
 
     /// What its run has that its definition has not.
@@ -471,6 +511,25 @@ mod tests {
     async fn the_simulated_driver_keeps_the_contract() {
         let uri = HostUri::parse("simulated://contract").unwrap();
         contract::keeps(true, async |host| super::open(&uri, host)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_of_a_host_that_says_how_busy_its_guests_are_anything_is_measured() {
+        for (query, cpu_ms) in [("", None), ("?busyPercent=50", Some(5_000))] {
+            let uri = HostUri::parse(&format!("simulated://measured{}{query}", query.len())).unwrap();
+            let host = HostId::new();
+            let driver = super::open(&uri, host).unwrap().driver;
+            let (vm, spec) = (VmId::new(), DomainSpec { cpus: 1, ..contract::small(host) });
+            driver.act(vm, Action::Define(Box::new(spec)), Deadline::after(contract::WITHIN)).await.unwrap();
+            driver.act(vm, Action::Start, Deadline::after(contract::WITHIN)).await.unwrap();
+            let look = async || driver.list(Deadline::after(contract::WITHIN)).await.unwrap().domains.remove(0).usage.cpu_time_ns;
+            let before = look().await;
+            tokio::time::advance(Duration::from_secs(10)).await;
+            let used = look().await.zip(before).map(|(now, before)| (now - before) / 1_000_000);
+            assert_eq!(used, cpu_ms);
+            driver.act(vm, Action::Destroy, Deadline::after(contract::WITHIN)).await.unwrap();
+            assert_eq!(look().await, None, "of a guest that is off nothing is measured");
+        }
     }
 
     #[tokio::test(start_paused = true)]
