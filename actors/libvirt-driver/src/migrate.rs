@@ -16,7 +16,7 @@ use virt::{
 
 use crate::{
     checkpoint,
-    domain::{Host, mark, problem},
+    domain::{Host, is_on, mark, problem},
     protocol::{AtLimit, Move, Pool, Problem, Progress},
     store, sys,
 };
@@ -125,6 +125,10 @@ fn watch(domain: &Domain, limit: Duration, at_limit: AtLimit, ending: &mpsc::Rec
 
 pub fn job(host: &Host, vm: &str) -> Result<Option<Progress>, Problem> {
     let Some(domain) = host.own(vm)? else { return Ok(None) };
+    // libvirt refuses to say it of what is off; nothing is under way of that.
+    if !is_on(&domain)? {
+        return Ok(None);
+    }
     sys::job(&domain, false).map_err(|error| problem(&error))
 }
 
