@@ -115,7 +115,7 @@ describe('hosts and VMs', () => {
     await rows.filter({ hasText: 'full' }).filter({ hasText: 'by a person' }).waitFor();
     // One that takes long can be called off.
     await node.ask('mutation($i:InjectFaultInput!){injectFault(input:$i){points{point}}}', {
-      i: { point: 'driver.backup', fault: 'DELAY', delayMs: 5_000, times: 1 },
+      i: { point: 'driver.backup', fault: 'DELAY', delayMs: 10_000, times: 1 },
     });
     await backUp();
     await panel('Backups').getByText('One is being made').waitFor();
@@ -341,7 +341,7 @@ describe('hosts and VMs', () => {
     const { hosts } = await node.ask('{hosts{nodes{id name}}}');
     for (const { id } of hosts.nodes) await node.cli('host', 'remove', id, '--force');
     for (const n of [3, 4])
-      await node.cli('host', 'add', `simulated://even-${n}?cpus=8&memoryGiB=32&migrateMs=8000`, '--name', `even-${n}`);
+      await node.cli('host', 'add', `simulated://even-${n}?cpus=8&memoryGiB=32&migrateMs=60000`, '--name', `even-${n}`);
     for (const n of [1, 2, 3, 4]) await made(`load-${n}`, '--on', 'even-3', '--cpus', '8');
     await goto('/hosts');
     await page.getByRole('link', { name: 'Rebalance' }).click();
