@@ -305,10 +305,26 @@ async fn an_operation_that_was_under_way_when_the_node_stopped_is_ended_by_its_n
             here.restart().await;
             let control = here.control();
             support::until("its end", || control.vm(vm).unwrap().is_none().then_some(())).await;
+            // What is found by looking, and not by waiting for an answer, may be found one after the other.
+            control.at_least(&op(), control.head()).await.unwrap();
         }
         fault::disarm(&point);
         nothing_left(&here, host).await;
     }
+    here.stop().await;
+}
+
+// Threads enough that the directory's sleep is nobody else's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn who_is_answered_that_a_vm_is_removed_finds_nothing_reserved_for_it() {
+    let here = Here::start().await;
+    let (control, host) = (here.control(), here.host("shutdownMs=1").await);
+    let vm = control.create_vm(op(), small("web")).await.unwrap().value.spec.id;
+    let slow = Fault::Delay(Duration::from_millis(500));
+    assert!(fault::arm(Armed { point: "directory.fold".into(), key: None, fault: slow, times: 10_000 }));
+    control.remove_vm(op(), vm, true).await.unwrap();
+    nothing_left(&here, host).await;
+    fault::disarm("directory.fold");
     here.stop().await;
 }
 

@@ -17,6 +17,7 @@ pub const FAULT_POINTS: &[(&str, &str)] = &[
     ("driver.list", "before a simulated hypervisor lists its domains"),
     ("host.listed", "after a hypervisor listed its domains, before its host looks at them"),
     ("driver.define", "before a simulated hypervisor defines a domain"),
+    ("directory.fold", "before the directory takes in what the ledger has"),
     ("driver.define.done", "after a simulated hypervisor defines a domain"),
     ("driver.start", "before a simulated hypervisor starts one"),
     ("driver.start.done", "after a simulated hypervisor starts one"),

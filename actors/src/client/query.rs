@@ -260,11 +260,13 @@ impl ControlPlane {
                 format!("the ledger is at cursor {}, before {cursor}", self.house.ledger.head()),
             ));
         }
-        self.house
-            .views
-            .at_least(cursor, op.deadline)
-            .await
-            .map_err(|lagging| Refused::new(Code::Unavailable, lagging.to_string()))
+        let lagging = |why: String| Refused::new(Code::Unavailable, why);
+        self.house.views.at_least(cursor, op.deadline).await.map_err(|error| lagging(error.to_string()))?;
+        // Hosts, networks, images and nodes are read from it.
+        if !self.house.directory.at_least(cursor, op.deadline).await {
+            return Err(lagging(format!("the directory is at cursor {}, before {cursor}", self.house.directory.cursor())));
+        }
+        Ok(())
     }
 
     pub fn task(&self, id: TaskId) -> Result<Option<TaskRecord>, Refused> {

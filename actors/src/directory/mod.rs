@@ -16,6 +16,7 @@ use hiveward_runtime::{
         router::{self, Location},
     },
     error::{Code, Refused},
+    fault::{self, InjectedError},
     id::Key,
     ledger::{Cursor, Ledger, ReadError},
     op::NodeId,
@@ -44,6 +45,8 @@ pub enum DirectoryError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    #[error(transparent)]
+    Injected(#[from] InjectedError),
 }
 
 /// What may have changed since the last look.
@@ -86,6 +89,7 @@ impl Directory {
     /// Takes in what the local ledger has. Reads from disk what is not in memory: short but for the first time.
     pub fn catch_up(&self) -> Result<(), DirectoryError> {
         let _reading = self.0.reading.lock();
+        fault::point_sync("directory.fold", None)?;
         // Looked at first: what is read then is at least as new.
         let mut at = self.0.ledger.head();
         let stream = RosterEvent::stream();

@@ -242,8 +242,10 @@ impl ControlPlane {
             self.seen_soon(&op, asked.cursor).await;
             match self.house.vms.get(vm)? {
                 None => {
-                    let value = VmRecord { status: VmStatus::Removed, ..record };
-                    return Ok(Done { value, cursor: self.head() });
+                    let (value, cursor) = (VmRecord { status: VmStatus::Removed, ..record }, self.head());
+                    // What was reserved for it is free also for who looks at its host next.
+                    self.seen_soon(&op, cursor).await;
+                    return Ok(Done { value, cursor });
                 }
                 Some(now) => {
                     if let Some(refused) = failure(&now, asked.value) {
