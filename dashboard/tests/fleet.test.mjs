@@ -226,11 +226,18 @@ describe('hosts and VMs', () => {
     await panel('Measured')
       .getByText(/^(0\.9\d|1\.0\d) of 4/)
       .waitFor();
+    // Of a simulated host it is said that nobody measured it.
+    await panel('Measured')
+      .getByText(/^Simulated, not measured/)
+      .waitFor();
     const said = () => page.getByRole('img', { name: /^CPU/ }).getAttribute('aria-label');
     assert.match(await said(), /used/);
     const { node: found } = await node.ask('query($v:ID!){node(id:$v){... on Vm{host{id}}}}', { v: vm });
     await goto(`/hosts/${found.host.id}`);
     await page.getByRole('img', { name: /^CPU: used \d.*, promised \d/ }).waitFor();
+    await panel('What its VMs used')
+      .getByText(/^Simulated, not measured/)
+      .waitFor();
     await panel('What its VMs used').getByText('6 h').click();
     await page.getByRole('img', { name: /^CPU: used \d.*, promised \d/ }).waitFor();
     await goto(`/vms/${dark}`);

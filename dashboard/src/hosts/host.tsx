@@ -156,7 +156,7 @@ function Loaded({
       <Panel title={`VMs on it (${count(host.vmCount)})`} live={vms} tight>
         <VmTable vms={vms.rows} loading={vms.loading} onHost />
       </Panel>
-      <HostUsage host={host.id} />
+      <HostUsage host={host.id} uri={host.uri} />
       <Panel title="History" live={live}>
         <EntityEvents filter={{ noun: ['roster'] }} about={host.id} />
       </Panel>

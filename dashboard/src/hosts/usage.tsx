@@ -28,6 +28,22 @@ type Sample = Stretch & { used: Used };
 /** Lines for what is above them: how much there could have been. */
 type Most<Of> = { label: string; cpus: (sample: Of) => number; memory: (sample: Of) => number };
 
+/** Why figures of such a host are nobody's measurement. */
+const SIMULATED: [string, string][] = [
+  ['simulated:', 'Simulated, not measured: its host has no guests, and counts as busy as its address says.'],
+  ['test:', 'Simulated, not measured: libvirt’s test hypervisor has no guests, and makes its figures up.'],
+];
+
+/** Said wherever figures are shown that nobody measured. */
+export function Simulated({ uri }: { uri: string }) {
+  const why = SIMULATED.find(([scheme]) => uri.startsWith(scheme))?.[1];
+  return why ? (
+    <Text size="sm" c="dimmed" mb="xs">
+      {why}
+    </Text>
+  ) : null;
+}
+
 function rounded(value: number): string {
   return bytes(Math.round(value));
 }
@@ -89,7 +105,7 @@ const RESERVED: Most<ResultOf<typeof HOST_USAGE>['hostUsage'][number]> = {
   memory: ({ reservedMemoryBytes }) => reservedMemoryBytes,
 };
 
-export function HostUsage({ host }: { host: string }) {
+export function HostUsage({ host, uri }: { host: string; uri: string }) {
   const [range, setRange] = useState('3600');
   // Counted from when the range was chosen: what is newer is read with it, and what is older goes when it is chosen again.
   const since = useMemo(() => new Date(Date.now() - Number(range) * 1_000).toISOString(), [range]);
@@ -113,6 +129,7 @@ export function HostUsage({ host }: { host: string }) {
             );
           return (
             <>
+              <Simulated uri={uri} />
               <Text size="sm" c="dimmed" mb="xs">
                 {many(last.vmsRunning, 'VM')} {last.vmsRunning === 1 ? 'runs' : 'run'}
                 {last.vmsMeasured < last.vmsRunning && `, of which ${count(last.vmsMeasured)} could be measured`}; the

@@ -1,7 +1,7 @@
 // What a VM's hypervisor measured of it: now, and over the last hour.
 import { useMemo } from 'react';
 import { MEASURED_EVERY_MS } from '../hosts/query';
-import { UsageOverTime, type Used } from '../hosts/usage';
+import { Simulated, UsageOverTime, type Used } from '../hosts/usage';
 import { graphql, type ResultOf } from '../live/graphql';
 import { type Live, never, useLive } from '../live/use_live';
 import { bytes } from '../ui/figures';
@@ -46,42 +46,45 @@ export function Measured({ vm, live }: { vm: VmData; live: VmUsage }) {
     );
   const last: Used | undefined = live.data?.vmUsage.at(-1)?.used;
   return (
-    <dl className="facts num">
-      <dt>CPU</dt>
-      <dd>
-        {last?.cpus == null ? (
-          <span className="dim">two looks are needed</span>
-        ) : (
-          `${last.cpus.toFixed(2)} of ${vm.cpus}`
-        )}
-        {usage.cpuTimeNs !== null && <span className="dim">, {(usage.cpuTimeNs / 1e9).toFixed(0)} s in all</span>}
-      </dd>
-      <dt>Memory</dt>
-      <dd>
-        {usage.memoryBytes === null ? (
-          <span className="dim">not measured</span>
-        ) : (
-          `${bytes(usage.memoryBytes)} of ${bytes(vm.memoryBytes)}`
-        )}
-      </dd>
-      {COUNTERS.map(([label, counter, rate]) => {
-        const total = usage[counter];
-        const per = last?.[rate];
-        return [
-          <dt key={label}>{label}</dt>,
-          <dd key={counter}>
-            {total === null ? (
-              <span className="dim">not measured</span>
-            ) : (
-              <>
-                {bytes(total)}
-                {per != null && <span className="dim">, {bytes(Math.round(per))} a second</span>}
-              </>
-            )}
-          </dd>,
-        ];
-      })}
-    </dl>
+    <>
+      <Simulated uri={vm.host?.uri ?? ''} />
+      <dl className="facts num">
+        <dt>CPU</dt>
+        <dd>
+          {last?.cpus == null ? (
+            <span className="dim">two looks are needed</span>
+          ) : (
+            `${last.cpus.toFixed(2)} of ${vm.cpus}`
+          )}
+          {usage.cpuTimeNs !== null && <span className="dim">, {(usage.cpuTimeNs / 1e9).toFixed(0)} s in all</span>}
+        </dd>
+        <dt>Memory</dt>
+        <dd>
+          {usage.memoryBytes === null ? (
+            <span className="dim">not measured</span>
+          ) : (
+            `${bytes(usage.memoryBytes)} of ${bytes(vm.memoryBytes)}`
+          )}
+        </dd>
+        {COUNTERS.map(([label, counter, rate]) => {
+          const total = usage[counter];
+          const per = last?.[rate];
+          return [
+            <dt key={label}>{label}</dt>,
+            <dd key={counter}>
+              {total === null ? (
+                <span className="dim">not measured</span>
+              ) : (
+                <>
+                  {bytes(total)}
+                  {per != null && <span className="dim">, {bytes(Math.round(per))} a second</span>}
+                </>
+              )}
+            </dd>,
+          ];
+        })}
+      </dl>
+    </>
   );
 }
 
@@ -93,7 +96,10 @@ export function MeasuredOverTime({ vm, live }: { vm: VmData; live: VmUsage }) {
       <Shown live={live} rows={4}>
         {({ vmUsage }) =>
           vmUsage.some(({ used }) => used.cpus !== null) ? (
-            <UsageOverTime samples={vmUsage} most={most} />
+            <>
+              <Simulated uri={vm.host?.uri ?? ''} />
+              <UsageOverTime samples={vmUsage} most={most} />
+            </>
           ) : (
             <Empty title="Nothing was measured yet">
               Two looks of its hypervisor are needed, a few seconds apart. What it used on another host, or before the

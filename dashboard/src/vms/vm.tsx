@@ -39,7 +39,7 @@ const VM = graphql(`
         operation { kind status startedAt askedBy }
         hostLabels { key value }
         disks { name sizeBytes }
-        host { id name status nodeId }
+        host { id name status nodeId uri }
         placement { strategy eligible scores { host score } leftOut { reason hosts } }
         snapshots { name takenAt withMemory }
         haStatus { state reason epoch comeBacks { at from to } }
