@@ -115,8 +115,8 @@ pub fn capacity(connection: &Connect) -> Result<Answer, Problem> {
     Ok(Answer::Capacity { cpus: node.cpus, memory_bytes: node.memory << 10, version })
 }
 
-pub fn list(host: &Host) -> Result<Answer, Problem> {
-    let records = sys::stats(&host.connection, host.has_disks()).map_err(|error| problem(&error))?;
+pub fn list(host: &Host, figures: bool) -> Result<Answer, Problem> {
+    let records = sys::stats(&host.connection, host.has_disks(), figures).map_err(|error| problem(&error))?;
     let (own, foreign): (Vec<Record>, Vec<Record>) =
         records.into_iter().partition(|record| host.is_own(&record.vm, &record.name));
     let count = u32::try_from(foreign.len()).unwrap_or(u32::MAX);

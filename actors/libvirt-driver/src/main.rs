@@ -112,7 +112,8 @@ fn work(asking: &Mutex<Receiver<Request>>, host: &'static Host, said: &SyncSende
         let result = match call {
             Call::Open { .. } => Err(Problem::Refused("it is open already".into())),
             Call::Capacity => domain::capacity(&host.connection),
-            Call::List => domain::list(host),
+            Call::List => domain::list(host, true),
+            Call::Glance => domain::list(host, false),
             Call::Adopt { vms } => {
                 host.adopt(vms);
                 Ok(Answer::Done)

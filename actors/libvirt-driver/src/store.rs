@@ -6,7 +6,7 @@
 use std::{
     fs::File,
     io::{Read, Seek, SeekFrom},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use virt::{
@@ -35,8 +35,10 @@ pub struct Store {
     pool: Pool,
     /// Each host has its own copy of an image where the directory is shared: nobody removes what another still writes.
     mark: String,
-    /// libvirt refuses to look through a pool while something is written into it.
-    busy: Mutex<()>,
+    /// libvirt refuses to look through a pool while something is written into it: many write, and who looks is alone.
+    busy: RwLock<()>,
+    /// Images are brought one at a time: the second that needs one finds it.
+    images: Mutex<()>,
 }
 
 fn text(error: &Error) -> Problem {
@@ -55,7 +57,7 @@ pub fn path(pool: &Pool) -> &str {
 impl Store {
     pub fn new(pool: Pool, owner: &str) -> Self {
         let mark = if pool.shared { format!("-{}", owner.get(20..).unwrap_or(owner)) } else { String::new() };
-        Self { pool, mark, busy: Mutex::new(()) }
+        Self { pool, mark, busy: RwLock::new(()), images: Mutex::new(()) }
     }
 
     pub fn path(&self) -> &str {
@@ -66,8 +68,14 @@ impl Store {
         &self.pool
     }
 
-    fn busy(&self) -> MutexGuard<'_, ()> {
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    /// For who writes into the pool.
+    fn busy(&self) -> RwLockReadGuard<'_, ()> {
+        self.busy.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For who looks through the pool.
+    fn alone(&self) -> RwLockWriteGuard<'_, ()> {
+        self.busy.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The path of a disk of a VM.
@@ -130,11 +138,12 @@ impl Store {
             let message = format!("there is no image {:?}; bring it with `hiveward image import`", definition.image);
             return Err(Problem::Refused(message));
         };
-        let _busy = self.busy();
         let pool = self.open(connection)?;
         if self.pool.shared {
+            let _alone = self.alone();
             pool.refresh(0).map_err(|error| text(&error))?;
         }
+        let _busy = self.busy();
         let root_bytes = definition.disks.iter().find(|(name, _)| name == ROOT).map_or(0, |(_, bytes)| *bytes);
         if Self::find(&pool, &disk_name(vm, ROOT))?.is_none() {
             self.linked(connection, &pool, &disk_name(vm, ROOT), root_bytes, base)?;
@@ -158,7 +167,10 @@ impl Store {
 
     /// A disk that is a difference to what it begins as.
     fn linked(&self, connection: &Connect, pool: &StoragePool, name: &str, bytes: u64, base: &Base) -> Result<(), Problem> {
-        self.image(connection, pool, base)?;
+        {
+            let _one = self.images.lock().unwrap_or_else(PoisonError::into_inner);
+            self.image(connection, pool, base)?;
+        }
         let backing = format!(
             "<backingStore><path>{}/{}</path><format type='{}'/></backingStore>",
             escaped(self.path()),
@@ -170,7 +182,7 @@ impl Store {
 
     /// A file of the pool that another wrote.
     pub fn volume(&self, connection: &Connect, name: &str) -> Result<StorageVol, Problem> {
-        let _busy = self.busy();
+        let _alone = self.alone();
         let pool = self.open(connection)?;
         pool.refresh(0).map_err(|error| text(&error))?;
         Self::find(&pool, name)?.ok_or_else(|| Problem::Failed(format!("there is no {name} in the pool")))
@@ -225,7 +237,7 @@ impl Store {
 
     /// Removes one disk of a VM. What is not there is gone.
     pub fn remove_disk(&self, connection: &Connect, vm: &str, name: &str) -> Result<(), Problem> {
-        let _busy = self.busy();
+        let _alone = self.alone();
         let pool = self.open(connection)?;
         pool.refresh(0).map_err(|error| text(&error))?;
         Self::find(&pool, &disk_name(vm, name))?.map_or(Ok(()), |volume| delete(&volume))
@@ -233,7 +245,7 @@ impl Store {
 
     /// Removes every file of the pool whose name begins so. What is not there is gone.
     pub fn remove_those(&self, connection: &Connect, begins: &str) -> Result<(), Problem> {
-        let _busy = self.busy();
+        let _alone = self.alone();
         let pool = self.open(connection)?;
         pool.refresh(0).map_err(|error| text(&error))?;
         for volume in pool.list_all_volumes(0).map_err(|error| text(&error))? {
@@ -247,7 +259,7 @@ impl Store {
 
     /// Removes this host's images that are not to be kept and that no disk in the pool is made of.
     pub fn sweep(&self, connection: &Connect, keep: &[String]) -> Result<(), Problem> {
-        let _busy = self.busy();
+        let _alone = self.alone();
         // A host that never had a VM has no pool, and none is made for this.
         let Ok(pool) = connection.lookup_storage_pool_by_target_path(self.path()) else { return Ok(()) };
         if !pool.is_active().unwrap_or(false) {

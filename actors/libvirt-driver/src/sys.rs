@@ -121,13 +121,13 @@ pub struct Record {
     pub values: Vec<(String, u64)>,
 }
 
-/// Everything on the host in one call.
-pub fn stats(connection: &Connect, may_be_busy: bool) -> Result<Vec<Record>, Error> {
-    let wanted = sys::VIR_DOMAIN_STATS_STATE
-        | sys::VIR_DOMAIN_STATS_CPU_TOTAL
+/// Everything on the host in one call. Figures cost a question to each QEMU; states are known to libvirtd.
+pub fn stats(connection: &Connect, may_be_busy: bool, figures: bool) -> Result<Vec<Record>, Error> {
+    let of_guests = sys::VIR_DOMAIN_STATS_CPU_TOTAL
         | sys::VIR_DOMAIN_STATS_BALLOON
         | sys::VIR_DOMAIN_STATS_INTERFACE
         | sys::VIR_DOMAIN_STATS_BLOCK;
+    let wanted = sys::VIR_DOMAIN_STATS_STATE | if figures { of_guests } else { 0 };
     let mut records: *mut sys::virDomainStatsRecordPtr = ptr::null_mut();
     // What a domain that is busy cannot say at once it does not say: it is never waited for.
     let flags = if may_be_busy { sys::VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT } else { 0 };

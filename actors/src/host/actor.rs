@@ -50,6 +50,9 @@ use crate::{
 
 /// Everything is looked at as often as this, whatever the hypervisor says by itself.
 const REFRESH_EVERY: Duration = Duration::from_secs(5);
+/// What is measured is asked for as often as that, and not after every change: it costs a question to each guest's QEMU. A
+/// little shorter, so that no refresh is without.
+const FIGURES_EVERY: Duration = Duration::from_millis(4_500);
 /// Changes that come together are looked at together.
 const LIST_AFTER: Duration = Duration::from_millis(20);
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
@@ -94,6 +97,8 @@ pub struct State {
     /// Orders looks and steps: what was seen before a step ended is not news after it.
     pub(super) looks: Arc<AtomicU64>,
     listing: bool,
+    /// When figures were asked for last.
+    figured: Option<Instant>,
     list_again: bool,
     listed: bool,
     foreign: u32,
@@ -162,6 +167,7 @@ impl Behaviour for Host {
             breaker: Breaker::default(),
             looks: Arc::default(),
             listing: false,
+            figured: None,
             list_again: false,
             listed: false,
             foreign: 0,
@@ -280,10 +286,10 @@ impl Behaviour for Host {
                 state.list_soon = None;
                 self.list(ctx, state);
             }
-            HostMsg::Listed { begun, result } => {
+            HostMsg::Listed { begun, figures, result } => {
                 state.listing = false;
                 match result {
-                    Ok(listing) => self.listed(ctx, state, begun, listing),
+                    Ok(listing) => self.listed(ctx, state, begun, figures, listing),
                     Err(error) => self.failed(ctx, state, &error),
                 }
                 if std::mem::take(&mut state.list_again) {
@@ -295,8 +301,9 @@ impl Behaviour for Host {
                     self.answers(ctx, state);
                     let known = state.known.entry(vm).or_insert(Known { at: 0, domain: None, told: true });
                     if known.at < done.at {
+                        let domain = done.domain.map(|domain| measured_before(known.domain.as_ref(), domain));
                         // Its actor has it with the answer.
-                        *known = Known { at: done.at, domain: done.domain, told: true };
+                        *known = Known { at: done.at, domain, told: true };
                     }
                 }
                 Err(error) if error.is_of_host() => self.failed(ctx, state, &error),
@@ -467,6 +474,15 @@ impl Host {
     }
 }
 
+/// A domain that was looked at without figures has those of the look before, while it is the same run.
+fn measured_before(before: Option<&Domain>, now: Domain) -> Domain {
+    let same = before.filter(|before| before.boots == now.boots && before.run.is_on() && now.run.is_on());
+    match same {
+        Some(before) if now.usage == Usage::default() => Domain { usage: before.usage, ..now },
+        _ => now,
+    }
+}
+
 // What is there.
 impl Host {
     /// The connection, if anything may be asked of it now.
@@ -495,15 +511,20 @@ impl Host {
         let (driver, me) = (link.driver.clone(), ctx.addr().clone());
         let begun = state.looks.fetch_add(1, Ordering::AcqRel) + 1;
         let key = self.spec.id.key();
+        let figures = state.figured.is_none_or(|at| at.elapsed() >= FIGURES_EVERY);
+        if figures {
+            state.figured = Some(Instant::now());
+        }
         ctx.task(async move {
-            let result = driver.list(Deadline::after(LIST_WITHIN)).await;
+            let deadline = Deadline::after(LIST_WITHIN);
+            let result = if figures { driver.list(deadline).await } else { driver.glance(deadline).await };
             let late = fault::point("host.listed", Some(&key)).await;
             let result = late.map_err(|error| DriverError::Failed { message: error.to_string() }).and(result);
-            deliver(&me, HostMsg::Listed { begun, result }).await;
+            deliver(&me, HostMsg::Listed { begun, figures, result }).await;
         });
     }
 
-    fn listed(&self, ctx: &Context<HostMsg>, state: &mut State, begun: u64, listing: Listing) {
+    fn listed(&self, ctx: &Context<HostMsg>, state: &mut State, begun: u64, figures: bool, listing: Listing) {
         ctx.set_note("connected");
         state.listed = true;
         state.foreign = listing.foreign;
@@ -524,6 +545,7 @@ impl Host {
                 _ => false,
             };
             let told = known.told && same;
+            let domain = domain.map(|now| if figures { now } else { measured_before(known.domain.as_ref(), now) });
             *known = Known { at: begun, domain, told };
             if !told && let Some(door) = self.house.doors.vm_on(*vm, self.spec.id) {
                 // Not heard: said again after the next look.
@@ -538,7 +560,9 @@ impl Host {
             .chain(found.keys().copied())
             .collect();
         self.let_go(&on);
-        self.measure(state);
+        if figures {
+            self.measure(state);
+        }
         // What is left is nobody's here, unless it was still here when the look began.
         let left = found.into_iter().filter(|(vm, _)| state.gone.get(vm).is_none_or(|since| *since < begun));
         let left: Vec<(VmId, Run)> = left.map(|(vm, domain)| (vm, domain.run)).collect();
@@ -797,5 +821,32 @@ impl Host {
                 let _ = door.tell(VmMsg::Drain);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_measured_is_kept_by_looks_without_figures_while_the_run_is_the_same() {
+        let usage = Usage { cpu_time_ns: Some(7), ..Usage::default() };
+        let domain = |run, boots, usage| Domain {
+            vm: VmId::from_u128(1),
+            owner: HostId::from_u128(1),
+            run,
+            boots: Some(boots),
+            usage,
+            epoch: 0,
+            lag: None,
+        };
+        let before = domain(Run::Running, 1, usage);
+        let kept = |now: Domain| measured_before(Some(&before), now).usage;
+        assert_eq!(kept(domain(Run::Running, 1, Usage::default())), usage);
+        assert_eq!(kept(domain(Run::Paused, 1, Usage::default())), usage);
+        let newer = Usage { cpu_time_ns: Some(9), ..Usage::default() };
+        assert_eq!(kept(domain(Run::Running, 1, newer)), newer);
+        assert_eq!(kept(domain(Run::Running, 2, Usage::default())), Usage::default(), "another run used nothing yet");
+        assert_eq!(kept(domain(Run::Off(Off::Shutdown), 1, Usage::default())), Usage::default(), "what is off uses nothing");
     }
 }

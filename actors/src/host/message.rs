@@ -171,6 +171,8 @@ pub enum HostMsg {
     List,
     Listed {
         begun: u64,
+        /// With what was measured.
+        figures: bool,
         result: Result<Listing, DriverError>,
     },
     Acted {

@@ -53,6 +53,7 @@ impl Bed<'_> {
         let run = |domain: &Option<Domain>| domain.as_ref().map(|domain| domain.run);
         assert_eq!(run(&first), run(&again), "{name} repeated is not what it was");
         assert_eq!(run(&again), self.listed().await.map(|domain| domain.run), "{name}: the list says otherwise");
+        assert_eq!(run(&again), self.glanced().await, "{name}: a glance says otherwise");
         run(&again)
     }
 
@@ -65,6 +66,12 @@ impl Bed<'_> {
     async fn listed(&self) -> Option<Domain> {
         let listing = self.driver.list(Deadline::after(WITHIN)).await.unwrap();
         listing.domains.into_iter().find(|domain| domain.vm == self.vm)
+    }
+
+    /// Without what is measured.
+    async fn glanced(&self) -> Option<Run> {
+        let listing = self.driver.glance(Deadline::after(WITHIN)).await.unwrap();
+        listing.domains.into_iter().find(|domain| domain.vm == self.vm).map(|domain| domain.run)
     }
 }
 

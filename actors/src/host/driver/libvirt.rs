@@ -298,6 +298,18 @@ fn definition(spec: DomainSpec) -> Definition {
     }
 }
 
+impl Libvirt {
+    async fn listing(&self, call: Call, deadline: Deadline) -> Result<Listing, DriverError> {
+        match self.ask(call, deadline).await? {
+            Answer::Listing { domains, foreign, others } => {
+                let all = |seen: Vec<Seen>| seen.into_iter().filter_map(|seen| self.domain(seen)).collect();
+                Ok(Listing { domains: all(domains), foreign, others: all(others) })
+            }
+            _ => odd(),
+        }
+    }
+}
+
 fn odd<T>() -> Result<T, DriverError> {
     Err(DriverError::Failed { message: "the libvirt driver answered another question".into() })
 }
@@ -313,15 +325,11 @@ impl Driver for Libvirt {
     }
 
     fn list(&self, deadline: Deadline) -> BoxFuture<'_, Result<Listing, DriverError>> {
-        Box::pin(async move {
-            match self.ask(Call::List, deadline).await? {
-                Answer::Listing { domains, foreign, others } => {
-                    let all = |seen: Vec<Seen>| seen.into_iter().filter_map(|seen| self.domain(seen)).collect();
-                    Ok(Listing { domains: all(domains), foreign, others: all(others) })
-                }
-                _ => odd(),
-            }
-        })
+        Box::pin(self.listing(Call::List, deadline))
+    }
+
+    fn glance(&self, deadline: Deadline) -> BoxFuture<'_, Result<Listing, DriverError>> {
+        Box::pin(self.listing(Call::Glance, deadline))
     }
 
     fn adopt(&self, vms: Vec<VmId>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {

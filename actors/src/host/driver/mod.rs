@@ -245,6 +245,11 @@ pub trait Driver: Send + Sync + 'static {
     /// All domains with their statistics, in one call to the hypervisor.
     fn list(&self, deadline: Deadline) -> BoxFuture<'_, Result<Listing, DriverError>>;
 
+    /// All domains as [`list`](Self::list) has them, perhaps without statistics: cheap enough for after every change.
+    fn glance(&self, deadline: Deadline) -> BoxFuture<'_, Result<Listing, DriverError>> {
+        self.list(deadline)
+    }
+
     /// From now on these domains are this host's own, and of those that were made on other hosts no others. They run on as
     /// they do, and keep what they are called.
     fn adopt(&self, vms: Vec<VmId>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>>;

@@ -92,6 +92,8 @@ pub enum Call {
     SweepNetworks {
         keep: Vec<u32>,
     },
+    /// As `List`, without statistics.
+    Glance,
 }
 
 /// A network of the cluster as it is to be on one host.
