@@ -33,7 +33,7 @@ use hiveward_runtime::{
         router::Router,
         rpc::LaneRpc,
     },
-    error::Refused,
+    error::{Code, Refused},
     id::Key,
     ledger::{Ledger, LedgerConfig, view::Views},
     op::{NodeId, Op},
@@ -318,6 +318,18 @@ impl Rig {
 
     pub async fn submit(&self, at: usize, task: NewTask) -> TaskId {
         self.control(at).submit_tasks(op(), vec![task]).await.unwrap().value[0].id()
+    }
+
+    /// As a careful client: under an operation id, and once more while nobody can say whether it happened.
+    pub async fn submit_surely(&self, at: usize, id: &str, task: NewTask) -> TaskId {
+        for _ in 0..100 {
+            match self.control(at).submit_tasks(op_named(id), vec![task.clone()]).await {
+                Ok(done) => return done.value[0].id(),
+                Err(refused) if refused.code == Code::UnknownOutcome => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(refused) => panic!("{id}: {refused}"),
+            }
+        }
+        panic!("{id} is never answered");
     }
 
     pub async fn task_until(&self, task: TaskId, what: &str, holds: impl Fn(&TaskRecord) -> bool) -> TaskRecord {
