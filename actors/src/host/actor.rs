@@ -827,6 +827,7 @@ impl Host {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::HostId;
 
     #[test]
     fn what_was_measured_is_kept_by_looks_without_figures_while_the_run_is_the_same() {
