@@ -452,6 +452,12 @@ describe('one node', () => {
     await page.getByRole('option', { name: /Write the release notes/ }).waitFor();
     await page.keyboard.press('Enter');
     await page.getByRole('heading', { name: 'Write the release notes' }).waitFor();
+    // Who does not wait for what is found goes there all the same.
+    await page.keyboard.press('/');
+    await page.getByPlaceholder('A title, a name').fill('release notes');
+    await page.keyboard.press('Enter');
+    await page.getByPlaceholder('A title, a name').waitFor({ state: 'detached' });
+    await page.getByRole('heading', { name: 'Write the release notes' }).waitFor();
     await page.keyboard.press('g');
     await page.keyboard.press('t');
     await page.getByRole('heading', { name: 'Tasks', exact: true }).waitFor();

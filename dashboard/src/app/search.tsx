@@ -3,7 +3,7 @@ import { Combobox, Group, Loader, Modal, ScrollArea, Text, TextInput, useCombobo
 import { useDebouncedValue } from '@mantine/hooks';
 import { useNavigate } from '@tanstack/react-router';
 import { Search as SearchIcon } from 'lucide-react';
-import { useLayoutEffect, useState } from 'react';
+import { useEffect, useLayoutEffect, useState } from 'react';
 import { graphql } from '../live/graphql';
 import { never, useLive } from '../live/use_live';
 import { keyPath, shortKey } from '../ui/key';
@@ -61,6 +61,17 @@ export default function Search({ close }: { close: () => void }) {
   useLayoutEffect(() => {
     if (values !== '') combobox.selectFirstOption();
   }, [values]);
+  // Who presses Enter before the words were looked for means what they find, and not what fewer words found.
+  const looking = text.trim() !== settled || (live.loading && settled !== '' && !isKey);
+  const [hurried, setHurried] = useState(false);
+  const first = found[0]?.value;
+  useEffect(() => {
+    if (!hurried || looking) return;
+    setHurried(false);
+    if (first === undefined) return;
+    close();
+    void navigate({ to: first });
+  }, [hurried, looking, first, close, navigate]);
   return (
     <Modal
       opened
@@ -86,8 +97,16 @@ export default function Search({ close }: { close: () => void }) {
             aria-label="Search"
             placeholder="A title, a name, or a key such as task_0192…"
             value={text}
-            onChange={(event) => setText(event.currentTarget.value)}
-            onKeyDown={(event) => event.key === 'Escape' && close()}
+            onChange={(event) => {
+              setText(event.currentTarget.value);
+              setHurried(false);
+            }}
+            onKeyDown={(event) => {
+              if (event.key === 'Escape') close();
+              if (event.key !== 'Enter' || !looking) return;
+              combobox.resetSelectedOption();
+              setHurried(true);
+            }}
             leftSection={<SearchIcon size={17} aria-hidden />}
             rightSection={live.loading && settled !== '' && !isKey ? <Loader size={16} /> : null}
             data-autofocus
