@@ -505,7 +505,9 @@ describe('one node', () => {
 
   test('GraphiQL works under its own policy, with the token of the dashboard', async () => {
     await page.goto(`${node.url}/graphql`);
-    await page.locator('.graphiql-container').waitFor();
+    // Its button does nothing before both editors are there.
+    await page.locator('.graphiql-query-editor').getByText('viewLag').first().waitFor({ timeout: 60_000 });
+    await page.locator('.result-window .monaco-editor').first().waitFor();
     await page.locator('.graphiql-execute-button').click();
     await page.locator('.result-window').getByText('viewLag').first().waitFor({ timeout: 60_000 });
     page.faults = page.faults.filter((fault) => !/monaco|worker/i.test(fault));

@@ -1,7 +1,7 @@
 //! Promise: an image comes over HTTP whole and as it was asked for, or nothing of it is kept and it is said why.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{TcpListener, TcpStream},
     time::Duration,
 };
@@ -47,10 +47,12 @@ fn serve(mut stream: TcpStream) -> Option<()> {
         }
         "/endless" => {
             say(length.as_bytes())?;
-            loop {
-                say(&[0])?;
-                std::thread::sleep(Duration::from_millis(500));
+            stream.set_read_timeout(Some(Duration::from_millis(500))).ok()?;
+            // A byte each time it was waited in vain for who asked to hang up.
+            while matches!(stream.read(&mut [0]), Err(waited) if waited.kind() == ErrorKind::WouldBlock) {
+                stream.write_all(&[0]).ok()?;
             }
+            None
         }
         // As servers of old did: its end is the end of the connection.
         "/unsaid" => {

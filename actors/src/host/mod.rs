@@ -15,6 +15,7 @@ pub mod fence;
 pub mod fleet;
 mod ha;
 pub mod image;
+mod looks;
 pub mod lost;
 pub mod message;
 pub mod meter;

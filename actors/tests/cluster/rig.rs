@@ -322,10 +322,11 @@ impl Rig {
 
     /// As a careful client: under an operation id, and once more while nobody can say whether it happened.
     pub async fn submit_surely(&self, at: usize, id: &str, task: NewTask) -> TaskId {
-        for _ in 0..100 {
+        for _ in 0..10 {
             match self.control(at).submit_tasks(op_named(id), vec![task.clone()]).await {
                 Ok(done) => return done.value[0].id(),
-                Err(refused) if refused.code == Code::UnknownOutcome => tokio::time::sleep(Duration::from_millis(20)).await,
+                // Asked again, it is waited for until the swarm has a coordinator.
+                Err(refused) if refused.code == Code::UnknownOutcome => {}
                 Err(refused) => panic!("{id}: {refused}"),
             }
         }

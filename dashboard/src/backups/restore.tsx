@@ -1,11 +1,11 @@
 // Making a VM of a backup, to keep it or only to see whether it comes up.
-import { Checkbox, NativeSelect, TextInput } from '@mantine/core';
+import { Checkbox, NativeSelect } from '@mantine/core';
 import { useNavigate } from '@tanstack/react-router';
 import { ArchiveRestore, Stethoscope } from 'lucide-react';
 import { useState } from 'react';
 import { graphql } from '../live/graphql';
 import { ConfirmButton, useAct } from '../ui/act';
-import { FormButton, wrong } from '../ui/form';
+import { FormButton, NameField, wrong } from '../ui/form';
 
 const RESTORE = graphql(`
   mutation RestoreVm($input: RestoreVmInput!) { restoreVm(input: $input) { vm { id } cursor } }
@@ -61,15 +61,7 @@ export function Restore({ from, vmName, hosts }: { from: string; vmName: string;
       reset={() => setName(`${vmName}-restored`)}
       note={`It is another VM, with a name and addresses of its own; ${vmName} stays as it is. Every file is read: a copy that is not what was written is refused, and nothing is started.`}
     >
-      <TextInput
-        label="Name of the new VM"
-        description="Unique in the cluster"
-        value={name}
-        onChange={(event) => setName(event.currentTarget.value)}
-        error={wrong(act, 'name')}
-        data-autofocus
-        required
-      />
+      <NameField act={act} label="Name of the new VM" value={name} change={setName} />
       <HostSelect hosts={hosts} value={host} change={setHost} at={wrong(act, 'host')} />
       <Checkbox label="Start it" checked={start} onChange={(event) => setStart(event.currentTarget.checked)} />
     </FormButton>

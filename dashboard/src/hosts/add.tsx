@@ -1,10 +1,10 @@
 // Making a host known to the cluster.
-import { Group, NumberInput, TextInput } from '@mantine/core';
+import { Group, NumberInput } from '@mantine/core';
 import { Plus } from 'lucide-react';
 import { useState } from 'react';
 import { graphql } from '../live/graphql';
 import { useAct } from '../ui/act';
-import { FormButton, wrong } from '../ui/form';
+import { FormButton, NameField, TextField } from '../ui/form';
 
 const REGISTER = graphql(
   `mutation RegisterHost($input: RegisterHostInput!) { registerHost(input: $input) { host { id } cursor } }`,
@@ -37,21 +37,14 @@ export function RegisterHost({ done }: { done: () => void }) {
       reset={() => setName('')}
       note="VMs may be placed on it as soon as its hypervisor answers."
     >
-      <TextInput
-        label="Name"
-        description="Unique in the cluster"
-        value={name}
-        onChange={(event) => setName(event.currentTarget.value)}
-        error={wrong(act, 'name')}
-        data-autofocus
-        required
-      />
-      <TextInput
+      <NameField act={act} value={name} change={setName} />
+      <TextField
+        act={act}
+        field="uri"
         label="Address of its hypervisor"
         description="qemu:///system, another of libvirt’s, or simulated://NAME to try it. It is shown, so no password"
         value={uri}
-        onChange={(event) => setUri(event.currentTarget.value)}
-        error={wrong(act, 'uri')}
+        change={setUri}
         required
       />
       <Group grow align="flex-start">
@@ -72,12 +65,13 @@ export function RegisterHost({ done }: { done: () => void }) {
           onChange={setMemory}
         />
       </Group>
-      <TextInput
+      <TextField
+        act={act}
+        field="underlay"
         label="Its address for overlays"
         description="An IP address where the other hosts reach it; without one no overlay network is on it"
         value={underlay}
-        onChange={(event) => setUnderlay(event.currentTarget.value)}
-        error={wrong(act, 'underlay')}
+        change={setUnderlay}
       />
     </FormButton>
   );

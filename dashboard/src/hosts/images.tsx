@@ -1,12 +1,11 @@
 // Images that VMs are made of: what there is, taking one in, taking one out.
-import { TextInput } from '@mantine/core';
 import { HardDriveDownload, Trash2 } from 'lucide-react';
 import { useState } from 'react';
 import { graphql } from '../live/graphql';
 import { useAll } from '../live/use_all';
 import { ConfirmButton, useAct } from '../ui/act';
 import { bytes, many } from '../ui/figures';
-import { FormButton, wrong } from '../ui/form';
+import { FormButton, NameField, TextField } from '../ui/form';
 import { Empty, Panel, ProblemNote } from '../ui/shown';
 import { Ago } from '../ui/time';
 import { FLEET_PAGE, touchesFleet } from './query';
@@ -114,29 +113,23 @@ function ImportImage({ done }: { done: () => void }) {
       }}
       note="It is kept under the hash of its bytes, and copied to a host when a VM there is made of it."
     >
-      <TextInput
-        label="Name"
-        description="Unique in the cluster"
-        value={name}
-        onChange={(event) => setName(event.currentTarget.value)}
-        error={wrong(act, 'name')}
-        data-autofocus
-        required
-      />
-      <TextInput
+      <NameField act={act} value={name} change={setName} />
+      <TextField
+        act={act}
+        field="source"
         label="File or URL"
         description="An absolute path on the node that serves this page, or an http or https address; qcow2 or raw"
         value={source}
-        onChange={(event) => setSource(event.currentTarget.value)}
-        error={wrong(act, 'source')}
+        change={setSource}
         required
       />
-      <TextInput
+      <TextField
+        act={act}
+        field="checksum"
         label="Checksum"
         description="sha256:… or blake3:…; other bytes are refused"
         value={checksum}
-        onChange={(event) => setChecksum(event.currentTarget.value)}
-        error={wrong(act, 'checksum')}
+        change={setChecksum}
       />
     </FormButton>
   );

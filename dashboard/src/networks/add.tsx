@@ -1,11 +1,11 @@
 // Making a network, and taking one out.
-import { NativeSelect, NumberInput, TextInput } from '@mantine/core';
+import { NativeSelect, NumberInput } from '@mantine/core';
 import { Plus, Trash2 } from 'lucide-react';
 import { useState } from 'react';
 import { graphql } from '../live/graphql';
 import { ConfirmButton, useAct } from '../ui/act';
 import { many } from '../ui/figures';
-import { FormButton, wrong } from '../ui/form';
+import { FormButton, NameField, TextField, wrong } from '../ui/form';
 import { KINDS, type NetworkKind } from './query';
 
 const CREATE = graphql(
@@ -49,15 +49,7 @@ export function CreateNetwork({ done }: { done: () => void }) {
       }}
       note="VMs name it from then on. A host makes it just before it runs a VM that does, and that VM says so if it cannot."
     >
-      <TextInput
-        label="Name"
-        description="Unique in the cluster"
-        value={name}
-        onChange={(event) => setName(event.currentTarget.value)}
-        error={wrong(act, 'name')}
-        data-autofocus
-        required
-      />
+      <NameField act={act} value={name} change={setName} />
       <NativeSelect
         label="Kind"
         description={`On it: ${KINDS.find((each) => each.kind === kind)?.what}`}
@@ -66,7 +58,9 @@ export function CreateNetwork({ done }: { done: () => void }) {
         data={KINDS.map((each) => ({ value: each.kind, label: each.label }))}
       />
       {ranged && (
-        <TextInput
+        <TextField
+          act={act}
+          field="cidr"
           label="Range"
           description={
             kind === 'NAT'
@@ -74,8 +68,7 @@ export function CreateNetwork({ done }: { done: () => void }) {
               : 'Such as 10.7.0.0/24: each VM is given an address. Without one the guests see to that themselves'
           }
           value={cidr}
-          onChange={(event) => setCidr(event.currentTarget.value)}
-          error={wrong(act, 'cidr')}
+          change={setCidr}
           required={kind === 'NAT'}
         />
       )}
@@ -90,12 +83,13 @@ export function CreateNetwork({ done }: { done: () => void }) {
         />
       )}
       {kind === 'BRIDGE' && (
-        <TextInput
+        <TextField
+          act={act}
+          field="bridge"
           label="Bridge"
           description="Its name on each of the hosts, such as br0"
           value={bridge}
-          onChange={(event) => setBridge(event.currentTarget.value)}
-          error={wrong(act, 'bridge')}
+          change={setBridge}
           required
         />
       )}

@@ -1,5 +1,5 @@
 // A button that opens a form: fields, what was wrong with them, and one way to send it.
-import { Button, Group, Modal, Stack, Text } from '@mantine/core';
+import { Button, Group, Modal, Stack, Text, TextInput, type TextInputProps } from '@mantine/core';
 import { type ReactNode, useState } from 'react';
 import type { Act } from './act';
 import { ProblemNote } from './shown';
@@ -7,6 +7,38 @@ import { ProblemNote } from './shown';
 /** Whether the answer was that this field is at fault. */
 export function wrong(act: { problem: Act<object>['problem'] }, field: string): boolean {
   return act.problem?.field === field;
+}
+
+/** A line of text, which is marked when the answer was that `field` is at fault. */
+export function TextField({
+  act,
+  field,
+  change,
+  ...rest
+}: Omit<TextInputProps, 'onChange' | 'error'> & {
+  act: { problem: Act<object>['problem'] };
+  /** As the API names it. */
+  field: string;
+  value: string;
+  change: (value: string) => void;
+}) {
+  return <TextInput {...rest} onChange={(event) => change(event.currentTarget.value)} error={wrong(act, field)} />;
+}
+
+/** What something new is called: the first field of its form. */
+export function NameField({
+  label = 'Name',
+  among = 'in the cluster',
+  ...rest
+}: {
+  act: { problem: Act<object>['problem'] };
+  label?: string;
+  /** Where no other may have it. */
+  among?: string;
+  value: string;
+  change: (value: string) => void;
+}) {
+  return <TextField {...rest} field="name" label={label} description={`Unique ${among}`} data-autofocus required />;
 }
 
 export function FormButton<Input extends object>({

@@ -1,5 +1,5 @@
 // Backups of a VM: making one, those that it knows of, and those that it makes by itself.
-import { Checkbox, Group, NumberInput, Text, TextInput } from '@mantine/core';
+import { Checkbox, Group, NumberInput, Text } from '@mantine/core';
 import { Link } from '@tanstack/react-router';
 import { Archive, CalendarClock, CalendarX, Undo2 } from 'lucide-react';
 import { useState } from 'react';
@@ -8,7 +8,7 @@ import { BackupTable } from '../backups/table';
 import { graphql } from '../live/graphql';
 import { ConfirmButton, useAct } from '../ui/act';
 import { many } from '../ui/figures';
-import { FormButton, wrong } from '../ui/form';
+import { FormButton, TextField, wrong } from '../ui/form';
 import { Empty, Panel } from '../ui/shown';
 import { Ago, At, Took } from '../ui/time';
 import type { VmData } from './vm';
@@ -170,12 +170,13 @@ function BackUp({ vm, place, done }: { vm: VmData; place: string | undefined; do
       }}
       note="It runs on meanwhile. What its guest has not written to its disks by then is not in it, as after a power cut."
     >
-      <TextInput
+      <TextField
+        act={act}
+        field="to"
         label="To"
         description={PLACE}
         value={to}
-        onChange={(event) => setTo(event.currentTarget.value)}
-        error={wrong(act, 'to')}
+        change={setTo}
         data-autofocus
         required
       />
@@ -221,21 +222,23 @@ function Schedule({ vm, place, done }: { vm: VmData; place: string | undefined; 
         </>
       }
     >
-      <TextInput
+      <TextField
+        act={act}
+        field="cron"
         label="When"
         description="Minute, hour, day, month, weekday, in UTC; or with a time zone behind them, such as Europe/Berlin"
         value={cron}
-        onChange={(event) => setCron(event.currentTarget.value)}
-        error={wrong(act, 'cron')}
+        change={setCron}
         data-autofocus
         required
       />
-      <TextInput
+      <TextField
+        act={act}
+        field="to"
         label="To"
         description="A directory that is there on each node that may hold its host; or s3://BUCKET/PREFIX"
         value={to}
-        onChange={(event) => setTo(event.currentTarget.value)}
-        error={wrong(act, 'to')}
+        change={setTo}
         required
       />
       <Group grow align="flex-start">

@@ -1,11 +1,11 @@
 // What is made of a VM as it is at one moment: another VM, or an image that others are made of.
-import { Checkbox, TextInput } from '@mantine/core';
+import { Checkbox } from '@mantine/core';
 import { CopyPlus, Disc3 } from 'lucide-react';
 import { useState } from 'react';
 import { HostSelect } from '../backups/restore';
 import { graphql } from '../live/graphql';
 import { useAct } from '../ui/act';
-import { FormButton, wrong } from '../ui/form';
+import { FormButton, NameField, wrong } from '../ui/form';
 
 const CLONE = graphql(`mutation CloneVm($input: CloneVmInput!) { cloneVm(input: $input) { cursor } }`);
 const IMAGE = graphql(
@@ -38,15 +38,7 @@ export function CloneVm({
       reset={() => setName(`${vm.name}-2`)}
       note={`Its disks begin as those of ${vm.name} are at one moment, which runs on; what its guest has not written by then is not on them. It has an id, addresses and a first boot of its own, and needs nothing of ${vm.name} later.`}
     >
-      <TextInput
-        label="Name of the clone"
-        description="Unique in the cluster"
-        value={name}
-        onChange={(event) => setName(event.currentTarget.value)}
-        error={wrong(act, 'name')}
-        data-autofocus
-        required
-      />
+      <NameField act={act} label="Name of the clone" value={name} change={setName} />
       <HostSelect hosts={hosts} value={host} change={setHost} at={wrong(act, 'host')} />
       <Checkbox label="Start it" checked={start} onChange={(event) => setStart(event.currentTarget.checked)} />
     </FormButton>
@@ -69,15 +61,7 @@ export function MakeImage({ vm, refresh }: { vm: { id: string; name: string }; r
       reset={() => setName('')}
       note="VMs can then be made of it as of any image. The disk of its system is in it as it is at one moment, with all that is private to its guest, such as its keys and passwords."
     >
-      <TextInput
-        label="Name of the image"
-        description="Unique in the cluster"
-        value={name}
-        onChange={(event) => setName(event.currentTarget.value)}
-        error={wrong(act, 'name')}
-        data-autofocus
-        required
-      />
+      <NameField act={act} label="Name of the image" value={name} change={setName} />
     </FormButton>
   );
 }

@@ -1,5 +1,5 @@
 // The networks of a VM: its cards and addresses there, putting it on one, taking it off.
-import { NativeSelect, TextInput } from '@mantine/core';
+import { NativeSelect } from '@mantine/core';
 import { Cable, Unplug } from 'lucide-react';
 import { useState } from 'react';
 import { FLEET_PAGE } from '../hosts/query';
@@ -7,7 +7,7 @@ import { graphql } from '../live/graphql';
 import { useAll } from '../live/use_all';
 import { kindLabel, NETWORKS } from '../networks/query';
 import { ConfirmButton, useAct } from '../ui/act';
-import { FormButton, wrong } from '../ui/form';
+import { FormButton, TextField, wrong } from '../ui/form';
 import { KeyLink } from '../ui/key';
 import { Empty, Panel } from '../ui/shown';
 
@@ -149,12 +149,13 @@ function Attach({ vm, done }: { vm: VmWithNetworks; done: () => void }) {
         ]}
       />
       {picked === OTHER && (
-        <TextInput
+        <TextField
+          act={act}
+          field="network"
           label="Its name"
           description="bridge:NAME of its host, or one of its hypervisor’s own"
           value={other}
-          onChange={(event) => setOther(event.currentTarget.value)}
-          error={wrong(act, 'network')}
+          change={setOther}
           required
         />
       )}

@@ -1,11 +1,11 @@
 // A VM's CPUs, memory and disks, and changing them while it is there.
-import { Checkbox, Group, NumberInput, TextInput } from '@mantine/core';
+import { Checkbox, Group, NumberInput } from '@mantine/core';
 import { HardDrive, Scaling, Trash2 } from 'lucide-react';
 import { useState } from 'react';
 import { graphql } from '../live/graphql';
 import { ConfirmButton, useAct } from '../ui/act';
 import { bytes } from '../ui/figures';
-import { FormButton, wrong } from '../ui/form';
+import { FormButton, NameField, wrong } from '../ui/form';
 import { Panel } from '../ui/shown';
 import type { VmData } from './vm';
 
@@ -178,15 +178,7 @@ function AttachDisk({ vm, done }: { vm: VmData; done: () => void }) {
       reset={() => setName('')}
       note={`It is empty. ${vm.status === 'RUNNING' ? 'Its guest has it at once.' : 'Its guest has it when it is started.'}`}
     >
-      <TextInput
-        label="Disk’s name"
-        description="Unique among those of this VM"
-        value={name}
-        onChange={(event) => setName(event.currentTarget.value)}
-        error={wrong(act, 'name')}
-        data-autofocus
-        required
-      />
+      <NameField act={act} label="Disk’s name" among="among those of this VM" value={name} change={setName} />
       <NumberInput
         label="Size"
         suffix=" GiB"

@@ -1,10 +1,10 @@
 // Snapshots of a VM: taking one, going back to one, removing one.
-import { Group, TextInput } from '@mantine/core';
+import { Group } from '@mantine/core';
 import { Camera, History, Trash2 } from 'lucide-react';
 import { useState } from 'react';
 import { graphql } from '../live/graphql';
 import { ConfirmButton, useAct } from '../ui/act';
-import { FormButton, wrong } from '../ui/form';
+import { FormButton, NameField } from '../ui/form';
 import { Empty, Panel } from '../ui/shown';
 import { Ago } from '../ui/time';
 
@@ -104,15 +104,7 @@ function TakeSnapshot({ vm, done }: { vm: { id: string; name: string }; done: ()
       reset={() => setName('')}
       note="If it runs, its guest stands still until its memory is written."
     >
-      <TextInput
-        label="Snapshot’s name"
-        description="Unique among those of this VM"
-        value={name}
-        onChange={(event) => setName(event.currentTarget.value)}
-        error={wrong(act, 'name')}
-        data-autofocus
-        required
-      />
+      <NameField act={act} label="Snapshot’s name" among="among those of this VM" value={name} change={setName} />
     </FormButton>
   );
 }
