@@ -341,6 +341,47 @@ async fn a_vm_that_somebody_moved_with_the_hypervisors_own_tool_is_found_there_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_that_may_be_on_a_host_that_cannot_be_asked_is_not_started_before_that_is_known() {
+    let two = Two::start("").await;
+    let control = two.control();
+    let vm = two.vm("a").await;
+    let unreachable = || control.host(two.hosts[1]).filter(|host| host.status == HostStatus::Unreachable);
+    let withheld = || {
+        let record = control.vm(vm).unwrap().unwrap();
+        (record.status == VmStatus::Failed).then(|| record.state.withheld).flatten()
+    };
+    two.hypervisors[1].cut(true);
+    support::until("a host not to answer", unreachable).await;
+    two.hypervisors[0].carry(vm, &two.hypervisors[1]);
+    let why = support::until("it is said why it is not started", withheld).await;
+    assert!(why.contains("h1 cannot be asked") && why.contains("declare-lost h1"), "{why}");
+    assert_eq!(two.runs(vm), [None, Some(Run::Running)]);
+    // Answered, it is found there.
+    two.hypervisors[1].cut(false);
+    let found = || {
+        let record = control.vm(vm).unwrap().unwrap();
+        (record.host == two.hosts[1] && record.status == VmStatus::Running).then_some(record)
+    };
+    let record = support::until("found where it was moved to", found).await;
+    assert_eq!(record.state.withheld, None);
+    two.runs_once(vm, "found");
+    assert_eq!(two.hypervisors[1].boots(vm), 1);
+
+    // Nobody has it, and a person says that the host that cannot be asked is off: it is made again.
+    two.hypervisors[0].cut(true);
+    let unreachable = || control.host(two.hosts[0]).filter(|host| host.status == HostStatus::Unreachable);
+    support::until("the other host not to answer", unreachable).await;
+    two.hypervisors[1].forget(vm);
+    support::until("it is said again", withheld).await;
+    assert_eq!(two.runs(vm), [None, None]);
+    control.declare_host_lost(op(), two.hosts[0], "h0".into()).await.unwrap();
+    let back = || (control.vm(vm).unwrap().unwrap().status == VmStatus::Running).then_some(());
+    support::until("made again", back).await;
+    two.runs_once(vm, "made again");
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vm_that_no_host_has_any_more_is_made_again_where_it_was() {
     let two = Two::start("").await;
     let control = two.control();

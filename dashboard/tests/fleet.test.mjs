@@ -375,10 +375,10 @@ describe('hosts and VMs', () => {
     await press('Call them off', dialog());
     await page.getByText('All moves are called off').waitFor();
     await under.waitFor({ state: 'detached' });
-    const where = async () => {
+    await until('all run where they were', async () => {
       const { vms } = await node.ask('{vms{nodes{name status host{name}}}}');
-      return vms.nodes.filter(({ name }) => name.startsWith('load-'));
-    };
-    assert.ok((await where()).every(({ status, host }) => status === 'RUNNING' && host.name === 'even-3'));
+      const loads = vms.nodes.filter(({ name }) => name.startsWith('load-'));
+      return loads.length === 4 && loads.every(({ status, host }) => status === 'RUNNING' && host.name === 'even-3');
+    });
   });
 });

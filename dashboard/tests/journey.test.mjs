@@ -304,7 +304,8 @@ describe('one node', () => {
     await page.getByRole('dialog').getByRole('button', { name: 'Pull the plug' }).click();
     await observed('destroyed').waitFor();
     const operations = page.locator('section', { has: page.getByRole('heading', { name: 'Operations' }) });
-    assert.equal(await operations.getByRole('row').filter({ hasText: 'succeeded' }).count(), 7);
+    const ended = operations.getByRole('row').filter({ hasText: 'succeeded' });
+    await until('each operation has its end', async () => (await ended.count()) === 7);
     await confirmed('Remove', 'with its disks');
     await page.getByRole('heading', { name: 'Hosts and VMs' }).waitFor();
     assert.equal((await node.ask('query($v:ID!){node(id:$v){id}}', { v: id })).node, null);

@@ -144,6 +144,11 @@ impl HostUri {
         self.scheme == Scheme::Libvirt && !self.text.starts_with("test")
     }
 
+    /// Whether somebody may move a VM from one such host to another by the hypervisor's own tool.
+    pub fn can_move(&self) -> bool {
+        self.scheme == Scheme::Simulated || self.has_disks()
+    }
+
     /// Whether it is a matter of the node that opens it which hypervisor that is.
     pub fn is_local(&self) -> bool {
         self.scheme == Scheme::Simulated || self.authority.is_empty()

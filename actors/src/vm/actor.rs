@@ -407,8 +407,16 @@ impl Vm {
                         self.record(ctx, state, vec![VmEvent::Copied { number, disks }], None).await?;
                         None
                     }
-                    Stepped::Sought(on) => {
-                        state.doing.sought = Some(on.map_or(Sought::Nowhere, Sought::On));
+                    Stepped::Sought(Ok(sought)) => {
+                        state.doing.sought = Some(sought);
+                        None
+                    }
+                    // Asked again, less and less often.
+                    Stepped::Sought(Err(why)) => {
+                        if state.vm.withheld.as_ref() != Some(&why) {
+                            tracing::warn!(vm = %self.spec.name, %why, "a VM is not started");
+                            self.record(ctx, state, vec![VmEvent::Withheld { why }], None).await?;
+                        }
                         None
                     }
                     Stepped::Told => None,
@@ -483,6 +491,7 @@ impl Vm {
             let now = self.house.clock.now();
             state.doing.side = self.side(state);
             state.doing.over = self.is_over(state);
+            state.doing.comes_back = self.epoch > state.vm.epoch;
             (state.doing.claim, state.doing.holds) = shaping::claim(&self.house, &self.spec, self.host, &state.vm);
             match reconcile::next(&state.vm, state.doing, now) {
                 Next::Do(step) => {

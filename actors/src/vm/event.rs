@@ -263,6 +263,10 @@ pub enum VmEvent {
     GivenUp {
         message: String,
     },
+    /// It is not where it was, and not started before it is known whether another host has it.
+    Withheld {
+        why: String,
+    },
     /// It makes backups by itself from now on, or none any more.
     BackupScheduled {
         schedule: Option<Box<Schedule>>,
@@ -295,6 +299,7 @@ impl VmEvent {
             Self::BackedUp { .. } => "VmBackedUp",
             Self::Adopted { .. } => "VmAdopted",
             Self::GivenUp { .. } => "VmGivenUp",
+            Self::Withheld { .. } => "VmWithheld",
             Self::BackupScheduled { .. } => "VmBackupScheduled",
             Self::BackupForgotten { .. } => "VmBackupForgotten",
             Self::Reshaped { .. } => "VmShapeDefined",
@@ -351,6 +356,7 @@ impl VmEvent {
             }
             Self::Adopted { wanted, why } => json!({"wanted": format!("{wanted:?}").to_uppercase(), "why": why}),
             Self::GivenUp { message } => json!({"message": message}),
+            Self::Withheld { why } => json!({"why": why}),
             Self::BackupScheduled { schedule: Some(schedule) } => {
                 json!({"cron": schedule.cron, "to": schedule.to, "keep": schedule.keep, "principal": schedule.principal})
             }

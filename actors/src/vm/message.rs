@@ -4,13 +4,19 @@ use std::sync::Arc;
 
 use hiveward_runtime::{call::Reply, error::Refused};
 
-use super::{backup::Backup, copy::Copied, migrate::Compared, reconcile::Step, schedule::Schedule, state::Ask};
+use super::{
+    backup::Backup,
+    copy::Copied,
+    migrate::Compared,
+    reconcile::{Sought, Step},
+    schedule::Schedule,
+    state::Ask,
+};
 use crate::{
     host::{
         driver::{Domain, DriverError, Progress},
         message::Done,
     },
-    id::HostId,
     swarm::message::Committed,
 };
 
@@ -34,7 +40,8 @@ pub enum Stepped {
         disks: Vec<Copied>,
     },
     /// Which host has it that did not make it.
-    Sought(Option<HostId>),
+    /// Where else it is; nothing if a host that may have it did not say, and why then.
+    Sought(Result<Sought, String>),
     /// Others know of it now.
     Told,
 }

@@ -151,6 +151,8 @@ pub struct Doing {
     pub claim: Claim,
     /// The roster holds what no run uses any more.
     pub holds: bool,
+    /// It belongs to its host since it came back there, and has not run there yet.
+    pub comes_back: bool,
     /// Of one that is not where it was.
     pub sought: Option<Sought>,
 }
@@ -159,7 +161,7 @@ pub struct Doing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sought {
     On(HostId),
-    /// Of the hosts that could be asked.
+    /// No host that may have it has it.
     Nowhere,
 }
 
@@ -277,9 +279,9 @@ fn between_operations(state: &VmState, doing: Doing, now: WallMs) -> Next {
         (Wanted::Running | Wanted::Paused, Seen::There(Run::Off(Off::Destroyed))) => {
             adopt(Wanted::Stopped, "somebody stopped it on the host")
         }
-        // Somebody may have moved it: it is looked for before it is made again.
+        // Somebody may have moved it: it is looked for before it is made again. What it was on a host that was lost was ended.
         (Wanted::Running | Wanted::Paused, Seen::There(Run::Off(Off::Moved)) | Seen::Absent)
-            if doing.sought != Some(Sought::Nowhere) =>
+            if doing.sought != Some(Sought::Nowhere) && !doing.comes_back =>
         {
             Next::Do(if doing.sought.is_some() { Step::Follow } else { Step::Seek })
         }

@@ -291,7 +291,9 @@ impl Life {
                 }
                 self.doing.done = Some(step);
                 self.look(machine);
-                if step == Step::Seek {
+                if step == Step::Seek && dice.f64() < trouble {
+                    self.record(VmEvent::Withheld { why: "a host was not asked".into() });
+                } else if step == Step::Seek {
                     self.doing.sought = Some(Sought::Nowhere);
                 }
                 if matches!(step, Step::Reshape | Step::Unshape)

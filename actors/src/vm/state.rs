@@ -67,6 +67,9 @@ pub struct VmState {
     pub ran: bool,
     /// The last operation left it other than it was wanted.
     pub failed: Option<String>,
+    /// Why it is not started though it is wanted: another host may have it.
+    #[serde(default)]
+    pub withheld: Option<String>,
     pub removed: bool,
     /// Oldest first; the last may be under way, no other is.
     pub operations: VecDeque<VmOperation>,
@@ -150,6 +153,7 @@ impl VmState {
             seen: Seen::Absent,
             ran: false,
             failed: None,
+            withheld: None,
             removed: false,
             operations: VecDeque::from([create]),
             recoveries: VecDeque::new(),
@@ -207,6 +211,7 @@ impl VmState {
         match event {
             VmEvent::Asked(asked) => {
                 let Asked { number, kind, principal, operation, force, grace_ms, boots, migration, subject, epoch } = &**asked;
+                self.withheld = None;
                 match kind {
                     OperationKind::Create | OperationKind::Reboot | OperationKind::Migrate => {}
                     OperationKind::Snapshot | OperationKind::Revert | OperationKind::RemoveSnapshot => {}
@@ -313,6 +318,7 @@ impl VmState {
             }
             VmEvent::Seen { seen } => {
                 self.seen = *seen;
+                self.withheld = None;
                 self.ran |= self.is_on();
                 // One that migrates is seen as gone here before it is seen there.
                 if self.active().is_none_or(|active| active.kind != OperationKind::Migrate) {
@@ -327,8 +333,9 @@ impl VmState {
             VmEvent::Reshaped { lag, .. } => self.lag = lag.clone().filter(|_| self.is_on()),
             VmEvent::Adopted { wanted, .. } => {
                 self.wanted = *wanted;
-                self.failed = None;
+                (self.failed, self.withheld) = (None, None);
             }
+            VmEvent::Withheld { why } => self.withheld = Some(why.clone()),
             VmEvent::BackupScheduled { schedule } => self.schedule = schedule.as_deref().cloned(),
             VmEvent::BackupForgotten { number } => self.backups.retain(|backup| backup.number != *number),
             VmEvent::GivenUp { message } => {
@@ -389,7 +396,7 @@ impl VmState {
             Some(OperationKind::Resize | OperationKind::AttachDisk | OperationKind::DetachDisk) => seen,
             Some(OperationKind::AttachNetwork | OperationKind::DetachNetwork) => seen,
             Some(OperationKind::Template | OperationKind::Clone) => seen,
-            None if self.failed.is_some() && !self.is_on() => VmStatus::Failed,
+            None if (self.failed.is_some() || self.withheld.is_some()) && !self.is_on() => VmStatus::Failed,
             None => seen,
         }
     }

@@ -1,6 +1,6 @@
 //! The steps of a migration: what [`migrate`](super::migrate) wants done, asked of the roster and of both hosts.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use hiveward_runtime::{
@@ -24,6 +24,7 @@ use crate::{
         ask_roster,
         driver::{Action, Domain, DriverError, Migration, domain_name},
         event::FleetChange,
+        fleet::HostEntry,
         lost::is_off,
         message::{Done, HostMsg, Peeked},
         spec::HostUri,
@@ -38,7 +39,7 @@ const PREPARE_WITHIN: Duration = Duration::from_secs(240);
 const ROSTER_WITHIN: Duration = Duration::from_secs(10);
 /// Hosts that are asked at the same time whether they have a VM that is not where it was.
 const SEEKS_AT_ONCE: usize = 64;
-/// All of them together: a VM that is to run again does not wait for hosts that hang.
+/// All of them together, before it is said which of them did not answer.
 const SEEK_WITHIN: Duration = Duration::from_secs(10);
 /// Until others of its host have gone.
 const QUEUED_WITHIN: Duration = Duration::from_secs(3_600);
@@ -67,6 +68,20 @@ pub(super) fn error(refused: Refused) -> DriverError {
 
 fn failed<T>(message: impl Into<String>) -> Result<T, DriverError> {
     Err(DriverError::Failed { message: message.into() })
+}
+
+/// Why a VM that no host has of those that answered is not started.
+fn withheld(name: &str, silent: &BTreeSet<Arc<str>>) -> String {
+    let (one, others) = (silent.first().map_or("", |name| name), silent.len().saturating_sub(1));
+    let who = match others {
+        0 => one.to_owned(),
+        1 => format!("{one} and another host"),
+        n => format!("{one} and {n} other hosts"),
+    };
+    format!(
+        "{name} is not on its host any more, and {who} cannot be asked whether somebody moved it there; it is started again when \
+         that is known. Of a host that is surely off, say so: `hiveward host declare-lost {one} --i-know-it-is-off`"
+    )
 }
 
 impl Trip<'_> {
@@ -204,30 +219,44 @@ impl Trip<'_> {
         Ok(Stepped::Compared(Compared { under_way, there }, Done { domain, at }))
     }
 
-    /// Asks every host that could have it. What cannot be asked does not count: there the lock of its disk is left.
+    /// Asks every host that could have it.
     async fn seek(&self) -> Answer {
         // It may be here again.
         if self.peek(self.host).await?.domain.is_some_and(|domain| domain.run.is_on()) {
-            return Ok(Stepped::Sought(None));
+            return Ok(Stepped::Sought(Ok(Sought::Nowhere)));
         }
-        let (epoch, hosts): (u64, Vec<HostId>) = self.house.directory.read(|known| {
-            let scheme = known.fleet.hosts.get(&self.host).map(|entry| entry.spec.scheme());
+        let (epoch, hosts): (u64, Vec<(HostId, Arc<str>, bool)>) = self.house.directory.read(|known| {
+            let scheme = |entry: &HostEntry| HostUri::parse(&entry.spec.uri).ok().filter(HostUri::can_move).map(|uri| uri.scheme);
+            let mine = known.fleet.hosts.get(&self.host).and_then(scheme);
             let asked = known.fleet.hosts.iter().filter(|(host, entry)| {
-                **host != self.host && Some(entry.spec.scheme()) == scheme && entry.unreachable.is_none() && entry.lost.is_none()
+                let is_off = entry.lost.as_ref().is_some_and(|lost| lost.off);
+                **host != self.host && !is_off && mine.is_some() && scheme(entry) == mine
             });
-            (known.fleet.vms.get(&self.spec.id).map_or(0, |entry| entry.epoch), asked.map(|(host, _)| *host).collect())
+            let asked = asked.map(|(host, entry)| {
+                (*host, entry.spec.name.as_str().into(), entry.unreachable.is_none() && entry.lost.is_none())
+            });
+            (known.fleet.vms.get(&self.spec.id).map_or(0, |entry| entry.epoch), asked.collect())
         });
-        let looks = hosts.into_iter().map(|host| async move {
+        let mut silent: BTreeSet<Arc<str>> = hosts.iter().map(|(_, name, _)| name.clone()).collect();
+        let looks = hosts.into_iter().filter(|(.., answers)| *answers).map(|(host, name, _)| async move {
             let Peeked { domain, other, .. } = self.peek(host).await.ok()?;
             let has = |domain: &Domain| domain.run.is_on() && domain.epoch == epoch;
-            domain.iter().chain(&other).any(has).then_some(host)
+            Some((name, domain.iter().chain(&other).any(has).then_some(host)))
         });
-        let mut found = futures_util::stream::iter(looks).buffer_unordered(SEEKS_AT_ONCE).filter_map(std::future::ready);
-        let found = tokio::time::timeout(SEEK_WITHIN, std::pin::pin!(&mut found).next()).await;
-        if found.is_err() {
-            tracing::warn!(vm = %self.spec.name, "not all hosts said whether they have it; it is not waited for the others");
+        let mut looks = std::pin::pin!(futures_util::stream::iter(looks).buffer_unordered(SEEKS_AT_ONCE));
+        let until = tokio::time::Instant::now() + SEEK_WITHIN;
+        while let Ok(Some(said)) = tokio::time::timeout_at(until, looks.next()).await {
+            match said {
+                Some((_, Some(host))) => return Ok(Stepped::Sought(Ok(Sought::On(host)))),
+                Some((name, None)) => _ = silent.remove(&name),
+                None => {}
+            }
         }
-        Ok(Stepped::Sought(found.ok().flatten()))
+        // What lived for one attempt is made anew for the next, and what may be left of it is ended when it is seen.
+        if silent.is_empty() || self.spec.is_leased() {
+            return Ok(Stepped::Sought(Ok(Sought::Nowhere)));
+        }
+        Ok(Stepped::Sought(Err(withheld(&self.spec.name, &silent))))
     }
 
     async fn follow(&self) -> Answer {

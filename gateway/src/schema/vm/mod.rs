@@ -75,7 +75,7 @@ impl Vm {
     }
     /// Why it is not as it was wanted.
     async fn failure(&self) -> Option<&str> {
-        self.0.state.failed.as_deref()
+        self.0.state.withheld.as_deref().or(self.0.state.failed.as_deref())
     }
     async fn host(&self, ctx: &Context<'_>) -> Result<Option<Host>> {
         let views: &DataLoader<Views> = ctx.data()?;
