@@ -235,6 +235,27 @@ async fn a_network_that_cannot_be_made_now_is_made_soon_and_one_that_never_can_s
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_is_removed_keeps_no_network_but_what_its_vms_are_on() {
+    let here = Here::start(2).await;
+    let (control, red) = (here.control(), here.network(overlay("red")).await);
+    let one = here.vm("one", 0, &["red"]).await;
+    here.vm("other", 1, &["red"]).await;
+    // What is left where it could not be swept goes with the host.
+    let (point, key) = ("driver.sweep_networks".into(), Some(here.hosts[0].to_string()));
+    assert!(fault::arm(Armed { point, key, fault: Fault::Error("the kernel is out of sorts".into()), times: 1 }));
+    control.remove_vm(op(), one, true).await.unwrap();
+    let struck = || fault::list().iter().any(|status| status.struck == 1).then_some(());
+    support::until("a sweep that fails", struck).await;
+    assert_eq!(here.hypervisors[0].networks(), [red.number]);
+    control.remove_host(op(), here.hosts[0], false).await.unwrap();
+    assert_eq!(here.hypervisors[0].networks(), [0_u32; 0]);
+    // A VM that is left running where it was keeps what it needs.
+    control.remove_host(op(), here.hosts[1], true).await.unwrap();
+    assert_eq!(here.hypervisors[1].networks(), [red.number]);
+    here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_input_names_its_field_and_changes_nothing() {
     let here = Here::start(1).await;
     let control = here.control();
