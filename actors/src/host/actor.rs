@@ -16,10 +16,7 @@ use std::{
 use hiveward_runtime::{
     call::{Addr, Reply},
     clock::Deadline,
-    cluster::router::ActorDoor,
-    supervise::{
-        Backoff, Behaviour, ChildSpec, Context, Failure, Intensity, Restart, Shutdown, StartError, Supervisor, TimerHandle,
-    },
+    supervise::{Behaviour, Context, Failure, Supervisor, TimerHandle},
 };
 use tokio::{
     sync::{Semaphore, oneshot},
@@ -41,12 +38,7 @@ use super::{
     spec::{Capacity, HostSpec, HostUri, Scheme},
     travel::TRIPS_AT_ONCE,
 };
-use crate::{
-    directory::Entity,
-    house::House,
-    id::VmId,
-    vm::{self, actor::Vm, message::VmMsg, spec::VmSpec},
-};
+use crate::{directory::Entity, house::House, id::VmId};
 
 /// Everything is looked at as often as this, whatever the hypervisor says by itself.
 const REFRESH_EVERY: Duration = Duration::from_secs(5);
@@ -56,18 +48,13 @@ pub const STEP_WITHIN: Duration = Duration::from_secs(30);
 const ROSTER_WITHIN: Duration = Duration::from_secs(5);
 /// Steps that the hypervisor does at the same time; further ones wait, at most one of each VM.
 const STEPS_AT_ONCE: usize = 16;
-const MAILBOX_VM: usize = 64;
-const START_WITHIN: Duration = Duration::from_secs(30);
-const STOP_WITHIN: Duration = Duration::from_secs(10);
-/// A VM's actor that fails more often than this is given up until someone starts it again.
-const CRASH_LOOP: Intensity = Intensity { restarts_max: 10, period: Duration::from_secs(60) };
 
 pub struct Host {
     pub(super) house: House,
     pub(super) spec: Arc<HostSpec>,
     pub(super) placement: u64,
     /// Of its VMs' actors; known before its first message.
-    beside: Arc<OnceLock<Supervisor>>,
+    pub(super) beside: Arc<OnceLock<Supervisor>>,
 }
 
 pub(super) struct Link {
@@ -99,7 +86,7 @@ pub struct State {
     pub(super) known: HashMap<VmId, Known>,
     pub(super) children: HashMap<VmId, bool>,
     /// In which each of them belongs here.
-    epochs: HashMap<VmId, u64>,
+    pub(super) epochs: HashMap<VmId, u64>,
     pub(super) strays: HashSet<VmId>,
     /// Since which look those are gone that were here: what was seen before that is no news of them. Forgotten with it.
     pub(super) gone: HashMap<VmId, u64>,
@@ -437,7 +424,7 @@ impl Host {
     }
 
     /// Tells the roster what it does not know yet: what the host has, or that it cannot be reached, or is empty now.
-    fn say(&self, ctx: &Context<HostMsg>, state: &mut State) {
+    pub(super) fn say(&self, ctx: &Context<HostMsg>, state: &mut State) {
         if state.saying {
             return;
         }
@@ -515,114 +502,5 @@ impl Host {
             deliver(&me, HostMsg::Acted { vm, result: done.clone() }).await;
             reply.answer(done);
         });
-    }
-}
-
-// The VMs beside it.
-impl Host {
-    async fn look(&self, ctx: &Context<HostMsg>, state: &mut State) -> Result<(), Failure> {
-        let host = self.spec.id;
-        let (wanted, draining): (Vec<(VmId, Arc<VmSpec>)>, bool) = self.house.directory.read(|known| {
-            let entry = known.fleet.hosts.get(&host).filter(|entry| entry.place.placement == self.placement);
-            let Some(entry) = entry else { return (Vec::new(), false) };
-            let new = entry.vms.iter().filter(|vm| !state.children.contains_key(vm));
-            let new = new.filter_map(|vm| Some((*vm, known.fleet.vms.get(vm)?.spec.clone())));
-            (new.collect(), entry.drain == Some(Drain::Draining))
-        });
-        for (vm, spec) in wanted {
-            let epoch = self.begin(spec).await?;
-            state.children.insert(vm, false);
-            state.epochs.insert(vm, epoch);
-        }
-        let gone: Vec<_> = self.house.directory.read(|known| {
-            let here = |vm: &VmId| {
-                let entry = known.fleet.vms.get(vm).filter(|entry| entry.host == host);
-                entry.is_some_and(|entry| state.epochs.get(vm).is_none_or(|epoch| *epoch == entry.epoch))
-            };
-            state.children.iter().filter(|(vm, stopping)| !**stopping && !here(vm)).map(|(vm, _)| *vm).collect()
-        });
-        for vm in gone {
-            state.children.insert(vm, true);
-            self.end(ctx, vm);
-        }
-        if draining {
-            self.drain(state);
-            self.say(ctx, state);
-        }
-        Ok(())
-    }
-
-    /// Sees that every VM is under the supervisor: one that was itself restarted has forgotten them.
-    async fn ensure(&self, state: &State) -> Result<(), Failure> {
-        let away = state
-            .children
-            .iter()
-            .filter(|(vm, stopping)| !**stopping && self.house.doors.is_living(Entity::Vm(**vm)) != Some(true));
-        let away: Vec<_> = away.map(|(vm, _)| *vm).collect();
-        let specs: Vec<_> = self
-            .house
-            .directory
-            .read(|known| away.iter().filter_map(|vm| known.fleet.vms.get(vm)).map(|entry| entry.spec.clone()).collect());
-        for spec in specs {
-            self.begin(spec).await?;
-        }
-        Ok(())
-    }
-
-    async fn begin(&self, spec: Arc<VmSpec>) -> Result<u64, Failure> {
-        let Some(beside) = self.beside.get() else { return Err(Failure::new("its supervisor is not known yet")) };
-        let (vm, host, house, placement) = (spec.id, self.spec.id, self.house.clone(), self.placement);
-        let epoch = house.directory.read(|known| known.fleet.vms.get(&vm).map_or(0, |entry| entry.epoch));
-        if spec.ha {
-            // It may run here already, from before this node knew what it must end.
-            if let Err(why) = ha::may_run(&house, &self.spec, vm).await {
-                tracing::warn!(%vm, host = %self.spec.name, why, "it may not be started here now");
-            }
-        }
-        let (child, door) = ChildSpec::actor(vm.to_string(), "vm", move || Vm::new(house.clone(), spec.clone(), host, epoch))
-            .key(vm.key())
-            .restart(Restart::Transient)
-            .backoff(Backoff::default())
-            .crash_loop(CRASH_LOOP)
-            .shutdown(Shutdown::Grace(Duration::from_secs(5)))
-            .mailbox(MAILBOX_VM)
-            .build();
-        match beside.enlist_child(child, Deadline::after(START_WITHIN)).await {
-            Ok(()) => {
-                if let Some(before) = self.house.doors.add_vm(vm, host, placement, door.clone()) {
-                    self.house.router.close(&vm.key(), before);
-                }
-                self.house.router.open(&vm.key(), placement, Arc::new(ActorDoor::new(door, vm::wire::read)));
-                Ok(epoch)
-            }
-            // Of a life of this actor before; its door is still open.
-            Err(StartError::Duplicate(_)) => Ok(epoch),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn end(&self, ctx: &Context<HostMsg>, vm: VmId) {
-        if self.house.doors.remove_vm(vm, self.spec.id) {
-            self.house.router.close(&vm.key(), self.placement);
-        }
-        let (beside, me) = (self.beside.get().cloned(), ctx.addr().clone());
-        ctx.task(async move {
-            if let Some(beside) = beside
-                && let Err(error) = beside.stop_child(vm.key().as_str(), Deadline::after(STOP_WITHIN)).await
-            {
-                tracing::warn!(%error, %vm, "a VM's actor did not stop in order");
-            }
-            deliver(&me, HostMsg::ChildStopped { vm }).await;
-        });
-    }
-
-    /// What runs here goes elsewhere, or is stopped.
-    fn drain(&self, state: &State) {
-        for (vm, stopping) in &state.children {
-            if !stopping && let Some(door) = self.house.doors.vm_on(*vm, self.spec.id) {
-                // Not heard: said again at the next refresh.
-                let _ = door.tell(VmMsg::Drain);
-            }
-        }
     }
 }

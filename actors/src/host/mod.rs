@@ -7,6 +7,7 @@
 pub mod actor;
 pub mod backup;
 pub mod breaker;
+mod children;
 mod console;
 pub mod decide;
 pub mod driver;

@@ -24,10 +24,9 @@ use tokio::time::Instant;
 use super::{
     attempt,
     event::{self, Asked, OperationKind, Seen, VmEvent},
-    message::{Answer, Stepped, VmMsg},
+    message::{Answer, VmMsg},
     migrate::{Move, Side},
-    reconcile::{self, Doing, Next, Sought, Step},
-    reshape::Claim,
+    reconcile::{self, Doing, Next, Step},
     schedule::{self, Schedule},
     shaping,
     spec::VmSpec,
@@ -38,13 +37,7 @@ use super::{
 use crate::{
     commit::{Batch, Committer},
     directory::Known,
-    host::{
-        actor::STEP_WITHIN,
-        ask_roster,
-        driver::{Domain, DriverError},
-        event::FleetChange,
-        message::{Done, HostMsg},
-    },
+    host::{actor::STEP_WITHIN, ask_roster, driver::Domain, event::FleetChange, message::HostMsg},
     house::House,
     id::HostId,
     swarm::message::Committed,
@@ -53,55 +46,43 @@ use crate::{
 /// Of a migration that was just begun.
 const ABORTS_MAX: u32 = 60;
 const ABORT_EVERY: Duration = Duration::from_millis(500);
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_LONGEST: Duration = Duration::from_secs(5);
-const BACKUP_TRIES_MAX: u32 = 4;
 const FORGET_WITHIN: Duration = Duration::from_secs(5);
 
 pub struct Vm {
-    house: House,
-    spec: Arc<VmSpec>,
-    host: HostId,
+    pub(super) house: House,
+    pub(super) spec: Arc<VmSpec>,
+    pub(super) host: HostId,
     /// In which it belongs there.
-    epoch: u64,
+    pub(super) epoch: u64,
 }
 
 pub struct State {
-    vm: VmState,
-    incarnation: u64,
-    committer: Committer,
+    pub(super) vm: VmState,
+    pub(super) incarnation: u64,
+    pub(super) committer: Committer,
     /// Batches handed to the committer, and those of them that are durable.
-    handed: u64,
-    durable: Arc<AtomicU64>,
-    doing: Doing,
-    in_flight: Option<Step>,
+    pub(super) handed: u64,
+    pub(super) durable: Arc<AtomicU64>,
+    pub(super) doing: Doing,
+    pub(super) in_flight: Option<Step>,
     /// Seen while a step was under way.
-    meanwhile: Option<(Option<Domain>, u64)>,
+    pub(super) meanwhile: Option<(Option<Domain>, u64)>,
     /// The step before, if it changed nothing that could be seen.
-    last_step: Option<Step>,
-    tries: u32,
-    not_before: Option<Instant>,
+    pub(super) last_step: Option<Step>,
+    pub(super) tries: u32,
+    pub(super) not_before: Option<Instant>,
     /// When what is known of the domain was seen; 0 before this life saw anything.
-    seen_at: u64,
-    fresh: bool,
-    last_error: Option<String>,
-    forgetting: bool,
-    timer: Option<TimerHandle>,
+    pub(super) seen_at: u64,
+    pub(super) fresh: bool,
+    pub(super) last_error: Option<String>,
+    pub(super) forgetting: bool,
+    pub(super) timer: Option<TimerHandle>,
 }
 
 impl Vm {
     pub fn new(house: House, spec: Arc<VmSpec>, host: HostId, epoch: u64) -> Self {
         Self { house, spec, host, epoch }
     }
-}
-
-/// Whether it would be the same once more: each try reads all of its disks.
-fn gives_up(active: &VmOperation, step: Step, is_restored: bool, tries: u32) -> bool {
-    // Each is counted when it failed and when it is begun again.
-    let reads_all = active.kind == OperationKind::Backup
-        || (active.kind.is_copy() && active.copied.is_empty())
-        || (is_restored && active.kind == OperationKind::Create && step == Step::Define);
-    reads_all && active.abandoned.is_none() && tries / 2 + 1 >= BACKUP_TRIES_MAX
 }
 
 async fn deliver(to: &Addr<VmMsg>, msg: VmMsg) {
@@ -208,7 +189,7 @@ impl Vm {
         self.drive(ctx, state).await
     }
 
-    async fn record(
+    pub(super) async fn record(
         &self,
         ctx: &Context<VmMsg>,
         state: &mut State,
@@ -248,7 +229,7 @@ impl Vm {
     }
 
     /// Not heard by a host that has no life now: it looks when it has one.
-    fn ask_for_a_look(&self) {
+    pub(super) fn ask_for_a_look(&self) {
         if let Some(host) = self.house.doors.host(self.host) {
             let _ = host.tell(HostMsg::Arrived { vm: self.spec.id });
         }
@@ -345,7 +326,13 @@ impl Vm {
         self.record(ctx, state, vec![VmEvent::Asked(Box::new(asked))], None).await
     }
 
-    async fn see(&self, ctx: &Context<VmMsg>, state: &mut State, domain: Option<Domain>, at: u64) -> Result<(), Failure> {
+    pub(super) async fn see(
+        &self,
+        ctx: &Context<VmMsg>,
+        state: &mut State,
+        domain: Option<Domain>,
+        at: u64,
+    ) -> Result<(), Failure> {
         (state.seen_at, state.fresh) = (at, true);
         state.doing.boots = domain.as_ref().map_or(Some(0), |domain| domain.boots);
         let seen = domain.map_or(Seen::Absent, |domain| Seen::There(domain.run));
@@ -357,132 +344,6 @@ impl Vm {
             self.record(ctx, state, vec![VmEvent::Seen { seen }], None).await?;
         }
         Ok(())
-    }
-
-    async fn stepped(
-        &self,
-        ctx: &Context<VmMsg>,
-        state: &mut State,
-        step: Step,
-        result: Result<Stepped, DriverError>,
-    ) -> Result<(), Failure> {
-        state.in_flight = None;
-        let meanwhile = state.meanwhile.take();
-        match result {
-            Ok(done) => {
-                fault::point(points(step).1, ctx.key()).await?;
-                state.last_error = None;
-                // What was compared before it is not news any more.
-                (state.doing.done, state.doing.compared) = (Some(step), None);
-                let mut lag = None;
-                let done = match done {
-                    Stepped::Seen(done) => {
-                        lag = done.domain.as_ref().and_then(|domain| domain.lag.clone());
-                        Some(done)
-                    }
-                    Stepped::Compared(compared, done) => {
-                        state.doing.compared = Some(compared);
-                        state.doing.looked_at = Some(self.house.clock.now());
-                        // It may be looked at again and again, and each time something else came of it.
-                        (state.last_step, state.tries) = (None, 0);
-                        Some(done)
-                    }
-                    Stepped::Moved(measured) => {
-                        if let Some(number) = state.vm.active().map(|active| active.number) {
-                            self.record(ctx, state, vec![VmEvent::Moved { number, measured }], None).await?;
-                        }
-                        None
-                    }
-                    Stepped::BackedUp(backup) => {
-                        self.record(ctx, state, vec![VmEvent::BackedUp { backup: Box::new(backup) }], None).await?;
-                        None
-                    }
-                    Stepped::Pruned(number) => {
-                        // Another may be old as well.
-                        (state.last_step, state.tries) = (None, 0);
-                        self.record(ctx, state, vec![VmEvent::BackupForgotten { number }], None).await?;
-                        None
-                    }
-                    Stepped::Copied { number, disks } => {
-                        self.record(ctx, state, vec![VmEvent::Copied { number, disks }], None).await?;
-                        None
-                    }
-                    Stepped::Sought(Ok(sought)) => {
-                        state.doing.sought = Some(sought);
-                        None
-                    }
-                    // Asked again, less and less often.
-                    Stepped::Sought(Err(why)) => {
-                        if state.vm.withheld.as_ref() != Some(&why) {
-                            tracing::warn!(vm = %self.spec.name, %why, "a VM is not started");
-                            self.record(ctx, state, vec![VmEvent::Withheld { why }], None).await?;
-                        }
-                        None
-                    }
-                    Stepped::Told => None,
-                };
-                match (meanwhile, done) {
-                    (Some((newer, seen_at)), Some(Done { at, .. })) if seen_at > at && step != Step::Compare => {
-                        self.see(ctx, state, newer, seen_at).await
-                    }
-                    (_, Some(Done { domain, at })) => self.see(ctx, state, domain, at).await,
-                    (Some((newer, seen_at)), None) if seen_at > state.seen_at => self.see(ctx, state, newer, seen_at).await,
-                    _ => Ok(()),
-                }?;
-                // After it is known whether it runs: what is off lags behind nothing.
-                match state.vm.active().map(|active| active.number) {
-                    Some(number) if matches!(step, Step::Reshape | Step::Unshape) => {
-                        self.record(ctx, state, vec![VmEvent::Reshaped { number, lag }], None).await
-                    }
-                    _ => Ok(()),
-                }
-            }
-            Err(error) => {
-                if let Some((domain, at)) = meanwhile.filter(|(_, at)| *at > state.seen_at) {
-                    self.see(ctx, state, domain, at).await?;
-                }
-                // It may have happened all the same: a look will tell.
-                self.ask_for_a_look();
-                state.last_error = Some(error.to_string());
-                // What was found may be elsewhere by now.
-                state.doing.sought = None;
-                match state.vm.active() {
-                    // Where it is now a look at both hosts says.
-                    Some(active) if active.kind == OperationKind::Migrate => {
-                        let ends = step == Step::Migrate || (!error.may_pass() && matches!(step, Step::Reserve | Step::Prepare));
-                        let number = active.number;
-                        if step == Step::Migrate {
-                            (state.doing.done, state.doing.compared) = (Some(step), None);
-                        }
-                        if !ends {
-                            state.not_before = Some(Instant::now() + self.again_after(state));
-                            return Ok(());
-                        }
-                        self.record(ctx, state, vec![VmEvent::Abandoned { number, why: error.to_string() }], None).await
-                    }
-                    Some(active)
-                        if !error.may_pass()
-                            || (gives_up(active, step, state.vm.is_restored, state.tries) && error.is_of_try()) =>
-                    {
-                        let events = reconcile::refused(&state.vm, error.to_string()).into_iter().collect();
-                        if matches!(step, Step::Unshape | Step::DropDisk) && state.doing.claim == Claim::Held {
-                            // It would be refused again, and what is reserved is not kept for that.
-                            state.doing.done = Some(step);
-                        }
-                        self.record(ctx, state, events, None).await
-                    }
-                    _ => {
-                        state.not_before = Some(Instant::now() + self.again_after(state));
-                        Ok(())
-                    }
-                }
-            }
-        }
-    }
-
-    fn again_after(&self, state: &mut State) -> Duration {
-        state.tries = state.tries.saturating_add(1);
-        (RETRY_FIRST * (1 << state.tries.min(10))).min(RETRY_LONGEST)
     }
 
     /// Does what is next, until something must be waited for.

@@ -27,6 +27,7 @@ pub(crate) mod simulation;
 pub mod snapshot;
 pub mod spec;
 pub mod state;
+mod stepped;
 pub mod steps;
 pub mod table;
 mod trip;
