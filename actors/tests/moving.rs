@@ -348,7 +348,7 @@ async fn a_vm_that_may_be_on_a_host_that_cannot_be_asked_is_not_started_before_t
     let unreachable = || control.host(two.hosts[1]).filter(|host| host.status == HostStatus::Unreachable);
     let withheld = || {
         let record = control.vm(vm).unwrap().unwrap();
-        (record.status == VmStatus::Failed).then(|| record.state.withheld).flatten()
+        (record.status == VmStatus::Failed).then_some(record.state.withheld).flatten()
     };
     two.hypervisors[1].cut(true);
     support::until("a host not to answer", unreachable).await;
