@@ -5,7 +5,7 @@ import { appendFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSy
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
-import { launch, open, sound } from './support/browser.mjs';
+import { launch, open, panel, sound } from './support/browser.mjs';
 import { Node, until } from './support/node.mjs';
 
 describe('hosts and VMs', () => {
@@ -42,7 +42,6 @@ describe('hosts and VMs', () => {
   };
   const dialog = () => page.getByRole('dialog');
   const press = async (name, within = page) => within.getByRole('button', { name, exact: true }).click();
-  const panel = (title) => page.locator('section', { has: page.getByRole('heading', { name: title }) });
   const goto = (path) => page.goto(`${node.url}/ui${path}`);
 
   test('a network is made with what is wrong named, a VM is put on it and taken off, and it is removed', async () => {
@@ -60,10 +59,10 @@ describe('hosts and VMs', () => {
     await row.filter({ hasText: 'overlay' }).filter({ hasText: '10.7.0.0/24' }).filter({ hasText: 'VXLAN' }).waitFor();
 
     await goto(`/vms/${vm}`);
-    await press('Put it on one', panel('Networks'));
+    await press('Put it on one', panel(page, 'Networks'));
     await dialog().getByLabel('Network').selectOption('red');
     await press('Put it on', dialog());
-    const card = panel('Networks').getByRole('row').filter({ hasText: 'red' });
+    const card = panel(page, 'Networks').getByRole('row').filter({ hasText: 'red' });
     const { node: found } = await until('it has an address', async () => {
       const answer = await node.ask('query($v:ID!){node(id:$v){... on Vm{networkAddresses{address mac}}}}', { v: vm });
       return answer.node.networkAddresses.length === 1 && answer;
@@ -89,7 +88,7 @@ describe('hosts and VMs', () => {
     await page.getByText('There are no networks').waitFor();
 
     await goto(`/vms/${vm}`);
-    await press('Take off', panel('Networks'));
+    await press('Take off', panel(page, 'Networks'));
     await dialog().getByText('only network').waitFor();
     await press('Take it off', dialog());
     await dialog().getByRole('alert').waitFor();
@@ -98,19 +97,19 @@ describe('hosts and VMs', () => {
   test('a VM is backed up in chains from its page, what is damaged is found, and another is made of what is whole', async () => {
     const vm = await made('db', '--on', 'rack-1');
     await goto(`/vms/${vm}`);
-    await panel('Backups').getByText('It knows of no backup').waitFor();
+    await panel(page, 'Backups').getByText('It knows of no backup').waitFor();
     const backUp = async () => {
-      await press('Back up now', panel('Backups'));
+      await press('Back up now', panel(page, 'Backups'));
       if ((await dialog().getByLabel('To').inputValue()) === '') await dialog().getByLabel('To').fill(backups);
       await press('Back up', dialog());
     };
-    await press('Back up now', panel('Backups'));
+    await press('Back up now', panel(page, 'Backups'));
     await dialog().getByLabel('To').fill('not/absolute');
     await press('Back up', dialog());
     await dialog().getByRole('alert').filter({ hasText: 'Field: to' }).waitFor();
     await press('Not now', dialog());
     await backUp();
-    const table = panel('Backups').getByRole('region', { name: 'Backups' });
+    const table = panel(page, 'Backups').getByRole('region', { name: 'Backups' });
     const rows = table.getByRole('row');
     await rows.filter({ hasText: 'full' }).filter({ hasText: 'by a person' }).waitFor();
     // One that takes long can be called off.
@@ -118,10 +117,10 @@ describe('hosts and VMs', () => {
       i: { point: 'driver.backup', fault: 'DELAY', delayMs: 10_000, times: 1 },
     });
     await backUp();
-    await panel('Backups').getByText('One is being made').waitFor();
-    await press('Call it off', panel('Backups'));
+    await panel(page, 'Backups').getByText('One is being made').waitFor();
+    await press('Call it off', panel(page, 'Backups'));
     await press('Call it off', dialog());
-    await panel('Backups').getByText('One is being made').waitFor({ state: 'detached' });
+    await panel(page, 'Backups').getByText('One is being made').waitFor({ state: 'detached' });
     assert.equal(await rows.filter({ hasText: 'by a person' }).count(), 1);
     // It remembers where, and that the next one may be incremental.
     await backUp();
@@ -184,7 +183,7 @@ describe('hosts and VMs', () => {
   test('a VM backs itself up by a schedule that is set, changed and ended on its page', async () => {
     const vm = await made('cron', '--on', 'rack-2');
     await goto(`/vms/${vm}`);
-    await press('Make a schedule', panel('Backups'));
+    await press('Make a schedule', panel(page, 'Backups'));
     await dialog().getByLabel('When').fill('every day');
     await dialog().getByLabel('To').fill(backups);
     await press('Make it', dialog());
@@ -192,16 +191,16 @@ describe('hosts and VMs', () => {
     await dialog().getByLabel('When').fill('0 4 * * *');
     await dialog().getByLabel('One in so many is full').fill('5');
     await press('Make it', dialog());
-    await panel('Backups').getByText('one in 5 is full, the others incremental').waitFor();
-    await press('Change the schedule', panel('Backups'));
+    await panel(page, 'Backups').getByText('one in 5 is full, the others incremental').waitFor();
+    await press('Change the schedule', panel(page, 'Backups'));
     assert.equal(await dialog().getByLabel('When').inputValue(), '0 4 * * *');
     await dialog().getByLabel('Keep').fill('3');
     await press('Change it', dialog());
-    await panel('Backups').getByText('It keeps the newest 3').waitFor();
+    await panel(page, 'Backups').getByText('It keeps the newest 3').waitFor();
     await goto('/backups');
     await page.getByText('1 VM backs itself up there').waitFor();
     await goto(`/vms/${vm}`);
-    await press('End the schedule', panel('Backups'));
+    await press('End the schedule', panel(page, 'Backups'));
     await press('End it', dialog());
     await page.getByRole('button', { name: 'Make a schedule' }).waitFor();
     const { node: found } = await node.ask('query($v:ID!){node(id:$v){... on Vm{backupSchedule{cron}}}}', { v: vm });
@@ -223,11 +222,11 @@ describe('hosts and VMs', () => {
     await page.getByRole('img', { name: 'Memory: resident 256 MiB, it has 1.0 GiB' }).waitFor();
     await page.getByRole('img', { name: /^Disks, a second: read \d.* KiB, written \d/ }).waitFor();
     await page.getByRole('img', { name: /^Networks, a second: in \d.* KiB, out \d/ }).waitFor();
-    await panel('Measured')
+    await panel(page, 'Measured')
       .getByText(/^(0\.9\d|1\.0\d) of 4/)
       .waitFor();
     // Of a simulated host it is said that nobody measured it.
-    await panel('Measured')
+    await panel(page, 'Measured')
       .getByText(/^Simulated, not measured/)
       .waitFor();
     const said = () => page.getByRole('img', { name: /^CPU/ }).getAttribute('aria-label');
@@ -235,10 +234,10 @@ describe('hosts and VMs', () => {
     const { node: found } = await node.ask('query($v:ID!){node(id:$v){... on Vm{host{id}}}}', { v: vm });
     await goto(`/hosts/${found.host.id}`);
     await page.getByRole('img', { name: /^CPU: used \d.*, promised \d/ }).waitFor();
-    await panel('What its VMs used')
+    await panel(page, 'What its VMs used')
       .getByText(/^Simulated, not measured/)
       .waitFor();
-    await panel('What its VMs used').getByText('6 h').click();
+    await panel(page, 'What its VMs used').getByText('6 h').click();
     await page.getByRole('img', { name: /^CPU: used \d.*, promised \d/ }).waitFor();
     await goto(`/vms/${dark}`);
     await page.getByText('Nothing was measured', { exact: true }).waitFor();
@@ -253,7 +252,7 @@ describe('hosts and VMs', () => {
       return (await node.ask(`query($v:ID!){node(id:$v){${asked}}}`, { v: vm })).node;
     };
     await goto(`/vms/${vm}`);
-    const size = panel('Size and disks');
+    const size = panel(page, 'Size and disks');
     await press('Resize', size);
     assert.equal(await dialog().getByRole('button', { name: 'Resize', exact: true }).isDisabled(), true);
     await dialog().getByLabel('CPUs').fill('3');
@@ -302,7 +301,11 @@ describe('hosts and VMs', () => {
     await dialog().getByLabel('On', { exact: true }).selectOption({ label: 'rack-1' });
     await press('Clone', dialog());
     await dialog().waitFor({ state: 'detached' });
-    await panel('Operations').getByRole('row').filter({ hasText: 'clone' }).filter({ hasText: 'succeeded' }).waitFor();
+    await panel(page, 'Operations')
+      .getByRole('row')
+      .filter({ hasText: 'clone' })
+      .filter({ hasText: 'succeeded' })
+      .waitFor();
     const { vms } = await node.ask('{vms(filter:{nameContains:"dolly-two"}){nodes{status host{name}}}}');
     assert.deepEqual(vms.nodes, [{ status: 'RUNNING', host: { name: 'rack-1' } }]);
     // What a simulated machine has on its disk is nothing that another could begin with: that it says.

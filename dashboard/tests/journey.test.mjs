@@ -7,7 +7,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
-import { launch, live, open, sound } from './support/browser.mjs';
+import { launch, live, open, panel, sound } from './support/browser.mjs';
 import { until } from './support/node.mjs';
 import { scene } from './support/scene.mjs';
 
@@ -57,7 +57,7 @@ describe('one node', () => {
   });
 
   test('what needs a person comes first, and leads to where it can be done', async () => {
-    const needs = page.locator('section', { has: page.getByRole('heading', { name: 'Needs a person' }) });
+    const needs = panel(page, 'Needs a person');
     await needs.getByText('1 question waits for an answer').waitFor();
     await needs.getByRole('link', { name: 'Deploy to staging' }).waitFor();
     await needs.getByText('covers-every-file').waitFor();
@@ -303,7 +303,7 @@ describe('one node', () => {
     await page.getByText('has not written to its disks is lost').waitFor();
     await page.getByRole('dialog').getByRole('button', { name: 'Pull the plug' }).click();
     await observed('destroyed').waitFor();
-    const operations = page.locator('section', { has: page.getByRole('heading', { name: 'Operations' }) });
+    const operations = panel(page, 'Operations');
     const ended = operations.getByRole('row').filter({ hasText: 'succeeded' });
     await until('each operation has its end', async () => (await ended.count()) === 7);
     await confirmed('Remove', 'with its disks');
@@ -347,7 +347,7 @@ describe('one node', () => {
     await page.getByRole('dialog').getByText('If it fails, the VM runs on where it is').waitFor();
     await page.getByRole('dialog').getByRole('button', { name: 'Migrate' }).click();
     await page.getByRole('dialog').waitFor({ state: 'detached' });
-    const operations = page.locator('section', { has: page.getByRole('heading', { name: 'Operations' }) });
+    const operations = panel(page, 'Operations');
     const after = await until('it runs elsewhere', async () => {
       const { node: vm } = await where();
       return vm.status === 'RUNNING' && vm.host.name !== before && vm;
@@ -359,7 +359,7 @@ describe('one node', () => {
   test('a VM is taken back to a snapshot, and its console is read and typed at', async () => {
     const id = hive.vm['web-2'];
     await page.goto(`${node.url}/ui/vms/${id}`);
-    const snapshots = page.locator('section', { has: page.getByRole('heading', { name: 'Snapshots' }) });
+    const snapshots = panel(page, 'Snapshots');
     await snapshots.getByText('It has no snapshots').waitFor();
     await snapshots.getByRole('button', { name: 'Take one' }).click();
     await page.getByLabel('Snapshot’s name').fill('before');
@@ -369,7 +369,7 @@ describe('one node', () => {
     await row.getByRole('button', { name: 'Revert' }).click();
     await page.getByRole('dialog').getByText('gone for good').waitFor();
     await page.getByRole('dialog').getByRole('button', { name: 'Revert' }).click();
-    const operations = page.locator('section', { has: page.getByRole('heading', { name: 'Operations' }) });
+    const operations = panel(page, 'Operations');
     await operations
       .getByRole('row')
       .nth(1)
@@ -396,7 +396,7 @@ describe('one node', () => {
     const file = join(mkdtempSync(join(tmpdir(), 'hiveward-image-')), 'disk.raw');
     writeFileSync(file, Buffer.alloc(1 << 20));
     await page.goto(`${node.url}/ui/hosts`);
-    const images = page.locator('section', { has: page.getByRole('heading', { name: 'Images' }) });
+    const images = panel(page, 'Images');
     await images.getByText('There are no images').waitFor();
     await images.getByRole('button', { name: 'Take an image in' }).click();
     await page.getByLabel('Name').fill('empty-disk');

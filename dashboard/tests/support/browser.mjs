@@ -28,6 +28,11 @@ export async function launch() {
   });
 }
 
+/** A part of a page by its heading. A dialog that is open over it is none, whatever it is called. */
+export function panel(page, title) {
+  return page.locator('section:not([role="dialog"])', { has: page.getByRole('heading', { name: title }) });
+}
+
 /** A page that is signed in at `node`, and keeps count of what must never happen. */
 export async function open(
   browser,
