@@ -9,7 +9,7 @@ TARGET = $(shell $(CARGO) metadata --format-version 1 --no-deps | python3 -c 'im
 # Hosts in namespaces want root; who is not is told what was left out.
 WITHOUT_LAB = $(if $(filter-out 0,$(shell id -u)),-E 'not binary(vm_lab)' $(warning SKIPPED: tests on real hosts and guests run as root only))
 
-.PHONY: run build dashboard dashboard-dev tools lint test test-dashboard dashboard-checks test-vms screenshots test-cluster test-long bench bench-dashboard deny
+.PHONY: run build dashboard dashboard-dev tools lint test test-dashboard dashboard-lint dashboard-browser test-vms screenshots test-cluster test-long bench bench-dashboard deny
 
 run: build ## Builds the release binary, starts one node with everything embedded, and applies the example.
 	deploy/run-example.sh "$(TARGET)/release/hiveward" "$(DATA_DIR)"
@@ -30,10 +30,11 @@ test: dashboard ## Every test that fits in CI.
 	deploy/install-tools.sh test
 	deploy/install-tools.sh vms
 	$(CARGO) fmt --all --check
+	$(MAKE) dashboard-lint
 	cd actors/libvirt-driver && $(CARGO) build --locked --target-dir "$(TARGET)/libvirt-driver"
 	$(CARGO) nextest run --workspace $(WITHOUT_LAB)
 	deploy/install-tools.sh dashboard
-	$(MAKE) dashboard-checks
+	$(MAKE) dashboard-browser
 
 lint: tools ## What must be clean before a commit: format, clippy on everything. Licences: `make deny`.
 	$(CARGO) fmt --all --check
@@ -42,11 +43,15 @@ lint: tools ## What must be clean before a commit: format, clippy on everything.
 test-dashboard: dashboard ## The dashboard: lint, pictures, unit tests, and a real browser against real nodes.
 	deploy/install-tools.sh dashboard
 	$(CARGO) build --bin hiveward
-	$(MAKE) dashboard-checks
+	$(MAKE) dashboard-lint dashboard-browser
+
+# What takes no browser, and seconds.
+dashboard-lint:
+	cd dashboard && { [ -d node_modules ] || npm ci --no-audit --no-fund; } && npm run lint && npm run pictures && npm run unit
 
 # Against the binary that is built: the one of the other tests has other features, and building a second takes minutes.
-dashboard-checks:
-	cd dashboard && { [ -d node_modules ] || npm ci --no-audit --no-fund; } && npm run lint && npm run pictures && npm run unit && HIVEWARD_BIN="$(TARGET)/debug/hiveward" npm run browser
+dashboard-browser:
+	cd dashboard && HIVEWARD_BIN="$(TARGET)/debug/hiveward" npm run browser
 
 screenshots: dashboard ## Renews docs/screenshots, which the browser tests make.
 	deploy/install-tools.sh dashboard
