@@ -151,7 +151,7 @@ pub struct Doing {
     pub claim: Claim,
     /// The roster holds what no run uses any more.
     pub holds: bool,
-    /// It belongs to its host since it came back there, and has not run there yet.
+    /// It belongs to its host since it came back there, and was not recovered there yet.
     pub comes_back: bool,
     /// Of one that is not where it was.
     pub sought: Option<Sought>,
@@ -279,9 +279,9 @@ fn between_operations(state: &VmState, doing: Doing, now: WallMs) -> Next {
         (Wanted::Running | Wanted::Paused, Seen::There(Run::Off(Off::Destroyed))) => {
             adopt(Wanted::Stopped, "somebody stopped it on the host")
         }
-        // Somebody may have moved it: it is looked for before it is made again. What it was on a host that was lost was ended.
+        // Somebody may have moved it: it is looked for before it is made again.
         (Wanted::Running | Wanted::Paused, Seen::There(Run::Off(Off::Moved)) | Seen::Absent)
-            if doing.sought != Some(Sought::Nowhere) && !doing.comes_back =>
+            if doing.sought != Some(Sought::Nowhere) =>
         {
             Next::Do(if doing.sought.is_some() { Step::Follow } else { Step::Seek })
         }

@@ -12,7 +12,7 @@ use super::{
     actor::{State, Vm},
     event::{OperationKind, VmEvent},
     message::{Stepped, VmMsg},
-    reconcile::{self, Step},
+    reconcile::{self, Sought, Step},
     reshape::Claim,
     state::VmOperation,
     steps::points,
@@ -83,6 +83,11 @@ impl Vm {
                     }
                     Stepped::Sought(Ok(sought)) => {
                         state.doing.sought = Some(sought);
+                        None
+                    }
+                    // What it was on the host that was lost was ended: it does not wait for hosts that never had it.
+                    Stepped::Sought(Err(_)) if state.doing.comes_back => {
+                        state.doing.sought = Some(Sought::Nowhere);
                         None
                     }
                     // Asked again, less and less often.

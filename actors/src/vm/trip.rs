@@ -228,10 +228,11 @@ impl Trip<'_> {
         let (epoch, hosts): (u64, Vec<(HostId, Arc<str>, bool)>) = self.house.directory.read(|known| {
             let scheme = |entry: &HostEntry| HostUri::parse(&entry.spec.uri).ok().filter(HostUri::can_move).map(|uri| uri.scheme);
             let mine = known.fleet.hosts.get(&self.host).and_then(scheme);
-            let asked = known.fleet.hosts.iter().filter(|(host, entry)| {
-                let is_off = entry.lost.as_ref().is_some_and(|lost| lost.off);
-                **host != self.host && !is_off && mine.is_some() && scheme(entry) == mine
-            });
+            let asked = known
+                .fleet
+                .hosts
+                .iter()
+                .filter(|(host, entry)| **host != self.host && !is_off(entry) && mine.is_some() && scheme(entry) == mine);
             let asked = asked.map(|(host, entry)| {
                 (*host, entry.spec.name.as_str().into(), entry.unreachable.is_none() && entry.lost.is_none())
             });
