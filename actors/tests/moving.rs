@@ -382,6 +382,55 @@ async fn a_vm_that_may_be_on_a_host_that_cannot_be_asked_is_not_started_before_t
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_comes_back_waits_for_no_host_that_is_silent_and_where_it_ran_since_it_is_not_started_twice() {
+    let two = Two::start("").await;
+    let control = two.control();
+    let name = format!("m{:x}", VmId::new().as_u128());
+    let new = NewHost { name: "h2".into(), uri: format!("simulated://{name}"), ..NewHost::default() };
+    let third = control.register_host(op(), new).await.unwrap().value.spec.id;
+    support::until("a host to be reached", || control.host(third).filter(|host| host.status == HostStatus::Up)).await;
+    let unreachable = |host: HostId| control.host(host).filter(|host| host.status == HostStatus::Unreachable);
+    let third_of = Hypervisor::named(&name);
+    let runs = |vm: VmId| [two.runs(vm)[0], two.runs(vm)[1], third_of.domains().get(&vm).copied()];
+    let is = |vm: VmId, status: VmStatus| control.vm(vm).unwrap().filter(|record| record.status == status);
+    let made = |name: &'static str| {
+        let new = NewVm { host: Some(two.hosts[0]), ha: true, ..NewVm::new(name, "debian-12", 1, 1 << 30) };
+        async { control.create_vm(op(), new).await.unwrap().value.spec.id }
+    };
+    let (running, off) = (made("running").await, made("off").await);
+    control.stop_vm(op(), off, true, None).await.unwrap();
+    third_of.cut(true);
+    support::until("a host not to answer", || unreachable(third)).await;
+    two.hypervisors[0].cut(true);
+    support::until("its host not to answer", || unreachable(two.hosts[0])).await;
+    two.hypervisors[0].power_cycle();
+    control.declare_host_lost(op(), two.hosts[0], "h0".into()).await.unwrap();
+    let there = |vm: VmId, status| move || is(vm, status).filter(|record| record.host == two.hosts[1]);
+    support::until("it to run again", there(running, VmStatus::Running)).await;
+    support::until("the other to be there", there(off, VmStatus::Stopped)).await;
+    // One by its recovery, one by a person: both have run in this place now.
+    control.start_vm(op(), off).await.unwrap();
+    for vm in [running, off] {
+        support::until("it to run", there(vm, VmStatus::Running)).await;
+        two.hypervisors[1].carry(vm, &third_of);
+    }
+    for vm in [running, off] {
+        let record = support::until("it is not started", there(vm, VmStatus::Failed)).await;
+        let why = record.state.withheld.unwrap();
+        assert!(why.contains("h2 cannot be asked"), "{why}");
+        assert_eq!(runs(vm)[1..], [None, Some(Run::Running)]);
+    }
+    third_of.cut(false);
+    for vm in [running, off] {
+        let found = || is(vm, VmStatus::Running).filter(|record| record.host == third);
+        support::until("found where it was moved to", found).await;
+        assert_eq!(runs(vm)[1..], [None, Some(Run::Running)]);
+        assert_eq!(third_of.boots(vm), 1, "it was started anew");
+    }
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vm_that_no_host_has_any_more_is_made_again_where_it_was() {
     let two = Two::start("").await;
     let control = two.control();

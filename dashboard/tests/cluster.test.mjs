@@ -1,7 +1,7 @@
 // Three real nodes: what the page shows of them, and what becomes of it when they die.
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { accessible, launch, live, open, picture, sound } from './support/browser.mjs';
+import { accessible, confirm, launch, live, open, picture, sound } from './support/browser.mjs';
 import { Node, until } from './support/node.mjs';
 
 describe('three nodes', () => {
@@ -122,7 +122,7 @@ describe('three nodes', () => {
     await mine.getByRole('link', { name: 'Swarms', exact: true }).click();
     await mine.getByRole('link', { name: 'meanwhile' }).click();
     await mine.getByRole('button', { name: 'Remove' }).click();
-    await mine.getByRole('dialog').getByRole('button', { name: 'Remove' }).click();
+    await confirm(mine, 'Remove');
     await mine.getByRole('heading', { name: 'Swarms', exact: true }).waitFor();
     await mine.getByRole('link', { name: 'meanwhile' }).waitFor({ state: 'detached' });
     await live(mine);
@@ -143,7 +143,7 @@ describe('three nodes', () => {
     const card = page.getByRole('region', { name: `Node ${id}` });
     await card.getByRole('button', { name: 'Drain' }).click();
     await page.getByRole('dialog').getByText('finishes or moves to other nodes').waitFor();
-    await page.getByRole('dialog').getByRole('button', { name: 'Drain' }).click();
+    await confirm(page, 'Drain');
     await card.getByText('drained', { exact: true }).waitFor({ timeout: 60_000 });
     await card.getByRole('button', { name: 'Take entities again' }).click();
     await card.getByText('up', { exact: true }).waitFor();

@@ -41,7 +41,12 @@ describe('hosts and VMs', () => {
     return vms.nodes.find((vm) => vm.name === name).id;
   };
   const dialog = () => page.getByRole('dialog');
-  const press = async (name, within = page) => within.getByRole('button', { name, exact: true }).click();
+  const answer = (name) => dialog().getByRole('button', { name, exact: true }).click();
+  /** Of the page itself: till a dialog is gone, both of them may have such a button. */
+  const press = async (name, within = page) => {
+    await dialog().waitFor({ state: 'detached' });
+    await within.getByRole('button', { name, exact: true }).click();
+  };
   const goto = (path) => page.goto(`${node.url}/ui${path}`);
 
   test('a network is made with what is wrong named, a VM is put on it and taken off, and it is removed', async () => {
@@ -51,17 +56,17 @@ describe('hosts and VMs', () => {
     await press('Make a network');
     await dialog().getByLabel('Name').fill('red');
     await dialog().getByLabel('Range').fill('10.7.0.0/99');
-    await press('Make it', dialog());
+    await answer('Make it');
     await dialog().getByRole('alert').filter({ hasText: 'Field: cidr' }).waitFor();
     await dialog().getByLabel('Range').fill('10.7.0.0/24');
-    await press('Make it', dialog());
+    await answer('Make it');
     const row = page.getByRole('region', { name: 'Networks' }).getByRole('row').filter({ hasText: 'red' });
     await row.filter({ hasText: 'overlay' }).filter({ hasText: '10.7.0.0/24' }).filter({ hasText: 'VXLAN' }).waitFor();
 
     await goto(`/vms/${vm}`);
     await press('Put it on one', panel(page, 'Networks'));
     await dialog().getByLabel('Network').selectOption('red');
-    await press('Put it on', dialog());
+    await answer('Put it on');
     const card = panel(page, 'Networks').getByRole('row').filter({ hasText: 'red' });
     const { node: found } = await until('it has an address', async () => {
       const answer = await node.ask('query($v:ID!){node(id:$v){... on Vm{networkAddresses{address mac}}}}', { v: vm });
@@ -76,21 +81,21 @@ describe('hosts and VMs', () => {
     await member.filter({ hasText: address }).filter({ hasText: 'rack-1' }).waitFor();
     await press('Remove');
     await dialog().getByText('1 VM is on it: this is refused').waitFor();
-    await press('Remove', dialog());
+    await answer('Remove');
     await dialog().getByRole('alert').waitFor();
-    await press('Keep as it is', dialog());
+    await answer('Keep as it is');
     // Live: somebody else takes it off.
     await node.cli('vm', 'detach-network', 'web', 'red');
     await page.getByText('No VM is on it').waitFor();
     await press('Remove');
     await dialog().getByText('its number is not used again').waitFor();
-    await press('Remove', dialog());
+    await answer('Remove');
     await page.getByText('There are no networks').waitFor();
 
     await goto(`/vms/${vm}`);
     await press('Take off', panel(page, 'Networks'));
     await dialog().getByText('only network').waitFor();
-    await press('Take it off', dialog());
+    await answer('Take it off');
     await dialog().getByRole('alert').waitFor();
   });
 
@@ -101,13 +106,13 @@ describe('hosts and VMs', () => {
     const backUp = async () => {
       await press('Back up now', panel(page, 'Backups'));
       if ((await dialog().getByLabel('To').inputValue()) === '') await dialog().getByLabel('To').fill(backups);
-      await press('Back up', dialog());
+      await answer('Back up');
     };
     await press('Back up now', panel(page, 'Backups'));
     await dialog().getByLabel('To').fill('not/absolute');
-    await press('Back up', dialog());
+    await answer('Back up');
     await dialog().getByRole('alert').filter({ hasText: 'Field: to' }).waitFor();
-    await press('Not now', dialog());
+    await answer('Not now');
     await backUp();
     const table = panel(page, 'Backups').getByRole('region', { name: 'Backups' });
     const rows = table.getByRole('row');
@@ -119,7 +124,7 @@ describe('hosts and VMs', () => {
     await backUp();
     await panel(page, 'Backups').getByText('One is being made').waitFor();
     await press('Call it off', panel(page, 'Backups'));
-    await press('Call it off', dialog());
+    await answer('Call it off');
     await panel(page, 'Backups').getByText('One is being made').waitFor({ state: 'detached' });
     assert.equal(await rows.filter({ hasText: 'by a person' }).count(), 1);
     // It remembers where, and that the next one may be incremental.
@@ -132,9 +137,9 @@ describe('hosts and VMs', () => {
     await press('Verify', row(names[1]));
     await row(names[1]).getByText('whole').waitFor();
     await press('Drill', row(names[0]));
-    await press('Try it', dialog());
+    await answer('Try it');
     await dialog().getByRole('alert').filter({ hasText: 'simulated' }).waitFor();
-    await press('Keep as it is', dialog());
+    await answer('Keep as it is');
 
     // A bit of the first one rots: what is based on it is damaged with it.
     const file = readdirSync(join(backups, names[0])).find((each) => each.endsWith('.simulated'));
@@ -145,14 +150,14 @@ describe('hosts and VMs', () => {
     await row(names[1]).getByText('damaged', { exact: true }).waitFor();
     await row(names[1]).getByText(file).waitFor();
     await press('Restore', row(names[1]));
-    await press('Restore', dialog());
+    await answer('Restore');
     await dialog().getByRole('alert').filter({ hasText: 'damaged' }).waitFor();
     writeFileSync(path, whole);
 
     await goto(`/vms/${vm}`);
     await press('Restore', row(names[1]));
     await dialog().getByLabel('Name of the new VM').fill('db-again');
-    await press('Restore', dialog());
+    await answer('Restore');
     await page.getByRole('heading', { name: 'db-again' }).waitFor();
     const { vms } = await node.ask('{vms(filter:{nameContains:"db-again"}){nodes{name}}}');
     assert.equal(vms.nodes.length, 1);
@@ -186,22 +191,22 @@ describe('hosts and VMs', () => {
     await press('Make a schedule', panel(page, 'Backups'));
     await dialog().getByLabel('When').fill('every day');
     await dialog().getByLabel('To').fill(backups);
-    await press('Make it', dialog());
+    await answer('Make it');
     await dialog().getByRole('alert').filter({ hasText: 'Field: cron' }).waitFor();
     await dialog().getByLabel('When').fill('0 4 * * *');
     await dialog().getByLabel('One in so many is full').fill('5');
-    await press('Make it', dialog());
+    await answer('Make it');
     await panel(page, 'Backups').getByText('one in 5 is full, the others incremental').waitFor();
     await press('Change the schedule', panel(page, 'Backups'));
     assert.equal(await dialog().getByLabel('When').inputValue(), '0 4 * * *');
     await dialog().getByLabel('Keep').fill('3');
-    await press('Change it', dialog());
+    await answer('Change it');
     await panel(page, 'Backups').getByText('It keeps the newest 3').waitFor();
     await goto('/backups');
     await page.getByText('1 VM backs itself up there').waitFor();
     await goto(`/vms/${vm}`);
     await press('End the schedule', panel(page, 'Backups'));
-    await press('End it', dialog());
+    await answer('End it');
     await page.getByRole('button', { name: 'Make a schedule' }).waitFor();
     const { node: found } = await node.ask('query($v:ID!){node(id:$v){... on Vm{backupSchedule{cron}}}}', { v: vm });
     assert.equal(found.backupSchedule, null);
@@ -258,7 +263,7 @@ describe('hosts and VMs', () => {
     await dialog().getByLabel('CPUs').fill('3');
     await dialog().getByLabel('Memory').fill('2');
     await dialog().getByLabel('Leave what runs alone').click();
-    await press('Resize', dialog());
+    await answer('Resize');
     await size.getByRole('row').filter({ hasText: 'CPUs' }).filter({ hasText: /3\s*1/ }).waitFor();
     await size.getByRole('row').filter({ hasText: 'Memory' }).filter({ hasText: '2.0 GiB1.0 GiB' }).waitFor();
     const { pendingRestart, ...now } = await shape();
@@ -266,26 +271,26 @@ describe('hosts and VMs', () => {
     assert.deepEqual([pendingRestart.cpus, Number(pendingRestart.memoryBytes)], [1, 2 ** 30]);
     await press('Resize', size);
     await dialog().getByLabel('Memory').fill('9000');
-    await press('Resize', dialog());
+    await answer('Resize');
     await dialog().getByRole('alert').waitFor();
-    await press('Not now', dialog());
+    await answer('Not now');
     assert.equal(Number((await shape()).memoryBytes), 2 * 2 ** 30);
     await press('Stop');
-    await press('Stop', dialog());
+    await answer('Stop');
     await press('Start');
     await size.getByRole('row').filter({ hasText: 'CPUs' }).getByText('the same').waitFor();
 
     await press('Attach a disk', size);
     await dialog().getByLabel('Disk’s name').fill('data');
     await dialog().getByLabel('Size').fill('4');
-    await press('Attach it', dialog());
+    await answer('Attach it');
     const row = size.getByRole('row').filter({ hasText: 'Disk data' });
     await row.filter({ hasText: '4.0 GiB' }).waitFor();
     await press('Detach', row);
-    await press('Detach it', dialog());
+    await answer('Detach it');
     await dialog().getByRole('alert').waitFor();
     await dialog().getByLabel('Its data shall be deleted').click();
-    await press('Detach it', dialog());
+    await answer('Detach it');
     await row.waitFor({ state: 'detached' });
     assert.deepEqual((await shape()).disks, []);
   });
@@ -295,11 +300,11 @@ describe('hosts and VMs', () => {
     await goto(`/vms/${vm}`);
     await press('Clone');
     await dialog().getByLabel('Name of the clone').fill('dolly');
-    await press('Clone', dialog());
+    await answer('Clone');
     await dialog().getByRole('alert').filter({ hasText: 'there is a VM named "dolly" already' }).waitFor();
     await dialog().getByLabel('Name of the clone').fill('dolly-two');
     await dialog().getByLabel('On', { exact: true }).selectOption({ label: 'rack-1' });
-    await press('Clone', dialog());
+    await answer('Clone');
     await dialog().waitFor({ state: 'detached' });
     await panel(page, 'Operations')
       .getByRole('row')
@@ -311,7 +316,7 @@ describe('hosts and VMs', () => {
     // What a simulated machine has on its disk is nothing that another could begin with: that it says.
     await press('Make an image');
     await dialog().getByLabel('Name of the image').fill('of-dolly');
-    await press('Make it', dialog());
+    await answer('Make it');
     await dialog().getByRole('alert').filter({ hasText: 'it is simulated' }).waitFor();
   });
 
@@ -370,12 +375,12 @@ describe('hosts and VMs', () => {
     await planned.getByText(plan.moves[0].reason).waitFor();
     await press('Rebalance now');
     await dialog().getByText('VMs move while they run').waitFor();
-    await press('Move them', dialog());
+    await answer('Move them');
     await page.getByText('2 moves asked for').waitFor();
     const under = page.getByRole('region', { name: 'Moves under way' });
     await under.getByRole('row').nth(2).waitFor();
     await press('Call all moves off');
-    await press('Call them off', dialog());
+    await answer('Call them off');
     await page.getByText('All moves are called off').waitFor();
     await under.waitFor({ state: 'detached' });
     await until('all run where they were', async () => {

@@ -7,7 +7,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test';
-import { launch, live, open, panel, sound } from './support/browser.mjs';
+import { confirm, launch, live, open, panel, sound } from './support/browser.mjs';
 import { until } from './support/node.mjs';
 import { scene } from './support/scene.mjs';
 
@@ -171,7 +171,7 @@ describe('one node', () => {
     await page.getByRole('menuitem', { name: /After what it runs/ }).click();
     await page.getByRole('button', { name: 'Resume' }).click();
     await page.getByRole('button', { name: 'Stop', exact: true }).click();
-    await page.getByRole('dialog').getByRole('button', { name: 'Stop', exact: true }).click();
+    await confirm(page, 'Stop');
     await page.getByRole('button', { name: 'Start', exact: true }).click();
     await until('it lives', async () => (await status(id)) === 'IDLE');
     await page.getByRole('tab', { name: 'History' }).click();
@@ -211,7 +211,7 @@ describe('one node', () => {
     await page.goto(`${node.url}/ui/tree?actor=${encodeURIComponent(path)}`);
     await live(page);
     await page.getByRole('button', { name: 'Inject a fault' }).click();
-    await page.getByRole('dialog').getByRole('button', { name: 'Inject' }).click();
+    await confirm(page, 'Inject');
     await page.getByText('The fault is armed').waitFor();
     await node.shell('Wakes the coordinator', 'true', { swarm: 'fleet' }).catch(() => {});
     const changes = page.getByRole('list', { name: 'Changes' });
@@ -251,7 +251,7 @@ describe('one node', () => {
     await page.getByRole('button', { name: 'Scale' }).click();
     await page.getByRole('dialog').getByLabel('Agents it shall have').fill('8');
     await page.getByText('2 more are made').waitFor();
-    await page.getByRole('dialog').getByRole('button', { name: 'Scale' }).click();
+    await confirm(page, 'Scale');
     await page.locator('.react-flow__node', { hasText: 'builder-8' }).waitFor();
   });
 
@@ -285,11 +285,10 @@ describe('one node', () => {
     await page.getByText(`out of ${vm.placement.eligible} eligible host`).waitFor();
     const observed = (words) => page.getByRole('definition').filter({ hasText: words });
     await observed('running').first().waitFor();
-    const confirmed = async (name, consequence, confirm = name) => {
+    const confirmed = async (name, consequence) => {
       await page.getByRole('button', { name, exact: true }).click();
       await page.getByRole('dialog').getByText(consequence).waitFor();
-      await page.getByRole('dialog').getByRole('button', { name: confirm, exact: true }).click();
-      await page.getByRole('dialog').waitFor({ state: 'detached' });
+      await confirm(page, name);
     };
     await confirmed('Pause', 'Its CPUs stand still');
     await page.getByRole('button', { name: 'Resume' }).click();
@@ -301,7 +300,7 @@ describe('one node', () => {
     await page.getByRole('button', { name: 'Stop', exact: true }).click();
     await page.getByLabel('Pull the plug at once').click();
     await page.getByText('has not written to its disks is lost').waitFor();
-    await page.getByRole('dialog').getByRole('button', { name: 'Pull the plug' }).click();
+    await confirm(page, 'Pull the plug');
     await observed('destroyed').waitFor();
     const operations = panel(page, 'Operations');
     const ended = operations.getByRole('row').filter({ hasText: 'succeeded' });
@@ -315,7 +314,7 @@ describe('one node', () => {
     await page.goto(`${node.url}/ui/hosts/${hive.host['rack-2']}`);
     await page.getByRole('button', { name: 'Drain', exact: true }).click();
     await page.getByRole('dialog').getByText('moves to').first().waitFor();
-    await page.getByRole('dialog').getByRole('button', { name: 'Drain' }).click();
+    await confirm(page, 'Drain');
     await page.getByText('Nothing runs on it any more').waitFor();
     await page.getByRole('button', { name: 'Take VMs again' }).click();
     await page.getByRole('button', { name: 'Drain', exact: true }).waitFor();
@@ -326,14 +325,14 @@ describe('one node', () => {
     await page.getByRole('dialog').getByRole('button', { name: 'Add' }).click();
     await page.getByRole('dialog').getByRole('alert').filter({ hasText: 'gopher' }).waitFor();
     await page.getByLabel('Address of its hypervisor').fill('simulated://rack-5?cpus=4');
-    await page.getByRole('dialog').getByRole('button', { name: 'Add' }).click();
+    await confirm(page, 'Add');
     await page
       .getByRole('link', { name: /rack-5/ })
       .getByText('4 CPUs')
       .waitFor();
     await page.getByRole('link', { name: /rack-5/ }).click();
     await page.getByRole('button', { name: 'Remove' }).click();
-    await page.getByRole('dialog').getByRole('button', { name: 'Remove' }).click();
+    await confirm(page, 'Remove');
     await page.getByRole('heading', { name: 'Hosts and VMs' }).waitFor();
     await page.getByRole('link', { name: /rack-5/ }).waitFor({ state: 'detached' });
   });
@@ -345,7 +344,7 @@ describe('one node', () => {
     await page.goto(`${node.url}/ui/vms/${id}`);
     await page.getByRole('button', { name: 'Migrate', exact: true }).click();
     await page.getByRole('dialog').getByText('If it fails, the VM runs on where it is').waitFor();
-    await page.getByRole('dialog').getByRole('button', { name: 'Migrate' }).click();
+    await confirm(page, 'Migrate');
     await page.getByRole('dialog').waitFor({ state: 'detached' });
     const operations = panel(page, 'Operations');
     const after = await until('it runs elsewhere', async () => {
@@ -363,12 +362,12 @@ describe('one node', () => {
     await snapshots.getByText('It has no snapshots').waitFor();
     await snapshots.getByRole('button', { name: 'Take one' }).click();
     await page.getByLabel('Snapshot’s name').fill('before');
-    await page.getByRole('dialog').getByRole('button', { name: 'Take it' }).click();
+    await confirm(page, 'Take it');
     const row = snapshots.getByRole('row').filter({ hasText: 'before' });
     await row.filter({ hasText: 'disks and memory' }).waitFor();
     await row.getByRole('button', { name: 'Revert' }).click();
     await page.getByRole('dialog').getByText('gone for good').waitFor();
-    await page.getByRole('dialog').getByRole('button', { name: 'Revert' }).click();
+    await confirm(page, 'Revert');
     const operations = panel(page, 'Operations');
     await operations
       .getByRole('row')
@@ -377,7 +376,7 @@ describe('one node', () => {
       .filter({ hasText: 'succeeded' })
       .waitFor();
     await row.getByRole('button', { name: 'Remove' }).click();
-    await page.getByRole('dialog').getByRole('button', { name: 'Remove' }).click();
+    await confirm(page, 'Remove');
     await snapshots.getByText('It has no snapshots').waitFor();
 
     await page.getByRole('button', { name: 'Open', exact: true }).click();
@@ -406,11 +405,11 @@ describe('one node', () => {
     await page.getByRole('dialog').getByRole('alert').filter({ hasText: 'nothing is kept' }).waitFor();
     const sha256 = createHash('sha256').update(readFileSync(file)).digest('hex');
     await page.getByLabel('Checksum').fill(`sha256:${sha256}`);
-    await page.getByRole('dialog').getByRole('button', { name: 'Take it in' }).click();
+    await confirm(page, 'Take it in');
     const row = images.getByRole('row').filter({ hasText: 'empty-disk' });
     await row.filter({ hasText: '1.0 MiB' }).waitFor();
     await row.getByRole('button', { name: 'Remove' }).click();
-    await page.getByRole('dialog').getByRole('button', { name: 'Remove' }).click();
+    await confirm(page, 'Remove');
     await images.getByText('There are no images').waitFor();
     rmSync(file.replace(/disk\.raw$/, ''), { recursive: true });
   });
@@ -491,7 +490,7 @@ describe('one node', () => {
     const line = page.getByRole('listitem').filter({ hasText: 'builders' });
     await line.getByText('0 of 5000 tokens').waitFor();
     await line.getByRole('button', { name: 'Remove' }).click();
-    await page.getByRole('dialog').getByRole('button', { name: 'Remove' }).click();
+    await confirm(page, 'Remove');
     await line.waitFor({ state: 'detached' });
   });
 

@@ -341,7 +341,7 @@ impl Vm {
             (state.last_step, state.tries, state.not_before) = (None, 0, None);
             state.doing.sought = None;
             ctx.set_note(seen.words());
-            self.record(ctx, state, vec![VmEvent::Seen { seen }], None).await?;
+            self.record(ctx, state, vec![VmEvent::Seen { seen, epoch: self.epoch }], None).await?;
         }
         Ok(())
     }

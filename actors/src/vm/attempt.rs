@@ -243,7 +243,7 @@ mod tests {
     /// As its actor leads it once it runs.
     fn running() -> VmState {
         let mut state = VmState::new(&leased(), WallMs(0));
-        state.apply(&VmEvent::Seen { seen: Seen::There(Run::Running) }, WallMs(1));
+        state.apply(&VmEvent::Seen { seen: Seen::There(Run::Running), epoch: 0 }, WallMs(1));
         state.apply(&VmEvent::Ended { number: 1, outcome: Outcome::Done }, WallMs(1));
         state
     }
@@ -260,7 +260,7 @@ mod tests {
     fn the_vm_of_an_attempt_that_ended_by_itself_is_not_started_again() {
         for off in [Off::Crashed, Off::Shutdown, Off::Destroyed] {
             let mut state = running();
-            state.apply(&VmEvent::Seen { seen: Seen::There(Run::Off(off)) }, WallMs(2));
+            state.apply(&VmEvent::Seen { seen: Seen::There(Run::Off(off)), epoch: 0 }, WallMs(2));
             let next = reconcile::next(&state, Doing::default(), WallMs(3));
             assert!(matches!(next, Next::Adopt { .. } | Next::GiveUp { .. }), "{off:?}: {next:?}");
         }

@@ -206,7 +206,7 @@ mod tests {
                 // Another life: only what was written is known.
                 doing = Doing::default();
             }
-            let seen = |state: &mut VmState, run| state.apply(&VmEvent::Seen { seen: run }, at);
+            let seen = |state: &mut VmState, run| state.apply(&VmEvent::Seen { seen: run, epoch: 0 }, at);
             match reconcile::next(&state, doing, at) {
                 Next::Do(Step::Define) => seen(&mut state, Seen::There(Run::Off(Off::Unknown))),
                 Next::Do(Step::Start) if starts => seen(&mut state, Seen::There(Run::Running)),

@@ -238,6 +238,9 @@ pub enum VmEvent {
     /// It is not what it was seen as last.
     Seen {
         seen: Seen,
+        /// Of the VM on the host that it was seen on.
+        #[serde(default)]
+        epoch: u64,
     },
     /// It is not wanted any more, or did not succeed. A migration ends when it is certain where it runs, a snapshot when
     /// nothing of it is left.
@@ -347,7 +350,7 @@ impl VmEvent {
                 Outcome::Failed { message } => json!({"number": number, "outcome": "FAILED", "message": message}),
                 Outcome::Superseded { by } => json!({"number": number, "outcome": "SUPERSEDED", "by": by}),
             },
-            Self::Seen { seen } => json!({"seen": seen.words()}),
+            Self::Seen { seen, .. } => json!({"seen": seen.words()}),
             Self::Abandoned { number, why } => json!({"number": number, "why": why}),
             Self::Moved { number, measured } => json!({"number": number, "downtimeMs": measured.downtime_ms}),
             Self::BackedUp { backup } => {

@@ -141,7 +141,7 @@ impl Life {
     fn look(&mut self, world: &World) {
         let seen = if world.moved { world.there } else { world.here }.map_or(Seen::Absent, Seen::There);
         if seen != self.state.seen {
-            self.record(VmEvent::Seen { seen });
+            self.record(VmEvent::Seen { seen, epoch: 0 });
         }
     }
 

@@ -151,7 +151,7 @@ pub struct Doing {
     pub claim: Claim,
     /// The roster holds what no run uses any more.
     pub holds: bool,
-    /// It belongs to its host since it came back there, and was not recovered there yet.
+    /// It belongs to its host since it came back there, and neither ran there yet nor was recovered.
     pub comes_back: bool,
     /// Of one that is not where it was.
     pub sought: Option<Sought>,

@@ -177,7 +177,7 @@ mod tests {
         let mut dice = fastrand::Rng::with_seed(seed);
         let mut state = VmState::new(&spec(), WallMs(0));
         let mut now = at("2026-11-22T00:00:00Z");
-        state.apply(&VmEvent::Seen { seen: Seen::There(Run::Running) }, now);
+        state.apply(&VmEvent::Seen { seen: Seen::There(Run::Running), epoch: 0 }, now);
         state.apply(&VmEvent::Ended { number: 1, outcome: Outcome::Done }, now);
         let set = Schedule::new("0 3 * * *", "/b", 3, full_every, "p".into(), now).unwrap();
         state.apply(&VmEvent::BackupScheduled { schedule: Some(Box::new(set)) }, now);

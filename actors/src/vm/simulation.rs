@@ -147,7 +147,7 @@ impl Life {
         self.doing.boots = Some(machine.boots);
         if self.state.seen != machine.seen() {
             self.doing.sought = None;
-            self.record(VmEvent::Seen { seen: machine.seen() });
+            self.record(VmEvent::Seen { seen: machine.seen(), epoch: 0 });
         }
     }
 

@@ -78,7 +78,7 @@ pub struct VmState {
     /// Oldest first.
     #[serde(default)]
     pub snapshots: Vec<Snapshot>,
-    /// In which it was recovered last.
+    /// The last that it was recovered in, or was seen running in.
     #[serde(default)]
     pub epoch: u64,
     /// Oldest first.
@@ -316,10 +316,13 @@ impl VmState {
                     }
                 }
             }
-            VmEvent::Seen { seen } => {
+            VmEvent::Seen { seen, epoch } => {
                 self.seen = *seen;
                 self.withheld = None;
-                self.ran |= self.is_on();
+                if self.is_on() {
+                    self.ran = true;
+                    self.epoch = self.epoch.max(*epoch);
+                }
                 // One that migrates is seen as gone here before it is seen there.
                 if self.active().is_none_or(|active| active.kind != OperationKind::Migrate) {
                     self.forget_lag();

@@ -85,7 +85,7 @@ impl Vm {
                         state.doing.sought = Some(sought);
                         None
                     }
-                    // What it was on the host that was lost was ended: it does not wait for hosts that never had it.
+                    // What it was on the host that was lost was ended, and it was nowhere since: there is nothing to wait for.
                     Stepped::Sought(Err(_)) if state.doing.comes_back => {
                         state.doing.sought = Some(Sought::Nowhere);
                         None

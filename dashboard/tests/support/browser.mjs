@@ -33,6 +33,13 @@ export function panel(page, title) {
   return page.locator('section:not([role="dialog"])', { has: page.getByRole('heading', { name: title }) });
 }
 
+/** Presses the button of the dialog that does it, and waits until the dialog is gone: till then the page has two of it. */
+export async function confirm(page, name) {
+  const dialog = page.getByRole('dialog');
+  await dialog.getByRole('button', { name, exact: true }).click();
+  await dialog.waitFor({ state: 'detached' });
+}
+
 /** A page that is signed in at `node`, and keeps count of what must never happen. */
 export async function open(
   browser,
