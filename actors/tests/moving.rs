@@ -356,6 +356,16 @@ async fn a_vm_that_may_be_on_a_host_that_cannot_be_asked_is_not_started_before_t
     let why = support::until("it is said why it is not started", withheld).await;
     assert!(why.contains("h1 cannot be asked") && why.contains("declare-lost h1"), "{why}");
     assert_eq!(two.runs(vm), [None, Some(Run::Running)]);
+    // A person is told the same: it may run there, so it is neither started here nor said to be stopped.
+    let started = control.start_vm(op(), vm).await.unwrap_err();
+    assert!(started.message.contains("h1 cannot be asked"), "{}", started.message);
+    let stopped = control.stop_vm(op(), vm, true, None).await.unwrap_err();
+    assert!(stopped.message.contains("h1 cannot be asked"), "{}", stopped.message);
+    support::until("it is said why", withheld).await;
+    assert_eq!(two.runs(vm), [None, Some(Run::Running)]);
+    let started = control.start_vm(op(), vm).await.unwrap_err();
+    assert!(started.message.contains("h1 cannot be asked"), "{}", started.message);
+    assert_eq!(two.runs(vm), [None, Some(Run::Running)]);
     // Answered, it is found there.
     two.hypervisors[1].cut(false);
     let found = || {
@@ -367,9 +377,32 @@ async fn a_vm_that_may_be_on_a_host_that_cannot_be_asked_is_not_started_before_t
     two.runs_once(vm, "found");
     assert_eq!(two.hypervisors[1].boots(vm), 1);
 
-    // Nobody has it, and a person says that the host that cannot be asked is off: it is made again.
+    // What is asked in the meantime is done where it is.
+    two.hypervisors[1].carry(vm, &two.hypervisors[0]);
+    assert_eq!(control.stop_vm(op(), vm, true, None).await.unwrap().value.status, VmStatus::Stopped);
+    assert_eq!(control.vm(vm).unwrap().unwrap().host, two.hosts[0]);
+    assert!(matches!(two.runs(vm), [Some(Run::Off(_)), None]), "{:?}", two.runs(vm));
+    control.start_vm(op(), vm).await.unwrap();
+    two.runs_once(vm, "started where it is");
+    migrate(&control, vm, to(two.hosts[1])).await.unwrap();
+
+    // Stopped while nobody can say where it is, it stays so where no host has it.
     two.hypervisors[0].cut(true);
     let unreachable = || control.host(two.hosts[0]).filter(|host| host.status == HostStatus::Unreachable);
+    support::until("the other host not to answer", unreachable).await;
+    two.hypervisors[1].forget(vm);
+    support::until("it is said again", withheld).await;
+    let stopped = control.stop_vm(op(), vm, true, None).await.unwrap_err();
+    assert!(stopped.message.contains("h0 cannot be asked"), "{}", stopped.message);
+    two.hypervisors[0].cut(false);
+    let stopped = || (control.vm(vm).unwrap().unwrap().status == VmStatus::Stopped).then_some(());
+    support::until("it is known to be off", stopped).await;
+    assert_eq!(two.runs(vm), [None, None]);
+    control.start_vm(op(), vm).await.unwrap();
+    two.runs_once(vm, "started again");
+
+    // Nobody has it, and a person says that the host that cannot be asked is off: it is made again.
+    two.hypervisors[0].cut(true);
     support::until("the other host not to answer", unreachable).await;
     two.hypervisors[1].forget(vm);
     support::until("it is said again", withheld).await;

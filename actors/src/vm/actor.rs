@@ -305,7 +305,10 @@ impl Vm {
     }
 
     async fn ask_oneself(&self, ctx: &Context<VmMsg>, state: &mut State, kind: OperationKind) -> Result<(), Failure> {
+        let sought = state.doing.sought;
         self.begin_operation(state);
+        // It was looked for, and is recovered because no host has it.
+        state.doing.sought = sought.filter(|_| kind == OperationKind::Recover);
         let asked = Asked {
             number: state.vm.last_number() + 1,
             kind,
@@ -352,7 +355,7 @@ impl Vm {
             let now = self.house.clock.now();
             state.doing.side = self.side(state);
             state.doing.over = self.is_over(state);
-            state.doing.comes_back = self.epoch > state.vm.epoch;
+            state.doing.comes_back = self.epoch > state.vm.ran_in;
             (state.doing.claim, state.doing.holds) = shaping::claim(&self.house, &self.spec, self.host, &state.vm);
             match reconcile::next(&state.vm, state.doing, now) {
                 Next::Do(step) => {

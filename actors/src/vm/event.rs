@@ -266,7 +266,7 @@ pub enum VmEvent {
     GivenUp {
         message: String,
     },
-    /// It is not where it was, and not started before it is known whether another host has it.
+    /// It is not where it was, and neither started nor said to be stopped before it is known whether another host has it.
     Withheld {
         why: String,
     },

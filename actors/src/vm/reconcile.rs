@@ -151,7 +151,7 @@ pub struct Doing {
     pub claim: Claim,
     /// The roster holds what no run uses any more.
     pub holds: bool,
-    /// It belongs to its host since it came back there, and neither ran there yet nor was recovered.
+    /// It belongs to its host since it came back there, and did not run there yet.
     pub comes_back: bool,
     /// Of one that is not where it was.
     pub sought: Option<Sought>,
@@ -217,6 +217,13 @@ fn within_operation(state: &VmState, doing: Doing, now: WallMs) -> Next {
     let next = match (active.kind, state.seen) {
         (OperationKind::Create, Seen::Absent) => Next::Do(Step::Define),
         (OperationKind::Create, Seen::There(_)) if state.wanted != Wanted::Running => Next::End(Outcome::Done),
+        // It is answered, and gone on with when that is known.
+        (OperationKind::Start | OperationKind::Recover | OperationKind::Stop, _) if let Some(why) = &state.withheld => {
+            failed(why)
+        }
+        (OperationKind::Start | OperationKind::Recover | OperationKind::Stop, seen) if may_be_elsewhere(state, seen, doing) => {
+            look_for(doing)
+        }
         (OperationKind::Start | OperationKind::Recover, Seen::Absent) => Next::Do(Step::Define),
         (OperationKind::Create | OperationKind::Start | OperationKind::Recover, Seen::There(run)) => match run {
             Run::Running => Next::End(Outcome::Done),
@@ -272,6 +279,15 @@ fn within_operation(state: &VmState, doing: Doing, now: WallMs) -> Next {
     }
 }
 
+/// Whether somebody may have moved it: then it is looked for before it is made again, or is said to be off.
+fn may_be_elsewhere(state: &VmState, seen: Seen, doing: Doing) -> bool {
+    state.ran && matches!(seen, Seen::Absent | Seen::There(Run::Off(Off::Moved))) && doing.sought != Some(Sought::Nowhere)
+}
+
+fn look_for(doing: Doing) -> Next {
+    Next::Do(if doing.sought.is_some() { Step::Follow } else { Step::Seek })
+}
+
 fn between_operations(state: &VmState, doing: Doing, now: WallMs) -> Next {
     let adopt = |wanted, why: &str| Next::Adopt { wanted, why: why.into() };
     match (state.wanted, state.seen) {
@@ -279,11 +295,14 @@ fn between_operations(state: &VmState, doing: Doing, now: WallMs) -> Next {
         (Wanted::Running | Wanted::Paused, Seen::There(Run::Off(Off::Destroyed))) => {
             adopt(Wanted::Stopped, "somebody stopped it on the host")
         }
-        // Somebody may have moved it: it is looked for before it is made again.
-        (Wanted::Running | Wanted::Paused, Seen::There(Run::Off(Off::Moved)) | Seen::Absent)
-            if doing.sought != Some(Sought::Nowhere) =>
-        {
-            Next::Do(if doing.sought.is_some() { Step::Follow } else { Step::Seek })
+        (Wanted::Running | Wanted::Paused, seen) if may_be_elsewhere(state, seen, doing) => look_for(doing),
+        // Somebody stopped it while nobody could say whether it ran.
+        (Wanted::Stopped, seen) if state.withheld.is_some() => {
+            if may_be_elsewhere(state, seen, doing) {
+                look_for(doing)
+            } else {
+                adopt(Wanted::Stopped, "no other host has it")
+            }
         }
         // Started here it would run twice.
         (Wanted::Running | Wanted::Paused, Seen::There(Run::Off(Off::Moved))) => {

@@ -67,7 +67,7 @@ pub struct VmState {
     pub ran: bool,
     /// The last operation left it other than it was wanted.
     pub failed: Option<String>,
-    /// Why it is not started though it is wanted: another host may have it.
+    /// Why nothing is done with it though it is not as it is wanted: another host may have it.
     #[serde(default)]
     pub withheld: Option<String>,
     pub removed: bool,
@@ -78,9 +78,12 @@ pub struct VmState {
     /// Oldest first.
     #[serde(default)]
     pub snapshots: Vec<Snapshot>,
-    /// The last that it was recovered in, or was seen running in.
+    /// In which it was recovered last.
     #[serde(default)]
     pub epoch: u64,
+    /// The last in which it was seen running.
+    #[serde(default)]
+    pub ran_in: u64,
     /// Oldest first.
     #[serde(default)]
     pub backups: VecDeque<Backup>,
@@ -159,6 +162,7 @@ impl VmState {
             recoveries: VecDeque::new(),
             snapshots: Vec::new(),
             epoch: 0,
+            ran_in: 0,
             backups: VecDeque::new(),
             is_drill: spec.restored.as_ref().is_some_and(|restored| restored.drill),
             is_leased: spec.is_leased(),
@@ -281,6 +285,8 @@ impl VmState {
                     // It stays as it was.
                     Outcome::Failed { .. } if kind.is_aside() => {}
                     Outcome::Failed { .. } if kind == OperationKind::Revert && self.is_as_wanted() => {}
+                    // It is done when it is known where it is.
+                    Outcome::Failed { .. } if self.withheld.is_some() => {}
                     // It was lost meanwhile, with its host perhaps, and is started again where it belongs.
                     Outcome::Failed { .. } if self.is_lost_within(kind) => {}
                     Outcome::Failed { message } => {
@@ -321,7 +327,7 @@ impl VmState {
                 self.withheld = None;
                 if self.is_on() {
                     self.ran = true;
-                    self.epoch = self.epoch.max(*epoch);
+                    self.ran_in = self.ran_in.max(*epoch).max(self.epoch);
                 }
                 // One that migrates is seen as gone here before it is seen there.
                 if self.active().is_none_or(|active| active.kind != OperationKind::Migrate) {

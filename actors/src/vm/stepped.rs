@@ -93,7 +93,7 @@ impl Vm {
                     // Asked again, less and less often.
                     Stepped::Sought(Err(why)) => {
                         if state.vm.withheld.as_ref() != Some(&why) {
-                            tracing::warn!(vm = %self.spec.name, %why, "a VM is not started");
+                            tracing::warn!(vm = %self.spec.name, %why, "nothing is done with a VM");
                             self.record(ctx, state, vec![VmEvent::Withheld { why }], None).await?;
                         }
                         None

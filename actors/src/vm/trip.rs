@@ -70,7 +70,7 @@ fn failed<T>(message: impl Into<String>) -> Result<T, DriverError> {
     Err(DriverError::Failed { message: message.into() })
 }
 
-/// Why a VM that no host has of those that answered is not started.
+/// Why a VM that no host has of those that answered is left alone.
 fn withheld(name: &str, silent: &BTreeSet<Arc<str>>) -> String {
     let (one, others) = (silent.first().map_or("", |name| name), silent.len().saturating_sub(1));
     let who = match others {
@@ -79,8 +79,8 @@ fn withheld(name: &str, silent: &BTreeSet<Arc<str>>) -> String {
         n => format!("{one} and {n} other hosts"),
     };
     format!(
-        "{name} is not on its host any more, and {who} cannot be asked whether somebody moved it there; it is started again when \
-         that is known. Of a host that is surely off, say so: `hiveward host declare-lost {one} --i-know-it-is-off`"
+        "{name} is not on its host any more, and {who} cannot be asked whether somebody moved it there; nothing is done with \
+         it before that is known. Of a host that is surely off, say so: `hiveward host declare-lost {one} --i-know-it-is-off`"
     )
 }
 
