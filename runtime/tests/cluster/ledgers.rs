@@ -208,22 +208,28 @@ async fn a_life_claimed_on_another_node_fences_the_one_before() {
 async fn a_lost_leader_is_replaced_and_nothing_acknowledged_is_lost() {
     let mut group = Group::start(3).await;
     let stream = stream(1);
-    let mut acknowledged = Vec::new();
+    let (mut acknowledged, mut last) = (Vec::new(), Cursor(0));
     for round in 0..2 {
         let leader = group.leader().await;
         let other = (0..3).find(|n| *n != leader && group.replicas[*n].ledger.is_some()).unwrap();
         let life = group.replicas[other].ledger().claim(&stream).await.unwrap();
         for n in 0..20_u64 {
             let text = format!("{round}-{n}");
-            append(group.replicas[other].ledger(), &stream, life.incarnation, life.version + n, &text).await.unwrap();
+            let appended =
+                append(group.replicas[other].ledger(), &stream, life.incarnation, life.version + n, &text).await.unwrap();
+            last = appended.cursor;
             acknowledged.push(text);
         }
         if round == 0 {
             group.replicas[leader].die().await;
         }
     }
+    // It is acknowledged when it is committed and read where it was asked: others read it soon, the leader too.
+    for ledger in group.replicas.iter().filter_map(|replica| replica.ledger.as_ref()) {
+        assert!(ledger.reached(last, Deadline::after(Duration::from_secs(10))).await, "{:?}", ledger.status());
+        assert_eq!(texts(ledger, &stream), acknowledged);
+    }
     let left = group.leader().await;
-    assert_eq!(texts(group.replicas[left].ledger(), &stream), acknowledged);
     // With one of three left no write is taken, and that is said at once.
     group.replicas[left].die().await;
     let alone = group.replicas.iter().find_map(|replica| replica.ledger.as_ref()).unwrap();
