@@ -437,7 +437,13 @@ async fn one_that_comes_back_waits_for_no_host_that_is_silent_and_where_it_ran_s
     two.hypervisors[0].cut(true);
     support::until("its host not to answer", || unreachable(two.hosts[0])).await;
     two.hypervisors[0].power_cycle();
+    // Before its host was looked at, nothing is said of it there.
+    let (slow, key) = (Fault::Delay(Duration::from_millis(500)), two.hosts[1].to_string());
+    fault::arm(Armed { point: "driver.list".into(), key: Some(key), fault: slow, times: 3 });
     control.declare_host_lost(op(), two.hosts[0], "h0".into()).await.unwrap();
+    let come = || control.vm(running).unwrap().filter(|record| record.host == two.hosts[1]);
+    let record = support::until("it to come back", come).await;
+    assert!(record.status != VmStatus::Running || runs(running)[1].is_some(), "{record:#?}");
     let there = |vm: VmId, status| move || is(vm, status).filter(|record| record.host == two.hosts[1]);
     support::until("it to run again", there(running, VmStatus::Running)).await;
     support::until("the other to be there", there(off, VmStatus::Stopped)).await;

@@ -12,7 +12,7 @@ use hiveward_runtime::{
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::{
-    event::VmEvent,
+    event::{Seen, VmEvent},
     ha::{COME_BACKS_KEPT_MAX, ComeBack},
     record::{VmRecord, VmStatus},
     state::VmState,
@@ -134,6 +134,10 @@ impl Rows<'_> {
                 self.hand_over(vm, from, to, event.cursor)?;
                 if let Some(record) = self.get(vm)? {
                     record.decision = decision.clone();
+                    // It was seen where it was: of this place nothing is known yet, and nothing of it runs there before.
+                    record.state.apply(&VmEvent::Seen { seen: Seen::Absent, epoch }, event.at);
+                    record.status = record.state.status();
+                    record.started_at = None;
                     record.come_backs.push(ComeBack { at: event.at, from, to, epoch, decision });
                     let over = record.come_backs.len().saturating_sub(COME_BACKS_KEPT_MAX);
                     record.come_backs.drain(..over);
