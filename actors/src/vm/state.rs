@@ -67,9 +67,6 @@ pub struct VmState {
     pub ran: bool,
     /// The last operation left it other than it was wanted.
     pub failed: Option<String>,
-    /// Why nothing is done with it though it is not as it is wanted: another host may have it.
-    #[serde(default)]
-    pub withheld: Option<String>,
     pub removed: bool,
     /// Oldest first; the last may be under way, no other is.
     pub operations: VecDeque<VmOperation>,
@@ -81,9 +78,6 @@ pub struct VmState {
     /// In which it was recovered last.
     #[serde(default)]
     pub epoch: u64,
-    /// The last in which it was seen running.
-    #[serde(default)]
-    pub ran_in: u64,
     /// Oldest first.
     #[serde(default)]
     pub backups: VecDeque<Backup>,
@@ -102,6 +96,13 @@ pub struct VmState {
     /// Its disks begin as those of a backup, which takes its time.
     #[serde(default)]
     pub is_restored: bool,
+    /// Why nothing is done with it though it is not as it is wanted: another host may have it.
+    #[serde(default)]
+    pub withheld: Option<String>,
+    /// The last epoch in which it was seen running.
+    #[serde(default)]
+    pub ran_in: u64,
+    // What is new comes last: kept rows are sequences.
 }
 
 /// What a client asks.

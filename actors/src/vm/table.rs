@@ -308,3 +308,22 @@ impl VmTable {
         read().map_err(unreadable)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hiveward_runtime::clock::WallMs;
+
+    use super::*;
+    use crate::vm::simulation::spec;
+
+    #[test]
+    fn a_vm_kept_by_a_build_without_the_newest_fields_is_read() {
+        let state = VmState::new(&spec(), WallMs(7));
+        let row = rmp_serde::to_vec(&state).expect("it is kept");
+        // A sequence of more than 15 begins with its length; the last two are why it is withheld, and where it ran.
+        let [0xdc, high, low, fields @ .., 0xc0, 0x00] = row.as_slice() else { panic!("{row:x?}") };
+        let before = u16::from_be_bytes([*high, *low]) - 2;
+        let older = [&[0xdc], before.to_be_bytes().as_slice(), fields].concat();
+        assert_eq!(rmp_serde::from_slice::<VmState>(&older).expect("it is read"), state);
+    }
+}
