@@ -17,7 +17,7 @@ use hiveward_actors::{
     placement::vm::{Strategy, rebalance::Rules},
     vm::{
         VmRecord, VmStatus,
-        event::{OperationKind, Outcome},
+        event::{OperationKind, Outcome, Wanted},
     },
 };
 use hiveward_runtime::{
@@ -411,6 +411,54 @@ async fn a_vm_that_may_be_on_a_host_that_cannot_be_asked_is_not_started_before_t
     let back = || (control.vm(vm).unwrap().unwrap().status == VmStatus::Running).then_some(());
     support::until("made again", back).await;
     two.runs_once(vm, "made again");
+    two.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_that_may_run_on_a_host_that_cannot_be_asked_is_removed_when_that_is_known_or_with_force() {
+    let two = Two::start("").await;
+    let control = two.control();
+    let (found, gone, forced) = (two.vm("found").await, two.vm("gone").await, two.vm("forced").await);
+    let record = |vm: VmId| control.vm(vm).unwrap();
+    two.hypervisors[1].cut(true);
+    let unreachable = || control.host(two.hosts[1]).filter(|host| host.status == HostStatus::Unreachable);
+    support::until("a host not to answer", unreachable).await;
+    two.hypervisors[0].carry(found, &two.hypervisors[1]);
+    two.hypervisors[0].forget(gone);
+    two.hypervisors[0].carry(forced, &two.hypervisors[1]);
+    for vm in [found, gone, forced] {
+        let withheld = || record(vm).filter(|record| record.state.withheld.is_some());
+        support::until("it is said why nothing is done with it", withheld).await;
+        let refused = control.remove_vm(op(), vm, false).await.unwrap_err();
+        assert!(refused.message.contains("h1 cannot be asked") && refused.message.contains("With force"), "{refused:?}");
+    }
+    control.remove_vm(op(), forced, true).await.unwrap();
+    assert!(record(forced).is_none());
+    assert_eq!(two.runs(forced), [None, Some(Run::Running)], "who forces it is told so");
+    two.hypervisors[1].cut(false);
+    // Nobody ends what somebody has running, and what is nowhere goes.
+    let runs = || record(found).filter(|record| record.host == two.hosts[1] && record.status == VmStatus::Running);
+    support::until("found where it was moved to", runs).await;
+    two.runs_once(found, "found");
+    support::until("removed", || record(gone).is_none().then_some(())).await;
+    assert_eq!(two.runs(gone), [None, None]);
+    // One that is looked for, and found, is not ended either, but with force.
+    let missed = async |from: usize, to: usize| {
+        let slow = Fault::Delay(Duration::from_secs(1));
+        fault::arm(Armed { point: "vm.seek".into(), key: Some(found.to_string()), fault: slow, times: 1 });
+        two.hypervisors[from].carry(found, &two.hypervisors[to]);
+        support::until("it to be missed", || record(found).filter(|record| !record.state.is_on())).await;
+    };
+    missed(1, 0).await;
+    let refused = control.remove_vm(op(), found, false).await.unwrap_err();
+    assert_eq!(refused.message, "remove of found failed: it runs; stop it, or use force");
+    let kept = record(found).unwrap();
+    assert_eq!((kept.host, kept.status, kept.state.wanted), (two.hosts[0], VmStatus::Running, Wanted::Running));
+    two.runs_once(found, "found and kept");
+    missed(0, 1).await;
+    control.remove_vm(op(), found, true).await.unwrap();
+    assert!(record(found).is_none());
+    assert_eq!(two.runs(found), [None, None]);
     two.stop().await;
 }
 

@@ -136,6 +136,11 @@ impl OperationKind {
         matches!(self, Self::Template | Self::Clone)
     }
 
+    /// Whether it is over when the VM runs, or does not.
+    pub const fn is_of_run(self) -> bool {
+        matches!(self, Self::Create | Self::Start | Self::Recover | Self::Stop)
+    }
+
     /// Whether it changes the VM's [`Shape`](super::spec::Shape).
     pub const fn is_of_shape(self) -> bool {
         matches!(self, Self::Resize | Self::AttachDisk | Self::DetachDisk | Self::AttachNetwork | Self::DetachNetwork)

@@ -13,7 +13,7 @@ use super::{
     migrate::{self, Compared, Side},
     reshape::{self, Claim},
     schedule, snapshot,
-    state::VmState,
+    state::{HOUSE, VmOperation, VmState},
 };
 use crate::{
     host::driver::{Off, Run},
@@ -215,16 +215,16 @@ fn within_operation(state: &VmState, doing: Doing, now: WallMs) -> Next {
     let within = OPERATION_WITHIN + if reads { backup::BACKUP_WITHIN } else { Duration::ZERO };
     let late = now.since(active.asked_at) >= within + Duration::from_millis(active.grace_ms);
     let next = match (active.kind, state.seen) {
-        (OperationKind::Create, Seen::Absent) => Next::Do(Step::Define),
-        (OperationKind::Create, Seen::There(_)) if state.wanted != Wanted::Running => Next::End(Outcome::Done),
         // It is answered, and gone on with when that is known.
-        (OperationKind::Start | OperationKind::Recover | OperationKind::Stop, _) if let Some(why) = &state.withheld => {
+        (kind, _)
+            if kind.is_of_run()
+                && let Some(why) = &state.withheld =>
+        {
             failed(why)
         }
-        (OperationKind::Start | OperationKind::Recover | OperationKind::Stop, seen) if may_be_elsewhere(state, seen, doing) => {
-            look_for(doing)
-        }
-        (OperationKind::Start | OperationKind::Recover, Seen::Absent) => Next::Do(Step::Define),
+        (kind, seen) if kind.is_of_run() && may_be_elsewhere(state, seen, doing) => look_for(doing),
+        (OperationKind::Create | OperationKind::Start | OperationKind::Recover, Seen::Absent) => Next::Do(Step::Define),
+        (OperationKind::Create, Seen::There(_)) if state.wanted != Wanted::Running => Next::End(Outcome::Done),
         (OperationKind::Create | OperationKind::Start | OperationKind::Recover, Seen::There(run)) => match run {
             Run::Running => Next::End(Outcome::Done),
             Run::Paused => Next::Do(Step::Resume),
@@ -267,11 +267,17 @@ fn within_operation(state: &VmState, doing: Doing, now: WallMs) -> Next {
             return Next::Idle;
         }
         (OperationKind::Reboot | OperationKind::Pause | OperationKind::Resume, _) => failed("it does not run any more"),
-        (OperationKind::Remove, Seen::There(run)) if run.is_on() => Next::Do(Step::Destroy),
+        (OperationKind::Remove, _) if let Some(why) = state.withheld.as_ref().filter(|_| !is_forced(active)) => {
+            failed(&format!("{why}. With force it is removed all the same, and what runs there is nobody's"))
+        }
+        // What it left here is gone, and it is certain that this was all of it.
+        (OperationKind::Remove, Seen::Absent) if doing.done == Some(Step::Undefine) => Next::End(Outcome::Done),
+        (OperationKind::Remove, seen) if is_sought_to_remove(state, active, seen, doing) => look_for(doing),
+        (OperationKind::Remove, Seen::There(run)) if run.is_on() && may_end_what_runs(state, active) => Next::Do(Step::Destroy),
+        (OperationKind::Remove, Seen::There(run)) if run.is_on() => failed("it runs; stop it, or use force"),
         (OperationKind::Remove, Seen::There(_)) => Next::Do(Step::Undefine),
         // A definition that never came may have left disks.
-        (OperationKind::Remove, Seen::Absent) if doing.done != Some(Step::Undefine) => Next::Do(Step::Undefine),
-        (OperationKind::Remove, Seen::Absent) => Next::End(Outcome::Done),
+        (OperationKind::Remove, Seen::Absent) => Next::Do(Step::Undefine),
     };
     match next {
         Next::Do(_) | Next::Wait { .. } if late => failed("it was not done in time"),
@@ -282,6 +288,22 @@ fn within_operation(state: &VmState, doing: Doing, now: WallMs) -> Next {
 /// Whether somebody may have moved it: then it is looked for before it is made again, or is said to be off.
 fn may_be_elsewhere(state: &VmState, seen: Seen, doing: Doing) -> bool {
     state.ran && matches!(seen, Seen::Absent | Seen::There(Run::Off(Off::Moved))) && doing.sought != Some(Sought::Nowhere)
+}
+
+/// What the house made nobody moves, and with force it does not wait for a host that is silent.
+fn is_sought_to_remove(state: &VmState, active: &VmOperation, seen: Seen, doing: Doing) -> bool {
+    &*active.principal != HOUSE && state.withheld.is_none() && may_be_elsewhere(state, seen, doing)
+}
+
+/// Whether it was asked with force, or by the house, which removes only what it made.
+fn is_forced(active: &VmOperation) -> bool {
+    active.force || &*active.principal == HOUSE
+}
+
+/// Whether a removal may end a run: it is forced, or calls off what has begun that run.
+fn may_end_what_runs(state: &VmState, active: &VmOperation) -> bool {
+    let by_it = Outcome::Superseded { by: active.number };
+    is_forced(active) || state.operations.iter().any(|before| before.ended.as_ref().is_some_and(|(_, end)| *end == by_it))
 }
 
 fn look_for(doing: Doing) -> Next {
@@ -297,7 +319,7 @@ fn between_operations(state: &VmState, doing: Doing, now: WallMs) -> Next {
         }
         (Wanted::Running | Wanted::Paused, seen) if may_be_elsewhere(state, seen, doing) => look_for(doing),
         // Somebody stopped it while nobody could say whether it ran.
-        (Wanted::Stopped, seen) if state.withheld.is_some() => {
+        (Wanted::Stopped, seen) if state.withheld.is_some() && !state.is_on() => {
             if may_be_elsewhere(state, seen, doing) {
                 look_for(doing)
             } else {
@@ -325,6 +347,11 @@ fn between_operations(state: &VmState, doing: Doing, now: WallMs) -> Next {
         (Wanted::Paused, Seen::There(Run::Running)) => adopt(Wanted::Running, "it was resumed on the host"),
         (Wanted::Stopped, Seen::There(Run::Running)) => adopt(Wanted::Running, "it was started on the host"),
         (Wanted::Stopped, Seen::There(Run::Paused)) => adopt(Wanted::Paused, "it was started on the host"),
+        // Its removal was not gone on with before it was known where it is.
+        (Wanted::Absent, seen) if state.withheld.is_some() && may_be_elsewhere(state, seen, doing) => look_for(doing),
+        (Wanted::Absent, Seen::There(Run::Running)) => adopt(Wanted::Running, "it was to be removed, and runs"),
+        (Wanted::Absent, Seen::There(Run::Paused)) => adopt(Wanted::Paused, "it was to be removed, and runs"),
+        (Wanted::Absent, Seen::There(Run::Off(_)) | Seen::Absent) => Next::Ask { kind: OperationKind::Remove },
         _ => Next::Idle,
     }
 }

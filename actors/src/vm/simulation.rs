@@ -1,10 +1,15 @@
 //! Thousands of seeded lives of one VM: wishes, steps that fail before or after they were done, lives of its actor that end
-//! between any two events, guests that crash and operators who meddle. Whatever happened, once it is quiet no operation is
-//! left without an end, and the machine is as it is wanted. Prints the seed that fails.
+//! between any two events, guests that crash and operators who meddle, or move it to another host that may be silent. Whatever
+//! happened, it never runs twice, and once it is quiet no operation is left without an end, and the machine is as it is wanted.
+//! Prints the seed that fails.
+
+mod machine;
 
 use std::collections::BTreeMap;
 
 use hiveward_runtime::clock::WallMs;
+
+use machine::{Machine, Other};
 
 use super::{
     event::{Asked, OperationKind, Outcome, Seen, Subject, VmEvent, Wanted},
@@ -15,11 +20,11 @@ use super::{
     state::{Ask, Decided, VmState},
 };
 use crate::{
-    host::driver::{Lag, Off, Run},
-    id::VmId,
+    host::driver::{Off, Run},
+    id::{HostId, VmId},
 };
 
-const SEEDS: u64 = 3_000;
+const SEEDS: u64 = 20_000;
 const STEPS: u32 = 120;
 
 pub(crate) fn spec() -> VmSpec {
@@ -49,68 +54,6 @@ pub(crate) fn spec() -> VmSpec {
     }
 }
 
-/// The hypervisor's side, as the contract of drivers has it.
-#[derive(Debug, Default)]
-struct Machine {
-    run: Option<Run>,
-    boots: u64,
-    /// The guest heeds the power button at this time.
-    leaves: Option<i64>,
-    snapshots: BTreeMap<String, Run>,
-    /// Its CPUs as it is defined, and as it runs.
-    cpus: u32,
-    runs_with: u32,
-}
-
-impl Machine {
-    /// As the hypervisor says it when it was reshaped.
-    fn lag(&self) -> Option<Lag> {
-        let other = self.run.is_some_and(Run::is_on) && self.runs_with != self.cpus;
-        other.then_some(Lag { cpus: self.runs_with, memory_bytes: 1 << 30, devices: Vec::new() })
-    }
-
-    /// Whether it could be done; a second time it answers as the first.
-    fn step(&mut self, step: Step, tag: Option<String>, now: i64, heeds: bool, cpus: u32) -> bool {
-        let tag = tag.unwrap_or_default();
-        match (step, self.run) {
-            (Step::Reshape | Step::Unshape, Some(_)) => self.cpus = cpus,
-            (Step::DropDisk, _) => {}
-            (Step::Snapshot, Some(run)) => drop(self.snapshots.entry(tag).or_insert(run)),
-            (Step::Revert, Some(_)) => {
-                let Some(then) = self.snapshots.get(&tag) else { return false };
-                self.boots += u64::from(then.is_on());
-                if then.is_on() && !self.run.is_some_and(Run::is_on) {
-                    self.runs_with = self.cpus;
-                }
-                (self.run, self.leaves) = (Some(if then.is_on() { *then } else { Run::Off(Off::Unknown) }), None);
-            }
-            (Step::RemoveSnapshot, _) => drop(self.snapshots.remove(&tag)),
-            (Step::Define, None) => (self.run, self.cpus) = (Some(Run::Off(Off::Unknown)), cpus),
-            (Step::Start, Some(Run::Off(_))) => {
-                (self.run, self.boots, self.leaves) = (Some(Run::Running), self.boots + 1, None);
-                self.runs_with = self.cpus;
-            }
-            (Step::Shutdown, Some(Run::Running)) if heeds => self.leaves = Some(now + 1_000),
-            (Step::Destroy, Some(run)) if run.is_on() => self.run = Some(Run::Off(Off::Destroyed)),
-            (Step::Suspend, Some(Run::Running)) => self.run = Some(Run::Paused),
-            (Step::Resume, Some(Run::Paused)) => self.run = Some(Run::Running),
-            (Step::Reboot, Some(Run::Running)) => self.boots += 1,
-            (Step::Undefine, Some(Run::Off(_))) => (self.run, self.snapshots) = (None, BTreeMap::new()),
-            (Step::Start | Step::Resume, Some(Run::Running))
-            | (Step::Suspend, Some(Run::Paused))
-            | (Step::Define | Step::Shutdown, Some(_))
-            | (Step::Destroy, Some(Run::Off(_)) | None)
-            | (Step::Undefine, None) => {}
-            _ => return false,
-        }
-        true
-    }
-
-    fn seen(&self) -> Seen {
-        self.run.map_or(Seen::Absent, Seen::There)
-    }
-}
-
 /// The roster's side, of this one VM.
 #[derive(Debug)]
 struct Roster {
@@ -134,6 +77,7 @@ struct Life {
     log: Vec<(VmEvent, WallMs)>,
     now: i64,
     roster: Roster,
+    other: Other,
 }
 
 impl Life {
@@ -192,15 +136,42 @@ impl Life {
             }
             Step::GiveBack => (self.roster.wanted, self.roster.held) = (None, held),
             Step::LetGo => self.roster.held = None,
-            // Nobody moves it here.
-            Step::Seek => {}
+            // Nothing is asked of its host.
+            Step::Seek | Step::Follow => {}
             _ => return None,
         }
         Some(true)
     }
 
+    /// It may be here again.
+    fn seek(&mut self, machine: &Machine) {
+        if machine.run.is_some_and(Run::is_on) {
+            self.doing.sought = Some(Sought::Nowhere);
+        } else if self.other.silent {
+            self.record(VmEvent::Withheld { why: "a host was not asked".into() });
+        } else {
+            let there = Sought::On(HostId::from_u128(2));
+            self.doing.sought = Some(if self.other.runs() { there } else { Sought::Nowhere });
+        }
+    }
+
+    /// From then on the other host's life of it goes on.
+    fn follow(&mut self, spec: &VmSpec, machine: &mut Machine) {
+        let here = std::mem::replace(machine, self.other.machine.take().unwrap_or_default());
+        self.other.machine = Some(here);
+        self.replay(spec);
+        self.look(machine);
+    }
+
     fn cpus_for(&self, step: Step) -> u32 {
         if step == Step::Reshape { self.roster.wanted.expect("nothing is reserved for it").1 } else { self.roster.cpus }
+    }
+
+    /// Whether somebody can move it: it runs, that was seen, and nothing is done with what it is made of.
+    fn may_be_carried(&self, machine: &Machine) -> bool {
+        let led = matches!(self.state.wanted, Wanted::Running | Wanted::Paused) && self.state.is_on();
+        let shaped = self.state.active().is_some_and(|active| active.kind.is_of_shape()) || self.roster.held.is_some();
+        led && self.state.seen == machine.seen() && machine.snapshots.is_empty() && !shaped && self.state.lag.is_none()
     }
 
     fn has_had_its_effect(&self) -> bool {
@@ -242,7 +213,7 @@ impl Life {
     fn ask_oneself(&mut self, kind: OperationKind) {
         let number = self.state.last_number() + 1;
         let asked = Asked { grace_ms: 5_000, boots: self.doing.boots, ..Asked::new(number, kind, "hiveward") };
-        (self.doing.done, self.doing.sought) = (None, None);
+        self.doing.done = None;
         self.record(VmEvent::Asked(Box::new(asked)));
     }
 
@@ -271,12 +242,14 @@ impl Life {
                     "{} CPUs run, and {reserved} are reserved",
                     machine.runs_with
                 );
+                assert!(!(machine.run.is_some_and(Run::is_on) && self.other.runs()), "it runs twice after {step:?}");
                 if dice.f64() < trouble {
                     self.replay(spec);
                     self.look(machine);
                     return true;
                 }
                 if lost_before {
+                    self.doing.sought = None;
                     return true;
                 }
                 if refused {
@@ -291,10 +264,10 @@ impl Life {
                 }
                 self.doing.done = Some(step);
                 self.look(machine);
-                if step == Step::Seek && dice.f64() < trouble {
-                    self.record(VmEvent::Withheld { why: "a host was not asked".into() });
-                } else if step == Step::Seek {
-                    self.doing.sought = Some(Sought::Nowhere);
+                match step {
+                    Step::Seek => self.seek(machine),
+                    Step::Follow => self.follow(spec, machine),
+                    _ => {}
                 }
                 if matches!(step, Step::Reshape | Step::Unshape)
                     && let Some(number) = self.state.active().map(|active| active.number)
@@ -320,7 +293,11 @@ impl Life {
                 let number = active.number;
                 self.record(VmEvent::Abandoned { number, why });
             }
-            Next::Ask { kind } => panic!("the house asks for {kind:?}, and this is no drill"),
+            Next::Ask { kind } => {
+                assert_eq!(kind, OperationKind::Remove, "this is no drill");
+                assert!(self.state.wanted == Wanted::Absent, "it was not asked before");
+                self.ask_oneself(kind);
+            }
             Next::Recover => self.ask_oneself(OperationKind::Recover),
             Next::Adopt { wanted, why } => self.record(VmEvent::Adopted { wanted, why }),
             Next::GiveUp { message } => self.record(VmEvent::GivenUp { message }),
@@ -347,6 +324,7 @@ fn live(seed: u64) {
         log: Vec::new(),
         now: 0,
         roster: Roster { cpus: spec.cpus, wanted: None, shaped: 0, held: None, room: 6 },
+        other: Other::default(),
     };
     for _ in 0..STEPS {
         life.now += dice.i64(0..2_000);
@@ -386,8 +364,19 @@ fn live(seed: u64) {
                     }
                 }
             }
+            9 if life.may_be_carried(&machine) => {
+                // Its definition may stay.
+                let left = Machine { run: dice.bool().then_some(Run::Off(Off::Moved)), cpus: machine.cpus, ..Machine::default() };
+                life.other.machine = Some(std::mem::replace(&mut machine, left));
+            }
+            // It ends there, or is brought back; what comes back of one that was removed its host ends.
+            10 if life.other.runs() => {
+                let back = life.other.machine.take().filter(|_| dice.bool() && life.state.wanted != Wanted::Absent);
+                machine = back.unwrap_or(machine);
+            }
+            11 => life.other.silent = dice.bool(),
             4 if machine.run.is_some_and(Run::is_on) => machine.run = Some(Run::Off(Off::Crashed)),
-            5 if machine.run.is_some() => {
+            5 if machine.run.is_some() && !life.other.runs() => {
                 let runs = [Run::Running, Run::Paused, Run::Off(Off::Destroyed), Run::Off(Off::Shutdown)];
                 let run = runs[dice.usize(0..runs.len())];
                 if run.is_on() && !machine.run.is_some_and(Run::is_on) {
@@ -406,6 +395,7 @@ fn live(seed: u64) {
         assert!(under_way <= 1, "seed {seed}: {under_way} operations are under way");
     }
     // Quiet from here on.
+    life.other.silent = false;
     let mut turns = 0;
     loop {
         guest_leaves(&mut machine, life.now);
@@ -423,6 +413,8 @@ fn live(seed: u64) {
         Wanted::Stopped => !machine.run.is_some_and(Run::is_on),
         Wanted::Absent => machine.run.is_none() && life.state.removed,
     };
+    let forced = life.state.removed && life.state.operations.back().is_some_and(|last| last.force);
+    assert!(!life.other.runs() || forced, "seed {seed}: it runs where nobody knows of it: {:?}", life.state);
     let known: Vec<_> = life.state.snapshots.iter().map(Snapshot::tag).collect();
     let unknown: Vec<_> = machine.snapshots.keys().filter(|tag| !known.contains(tag)).collect();
     assert!(unknown.is_empty() || life.state.removed, "seed {seed}: nobody knows of {unknown:?}");

@@ -208,6 +208,11 @@ impl VmState {
         }
     }
 
+    /// Its host has it, as far as is seen.
+    fn is_here(&self) -> bool {
+        !matches!(self.seen, Seen::Absent | Seen::There(Run::Off(Off::Moved)))
+    }
+
     pub fn is_on(&self) -> bool {
         matches!(self.seen, Seen::There(run) if run.is_on())
     }
@@ -325,7 +330,11 @@ impl VmState {
             }
             VmEvent::Seen { seen, epoch } => {
                 self.seen = *seen;
-                self.withheld = None;
+                // Another's run is the new wish first, and looked for again if it goes before that.
+                let anothers = self.active().is_none() && self.is_on() && matches!(self.wanted, Wanted::Stopped | Wanted::Absent);
+                if self.is_here() && !anothers {
+                    self.withheld = None;
+                }
                 if self.is_on() {
                     self.ran = true;
                     self.ran_in = self.ran_in.max(*epoch).max(self.epoch);
@@ -364,11 +373,12 @@ impl VmState {
         }
     }
 
-    /// Whether what failed was asked of one that ran, and it ended without anybody's will.
+    /// Whether what failed was asked of one that ran, and it ended without anybody's will or is elsewhere by now.
     fn is_lost_within(&self, kind: OperationKind) -> bool {
         use OperationKind::{Migrate, Pause, Reboot, Resume};
-        let lost = matches!(self.seen, Seen::Absent | Seen::There(Run::Off(Off::Crashed)));
-        lost && matches!(kind, Migrate | Reboot | Pause | Resume)
+        let ran = matches!(kind, Migrate | Reboot | Pause | Resume);
+        let crashed = self.seen == Seen::There(Run::Off(Off::Crashed));
+        (!self.is_here() && (ran || kind.is_whole())) || (crashed && ran)
     }
 
     fn forget_lag(&mut self) {

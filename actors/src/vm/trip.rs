@@ -253,7 +253,7 @@ impl Trip<'_> {
                 None => {}
             }
         }
-        // What lived for one attempt is made anew for the next, and what may be left of it is ended when it is seen.
+        // What lived for one attempt is made anew for the next, under another id.
         if silent.is_empty() || self.spec.is_leased() {
             return Ok(Stepped::Sought(Ok(Sought::Nowhere)));
         }
