@@ -345,7 +345,6 @@ describe('one node', () => {
     await page.getByRole('button', { name: 'Migrate', exact: true }).click();
     await page.getByRole('dialog').getByText('If it fails, the VM runs on where it is').waitFor();
     await confirm(page, 'Migrate');
-    await page.getByRole('dialog').waitFor({ state: 'detached' });
     const operations = panel(page, 'Operations');
     const after = await until('it runs elsewhere', async () => {
       const { node: vm } = await where();

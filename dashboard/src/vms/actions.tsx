@@ -105,9 +105,13 @@ export function VmActions({
         confirm="Remove"
         leftSection={<Trash2 size={14} />}
         more={
-          lives ? (
+          lives || status === 'FAILED' ? (
             <Checkbox
-              label="Even though it runs: the plug is pulled first"
+              label={
+                lives
+                  ? 'Even though it runs: the plug is pulled first'
+                  : 'Even if a host that cannot be asked may have it: what runs there is yours to end'
+              }
               checked={force}
               onChange={(event) => setForce(event.currentTarget.checked)}
             />
