@@ -108,7 +108,7 @@ async fn what_a_vms_life_costs_is_printed_beside_bare_libvirt_calls_with_the_sam
         all[2].push(bare(&scene.lab, (count, at_once), &description, &base, &seed));
         all[3].push(ours(&client, &names(2 * round + 1), at_once).await);
     }
-    eprintln!("{count} VMs of 128 MiB, no KVM, ms for each VM, the middle of {rounds} rounds");
+    eprintln!("{count} VMs of 128 MiB, no KVM, ms for each VM, the middle of {rounds} round(s)");
     for step in STEPS {
         let middle = |rounds: &Vec<Times>| median(rounds.iter().map(|times| times[step]).collect()) / count as f64;
         let [bare, ours, bare_at_once, ours_at_once] = all.each_ref().map(middle);
