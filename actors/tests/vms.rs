@@ -465,6 +465,30 @@ async fn a_look_that_began_before_a_vm_was_removed_takes_nothing_for_a_stray() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_takes_long_to_say_what_its_vms_use_is_asked_everything_else_meanwhile() {
+    let here = Here::start().await;
+    let (control, host) = (here.control(), here.host("").await);
+    let vm = control.create_vm(op(), small("a")).await.unwrap().value.spec.id;
+    let fault = Fault::Delay(Duration::from_secs(3_600));
+    assert!(fault::arm(Armed { point: "host.figured".into(), key: Some(host.to_string()), fault, times: u32::MAX }));
+    let asked = || -> u32 {
+        let figured = |status: &fault::PointStatus| status.armed.point == "host.figured" && status.armed.key == Some(host.to_string());
+        fault::list().iter().filter(|status| figured(status)).map(|status| status.struck).sum()
+    };
+    support::until("what they use to be asked", || (asked() == 1).then_some(())).await;
+    assert_eq!(control.stop_vm(op(), vm, true, None).await.unwrap().value.status, VmStatus::Stopped);
+    assert_eq!(control.start_vm(op(), vm).await.unwrap().value.status, VmStatus::Running);
+    // What happens by itself is seen by looks alone.
+    here.hypervisor.set(vm, Run::Off(Off::Crashed));
+    until(&control, vm, "started again", |record| {
+        record.status == VmStatus::Running && record.state.operations.iter().any(|done| done.kind == OperationKind::Recover)
+    })
+    .await;
+    assert_eq!(asked(), 1, "it was asked again before it had answered");
+    here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_stops_what_runs_takes_nothing_new_and_ends() {
     let here = Here::start().await;
     let (control, host) = (here.control(), here.host("").await);

@@ -11,6 +11,39 @@ fn ended(vm: &serde_json::Value, kind: &str) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_guest_whose_qemu_says_nothing_holds_up_no_other_and_its_host_is_up() {
+    let scene = Scene::set(1, |_, _| Vec::new()).await;
+    for name in ["web", "other", "deaf"] {
+        scene.create(name, &[]).await;
+    }
+    let measured = async || !scene.vm("other").await["usage"]["memoryBytes"].is_null();
+    scene.until("what it uses to be measured", async || measured().await.then_some(())).await;
+    scene.lab.signal_qemu("deaf", Signal::SIGSTOP);
+    // What its host uses is asked of each QEMU, and waited for; then that is given up, and the deaf one is passed over.
+    for wanted in [false, true] {
+        scene
+            .until("what it uses to be given up, and measured again", async || {
+                for (step, then) in [("stop", "STOPPED"), ("start", "RUNNING")] {
+                    let forced = if step == "stop" { Some("--force") } else { None };
+                    let said = scene.ok(&[&["vm", step, "web"][..], forced.as_slice()].concat()).await;
+                    assert!(said.contains(then), "{said}");
+                }
+                assert_eq!(scene.json(&["host", "show", "h1"]).await["status"], "UP");
+                (measured().await == wanted).then_some(())
+            })
+            .await;
+    }
+    scene.lab.kill_qemu("web");
+    scene.until("it to be started again", async || ended(&scene.vm("web").await, "recover").then_some(())).await;
+    scene.lab.signal_qemu("deaf", Signal::SIGCONT);
+    for name in ["web", "other", "deaf"] {
+        scene.status(name, "RUNNING").await;
+        scene.ok(&["vm", "remove", name, "--force"]).await;
+    }
+    scene.nothing_left(1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_vm_outlives_the_death_of_its_qemu_of_libvirtd_and_of_the_node() {
     let mut scene = Scene::set(1, |_, _| Vec::new()).await;
     scene.create("web", &[]).await;

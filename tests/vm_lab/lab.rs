@@ -206,9 +206,13 @@ impl Lab {
 
     /// kill -9 of the QEMU of a domain.
     pub fn kill_qemu(&self, name: &str) {
+        self.signal_qemu(name, Signal::SIGKILL);
+    }
+
+    pub fn signal_qemu(&self, name: &str, signal: Signal) {
         let all = self.qemus();
         let (pid, _) = all.iter().find(|(_, line)| line.contains(&format!("-{name},"))).expect("a QEMU of that name");
-        kill(Pid::from_raw(*pid), Signal::SIGKILL).unwrap();
+        kill(Pid::from_raw(*pid), signal).unwrap();
     }
 
     fn daemon(&self, host: usize) -> i32 {

@@ -1,8 +1,7 @@
 //! Serial consoles: each that is listened to has a thread of its own, until its domain or this process ends.
 //!
-//! They have a connection of their own. Who waits for a stream also does the reading and writing for every other call of its
-//! connection, and libvirt's client may miss that another call has come: it was then sent up to five seconds late, with the next
-//! look at the host.
+//! They share a connection of their own. Each waits for its stream all the time, so what is asked there besides may be sent with
+//! the next keepalive only, for the reason that [`connections`] gives.
 
 use std::{
     collections::HashMap,
@@ -13,6 +12,7 @@ use std::{
 use virt::{connect::Connect, stream::Stream};
 
 use crate::{
+    connections,
     domain::{Host, find, problem},
     protocol::{Problem, Said},
 };
@@ -21,6 +21,8 @@ use crate::{
 const CONSOLES_MAX: usize = 256;
 const PIECE_BYTES: usize = 4 << 10;
 const STACK_BYTES: usize = 256 << 10;
+/// Every second: what is typed comes no later than that.
+const KEEPALIVE: (i32, u32) = (1, 15);
 
 struct Listened {
     /// Of its domain, which has another number each time that it is started.
@@ -53,9 +55,7 @@ impl Consoles {
         if let Some(open) = connection.as_ref().filter(|open| open.is_alive().unwrap_or(false)) {
             return Ok(open.clone());
         }
-        let opened = Connect::open(Some(&self.uri)).map_err(|error| Problem::Unreachable(error.message().to_owned()))?;
-        // As of the other one.
-        let _ = opened.set_keep_alive(5, 3);
+        let opened = connections::open(&self.uri, KEEPALIVE)?;
         *connection = Some(opened.clone());
         Ok(opened)
     }
@@ -73,7 +73,7 @@ impl Consoles {
     }
 }
 
-pub fn open(host: &'static Host, vm: &str, turn: u64, said: &SyncSender<Said>) -> Result<(), Problem> {
+pub fn open(host: &Host, vm: &str, turn: u64, said: &SyncSender<Said>) -> Result<(), Problem> {
     let Some(domain) = host.own(vm)? else { return Err(Problem::Refused("there is no such domain".into())) };
     let run = domain.id();
     let stream = {
@@ -97,18 +97,18 @@ pub fn open(host: &'static Host, vm: &str, turn: u64, said: &SyncSender<Said>) -
         consoles.insert(vm.to_owned(), Listened { run, turn, stream: stream.clone() });
         stream
     };
-    let (said, vm) = (said.clone(), vm.to_owned());
+    let (said, vm, site) = (said.clone(), vm.to_owned(), host.site);
     let listening = thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
         let mut piece = [0; PIECE_BYTES];
         while let Ok(got @ 1..) = stream.recv(&mut piece) {
             let bytes = piece.get(..usize::try_from(got).unwrap_or(0)).unwrap_or_default().to_vec();
-            let Some(turn) = host.consoles.turn(&vm, run) else { return };
+            let Some(turn) = site.consoles.turn(&vm, run) else { return };
             // Waits while the node reads slowly, and the guest with it.
             if said.send(Said::Console { vm: vm.clone(), turn, bytes }).is_err() {
                 return;
             }
         }
-        if let Some(turn) = host.consoles.end(&vm, run) {
+        if let Some(turn) = site.consoles.end(&vm, run) {
             let _ = said.send(Said::ConsoleEnded { vm, turn });
         }
     });

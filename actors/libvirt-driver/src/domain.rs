@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    ops::Deref,
     sync::{Mutex, PoisonError},
 };
 
@@ -14,6 +15,7 @@ use virt::{
 
 use crate::{
     backup,
+    connections::{Connections, Lent},
     console::Consoles,
     place::Place,
     protocol::{Answer, Card, Definition, Power, Problem, Seen, Step},
@@ -22,9 +24,11 @@ use crate::{
     sys::{self, Record},
 };
 
-/// One host's connection, and what is known of it once and for all.
-pub struct Host {
-    pub connection: Connect,
+/// What is known of one host once and for all.
+pub struct Site {
+    /// On which events come. Nothing is asked of it.
+    _events: Connect,
+    connections: Connections,
     pub owner: String,
     pub store: Store,
     pub consoles: Consoles,
@@ -38,17 +42,24 @@ pub struct Host {
     kind: &'static str,
 }
 
-impl Host {
-    pub fn new(connection: Connect, uri: &str, owner: String, store: Store) -> Result<Self, Problem> {
-        let driver = connection.driver_type().map_err(|error| problem(&error))?;
+impl Site {
+    /// `events` is the connection that they come on.
+    pub fn new(events: Connect, uri: &str, owner: String, store: Store) -> Result<Self, Problem> {
+        let driver = events.driver_type().map_err(|error| problem(&error))?;
         let kind = if driver.eq_ignore_ascii_case("test") {
             "test"
         } else {
-            let has_kvm = connection.capabilities().map_err(|error| problem(&error))?.contains("<domain type='kvm'");
+            let has_kvm = events.capabilities().map_err(|error| problem(&error))?.contains("<domain type='kvm'");
             if has_kvm { "kvm" } else { "qemu" }
         };
+        let connections = if kind == "test" { Connections::local(events.clone()) } else { Connections::new(uri) };
         let (consoles, place, networks) = (Consoles::new(uri), Place::of(uri), Mutex::default());
-        Ok(Self { connection, owner, store, consoles, place, adopted: Mutex::default(), networks, kind })
+        Ok(Self { _events: events, connections, owner, store, consoles, place, adopted: Mutex::default(), networks, kind })
+    }
+
+    /// For one call.
+    pub fn host(&'static self) -> Result<Host, Problem> {
+        Ok(Host { connection: self.connections.lend()?, site: self })
     }
 
     /// Whether its domains are made of images.
@@ -61,12 +72,6 @@ impl Host {
         format!("{}{name}", mark(&self.owner))
     }
 
-    /// The domain of a VM, if it is there and this host's own.
-    pub fn own(&self, vm: &str) -> Result<Option<Domain>, Problem> {
-        let Some(domain) = find(&self.connection, vm)? else { return Ok(None) };
-        Ok(self.is_own(vm, &domain.name().map_err(|error| problem(&error))?).then_some(domain))
-    }
-
     fn is_own(&self, vm: &str, name: &str) -> bool {
         name.starts_with(&mark(&self.owner)) || self.adopted.lock().unwrap_or_else(PoisonError::into_inner).contains(vm)
     }
@@ -74,6 +79,28 @@ impl Host {
     /// These, and no others, are its own though they carry another host's mark.
     pub fn adopt(&self, vms: Vec<String>) {
         *self.adopted.lock().unwrap_or_else(PoisonError::into_inner) = vms.into_iter().collect();
+    }
+}
+
+/// A host, for one call.
+pub struct Host {
+    pub connection: Lent<'static>,
+    pub site: &'static Site,
+}
+
+impl Host {
+    /// The domain of a VM, if it is there and this host's own.
+    pub fn own(&self, vm: &str) -> Result<Option<Domain>, Problem> {
+        let Some(domain) = find(&self.connection, vm)? else { return Ok(None) };
+        Ok(self.is_own(vm, &domain.name().map_err(|error| problem(&error))?).then_some(domain))
+    }
+}
+
+impl Deref for Host {
+    type Target = Site;
+
+    fn deref(&self) -> &Site {
+        self.site
     }
 }
 

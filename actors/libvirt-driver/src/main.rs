@@ -1,10 +1,11 @@
-//! One libvirt connection for one host of a node: asked on standard input, answered on standard output.
+//! One host of a node by libvirt: asked on standard input, answered on standard output.
 //!
-//! Owns the connection. Keeps nothing: what is there libvirt knows. Ends when its standard input does, so it never outlives
+//! Owns the connections. Keeps nothing: what is there libvirt knows. Ends when its standard input does, so it never outlives
 //! its node, and with it every call that hangs in C. Its calls block, on a bounded pool of threads.
 
 mod backup;
 mod checkpoint;
+mod connections;
 mod console;
 mod domain;
 mod guest;
@@ -30,10 +31,9 @@ use std::{
     thread,
 };
 
-use domain::Host;
+use domain::{Host, Site};
 use protocol::{Answer, Call, FRAME_BYTES_MAX, Problem, Request, Said, VERSION};
 use store::Store;
-use virt::connect::Connect;
 
 /// Calls at the same time; more wait.
 const WORKERS: usize = 16;
@@ -59,7 +59,7 @@ fn main() -> ExitCode {
 fn serve(said: &SyncSender<Said>) -> io::Result<()> {
     let mut stdin = io::stdin().lock();
     let Some(first) = read(&mut stdin)? else { return Ok(()) };
-    let host = match open(&first.call, said) {
+    let site = match open(&first.call, said) {
         Ok(opened) => {
             answer(said, first.id, Ok(Answer::Opened));
             opened
@@ -73,10 +73,10 @@ fn serve(said: &SyncSender<Said>) -> io::Result<()> {
     };
     let (asked, asking) = mpsc::sync_channel::<Request>(REQUESTS_MAX);
     // It lives as long as the process does.
-    let (asking, host): (_, &'static Host) = (Arc::new(Mutex::new(asking)), Box::leak(Box::new(host)));
+    let (asking, site): (_, &'static Site) = (Arc::new(Mutex::new(asking)), Box::leak(Box::new(site)));
     for _ in 0..WORKERS {
         let (asking, said) = (asking.clone(), said.clone());
-        thread::spawn(move || work(&asking, host, &said));
+        thread::spawn(move || work(&asking, site, &said));
     }
     while let Some(request) = read(&mut stdin)? {
         if asked.send(request).is_err() {
@@ -87,7 +87,7 @@ fn serve(said: &SyncSender<Said>) -> io::Result<()> {
     std::process::exit(0)
 }
 
-fn open(call: &Call, said: &SyncSender<Said>) -> Result<Host, Problem> {
+fn open(call: &Call, said: &SyncSender<Said>) -> Result<Site, Problem> {
     let Call::Open { version, uri, owner, pool } = call else {
         return Err(Problem::Refused("the first call opens the connection".into()));
     };
@@ -95,45 +95,47 @@ fn open(call: &Call, said: &SyncSender<Said>) -> Result<Host, Problem> {
         return Err(Problem::Refused(format!("this driver speaks version {VERSION}, the node {version}; install them together")));
     }
     sys::start_events(said.clone()).map_err(Problem::Failed)?;
-    let connection = Connect::open(Some(uri)).map_err(|error| Problem::Unreachable(error.message().to_owned()))?;
-    // Not every driver has keepalive; those without need none.
-    let _ = connection.set_keep_alive(5, 3);
+    let connection = connections::open(uri, connections::KEEPALIVE)?;
     sys::listen(&connection).map_err(Problem::Failed)?;
-    Host::new(connection, uri, owner.clone(), Store::new(pool.clone(), owner))
+    Site::new(connection, uri, owner.clone(), Store::new(pool.clone(), owner))
 }
 
-fn work(asking: &Mutex<Receiver<Request>>, host: &'static Host, said: &SyncSender<Said>) {
+fn work(asking: &Mutex<Receiver<Request>>, site: &'static Site, said: &SyncSender<Said>) {
     loop {
         let next = match asking.lock() {
             Ok(asking) => asking.recv(),
             Err(_) => return,
         };
         let Ok(Request { id, call, .. }) = next else { return };
-        let result = match call {
-            Call::Open { .. } => Err(Problem::Refused("it is open already".into())),
-            Call::Capacity => domain::capacity(&host.connection),
-            Call::List => domain::list(host, true),
-            Call::Glance => domain::list(host, false),
-            Call::Adopt { vms } => {
-                host.adopt(vms);
-                Ok(Answer::Done)
-            }
-            Call::Act { vm, step } => domain::act(host, &vm, step).map(Answer::Domain),
-            Call::Guest { vm } => guest::ask(host, &vm).map(Answer::Guest),
-            Call::GuestCommand { vm, command } => guest::say(host, &vm, &command).map(Answer::GuestCommand),
-            Call::Migrate { vm, move_ } => migrate::migrate(host, &vm, &move_).map(Answer::Migrated),
-            Call::Job { vm } => migrate::job(host, &vm).map(Answer::Job),
-            Call::Abort { vm } => migrate::abort(host, &vm).map(|()| Answer::Done),
-            Call::Console { vm, turn } => console::open(host, &vm, turn, said).map(|()| Answer::Done),
-            Call::Type { vm, bytes } => console::type_(host, &vm, &bytes).map(|()| Answer::Done),
-            Call::Backup { vm, dir, only, marks } => {
-                backup::backup(host, &vm, &dir, only.as_deref(), &marks).map(Answer::BackedUp)
-            }
-            Call::EnsureNetworks { networks } => network::ensure(host, &networks).map(|()| Answer::Done),
-            Call::SweepNetworks { keep } => network::sweep(host, &keep).map(|()| Answer::Done),
-            Call::Sweep { keep } => host.store.sweep(&host.connection, &keep).map(|()| Answer::Done),
-        };
+        let result = site.host().and_then(|host| done(&host, call, said));
         answer(said, id, result);
+    }
+}
+
+fn done(host: &Host, call: Call, said: &SyncSender<Said>) -> Result<Answer, Problem> {
+    match call {
+        Call::Open { .. } => Err(Problem::Refused("it is open already".into())),
+        Call::Capacity => domain::capacity(&host.connection),
+        Call::List => domain::list(host, true),
+        Call::Glance => domain::list(host, false),
+        Call::Adopt { vms } => {
+            host.adopt(vms);
+            Ok(Answer::Done)
+        }
+        Call::Act { vm, step } => domain::act(host, &vm, step).map(Answer::Domain),
+        Call::Guest { vm } => guest::ask(host, &vm).map(Answer::Guest),
+        Call::GuestCommand { vm, command } => guest::say(host, &vm, &command).map(Answer::GuestCommand),
+        Call::Migrate { vm, move_ } => migrate::migrate(host, &vm, &move_).map(Answer::Migrated),
+        Call::Job { vm } => migrate::job(host, &vm).map(Answer::Job),
+        Call::Abort { vm } => migrate::abort(host, &vm).map(|()| Answer::Done),
+        Call::Console { vm, turn } => console::open(host, &vm, turn, said).map(|()| Answer::Done),
+        Call::Type { vm, bytes } => console::type_(host, &vm, &bytes).map(|()| Answer::Done),
+        Call::Backup { vm, dir, only, marks } => {
+            backup::backup(host, &vm, &dir, only.as_deref(), &marks).map(Answer::BackedUp)
+        }
+        Call::EnsureNetworks { networks } => network::ensure(host, &networks).map(|()| Answer::Done),
+        Call::SweepNetworks { keep } => network::sweep(host, &keep).map(|()| Answer::Done),
+        Call::Sweep { keep } => host.store.sweep(&host.connection, &keep).map(|()| Answer::Done),
     }
 }
 

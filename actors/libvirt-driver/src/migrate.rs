@@ -16,7 +16,7 @@ use virt::{
 
 use crate::{
     checkpoint,
-    domain::{Host, is_on, mark, problem},
+    domain::{Host, Site, is_on, mark, problem},
     protocol::{AtLimit, Move, Pool, Problem, Progress},
     store, sys,
 };
@@ -70,9 +70,9 @@ pub fn migrate(host: &Host, vm: &str, to: &Move) -> Result<Progress, Problem> {
     }
     let flags = flags(host, to, shared(host.store.pool(), &to.to_pool));
     let (ended, ending) = mpsc::channel::<()>();
-    let watched = domain.clone();
+    let (site, watched) = (host.site, vm.to_owned());
     let (limit, at_limit) = (Duration::from_millis(to.limit_ms), to.at_limit);
-    let watch = thread::spawn(move || watch(&watched, limit, at_limit, &ending));
+    let watch = thread::spawn(move || watch(site, &watched, limit, at_limit, &ending));
     let done = if to.peer {
         domain.migrate_to_uri3(Some(&to.to_uri), parameters, flags).map_err(|error| problem(&error)).map(|()| None)
     } else {
@@ -97,26 +97,36 @@ fn managed(domain: &Domain, to: &Move, parameters: MigrateParameters, flags: u32
 
 /// Until the migration has ended: at its limit what was chosen, and the end of it when that has not helped in as long again.
 /// Whether it had to be ended.
-fn watch(domain: &Domain, limit: Duration, at_limit: AtLimit, ending: &mpsc::Receiver<()>) -> bool {
+fn watch(site: &'static Site, vm: &str, limit: Duration, at_limit: AtLimit, ending: &mpsc::Receiver<()>) -> bool {
+    // Not by the connection that migrates: it would be heard late there.
+    let tell = |what: &dyn Fn(&Domain)| {
+        if let Ok(host) = site.host()
+            && let Ok(Some(domain)) = host.own(vm)
+        {
+            what(&domain);
+        }
+    };
     let over = |wait: Duration| ending.recv_timeout(wait) != Err(RecvTimeoutError::Timeout);
     if over(limit) {
         return false;
     }
     match at_limit {
         AtLimit::Abort => {}
-        AtLimit::Pause => {
+        AtLimit::Pause => tell(&|domain| {
             let _ = domain.suspend();
-        }
-        AtLimit::Converge => {
+        }),
+        AtLimit::Converge => tell(&|domain| {
             let _ = domain.migrate_set_max_downtime(LONG_PAUSE_MS, 0);
-        }
+        }),
     }
     if at_limit != AtLimit::Abort && over(limit) {
         return false;
     }
     // Until it is heeded: before the memory goes there is nothing to abort.
     loop {
-        let _ = sys::abort(domain);
+        tell(&|domain| {
+            let _ = sys::abort(domain);
+        });
         if over(Duration::from_millis(500)) {
             return true;
         }

@@ -15,6 +15,7 @@ pub const FAULT_POINTS: &[(&str, &str)] = &[
     ("driver.ensure_networks", "before a simulated hypervisor makes networks"),
     ("driver.sweep_networks", "before a simulated hypervisor removes networks that nothing uses"),
     ("driver.list", "before a simulated hypervisor lists its domains"),
+    ("host.figured", "after a hypervisor said what its domains used, before its host adds it up"),
     ("host.listed", "after a hypervisor listed its domains, before its host looks at them"),
     ("driver.define", "before a simulated hypervisor defines a domain"),
     ("directory.fold", "before the directory takes in what the ledger has"),

@@ -32,7 +32,7 @@ use super::{
     event::FleetChange,
     fleet::Drain,
     ha,
-    looks::{LIST_AFTER, measured_before},
+    looks::{Figures, LIST_AFTER},
     message::{Done, HostMsg},
     network::tending::{Tended, make_ready, needs_networks},
     spec::{Capacity, HostSpec, HostUri, Scheme},
@@ -64,11 +64,35 @@ pub(super) struct Link {
 }
 
 /// What a domain was seen as last, and when.
+#[derive(Default)]
 pub(super) struct Known {
     pub(super) at: u64,
     pub(super) domain: Option<Domain>,
     /// Its actor has been told.
     pub(super) told: bool,
+    /// Since when it is in this run: what was measured before that is of another.
+    pub(super) since: u64,
+    /// Of this run; empty while nothing was measured of it.
+    pub(super) usage: Usage,
+}
+
+impl Known {
+    /// It was seen so after that look or step.
+    pub(super) fn see(&mut self, at: u64, domain: Option<Domain>) {
+        let run = |domain: &Option<Domain>| domain.as_ref().filter(|domain| domain.run.is_on()).map(|domain| domain.boots);
+        if run(&self.domain) != run(&domain) {
+            (self.since, self.usage) = (at, Usage::default());
+        }
+        (self.at, self.domain) = (at, domain);
+    }
+
+    /// What it used, as was measured by a look that began then. Nothing, if it is off, or in another run since.
+    pub(super) fn used(&mut self, begun: u64, seen: &Domain) {
+        let same = self.domain.as_ref().is_some_and(|now| now.run.is_on() && seen.run.is_on() && now.boots == seen.boots);
+        if same && self.since <= begun {
+            self.usage = seen.usage;
+        }
+    }
 }
 
 pub struct State {
@@ -78,8 +102,7 @@ pub struct State {
     /// Orders looks and steps: what was seen before a step ended is not news after it.
     pub(super) looks: Arc<AtomicU64>,
     pub(super) listing: bool,
-    /// When figures were asked for last.
-    pub(super) figured: Option<Instant>,
+    pub(super) figures: Figures,
     pub(super) list_again: bool,
     pub(super) listed: bool,
     pub(super) foreign: u32,
@@ -148,7 +171,7 @@ impl Behaviour for Host {
             breaker: Breaker::default(),
             looks: Arc::default(),
             listing: false,
-            figured: None,
+            figures: Figures::default(),
             list_again: false,
             listed: false,
             foreign: 0,
@@ -192,7 +215,7 @@ impl Behaviour for Host {
                 self.tend(ctx, state);
             }
             HostMsg::Usage { vms, reply } => {
-                let usage = |vm: &VmId| Some((*vm, state.known.get(vm)?.domain.as_ref()?.usage));
+                let usage = |vm: &VmId| Some((*vm, state.known.get(vm)?.usage));
                 let measured: HashMap<VmId, Usage> = vms.iter().filter_map(usage).collect();
                 reply.answer(measured);
             }
@@ -250,6 +273,7 @@ impl Behaviour for Host {
             HostMsg::Changed(Change::Domain(_) | Change::Everything) => self.list_soon(ctx, state),
             HostMsg::Refresh => {
                 self.list(ctx, state);
+                self.figure(ctx, state);
                 self.ensure(state).await?;
                 self.look(ctx, state).await?;
                 self.sweep(ctx, state);
@@ -267,10 +291,11 @@ impl Behaviour for Host {
                 state.list_soon = None;
                 self.list(ctx, state);
             }
-            HostMsg::Listed { begun, figures, result } => {
+            HostMsg::Figured { begun, result } => self.figured(state, begun, result),
+            HostMsg::Listed { begun, result } => {
                 state.listing = false;
                 match result {
-                    Ok(listing) => self.listed(ctx, state, begun, figures, listing),
+                    Ok(listing) => self.listed(ctx, state, begun, listing),
                     Err(error) => self.failed(ctx, state, &error),
                 }
                 if std::mem::take(&mut state.list_again) {
@@ -280,11 +305,11 @@ impl Behaviour for Host {
             HostMsg::Acted { vm, result } => match result {
                 Ok(done) => {
                     self.answers(ctx, state);
-                    let known = state.known.entry(vm).or_insert(Known { at: 0, domain: None, told: true });
+                    let known = state.known.entry(vm).or_default();
                     if known.at < done.at {
-                        let domain = done.domain.map(|domain| measured_before(known.domain.as_ref(), domain));
+                        known.see(done.at, done.domain);
                         // Its actor has it with the answer.
-                        *known = Known { at: done.at, domain, told: true };
+                        known.told = true;
                     }
                 }
                 Err(error) if error.is_of_host() => self.failed(ctx, state, &error),
@@ -327,7 +352,7 @@ impl Behaviour for Host {
             "connected": state.link.is_some(), "breakerOpen": state.breaker.is_open(), "vms": state.children.len(),
             "running": running, "foreign": state.foreign, "strays": state.strays.len(), "placement": self.placement,
             "stepsWaiting": STEPS_AT_ONCE.saturating_sub(state.steps.available_permits()), "lastError": state.last_error,
-            "networks": state.tended.observe(),
+            "networks": state.tended.observe(), "measuring": state.figures.is_under_way(),
         })
     }
 }
@@ -396,6 +421,7 @@ impl Host {
         state.link = Some(Link { driver, _held: held });
         state.adopted.clear();
         self.list(ctx, state);
+        self.figure(ctx, state);
     }
 
     /// The hypervisor answers.

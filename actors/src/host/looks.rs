@@ -19,9 +19,9 @@ use super::{
 };
 use crate::{directory::Entity, id::VmId, vm::message::VmMsg};
 
-/// What is measured is asked for as often as that, and not after every change: it costs a question to each guest's QEMU. A
-/// little shorter, so that no refresh is without.
-const FIGURES_EVERY: Duration = Duration::from_millis(4_500);
+/// For the figures of all of a host: of each guest its QEMU is asked, which answers late where guests take all of the
+/// processor. States are looked at meanwhile, and steps done.
+const FIGURES_WITHIN: Duration = Duration::from_secs(60);
 /// Changes that come together are looked at together.
 pub(super) const LIST_AFTER: Duration = Duration::from_millis(20);
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
@@ -47,20 +47,47 @@ impl Host {
         let (driver, me) = (link.driver.clone(), ctx.addr().clone());
         let begun = state.looks.fetch_add(1, Ordering::AcqRel) + 1;
         let key = self.spec.id.key();
-        let figures = state.figured.is_none_or(|at| at.elapsed() >= FIGURES_EVERY);
-        if figures {
-            state.figured = Some(Instant::now());
-        }
         ctx.task(async move {
-            let deadline = Deadline::after(LIST_WITHIN);
-            let result = if figures { driver.list(deadline).await } else { driver.glance(deadline).await };
+            let result = driver.glance(Deadline::after(LIST_WITHIN)).await;
             let late = fault::point("host.listed", Some(&key)).await;
             let result = late.map_err(|error| DriverError::Failed { message: error.to_string() }).and(result);
-            deliver(&me, HostMsg::Listed { begun, figures, result }).await;
+            deliver(&me, HostMsg::Listed { begun, result }).await;
         });
     }
 
-    pub(super) fn listed(&self, ctx: &Context<HostMsg>, state: &mut State, begun: u64, figures: bool, listing: Listing) {
+    /// Asks what its VMs used, unless that is asked or was asked so recently that it would be a burden.
+    pub(super) fn figure(&self, ctx: &Context<HostMsg>, state: &mut State) {
+        let Some(driver) = self.reachable(state).filter(|_| state.figures.may_begin(Instant::now())) else { return };
+        let me = ctx.addr().clone();
+        let begun = state.looks.fetch_add(1, Ordering::AcqRel) + 1;
+        let key = self.spec.id.key();
+        ctx.task(async move {
+            let result = driver.list(Deadline::after(FIGURES_WITHIN)).await;
+            let late = fault::point("host.figured", Some(&key)).await;
+            let result = late.map_err(|error| DriverError::Failed { message: error.to_string() }).and(result);
+            deliver(&me, HostMsg::Figured { begun, result }).await;
+        });
+    }
+
+    /// What was measured, and nothing else, is taken from it: of what is there a look after it may have said more. What was
+    /// not measured is absent from then on.
+    pub(super) fn figured(&self, state: &mut State, begun: u64, result: Result<Listing, DriverError>) {
+        state.figures.ended(Instant::now());
+        let domains = result.map(|listing| listing.domains).unwrap_or_else(|error| {
+            tracing::info!(host = %self.spec.name, %error, "what its VMs use is not known now");
+            Vec::new()
+        });
+        let seen: HashMap<VmId, &Domain> = domains.iter().map(|domain| (domain.vm, domain)).collect();
+        for (vm, known) in &mut state.known {
+            known.usage = Usage::default();
+            if let Some(seen) = seen.get(vm) {
+                known.used(begun, seen);
+            }
+        }
+        self.measure(state);
+    }
+
+    pub(super) fn listed(&self, ctx: &Context<HostMsg>, state: &mut State, begun: u64, listing: Listing) {
         ctx.set_note("connected");
         state.listed = true;
         state.foreign = listing.foreign;
@@ -70,7 +97,7 @@ impl Host {
         // Not absent either: they are here, and soon its own.
         for vm in state.children.keys().filter(|vm| !stale.contains(vm) && !awaited.contains(vm)) {
             let domain = found.remove(vm);
-            let known = state.known.entry(*vm).or_insert(Known { at: 0, domain: None, told: false });
+            let known = state.known.entry(*vm).or_default();
             if known.at > begun {
                 continue;
             }
@@ -80,10 +107,9 @@ impl Host {
                 (Some(known), Some(now)) => as_before(known, now),
                 _ => false,
             };
-            let told = known.told && same;
-            let domain = domain.map(|now| if figures { now } else { measured_before(known.domain.as_ref(), now) });
-            *known = Known { at: begun, domain, told };
-            if !told && let Some(door) = self.house.doors.vm_on(*vm, self.spec.id) {
+            known.told &= same;
+            known.see(begun, domain);
+            if !known.told && let Some(door) = self.house.doors.vm_on(*vm, self.spec.id) {
                 // Not heard: said again after the next look.
                 known.told = door.tell(VmMsg::Observed { domain: known.domain.clone(), at: begun }).is_ok();
             }
@@ -96,9 +122,6 @@ impl Host {
             .chain(found.keys().copied())
             .collect();
         self.let_go(&on);
-        if figures {
-            self.measure(state);
-        }
         // What is left is nobody's here, unless it was still here when the look began.
         let left = found.into_iter().filter(|(vm, _)| state.gone.get(vm).is_none_or(|since| *since < begun));
         let left: Vec<(VmId, Run)> = left.map(|(vm, domain)| (vm, domain.run)).collect();
@@ -130,10 +153,10 @@ impl Host {
         new
     }
 
-    /// What its VMs used up to this look.
+    /// Adds up what its VMs used.
     fn measure(&self, state: &State) {
         let host = self.spec.id;
-        let on = |known: &Known| known.domain.as_ref().filter(|domain| domain.run.is_on()).map(|domain| domain.usage);
+        let on = |known: &Known| known.domain.as_ref().filter(|domain| domain.run.is_on()).map(|_| known.usage);
         let running: Vec<(VmId, Usage)> = state.known.iter().filter_map(|(vm, known)| Some((*vm, on(known)?))).collect();
         let used = self.house.directory.read(|known| known.fleet.hosts.get(&host).map(|entry| entry.used)).unwrap_or_default();
         let reserved = (used.cpu_milli as f32 / 1e3, u64::try_from(used.memory_mib).unwrap_or(0) << 20);
@@ -210,12 +233,31 @@ impl Host {
     }
 }
 
-/// A domain that was looked at without figures has those of the look before, while it is the same run.
-pub(super) fn measured_before(before: Option<&Domain>, now: Domain) -> Domain {
-    let same = before.filter(|before| before.boots == now.boots && before.run.is_on() && now.run.is_on());
-    match same {
-        Some(before) if now.usage == Usage::default() => Domain { usage: before.usage, ..now },
-        _ => now,
+/// When a host's VMs are measured: at most once at a time, and after that not for half as long as it took.
+#[derive(Default)]
+pub struct Figures {
+    /// Since when, if it is under way.
+    begun: Option<Instant>,
+    not_before: Option<Instant>,
+}
+
+impl Figures {
+    /// If it may, it has begun.
+    fn may_begin(&mut self, now: Instant) -> bool {
+        let may = self.begun.is_none() && self.not_before.is_none_or(|at| now >= at);
+        if may {
+            self.begun = Some(now);
+        }
+        may
+    }
+
+    fn ended(&mut self, now: Instant) {
+        let took = self.begun.take().map(|begun| now.saturating_duration_since(begun));
+        self.not_before = took.map(|took| now + took / 2);
+    }
+
+    pub(super) fn is_under_way(&self) -> bool {
+        self.begun.is_some()
     }
 }
 
@@ -224,25 +266,54 @@ mod tests {
     use super::*;
     use crate::id::HostId;
 
-    #[test]
-    fn what_was_measured_is_kept_by_looks_without_figures_while_the_run_is_the_same() {
-        let usage = Usage { cpu_time_ns: Some(7), ..Usage::default() };
-        let domain = |run, boots, usage| Domain {
+    fn domain(run: Run, boots: u64, cpu_time_ns: Option<u64>) -> Domain {
+        Domain {
             vm: VmId::from_u128(1),
             owner: HostId::from_u128(1),
             run,
             boots: Some(boots),
-            usage,
+            usage: Usage { cpu_time_ns, ..Usage::default() },
             epoch: 0,
             lag: None,
-        };
-        let before = domain(Run::Running, 1, usage);
-        let kept = |now: Domain| measured_before(Some(&before), now).usage;
-        assert_eq!(kept(domain(Run::Running, 1, Usage::default())), usage);
-        assert_eq!(kept(domain(Run::Paused, 1, Usage::default())), usage);
-        let newer = Usage { cpu_time_ns: Some(9), ..Usage::default() };
-        assert_eq!(kept(domain(Run::Running, 1, newer)), newer);
-        assert_eq!(kept(domain(Run::Running, 2, Usage::default())), Usage::default(), "another run used nothing yet");
-        assert_eq!(kept(domain(Run::Off(Off::Shutdown), 1, Usage::default())), Usage::default(), "what is off uses nothing");
+        }
+    }
+
+    #[test]
+    fn what_was_measured_is_of_the_run_that_it_was_measured_in_and_of_no_other() {
+        let off = || domain(Run::Off(Off::Shutdown), 1, None);
+        let used = |known: &Known| known.usage.cpu_time_ns;
+        let mut known = Known::default();
+        known.see(1, Some(domain(Run::Running, 1, Some(3))));
+        assert_eq!(used(&known), None, "a look measures nothing");
+        known.used(2, &domain(Run::Running, 1, Some(7)));
+        known.see(3, Some(domain(Run::Paused, 1, None)));
+        assert_eq!(used(&known), Some(7), "looks keep what was measured of the run");
+        known.used(4, &domain(Run::Running, 1, Some(9)));
+        assert_eq!(used(&known), Some(9));
+        known.see(6, Some(domain(Run::Running, 2, None)));
+        assert_eq!(used(&known), None, "another run used nothing yet");
+        known.used(5, &domain(Run::Running, 2, Some(11)));
+        known.used(7, &domain(Run::Running, 1, Some(11)));
+        assert_eq!(used(&known), None, "measured before this run began, or of the one before");
+        known.used(7, &domain(Run::Running, 2, Some(1)));
+        known.see(8, Some(off()));
+        known.used(9, &domain(Run::Running, 2, Some(2)));
+        assert_eq!(used(&known), None, "what is off uses nothing");
+        // Where runs are not counted.
+        let uncounted = |run, cpu| Domain { boots: None, ..domain(run, 0, cpu) };
+        let mut known = Known::default();
+        known.see(1, Some(uncounted(Run::Running, None)));
+        known.see(3, Some(uncounted(Run::Off(Off::Shutdown), None)));
+        known.see(4, Some(uncounted(Run::Running, None)));
+        known.used(2, &uncounted(Run::Running, Some(5)));
+        assert_eq!(used(&known), None, "it was stopped and started since");
+    }
+
+    #[test]
+    fn a_host_is_measured_once_at_a_time_and_rests_for_half_as_long_as_that_took() {
+        let (mut figures, now, s) = (Figures::default(), Instant::now(), Duration::from_secs);
+        assert!(figures.may_begin(now) && !figures.may_begin(now + s(100)) && figures.is_under_way());
+        figures.ended(now + s(100));
+        assert!(!figures.is_under_way() && !figures.may_begin(now + s(149)) && figures.may_begin(now + s(150)));
     }
 }

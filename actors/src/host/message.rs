@@ -171,8 +171,11 @@ pub enum HostMsg {
     List,
     Listed {
         begun: u64,
-        /// With what was measured.
-        figures: bool,
+        result: Result<Listing, DriverError>,
+    },
+    /// What was measured since this look.
+    Figured {
+        begun: u64,
         result: Result<Listing, DriverError>,
     },
     Acted {

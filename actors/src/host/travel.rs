@@ -30,7 +30,7 @@ fn not_now<T>(why: &str) -> Result<T, DriverError> {
 }
 
 async fn look(driver: &dyn Driver, vm: VmId, deadline: Deadline) -> Result<Option<Domain>, DriverError> {
-    Ok(driver.list(deadline).await?.domains.into_iter().find(|domain| domain.vm == vm))
+    Ok(driver.glance(deadline).await?.domains.into_iter().find(|domain| domain.vm == vm))
 }
 
 impl Host {
@@ -42,7 +42,7 @@ impl Host {
                 // First whether it may still change, then what it is.
                 let under_way = leaving || driver.job(vm, deadline).await?.is_some();
                 let at = looks.fetch_add(1, Ordering::AcqRel) + 1;
-                let Listing { domains, others, .. } = driver.list(deadline).await?;
+                let Listing { domains, others, .. } = driver.glance(deadline).await?;
                 let of_it = |all: Vec<Domain>| all.into_iter().find(|domain| domain.vm == vm);
                 Ok(Peeked { domain: of_it(domains), under_way, at, other: of_it(others) })
             };

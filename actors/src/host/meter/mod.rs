@@ -165,10 +165,13 @@ impl Meters {
         let mut seen = HashMap::new();
         for (vm, usage) in running {
             vms_running += 1;
+            let one = meter.vms.remove(&vm);
             if *usage == Usage::default() {
+                // Not measured this time, as when its QEMU is busy: what was measured before stays.
+                seen.extend(one.map(|one| (vm, one)));
                 continue;
             }
-            let mut one = meter.vms.remove(&vm).unwrap_or_default();
+            let mut one = one.unwrap_or_default();
             let between = one.take(at, mono_ms, usage);
             if let Some(between) = &between {
                 over_ms = over_ms.max(between.over_ms);

@@ -60,6 +60,24 @@ fn what_no_hypervisor_measured_is_absent_and_where_nothing_runs_nothing_is_used(
 }
 
 #[test]
+fn one_that_was_not_measured_once_keeps_what_was_measured_before_and_goes_on() {
+    let meters = Meters::default();
+    let other = VmId::from_u128(2);
+    look(&meters, 100, &[(VM, usage(1.0, 0)), (other, usage(1.0, 0))]);
+    look(&meters, 105, &[(VM, usage(2.0, 0)), (other, usage(2.0, 0))]);
+    look(&meters, 110, &[(VM, Usage::default()), (other, usage(3.0, 0))]);
+    look(&meters, 115, &[(VM, usage(7.0, 0)), (other, usage(4.0, 0))]);
+    let cpus = |vm| -> Vec<_> {
+        let samples = meters.samples(HOST, Some(vm), ALWAYS, 100).vm;
+        samples.iter().map(|sample| (sample.at.0 / 1_000, sample.over_ms, sample.used.cpus)).collect()
+    };
+    assert_eq!(cpus(VM), [(100, 0, None), (105, 5_000, Some(0.2)), (115, 10_000, Some(0.5))]);
+    assert_eq!(cpus(other).len(), 4);
+    let measured = meters.samples(HOST, None, ALWAYS, 100).host;
+    assert_eq!(measured[2].vms_running - measured[2].vms_measured, 1, "its host says that one is not in its sum");
+}
+
+#[test]
 fn minutes_add_up_to_what_was_counted_for_looks_and_counters_by_chance() {
     for seed in 0..200 {
         let (mut dice, meters) = (fastrand::Rng::with_seed(seed), Meters::default());
