@@ -472,7 +472,8 @@ async fn a_host_that_takes_long_to_say_what_its_vms_use_is_asked_everything_else
     let fault = Fault::Delay(Duration::from_secs(3_600));
     assert!(fault::arm(Armed { point: "host.figured".into(), key: Some(host.to_string()), fault, times: u32::MAX }));
     let asked = || -> u32 {
-        let figured = |status: &fault::PointStatus| status.armed.point == "host.figured" && status.armed.key == Some(host.to_string());
+        let figured =
+            |status: &fault::PointStatus| status.armed.point == "host.figured" && status.armed.key == Some(host.to_string());
         fault::list().iter().filter(|status| figured(status)).map(|status| status.struck).sum()
     };
     support::until("what they use to be asked", || (asked() == 1).then_some(())).await;

@@ -130,9 +130,7 @@ fn done(host: &Host, call: Call, said: &SyncSender<Said>) -> Result<Answer, Prob
         Call::Abort { vm } => migrate::abort(host, &vm).map(|()| Answer::Done),
         Call::Console { vm, turn } => console::open(host, &vm, turn, said).map(|()| Answer::Done),
         Call::Type { vm, bytes } => console::type_(host, &vm, &bytes).map(|()| Answer::Done),
-        Call::Backup { vm, dir, only, marks } => {
-            backup::backup(host, &vm, &dir, only.as_deref(), &marks).map(Answer::BackedUp)
-        }
+        Call::Backup { vm, dir, only, marks } => backup::backup(host, &vm, &dir, only.as_deref(), &marks).map(Answer::BackedUp),
         Call::EnsureNetworks { networks } => network::ensure(host, &networks).map(|()| Answer::Done),
         Call::SweepNetworks { keep } => network::sweep(host, &keep).map(|()| Answer::Done),
         Call::Sweep { keep } => host.store.sweep(&host.connection, &keep).map(|()| Answer::Done),

@@ -109,7 +109,9 @@ impl Host {
             };
             known.told &= same;
             known.see(begun, domain);
-            if !known.told && let Some(door) = self.house.doors.vm_on(*vm, self.spec.id) {
+            if !known.told
+                && let Some(door) = self.house.doors.vm_on(*vm, self.spec.id)
+            {
                 // Not heard: said again after the next look.
                 known.told = door.tell(VmMsg::Observed { domain: known.domain.clone(), at: begun }).is_ok();
             }
