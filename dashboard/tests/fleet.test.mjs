@@ -311,8 +311,12 @@ describe('hosts and VMs', () => {
       .filter({ hasText: 'clone' })
       .filter({ hasText: 'succeeded' })
       .waitFor();
-    const { vms } = await node.ask('{vms(filter:{nameContains:"dolly-two"}){nodes{status host{name}}}}');
-    assert.deepEqual(vms.nodes, [{ status: 'RUNNING', host: { name: 'rack-1' } }]);
+    // The operation is that of the VM that was cloned: what was made of it starts after that.
+    const clones = await until('the clone runs', async () => {
+      const { vms } = await node.ask('{vms(filter:{nameContains:"dolly-two"}){nodes{status host{name}}}}');
+      return vms.nodes.length === 1 && vms.nodes[0].status === 'RUNNING' && vms.nodes;
+    });
+    assert.deepEqual(clones, [{ status: 'RUNNING', host: { name: 'rack-1' } }]);
     // What a simulated machine has on its disk is nothing that another could begin with: that it says.
     await press('Make an image');
     await dialog().getByLabel('Name of the image').fill('of-dolly');
