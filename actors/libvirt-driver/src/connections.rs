@@ -16,8 +16,12 @@ use crate::protocol::Problem;
 /// Silence in seconds after which the other side is asked whether it is there, and how often it may owe the answer.
 pub const KEEPALIVE: (i32, u32) = (5, 3);
 
+fn connect(uri: &str) -> Result<Connect, Problem> {
+    Connect::open(Some(uri)).map_err(|error| Problem::Unreachable(error.message().to_owned()))
+}
+
 pub fn open(uri: &str, (interval, count): (i32, u32)) -> Result<Connect, Problem> {
-    let opened = Connect::open(Some(uri)).map_err(|error| Problem::Unreachable(error.message().to_owned()))?;
+    let opened = connect(uri)?;
     // Not every driver has keepalive; those without need none.
     let _ = opened.set_keep_alive(interval, count);
     Ok(opened)
@@ -52,8 +56,9 @@ impl Connections {
 
     fn open(&self) -> Result<Connect, Problem> {
         let _one = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
-        // One may have come back meanwhile.
-        self.next().map_or_else(|| open(&self.uri, KEEPALIVE), Ok)
+        // One may have come back meanwhile. Without keepalive: a call that waits long for the host, as one that moves a guest, was
+        // ended by it though the host lived. Whether that lives is asked on the connection of the events, and its end ends all.
+        self.next().map_or_else(|| connect(&self.uri), Ok)
     }
 
     /// The one that was used last, so that as few as possible are in use. One that has ended is let go of.
