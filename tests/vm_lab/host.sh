@@ -28,6 +28,9 @@ ip link set lo up
 until ip link show uplink > /dev/null 2>&1; do sleep 0.02; done
 ip link add br0 type bridge forward_delay 0
 ip link set uplink master br0 up
+# A bridge takes the lowest address of its ports, a guest's tap has the same on both hosts, and a link's here is drawn: where that
+# was above the tap's, two hosts had one address while a guest moved, and heard each other no more.
+ip link set br0 address "$(< /sys/class/net/uplink/address)"
 ip link set br0 up
 ip address add "$address/24" dev br0
 virtlogd -d -p /run/libvirt/virtlogd.pid

@@ -56,8 +56,9 @@ impl Connections {
 
     fn open(&self) -> Result<Connect, Problem> {
         let _one = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
-        // One may have come back meanwhile. Without keepalive: a call that waits long for the host, as one that moves a guest, was
-        // ended by it though the host lived. Whether that lives is asked on the connection of the events, and its end ends all.
+        // One may have come back meanwhile. Without keepalive: while a call is under way the thread of the events would send it, by
+        // the same waking that may be missed, and stand still meanwhile. Whether the host lives is asked on the connection of the
+        // events, and its end ends all.
         self.next().map_or_else(|| connect(&self.uri), Ok)
     }
 
