@@ -107,13 +107,15 @@ impl Here {
 
     /// From now on guests answer.
     async fn answers(&mut self) {
+        let program = std::path::Path::new("/usr/sbin/qemu-ga");
+        assert!(program.exists(), "there is no {}; deploy/install-tools.sh test installs it", program.display());
         let socket = self.dir.path().join("agent.sock");
         // A serial line never breaks; here it does when a node goes away amid an answer, and the agent is to listen again.
         let mut command = Command::new("sh");
-        command.args(["-c", "trap '' PIPE; exec /usr/sbin/qemu-ga -m unix-listen -p \"$1\" -t \"$2\"", "agent"]);
-        command.arg(&socket).arg(self.dir.path());
+        command.args(["-c", "trap '' PIPE; exec \"$1\" -m unix-listen -p \"$2\" -t \"$3\"", "agent"]);
+        command.arg(program).arg(&socket).arg(self.dir.path());
         let agent = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        self.agent = Some(GuestAgent(agent.expect("qemu-ga; deploy/install-tools.sh test installs it")));
+        self.agent = Some(GuestAgent(agent.expect("a shell")));
         support::until("the agent to listen", || socket.exists().then_some(())).await;
         self.hypervisor.answer_by(socket);
     }
