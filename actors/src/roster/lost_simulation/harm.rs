@@ -41,7 +41,7 @@ impl World {
         }
     }
 
-    pub(super) fn die(&mut self, node: usize, again: u32) {
+    fn die(&mut self, node: usize, again: u32) {
         let node = &mut self.nodes[node];
         (node.up, node.up_at) = (false, again);
         node.actors.clear();
@@ -49,7 +49,7 @@ impl World {
         node.holder = Holder::new(terms(), node.generation);
     }
 
-    pub(super) fn power_off(&mut self, node: usize, again: u32) {
+    fn power_off(&mut self, node: usize, again: u32) {
         self.die(node, again);
         let machine = &mut self.machines[node];
         (machine.up, machine.off_until, machine.keeper) = (false, again, false);

@@ -80,7 +80,7 @@ impl World {
         }
     }
 
-    pub(super) fn late(&mut self) -> u32 {
+    fn late(&mut self) -> u32 {
         if self.quiet || self.dice.f64() < 0.9 { self.step + self.dice.u32(0..4) } else { self.step + self.dice.u32(0..60) }
     }
 

@@ -9,7 +9,7 @@ use crate::{
 };
 
 impl World {
-    pub(super) fn is_over(&self, machine: usize) -> bool {
+    fn is_over(&self, machine: usize) -> bool {
         self.machines[machine].page.is_some_and(|until| self.now(machine) >= until)
     }
 
