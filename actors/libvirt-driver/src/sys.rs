@@ -6,11 +6,12 @@ use std::{
     ffi::{CStr, c_char, c_int, c_void},
     ptr,
     sync::{
-        OnceLock,
+        Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
-        mpsc::{SyncSender, TrySendError},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
+    time::Duration,
 };
 
 use virt::{connect::Connect, domain::Domain, error::Error, sys};
@@ -20,6 +21,8 @@ use crate::protocol::{Progress, Said};
 /// There is one connection per process, so what its callbacks need is the process's.
 static LISTENER: OnceLock<SyncSender<Said>> = OnceLock::new();
 static MISSED: AtomicBool = AtomicBool::new(false);
+/// Who wants to know what was measured of a migration, by domain; no more than there are migrations under way.
+static DEPARTURES: Mutex<Vec<(String, SyncSender<Progress>)>> = Mutex::new(Vec::new());
 
 /// Whether an event was left out since the last look.
 pub fn take_missed() -> bool {
@@ -71,24 +74,78 @@ unsafe extern "C" fn closed(_: sys::virConnectPtr, reason: c_int, _: *mut c_void
     tell(Said::Closed { why: why.into() });
 }
 
-/// Has every change of a domain told from now on.
+unsafe extern "C" fn job_ended(
+    _: sys::virConnectPtr,
+    domain: sys::virDomainPtr,
+    params: sys::virTypedParameterPtr,
+    count: c_int,
+    _: *mut c_void,
+) {
+    // SAFETY: libvirt lends the domain and the parameters for the length of this call.
+    let (vm, values) = unsafe { (uuid(domain), numbers(params, count)) };
+    // A backup's end is told in the same way.
+    let departed = ("operation".to_owned(), u64::from(sys::VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT));
+    if values.contains(&departed) {
+        let waiting = DEPARTURES.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, told)) = waiting.iter().find(|(of, _)| Some(of) == vm.as_ref()) {
+            // Who has one already needs no other.
+            let _ = told.try_send(progress(&values));
+        }
+    }
+}
+
+/// What libvirt will tell of a domain that leaves. It is told here, while the domain is still known to the host that it leaves:
+/// of one that hosts moved between themselves nothing can be asked there afterwards.
+pub struct Departure {
+    vm: String,
+    told: Receiver<Progress>,
+}
+
+impl Departure {
+    /// Before it leaves. `None` where libvirt does not say who the domain is.
+    pub fn of(domain: &Domain) -> Option<Self> {
+        // SAFETY: the domain is held.
+        let vm = unsafe { uuid(domain.as_ptr()) }?;
+        let (tell, told) = sync_channel(1);
+        DEPARTURES.lock().unwrap_or_else(PoisonError::into_inner).push((vm.clone(), tell));
+        Some(Self { vm, told })
+    }
+
+    /// What was measured of it; `None` if nothing is said within this time.
+    pub fn measured(&self, within: Duration) -> Option<Progress> {
+        self.told.recv_timeout(within).ok()
+    }
+}
+
+impl Drop for Departure {
+    fn drop(&mut self) {
+        DEPARTURES.lock().unwrap_or_else(PoisonError::into_inner).retain(|(vm, _)| *vm != self.vm);
+    }
+}
+
+/// Has every change of a domain, and what was measured of one that left, told from now on.
 pub fn listen(connection: &Connect) -> Result<(), String> {
-    // SAFETY: the connection is open. For lifecycle events libvirt casts the callback back to the very type that `changed`
-    // has, as its documentation asks for; there is nothing behind the opaque pointers, so nothing to free.
-    let registered = unsafe {
-        let callback =
-            std::mem::transmute::<sys::virConnectDomainEventCallback, sys::virConnectDomainEventGenericCallback>(Some(changed));
-        sys::virConnectDomainEventRegisterAny(
-            connection.as_ptr(),
-            ptr::null_mut(),
-            sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE as c_int,
-            callback,
-            ptr::null_mut(),
-            None,
+    // SAFETY: for these events libvirt casts the callbacks back to the very types that `changed` and `job_ended` have, as its
+    // documentation asks for.
+    let (changed, job_ended) = unsafe {
+        use std::mem::transmute;
+
+        use sys::virConnectDomainEventGenericCallback as Generic;
+        (
+            transmute::<sys::virConnectDomainEventCallback, Generic>(Some(changed)),
+            transmute::<sys::virConnectDomainEventJobCompletedCallback, Generic>(Some(job_ended)),
         )
     };
-    if registered < 0 {
-        return Err(Error::last_error().message().to_owned());
+    let events = [(sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, changed), (sys::VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, job_ended)];
+    for (event, callback) in events {
+        // SAFETY: the connection is open; there is nothing behind the opaque pointers, so nothing to free.
+        let registered = unsafe {
+            let (every, nothing) = (ptr::null_mut(), ptr::null_mut());
+            sys::virConnectDomainEventRegisterAny(connection.as_ptr(), every, event as c_int, callback, nothing, None)
+        };
+        if registered < 0 {
+            return Err(Error::last_error().message().to_owned());
+        }
     }
     // SAFETY: as above. Drivers without a daemon refuse; their connections do not break.
     unsafe { sys::virConnectRegisterCloseCallback(connection.as_ptr(), Some(closed), ptr::null_mut(), None) };
@@ -196,12 +253,13 @@ pub fn job(domain: &Domain, completed: bool) -> Result<Option<Progress>, Error> 
         sys::virTypedParamsFree(params, count);
         values
     };
+    Ok((kind != sys::VIR_DOMAIN_JOB_NONE as c_int).then(|| progress(&values)))
+}
+
+fn progress(values: &[(String, u64)]) -> Progress {
     let value = |name: &str| values.iter().find(|(known, _)| known == name).map(|(_, value)| *value);
-    if kind == sys::VIR_DOMAIN_JOB_NONE as c_int {
-        return Ok(None);
-    }
     let page = value("memory_page_size").unwrap_or(4_096);
-    Ok(Some(Progress {
+    Progress {
         elapsed_ms: value("time_elapsed"),
         total_bytes: value("data_total"),
         processed_bytes: value("data_processed"),
@@ -211,7 +269,7 @@ pub fn job(domain: &Domain, completed: bool) -> Result<Option<Progress>, Error> 
         iteration: value("memory_iteration"),
         throttle_percent: value("auto_converge_throttle"),
         downtime_ms: value("downtime"),
-    }))
+    }
 }
 
 /// Begins to write a domain's disks elsewhere, and with `checkpoint` to mark what is written from that very moment on.
