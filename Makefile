@@ -9,7 +9,12 @@ TARGET = $(shell $(CARGO) metadata --format-version 1 --no-deps | python3 -c 'im
 # Hosts in namespaces want root; who is not is told what was left out.
 WITHOUT_LAB = $(if $(filter-out 0,$(shell id -u)),-E 'not binary(vm_lab)' $(warning SKIPPED: tests on real hosts and guests run as root only))
 
-.PHONY: run build dashboard dashboard-dev tools lint test test-dashboard dashboard-lint dashboard-browser test-vms screenshots test-cluster test-long bench bench-dashboard deny
+# A new clone is built once: what would make a second build faster takes gigabytes and is of no use.
+ifeq ($(CI),true)
+export CARGO_INCREMENTAL = 0
+endif
+
+.PHONY: run build dashboard dashboard-dev tools lint test test-dashboard dashboard-lint dashboard-browser test-vms screenshots test-cluster test-long test-planted bench bench-dashboard deny
 
 run: build ## Builds the release binary, starts one node with everything embedded, and applies the example.
 	deploy/run-example.sh "$(TARGET)/release/hiveward" "$(DATA_DIR)"
@@ -72,6 +77,10 @@ test-long: ## The long rounds: hundreds of kills and power cuts.
 	deploy/install-tools.sh test
 	$(CARGO) build --release --bin hiveward
 	HIVEWARD_LONG=1 HIVEWARD_BIN="$(TARGET)/release/hiveward" $(CARGO) nextest run -p hiveward-tests --profile long
+
+test-planted: dashboard ## Plants each bug of tests/planted and fails if its test stays green.
+	deploy/install-tools.sh test
+	tests/planted/run.sh
 
 bench: tools ## Every figure, with what it compares to; JSON in target/bench.
 	$(CARGO) bench -p hiveward-benches

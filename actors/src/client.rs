@@ -17,6 +17,7 @@ pub(crate) mod route;
 mod scale;
 mod scatter;
 mod shard;
+mod storage;
 mod usage;
 mod vm;
 
@@ -53,6 +54,7 @@ pub(crate) use query::resident_bytes;
 pub use query::{ClusterView, MetricsSample, OutputChunk, OutputReader, OutputStream, Why};
 pub use scatter::{NewHedge, NewScatter, Over};
 pub use shard::ShardView;
+pub use storage::Looked;
 pub use usage::BudgetView;
 pub use vm::{
     BalanceRules, BalanceView, Begun, CheckedBackup, ConsoleReader, GuestExec, HOLD_MAX, HostSelection, KeptBackup, Metered,

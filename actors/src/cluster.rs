@@ -26,7 +26,7 @@ use hiveward_runtime::{
     },
     ledger::{FOUNDER, Ledger, LedgerLanes, RaftSetup, RaftTiming, member_id},
     op::NodeId,
-    store::file::replace,
+    store::file::{make_dir, replace},
 };
 use serde::{Deserialize, Serialize};
 
@@ -95,7 +95,7 @@ pub struct Cluster {
     pub lanes: LedgerLanes,
     /// Where peers reach this node.
     pub address: String,
-    first_peers: Vec<(NodeId, String)>,
+    first_peers: Vec<Member>,
     founder: bool,
     config: ClusterConfig,
 }
@@ -122,8 +122,7 @@ impl Cluster {
         let lanes = LedgerLanes { raft: LaneRpc::new(Lane::Raft), bulk: LaneRpc::new(Lane::Bulk) };
         let credentials = Credentials::new(identity.clone(), lanes.raft.clone());
         let founder = joined.is_none();
-        let first_peers = joined.into_iter().flat_map(|joined| joined.members).map(|member| (member.node, member.address));
-        let first_peers = first_peers.filter(|(peer, _)| *peer != node).collect();
+        let first_peers = joined.into_iter().flat_map(|joined| joined.members).filter(|member| member.node != node).collect();
         Ok(Self { identity, credentials, lanes, address, first_peers, founder, config })
     }
 
@@ -246,7 +245,7 @@ async fn join_cluster(folder: &Path, node: NodeId, target: &JoinTarget, ours: &s
     }
     joined.members.retain(|member| member.node != node);
     let file = |source| ClusterError::File { path: folder.to_owned(), source };
-    std::fs::create_dir_all(folder).map_err(file)?;
+    make_dir(folder).map_err(file)?;
     // Before the certificate: without this file a start would take itself for a founder.
     let text = serde_json::to_vec(&joined).map_err(|error| file(error.into()))?;
     replace(&folder.join(JOINED_FILE), &text).map_err(file)?;
@@ -292,6 +291,14 @@ fn guess_address(listen: SocketAddr, near: Option<&str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whom_an_older_version_was_told_of_when_it_joined_still_reads() {
+        let node = NodeId::new();
+        let text = format!(r#"{{"members":[{{"node":"{node}","address":"10.0.0.1:7701"}}]}}"#);
+        let joined: Joined = serde_json::from_str(&text).unwrap();
+        assert_eq!(joined.members, [Member { node, address: "10.0.0.1:7701".into(), key: None }]);
+    }
 
     #[test]
     fn a_generation_grows_at_each_start() {

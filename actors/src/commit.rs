@@ -3,23 +3,36 @@
 //! An entity decides and applies in memory, and hands over the events together with what is to follow: answers, leases,
 //! cancellations. While one append is on its way to disk the next ones gather and become one append. Nothing leaves
 //! before its events are durable. If an append fails, what was to follow is dropped (an asker then hears that the
-//! outcome is unknown), and the entity must die and replay: [`Committer::hand_over`] fails from then on. A full disk is no
-//! such failure: nothing was written, so the append waits for room while its entity lives on.
+//! outcome is unknown), and the entity must die and replay: [`Committer::hand_over`] fails from then on. A full disk and a busy
+//! ledger are no such failures: nothing was written, so the append waits for room while its entity lives on. What is too
+//! large for an append is refused before it is decided on ([`fits`]).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hiveward_runtime::{
+    error::{Code, Refused},
     id::Key,
-    ledger::{Append, AppendError, Appended, Cursor, Ledger, NewEvent, StreamSnapshot},
+    ledger::{APPEND_BYTES_MAX, Append, AppendError, Appended, Cursor, Ledger, NewEvent, SnapshotPart, StreamSnapshot},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// Batches that wait behind the one on its way; a further one makes the entity wait, and its mailbox fills.
 const BATCHES_MAX: usize = 256;
+/// Bytes of them; a further batch makes the entity wait in the same way. A larger batch waits until it is alone.
+const WAITING_BYTES_MAX: usize = 32 << 20;
+/// The unit in which bytes that wait are counted.
+const BYTES_PER_PERMIT: usize = 1 << 10;
 /// One append takes at most this many events of several batches.
 const EVENTS_PER_APPEND_MAX: usize = 4096;
+/// One append takes about so many bytes of several batches; only events that must stay together make a larger one.
+const APPEND_BYTES_WANTED: usize = 2 << 20;
+/// Events that must stay together take at most so many bytes: what clients and agents bring is held to it before it is
+/// decided on, so that no append is ever too large for the ledger.
+pub const TOGETHER_BYTES_MAX: usize = APPEND_BYTES_MAX / 2;
 const ROOM_LOOKED_FOR_EVERY: Duration = Duration::from_millis(200);
+/// How long an append waits when the ledger has too much waiting, at first and at last.
+const BUSY_WAIT: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 
 /// What follows once the events before it are durable. Runs on the committer's task: it must not block.
 pub type After = Box<dyn FnOnce(Cursor) + Send>;
@@ -30,6 +43,10 @@ pub struct Batch {
     pub after: Vec<After>,
     /// Of the state after these events.
     pub snapshot: Option<StreamSnapshot>,
+    /// A piece of a snapshot that is taken piece by piece.
+    pub part: Option<SnapshotPart>,
+    /// Places in `events` at which another append may begin. Without any all events stay together.
+    cuts: Vec<usize>,
 }
 
 impl Batch {
@@ -37,18 +54,63 @@ impl Batch {
         self.events.push(NewEvent { kind, format, body });
     }
 
+    /// A piece of a snapshot, which goes without events.
+    pub fn of_part(part: SnapshotPart) -> Self {
+        Self { part: Some(part), ..Self::default() }
+    }
+
+    /// Lets the events that follow go into another append than those before, if together they take too many bytes. The
+    /// entity can live with the ones before alone: a replay finds out what follows from them.
+    pub fn may_cut_here(&mut self) {
+        if !self.events.is_empty() {
+            self.cuts.push(self.events.len());
+        }
+    }
+
     pub fn then(&mut self, after: impl FnOnce(Cursor) + Send + 'static) {
         self.after.push(Box::new(after));
     }
 
     pub fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.after.is_empty() && self.snapshot.is_none()
+        self.events.is_empty() && self.after.is_empty() && self.snapshot.is_none() && self.part.is_none()
     }
+
+    fn bytes(&self) -> usize {
+        let events: usize = self.events.iter().map(NewEvent::bytes).sum();
+        let snapshot = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.body.len());
+        events + snapshot + self.part.as_ref().map_or(0, |part| part.snapshot.body.len())
+    }
+}
+
+/// Refuses events that would be too large for one append, before they are decided on. Nothing has happened then.
+///
+/// `field` is what the asker would have to make smaller.
+pub fn fits(field: &str, bytes: usize) -> Result<(), Refused> {
+    if bytes <= TOGETHER_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Refused {
+        code: Code::Limit,
+        message: format!(
+            "it takes {bytes} bytes in the ledger, at most {TOGETHER_BYTES_MAX} at once; nothing was done: give large bodies \
+             as payload or stdin, which are stored beside the ledger, or less at once"
+        ),
+        field: Some(field.to_owned()),
+    })
 }
 
 pub struct Committer {
     /// Boxed, because a channel keeps room for 32: this is most of what an idle entity would cost.
-    batches: mpsc::Sender<Box<Batch>>,
+    batches: mpsc::Sender<Box<Waiting>>,
+    /// What may wait, in units of [`BYTES_PER_PERMIT`].
+    room: Arc<Semaphore>,
+}
+
+struct Waiting {
+    batch: Batch,
+    bytes: usize,
+    /// Given back when the batch is in the ledger.
+    _room: OwnedSemaphorePermit,
 }
 
 /// The committer gave up; what it held may or may not be in the ledger.
@@ -66,16 +128,75 @@ impl Committer {
         failed: impl FnOnce(AppendError) + Send + 'static,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (batches, waiting) = mpsc::channel(BATCHES_MAX);
-        (Self { batches }, run(ledger, stream, incarnation, version, waiting, failed))
+        let room = Arc::new(Semaphore::new(WAITING_BYTES_MAX / BYTES_PER_PERMIT));
+        (Self { batches, room }, run(ledger, stream, incarnation, version, waiting, failed))
     }
 
-    /// Waits while too many batches wait before it.
+    /// Waits while too many batches, or too many bytes of them, wait before it.
     pub async fn hand_over(&self, batch: Batch) -> Result<(), Abandoned> {
         if batch.is_empty() {
             return Ok(());
         }
-        self.batches.send(Box::new(batch)).await.map_err(|_| Abandoned)
+        let bytes = batch.bytes();
+        let permits = bytes.min(WAITING_BYTES_MAX) / BYTES_PER_PERMIT;
+        let room = self.room.clone().acquire_many_owned(u32::try_from(permits).unwrap_or(u32::MAX)).await;
+        let room = room.map_err(|_| Abandoned)?;
+        self.batches.send(Box::new(Waiting { batch, bytes, _room: room })).await.map_err(|_| Abandoned)
     }
+
+    /// Another way in, for what is made beside the entity's own turns.
+    pub fn another(&self) -> Self {
+        Self { batches: self.batches.clone(), room: self.room.clone() }
+    }
+}
+
+/// One append to be, and who is told when it is durable.
+#[derive(Default)]
+struct Gathered {
+    events: Vec<NewEvent>,
+    bytes: usize,
+    after: Vec<After>,
+    snapshot: Option<StreamSnapshot>,
+    part: Option<SnapshotPart>,
+}
+
+impl Gathered {
+    fn takes(&self, events: usize, bytes: usize) -> bool {
+        self.events.is_empty()
+            || (self.bytes + bytes <= APPEND_BYTES_WANTED && self.events.len() + events <= EVENTS_PER_APPEND_MAX)
+    }
+}
+
+/// Makes appends of batches: as many as fit go together, and one that is too large is cut where it may be.
+fn appends_of(batches: Vec<Batch>) -> Vec<Gathered> {
+    let (mut appends, mut now) = (Vec::new(), Gathered::default());
+    for Batch { events, after, snapshot, part, cuts } in batches {
+        let (mut events, mut at) = (events.into_iter(), 0);
+        for cut in cuts.into_iter().chain([usize::MAX]) {
+            let together: Vec<NewEvent> = events.by_ref().take(cut.saturating_sub(at)).collect();
+            at = cut;
+            let bytes = together.iter().map(NewEvent::bytes).sum();
+            if !now.takes(together.len(), bytes) {
+                appends.push(std::mem::take(&mut now));
+            }
+            now.bytes += bytes;
+            now.events.extend(together);
+        }
+        if part.is_some() && !(now.events.is_empty() && now.after.is_empty()) {
+            // A piece goes without events.
+            appends.push(std::mem::take(&mut now));
+        }
+        now.after.extend(after);
+        // A snapshot is of the state right here: no event goes into its append after it.
+        if snapshot.is_some() || part.is_some() {
+            (now.snapshot, now.part) = (snapshot, part);
+            appends.push(std::mem::take(&mut now));
+        }
+    }
+    if !now.events.is_empty() || !now.after.is_empty() {
+        appends.push(now);
+    }
+    appends
 }
 
 async fn run(
@@ -83,60 +204,71 @@ async fn run(
     stream: Key,
     incarnation: u64,
     mut version: u64,
-    mut waiting: mpsc::Receiver<Box<Batch>>,
+    mut waiting: mpsc::Receiver<Box<Waiting>>,
     failed: impl FnOnce(AppendError) + Send,
 ) {
     // Covers all that was replayed: an answer that is repeated without a new event stands on that.
     let mut cursor = ledger.head();
     while let Some(first) = waiting.recv().await {
-        let Batch { mut events, mut after, mut snapshot } = *first;
-        while snapshot.is_none() && events.len() < EVENTS_PER_APPEND_MAX {
+        let (mut events, mut bytes) = (first.batch.events.len(), first.bytes);
+        let (mut batches, mut rooms) = (vec![first.batch], vec![first._room]);
+        while events < EVENTS_PER_APPEND_MAX && bytes < APPEND_BYTES_WANTED {
             let Ok(next) = waiting.try_recv() else { break };
-            events.extend(next.events);
-            after.extend(next.after);
-            snapshot = next.snapshot;
+            events += next.batch.events.len();
+            bytes += next.bytes;
+            batches.push(next.batch);
+            rooms.push(next._room);
         }
-        if !events.is_empty() || snapshot.is_some() {
-            let append = Append { stream: stream.clone(), incarnation, expected_version: version, events, snapshot };
-            // Boxed: while nothing is appended, which is most of an entity's life, it takes no room.
-            match Box::pin(append_when_there_is_room(&ledger, append)).await {
-                Ok(appended) => {
-                    version = appended.version;
-                    cursor = appended.cursor;
-                }
-                Err(error) => {
-                    tracing::warn!(%stream, %error, "append failed; the entity is replayed");
-                    waiting.close();
-                    failed(error);
-                    return;
+        for Gathered { events, after, snapshot, part, .. } in appends_of(batches) {
+            if !events.is_empty() || snapshot.is_some() || part.is_some() {
+                let append = Append { stream: stream.clone(), incarnation, expected_version: version, events, snapshot, part };
+                // Boxed: while nothing is appended, which is most of an entity's life, it takes no room.
+                match Box::pin(append_when_there_is_room(&ledger, append)).await {
+                    Ok(appended) => {
+                        version = appended.version;
+                        cursor = appended.cursor;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%stream, %error, "append failed; the entity is replayed");
+                        waiting.close();
+                        failed(error);
+                        return;
+                    }
                 }
             }
-        }
-        for follow in after {
-            follow(cursor);
+            for follow in after {
+                follow(cursor);
+            }
         }
     }
 }
 
-/// What clients ask is refused before it gets here; this is what the house itself must record, such as an end.
+/// What clients ask is refused before it gets here; this is what the house itself must record, such as an end. A disk that
+/// is full and a ledger that has too much waiting have written nothing: the append is made again until there is room.
 async fn append_when_there_is_room(ledger: &Ledger, append: Append) -> Result<Appended, AppendError> {
-    let mut told = false;
+    let (mut told, mut busy_wait) = (false, BUSY_WAIT.0);
     loop {
-        match ledger.append(append.clone()).await {
+        let wait = match ledger.append(append.clone()).await {
             Err(error @ AppendError::DiskFull { .. }) => {
                 if !told {
                     tracing::warn!(stream = %append.stream, %error, "an append waits for room");
                     told = true;
                 }
-                tokio::time::sleep(ROOM_LOOKED_FOR_EVERY).await;
+                ROOM_LOOKED_FOR_EVERY
+            }
+            Err(AppendError::Busy { .. }) => {
+                busy_wait = (busy_wait * 2).min(BUSY_WAIT.1);
+                busy_wait
             }
             answered => return answered,
-        }
+        };
+        tokio::time::sleep(wait).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use hiveward_runtime::ledger::LedgerConfig;
     use tokio::sync::oneshot;
 
@@ -171,5 +303,85 @@ mod tests {
             repeated >= written && written > Cursor(0),
             "{repeated} is before {written}: who waits for it may not see the first answer"
         );
+    }
+
+    fn batch(events: &[usize], may_cut: bool) -> Batch {
+        let mut batch = Batch::default();
+        for bytes in events {
+            if may_cut {
+                batch.may_cut_here();
+            }
+            batch.push("Happened", 1, vec![0; *bytes].into());
+        }
+        batch.then(|_| {});
+        batch
+    }
+
+    #[test]
+    fn batches_become_appends_by_bytes_and_what_must_stay_together_does() {
+        let sizes = |batches: Vec<Batch>| -> Vec<(Vec<usize>, usize)> {
+            let appends = appends_of(batches).into_iter();
+            appends.map(|append| (append.events.iter().map(|event| event.body.len()).collect(), append.after.len())).collect()
+        };
+        let mega = 1 << 20;
+        let small = || batch(&[10, 10], false);
+        assert_eq!(sizes(vec![small(), small()]), [(vec![10; 4], 2)]);
+        // A further megabyte does not fit; who waits for a batch is told with the last of it.
+        assert_eq!(sizes(vec![batch(&[mega, 10], false), batch(&[mega], false)]), [(vec![mega, 10], 1), (vec![mega], 1)]);
+        assert_eq!(
+            sizes(vec![batch(&[mega; 5], true)]),
+            [(vec![mega], 0), (vec![mega], 0), (vec![mega], 0), (vec![mega], 0), (vec![mega], 1)]
+        );
+        assert_eq!(sizes(vec![batch(&[mega; 5], false), small()]), [(vec![mega; 5], 1), (vec![10; 2], 1)]);
+        // Nothing but who waits.
+        assert_eq!(sizes(vec![batch(&[], false)]), [(vec![], 1)]);
+        // A snapshot is of the state right behind its batch, and a piece of one goes alone.
+        let mut snapshot = small();
+        snapshot.snapshot = Some(StreamSnapshot { format: 1, body: Bytes::new() });
+        assert_eq!(sizes(vec![small(), snapshot, small()]), [(vec![10; 4], 2), (vec![10; 2], 1)]);
+        let piece = StreamSnapshot { format: 1, body: Bytes::new() };
+        let piece = SnapshotPart { at_version: 1, number: 0, last: true, snapshot: piece };
+        let mut part = Batch::of_part(piece);
+        part.then(|_| {});
+        assert_eq!(sizes(vec![small(), part, small()]), [(vec![10; 2], 1), (vec![], 1), (vec![10; 2], 1)]);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_entity_whose_append_finds_the_ledger_busy_lives_and_its_append_is_made_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(LedgerConfig { reserve_bytes: 0, ..LedgerConfig::new(dir.path()) }).await.unwrap();
+        let (stream, mut others) = (Key::trusted("swarm_test"), tokio::task::JoinSet::new());
+        let life = ledger.claim(&stream).await.unwrap();
+        let small = |incarnation, stream: Key, bytes: usize| Append {
+            stream,
+            incarnation,
+            expected_version: 0,
+            events: vec![NewEvent { kind: "Happened", format: 1, body: vec![0; bytes].into() }],
+            snapshot: None,
+            part: None,
+        };
+        let mut lives = Vec::new();
+        for n in 0..8 {
+            let other = Key::trusted(format!("swarm_other{n}"));
+            lives.push((ledger.claim(&other).await.unwrap().incarnation, other));
+        }
+        let busy = Key::trusted("swarm_busy");
+        let incarnation = ledger.claim(&busy).await.unwrap().incarnation;
+        hiveward_runtime::fault::arm_from_text("ledger.before_fsync=delay:1500").unwrap();
+        for (incarnation, other) in lives {
+            let ledger = ledger.clone();
+            others.spawn(async move { ledger.append(small(incarnation, other, 12 << 20)).await });
+        }
+        // The first of them holds up the others at the disk.
+        while !matches!(ledger.append(small(incarnation, busy.clone(), 1)).now_or_never(), Some(Err(AppendError::Busy { .. }))) {
+            tokio::task::yield_now().await;
+        }
+        let append = small(life.incarnation, stream.clone(), 1);
+        assert_eq!(append_when_there_is_room(&ledger, append).await.unwrap().version, 1);
+        while let Some(other) = others.join_next().await {
+            // Some of them found it busy as well.
+            let _ = other.unwrap();
+        }
+        ledger.stop().await;
     }
 }

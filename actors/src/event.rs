@@ -257,14 +257,15 @@ pub fn read_back(
 ) -> Result<(Vec<EventRecord>, Option<Cursor>), Refused> {
     /// Looked through for one page.
     const EVENTS_PER_PAGE_MAX: u64 = 100_000;
-    const WINDOW: u64 = 4096;
+    const WINDOW_MAX: u64 = 4096;
+    let mut window = WINDOW_MAX;
     let mut floor = not_before.0;
     // The newest that is looked at next.
     let mut to = before.0.saturating_sub(1).min(ledger.head().0);
     let lowest = to.saturating_sub(EVENTS_PER_PAGE_MAX);
     let mut found: Vec<EventRecord> = Vec::new();
     while to > floor && to > lowest && found.len() < last {
-        let from = floor.max(to.saturating_sub(WINDOW));
+        let from = floor.max(to.saturating_sub(window));
         let events = match ledger.read(Cursor(from), usize::try_from(to - from).unwrap_or(usize::MAX)) {
             Err(ReadError::Compacted { oldest }) if oldest.0 < to && oldest.0 > floor => {
                 floor = oldest.0;
@@ -273,6 +274,12 @@ pub fn read_back(
             Err(ReadError::Compacted { .. }) => break,
             read => read.map_err(unreadable)?,
         };
+        let reached = events.last().map_or(to, |event| event.cursor.0);
+        if reached < to && window > 1 {
+            // They are so large that fewer were read than lie there: the newest of them are wanted first.
+            window = ((reached - from) / 2).max(1);
+            continue;
+        }
         for event in events.iter().rev().filter(|event| event.cursor.0 <= to && filter.may_want(event)) {
             let record = record(event)?;
             if filter.wants(&record) {

@@ -15,6 +15,7 @@ use hiveward_runtime::{
     op::NodeId,
     store::blob::Blobs,
 };
+use parking_lot::Mutex;
 
 use crate::{
     agent::{
@@ -25,8 +26,11 @@ use crate::{
     },
     directory::Directory,
     doors::Doors,
+    guest::Askers,
     host::{fence::Fence, image::import::Imports, meter::Meters},
     model::{ModelAccess, Models, bank::Counter, table::UsageTable},
+    operation::OperationTable,
+    retention::report::Figures,
     roster::{NoNodeChanges, NodeChanges, event::NodeRecord},
     swarm::table::SwarmTable,
     task::{
@@ -92,8 +96,11 @@ pub struct Rooms {
     pub swarms: SwarmTable,
     pub approvals: ApprovalTable,
     pub vms: VmTable,
+    pub operations: OperationTable,
     /// Images on their way in.
     pub imports: Imports,
+    /// Processes here that may ask guests.
+    pub askers: Askers,
     /// Ends VMs here that come back elsewhere.
     pub fence: Fence,
     /// What VMs use of this node's hosts.
@@ -105,6 +112,8 @@ pub struct Rooms {
     models: Arc<dyn ModelAccess>,
     counter: Counter,
     pub usage: UsageTable,
+    /// What the keepers of this node measured last.
+    pub figures: Mutex<Figures>,
     started: Instant,
 }
 
@@ -135,7 +144,9 @@ impl House {
             swarms: SwarmTable::new(views.clone()),
             approvals: ApprovalTable::new(views.clone()),
             vms: VmTable::new(views.clone()),
+            operations: OperationTable::new(views.clone()),
             imports: Imports::default(),
+            askers: Askers::default(),
             fence: Fence::new(&data_dir, shim.clone()),
             meters: Meters::default(),
             usage: UsageTable::new(views.clone()),
@@ -149,6 +160,7 @@ impl House {
             shim,
             counter: models.meter().map(|models| models.counter().clone()).unwrap_or_default(),
             models,
+            figures: Mutex::default(),
             started: Instant::now(),
         }))
     }
@@ -163,6 +175,7 @@ impl House {
             shim: self.shim.clone(),
             models: self.models.clone(),
             machines: Arc::new(self.clone()),
+            askers: self.askers.clone(),
             incarnation,
             clock: self.clock.clone(),
         }

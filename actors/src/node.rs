@@ -10,17 +10,25 @@ use hiveward_runtime::{
         peers::{Peers, PeersDriver},
         router::Router,
     },
-    ledger::{DiskState, Ledger, LedgerConfig, OpenError, view::Views, view_share::ViewShare},
+    ledger::{DiskState, Ledger, LedgerConfig, OpenError, holes::Holes, scrub::RowScrubber, view::Views, view_share::ViewShare},
     op::{NodeId, Op},
-    store::{blob::Blobs, file::replace, replicas::Replicas},
-    supervise::StartError as TreeError,
+    store::{
+        blob::Blobs,
+        file::{make_dir, replace},
+        replicas::Replicas,
+        scrub::Scrubber,
+    },
+    supervise::{StartError as TreeError, Tree},
 };
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
-    agent::approvals_table::ApprovalView,
     agent::gauge::Gauges,
-    agent::{AgentSpec, ConnectorSpec, Limits, SessionSpec, connector::SecretFiles, session::ShimProgram, table::AgentView},
+    agent::{
+        AgentSpec, ConnectorSpec, Limits, SessionSpec,
+        connector::SecretFiles,
+        session::{ShimProgram, owner::holder as session_owner},
+    },
     client::{ControlPlane, NewAgent, NewSwarm, SwarmRef},
     cluster::{
         Cluster, ClusterConfig, ClusterError, Connected,
@@ -33,17 +41,14 @@ use crate::{
     model::{
         ModelAccess, NoModels, UsageKeeper,
         bank::{self, BankDesk, Following},
-        table::UsageView,
     },
+    platform::LedgerRetention,
     report::{self, NodeReport, Reports},
-    retention::TranscriptRetention,
+    retention::Retention,
     roster::event::NodeRecord,
-    swarm::table::SwarmView,
-    task::table::TaskView,
     terminals::Terminals,
     transcripts::Transcripts,
-    tree,
-    vm::table::VmView,
+    tree, views,
 };
 
 #[derive(Clone, Debug)]
@@ -59,7 +64,10 @@ pub struct NodeConfig {
     pub shim: ShimProgram,
     /// How agents' programs get at language models.
     pub models: Arc<dyn ModelAccess>,
-    pub transcripts: TranscriptRetention,
+    pub retention: Retention,
+    pub ledger: LedgerRetention,
+    /// When the ledger's file is made smaller.
+    pub holes: Holes,
     /// Absent on a node that has no peers.
     pub cluster: Option<ClusterConfig>,
     /// Of the tokens that its gateway accepts, for other nodes to accept them too.
@@ -99,7 +107,9 @@ impl NodeConfig {
             default_agents: std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1)),
             shim: ShimProgram::this_binary(),
             models: Arc::new(NoModels),
-            transcripts: TranscriptRetention::default(),
+            retention: Retention::default(),
+            ledger: LedgerRetention::default(),
+            holes: Holes::default(),
             cluster: None,
             token_digests: Vec::new(),
             gateway: None,
@@ -152,6 +162,8 @@ pub struct Node {
     usage: Option<UsageKeeper>,
     /// Of a node among others: its lease is counted while this lives.
     _counting: Option<Counting>,
+    /// Look at the blobs, and at ledger and views, again and again while they live.
+    scrubbers: (Scrubber, RowScrubber),
     /// Until the last call is settled.
     _following: Following,
     /// A node without peers leads itself while this lives.
@@ -163,14 +175,15 @@ pub struct Node {
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 
 impl Node {
-    pub async fn start(config: NodeConfig) -> Result<Self, StartError> {
-        let dir = &config.data_dir;
+    pub async fn start(mut config: NodeConfig) -> Result<Self, StartError> {
+        let dir = &config.data_dir.clone();
         let unusable = |source| StartError::DataDir { dir: dir.clone(), source };
-        std::fs::create_dir_all(dir).map_err(unusable)?;
+        make_dir(dir).map_err(unusable)?;
         std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(unusable)?;
         let lock = std::fs::File::options().create(true).write(true).truncate(false).open(dir.join("lock")).map_err(unusable)?;
         let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock)
             .map_err(|_| StartError::InUse { dir: dir.clone() })?;
+        config.shim.owner = owner_lock(&dir.join("lock"));
         let id = node_id(dir).map_err(unusable)?;
         let generation = next_generation(dir).map_err(unusable)?;
         let cluster = match &config.cluster {
@@ -180,6 +193,7 @@ impl Node {
         let mut ledger = LedgerConfig {
             reserve_bytes: config.reserve_bytes,
             clock: config.clock.clone(),
+            holes: config.holes,
             ..LedgerConfig::new(dir.join("ledger"))
         };
         ledger.raft.node = id;
@@ -188,16 +202,10 @@ impl Node {
         }
         let founds = ledger.raft.founds;
         let ledger = Ledger::open(ledger).await?;
-        let views: Vec<Box<dyn hiveward_runtime::ledger::view::View>> = vec![
-            Box::new(TaskView),
-            Box::new(AgentView),
-            Box::new(SwarmView),
-            Box::new(ApprovalView),
-            Box::new(UsageView),
-            Box::new(VmView),
-        ];
-        let views =
-            Views::start(&ledger, &dir.join("views.redb"), views).await.map_err(|error| StartError::Views(error.to_string()))?;
+        let views = views::of_a_node(&config.retention, &config.clock);
+        let views = Views::start_pruned(&ledger, &dir.join("views.redb"), views, config.retention.look_every)
+            .await
+            .map_err(|error| StartError::Views(error.to_string()))?;
         let blobs = Blobs::open(dir.join("blobs")).map_err(unusable)?;
         let secrets = Arc::new(SecretFiles { dir: dir.join("secrets") });
         let (lease, held) = watch::channel(Phase::Over);
@@ -213,6 +221,7 @@ impl Node {
                     token_digests: config.token_digests.clone(),
                     fences: Fence::can_end(),
                     watchdog: config.watchdog.is_some(),
+                    key: Some(cluster.identity.certificate().key),
                     gateway: config.gateway.as_ref().and_then(|gateway| gateway.url(&cluster.address)),
                     ..NodeRecord::of_this_host(id, cluster.raft_id(), cluster.address.clone())
                 };
@@ -235,6 +244,8 @@ impl Node {
             config.shim.clone(),
             config.models.clone(),
         );
+        house.figures.lock().retention = config.retention;
+        house.figures.lock().ledger = config.ledger;
         house.fence.set_watchdog(config.watchdog.clone()).map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
         // Before the tree: its entities may be spoken to as soon as they are placed.
         let connected = match cluster {
@@ -244,7 +255,7 @@ impl Node {
         // Before an agent is adopted that may call a model.
         let following = bank::follow(&house, house.counter());
         let usage = UsageKeeper::start(&house);
-        let running = tree::start(house.clone(), config.transcripts).await?;
+        let running = tree::start(house.clone(), config.retention, config.ledger, config.reserve_bytes).await?;
         let mut control =
             ControlPlane::new(house.clone(), running.tree.clone(), running.roster.clone(), id, config.faults_allowed);
         let gauges = Gauges::start(dir);
@@ -267,8 +278,8 @@ impl Node {
             let terminals = Terminals::open(dir.clone(), lanes.bulk.clone());
             let budgets = BankDesk::open(&house, house.counter(), lanes.raft.clone());
             control = control.with_terminals(terminals.clone());
-            let own = own_report(&house, &connected, &membership);
-            let reports = Reports::open(id, own, running.tree.clone(), gauges, Some(lanes.raft.clone()));
+            let own = own_report(&house, &connected, &membership, running.tree.clone());
+            let reports = Reports::open(&house, own, running.tree.clone(), gauges, Some(lanes.raft.clone()));
             control = control.with_others(Some(transcripts.clone()), reports.clone());
             let announcing = tokio::spawn(announce(control.clone()));
             clustering = Some(Clustering {
@@ -283,10 +294,11 @@ impl Node {
                 announcing,
             });
         } else {
-            let own = report_alone(&house);
-            control = control.with_others(None, Reports::open(id, own, running.tree.clone(), gauges, None));
+            let own = report_alone(&house, running.tree.clone());
+            control = control.with_others(None, Reports::open(&house, own, running.tree.clone(), gauges, None));
         }
         let node = Self {
+            scrubbers: (Scrubber::start(house.blobs.clone()), RowScrubber::start(house.ledger.clone(), house.views.clone())),
             house,
             running,
             control,
@@ -339,6 +351,7 @@ impl Node {
                 self.house.ledger.step_aside(STEP_ASIDE_WITHIN).await;
             }
         }
+        drop(self.scrubbers);
         self.running.root.shutdown(within).await;
         if let Some(usage) = self.usage {
             usage.stop(deadline.at_most(within)).await;
@@ -376,7 +389,7 @@ async fn announce(control: ControlPlane) {
     }
 }
 
-fn report_alone(house: &House) -> impl Fn() -> NodeReport + Send + Sync + 'static {
+fn report_alone(house: &House, tree: Tree) -> impl Fn() -> NodeReport + Send + Sync + 'static {
     let house = house.clone();
     move || {
         let status = house.ledger.status();
@@ -404,6 +417,7 @@ fn report_alone(house: &House) -> impl Fn() -> NodeReport + Send + Sync + 'stati
             links: Vec::new(),
             leases: Vec::new(),
             certificate_until: None,
+            troubled: report::troubled(&tree, house.views.set_aside(), &house.ledger.damages()),
         }
     }
 }
@@ -412,8 +426,9 @@ fn own_report(
     house: &House,
     connected: &Connected,
     membership: &Arc<Membership>,
+    tree: Tree,
 ) -> impl Fn() -> NodeReport + Send + Sync + 'static {
-    let (alone, links, identity) = (report_alone(house), connected.links().clone(), connected.cluster.identity.clone());
+    let (alone, links, identity) = (report_alone(house, tree), connected.links().clone(), connected.cluster.identity.clone());
     let membership = Arc::downgrade(membership);
     move || NodeReport {
         links: report::links(&links),
@@ -428,6 +443,22 @@ const fn phase_name(phase: Phase) -> &'static str {
         Phase::Held => "held",
         Phase::Stopping => "stopping",
         Phase::Over => "over",
+    }
+}
+
+/// What tells sessions who their node is: its lock, if the kernel says that this process holds it.
+fn owner_lock(lock: &std::path::Path) -> Option<PathBuf> {
+    let absolute = std::path::absolute(lock).and_then(|lock| Ok((session_owner(&lock)?, lock)));
+    match absolute {
+        Ok((Some(holder), lock)) if u32::try_from(holder).ok() == Some(std::process::id()) => Some(lock),
+        found => {
+            // Else this node could not speak to its own sessions.
+            tracing::warn!(
+                ?found,
+                "the kernel does not say who holds the lock on the data directory: any program of this user may speak to sessions"
+            );
+            None
+        }
     }
 }
 

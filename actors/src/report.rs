@@ -14,6 +14,7 @@ use hiveward_runtime::{
         membership::LeaseView,
         rpc::LaneRpc,
     },
+    ledger::scrub::Damages,
     op::NodeId,
     supervise::{Tree, TreeNode},
 };
@@ -22,7 +23,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     agent::gauge::{Gauges, ResourcesSample},
     desks,
+    house::House,
     id::AgentId,
+    retention::report::{self as storage, StorageReport},
 };
 
 const OTHER: &str = "it answered something else";
@@ -54,6 +57,46 @@ pub struct NodeReport {
     /// Of everyone, if it leads: milliseconds before each is called lost.
     pub leases: Vec<(NodeId, Option<u64>)>,
     pub certificate_until: Option<WallMs>,
+    /// Actors that do not do what they are there for, at most [`TROUBLED_MAX`]. Last, and absent where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub troubled: Vec<Troubled>,
+}
+
+/// Of a node's report.
+pub const TROUBLED_MAX: usize = 16;
+
+/// An actor that was given up, or that takes none of its messages.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Troubled {
+    /// Names from the root, joined by `/`.
+    pub path: String,
+    pub key: Option<String>,
+    /// What is wrong, and what happens next or is to be done.
+    pub why: String,
+}
+
+/// `set_aside` counts events that a view could not take in; `damages` are values of the ledger and the views.
+pub fn troubled(tree: &Tree, set_aside: u64, damages: &Damages) -> Vec<Troubled> {
+    let damaged = damages.list().into_iter().next().map(|first| Troubled {
+        path: "node/platform/ledger".to_owned(),
+        key: None,
+        why: format!(
+            "{} values of the ledger or the views are damaged and not served, the first is {first}; run `hiveward scrub`: it \
+             takes them from other nodes and says what to do about the rest",
+            damages.count()
+        ),
+    });
+    let views = (set_aside > 0).then(|| Troubled {
+        path: "node/platform/ledger".to_owned(),
+        key: None,
+        why: format!(
+            "{set_aside} events could not be shown and were set aside; what they changed is in the ledger: the log names them; \
+             a version that can read them shows them"
+        ),
+    });
+    let all = tree.troubled(TROUBLED_MAX).into_iter();
+    let all = all.map(|(node, why)| Troubled { path: node.path, key: node.key.map(|key| key.to_string()), why: why.to_string() });
+    damaged.into_iter().chain(views).chain(all).take(TROUBLED_MAX).collect()
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -99,6 +142,7 @@ enum Question {
     Report,
     Tree { root: Option<String>, depth: u32 },
     Resources { agent: AgentId, since: WallMs, until: WallMs, points: u32 },
+    Storage,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -106,6 +150,7 @@ enum Answer {
     Report(Box<NodeReport>),
     Tree(Option<Box<TreeNode>>),
     Resources(Vec<ResourcesSample>),
+    Storage(Result<Box<StorageReport>, String>),
 }
 
 type Own = dyn Fn() -> NodeReport + Send + Sync;
@@ -114,6 +159,7 @@ struct Inner {
     own: Box<Own>,
     tree: Tree,
     gauges: Gauges,
+    house: House,
     me: NodeId,
     desk: Option<Desk<Question, Answer>>,
 }
@@ -125,14 +171,14 @@ pub struct Reports(Arc<Inner>);
 impl Reports {
     /// `own` makes this node's report; it must not wait. Without a lane there is only this node.
     pub fn open(
-        me: NodeId,
+        house: &House,
         own: impl Fn() -> NodeReport + Send + Sync + 'static,
         tree: Tree,
         gauges: Gauges,
         lane: Option<LaneRpc>,
     ) -> Self {
         let desk = lane.map(|lane| Desk::new(lane, desks::REPORTS));
-        let reports = Self(Arc::new(Inner { own: Box::new(own), tree, gauges, me, desk }));
+        let reports = Self(Arc::new(Inner { own: Box::new(own), tree, gauges, house: house.clone(), me: house.me.node, desk }));
         if let Some(desk) = &reports.0.desk {
             let answering = reports.clone();
             desk.open(move |_, question| std::future::ready(Ok(answering.answer(question))));
@@ -167,6 +213,27 @@ impl Reports {
                 _ => Err(OTHER.into()),
             });
             (node, report)
+        });
+        join_all(asked).await.into_iter().collect()
+    }
+
+    fn own_storage(&self) -> Result<Box<StorageReport>, String> {
+        storage::of(&self.0.house).map(Box::new).map_err(|refused| refused.message)
+    }
+
+    /// What each of `nodes` keeps, or why it does not say.
+    pub async fn storage(
+        &self,
+        nodes: impl IntoIterator<Item = NodeId>,
+        within: Duration,
+    ) -> BTreeMap<NodeId, Result<Box<StorageReport>, String>> {
+        let deadline = Deadline::after(within);
+        let asked = nodes.into_iter().map(|node| async move {
+            if node == self.0.me {
+                return (node, self.own_storage());
+            }
+            let answer = self.ask(node, &Question::Storage, deadline).await;
+            (node, answer.and_then(|answer| if let Answer::Storage(report) = answer { report } else { Err(OTHER.into()) }))
         });
         join_all(asked).await.into_iter().collect()
     }
@@ -215,6 +282,7 @@ impl Reports {
     fn answer(&self, question: Question) -> Answer {
         match question {
             Question::Report => Answer::Report(Box::new(self.own())),
+            Question::Storage => Answer::Storage(self.own_storage()),
             Question::Resources { agent, since, until, points } => {
                 Answer::Resources(self.0.gauges.between(agent, since, until, points as usize))
             }

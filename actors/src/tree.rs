@@ -3,7 +3,8 @@
 //! ```text
 //! node        one_for_one   gives up on nothing below it
 //! ├─ platform one_for_one   ledger (watches the ledger and the views, keeps its retention)
-//! │                         transcripts (keeps theirs), directory (keeps up with the ledger),
+//! │                         transcripts (keeps theirs), blobs (takes away what nothing names),
+//! │                         disk (measures it), directory (keeps up with the ledger),
 //! │                         guests (the desk at which programs of this node ask those of VMs)
 //! ├─ swarms   one_for_one   coordinator* (permanent; a crash loop of one is stopped alone)
 //! ├─ agents   one_for_one   agent* (transient; likewise) → sessions in shims of their own
@@ -25,9 +26,9 @@ use crate::{
     directory::{DirectoryKeeper, ROSTER_INCARNATION, roster_key},
     guest::GuestDesk,
     house::House,
-    platform::LedgerWatch,
+    platform::{LedgerRetention, LedgerWatch},
     residents::actor::Residents,
-    retention::{TranscriptKeeper, TranscriptRetention},
+    retention::{Retention, TranscriptKeeper, blobs::BlobKeeper, disk::DiskGauge},
     roster::{RosterMsg, actor::Roster, wire},
 };
 
@@ -40,21 +41,31 @@ pub struct Running {
     pub roster: Door<RosterMsg>,
 }
 
-pub async fn start(house: House, transcripts: TranscriptRetention) -> Result<Running, StartError> {
+pub async fn start(
+    house: House,
+    retention: Retention,
+    ledger: LedgerRetention,
+    reserve_bytes: u64,
+) -> Result<Running, StartError> {
     let tree = Tree::default();
     let watched = house.clone();
-    let (watch, _) = ChildSpec::actor("ledger", "ledger", move || LedgerWatch::new(watched.clone())).build();
+    let (watch, _) = ChildSpec::actor("ledger", "ledger", move || LedgerWatch::new(watched.clone(), ledger)).build();
     let kept = house.clone();
     let (keeper, _) =
-        ChildSpec::actor("transcripts", "transcripts", move || TranscriptKeeper::new(kept.clone(), transcripts)).build();
+        ChildSpec::actor("transcripts", "transcripts", move || TranscriptKeeper::new(kept.clone(), retention.transcripts))
+            .build();
+    let named = house.clone();
+    let (blobs, _) = ChildSpec::actor("blobs", "blobs", move || BlobKeeper::new(named.clone(), retention.blobs)).build();
+    let measured = house.clone();
+    let (disk, _) = ChildSpec::actor("disk", "disk", move || DiskGauge::new(measured.clone(), reserve_bytes)).build();
     let followed = house.directory.clone();
     let (directory, _) = ChildSpec::actor("directory", "directory", move || DirectoryKeeper::new(followed.clone()))
         .start_timeout(Duration::from_secs(60))
         .build();
     let asked = house.clone();
     let (guests, _) = ChildSpec::actor("guests", "guests", move || GuestDesk::new(asked.clone())).build();
-    let platform =
-        SupervisorSpec::new("platform", Strategy::OneForOne, vec![watch, keeper, directory, guests]).intensity(INTENSITY);
+    let platform = SupervisorSpec::new("platform", Strategy::OneForOne, vec![watch, keeper, blobs, disk, directory, guests])
+        .intensity(INTENSITY);
     let (platform, _) = ChildSpec::supervisor(platform);
     let (swarms, swarms_handle) =
         ChildSpec::supervisor(SupervisorSpec::new("swarms", Strategy::OneForOne, vec![]).intensity(INTENSITY));

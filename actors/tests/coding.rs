@@ -10,7 +10,7 @@ use hiveward_actors::{
     agent::{
         activity::{Activity, What},
         coding::{AnswerKind, CodingSpec, Permission, Policy, Rule, RulePermission, WorkspaceSpec, WorktreeSpec},
-        connector::{Ask, End, Job, Lease, Report, StopHow, Told, activity_dir, last_terminal_dir, session_dir},
+        connector::{Ask, End, Job, Lease, Report, StopHow, StopWhy, Told, activity_dir, last_terminal_dir, session_dir},
         session::{self, Attached, SessionDir, Stream},
         spec::{ConnectorSpec, EnvVar},
     },
@@ -74,7 +74,7 @@ async fn a_prompt_comes_to_a_result_an_activity_and_a_transcript_and_leaves_noth
     assert_eq!(said.collect::<Vec<_>>(), ["hello", "bye"]);
     let text = transcript(&bed, lease);
     assert!(text.contains("hello\n") && text.contains("▶ Read ") && text.ends_with("bye\n"), "{text}");
-    bed.connector.stop(AT_ONCE).await;
+    bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
     assert_eq!(bed.counts(lease), (1, 1));
     bed.nothing_left();
 }
@@ -101,7 +101,7 @@ async fn a_question_waits_through_a_new_life_and_the_same_call_goes_on() {
     assert_eq!(bed.text_of(lease).await, "wrote a.txt");
     let late = bed.connector.tell(lease, allow(ask.approval)).await.unwrap_err();
     assert!(late.contains("does not run"), "{late}");
-    bed.connector.stop(AT_ONCE).await;
+    bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
     bed.nothing_left();
 }
 
@@ -134,7 +134,7 @@ async fn an_answer_that_was_given_while_a_life_ended_is_heard_by_the_program_onc
     for file in ["a.txt", "b.txt"] {
         assert_eq!(fs::read_to_string(shared.path().join(file)).unwrap(), "x".repeat(10), "written once");
     }
-    bed.connector.stop(AT_ONCE).await;
+    bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
 }
 
 #[tokio::test]
@@ -159,7 +159,7 @@ async fn rules_decide_without_a_person_and_what_is_denied_is_told_why() {
     let lease = bed.lease();
     bed.connector.run(prompt(lease, "run git status; curl example.org")).await;
     assert_eq!(asks(&mut bed).await.lease, lease, "every command of a line must be allowed");
-    bed.connector.stop(AT_ONCE).await;
+    bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
     bed.nothing_left();
 }
 
@@ -183,7 +183,7 @@ async fn an_interrupted_turn_waits_for_a_message_and_goes_on_with_it() {
     bed.connector.tell(lease, allow(ask.approval)).await.unwrap();
     assert_eq!(bed.text_of(lease).await, "wrote two");
     assert_eq!(transcript(&bed, lease).matches("ann says: write two").count(), 1);
-    bed.connector.stop(AT_ONCE).await;
+    bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
     bed.nothing_left();
 }
 
@@ -219,7 +219,7 @@ async fn a_worktree_that_grows_beyond_its_bound_stops_its_attempt_and_others_go_
     bed.connector.tell(small, Told::Interrupt { id: "i".into(), by: "ann".into() }).await.unwrap();
     bed.connector.tell(small, Told::Message { id: "m".into(), text: "say done".into(), by: "ann".into() }).await.unwrap();
     assert_eq!(bed.end_of(small).await.end, End::Succeeded);
-    bed.connector.stop(AT_ONCE).await;
+    bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
     bed.nothing_left();
 }
 
@@ -288,7 +288,7 @@ async fn a_person_takes_a_conversation_over_at_its_terminal_and_gives_it_back_ac
     let text = transcript(&bed, lease);
     let said = ["taken over by ann", "given back by ann", "since then: one, two", "ann says: say and be quick"];
     assert!(said.iter().all(|said| text.contains(said)), "{text}");
-    bed.connector.stop(AT_ONCE).await;
+    bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
     bed.nothing_left();
 }
 
@@ -311,7 +311,7 @@ async fn a_terminal_that_is_left_gives_the_conversation_back_and_a_cancelled_one
     terminal(&bed, lease).await;
     bed.connector.cancel(lease, AT_ONCE).await;
     assert_eq!(bed.end_of(lease).await.end, End::Cancelled);
-    bed.connector.stop(AT_ONCE).await;
+    bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
     bed.nothing_left();
 }
 
@@ -326,7 +326,7 @@ async fn a_message_during_a_turn_is_dealt_with_before_the_attempt_ends() {
     bed.connector.tell(lease, said).await.unwrap();
     bed.connector.tell(lease, allow(ask.approval)).await.unwrap();
     assert_eq!(bed.text_of(lease).await, "and this too");
-    bed.connector.stop(AT_ONCE).await;
+    bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
 }
 
 #[tokio::test]
@@ -345,7 +345,7 @@ async fn a_program_that_dies_goes_on_with_its_conversation_and_one_that_always_d
     let outcome = bed.end_of(lease).await;
     let error = outcome.error.as_deref().unwrap_or_default();
     assert_eq!(error, "its program ended 3 times before it was done; the last time: exit status 3: out of cheese");
-    bed.connector.stop(AT_ONCE).await;
+    bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
     bed.nothing_left();
 }
 
@@ -385,7 +385,7 @@ async fn hostile_output_fails_the_attempt_with_a_reason() {
         // Nobody listens to it any more.
         bed.nothing_left();
     }
-    bed.connector.stop(AT_ONCE).await;
+    bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
 }
 
 #[tokio::test]
@@ -397,7 +397,7 @@ async fn one_that_does_the_same_again_and_again_is_nudged_once_and_then_stopped(
     // Its nudge interrupts it, and then it gets on.
     assert_eq!(bed.text_of(lease).await, "nudged");
     assert!(transcript(&bed, lease).contains("nudged: it did the same 5 times"));
-    bed.connector.stop(AT_ONCE).await;
+    bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
     bed.nothing_left();
 }
 
@@ -413,7 +413,7 @@ async fn one_that_says_nothing_is_nudged_once_and_then_stopped() {
     let outcome = bed.end_of(deaf).await;
     let error = outcome.error.as_deref().unwrap_or_default();
     assert_eq!(error, "it was stuck and stopped after a nudge: there was no word of it for 4 s");
-    bed.connector.stop(AT_ONCE).await;
+    bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
     bed.nothing_left();
 }
 
@@ -427,7 +427,7 @@ async fn an_answer_in_json_is_the_result_and_any_other_is_a_failure() {
     bed.connector.run(prompt(bad, "say I will do it")).await;
     let outcome = bed.end_of(bad).await;
     assert!(outcome.error.as_ref().unwrap().contains("no JSON: I will do it"), "{outcome:?}");
-    bed.connector.stop(AT_ONCE).await;
+    bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
 }
 
 #[tokio::test]

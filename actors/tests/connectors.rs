@@ -6,7 +6,7 @@ use std::{fs, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hiveward_actors::{
-    agent::connector::{Connector, End, Input, Job, Lease, Outcome, Report, StopHow, forget, session_dir},
+    agent::connector::{Connector, End, Input, Job, Lease, Outcome, Report, StopHow, StopWhy, forget, session_dir},
     agent::spec::{ConnectorSpec, EnvVar, Limits},
     task::{TaskStatus, gate::GateSpec, spec::CommandSpec},
 };
@@ -40,7 +40,7 @@ async fn every_connector_runs_jobs_each_with_one_start_and_one_end() {
         for lease in &leases {
             assert_eq!(bed.end_of(*lease).await.end, End::Succeeded, "{:?}", bed.agent.connector);
         }
-        bed.connector.stop(AT_ONCE).await;
+        bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
         for lease in &leases {
             let (starts, ends) = bed.counts(*lease);
             assert_eq!((starts, ends), (1, 1), "{:?}", bed.agent.connector);
@@ -61,9 +61,10 @@ async fn every_connector_leaves_nothing_running_after_a_stop() {
             let lease = bed.lease();
             bed.connector.run(slow(lease, "trap '' INT TERM; setsid sleep 1000 & sleep 1000")).await;
             bed.started(lease).await;
-            bed.connector.stop(how).await;
+            bed.connector.stop(how, StopWhy::AgentStopped).await;
             assert!(bed.processes().is_empty());
-            assert_eq!(bed.end_of(lease).await.end, End::Cancelled);
+            let outcome = bed.end_of(lease).await;
+            assert_eq!((outcome.end, outcome.retriable), (End::Lost, true), "nobody cancelled it");
             bed.nothing_left();
         }
     }
@@ -82,7 +83,7 @@ async fn every_connector_cancels_a_running_job() {
         bed.started(lease).await;
         bed.connector.cancel(lease, StopHow::Gracefully { grace: Duration::from_secs(20) }).await;
         assert_eq!(bed.end_of(lease).await.end, End::Cancelled);
-        bed.connector.stop(AT_ONCE).await;
+        bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
         bed.nothing_left();
     }
 }
@@ -101,7 +102,7 @@ async fn every_connector_ends_a_job_at_its_run_timeout() {
         bed.connector.run(job).await;
         let outcome = bed.end_of(lease).await;
         assert_eq!((outcome.end, outcome.retriable), (End::TimedOut, true));
-        bed.connector.stop(AT_ONCE).await;
+        bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
         bed.nothing_left();
     }
 }
@@ -133,7 +134,7 @@ async fn every_connector_goes_on_where_an_earlier_life_let_go() {
         if let Ok(runs) = fs::read_to_string(bed.root().join("runs")) {
             assert_eq!(runs, "x\n");
         }
-        bed.connector.stop(AT_ONCE).await;
+        bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
         bed.nothing_left();
     }
 }
@@ -153,7 +154,7 @@ async fn every_connector_freezes_and_thaws() {
         let quiet = wait_until_steady(|| bed.output_bytes()).await;
         bed.connector.freeze(false).await.unwrap();
         wait_for("more output", || bed.output_bytes() > quiet).await;
-        bed.connector.stop(AT_ONCE).await;
+        bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
         bed.nothing_left();
     }
 }
@@ -186,7 +187,7 @@ async fn a_gate_decides_over_success() {
                 assert!(outcome.retriable);
             }
         }
-        bed.connector.stop(AT_ONCE).await;
+        bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
         bed.nothing_left();
     }
 }
@@ -397,7 +398,7 @@ async fn a_stop_also_ends_what_only_an_earlier_life_knew() {
     assert!(forget(bed.data(), lease).is_err());
     bed.connector.release().await;
     bed.next_life();
-    bed.connector.stop(AT_ONCE).await;
+    bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
     bed.nothing_left();
 }
 
@@ -446,7 +447,7 @@ async fn a_worker_does_tasks_reports_progress_and_continues_from_a_checkpoint() 
         })
         .collect();
     assert_eq!(again.len(), 3);
-    bed.connector.stop(StopHow::Gracefully { grace: Duration::from_secs(20) }).await;
+    bed.connector.stop(StopHow::Gracefully { grace: Duration::from_secs(20) }, StopWhy::AgentStopped).await;
     bed.nothing_left();
 }
 
@@ -462,7 +463,7 @@ async fn the_record_of_what_a_worker_was_given_stays_short_however_long_it_lives
     }
     let accepted = files_under(&bed.data().join("sessions")).into_iter().find(|file| file.ends_with("accepted")).unwrap();
     wait_for("the record to be short", || fs::read_to_string(&accepted).unwrap().lines().count() <= TASKS - 512).await;
-    bed.connector.stop(StopHow::AtOnce).await;
+    bed.connector.stop(StopHow::AtOnce, StopWhy::AgentStopped).await;
     bed.nothing_left();
 }
 
@@ -486,7 +487,7 @@ for line in sys.stdin:
         ];
     bed.connector.run(job).await;
     assert_eq!(bed.end_of(lease).await.result.as_deref(), Some(&b"[2000002,true]"[..]));
-    bed.connector.stop(AT_ONCE).await;
+    bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
     bed.nothing_left();
 }
 
@@ -586,7 +587,7 @@ async fn a_worker_that_ended_unseen_still_has_its_last_results_counted() {
     let lost: Outcome = bed.end_of(two).await;
     assert_eq!((lost.end, lost.retriable), (End::Failed, true));
     assert!(lost.error.unwrap().contains("ended while it had the task"));
-    bed.connector.stop(AT_ONCE).await;
+    bed.connector.stop(AT_ONCE, StopWhy::AgentStopped).await;
     bed.nothing_left();
 }
 

@@ -311,3 +311,58 @@ async fn an_attempt_takes_a_vm_that_waits_for_it_and_another_is_made_in_its_plac
     here.control().remove_agent(op(), here.works, true).await.unwrap();
     here.stop().await;
 }
+
+/// Asks the desk of guests as a session does, and prints what is answered; `closed` if nothing is.
+const ASKS: &str = r#"
+import os, socket, struct, sys
+folder, vm, commands = sys.argv[1], bytes.fromhex(sys.argv[2]), sys.argv[3:]
+os.chdir(folder)
+for command in commands:
+    desk = socket.socket(socket.AF_UNIX)
+    desk.connect("guests.sock")
+    text = command.encode()
+    ask = b"\x82\xa2vm\xc4\x10" + vm + b"\xa7command\xda" + struct.pack(">H", len(text)) + text
+    desk.sendall(struct.pack("<I", len(ask)) + ask)
+    answer = desk.recv(65536)
+    print("answer:", answer[4:].decode("latin-1") if answer else "closed", flush=True)
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_asks_for_the_vm_of_another_is_refused_also_after_the_node_was_away() {
+    let mut here = Here::start(20_000).await;
+    here.answers().await;
+    let flag = here.dir.path().join("go-on");
+    let script = format!("echo begun; until [ -e {} ]; do sleep 0.05; done; echo over", flag.display());
+    let task = here.submit(&script, |_| ()).await;
+    here.says(task, 1, "begun").await;
+    let vm = here.vm().unwrap();
+    // An agent without a VM of its own, on the same node and of the same user.
+    let swarm = here.control().create_swarm(op(), NewSwarm { name: "beside".into(), ..NewSwarm::default() }).await.unwrap();
+    let swarm = swarm.value.spec.id;
+    let new = NewAgent { swarm: Some(SwarmRef::Id(swarm)), ..NewAgent::command("outside") };
+    here.control().create_agent(op(), new).await.unwrap();
+    for restarted in [false, true] {
+        if restarted {
+            here.restart().await;
+        }
+        let ping = r#"{"execute":"guest-ping"}"#;
+        let exec = r#"{"execute":"guest-exec","arguments":{"path":"/bin/sh","arg":["-c","id"]}}"#;
+        let argv = ["python3", "-c", ASKS, &here.dir.path().join("node").display().to_string()].map(str::to_owned);
+        let argv = argv.into_iter().chain([format!("{:032x}", vm.as_u128()), ping.to_owned(), exec.to_owned()]).collect();
+        let mut asks = NewTask::new(NewWork::Command { argv, env: Vec::new(), cwd: None, stdin: None });
+        asks.swarm = Some(SwarmRef::Id(swarm));
+        let asks = here.control().submit_tasks(op(), vec![asks]).await.unwrap().value[0].id();
+        let record = here.ended(asks).await;
+        assert_eq!(record.status, TaskStatus::Succeeded, "{record:#?}");
+        let said = std::fs::read_to_string(here.said(asks, 1)).unwrap();
+        let answers: Vec<_> = said.lines().filter(|line| line.starts_with("answer:")).collect();
+        // Until the node has found the session again it knows nobody's, and answers nobody.
+        let refused = |line: &&&str| line.contains("is not the session of") || (restarted && line.contains("closed"));
+        assert_eq!((answers.len(), answers.iter().filter(refused).count()), (2, 2), "{said}");
+    }
+    // And whose it is goes on with it.
+    std::fs::write(flag, "").unwrap();
+    let record = here.ended(task).await;
+    assert_eq!((record.status, record.attempts.len()), (TaskStatus::Succeeded, 1), "{record:#?}");
+    here.stop().await;
+}

@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use hiveward_actors::{
     client::{ControlPlane, DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef, TaskEdit},
+    event::EventFilter,
     id::TaskId,
     node::{Node, NodeConfig},
-    retention::TranscriptRetention,
+    platform::LedgerRetention,
+    retention::{Retention, TranscriptRetention},
     task::{
         TaskRecord, TaskStatus,
         retry::RetryPolicy,
         spec::{Aggregate, PlanSpec},
     },
 };
-use hiveward_runtime::{error::Code, op::Op};
+use hiveward_runtime::{clock::Deadline, error::Code, ledger::Cursor, op::Op};
 
 struct Here {
     dir: tempfile::TempDir,
@@ -255,11 +257,41 @@ async fn agents_are_made_paused_stopped_restarted_and_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_more_of_the_ledger_is_kept_than_is_configured_by_count_and_by_age_and_nothing_that_is_needed_goes() {
+    let quick = LedgerRetention { look_every: Duration::from_millis(5), ..LedgerRetention::default() };
+    for limits in [LedgerRetention { events_max: 5, ..quick }, LedgerRetention { keep: Duration::ZERO, ..quick }] {
+        let dir = tempfile::tempdir().unwrap();
+        let node = Node::start(config(&dir)).await.unwrap();
+        let over = submit(&node.control(), sh("echo over")).await;
+        ended(&node.control(), over).await;
+        assert!(node.control().events(Cursor(0), &EventFilter::default(), 5).is_ok());
+        node.stop(Duration::from_secs(10)).await;
+        let deadline = Deadline::after(Duration::from_secs(60));
+        loop {
+            // Whoever was there keeps the newest events in memory.
+            let node = Node::start(NodeConfig { ledger: limits, ..config(&dir) }).await.unwrap();
+            let read = node.control().events(Cursor(0), &EventFilter::default(), 5);
+            // Views may lag, and are what they were.
+            assert_eq!(ended(&node.control(), over).await.status, TaskStatus::Succeeded);
+            node.stop(Duration::from_secs(10)).await;
+            if let Err(refused) = read {
+                assert!(refused.message.contains("no longer kept"), "{refused:?}");
+                break;
+            }
+            assert!(!deadline.passed(), "{limits:?}: all of it is kept");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transcripts_of_ended_attempts_are_removed_by_retention_and_of_running_ones_never() {
     let dir = tempfile::tempdir().unwrap();
     let keep_nothing =
         TranscriptRetention { keep: Duration::ZERO, look_every: Duration::from_millis(20), ..TranscriptRetention::default() };
-    let node = Node::start(NodeConfig { transcripts: keep_nothing, ..config(&dir) }).await.unwrap();
+    let node =
+        Node::start(NodeConfig { retention: Retention { transcripts: keep_nothing, ..Retention::default() }, ..config(&dir) })
+            .await
+            .unwrap();
     let control = node.control();
     let runs = submit(&control, sh("echo begun; exec sleep 1000")).await;
     until(&control, runs, "running", |record| record.status == TaskStatus::Running).await;
@@ -280,4 +312,62 @@ async fn transcripts_of_ended_attempts_are_removed_by_retention_and_of_running_o
     control.cancel_task(op(), runs).await.unwrap();
     support::wait_for("the cancelled one to be removed", || !at("sessions", runs).exists()).await;
     node.stop(Duration::from_secs(10)).await;
+}
+
+/// Says to the session in a directory what its node says, and prints what is answered.
+const DRIVES: &str = r#"
+import json, os, socket, struct, sys
+os.chdir(sys.argv[1])
+def frame(kind, body):
+    return struct.pack("<IB", len(body), kind) + body
+for frames in (
+    [frame(0, json.dumps({"id": 1, "request": "Kill"}).encode())],
+    [frame(0, json.dumps({"id": 1, "request": {"Signal": 9}}).encode())],
+    [frame(0, json.dumps({"id": 1, "request": "OpenStdin"}).encode()), frame(1, b"\0typed by another\n")],
+):
+    session = socket.socket(socket.AF_UNIX)
+    session.connect("sock")
+    said = b""
+    try:
+        session.sendall(b"".join(frames))
+    except BrokenPipeError:
+        pass
+    try:
+        while piece := session.recv(65536):
+            said += piece
+            if len(frames) == 1 and b'"id":1' in said or b"StdinTaken" in said:
+                break
+    except ConnectionResetError:
+        pass
+    print("answer:", said.decode("latin-1"), flush=True)
+"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_agents_process_kills_or_types_into_the_session_of_another_also_after_the_node_was_away() {
+    let mut here = Here::start().await;
+    let flag = here.dir.path().join("go-on");
+    let script =
+        format!("echo begun; until [ -e {} ]; do sleep 0.05; done; read line && echo got $line; echo over", flag.display());
+    let works = submit(&here.control(), sh(&script)).await;
+    let session = here.dir.path().join(format!("sessions/{works}-1"));
+    let said = || std::fs::read_to_string(session.join("stdout")).unwrap_or_default();
+    support::until("the program to begin", || said().contains("begun").then_some(())).await;
+    for restarted in [false, true] {
+        if restarted {
+            here.restart().await;
+        }
+        let argv = ["python3", "-c", DRIVES, &session.display().to_string()].map(str::to_owned).to_vec();
+        let drives = NewTask::new(NewWork::Command { argv, env: Vec::new(), cwd: None, stdin: None });
+        let drives = submit(&here.control(), drives).await;
+        let record = ended(&here.control(), drives).await;
+        assert_eq!(record.status, TaskStatus::Succeeded, "{record:#?}");
+        let answers = std::fs::read_to_string(here.dir.path().join(format!("sessions/{drives}-1/stdout"))).unwrap();
+        let refused = answers.lines().filter(|line| line.contains("is not the node, and may not speak to it"));
+        assert_eq!((refused.count(), answers.matches("Hello").count()), (3, 0), "{answers}");
+    }
+    std::fs::write(flag, "").unwrap();
+    let record = ended(&here.control(), works).await;
+    assert_eq!((record.status, record.attempts.len()), (TaskStatus::Succeeded, 1), "{record:#?}");
+    assert_eq!(said(), "begun\nover\n");
+    here.stop().await;
 }

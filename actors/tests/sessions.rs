@@ -289,6 +289,7 @@ async fn without_cgroups_nothing_is_left_frozen_means_frozen_and_memory_is_watch
         args: ["-m", "sh", "-c", "umount -a -t cgroup,cgroup2; exec \"$0\"", env!("CARGO_BIN_EXE_hiveward-shim-probe")]
             .map(String::from)
             .to_vec(),
+        owner: None,
     };
     let path = |mut launch: session::Launch| {
         if nix::unistd::geteuid().is_root() {
@@ -487,4 +488,42 @@ async fn the_record_of_what_a_process_was_given_is_shortened_by_what_is_over() {
     session.write_stdin(b"four\n", "four").await.unwrap();
     assert_eq!(tags(), ["two", "four"]);
     session.remove().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_session_that_has_less_output_than_its_end_says_has_lost_it() {
+    for (stream, script) in [("stdout", "echo result"), ("stderr", "echo result >&2")] {
+        let place = Place::new();
+        session::launch(place.sh(script)).await.unwrap().wait().await.unwrap();
+        assert!(matches!(session::adopt(&place.session).await.unwrap(), Adopted::Ended(_)));
+        // As a power cut leaves a file that was not in sync.
+        fs::File::options().write(true).open(place.session.join(stream)).unwrap().set_len(3).unwrap();
+        assert!(matches!(session::adopt(&place.session).await.unwrap(), Adopted::Cut), "{stream}");
+        fs::remove_file(place.session.join(stream)).unwrap();
+        assert!(matches!(session::adopt(&place.session).await.unwrap(), Adopted::Cut), "{stream}");
+        // The record of a shim that did not say how much there was.
+        let path = place.session.join("exit.json");
+        let mut record: serde_json::Map<_, _> = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        assert!(record.remove("stdout_bytes").is_some() && record.remove("stderr_bytes").is_some());
+        fs::write(&path, serde_json::to_vec(&record).unwrap()).unwrap();
+        assert!(matches!(session::adopt(&place.session).await.unwrap(), Adopted::Ended(_)), "{stream}");
+        place.nothing_left().await;
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_record_of_what_a_process_was_given_is_not_taken_for_none() {
+    let place = Place::new();
+    let dir = session::SessionDir::new(&place.session);
+    dir.create().unwrap();
+    assert_eq!(dir.accepted_tags().unwrap(), Vec::<String>::new());
+    fs::write(dir.accepted(), "1 one\n2 two\n").unwrap();
+    assert_eq!(dir.accepted_tags().unwrap(), ["one", "two"]);
+    for damage in [&b"1 one\n2 \xff\n"[..], b"1 one\n\0\0\0\0"] {
+        fs::write(dir.accepted(), damage).unwrap();
+        assert_eq!(dir.accepted_tags().unwrap_err().kind(), std::io::ErrorKind::InvalidData);
+    }
+    fs::remove_file(dir.accepted()).unwrap();
+    fs::create_dir(dir.accepted()).unwrap();
+    assert!(dir.accepted_tags().is_err(), "what cannot be read is not empty");
 }

@@ -305,8 +305,9 @@ async fn an_operation_that_was_under_way_when_the_node_stopped_is_ended_by_its_n
             here.restart().await;
             let control = here.control();
             support::until("its end", || control.vm(vm).unwrap().is_none().then_some(())).await;
-            // What is found by looking, and not by waiting for an answer, may be found one after the other.
-            control.at_least(&op(), control.head()).await.unwrap();
+            // What is found by looking, and not by waiting for an answer, may be found one after the other: its room is
+            // given back by the roster, which hears of its end later.
+            support::until("its room", || (control.host(host).unwrap().vms == 0).then_some(())).await;
         }
         fault::disarm(&point);
         nothing_left(&here, host).await;

@@ -102,6 +102,7 @@ async fn alone(ledger: &Ledger, figures: &mut Figures) -> Result<()> {
                 expected_version,
                 events: vec![event()],
                 snapshot: None,
+                part: None,
             })
             .await?;
         took.push(at.elapsed());
@@ -129,8 +130,14 @@ async fn many(ledger: &Ledger, appenders: usize, events_each: usize, name: &str,
                 let at = Instant::now();
                 let snapshot =
                     (version % 128 < events_each as u64).then(|| StreamSnapshot { format: 1, body: vec![1; 500].into() });
-                let append =
-                    Append { stream: stream.clone(), incarnation: life.incarnation, expected_version: version, events, snapshot };
+                let append = Append {
+                    stream: stream.clone(),
+                    incarnation: life.incarnation,
+                    expected_version: version,
+                    events,
+                    snapshot,
+                    part: None,
+                };
                 version = ledger.append(append).await?.version;
                 took.push(at.elapsed());
                 appended.fetch_add(events_each as u64, Ordering::Relaxed);

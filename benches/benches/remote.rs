@@ -69,16 +69,17 @@ fn short() -> bool {
 fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let args: Vec<String> = std::env::args().collect();
-    match args.get(1..4) {
-        Some([role, dir, node]) if role == "child" => runtime.block_on(serve(Path::new(dir), node.parse()?)),
+    match args.get(1..5) {
+        Some([role, dir, node, near]) if role == "child" => runtime.block_on(serve(Path::new(dir), node.parse()?, near.parse()?)),
         _ => runtime.block_on(measure()),
     }
 }
 
 /// The other node. Says where it listens, then answers `wait WHICH COUNT` lines until its input ends.
-async fn serve(dir: &Path, node: NodeId) -> anyhow::Result<()> {
+async fn serve(dir: &Path, node: NodeId, near: NodeId) -> anyhow::Result<()> {
     let identity = Identity::open(dir, node)?.context("no identity")?;
     let routed = Routed::start(&identity).await?;
+    routed.let_in(near);
     let (hand_actor, by_hand) = Counter::spawn().await?;
     let (actor, by_router) = Counter::spawn().await?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -145,7 +146,7 @@ impl Pair {
     async fn start(dir: &Path) -> anyhow::Result<Self> {
         let (identity, other) = found(dir)?;
         let mut child = Command::new(std::env::current_exe()?)
-            .args(["child".into(), dir.join("b"), PathBuf::from(other.to_string())])
+            .args(["child".into(), dir.join("b"), PathBuf::from(other.to_string()), PathBuf::from(identity.node().to_string())])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;

@@ -98,6 +98,11 @@ impl Routed {
         Ok(Self { manager, router })
     }
 
+    /// May come, and is not dialled.
+    pub fn let_in(&self, peer: NodeId) {
+        self.manager.links().set_peers([(peer, PeerSpec::new("", []))].into());
+    }
+
     pub async fn link_to(&self, peer: NodeId, address: &str) {
         self.manager.links().set_peers([(peer, PeerSpec::new(address, [Lane::Router]))].into());
         while self.manager.links().link(peer, Lane::Router).is_none() {

@@ -10,7 +10,11 @@ use std::{
 };
 
 use clap::Subcommand;
-use hiveward_actors::retention::TranscriptRetention;
+use hiveward_actors::{
+    platform::LedgerRetention,
+    retention::{Retention, TranscriptRetention},
+};
+use hiveward_runtime::ledger::holes::Holes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -25,6 +29,7 @@ use crate::{
     cluster_config::ClusterSection,
     model::ModelsSection,
     otlp::OtlpConfig,
+    retention_config::RetentionSection,
     serve::HttpConfig,
     yaml::{self, Expanded},
 };
@@ -37,6 +42,8 @@ pub struct Config {
     pub gateway: HttpConfig,
     pub auth: AuthConfig,
     pub node: NodeSection,
+    /// How much a node keeps of what has ended.
+    pub retention: RetentionSection,
     /// Other nodes: where they reach this one, and how patient they are with each other.
     pub cluster: ClusterSection,
     /// Where agents get answers of language models, and what those cost.
@@ -53,6 +60,7 @@ impl Default for Config {
             gateway: HttpConfig::default(),
             auth: AuthConfig::default(),
             node: NodeSection::default(),
+            retention: RetentionSection::default(),
             cluster: ClusterSection::default(),
             models: ModelsSection::default(),
             telemetry: Telemetry::default(),
@@ -99,6 +107,8 @@ pub struct NodeSection {
     pub watchdog: Option<PathBuf>,
     /// How long transcripts (and outcomes) of ended attempts are kept.
     pub transcripts: Transcripts,
+    /// How much of the ledger is kept, and when its file is made smaller.
+    pub ledger: LedgerSection,
 }
 
 /// Whichever bound is met first counts; what runs is never removed.
@@ -132,6 +142,50 @@ impl Transcripts {
             bytes_max: self.bytes_max,
             look_every: Duration::from_millis(self.look_every_ms.max(1)),
         }
+    }
+}
+
+/// Whichever bound is met first counts. Events that an entity's start needs are kept whatever these say; in a cluster those of
+/// the node that leads count, so they are to be the same on all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LedgerSection {
+    /// Events from which a client can resume.
+    pub events_max: u64,
+    /// Of these events on disk, about.
+    pub bytes_max: u64,
+    pub keep_hours: u64,
+    /// A file of which more than this percentage holds nothing is made smaller at the next start.
+    pub holes_percent_max: u8,
+    /// One that holds more than this is left as it is, because that start would take long.
+    pub shrink_bytes_max: u64,
+}
+
+impl Default for LedgerSection {
+    fn default() -> Self {
+        let (kept, holes) = (LedgerRetention::default(), Holes::default());
+        Self {
+            events_max: kept.events_max,
+            bytes_max: kept.bytes_max,
+            keep_hours: kept.keep.as_secs() / 3600,
+            holes_percent_max: holes.percent_max,
+            shrink_bytes_max: holes.live_bytes_max,
+        }
+    }
+}
+
+impl LedgerSection {
+    pub fn retention(&self) -> LedgerRetention {
+        LedgerRetention {
+            events_max: self.events_max,
+            bytes_max: self.bytes_max,
+            keep: Duration::from_secs(self.keep_hours.saturating_mul(3600)),
+            ..LedgerRetention::default()
+        }
+    }
+
+    pub fn holes(&self) -> Holes {
+        Holes { percent_max: self.holes_percent_max, live_bytes_max: self.shrink_bytes_max, ..Holes::default() }
     }
 }
 
@@ -270,6 +324,11 @@ impl Config {
         Ok(config)
     }
 
+    /// What this node keeps of what has ended.
+    pub fn retention(&self) -> Retention {
+        Retention { transcripts: self.node.transcripts.retention(), ..self.retention.retention() }
+    }
+
     /// The accepted tokens: the administrator's and those that are configured.
     pub fn auth(&self, admin_token: &str) -> Result<Auth, ConfigError> {
         let mut tokens = vec![("admin".to_owned(), Auth::digest(admin_token), true)];
@@ -373,6 +432,15 @@ mod tests {
         let flags = Flags { data_dir: Some("/g".into()), listen: Some("127.0.0.1:1".parse().unwrap()), cluster_listen: None };
         let config = Config::load(config, None, std::iter::empty(), &flags).unwrap();
         assert_eq!((config.data_dir, config.gateway.listen.port()), (PathBuf::from("/g"), 1));
+    }
+
+    #[test]
+    fn what_is_kept_of_the_ledger_is_as_configured() {
+        let text = "node:\n  ledger:\n    events_max: 1000\n    keep_hours: 2\n";
+        let config = load(text, &[("HIVEWARD_NODE__LEDGER__HOLES_PERCENT_MAX", "40")]).unwrap();
+        let (kept, holes) = (config.node.ledger.retention(), config.node.ledger.holes());
+        assert_eq!((kept.events_max, kept.keep), (1000, Duration::from_secs(7200)));
+        assert_eq!((kept.bytes_max, holes.percent_max), (LedgerRetention::BYTES_MAX_DEFAULT, 40));
     }
 
     #[test]

@@ -23,7 +23,9 @@ use serde::Serialize;
 
 use crate::{
     auth::Principal,
+    bound::{self, Held, Memory, Meter},
     limit::{self, DocumentLimits},
+    pool::Pools,
 };
 
 /// Runs prepared requests.
@@ -90,10 +92,13 @@ pub struct Prepared {
     pub request: Request,
     pub operation: Option<OperationType>,
     pub document: Option<ExecutableDocument>,
+    /// What its answers may cost; it stands in the request's data, too.
+    pub meter: Arc<Meter>,
 }
 
-/// Parses and weighs a request; what does not parse or weighs too much is answered here.
-pub fn prepare(mut request: Request, limits: &DocumentLimits) -> Result<Prepared, Answer> {
+/// Parses and weighs a request; what does not parse or weighs too much is answered here. Its answers are counted in
+/// `memory`.
+pub fn prepare(mut request: Request, limits: &DocumentLimits, memory: &Memory) -> Result<Prepared, Answer> {
     limit::scan(&request.query, limits).map_err(|refused| Answer::refused(&refused))?;
     let document = parse_query(&request.query).map_err(|error| Answer::from_errors(vec![error.into()]))?;
     let kind = limit::check(&document, request.operation_name.as_deref(), &request.variables, limits)
@@ -102,7 +107,7 @@ pub fn prepare(mut request: Request, limits: &DocumentLimits) -> Result<Prepared
     // Only a subscription is looked at again (whether it can be shared).
     let kept = (operation == Some(OperationType::Subscription)).then(|| document.clone());
     request.set_parsed_query(document);
-    Ok(Prepared { request, operation, document: kept })
+    Ok(Prepared { request, operation, document: kept, meter: Meter::new(limits, memory.clone()) })
 }
 
 /// One answer in its wire form.
@@ -122,8 +127,12 @@ struct WireAnswer<'a> {
 }
 
 impl Answer {
-    /// Shapes an executed response: every error gets a code, and an internal one shows its trace and nothing else.
-    pub fn of(mut response: Response, trace: TraceId) -> Self {
+    /// Shapes an executed response: every error gets a code, and an internal one shows its trace and nothing else. Its
+    /// bytes are held in the memory of answers until it is dropped. One that passes a bound of its meter is an error.
+    pub fn of(mut response: Response, trace: TraceId, meter: &Meter) -> Result<Self, Refused> {
+        if let Some(refused) = meter.stopped() {
+            return Err(refused);
+        }
         for error in &mut response.errors {
             shape(error, trace);
         }
@@ -132,7 +141,26 @@ impl Answer {
             && !response.errors.is_empty()
             && response.errors.iter().all(|error| error.path.is_empty());
         let wire = WireAnswer { data: (!request_error).then_some(&response.data), errors: &response.errors };
-        Self { json: to_json(&wire), request_errors: request_error.then(|| to_json(&response.errors)) }
+        let mut json = Bounded { bytes: Vec::new(), max: meter.bytes_max() };
+        match serde_json::to_writer(&mut json, &wire) {
+            Ok(()) => {}
+            Err(error) if error.is_io() => return Err(bound::too_large(meter.bytes_max())),
+            Err(error) => return Err(Refused::new(Code::Internal, format!("an answer cannot be written as JSON: {error}"))),
+        }
+        let held = meter.memory().hold(json.bytes.capacity());
+        let json = Bytes::from_owner(Sent { json: json.bytes, _held: held });
+        Ok(Self { json, request_errors: request_error.then(|| to_json(&response.errors)) })
+    }
+
+    /// The answer that an execution came to; where a bound ended it, what that means for who asked.
+    fn made(response: Response, trace: TraceId, meter: &Meter, mutation: bool) -> Self {
+        Self::of(response, trace, meter).unwrap_or_else(|refused| match mutation {
+            true => Self::refused(&Refused::new(
+                Code::UnknownOutcome,
+                format!("it may have happened: retry with the same operationId and fewer fields, or look; {}", refused.message),
+            )),
+            false => Self::refused(&refused),
+        })
     }
 
     fn from_errors(mut errors: Vec<ServerError>) -> Self {
@@ -151,6 +179,38 @@ impl Answer {
         let mut error = ServerError::new(refused.message.clone(), None);
         error.extensions = Some(extensions(refused));
         Self::from_shaped(&[error])
+    }
+}
+
+/// An answer's JSON, counted until its last byte is on its way.
+struct Sent {
+    json: Vec<u8>,
+    _held: Held,
+}
+
+impl AsRef<[u8]> for Sent {
+    fn as_ref(&self) -> &[u8] {
+        &self.json
+    }
+}
+
+/// Takes up to `max` bytes and is an error from there on.
+struct Bounded {
+    bytes: Vec<u8>,
+    max: usize,
+}
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, more: &[u8]) -> std::io::Result<usize> {
+        if self.bytes.len() + more.len() > self.max {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(more);
+        Ok(more.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -195,16 +255,22 @@ fn field_of(error: &ServerError) -> Option<String> {
     Some(path.trim_end_matches(',').to_owned())
 }
 
-/// Runs a query or mutation to its end, at most until its deadline.
-pub async fn run(engine: &dyn Engine, prepared: Prepared, caller: Caller) -> Answer {
+/// Runs a query or mutation to its end on the threads for it, at most until its deadline.
+pub async fn run(engine: &Arc<dyn Engine>, pools: &Pools, prepared: Prepared, caller: Caller) -> Answer {
     let (trace, deadline) = (caller.trace, caller.deadline);
     let mutation = prepared.operation == Some(OperationType::Mutation);
     if prepared.operation == Some(OperationType::Subscription) {
         return Answer::refused(&Refused::invalid("query", "a subscription needs `/graphql/ws` or `/graphql/stream`"));
     }
-    let request = prepared.request.data(caller).data(Position::default());
-    match tokio::time::timeout_at(deadline.instant(), engine.run(request)).await {
-        Ok(response) => Answer::of(response, trace),
+    let meter = prepared.meter;
+    let request = prepared.request.data(caller).data(Position::default()).data(meter.clone());
+    let engine = engine.clone();
+    let executed = async move {
+        let response = engine.run(request).await;
+        Answer::made(response, trace, &meter, mutation)
+    };
+    match tokio::time::timeout_at(deadline.instant(), pools.run(mutation, executed)).await {
+        Ok(answer) => answer,
         Err(_) if mutation => Answer::refused(&Refused::new(
             Code::UnknownOutcome,
             "no answer within the time limit; it may have happened: retry with the same operationId, or look",
@@ -213,7 +279,8 @@ pub async fn run(engine: &dyn Engine, prepared: Prepared, caller: Caller) -> Ans
     }
 }
 
-/// Runs a subscription (or a single-answer operation) as a stream of answers with the position after each.
+/// Runs a subscription (or a single-answer operation) as a stream of answers with the position after each. Whoever polls
+/// it executes it: on the threads for queries, please.
 pub fn stream(
     engine: &dyn Engine,
     prepared: Prepared,
@@ -221,8 +288,10 @@ pub fn stream(
     position: Position,
 ) -> BoxStream<'static, (Answer, Option<String>)> {
     let trace = caller.trace;
-    let request = prepared.request.data(caller).data(position.clone());
-    engine.stream(request).map(move |response| (Answer::of(response, trace), position.reached())).boxed()
+    let mutation = prepared.operation == Some(OperationType::Mutation);
+    let meter = prepared.meter;
+    let request = prepared.request.data(caller).data(position.clone()).data(meter.clone());
+    engine.stream(request).map(move |response| (Answer::made(response, trace, &meter, mutation), position.reached())).boxed()
 }
 
 /// The path of an error as dotted text, for logs.

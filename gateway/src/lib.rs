@@ -4,6 +4,7 @@
 //! beyond open connections. After a restart there is nothing to recover: clients resume from their cursors.
 
 pub mod auth;
+pub mod bound;
 pub mod cli;
 pub mod cluster_config;
 pub mod config;
@@ -16,11 +17,16 @@ pub mod negotiate;
 pub mod origin;
 pub mod otlp;
 pub mod over_http;
+pub mod places;
+pub mod pool;
 pub mod probe;
+pub mod retention_config;
 pub mod run;
 pub mod schema;
 pub mod serve;
 pub mod stream;
 pub mod telemetry;
+pub mod trim;
 pub mod ui;
+pub mod upkeep;
 pub mod yaml;

@@ -2,13 +2,14 @@
 //!
 //! Two passes: `scan` counts tokens and nesting in the text, so that the parser never sees a document that could
 //! exhaust its stack; `check` weighs the parsed document with its fragments expanded (each fragment once, so that a
-//! nest of fragments cannot make the weighing itself expensive).
+//! nest of fragments cannot make the weighing itself expensive). What only shows while a document is executed, such as
+//! the length of a text, is bounded by `crate::bound`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use async_graphql::{
     Name, Positioned, Variables,
-    parser::types::{ExecutableDocument, Field, OperationType, Selection, SelectionSet},
+    parser::types::{ExecutableDocument, Field, OperationDefinition, OperationType, Selection, SelectionSet},
 };
 use hiveward_runtime::error::{Code, Refused};
 use schemars::JsonSchema;
@@ -26,11 +27,20 @@ pub struct DocumentLimits {
     pub depth_max: usize,
     /// Fields within fields below `__schema` and `__type`; GraphiQL's own query needs 13.
     pub introspection_depth_max: usize,
+    /// Lists within lists below `__schema` and `__type`, such as the arguments of the fields of all types: each
+    /// further one multiplies the answer by what the schema has.
+    pub introspection_lists_max: usize,
     /// One per field, times `first` (or the default page size) of each connection around it.
     pub complexity_max: usize,
     pub aliases_max: usize,
     pub directives_max: usize,
     pub root_fields_max: usize,
+    /// Bytes of one answer.
+    pub answer_bytes_max: usize,
+    /// Fields and list entries of one answer: each takes memory while the answer is made, however short it is.
+    pub answer_values_max: usize,
+    /// How long one query may keep a thread at work. Time in which it only waits is not counted.
+    pub work_ms_max: u64,
 }
 
 impl Default for DocumentLimits {
@@ -40,10 +50,14 @@ impl Default for DocumentLimits {
             tokens_max: 2_000,
             depth_max: 10,
             introspection_depth_max: 16,
+            introspection_lists_max: 3,
             complexity_max: 5_000,
             aliases_max: 15,
             directives_max: 50,
             root_fields_max: 20,
+            answer_bytes_max: ANSWER_BYTES_MAX,
+            answer_values_max: ANSWER_VALUES_MAX,
+            work_ms_max: WORK_MS_MAX,
         }
     }
 }
@@ -52,6 +66,14 @@ impl Default for DocumentLimits {
 pub const PAGE_DEFAULT: usize = 50;
 /// Entries that a connection returns at most.
 pub const PAGE_MAX: usize = 500;
+
+/// Bytes of one answer, unless configured.
+pub const ANSWER_BYTES_MAX: usize = 4 << 20;
+/// Fields and list entries of one answer, unless configured. The usual introspection query of the own schema has a
+/// quarter.
+pub const ANSWER_VALUES_MAX: usize = 100_000;
+/// Milliseconds that one query may keep a thread at work, unless configured.
+pub const WORK_MS_MAX: u64 = 5_000;
 
 /// Deeper brackets than this are refused before parsing.
 const NESTING_MAX: usize = 64;
@@ -134,6 +156,7 @@ fn string_end(bytes: &[u8], at: usize) -> usize {
 struct Weight {
     depth: usize,
     introspection_depth: usize,
+    introspection_lists: usize,
     cost: usize,
     aliases: usize,
     directives: usize,
@@ -144,6 +167,7 @@ impl Weight {
     fn beside(&mut self, other: Self) {
         self.depth = self.depth.max(other.depth);
         self.introspection_depth = self.introspection_depth.max(other.introspection_depth);
+        self.introspection_lists = self.introspection_lists.max(other.introspection_lists);
         self.cost = self.cost.saturating_add(other.cost);
         self.aliases = self.aliases.saturating_add(other.aliases);
         self.directives = self.directives.saturating_add(other.directives);
@@ -160,9 +184,15 @@ pub struct Kind {
 struct Scales<'a> {
     document: &'a ExecutableDocument,
     variables: &'a Variables,
+    /// The operation that spreads the fragments: its variables' defaults are theirs.
+    operation: Option<&'a OperationDefinition>,
     /// Weight of each fragment; `None` while it is being weighed.
     fragments: HashMap<&'a Name, Option<Weight>>,
 }
+
+/// Lists of introspection: what is below comes once per entry.
+const INTROSPECTION_LISTS: [&str; 9] =
+    ["types", "directives", "fields", "inputFields", "args", "interfaces", "possibleTypes", "enumValues", "appliedDirectives"];
 
 /// Weighs the operation that would run. `None` as the kind means that the document names no such operation (the
 /// executor will say so).
@@ -172,7 +202,7 @@ pub fn check(
     variables: &Variables,
     limits: &DocumentLimits,
 ) -> Result<Option<Kind>, Refused> {
-    let mut scales = Scales { document, variables, fragments: HashMap::new() };
+    let mut scales = Scales { document, variables, operation: None, fragments: HashMap::new() };
     // Every operation and fragment is weighed, because the validator walks all of them.
     let mut kind = None;
     let mut count = 0;
@@ -182,6 +212,9 @@ pub fn check(
     }
     for (name, definition) in document.operations.iter() {
         count += 1;
+        // A fragment weighs what the variables of the operation that spreads it make of it.
+        scales.operation = Some(&definition.node);
+        scales.fragments.clear();
         let mut weight = scales.selection(&definition.node.selection_set.node, 0, false)?;
         weight.directives += definition.node.directives.len();
         within(weight, limits)?;
@@ -200,6 +233,12 @@ fn within(weight: Weight, limits: &DocumentLimits) -> Result<(), Refused> {
     for (is, max, name, what) in [
         (weight.depth, limits.depth_max, "depth_max", "levels of fields"),
         (weight.introspection_depth, limits.introspection_depth_max, "introspection_depth_max", "levels of introspection"),
+        (
+            weight.introspection_lists,
+            limits.introspection_lists_max,
+            "introspection_lists_max",
+            "lists of introspection within each other",
+        ),
         (weight.aliases, limits.aliases_max, "aliases_max", "aliases"),
         (weight.directives, limits.directives_max, "directives_max", "directives"),
         (weight.roots, limits.root_fields_max, "root_fields_max", "root fields"),
@@ -274,34 +313,76 @@ impl<'a> Scales<'a> {
         } else {
             weight.depth += 1;
         }
-        let times = if introspects { 1 } else { self.times(field) };
-        weight.cost = inner.cost.saturating_mul(times).saturating_add(1);
+        weight.cost = match self.page(field, introspects) {
+            Page::None => inner.cost,
+            Page::Of(entries) => inner.cost.saturating_mul(entries),
+            // Its entries are read though none is shown.
+            Page::Unseen(entries) => inner.cost.saturating_add(entries),
+        };
+        weight.cost = weight.cost.saturating_add(1);
+        if introspects && INTROSPECTION_LISTS.contains(&field.name.node.as_str()) {
+            weight.introspection_lists += 1;
+        }
         weight.aliases += usize::from(field.alias.is_some());
         weight.directives += field.directives.len();
         Ok(weight)
     }
 
-    /// A field with `edges` or `nodes` below it is a connection: what is below comes once per entry.
-    fn times(&self, field: &Field) -> usize {
-        let pages = field.selection_set.node.items.iter().any(|item| match &item.node {
-            Selection::Field(inner) => matches!(inner.node.name.node.as_str(), "edges" | "nodes"),
-            // A fragment may hide the edges; count it as a page to be safe.
-            _ => field.get_argument("first").is_some() || field.get_argument("last").is_some(),
-        });
-        if !pages {
-            return 1;
+    /// Whether a field is a connection: one with `edges` or `nodes` below it, in whatever fragment they stand.
+    fn page(&self, field: &'a Field, introspects: bool) -> Page {
+        let sized = field.get_argument("first").is_some() || field.get_argument("last").is_some();
+        let below = |names: &[&str]| self.selects(&field.selection_set.node, names, &mut HashSet::new());
+        if introspects {
+            Page::None
+        } else if below(&["edges", "nodes"]) {
+            Page::Of(self.entries(field))
+        } else if sized || below(&["pageInfo"]) {
+            Page::Unseen(self.entries(field))
+        } else {
+            Page::None
         }
+    }
+
+    /// Whether one of these fields is selected, here or in a fragment that is spread here. `seen`: each is looked at once.
+    fn selects(&self, set: &'a SelectionSet, names: &[&str], seen: &mut HashSet<&'a Name>) -> bool {
+        set.items.iter().any(|item| match &item.node {
+            Selection::Field(inner) => names.contains(&inner.node.name.node.as_str()),
+            Selection::InlineFragment(inline) => self.selects(&inline.node.selection_set.node, names, seen),
+            Selection::FragmentSpread(spread) => {
+                let name = &spread.node.fragment_name.node;
+                let fragment = seen.insert(name).then(|| self.document.fragments.get(name)).flatten();
+                fragment.is_some_and(|fragment| self.selects(&fragment.node.selection_set.node, names, seen))
+            }
+        })
+    }
+
+    /// How many entries a page has: what is written, what the variable was given, or what it is by default.
+    fn entries(&self, field: &Field) -> usize {
         let wanted = field.get_argument("first").or_else(|| field.get_argument("last"));
-        let Some(first) = wanted else { return PAGE_DEFAULT };
-        let value = first.node.clone().into_const_with(|name| self.variables.get(&name).cloned().ok_or(()));
+        let value = wanted.and_then(|wanted| wanted.node.clone().into_const_with(|name| self.variable(&name).ok_or(())).ok());
         match value {
-            Ok(async_graphql::Value::Number(number)) => number
+            Some(async_graphql::Value::Number(number)) => number
                 .as_u64()
-                .and_then(|first| usize::try_from(first).ok())
-                .map_or(PAGE_DEFAULT, |first| first.clamp(1, PAGE_MAX)),
+                .and_then(|entries| usize::try_from(entries).ok())
+                .map_or(PAGE_DEFAULT, |entries| entries.clamp(1, PAGE_MAX)),
             _ => PAGE_DEFAULT,
         }
     }
+
+    fn variable(&self, name: &Name) -> Option<async_graphql::Value> {
+        let given = self.variables.get(name).cloned();
+        given.or_else(|| {
+            let declared = self.operation?.variable_definitions.iter().find(|declared| declared.node.name.node == *name)?;
+            declared.node.default_value().cloned()
+        })
+    }
+}
+
+/// What a field is a page of.
+enum Page {
+    None,
+    Of(usize),
+    Unseen(usize),
 }
 
 #[cfg(test)]
@@ -342,6 +423,50 @@ mod tests {
         assert_eq!(refused("{tasks(first:500){edges{node{id title status}}}}"), None);
         names("{tasks(first:500){edges{node{a b c d e f g h i j}}}}", "complexity_max");
         names("{swarms{edges{node{tasks{edges{node{id}}}}}}}", "complexity_max");
+    }
+
+    #[test]
+    fn a_connection_behind_a_fragment_costs_a_page() {
+        let spread = "{...A} fragment A on Query{agents{...B}} fragment B on AgentConnection{edges{node{...C}}}
+            fragment C on Agent{tasks{...D}} fragment D on TaskConnection{edges{node{id}}}";
+        names(spread, "complexity_max");
+        names("{agents{...{edges{node{tasks{...on C{...on C{nodes{id title}}}}}}}}}", "complexity_max");
+        assert_eq!(refused("{swarms(first:10){...E}} fragment E on C{edges{node{id name}}}"), None);
+        names("{swarms{nodes{agents(first:500){pageInfo{endCursor}}}}}", "complexity_max");
+        names("{swarms{nodes{a:agents{...P}b:agents{...P}}}} fragment P on C{pageInfo{endCursor hasNextPage}}", "complexity_max");
+    }
+
+    #[test]
+    fn a_page_is_as_large_as_its_variable_was_given_or_is_by_default() {
+        let below = "{edges{node{a b c d e f g h i j}}}";
+        names(&format!("query($n:Int=500){{tasks(first:$n){below}}}"), "complexity_max");
+        names(&format!("query($n:Int=500){{...T}} fragment T on Query{{tasks(last:$n){below}}}"), "complexity_max");
+        assert_eq!(refused(&format!("query($n:Int){{tasks(first:$n){below}}}")), None, "a page of the usual size");
+        assert_eq!(refused(&format!("query($n:Int=20){{tasks(first:$n){below}}}")), None);
+        let given = |n: i32| {
+            let variables = Variables::from_json(serde_json::json!({ "n": n }));
+            let document = parse_query(format!("query($n:Int=1){{tasks(first:$n){below}}}")).unwrap();
+            check(&document, None, &variables, &DocumentLimits::default()).is_err()
+        };
+        assert!(given(500) && given(i32::MAX) && !given(20));
+        // Each operation has its own defaults, whichever is weighed first.
+        let two = format!("query A($n:Int=1){{...T}} query B($n:Int=500){{...T}} fragment T on Query{{tasks(first:$n){below}}}");
+        let two = parse_query(two).unwrap();
+        assert!(check(&two, Some("B"), &Variables::default(), &DocumentLimits::default()).is_err());
+    }
+
+    #[test]
+    fn introspection_has_no_more_lists_within_lists_than_its_usual_query() {
+        let mut bomb = String::from("name");
+        for _ in 0..3 {
+            bomb = format!("possibleTypes{{interfaces{{{bomb}}}}}");
+        }
+        names(&format!("{{__type(name:\"Node\"){{{bomb}}}}}"), "introspection_lists_max");
+        names("{__schema{types{fields{type{fields{args{name}}}}}}}", "introspection_lists_max");
+        let hidden = "{__type(name:\"Node\"){...A}} fragment A on __Type{possibleTypes{...B}}
+            fragment B on __Type{interfaces{possibleTypes{interfaces{name}}}}";
+        names(hidden, "introspection_lists_max");
+        assert_eq!(refused("{__schema{types{fields{args{type{ofType{ofType{name}}}}}}}}"), None);
     }
 
     #[test]

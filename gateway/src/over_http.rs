@@ -56,6 +56,7 @@ impl HttpRefusal {
         let extra = match self.status {
             StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer realm=\"hiveward\"")),
             StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, "1")),
+            StatusCode::TOO_MANY_REQUESTS => Some((header::RETRY_AFTER, "10")),
             StatusCode::METHOD_NOT_ALLOWED => {
                 Some((header::ALLOW, if self.refused.field.is_some() { "POST" } else { "GET, POST" }))
             }
@@ -94,7 +95,9 @@ pub async fn handle(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
 }
 
 async fn serve(gateway: &Gateway, request: Request, trace: TraceId) -> Result<Response, HttpRefusal> {
-    let principal = gateway.auth.headers(request.headers()).map_err(HttpRefusal::unauthenticated)?;
+    let (parts, body) = request.into_parts();
+    let principal = gateway.known(&parts)?;
+    let request = Request::from_parts(parts, body);
     let media = negotiate::media(request.headers()).ok_or_else(|| {
         HttpRefusal::new(
             StatusCode::NOT_ACCEPTABLE,
@@ -110,14 +113,14 @@ async fn serve(gateway: &Gateway, request: Request, trace: TraceId) -> Result<Re
     let get = request.method() == Method::GET;
     let parsed = read(gateway, request).await?;
     let started = std::time::Instant::now();
-    let answered = match engine::prepare(parsed, &gateway.config.limits) {
+    let answered = match engine::prepare(parsed, &gateway.config.limits, &gateway.pools.memory) {
         Ok(prepared) if get && prepared.operation == Some(OperationType::Mutation) => {
             return Err(HttpRefusal {
                 status: StatusCode::METHOD_NOT_ALLOWED,
                 refused: Refused::invalid("query", "a mutation needs POST"),
             });
         }
-        Ok(prepared) => engine::run(&*gateway.engine, prepared, Caller { principal, trace, deadline }).await,
+        Ok(prepared) => engine::run(&gateway.engine, &gateway.pools, prepared, Caller { principal, trace, deadline }).await,
         Err(answer) => answer,
     };
     metrics::histogram!("hiveward_graphql_seconds").record(started.elapsed().as_secs_f64());

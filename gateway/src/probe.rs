@@ -1,19 +1,19 @@
 //! Liveness, readiness and figures, for machines that watch.
 //!
-//! `/healthz` is open to all and says nothing. `/readyz` and `/metrics` are open on loopback, elsewhere they need a token.
+//! `/healthz` is open to all and says nothing. `/readyz` and `/metrics` are open to programs of this machine that ask for it
+//! by a loopback name; all others need a token, and so does what a proxy of this machine passes on.
 
 use std::sync::Arc;
 
 use axum::{
-    Extension,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::{StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 
 use crate::{
     negotiate::Media,
-    over_http::HttpRefusal,
+    places::{forwarded, meant_for_loopback},
     serve::{Gateway, Peer},
 };
 
@@ -29,20 +29,17 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-fn allowed(gateway: &Gateway, peer: Option<Extension<Peer>>, headers: &HeaderMap) -> Result<(), Box<Response>> {
+fn allowed(gateway: &Gateway, request: &Parts) -> Result<(), Box<Response>> {
     // Called in process there is no peer: that is as local as it gets.
-    if peer.is_none_or(|Extension(Peer(ip))| ip.is_loopback()) {
+    let local = request.extensions.get::<Peer>().is_none_or(|Peer(ip)| ip.is_loopback());
+    if local && !forwarded(&request.headers) && meant_for_loopback(&request.headers) {
         return Ok(());
     }
-    gateway
-        .auth
-        .headers(headers)
-        .map(|_| ())
-        .map_err(|refused| Box::new(HttpRefusal::unauthenticated(refused).answer(Media::Json)))
+    gateway.known(request).map(|_| ()).map_err(|refusal| Box::new(refusal.answer(Media::Json)))
 }
 
-pub async fn readyz(State(gateway): State<Arc<Gateway>>, peer: Option<Extension<Peer>>, headers: HeaderMap) -> Response {
-    if let Err(refused) = allowed(&gateway, peer, &headers) {
+pub async fn readyz(State(gateway): State<Arc<Gateway>>, request: Parts) -> Response {
+    if let Err(refused) = allowed(&gateway, &request) {
         return *refused;
     }
     if gateway.stopping.is_cancelled() {
@@ -54,8 +51,8 @@ pub async fn readyz(State(gateway): State<Arc<Gateway>>, peer: Option<Extension<
     }
 }
 
-pub async fn metrics(State(gateway): State<Arc<Gateway>>, peer: Option<Extension<Peer>>, headers: HeaderMap) -> Response {
-    if let Err(refused) = allowed(&gateway, peer, &headers) {
+pub async fn metrics(State(gateway): State<Arc<Gateway>>, request: Parts) -> Response {
+    if let Err(refused) = allowed(&gateway, &request) {
         return *refused;
     }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], gateway.probe.metrics()).into_response()

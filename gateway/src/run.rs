@@ -34,6 +34,7 @@ use crate::{
     schema,
     serve::{Gateway, Server},
     telemetry,
+    upkeep::Upkeep,
 };
 
 #[derive(Args)]
@@ -204,12 +205,16 @@ async fn serve(mut config: Config, join: Option<JoinTarget>, dev: bool, script: 
     let recorder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &buckets);
     let prometheus = recorder.and_then(PrometheusBuilder::install_recorder).map_err(|error| cannot_start(&error))?;
 
+    let _upkeep = Upkeep::start(prometheus.clone());
+
     let mut node = NodeConfig::new(&config.data_dir);
     node.faults_allowed = config.node.allow_faults;
     node.cluster = config.cluster.config(join).map_err(|problem| {
         Failed::usage(problem, "mend it and run `hiveward config check FILE`; `hiveward config show` has what is in force")
     })?;
-    node.transcripts = config.node.transcripts.retention();
+    node.retention = config.retention();
+    node.ledger = config.node.ledger.retention();
+    node.holes = config.node.ledger.holes();
     let token = admin_token(&config.data_dir).map_err(|error| cannot_start(&error))?;
     let auth = config.auth(&token)?;
     node.token_digests = auth.digests();
@@ -270,7 +275,8 @@ async fn listen(config: &Config, auth: Auth, node: &Node, prometheus: Prometheus
     let auth = auth.with_elsewhere(move || others.token_digests());
     let schema = schema::build(control.clone());
     let probe = NodeProbe { control: control.clone(), prometheus };
-    let gateway = Gateway::of_node(Arc::new(schema), auth, config.gateway.clone(), Arc::new(probe), control);
+    let gateway = Gateway::of_node(Arc::new(schema), auth, config.gateway.clone(), Arc::new(probe), control)
+        .map_err(|error| cannot_start(&error))?;
     Server::start(gateway, !config.auth.tokens.is_empty()).await.map_err(|error| cannot_start(&error))
 }
 

@@ -19,6 +19,7 @@ use axum::{
     routing::{any, get},
 };
 use hiveward_actors::{client::ControlPlane, node::GatewayAt};
+use hiveward_runtime::error::{Code, Refused};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -35,15 +36,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_http::{catch_panic::CatchPanicLayer, set_header::SetResponseHeaderLayer};
 
 use crate::{
-    auth::Auth,
+    auth::{Auth, Principal},
     engine::Engine,
     limit::DocumentLimits,
     negotiate::Media,
     origin::{Origins, cross_origin, is_origin},
     over_http::{self, HttpRefusal},
+    places::{ByAddress, Strangers, WrongTokens, asker},
+    pool::Pools,
     probe::{self, Probe},
     stream::{attach, shared::Shares, sse, ws},
-    ui,
+    trim, ui,
 };
 
 /// The gateway's own part of the configuration.
@@ -66,6 +69,12 @@ pub struct HttpConfig {
     /// Queries and mutations that run at once.
     pub requests_max: usize,
     pub connections_max: usize,
+    /// Connections of one address that are open at once; a proxy in front of the gateway is one address.
+    pub connections_per_address_max: usize,
+    /// WebSockets whose clients have not shown a token yet; each has `init_timeout_ms` for that.
+    pub strangers_max: usize,
+    /// The same, of one address.
+    pub strangers_per_address_max: usize,
     /// Subscriptions over SSE, and WebSocket connections, that are open at once.
     pub streams_max: usize,
     /// Operations open at once on one WebSocket connection.
@@ -74,6 +83,8 @@ pub struct HttpConfig {
     pub init_timeout_ms: u64,
     /// Messages that wait for one WebSocket client; its subscriptions pause while the queue is full.
     pub send_queue_max: usize,
+    /// Bytes of those messages; one message may be larger when it waits alone.
+    pub send_queue_bytes_max: usize,
     /// A client that takes nothing for this long is closed.
     pub stall_timeout_ms: u64,
     pub ping_every_ms: u64,
@@ -91,10 +102,14 @@ impl Default for HttpConfig {
             request_timeout_ms: 30_000,
             requests_max: 512,
             connections_max: 4_096,
+            connections_per_address_max: 2_048,
+            strangers_max: 512,
+            strangers_per_address_max: 128,
             streams_max: 4_096,
             operations_per_connection_max: 32,
             init_timeout_ms: 3_000,
             send_queue_max: 256,
+            send_queue_bytes_max: 1024 * 1024,
             stall_timeout_ms: 10_000,
             ping_every_ms: 20_000,
             limits: DocumentLimits::default(),
@@ -137,13 +152,19 @@ impl HttpConfig {
 /// What the handlers stand on.
 pub struct Gateway {
     pub engine: Arc<dyn Engine>,
+    /// The threads on which it executes.
+    pub pools: Arc<Pools>,
     pub shares: Shares,
     pub auth: Auth,
     pub config: HttpConfig,
     pub probe: Arc<dyn Probe>,
     pub origins: Origins,
     pub requests: Semaphore,
+    /// Places for streams of clients that are known.
     pub streams: Arc<Semaphore>,
+    /// Places for sockets of clients that are not known yet.
+    pub strangers: Strangers,
+    pub wrong_tokens: WrongTokens,
     /// Whose terminals are served; none in a gateway without a node behind it.
     pub terminals: Option<ControlPlane>,
     /// Cancelled when the gateway begins to stop: subscriptions end and tell their clients.
@@ -155,8 +176,9 @@ pub struct Gateway {
 pub struct Peer(pub IpAddr);
 
 impl Gateway {
-    pub fn new(engine: Arc<dyn Engine>, auth: Auth, config: HttpConfig, probe: Arc<dyn Probe>) -> Arc<Self> {
-        Arc::new(Self::made(engine, auth, config, probe, None))
+    /// Errors: no threads can be had.
+    pub fn new(engine: Arc<dyn Engine>, auth: Auth, config: HttpConfig, probe: Arc<dyn Probe>) -> std::io::Result<Arc<Self>> {
+        Ok(Arc::new(Self::made(engine, auth, config, probe, None)?))
     }
 
     /// As [`Self::new`], and serves the terminals of a node's agents.
@@ -166,8 +188,8 @@ impl Gateway {
         config: HttpConfig,
         probe: Arc<dyn Probe>,
         node: ControlPlane,
-    ) -> Arc<Self> {
-        Arc::new(Self::made(engine, auth, config, probe, Some(node)))
+    ) -> std::io::Result<Arc<Self>> {
+        Ok(Arc::new(Self::made(engine, auth, config, probe, Some(node))?))
     }
 
     fn made(
@@ -176,24 +198,53 @@ impl Gateway {
         config: HttpConfig,
         probe: Arc<dyn Probe>,
         terminals: Option<ControlPlane>,
-    ) -> Self {
+    ) -> std::io::Result<Self> {
         let origins = Origins::new(config.allowed_origins.clone());
         let origins = match terminals.clone() {
             Some(node) => origins.with_members(move || node.gateways()),
             None => origins,
         };
-        Self {
+        Ok(Self {
             engine,
+            pools: Arc::new(Pools::start()?),
             shares: Shares::default(),
             auth,
             probe,
             origins,
             requests: Semaphore::new(config.requests_max),
             streams: Arc::new(Semaphore::new(config.streams_max)),
+            strangers: Strangers::new(config.strangers_max, config.strangers_per_address_max),
+            wrong_tokens: WrongTokens::default(),
             terminals,
             stopping: CancellationToken::new(),
             config,
+        })
+    }
+
+    /// Who asks, by the `Authorization` of a request. Wrong tokens of one address are bounded.
+    pub fn known(&self, request: &axum::http::request::Parts) -> Result<Principal, HttpRefusal> {
+        self.check(asker_of(request), request.headers.contains_key(header::AUTHORIZATION), || self.auth.headers(&request.headers))
+            .map_err(|refused| match refused.code {
+                Code::Busy => HttpRefusal { status: StatusCode::TOO_MANY_REQUESTS, refused },
+                _ => HttpRefusal::unauthenticated(refused),
+            })
+    }
+
+    /// Checks a credential of an address; one that was shown and is wrong is counted. A call within the process has no address.
+    pub fn check(
+        &self,
+        address: Option<IpAddr>,
+        shown: bool,
+        check: impl FnOnce() -> Result<Principal, Refused>,
+    ) -> Result<Principal, Refused> {
+        if let Some(address) = address.filter(|_| shown) {
+            self.wrong_tokens.allowed(address)?;
         }
+        let checked = check();
+        if let (Some(address), true, Err(_)) = (address, shown, &checked) {
+            self.wrong_tokens.count(address);
+        }
+        checked
     }
 
     /// The whole HTTP surface, for a listener or for a test that calls it in process.
@@ -223,6 +274,11 @@ impl Gateway {
     }
 }
 
+/// Whom a request came from; nobody if it was made within this process.
+pub fn asker_of(request: &axum::http::request::Parts) -> Option<IpAddr> {
+    request.extensions.get::<Peer>().map(|Peer(peer)| asker(*peer, &request.headers))
+}
+
 fn fixed(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
     SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value))
 }
@@ -238,12 +294,8 @@ async fn not_found() -> Response {
 fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
     let message = panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
     tracing::error!(message = message.as_deref().unwrap_or("no message"), "a request handler panicked");
-    HttpRefusal::new(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        hiveward_runtime::error::Code::Internal,
-        "internal error; the log has the cause",
-    )
-    .answer(Media::Json)
+    HttpRefusal::new(StatusCode::INTERNAL_SERVER_ERROR, Code::Internal, "internal error; the log has the cause")
+        .answer(Media::Json)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -259,6 +311,9 @@ pub enum ServeError {
         source: std::io::Error,
     },
 }
+
+/// How long the end waits for threads that are at work for a request that is gone: a field of it, at most.
+const AT_WORK_MAX: Duration = Duration::from_secs(5);
 
 /// A listening gateway. Dropping it stops accepting and cuts the connections.
 pub struct Server {
@@ -287,6 +342,7 @@ impl Server {
         let connections = TaskTracker::new();
         let limits = Accepting {
             connections_max: gateway.config.connections_max,
+            per_address_max: gateway.config.connections_per_address_max,
             read_timeout: gateway.config.read_timeout(),
             stall: gateway.config.stall_timeout(),
             gauge: "hiveward_http_connections",
@@ -313,6 +369,7 @@ impl Server {
             self.cut.cancel();
             self.connections.wait().await;
         }
+        self.gateway.pools.idle(AT_WORK_MAX).await;
     }
 }
 
@@ -327,6 +384,8 @@ impl Drop for Server {
 /// What a listener allows its connections.
 pub(crate) struct Accepting {
     pub connections_max: usize,
+    /// Of one address.
+    pub per_address_max: usize,
     /// For a request's header.
     pub read_timeout: Duration,
     /// A peer that takes nothing for so long loses its connection.
@@ -345,7 +404,8 @@ pub(crate) async fn accept(
     cut: CancellationToken,
 ) {
     let places = Arc::new(Semaphore::new(limits.connections_max));
-    let Accepting { read_timeout, stall, gauge, .. } = limits;
+    let by_address = ByAddress::default();
+    let Accepting { read_timeout, stall, gauge, per_address_max, .. } = limits;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -360,7 +420,8 @@ pub(crate) async fn accept(
                 continue;
             }
         };
-        let Ok(place) = places.clone().try_acquire_owned() else {
+        let place = places.clone().try_acquire_owned().ok();
+        let Some(place) = place.zip(by_address.take(peer.ip(), per_address_max)) else {
             connections.spawn(turn_away(stream));
             continue;
         };
@@ -374,6 +435,7 @@ pub(crate) async fn accept(
                 () = cut.cancelled() => {}
             }
             metrics::gauge!(gauge).decrement(1.0);
+            trim::let_go(trim::CONNECTION_BYTES / 8);
             drop(place);
         });
     }

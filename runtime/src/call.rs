@@ -102,6 +102,11 @@ impl Depth {
         begun.store(begun.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
+    /// Messages begun, of all that ever came.
+    pub(crate) fn begun(&self) -> usize {
+        self.begun.0.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn now(&self) -> usize {
         // In this order, so that a message begun in between is not counted as negative.
         let begun = self.begun.0.load(Ordering::Relaxed);

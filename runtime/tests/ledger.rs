@@ -28,6 +28,7 @@ fn append(stream: &Key, incarnation: u64, expected_version: u64, texts: &[&str])
         expected_version,
         events: texts.iter().map(|t| event(t)).collect(),
         snapshot: None,
+        part: None,
     }
 }
 
@@ -241,6 +242,75 @@ impl View for CountedView {
 }
 
 /// What the two views hold.
+const LENGTHS: TableDefinition<'_, u64, u64> = TableDefinition::new("lengths");
+
+/// Panics where it meets an event of thirteen bytes.
+struct LengthsView;
+
+impl View for LengthsView {
+    fn name(&self) -> &'static str {
+        "lengths"
+    }
+
+    fn format(&self) -> u32 {
+        1
+    }
+
+    fn prepare(&self, txn: &WriteTransaction) -> Result<(), ViewError> {
+        txn.open_table(LENGTHS)?;
+        Ok(())
+    }
+
+    fn copy(&self, from: &ReadTransaction, to: &WriteTransaction) -> Result<(), ViewError> {
+        copy_table(LENGTHS, from, to)
+    }
+
+    fn apply(&self, txn: &WriteTransaction, events: &[Event]) -> Result<(), ViewError> {
+        let mut table = txn.open_table(LENGTHS)?;
+        for event in events {
+            assert_ne!(event.body.len(), 13, "a number it cannot stand");
+            table.insert(event.cursor.0, event.body.len() as u64)?;
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_a_view_cannot_take_in_is_set_aside_for_it_and_all_else_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(config(&dir)).await.unwrap();
+    let path = dir.path().join("views.redb");
+    let stream = key(1);
+    let life = ledger.claim(&stream).await.unwrap();
+    // Text, what is no text, and what the second view cannot stand.
+    let bodies: Vec<Vec<u8>> = (0..200_usize)
+        .map(|n| match n % 50 {
+            7 => vec![0xff; n + 20],
+            9 => "thirteen byte".into(),
+            _ => "é".repeat(n + 7).into_bytes(),
+        })
+        .collect();
+    let bad = |n: usize, of: &[usize]| of.contains(&(n % 50));
+    let events = bodies.iter().map(|body| NewEvent { kind: "Probed", format: 1, body: body.clone().into() }).collect();
+    let all =
+        Append { stream: stream.clone(), incarnation: life.incarnation, expected_version: 0, events, snapshot: None, part: None };
+    ledger.append(all).await.unwrap();
+    for _ in 0..2 {
+        let views = Views::start(&ledger, &path, vec![Box::new(SeenView(1)), Box::new(LengthsView)]).await.unwrap();
+        views.at_least(Cursor(200), Deadline::after(Duration::from_secs(10))).await.unwrap();
+        assert_eq!((views.failure(), views.set_aside()), (None, 8));
+        let txn = views.read().unwrap();
+        let seen: Vec<u64> = txn.open_table(SEEN).unwrap().iter().unwrap().map(|row| row.unwrap().0.value()).collect();
+        let lengths: Vec<u64> = txn.open_table(LENGTHS).unwrap().iter().unwrap().map(|row| row.unwrap().0.value()).collect();
+        let without = |of: &[usize]| (0..200).filter(|n| !bad(*n, of)).map(|n| n as u64 + 1).collect::<Vec<_>>();
+        assert_eq!((seen, lengths), (without(&[7]), without(&[9])));
+        drop(txn);
+        // Also after a restart.
+        views.stop().await;
+    }
+    ledger.stop().await;
+}
+
 fn rows(views: &Views) -> (Vec<u64>, Vec<u64>) {
     let txn = views.read().unwrap();
     let seen = txn.open_table(SEEN).unwrap();

@@ -6,7 +6,7 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader, Write},
     os::unix::fs::FileExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -41,6 +41,7 @@ fn append(stream: u64, incarnation: u64, expected_version: u64) -> Append {
         expected_version,
         events: vec![NewEvent { kind: "Probed", format: 1, body: body.into() }],
         snapshot,
+        part: None,
     }
 }
 
@@ -188,7 +189,8 @@ struct Platter {
 
 #[derive(Debug, Default)]
 struct Faults {
-    platter: Mutex<Platter>,
+    /// By the name of the file.
+    platters: Mutex<BTreeMap<PathBuf, Platter>>,
     /// Writes and syncs until one fails; 0 for never.
     fail_in: AtomicU64,
     failing: AtomicBool,
@@ -208,23 +210,23 @@ impl Faults {
 
     /// What a power cut leaves: all that was synced, and of the rest each write whole, torn or not at all.
     fn cut(&self, random: &mut fastrand::Rng) {
-        let mut platter = self.platter.lock();
-        let platter = &mut *platter;
-        for (offset, data) in std::mem::take(&mut platter.unsynced) {
-            let n = match random.u8(0..3) {
-                0 => data.len(),
-                1 => random.usize(0..=data.len()) / 512 * 512,
-                _ => 0,
-            };
-            let end = offset as usize + n;
-            if platter.kept.len() < end {
-                platter.kept.resize(end, 0);
+        for platter in self.platters.lock().values_mut() {
+            for (offset, data) in std::mem::take(&mut platter.unsynced) {
+                let n = match random.u8(0..3) {
+                    0 => data.len(),
+                    1 => random.usize(0..=data.len()) / 512 * 512,
+                    _ => 0,
+                };
+                let end = offset as usize + n;
+                if platter.kept.len() < end {
+                    platter.kept.resize(end, 0);
+                }
+                platter.kept[offset as usize..end].copy_from_slice(&data[..n]);
             }
-            platter.kept[offset as usize..end].copy_from_slice(&data[..n]);
+            let len = platter.seen.len().max(platter.kept.len());
+            platter.kept.resize(len, 0);
+            platter.seen = platter.kept.clone();
         }
-        let len = platter.seen.len().max(platter.kept.len());
-        platter.kept.resize(len, 0);
-        platter.seen = platter.kept.clone();
         self.failing.store(false, Ordering::Relaxed);
         self.fail_in.store(0, Ordering::Relaxed);
     }
@@ -232,42 +234,51 @@ impl Faults {
 
 /// One opening of the faulty disk.
 #[derive(Debug)]
-struct Faulty(Arc<Faults>);
+struct Faulty(Arc<Faults>, PathBuf);
+
+impl Faulty {
+    fn with<T>(&self, run: impl FnOnce(&mut Platter) -> T) -> T {
+        run(self.0.platters.lock().entry(self.1.clone()).or_default())
+    }
+}
 
 impl StorageBackend for Faulty {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.platter.lock().seen.len() as u64)
+        Ok(self.with(|platter| platter.seen.len() as u64))
     }
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let platter = self.0.platter.lock();
-        let bytes = platter.seen.get(offset as usize..offset as usize + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-        out.copy_from_slice(bytes);
-        Ok(())
+        self.with(|platter| {
+            let bytes = platter.seen.get(offset as usize..offset as usize + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+            out.copy_from_slice(bytes);
+            Ok(())
+        })
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.step()?;
-        self.0.platter.lock().seen.resize(len as usize, 0);
+        self.with(|platter| platter.seen.resize(len as usize, 0));
         Ok(())
     }
     fn sync_data(&self) -> io::Result<()> {
         self.0.step()?;
-        let mut platter = self.0.platter.lock();
-        platter.unsynced.clear();
-        platter.kept = platter.seen.clone();
+        self.with(|platter| {
+            platter.unsynced.clear();
+            platter.kept = platter.seen.clone();
+        });
         Ok(())
     }
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.0.step()?;
-        let mut platter = self.0.platter.lock();
-        platter.seen[offset as usize..offset as usize + data.len()].copy_from_slice(data);
-        platter.unsynced.push((offset, data.to_vec()));
+        self.with(|platter| {
+            platter.seen[offset as usize..offset as usize + data.len()].copy_from_slice(data);
+            platter.unsynced.push((offset, data.to_vec()));
+        });
         Ok(())
     }
 }
 
 fn faulty(dir: &Path, faults: &Arc<Faults>) -> LedgerConfig {
     let faults = faults.clone();
-    LedgerConfig { backend: Backend::new(move |_| Ok(Box::new(Faulty(faults.clone())))), ..config(dir) }
+    LedgerConfig { backend: Backend::new(move |path, _| Ok(Box::new(Faulty(faults.clone(), path.to_owned())))), ..config(dir) }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

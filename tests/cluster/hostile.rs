@@ -6,9 +6,10 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
+use hiveward_runtime::op::NodeId;
 use hiveward_tests::{
     cluster::{Cluster, Shape, joins},
-    intruder::{Authority, Greeting, LANES, Papers, knock},
+    intruder::{Authority, Greeting, LANES, Papers, Visit, identity_file, knock, visit},
     skip, throughout, until, until_within,
 };
 use tokio::{
@@ -62,6 +63,103 @@ async fn wrong_foreign_and_expired_certificates_are_refused_on_every_lane() {
     assert_eq!(knock(port, LANES[0], Some(&own), b"").await, Greeting::Waits);
     assert!(knock(port, "hw-other/1", Some(&own), b"").await.is_refusal());
     assert!(cluster.said(0).await.is_some());
+}
+
+/// Papers of a node that is in nobody's book, which the cluster's own authority signed. Its id is below all others, so that it
+/// is the one who dials.
+fn stranger(authority: &Authority, cluster: &str) -> Papers {
+    let names = [format!("{}.hive", NodeId::from_u128(u128::from(fastrand::u64(1..)))), cluster.to_owned()];
+    authority.sign(&names, -1, 1)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_that_the_right_authority_signed_is_refused_on_every_lane() {
+    let Some(cluster) = one().await else { return };
+    let (node, port) = (cluster.node(0), cluster.node(0).cluster_address());
+    let names = Papers::of_node(node.data_dir()).names();
+    let papers = stranger(&Authority::of(node.data_dir()), &names[1]);
+    for lane in &LANES[..3] {
+        let Visit::Refused(why) = visit(port, lane, &papers).await else { panic!("it was not refused on {lane}") };
+        assert!(why.contains("is not in the book"), "{why}");
+        // Also before it says a word.
+        let said = knock(port, lane, Some(&papers), b"").await;
+        assert!(matches!(said, Greeting::Spoke(_) | Greeting::Refused(_)), "{said:?}: it waits for a hello");
+    }
+    assert!(cluster.said(0).await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_voter_that_kept_the_authoritys_key_comes_back_under_no_name_also_right_after_a_restart() {
+    let Some(mut cluster) = Cluster::joined(&Shape::of(4)).await else { return };
+    let leader = cluster.leader().await;
+    // The one with the lowest id dials all others; what it is refused, it is refused for what it is.
+    let gone = until("a voter holds the authority, and does not lead", async || {
+        let voters = cluster.said(leader).await?.voters;
+        (0..4).rev().find(|node| {
+            let holds = identity_file(cluster.node(*node).data_dir(), "ca.key").is_some();
+            *node != leader && holds && voters.contains(&cluster.node(*node).id())
+        })
+    })
+    .await;
+    let (id, data) = (cluster.node(gone).id(), cluster.node(gone).data_dir().to_owned());
+    let left: Vec<usize> = (0..4).filter(|node| *node != gone).collect();
+    cluster.kill(gone);
+    until_within(ELSEWHERE, "the dead voter is removed", async || {
+        (cluster.cli(leader, &["node", "remove", &id]).await.code == 0).then_some(())
+    })
+    .await;
+    until("it votes no longer, as all of them know", async || {
+        for node in &left {
+            let said = cluster.said(*node).await?;
+            if said.nodes.contains(&id) || said.voters.contains(&id) {
+                return None;
+            }
+        }
+        Some(())
+    })
+    .await;
+
+    // What it took along: the authority's key, and its own papers.
+    let (authority, own) = (Authority::of(&data), Papers::of_node(&data));
+    let names = own.names();
+    let lowest = left.iter().map(|node| Papers::of_node(cluster.node(*node).data_dir())).min_by_key(Papers::names).unwrap();
+    let fresh = stranger(&authority, &names[1]);
+    let another = authority.sign(&lowest.names(), -1, 1);
+    let itself = authority.sign(&names, -1, 1);
+    let ports: Vec<SocketAddr> = left.iter().map(|node| cluster.node(*node).cluster_address()).collect();
+    let all = [("a fresh id", &fresh), ("a member's id", &another), ("its own id", &itself), ("its own papers", &own)];
+    for port in &ports {
+        for lane in &LANES[..3] {
+            for (what, papers) in all {
+                let came = visit(*port, lane, papers).await;
+                assert!(matches!(came, Visit::Refused(_)), "{what} on {lane}: {came:?}");
+            }
+        }
+    }
+    // All at once, from the moment the ports open: books are read before anybody is let in.
+    cluster.kill_all();
+    for node in &left {
+        cluster.spawn(*node);
+    }
+    let mut came = Vec::new();
+    until_within(ELSEWHERE, "they lead and follow again", async || {
+        for port in &ports {
+            for (what, papers) in all {
+                let lane = LANES[fastrand::usize(..3)];
+                came.push((what, lane, visit(*port, lane, papers).await));
+            }
+        }
+        let leader = cluster.said(left[0]).await?.leader?;
+        left.iter().any(|node| cluster.node(*node).id() == leader).then_some(())
+    })
+    .await;
+    assert!(came.iter().any(|(_, _, visit)| matches!(visit, Visit::Refused(_))), "nobody was there to ask");
+    let let_in: Vec<_> = came.iter().filter(|(_, _, visit)| *visit == Visit::LetIn).collect();
+    assert!(let_in.is_empty(), "{let_in:?}");
+    cluster.leader_among(&left, ELSEWHERE).await;
+    // The same tools get in with what a member has: what was refused was what they came with.
+    let last = left.iter().max_by_key(|node| cluster.node(**node).id()).copied().unwrap();
+    assert_eq!(visit(cluster.node(last).cluster_address(), LANES[0], &lowest).await, Visit::LetIn);
 }
 
 /// One bad connection of kind `n`; true once the port has closed it.

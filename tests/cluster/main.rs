@@ -14,5 +14,6 @@ mod hostile;
 mod kills;
 mod oracle;
 mod partitions;
+mod stops;
 mod versions;
 mod vms;

@@ -71,6 +71,10 @@ fn blobs(hive: &Hive) -> (usize, usize) {
     let mut waiting = vec![hive.data_dir().join("blobs")];
     while let Some(dir) = waiting.pop() {
         for entry in std::fs::read_dir(dir).unwrap().flatten() {
+            // What a blob's pieces are checked by lies beside it.
+            if entry.path().extension().is_some() {
+                continue;
+            }
             match (entry.file_type().unwrap().is_dir(), entry.path().parent().unwrap().ends_with("new")) {
                 (true, _) => waiting.push(entry.path()),
                 (false, true) => parts += 1,

@@ -4,5 +4,6 @@
 mod bad_input;
 mod dead_letters;
 mod images;
+mod limits;
 mod traces;
 mod watching;

@@ -1,4 +1,5 @@
-//! Promise: an actor that hangs harms nobody else; whoever asks it is told by its deadline; the tree shows that it waits.
+//! Promise: an actor that hangs harms nobody else; whoever asks it is told by its deadline; a coordinator is ended and
+//! started again, and its node says so.
 
 use std::time::Duration;
 
@@ -30,8 +31,8 @@ async fn an_agent_that_hangs_delays_only_its_own_task() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_coordinator_that_hangs_is_shown_and_its_askers_are_told_by_their_deadline() {
-    let mut scene = Scene::set().await;
+async fn a_coordinator_that_hangs_is_shown_ended_and_started_again() {
+    let scene = Scene::set().await;
     let bystander = Bystander::of(&scene.client);
     scene.client.inject("actor.handle", "HANG", Some(&scene.swarm), 1).await;
     let input = json!({ "operationId": "into-the-hang", "swarm": "struck", "kind": "noop" });
@@ -47,11 +48,16 @@ async fn a_coordinator_that_hangs_is_shown_and_its_askers_are_told_by_their_dead
         waiting.filter(|waiting| *waiting > 0)
     })
     .await;
+    until("the node says what is wrong with it", async || {
+        let troubled = scene.client.call("{ cluster { nodes { troubled { key why } } } }", json!({})).await.ok()?;
+        let of = troubled["cluster"]["nodes"][0]["troubled"][0].clone();
+        (of["key"] == scene.swarm.as_str() && of["why"].as_str()?.contains("messages")).then_some(())
+    })
+    .await;
     let told = asker.await.unwrap();
     assert_eq!(told.code(), "UNKNOWN_OUTCOME", "{told:?}");
     bystander.noticed_nothing().await;
-    scene.hive.kill();
-    scene.hive.start_again().await;
+    // It is ended and started again without anybody's help.
     let data = scene.client.surely(SUBMIT, input).await;
     assert_eq!(scene.client.ended(data["submitTask"]["task"]["id"].as_str().unwrap()).await["status"], "SUCCEEDED");
     scene.end().await;

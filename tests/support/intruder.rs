@@ -7,19 +7,29 @@ use std::{
     time::Duration,
 };
 
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use hiveward_runtime::{
+    cluster::{
+        ClusterId, LifeId,
+        link::{LinkRefused, WIRE_NEWEST, WIRE_OLDEST},
+    },
+    op::NodeId,
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SerialNumber,
+};
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::CryptoProvider,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
+use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// What the port speaks, by ALPN.
 pub const LANES: [&str; 4] = ["hw-link/1", "hw-raft/1", "hw-bulk/1", "hw-join/1"];
@@ -86,6 +96,8 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(names).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        // As the cluster's own are: of at most 16 bytes, also with its sign.
+        params.serial_number = Some(SerialNumber::from_slice(&(fastrand::u128(1..) >> 1).to_be_bytes()));
         let now = OffsetDateTime::from(std::time::SystemTime::now());
         (params.not_before, params.not_after) = (now + HOUR * from_hours, now + HOUR * to_hours);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
@@ -132,22 +144,86 @@ impl Greeting {
     }
 }
 
+/// The first frame of a node to another, as the links have it.
+#[derive(Serialize)]
+struct Hello {
+    wire_oldest: u16,
+    wire_newest: u16,
+    cluster: ClusterId,
+    node: NodeId,
+    generation: u64,
+    life: LifeId,
+    window_bytes: u32,
+}
+
+const HELLO: u8 = 1;
+const REFUSED: u8 = 2;
+
+/// A hello without a flaw, in a life newer than any other, of the node and cluster that these names are.
+fn hello(names: &[String]) -> Vec<u8> {
+    let bare = |name: &String| name.trim_end_matches(".hive").to_owned();
+    let hello = Hello {
+        wire_oldest: WIRE_OLDEST,
+        wire_newest: WIRE_NEWEST,
+        cluster: names.iter().find_map(|name| bare(name).parse().ok()).expect("a cluster is named"),
+        node: names.iter().find_map(|name| bare(name).parse().ok()).expect("a node is named"),
+        generation: u64::MAX >> 1,
+        life: LifeId::new(),
+        window_bytes: 1 << 20,
+    };
+    let payload = rmp_serde::to_vec_named(&hello).unwrap();
+    let mut frame = u32::try_from(payload.len() + 1).unwrap().to_be_bytes().to_vec();
+    frame.push(HELLO);
+    frame.extend(payload);
+    frame
+}
+
+/// What became of somebody who came with papers and said a proper hello.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Visit {
+    /// It is linked: the port said hello too.
+    LetIn,
+    /// Refused, with the frame that says why.
+    Refused(String),
+    /// Nobody said why, or nobody is there.
+    Closed(String),
+}
+
+/// Comes as a node does, with a hello that fits the papers.
+pub async fn visit(port: SocketAddr, lane: &str, papers: &Papers) -> Visit {
+    let closed = |error: std::io::Error| Visit::Closed(error.to_string());
+    let mut tls = match connect(port, lane, Some(papers)).await {
+        Ok(tls) => tls,
+        Err(error) => return closed(error),
+    };
+    if let Err(error) = tls.write_all(&hello(&papers.names())).await {
+        return closed(error);
+    }
+    let mut frame = Vec::new();
+    let read = async {
+        let mut header = [0; 5];
+        tls.read_exact(&mut header).await?;
+        let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        frame.resize(length.saturating_sub(1).min(4096), 0);
+        tls.read_exact(&mut frame).await?;
+        Ok::<_, std::io::Error>(header[4])
+    };
+    match tokio::time::timeout(LISTEN, read).await {
+        Ok(Ok(HELLO)) => Visit::LetIn,
+        Ok(Ok(REFUSED)) => match rmp_serde::from_slice::<LinkRefused>(&frame) {
+            Ok(why) => Visit::Refused(why.to_string()),
+            Err(error) => Visit::Closed(error.to_string()),
+        },
+        Ok(Ok(kind)) => Visit::Closed(format!("a frame of kind {kind}")),
+        Ok(Err(error)) => closed(error),
+        Err(_) => Visit::Closed("it was not answered".to_owned()),
+    }
+}
+
 /// Knocks with these papers and listens; then says `noise`, and listens again.
 pub async fn knock(port: SocketAddr, lane: &str, papers: Option<&Papers>, noise: &[u8]) -> Greeting {
-    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13]).unwrap();
-    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Gullible));
-    let mut config = match papers {
-        Some(papers) => builder.with_client_auth_cert(papers.chain.clone(), papers.key.clone_key()).unwrap(),
-        None => builder.with_no_client_auth(),
-    };
-    config.alpn_protocols = vec![lane.as_bytes().to_vec()];
     let refused = |error: std::io::Error| Greeting::Refused(error.to_string());
-    let tcp = match TcpStream::connect(port).await {
-        Ok(tcp) => tcp,
-        Err(error) => return refused(error),
-    };
-    let name = ServerName::try_from("nobody.hive").unwrap();
-    let mut tls = match TlsConnector::from(Arc::new(config)).connect(name, tcp).await {
+    let mut tls = match connect(port, lane, papers).await {
         Ok(tls) => tls,
         Err(error) => return refused(error),
     };
@@ -163,6 +239,19 @@ pub async fn knock(port: SocketAddr, lane: &str, papers: Option<&Papers>, noise:
         Ok(Ok(bytes)) => Greeting::Spoke(bytes),
         Ok(Err(error)) => refused(error),
     }
+}
+
+async fn connect(port: SocketAddr, lane: &str, papers: Option<&Papers>) -> std::io::Result<TlsStream<TcpStream>> {
+    let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13]).unwrap();
+    let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Gullible));
+    let mut config = match papers {
+        Some(papers) => builder.with_client_auth_cert(papers.chain.clone(), papers.key.clone_key()).unwrap(),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![lane.as_bytes().to_vec()];
+    let tcp = TcpStream::connect(port).await?;
+    let name = ServerName::try_from("nobody.hive").unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, tcp).await
 }
 
 /// Believes any server.

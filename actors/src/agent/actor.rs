@@ -13,7 +13,7 @@ use hiveward_runtime::{
 
 use super::{
     attempts::Told,
-    connector::{self, Connector, Lease, StartFailure, StopHow},
+    connector::{self, Connector, Lease, StartFailure, StopHow, StopWhy},
     event::{self, AgentEvent},
     message::{AgentMsg, Answer, PauseMode, StopMode},
     reference::AgentRef,
@@ -140,7 +140,7 @@ impl Agent {
             }
             AgentMsg::Restart { mode, reply } => {
                 self.leave_seat(state, Some("its agent was restarted"));
-                state.connector.stop(self.grace(mode)).await;
+                state.connector.stop(self.grace(mode), StopWhy::AgentStopped).await;
                 state.held.clear();
                 self.void_questions(state).await?;
                 state.agent.phase = Phase::Down;
@@ -217,7 +217,7 @@ impl Agent {
             AgentMsg::Evict { reply } => {
                 // Another life of it may have begun elsewhere: nothing is written or said from here.
                 state.agent.phase = Phase::Down;
-                state.connector.stop(StopHow::AtOnce).await;
+                state.connector.stop(StopHow::AtOnce, StopWhy::NotHere).await;
                 state.held.clear();
                 state.resend = None;
                 reply.answer(());
@@ -323,7 +323,7 @@ impl Agent {
             let result = match tokio::time::timeout(timeout, connector.start()).await {
                 Ok(result) => result,
                 Err(_) => {
-                    connector.stop(StopHow::AtOnce).await;
+                    connector.stop(StopHow::AtOnce, StopWhy::AgentStopped).await;
                     let message = format!("it was not ready within {} ms", timeout.as_millis());
                     Err(StartFailure { message, output_tail: String::new() })
                 }
@@ -396,7 +396,7 @@ impl Agent {
 
     async fn stop_all(&self, state: &mut State, mode: StopMode, events: Vec<AgentEvent>, reply: Answer) -> Result<(), Failure> {
         self.leave_seat(state, Some("its agent was stopped"));
-        state.connector.stop(self.grace(mode)).await;
+        state.connector.stop(self.grace(mode), StopWhy::AgentStopped).await;
         state.held.clear();
         self.void_questions(state).await?;
         for waiting in state.starters.drain(..) {

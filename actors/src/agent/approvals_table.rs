@@ -4,7 +4,8 @@ use hiveward_runtime::{
     error::Refused,
     ledger::{
         Event,
-        view::{View, ViewError, Views, copy_table},
+        row::{pack, unpack},
+        view::{TableWalk, View, ViewError, Views, copy_table},
     },
 };
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
@@ -44,6 +45,11 @@ impl View for ApprovalView {
         copy_table(ROWS, from, to)
     }
 
+    fn check(&self, txn: &ReadTransaction, walk: &mut TableWalk) -> Result<(), ViewError> {
+        walk.table(ROWS, txn, |id, row| unpack::<ApprovalRecord>(id, row).map(drop))?;
+        Ok(())
+    }
+
     fn apply(&self, txn: &WriteTransaction, events: &[Event]) -> Result<(), ViewError> {
         let ours = |event: &&Event| event.stream.noun() == AgentId::NOUN && event.kind.starts_with("Approval");
         for event in events.iter().filter(ours) {
@@ -60,7 +66,8 @@ impl View for ApprovalView {
                         cursor: event.cursor.0,
                         ask: *ask,
                     };
-                    rows.insert(record.ask.approval.as_u128(), rmp_serde::to_vec(&record)?.as_slice())?;
+                    let id = record.ask.approval.as_u128();
+                    rows.insert(id, pack(id, &record)?.as_slice())?;
                     if rows.len()? > ROWS_MAX {
                         forget_oldest(&mut rows)?;
                     }
@@ -74,10 +81,10 @@ impl View for ApprovalView {
                 _ => continue,
             };
             let row =
-                rows.get(approval.as_u128())?.map(|row| rmp_serde::from_slice::<ApprovalRecord>(row.value())).transpose()?;
+                rows.get(approval.as_u128())?.map(|row| unpack::<ApprovalRecord>(approval.as_u128(), row.value())).transpose()?;
             if let Some(record) = row {
                 let record = ApprovalRecord { status, verdict, ended_at: Some(event.at), cursor: event.cursor.0, ..record };
-                rows.insert(approval.as_u128(), rmp_serde::to_vec(&record)?.as_slice())?;
+                rows.insert(approval.as_u128(), pack(approval.as_u128(), &record)?.as_slice())?;
             }
         }
         Ok(())
@@ -90,7 +97,7 @@ fn forget_oldest(rows: &mut redb::Table<'_, u128, &[u8]>) -> Result<(), ViewErro
     let mut oldest = None;
     for row in rows.range::<u128>(..)?.take(LOOKED_AT) {
         let (id, bytes) = row?;
-        let record: ApprovalRecord = rmp_serde::from_slice(bytes.value())?;
+        let record: ApprovalRecord = unpack(id.value(), bytes.value())?;
         if record.status != ApprovalStatus::Open {
             oldest = Some(id.value());
             break;
@@ -132,7 +139,7 @@ impl ApprovalTable {
     pub fn get(&self, id: ApprovalId) -> Result<Option<ApprovalRecord>, Refused> {
         let read = || -> Result<Option<ApprovalRecord>, ViewError> {
             let rows = self.views.read()?.open_table(ROWS)?;
-            Ok(rows.get(id.as_u128())?.map(|row| rmp_serde::from_slice(row.value())).transpose()?)
+            Ok(rows.get(id.as_u128())?.map(|row| unpack(id.as_u128(), row.value())).transpose()?)
         };
         read().map_err(unreadable)
     }
@@ -150,7 +157,7 @@ impl ApprovalTable {
             let to = after.map_or(std::ops::Bound::Unbounded, |after| std::ops::Bound::Excluded(after.as_u128()));
             for row in rows.range::<u128>((std::ops::Bound::Unbounded, to))?.rev() {
                 let (id, bytes) = row?;
-                let record: ApprovalRecord = rmp_serde::from_slice(bytes.value())?;
+                let record: ApprovalRecord = unpack(id.value(), bytes.value())?;
                 if !filter.wants(&record) {
                     continue;
                 }

@@ -84,11 +84,7 @@ impl Rules {
         if let Some(command) = input.get("command").and_then(Value::as_str) {
             return match commands(command) {
                 Ok(commands) => self.strictest(commands.iter().map(|words| self.one(tool, Some(words), None))),
-                Err(why) => match self.first(tool, |rule| rule.command.is_none() && rule.path.is_none()) {
-                    // A rule for the tool as such does not depend on what the command is.
-                    Some(rule) => verdict(rule),
-                    None => Verdict::Ask { why: format!("the command cannot be taken apart: {why}") },
-                },
+                Err(why) => self.not_understood(tool, command, why),
             };
         }
         let named = paths(input);
@@ -96,6 +92,26 @@ impl Rules {
             return self.one(tool, None, None);
         }
         self.strictest(named.iter().map(|path| self.one(tool, None, Some(&Located::of(path, workspace)))))
+    }
+
+    /// What the rules say of a command line whose commands are not known. A rule that denies holds if its words are anywhere
+    /// in it; a rule that might deny or ask leaves none of those after it to allow.
+    fn not_understood(&self, tool: &str, line: &str, why: &str) -> Verdict {
+        let words = words_in(line);
+        let mut doubt = None;
+        for rule in self.rules.iter().filter(|rule| rule.tools.iter().any(|name| name.is_match(tool))) {
+            match (&rule.command, &rule.path, rule.decision) {
+                // A rule for the tool as such does not depend on what the command is.
+                (None, None, RulePermission::Allow) if doubt.is_some() => break,
+                (None, None, _) => return verdict(rule),
+                (Some(pattern), None, RulePermission::Deny) if names(pattern, &words) => return verdict(rule),
+                (Some(_), None, RulePermission::Deny | RulePermission::Ask) => doubt = doubt.or(Some(rule.number)),
+                // What it allows is not known to be all that is done; and a command is at no path.
+                (Some(_), None, RulePermission::Allow) | (_, Some(_), _) => {}
+            }
+        }
+        let doubt = doubt.map(|rule| format!(", and rule {rule} may be about it")).unwrap_or_default();
+        Verdict::Ask { why: format!("the command cannot be taken apart: {why}{doubt}") }
     }
 
     fn one(&self, tool: &str, words: Option<&[String]>, path: Option<&Located>) -> Verdict {
@@ -145,6 +161,20 @@ impl Ready {
         let long_enough = if self.and_more { words.len() >= pattern.len() } else { words.len() == pattern.len() };
         long_enough && pattern.iter().zip(words).all(|(pattern, word)| pattern.is_match(word))
     }
+}
+
+/// Everything in a command line that may be a word of a command, whatever it stands in.
+fn words_in(line: &str) -> Vec<String> {
+    // Quotes and backslashes do not end a word.
+    let plain: String = line.chars().filter(|c| !matches!(c, '\'' | '"' | '\\')).collect();
+    let ends = |c: char| c.is_whitespace() || "$`<>(){};|&!=,".contains(c);
+    plain.split(ends).filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+/// Whether the fixed words of a pattern follow each other anywhere in these.
+fn names(pattern: &[GlobMatcher], words: &[String]) -> bool {
+    pattern.is_empty()
+        || words.windows(pattern.len()).any(|words| pattern.iter().zip(words).all(|(pattern, word)| pattern.is_match(word)))
 }
 
 /// A file as it really is: symbolic links followed as far as they exist.
@@ -331,7 +361,52 @@ mod tests {
         let denied = rules.decide("Bash", &json!({"command": "git add . && git push origin main"}), Path::new("/"));
         assert!(matches!(denied, Verdict::Deny { .. }), "{denied:?}");
         let not_understood = rules.decide("Bash", &json!({"command": "git log $X"}), Path::new("/"));
-        assert_eq!(not_understood, Verdict::Ask { why: "the command cannot be taken apart: it substitutes".into() });
+        assert_eq!(
+            not_understood,
+            Verdict::Ask { why: "the command cannot be taken apart: it substitutes, and rule 0 may be about it".into() }
+        );
+    }
+
+    #[test]
+    fn what_a_rule_denies_is_not_done_whatever_else_the_command_line_has_in_it() {
+        let rules = rules(vec![
+            rule("Bash", None, Some("rm *"), RulePermission::Deny),
+            rule("Bash", None, Some("git push *"), RulePermission::Deny),
+            rule("Bash", None, None, RulePermission::Allow),
+        ]);
+        let decide = |line: &str| rules.decide("Bash", &json!({"command": line}), Path::new("/"));
+        for denied in [
+            "rm -rf x",
+            "rm -rf \"$PWD\"",
+            "rm -rf {a,b}",
+            "rm -rf ~",
+            "rm -rf *",
+            "(rm -rf x)",
+            "echo $(rm -rf x)",
+            "echo `rm -rf x`",
+            "{ rm -rf x; }",
+            "rm -rf x > /dev/null",
+            "if true; then rm x; fi",
+            "A=b rm x",
+            "r\\m -rf $HOME",
+            "'rm' -rf $HOME",
+            "sleep 9 & rm x",
+            "! rm x",
+            "true # $X\nrm x",
+            "echo \"$(git push origin main)\"",
+        ] {
+            assert!(matches!(decide(denied), Verdict::Deny { .. }), "{denied}: {:?}", decide(denied));
+        }
+        // It may be anything that a rule denies.
+        for doubtful in ["$X -rf x", "echo $X | $Y", "ls > x", &"x".repeat(COMMAND_BYTES_MAX + 1)] {
+            assert!(matches!(decide(doubtful), Verdict::Ask { .. }), "{doubtful}");
+        }
+        assert!(matches!(decide("ls -l; cargo test"), Verdict::Allow { .. }));
+        let allowed_first = self::rules(vec![
+            rule("Bash", None, None, RulePermission::Allow),
+            rule("Bash", None, Some("rm *"), RulePermission::Deny),
+        ]);
+        assert!(allows(&allowed_first, "rm -rf $X"), "the first rule that fits decides");
     }
 
     #[test]

@@ -6,7 +6,8 @@ use hiveward_runtime::{
     error::Refused,
     ledger::{
         Event,
-        view::{View, ViewError, Views, copy_table},
+        row::{pack, unpack},
+        view::{TableWalk, View, ViewError, Views, copy_table},
     },
 };
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
@@ -50,6 +51,12 @@ impl View for AgentView {
         Ok(())
     }
 
+    fn check(&self, txn: &ReadTransaction, walk: &mut TableWalk) -> Result<(), ViewError> {
+        walk.table(ROWS, txn, |id, row| unpack::<AgentRecord>(id, row).map(drop))?;
+        walk.keys(BY_SWARM, txn)?;
+        Ok(())
+    }
+
     fn apply(&self, txn: &WriteTransaction, events: &[Event]) -> Result<(), ViewError> {
         let mut rows = Rows { txn, changed: HashMap::new() };
         for event in events {
@@ -77,7 +84,7 @@ impl Rows<'_> {
         if !self.changed.contains_key(&id) {
             let rows = self.txn.open_table(ROWS)?;
             let Some(row) = rows.get(id.as_u128())? else { return Ok(None) };
-            let record = rmp_serde::from_slice(row.value())?;
+            let record = unpack(id.as_u128(), row.value())?;
             self.changed.insert(id, (Some(record), false));
         }
         Ok(self.changed.get_mut(&id).and_then(|(record, _)| record.as_mut()))
@@ -176,7 +183,7 @@ impl Rows<'_> {
         let mut by_swarm = self.txn.open_table(BY_SWARM)?;
         for (id, (record, new)) in self.changed {
             let Some(record) = record else { continue };
-            rows.insert(id.as_u128(), rmp_serde::to_vec(&record)?.as_slice())?;
+            rows.insert(id.as_u128(), pack(id.as_u128(), &record)?.as_slice())?;
             if new {
                 by_swarm.insert((record.spec.swarm.as_u128(), id.as_u128()), ())?;
             }
@@ -222,7 +229,7 @@ impl AgentTable {
         let read = || -> Result<Vec<Option<AgentRecord>>, ViewError> {
             let txn = self.views.read()?;
             let rows = txn.open_table(ROWS)?;
-            ids.iter().map(|id| rows.get(id.as_u128())?.map(|row| Ok(rmp_serde::from_slice(row.value())?)).transpose()).collect()
+            ids.iter().map(|id| rows.get(id.as_u128())?.map(|row| Ok(unpack(id.as_u128(), row.value())?)).transpose()).collect()
         };
         read().map_err(unreadable)
     }
@@ -236,7 +243,7 @@ impl AgentTable {
             let from = after.map_or(std::ops::Bound::Unbounded, |after| std::ops::Bound::Excluded(after.as_u128()));
             for row in rows.range::<u128>((from, std::ops::Bound::Unbounded))? {
                 let (id, bytes) = row?;
-                let record: AgentRecord = rmp_serde::from_slice(bytes.value())?;
+                let record: AgentRecord = unpack(id.value(), bytes.value())?;
                 if !filter.wants(&record) {
                     continue;
                 }

@@ -14,10 +14,11 @@ use crate::{
     placement::{Strategy, Weights},
     swarm::{SwarmSpec, spec::Topology},
     task::{
+        bounds::{self, ENV_BYTES_MAX, ENV_MAX, LABEL_KEY_BYTES_MAX, LABEL_VALUE_BYTES_MAX, NAME_BYTES_MAX, OutOfBounds},
         gate::GateSpec,
         graph,
         retry::RetryPolicy,
-        spec::{Body, CommandSpec, DEPENDENCIES_MAX, LABELS_MAX, Label, PlanSpec, SKILLS_MAX, TITLE_BYTES_MAX, TaskSpec, Work},
+        spec::{Body, CommandSpec, DEPENDENCIES_MAX, Label, PlanSpec, SKILLS_MAX, TaskSpec, Work},
         status::Priority,
     },
 };
@@ -26,8 +27,9 @@ use crate::{
 pub const TASKS_PER_SUBMIT_MAX: usize = 1_000;
 /// Of one payload or standard input.
 pub const PAYLOAD_BYTES_MAX: usize = 8 << 20;
-const ARGV_BYTES_MAX: usize = 128 << 10;
-const NAME_BYTES_MAX: usize = 128;
+/// Of an agent as the ledger keeps it: its connector with prompts and programs, its session, its labels and its variables.
+const AGENT_BYTES_MAX: usize = 192 << 10;
+const NODE_LABELS_MAX: usize = 64;
 const CONCURRENT_MAX: u32 = 10_000;
 
 #[derive(Clone, Debug)]
@@ -155,6 +157,22 @@ impl Default for NewSwarm {
     }
 }
 
+/// What is out of bounds, as an answer; `at` is the field of the task.
+fn refused(at: &str, out: OutOfBounds) -> Refused {
+    let field = if out.field.is_empty() { at.to_owned() } else { format!("{at}.{}", out.field) };
+    if out.too_much { limit(field, out.what) } else { Refused::invalid(field, out.what) }
+}
+
+/// Refuses tasks that together are too large to be accepted at once.
+pub(super) fn together(field: &str, specs: &[Arc<TaskSpec>]) -> Result<(), Refused> {
+    bounds::together(specs.iter().map(|spec| &**spec)).map_err(|what| limit(field.to_owned(), what))
+}
+
+/// Refuses a task of which something is too large.
+pub(super) fn within_bounds(at: &str, spec: &TaskSpec) -> Result<(), Refused> {
+    spec.within_bounds().map_err(|out| refused(at, out))
+}
+
 pub(super) fn limit(field: String, message: String) -> Refused {
     Refused { code: Code::Limit, message, field: Some(field) }
 }
@@ -214,15 +232,9 @@ pub(super) fn tasks(house: &House, swarm: SwarmId, new: Vec<NewTask>) -> Result<
     for (place, (task, depends_on)) in new.into_iter().zip(depends_on).enumerate() {
         let at = |field: &str| format!("tasks.{place}.{field}");
         let title = task.title.clone().unwrap_or_else(|| title_of(&task.work));
-        if title.len() > TITLE_BYTES_MAX {
-            return Err(limit(at("title"), format!("a title has at most {TITLE_BYTES_MAX} bytes")));
-        }
-        if task.labels.len() > LABELS_MAX || task.skills.len() > SKILLS_MAX {
-            return Err(limit(at("labels"), format!("at most {LABELS_MAX} labels and {SKILLS_MAX} skills")));
-        }
         let retry = task.retry.unwrap_or_default();
         check_retry(&at("retry"), &retry)?;
-        specs.push(Arc::new(TaskSpec {
+        let spec = TaskSpec {
             id: ids[place],
             swarm,
             title,
@@ -242,8 +254,11 @@ pub(super) fn tasks(house: &House, swarm: SwarmId, new: Vec<NewTask>) -> Result<
             plan: task.plan,
             parent: None,
             role: None,
-        }));
+        };
+        within_bounds(&format!("tasks.{place}"), &spec)?;
+        specs.push(Arc::new(spec));
     }
+    together("tasks", &specs)?;
     Ok(specs)
 }
 
@@ -269,28 +284,11 @@ pub(super) fn work(house: &House, field: &str, new: NewWork) -> Result<Work, Ref
     };
     match new {
         NewWork::Command { argv, env, cwd, stdin } => {
-            if argv.first().is_none_or(String::is_empty) {
-                return Err(Refused::invalid(format!("{field}.command.argv"), "argv needs at least the program"));
-            }
-            if argv.iter().map(String::len).sum::<usize>() > ARGV_BYTES_MAX {
-                return Err(limit(
-                    format!("{field}.command.argv"),
-                    format!("argv has at most {ARGV_BYTES_MAX} bytes; use stdin"),
-                ));
-            }
-            if argv.iter().any(|arg| arg.contains('\0')) {
-                return Err(Refused::invalid(format!("{field}.command.argv"), "an argument cannot hold a zero byte"));
-            }
-            if let Some((bad, _)) =
-                env.iter().find(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0'))
-            {
-                return Err(Refused::invalid(
-                    format!("{field}.command.env"),
-                    format!("{bad:?} is no name for a variable, or its value holds a zero byte"),
-                ));
-            }
+            let command = CommandSpec { argv, env, cwd, stdin: None };
+            // Before its input is stored.
+            bounds::command_within("command", &command).map_err(|out| refused(field, out))?;
             let stdin = stdin.map(|bytes| sized(format!("{field}.command.stdin"), bytes)).transpose()?;
-            Ok(Work::Command(CommandSpec { argv, env, cwd, stdin }))
+            Ok(Work::Command(CommandSpec { stdin, ..command }))
         }
         NewWork::Kind { kind, payload } => {
             if kind.is_empty() || kind.len() > NAME_BYTES_MAX {
@@ -334,6 +332,10 @@ pub(super) fn agent(swarm: SwarmId, new: NewAgent) -> Result<AgentSpec, Refused>
             ));
         }
     }
+    if let Some(n) = new.skills.iter().position(|skill| skill.name.len() > NAME_BYTES_MAX) {
+        return Err(limit(format!("skills.{n}.name"), format!("a skill's name has at most {NAME_BYTES_MAX} bytes")));
+    }
+    node_labels(&new.node_labels)?;
     if let ConnectorSpec::Worker { argv, .. } = &new.connector
         && argv.first().is_none_or(String::is_empty)
     {
@@ -359,7 +361,11 @@ pub(super) fn agent(swarm: SwarmId, new: NewAgent) -> Result<AgentSpec, Refused>
     {
         return Err(Refused::invalid("env", format!("{:?} is no name for a variable, or its value holds a zero byte", bad.name)));
     }
-    Ok(AgentSpec {
+    let env_bytes: usize = new.env.iter().map(|var| var.name.len() + var.value.len()).sum();
+    if new.env.len() > ENV_MAX || env_bytes > ENV_BYTES_MAX {
+        return Err(limit("env".into(), format!("env has at most {ENV_MAX} variables and {ENV_BYTES_MAX} bytes")));
+    }
+    let spec = AgentSpec {
         id: AgentId::new(),
         swarm,
         name: new.name,
@@ -375,11 +381,31 @@ pub(super) fn agent(swarm: SwarmId, new: NewAgent) -> Result<AgentSpec, Refused>
         stop_grace_ms: new.stop_grace_ms,
         node_labels: new.node_labels,
         node: new.node,
-    })
+    };
+    let encoded = rmp_serde::to_vec(&spec).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
+    if encoded.len() > AGENT_BYTES_MAX {
+        let message =
+            format!("the agent takes {} bytes, at most {AGENT_BYTES_MAX}: shorten its prompts and programs", encoded.len());
+        return Err(limit("connector".into(), message));
+    }
+    Ok(spec)
+}
+
+fn node_labels(labels: &BTreeMap<String, String>) -> Result<(), Refused> {
+    let large = |(key, value): (&String, &String)| key.len() > LABEL_KEY_BYTES_MAX || value.len() > LABEL_VALUE_BYTES_MAX;
+    if labels.len() <= NODE_LABELS_MAX && !labels.iter().any(large) {
+        return Ok(());
+    }
+    let message = format!(
+        "at most {NODE_LABELS_MAX} labels, each with a key of at most {LABEL_KEY_BYTES_MAX} bytes and a value of at most \
+         {LABEL_VALUE_BYTES_MAX}"
+    );
+    Err(limit("nodeLabels".into(), message))
 }
 
 pub(super) fn swarm(new: NewSwarm) -> Result<SwarmSpec, Refused> {
     name("name", &new.name)?;
+    node_labels(&new.node_labels)?;
     let Weights { specialisation, success, free, load_max } = new.weights;
     let parts = [specialisation, success, free];
     if parts.iter().any(|part| !part.is_finite() || *part < 0.0)

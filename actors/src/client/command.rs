@@ -168,7 +168,10 @@ impl ControlPlane {
             check::check_retry("retry", &retry)?;
             spec.retry = retry;
         }
+        check::within_bounds("edit", &spec)?;
         let (spec, principal, swarm) = (Arc::new(spec), op.principal.clone(), before.spec.swarm);
+        // Only how it ended and how often it was tried counts: what it left, and why it was placed where, stays here.
+        let before = before.bare();
         let committed = self
             .ask_swarm(
                 &op,

@@ -115,7 +115,8 @@ impl ControlPlane {
     /// What an operation that was done before was about: a name that it removed means nothing any more.
     pub fn was_about<T: for<'a> TryFrom<&'a Key>>(&self, op: &Op) -> Option<T> {
         let operation = operation(op, &())?;
-        let key = self.house.directory.read(|known| known.operation(&operation).map(|(_, key)| key.clone()))?;
+        // Who cannot be told that it was done before is told that there is no such thing, and may repeat it.
+        let (_, key) = self.house.declared_before(&operation).ok().flatten()?;
         T::try_from(&key).ok()
     }
 

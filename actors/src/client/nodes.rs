@@ -17,6 +17,7 @@ use crate::{
     directory::{Entity, NodeStatus},
     id::AgentId,
     report::NodeReport,
+    retention::report::StorageReport,
     roster::{RosterMsg, wire::RosterWire},
 };
 
@@ -202,6 +203,18 @@ impl ControlPlane {
         });
         match &self.reports {
             Some(reports) => reports.of(nodes, within).await,
+            None => BTreeMap::new(),
+        }
+    }
+
+    /// What each node that was not removed keeps on its disk, or why it does not say.
+    pub async fn storage(&self, within: Duration) -> BTreeMap<NodeId, Result<Box<StorageReport>, String>> {
+        let nodes = self.house.directory.read(|known| {
+            let there = known.nodes.values().filter(|entry| entry.status != NodeStatus::Removed);
+            there.map(|entry| entry.record.node).collect::<Vec<_>>()
+        });
+        match &self.reports {
+            Some(reports) => reports.storage(nodes, within).await,
             None => BTreeMap::new(),
         }
     }

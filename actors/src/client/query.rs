@@ -423,9 +423,8 @@ impl ControlPlane {
         let hash: BlobHash = hash.parse().map_err(|_| Refused::new(Code::Internal, format!("{hash:?} is no blob hash")))?;
         let blobs = self.house.blobs.clone();
         // It may have to come from another node first, and a disk may be slow.
-        let read =
-            tokio::task::spawn_blocking(move || if blobs.bring(&hash)? { blobs.piece(&hash, from, bytes_max) } else { Ok(None) });
-        let read = read.await.map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
+        let read = tokio::task::spawn_blocking(move || blobs.piece(&hash, from, bytes_max)).await;
+        let read = read.map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
         match read {
             Ok(Some(piece)) => Ok(piece),
             Ok(None) => Err(Refused::new(Code::NotFound, format!("blob {hash} is on no node that can be asked"))),

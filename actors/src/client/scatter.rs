@@ -322,5 +322,11 @@ fn specs(house: &House, swarm: SwarmId, new: NewScatter, shares: Vec<Share>) -> 
         let (parent, role) = (Some((id, share.name)), Some(Role::Part { item }));
         specs.push(Arc::new(TaskSpec { parent, role, ..TaskSpec::clone(&part) }));
     }
+    for (n, part) in specs.iter().enumerate().skip(1) {
+        check::within_bounds(&format!("tasks.{}", n - 1), part).map_err(|refused| renamed(refused, over, "part"))?;
+    }
+    check::within_bounds("", &specs[0])
+        .map_err(|refused| Refused { field: refused.field.map(|field| field.trim_start_matches('.').to_owned()), ..refused })?;
+    check::together(over, &specs)?;
     Ok(specs)
 }

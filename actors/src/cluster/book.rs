@@ -1,6 +1,7 @@
 //! What membership reads of the directory and tells the roster; who may join; which nodes may go.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use hiveward_runtime::{
     clock::{Deadline, WallMs},
     cluster::{
         credentials::Admission,
-        identity::RedeemRefused,
+        identity::{KeyPin, RedeemRefused},
         link::{JoinRefused, JoinRequest, Member},
         membership::{KnownNode, Membership, NodeBook, NodeState},
     },
@@ -58,6 +59,7 @@ impl NodeBook for Book {
                     NodeStatus::Removed => NodeState::Removed,
                 },
                 generation: entry.generation,
+                key: entry.record.key,
             });
             known.collect()
         })
@@ -106,7 +108,7 @@ impl NodeBook for Book {
 }
 
 impl Admission for Book {
-    fn admit(&self, request: &JoinRequest) -> BoxFuture<'_, Result<Vec<Member>, JoinRefused>> {
+    fn admit(&self, request: &JoinRequest, key: KeyPin) -> BoxFuture<'_, Result<Vec<Member>, JoinRefused>> {
         let request = request.clone();
         async move {
             let unavailable = |refused: Refused| JoinRefused::Unavailable { why: refused.message };
@@ -115,8 +117,8 @@ impl Admission for Book {
             let decided = self.roster.ask(Deadline::after(WRITE_WITHIN), move |reply| {
                 let (told, request) = (told.clone(), request.take());
                 RosterMsg::Admit {
-                    decide: Box::new(move |tokens, members| {
-                        let decided = decide(request?, tokens, members);
+                    decide: Box::new(move |tokens, members, removed| {
+                        let decided = decide(request?, key, tokens, members, removed);
                         let (answer, record) = match decided {
                             Ok((members, record)) => (Ok(members), record),
                             Err(refused) => (Err(refused), None),
@@ -142,9 +144,16 @@ type Decided = (Vec<Member>, Option<NodeRecord>);
 
 fn decide(
     request: JoinRequest,
+    key: KeyPin,
     tokens: &mut hiveward_runtime::cluster::identity::TokenBook,
     members: &[NodeRecord],
+    removed: &BTreeSet<NodeId>,
 ) -> Result<Decided, JoinRefused> {
+    // Also with the token it came in with, which it may repeat, and with a new one: its name is over.
+    if removed.contains(&request.node) {
+        let why = format!("{} was removed from this cluster: join with an empty data directory, and so a new id", request.node);
+        return Err(JoinRefused::Invalid { why });
+    }
     let known = members.iter().any(|member| member.node == request.node);
     let token = |error: RedeemRefused| JoinRefused::Token { why: error.to_string() };
     let repeated = tokens.was_redeemed_by(request.secret(), request.node);
@@ -153,8 +162,9 @@ fn decide(
     }
     tokens.redeem(request.secret(), request.node, WallMs::now()).map_err(token)?;
     let others = members.iter().filter(|member| !member.address.is_empty() && member.node != request.node);
-    let others = others.map(|member| Member { node: member.node, address: member.address.clone() }).collect();
-    let record = NodeRecord::of_this_host(request.node, member_id(request.node), request.address);
+    let others = others.map(|member| Member { node: member.node, address: member.address.clone(), key: member.key }).collect();
+    let record =
+        NodeRecord { key: Some(key), ..NodeRecord::of_this_host(request.node, member_id(request.node), request.address) };
     // It says itself what else there is to know of it, once it is in.
     Ok((others, Some(record)))
 }
@@ -181,4 +191,36 @@ impl NodeChanges for Removals {
 
     /// Links and votes follow the directory by themselves.
     fn removed(&self, _: NodeId) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use hiveward_runtime::cluster::identity::{Identity, JoinToken, NodeKey, TokenBook};
+
+    use super::*;
+
+    fn request(token: &JoinToken, node: NodeId) -> JoinRequest {
+        JoinRequest::new(token, node, &NodeKey::create().unwrap(), "h9:7701").unwrap()
+    }
+
+    #[test]
+    fn a_removed_node_does_not_come_back_with_the_token_it_came_with_nor_with_a_new_one() {
+        let home = tempfile::tempdir().unwrap();
+        let founder = Identity::open_or_found(home.path(), NodeId::new(), WallMs::now()).unwrap();
+        let (first, second) = (founder.token().unwrap(), founder.token().unwrap());
+        let mut tokens = TokenBook::default();
+        for token in [&first, &second] {
+            tokens.issue(token, WallMs::now(), WallMs::now().plus(Duration::from_secs(60))).unwrap();
+        }
+        let (node, key) = (NodeId::new(), founder.certificate().key);
+        let (_, record) = decide(request(&first, node), key, &mut tokens, &[], &BTreeSet::new()).unwrap();
+        assert_eq!(record.and_then(|record| record.key), Some(key), "it is known by the key that it was granted");
+        // It has been removed, and is no member any more.
+        for token in [&first, &second] {
+            let refused = decide(request(token, node), key, &mut tokens, &[], &[node].into()).unwrap_err();
+            assert!(refused.to_string().contains("was removed"), "{refused}");
+        }
+        // Its host may come, as another.
+        decide(request(&second, NodeId::new()), key, &mut tokens, &[], &[node].into()).unwrap();
+    }
 }

@@ -1,6 +1,7 @@
 //! The desk at which this node's own processes ask guests: a socket in the data directory, open to the node's user alone.
 //!
-//! Owns the socket and who is served at it. Passes on one command at a time of each, and keeps nothing. After a restart it
+//! Owns the socket and who is served at it: sessions in VMs, each for its own VM, with what sessions need to say (decision
+//! 26). Passes on one command at a time of each, and keeps nothing. After a restart it
 //! listens anew, and who was served comes back.
 
 use std::{
@@ -25,13 +26,17 @@ use tokio::{
 use tokio_util::codec::LengthDelimitedCodec;
 
 use super::{
+    allowed,
     ask::{ANSWER_WITHIN, ask},
-    wire::{Ask, FRAME_BYTES_MAX},
+    askers::May,
+    wire::{Ask, FRAME_BYTES_MAX, Said},
 };
-use crate::house::House;
+use crate::{agent::session::owner, house::House, id::VmId};
 
 /// Served at once; more wait until one goes.
 const SERVED_MAX: usize = 1_024;
+/// For a session to be entered that was just started, or is being adopted.
+const KNOWN_WITHIN: Duration = Duration::from_secs(2);
 /// After this machine could not take one in, for want of descriptors perhaps.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -103,11 +108,53 @@ async fn serve_all(house: &House, listener: &UnixListener) {
     }
 }
 
+/// Whether this process is the session of that VM. One that has just been started, or was there before this life of the node,
+/// is waited for a little.
+async fn admitted(house: &House, asker: i32, vm: VmId) -> May {
+    let known = async {
+        loop {
+            let entered = house.askers.entered();
+            tokio::pin!(entered);
+            entered.as_mut().enable();
+            match house.askers.may(asker, vm) {
+                May::Unknown => entered.await,
+                may => return may,
+            }
+        }
+    };
+    match tokio::time::timeout(KNOWN_WITHIN, known).await {
+        Ok(may) => may,
+        // VMs of attempts alone have sessions.
+        Err(_) if has_no_attempt(house, vm) => May::No,
+        Err(_) => May::Unknown,
+    }
+}
+
+/// Whether nobody's session can ask for it. Of a VM that is not in the directory, or not any more, that is not known.
+fn has_no_attempt(house: &House, vm: VmId) -> bool {
+    house.directory.read(|known| known.fleet.vms.get(&vm).is_some_and(|entry| entry.spec.lease.is_none()))
+}
+
 async fn serve(house: &House, socket: UnixStream) -> io::Result<()> {
+    let asker = owner::peer(&socket)?;
     let mut frames = LengthDelimitedCodec::builder().little_endian().max_frame_length(FRAME_BYTES_MAX).new_framed(socket);
     while let Some(frame) = frames.next().await {
         let Ask { vm, command } = rmp_serde::from_slice(&frame?).map_err(io::Error::other)?;
-        let answer = ask(house, vm, command, Deadline::after(ANSWER_WITHIN)).await;
+        let answer = match admitted(house, asker, vm).await {
+            // Nobody knows yet. It comes back, and waits for as long as it takes.
+            May::Unknown => return Err(io::Error::other("this process is not known as a session of a VM yet")),
+            May::No => {
+                tracing::warn!(asker, %vm, "a process asked for a VM that is not its session's; it was refused");
+                Said::Refused(format!("process {asker} is not the session of {vm}: a session asks its own VM alone"))
+            }
+            May::Yes => match allowed::checked(&command) {
+                Ok(command) => ask(house, vm, command, Deadline::after(ANSWER_WITHIN)).await,
+                Err(why) => {
+                    tracing::warn!(asker, %vm, why, "a session said to its guest what sessions do not say");
+                    Said::Refused(why)
+                }
+            },
+        };
         let frame = Bytes::from(rmp_serde::to_vec_named(&answer).map_err(io::Error::other)?);
         frames.send(frame).await?;
     }

@@ -107,6 +107,12 @@ pub struct HostUri {
 }
 
 const URI_BYTES_MAX: usize = 512;
+/// Ways to a hypervisor that run no program of the asker's. libvirt's `ext` is nothing else.
+const TRANSPORTS: [&str; 6] = ["unix", "ssh", "libssh", "libssh2", "tls", "tcp"];
+/// What may be said of the way there. Not `command` and `netcat`, which name programs, and not `no_verify`: then anybody could be
+/// the host.
+const PARAMETERS: [&str; 10] =
+    ["keyfile", "socket", "mode", "known_hosts", "known_hosts_verify", "no_tty", "sshauth", "pkipath", "tls_priority", "proxy"];
 
 impl HostUri {
     pub fn parse(text: &str) -> Result<Self, Refused> {
@@ -132,9 +138,10 @@ impl HostUri {
         }
         let query = query.split('&').filter(|part| !part.is_empty());
         let query = query.map(|part| part.split_once('=').unwrap_or((part, ""))).map(|(key, value)| (key.into(), value.into()));
-        let query = query.collect();
-        if kind == Scheme::Simulated {
-            simulated::check(&query).map_err(bad)?;
+        let query: BTreeMap<String, String> = query.collect();
+        match kind {
+            Scheme::Simulated => simulated::check(&query).map_err(bad)?,
+            Scheme::Libvirt => check_way(scheme, authority, path, &query).map_err(bad)?,
         }
         Ok(Self { scheme: kind, authority: authority.into(), path: path.into(), query, text: text.into() })
     }
@@ -155,9 +162,72 @@ impl HostUri {
     }
 }
 
+/// What is handed to libvirt reaches a hypervisor, and nothing else: no program of the asker's, no file of the node's.
+fn check_way(scheme: &str, authority: &str, path: &str, query: &BTreeMap<String, String>) -> Result<(), String> {
+    let (driver, transport) = scheme.split_once('+').unwrap_or((scheme, ""));
+    if !transport.is_empty() && !TRANSPORTS.contains(&transport) {
+        return Err(format!("{transport:?} is no way to a host; there are {}", TRANSPORTS.join(", ")));
+    }
+    if driver == "test" && (path, transport) != ("default", "") {
+        return Err("the test driver's host is test:///default".into());
+    }
+    // The ssh program would take them for options.
+    if authority.split('@').any(|part| part.starts_with('-')) {
+        return Err("neither a user's name nor a host's begins with a dash".into());
+    }
+    for (name, value) in query {
+        if !PARAMETERS.contains(&name.as_str()) {
+            return Err(format!("the parameter {name:?} is not known or not allowed; there are {}", PARAMETERS.join(", ")));
+        }
+        if name == "known_hosts_verify" && value == "ignore" {
+            return Err("`known_hosts_verify=ignore` would let anybody be the host; leave it out".into());
+        }
+        if name == "socket" && !value.replace("%2F", "/").replace("%2f", "/").starts_with('/') {
+            return Err("`socket` is an absolute path".into());
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_uri_runs_no_program_reads_no_file_and_lets_nobody_pose_as_the_host() {
+        let refused = [
+            "qemu+ext:///system?command=/bin/sh",
+            "qemu+ext://host/system",
+            "qemu+ssh://host/system?command=/tmp/mine",
+            "qemu+ssh://host/system?netcat=/tmp/mine",
+            "qemu+ssh://-oProxyCommand=id/system",
+            "qemu+ssh://root@-oProxyCommand=id/system",
+            "qemu+tls://host/system?no_verify=1",
+            "qemu+libssh2://host/system?known_hosts_verify=ignore",
+            "qemu+unix:///system?socket=relative",
+            "qemu:///system?COMMAND=/bin/sh",
+            "test:///etc/shadow",
+            "test+ssh://host/default",
+            "qemu+:///system?x",
+        ];
+        for uri in refused {
+            assert_eq!(HostUri::parse(uri).unwrap_err().field.as_deref(), Some("uri"), "{uri}");
+        }
+        let taken = [
+            "qemu:///system",
+            "qemu:///session",
+            "test:///default",
+            "qemu+unix:///system?socket=/run/libvirt/libvirt-sock",
+            "qemu+unix:///system?socket=%2Frun%2Flibvirt%2Flibvirt-sock",
+            "qemu+ssh://root@kvm1.lan/system?keyfile=/k&no_tty=1",
+            "qemu+tls://kvm1/system?pkipath=/etc/pki/mine",
+            "qemu+tcp://10.0.0.2/system",
+            "qemu+libssh2://kvm1/system?known_hosts_verify=auto&sshauth=privkey",
+        ];
+        for uri in taken {
+            assert!(HostUri::parse(uri).is_ok(), "{uri}");
+        }
+    }
 
     #[test]
     fn uris_read_as_libvirt_writes_them_and_say_what_is_wrong_with_them() {

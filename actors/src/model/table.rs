@@ -8,7 +8,8 @@ use hiveward_runtime::{
     id::Key,
     ledger::{
         Event,
-        view::{View, ViewError, Views, copy_table},
+        row::{pack, unpack},
+        view::{TableWalk, View, ViewError, Views, copy_table},
     },
     op::NodeId,
 };
@@ -148,6 +149,13 @@ impl View for UsageView {
         copy_table(BEFORE, from, to)
     }
 
+    fn check(&self, txn: &ReadTransaction, walk: &mut TableWalk) -> Result<(), ViewError> {
+        walk.table(TOTALS, txn, |row, kept| unpack::<Total>(row, kept).map(drop))?;
+        walk.keys(STREAMS, txn)?;
+        walk.table(BEFORE, txn, |row, kept| unpack::<Amount>(row, kept).map(drop))?;
+        Ok(())
+    }
+
     fn apply(&self, txn: &WriteTransaction, events: &[Event]) -> Result<(), ViewError> {
         let mut gathered = Gathered::default();
         for event in events {
@@ -175,10 +183,10 @@ fn budget(txn: &WriteTransaction, what: &RosterEvent) -> Result<(), ViewError> {
             let row = row_of(scope);
             if before.get(row.as_str())?.is_none() {
                 let total = match txn.open_table(TOTALS)?.get(row.as_str())? {
-                    Some(kept) => rmp_serde::from_slice(kept.value())?,
+                    Some(kept) => unpack(row.as_str(), kept.value())?,
                     None => Total::default(),
                 };
-                before.insert(row.as_str(), rmp_serde::to_vec(&total.amount())?.as_slice())?;
+                before.insert(row.as_str(), pack(row.as_str(), &total.amount())?.as_slice())?;
             }
         }
         RosterEvent::BudgetRemoved { scope, .. } => drop(before.remove(row_of(scope).as_str())?),
@@ -216,7 +224,7 @@ impl Gathered {
         let mut totals = txn.open_table(TOTALS)?;
         for (mut row, more) in self.rows {
             let mut total = match totals.get(row.as_str())? {
-                Some(kept) => rmp_serde::from_slice(kept.value())?,
+                Some(kept) => unpack(row.as_str(), kept.value())?,
                 None => Total::default(),
             };
             if total.calls == 0
@@ -225,11 +233,11 @@ impl Gathered {
             {
                 row = format!("{prefix}{OTHER_MODELS}");
                 if let Some(kept) = totals.get(row.as_str())? {
-                    total = rmp_serde::from_slice(kept.value())?;
+                    total = unpack(row.as_str(), kept.value())?;
                 }
             }
             total.add(&more);
-            totals.insert(row.as_str(), rmp_serde::to_vec(&total)?.as_slice())?;
+            totals.insert(row.as_str(), pack(row.as_str(), &total)?.as_slice())?;
         }
         let mut streams = txn.open_table(STREAMS)?;
         for (stream, version) in self.streams {
@@ -315,7 +323,7 @@ impl UsageTable {
 type Totals = redb::ReadOnlyTable<&'static str, &'static [u8]>;
 
 fn read(totals: &Totals, row: &str) -> Result<Option<Total>, ViewError> {
-    Ok(totals.get(row)?.map(|kept| rmp_serde::from_slice(kept.value())).transpose()?)
+    Ok(totals.get(row)?.map(|kept| unpack(row, kept.value())).transpose()?)
 }
 
 /// All that begin with a prefix, without it.
@@ -328,7 +336,7 @@ fn rows(totals: &Totals, prefix: &str, from: Option<&str>) -> Box<dyn Iterator<I
         Err(error) => Box::new(std::iter::once(Err(error.into()))),
         Ok(range) => Box::new(range.map(move |row| {
             let (key, kept) = row?;
-            Ok((key.value().get(cut..).unwrap_or_default().to_owned(), rmp_serde::from_slice(kept.value())?))
+            Ok((key.value().get(cut..).unwrap_or_default().to_owned(), unpack(key.value(), kept.value())?))
         })),
     }
 }
@@ -344,7 +352,7 @@ fn spent(totals: &Totals, before: &Totals, scope: &Scope) -> Result<Amount, View
     }
     // The view has not come to where the budget was set: all it has was before that.
     let Some(before) = before.get(row.as_str())? else { return Ok(Amount { tokens: 0, nanos: Some(0) }) };
-    let before: Amount = rmp_serde::from_slice(before.value())?;
+    let before: Amount = unpack(row.as_str(), before.value())?;
     let now = read(totals, &row)?.unwrap_or_default().amount();
     let nanos = now.nanos.unwrap_or(0).saturating_sub(before.nanos.unwrap_or(0));
     Ok(Amount { tokens: now.tokens.saturating_sub(before.tokens), nanos: Some(nanos) })

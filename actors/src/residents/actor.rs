@@ -41,10 +41,24 @@ use crate::{
 /// How long an entity's actor may take to start before the start is left to its supervisor.
 const START_WITHIN: Duration = Duration::from_secs(30);
 const STOP_WITHIN: Duration = Duration::from_secs(30);
-/// An entity that fails more often than this is given up until someone starts it again.
+/// An entity that fails more often than this is given up for a while.
 const CRASH_LOOP: Intensity = Intensity { restarts_max: 10, period: Duration::from_secs(60) };
+/// What was given up is tried again, each time later: what made it fail may have passed, such as a damaged disk that was
+/// replaced, or a request that is not there any more.
+const TRIED_AGAIN: Backoff = Backoff {
+    first: Duration::from_secs(10),
+    max: Duration::from_secs(600),
+    factor: 2.0,
+    jitter: 0.2,
+    reset_after: Duration::from_secs(60),
+};
 /// How often it is looked whether everyone is there.
 const ENSURE_EVERY: Duration = Duration::from_secs(5);
+/// A coordinator that has begun no message for so many looks though some wait hangs: it is ended and started again. Its
+/// sweeps come each second.
+const HUNG_LOOKS: u32 = 3;
+/// How long a coordinator may take to replay its stream.
+const COORDINATOR_START_WITHIN: Duration = Duration::from_secs(600);
 /// How often sessions of agents that live elsewhere are looked for.
 const LEFTOVERS_EVERY: u32 = 12;
 /// How long an agent may take to end its processes before they are ended without it.
@@ -90,6 +104,8 @@ pub struct State {
     draining: bool,
     /// Agents may still believe that the node drains.
     undrain: bool,
+    /// Coordinators that had begun so many messages when somebody waited, and for how many looks that has been so.
+    waiting: HashMap<SwarmId, (usize, u32)>,
     asking: Option<TimerHandle>,
     turns: u32,
     _ensure: TimerHandle,
@@ -116,6 +132,7 @@ impl Behaviour for Residents {
             held: false,
             draining: false,
             undrain: true,
+            waiting: HashMap::new(),
             asking: None,
             turns: 0,
             _ensure: ctx.every(ENSURE_EVERY, || ResidentsMsg::Ensure),
@@ -247,7 +264,44 @@ impl Residents {
         for (entity, placement) in away {
             self.begin(ctx, state, entity, placement).await?;
         }
+        self.end_hung(ctx, state);
         Ok(())
+    }
+
+    /// Ends coordinators that hang, so that they are started again. Those that wait for the disk or for a quorum do not.
+    fn end_hung(&self, ctx: &Context<ResidentsMsg>, state: &mut State) {
+        let before = std::mem::take(&mut state.waiting);
+        if self.house.ledger.takes_writes().is_err() {
+            return;
+        }
+        for (entity, life) in &state.lives {
+            let Entity::Swarm(id) = *entity else { continue };
+            let key = id.key();
+            let Some((begun, waiting)) = ctx.tree().progress(&key).filter(|(_, waiting)| *waiting > 0 && !life.stopping) else {
+                continue;
+            };
+            let looks = before.get(&id).filter(|(then, _)| *then == begun).map_or(0, |(_, looks)| looks + 1);
+            state.waiting.insert(id, (begun, looks));
+            if looks == 0 || self.house.doors.is_living(*entity) != Some(true) {
+                continue;
+            }
+            let secs = u64::from(looks) * ENSURE_EVERY.as_secs();
+            let said =
+                format!("it has taken none of {waiting} messages for {secs} s; it is ended and started again if it goes on");
+            ctx.tree().set_trouble(&key, Some(&said));
+            if looks >= HUNG_LOOKS {
+                tracing::error!(%key, waiting, "a coordinator hangs; it is ended and started again");
+                state.waiting.remove(&id);
+                let swarms = self.swarms.clone();
+                ctx.task(async move {
+                    // What is wrong with its next life is seen then.
+                    let _ = swarms.restart_child(&id.to_string(), Deadline::after(STOP_WITHIN)).await;
+                });
+            }
+        }
+        for id in before.keys().filter(|id| !state.waiting.contains_key(id)) {
+            ctx.tree().set_trouble(&id.key(), None);
+        }
     }
 
     fn end_leftovers(&self, ctx: &Context<ResidentsMsg>) {
@@ -295,8 +349,9 @@ impl Residents {
             .key(id.key())
             .backoff(Backoff::default())
             .crash_loop(CRASH_LOOP)
+            .tried_again(TRIED_AGAIN)
             .mailbox(MAILBOX_COORDINATOR)
-            .start_timeout(START_WITHIN)
+            .start_timeout(COORDINATOR_START_WITHIN)
             .build();
         self.swarms.enlist_child(child, Deadline::after(START_WITHIN)).await?;
         self.house.doors.add_swarm(id, placement, door.clone());
@@ -314,6 +369,7 @@ impl Residents {
             .restart(Restart::Transient)
             .backoff(Backoff::default())
             .crash_loop(CRASH_LOOP)
+            .tried_again(TRIED_AGAIN)
             .shutdown(Shutdown::Grace(Duration::from_secs(5)))
             .mailbox(MAILBOX_AGENT)
             .build();

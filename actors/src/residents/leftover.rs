@@ -8,7 +8,7 @@ use std::{collections::HashSet, fs, path::Path};
 use crate::{
     agent::{
         AgentSpec, ConnectorSpec,
-        connector::{self, Connector, Lease, Reports, StopHow},
+        connector::{self, Connector, Lease, Reports, StopHow, StopWhy},
         session,
     },
     directory::{Directory, Entity},
@@ -74,7 +74,7 @@ pub async fn end(house: &House, agent: AgentId) {
     for connector in connectors {
         let spec = AgentSpec { connector, ..spec.as_deref().cloned().unwrap_or_else(|| unknown(agent)) };
         let connector = connector::build(&spec, house.connector_env(reports.clone(), 0));
-        Connector::stop(&*connector, StopHow::AtOnce).await;
+        Connector::stop(&*connector, StopHow::AtOnce, StopWhy::NotHere).await;
     }
 }
 

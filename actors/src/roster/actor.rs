@@ -27,6 +27,7 @@ use crate::{
     house::House,
     id::AgentId,
     model::meter::{Budget, Scope},
+    operation::used_otherwise,
     swarm::{event::Operation, message::Committed},
 };
 
@@ -270,8 +271,9 @@ impl Roster {
                 Ok(())
             }
             RosterMsg::Admit { decide, reply } => {
-                let (mut book, members) = directory.read(|known| (known.tokens.clone(), members(known)));
-                match decide(&mut book, &members) {
+                let (mut book, members, removed) =
+                    directory.read(|known| (known.tokens.clone(), members(known), decide::removed(known)));
+                match decide(&mut book, &members, &removed) {
                     None => reply.answer(Ok(())),
                     Some(record) => {
                         let mut events = vec![RosterEvent::TokenUsed { node: record.node, book }];
@@ -284,7 +286,13 @@ impl Roster {
             }
             RosterMsg::NodeJoined { record, reply } => {
                 let key = record.node.key();
-                let events = Ok(self.joined(record));
+                let gone = directory.read(|known| decide::removed(known).contains(&record.node));
+                let events = if gone {
+                    // Its last words, which were on their way when it went: they do not bring it back.
+                    Err(Refused::new(Code::Refused, format!("{} was removed from this cluster", record.node)))
+                } else {
+                    Ok(self.joined(record))
+                };
                 self.answer(acting, None, reply, key, events).await
             }
             RosterMsg::NodeLost { node, why, reply } => {
@@ -345,8 +353,10 @@ impl Roster {
                 self.answer(acting, operation, reply, node.key(), events).await
             }
             RosterMsg::RemoveNode { node, force, operation, reply } => {
+                let before = operation.as_ref().map(|operation| self.house.declared_before(operation)).transpose();
+                let before = before.map(Option::flatten);
                 let events = directory.read(|known| {
-                    if operation.as_ref().is_some_and(|operation| known.operation(operation).is_some()) {
+                    if before?.is_some() {
                         return Ok(Vec::new());
                     }
                     decide::may_remove(known, node, force)?;
@@ -426,9 +436,11 @@ impl Roster {
         Ok(())
     }
 
-    fn joined(&self, record: NodeRecord) -> Vec<RosterEvent> {
+    fn joined(&self, mut record: NodeRecord) -> Vec<RosterEvent> {
         self.house.directory.read(|known| {
             let known_as = known.nodes.get(&record.node);
+            // An older version does not say its key. It has not lost it by that.
+            record.key = record.key.or(known_as.and_then(|entry| entry.record.key));
             if known_as.is_some_and(|entry| entry.record == record && entry.status != NodeStatus::Removed) {
                 return Vec::new();
             }
@@ -482,10 +494,14 @@ impl Roster {
         key: Key,
         events: Result<Vec<RosterEvent>, Refused>,
     ) -> Result<(), Failure> {
-        let before = operation.and_then(|operation| {
-            let before = self.house.directory.read(|known| known.operation(&operation).cloned())?;
-            Some((operation, before))
-        });
+        let before = operation.as_ref().map(|operation| self.house.declared_before(operation)).transpose().map(Option::flatten);
+        let before = match before {
+            Ok(before) => operation.zip(before),
+            Err(refused) => {
+                reply.answer(Err(refused));
+                return Ok(());
+            }
+        };
         match before {
             Some((operation, (input, key))) => {
                 let answer = used_before(&operation, input, key);
@@ -528,8 +544,7 @@ pub(super) fn used_before(operation: &Operation, input: [u8; 16], key: Key) -> R
     if input == operation.input {
         return Ok(key);
     }
-    let message = format!("operation id {:?} was used before with another input; choose a new one", operation.id);
-    Err(conflict("operationId", message))
+    Err(used_otherwise(operation))
 }
 
 fn members(known: &crate::directory::Known) -> Vec<NodeRecord> {

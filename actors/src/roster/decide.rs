@@ -327,6 +327,12 @@ pub fn may_drain(known: &Known, node: NodeId) -> Result<(), Refused> {
     Ok(())
 }
 
+/// Nodes that are gone for good.
+pub fn removed(known: &Known) -> BTreeSet<NodeId> {
+    let gone = known.nodes.values().filter(|entry| entry.status == NodeStatus::Removed);
+    gone.map(|entry| entry.record.node).collect()
+}
+
 pub fn may_remove(known: &Known, node: NodeId, force: bool) -> Result<(), Refused> {
     let entry = known.nodes.get(&node).filter(|entry| entry.status != NodeStatus::Removed);
     let entry = entry.ok_or_else(|| Refused::not_found(node))?;

@@ -3,7 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use hiveward_runtime::{cluster::identity::TokenBook, id::Key, op::NodeId};
+use hiveward_runtime::{
+    cluster::identity::{KeyPin, TokenBook},
+    id::Key,
+    op::NodeId,
+};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 
 use crate::{
@@ -46,13 +50,28 @@ pub struct NodeRecord {
     /// Its machine is reset if what it must end in time is not ended.
     #[serde(default)]
     pub watchdog: bool,
+    /// What its certificates are for: it is let in with no other. None for one that an older version wrote.
+    #[serde(default)]
+    pub key: Option<KeyPin>,
 }
 
 impl Serialize for NodeRecord {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Self { node, raft_id, address, labels, zone, cores, token_digests, asks_before_calls, gateway, fences, watchdog } =
-            self;
-        let mut fields = serializer.serialize_map(Some(11))?;
+        let Self {
+            node,
+            raft_id,
+            address,
+            labels,
+            zone,
+            cores,
+            token_digests,
+            asks_before_calls,
+            gateway,
+            fences,
+            watchdog,
+            key,
+        } = self;
+        let mut fields = serializer.serialize_map(Some(12))?;
         fields.serialize_entry("node", node)?;
         fields.serialize_entry("raft_id", raft_id)?;
         fields.serialize_entry("address", address)?;
@@ -64,6 +83,7 @@ impl Serialize for NodeRecord {
         fields.serialize_entry("gateway", gateway)?;
         fields.serialize_entry("fences", fences)?;
         fields.serialize_entry("watchdog", watchdog)?;
+        fields.serialize_entry("key", key)?;
         fields.end()
     }
 }
@@ -84,6 +104,7 @@ impl NodeRecord {
             gateway: None,
             fences: false,
             watchdog: false,
+            key: None,
         }
     }
 }

@@ -82,17 +82,29 @@ impl Roster {
     async fn commit_together(&self, acting: &mut Acting, together: Vec<Waiting>) -> Result<(), Failure> {
         let now = self.house.clock.now();
         let (mut events, mut answers) = (Vec::new(), Vec::new());
+        let declared_before = |waiting: &Waiting| match &waiting.operation {
+            Some(operation) => self.house.declared_before(operation),
+            None => Ok(None),
+        };
+        let together: Vec<_> = together.into_iter().map(|waiting| (declared_before(&waiting), waiting)).collect();
         self.house.directory.read(|known| {
             // Of one alone nothing has to be made up.
             let mut fleet: Option<Fleet> = None;
             let mut made: Vec<(Operation, Key)> = Vec::new();
             let many = together.len() > 1;
-            for Waiting { change, operation, reply } in together {
+            for (declared, Waiting { change, operation, reply }) in together {
                 let key = change.key();
+                let declared = match declared {
+                    Ok(declared) => declared,
+                    Err(refused) => {
+                        answers.push((reply, Err(refused)));
+                        continue;
+                    }
+                };
                 let before = operation.as_ref().and_then(|operation| {
                     let here =
                         made.iter().find(|(other, _)| other.id == operation.id).map(|(other, key)| (other.input, key.clone()));
-                    Some((operation, here.or_else(|| known.operation(operation).cloned())?))
+                    Some((operation, here.or(declared)?))
                 });
                 if let Some((operation, (input, key))) = before {
                     answers.push((reply, used_before(operation, input, key)));

@@ -1,6 +1,6 @@
 //! What the roster is asked and told.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use hiveward_runtime::{
     call::Reply,
@@ -23,9 +23,9 @@ use crate::{
 
 pub type Answer<T> = Reply<Result<Committed<T>, Refused>>;
 
-/// Decides about a joiner on a copy of the open tokens, knowing the members. A record takes it in, and the tokens as they
+/// Decides about a joiner on a copy of the open tokens, knowing the members and who is gone for good. A record takes it in, and the tokens as they
 /// are then are kept with it; nothing refuses it, and nothing is kept.
-pub type Admit = Box<dyn FnOnce(&mut TokenBook, &[NodeRecord]) -> Option<NodeRecord> + Send>;
+pub type Admit = Box<dyn FnOnce(&mut TokenBook, &[NodeRecord], &BTreeSet<NodeId>) -> Option<NodeRecord> + Send>;
 
 pub enum RosterMsg {
     AddSwarm {

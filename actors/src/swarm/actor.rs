@@ -6,14 +6,18 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use bytes::Bytes;
 use hiveward_runtime::{
     clock::WallMs,
     error::{Code, Refused},
-    ledger::StreamSnapshot,
+    ledger::{Cursor, StreamSnapshot},
     supervise::{Behaviour, Context, Failure, TimerHandle},
 };
 
@@ -22,9 +26,10 @@ use super::{
     decide::Decided,
     event::{self, Ended, SwarmEvent},
     message::{Answer, Committed, Submit, SwarmMsg},
+    pieces::{self, Replayed, WritingDown},
     recent::Recent,
     seat::Arrival,
-    snapshot::{self, Snapshot},
+    snapshot::{self, Pieces, Snapshot},
     spec::SwarmSpec,
     state::{Now, Swarm},
     transfer::Search,
@@ -36,10 +41,11 @@ use crate::{
         message::{AgentMsg, Assignment},
         reference::AgentRef,
     },
-    commit::{Batch, Committer},
+    commit::{Batch, Committer, fits},
     directory::Entity,
     house::House,
     id::{AgentId, TaskId},
+    operation::recall::Marks,
     task::{
         plan,
         record::TaskRecord,
@@ -54,8 +60,12 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Of so many sweeps one is thorough; the others repeat only what distant agents have not heard.
 const SWEEPS_PER_THOROUGH: u32 = 5;
 const SETTLED_KEPT_MAX: usize = 4096;
-/// A snapshot is taken after this many events, or after four times the live tasks if that is more.
+/// A snapshot is taken after this many events, or after four times the live tasks if that is more;
 const EVENTS_PER_SNAPSHOT: u64 = 50_000;
+/// or after this many bytes of events, or twice what the state takes if that is more.
+const BYTES_PER_SNAPSHOT: usize = 64 << 20;
+/// Events that a replay holds at a time; fewer where they are large.
+pub(super) const EVENTS_PER_PAGE: usize = 4_096;
 
 pub struct Coordinator {
     pub(super) house: House,
@@ -75,7 +85,16 @@ pub struct State {
     pub(super) asking: Arc<AtomicBool>,
     /// Since when leases have had no seated holder, by agent.
     pub(super) absent: HashMap<AgentId, u64>,
+    /// Of its stream, after what is on its way to disk.
+    version: u64,
     events_since_snapshot: u64,
+    bytes_since_snapshot: usize,
+    /// A snapshot is being taken in pieces.
+    writing_down: Arc<AtomicBool>,
+    /// Where the operations in memory are in the ledger.
+    pub(super) marks: Marks,
+    /// What this life found in the ledger; operations up to here may be known to the views alone.
+    pub(super) found_at: Cursor,
     timer: Option<(u64, TimerHandle)>,
     pub(super) closing: bool,
     /// For work of other shards.
@@ -101,22 +120,11 @@ impl Behaviour for Coordinator {
 
     async fn start(&self, ctx: &Context<SwarmMsg>) -> Result<State, Failure> {
         let stream = self.spec.id.key();
-        let life = self.house.ledger.claim(&stream).await?;
-        let now = self.now();
-        let mut swarm = match life.snapshot {
-            Some((_, kept)) if kept.format == snapshot::FORMAT => {
-                rmp_serde::from_slice::<Snapshot>(&kept.body)?.restore(self.spec.clone(), now)
-            }
-            Some((_, kept)) => {
-                return Err(Failure::new(format!("snapshot format {} is newer than {}", kept.format, snapshot::FORMAT)));
-            }
-            None => Swarm::new(self.spec.clone()),
-        };
-        let replayed = life.events.len() as u64;
-        for event in &life.events {
-            let what = SwarmEvent::decode(&event.kind, event.format, &event.body)?;
-            swarm.apply(&what, event.at, now);
-        }
+        let life = self.house.ledger.claim_page(&stream, EVENTS_PER_PAGE).await?;
+        let found_at = self.house.ledger.head();
+        let Replayed { swarm, events, bytes } = self.replay(&stream, &life).await?;
+        let marks = Marks::default();
+        marks.note(swarm.operations.turns(), found_at);
         let me = ctx.addr().clone();
         let (committer, committing) =
             Committer::new(self.house.ledger.clone(), stream, life.incarnation, life.version, move |error| {
@@ -132,7 +140,12 @@ impl Behaviour for Coordinator {
             settled: Recent::new(SETTLED_KEPT_MAX),
             asking: Arc::default(),
             absent: Default::default(),
-            events_since_snapshot: replayed,
+            version: life.version,
+            events_since_snapshot: events,
+            bytes_since_snapshot: bytes,
+            writing_down: Arc::default(),
+            marks,
+            found_at,
             timer: None,
             closing: false,
             search: Search::default(),
@@ -149,6 +162,7 @@ impl Behaviour for Coordinator {
     }
 
     async fn handle(&self, ctx: &Context<SwarmMsg>, msg: SwarmMsg, state: &mut State) -> Result<(), Failure> {
+        let Some(msg) = self.recall(ctx, state, msg) else { return Ok(()) };
         match msg {
             SwarmMsg::Submit(submit) => self.submit(ctx, state, submit).await,
             SwarmMsg::SubmitStored { stored, reply } => {
@@ -161,7 +175,7 @@ impl Behaviour for Coordinator {
                 self.answer_one(ctx, state, task, decided, reply).await
             }
             SwarmMsg::Redrive { before, spec, operation, principal, reply } => {
-                let (task, attempts) = (spec.id, before.attempts.len() as u32);
+                let (task, attempts) = (spec.id, before.attempts_made());
                 let decided = state.swarm.redrive(spec, attempts, before.status, operation, principal, |task| self.known(task));
                 self.answer_one(ctx, state, task, decided, reply).await
             }
@@ -201,6 +215,7 @@ impl Behaviour for Coordinator {
                 state.sweeps = state.sweeps.wrapping_add(1);
                 self.repeat_transfers(ctx, state).await?;
                 if state.sweeps.is_multiple_of(SWEEPS_PER_THOROUGH) {
+                    self.forget_operations(state);
                     self.sweep(ctx, state).await
                 } else {
                     self.repeat_unheard(ctx, state).await
@@ -230,6 +245,9 @@ impl Behaviour for Coordinator {
         let (live, ready, running, agents) = state.swarm.counts();
         let mut seen =
             serde_json::json!({"liveTasks": live, "readyTasks": ready, "runningAttempts": running, "seatedAgents": agents});
+        seen["bytes"] = snapshot::bytes_of(&state.swarm).into();
+        seen["rememberedOperations"] = state.swarm.operations.len().into();
+        seen["eventsSinceSnapshot"] = state.events_since_snapshot.into();
         if self.spec.is_sharded() {
             seen["shard"] = self.spec.shard.into();
             seen["movingTasks"] = state.swarm.transfers.tasks_under_way().into();
@@ -256,9 +274,16 @@ impl Coordinator {
             // Its first answer may still be on its way to disk: this one waits behind it.
             Ok(Decided::Repeated(tasks)) => batch.then(move |cursor| reply.answer(Ok(Committed { value: tasks, cursor }))),
             Ok(Decided::New(event)) => {
-                let tasks = event.tasks();
-                self.record(state, &mut batch, &event)?;
-                batch.then(move |cursor| reply.answer(Ok(Committed { value: tasks, cursor })));
+                let body = event.encode()?;
+                match fits("tasks", body.len()) {
+                    Err(refused) => reply.answer(Err(refused)),
+                    Ok(()) => {
+                        let tasks = event.tasks();
+                        self.record_encoded(state, &mut batch, &event, body);
+                        mark(state, &mut batch);
+                        batch.then(move |cursor| reply.answer(Ok(Committed { value: tasks, cursor })));
+                    }
+                }
             }
         }
         self.settle(ctx, state, batch).await
@@ -278,6 +303,7 @@ impl Coordinator {
             Ok(decided) => {
                 if let Decided::New(event) = decided {
                     self.record(state, &mut batch, &event)?;
+                    mark(state, &mut batch);
                 }
                 batch.then(move |cursor| reply.answer(Ok(Committed { value: task, cursor })));
             }
@@ -357,6 +383,7 @@ impl Coordinator {
             }
             state.settled.insert(lease, ());
         }
+        ended.bound();
         let mut subtasks = None;
         if ended.status == AttemptStatus::Succeeded
             && let Some(live) = state.swarm.live(lease.task).filter(|live| live.lease() == Some(lease))
@@ -442,15 +469,26 @@ impl Coordinator {
 
     /// Adds one event to the batch and applies it. What it means for agents follows once it is durable.
     pub(super) fn record(&self, state: &mut State, batch: &mut Batch, event: &SwarmEvent) -> Result<(), Failure> {
+        self.record_encoded(state, batch, event, event.encode()?);
+        Ok(())
+    }
+
+    fn record_encoded(&self, state: &mut State, batch: &mut Batch, event: &SwarmEvent, body: Bytes) {
         let ended_without_report = match event {
             SwarmEvent::Cancelled { lease, .. } | SwarmEvent::Failed { lease, .. } => *lease,
             SwarmEvent::AttemptEnded { lease, ended, .. } if ended.status == AttemptStatus::Lost => Some(*lease),
             _ => None,
         };
-        batch.push(event.kind(), event::FORMAT, event.encode()?);
+        // A plan belongs to the end of the attempt that brought it. All else a replay makes of what came before it.
+        if !matches!(event, SwarmEvent::Planned { .. }) {
+            batch.may_cut_here();
+        }
+        state.version += 1;
+        state.events_since_snapshot += 1;
+        state.bytes_since_snapshot += body.len();
+        batch.push(event.kind(), event::FORMAT, body);
         let (now, by) = (self.now(), state.incarnation);
         state.swarm.apply(event, now.wall, now);
-        state.events_since_snapshot += 1;
         if let Some(lease) = ended_without_report
             && let Some(agent) = state.agents.get(&lease.agent).cloned()
         {
@@ -467,7 +505,6 @@ impl Coordinator {
                 agent.tell(AgentMsg::Run(Assignment { lease, spec, cursor, by }));
             });
         }
-        Ok(())
     }
 
     /// Follows up on what was recorded until nothing more follows, grants leases, and hands all of it over as one batch.
@@ -487,16 +524,36 @@ impl Coordinator {
         for task in state.swarm.take_plans_to_aggregate() {
             self.aggregate(ctx, state, &mut batch, task);
         }
-        let live = state.swarm.live_tasks().len() as u64;
-        if state.events_since_snapshot > EVENTS_PER_SNAPSHOT.max(4 * live) {
-            let body = rmp_serde::to_vec(&Snapshot::of(&state.swarm))?.into();
-            batch.snapshot = Some(StreamSnapshot { format: snapshot::FORMAT, body });
-            state.events_since_snapshot = 0;
-        }
+        let pieces = self.write_down(state, &mut batch)?;
         self.arm_timer(ctx, state);
         self.arm_search(ctx, state);
         state.committer.hand_over(batch).await?;
+        if let Some(pieces) = pieces {
+            let (committer, version) = (state.committer.another(), state.version);
+            let taking = WritingDown(state.writing_down.clone());
+            ctx.task(async move { pieces::write_down(taking, pieces, version, committer).await });
+        }
         Ok(())
+    }
+
+    /// Takes a snapshot if one is due: of a small state right here, of a large one what its pieces are made of.
+    fn write_down(&self, state: &mut State, batch: &mut Batch) -> Result<Option<Pieces>, Failure> {
+        let live = state.swarm.live_tasks().len() as u64;
+        let bytes = snapshot::bytes_of(&state.swarm);
+        let due = state.events_since_snapshot > EVENTS_PER_SNAPSHOT.max(4 * live)
+            || state.bytes_since_snapshot > BYTES_PER_SNAPSHOT.max(2 * bytes);
+        if !due || state.writing_down.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        (state.events_since_snapshot, state.bytes_since_snapshot) = (0, 0);
+        self.forget_operations(state);
+        if bytes <= snapshot::AT_ONCE_BYTES_MAX {
+            let body = rmp_serde::to_vec(&Snapshot::of(&state.swarm))?.into();
+            batch.snapshot = Some(StreamSnapshot { format: snapshot::FORMAT, body });
+            return Ok(None);
+        }
+        state.writing_down.store(true, Ordering::Release);
+        Ok(Some(Pieces::of(&state.swarm)))
     }
 
     fn aggregate(&self, ctx: &Context<SwarmMsg>, state: &State, batch: &mut Batch, task: TaskId) {
@@ -525,6 +582,12 @@ impl Coordinator {
             state.timer = Some((due, ctx.after(wait, SwarmMsg::Due)));
         }
     }
+}
+
+/// Notes where the operations that came to memory so far are in the ledger, once they are.
+fn mark(state: &State, batch: &mut Batch) {
+    let (marks, turn) = (state.marks.clone(), state.swarm.operations.turns());
+    batch.then(move |cursor| marks.note(turn, cursor));
 }
 
 /// A record of a task as it was just submitted, for the answer: the views may not have it yet.

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     agent::connector::Lease,
     id::{AgentId, TaskId},
+    operation::used_otherwise,
     placement,
     task::{
         scatter::Role,
@@ -28,15 +29,12 @@ pub enum Decided<T> {
 }
 
 impl Swarm {
-    fn repeated(&self, operation: Option<&Operation>) -> Result<Option<&Remembered>, Refused> {
+    fn repeated(&self, operation: Option<&Operation>) -> Result<Option<&Arc<Remembered>>, Refused> {
         let Some(operation) = operation else { return Ok(None) };
-        match self.operations.get(&operation.id) {
+        let recalled = self.recalled.as_ref().filter(|(id, _)| *id == operation.id).map(|(_, before)| before);
+        match self.operations.get(&operation.id).or(recalled) {
             Some(before) if before.input == operation.input => Ok(Some(before)),
-            Some(_) => Err(Refused {
-                code: Code::Conflict,
-                message: format!("operation id {:?} was used before with another input; choose a new one", operation.id),
-                field: Some("operationId".into()),
-            }),
+            Some(_) => Err(used_otherwise(operation)),
             None => Ok(None),
         }
     }
@@ -175,6 +173,11 @@ impl Swarm {
             let of_ours = self.live.contains_key(&lease.task) || self.ended.get(&lease.task).is_some();
             return if late && of_ours { vec![SwarmEvent::StaleRefused { lease, said: ended.status }] } else { Vec::new() };
         };
+        // Who cancels ends the task first, and then no lease is valid: this one was stopped by nobody's wish.
+        let ended = match ended.status {
+            AttemptStatus::Cancelled => Ended { status: AttemptStatus::Lost, retriable: true, ..ended },
+            _ => ended,
+        };
         let next = match ended.status {
             AttemptStatus::Succeeded if plan.is_some() => Next::Plan,
             AttemptStatus::Succeeded => Next::Succeed,
@@ -214,16 +217,14 @@ impl Swarm {
             return None;
         }
         loop {
-            let live = &self.live;
-            let (slot, priority, id, needs) =
-                self.ready.head(|task, ticket| live.get(&task).is_some_and(|t| t.ticket == Some(ticket)))?;
+            let (head, id, needs) = self.ready.head()?;
             let (candidates, left_out) = self.seats.candidates(&needs);
             let strategy = needs.strategy.unwrap_or(self.spec.strategy);
             let Some(decision) = placement::choose(strategy, &self.spec.weights, &candidates, left_out, dice) else {
-                self.ready.set_aside(slot);
+                self.ready.set_aside(head);
                 continue;
             };
-            self.ready.take(slot, priority);
+            self.ready.take(head);
             let attempt = self.live.get(&id)?.attempt + 1;
             let lease = Lease { task: id, attempt, agent: decision.chosen };
             let placement = self.seats.placement(decision.chosen).unwrap_or(0);

@@ -146,6 +146,34 @@ pub struct Ended {
     pub retriable: bool,
 }
 
+/// Of an attempt's error, in bytes; what is longer is cut.
+const ERROR_BYTES_MAX: usize = 4 << 10;
+/// Artifacts of one attempt, and what their names take together; those that are more are left out, and that is said.
+const ARTIFACTS_MAX: usize = 256;
+const ARTIFACT_NAMES_BYTES_MAX: usize = 64 << 10;
+
+impl Ended {
+    /// Cuts what an agent's program may have made too large for an event and for a message between nodes.
+    pub fn bound(&mut self) {
+        let mut names = 0;
+        let fit = self.artifacts.iter().take(ARTIFACTS_MAX).take_while(|artifact| {
+            names += artifact.name.len();
+            names <= ARTIFACT_NAMES_BYTES_MAX
+        });
+        let (fit, all) = (fit.count(), self.artifacts.len());
+        if fit < all {
+            self.artifacts.truncate(fit);
+            let said = format!("{} of {all} artifacts were left out: at most {ARTIFACTS_MAX} are kept", all - fit);
+            self.error = Some(self.error.take().map_or(said.clone(), |error| format!("{said}; {error}")));
+        }
+        if let Some(error) = self.error.as_mut().filter(|error| error.len() > ERROR_BYTES_MAX) {
+            let at = (0..=ERROR_BYTES_MAX).rev().find(|at| error.is_char_boundary(*at)).unwrap_or(0);
+            error.truncate(at);
+            error.push('…');
+        }
+    }
+}
+
 /// What becomes of the task after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Next {

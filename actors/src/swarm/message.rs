@@ -114,6 +114,27 @@ pub enum SwarmMsg {
     },
 }
 
+impl SwarmMsg {
+    /// The operation under which a client asks for this.
+    pub fn operation(&self) -> Option<&Operation> {
+        match self {
+            Self::Submit(Submit { operation, .. }) | Self::Cancel { operation, .. } | Self::Redrive { operation, .. } => {
+                operation.as_ref()
+            }
+            _ => None,
+        }
+    }
+
+    /// Answers one that has an operation, without doing it.
+    pub fn refuse(self, refused: Refused) {
+        match self {
+            Self::Submit(Submit { reply, .. }) => reply.answer(Err(refused)),
+            Self::Cancel { reply, .. } | Self::Redrive { reply, .. } => reply.answer(Err(refused)),
+            _ => {}
+        }
+    }
+}
+
 pub struct Submit {
     pub tasks: Vec<Arc<TaskSpec>>,
     pub operation: Option<Operation>,

@@ -5,14 +5,14 @@
 //! and a class that cannot be placed now is set aside, so that it never holds up the others.
 
 use std::{
-    collections::{BTreeSet, BinaryHeap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
     sync::Arc,
 };
 
 use crate::{
     id::{AgentId, TaskId},
     placement::Strategy,
-    task::{scatter::Role, spec::TaskSpec, status::Priority},
+    task::{scatter::Role, spec::TaskSpec},
 };
 
 /// What an agent must be for these tasks.
@@ -37,201 +37,235 @@ impl Needs {
 
 /// How far one turn moves each priority on; the share of the agents is the inverse.
 const STRIDES: [u64; 4] = [1, 2, 4, 8];
+const LANES: usize = STRIDES.len();
 
+/// Holds exactly the tasks that wait: who leaves in any way takes its ticket along. Every step costs what it changes, not
+/// what waits.
 #[derive(Default)]
 pub struct ReadyQueue {
     classes: HashMap<Arc<Needs>, usize>,
     slots: Vec<Class>,
-    /// Classes with tasks that are not set aside.
-    open: BTreeSet<usize>,
-    passes: [u64; 4],
+    /// Slots whose class is gone.
+    vacant: Vec<usize>,
+    /// The first ticket of each class that is not set aside, by lane.
+    fronts: [BTreeSet<(u64, usize)>; LANES],
+    /// Classes that are set aside, by what an agent must have to be worth a look.
+    aside: HashMap<Lack, BTreeSet<usize>>,
+    passes: [u64; LANES],
     tasks: usize,
     next_turn: u64,
 }
 
 struct Class {
     needs: Arc<Needs>,
-    lanes: [VecDeque<(u64, TaskId)>; 4],
+    /// By turn.
+    lanes: [BTreeMap<u64, TaskId>; LANES],
     tasks: usize,
     set_aside: bool,
 }
 
-/// The place a task took in the queue; an older ticket of the same task is void.
-pub type Ticket = u64;
+/// What an agent at least must have or be for a class.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Lack {
+    Agent(AgentId),
+    /// The first of its skills.
+    Skill(Arc<str>),
+    Nothing,
+}
+
+impl Lack {
+    fn of(needs: &Needs) -> Self {
+        match (needs.agent, needs.skills.first()) {
+            (Some(agent), _) => Self::Agent(agent),
+            (None, Some(skill)) => Self::Skill(skill.clone()),
+            (None, None) => Self::Nothing,
+        }
+    }
+}
+
+/// The place a task took in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket {
+    /// Counts all that ever came.
+    pub turn: u64,
+    slot: usize,
+    lane: usize,
+}
 
 impl ReadyQueue {
     pub fn len(&self) -> usize {
         self.tasks
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.tasks == 0
+    /// Kinds of needs that tasks wait with.
+    #[cfg(test)]
+    fn classes(&self) -> usize {
+        self.classes.len()
     }
 
     pub fn push(&mut self, spec: &TaskSpec) -> Ticket {
         let lane = spec.priority.index();
         if !self.has(lane) {
             // A priority that had nothing to do must not have saved up turns meanwhile.
-            let behind = (0..4).filter(|&other| self.has(other)).map(|other| self.passes[other]).min();
+            let behind = (0..LANES).filter(|&other| self.has(other)).map(|other| self.passes[other]).min();
             self.passes[lane] = self.passes[lane].max(behind.unwrap_or(0));
         }
         let needs = Needs::of(spec);
         let slot = match self.classes.get(&needs) {
             Some(&slot) => slot,
+            None => self.add_class(Arc::new(needs)),
+        };
+        self.next_turn += 1;
+        let turn = self.next_turn;
+        let class = &mut self.slots[slot];
+        let is_first = class.lanes[lane].is_empty();
+        class.lanes[lane].insert(turn, spec.id);
+        class.tasks += 1;
+        if is_first && !class.set_aside {
+            self.fronts[lane].insert((turn, slot));
+        }
+        self.tasks += 1;
+        Ticket { turn, slot, lane }
+    }
+
+    fn add_class(&mut self, needs: Arc<Needs>) -> usize {
+        let class = Class { needs: needs.clone(), lanes: Default::default(), tasks: 0, set_aside: false };
+        let slot = match self.vacant.pop() {
+            Some(slot) => {
+                self.slots[slot] = class;
+                slot
+            }
             None => {
-                let needs = Arc::new(needs);
-                self.slots.push(Class { needs: needs.clone(), lanes: Default::default(), tasks: 0, set_aside: false });
-                self.classes.insert(needs, self.slots.len() - 1);
+                self.slots.push(class);
                 self.slots.len() - 1
             }
         };
-        self.next_turn += 1;
-        let class = &mut self.slots[slot];
-        class.lanes[lane].push_back((self.next_turn, spec.id));
-        class.tasks += 1;
-        if !class.set_aside {
-            self.open.insert(slot);
-        }
-        self.tasks += 1;
-        self.next_turn
+        self.classes.insert(needs, slot);
+        slot
     }
 
     fn has(&self, lane: usize) -> bool {
-        self.open.iter().any(|&slot| !self.slots[slot].lanes[lane].is_empty())
+        !self.fronts[lane].is_empty()
     }
 
-    /// Whose turn it is. `valid` tells a live ticket from that of a task that was cancelled meanwhile.
-    pub fn head(&mut self, valid: impl Fn(TaskId, Ticket) -> bool) -> Option<(usize, Priority, TaskId, Arc<Needs>)> {
-        loop {
-            let mut best: Option<(u64, usize, u64, usize, TaskId)> = None;
-            for &slot in &self.open {
-                for (lane, tasks) in self.slots[slot].lanes.iter().enumerate() {
-                    if let Some(&(ticket, task)) = tasks.front() {
-                        let this = (self.passes[lane], lane, ticket, slot, task);
-                        if best.is_none_or(|best| this < best) {
-                            best = Some(this);
-                        }
-                    }
-                }
-            }
-            let (_, lane, ticket, slot, task) = best?;
-            if valid(task, ticket) {
-                return Some((slot, Priority::ALL[lane], task, self.slots[slot].needs.clone()));
-            }
-            self.drop_front(slot, lane);
-        }
+    /// Whose turn it is.
+    pub fn head(&self) -> Option<(Ticket, TaskId, Arc<Needs>)> {
+        let firsts = self.fronts.iter().enumerate().filter_map(|(lane, fronts)| Some((lane, *fronts.first()?)));
+        let (lane, (turn, slot)) = firsts.min_by_key(|(lane, front)| (self.passes[*lane], *lane, *front))?;
+        let class = &self.slots[slot];
+        let task = *class.lanes[lane].get(&turn)?;
+        Some((Ticket { turn, slot, lane }, task, class.needs.clone()))
     }
 
     /// The head was placed.
-    pub fn take(&mut self, slot: usize, priority: Priority) {
-        self.drop_front(slot, priority.index());
-        self.passes[priority.index()] += STRIDES[priority.index()];
+    pub fn take(&mut self, head: Ticket) {
+        self.leave(head);
+        self.passes[head.lane] += STRIDES[head.lane];
+    }
+
+    /// A task does not wait any more; nothing happens if it left before.
+    pub fn leave(&mut self, ticket: Ticket) {
+        let Ticket { turn, slot, lane } = ticket;
+        let Some(class) = self.slots.get_mut(slot) else { return };
+        // Turns are given once: in a slot that has another class by now it is not found.
+        if class.lanes[lane].remove(&turn).is_none() {
+            return;
+        }
+        class.tasks -= 1;
+        self.tasks -= 1;
+        if self.fronts[lane].remove(&(turn, slot))
+            && let Some((next, _)) = class.lanes[lane].first_key_value()
+        {
+            self.fronts[lane].insert((*next, slot));
+        }
+        if class.tasks == 0 {
+            let needs = class.needs.clone();
+            if std::mem::take(&mut class.set_aside) {
+                self.not_aside(slot, &needs);
+            }
+            self.classes.remove(&needs);
+            self.vacant.push(slot);
+        }
+    }
+
+    fn not_aside(&mut self, slot: usize, needs: &Needs) {
+        let lack = Lack::of(needs);
+        if let Some(slots) = self.aside.get_mut(&lack) {
+            slots.remove(&slot);
+            if slots.is_empty() {
+                self.aside.remove(&lack);
+            }
+        }
     }
 
     /// The head's class cannot be placed now.
-    pub fn set_aside(&mut self, slot: usize) {
-        self.slots[slot].set_aside = true;
-        self.open.remove(&slot);
+    pub fn set_aside(&mut self, head: Ticket) {
+        let class = &mut self.slots[head.slot];
+        class.set_aside = true;
+        for (lane, tasks) in class.lanes.iter().enumerate() {
+            if let Some((turn, _)) = tasks.first_key_value() {
+                self.fronts[lane].remove(&(*turn, head.slot));
+            }
+        }
+        self.aside.entry(Lack::of(&class.needs)).or_default().insert(head.slot);
     }
 
-    /// Something became free: the classes that `fits` says it could serve have their turn again.
-    pub fn reopen(&mut self, fits: impl Fn(&Needs) -> bool) {
-        for (slot, class) in self.slots.iter_mut().enumerate() {
-            if class.set_aside && fits(&class.needs) {
+    /// A place of `agent` became free, which has these skills: the classes that `fits` says it could serve have their turn
+    /// again. Those that lack what it does not have are not looked at.
+    pub fn reopen<'a>(&mut self, agent: AgentId, skills: impl IntoIterator<Item = &'a Arc<str>>, fits: impl Fn(&Needs) -> bool) {
+        let lacks = skills.into_iter().map(|skill| Lack::Skill(skill.clone())).chain([Lack::Agent(agent), Lack::Nothing]);
+        for lack in lacks {
+            let Some(slots) = self.aside.get(&lack) else { continue };
+            let open: Vec<usize> = slots.iter().copied().filter(|slot| fits(&self.slots[*slot].needs)).collect();
+            for slot in open {
+                let class = &mut self.slots[slot];
                 class.set_aside = false;
-                if class.tasks > 0 {
-                    self.open.insert(slot);
+                for (lane, tasks) in class.lanes.iter().enumerate() {
+                    if let Some((turn, _)) = tasks.first_key_value() {
+                        self.fronts[lane].insert((*turn, slot));
+                    }
                 }
+                let needs = class.needs.clone();
+                self.not_aside(slot, &needs);
             }
         }
     }
 
     /// Those whose turn comes last, the very last first: over all classes, also those that are set aside. Looks at no more
-    /// than `max`. Void tickets at the ends are dropped.
-    pub fn from_the_end(&mut self, max: usize, valid: impl Fn(TaskId, Ticket) -> bool) -> Vec<(TaskId, Arc<Needs>)> {
+    /// than `max`.
+    pub fn newest_first(&self, max: usize) -> Vec<(TaskId, Arc<Needs>)> {
         let mut found = Vec::new();
-        let mut looked = 0;
-        for lane in (0..STRIDES.len()).rev() {
-            // The newest of each class; where it is in its lane.
-            let mut ends: BinaryHeap<(Ticket, usize, usize)> = BinaryHeap::new();
-            for slot in 0..self.slots.len() {
-                while let Some(&(ticket, task)) = self.slots[slot].lanes[lane].back() {
-                    if valid(task, ticket) {
-                        ends.push((ticket, slot, self.slots[slot].lanes[lane].len() - 1));
-                        break;
-                    }
-                    self.drop_back(slot, lane);
-                }
+        for lane in (0..LANES).rev() {
+            let mut ends: BinaryHeap<(u64, usize)> = BinaryHeap::new();
+            for slot in self.classes.values() {
+                ends.extend(self.slots[*slot].lanes[lane].last_key_value().map(|(turn, _)| (*turn, *slot)));
             }
-            while let Some((ticket, slot, place)) = ends.pop() {
-                if looked == max {
+            while let Some((turn, slot)) = ends.pop() {
+                if found.len() == max {
                     return found;
                 }
-                looked += 1;
                 let class = &self.slots[slot];
-                if let Some(&(_, task)) = class.lanes[lane].get(place)
-                    && valid(task, ticket)
-                {
-                    found.push((task, class.needs.clone()));
+                if let Some(task) = class.lanes[lane].get(&turn) {
+                    found.push((*task, class.needs.clone()));
                 }
-                if let Some(before) = place.checked_sub(1)
-                    && let Some(&(ticket, _)) = class.lanes[lane].get(before)
-                {
-                    ends.push((ticket, slot, before));
-                }
+                ends.extend(class.lanes[lane].range(..turn).next_back().map(|(before, _)| (*before, slot)));
             }
         }
         found
-    }
-
-    fn drop_back(&mut self, slot: usize, lane: usize) {
-        let class = &mut self.slots[slot];
-        if class.lanes[lane].pop_back().is_some() {
-            class.tasks -= 1;
-            self.tasks -= 1;
-        }
-        if class.tasks == 0 {
-            self.open.remove(&slot);
-        }
-    }
-
-    fn drop_front(&mut self, slot: usize, lane: usize) {
-        let class = &mut self.slots[slot];
-        if class.lanes[lane].pop_front().is_some() {
-            class.tasks -= 1;
-            self.tasks -= 1;
-        }
-        if class.tasks == 0 {
-            self.open.remove(&slot);
-            self.forget_if_many(slot);
-        }
-    }
-
-    /// Classes are few in practice; one per pinned agent over a long life would not be.
-    fn forget_if_many(&mut self, slot: usize) {
-        const CLASSES_KEPT_MAX: usize = 1024;
-        if self.slots.len() <= CLASSES_KEPT_MAX || slot + 1 != self.slots.len() {
-            return;
-        }
-        while self.slots.len() > CLASSES_KEPT_MAX && self.slots.last().is_some_and(|class| class.tasks == 0) {
-            if let Some(class) = self.slots.pop() {
-                self.classes.remove(&class.needs);
-            }
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::swarm::testing::spec;
+    use crate::{swarm::testing::spec, task::status::Priority};
 
     fn take_all(queue: &mut ReadyQueue, turns: usize) -> Vec<Priority> {
         (0..turns)
             .map_while(|_| {
-                let (slot, priority, ..) = queue.head(|_, _| true)?;
-                queue.take(slot, priority);
-                Some(priority)
+                let (ticket, ..) = queue.head()?;
+                queue.take(ticket);
+                Some(Priority::ALL[ticket.lane])
             })
             .collect()
     }
@@ -276,12 +310,16 @@ mod tests {
         queue.push(&rare);
         let common = spec(|_| {});
         queue.push(&common);
-        let (slot, _, first, needs) = queue.head(|_, _| true).unwrap();
+        let (head, first, needs) = queue.head().unwrap();
         assert_eq!((first, needs.skills.len()), (rare.id, 1));
-        queue.set_aside(slot);
-        assert_eq!(queue.head(|_, _| true).unwrap().2, common.id);
-        queue.reopen(|needs| !needs.skills.is_empty());
-        assert_eq!(queue.head(|_, _| true).unwrap().2, rare.id);
+        queue.set_aside(head);
+        assert_eq!(queue.head().unwrap().1, common.id);
+        let agent = AgentId::new();
+        queue.reopen(agent, [], |_| true);
+        queue.reopen(agent, &["other".into()], |_| true);
+        assert_eq!(queue.head().unwrap().1, common.id, "an agent without the skill changes nothing");
+        queue.reopen(agent, &["other".into(), "rare".into()], |_| true);
+        assert_eq!(queue.head().unwrap().1, rare.id);
     }
 
     #[test]
@@ -298,25 +336,68 @@ mod tests {
         for task in &tasks {
             queue.push(task);
         }
-        let (slot, ..) = queue.head(|_, _| true).unwrap();
-        queue.set_aside(slot);
-        let ids =
-            |queue: &mut ReadyQueue, max| queue.from_the_end(max, |_, _| true).into_iter().map(|(id, _)| id).collect::<Vec<_>>();
-        assert_eq!(ids(&mut queue, 9), [3, 2, 1, 0].map(|n: usize| tasks[n].id));
-        assert_eq!(ids(&mut queue, 2), [3, 2].map(|n: usize| tasks[n].id));
-        let left = queue.from_the_end(9, |task, _| task != tasks[3].id && task != tasks[1].id);
-        assert_eq!(left.into_iter().map(|(id, _)| id).collect::<Vec<_>>(), [tasks[2].id, tasks[0].id]);
-        // What is void at an end is gone, so that nobody has to pass it over again.
-        assert_eq!(queue.len(), 2);
+        let (head, ..) = queue.head().unwrap();
+        queue.set_aside(head);
+        let ids = |max| queue.newest_first(max).into_iter().map(|(id, _)| id).collect::<Vec<_>>();
+        assert_eq!(ids(9), [3, 2, 1, 0].map(|n: usize| tasks[n].id));
+        assert_eq!(ids(2), [3, 2].map(|n: usize| tasks[n].id));
     }
 
     #[test]
-    fn a_cancelled_tasks_ticket_is_passed_over() {
+    fn tasks_that_nobody_can_do_hold_up_nothing_and_leave_nothing_behind() {
         let mut queue = ReadyQueue::default();
-        let (gone, stays) = (spec(|_| {}), spec(|_| {}));
-        queue.push(&gone);
+        let tickets: Vec<_> =
+            (0..50_000).map(|n| queue.push(&spec(|task| task.skills = vec![format!("skill {n}").into()]))).collect();
+        let mut looks = 0;
+        while let Some((head, ..)) = queue.head() {
+            queue.set_aside(head);
+            looks += 1;
+        }
+        assert_eq!(looks, 50_000);
+        // Each place that becomes free looks at what its agent could do, and at nothing else.
+        let looked = std::cell::Cell::new(0);
+        for _ in 0..1_000 {
+            queue.reopen(AgentId::new(), &["skill 7".into()], |_| {
+                looked.set(looked.get() + 1);
+                false
+            });
+        }
+        assert_eq!(looked.get(), 1_000);
+        for ticket in &tickets[1..] {
+            queue.leave(*ticket);
+        }
+        assert_eq!((queue.len(), queue.classes(), queue.aside.len(), queue.slots.len()), (1, 1, 1, 50_000));
+        // What is vacant is taken again, and a ticket of before means nothing there.
+        let again = queue.push(&spec(|task| task.skills = vec!["another".into()]));
+        queue.leave(tickets[again.slot]);
+        assert_eq!((queue.len(), queue.slots.len(), queue.head().map(|(head, ..)| head)), (2, 50_000, Some(again)));
+    }
+
+    #[test]
+    fn low_never_starves_though_critical_work_is_added_for_ever() {
+        let mut queue = ReadyQueue::default();
+        let low = queue.push(&spec(|task| task.priority = Priority::Low));
+        for _ in 0..20 {
+            queue.push(&spec(|task| task.priority = Priority::Critical));
+        }
+        let mut turns = 0;
+        while queue.head().unwrap().0 != low {
+            let (head, ..) = queue.head().unwrap();
+            queue.take(head);
+            queue.push(&spec(|task| task.priority = Priority::Critical));
+            turns += 1;
+            assert!(turns < 16, "it starves");
+        }
+    }
+
+    #[test]
+    fn a_task_that_does_not_wait_any_more_is_not_counted_and_never_at_the_head() {
+        let mut queue = ReadyQueue::default();
+        let gone = queue.push(&spec(|_| {}));
+        let stays = spec(|_| {});
         queue.push(&stays);
-        assert_eq!(queue.head(|task, _| task != gone.id).unwrap().2, stays.id);
-        assert_eq!(queue.len(), 1);
+        queue.leave(gone);
+        queue.leave(gone);
+        assert_eq!((queue.head().unwrap().1, queue.len()), (stays.id, 1));
     }
 }

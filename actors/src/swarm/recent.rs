@@ -1,47 +1,163 @@
-//! What was lately: a map with a bound.
+//! What was lately: a map with a bound in entries and in bytes.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    borrow::Borrow,
+    collections::{HashMap, VecDeque},
+    hash::Hash,
+};
 
 /// A map that keeps the newest entries and forgets the oldest.
 #[derive(Clone, Debug)]
 pub struct Recent<K, V> {
-    map: HashMap<K, V>,
-    order: VecDeque<K>,
+    /// With the turn at which it came, and its weight.
+    map: HashMap<K, (u64, usize, V)>,
+    /// By turn; those that were forgotten by name are passed over, and let go of when they are most of it.
+    order: VecDeque<(u64, K)>,
+    turns: u64,
+    weight: usize,
     kept_max: usize,
+    weight_max: usize,
 }
 
-impl<K: Clone + Eq + std::hash::Hash, V> Recent<K, V> {
+/// Places of forgotten entries that are kept before anything is done about them.
+const STALE_MAX: usize = 1024;
+
+impl<K: Clone + Eq + Hash, V> Recent<K, V> {
     pub fn new(kept_max: usize) -> Self {
-        Self { map: HashMap::new(), order: VecDeque::new(), kept_max }
+        Self::weighed(kept_max, usize::MAX)
+    }
+
+    /// Entries together weigh at most `weight_max`, in whatever unit who inserts them weighs them.
+    pub fn weighed(kept_max: usize, weight_max: usize) -> Self {
+        Self { map: HashMap::new(), order: VecDeque::new(), turns: 0, weight: 0, kept_max, weight_max }
     }
 
     pub fn insert(&mut self, key: K, value: V) {
-        if self.map.insert(key.clone(), value).is_none() {
-            self.order.push_back(key);
+        self.insert_weighing(key, value, 0);
+    }
+
+    /// An entry that is there keeps its place in the order.
+    pub fn insert_weighing(&mut self, key: K, value: V, weight: usize) {
+        self.weight += weight;
+        match self.map.get_mut(&key) {
+            Some((_, weighed, there)) => {
+                self.weight -= std::mem::replace(weighed, weight);
+                *there = value;
+            }
+            None => {
+                self.turns += 1;
+                self.order.push_back((self.turns, key.clone()));
+                self.map.insert(key, (self.turns, weight, value));
+            }
         }
-        while self.order.len() > self.kept_max {
-            if let Some(oldest) = self.order.pop_front() {
-                self.map.remove(&oldest);
+        // The newest stays, whatever it weighs.
+        while self.map.len() > self.kept_max || (self.weight > self.weight_max && self.map.len() > 1) {
+            let Some((turn, oldest)) = self.order.pop_front() else { break };
+            if self.map.get(&oldest).is_some_and(|(of, ..)| *of == turn) {
+                self.remove(&oldest);
             }
         }
     }
 
-    pub fn get<Q: ?Sized + Eq + std::hash::Hash>(&self, key: &Q) -> Option<&V>
+    pub fn get<Q: ?Sized + Eq + Hash>(&self, key: &Q) -> Option<&V>
     where
-        K: std::borrow::Borrow<Q>,
+        K: Borrow<Q>,
     {
-        self.map.get(key)
+        self.map.get(key).map(|(.., value)| value)
     }
 
-    /// Forgets one entry; its place in the order is passed over later.
+    /// What the entries weigh together.
+    pub fn weight(&self) -> usize {
+        self.weight
+    }
+
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    /// How many entries have come so far, under new keys.
+    pub fn turns(&self) -> u64 {
+        self.turns
+    }
+
+    /// Forgets all that came up to a turn.
+    pub fn forget_up_to(&mut self, turn: u64) {
+        while let Some((_, oldest)) = self.order.front().filter(|(came, _)| *came <= turn) {
+            let (came, oldest) = (self.order[0].0, oldest.clone());
+            self.order.pop_front();
+            if self.map.get(&oldest).is_some_and(|(of, ..)| *of == came) {
+                self.remove(&oldest);
+            }
+        }
+    }
+
+    /// Forgets one entry.
     pub fn remove(&mut self, key: &K) {
-        if self.map.remove(key).is_some() {
-            self.order.retain(|other| other != key);
+        let Some((_, weight, _)) = self.map.remove(key) else { return };
+        self.weight -= weight;
+        if self.order.len() > 2 * self.map.len() + STALE_MAX {
+            let map = &self.map;
+            self.order.retain(|(turn, key)| map.get(key).is_some_and(|(of, ..)| of == turn));
         }
     }
 
     /// Oldest first.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.order.iter().filter_map(|key| Some((key, self.map.get(key)?)))
+        self.order.iter().filter_map(|(turn, key)| {
+            let (of, _, value) = self.map.get(key)?;
+            (of == turn).then_some((key, value))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_are_kept_within_both_bounds_and_what_is_forgotten_by_name_leaves_nothing() {
+        let mut recent = Recent::weighed(3, 10);
+        for n in 1..=5 {
+            recent.insert_weighing(n, n * 100, 2);
+        }
+        assert_eq!(recent.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [3, 4, 5]);
+        recent.insert_weighing(6, 600, 7);
+        assert_eq!((recent.iter().map(|(key, _)| *key).collect::<Vec<_>>(), recent.weight()), (vec![5, 6], 9));
+        recent.insert_weighing(7, 700, 11);
+        assert_eq!((recent.len(), recent.get(&7)), (1, Some(&700)), "the newest stays, whatever it weighs");
+        recent.remove(&7);
+        recent.insert_weighing(7, 701, 1);
+        assert_eq!((recent.iter().collect::<Vec<_>>(), recent.weight()), (vec![(&7, &701)], 1));
+    }
+
+    #[test]
+    fn what_came_up_to_a_turn_can_be_forgotten_and_nothing_that_came_later() {
+        let mut recent = Recent::weighed(usize::MAX, usize::MAX);
+        for n in 1..=5 {
+            recent.insert_weighing(n, (), 2);
+        }
+        recent.remove(&2);
+        recent.insert_weighing(2, (), 2);
+        assert_eq!(recent.turns(), 6);
+        recent.forget_up_to(4);
+        assert_eq!((recent.iter().map(|(key, ())| *key).collect::<Vec<_>>(), recent.weight()), (vec![5, 2], 4));
+        recent.forget_up_to(0);
+        assert_eq!(recent.len(), 2);
+    }
+
+    #[test]
+    fn forgetting_each_by_name_takes_no_longer_than_there_are() {
+        let mut recent = Recent::new(100_000);
+        for n in 0..100_000 {
+            recent.insert(n, ());
+        }
+        for n in 0..100_000 {
+            recent.remove(&n);
+        }
+        assert!(recent.order.len() <= STALE_MAX + 1 && recent.is_empty());
     }
 }

@@ -142,6 +142,11 @@ impl Seats {
         released
     }
 
+    /// Of the agent, if it is seated.
+    pub fn skills(&self, agent: AgentId) -> impl Iterator<Item = &Arc<str>> {
+        self.seats.get(&agent).into_iter().flat_map(|seat| seat.arrival.skills.iter().map(|skill| &skill.name))
+    }
+
     pub fn can(&self, agent: AgentId, needs: &Needs) -> bool {
         self.seats.get(&agent).is_some_and(|seat| fit(seat, needs).is_some())
     }

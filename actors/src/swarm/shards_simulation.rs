@@ -17,7 +17,6 @@ use super::{
     decide::Decided,
     event::{Ended, SwarmEvent},
     seat::Arrival,
-    snapshot::Snapshot,
     spec::SwarmSpec,
     state::{Now, Swarm},
     steal::{Moving, Places, Taking},
@@ -384,8 +383,7 @@ impl World {
         for (when, event) in &log[..cut] {
             before.apply(event, *when, self.now);
         }
-        let bytes = rmp_serde::to_vec(&Snapshot::of(&before)).unwrap();
-        let mut replayed = rmp_serde::from_slice::<Snapshot>(&bytes).unwrap().restore(spec.clone(), self.now);
+        let mut replayed = testing::written_down(&before, self.dice.bool(), self.now);
         replayed.transfers.forgets_numbers = self.with_a_bug;
         for (when, event) in &log[cut..] {
             replayed.apply(event, *when, self.now);

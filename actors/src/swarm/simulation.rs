@@ -15,10 +15,9 @@ use hiveward_runtime::{clock::WallMs, op::NodeId};
 use super::{
     event::{Ended, SwarmEvent},
     seat::Arrival,
-    snapshot::Snapshot,
     spec::SwarmSpec,
     state::{Now, Swarm},
-    testing::spec,
+    testing::{self, spec},
 };
 use crate::{
     agent::connector::Lease,
@@ -384,9 +383,7 @@ impl World {
         for (at, event) in &self.log[..cut] {
             before.apply(event, *at, self.now);
         }
-        let bytes = rmp_serde::to_vec(&Snapshot::of(&before)).unwrap();
-        let snapshot: Snapshot = rmp_serde::from_slice(&bytes).unwrap();
-        let mut replayed = snapshot.restore(swarm_spec(), self.now);
+        let mut replayed = testing::written_down(&before, self.dice.bool(), self.now);
         for (at, event) in &self.log[cut..] {
             replayed.apply(event, *at, self.now);
         }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     event::{Ended, Next, SwarmEvent},
+    lives::Lives,
     queue::{Needs, ReadyQueue, Ticket},
     recent::Recent,
     seat::{Arrival, Seats},
@@ -33,8 +34,11 @@ use crate::{
 
 /// Ended tasks whose status is still known without asking the views.
 pub const ENDED_KEPT_MAX: usize = 100_000;
-/// Mutations that are remembered to answer their repetition; the oldest are forgotten first.
+/// Mutations that are remembered here to answer their repetition. The views remember them for longer: those that they have
+/// taken in are forgotten here, and where so many wait for the views further ones are refused.
 pub const OPERATIONS_KEPT_MAX: usize = 100_000;
+/// What they may take together; see [`Remembered::weight`]. Likewise.
+pub const OPERATIONS_BYTES_MAX: usize = 64 << 20;
 /// Attempts that may be lost with their agent before a loss counts as a failure.
 pub const FREE_LOSSES: u32 = 1;
 
@@ -100,6 +104,14 @@ impl Plan {
 }
 
 impl Live {
+    /// What it takes with its spec and its plan, about.
+    pub fn bytes(&self) -> usize {
+        const LIVE_BYTES: usize = 256;
+        const PART_BYTES: usize = 64;
+        let parts = self.plan.as_ref().map_or(0, |plan| plan.subtasks.len() + plan.failed.len());
+        LIVE_BYTES + self.spec.bytes() + parts * PART_BYTES
+    }
+
     pub fn lease(&self) -> Option<Lease> {
         self.holder.map(|agent| Lease { task: self.spec.id, attempt: self.attempt, agent })
     }
@@ -127,12 +139,22 @@ pub struct Remembered {
     pub tasks: Vec<TaskId>,
 }
 
+impl Remembered {
+    /// What it takes beside its name, about, in bytes.
+    pub fn weight(&self, id: &OperationId) -> usize {
+        const ENTRY_BYTES: usize = 128;
+        ENTRY_BYTES + id.len() + self.tasks.len() * size_of::<TaskId>()
+    }
+}
+
 pub struct Swarm {
     pub spec: Arc<SwarmSpec>,
-    pub(super) live: HashMap<TaskId, Live>,
+    pub(super) live: Lives,
     pub(super) dependents: HashMap<TaskId, Vec<TaskId>>,
     pub(super) ended: Recent<TaskId, TaskStatus>,
-    pub(super) operations: Recent<OperationId, Remembered>,
+    pub(super) operations: Recent<OperationId, Arc<Remembered>>,
+    /// One that the views remember, while what it is about is decided.
+    pub(super) recalled: Option<(OperationId, Arc<Remembered>)>,
     pub(super) ready: ReadyQueue,
     pub(super) seats: Seats,
     pub(super) timers: BinaryHeap<Reverse<(u64, TaskId, Due, u32)>>,
@@ -155,10 +177,11 @@ impl Swarm {
     pub fn new(spec: Arc<SwarmSpec>) -> Self {
         Self {
             spec,
-            live: HashMap::new(),
+            live: Lives::default(),
             dependents: HashMap::new(),
             ended: Recent::new(ENDED_KEPT_MAX),
-            operations: Recent::new(OPERATIONS_KEPT_MAX),
+            operations: Recent::weighed(usize::MAX, usize::MAX),
+            recalled: None,
             ready: ReadyQueue::default(),
             seats: Seats::default(),
             timers: BinaryHeap::new(),
@@ -184,8 +207,7 @@ impl Swarm {
         let (agent, weights) = (arrival.agent, self.spec.weights);
         let seated = self.seats.arrive(arrival, holds, &weights);
         if seated {
-            let seats = &self.seats;
-            self.ready.reopen(|needs| seats.can(agent, needs));
+            self.reopen(agent);
         }
         seated
     }
@@ -255,7 +277,7 @@ impl Swarm {
             SwarmEvent::Submitted { tasks, operation, principal } => {
                 if let Some(operation) = operation {
                     let tasks = tasks.iter().map(|spec| spec.id).collect();
-                    self.operations.insert(operation.id.clone(), Remembered { input: operation.input, tasks });
+                    self.remember_as(operation.id.clone(), Remembered { input: operation.input, tasks });
                 }
                 for spec in tasks {
                     self.insert(spec.clone(), principal.clone(), 0, at);
@@ -269,13 +291,13 @@ impl Swarm {
             }
             SwarmEvent::Assigned { lease, placement, .. } => {
                 let weights = self.spec.weights;
+                self.leave_queue(lease.task);
                 if let Some(task) = self.live.get_mut(&lease.task) {
                     task.status = TaskStatus::Assigned;
                     task.attempt = lease.attempt;
                     task.holder = Some(lease.agent);
                     task.placement = *placement;
                     task.started = false;
-                    task.ticket = None;
                     task.delayed = false;
                     task.since = at;
                     task.wait_ms = None;
@@ -336,13 +358,13 @@ impl Swarm {
             }
             SwarmEvent::Redriven { spec, attempts, operation, principal } => {
                 self.remember(operation.as_ref(), spec.id);
+                self.leave_queue(spec.id);
+                self.live.respec(spec.id, spec.clone());
                 match self.live.get_mut(&spec.id) {
                     // Its wait for the next attempt is cut short.
                     Some(task) => {
-                        task.spec = spec.clone();
                         task.status = TaskStatus::Pending;
                         task.delayed = false;
-                        task.ticket = None;
                     }
                     None => {
                         self.ended.remove(&spec.id);
@@ -363,8 +385,18 @@ impl Swarm {
 
     fn remember(&mut self, operation: Option<&super::event::Operation>, task: TaskId) {
         if let Some(operation) = operation {
-            self.operations.insert(operation.id.clone(), Remembered { input: operation.input, tasks: vec![task] });
+            self.remember_as(operation.id.clone(), Remembered { input: operation.input, tasks: vec![task] });
         }
+    }
+
+    pub(super) fn remember_as(&mut self, id: OperationId, remembered: Remembered) {
+        let weight = remembered.weight(&id);
+        self.operations.insert_weighing(id, Arc::new(remembered), weight);
+    }
+
+    /// No further operation may be remembered before some are forgotten.
+    pub fn operations_are_full(&self) -> bool {
+        self.operations.len() >= OPERATIONS_KEPT_MAX || self.operations.weight() >= OPERATIONS_BYTES_MAX
     }
 
     fn leased_mut(&mut self, lease: Lease) -> Option<&mut Live> {
@@ -426,6 +458,7 @@ impl Swarm {
     }
 
     fn delay_or_queue(&mut self, id: TaskId, wait_ms: u64, waiting: TaskStatus, at: WallMs, now: Now) {
+        self.leave_queue(id);
         let Some(task) = self.live.get_mut(&id) else { return };
         task.holder = None;
         task.since = at;
@@ -435,13 +468,13 @@ impl Swarm {
             task.status = waiting;
             task.wait_ms = Some(wait_ms);
             task.delayed = true;
-            task.ticket = None;
             self.set_timer(id, Due::Ready, now);
         }
     }
 
     /// Puts it into the queue now. Also called, without an event of its own, when a wait is over.
     pub(super) fn enqueue(&mut self, id: TaskId, at: WallMs, now: Now) {
+        self.leave_queue(id);
         let Some(task) = self.live.get_mut(&id) else { return };
         task.status = TaskStatus::Queued;
         task.delayed = false;
@@ -481,12 +514,28 @@ impl Swarm {
     /// Frees the agent's place; classes it could serve have their turn again.
     pub(super) fn released(&mut self, lease: Lease, weights: &crate::placement::Weights) {
         if self.seats.release(lease.agent, lease.task, weights) {
-            let seats = &self.seats;
-            self.ready.reopen(|needs| seats.can(lease.agent, needs));
+            self.reopen(lease.agent);
+        }
+    }
+
+    fn reopen(&mut self, agent: AgentId) {
+        let seats = &self.seats;
+        self.ready.reopen(agent, seats.skills(agent), |needs| seats.can(agent, needs));
+    }
+
+    /// It does not wait for an agent any more.
+    pub(super) fn leave_queue(&mut self, task: TaskId) {
+        // Looked at first: what a cut holds is not copied for nothing.
+        if let Some(ticket) = self.live.get(&task).and_then(|live| live.ticket) {
+            self.ready.leave(ticket);
+            if let Some(live) = self.live.get_mut(&task) {
+                live.ticket = None;
+            }
         }
     }
 
     fn end(&mut self, id: TaskId, status: TaskStatus, at: WallMs, now: Now) {
+        self.leave_queue(id);
         let Some(task) = self.live.remove(&id) else { return };
         self.ended.insert(id, status);
         self.to_fail.remove(&id);

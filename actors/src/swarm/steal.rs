@@ -139,12 +139,23 @@ impl TransfersKept {
         Self { given: transfers.given.clone(), taken: transfers.taken.clone(), moved }
     }
 
-    pub fn restore(self) -> Transfers {
-        let mut transfers = Transfers { given: self.given, taken: self.taken, ..Transfers::default() };
+    /// The same in pieces of at most so many tasks; none of a swarm in which nothing was ever given.
+    pub fn in_pieces(self, tasks_max: usize) -> impl Iterator<Item = Self> {
+        let moved: Vec<Vec<_>> = self.moved.chunks(tasks_max).map(<[_]>::to_vec).collect();
+        let first = Self { moved: Vec::new(), ..self };
+        [first]
+            .into_iter()
+            .chain(moved.into_iter().map(|moved| Self { moved, ..Self::default() }))
+            .filter(|piece| !piece.is_none())
+    }
+
+    /// Adds what is here to what there is.
+    pub fn restore(self, transfers: &mut Transfers) {
+        transfers.given.extend(self.given);
+        transfers.taken.extend(self.taken);
         for (task, to) in self.moved {
             transfers.moved.insert(task, to);
         }
-        transfers
     }
 }
 
@@ -152,6 +163,13 @@ impl Transfers {
     /// Transfers that nobody has said to have taken.
     pub fn under_way(&self) -> impl Iterator<Item = (SwarmId, &Given)> {
         self.given.iter().filter(|(_, given)| !given.tasks.is_empty()).map(|(to, given)| (*to, given))
+    }
+
+    /// What they take, about, in bytes.
+    pub fn bytes(&self) -> usize {
+        const MOVED_BYTES: usize = 48;
+        let under_way: usize = self.under_way().flat_map(|(_, given)| &given.tasks).map(|moving| moving.spec.bytes()).sum();
+        under_way + self.moved.len() * MOVED_BYTES
     }
 
     /// Tasks between this shard and another.
@@ -235,10 +253,7 @@ impl Swarm {
             return None;
         }
         let transfer = before.map_or(0, |given| given.transfer) + 1;
-        let live = &self.live;
-        let last = self
-            .ready
-            .from_the_end(LOOKED_AT_MAX, |task, ticket| live.get(&task).is_some_and(|live| live.ticket == Some(ticket)));
+        let last = self.ready.newest_first(LOOKED_AT_MAX);
         let mut left: Vec<(&Places, u32)> = places.iter().map(|kind| (kind, kind.places)).collect();
         let (mut tasks, mut bytes) = (Vec::new(), 0);
         for (id, needs) in last {
@@ -262,8 +277,7 @@ impl Swarm {
         }
         // In the order in which they waited.
         tasks.reverse();
-        // Counted, because the queue's own length includes tickets that are void.
-        let waiting = self.live.values().filter(|task| task.ticket.is_some()).count();
+        let waiting = self.ready.len();
         let free: u64 = places.iter().map(|kind| u64::from(kind.places)).sum();
         let (from, taker) = (self.spec.shard, to.as_u128() & 0xff);
         let why = format!("shard {taker} had room for {free} and asked; {waiting} tasks waited for an agent in shard {from}");
@@ -332,11 +346,13 @@ impl Swarm {
     }
 
     pub(super) fn apply_given(&mut self, to: SwarmId, transfer: u64, tasks: &[TaskId], why: &str) {
-        let tasks = tasks.iter().filter_map(|task| self.live.remove(task)).map(|task| {
+        let mut given = Given { transfer, tasks: Vec::with_capacity(tasks.len()), why: why.into() };
+        for task in tasks {
+            self.leave_queue(*task);
+            let Some(task) = self.live.remove(task) else { continue };
             let moving = moving(&task);
-            Moving { moves: moving.moves.saturating_add(1), ..moving }
-        });
-        let given = Given { transfer, tasks: tasks.collect(), why: why.into() };
+            given.tasks.push(Moving { moves: moving.moves.saturating_add(1), ..moving });
+        }
         self.transfers.given.insert(to, given);
     }
 

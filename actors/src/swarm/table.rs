@@ -4,7 +4,8 @@ use hiveward_runtime::{
     error::Refused,
     ledger::{
         Event,
-        view::{View, ViewError, Views, copy_table},
+        row::{pack, unpack},
+        view::{TableWalk, View, ViewError, Views, copy_table},
     },
 };
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
@@ -41,6 +42,11 @@ impl View for SwarmView {
         Ok(())
     }
 
+    fn check(&self, txn: &ReadTransaction, walk: &mut TableWalk) -> Result<(), ViewError> {
+        walk.table(ROWS, txn, |id, row| unpack::<SwarmRecord>(id, row).map(drop))?;
+        Ok(())
+    }
+
     fn apply(&self, txn: &WriteTransaction, events: &[Event]) -> Result<(), ViewError> {
         let mut rows = txn.open_table(ROWS)?;
         for event in events.iter().filter(|event| event.stream.noun() == RosterEvent::NOUN) {
@@ -48,7 +54,7 @@ impl View for SwarmView {
                 RosterEvent::SwarmAdded { spec, .. } => {
                     let id = spec.id.as_u128();
                     let record = SwarmRecord { spec, agents: 0, tasks: [0; 10], created_at: event.at, cursor: event.cursor.0 };
-                    rows.insert(id, rmp_serde::to_vec(&record)?.as_slice())?;
+                    rows.insert(id, pack(id, &record)?.as_slice())?;
                     continue;
                 }
                 RosterEvent::SwarmRemoved { swarm, .. } => {
@@ -59,11 +65,11 @@ impl View for SwarmView {
                 RosterEvent::AgentRemoved { swarm, .. } => (swarm, -1),
                 _ => continue,
             };
-            let found = rows.get(swarm.as_u128())?.map(|row| rmp_serde::from_slice::<SwarmRecord>(row.value())).transpose()?;
+            let found = rows.get(swarm.as_u128())?.map(|row| unpack::<SwarmRecord>(swarm.as_u128(), row.value())).transpose()?;
             if let Some(mut record) = found {
                 record.agents = record.agents.saturating_add_signed(change);
                 record.cursor = event.cursor.0;
-                rows.insert(swarm.as_u128(), rmp_serde::to_vec(&record)?.as_slice())?;
+                rows.insert(swarm.as_u128(), pack(swarm.as_u128(), &record)?.as_slice())?;
             }
         }
         Ok(())
@@ -75,7 +81,7 @@ fn summed(rows: &impl ReadableTable<u128, &'static [u8]>, mut head: SwarmRecord)
     if head.spec.is_sharded() {
         for shard in head.spec.shard_ids().skip(1) {
             let Some(row) = rows.get(shard.as_u128())? else { continue };
-            let shard: SwarmRecord = rmp_serde::from_slice(row.value())?;
+            let shard: SwarmRecord = unpack(shard.as_u128(), row.value())?;
             head.agents += shard.agents;
             head.cursor = head.cursor.max(shard.cursor);
         }
@@ -111,7 +117,7 @@ impl SwarmTable {
             let txn = self.views.read()?;
             let rows = txn.open_table(ROWS)?;
             let row = |id: SwarmId| -> Result<Option<SwarmRecord>, ViewError> {
-                Ok(rows.get(id.as_u128())?.map(|row| rmp_serde::from_slice(row.value())).transpose()?)
+                Ok(rows.get(id.as_u128())?.map(|row| unpack(id.as_u128(), row.value())).transpose()?)
             };
             let whole = |id: &SwarmId| match row(*id)? {
                 Some(record) if record.spec.shard != 0 => row(record.spec.head())?.map(|head| summed(&rows, head)).transpose(),
@@ -134,7 +140,8 @@ impl SwarmTable {
             let mut page = Page::default();
             let from = after.map_or(std::ops::Bound::Unbounded, |after| std::ops::Bound::Excluded(after.as_u128()));
             for row in rows.range::<u128>((from, std::ops::Bound::Unbounded))? {
-                let record: SwarmRecord = rmp_serde::from_slice(row?.1.value())?;
+                let (id, bytes) = row?;
+                let record: SwarmRecord = unpack(id.value(), bytes.value())?;
                 // Shown with their head.
                 if record.spec.shard != 0 {
                     continue;

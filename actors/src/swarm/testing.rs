@@ -1,6 +1,10 @@
 //! Small builders for this crate's own tests.
 
-use super::spec::SwarmSpec;
+use super::{
+    snapshot::{Pieces, Restoring, Snapshot},
+    spec::SwarmSpec,
+    state::{Now, Swarm},
+};
 use crate::{
     id::{SwarmId, TaskId},
     placement::{Strategy, Weights},
@@ -51,4 +55,17 @@ pub fn swarm(shards: u16) -> SwarmSpec {
         shards,
         shard: 0,
     }
+}
+
+/// The state as a new life finds it: from a snapshot that is one record, or from one in pieces.
+pub fn written_down(swarm: &Swarm, in_pieces: bool, now: Now) -> Swarm {
+    if !in_pieces {
+        let bytes = rmp_serde::to_vec(&Snapshot::of(swarm)).unwrap();
+        return rmp_serde::from_slice::<Snapshot>(&bytes).unwrap().restore(swarm.spec.clone(), now);
+    }
+    let (mut pieces, mut restoring) = (Pieces::of(swarm), Restoring::new(swarm.spec.clone()));
+    while let Some((bytes, _)) = pieces.take_next().unwrap() {
+        restoring.take(rmp_serde::from_slice(&bytes).unwrap());
+    }
+    restoring.done(now)
 }

@@ -3,8 +3,10 @@
 //! Nothing here does I/O, reads a clock or rolls dice; `swarm` owns the tasks' truth.
 
 pub mod aggregate;
+pub mod bounds;
 pub mod gate;
 pub mod graph;
+mod keep;
 pub mod plan;
 pub mod record;
 pub mod retry;

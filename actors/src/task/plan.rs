@@ -7,10 +7,11 @@ use std::{collections::HashMap, sync::Arc};
 use serde::Deserialize;
 
 use super::{
+    bounds,
     gate::GateSpec,
     graph,
     retry::RetryPolicy,
-    spec::{Body, CommandSpec, DEPENDENCIES_MAX, INLINE_BYTES_MAX, PlanSpec, SKILLS_MAX, TITLE_BYTES_MAX, TaskSpec, Work},
+    spec::{Body, CommandSpec, DEPENDENCIES_MAX, INLINE_BYTES_MAX, PlanSpec, TaskSpec, Work},
     status::Priority,
 };
 use crate::id::TaskId;
@@ -105,9 +106,6 @@ pub fn read(json: &[u8], planner: &TaskSpec, plan: &PlanSpec, store: Store<'_>) 
         let field = |error: String| wrong(format!("tasks.{place}: {error}"));
         let title = step.title.unwrap_or_else(|| step.name.clone());
         let skills = step.skills.unwrap_or_else(|| planner.skills.clone());
-        if title.len() > TITLE_BYTES_MAX || skills.len() > SKILLS_MAX {
-            return Err(field(format!("a title has at most {TITLE_BYTES_MAX} bytes, and a task at most {SKILLS_MAX} skills")));
-        }
         let work = match (step.command, step.kind) {
             (Some(command), None) if step.payload.is_none() => Work::Command(command.read(store).map_err(field)?),
             (None, Some(kind)) => {
@@ -117,7 +115,7 @@ pub fn read(json: &[u8], planner: &TaskSpec, plan: &PlanSpec, store: Store<'_>) 
             _ => return Err(field("give either command, or kind with a payload".into())),
         };
         let gate = step.gate.map(|gate| gate.read(store)).transpose().map_err(field)?;
-        specs.push(Arc::new(TaskSpec {
+        let spec = TaskSpec {
             id: ids[place],
             swarm: planner.swarm,
             title,
@@ -140,8 +138,14 @@ pub fn read(json: &[u8], planner: &TaskSpec, plan: &PlanSpec, store: Store<'_>) 
             plan: None,
             parent: Some((planner.id, step.name)),
             role: None,
-        }));
+        };
+        spec.within_bounds().map_err(|out| {
+            let dot = if out.field.is_empty() { "" } else { "." };
+            wrong(format!("tasks.{place}{dot}{}: {}", out.field, out.what))
+        })?;
+        specs.push(Arc::new(spec));
     }
+    bounds::together(specs.iter().map(|spec| &**spec)).map_err(|what| wrong(format!("tasks: {what}")))?;
     Ok(specs)
 }
 
@@ -151,9 +155,6 @@ fn body(bytes: Vec<u8>, store: Store<'_>) -> Result<Body, String> {
 
 impl StepCommand {
     fn read(self, store: Store<'_>) -> Result<CommandSpec, String> {
-        if self.argv.first().is_none_or(String::is_empty) {
-            return Err("command.argv is empty".into());
-        }
         let stdin = self.stdin.map(|text| body(text.into_bytes(), store)).transpose()?;
         let mut env: Vec<_> = self.env.into_iter().collect();
         env.sort();

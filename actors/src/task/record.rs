@@ -96,4 +96,27 @@ impl TaskRecord {
     pub fn id(&self) -> TaskId {
         self.spec.id
     }
+
+    /// Attempts that were made, also those that are not kept any more.
+    pub fn attempts_made(&self) -> u32 {
+        self.attempts.last().map_or(0, |last| last.number)
+    }
+
+    /// How it ended and how often it was tried, without all that it may have become large by.
+    pub fn bare(self) -> Self {
+        let last = self.attempts.last().map(|last| AttemptRecord {
+            error: None,
+            decision: Arc::new(Decision { scores: Vec::new(), left_out: Vec::new(), ..Decision::clone(&last.decision) }),
+            ..last.clone()
+        });
+        Self {
+            attempts: last.into_iter().collect(),
+            result: None,
+            artifacts: Vec::new(),
+            subtasks: Vec::new(),
+            error: None,
+            moves: Vec::new(),
+            ..self
+        }
+    }
 }

@@ -98,6 +98,21 @@ impl Role {
         }
     }
 
+    /// What it takes in a task, about.
+    pub fn bytes(&self) -> usize {
+        const ROLE_BYTES: usize = 64;
+        const ID_BYTES: usize = 18;
+        let rest = match self {
+            Self::Scatter(spec) => {
+                let twins = spec.hedge.as_ref().map_or(0, |hedge| hedge.twins.len() * ID_BYTES);
+                twins + spec.reduce.as_ref().map_or(0, |reduce| reduce.bytes())
+            }
+            Self::Part { .. } => 0,
+            Self::Twin { why, .. } => why.len(),
+        };
+        ROLE_BYTES + rest + self.item().map_or(0, |item| item.text.len())
+    }
+
     pub fn apart_from(&self) -> Option<AgentId> {
         match self {
             Self::Twin { apart_from, .. } => Some(*apart_from),

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use hiveward_runtime::{
     error::Refused,
-    ledger::view::{ViewError, Views},
+    ledger::{
+        row::unpack,
+        view::{ViewError, Views},
+    },
 };
 
 use super::{
@@ -63,7 +66,7 @@ const ROWS_PER_PAGE_MAX: usize = 20_000;
 /// Reads the tables.
 #[derive(Clone)]
 pub struct TaskTable {
-    views: Views,
+    pub(super) views: Views,
 }
 
 impl TaskTable {
@@ -79,7 +82,7 @@ impl TaskTable {
         let read = || -> Result<Vec<Option<TaskRecord>>, ViewError> {
             let txn = self.views.read()?;
             let rows = txn.open_table(ROWS)?;
-            ids.iter().map(|id| rows.get(id.as_u128())?.map(|row| Ok(rmp_serde::from_slice(row.value())?)).transpose()).collect()
+            ids.iter().map(|id| rows.get(id.as_u128())?.map(|row| Ok(unpack(id.as_u128(), row.value())?)).transpose()).collect()
         };
         read().map_err(unreadable)
     }
@@ -212,7 +215,7 @@ impl TaskTable {
             }
             page.last_seen = Some(TaskId::from_u128(id).to_string());
             let Some(row) = rows.get(id)? else { continue };
-            let record: TaskRecord = rmp_serde::from_slice(row.value())?;
+            let record: TaskRecord = unpack(id, row.value())?;
             if filter.wants(&record) {
                 page.items.push((record.id().to_string(), record));
             }

@@ -13,7 +13,6 @@ use crate::{
 /// Bodies up to this many bytes travel in the ledger; larger ones in the blob store, by hash.
 pub const INLINE_BYTES_MAX: usize = 4096;
 pub const TITLE_BYTES_MAX: usize = 256;
-pub const LABELS_MAX: usize = 32;
 pub const DEPENDENCIES_MAX: usize = 1024;
 pub const SKILLS_MAX: usize = 32;
 

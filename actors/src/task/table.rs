@@ -5,21 +5,26 @@
 use std::{collections::HashMap, sync::Arc};
 
 use hiveward_runtime::{
+    clock::Clock,
     error::{Code, Refused},
     ledger::{
         Event,
-        view::{View, ViewError, copy_table},
+        prune::Pruned,
+        row::{pack, unpack},
+        view::{TableWalk, View, ViewError, copy_table},
     },
 };
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::{
+    keep::{self, Keeping, Weighed},
     record::{AttemptRecord, MoveRecord, TaskRecord},
     spec::TaskSpec,
     status::{AttemptStatus, TaskStatus},
 };
 use crate::{
     id::{SwarmId, TaskId},
+    retention::TaskRetention,
     swarm::event::{Next, SwarmEvent},
     task::Label,
 };
@@ -29,12 +34,16 @@ pub(super) const BY_STATUS: TableDefinition<'_, (u8, u128), ()> = TableDefinitio
 pub(super) const BY_SWARM: TableDefinition<'_, (u128, u128), ()> = TableDefinition::new("tasks_by_swarm");
 pub(super) const BY_PARENT: TableDefinition<'_, (u128, u128), ()> = TableDefinition::new("tasks_by_parent");
 pub(super) const BY_LABEL: TableDefinition<'_, (&str, u128), ()> = TableDefinition::new("tasks_by_label");
-const DEPENDANTS: TableDefinition<'_, (u128, u128), ()> = TableDefinition::new("task_dependants");
+pub(super) const DEPENDANTS: TableDefinition<'_, (u128, u128), ()> = TableDefinition::new("task_dependants");
 /// (swarm, status) → tasks.
 pub(super) const COUNTS: TableDefinition<'_, (u128, u8), u64> = TableDefinition::new("task_counts");
 
 /// Builds the tables.
-pub struct TaskView;
+#[derive(Default)]
+pub struct TaskView {
+    pub keep: TaskRetention,
+    pub clock: Clock,
+}
 
 impl View for TaskView {
     fn name(&self) -> &'static str {
@@ -53,7 +62,7 @@ impl View for TaskView {
         txn.open_table(BY_LABEL)?;
         txn.open_table(DEPENDANTS)?;
         txn.open_table(COUNTS)?;
-        Ok(())
+        keep::prepare(txn)
     }
 
     fn copy(&self, from: &ReadTransaction, to: &WriteTransaction) -> Result<(), ViewError> {
@@ -64,7 +73,18 @@ impl View for TaskView {
         copy_table(BY_LABEL, from, to)?;
         copy_table(DEPENDANTS, from, to)?;
         copy_table(COUNTS, from, to)?;
-        Ok(())
+        keep::copy(from, to)
+    }
+
+    fn check(&self, txn: &ReadTransaction, walk: &mut TableWalk) -> Result<(), ViewError> {
+        walk.table(ROWS, txn, |id, row| unpack::<TaskRecord>(id, row).map(drop))?;
+        walk.keys(BY_STATUS, txn)?;
+        walk.keys(BY_SWARM, txn)?;
+        walk.keys(BY_PARENT, txn)?;
+        walk.keys(BY_LABEL, txn)?;
+        walk.keys(DEPENDANTS, txn)?;
+        walk.keys(COUNTS, txn)?;
+        keep::check(txn, walk)
     }
 
     fn apply(&self, txn: &WriteTransaction, events: &[Event]) -> Result<(), ViewError> {
@@ -75,13 +95,24 @@ impl View for TaskView {
         }
         rows.write()
     }
+
+    fn prune(&self, txn: &WriteTransaction, rows_max: usize) -> Result<Pruned, ViewError> {
+        keep::prune(txn, &self.keep.0, self.clock.now(), rows_max)
+    }
+}
+
+/// What a row was before it changed.
+struct Before {
+    status: TaskStatus,
+    swarm: SwarmId,
+    weighed: Weighed,
 }
 
 /// The rows that a run of events changes, each read and written once.
 struct Rows<'a> {
     txn: &'a WriteTransaction,
-    /// With the status and the swarm the row had in the tables; `None` for a new row.
-    changed: HashMap<TaskId, (Option<(TaskStatus, SwarmId)>, TaskRecord)>,
+    /// With what the row was in the tables; `None` for a new row.
+    changed: HashMap<TaskId, (Option<Before>, TaskRecord)>,
     new_dependants: HashMap<TaskId, Vec<TaskId>>,
 }
 
@@ -90,8 +121,10 @@ impl Rows<'_> {
         if !self.changed.contains_key(&id) {
             let rows = self.txn.open_table(ROWS)?;
             let Some(row) = rows.get(id.as_u128())? else { return Ok(None) };
-            let record: TaskRecord = rmp_serde::from_slice(row.value())?;
-            self.changed.insert(id, (Some((record.status, record.spec.swarm)), record));
+            let record: TaskRecord = unpack(id.as_u128(), row.value())?;
+            let before =
+                Before { status: record.status, swarm: record.spec.swarm, weighed: Weighed::of(&record, row.value().len()) };
+            self.changed.insert(id, (Some(before), record));
         }
         Ok(self.changed.get_mut(&id).map(|(_, record)| record))
     }
@@ -323,11 +356,15 @@ impl Rows<'_> {
         let mut by_label = txn.open_table(BY_LABEL)?;
         let mut dependants = txn.open_table(DEPENDANTS)?;
         let mut counts: HashMap<(u128, u8), i64> = HashMap::new();
+        let mut keeping = Keeping::open(txn)?;
         let mut changed: Vec<_> = self.changed.into_iter().collect();
         changed.sort_unstable_by_key(|(id, _)| *id);
         for (id, (before, record)) in changed {
             let (id, swarm) = (id.as_u128(), record.spec.swarm.as_u128());
-            rows.insert(id, rmp_serde::to_vec(&record)?.as_slice())?;
+            let row = pack(id, &record)?;
+            rows.insert(id, row.as_slice())?;
+            keeping.changed(before.as_ref().map(|before| &before.weighed), &record, row.len())?;
+            let before = before.map(|before| (before.status, before.swarm));
             if before != Some((record.status, record.spec.swarm)) {
                 if let Some((before, of)) = before {
                     by_status.remove((before as u8, id))?;
@@ -351,6 +388,7 @@ impl Rows<'_> {
                 }
             }
         }
+        keeping.close()?;
         for (on, waiting) in self.new_dependants {
             for dependant in waiting {
                 dependants.insert((on.as_u128(), dependant.as_u128()), ())?;

@@ -40,6 +40,7 @@ use crate::{
     host::{actor::STEP_WITHIN, ask_roster, driver::Domain, event::FleetChange, message::HostMsg},
     house::House,
     id::HostId,
+    operation::{Answered, recall, used_otherwise},
     swarm::message::Committed,
 };
 
@@ -157,6 +158,7 @@ impl Vm {
     async fn take(&self, ctx: &Context<VmMsg>, msg: VmMsg, state: &mut State) -> Result<(), Failure> {
         match msg {
             VmMsg::Ask { ask, reply } => self.ask(state, ctx, ask, reply).await?,
+            VmMsg::Recalled { ask, before, reply } => self.recalled(state, ctx, ask, before, reply).await?,
             VmMsg::Observed { domain, at } => {
                 if state.in_flight.is_some() {
                     // The step's own answer is the news, unless this is newer still.
@@ -215,6 +217,54 @@ impl Vm {
     }
 
     async fn ask(&self, state: &mut State, ctx: &Context<VmMsg>, ask: Ask, reply: Answer) -> Result<(), Failure> {
+        if let Some(operation) = &ask.operation
+            && state.vm.may_have_forgotten(operation)
+        {
+            return self.recall(ctx, ask, reply).await;
+        }
+        self.decide(state, ctx, ask, reply).await
+    }
+
+    /// One that this VM was asked for long ago is known to the views alone: they are asked once they have all that was done.
+    async fn recall(&self, ctx: &Context<VmMsg>, ask: Ask, reply: Answer) -> Result<(), Failure> {
+        let (house, me, stream) = (self.house.clone(), ctx.addr().clone(), self.spec.id.key());
+        let head = house.ledger.head();
+        ctx.task(async move {
+            let looked = recall::views_at(house.views.clone(), head).await;
+            let before = looked.and_then(|()| match &ask.operation {
+                Some(operation) => house.operations.get(&stream, &operation.id),
+                None => Ok(None),
+            });
+            match before {
+                // Who asked hears that it is unknown whether it was done if the mailbox has no room.
+                Ok(before) => drop(me.tell(VmMsg::Recalled { ask, before, reply })),
+                Err(refused) => reply.answer(Err(refused)),
+            }
+        });
+        Ok(())
+    }
+
+    async fn recalled(
+        &self,
+        state: &mut State,
+        ctx: &Context<VmMsg>,
+        ask: Ask,
+        before: Option<Answered>,
+        reply: Answer,
+    ) -> Result<(), Failure> {
+        match (before, &ask.operation) {
+            (Some(Answered { input, number: Some(number), .. }), Some(operation)) if input == operation.input => {
+                self.record(ctx, state, Vec::new(), Some((number, reply))).await
+            }
+            (Some(_), Some(operation)) => {
+                reply.answer(Err(used_otherwise(operation)));
+                Ok(())
+            }
+            _ => self.decide(state, ctx, ask, reply).await,
+        }
+    }
+
+    async fn decide(&self, state: &mut State, ctx: &Context<VmMsg>, ask: Ask, reply: Answer) -> Result<(), Failure> {
         match state.vm.decide(&self.spec_now(), ask, state.doing.boots) {
             Err(refused) => {
                 reply.answer(Err(refused));

@@ -17,6 +17,7 @@ use crate::{
         driver::{Domain, DriverError, Progress},
         message::Done,
     },
+    operation::Answered,
     swarm::message::Committed,
 };
 
@@ -62,6 +63,14 @@ pub enum VmMsg {
     /// Backups that it makes by itself from now on, or none. Answers when that is in the ledger.
     Schedule {
         schedule: Option<Schedule>,
+        reply: Answer,
+    },
+
+    // From itself.
+    /// What the views know of an operation that it has no memory of.
+    Recalled {
+        ask: Ask,
+        before: Option<Answered>,
         reply: Answer,
     },
 

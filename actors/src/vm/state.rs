@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     host::driver::{Lag, Off, Progress, Run},
+    operation::used_otherwise,
     swarm::event::Operation,
 };
 
@@ -179,6 +180,11 @@ impl VmState {
 
     pub fn operation(&self, number: u64) -> Option<&VmOperation> {
         self.operations.iter().find(|operation| operation.number == number)
+    }
+
+    /// It is not among those that are kept here, and not all are.
+    pub fn may_have_forgotten(&self, operation: &Operation) -> bool {
+        self.by_client(&operation.id).is_none() && self.operations.front().is_some_and(|oldest| oldest.number > 1)
     }
 
     fn by_client(&self, id: &OperationId) -> Option<&VmOperation> {
@@ -429,11 +435,7 @@ impl VmState {
             if before.operation.as_ref() == Some(operation) {
                 return Ok(Decided::Already(before.number));
             }
-            return Err(Refused {
-                code: Code::Conflict,
-                message: format!("operation id {:?} was used before with another input; choose a new one", operation.id),
-                field: Some("operationId".into()),
-            });
+            return Err(used_otherwise(operation));
         }
         if self.removed {
             return Err(Refused::not_found(spec.id));

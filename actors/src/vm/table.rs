@@ -6,7 +6,8 @@ use hiveward_runtime::{
     error::Refused,
     ledger::{
         Cursor, Event,
-        view::{View, ViewError, Views, copy_table},
+        row::{pack, unpack},
+        view::{TableWalk, View, ViewError, Views, copy_table},
     },
 };
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
@@ -52,6 +53,12 @@ impl View for VmView {
         Ok(())
     }
 
+    fn check(&self, txn: &ReadTransaction, walk: &mut TableWalk) -> Result<(), ViewError> {
+        walk.table(ROWS, txn, |id, row| unpack::<VmRecord>(id, row).map(drop))?;
+        walk.keys(BY_HOST, txn)?;
+        Ok(())
+    }
+
     fn apply(&self, txn: &WriteTransaction, events: &[Event]) -> Result<(), ViewError> {
         let mut rows = Rows { txn, changed: HashMap::new() };
         for event in events {
@@ -90,7 +97,7 @@ impl Rows<'_> {
         if !self.changed.contains_key(&id) {
             let rows = self.txn.open_table(ROWS)?;
             let Some(row) = rows.get(id.as_u128())? else { return Ok(None) };
-            let record = rmp_serde::from_slice(row.value())?;
+            let record = unpack(id.as_u128(), row.value())?;
             self.changed.insert(id, (Some(record), false));
         }
         Ok(self.changed.get_mut(&id).and_then(|(record, _)| record.as_mut()))
@@ -203,7 +210,7 @@ impl Rows<'_> {
         let mut by_host = self.txn.open_table(BY_HOST)?;
         for (id, (record, new)) in self.changed {
             let Some(record) = record else { continue };
-            rows.insert(id.as_u128(), rmp_serde::to_vec(&record)?.as_slice())?;
+            rows.insert(id.as_u128(), pack(id.as_u128(), &record)?.as_slice())?;
             if new {
                 by_host.insert((record.host.as_u128(), id.as_u128()), ())?;
             }
@@ -247,7 +254,7 @@ impl VmTable {
         let read = || -> Result<Vec<Option<VmRecord>>, ViewError> {
             let txn = self.views.read()?;
             let rows = txn.open_table(ROWS)?;
-            ids.iter().map(|id| rows.get(id.as_u128())?.map(|row| Ok(rmp_serde::from_slice(row.value())?)).transpose()).collect()
+            ids.iter().map(|id| rows.get(id.as_u128())?.map(|row| Ok(unpack(id.as_u128(), row.value())?)).transpose()).collect()
         };
         read().map_err(unreadable)
     }
@@ -265,7 +272,7 @@ impl VmTable {
             let rows = txn.open_table(ROWS)?;
             let mut page = Page::default();
             let mut take = |id: u128, bytes: &[u8]| -> Result<bool, ViewError> {
-                let mut record: VmRecord = rmp_serde::from_slice(bytes)?;
+                let mut record: VmRecord = unpack(id, bytes)?;
                 shown(&mut record);
                 if !filter.wants(&record) {
                     return Ok(true);

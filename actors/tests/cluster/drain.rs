@@ -144,7 +144,7 @@ async fn a_join_token_is_made_on_any_node_and_only_its_hash_is_kept() {
     // The same token is refused to be issued twice by nothing; joiners are decided where the roster acts.
     let node = hiveward_runtime::op::NodeId::new();
     let record = hiveward_actors::roster::event::NodeRecord::of_this_host(node, 7, "host:1".into());
-    let decide = Box::new(move |_: &mut _, members: &[_]| (members.len() == 2).then_some(record));
+    let decide = Box::new(move |_: &mut _, members: &[_], _: &_| (members.len() == 2).then_some(record));
     let admit = |reply| RosterMsg::Admit { decide, reply };
     rig.hosts[0].running.roster.ask(Deadline::after(LONG), admit).await.unwrap().unwrap();
     assert_eq!(rig.control(0).nodes().len(), 3);
@@ -165,5 +165,18 @@ async fn what_no_node_can_hold_waits_and_says_why_and_is_placed_when_one_joins()
     record.labels = labels;
     rig.roster(|reply| RosterMsg::NodeJoined { record, reply }).await.unwrap();
     until("it is placed", || (rig.place(Entity::Swarm(swarm)) == Some(1)).then_some(())).await;
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_words_of_a_removed_node_do_not_bring_it_back() {
+    let rig = Rig::start(3).await;
+    let record = (*rig.hosts[1].house.me).clone();
+    rig.declare_lost(1).await;
+    rig.control(0).remove_node(op(), rig.hosts[1].id, false).await.unwrap();
+    let refused = rig.roster(|reply| RosterMsg::NodeJoined { record, reply }).await.unwrap_err();
+    assert!(refused.message.contains("was removed from this cluster"), "{}", refused.message);
+    let gone = rig.control(0).nodes().into_iter().find(|node| node.node == rig.hosts[1].id).unwrap();
+    assert_eq!(gone.status.name(), "REMOVED");
     rig.stop().await;
 }

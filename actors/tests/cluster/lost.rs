@@ -8,7 +8,7 @@ use hiveward_actors::{
         event::Ended,
         wire::{From, SwarmWire},
     },
-    task::{AttemptStatus, TaskStatus},
+    task::{AttemptStatus, TaskStatus, retry::RetryPolicy},
 };
 use hiveward_runtime::cluster::lease::Phase;
 
@@ -118,6 +118,30 @@ async fn a_node_whose_lease_is_over_stops_everything_and_takes_it_up_again_with_
     let again = rig.running(task).await;
     assert_eq!(again.attempts.len(), 2, "{again:#?}");
     rig.control(0).cancel_task(op(), task).await.unwrap();
+    rig.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_stops_because_its_lease_is_over_was_lost_and_never_cancelled() {
+    let rig = Rig::start(2).await;
+    let agent = rig.agent_on("worker", 1).await;
+    let marker = tempfile::tempdir().unwrap();
+    let file = marker.path().join("again");
+    let script = format!("if [ -e {0} ]; then echo done; else touch {0}; sleep 600; fi", file.display());
+    let mut task = sh(&script);
+    // Not even one that is tried once ends by it.
+    task.retry = Some(RetryPolicy::NEVER);
+    let task = rig.submit(0, task).await;
+    rig.running(task).await;
+    until("the first attempt's trace", || file.exists().then_some(())).await;
+    rig.lease(1, Phase::Stopping);
+    until("nothing to run there", || rig.hosts[1].processes().is_empty().then_some(())).await;
+    until("no door", || rig.hosts[1].house.doors.agent(agent).is_none().then_some(())).await;
+    // It has its lease again before anybody called it lost, and finds what it ended itself.
+    rig.lease(1, Phase::Held);
+    let record = rig.succeeded(task).await;
+    let attempts: Vec<_> = record.attempts.iter().map(|attempt| attempt.status).collect();
+    assert_eq!(attempts, [AttemptStatus::Lost, AttemptStatus::Succeeded], "{record:#?}");
     rig.stop().await;
 }
 

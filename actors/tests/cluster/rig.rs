@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use hiveward_actors::{
-    agent::{connector::SecretFiles, table::AgentView},
+    agent::connector::SecretFiles,
     client::{ControlPlane, NewAgent, NewSwarm, NewTask, NewWork, NodeView, SwarmRef},
     directory::{Directory, Entity, NodeStatus},
     house::{Clustered, House},
@@ -14,12 +14,12 @@ use hiveward_actors::{
         Models, PassKey, UsageKeeper,
         bank::{self, BankDesk, Following},
         price::Prices,
-        table::UsageView,
     },
-    retention::TranscriptRetention,
+    platform::LedgerRetention,
+    retention::Retention,
     roster::{NoNodeChanges, RosterMsg, event::NodeRecord},
-    swarm::{message::Committed, table::SwarmView},
-    task::{TaskRecord, TaskStatus, table::TaskView},
+    swarm::message::Committed,
+    task::{TaskRecord, TaskStatus},
     tree,
 };
 use hiveward_runtime::{
@@ -123,7 +123,7 @@ impl Host {
         );
         let budgets = (bank::follow(&house, house.counter()), BankDesk::open(&house, house.counter(), raft));
         let usage = UsageKeeper::start(&house);
-        let running = tree::start(house.clone(), TranscriptRetention::default()).await.unwrap();
+        let running = tree::start(house.clone(), Retention::default(), LedgerRetention::default(), 0).await.unwrap();
         let control = ControlPlane::new(house.clone(), running.tree.clone(), running.roster.clone(), id, true);
         Self {
             id,
@@ -179,8 +179,7 @@ impl Rig {
         let dir = tempfile::tempdir().unwrap();
         let ledger = LedgerConfig { reserve_bytes: 0, ..LedgerConfig::new(dir.path().join("ledger")) };
         let ledger = Ledger::open(ledger).await.unwrap();
-        let views: Vec<Box<dyn hiveward_runtime::ledger::view::View>> =
-            vec![Box::new(TaskView), Box::new(AgentView), Box::new(SwarmView), Box::new(UsageView)];
+        let views = hiveward_actors::views::of_a_node(&Retention::default(), &Clock::System);
         let views = Views::start(&ledger, &dir.path().join("views.redb"), views).await.unwrap();
         let blobs = Blobs::open(dir.path().join("blobs")).unwrap();
         let key_dir = tempfile::tempdir().unwrap();

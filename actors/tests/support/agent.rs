@@ -212,6 +212,7 @@ fn connect(agent: &AgentSpec, data: &Path) -> (Arc<dyn Connector>, mpsc::Receive
         shim: super::shim(),
         models: Arc::new(NoServer),
         machines: Arc::new(NoMachines),
+        askers: Default::default(),
         incarnation: 1,
         clock: hiveward_runtime::clock::Clock::System,
     };

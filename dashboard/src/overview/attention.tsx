@@ -97,6 +97,22 @@ function clusterGroups({ cluster }: OverviewData): Group[] {
       )),
     });
   }
+  const troubled = cluster.nodes.flatMap((node) => node.troubled);
+  if (troubled.length > 0) {
+    groups.push({
+      icon: ServerCrash,
+      tone: 'bad',
+      head: <Link to="/tree">{plural(troubled.length, 'actor')} given up or hanging</Link>,
+      lines: troubled.slice(0, 5).map((actor) => (
+        <>
+          {actor.key ? <KeyLink id={actor.key} /> : <span>{actor.path}</span>}
+          <span className="clip" title={actor.why}>
+            {actor.why}
+          </span>
+        </>
+      )),
+    });
+  }
   return groups;
 }
 

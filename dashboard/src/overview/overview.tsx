@@ -16,7 +16,7 @@ import { counted } from './counted';
 
 const OVERVIEW = graphql(`
   query Overview($atLeast: Cursor) {
-    cluster { term noQuorum disk viewLag leader { id } nodes { id status leader voter suspected why address entities loadAverage cores drain { entitiesLeft } } }
+    cluster { term noQuorum disk viewLag leader { id } nodes { id status leader voter suspected why troubled { path key why } address entities loadAverage cores drain { entitiesLeft } } }
     swarms(first: 100, atLeast: $atLeast) { nodes { id name agentCount taskCounts { status count } } }
     approvals(first: 5, filter: { status: [OPEN] }, atLeast: $atLeast) {
       nodes { id tool askedAt until agent { id name } task { id title } }

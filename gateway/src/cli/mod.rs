@@ -21,6 +21,7 @@ pub mod retry;
 mod scatter;
 pub mod scripted_model;
 pub mod show;
+pub mod storage;
 pub mod swarm;
 pub mod task;
 pub mod top;
@@ -149,6 +150,10 @@ pub enum Command {
     Tree(tree::TreeArgs),
     /// Show how the node is
     Status,
+    /// Look whether the node's ledger, views and blobs are whole, and mend what another node has
+    Scrub,
+    /// What uses the disk of each node, of whom, and when it will be full
+    Storage,
     /// Watch tasks and agents live
     Top,
     /// Print a completion script for a shell
@@ -231,6 +236,8 @@ async fn remote(common: Common, command: Command) -> Outcome {
         Command::Token(command) => node::token(&client, show, command).await,
         Command::Apply(args) => apply::run(&client, show, args).await,
         Command::Tree(args) => tree::run(&client, show, args).await,
+        Command::Storage => storage::storage(&client, show).await,
+        Command::Scrub => storage::scrub(&client, show).await,
         Command::Status => top::status(&client, show).await,
         Command::Top => top::run(&client).await,
         // The others do not talk to a node.

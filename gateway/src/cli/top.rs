@@ -67,6 +67,9 @@ fn one_node(node: &Value) -> String {
         }
     }
     line.push('\n');
+    for trouble in node["troubled"].as_array().into_iter().flatten() {
+        line.push_str(&format!("  down  {}: {}\n", text(trouble, "path"), text(trouble, "why")));
+    }
     for link in node["links"].as_array().into_iter().flatten().filter(|link| link["lane"] == "router" || link["up"] == false) {
         let how = match link["whyDown"].as_str() {
             Some(why) => format!("down: {why}"),

@@ -82,6 +82,8 @@ impl ModelGateway {
         let (closing, cut, connections) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let limits = Accepting {
             connections_max: CONNECTIONS_MAX,
+            // They are all agents of this machine.
+            per_address_max: CONNECTIONS_MAX,
             read_timeout: READ_TIMEOUT,
             stall: STALL_TIMEOUT,
             gauge: "hiveward_model_connections",

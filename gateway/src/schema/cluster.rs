@@ -80,6 +80,16 @@ pub struct Drain {
     entities_left: u32,
 }
 
+/// An actor that was given up after a crash loop, or that takes none of its messages.
+#[derive(SimpleObject)]
+pub struct Troubled {
+    /// Names from the root, joined by `/`.
+    path: String,
+    key: Option<ID>,
+    /// What is wrong, and what happens next.
+    why: String,
+}
+
 /// A connection of a node to another, as it sees it.
 #[derive(SimpleObject)]
 pub struct NodeLink {
@@ -236,6 +246,16 @@ impl ClusterNode {
             why_down: link.why_down.clone(),
         });
         Ok(links.collect())
+    }
+    /// Actors on it that do not do what they are there for, the first sixteen; none if it does not answer.
+    async fn troubled(&self, ctx: &Context<'_>) -> Result<Vec<Troubled>> {
+        let said = self.said(ctx).await?;
+        let troubled = said.into_iter().flat_map(|report| &report.troubled).map(|trouble| Troubled {
+            path: trouble.path.clone(),
+            key: trouble.key.clone().map(Into::into),
+            why: trouble.why.clone(),
+        });
+        Ok(troubled.collect())
     }
     /// Until when its certificate is good; it is renewed at two thirds.
     async fn certificate_until(&self, ctx: &Context<'_>) -> Result<Option<DateTime>> {

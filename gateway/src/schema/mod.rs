@@ -30,6 +30,7 @@ pub mod preset;
 pub mod scalars;
 pub mod scatter;
 pub mod select;
+pub mod storage;
 pub mod swarm;
 pub mod task;
 pub mod task_input;
@@ -47,7 +48,7 @@ use hiveward_runtime::{
     op::Op,
 };
 
-use crate::{engine::Caller, history::History};
+use crate::{bound::Bounds, engine::Caller, history::History};
 
 #[derive(MergedObject, Default)]
 pub struct Query(
@@ -72,6 +73,7 @@ pub struct Query(
     metering::MeteringQuery,
     select::SelectQuery,
     balance::BalanceQuery,
+    storage::StorageQuery,
     packing::PackingQuery,
 );
 
@@ -95,6 +97,7 @@ pub struct Mutation(
     balance::BalanceMutation,
     vm::ShapeMutation,
     vm::CopyMutation,
+    storage::StorageMutation,
 );
 
 #[derive(MergedSubscription, Default)]
@@ -110,8 +113,8 @@ pub struct Subscription(
 pub type HivewardSchema = Schema<Query, Mutation, Subscription>;
 
 fn builder() -> SchemaBuilder<Query, Mutation, Subscription> {
-    // The limits of `crate::limit` are checked before; the parser's own recursion limit stays as a second line.
-    Schema::build(Query::default(), Mutation::default(), Subscription::default()).disable_suggestions()
+    // The limits of `crate::limit` are checked before, those of `crate::bound` while an answer is made; the parser's own recursion limit stays as a second line.
+    Schema::build(Query::default(), Mutation::default(), Subscription::default()).disable_suggestions().extension(Bounds)
 }
 
 /// The schema over a node's control plane. It also takes samples of it, for as long as it lives.

@@ -6,8 +6,8 @@ use async_graphql::{Context, Enum, ID, InputObject, Object, SimpleObject};
 use hiveward_actors::{
     client::{NewHedge, NewScatter, Over},
     task::{
+        bounds::LABELS_MAX,
         scatter::{self, HedgeAfter, Policy, ScatterSpec},
-        spec::LABELS_MAX,
     },
 };
 use hiveward_runtime::error::Refused;

@@ -6,9 +6,10 @@ use async_graphql::{ID, InputObject};
 use hiveward_actors::{
     client::{DependsOn, NewTask, NewWork, SwarmRef},
     task::{
+        bounds::LABELS_MAX,
         gate::GateSpec,
         retry,
-        spec::{CommandSpec, DEPENDENCIES_MAX, LABELS_MAX, PlanSpec, SKILLS_MAX, TITLE_BYTES_MAX},
+        spec::{CommandSpec, DEPENDENCIES_MAX, PlanSpec, SKILLS_MAX, TITLE_BYTES_MAX},
     },
 };
 use hiveward_runtime::error::{Code, Refused};

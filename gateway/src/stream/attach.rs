@@ -6,14 +6,14 @@
 //! Administrators only. One loop per connection and no queue: a client that does not read, or types faster than the
 //! process reads, is waited for, and after `stall_timeout_ms` closed with the reason. The process lives on.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     extract::{
         FromRequestParts, Query, Request, State,
         ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade},
     },
-    http::{StatusCode, header},
+    http::header,
     response::{IntoResponse, Response},
 };
 use futures_util::{SinkExt, StreamExt, stream::SplitSink};
@@ -27,8 +27,12 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::ws::{Close, close, credential, origin_allowed, short};
-use crate::{auth::Principal, negotiate::Media, over_http::HttpRefusal, serve::Gateway};
+use super::ws::{Close, Place, READ_BUFFER_BYTES, WRITE_BUFFER_BYTES, close, credential, origin_allowed, short};
+use crate::{
+    auth::Principal,
+    negotiate::Media,
+    serve::{Gateway, asker_of},
+};
 
 /// Of one message of a client: a large paste, in pieces.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
@@ -61,11 +65,10 @@ pub async fn upgrade(State(gateway): State<Arc<Gateway>>, request: Request) -> R
     if let Err(refusal) = origin_allowed(&parts.headers, &gateway) {
         return refusal.answer(Media::Json);
     }
-    let from_header =
-        match parts.headers.contains_key(header::AUTHORIZATION).then(|| gateway.auth.headers(&parts.headers)).transpose() {
-            Ok(principal) => principal,
-            Err(refused) => return HttpRefusal::unauthenticated(refused).answer(Media::Json),
-        };
+    let from_header = match parts.headers.contains_key(header::AUTHORIZATION).then(|| gateway.known(&parts)).transpose() {
+        Ok(principal) => principal,
+        Err(refusal) => return refusal.answer(Media::Json),
+    };
     let asked = match Query::<Asked>::from_request_parts(&mut parts, &gateway).await {
         Ok(Query(asked)) => asked,
         Err(rejection) => return rejection.into_response(),
@@ -74,15 +77,16 @@ pub async fn upgrade(State(gateway): State<Arc<Gateway>>, request: Request) -> R
         Ok(upgrade) => upgrade,
         Err(rejection) => return rejection.into_response(),
     };
-    let Ok(place) = gateway.streams.clone().try_acquire_owned() else {
-        return HttpRefusal::new(StatusCode::SERVICE_UNAVAILABLE, Code::Limit, "too many open streams (limit `streams_max`)")
-            .answer(Media::Json);
+    let address = asker_of(&parts);
+    let place = match Place::first(&gateway, from_header.is_some(), address) {
+        Ok(place) => place,
+        Err(refusal) => return refusal.answer(Media::Json),
     };
-    upgrade.max_message_size(MESSAGE_BYTES_MAX).max_frame_size(MESSAGE_BYTES_MAX).on_upgrade(move |socket| async move {
+    let upgrade = upgrade.max_message_size(MESSAGE_BYTES_MAX).max_frame_size(MESSAGE_BYTES_MAX);
+    upgrade.read_buffer_size(READ_BUFFER_BYTES).write_buffer_size(WRITE_BUFFER_BYTES).on_upgrade(move |socket| async move {
         metrics::gauge!("hiveward_streams_open", "transport" => "attach").increment(1.0);
-        Box::pin(connection(socket, gateway, asked, from_header)).await;
+        Box::pin(connection(socket, gateway, asked, from_header, (place, address))).await;
         metrics::gauge!("hiveward_streams_open", "transport" => "attach").decrement(1.0);
-        drop(place);
     })
 }
 
@@ -91,12 +95,20 @@ struct Connection {
     source: futures_util::stream::SplitStream<WebSocket>,
     gateway: Arc<Gateway>,
     stall: Duration,
+    place: Place,
+    address: Option<IpAddr>,
 }
 
-async fn connection(socket: WebSocket, gateway: Arc<Gateway>, asked: Asked, from_header: Option<Principal>) {
+async fn connection(
+    socket: WebSocket,
+    gateway: Arc<Gateway>,
+    asked: Asked,
+    from_header: Option<Principal>,
+    (place, address): (Place, Option<IpAddr>),
+) {
     let (sink, source) = socket.split();
     let stall = gateway.config.stall_timeout();
-    let mut connection = Connection { sink, source, gateway, stall };
+    let mut connection = Connection { sink, source, gateway, stall, place, address };
     let Err(Close(code, reason)) = connection.serve(asked, from_header).await else { return };
     let frame = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
     // A client that takes nothing does not take this either; then the socket is just cut.
@@ -165,7 +177,10 @@ impl Connection {
         let Ok(Incoming::ConnectionInit { payload }) = serde_json::from_str(&text) else {
             return Err(close(4401, "Unauthorized"));
         };
-        credential(&payload, &self.gateway).map_err(|refused| close(4403, short(format!("Forbidden: {}", refused.message))))
+        let known = self.gateway.check(self.address, true, || credential(&payload, &self.gateway));
+        let known = known.map_err(|refused| close(4403, short(format!("Forbidden: {}", refused.message))))?;
+        self.place.known(&self.gateway)?;
+        Ok(known)
     }
 
     async fn attach(&self, asked: Asked, principal: &Principal) -> Result<Terminal, Refused> {

@@ -19,10 +19,16 @@ use hiveward_runtime::{ledger::Cursor, op::TraceId};
 use parking_lot::Mutex;
 use tokio::{sync::broadcast, task::AbortHandle};
 
-use crate::engine::{self, Answer, Caller, Engine, Position, Prepared};
+use crate::{
+    bound::{Held, Memory, Meter},
+    engine::{self, Answer, Caller, Engine, Position, Prepared},
+};
 
 /// Answers that a member may be behind before it reads by itself again.
 const RING: usize = 512;
+/// Bytes that the rings of all groups hold. A group whose next answer would be over it ends, and its members read by
+/// themselves.
+const RINGS_BYTES_MAX: usize = 32 << 20;
 /// Different queries that are shared at once; subscribers of further ones read by themselves.
 const GROUPS_MAX: usize = 64;
 
@@ -39,7 +45,7 @@ struct Key {
 }
 
 struct Group {
-    ring: broadcast::Sender<(Cursor, Answer)>,
+    ring: broadcast::Sender<Shared>,
     /// The last answer that went into the ring, or where the group began.
     reached: Cursor,
     runner: AbortHandle,
@@ -51,7 +57,14 @@ impl Drop for Group {
     }
 }
 
-type Groups = Mutex<HashMap<Key, Group>>;
+/// What is handed round: an answer, where it is, and its bytes among those of all rings.
+type Shared = (Cursor, Answer, Arc<Held>);
+
+#[derive(Default)]
+struct Groups {
+    open: Mutex<HashMap<Key, Group>>,
+    memory: Memory,
+}
 
 /// All groups of one gateway; dropping it ends them.
 #[derive(Default)]
@@ -66,9 +79,10 @@ impl Shares {
             return engine::stream(&**engine, prepared, caller, position);
         };
         let variables = prepared.request.variables.clone();
+        let meter = prepared.meter.anew();
         let own = engine::stream(&**engine, prepared, caller.clone(), position.clone());
         let member = Member {
-            source: Source { engine: engine.clone(), variables, key, caller },
+            source: Source { engine: engine.clone(), variables, key, caller, meter },
             groups: self.groups.clone(),
             reached: None,
             from: From::Own(own, position),
@@ -127,13 +141,15 @@ struct Source {
     variables: Variables,
     key: Key,
     caller: Caller,
+    meter: Arc<Meter>,
 }
 
 impl Source {
     fn after(&self, cursor: Cursor) -> (Answers, Position) {
         let mut request = Request::new(self.key.query.clone()).variables(self.variables.clone());
         request.operation_name.clone_from(&self.key.operation);
-        let prepared = Prepared { request, operation: Some(OperationType::Subscription), document: None };
+        let prepared =
+            Prepared { request, operation: Some(OperationType::Subscription), document: None, meter: self.meter.anew() };
         let position = Position::resuming(Some(cursor.to_string()));
         let caller = Caller { trace: TraceId::new(), ..self.caller.clone() };
         (engine::stream(&*self.engine, prepared, caller, position.clone()), position)
@@ -142,7 +158,7 @@ impl Source {
 
 enum From {
     Own(Answers, Position),
-    Group(broadcast::Receiver<(Cursor, Answer)>),
+    Group(broadcast::Receiver<Shared>),
 }
 
 struct Member {
@@ -158,8 +174,8 @@ impl Member {
         loop {
             match &mut self.from {
                 From::Group(ring) => match ring.recv().await {
-                    Ok((cursor, _)) if Some(cursor) <= self.reached => {}
-                    Ok((cursor, answer)) => {
+                    Ok((cursor, ..)) if Some(cursor) <= self.reached => {}
+                    Ok((cursor, answer, _)) => {
                         self.reached = Some(cursor);
                         return Some((answer, Some(cursor.to_string())));
                     }
@@ -194,8 +210,8 @@ fn reached(position: &Position) -> Option<Cursor> {
 }
 
 /// The group's ring, if everything it hands out from now on follows `at` without a gap.
-fn join(shared: &Arc<Groups>, source: &Source, at: Cursor) -> Option<broadcast::Receiver<(Cursor, Answer)>> {
-    let mut groups = shared.lock();
+fn join(shared: &Arc<Groups>, source: &Source, at: Cursor) -> Option<broadcast::Receiver<Shared>> {
+    let mut groups = shared.open.lock();
     if let Some(group) = groups.get(&source.key) {
         return (at >= group.reached).then(|| group.ring.subscribe());
     }
@@ -218,15 +234,20 @@ async fn run(mut answers: Answers, key: Key, shared: Weak<Groups>) {
         let answer = answers.next().await;
         let Some(shared) = shared.upgrade() else { return };
         // Under the lock, so that who joins gets the answer by the ring or sees a `reached` that covers it.
-        let mut groups = shared.lock();
+        let mut groups = shared.open.lock();
         let Some(group) = groups.get_mut(&key) else { return };
         let next = answer.and_then(|(answer, at)| Some((at?.parse::<Cursor>().ok()?, answer)));
         match next {
-            Some((cursor, answer)) if cursor > group.reached && group.ring.receiver_count() > 0 => {
+            Some((cursor, answer))
+                if cursor > group.reached
+                    && group.ring.receiver_count() > 0
+                    && shared.memory.taken() + answer.json.len() <= RINGS_BYTES_MAX =>
+            {
                 group.reached = cursor;
-                let _all_left = group.ring.send((cursor, answer));
+                let held = Arc::new(shared.memory.hold(answer.json.len()));
+                let _all_left = group.ring.send((cursor, answer, held));
             }
-            // Nobody listens, or it failed: each member reads on by itself and hears the reason itself.
+            // Nobody listens, it failed, or it is too large to be kept: each member reads on by itself and hears the reason itself.
             _ => {
                 groups.remove(&key);
                 return;
@@ -308,8 +329,8 @@ mod tests {
         fn subscribe(&self, after: Option<u64>) -> Answers {
             let query = "subscription($after:Int){events(after:$after){cursor}}";
             let request = Request::new(query).variables(Variables::from_json(serde_json::json!({ "after": after })));
-            let prepared =
-                engine::prepare(request, &DocumentLimits::default()).unwrap_or_else(|_| panic!("the query is refused"));
+            let prepared = engine::prepare(request, &DocumentLimits::default(), &Memory::default())
+                .unwrap_or_else(|_| panic!("the query is refused"));
             let principal = Principal { name: "test".into(), administrator: true };
             let deadline = Deadline::after(std::time::Duration::from_secs(60));
             self.shares.stream(&self.engine, prepared, Caller { principal, trace: TraceId::new(), deadline }, Position::default())
@@ -386,10 +407,10 @@ mod tests {
         let scene = scene();
         let mut member = scene.subscribe(Some(0));
         assert!(member.next().now_or_never().is_none());
-        assert_eq!(scene.shares.groups.lock().len(), 1);
+        assert_eq!(scene.shares.groups.open.lock().len(), 1);
         drop(member);
         scene.happen(1);
-        while !scene.shares.groups.lock().is_empty() {
+        while !scene.shares.groups.open.lock().is_empty() {
             tokio::task::yield_now().await;
         }
     }

@@ -1,7 +1,8 @@
 //! GraphQL over SSE, distinct connections mode: one request, one stream of `next` events, then `complete`.
 //!
 //! Each event's `id` is the position after it; a reconnecting client sends it back as `Last-Event-ID`, which overrides
-//! the subscription's own `after` argument. A slow client holds one event: the rest stays in the ledger.
+//! the subscription's own `after` argument. A slow client holds three
+//! events (one is sent, one waits, one is made): the rest stays in the ledger.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -18,7 +19,7 @@ use hiveward_runtime::{
     error::{Code, Refused},
     op::TraceId,
 };
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::{
     engine::{self, Answer, Caller, Position},
@@ -35,7 +36,9 @@ pub async fn handle(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
 }
 
 async fn open(gateway: &Arc<Gateway>, request: Request) -> Result<Response, HttpRefusal> {
-    let principal = gateway.auth.headers(request.headers()).map_err(HttpRefusal::unauthenticated)?;
+    let (parts, body) = request.into_parts();
+    let principal = gateway.known(&parts)?;
+    let request = Request::from_parts(parts, body);
     let place = gateway.streams.clone().try_acquire_owned().map_err(|_| {
         HttpRefusal::new(StatusCode::SERVICE_UNAVAILABLE, Code::Limit, "too many open streams (limit `streams_max`)")
     })?;
@@ -48,14 +51,18 @@ async fn open(gateway: &Arc<Gateway>, request: Request) -> Result<Response, Http
     let get = request.method() == Method::GET;
     let parsed = over_http::read(gateway, request).await?;
     let caller = Caller { principal, trace: TraceId::new(), deadline: Deadline::after(gateway.config.request_timeout()) };
-    let answers = match engine::prepare(parsed, &gateway.config.limits) {
+    let answers = match engine::prepare(parsed, &gateway.config.limits, &gateway.pools.memory) {
         Ok(prepared) if get && prepared.operation == Some(async_graphql::parser::types::OperationType::Mutation) => {
             return Err(HttpRefusal {
                 status: StatusCode::METHOD_NOT_ALLOWED,
                 refused: Refused::invalid("query", "a mutation needs POST"),
             });
         }
-        Ok(prepared) => gateway.shares.stream(&gateway.engine, prepared, caller, Position::resuming(last)),
+        Ok(prepared) => {
+            let mutation = prepared.operation == Some(async_graphql::parser::types::OperationType::Mutation);
+            let answers = gateway.shares.stream(&gateway.engine, prepared, caller, Position::resuming(last));
+            executed(gateway, mutation, answers).boxed()
+        }
         Err(answer) => stream::once(async move { (answer, None) }).boxed(),
     };
     let body = Body::from_stream(events(answers, gateway.clone(), place));
@@ -65,6 +72,23 @@ async fn open(gateway: &Arc<Gateway>, request: Request) -> Result<Response, Http
         (header::HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")),
     ];
     Ok((headers, body).into_response())
+}
+
+/// The same answers, executed on the threads for it: one is made while the one before is sent.
+fn executed(
+    gateway: &Gateway,
+    mutation: bool,
+    mut answers: stream::BoxStream<'static, (Answer, Option<String>)>,
+) -> impl Stream<Item = (Answer, Option<String>)> + Send + 'static {
+    let (made, ready) = mpsc::channel(1);
+    let making = gateway.pools.spawn(mutation, async move {
+        while let Some(answer) = answers.next().await {
+            if made.send(answer).await.is_err() {
+                return;
+            }
+        }
+    });
+    stream::unfold((ready, making), |(mut ready, making)| async move { Some((ready.recv().await?, (ready, making))) })
 }
 
 fn events(

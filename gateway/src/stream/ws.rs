@@ -1,10 +1,10 @@
 //! The `graphql-transport-ws` protocol over a WebSocket.
 //!
-//! One task reads, one writes, one runs per operation; the reader owns the others and ends them when it ends. The queue
-//! to the writer is bounded: while it is full the operations pause. A client that takes nothing for `stall_timeout_ms`
+//! One task reads, one writes, one runs per operation on the threads for it; the reader owns the others and ends them when it ends. The queue
+//! to the writer is bounded in messages and bytes: while it is full the operations pause. A client that takes nothing for `stall_timeout_ms`
 //! is closed with 4413, and so is one that sends more in one message than `body_bytes_max`.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     extract::{
@@ -26,7 +26,7 @@ use hiveward_runtime::{
 use parking_lot::Mutex;
 use serde::Deserialize;
 use tokio::{
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::{AbortHandle, JoinSet},
     time::Instant,
 };
@@ -37,8 +37,17 @@ use crate::{
     engine::{self, Answer, Caller, Position},
     negotiate::Media,
     over_http::{self, HttpRefusal},
-    serve::Gateway,
+    places::Stranger,
+    serve::{Gateway, asker_of},
+    trim,
 };
+
+/// Buffers of one socket, which it keeps for as long as it is open. The library's own are 128 KiB each: with thousands of
+/// sockets most of a node's memory, which the allocator did not give back after.
+pub(super) const READ_BUFFER_BYTES: usize = 4 << 10;
+pub(super) const WRITE_BUFFER_BYTES: usize = 16 << 10;
+/// Messages that are written before the socket is flushed.
+const BATCH_MAX: usize = 64;
 
 const PROTOCOL: &str = "graphql-transport-ws";
 const ACK: Utf8Bytes = Utf8Bytes::from_static(r#"{"type":"connection_ack"}"#);
@@ -57,28 +66,100 @@ pub async fn upgrade(State(gateway): State<Arc<Gateway>>, request: Request) -> R
     if let Err(refusal) = origin_allowed(&parts.headers, &gateway) {
         return refusal.answer(Media::Json);
     }
-    let from_header =
-        match parts.headers.contains_key(header::AUTHORIZATION).then(|| gateway.auth.headers(&parts.headers)).transpose() {
-            Ok(principal) => principal,
-            Err(refused) => return HttpRefusal::unauthenticated(refused).answer(Media::Json),
-        };
+    let from_header = match parts.headers.contains_key(header::AUTHORIZATION).then(|| gateway.known(&parts)).transpose() {
+        Ok(principal) => principal,
+        Err(refusal) => return refusal.answer(Media::Json),
+    };
     let upgrade = match WebSocketUpgrade::from_request_parts(&mut parts, &gateway).await {
         Ok(upgrade) => upgrade,
         Err(rejection) => return rejection.into_response(),
     };
-    let Ok(place) = gateway.streams.clone().try_acquire_owned() else {
-        return HttpRefusal::new(StatusCode::SERVICE_UNAVAILABLE, Code::Limit, "too many open streams (limit `streams_max`)")
-            .answer(Media::Json);
+    let address = asker_of(&parts);
+    let place = match Place::first(&gateway, from_header.is_some(), address) {
+        Ok(place) => place,
+        Err(refusal) => return refusal.answer(Media::Json),
     };
     let max = gateway.config.body_bytes_max;
     let upgrade = upgrade.protocols([PROTOCOL]).max_message_size(max).max_frame_size(max);
+    let upgrade = upgrade.read_buffer_size(READ_BUFFER_BYTES).write_buffer_size(WRITE_BUFFER_BYTES);
     let agreed = upgrade.selected_protocol().is_some();
     upgrade.on_upgrade(move |socket| async move {
         metrics::gauge!("hiveward_streams_open", "transport" => "ws").increment(1.0);
-        connection(socket, gateway, from_header, agreed).await;
+        connection(socket, gateway, from_header, agreed, (place, address)).await;
         metrics::gauge!("hiveward_streams_open", "transport" => "ws").decrement(1.0);
-        drop(place);
+        trim::let_go(trim::CONNECTION_BYTES);
     })
+}
+
+/// A socket's place: among strangers until its client is known, then among the streams.
+pub(super) enum Place {
+    Stranger { _place: Stranger },
+    Stream { _place: OwnedSemaphorePermit },
+}
+
+impl Place {
+    /// Where a socket begins. `known`: its request had a good token.
+    pub(super) fn first(gateway: &Gateway, known: bool, address: Option<IpAddr>) -> Result<Self, HttpRefusal> {
+        let busy = |refused| HttpRefusal { status: StatusCode::SERVICE_UNAVAILABLE, refused };
+        if known {
+            let refused = || busy(Refused::new(Code::Limit, "too many open streams (limit `streams_max`)"));
+            return Self::stream(gateway).ok_or_else(refused);
+        }
+        gateway.strangers.enter(address).map(|place| Self::Stranger { _place: place }).map_err(busy)
+    }
+
+    fn stream(gateway: &Gateway) -> Option<Self> {
+        gateway.streams.clone().try_acquire_owned().ok().map(|place| Self::Stream { _place: place })
+    }
+
+    /// Its client is known now: it goes from the strangers to the streams.
+    pub(super) fn known(&mut self, gateway: &Gateway) -> Result<(), Close> {
+        if matches!(self, Self::Stranger { .. }) {
+            *self = Self::stream(gateway).ok_or_else(|| close(1013, "too many open streams (limit `streams_max`)"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Messages on their way to one client, bounded in number and in bytes: a sender waits.
+#[derive(Clone)]
+struct Outgoing {
+    queue: mpsc::Sender<Queued>,
+    bytes: Arc<Semaphore>,
+    bytes_max: usize,
+}
+
+/// A message and its bytes of the queue, until it is written.
+type Queued = (Message, OwnedSemaphorePermit);
+
+/// The connection is gone.
+struct Gone;
+
+impl Outgoing {
+    fn new(messages_max: usize, bytes_max: usize) -> (Self, mpsc::Receiver<Queued>) {
+        let (queue, queued) = mpsc::channel(messages_max.max(1));
+        let bytes_max = bytes_max.clamp(1, Semaphore::MAX_PERMITS);
+        (Self { queue, bytes: Arc::new(Semaphore::new(bytes_max)), bytes_max }, queued)
+    }
+
+    /// Waits for room. What is larger than the whole queue waits until that is empty.
+    async fn send(&self, bytes: usize, message: impl FnOnce() -> Message) -> Result<(), Gone> {
+        let bytes = u32::try_from(bytes.clamp(1, self.bytes_max)).unwrap_or(u32::MAX);
+        let room = self.bytes.clone().acquire_many_owned(bytes).await.map_err(|_| Gone)?;
+        self.queue.send((message(), room)).await.map_err(|_| Gone)
+    }
+
+    async fn text(&self, text: impl Into<Utf8Bytes>) -> Result<(), Gone> {
+        let text = text.into();
+        self.send(text.len(), || Message::Text(text)).await
+    }
+
+    /// Sends only if there is room now.
+    fn try_ping(&self) {
+        if let Ok(room) = self.bytes.clone().try_acquire_owned() {
+            let _queued = self.queue.try_send((Message::Ping(bytes::Bytes::new()), room));
+        }
+    }
 }
 
 /// A page may only open a socket to the host it came from, to another node of its cluster, or from an origin that was
@@ -127,9 +208,15 @@ pub(super) fn credential(payload: &serde_json::Value, gateway: &Gateway) -> Resu
 
 type Operations = Arc<Mutex<HashMap<String, AbortHandle>>>;
 
-async fn connection(socket: WebSocket, gateway: Arc<Gateway>, from_header: Option<Principal>, agreed: bool) {
+async fn connection(
+    socket: WebSocket,
+    gateway: Arc<Gateway>,
+    from_header: Option<Principal>,
+    agreed: bool,
+    (place, address): (Place, Option<IpAddr>),
+) {
     let (sink, source) = socket.split();
-    let (outgoing, queue) = mpsc::channel(gateway.config.send_queue_max);
+    let (outgoing, queue) = Outgoing::new(gateway.config.send_queue_max, gateway.config.send_queue_bytes_max);
     let mut owned = JoinSet::new();
     let stall = gateway.config.stall_timeout();
     owned.spawn(write(sink, queue, stall));
@@ -138,6 +225,8 @@ async fn connection(socket: WebSocket, gateway: Arc<Gateway>, from_header: Optio
         gateway,
         outgoing: outgoing.clone(),
         principal: None,
+        place,
+        address,
         operations: Operations::default(),
         tasks: JoinSet::new(),
     };
@@ -147,7 +236,7 @@ async fn connection(socket: WebSocket, gateway: Arc<Gateway>, from_header: Optio
     if let Err(Close(code, reason)) = ended {
         let frame = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
         // The queue may be full of what the client does not take; then the close is lost with it, and the socket is cut.
-        if tokio::time::timeout(Duration::from_secs(1), outgoing.send(frame)).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(1), outgoing.send(1, || frame)).await.is_err() {
             return;
         }
     }
@@ -157,18 +246,17 @@ async fn connection(socket: WebSocket, gateway: Arc<Gateway>, from_header: Optio
 }
 
 /// Writes what is queued, as much as there is per flush. Returns when the queue ends or the client takes nothing.
-async fn write(
-    mut sink: SplitSink<WebSocket, Message>,
-    mut queue: mpsc::Receiver<Message>,
-    stall: Duration,
-) -> Result<(), Close> {
-    let mut batch = Vec::with_capacity(64);
-    while queue.recv_many(&mut batch, 64).await > 0 {
+async fn write(mut sink: SplitSink<WebSocket, Message>, mut queue: mpsc::Receiver<Queued>, stall: Duration) -> Result<(), Close> {
+    let mut batch = Vec::with_capacity(BATCH_MAX);
+    while queue.recv_many(&mut batch, BATCH_MAX).await > 0 {
         let sending = async {
-            for message in batch.drain(..) {
+            let mut rooms = Vec::with_capacity(batch.len());
+            for (message, room) in batch.drain(..) {
                 sink.feed(message).await?;
+                rooms.push(room);
             }
-            sink.flush().await
+            // Their bytes count until they are written.
+            sink.flush().await.map(|()| drop(rooms))
         };
         match tokio::time::timeout(stall, sending).await {
             Ok(Ok(())) => {}
@@ -186,8 +274,11 @@ async fn write(
 
 struct Reader {
     gateway: Arc<Gateway>,
-    outgoing: mpsc::Sender<Message>,
+    outgoing: Outgoing,
     principal: Option<Principal>,
+    place: Place,
+    /// Where it is from; wrong tokens are counted by it.
+    address: Option<IpAddr>,
     operations: Operations,
     tasks: JoinSet<()>,
     ping_every: Duration,
@@ -215,7 +306,7 @@ impl Reader {
                         return Err(close(4408, "no sign of life"));
                     }
                     // A full queue means data is on its way, which tells the client as much as a ping.
-                    let _queued = self.outgoing.try_send(Message::Ping(bytes::Bytes::new()));
+                    self.outgoing.try_ping();
                     continue;
                 }
                 Some(_) = self.tasks.join_next() => continue,
@@ -239,16 +330,18 @@ impl Reader {
         match incoming {
             Incoming::ConnectionInit { .. } if self.principal.is_some() => Err(close(4429, "Too many initialisation requests")),
             Incoming::ConnectionInit { payload } => {
-                let named = credential(&payload, &self.gateway);
+                let shown = payload.as_object().is_some_and(|fields| !fields.is_empty());
+                let named = self.gateway.check(self.address, shown, || credential(&payload, &self.gateway));
                 let principal = match (named, from_header) {
                     (Ok(principal), _) => principal,
                     (Err(_), Some(principal)) => principal.clone(),
                     (Err(refused), None) => return Err(close(4403, short(format!("Forbidden: {}", refused.message)))),
                 };
+                self.place.known(&self.gateway)?;
                 self.principal = Some(principal);
-                self.send(Message::Text(ACK)).await
+                self.send(ACK).await
             }
-            Incoming::Ping {} => self.send(Message::Text(PONG)).await,
+            Incoming::Ping {} => self.send(PONG).await,
             Incoming::Pong {} => Ok(()),
             Incoming::Complete { id } => {
                 if let Some(task) = self.operations.lock().remove(&id) {
@@ -263,8 +356,8 @@ impl Reader {
         }
     }
 
-    async fn send(&self, message: Message) -> Result<(), Close> {
-        match tokio::time::timeout(self.gateway.config.stall_timeout(), self.outgoing.send(message)).await {
+    async fn send(&self, text: Utf8Bytes) -> Result<(), Close> {
+        match tokio::time::timeout(self.gateway.config.stall_timeout(), self.outgoing.text(text)).await {
             Ok(_) => Ok(()),
             Err(_) => Err(close(4413, "lagging: resume from the last cursor")),
         }
@@ -298,16 +391,18 @@ impl Reader {
             Caller { principal, trace: TraceId::new(), deadline: Deadline::after(self.gateway.config.request_timeout()) };
         let prepared = over_http::from_fields(payload)
             .map_err(|refusal| Answer::refused(&refusal.refused))
-            .and_then(|request| engine::prepare(request, &self.gateway.config.limits));
+            .and_then(|request| engine::prepare(request, &self.gateway.config.limits, &self.gateway.pools.memory));
         let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(answer) => return self.send(error_message(&id, &answer)).await,
         };
+        let mutation = prepared.operation == Some(async_graphql::parser::types::OperationType::Mutation);
         let answers = self.gateway.shares.stream(&self.gateway.engine, prepared, caller, Position::default());
         let (outgoing, operations) = (self.outgoing.clone(), self.operations.clone());
         // Held until the task is listed, so that it cannot end and unlist itself first.
         let mut listed = self.operations.lock();
-        let task = self.tasks.spawn(operate(id.clone(), answers, outgoing, operations));
+        let work = operate(id.clone(), answers, outgoing, operations);
+        let task = self.gateway.pools.spawn_in(&mut self.tasks, mutation, work);
         listed.insert(id, task);
         Ok(())
     }
@@ -317,7 +412,7 @@ impl Reader {
 async fn operate(
     id: String,
     mut answers: futures_util::stream::BoxStream<'static, (Answer, Option<String>)>,
-    outgoing: mpsc::Sender<Message>,
+    outgoing: Outgoing,
     operations: Operations,
 ) {
     let quoted = serde_json::Value::from(id.as_str()).to_string();
@@ -329,23 +424,28 @@ async fn operate(
             break;
         }
         let Ok(json) = std::str::from_utf8(&answer.json) else { break };
-        let mut text = String::with_capacity(prefix.len() + json.len() + 1);
-        text.push_str(&prefix);
-        text.push_str(json);
-        text.push('}');
-        if outgoing.send(Message::Text(text.into())).await.is_err() {
+        let bytes = prefix.len() + json.len() + 1;
+        // Written down when there is room for it: until then it is the answer alone that takes memory.
+        let message = || {
+            let mut text = String::with_capacity(bytes);
+            text.push_str(&prefix);
+            text.push_str(json);
+            text.push('}');
+            Message::Text(text.into())
+        };
+        if outgoing.send(bytes, message).await.is_err() {
             return;
         }
     }
     operations.lock().remove(&id);
-    let last = last.unwrap_or_else(|| Message::Text(format!(r#"{{"id":{quoted},"type":"complete"}}"#).into()));
-    let _gone = outgoing.send(last).await;
+    let last = last.unwrap_or_else(|| format!(r#"{{"id":{quoted},"type":"complete"}}"#).into());
+    let _gone = outgoing.text(last).await;
 }
 
-fn error_message(id: &str, answer: &Answer) -> Message {
+fn error_message(id: &str, answer: &Answer) -> Utf8Bytes {
     let id = serde_json::Value::from(id).to_string();
     let errors = answer.request_errors.as_deref().unwrap_or(b"[]");
-    Message::Text(format!(r#"{{"id":{id},"type":"error","payload":{}}}"#, String::from_utf8_lossy(errors)).into())
+    format!(r#"{{"id":{id},"type":"error","payload":{}}}"#, String::from_utf8_lossy(errors)).into()
 }
 
 /// Whether the client sent more in one message than it may.

@@ -175,3 +175,33 @@ async fn budgets_are_set_listed_and_removed_and_what_nobody_used_is_not_shown() 
     assert_eq!(node.refused(SET, json!({ "input": unknown })).await.0, "NOT_FOUND");
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrub_by_hand_says_what_it_looked_at_and_fails_where_bytes_are_lost() {
+    let node = TestNode::start().await;
+    // Its result is too large for the ledger.
+    let script = "head -c 100000 /dev/zero | tr '\\0' x";
+    let input = json!({ "input": { "command": { "argv": ["sh", "-c", script] } } });
+    let done = node.ok("mutation($input:SubmitTaskInput!){submitTask(input:$input){task{id}}}", input).await;
+    assert_eq!(node.ended(&done["submitTask"]["task"]["id"]).await["status"], "SUCCEEDED");
+    let ran = hiveward(&node, &["scrub", "-o", "json"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let found: Value = serde_json::from_str(&ran.out).unwrap();
+    assert!(found["blobs"] == 1 && found["damaged"] == 0, "{found}");
+    assert!(found["rows"].as_u64() > Some(10) && found["damagedRows"] == 0 && found["lostRows"] == json!([]), "{found}");
+    let mut blobs = Vec::new();
+    for folder in std::fs::read_dir(node.data_dir().join("blobs")).unwrap() {
+        let files = std::fs::read_dir(folder.unwrap().path()).unwrap().map(|file| file.unwrap().path());
+        blobs.extend(files.filter(|file| file.extension().is_none()));
+    }
+    let [blob] = blobs.as_slice() else { panic!("{blobs:?}") };
+    let mut bytes = std::fs::read(blob).unwrap();
+    bytes[50_000] ^= 1;
+    std::fs::write(blob, bytes).unwrap();
+    let ran = hiveward(&node, &["scrub", "-o", "json"]).await;
+    assert_eq!(ran.code, 9, "{}", ran.err);
+    let found: Value = serde_json::from_str(&ran.out).unwrap();
+    assert!(found["damaged"] == 1 && found["repaired"] == 0, "{found}");
+    assert!(ran.err.contains("1 blobs are damaged") && blob.to_string_lossy().contains(found["lost"][0].as_str().unwrap()));
+    node.stop().await;
+}

@@ -226,6 +226,69 @@ async fn connections_over_the_cap_are_turned_away_and_slow_headers_are_dropped()
 }
 
 #[tokio::test]
+async fn figures_say_nothing_to_strangers_behind_a_proxy_of_this_machine() {
+    let server = server(|_| {}).await;
+    let http = reqwest::Client::new();
+    for path in ["metrics", "readyz"] {
+        let url = format!("http://{}/{path}", server.address());
+        assert_eq!(http.get(&url).send().await.unwrap().status(), 200, "{path} of this machine");
+        let local = http.get(&url).header("host", "localhost:7700").send().await.unwrap();
+        assert_eq!(local.status(), 200, "{path} of localhost");
+        for (name, value) in [
+            ("x-forwarded-for", "127.0.0.1"),
+            ("forwarded", "for=127.0.0.1"),
+            ("via", "1.1 proxy"),
+            ("x-real-ip", "127.0.0.1"),
+            ("host", "hive.example"),
+            ("host", "127.0.0.1.hive.example:7700"),
+            ("host", "10.0.0.1"),
+        ] {
+            let asked = || http.get(&url).header(name, value);
+            let refused = asked().send().await.unwrap();
+            assert_eq!(refused.status(), 401, "{path} with {name}: {value}");
+            assert!(!refused.text().await.unwrap().contains("up 1"));
+            assert_eq!(asked().bearer_auth(TOKEN).send().await.unwrap().status(), 200, "{path} with {name} and a token");
+        }
+    }
+    server.stop(std::time::Duration::from_secs(1)).await;
+}
+
+#[tokio::test]
+async fn wrong_tokens_of_one_address_are_bounded_and_other_addresses_go_on() {
+    let server = server(|_| {}).await;
+    let http = reqwest::Client::new();
+    let url = format!("http://{}/graphql", server.address());
+    let ask = |token: &str, from: &'static str| {
+        let body = query("{hello}");
+        let asked = http.post(&url).bearer_auth(token).header("x-forwarded-for", from);
+        asked.header("content-type", "application/json").body(body).send()
+    };
+    for _ in 0..hiveward_gateway::places::WRONG_TOKENS_MAX {
+        assert_eq!(ask("wrong", "203.0.113.9").await.unwrap().status(), 401);
+    }
+    let refused = ask(TOKEN, "203.0.113.9").await.unwrap();
+    assert_eq!(refused.status(), 429);
+    assert!(refused.headers().contains_key("retry-after"));
+    assert!(refused.text().await.unwrap().contains("wrong tokens"));
+    assert_eq!(ask(TOKEN, "203.0.113.10").await.unwrap().status(), 200);
+    // What a client itself writes before the proxy's word changes nothing.
+    assert_eq!(ask(TOKEN, "203.0.113.10, 203.0.113.9").await.unwrap().status(), 429);
+    server.stop(std::time::Duration::from_secs(1)).await;
+}
+
+#[tokio::test]
+async fn one_address_has_no_more_connections_than_it_may() {
+    let server = server(|config| config.connections_per_address_max = 2).await;
+    let _first = TcpStream::connect(server.address()).await.unwrap();
+    let _second = TcpStream::connect(server.address()).await.unwrap();
+    let mut third = TcpStream::connect(server.address()).await.unwrap();
+    let mut answer = String::new();
+    let _reset = soon("the third is turned away", third.read_to_string(&mut answer)).await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    server.stop(std::time::Duration::from_secs(1)).await;
+}
+
+#[tokio::test]
 async fn a_browser_gets_graphiql_under_a_policy_that_loads_nothing_from_elsewhere() {
     let answer = call(Request::get("/graphql").header(header::ACCEPT, "text/html,*/*;q=0.8"), "").await;
     assert_eq!(answer.status, StatusCode::OK);

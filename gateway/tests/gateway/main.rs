@@ -6,6 +6,8 @@
 mod attach;
 mod audit;
 mod cli;
+mod corpus;
+mod door;
 mod guard;
 mod node;
 mod past;

@@ -193,6 +193,37 @@ async fn a_file_that_an_attempt_left_is_read_piece_by_piece() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_artifact_is_never_served_and_a_scrub_names_it() {
+    let node = TestNode::start().await;
+    let script = "head -c 3000000 /dev/zero | tr '\\0' x; echo end";
+    let input = json!({"i": {"command": {"argv": ["sh", "-c", script]}}});
+    let done = node.ok("mutation($i:SubmitTaskInput!){submitTask(input:$i){task{id}}}", input).await;
+    let id = done["submitTask"]["task"]["id"].clone();
+    assert_eq!(node.ended(&id).await["status"], "SUCCEEDED");
+    let scrub = "mutation{scrub(input:{}){blobs bytes damaged repaired lost next}}";
+    let whole = node.ok(scrub, json!({})).await["scrub"].take();
+    assert_eq!((&whole["damaged"], &whole["lost"], &whole["next"]), (&json!(0), &json!([]), &Value::Null), "{whole}");
+    let hash = node.ok("query($id:ID!){node(id:$id){...on Task{artifacts{hash}}}}", json!({"id": id})).await;
+    let hash = hash["node"]["artifacts"][0]["hash"].as_str().unwrap().to_owned();
+    let path = node.data_dir().join("blobs").join(&hash[..2]).join(&hash);
+    let right = std::fs::read(&path).unwrap();
+    let read = "query($id:ID!,$from:BigInt!){node(id:$id){...on Task{artifacts{content(fromByte:$from,bytesMax:1000){base64}}}}}";
+    for at in [0, 65_535, 65_536, 1_500_000, 3_000_003] {
+        let mut bytes = right.clone();
+        bytes[at] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let (code, _, message) = node.refused(read, json!({"id": id, "from": at})).await;
+        assert!(code == "UNAVAILABLE" && message.contains("damaged") && message.contains(&hash), "{code}: {message}");
+        // And not after that either, wherever one reads.
+        assert_eq!(node.refused(read, json!({"id": id, "from": 200_000})).await.0, "UNAVAILABLE");
+        let found = node.ok(scrub, json!({})).await["scrub"].take();
+        assert_eq!((&found["damaged"], &found["repaired"], &found["lost"]), (&json!(1), &json!(0), &json!([hash])), "{found}");
+    }
+    assert_eq!(node.refused("mutation{scrub(input:{after:\"x\"}){blobs}}", json!({})).await.1.as_deref(), Some("after"));
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn actors_of_entities_have_their_names_and_every_place_for_a_fault_is_told() {
     let node = TestNode::start().await;
     let tree = "{supervisionTree{children{name children{key entityName}}} faultPlaces{point about} agents{nodes{id name}}}";

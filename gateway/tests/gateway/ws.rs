@@ -3,13 +3,18 @@
 use futures_util::{SinkExt, StreamExt};
 use hiveward_gateway::serve::Server;
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, connect_async,
     tungstenite::{Message, client::IntoClientRequest, http::HeaderValue},
 };
 
-use crate::support::{TOKEN, server, soon};
+use std::sync::atomic::Ordering;
+
+use crate::support::{FLOODS_MADE, TOKEN, server, soon, soon_within};
 
 struct Client(WebSocketStream<MaybeTlsStream<TcpStream>>);
 
@@ -20,6 +25,14 @@ impl Client {
         if let Some(origin) = origin {
             request.headers_mut().insert("origin", HeaderValue::from_str(origin).unwrap());
         }
+        Ok(Self(connect_async(request).await?.0))
+    }
+
+    /// With the token in the request.
+    async fn known(server: &Server) -> Result<Self, tokio_tungstenite::tungstenite::Error> {
+        let mut request = format!("ws://{}/graphql/ws", server.address()).into_client_request()?;
+        request.headers_mut().insert("sec-websocket-protocol", HeaderValue::from_static("graphql-transport-ws"));
+        request.headers_mut().insert("authorization", HeaderValue::from_str(&format!("Bearer {TOKEN}")).unwrap());
         Ok(Self(connect_async(request).await?.0))
     }
 
@@ -130,14 +143,18 @@ async fn a_refused_operation_is_told_and_the_connection_lives_on() {
     assert_eq!(client.hear().await["type"], "next");
 }
 
+/// What the kernel holds for a socket that nobody reads, in items of 256 KiB, and more than that.
+const IN_THE_KERNEL: usize = 48;
+
 #[tokio::test]
 async fn a_client_that_takes_nothing_is_closed_and_costs_a_bounded_queue() {
     let server = server(|config| {
-        config.stall_timeout_ms = 300;
-        config.send_queue_max = 4;
+        config.stall_timeout_ms = 3_000;
+        config.send_queue_bytes_max = 1 << 20;
     })
     .await;
     let mut client = Client::ready(&server).await;
+    let before = FLOODS_MADE.load(Ordering::Relaxed);
     client.subscribe("a", "subscription{flood}").await;
     client.hear().await;
     assert!(server.gateway().streams.available_permits() < server.gateway().config.streams_max);
@@ -150,7 +167,56 @@ async fn a_client_that_takes_nothing_is_closed_and_costs_a_bounded_queue() {
         }
     })
     .await;
+    let made = FLOODS_MADE.load(Ordering::Relaxed) - before;
+    println!("{made} items of 256 KiB were made");
+    assert!(made <= IN_THE_KERNEL + 8, "{made} items of 256 KiB were made for a client that took one, and 1 MiB may wait");
     drop(client);
+}
+
+#[tokio::test]
+async fn sockets_without_a_token_take_no_place_of_those_who_have_one() {
+    let server = server(|config| {
+        config.streams_max = 2;
+        config.strangers_max = 3;
+        config.strangers_per_address_max = 2;
+        config.init_timeout_ms = 60_000;
+    })
+    .await;
+    let first = Client::open(&server, None).await.unwrap();
+    let _second = Client::open(&server, None).await.unwrap();
+    let Err(tokio_tungstenite::tungstenite::Error::Http(refused)) = Client::open(&server, None).await else {
+        panic!("a third stranger of one address was let in")
+    };
+    assert_eq!(refused.status(), 503);
+    assert!(String::from_utf8_lossy(refused.body().as_deref().unwrap()).contains("strangers_per_address_max"));
+    assert_eq!(server.gateway().streams.available_permits(), 2, "none of them has a stream's place");
+    // Who shows a token with the request needs no stranger's place.
+    let known = Client::known(&server).await.unwrap();
+    assert_eq!(server.gateway().streams.available_permits(), 1);
+    drop(first);
+    soon("the place of one that left is free", async {
+        while Client::open(&server, None).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    soon("and one that shows its token has a stream's", async {
+        let mut client = loop {
+            match Client::open(&server, None).await {
+                Ok(client) => break client,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
+        client.say(json!({"type": "connection_init", "payload": {"token": TOKEN}})).await;
+        assert_eq!(client.hear().await["type"], "connection_ack");
+        assert_eq!(server.gateway().streams.available_permits(), 0);
+        let Err(tokio_tungstenite::tungstenite::Error::Http(refused)) = Client::known(&server).await else {
+            panic!("a third stream was let in")
+        };
+        assert_eq!(refused.status(), 503);
+    })
+    .await;
+    drop(known);
 }
 
 #[tokio::test]
@@ -174,4 +240,65 @@ async fn a_stopping_gateway_says_so() {
     let stopping = tokio::spawn(server.stop(std::time::Duration::from_secs(5)));
     assert_eq!(client.closed().await.0, 1001);
     soon("stopped", stopping).await.unwrap();
+}
+
+/// A client that costs this process next to nothing: it opens operations, and reads nothing but the first answers.
+async fn many_operations(server: &Server, operations: usize) -> TcpStream {
+    let mut socket = TcpStream::connect(server.address()).await.unwrap();
+    let upgrade = format!(
+        "GET /graphql/ws HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {TOKEN}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Protocol: graphql-transport-ws\r\n\r\n",
+        server.address()
+    );
+    socket.write_all(upgrade.as_bytes()).await.unwrap();
+    let mut sent = Vec::new();
+    // Masked with zeros.
+    let mut frame = |text: String| {
+        sent.extend([0x81, 0xfe]);
+        sent.extend((text.len() as u16).to_be_bytes());
+        sent.extend([0; 4]);
+        sent.extend(text.as_bytes());
+    };
+    let padded = |text: &str| format!("{text}{}", " ".repeat(200));
+    frame(padded(r#"{"type":"connection_init"}"#));
+    for n in 0..operations {
+        let query = format!("subscription Silence{n}{{silence}}");
+        frame(padded(&json!({"id": n.to_string(), "type": "subscribe", "payload": {"query": query}}).to_string()));
+    }
+    frame(padded(r#"{"type":"ping"}"#));
+    socket.write_all(&sent).await.unwrap();
+    let mut heard = Vec::new();
+    while !String::from_utf8_lossy(&heard).contains("pong") {
+        assert!(socket.read_buf(&mut heard).await.unwrap() > 0, "{}", String::from_utf8_lossy(&heard));
+    }
+    socket
+}
+
+fn resident_bytes() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_memory_of_closed_sockets_goes_back() {
+    let figures = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle();
+    let _upkeep = hiveward_gateway::upkeep::Upkeep::start(figures);
+    let server = server(|config| config.operations_per_connection_max = 64).await;
+    drop(soon("a first one, for what is made once", many_operations(&server, 64)).await);
+    let before = resident_bytes();
+    let mut sockets = Vec::new();
+    for _ in 0..400 {
+        sockets.push(soon("a socket with its operations", many_operations(&server, 64)).await);
+    }
+    let open = resident_bytes();
+    drop(sockets);
+    println!("{} MiB before, {} MiB with 400 sockets of 64 operations", before >> 20, open >> 20);
+    soon_within(std::time::Duration::from_secs(60), "most of it is given back", async {
+        while resident_bytes() > before + (open - before) / 3 {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    println!("{} MiB after they were closed", resident_bytes() >> 20);
 }

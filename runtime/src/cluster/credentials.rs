@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::{
     desk::{Desk, number},
-    identity::{Identity, NODE_LIFE, NodeKey},
+    identity::{Identity, KeyPin, NODE_LIFE, NodeCertificate},
     link::{JoinDoor, JoinGrant, JoinRefused, JoinRequest, Member, sign_join},
     rpc::LaneRpc,
 };
@@ -55,7 +55,8 @@ enum Answer {
 /// Decides who may join: uses the token up and enters the node, in one commit.
 pub trait Admission: Send + Sync + 'static {
     /// Answers the members to tell the joiner of.
-    fn admit(&self, request: &JoinRequest) -> BoxFuture<'_, Result<Vec<Member>, JoinRefused>>;
+    /// `key` is the one it is granted a certificate for.
+    fn admit(&self, request: &JoinRequest, key: KeyPin) -> BoxFuture<'_, Result<Vec<Member>, JoinRefused>>;
 }
 
 /// This node's desk for certificates. Cheap to clone.
@@ -138,7 +139,7 @@ impl Credentials {
         if self.identity.authority().is_ok() {
             return self.identity.renew(WallMs::now(), self.life).map_err(|error| error.to_string());
         }
-        let key = NodeKey::create().map_err(|error| error.to_string())?;
+        let key = self.identity.key().map_err(|error| error.to_string())?;
         let request = key.request().map_err(|error| error.to_string())?;
         match self.ask(&Question::Sign { request }).await? {
             Answer::Signed { certificate } => {
@@ -168,7 +169,8 @@ impl Credentials {
         let admission = self.admission.get().ok_or_else(|| unavailable("this node is starting".into()))?;
         let authority = self.identity.authority().map_err(|error| unavailable(error.to_string()))?;
         let mut grant = sign_join(authority, request, WallMs::now(), self.life)?;
-        let members = admission.admit(request).await?;
+        let key = grant.key().map_err(|error| JoinRefused::Invalid { why: error.to_string() })?;
+        let members = admission.admit(request, key).await?;
         grant.tell(&members);
         Ok(grant)
     }
@@ -177,8 +179,10 @@ impl Credentials {
         match question {
             Question::Sign { request } => {
                 let authority = self.identity.authority().map_err(|error| error.to_string())?;
-                self.identity.voided().check_node(peer).map_err(|error| error.to_string())?;
                 let signed = authority.sign(&request, peer, WallMs::now(), self.life).map_err(|error| error.to_string())?;
+                // The link has proven who asks. What it asks for must be for the key that it is known by.
+                let key = NodeCertificate::read(&signed).map_err(|error| error.to_string())?.key;
+                self.identity.allowed().check_key(peer, &key).map_err(|why| format!("{peer} may not have it: {why:?}"))?;
                 Ok(Answer::Signed { certificate: signed.to_vec() })
             }
             Question::Authority => {

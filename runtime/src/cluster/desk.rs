@@ -17,6 +17,7 @@ pub mod number {
     pub const CREDENTIALS: u8 = 3;
     pub const BLOBS: u8 = 4;
     pub const VIEWS: u8 = 5;
+    pub const BOOKS: u8 = 6;
     pub const FREE: u8 = 16;
 }
 

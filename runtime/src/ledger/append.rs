@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Append, AppendError, Appended,
+    Append, AppendError, Appended, NewEvent,
     core::Core,
     raft::{Applied, Landed, ProposeError},
     record::{Batch, Command, EventBody, Proposed},
@@ -32,6 +32,8 @@ const ENTRY_BYTES_MAX: usize = 2 << 20;
 const ENTRY_APPENDS_MAX: usize = 8_192;
 /// One append may be this large.
 pub const APPEND_BYTES_MAX: usize = 16 << 20;
+/// What an append takes beside its events.
+const APPEND_BYTES: usize = 96;
 /// Entries proposed at the same time: while one is synced the next is gathered, not more.
 const ENTRIES_ON_THEIR_WAY: usize = 1;
 
@@ -65,8 +67,9 @@ pub type CoreNow = Arc<arc_swap::ArcSwapOption<Core>>;
 
 impl Inbox {
     pub async fn append(&self, append: Append) -> Result<Appended, AppendError> {
-        let events: usize = append.events.iter().map(|event| event.body.len() + event.kind.len() + 16).sum();
-        let bytes = events + append.snapshot.as_ref().map_or(0, |snapshot| snapshot.body.len()) + 96;
+        let events: usize = append.events.iter().map(NewEvent::bytes).sum();
+        let part = append.part.as_ref().map_or(0, |part| part.snapshot.body.len());
+        let bytes = events + append.snapshot.as_ref().map_or(0, |snapshot| snapshot.body.len()) + part + APPEND_BYTES;
         if bytes > APPEND_BYTES_MAX {
             return Err(AppendError::TooLarge { bytes, bytes_max: APPEND_BYTES_MAX });
         }
@@ -231,6 +234,7 @@ impl Batcher {
                 expected_version: append.expected_version,
                 events,
                 snapshot: append.snapshot,
+                part: append.part,
             });
             landed.push(waiting.landed);
         }

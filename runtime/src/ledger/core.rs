@@ -14,12 +14,14 @@ use super::{
     append::Claims,
     file::{Reserve, Witness},
     machine::{Machine, Meta},
-    open,
+    open::{self, Files},
     raft::{Consensus, Group, Leadership, Outcomes, RaftSetup},
+    record::{events_in, read_entry},
     ring::Ring,
-    tables::{LOG, META_MACHINE, META_PURGED, meta, storage},
+    tables::{LOG, META_MACHINE, META_PURGED, corrupt, meta, storage},
     writer::{self, Disk, Failed, Job, Jobs},
 };
+use crate::store::file::make_dir;
 
 pub struct Core {
     pub consensus: Box<dyn Consensus>,
@@ -27,7 +29,7 @@ pub struct Core {
     pub outcomes: Arc<Outcomes>,
     jobs: Jobs,
     failed: Failed,
-    writer: Mutex<Option<std::thread::JoinHandle<()>>>,
+    writers: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
 
 impl Core {
@@ -46,7 +48,7 @@ impl Core {
             .map_err(|error| storage_error(error.to_string()))??;
         let disk = Arc::new(disk);
         let failed: Failed = Arc::new(watch::Sender::new(None));
-        let (jobs, thread) = writer::start(disk.clone(), failed.clone()).map_err(|error| storage_error(error.to_string()))?;
+        let (jobs, threads) = writer::start(disk.clone(), failed.clone()).map_err(|error| storage_error(error.to_string()))?;
         let outcomes = Arc::new(Outcomes::new(head));
         // What is in the tables can be read before anything else is applied.
         outcomes.moved(disk.machine.lock().meta.head);
@@ -59,14 +61,14 @@ impl Core {
                 let why = failed.borrow().clone();
                 drop(jobs);
                 drop(disk);
-                join(thread).await;
+                join(threads).await;
                 return Err(match (why, error) {
                     (Some(what), _) | (None, OpenError::Storage { what, .. }) => storage_error(what),
                     (None, other) => other,
                 });
             }
         };
-        Ok(Self { consensus: Box::new(consensus), disk, outcomes, jobs, failed, writer: Mutex::new(Some(thread)) })
+        Ok(Self { consensus: Box::new(consensus), disk, outcomes, jobs, failed, writers: Mutex::new(threads) })
     }
 
     /// Why it takes no more writes, if it does not.
@@ -88,42 +90,57 @@ impl Core {
         }
     }
 
+    /// Has the writer do something that no other command is there for.
+    pub async fn mend(&self, job: impl FnOnce(writer::Done) -> Job) -> std::io::Result<()> {
+        self.jobs.done(job).await
+    }
+
     /// Writes what it holds and lets go of the file; the last one to drop it closes it.
     pub async fn stop(&self) {
         self.consensus.stop().await;
-        if let Err(error) = self.jobs.done(|done| Job::Stop { done }).await
+        if let Err(error) = self.jobs.stop().await
             && self.failure().is_none()
         {
             tracing::warn!(%error, "the ledger's writer did not stop in order");
         }
-        let thread = self.writer.lock().take();
-        if let Some(thread) = thread {
-            join(thread).await;
-        }
+        let threads = std::mem::take(&mut *self.writers.lock());
+        join(threads).await;
     }
 }
 
-async fn join(thread: std::thread::JoinHandle<()>) {
-    let joined = tokio::task::spawn_blocking(move || thread.join()).await;
-    if !matches!(joined, Ok(Ok(()))) {
-        tracing::warn!("the ledger's writer panicked");
+async fn join(threads: Vec<std::thread::JoinHandle<()>>) {
+    for thread in threads {
+        let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+        if !matches!(joined, Ok(Ok(()))) {
+            tracing::warn!("one of the ledger's writers panicked");
+        }
     }
 }
 
 fn open_disk(config: &LedgerConfig, reserve: Arc<Reserve>) -> Result<(Disk, Witness), OpenError> {
     let path = config.file();
     let storage_error = |error: std::io::Error| OpenError::Storage { path: path.clone(), what: error.to_string() };
-    std::fs::create_dir_all(&config.dir).map_err(storage_error)?;
+    make_dir(&config.dir).map_err(storage_error)?;
     let witness = Witness::open(&config.dir.join("ledger.witness")).map_err(storage_error)?;
-    let db = open::open(&path, &config.backend, reserve, config.verify_bytes_max)?;
-    let loaded = || -> Result<(Machine, Option<u64>), ReadError> {
+    let Files { tables: mut db, log } = open::open(&path, &config.backend, &reserve, config.verify_bytes_max)?;
+    config.holes.close_up(&path, &mut db);
+    let loaded = || -> Result<(Machine, Option<u64>, u64), ReadError> {
         let machine = Machine::load(&db, meta::<Meta>(&db, META_MACHINE)?.unwrap_or_default())?;
-        let purged: Option<openraft::LogId<u64>> = meta(&db, META_PURGED)?;
-        let txn = db.begin_read().map_err(storage)?;
-        let last = txn.open_table(LOG).map_err(storage)?.last().map_err(storage)?.map(|row| row.0.value());
-        Ok((machine, last.max(purged.map(|purged| purged.index))))
+        let purged: Option<openraft::LogId<u64>> = meta(&log, META_PURGED)?;
+        let txn = log.begin_read().map_err(storage)?;
+        let table = txn.open_table(LOG).map_err(storage)?;
+        let last = table.last().map_err(storage)?.map(|row| row.0.value());
+        let applied = machine.meta.applied.map(|applied| applied.index);
+        let mut may_reach = machine.meta.head;
+        for row in table.range(applied.map_or(0, |applied| applied + 1)..).map_err(storage)? {
+            let (index, value) = row.map_err(storage)?;
+            let index = index.value();
+            let entry = read_entry(index, value.value()).map_err(|what| corrupt("raft_log", format!("index {index}"), what))?;
+            may_reach += events_in(&entry);
+        }
+        Ok((machine, last.max(purged.map(|purged| purged.index)).max(applied), may_reach))
     };
-    let (machine, last) = loaded().map_err(|error| match error {
+    let (machine, last, may_reach) = loaded().map_err(|error| match error {
         ReadError::Corrupt { table, position, what } => OpenError::Corrupt { path: path.clone(), table, position, what },
         other => OpenError::Storage { path: path.clone(), what: other.to_string() },
     })?;
@@ -142,9 +159,12 @@ fn open_disk(config: &LedgerConfig, reserve: Arc<Reserve>) -> Result<(Disk, Witn
         written: machine.meta.head.into(),
         compacted: machine.meta.compacted.into(),
         db,
+        log,
         machine: Mutex::new(machine),
         ring: Arc::new(Ring::default()),
         installing: false.into(),
+        asked: false.into(),
+        may_reach,
     };
     Ok((disk, witness))
 }

@@ -16,9 +16,13 @@ use std::{
 use parking_lot::Mutex;
 use redb::{BackendError, StorageBackend};
 
-/// Makes the backend for the ledger's file; tests put their own faults between.
+use crate::store::file::make_file;
+
+/// Makes the backend for each of the ledger's files; tests put their own faults between.
 #[derive(Clone)]
-pub struct Backend(Arc<dyn Fn(File) -> io::Result<Box<dyn StorageBackend>> + Send + Sync>);
+pub struct Backend(Arc<MakeBackend>);
+
+type MakeBackend = dyn Fn(&Path, File) -> io::Result<Box<dyn StorageBackend>> + Send + Sync;
 
 impl std::fmt::Debug for Backend {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -27,14 +31,14 @@ impl std::fmt::Debug for Backend {
 }
 
 impl Backend {
-    pub fn new(make: impl Fn(File) -> io::Result<Box<dyn StorageBackend>> + Send + Sync + 'static) -> Self {
+    pub fn new(make: impl Fn(&Path, File) -> io::Result<Box<dyn StorageBackend>> + Send + Sync + 'static) -> Self {
         Self(Arc::new(make))
     }
 }
 
 impl Default for Backend {
     fn default() -> Self {
-        Self::new(|file| Ok(Box::new(redb::backends::FileBackend::new(file).map_err(io::Error::other)?)))
+        Self::new(|_, file| Ok(Box::new(redb::backends::FileBackend::new(file).map_err(io::Error::other)?)))
     }
 }
 
@@ -47,8 +51,10 @@ pub struct Reserve {
 }
 
 impl Reserve {
+    /// What a life before this one held is held already: opening the files again on a full disk may need it.
     pub fn new(path: PathBuf, bytes: u64) -> Self {
-        Self { path, bytes, held: Mutex::new(false) }
+        let there = std::fs::metadata(&path).is_ok_and(|meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512 >= bytes);
+        Self { path, bytes, held: Mutex::new(bytes > 0 && there) }
     }
 
     pub fn is_held(&self) -> bool {
@@ -100,8 +106,7 @@ pub struct Guarded {
 
 impl Guarded {
     pub fn open(path: &Path, backend: &Backend, reserve: Arc<Reserve>) -> io::Result<Self> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        Ok(Self { inner: backend.0(file)?, reserve })
+        Ok(Self { inner: backend.0(path, make_file(path)?)?, reserve })
     }
 
     fn again(&self, mut io: impl FnMut() -> io::Result<()>) -> io::Result<()> {
@@ -162,7 +167,7 @@ const MARK: usize = 12;
 
 impl Witness {
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self { file: OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?, turn: 0 })
+        Ok(Self { file: make_file(path)?, turn: 0 })
     }
 
     /// Absent if it never saw anything, or cannot be read: then nothing is known.

@@ -3,9 +3,11 @@
 //! Positions are kept in chunks: the newest in the stream's own row, full ones in rows of their own, so that an append
 //! changes no row by itself. A row that lags behind is mended from the events at start.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::StreamSnapshot;
+use super::{SnapshotPart, StreamSnapshot, pieces::Pieces};
 use crate::id::Key;
 
 /// Appends in one chunk of positions.
@@ -95,6 +97,9 @@ pub struct HeadRow {
     /// Replay begins after it; 0 for none.
     pub snapshot_version: u64,
     pub chunk: Chunk,
+    /// Last, and absent from what is stored where there are none.
+    #[serde(default, skip_serializing_if = "Pieces::is_none")]
+    pub pieces: Pieces,
 }
 
 #[derive(Debug, Default)]
@@ -107,6 +112,12 @@ pub struct Head {
     /// What the writer has in hand: not in the tables yet, as far as a reader knows.
     pub in_hand_chunks: Vec<Chunk>,
     pub in_hand_snapshot: Option<StreamSnapshot>,
+    /// Pieces of a snapshot by version and number, of which the writer has those that are in hand.
+    pub parts: BTreeMap<(u64, u32), StreamSnapshot>,
+    pub in_hand_parts: BTreeMap<(u64, u32), StreamSnapshot>,
+    /// Rows of snapshots that the writer has still to remove: a whole one, and the pieces of these versions.
+    pub whole_is_gone: bool,
+    pub parts_gone: Vec<u64>,
     /// It waits in the queue of heads to be written.
     pub dirty: bool,
     /// The writer has it in hand: what is in the tables may be older.
@@ -136,6 +147,33 @@ impl Head {
         }
         self.row.chunk.push(first_cursor, events);
         self.row.version += events;
+    }
+
+    /// Takes in a whole snapshot of the state as it is now; gives the bytes of the one that nobody needs any more.
+    pub fn snapshot(&mut self, snapshot: StreamSnapshot) -> usize {
+        let gone = self.row.pieces.clear(self.row.snapshot_version);
+        self.forget_parts(gone);
+        self.row.snapshot_version = self.row.version;
+        self.whole_is_gone = false;
+        self.snapshot.replace(snapshot).map_or(0, |older| older.body.len())
+    }
+
+    /// Takes in a piece of a snapshot.
+    pub fn part(&mut self, part: &SnapshotPart) {
+        let taken = self.row.pieces.take(part, self.row.snapshot_version, self.row.version);
+        self.forget_parts(taken.gone);
+        if taken.kept {
+            self.parts.insert((part.at_version, part.number), part.snapshot.clone());
+        }
+        if let Some(version) = taken.holds {
+            self.row.snapshot_version = version;
+            self.whole_is_gone = true;
+        }
+    }
+
+    fn forget_parts(&mut self, gone: Vec<u64>) {
+        self.parts.retain(|(version, _), _| !gone.contains(version));
+        self.parts_gone.extend(gone);
     }
 }
 

@@ -13,6 +13,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
+use redb::ReadableDatabase;
 use tokio::{
     sync::{oneshot, watch},
     task::JoinHandle,
@@ -27,6 +28,9 @@ use super::{
     raft::{Applied, Change, ChangeError, Leadership, ProposeError, wire},
     record::Command,
     ring::Ring,
+    scrub::{Damages, checked},
+    tables::{EVENTS, storage},
+    writer::Job,
 };
 use crate::{
     clock::Deadline,
@@ -64,6 +68,7 @@ pub(super) struct Inner {
     inbox: Mutex<Option<Inbox>>,
     reserve: Arc<Reserve>,
     free: Mutex<Option<(Instant, Option<u64>)>>,
+    damages: Damages,
     stop_keeper: Mutex<Option<oneshot::Sender<()>>>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -112,6 +117,7 @@ impl Ledger {
             inbox: Mutex::new(Some(inbox)),
             reserve,
             free: Mutex::new(None),
+            damages: Damages::default(),
             stop_keeper: Mutex::new(Some(stop_keeper)),
             tasks: Mutex::new(tasks),
         };
@@ -193,10 +199,16 @@ impl Ledger {
     /// Begins a new life of a stream's entity: from its return on, appends of older lives are refused, on every node.
     /// Writes nothing. Waits for a leader for a while, and until this node has what the leader had.
     pub async fn claim(&self, stream: &Key) -> Result<Life, ReadError> {
+        self.claim_page(stream, usize::MAX).await
+    }
+
+    /// As [`claim`](Self::claim), with at most `events_max` of the events, and fewer where they are large: of a stream that
+    /// may be larger than memory should hold at once. [`read_stream`](Self::read_stream) gives the rest.
+    pub async fn claim_page(&self, stream: &Key, events_max: usize) -> Result<Life, ReadError> {
         let deadline = Deadline::after(CLAIM_WITHIN);
         let inbox = self.inner.inbox.lock().clone().ok_or(ReadError::Stopped)?;
         loop {
-            let why = match self.try_claim(stream, &inbox, deadline).await? {
+            let why = match self.try_claim(stream, &inbox, deadline, events_max).await? {
                 Ok(life) => return Ok(life),
                 Err(why) => why,
             };
@@ -208,7 +220,13 @@ impl Ledger {
     }
 
     /// The inner error says why there is none to ask.
-    async fn try_claim(&self, stream: &Key, inbox: &Inbox, deadline: Deadline) -> Result<Result<Life, String>, ReadError> {
+    async fn try_claim(
+        &self,
+        stream: &Key,
+        inbox: &Inbox,
+        deadline: Deadline,
+        events_max: usize,
+    ) -> Result<Result<Life, String>, ReadError> {
         let core = self.core()?;
         let (incarnation, index) = if self.inner.leadership.borrow().is_me {
             let Some(claimed) = self.claim_as_leader(&core, stream, inbox).await? else {
@@ -228,11 +246,11 @@ impl Ledger {
                 Err(why) => return Ok(Err(why)),
             }
         };
-        if !core.consensus.is_alone() && !core.consensus.applied(index, deadline).await {
+        if !core.consensus.applied(index, deadline).await {
             return Ok(Err("this node lags behind the leader".into()));
         }
         drop(core);
-        self.replay(stream, incarnation).await.map(Ok)
+        self.replay(stream, incarnation, events_max).await.map(Ok)
     }
 
     /// The new incarnation, and the index of the last entry that may hold something of the lives before; `None` if this
@@ -250,7 +268,9 @@ impl Ledger {
         if !inbox.settle(stream).await {
             return Err(ReadError::Stopped);
         }
-        let index = if core.consensus.is_alone() { 0 } else { core.consensus.last_index() };
+        // What other nodes brought for the lives before: refused from now on, or in the log by then. One that votes alone has
+        // others that bring proposals, too.
+        let Ok(index) = core.consensus.let_in().await else { return Ok(None) };
         Ok(Some((incarnation, index)))
     }
 
@@ -273,6 +293,12 @@ impl Ledger {
     /// The last committed event.
     pub fn head(&self) -> Cursor {
         *self.inner.head.borrow()
+    }
+
+    /// No event is after this one, as far as this node can know: what its log holds may not have been taken in yet.
+    pub(super) fn may_reach(&self) -> Cursor {
+        let of_log = self.core().map_or(0, |core| core.disk.may_reach);
+        self.head().max(Cursor(of_log))
     }
 
     /// Waits until the ledger has reached `cursor`; false if it has not by the deadline.
@@ -362,6 +388,45 @@ impl Ledger {
             file_bytes: std::fs::metadata(self.inner.config.file()).map_or(0, |meta| meta.len()),
             log_last: consensus.log_last,
             log_entries: consensus.log_last.saturating_sub(consensus.log_purged),
+        }
+    }
+
+    /// Takes note of what all values in the file come to, as the scrubber found it.
+    pub(super) fn holds(&self, live_bytes: u64) {
+        let (holes, path) = (self.inner.config.holes, self.inner.config.file());
+        match holes.note(&path, live_bytes) {
+            Ok(false) => {}
+            Ok(true) => tracing::info!(live_bytes, "the ledger's file is mostly holes; the next start makes it smaller"),
+            Err(error) => tracing::warn!(%error, "it cannot be noted that the ledger's file is mostly holes"),
+        }
+    }
+
+    /// What was found damaged in the ledger or the views, and not found whole since.
+    pub fn damages(&self) -> Damages {
+        self.inner.damages.clone()
+    }
+
+    /// Takes the value that begins with a cursor, which is damaged or missing here, from another node, and those behind it
+    /// that are missing, too; whether the first is whole now.
+    pub(super) async fn mend_events(&self, from: u64, deadline: Deadline) -> Result<bool, ReadError> {
+        let (mut next, mut mended) = (from, false);
+        loop {
+            let core = self.core()?;
+            let Some(value) = core.consensus.events_of_others(next, deadline).await else { return Ok(mended) };
+            let last = checked(next, &value).map_err(storage)?;
+            let job = |done| Job::Mend { from: next, value, done };
+            core.mend(job).await.map_err(storage)?;
+            let txn = core.disk.db.begin_read().map_err(storage)?;
+            let table = txn.open_table(EVENTS).map_err(storage)?;
+            let whole = table.get(next).map_err(storage)?.is_some_and(|row| checked(next, row.value()).is_ok());
+            if next == from {
+                mended = whole;
+            }
+            let follows = table.get(last + 1).map_err(storage)?.is_some();
+            if !whole || follows || last >= self.head().0 || deadline.passed() {
+                return Ok(mended);
+            }
+            next = last + 1;
         }
     }
 

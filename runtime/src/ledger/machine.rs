@@ -11,8 +11,9 @@ use redb::{Database, ReadableDatabase};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Cursor, Event, ReadError, StreamSnapshot,
+    Cursor, Event, ReadError, SnapshotPart, StreamSnapshot,
     head::{Head, HeadRow, digest},
+    pieces::{row_of, rows_of},
     raft::Node,
     record::{Batch, Events, Place, events_of, frame, unframe, write_events},
     tables::{EVENTS, STREAMS, corrupt, storage},
@@ -24,6 +25,8 @@ const HEADS_MAX: usize = 100_000;
 /// A head's row is written when this many events, or their bytes, have passed since it changed: a start reads them again.
 const HEAD_LAG_EVENTS: u64 = 100_000;
 const HEAD_LAG_BYTES: u64 = 64 << 20;
+/// Applied changes that the writer is asked to take; fewer wait in memory, where they are read, too.
+const TAKE_BYTES: usize = 256 << 10;
 /// Snapshots that wait to be written.
 const SNAPSHOT_BYTES_MAX: usize = 8 << 20;
 const HEADS_PER_COMMIT: usize = 512;
@@ -89,7 +92,10 @@ pub struct Taken {
     pub events: Vec<(u64, Vec<u8>)>,
     pub heads: Vec<(Key, Vec<u8>)>,
     pub chunks: Vec<(Key, u64, Vec<u8>)>,
-    pub snapshots: Vec<(Key, Vec<u8>)>,
+    /// Rows of snapshots, those that are gone first: single ones, and all from one row to before another.
+    pub snapshots_gone: Vec<Key>,
+    pub parts_gone: Vec<(String, String)>,
+    pub snapshots: Vec<(String, Vec<u8>)>,
     pub meta: Vec<u8>,
     /// Events up to this one are in the tables after it.
     pub head: u64,
@@ -133,6 +139,7 @@ impl Machine {
                 place.first_cursor,
                 u64::from(place.events),
                 append.snapshot.as_ref(),
+                append.part.as_ref(),
             );
         }
         Ok(())
@@ -151,13 +158,24 @@ impl Machine {
     }
 
     /// Of a head that is in memory.
-    fn accept(&mut self, key: &Key, incarnation: u64, first_cursor: u64, events: u64, snapshot: Option<&StreamSnapshot>) {
+    fn accept(
+        &mut self,
+        key: &Key,
+        incarnation: u64,
+        first_cursor: u64,
+        events: u64,
+        snapshot: Option<&StreamSnapshot>,
+        part: Option<&SnapshotPart>,
+    ) {
         let Some(head) = self.heads.get_mut(key) else { return };
         head.append(incarnation, first_cursor, events);
         if let Some(snapshot) = snapshot {
-            head.row.snapshot_version = head.row.version;
             self.snapshot_bytes += snapshot.body.len();
-            self.snapshot_bytes -= head.snapshot.replace(snapshot.clone()).map_or(0, |older| older.body.len());
+            self.snapshot_bytes -= head.snapshot(snapshot.clone());
+        }
+        if let Some(part) = part {
+            // One of a whole snapshot that waits for the writer is of an older version: it is taken before this is.
+            head.part(part);
         }
         if events == 0 {
             self.urgent.push(key.clone());
@@ -193,7 +211,8 @@ impl Machine {
             value_bytes += bytes.len() + PLACE_BYTES;
             let (first_cursor, n) = (self.meta.head + 1, append.events.len() as u64);
             let version = append.expected_version + n;
-            self.accept(&append.stream, append.incarnation, first_cursor, n, append.snapshot.as_ref());
+            let (snapshot, part) = (append.snapshot.as_ref(), append.part.as_ref());
+            self.accept(&append.stream, append.incarnation, first_cursor, n, snapshot, part);
             if n > 0 {
                 events.extend(events_of(append, first_cursor, batch.at));
                 places.push(Place { first_cursor, events: n as u32, len: *len });
@@ -222,6 +241,17 @@ impl Machine {
     pub fn compact(&mut self, keep_after: Cursor) -> Cursor {
         self.meta.compacted = self.meta.compacted.max(keep_after.0.min(self.meta.head));
         Cursor(self.meta.compacted)
+    }
+
+    /// The value that begins with a cursor, if the writer has not taken it.
+    pub fn pending_at(&self, from: u64) -> Option<&[u8]> {
+        let at = self.pending.binary_search_by_key(&from, |(key, _)| *key).ok()?;
+        Some(&self.pending[at].1)
+    }
+
+    /// Whether so much waits for the writer that it should be asked to take it.
+    pub fn waits(&self) -> bool {
+        self.pending_bytes > TAKE_BYTES || !self.urgent.is_empty() || self.snapshot_bytes > SNAPSHOT_BYTES_MAX
     }
 
     /// Whether something waits for the writer that only a stop or a commit brings to the tables.
@@ -256,11 +286,25 @@ impl Machine {
                 // Readers look here until it is in the table.
                 head.in_hand_chunks.push(chunk);
             }
+            for version in std::mem::take(&mut head.parts_gone) {
+                taken.parts_gone.push(rows_of(key.as_str(), version));
+            }
+            if std::mem::take(&mut head.whole_is_gone) {
+                self.snapshot_bytes -= head.snapshot.take().map_or(0, |older| older.body.len());
+                taken.snapshots_gone.push(key.clone());
+            }
             if let Some(snapshot) = head.snapshot.take() {
                 self.snapshot_bytes -= snapshot.body.len();
-                taken.snapshots.push((key.clone(), frame(&(key.as_str(), head.row.snapshot_version, &snapshot))?));
+                let row = frame(&(key.as_str(), head.row.snapshot_version, &snapshot))?;
+                taken.snapshots.push((key.as_str().to_owned(), row));
                 head.in_hand_snapshot = Some(snapshot);
             }
+            for ((version, number), part) in &head.parts {
+                let row = row_of(key.as_str(), *version, *number);
+                let framed = frame(&(row.as_str(), *version, part))?;
+                taken.snapshots.push((row, framed));
+            }
+            head.in_hand_parts.append(&mut head.parts);
             head.in_hand = true;
             taken.heads.push((key.clone(), frame(&(key.as_str(), &head.row))?));
         }
@@ -275,6 +319,7 @@ impl Machine {
             if let Some(head) = self.heads.get_mut(key) {
                 head.in_hand = false;
                 head.in_hand_snapshot = None;
+                head.in_hand_parts.clear();
                 head.in_hand_chunks.clear();
             }
         }

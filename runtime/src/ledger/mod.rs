@@ -12,14 +12,20 @@ mod append;
 mod core;
 mod file;
 mod head;
+pub mod holes;
+mod intake;
 #[allow(clippy::module_inception)]
 mod ledger;
 mod machine;
 mod open;
+mod pieces;
+pub mod prune;
 mod raft;
 mod read;
 mod record;
 mod ring;
+pub mod row;
+pub mod scrub;
 mod snapshot;
 mod sweep;
 mod tables;
@@ -39,6 +45,7 @@ use crate::{
     op::NodeId,
 };
 
+pub use append::APPEND_BYTES_MAX;
 pub use file::Backend;
 pub use ledger::Ledger;
 pub use raft::{Change, ChangeError, FOUNDER, Leadership, LedgerLanes, Member, RaftSetup, RaftTiming, member_id};
@@ -71,6 +78,16 @@ pub struct NewEvent {
     pub body: Bytes,
 }
 
+/// What an event takes in an append beside its kind and its body, in bytes.
+const EVENT_BYTES: usize = 16;
+
+impl NewEvent {
+    /// What it takes in an append.
+    pub fn bytes(&self) -> usize {
+        self.kind.len() + self.body.len() + EVENT_BYTES
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     pub cursor: Cursor,
@@ -92,6 +109,20 @@ pub struct StreamSnapshot {
     pub body: Bytes,
 }
 
+/// A piece of a snapshot that is too large for one append, or is taken beside what its entity does meanwhile.
+///
+/// Pieces come in order, each in an append without events, from one life. The snapshot takes the place of the one before
+/// with its last piece; until then, and if that never comes, the one before is what a replay begins from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotPart {
+    /// The state is that after this version, which the stream has passed or reached.
+    pub at_version: u64,
+    /// From 0.
+    pub number: u32,
+    pub last: bool,
+    pub snapshot: StreamSnapshot,
+}
+
 #[derive(Clone, Debug)]
 pub struct Append {
     pub stream: Key,
@@ -101,6 +132,8 @@ pub struct Append {
     pub events: Vec<NewEvent>,
     /// Of the state after these events.
     pub snapshot: Option<StreamSnapshot>,
+    /// Goes without events.
+    pub part: Option<SnapshotPart>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,8 +221,18 @@ pub struct Life {
     pub version: u64,
     /// With the version it was taken at.
     pub snapshot: Option<(u64, StreamSnapshot)>,
-    /// Those after the snapshot.
+    /// Instead of `snapshot` where it is kept in pieces: [`Ledger::snapshot_part`] reads them.
+    pub parts: Option<SnapshotParts>,
+    /// Those after the snapshot; of a life that was claimed by pages the first of them.
     pub events: Vec<Event>,
+}
+
+/// A snapshot that is kept in pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotParts {
+    /// The version it was taken at.
+    pub version: u64,
+    pub count: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -233,6 +276,8 @@ pub struct LedgerConfig {
     pub open_timeout: Duration,
     /// A file of up to this size is checked from end to end at start; of a larger one each value when it is read.
     pub verify_bytes_max: u64,
+    /// When its file is made smaller.
+    pub holes: holes::Holes,
     /// What the file is read and written through.
     pub backend: Backend,
     /// Which member of the group that keeps the ledger this node is.
@@ -243,7 +288,7 @@ pub struct LedgerConfig {
 
 impl LedgerConfig {
     pub const RESERVE_BYTES_DEFAULT: u64 = 64 << 20;
-    pub const VERIFY_BYTES_DEFAULT: u64 = 1 << 30;
+    pub const VERIFY_BYTES_DEFAULT: u64 = 256 << 20;
 
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         let dir = dir.into();
@@ -262,12 +307,13 @@ impl LedgerConfig {
             reserve_bytes: Self::RESERVE_BYTES_DEFAULT,
             open_timeout: Duration::from_secs(30),
             verify_bytes_max: Self::VERIFY_BYTES_DEFAULT,
+            holes: holes::Holes::default(),
             backend: Backend::default(),
             clock: Clock::default(),
         }
     }
 
-    /// The ledger's file.
+    /// The file of the ledger's tables; its log is beside it while it is open.
     pub fn file(&self) -> PathBuf {
         self.dir.join("ledger.redb")
     }

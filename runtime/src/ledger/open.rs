@@ -5,25 +5,92 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
-    sync::Arc,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use openraft::{LogId, Vote};
-use redb::{Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable, ReadableTableMetadata};
+use redb::{Database, DatabaseError, ReadOnlyDatabase, ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction};
 
 use super::{
-    OpenError, ReadError,
+    OpenError, ReadError, StreamSnapshot,
     file::{Backend, Guarded, Reserve},
     head::{Chunk, HeadRow, digest},
     machine::{Meta, decode_head},
+    pieces::row_of,
     record::{Events, read_entry, unframe},
-    tables::{self, CHUNKS, EVENTS, LOG, META_MACHINE, META_PURGED, META_VOTE, SNAPSHOTS, STREAMS, corrupt, meta},
+    tables::{self, CHUNKS, EVENTS, LOG, META, META_MACHINE, META_PURGED, META_VOTE, SNAPSHOTS, STREAMS, corrupt, meta, storage},
 };
-use crate::id::Key;
+use crate::{fault, id::Key};
 
-/// Opens the file, made if need be. One of up to `verify_bytes_max` is read and checked from end to end.
-pub fn open(path: &Path, backend: &Backend, reserve: Arc<Reserve>, verify_bytes_max: u64) -> Result<Database, OpenError> {
+/// The tables, and the Raft log in a file of its own: what is synced with each append is small, and so is what the store has
+/// to look through after a crash. The tables are synced at checkpoints only, each with the store's own bookkeeping, so
+/// that they open without a look through all of them.
+pub struct Files {
+    pub tables: Database,
+    pub log: Database,
+}
+
+/// The log's file, beside that of the tables.
+pub fn log_path(path: &Path) -> PathBuf {
+    path.with_file_name(LOG_FILE)
+}
+
+const LOG_FILE: &str = "ledger-log.redb";
+
+/// Opens the files, made if need be. Tables of up to `verify_bytes_max` are read and checked from end to end, and the log, which
+/// is short.
+pub fn open(path: &Path, backend: &Backend, reserve: &Arc<Reserve>, verify_bytes_max: u64) -> Result<Files, OpenError> {
+    let log_path = log_path(path);
+    let tables = open_file(path, backend, reserve.clone(), verify_bytes_max, 64 << 20, |db| {
+        walk(db)?;
+        walk_log(db, false)
+    })?;
+    let opened = folded(&tables).and_then(|folded| {
+        // What the tables have is the truth; the log that was there before is older, and need not even be whole.
+        if folded && log_path.exists() {
+            std::fs::remove_file(&log_path).map_err(|error| ReadError::Storage(error.to_string()))?;
+        }
+        Ok(())
+    });
+    if let Err(error) = opened {
+        close(tables);
+        return Err(named(path, error));
+    }
+    let opened = open_file(&log_path, backend, reserve.clone(), LOG_VERIFY_BYTES_MAX, 16 << 20, |db| walk_log(db, true));
+    let log = match opened {
+        Ok(log) => log,
+        Err(error) => {
+            close(tables);
+            return Err(error);
+        }
+    };
+    let files = Files { tables, log };
+    let adopted =
+        guard(|| adopt(&files)).unwrap_or_else(|panic| Err(corrupt("file", "tree", panic))).and_then(|()| agree(&files));
+    match adopted {
+        Ok(()) => Ok(files),
+        Err(error) => {
+            close(files);
+            Err(named(path, error))
+        }
+    }
+}
+
+/// A log of up to this size is looked through at start; one that is larger has a burst of large entries behind it.
+const LOG_VERIFY_BYTES_MAX: u64 = 256 << 20;
+
+fn open_file(
+    path: &Path,
+    backend: &Backend,
+    reserve: Arc<Reserve>,
+    verify_bytes_max: u64,
+    cache_bytes: usize,
+    look: impl Fn(&dyn AnyDatabase) -> Result<(), ReadError>,
+) -> Result<Database, OpenError> {
     let named = |table: &'static str, position: &str, what: String| OpenError::Corrupt {
         path: path.to_owned(),
         table,
@@ -34,13 +101,13 @@ pub fn open(path: &Path, backend: &Backend, reserve: Arc<Reserve>, verify_bytes_
     let bytes = std::fs::metadata(path).map_or(0, |meta| meta.len());
     let verify = bytes > 0 && bytes <= verify_bytes_max;
     if bytes > verify_bytes_max {
-        tracing::info!(path = %path.display(), bytes, "too large to be checked from end to end at start; each value is checked when it is read");
+        tracing::info!(path = %path.display(), bytes, "too large to be checked from end to end at start; each value is checked when it is read, and all of them by and by");
     }
     let mut walked = false;
     if verify {
         match guard(|| ReadOnlyDatabase::open(path)) {
             Ok(Ok(db)) => {
-                let checked = check(path, &db);
+                let checked = check(path, &db, &look);
                 close(db);
                 checked?;
                 walked = true;
@@ -53,13 +120,26 @@ pub fn open(path: &Path, backend: &Backend, reserve: Arc<Reserve>, verify_bytes_
     }
     let opened = guard(|| {
         let guarded = Guarded::open(path, backend, reserve).map_err(|error| DatabaseError::Storage(error.into()))?;
-        Database::builder().set_cache_size(64 << 20).create_with_backend(guarded)
+        let (shown, begun) = (path.to_owned(), AtomicBool::new(false));
+        let repairing = move |session: &mut redb::RepairSession| {
+            if begun.swap(true, Ordering::Relaxed) {
+                return;
+            }
+            tracing::info!(path = %shown.display(), "it was not closed in order, and all of it is looked through");
+            let tables = !shown.ends_with(LOG_FILE);
+            if tables && fault::point_sync("ledger.before_repair", None).is_err() {
+                session.abort();
+            }
+        };
+        Database::builder().set_cache_size(cache_bytes).set_repair_callback(repairing).create_with_backend(guarded)
     });
     let mut db = opened.map_err(|panic| named("file", "header or tree", panic))?.map_err(|error| database_error(path, error))?;
-    let whole = if verify { verified(path, &mut db, walked) } else { Ok(()) };
+    let whole = if verify { verified(path, &mut db, walked, &look) } else { Ok(()) };
     let made = whole.and_then(|()| {
         let made = guard(|| -> Result<(), redb::Error> {
-            let txn = db.begin_write()?;
+            let mut txn = db.begin_write()?;
+            // The next opening needs the store's bookkeeping as of the last commit that was synced.
+            txn.set_quick_repair(true);
             tables::create(&txn)?;
             Ok(txn.commit()?)
         });
@@ -72,8 +152,129 @@ pub fn open(path: &Path, backend: &Backend, reserve: Arc<Reserve>, verify_bytes_
     Ok(db)
 }
 
+/// A ledger that was stopped in order, or was written by a version that knew one file only, has its log with its tables. That
+/// is the truth then: it is taken to the log's own file, and only after that from the tables.
+fn adopt(files: &Files) -> Result<(), ReadError> {
+    let from = files.tables.begin_read().map_err(broken)?;
+    let (log, metas) = (from.open_table(LOG).map_err(broken)?, from.open_table(META).map_err(broken)?);
+    let kept =
+        |key| -> Result<Option<Vec<u8>>, ReadError> { Ok(metas.get(key).map_err(broken)?.map(|row| row.value().to_vec())) };
+    let (vote, purged) = (kept(META_VOTE)?, kept(META_PURGED)?);
+    if !folded(&files.tables)? {
+        return Ok(());
+    }
+    let moved = || -> Result<(), redb::Error> {
+        let txn = files.log.begin_write()?;
+        copy_log(&log, &txn, vote.as_deref(), purged.as_deref())?;
+        txn.commit()?;
+        let mut txn = files.tables.begin_write()?;
+        txn.set_quick_repair(true);
+        txn.open_table(LOG)?.retain(|_, _| false)?;
+        for key in [META_VOTE, META_PURGED] {
+            txn.open_table(META)?.remove(key)?;
+        }
+        Ok(txn.commit()?)
+    };
+    moved().map_err(storage)
+}
+
+fn folded(tables: &Database) -> Result<bool, ReadError> {
+    let look = || -> Result<bool, ReadError> {
+        let txn = tables.begin_read().map_err(broken)?;
+        let metas = txn.open_table(META).map_err(broken)?;
+        let kept = |key| -> Result<bool, ReadError> { Ok(metas.get(key).map_err(broken)?.is_some()) };
+        Ok(kept(META_VOTE)? || kept(META_PURGED)? || !txn.open_table(LOG).map_err(broken)?.is_empty().map_err(broken)?)
+    };
+    guard(look).unwrap_or_else(|panic| Err(corrupt("file", "tree", panic)))
+}
+
+/// Replaces the log that `into` has.
+fn copy_log(
+    from: &impl ReadableTable<u64, &'static [u8]>,
+    into: &WriteTransaction,
+    vote: Option<&[u8]>,
+    purged: Option<&[u8]>,
+) -> Result<(), redb::Error> {
+    let mut log = into.open_table(LOG)?;
+    log.retain(|_, _| false)?;
+    for row in from.iter()? {
+        let (index, value) = row?;
+        log.insert(index.value(), value.value())?;
+    }
+    let mut metas = into.open_table(META)?;
+    for (key, value) in [(META_VOTE, vote), (META_PURGED, purged)] {
+        match value {
+            Some(value) => drop(metas.insert(key, value)?),
+            None => drop(metas.remove(key)?),
+        }
+    }
+    Ok(())
+}
+
+/// Puts the log with the tables again, as the last thing before they are closed: then one file is all there is, for who copies
+/// it and for the version before.
+pub fn fold(log: &Database, into: &WriteTransaction) -> Result<(), Box<dyn std::error::Error>> {
+    let from = log.begin_read()?;
+    let metas = from.open_table(META)?;
+    let kept = |key| -> Result<Option<Vec<u8>>, redb::StorageError> { Ok(metas.get(key)?.map(|row| row.value().to_vec())) };
+    let (vote, purged) = (kept(META_VOTE)?, kept(META_PURGED)?);
+    Ok(copy_log(&from.open_table(LOG)?, into, vote.as_deref(), purged.as_deref())?)
+}
+
+/// Whether the log belongs to the tables: nothing that was not taken in has left it.
+fn agree(files: &Files) -> Result<(), ReadError> {
+    let vote: Option<Vote<u64>> = meta(&files.log, META_VOTE)?;
+    let purged: Option<LogId<u64>> = meta(&files.log, META_PURGED)?;
+    let found: Option<Meta> = meta(&files.tables, META_MACHINE)?;
+    let txn = files.log.begin_read().map_err(broken)?;
+    let any = !txn.open_table(LOG).map_err(broken)?.is_empty().map_err(broken)?;
+    let used = any || found.as_ref().is_some_and(|meta| meta.applied.is_some());
+    // Before the first checkpoint the tables have nothing, and all there is comes from the log.
+    let tables = files.tables.begin_read().map_err(broken)?;
+    let none = || -> Result<bool, ReadError> {
+        let events = tables.open_table(EVENTS).map_err(broken)?.is_empty().map_err(broken)?;
+        Ok(events && tables.open_table(STREAMS).map_err(broken)?.is_empty().map_err(broken)?)
+    };
+    if used && vote.is_none() {
+        return Err(corrupt("meta", META_VOTE, "it is missing"));
+    }
+    if found.is_none() && (purged.is_some() || !none()?) {
+        return Err(corrupt("meta", META_MACHINE, "it is missing"));
+    }
+    let applied = found.and_then(|meta| meta.applied).map(|applied| applied.index);
+    match purged.map(|purged| purged.index) {
+        Some(purged) if Some(purged) > applied => {
+            let next = applied.map_or(0, |applied| applied + 1);
+            Err(corrupt("raft_log", format!("index {next}"), format!("entries up to {purged} were not taken in and are missing")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Either kind of an open file.
+pub trait AnyDatabase {
+    fn look(&self) -> Result<redb::ReadTransaction, redb::TransactionError>;
+}
+
+impl<T: ReadableDatabase> AnyDatabase for T {
+    fn look(&self) -> Result<redb::ReadTransaction, redb::TransactionError> {
+        self.begin_read()
+    }
+}
+
+fn meta_of<T: serde::de::DeserializeOwned>(txn: &redb::ReadTransaction, key: &'static str) -> Result<Option<T>, ReadError> {
+    let table = txn.open_table(META).map_err(broken)?;
+    let Some(row) = table.get(key).map_err(broken)? else { return Ok(None) };
+    unframe(row.value()).map(Some).map_err(|what| corrupt("meta", key, what))
+}
+
 /// Whether the store finds its own bookkeeping right, and all that is in it is; but for what was `walked` already.
-fn verified(path: &Path, db: &mut Database, mut walked: bool) -> Result<(), OpenError> {
+fn verified(
+    path: &Path,
+    db: &mut Database,
+    mut walked: bool,
+    look: &impl Fn(&dyn AnyDatabase) -> Result<(), ReadError>,
+) -> Result<(), OpenError> {
     match guard(|| db.check_integrity()) {
         Ok(Ok(true)) => {}
         Ok(Ok(false)) => {
@@ -85,7 +286,7 @@ fn verified(path: &Path, db: &mut Database, mut walked: bool) -> Result<(), Open
             return Err(OpenError::Corrupt { path: path.to_owned(), table: "file", position: "tree".into(), what });
         }
     }
-    if walked { Ok(()) } else { check(path, db) }
+    if walked { Ok(()) } else { check(path, db, look) }
 }
 
 /// What panicked once may do so again when it is closed: its locks are poisoned. What was found before is what is told.
@@ -96,7 +297,7 @@ fn close(db: impl Sized) {
 }
 
 /// The store may panic on bytes it never wrote.
-fn guard<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+pub fn guard<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
         format!("the store cannot make sense of it: {}", said.unwrap_or("it panicked"))
@@ -116,35 +317,34 @@ fn database_error(path: &Path, error: DatabaseError) -> OpenError {
     }
 }
 
-fn check(path: &Path, db: &impl ReadableDatabase) -> Result<(), OpenError> {
-    let named = |error: ReadError| match error {
-        ReadError::Corrupt { table, position, what } => OpenError::Corrupt { path: path.to_owned(), table, position, what },
-        other => OpenError::Corrupt { path: path.to_owned(), table: "file", position: "tree".into(), what: other.to_string() },
-    };
-    guard(|| walk(db)).unwrap_or_else(|panic| Err(corrupt("file", "tree", panic))).map_err(named)
+fn check(path: &Path, db: &dyn AnyDatabase, look: &impl Fn(&dyn AnyDatabase) -> Result<(), ReadError>) -> Result<(), OpenError> {
+    guard(|| look(db)).unwrap_or_else(|panic| Err(corrupt("file", "tree", panic))).map_err(|error| named(path, error))
+}
+
+fn named(path: &Path, error: ReadError) -> OpenError {
+    let path = path.to_owned();
+    match error {
+        ReadError::Corrupt { table, position, what } => OpenError::Corrupt { path, table, position, what },
+        ReadError::Storage(what) => OpenError::Storage { path, what },
+        other => OpenError::Corrupt { path, table: "file", position: "tree".into(), what: other.to_string() },
+    }
 }
 
 fn broken(error: impl std::fmt::Display) -> ReadError {
     corrupt("file", "tree", error.to_string())
 }
 
-/// Reads every value of every table, and whether any is missing.
-pub fn walk(db: &impl ReadableDatabase) -> Result<(), ReadError> {
-    let txn = db.begin_read().map_err(broken)?;
+/// Reads every entry of the log, and whether any is missing. `alone` is said of the log's own file: the tables' has one only
+/// while it is closed.
+fn walk_log(db: &dyn AnyDatabase, alone: bool) -> Result<(), ReadError> {
+    let txn = db.look().map_err(broken)?;
     if txn.list_tables().map_err(broken)?.next().is_none() {
         // Made, and never used.
         return Ok(());
     }
     let log = txn.open_table(LOG).map_err(broken)?;
-    let events = txn.open_table(EVENTS).map_err(broken)?;
-    let found: Option<Meta> = meta(db, META_MACHINE)?;
-    let vote: Option<Vote<u64>> = meta(db, META_VOTE)?;
-    let purged: Option<LogId<u64>> = meta(db, META_PURGED)?;
-    let used = !(log.is_empty().map_err(broken)? && events.is_empty().map_err(broken)?);
-    if used && (vote.is_none() || found.is_none()) {
-        return Err(corrupt("meta", if vote.is_none() { META_VOTE } else { META_MACHINE }, "it is missing"));
-    }
-    let meta = found.unwrap_or_default();
+    let vote: Option<Vote<u64>> = meta_of(&txn, META_VOTE)?;
+    let purged: Option<LogId<u64>> = meta_of(&txn, META_PURGED)?;
     let mut next = purged.map_or(0, |purged| purged.index + 1);
     for row in log.iter().map_err(broken)? {
         let (index, value) = row.map_err(broken)?;
@@ -155,9 +355,29 @@ pub fn walk(db: &impl ReadableDatabase) -> Result<(), ReadError> {
         read_entry(index, value.value()).map_err(|what| corrupt("raft_log", format!("index {index}"), what))?;
         next = index + 1;
     }
-    if meta.applied.is_some_and(|applied| applied.index >= next) {
+    if alone {
+        return Ok(());
+    }
+    let applied = meta_of::<Meta>(&txn, META_MACHINE)?.and_then(|meta| meta.applied);
+    if vote.is_some() && applied.is_some_and(|applied| applied.index >= next) {
         return Err(corrupt("raft_log", format!("index {next}"), "entries that were applied are missing"));
     }
+    Ok(())
+}
+
+/// Reads every value of the tables, and whether any is missing.
+pub fn walk(db: &dyn AnyDatabase) -> Result<(), ReadError> {
+    let txn = db.look().map_err(broken)?;
+    if txn.list_tables().map_err(broken)?.next().is_none() {
+        // Made, and never used.
+        return Ok(());
+    }
+    let events = txn.open_table(EVENTS).map_err(broken)?;
+    let found: Option<Meta> = meta_of(&txn, META_MACHINE)?;
+    if found.is_none() && !events.is_empty().map_err(broken)? {
+        return Err(corrupt("meta", META_MACHINE, "it is missing"));
+    }
+    let meta = found.unwrap_or_default();
     let mut next = None;
     for row in events.iter().map_err(broken)? {
         let (key, value) = row.map_err(broken)?;
@@ -187,23 +407,19 @@ fn walk_streams(txn: &redb::ReadTransaction, meta: &Meta) -> Result<(), ReadErro
         let head: HeadRow = decode_head(stream, value.value())?;
         rows += 1;
         sum = sum.wrapping_add(digest(&Key::trusted(stream)));
-        if head.snapshot_version > 0 {
+        snapshot_rows += head.pieces.rows();
+        let gathered = head.pieces.gathered.into_iter();
+        for (version, count) in gathered.chain([(head.snapshot_version, head.pieces.whole)]) {
+            for number in 0..count {
+                read_snapshot(&snapshots, &row_of(stream, version, number), version)?;
+            }
+        }
+        if head.snapshot_version > 0 && head.pieces.whole == 0 {
             snapshot_rows += 1;
-            let row = snapshots.get(stream).map_err(broken)?;
-            let (named, version) = match row {
-                Some(row) => {
-                    let (named, version, _): (String, u64, super::StreamSnapshot) =
-                        unframe(row.value()).map_err(|what| corrupt("stream_snapshots", stream, what))?;
-                    (named, version)
-                }
-                None => return Err(corrupt("stream_snapshots", stream, "it is missing")),
-            };
-            if named != stream || version != head.snapshot_version {
-                return Err(corrupt(
-                    "stream_snapshots",
-                    stream,
-                    format!("it is of {named} at version {version}, should be at {}", head.snapshot_version),
-                ));
+            let (version, _) = read_snapshot(&snapshots, stream, head.snapshot_version)?;
+            if version != head.snapshot_version {
+                let what = format!("it is at version {version}, should be at {}", head.snapshot_version);
+                return Err(corrupt("stream_snapshots", stream, what));
             }
         }
         let mut end = None;
@@ -235,6 +451,21 @@ fn walk_streams(txn: &redb::ReadTransaction, meta: &Meta) -> Result<(), ReadErro
         }
     }
     Ok(())
+}
+
+/// A snapshot, or a piece of one, and its version, which is `version` or a newer one.
+pub fn read_snapshot(
+    table: &impl redb::ReadableTable<&'static str, &'static [u8]>,
+    row: &str,
+    version: u64,
+) -> Result<(u64, StreamSnapshot), ReadError> {
+    let damaged = |what: String| corrupt("stream_snapshots", row, what);
+    let Some(value) = table.get(row).map_err(broken)? else { return Err(damaged("it is missing".into())) };
+    let (named, is, snapshot): (String, u64, StreamSnapshot) = unframe(value.value()).map_err(damaged)?;
+    if named != row || is < version {
+        return Err(damaged(format!("it is of {named} at version {is}, should be at {version}")));
+    }
+    Ok((is, snapshot))
 }
 
 pub fn decode_chunk(stream: &str, after: u64, value: &[u8]) -> Result<Chunk, ReadError> {

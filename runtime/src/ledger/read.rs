@@ -6,17 +6,20 @@ use redb::{ReadOnlyTable, ReadableDatabase};
 use tokio::sync::watch;
 
 use super::{
-    Cursor, Event, Ledger, Life, ReadError, StreamSnapshot,
+    Cursor, Event, Ledger, Life, ReadError, SnapshotParts, StreamSnapshot,
     core::Core,
     head::{Chunk, Position},
-    open::decode_chunk,
-    record::{Events, events_of, unframe},
+    open::{decode_chunk, read_snapshot},
+    pieces::row_of,
+    record::{Events, events_of},
     tables::{CHUNKS, EVENTS, SNAPSHOTS, STREAMS, corrupt, storage},
 };
-use crate::id::Key;
+use crate::{clock::WallMs, id::Key};
 
 /// Replays of more appends than this do not run on a thread that others wait for.
 const REPLAY_AT_ONCE: usize = 64;
+/// Who reads a number of events gets fewer once their bodies take so many bytes; the last append is never cut.
+const READ_BYTES_WANTED: usize = 8 << 20;
 
 fn decode(key: u64, value: &[u8]) -> Result<Events, ReadError> {
     Events::read(key, value).map_err(|what| corrupt("events", format!("cursor {key}"), what))
@@ -31,8 +34,12 @@ impl Ledger {
         if let Some(events) = self.inner.ring.load().after(after, events_max) {
             return Ok(events);
         }
-        // What the ring did not have is in the tables by now.
+        // What the ring did not have is in the tables by now; but for a store that was opened again, which takes in anew what
+        // was behind its last checkpoint.
         let core = self.core()?;
+        if after.0 >= core.disk.machine.lock().meta.head {
+            return Ok(Vec::new());
+        }
         let compacted = core.disk.compacted.load(Ordering::Acquire);
         if after.0 < compacted {
             return Err(ReadError::Compacted { oldest: Cursor(compacted) });
@@ -45,7 +52,7 @@ impl Ledger {
             None => 0,
         };
         let mut next = after.0 + 1;
-        let mut events = Vec::new();
+        let (mut events, mut bytes) = (Vec::new(), 0);
         for row in table.range(first..).map_err(storage)? {
             let (key, value) = row.map_err(storage)?;
             let batch = decode(key.value(), value.value())?;
@@ -62,9 +69,12 @@ impl Ledger {
                 }
                 let append =
                     batch.append(slot).map_err(|what| corrupt("events", format!("cursor {}", place.first_cursor), what))?;
-                events.extend(events_of(&append, place.first_cursor, batch.at).filter(|event| event.cursor.0 >= next));
+                for event in events_of(&append, place.first_cursor, batch.at).filter(|event| event.cursor.0 >= next) {
+                    bytes += event.body.len();
+                    events.push(event);
+                }
                 next = place.first_cursor + u64::from(place.events);
-                if events.len() >= events_max {
+                if events.len() >= events_max || bytes >= READ_BYTES_WANTED {
                     events.truncate(events_max);
                     return Ok(events);
                 }
@@ -74,6 +84,44 @@ impl Ledger {
             return Err(corrupt("events", format!("cursor {next}"), "it is missing"));
         }
         Ok(events)
+    }
+
+    /// The last event that is older than a moment, by the clocks of the nodes that wrote; 0 if there is none that is kept.
+    pub fn older_than(&self, at: WallMs) -> Result<Cursor, ReadError> {
+        let oldest = self.core()?.disk.compacted.load(Ordering::Acquire);
+        let (mut low, mut high) = (oldest, self.head().0);
+        // All up to `low` are older, and none behind `high` is.
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.read(Cursor(middle), 1)?.first() {
+                Some(event) if event.at < at => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        Ok(Cursor(if low > oldest { low } else { 0 }))
+    }
+
+    /// What an event takes on disk, about, from a sample of those that are kept; absent while there are none there.
+    pub fn bytes_per_event(&self) -> Result<Option<f64>, ReadError> {
+        const SAMPLES: u64 = 64;
+        let core = self.core()?;
+        let oldest = core.disk.compacted.load(Ordering::Acquire);
+        let kept = core.disk.written.load(Ordering::Acquire).saturating_sub(oldest);
+        let txn = core.disk.db.begin_read().map_err(storage)?;
+        let table = txn.open_table(EVENTS).map_err(storage)?;
+        let (mut bytes, mut events) = (0_u64, 0_u64);
+        for sample in 0..SAMPLES.min(kept) {
+            let cursor = oldest + 1 + kept / SAMPLES.min(kept) * sample;
+            let Some(row) = table.range(..=cursor).map_err(storage)?.next_back() else { continue };
+            let (key, value) = row.map_err(storage)?;
+            let value = decode(key.value(), value.value()).map(|row| (row.last + 1 - row.first, value.value().len()));
+            // One that is damaged is told by who reads it for itself.
+            if let Ok((count, length)) = value {
+                bytes += length as u64;
+                events += count;
+            }
+        }
+        Ok((events > 0).then(|| bytes as f64 / events as f64))
     }
 
     /// Events of one stream after a version, and its head: version, snapshot version.
@@ -99,15 +147,35 @@ impl Ledger {
         Ok(found.into_iter().filter(|(_, version)| *version > 0).collect())
     }
 
-    pub(super) async fn replay(&self, stream: &Key, incarnation: u64) -> Result<Life, ReadError> {
+    /// A piece of the snapshot that a life was told of. Blocks while it reads.
+    ///
+    /// Errors: `Corrupt` if it is damaged, or gone because a newer life took a snapshot since.
+    pub fn snapshot_part(&self, stream: &Key, parts: SnapshotParts, number: u32) -> Result<StreamSnapshot, ReadError> {
+        let core = self.core()?;
+        {
+            let mut machine = core.disk.machine.lock();
+            let head = machine.head(&core.disk.db, stream)?;
+            let place = (parts.version, number);
+            if let Some(part) = head.parts.get(&place).or_else(|| head.in_hand_parts.get(&place)) {
+                return Ok(part.clone());
+            }
+        }
+        let txn = core.disk.db.begin_read().map_err(storage)?;
+        let table = txn.open_table(SNAPSHOTS).map_err(storage)?;
+        read_snapshot(&table, &row_of(stream.as_str(), parts.version, number), parts.version).map(|(_, part)| part)
+    }
+
+    pub(super) async fn replay(&self, stream: &Key, incarnation: u64, events_max: usize) -> Result<Life, ReadError> {
         let core = self.core()?;
         let head = look(&core, stream)?;
         let few = head.recent.iter().map(Chunk::appends).sum::<usize>() <= REPLAY_AT_ONCE;
         let stream = stream.clone();
         let read = move || -> Result<Life, ReadError> {
             let snapshot = snapshot(&core, &stream, &head)?;
-            let events = events(&core, &stream, &head, head.snapshot_version, usize::MAX)?;
-            Ok(Life { incarnation, version: head.version, snapshot, events })
+            let parts = SnapshotParts { version: head.snapshot_version, count: head.pieces };
+            let parts = Some(parts).filter(|parts| parts.count > 0);
+            let events = events(&core, &stream, &head, head.snapshot_version, events_max)?;
+            Ok(Life { incarnation, version: head.version, snapshot, parts, events })
         };
         if few {
             return read();
@@ -125,6 +193,8 @@ impl Ledger {
 struct Look {
     version: u64,
     snapshot_version: u64,
+    /// Of its snapshot; 0 if it is kept whole.
+    pieces: u32,
     snapshot: Option<StreamSnapshot>,
     /// Positions that may not be in the tables, in order.
     recent: Vec<Chunk>,
@@ -136,13 +206,14 @@ fn look(core: &Core, stream: &Key) -> Result<Look, ReadError> {
     Ok(Look {
         version: head.row.version,
         snapshot_version: head.row.snapshot_version,
+        pieces: head.row.pieces.whole,
         snapshot: head.snapshot.clone().or_else(|| head.in_hand_snapshot.clone()),
         recent: head.in_hand_chunks.iter().chain(&head.sealed).chain([&head.row.chunk]).cloned().collect(),
     })
 }
 
 fn snapshot(core: &Core, stream: &Key, head: &Look) -> Result<Option<(u64, StreamSnapshot)>, ReadError> {
-    if head.snapshot_version == 0 {
+    if head.snapshot_version == 0 || head.pieces > 0 {
         return Ok(None);
     }
     if let Some(snapshot) = &head.snapshot {
@@ -150,20 +221,8 @@ fn snapshot(core: &Core, stream: &Key, head: &Look) -> Result<Option<(u64, Strea
     }
     let txn = core.disk.db.begin_read().map_err(storage)?;
     let table = txn.open_table(SNAPSHOTS).map_err(storage)?;
-    let Some(row) = table.get(stream.as_str()).map_err(storage)? else {
-        return Err(corrupt("stream_snapshots", stream.as_str(), "it is missing"));
-    };
-    let (named, version, snapshot): (String, u64, StreamSnapshot) =
-        unframe(row.value()).map_err(|what| corrupt("stream_snapshots", stream.as_str(), what))?;
     // A newer one may have been written since we looked; its version goes with it.
-    if named != stream.as_str() || version < head.snapshot_version {
-        return Err(corrupt(
-            "stream_snapshots",
-            stream.as_str(),
-            format!("it is of {named} at version {version}, should be at {}", head.snapshot_version),
-        ));
-    }
-    Ok(Some((version, snapshot)))
+    read_snapshot(&table, stream.as_str(), head.snapshot_version).map(Some)
 }
 
 fn events(core: &Core, stream: &Key, head: &Look, after_version: u64, events_max: usize) -> Result<Vec<Event>, ReadError> {
@@ -185,7 +244,7 @@ fn events(core: &Core, stream: &Key, head: &Look, after_version: u64, events_max
             chunks.push(decode_chunk(name, key.value().1, value.value())?);
         }
     }
-    let mut events: Vec<Event> = Vec::new();
+    let (mut events, mut bytes): (Vec<Event>, usize) = (Vec::new(), 0);
     let mut reader = Reader { core, stream, table: None, batch: None };
     let mut next = after_version;
     for position in chunks.iter().chain(&head.recent).flat_map(Chunk::positions) {
@@ -195,10 +254,16 @@ fn events(core: &Core, stream: &Key, head: &Look, after_version: u64, events_max
         if position.after > next {
             return Err(reader.missing(next));
         }
-        events.extend(reader.read(position)?.into_iter().filter(|event| event.version > after_version));
+        for event in reader.read(position)?.into_iter().filter(|event| event.version > after_version) {
+            bytes += event.body.len();
+            events.push(event);
+        }
         next = position.after + position.events;
         if events.len() >= events_max {
             events.truncate(events_max);
+            return Ok(events);
+        }
+        if events_max < usize::MAX && bytes >= READ_BYTES_WANTED {
             return Ok(events);
         }
     }
@@ -260,6 +325,9 @@ impl Reader<'_> {
 /// Events one `next` gives at most.
 const TAIL_EVENTS_MAX: usize = 4096;
 
+/// Between looks at a store that was opened again and has not taken in what was there before.
+const TAKEN_IN_AGAIN: std::time::Duration = std::time::Duration::from_millis(5);
+
 /// What follows a cursor, batch by batch. Holds no events: who is slow reads older ones from disk.
 pub struct Tail {
     ledger: Ledger,
@@ -272,11 +340,14 @@ impl Tail {
     pub async fn next(&mut self) -> Result<Vec<Event>, ReadError> {
         let after = self.after;
         self.head.wait_for(|head| *head > after).await.map_err(|_| ReadError::Stopped)?;
-        let events = self.ledger.read(after, TAIL_EVENTS_MAX)?;
-        if let Some(last) = events.last() {
-            self.after = last.cursor;
+        loop {
+            let events = self.ledger.read(after, TAIL_EVENTS_MAX)?;
+            if let Some(last) = events.last() {
+                self.after = last.cursor;
+                return Ok(events);
+            }
+            tokio::time::sleep(TAKEN_IN_AGAIN).await;
         }
-        Ok(events)
     }
 
     /// The last event given.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use openraft::{Entry, EntryPayload, LogId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
-use super::{Cursor, Event, StreamSnapshot, raft::TypeConfig};
+use super::{Cursor, Event, SnapshotPart, StreamSnapshot, raft::TypeConfig};
 use crate::{clock::WallMs, id::Key};
 
 pub const FORMAT: u8 = 1;
@@ -72,6 +72,9 @@ pub struct Proposed {
     pub expected_version: u64,
     pub events: Vec<EventBody>,
     pub snapshot: Option<StreamSnapshot>,
+    /// Last, and absent from what is stored where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub part: Option<SnapshotPart>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -90,6 +93,8 @@ struct ProposedIn<'a> {
     events: Vec<EventIn<'a>>,
     #[serde(borrow)]
     snapshot: Option<SnapshotIn<'a>>,
+    #[serde(default)]
+    part: Option<SnapshotPart>,
 }
 
 #[derive(Deserialize)]
@@ -166,6 +171,7 @@ fn decode_append(bytes: &[u8], whole: &Bytes) -> Result<Proposed, String> {
             .map(|event| EventBody { kind: event.0.into(), format: event.1, body: whole.slice_ref(event.2) })
             .collect(),
         snapshot: append.snapshot.map(|snapshot| StreamSnapshot { format: snapshot.0, body: Bytes::copy_from_slice(snapshot.1) }),
+        part: append.part,
     })
 }
 
@@ -270,6 +276,14 @@ pub fn read_entry(key: u64, bytes: &[u8]) -> Result<Entry<TypeConfig>, String> {
         kind => EntryPayload::Normal(Command::read(kind, from)?),
     };
     Ok(Entry { log_id: LogId::new(openraft::CommittedLeaderId::new(term, node), index), payload })
+}
+
+/// Events that an entry makes at most.
+pub fn events_in(entry: &Entry<TypeConfig>) -> u64 {
+    match &entry.payload {
+        EntryPayload::Normal(Command::Batch(batch)) => batch.appends.iter().map(|append| append.events.len() as u64).sum(),
+        _ => 0,
+    }
 }
 
 /// Where one accepted append lies in the events table's value.
@@ -404,6 +418,7 @@ mod tests {
             expected_version: 2,
             events: vec![EventBody { kind: "Probed".into(), format: 1, body: Bytes::from(vec![n; 3]) }],
             snapshot,
+            part: None,
         };
         let snapshot = StreamSnapshot { format: 7, body: "state".into() };
         Batch::encode(0, 0, WallMs(1_700_000_000_000), vec![append(1, None), append(2, Some(snapshot))]).unwrap()

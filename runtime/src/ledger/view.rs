@@ -3,22 +3,37 @@
 //! All views of a node share one file and one cursor. A crash loses at most what the ledger can give again. A view that is
 //! new catches up from the oldest event that is kept, and the others stay as they are. A file of another format, or one
 //! that is damaged, is made anew from the ledger; if the ledger no longer has all events, the old file is kept beside it.
+//! An event that a view cannot take in is set aside for that view and named; all else goes on.
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use redb::{Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
-use tokio::sync::{oneshot, watch};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, TableHandle, WriteTransaction};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Cursor, Event, Ledger, ReadError};
-use crate::clock::Deadline;
+use super::{
+    Cursor, Event, Ledger, ReadError,
+    holes::Holes,
+    intake::Intake,
+    open::guard,
+    prune::{self, PRUNE_EVERY, Pruned},
+    row::RowDamaged,
+    scrub::Damage,
+};
+use crate::{
+    clock::Deadline,
+    store::file::{make_file, rename},
+};
 
 pub type ViewError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -36,8 +51,20 @@ pub trait View: Send + Sync + 'static {
     /// Copies all rows of its tables, for another node that cannot make them from the ledger any more. [`copy_table`] does it.
     fn copy(&self, from: &ReadTransaction, to: &WriteTransaction) -> Result<(), ViewError>;
 
-    /// Takes in the events that follow. An error stops the views: say what is wrong with which event.
+    /// Looks whether the rows of its tables can be read, as far as the walk goes. [`TableWalk::table`] does it.
+    fn check(&self, _txn: &ReadTransaction, _walk: &mut TableWalk) -> Result<(), ViewError> {
+        Ok(())
+    }
+
+    /// Takes in the events that follow. An error that is not the file's sets the event aside for this view: say what is wrong
+    /// with it. The same events may come again in smaller numbers, after all that was done with them was undone.
     fn apply(&self, txn: &WriteTransaction, events: &[Event]) -> Result<(), ViewError>;
+
+    /// Removes what need not be kept any more, at most about `rows_max` rows; it is asked again after a while, or at once if
+    /// there is more. An error undoes the turn. A view that keeps everything lets it be.
+    fn prune(&self, _txn: &WriteTransaction, _rows_max: usize) -> Result<Pruned, ViewError> {
+        Ok(Pruned::default())
+    }
 }
 
 /// Another node's views, for a node whose ledger no longer has the events that its own would be made from.
@@ -60,13 +87,83 @@ pub fn copy_table<K: redb::Key + 'static, V: redb::Value + 'static>(
     Ok(())
 }
 
-const META: TableDefinition<'_, &str, u64> = TableDefinition::new("views_meta");
-const CURSOR: &str = "cursor";
+/// A look at the tables of views, table after table, that goes so far and tells where it went.
+pub struct TableWalk {
+    /// Table and key after which to begin; at the first table if absent.
+    from: Option<(String, Vec<u8>)>,
+    bytes_max: u64,
+    pub(super) rows: u64,
+    pub(super) bytes: u64,
+    pub(super) damaged: Vec<Damage>,
+    reached: Option<(String, Vec<u8>)>,
+}
+
+impl TableWalk {
+    /// Looks at a table of which any value is right.
+    pub fn keys<K: redb::Key + 'static, V: redb::Value + 'static>(
+        &mut self,
+        table: TableDefinition<'_, K, V>,
+        txn: &ReadTransaction,
+    ) -> Result<(), ViewError> {
+        self.table(table, txn, |_, _| Ok::<(), std::convert::Infallible>(()))
+    }
+
+    /// Looks at the rows of one table, in their order. `check` decodes one.
+    pub fn table<K: redb::Key + 'static, V: redb::Value + 'static, E: std::fmt::Display>(
+        &mut self,
+        table: TableDefinition<'_, K, V>,
+        txn: &ReadTransaction,
+        check: impl for<'a> Fn(K::SelfType<'a>, V::SelfType<'a>) -> Result<(), E>,
+    ) -> Result<(), ViewError> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let name = table.name().to_owned();
+        let after = match &self.from {
+            Some((from, _)) if *from != name => return Ok(()),
+            Some((_, after)) => Some(after.clone()),
+            None => None,
+        };
+        if self.reached.is_some() {
+            return Ok(());
+        }
+        // The tables that follow are looked at from their beginning.
+        self.from = None;
+        let table = txn.open_table(table)?;
+        let mut before = after.clone();
+        let begin = after.as_deref().map_or(Unbounded, |after| Excluded(K::from_bytes(after)));
+        for row in table.range::<K::SelfType<'_>>((begin, Unbounded))? {
+            let (key, value) = row?;
+            let bytes = K::as_bytes(&key.value()).as_ref().to_vec();
+            let shown = || hex(&bytes);
+            if before.as_ref().is_some_and(|before| K::compare(before, &bytes).is_ge()) {
+                self.damaged.push(Damage::new(&*name, shown(), "it stands at a wrong place"));
+            } else if let Err(error) = check(key.value(), value.value()) {
+                self.damaged.push(Damage::new(&*name, shown(), error.to_string()));
+            }
+            self.rows += 1;
+            self.bytes += (bytes.len() + V::as_bytes(&value.value()).as_ref().len()) as u64;
+            if self.bytes >= self.bytes_max {
+                self.reached = Some((name, bytes));
+                return Ok(());
+            }
+            before = Some(bytes);
+        }
+        Ok(())
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("views_meta");
+pub(super) const CURSOR: &str = "cursor";
 /// Before the name of a view that is behind the others: the last event that it has taken in.
 const BEHIND: &str = "behind/";
 
 /// Events taken in with one transaction.
 const EVENTS_PER_COMMIT: usize = 8_192;
+/// Before the name of a view and a cursor: an event that it could not take in.
+pub(super) const ASIDE: &str = "aside/";
 /// After so many events the file is synced: a crash makes at most these again.
 const EVENTS_PER_SYNC: u64 = 100_000;
 
@@ -84,12 +181,16 @@ pub struct Views {
 }
 
 struct Inner {
+    path: PathBuf,
     db: Arc<ArcSwap<Database>>,
     views: Arc<[Box<dyn View>]>,
     source: Arc<OnceLock<Arc<dyn ViewSource>>>,
     ledger: Ledger,
     cursor: watch::Sender<Cursor>,
     failed: Arc<Mutex<Option<String>>>,
+    aside: Arc<AtomicU64>,
+    /// Asks the follower to make the views again.
+    again: mpsc::Sender<oneshot::Sender<bool>>,
     stop: Mutex<Option<oneshot::Sender<()>>>,
     task: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
@@ -97,27 +198,52 @@ struct Inner {
 impl Views {
     /// Opens the file, or makes it anew, and begins to follow the ledger.
     pub async fn start(ledger: &Ledger, path: &Path, views: Vec<Box<dyn View>>) -> Result<Self, ViewError> {
+        Self::start_pruned(ledger, path, views, PRUNE_EVERY).await
+    }
+
+    /// As [`Views::start`]; the views are asked so often what may go.
+    pub async fn start_pruned(
+        ledger: &Ledger,
+        path: &Path,
+        views: Vec<Box<dyn View>>,
+        prune_every: Duration,
+    ) -> Result<Self, ViewError> {
         let views: Arc<[Box<dyn View>]> = views.into();
-        let (opening, kept, head, oldest) = (path.to_owned(), views.clone(), ledger.head(), ledger.status().oldest);
+        let (opening, kept, head, oldest) = (path.to_owned(), views.clone(), ledger.may_reach(), ledger.status().oldest);
         let opened = tokio::task::spawn_blocking(move || open(&opening, &kept, head, oldest)).await??;
         let (cursor, at) = (opened.least(), opened.at);
         let db = Arc::new(ArcSwap::from_pointee(opened.db));
         let source: Arc<OnceLock<Arc<dyn ViewSource>>> = Arc::default();
         let (stop, stopped) = oneshot::channel();
+        let (again, wanted) = mpsc::channel(1);
         let inner = Arc::new(Inner {
+            again,
+            path: path.to_owned(),
             db: db.clone(),
             views: views.clone(),
             source: source.clone(),
             ledger: ledger.clone(),
             cursor: watch::Sender::new(cursor),
             failed: Arc::default(),
+            aside: Arc::new(AtomicU64::new(opened.aside)),
             stop: Mutex::new(Some(stop)),
             task: Mutex::new(None),
         });
         let (followed, failed) = (inner.cursor.clone(), inner.failed.clone());
-        let behind = opened.behind;
-        let follower =
-            Follower { ledger: ledger.clone(), path: path.to_owned(), db, views, source, cursor: followed, at, behind };
+        let (behind, aside) = (opened.behind, inner.aside.clone());
+        let follower = Follower {
+            ledger: ledger.clone(),
+            path: path.to_owned(),
+            db,
+            views,
+            source,
+            cursor: followed,
+            at,
+            behind,
+            aside,
+            prune_every,
+            wanted,
+        };
         let task = tokio::spawn(async move {
             tokio::select! {
                 _ = stopped => {}
@@ -173,6 +299,50 @@ impl Views {
         self.inner.failed.lock().clone()
     }
 
+    /// Looks at about so many bytes of rows after a place; gives what was found, and the place of the next look.
+    pub(super) fn check_step(&self, from: Option<(String, Vec<u8>)>, bytes_max: u64) -> (TableWalk, Option<(String, Vec<u8>)>) {
+        let mut walk = TableWalk { from, bytes_max, rows: 0, bytes: 0, damaged: Vec::new(), reached: None };
+        let db = self.inner.db.load_full();
+        let walked = guard(|| -> Result<(), ViewError> {
+            let txn = db.begin_read()?;
+            self.inner.views.iter().try_for_each(|view| view.check(&txn, &mut walk))
+        });
+        let what = match walked {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(panic) => Some(panic),
+        };
+        if let Some(what) = what {
+            walk.damaged.push(Damage::new("views", "tree", what));
+        }
+        let reached = walk.reached.take();
+        (walk, reached)
+    }
+
+    /// Takes note of what all rows in the file come to, as the scrubber found it.
+    pub(super) fn holds(&self, live_bytes: u64) {
+        match Holes::default().note(&self.inner.path, live_bytes) {
+            Ok(false) => {}
+            Ok(true) => tracing::info!(live_bytes, "the views' file is mostly holes; the next start makes it smaller"),
+            Err(error) => tracing::warn!(%error, "it cannot be noted that the views' file is mostly holes"),
+        }
+    }
+
+    /// Has damaged views made again, from the ledger or another node, while they go on with what is whole; blocks until that
+    /// is done. False if there is nowhere to make them from.
+    pub(super) fn make_again(&self) -> bool {
+        let (made, done) = oneshot::channel();
+        if self.inner.again.blocking_send(made).is_err() {
+            return false;
+        }
+        done.blocking_recv().unwrap_or(false)
+    }
+
+    /// Events that some view could not take in: what is shown lacks them.
+    pub fn set_aside(&self) -> u64 {
+        self.inner.aside.load(Ordering::Relaxed)
+    }
+
     pub async fn at_least(&self, cursor: Cursor, deadline: Deadline) -> Result<(), Lagging> {
         let mut at = self.inner.cursor.subscribe();
         match tokio::time::timeout_at(deadline.instant(), at.wait_for(|at| *at >= cursor)).await {
@@ -189,11 +359,20 @@ impl Views {
         {
             tracing::warn!("the views did not stop in order");
         }
-        // What was taken in since the last sync need not be taken in again.
-        let db = self.inner.db.load_full();
-        let synced = tokio::task::spawn_blocking(move || -> Result<(), redb::Error> { Ok(db.begin_write()?.commit()?) }).await;
-        if !matches!(synced, Ok(Ok(()))) {
-            tracing::warn!(?synced, "the views could not be synced; a start takes in again what was not");
+        let db = self.inner.db.clone();
+        let closed = tokio::task::spawn_blocking(move || -> Result<(), redb::Error> {
+            // What was taken in since the last sync need not be taken in again.
+            let mut txn = db.load().begin_write()?;
+            txn.set_quick_repair(true);
+            txn.commit()?;
+            // The file is closed once nobody reads it any more, whoever still holds these views: the next start finds it free.
+            let nothing = Database::builder().create_with_backend(redb::backends::InMemoryBackend::new())?;
+            drop(db.swap(Arc::new(nothing)));
+            Ok(())
+        });
+        let closed = closed.await;
+        if !matches!(closed, Ok(Ok(()))) {
+            tracing::warn!(?closed, "the views could not be synced; a start takes in again what was not");
         }
     }
 }
@@ -204,6 +383,8 @@ struct Opened {
     at: Cursor,
     /// By their place among the views.
     behind: BTreeMap<usize, Cursor>,
+    /// Events that some view could not take in.
+    aside: u64,
 }
 
 impl Opened {
@@ -213,7 +394,20 @@ impl Opened {
 }
 
 fn open(path: &PathBuf, views: &[Box<dyn View>], head: Cursor, oldest: Cursor) -> Result<Opened, ViewError> {
-    let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| open_as_is(path, views)));
+    let began = std::time::Instant::now();
+    let opened = loop {
+        let opened = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| open_as_is(path, views)));
+        match opened {
+            // Who had it before has not let go of it yet: what it holds is not to be removed.
+            Ok(Err(error)) if matches!(error.downcast_ref(), Some(redb::DatabaseError::DatabaseAlreadyOpen)) => {
+                if began.elapsed() > IN_USE_MAX {
+                    return Err(format!("{} is in use by another", path.display()).into());
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            opened => break opened,
+        }
+    };
     let shown = path.display();
     match opened {
         Ok(Ok(Some(found))) if found.at <= head => return Ok(found),
@@ -227,19 +421,25 @@ fn open(path: &PathBuf, views: &[Box<dyn View>], head: Cursor, oldest: Cursor) -
     if path.exists() && oldest > Cursor(0) {
         let kept = path.with_extension("replaced");
         tracing::warn!(path = %shown, kept = %kept.display(), %oldest, "the ledger no longer has all that the views are made from: they come from another node; the old ones are kept");
-        std::fs::rename(path, kept)?;
+        rename(path, &kept)?;
     } else if path.exists() {
         std::fs::remove_file(path)?;
     }
     open_as_is(path, views)?.ok_or_else(|| "views that were just made have another format".into())
 }
 
+/// How long views that are in use by a node that is stopping are waited for.
+const IN_USE_MAX: Duration = Duration::from_secs(10);
+
 /// `None` if the tables have another format.
-fn open_as_is(path: &PathBuf, views: &[Box<dyn View>]) -> Result<Option<Opened>, ViewError> {
-    let db = Database::builder().set_cache_size(64 << 20).create(path)?;
-    let txn = db.begin_write()?;
+fn open_as_is(path: &Path, views: &[Box<dyn View>]) -> Result<Option<Opened>, ViewError> {
+    let mut db = Database::builder().set_cache_size(64 << 20).create_file(make_file(path)?)?;
+    Holes::default().close_up(path, &mut db);
+    let mut txn = db.begin_write()?;
+    // Each commit that is synced, so that no start looks through the whole file.
+    txn.set_quick_repair(true);
     let mut behind = BTreeMap::new();
-    let cursor;
+    let (cursor, aside);
     {
         let mut meta = txn.open_table(META)?;
         let fresh = meta.get(CURSOR)?.is_none();
@@ -263,15 +463,17 @@ fn open_as_is(path: &PathBuf, views: &[Box<dyn View>]) -> Result<Option<Opened>,
             }
         }
         meta.insert(CURSOR, cursor)?;
+        // `0` comes after `/`.
+        aside = meta.range(ASIDE.."aside0")?.count() as u64;
     }
     for view in views {
         view.prepare(&txn)?;
     }
     txn.commit()?;
-    Ok(Some(Opened { db, at: Cursor(cursor), behind }))
+    Ok(Some(Opened { db, at: Cursor(cursor), behind, aside }))
 }
 
-fn behind_key(view: &dyn View) -> String {
+pub(super) fn behind_key(view: &dyn View) -> String {
     format!("{BEHIND}{}", view.name())
 }
 
@@ -289,6 +491,10 @@ struct Follower {
     cursor: watch::Sender<Cursor>,
     at: Cursor,
     behind: BTreeMap<usize, Cursor>,
+    aside: Arc<AtomicU64>,
+    prune_every: Duration,
+    /// Those who want the views made again, and wait for whether they are.
+    wanted: mpsc::Receiver<oneshot::Sender<bool>>,
 }
 
 impl Follower {
@@ -301,6 +507,17 @@ impl Follower {
             let oldest = match ended.downcast_ref() {
                 Some(ReadError::Stopped) => std::future::pending().await,
                 Some(ReadError::Compacted { oldest }) => *oldest,
+                // It was read while events were taken in.
+                _ if ended.is::<RowDamaged>() => {
+                    tracing::error!(error = %ended, "the views are damaged and are made again");
+                    match self.made_again().await {
+                        Ok(()) => continue,
+                        Err(error) => {
+                            let hint = "start a node that has them whole, or remove views.redb and start this node again";
+                            return format!("{ended}; they cannot be made again: {error}; {hint}").into();
+                        }
+                    }
+                }
                 _ => return ended,
             };
             if let Err(error) = self.take_over(oldest).await {
@@ -329,7 +546,12 @@ impl Follower {
                 let events: Vec<_> = events.into_iter().take_while(|event| event.cursor <= to).collect();
                 let Some(last) = events.last().map(|event| event.cursor) else { break };
                 let (db, views) = (self.db.load_full(), self.views.clone());
-                tokio::task::spawn_blocking(move || take_in_late(&db, &*views[place], &events)).await??;
+                let aside = self.aside.clone();
+                tokio::task::spawn_blocking(move || {
+                    let into = Intake { db: &db, views: &views[place..=place], late: true, sync: true, aside: &aside };
+                    into.take_in(&events)
+                })
+                .await??;
                 self.behind.insert(place, last);
                 self.tell();
                 from = last;
@@ -350,10 +572,36 @@ impl Follower {
     async fn follow(&mut self) -> ViewError {
         let mut tail = self.ledger.tail(self.at);
         let mut unsynced = 0;
+        let mut pruning = tokio::time::interval(self.prune_every.max(Duration::from_millis(1)));
+        pruning.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let events = match tail.next().await {
-                Ok(events) => events,
-                Err(error) => return error.into(),
+            let events = tokio::select! {
+                // Dropping this loses nothing.
+                events = tail.next() => match events {
+                    Ok(events) => events,
+                    Err(error) => return error.into(),
+                },
+                _ = pruning.tick() => {
+                    let (db, views) = (self.db.load_full(), self.views.clone());
+                    match tokio::task::spawn_blocking(move || prune::turn(&db, &views)).await {
+                        Ok(Ok(true)) => pruning.reset_immediately(),
+                        Ok(Ok(false)) => {}
+                        Ok(Err(error)) => return error,
+                        Err(error) => return error.into(),
+                    }
+                    continue;
+                }
+                Some(made) = self.wanted.recv() => {
+                    let again = self.made_again().await;
+                    if let Err(error) = &again {
+                        tracing::error!(%error, "damaged views cannot be made again; what is whole of them is served");
+                    } else {
+                        tail = self.ledger.tail(self.at);
+                    }
+                    // Who asked may be gone.
+                    let _ = made.send(again.is_ok());
+                    continue;
+                }
             };
             let Some(last) = events.last().map(|event| event.cursor) else { continue };
             unsynced += events.len() as u64;
@@ -362,7 +610,12 @@ impl Follower {
                 unsynced = 0;
             }
             let (into, with) = (self.db.load_full(), self.views.clone());
-            match tokio::task::spawn_blocking(move || take_in(&into, &with, &events, sync)).await {
+            let aside = self.aside.clone();
+            let taken_in = tokio::task::spawn_blocking(move || {
+                let into = Intake { db: &into, views: &with, late: false, sync, aside: &aside };
+                events.chunks(EVENTS_PER_COMMIT).try_for_each(|some| into.take_in(some))
+            });
+            match taken_in.await {
                 Ok(Ok(())) => {
                     self.at = last;
                     self.tell();
@@ -396,21 +649,59 @@ impl Follower {
         }
     }
 
+    /// Makes the views again beside these, from the ledger if it has all events, else from another node, and then takes those.
+    async fn made_again(&mut self) -> Result<(), ViewError> {
+        let new = self.path.with_extension("incoming");
+        let oldest = self.ledger.status().oldest;
+        if oldest > Cursor(0) {
+            let source = self
+                .source
+                .get()
+                .cloned()
+                .ok_or("the ledger begins after what they are made from, and there is no other node")?;
+            self.replaced(&source, &new, oldest).await?;
+        } else {
+            remove(&new)?;
+            let (at, with, aside) = (new.clone(), self.views.clone(), AtomicU64::new(0));
+            let ledger = self.ledger.clone();
+            let made = move || -> Result<Opened, ViewError> {
+                let mut opened = open_as_is(&at, &with)?.ok_or("views that were just made have another format")?;
+                loop {
+                    let events = ledger.read(opened.at, EVENTS_PER_COMMIT)?;
+                    let Some(last) = events.last().map(|event| event.cursor) else { break };
+                    Intake { db: &opened.db, views: &with, late: false, sync: true, aside: &aside }.take_in(&events)?;
+                    opened.at = last;
+                }
+                opened.aside = aside.load(Ordering::Relaxed);
+                Ok(opened)
+            };
+            let opened = tokio::task::spawn_blocking(made).await??;
+            self.take(opened, &new)?;
+        }
+        tracing::warn!(at = %self.at, "the views were made again");
+        Ok(())
+    }
+
+    fn take(&mut self, opened: Opened, new: &Path) -> Result<(), ViewError> {
+        rename(new, &self.path)?;
+        // Who reads now goes on with the old ones.
+        self.db.store(Arc::new(opened.db));
+        (self.at, self.behind) = (opened.at, opened.behind);
+        self.aside.store(opened.aside, Ordering::Relaxed);
+        self.tell();
+        Ok(())
+    }
+
     async fn replaced(&mut self, source: &Arc<dyn ViewSource>, new: &Path, oldest: Cursor) -> Result<(), ViewError> {
         remove(new)?;
         source.fetch(new.to_owned()).await?;
         let (from, with) = (new.to_owned(), self.views.clone());
         let opened = tokio::task::spawn_blocking(move || open_as_is(&from, &with)).await??;
-        let Opened { db, at, behind } = opened.ok_or("they have another format: bring both nodes to one version")?;
-        if at < oldest {
-            return Err(format!("they are at {at}, and the ledger begins after {oldest}").into());
+        let opened = opened.ok_or("they have another format: bring both nodes to one version")?;
+        if opened.at < oldest {
+            return Err(format!("they are at {}, and the ledger begins after {oldest}", opened.at).into());
         }
-        std::fs::rename(new, &self.path)?;
-        // Who reads now goes on with the old ones.
-        self.db.store(Arc::new(db));
-        (self.at, self.behind) = (at, behind);
-        self.tell();
-        Ok(())
+        self.take(opened, new)
     }
 }
 
@@ -421,37 +712,9 @@ fn remove(path: &Path) -> std::io::Result<()> {
     }
 }
 
-fn take_in(db: &Database, views: &[Box<dyn View>], events: &[Event], sync: bool) -> Result<(), ViewError> {
-    for some in events.chunks(EVENTS_PER_COMMIT) {
-        let mut txn = db.begin_write()?;
-        txn.set_durability(if sync { Durability::Immediate } else { Durability::None })?;
-        for view in views {
-            view.apply(&txn, some).map_err(|error| format!("view {} at cursor {}: {error}", view.name(), some[0].cursor))?;
-        }
-        if let Some(last) = some.last() {
-            txn.open_table(META)?.insert(CURSOR, last.cursor.0)?;
-        }
-        txn.commit()?;
-    }
-    Ok(())
-}
-
-/// One view takes in what the others have.
-fn take_in_late(db: &Database, view: &dyn View, events: &[Event]) -> Result<(), ViewError> {
-    let txn = db.begin_write()?;
-    view.apply(&txn, events).map_err(|error| format!("view {} up to cursor {:?}: {error}", view.name(), last(events)))?;
-    if let Some(last) = last(events) {
-        txn.open_table(META)?.insert(&*behind_key(view), last.0)?;
-    }
-    Ok(txn.commit()?)
-}
-
-fn last(events: &[Event]) -> Option<Cursor> {
-    events.last().map(|event| event.cursor)
-}
-
 fn caught_up(db: &Database, view: &dyn View) -> Result<(), ViewError> {
-    let txn = db.begin_write()?;
+    let mut txn = db.begin_write()?;
+    txn.set_quick_repair(true);
     txn.open_table(META)?.remove(&*behind_key(view))?;
     Ok(txn.commit()?)
 }

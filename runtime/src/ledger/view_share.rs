@@ -27,6 +27,7 @@ use crate::{
         rpc::LaneRpc,
     },
     op::NodeId,
+    store::file::make_dir,
 };
 
 const PIECE_BYTES: u64 = 1 << 20;
@@ -83,7 +84,7 @@ impl ViewShare {
         if dir.exists() {
             std::fs::remove_dir_all(&dir)?;
         }
-        std::fs::create_dir_all(&dir)?;
+        make_dir(&dir)?;
         let desk = Desk::new(lane, number::VIEWS);
         let share = Self(Arc::new(Inner { views: views.clone(), desk, ledger, me, dir, copies: Mutex::default() }));
         let answering = share.clone();

@@ -1,8 +1,9 @@
-//! The one thread that writes the ledger's file.
+//! The two threads that write the ledger's files.
 //!
-//! A log entry is acknowledged after a commit with an fsync. What applied entries changed goes along with the next
-//! commit: until then it can be made again from the log, so a crash loses nothing, and an append costs one fsync.
-//! After any error of the disk nothing is acknowledged any more until the file has been opened and checked anew.
+//! A log entry is acknowledged after a commit of the log with an fsync. What applied entries changed is brought to the tables by
+//! and by, and synced at checkpoints: until then it can be made again from the log, so a crash loses nothing, and an append
+//! costs one fsync. Nothing leaves the log before a checkpoint has it.
+//! After any error of the disk nothing is acknowledged any more until the files have been opened and checked anew.
 
 use std::{
     io,
@@ -10,24 +11,31 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    thread::JoinHandle,
 };
 
 use parking_lot::Mutex;
-use redb::{Database, Durability, WriteTransaction};
+use redb::{Database, Durability, ReadableTable, WriteTransaction};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    machine::{Machine, Taken},
+    machine::{Machine, Meta, Taken},
+    open::fold,
     record::frame,
     ring::Ring,
+    scrub::checked,
     snapshot::Image,
     sweep,
     tables::{CHUNKS, EVENTS, LOG, META, META_MACHINE, META_PURGED, META_VOTE, SNAPSHOTS, STREAMS},
 };
 use crate::fault;
 
-/// Jobs that wait for the writer; whoever brings one more waits.
+/// Jobs that wait for a writer; whoever brings one more waits.
 const JOBS_MAX: usize = 256;
+/// A checkpoint is made after so much: a start makes at most this again from the log.
+const CHECKPOINT_BYTES: usize = 32 << 20;
+/// The same, for commits that changed little: what they wrote over is free only then.
+const CHECKPOINT_COMMITS: u64 = 1_024;
 
 pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
@@ -55,11 +63,20 @@ pub enum Job {
         all_heads: bool,
         done: Done,
     },
-    /// Everything but the log is replaced.
+    /// A value of the events' table in the place of one that is damaged or missing, from another node.
+    Mend {
+        from: u64,
+        value: Vec<u8>,
+        done: Done,
+    },
+    /// Everything but the log is replaced, in the tables and in memory: the next commit writes the record of what is in
+    /// memory, so nothing comes between the two.
     Install {
         image: Box<Image>,
         done: Done,
     },
+    /// What was applied is brought to the tables; nobody waits.
+    Take,
     Stop {
         done: Done,
     },
@@ -81,7 +98,10 @@ pub fn fail(failed: &Failed, why: &str) {
 
 /// What the writer shares with those who apply and read.
 pub struct Disk {
+    /// The tables.
     pub db: Database,
+    /// The Raft log.
+    pub log: Database,
     pub machine: Mutex<Machine>,
     pub ring: Arc<Ring>,
     /// Events up to this cursor can be read from the tables.
@@ -89,17 +109,46 @@ pub struct Disk {
     pub compacted: AtomicU64,
     /// A snapshot of another node is being installed: what it stands for leaves the log with it.
     pub installing: AtomicBool,
+    /// The tables' writer was asked to take what was applied, and has not yet.
+    pub asked: AtomicBool,
+    /// Events there may be once the log that was found at start is applied.
+    pub may_reach: u64,
 }
 
-/// Brings jobs to the writer. Cheap to clone; when the last is gone the writer ends.
+/// Brings jobs to the writers. Cheap to clone; when the last is gone the writers end.
 #[derive(Clone)]
 pub struct Jobs {
-    jobs: mpsc::Sender<Job>,
+    log: mpsc::Sender<Job>,
+    tables: mpsc::Sender<Job>,
 }
 
 impl Jobs {
     pub async fn send(&self, job: Job) -> io::Result<()> {
-        self.jobs.send(job).await.map_err(|_| io::Error::other("the ledger's writer has stopped"))
+        let writer =
+            if matches!(job, Job::Log { .. } | Job::Vote { .. } | Job::Truncate { .. }) { &self.log } else { &self.tables };
+        writer.send(job).await.map_err(|_| stopped())
+    }
+
+    /// Has the tables take what was applied, in their own time; if they have much to do they take it anyway.
+    pub fn take(&self) {
+        let _ = self.tables.try_send(Job::Take);
+    }
+
+    /// Ends the log's writer, then the tables': who asks brings no other jobs any more.
+    pub async fn stop(&self) -> io::Result<()> {
+        let mut ended = Ok(());
+        // Each of them, whatever comes of the other.
+        for writer in [&self.log, &self.tables] {
+            let (done, wait) = oneshot::channel();
+            let done: Done = Box::new(move |result| drop(done.send(result)));
+            let sent = writer.send(Job::Stop { done }).await.map_err(|_| stopped());
+            let its = match sent {
+                Ok(()) => wait.await.map_err(|_| stopped()).flatten(),
+                Err(error) => Err(error),
+            };
+            ended = ended.and(its);
+        }
+        ended
     }
 
     /// Sends a job and waits until it is done.
@@ -107,25 +156,121 @@ impl Jobs {
         let (done, wait) = oneshot::channel();
         // Who waited may be gone.
         self.send(make(Box::new(move |result| drop(done.send(result))))).await?;
-        wait.await.map_err(|_| io::Error::other("the ledger's writer has stopped"))?
+        wait.await.map_err(|_| stopped())?
     }
 }
 
-/// Starts the writer.
-pub fn start(disk: Arc<Disk>, failed: Failed) -> io::Result<(Jobs, std::thread::JoinHandle<()>)> {
-    let (jobs, waiting) = mpsc::channel(JOBS_MAX);
-    let writer = Writer { disk, failed, commits: 0 };
-    let thread = std::thread::Builder::new().name("ledger-writer".into()).spawn(move || writer.run(waiting))?;
-    Ok((Jobs { jobs }, thread))
+fn stopped() -> io::Error {
+    io::Error::other("the ledger's writer has stopped")
 }
 
-struct Writer {
+/// Starts the writers.
+pub fn start(disk: Arc<Disk>, failed: Failed) -> io::Result<(Jobs, Vec<JoinHandle<()>>)> {
+    let ((log, log_waiting), (tables, tables_waiting)) = (mpsc::channel(JOBS_MAX), mpsc::channel(JOBS_MAX));
+    let (of_log, its_failed) = (disk.clone(), failed.clone());
+    let threads = vec![
+        std::thread::Builder::new().name("ledger-log".into()).spawn(move || write_log(&of_log, &its_failed, log_waiting))?,
+        std::thread::Builder::new()
+            .name("ledger-tables".into())
+            .spawn(move || Tables { disk, failed, commits: 0, unsynced_commits: 0, unsynced_bytes: 0 }.run(tables_waiting))?,
+    ];
+    Ok((Jobs { log, tables }, threads))
+}
+
+/// Those that came first, and those that wait behind it.
+fn gather(first: Option<Job>, waiting: &mut mpsc::Receiver<Job>) -> Vec<Job> {
+    let mut jobs: Vec<Job> = first.into_iter().collect();
+    while jobs.len() < JOBS_MAX
+        && let Ok(job) = waiting.try_recv()
+    {
+        jobs.push(job);
+    }
+    jobs
+}
+
+/// Does jobs in one transaction, unless the store has failed; those who wait are told afterwards.
+fn commit(failed: &Failed, mut jobs: Vec<Job>, write: impl FnOnce(&mut [Job]) -> Written) {
+    let why = failed.borrow().clone();
+    let result = match why {
+        Some(why) => Err(why),
+        None => match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| write(&mut jobs))) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("the store panicked".into()),
+        },
+    };
+    if let Err(why) = &result {
+        fail(failed, why);
+    }
+    for job in jobs {
+        match job {
+            Job::Log { done, .. }
+            | Job::Vote { done, .. }
+            | Job::Truncate { done, .. }
+            | Job::Purge { done, .. }
+            | Job::Flush { done, .. }
+            | Job::Mend { done, .. }
+            | Job::Install { done, .. }
+            | Job::Stop { done } => done(result.clone().map_err(io::Error::other)),
+            Job::Take => {}
+        }
+    }
+}
+
+type Written<T = ()> = Result<T, Box<dyn std::error::Error>>;
+
+/// What appends wait for: nothing but the log goes with it.
+fn write_log(disk: &Disk, failed: &Failed, mut waiting: mpsc::Receiver<Job>) {
+    while let Some(first) = waiting.blocking_recv() {
+        let jobs = gather(Some(first), &mut waiting);
+        let stop = jobs.iter().any(|job| matches!(job, Job::Stop { .. }));
+        commit(failed, jobs, |jobs| {
+            let mut txn = disk.log.begin_write()?;
+            txn.set_durability(Durability::Immediate)?;
+            for job in jobs {
+                match job {
+                    Job::Log { entries, .. } => {
+                        let mut log = txn.open_table(LOG)?;
+                        for (index, frame) in entries.iter() {
+                            log.insert(index, frame.as_slice())?;
+                        }
+                    }
+                    Job::Vote { frame, .. } => drop(txn.open_table(META)?.insert(META_VOTE, frame.as_slice())?),
+                    Job::Truncate { from, .. } => txn.open_table(LOG)?.retain_in(*from.., |_, _| false)?,
+                    _ => {}
+                }
+            }
+            fault::point_sync("ledger.before_fsync", None)?;
+            txn.commit()?;
+            fault::point_sync("ledger.after_fsync", None)?;
+            Ok(())
+        });
+        if stop {
+            return;
+        }
+    }
+}
+
+/// Takes entries out of the log that the tables hold for good.
+fn purge(disk: &Disk, up_to: u64, frame: &[u8], durability: Durability) -> Written {
+    let mut txn = disk.log.begin_write()?;
+    txn.set_durability(durability)?;
+    txn.open_table(LOG)?.retain_in(..=up_to, |_, _| false)?;
+    txn.open_table(META)?.insert(META_PURGED, frame)?;
+    Ok(txn.commit()?)
+}
+
+/// Brings what was applied to the tables. Only a checkpoint syncs: whatever is behind it is made again from the log.
+struct Tables {
     disk: Arc<Disk>,
     failed: Failed,
     commits: u64,
+    /// Since the last checkpoint.
+    unsynced_commits: u64,
+    unsynced_bytes: usize,
 }
 
-impl Writer {
+impl Tables {
     fn run(mut self, mut waiting: mpsc::Receiver<Job>) {
         loop {
             let sweeping = self.failed.borrow().is_none() && sweep::wanted(&self.disk.machine.lock().meta);
@@ -133,107 +278,104 @@ impl Writer {
             if first.is_none() && (!sweeping || waiting.is_closed()) {
                 return;
             }
-            let mut jobs: Vec<Job> = first.into_iter().collect();
-            while jobs.len() < JOBS_MAX
-                && let Ok(job) = waiting.try_recv()
-            {
-                jobs.push(job);
-            }
+            let jobs = gather(first, &mut waiting);
             let stop = jobs.iter().any(|job| matches!(job, Job::Stop { .. }));
-            self.commit(jobs);
+            self.commits += 1;
+            let failed = self.failed.clone();
+            commit(&failed, jobs, |jobs| self.write(jobs));
             if stop {
                 return;
             }
         }
     }
 
-    /// One transaction for all of it; those who wait are told afterwards.
-    fn commit(&mut self, mut jobs: Vec<Job>) {
-        self.commits += 1;
-        let failed = self.failed.borrow().clone();
-        let result = match failed {
-            Some(why) => Err(why),
-            None => {
-                let sweep = jobs.is_empty() || self.commits.is_multiple_of(16);
-                let written = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| write(&self.disk, &mut jobs, sweep)));
-                match written {
-                    Ok(Ok(())) => Ok(()),
-                    Ok(Err(error)) => Err(error.to_string()),
-                    Err(_) => Err("the store panicked".into()),
-                }
-            }
+    fn write(&mut self, jobs: &mut [Job]) -> Written {
+        let disk = self.disk.clone();
+        let sweep = jobs.is_empty() || self.commits.is_multiple_of(16);
+        let all_heads = jobs.iter().any(|job| matches!(job, Job::Flush { all_heads: true, .. } | Job::Stop { .. }));
+        let (taken, meta) = {
+            let mut machine = disk.machine.lock();
+            let all_heads = all_heads || (sweep && sweep::wanted(&machine.meta));
+            (machine.take(all_heads)?, machine.meta.clone())
         };
-        if let Err(why) = &result {
-            fail(&self.failed, why);
-        }
-        for job in jobs {
+        disk.asked.store(false, Ordering::Release);
+        self.unsynced_commits += 1;
+        self.unsynced_bytes += taken.events.iter().map(|(_, value)| value.len()).sum::<usize>();
+        let asked = |job: &Job| matches!(job, Job::Purge { .. } | Job::Mend { .. } | Job::Install { .. } | Job::Stop { .. });
+        let checkpoint =
+            jobs.iter().any(asked) || self.unsynced_commits >= CHECKPOINT_COMMITS || self.unsynced_bytes >= CHECKPOINT_BYTES;
+        let mut txn = disk.db.begin_write()?;
+        txn.set_durability(if checkpoint { Durability::Immediate } else { Durability::None })?;
+        txn.set_quick_repair(checkpoint);
+        write_taken(&txn, &taken)?;
+        let swept = if sweep { sweep::step(&disk, &txn, &meta)? } else { None };
+        let mut installed: Option<Meta> = None;
+        for job in jobs.iter() {
             match job {
-                Job::Log { done, .. }
-                | Job::Vote { done, .. }
-                | Job::Truncate { done, .. }
-                | Job::Purge { done, .. }
-                | Job::Flush { done, .. }
-                | Job::Install { done, .. }
-                | Job::Stop { done } => done(result.clone().map_err(io::Error::other)),
+                Job::Mend { from, value, .. } => mend(&txn, *from, value)?,
+                Job::Install { image, .. } => {
+                    image.write(&txn)?;
+                    installed = Some(image.meta.clone());
+                }
+                Job::Stop { .. } => fold(&disk.log, &txn)?,
+                _ => {}
+            }
+        }
+        txn.commit()?;
+        if checkpoint {
+            (self.unsynced_commits, self.unsynced_bytes) = (0, 0);
+        }
+        // Only now: the tables hold what they mean.
+        for job in jobs.iter() {
+            match job {
+                Job::Purge { up_to, frame, .. } => purge(&disk, *up_to, frame, Durability::None)?,
+                // The log goes on after it.
+                Job::Install { image, .. } => {
+                    if let Some(upto) = image.meta.applied {
+                        purge(&disk, upto.index, &frame(&upto)?, Durability::Immediate)?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        {
+            let mut machine = disk.machine.lock();
+            machine.taken(&taken);
+            if let Some(swept) = swept {
+                machine.meta.swept = swept;
+            }
+        }
+        match installed {
+            Some(meta) => replace_machine(&disk, meta),
+            None => {
+                disk.written.fetch_max(taken.head, Ordering::AcqRel);
+                Ok(())
             }
         }
     }
 }
 
-type Written<T = ()> = Result<T, Box<dyn std::error::Error>>;
+/// Whatever is whole stays as it is.
+fn mend(txn: &WriteTransaction, from: u64, value: &[u8]) -> Written {
+    let mut events = txn.open_table(EVENTS)?;
+    if events.get(from)?.is_some_and(|row| checked(from, row.value()).is_ok()) {
+        return Ok(());
+    }
+    let last = checked(from, value)?;
+    let next = events.range(from + 1..)?.next().transpose()?.map(|row| row.0.value());
+    if next.is_none_or(|next| last < next) {
+        events.insert(from, value)?;
+    }
+    Ok(())
+}
 
-fn write(disk: &Disk, jobs: &mut [Job], sweep: bool) -> Written {
-    let all_heads = jobs.iter().any(|job| matches!(job, Job::Flush { all_heads: true, .. } | Job::Stop { .. }));
-    let durable = jobs.iter().any(|job| !matches!(job, Job::Purge { .. } | Job::Flush { .. }));
-    let mut txn = disk.db.begin_write()?;
-    txn.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
-    let (taken, meta) = {
-        let mut machine = disk.machine.lock();
-        let all_heads = all_heads || (sweep && sweep::wanted(&machine.meta));
-        (machine.take(all_heads)?, machine.meta.clone())
-    };
-    write_taken(&txn, &taken)?;
-    let swept = if sweep { sweep::step(disk, &txn, &meta)? } else { None };
-    for job in jobs.iter_mut() {
-        match job {
-            Job::Log { entries, .. } => {
-                let mut log = txn.open_table(LOG)?;
-                for (index, frame) in entries.iter() {
-                    log.insert(index, frame.as_slice())?;
-                }
-            }
-            Job::Vote { frame, .. } => drop(txn.open_table(META)?.insert(META_VOTE, frame.as_slice())?),
-            Job::Truncate { from, .. } => txn.open_table(LOG)?.retain_in(*from.., |_, _| false)?,
-            Job::Purge { up_to, frame, .. } => {
-                txn.open_table(LOG)?.retain_in(..=*up_to, |_, _| false)?;
-                txn.open_table(META)?.insert(META_PURGED, frame.as_slice())?;
-            }
-            Job::Install { image, .. } => {
-                image.write(&txn)?;
-                // The log goes on after it.
-                if let Some(upto) = image.meta.applied {
-                    txn.open_table(LOG)?.retain_in(..=upto.index, |_, _| false)?;
-                    txn.open_table(META)?.insert(META_PURGED, frame(&upto)?.as_slice())?;
-                }
-            }
-            Job::Flush { .. } | Job::Stop { .. } => {}
-        }
-    }
-    if durable {
-        fault::point_sync("ledger.before_fsync", None)?;
-    }
-    txn.commit()?;
-    if durable {
-        fault::point_sync("ledger.after_fsync", None)?;
-    }
-    {
-        let mut machine = disk.machine.lock();
-        machine.taken(&taken);
-        if let Some(swept) = swept {
-            machine.meta.swept = swept;
-        }
-    }
-    disk.written.fetch_max(taken.head, Ordering::AcqRel);
+/// What was applied before is forgotten: the tables are those of a snapshot now, and `meta` is their record.
+fn replace_machine(disk: &Disk, meta: Meta) -> Written {
+    let machine = Machine::load(&disk.db, meta)?;
+    disk.written.store(machine.meta.head, Ordering::Release);
+    disk.compacted.store(machine.meta.compacted, Ordering::Release);
+    disk.ring.clear();
+    *disk.machine.lock() = machine;
     Ok(())
 }
 
@@ -254,10 +396,19 @@ fn write_taken(txn: &WriteTransaction, taken: &Taken) -> Written {
             chunks.insert((stream.as_str(), *after), chunk.as_slice())?;
         }
         let mut snapshots = txn.open_table(SNAPSHOTS)?;
-        for (stream, snapshot) in &taken.snapshots {
-            snapshots.insert(stream.as_str(), snapshot.as_slice())?;
+        for (from, to) in &taken.parts_gone {
+            snapshots.retain_in(from.as_str()..to.as_str(), |_, _| false)?;
+        }
+        for stream in &taken.snapshots_gone {
+            snapshots.remove(stream.as_str())?;
+        }
+        for (row, snapshot) in &taken.snapshots {
+            snapshots.insert(row.as_str(), snapshot.as_slice())?;
         }
     }
     txn.open_table(META)?.insert(META_MACHINE, taken.meta.as_slice())?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

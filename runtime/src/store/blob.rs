@@ -1,21 +1,70 @@
 //! Bytes by their hash: payloads, results and artifacts that are too large for the ledger.
 //!
-//! A blob is a file named by its BLAKE3 hash, written whole and synced before it gets its name, never changed after.
+//! A blob is a file named by its BLAKE3 hash, written whole and synced before it gets its name, never changed after. Disks
+//! forget: so every read is checked against that name, a piece by the tree of hashes beside it (`outline`). Bytes that fail are
+//! never served. They are set aside under `damaged/`, fetched again from another node where there is one, and counted.
+
+mod incoming;
+mod unused;
 
 use std::{
+    collections::VecDeque,
     fmt,
-    io::{self, Read, Seek, Write},
+    fs::{self, File},
+    io::{self, Read, Seek},
     path::{Path, PathBuf},
     str::FromStr,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
+
+use super::{
+    file::{make_dir, sync_dir, sync_name},
+    outline::{GROUP_BYTES, Outline, Outliner},
+};
+
+pub use incoming::Incoming;
+pub use unused::Stored;
+
+/// Outlines that are kept in memory, in bytes; the one that was used first goes first.
+const OUTLINES_BYTES_MAX: usize = 16 << 20;
+/// A blob that was read whole and right is taken for whole without another look for so long. Its bytes are checked again
+/// when they are read, all the same.
+const WHOLE_FOR: Duration = Duration::from_secs(3600);
+/// Blobs of which that is remembered.
+const WHOLE_MAX: usize = 4_096;
+/// Set aside, under the store's own folder.
+const DAMAGED: &str = "damaged";
 
 /// BLAKE3, printed as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BlobHash(blake3::Hash);
+
+impl BlobHash {
+    pub fn bytes(&self) -> &[u8; 32] {
+        self.0.as_bytes()
+    }
+
+    /// The number of the folder that it is in.
+    pub(super) fn first_byte(&self) -> u8 {
+        self.0.as_bytes()[0]
+    }
+}
+
+impl PartialOrd for BlobHash {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for BlobHash {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.as_bytes().cmp(other.0.as_bytes())
+    }
+}
 
 impl fmt::Display for BlobHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -52,78 +101,46 @@ pub trait Elsewhere: Send + Sync {
     fn fetch(&self, hash: &BlobHash) -> io::Result<bool>;
 }
 
+#[derive(Default)]
+struct Remembered {
+    /// Outlines that merged into their blob's hash.
+    outlines: VecDeque<(BlobHash, Arc<Outline>)>,
+    whole: VecDeque<(BlobHash, Instant)>,
+}
+
 /// Cheap to clone. Every method blocks on the disk, and, in a cluster, on other nodes.
 #[derive(Clone)]
 pub struct Blobs {
     dir: Arc<PathBuf>,
     elsewhere: Arc<RwLock<Option<Arc<dyn Elsewhere>>>>,
+    remembered: Arc<Mutex<Remembered>>,
+    /// Held while a blob is looked at once more and set aside, and while one gets its name, so that nobody sets the
+    /// successor of a damaged one aside.
+    setting_aside: Arc<Mutex<()>>,
 }
 
-/// A blob on its way in: without a name until it is whole. Dropped, it is gone.
-pub struct Incoming {
-    blobs: Blobs,
-    path: PathBuf,
-    file: std::fs::File,
-    hasher: blake3::Hasher,
-    bytes: u64,
-}
-
-impl Incoming {
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Of what was written so far.
-    pub fn hash(&self) -> BlobHash {
-        BlobHash(self.hasher.finalize())
-    }
-
-    pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)?;
-        self.hasher.update(bytes);
-        self.bytes += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Gives it its name, if these are its bytes. Durable on return.
-    pub fn finish(self, hash: &BlobHash) -> io::Result<()> {
-        let found = BlobHash(self.hasher.finalize());
-        if found != *hash {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("what came as blob {hash} is {found}")));
-        }
-        if !self.blobs.has(hash) {
-            self.blobs.name(&self.path, hash)?;
-        }
-        Ok(())
-    }
-}
-
-impl Incoming {
-    /// Gives it the name that its bytes have, and tells that and its length. Durable on return, as with [`Blobs::put`].
-    pub fn keep(self) -> io::Result<(BlobHash, u64)> {
-        let (hash, bytes) = (BlobHash(self.hasher.finalize()), self.bytes);
-        let blobs = self.blobs.clone();
-        self.finish(&hash)?;
-        Ok((blobs.kept(hash)?, bytes))
-    }
-}
-
-impl Drop for Incoming {
-    fn drop(&mut self) {
-        // Renamed if it was finished; what a crash leaves is removed at the next start.
-        let _ = std::fs::remove_file(&self.path);
-    }
+/// What a look at a blob found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// Its bytes have its hash.
+    Whole {
+        bytes: u64,
+    },
+    Missing,
+    /// They had another and were set aside.
+    Damaged,
 }
 
 impl Blobs {
     pub fn open(dir: impl Into<PathBuf>) -> io::Result<Self> {
         let dir = dir.into();
-        std::fs::create_dir_all(dir.join("new"))?;
+        make_dir(&dir.join("new"))?;
+        make_dir(&dir.join(DAMAGED))?;
         // What a crash left half written has no name that anyone knows.
-        for left in std::fs::read_dir(dir.join("new"))? {
-            std::fs::remove_file(left?.path())?;
+        for left in fs::read_dir(dir.join("new"))? {
+            fs::remove_file(left?.path())?;
         }
-        Ok(Self { dir: Arc::new(dir), elsewhere: Arc::default() })
+        Ok(Self { dir: Arc::new(dir), elsewhere: Arc::default(), remembered: Arc::default(), setting_aside: Arc::default() })
     }
 
     fn path(&self, hash: &BlobHash) -> PathBuf {
@@ -142,11 +159,18 @@ impl Blobs {
 
     /// Keeps `bytes`; durable on return, in a cluster on a majority of its voters. The same bytes twice are kept once.
     pub fn put(&self, bytes: &[u8]) -> io::Result<BlobHash> {
-        let hash = BlobHash(blake3::hash(bytes));
-        if !self.has(&hash) {
-            let new = self.new_path();
-            std::fs::write(&new, bytes)?;
-            self.name(&new, &hash)?;
+        let mut outliner = Outliner::default();
+        outliner.update(bytes);
+        let (hash, outline) = outliner.finish();
+        let hash = BlobHash(hash);
+        match fs::read(self.path(&hash)) {
+            // It may have got its name a moment ago, or in a life that died before this was durable.
+            Ok(there) if there == bytes && self.renew(&hash)? => self.sync_folder(&hash)?,
+            _ => {
+                let new = self.new_path();
+                fs::write(&new, bytes)?;
+                self.name(&new, &hash, outline)?;
+            }
         }
         self.kept(hash)
     }
@@ -158,51 +182,157 @@ impl Blobs {
         Ok(hash)
     }
 
+    /// Whether something has its name here. Its bytes may be damaged: who counts on them asks [`Blobs::whole`].
     pub fn has(&self, hash: &BlobHash) -> bool {
         self.path(hash).exists()
     }
 
-    /// Up to `bytes_max` of a blob from `from`, and its whole length; `None` if it is not here.
-    pub fn piece(&self, hash: &BlobHash, from: u64, bytes_max: u64) -> io::Result<Option<(u64, Vec<u8>)>> {
-        let mut file = match std::fs::File::open(self.path(hash)) {
+    /// Whether it is here with all its bytes.
+    pub fn whole(&self, hash: &BlobHash) -> io::Result<bool> {
+        let lately = self.remembered.lock().whole.iter().any(|(known, at)| known == hash && at.elapsed() < WHOLE_FOR);
+        Ok((lately && self.has(hash)) || matches!(self.look(hash, |_| Ok(()))?, Look::Whole { .. }))
+    }
+
+    /// Reads all of a blob that is here and sets it aside if it is damaged. `each` hears of every part that was
+    /// read, and may end it with an error.
+    pub fn look(&self, hash: &BlobHash, each: impl FnMut(u64) -> io::Result<()>) -> io::Result<Look> {
+        let mut file = match File::open(self.path(hash)) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Look::Missing),
+            Err(error) => return Err(error),
+        };
+        let outliner = Outliner::of(&mut file, each)?;
+        let (found, outline) = outliner.finish();
+        if found != hash.0 {
+            self.set_aside(hash)?;
+            return Ok(Look::Damaged);
+        }
+        if let Some(outline) = outline {
+            self.remember_outline(hash, outline, true);
+        }
+        self.remember_whole(hash);
+        Ok(Look::Whole { bytes: outliner.bytes() })
+    }
+
+    /// Up to `bytes_max` of a blob from `from`, and its whole length, from wherever it is; `None` if it is nowhere. Bytes
+    /// that are not its own are an error, not data.
+    pub fn piece(&self, hash: &BlobHash, from: u64, bytes_max: u64) -> io::Result<Option<(u64, Vec<u8>)>> {
+        self.checked(hash, || self.piece_of(hash, from, bytes_max))
+    }
+
+    /// As [`Blobs::piece`], of what is here: one that is damaged is set aside and then as missing as any other.
+    pub fn piece_here(&self, hash: &BlobHash, from: u64, bytes_max: u64) -> io::Result<Option<(u64, Vec<u8>)>> {
+        match self.piece_of(hash, from, bytes_max)? {
+            Found::Right(piece) => Ok(Some(piece)),
+            Found::Missing => Ok(None),
+            Found::Damaged => self.set_aside(hash).map(|()| None),
+        }
+    }
+
+    fn piece_of(&self, hash: &BlobHash, from: u64, bytes_max: u64) -> io::Result<Found<(u64, Vec<u8>)>> {
+        let mut file = match File::open(self.path(hash)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Missing),
             Err(error) => return Err(error),
         };
         let total = file.metadata()?.len();
-        file.seek(io::SeekFrom::Start(from))?;
+        let to = from.saturating_add(bytes_max).min(total);
+        if total <= GROUP_BYTES {
+            let mut all = Vec::new();
+            file.take(GROUP_BYTES + 1).read_to_end(&mut all)?;
+            if blake3::hash(&all) != hash.0 {
+                return Ok(Found::Damaged);
+            }
+            return Ok(Found::Right((total, part(&all, from, to))));
+        }
+        let Some(outline) = self.outline(hash, &mut file, total)? else { return Ok(Found::Damaged) };
+        if from >= to {
+            return Ok(Found::Right((total, Vec::new())));
+        }
         let mut bytes = Vec::new();
-        file.take(bytes_max).read_to_end(&mut bytes)?;
-        Ok(Some((total, bytes)))
+        for group in from / GROUP_BYTES..to.div_ceil(GROUP_BYTES) {
+            let begins = group * GROUP_BYTES;
+            let Some(read) = read_group(&mut file, &outline, group)? else { return Ok(Found::Damaged) };
+            bytes.extend_from_slice(&part(&read, from.saturating_sub(begins), to - begins));
+        }
+        Ok(Found::Right((total, bytes)))
+    }
+
+    /// The outline of a blob of several groups; `None` if its bytes are damaged.
+    fn outline(&self, hash: &BlobHash, file: &mut File, total: u64) -> io::Result<Option<Arc<Outline>>> {
+        let known = self.remembered.lock().outlines.iter().find(|(known, _)| known == hash).map(|(_, outline)| outline.clone());
+        if let Some(outline) = known {
+            return Ok((outline.length() == total).then_some(outline));
+        }
+        let beside = fs::read(tree_path(&self.path(hash))).unwrap_or_default();
+        if let Some(outline) = Outline::read(&beside, total, &hash.0) {
+            let last = (total - 1) / GROUP_BYTES;
+            let right = read_group(file, &outline, last)?.is_some();
+            return Ok(right.then(|| self.remember_outline(hash, outline, false)));
+        }
+        // An old blob, or its outline is lost or damaged: it is made of the bytes, if these are right.
+        file.rewind()?;
+        let (found, outline) = Outliner::of(file, |_| Ok(()))?.finish();
+        match outline {
+            Some(outline) if found == hash.0 => {
+                self.remember_whole(hash);
+                Ok(Some(self.remember_outline(hash, outline, true)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Keeps an outline in memory, and beside the blob if it is not there yet.
+    fn remember_outline(&self, hash: &BlobHash, outline: Outline, write: bool) -> Arc<Outline> {
+        if write && let Err(error) = self.write_outline(&self.path(hash), &outline) {
+            tracing::debug!(%error, "the outline of blob {hash} is not kept; it is made again when it is needed");
+        }
+        let outline = Arc::new(outline);
+        let mut remembered = self.remembered.lock();
+        let outlines = &mut remembered.outlines;
+        outlines.retain(|(known, _)| known != hash);
+        outlines.push_back((*hash, outline.clone()));
+        while outlines.len() > 1 && outlines.iter().map(|(_, outline)| outline.bytes()).sum::<usize>() > OUTLINES_BYTES_MAX {
+            outlines.pop_front();
+        }
+        outline
+    }
+
+    fn write_outline(&self, blob: &Path, outline: &Outline) -> io::Result<()> {
+        let new = self.new_path();
+        fs::write(&new, outline.to_file())?;
+        fs::rename(&new, tree_path(blob))
+    }
+
+    fn remember_whole(&self, hash: &BlobHash) {
+        let whole = &mut self.remembered.lock().whole;
+        whole.retain(|(known, _)| known != hash);
+        whole.push_back((*hash, Instant::now()));
+        if whole.len() > WHOLE_MAX {
+            whole.pop_front();
+        }
     }
 
     pub fn incoming(&self) -> io::Result<Incoming> {
         let path = self.new_path();
-        let file = std::fs::File::create_new(&path)?;
-        Ok(Incoming { blobs: self.clone(), path, file, hasher: blake3::Hasher::new(), bytes: 0 })
+        let file = File::create_new(&path)?;
+        Ok(Incoming { blobs: self.clone(), path, file, outliner: Outliner::default() })
     }
 
-    /// Sees that a blob is here, from wherever it is; false if it is nowhere.
+    /// Sees that a blob is here and whole, from wherever it is; false if it is nowhere.
     pub fn bring(&self, hash: &BlobHash) -> io::Result<bool> {
-        if self.has(hash) {
-            return Ok(true);
-        }
-        self.others().map_or(Ok(false), |others| others.fetch(hash))
+        let looked = || Ok(if self.whole(hash)? { Found::Right(()) } else { Found::Missing });
+        self.checked(hash, looked).map(|found| found.is_some())
     }
 
     /// Keeps a copy of a file, and tells its length.
     pub fn put_file(&self, path: &Path) -> io::Result<(BlobHash, u64)> {
         let new = self.new_path();
-        let bytes = std::fs::copy(path, &new)?;
+        let bytes = fs::copy(path, &new)?;
         // Hashed from the copy: the original may change meanwhile.
-        let mut hasher = blake3::Hasher::new();
-        io::copy(&mut std::fs::File::open(&new)?, &mut hasher)?;
-        let hash = BlobHash(hasher.finalize());
-        if self.path(&hash).exists() {
-            std::fs::remove_file(&new)?;
-        } else {
-            self.name(&new, &hash)?;
-        }
+        let (hash, outline) = Outliner::of(&mut File::open(&new)?, |_| Ok(()))?.finish();
+        let hash = BlobHash(hash);
+        self.name(&new, &hash, outline)?;
         Ok((self.kept(hash)?, bytes))
     }
 
@@ -210,33 +340,116 @@ impl Blobs {
         self.dir.join("new").join(format!("{:032x}", crate::id::new_v7()))
     }
 
-    fn name(&self, new: &Path, hash: &BlobHash) -> io::Result<()> {
-        std::fs::File::open(new)?.sync_all()?;
+    /// Gives bytes that were just hashed their name. What has it already is the same or damaged, so it may go.
+    fn name(&self, new: &Path, hash: &BlobHash, outline: Option<Outline>) -> io::Result<()> {
+        File::open(new)?.sync_all()?;
         let path = self.path(hash);
         let folder = path.parent().unwrap_or(&self.dir);
-        std::fs::create_dir_all(folder)?;
-        std::fs::rename(new, &path)?;
-        std::fs::File::open(folder)?.sync_all()?;
-        std::fs::File::open(&*self.dir)?.sync_all()
+        if !folder.exists() {
+            make_dir(folder)?;
+        }
+        let _not_set_aside_now = self.setting_aside.lock();
+        fs::rename(new, &path)?;
+        if let Some(outline) = outline {
+            self.remember_outline(hash, outline, true);
+        }
+        self.sync_folder(hash)?;
+        if fs::remove_file(self.aside(hash)).is_ok() {
+            metrics::counter!("hiveward_blobs_repaired_total").increment(1);
+            tracing::warn!("blob {hash} was damaged and is whole again");
+        }
+        Ok(())
+    }
+
+    fn sync_folder(&self, hash: &BlobHash) -> io::Result<()> {
+        sync_name(&self.path(hash))?;
+        sync_dir(&self.dir)
+    }
+
+    fn aside(&self, hash: &BlobHash) -> PathBuf {
+        self.dir.join(DAMAGED).join(hash.to_string())
+    }
+
+    /// Takes a damaged blob's name away, after another look: it may have been mended meanwhile.
+    fn set_aside(&self, hash: &BlobHash) -> io::Result<()> {
+        let _one_at_a_time = self.setting_aside.lock();
+        let path = self.path(hash);
+        let still = match File::open(&path) {
+            Ok(mut file) => Outliner::of(&mut file, |_| Ok(()))?.finish().0 != hash.0,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(error),
+        };
+        if !still {
+            return Ok(());
+        }
+        fs::rename(&path, self.aside(hash))?;
+        let _none = fs::remove_file(tree_path(&path));
+        let mut remembered = self.remembered.lock();
+        remembered.outlines.retain(|(known, _)| known != hash);
+        remembered.whole.retain(|(known, _)| known != hash);
+        metrics::counter!("hiveward_blobs_damaged_total").increment(1);
+        tracing::error!("blob {hash} is damaged: its bytes have another hash; they are set aside in {DAMAGED}/");
+        Ok(())
+    }
+
+    /// Blobs that are damaged, and that no other node could mend so far.
+    pub fn damaged(&self) -> io::Result<Vec<BlobHash>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.dir.join(DAMAGED))? {
+            found.extend(entry?.file_name().to_str().and_then(|name| name.parse::<BlobHash>().ok()));
+        }
+        Ok(found)
+    }
+
+    /// The names in one of the store's 256 folders, in order.
+    pub fn folder(&self, number: u8) -> io::Result<Vec<BlobHash>> {
+        let entries = match fs::read_dir(self.dir.join(format!("{number:02x}"))) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            found.extend(entry?.file_name().to_str().and_then(|name| name.parse::<BlobHash>().ok()));
+        }
+        found.sort();
+        Ok(found)
     }
 
     /// The bytes, or `None` if there is no such blob. Bytes that no longer have this hash are an error, not data.
     pub fn get(&self, hash: &BlobHash) -> io::Result<Option<Bytes>> {
-        if !self.bring(hash)? {
-            return Ok(None);
+        self.checked(hash, || match fs::read(self.path(hash)) {
+            Ok(bytes) if blake3::hash(&bytes) == hash.0 => Ok(Found::Right(Bytes::from(bytes))),
+            Ok(_) => Ok(Found::Damaged),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Missing),
+            Err(error) => Err(error),
+        })
+    }
+
+    /// Brings a blob that is not here, or damaged, from another node; false if nobody has it.
+    pub fn mend(&self, hash: &BlobHash) -> io::Result<bool> {
+        self.others().map_or(Ok(false), |others| others.fetch(hash))
+    }
+
+    /// Reads; what is damaged is set aside, what is not here is fetched, and then it is read once more.
+    fn checked<T>(&self, hash: &BlobHash, read: impl Fn() -> io::Result<Found<T>>) -> io::Result<Option<T>> {
+        for last in [false, true] {
+            match read()? {
+                Found::Right(right) => return Ok(Some(right)),
+                Found::Damaged => self.set_aside(hash)?,
+                Found::Missing => {}
+            }
+            if last || !self.mend(hash)? {
+                break;
+            }
         }
-        let bytes = match std::fs::read(self.path(hash)) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        if blake3::hash(&bytes) != hash.0 {
+        if self.aside(hash).exists() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("blob {hash} is damaged: its bytes have another hash"),
+                format!("blob {hash} is damaged: its bytes have another hash, and no node that can be asked has them"),
             ));
         }
-        Ok(Some(Bytes::from(bytes)))
+        Ok(None)
     }
 
     /// The file behind a blob that is here ([`Blobs::bring`]), to be read without holding it in memory.
@@ -245,20 +458,34 @@ impl Blobs {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// What a read of a blob here found.
+enum Found<T> {
+    Right(T),
+    Missing,
+    Damaged,
+}
 
-    #[test]
-    fn a_damaged_blob_is_an_error_and_a_missing_one_is_none() {
-        let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(dir.path()).unwrap();
-        let hash = blobs.put(b"some bytes").unwrap();
-        assert_eq!(blobs.put(b"some bytes").unwrap(), hash);
-        assert_eq!(blobs.get(&hash).unwrap().unwrap(), &b"some bytes"[..]);
-        std::fs::write(blobs.file(&hash), b"some bytez").unwrap();
-        assert_eq!(blobs.get(&hash).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        std::fs::remove_file(blobs.file(&hash)).unwrap();
-        assert_eq!(blobs.get(&hash).unwrap(), None);
+/// The bytes of one group, if they are right.
+fn read_group(file: &mut File, outline: &Outline, group: u64) -> io::Result<Option<Vec<u8>>> {
+    let begins = group * GROUP_BYTES;
+    let mut bytes = vec![0; usize::try_from(outline.length().saturating_sub(begins).min(GROUP_BYTES)).unwrap_or(0)];
+    file.seek(io::SeekFrom::Start(begins))?;
+    match file.read_exact(&mut bytes) {
+        Ok(()) => Ok(outline.has(group, &bytes).then_some(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+        Err(error) => Err(error),
     }
 }
+
+/// Where the outline of a blob is.
+fn tree_path(blob: &Path) -> PathBuf {
+    blob.with_added_extension("tree")
+}
+
+fn part(bytes: &[u8], from: u64, to: u64) -> Vec<u8> {
+    let at = |place: u64| usize::try_from(place).unwrap_or(usize::MAX).min(bytes.len());
+    bytes.get(at(from)..at(to)).unwrap_or_default().to_vec()
+}
+
+#[cfg(test)]
+mod tests;

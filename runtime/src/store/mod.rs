@@ -2,4 +2,6 @@
 
 pub mod blob;
 pub mod file;
+mod outline;
 pub mod replicas;
+pub mod scrub;

@@ -101,7 +101,8 @@ impl Replicas {
         }
         let (transfer, mut from) = (fastrand::u64(..), 0);
         loop {
-            let (total, bytes) = self.0.blobs.piece(&hash, from, PIECE_BYTES)?.ok_or_else(|| io::Error::other("it vanished"))?;
+            let (total, bytes) =
+                self.0.blobs.piece_here(&hash, from, PIECE_BYTES)?.ok_or_else(|| io::Error::other("it vanished"))?;
             let last = from + bytes.len() as u64 >= total;
             let length = bytes.len() as u64;
             let write = Question::Write { transfer, hash: hash.to_string(), from, last, bytes: ByteBuf::from(bytes) };
@@ -185,12 +186,20 @@ impl Replicas {
     fn answer(&self, peer: NodeId, question: Question) -> Result<Answer, String> {
         let parse = |hash: &str| hash.parse::<BlobHash>().map_err(|_| "that is no hash".to_owned());
         match question {
-            Question::Read { hash, from } => match self.0.blobs.piece(&parse(&hash)?, from, PIECE_BYTES) {
+            Question::Read { hash, from } => match self.0.blobs.piece_here(&parse(&hash)?, from, PIECE_BYTES) {
                 Ok(Some((total, bytes))) => Ok(Answer::Piece { total, bytes: ByteBuf::from(bytes) }),
                 Ok(None) => Ok(Answer::Missing),
                 Err(error) => Err(error.to_string()),
             },
-            Question::Has { hash } => Ok(if self.0.blobs.has(&parse(&hash)?) { Answer::Yes } else { Answer::No }),
+            Question::Has { hash } => {
+                let hash = parse(&hash)?;
+                // Who asks counts on it. What is not whole was set aside, and the whole one is welcome.
+                match self.0.blobs.whole(&hash).and_then(|whole| Ok(whole && self.0.blobs.renew(&hash)?)) {
+                    Ok(true) => Ok(Answer::Yes),
+                    Ok(false) => Ok(Answer::No),
+                    Err(error) => Err(error.to_string()),
+                }
+            }
             Question::Write { transfer, hash, from, last, bytes } => {
                 let (hash, key) = (parse(&hash)?, (peer, transfer));
                 let mut incoming = self.0.incoming.lock();

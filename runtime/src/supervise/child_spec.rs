@@ -86,6 +86,7 @@ pub struct ChildSpec {
     pub(super) restart: Restart,
     pub(super) backoff: Backoff,
     pub(super) crash_loop: Option<Intensity>,
+    pub(super) tried_again: Option<Backoff>,
     pub(super) shutdown: Shutdown,
     pub(super) essential: bool,
     pub(super) start: Start,
@@ -101,6 +102,7 @@ pub struct ActorSpec<B: Behaviour> {
     restart: Restart,
     backoff: Backoff,
     crash_loop: Option<Intensity>,
+    tried_again: Option<Backoff>,
     shutdown: Shutdown,
     essential: bool,
     bound: usize,
@@ -126,6 +128,7 @@ impl ChildSpec {
             restart: Restart::Permanent,
             backoff: Backoff::none(),
             crash_loop: None,
+            tried_again: None,
             shutdown: Shutdown::Grace(GRACE_DEFAULT),
             essential: false,
             bound: MAILBOX_BOUND_DEFAULT,
@@ -175,6 +178,13 @@ impl<B: Behaviour> ActorSpec<B> {
         self
     }
 
+    /// A child that was given up for its crash loop is shown so, and started again after a pause that grows each time it is
+    /// given up anew; the first pause is that after the first failure in a row.
+    pub fn tried_again(mut self, pauses: Backoff) -> Self {
+        self.tried_again = Some(pauses);
+        self
+    }
+
     pub fn shutdown(mut self, shutdown: Shutdown) -> Self {
         self.shutdown = shutdown;
         self
@@ -219,6 +229,7 @@ impl<B: Behaviour> ActorSpec<B> {
             // What is never given up must not be restarted in a hot loop.
             backoff: if self.essential && self.backoff.first.is_zero() { Backoff::default() } else { self.backoff },
             crash_loop: self.crash_loop,
+            tried_again: self.tried_again,
             shutdown: self.shutdown,
             essential: self.essential,
             start,

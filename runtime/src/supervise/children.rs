@@ -67,6 +67,8 @@ pub(super) struct Child {
     pub(super) in_a_row: u32,
     pub(super) started: Instant,
     pub(super) window: Window,
+    /// How often in a row it was given up.
+    pub(super) given_up: u32,
     /// Who asked for the first start.
     pub(super) starter: Option<Asked<StartError>>,
     /// Who asked for a stop or restart.
@@ -120,6 +122,7 @@ impl Children {
             in_a_row: 0,
             started: Instant::now(),
             window: Window::default(),
+            given_up: 0,
             starter,
             stoppers: Vec::new(),
         };

@@ -6,7 +6,7 @@
 //! up nobody; a start that needs no wait is made on the spot, because a hop to another task costs more than the start.
 //! When it is started again it begins with the children of its spec; those added later are its owner's to add again.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::time::Instant;
@@ -357,10 +357,22 @@ impl Keeper {
         if child.spec.essential {
             // Never given up; its backoff keeps the loop slow.
         } else if let Some(own) = child.spec.crash_loop {
-            if !child.window.admit(&own, now) {
+            let lived = now.duration_since(child.started);
+            if child.spec.tried_again.is_some_and(|pauses| lived >= pauses.reset_after) {
+                child.given_up = 0;
+            }
+            // One that was given up before has one try, not as many as at first.
+            if child.given_up > 0 || !child.window.admit(&own, now) {
+                child.given_up = child.given_up.saturating_add(1);
                 child.node.set_status(ActorStatus::Failed);
-                let message =
+                let mut message =
                     format!("given up after {} restarts within {} ms: {message}", own.restarts_max, own.period.as_millis());
+                if let Some(pauses) = child.spec.tried_again {
+                    let pause = pauses.wait(child.given_up.saturating_add(1), fastrand::f64());
+                    message = format!("{message}; it is tried again in {} s", pause.as_secs());
+                    later(myself, name, child.generation, pause);
+                }
+                child.node.set_note(&message);
                 self.tree.tell(&child.node, Change::GaveUp { message });
                 return Ok(());
             }
@@ -378,13 +390,7 @@ impl Keeper {
             self.restart(myself, children, &name).await;
             return Ok(());
         }
-        let (myself, generation) = (myself.clone(), child.generation);
-        // Ends by itself after the wait; a later generation makes it void.
-        tokio::spawn(async move {
-            tokio::time::sleep(wait).await;
-            // The supervisor may be gone by then, and the child with it.
-            let _ = myself.send_message(Msg::Due { name, generation });
-        });
+        later(myself, name, child.generation, wait);
         Ok(())
     }
 
@@ -534,4 +540,14 @@ impl Keeper {
         being.end(shutdown).await;
         node.set_status(ActorStatus::Stopped);
     }
+}
+
+/// Starts a child again after a while. Ends by itself; a later generation makes it void.
+fn later(myself: &ActorRef<Msg>, name: Arc<str>, generation: u64, wait: Duration) {
+    let myself = myself.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(wait).await;
+        // The supervisor may be gone by then, and the child with it.
+        let _ = myself.send_message(Msg::Due { name, generation });
+    });
 }

@@ -162,6 +162,7 @@ pub(super) fn child_spec(spec: SupervisorSpec) -> (ChildSpec, Supervisor) {
         restart: Restart::Permanent,
         backoff: Backoff::none(),
         crash_loop: None,
+        tried_again: None,
         shutdown: Shutdown::Grace(GRACE_DEFAULT * 6),
         essential: false,
         start: Arc::new(move |parent: Parent| {

@@ -113,6 +113,8 @@ pub(crate) struct Node {
 
 struct Changing {
     note: Option<Arc<str>>,
+    /// What others say is wrong with it.
+    trouble: Option<Arc<str>>,
     last_failure: Option<LastFailure>,
     failed_at: Option<Instant>,
     started_at: WallMs,
@@ -186,6 +188,31 @@ impl Tree {
         }
     }
 
+    /// How many messages an actor has begun, and how many wait.
+    pub fn progress(&self, key: &Key) -> Option<(usize, usize)> {
+        let node = self.shared.by_key.read().get(key)?.upgrade()?;
+        let depth = node.changing.lock().depth.clone();
+        Some((depth.begun(), depth.now()))
+    }
+
+    /// Says what is wrong with an actor that cannot say so itself; its next life begins without.
+    pub fn set_trouble(&self, key: &Key, trouble: Option<&str>) {
+        if let Some(node) = self.shared.by_key.read().get(key).and_then(Weak::upgrade) {
+            node.changing.lock().trouble = trouble.map(Into::into);
+        }
+    }
+
+    /// Actors that do not do what they are there for, and why: those given up, and those that others say are in trouble.
+    /// At most `max`, in the tree's order.
+    pub fn troubled(&self, max: usize) -> Vec<(TreeNode, Arc<str>)> {
+        let mut found = Vec::new();
+        let top = self.shared.root.lock().clone();
+        if let Some(top) = top {
+            top.troubled(max, &mut found);
+        }
+        found
+    }
+
     /// How many actors there are.
     pub fn len(&self) -> usize {
         self.shared.root.lock().as_ref().map_or(0, |root| root.count())
@@ -227,6 +254,7 @@ impl Tree {
             mailbox_bound: AtomicUsize::new(0),
             changing: Mutex::new(Changing {
                 note: None,
+                trouble: None,
                 last_failure: None,
                 failed_at: None,
                 started_at: WallMs::now(),
@@ -307,6 +335,7 @@ impl Node {
         changing.started_at = WallMs::now();
         changing.started = Instant::now();
         changing.note = None;
+        changing.trouble = None;
     }
 
     /// The life is over; what was in its mailbox is dropped.
@@ -339,6 +368,26 @@ impl Node {
 
     fn count(&self) -> usize {
         1 + self.children.read().values().map(|child| child.count()).sum::<usize>()
+    }
+
+    fn troubled(self: &Arc<Self>, max: usize, found: &mut Vec<(TreeNode, Arc<str>)>) {
+        let trouble = self.changing.lock().trouble.clone();
+        let why = trouble.or_else(|| {
+            let gave_up = self.status() == ActorStatus::Failed;
+            gave_up.then(|| self.changing.lock().note.clone().unwrap_or_else(|| "it was given up".into()))
+        });
+        if let Some(why) = why
+            && found.len() < max
+        {
+            found.push((self.read(0, Instant::now()), why));
+        }
+        let children: Vec<_> = self.children.read().values().cloned().collect();
+        for child in children {
+            if found.len() >= max {
+                return;
+            }
+            child.troubled(max, found);
+        }
     }
 
     fn read(&self, depth: usize, now: Instant) -> TreeNode {

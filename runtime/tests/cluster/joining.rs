@@ -59,6 +59,7 @@ async fn a_host_joins_with_its_token_once_and_its_certificate_links() {
     let b = Node::start(&identity, 1, quick()).await;
     let a = Node::start(&hive.founder, 2, quick()).await;
     a.knows(b.node(), b.manager.address());
+    b.knows(a.node(), a.manager.address());
     a.linked(node).await;
 }
 

@@ -10,10 +10,12 @@ use hiveward_runtime::{
         link::{Lane, Lanes, LinkManager, LinkSetup, PeerSpec},
         rpc::LaneRpc,
     },
+    fault,
     id::Key,
     ledger::{
         Append, AppendError, Appended, Change, Cursor, Event, Ledger, LedgerConfig, LedgerLanes, NewEvent, RaftSetup, RaftTiming,
         member_id,
+        scrub::scrub,
         view::{View, ViewError, Views, copy_table},
         view_share::ViewShare,
     },
@@ -63,6 +65,8 @@ impl Replica {
     pub async fn open(&mut self) {
         let mut config = LedgerConfig::new(self.dir.path().join("ledger"));
         config.reserve_bytes = 0;
+        // What is damaged is to be found by who looks for it, not at start.
+        config.verify_bytes_max = 0;
         config.raft = RaftSetup {
             id: self.id(),
             node: self.node(),
@@ -90,14 +94,14 @@ impl Replica {
     }
 }
 
-struct Group {
+pub struct Group {
     _hive: Hive,
-    replicas: Vec<Replica>,
+    pub replicas: Vec<Replica>,
 }
 
 impl Group {
     /// All voters.
-    async fn start(nodes: usize) -> Self {
+    pub async fn start(nodes: usize) -> Self {
         let mut hive = Hive::found();
         let mut replicas = vec![Replica::prepare(&hive.founder.clone(), true).await];
         for _ in 1..nodes {
@@ -161,8 +165,14 @@ fn event(text: &str) -> NewEvent {
 }
 
 async fn append(ledger: &Ledger, stream: &Key, incarnation: u64, version: u64, text: &str) -> Result<Appended, AppendError> {
-    let append =
-        Append { stream: stream.clone(), incarnation, expected_version: version, events: vec![event(text)], snapshot: None };
+    let append = Append {
+        stream: stream.clone(),
+        incarnation,
+        expected_version: version,
+        events: vec![event(text)],
+        snapshot: None,
+        part: None,
+    };
     ledger.append(append).await
 }
 
@@ -205,6 +215,49 @@ async fn a_life_claimed_on_another_node_fences_the_one_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_must_not_be_old_has_all_that_was_acknowledged_on_any_node_before() {
+    let group = Group::start(3).await;
+    let stream = stream(1);
+    let leader = group.leader().await;
+    let (writes, reads) = ((leader + 1) % 3, (leader + 2) % 3);
+    let (writes, reads) = (group.replicas[writes].ledger(), group.replicas[reads].ledger());
+    let life = writes.claim(&stream).await.unwrap();
+    let mut acknowledged = Vec::new();
+    for n in 0..30_u64 {
+        // One of the three takes in late what was agreed on: the leader, too, when its turn comes.
+        fault::arm_from_text("ledger.before_apply=delay:150").unwrap();
+        let text = n.to_string();
+        append(writes, &stream, life.incarnation, life.version + n, &text).await.unwrap();
+        acknowledged.push(text);
+        reads.linearize(Deadline::after(Duration::from_secs(10))).await.unwrap();
+        assert_eq!(texts(reads, &stream), acknowledged, "of event {n}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_older_life_is_told_was_written_is_in_what_the_next_life_begins_from() {
+    let group = Group::start(3).await;
+    let leader = group.leader().await;
+    let (leads, follows) = (group.replicas[leader].ledger(), group.replicas[(leader + 1) % 3].ledger());
+    const POINT: &str = "ledger.before_let_in";
+    let struck = || fault::list().iter().filter(|place| place.armed.point == POINT).map(|place| place.struck).sum::<u32>();
+    let mut older = follows.claim(&stream(1)).await.unwrap();
+    for n in 1..=10 {
+        // Its append has passed the look at the claims, and is not on its way into the log yet.
+        fault::arm_from_text(&format!("{POINT}=delay:150")).unwrap();
+        let (ledger, incarnation, version) = (follows.clone(), older.incarnation, older.version);
+        let late = tokio::spawn(async move { append(&ledger, &stream(1), incarnation, version, "late").await });
+        until("the append is let in", || (struck() == n).then_some(())).await;
+        let newer = leads.claim(&stream(1)).await.unwrap();
+        match late.await.unwrap() {
+            Ok(appended) => assert!(newer.version >= appended.version, "{} at {}", appended.version, newer.version),
+            Err(error) => assert!(matches!(error, AppendError::Fenced { .. }), "{error}"),
+        }
+        older = follows.claim(&stream(1)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lost_leader_is_replaced_and_nothing_acknowledged_is_lost() {
     let mut group = Group::start(3).await;
     let stream = stream(1);
@@ -236,6 +289,92 @@ async fn a_lost_leader_is_replaced_and_nothing_acknowledged_is_lost() {
     let refused = until("writes are refused", || alone.takes_writes().err()).await;
     assert!(matches!(refused, AppendError::NoQuorum { .. }), "{refused}");
     assert_eq!(texts(alone, &stream), acknowledged, "reads go on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_are_damaged_or_missing_on_one_node_are_taken_from_another_and_are_whole_again() {
+    let mut group = Group::start(3).await;
+    let leader = group.leader().await;
+    let stream = stream(1);
+    let life = group.replicas[leader].ledger().claim(&stream).await.unwrap();
+    let mut wanted = Vec::new();
+    for n in 0..60 {
+        wanted.push(n.to_string());
+        append(group.replicas[leader].ledger(), &stream, life.incarnation, n, &n.to_string()).await.unwrap();
+    }
+    let at = (leader + 1) % 3;
+    group.caught_up(at).await;
+    group.replicas[at].ledger.take().unwrap().stop().await;
+    {
+        let db = redb::Database::open(group.replicas[at].dir.path().join("ledger/ledger.redb")).unwrap();
+        let txn = db.begin_write().unwrap();
+        {
+            let mut rows = txn.open_table(TableDefinition::<u64, &[u8]>::new("events")).unwrap();
+            for cursor in [3, 17, 40] {
+                let mut value = rows.get(cursor).unwrap().unwrap().value().to_vec();
+                let last = value.len() - 1;
+                value[last] ^= 4;
+                rows.insert(cursor, value.as_slice()).unwrap();
+            }
+            for cursor in 20..30 {
+                rows.remove(cursor).unwrap();
+            }
+        }
+        txn.commit().unwrap();
+    }
+    group.replicas[at].open().await;
+    let ledger = group.replicas[at].ledger().clone();
+    assert!(ledger.read_stream(&stream, 0, 10_000).is_err(), "what is damaged is not served");
+    // Until the others can be asked it is named.
+    until("all of it is whole", || {
+        let ledger = ledger.clone();
+        let found = tokio::task::block_in_place(|| scrub(&ledger, None, None, |_| Ok(()), || false)).unwrap();
+        if found.damaged == 0 {
+            return Some(());
+        }
+        assert_eq!((found.damaged, found.damaged - found.repaired), (4, found.lost.len() as u64), "{found:?}");
+        assert_eq!(ledger.damages().count(), found.lost.len());
+        None
+    })
+    .await;
+    assert_eq!((texts(&ledger, &stream), ledger.damages().count()), (wanted, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_of_a_killed_follower_go_on_where_they_were_though_its_ledger_takes_in_its_tail_anew() {
+    let mut group = Group::start(3).await;
+    let leader = group.leader().await;
+    let stream = stream(1);
+    let life = group.replicas[leader].ledger().claim(&stream).await.unwrap();
+    for n in 0..40 {
+        append(group.replicas[leader].ledger(), &stream, life.incarnation, n, &n.to_string()).await.unwrap();
+    }
+    let at = (leader + 1) % 3;
+    group.caught_up(at).await;
+    let (dir, ledger) = (group.replicas[at].dir.path().to_owned(), group.replicas[at].ledger().clone());
+    let path = dir.join("views.redb");
+    let views = Views::start(&ledger, &path, vec![Box::new(SeenView)]).await.unwrap();
+    let reached = views.at_least(ledger.head(), Deadline::after(Duration::from_secs(20))).await;
+    reached.unwrap();
+    views.stop().await;
+    let seen = views.cursor();
+    drop(views);
+    // What a process leaves that is killed now.
+    let names = ["ledger.witness", "ledger-log.redb", "ledger.redb"];
+    let left = names.map(|name| std::fs::read(dir.join("ledger").join(name)).unwrap());
+    group.replicas[at].ledger.take().unwrap().stop().await;
+    drop(ledger);
+    for (name, bytes) in names.iter().zip(&left) {
+        std::fs::write(dir.join("ledger").join(name), bytes).unwrap();
+    }
+    group.replicas[at].open().await;
+    let ledger = group.replicas[at].ledger().clone();
+    let views = Views::start(&ledger, &path, vec![Box::new(SeenView)]).await.unwrap();
+    assert_eq!(views.cursor(), seen, "they are not made anew");
+    let appended = append(group.replicas[leader].ledger(), &stream, life.incarnation, 40, "one more").await.unwrap();
+    views.at_least(appended.cursor, Deadline::after(Duration::from_secs(20))).await.unwrap();
+    assert_eq!((views.failure(), texts(&ledger, &stream).len()), (None, 41));
+    views.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,12 +1,12 @@
 //! Links between honest nodes.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
 use hiveward_runtime::{
     clock::WallMs,
     cluster::{
-        identity::VoidedEntry,
-        link::{Lane, SendError},
+        identity::{KeyPin, NodeKey},
+        link::{Lane, PeerSpec, SendError},
     },
     op::NodeId,
 };
@@ -18,7 +18,6 @@ async fn two_nodes_link_once_exchange_frames_and_measure_each_other() {
     let mut hive = Hive::found();
     let (a, b) = pair(&mut hive, quick()).await;
     // Both know each other, and still only the lower id dials.
-    b.knows(a.node(), a.manager.address());
     let link = a.linked(b.node()).await;
     link.send(b"forth").unwrap();
     b.linked(a.node()).await.send(b"and back").unwrap();
@@ -37,14 +36,15 @@ async fn a_certificate_is_renewed_without_closing_links_and_used_by_the_next() {
     let mut hive = Hive::found();
     let (a, b) = pair(&mut hive, quick()).await;
     let before = a.linked(b.node()).await;
-    let (old, now) = (hive.founder.certificate().serial, WallMs::now());
-    hive.founder.renew(now, LIFE).unwrap();
-    b.manager.links().identity().voided().add(VoidedEntry::Serial(old), now.plus(LIFE), now).unwrap();
+    // With another key, so that it can be told apart.
+    let (key, authority) = (NodeKey::create().unwrap(), hive.founder.authority().unwrap());
+    let renewed = authority.sign_key(&key, a.node(), WallMs::now(), LIFE).unwrap();
+    hive.founder.install(key, &renewed).unwrap();
     before.send(b"still there").unwrap();
     until("a frame on the old link", || (*b.seen.last.lock() == b"still there").then_some(())).await;
     assert_eq!(a.linked(b.node()).await.id(), before.id());
-    // The old certificate is voided: only a handshake with the new one can succeed.
-    before.close(hiveward_runtime::cluster::link::Down::Stopped);
+    // Only a handshake with the new one can succeed.
+    b.lets_in(a.node(), Some(hive.founder.certificate().key));
     until("a new link", || a.manager.links().link(b.node(), Lane::Router).filter(|link| link.id() != before.id())).await;
 }
 
@@ -57,6 +57,7 @@ async fn a_lost_peer_is_dialled_again_until_it_is_back() {
     let mut config = quick();
     config.listen = b.manager.address();
     a.knows(b.node(), b.manager.address());
+    b.lets_in(a.node(), None);
     let first = a.linked(b.node()).await;
     drop(b);
     until("the loss", || (!first.is_up()).then_some(())).await;
@@ -72,6 +73,7 @@ async fn a_newer_start_of_a_node_replaces_the_older_which_is_refused_from_then_o
     let mut hive = Hive::found();
     let b = Node::start(&hive.member_signed_at(NodeId::from_u128(u128::MAX), WallMs::now()), 1, quick()).await;
     let old = Node::start(&hive.founder, 1, quick()).await;
+    b.lets_in(old.node(), None);
     old.knows(b.node(), b.manager.address());
     let first = old.linked(b.node()).await;
     let new = Node::start(&hive.founder, 2, quick()).await;
@@ -97,10 +99,7 @@ async fn a_copied_data_directory_is_refused_while_the_first_lives() {
 async fn a_removed_node_loses_its_links_and_gets_none_again() {
     let mut hive = Hive::found();
     let (a, b) = pair(&mut hive, quick()).await;
-    let now = WallMs::now();
-    let voided = b.manager.links().identity().voided();
-    voided.add(VoidedEntry::Node(a.node()), now.plus(LIFE), now).unwrap();
-    b.manager.links().close_voided();
+    b.manager.links().set_members(BTreeMap::new(), [a.node()].into());
     a.down(b.node(), "was removed from this cluster").await;
     until("a refused dial", || {
         let links = a.manager.links().snapshot().links;
@@ -109,6 +108,49 @@ async fn a_removed_node_loses_its_links_and_gets_none_again() {
     .await;
     a.down(b.node(), "was removed from this cluster").await;
     assert!(b.manager.links().link(a.node(), Lane::Router).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_let_in_before_the_book_is_read_and_no_stranger_after() {
+    let mut hive = Hive::found();
+    let other = hive.member_signed_at(NodeId::from_u128(u128::MAX), WallMs::now());
+    let (a, b) = (Node::start(&hive.founder, 1, quick()).await, Node::start(&other, 1, quick()).await);
+    a.knows(b.node(), b.manager.address());
+    a.down(b.node(), "is not in the book").await;
+    // Its book is read, and does not name who dials.
+    b.lets_in(NodeId::new(), None);
+    until("more refused dials", || (b.manager.links().snapshot().rejected > 3).then_some(())).await;
+    assert!(b.manager.links().link(a.node(), Lane::Router).is_none());
+    b.lets_in(a.node(), None);
+    a.linked(b.node()).await;
+    // It is named no longer: what is open closes, and does not come again.
+    b.lets_in(NodeId::new(), None);
+    a.down(b.node(), "is not in the book").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_signs_itself_another_nodes_name_is_not_taken_for_it_by_either_end() {
+    let mut hive = Hive::found();
+    let (first, last) = (NodeId::from_u128(1), NodeId::from_u128(u128::MAX));
+    let (dialler, listener) = (hive.member_signed_at(first, WallMs::now()), hive.member_signed_at(last, WallMs::now()));
+    let thief = hive.member_signed_at(last, WallMs::now());
+    let a = Node::start(&dialler, 1, quick()).await;
+    let key = Some(listener.certificate().key);
+    assert_ne!(key, Some(thief.certificate().key));
+    // Where the listener was there is now somebody else with its name and the authority's word for it.
+    let thief = Node::start(&thief, 9, quick()).await;
+    thief.lets_in(first, None);
+    let spec = |address: String| BTreeMap::from([(last, PeerSpec::new(address, [Lane::Router]).with_key(key))]);
+    a.manager.links().set_peers(spec(thief.manager.address().to_string()));
+    a.down(last, "is known by another key").await;
+    // And as one who dials.
+    let b = Node::start(&listener, 1, quick()).await;
+    b.lets_in(first, Some(KeyPin::of(b"the key of the one that is in the book")));
+    a.manager.links().set_peers(spec(b.manager.address().to_string()));
+    until("a refusal", || (b.manager.links().snapshot().rejected > 0).then_some(())).await;
+    a.down(last, "is known by another key").await;
+    b.lets_in(first, Some(dialler.certificate().key));
+    a.linked(last).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

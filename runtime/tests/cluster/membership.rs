@@ -79,7 +79,7 @@ struct Member {
 }
 
 impl Member {
-    fn start(replica: Replica, book: &Arc<Book>, first: Vec<(NodeId, String)>) -> Self {
+    fn start(replica: Replica, book: &Arc<Book>) -> Self {
         let (lease, phase) = watch::channel(Phase::Over);
         let setup = MembershipSetup {
             node: replica.node(),
@@ -90,7 +90,7 @@ impl Member {
             links: replica.manager.as_ref().unwrap().links().clone(),
             lane: replica.lanes.raft.clone(),
             book: Arc::new(Page(book.clone())),
-            first_peers: first,
+            first_peers: Vec::new(),
             lease,
         };
         Self { replica, membership: Some(Membership::start(setup)), lease: phase }
@@ -120,8 +120,9 @@ async fn three() -> (Hive, Arc<Book>, Vec<Member>) {
             address: replica.address.clone(),
             state: NodeState::Up,
             generation: 1,
+            key: Some(identity.certificate().key),
         });
-        members.push(Member::start(replica, &book, Vec::new()));
+        members.push(Member::start(replica, &book));
     }
     (hive, book, members)
 }
@@ -174,4 +175,34 @@ async fn what_a_minority_holds_runs_out_and_it_calls_nobody_lost() {
     until("its own lease is over", || (*left.lease.borrow() == Phase::Over).then_some(())).await;
     assert!(left.replica.ledger().takes_writes().is_err());
     assert!(book.lost.lock().is_empty(), "it may not decide that");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_book_is_old_lets_the_leader_in_on_the_word_of_another_member() {
+    let (mut hive, book, members) = three().await;
+    settled(&members).await;
+    let leader = members.iter().position(|member| member.replica.leads()).unwrap();
+    let vouches = members[(leader + 1) % 3].replica.node();
+    let mut replica = Replica::prepare(&hive.member(), false).await;
+    replica.open().await;
+    let me = KnownNode {
+        node: replica.node(),
+        raft_id: replica.id(),
+        address: replica.address.clone(),
+        state: NodeState::Up,
+        generation: 1,
+        key: Some(replica.identity.certificate().key),
+    };
+    // It was away while all but one of those it knew went and others came; the one that leads is among these.
+    let known: Vec<_> = book.nodes.lock().iter().filter(|known| known.node == vouches).cloned().chain([me.clone()]).collect();
+    let old = Arc::new(Book {
+        nodes: Arc::new(Mutex::new(known)),
+        lost: Arc::default(),
+        down: Arc::default(),
+        cursor: watch::Sender::new(Cursor(1)),
+    });
+    book.nodes.lock().push(me);
+    let away = Member::start(replica, &old);
+    until("it is heard by the leader, and its lease is granted", || away.holds().then_some(())).await;
+    assert!(old.nodes.lock().len() == 2, "and not because its own book was told");
 }

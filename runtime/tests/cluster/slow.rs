@@ -143,6 +143,7 @@ async fn a_peer_that_freezes_is_noticed_by_silence_and_holds_no_more_than_the_bo
     let b = Routed::start(&other, 1, quick(), &book).await;
     let frozen = Arc::new(AtomicBool::new(false));
     let (address, _proxy) = proxy(b.manager.address(), frozen.clone()).await;
+    b.lets_in(a.node());
     a.link_to(b.node(), address).await;
     let link = a.linked(b.node(), Lane::Router).await;
     frozen.store(true, Ordering::SeqCst);

@@ -14,7 +14,7 @@ use futures_util::future::BoxFuture;
 use hiveward_runtime::{
     clock::WallMs,
     cluster::{
-        identity::{Identity, NodeKey},
+        identity::{Identity, KeyPin, NodeKey},
         link::{Down, Inbox, InboxFrame, Lane, LaneHandler, Lanes, Link, LinkConfig, LinkManager, LinkSetup, PeerSpec, Taken},
         router::{Directory, Inbound, LocalDoor, Location, NotDelivered, Router},
     },
@@ -128,6 +128,11 @@ impl Node {
         self.manager.links().set_peers(BTreeMap::from([(peer, spec)]));
     }
 
+    /// As a node that never said where it is: it may come, and is not dialled.
+    pub fn lets_in(&self, peer: NodeId, key: Option<KeyPin>) {
+        self.manager.links().set_peers(BTreeMap::from([(peer, PeerSpec::new("", []).with_key(key))]));
+    }
+
     pub fn node(&self) -> NodeId {
         self.manager.links().node()
     }
@@ -153,6 +158,7 @@ pub async fn pair(hive: &mut Hive, config: LinkConfig) -> (Node, Node) {
     let a = Node::start(&hive.founder, 1, config.clone()).await;
     let b = Node::start(&other, 1, config).await;
     a.knows(b.node(), b.manager.address());
+    b.knows(a.node(), a.manager.address());
     a.linked(b.node()).await;
     b.linked(a.node()).await;
     (a, b)
@@ -195,6 +201,10 @@ impl Routed {
         until("a link", || self.manager.links().link(peer, lane)).await
     }
 
+    pub fn lets_in(&self, peer: NodeId) {
+        self.manager.links().set_peers(BTreeMap::from([(peer, PeerSpec::new("", []))]));
+    }
+
     pub async fn link_to(&self, peer: NodeId, address: SocketAddr) {
         let spec = PeerSpec::new(address.to_string(), [Lane::Router, Lane::Bulk]);
         self.manager.links().set_peers(BTreeMap::from([(peer, spec)]));
@@ -208,6 +218,7 @@ pub async fn routed_pair(hive: &mut Hive, config: LinkConfig) -> (Routed, Routed
     let (other, book) = (hive.member(), Arc::new(Book::default()));
     let a = Routed::start(&hive.founder, 1, config.clone(), &book).await;
     let b = Routed::start(&other, 1, config, &book).await;
+    b.lets_in(a.node());
     a.link_to(b.node(), b.manager.address()).await;
     b.linked(a.node(), Lane::Router).await;
     (a, b, book)

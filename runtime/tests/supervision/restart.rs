@@ -215,6 +215,50 @@ async fn a_crash_loop_of_one_child_is_stopped_and_shown_and_its_siblings_go_on()
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_given_up_is_tried_again_after_pauses_that_grow_and_is_well_again_once_it_lives() {
+    let crash_loop = Intensity { restarts_max: 2, period: Duration::from_secs(60) };
+    let pauses = Backoff {
+        first: Duration::from_secs(10),
+        max: Duration::from_secs(40),
+        factor: 2.0,
+        jitter: 0.0,
+        reset_after: Duration::from_secs(60),
+    };
+    let mut a = probe("a", |s| s.crash_loop(crash_loop).tried_again(pauses));
+    let (root, tree) = start(Strategy::OneForOne, Intensity::default(), &mut [&mut a]).await;
+    let status = || tree.snapshot(Some("root/a"), 0).unwrap().status;
+    let lives = || a.lives.load(Ordering::SeqCst);
+    let mut pauses_seen = Vec::new();
+    for _ in 0..3 {
+        a.door.tell(Msg::Panic).unwrap();
+        let before = lives();
+        until("it lives again or is given up", || lives() > before || status() == ActorStatus::Failed).await;
+        until("it is up or given up", || a.door.current().is_some() || status() == ActorStatus::Failed).await;
+    }
+    for _ in 0..4 {
+        until("it is given up", || status() == ActorStatus::Failed).await;
+        let (began, before) = (tokio::time::Instant::now(), lives());
+        let note = tree.snapshot(Some("root/a"), 0).unwrap().note.unwrap();
+        assert!(note.contains("it is tried again in"), "{note}");
+        while lives() == before || a.door.current().is_none() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert!(began.elapsed() < Duration::from_secs(100), "it is never tried again");
+        }
+        pauses_seen.push(began.elapsed().as_secs());
+        a.door.tell(Msg::Panic).unwrap();
+    }
+    assert_eq!(pauses_seen, [10, 20, 40, 40]);
+    // One that lives for a while has all its restarts again.
+    tokio::time::sleep(Duration::from_secs(40 + 61)).await;
+    assert_eq!(status(), ActorStatus::Running);
+    let before = lives();
+    a.door.tell(Msg::Panic).unwrap();
+    until("it is restarted at once", || lives() > before && a.door.current().is_some()).await;
+    assert_eq!(status(), ActorStatus::Running);
+    root.shutdown(Duration::from_secs(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn restarts_in_a_row_wait_longer_and_longer_up_to_the_maximum() {
     let backoff = Backoff {
         first: Duration::from_secs(1),

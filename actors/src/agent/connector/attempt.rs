@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::{
-    End, Input, Job, Lease, Outcome, Report, StopHow, What, lines::tail_of, machine, registry::ConnectorEnv, secrets::Resolved,
+    End, Input, Job, Lease, Outcome, Report, StopHow, StopWhy, What, lines::tail_of, machine, registry::ConnectorEnv,
+    secrets::Resolved,
 };
 use crate::{
     agent::{
@@ -32,6 +33,12 @@ const STDERR_TAIL_BYTES: u64 = 2048;
 /// A dependency's result above this travels as a file.
 const INPUT_INLINE_BYTES_MAX: usize = 64 << 10;
 const OUTPUT_BYTES_MAX: u64 = 64 << 20;
+/// Of an attempt whose coordinator took it back.
+const WITHDRAWN: &str = "withdrawn";
+/// How it reads that the power was cut before its output was on the disk.
+const CUT: &str = "it ended, but this machine has less of its output than it wrote: that was lost, as in a power cut";
+/// How it reads that a program was stopped by its node, or with its agent.
+const STOPPED: &str = "it was stopped while it ran, with its agent or by its node; nobody cancelled it";
 /// The variables that every process gets from the node.
 const INHERITED: [&str; 4] = ["PATH", "HOME", "LANG", "TERM"];
 
@@ -78,7 +85,7 @@ impl Shared {
 /// A running job as the connector's other methods see it.
 #[derive(Clone)]
 pub(super) struct Control {
-    pub stop: Arc<watch::Sender<Option<StopHow>>>,
+    pub stop: Arc<watch::Sender<Option<(StopHow, StopWhy)>>>,
     pub live: Arc<Mutex<Option<Arc<Session>>>>,
     /// No process of the job runs or will be started any more.
     pub over: Arc<watch::Sender<bool>>,
@@ -94,11 +101,31 @@ impl Control {
     }
 
     /// Marks first, then acts on what lives: whoever starts a session afterwards looks at the mark.
-    pub(super) async fn stop(&self, how: StopHow) {
-        self.stop.send_replace(Some(how));
+    pub(super) async fn stop(&self, how: StopHow, why: StopWhy) {
+        self.stop.send_replace(Some((how, why)));
         if let Some(session) = self.live() {
             apply_stop(&session, how).await;
         }
+    }
+}
+
+/// Why, as soon as it is to stop.
+pub(super) async fn stopped(stop: &mut watch::Receiver<Option<(StopHow, StopWhy)>>) -> StopWhy {
+    match stop.wait_for(Option::is_some).await.map(|stop| *stop) {
+        Ok(Some((_, why))) => why,
+        // Nobody can stop it any more.
+        _ => std::future::pending().await,
+    }
+}
+
+/// Kept beside the attempt before anything of it is stopped, so that a later life too knows whether it was cancelled.
+pub(super) fn mark_withdrawn(data_dir: &Path, lease: Lease) {
+    let dir = attempt_dir(data_dir, lease);
+    // One that never began is remembered by who holds it.
+    if dir.exists()
+        && let Err(error) = fs::write(dir.join(WITHDRAWN), b"")
+    {
+        tracing::warn!(lease = lease_name(lease), %error, "that an attempt is cancelled could not be recorded; it counts as lost");
     }
 }
 
@@ -187,13 +214,16 @@ pub(super) async fn end_all(data_dir: &Path, lease: Lease, how: StopHow) -> bool
 
 /// Ends the sessions of this agent that no job of this life holds: of leases that were voided while we were away.
 pub(super) async fn sweep(shared: &Shared, how: StopHow) {
-    let attempts = shared.env.data_dir.join("attempts");
-    for entry in fs::read_dir(attempts).into_iter().flatten().flatten() {
-        let lease = fs::read(entry.path().join("lease.json")).ok().and_then(|text| serde_json::from_slice::<Lease>(&text).ok());
-        if let Some(lease) = lease.filter(|lease| lease.agent == shared.agent.id) {
-            end_all(&shared.env.data_dir, lease, how).await;
-        }
+    for lease in leases_of(shared) {
+        end_all(&shared.env.data_dir, lease, how).await;
     }
+}
+
+/// Of all attempts of this agent that anything is kept of.
+pub(super) fn leases_of(shared: &Shared) -> Vec<Lease> {
+    let entries = fs::read_dir(shared.env.data_dir.join("attempts")).into_iter().flatten().flatten();
+    let lease = |entry: fs::DirEntry| serde_json::from_slice::<Lease>(&fs::read(entry.path().join("lease.json")).ok()?).ok();
+    entries.filter_map(lease).filter(|lease| lease.agent == shared.agent.id).collect()
 }
 
 /// Removes what is kept of an attempt that has ended: transcripts, outcome, files. Errors: something of it still runs.
@@ -294,8 +324,15 @@ impl Attempt {
         self.dir.join(name)
     }
 
+    /// How it ended, if it has. Where that is recorded and cannot be read it has failed: to run it again would be to do it twice.
     pub(super) fn outcome(&self) -> Option<Outcome> {
-        let stored: StoredOutcome = rmp_serde::from_slice(&self.read("outcome")?).ok()?;
+        let bytes = match fs::read(self.dir.join("outcome")) {
+            Ok(bytes) => bytes,
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return None,
+            Err(error) => return Some(Outcome::failed(format!("how it ended is recorded and cannot be read: {error}"), true)),
+        };
+        // What a power cut has torn is made again from the session's own record.
+        let stored: StoredOutcome = rmp_serde::from_slice(&bytes).ok()?;
         let StoredOutcome { end, exit_code, signal, result, artifacts, error, retriable } = stored;
         Some(Outcome {
             end,
@@ -313,8 +350,10 @@ impl Attempt {
         let Outcome { end, exit_code, signal, result, artifacts, error, retriable } = outcome.clone();
         let result = result.map(|bytes| serde_bytes::ByteBuf::from(bytes.to_vec()));
         let stored = StoredOutcome { end, exit_code, signal, result, artifacts, error, retriable };
-        let written =
-            fs::create_dir_all(&self.dir).and_then(|()| self.write("outcome", &rmp_serde::to_vec(&stored).unwrap_or_default()));
+        let written = rmp_serde::to_vec(&stored).map_err(io::Error::other).and_then(|bytes| {
+            fs::create_dir_all(&self.dir)?;
+            self.write("outcome", &bytes)
+        });
         if let Err(error) = written {
             // It is reported all the same; only a crash before it is committed would run the work again.
             tracing::warn!(lease = lease_name(self.lease), %error, "the outcome could not be recorded");
@@ -394,12 +433,15 @@ impl Attempt {
                 Adopted::Lost => {
                     return Err(Outcome { error: Some(Lost.to_string()), retriable: true, ..Outcome::of(End::Lost) });
                 }
+                Adopted::Cut => {
+                    return Err(Outcome { error: Some(CUT.to_owned()), retriable: true, ..Outcome::of(End::Lost) });
+                }
                 Adopted::NeverStarted => {
                     let mut stop = control.stop.subscribe();
                     let mut frozen = self.shared.frozen.subscribe();
                     tokio::select! {
                         biased;
-                        _ = stop.wait_for(Option::is_some) => return Err(Outcome::of(End::Cancelled)),
+                        why = stopped(&mut stop) => return Err(Outcome::stopped(why)),
                         _ = frozen.wait_for(|frozen| !frozen) => {}
                     }
                     // A directory from before has nothing in it that began.
@@ -415,13 +457,14 @@ impl Attempt {
                 }
             };
             let session = Arc::new(session);
+            machine::introduce(self, &session);
             *control.live.lock() = Some(session.clone());
             if *self.shared.frozen.borrow() {
                 let _ = machine::pause(&self.shared, self.lease, true).await;
                 let _ = session.freeze(true).await;
             }
             let stop = *control.stop.borrow();
-            if let Some(how) = stop {
+            if let Some((how, _)) = stop {
                 apply_stop(&session, how).await;
             }
             return Ok(session);
@@ -447,7 +490,11 @@ impl Attempt {
             return with(End::TimedOut, format!("stopped after its run timeout ({})", exit.describe()), true);
         }
         if exit.stopped {
-            return with(End::Cancelled, "cancelled".to_owned(), false);
+            // Whoever stopped it: only who took the lease back has said so before.
+            return match self.dir.join(WITHDRAWN).exists() {
+                true => with(End::Cancelled, StopWhy::Withdrawn.words().to_owned(), false),
+                false => with(End::Lost, STOPPED.to_owned(), true),
+            };
         }
         if exit.success() {
             return None;
@@ -543,6 +590,12 @@ pub(super) fn json_or_text(bytes: &[u8]) -> Value {
 impl Outcome {
     pub(super) fn of(end: End) -> Self {
         Self { end, exit_code: None, signal: None, result: None, artifacts: Vec::new(), error: None, retriable: false }
+    }
+
+    /// Of an attempt of which nothing runs.
+    pub(super) fn stopped(why: StopWhy) -> Self {
+        let end = why.end();
+        Self { error: Some(why.words().to_owned()), retriable: end == End::Lost, ..Self::of(end) }
     }
 
     pub(super) fn failed(error: impl Into<String>, retriable: bool) -> Self {

@@ -9,8 +9,8 @@ use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    End, Lease, Outcome, Report, StopHow,
-    attempt::{Control, Shared, end_all, sweep},
+    Lease, Outcome, Report, StopHow, StopWhy,
+    attempt::{Control, Shared, end_all, mark_withdrawn, sweep},
     machine,
 };
 use crate::agent::session::Session;
@@ -68,15 +68,16 @@ impl<W: Send + 'static> Attempts<W> {
     }
 
     pub async fn cancel(&self, lease: Lease, how: StopHow) {
+        mark_withdrawn(&self.shared.env.data_dir, lease);
         let control = self.running.lock().get(&lease).map(|running| running.control.clone());
         match control {
-            Some(control) => control.stop(how).await,
+            Some(control) => control.stop(how, StopWhy::Withdrawn).await,
             // Not run in this life, but its processes may live on from an earlier one.
             None => {
                 let shared = self.shared.clone();
                 self.tasks.spawn(async move {
                     if end_all(&shared.env.data_dir, lease, how).await {
-                        shared.report(Report::Ended { lease, outcome: Outcome::of(End::Cancelled) }).await;
+                        shared.report(Report::Ended { lease, outcome: Outcome::stopped(StopWhy::Withdrawn) }).await;
                     }
                 });
             }
@@ -93,10 +94,10 @@ impl<W: Send + 'static> Attempts<W> {
     }
 
     /// Ends what runs, and what runs of earlier lives.
-    pub async fn stop(&self, how: StopHow) {
+    pub async fn stop(&self, how: StopHow, why: StopWhy) {
         let running = self.controls();
         for control in &running {
-            control.stop(how).await;
+            control.stop(how, why).await;
         }
         let all_over = async {
             for control in &running {

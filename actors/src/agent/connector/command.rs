@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 
 use super::{
-    Connector, End, Job, Lease, Outcome, Report, StartFailure, StopHow, What,
+    Connector, End, Job, Lease, Outcome, Report, StartFailure, StopHow, StopWhy, What,
     attempt::{Attempt, Control, Shared},
     attempts::Attempts,
     lines::{LINE_BYTES_MAX, Line, Lines, Said, head_of, percent},
@@ -62,8 +62,8 @@ impl Connector for CommandConnector {
         self.attempts.freeze(frozen).boxed()
     }
 
-    fn stop(&self, how: StopHow) -> BoxFuture<'_, ()> {
-        self.attempts.stop(how).boxed()
+    fn stop(&self, how: StopHow, why: StopWhy) -> BoxFuture<'_, ()> {
+        self.attempts.stop(how, why).boxed()
     }
 
     fn release(&self) -> BoxFuture<'_, ()> {

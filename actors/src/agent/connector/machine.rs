@@ -7,11 +7,11 @@ use std::{fs, sync::Arc, time::Duration};
 
 use super::{
     End, Lease, Outcome,
-    attempt::{Attempt, Control, Shared, attempt_dir},
+    attempt::{Attempt, Control, Shared, attempt_dir, stopped},
 };
 use crate::{
     agent::{
-        session::{Exit, Launch},
+        session::{Exit, Launch, Session},
         spec::{Limits, SessionSpec},
     },
     guest::{self, session::Given, session::LOST_CODE},
@@ -38,7 +38,7 @@ pub(super) async fn enter(attempt: &Attempt, control: &Control, launch: Launch) 
     let mut stop = control.stop.subscribe();
     let vm = tokio::select! {
         biased;
-        _ = stop.wait_for(Option::is_some) => return Err(Outcome::of(End::Cancelled)),
+        why = stopped(&mut stop) => return Err(Outcome::stopped(why)),
         made = shared.env.machines.of(attempt.lease, &machine) => made.map_err(|why| Outcome::failed(why, true))?,
     };
     let local = |error: std::io::Error| Outcome::failed(format!("the attempt's files cannot be written: {error}"), true);
@@ -76,13 +76,22 @@ pub(super) fn cannot_reach(shared: &Shared, url: &str) -> Option<String> {
     })
 }
 
+/// The VM of an attempt that has one already.
+fn vm_of(shared: &Shared, lease: Lease) -> Option<VmId> {
+    of(shared)?;
+    fs::read_to_string(attempt_dir(&shared.env.data_dir, lease).join(VM)).ok()?.parse().ok()
+}
+
+/// What runs in this session may ask the attempt's VM, if it has one: nothing else on this node may.
+pub(super) fn introduce(attempt: &Attempt, session: &Session) {
+    if let (Some(pid), Some(vm)) = (session.pid(), vm_of(&attempt.shared, attempt.lease)) {
+        attempt.shared.env.askers.enter(pid, vm);
+    }
+}
+
 /// Stops the programs of an attempt's VM in their tracks, or lets them go on. Nothing is to be done where there is none.
 pub(super) async fn pause(shared: &Shared, lease: Lease, paused: bool) -> Result<(), String> {
-    if of(shared).is_none() {
-        return Ok(());
-    }
-    let vm = fs::read_to_string(attempt_dir(&shared.env.data_dir, lease).join(VM)).ok().and_then(|text| text.parse().ok());
-    let Some(vm): Option<VmId> = vm else { return Ok(()) };
+    let Some(vm) = vm_of(shared, lease) else { return Ok(()) };
     shared.env.machines.pause(vm, paused).await
 }
 

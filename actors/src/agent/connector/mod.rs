@@ -184,13 +184,45 @@ pub enum StopHow {
     AtOnce,
 }
 
+/// Why an attempt is stopped before its end. Only who asked for its end cancels it: whatever else stops it has lost it, and
+/// another attempt follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopWhy {
+    /// Its coordinator took the lease back: a person, a client or a rule ended the task.
+    Withdrawn,
+    /// A person stops, restarts or removes its agent.
+    AgentStopped,
+    /// Its agent may not run here any more: the node's lease is over, or the agent was placed elsewhere.
+    NotHere,
+    /// Its workspace took more room than it may; the attempt fails for that.
+    TooLarge,
+}
+
+impl StopWhy {
+    pub fn end(self) -> End {
+        match self {
+            Self::Withdrawn => End::Cancelled,
+            Self::AgentStopped | Self::NotHere | Self::TooLarge => End::Lost,
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::Withdrawn => "cancelled",
+            Self::AgentStopped => "its agent was stopped while it ran",
+            Self::NotHere => "its agent may not run on that node any more, so it was stopped there",
+            Self::TooLarge => "its workspace took more room than it may",
+        }
+    }
+}
+
 /// One agent's connector for one life. Reports go to the bounded channel it was made with; when that is full it waits.
 pub trait Connector: Send + Sync + 'static {
     /// Ready to take jobs on return. For a process per agent: launched (or adopted) and it said so.
     fn start(&self) -> BoxFuture<'_, Result<(), StartFailure>>;
     /// Takes the job on; adopts the lease's session if there is one. Everything after is told by reports.
     fn run(&self, job: Job) -> BoxFuture<'_, ()>;
-    /// Ends one job; its `Ended` report follows unless it had ended already.
+    /// Ends one job because its coordinator took it back; its `Ended` report follows unless it had ended already.
     fn cancel(&self, lease: Lease, how: StopHow) -> BoxFuture<'_, ()>;
     /// Says something to a running attempt. Errors: why it cannot be said; nothing happened.
     fn tell(&self, lease: Lease, what: Told) -> BoxFuture<'_, Result<(), String>> {
@@ -200,7 +232,7 @@ pub trait Connector: Send + Sync + 'static {
     /// Freezes (or thaws) every process now.
     fn freeze(&self, frozen: bool) -> BoxFuture<'_, Result<(), String>>;
     /// Ends every session, whole process group and cgroup, and forgets them; nothing is left running on return.
-    fn stop(&self, how: StopHow) -> BoxFuture<'_, ()>;
+    fn stop(&self, how: StopHow, why: StopWhy) -> BoxFuture<'_, ()>;
     /// Lets go without ending anything: the sessions live on to be adopted by the next life.
     fn release(&self) -> BoxFuture<'_, ()>;
 }

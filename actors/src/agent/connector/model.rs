@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Connector, End, Job, Lease, Outcome, Report, StartFailure, StopHow,
+    Connector, End, Job, Lease, Outcome, Report, StartFailure, StopHow, StopWhy,
     attempt::{Attempt, Shared},
     coding::prompt,
     registry::ConnectorEnv,
@@ -50,6 +50,13 @@ impl ModelConnector {
     fn end(&self, lease: Lease) -> bool {
         let task = self.jobs.lock().remove(&lease);
         task.inspect(AbortHandle::abort).is_some()
+    }
+
+    async fn break_off(&self, lease: Lease, why: StopWhy) {
+        if self.end(lease) {
+            self.inner.shared.env.models.close(lease);
+            self.inner.shared.report(Report::Ended { lease, outcome: Outcome::stopped(why) }).await;
+        }
     }
 }
 
@@ -90,13 +97,7 @@ impl Connector for ModelConnector {
     }
 
     fn cancel(&self, lease: Lease, _: StopHow) -> BoxFuture<'_, ()> {
-        async move {
-            if self.end(lease) {
-                self.inner.shared.env.models.close(lease);
-                self.inner.shared.report(Report::Ended { lease, outcome: Outcome::of(End::Cancelled) }).await;
-            }
-        }
-        .boxed()
+        self.break_off(lease, StopWhy::Withdrawn).boxed()
     }
 
     fn freeze(&self, frozen: bool) -> BoxFuture<'_, Result<(), String>> {
@@ -105,11 +106,11 @@ impl Connector for ModelConnector {
         ready(Ok(())).boxed()
     }
 
-    fn stop(&self, how: StopHow) -> BoxFuture<'_, ()> {
+    fn stop(&self, _: StopHow, why: StopWhy) -> BoxFuture<'_, ()> {
         async move {
             let leases: Vec<_> = self.jobs.lock().keys().copied().collect();
             for lease in leases {
-                self.cancel(lease, how).await;
+                self.break_off(lease, why).await;
             }
         }
         .boxed()

@@ -1,6 +1,6 @@
 //! Succeeds at once, in this process and with no result; for benches. Starts nothing, so there is nothing to adopt.
 
-use super::{Connector, End, Job, Lease, Outcome, Report, Reports, StartFailure, StopHow};
+use super::{Connector, End, Job, Lease, Outcome, Report, Reports, StartFailure, StopHow, StopWhy};
 use futures_util::future::{BoxFuture, FutureExt, ready};
 
 pub(super) struct NoopConnector {
@@ -35,7 +35,7 @@ impl Connector for NoopConnector {
         ready(Ok(())).boxed()
     }
 
-    fn stop(&self, _: StopHow) -> BoxFuture<'_, ()> {
+    fn stop(&self, _: StopHow, _: StopWhy) -> BoxFuture<'_, ()> {
         ready(()).boxed()
     }
 

@@ -23,6 +23,7 @@ use crate::{
         session::ShimProgram,
         spec::{AgentSpec, ConnectorSpec, ModelSpec},
     },
+    guest::Askers,
     model::ModelAccess,
     vm::attempt::Machines,
 };
@@ -49,6 +50,8 @@ pub struct ConnectorEnv {
     pub shim: ShimProgram,
     pub models: Arc<dyn ModelAccess>,
     pub machines: Arc<dyn Machines>,
+    /// Where sessions in VMs are entered.
+    pub askers: Askers,
     /// The agent's life that it is for.
     pub incarnation: u64,
     pub clock: Clock,

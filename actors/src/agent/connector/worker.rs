@@ -23,8 +23,8 @@ use tokio_util::task::TaskTracker;
 
 use self::protocol::{Tell, task_line};
 use super::{
-    Connector, End, Job, Lease, Outcome, Report, StartFailure, StopHow, What,
-    attempt::{Attempt, Control, Shared, apply_stop, lease_name},
+    Connector, End, Job, Lease, Outcome, Report, StartFailure, StopHow, StopWhy, What,
+    attempt::{Attempt, Control, Shared, apply_stop, lease_name, leases_of, mark_withdrawn},
     attempts::freeze_all,
     registry::ConnectorEnv,
 };
@@ -71,8 +71,14 @@ struct Held {
     job: Arc<Job>,
     control: Control,
     /// Being withdrawn: how it will end whatever the process says.
-    withdrawn: Option<End>,
+    withdrawn: Option<Withdrawn>,
     timer: Option<AbortHandle>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Withdrawn {
+    TimedOut,
+    Stopped(StopWhy),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -179,9 +185,8 @@ impl Inner {
             Adopted::Running(session) => {
                 // Fails only if the process has just ended; then its reader finds that out.
                 let _ = session.claim_stdin().await;
-                let given = fs::read_to_string(session.dir().accepted()).unwrap_or_default();
-                let given = given.lines().filter_map(|line| Some(line.split_once(' ')?.1.to_owned())).collect();
-                self.adopt_given(given);
+                let given = session.dir().accepted_tags().map_err(|error| unusable(&error))?;
+                self.adopt_given(given.into_iter().collect());
                 return Ok((session, true));
             }
             Adopted::NeverStarted => {}
@@ -190,6 +195,9 @@ impl Inner {
                 self.settle_dead(&Session::after(&dir, exit), &how).await;
             }
             Adopted::Lost => self.settle_dead(&Session::after(&dir, session::Exit::default()), "its shim has gone").await,
+            Adopted::Cut => {
+                self.settle_dead(&Session::after(&dir, session::Exit::default()), "some of its output was lost").await
+            }
         }
         let env = self.shared.base_env()?.env;
         fs::create_dir_all(self.shared.env.data_dir.join("sessions")).map_err(|e| unusable(&e))?;
@@ -222,8 +230,15 @@ impl Inner {
     /// The process ended while no node looked: what it still said counts, the rest of what it held has failed.
     async fn settle_dead(self: &Arc<Self>, session: &Session, how: &str) {
         hear::rest(self, session).await;
-        let given = fs::read_to_string(session.dir().accepted()).unwrap_or_default();
-        for lease in given.lines().filter_map(|line| protocol::lease(line.split_once(' ')?.1, self.shared.agent.id)) {
+        let given: Vec<Lease> = match session.dir().accepted_tags() {
+            Ok(tags) => tags.iter().filter_map(|tag| protocol::lease(tag, self.shared.agent.id)).collect(),
+            Err(error) => {
+                // It may have been given any of them: none is given to another process as if it were new.
+                tracing::warn!(%error, agent = %self.shared.agent.id, "what a worker was given cannot be read; all that it may have had has failed");
+                leases_of(&self.shared)
+            }
+        };
+        for lease in given {
             let attempt = self.attempt(lease);
             if attempt.exists() && attempt.outcome().is_none() && attempt.read("result").is_none() {
                 attempt.settle(&Outcome::failed(format!("the worker ended while it had the task ({how})"), true));
@@ -274,7 +289,7 @@ impl Inner {
             let inner = self.clone();
             let timer = self.spawn(async move {
                 tokio::time::sleep(timeout).await;
-                inner.withdraw(lease, End::TimedOut, inner.shared.grace()).await;
+                inner.withdraw(lease, Withdrawn::TimedOut, inner.shared.grace()).await;
             });
             match self.state.lock().jobs.get_mut(&lease) {
                 Some(held) => held.timer = Some(timer),
@@ -308,10 +323,10 @@ impl Inner {
             }
         }
         let outcome = match held.withdrawn {
-            Some(End::TimedOut) => {
+            Some(Withdrawn::TimedOut) => {
                 Outcome { error: Some("stopped after its run timeout".to_owned()), retriable: true, ..Outcome::of(End::TimedOut) }
             }
-            Some(end) => Outcome { error: Some("cancelled".to_owned()), ..Outcome::of(end) },
+            Some(Withdrawn::Stopped(why)) => Outcome::stopped(why),
             None => outcome,
         };
         self.attempt(lease).settle(&outcome);
@@ -320,16 +335,19 @@ impl Inner {
     }
 
     /// Asks for the task back; a process that does not give it within `grace` is ended if it has no other.
-    async fn withdraw(self: &Arc<Self>, lease: Lease, end: End, grace: Duration) {
+    async fn withdraw(self: &Arc<Self>, lease: Lease, end: Withdrawn, grace: Duration) {
         let (session, control) = {
             let mut state = self.state.lock();
             let session = state.session.clone();
             let Some(held) = state.jobs.get_mut(&lease) else { return };
             held.withdrawn.get_or_insert(end);
+            if matches!(end, Withdrawn::Stopped(StopWhy::Withdrawn)) {
+                mark_withdrawn(&self.shared.env.data_dir, lease);
+            }
             (session, held.control.clone())
         };
         // Its gate, if that runs.
-        control.stop(StopHow::Gracefully { grace }).await;
+        control.stop(StopHow::Gracefully { grace }, StopWhy::Withdrawn).await;
         if let Some(session) = session.clone() {
             self.spawn(async move {
                 // A worker that has ended cannot be told.
@@ -356,20 +374,21 @@ impl Inner {
             apply_stop(&session, StopHow::AtOnce).await;
             let _ = session.wait().await;
         }
-        self.finish(lease, Outcome::of(end)).await;
+        // What it was withdrawn for is what it comes to.
+        self.finish(lease, Outcome::stopped(StopWhy::Withdrawn)).await;
     }
 
-    async fn stop(self: &Arc<Self>, how: StopHow) {
+    async fn stop(self: &Arc<Self>, how: StopHow, why: StopWhy) {
         let (session, controls) = {
             let mut state = self.state.lock();
             state.stopping = true;
             for held in state.jobs.values_mut() {
-                held.withdrawn.get_or_insert(End::Cancelled);
+                held.withdrawn.get_or_insert(Withdrawn::Stopped(why));
             }
             (state.session.take(), state.jobs.values().map(|held| held.control.clone()).collect::<Vec<_>>())
         };
         for control in controls {
-            control.stop(how).await;
+            control.stop(how, why).await;
             if let Some(gate) = control.live() {
                 let _ = gate.wait().await;
             }
@@ -432,7 +451,7 @@ impl Connector for WorkerConnector {
         async move {
             let grace = if let StopHow::Gracefully { grace } = how { grace } else { Duration::ZERO };
             let inner = self.inner.clone();
-            self.inner.spawn(async move { inner.withdraw(lease, End::Cancelled, grace).await });
+            self.inner.spawn(async move { inner.withdraw(lease, Withdrawn::Stopped(StopWhy::Withdrawn), grace).await });
         }
         .boxed()
     }
@@ -449,8 +468,8 @@ impl Connector for WorkerConnector {
         .boxed()
     }
 
-    fn stop(&self, how: StopHow) -> BoxFuture<'_, ()> {
-        async move { self.inner.stop(how).await }.boxed()
+    fn stop(&self, how: StopHow, why: StopWhy) -> BoxFuture<'_, ()> {
+        async move { self.inner.stop(how, why).await }.boxed()
     }
 
     fn release(&self) -> BoxFuture<'_, ()> {
@@ -463,12 +482,17 @@ fn handled_path(session: &Session) -> PathBuf {
 }
 
 /// How far the process's output was dealt with, and whether it was ready then.
-fn handled(session: &Session) -> (u64, Option<Readiness>) {
-    let text = fs::read_to_string(handled_path(session)).unwrap_or_default();
+///
+/// Errors: there is a record and it cannot be read. To begin at the beginning would be to hear all of it again.
+fn handled(session: &Session) -> io::Result<(u64, Option<Readiness>)> {
+    let text = match fs::read_to_string(handled_path(session)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, None)),
+        text => text?,
+    };
     let mut fields = text.split_ascii_whitespace();
-    let offset = fields.next().and_then(|field| field.parse().ok()).unwrap_or(0);
+    let offset = fields.next().and_then(|field| field.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
     let heartbeat = |field: &str| field.parse().ok().filter(|ms| *ms > 0).map(Duration::from_millis);
-    (offset, fields.next().map(|field| Readiness::Ready { heartbeat: heartbeat(field) }))
+    Ok((offset, fields.next().map(|field| Readiness::Ready { heartbeat: heartbeat(field) })))
 }
 
 fn write_handled(session: &Session, offset: u64, ready: &Readiness) -> io::Result<()> {

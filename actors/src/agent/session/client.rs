@@ -51,6 +51,7 @@ type Answer = oneshot::Sender<Result<(), SessionError>>;
 #[derive(Debug)]
 pub struct Session {
     dir: SessionDir,
+    pid: Option<i32>,
     asks: mpsc::Sender<(Request, Answer)>,
     view: watch::Receiver<View>,
     stdin: Mutex<Option<UnixStream>>,
@@ -72,11 +73,19 @@ async fn connect(dir: &SessionDir) -> io::Result<UnixStream> {
     UnixStream::connect(format!("/proc/self/fd/{}/{SOCKET}", handle.as_raw_fd())).await
 }
 
-pub(super) async fn greet(dir: &SessionDir) -> io::Result<(Frames, bool)> {
+/// What a shim says of itself when it is greeted.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Greeted {
+    pub pid: i32,
+    pub frozen: bool,
+}
+
+pub(super) async fn greet(dir: &SessionDir) -> io::Result<(Frames, Greeted)> {
     let mut frames = Frames { socket: connect(dir).await?, inbox: Vec::new() };
     let hello = tokio::time::timeout(SHIM_PATIENCE, frames.next()).await;
     match hello.unwrap_or(Err(io::ErrorKind::TimedOut.into()))? {
-        Event::Hello { frozen, .. } => Ok((frames, frozen)),
+        Event::Hello { pid, frozen } => Ok((frames, Greeted { pid, frozen })),
+        Event::Done { error: Some(why), .. } => Err(io::Error::new(io::ErrorKind::PermissionDenied, why)),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
 }
@@ -176,17 +185,17 @@ async fn adopt_again(dir: &SessionDir) -> Result<Frames, Result<Exit, Lost>> {
 }
 
 impl Session {
-    pub(super) fn linked(dir: SessionDir, frames: Frames, frozen: bool) -> Self {
+    pub(super) fn linked(dir: SessionDir, frames: Frames, Greeted { pid, frozen }: Greeted) -> Self {
         let (asks, receiver) = mpsc::channel(ASKS_WAITING_MAX);
         let (sender, view) = watch::channel(View { frozen, end: None });
         let link = Link(tokio::spawn(follow(dir.clone(), frames, receiver, sender)));
-        Self { dir, asks, view, stdin: Mutex::new(None), link: Arc::new(link) }
+        Self { dir, pid: Some(pid), asks, view, stdin: Mutex::new(None), link: Arc::new(link) }
     }
 
     pub(super) fn ended(dir: SessionDir, end: Result<Exit, Lost>) -> Self {
         let (asks, _) = mpsc::channel(1);
         let (_, view) = watch::channel(View { frozen: false, end: Some(end) });
-        Self { dir, asks, view, stdin: Mutex::new(None), link: Arc::new(Link(tokio::spawn(async {}))) }
+        Self { dir, pid: None, asks, view, stdin: Mutex::new(None), link: Arc::new(Link(tokio::spawn(async {}))) }
     }
 
     /// A session that has ended, to read what it left.
@@ -196,6 +205,11 @@ impl Session {
 
     pub fn dir(&self) -> &SessionDir {
         &self.dir
+    }
+
+    /// The program's own process; none if it had ended when this was made.
+    pub fn pid(&self) -> Option<i32> {
+        self.pid
     }
 
     /// The end, once there is one. May be called any number of times, by any number of callers.

@@ -31,12 +31,14 @@ pub(super) const SHIM_PATIENCE: Duration = Duration::from_secs(20);
 pub struct ShimProgram {
     pub program: PathBuf,
     pub args: Vec<String>,
+    /// Absolute. Only the process that holds the lock on this file may speak to the session; any of this user if absent.
+    pub owner: Option<PathBuf>,
 }
 
 impl ShimProgram {
     /// This very binary, even when its file has been replaced since, as `hiveward shim`.
     pub fn this_binary() -> Self {
-        Self { program: "/proc/self/exe".into(), args: vec!["shim".to_owned()] }
+        Self { program: "/proc/self/exe".into(), args: vec!["shim".to_owned()], owner: None }
     }
 }
 
@@ -85,6 +87,8 @@ pub enum Adopted {
     NeverStarted,
     /// What it left behind has been killed.
     Lost,
+    /// It has ended, but some of its output is not here any more: the power was cut, or somebody took it away.
+    Cut,
 }
 
 /// Starts a program under a shim of its own. On return it has been executed.
@@ -135,6 +139,7 @@ pub async fn launch(launch: Launch) -> Result<Session, LaunchError> {
         grace_ms: u64::try_from(launch.grace.as_millis()).unwrap_or(u64::MAX),
         overflow: launch.overflow,
         linger_ms: 2000,
+        owner: launch.shim.owner,
     };
     let told = async {
         let mut stdin = shim.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
@@ -169,7 +174,7 @@ pub async fn launch(launch: Launch) -> Result<Session, LaunchError> {
     match adopt(&launch.dir).await.map_err(machine("reach the session's shim"))? {
         Adopted::Running(session) => Ok(session),
         Adopted::Ended(exit) => Ok(Session::ended(dir, Ok(exit))),
-        Adopted::Lost | Adopted::NeverStarted => Ok(Session::ended(dir, Err(Lost))),
+        Adopted::Lost | Adopted::Cut | Adopted::NeverStarted => Ok(Session::ended(dir, Err(Lost))),
     }
 }
 
@@ -185,12 +190,12 @@ pub async fn adopt(dir: impl AsRef<Path>) -> io::Result<Adopted> {
     loop {
         // The record comes after everything else has ended; its shim may still be there for its last clients.
         if let Some(exit) = dir.exit() {
-            return Ok(Adopted::Ended(exit));
+            return Ok(ended(&dir, exit));
         }
         // Held until we have decided: nobody can start a session here meanwhile.
         if let Some(_lock) = try_lock(&dir)? {
             return Ok(match (dir.exit(), dir.started()) {
-                (Some(exit), _) => Adopted::Ended(exit),
+                (Some(exit), _) => ended(&dir, exit),
                 (None, Some(started)) => {
                     kill_orphans(&started).await;
                     Adopted::Lost
@@ -205,6 +210,10 @@ pub async fn adopt(dir: impl AsRef<Path>) -> io::Result<Adopted> {
             Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
         }
     }
+}
+
+fn ended(dir: &SessionDir, exit: Exit) -> Adopted {
+    if dir.has_all_of(&exit) { Adopted::Ended(exit) } else { Adopted::Cut }
 }
 
 /// Whether a session runs in this directory now, or is about to.

@@ -46,6 +46,26 @@ impl SessionDir {
         self.0.join(ACCEPTED)
     }
 
+    /// Those tags, in their order. None was taken where there is no record.
+    ///
+    /// Errors: there is one and it cannot be read, or it is damaged; then nobody knows what was taken.
+    pub fn accepted_tags(&self) -> io::Result<Vec<String>> {
+        let text = match fs::read_to_string(self.accepted()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            text => text?,
+        };
+        let damaged = || io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", self.accepted().display()));
+        text.lines().map(|line| line.split_once(' ').map(|(_, tag)| tag.to_owned()).ok_or_else(damaged)).collect()
+    }
+
+    /// Whether all output is here that was when the process had ended. Older shims did not say how much that was.
+    pub(super) fn has_all_of(&self, exit: &Exit) -> bool {
+        let has = |stream, wanted: Option<u64>| {
+            wanted.is_none_or(|wanted| fs::metadata(self.stream(stream)).map_or(0, |meta| meta.len()) >= wanted)
+        };
+        has(Stream::Stdout, exit.stdout_bytes) && has(Stream::Stderr, exit.stderr_bytes)
+    }
+
     pub fn exit(&self) -> Option<Exit> {
         read_json(&self.0.join(EXIT))
     }
@@ -101,6 +121,12 @@ pub struct Exit {
     pub rss_max_bytes: u64,
     /// Output that was read and not kept, because the bound was reached.
     pub dropped_bytes: u64,
+    /// The lengths of its transcripts, which were in sync before this was written. A transcript that is shorter has lost its
+    /// end. Absent in records of older shims.
+    #[serde(default)]
+    pub stdout_bytes: Option<u64>,
+    #[serde(default)]
+    pub stderr_bytes: Option<u64>,
     pub ended_at: WallMs,
     /// The program never ran: why.
     pub launch_error: Option<String>,

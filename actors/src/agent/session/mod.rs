@@ -3,14 +3,15 @@
 //! A session is a directory. Its shim owns what is in it: the transcripts (`stdout`, `stderr`, `index`), the markers
 //! (`started`, `exit.json`), the socket `sock` and, for as long as it lives, the lock on `lock`. [`launch`] makes one,
 //! [`adopt`] finds it again after a restart and tells running, ended, never started and lost apart. The node never
-//! holds a pipe of the process, so nothing is lost while it is away. Secrets travel over the shim's standard input
-//! only: never in its arguments, never in a file.
+//! holds a pipe of the process, so nothing is lost while it is away. The shim hears its node alone (`owner`). Secrets travel
+//! over the shim's standard input only: never in its arguments, never in a file.
 
 mod attach;
 mod cgroup;
 mod client;
 mod launch;
 mod layout;
+pub(crate) mod owner;
 mod procs;
 pub mod shim;
 mod tail;

@@ -53,6 +53,9 @@ pub(super) struct Params {
     pub overflow: Overflow,
     /// How long it stays after the end with nobody connected.
     pub linger_ms: u64,
+    /// See [`ShimProgram::owner`](super::ShimProgram).
+    #[serde(default)]
+    pub owner: Option<PathBuf>,
 }
 
 /// The shim's one line on its standard output.

@@ -33,8 +33,7 @@ pub struct Cleaned {
 /// `into`: what they must be merged into; the repository's HEAD if absent.
 pub async fn clean(repository: &Path, into: Option<&str>, force: bool, dry_run: bool) -> Result<Cleaned, String> {
     let repository = fs::canonicalize(repository).map_err(|error| format!("workspace {}: {error}", repository.display()))?;
-    let git = Git::at(repository);
-    git.is_repository().await?;
+    let git = Git::at(&repository).await?;
     let into = into.unwrap_or("HEAD");
     let Some(into) = git.commit_at(into).await else { return Err(format!("the repository has no {into}")) };
     let in_use: HashSet<String> = git.checked_out().await?.into_iter().collect();

@@ -1,59 +1,56 @@
-//! Git's own command line, with a deadline, and without anybody's configuration of hooks or prompts.
+//! What the node does with a repository, by git's own command line. Git sees a view of the repository with a configuration
+//! of ours (`view`), runs in a process of bounded size and time (`child`), and is given of a worktree only what was looked
+//! over before (`survey`): nothing that an agent wrote is run (decision 21).
 
 use std::{
+    collections::HashSet,
+    ffi::{OsStr, OsString},
+    fs, io,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    process::Stdio,
-    time::Duration,
 };
 
-use tokio::{process::Command, sync::Mutex};
+use tokio::sync::Mutex;
 
-const WITHIN: Duration = Duration::from_secs(120);
-/// Of what git says, in an error.
-const SAID_BYTES_MAX: usize = 2048;
+use super::{
+    child,
+    survey::{self, Bounds, LeftOut, Why},
+    view::View,
+};
 
+/// An index that is longer is made anew.
+const INDEX_BYTES_MAX: u64 = 1 << 30;
 /// Worktrees are added and removed one at a time: git's own locks refuse instead of waiting.
 static TREES: Mutex<()> = Mutex::const_new(());
 
-#[derive(Clone, Debug)]
+/// A repository for the time of one operation. What it may not keep longer is the view: agents run meanwhile.
+#[derive(Debug)]
 pub(super) struct Git {
-    repository: PathBuf,
+    view: View,
+}
+
+/// What came of committing a worktree.
+#[derive(Debug)]
+pub(super) struct Committed {
+    /// The branch's last commit.
+    pub commit: String,
+    /// What is there and was not committed, though nothing says that it is to be ignored.
+    pub left_out: Vec<LeftOut>,
 }
 
 impl Git {
-    pub(super) fn at(repository: PathBuf) -> Self {
-        Self { repository }
-    }
-
-    async fn run(&self, dir: &Path, args: &[&str], who: Option<&str>) -> Result<String, String> {
-        let mut git = Command::new("git");
-        git.current_dir(dir).args(["-c", "core.hooksPath=/dev/null", "-c", "commit.gpgSign=false"]).args(args);
-        git.env("GIT_TERMINAL_PROMPT", "0").env_remove("GIT_DIR").env_remove("GIT_WORK_TREE").env_remove("GIT_INDEX_FILE");
-        if let Some(who) = who {
-            for role in ["AUTHOR", "COMMITTER"] {
-                git.env(format!("GIT_{role}_NAME"), who).env(format!("GIT_{role}_EMAIL"), "hiveward@localhost");
-            }
-        }
-        let output = git.stdin(Stdio::null()).kill_on_drop(true).output();
-        let said = match tokio::time::timeout(WITHIN, output).await {
-            Err(_) => return Err(format!("git {} did not end within {} s", args[0], WITHIN.as_secs())),
-            Ok(Err(error)) => return Err(format!("git cannot be run: {error}; install git on the agent's host")),
-            Ok(Ok(output)) => output,
-        };
-        if said.status.success() {
-            return Ok(String::from_utf8_lossy(&said.stdout).trim().to_owned());
-        }
-        let why = String::from_utf8_lossy(&said.stderr).trim().to_owned();
-        Err(format!("git {}: {}", args[0], crate::agent::activity::head(&why, SAID_BYTES_MAX)))
+    pub(super) async fn at(repository: &Path) -> Result<Self, String> {
+        Ok(Self { view: View::of(repository).await? })
     }
 
     async fn here(&self, args: &[&str]) -> Result<String, String> {
-        self.run(&self.repository, args, None).await
+        let args: Vec<&OsStr> = args.iter().map(OsStr::new).collect();
+        told(args[0], self.view.git(&args, &[], &[]).await?)
     }
 
-    pub(super) async fn is_repository(&self) -> Result<(), String> {
-        let found = self.here(&["rev-parse", "--git-common-dir"]).await;
-        found.map(drop).map_err(|why| format!("{} is no git repository ({why})", self.repository.display()))
+    async fn put(&self, tree: &Tree<'_>, args: &[&str], input: &[u8]) -> Result<String, String> {
+        let args: Vec<&OsStr> = args.iter().map(OsStr::new).collect();
+        told(args[0], self.view.git_in(tree.dir, &tree.admin, &args, &[], input).await?)
     }
 
     pub(super) async fn commit_at(&self, name: &str) -> Option<String> {
@@ -91,37 +88,158 @@ impl Git {
             None => return Err(format!("the repository has none of {}", wanted.join(", "))),
         };
         let base = base.unwrap_or_else(|| begin.clone());
-        let dir = dir.display().to_string();
+        let dir_text = dir.to_str().ok_or_else(|| format!("{} is no text", dir.display()))?.to_owned();
         // Of a worktree whose directory somebody removed by hand.
         self.here(&["worktree", "prune"]).await?;
         if self.commit_at(&format!("refs/heads/{branch}")).await.is_some() {
             // Made before, by a life of ours that died just then.
             let base = self.began_at(branch).await.unwrap_or(base);
-            self.here(&["worktree", "add", "--quiet", &dir, branch]).await?;
+            self.here(&["worktree", "add", "--quiet", "--no-checkout", &dir_text, branch]).await?;
+            self.fill(dir).await?;
             return Ok(base);
         }
         self.here(&["update-ref", &base_ref(branch), &base]).await?;
-        self.here(&["worktree", "add", "--quiet", "-b", branch, &dir, &begin]).await?;
+        self.here(&["worktree", "add", "--quiet", "--no-checkout", "-b", branch, &dir_text, &begin]).await?;
+        self.fill(dir).await?;
         Ok(base)
     }
 
-    /// Everything in the worktree, as one commit if there is anything. Gives the branch's last commit.
-    pub(super) async fn commit_all(&self, dir: &Path, message: &str, author: &str) -> Result<String, String> {
-        self.run(dir, &["add", "--all"], None).await?;
-        if !self.run(dir, &["status", "--porcelain"], None).await?.is_empty() {
-            self.run(dir, &["commit", "--quiet", "--no-verify", "-m", message], Some(author)).await?;
+    /// Puts the files of its commit into a new worktree, which first is told where its repository is: git took our view of
+    /// it for that.
+    async fn fill(&self, dir: &Path) -> Result<(), String> {
+        let tree = Tree { dir, admin: self.view.admin_of(dir)? };
+        let unwritten = |error: io::Error| format!("{} cannot be made: {error}", dir.display());
+        fs::write(dir.join(".git"), format!("gitdir: {}\n", tree.admin.display())).map_err(unwritten)?;
+        self.put(&tree, &["read-tree", "--reset", "-u", "HEAD"], &[]).await?;
+        self.give_index_back(&tree).map_err(unwritten)
+    }
+
+    /// Everything in the worktree that may be committed, as one commit if there is anything.
+    ///
+    /// What is a repository of its own, too large or no file at all stays where it is, and is named.
+    pub(super) async fn commit_all(&self, dir: &Path, message: &str, author: &str) -> Result<Committed, String> {
+        let tree = Tree { dir, admin: self.view.admin_of(dir)? };
+        let looked_at = dir.to_owned();
+        let surveyed = tokio::task::spawn_blocking(move || survey::survey(&looked_at, Bounds::default())).await;
+        let left_out = surveyed.map_err(|error| format!("the workspace could not be looked over: {error}"))??;
+        let taken = self.take_index(&tree).map_err(|error| format!("the index of {} cannot be read: {error}", dir.display()))?;
+        let staged = if taken { self.stage(&tree, &left_out).await } else { Err(String::new()) };
+        let left_out = match staged {
+            Ok(left_out) => left_out,
+            Err(_) => {
+                // There is none, or it is broken: all is looked at as if for the first time.
+                let _ = fs::remove_file(self.view.index());
+                self.put(&tree, &["read-tree", "HEAD"], &[]).await?;
+                self.stage(&tree, &left_out).await?
+            }
+        };
+        let (head, now) = (
+            self.put(&tree, &["rev-parse", "--verify", "HEAD^{commit}"], &[]).await?,
+            self.put(&tree, &["write-tree"], &[]).await?,
+        );
+        let before = self.put(&tree, &["rev-parse", "--verify", "HEAD^{tree}"], &[]).await?;
+        let mut commit = head.clone();
+        if now != before {
+            commit = self.commit_tree(&tree, &now, &head, message, author).await?;
+            self.put(&tree, &["update-ref", "-m", "commit of an attempt's work", "HEAD", &commit, &head], &[]).await?;
         }
-        self.run(dir, &["rev-parse", "HEAD"], None).await
+        self.give_index_back(&tree).map_err(|error| format!("the index of {} cannot be written: {error}", dir.display()))?;
+        Ok(Committed { commit, left_out })
+    }
+
+    async fn commit_tree(
+        &self,
+        tree: &Tree<'_>,
+        files: &str,
+        parent: &str,
+        message: &str,
+        author: &str,
+    ) -> Result<String, String> {
+        let mut who: Vec<(&'static str, OsString)> = Vec::new();
+        for (name, email) in [("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL"), ("GIT_COMMITTER_NAME", "GIT_COMMITTER_EMAIL")] {
+            who.extend([(name, OsString::from(author)), (email, OsString::from("hiveward@localhost"))]);
+        }
+        let args = ["commit-tree", "-p", parent, "-F", "-", files].map(OsStr::new);
+        told(args[0], self.view.git_in(tree.dir, &tree.admin, &args, &who, message.as_bytes()).await?)
+    }
+
+    /// Works on a copy of the worktree's index, so that neither a lock that a killed program left nor a pipe in its place
+    /// stops us. Whether there is one.
+    fn take_index(&self, tree: &Tree<'_>) -> io::Result<bool> {
+        let index = tree.admin.join("index");
+        match fs::symlink_metadata(&index) {
+            Ok(meta) if meta.is_file() && meta.len() <= INDEX_BYTES_MAX => fs::copy(index, self.view.index()).map(|_| true),
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn give_index_back(&self, tree: &Tree<'_>) -> io::Result<()> {
+        let new = tree.admin.join("index.hiveward");
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        fs::copy(self.view.index(), &new)?;
+        fs::rename(new, tree.admin.join("index"))
+    }
+
+    /// Puts everything into the index but what is left out. Gives those of it that a user has to hear of: not what is ignored,
+    /// no submodule of the repository's own, no stray socket.
+    async fn stage(&self, tree: &Tree<'_>, left_out: &[LeftOut]) -> Result<Vec<LeftOut>, String> {
+        let ignored = self.ignored(tree, left_out).await?;
+        let mut excluded = left_out.to_vec();
+        // Git does not look into it, and refuses to be told that it should not.
+        excluded.retain(|left| !ignored.contains(left.path.as_os_str().as_bytes()));
+        let add = ["add", "--all", "--pathspec-from-file=-", "--pathspec-file-nul"];
+        self.put(tree, &add, &survey::pathspecs(&excluded)).await?;
+        let mut concern = Vec::new();
+        for left in excluded {
+            let args = ["--literal-pathspecs", "ls-tree", "HEAD", "--"].map(OsStr::new);
+            let args = [args[0], args[1], args[2], args[3], left.path.as_os_str()];
+            let known = told(args[1], self.view.git_in(tree.dir, &tree.admin, &args, &[], &[]).await?)?;
+            let concerns = match left.why {
+                Why::Repository => !known.starts_with("160000 "),
+                // What git would not have looked at in any case, unless it stands where a file was.
+                Why::Special => !known.is_empty(),
+                Why::TooLarge => true,
+            };
+            if concerns {
+                concern.push(left);
+            }
+        }
+        Ok(concern)
+    }
+
+    async fn ignored(&self, tree: &Tree<'_>, left_out: &[LeftOut]) -> Result<HashSet<Vec<u8>>, String> {
+        if left_out.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let asked: Vec<u8> = left_out.iter().flat_map(|left| [left.path.as_os_str().as_bytes(), b"\0"].concat()).collect();
+        let args = ["check-ignore", "--stdin", "-z"].map(OsStr::new);
+        let said = self.view.git_in(tree.dir, &tree.admin, &args, &[], &asked).await?;
+        // 1 says that none is.
+        if !matches!(said.code, Some(0 | 1)) {
+            return told(args[0], said).map(|_| HashSet::new());
+        }
+        Ok(said.stdout.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect())
     }
 
     pub(super) async fn changed(&self, base: &str, commit: &str) -> Result<Vec<String>, String> {
-        let names = self.here(&["diff", "--name-only", "-z", base, commit]).await?;
+        let args = ["diff-tree", "-r", "-z", "--name-only", "--no-renames", "--no-ext-diff", "--no-textconv", base, commit];
+        let names = self.here(&args).await?;
         Ok(names.split('\0').filter(|name| !name.is_empty()).map(str::to_owned).collect())
     }
 
+    /// With everything in it, however it is nested; a process of its own does it, for no stack of ours is deep enough.
     pub(super) async fn remove_worktree(&self, dir: &Path) -> Result<(), String> {
         let _one = TREES.lock().await;
-        self.here(&["worktree", "remove", "--force", &dir.display().to_string()]).await.map(drop)
+        let args = ["-rf", "--one-file-system", "--"].map(OsStr::new);
+        let args = [args[0], args[1], args[2], dir.as_os_str()];
+        let env = child::environment(Path::new("/nonexistent"));
+        told(OsStr::new("rm"), child::run("rm", &args, Path::new("/"), &env, &[]).await?)?;
+        self.here(&["worktree", "prune"]).await.map(drop)
     }
 
     /// Names and commits of the branches whose names begin so.
@@ -152,10 +270,26 @@ impl Git {
     /// A branch that added nothing is not kept. One with work of its own is.
     pub(super) async fn delete_if_merged_into(&self, branch: &str, base: &str) -> Result<(), String> {
         if self.commit_at(&format!("refs/heads/{branch}")).await.as_deref() == Some(base) {
-            self.here(&["branch", "--quiet", "-D", branch]).await?;
+            self.here(&["update-ref", "-d", &format!("refs/heads/{branch}"), base]).await?;
             self.here(&["update-ref", "-d", &base_ref(branch)]).await?;
         }
         Ok(())
+    }
+}
+
+/// A worktree and its own directory in the repository.
+struct Tree<'a> {
+    dir: &'a Path,
+    admin: PathBuf,
+}
+
+/// What it answered, or why it failed.
+fn told(command: &OsStr, said: child::Said) -> Result<String, String> {
+    match said.code {
+        Some(0) => Ok(String::from_utf8_lossy(&said.stdout).trim().to_owned()),
+        _ if command == OsStr::new("rm") => Err(said.stderr),
+        None => Err(format!("git {} was ended by a signal: {}", command.display(), said.stderr)),
+        Some(_) => Err(format!("git {}: {}", command.display(), said.stderr)),
     }
 }
 

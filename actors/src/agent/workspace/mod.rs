@@ -4,8 +4,13 @@
 //! thrown away: whatever an attempt leaves is committed to its branch before its worktree goes.
 
 pub mod branches;
+mod child;
 mod git;
+#[cfg(test)]
+mod hostile;
 mod ports;
+mod survey;
+mod view;
 
 use std::{fs, io, path::PathBuf};
 
@@ -38,7 +43,7 @@ pub struct Workspace {
 
 #[derive(Debug)]
 struct Tree {
-    git: Git,
+    repository: PathBuf,
     spec: WorktreeSpec,
     branch: String,
     /// The commit that the branch began at.
@@ -78,8 +83,8 @@ impl Workspace {
                 let made = |error: io::Error| format!("the directory of worktrees cannot be made: {error}");
                 fs::create_dir_all(&plan.worktrees).map_err(made)?;
                 let dir = canonical(&plan.worktrees)?.join(&plan.name);
-                let git = Git::at(canonical(&spec.repository)?);
-                git.is_repository().await?;
+                let repository = canonical(&spec.repository)?;
+                let git = Git::at(&repository).await?;
                 let branch = branch_of(&plan.name);
                 let base = if dir.exists() {
                     git.began_at(&branch).await?
@@ -88,17 +93,31 @@ impl Workspace {
                     wanted.extend(spec.base.clone());
                     git.add_worktree(&dir, &branch, plan.before.as_deref().map(branch_of).as_deref(), &wanted).await?
                 };
-                Ok(Self { dir, tree: Some(Tree { git, spec: spec.clone(), branch, base }) })
+                Ok(Self { dir, tree: Some(Tree { repository, spec: spec.clone(), branch, base }) })
             }
         }
     }
 
-    /// Commits what is there. With `done`, an attempt that should have changed something must have.
+    /// Commits what is there. With `done`, an attempt that should have changed something must have, and all that it left
+    /// must be in the commit but what is ignored; the rest of its work is committed all the same.
     pub async fn keep(&self, title: &str, author: &str, done: bool) -> Result<Option<Work>, String> {
         let Some(tree) = &self.tree else { return Ok(None) };
         let message = if done { title.to_owned() } else { format!("unfinished: {title}") };
-        let commit = tree.git.commit_all(&self.dir, &message, author).await?;
-        let files = tree.git.changed(&tree.base, &commit).await?;
+        let git = Git::at(&tree.repository).await?;
+        let kept = git.commit_all(&self.dir, &message, author).await?;
+        if let Some(left) = kept.left_out.first() {
+            let more = match kept.left_out.len() - 1 {
+                0 => String::new(),
+                more => format!(" (and {more} more)"),
+            };
+            let why = format!("{} {}{more}", left.path.display(), left.why.words());
+            if done {
+                return Err(format!("not all of its work could be committed: {why}"));
+            }
+            tracing::warn!(branch = tree.branch, why, "not all that an attempt left could be committed");
+        }
+        let commit = kept.commit;
+        let files = git.changed(&tree.base, &commit).await?;
         if done && tree.spec.must_change && files.is_empty() {
             return Err(format!("it says that it is done, but nothing differs from {}", &tree.base[..12.min(tree.base.len())]));
         }
@@ -108,8 +127,9 @@ impl Workspace {
     /// Removes the worktree; what was committed stays on its branch, and a branch without a commit of its own goes too.
     pub async fn let_go(self) -> Result<(), String> {
         let Some(tree) = &self.tree else { return Ok(()) };
-        tree.git.remove_worktree(&self.dir).await?;
-        tree.git.delete_if_merged_into(&tree.branch, &tree.base).await
+        let git = Git::at(&tree.repository).await?;
+        git.remove_worktree(&self.dir).await?;
+        git.delete_if_merged_into(&tree.branch, &tree.base).await
     }
 
     pub fn bytes_max(&self) -> Option<u64> {
@@ -147,7 +167,7 @@ pub(super) mod tests {
 
     pub struct Place {
         pub root: tempfile::TempDir,
-        spec: WorkspaceSpec,
+        pub spec: WorkspaceSpec,
     }
 
     impl Place {

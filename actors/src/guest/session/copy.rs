@@ -7,7 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::talk::{Guest, Trouble};
+use super::{
+    scripts,
+    talk::{Guest, Trouble},
+    unpack::{self, Bounds},
+};
 use crate::guest::agent::{self, WRITE_BYTES_MAX};
 
 /// Of what is brought there or back.
@@ -35,7 +39,7 @@ fn text(path: &Path) -> Result<&str, Trouble> {
 pub fn bring(guest: &mut Guest, dir: &Path) -> Result<(), Trouble> {
     let (path, archive) = (text(dir)?, format!("{}.tar", text(dir)?));
     again(guest, |guest| {
-        guest.must("making a directory", "mkdir -p \"$1\"", &[path])?;
+        guest.must("making a directory", scripts::DIRECTORY, &[path])?;
         let handle = agent::handle(&guest.say(&agent::open_file(&archive, "w"))?)?;
         let mut file = Writing { guest, handle, held: Vec::new(), bytes: 0, trouble: None };
         let packed = pack(&mut file, dir);
@@ -49,7 +53,7 @@ pub fn bring(guest: &mut Guest, dir: &Path) -> Result<(), Trouble> {
         let closed = guest.say(&agent::close_file(handle));
         written?;
         closed?;
-        guest.must("unpacking what was brought", "tar -xf \"$2\" -C \"$1\" && rm -f \"$2\"", &[path, &archive])
+        guest.must("unpacking what was brought", scripts::UNPACK, &[path, &archive])
     })
 }
 
@@ -123,9 +127,8 @@ pub fn fetch(guest: &mut Guest, dir: &Path) -> Result<(), Trouble> {
     let (path, archive) = (text(dir)?, format!("{}.tar", text(dir)?));
     let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let incoming = dir.with_file_name(format!(".{name}.incoming"));
-    let pack = "cd \"$1\" && tar -cf \"$2\" .";
     again(guest, |guest| {
-        guest.must("packing what the program left", pack, &[path, &archive])?;
+        guest.must("packing what the program left", scripts::PACK, &[path, &archive])?;
         let handle = agent::handle(&guest.say(&agent::open_file(&archive, "r"))?)?;
         let mut file = Reading { guest, handle, held: Vec::new(), at: 0, bytes: 0, trouble: None };
         let unpacked = unpack(&mut file, &incoming);
@@ -146,11 +149,7 @@ fn unpack(from: &mut Reading<'_>, to: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => fs::create_dir_all(to)?,
     }
-    let mut archive = tar::Archive::new(from);
-    archive.set_preserve_permissions(true);
-    archive.set_preserve_ownerships(false);
-    // What is outside, and what would be written through a link, is left out by the library.
-    archive.unpack(to)
+    unpack::unpack(from, to, Bounds::default())
 }
 
 fn replace(dir: &Path, with: &Path) -> io::Result<()> {

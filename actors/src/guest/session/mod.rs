@@ -7,11 +7,13 @@
 
 mod copy;
 mod program;
+pub(super) mod scripts;
 mod talk;
+mod unpack;
 
 use std::{ffi::CString, fs, path::PathBuf, process::ExitCode, time::Duration};
 
-use nix::sys::prctl;
+use nix::sys::{prctl, signal::Signal};
 
 use program::Program;
 use talk::{Guest, Trouble};
@@ -79,6 +81,7 @@ pub fn main() -> ExitCode {
     };
     // So that nobody takes it for the program: what that uses its VM says.
     let _ = CString::new(BRIDGE).map(|name| prctl::set_name(&name));
+    keep_to_itself();
     match run(&given) {
         Ok(code) => ExitCode::from(code),
         Err(trouble) => {
@@ -94,6 +97,15 @@ pub fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// It may speak to its guest, and other programs of its user may not: none of them is to look into it or to act through it. It
+/// ends with its shim, for who looks for what a lost shim left cannot look into it either.
+fn keep_to_itself() {
+    if let Err(error) = prctl::set_dumpable(false) {
+        eprintln!("hiveward: other programs of this user may act through this session: {error}");
+    }
+    let _ = prctl::set_pdeathsig(Signal::SIGKILL);
 }
 
 fn run(given: &Given) -> Result<u8, Trouble> {

@@ -17,7 +17,7 @@ use nix::sys::{
 };
 
 use super::{
-    Given,
+    Given, scripts,
     talk::{Guest, Trouble},
 };
 use crate::guest::agent::{self, Ended, Exec, READ_BYTES_MAX, WRITE_BYTES_MAX};
@@ -31,32 +31,6 @@ const INPUT_PIECES_MAX: usize = 4;
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Of this process and its node; a guest has its own.
 const NOT_ITS_OWN: [&str; 4] = ["PATH", "HOME", "LANG", "HIVEWARD_SESSION"];
-
-/// Runs "$@" with its input and output in files of the directory `$1`, and ends as it does. `$2` says what its input is: `pipe`
-/// is held open by a process of its own until that is ended.
-const SCRIPT: &str = r#"
-dir=$1; input=$2; cwd=$3; shift 3
-cd "$cwd" || exit 126
-case $input in
-pipe)
-  mkfifo "$dir/in" || exit 126
-  sleep 2147483647 >"$dir/in" &
-  echo $! >"$dir/holder"
-  input=$dir/in ;;
-file) input=$dir/in ;;
-*) input=/dev/null ;;
-esac
-if command -v setsid >/dev/null 2>&1; then set -- setsid "$@"; fi
-"$@" <"$input" >"$dir/out" 2>"$dir/err" &
-program=$!
-echo $program >"$dir/pid.new" && mv "$dir/pid.new" "$dir/pid"
-wait $program
-code=$?
-if [ -e "$dir/holder" ]; then kill "$(cat "$dir/holder")" 2>/dev/null; fi
-exit $code
-"#;
-/// To the whole group; to the program alone where it leads none.
-const KILL: &str = r#"pid=$(cat "$2/pid") && { kill -"$1" -"$pid" 2>/dev/null || kill -"$1" "$pid"; }"#;
 
 /// Those that are passed on.
 pub struct Signals(SignalFd);
@@ -156,7 +130,7 @@ impl Program {
     pub fn begin(guest: &mut Guest, given: &Given) -> Result<Self, Trouble> {
         // There may have been others of this attempt: hooks, a program that was begun again.
         let dir = format!("{}/guest-{:032x}", given.with.display(), hiveward_runtime::id::new_v7());
-        guest.must("making a directory", "mkdir -p \"$1\" && : >\"$1/out\" && : >\"$1/err\"", &[&dir])?;
+        guest.must("making a directory", scripts::OWN_DIRECTORY, &[&dir])?;
         let mut piped = None;
         let kind = match input().map_err(Trouble::local("look at its input"))? {
             Input::Nothing => "none",
@@ -180,7 +154,7 @@ impl Program {
             }
         };
         let cwd = given.cwd.display().to_string();
-        let mut args: Vec<String> = ["-c", SCRIPT, "hiveward", &dir, kind, &cwd].map(str::to_owned).into();
+        let mut args: Vec<String> = ["-c", scripts::PROGRAM, "hiveward", &dir, kind, &cwd].map(str::to_owned).into();
         args.extend(given.argv.iter().cloned());
         let mut env: Vec<(String, String)> = std::env::vars().filter(|(name, _)| !NOT_ITS_OWN.contains(&name.as_str())).collect();
         env.extend([("PATH".to_owned(), PATH.to_owned()), ("HOME".to_owned(), "/root".to_owned())]);
@@ -231,7 +205,7 @@ impl Program {
         let mut any = self.pass_input(guest)?;
         while let Some(signal) = signals.next() {
             // Refused by what has ended already, and repeated by who means it.
-            let _ = guest.run(KILL, &[signal, &self.dir]);
+            let _ = guest.run(scripts::KILL, &[signal, &self.dir]);
             any = true;
         }
         // Before its output, so that what was said before its end is read after it.
@@ -266,11 +240,11 @@ impl Program {
             Err(TryRecvError::Empty) => return Ok(false),
             Err(TryRecvError::Disconnected) => {
                 self.input = None;
-                guest.run("kill \"$(cat \"$1/holder\")\"", &[&self.dir])?;
+                guest.run(scripts::END_INPUT, &[&self.dir])?;
                 return Ok(true);
             }
         };
-        let args = ["-c".to_owned(), format!("cat >{}/in", self.dir)];
+        let args = ["-c".to_owned(), scripts::into_input(&self.dir)];
         let cat = Exec { path: "/bin/sh", args: &args, input: Some(&piece), ..Exec::default() };
         let pid = match guest.start(cat) {
             Ok(pid) => pid,

@@ -2,12 +2,19 @@
 
 pub mod node;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use async_graphql::{Context, Object, Schema, Subscription};
 use futures_util::{Stream, StreamExt, stream};
 use hiveward_gateway::{
     auth::Auth,
+    bound::Bounds,
     engine::Position,
     probe::Probe,
     serve::{Gateway, HttpConfig, Server},
@@ -31,6 +38,37 @@ impl Query {
     async fn again(&self) -> Self {
         Query
     }
+    /// As many of the same.
+    async fn many(&self, count: usize) -> Vec<Self> {
+        (0..count).map(|_| Query).collect()
+    }
+    /// A text of so many bytes.
+    async fn text(&self, bytes: usize) -> String {
+        TEXTS_MADE.fetch_add(1, Ordering::Relaxed);
+        "x".repeat(bytes)
+    }
+    /// Keeps a thread at work.
+    async fn work(&self, ms: u64) -> bool {
+        let began = std::time::Instant::now();
+        while began.elapsed() < Duration::from_millis(ms) {
+            std::hint::spin_loop();
+        }
+        true
+    }
+    /// The name of the thread that resolves this.
+    async fn thread(&self) -> String {
+        thread_name()
+    }
+}
+
+/// Texts that were made, by all gateways of this process.
+pub static TEXTS_MADE: AtomicUsize = AtomicUsize::new(0);
+
+/// Items of floods that were made, by all gateways of this process.
+pub static FLOODS_MADE: AtomicUsize = AtomicUsize::new(0);
+
+fn thread_name() -> String {
+    std::thread::current().name().unwrap_or_default().to_owned()
 }
 
 pub struct Mutation;
@@ -39,6 +77,12 @@ pub struct Mutation;
 impl Mutation {
     async fn change(&self) -> bool {
         true
+    }
+    async fn thread(&self) -> String {
+        thread_name()
+    }
+    async fn query(&self) -> Query {
+        Query
     }
 }
 
@@ -52,13 +96,20 @@ impl Feeds {
         let after = position.resume_after().and_then(|text| text.parse().ok()).unwrap_or(after);
         stream::iter(after + 1..=to).inspect(move |n| position.reach(n))
     }
+    /// An item that says which thread resolved it.
+    async fn asked(&self) -> impl Stream<Item = Query> {
+        stream::iter([Query])
+    }
     /// Says nothing, for ever.
     async fn silence(&self) -> impl Stream<Item = u32> {
         stream::pending()
     }
-    /// As much as anybody will take: 8 KiB at a time.
+    /// As much as anybody will take, 256 KiB at a time.
     async fn flood(&self) -> impl Stream<Item = String> {
-        stream::repeat_with(|| "x".repeat(8192))
+        stream::repeat_with(|| {
+            FLOODS_MADE.fetch_add(1, Ordering::Relaxed);
+            "x".repeat(256 << 10)
+        })
     }
 }
 
@@ -78,9 +129,9 @@ pub fn config() -> HttpConfig {
 }
 
 pub fn gateway(config: HttpConfig) -> Arc<Gateway> {
-    let schema = Schema::build(Query, Mutation, Feeds).finish();
+    let schema = Schema::build(Query, Mutation, Feeds).extension(Bounds).finish();
     let auth = Auth::new([("tester".to_owned(), Auth::digest(TOKEN), true)]);
-    Gateway::new(Arc::new(schema), auth, config, Arc::new(AlwaysReady))
+    Gateway::new(Arc::new(schema), auth, config, Arc::new(AlwaysReady)).unwrap()
 }
 
 pub async fn server(change: impl FnOnce(&mut HttpConfig)) -> Server {

@@ -20,26 +20,38 @@ pub struct TestNode {
     pub node: Node,
     pub server: Server,
     http: reqwest::Client,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl TestNode {
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut node = NodeConfig::new(dir.path());
-        node.shim = ShimProgram { program: env!("CARGO_BIN_EXE_hiveward").into(), args: vec!["shim".into()] };
+        node.shim = ShimProgram { program: env!("CARGO_BIN_EXE_hiveward").into(), args: vec!["shim".into()], owner: None };
         node.default_agents = 2;
         node.faults_allowed = true;
         let node = Node::start(node).await.unwrap();
         let auth = Auth::new([("tester".to_owned(), Auth::digest(TOKEN), true)]);
         let gateway =
-            Gateway::of_node(Arc::new(schema::build(node.control())), auth, config(), Arc::new(AlwaysReady), node.control());
+            Gateway::of_node(Arc::new(schema::build(node.control())), auth, config(), Arc::new(AlwaysReady), node.control())
+                .unwrap();
         let server = Server::start(gateway, false).await.unwrap();
-        Self { node, server, http: reqwest::Client::new(), _dir: dir }
+        Self { node, server, http: reqwest::Client::new(), dir }
+    }
+
+    pub fn data_dir(&self) -> &std::path::Path {
+        self.dir.path()
     }
 
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.server.address())
+    }
+
+    /// The answer's own bytes.
+    pub async fn text(&self, query: &str) -> String {
+        let body = json!({ "query": query });
+        let sent = self.http.post(self.url("/graphql")).bearer_auth(TOKEN).json(&body).send();
+        sent.await.unwrap().text().await.unwrap()
     }
 
     async fn answer(&self, query: &str, variables: Value) -> Value {

@@ -3,7 +3,7 @@
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::IdentityError;
+use super::{IdentityError, KeyPin};
 use crate::{clock::WallMs, cluster::ClusterId, op::NodeId};
 
 /// Every name in our certificates ends so: no public name does.
@@ -15,6 +15,7 @@ pub struct NodeCertificate {
     pub node: NodeId,
     pub cluster: ClusterId,
     pub serial: u128,
+    pub key: KeyPin,
     pub not_before: WallMs,
     pub not_after: WallMs,
 }
@@ -40,6 +41,7 @@ impl NodeCertificate {
             node: node.ok_or(not_ours("it names no node"))?,
             cluster: cluster.ok_or(not_ours("it names no cluster"))?,
             serial: serial.iter().fold(0, |number, byte| (number << 8) | u128::from(*byte)),
+            key: KeyPin::of(parsed.public_key().raw),
             not_before: seconds(parsed.validity().not_before),
             not_after: seconds(parsed.validity().not_after),
         })

@@ -20,8 +20,6 @@ pub enum IdentityError {
     WrongAuthority { cluster: ClusterId },
     #[error("the certificate of {node} expired at {expired_at}: check the clock of both hosts, else join again with a new token")]
     Expired { node: NodeId, expired_at: WallMs },
-    #[error("{node} was removed from this cluster: join again with a new token and an empty data directory")]
-    Voided { node: NodeId },
     #[error("this node is {wanted}, and the certificate belongs to {found}: a data directory belongs to one node only")]
     OtherNode { wanted: NodeId, found: NodeId },
     #[error("the certificate names no node and cluster ({why}): it was not made by hiveward")]
@@ -32,8 +30,6 @@ pub enum IdentityError {
     NotAuthority,
     #[error("cryptography failed ({why})")]
     Crypto { why: String },
-    #[error("the list of voided certificates is full at {max}: wait until the oldest expire")]
-    VoidedFull { max: usize },
 }
 
 impl IdentityError {

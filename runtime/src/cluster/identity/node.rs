@@ -14,7 +14,7 @@ use rustls::{
 };
 
 use super::{
-    Authority, Fingerprint, IdentityError, JoinToken, NodeCertificate, Voided,
+    Allowed, Authority, Fingerprint, IdentityError, JoinToken, NodeCertificate,
     certificate::cluster_of,
     files::{private_dir, read, replace},
     tls::provider,
@@ -56,7 +56,7 @@ struct Inner {
     ca: CertificateDer<'static>,
     authority: OnceLock<Authority>,
     present: ArcSwap<Present>,
-    voided: Voided,
+    allowed: Allowed,
 }
 
 /// Cheap to clone; every connection made after [`Identity::install`] uses the new certificate, those before stay.
@@ -116,7 +116,7 @@ impl Identity {
             let _ = authority.set(opened);
         }
         let present = ArcSwap::from_pointee(present);
-        let inner = Inner { dir: dir.to_owned(), node, cluster, ca, authority, present, voided: Voided::default() };
+        let inner = Inner { dir: dir.to_owned(), node, cluster, ca, authority, present, allowed: Allowed::default() };
         Ok(Some(Self(Arc::new(inner))))
     }
 
@@ -160,9 +160,18 @@ impl Identity {
         Ok(())
     }
 
+    /// This node's own key again, for its next certificate: the others know the node by its key, so it stays while the node
+    /// does.
+    pub fn key(&self) -> Result<NodeKey, IdentityError> {
+        let path = self.0.dir.join(NODE_FILE);
+        let damaged = |why: String| IdentityError::Damaged { path: path.clone(), why };
+        let pem = read(&path)?.ok_or_else(|| damaged("it is missing".into()))?;
+        KeyPair::from_pem(&pem).map(NodeKey).map_err(|error| damaged(error.to_string()))
+    }
+
     /// Signs itself a new certificate; only a holder of the authority can.
     pub fn renew(&self, now: WallMs, life: Duration) -> Result<(), IdentityError> {
-        let key = NodeKey::create()?;
+        let key = self.key()?;
         let certificate = self.authority()?.sign_key(&key, self.0.node, now, life)?;
         self.install(key, &certificate)
     }
@@ -205,8 +214,9 @@ impl Identity {
         self.0.present.load().facts.clone()
     }
 
-    pub fn voided(&self) -> &Voided {
-        &self.0.voided
+    /// Who may be linked with this node.
+    pub fn allowed(&self) -> &Allowed {
+        &self.0.allowed
     }
 
     pub(crate) fn ca(&self) -> &CertificateDer<'static> {
@@ -288,6 +298,7 @@ mod tests {
         identity.renew(now.plus(Duration::from_secs(60)), NODE_LIFE).unwrap();
         let after = identity.certificate();
         assert!(after.serial != before.serial && after.not_after > before.not_after);
+        assert_eq!(after.key, before.key, "the others know it by its key");
         assert!(before.renew_at() > now && before.renew_at() < before.not_after);
         assert_eq!(Identity::open(home.path(), node).unwrap().unwrap().certificate(), after);
     }

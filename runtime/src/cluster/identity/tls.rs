@@ -82,7 +82,7 @@ fn server_config(
     };
     let mut config = builder.with_cert_resolver(Arc::new(Present(identity.clone())));
     config.alpn_protocols = protocols;
-    // A resumed session would skip the certificate, and with it expiry and the list of voided ones.
+    // A resumed session would skip the certificate, and with it expiry and the book's word.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     Ok(config)

@@ -168,8 +168,8 @@ async fn admit(
     lane: Lane,
     certificate: &NodeCertificate,
 ) -> Result<Result<Admitted, LinkRefused>, Down> {
-    if shared.identity.voided().check(certificate).is_err() {
-        return Ok(Err(LinkRefused::Voided { node: certificate.node }));
+    if let Err(why) = shared.allows(certificate) {
+        return Ok(Err(why));
     }
     let hello: Hello = match conn.expect(Kind::Hello, HELLO_BYTES_MAX).await {
         Err(Down::WeRefused(why)) => return Ok(Err(why)),
@@ -182,7 +182,7 @@ async fn admit(
         if hello.node > shared.hello.node {
             return Err(LinkRefused::WrongDirection);
         }
-        Shared::admit(shared, &hello, lane, version)
+        Shared::admit(shared, &hello, lane, version, certificate)
     }))
 }
 

@@ -19,7 +19,7 @@ use super::{
     run::run,
 };
 use crate::{
-    cluster::identity::{NodeCertificate, client_config, node_name},
+    cluster::identity::{NodeCertificate, NotAllowed, client_config, node_name},
     op::NodeId,
 };
 
@@ -109,14 +109,14 @@ async fn connect(
         _ => return Err(Down::WeRefused(LinkRefused::OtherNode)),
     };
     let mut conn = Conn::new(stream);
-    if shared.identity.voided().check(&certificate).is_err() {
-        let why = LinkRefused::Voided { node: certificate.node };
+    if let Err(why) = shared.allows(&certificate) {
         conn.refuse(&why).await;
         return Err(Down::WeRefused(why));
     }
     conn.send(Kind::Hello, &shared.hello).await?;
     let hello: Hello = conn.expect(Kind::Hello, HELLO_BYTES_MAX).await?;
-    let admitted = hello.agree(&shared.hello, &certificate).and_then(|version| Shared::admit(shared, &hello, lane, version));
+    let admitted =
+        hello.agree(&shared.hello, &certificate).and_then(|version| Shared::admit(shared, &hello, lane, version, &certificate));
     match admitted {
         Ok(admitted) => Ok((conn, admitted)),
         Err(why) => {
@@ -127,10 +127,37 @@ async fn connect(
 }
 
 impl Shared {
-    pub(super) fn admit(shared: &Arc<Self>, hello: &Hello, lane: Lane, version: u16) -> Result<Admitted, LinkRefused> {
+    /// Whether the book lets in who holds this certificate.
+    pub(super) fn allows(&self, certificate: &NodeCertificate) -> Result<(), LinkRefused> {
+        let node = certificate.node;
+        // Never linked with itself: it hears that the id is taken, which is what whoever copied a data directory must know.
+        if node == self.hello.node {
+            return Ok(());
+        }
+        match self.identity.allowed().check(certificate) {
+            Ok(()) => Ok(()),
+            Err(NotAllowed::Removed) => Err(LinkRefused::Voided { node }),
+            Err(NotAllowed::Unknown) => {
+                self.strangers.notify_one();
+                Err(LinkRefused::Unknown { node })
+            }
+            Err(NotAllowed::OtherKey) => Err(LinkRefused::OtherKey { node }),
+        }
+    }
+
+    pub(super) fn admit(
+        shared: &Arc<Self>,
+        hello: &Hello,
+        lane: Lane,
+        version: u16,
+        certificate: &NodeCertificate,
+    ) -> Result<Admitted, LinkRefused> {
         let config = &shared.config;
-        let make = || Link::new(lane, hello, version, config.outbound_bytes_max, config.window_bytes);
+        let make = || Link::new(lane, hello, certificate.key, version, config.outbound_bytes_max, config.window_bytes);
         let link = shared.table.admit(hello, lane, make)?;
-        Ok(Admitted { link, shared: shared.clone(), handler: None })
+        let admitted = Admitted { link, shared: shared.clone(), handler: None };
+        // Once more: the book may have changed before the link was there to be closed for it.
+        shared.allows(certificate)?;
+        Ok(admitted)
     }
 }

@@ -9,6 +9,13 @@ use crate::op::NodeId;
 pub enum LinkRefused {
     #[error("{node} was removed from this cluster: join again with a new token and an empty data directory")]
     Voided { node: NodeId },
+    #[error(
+        "{node} is not in the book of the node it asks: one that has just joined is let in in a moment; any other joins with a \
+         token"
+    )]
+    Unknown { node: NodeId },
+    #[error("{node} is known by another key: a host that lost its own joins again with a new token and an empty data directory")]
+    OtherKey { node: NodeId },
     #[error("the certificate is not that of the node it speaks for")]
     OtherNode,
     #[error("it belongs to another cluster")]

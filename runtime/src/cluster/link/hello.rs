@@ -46,7 +46,7 @@ impl Hello {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::WallMs;
+    use crate::{clock::WallMs, cluster::identity::KeyPin};
 
     #[test]
     fn adjacent_versions_agree_on_the_older_and_others_are_refused_aloud() {
@@ -62,7 +62,8 @@ mod tests {
         };
         let agree = |theirs: Hello, ours: Hello| {
             let (node, at) = (theirs.node, WallMs(0));
-            theirs.agree(&ours, &NodeCertificate { node, cluster, serial: 1, not_before: at, not_after: at })
+            theirs
+                .agree(&ours, &NodeCertificate { node, cluster, serial: 1, key: KeyPin::of(b""), not_before: at, not_after: at })
         };
         assert_eq!(agree(hello(3, 4), hello(4, 5)), Ok(4));
         assert_eq!(agree(hello(5, 6), hello(4, 5)), Ok(5));

@@ -20,7 +20,8 @@ use crate::{
     cluster::{
         ClusterId,
         identity::{
-            Authority, Identity, IdentityError, JoinPin, JoinToken, NodeKey, RedeemRefused, TokenBook, join_client_config,
+            Authority, Identity, IdentityError, JoinPin, JoinToken, KeyPin, NodeCertificate, NodeKey, RedeemRefused, TokenBook,
+            join_client_config,
         },
     },
     op::NodeId,
@@ -47,6 +48,18 @@ pub struct JoinRequest {
 }
 
 impl JoinRequest {
+    /// `ours` is `host:port` where the new node will listen for its peers.
+    pub fn new(token: &JoinToken, node: NodeId, key: &NodeKey, ours: &str) -> Result<Self, IdentityError> {
+        Ok(Self {
+            node,
+            secret: token.secret(),
+            key_request: key.request()?,
+            wire_oldest: WIRE_OLDEST,
+            wire_newest: WIRE_NEWEST,
+            address: ours.to_owned(),
+        })
+    }
+
     /// What proves the token: for whoever redeems it. Never logged.
     pub fn secret(&self) -> &[u8; 16] {
         &self.secret
@@ -64,6 +77,9 @@ impl JoinRequest {
 pub struct Member {
     pub node: NodeId,
     pub address: String,
+    /// The key that its certificates are for; older versions do not tell it.
+    #[serde(default)]
+    pub key: Option<KeyPin>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +93,11 @@ pub struct JoinGrant {
 }
 
 impl JoinGrant {
+    /// The key that the joiner is known by from now on.
+    pub fn key(&self) -> Result<KeyPin, IdentityError> {
+        NodeCertificate::read(&CertificateDer::from(&*self.certificate)).map(|certificate| certificate.key)
+    }
+
     /// Tells the joiner of members, as many as fit.
     pub fn tell(&mut self, members: &[Member]) {
         self.members = members.iter().take(MEMBERS_TOLD_MAX).cloned().collect();
@@ -196,14 +217,7 @@ pub async fn join(
     within: Duration,
 ) -> Result<JoinGrant, JoinError> {
     let here = |error: IdentityError| JoinError::Here { why: error.to_string() };
-    let request = JoinRequest {
-        node,
-        secret: token.secret(),
-        key_request: key.request().map_err(here)?,
-        wire_oldest: WIRE_OLDEST,
-        wire_newest: WIRE_NEWEST,
-        address: ours.to_owned(),
-    };
+    let request = JoinRequest::new(token, node, key, ours).map_err(here)?;
     let pin = JoinPin { cluster: token.cluster, authority: token.authority };
     let config = join_client_config(pin, Lane::Join.protocol().to_vec()).map_err(here)?;
     let link = |why| JoinError::Link { address: address.to_owned(), why };

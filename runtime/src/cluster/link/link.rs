@@ -14,7 +14,11 @@ use super::{
     hello::Hello,
     outbound::{Next, Outbound, put},
 };
-use crate::{cluster::LifeId, id::Key, op::NodeId};
+use crate::{
+    cluster::{LifeId, identity::KeyPin},
+    id::Key,
+    op::NodeId,
+};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 const UNMEASURED: u64 = u64::MAX;
@@ -25,6 +29,7 @@ pub(super) struct Inner {
     lane: Lane,
     generation: u64,
     life: LifeId,
+    key: KeyPin,
     version: u16,
     pub(super) outbound: Outbound,
     heard: Mutex<Vec<Option<Arc<str>>>>,
@@ -52,13 +57,14 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
-    pub(super) fn new(lane: Lane, peer: &Hello, version: u16, outbound_bytes_max: usize, window: u32) -> Self {
+    pub(super) fn new(lane: Lane, peer: &Hello, key: KeyPin, version: u16, outbound_bytes_max: usize, window: u32) -> Self {
         Self(Arc::new(Inner {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             peer: peer.node,
             lane,
             generation: peer.generation,
             life: peer.life,
+            key,
             version,
             outbound: Outbound::new(outbound_bytes_max, peer.window_bytes),
             heard: Mutex::default(),
@@ -94,6 +100,11 @@ impl Link {
 
     pub(super) fn life(&self) -> LifeId {
         self.0.life
+    }
+
+    /// Of the certificate that the peer came with.
+    pub(super) fn key(&self) -> &KeyPin {
+        &self.0.key
     }
 
     /// The wire version both ends agreed on.

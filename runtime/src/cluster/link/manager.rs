@@ -11,13 +11,13 @@ use std::{
 
 use tokio::{
     net::TcpListener,
-    sync::watch,
+    sync::{Notify, watch},
     task::{AbortHandle, JoinHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Down, JoinDoor, Lane, Lanes, Link, LinkConfig, LinksSnapshot, PEERS_MAX,
+    Down, JoinDoor, Lane, Lanes, Link, LinkConfig, LinkRefused, LinksSnapshot, PEERS_MAX,
     accept::{Acceptor, accept},
     dial::dial,
     gate::Gate,
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     cluster::{
         LifeId,
-        identity::{Identity, IdentityError},
+        identity::{Identity, IdentityError, KeyPin, NotAllowed},
     },
     op::NodeId,
 };
@@ -36,13 +36,21 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerSpec {
     /// `host:port`, looked up at each dial.
+    ///
+    /// Empty for one that is let in and never dialled: it has not said where it is.
     pub address: String,
     pub lanes: BTreeSet<Lane>,
+    /// Its certificates must be for this key; for any, while that is not known.
+    pub key: Option<KeyPin>,
 }
 
 impl PeerSpec {
     pub fn new(address: impl Into<String>, lanes: impl IntoIterator<Item = Lane>) -> Self {
-        Self { address: address.into(), lanes: lanes.into_iter().collect() }
+        Self { address: address.into(), lanes: lanes.into_iter().collect(), key: None }
+    }
+
+    pub fn with_key(self, key: Option<KeyPin>) -> Self {
+        Self { key, ..self }
     }
 }
 
@@ -79,6 +87,8 @@ pub(super) struct Shared {
     pub(super) table: Table,
     pub(super) gate: Gate,
     pub(super) rejected: AtomicU64,
+    /// Rung when somebody whom the book does not name was refused.
+    pub(super) strangers: Notify,
     peers: watch::Sender<Arc<BTreeMap<NodeId, PeerSpec>>>,
     pub(super) stop: CancellationToken,
 }
@@ -119,6 +129,7 @@ impl LinkManager {
             join,
             table: Table::default(),
             rejected: AtomicU64::new(0),
+            strangers: Notify::new(),
             peers: watch::Sender::new(Arc::default()),
             stop: CancellationToken::new(),
         });
@@ -163,22 +174,42 @@ impl Links {
         self.0.table.link(peer, lane)
     }
 
-    /// Who to be linked with. A peer that is no longer named is forgotten and its links close; at most [`PEERS_MAX`] are
-    /// kept, the lowest ids. Peers that dial us need not be named to be linked.
+    /// Who to be linked with, and nobody else: a peer that is no longer named is forgotten and its links close, one that is
+    /// not named is refused when it dials. At most [`PEERS_MAX`] are kept, the lowest ids. Nobody is let in before the first
+    /// call.
     pub fn set_peers(&self, peers: BTreeMap<NodeId, PeerSpec>) {
-        let peers: BTreeMap<_, _> = peers.into_iter().filter(|(peer, _)| *peer != self.node()).take(PEERS_MAX).collect();
-        let before = self.0.peers.send_replace(Arc::new(peers));
-        let now = self.0.peers.borrow().clone();
-        self.0.table.forget(&Down::Forgotten, |peer| before.contains_key(&peer) && !now.contains_key(&peer));
+        self.set_members(peers, BTreeSet::new());
     }
 
-    /// Closes the links of peers that were voided meanwhile: call it after the list changed.
-    pub fn close_voided(&self) {
+    /// As [`Self::set_peers`]; those in `removed` are told why they are refused.
+    pub fn set_members(&self, peers: BTreeMap<NodeId, PeerSpec>, removed: BTreeSet<NodeId>) {
+        let peers: BTreeMap<_, _> = peers.into_iter().filter(|(peer, _)| *peer != self.node()).take(PEERS_MAX).collect();
+        let keys = peers.iter().map(|(peer, spec)| (*peer, spec.key)).collect();
+        // First who is let in, then who is closed: what comes in between is looked at once more when it is on the table.
+        self.0.identity.allowed().set(keys, removed);
+        self.0.peers.send_replace(Arc::new(peers));
+        let allowed = self.0.identity.allowed();
         for link in self.0.table.links() {
-            if let Err(IdentityError::Voided { node }) = self.0.identity.voided().check_node(link.peer()) {
-                link.close(Down::WeRefused(super::LinkRefused::Voided { node }));
+            let node = link.peer();
+            match allowed.check_key(node, link.key()) {
+                Err(NotAllowed::Removed) => link.close(Down::WeRefused(LinkRefused::Voided { node })),
+                Err(NotAllowed::OtherKey) => link.close(Down::WeRefused(LinkRefused::OtherKey { node })),
+                Err(NotAllowed::Unknown) | Ok(()) => {}
             }
         }
+        let now = self.0.peers.borrow().clone();
+        self.0.table.forget(&Down::Forgotten, |peer| !now.contains_key(&peer));
+    }
+
+    /// Those with a live link of this lane.
+    pub fn peers_up(&self, lane: Lane) -> Vec<NodeId> {
+        let links = self.0.table.links();
+        links.iter().filter(|link| link.lane() == lane && link.is_up()).map(Link::peer).collect()
+    }
+
+    /// Waits until somebody was refused whom the book does not name: it may be the book that is old.
+    pub async fn stranger(&self) {
+        self.0.strangers.notified().await;
     }
 
     pub fn snapshot(&self) -> LinksSnapshot {
@@ -198,7 +229,7 @@ async fn root(shared: Arc<Shared>, listener: TcpListener, acceptor: Acceptor) {
     let mut peers = shared.peers.subscribe();
     loop {
         let wanted = peers.borrow_and_update().clone();
-        let ours = wanted.iter().filter(|(peer, _)| shared.hello.node < **peer);
+        let ours = wanted.iter().filter(|(peer, spec)| shared.hello.node < **peer && !spec.address.is_empty());
         let ours: HashMap<_, _> =
             ours.flat_map(|(peer, spec)| spec.lanes.iter().map(|lane| ((*peer, *lane), &spec.address))).collect();
         // A changed address is a new dial; the old link closes with its task.

@@ -1,21 +1,15 @@
 //! Keeps links and votes as the node book says.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use super::{NodeState, leases::Leases, voters};
-use crate::{
-    clock::WallMs,
-    cluster::{
-        identity::VoidedEntry,
-        lease::BootClock,
-        link::{Lane, PeerSpec},
-    },
-    op::NodeId,
+use super::{
+    NodeState,
+    admitted::{Sources, admitted},
+    introduce::Introductions,
+    leases::Leases,
+    voters,
 };
+use crate::{cluster::lease::BootClock, ledger::Cursor, op::NodeId};
 
 /// How often votes are looked at.
 const VOTERS_EVERY: Duration = Duration::from_millis(250);
@@ -27,49 +21,29 @@ const FULL_RETRY: Duration = Duration::from_secs(10);
 const ASIDE_WITHIN: Duration = Duration::from_secs(5);
 /// Addresses may also change with the group's own members, so the book is not waited for alone.
 const LINKS_EVERY: Duration = Duration::from_millis(500);
-/// What a removed node's certificate may last at most.
-const CERTIFICATE_LIFE: Duration = Duration::from_secs(400 * 24 * 3600);
 
-/// Links to every node that is not removed; none to one that is.
-pub async fn links(leases: Arc<Leases>) {
+/// Links to every node that is in the cluster, and to nobody else.
+pub async fn links(leases: Arc<Leases>, introductions: Arc<Introductions>) {
     let setup = &leases.setup;
     let mut cursor = setup.book.cursor();
-    let mut before = (BTreeMap::new(), BTreeSet::new());
+    let mut before = None;
     loop {
-        cursor.borrow_and_update();
-        let nodes = setup.book.nodes();
-        let removed: BTreeSet<NodeId> =
-            nodes.iter().filter(|known| known.state == NodeState::Removed).map(|known| known.node).collect();
-        let mut peers: BTreeMap<NodeId, PeerSpec> = BTreeMap::new();
-        let mut peer = |node: NodeId, address: &str| {
-            if node != setup.node && !removed.contains(&node) && !address.is_empty() {
-                peers.entry(node).or_insert_with(|| PeerSpec::new(address, [Lane::Router, Lane::Raft, Lane::Bulk]));
+        let own = *cursor.borrow_and_update();
+        // A book that was not read yet names nobody, and the grant of a joiner may name who was removed since.
+        if own > Cursor::default() || setup.ledger.head() == Cursor::default() {
+            let keepers = setup.ledger.status().members.into_iter();
+            let keepers: Vec<_> = keepers.filter_map(|member| Some((member.node?, member.address))).collect();
+            let now = admitted(&Sources {
+                me: setup.node,
+                book: &setup.book.nodes(),
+                keepers: &keepers,
+                first: &setup.first_peers,
+                told: &introductions.newer_than(own),
+            });
+            if before.as_ref() != Some(&now) {
+                setup.links.set_members(now.peers.clone(), now.removed.clone());
+                before = Some(now);
             }
-        };
-        for known in &nodes {
-            peer(known.node, &known.address);
-        }
-        // A node that lags behind in the book still knows the group it votes in.
-        for member in setup.ledger.status().members {
-            if let Some(node) = member.node {
-                peer(node, &member.address);
-            }
-        }
-        // And a joiner, before it has anything, whom it joined.
-        if peers.is_empty() && nodes.is_empty() {
-            for (node, address) in &setup.first_peers {
-                peers.insert(*node, PeerSpec::new(address, [Lane::Router, Lane::Raft, Lane::Bulk]));
-            }
-        }
-        if (&peers, &removed) != (&before.0, &before.1) {
-            let until = WallMs::now().plus(CERTIFICATE_LIFE);
-            let voided = removed.iter().map(|node| (VoidedEntry::Node(*node), until));
-            if let Err(error) = setup.links.identity().voided().set(voided) {
-                tracing::error!(%error, "certificates of removed nodes could not be voided");
-            }
-            setup.links.set_peers(peers.clone());
-            setup.links.close_voided();
-            before = (peers, removed);
         }
         let looked = tokio::time::timeout(LINKS_EVERY, cursor.changed()).await;
         if matches!(looked, Ok(Err(_))) {

@@ -4,8 +4,10 @@
 //! nodes are, and tells it who is lost and who is back. Decides nothing about what runs where. After a restart it holds no
 //! lease until a leader grants one.
 
+mod admitted;
 mod down;
 mod drive;
+mod introduce;
 mod leases;
 pub mod voters;
 
@@ -17,8 +19,9 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
+    identity::KeyPin,
     lease::{LeaseTerms, Phase},
-    link::Links,
+    link::{Links, Member},
     rpc::LaneRpc,
 };
 use crate::{
@@ -26,6 +29,7 @@ use crate::{
     ledger::{Cursor, Ledger},
     op::NodeId,
 };
+use introduce::Introductions;
 pub use leases::LeaseView;
 use leases::Leases;
 use voters::VoterPolicy;
@@ -43,7 +47,7 @@ pub enum NodeState {
     Removed,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownNode {
     pub node: NodeId,
     /// Its number among those who keep the ledger.
@@ -53,6 +57,8 @@ pub struct KnownNode {
     pub state: NodeState,
     /// Of its newest start that is in the ledger.
     pub generation: u64,
+    /// What its certificates are for; none until it has said so.
+    pub key: Option<KeyPin>,
 }
 
 /// What the ledger says about nodes, and the way to change it.
@@ -82,8 +88,8 @@ pub struct MembershipSetup {
     /// The Raft lane: leases must not wait behind other things either.
     pub lane: LaneRpc,
     pub book: Arc<dyn NodeBook>,
-    /// Whom a joiner was told of; used until the book knows better.
-    pub first_peers: Vec<(NodeId, String)>,
+    /// Whom a joiner was told of; used until its own book names it, and so is at least as new.
+    pub first_peers: Vec<Member>,
     /// Told what phase this node's lease is in.
     pub lease: watch::Sender<Phase>,
 }
@@ -91,6 +97,7 @@ pub struct MembershipSetup {
 /// Ends with [`Membership::stop`], or when dropped.
 pub struct Membership {
     leases: Arc<Leases>,
+    introductions: Arc<Introductions>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -98,14 +105,16 @@ impl Membership {
     pub fn start(setup: MembershipSetup) -> Self {
         let leases = Arc::new(Leases::new(setup));
         leases.open();
+        let introductions = Arc::new(Introductions::open(&leases));
         let tasks = vec![
             tokio::spawn(leases::hold(leases.clone())),
             tokio::spawn(leases::grant(leases.clone())),
-            tokio::spawn(drive::links(leases.clone())),
+            tokio::spawn(drive::links(leases.clone(), introductions.clone())),
+            tokio::spawn(introduce::ask_around(leases.clone(), introductions.clone())),
             tokio::spawn(drive::voters(leases.clone())),
             tokio::spawn(down::tell(leases.clone())),
         ];
-        Self { leases, tasks: Mutex::new(tasks) }
+        Self { leases, introductions, tasks: Mutex::new(tasks) }
     }
 
     /// How each node's lease stands, on the leader; empty elsewhere.
@@ -130,6 +139,7 @@ impl Membership {
 
     pub async fn stop(&self) {
         self.leases.close();
+        self.introductions.close();
         let tasks = std::mem::take(&mut *self.tasks.lock());
         for task in &tasks {
             task.abort();

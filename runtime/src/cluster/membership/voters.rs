@@ -149,7 +149,14 @@ mod tests {
             let mut scene = Self { nodes: Vec::new(), members: Vec::new(), away: BTreeMap::new() };
             for n in 1..=voters + learners {
                 let (node, address) = (NodeId::from_u128(n.into()), format!("h{n}:7701"));
-                scene.nodes.push(KnownNode { node, raft_id: n, address: address.clone(), state: NodeState::Up, generation: 1 });
+                scene.nodes.push(KnownNode {
+                    node,
+                    raft_id: n,
+                    address: address.clone(),
+                    state: NodeState::Up,
+                    generation: 1,
+                    key: None,
+                });
                 scene.members.push(Member {
                     id: n,
                     node: Some(node),

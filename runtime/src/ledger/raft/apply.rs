@@ -92,7 +92,7 @@ impl MachineStore {
         fault::point("ledger.before_apply", None).await.map_err(|what| error(ErrorVerb::Write, what))?;
         let mut told = None;
         let mut events: Vec<Event> = Vec::new();
-        let (applied, pending_bytes) = {
+        let (applied, pending_bytes, waits) = {
             let mut machine = self.disk.machine.lock();
             let machine: &mut Machine = &mut machine;
             let applied = match &entry.payload {
@@ -121,8 +121,11 @@ impl MachineStore {
             // Before the lock goes: what the writer takes is in the ring until it is in the tables.
             self.disk.ring.push(std::mem::take(&mut events), self.disk.written.load(Ordering::Acquire));
             self.outcomes.moved(machine.meta.head);
-            (applied, machine.pending_bytes)
+            (applied, machine.pending_bytes, machine.waits())
         };
+        if waits && !self.disk.asked.swap(true, Ordering::AcqRel) {
+            self.jobs.take();
+        }
         if let Some(witness) = self.witness.lock().as_mut() {
             witness.saw(entry.log_id.index).map_err(|what| error(ErrorVerb::Write, what))?;
         }
@@ -193,14 +196,9 @@ impl RaftStateMachine<TypeConfig> for MachineStore {
         image.meta.applied = meta.last_log_id;
         image.meta.membership = meta.last_membership.clone();
         image.meta.snapshot_taken = true;
-        let meta = image.meta.clone();
+        let head = image.meta.head;
         self.jobs.done(|done| Job::Install { image, done }).await.map_err(|what| error(ErrorVerb::Write, what))?;
-        let machine = Machine::load(&self.disk.db, meta).map_err(|what| error(ErrorVerb::Read, what))?;
-        self.disk.written.store(machine.meta.head, Ordering::Release);
-        self.disk.compacted.store(machine.meta.compacted, Ordering::Release);
-        self.disk.ring.clear();
-        self.outcomes.moved(machine.meta.head);
-        *self.disk.machine.lock() = machine;
+        self.outcomes.moved(head);
         Ok(())
     }
 

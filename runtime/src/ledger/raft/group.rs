@@ -44,6 +44,7 @@ use crate::{
         append::Claims,
         file::Witness,
         record::Command,
+        scrub::checked,
         writer::{Disk, Jobs},
     },
     op::NodeId,
@@ -69,6 +70,8 @@ pub(super) struct Shared {
     pub heard: Arc<Heard>,
     pub leadership: Arc<watch::Sender<Leadership>>,
     pub claims: Claims,
+    /// Read by a proposal of another node from the look at the claims until it is on its way into the log.
+    pub letting_in: tokio::sync::RwLock<()>,
     /// When a leader last wrote to us, in microseconds on the boot clock.
     last_heard_us: AtomicU64,
     /// Leads, and lets the others elect another.
@@ -139,6 +142,7 @@ impl Group {
             heard,
             leadership,
             claims,
+            letting_in: tokio::sync::RwLock::default(),
             last_heard_us: AtomicU64::new(micros(now())),
             aside: AtomicBool::new(false),
             candidacy: Mutex::default(),
@@ -283,15 +287,14 @@ impl Shared {
     }
 
     /// Of a leader that a quorum followed within the last lease: nobody else can have been elected since, because voters
-    /// keep to a leader for that long. What was acknowledged anywhere is applied here.
+    /// keep to a leader for that long. What was acknowledged anywhere is in this node's log; another node may have applied
+    /// and acknowledged it before this one applies it, so what is applied here would not do.
     pub fn read_index(&self) -> wire::ReadIndex {
         let fresh = self.confirmed().is_some_and(|(_, at)| now().since(at) < self.setup.timing.lease.mul_f64(0.9));
         if !fresh || self.aside.load(Ordering::Acquire) {
             return wire::ReadIndex::NotLeading;
         }
-        // The machine's own word: metrics may be a moment behind what was answered.
-        let applied = self.disk.machine.lock().meta.applied;
-        wire::ReadIndex::UpTo { index: applied.map_or(0, |applied| applied.index) }
+        wire::ReadIndex::UpTo { index: self.log.last().map_or(0, |last| last.index) }
     }
 
     /// Waits until this node has all that was acknowledged before, on whichever node.
@@ -493,8 +496,16 @@ impl Consensus for Group {
         self.shared.voters() == [self.shared.setup.id]
     }
 
-    fn last_index(&self) -> u64 {
-        self.shared.log.last().map_or(0, |last| last.index)
+    fn let_in(&self) -> BoxFuture<'static, Result<u64, String>> {
+        let shared = self.shared.clone();
+        Box::pin(async move {
+            // Fair: those that were before us are through, and those behind us have seen the claim.
+            drop(shared.letting_in.write().await);
+            // Answered after what was sent to it before was brought to the log.
+            let log = shared.log.clone();
+            let last = shared.raft.with_raft_state(move |_| log.last().map_or(0, |last| last.index));
+            last.await.map_err(|error| error.to_string())
+        })
     }
 
     fn applied(&self, index: u64, deadline: Deadline) -> BoxFuture<'static, bool> {
@@ -514,6 +525,27 @@ impl Consensus for Group {
             let body = wire::write(Kind::Claim, &wire::AskClaim { stream })?;
             let answer = shared.ask(leader, &body, deadline).await.map_err(|error| error.to_string())?;
             wire::read(&answer)
+        })
+    }
+
+    fn events_of_others(&self, from: u64, deadline: Deadline) -> BoxFuture<'static, Option<Vec<u8>>> {
+        let shared = self.shared.clone();
+        Box::pin(async move {
+            let members: Vec<u64> = {
+                let metrics = shared.raft.server_metrics();
+                let metrics = metrics.borrow();
+                metrics.membership_config.membership().nodes().map(|(id, _)| *id).collect()
+            };
+            let body = wire::write(Kind::Events, &wire::AskEvents { from }).ok()?;
+            for member in members.into_iter().filter(|member| *member != shared.setup.id) {
+                // One that cannot be asked, or is of a version that knows no such question, has none.
+                let Ok(answer) = shared.ask(member, &body, deadline).await else { continue };
+                let Ok(Some(value)) = wire::read::<wire::EventsAt>(&answer) else { continue };
+                if checked(from, &value).is_ok() {
+                    return Some(value.into_vec());
+                }
+            }
+            None
         })
     }
 

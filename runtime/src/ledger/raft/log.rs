@@ -49,9 +49,9 @@ fn decode(index: u64, bytes: &[u8]) -> Result<Entry<TypeConfig>, ReadError> {
 
 impl LogStore {
     pub fn load(disk: Arc<Disk>, jobs: Jobs) -> Result<Self, ReadError> {
-        let purged = meta(&disk.db, META_PURGED)?;
+        let purged = meta(&disk.log, META_PURGED)?;
         let mut memory = Memory { purged, last: purged, ..Memory::default() };
-        let txn = disk.db.begin_read().map_err(storage)?;
+        let txn = disk.log.begin_read().map_err(storage)?;
         if let Some(row) = txn.open_table(LOG).map_err(storage)?.last().map_err(storage)? {
             memory.last = Some(decode(row.0.value(), row.1.value())?.log_id);
         }
@@ -64,13 +64,20 @@ impl LogStore {
         self.memory.lock().last
     }
 
-    fn read<RB: RangeBounds<u64> + Clone>(&self, range: &RB) -> Result<Vec<Entry<TypeConfig>>, ReadError> {
-        let txn = self.disk.db.begin_read().map_err(storage)?;
+    /// `purged` leaves the file in its own time.
+    fn read<RB: RangeBounds<u64> + Clone>(
+        &self,
+        range: &RB,
+        purged: Option<LogId<u64>>,
+    ) -> Result<Vec<Entry<TypeConfig>>, ReadError> {
+        let txn = self.disk.log.begin_read().map_err(storage)?;
         let log = txn.open_table(LOG).map_err(storage)?;
         let mut entries = Vec::new();
         for row in log.range(range.clone()).map_err(storage)? {
             let (index, bytes) = row.map_err(storage)?;
-            entries.push(decode(index.value(), bytes.value())?);
+            if purged.is_none_or(|purged| index.value() > purged.index) {
+                entries.push(decode(index.value(), bytes.value())?);
+            }
         }
         Ok(entries)
     }
@@ -116,7 +123,8 @@ impl RaftLogReader<TypeConfig> for LogStore {
             }
         }
         // Entries that are still on their way to the table are among the recent ones, and they begin too late for this.
-        self.read(&range).map_err(|what| error(ErrorVerb::Read, what))
+        let purged = self.memory.lock().purged;
+        self.read(&range, purged).map_err(|what| error(ErrorVerb::Read, what))
     }
 }
 
@@ -138,7 +146,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote<u64>>, StorageError<u64>> {
-        meta(&self.disk.db, META_VOTE).map_err(|what| error(ErrorVerb::Read, what))
+        meta(&self.disk.log, META_VOTE).map_err(|what| error(ErrorVerb::Read, what))
     }
 
     async fn append<I>(&mut self, entries: I, callback: LogFlushed<TypeConfig>) -> Result<(), StorageError<u64>>
@@ -170,7 +178,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let last = match memory.recent.back() {
             Some(entry) => Some(entry.log_id),
             None => self
-                .read(&(..log_id.index))
+                .read(&(..log_id.index), memory.purged)
                 .map_err(|what| error(ErrorVerb::Read, what))?
                 .last()
                 .map(|entry| entry.log_id)
@@ -186,10 +194,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         let installing = self.disk.installing.load(Ordering::Acquire) && self.disk.machine.lock().meta.applied < Some(log_id);
         if !installing {
             let frame = frame(&log_id).map_err(|what| error(ErrorVerb::Write, what))?;
-            self.jobs
-                .done(|done| Job::Purge { up_to: log_id.index, frame, done })
-                .await
-                .map_err(|what| error(ErrorVerb::Delete, what))?;
+            // Nobody waits for it: the tables take a checkpoint first. An error is told by whatever is written next.
+            let job = Job::Purge { up_to: log_id.index, frame, done: Box::new(|_| ()) };
+            self.jobs.send(job).await.map_err(|what| error(ErrorVerb::Delete, what))?;
         }
         let mut memory = self.memory.lock();
         memory.purged = Some(log_id);

@@ -188,14 +188,17 @@ pub trait Consensus: Send + Sync {
     fn confirmed(&self) -> Option<(u64, BootTime)>;
     /// Whether this node is the only voter.
     fn is_alone(&self) -> bool;
-    /// Of the last entry in this node's log.
-    fn last_index(&self) -> u64;
+    /// Of a leader: waits until all proposals that looked at the claims before this call are in its log, and gives the index
+    /// of the last entry then.
+    fn let_in(&self) -> BoxFuture<'static, Result<u64, String>>;
     /// Waits until entries up to `index` are applied here; false if they are not by the deadline.
     fn applied(&self, index: u64, deadline: Deadline) -> BoxFuture<'static, bool>;
     /// Waits until this node has applied all that was acknowledged before, on whichever node; the error says why it has not.
     fn linearize(&self, deadline: Deadline) -> BoxFuture<'static, Result<(), String>>;
     /// Asks the leader, elsewhere, to begin a new life of a stream.
     fn ask_claim(&self, stream: &Key, deadline: Deadline) -> BoxFuture<'static, Result<wire::Claimed, String>>;
+    /// The value of the events' table that begins with a cursor, from the first other member that has it whole.
+    fn events_of_others(&self, from: u64, deadline: Deadline) -> BoxFuture<'static, Option<Vec<u8>>>;
     /// Answers another member.
     fn serve(&self, peer: NodeId, kind: wire::Kind, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>>;
     fn change(&self, change: Change) -> BoxFuture<'static, Result<(), ChangeError>>;

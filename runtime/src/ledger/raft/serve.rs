@@ -3,11 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use openraft::{
-    Snapshot, SnapshotMeta, Vote,
-    error::{ClientWriteError, RaftError},
-    raft::AppendEntriesResponse,
-};
+use openraft::{Snapshot, SnapshotMeta, Vote, error::ClientWriteError, raft::AppendEntriesResponse};
+use redb::ReadableDatabase;
 
 use super::{
     Node, elect,
@@ -15,7 +12,15 @@ use super::{
     wire::{self, Kind},
 };
 use crate::{
-    ledger::{record::Command, snapshot::Staging},
+    fault,
+    ledger::{
+        ReadError,
+        record::Command,
+        scrub::checked,
+        snapshot::Staging,
+        tables::{EVENTS, storage},
+        writer::Disk,
+    },
     op::NodeId,
 };
 
@@ -51,6 +56,12 @@ impl Shared {
             Kind::SnapshotBegin => self.snapshot_begin(wire::read(&body)?).await,
             Kind::SnapshotPart => self.snapshot_part(wire::read(&body)?).await,
             Kind::SnapshotEnd => self.snapshot_end(wire::read(&body)?).await,
+            Kind::Events => {
+                let asked: wire::AskEvents = wire::read(&body)?;
+                let disk = self.disk.clone();
+                let read = tokio::task::spawn_blocking(move || whole_events(&disk, asked.from)).await;
+                wire::answer(&read.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?)
+            }
             Kind::Claim => Err("claims are the ledger's own".into()),
         }
     }
@@ -60,6 +71,8 @@ impl Shared {
         if !self.leadership.borrow().is_me || self.aside.load(Ordering::Acquire) {
             return wire::Proposed::NotLeading { leader: self.leader() };
         }
+        // Held from the look at the claims until it is on its way into the log: a claim waits for whoever is in between.
+        let letting_in = self.letting_in.read().await;
         if let Command::Batch(batch) = &command {
             let claims = self.claims.lock();
             let stale = batch.appends.iter().enumerate().filter_map(|(place, append)| {
@@ -71,13 +84,21 @@ impl Shared {
                 return wire::Proposed::Fenced { appends };
             }
         }
-        match self.raft.client_write(command).await {
-            Ok(written) => wire::Proposed::At { index: written.log_id.index, applied: written.data },
+        if let Err(error) = fault::point("ledger.before_let_in", None).await {
+            return wire::Proposed::Lost { why: error.to_string() };
+        }
+        let written = self.raft.client_write_ff(command).await;
+        drop(letting_in);
+        let written = match written {
+            Ok(written) => written.await,
+            Err(error) => return wire::Proposed::Lost { why: error.to_string() },
+        };
+        match written {
+            Ok(Ok(written)) => wire::Proposed::At { index: written.log_id.index, applied: written.data },
             // Also said of what was in the log when this node ceased to lead.
-            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
-                wire::Proposed::Lost { why: "the leader changed".into() }
-            }
-            Err(error) => wire::Proposed::Lost { why: error.to_string() },
+            Ok(Err(ClientWriteError::ForwardToLeader(_))) => wire::Proposed::Lost { why: "the leader changed".into() },
+            Ok(Err(error)) => wire::Proposed::Lost { why: error.to_string() },
+            Err(_) => wire::Proposed::Lost { why: "this node's ledger stopped before it answered".into() },
         }
     }
 
@@ -115,6 +136,18 @@ impl Shared {
         let installed = self.raft.install_full_snapshot(incoming.vote, snapshot).await;
         wire::answer(&installed.map_err(|error| error.to_string())?)
     }
+}
+
+/// What another node may have lost. A value that is damaged here, too, is none.
+fn whole_events(disk: &Disk, from: u64) -> Result<wire::EventsAt, ReadError> {
+    if let Some(value) = disk.machine.lock().pending_at(from) {
+        return Ok(Some(value.to_vec().into()));
+    }
+    let txn = disk.db.begin_read().map_err(storage)?;
+    let table = txn.open_table(EVENTS).map_err(storage)?;
+    let row = table.get(from).map_err(storage)?;
+    let whole = row.filter(|row| checked(from, row.value()).is_ok());
+    Ok(whole.map(|row| row.value().to_vec().into()))
 }
 
 /// Over with it, also when nobody waits for the answer any more.

@@ -29,12 +29,13 @@ pub enum Kind {
     SnapshotPart = 7,
     SnapshotEnd = 8,
     ReadIndex = 9,
+    Events = 10,
 }
 
 impl Kind {
     pub fn read(byte: u8) -> Option<Self> {
-        use Kind::{Append, Claim, PreVote, Propose, ReadIndex, SnapshotBegin, SnapshotEnd, SnapshotPart, Vote};
-        [Append, Vote, PreVote, Propose, Claim, SnapshotBegin, SnapshotPart, SnapshotEnd, ReadIndex]
+        use Kind::{Append, Claim, Events, PreVote, Propose, ReadIndex, SnapshotBegin, SnapshotEnd, SnapshotPart, Vote};
+        [Append, Vote, PreVote, Propose, Claim, SnapshotBegin, SnapshotPart, SnapshotEnd, ReadIndex, Events]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
@@ -127,6 +128,14 @@ pub enum ReadIndex {
     /// Another may have been elected meanwhile.
     NotLeading,
 }
+
+/// For the value of the events' table that begins with this cursor; the answer is that value, if it is there and whole.
+#[derive(Serialize, Deserialize)]
+pub struct AskEvents {
+    pub from: u64,
+}
+
+pub type EventsAt = Option<ByteBuf>;
 
 #[derive(Serialize, Deserialize)]
 pub struct AskClaim {

@@ -225,8 +225,8 @@ impl Engine<'_> {
         self.attempt.shared.report(Report::Started { lease: self.job.lease }).await;
         // Refused only when the process has ended; then that is what is read.
         let _ = session.claim_stdin().await;
-        let told = fs::read_to_string(session.dir().accepted()).unwrap_or_default();
-        let told = told.lines().filter_map(|line| Some(line.split_once(' ')?.1.to_owned())).collect();
+        let told = session.dir().accepted_tags();
+        let told = told.map_err(|error| machine("what the program was told cannot be read", &error))?.into_iter().collect();
         let heard = self.log.story.heard;
         let mut tail =
             session.tail(Stream::Stdout, heard).map_err(|error| machine("the program's output cannot be read", &error))?;

@@ -28,7 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::{dialect::Dialect, engine::Engine, log::Log};
 use super::{
-    Connector, End, Job, Lease, Outcome, Report, StartFailure, StopHow,
+    Connector, End, Job, Lease, Outcome, Report, StartFailure, StopHow, StopWhy,
     attempt::{Attempt, Control, Shared, activity_dir, session_dir},
     attempts::Attempts,
     machine,
@@ -142,8 +142,8 @@ impl Connector for CodingConnector {
         self.attempts.freeze(frozen).boxed()
     }
 
-    fn stop(&self, how: StopHow) -> BoxFuture<'_, ()> {
-        self.attempts.stop(how).boxed()
+    fn stop(&self, how: StopHow, why: StopWhy) -> BoxFuture<'_, ()> {
+        self.attempts.stop(how, why).boxed()
     }
 
     fn release(&self) -> BoxFuture<'_, ()> {

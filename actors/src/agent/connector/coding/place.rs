@@ -8,7 +8,7 @@ use crate::{
     agent::{
         coding::{AnswerKind, CodingSpec, Hook},
         connector::{
-            End, Job, Outcome, StopHow,
+            End, Job, Outcome, StopHow, StopWhy,
             attempt::{Attempt, Control, json_or_text},
         },
         workspace::{Plan, Ports, Work, Workspace},
@@ -102,7 +102,7 @@ impl Place {
                     let bytes = tokio::task::spawn_blocking(move || Workspace::bytes(&dir)).await.unwrap_or(0);
                     if bytes > bytes_max {
                         too_large = Some(format!("its workspace took {bytes} bytes, more than {bytes_max}; it was stopped"));
-                        control.stop(StopHow::AtOnce).await;
+                        control.stop(StopHow::AtOnce, StopWhy::TooLarge).await;
                     }
                 },
             }

@@ -22,13 +22,14 @@ const BEATS_MISSED_MAX: u32 = 3;
 
 /// Follows the process to its end, which ends every job that is with it.
 pub(super) async fn hear(inner: Arc<Inner>, session: Arc<Session>) {
-    let (offset, ready) = handled(&session);
-    if let Some(ready) = ready {
-        inner.ready.send_replace(ready);
-    }
-    let fault = match session.tail(Stream::Stdout, offset) {
-        Ok(tail) => Box::pin(follow(&inner, &session, tail)).await,
-        Err(error) => Some(format!("the worker's output cannot be read: {error}")),
+    let fault = match handled(&session).and_then(|(offset, ready)| Ok((session.tail(Stream::Stdout, offset)?, ready))) {
+        Ok((tail, ready)) => {
+            if let Some(ready) = ready {
+                inner.ready.send_replace(ready);
+            }
+            Box::pin(follow(&inner, &session, tail)).await
+        }
+        Err(error) => Some(format!("the worker's output, or how far it was heard, cannot be read: {error}")),
     };
     if fault.is_some() {
         apply_stop(&session, StopHow::AtOnce).await;
@@ -65,10 +66,10 @@ pub(super) async fn hear(inner: Arc<Inner>, session: Arc<Session>) {
 
 /// What a process that has ended had said and nobody had heard.
 pub(super) async fn rest(inner: &Arc<Inner>, session: &Session) {
-    let (offset, _) = handled(session);
-    if let Ok(tail) = session.tail(Stream::Stdout, offset) {
+    match handled(session).and_then(|(offset, _)| session.tail(Stream::Stdout, offset)) {
         // A fault of a process that has gone changes nothing any more.
-        let _ = Box::pin(follow(inner, session, tail)).await;
+        Ok(tail) => drop(Box::pin(follow(inner, session, tail)).await),
+        Err(error) => tracing::warn!(%error, agent = %inner.shared.agent.id, "the last words of a worker cannot be read"),
     }
     inner.ready.send_replace(Readiness::Waiting);
 }

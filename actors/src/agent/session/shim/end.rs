@@ -95,6 +95,12 @@ impl Shim {
             Some(WaitStatus::Signaled(_, signal, _)) => (None, Some(signal as i32)),
             _ => (None, None),
         };
+        // First the output, then the record that says how much of it there was: a success is never believed with less.
+        if self.transcripts.sync().is_err() {
+            self.disk_retry = Some(Instant::now() + DISK_RETRY);
+            return;
+        }
+        let (stdout, stderr) = self.transcripts.lengths();
         let exit = Exit {
             code,
             signal,
@@ -104,6 +110,8 @@ impl Shim {
             cpu_ms: cpu.unsigned_abs(),
             rss_max_bytes: usage.map_or(0, |usage| usage.max_rss().unsigned_abs() * 1024),
             dropped_bytes: self.transcripts.dropped,
+            stdout_bytes: Some(stdout),
+            stderr_bytes: Some(stderr),
             ended_at: WallMs::now(),
             launch_error: None,
         };

@@ -5,6 +5,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixListener,
     },
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -20,6 +21,7 @@ use super::{
         Stream,
         cgroup::Cgroups,
         layout::Exit,
+        owner,
         wire::{Ask, Event, KIND_REQUEST, KIND_STDIN, Request, STDIN_BYTES_MAX, parse},
     },
     accepted,
@@ -40,6 +42,8 @@ pub(super) struct Limits {
     pub wall_ms: Option<u64>,
     pub grace_ms: u64,
     pub linger_ms: u64,
+    /// Whose lock says who may speak to this session.
+    pub owner: Option<PathBuf>,
     /// Only where no cgroup holds it.
     pub memory_bytes: Option<u64>,
 }
@@ -238,7 +242,14 @@ impl Shim {
         if let Ok((socket, _)) = self.listener.accept()
             && socket.set_nonblocking(true).is_ok()
         {
+            let refused = self.limits.owner.as_ref().and_then(|lock| owner::refuses(&socket, lock));
             let mut client = Client::new(socket);
+            if let Some(why) = refused {
+                // Told as far as the socket takes it now, and let go of: nothing that it says is read.
+                client.tell(&Event::Done { id: 0, error: Some(why) });
+                client.flush(self.transcripts.lengths());
+                return;
+            }
             client.tell(&Event::Hello { pid: self.power.leader, frozen: self.frozen_since.is_some() });
             if let Some(exit) = &self.exit {
                 client.tell(&Event::Exited(exit.clone()));

@@ -63,6 +63,9 @@ fn run() -> Result<(), String> {
     let _ = rustix::process::setsid();
     prctl::set_child_subreaper(true).map_err(|e| broken("adopt orphans", e.into()))?;
     let _ = prctl::set_name(c"hiveward-shim");
+    // It holds its program's terminal and input: other programs of this user are not to reach through it for them. Where that
+    // is refused it works all the same.
+    let _ = prctl::set_dumpable(false);
     let original_umask = umask(Mode::from_bits_truncate(0o077));
     let mut mask = SigSet::empty();
     mask.add(Signal::SIGCHLD);
@@ -100,6 +103,7 @@ fn run() -> Result<(), String> {
         wall_ms: params.wall_ms,
         grace_ms: params.grace_ms,
         linger_ms: params.linger_ms,
+        owner: params.owner.clone(),
         memory_bytes: params.limits.memory_bytes.filter(|_| !cgroups.limits_memory()),
     };
     // The environment may hold secrets and is not needed again.

@@ -118,6 +118,14 @@ impl Transcripts {
         std::fs::rename(temporary, self.dir.join(EXIT))
     }
 
+    /// All that was written is on the disk when it returns, under its name.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        let written = self.files.iter().zip(self.lengths).filter(|(_, length)| *length > 0);
+        written.map(|(file, _)| file).chain((self.records > 0).then_some(&self.index)).try_for_each(File::sync_data)?;
+        // Without its own name in what it is in, the session would be taken for one that never began.
+        [self.dir.clone(), self.dir.join("..")].iter().try_for_each(|dir| File::open(dir)?.sync_all())
+    }
+
     pub(super) fn lengths(&self) -> (u64, u64) {
         (self.lengths[0], self.lengths[1])
     }

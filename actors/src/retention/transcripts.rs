@@ -17,6 +17,7 @@ use hiveward_runtime::{
     supervise::{Behaviour, Context, Failure, TimerHandle},
 };
 
+use super::{Keep, report::TranscriptFigures};
 use crate::{
     agent::connector::{self, Lease},
     house::House,
@@ -43,6 +44,10 @@ impl TranscriptRetention {
     pub const ATTEMPTS_MAX_DEFAULT: u64 = 10_000;
     pub const BYTES_MAX_DEFAULT: u64 = 10 << 30;
     pub const LOOK_EVERY_DEFAULT: Duration = Duration::from_secs(60);
+
+    pub const fn as_keep(&self) -> Keep {
+        Keep { age: self.keep, count_max: self.attempts_max, bytes_max: self.bytes_max }
+    }
 }
 
 impl Default for TranscriptRetention {
@@ -73,6 +78,7 @@ type Attempts = HashMap<Lease, Kept>;
 pub struct State {
     /// So that each is measured once per life. As long as the directory listing, which the limits bound.
     kept: Attempts,
+    removed: u64,
     _timer: TimerHandle,
 }
 
@@ -87,23 +93,29 @@ impl Behaviour for TranscriptKeeper {
     type State = State;
 
     async fn start(&self, ctx: &Context<()>) -> Result<State, Failure> {
-        Ok(State { kept: HashMap::new(), _timer: ctx.every(self.limits.look_every, || ()) })
+        Ok(State { kept: HashMap::new(), removed: 0, _timer: ctx.every(self.limits.look_every, || ()) })
     }
 
     async fn handle(&self, ctx: &Context<()>, (): (), state: &mut State) -> Result<(), Failure> {
         let (house, limits, mut kept) = (self.house.clone(), self.limits, std::mem::take(&mut state.kept));
         let turn = tokio::task::spawn_blocking(move || {
             look(&house, &mut kept)?;
-            forget_oldest(&house, &limits, &mut kept);
-            Ok::<_, Refused>(kept)
+            let removed = forget_oldest(&house, &limits, &mut kept);
+            Ok::<_, Refused>((kept, removed))
         });
         match turn.await {
-            Ok(Ok(kept)) => state.kept = kept,
+            Ok(Ok((kept, removed))) => {
+                state.kept = kept;
+                state.removed += removed;
+            }
             // Looked at again next time, from nothing.
             Ok(Err(refused)) => tracing::warn!(%refused, "transcripts could not be looked at"),
             Err(panic) => return Err(Failure::new(format!("looking at transcripts: {panic}"))),
         }
         let bytes: u64 = state.kept.values().map(|kept| kept.bytes).sum();
+        let oldest = state.kept.values().map(|kept| kept.ended_at).min();
+        let attempts = state.kept.len() as u64;
+        self.house.figures.lock().transcripts = TranscriptFigures { attempts, bytes, oldest, removed: state.removed };
         metrics::gauge!("hiveward_transcripts_attempts").set(state.kept.len() as f64);
         metrics::gauge!("hiveward_transcripts_bytes").set(bytes as f64);
         ctx.set_note(&format!("{} ended attempts, {bytes} bytes", state.kept.len()));
@@ -154,11 +166,14 @@ fn bytes_under(dir: &Path) -> u64 {
     own(fs::metadata(dir)) + inside.sum::<u64>()
 }
 
-fn forget_oldest(house: &House, limits: &TranscriptRetention, kept: &mut Attempts) {
+/// How many it removed.
+fn forget_oldest(house: &House, limits: &TranscriptRetention, kept: &mut Attempts) -> u64 {
+    let mut removed = 0;
     for lease in too_many(kept, house.clock.now(), limits).into_iter().take(FORGOTTEN_PER_TURN_MAX) {
         match connector::forget(&house.data_dir, lease) {
             Ok(()) => {
                 kept.remove(&lease);
+                removed += 1;
                 metrics::counter!("hiveward_transcripts_removed_total").increment(1);
             }
             // Its lease was taken away and its process is still on its way out.
@@ -166,6 +181,7 @@ fn forget_oldest(house: &House, limits: &TranscriptRetention, kept: &mut Attempt
             Err(error) => tracing::warn!(task = %lease.task, attempt = lease.attempt, %error, "a transcript cannot be removed"),
         }
     }
+    removed
 }
 
 /// What the limits let go of, the longest ended first.

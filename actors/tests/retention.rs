@@ -1,0 +1,209 @@
+//! How long what has ended is remembered, and that what is still needed stays.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod support;
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime},
+};
+
+use hiveward_actors::{
+    client::{ControlPlane, DependsOn, NewSwarm, NewTask, NewWork, SwarmRef},
+    id::{SwarmId, TaskId},
+    node::{Node, NodeConfig},
+    retention::{Keep, OperationRetention, Retention, TaskRetention, blobs::BlobRetention},
+    task::TaskStatus,
+};
+use hiveward_runtime::{
+    error::{Code, Refused},
+    op::Op,
+};
+use serde_json::Value;
+
+const SOON: Duration = Duration::from_millis(20);
+const NOBODYS: &str = "nobodys";
+
+fn config(dir: &tempfile::TempDir) -> NodeConfig {
+    NodeConfig { reserve_bytes: 0, default_agents: 0, shim: support::shim(), ..NodeConfig::new(dir.path()) }
+}
+
+fn op() -> Op {
+    Op::internal(Duration::from_secs(60))
+}
+
+fn named(id: &str) -> Op {
+    Op { operation: Some(id.into()), ..op() }
+}
+
+fn waits(text: &str) -> NewTask {
+    let work = NewWork::Kind { kind: "probe".into(), payload: Some(Value::String(text.into())) };
+    NewTask { swarm: Some(SwarmRef::Name(NOBODYS.into())), ..NewTask::new(work) }
+}
+
+async fn swarm(control: &ControlPlane) -> SwarmId {
+    let new = NewSwarm { name: NOBODYS.into(), ..NewSwarm::default() };
+    control.create_swarm(op(), new).await.unwrap().value.spec.id
+}
+
+async fn submitted(control: &ControlPlane, op: Op, text: &str) -> Result<Vec<TaskId>, Refused> {
+    let done = control.submit_tasks(op, vec![waits(text), waits(text)]).await?;
+    Ok(done.value.iter().map(|task| task.id()).collect())
+}
+
+/// Until the coordinator itself remembers nothing: the views do.
+async fn forgotten_in_memory(control: &ControlPlane, swarm: SwarmId) {
+    let key = swarm.to_string();
+    loop {
+        let seen = control.tree().observe(&key, op().deadline).await.unwrap();
+        if seen["rememberedOperations"] == 0 {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operation_that_memory_has_let_go_of_is_still_answered_as_the_first_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::start(config(&dir)).await.unwrap();
+    let control = node.control();
+    let id = swarm(&control).await;
+    let first = submitted(&control, named("first"), "as it was").await.unwrap();
+    let cancelled = control.cancel_task(named("cancelled"), first[0]).await.unwrap().value.id();
+    for life in 0..2 {
+        let control = node.control();
+        forgotten_in_memory(&control, id).await;
+        assert_eq!(submitted(&control, named("first"), "as it was").await.unwrap(), first, "in life {life}");
+        assert_eq!(control.cancel_task(named("cancelled"), first[0]).await.unwrap().value.id(), cancelled);
+        let refused = submitted(&control, named("first"), "otherwise").await.unwrap_err();
+        assert_eq!((refused.code, refused.field.as_deref()), (Code::Conflict, Some("operationId")), "{refused:?}");
+        node.stop(Duration::from_secs(20)).await;
+        node = Node::start(config(&dir)).await.unwrap();
+    }
+    // At once in a new life as well, whatever its views have taken in by then.
+    assert_eq!(submitted(&node.control(), named("first"), "as it was").await.unwrap(), first);
+    node.stop(Duration::from_secs(20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operations_are_forgotten_when_more_are_kept_than_the_node_is_to_keep() {
+    let dir = tempfile::tempdir().unwrap();
+    let operations = OperationRetention(Keep { count_max: 2, ..OperationRetention::default().0 });
+    let retention = Retention { operations, look_every: SOON, ..Retention::default() };
+    let node = Node::start(NodeConfig { retention, ..config(&dir) }).await.unwrap();
+    let control = node.control();
+    let id = swarm(&control).await;
+    let first = submitted(&control, named("first"), "as it was").await.unwrap();
+    for n in 0..3 {
+        submitted(&control, named(&format!("other {n}")), "as it was").await.unwrap();
+    }
+    forgotten_in_memory(&control, id).await;
+    // The views let go of the oldest at their next look.
+    loop {
+        let again = submitted(&control, named("first"), "as it was").await.unwrap();
+        if again != first {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    node.stop(Duration::from_secs(20)).await;
+}
+
+/// Runs and gives back what it was given.
+async fn echoed(control: &ControlPlane, body: &str, depends_on: &[TaskId]) -> TaskId {
+    let stdin = Some(body.as_bytes().to_vec());
+    let work = NewWork::Command { argv: vec!["cat".into()], env: Vec::new(), cwd: None, stdin };
+    let depends_on = depends_on.iter().map(|on| DependsOn::Task(*on)).collect();
+    let task = control.submit_tasks(op(), vec![NewTask { depends_on, ..NewTask::new(work) }]).await.unwrap().value[0].id();
+    loop {
+        match control.task(task).unwrap() {
+            Some(record) if record.status.is_terminal() => {
+                assert_eq!(record.status, TaskStatus::Succeeded, "{record:?}");
+                return task;
+            }
+            _ => tokio::task::yield_now().await,
+        }
+    }
+}
+
+/// The hashes of all blobs, which are made as old as may be.
+fn aged_blobs(dir: &std::path::Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for folder in std::fs::read_dir(dir.join("blobs")).unwrap().flatten() {
+        for blob in std::fs::read_dir(folder.path()).into_iter().flatten().flatten() {
+            let name = blob.file_name().to_string_lossy().into_owned();
+            if name.len() != 64 {
+                continue;
+            }
+            // It may have gone meanwhile.
+            if let Ok(file) = std::fs::File::open(blob.path()) {
+                file.set_modified(SystemTime::now() - Duration::from_secs(7200)).unwrap();
+                found.insert(name);
+            }
+        }
+    }
+    found
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let waiting = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap_or_else(|_| panic!("{what} did not come"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ended_tasks_go_when_there_are_too_many_and_a_blob_goes_with_the_last_that_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let tasks = TaskRetention(Keep { count_max: 2, ..TaskRetention::default().0 });
+    let blobs = BlobRetention { look_every: SOON, ..BlobRetention::default() };
+    let retention = Retention { tasks, blobs, look_every: SOON, ..Retention::default() };
+    let config = || NodeConfig { retention, default_agents: 1, ..config(&dir) };
+    let node = Node::start(config()).await.unwrap();
+    let control = node.control();
+    let (shared, other) = ("é".repeat(4_000), "ö".repeat(5_000));
+    // What it is given, and its result, which is JSON.
+    let names = |body: &str| {
+        let result = Value::String(body.into()).to_string();
+        BTreeSet::from([body, &result].map(|bytes| blake3::hash(bytes.as_bytes()).to_hex().to_string()))
+    };
+    let first = echoed(&control, &shared, &[]).await;
+    let second = echoed(&control, &shared, &[]).await;
+    assert_eq!(aged_blobs(dir.path()), names(&shared));
+    let third = echoed(&control, &other, &[]).await;
+    until("the end of the oldest", || control.task(first).unwrap().is_none()).await;
+    // Whoever waits for the third is given its result, however many have ended since.
+    let work = NewWork::Kind { kind: "nobody has this".into(), payload: None };
+    let skills = vec!["nobody has this".into()];
+    let waits = NewTask { depends_on: vec![DependsOn::Task(third)], skills, ..NewTask::new(work) };
+    let waits = control.submit_tasks(op(), vec![waits]).await.unwrap().value[0].id();
+    control.settled(&op()).await.unwrap();
+    aged_blobs(dir.path());
+    assert!(control.task(second).unwrap().is_some() && control.task(third).unwrap().is_some());
+    let small = echoed(&control, "small", &[]).await;
+    until("the end of the second", || control.task(second).unwrap().is_none()).await;
+    until("the end of its blob", || aged_blobs(dir.path()) == names(&other)).await;
+    let more = echoed(&control, "more", &[]).await;
+    until("the end of another", || control.task(small).unwrap().is_none()).await;
+    assert!(control.task(third).unwrap().is_some(), "it is needed");
+    let storage = control.storage(Duration::from_secs(3)).await.into_values().next().unwrap().unwrap();
+    let kept = |kind: &str| storage.kept.iter().find(|kept| kept.kind == kind).unwrap().clone();
+    assert_eq!((kept("tasks").count, kept("tasks").removed, kept("tasks").count_max), (2, 3, Some(2)), "{storage:?}");
+    assert!(storage.swarms[0].1 > 10_000, "the body that is kept counts for its swarm: {storage:?}");
+
+    // A new life forgets no more than it must.
+    node.stop(Duration::from_secs(20)).await;
+    let node = Node::start(config()).await.unwrap();
+    let control = node.control();
+    control.settled(&op()).await.unwrap();
+    assert!(control.task(third).unwrap().is_some() && control.task(more).unwrap().is_some());
+    control.cancel_task(op(), waits).await.unwrap();
+    // It was needed until now, so others are older.
+    echoed(&control, "last", &[]).await;
+    until("the end of what was needed", || control.task(third).unwrap().is_none()).await;
+    until("the end of the last blob", || aged_blobs(dir.path()).is_empty()).await;
+    node.stop(Duration::from_secs(20)).await;
+}

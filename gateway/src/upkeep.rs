@@ -1,0 +1,70 @@
+//! What is done again and again for as long as a node runs, whether anybody asks or not.
+
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::task::JoinHandle;
+
+use crate::trim;
+
+/// Samples of histograms wait so long at most before they are added up.
+const SAMPLES_EVERY: Duration = Duration::from_secs(5);
+
+/// Adds up the samples of histograms; without it each is kept until somebody scrapes. Gives free memory back, when much
+/// was let go of. Dropping it ends it.
+pub struct Upkeep(JoinHandle<()>);
+
+impl Upkeep {
+    pub fn start(figures: PrometheusHandle) -> Self {
+        Self::every(SAMPLES_EVERY, move || {
+            figures.run_upkeep();
+            if trim::is_worth_it() {
+                // On a thread of its own: nobody waits for it.
+                drop(tokio::task::spawn_blocking(trim::give_back));
+            }
+        })
+    }
+
+    fn every(period: Duration, mut work: impl FnMut() + Send + 'static) -> Self {
+        Self(tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(period);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+            loop {
+                ticks.tick().await;
+                work();
+            }
+        }))
+    }
+}
+
+impl Drop for Upkeep {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn samples_are_added_up_without_a_scrape_for_as_long_as_the_node_runs() {
+        let done = Arc::new(AtomicUsize::new(0));
+        let counted = done.clone();
+        let upkeep = Upkeep::every(SAMPLES_EVERY, move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+        });
+        tokio::time::sleep(SAMPLES_EVERY * 10).await;
+        assert!(done.load(Ordering::Relaxed) >= 10);
+        drop(upkeep);
+        tokio::task::yield_now().await;
+        let ended = done.load(Ordering::Relaxed);
+        tokio::time::sleep(SAMPLES_EVERY * 10).await;
+        assert_eq!(done.load(Ordering::Relaxed), ended);
+    }
+}
