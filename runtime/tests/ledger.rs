@@ -8,6 +8,7 @@ use hiveward_runtime::{
     id::Key,
     ledger::{
         Append, AppendError, Cursor, Event, Ledger, LedgerConfig, NewEvent, ReadError, StreamSnapshot,
+        scrub::scrub,
         view::{View, ViewError, Views, copy_table},
     },
 };
@@ -434,6 +435,44 @@ async fn retention_keeps_what_a_replay_needs_and_nothing_else_also_after_restart
     }
     let error = ledger.read_stream(&hot, 0, 10).unwrap_err();
     assert!(matches!(error, ReadError::Compacted { .. }), "{error}");
+    ledger.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_snapshot_stands_for_goes_with_the_next_compaction_though_an_earlier_one_had_to_leave_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::open(config(&dir)).await.unwrap();
+    let (late, hot) = (key(1), key(2));
+    let lives = (ledger.claim(&late).await.unwrap().incarnation, ledger.claim(&hot).await.unwrap().incarnation);
+    for version in 0..300 {
+        ledger.append(append(&late, lives.0, version, &["late"])).await.unwrap();
+        let mut with_snapshot = append(&hot, lives.1, version, &["hot"]);
+        with_snapshot.snapshot = (version == 299).then(|| StreamSnapshot { format: 1, body: "state".into() });
+        ledger.append(with_snapshot).await.unwrap();
+    }
+    ledger.stop().await;
+    drop(ledger);
+    let ledger = Ledger::open(config(&dir)).await.unwrap();
+    // Of the log, which keeps its entries, and of the events.
+    let rows = || tokio::task::block_in_place(|| scrub(&ledger, None, None, |_| Ok(()), || false)).unwrap().rows;
+    let fall_to = async |most: u64| {
+        let deadline = Deadline::after(Duration::from_secs(30));
+        while rows() > most {
+            assert!(!deadline.passed(), "{} rows stay", rows());
+            tokio::task::yield_now().await;
+        }
+    };
+    assert!(rows() >= 1_200, "{}", rows());
+    ledger.compact(Cursor(600)).await.unwrap();
+    fall_to(950).await;
+    assert_eq!(ledger.claim(&late).await.unwrap().events.len(), 300);
+    let mut with_snapshot = append(&late, ledger.claim(&late).await.unwrap().incarnation, 300, &["last"]);
+    with_snapshot.snapshot = Some(StreamSnapshot { format: 1, body: "state".into() });
+    ledger.append(with_snapshot).await.unwrap();
+    ledger.compact(Cursor(601)).await.unwrap();
+    fall_to(650).await;
+    let life = ledger.claim(&late).await.unwrap();
+    assert_eq!((life.version, life.snapshot.unwrap().0, life.events.len()), (301, 301, 0));
     ledger.stop().await;
 }
 

@@ -147,6 +147,12 @@ impl Ledger {
         Ok(found.into_iter().filter(|(_, version)| *version > 0).collect())
     }
 
+    /// The snapshot of a stream, for who follows it without a life of its own; none if there is none in pieces.
+    pub fn snapshot_parts(&self, stream: &Key) -> Result<Option<SnapshotParts>, ReadError> {
+        let head = look(&*self.core()?, stream)?;
+        Ok((head.pieces > 0).then_some(SnapshotParts { version: head.snapshot_version, count: head.pieces }))
+    }
+
     /// A piece of the snapshot that a life was told of. Blocks while it reads.
     ///
     /// Errors: `Corrupt` if it is damaged, or gone because a newer life took a snapshot since.

@@ -1,8 +1,9 @@
 //! Retention: takes out events that are no longer kept, a little at a time beside the writer's other work.
 //!
-//! What a stream's replay needs, the events after its snapshot, stays however old it is.
+//! What a stream's replay needs, the events after its snapshot, stays however old it is. It is looked at again after each
+//! further compaction: by then a snapshot may stand for it.
 
-use redb::{ReadableTable, WriteTransaction};
+use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::{
     machine::Meta,
@@ -14,14 +15,49 @@ use crate::id::Key;
 
 /// Entries looked at in one step.
 const ENTRIES_PER_STEP: usize = 64;
+/// Of those that were looked at before: most of them stay.
+const ENTRIES_AGAIN_PER_STEP: usize = 512;
 
-pub fn wanted(meta: &Meta) -> bool {
-    meta.swept < meta.compacted
+/// How far the look at what was left over before has come, in this life of the ledger. Nothing is lost with it: the next
+/// compaction begins another.
+#[derive(Debug)]
+pub struct Again {
+    /// What the last look was for.
+    compacted: u64,
+    /// Looked at up to here, while one is under way.
+    at: Option<u64>,
 }
 
-/// Does one step; tells how far it came.
-pub fn step(disk: &Disk, txn: &WriteTransaction, meta: &Meta) -> Result<Option<u64>, Box<dyn std::error::Error>> {
-    if !wanted(meta) {
+impl Again {
+    /// Nothing is left over of a compaction that an earlier life looked at, until there is another.
+    pub fn after(meta: &Meta) -> Self {
+        Self { compacted: meta.compacted, at: None }
+    }
+
+    fn begin_if_due(&mut self, meta: &Meta) {
+        if meta.compacted > self.compacted {
+            (self.compacted, self.at) = (meta.compacted, (meta.swept > 0).then_some(0));
+        }
+    }
+}
+
+pub fn wanted(meta: &Meta, again: &Again) -> bool {
+    meta.swept < meta.compacted || again.at.is_some()
+}
+
+/// Does one step; tells how far it came, if that is farther than any before.
+pub fn step(
+    disk: &Disk,
+    txn: &WriteTransaction,
+    meta: &Meta,
+    again: &mut Again,
+) -> Result<Option<u64>, Box<dyn std::error::Error>> {
+    again.begin_if_due(meta);
+    if let Some(at) = again.at {
+        again.at = look_again(disk, txn, at, meta.swept)?;
+        return Ok(None);
+    }
+    if meta.swept >= meta.compacted {
         return Ok(None);
     }
     let mut events = txn.open_table(EVENTS)?;
@@ -37,30 +73,70 @@ pub fn step(disk: &Disk, txn: &WriteTransaction, meta: &Meta) -> Result<Option<u
     }
     let ended = rows.len() < ENTRIES_PER_STEP;
     let mut swept = meta.swept;
-    let mut shortened: Vec<(Key, u64)> = Vec::new();
-    for row in rows {
-        if row.last > meta.compacted {
-            break;
-        }
-        let (mut places, mut bodies) = (Vec::new(), Vec::new());
-        for (slot, place) in row.places.iter().enumerate() {
-            let append = row.append(slot)?;
-            let snapshot_version = disk.machine.lock().head(&disk.db, &append.stream)?.row.snapshot_version;
-            if append.expected_version + u64::from(place.events) > snapshot_version {
-                places.push(*place);
-                bodies.push(row.bytes(slot));
-            } else {
-                shortened.push((append.stream, snapshot_version));
-            }
-        }
-        if places.is_empty() {
-            events.remove(row.first)?;
-        } else if places.len() < row.places.len() {
-            events.insert(row.first, write_events(row.first, row.last, row.at, &places, &bodies).as_slice())?;
-        }
+    let mut shortened = Vec::new();
+    for row in rows.into_iter().take_while(|row| row.last <= meta.compacted) {
+        shorten(disk, &mut events, &row, &mut shortened)?;
         swept = swept.max(row.last);
     }
     drop(events);
+    let_go_of_positions(txn, shortened)?;
+    if ended {
+        // A batch that reaches beyond goes with the next compaction.
+        swept = meta.compacted;
+    }
+    let mut meta = meta.clone();
+    meta.swept = swept;
+    txn.open_table(META)?.insert(META_MACHINE, frame(&meta)?.as_slice())?;
+    Ok(Some(swept))
+}
+
+/// Looks at the next rows after `at` that stayed before; tells how far it came, until all have been looked at.
+fn look_again(disk: &Disk, txn: &WriteTransaction, at: u64, swept: u64) -> Result<Option<u64>, Box<dyn std::error::Error>> {
+    let mut events = txn.open_table(EVENTS)?;
+    let mut rows = Vec::new();
+    for row in events.range(at..=swept)?.take(ENTRIES_AGAIN_PER_STEP) {
+        let (key, value) = row?;
+        rows.push(Events::read(key.value(), value.value())?);
+    }
+    let ended = rows.len() < ENTRIES_AGAIN_PER_STEP;
+    let (mut next, mut shortened) = (at, Vec::new());
+    for row in rows.into_iter().take_while(|row| row.last <= swept) {
+        shorten(disk, &mut events, &row, &mut shortened)?;
+        next = row.first + 1;
+    }
+    drop(events);
+    let_go_of_positions(txn, shortened)?;
+    Ok((!ended).then_some(next))
+}
+
+/// Takes out of a row what snapshots stand for, and says of which streams and versions that was.
+fn shorten(
+    disk: &Disk,
+    events: &mut Table<'_, u64, &'static [u8]>,
+    row: &Events,
+    shortened: &mut Vec<(Key, u64)>,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let (mut places, mut bodies) = (Vec::new(), Vec::new());
+    for (slot, place) in row.places.iter().enumerate() {
+        let append = row.append(slot)?;
+        let snapshot_version = disk.machine.lock().head(&disk.db, &append.stream)?.row.snapshot_version;
+        if append.expected_version + u64::from(place.events) > snapshot_version {
+            places.push(*place);
+            bodies.push(row.bytes(slot));
+        } else {
+            shortened.push((append.stream, snapshot_version));
+        }
+    }
+    if places.is_empty() {
+        events.remove(row.first)?;
+    } else if places.len() < row.places.len() {
+        events.insert(row.first, write_events(row.first, row.last, row.at, &places, &bodies).as_slice())?;
+    }
+    Ok(())
+}
+
+/// Positions of events that are not there any more.
+fn let_go_of_positions(txn: &WriteTransaction, mut shortened: Vec<(Key, u64)>) -> Result<(), Box<dyn std::error::Error>> {
     shortened.sort_unstable();
     shortened.dedup();
     let mut chunks = txn.open_table(CHUNKS)?;
@@ -74,13 +150,5 @@ pub fn step(disk: &Disk, txn: &WriteTransaction, meta: &Meta) -> Result<Option<u
             chunks.remove((stream.as_str(), *after))?;
         }
     }
-    drop(chunks);
-    if ended {
-        // A batch that reaches beyond goes with the next compaction.
-        swept = meta.compacted;
-    }
-    let mut meta = meta.clone();
-    meta.swept = swept;
-    txn.open_table(META)?.insert(META_MACHINE, frame(&meta)?.as_slice())?;
-    Ok(Some(swept))
+    Ok(())
 }

@@ -168,11 +168,11 @@ fn stopped() -> io::Error {
 pub fn start(disk: Arc<Disk>, failed: Failed) -> io::Result<(Jobs, Vec<JoinHandle<()>>)> {
     let ((log, log_waiting), (tables, tables_waiting)) = (mpsc::channel(JOBS_MAX), mpsc::channel(JOBS_MAX));
     let (of_log, its_failed) = (disk.clone(), failed.clone());
+    let again = sweep::Again::after(&disk.machine.lock().meta);
+    let tables_writer = Tables { disk, failed, commits: 0, unsynced_commits: 0, unsynced_bytes: 0, again };
     let threads = vec![
         std::thread::Builder::new().name("ledger-log".into()).spawn(move || write_log(&of_log, &its_failed, log_waiting))?,
-        std::thread::Builder::new()
-            .name("ledger-tables".into())
-            .spawn(move || Tables { disk, failed, commits: 0, unsynced_commits: 0, unsynced_bytes: 0 }.run(tables_waiting))?,
+        std::thread::Builder::new().name("ledger-tables".into()).spawn(move || tables_writer.run(tables_waiting))?,
     ];
     Ok((Jobs { log, tables }, threads))
 }
@@ -268,12 +268,13 @@ struct Tables {
     /// Since the last checkpoint.
     unsynced_commits: u64,
     unsynced_bytes: usize,
+    again: sweep::Again,
 }
 
 impl Tables {
     fn run(mut self, mut waiting: mpsc::Receiver<Job>) {
         loop {
-            let sweeping = self.failed.borrow().is_none() && sweep::wanted(&self.disk.machine.lock().meta);
+            let sweeping = self.failed.borrow().is_none() && sweep::wanted(&self.disk.machine.lock().meta, &self.again);
             let first = if sweeping { waiting.try_recv().ok() } else { waiting.blocking_recv() };
             if first.is_none() && (!sweeping || waiting.is_closed()) {
                 return;
@@ -295,7 +296,7 @@ impl Tables {
         let all_heads = jobs.iter().any(|job| matches!(job, Job::Flush { all_heads: true, .. } | Job::Stop { .. }));
         let (taken, meta) = {
             let mut machine = disk.machine.lock();
-            let all_heads = all_heads || (sweep && sweep::wanted(&machine.meta));
+            let all_heads = all_heads || (sweep && sweep::wanted(&machine.meta, &self.again));
             (machine.take(all_heads)?, machine.meta.clone())
         };
         disk.asked.store(false, Ordering::Release);
@@ -308,7 +309,7 @@ impl Tables {
         txn.set_durability(if checkpoint { Durability::Immediate } else { Durability::None })?;
         txn.set_quick_repair(checkpoint);
         write_taken(&txn, &taken)?;
-        let swept = if sweep { sweep::step(&disk, &txn, &meta)? } else { None };
+        let swept = if sweep { sweep::step(&disk, &txn, &meta, &mut self.again)? } else { None };
         let mut installed: Option<Meta> = None;
         for job in jobs.iter() {
             match job {

@@ -121,7 +121,9 @@ impl MachineStore {
             // Before the lock goes: what the writer takes is in the ring until it is in the tables.
             self.disk.ring.push(std::mem::take(&mut events), self.disk.written.load(Ordering::Acquire));
             self.outcomes.moved(machine.meta.head);
-            (applied, machine.pending_bytes, machine.waits())
+            // Where nothing else comes, what was let go of would stay for ever.
+            let waits = machine.waits() || matches!(applied, Applied::Compacted(_));
+            (applied, machine.pending_bytes, waits)
         };
         if waits && !self.disk.asked.swap(true, Ordering::AcqRel) {
             self.jobs.take();
