@@ -128,7 +128,9 @@ impl Scene {
             // The host may not have said yet what it has.
             match client.call(vm, json!({ "i": new })).await {
                 Ok(vm) => break vm,
-                Err(CallFailed::Refused { retryable: true, .. }) => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(CallFailed::Refused { message, .. }) if message.contains("was not reached yet") => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
                 Err(failed) => panic!("{failed:?}"),
             }
         };
