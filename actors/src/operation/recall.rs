@@ -14,8 +14,8 @@ use hiveward_runtime::{
 use parking_lot::Mutex;
 
 use crate::{
-    directory::roster_key,
     house::House,
+    roster::event::RosterEvent,
     swarm::{event::Operation, state::OPERATIONS_KEPT_MAX},
 };
 
@@ -67,11 +67,12 @@ impl House {
         if let Some(before) = self.directory.read(|known| known.operation(operation).cloned()) {
             return Ok(Some(before));
         }
-        // The directory has forgotten none that is newer than so many events.
-        if self.views.lag() >= OPERATIONS_KEPT_MAX as u64 {
+        // The directory has forgotten none that is newer than so many events, or than the snapshot it began from.
+        let remembers_after = self.directory.read(|known| known.remembers_after);
+        if self.views.lag() >= OPERATIONS_KEPT_MAX as u64 || self.views.cursor() < remembers_after {
             return Err(too_many());
         }
-        let answered = self.operations.get(&roster_key(), &operation.id)?;
+        let answered = self.operations.get(&RosterEvent::stream(), &operation.id)?;
         Ok(answered.and_then(|answered| Some((answered.input, answered.about?.parse().ok()?))))
     }
 }
