@@ -26,6 +26,7 @@ mod residents;
 pub mod retention;
 pub mod roster;
 pub mod series;
+mod snapshot;
 pub mod swarm;
 pub mod task;
 pub mod terminals;

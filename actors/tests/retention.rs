@@ -9,14 +9,19 @@ use std::{
 };
 
 use hiveward_actors::{
-    client::{ControlPlane, DependsOn, NewSwarm, NewTask, NewWork, SwarmRef},
-    id::{SwarmId, TaskId},
+    agent::{message::PauseMode, record::AgentStatus},
+    client::{ControlPlane, DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef},
+    event::EventFilter,
+    id::{AgentId, SwarmId, TaskId},
+    model::meter::{Budget, Scope},
     node::{Node, NodeConfig},
+    platform::LedgerRetention,
     retention::{Keep, OperationRetention, Retention, TaskRetention, blobs::BlobRetention},
     task::TaskStatus,
 };
 use hiveward_runtime::{
     error::{Code, Refused},
+    ledger::Cursor,
     op::Op,
 };
 use serde_json::Value;
@@ -206,4 +211,78 @@ async fn ended_tasks_go_when_there_are_too_many_and_a_blob_goes_with_the_last_th
     until("the end of what was needed", || control.task(third).unwrap().is_none()).await;
     until("the end of the last blob", || aged_blobs(dir.path()).is_empty()).await;
     node.stop(Duration::from_secs(20)).await;
+}
+
+/// What is paused after so many turns is so by events that are not kept any more.
+const TURNS: usize = 40;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_declared_and_what_agents_were_told_is_known_after_its_events_are_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = LedgerRetention { events_max: 50, look_every: SOON, ..LedgerRetention::default() };
+    let config = || NodeConfig { ledger, ..config(&dir) };
+    let node = Node::start(config()).await.unwrap();
+    let control = node.control();
+    let swarm = swarm(&control).await;
+    let new = |name: &str| NewAgent { name: name.into(), swarm: Some(SwarmRef::Id(swarm)), ..NewAgent::command(name) };
+    let agent = control.create_agent(named("the first"), new("paused")).await.unwrap().value.spec.id;
+    let removed = control.create_agent(op(), new("removed")).await.unwrap().value.spec.id;
+    control.remove_agent(op(), removed, false).await.unwrap();
+    for turn in 0..TURNS {
+        until_paused(&control, agent).await;
+        if turn + 1 < TURNS {
+            control.resume_agent(op(), agent).await.unwrap();
+        }
+    }
+    // So many changes of what is declared that it is written down.
+    let budget = |tokens| Budget { tokens: Some(tokens), ..Budget::default() };
+    let scope = Scope::Swarm(swarm);
+    let mut changes = tokio::task::JoinSet::new();
+    for n in 0..5_000_u64 {
+        while changes.len() >= 64 {
+            changes.join_next().await.unwrap().unwrap();
+        }
+        let (control, scope) = (control.clone(), scope.clone());
+        changes.spawn(async move { drop(control.set_budget(op(), scope, budget(1 + n)).await.unwrap()) });
+    }
+    changes.join_all().await;
+    control.set_budget(op(), scope.clone(), budget(777)).await.unwrap();
+    let roster = async || control.tree().observe("node/roster", op().deadline).await.unwrap();
+    while roster().await["writtenDownAt"].as_u64() < Some(4_000) {
+        tokio::task::yield_now().await;
+    }
+    let seen = control.tree().observe(&agent.to_string(), op().deadline).await.unwrap();
+    assert!(seen["eventsSinceSnapshot"].as_u64() < Some(64), "{seen}");
+    node.stop(Duration::from_secs(20)).await;
+    for life in 0..2 {
+        let node = Node::start(config()).await.unwrap();
+        let control = node.control();
+        if life == 1 {
+            // Whoever was there keeps the newest events in memory; this one reads what is left on the disk.
+            let gone = control.events(Cursor(0), &EventFilter::default(), 5).unwrap_err();
+            assert!(gone.message.contains("no longer kept"), "{gone:?}");
+        }
+        let budgets = control.budgets(None, 10).unwrap().items;
+        assert_eq!(budgets.iter().map(|(_, budget)| budget.budget.tokens).collect::<Vec<_>>(), [Some(777)], "in life {life}");
+        assert!(control.agent(removed).unwrap().is_none());
+        // It stays paused, also for its actor, which answers from what it replayed.
+        control.pause_agent(op(), agent, PauseMode::NextStep).await.unwrap();
+        assert_eq!(control.agent(agent).unwrap().unwrap().status, AgentStatus::Paused, "in life {life}");
+        let again = control.create_agent(named("the first"), new("paused")).await.unwrap();
+        assert_eq!(again.value.spec.id, agent, "an operation is remembered, in life {life}");
+        let taken = control.create_agent(op(), new("paused")).await.unwrap_err();
+        assert_eq!(taken.code, Code::Conflict, "names are known, in life {life}");
+        node.stop(Duration::from_secs(20)).await;
+    }
+}
+
+async fn until_paused(control: &ControlPlane, agent: AgentId) {
+    loop {
+        // It can be paused once it is up.
+        match control.pause_agent(op(), agent, PauseMode::NextStep).await {
+            Ok(_) => return,
+            Err(refused) => assert_eq!(refused.code, Code::Refused, "{refused:?}"),
+        }
+        tokio::task::yield_now().await;
+    }
 }

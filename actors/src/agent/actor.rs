@@ -18,12 +18,13 @@ use super::{
     message::{AgentMsg, Answer, PauseMode, StopMode},
     reference::AgentRef,
     spec::{AgentSpec, ConnectorSpec, SessionSpec},
-    state::{AgentState, Phase, Wanted},
+    state::{AgentState, Phase, SNAPSHOT_FORMAT, Wanted},
 };
 use crate::{
     commit::{Batch, Committer},
     house::House,
     id::ApprovalId,
+    snapshot::{self, SinceSnapshot},
     swarm::{
         event::Ended,
         message::{Committed, SwarmMsg},
@@ -42,6 +43,7 @@ pub struct Agent {
 
 pub struct State {
     pub(super) agent: AgentState,
+    since_snapshot: SinceSnapshot,
     pub(super) incarnation: u64,
     pub(super) committer: Committer,
     pub(super) connector: Arc<dyn Connector>,
@@ -84,7 +86,7 @@ impl Agent {
     async fn come_alive(&self, ctx: &Context<AgentMsg>) -> Result<State, Failure> {
         let stream = self.spec.id.key();
         let life = self.house.ledger.claim(&stream).await?;
-        let mut agent = AgentState::new(&self.spec);
+        let mut agent = snapshot::restored(&life, SNAPSHOT_FORMAT)?.unwrap_or_else(|| AgentState::new(&self.spec));
         for event in &life.events {
             agent.apply(&AgentEvent::decode(&event.kind, event.format, &event.body)?);
         }
@@ -112,6 +114,7 @@ impl Agent {
         let connector = connector::build(&self.spec, self.house.connector_env(reports, life.incarnation));
         let mut state = State {
             agent,
+            since_snapshot: SinceSnapshot::of(&life),
             incarnation: life.incarnation,
             committer,
             connector,
@@ -271,7 +274,7 @@ impl Behaviour for Agent {
         serde_json::json!({
             "wanted": format!("{:?}", state.agent.wanted), "phase": format!("{:?}", state.agent.phase),
             "incarnation": state.incarnation, "held": state.held.len(), "seated": state.seated,
-            "placement": self.placement, "draining": state.draining,
+            "placement": self.placement, "draining": state.draining, "eventsSinceSnapshot": state.since_snapshot.events(),
         })
     }
 }
@@ -284,6 +287,12 @@ impl Agent {
         if let Some(reply) = reply {
             batch.then(move |cursor| reply.answer(Ok(Committed { value: (), cursor })));
         }
+        self.hand_over(state, batch).await
+    }
+
+    async fn hand_over(&self, state: &mut State, mut batch: Batch) -> Result<(), Failure> {
+        let (agent, directory) = (&state.agent, &self.house.directory);
+        state.since_snapshot.go_with(&mut batch, SNAPSHOT_FORMAT, agent, agent.removed, directory)?;
         Ok(state.committer.hand_over(batch).await?)
     }
 
@@ -409,7 +418,7 @@ impl Agent {
         }
         state.agent.phase = Phase::Down;
         batch.then(move |cursor| reply.answer(Ok(Committed { value: (), cursor })));
-        Ok(state.committer.hand_over(batch).await?)
+        self.hand_over(state, batch).await
     }
 
     async fn pause(&self, state: &mut State, mode: PauseMode, reply: Answer) -> Result<(), Failure> {

@@ -52,7 +52,7 @@ pub struct ApprovalRecord {
 }
 
 /// Of one agent, folded from its stream.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Approvals {
     known: BTreeMap<ApprovalId, (Ask, Option<Verdict>)>,
 }

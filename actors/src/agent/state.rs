@@ -2,10 +2,15 @@
 
 use hiveward_runtime::error::{Code, Refused};
 
+use serde::{Deserialize, Serialize};
+
 use super::{approval::Approvals, event::AgentEvent, spec::AgentSpec};
 
+/// Of the state as a snapshot of its stream has it.
+pub const SNAPSHOT_FORMAT: u16 = 1;
+
 /// What the user wants of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Wanted {
     Stopped,
     Running,
@@ -13,7 +18,7 @@ pub enum Wanted {
 }
 
 /// What its present life is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
     Down,
     Starting,
@@ -21,7 +26,7 @@ pub enum Phase {
     Failed,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AgentState {
     pub wanted: Wanted,
     pub phase: Phase,
@@ -47,7 +52,8 @@ impl AgentState {
             AgentEvent::PauseAsked { frozen } => self.wanted = Wanted::Paused { frozen: *frozen },
             AgentEvent::StopAsked => self.wanted = Wanted::Stopped,
             AgentEvent::Stopped => self.phase = Phase::Down,
-            AgentEvent::Removed => self.removed = true,
+            // Nobody asks for an answer of its questions any more.
+            AgentEvent::Removed => (self.removed, self.approvals) = (true, Approvals::default()),
             AgentEvent::ApprovalAsked { .. } | AgentEvent::ApprovalAnswered { .. } | AgentEvent::ApprovalWithdrawn { .. } => {
                 self.approvals.apply(event);
             }
@@ -77,5 +83,23 @@ impl AgentState {
             Wanted::Paused { .. } => Ok(Some(AgentEvent::ResumeAsked)),
             Wanted::Stopped => Err(Refused::new(Code::Refused, "it is stopped; start it")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_snapshot_has_of_an_agent_is_what_was_lived() {
+        let mut state =
+            AgentState { wanted: Wanted::Running, phase: Phase::Up, removed: false, events: 0, approvals: Approvals::default() };
+        let again =
+            |state: &AgentState| -> AgentState { rmp_serde::from_slice(&rmp_serde::to_vec_named(state).unwrap()).unwrap() };
+        for event in [AgentEvent::PauseAsked { frozen: true }, AgentEvent::StopAsked, AgentEvent::Stopped, AgentEvent::Removed] {
+            state.apply(&event);
+            assert_eq!(again(&state), state);
+        }
+        assert_eq!((state.wanted, state.removed, state.events), (Wanted::Stopped, true, 4));
     }
 }

@@ -163,9 +163,9 @@ fn decide(
     tokens.redeem(request.secret(), request.node, WallMs::now()).map_err(token)?;
     let others = members.iter().filter(|member| !member.address.is_empty() && member.node != request.node);
     let others = others.map(|member| Member { node: member.node, address: member.address.clone(), key: member.key }).collect();
-    let record =
-        NodeRecord { key: Some(key), ..NodeRecord::of_this_host(request.node, member_id(request.node), request.address) };
     // It says itself what else there is to know of it, once it is in.
+    let of_this_host = NodeRecord::of_this_host(request.node, member_id(request.node), request.address);
+    let record = NodeRecord { key: Some(key), reads_snapshots: false, ..of_this_host };
     Ok((others, Some(record)))
 }
 

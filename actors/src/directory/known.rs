@@ -6,6 +6,7 @@ use std::{
 };
 
 use hiveward_runtime::{clock::WallMs, cluster::identity::TokenBook, id::Key, ledger::Cursor, op::NodeId};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     agent::AgentSpec,
@@ -20,7 +21,7 @@ use crate::{
 };
 
 /// What can be placed on a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Entity {
     Swarm(SwarmId),
     Agent(AgentId),
@@ -62,7 +63,7 @@ impl Entity {
 }
 
 /// Where an entity is, and which placement of it that is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     pub node: Option<NodeId>,
     /// Grows with each node it is placed on; 0 before the first.
@@ -70,7 +71,7 @@ pub struct Place {
     pub why: Arc<str>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NodeStatus {
     Up,
     Draining,
@@ -101,7 +102,7 @@ impl NodeStatus {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drain {
     pub since: WallMs,
     pub within_ms: u64,
@@ -109,7 +110,7 @@ pub struct Drain {
     pub entities: u32,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeEntry {
     pub record: NodeRecord,
     pub status: NodeStatus,
@@ -120,6 +121,7 @@ pub struct NodeEntry {
     pub drain: Option<Drain>,
 }
 
+#[derive(Clone, Serialize, Deserialize)]
 pub struct SwarmEntry {
     pub spec: Arc<SwarmSpec>,
     pub place: Place,
@@ -128,13 +130,14 @@ pub struct SwarmEntry {
     pub on: BTreeMap<NodeId, u32>,
 }
 
+#[derive(Clone, Serialize, Deserialize)]
 pub struct AgentEntry {
     pub spec: Arc<AgentSpec>,
     pub place: Place,
 }
 
 /// What calls of models for a scope may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BudgetEntry {
     pub budget: Budget,
     /// It has come to what it warns at.
@@ -153,9 +156,16 @@ pub enum Touched {
 /// Reasons that are kept once for all who have them; a few suffice, since most are alike.
 const WHYS_MAX: usize = 16;
 
+/// Is written down whole as the snapshot of the stream: a field that is new has a default.
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Known {
     /// Of the stream.
     pub version: u64,
+    /// Of the last event that it has.
+    pub cursor: Cursor,
+    /// Operations up to here are not remembered, because a snapshot stands for their events.
+    #[serde(skip)]
+    pub remembers_after: Cursor,
     pub nodes: BTreeMap<NodeId, NodeEntry>,
     pub swarms: HashMap<SwarmId, SwarmEntry>,
     pub agents: HashMap<AgentId, AgentEntry>,
@@ -169,7 +179,9 @@ pub struct Known {
     /// Where one was set or taken away last.
     pub budgets_changed: Cursor,
     pub fleet: Fleet,
+    #[serde(skip, default = "no_operations")]
     operations: Recent<Arc<str>, ([u8; 16], Key)>,
+    #[serde(skip)]
     whys: Vec<Arc<str>>,
 }
 
@@ -177,6 +189,8 @@ impl Default for Known {
     fn default() -> Self {
         Self {
             version: 0,
+            cursor: Cursor::default(),
+            remembers_after: Cursor::default(),
             nodes: BTreeMap::new(),
             swarms: HashMap::new(),
             agents: HashMap::new(),
@@ -187,10 +201,14 @@ impl Default for Known {
             budgets: BTreeMap::new(),
             budgets_changed: Cursor::default(),
             fleet: Fleet::default(),
-            operations: Recent::new(OPERATIONS_KEPT_MAX),
+            operations: no_operations(),
             whys: Vec::new(),
         }
     }
+}
+
+fn no_operations() -> Recent<Arc<str>, ([u8; 16], Key)> {
+    Recent::new(OPERATIONS_KEPT_MAX)
 }
 
 fn name_hash(name: &str) -> u64 {
@@ -198,6 +216,24 @@ fn name_hash(name: &str) -> u64 {
 }
 
 impl Known {
+    /// Whether every node that may come back can read snapshots of the streams of agents, VMs and the roster.
+    pub fn all_read_snapshots(&self) -> bool {
+        self.nodes.values().all(|entry| entry.status == NodeStatus::Removed || entry.record.reads_snapshots)
+    }
+
+    /// How many entries it has, about: what a snapshot of it costs.
+    pub fn entries(&self) -> usize {
+        let fleet = &self.fleet;
+        self.nodes.len()
+            + self.swarms.len()
+            + self.agents.len()
+            + self.budgets.len()
+            + fleet.hosts.len()
+            + fleet.vms.len()
+            + fleet.images.len()
+            + fleet.networks.all.len()
+    }
+
     pub fn place(&self, entity: Entity) -> Option<&Place> {
         match entity {
             Entity::Swarm(id) => self.swarms.get(&id).map(|entry| &entry.place),

@@ -5,6 +5,7 @@
 
 mod keeper;
 mod known;
+pub mod snapshot;
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -45,6 +46,8 @@ pub enum DirectoryError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    #[error(transparent)]
+    Snapshot(#[from] snapshot::SnapshotError),
     #[error(transparent)]
     Injected(#[from] InjectedError),
 }
@@ -96,7 +99,14 @@ impl Directory {
         let mut touched = Vec::new();
         loop {
             let after = self.0.known.read().version;
-            let events = self.0.ledger.read_stream(&stream, after, EVENTS_PER_READ)?;
+            if after == 0 && self.begin_from_snapshot(&stream, after)? {
+                continue;
+            }
+            let events = match self.0.ledger.read_stream(&stream, after, EVENTS_PER_READ) {
+                // It lagged so far that what follows was let go of.
+                Err(ReadError::Compacted { .. }) if self.begin_from_snapshot(&stream, after)? => continue,
+                events => events?,
+            };
             if events.is_empty() {
                 break;
             }
@@ -107,7 +117,7 @@ impl Directory {
             let mut known = self.0.known.write();
             for (event, what) in decoded {
                 touched.push(known.apply(&what, event.at));
-                known.version = event.version;
+                (known.version, known.cursor) = (event.version, event.cursor);
                 if matches!(what, RosterEvent::BudgetSet { .. } | RosterEvent::BudgetRemoved { .. }) {
                     known.budgets_changed = event.cursor;
                 }
@@ -119,6 +129,15 @@ impl Directory {
         }
         self.0.cursor.send_if_modified(|seen| std::mem::replace(seen, (*seen).max(at)) < at);
         Ok(())
+    }
+
+    /// Whether there was a newer state to begin from.
+    fn begin_from_snapshot(&self, stream: &Key, after: u64) -> Result<bool, DirectoryError> {
+        let Some(found) = snapshot::read(&self.0.ledger, stream, after)? else { return Ok(false) };
+        *self.0.known.write() = found;
+        self.0.changes.lock().all = true;
+        self.0.rung.notify_one();
+        Ok(true)
     }
 
     fn tell(&self, touched: &[Touched]) {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use hiveward_runtime::{clock::WallMs, op::NodeId};
+use serde::{Deserialize, Serialize};
 
 use super::{
     event::FleetEvent,
@@ -22,14 +23,14 @@ use crate::{
     vm::spec::{Shape, VmSpec},
 };
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Drain {
     Draining,
     Drained,
 }
 
 /// What is known of a host whose node is lost, or that somebody said is off.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lost {
     pub why: String,
     /// Its node ends by itself what comes back elsewhere.
@@ -39,7 +40,7 @@ pub struct Lost {
     pub since: WallMs,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HostEntry {
     pub spec: Arc<HostSpec>,
     pub place: Place,
@@ -81,7 +82,7 @@ impl HostEntry {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct VmEntry {
     pub spec: Arc<VmSpec>,
     pub host: HostId,
@@ -108,7 +109,7 @@ pub struct VmEntry {
     pub cards_then: Vec<Card>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImageEntry {
     pub spec: Arc<ImageSpec>,
     /// VMs that are made of it.
@@ -116,7 +117,7 @@ pub struct ImageEntry {
     pub added_at: WallMs,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 pub struct Fleet {
     pub hosts: BTreeMap<HostId, HostEntry>,
     pub vms: HashMap<VmId, VmEntry>,

@@ -4,7 +4,11 @@
 //! lead it claims the stream, which fences whoever acted before, and goes on from the directory, which is the same fold.
 //! Never starts or stops an entity: each node's residents do, by the directory.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use hiveward_runtime::{
     error::{Code, Refused},
@@ -52,7 +56,7 @@ pub struct State {
 pub(super) struct Acting {
     term: u64,
     pub(super) fleet: Fleeting,
-    committer: Committer,
+    pub(super) committer: Committer,
     /// By when what a draining node holds is stopped.
     drains: HashMap<NodeId, Instant>,
     movable: Vec<(AgentId, u64)>,
@@ -61,6 +65,8 @@ pub(super) struct Acting {
     pub(super) lost: super::lost::Losing,
     /// Where the newest change of a budget is.
     budgets_changed: Cursor,
+    /// Is true while a snapshot is being written.
+    pub(super) writing_down: Arc<AtomicBool>,
 }
 
 impl Roster {
@@ -112,7 +118,11 @@ impl Behaviour for Roster {
         let (swarms, agents, nodes, unplaced) =
             self.house.directory.read(|known| (known.swarms.len(), known.agents.len(), known.nodes.len(), known.unplaced.len()));
         let leading = state.acting.is_some();
-        serde_json::json!({"swarms": swarms, "agents": agents, "nodes": nodes, "unplaced": unplaced, "leading": leading})
+        let written_down_at = self.house.ledger.snapshot_parts(&RosterEvent::stream()).ok().flatten().map(|parts| parts.version);
+        serde_json::json!({
+            "swarms": swarms, "agents": agents, "nodes": nodes, "unplaced": unplaced, "leading": leading,
+            "writtenDownAt": written_down_at,
+        })
     }
 }
 
@@ -179,6 +189,7 @@ impl Roster {
             tick: None,
             lost: Default::default(),
             budgets_changed: self.house.ledger.head(),
+            writing_down: Arc::default(),
         };
         let now = self.house.clock.now();
         self.house.directory.read(|known| {
@@ -406,6 +417,7 @@ impl Roster {
             RosterMsg::CommitFleet => self.commit_fleet(acting).await,
             RosterMsg::LookAtBudgets => {
                 self.bring_back(acting).await?;
+                self.write_down_if_due(ctx, acting)?;
                 self.warn(acting).await
             }
             RosterMsg::Leadership | RosterMsg::CommitFailed { .. } => Ok(()),

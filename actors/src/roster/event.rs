@@ -50,6 +50,9 @@ pub struct NodeRecord {
     /// Its machine is reset if what it must end in time is not ended.
     #[serde(default)]
     pub watchdog: bool,
+    /// It reads snapshots of the streams of agents, VMs and the roster. Older versions pass over them.
+    #[serde(default)]
+    pub reads_snapshots: bool,
     /// What its certificates are for: it is let in with no other. None for one that an older version wrote.
     #[serde(default)]
     pub key: Option<KeyPin>,
@@ -69,9 +72,10 @@ impl Serialize for NodeRecord {
             gateway,
             fences,
             watchdog,
+            reads_snapshots,
             key,
         } = self;
-        let mut fields = serializer.serialize_map(Some(12))?;
+        let mut fields = serializer.serialize_map(Some(13))?;
         fields.serialize_entry("node", node)?;
         fields.serialize_entry("raft_id", raft_id)?;
         fields.serialize_entry("address", address)?;
@@ -83,6 +87,7 @@ impl Serialize for NodeRecord {
         fields.serialize_entry("gateway", gateway)?;
         fields.serialize_entry("fences", fences)?;
         fields.serialize_entry("watchdog", watchdog)?;
+        fields.serialize_entry("reads_snapshots", reads_snapshots)?;
         fields.serialize_entry("key", key)?;
         fields.end()
     }
@@ -104,6 +109,7 @@ impl NodeRecord {
             gateway: None,
             fences: false,
             watchdog: false,
+            reads_snapshots: true,
             key: None,
         }
     }
@@ -287,7 +293,7 @@ mod tests {
         let read: Before = rmp_serde::from_slice(&rmp_serde::to_vec(&now).unwrap()).unwrap();
         assert_eq!((read.node, read.raft_id, &read.address, read.cores), (now.node, 7, &now.address, now.cores));
         let back: NodeRecord = rmp_serde::from_slice(&rmp_serde::to_vec(&read).unwrap()).unwrap();
-        assert_eq!(back, NodeRecord { asks_before_calls: false, gateway: None, ..now.clone() });
+        assert_eq!(back, NodeRecord { asks_before_calls: false, gateway: None, reads_snapshots: false, ..now.clone() });
         let same: NodeRecord = rmp_serde::from_slice(&rmp_serde::to_vec(&now).unwrap()).unwrap();
         assert_eq!(same, now);
     }

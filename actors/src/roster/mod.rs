@@ -14,6 +14,7 @@ pub mod message;
 #[cfg(test)]
 mod simulation;
 pub mod wire;
+mod writing_down;
 
 pub use message::RosterMsg;
 

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     agent::{AgentSpec, ConnectorSpec, Limits, SessionSpec},
-    directory::{Entity, Known, NodeStatus},
+    directory::{Entity, Known, NodeStatus, snapshot},
     id::{AgentId, SwarmId},
     swarm::SwarmSpec,
 };
@@ -217,6 +217,9 @@ fn run(seed: u64) -> u32 {
                 moves += u32::from(*placement > 1);
             }
             known.apply(&event, WallMs(0));
+        }
+        if dice.f64() < 0.05 {
+            known = snapshot::written_and_read(&known);
         }
         check(&known);
     }

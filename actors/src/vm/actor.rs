@@ -30,7 +30,7 @@ use super::{
     schedule::{self, Schedule},
     shaping,
     spec::VmSpec,
-    state::{Ask, Decided, HOUSE, VmOperation, VmState},
+    state::{Ask, Decided, HOUSE, SNAPSHOT_FORMAT, VmOperation, VmState},
     steps::{Work, points},
     warm,
 };
@@ -41,6 +41,7 @@ use crate::{
     house::House,
     id::HostId,
     operation::{Answered, recall, used_otherwise},
+    snapshot::{self, SinceSnapshot},
     swarm::message::Committed,
 };
 
@@ -59,6 +60,7 @@ pub struct Vm {
 
 pub struct State {
     pub(super) vm: VmState,
+    since_snapshot: SinceSnapshot,
     pub(super) incarnation: u64,
     pub(super) committer: Committer,
     /// Batches handed to the committer, and those of them that are durable.
@@ -118,7 +120,8 @@ impl Vm {
         // Up to there is known now whether it belongs here: a node that was away for long acts on nothing older.
         self.house.directory.catch_up()?;
         let added = self.house.directory.read(|known| known.fleet.vms.get(&vm).map(|entry| entry.added_at));
-        let mut replayed = VmState::new(&self.spec, added.unwrap_or_else(|| self.house.clock.now()));
+        let new = || VmState::new(&self.spec, added.unwrap_or_else(|| self.house.clock.now()));
+        let mut replayed = snapshot::restored(&life, SNAPSHOT_FORMAT)?.unwrap_or_else(new);
         for event in &life.events {
             replayed.apply(&VmEvent::decode(&event.kind, event.format, &event.body)?, event.at);
         }
@@ -132,6 +135,7 @@ impl Vm {
         let fresh = life.version == 0;
         let state = State {
             vm: replayed,
+            since_snapshot: SinceSnapshot::of(&life),
             incarnation: life.incarnation,
             committer,
             handed: 0,
@@ -203,6 +207,8 @@ impl Vm {
             batch.push(event.kind(), event::FORMAT, event.encode()?);
             state.vm.apply(event, now);
         }
+        let (vm, directory) = (&state.vm, &self.house.directory);
+        state.since_snapshot.go_with(&mut batch, SNAPSHOT_FORMAT, vm, vm.removed, directory)?;
         state.handed += 1;
         let (handed, durable, me) = (state.handed, state.durable.clone(), ctx.addr().clone());
         batch.then(move |cursor| {

@@ -102,6 +102,8 @@ impl Life {
             state.apply(event, *at);
         }
         assert_eq!(state, self.state, "what was replayed is not what was lived");
+        let kept: VmState = rmp_serde::from_slice(&rmp_serde::to_vec_named(&state).unwrap()).unwrap();
+        assert_eq!(kept, state, "what a snapshot has is not what was lived");
         self.doing = Doing::default();
     }
 

@@ -26,6 +26,8 @@ use crate::{
     swarm::event::Operation,
 };
 
+/// Of the state as a snapshot of its stream has it.
+pub const SNAPSHOT_FORMAT: u16 = 1;
 /// Who asks what the house asks by itself.
 pub const HOUSE: &str = "hiveward";
 /// Ended operations that are remembered: a client's repetition of one gets the same answer.

@@ -45,7 +45,7 @@ pub struct Card {
     pub overlay: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NetworkEntry {
     pub spec: Arc<NetworkSpec>,
     /// Of an overlay its VNI.
@@ -60,7 +60,7 @@ pub struct NetworkEntry {
     last: Option<Ipv4Addr>,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 pub struct Networks {
     pub all: BTreeMap<NetworkId, NetworkEntry>,
     names: HashMap<String, NetworkId>,
