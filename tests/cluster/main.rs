@@ -10,6 +10,7 @@ mod disks_and_clocks;
 mod drain;
 mod field;
 mod freezes;
+mod given_up;
 mod hostile;
 mod kills;
 mod oracle;

@@ -40,7 +40,7 @@ use crate::{
 
 /// How long an entity's actor may take to start before the start is left to its supervisor.
 const START_WITHIN: Duration = Duration::from_secs(30);
-const STOP_WITHIN: Duration = Duration::from_secs(30);
+pub(super) const STOP_WITHIN: Duration = Duration::from_secs(30);
 /// An entity that fails more often than this is given up for a while.
 const CRASH_LOOP: Intensity = Intensity { restarts_max: 10, period: Duration::from_secs(60) };
 /// What was given up is tried again, each time later: what made it fail may have passed, such as a damaged disk that was
@@ -53,10 +53,7 @@ const TRIED_AGAIN: Backoff = Backoff {
     reset_after: Duration::from_secs(60),
 };
 /// How often it is looked whether everyone is there.
-const ENSURE_EVERY: Duration = Duration::from_secs(5);
-/// A coordinator that has begun no message for so many looks though some wait hangs: it is ended and started again. Its
-/// sweeps come each second.
-const HUNG_LOOKS: u32 = 3;
+pub(super) const ENSURE_EVERY: Duration = Duration::from_secs(5);
 /// How long a coordinator may take to replay its stream.
 const COORDINATOR_START_WITHIN: Duration = Duration::from_secs(600);
 /// How often sessions of agents that live elsewhere are looked for.
@@ -73,9 +70,9 @@ const MAILBOX_AGENT: usize = 1_024;
 const MAILBOX_HOST: usize = 16_384;
 
 pub struct Residents {
-    house: House,
+    pub(super) house: House,
     agents: Supervisor,
-    swarms: Supervisor,
+    pub(super) swarms: Supervisor,
     hosts: Supervisor,
     roster: Door<RosterMsg>,
 }
@@ -91,21 +88,23 @@ pub enum ResidentsMsg {
     Asked { idle: Vec<AgentId> },
 }
 
-struct Life {
-    placement: u64,
-    stopping: bool,
+pub(super) struct Life {
+    pub(super) placement: u64,
+    pub(super) stopping: bool,
     /// Of an agent on a node that drains: it held nothing when it was asked last.
     idle: bool,
 }
 
 pub struct State {
-    lives: HashMap<Entity, Life>,
+    pub(super) lives: HashMap<Entity, Life>,
     held: bool,
     draining: bool,
     /// Agents may still believe that the node drains.
     undrain: bool,
     /// Coordinators that had begun so many messages when somebody waited, and for how many looks that has been so.
-    waiting: HashMap<SwarmId, (usize, u32)>,
+    pub(super) waiting: HashMap<SwarmId, (usize, u32)>,
+    /// Coordinators that were found given up, and at how many looks in a row.
+    pub(super) given_up: HashMap<SwarmId, u32>,
     asking: Option<TimerHandle>,
     turns: u32,
     _ensure: TimerHandle,
@@ -116,7 +115,7 @@ impl Residents {
         Self { house, agents, swarms, hosts, roster }
     }
 
-    fn me(&self) -> NodeId {
+    pub(super) fn me(&self) -> NodeId {
         self.house.me.node
     }
 }
@@ -133,6 +132,7 @@ impl Behaviour for Residents {
             draining: false,
             undrain: true,
             waiting: HashMap::new(),
+            given_up: HashMap::new(),
             asking: None,
             turns: 0,
             _ensure: ctx.every(ENSURE_EVERY, || ResidentsMsg::Ensure),
@@ -265,43 +265,8 @@ impl Residents {
             self.begin(ctx, state, entity, placement).await?;
         }
         self.end_hung(ctx, state);
+        self.report_given_up(ctx, state);
         Ok(())
-    }
-
-    /// Ends coordinators that hang, so that they are started again. Those that wait for the disk or for a quorum do not.
-    fn end_hung(&self, ctx: &Context<ResidentsMsg>, state: &mut State) {
-        let before = std::mem::take(&mut state.waiting);
-        if self.house.ledger.takes_writes().is_err() {
-            return;
-        }
-        for (entity, life) in &state.lives {
-            let Entity::Swarm(id) = *entity else { continue };
-            let key = id.key();
-            let Some((begun, waiting)) = ctx.tree().progress(&key).filter(|(_, waiting)| *waiting > 0 && !life.stopping) else {
-                continue;
-            };
-            let looks = before.get(&id).filter(|(then, _)| *then == begun).map_or(0, |(_, looks)| looks + 1);
-            state.waiting.insert(id, (begun, looks));
-            if looks == 0 || self.house.doors.is_living(*entity) != Some(true) {
-                continue;
-            }
-            let secs = u64::from(looks) * ENSURE_EVERY.as_secs();
-            let said =
-                format!("it has taken none of {waiting} messages for {secs} s; it is ended and started again if it goes on");
-            ctx.tree().set_trouble(&key, Some(&said));
-            if looks >= HUNG_LOOKS {
-                tracing::error!(%key, waiting, "a coordinator hangs; it is ended and started again");
-                state.waiting.remove(&id);
-                let swarms = self.swarms.clone();
-                ctx.task(async move {
-                    // What is wrong with its next life is seen then.
-                    let _ = swarms.restart_child(&id.to_string(), Deadline::after(STOP_WITHIN)).await;
-                });
-            }
-        }
-        for id in before.keys().filter(|id| !state.waiting.contains_key(id)) {
-            ctx.tree().set_trouble(&id.key(), None);
-        }
     }
 
     fn end_leftovers(&self, ctx: &Context<ResidentsMsg>) {
@@ -544,15 +509,19 @@ impl Residents {
             }
         }
         for agents in movable.chunks(MOVABLE_PER_MESSAGE) {
-            // Not heard: said again in the next round.
             let agents = agents.to_vec();
-            if route::leads_here(&self.house) {
-                let _ = self.roster.tell(RosterMsg::Movable { agents });
-            } else if let Some(at) = self.house.directory.roster()
-                && !loss::strikes()
-            {
-                let _ = self.house.router.tell_at(at, &roster_key(), &RosterWire::Movable { agents });
-            }
+            self.tell_roster(RosterMsg::Movable { agents: agents.clone() }, &RosterWire::Movable { agents });
+        }
+    }
+
+    /// Says something to the roster, here or on the node that leads. Not heard: it is said again in the next round.
+    pub(super) fn tell_roster(&self, here: RosterMsg, there: &RosterWire) {
+        if route::leads_here(&self.house) {
+            let _ = self.roster.tell(here);
+        } else if let Some(at) = self.house.directory.roster()
+            && !loss::strikes()
+        {
+            let _ = self.house.router.tell_at(at, &roster_key(), there);
         }
     }
 

@@ -65,6 +65,8 @@ pub(super) struct Acting {
     pub(super) lost: super::lost::Losing,
     /// Where the newest change of a budget is.
     budgets_changed: Cursor,
+    /// Coordinators that were brought elsewhere because they failed where they were.
+    pub(super) tried: super::given_up::Tried,
     /// Is true while a snapshot is being written.
     pub(super) writing_down: Arc<AtomicBool>,
 }
@@ -147,6 +149,7 @@ fn refuse(msg: RosterMsg) {
         RosterMsg::Admit { reply, .. } => reply.answer(Err(not_leading())),
         RosterMsg::Head { reply } => reply.answer(Err(not_leading())),
         RosterMsg::Movable { .. }
+        | RosterMsg::GivenUp { .. }
         | RosterMsg::CommitFleet
         | RosterMsg::Leadership
         | RosterMsg::Tick
@@ -189,6 +192,7 @@ impl Roster {
             tick: None,
             lost: Default::default(),
             budgets_changed: self.house.ledger.head(),
+            tried: Default::default(),
             writing_down: Arc::default(),
         };
         let now = self.house.clock.now();
@@ -388,6 +392,9 @@ impl Roster {
             RosterMsg::Movable { agents } => {
                 acting.movable.extend(agents);
                 self.drain(ctx, acting).await
+            }
+            RosterMsg::GivenUp { swarm, node, placement, why } => {
+                self.try_elsewhere(acting, swarm, (node, placement), &why).await
             }
             RosterMsg::Tick => {
                 acting.tick = None;

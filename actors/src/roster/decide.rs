@@ -272,6 +272,13 @@ pub fn coordinate_elsewhere(known: &Known, node: NodeId) -> Vec<RosterEvent> {
     swarms.filter_map(|swarm| planner.known(swarm, Some(&format!("{node} does not run"))).ok()).collect()
 }
 
+/// A coordinator that fails on `node` again and again may do better elsewhere: its stream is the same, the disk is another.
+pub fn try_elsewhere(known: &Known, swarm: SwarmId, node: NodeId, why: &str) -> Option<RosterEvent> {
+    let mut planner = Planner::new(known);
+    planner.close(node, "could not run it");
+    planner.known(Entity::Swarm(swarm), Some(why)).ok()
+}
+
 /// Those that are placed nowhere and now can be. `opened` counts as open.
 pub fn place_the_unplaced(known: &Known, opened: Option<&NodeRecord>) -> Vec<RosterEvent> {
     let mut planner = Planner::new(known);

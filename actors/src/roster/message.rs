@@ -82,6 +82,14 @@ pub enum RosterMsg {
         agents: Vec<(AgentId, u64)>,
     },
 
+    /// The coordinator of a swarm fails again and again on this node, in this placement of it. Said as long as it does.
+    GivenUp {
+        swarm: SwarmId,
+        node: NodeId,
+        placement: u64,
+        why: String,
+    },
+
     // From this node's membership, while it leads.
     Admit {
         decide: Admit,

@@ -7,6 +7,7 @@ pub mod actor;
 mod decide;
 pub mod event;
 mod fleet;
+mod given_up;
 mod lost;
 #[cfg(test)]
 mod lost_simulation;

@@ -58,6 +58,12 @@ pub enum RosterWire {
     Movable {
         agents: Vec<(AgentId, u64)>,
     },
+    GivenUp {
+        swarm: SwarmId,
+        node: NodeId,
+        placement: u64,
+        why: String,
+    },
     SetBudget {
         scope: Scope,
         budget: Budget,
@@ -102,6 +108,7 @@ pub fn read(inbound: &Inbound<'_>) -> Result<RosterMsg, NotDelivered> {
         RosterWire::RemoveBudget { scope, operation } => RosterMsg::RemoveBudget { scope, operation, reply: inbound.reply()? },
         RosterWire::Fleet { change, operation } => RosterMsg::Fleet { change, operation, reply: inbound.reply()? },
         RosterWire::Movable { agents } => RosterMsg::Movable { agents },
+        RosterWire::GivenUp { swarm, node, placement, why } => RosterMsg::GivenUp { swarm, node, placement, why },
         RosterWire::NodeJoined { record } => RosterMsg::NodeJoined { record, reply: inbound.reply()? },
     })
 }
