@@ -14,7 +14,7 @@ ifeq ($(CI),true)
 export CARGO_INCREMENTAL = 0
 endif
 
-.PHONY: run build dashboard dashboard-dev tools lint test test-dashboard dashboard-lint dashboard-browser test-vms screenshots test-cluster test-long test-planted bench bench-dashboard deny
+.PHONY: run build dashboard dashboard-dev tools lint test test-dashboard dashboard-lint dashboard-browser test-vms screenshots test-cluster test-versions test-long test-planted bench bench-dashboard deny
 
 run: build ## Builds the release binary, starts one node with everything embedded, and applies the example.
 	deploy/run-example.sh "$(TARGET)/release/hiveward" "$(DATA_DIR)"
@@ -37,7 +37,7 @@ test: dashboard ## Every test that fits in CI.
 	$(CARGO) fmt --all --check
 	$(MAKE) dashboard-lint
 	cd actors/libvirt-driver && $(CARGO) build --locked --target-dir "$(TARGET)/libvirt-driver"
-	$(CARGO) nextest run --workspace $(WITHOUT_LAB)
+	deploy/count-skipped.sh $(CARGO) nextest run --workspace $(WITHOUT_LAB)
 	deploy/install-tools.sh dashboard
 	$(MAKE) dashboard-browser
 
@@ -66,17 +66,26 @@ screenshots: dashboard ## Renews docs/screenshots, which the browser tests make.
 test-cluster: ## Clusters of real processes under faults: kills, freezes, partitions, full disks, drains, intruders.
 	deploy/install-tools.sh test
 	$(CARGO) build --bin hiveward
-	$(CARGO) nextest run -p hiveward-tests --profile cluster
+	deploy/count-skipped.sh $(CARGO) nextest run -p hiveward-tests --profile cluster
+
+# A commit that was released before this one.
+BEFORE ?= 6e6cf6d
+
+test-versions: ## A rolling upgrade from the version before, and back: builds it first, from this repository.
+	deploy/install-tools.sh test
+	deploy/build-before.sh "$(BEFORE)" "$(TARGET)/before"
+	$(CARGO) build --bin hiveward
+	HIVEWARD_BIN_BEFORE="$(TARGET)/before/debug/hiveward" deploy/count-skipped.sh $(CARGO) nextest run -p hiveward-tests --profile cluster -E 'test(/^versions::/)'
 
 test-vms: ## Real libvirt hosts with real QEMU guests, without KVM: life cycle, kills, live migration. As root.
 	deploy/install-tools.sh vms
 	$(CARGO) build --bin hiveward
-	$(CARGO) nextest run -p hiveward-tests --profile vms
+	deploy/count-skipped.sh $(CARGO) nextest run -p hiveward-tests --profile vms
 
 test-long: ## The long rounds: hundreds of kills and power cuts.
 	deploy/install-tools.sh test
 	$(CARGO) build --release --bin hiveward
-	HIVEWARD_LONG=1 HIVEWARD_BIN="$(TARGET)/release/hiveward" $(CARGO) nextest run -p hiveward-tests --profile long
+	HIVEWARD_LONG=1 HIVEWARD_BIN="$(TARGET)/release/hiveward" deploy/count-skipped.sh $(CARGO) nextest run -p hiveward-tests --profile long
 
 test-planted: dashboard ## Plants each bug of tests/planted and fails if its test stays green.
 	deploy/install-tools.sh test

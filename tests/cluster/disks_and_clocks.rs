@@ -12,7 +12,7 @@ use hiveward_tests::{
 };
 use serde_json::json;
 
-use crate::scene::{ELSEWHERE, Scene, in_the_long_form};
+use crate::scene::{ELSEWHERE, Scene};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_on_a_voter_stops_no_writes_and_it_comes_back_with_room() {
@@ -62,9 +62,6 @@ async fn clocks_that_jump_by_an_hour_on_any_node_end_no_lease_and_lose_nothing()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_disk_on_a_follower_slows_nobody_and_on_the_leader_stops_nobody() {
-    if !in_the_long_form() {
-        return;
-    }
     let Some(scene) = Scene::begin(Shape::of(3)).await else { return };
     let (leader, coordinators) = (scene.cluster.leader().await, scene.coordinators_node().await);
     let slow = json!({ "i": { "point": "ledger.before_fsync", "fault": "DELAY", "delayMs": 2000, "times": 5 } });
@@ -89,9 +86,6 @@ async fn a_slow_disk_on_a_follower_slows_nobody_and_on_the_leader_stops_nobody()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn certificates_are_renewed_under_load_and_nodes_still_link_when_the_first_ones_have_expired() {
-    if !in_the_long_form() {
-        return;
-    }
     if faketime().is_none() {
         return skip("libfaketime is not installed (Debian: libfaketime)");
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hiveward_tests::{cluster::Shape, throughout, until, until_within};
 
-use crate::scene::{ELSEWHERE, Scene, WATCHED, holds, in_the_long_form};
+use crate::scene::{ELSEWHERE, Scene, WATCHED, holds};
 
 /// Within its deadline and what stopping takes.
 const DRAINED: Duration = Duration::from_secs(60);
@@ -63,9 +63,6 @@ async fn a_dead_node_that_was_removed_does_not_come_back_with_its_certificate() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hung_follower_is_removed_while_another_joins_and_quorum_is_never_lost() {
-    if !in_the_long_form() {
-        return;
-    }
     let Some(mut scene) = Scene::begin(Shape::of(3)).await else { return };
     let leader = scene.cluster.leader().await;
     let hung = scene.others(leader)[0];

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use hiveward_tests::{cluster::Shape, rounds};
 
-use crate::scene::{ELSEWHERE, LONGER_THAN_THE_LEASE, Scene, holds, in_the_long_form};
+use crate::scene::{ELSEWHERE, LONGER_THAN_THE_LEASE, Scene, holds};
 
 /// Freezes the node until its entities answer elsewhere and its lease is long over, then lets it go on.
 async fn freeze(scene: &mut Scene, node: usize) {
@@ -48,9 +48,6 @@ async fn the_leader_and_the_coordinators_node_frozen_longer_than_the_lease_do_no
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_frozen_for_moments_lose_nothing() {
-    if !in_the_long_form() {
-        return;
-    }
     let Some(mut scene) = Scene::begin(Shape::of(3)).await else { return };
     for _ in 0..rounds(6, 200) {
         let node = scene.dice.usize(..3);

@@ -17,7 +17,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::scene::{ELSEWHERE, Scene, WATCHED, in_the_long_form};
+use crate::scene::{ELSEWHERE, Scene, WATCHED};
 
 const CONNECTIONS: usize = 10_000;
 const AT_ONCE: usize = 200;
@@ -264,9 +264,6 @@ async fn a_token_that_was_used_or_altered_lets_nobody_in() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_of_a_node_is_not_taken_for_it_and_harms_nobody() {
-    if !in_the_long_form() {
-        return;
-    }
     let Some(mut scene) = Scene::begin(Shape::of(3)).await else { return };
     let leader = scene.cluster.leader().await;
     let original = scene.others(leader)[0];

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use hiveward_tests::{client::INJECT, cluster::Shape, leftovers::Sessions, long, rounds, until, until_within};
 use serde_json::json;
 
-use crate::scene::{ELSEWHERE, Scene, WRITES_AGAIN, in_the_long_form, print_quantiles, quantiles};
+use crate::scene::{ELSEWHERE, Scene, WRITES_AGAIN, print_quantiles, quantiles};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_leader_and_the_coordinators_node_killed_under_load_lose_nothing_and_writes_are_accepted_again() {
@@ -113,9 +113,6 @@ async fn a_leader_that_dies_in_the_midst_of_a_commit_leaves_nothing_half_done() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_program_whose_node_died_is_ended_when_the_node_is_back_and_its_task_has_moved() {
-    if !in_the_long_form() {
-        return;
-    }
     let Some(mut scene) = Scene::begin(Shape::of(3)).await else { return };
     let client = scene.cluster.client(0);
     let line = "echo $HIVEWARD_ATTEMPT; [ $HIVEWARD_ATTEMPT != 1 ] || sleep 1000";

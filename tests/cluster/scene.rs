@@ -6,9 +6,9 @@ use hiveward_tests::{
     CallFailed, Client,
     client::SUBMIT,
     cluster::{Cluster, Shape},
-    dice, long,
+    dice,
     oracle::{Load, SWARM},
-    skip, until_within,
+    until_within,
 };
 use serde_json::{Value, json};
 
@@ -20,14 +20,6 @@ pub const LONGER_THAN_THE_LEASE: Duration = Duration::from_secs(10);
 pub const WATCHED: Duration = Duration::from_secs(6);
 /// Elections, on a busy machine and a debug build; the goal for the long form is under 2 s p99.
 pub const WRITES_AGAIN: Duration = Duration::from_secs(10);
-
-/// Whether to go on with a test that only the long form has time for.
-pub fn in_the_long_form() -> bool {
-    if !long() {
-        skip("in the long form only: HIVEWARD_LONG=1");
-    }
-    long()
-}
 
 /// How long after a node's death a write was accepted.
 #[derive(Clone, Copy, Debug)]

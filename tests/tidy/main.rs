@@ -1,7 +1,10 @@
 //! Holds the shape of the house: the arrows between crates, the door of the gateway, the links of the docs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -126,4 +129,31 @@ fn every_link_of_the_docs_leads_somewhere_and_every_promise_to_a_test() {
         named += 1;
     }
     assert!(named > 10, "docs/promises.md names {named} tests");
+}
+
+#[test]
+fn every_planted_bug_breaks_a_promise_of_the_page_names_a_test_and_can_be_planted() {
+    let promises = std::fs::read_to_string(root().join("docs/promises.md")).unwrap();
+    let mut tests = String::new();
+    for of in ["runtime", "actors", "gateway", "tests"] {
+        sources(of).into_iter().for_each(|(_, text)| tests.push_str(&text));
+    }
+    let mut patches = Vec::new();
+    files(&root().join("tests/planted"), ".patch", &mut patches);
+    assert!(patches.len() >= 40, "only {} bugs are planted", patches.len());
+    for patch in patches {
+        let text = std::fs::read_to_string(&patch).unwrap();
+        let name = patch.file_name().unwrap().to_string_lossy().into_owned();
+        let said = |of: &str| text.lines().find_map(|line| line.strip_prefix(of)).unwrap_or_else(|| panic!("{name} lacks {of}"));
+        let promise = said("Promise: ");
+        assert!(promises.contains(promise), "{name}: docs/promises.md does not promise {promise:?}");
+        let (package, test) = said("Test: ").split_once(' ').unwrap();
+        assert!(
+            package.starts_with("hiveward-") && tests.contains(&format!("fn {test}(")),
+            "{name}: there is no {package} {test}"
+        );
+        // Whether it is red beside the bug is what `make test-planted` looks at.
+        let applies = Command::new("git").current_dir(root()).args(["apply", "--check"]).arg(&patch).output().unwrap();
+        assert!(applies.status.success(), "{name}: make it anew: {}", String::from_utf8_lossy(&applies.stderr));
+    }
 }
