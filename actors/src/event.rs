@@ -202,8 +202,8 @@ fn swarm_data(what: &SwarmEvent, tasks: &[TaskId]) -> Value {
             _ => None,
         }}),
         SwarmEvent::Gathered { arrived, failed, late, why, .. } => {
-            let ids = |tasks: &[TaskId]| tasks.iter().map(ToString::to_string).collect::<Vec<_>>();
-            json!({"in": ids(arrived), "failed": ids(failed), "late": ids(late), "why": why})
+            let named = |tasks: &[TaskId]| tasks.iter().map(ToString::to_string).collect::<Vec<_>>();
+            json!({"tasks": ids, "in": named(arrived), "failed": named(failed), "late": named(late), "why": why})
         }
         SwarmEvent::Aggregated { error, .. } => json!({"error": error}),
         SwarmEvent::Failed { error, .. } => json!({"error": error}),

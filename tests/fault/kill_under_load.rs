@@ -77,6 +77,7 @@ async fn one_node(dice: &mut fastrand::Rng, done: usize, rounds: usize) {
         let client = hive.client();
         load.resolve(&client).await;
         load.check(&client).await;
+        load.look_at_some(&client).await;
         if round % 10 == 0 || round == rounds {
             eprintln!("round {}: {} tasks acknowledged so far by this node", done + round, load.acknowledged().await);
         }

@@ -11,15 +11,20 @@ use std::{
 
 use hiveward_tests::{
     CallFailed, Client,
-    client::{CANCEL, SUBMIT},
+    client::CANCEL,
     events::Histories,
-    oracle::ops::{Maker, Sent, ids},
+    oracle::{
+        Carried, LookedAt, look_at_all,
+        ops::{Maker, Sent, ids},
+    },
     until, until_within,
 };
 use serde_json::{Value, json};
 use tokio::{sync::Mutex, task::JoinSet};
 
-const CLIENTS: usize = 4;
+pub const CLIENTS: usize = 4;
+/// Operations that carried something and are looked at after each kill.
+const LOOKED_AT_EACH_TIME: usize = 8;
 pub const SWARM: &str = "rate";
 
 #[derive(Default)]
@@ -41,6 +46,7 @@ pub struct Load {
     marks: Option<PathBuf>,
     dice: fastrand::Rng,
     sent: Arc<std::sync::atomic::AtomicU64>,
+    looked_at: LookedAt,
 }
 
 /// Clients at work; they go on until they are stopped, through every error.
@@ -62,7 +68,14 @@ impl Working {
 impl Load {
     /// With `marks`, some tasks run programs that append to that file.
     pub fn new(dice: &mut fastrand::Rng, marks: Option<PathBuf>) -> Self {
-        Self { known: Arc::default(), histories: Histories::default(), marks, dice: dice.fork(), sent: Arc::default() }
+        Self {
+            known: Arc::default(),
+            histories: Histories::default(),
+            marks,
+            dice: dice.fork(),
+            sent: Arc::default(),
+            looked_at: LookedAt::default(),
+        }
     }
 
     pub async fn acknowledged(&self) -> usize {
@@ -75,7 +88,7 @@ impl Load {
             let one = OneClient {
                 client: client.clone(),
                 known: self.known.clone(),
-                maker: Maker { dice: self.dice.fork(), swarm: SWARM, marks: self.marks.clone(), own: Vec::new() },
+                maker: Maker { dice: self.dice.fork(), swarm: SWARM, marks: self.marks.clone().map(Into::into), own: Vec::new() },
                 sent: self.sent.clone(),
             };
             clients.spawn(one.run());
@@ -112,15 +125,42 @@ impl Load {
         for task in &known.tasks {
             assert!(self.histories.tasks.contains_key(task), "{task} was acknowledged and is lost");
         }
-        for task in self.histories.tasks.keys() {
-            assert!(known.tasks.contains(task), "{task} was made by no operation, or by one that made another already");
+        for (task, history) in &self.histories.tasks {
+            assert!(
+                known.tasks.contains(task) || history.of.as_ref().is_some_and(|of| known.tasks.contains(of)),
+                "{task} was made by no operation, or by one that made another already"
+            );
         }
         for task in &known.cancelled {
             assert_eq!(self.histories.tasks[task].status, "CANCELLED", "{task}'s cancellation was acknowledged");
         }
     }
 
-    /// After the last restart: everything ends, and the views say the same as the events.
+    /// Some of what was sent with something in it is looked at, as far as its tasks have come.
+    pub async fn look_at_some(&mut self, client: &Client) {
+        let mut carried = self.carried().await;
+        self.dice.shuffle(&mut carried);
+        carried.truncate(LOOKED_AT_EACH_TIME);
+        self.look_at(client, carried).await;
+    }
+
+    async fn carried(&self) -> Vec<Carried> {
+        let known = self.known.lock().await;
+        let carried = known.acked.iter().filter(|(_, (sent, _))| sent.carries());
+        let mut carried: Vec<Carried> =
+            carried.map(|(operation, (sent, tasks))| (operation.clone(), sent.clone(), tasks.clone())).collect();
+        carried.sort_by(|a, b| a.0.cmp(&b.0));
+        carried
+    }
+
+    async fn look_at(&mut self, client: &Client, carried: Vec<Carried>) {
+        let (broken, looked_at) = look_at_all(client, 0, carried, true).await;
+        let said: Vec<String> = broken.iter().map(ToString::to_string).collect();
+        assert!(broken.is_empty(), "what tasks carry is not what it was:\n{}", said.join("\n"));
+        self.looked_at.add(looked_at);
+    }
+
+    /// After the last restart: everything ends, the views say the same as the events, and every body is whole.
     pub async fn finish(&mut self, client: &Client) {
         self.check(client).await;
         until_within(Duration::from_secs(120), "no task is stuck", async || {
@@ -156,6 +196,11 @@ impl Load {
             known.marking.len(),
             self.histories.events
         );
+        drop(known);
+        let carried = self.carried().await;
+        eprintln!("{} operations carried something", carried.len());
+        self.look_at(client, carried).await;
+        eprintln!("{:?}", self.looked_at);
     }
 }
 
@@ -184,10 +229,10 @@ enum Answer {
 }
 
 async fn surely(client: &Client, sent: &Sent) -> Answer {
-    until("an operation is answered", async || match client.call(sent.query, json!({ "i": sent.input })).await {
+    until("an operation is answered", async || match client.call(sent.query, sent.variables()).await {
         Ok(data) => Some(Answer::Is(data)),
         Err(CallFailed::Refused { retryable: false, code, message, .. }) => {
-            assert!(matches!(code.as_str(), "CONFLICT" | "REFUSED") && sent.query == CANCEL, "{}: {code} {message}", sent.input);
+            assert!(matches!(code.as_str(), "CONFLICT" | "REFUSED") && sent.query == CANCEL, "{sent:?}: {code} {message}");
             Some(Answer::No)
         }
         Err(_) => None,
@@ -204,7 +249,7 @@ impl Known {
             self.cancelled.extend(tasks.iter().cloned());
         } else {
             self.tasks.extend(tasks.iter().cloned());
-            if sent.input["command"].is_object() {
+            if sent.leaves_marks() {
                 self.marking.extend(tasks.iter().cloned());
             }
         }
@@ -226,9 +271,9 @@ impl OneClient {
             let sent = self.maker.next(&operation);
             // Noted before it is sent: this task may be dropped at any await.
             self.known.lock().await.unknown.insert(operation.clone(), sent.clone());
-            match self.client.call(sent.query, json!({ "i": sent.input })).await {
+            match self.client.call(sent.query, sent.variables()).await {
                 Ok(data) => {
-                    if sent.query == SUBMIT {
+                    if sent.is_alone() {
                         self.maker.own.extend(ids(&data));
                     }
                     self.known.lock().await.note(&operation, sent, Answer::Is(data));
@@ -236,7 +281,7 @@ impl OneClient {
                 Err(CallFailed::Unknown(_)) => tokio::time::sleep(Duration::from_millis(10)).await,
                 Err(CallFailed::Refused { code, retryable, message, .. }) => {
                     let late = sent.query == CANCEL && matches!(code.as_str(), "CONFLICT" | "REFUSED");
-                    assert!(retryable || late, "{}: {code} {message}", sent.input);
+                    assert!(retryable || late, "{sent:?}: {code} {message}");
                     // It did not happen, and this client does not insist.
                     self.known.lock().await.unknown.remove(&operation);
                 }

@@ -45,6 +45,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 pub const SUBMIT: &str = "mutation($i:SubmitTaskInput!){submitTask(input:$i){cursor task{id}}}";
 pub const SUBMIT_MANY: &str = "mutation($i:SubmitTasksInput!){submitTasks(input:$i){cursor tasks{id}}}";
+pub const SCATTER: &str = "mutation($i:ScatterInput!){scatter(input:$i){cursor task{id}}}";
 pub const CANCEL: &str = "mutation($i:CancelTaskInput!){cancelTask(input:$i){cursor task{id status}}}";
 pub const CREATE_AGENT: &str = "mutation($i:CreateAgentInput!){createAgent(input:$i){cursor agent{id}}}";
 pub const REMOVE_AGENT: &str = "mutation($i:RemoveAgentInput!){removeAgent(input:$i){cursor}}";

@@ -13,6 +13,8 @@ pub struct TaskHistory {
     pub assigned: u32,
     pub started: u32,
     pub succeeded: u32,
+    /// What it is a part of: the planner or the scatter that made it, or the first that was submitted with it.
+    pub of: Option<String>,
     /// The attempt that holds the lease.
     pub live: Option<u64>,
     pub status: String,
@@ -52,15 +54,26 @@ impl Histories {
         let kind = event["kind"].as_str().unwrap();
         let attempt = event["data"]["attempt"].as_u64();
         if kind == "TaskSubmitted" {
-            for id in event["data"]["tasks"].as_array().unwrap() {
+            let submitted = event["data"]["tasks"].as_array().unwrap();
+            for (n, id) in submitted.iter().enumerate() {
                 let task = self.tasks.entry(id.as_str().unwrap().to_owned()).or_default();
                 task.submitted += 1;
                 assert_eq!(task.submitted, 1, "{id} was submitted twice: {event}");
                 task.status = "QUEUED".into();
+                task.of = submitted[0].as_str().filter(|_| n > 0).map(str::to_owned);
             }
             return;
         }
         let Some(id) = event["task"].as_str() else { return };
+        if matches!(kind, "TaskPlanned" | "TaskGathered") {
+            for made in event["data"]["tasks"].as_array().unwrap().iter().filter(|made| *made != id) {
+                let task = self.tasks.entry(made.as_str().unwrap().to_owned()).or_default();
+                task.submitted += 1;
+                task.of = Some(id.to_owned());
+                assert_eq!(task.submitted, 1, "{made} was made twice: {event}");
+                task.status = "QUEUED".into();
+            }
+        }
         let task = self.tasks.get_mut(id).unwrap_or_else(|| panic!("{id} was never submitted: {event}"));
         let over = terminal(&task.status);
         match kind {
@@ -88,6 +101,12 @@ impl Histories {
                     _ => "RETRYING",
                 }
                 .into();
+            }
+            // Of a plan or a scatter; the latter has no attempt of its own.
+            "TaskAggregated" => {
+                assert!(!over, "it had ended: {event} {task:?}");
+                task.succeeded += u32::from(task.assigned == 0);
+                task.status = if event["data"]["error"].is_null() { "SUCCEEDED" } else { "FAILED" }.into();
             }
             "TaskCancelled" | "TaskFailed" => {
                 assert!(!over, "it had ended: {event} {task:?}");

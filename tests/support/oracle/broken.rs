@@ -1,6 +1,9 @@
 //! The ways a promise can be broken, each with what shows it.
 
-use super::history::{Event, Outcome};
+use super::{
+    body::BodySum,
+    history::{Event, Outcome},
+};
 
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Broken {
@@ -38,4 +41,14 @@ pub enum Broken {
     OwnWriteUnseen { node: usize, task: String },
     #[error("the view of node {node} says {view:?} of {task}, the log {log:?}")]
     ViewDiffers { node: usize, task: String, view: Option<String>, log: Option<String> },
+    #[error("node {node} shows {} as {what} of {task} ({operation}), where {} was given", sum(.shown), sum(.wanted))]
+    BodyDiffers { node: usize, operation: String, task: String, what: String, wanted: Option<BodySum>, shown: Option<BodySum> },
+    #[error("node {node} gives {what} of {task} ({operation}) under a hash that is not its own")]
+    BodyMisnamed { node: usize, operation: String, task: String, what: String },
+    #[error("node {node} does not give {what} of {task} ({operation}): {why}")]
+    BodyUnreadable { node: usize, operation: String, task: String, what: String, why: String },
+}
+
+fn sum(sum: &Option<BodySum>) -> String {
+    sum.map_or_else(|| "nothing".to_owned(), |sum| sum.to_string())
 }

@@ -14,6 +14,8 @@ struct Task {
     live: Option<u64>,
     assigned: u32,
     succeeded: u32,
+    /// What it is a part of: the planner or the scatter that made it, or the first that was submitted with it.
+    of: Option<String>,
     status: String,
 }
 
@@ -50,14 +52,27 @@ fn fold(log: &[Event], broken: &mut Vec<Broken>) -> HashMap<String, Task> {
     let mut tasks: HashMap<String, Task> = HashMap::new();
     for event in log {
         if event.kind == "TaskSubmitted" {
-            for id in event.data["tasks"].as_array().into_iter().flatten().filter_map(|id| id.as_str()) {
-                if tasks.insert(id.to_owned(), Task { status: "QUEUED".into(), ..Task::default() }).is_some() {
-                    broken.push(Broken::Foreign { task: id.to_owned() });
+            let submitted: Vec<&str> =
+                event.data["tasks"].as_array().into_iter().flatten().filter_map(|id| id.as_str()).collect();
+            for (n, id) in submitted.iter().enumerate() {
+                let of = (n > 0).then(|| submitted[0].to_owned());
+                if tasks.insert((*id).to_owned(), Task { status: "QUEUED".into(), of, ..Task::default() }).is_some() {
+                    broken.push(Broken::Foreign { task: (*id).to_owned() });
                 }
             }
             continue;
         }
         let Some(id) = &event.task else { continue };
+        if matches!(event.kind.as_str(), "TaskPlanned" | "TaskGathered") {
+            for made in
+                event.data["tasks"].as_array().into_iter().flatten().filter_map(|id| id.as_str()).filter(|made| made != id)
+            {
+                let task = Task { status: "QUEUED".into(), of: Some(id.clone()), ..Task::default() };
+                if tasks.insert(made.to_owned(), task).is_some() {
+                    broken.push(Broken::Foreign { task: made.to_owned() });
+                }
+            }
+        }
         let Some(task) = tasks.get_mut(id) else {
             broken.push(Broken::Foreign { task: id.clone() });
             continue;
@@ -71,8 +86,10 @@ fn fold(log: &[Event], broken: &mut Vec<Broken>) -> HashMap<String, Task> {
 
 fn step(id: &str, task: &mut Task, event: &Event, broken: &mut Vec<Broken>) {
     let attempt = event.data["attempt"].as_u64();
-    let speaks =
-        matches!(event.kind.as_str(), "TaskAssigned" | "TaskStarted" | "TaskAttemptEnded" | "TaskCancelled" | "TaskFailed");
+    let speaks = matches!(
+        event.kind.as_str(),
+        "TaskAssigned" | "TaskStarted" | "TaskAttemptEnded" | "TaskAggregated" | "TaskCancelled" | "TaskFailed"
+    );
     if speaks && terminal(&task.status) {
         broken.push(Broken::AfterTheEnd { task: id.to_owned(), event: Box::new(event.clone()) });
     }
@@ -106,6 +123,11 @@ fn step(id: &str, task: &mut Task, event: &Event, broken: &mut Vec<Broken>) {
                 _ => "RETRYING",
             }
             .into();
+        }
+        // Of a plan or a scatter; the latter has no attempt of its own.
+        "TaskAggregated" => {
+            task.succeeded += u32::from(task.assigned == 0);
+            task.status = if event.data["error"].is_null() { "SUCCEEDED" } else { "FAILED" }.into();
         }
         "TaskCancelled" | "TaskFailed" => {
             task.live = None;
@@ -141,8 +163,10 @@ fn answers(history: &History, tasks: &HashMap<String, Task>, broken: &mut Vec<Br
             }
         }
     }
-    let foreign = tasks.keys().filter(|task| !asked_for.contains(task.as_str()));
-    broken.extend(foreign.map(|task| Broken::Foreign { task: task.clone() }));
+    let foreign = tasks
+        .iter()
+        .filter(|(id, task)| !asked_for.contains(id.as_str()) && !task.of.as_deref().is_some_and(|of| asked_for.contains(of)));
+    broken.extend(foreign.map(|(task, _)| Broken::Foreign { task: task.clone() }));
     broken.extend(history.open.keys().map(|operation| Broken::Unanswered { operation: operation.clone() }));
 }
 

@@ -121,7 +121,7 @@ fn a_program_that_ran_twice_under_one_attempt_or_without_one_is_found() {
 #[test]
 fn an_operation_that_nobody_ever_answers_is_found() {
     let mut open = history(vec![]);
-    open.open.insert("op".into(), Sent { query: crate::client::SUBMIT, input: json!({}) });
+    open.open.insert("op".into(), Sent::plain(crate::client::SUBMIT, json!({})));
     assert_eq!(check(&open, &[NodeEnd::default()]), [Broken::Unanswered { operation: "op".into() }]);
 }
 

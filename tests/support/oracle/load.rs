@@ -2,6 +2,7 @@
 //! at another node until it knows.
 
 use std::{
+    collections::HashMap,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard,
@@ -14,8 +15,9 @@ use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinSet};
 
 use super::{
-    check,
+    Broken, check,
     history::{Answer, Event, History, NodeEnd, Outcome, OwnRead},
+    looks::{Carried, LookedAt, look_at_all},
     ops::{Maker, Sent, cursor, ids},
     subscriber::Subscriber,
 };
@@ -33,6 +35,8 @@ const PACE: Duration = Duration::from_millis(20);
 /// How long the last tasks may take once nothing fails any more.
 const LAST_TASKS: Duration = Duration::from_secs(120);
 const REPEATED: usize = 20;
+/// Operations whose bodies are looked at on every node; those of the others on one.
+const LOOKED_AT_EVERYWHERE: usize = 25;
 
 pub(super) struct Shared {
     pub(super) clients: Vec<Client>,
@@ -65,6 +69,7 @@ pub struct Verdict {
     pub events: usize,
     pub moves: u32,
     pub tried_again: usize,
+    pub looked_at: LookedAt,
 }
 
 impl Load {
@@ -84,7 +89,7 @@ impl Load {
         let marks = cluster.own_dir().join("marks");
         let (mut workers, mut subscribers) = (JoinSet::new(), JoinSet::new());
         for number in 0..CLIENTS {
-            let maker = Maker { dice: dice.fork(), swarm: SWARM, marks: Some(marks.clone()), own: Vec::new() };
+            let maker = Maker { dice: dice.fork(), swarm: SWARM, marks: Some(marks.clone().into()), own: Vec::new() };
             let worker = Worker { number, nodes: nodes.to_vec(), shared: shared.clone(), maker, stopped: stopped.clone() };
             workers.spawn(worker.run());
         }
@@ -127,9 +132,9 @@ impl Load {
             let probe = async move {
                 let operation = format!("probe-{number}");
                 let input = json!({ "operationId": operation, "swarm": SWARM, "kind": "noop" });
-                let (sent, began) = (Sent { query: SUBMIT, input }, Instant::now());
+                let (sent, began) = (Sent::plain(SUBMIT, input), Instant::now());
                 shared.history().open.insert(operation.clone(), sent.clone());
-                let answer = shared.clients[node].call(sent.query, json!({ "i": sent.input })).await;
+                let answer = shared.clients[node].call(sent.query, sent.variables()).await;
                 shared.note(&operation, &sent, node, began, &answer);
             };
             self.probing.lock().await.spawn(probe);
@@ -215,10 +220,39 @@ impl Load {
                 events: log.len(),
                 moves: history.streams.iter().map(|stream| stream.moves).sum(),
                 tried_again: check::tried_again(&log),
+                looked_at: LookedAt::default(),
             }
         };
+        let (broken, looked_at) = self.look_at_bodies(left).await;
+        let said: Vec<String> = broken.iter().map(ToString::to_string).collect();
+        assert!(broken.is_empty(), "what tasks carry is not what it was:\n{}", said.join("\n"));
+        let verdict = Verdict { looked_at, ..verdict };
         eprintln!("{verdict:?}");
         verdict
+    }
+
+    /// What each operation carried is looked at on one node, and what some did on all.
+    async fn look_at_bodies(&mut self, left: &[usize]) -> (Vec<Broken>, LookedAt) {
+        let mut carried: Vec<Carried> = {
+            let history = self.shared.history();
+            let acked: HashMap<&str, &[String]> =
+                history.acked().map(|(answer, tasks)| (answer.operation.as_str(), tasks)).collect();
+            let sent = history.sent.iter().filter(|(_, sent)| sent.carries());
+            sent.map(|(operation, sent)| (operation.clone(), sent.clone(), acked[operation.as_str()].to_vec())).collect()
+        };
+        carried.sort_by(|a, b| a.0.cmp(&b.0));
+        self.dice.shuffle(&mut carried);
+        // A program's transcript is where it ran, and that node may be gone for good.
+        let transcripts = left.len() == self.shared.clients.len();
+        let (mut broken, mut looked_at) = (Vec::new(), LookedAt::default());
+        for (turn, node) in left.iter().enumerate() {
+            let here = carried.iter().enumerate().filter(|(n, _)| *n < LOOKED_AT_EVERYWHERE || n % left.len() == turn);
+            let here = here.map(|(_, carried)| carried.clone()).collect();
+            let (more, looked) = look_at_all(&self.shared.clients[*node], *node, here, transcripts).await;
+            broken.extend(more);
+            looked_at.add(looked);
+        }
+        (broken, looked_at)
     }
 
     /// Sends each operation without an answer again, until it has one.
@@ -243,7 +277,7 @@ impl Load {
         let mut at = self.dice.usize(..nodes.len());
         until(&format!("{operation} is answered"), async || {
             let (node, began) = (nodes[at], Instant::now());
-            let answer = self.shared.clients[node].call(sent.query, json!({ "i": sent.input })).await;
+            let answer = self.shared.clients[node].call(sent.query, sent.variables()).await;
             let known = self.shared.note(operation, &sent, node, began, &answer);
             at = (at + 1) % nodes.len();
             known.then_some(())
@@ -311,7 +345,7 @@ impl Worker {
         let mut at = self.maker.dice.usize(..self.nodes.len());
         loop {
             let (node, began) = (self.nodes[at], Instant::now());
-            let answer = self.shared.clients[node].call(sent.query, json!({ "i": sent.input })).await;
+            let answer = self.shared.clients[node].call(sent.query, sent.variables()).await;
             if self.shared.note(operation, sent, node, began, &answer) {
                 if let Ok(data) = answer {
                     self.answered(sent, &data).await;
@@ -331,7 +365,7 @@ impl Worker {
         if let (0..4, Some(cursor)) = (self.maker.dice.u8(..16), cursor(data)) {
             self.reads_its_own(&tasks[0], cursor).await;
         }
-        if sent.input["kind"].is_string() {
+        if sent.is_alone() {
             self.maker.own.extend(tasks);
         }
     }
@@ -365,7 +399,7 @@ async fn read_on(client: &Client, log: &mut Vec<Event>) {
 }
 
 /// A node's view of all tasks, once it has taken in `head`.
-async fn view(client: &Client, head: &str) -> std::collections::HashMap<String, String> {
+async fn view(client: &Client, head: &str) -> HashMap<String, String> {
     let query = "query($after:String,$l:Cursor){tasks(first:500,after:$after,atLeast:$l){nodes{id status} pageInfo{endCursor hasNextPage}}}";
     let rows = client.all("tasks", query, json!({ "l": head })).await;
     let text = |value: &Value| value.as_str().unwrap().to_owned();
