@@ -19,13 +19,7 @@ const ACKS_LONG: usize = 20_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_under_load_loses_no_acknowledged_task() {
-    if !mount::may_mount() {
-        return skip("only root may mount the file system whose power is cut");
-    }
-    let mut disk = match Mount::ext4(512) {
-        Ok(disk) => disk,
-        Err(problem) => return skip(&format!("no loop mount here: {problem}")),
-    };
+    let Some(mut disk) = disk(if long() { 4096 } else { 512 }) else { return };
     let mut dice = dice();
     let mut hive = Hive::start(Setup { data_dir: Some(disk.path().join("data")), ..Setup::default() }).await;
     hive.client().noop_swarm(SWARM, 4).await;
@@ -66,17 +60,12 @@ async fn a_power_cut_under_load_loses_no_acknowledged_task() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_power_cut_a_success_has_all_of_its_output_or_is_tried_again() {
-    if !mount::may_mount() {
-        return skip("only root may mount the file system whose power is cut");
-    }
-    let mut disk = match Mount::ext4(512) {
-        Ok(disk) => disk,
-        Err(problem) => return skip(&format!("no loop mount here: {problem}")),
-    };
+    let Some(mut disk) = disk(512) else { return };
     let data = disk.path().join("data");
     let mut hive = Hive::start(Setup { data_dir: Some(data.clone()), ..Setup::default() }).await;
     // A body that no buffer holds at once, and that is known in every byte.
-    let script = "sleep 1; i=0; while [ $i -lt 4000 ]; do echo \"line $i of the result\"; i=$((i+1)); done";
+    let script = "sleep 1; i=0; while [ $i -lt 4000 ]; do echo \"line $i of the result\"; i=$((i+1)); done | tee made; \
+                  echo '{\"hiveward\":\"artifact\",\"name\":\"made\",\"path\":\"made\"}'";
     let command = json!({ "argv": ["sh", "-c", script] });
     let task = hive.client().submit(json!({ "operationId": "cut", "command": command })).await;
     let sessions = data.clone();
@@ -84,17 +73,62 @@ async fn after_a_power_cut_a_success_has_all_of_its_output_or_is_tried_again() {
     hive.kill();
     // Its shim lives on, and writes how it ended though nobody is there.
     until("its end is written", async || found(&sessions, "exit.json").then_some(())).await;
-    disk.cut_power().unwrap();
-    hive.sweep();
-    until("the file system is free", async || disk.unmount().ok()).await;
-    disk.mount().unwrap();
-    hive.start_again().await;
+    start_after_a_cut(&mut disk, &mut hive).await;
     let ended = hive.client().ended(&task).await;
     assert_eq!(ended["status"], "SUCCEEDED", "{ended}");
     let wanted: String = (0..4000).map(|n| format!("line {n} of the result\n")).collect();
     let said = ended["resultText"].as_str().unwrap();
     assert!(said == wanted, "{} of {} bytes: {}", said.len(), wanted.len(), ended["attempts"]);
+    assert_eq!(artifact(&hive, &task).await, json!({ "name": "made", "bytes": wanted.len() }));
     drop(hive);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_power_cut_after_an_attempts_files_are_gone_does_not_fail_it() {
+    let Some(mut disk) = disk(512) else { return };
+    let data = disk.path().join("data");
+    let mut hive = Hive::start(Setup { data_dir: Some(data.clone()), ..Setup::default() }).await;
+    let client = hive.client();
+    let script = "echo made > made; echo '{\"hiveward\":\"artifact\",\"name\":\"made\",\"path\":\"made\"}'; sleep 1";
+    let command = json!({ "argv": ["sh", "-c", script] });
+    let task = client.submit(json!({ "operationId": "cut", "command": command, "retry": { "maxAttempts": 1 } })).await;
+    until("it runs", async || (client.task(&task).await["status"] == "RUNNING").then_some(())).await;
+    // It ends, and nobody can write that into the ledger.
+    client.inject("ledger.before_append", "HANG", None, 1_000).await;
+    until("its working directory is gone", async || (found(&data, "exit.json") && !found(&data, "work")).then_some(())).await;
+    // Whatever else is made durable takes names with it, and not the bytes of every file.
+    std::fs::File::create(disk.path().join("another")).unwrap().sync_all().unwrap();
+    start_after_a_cut(&mut disk, &mut hive).await;
+    let ended = hive.client().ended(&task).await;
+    assert_eq!((&ended["status"], &ended["error"]), (&json!("SUCCEEDED"), &json!(null)), "{ended}");
+    assert_eq!(artifact(&hive, &task).await, json!({ "name": "made", "bytes": 5 }));
+    drop(hive);
+}
+
+/// A file system whose power can be cut, unless there is none here.
+fn disk(megabytes: u64) -> Option<Mount> {
+    if !mount::may_mount() {
+        skip("only root may mount the file system whose power is cut");
+        return None;
+    }
+    let made = Mount::ext4(megabytes);
+    made.inspect_err(|problem| skip(&format!("no loop mount here: {problem}"))).ok()
+}
+
+/// The power goes, and comes back.
+async fn start_after_a_cut(disk: &mut Mount, hive: &mut Hive) {
+    disk.cut_power().unwrap();
+    hive.kill();
+    hive.sweep();
+    until("the file system is free", async || disk.unmount().ok()).await;
+    disk.mount().unwrap();
+    hive.start_again().await;
+}
+
+/// The name and the length of a task's one artifact.
+async fn artifact(hive: &Hive, task: &str) -> serde_json::Value {
+    let query = "query($id:ID!){node(id:$id){...on Task{artifacts{name bytes}}}}";
+    hive.client().ok(query, json!({ "id": task })).await["node"]["artifacts"][0].take()
 }
 
 /// Whether a file of this name is anywhere below.

@@ -12,6 +12,7 @@ pub mod connector;
 pub mod event;
 pub mod gauge;
 mod job;
+mod lines;
 pub mod message;
 pub mod policy;
 pub mod presets;

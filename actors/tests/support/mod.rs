@@ -133,6 +133,7 @@ pub fn sh(root: &Path, session: &Path, script: &str) -> Launch {
         wall: script.strip_prefix("#wall=").and_then(|rest| rest.lines().next()?.parse().ok()).map(Duration::from_millis),
         grace: Duration::from_millis(200),
         overflow: Overflow::Drop { bytes_max: 64 << 20 },
+        keeps: None,
         shim: shim(),
     }
 }

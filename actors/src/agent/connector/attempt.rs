@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use hiveward_runtime::store::file::replace;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -347,13 +348,27 @@ impl Attempt {
 
     /// Records the outcome, then lets go of the working directory.
     pub(super) fn settle(&self, outcome: &Outcome) {
-        let Outcome { end, exit_code, signal, result, artifacts, error, retriable } = outcome.clone();
-        let result = result.map(|bytes| serde_bytes::ByteBuf::from(bytes.to_vec()));
-        let stored = StoredOutcome { end, exit_code, signal, result, artifacts, error, retriable };
-        let written = rmp_serde::to_vec(&stored).map_err(io::Error::other).and_then(|bytes| {
+        self.settled(outcome.to_stored().and_then(|bytes| {
             fs::create_dir_all(&self.dir)?;
             self.write("outcome", &bytes)
-        });
+        }));
+    }
+
+    /// As [`Attempt::settle`]. Artifacts cannot be made again without the working directory: the record of an outcome that has
+    /// some is on the disk before that goes, or a power cut would leave neither.
+    pub(super) async fn settle_with_artifacts(&self, outcome: &Outcome) {
+        if outcome.artifacts.is_empty() {
+            return self.settle(outcome);
+        }
+        let (stored, dir) = (outcome.to_stored(), self.dir.clone());
+        let write = move || {
+            fs::create_dir_all(&dir)?;
+            replace(&dir.join("outcome"), &stored?)
+        };
+        self.settled(tokio::task::spawn_blocking(write).await.unwrap_or_else(|error| Err(io::Error::other(error))));
+    }
+
+    fn settled(&self, written: io::Result<()>) {
         if let Err(error) = written {
             // It is reported all the same; only a crash before it is committed would run the work again.
             tracing::warn!(lease = lease_name(self.lease), %error, "the outcome could not be recorded");
@@ -414,6 +429,7 @@ impl Attempt {
             wall,
             grace: self.shared.grace(),
             overflow: Overflow::Drop { bytes_max: agent.limits.output_bytes_max.unwrap_or(OUTPUT_BYTES_MAX) },
+            keeps: None,
             shim: self.shared.env.shim.clone(),
         }
     }
@@ -588,6 +604,13 @@ pub(super) fn json_or_text(bytes: &[u8]) -> Value {
 }
 
 impl Outcome {
+    fn to_stored(&self) -> io::Result<Vec<u8>> {
+        let Self { end, exit_code, signal, result, artifacts, error, retriable } = self.clone();
+        let result = result.map(|bytes| serde_bytes::ByteBuf::from(bytes.to_vec()));
+        let stored = StoredOutcome { end, exit_code, signal, result, artifacts, error, retriable };
+        rmp_serde::to_vec(&stored).map_err(io::Error::other)
+    }
+
     pub(super) fn of(end: End) -> Self {
         Self { end, exit_code: None, signal: None, result: None, artifacts: Vec::new(), error: None, retriable: false }
     }

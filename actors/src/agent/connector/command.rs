@@ -87,7 +87,7 @@ async fn run(shared: Arc<Shared>, job: Job, control: &Control) -> Outcome {
         Ok(resolved) => Box::pin(work(&attempt, &job, command, stdin.as_ref(), resolved, control)).await,
         Err(error) => Outcome::failed(error, false),
     };
-    attempt.settle(&outcome);
+    attempt.settle_with_artifacts(&outcome).await;
     outcome
 }
 
@@ -125,6 +125,7 @@ async fn work(
             None => Stdin::Null,
         };
         let mut launch = attempt.launch_of(&attempt.session, command, resolved.env.clone(), input, shared.run_timeout(job));
+        launch.keeps = Some(attempt.workdir());
         launch.mode = if terminal { shared.agent.session.clone() } else { SessionSpec::Pipes };
         Ok(launch)
     };

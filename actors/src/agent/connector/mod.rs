@@ -8,7 +8,6 @@ mod attempt;
 mod attempts;
 mod coding;
 mod command;
-mod lines;
 mod machine;
 mod model;
 mod noop;
@@ -28,6 +27,7 @@ use hiveward_runtime::clock::WallMs;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use super::lines;
 use crate::{
     agent::coding::Permission,
     id::{AgentId, ApprovalId, TaskId},

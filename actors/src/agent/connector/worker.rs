@@ -219,6 +219,7 @@ impl Inner {
             wall: None,
             grace: self.shared.grace(),
             overflow: Overflow::Wait { window_bytes: WINDOW_BYTES },
+            keeps: None,
             shim: self.shared.env.shim.clone(),
         };
         session::launch(launch).await.map(|session| (session, false)).map_err(|error| match error {

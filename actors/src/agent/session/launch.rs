@@ -59,6 +59,8 @@ pub struct Launch {
     /// Between the steps of the stop that follows `wall`.
     pub grace: Duration,
     pub overflow: Overflow,
+    /// Of the files in this directory, those that the program named as artifacts are on the disk before its end is recorded.
+    pub keeps: Option<PathBuf>,
     pub shim: ShimProgram,
 }
 
@@ -138,6 +140,7 @@ pub async fn launch(launch: Launch) -> Result<Session, LaunchError> {
         wall_ms: launch.wall.map(|wall| u64::try_from(wall.as_millis()).unwrap_or(u64::MAX)),
         grace_ms: u64::try_from(launch.grace.as_millis()).unwrap_or(u64::MAX),
         overflow: launch.overflow,
+        keeps: launch.keeps,
         linger_ms: 2000,
         owner: launch.shim.owner,
     };

@@ -51,6 +51,9 @@ pub(super) struct Params {
     pub wall_ms: Option<u64>,
     pub grace_ms: u64,
     pub overflow: Overflow,
+    /// See [`Launch::keeps`](super::Launch).
+    #[serde(default)]
+    pub keeps: Option<PathBuf>,
     /// How long it stays after the end with nobody connected.
     pub linger_ms: u64,
     /// See [`ShimProgram::owner`](super::ShimProgram).

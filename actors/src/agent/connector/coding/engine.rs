@@ -217,6 +217,7 @@ impl Engine<'_> {
             wall: self.attempt.shared.run_timeout(self.job).map(|whole| whole.saturating_sub(elapsed)),
             grace: self.attempt.shared.grace(),
             overflow: Overflow::Wait { window_bytes: WINDOW_BYTES },
+            keeps: None,
             shim: self.attempt.shared.env.shim.clone(),
         })
     }

@@ -122,6 +122,7 @@ impl Engine<'_> {
             wall: shared.run_timeout(self.job).map(|whole| whole.saturating_sub(elapsed)),
             grace: shared.grace(),
             overflow: Overflow::Drop { bytes_max: SHOWN_BYTES_MAX },
+            keeps: None,
             shim: shared.env.shim.clone(),
         })
     }

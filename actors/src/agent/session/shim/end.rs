@@ -1,7 +1,7 @@
 //! The end of a session: the program's status, whatever it left behind, the last output, the record; in this order.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -19,10 +19,11 @@ use nix::{
 use super::{
     super::{
         Stream,
-        layout::{EXIT, Exit, STARTED},
+        layout::{EXIT, Exit, STARTED, stream_name},
         wire::Event,
     },
     hold::{DISK_RETRY, Shim},
+    kept,
     kill::SWEEP,
 };
 
@@ -95,8 +96,10 @@ impl Shim {
             Some(WaitStatus::Signaled(_, signal, _)) => (None, Some(signal as i32)),
             _ => (None, None),
         };
-        // First the output, then the record that says how much of it there was: a success is never believed with less.
-        if self.transcripts.sync().is_err() {
+        // First the output and what it names, then the record that says how much of it there was: a success is never believed
+        // with less.
+        let artifacts = |keeps: &PathBuf| kept::sync(Path::new(stream_name(Stream::Stdout)), keeps);
+        if self.transcripts.sync().and_then(|()| self.limits.keeps.as_ref().map_or(Ok(()), artifacts)).is_err() {
             self.disk_retry = Some(Instant::now() + DISK_RETRY);
             return;
         }

@@ -44,6 +44,8 @@ pub(super) struct Limits {
     pub linger_ms: u64,
     /// Whose lock says who may speak to this session.
     pub owner: Option<PathBuf>,
+    /// See [`Launch::keeps`](crate::agent::session::Launch).
+    pub keeps: Option<PathBuf>,
     /// Only where no cgroup holds it.
     pub memory_bytes: Option<u64>,
 }
@@ -60,7 +62,7 @@ pub(super) struct Shim {
     pub(super) transcripts: Transcripts,
     listener: UnixListener,
     signals: SignalFd,
-    limits: Limits,
+    pub(super) limits: Limits,
     pub(super) clients: Vec<Client>,
     pub(super) outputs: Vec<Output>,
     stdin: Option<OwnedFd>,

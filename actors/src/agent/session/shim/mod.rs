@@ -9,6 +9,7 @@ mod accepted;
 mod clients;
 mod end;
 mod hold;
+mod kept;
 mod kill;
 mod output;
 mod spawn;
@@ -104,6 +105,7 @@ fn run() -> Result<(), String> {
         grace_ms: params.grace_ms,
         linger_ms: params.linger_ms,
         owner: params.owner.clone(),
+        keeps: params.keeps.clone(),
         memory_bytes: params.limits.memory_bytes.filter(|_| !cgroups.limits_memory()),
     };
     // The environment may hold secrets and is not needed again.
