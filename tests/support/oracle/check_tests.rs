@@ -83,6 +83,36 @@ fn a_task_that_nobody_asked_for_is_found() {
     assert_eq!(broken, [Broken::Foreign { task: "ghost".into() }]);
 }
 
+/// A planner whose subtask is `one`, and a scatter whose part is `part` and which `reduce` reduces.
+fn with_subtasks() -> Log {
+    let log = Log::default().submitted("plan").assigned("plan", 1).ended("plan", 1, "SUCCEEDED", "Plan");
+    let log = log.add("TaskPlanned", Some("plan"), json!({ "tasks": ["plan", "one"] }));
+    let log = log.assigned("one", 1).ended("one", 1, "SUCCEEDED", "Succeed").add("TaskAggregated", Some("plan"), json!({}));
+    let log = log.add("TaskSubmitted", None, json!({ "tasks": ["scatter", "part"] }));
+    let log = log.assigned("part", 1).ended("part", 1, "SUCCEEDED", "Succeed");
+    let log = log.add("TaskGathered", Some("scatter"), json!({ "tasks": ["scatter", "reduce"] }));
+    log.assigned("reduce", 1).ended("reduce", 1, "SUCCEEDED", "Succeed").add("TaskAggregated", Some("scatter"), json!({}))
+}
+
+#[test]
+fn what_a_planner_and_a_scatter_made_is_theirs_and_foreign_if_nobody_asked_for_these() {
+    let log = with_subtasks();
+    let both = vec![acked("1", &["plan"]), acked("2", &["scatter"])];
+    assert_eq!(check(&history(both.clone()), &[node(&log)]), []);
+    let foreign = check(&history(both[..1].to_vec()), &[node(&log)]);
+    assert_eq!(foreign.len(), 3, "the scatter, its part and what reduces it: {foreign:?}");
+    let twice = log.add("TaskAggregated", Some("plan"), json!({}));
+    assert!(matches!(&check(&history(both), &[node(&twice)])[..], [Broken::AfterTheEnd { .. }]));
+}
+
+#[test]
+fn a_plan_or_a_scatter_that_never_ends_is_found() {
+    let mut log = with_subtasks();
+    log.0.retain(|event| event.kind != "TaskAggregated");
+    let broken = check(&history(vec![acked("1", &["plan"]), acked("2", &["scatter"])]), &[node(&log)]);
+    assert_eq!(broken.iter().filter(|broken| matches!(broken, Broken::Stuck { .. })).count(), 2, "{broken:?}");
+}
+
 #[test]
 fn a_repeated_operation_with_another_answer_is_found() {
     let log = Log::default().run("t").run("u");

@@ -64,6 +64,9 @@ impl Sent {
     }
 }
 
+/// Of a client's own tasks, the newest are those that it cancels some of.
+const CANCELLED_AMONG: usize = 8;
+
 /// Makes one client's operations.
 pub struct Maker {
     pub dice: fastrand::Rng,
@@ -89,7 +92,9 @@ impl Maker {
                 SUBMIT_MANY
             }
             72..81 if !self.own.is_empty() => {
-                let task = self.own.swap_remove(self.dice.usize(..self.own.len()));
+                // Among the last, which may not have ended yet.
+                let newest = self.own.len().saturating_sub(CANCELLED_AMONG);
+                let task = self.own.swap_remove(self.dice.usize(newest..self.own.len()));
                 return Sent::plain(CANCEL, json!({ "operationId": operation, "task": task }));
             }
             81..87 => {
