@@ -45,6 +45,7 @@ async fn restart_at_once(scene: &mut Scene, node: usize) {
     scene.cluster.start_again(node).await;
     scene.cluster.settled().await;
     scene.load.goes_on(20, ELSEWHERE).await;
+    scene.load.look_at_some().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,6 +63,7 @@ async fn all_nodes_killed_at_once_come_back_with_everything_acknowledged() {
         scene.cluster.settled().await;
         eprintln!("settled {:?} after the kill of all", killed.elapsed());
         scene.load.goes_on(20, ELSEWHERE).await;
+        scene.load.look_at_some().await;
     }
     scene.end().await;
 }

@@ -97,6 +97,7 @@ impl Scene {
         self.cluster.start_again(node).await;
         self.cluster.settled().await;
         self.load.goes_on(20, ELSEWHERE).await;
+        self.load.look_at_some().await;
         again
     }
 

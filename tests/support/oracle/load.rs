@@ -35,7 +35,9 @@ const PACE: Duration = Duration::from_millis(20);
 /// How long the last tasks may take once nothing fails any more.
 const LAST_TASKS: Duration = Duration::from_secs(120);
 const REPEATED: usize = 20;
-/// Operations whose bodies are looked at on every node; those of the others on one.
+/// Operations that are looked at on every node when a node is back.
+const LOOKED_AT_EACH_TIME: usize = 4;
+/// Operations whose bodies are looked at on every node at the end; those of the others on one.
 const LOOKED_AT_EVERYWHERE: usize = 25;
 
 pub(super) struct Shared {
@@ -223,16 +225,29 @@ impl Load {
                 looked_at: LookedAt::default(),
             }
         };
-        let (broken, looked_at) = self.look_at_bodies(left).await;
-        let said: Vec<String> = broken.iter().map(ToString::to_string).collect();
-        assert!(broken.is_empty(), "what tasks carry is not what it was:\n{}", said.join("\n"));
+        let looked_at = self.look_at_bodies(left).await;
         let verdict = Verdict { looked_at, ..verdict };
         eprintln!("{verdict:?}");
         verdict
     }
 
+    /// Some of what was sent with something in it is looked at on every node, as far as its tasks have come.
+    pub async fn look_at_some(&mut self) {
+        let mut carried = self.carried();
+        carried.truncate(LOOKED_AT_EACH_TIME);
+        let all: Vec<usize> = (0..self.shared.clients.len()).collect();
+        self.look_at(&all, |_, _| true, &carried).await;
+    }
+
     /// What each operation carried is looked at on one node, and what some did on all.
-    async fn look_at_bodies(&mut self, left: &[usize]) -> (Vec<Broken>, LookedAt) {
+    async fn look_at_bodies(&mut self, left: &[usize]) -> LookedAt {
+        let carried = self.carried();
+        let here = |turn: usize, n: usize| n < LOOKED_AT_EVERYWHERE || n % left.len() == turn;
+        self.look_at(left, here, &carried).await
+    }
+
+    /// Operations that are acknowledged and carry something, in any order.
+    fn carried(&mut self) -> Vec<Carried> {
         let mut carried: Vec<Carried> = {
             let history = self.shared.history();
             let acked: HashMap<&str, &[String]> =
@@ -242,17 +257,23 @@ impl Load {
         };
         carried.sort_by(|a, b| a.0.cmp(&b.0));
         self.dice.shuffle(&mut carried);
+        carried
+    }
+
+    /// `here` says of the place of a node and that of an operation whether the one is asked for the other.
+    async fn look_at(&self, nodes: &[usize], here: impl Fn(usize, usize) -> bool, carried: &[Carried]) -> LookedAt {
         // A program's transcript is where it ran, and that node may be gone for good.
-        let transcripts = left.len() == self.shared.clients.len();
+        let transcripts = nodes.len() == self.shared.clients.len();
         let (mut broken, mut looked_at) = (Vec::new(), LookedAt::default());
-        for (turn, node) in left.iter().enumerate() {
-            let here = carried.iter().enumerate().filter(|(n, _)| *n < LOOKED_AT_EVERYWHERE || n % left.len() == turn);
-            let here = here.map(|(_, carried)| carried.clone()).collect();
-            let (more, looked) = look_at_all(&self.shared.clients[*node], *node, here, transcripts).await;
+        for (turn, node) in nodes.iter().enumerate() {
+            let some = carried.iter().enumerate().filter(|(n, _)| here(turn, *n)).map(|(_, carried)| carried.clone()).collect();
+            let (more, looked) = look_at_all(&self.shared.clients[*node], *node, some, transcripts).await;
             broken.extend(more);
             looked_at.add(looked);
         }
-        (broken, looked_at)
+        let said: Vec<String> = broken.iter().map(Broken::to_string).collect();
+        assert!(broken.is_empty(), "what tasks carry is not what it was:\n{}", said.join("\n"));
+        looked_at
     }
 
     /// Sends each operation without an answer again, until it has one.
