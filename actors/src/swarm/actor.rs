@@ -248,6 +248,7 @@ impl Behaviour for Coordinator {
         seen["bytes"] = snapshot::bytes_of(&state.swarm).into();
         seen["rememberedOperations"] = state.swarm.operations.len().into();
         seen["eventsSinceSnapshot"] = state.events_since_snapshot.into();
+        seen["writingDown"] = state.writing_down.load(Ordering::Acquire).into();
         if self.spec.is_sharded() {
             seen["shard"] = self.spec.shard.into();
             seen["movingTasks"] = state.swarm.transfers.tasks_under_way().into();
