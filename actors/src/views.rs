@@ -1,6 +1,9 @@
 //! All views of a node, in the order in which they take events in.
 
-use hiveward_runtime::{clock::Clock, ledger::view::View};
+use hiveward_runtime::{
+    clock::{AgeClock, Clock},
+    ledger::view::View,
+};
 
 use crate::{
     agent::{approvals_table::ApprovalView, table::AgentView},
@@ -14,12 +17,12 @@ use crate::{
 
 pub fn of_a_node(retention: &Retention, clock: &Clock) -> Vec<Box<dyn View>> {
     vec![
-        Box::new(TaskView { keep: retention.tasks, clock: clock.clone() }),
+        Box::new(TaskView { keep: retention.tasks, clock: AgeClock::of(clock.clone()) }),
         Box::new(AgentView),
         Box::new(SwarmView),
         Box::new(ApprovalView),
         Box::new(UsageView),
         Box::new(VmView),
-        Box::new(OperationView { keep: retention.operations, clock: clock.clone() }),
+        Box::new(OperationView { keep: retention.operations, clock: AgeClock::of(clock.clone()) }),
     ]
 }

@@ -54,6 +54,39 @@ impl Clock {
     }
 }
 
+/// Wall time by which things grow old: it never runs faster than the monotonic clock, however the machine's clock is set while
+/// the process lives. So nothing is let go of before its time; after a clock that was set back, somewhat later.
+#[derive(Debug, Clone)]
+pub struct AgeClock {
+    clock: Clock,
+    began: (WallMs, std::time::Instant),
+}
+
+impl Default for AgeClock {
+    fn default() -> Self {
+        Self::of(Clock::default())
+    }
+}
+
+impl AgeClock {
+    /// One that begins now. A hand-set clock is taken as it is.
+    pub fn of(clock: Clock) -> Self {
+        let began = (clock.now(), std::time::Instant::now());
+        Self { clock, began }
+    }
+
+    pub fn now(&self) -> WallMs {
+        match &self.clock {
+            Clock::System => self.at(WallMs::now(), self.began.1.elapsed()),
+            Clock::Manual(_) => self.clock.now(),
+        }
+    }
+
+    fn at(&self, wall: WallMs, passed: Duration) -> WallMs {
+        wall.min(self.began.0.plus(passed))
+    }
+}
+
 /// The monotonic instant by which an answer is wanted. It shrinks along the way: pass it on, never a fresh timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(tokio::time::Instant);
@@ -79,5 +112,19 @@ impl Deadline {
     /// The earlier of this and `duration` from now.
     pub fn at_most(self, duration: Duration) -> Self {
         Self(self.0.min(tokio::time::Instant::now() + duration))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_forward_makes_nothing_old() {
+        let clock = AgeClock { clock: Clock::System, began: (WallMs(1_000), std::time::Instant::now()) };
+        let a_day = Duration::from_secs(86_400);
+        assert_eq!(clock.at(WallMs(1_000).plus(a_day), Duration::from_millis(5)), WallMs(1_005));
+        assert_eq!(clock.at(WallMs(500), Duration::from_millis(5)), WallMs(500), "set back, it is followed");
+        assert_eq!(clock.at(WallMs(1_000).plus(a_day), a_day), WallMs(1_000).plus(a_day), "a day that passed has passed");
     }
 }

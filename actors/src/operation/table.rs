@@ -3,7 +3,7 @@
 //! Owns its tables. Lets go of what is older than it is to be remembered.
 
 use hiveward_runtime::{
-    clock::{Clock, WallMs},
+    clock::{AgeClock, WallMs},
     error::Refused,
     id::Key,
     ledger::{
@@ -54,7 +54,7 @@ pub struct Answered {
 /// Builds the tables.
 pub struct OperationView {
     pub keep: OperationRetention,
-    pub clock: Clock,
+    pub clock: AgeClock,
 }
 
 fn row_key(stream: &str, id: &str) -> u128 {
@@ -240,7 +240,7 @@ mod tests {
     };
 
     use bytes::Bytes;
-    use hiveward_runtime::ledger::Cursor;
+    use hiveward_runtime::{clock::Clock, ledger::Cursor};
     use redb::{Database, ReadableDatabase, ReadableTableMetadata};
 
     use super::*;
@@ -271,7 +271,7 @@ mod tests {
         fn new(keep: Keep) -> Self {
             let db = Database::builder().create_with_backend(redb::backends::InMemoryBackend::new()).unwrap();
             let now = Arc::new(AtomicI64::new(0));
-            let view = OperationView { keep: OperationRetention(keep), clock: Clock::Manual(now.clone()) };
+            let view = OperationView { keep: OperationRetention(keep), clock: AgeClock::of(Clock::Manual(now.clone())) };
             let txn = db.begin_write().unwrap();
             view.prepare(&txn).unwrap();
             txn.commit().unwrap();

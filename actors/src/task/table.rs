@@ -5,7 +5,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use hiveward_runtime::{
-    clock::Clock,
+    clock::AgeClock,
     error::{Code, Refused},
     ledger::{
         Event,
@@ -42,7 +42,7 @@ pub(super) const COUNTS: TableDefinition<'_, (u128, u8), u64> = TableDefinition:
 #[derive(Default)]
 pub struct TaskView {
     pub keep: TaskRetention,
-    pub clock: Clock,
+    pub clock: AgeClock,
 }
 
 impl View for TaskView {

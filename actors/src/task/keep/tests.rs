@@ -11,7 +11,7 @@ use std::{
 };
 
 use hiveward_runtime::{
-    clock::Clock,
+    clock::{AgeClock, Clock},
     ledger::{Cursor, Event, view::View},
     store::blob::BlobHash,
 };
@@ -68,7 +68,7 @@ impl Scene {
     fn new(keep: Keep) -> Self {
         let db = Database::builder().create_with_backend(redb::backends::InMemoryBackend::new()).unwrap();
         let now = Arc::new(AtomicI64::new(0));
-        let view = TaskView { keep: TaskRetention(keep), clock: Clock::Manual(now.clone()) };
+        let view = TaskView { keep: TaskRetention(keep), clock: AgeClock::of(Clock::Manual(now.clone())) };
         let txn = db.begin_write().unwrap();
         view.prepare(&txn).unwrap();
         txn.commit().unwrap();
