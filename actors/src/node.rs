@@ -35,7 +35,7 @@ use crate::{
         book::{Book, Removals},
         next_generation,
     },
-    directory::Directory,
+    directory::{Directory, DirectoryError},
     host::fence::{Counting, Fence},
     house::{Clustered, House},
     model::{
@@ -133,6 +133,8 @@ pub enum StartError {
     Cluster(#[from] ClusterError),
     #[error(transparent)]
     Ledger(#[from] OpenError),
+    #[error("what the log says of the cluster's nodes cannot be read")]
+    Book(#[from] DirectoryError),
     #[error("the views cannot be opened: {0}")]
     Views(String),
     #[error(transparent)]
@@ -261,7 +263,7 @@ impl Node {
         let gauges = Gauges::start(dir);
         let (mut clustering, mut counting) = (None, None);
         if let Some(connected) = connected {
-            let book = Arc::new(Book::new(house.clone(), running.roster.clone()));
+            let book = Arc::new(Book::new(house.clone(), running.roster.clone())?);
             connected.cluster.credentials.open(house.ledger.clone(), book.clone());
             let membership = Arc::new(connected.membership(generation, &house.ledger, book, lease));
             removals.ask(&membership);

@@ -17,16 +17,19 @@ use hiveward_runtime::{
         membership::{KnownNode, Membership, NodeBook, NodeState},
     },
     error::{Code, Refused},
-    ledger::{Cursor, member_id},
+    ledger::{Cursor, Undecided, member_id},
     op::NodeId,
 };
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
-    directory::NodeStatus,
+    directory::{DirectoryError, NodeStatus},
     house::House,
-    roster::{NodeChanges, RosterMsg, event::NodeRecord},
+    roster::{
+        NodeChanges, RosterMsg,
+        event::{NodeRecord, RosterEvent},
+    },
 };
 
 /// How long the roster may take to write a word about a node.
@@ -36,22 +39,49 @@ const WRITE_WITHIN: Duration = Duration::from_secs(10);
 pub struct Book {
     house: House,
     roster: Door<RosterMsg>,
+    removed_perhaps: Arc<RemovedPerhaps>,
+}
+
+/// Nodes whose removal is in this node's log and was not applied when it started.
+struct RemovedPerhaps {
+    nodes: BTreeSet<NodeId>,
+    undecided: Undecided,
+}
+
+impl RemovedPerhaps {
+    fn read(house: &House) -> Result<Self, DirectoryError> {
+        let undecided = house.ledger.undecided(&RosterEvent::stream())?;
+        let mut nodes = BTreeSet::new();
+        for event in &undecided.events {
+            match RosterEvent::decode(&event.kind, event.format, &event.body)? {
+                RosterEvent::NodeRemoved { node, .. } => drop(nodes.insert(node)),
+                RosterEvent::NodeJoined { record } => drop(nodes.remove(&record.node)),
+                _ => {}
+            }
+        }
+        Ok(Self { nodes, undecided })
+    }
 }
 
 impl Book {
-    pub fn new(house: House, roster: Door<RosterMsg>) -> Self {
-        Self { house, roster }
+    /// What is in this node's log is read first: a member that it calls removed is none, until a leader says otherwise.
+    pub fn new(house: House, roster: Door<RosterMsg>) -> Result<Self, DirectoryError> {
+        let removed_perhaps = Arc::new(RemovedPerhaps::read(&house)?);
+        Ok(Self { house, roster, removed_perhaps })
     }
 }
 
 impl NodeBook for Book {
     fn nodes(&self) -> Vec<KnownNode> {
+        let RemovedPerhaps { nodes, undecided } = &*self.removed_perhaps;
+        let removed_perhaps = |node: &NodeId| nodes.contains(node) && !self.house.ledger.has_decided(undecided);
         self.house.directory.read(|known| {
             let known = known.nodes.values().map(|entry| KnownNode {
                 node: entry.record.node,
                 raft_id: entry.record.raft_id,
                 address: entry.record.address.clone(),
                 state: match entry.status {
+                    _ if removed_perhaps(&entry.record.node) => NodeState::Removed,
                     NodeStatus::Up => NodeState::Up,
                     NodeStatus::Draining => NodeState::Draining,
                     NodeStatus::Drained => NodeState::Drained,

@@ -29,6 +29,7 @@ pub mod scrub;
 mod snapshot;
 mod sweep;
 mod tables;
+mod undecided;
 pub mod view;
 pub mod view_share;
 mod writer;
@@ -50,6 +51,7 @@ pub use file::Backend;
 pub use ledger::Ledger;
 pub use raft::{Change, ChangeError, FOUNDER, Leadership, LedgerLanes, Member, RaftSetup, RaftTiming, member_id};
 pub use read::Tail;
+pub use undecided::{Undecided, UndecidedEvent};
 
 /// How many events there were up to and including the last one seen; 0 is before the first. Dense.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
