@@ -60,8 +60,8 @@ async fn submitted(control: &ControlPlane, op: Op, text: &str) -> Result<Vec<Tas
 async fn forgotten_in_memory(control: &ControlPlane, swarm: SwarmId) {
     let key = swarm.to_string();
     loop {
-        let seen = control.tree().observe(&key, op().deadline).await.unwrap();
-        if seen["rememberedOperations"] == 0 {
+        // It may not live yet: its node was just started.
+        if control.tree().observe(&key, op().deadline).await.is_ok_and(|seen| seen["rememberedOperations"] == 0) {
             return;
         }
         tokio::task::yield_now().await;

@@ -30,6 +30,8 @@ async fn an_attempt_is_cancelled_only_if_its_lease_was_taken_back_whoever_looks_
         let job = command(lease, "echo x >> \"$PLACE/runs\"; sleep 1000");
         bed.connector.run(job.clone()).await;
         bed.started(lease).await;
+        // That it was started does not say that it has got so far.
+        support::wait_for("it to have run", || runs(&bed) == 1).await;
         let wanted = match why {
             Some(why) => {
                 bed.connector.stop(AT_ONCE, why).await;
