@@ -17,6 +17,10 @@ use crate::{
     swarm::SwarmRecord,
 };
 
+/// Of one swarm.
+pub const AGENTS_MAX: u32 = 100_000;
+/// One request adds no more: each is made before the first is added.
+pub const ADDED_MAX: usize = 10_000;
 /// Added by one commit, if they fit into one message.
 const ADDED_AT_ONCE: usize = 256;
 /// Started, or removed, at the same time: their commits share disk writes.
@@ -32,6 +36,9 @@ impl ControlPlane {
         agents: u32,
         template: Option<NewAgent>,
     ) -> Result<Done<SwarmRecord>, Refused> {
+        if agents > AGENTS_MAX {
+            return Err(Refused::invalid("agents", format!("a swarm has at most {AGENTS_MAX} agents; nothing was done")));
+        }
         self.settled(&op).await?;
         let filter = AgentFilter { swarm: Some(swarm), ..Default::default() };
         let there: Vec<AgentRecord> =
@@ -42,6 +49,12 @@ impl ControlPlane {
         // The operation is of the whole, which repeats well by itself.
         let each = Op { operation: None, ..op.clone() };
         match (agents as usize).checked_sub(there.len()) {
+            Some(missing) if missing > ADDED_MAX => {
+                let most = there.len() + ADDED_MAX;
+                let message =
+                    format!("one request adds at most {ADDED_MAX} agents; nothing was done: ask for {most}, then for more");
+                return Err(Refused::invalid("agents", message));
+            }
             Some(missing) => {
                 let template = match (template, there.last()) {
                     (Some(template), _) => template,
