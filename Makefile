@@ -14,7 +14,7 @@ ifeq ($(CI),true)
 export CARGO_INCREMENTAL = 0
 endif
 
-.PHONY: run build dashboard dashboard-dev tools lint test test-dashboard dashboard-lint dashboard-browser test-vms screenshots test-cluster test-versions test-long test-planted bench bench-dashboard deny
+.PHONY: run build dashboard dashboard-dev tools lint test test-dashboard dashboard-lint dashboard-browser test-vms screenshots test-cluster test-limits test-versions test-long test-planted bench bench-dashboard deny
 
 run: build ## Builds the release binary, starts one node with everything embedded, and applies the example.
 	deploy/run-example.sh "$(TARGET)/release/hiveward" "$(DATA_DIR)"
@@ -67,6 +67,11 @@ test-cluster: ## Clusters of real processes under faults: kills, freezes, partit
 	deploy/install-tools.sh test
 	$(CARGO) build --bin hiveward
 	deploy/count-skipped.sh $(CARGO) nextest run -p hiveward-tests --profile cluster
+
+test-limits: ## Each input of each mutation, made from the schema: at its limit, one beyond, and many at once.
+	deploy/install-tools.sh test
+	$(CARGO) build --bin hiveward
+	deploy/count-skipped.sh $(CARGO) nextest run -p hiveward-tests --profile limits
 
 # A commit that was released before this one.
 BEFORE ?= 6e6cf6d

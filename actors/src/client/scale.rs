@@ -39,6 +39,11 @@ impl ControlPlane {
         if agents > AGENTS_MAX {
             return Err(Refused::invalid("agents", format!("a swarm has at most {AGENTS_MAX} agents; nothing was done")));
         }
+        if let Some(template) = &template {
+            // Also where nobody is to be added: what is wrong with it is said now.
+            check::agent(swarm, template.clone())
+                .map_err(|refused| Refused { field: refused.field.map(|field| format!("template.{field}")), ..refused })?;
+        }
         self.settled(&op).await?;
         let filter = AgentFilter { swarm: Some(swarm), ..Default::default() };
         let there: Vec<AgentRecord> =
