@@ -91,7 +91,21 @@ impl NodeBook for Book {
                 generation: entry.generation,
                 key: entry.record.key,
             });
-            known.collect()
+            let mut all: Vec<KnownNode> = known.collect();
+            // All of what is known of it may be in the log alone; others may still name it.
+            let unknown = nodes.iter().filter(|node| removed_perhaps(node) && !all.iter().any(|known| known.node == **node));
+            let removed: Vec<KnownNode> = unknown
+                .map(|node| KnownNode {
+                    node: *node,
+                    raft_id: member_id(*node),
+                    address: String::new(),
+                    state: NodeState::Removed,
+                    generation: 0,
+                    key: None,
+                })
+                .collect();
+            all.extend(removed);
+            all
         })
     }
 
