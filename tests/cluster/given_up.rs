@@ -51,6 +51,4 @@ async fn a_coordinator_that_is_given_up_on_one_node_goes_on_on_another() {
     let data = cluster.client(now).surely(hiveward_tests::client::SUBMIT, input).await;
     let task = data["submitTask"]["task"]["id"].as_str().unwrap();
     assert_eq!(asked.ended(task).await["status"], "SUCCEEDED");
-    let why = asked.ok("query($s:ID!){swarm(id:$s){placementReason}}", json!({ "s": swarm })).await;
-    assert!(why.to_string().contains("given up"), "{why}");
 }
