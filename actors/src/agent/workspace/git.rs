@@ -168,7 +168,7 @@ impl Git {
     fn take_index(&self, tree: &Tree<'_>) -> io::Result<bool> {
         let index = tree.admin.join("index");
         match fs::symlink_metadata(&index) {
-            Ok(meta) if meta.is_file() && meta.len() <= INDEX_BYTES_MAX => fs::copy(index, self.view.index()).map(|_| true),
+            Ok(meta) if meta.is_file() && meta.len() <= INDEX_BYTES_MAX => copy_index(&index, &self.view.index()).map(|()| true),
             Ok(_) => Ok(false),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
@@ -181,7 +181,7 @@ impl Git {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        fs::copy(self.view.index(), &new)?;
+        copy_index(&self.view.index(), &new)?;
         fs::rename(new, tree.admin.join("index"))
     }
 
@@ -291,6 +291,14 @@ fn told(command: &OsStr, said: child::Said) -> Result<String, String> {
         None => Err(format!("git {} was ended by a signal: {}", command.display(), said.stderr)),
         Some(_) => Err(format!("git {}: {}", command.display(), said.stderr)),
     }
+}
+
+/// With the time at which git wrote it: a file that is no older than its index may have changed in the second in which it was
+/// entered, so git reads such a file again. A copy that looks newer would hide the change, and the work would be lost.
+fn copy_index(from: &Path, to: &Path) -> io::Result<()> {
+    let written = fs::metadata(from)?.modified()?;
+    fs::copy(from, to)?;
+    fs::File::options().write(true).open(to)?.set_modified(written)
 }
 
 fn base_ref(branch: &str) -> String {

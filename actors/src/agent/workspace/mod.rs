@@ -222,6 +222,32 @@ pub(super) mod tests {
         next.let_go().await.unwrap();
     }
 
+    /// Git enters a file with its size and the second of its time.
+    #[tokio::test]
+    async fn a_change_of_the_same_size_in_the_second_of_the_checkout_is_work_too() {
+        use std::os::unix::fs::MetadataExt;
+
+        let second =
+            || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map(|since| since.as_secs() as i64).unwrap();
+        for round in 0.. {
+            let place = Place::new(true);
+            let tree = place.open("quick", &[]).await;
+            let file = tree.dir.join("a");
+            let entered = fs::metadata(&file).unwrap();
+            fs::write(&file, "2\n").unwrap();
+            let changed = fs::metadata(&file).unwrap();
+            if (entered.mtime(), entered.ctime()) != (changed.mtime(), changed.ctime()) {
+                assert!(round < 20, "no checkout and change fall into one second");
+                continue;
+            }
+            while second() <= changed.mtime() {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            assert_eq!(tree.keep("do it", "coder", true).await.unwrap().unwrap().files, ["a"]);
+            break;
+        }
+    }
+
     #[tokio::test]
     async fn what_an_attempt_that_failed_left_is_kept_too() {
         let place = Place::new(true);
