@@ -186,6 +186,9 @@ impl Node {
         let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock)
             .map_err(|_| StartError::InUse { dir: dir.clone() })?;
         config.shim.owner = owner_lock(&dir.join("lock"));
+        if config.cluster.is_some() {
+            config.shim.lease = Some(std::path::absolute(Fence::dir_of(dir)).map_err(unusable)?);
+        }
         let id = node_id(dir).map_err(unusable)?;
         let generation = next_generation(dir).map_err(unusable)?;
         let cluster = match &config.cluster {

@@ -8,6 +8,7 @@ use hiveward_actors::agent::{
     session::{self, Adopted, Exit, LaunchError, Overflow, Stdin, Stream, transcript},
     spec::{Limits, SessionSpec},
 };
+use hiveward_runtime::cluster::lease::{BootClock, LeasePage};
 use support::*;
 
 #[tokio::test]
@@ -173,6 +174,30 @@ async fn a_session_that_ended_while_nobody_looked_tells_its_exit() {
 }
 
 #[tokio::test]
+async fn a_session_ends_with_its_nodes_lease_though_nobody_is_there() {
+    let place = Place::new();
+    let lease = place.session.with_extension("lease");
+    let until = |left: Duration| LeasePage::write(&lease, BootClock.now().unwrap().0.saturating_add(left)).unwrap();
+    let mut launch = place.sh("setsid sleep 1000 & sleep 1000 & echo up; wait");
+    launch.shim.lease = Some(lease.clone());
+    // None is launched before its node is known to hold a lease.
+    let launching = tokio::spawn(session::launch(launch));
+    until(Duration::ZERO);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!launching.is_finished() && !place.session.exists());
+    until(Duration::MAX);
+    drop(launching.await.unwrap().unwrap());
+    wait_for("its start", || place.text("stdout") == "up\n").await;
+    assert!(session::is_held(&place.session));
+    until(Duration::ZERO);
+    wait_for("its end", || place.session.join("exit.json").exists()).await;
+    let Adopted::Ended(exit) = session::adopt(&place.session).await.unwrap() else { panic!("it runs on") };
+    assert!(exit.lease_over && !exit.stopped && !exit.success(), "{exit:?}");
+    assert!(exit.describe().contains("lease"), "{}", exit.describe());
+    place.nothing_left().await;
+}
+
+#[tokio::test]
 async fn a_directory_without_a_session_never_started() {
     let place = Place::new();
     assert!(matches!(session::adopt(&place.session).await.unwrap(), Adopted::NeverStarted));
@@ -290,6 +315,7 @@ async fn without_cgroups_nothing_is_left_frozen_means_frozen_and_memory_is_watch
             .map(String::from)
             .to_vec(),
         owner: None,
+        lease: None,
     };
     let path = |mut launch: session::Launch| {
         if nix::unistd::geteuid().is_root() {

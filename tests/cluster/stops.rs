@@ -1,5 +1,5 @@
 //! Promise: what is stopped is not cancelled. A node that stands still and ends what it holds because its lease is over has
-//! lost it, and the tasks go on elsewhere.
+//! lost it, and the tasks go on elsewhere, none of them in two places at once.
 
 use std::time::Duration;
 
@@ -7,7 +7,11 @@ use hiveward_tests::{
     Client,
     client::INJECT,
     cluster::{Cluster, Shape},
-    dice, long, rounds, until_within,
+    dice,
+    leftovers::Sessions,
+    long,
+    programs::Programs,
+    rounds, until_within,
 };
 use serde_json::json;
 
@@ -79,6 +83,7 @@ async fn tasks_of_a_node_that_stood_still_are_tried_again_and_none_is_failed_or_
             "maxConcurrentTasks": at_once.div_ceil(AGENTS) });
         client.agent(agent).await;
     }
+    let programs = Programs::watch();
     for round in 0..rounds(1, 100) {
         // First who leads; then anybody, also for so long that the others take over.
         let (stands, how_long) = match round {
@@ -112,7 +117,57 @@ async fn tasks_of_a_node_that_stood_still_are_tried_again_and_none_is_failed_or_
                 "{stands:?} for {how_long:?}: {ended}"
             );
         }
+        programs.assert_none_ran_twice_at_once();
         cluster.settled().await;
         eprintln!("round {round}: {stands:?} for {how_long:?}, {} tasks succeeded", tasks.len());
     }
+}
+
+/// For a try that is made elsewhere, after the lease of the first one's node.
+const ELSEWHERE_WITHIN: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_of_a_node_that_is_dead_or_stands_still_ends_before_its_task_is_tried_elsewhere() {
+    let Some(mut cluster) = Cluster::joined(&Shape::of(3)).await else { return };
+    let programs = Programs::watch();
+    let client = cluster.client(0);
+    client.swarm(SWARM).await;
+    for n in 0..3 {
+        client.agent(json!({ "name": format!("sh-{n}"), "swarm": SWARM, "connector": { "command": true } })).await;
+    }
+    let mut tasks = Vec::new();
+    for dies in [true, false] {
+        // The first try runs on until it is ended; children that leave its group and its session do as well.
+        let line = "[ $HIVEWARD_ATTEMPT = 1 ] && { sleep 1000 & setsid sleep 1000 & sleep 1000; }; sleep 3";
+        let input = json!({ "swarm": SWARM, "retry": { "maxAttempts": 3 }, "command": { "argv": ["sh", "-c", line] } });
+        let task = cluster.client(0).submit(input).await;
+        let node = until_within(ELSEWHERE_WITHIN, "its first try runs", async || {
+            (0..3).find(|node| {
+                let data_dir = cluster.node(*node).data_dir();
+                Sessions::of(data_dir).processes(data_dir).iter().any(|(_, command)| command.starts_with("sleep 1000"))
+            })
+        })
+        .await;
+        if dies {
+            cluster.kill(node);
+        } else {
+            cluster.freeze(node);
+        }
+        let asked = cluster.client((node + 1) % 3);
+        until_within(ELSEWHERE_WITHIN, "its second try runs elsewhere", async || Programs::lives(&task, 2).then_some(())).await;
+        assert!(!Programs::lives(&task, 1), "what a node began runs on beside it");
+        until_within(ELSEWHERE_WITHIN, "it is done", async || (asked.task(&task).await["status"] == "SUCCEEDED").then_some(()))
+            .await;
+        let attempts = asked.task(&task).await["attempts"].take();
+        assert_eq!(attempts[0]["status"], "LOST", "{attempts}");
+        if dies {
+            cluster.start_again(node).await;
+        } else {
+            cluster.thaw(node);
+        }
+        cluster.settled().await;
+        tasks.push(task);
+    }
+    assert!(programs.seen(&tasks) >= 4, "both tries of both tasks were seen");
+    programs.assert_none_ran_twice_at_once();
 }

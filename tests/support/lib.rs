@@ -14,6 +14,7 @@ pub mod intruder;
 pub mod leftovers;
 pub mod mount;
 pub mod oracle;
+pub mod programs;
 pub mod stream;
 
 pub use client::{CallFailed, Client};

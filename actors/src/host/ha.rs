@@ -14,13 +14,14 @@ pub(super) async fn may_run(house: &House, host: &Arc<HostSpec>, vm: VmId) -> Re
     if !house.peers.may_act() {
         return Err("the lease of this node is over".into());
     }
-    let ha = house.directory.read(|known| match known.fleet.vms.get(&vm) {
-        Some(entry) if entry.host == host.id || entry.moving == Some(host.id) => Ok(entry.spec.ha),
+    let ends_with_lease = house.directory.read(|known| match known.fleet.vms.get(&vm) {
+        // The task of an attempt that has this VM comes back elsewhere, and its program here must not go on beside it.
+        Some(entry) if entry.host == host.id || entry.moving == Some(host.id) => Ok(entry.spec.ha || entry.spec.is_leased()),
         Some(_) => Err("it belongs to another host by now".to_owned()),
         // Of one that is being removed.
         None => Ok(false),
     })?;
-    if !ha {
+    if !ends_with_lease {
         return Ok(());
     }
     let (fence, host) = (house.fence.clone(), host.clone());

@@ -16,7 +16,7 @@ use hiveward_actors::agent::{
 };
 
 pub fn shim() -> ShimProgram {
-    ShimProgram { program: env!("CARGO_BIN_EXE_hiveward-shim-probe").into(), args: Vec::new(), owner: None }
+    ShimProgram { program: env!("CARGO_BIN_EXE_hiveward-shim-probe").into(), args: Vec::new(), owner: None, lease: None }
 }
 
 pub struct Place {

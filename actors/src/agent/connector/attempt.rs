@@ -39,6 +39,7 @@ const WITHDRAWN: &str = "withdrawn";
 /// How it reads that the power was cut before its output was on the disk.
 const CUT: &str = "it ended, but this machine has less of its output than it wrote: that was lost, as in a power cut";
 /// How it reads that a program was stopped by its node, or with its agent.
+pub(super) const LEASE_OVER: &str = "it was ended because its node's lease was over: another node may do its task by then";
 const STOPPED: &str = "it was stopped while it ran, with its agent or by its node; nobody cancelled it";
 /// The variables that every process gets from the node.
 const INHERITED: [&str; 4] = ["PATH", "HOME", "LANG", "TERM"];
@@ -447,10 +448,10 @@ impl Attempt {
                 Adopted::Running(session) => session,
                 Adopted::Ended(exit) => Session::after(dir, exit),
                 Adopted::Lost => {
-                    return Err(Outcome { error: Some(Lost.to_string()), retriable: true, ..Outcome::of(End::Lost) });
+                    return Err(Outcome::lost(Lost.to_string()));
                 }
                 Adopted::Cut => {
-                    return Err(Outcome { error: Some(CUT.to_owned()), retriable: true, ..Outcome::of(End::Lost) });
+                    return Err(Outcome::lost(CUT));
                 }
                 Adopted::NeverStarted => {
                     let mut stop = control.stop.subscribe();
@@ -491,7 +492,7 @@ impl Attempt {
     pub(super) fn judge(&self, dir: &Path, exit: &Result<Exit, Lost>, redact: &Resolved) -> Option<Outcome> {
         let exit = match exit {
             Ok(exit) => exit,
-            Err(lost) => return Some(Outcome { error: Some(lost.to_string()), retriable: true, ..Outcome::of(End::Lost) }),
+            Err(lost) => return Some(Outcome::lost(lost.to_string())),
         };
         if let Some(lost) = machine::lost(self, exit) {
             return Some(lost);
@@ -501,6 +502,9 @@ impl Attempt {
         };
         if exit.launch_error.is_some() {
             return with(End::Failed, exit.describe(), false);
+        }
+        if exit.lease_over && !exit.success() {
+            return with(End::Lost, LEASE_OVER.to_owned(), true);
         }
         if exit.timed_out {
             return with(End::TimedOut, format!("stopped after its run timeout ({})", exit.describe()), true);
@@ -619,6 +623,11 @@ impl Outcome {
     pub(super) fn stopped(why: StopWhy) -> Self {
         let end = why.end();
         Self { error: Some(why.words().to_owned()), retriable: end == End::Lost, ..Self::of(end) }
+    }
+
+    /// Nobody knows how far it came, or it was ended in the middle; another attempt follows.
+    pub(super) fn lost(error: impl Into<String>) -> Self {
+        Self { error: Some(error.into()), retriable: true, ..Self::of(End::Lost) }
     }
 
     pub(super) fn failed(error: impl Into<String>, retriable: bool) -> Self {

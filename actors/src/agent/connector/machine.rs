@@ -6,7 +6,7 @@
 use std::{fs, sync::Arc, time::Duration};
 
 use super::{
-    End, Lease, Outcome,
+    Lease, Outcome,
     attempt::{Attempt, Control, Shared, attempt_dir, stopped},
 };
 use crate::{
@@ -100,5 +100,5 @@ pub(super) fn lost(attempt: &Attempt, exit: &Exit) -> Option<Outcome> {
     let ended_so = exit.code == Some(i32::from(LOST_CODE)) && !exit.stopped && !exit.timed_out;
     let why = attempt.read(LOST).filter(|_| ended_so)?;
     let error = format!("its VM was lost: {}", String::from_utf8_lossy(&why));
-    Some(Outcome { error: Some(error), retriable: true, ..Outcome::of(End::Lost) })
+    Some(Outcome::lost(error))
 }

@@ -191,12 +191,16 @@ impl Inner {
             }
             Adopted::NeverStarted => {}
             Adopted::Ended(exit) => {
-                let how = exit.describe();
-                self.settle_dead(&Session::after(&dir, exit), &how).await;
+                let died = hear::died(&Ok(exit.clone()), format!("the worker ended while it had the task ({})", exit.describe()));
+                self.settle_dead(&Session::after(&dir, exit), died).await;
             }
-            Adopted::Lost => self.settle_dead(&Session::after(&dir, session::Exit::default()), "its shim has gone").await,
+            Adopted::Lost => {
+                let died = Outcome::lost("the worker was lost while it had the task: its shim has gone");
+                self.settle_dead(&Session::after(&dir, session::Exit::default()), died).await;
+            }
             Adopted::Cut => {
-                self.settle_dead(&Session::after(&dir, session::Exit::default()), "some of its output was lost").await
+                let died = Outcome::lost("the worker was lost while it had the task: some of its output is gone");
+                self.settle_dead(&Session::after(&dir, session::Exit::default()), died).await;
             }
         }
         let env = self.shared.base_env()?.env;
@@ -229,7 +233,7 @@ impl Inner {
     }
 
     /// The process ended while no node looked: what it still said counts, the rest of what it held has failed.
-    async fn settle_dead(self: &Arc<Self>, session: &Session, how: &str) {
+    async fn settle_dead(self: &Arc<Self>, session: &Session, outcome: Outcome) {
         hear::rest(self, session).await;
         let given: Vec<Lease> = match session.dir().accepted_tags() {
             Ok(tags) => tags.iter().filter_map(|tag| protocol::lease(tag, self.shared.agent.id)).collect(),
@@ -242,7 +246,7 @@ impl Inner {
         for lease in given {
             let attempt = self.attempt(lease);
             if attempt.exists() && attempt.outcome().is_none() && attempt.read("result").is_none() {
-                attempt.settle(&Outcome::failed(format!("the worker ended while it had the task ({how})"), true));
+                attempt.settle(&outcome);
             }
         }
     }

@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use hiveward_runtime::clock::Deadline;
+use hiveward_runtime::{
+    clock::Deadline,
+    cluster::lease::{BootClock, LeasePage},
+};
 use rustix::fs::{FlockOperation, flock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -33,12 +36,15 @@ pub struct ShimProgram {
     pub args: Vec<String>,
     /// Absolute. Only the process that holds the lock on this file may speak to the session; any of this user if absent.
     pub owner: Option<PathBuf>,
+    /// Absolute: where the node tells of its lease ([`LeasePage`]). The session ends with that lease; of a node that is in no
+    /// cluster there is none.
+    pub lease: Option<PathBuf>,
 }
 
 impl ShimProgram {
     /// This very binary, even when its file has been replaced since, as `hiveward shim`.
     pub fn this_binary() -> Self {
-        Self { program: "/proc/self/exe".into(), args: vec!["shim".to_owned()], owner: None }
+        Self { program: "/proc/self/exe".into(), args: vec!["shim".to_owned()], owner: None, lease: None }
     }
 }
 
@@ -98,6 +104,9 @@ pub enum Adopted {
 /// Dropping the future may leave the session starting: adopt the directory to find out.
 pub async fn launch(launch: Launch) -> Result<Session, LaunchError> {
     let machine = |what| move |source| LaunchError::Machine { what, source };
+    if let Some(lease) = &launch.shim.lease {
+        told_of(lease).await.map_err(machine("be sure that the program would end with this node's lease"))?;
+    }
     let dir = SessionDir::new(&launch.dir);
     dir.create().map_err(machine("make the session's directory"))?;
     let Some(lock) = try_lock(&dir).map_err(machine("lock the session's directory"))? else {
@@ -143,6 +152,7 @@ pub async fn launch(launch: Launch) -> Result<Session, LaunchError> {
         keeps: launch.keeps,
         linger_ms: 2000,
         owner: launch.shim.owner,
+        lease: launch.shim.lease,
     };
     let told = async {
         let mut stdin = shim.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
@@ -178,6 +188,21 @@ pub async fn launch(launch: Launch) -> Result<Session, LaunchError> {
         Adopted::Running(session) => Ok(session),
         Adopted::Ended(exit) => Ok(Session::ended(dir, Ok(exit))),
         Adopted::Lost | Adopted::Cut | Adopted::NeverStarted => Ok(Session::ended(dir, Err(Lost))),
+    }
+}
+
+/// Waits until the page says what this node knows: that it holds a lease. A session that read an older one would end at once.
+async fn told_of(lease: &Path) -> io::Result<()> {
+    let deadline = Deadline::after(SHIM_PATIENCE);
+    loop {
+        let (until, now) = (LeasePage::read(lease), BootClock.now().map(|now| now.0));
+        if until.zip(now).is_some_and(|(until, now)| now < until) {
+            return Ok(());
+        }
+        if deadline.passed() {
+            return Err(io::Error::other(format!("{} says of none", lease.join("lease").display())));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

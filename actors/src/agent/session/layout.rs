@@ -113,6 +113,9 @@ pub struct Exit {
     pub timed_out: bool,
     /// Stopped because somebody asked.
     pub stopped: bool,
+    /// Ended because its node's lease was over: another node may have begun its work anew.
+    #[serde(default)]
+    pub lease_over: bool,
     /// The kernel, or our own watch, killed one of its processes for memory.
     pub oom_killed: bool,
     /// User and system time of all its processes.
@@ -150,6 +153,9 @@ impl Exit {
         };
         if self.oom_killed {
             text.push_str(", killed for memory");
+        }
+        if self.lease_over {
+            text.push_str(", ended with its node's lease");
         }
         text
     }

@@ -59,6 +59,9 @@ pub(super) struct Params {
     /// See [`ShimProgram::owner`](super::ShimProgram).
     #[serde(default)]
     pub owner: Option<PathBuf>,
+    /// See [`ShimProgram::lease`](super::ShimProgram).
+    #[serde(default)]
+    pub lease: Option<PathBuf>,
 }
 
 /// The shim's one line on its standard output.

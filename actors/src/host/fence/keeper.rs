@@ -12,13 +12,11 @@ use std::{
     time::Duration,
 };
 
-use hiveward_runtime::cluster::lease::BootClock;
+use hiveward_runtime::cluster::lease::{BootClock, LeasePage};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{
-    ARMED, LOOK_EVERY, WATCHDOG_SAID,
-    page::LeasePage,
-    qemu, read_kept, read_watchdog,
+    ARMED, LOOK_EVERY, WATCHDOG_SAID, qemu, read_kept, read_watchdog,
     watchdog::{self, Wall},
 };
 

@@ -7,7 +7,6 @@
 //! holds until a new one is granted.
 
 pub mod keeper;
-mod page;
 mod qemu;
 mod watchdog;
 
@@ -21,11 +20,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hiveward_runtime::{cluster::lease::BootClock, store::file::replace};
+use hiveward_runtime::{
+    cluster::lease::{BootClock, LeasePage},
+    store::file::replace,
+};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use self::page::LeasePage;
 use super::{
     driver::simulated::Hypervisor,
     spec::{HostSpec, HostUri, Scheme},
@@ -37,6 +38,8 @@ use crate::{
 
 /// Between looks at the lease and, once it is over, at what runs.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// A later end of the lease is told to those who read it when it is so much later, not at each look.
+const TELL_STEP: Duration = Duration::from_millis(250);
 /// How long a keeper may take to start before nothing is started that it would have to end.
 const KEEPER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -108,10 +111,15 @@ struct State {
 
 impl Fence {
     pub fn new(data_dir: &Path, program: ShimProgram) -> Self {
-        let dir = data_dir.join("fence");
+        let dir = Self::dir_of(data_dir);
         let kept = read_kept(&dir).unwrap_or_default();
         let machines = kept.into_iter().map(|of| (of, Machine::Qemu)).collect();
         Self(Arc::new(Inner { dir, program, state: Mutex::new(State { machines, ..State::default() }) }))
+    }
+
+    /// Where it keeps its list, and tells of the node's lease.
+    pub fn dir_of(data_dir: &Path) -> PathBuf {
+        data_dir.join("fence")
     }
 
     /// Whether this node can end what runs on its own hypervisors, whoever it belongs to there.
@@ -241,8 +249,10 @@ impl Fence {
         let alive = Arc::downgrade(&held);
         let spawned = thread::Builder::new().name("fence".into()).spawn(move || {
             let mut until = LeasePage::read(&fence.0.dir);
+            let mut told = until;
             while alive.strong_count() > 0 {
                 fence.look(&mut until, &stops_in);
+                fence.tell(until, &mut told);
                 thread::sleep(LOOK_EVERY);
             }
         });
@@ -275,13 +285,22 @@ impl Fence {
         }
         let mut state = self.0.state.lock();
         if state.machines.values().any(|machine| *machine == Machine::Qemu) {
-            if let Some(until) = until
-                && let Err(error) = LeasePage::write(&self.0.dir, *until)
-            {
-                tracing::warn!(%error, "the keeper cannot be told of this node's lease, and will take it to be over");
-            }
             if let Err(why) = self.keep(&mut state) {
                 tracing::warn!(why, "nothing would end VMs here if this node died");
+            }
+        }
+    }
+
+    /// Tells the keeper and the shims of the agents' programs until when this node holds what it holds.
+    fn tell(&self, until: Option<Duration>, told: &mut Option<Duration>) {
+        let Some(until) = until else { return };
+        if told.is_some_and(|told| told <= until && until - told < TELL_STEP) {
+            return;
+        }
+        match LeasePage::write(&self.0.dir, until) {
+            Ok(()) => *told = Some(until),
+            Err(error) => {
+                tracing::warn!(%error, "the processes beside this node cannot be told of its lease, and will take it to be over");
             }
         }
     }

@@ -18,7 +18,7 @@ async fn runs(host: &HostSpec, vm: VmId) -> Run {
 #[tokio::test]
 async fn what_is_listed_is_ended_when_the_lease_is_over_and_nothing_is_let_run_after_it() {
     let dir = tempfile::tempdir().unwrap();
-    let fence = Fence::new(dir.path(), ShimProgram { program: "/bin/false".into(), args: Vec::new(), owner: None });
+    let fence = Fence::new(dir.path(), ShimProgram { program: "/bin/false".into(), args: Vec::new(), owner: None, lease: None });
     let ours = host("simulated://fence-ends");
     let (listed, other) = (VmId::new(), VmId::new());
     let left = Arc::new(Mutex::new(None));

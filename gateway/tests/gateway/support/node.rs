@@ -27,7 +27,8 @@ impl TestNode {
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut node = NodeConfig::new(dir.path());
-        node.shim = ShimProgram { program: env!("CARGO_BIN_EXE_hiveward").into(), args: vec!["shim".into()], owner: None };
+        node.shim =
+            ShimProgram { program: env!("CARGO_BIN_EXE_hiveward").into(), args: vec!["shim".into()], owner: None, lease: None };
         node.default_agents = 2;
         node.faults_allowed = true;
         let node = Node::start(node).await.unwrap();

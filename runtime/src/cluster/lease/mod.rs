@@ -7,16 +7,20 @@
 //! Why it holds: a grant lasts no longer than one length after the leader was last known to lead (the sending of a
 //! heartbeat that a quorum answered). Whoever is elected after that waits one length from its election. A holder counts
 //! from before it asked. So what the leader calls lost has stopped by itself, if clocks differ by less than the slack.
+//!
+//! The two that touch the world stand apart: `clock` reads one, and `page` is how processes beside the node know its lease.
 
 mod clock;
 mod grantor;
 mod holder;
+mod page;
 #[cfg(test)]
 mod simulation;
 
 pub use clock::BootClock;
 pub use grantor::{Grant, Grantor, NotGranted};
 pub use holder::{Ask, Holder, Phase};
+pub use page::LeasePage;
 
 use std::time::Duration;
 

@@ -10,10 +10,10 @@ use super::{
 use crate::agent::{
     connector::{
         Outcome, Report, StopHow,
-        attempt::apply_stop,
+        attempt::{LEASE_OVER, apply_stop},
         lines::{LINE_BYTES_MAX, Line, Lines, head_of, percent, tail_of},
     },
-    session::{Session, Stream, Tail, transcript},
+    session::{Exit, Lost, Session, Stream, Tail, transcript},
 };
 
 const MESSAGE_BYTES_MAX: usize = 1024;
@@ -35,7 +35,7 @@ pub(super) async fn hear(inner: Arc<Inner>, session: Arc<Session>) {
         apply_stop(&session, StopHow::AtOnce).await;
     }
     let exit = session.wait().await;
-    let how = exit.map_or_else(|lost| lost.to_string(), |exit| exit.describe());
+    let how = exit.as_ref().map_or_else(ToString::to_string, Exit::describe);
     let (stopping, fault) = {
         let mut state = inner.state.lock();
         (state.stopping || state.starting, fault.or(state.fault.take()))
@@ -57,10 +57,20 @@ pub(super) async fn hear(inner: Arc<Inner>, session: Arc<Session>) {
     };
     inner.ready.send_replace(Readiness::Dead(message.clone()));
     for lease in held {
-        inner.finish(lease, Outcome::failed(message.clone(), true)).await;
+        inner.finish(lease, died(&exit, message.clone())).await;
     }
     if was_ready && !stopping {
         inner.shared.report(Report::AgentDied { message }).await;
+    }
+}
+
+/// What became of the tasks that a worker had when it ended.
+pub(super) fn died(exit: &Result<Exit, Lost>, message: String) -> Outcome {
+    match exit {
+        // Nobody saw it end, or its node had to end it.
+        Err(Lost) => Outcome::lost(message),
+        Ok(exit) if exit.lease_over => Outcome::lost(LEASE_OVER),
+        Ok(_) => Outcome::failed(message, true),
     }
 }
 

@@ -109,6 +109,7 @@ impl Shim {
             signal,
             timed_out: self.timed_out,
             stopped: self.stopped,
+            lease_over: self.lease_over,
             oom_killed: self.memory_kill || self.power.cgroups.oom_kills() > 0,
             cpu_ms: cpu.unsigned_abs(),
             rss_max_bytes: usage.map_or(0, |usage| usage.max_rss().unsigned_abs() * 1024),

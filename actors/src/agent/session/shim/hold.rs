@@ -28,6 +28,7 @@ use super::{
     clients::Client,
     end::HOME_LOOK,
     kill::{Power, SWEEP, Stopping, WATCH},
+    lease::NodeLease,
     output::Transcripts,
     spawn::{Spawned, resize},
 };
@@ -44,6 +45,8 @@ pub(super) struct Limits {
     pub linger_ms: u64,
     /// Whose lock says who may speak to this session.
     pub owner: Option<PathBuf>,
+    /// Where the lease is told of that the program ends with.
+    pub lease: Option<PathBuf>,
     /// See [`Launch::keeps`](crate::agent::session::Launch).
     pub keeps: Option<PathBuf>,
     /// Only where no cgroup holds it.
@@ -81,6 +84,8 @@ pub(super) struct Shim {
     pub(super) disk_retry: Option<Instant>,
     pub(super) timed_out: bool,
     pub(super) stopped: bool,
+    lease: Option<NodeLease>,
+    pub(super) lease_over: bool,
     pub(super) memory_kill: bool,
     leave: bool,
     pub(super) next_home_look: Instant,
@@ -122,6 +127,8 @@ impl Shim {
             disk_retry: None,
             timed_out: false,
             stopped: false,
+            lease: limits.lease.clone().map(|dir| NodeLease::new(dir, Instant::now())),
+            lease_over: false,
             memory_kill: false,
             leave: false,
             next_home_look: Instant::now() + HOME_LOOK,
@@ -227,6 +234,7 @@ impl Shim {
             } else {
                 at_latest(self.stopping.map(|stopping| stopping.at));
                 at_latest(self.wall_deadline.filter(|_| self.frozen_since.is_none() && self.stopping.is_none()));
+                at_latest(self.lease.as_ref().map(|lease| lease.next_look));
                 at_latest(self.limits.memory_bytes.map(|_| self.next_watch));
             }
         }
@@ -476,6 +484,10 @@ impl Shim {
                 self.power.kill_everything();
                 self.stopping = Some(Stopping { at: now + SWEEP, ..stopping });
             }
+        }
+        if self.lease.as_mut().is_some_and(|lease| lease.is_over(now)) {
+            self.lease_over = true;
+            self.power.kill_everything();
         }
         if let Some(max) = self.limits.memory_bytes
             && self.next_watch <= now

@@ -11,6 +11,7 @@ mod end;
 mod hold;
 mod kept;
 mod kill;
+mod lease;
 mod output;
 mod spawn;
 
@@ -105,6 +106,7 @@ fn run() -> Result<(), String> {
         grace_ms: params.grace_ms,
         linger_ms: params.linger_ms,
         owner: params.owner.clone(),
+        lease: params.lease.clone(),
         keeps: params.keeps.clone(),
         memory_bytes: params.limits.memory_bytes.filter(|_| !cgroups.limits_memory()),
     };

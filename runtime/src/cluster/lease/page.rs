@@ -1,8 +1,10 @@
-//! Until when a node holds what it holds, in a file that its keeper reads: written in place, in as many bytes as before, so
-//! that a full disk does not end a lease.
+//! Until when a node holds what it holds, in a file for the processes beside it, which end what must not outlive the lease
+//! though the node is dead or stands still. The file is written in place, in as many bytes as before, so that a full disk
+//! does not end a lease.
 
 use std::{fs, io, os::unix::fs::FileExt, path::Path, time::Duration};
 
+/// The file `lease` in a directory of the node's.
 pub struct LeasePage;
 
 /// Of this start of the machine: the clock that it is counted on begins anew with each.
@@ -11,6 +13,7 @@ fn boot() -> io::Result<String> {
 }
 
 impl LeasePage {
+    /// `until` is a moment on the clock that [`BootClock`](super::BootClock) reads.
     pub fn write(dir: &Path, until: Duration) -> io::Result<()> {
         let ms = u64::try_from(until.as_millis()).unwrap_or(u64::MAX);
         // Twice, so that one that was read half-written is known.
