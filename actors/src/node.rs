@@ -10,13 +10,14 @@ use hiveward_runtime::{
         peers::{Peers, PeersDriver},
         router::Router,
     },
-    ledger::{DiskState, Ledger, LedgerConfig, OpenError, holes::Holes, scrub::RowScrubber, view::Views, view_share::ViewShare},
+    ledger::{DiskState, Ledger, LedgerConfig, OpenError, holes::Holes, scrub as row_scrub, view::Views, view_share::ViewShare},
     op::{NodeId, Op},
     store::{
         blob::Blobs,
         file::{make_dir, replace},
         replicas::Replicas,
-        scrub::Scrubber,
+        rounds::Rounds,
+        scrub as blob_scrub,
     },
     supervise::{StartError as TreeError, Tree},
 };
@@ -27,7 +28,7 @@ use crate::{
     agent::{
         AgentSpec, ConnectorSpec, Limits, SessionSpec,
         connector::SecretFiles,
-        session::{ShimProgram, owner::holder as session_owner},
+        session::{ShimProgram, owner::holder as session_owner, scrub as transcript_scrub},
     },
     client::{ControlPlane, NewAgent, NewSwarm, SwarmRef},
     cluster::{
@@ -164,8 +165,8 @@ pub struct Node {
     usage: Option<UsageKeeper>,
     /// Of a node among others: its lease is counted while this lives.
     _counting: Option<Counting>,
-    /// Look at the blobs, and at ledger and views, again and again while they live.
-    scrubbers: (Scrubber, RowScrubber),
+    /// Look at all that is stored, again and again while they live: blobs, ledger and views, transcripts.
+    scrubs: [Rounds; 3],
     /// Until the last call is settled.
     _following: Following,
     /// A node without peers leads itself while this lives.
@@ -303,7 +304,11 @@ impl Node {
             control = control.with_others(None, Reports::open(&house, own, running.tree.clone(), gauges, None));
         }
         let node = Self {
-            scrubbers: (Scrubber::start(house.blobs.clone()), RowScrubber::start(house.ledger.clone(), house.views.clone())),
+            scrubs: [
+                blob_scrub::in_rounds(house.blobs.clone()),
+                row_scrub::in_rounds(house.ledger.clone(), house.views.clone()),
+                transcript_scrub::in_rounds(house.clone()),
+            ],
             house,
             running,
             control,
@@ -356,7 +361,7 @@ impl Node {
                 self.house.ledger.step_aside(STEP_ASIDE_WITHIN).await;
             }
         }
-        drop(self.scrubbers);
+        drop(self.scrubs);
         self.running.root.shutdown(within).await;
         if let Some(usage) = self.usage {
             usage.stop(deadline.at_most(within)).await;
@@ -422,7 +427,12 @@ fn report_alone(house: &House, tree: Tree) -> impl Fn() -> NodeReport + Send + S
             links: Vec::new(),
             leases: Vec::new(),
             certificate_until: None,
-            troubled: report::troubled(&tree, house.views.set_aside(), &house.ledger.damages()),
+            troubled: report::troubled(
+                &tree,
+                house.views.set_aside(),
+                &house.ledger.damages(),
+                &house.figures.lock().damaged_transcripts,
+            ),
         }
     }
 }

@@ -75,8 +75,9 @@ pub struct Troubled {
     pub why: String,
 }
 
-/// `set_aside` counts events that a view could not take in; `damages` are values of the ledger and the views.
-pub fn troubled(tree: &Tree, set_aside: u64, damages: &Damages) -> Vec<Troubled> {
+/// `set_aside` counts events that a view could not take in; `damages` are values of the ledger and the views; `transcripts`
+/// are those that are damaged.
+pub fn troubled(tree: &Tree, set_aside: u64, damages: &Damages, transcripts: &[String]) -> Vec<Troubled> {
     let damaged = damages.list().into_iter().next().map(|first| Troubled {
         path: "node/platform/ledger".to_owned(),
         key: None,
@@ -84,6 +85,14 @@ pub fn troubled(tree: &Tree, set_aside: u64, damages: &Damages) -> Vec<Troubled>
             "{} values of the ledger or the views are damaged and not served, the first is {first}; run `hiveward scrub`: it \
              takes them from other nodes and says what to do about the rest",
             damages.count()
+        ),
+    });
+    let transcripts = transcripts.first().map(|first| Troubled {
+        path: "node/platform/transcripts".to_owned(),
+        key: None,
+        why: format!(
+            "{} transcripts are damaged, the first is {first}; what is damaged of them is not served, and no other node has them",
+            transcripts.len()
         ),
     });
     let views = (set_aside > 0).then(|| Troubled {
@@ -96,7 +105,7 @@ pub fn troubled(tree: &Tree, set_aside: u64, damages: &Damages) -> Vec<Troubled>
     });
     let all = tree.troubled(TROUBLED_MAX).into_iter();
     let all = all.map(|(node, why)| Troubled { path: node.path, key: node.key.map(|key| key.to_string()), why: why.to_string() });
-    damaged.into_iter().chain(views).chain(all).take(TROUBLED_MAX).collect()
+    damaged.into_iter().chain(transcripts).chain(views).chain(all).take(TROUBLED_MAX).collect()
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -84,6 +84,31 @@ async fn after_a_power_cut_a_success_has_all_of_its_output_or_is_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_program_whose_output_was_damaged_while_its_node_was_away_is_lost_and_never_succeeds_with_it() {
+    let mut hive = Hive::start(Setup::default()).await;
+    let script =
+        "[ $HIVEWARD_ATTEMPT = 1 ] && sleep 1; i=0; while [ $i -lt 9000 ]; do echo \"line $i of the result\"; i=$((i+1)); done";
+    let input = json!({ "command": { "argv": ["sh", "-c", script] }, "retry": { "maxAttempts": 3 } });
+    let task = hive.client().submit(input).await;
+    let data = hive.data_dir().to_owned();
+    until("it runs", async || found(&data, "started").then_some(())).await;
+    hive.kill();
+    until("its end is written", async || found(&data, "exit.json").then_some(())).await;
+    let output = data.join("sessions").join(format!("{task}-1")).join("stdout");
+    let mut bytes = std::fs::read(&output).unwrap();
+    bytes[100_000] ^= 1;
+    std::fs::write(&output, bytes).unwrap();
+    hive.start_again().await;
+    let ended = hive.client().ended(&task).await;
+    assert_eq!(ended["status"], "SUCCEEDED", "{ended}");
+    assert_eq!(ended["attempts"][0]["status"], "LOST", "{ended}");
+    assert!(ended["attempts"][0]["error"].as_str().is_some_and(|error| error.contains("damaged")), "{ended}");
+    let wanted: String = (0..9000).map(|n| format!("line {n} of the result\n")).collect();
+    assert!(ended["resultText"] == wanted.as_str(), "{}", ended["attempts"]);
+    drop(hive);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_after_an_attempts_files_are_gone_does_not_fail_it() {
     let Some(mut disk) = disk(512) else { return };
     let data = disk.path().join("data");

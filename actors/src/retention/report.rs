@@ -19,6 +19,8 @@ pub struct Figures {
     pub blobs: BlobFigures,
     pub disk: DiskFigures,
     pub transcripts: TranscriptFigures,
+    /// By the names of their sessions, as of the last look at them; the first hundred.
+    pub damaged_transcripts: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -82,7 +84,7 @@ pub fn of(house: &House) -> Result<StorageReport, Refused> {
         read().map_err(unreadable)
     };
     let (status, figures) = (house.ledger.status(), house.figures.lock());
-    let Figures { retention, ledger, blobs, disk, transcripts } = &*figures;
+    let Figures { retention, ledger, blobs, disk, transcripts, damaged_transcripts: _ } = &*figures;
     let kept = vec![
         Kept {
             count: tasks.ended,

@@ -69,10 +69,23 @@ fn lines_of(node: &Value) -> String {
     lines.join("\n") + "\n"
 }
 
-/// Turn after turn, until all of the node's ledger, views and blobs was looked at.
+/// Turn after turn, until all of the node's ledger, views, blobs and transcripts was looked at.
 pub async fn scrub(client: &Client, show: Show) -> Outcome {
-    let (mut after, mut lost, mut lost_rows) = (Value::Null, Vec::new(), Vec::new());
-    let names = ["rows", "rowBytes", "damagedRows", "repairedRows", "blobs", "bytes", "damaged", "repaired"];
+    let mut after = Value::Null;
+    let mut lost = ["lostRows", "lost", "lostTranscripts"].map(|name| (name, Vec::new()));
+    let names = [
+        "rows",
+        "rowBytes",
+        "damagedRows",
+        "repairedRows",
+        "blobs",
+        "bytes",
+        "damaged",
+        "repaired",
+        "transcripts",
+        "transcriptBytes",
+        "damagedTranscripts",
+    ];
     let mut sums = names.map(|name| (name, 0_u64));
     loop {
         let turn: Value = client.get(NODE, "Scrub", json!({ "input": { "after": after } }), "/scrub").await?;
@@ -80,20 +93,25 @@ pub async fn scrub(client: &Client, show: Show) -> Outcome {
             let counted = turn[*name].as_u64().or_else(|| turn[*name].as_str()?.parse().ok());
             *sum += counted.unwrap_or_default();
         }
-        lost_rows.extend(turn["lostRows"].as_array().into_iter().flatten().cloned());
-        lost.extend(turn["lost"].as_array().into_iter().flatten().cloned());
+        for (name, all) in &mut lost {
+            all.extend(turn[*name].as_array().into_iter().flatten().cloned());
+        }
         after = turn["next"].clone();
         if after.is_null() {
             break;
         }
     }
     let mut whole: serde_json::Map<String, Value> = sums.iter().map(|(name, sum)| ((*name).to_owned(), json!(sum))).collect();
-    let (count, rows) = (lost.len(), lost_rows.len());
-    whole.insert("lost".into(), lost.into());
-    whole.insert("lostRows".into(), lost_rows.into());
+    let [rows, count, transcripts] = lost.each_ref().map(|(_, all)| all.len());
+    whole.extend(lost.map(|(name, all)| (name.to_owned(), all.into())));
     show.one(&Value::Object(whole))?;
     match (count, rows) {
-        (0, 0) => Ok(()),
+        (0, 0) if transcripts == 0 => Ok(()),
+        (0, 0) => Err(Failed::new(
+            Exit::Partly,
+            format!("{transcripts} transcripts are damaged; what is damaged of them is not served, and no other node has them"),
+            "look at the disk: what it damaged once it may damage again; tasks whose output is needed are submitted anew",
+        )),
         (count, 0) => Err(Failed::new(
             Exit::Partly,
             format!("{count} blobs are damaged, and no node that can be asked has them"),

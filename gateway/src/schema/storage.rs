@@ -158,8 +158,8 @@ impl From<Damage> for DamagedRow {
     }
 }
 
-/// One turn of looking at what a node stores: its ledger and views, and then its blobs (bodies, artifacts, images and files
-/// of backups, by their hashes).
+/// One turn of looking at what a node stores: its ledger and views, then its blobs (bodies, artifacts, images and files of
+/// backups, by their hashes), and then what its agents' programs wrote.
 #[derive(SimpleObject)]
 pub struct ScrubPayload {
     /// Values of the ledger and rows of the views that were read.
@@ -180,12 +180,19 @@ pub struct ScrubPayload {
     repaired: BigInt,
     /// Of those: hashes that no node has which can be asked. The first hundred.
     lost: Vec<String>,
+    /// Transcripts that were read: what programs wrote, one for each session.
+    transcripts: BigInt,
+    transcript_bytes: BigInt,
+    /// Found damaged. What is damaged of them is not served, and no other node has them.
+    damaged_transcripts: BigInt,
+    /// Of those: the first hundred, by the names of their sessions.
+    lost_transcripts: Vec<String>,
     /// What to go on after; absent when all were looked at.
     next: Option<String>,
 }
 
 impl From<Looked> for ScrubPayload {
-    fn from(Looked { rows, blobs: found, next }: Looked) -> Self {
+    fn from(Looked { rows, blobs: found, transcripts, next }: Looked) -> Self {
         Self {
             rows: BigInt(rows.rows),
             row_bytes: BigInt(rows.bytes),
@@ -197,6 +204,10 @@ impl From<Looked> for ScrubPayload {
             damaged: BigInt(found.damaged),
             repaired: BigInt(found.repaired),
             lost: found.lost.iter().map(ToString::to_string).collect(),
+            transcripts: BigInt(transcripts.transcripts),
+            transcript_bytes: BigInt(transcripts.bytes),
+            damaged_transcripts: BigInt(transcripts.damaged),
+            lost_transcripts: transcripts.names,
             next,
         }
     }
@@ -207,7 +218,7 @@ pub struct StorageMutation;
 
 #[Object]
 impl StorageMutation {
-    /// Looks at this node's ledger, views and blobs for some seconds: sets aside what is damaged and mends what another node
+    /// Looks at this node's ledger, views, blobs and transcripts for some seconds: sets aside what is damaged and mends what another node
     /// has. The node does the same by itself, slowly.
     async fn scrub(&self, ctx: &Context<'_>, input: ScrubInput) -> Result<ScrubPayload> {
         administrators_only(ctx)?;

@@ -205,3 +205,31 @@ async fn a_scrub_by_hand_says_what_it_looked_at_and_fails_where_bytes_are_lost()
     assert!(ran.err.contains("1 blobs are damaged") && blob.to_string_lossy().contains(found["lost"][0].as_str().unwrap()));
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_transcript_is_not_served_and_a_scrub_names_it() {
+    let node = TestNode::start().await;
+    let script = "head -c 200000 /dev/zero | tr '\\0' x >&2; echo done";
+    let input = json!({ "input": { "command": { "argv": ["sh", "-c", script] } } });
+    let done = node.ok("mutation($input:SubmitTaskInput!){submitTask(input:$input){task{id}}}", input).await;
+    let id = done["submitTask"]["task"]["id"].as_str().unwrap().to_owned();
+    assert_eq!(node.ended(&json!(id)).await["status"], "SUCCEEDED");
+    let ran = hiveward(&node, &["scrub", "-o", "json"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    let found: Value = serde_json::from_str(&ran.out).unwrap();
+    assert!(found["transcripts"] == 1 && found["transcriptBytes"] == 200_005 && found["damagedTranscripts"] == 0, "{found}");
+    let session = node.data_dir().join("sessions").join(format!("{id}-1"));
+    let mut bytes = std::fs::read(session.join("stderr")).unwrap();
+    bytes[150_000] ^= 4;
+    std::fs::write(session.join("stderr"), bytes).unwrap();
+    let ran = hiveward(&node, &["task", "output", &id]).await;
+    assert!(ran.code != 0 && ran.err.contains("damaged"), "{}: {}", ran.code, ran.err);
+    let served = ran.out.matches('x').count();
+    assert!(served <= 131_072, "{served} bytes were served: more than stand before the damage");
+    let ran = hiveward(&node, &["scrub", "-o", "json"]).await;
+    assert_eq!(ran.code, 9, "{}", ran.err);
+    let found: Value = serde_json::from_str(&ran.out).unwrap();
+    assert!(found["damagedTranscripts"] == 1 && found["lostTranscripts"] == json!([format!("{id}-1")]), "{found}");
+    assert!(ran.err.contains("1 transcripts are damaged"), "{}", ran.err);
+    node.stop().await;
+}

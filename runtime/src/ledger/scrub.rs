@@ -6,20 +6,11 @@
 //! is whole. Events that are damaged here are taken from another node, where one has them; damaged views are made
 //! again. The rest is named.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use openraft::{LogId, Vote};
 use parking_lot::Mutex;
 use redb::{ReadTransaction, ReadableDatabase};
-use tokio::task::JoinHandle;
 
 use super::{
     Ledger, ReadError,
@@ -31,7 +22,10 @@ use super::{
     tables::{CHUNKS, EVENTS, LOG, META_MACHINE, META_PURGED, META_VOTE, SNAPSHOTS, STREAMS, corrupt, meta, storage},
     view::Views,
 };
-use crate::{clock::Deadline, store::scrub::paced};
+use crate::{
+    clock::Deadline,
+    store::rounds::{Pace, Rounds},
+};
 
 /// Bytes of the ledger and the views that are read in a second, at most: 50 GB take less than two hours.
 pub const BYTES_PER_SECOND: u64 = 8 << 20;
@@ -530,48 +524,17 @@ fn view_step(views: &Views, at: &RowPlace) -> (Step, Option<RowPlace>) {
     (step, next.map(|(table, after)| RowPlace::Views(table, after)))
 }
 
-/// The task of one node. Dropping it ends it.
-pub struct RowScrubber {
-    task: JoinHandle<()>,
-    over: Arc<AtomicBool>,
-}
-
-impl RowScrubber {
-    pub fn start(ledger: Ledger, views: Views) -> Self {
-        Self::at(ledger, Some(views), BYTES_PER_SECOND, FIRST_REST, REST)
-    }
-
-    fn at(ledger: Ledger, views: Option<Views>, bytes_per_second: u64, first_rest: Duration, rest: Duration) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
-        let ended = over.clone();
-        let task = tokio::spawn(async move {
-            tokio::time::sleep(first_rest).await;
-            loop {
-                let (ledger, views, over) = (ledger.clone(), views.clone(), ended.clone());
-                let round = tokio::task::spawn_blocking(move || {
-                    let each = paced(bytes_per_second, move || over.load(Ordering::Relaxed));
-                    scrub(&ledger, views.as_ref(), None, each, || false)
-                });
-                match round.await {
-                    Ok(Ok(found)) if found.damaged > 0 => {
-                        let (damaged, repaired) = (found.damaged, found.repaired);
-                        tracing::warn!(rows = found.rows, damaged, repaired, "values of the ledger or the views were damaged");
-                    }
-                    Ok(Ok(found)) => tracing::debug!(rows = found.rows, bytes = found.bytes, "ledger and views are whole"),
-                    Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => return,
-                    Ok(Err(error)) => tracing::warn!(%error, "the ledger cannot be looked at; it is tried again later"),
-                    Err(error) => tracing::error!(%error, "a look at ledger and views broke off; it is tried again later"),
-                }
-                tokio::time::sleep(rest).await;
-            }
-        });
-        Self { task, over }
-    }
-}
-
-impl Drop for RowScrubber {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        self.task.abort();
-    }
+/// Looks at the ledger and the views of a node again and again, until the answer is dropped.
+pub fn in_rounds(ledger: Ledger, views: Views) -> Rounds {
+    let pace = Pace { bytes_per_second: BYTES_PER_SECOND, first_rest: FIRST_REST, rest: REST };
+    Rounds::start("what is in the ledger and the views", pace, move |each| {
+        let found = scrub(&ledger, Some(&views), None, each, || false)?;
+        let (rows, damaged, repaired) = (found.rows, found.damaged, found.repaired);
+        if damaged > 0 {
+            tracing::warn!(rows, damaged, repaired, "values of the ledger or the views were damaged");
+        } else {
+            tracing::debug!(rows, bytes = found.bytes, "ledger and views are whole");
+        }
+        Ok(())
+    })
 }

@@ -4,4 +4,5 @@ pub mod blob;
 pub mod file;
 mod outline;
 pub mod replicas;
+pub mod rounds;
 pub mod scrub;

@@ -3,18 +3,12 @@
 //! Owns one task, which reads at a bounded rate and keeps nothing: after a restart it begins again. Ends when it is dropped.
 //! Never touches what is whole.
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
+use std::{io, time::Duration};
+
+use super::{
+    blob::{BlobHash, Blobs, Look},
+    rounds::{Pace, Rounds},
 };
-
-use tokio::task::JoinHandle;
-
-use super::blob::{BlobHash, Blobs, Look};
 
 /// Bytes that are read in a second, at most: a hundredth of what a disk of today can.
 pub const SCRUB_BYTES_PER_SECOND: u64 = 16 << 20;
@@ -105,76 +99,33 @@ fn mend(blobs: &Blobs, hash: BlobHash, found: &mut Scrubbed) {
     }
 }
 
-/// The task of one node. Dropping it ends it.
-pub struct Scrubber {
-    task: JoinHandle<()>,
-    over: Arc<AtomicBool>,
+/// Looks at all blobs of a node again and again, until the answer is dropped.
+pub fn in_rounds(blobs: Blobs) -> Rounds {
+    at_pace(blobs, Pace { bytes_per_second: SCRUB_BYTES_PER_SECOND, first_rest: FIRST_REST, rest: REST })
 }
 
-impl Scrubber {
-    pub fn start(blobs: Blobs) -> Self {
-        Self::at(blobs, SCRUB_BYTES_PER_SECOND, FIRST_REST, REST)
-    }
-
-    fn at(blobs: Blobs, bytes_per_second: u64, first_rest: Duration, rest: Duration) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
-        let ended = over.clone();
-        let task = tokio::spawn(async move {
-            tokio::time::sleep(first_rest).await;
-            loop {
-                let (blobs, over) = (blobs.clone(), ended.clone());
-                let round = tokio::task::spawn_blocking(move || {
-                    let each = paced(bytes_per_second, move || over.load(Ordering::Relaxed));
-                    scrub(&blobs, None, each, || false)
-                });
-                match round.await {
-                    Ok(Ok(found)) if found.damaged > 0 => {
-                        tracing::warn!(
-                            blobs = found.blobs,
-                            damaged = found.damaged,
-                            repaired = found.repaired,
-                            "blobs were damaged"
-                        );
-                    }
-                    Ok(Ok(found)) => tracing::debug!(blobs = found.blobs, bytes = found.bytes, "all blobs are whole"),
-                    Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => return,
-                    Ok(Err(error)) => tracing::error!(%error, "the blobs cannot be looked at; it is tried again later"),
-                    Err(error) => tracing::error!(%error, "a look at the blobs broke off; it is tried again later"),
-                }
-                tokio::time::sleep(rest).await;
-            }
-        });
-        Self { task, over }
-    }
-}
-
-impl Drop for Scrubber {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        self.task.abort();
-    }
-}
-
-/// Waits after each part for as long as it must have taken; an error when it is over.
-pub(crate) fn paced(bytes_per_second: u64, over: impl Fn() -> bool) -> impl FnMut(u64) -> io::Result<()> {
-    let (began, mut read) = (Instant::now(), 0_u64);
-    move |bytes| {
-        read += bytes;
-        let due = Duration::from_secs_f64(read as f64 / bytes_per_second as f64);
-        while !over() && began.elapsed() < due {
-            // In short steps, so that an end is not waited for.
-            std::thread::sleep((due - began.elapsed().min(due)).min(Duration::from_millis(100)));
+fn at_pace(blobs: Blobs, pace: Pace) -> Rounds {
+    Rounds::start("what is in the blob store", pace, move |each| {
+        let found = scrub(&blobs, None, each, || false)?;
+        let (count, damaged, repaired) = (found.blobs, found.damaged, found.repaired);
+        if damaged > 0 {
+            tracing::warn!(blobs = count, damaged, repaired, "blobs were damaged");
+        } else {
+            tracing::debug!(blobs = count, bytes = found.bytes, "all blobs are whole");
         }
-        if over() { Err(io::ErrorKind::Interrupted.into()) } else { Ok(()) }
-    }
+        Ok(())
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{
+        fs,
+        sync::{Arc, atomic::Ordering},
+    };
 
     use super::*;
-    use crate::store::blob::Elsewhere;
+    use crate::store::{blob::Elsewhere, rounds::paced};
 
     /// Another node, which has all but one of the blobs.
     struct Another {
@@ -269,7 +220,8 @@ mod tests {
         scene.another(usize::MAX);
         scene.damage(2);
         scene.damage(5);
-        let scrubber = Scrubber::at(scene.blobs.clone(), u64::MAX, Duration::ZERO, Duration::from_millis(1));
+        let pace = Pace { bytes_per_second: u64::MAX, first_rest: Duration::ZERO, rest: Duration::from_millis(1) };
+        let rounds = at_pace(scene.blobs.clone(), pace);
         let whole = |at: usize| fs::read(scene.blobs.file(&scene.bodies[at].0)).is_ok_and(|bytes| bytes == scene.bodies[at].1);
         tokio::time::timeout(Duration::from_secs(30), async {
             while !(whole(2) && whole(5)) {
@@ -278,8 +230,8 @@ mod tests {
         })
         .await
         .expect("both are mended");
-        let over = scrubber.over.clone();
-        drop(scrubber);
+        let over = rounds.over();
+        drop(rounds);
         assert!(over.load(Ordering::Relaxed));
         // A round that is under way ends at its next part, however slow it was to be.
         let mut slow = paced(1, || true);

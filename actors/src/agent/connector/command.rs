@@ -3,7 +3,7 @@
 //! Owns one session per attempt, and a second one for its gate. What a job has come to can always be found again from
 //! its directories: a lease that is run again goes on wherever it was.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
@@ -142,6 +142,12 @@ async fn work(
         note(attempt, format!("{dropped} bytes of output were dropped: the bound of output was reached")).await;
     }
     let mut failure = attempt.judge(&attempt.session, &exit, &resolved);
+    if let Some(error) = &heard.unread
+        && failure.as_ref().is_none_or(|failure| failure.end == End::Failed)
+    {
+        // It may have said that it succeeded, failed, or what came of it.
+        failure = Some(Outcome::lost(format!("what its program printed cannot be read: {error}")));
+    }
     // What the program said about its failure is better than its exit status.
     if let Some((message, retriable)) = heard.fail.take()
         && failure.as_ref().is_none_or(|failure| failure.end == End::Failed)
@@ -190,6 +196,8 @@ struct Heard {
     /// Output that is not protocol, up to the bound.
     text: Vec<u8>,
     too_much: bool,
+    /// Why what it printed is not known, or not all of it.
+    unread: Option<io::Error>,
 }
 
 enum Found {
@@ -250,8 +258,16 @@ impl Heard {
 async fn listen(attempt: &Attempt, session: &Session) -> Heard {
     const { assert!(LINE_BYTES_MAX <= RESULT_BYTES_MAX) };
     let (mut heard, mut lines) = (Heard::default(), Lines::default());
-    let Ok(mut tail) = session.tail(Stream::Stdout, 0) else { return heard };
-    while let Ok(Some(bytes)) = tail.next().await {
+    let mut tail = match session.tail(Stream::Stdout, 0) {
+        Ok(tail) => tail,
+        Err(error) => return Heard { unread: Some(error), ..heard },
+    };
+    loop {
+        let bytes = match tail.next().await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => break,
+            Err(error) => return Heard { unread: Some(error), ..heard },
+        };
         let mut progress = None;
         lines.feed(&bytes, |line| heard.line(line, false, &mut progress));
         // The newest of a batch: progress is a state, not a log.

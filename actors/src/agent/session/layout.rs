@@ -9,7 +9,10 @@ use std::{
 use hiveward_runtime::clock::WallMs;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::Stream;
+use super::{
+    Stream,
+    sums::{check_seal, sealed},
+};
 
 /// Names of what is in a session's directory. Made by the launcher, mode 0700.
 #[derive(Clone, Debug)]
@@ -66,8 +69,21 @@ impl SessionDir {
         has(Stream::Stdout, exit.stdout_bytes) && has(Stream::Stderr, exit.stderr_bytes)
     }
 
+    /// How it ended; none while it has not, and none if that record is damaged: then nobody knows.
     pub fn exit(&self) -> Option<Exit> {
-        read_json(&self.0.join(EXIT))
+        self.read_exit().ok().flatten()
+    }
+
+    /// As [`exit`](Self::exit).
+    ///
+    /// Errors: there is a record and it cannot be read, or it is not what was written.
+    pub(super) fn read_exit(&self) -> io::Result<Option<Exit>> {
+        let text = match fs::read(self.0.join(EXIT)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            text => text?,
+        };
+        check_seal(&text, "lease_over")?;
+        serde_json::from_slice(&text).map(Some).map_err(io::Error::from)
     }
 
     pub(super) fn started(&self) -> Option<Started> {
@@ -136,6 +152,11 @@ pub struct Exit {
 }
 
 impl Exit {
+    /// As it is written.
+    pub(super) fn sealed(&self) -> io::Result<Vec<u8>> {
+        Ok(sealed(&serde_json::to_vec(self)?))
+    }
+
     pub fn success(&self) -> bool {
         self.code == Some(0) && self.launch_error.is_none()
     }

@@ -1,6 +1,6 @@
 //! Where a connector's process runs: held by a small shim process of its own, so that it outlives this node's process.
 //!
-//! A session is a directory. Its shim owns what is in it: the transcripts (`stdout`, `stderr`, `index`), the markers
+//! A session is a directory. Its shim owns what is in it: the transcripts (`stdout`, `stderr`, their sums, `index`), the markers
 //! (`started`, `exit.json`), the socket `sock` and, for as long as it lives, the lock on `lock`. [`launch`] makes one,
 //! [`adopt`] finds it again after a restart and tells running, ended, never started and lost apart. The node never
 //! holds a pipe of the process, so nothing is lost while it is away. The shim hears its node alone (`owner`). Secrets travel
@@ -13,7 +13,9 @@ mod launch;
 mod layout;
 pub(crate) mod owner;
 mod procs;
+pub mod scrub;
 pub mod shim;
+mod sums;
 mod tail;
 pub mod transcript;
 mod wire;

@@ -99,7 +99,7 @@ impl Shim {
         // First the output and what it names, then the record that says how much of it there was: a success is never believed
         // with less.
         let artifacts = |keeps: &PathBuf| kept::sync(Path::new(stream_name(Stream::Stdout)), keeps);
-        if self.transcripts.sync().and_then(|()| self.limits.keeps.as_ref().map_or(Ok(()), artifacts)).is_err() {
+        if self.transcripts.finish().and_then(|()| self.limits.keeps.as_ref().map_or(Ok(()), artifacts)).is_err() {
             self.disk_retry = Some(Instant::now() + DISK_RETRY);
             return;
         }
@@ -119,7 +119,7 @@ impl Shim {
             ended_at: WallMs::now(),
             launch_error: None,
         };
-        let written = replace(&Path::new(".").join(EXIT), &serde_json::to_vec(&exit).unwrap_or_default());
+        let written = exit.sealed().and_then(|record| replace(&Path::new(".").join(EXIT), &record));
         if written.is_err() {
             self.disk_retry = Some(Instant::now() + DISK_RETRY);
             return;

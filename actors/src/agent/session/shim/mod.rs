@@ -94,7 +94,7 @@ fn run() -> Result<(), String> {
         Err(message) => {
             let exit = Exit { launch_error: Some(message.clone()), ended_at: WallMs::now(), ..Exit::default() };
             // If even that cannot be written, the session counts as lost, which is retried: safe.
-            let _ = replace(&here.join(EXIT), &serde_json::to_vec(&exit).unwrap_or_default());
+            let _ = exit.sealed().and_then(|record| replace(&here.join(EXIT), &record));
             cgroups.remove();
             return Err(message);
         }

@@ -15,6 +15,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use super::super::{
     Stream,
     layout::{EXIT, Exit, INDEX, stream_name},
+    sums::Sums,
     transcript::{RECORD_BYTES, Record},
     wire::Overflow,
 };
@@ -29,6 +30,7 @@ const RECORDS_PER_HOLE: u64 = 1 << 12;
 pub(in crate::agent) struct Transcripts {
     dir: PathBuf,
     files: [File; 2],
+    sums: [Sums; 2],
     lengths: [u64; 2],
     freed: [u64; 2],
     index: File,
@@ -43,11 +45,12 @@ pub(in crate::agent) struct Transcripts {
 
 impl Transcripts {
     /// `dir` is the session's.
-    pub(super) fn create(dir: &Path, overflow: Overflow) -> io::Result<Self> {
+    pub(in crate::agent) fn create(dir: &Path, overflow: Overflow) -> io::Result<Self> {
         let open = |name: &str| File::options().write(true).create(true).truncate(true).open(dir.join(name));
         Ok(Self {
             dir: dir.to_owned(),
             files: [open(stream_name(Stream::Stdout))?, open(stream_name(Stream::Stderr))?],
+            sums: [Sums::create(dir, Stream::Stdout)?, Sums::create(dir, Stream::Stderr)?],
             lengths: [0; 2],
             freed: [0; 2],
             index: open(INDEX)?,
@@ -76,7 +79,8 @@ impl Transcripts {
             Some(number) => {
                 let mut bytes = [0; RECORD_BYTES];
                 index.read_exact_at(&mut bytes, number * RECORD_BYTES as u64)?;
-                Some(Record::decode(&bytes))
+                // One that is damaged is made anew below.
+                Record::decode(&bytes).ok()
             }
             None => None,
         };
@@ -91,9 +95,14 @@ impl Transcripts {
                 (records, last) = (1, Some(all));
             }
         }
+        let sums = [
+            Sums::reopen(dir, Stream::Stdout, &files[0], lengths[0])?,
+            Sums::reopen(dir, Stream::Stderr, &files[1], lengths[1])?,
+        ];
         Ok(Self {
             dir: dir.to_owned(),
             files,
+            sums,
             lengths,
             freed: [0; 2],
             index,
@@ -113,13 +122,18 @@ impl Transcripts {
 
     /// Says that nothing follows.
     pub(in crate::agent) fn close(self, exit: &Exit) -> io::Result<()> {
+        self.sums.iter().try_for_each(Sums::finish)?;
         let temporary = self.dir.join(".exit.new");
-        std::fs::write(&temporary, serde_json::to_vec(exit)?)?;
+        std::fs::write(&temporary, exit.sealed()?)?;
         std::fs::rename(temporary, self.dir.join(EXIT))
     }
 
-    /// All that was written is on the disk when it returns, under its name.
-    pub(super) fn sync(&self) -> io::Result<()> {
+    /// Nothing follows. All that was written is on the disk when it returns, under its name.
+    pub(super) fn finish(&self) -> io::Result<()> {
+        for (sums, _) in self.sums.iter().zip(self.lengths).filter(|(_, length)| *length > 0) {
+            sums.finish()?;
+            sums.sync()?;
+        }
         let written = self.files.iter().zip(self.lengths).filter(|(_, length)| *length > 0);
         written.map(|(file, _)| file).chain((self.records > 0).then_some(&self.index)).try_for_each(File::sync_data)?;
         // Without its own name in what it is in, the session would be taken for one that never began.
@@ -166,6 +180,7 @@ impl Transcripts {
     fn write(&mut self, stream: Stream, bytes: &[u8], now: WallMs) -> io::Result<()> {
         let s = stream as usize;
         self.files[s].write_all_at(bytes, self.lengths[s])?;
+        let summed = self.sums[s].write(bytes)?;
         let len = bytes.len() as u32;
         let extends =
             |last: &Record| last.stream == stream && (0..COALESCE_MS).contains(&(now.0 - last.at.0)) && last.len < u32::MAX / 2;
@@ -177,6 +192,7 @@ impl Transcripts {
         self.records = position + 1;
         self.free_index();
         self.last = Some(record);
+        self.sums[s].commit(summed);
         self.lengths[s] += u64::from(len);
         self.arrival += u64::from(len);
         Ok(())
