@@ -284,10 +284,10 @@ impl Fence {
             self.0.state.lock().ended = left == 0;
         }
         let mut state = self.0.state.lock();
-        if state.machines.values().any(|machine| *machine == Machine::Qemu) {
-            if let Err(why) = self.keep(&mut state) {
-                tracing::warn!(why, "nothing would end VMs here if this node died");
-            }
+        if state.machines.values().any(|machine| *machine == Machine::Qemu)
+            && let Err(why) = self.keep(&mut state)
+        {
+            tracing::warn!(why, "nothing would end VMs here if this node died");
         }
     }
 
