@@ -171,7 +171,11 @@ async fn fill(control: &ControlPlane) -> Result<()> {
         ..NewAgent::command("noop")
     };
     control.create_agent(op(), agent).await?;
-    let (_, mut quiet) = beside(control, async { Ok(tokio::time::sleep(Duration::from_secs(5)).await) }).await?;
+    let (_, mut quiet) = beside(control, async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        Ok(())
+    })
+    .await?;
     let (began, mut dice, mut payload_bytes) = (Instant::now(), fastrand::Rng::with_seed(1), 0);
     let submitting = async {
         let mut clients = tokio::task::JoinSet::new();
