@@ -9,6 +9,7 @@ mod beside_etcd;
 mod disks_and_clocks;
 mod drain;
 mod field;
+mod flips;
 mod freezes;
 mod given_up;
 mod hostile;

@@ -159,7 +159,7 @@ async fn asked<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, String>) -
 }
 
 /// Every artifact of a task, whole, by name.
-async fn contents(client: &Client, id: &str) -> Result<BTreeMap<String, Vec<u8>>, String> {
+pub async fn contents(client: &Client, id: &str) -> Result<BTreeMap<String, Vec<u8>>, String> {
     let mut read: BTreeMap<String, Vec<u8>> = BTreeMap::new();
     let mut from = 0;
     loop {
@@ -184,7 +184,7 @@ async fn contents(client: &Client, id: &str) -> Result<BTreeMap<String, Vec<u8>>
 }
 
 /// All that its last attempt wrote to standard output and error.
-async fn output(client: &Client, id: &str) -> Result<[BodySum; 2], String> {
+pub async fn output(client: &Client, id: &str) -> Result<[BodySum; 2], String> {
     let mut chunks = client.subscribe(OUTPUT, json!({ "t": id }), None).await.map_err(|failed| format!("{failed:?}"))?;
     let mut read = [Vec::new(), Vec::new()];
     loop {

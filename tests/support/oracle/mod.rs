@@ -9,7 +9,7 @@ mod broken;
 pub mod check;
 pub mod history;
 mod load;
-mod looks;
+pub mod looks;
 pub mod ops;
 mod order;
 mod subscriber;
