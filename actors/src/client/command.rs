@@ -247,13 +247,18 @@ impl ControlPlane {
                 format!("{} runs {} attempts; wait, stop it, or use force", record.spec.name, record.running),
             ));
         }
-        let mode = if force { StopMode::Now } else { StopMode::Graceful };
-        let removed = self.ask_agent(&op, agent, |reply| AgentMsg::Remove { mode, reply }, || AgentWire::Remove { mode }).await;
-        match removed {
-            Ok(_) => {}
-            // A crash loop left it without a life; its processes are ended by the roster's removal of the rest.
-            Err(refused) if refused.code == Code::Unavailable => {}
-            Err(refused) => return Err(refused),
+        // An agent that is nowhere has nothing to end, and one that no node may hold would be waited for in vain.
+        if self.surely(&op, |directory| directory.location(Entity::Agent(agent))).await?.is_some() {
+            let mode = if force { StopMode::Now } else { StopMode::Graceful };
+            let ending = Op { deadline: op.deadline.at_most(op.deadline.remaining() * 7 / 8), ..op.clone() };
+            let removed =
+                self.ask_agent(&ending, agent, |reply| AgentMsg::Remove { mode, reply }, || AgentWire::Remove { mode }).await;
+            match removed {
+                Ok(_) => {}
+                // A crash loop left it without a life; its processes are ended by the roster's removal, in the time that is left.
+                Err(refused) if refused.code == Code::Unavailable => {}
+                Err(refused) => return Err(refused),
+            }
         }
         let operation = operation(&op, &("remove", agent));
         let done = self
