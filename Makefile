@@ -68,10 +68,10 @@ test-cluster: ## Clusters of real processes under faults: kills, freezes, partit
 	$(CARGO) build --bin hiveward
 	deploy/count-skipped.sh $(CARGO) nextest run -p hiveward-tests --profile cluster
 
-test-limits: ## Each input of each mutation, made from the schema: at its limit, one beyond, and many at once.
+test-limits: ## Each input of each mutation, made from the schema: at its limit, one beyond, and a thousand at once.
 	deploy/install-tools.sh test
 	$(CARGO) build --bin hiveward
-	deploy/count-skipped.sh $(CARGO) nextest run -p hiveward-tests --profile limits
+	HIVEWARD_LONG=1 deploy/count-skipped.sh $(CARGO) nextest run -p hiveward-tests --profile limits
 
 # A commit that was released before this one.
 BEFORE ?= 6e6cf6d

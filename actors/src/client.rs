@@ -7,6 +7,7 @@ mod attach;
 mod check;
 mod coding;
 mod command;
+mod connector;
 mod fault_points;
 mod host;
 mod image;

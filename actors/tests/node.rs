@@ -257,6 +257,19 @@ async fn agents_are_made_paused_stopped_restarted_and_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_no_node_may_hold_is_removed_at_once() {
+    let here = Here::start().await;
+    let control = here.control();
+    let node_labels = [("disk".to_owned(), "fast".to_owned())].into_iter().collect();
+    let new = NewAgent { auto_start: false, node_labels, ..NewAgent::command("nowhere") };
+    let agent = control.create_agent(op(), new).await.unwrap().value.spec.id;
+    let removed = control.remove_agent(Op::internal(Duration::from_secs(10)), agent, false);
+    tokio::time::timeout(Duration::from_secs(5), removed).await.expect("it is not waited for").unwrap();
+    assert!(control.agent(agent).unwrap().is_none());
+    here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_more_of_the_ledger_is_kept_than_is_configured_by_count_and_by_age_and_nothing_that_is_needed_goes() {
     let quick = LedgerRetention { look_every: Duration::from_millis(5), ..LedgerRetention::default() };
     for limits in [LedgerRetention { events_max: 5, ..quick }, LedgerRetention { keep: Duration::ZERO, ..quick }] {

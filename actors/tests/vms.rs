@@ -388,6 +388,26 @@ async fn a_host_that_cannot_be_reached_is_shown_so_and_no_other_host_waits_for_i
     here.stop().await;
 }
 
+/// Its operations are more than it keeps, so that it has the views looked at for each that has an id.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_of_many_that_ask_a_vm_at_once_is_answered() {
+    let here = Here::start().await;
+    here.host("cpus=64").await;
+    let control = here.control();
+    let vm = control.create_vm(op(), small("busy")).await.unwrap().value.spec.id;
+    for _ in 0..10 {
+        control.stop_vm(op(), vm, true, None).await.unwrap();
+        control.start_vm(op(), vm).await.unwrap();
+    }
+    let all: Vec<String> = (0..2_000).map(|n| format!("resume-{n}")).collect();
+    let asked = all.iter().map(|operation| control.resume_vm(named(operation), vm));
+    for answer in futures_util::future::join_all(asked).await {
+        let unknown = answer.as_ref().is_err_and(|refused| refused.code == Code::UnknownOutcome);
+        assert!(!unknown, "{answer:?}");
+    }
+    here.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_domain_of_a_vm_that_was_forgotten_is_removed_and_those_of_others_are_left_alone() {
     let mut here = Here::start().await;

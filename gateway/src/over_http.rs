@@ -3,7 +3,7 @@
 //! The order is fixed: credential, method, media types, body (bounded in size and time), limits, execution. Nothing of
 //! a body is read before the credential is known to be good.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_graphql::{Request as GraphqlRequest, Variables, parser::types::OperationType};
 use axum::{
@@ -27,7 +27,13 @@ use crate::{
     negotiate::{self, Media},
     otlp,
     serve::Gateway,
+    trim,
 };
+
+/// How long a request that gets no turn may take to send its body.
+const READ_AWAY_WITHIN: Duration = Duration::from_secs(2);
+/// A body, the JSON and the variables that are made of it, and what the executor copies to look at it.
+const COPIES: usize = 4;
 
 /// The response field that carries the trace id of a request.
 pub const TRACE_HEADER: HeaderName = HeaderName::from_static("x-trace-id");
@@ -105,10 +111,12 @@ async fn serve(gateway: &Gateway, request: Request, trace: TraceId) -> Result<Re
             "answers are application/graphql-response+json or application/json",
         )
     })?;
-    let _turn = gateway.requests.try_acquire().map_err(|_| {
+    let Ok(_turn) = gateway.requests.try_acquire() else {
         metrics::counter!("hiveward_http_busy_total").increment(1);
-        HttpRefusal::new(StatusCode::SERVICE_UNAVAILABLE, Code::Busy, "too many requests at once; try again after a second")
-    })?;
+        read_away(request.into_body(), gateway.config.body_bytes_max).await;
+        let message = "too many requests at once; try again after a second";
+        return Err(HttpRefusal::new(StatusCode::SERVICE_UNAVAILABLE, Code::Busy, message));
+    };
     let deadline = Deadline::after(gateway.config.request_timeout());
     let get = request.method() == Method::GET;
     let parsed = read(gateway, request).await?;
@@ -131,6 +139,21 @@ async fn serve(gateway: &Gateway, request: Request, trace: TraceId) -> Result<Re
     Ok(answer(status, media, answered.json))
 }
 
+/// Takes what a client sends and keeps nothing of it. One that is answered before it has sent all finds its connection
+/// reset, and does not know whether anything was done.
+async fn read_away(body: Body, bytes_max: usize) {
+    let mut chunks = body.into_data_stream();
+    let mut left = bytes_max;
+    let reading = async {
+        while let Some(Ok(chunk)) = chunks.next().await
+            && chunk.len() <= left
+        {
+            left -= chunk.len();
+        }
+    };
+    let _ = tokio::time::timeout(READ_AWAY_WITHIN, reading).await;
+}
+
 /// Reads the GraphQL request that an HTTP request carries.
 pub async fn read(gateway: &Gateway, request: Request) -> Result<GraphqlRequest, HttpRefusal> {
     match *request.method() {
@@ -145,6 +168,7 @@ pub async fn read(gateway: &Gateway, request: Request) -> Result<GraphqlRequest,
             }
             let (parts, body) = request.into_parts();
             let body = read_body(&parts.headers, body, gateway).await?;
+            trim::let_go(body.len() * COPIES);
             from_body(&body)
         }
         _ => Err(HttpRefusal::new(StatusCode::METHOD_NOT_ALLOWED, Code::Invalid, "use POST, or GET for a query")),

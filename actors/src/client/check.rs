@@ -7,6 +7,7 @@ use hiveward_runtime::{
     op::NodeId,
 };
 
+use super::connector;
 use crate::{
     agent::{AgentSpec, ConnectorSpec, EnvVar, Limits, SessionSpec, Skill, coding::WorkspaceSpec},
     house::House,
@@ -29,7 +30,8 @@ pub const TASKS_PER_SUBMIT_MAX: usize = 1_000;
 pub const PAYLOAD_BYTES_MAX: usize = 8 << 20;
 /// Of an agent as the ledger keeps it: its connector with prompts and programs, its session, its labels and its variables.
 const AGENT_BYTES_MAX: usize = 192 << 10;
-const NODE_LABELS_MAX: usize = 64;
+/// Of a node or a host, or asked of one.
+const LABELS_MAX: usize = 64;
 const CONCURRENT_MAX: u32 = 10_000;
 
 #[derive(Clone, Debug)]
@@ -175,6 +177,21 @@ pub(super) fn within_bounds(at: &str, spec: &TaskSpec) -> Result<(), Refused> {
 
 pub(super) fn limit(field: String, message: String) -> Refused {
     Refused { code: Code::Limit, message, field: Some(field) }
+}
+
+/// Refuses a text that is too long.
+pub(super) fn text(field: &str, given: Option<&str>, bytes_max: usize) -> Result<(), Refused> {
+    match given {
+        Some(given) if given.len() > bytes_max => {
+            Err(limit(field.to_owned(), format!("{} bytes, at most {bytes_max}", given.len())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a list that is too long.
+pub(super) fn count(field: &str, given: usize, max: usize) -> Result<(), Refused> {
+    if given <= max { Ok(()) } else { Err(limit(field.to_owned(), format!("{given} entries, at most {max}"))) }
 }
 
 /// Names are shown, typed and put into paths.
@@ -341,6 +358,7 @@ pub(super) fn agent(swarm: SwarmId, new: NewAgent) -> Result<AgentSpec, Refused>
     {
         return Err(Refused::invalid("connector.worker.argv", "argv needs at least the program"));
     }
+    connector::within(&new.connector)?;
     if let SessionSpec::Pty { cols, rows } = new.session {
         if cols == 0 || rows == 0 {
             return Err(Refused::invalid("session", "a terminal has at least one column and one row"));
@@ -391,16 +409,26 @@ pub(super) fn agent(swarm: SwarmId, new: NewAgent) -> Result<AgentSpec, Refused>
     Ok(spec)
 }
 
-fn node_labels(labels: &BTreeMap<String, String>) -> Result<(), Refused> {
+fn node_labels(given: &BTreeMap<String, String>) -> Result<(), Refused> {
+    labels("nodeLabels", given)
+}
+
+/// Refuses labels of nodes or hosts that are too many or too large.
+pub(super) fn labels(field: &str, given: &BTreeMap<String, String>) -> Result<(), Refused> {
     let large = |(key, value): (&String, &String)| key.len() > LABEL_KEY_BYTES_MAX || value.len() > LABEL_VALUE_BYTES_MAX;
-    if labels.len() <= NODE_LABELS_MAX && !labels.iter().any(large) {
+    if given.len() <= LABELS_MAX && !given.iter().any(large) {
         return Ok(());
     }
     let message = format!(
-        "at most {NODE_LABELS_MAX} labels, each with a key of at most {LABEL_KEY_BYTES_MAX} bytes and a value of at most \
+        "at most {LABELS_MAX} labels, each with a key of at most {LABEL_KEY_BYTES_MAX} bytes and a value of at most \
          {LABEL_VALUE_BYTES_MAX}"
     );
-    Err(limit("nodeLabels".into(), message))
+    Err(limit(field.into(), message))
+}
+
+/// A zone is the value of a label.
+pub(super) fn zone(field: &str, given: Option<&str>) -> Result<(), Refused> {
+    text(field, given, LABEL_VALUE_BYTES_MAX)
 }
 
 pub(super) fn swarm(new: NewSwarm) -> Result<SwarmSpec, Refused> {

@@ -31,6 +31,7 @@ use crate::{
     },
     task::{
         TaskRecord,
+        bounds::{NAME_BYTES_MAX, PATH_BYTES_MAX},
         spec::{Body, TaskSpec},
     },
 };
@@ -159,7 +160,7 @@ impl ControlPlane {
         let mut spec = TaskSpec::clone(&before.spec);
         if let Some(work) = edit.work {
             let house = self.house.clone();
-            spec.work = tokio::task::spawn_blocking(move || check::work(&house, "edit", work)).await.map_err(internal)??;
+            spec.work = tokio::task::spawn_blocking(move || check::work(&house, "work", work)).await.map_err(internal)??;
         }
         if let Some(run_timeout_ms) = edit.run_timeout_ms {
             spec.run_timeout_ms = Some(run_timeout_ms);
@@ -168,7 +169,7 @@ impl ControlPlane {
             check::check_retry("retry", &retry)?;
             spec.retry = retry;
         }
-        check::within_bounds("edit", &spec)?;
+        check::within_bounds("work", &spec)?;
         let (spec, principal, swarm) = (Arc::new(spec), op.principal.clone(), before.spec.swarm);
         // Only how it ended and how often it was tried counts: what it left, and why it was placed where, stays here.
         let before = before.bare();
@@ -247,13 +248,18 @@ impl ControlPlane {
                 format!("{} runs {} attempts; wait, stop it, or use force", record.spec.name, record.running),
             ));
         }
-        let mode = if force { StopMode::Now } else { StopMode::Graceful };
-        let removed = self.ask_agent(&op, agent, |reply| AgentMsg::Remove { mode, reply }, || AgentWire::Remove { mode }).await;
-        match removed {
-            Ok(_) => {}
-            // A crash loop left it without a life; its processes are ended by the roster's removal of the rest.
-            Err(refused) if refused.code == Code::Unavailable => {}
-            Err(refused) => return Err(refused),
+        // An agent that is nowhere has nothing to end, and one that no node may hold would be waited for in vain.
+        if self.surely(&op, |directory| directory.location(Entity::Agent(agent))).await?.is_some() {
+            let mode = if force { StopMode::Now } else { StopMode::Graceful };
+            let ending = Op { deadline: op.deadline.at_most(op.deadline.remaining() * 7 / 8), ..op.clone() };
+            let removed =
+                self.ask_agent(&ending, agent, |reply| AgentMsg::Remove { mode, reply }, || AgentWire::Remove { mode }).await;
+            match removed {
+                Ok(_) => {}
+                // A crash loop left it without a life; its processes are ended by the roster's removal, in the time that is left.
+                Err(refused) if refused.code == Code::Unavailable => {}
+                Err(refused) => return Err(refused),
+            }
         }
         let operation = operation(&op, &("remove", agent));
         let done = self
@@ -320,6 +326,11 @@ impl ControlPlane {
     }
 
     pub async fn inject_fault(&self, _: Op, armed: fault::Armed) -> Result<(), Refused> {
+        check::text("point", Some(&armed.point), NAME_BYTES_MAX)?;
+        check::text("key", armed.key.as_deref(), PATH_BYTES_MAX)?;
+        if let fault::Fault::Error(message) = &armed.fault {
+            check::text("message", Some(message), PATH_BYTES_MAX)?;
+        }
         if !self.faults_allowed {
             return Err(Refused::new(Code::Refused, "faults are not allowed on this node (faults.allowed in its configuration)"));
         }

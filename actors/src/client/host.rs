@@ -33,7 +33,6 @@ use crate::{
     vm::VmRecord,
 };
 
-const LABELS_MAX: usize = 64;
 /// For a host that is removed to take away what was made on it.
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
 /// Left of a deadline to remove it then.
@@ -94,9 +93,8 @@ impl ControlPlane {
         let operation = operation(&op, &new);
         check::name("name", &new.name)?;
         let uri = HostUri::parse(&new.uri)?;
-        if new.labels.len() > LABELS_MAX {
-            return Err(Refused::invalid("labels", format!("at most {LABELS_MAX} labels")));
-        }
+        check::labels("labels", &new.labels)?;
+        check::zone("zone", new.zone.as_deref())?;
         if let Some(path) = &new.pool {
             let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-');
             if !path.starts_with('/')

@@ -114,7 +114,11 @@ impl ControlPlane {
         let idle = there.iter().rev().filter(|record| record.running == 0).map(|record| record.spec.id);
         let idle: Vec<AgentId> = idle.take(surplus).collect();
         let busy = surplus - idle.len();
-        let removed = stream::iter(idle).map(|agent| self.remove_agent(op.clone(), agent, false));
+        let removed = stream::iter(idle).map(async |agent| match self.remove_agent(op.clone(), agent, false).await {
+            // Another request removed it meanwhile, which is as good.
+            Err(refused) if refused.code == Code::NotFound => Ok(()),
+            removed => removed.map(drop),
+        });
         removed.buffer_unordered(IN_HAND).try_for_each(|_| std::future::ready(Ok(()))).await?;
         if busy > 0 {
             let message = format!("{busy} agents too many are busy; the idle ones were removed; retry later");

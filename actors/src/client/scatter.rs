@@ -14,9 +14,10 @@ use crate::{
     id::{AgentId, SwarmId, TaskId},
     task::{
         Label, TaskRecord,
+        bounds::NAME_BYTES_MAX,
         retry::RetryPolicy,
         scatter::{HedgeAfter, HedgeSpec, Item, KIND, PARTS_MAX, Policy, Role, ScatterSpec},
-        spec::{Aggregate, TITLE_BYTES_MAX, TaskSpec, Work},
+        spec::{Aggregate, SKILLS_MAX, TITLE_BYTES_MAX, TaskSpec, Work},
         status::Priority,
     },
 };
@@ -127,6 +128,11 @@ impl ControlPlane {
         agents: &[AgentId],
         skills: &[String],
     ) -> Result<Vec<Share>, Refused> {
+        check::count("overAgents.agents", agents.len(), PARTS_MAX)?;
+        check::count("overAgents.skills", skills.len(), SKILLS_MAX)?;
+        for (n, skill) in skills.iter().enumerate() {
+            check::text(&format!("overAgents.skills.{n}"), Some(skill), NAME_BYTES_MAX)?;
+        }
         self.settled(op).await?;
         let filter = AgentFilter { swarm: Some(swarm), ..AgentFilter::default() };
         let there = self.house.agents.page(&filter, None, usize::MAX)?.items.into_iter().map(|(_, record)| record.spec);

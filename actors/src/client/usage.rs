@@ -33,6 +33,15 @@ pub struct BudgetView {
     pub warned: bool,
 }
 
+fn check_scope(scope: &Scope) -> Result<(), Refused> {
+    match scope {
+        Scope::Label(label) if label.len() > LABEL_BYTES_MAX || label.starts_with('=') || !label.contains('=') => {
+            Err(Refused::invalid("label", format!("a key and a value, together at most {LABEL_BYTES_MAX} bytes")))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl ControlPlane {
     /// Of agents, swarms and labels, in the same order; none of one for which no model was called.
     pub fn usage_of(&self, scopes: &[Scope]) -> Result<Vec<Option<Total>>, Refused> {
@@ -58,11 +67,7 @@ impl ControlPlane {
         if budget.warn_percent.is_some_and(|percent| !(1..=100).contains(&percent)) {
             return Err(Refused::invalid("warnPercent", "1 to 100"));
         }
-        if let Scope::Label(label) = &scope
-            && (label.len() > LABEL_BYTES_MAX || label.starts_with('=') || !label.contains('='))
-        {
-            return Err(Refused::invalid("label", format!("a key and a value, together at most {LABEL_BYTES_MAX} bytes")));
-        }
+        check_scope(&scope)?;
         let operation = operation(&op, &("set-budget", &scope, budget));
         let done = self
             .tell_roster(
@@ -83,6 +88,7 @@ impl ControlPlane {
 
     /// What was spent of it stays in the totals; a budget that is set later counts from then.
     pub async fn remove_budget(&self, op: Op, scope: Scope) -> Result<Done<BudgetId>, Refused> {
+        check_scope(&scope)?;
         let operation = operation(&op, &("remove-budget", &scope));
         let done = self
             .tell_roster(

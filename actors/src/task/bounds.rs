@@ -3,7 +3,10 @@
 //! Held where a task enters, by whichever door: from clients, from plans, and where one is sent on its way again. What is
 //! let in fits into an event, a message between nodes and a view's row.
 
-use super::spec::{Body, CommandSpec, INLINE_BYTES_MAX, Label, SKILLS_MAX, TITLE_BYTES_MAX, TaskSpec, Work};
+use super::{
+    scatter::Role,
+    spec::{Body, CommandSpec, INLINE_BYTES_MAX, Label, SKILLS_MAX, TITLE_BYTES_MAX, TaskSpec, Work},
+};
 
 /// Of all arguments of a program.
 pub const ARGV_BYTES_MAX: usize = 128 << 10;
@@ -64,10 +67,13 @@ impl Body {
 }
 
 impl CommandSpec {
+    fn argv_and_env_bytes(&self) -> [usize; 2] {
+        let env = self.env.iter().map(|(name, value)| name.len() + value.len() + 2 * PIECE_BYTES).sum();
+        [texts(self.argv.iter().map(String::as_str)), env]
+    }
+
     fn bytes(&self) -> usize {
-        let env: usize = self.env.iter().map(|(name, value)| name.len() + value.len() + 2 * PIECE_BYTES).sum();
-        texts(self.argv.iter().map(String::as_str))
-            + env
+        self.argv_and_env_bytes().iter().sum::<usize>()
             + self.cwd.as_ref().map_or(0, String::len)
             + self.stdin.as_ref().map_or(0, Body::bytes_here)
     }
@@ -89,7 +95,29 @@ impl TaskSpec {
             + labels
             + self.gate.as_ref().map_or(0, |gate| gate.name.len() + gate.command.bytes() + TASK_BYTES)
             + self.parent.as_ref().map_or(0, |(_, name)| name.len() + ID_BYTES)
-            + self.role.as_ref().map_or(0, super::scatter::Role::bytes)
+            + self.role.as_ref().map_or(0, Role::bytes)
+    }
+
+    /// The part that takes most of what can be large, and its bytes: who has to shorten the task begins there.
+    fn largest(&self) -> (String, usize) {
+        let of = |at: &str, command: &CommandSpec| {
+            let [argv, env] = command.argv_and_env_bytes();
+            [(format!("{at}.argv"), argv), (format!("{at}.env"), env)]
+        };
+        let work = match &self.work {
+            Work::Command(command) => of("command", command).to_vec(),
+            Work::Kind { payload, .. } => vec![("payload".to_owned(), payload.as_ref().map_or(0, Body::bytes_here))],
+        };
+        let gate = self.gate.iter().flat_map(|gate| of("gate.command", &gate.command));
+        let role = match &self.role {
+            Some(Role::Scatter(scatter)) => scatter.reduce.as_ref().map(|reduce| {
+                let (field, bytes) = reduce.largest();
+                (format!("reduce.{field}"), bytes)
+            }),
+            Some(Role::Part { item }) => item.as_ref().map(|item| (String::new(), item.text.len())),
+            _ => None,
+        };
+        work.into_iter().chain(gate).chain(role).max_by_key(|(_, bytes)| *bytes).unwrap_or_default()
     }
 
     /// Whether every part of it is within its bound, and all of it.
@@ -129,10 +157,9 @@ impl TaskSpec {
         }
         let bytes = self.bytes();
         if bytes > TASK_BYTES_MAX {
-            return too_much(
-                "",
-                format!("the task takes {bytes} bytes, at most {TASK_BYTES_MAX}: give what is large as payload or stdin"),
-            );
+            let (field, largest) = self.largest();
+            let all = format!("the task takes {bytes} bytes, at most {TASK_BYTES_MAX}");
+            return too_much(&field, format!("{all}, {largest} of them here: give what is large as payload or stdin"));
         }
         Ok(())
     }
@@ -159,16 +186,21 @@ fn inline(field: &str, body: Option<&Body>) -> Result<(), OutOfBounds> {
     }
 }
 
+/// Whether a program's arguments are within their bounds. Otherwise what is wrong, in words.
+pub fn argv_within(argv: &[String]) -> Result<(), String> {
+    if argv.len() <= ARGV_MAX && argv.iter().map(String::len).sum::<usize>() <= ARGV_BYTES_MAX {
+        return Ok(());
+    }
+    Err(format!("argv has at most {ARGV_MAX} arguments and {ARGV_BYTES_MAX} bytes"))
+}
+
 /// Whether a program and what it is given are within their bounds; `at` is its field.
 pub fn command_within(at: &str, command: &CommandSpec) -> Result<(), OutOfBounds> {
     let field = |name: &str| format!("{at}.{name}");
     if command.argv.first().is_none_or(String::is_empty) {
         return wrong(field("argv"), "argv needs at least the program".into());
     }
-    if command.argv.len() > ARGV_MAX || command.argv.iter().map(String::len).sum::<usize>() > ARGV_BYTES_MAX {
-        let what = format!("argv has at most {ARGV_MAX} arguments and {ARGV_BYTES_MAX} bytes; use stdin");
-        return too_much(&field("argv"), what);
-    }
+    argv_within(&command.argv).or_else(|what| too_much(&field("argv"), format!("{what}; use stdin")))?;
     if command.argv.iter().any(|arg| arg.contains('\0')) {
         return wrong(field("argv"), "an argument cannot hold a zero byte".into());
     }
@@ -246,7 +278,8 @@ mod tests {
             it.argv.push("x".repeat(ARGV_BYTES_MAX - 4));
             it.env.push(("A".into(), "x".repeat(ENV_BYTES_MAX - 1)));
         });
-        assert_eq!(both.within_bounds().unwrap_err().field, "", "each part is within its bound, all of it is not");
+        let refused = both.within_bounds().unwrap_err();
+        assert_eq!(refused.field, "command.env", "each part is within its bound, all of it is not, and one is the largest");
     }
 
     #[test]

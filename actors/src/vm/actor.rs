@@ -242,8 +242,8 @@ impl Vm {
                 None => Ok(None),
             });
             match before {
-                // Who asked hears that it is unknown whether it was done if the mailbox has no room.
-                Ok(before) => drop(me.tell(VmMsg::Recalled { ask, before, reply })),
+                // Many who ask at once fill the mailbox; each has its turn.
+                Ok(before) => deliver(&me, VmMsg::Recalled { ask, before, reply }).await,
                 Err(refused) => reply.answer(Err(refused)),
             }
         });

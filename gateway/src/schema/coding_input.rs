@@ -171,9 +171,6 @@ pub struct CallsInput {
     max_tokens: Option<BigInt>,
 }
 
-/// At most, of the text that goes with each start of the program.
-const INSTRUCTIONS_BYTES_MAX: usize = 64 << 10;
-
 fn hook(at: &str, hook: Option<HookInput>) -> Result<Option<Hook>, Refused> {
     let Some(HookInput { argv, timeout_ms }) = hook else { return Ok(None) };
     if argv.first().is_none_or(String::is_empty) {
@@ -231,9 +228,6 @@ impl CodingInput {
             }
             _ => return Err(Refused::invalid(field("argv"), "name the program to run as the first entry")),
         };
-        if self.instructions.as_ref().is_some_and(|text| text.len() > INSTRUCTIONS_BYTES_MAX) {
-            return Err(Refused::invalid(field("instructions"), format!("at most {INSTRUCTIONS_BYTES_MAX} bytes")));
-        }
         let policy = match self.policy {
             None => Policy::default(),
             Some(given) => {

@@ -150,6 +150,7 @@ impl ImageMutation {
 }
 
 fn image_id(ctx: &Context<'_>, given: &ID) -> Result<ImageId> {
+    parse::reference("image", given)?;
     if given.starts_with("image_") {
         return Ok(parse::id("image", given)?);
     }

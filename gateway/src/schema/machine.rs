@@ -75,9 +75,9 @@ pub struct SessionInput {
     /// `VM` if `vm` is given, else `PIPES`.
     kind: Option<SessionKind>,
     #[graphql(default = 120)]
-    cols: u16,
+    cols: i32,
     #[graphql(default = 40)]
-    rows: u16,
+    rows: i32,
     /// A VM of its own for each attempt, which is gone after it. Of agents that run commands, Claude Code or a program that
     /// speaks the Agent Client Protocol.
     vm: Option<MachineInput>,
@@ -109,6 +109,7 @@ pub struct MachineInput {
 
 pub(super) fn session(at: &str, input: Option<SessionInput>) -> Result<SessionSpec, Refused> {
     let Some(SessionInput { kind, cols, rows, vm }) = input else { return Ok(SessionSpec::Pipes) };
+    let (cols, rows) = (parse::sixteen_bits(&join(at, "cols"), cols)?, parse::sixteen_bits(&join(at, "rows"), rows)?);
     match (kind, vm) {
         (None | Some(SessionKind::Vm), Some(vm)) => Ok(SessionSpec::Vm(Arc::new(vm.parse(&join(at, "vm"))?))),
         (Some(SessionKind::Vm), None) => Err(Refused::invalid(join(at, "vm"), "say what VM each attempt gets")),

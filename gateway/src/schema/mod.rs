@@ -35,6 +35,7 @@ pub mod swarm;
 pub mod task;
 pub mod task_input;
 pub mod tree;
+mod typed;
 pub mod usage;
 pub mod vm;
 
@@ -114,7 +115,10 @@ pub type HivewardSchema = Schema<Query, Mutation, Subscription>;
 
 fn builder() -> SchemaBuilder<Query, Mutation, Subscription> {
     // The limits of `crate::limit` are checked before, those of `crate::bound` while an answer is made; the parser's own recursion limit stays as a second line.
-    Schema::build(Query::default(), Mutation::default(), Subscription::default()).disable_suggestions().extension(Bounds)
+    Schema::build(Query::default(), Mutation::default(), Subscription::default())
+        .disable_suggestions()
+        .extension(Bounds)
+        .extension(typed::Typed)
 }
 
 /// The schema over a node's control plane. It also takes samples of it, for as long as it lives.

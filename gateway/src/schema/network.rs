@@ -191,6 +191,7 @@ impl NetworkMutation {
 }
 
 fn network_id(ctx: &Context<'_>, given: &ID) -> Result<NetworkId> {
+    parse::reference("network", given)?;
     if given.starts_with("network_") {
         return Ok(parse::id("network", given)?);
     }

@@ -25,8 +25,20 @@ pub fn key(field: &str, id: &ID) -> Result<Key, Refused> {
     id.parse().map_err(|error: BadId| Refused::invalid(field, error.to_string()))
 }
 
+/// Of an id, or of the name of whatever people or this hive name.
+const REFERENCE_BYTES_MAX: usize = 128;
+
+/// Refuses what nothing is called, so that no answer and no log repeats a text of any length.
+pub fn reference(field: &str, given: &ID) -> Result<(), Refused> {
+    if given.len() <= REFERENCE_BYTES_MAX {
+        return Ok(());
+    }
+    Err(Refused::invalid(field, format!("an id or a name has at most {REFERENCE_BYTES_MAX} bytes")))
+}
+
 /// A swarm by id or by name.
 pub fn swarm(field: &str, given: &ID) -> Result<SwarmRef, Refused> {
+    reference(field, given)?;
     match given.parse::<SwarmId>() {
         Ok(id) => Ok(SwarmRef::Id(id)),
         Err(error) if given.is_empty() || given.starts_with("swarm_") => Err(Refused::invalid(field, error.to_string())),
@@ -52,6 +64,11 @@ pub fn natural<T: TryFrom<i32>>(field: &str, given: i32) -> Result<T, Refused> {
 
 pub fn optional_natural<T: TryFrom<i32>>(field: &str, given: Option<i32>) -> Result<Option<T>, Refused> {
     given.map(|given| natural(field, given)).transpose()
+}
+
+/// A count of what a terminal has, such as columns.
+pub fn sixteen_bits(field: &str, given: i32) -> Result<u16, Refused> {
+    u16::try_from(given).map_err(|_| Refused::invalid(field, format!("{given} is not 0 to {}", u16::MAX)))
 }
 
 /// A small number, such as of a hundred.

@@ -61,7 +61,7 @@ pub struct ScatterInput {
 
 #[derive(InputObject)]
 pub struct OverAgentsInput {
-    /// All of the swarm if absent.
+    /// All of the swarm if absent; as many as a scatter has parts at most.
     pub agents: Option<Vec<ID>>,
     /// Only those that have all of them.
     pub skills: Option<Vec<String>>,

@@ -187,6 +187,27 @@ async fn requests_over_the_cap_get_503_and_when_to_come_back() {
     assert_eq!(response.headers()[header::RETRY_AFTER], "1");
 }
 
+/// Answered while it still sends, it would find its connection reset.
+#[tokio::test]
+async fn a_large_request_over_the_cap_is_told_so_when_it_has_sent_all() {
+    let server = server(|config| config.requests_max = 0).await;
+    let mut client = TcpStream::connect(server.address()).await.unwrap();
+    let body = query(&format!("{{hello}} # {}", "x".repeat(900_000)));
+    let head = format!(
+        "POST /graphql HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        server.address(),
+        body.len()
+    );
+    client.write_all(head.as_bytes()).await.unwrap();
+    for piece in body.as_bytes().chunks(300_000) {
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        client.write_all(piece).await.unwrap();
+    }
+    let mut answer = vec![0; 4_096];
+    let read = soon("an answer", client.read(&mut answer)).await.unwrap();
+    assert!(answer[..read].starts_with(b"HTTP/1.1 503"), "{}", String::from_utf8_lossy(&answer[..read]));
+}
+
 #[tokio::test]
 async fn another_address_than_loopback_needs_configured_credentials() {
     let mut config = config();

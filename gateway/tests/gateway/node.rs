@@ -74,6 +74,8 @@ async fn bad_input_names_its_field_and_changes_nothing() {
         (with("dependsOn", json!([unknown])), "NOT_FOUND", "dependsOn"),
         (with("agent", json!("agent_x")), "INVALID", "agent"),
         (with("delayMs", json!(-1)), "INVALID", "delayMs"),
+        (with("delayMs", json!(1_u64 << 31)), "INVALID", "delayMs"),
+        (with("swarm", json!("x".repeat(129))), "INVALID", "swarm"),
         (with("retry", json!({"maxAttempts": 0})), "INVALID", "retry.maxAttempts"),
         (with("retry", json!({"jitter": 2.0})), "INVALID", "retry.jitter"),
         (with("title", json!("x".repeat(300))), "LIMIT", "title"),
@@ -92,6 +94,34 @@ async fn bad_input_names_its_field_and_changes_nothing() {
     assert_eq!(node.refused("{node(id:\"nothing_0192f0c1a2b37c4d8e9fa0b1c2d3e4f5\"){id}}", json!({})).await.0, "INVALID");
     assert_eq!(node.refused("{supervisionTree(root:\"nobody\"){path}}", json!({})).await.0, "NOT_FOUND");
     assert_eq!(node.ok("{cluster{cursor}}", json!({})).await, head);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_cannot_be_read_is_refused_by_its_name_however_deep_it_stands() {
+    let node = TestNode::start().await;
+    let create = "mutation($made:CreateAgentInput!){createAgent(input:$made){agent{id limits{memoryBytes}}}}";
+    let vm = |last: Value| {
+        let disks = json!([{ "name": "a", "sizeBytes": "1073741824" }, { "name": "b", "sizeBytes": last }]);
+        json!({ "session": { "vm": { "image": "debian-12", "memoryBytes": 1 << 30, "disks": disks } } })
+    };
+    for (mut input, field) in [
+        (json!({ "limits": { "memoryBytes": -1 } }), "limits.memoryBytes"),
+        (json!({ "limits": { "cpuMillis": 1_u64 << 31 } }), "limits.cpuMillis"),
+        (json!({ "session": { "kind": "PTY", "cols": -1 } }), "session.cols"),
+        (json!({ "session": { "kind": "PTY", "rows": 65_536 } }), "session.rows"),
+        (vm(json!(1e300)), "session.vm.disks.1.sizeBytes"),
+        (vm(json!("many")), "session.vm.disks.1.sizeBytes"),
+    ] {
+        input["name"] = json!("x");
+        let (code, at, message) = node.refused(create, json!({ "made": input })).await;
+        assert_eq!((code.as_str(), at.as_deref()), ("INVALID", Some(field)), "{message}");
+    }
+    let written = "mutation{createAgent(input:{name:\"x\",limits:{memoryBytes:-1}}){cursor}}";
+    assert_eq!(node.refused(written, json!({})).await.1.as_deref(), Some("limits.memoryBytes"));
+    let large = json!({ "name": "x", "autoStart": false, "limits": { "memoryBytes": 1_u64 << 40 } });
+    let made = node.ok(create, json!({ "made": large })).await;
+    assert_eq!(made["createAgent"]["agent"]["limits"]["memoryBytes"], json!(1_u64 << 40));
     node.stop().await;
 }
 

@@ -53,6 +53,10 @@ impl ControlPlane {
         if new.env.iter().any(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')) {
             return Err(Refused::invalid("env", "a variable has a name without `=`, and neither has a zero byte"));
         }
+        let env_bytes: usize = new.env.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if new.env.len() > ARGS_MAX || env_bytes > ARGS_BYTES_MAX {
+            return Err(Refused::invalid("env", format!("at most {ARGS_MAX} variables of {ARGS_BYTES_MAX} bytes together")));
+        }
         let input = new.input.as_deref().map(str::as_bytes);
         let exec = Exec { path: program, args, env: &new.env, input, capture: true };
         let begun = self.ask_guest(&op, vm, &exec.command()).await?;

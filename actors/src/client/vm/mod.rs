@@ -170,10 +170,12 @@ impl ControlPlane {
     /// Makes it what it was when that snapshot was taken, running or not; what was done since is gone. One that is
     /// interrupted is done again from its beginning. Asked twice at once it is done once.
     pub async fn revert_vm(&self, op: Op, vm: VmId, name: String) -> Result<Done<VmRecord>, Refused> {
+        check::name("name", &name)?;
         self.command_vm(op, vm, OperationKind::Revert, |ask| ask.subject = snapshot(&name)).await
     }
 
     pub async fn remove_vm_snapshot(&self, op: Op, vm: VmId, name: String) -> Result<Done<VmRecord>, Refused> {
+        check::name("name", &name)?;
         self.command_vm(op, vm, OperationKind::RemoveSnapshot, |ask| ask.subject = snapshot(&name)).await
     }
 

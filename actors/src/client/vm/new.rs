@@ -17,7 +17,8 @@ const MEMORY_MOST: u64 = 64 << 40;
 const DISK_MOST: u64 = 64 << 40;
 const LIST_MAX: usize = 64;
 const TEXT_MAX: usize = 16 << 10;
-const USER_DATA_MAX: usize = 1 << 20;
+/// It goes with the VM through the ledger and to its host, as all of a task or an agent does.
+const USER_DATA_MAX: usize = 192 << 10;
 const BOOT_WITHIN_MS_MAX: u64 = 3_600_000;
 pub(super) const STOP_GRACE_MS_MAX: u64 = 3_600_000;
 
@@ -121,6 +122,7 @@ pub(in crate::client) fn check_machine(machine: &MachineSpec) -> Result<(), Refu
         disks: machine.disks.clone(),
         networks: machine.networks.clone(),
         host_labels: machine.host_labels.clone(),
+        zone: machine.zone.clone(),
         ..NewVm::new("attempt", machine.image.clone(), machine.cpus, machine.memory_bytes)
     };
     check_new(&new).map_err(|refused| {
@@ -173,9 +175,8 @@ pub(super) fn check_new(new: &NewVm) -> Result<(), Refused> {
     if new.anti_affinity.iter().any(|group| new.affinity.contains(group)) {
         return Err(Refused::invalid("affinity", "a group is in `antiAffinity` as well: no host could take it"));
     }
-    if new.host_labels.len() > LIST_MAX {
-        return Err(Refused::invalid("hostLabels", format!("at most {LIST_MAX}")));
-    }
+    check::labels("hostLabels", &new.host_labels)?;
+    check::zone("zone", new.zone.as_deref())?;
     if new.user_data.as_ref().is_some_and(|text| text.len() > USER_DATA_MAX) {
         return Err(Refused::invalid("userData", format!("at most {USER_DATA_MAX} bytes")));
     }

@@ -53,6 +53,7 @@ impl ControlPlane {
 
     /// With its data, which must be said: what is left of a disk that no VM has would be kept where nobody knows of it.
     pub async fn detach_vm_disk(&self, op: Op, vm: VmId, name: String, delete: bool) -> Result<Done<VmRecord>, Refused> {
+        check::name("name", &name)?;
         if !delete {
             let message = "the data of a disk goes with it: back it up if you need it, and say that it may be deleted";
             return Err(Refused { field: Some("delete".into()), ..Refused::new(Code::Refused, message) });
@@ -63,16 +64,22 @@ impl ControlPlane {
 
     /// `bridge:NAME`, or one of the hypervisor's networks. The first that is named takes the place of the usual one.
     pub async fn attach_vm_network(&self, op: Op, vm: VmId, network: String) -> Result<Done<VmRecord>, Refused> {
-        if network.is_empty() || network.len() > NETWORK_BYTES_MAX || network.chars().any(char::is_control) {
-            return Err(Refused::invalid("network", format!("1 to {NETWORK_BYTES_MAX} bytes")));
-        }
+        check_network(&network)?;
         let subject = Subject::Network { name: network.into() };
         self.command_vm(op, vm, OperationKind::AttachNetwork, |ask| ask.subject = Some(subject)).await
     }
 
     /// Not its only one, without which it would get the usual one.
     pub async fn detach_vm_network(&self, op: Op, vm: VmId, network: String) -> Result<Done<VmRecord>, Refused> {
+        check_network(&network)?;
         let subject = Subject::Network { name: network.into() };
         self.command_vm(op, vm, OperationKind::DetachNetwork, |ask| ask.subject = Some(subject)).await
     }
+}
+
+fn check_network(name: &str) -> Result<(), Refused> {
+    if name.is_empty() || name.len() > NETWORK_BYTES_MAX || name.chars().any(char::is_control) {
+        return Err(Refused::invalid("network", format!("1 to {NETWORK_BYTES_MAX} bytes")));
+    }
+    Ok(())
 }

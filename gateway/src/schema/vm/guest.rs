@@ -16,9 +16,9 @@ use super::{
 pub struct ExecInVmInput {
     /// By key or name.
     vm: ID,
-    /// The program, found where the guest looks for programs, and its arguments.
+    /// The program, found where the guest looks for programs, and its arguments: 1,024 of 64 KiB together at most.
     argv: Vec<String>,
-    /// All of its variables; those of the guest's agent if absent.
+    /// All of its variables, 1,024 of 64 KiB together at most; those of the guest's agent if absent.
     env: Option<Vec<GuestVariableInput>>,
     /// Its standard input, 256 KiB at most.
     input: Option<String>,

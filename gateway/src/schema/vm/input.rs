@@ -26,7 +26,7 @@ pub struct CreateVmInput {
     pub(super) disks: Option<Vec<DiskInput>>,
     pub(super) networks: Option<Vec<String>>,
     pub(super) ssh_keys: Option<Vec<String>>,
-    /// What the guest's first boot is told; never shown again.
+    /// What the guest's first boot is told, 192 KiB at most; never shown again.
     pub(super) user_data: Option<String>,
     /// Never with another VM of one of these groups on a host, and apart by zones where that can be.
     pub(super) anti_affinity: Option<Vec<String>>,
@@ -127,6 +127,7 @@ pub struct RemoveVmInput {
 }
 
 pub(in super::super) fn vm_id(ctx: &Context<'_>, given: &ID) -> Result<hiveward_actors::id::VmId> {
+    parse::reference("vm", given)?;
     if given.starts_with("vm_") {
         return Ok(parse::id("vm", given)?);
     }
