@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use hiveward_tests::{
@@ -115,7 +115,7 @@ async fn any_bit_that_flips_in_blobs_or_transcripts_of_running_nodes_is_found_ne
         let of_blobs = n % 2 == 0;
         let all = if of_blobs { files(&data.join("blobs"), &is_blob) } else { files(&data.join("sessions"), &is_transcript) };
         let Some(path) = dice.choice(&all) else { continue };
-        let bytes = flip(path, &mut dice);
+        let (bytes, began) = (flip(path, &mut dice), Instant::now());
         let shown = path.display();
         if of_blobs {
             let hash = path.file_name().unwrap().to_str().unwrap();
@@ -153,6 +153,7 @@ async fn any_bit_that_flips_in_blobs_or_transcripts_of_running_nodes_is_found_ne
             assert!(output(&asked, task).await.unwrap() == right[task].1, "{shown}");
             transcripts += 1;
         }
+        eprintln!("{shown}: dealt with after {:?}", began.elapsed());
     }
     let last = scrub(&client).await;
     assert_eq!((last.damaged, last.transcripts.len()), (last.repaired, 0), "{last:?}");
