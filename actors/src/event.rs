@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use hiveward_runtime::{
     clock::WallMs,
     error::{Code, Refused},
     id::Key,
     ledger::{Cursor, Event, Ledger, ReadError, Tail},
 };
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
@@ -21,6 +23,12 @@ use crate::{
     swarm::event::SwarmEvent,
     vm::event::VmEvent,
 };
+
+/// An event's body for the ledger. The newest stay in memory, so it takes no more than its bytes; a large text would otherwise
+/// leave as much room again behind it.
+pub(crate) fn encoded(event: &impl Serialize) -> Result<Bytes, rmp_serde::encode::Error> {
+    rmp_serde::to_vec(event).map(|body| Bytes::from(body.into_boxed_slice()))
+}
 
 #[derive(Clone, Debug)]
 pub struct EventRecord {

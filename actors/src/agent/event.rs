@@ -66,7 +66,7 @@ impl AgentEvent {
     }
 
     pub fn encode(&self) -> Result<Bytes, rmp_serde::encode::Error> {
-        rmp_serde::to_vec(self).map(Bytes::from)
+        crate::event::encoded(self)
     }
 
     pub fn decode(kind: &str, format: u16, body: &[u8]) -> Result<Self, crate::swarm::event::DecodeError> {

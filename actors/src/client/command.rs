@@ -258,6 +258,8 @@ impl ControlPlane {
                 Ok(_) => {}
                 // A crash loop left it without a life; its processes are ended by the roster's removal, in the time that is left.
                 Err(refused) if refused.code == Code::Unavailable => {}
+                // It went while it was asked, as when another removes it: the roster says whether it is still known.
+                Err(refused) if refused.code == Code::UnknownOutcome && !ending.deadline.passed() => {}
                 Err(refused) => return Err(refused),
             }
         }

@@ -58,7 +58,7 @@ impl UsageEvent {
     }
 
     pub fn encode(&self) -> Result<Bytes, rmp_serde::encode::Error> {
-        rmp_serde::to_vec(self).map(Bytes::from)
+        crate::event::encoded(self)
     }
 
     pub fn decode(kind: &str, format: u16, body: &[u8]) -> Result<Self, DecodeError> {

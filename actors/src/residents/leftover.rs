@@ -3,7 +3,7 @@
 //! A node that was killed leaves its agents' processes to be adopted. If the agents were placed elsewhere meanwhile, nobody
 //! adopts them.
 
-use std::{collections::HashSet, fs, path::Path};
+use std::{collections::HashSet, fs, path::Path, sync::Arc};
 
 use crate::{
     agent::{
@@ -72,7 +72,7 @@ pub async fn end(house: &House, agent: AgentId) {
         None => vec![ConnectorSpec::Command, ConnectorSpec::Worker { argv: vec!["true".into()], cwd: None }],
     };
     for connector in connectors {
-        let spec = AgentSpec { connector, ..spec.as_deref().cloned().unwrap_or_else(|| unknown(agent)) };
+        let spec = Arc::new(AgentSpec { connector, ..spec.as_deref().cloned().unwrap_or_else(|| unknown(agent)) });
         let connector = connector::build(&spec, house.connector_env(reports.clone(), 0));
         Connector::stop(&*connector, StopHow::AtOnce, StopWhy::NotHere).await;
     }

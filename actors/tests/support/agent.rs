@@ -216,7 +216,7 @@ fn connect(agent: &AgentSpec, data: &Path) -> (Arc<dyn Connector>, mpsc::Receive
         incarnation: 1,
         clock: hiveward_runtime::clock::Clock::System,
     };
-    (build(agent, env), receiver)
+    (build(&Arc::new(agent.clone()), env), receiver)
 }
 
 pub fn shims_under(root: &Path) -> Vec<i32> {

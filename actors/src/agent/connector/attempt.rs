@@ -46,13 +46,13 @@ const INHERITED: [&str; 4] = ["PATH", "HOME", "LANG", "TERM"];
 
 /// What every job of one agent shares.
 pub(super) struct Shared {
-    pub agent: AgentSpec,
+    pub agent: Arc<AgentSpec>,
     pub env: ConnectorEnv,
     pub frozen: watch::Sender<bool>,
 }
 
 impl Shared {
-    pub(super) fn new(agent: AgentSpec, env: ConnectorEnv) -> Self {
+    pub(super) fn new(agent: Arc<AgentSpec>, env: ConnectorEnv) -> Self {
         Self { agent, env, frozen: watch::Sender::new(false) }
     }
 

@@ -37,7 +37,7 @@ pub(super) struct CommandConnector {
 }
 
 impl CommandConnector {
-    pub(super) fn new(agent: AgentSpec, env: ConnectorEnv) -> Self {
+    pub(super) fn new(agent: Arc<AgentSpec>, env: ConnectorEnv) -> Self {
         let shared = Arc::new(Shared::new(agent, env));
         Self { attempts: Attempts::new(shared.clone()), shared }
     }

@@ -37,11 +37,11 @@ pub(super) struct ModelConnector {
 
 struct Inner {
     shared: Arc<Shared>,
-    spec: ModelSpec,
+    spec: Arc<ModelSpec>,
 }
 
 impl ModelConnector {
-    pub(super) fn new(agent: AgentSpec, env: ConnectorEnv, spec: ModelSpec) -> Self {
+    pub(super) fn new(agent: Arc<AgentSpec>, env: ConnectorEnv, spec: Arc<ModelSpec>) -> Self {
         let inner = Inner { shared: Arc::new(Shared::new(agent, env)), spec };
         Self { inner: Arc::new(inner), jobs: Arc::default(), tasks: TaskTracker::new() }
     }

@@ -19,9 +19,8 @@ use super::{
 };
 use crate::{
     agent::{
-        coding::CodingSpec,
         session::ShimProgram,
-        spec::{AgentSpec, ConnectorSpec, ModelSpec},
+        spec::{AgentSpec, ConnectorSpec},
     },
     guest::Askers,
     model::ModelAccess,
@@ -57,16 +56,15 @@ pub struct ConnectorEnv {
     pub clock: Clock,
 }
 
-/// The connector of one life of an agent. Starts nothing yet.
-pub fn build(spec: &AgentSpec, env: ConnectorEnv) -> Arc<dyn Connector> {
+/// The connector of one life of an agent. Starts nothing yet. What it is described by is shared, not copied: it may be large,
+/// and there are many agents.
+pub fn build(spec: &Arc<AgentSpec>, env: ConnectorEnv) -> Arc<dyn Connector> {
     match &spec.connector {
         ConnectorSpec::Command => Arc::new(CommandConnector::new(spec.clone(), env)),
         ConnectorSpec::Worker { argv, cwd } => Arc::new(WorkerConnector::new(spec.clone(), env, argv.clone(), cwd.clone())),
-        ConnectorSpec::ClaudeCode(coding) => {
-            Arc::new(CodingConnector::new(spec.clone(), env, CodingSpec::clone(coding), Speaks::Claude))
-        }
-        ConnectorSpec::Acp(coding) => Arc::new(CodingConnector::new(spec.clone(), env, CodingSpec::clone(coding), Speaks::Acp)),
-        ConnectorSpec::Model(model) => Arc::new(ModelConnector::new(spec.clone(), env, ModelSpec::clone(model))),
+        ConnectorSpec::ClaudeCode(coding) => Arc::new(CodingConnector::new(spec.clone(), env, coding.clone(), Speaks::Claude)),
+        ConnectorSpec::Acp(coding) => Arc::new(CodingConnector::new(spec.clone(), env, coding.clone(), Speaks::Acp)),
+        ConnectorSpec::Model(model) => Arc::new(ModelConnector::new(spec.clone(), env, model.clone())),
         ConnectorSpec::Noop => Arc::new(NoopConnector::new(env.reports)),
     }
 }

@@ -89,7 +89,7 @@ enum Readiness {
 }
 
 impl WorkerConnector {
-    pub(super) fn new(agent: AgentSpec, env: ConnectorEnv, argv: Vec<String>, cwd: Option<String>) -> Self {
+    pub(super) fn new(agent: Arc<AgentSpec>, env: ConnectorEnv, argv: Vec<String>, cwd: Option<String>) -> Self {
         let inner = Inner {
             shared: Arc::new(Shared::new(agent, env)),
             argv,

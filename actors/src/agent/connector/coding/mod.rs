@@ -84,12 +84,12 @@ pub(super) struct CodingConnector {
 
 struct Inner {
     shared: Arc<Shared>,
-    spec: CodingSpec,
+    spec: Arc<CodingSpec>,
     speaks: Speaks,
 }
 
 impl CodingConnector {
-    pub(super) fn new(agent: AgentSpec, env: ConnectorEnv, spec: CodingSpec, speaks: Speaks) -> Self {
+    pub(super) fn new(agent: Arc<AgentSpec>, env: ConnectorEnv, spec: Arc<CodingSpec>, speaks: Speaks) -> Self {
         let shared = Arc::new(Shared::new(agent, env));
         Self { attempts: Attempts::new(shared.clone()), inner: Arc::new(Inner { shared, spec, speaks }) }
     }
