@@ -161,7 +161,8 @@ async fn waiting(control: &ControlPlane) -> Result<u64> {
 }
 
 async fn fill(control: &ControlPlane) -> Result<()> {
-    let queued_max = u32::try_from(tasks())? + 1_000;
+    // And those that come and go.
+    let queued_max = u32::try_from(tasks() + 2 * AT_ONCE * PER_SUBMISSION)?;
     control.create_swarm(op(), NewSwarm { name: LARGE.into(), queued_max, ..NewSwarm::default() }).await?;
     control.create_swarm(op(), NewSwarm { name: OTHER.into(), ..NewSwarm::default() }).await?;
     let agent = NewAgent {

@@ -6,6 +6,7 @@
 
 use std::{
     path::Path,
+    process::ExitCode,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -15,7 +16,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use hiveward_actors::{
-    agent::ConnectorSpec,
+    agent::{ConnectorSpec, session::shim},
     client::{ControlPlane, NewAgent, NewHost, NewSwarm, NewTask, NewVm, NewWork, SwarmRef},
     node::{Node, NodeConfig},
     platform::LedgerRetention,
@@ -56,11 +57,19 @@ fn retention() -> Retention {
     }
 }
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() -> Result<()> {
-    if std::env::args().any(|arg| arg == "--test") {
-        return Ok(());
+fn main() -> Result<ExitCode> {
+    // The node here starts this very binary to hold its programs. Without this each of them would be another bench.
+    if std::env::args().nth(1).as_deref() == Some("shim") {
+        return Ok(shim::main());
     }
+    if std::env::args().any(|arg| arg == "--test") {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(week()).map(|()| ExitCode::SUCCESS)
+}
+
+async fn week() -> Result<()> {
     let seconds = std::env::var("HIVEWARD_BENCH_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
     let dir = tempfile::tempdir_in(std::env::var_os("HIVEWARD_BENCH_DIR").unwrap_or_else(|| std::env::temp_dir().into()))?;
     let mut figures = Figures::new("week");
