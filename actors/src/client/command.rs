@@ -16,7 +16,7 @@ use serde::de::DeserializeOwned;
 use super::{ControlPlane, Done, NewAgent, NewSwarm, NewTask, SwarmRef, TaskEdit, Text, check, shard::Binds};
 use crate::{
     agent::{
-        AgentRecord,
+        AgentRecord, AgentStatus,
         message::{AgentMsg, PauseMode, StopMode},
         wire::AgentWire,
     },
@@ -210,10 +210,21 @@ impl ControlPlane {
             .await?;
         self.known_at(&op, added.cursor).await?;
         let agent = AgentId::try_from(&added.value).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
-        if !auto_start {
+        if !auto_start || self.was_stopped_since(&op, agent).await? {
             return self.agent_done(&op, agent, added.cursor).await;
         }
         self.start_agent(op, agent).await
+    }
+
+    /// Whether the agent was made before, by the same operation, and somebody has paused or stopped it since: who repeats the
+    /// request does not undo that.
+    async fn was_stopped_since(&self, op: &Op, agent: AgentId) -> Result<bool, Refused> {
+        if op.operation.is_none() {
+            return Ok(false);
+        }
+        self.settled(op).await?;
+        let status = self.house.agents.get(agent)?.map(|record| record.status);
+        Ok(matches!(status, Some(AgentStatus::Paused | AgentStatus::Stopping | AgentStatus::Stopped)))
     }
 
     /// Answers when the agent itself is ready.
