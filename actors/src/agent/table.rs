@@ -234,6 +234,22 @@ impl AgentTable {
         read().map_err(unreadable)
     }
 
+    /// Shows every agent that is wanted, in order of creation, one after the other: none is held longer than that takes.
+    pub fn each(&self, filter: &AgentFilter, mut see: impl FnMut(AgentRecord)) -> Result<(), Refused> {
+        let mut read = || -> Result<(), ViewError> {
+            let txn = self.views.read()?;
+            for row in txn.open_table(ROWS)?.iter()? {
+                let (id, bytes) = row?;
+                let record: AgentRecord = unpack(id.value(), bytes.value())?;
+                if filter.wants(&record) {
+                    see(record);
+                }
+            }
+            Ok(())
+        };
+        read().map_err(unreadable)
+    }
+
     /// In order of creation.
     pub fn page(&self, filter: &AgentFilter, after: Option<AgentId>, first: usize) -> Result<Page<AgentRecord>, Refused> {
         let read = || -> Result<Page<AgentRecord>, ViewError> {

@@ -11,7 +11,7 @@ use hiveward_runtime::{
 
 use super::{AgentFilter, ControlPlane, Done, NewAgent, SwarmRef, check};
 use crate::{
-    agent::{AgentRecord, AgentSpec},
+    agent::AgentSpec,
     id::{AgentId, SwarmId},
     roster::{RosterMsg, wire::RosterWire},
     swarm::SwarmRecord,
@@ -25,6 +25,13 @@ pub const ADDED_MAX: usize = 10_000;
 const ADDED_AT_ONCE: usize = 256;
 /// Started, or removed, at the same time: their commits share disk writes.
 const IN_HAND: usize = 64;
+
+/// What has to be known of an agent that is there. The whole of it may be large, and a swarm has many.
+struct There {
+    agent: AgentId,
+    name: String,
+    busy: bool,
+}
 
 impl ControlPlane {
     /// Adds copies of the template (or of its last agent), or removes idle ones, the newest first. Answers when the new ones
@@ -46,8 +53,11 @@ impl ControlPlane {
         }
         self.settled(&op).await?;
         let filter = AgentFilter { swarm: Some(swarm), ..Default::default() };
-        let there: Vec<AgentRecord> =
-            self.house.agents.page(&filter, None, usize::MAX)?.items.into_iter().map(|(_, record)| record).collect();
+        let (mut there, mut last) = (Vec::new(), None);
+        self.house.agents.each(&filter, |record| {
+            there.push(There { agent: record.spec.id, name: record.spec.name.clone(), busy: record.running > 0 });
+            last = Some(record.spec);
+        })?;
         if self.house.swarms.get(swarm)?.is_none() {
             return Err(Refused::not_found(swarm));
         }
@@ -61,9 +71,9 @@ impl ControlPlane {
                 return Err(Refused::invalid("agents", message));
             }
             Some(missing) => {
-                let template = match (template, there.last()) {
+                let template = match (template, &last) {
                     (Some(template), _) => template,
-                    (None, Some(last)) => copy_of(&last.spec),
+                    (None, Some(last)) => copy_of(last),
                     (None, None) => {
                         return Err(Refused::invalid("template", "the swarm has no agent to copy; give a template"));
                     }
@@ -80,11 +90,11 @@ impl ControlPlane {
         &self,
         op: &Op,
         swarm: SwarmId,
-        there: &[AgentRecord],
+        there: &[There],
         template: &NewAgent,
         missing: usize,
     ) -> Result<(), Refused> {
-        let taken: HashSet<&str> = there.iter().map(|record| &*record.spec.name).collect();
+        let taken: HashSet<&str> = there.iter().map(|agent| &*agent.name).collect();
         let stem = template.name.trim_end_matches(|c: char| c.is_ascii_digit()).trim_end_matches('-');
         let names = (there.len() + 1..).map(|n| format!("{stem}-{n}")).filter(|name| !taken.contains(&**name));
         let specs = names.take(missing).map(|name| {
@@ -110,8 +120,8 @@ impl ControlPlane {
         started.buffer_unordered(IN_HAND).try_for_each(|_| std::future::ready(Ok(()))).await
     }
 
-    async fn remove_idle(&self, op: &Op, there: &[AgentRecord], surplus: usize) -> Result<(), Refused> {
-        let idle = there.iter().rev().filter(|record| record.running == 0).map(|record| record.spec.id);
+    async fn remove_idle(&self, op: &Op, there: &[There], surplus: usize) -> Result<(), Refused> {
+        let idle = there.iter().rev().filter(|there| !there.busy).map(|there| there.agent);
         let idle: Vec<AgentId> = idle.take(surplus).collect();
         let busy = surplus - idle.len();
         let removed = stream::iter(idle).map(async |agent| match self.remove_agent(op.clone(), agent, false).await {
