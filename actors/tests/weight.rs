@@ -55,7 +55,13 @@ impl Here {
         // What a restart has still to take in may not be in the views yet.
         control.settled(&op()).await.unwrap();
         let key = self.swarm.to_string();
-        let state = control.tree().observe(&key, op().deadline).await.unwrap();
+        // After a start it is not there at once.
+        let state = loop {
+            match control.tree().observe(&key, op().deadline).await {
+                Ok(state) => break state,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        };
         (state, control.tree().snapshot(Some(&key), 0).unwrap().restarts)
     }
 }

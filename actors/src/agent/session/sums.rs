@@ -11,6 +11,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use nix::unistd::Whence;
+
 use super::{Stream, layout::stream_name};
 
 pub(super) const BLOCK_BYTES: u64 = 64 << 10;
@@ -128,8 +130,26 @@ impl Summed {
         Ok(Self { data: File::open(dir.join(stream_name(stream)))?, sums })
     }
 
-    pub(super) fn data(&self) -> &File {
-        &self.data
+    pub(super) fn bytes(&self) -> io::Result<u64> {
+        Ok(self.data.metadata()?.len())
+    }
+
+    /// How many bytes from `offset` on were given back to the disk while the session ran. Of a block of which some was, the
+    /// rest cannot be checked any more, and has gone as well.
+    pub(super) fn freed(&self, offset: u64) -> io::Result<u64> {
+        let length = self.bytes()?;
+        // Neither fails where there is nothing to be found: then there is no hole, or nothing but one.
+        let seek = |from: u64, whence| nix::unistd::lseek(&self.data, from.cast_signed(), whence).map(i64::cast_unsigned);
+        let mut end = seek(offset, Whence::SeekData).unwrap_or(offset);
+        while self.sums.is_some() && end < length {
+            let block = end / BLOCK_BYTES * BLOCK_BYTES;
+            let block_end = (block + BLOCK_BYTES).min(length);
+            if seek(block, Whence::SeekHole).unwrap_or(length) >= block_end {
+                break;
+            }
+            end = seek(block_end, Whence::SeekData).unwrap_or(block_end);
+        }
+        Ok(end.min(length).saturating_sub(offset))
     }
 
     /// As much as is there of what was wanted. `ended`: nothing follows, and that was known before this was called.
@@ -170,7 +190,7 @@ impl Summed {
         let (mut block, mut offset) = (vec![0; BLOCK_BYTES as usize], 0);
         loop {
             // Freed on disk while it ran: there is nothing to be looked at.
-            offset += super::transcript::freed_bytes(&self.data, offset) / BLOCK_BYTES * BLOCK_BYTES;
+            offset += self.freed(offset)?;
             let got = self.read_at(&mut block, offset, ended)?;
             if got == 0 {
                 return Ok(());
