@@ -244,9 +244,12 @@ mod tests {
         let Ok(mut reader) = Reader::open(dir) else { return (all, false) };
         loop {
             match reader.read(at, bytes_max) {
-                Ok(chunk) if chunk.bytes.is_empty() => return (all, chunk.at_end),
+                Ok(chunk) if chunk.next_byte == at => return (all, chunk.at_end),
                 Ok(chunk) => {
-                    all.push((at, chunk.bytes));
+                    // Nothing of a gap.
+                    if !chunk.bytes.is_empty() {
+                        all.push((at, chunk.bytes));
+                    }
                     at = chunk.next_byte;
                 }
                 Err(_) => return (all, false),
