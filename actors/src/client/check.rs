@@ -30,7 +30,7 @@ pub const TASKS_PER_SUBMIT_MAX: usize = 1_000;
 pub const PAYLOAD_BYTES_MAX: usize = 8 << 20;
 /// Of an agent as the ledger keeps it: its connector with prompts and programs, its session, its labels and its variables.
 const AGENT_BYTES_MAX: usize = 192 << 10;
-/// Of a node or a host, or asked of one.
+/// The most labels that a node or a host has, or that are asked of one.
 const LABELS_MAX: usize = 64;
 const CONCURRENT_MAX: u32 = 10_000;
 

@@ -14,13 +14,13 @@ const PACE: Pace = Pace { bytes_per_second: 8 << 20, first_rest: Duration::from_
 /// Names that an answer lists; the count says how many there are.
 const LISTED_MAX: usize = 100;
 
-/// What was found.
+/// The figures of one look at the transcripts of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TranscriptsScrubbed {
     pub transcripts: u64,
     pub bytes: u64,
     pub damaged: u64,
-    /// Of those: the first hundred, by the names of their directories.
+    /// The names of the first hundred that are damaged, as their directories are called.
     pub names: Vec<String>,
     /// Where to go on, unless all was looked at.
     pub next: Option<String>,

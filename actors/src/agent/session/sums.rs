@@ -41,7 +41,7 @@ fn damaged(what: &str) -> io::Error {
 pub(super) struct At {
     hasher: crc32fast::Hasher,
     in_block: u64,
-    /// That are whole.
+    /// How many blocks before it are whole.
     blocks: u64,
 }
 
@@ -52,13 +52,13 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    /// Of a stream of which nothing was written.
+    /// Begins the sums of a stream of which nothing was written.
     pub(super) fn create(dir: &Path, stream: Stream) -> io::Result<Self> {
         let file = File::options().write(true).create(true).truncate(true).open(path_of(dir, stream))?;
         Ok(Self { file, at: At::default() })
     }
 
-    /// Of a stream that is gone on with after `length` bytes. Sums that are missing are made from what is there; a sum of what
+    /// Goes on with the sums of a stream that has `length` bytes. Sums that are missing are made from what is there; a sum of what
     /// was then the end goes.
     pub(super) fn reopen(dir: &Path, stream: Stream, data: &File, length: u64) -> io::Result<Self> {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path_of(dir, stream))?;

@@ -47,7 +47,7 @@ impl Record {
         bytes
     }
 
-    /// Of one that was freed on disk, or written by an older version, the sum is zeros.
+    /// Reads one. A record that was freed on disk, or written by an older version, has zeros for its sum.
     ///
     /// Errors: `InvalidData` if it is not what was written.
     pub(super) fn decode(bytes: &[u8; RECORD_BYTES]) -> io::Result<Self> {
@@ -238,7 +238,7 @@ mod tests {
         *,
     };
 
-    /// What a reader was given, with where; and whether it came to the end without an error.
+    /// Gives what a reader was given, with where, and says whether it came to the end without an error.
     fn served(dir: &Path, bytes_max: usize) -> (Vec<(u64, Bytes)>, bool) {
         let (mut all, mut at) = (Vec::new(), 0);
         let Ok(mut reader) = Reader::open(dir) else { return (all, false) };

@@ -64,7 +64,7 @@ pub(super) async fn hear(inner: Arc<Inner>, session: Arc<Session>) {
     }
 }
 
-/// What became of the tasks that a worker had when it ended.
+/// Says what became of the tasks that a worker had when it ended.
 pub(super) fn died(exit: &Result<Exit, Lost>, message: String) -> Outcome {
     match exit {
         // Nobody saw it end, or its node had to end it.

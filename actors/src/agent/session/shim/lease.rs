@@ -30,7 +30,7 @@ impl NodeLease {
         Self { dir, until: None, next_look: now }
     }
 
-    /// Whether it is over; looks at most when it may be.
+    /// Says whether it is over, and looks only when it may be.
     pub(super) fn is_over(&mut self, now: Instant) -> bool {
         if now < self.next_look {
             return false;
