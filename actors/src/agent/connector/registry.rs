@@ -61,7 +61,7 @@ pub struct ConnectorEnv {
 pub fn build(spec: &Arc<AgentSpec>, env: ConnectorEnv) -> Arc<dyn Connector> {
     match &spec.connector {
         ConnectorSpec::Command => Arc::new(CommandConnector::new(spec.clone(), env)),
-        ConnectorSpec::Worker { argv, cwd } => Arc::new(WorkerConnector::new(spec.clone(), env, argv.clone(), cwd.clone())),
+        ConnectorSpec::Worker { .. } => Arc::new(WorkerConnector::new(spec.clone(), env)),
         ConnectorSpec::ClaudeCode(coding) => Arc::new(CodingConnector::new(spec.clone(), env, coding.clone(), Speaks::Claude)),
         ConnectorSpec::Acp(coding) => Arc::new(CodingConnector::new(spec.clone(), env, coding.clone(), Speaks::Acp)),
         ConnectorSpec::Model(model) => Arc::new(ModelConnector::new(spec.clone(), env, model.clone())),

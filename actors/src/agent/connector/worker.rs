@@ -30,7 +30,7 @@ use super::{
 };
 use crate::agent::{
     session::{self, Adopted, Launch, LaunchError, Overflow, Session, Stdin, Stream, transcript},
-    spec::{AgentSpec, Limits, SessionSpec},
+    spec::{AgentSpec, ConnectorSpec, Limits, SessionSpec},
 };
 
 const WINDOW_BYTES: u64 = 16 << 20;
@@ -42,8 +42,6 @@ pub(super) struct WorkerConnector {
 
 struct Inner {
     shared: Arc<Shared>,
-    argv: Vec<String>,
-    cwd: Option<String>,
     state: Mutex<State>,
     ready: watch::Sender<Readiness>,
     tasks: TaskTracker,
@@ -89,11 +87,9 @@ enum Readiness {
 }
 
 impl WorkerConnector {
-    pub(super) fn new(agent: Arc<AgentSpec>, env: ConnectorEnv, argv: Vec<String>, cwd: Option<String>) -> Self {
+    pub(super) fn new(agent: Arc<AgentSpec>, env: ConnectorEnv) -> Self {
         let inner = Inner {
             shared: Arc::new(Shared::new(agent, env)),
-            argv,
-            cwd,
             state: Mutex::default(),
             ready: watch::Sender::new(Readiness::Waiting),
             tasks: TaskTracker::new(),
@@ -212,11 +208,14 @@ impl Inner {
         let home = self.shared.env.data_dir.join("workers").join(self.shared.agent.id.to_string());
         fs::create_dir_all(&home).map_err(|e| unusable(&e))?;
         let agent = &self.shared.agent;
+        let ConnectorSpec::Worker { argv, cwd } = &agent.connector else {
+            return Err("the agent is described as no worker: remove it and make it again".to_owned());
+        };
         let launch = Launch {
             dir,
-            argv: self.argv.clone(),
+            argv: argv.clone(),
             env,
-            cwd: self.cwd.as_ref().map_or_else(|| home.clone(), |cwd| home.join(cwd)),
+            cwd: cwd.as_ref().map_or_else(|| home.clone(), |cwd| home.join(cwd)),
             stdin: Stdin::Pipe,
             mode: SessionSpec::Pipes,
             limits: Limits { wall_ms: None, ..agent.limits.clone() },
