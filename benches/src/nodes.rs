@@ -46,7 +46,12 @@ pub fn binary() -> anyhow::Result<PathBuf> {
 impl Nodes {
     /// Nothing runs yet.
     pub fn new(binary: PathBuf, dir: &Path) -> anyhow::Result<Self> {
-        let config = format!("auth:\n  tokens:\n    - name: bench\n      administrator: true\n      token: {TOKEN}\n");
+        Self::configured(binary, dir, "")
+    }
+
+    /// With more sections in the configuration of all.
+    pub fn configured(binary: PathBuf, dir: &Path, more: &str) -> anyhow::Result<Self> {
+        let config = format!("auth:\n  tokens:\n    - name: bench\n      administrator: true\n      token: {TOKEN}\n{more}");
         std::fs::write(dir.join("config.yaml"), config)?;
         Ok(Self { binary, dir: dir.to_owned(), nodes: Vec::new() })
     }
