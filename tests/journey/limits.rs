@@ -464,8 +464,9 @@ async fn every_input_of_every_mutation_is_bounded_by_name_and_nothing_restarts_f
                 Ok((_, None)) => wrong.push(format!("{name} has no bound")),
                 Ok((taken, Some(refused))) => {
                     println!("{name}: {taken} taken, {refused} refused");
-                    if taken > 0 {
-                        largest.entry(mutation.clone()).or_insert((place.clone(), value(taken)));
+                    let (given, size) = (value(taken), |given: &Value| given.to_string().len());
+                    if taken > 0 && largest.get(mutation).is_none_or(|(_, before)| size(before) < size(&given)) {
+                        largest.insert(mutation.clone(), (place.clone(), given));
                     }
                 }
             }
