@@ -122,6 +122,12 @@ impl NodeConfig {
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// Each program of such a node would begin another node, without end.
+    #[error(
+        "this process was begun to hold a session, and began a node instead; `main` of a program with a node in it must call \
+         `session::shim::main` where its first argument is `shim`, or its node be given another `NodeConfig::shim`"
+    )]
+    IsShim,
     #[error("the data directory {dir} cannot be used")]
     DataDir {
         dir: PathBuf,
@@ -179,6 +185,9 @@ const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 
 impl Node {
     pub async fn start(mut config: NodeConfig) -> Result<Self, StartError> {
+        if config.shim.began_this_process() {
+            return Err(StartError::IsShim);
+        }
         let dir = &config.data_dir.clone();
         let unusable = |source| StartError::DataDir { dir: dir.clone(), source };
         make_dir(dir).map_err(unusable)?;

@@ -384,3 +384,19 @@ async fn no_agents_process_kills_or_types_into_the_session_of_another_also_after
     assert_eq!(said(), "begun\nover\n");
     here.stop().await;
 }
+
+/// Begins itself as a node begins what holds a session; that one must say so instead of doing the same again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_was_begun_as_a_shim_begins_no_node() {
+    let dir = tempfile::tempdir().unwrap();
+    if std::env::args().nth(1).as_deref() == Some("shim") {
+        let refused = Node::start(NodeConfig::new(dir.path().join("data"))).await.err().unwrap();
+        println!("refused: {refused}");
+        return;
+    }
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    // For the harness the first is a part of this test's name.
+    let ran = again.args(["shim", "--nocapture"]).output().unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout).into_owned();
+    assert!(ran.status.success() && said.contains("refused: this process was begun to hold a session"), "{said}");
+}

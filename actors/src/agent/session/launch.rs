@@ -41,10 +41,20 @@ pub struct ShimProgram {
     pub lease: Option<PathBuf>,
 }
 
+const THIS_BINARY: &str = "/proc/self/exe";
+
 impl ShimProgram {
-    /// This very binary, even when its file has been replaced since, as `hiveward shim`.
+    /// This very binary, even when its file has been replaced since, as `hiveward shim`: its `main` calls
+    /// [`shim::main`](super::shim::main) for that.
     pub fn this_binary() -> Self {
-        Self { program: "/proc/self/exe".into(), args: vec!["shim".to_owned()], owner: None, lease: None }
+        Self { program: THIS_BINARY.into(), args: vec!["shim".to_owned()], owner: None, lease: None }
+    }
+
+    /// Whether this process was begun as one of these itself.
+    pub fn began_this_process(&self) -> bool {
+        self.program.as_os_str() == THIS_BINARY
+            && !self.args.is_empty()
+            && std::env::args().skip(1).take(self.args.len()).eq(self.args.iter().cloned())
     }
 }
 
