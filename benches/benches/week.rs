@@ -132,7 +132,7 @@ async fn days(shared: &Shared, dir: &Path, size: usize, figures: &mut Figures) -
     let day = Duration::from_secs(set("HIVEWARD_BENCH_SECONDS").unwrap_or(60));
     // Not the node that leads, if there is another.
     let mut http = shared.nodes.http(size - 1).await?;
-    let page = json!({ "query": "{tasks(first:50){edges{node{id name status createdAt swarm{name}}}}}" }).to_string();
+    let page = json!({ "query": "{tasks(first:50){edges{node{id status createdAt swarm{name} labels{key value} attempts{number status}}}}}" }).to_string();
     let mut days = Vec::new();
     for number in 1..=DAYS {
         let (begun, before, mut pages) = (Instant::now(), shared.submitted.load(Ordering::Relaxed), Vec::new());

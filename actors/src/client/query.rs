@@ -5,6 +5,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use hiveward_runtime::{
     clock::{Deadline, WallMs},
+    cluster::rpc::RpcError,
     error::{Code, Refused},
     ledger::{Cursor, DiskState, Member},
     op::{NodeId, Op},
@@ -120,7 +121,7 @@ impl OutputReader {
                         return Err(Refused::new(Code::Internal, "this node has no peers to read a transcript from"));
                     };
                     let read = distant.read(node, lease, self.activity, after_byte, CHUNK_BYTES_MAX, WAIT_PER_TURN).await;
-                    match read.map_err(|error| Refused::new(Code::Unavailable, error.to_string()))? {
+                    match read.map_err(unreadable_there)? {
                         Some(chunk) => {
                             Piece { next_byte: chunk.next_byte, stream: chunk.stream, bytes: chunk.bytes, at_end: chunk.at_end }
                         }
@@ -206,8 +207,21 @@ fn removed(lease: Lease) -> Refused {
     Refused::new(Code::NotFound, message)
 }
 
+/// One that is damaged stays so: no other node has it. Else the disk may answer later.
 fn unreadable(error: io::Error) -> Refused {
-    Refused::new(Code::Unavailable, format!("the transcript cannot be read: {error}"))
+    match error.kind() {
+        io::ErrorKind::InvalidData => Refused::new(
+            Code::Refused,
+            format!("the transcript cannot be read, and no other node has it: {error}; what stands before that is still served"),
+        ),
+        _ => Refused::new(Code::Unavailable, format!("the transcript cannot be read: {error}")),
+    }
+}
+
+/// That node looked and did not give it; a link that is down says nothing about the transcript.
+fn unreadable_there(error: RpcError) -> Refused {
+    let code = if matches!(error, RpcError::Refused { .. }) { Code::Refused } else { Code::Unavailable };
+    Refused::new(code, format!("the transcript cannot be read: {error}"))
 }
 
 #[derive(Clone, Debug)]

@@ -223,7 +223,8 @@ async fn a_damaged_transcript_is_not_served_and_a_scrub_names_it() {
     bytes[150_000] ^= 4;
     std::fs::write(session.join("stderr"), bytes).unwrap();
     let ran = hiveward(&node, &["task", "output", &id]).await;
-    assert!(ran.code != 0 && ran.err.contains("damaged"), "{}: {}", ran.code, ran.err);
+    assert!(ran.code == 5 && ran.err.contains("damaged"), "{}: {}", ran.code, ran.err);
+    assert!(!ran.err.contains("try again"), "trying again does not mend it: {}", ran.err);
     let served = ran.out.matches('x').count();
     assert!(served <= 131_072, "{served} bytes were served: more than stand before the damage");
     let ran = hiveward(&node, &["scrub", "-o", "json"]).await;
