@@ -338,8 +338,17 @@ mod tests {
             rule("Bash", None, Some("cargo test"), RulePermission::Allow),
         ]);
         assert!(allows(&rules, "git status"));
+        assert!(allows(&rules, "git"), "`*` stands for no word as well");
         assert!(allows(&rules, "git add 'a b' && cargo test; git commit -m \"x; y\""));
         assert!(!allows(&rules, "cargo test --workspace"), "without `*` nothing may follow");
+        for sign_within_a_word in ["git log a#b", "git log a!", "git log '#' \"!\" !"] {
+            assert!(allows(&rules, sign_within_a_word), "{sign_within_a_word}");
+        }
+        for sign_before_a_word in ["git status #x", "! git status"] {
+            assert!(!allows(&rules, sign_before_a_word), "{sign_before_a_word}");
+        }
+        let longest = format!("git {}", "x".repeat(COMMAND_BYTES_MAX - 4));
+        assert!(allows(&rules, &longest) && !allows(&rules, &format!("{longest}x")));
         for bad in [
             "git status; rm -rf /",
             "git status && $(rm -rf /)",
@@ -407,6 +416,23 @@ mod tests {
             rule("Bash", None, Some("rm *"), RulePermission::Deny),
         ]);
         assert!(allows(&allowed_first, "rm -rf $X"), "the first rule that fits decides");
+    }
+
+    #[test]
+    fn a_rule_that_names_no_place_allows_in_the_workspace_only_and_denies_everywhere() {
+        let workspace = tempfile::tempdir().unwrap();
+        let rules = rules(vec![
+            rule("Read", Some("/etc/**"), None, RulePermission::Allow),
+            rule("Read", None, None, RulePermission::Allow),
+            rule("Write", None, None, RulePermission::Deny),
+        ]);
+        let decide = |tool: &str, path: &str| rules.decide(tool, &json!({"file_path": path}), workspace.path());
+        assert!(matches!(decide("Read", "a"), Verdict::Allow { .. }));
+        assert!(matches!(decide("Read", "/etc/hosts"), Verdict::Allow { .. }), "its place is named");
+        assert!(matches!(decide("Read", "/srv/x"), Verdict::Ask { .. }));
+        for path in ["a", "/etc/hosts", "/srv/x"] {
+            assert!(matches!(decide("Write", path), Verdict::Deny { .. }), "{path}");
+        }
     }
 
     #[test]
