@@ -37,6 +37,8 @@ const FIRST_REST: Duration = Duration::from_secs(90);
 const STEP_BYTES: u64 = 1 << 20;
 /// Damage that is remembered and listed by name; the count says how much there is.
 const LISTED_MAX: usize = 100;
+/// Who goes from row to row sees it; who looks for it is led elsewhere, because what leads to it is damaged.
+pub(super) const NOT_FOUND: &str = "it is there and is not found by its key";
 /// How long other nodes may take to give what is damaged here.
 const MEND_WITHIN: Duration = Duration::from_secs(10);
 
@@ -366,6 +368,8 @@ fn step_log(db: &redb::Database, from: u64, step: &mut Step) -> Result<Option<Ro
         }
         if let Err(what) = read_entry(index, value.value()) {
             step.wrong(corrupt("raft_log", format!("index {index}"), what));
+        } else if log.get(index).map_err(storage)?.is_none() {
+            step.wrong(corrupt("raft_log", format!("index {index}"), NOT_FOUND));
         }
         next = index + 1;
         if step.saw(value.value().len()) {
@@ -391,7 +395,17 @@ fn step_events(txn: &ReadTransaction, from: u64, step: &mut Step) -> Result<Opti
             step.events.push(next);
         }
         let enough = step.saw(value.value().len());
-        match checked(key, value.value()) {
+        let whole = checked(key, value.value());
+        if let Ok(last) = whole {
+            // As who reads one looks for it. No other node mends what leads to it.
+            for cursor in [key, last] {
+                let found = events.range(..=cursor).map_err(storage)?.next_back().transpose().map_err(storage)?;
+                if found.is_none_or(|(found, _)| found.value() != key) {
+                    step.wrong(corrupt("events", format!("cursor {cursor}"), NOT_FOUND));
+                }
+            }
+        }
+        match whole {
             Ok(last) if enough => return Ok(Some(RowPlace::Events(last + 1))),
             Ok(last) => (next, sure) = ((last + 1).max(swept + 1), true),
             Err(what) => {
@@ -427,7 +441,7 @@ fn step_streams(txn: &ReadTransaction, after: &str, step: &mut Step) -> Result<O
             if stream <= before.as_str() { Err(corrupt("streams", stream, "it stands at a wrong place")) } else { Ok(()) };
         let found = found.and_then(|()| match streams.get(stream).map_err(storage)? {
             Some(_) => decode_head(stream, value.value()),
-            None => Err(corrupt("streams", stream, "it is there and cannot be found")),
+            None => Err(corrupt("streams", stream, NOT_FOUND)),
         });
         match found {
             Ok(head) => {
@@ -479,6 +493,10 @@ fn step_positions(txn: &ReadTransaction, stream: &str, after: u64, step: &mut St
                 continue;
             }
         };
+        let found = chunks.range((name, 0)..=(name, begins)).map_err(storage)?.next_back().transpose().map_err(storage)?;
+        if found.is_none_or(|(found, _)| found.value() != (name, begins)) {
+            step.wrong(corrupt("stream_positions", format!("{name} after version {begins}"), NOT_FOUND));
+        }
         match &before {
             Some((of, _, end)) if of == name && *end != begins => step.wrong(missing(name, *end)),
             Some((of, Some(head), end)) if of != name && head.chunk.after != *end => step.wrong(missing(of, *end)),

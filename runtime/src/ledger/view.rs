@@ -6,7 +6,7 @@
 //! An event that a view cannot take in is set aside for that view and named; all else goes on.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -28,7 +28,7 @@ use super::{
     open::guard,
     prune::{self, PRUNE_EVERY, Pruned},
     row::RowDamaged,
-    scrub::Damage,
+    scrub::{Damage, NOT_FOUND},
 };
 use crate::{
     clock::Deadline,
@@ -136,6 +136,8 @@ impl TableWalk {
             let shown = || hex(&bytes);
             if before.as_ref().is_some_and(|before| K::compare(before, &bytes).is_ge()) {
                 self.damaged.push(Damage::new(&*name, shown(), "it stands at a wrong place"));
+            } else if table.get(key.value())?.is_none() {
+                self.damaged.push(Damage::new(&*name, shown(), NOT_FOUND));
             } else if let Err(error) = check(key.value(), value.value()) {
                 self.damaged.push(Damage::new(&*name, shown(), error.to_string()));
             }
@@ -159,6 +161,9 @@ pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("vi
 pub(super) const CURSOR: &str = "cursor";
 /// Before the name of a view that is behind the others: the last event that it has taken in.
 const BEHIND: &str = "behind/";
+
+/// Before the name of a table that there is.
+const TABLE: &str = "table/";
 
 /// Events taken in with one transaction.
 const EVENTS_PER_COMMIT: usize = 8_192;
@@ -275,6 +280,8 @@ impl Views {
             let db = Database::builder().set_cache_size(32 << 20).create(&into)?;
             let txn = db.begin_write()?;
             copy_table(META, &from, &txn)?;
+            // Which there are is noted by who opens it; here there may have been more.
+            txn.open_table(META)?.retain_in(TABLE.."table0", |_, _| false)?;
             for view in views.iter() {
                 view.prepare(&txn)?;
                 view.copy(&from, &txn)?;
@@ -431,6 +438,10 @@ fn open(path: &PathBuf, views: &[Box<dyn View>], head: Cursor, oldest: Cursor) -
 /// How long views that are in use by a node that is stopping are waited for.
 const IN_USE_MAX: Duration = Duration::from_secs(10);
 
+fn tables_of(txn: &WriteTransaction) -> Result<BTreeSet<String>, ViewError> {
+    Ok(txn.list_tables()?.map(|table| table.name().to_owned()).collect())
+}
+
 /// `None` if the tables have another format.
 fn open_as_is(path: &Path, views: &[Box<dyn View>]) -> Result<Option<Opened>, ViewError> {
     let mut db = Database::builder().set_cache_size(64 << 20).create_file(make_file(path)?)?;
@@ -438,11 +449,24 @@ fn open_as_is(path: &Path, views: &[Box<dyn View>]) -> Result<Option<Opened>, Vi
     let mut txn = db.begin_write()?;
     // Each commit that is synced, so that no start looks through the whole file.
     txn.set_quick_repair(true);
-    let mut behind = BTreeMap::new();
+    let (mut behind, mut new) = (BTreeMap::new(), Vec::new());
     let (cursor, aside);
+    let before = tables_of(&txn)?;
     {
         let mut meta = txn.open_table(META)?;
         let fresh = meta.get(CURSOR)?.is_none();
+        // Where names are damaged, tables are made anew beside those that are there, and rows that were told would be gone.
+        if fresh && !before.is_empty() {
+            return Err("it has tables, and nothing says how far they are".into());
+        }
+        for row in meta.range(TABLE.."table0")? {
+            let (name, _) = row?;
+            if let Some(name) = name.value().strip_prefix(TABLE)
+                && !before.contains(name)
+            {
+                return Err(format!("its table {name} is missing").into());
+            }
+        }
         cursor = meta.get(CURSOR)?.map_or(0, |cursor| cursor.value());
         for (place, view) in views.iter().enumerate() {
             let format = u64::from(view.format());
@@ -455,6 +479,7 @@ fn open_as_is(path: &Path, views: &[Box<dyn View>]) -> Result<Option<Opened>, Vi
                     meta.insert(view.name(), format)?;
                     if !fresh && cursor > 0 {
                         meta.insert(&*key, 0)?;
+                        new.push(place);
                     }
                 }
             }
@@ -466,8 +491,18 @@ fn open_as_is(path: &Path, views: &[Box<dyn View>]) -> Result<Option<Opened>, Vi
         // `0` comes after `/`.
         aside = meta.range(ASIDE.."aside0")?.count() as u64;
     }
-    for view in views {
+    for (place, view) in views.iter().enumerate() {
+        let count = txn.list_tables()?.count();
         view.prepare(&txn)?;
+        if new.contains(&place) && txn.list_tables()?.count() == count {
+            return Err(format!("the tables of {} are there, and nothing says how far they are", view.name()).into());
+        }
+    }
+    {
+        let mut meta = txn.open_table(META)?;
+        for name in tables_of(&txn)? {
+            meta.insert(&*format!("{TABLE}{name}"), 0)?;
+        }
     }
     txn.commit()?;
     Ok(Some(Opened { db, at: Cursor(cursor), behind, aside }))
