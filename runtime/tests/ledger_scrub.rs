@@ -407,14 +407,17 @@ async fn views_whose_tables_lost_their_names_are_made_again_and_not_shown_empty(
     let path = dir.path().join("views.redb");
     let right = std::fs::read(&path).unwrap();
     for name in ["bodies", "views_meta"] {
-        let mut bytes = right.clone();
         let places: Vec<usize> = (0..right.len()).filter(|at| right[*at..].starts_with(name.as_bytes())).collect();
         assert!(!places.is_empty(), "{name}");
-        places.iter().for_each(|at| bytes[*at] ^= 8);
-        std::fs::write(&path, bytes).unwrap();
-        let again = views(&ledger, dir.path()).await;
-        assert!(shown(&again, &ledger).is_ok_and(|shown| shown == wanted), "{name}");
-        again.stop().await;
+        // Of the table, of its view, and what is noted of either; some stand in pages that are used no more.
+        for place in places {
+            let mut bytes = right.clone();
+            bytes[place] ^= 8;
+            std::fs::write(&path, bytes).unwrap();
+            let again = views(&ledger, dir.path()).await;
+            assert!(shown(&again, &ledger).is_ok_and(|shown| shown == wanted), "{name} at {place}");
+            again.stop().await;
+        }
     }
     ledger.stop().await;
 }
