@@ -1,7 +1,8 @@
 //! How long a ledger takes to open after `kill -9`, and what that costs its commits.
 //!
 //! One line per figure; all of them as JSON in `target/bench/reopen.json`. `LEDGER_BENCH_DIR` chooses the disk and
-//! `LEDGER_BENCH_MB` how large the ledger is. The file of the store alone is opened, too, with and without what it calls
+//! `LEDGER_BENCH_MB` how many bytes of bodies there are (the files take three times as much), `LEDGER_BENCH_ONLY=ledger` leaves
+//! the store alone. The file of the store alone is opened, too, with and without what it calls
 //! quick repair: that is what the design of the files rests on.
 
 use std::{
@@ -33,7 +34,8 @@ fn main() -> Result<()> {
     }
     let root = std::env::var_os("LEDGER_BENCH_DIR").map_or_else(std::env::temp_dir, Into::into);
     let mut figures = Figures::new("reopen");
-    for quick in [false, true] {
+    let all = std::env::var_os("LEDGER_BENCH_ONLY").is_none_or(|only| only != "ledger");
+    for quick in [false, true].into_iter().filter(|_| all) {
         store(&root, quick, mb, &mut figures)?;
     }
     ledger(&root, &mut figures)?;
