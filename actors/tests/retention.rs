@@ -17,7 +17,7 @@ use hiveward_actors::{
     node::{Node, NodeConfig},
     platform::LedgerRetention,
     retention::{Keep, OperationRetention, Retention, TaskRetention, blobs::BlobRetention},
-    task::TaskStatus,
+    task::{TaskRecord, TaskStatus},
 };
 use hiveward_runtime::{
     error::{Code, Refused},
@@ -210,6 +210,33 @@ async fn ended_tasks_go_when_there_are_too_many_and_a_blob_goes_with_the_last_th
     echoed(&control, "last", &[]).await;
     until("the end of what was needed", || control.task(third).unwrap().is_none()).await;
     until("the end of the last blob", || aged_blobs(dir.path()).is_empty()).await;
+    node.stop(Duration::from_secs(20)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_submission_repeated_after_its_tasks_went_is_not_done_again_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let tasks = TaskRetention(Keep { count_max: 2, ..TaskRetention::default().0 });
+    let retention = Retention { tasks, look_every: SOON, ..Retention::default() };
+    let node = Node::start(NodeConfig { retention, default_agents: 1, ..config(&dir) }).await.unwrap();
+    let control = node.control();
+    let submitted = async |count: usize| {
+        let new = || NewTask::new(NewWork::Command { argv: vec!["true".into()], env: Vec::new(), cwd: None, stdin: None });
+        let op = Op { operation: Some(format!("of {count}").into()), ..op() };
+        control.submit_tasks(op, (0..count).map(|_| new()).collect()).await
+    };
+    let ids = |done: &[TaskRecord]| done.iter().map(TaskRecord::id).collect::<Vec<_>>();
+    let two = ids(&submitted(2).await.unwrap().value);
+    assert_eq!(ids(&submitted(2).await.unwrap().value), two);
+    let one = ids(&submitted(1).await.unwrap().value)[0];
+    until("the end of one of the two", || two.iter().any(|task| control.task(*task).unwrap().is_none())).await;
+    // What is left of the two is no answer to who asks for two.
+    let refused = submitted(2).await.unwrap_err();
+    assert!(refused.code == Code::NotFound && refused.message.contains("is not done again"), "{refused:?}");
+    submitted(3).await.unwrap();
+    until("the end of the one", || control.task(one).unwrap().is_none()).await;
+    let refused = submitted(1).await.unwrap_err();
+    assert!(refused.code == Code::NotFound && refused.message.contains(&one.to_string()), "{refused:?}");
     node.stop(Duration::from_secs(20)).await;
 }
 

@@ -102,9 +102,17 @@ async fn a_leader_that_dies_in_the_midst_of_a_commit_leaves_nothing_half_done() 
         let leader = scene.cluster.leader().await;
         let killed = Instant::now();
         // It may be gone before it has answered.
-        let _ = scene.cluster.client(leader).call(INJECT, json!({ "i": { "point": point, "fault": "ABORT" } })).await;
-        let node = scene.cluster.node_mut(leader);
-        until(&format!("{point} ends the leader"), async || node.ended()).await;
+        let client = scene.cluster.client(leader);
+        let _ = client.call(INJECT, json!({ "i": { "point": point, "fault": "ABORT" } })).await;
+        let (node, mut made) = (scene.cluster.node_mut(leader), 0);
+        // The load's coordinator may be on another node; the roster, which commits and is answered here, is where the leader is.
+        let declare = "mutation($i:CreateSwarmInput!){createSwarm(input:$i){cursor}}";
+        until(&format!("{point} ends the leader"), async || {
+            made += 1;
+            let _ = client.call(declare, json!({ "i": { "name": format!("half-done-{round}-{made}") } })).await;
+            node.ended()
+        })
+        .await;
         scene.load.accepted_again(killed).await;
         scene.cluster.start_again(leader).await;
         scene.cluster.settled().await;

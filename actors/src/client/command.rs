@@ -126,7 +126,8 @@ impl ControlPlane {
         } else {
             // A repeated operation: the tasks are those of the first time.
             self.seen(op, cursor).await?;
-            self.house.tasks.get_many(&ids)?.into_iter().flatten().collect()
+            let known = self.house.tasks.get_many(&ids)?.into_iter().zip(&ids);
+            known.map(|(record, id)| record.ok_or_else(|| let_go_of(*id))).collect::<Result<_, _>>()?
         };
         Ok(Done { value: records, cursor })
     }
@@ -456,6 +457,14 @@ impl ControlPlane {
         let value = self.house.swarms.get(swarm)?.ok_or_else(|| Refused::not_found(swarm))?;
         Ok(Done { value, cursor })
     }
+}
+
+/// The operation is remembered for longer than what it made.
+fn let_go_of(task: TaskId) -> Refused {
+    let message = format!(
+        "this operation was done before and is not done again; its {task} has ended and was removed since, as `retention.tasks` says"
+    );
+    Refused::new(Code::NotFound, message)
 }
 
 fn internal(error: tokio::task::JoinError) -> Refused {
