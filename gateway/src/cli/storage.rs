@@ -34,6 +34,9 @@ fn lines_of(node: &Value) -> String {
         None => "; it does not fill".to_owned(),
     };
     lines.push(format!("disk      {} of {} free{full}", bytes(node, "freeBytes"), bytes(node, "totalBytes")));
+    if !node["measuredAt"].is_null() {
+        lines.push(format!("folders   as they were {} ago; they are measured every ten minutes", age(node, "measuredAt")));
+    }
     for folder in node["folders"].as_array().into_iter().flatten() {
         lines.push(format!(
             "folder    {:<20} {:>12} in {} files",
