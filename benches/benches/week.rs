@@ -30,7 +30,7 @@ const PAGE: Duration = Duration::from_millis(250);
 /// How often one mutation is sent again before the bench gives up.
 const TRIES: u32 = 200;
 
-/// Of what has ended. A day of the default length has three times as many tasks.
+/// The settings that let go of what has ended; a day of the default length has three times as many tasks.
 const KEPT: &str = "
 retention:
   operations: { count_max: 20000 }

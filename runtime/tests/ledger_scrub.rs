@@ -63,12 +63,12 @@ fn flipped(value: &[u8], bit: usize) -> Vec<u8> {
     value
 }
 
-/// Where the pages begin that lead to rows; they begin with a 2 in the store's files. A bit at random is seldom of them.
+/// Finds where the pages begin that lead to rows; they begin with a 2 in the store's files. A bit at random is seldom of them.
 fn leading_to_rows(file: &[u8]) -> Vec<usize> {
     (0..file.len()).step_by(4096).filter(|page| file[*page] == 2).collect()
 }
 
-/// `HIVEWARD_SEED` gives the same again, though the file is not the same in each run.
+/// Gives the dice of a run; `HIVEWARD_SEED` gives the same again, though the file is not the same in each run.
 fn dice() -> fastrand::Rng {
     let seed = std::env::var("HIVEWARD_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
     println!("HIVEWARD_SEED={seed}");
@@ -350,15 +350,20 @@ async fn damaged_rows_of_views_are_never_served_and_are_made_again_from_the_ledg
     ledger.stop().await;
 }
 
+/// Makes a ledger with so many events of each stream, and views of them whose file nobody has open; gives what they show.
+async fn with_views_at_rest(dir: &Path, each: u64) -> (Ledger, Vec<String>) {
+    made(dir, each).await;
+    let ledger = Ledger::open(config(dir)).await.unwrap();
+    let first = views(&ledger, dir).await;
+    let wanted = shown(&first, &ledger).unwrap();
+    first.stop().await;
+    (ledger, wanted)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bit_that_flips_anywhere_in_the_file_of_views_is_mended_or_harmless_and_never_served() {
     let dir = tempfile::tempdir().unwrap();
-    made(dir.path(), 60).await;
-    let ledger = Ledger::open(config(dir.path())).await.unwrap();
-    let first = views(&ledger, dir.path()).await;
-    let wanted = shown(&first, &ledger).unwrap();
-    first.stop().await;
-    drop(first);
+    let (ledger, wanted) = with_views_at_rest(dir.path(), 60).await;
     let path = dir.path().join("views.redb");
     let right = std::fs::read(&path).unwrap();
     let (inner, mut random) = (leading_to_rows(&right), dice());
@@ -398,12 +403,7 @@ async fn a_bit_that_flips_anywhere_in_the_file_of_views_is_mended_or_harmless_an
 #[tokio::test(flavor = "multi_thread")]
 async fn views_whose_tables_lost_their_names_are_made_again_and_not_shown_empty() {
     let dir = tempfile::tempdir().unwrap();
-    made(dir.path(), 20).await;
-    let ledger = Ledger::open(config(dir.path())).await.unwrap();
-    let first = views(&ledger, dir.path()).await;
-    let wanted = shown(&first, &ledger).unwrap();
-    first.stop().await;
-    drop(first);
+    let (ledger, wanted) = with_views_at_rest(dir.path(), 20).await;
     let path = dir.path().join("views.redb");
     let right = std::fs::read(&path).unwrap();
     for name in ["bodies", "views_meta"] {

@@ -459,7 +459,7 @@ impl ControlPlane {
     }
 }
 
-/// The operation is remembered for longer than what it made.
+/// Refuses a repetition of an operation that is remembered for longer than what it made.
 fn let_go_of(task: TaskId) -> Refused {
     let message = format!(
         "this operation was done before and is not done again; its {task} has ended and was removed since, as `retention.tasks` says"

@@ -207,7 +207,7 @@ fn removed(lease: Lease) -> Refused {
     Refused::new(Code::NotFound, message)
 }
 
-/// One that is damaged stays so: no other node has it. Else the disk may answer later.
+/// Refuses what cannot be read. A damaged transcript stays so, since no other node has it; else the disk may answer later.
 fn unreadable(error: io::Error) -> Refused {
     match error.kind() {
         io::ErrorKind::InvalidData => Refused::new(
@@ -218,7 +218,7 @@ fn unreadable(error: io::Error) -> Refused {
     }
 }
 
-/// That node looked and did not give it; a link that is down says nothing about the transcript.
+/// Tells a node that looked and could not give it from a link that is down, which says nothing about the transcript.
 fn unreadable_there(error: RpcError) -> Refused {
     let code = if matches!(error, RpcError::Refused { .. }) { Code::Refused } else { Code::Unavailable };
     Refused::new(code, format!("the transcript cannot be read: {error}"))

@@ -26,7 +26,7 @@ const ADDED_AT_ONCE: usize = 256;
 /// Started, or removed, at the same time: their commits share disk writes.
 const IN_HAND: usize = 64;
 
-/// What has to be known of an agent that is there. The whole of it may be large, and a swarm has many.
+/// An agent that is there, without most of its description: that may be large, and a swarm has many.
 struct There {
     agent: AgentId,
     name: String,

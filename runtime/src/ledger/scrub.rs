@@ -402,6 +402,7 @@ fn step_events(txn: &ReadTransaction, from: u64, step: &mut Step) -> Result<Opti
                 let found = events.range(..=cursor).map_err(storage)?.next_back().transpose().map_err(storage)?;
                 if found.is_none_or(|(found, _)| found.value() != key) {
                     step.wrong(corrupt("events", format!("cursor {cursor}"), NOT_FOUND));
+                    break;
                 }
             }
         }

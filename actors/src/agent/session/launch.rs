@@ -50,7 +50,7 @@ impl ShimProgram {
         Self { program: THIS_BINARY.into(), args: vec!["shim".to_owned()], owner: None, lease: None }
     }
 
-    /// Whether this process was begun as one of these itself.
+    /// Tells whether this process was begun as one of these itself.
     pub fn began_this_process(&self) -> bool {
         self.program.as_os_str() == THIS_BINARY
             && !self.args.is_empty()
