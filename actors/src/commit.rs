@@ -243,6 +243,11 @@ async fn run(
     }
 }
 
+/// Returns how long an append waits that found the ledger busy once more.
+fn longer(wait: Duration) -> Duration {
+    (wait * 2).min(BUSY_WAIT.1)
+}
+
 /// What clients ask is refused before it gets here; this is what the house itself must record, such as an end. A disk that
 /// is full and a ledger that has too much waiting have written nothing: the append is made again until there is room.
 async fn append_when_there_is_room(ledger: &Ledger, append: Append) -> Result<Appended, AppendError> {
@@ -257,7 +262,7 @@ async fn append_when_there_is_room(ledger: &Ledger, append: Append) -> Result<Ap
                 ROOM_LOOKED_FOR_EVERY
             }
             Err(AppendError::Busy { .. }) => {
-                busy_wait = (busy_wait * 2).min(BUSY_WAIT.1);
+                busy_wait = longer(busy_wait);
                 busy_wait
             }
             answered => return answered,
@@ -344,6 +349,188 @@ mod tests {
         let mut part = Batch::of_part(piece);
         part.then(|_| {});
         assert_eq!(sizes(vec![small(), part, small()]), [(vec![10; 2], 1), (vec![], 1), (vec![10; 2], 1)]);
+    }
+
+    #[test]
+    fn appends_are_filled_to_the_event_and_to_the_byte() {
+        let appends = |batches: Vec<Batch>| appends_of(batches).iter().map(|append| append.events.len()).collect::<Vec<_>>();
+        let (half, rest) = (vec![0; EVENTS_PER_APPEND_MAX / 2], vec![0; EVENTS_PER_APPEND_MAX / 2 + 1]);
+        assert_eq!(appends(vec![batch(&half, false), batch(&half, false)]), [EVENTS_PER_APPEND_MAX]);
+        assert_eq!(appends(vec![batch(&half, false), batch(&rest, false)]), [half.len(), rest.len()]);
+        let event = batch(&[0], false).bytes();
+        let most = APPEND_BYTES_WANTED - 2 * event;
+        assert_eq!(appends(vec![batch(&[most], false), batch(&[0], false)]), [2]);
+        assert_eq!(appends(vec![batch(&[most + 1], false), batch(&[0], false)]), [1, 1]);
+        assert_eq!(appends(vec![]), [0; 0]);
+        // Nobody waits for them, and they are written all the same; those who wait for nothing get no append.
+        let mut silent = batch(&[10], false);
+        silent.after.clear();
+        assert_eq!(appends(vec![silent]), [1]);
+        let nobody = || Batch { after: Vec::new(), ..batch(&[], false) };
+        assert_eq!(appends(vec![nobody()]), [0; 0]);
+        // Those who wait for what stands already are not held up behind a piece of a snapshot.
+        let snapshot = StreamSnapshot { format: 1, body: Bytes::new() };
+        let piece = || Batch::of_part(SnapshotPart { at_version: 1, number: 0, last: true, snapshot: snapshot.clone() });
+        assert_eq!(appends(vec![piece()]), [0], "it needs no append before it");
+        assert_eq!(appends(vec![batch(&[], false), piece()]), [0, 0]);
+    }
+
+    #[test]
+    fn a_batch_counts_its_events_its_snapshot_and_its_piece() {
+        let snapshot = || StreamSnapshot { format: 1, body: vec![0; 700].into() };
+        let mut whole = batch(&[10, 20], false);
+        let events = whole.bytes();
+        assert!(events >= 30);
+        whole.snapshot = Some(snapshot());
+        assert_eq!(whole.bytes(), events + 700);
+        let part = || SnapshotPart { at_version: 1, number: 0, last: true, snapshot: snapshot() };
+        whole.part = Some(part());
+        assert_eq!(whole.bytes(), events + 1400);
+        assert!(Batch::default().is_empty());
+        let nobody = |mut batch: Batch| {
+            batch.after.clear();
+            batch
+        };
+        for not_empty in [
+            nobody(batch(&[0], false)),
+            batch(&[], false),
+            Batch { snapshot: Some(snapshot()), ..Batch::default() },
+            Batch::of_part(part()),
+        ] {
+            assert!(!not_empty.is_empty());
+        }
+    }
+
+    #[test]
+    fn an_append_that_finds_the_ledger_busy_waits_longer_each_time_up_to_a_bound() {
+        let waits: Vec<Duration> = std::iter::successors(Some(BUSY_WAIT.0), |wait| Some(longer(*wait))).take(100).collect();
+        assert!(waits.windows(2).all(|pair| pair[0] < pair[1] || pair[1] == BUSY_WAIT.1));
+        assert_eq!(waits.last(), Some(&BUSY_WAIT.1));
+    }
+
+    #[tokio::test]
+    async fn a_piece_of_a_snapshot_that_comes_alone_is_written_before_anybody_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let stream = Key::trusted("swarm_test");
+        let (ledger, _) = small_ledger(dir.path(), &stream).await;
+        cursor_after(&ledger, &stream, batch(&[10, 10], false)).await;
+        let snapshot = StreamSnapshot { format: 1, body: Bytes::from_static(b"state") };
+        let piece = SnapshotPart { at_version: 2, number: 0, last: true, snapshot: snapshot.clone() };
+        cursor_after(&ledger, &stream, Batch::of_part(piece)).await;
+        let life = ledger.claim(&stream).await.unwrap();
+        assert_eq!(life.parts.map(|parts| (parts.version, parts.count)), Some((2, 1)));
+        let whole = Batch { snapshot: Some(snapshot.clone()), ..Batch::default() };
+        cursor_after(&ledger, &stream, whole).await;
+        assert_eq!(ledger.claim(&stream).await.unwrap().snapshot.map(|(_, snapshot)| snapshot), Some(snapshot));
+        ledger.stop().await;
+    }
+
+    #[test]
+    fn what_is_too_large_for_one_append_is_refused_before_it_is_decided_on() {
+        assert_eq!(TOGETHER_BYTES_MAX * 2, APPEND_BYTES_MAX);
+        fits("items", TOGETHER_BYTES_MAX).unwrap();
+        for bytes in [TOGETHER_BYTES_MAX + 1, TOGETHER_BYTES_MAX * 1000] {
+            let refused = fits("items", bytes).unwrap_err();
+            assert_eq!((refused.code, refused.field.as_deref()), (Code::Limit, Some("items")));
+            assert!(refused.message.contains(&bytes.to_string()), "{}", refused.message);
+        }
+    }
+
+    async fn small_ledger(dir: &std::path::Path, stream: &Key) -> (Ledger, u64) {
+        let ledger = Ledger::open(LedgerConfig { reserve_bytes: 0, ..LedgerConfig::new(dir) }).await.unwrap();
+        let incarnation = ledger.claim(stream).await.unwrap().incarnation;
+        (ledger, incarnation)
+    }
+
+    #[tokio::test]
+    async fn what_waits_together_becomes_durable_together_and_each_is_told_in_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let stream = Key::trusted("swarm_test");
+        let (ledger, incarnation) = small_ledger(dir.path(), &stream).await;
+        let (committer, committing) = Committer::new(ledger.clone(), stream, incarnation, 0, |error| panic!("{error}"));
+        let (told, mut hears) = mpsc::unbounded_channel();
+        // Of these six the first three are full.
+        let sizes: [&[usize]; 6] = [&[1 << 20], &[1 << 20], &[10], &[1, 1], &[], &[1]];
+        for (number, events) in sizes.into_iter().enumerate() {
+            let (mut batch, told) = (batch(events, false), told.clone());
+            batch.then(move |cursor| told.send((number, cursor.0)).unwrap());
+            committer.another().hand_over(batch).await.unwrap();
+        }
+        drop(committer);
+        committing.await;
+        let all: Vec<(usize, u64)> = std::iter::from_fn(|| hears.try_recv().ok()).collect();
+        let numbers: Vec<usize> = all.iter().map(|(number, _)| *number).collect();
+        assert_eq!(numbers, [0, 1, 2, 3, 4, 5]);
+        let first = all[0].1;
+        let after: Vec<u64> = all.iter().map(|(_, cursor)| cursor - first).collect();
+        assert_eq!(after, [0, 1, 5, 5, 5, 5], "what fits goes into one append, whose last event all of it stands on");
+        ledger.stop().await;
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_in_batches_and_in_bytes_and_goes_on_when_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        let stream = Key::trusted("swarm_test");
+        let (ledger, incarnation) = small_ledger(dir.path(), &stream).await;
+        // Whether there is room, whatever the runtime thinks of so many calls at once.
+        fn tried<T>(handing: impl Future<Output = T>) -> Option<T> {
+            tokio::task::unconstrained(handing).now_or_never()
+        }
+        let new = || Committer::new(ledger.clone(), stream.clone(), incarnation, 0, |error| panic!("{error}"));
+        // Counted, whatever they hold.
+        let (committer, _not_run) = new();
+        for _ in 0..BATCHES_MAX {
+            tried(committer.hand_over(batch(&[], false))).expect("there is room").unwrap();
+        }
+        assert!(tried(committer.hand_over(batch(&[], false))).is_none(), "one more than may wait");
+        // In bytes: to the last unit of room, and not one more.
+        let (committer, _not_run) = new();
+        let event = batch(&[0], false).bytes();
+        let unit = BYTES_PER_PERMIT - event;
+        tried(committer.hand_over(batch(&[WAITING_BYTES_MAX - BYTES_PER_PERMIT - event], false))).unwrap().unwrap();
+        tried(committer.hand_over(batch(&[unit], false))).expect("there is room").unwrap();
+        assert!(tried(committer.hand_over(batch(&[unit], false))).is_none());
+        // What is larger than all the room waits until it is alone, and is not refused.
+        let (committer, _not_run) = new();
+        tried(committer.hand_over(batch(&[WAITING_BYTES_MAX * 2], false))).expect("it is alone").unwrap();
+        assert!(tried(committer.hand_over(batch(&[unit], false))).is_none());
+        // Room comes back when a batch is in the ledger.
+        let (committer, committing) = new();
+        let large = || batch(&[TOGETHER_BYTES_MAX - event], false);
+        for _ in 0..WAITING_BYTES_MAX / TOGETHER_BYTES_MAX {
+            tried(committer.hand_over(large())).expect("there is room").unwrap();
+        }
+        let mut one_more = Box::pin(committer.hand_over(large()));
+        assert!((&mut one_more).now_or_never().is_none());
+        let committing = tokio::spawn(committing);
+        one_more.await.unwrap();
+        drop(committer);
+        committing.await.unwrap();
+        assert_eq!(ledger.head(), Cursor(5), "all five are written");
+        ledger.stop().await;
+    }
+
+    #[tokio::test]
+    async fn an_entity_that_is_fenced_off_hears_it_once_and_nothing_of_it_follows() {
+        let dir = tempfile::tempdir().unwrap();
+        let stream = Key::trusted("swarm_test");
+        let (ledger, incarnation) = small_ledger(dir.path(), &stream).await;
+        ledger.claim(&stream).await.unwrap();
+        let (failed, mut hears) = mpsc::unbounded_channel();
+        let (committer, committing) =
+            Committer::new(ledger.clone(), stream, incarnation, 0, move |error| failed.send(error).unwrap());
+        let (told, follows) = oneshot::channel::<Cursor>();
+        let mut lost = batch(&[10], false);
+        lost.then(move |cursor| told.send(cursor).unwrap());
+        committer.hand_over(lost).await.unwrap();
+        committing.await;
+        assert!(matches!(hears.recv().await, Some(AppendError::Fenced { .. })));
+        assert!(hears.recv().await.is_none(), "it is said once");
+        follows.await.unwrap_err();
+        committer.hand_over(batch(&[10], false)).await.unwrap_err();
+        committer.hand_over(Batch::default()).await.unwrap();
+        assert_eq!(ledger.head(), Cursor(0));
+        ledger.stop().await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

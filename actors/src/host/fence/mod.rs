@@ -92,6 +92,7 @@ pub struct Fence(Arc<Inner>);
 struct Inner {
     dir: PathBuf,
     program: ShimProgram,
+    keeper_within: Duration,
     state: Mutex<State>,
 }
 
@@ -114,7 +115,8 @@ impl Fence {
         let dir = Self::dir_of(data_dir);
         let kept = read_kept(&dir).unwrap_or_default();
         let machines = kept.into_iter().map(|of| (of, Machine::Qemu)).collect();
-        Self(Arc::new(Inner { dir, program, state: Mutex::new(State { machines, ..State::default() }) }))
+        let state = Mutex::new(State { machines, ..State::default() });
+        Self(Arc::new(Inner { dir, program, keeper_within: KEEPER_WITHIN, state }))
     }
 
     /// Where it keeps its list, and tells of the node's lease.
@@ -180,7 +182,7 @@ impl Fence {
             if said == ARMED {
                 return Ok(());
             }
-            if begun.elapsed() > KEEPER_WITHIN {
+            if begun.elapsed() > self.0.keeper_within {
                 let why = if said.is_empty() { "the keeper says nothing of it".to_owned() } else { said };
                 return Err(format!("the watchdog {} is not armed: {why}", device.display()));
             }
@@ -230,10 +232,13 @@ impl Fence {
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         command.arg("fence").arg(&self.0.dir).env_clear();
         let streams = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        state.keeper = Some(streams.spawn().map_err(failed)?);
+        let started = state.keeper.insert(streams.spawn().map_err(failed)?);
         let begun = Instant::now();
         while !keeper::is_kept(&self.0.dir).map_err(failed)? {
-            if begun.elapsed() > KEEPER_WITHIN {
+            if let Some(status) = started.try_wait().map_err(failed)? {
+                return Err(format!("the keeper that would end it in time ended at its start: {status}"));
+            }
+            if begun.elapsed() > self.0.keeper_within {
                 return Err("the keeper that would end it in time does not start".into());
             }
             thread::sleep(Duration::from_millis(5));

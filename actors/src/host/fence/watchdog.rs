@@ -9,17 +9,16 @@ use std::{
     fs::File,
     io::{self, Write},
     path::Path,
-    time::Duration,
 };
 
 use rustix::ioctl::{self, Getter, Updater, opcode};
 
 /// Between the last time it was put off and the reset. Shorter than what is left of a lease that was just renewed.
-pub const RESET_AFTER: Duration = Duration::from_secs(5);
+const RESET_AFTER_SECONDS: i32 = 5;
 
 /// One that is armed. Dropped without [`disarm`](Watchdog::disarm), it resets the machine: that is what it is for.
 pub trait Watchdog: Send {
-    /// Puts the reset off by [`RESET_AFTER`].
+    /// Puts the reset off by [`RESET_AFTER_SECONDS`].
     fn kick(&mut self) -> io::Result<()>;
 
     /// There will be no reset.
@@ -39,29 +38,35 @@ const MAGIC_CLOSE: u32 = 0x100;
 const GET_SUPPORT: ioctl::Opcode = opcode::read::<Info>(b'W', 0);
 const SET_TIMEOUT_CALL: ioctl::Opcode = opcode::read_write::<i32>(b'W', 6);
 
+/// What a device cannot do that is needed, by the options that it says it has.
+fn lacks(options: u32) -> Option<&'static str> {
+    let needed = [(SET_TIMEOUT, "a timeout that can be set"), (MAGIC_CLOSE, "a way to be disarmed")];
+    needed.iter().find(|(option, _)| options & option == 0).map(|(_, what)| *what)
+}
+
+/// Why a device is of no use that took a timeout of so many seconds when it was asked for [`RESET_AFTER_SECONDS`].
+fn too_late(seconds: i32) -> Option<io::Error> {
+    (seconds > RESET_AFTER_SECONDS)
+        .then(|| io::Error::other(format!("it resets after {seconds} s at the soonest, {RESET_AFTER_SECONDS} are needed")))
+}
+
 /// A device of the kernel's.
 struct Device(File);
 
-/// Arms the device at `path`. One that could not be disarmed, or set to [`RESET_AFTER`], is refused and left disarmed where the
+/// Arms the device at `path`. One that could not be disarmed, or set to [`RESET_AFTER_SECONDS`], is refused and left disarmed where the
 /// kernel lets it be.
 pub fn open(path: &Path) -> io::Result<Box<dyn Watchdog>> {
     let mut file = File::options().write(true).open(path)?;
     let no_watchdog = |error: rustix::io::Errno| io::Error::other(format!("it is no watchdog: {}", io::Error::from(error)));
     // SAFETY: the call writes one `struct watchdog_info`, which `Info` has the layout of.
     let info = unsafe { ioctl::ioctl(&file, Getter::<GET_SUPPORT, Info>::new()) }.map_err(no_watchdog)?;
-    let lacks = [(SET_TIMEOUT, "a timeout that can be set"), (MAGIC_CLOSE, "a way to be disarmed")];
-    let lacking = lacks.iter().find(|(option, _)| info.options & option == 0).map(|(_, what)| *what);
-    let mut seconds = i32::try_from(RESET_AFTER.as_secs()).unwrap_or(i32::MAX);
-    let wanted = seconds;
-    let set = match lacking {
+    let mut seconds = RESET_AFTER_SECONDS;
+    let set = match lacks(info.options) {
         Some(what) => Err(io::Error::other(format!("it has not {what}"))),
         // SAFETY: the call reads and writes one int, borrowed until it returns.
         None => unsafe { ioctl::ioctl(&file, Updater::<SET_TIMEOUT_CALL, i32>::new(&mut seconds)) }.map_err(Into::into),
     };
-    let refused = set.err().or_else(|| {
-        (seconds > wanted).then(|| io::Error::other(format!("it resets after {seconds} s at the soonest, {wanted} are needed")))
-    });
-    match refused {
+    match set.err().or_else(|| too_late(seconds)) {
         Some(error) => {
             file.write_all(b"V")?;
             Err(error)
@@ -117,15 +122,16 @@ impl<O: FnMut() -> io::Result<Box<dyn Watchdog>>> Wall<O> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::sync::Arc;
 
     use parking_lot::Mutex;
 
     use super::*;
 
+    /// One that resets nothing, and tells what it was asked.
     #[derive(Clone, Default)]
-    struct Heard(Arc<Mutex<Vec<&'static str>>>);
+    pub(in crate::host::fence) struct Heard(pub Arc<Mutex<Vec<&'static str>>>);
 
     impl Watchdog for Heard {
         fn kick(&mut self) -> io::Result<()> {
@@ -171,5 +177,26 @@ mod tests {
     fn what_is_no_watchdog_is_said_to_be_none() {
         let error = open(Path::new("/dev/null")).err().unwrap().to_string();
         assert!(error.contains("it is no watchdog"), "{error}");
+    }
+
+    #[test]
+    fn a_device_that_cannot_be_relied_on_is_told_by_what_it_says_of_itself() {
+        assert_eq!(lacks(SET_TIMEOUT | MAGIC_CLOSE | 1), None);
+        assert!(lacks(MAGIC_CLOSE).unwrap().contains("timeout"));
+        assert!(lacks(SET_TIMEOUT).unwrap().contains("disarmed"));
+        assert!(lacks(0).is_some());
+        assert!([1, RESET_AFTER_SECONDS].into_iter().all(|seconds| too_late(seconds).is_none()), "sooner does no harm");
+        assert!(too_late(RESET_AFTER_SECONDS + 1).unwrap().to_string().contains("resets after 6 s"));
+    }
+
+    #[test]
+    fn a_device_is_put_off_and_disarmed_by_the_bytes_that_the_kernel_asks_for() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let mut device = Box::new(Device(File::create(path.path()).unwrap()));
+        device.kick().unwrap();
+        assert_eq!(std::fs::read(path.path()).unwrap().len(), 1);
+        assert_ne!(std::fs::read(path.path()).unwrap(), b"V", "that would disarm it");
+        device.disarm().unwrap();
+        assert_eq!(std::fs::read(path.path()).unwrap().last(), Some(&b'V'));
     }
 }
