@@ -15,13 +15,14 @@ use std::{
 };
 
 use async_graphql::{
-    Response, ServerError, ServerResult, Value,
+    PathSegment, Response, ServerError, ServerResult, Value,
     extensions::{Extension, ExtensionContext, ExtensionFactory, NextExecute, NextResolve, ResolveInfo},
+    parser::types::Field,
 };
 use hiveward_runtime::error::{Code, Refused};
 use parking_lot::Mutex;
 
-use crate::{limit::DocumentLimits, trim};
+use crate::{auth::rights, engine::Caller, limit::DocumentLimits, trim};
 
 /// What all answers that are being made or sent may take together. Over it, the ones that are large already are refused.
 pub const ANSWERS_BYTES_MAX: usize = 64 << 20;
@@ -257,6 +258,10 @@ impl Extension for Bounded {
         info: ResolveInfo<'_>,
         next: NextResolve<'_>,
     ) -> ServerResult<Option<Value>> {
+        if info.path_node.parent.is_none() {
+            let principal = ctx.data_opt::<Caller>().map(|caller| &caller.principal);
+            rights::admit(principal, info.parent_type, info.name).map_err(|refused| refusal_of(info.field, refused))?;
+        }
         let Some(meter) = ctx.data_opt::<Arc<Meter>>() else { return next.run(ctx, info).await };
         let name = info.alias.unwrap_or(info.name).len();
         if !meter.count(1, name) {
@@ -284,6 +289,14 @@ fn bytes(value: &Value) -> usize {
         Value::Enum(name) => name.len() + 2,
         Value::Null | Value::Boolean(_) | Value::Number(_) => 4,
     }
+}
+
+/// The refusal of one field of the request's root, with where it stands.
+fn refusal_of(field: &Field, refused: Refused) -> ServerError {
+    let mut error = refusal(refused);
+    error.locations = vec![field.name.pos];
+    error.path = vec![PathSegment::Field(field.response_key().node.to_string())];
+    error
 }
 
 fn refusal(refused: Refused) -> ServerError {

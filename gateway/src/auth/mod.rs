@@ -3,6 +3,7 @@
 //! Owns the digests of the accepted tokens, never the tokens themselves. A token is compared as a BLAKE3 digest, in
 //! constant time. The administrator's token is written once, at the first start, to `<data-dir>/admin.token`.
 
+pub mod rights;
 mod token;
 
 use std::sync::Arc;

@@ -43,13 +43,9 @@ use std::sync::Arc;
 
 use async_graphql::{Context, MergedObject, MergedSubscription, Schema, SchemaBuilder};
 use hiveward_actors::client::ControlPlane;
-use hiveward_runtime::{
-    clock::Deadline,
-    error::{Code, Refused},
-    op::Op,
-};
+use hiveward_runtime::{clock::Deadline, error::Refused, op::Op};
 
-use crate::{bound::Bounds, engine::Caller, history::History};
+use crate::{auth::rights, bound::Bounds, engine::Caller, history::History};
 
 #[derive(MergedObject, Default)]
 pub struct Query(
@@ -177,9 +173,7 @@ pub(crate) async fn caught_up(ctx: &Context<'_>, at_least: Option<scalars::Curso
     Ok(())
 }
 
-pub(crate) fn administrators_only(ctx: &Context<'_>) -> Result<()> {
-    if caller(ctx)?.principal.administrator {
-        return Ok(());
-    }
-    Err(Refused::new(Code::Forbidden, "only an administrator may do this; use the token in `admin.token`").into())
+/// Refuses a subscription to who may not open it. Queries and mutations are looked at before their resolvers run.
+pub(crate) fn may_open(ctx: &Context<'_>, subscription: &str) -> Result<()> {
+    Ok(rights::admit(Some(&caller(ctx)?.principal), "Subscription", subscription)?)
 }

@@ -11,6 +11,7 @@ mod door;
 mod guard;
 mod node;
 mod past;
+mod rights;
 mod shards;
 mod snapshot;
 mod sse;

@@ -151,10 +151,12 @@ fn what_outlives_a_node_is_listed_on_disk_and_has_one_keeper_before_it_may_run()
     assert_eq!(listed(&[first, second]), Some(true), "it was said of another host");
     fence.let_go(ours.id, |vm| vm == first);
     assert_eq!(listed(&[second]), Some(true));
+    // Nobody counts on when the lease is not counted any more.
+    drop(counting);
+    until(|| Arc::strong_count(&fence.0) == 1);
     // The next life of the node reads what this one held.
     let next = Fence::new(dir.path(), fence.0.program.clone());
     assert_eq!(next.0.state.lock().machines, Machines::from([((ours.id, second), Machine::Qemu)]));
-    drop(counting);
 }
 
 #[test]
@@ -183,6 +185,21 @@ fn nothing_that_must_be_ended_in_time_starts_without_a_keeper_or_an_armed_watchd
     assert_eq!(read_watchdog(&dir), None, "the keeper is told that there is none");
     fs::remove_file(dir.join(WATCHDOG_SAID)).unwrap();
     silent.hold(&ours, vm).unwrap();
+}
+
+#[test]
+fn a_vm_waits_for_the_keeper_to_arm_the_watchdog() {
+    let dir = tempfile::tempdir().unwrap();
+    // The keeper needs a while to arm it.
+    let fence = fence(dir.path(), &STAYS.replace("while", r#"sleep 0.1; printf armed > "$2/watchdog.said"; while"#));
+    fence.set_watchdog(Some("/dev/of-this-test".into())).unwrap();
+    let _counting = fence.count(NEVER_ASKED);
+    fence.hold(&host("qemu:///system"), VmId::new()).unwrap();
+}
+
+#[test]
+fn only_who_may_kill_any_process_can_end_what_runs_on_its_hypervisors() {
+    assert_eq!(Fence::can_end(), nix::unistd::geteuid().is_root());
 }
 
 #[test]

@@ -11,7 +11,7 @@ use hiveward_runtime::op::Op;
 
 use super::{
     super::{
-        Result, administrators_only, door,
+        Result, door,
         host::host_id,
         op, parse,
         scalars::{BigInt, Cursor, DateTime},
@@ -220,13 +220,11 @@ impl BackupQuery {
     /// Those that are damaged say so.
     /// Administrators only.
     async fn vm_backups(&self, ctx: &Context<'_>, #[graphql(name = "in")] dir: String) -> Result<Vec<StoredBackup>> {
-        administrators_only(ctx)?;
         Ok(door(ctx)?.backups_in(&dir).await?.into_iter().map(StoredBackup::from).collect())
     }
     /// Reads every file of a backup and of those that it is based on. Answers when that is done, or soon: then it reads on, and
     /// the same question goes on with it.
     async fn vm_backup_check(&self, ctx: &Context<'_>, from: String) -> Result<BackupCheck> {
-        administrators_only(ctx)?;
         let op = op(ctx, None)?;
         let soon = Op { deadline: op.deadline.at_most(CHECK_SOON), ..op };
         Ok(door(ctx)?.check_backup(&soon, &from).await?.into())
@@ -301,19 +299,16 @@ impl BackupMutation {
     /// Copies a VM's disks, all as they are at one moment, while it runs on. Answers soon, and goes on: `operation` says how
     /// it is. One that does not succeed leaves nothing.
     async fn backup_vm(&self, ctx: &Context<'_>, input: BackupVmInput) -> Result<BackupVmPayload> {
-        administrators_only(ctx)?;
         let id = vm_id(ctx, &input.vm)?;
         Ok(door(ctx)?.backup_vm(op(ctx, input.operation_id.as_ref())?, id, input.to, input.incremental).await?.into())
     }
     /// Answers when that is known. The operation ends when nothing of it is left.
     async fn cancel_vm_backup(&self, ctx: &Context<'_>, input: CancelVmBackupInput) -> Result<CancelVmBackupPayload> {
-        administrators_only(ctx)?;
         let id = vm_id(ctx, &input.vm)?;
         Ok(door(ctx)?.cancel_vm_migration(op(ctx, input.operation_id.as_ref())?, id).await?.into())
     }
     /// Has a VM make backups by itself, in place of any schedule that it had. Repeated, it changes nothing.
     async fn schedule_vm_backups(&self, ctx: &Context<'_>, input: ScheduleVmBackupsInput) -> Result<ScheduleVmBackupsPayload> {
-        administrators_only(ctx)?;
         let id = vm_id(ctx, &input.vm)?;
         let keep = parse::natural("keep", input.keep)?;
         let full_every = parse::natural("fullEvery", input.full_every)?;
@@ -326,13 +321,11 @@ impl BackupMutation {
         ctx: &Context<'_>,
         input: UnscheduleVmBackupsInput,
     ) -> Result<UnscheduleVmBackupsPayload> {
-        administrators_only(ctx)?;
         let id = vm_id(ctx, &input.vm)?;
         Ok(door(ctx)?.schedule_vm_backups(op(ctx, input.operation_id.as_ref())?, id, None).await?.into())
     }
     /// Makes a VM whose disks begin as those of a backup. A copy that is not what was written is refused.
     async fn restore_vm(&self, ctx: &Context<'_>, input: RestoreVmInput) -> Result<RestoreVmPayload> {
-        administrators_only(ctx)?;
         let host = input.host.map(|host| host_id(ctx, "host", &host)).transpose()?;
         let new = Restore { from: input.from, name: parse::name("name", input.name)?, host, start: input.start };
         Ok(door(ctx)?.restore_vm(op(ctx, input.operation_id.as_ref())?, new).await?.into())
@@ -340,7 +333,6 @@ impl BackupMutation {
     /// Starts a VM of a backup without any network, sees whether its guest answers, and removes it. Answers when it has
     /// begun; what came of it is in `vmBackups`.
     async fn drill_vm_backup(&self, ctx: &Context<'_>, input: DrillVmBackupInput) -> Result<DrillVmBackupPayload> {
-        administrators_only(ctx)?;
         let host = input.host.map(|host| host_id(ctx, "host", &host)).transpose()?;
         Ok(door(ctx)?.drill_backup(op(ctx, input.operation_id.as_ref())?, input.from, host).await?.into())
     }

@@ -14,7 +14,7 @@ use hiveward_gateway::{
 };
 use serde_json::{Value, json};
 
-use super::{AlwaysReady, TOKEN, config, soon};
+use super::{AlwaysReady, CLIENT_TOKEN, TOKEN, config, soon};
 
 pub struct TestNode {
     pub node: Node,
@@ -32,7 +32,8 @@ impl TestNode {
         node.default_agents = 2;
         node.faults_allowed = true;
         let node = Node::start(node).await.unwrap();
-        let auth = Auth::new([("tester".to_owned(), Auth::digest(TOKEN), true)]);
+        let tokens = [("tester", TOKEN, true), ("client", CLIENT_TOKEN, false)];
+        let auth = Auth::new(tokens.map(|(name, token, administrator)| (name.to_owned(), Auth::digest(token), administrator)));
         let gateway =
             Gateway::of_node(Arc::new(schema::build(node.control())), auth, config(), Arc::new(AlwaysReady), node.control())
                 .unwrap();
@@ -46,6 +47,13 @@ impl TestNode {
 
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.server.address())
+    }
+
+    /// What somebody is told who is no administrator; `path` is `/graphql`, or the one of subscriptions.
+    pub async fn to_a_client(&self, path: &str, query: &str) -> String {
+        let sent = self.http.post(self.url(path)).bearer_auth(CLIENT_TOKEN).json(&json!({ "query": query })).send();
+        let answer = soon("an answer", sent).await.unwrap();
+        soon("the whole of it", answer.text()).await.unwrap()
     }
 
     /// The answer's own bytes.
