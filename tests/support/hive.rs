@@ -215,13 +215,13 @@ impl Hive {
 
     /// As [`Self::cli`], with more in its environment.
     pub async fn cli_with(&self, args: &[&str], env: &[(&str, &str)]) -> Ran {
-        command_line(&self.url(), &self.token(), args, env).await
+        command_line(binary::hiveward(), &self.url(), &self.token(), args, env).await
     }
 }
 
-/// Runs the command line against the node at `url`.
-pub async fn command_line(url: &str, token: &str, args: &[&str], env: &[(&str, &str)]) -> Ran {
-    let mut command = Command::new(binary::hiveward());
+/// Runs the command line of `program` against the node at `url`.
+pub async fn command_line(program: &Path, url: &str, token: &str, args: &[&str], env: &[(&str, &str)]) -> Ran {
+    let mut command = Command::new(program);
     command.args(args).envs(env.iter().copied()).env("HIVEWARD_URL", url).env("HIVEWARD_TOKEN", token).stdin(Stdio::null());
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -339,10 +339,10 @@ impl Cluster {
         .await;
     }
 
-    /// Runs the command line against a node.
+    /// Runs the command line against a node, in the version that the node has.
     pub async fn cli(&self, node: usize, args: &[&str]) -> Ran {
         let client = self.client(node);
-        crate::hive::command_line(&client.url, &client.token, args, &[]).await
+        crate::hive::command_line(&self.nodes[node].binary, &client.url, &client.token, args, &[]).await
     }
 }
 

@@ -127,6 +127,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_keeper_that_could_not_disarm_the_watchdog_does_not_end_well() {
+        assert_eq!(ended(Ok(())), ExitCode::SUCCESS);
+        assert_eq!(ended(Err(std::io::ErrorKind::Other.into())), ExitCode::FAILURE);
+    }
+
+    #[test]
     fn a_keeper_stays_for_as_long_as_something_may_have_to_be_ended() {
         let at = Duration::from_secs(1000);
         let day = Duration::from_secs(86_400);

@@ -99,6 +99,7 @@ fn a_keeper_ends_the_qemus_of_its_list_when_the_lease_is_over_and_no_others() {
     assert_eq!(listed.signal(), Some(9));
     assert_eq!(keeper.join().unwrap(), ExitCode::SUCCESS, "there is nothing more to end");
     assert!(other.runs(), "the same VM on another host of this machine");
+    assert_eq!(fs::read_to_string(dir.join(WATCHDOG_SAID)).unwrap(), "", "it is not said to be armed any more");
     let heard = heard.0.lock();
     assert_eq!((heard.first(), heard.last()), (Some(&"arm"), Some(&"disarm")));
     assert!(heard[1..heard.len() - 1].iter().all(|heard| *heard == "kick"), "{heard:?}");
@@ -112,9 +113,16 @@ fn a_keeper_ends_with_its_directory_and_says_why_a_watchdog_is_not_armed() {
     write_kept(&dir, &Machines::from([((HostId::new(), VmId::new()), Machine::Qemu)])).unwrap();
     fs::write(dir.join(WATCHDOG), "/dev/of-this-test").unwrap();
     let kept = dir.clone();
+    let tried = Arc::new(Mutex::new(0));
+    let tries = tried.clone();
     let keeper = thread::spawn(move || {
-        keeper::keep(&kept, Duration::from_secs(3600), |_| Err(std::io::Error::other("it is held by another")))
+        keeper::keep(&kept, Duration::from_millis(100), |_| {
+            *tries.lock() += 1;
+            Err(std::io::Error::other("it is held by another"))
+        })
     });
+    until(|| *tried.lock() > 8);
+    assert!(keeper::is_kept(&dir).unwrap(), "its node lives and is alone: it stays longer than with nothing to do");
     until(|| fs::read_to_string(dir.join(WATCHDOG_SAID)).is_ok_and(|said| said == "it is held by another"));
     // A list that cannot be read is no list: it stays, and does nothing, until there is one again.
     fs::write(dir.join("machines.json"), "half").unwrap();
