@@ -47,6 +47,10 @@ const RESERVE_HELD_MAX: u64 = 16 << 20;
 /// How long a claim waits for a leader, and for this node to have what the leader had.
 const CLAIM_WITHIN: Duration = Duration::from_secs(20);
 const CLAIM_RETRY: Duration = Duration::from_millis(20);
+/// How long a ledger that stops waits for the outcome of what it has proposed. After that the outcome is unknown.
+const PROPOSED_ENDS_WITHIN: Duration = Duration::from_secs(2);
+/// The same of one that is alone. Its node gives it less.
+const ALONE_ENDS_WITHIN: Duration = Duration::from_secs(3_600);
 /// Claims remembered before those that the tables remember too are forgotten.
 const CLAIMS_MAX: usize = 200_000;
 
@@ -432,22 +436,40 @@ impl Ledger {
 
     /// Stops taking appends, writes what it holds and closes the file.
     pub async fn stop(&self) {
-        if let Some(lanes) = &self.inner.config.raft.lanes {
+        self.inner.inbox.lock().take();
+        self.inner.stop_keeper.lock().take();
+        // Others are still answered: what was proposed here ends when their leader says that it is committed. A ledger that is
+        // alone commits by itself, however long its disk takes.
+        let lanes = self.inner.config.raft.lanes.as_ref();
+        let deadline = Deadline::after(if lanes.is_some() { PROPOSED_ENDS_WITHIN } else { ALONE_ENDS_WITHIN });
+        let mut left = Vec::new();
+        for mut task in std::mem::take(&mut *self.inner.tasks.lock()) {
+            match tokio::time::timeout_at(deadline.instant(), &mut task).await {
+                Ok(ended) => in_order(ended),
+                Err(_) => left.push(task),
+            }
+        }
+        if let Some(lanes) = lanes {
             lanes.raft.close(wire::SERVICE);
             lanes.bulk.close(wire::SERVICE);
         }
-        self.inner.inbox.lock().take();
-        self.inner.stop_keeper.lock().take();
-        let tasks = std::mem::take(&mut *self.inner.tasks.lock());
-        for task in tasks {
-            if task.await.is_err() {
-                tracing::warn!("a task of the ledger did not end in order");
-            }
-        }
-        if let Some(core) = self.inner.core.swap(None) {
+        let core = self.inner.core.swap(None);
+        if let Some(core) = &core {
             core.stop().await;
+        }
+        // What is not committed by now has no outcome that this node could know.
+        for task in left {
+            in_order(task.await);
+        }
+        if let Some(core) = core {
             closed(core).await;
         }
+    }
+}
+
+fn in_order(ended: Result<(), tokio::task::JoinError>) {
+    if ended.is_err() {
+        tracing::warn!("a task of the ledger did not end in order");
     }
 }
 
