@@ -442,8 +442,8 @@ impl Ledger {
         // alone commits by itself, however long its disk takes.
         let lanes = self.inner.config.raft.lanes.as_ref();
         let deadline = Deadline::after(if lanes.is_some() { PROPOSED_ENDS_WITHIN } else { ALONE_ENDS_WITHIN });
-        let mut left = Vec::new();
-        for mut task in std::mem::take(&mut *self.inner.tasks.lock()) {
+        let (tasks, mut left) = (std::mem::take(&mut *self.inner.tasks.lock()), Vec::new());
+        for mut task in tasks {
             match tokio::time::timeout_at(deadline.instant(), &mut task).await {
                 Ok(ended) => in_order(ended),
                 Err(_) => left.push(task),
