@@ -436,6 +436,7 @@ mod tests {
         }
     }
 
+    /// Opens a ledger in `dir` and claims `stream` in it.
     async fn small_ledger(dir: &std::path::Path, stream: &Key) -> (Ledger, u64) {
         let ledger = Ledger::open(LedgerConfig { reserve_bytes: 0, ..LedgerConfig::new(dir) }).await.unwrap();
         let incarnation = ledger.claim(stream).await.unwrap().incarnation;

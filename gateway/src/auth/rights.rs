@@ -7,12 +7,12 @@ use hiveward_runtime::error::{Code, Refused};
 
 use super::Principal;
 
-/// What somebody must be to do something.
+/// The standing that somebody needs to do something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Right {
     /// Anybody whose token is accepted.
     Client,
-    /// What changes the cluster, its hosts and what all share, reads or types inside a guest, or leaves the cluster.
+    /// An administrator: who changes the cluster, its hosts and what all share, enters a guest, or takes data outside.
     Administrator,
 }
 

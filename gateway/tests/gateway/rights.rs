@@ -1,4 +1,4 @@
-//! What somebody may do whose token is no administrator's.
+//! The gateway holds a client's token to what clients may do.
 
 use serde_json::{Value, json};
 

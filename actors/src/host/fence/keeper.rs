@@ -38,7 +38,7 @@ pub fn is_kept(dir: &Path) -> std::io::Result<bool> {
     lock(dir).map(|lock| lock.is_none())
 }
 
-/// What one look found.
+/// A keeper's look at its list and at the lease.
 #[derive(Clone, Copy)]
 struct Look {
     now: Duration,
@@ -53,7 +53,7 @@ impl Look {
         self.until.is_some_and(|until| self.now >= until)
     }
 
-    /// Whether nothing needs a keeper, of `left` that run still.
+    /// Tells whether nothing needs a keeper while `left` of the listed VMs run still.
     fn is_idle(self, left: usize) -> bool {
         // A node that was alone has no lease that could end.
         let never = self.until.is_none_or(|until| until > self.now + Duration::from_secs(86_400));

@@ -49,7 +49,7 @@ impl Qemu {
         self.0.try_wait().unwrap().is_none()
     }
 
-    /// By which signal it ended; waits until it has. It does not end by itself while its input is open.
+    /// Waits until it has ended and returns by which signal. It does not end by itself while its input is open.
     fn signal(&mut self) -> Option<i32> {
         assert!(self.1.write_all(b"").is_ok());
         self.0.wait().unwrap().signal()

@@ -38,13 +38,13 @@ const MAGIC_CLOSE: u32 = 0x100;
 const GET_SUPPORT: ioctl::Opcode = opcode::read::<Info>(b'W', 0);
 const SET_TIMEOUT_CALL: ioctl::Opcode = opcode::read_write::<i32>(b'W', 6);
 
-/// What a device cannot do that is needed, by the options that it says it has.
+/// Returns what a device cannot do although it is needed, judged by the options that it says it has.
 fn lacks(options: u32) -> Option<&'static str> {
     let needed = [(SET_TIMEOUT, "a timeout that can be set"), (MAGIC_CLOSE, "a way to be disarmed")];
     needed.iter().find(|(option, _)| options & option == 0).map(|(_, what)| *what)
 }
 
-/// Why a device is of no use that took a timeout of so many seconds when it was asked for [`RESET_AFTER_SECONDS`].
+/// Tells why a device is of no use that took a timeout of so many seconds when it was asked for [`RESET_AFTER_SECONDS`].
 fn too_late(seconds: i32) -> Option<io::Error> {
     (seconds > RESET_AFTER_SECONDS)
         .then(|| io::Error::other(format!("it resets after {seconds} s at the soonest, {RESET_AFTER_SECONDS} are needed")))

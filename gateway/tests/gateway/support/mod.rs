@@ -21,7 +21,7 @@ use hiveward_gateway::{
 };
 
 pub const TOKEN: &str = "hw_test";
-/// That of somebody who is no administrator.
+/// The token of a client who is no administrator.
 pub const CLIENT_TOKEN: &str = "hw_client";
 
 pub struct Query;

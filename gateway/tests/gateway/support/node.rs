@@ -49,7 +49,7 @@ impl TestNode {
         format!("http://{}{path}", self.server.address())
     }
 
-    /// What somebody is told who is no administrator; `path` is `/graphql`, or the one of subscriptions.
+    /// Asks as a client who is no administrator and returns the whole answer; `path` is `/graphql`, or the one of subscriptions.
     pub async fn to_a_client(&self, path: &str, query: &str) -> String {
         let sent = self.http.post(self.url(path)).bearer_auth(CLIENT_TOKEN).json(&json!({ "query": query })).send();
         let answer = soon("an answer", sent).await.unwrap();
