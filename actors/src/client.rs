@@ -38,7 +38,6 @@ pub use crate::{
     },
     directory::NodeStatus,
     event::{EventFilter, EventRecord, EventTail},
-    page::Page,
     swarm::table::SwarmFilter,
     task::search::{TaskFilter, TaskOrder},
     vm::table::VmFilter,
@@ -47,6 +46,7 @@ pub(crate) use attach::Keys;
 pub use attach::{Said, Terminal};
 pub use check::{DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef, TaskEdit};
 pub use fault_points::FAULT_POINTS;
+pub use hiveward_kernel::page::Page;
 pub use host::NewHost;
 pub use image::NewImage;
 pub use network::{NewKind, NewNetwork, VmCard};

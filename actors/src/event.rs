@@ -2,19 +2,17 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
+use hiveward_kernel::id::{AgentId, SwarmId, TaskId, VmId};
 use hiveward_runtime::{
     clock::WallMs,
     error::{Code, Refused},
     id::Key,
     ledger::{Cursor, Event, Ledger, ReadError, Tail},
 };
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
     agent::event::AgentEvent,
-    id::{AgentId, SwarmId, TaskId, VmId},
     model::{
         event::{self as usage, UsageEvent},
         price::decimal_from_nanos,
@@ -23,12 +21,6 @@ use crate::{
     swarm::event::SwarmEvent,
     vm::event::VmEvent,
 };
-
-/// An event's body for the ledger. The newest stay in memory, so it takes no more than its bytes; a large text would otherwise
-/// leave as much room again behind it.
-pub(crate) fn encoded(event: &impl Serialize) -> Result<Bytes, rmp_serde::encode::Error> {
-    rmp_serde::to_vec(event).map(|body| Bytes::from(body.into_boxed_slice()))
-}
 
 #[derive(Clone, Debug)]
 pub struct EventRecord {
@@ -85,7 +77,7 @@ fn names_task(data: &Value, task: TaskId) -> bool {
 }
 
 pub fn record(event: &Event) -> Result<EventRecord, Refused> {
-    let broken = |error: crate::swarm::event::DecodeError| {
+    let broken = |error: hiveward_kernel::event::DecodeError| {
         tracing::error!(cursor = %event.cursor, %error, "an event cannot be shown");
         Refused::new(Code::Internal, format!("event {} cannot be decoded", event.cursor))
     };

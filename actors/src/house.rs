@@ -3,6 +3,12 @@
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use bytes::Bytes;
+use hiveward_kernel::{
+    body::{Body, INLINE_BYTES_MAX},
+    doors::Doors,
+    operation::table::OperationTable,
+    shim::ShimProgram,
+};
 use hiveward_runtime::{
     clock::Clock,
     cluster::{
@@ -21,22 +27,16 @@ use crate::{
     agent::{
         approvals_table::ApprovalTable,
         connector::{ArtifactStore, ConnectorEnv, Reports, SecretSource},
-        session::ShimProgram,
         table::AgentTable,
     },
     directory::Directory,
-    doors::Doors,
     guest::Askers,
     host::{fence::Fence, image::import::Imports, meter::Meters},
     model::{ModelAccess, Models, bank::Counter, table::UsageTable},
-    operation::OperationTable,
     retention::report::Figures,
     roster::{NoNodeChanges, NodeChanges, event::NodeRecord},
     swarm::table::SwarmTable,
-    task::{
-        search::TaskTable,
-        spec::{Body, INLINE_BYTES_MAX},
-    },
+    task::search::TaskTable,
     vm::table::VmTable,
 };
 

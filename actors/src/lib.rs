@@ -3,30 +3,20 @@
 pub mod agent;
 pub mod client;
 pub mod cluster;
-mod commit;
-mod desks;
 pub mod directory;
-#[doc(hidden)]
-pub mod doors;
 pub mod event;
 pub mod guest;
 pub mod host;
 pub mod house;
-pub mod id;
-#[doc(hidden)]
-pub mod loss;
 pub mod model;
 pub mod node;
-pub mod operation;
-pub mod page;
+mod operations;
 pub mod placement;
 pub mod platform;
 pub mod report;
 mod residents;
 pub mod retention;
 pub mod roster;
-pub mod series;
-mod snapshot;
 pub mod swarm;
 pub mod task;
 pub mod terminals;

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use hiveward_kernel::shim::ShimProgram;
 use hiveward_runtime::{
     clock::{Clock, Deadline, WallMs},
     cluster::{
@@ -24,11 +25,11 @@ use hiveward_runtime::{
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
-    agent::gauge::Gauges,
     agent::{
         AgentSpec, ConnectorSpec, Limits, SessionSpec,
         connector::SecretFiles,
-        session::{ShimProgram, owner::holder as session_owner, scrub as transcript_scrub},
+        gauge::Gauges,
+        session::{owner::holder as session_owner, scrub as transcript_scrub},
     },
     client::{ControlPlane, NewAgent, NewSwarm, SwarmRef},
     cluster::{

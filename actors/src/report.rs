@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
+use hiveward_kernel::{desks, id::AgentId};
 use hiveward_runtime::{
     clock::{Deadline, WallMs},
     cluster::{
@@ -22,9 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     agent::gauge::{Gauges, ResourcesSample},
-    desks,
     house::House,
-    id::AgentId,
     retention::report::{self as storage, StorageReport},
 };
 

@@ -15,6 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use hiveward_kernel::{desks, lease::Lease};
 use hiveward_runtime::{
     clock::Deadline,
     cluster::{desk::Desk, rpc::LaneRpc},
@@ -26,11 +27,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use tokio::time::{Instant, timeout};
 
-use crate::{
-    agent::connector::Lease,
-    client::{Said, Terminal},
-    desks,
-};
+use crate::client::{Said, Terminal};
 
 /// How long one question for output waits on the other node.
 const WAIT: Duration = Duration::from_secs(5);

@@ -6,6 +6,7 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use hiveward_kernel::{desks, lease::Lease};
 use hiveward_runtime::{
     clock::Deadline,
     cluster::{
@@ -18,12 +19,9 @@ use hiveward_runtime::{
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::{
-    agent::{
-        connector::{Lease, activity_dir, session_dir},
-        session::{Stream, transcript::Reader},
-    },
-    desks,
+use crate::agent::{
+    connector::{activity_dir, session_dir},
+    session::{Stream, transcript::Reader},
 };
 
 const FIND_WITHIN: Duration = Duration::from_secs(2);

@@ -1,5 +1,6 @@
 //! All views of a node, in the order in which they take events in.
 
+use hiveward_kernel::operation::table::OperationView;
 use hiveward_runtime::{
     clock::{AgeClock, Clock},
     ledger::view::View,
@@ -8,7 +9,6 @@ use hiveward_runtime::{
 use crate::{
     agent::{approvals_table::ApprovalView, table::AgentView},
     model::table::UsageView,
-    operation::OperationView,
     retention::Retention,
     swarm::table::SwarmView,
     task::table::TaskView,
@@ -23,6 +23,10 @@ pub fn of_a_node(retention: &Retention, clock: &Clock) -> Vec<Box<dyn View>> {
         Box::new(ApprovalView),
         Box::new(UsageView),
         Box::new(VmView),
-        Box::new(OperationView { keep: retention.operations, clock: AgeClock::of(clock.clone()) }),
+        Box::new(OperationView {
+            named: crate::operations::named,
+            keep: retention.operations,
+            clock: AgeClock::of(clock.clone()),
+        }),
     ]
 }

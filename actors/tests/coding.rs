@@ -6,16 +6,15 @@ mod support;
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
-use hiveward_actors::{
-    agent::{
-        activity::{Activity, What},
-        coding::{AnswerKind, CodingSpec, Permission, Policy, Rule, RulePermission, WorkspaceSpec, WorktreeSpec},
-        connector::{Ask, End, Job, Lease, Report, StopHow, StopWhy, Told, activity_dir, last_terminal_dir, session_dir},
-        session::{self, Attached, SessionDir, Stream},
-        spec::{ConnectorSpec, EnvVar},
-    },
-    id::ApprovalId,
+use hiveward_actors::agent::{
+    activity::{Activity, What},
+    coding::{AnswerKind, CodingSpec, Permission, Policy, Rule, RulePermission, WorkspaceSpec, WorktreeSpec},
+    connector::{Ask, End, Job, Report, StopHow, StopWhy, Told, activity_dir, last_terminal_dir, session_dir},
+    session::{self, Attached, SessionDir, Stream},
+    spec::{ConnectorSpec, EnvVar},
 };
+use hiveward_kernel::{id::ApprovalId, lease::Lease};
+
 use support::{agent::*, *};
 
 const AT_ONCE: StopHow = StopHow::AtOnce;

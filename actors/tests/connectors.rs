@@ -6,10 +6,14 @@ use std::{fs, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hiveward_actors::{
-    agent::connector::{Connector, End, Input, Job, Lease, Outcome, Report, StopHow, StopWhy, forget, session_dir},
-    agent::spec::{ConnectorSpec, EnvVar, Limits},
+    agent::{
+        connector::{Connector, End, Input, Job, Outcome, Report, StopHow, StopWhy, forget, session_dir},
+        spec::{ConnectorSpec, EnvVar, Limits},
+    },
     task::{TaskStatus, gate::GateSpec, spec::CommandSpec},
 };
+use hiveward_kernel::lease::Lease;
+
 use support::{agent::*, *};
 
 const AT_ONCE: StopHow = StopHow::AtOnce;

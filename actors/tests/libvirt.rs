@@ -16,10 +16,10 @@ use hiveward_actors::{
         },
         spec::HostUri,
     },
-    id::{HostId, VmId},
     node::{Node, NodeConfig},
     vm::VmStatus,
 };
+use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::{clock::Deadline, op::Op};
 
 fn built() -> Option<PathBuf> {

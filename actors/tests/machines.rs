@@ -21,11 +21,11 @@ use hiveward_actors::{
         HostStatus,
         driver::{Off, Run, simulated::Hypervisor},
     },
-    id::{AgentId, HostId, SwarmId, TaskId, VmId},
     node::{Node, NodeConfig},
     task::{AttemptStatus, TaskRecord, TaskStatus, gate::GateSpec, retry::RetryPolicy, spec::CommandSpec},
     vm::{VmStatus, attempt::MachineSpec},
 };
+use hiveward_kernel::id::{AgentId, HostId, SwarmId, TaskId, VmId};
 use hiveward_runtime::op::Op;
 use nix::{
     sys::signal::{Signal, kill},

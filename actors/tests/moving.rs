@@ -12,7 +12,6 @@ use hiveward_actors::{
         driver::{Run, simulated::Hypervisor},
         placing::Basis,
     },
-    id::{HostId, VmId},
     node::{Node, NodeConfig},
     placement::vm::{Strategy, rebalance::Rules},
     vm::{
@@ -20,6 +19,7 @@ use hiveward_actors::{
         event::{OperationKind, Outcome, Wanted},
     },
 };
+use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::{
     error::{Code, Refused},
     fault::{self, Armed, Fault},

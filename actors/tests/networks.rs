@@ -12,10 +12,10 @@ use hiveward_actors::{
         driver::{Make, simulated::Hypervisor},
         network::NetworkEntry,
     },
-    id::{HostId, NetworkId, VmId},
     node::{Node, NodeConfig},
     vm::{VmRecord, VmStatus},
 };
+use hiveward_kernel::id::{HostId, NetworkId, VmId};
 use hiveward_runtime::{
     error::Code,
     fault::{self, Armed, Fault},

@@ -8,7 +8,6 @@ use std::time::Duration;
 use hiveward_actors::{
     client::{ControlPlane, DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef, TaskEdit},
     event::EventFilter,
-    id::TaskId,
     node::{Node, NodeConfig},
     platform::LedgerRetention,
     retention::{Retention, TranscriptRetention},
@@ -18,6 +17,7 @@ use hiveward_actors::{
         spec::{Aggregate, PlanSpec},
     },
 };
+use hiveward_kernel::id::TaskId;
 use hiveward_runtime::{clock::Deadline, error::Code, ledger::Cursor, op::Op};
 
 struct Here {

@@ -12,12 +12,15 @@ use hiveward_actors::{
     agent::{message::PauseMode, record::AgentStatus},
     client::{ControlPlane, DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef},
     event::EventFilter,
-    id::{AgentId, SwarmId, TaskId},
     model::meter::{Budget, Scope},
     node::{Node, NodeConfig},
     platform::LedgerRetention,
-    retention::{Keep, OperationRetention, Retention, TaskRetention, blobs::BlobRetention},
+    retention::{Retention, blobs::BlobRetention},
     task::{TaskRecord, TaskStatus},
+};
+use hiveward_kernel::{
+    id::{AgentId, SwarmId, TaskId},
+    keep::{Keep, OperationRetention, TaskRetention},
 };
 use hiveward_runtime::{
     error::{Code, Refused},

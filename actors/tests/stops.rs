@@ -6,9 +6,11 @@ mod support;
 use std::{fs, path::PathBuf};
 
 use hiveward_actors::agent::{
-    connector::{End, Lease, StopHow, StopWhy, session_dir},
+    connector::{End, StopHow, StopWhy, session_dir},
     spec::ConnectorSpec,
 };
+use hiveward_kernel::lease::Lease;
+
 use support::agent::{Bed, command, files_under, kind, worker};
 
 const AT_ONCE: StopHow = StopHow::AtOnce;

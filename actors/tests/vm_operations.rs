@@ -23,10 +23,10 @@ use hiveward_actors::{
         HostStatus,
         driver::{Off, Run, simulated::Hypervisor},
     },
-    id::{HostId, VmId},
     node::{Node, NodeConfig},
     vm::{VmRecord, VmStatus, console::From, event::Outcome, snapshot::SNAPSHOTS_MAX},
 };
+use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::{
     clock::{Clock, WallMs},
     error::Code,

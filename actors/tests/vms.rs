@@ -16,10 +16,10 @@ use hiveward_actors::{
         fence::Fence,
         spec::{HostSpec, HostUri},
     },
-    id::{HostId, NetworkId, VmId},
     node::{Node, NodeConfig},
     vm::{VmRecord, VmStatus, event::OperationKind},
 };
+use hiveward_kernel::id::{HostId, NetworkId, VmId};
 use hiveward_runtime::{
     clock::Deadline,
     error::Code,

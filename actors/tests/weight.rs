@@ -8,10 +8,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use hiveward_actors::{
     client::{ControlPlane, NewScatter, NewSwarm, NewTask, NewWork, Over, SwarmRef},
-    id::SwarmId,
     node::{Node, NodeConfig},
     task::{TaskRecord, TaskStatus},
 };
+use hiveward_kernel::id::SwarmId;
 use hiveward_runtime::{
     error::{Code, Refused},
     fault::{self, Armed, Fault},

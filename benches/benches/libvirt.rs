@@ -16,10 +16,10 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use hiveward_actors::{
     client::{ControlPlane, NewHost, NewVm},
     host::{HostStatus, driver::libvirt::use_program},
-    id::VmId,
     node::{Node, NodeConfig},
 };
 use hiveward_benches::{Figures, load};
+use hiveward_kernel::id::VmId;
 use hiveward_runtime::op::Op;
 
 const VMS: usize = 50;

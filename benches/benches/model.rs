@@ -6,15 +6,15 @@
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use hiveward_actors::{
-    agent::connector::Lease,
-    id::{AgentId, SwarmId, TaskId},
-    model::{CallRules, Holder, ModelAccess},
-};
+use hiveward_actors::model::{CallRules, Holder, ModelAccess};
 use hiveward_benches::{Figures, load, ms, percentile};
 use hiveward_gateway::model::{
     ModelGateway, ModelsSection,
     scripted::{Script, Scripted},
+};
+use hiveward_kernel::{
+    id::{AgentId, SwarmId, TaskId},
+    lease::Lease,
 };
 use serde_json::json;
 

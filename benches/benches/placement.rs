@@ -3,15 +3,13 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use hiveward_actors::{
-    id::{HostId, VmId},
-    placement::vm::{
-        EXACT_VMS_MAX, Engine, HostFacts, Hosts, Need, PlacementStrategy, Strategy, Weights, Wish,
-        plan::{Annealing, FirstFit, Problem, Solver},
-        rebalance::{Amount, Cluster, Fill, Rules, Tenant},
-    },
+use hiveward_actors::placement::vm::{
+    EXACT_VMS_MAX, Engine, HostFacts, Hosts, Need, PlacementStrategy, Strategy, Weights, Wish,
+    plan::{Annealing, FirstFit, Problem, Solver},
+    rebalance::{Amount, Cluster, Fill, Rules, Tenant},
 };
 use hiveward_benches::{Figures, load};
+use hiveward_kernel::id::{HostId, VmId};
 
 const HOSTS: usize = 1_000;
 const VMS: usize = 10_000;

@@ -24,7 +24,7 @@ const AGENTS: u32 = 8;
 const CLIENTS: usize = 512;
 const DURING: Duration = Duration::from_secs(10);
 
-type Waiting = Arc<Mutex<HashMap<hiveward_actors::id::TaskId, oneshot::Sender<()>>>>;
+type Waiting = Arc<Mutex<HashMap<hiveward_kernel::id::TaskId, oneshot::Sender<()>>>>;
 
 fn op() -> Op {
     Op::internal(Duration::from_secs(60))
@@ -90,7 +90,7 @@ async fn one_client(control: &ControlPlane, figures: &mut Figures) -> anyhow::Re
 /// Many clients, each waiting for its task's end before the next.
 async fn many_clients(control: &ControlPlane, figures: &mut Figures) -> anyhow::Result<()> {
     let waiting: Waiting = Waiting::default();
-    let early: Arc<Mutex<std::collections::HashSet<hiveward_actors::id::TaskId>>> = Arc::default();
+    let early: Arc<Mutex<std::collections::HashSet<hiveward_kernel::id::TaskId>>> = Arc::default();
     let done = Arc::new(AtomicU64::new(0));
     let mut tail = control.event_tail(control.head(), Default::default());
     let (told, seen_early) = (waiting.clone(), early.clone());

@@ -14,7 +14,6 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use hiveward_actors::{
     client::{ControlPlane, NewHost, NewVm},
     host::HostStatus,
-    id::VmId,
     node::{Node, NodeConfig},
 };
 use hiveward_benches::{
@@ -22,6 +21,7 @@ use hiveward_benches::{
     served::{TOKEN, serve},
     wire::Http,
 };
+use hiveward_kernel::id::VmId;
 use hiveward_runtime::op::Op;
 
 const HOSTS: usize = 500;

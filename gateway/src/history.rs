@@ -5,10 +5,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hiveward_actors::{
-    client::{ControlPlane, MetricsSample},
-    series::{self, Series},
-};
+use hiveward_actors::client::{ControlPlane, MetricsSample};
+use hiveward_kernel::series::{self, Series};
 use hiveward_runtime::clock::WallMs;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;

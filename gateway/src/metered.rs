@@ -108,7 +108,7 @@ pub fn page(hosts: &[Metered]) -> String {
     let mut all: Vec<_> = all.collect();
     all.sort_by_key(|(vm, ..)| *vm);
     let left_out = all.len().saturating_sub(VMS_MAX);
-    let labels = |(vm, host, usage): &(hiveward_actors::id::VmId, &Metered, &'_ Usage)| {
+    let labels = |(vm, host, usage): &(hiveward_kernel::id::VmId, &Metered, &'_ Usage)| {
         let name = host.names.get(vm).map_or_else(|| vm.to_string(), Clone::clone);
         (format!("vm=\"{}\",host=\"{}\"", escaped(&name), escaped(&host.name)), **usage)
     };
@@ -127,10 +127,8 @@ pub fn page(hosts: &[Metered]) -> String {
 mod tests {
     use std::collections::HashMap;
 
-    use hiveward_actors::{
-        host::meter::{Figures, HostSample},
-        id::{HostId, VmId},
-    };
+    use hiveward_actors::host::meter::{Figures, HostSample};
+    use hiveward_kernel::id::{HostId, VmId};
     use hiveward_runtime::clock::WallMs;
 
     use super::*;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use hiveward_actors::retention::{Keep, OperationRetention, Retention, TaskRetention, blobs::BlobRetention};
+use hiveward_actors::retention::{Retention, blobs::BlobRetention};
+use hiveward_kernel::keep::{Keep, OperationRetention, TaskRetention};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -7,9 +7,9 @@ use hiveward_actors::{
         driver::{self, Action, Base, Pool, contract, libvirt::use_program},
         spec::HostUri,
     },
-    id::{HostId, VmId},
     vm::DiskSpec,
 };
+use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::clock::Deadline;
 
 use crate::lab::{Lab, guest};

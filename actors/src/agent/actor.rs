@@ -6,6 +6,12 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use hiveward_kernel::{
+    commit::{Batch, Committed, Committer},
+    id::ApprovalId,
+    lease::Lease,
+    snapshot::{self, SinceSnapshot},
+};
 use hiveward_runtime::{
     error::{Code, Refused},
     supervise::{Behaviour, Context, Failure, TimerHandle},
@@ -13,7 +19,7 @@ use hiveward_runtime::{
 
 use super::{
     attempts::Told,
-    connector::{self, Connector, Lease, StartFailure, StopHow, StopWhy},
+    connector::{self, Connector, StartFailure, StopHow, StopWhy},
     event::{self, AgentEvent},
     message::{AgentMsg, Answer, PauseMode, StopMode},
     reference::AgentRef,
@@ -21,15 +27,8 @@ use super::{
     state::{AgentState, Phase, SNAPSHOT_FORMAT, Wanted},
 };
 use crate::{
-    commit::{Batch, Committer},
     house::House,
-    id::ApprovalId,
-    snapshot::{self, SinceSnapshot},
-    swarm::{
-        event::Ended,
-        message::{Committed, SwarmMsg},
-        seat::Arrival,
-    },
+    swarm::{event::Ended, message::SwarmMsg, seat::Arrival},
     vm::warm,
 };
 
@@ -292,7 +291,13 @@ impl Agent {
 
     async fn hand_over(&self, state: &mut State, mut batch: Batch) -> Result<(), Failure> {
         let (agent, directory) = (&state.agent, &self.house.directory);
-        state.since_snapshot.go_with(&mut batch, SNAPSHOT_FORMAT, agent, agent.removed, directory)?;
+        state.since_snapshot.go_with(
+            &mut batch,
+            SNAPSHOT_FORMAT,
+            agent,
+            agent.removed,
+            directory.read(crate::directory::Known::all_read_snapshots),
+        )?;
         Ok(state.committer.hand_over(batch).await?)
     }
 

@@ -4,18 +4,17 @@
 
 use std::collections::BTreeMap;
 
+use hiveward_kernel::{
+    id::{AgentId, ApprovalId},
+    lease::Lease,
+};
 use hiveward_runtime::{
     clock::WallMs,
     error::{Code, Refused},
 };
 use serde::{Deserialize, Serialize};
 
-use super::{
-    coding::Permission,
-    connector::{Ask, Lease},
-    event::AgentEvent,
-};
-use crate::id::{AgentId, ApprovalId};
+use super::{coding::Permission, connector::Ask, event::AgentEvent};
 
 /// Kept of those that have ended, for an answer that has to be said again.
 const ENDED_KEPT: usize = 128;
@@ -141,8 +140,9 @@ impl Approvals {
 
 #[cfg(test)]
 mod tests {
+    use hiveward_kernel::id::TaskId;
+
     use super::*;
-    use crate::id::TaskId;
 
     fn ask() -> Ask {
         let lease = Lease { task: TaskId::new(), attempt: 1, agent: AgentId::new() };

@@ -1,5 +1,10 @@
 //! The view of what agents' programs asked persons. Owns its table; built from agents' streams.
 
+use hiveward_kernel::{
+    id::{AgentId, ApprovalId, TaskId},
+    page::Page,
+    view::unreadable,
+};
 use hiveward_runtime::{
     error::Refused,
     ledger::{
@@ -14,11 +19,6 @@ use super::{
     approval::{ApprovalRecord, ApprovalStatus},
     coding::Permission,
     event::AgentEvent,
-};
-use crate::{
-    id::{AgentId, ApprovalId, TaskId},
-    page::Page,
-    task::table::unreadable,
 };
 
 const ROWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("approvals");

@@ -2,24 +2,24 @@
 
 use std::time::Duration;
 
+use hiveward_kernel::{
+    commit::Batch,
+    id::{ApprovalId, TaskId},
+    lease::Lease,
+};
 use hiveward_runtime::{
     call::Reply,
     error::{Code, Refused},
     supervise::{Context, Failure},
 };
-
 use tokio::sync::oneshot;
 
 use super::{
     actor::{Agent, Held, State},
     approval::{Next, Verdict},
-    connector::{Ask, Lease, Told},
+    connector::{Ask, Told},
     event::AgentEvent,
     message::{AgentMsg, Answer},
-};
-use crate::{
-    commit::Batch,
-    id::{ApprovalId, TaskId},
 };
 
 impl Agent {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hiveward_kernel::{entity::Entity, lease::Lease, loss};
 use hiveward_runtime::{
     error::Refused,
     supervise::{Context, Failure},
@@ -9,7 +10,7 @@ use hiveward_runtime::{
 
 use super::{
     actor::{Agent, Held, State},
-    connector::{End, Input, Job, Lease, Outcome, Report},
+    connector::{End, Input, Job, Outcome, Report},
     event::AgentEvent,
     job::{failed, fetch, is_inline, limited, make_job},
     message::{AgentMsg, Assignment, StopMode},
@@ -17,8 +18,6 @@ use super::{
     state::Phase,
 };
 use crate::{
-    directory::Entity,
-    loss,
     swarm::{
         event::Ended,
         message::SwarmMsg,
@@ -162,7 +161,7 @@ impl Agent {
     /// A start that is not heard is only not shown; arrivals and ends are repeated.
     pub(super) fn tell_swarm(&self, msg: SwarmMsg) -> Told {
         let swarm = self.spec.swarm;
-        if let Some(door) = self.house.doors.swarm(swarm) {
+        if let Some(door) = self.house.doors.of::<SwarmMsg>(swarm) {
             return if door.tell(msg).is_ok() { Told::Here } else { Told::Nobody };
         }
         let Some(at) = self.house.directory.location(Entity::Swarm(swarm)).filter(|at| at.node != self.house.me.node) else {

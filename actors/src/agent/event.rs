@@ -1,10 +1,10 @@
 //! What happened to an agent, as its stream keeps it. What it does under leases is in its swarm's stream.
 
 use bytes::Bytes;
+use hiveward_kernel::id::ApprovalId;
 use serde::{Deserialize, Serialize};
 
 use super::{approval::Verdict, connector::Ask};
-use crate::id::ApprovalId;
 
 pub const FORMAT: u16 = 1;
 
@@ -66,13 +66,13 @@ impl AgentEvent {
     }
 
     pub fn encode(&self) -> Result<Bytes, rmp_serde::encode::Error> {
-        crate::event::encoded(self)
+        hiveward_kernel::event::encoded(self)
     }
 
-    pub fn decode(kind: &str, format: u16, body: &[u8]) -> Result<Self, crate::swarm::event::DecodeError> {
+    pub fn decode(kind: &str, format: u16, body: &[u8]) -> Result<Self, hiveward_kernel::event::DecodeError> {
         if format != FORMAT {
-            return Err(crate::swarm::event::DecodeError::Format { kind: kind.to_owned(), format });
+            return Err(hiveward_kernel::event::DecodeError::Format { kind: kind.to_owned(), format });
         }
-        rmp_serde::from_slice(body).map_err(|source| crate::swarm::event::DecodeError::Body { kind: kind.to_owned(), source })
+        rmp_serde::from_slice(body).map_err(|source| hiveward_kernel::event::DecodeError::Body { kind: kind.to_owned(), source })
     }
 }

@@ -25,7 +25,8 @@ use crate::{
 const INPUTS_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) fn is_inline(spec: &TaskSpec) -> bool {
-    use crate::task::spec::Body;
+    use hiveward_kernel::body::Body;
+
     let body = match &spec.work {
         Work::Command(command) => command.stdin.as_ref(),
         Work::Kind { payload, .. } => payload.as_ref(),

@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 
+use hiveward_kernel::{
+    commit::Committed,
+    doors::Addressed,
+    entity::Entity,
+    id::{AgentId, ApprovalId, TaskId},
+    lease::Lease,
+};
 use hiveward_runtime::{call::Reply, error::Refused, ledger::Cursor};
 use serde::{Deserialize, Serialize};
 
 use super::{
     approval::Verdict,
-    connector::{Lease, Report, StartFailure, Told},
+    connector::{Report, StartFailure, Told},
     workspace::branches::Cleaned,
 };
-use crate::{
-    id::{ApprovalId, TaskId},
-    swarm::message::Committed,
-    task::spec::TaskSpec,
-};
+use crate::task::spec::TaskSpec;
 
 /// A granted lease, with what the agent needs to fetch the rest itself.
 #[derive(Clone, Debug)]
@@ -141,4 +144,12 @@ pub enum AgentMsg {
     CommitFailed {
         message: String,
     },
+}
+
+impl Addressed for AgentMsg {
+    type Id = AgentId;
+
+    fn entity(id: AgentId) -> Entity {
+        Entity::Agent(id)
+    }
 }

@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_kernel::loss;
 use hiveward_runtime::{
     call::Addr,
     clock::Deadline,
@@ -13,7 +14,6 @@ use hiveward_runtime::{
 };
 
 use super::{message::AgentMsg, wire::AgentWire};
-use crate::loss;
 
 /// Cheap to clone.
 #[derive(Clone)]

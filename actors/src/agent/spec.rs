@@ -2,15 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use hiveward_kernel::id::{AgentId, SwarmId};
 use hiveward_runtime::op::NodeId;
 use serde::{Deserialize, Serialize};
 
 use super::coding::{AnswerKind, CodingSpec};
-use crate::{
-    id::{AgentId, SwarmId},
-    model::CallRules,
-    vm::attempt::MachineSpec,
-};
+use crate::{model::CallRules, vm::attempt::MachineSpec};
 
 /// A skill and how good the agent is at it, 0 to 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

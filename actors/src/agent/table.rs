@@ -2,6 +2,11 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use hiveward_kernel::{
+    id::{AgentId, SwarmId},
+    page::Page,
+    view::unreadable,
+};
 use hiveward_runtime::{
     error::Refused,
     ledger::{
@@ -16,13 +21,7 @@ use super::{
     event::AgentEvent,
     record::{AgentRecord, AgentStatus},
 };
-use crate::{
-    id::{AgentId, SwarmId},
-    page::Page,
-    roster::event::RosterEvent,
-    swarm::event::SwarmEvent,
-    task::{status::AttemptStatus, table::unreadable},
-};
+use crate::{roster::event::RosterEvent, swarm::event::SwarmEvent, task::status::AttemptStatus};
 
 const ROWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("agents");
 const BY_SWARM: TableDefinition<'_, (u128, u128), ()> = TableDefinition::new("agents_by_swarm");

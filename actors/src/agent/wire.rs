@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use hiveward_kernel::{
+    id::{ApprovalId, TaskId},
+    lease::Lease,
+};
 use hiveward_runtime::{
     cluster::router::{Inbound, NotDelivered},
     ledger::Cursor,
@@ -10,13 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     approval::Verdict,
-    connector::{Lease, Told},
+    connector::Told,
     message::{AgentMsg, Assignment, PauseMode, StopMode},
 };
-use crate::{
-    id::{ApprovalId, TaskId},
-    task::spec::TaskSpec,
-};
+use crate::task::spec::TaskSpec;
 
 /// About a third of a frame.
 const LEASES_PER_MESSAGE_MAX: usize = 2_000;

@@ -6,6 +6,10 @@
 use std::{collections::HashMap, path::Path, sync::LazyLock};
 
 use bytes::Bytes;
+use hiveward_kernel::{
+    id::{AgentId, TaskId},
+    lease::Lease,
+};
 use hiveward_runtime::{
     error::{Code, Refused},
     op::Op,
@@ -16,10 +20,9 @@ use super::{ControlPlane, TaskFilter, TaskOrder};
 use crate::{
     agent::{
         AgentRecord, ConnectorSpec, SessionSpec,
-        connector::{Lease, last_terminal_dir},
+        connector::last_terminal_dir,
         session::{self, Attached, SessionError, Writer},
     },
-    id::{AgentId, TaskId},
     task::TaskStatus,
     terminals::Distant,
 };

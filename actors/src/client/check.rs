@@ -2,6 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use hiveward_kernel::{
+    body::{Body, Label},
+    id::{AgentId, SwarmId, TaskId},
+};
 use hiveward_runtime::{
     error::{Code, Refused},
     op::NodeId,
@@ -11,7 +15,6 @@ use super::connector;
 use crate::{
     agent::{AgentSpec, ConnectorSpec, EnvVar, Limits, SessionSpec, Skill, coding::WorkspaceSpec},
     house::House,
-    id::{AgentId, SwarmId, TaskId},
     placement::{Strategy, Weights},
     swarm::{SwarmSpec, spec::Topology},
     task::{
@@ -19,7 +22,7 @@ use crate::{
         gate::GateSpec,
         graph,
         retry::RetryPolicy,
-        spec::{Body, CommandSpec, DEPENDENCIES_MAX, Label, PlanSpec, SKILLS_MAX, TaskSpec, Work},
+        spec::{CommandSpec, DEPENDENCIES_MAX, PlanSpec, SKILLS_MAX, TaskSpec, Work},
         status::Priority,
     },
 };

@@ -1,15 +1,16 @@
 //! What persons have to do with running coding agents: answer questions, interrupt, say something.
 
+use hiveward_kernel::{
+    id::{AgentId, ApprovalId, TaskId},
+    page::Page,
+};
 use hiveward_runtime::{
     error::{Code, Refused},
     op::Op,
 };
 
-use super::{ApprovalFilter, ApprovalRecord, ControlPlane, Done, Page, Permission};
-use crate::{
-    agent::{approval::Verdict, connector::Told, message::AgentMsg, wire::AgentWire, workspace::branches::Cleaned},
-    id::{AgentId, ApprovalId, TaskId},
-};
+use super::{ApprovalFilter, ApprovalRecord, ControlPlane, Done, Permission};
+use crate::agent::{approval::Verdict, connector::Told, message::AgentMsg, wire::AgentWire, workspace::branches::Cleaned};
 
 /// Of one message to an attempt.
 const MESSAGE_BYTES_MAX: usize = 256 << 10;

@@ -2,6 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_kernel::{
+    body::Body,
+    commit::Committed,
+    entity::Entity,
+    id::{AgentId, SwarmId, TaskId},
+    operation::Operation,
+};
 use hiveward_runtime::{
     call::Reply,
     cluster::router::BODY_BYTES_MAX,
@@ -20,19 +27,16 @@ use crate::{
         message::{AgentMsg, PauseMode, StopMode},
         wire::AgentWire,
     },
-    directory::Entity,
-    id::{AgentId, SwarmId, TaskId},
     roster::{RosterMsg, wire::RosterWire},
     swarm::{
         SwarmRecord,
-        event::Operation,
-        message::{Committed, Submit, SwarmMsg},
+        message::{Submit, SwarmMsg},
         wire::SwarmWire,
     },
     task::{
         TaskRecord,
         bounds::{NAME_BYTES_MAX, PATH_BYTES_MAX},
-        spec::{Body, TaskSpec},
+        spec::TaskSpec,
     },
 };
 
@@ -359,7 +363,7 @@ impl ControlPlane {
 
     /// A submission to another node that does not fit into a message goes through the blobs.
     async fn stored_if_too_large(&self, swarm: SwarmId, wire: impl Fn() -> SwarmWire) -> Result<Option<Body>, Refused> {
-        if self.house.doors.swarm(swarm).is_some() {
+        if self.house.doors.of::<SwarmMsg>(swarm).is_some() {
             return Ok(None);
         }
         let encoded = rmp_serde::to_vec(&wire()).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
@@ -424,7 +428,7 @@ impl ControlPlane {
         make: impl FnMut(Reply<Result<Committed<()>, Refused>>) -> AgentMsg,
         wire: impl Fn() -> AgentWire,
     ) -> Result<Done<AgentRecord>, Refused> {
-        if self.house.doors.agent(agent).is_none() && !self.has_agent(&op, agent).await? {
+        if self.house.doors.of::<AgentMsg>(agent).is_none() && !self.has_agent(&op, agent).await? {
             return Err(Refused::not_found(agent));
         }
         let done = self.ask_agent(&op, agent, make, wire).await?;

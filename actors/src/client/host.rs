@@ -7,6 +7,12 @@ use std::{
     time::Duration,
 };
 
+use hiveward_kernel::{
+    commit::Committed,
+    entity::Entity,
+    id::{HostId, VmId},
+    page::Page,
+};
 use hiveward_runtime::{
     clock::Deadline,
     error::{Code, Refused},
@@ -15,9 +21,8 @@ use hiveward_runtime::{
     op::{NodeId, Op},
 };
 
-use super::{ControlPlane, Done, Page, check, command::operation, query::page_key};
+use super::{ControlPlane, Done, check, command::operation, query::page_key};
 use crate::{
-    directory::Entity,
     host::{
         HostRecord, HostSpec, HostStatus,
         driver::{DriverError, Pool},
@@ -27,9 +32,7 @@ use crate::{
         spec::{HostUri, Scheme},
         wire::HostWire,
     },
-    id::{HostId, VmId},
     roster::{RosterMsg, wire::RosterWire},
-    swarm::message::Committed,
     vm::VmRecord,
 };
 
@@ -206,7 +209,7 @@ impl ControlPlane {
     async fn leave(&self, op: &Op, record: &HostRecord) {
         let (host, key, seen) = (record.spec.id, record.spec.id.key(), self.head());
         let deadline = Deadline::after(LEAVE_WITHIN.min(op.deadline.remaining().saturating_sub(MARGIN)));
-        let left: Result<Result<(), DriverError>, String> = match self.house.doors.host(host) {
+        let left: Result<Result<(), DriverError>, String> = match self.house.doors.of::<HostMsg>(host) {
             Some(door) => door.ask(deadline, |reply| HostMsg::Leave { seen, reply }).await.map_err(|error| error.to_string()),
             None => {
                 if let Some(at) = self.house.directory.location(Entity::Host(host)) {
@@ -256,7 +259,7 @@ impl ControlPlane {
         &self,
         op: &Op,
         change: FleetChange,
-        operation: Option<crate::swarm::event::Operation>,
+        operation: Option<hiveward_kernel::operation::Operation>,
     ) -> Result<Committed<Key>, Refused> {
         self.tell_roster(
             op,

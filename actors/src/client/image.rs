@@ -2,19 +2,17 @@
 
 use std::{ops::Bound, sync::Arc, time::Duration};
 
+use hiveward_kernel::{id::ImageId, page::Page};
 use hiveward_runtime::{
     error::{Code, Refused},
     op::Op,
 };
 
-use super::{ControlPlane, Done, Page, check, command::operation, query::page_key};
-use crate::{
-    host::{
-        event::FleetChange,
-        fleet::ImageEntry,
-        image::{ImageSpec, import::Wanted},
-    },
-    id::ImageId,
+use super::{ControlPlane, Done, check, command::operation, query::page_key};
+use crate::host::{
+    event::FleetChange,
+    fleet::ImageEntry,
+    image::{ImageSpec, import::Wanted},
 };
 
 /// Left of a deadline to make an image of what was brought.

@@ -2,22 +2,23 @@
 
 use std::{ops::Bound, sync::Arc};
 
+use hiveward_kernel::{
+    id::{NetworkId, VmId},
+    page::Page,
+};
 use hiveward_runtime::{
     error::{Code, Refused},
     id::Key,
     op::Op,
 };
 
-use super::{ControlPlane, Done, Page, check, command::operation, query::page_key};
-use crate::{
-    host::{
-        event::FleetChange,
-        network::{
-            Card, Cidr, Kind, NetworkEntry, NetworkSpec,
-            spec::{MTU_DEFAULT, check_bridge, check_mtu},
-        },
+use super::{ControlPlane, Done, check, command::operation, query::page_key};
+use crate::host::{
+    event::FleetChange,
+    network::{
+        Card, Cidr, Kind, NetworkEntry, NetworkSpec,
+        spec::{MTU_DEFAULT, check_bridge, check_mtu},
     },
-    id::{NetworkId, VmId},
 };
 
 /// Which kind of network a client asks for.

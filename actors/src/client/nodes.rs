@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use hiveward_kernel::{entity::Entity, id::AgentId};
 use hiveward_runtime::{
     clock::WallMs,
     cluster::identity::JoinToken,
@@ -14,8 +15,7 @@ use hiveward_runtime::{
 use super::{ControlPlane, Done, command::operation};
 use crate::{
     agent::gauge::ResourcesSample,
-    directory::{Entity, NodeStatus},
-    id::AgentId,
+    directory::NodeStatus,
     report::NodeReport,
     retention::report::StorageReport,
     roster::{RosterMsg, wire::RosterWire},

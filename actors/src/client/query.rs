@@ -3,6 +3,13 @@
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use hiveward_kernel::{
+    body::Body,
+    id::{AgentId, SwarmId, TaskId},
+    lease::Lease,
+    page::Page,
+    series::Sample,
+};
 use hiveward_runtime::{
     clock::{Deadline, WallMs},
     cluster::rpc::RpcError,
@@ -12,20 +19,18 @@ use hiveward_runtime::{
     store::blob::BlobHash,
 };
 
-use super::{AgentFilter, ControlPlane, EventFilter, EventRecord, EventTail, Page, SwarmFilter, TaskFilter, TaskOrder};
+use super::{AgentFilter, ControlPlane, EventFilter, EventRecord, EventTail, SwarmFilter, TaskFilter, TaskOrder};
 use crate::{
     agent::{
         AgentRecord, ConnectorSpec,
-        connector::{Lease, activity_dir, session_dir},
+        connector::{activity_dir, session_dir},
         session::{Stream, transcript::Reader},
     },
     event,
-    id::{AgentId, SwarmId, TaskId},
     placement::Decision,
     retention::TranscriptRetention,
-    series::Sample,
     swarm::{SwarmRecord, message::SwarmMsg, wire::SwarmWire},
-    task::{AttemptRecord, TaskRecord, TaskStatus, scatter::Role, spec::Body},
+    task::{AttemptRecord, TaskRecord, TaskStatus, scatter::Role},
 };
 
 /// Why a task is where it is.

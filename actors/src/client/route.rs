@@ -5,6 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_kernel::{
+    entity::Entity,
+    id::{AgentId, HostId, SwarmId, VmId},
+};
 use hiveward_runtime::{
     call::{CallError, Door, Reply},
     clock::Deadline,
@@ -19,10 +23,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{ControlPlane, SwarmRef};
 use crate::{
     agent::{message::AgentMsg, wire::AgentWire},
-    directory::{Directory, Entity, roster_key},
+    directory::{Directory, roster_key},
     host::{message::HostMsg, wire::HostWire},
     house::House,
-    id::{AgentId, HostId, SwarmId, VmId},
     roster::{RosterMsg, wire::RosterWire},
     swarm::{SwarmSpec, message::SwarmMsg, wire::SwarmWire},
     vm::{message::VmMsg, wire::VmWire},
@@ -117,7 +120,7 @@ impl ControlPlane {
         make: impl FnMut(Reply<T>) -> SwarmMsg,
         wire: impl Fn() -> SwarmWire,
     ) -> Result<T, Refused> {
-        let way = || self.way(Entity::Swarm(swarm), self.house.doors.swarm(swarm));
+        let way = || self.way(Entity::Swarm(swarm), self.house.doors.of::<SwarmMsg>(swarm));
         self.route(&swarm.key(), deadline, way, make, wire).await
     }
 
@@ -128,7 +131,7 @@ impl ControlPlane {
         make: impl FnMut(Reply<T>) -> AgentMsg,
         wire: impl Fn() -> AgentWire,
     ) -> Result<T, Refused> {
-        let way = || self.way(Entity::Agent(agent), self.house.doors.agent(agent));
+        let way = || self.way(Entity::Agent(agent), self.house.doors.of::<AgentMsg>(agent));
         self.route(&agent.key(), deadline, way, make, wire).await
     }
 
@@ -139,7 +142,7 @@ impl ControlPlane {
         make: impl FnMut(Reply<T>) -> VmMsg,
         wire: impl Fn() -> VmWire,
     ) -> Result<T, Refused> {
-        let way = || self.way(Entity::Vm(vm), self.house.doors.vm(vm));
+        let way = || self.way(Entity::Vm(vm), self.house.doors.of::<VmMsg>(vm));
         self.route(&vm.key(), deadline, way, make, wire).await
     }
 
@@ -150,7 +153,7 @@ impl ControlPlane {
         make: impl FnMut(Reply<T>) -> HostMsg,
         wire: impl Fn() -> HostWire,
     ) -> Result<T, Refused> {
-        let way = || self.way(Entity::Host(host), self.house.doors.host(host));
+        let way = || self.way(Entity::Host(host), self.house.doors.of::<HostMsg>(host));
         self.route(&host.key(), deadline, way, make, wire).await
     }
 

@@ -3,6 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use hiveward_kernel::id::{AgentId, SwarmId};
 use hiveward_runtime::{
     cluster::router::BODY_BYTES_MAX,
     error::{Code, Refused},
@@ -12,7 +13,6 @@ use hiveward_runtime::{
 use super::{AgentFilter, ControlPlane, Done, NewAgent, SwarmRef, check};
 use crate::{
     agent::AgentSpec,
-    id::{AgentId, SwarmId},
     roster::{RosterMsg, wire::RosterWire},
     swarm::SwarmRecord,
 };

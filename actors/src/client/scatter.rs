@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use hiveward_kernel::{
+    body::Label,
+    id::{AgentId, SwarmId, TaskId},
+};
 use hiveward_runtime::{
     error::{Code, Refused},
     op::Op,
@@ -11,9 +15,8 @@ use serde_json::Value;
 use super::{AgentFilter, ControlPlane, Done, NewTask, NewWork, SwarmRef, check, command, shard::Binds};
 use crate::{
     house::House,
-    id::{AgentId, SwarmId, TaskId},
     task::{
-        Label, TaskRecord,
+        TaskRecord,
         bounds::NAME_BYTES_MAX,
         retry::RetryPolicy,
         scatter::{HedgeAfter, HedgeSpec, Item, KIND, PARTS_MAX, Policy, Role, ScatterSpec},

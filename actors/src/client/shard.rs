@@ -3,6 +3,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_kernel::{
+    commit::Committed,
+    entity::Entity,
+    id::{AgentId, SwarmId, TaskId},
+    operation::Operation,
+};
 use hiveward_runtime::{
     error::{Code, Refused},
     op::{NodeId, Op},
@@ -10,14 +16,7 @@ use hiveward_runtime::{
 
 use super::{ControlPlane, DependsOn, Done, NewTask};
 use crate::{
-    directory::Entity,
-    id::{AgentId, SwarmId, TaskId},
-    swarm::{
-        SwarmSpec,
-        event::Operation,
-        message::{Committed, SwarmMsg},
-        wire::SwarmWire,
-    },
+    swarm::{SwarmSpec, message::SwarmMsg, wire::SwarmWire},
     task::{TaskRecord, TaskSpec, TaskStatus},
 };
 

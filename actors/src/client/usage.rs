@@ -1,15 +1,14 @@
 //! What calls of models used, and what they cost.
 
+use hiveward_kernel::{id::BudgetId, lease::Lease, page::Page};
 use hiveward_runtime::{
     error::{Code, Refused},
     op::Op,
 };
 
-use super::{ControlPlane, Done, Page, command::operation};
+use super::{ControlPlane, Done, command::operation};
 use crate::{
-    agent::connector::Lease,
     directory::BudgetEntry,
-    id::BudgetId,
     model::{
         meter::{Amount, Budget, Scope},
         price::CURRENCY_DEFAULT,

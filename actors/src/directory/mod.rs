@@ -10,6 +10,10 @@ pub mod snapshot;
 use std::{collections::HashSet, sync::Arc};
 
 use futures_util::future::BoxFuture;
+use hiveward_kernel::{
+    event::DecodeError,
+    id::{AgentId, SwarmId},
+};
 use hiveward_runtime::{
     clock::Deadline,
     cluster::{
@@ -25,15 +29,11 @@ use hiveward_runtime::{
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
-use crate::{
-    agent::AgentSpec,
-    id::{AgentId, SwarmId},
-    roster::event::RosterEvent,
-    swarm::{SwarmSpec, event::DecodeError},
-};
+use crate::{agent::AgentSpec, roster::event::RosterEvent, swarm::SwarmSpec};
 
+pub use hiveward_kernel::entity::{Entity, Place};
 pub use keeper::DirectoryKeeper;
-pub use known::{AgentEntry, BudgetEntry, Drain, Entity, Known, NodeEntry, NodeStatus, Place, SwarmEntry, Touched};
+pub use known::{AgentEntry, BudgetEntry, Drain, Known, NodeEntry, NodeStatus, SwarmEntry, Touched};
 
 /// Read at once when it catches up.
 const EVENTS_PER_READ: usize = 4096;

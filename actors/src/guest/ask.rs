@@ -5,11 +5,11 @@ use std::time::Duration;
 use hiveward_runtime::clock::Deadline;
 
 pub(crate) use super::wire::Said;
+use hiveward_kernel::{entity::Entity, id::VmId};
+
 use crate::{
-    directory::Entity,
     host::{driver::DriverError, message::HostMsg, wire::HostWire},
     house::House,
-    id::VmId,
     vm::VmStatus,
 };
 
@@ -25,7 +25,7 @@ pub(crate) async fn ask(house: &House, vm: VmId, command: String, deadline: Dead
         return Said::Gone(why);
     }
     let deadline = deadline.at_most(ANSWER_WITHIN);
-    let asked: Result<Result<Option<String>, DriverError>, String> = match house.doors.host(host) {
+    let asked: Result<Result<Option<String>, DriverError>, String> = match house.doors.of::<HostMsg>(host) {
         Some(door) => {
             let make = |reply| HostMsg::GuestCommand { vm, command: command.clone(), reply };
             door.ask(deadline, make).await.map_err(|error| error.to_string())

@@ -5,10 +5,9 @@
 
 use std::{collections::HashMap, fs, sync::Arc};
 
+use hiveward_kernel::id::VmId;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, futures::Notified};
-
-use crate::id::VmId;
 
 #[derive(Clone, Copy)]
 struct Asker {

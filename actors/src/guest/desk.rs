@@ -14,6 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
+use hiveward_kernel::id::VmId;
 use hiveward_runtime::{
     clock::Deadline,
     supervise::{Behaviour, Context, Failure},
@@ -31,7 +32,7 @@ use super::{
     askers::May,
     wire::{Ask, FRAME_BYTES_MAX, Said},
 };
-use crate::{agent::session::owner, house::House, id::VmId};
+use crate::house::House;
 
 /// Served at once; more wait until one goes.
 const SERVED_MAX: usize = 1_024;
@@ -136,7 +137,7 @@ fn has_no_attempt(house: &House, vm: VmId) -> bool {
 }
 
 async fn serve(house: &House, socket: UnixStream) -> io::Result<()> {
-    let asker = owner::peer(&socket)?;
+    let asker = hiveward_kernel::shim::peer(&socket)?;
     let mut frames = LengthDelimitedCodec::builder().little_endian().max_frame_length(FRAME_BYTES_MAX).new_framed(socket);
     while let Some(frame) = frames.next().await {
         let Ask { vm, command } = rmp_serde::from_slice(&frame?).map_err(io::Error::other)?;

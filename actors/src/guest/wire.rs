@@ -1,8 +1,7 @@
 //! What goes between a process of this node and its desk of guests: frames of MessagePack, each after its length.
 
+use hiveward_kernel::id::VmId;
 use serde::{Deserialize, Serialize};
-
-use crate::id::VmId;
 
 /// A longer frame ends the connection.
 pub(super) const FRAME_BYTES_MAX: usize = 4 << 20;

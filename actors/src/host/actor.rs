@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use hiveward_kernel::{entity::Entity, id::VmId};
 use hiveward_runtime::{
     call::{Addr, Reply},
     clock::Deadline,
@@ -38,7 +39,7 @@ use super::{
     spec::{Capacity, HostSpec, HostUri, Scheme},
     travel::TRIPS_AT_ONCE,
 };
-use crate::{directory::Entity, house::House, id::VmId};
+use crate::house::House;
 
 /// Everything is looked at as often as this, whatever the hypervisor says by itself.
 const REFRESH_EVERY: Duration = Duration::from_secs(5);

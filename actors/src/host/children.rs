@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_kernel::{entity::Entity, id::VmId};
 use hiveward_runtime::{
     clock::Deadline,
     cluster::router::ActorDoor,
@@ -14,11 +15,7 @@ use super::{
     ha,
     message::HostMsg,
 };
-use crate::{
-    directory::Entity,
-    id::VmId,
-    vm::{self, actor::Vm, message::VmMsg, spec::VmSpec},
-};
+use crate::vm::{self, actor::Vm, message::VmMsg, spec::VmSpec};
 
 const MAILBOX_VM: usize = 64;
 const START_WITHIN: Duration = Duration::from_secs(30);
@@ -126,7 +123,7 @@ impl Host {
     /// What runs here goes elsewhere, or is stopped.
     fn drain(&self, state: &State) {
         for (vm, stopping) in &state.children {
-            if !stopping && let Some(door) = self.house.doors.vm_on(*vm, self.spec.id) {
+            if !stopping && let Some(door) = self.house.doors.of_vm_on::<VmMsg>(*vm, self.spec.id) {
                 // Not heard: said again at the next refresh.
                 let _ = door.tell(VmMsg::Drain);
             }

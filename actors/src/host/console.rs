@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use hiveward_kernel::id::VmId;
 use hiveward_runtime::{call::Reply, clock::Deadline, supervise::Context};
 use tokio::{
     sync::{mpsc, watch},
@@ -20,10 +21,7 @@ use super::{
     driver::{ConsoleBytes, DriverError},
     message::HostMsg,
 };
-use crate::{
-    id::VmId,
-    vm::console::{self, ConsolePiece, Recorder},
-};
+use crate::vm::console::{self, ConsolePiece, Recorder};
 
 /// Consoles of one host that are listened to at once; each holds a thread of its driver. More are refused, and said so.
 pub const CONSOLES_MAX: usize = 256;

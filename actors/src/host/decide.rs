@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use hiveward_kernel::{
+    id::{HostId, VmId},
+    operation::Operation,
+};
 use hiveward_runtime::error::{Code, Refused};
 
 use super::{
@@ -11,9 +15,7 @@ use super::{
     lost, network, placing, reshape,
 };
 use crate::{
-    id::{HostId, VmId},
     placement::vm::{Engine, Wish},
-    swarm::event::Operation,
     vm::{spec::VmSpec, warm},
 };
 

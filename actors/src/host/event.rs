@@ -2,6 +2,11 @@
 
 use std::sync::Arc;
 
+use hiveward_kernel::{
+    id::{HostId, ImageId, NetworkId, VmId},
+    lease::Lease,
+    operation::Operation,
+};
 use hiveward_runtime::{id::Key, op::NodeId};
 use serde::{Deserialize, Serialize};
 
@@ -12,10 +17,7 @@ use super::{
     spec::{Capacity, HostSpec},
 };
 use crate::{
-    agent::connector::Lease,
-    id::{HostId, ImageId, NetworkId, VmId},
     placement::vm::Decision,
-    swarm::event::Operation,
     vm::spec::{Shape, VmSpec},
 };
 

@@ -5,6 +5,11 @@ use std::{
     sync::Arc,
 };
 
+use hiveward_kernel::{
+    entity::Place,
+    id::{AgentId, HostId, ImageId, VmId},
+    lease::Lease,
+};
 use hiveward_runtime::{clock::WallMs, op::NodeId};
 use serde::{Deserialize, Serialize};
 
@@ -16,9 +21,6 @@ use super::{
     spec::{Capacity, HostSpec},
 };
 use crate::{
-    agent::connector::Lease,
-    directory::Place,
-    id::{AgentId, HostId, ImageId, VmId},
     placement::vm::{HostFacts, Hosts, Need, Reject},
     vm::spec::{Shape, VmSpec},
 };

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use hiveward_kernel::{entity::Entity, id::VmId};
 use hiveward_runtime::{clock::Deadline, fault, supervise::Context};
 use tokio::time::Instant;
 
@@ -17,7 +18,7 @@ use super::{
     message::HostMsg,
     spec::HostUri,
 };
-use crate::{directory::Entity, id::VmId, vm::message::VmMsg};
+use crate::vm::message::VmMsg;
 
 /// For the figures of all of a host: of each guest its QEMU is asked, which answers late where guests take all of the
 /// processor. States are looked at meanwhile, and steps done.
@@ -110,7 +111,7 @@ impl Host {
             known.told &= same;
             known.see(begun, domain);
             if !known.told
-                && let Some(door) = self.house.doors.vm_on(*vm, self.spec.id)
+                && let Some(door) = self.house.doors.of_vm_on::<VmMsg>(*vm, self.spec.id)
             {
                 // Not heard: said again after the next look.
                 known.told = door.tell(VmMsg::Observed { domain: known.domain.clone(), at: begun }).is_ok();
@@ -265,8 +266,9 @@ impl Figures {
 
 #[cfg(test)]
 mod tests {
+    use hiveward_kernel::id::HostId;
+
     use super::*;
-    use crate::id::HostId;
 
     fn domain(run: Run, boots: u64, cpu_time_ns: Option<u64>) -> Domain {
         Domain {

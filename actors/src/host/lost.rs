@@ -6,6 +6,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_kernel::{
+    id::{HostId, VmId},
+    operation::Operation,
+};
 use hiveward_runtime::{
     clock::WallMs,
     error::{Code, Refused},
@@ -19,10 +23,8 @@ use super::{
     spec::{HostSpec, HostUri, Scheme},
 };
 use crate::{
-    id::{HostId, VmId},
     placement::vm::{Decision, Engine, Guest, Reject, come_back},
     roster::event::NodeRecord,
-    swarm::event::Operation,
 };
 
 /// After the end of a node's lease: how long its fence may take, which begins before that end.

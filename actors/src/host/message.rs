@@ -2,6 +2,11 @@
 
 use std::collections::HashMap;
 
+use hiveward_kernel::{
+    doors::Addressed,
+    entity::Entity,
+    id::{HostId, VmId},
+};
 use hiveward_runtime::{call::Reply, clock::WallMs, ledger::Cursor};
 use serde::{Deserialize, Serialize};
 
@@ -10,13 +15,10 @@ use super::{
     driver::{Action, Change, Connection, Domain, DriverError, GuestInfo, Listing, Migration, Network, Progress, Usage},
     meter::{Loads, Samples},
 };
-use crate::{
-    id::VmId,
-    vm::{
-        backup::Manifest,
-        console::{self, ConsolePiece},
-        copy::Copied,
-    },
+use crate::vm::{
+    backup::Manifest,
+    console::{self, ConsolePiece},
+    copy::Copied,
 };
 
 /// A step that was done: the domain as it was afterwards, and when that was, to be compared with other looks.
@@ -197,4 +199,12 @@ pub enum HostMsg {
     Adopted(Result<(), DriverError>),
     /// Its networks are these, or not all of them.
     Tended(Result<Vec<Network>, DriverError>),
+}
+
+impl Addressed for HostMsg {
+    type Id = HostId;
+
+    fn entity(id: HostId) -> Entity {
+        Entity::Host(id)
+    }
 }

@@ -33,9 +33,10 @@ pub mod wire;
 pub use record::{HostRecord, HostStatus};
 pub use spec::{Capacity, HostSpec};
 
+use hiveward_kernel::commit::Committed;
 use hiveward_runtime::{clock::Deadline, error::Refused, id::Key};
 
-use crate::{directory::roster_key, house::House, roster::wire::RosterWire, swarm::message::Committed};
+use crate::{directory::roster_key, house::House, roster::wire::RosterWire};
 
 /// Asks the roster, wherever it acts, for a change of the fleet that the house itself wants.
 pub(crate) async fn ask_roster(house: &House, change: event::FleetChange, deadline: Deadline) -> Result<Committed<Key>, Refused> {

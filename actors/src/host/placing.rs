@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::{
     clock::WallMs,
     error::{Code, Refused},
@@ -12,7 +13,6 @@ use super::{
     reshape,
 };
 use crate::{
-    id::{HostId, VmId},
     placement::vm::{
         AsWished, Decision, Engine, Guest, Hosts, Leaving, PlacementStrategy, Reject, Weights, Wish,
         rebalance::{Amount, Fill, Stays, Tenant},

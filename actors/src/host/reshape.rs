@@ -4,6 +4,7 @@
 //! a growth is reserved before the hypervisor is asked, a shrinkage is free when the hypervisor has it back, and nothing is
 //! left when either fails: there is no other book.
 
+use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::error::{Code, Refused};
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,6 @@ use super::{
     placing::wish_of,
 };
 use crate::{
-    id::{HostId, VmId},
     placement::vm::{Guest, Need, Reject, Wish, survives_largest},
     vm::spec::Shape,
 };

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::{clock::WallMs, op::NodeId};
 
 use super::{
@@ -13,7 +14,6 @@ use super::{
     spec::{Capacity, HostSpec},
 };
 use crate::{
-    id::{HostId, VmId},
     placement::vm::{Need, Strategy},
     vm::spec::{Shape, VmSpec},
 };

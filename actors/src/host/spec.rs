@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use hiveward_kernel::id::HostId;
 use hiveward_runtime::{error::Refused, op::NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::driver::{Pool, simulated};
-use crate::id::HostId;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostSpec {

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use hiveward_kernel::id::VmId;
 use hiveward_runtime::{call::Reply, clock::Deadline, supervise::Context};
 
 use super::{
@@ -14,7 +15,7 @@ use super::{
     message::{HostMsg, Peeked},
     network::tending::make_ready,
 };
-use crate::{id::VmId, vm::steps::definition};
+use crate::vm::steps::definition;
 
 /// Migrations away from a host at the same time: they share its network, and each holds one of its driver's threads.
 pub(super) const TRIPS_AT_ONCE: usize = 4;

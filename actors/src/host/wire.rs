@@ -1,5 +1,6 @@
 //! A host's messages as they travel between nodes. Variants and fields have names: add, never rename.
 
+use hiveward_kernel::id::VmId;
 use hiveward_runtime::{
     clock::WallMs,
     cluster::router::{Inbound, NotDelivered},
@@ -8,7 +9,7 @@ use hiveward_runtime::{
 use serde::{Deserialize, Serialize};
 
 use super::message::HostMsg;
-use crate::{id::VmId, vm::console::From};
+use crate::vm::console::From;
 
 #[derive(Serialize, Deserialize)]
 pub enum HostWire {

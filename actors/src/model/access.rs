@@ -1,9 +1,9 @@
 //! What a connector is given so that its program can call a model.
 
+use hiveward_kernel::{body::Label, id::SwarmId, lease::Lease};
 use serde::{Deserialize, Serialize};
 
 use super::Models;
-use crate::{agent::connector::Lease, id::SwarmId, task::spec::Label};
 
 /// Whose calls they are: what a pass is bound to, and what is added up by.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -183,8 +183,9 @@ impl Books {
 
 #[cfg(test)]
 mod tests {
+    use hiveward_kernel::id::AgentId;
+
     use super::*;
-    use crate::id::AgentId;
 
     fn push(queue: &mut Queue, n: u8) {
         let scopes = vec![Scope::Agent(AgentId::from_u128(1))];

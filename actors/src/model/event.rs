@@ -1,11 +1,11 @@
 //! What calls of models used, as each node's stream in the ledger keeps it. Past tense; add variants and fields, never rename.
 
 use bytes::Bytes;
+use hiveward_kernel::{body::Label, event::DecodeError, id::SwarmId, lease::Lease};
 use hiveward_runtime::{id::Key, op::NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::{meter::Scope, usage::Usage};
-use crate::{agent::connector::Lease, id::SwarmId, swarm::event::DecodeError, task::spec::Label};
 
 pub const FORMAT: u16 = 1;
 pub const NOUN: &str = "usage";
@@ -58,7 +58,7 @@ impl UsageEvent {
     }
 
     pub fn encode(&self) -> Result<Bytes, rmp_serde::encode::Error> {
-        crate::event::encoded(self)
+        hiveward_kernel::event::encoded(self)
     }
 
     pub fn decode(kind: &str, format: u16, body: &[u8]) -> Result<Self, DecodeError> {

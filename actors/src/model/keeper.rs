@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use hiveward_kernel::commit::{Batch, Committer};
 use hiveward_runtime::{
     clock::Deadline,
     ledger::{AppendError, Cursor, Life, StreamSnapshot},
@@ -22,10 +23,7 @@ use super::{
     event::{self, UsageEvent},
     models::Models,
 };
-use crate::{
-    commit::{Batch, Committer},
-    house::House,
-};
+use crate::house::House;
 
 /// Calls that end within so long are written together.
 const LINGER: Duration = Duration::from_millis(20);

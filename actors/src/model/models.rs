@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hiveward_kernel::lease::Lease;
 use hiveward_runtime::error::Refused;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -26,7 +27,6 @@ use super::{
     price::Prices,
     usage::Usage,
 };
-use crate::agent::connector::Lease;
 
 /// Open at once; one more is not opened, and its attempt fails saying so.
 const PASSES_MAX: usize = 20_000;
@@ -421,11 +421,10 @@ impl ModelAccess for Models {
 
 #[cfg(test)]
 mod tests {
+    use hiveward_kernel::id::{AgentId, SwarmId, TaskId};
+
     use super::*;
-    use crate::{
-        id::{AgentId, SwarmId, TaskId},
-        model::CallRules,
-    };
+    use crate::model::CallRules;
 
     fn models() -> Models {
         Models::new(PassKey::random().unwrap(), "http://127.0.0.1:1".into(), vec!["p".into()], Prices::default())

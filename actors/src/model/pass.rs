@@ -10,12 +10,11 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use hiveward_runtime::store::file::replace;
-
-use crate::{
-    agent::connector::Lease,
+use hiveward_kernel::{
     id::{AgentId, TaskId},
+    lease::Lease,
 };
+use hiveward_runtime::store::file::replace;
 
 const PREFIX: &str = "hwm_";
 const KEY_FILE: &str = "model.key";

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use hiveward_kernel::{lease::Lease, page::Page, view::unreadable};
 use hiveward_runtime::{
     error::Refused,
     id::Key,
@@ -21,7 +22,7 @@ use super::{
     meter::{Amount, Scope},
     usage::Usage,
 };
-use crate::{agent::connector::Lease, page::Page, roster::event::RosterEvent, task::table::unreadable};
+use crate::roster::event::RosterEvent;
 
 /// By kind and key, see [`row_of`].
 const TOTALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("usage_totals");
@@ -329,6 +330,7 @@ fn read(totals: &Totals, row: &str) -> Result<Option<Total>, ViewError> {
 /// All that begin with a prefix, without it.
 fn rows(totals: &Totals, prefix: &str, from: Option<&str>) -> Box<dyn Iterator<Item = Result<(String, Total), ViewError>>> {
     use std::ops::Bound::{Excluded, Included};
+
     let cut = prefix.len();
     let begin = from.map(|from| format!("{prefix}{from}"));
     let begin = begin.as_deref().map_or(Included(prefix), Excluded);

@@ -2,8 +2,9 @@
 //!
 //! Ties go to the agent that was chosen longest ago, so equals take turns.
 
+use hiveward_kernel::id::AgentId;
+
 use super::{Decision, LeftOut, SHOWN_MAX, Scored, Strategy, Weights, least_busy, round_robin, skill, weighted};
-use crate::id::AgentId;
 
 /// An agent that has the skills and a free place.
 #[derive(Clone, Copy, Debug, PartialEq)]

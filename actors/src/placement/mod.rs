@@ -11,9 +11,8 @@ mod weighted;
 use std::sync::Arc;
 
 pub use choose::{Candidate, choose};
+use hiveward_kernel::id::AgentId;
 use serde::{Deserialize, Serialize};
-
-use crate::id::AgentId;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]

@@ -11,6 +11,11 @@ use std::{
 };
 
 use futures_util::StreamExt;
+use hiveward_kernel::{
+    entity::Entity,
+    id::{AgentId, HostId, SwarmId},
+    loss,
+};
 use hiveward_runtime::{
     call::{Door, TellError},
     clock::Deadline,
@@ -29,11 +34,9 @@ use super::leftover;
 use crate::{
     agent::{self, AgentSpec, actor::Agent, message::AgentMsg},
     client::route,
-    directory::{Entity, NodeStatus, roster_key},
+    directory::{NodeStatus, roster_key},
     host::{self, HostSpec, actor::Host, message::HostMsg},
     house::House,
-    id::{AgentId, HostId, SwarmId},
-    loss,
     roster::{RosterMsg, wire::RosterWire},
     swarm::{SwarmSpec, actor::Coordinator, message::SwarmMsg, wire},
 };
@@ -319,7 +322,7 @@ impl Residents {
             .start_timeout(COORDINATOR_START_WITHIN)
             .build();
         self.swarms.enlist_child(child, Deadline::after(START_WITHIN)).await?;
-        self.house.doors.add_swarm(id, placement, door.clone());
+        self.house.doors.add(id, placement, door.clone());
         let back = self.house.router.clone();
         let read = move |inbound: &Inbound<'_>| wire::read(inbound, &back);
         self.house.router.open(&id.key(), placement, Arc::new(ActorDoor::new(door, read)));
@@ -327,7 +330,7 @@ impl Residents {
     }
 
     async fn start_agent(&self, spec: Arc<AgentSpec>, placement: u64) -> Result<(), StartError> {
-        let (id, swarm, house) = (spec.id, spec.swarm, self.house.clone());
+        let (id, house) = (spec.id, self.house.clone());
         let name = id.to_string();
         let (child, door) = ChildSpec::actor(name, "agent", move || Agent::new(house.clone(), spec.clone(), placement))
             .key(id.key())
@@ -339,7 +342,7 @@ impl Residents {
             .mailbox(MAILBOX_AGENT)
             .build();
         self.agents.enlist_child(child, Deadline::after(START_WITHIN)).await?;
-        self.house.doors.add_agent(id, swarm, placement, door.clone());
+        self.house.doors.add(id, placement, door.clone());
         self.house.router.open(&id.key(), placement, Arc::new(ActorDoor::new(door, agent::wire::read)));
         Ok(())
     }
@@ -358,7 +361,7 @@ impl Residents {
         // Before it lives: its first message needs it.
         let _ = beside.set(handle);
         self.hosts.enlist_child(whole.essential(), Deadline::after(START_WITHIN)).await?;
-        self.house.doors.add_host(id, placement, door.clone());
+        self.house.doors.add(id, placement, door.clone());
         self.house.router.open(&id.key(), placement, Arc::new(ActorDoor::new(door, host::wire::read)));
         Ok(())
     }
@@ -366,7 +369,7 @@ impl Residents {
     /// Nobody reaches it from now on, and nothing of it is left when it is said to have stopped.
     fn end(&self, ctx: &Context<ResidentsMsg>, entity: Entity, placement: u64) {
         let door = match entity {
-            Entity::Agent(id) => self.house.doors.agent(id),
+            Entity::Agent(id) => self.house.doors.of::<AgentMsg>(id),
             Entity::Swarm(_) | Entity::Host(_) | Entity::Vm(_) => None,
         };
         // What runs on a host runs on; only the connection and its VMs' actors end.
@@ -412,7 +415,7 @@ impl Residents {
         }
         let beside = self.house.directory.read(|known| known.fleet.networks.beside(&changed));
         for host in changed.union(&beside) {
-            if let Some(door) = self.house.doors.host(*host) {
+            if let Some(door) = self.house.doors.of::<HostMsg>(*host) {
                 let _ = door.tell(HostMsg::Look);
             }
         }
@@ -432,7 +435,7 @@ impl Residents {
             }
         });
         for (swarm, agents) in moved {
-            if let Some(door) = self.house.doors.swarm(swarm) {
+            if let Some(door) = self.house.doors.of::<SwarmMsg>(swarm) {
                 let _ = door.tell(SwarmMsg::Moved { agents });
             }
         }
@@ -469,7 +472,7 @@ impl Residents {
             return;
         }
         state.undrain = true;
-        let doors: Vec<_> = Self::agents_here(state).filter_map(|id| Some((id, self.house.doors.agent(id)?))).collect();
+        let doors: Vec<_> = Self::agents_here(state).filter_map(|id| Some((id, self.house.doors.of::<AgentMsg>(id)?))).collect();
         let me = ctx.addr().clone();
         // The timer is for the next round, should this one never report.
         state.asking = Some(ctx.after(STOP_WITHIN, ResidentsMsg::Asked { idle: Vec::new() }));
@@ -528,7 +531,7 @@ impl Residents {
     fn undrain(&self, state: &mut State) {
         let mut all = true;
         for id in Self::agents_here(state) {
-            if let Some(door) = self.house.doors.agent(id) {
+            if let Some(door) = self.house.doors.of::<AgentMsg>(id) {
                 all &= !matches!(door.tell(AgentMsg::Undrain), Err(TellError::Busy(_)));
             }
         }

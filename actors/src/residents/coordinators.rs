@@ -3,16 +3,14 @@
 //!
 //! A part of the residents' actor.
 
+use hiveward_kernel::entity::Entity;
 use hiveward_runtime::{
     clock::Deadline,
     supervise::{ActorStatus, Context},
 };
 
 use super::actor::{ENSURE_EVERY, Residents, ResidentsMsg, STOP_WITHIN, State};
-use crate::{
-    directory::Entity,
-    roster::{RosterMsg, wire::RosterWire},
-};
+use crate::roster::{RosterMsg, wire::RosterWire};
 
 /// A coordinator that has begun no message for so many looks though some wait hangs: it is ended and started again. Its
 /// sweeps come each second.

@@ -5,15 +5,16 @@
 
 use std::{collections::HashSet, fs, path::Path, sync::Arc};
 
+use hiveward_kernel::{entity::Entity, id::AgentId, lease::Lease};
+
 use crate::{
     agent::{
         AgentSpec, ConnectorSpec,
-        connector::{self, Connector, Lease, Reports, StopHow, StopWhy},
+        connector::{self, Connector, Reports, StopHow, StopWhy},
         session,
     },
-    directory::{Directory, Entity},
+    directory::Directory,
     house::House,
-    id::AgentId,
 };
 
 /// Agents that have a session whose shim lives, by what is on disk. Reads directories.
@@ -81,7 +82,7 @@ pub async fn end(house: &House, agent: AgentId) {
 fn unknown(agent: AgentId) -> AgentSpec {
     AgentSpec {
         id: agent,
-        swarm: crate::id::SwarmId::from_u128(0),
+        swarm: hiveward_kernel::id::SwarmId::from_u128(0),
         name: "unknown".into(),
         connector: ConnectorSpec::Command,
         skills: Vec::new(),

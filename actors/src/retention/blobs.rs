@@ -14,6 +14,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use hiveward_kernel::body::Body;
 use hiveward_runtime::{
     clock::Deadline,
     error::Refused,
@@ -21,7 +22,7 @@ use hiveward_runtime::{
     supervise::{Behaviour, Context, Failure, TimerHandle},
 };
 
-use crate::{house::House, task::spec::Body};
+use crate::house::House;
 
 /// How long a blob stays that nothing names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

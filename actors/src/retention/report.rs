@@ -1,5 +1,6 @@
 //! What a node keeps, told to whoever asks: what uses its disk, of whom, and what was let go of.
 
+use hiveward_kernel::{id::SwarmId, keep::Keep, view::unreadable};
 use hiveward_runtime::{
     clock::WallMs,
     error::Refused,
@@ -8,8 +9,8 @@ use hiveward_runtime::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Keep, Retention, blobs::BlobFigures, disk::DiskFigures};
-use crate::{house::House, id::SwarmId, platform::LedgerRetention, task::table::unreadable};
+use super::{Retention, blobs::BlobFigures, disk::DiskFigures};
+use crate::{house::House, platform::LedgerRetention};
 
 /// What the keepers of a node measured last.
 #[derive(Debug, Default)]

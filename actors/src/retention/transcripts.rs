@@ -11,17 +11,17 @@ use std::{
     time::Duration,
 };
 
+use hiveward_kernel::{id::TaskId, keep::Keep, lease::Lease};
 use hiveward_runtime::{
     clock::WallMs,
     error::Refused,
     supervise::{Behaviour, Context, Failure, TimerHandle},
 };
 
-use super::{Keep, report::TranscriptFigures};
+use super::report::TranscriptFigures;
 use crate::{
-    agent::connector::{self, Lease},
+    agent::connector::{self},
     house::House,
-    id::TaskId,
 };
 
 /// Removed in one turn, so that a lowered limit does not keep the disk busy for minutes.
@@ -203,8 +203,9 @@ fn too_many(kept: &Attempts, now: WallMs, limits: &TranscriptRetention) -> Vec<L
 
 #[cfg(test)]
 mod tests {
+    use hiveward_kernel::id::AgentId;
+
     use super::*;
-    use crate::id::AgentId;
 
     fn limits(keep_ms: u64, attempts_max: u64, bytes_max: u64) -> TranscriptRetention {
         TranscriptRetention { keep: Duration::from_millis(keep_ms), attempts_max, bytes_max, ..TranscriptRetention::default() }

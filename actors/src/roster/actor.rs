@@ -10,6 +10,11 @@ use std::{
     time::Duration,
 };
 
+use hiveward_kernel::{
+    commit::{Batch, Committed, Committer},
+    id::AgentId,
+    operation::{Operation, used_otherwise},
+};
 use hiveward_runtime::{
     error::{Code, Refused},
     id::Key,
@@ -26,13 +31,9 @@ use super::{
     message::{Answer, RosterMsg},
 };
 use crate::{
-    commit::{Batch, Committer},
     directory::NodeStatus,
     house::House,
-    id::AgentId,
     model::meter::{Budget, Scope},
-    operation::used_otherwise,
-    swarm::{event::Operation, message::Committed},
 };
 
 /// How often a drain is looked at.

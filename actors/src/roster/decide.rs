@@ -5,6 +5,11 @@ use std::{
     sync::Arc,
 };
 
+use hiveward_kernel::{
+    entity::Entity,
+    id::{AgentId, SwarmId},
+    operation::Operation,
+};
 use hiveward_runtime::{
     error::{Code, Refused},
     op::NodeId,
@@ -13,16 +18,15 @@ use hiveward_runtime::{
 use super::event::{NodeRecord, RosterEvent};
 use crate::{
     agent::AgentSpec,
-    directory::{Entity, Known, NodeStatus},
+    directory::{Known, NodeStatus},
     host::{
         self,
         event::{FleetChange, FleetEvent, pinned},
         spec::HostSpec,
     },
-    id::{AgentId, SwarmId},
     model::meter::Scope,
     placement::entity::{Choice, NodeFacts, Wish, choose},
-    swarm::{SwarmSpec, event::Operation},
+    swarm::SwarmSpec,
 };
 
 pub(super) fn conflict(field: &str, message: String) -> Refused {

@@ -3,6 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
+use hiveward_kernel::{
+    event::DecodeError,
+    id::{AgentId, SwarmId},
+    operation::Operation,
+};
 use hiveward_runtime::{
     cluster::identity::{KeyPin, TokenBook},
     id::Key,
@@ -13,12 +18,8 @@ use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 use crate::{
     agent::AgentSpec,
     host::event::FleetEvent,
-    id::{AgentId, SwarmId},
     model::meter::{Amount, Budget, Scope},
-    swarm::{
-        SwarmSpec,
-        event::{DecodeError, Operation},
-    },
+    swarm::SwarmSpec,
 };
 
 pub const FORMAT: u16 = 1;
@@ -239,7 +240,7 @@ impl RosterEvent {
     }
 
     pub fn encode(&self) -> Result<Bytes, rmp_serde::encode::Error> {
-        crate::event::encoded(self)
+        hiveward_kernel::event::encoded(self)
     }
 
     pub fn decode(kind: &str, format: u16, body: &[u8]) -> Result<Self, DecodeError> {

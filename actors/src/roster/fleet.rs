@@ -1,6 +1,7 @@
 //! Changes of hosts and VMs, many in one commit: those that wait in the mailbox together are decided one after the other, each
 //! on what the ones before it will have made, and answered together when they are in the ledger.
 
+use hiveward_kernel::{commit::Committed, operation::Operation};
 use hiveward_runtime::{
     call::TellError,
     id::Key,
@@ -14,13 +15,10 @@ use super::{
     event::RosterEvent,
     message::Answer,
 };
-use crate::{
-    host::{
-        self,
-        event::{FleetChange, FleetEvent},
-        fleet::Fleet,
-    },
-    swarm::{event::Operation, message::Committed},
+use crate::host::{
+    self,
+    event::{FleetChange, FleetEvent},
+    fleet::Fleet,
 };
 
 /// In one commit; the next ones are in the next.

@@ -4,6 +4,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use hiveward_kernel::{entity::Entity, id::SwarmId};
 use hiveward_runtime::{op::NodeId, supervise::Failure};
 use tokio::time::Instant;
 
@@ -11,7 +12,6 @@ use super::{
     actor::{Acting, Roster},
     decide,
 };
-use crate::{directory::Entity, id::SwarmId};
 
 /// From the first move of a coordinator to the next one; each further pause is twice as long, up to the longest.
 const PAUSE_FIRST: Duration = Duration::from_secs(120);

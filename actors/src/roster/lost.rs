@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use hiveward_kernel::id::HostId;
 use hiveward_runtime::supervise::Failure;
 use tokio::time::Instant;
 
@@ -13,10 +14,7 @@ use super::{
     actor::{Acting, Roster},
     event::RosterEvent,
 };
-use crate::{
-    host::lost::{self, FENCE_MARGIN},
-    id::HostId,
-};
+use crate::host::lost::{self, FENCE_MARGIN};
 
 #[derive(Default)]
 pub(super) struct Losing {

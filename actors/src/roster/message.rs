@@ -2,6 +2,11 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use hiveward_kernel::{
+    commit::Committed,
+    id::{AgentId, SwarmId},
+    operation::Operation,
+};
 use hiveward_runtime::{
     call::Reply,
     clock::WallMs,
@@ -16,9 +21,8 @@ use super::event::NodeRecord;
 use crate::{
     agent::AgentSpec,
     host::event::FleetChange,
-    id::{AgentId, SwarmId},
     model::meter::{Budget, Scope},
-    swarm::{SwarmSpec, event::Operation, message::Committed},
+    swarm::SwarmSpec,
 };
 
 pub type Answer<T> = Reply<Result<Committed<T>, Refused>>;

@@ -3,6 +3,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use hiveward_kernel::{
+    entity::Entity,
+    id::{AgentId, SwarmId},
+};
 use hiveward_runtime::{clock::WallMs, error::Code, op::NodeId};
 
 use super::{
@@ -11,8 +15,7 @@ use super::{
 };
 use crate::{
     agent::{AgentSpec, ConnectorSpec, Limits, SessionSpec},
-    directory::{Entity, Known, NodeStatus, snapshot},
-    id::{AgentId, SwarmId},
+    directory::{Known, NodeStatus, snapshot},
     swarm::SwarmSpec,
 };
 

@@ -2,6 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_kernel::{
+    id::{AgentId, SwarmId},
+    operation::Operation,
+};
 use hiveward_runtime::{
     clock::WallMs,
     cluster::router::{Inbound, NotDelivered},
@@ -13,9 +17,8 @@ use super::{event::NodeRecord, message::RosterMsg};
 use crate::{
     agent::AgentSpec,
     host::event::FleetChange,
-    id::{AgentId, SwarmId},
     model::meter::{Budget, Scope},
-    swarm::{SwarmSpec, event::Operation},
+    swarm::SwarmSpec,
 };
 
 #[derive(Serialize, Deserialize)]

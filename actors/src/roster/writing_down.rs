@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
+use hiveward_kernel::commit::{Batch, Committer};
 use hiveward_runtime::{
     ledger::{ReadError, SnapshotPart},
     supervise::{Context, Failure},
@@ -14,11 +15,7 @@ use super::{
     event::RosterEvent,
     message::RosterMsg,
 };
-use crate::{
-    commit::{Batch, Committer},
-    directory::snapshot,
-    swarm::pieces::WritingDown,
-};
+use crate::{directory::snapshot, swarm::pieces::WritingDown};
 
 /// A replay is of about so many events, or as many as the roster has entries where these are more.
 pub const EVENTS_PER_SNAPSHOT: u64 = 4_096;

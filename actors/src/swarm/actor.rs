@@ -14,6 +14,15 @@ use std::{
 };
 
 use bytes::Bytes;
+use hiveward_kernel::{
+    body::Body,
+    commit::{Answer, Batch, Committed, Committer, fits},
+    entity::Entity,
+    id::{AgentId, TaskId},
+    lease::Lease,
+    operation::recall::Marks,
+    recent::Recent,
+};
 use hiveward_runtime::{
     clock::WallMs,
     error::{Code, Refused},
@@ -25,9 +34,8 @@ use super::{
     aggregate,
     decide::Decided,
     event::{self, Ended, SwarmEvent},
-    message::{Answer, Committed, Submit, SwarmMsg},
+    message::{Submit, SwarmMsg},
     pieces::{self, Replayed, WritingDown},
-    recent::Recent,
     seat::Arrival,
     snapshot::{self, Pieces, Snapshot},
     spec::SwarmSpec,
@@ -37,19 +45,14 @@ use super::{
 };
 use crate::{
     agent::{
-        connector::Lease,
         message::{AgentMsg, Assignment},
         reference::AgentRef,
     },
-    commit::{Batch, Committer, fits},
-    directory::Entity,
     house::House,
-    id::{AgentId, TaskId},
-    operation::recall::Marks,
     task::{
         plan,
         record::TaskRecord,
-        spec::{Body, TaskSpec},
+        spec::TaskSpec,
         status::{AttemptStatus, TaskStatus},
     },
 };

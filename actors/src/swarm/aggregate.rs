@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
+use hiveward_kernel::{body::Body, id::TaskId};
 use hiveward_runtime::{call::Addr, clock::Deadline, ledger::Cursor};
 use serde_json::{Value, json};
 
 use super::{message::SwarmMsg, state::Live};
 use crate::{
     house::House,
-    id::TaskId,
     task::{
         TaskRecord,
         aggregate::{Part, aggregate},
         scatter::{self, PartState, Role},
-        spec::{Aggregate, Body},
+        spec::Aggregate,
         status::TaskStatus,
     },
 };

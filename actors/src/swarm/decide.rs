@@ -3,16 +3,18 @@
 
 use std::{cmp::Reverse, sync::Arc};
 
+use hiveward_kernel::{
+    id::{AgentId, TaskId},
+    lease::Lease,
+    operation::{Operation, used_otherwise},
+};
 use hiveward_runtime::error::{Code, Refused};
 
 use super::{
-    event::{Ended, Next, Operation, SwarmEvent},
+    event::{Ended, Next, SwarmEvent},
     state::{Due, FREE_LOSSES, Live, Now, Plan, Remembered, Swarm},
 };
 use crate::{
-    agent::connector::Lease,
-    id::{AgentId, TaskId},
-    operation::used_otherwise,
     placement,
     task::{
         scatter::Role,

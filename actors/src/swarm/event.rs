@@ -3,31 +3,23 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hiveward_runtime::op::OperationId;
+use hiveward_kernel::{
+    body::Body,
+    event::DecodeError,
+    id::{AgentId, SwarmId, TaskId},
+    lease::Lease,
+    operation::Operation,
+};
 use serde::{Deserialize, Serialize};
 
 use super::steal::Moving;
 use crate::{
-    agent::connector::Lease,
-    id::{AgentId, SwarmId, TaskId},
     placement::Decision,
-    task::{
-        record::Artifact,
-        spec::{Body, TaskSpec},
-        status::AttemptStatus,
-    },
+    task::{record::Artifact, spec::TaskSpec, status::AttemptStatus},
 };
 
 /// The format of every event below; another number is another decoder.
 pub const FORMAT: u16 = 1;
-
-/// A client's own name for a mutation, and a fingerprint of what it asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Operation {
-    pub id: OperationId,
-    #[serde(with = "serde_bytes")]
-    pub input: [u8; 16],
-}
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum SwarmEvent {
@@ -187,18 +179,6 @@ pub enum Next {
     Die,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum DecodeError {
-    #[error("{kind} has format {format}, newer than the {FORMAT} this version reads")]
-    Format { kind: String, format: u16 },
-    #[error("{kind} cannot be decoded")]
-    Body {
-        kind: String,
-        #[source]
-        source: rmp_serde::decode::Error,
-    },
-}
-
 impl SwarmEvent {
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -223,7 +203,7 @@ impl SwarmEvent {
     }
 
     pub fn encode(&self) -> Result<Bytes, rmp_serde::encode::Error> {
-        crate::event::encoded(self)
+        hiveward_kernel::event::encoded(self)
     }
 
     pub fn decode(kind: &str, format: u16, body: &[u8]) -> Result<Self, DecodeError> {

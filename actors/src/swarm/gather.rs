@@ -4,19 +4,17 @@
 
 use std::sync::Arc;
 
+use hiveward_kernel::id::TaskId;
 use hiveward_runtime::clock::WallMs;
 
 use super::{
     event::SwarmEvent,
     state::{Due, Live, Now, Plan, Swarm},
 };
-use crate::{
-    id::TaskId,
-    task::{
-        scatter::{Gather, PartState, Role, ScatterSpec, Verdict},
-        spec::TaskSpec,
-        status::TaskStatus,
-    },
+use crate::task::{
+    scatter::{Gather, PartState, Role, ScatterSpec, Verdict},
+    spec::TaskSpec,
+    status::TaskStatus,
 };
 
 impl Swarm {

@@ -7,8 +7,9 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use hiveward_kernel::id::TaskId;
+
 use super::state::Live;
-use crate::id::TaskId;
 
 /// Tasks in a bucket, on average.
 const BUCKET_TASKS: usize = 128;

@@ -2,31 +2,22 @@
 
 use std::sync::Arc;
 
-use hiveward_runtime::{call::Reply, error::Refused, ledger::Cursor};
-use serde::{Deserialize, Serialize};
-
-use super::{
-    event::{Ended, Operation},
-    seat::Arrival,
-    transfer::Sibling,
+use hiveward_kernel::{
+    body::Body,
+    commit::Answer,
+    doors::Addressed,
+    entity::Entity,
+    id::{AgentId, SwarmId, TaskId},
+    lease::Lease,
+    operation::Operation,
 };
+use hiveward_runtime::{call::Reply, error::Refused};
+
+use super::{event::Ended, seat::Arrival, transfer::Sibling};
 use crate::{
-    agent::{connector::Lease, reference::AgentRef},
-    id::{AgentId, TaskId},
-    task::{
-        record::TaskRecord,
-        spec::{Body, TaskSpec},
-    },
+    agent::reference::AgentRef,
+    task::{record::TaskRecord, spec::TaskSpec},
 };
-
-/// An answer that is in the ledger, and where.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Committed<T> {
-    pub value: T,
-    pub cursor: Cursor,
-}
-
-pub type Answer<T> = Reply<Result<Committed<T>, Refused>>;
 
 pub enum SwarmMsg {
     /// All of them or none. Repeating the same operation repeats the answer.
@@ -112,6 +103,14 @@ pub enum SwarmMsg {
     CommitFailed {
         message: String,
     },
+}
+
+impl Addressed for SwarmMsg {
+    type Id = SwarmId;
+
+    fn entity(id: SwarmId) -> Entity {
+        Entity::Swarm(id)
+    }
 }
 
 impl SwarmMsg {

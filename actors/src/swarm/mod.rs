@@ -13,7 +13,6 @@ pub mod message;
 pub mod pieces;
 mod queue;
 mod recall;
-pub mod recent;
 pub mod record;
 mod repair;
 pub mod seat;

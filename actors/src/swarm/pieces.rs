@@ -8,6 +8,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use hiveward_kernel::commit::{Batch, Committer};
 use hiveward_runtime::{
     id::Key,
     ledger::{Event, Life, SnapshotPart, StreamSnapshot},
@@ -20,7 +21,6 @@ use super::{
     snapshot::{self, Piece, Pieces, Restoring, Snapshot},
     state::Swarm,
 };
-use crate::commit::{Batch, Committer};
 
 /// Is true for as long as this is there.
 pub struct WritingDown(pub Arc<AtomicBool>);

@@ -9,8 +9,9 @@ use std::{
     sync::Arc,
 };
 
+use hiveward_kernel::id::{AgentId, TaskId};
+
 use crate::{
-    id::{AgentId, TaskId},
     placement::Strategy,
     task::{scatter::Role, spec::TaskSpec},
 };

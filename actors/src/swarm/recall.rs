@@ -2,6 +2,7 @@
 //!
 //! A part of the coordinator's actor.
 
+use hiveward_kernel::operation::recall;
 use hiveward_runtime::supervise::Context;
 
 use super::{
@@ -9,7 +10,6 @@ use super::{
     message::SwarmMsg,
     state::Remembered,
 };
-use crate::operation::recall;
 
 impl Coordinator {
     /// Looks up what the views know of a message's operation if memory does not. Gives the message back unless it must wait for

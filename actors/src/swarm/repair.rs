@@ -9,6 +9,7 @@ use std::{
 };
 
 use futures_util::StreamExt;
+use hiveward_kernel::{commit::Batch, entity::Entity, id::AgentId, lease::Lease};
 use hiveward_runtime::{
     cluster::router::Location,
     supervise::{Context, Failure},
@@ -21,13 +22,9 @@ use super::{
 };
 use crate::{
     agent::{
-        connector::Lease,
         message::{AgentMsg, Assignment},
         reference::{AgentRef, Life},
     },
-    commit::Batch,
-    directory::Entity,
-    id::AgentId,
     task::status::TaskStatus,
 };
 
@@ -135,7 +132,7 @@ impl Coordinator {
         for (agent, at) in places {
             if at.node == me {
                 // A busy agent arrives by itself at its next resend.
-                if let Some(door) = self.house.doors.agent(agent) {
+                if let Some(door) = self.house.doors.of::<AgentMsg>(agent) {
                     let _ = door.tell(AgentMsg::CoordinatorStarted { by });
                 }
             } else {

@@ -7,13 +7,11 @@ use std::{
     sync::Arc,
 };
 
+use hiveward_kernel::id::{AgentId, TaskId};
 use hiveward_runtime::op::NodeId;
 
 use super::{queue::Needs, steal::Places};
-use crate::{
-    id::{AgentId, TaskId},
-    placement::{Candidate, LeftOut, Weights},
-};
+use crate::placement::{Candidate, LeftOut, Weights};
 
 /// Candidates that one decision weighs at most; those that waited longest for work come first.
 pub const CANDIDATES_MAX: usize = 64;

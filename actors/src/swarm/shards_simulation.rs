@@ -11,6 +11,10 @@ use std::{
     time::Duration,
 };
 
+use hiveward_kernel::{
+    id::{AgentId, SwarmId, TaskId},
+    lease::Lease,
+};
 use hiveward_runtime::clock::WallMs;
 
 use super::{
@@ -23,8 +27,7 @@ use super::{
     testing::{self, spec},
 };
 use crate::{
-    agent::{Skill, connector::Lease},
-    id::{AgentId, SwarmId, TaskId},
+    agent::Skill,
     task::{
         TaskSpec,
         retry::RetryPolicy,

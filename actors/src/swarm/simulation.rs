@@ -12,9 +12,11 @@ use std::{
     time::Duration,
 };
 
+use hiveward_kernel::{
+    id::{AgentId, SwarmId, TaskId},
+    lease::Lease,
+};
 use hiveward_runtime::{clock::WallMs, op::NodeId};
-
-use crash::{DROPPED, Outside, REPEATED};
 
 use super::{
     event::{Ended, SwarmEvent},
@@ -24,8 +26,6 @@ use super::{
     testing::spec,
 };
 use crate::{
-    agent::connector::Lease,
-    id::{AgentId, SwarmId, TaskId},
     placement::{Strategy, Weights},
     task::{
         TaskSpec,
@@ -35,6 +35,7 @@ use crate::{
         status::{AttemptStatus, Priority, TaskStatus},
     },
 };
+use crash::{DROPPED, Outside, REPEATED};
 
 const SCHEDULES: u64 = 2_000;
 const STEPS: usize = 120;

@@ -5,6 +5,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
+use hiveward_kernel::id::{AgentId, TaskId};
 use hiveward_runtime::op::OperationId;
 use serde::{Deserialize, Serialize};
 
@@ -15,10 +16,7 @@ use super::{
     state::{Due, Live, Now, Plan, Remembered, Swarm},
     steal::TransfersKept,
 };
-use crate::{
-    id::{AgentId, TaskId},
-    task::status::TaskStatus,
-};
+use crate::task::status::TaskStatus;
 
 /// Of a snapshot that is one record.
 pub const FORMAT: u16 = 1;
@@ -244,12 +242,12 @@ mod tests {
         let mut swarm = Swarm::new(Arc::new(testing::swarm(1)));
         let submit = |swarm: &mut Swarm, tasks: usize, n: usize| {
             let tasks = (0..tasks).map(|at| {
-                let payload = crate::task::spec::Body::Inline(vec![0xff; (at * 37 + n) % 4096]);
+                let payload = hiveward_kernel::body::Body::Inline(vec![0xff; (at * 37 + n) % 4096]);
                 Arc::new(testing::spec(|task| {
                     task.work = crate::task::spec::Work::Kind { kind: "probe".into(), payload: Some(payload) };
                 }))
             });
-            let operation = Some(super::super::event::Operation { id: format!("op {n}").into(), input: [n as u8; 16] });
+            let operation = Some(hiveward_kernel::operation::Operation { id: format!("op {n}").into(), input: [n as u8; 16] });
             let submitted = SwarmEvent::Submitted { tasks: tasks.collect(), operation, principal: "test".into() };
             swarm.apply(&submitted, WallMs(1), Now::default());
         };

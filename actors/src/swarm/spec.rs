@@ -2,13 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use hiveward_kernel::id::SwarmId;
 use hiveward_runtime::op::NodeId;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    id::SwarmId,
-    placement::{Strategy, Weights},
-};
+use crate::placement::{Strategy, Weights};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]

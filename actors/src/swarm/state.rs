@@ -10,6 +10,12 @@ use std::{
     time::Duration,
 };
 
+use hiveward_kernel::{
+    id::{AgentId, TaskId},
+    lease::Lease,
+    operation::OPERATIONS_KEPT_MAX,
+    recent::Recent,
+};
 use hiveward_runtime::{clock::WallMs, op::OperationId};
 use serde::{Deserialize, Serialize};
 
@@ -17,26 +23,18 @@ use super::{
     event::{Ended, Next, SwarmEvent},
     lives::Lives,
     queue::{Needs, ReadyQueue, Ticket},
-    recent::Recent,
     seat::{Arrival, Seats},
     spec::SwarmSpec,
     steal::{Bound, Transfers},
 };
-use crate::{
-    agent::connector::Lease,
-    id::{AgentId, TaskId},
-    task::{
-        scatter::{Gather, Role},
-        spec::TaskSpec,
-        status::{AttemptStatus, TaskStatus},
-    },
+use crate::task::{
+    scatter::{Gather, Role},
+    spec::TaskSpec,
+    status::{AttemptStatus, TaskStatus},
 };
 
 /// Ended tasks whose status is still known without asking the views.
 pub const ENDED_KEPT_MAX: usize = 100_000;
-/// Mutations that are remembered here to answer their repetition. The views remember them for longer: those that they have
-/// taken in are forgotten here, and where so many wait for the views further ones are refused.
-pub const OPERATIONS_KEPT_MAX: usize = 100_000;
 /// What they may take together; see [`Remembered::weight`]. Likewise.
 pub const OPERATIONS_BYTES_MAX: usize = 64 << 20;
 /// Attempts that may be lost with their agent before a loss counts as a failure.
@@ -383,7 +381,7 @@ impl Swarm {
         }
     }
 
-    fn remember(&mut self, operation: Option<&super::event::Operation>, task: TaskId) {
+    fn remember(&mut self, operation: Option<&hiveward_kernel::operation::Operation>, task: TaskId) {
         if let Some(operation) = operation {
             self.remember_as(operation.id.clone(), Remembered { input: operation.input, tasks: vec![task] });
         }

@@ -7,6 +7,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use hiveward_kernel::{
+    id::{SwarmId, TaskId},
+    recent::Recent,
+};
 use hiveward_runtime::{
     clock::WallMs,
     error::{Code, Refused},
@@ -16,13 +20,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     event::SwarmEvent,
     queue::Needs,
-    recent::Recent,
     state::{Due, Live, Now, Swarm},
 };
-use crate::{
-    id::{SwarmId, TaskId},
-    task::{spec::TaskSpec, status::TaskStatus},
-};
+use crate::task::{spec::TaskSpec, status::TaskStatus};
 
 /// Of one transfer; a thief with more free places asks again.
 pub const TASKS_PER_TRANSFER_MAX: usize = 256;

@@ -1,5 +1,6 @@
 //! The view of all swarms. Owns its table; counts of tasks are kept by the view of tasks.
 
+use hiveward_kernel::{id::SwarmId, page::Page, view::unreadable};
 use hiveward_runtime::{
     error::Refused,
     ledger::{
@@ -11,12 +12,7 @@ use hiveward_runtime::{
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::record::SwarmRecord;
-use crate::{
-    id::SwarmId,
-    page::Page,
-    roster::event::RosterEvent,
-    task::{search::TaskTable, table::unreadable},
-};
+use crate::{roster::event::RosterEvent, task::search::TaskTable};
 
 const ROWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("swarms");
 

@@ -1,12 +1,13 @@
 //! Small builders for this crate's own tests.
 
+use hiveward_kernel::id::{SwarmId, TaskId};
+
 use super::{
     snapshot::{Pieces, Restoring, Snapshot},
     spec::SwarmSpec,
     state::{Now, Swarm},
 };
 use crate::{
-    id::{SwarmId, TaskId},
     placement::{Strategy, Weights},
     task::{
         retry::RetryPolicy,

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use hiveward_kernel::{commit::Batch, entity::Entity, id::SwarmId, loss};
 use hiveward_runtime::supervise::{Context, Failure, TimerHandle};
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +17,7 @@ use super::{
     steal::{Moving, Places, Taking},
     wire::SwarmWire,
 };
-use crate::{commit::Batch, directory::Entity, house::House, id::SwarmId, loss, task::status::TaskStatus};
+use crate::{house::House, task::status::TaskStatus};
 
 /// How often a shard with free places looks for work elsewhere; half of it to half as much again, by chance, so that
 /// shards that became idle together do not ask together.
@@ -58,7 +59,7 @@ pub struct Search {
 }
 
 fn tell(house: &House, to: SwarmId, said: Sibling) {
-    if let Some(door) = house.doors.swarm(to) {
+    if let Some(door) = house.doors.of::<SwarmMsg>(to) {
         // Not heard: an ask is made again, a transfer is repeated, and an answer follows each repetition.
         let _ = door.tell(SwarmMsg::Sibling(said));
         return;

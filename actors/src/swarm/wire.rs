@@ -2,6 +2,13 @@
 
 use std::sync::Arc;
 
+use hiveward_kernel::{
+    body::Body,
+    commit::Answer,
+    id::{AgentId, TaskId},
+    lease::Lease,
+    operation::Operation,
+};
 use hiveward_runtime::{
     call::{Addr, TellError},
     cluster::router::{Inbound, Location, NotDelivered, Router},
@@ -11,19 +18,15 @@ use hiveward_runtime::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    event::{Ended, Operation},
-    message::{Answer, Submit, SwarmMsg},
+    event::Ended,
+    message::{Submit, SwarmMsg},
     seat::Arrival,
     transfer::Sibling,
 };
 use crate::{
-    agent::{connector::Lease, reference::AgentRef},
+    agent::reference::AgentRef,
     house::House,
-    id::{AgentId, TaskId},
-    task::{
-        record::TaskRecord,
-        spec::{Body, TaskSpec},
-    },
+    task::{record::TaskRecord, spec::TaskSpec},
 };
 
 #[derive(Serialize, Deserialize)]

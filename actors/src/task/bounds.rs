@@ -3,9 +3,11 @@
 //! Held where a task enters, by whichever door: from clients, from plans, and where one is sent on its way again. What is
 //! let in fits into an event, a message between nodes and a view's row.
 
+use hiveward_kernel::body::{Body, INLINE_BYTES_MAX, Label};
+
 use super::{
     scatter::Role,
-    spec::{Body, CommandSpec, INLINE_BYTES_MAX, Label, SKILLS_MAX, TITLE_BYTES_MAX, TaskSpec, Work},
+    spec::{CommandSpec, SKILLS_MAX, TITLE_BYTES_MAX, TaskSpec, Work},
 };
 
 /// Of all arguments of a program.
@@ -56,13 +58,11 @@ fn texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> usize {
     texts.into_iter().map(|text| text.len() + PIECE_BYTES).sum()
 }
 
-impl Body {
-    /// What it takes where it is named.
-    fn bytes_here(&self) -> usize {
-        match self {
-            Self::Inline(bytes) => bytes.len() + PIECE_BYTES,
-            Self::Blob { hash, .. } => hash.len() + 2 * PIECE_BYTES,
-        }
+/// Counts what a body takes where it is named.
+fn bytes_here(body: &Body) -> usize {
+    match body {
+        Body::Inline(bytes) => bytes.len() + PIECE_BYTES,
+        Body::Blob { hash, .. } => hash.len() + 2 * PIECE_BYTES,
     }
 }
 
@@ -75,7 +75,7 @@ impl CommandSpec {
     fn bytes(&self) -> usize {
         self.argv_and_env_bytes().iter().sum::<usize>()
             + self.cwd.as_ref().map_or(0, String::len)
-            + self.stdin.as_ref().map_or(0, Body::bytes_here)
+            + self.stdin.as_ref().map_or(0, bytes_here)
     }
 }
 
@@ -84,7 +84,7 @@ impl TaskSpec {
     pub fn bytes(&self) -> usize {
         let work = match &self.work {
             Work::Command(command) => command.bytes(),
-            Work::Kind { kind, payload } => kind.len() + payload.as_ref().map_or(0, Body::bytes_here),
+            Work::Kind { kind, payload } => kind.len() + payload.as_ref().map_or(0, bytes_here),
         };
         let labels: usize = self.labels.iter().map(|label| label.key.len() + label.value.len() + 2 * PIECE_BYTES).sum();
         TASK_BYTES
@@ -106,7 +106,7 @@ impl TaskSpec {
         };
         let work = match &self.work {
             Work::Command(command) => of("command", command).to_vec(),
-            Work::Kind { payload, .. } => vec![("payload".to_owned(), payload.as_ref().map_or(0, Body::bytes_here))],
+            Work::Kind { payload, .. } => vec![("payload".to_owned(), payload.as_ref().map_or(0, bytes_here))],
         };
         let gate = self.gate.iter().flat_map(|gate| of("gate.command", &gate.command));
         let role = match &self.role {

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use hiveward_kernel::{body::Body, id::SwarmId, keep::Keep, view::unreadable};
 use hiveward_runtime::{
     clock::WallMs,
     error::Refused,
@@ -21,10 +22,9 @@ use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDe
 use super::{
     record::TaskRecord,
     search::TaskTable,
-    spec::{Body, Work},
-    table::{BY_LABEL, BY_PARENT, BY_STATUS, BY_SWARM, COUNTS, DEPENDANTS, ROWS, label_key, unreadable},
+    spec::Work,
+    table::{BY_LABEL, BY_PARENT, BY_STATUS, BY_SWARM, COUNTS, DEPENDANTS, ROWS, label_key},
 };
-use crate::{id::SwarmId, retention::Keep};
 
 /// Ended tasks that came of no other, by when they are looked at: when they ended, or were last found to be needed.
 const ENDED: TableDefinition<'_, (i64, u128), ()> = TableDefinition::new("tasks_ended");

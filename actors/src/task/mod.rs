@@ -16,6 +16,7 @@ pub mod spec;
 pub mod status;
 pub mod table;
 
+pub use hiveward_kernel::body::{Body, Label};
 pub use record::{Artifact, AttemptRecord, TaskRecord};
-pub use spec::{Body, CommandSpec, Label, TaskSpec, Work};
+pub use spec::{CommandSpec, TaskSpec, Work};
 pub use status::{AttemptStatus, Priority, TaskStatus};

@@ -4,6 +4,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use hiveward_kernel::{
+    body::{Body, INLINE_BYTES_MAX},
+    id::TaskId,
+};
 use serde::Deserialize;
 
 use super::{
@@ -11,10 +15,9 @@ use super::{
     gate::GateSpec,
     graph,
     retry::RetryPolicy,
-    spec::{Body, CommandSpec, DEPENDENCIES_MAX, INLINE_BYTES_MAX, PlanSpec, TaskSpec, Work},
+    spec::{CommandSpec, DEPENDENCIES_MAX, PlanSpec, TaskSpec, Work},
     status::Priority,
 };
-use crate::id::TaskId;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]

@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
+use hiveward_kernel::{
+    body::Body,
+    id::{AgentId, SwarmId, TaskId},
+};
 use hiveward_runtime::clock::WallMs;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    spec::{Body, TaskSpec},
+    spec::TaskSpec,
     status::{AttemptStatus, TaskStatus},
 };
-use crate::{
-    id::{AgentId, SwarmId, TaskId},
-    placement::Decision,
-};
+use crate::placement::Decision;
 
 /// A named file that an attempt left, in the blob store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 
+use hiveward_kernel::id::{AgentId, TaskId};
 use serde::{Deserialize, Serialize};
 
 use super::{
     spec::{Aggregate, TaskSpec},
     status::TaskStatus,
 };
-use crate::id::{AgentId, TaskId};
 
 pub const PARTS_MAX: usize = 1_000;
 /// The kind that a scatter's own task shows; no agent ever gets it.

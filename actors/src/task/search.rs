@@ -2,6 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use hiveward_kernel::{
+    body::Label,
+    id::{AgentId, SwarmId, TaskId},
+    page::Page,
+    view::unreadable,
+};
 use hiveward_runtime::{
     error::Refused,
     ledger::{
@@ -11,15 +17,10 @@ use hiveward_runtime::{
 };
 
 use super::{
-    Label,
     record::TaskRecord,
     spec::Work,
     status::{Priority, TaskStatus},
-    table::{BY_LABEL, BY_PARENT, BY_STATUS, BY_SWARM, COUNTS, ROWS, label_key, unreadable},
-};
-use crate::{
-    id::{AgentId, SwarmId, TaskId},
-    page::Page,
+    table::{BY_LABEL, BY_PARENT, BY_STATUS, BY_SWARM, COUNTS, ROWS, label_key},
 };
 
 /// What a query wants of the tasks; empty wants all.

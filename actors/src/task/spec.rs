@@ -2,30 +2,18 @@
 
 use std::sync::Arc;
 
+use hiveward_kernel::{
+    body::{Body, Label},
+    id::{AgentId, SwarmId, TaskId},
+};
 use serde::{Deserialize, Serialize};
 
 use super::{gate::GateSpec, retry::RetryPolicy, scatter::Role, status::Priority};
-use crate::{
-    id::{AgentId, SwarmId, TaskId},
-    placement::Strategy,
-};
+use crate::placement::Strategy;
 
-/// Bodies up to this many bytes travel in the ledger; larger ones in the blob store, by hash.
-pub const INLINE_BYTES_MAX: usize = 4096;
 pub const TITLE_BYTES_MAX: usize = 256;
 pub const DEPENDENCIES_MAX: usize = 1024;
 pub const SKILLS_MAX: usize = 32;
-
-/// A payload or a result: the bytes themselves, or where they are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Body {
-    Inline(#[serde(with = "serde_bytes")] Vec<u8>),
-    /// `hash` is BLAKE3 in hexadecimal; `bytes` is the length.
-    Blob {
-        hash: Arc<str>,
-        bytes: u64,
-    },
-}
 
 /// One program to run: no shell unless `argv` names one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,12 +34,6 @@ pub enum Work {
         kind: Arc<str>,
         payload: Option<Body>,
     },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Label {
-    pub key: String,
-    pub value: String,
 }
 
 impl TaskSpec {

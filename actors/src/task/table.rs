@@ -4,9 +4,13 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use hiveward_kernel::{
+    body::Label,
+    id::{SwarmId, TaskId},
+    keep::TaskRetention,
+};
 use hiveward_runtime::{
     clock::AgeClock,
-    error::{Code, Refused},
     ledger::{
         Event,
         prune::Pruned,
@@ -22,12 +26,7 @@ use super::{
     spec::TaskSpec,
     status::{AttemptStatus, TaskStatus},
 };
-use crate::{
-    id::{SwarmId, TaskId},
-    retention::TaskRetention,
-    swarm::event::{Next, SwarmEvent},
-    task::Label,
-};
+use crate::swarm::event::{Next, SwarmEvent};
 
 pub(super) const ROWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("tasks");
 pub(super) const BY_STATUS: TableDefinition<'_, (u8, u128), ()> = TableDefinition::new("tasks_by_status");
@@ -405,9 +404,4 @@ impl Rows<'_> {
 
 pub(super) fn label_key(label: &Label) -> String {
     format!("{}\u{0}{}", label.key, label.value)
-}
-
-pub(crate) fn unreadable(error: ViewError) -> Refused {
-    tracing::error!(%error, "a view cannot be read");
-    Refused::new(Code::Unavailable, "the views cannot be read now; see the node's log")
 }

@@ -12,6 +12,12 @@ use std::{
     time::Duration,
 };
 
+use hiveward_kernel::{
+    commit::{Batch, Committed, Committer},
+    id::HostId,
+    operation::{recall, table::Answered, used_otherwise},
+    snapshot::{self, SinceSnapshot},
+};
 use hiveward_runtime::{
     call::Addr,
     clock::Deadline,
@@ -35,14 +41,9 @@ use super::{
     warm,
 };
 use crate::{
-    commit::{Batch, Committer},
     directory::Known,
     host::{actor::STEP_WITHIN, ask_roster, driver::Domain, event::FleetChange, message::HostMsg},
     house::House,
-    id::HostId,
-    operation::{Answered, recall, used_otherwise},
-    snapshot::{self, SinceSnapshot},
-    swarm::message::Committed,
 };
 
 /// Of a migration that was just begun.
@@ -208,7 +209,7 @@ impl Vm {
             state.vm.apply(event, now);
         }
         let (vm, directory) = (&state.vm, &self.house.directory);
-        state.since_snapshot.go_with(&mut batch, SNAPSHOT_FORMAT, vm, vm.removed, directory)?;
+        state.since_snapshot.go_with(&mut batch, SNAPSHOT_FORMAT, vm, vm.removed, directory.read(Known::all_read_snapshots))?;
         state.handed += 1;
         let (handed, durable, me) = (state.handed, state.durable.clone(), ctx.addr().clone());
         batch.then(move |cursor| {
@@ -286,7 +287,7 @@ impl Vm {
 
     /// Not heard by a host that has no life now: it looks when it has one.
     pub(super) fn ask_for_a_look(&self) {
-        if let Some(host) = self.house.doors.host(self.host) {
+        if let Some(host) = self.house.doors.of::<HostMsg>(self.host) {
             let _ = host.tell(HostMsg::Arrived { vm: self.spec.id });
         }
     }
@@ -320,7 +321,7 @@ impl Vm {
             ctx.task(async move {
                 // Before the memory goes there is nothing to abort yet.
                 for _ in 0..tries {
-                    let aborted = match house.doors.host(host) {
+                    let aborted = match house.doors.of::<HostMsg>(host) {
                         Some(door) => door.ask(Deadline::after(STEP_WITHIN), |reply| HostMsg::Abort { vm, reply }).await,
                         None => return,
                     };

@@ -7,6 +7,12 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
+use hiveward_kernel::{
+    commit::Committed,
+    entity::Entity,
+    id::{HostId, VmId},
+    lease::Lease,
+};
 use hiveward_runtime::{
     clock::{Deadline, WallMs},
     error::{Code, Refused},
@@ -23,12 +29,8 @@ use super::{
     wire::VmWire,
 };
 use crate::{
-    agent::connector::Lease,
-    directory::Entity,
     host::{ask_roster, event::FleetChange},
     house::House,
-    id::{HostId, VmId},
-    swarm::message::Committed,
     task::record::TaskRecord,
 };
 
@@ -188,7 +190,7 @@ impl Machines for House {
             let deadline = Deadline::after(PAUSED_WITHIN);
             let kind = if paused { OperationKind::Pause } else { OperationKind::Resume };
             let ask = Ask::new(kind, HOUSE.into(), None);
-            let said: Result<Committed<u64>, Refused> = match self.doors.vm(vm) {
+            let said: Result<Committed<u64>, Refused> = match self.doors.of::<VmMsg>(vm) {
                 Some(door) => {
                     let asked = door.ask(deadline, |reply| VmMsg::Ask { ask: ask.clone(), reply }).await;
                     asked.map_err(Refused::from).flatten()
@@ -218,10 +220,11 @@ impl Machines for House {
 
 #[cfg(test)]
 mod tests {
+    use hiveward_kernel::id::{AgentId, TaskId};
+
     use super::*;
-    use crate::host::driver::{Off, Run};
     use crate::{
-        id::{AgentId, TaskId},
+        host::driver::{Off, Run},
         vm::{
             event::{Seen, VmEvent},
             reconcile::{self, Doing, Next},

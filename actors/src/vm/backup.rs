@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use hiveward_kernel::id::HostId;
 use hiveward_runtime::{clock::WallMs, error::Refused};
 use serde::{Deserialize, Serialize};
 
@@ -16,10 +17,7 @@ use super::{
     spec::VmSpec,
     state::{VmOperation, VmState},
 };
-use crate::{
-    host::driver::{DiskCopy, Off, Run},
-    id::HostId,
-};
+use crate::host::driver::{DiskCopy, Off, Run};
 
 /// Named with their VM; older ones are where they were written, and are not listed with it any more.
 pub const BACKUPS_KEPT_MAX: usize = 64;

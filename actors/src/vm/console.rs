@@ -10,9 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use hiveward_kernel::id::VmId;
 use serde::{Deserialize, Serialize};
-
-use crate::id::VmId;
 
 /// Kept of a VM's console at most; what is older is gone.
 pub const KEPT_BYTES_MAX: u64 = 1 << 20;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hiveward_kernel::id::{HostId, ImageId, VmId};
 use hiveward_runtime::{clock::Deadline, error::Code};
 
 use super::{
@@ -25,7 +26,6 @@ use crate::{
         message::HostMsg,
     },
     house::House,
-    id::{HostId, ImageId, VmId},
 };
 
 const ROSTER_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
@@ -57,7 +57,7 @@ pub(super) async fn step(
     let vm = spec.id;
     Some(match step {
         Step::Copy => {
-            let Some(door) = house.doors.host(host) else {
+            let Some(door) = house.doors.of::<HostMsg>(host) else {
                 return Some(Err(DriverError::Failed { message: "its host has no actor now".into() }));
             };
             // An image is of the disk that its VM boots from.

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hiveward_kernel::{
+    event::DecodeError,
+    id::{HostId, ImageId, VmId},
+    operation::Operation,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{backup::Backup, copy::Copied, migrate::Move, schedule::Schedule};
-use crate::{
-    host::driver::{Lag, Off, Progress, Run},
-    id::{HostId, ImageId, VmId},
-    swarm::event::{DecodeError, Operation},
-};
+use crate::host::driver::{Lag, Off, Progress, Run};
 
 pub const FORMAT: u16 = 1;
 
@@ -378,7 +379,7 @@ impl VmEvent {
     }
 
     pub fn encode(&self) -> Result<Bytes, rmp_serde::encode::Error> {
-        crate::event::encoded(self)
+        hiveward_kernel::event::encoded(self)
     }
 
     pub fn decode(kind: &str, format: u16, body: &[u8]) -> Result<Self, DecodeError> {

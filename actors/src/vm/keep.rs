@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_kernel::id::HostId;
 use hiveward_runtime::clock::{Deadline, WallMs};
 
 use super::{
@@ -23,7 +24,6 @@ use crate::{
         message::HostMsg,
     },
     house::House,
-    id::HostId,
 };
 
 const GUEST_WITHIN: Duration = Duration::from_secs(10);
@@ -87,7 +87,7 @@ pub(super) async fn step(
 ) -> Option<Result<Stepped, DriverError>> {
     let wanted = matches!(step, Step::Backup | Step::EndBackup | Step::Check | Step::Report | Step::Prune);
     wanted.then_some(())?;
-    let Some(door) = house.doors.host(host) else { return Some(failed("its host has no actor now")) };
+    let Some(door) = house.doors.of::<HostMsg>(host) else { return Some(failed("its host has no actor now")) };
     let vm = spec.id;
     let done = match (step, errand.new) {
         (Step::Backup, Some((number, new))) => {

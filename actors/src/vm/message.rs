@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hiveward_kernel::{commit::Committed, doors::Addressed, entity::Entity, id::VmId, operation::table::Answered};
 use hiveward_runtime::{call::Reply, error::Refused};
 
 use super::{
@@ -12,13 +13,9 @@ use super::{
     schedule::Schedule,
     state::Ask,
 };
-use crate::{
-    host::{
-        driver::{Domain, DriverError, Progress},
-        message::Done,
-    },
-    operation::Answered,
-    swarm::message::Committed,
+use crate::host::{
+    driver::{Domain, DriverError, Progress},
+    message::Done,
 };
 
 /// The number of the operation, when it is in the ledger; its end comes after that.
@@ -98,4 +95,12 @@ pub enum VmMsg {
     CommitFailed {
         message: String,
     },
+}
+
+impl Addressed for VmMsg {
+    type Id = VmId;
+
+    fn entity(id: VmId) -> Entity {
+        Entity::Vm(id)
+    }
 }

@@ -3,6 +3,7 @@
 //! moment do two run; once it is quiet the operation has ended, nothing is reserved twice, and the VM is where the roster
 //! says that it is. Prints the seed that fails.
 
+use hiveward_kernel::id::HostId;
 use hiveward_runtime::clock::WallMs;
 
 use super::{
@@ -12,10 +13,7 @@ use super::{
     simulation::spec,
     state::VmState,
 };
-use crate::{
-    host::driver::{Off, Run},
-    id::HostId,
-};
+use crate::host::driver::{Off, Run};
 
 const SEEDS: u64 = 10_000;
 

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use hiveward_kernel::id::HostId;
 use hiveward_runtime::clock::WallMs;
 
 use super::{
@@ -15,10 +16,7 @@ use super::{
     schedule, snapshot,
     state::{HOUSE, VmOperation, VmState},
 };
-use crate::{
-    host::driver::{Off, Run},
-    id::HostId,
-};
+use crate::host::driver::{Off, Run};
 
 /// An operation that has not come to its end by then has failed.
 pub const OPERATION_WITHIN: Duration = Duration::from_secs(300);

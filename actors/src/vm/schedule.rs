@@ -131,15 +131,14 @@ pub fn next(state: &VmState, now: WallMs) -> Option<Next> {
 
 #[cfg(test)]
 mod tests {
+    use hiveward_kernel::id::HostId;
+
     use super::*;
-    use crate::{
-        id::HostId,
-        vm::{
-            event::{Asked, Outcome, VmEvent},
-            reconcile::{self, Doing},
-            simulation::spec,
-            state::HOUSE,
-        },
+    use crate::vm::{
+        event::{Asked, Outcome, VmEvent},
+        reconcile::{self, Doing},
+        simulation::spec,
+        state::HOUSE,
     };
 
     fn at(text: &str) -> WallMs {

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_kernel::id::HostId;
 use hiveward_runtime::clock::Deadline;
 
 use super::{
@@ -22,7 +23,6 @@ use crate::{
         reshape::Size,
     },
     house::House,
-    id::HostId,
     vm::trip::error,
 };
 

@@ -7,9 +7,8 @@ mod machine;
 
 use std::collections::BTreeMap;
 
+use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::clock::WallMs;
-
-use machine::{Machine, Other};
 
 use super::{
     event::{Asked, OperationKind, Outcome, Seen, Subject, VmEvent, Wanted},
@@ -19,10 +18,8 @@ use super::{
     spec::VmSpec,
     state::{Ask, Decided, VmState},
 };
-use crate::{
-    host::driver::{Off, Run},
-    id::{HostId, VmId},
-};
+use crate::host::driver::{Off, Run};
+use machine::{Machine, Other};
 
 const SEEDS: u64 = 20_000;
 const STEPS: u32 = 120;

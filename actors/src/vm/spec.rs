@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
+use hiveward_kernel::{
+    body::Body,
+    id::{ImageId, VmId},
+    lease::Lease,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{backup::Restored, warm::Warm};
-use crate::{
-    agent::connector::Lease,
-    id::{ImageId, VmId},
-    placement::vm::Strategy,
-    task::spec::Body,
-};
+use crate::placement::vm::Strategy;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DiskSpec {

@@ -2,6 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use hiveward_kernel::operation::{Operation, used_otherwise};
 use hiveward_runtime::{
     clock::WallMs,
     error::{Code, Refused},
@@ -20,11 +21,7 @@ use super::{
     snapshot::{self, Snapshot},
     spec::VmSpec,
 };
-use crate::{
-    host::driver::{Lag, Off, Progress, Run},
-    operation::used_otherwise,
-    swarm::event::Operation,
-};
+use crate::host::driver::{Lag, Off, Progress, Run};
 
 /// Of the state as a snapshot of its stream has it.
 pub const SNAPSHOT_FORMAT: u16 = 1;

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_kernel::id::{HostId, ImageId};
 use hiveward_runtime::{
     clock::Deadline,
     error::{Code, Refused},
@@ -32,7 +33,6 @@ use crate::{
         spec::HostUri,
     },
     house::House,
-    id::{HostId, ImageId},
 };
 
 const DEFINE_WITHIN: Duration = Duration::from_secs(240);
@@ -152,7 +152,7 @@ impl Work {
 
 pub(super) async fn ask_host(house: &House, host: HostId, spec: &VmSpec, action: Action) -> Result<Done, DriverError> {
     let unreachable = |why: String| DriverError::Unreachable { message: why };
-    let Some(door) = house.doors.host(host) else { return Err(unreachable("its host has no actor now".into())) };
+    let Some(door) = house.doors.of::<HostMsg>(host) else { return Err(unreachable("its host has no actor now".into())) };
     // An image may have to be copied there first.
     let within = match action {
         // All of a backup is read and written.

@@ -2,6 +2,11 @@
 
 use std::collections::HashMap;
 
+use hiveward_kernel::{
+    id::{HostId, VmId},
+    page::Page,
+    view::unreadable,
+};
 use hiveward_runtime::{
     error::Refused,
     ledger::{
@@ -18,13 +23,7 @@ use super::{
     record::{VmRecord, VmStatus},
     state::VmState,
 };
-use crate::{
-    host::event::FleetEvent,
-    id::{HostId, VmId},
-    page::Page,
-    roster::event::RosterEvent,
-    task::table::unreadable,
-};
+use crate::{host::event::FleetEvent, roster::event::RosterEvent};
 
 const ROWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("vms");
 const BY_HOST: TableDefinition<'_, (u128, u128), ()> = TableDefinition::new("vms_by_host");

@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
+use hiveward_kernel::{entity::Entity, id::HostId};
 use hiveward_runtime::{
     clock::Deadline,
     error::{Code, Refused},
@@ -18,7 +19,6 @@ use super::{
     steps::ask_host,
 };
 use crate::{
-    directory::Entity,
     host::{
         actor::STEP_WITHIN,
         ask_roster,
@@ -31,7 +31,6 @@ use crate::{
         wire::HostWire,
     },
     house::House,
-    id::HostId,
 };
 
 const PEEK_WITHIN: Duration = Duration::from_secs(10);
@@ -97,7 +96,7 @@ impl Trip<'_> {
             Step::Compare => self.compare().await,
             Step::Abort => {
                 let vm = self.spec.id;
-                let asked = match self.house.doors.host(self.host) {
+                let asked = match self.house.doors.of::<HostMsg>(self.host) {
                     Some(door) => door.ask(Deadline::after(STEP_WITHIN), |reply| HostMsg::Abort { vm, reply }).await,
                     None => return Some(failed("its host has no actor now")),
                 };
@@ -172,7 +171,7 @@ impl Trip<'_> {
     ) -> Result<T, DriverError> {
         let unreachable = |message: String| DriverError::Unreachable { message };
         let (deadline, key): (_, Key) = (Deadline::after(within), host.key());
-        if let Some(door) = self.house.doors.host(host) {
+        if let Some(door) = self.house.doors.of::<HostMsg>(host) {
             return door.ask(deadline, make).await.map_err(|error| unreachable(format!("the host's actor: {error}")));
         }
         let Some(at) = self.house.directory.location(Entity::Host(host)) else {
@@ -295,7 +294,7 @@ impl Trip<'_> {
             limit_ms: asked.limit_ms,
             at_limit: asked.at_limit.into(),
         });
-        let Some(door) = self.house.doors.host(self.host) else { return failed("its host has no actor now") };
+        let Some(door) = self.house.doors.of::<HostMsg>(self.host) else { return failed("its host has no actor now") };
         // Others may go first.
         let within = QUEUED_WITHIN + Duration::from_millis(asked.limit_ms.saturating_mul(2)) + MARGIN;
         let (vm, deadline) = (self.spec.id, Deadline::after(within));

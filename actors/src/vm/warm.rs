@@ -6,6 +6,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_kernel::{
+    entity::Entity,
+    id::{AgentId, VmId},
+    lease::Lease,
+};
 use hiveward_runtime::{
     clock::Deadline,
     error::{Code, Refused},
@@ -20,15 +25,13 @@ use super::{
     spec::VmSpec,
 };
 use crate::{
-    agent::{AgentStatus, SessionSpec, connector::Lease},
-    directory::Entity,
+    agent::{AgentStatus, SessionSpec},
     host::{
         ask_roster,
         event::{FleetChange, FleetEvent},
         fleet::{Fleet, VmEntry},
     },
     house::House,
-    id::{AgentId, VmId},
 };
 
 /// Of one agent.
@@ -190,15 +193,13 @@ pub async fn keep(house: House, agent: AgentId, machine: Arc<MachineSpec>) {
 mod tests {
     use std::collections::HashMap;
 
+    use hiveward_kernel::id::{HostId, TaskId};
     use hiveward_runtime::clock::WallMs;
 
     use super::*;
-    use crate::{
-        host::{
-            decide::decide,
-            spec::{Capacity, HostSpec},
-        },
-        id::{HostId, TaskId},
+    use crate::host::{
+        decide::decide,
+        spec::{Capacity, HostSpec},
     };
 
     /// A host with room for twenty.

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use hiveward_actors::{
     client::{NewAgent, NewSwarm, SwarmRef},
-    directory::{Entity, NodeStatus},
+    directory::NodeStatus,
     roster::RosterMsg,
     task::{AttemptStatus, TaskStatus},
 };
+use hiveward_kernel::entity::Entity;
 use hiveward_runtime::{clock::Deadline, cluster::identity::JoinToken, error::Code};
 
 use crate::rig::{Rig, op, op_named, sh, until};

@@ -1,15 +1,14 @@
 //! A node that is lost takes nothing with it, and says nothing any more that counts.
 
 use hiveward_actors::{
-    agent::connector::Lease,
-    directory::{Entity, NodeStatus},
-    loss,
+    directory::NodeStatus,
     swarm::{
         event::Ended,
         wire::{From, SwarmWire},
     },
     task::{AttemptStatus, TaskStatus, retry::RetryPolicy},
 };
+use hiveward_kernel::{entity::Entity, lease::Lease, loss};
 use hiveward_runtime::cluster::lease::Phase;
 
 use crate::rig::{Rig, op, sh, until};
@@ -104,7 +103,8 @@ async fn a_node_whose_lease_is_over_stops_everything_and_takes_it_up_again_with_
     until("the process", || (!rig.hosts[1].processes().is_empty()).then_some(())).await;
     rig.lease(1, Phase::Stopping);
     until("nothing to run there", || rig.hosts[1].processes().is_empty().then_some(())).await;
-    until("no door", || rig.hosts[1].house.doors.agent(agent).is_none().then_some(())).await;
+    until("no door", || rig.hosts[1].house.doors.of::<hiveward_actors::agent::message::AgentMsg>(agent).is_none().then_some(()))
+        .await;
     rig.lease(1, Phase::Over);
     rig.declare_lost(1).await;
     let lost = rig.task_until(task, "lost", |record| record.status == TaskStatus::Queued).await;
@@ -113,7 +113,10 @@ async fn a_node_whose_lease_is_over_stops_everything_and_takes_it_up_again_with_
     assert_eq!(rig.place(Entity::Agent(agent)), None);
     rig.back(1, 2).await;
     assert_eq!(rig.place(Entity::Agent(agent)), Some(1));
-    assert!(rig.hosts[1].house.doors.agent(agent).is_none(), "without a lease nothing starts");
+    assert!(
+        rig.hosts[1].house.doors.of::<hiveward_actors::agent::message::AgentMsg>(agent).is_none(),
+        "without a lease nothing starts"
+    );
     rig.lease(1, Phase::Held);
     let again = rig.running(task).await;
     assert_eq!(again.attempts.len(), 2, "{again:#?}");
@@ -136,7 +139,8 @@ async fn what_a_node_stops_because_its_lease_is_over_was_lost_and_never_cancelle
     until("the first attempt's trace", || file.exists().then_some(())).await;
     rig.lease(1, Phase::Stopping);
     until("nothing to run there", || rig.hosts[1].processes().is_empty().then_some(())).await;
-    until("no door", || rig.hosts[1].house.doors.agent(agent).is_none().then_some(())).await;
+    until("no door", || rig.hosts[1].house.doors.of::<hiveward_actors::agent::message::AgentMsg>(agent).is_none().then_some(()))
+        .await;
     // It has its lease again before anybody called it lost, and finds what it ended itself.
     rig.lease(1, Phase::Held);
     let record = rig.succeeded(task).await;

@@ -7,9 +7,8 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::D
 use hiveward_actors::{
     agent::connector::SecretFiles,
     client::{ControlPlane, NewAgent, NewSwarm, NewTask, NewWork, NodeView, SwarmRef},
-    directory::{Directory, Entity, NodeStatus},
+    directory::{Directory, NodeStatus},
     house::{Clustered, House},
-    id::{AgentId, SwarmId, TaskId},
     model::{
         Models, PassKey, UsageKeeper,
         bank::{self, BankDesk, Following},
@@ -18,9 +17,13 @@ use hiveward_actors::{
     platform::LedgerRetention,
     retention::Retention,
     roster::{NoNodeChanges, RosterMsg, event::NodeRecord},
-    swarm::message::Committed,
     task::{TaskRecord, TaskStatus},
     tree,
+};
+use hiveward_kernel::{
+    commit::Committed,
+    entity::Entity,
+    id::{AgentId, SwarmId, TaskId},
 };
 use hiveward_runtime::{
     call::Reply,

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use hiveward_actors::{
     agent::ConnectorSpec,
     client::{AgentFilter, NewAgent, SwarmRef},
-    id::SwarmId,
 };
+use hiveward_kernel::id::SwarmId;
 use hiveward_runtime::error::Code;
 
 use crate::rig::{Rig, op, sh};

@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 
 use hiveward_actors::{
     client::{NewAgent, NewHedge, NewScatter, Over, SwarmRef},
-    directory::Entity,
-    id::TaskId,
     task::{
         AttemptStatus, TaskRecord, TaskStatus,
         scatter::{HedgeAfter, Policy, Role},
     },
 };
+use hiveward_kernel::{entity::Entity, id::TaskId};
 use serde_json::{Value, json};
 
 use crate::rig::{Rig, op, op_named, sh, until};

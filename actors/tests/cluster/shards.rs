@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use hiveward_actors::{
     agent::AgentRecord,
     client::{DependsOn, NewAgent, NewSwarm, NewTask, SwarmFilter, SwarmRef, TaskFilter, TaskOrder},
-    directory::Entity,
+    task::{TaskRecord, TaskStatus},
+};
+use hiveward_kernel::{
+    entity::Entity,
     id::{AgentId, SwarmId, TaskId},
     loss,
-    task::{TaskRecord, TaskStatus},
 };
 use hiveward_runtime::error::Code;
 
@@ -192,7 +194,11 @@ async fn agents_are_shared_out_evenly_and_a_swarm_is_removed_with_all_its_shards
     }
     assert!(rig.control(0).swarm_named("wide").unwrap().is_none());
     until("no coordinator", || {
-        let left = |n| rig.hosts.iter().any(|host| host.house.doors.swarm(swarm.shard(n)).is_some());
+        let left = |n| {
+            rig.hosts
+                .iter()
+                .any(|host| host.house.doors.of::<hiveward_actors::swarm::message::SwarmMsg>(swarm.shard(n)).is_some())
+        };
         (!left(0) && !left(1)).then_some(())
     })
     .await;

@@ -3,15 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use hiveward_actors::{
-    agent::connector::Lease,
     client::EventFilter,
-    id::{AgentId, SwarmId, TaskId},
     model::{
         Call, CallRules, Estimate, Holder, Models, Reservation, Usage,
         meter::{Budget, NotGranted, Scope},
         table::UsageBy,
     },
-    task::spec::Label,
+};
+use hiveward_kernel::{
+    body::Label,
+    id::{AgentId, SwarmId, TaskId},
+    lease::Lease,
 };
 use hiveward_runtime::{cluster::lease::Phase, ledger::Cursor};
 

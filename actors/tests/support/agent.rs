@@ -10,13 +10,16 @@ use bytes::Bytes;
 use hiveward_actors::{
     agent::{
         AgentSpec,
-        connector::{ArtifactStore, Connector, ConnectorEnv, Job, Lease, Outcome, Report, Reports, SecretFiles, What, build},
+        connector::{ArtifactStore, Connector, ConnectorEnv, Job, Outcome, Report, Reports, SecretFiles, What, build},
         spec::{ConnectorSpec, EnvVar, Limits, SessionSpec},
     },
-    id::{AgentId, SwarmId, TaskId},
     model::{Holder, ModelAccess, Pass},
     task::spec::CommandSpec,
     vm::attempt::NoMachines,
+};
+use hiveward_kernel::{
+    id::{AgentId, SwarmId, TaskId},
+    lease::Lease,
 };
 use tokio::sync::mpsc;
 

@@ -11,9 +11,10 @@ use std::{
 };
 
 use hiveward_actors::agent::{
-    session::{self, Launch, Overflow, ShimProgram, Stdin},
+    session::{self, Launch, Overflow, Stdin},
     spec::{Limits, SessionSpec},
 };
+use hiveward_kernel::shim::ShimProgram;
 
 pub fn shim() -> ShimProgram {
     ShimProgram { program: env!("CARGO_BIN_EXE_hiveward-shim-probe").into(), args: Vec::new(), owner: None, lease: None }

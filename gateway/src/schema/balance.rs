@@ -5,9 +5,9 @@ use std::time::Duration;
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject};
 use hiveward_actors::{
     client::{self, BalanceRules},
-    id::HostId,
     placement::vm::rebalance::{self, Rules},
 };
+use hiveward_kernel::id::HostId;
 use hiveward_runtime::error::Refused;
 
 use super::{

@@ -3,12 +3,12 @@
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject};
 use hiveward_actors::{
     client::{BudgetView, SwarmRef},
-    id::BudgetId,
     model::{
         meter::{self, Amount, Scope},
         price::nanos_from_decimal,
     },
 };
+use hiveward_kernel::id::BudgetId;
 use hiveward_runtime::error::Refused;
 
 use super::{

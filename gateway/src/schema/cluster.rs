@@ -4,10 +4,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_graphql::{Context, Enum, ID, InputObject, Object, SimpleObject};
 use hiveward_actors::{
-    client::{ClusterView, ControlPlane, NodeView, Page},
+    client::{ClusterView, ControlPlane, NodeView},
     directory::NodeStatus as Status,
     report::NodeReport,
 };
+use hiveward_kernel::page::Page;
 use hiveward_runtime::op::NodeId;
 use tokio::sync::OnceCell;
 

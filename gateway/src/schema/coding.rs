@@ -8,8 +8,8 @@ use hiveward_actors::{
         workspace::branches,
     },
     client::{self, OutputReader},
-    id::ApprovalId,
 };
+use hiveward_kernel::id::ApprovalId;
 use hiveward_runtime::error::Refused;
 use serde_json::Value;
 
@@ -359,7 +359,7 @@ impl From<branches::Branch> for WorkBranch {
     }
 }
 
-fn found(ctx: &Context<'_>, task: hiveward_actors::id::TaskId) -> Result<Task> {
+fn found(ctx: &Context<'_>, task: hiveward_kernel::id::TaskId) -> Result<Task> {
     Ok(door(ctx)?.task(task)?.ok_or_else(|| Refused::not_found(task))?.into())
 }
 

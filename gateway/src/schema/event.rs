@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use async_graphql::{Context, ID, InputObject, Object, Subscription};
 use futures_util::{Stream, StreamExt};
-use hiveward_actors::client::{self, EventRecord, Page};
+use hiveward_actors::client::{self, EventRecord};
+use hiveward_kernel::page::Page;
 use hiveward_runtime::{error::Refused, ledger};
 
 use super::{

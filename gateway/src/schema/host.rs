@@ -214,7 +214,7 @@ pub struct HostFilter {
 }
 
 /// A host by id or by name.
-pub(super) fn host_id(ctx: &Context<'_>, field: &str, given: &ID) -> Result<hiveward_actors::id::HostId, Refused> {
+pub(super) fn host_id(ctx: &Context<'_>, field: &str, given: &ID) -> Result<hiveward_kernel::id::HostId, Refused> {
     parse::reference(field, given)?;
     if given.starts_with("host_") {
         return parse::id(field, given);

@@ -4,8 +4,8 @@ use async_graphql::{Context, ID, InputObject, Object, SimpleObject};
 use hiveward_actors::{
     client::{self, Done, NewImage},
     host::fleet::ImageEntry,
-    id::ImageId,
 };
+use hiveward_kernel::id::ImageId;
 use hiveward_runtime::error::Refused;
 
 use super::{

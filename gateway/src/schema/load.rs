@@ -11,13 +11,16 @@ use futures_util::{
     task::{FutureObj, Spawn, SpawnError},
 };
 use hiveward_actors::{
-    agent::{AgentRecord, connector::Lease},
+    agent::AgentRecord,
     client::ControlPlane,
     host::{HostRecord, driver::Usage},
-    id::{AgentId, HostId, SwarmId, TaskId, VmId},
     model::{meter::Scope, table::Total},
     swarm::SwarmRecord,
     task::TaskRecord,
+};
+use hiveward_kernel::{
+    id::{AgentId, HostId, SwarmId, TaskId, VmId},
+    lease::Lease,
 };
 use hiveward_runtime::error::Refused;
 

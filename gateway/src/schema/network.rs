@@ -4,8 +4,8 @@ use async_graphql::{Context, ID, InputObject, Object, SimpleObject};
 use hiveward_actors::{
     client::{self, Done, NewNetwork, VmCard},
     host::network::{Kind, NetworkEntry},
-    id::NetworkId,
 };
+use hiveward_kernel::id::NetworkId;
 use hiveward_runtime::error::Refused;
 
 use super::{

@@ -1,10 +1,8 @@
 //! Relay's `node(id)`: any entity by its key.
 
 use async_graphql::{Context, ID, Interface, Object};
-use hiveward_actors::{
-    client::ControlPlane,
-    id::{AgentId, HostId, ImageId, NetworkId, SwarmId, TaskId, VmId},
-};
+use hiveward_actors::client::ControlPlane;
+use hiveward_kernel::id::{AgentId, HostId, ImageId, NetworkId, SwarmId, TaskId, VmId};
 use hiveward_runtime::{error::Refused, op::NodeId};
 
 use super::{

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use async_graphql::{Object, OutputType, SimpleObject, TypeName};
-use hiveward_actors::client::Page;
+use hiveward_kernel::page::Page;
 use hiveward_runtime::error::{Code, Refused};
 
 use crate::limit::{PAGE_DEFAULT, PAGE_MAX};

@@ -3,10 +3,8 @@
 use std::str::FromStr;
 
 use async_graphql::ID;
-use hiveward_actors::{
-    client::{ControlPlane, SwarmRef},
-    id::SwarmId,
-};
+use hiveward_actors::client::{ControlPlane, SwarmRef};
+use hiveward_kernel::id::SwarmId;
 use hiveward_runtime::{
     error::Refused,
     id::{BadId, Key},

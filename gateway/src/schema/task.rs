@@ -5,13 +5,16 @@ use std::sync::Arc;
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject, dataloader::DataLoader};
 use hiveward_actors::{
     client::{self, TaskEdit},
-    id::{AgentId, TaskId},
     task::{
         TaskRecord,
         record::MoveRecord,
         scatter::Role,
-        spec::{Body, CommandSpec, Work},
+        spec::{CommandSpec, Work},
     },
+};
+use hiveward_kernel::{
+    body::Body,
+    id::{AgentId, TaskId},
 };
 
 use super::{

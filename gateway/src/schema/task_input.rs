@@ -206,8 +206,8 @@ pub fn env(at: &str, given: &[EnvInput]) -> Parsed<Vec<(String, String)>> {
 }
 
 impl LabelInput {
-    pub fn label(self) -> hiveward_actors::task::Label {
-        hiveward_actors::task::Label { key: self.key, value: self.value }
+    pub fn label(self) -> hiveward_kernel::body::Label {
+        hiveward_kernel::body::Label { key: self.key, value: self.value }
     }
 }
 

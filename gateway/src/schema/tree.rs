@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use async_graphql::{Context, Enum, ID, Object, SimpleObject, Subscription, dataloader::DataLoader};
 use futures_util::{Stream, stream};
-use hiveward_actors::id::{AgentId, HostId, SwarmId, VmId};
+use hiveward_kernel::id::{AgentId, HostId, SwarmId, VmId};
 use hiveward_runtime::{
     error::Refused,
     id::Key,

@@ -1,14 +1,12 @@
 //! What calls of language models used, and what they cost.
 
 use async_graphql::{Context, Enum, Object, SimpleObject, dataloader::DataLoader};
-use hiveward_actors::{
-    agent::connector::Lease,
-    model::{
-        meter::Scope,
-        price::decimal_from_nanos,
-        table::{self, Total},
-    },
+use hiveward_actors::model::{
+    meter::Scope,
+    price::decimal_from_nanos,
+    table::{self, Total},
 };
+use hiveward_kernel::lease::Lease;
 
 use super::{
     Result, caught_up, door,
@@ -137,7 +135,7 @@ impl UsageQuery {
         };
         let lines = found.items.into_iter().zip(names);
         let items = lines.map(|((id, total), name)| (id.clone(), (id, name, total))).collect();
-        let found = hiveward_actors::client::Page { items, has_next: found.has_next, last_seen: found.last_seen };
+        let found = hiveward_kernel::page::Page { items, has_next: found.has_next, last_seen: found.last_seen };
         Ok(page::connection(found, after.as_deref()))
     }
 }

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use hiveward_actors::{
-    id::SwarmId,
-    model::{
-        CallRules, ModelAccess,
-        meter::{Budget, Scope},
-    },
+use hiveward_actors::model::{
+    CallRules, ModelAccess,
+    meter::{Budget, Scope},
 };
+use hiveward_kernel::id::SwarmId;
 use serde_json::json;
 
 use crate::support::{Front, ask, completions_of, holder, messages_of, model, prompt};

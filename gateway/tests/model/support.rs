@@ -4,9 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use hiveward_actors::{
-    agent::connector::Lease,
     client::{EventFilter, EventRecord},
-    id::{AgentId, SwarmId, TaskId},
     model::{
         CallRules, Holder, ModelAccess, Models, Pass, Used,
         table::{Total, UsageBy},
@@ -19,6 +17,10 @@ use hiveward_gateway::{
         scripted::{Script, Scripted},
     },
     yaml,
+};
+use hiveward_kernel::{
+    id::{AgentId, SwarmId, TaskId},
+    lease::Lease,
 };
 use hiveward_runtime::ledger::Cursor;
 use serde_json::{Value, json};

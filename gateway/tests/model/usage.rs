@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use hiveward_actors::{
-    id::SwarmId,
-    model::{
-        CallRules, ModelAccess, Usage,
-        meter::{Budget, Scope},
-        table::{Total, UsageBy},
-    },
-    task::spec::Label,
+use hiveward_actors::model::{
+    CallRules, ModelAccess, Usage,
+    meter::{Budget, Scope},
+    table::{Total, UsageBy},
 };
+use hiveward_kernel::{body::Label, id::SwarmId};
 use hiveward_runtime::{error::Code, op::Op};
 use serde_json::json;
 

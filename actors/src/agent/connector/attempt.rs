@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use hiveward_kernel::lease::Lease;
 use hiveward_runtime::store::file::replace;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -18,8 +19,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::{
-    End, Input, Job, Lease, Outcome, Report, StopHow, StopWhy, What, lines::tail_of, machine, registry::ConnectorEnv,
-    secrets::Resolved,
+    End, Input, Job, Outcome, Report, StopHow, StopWhy, What, lines::tail_of, machine, registry::ConnectorEnv, secrets::Resolved,
 };
 use crate::{
     agent::{

@@ -4,12 +4,13 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use hiveward_kernel::lease::Lease;
 use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Lease, Outcome, Report, StopHow, StopWhy,
+    Outcome, Report, StopHow, StopWhy,
     attempt::{Control, Shared, end_all, mark_withdrawn, sweep},
     machine,
 };

@@ -7,9 +7,10 @@ use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
+use hiveward_kernel::lease::Lease;
 
 use super::{
-    Connector, End, Job, Lease, Outcome, Report, StartFailure, StopHow, StopWhy, What,
+    Connector, End, Job, Outcome, Report, StartFailure, StopHow, StopWhy, What,
     attempt::{Attempt, Control, Shared},
     attempts::Attempts,
     lines::{LINE_BYTES_MAX, Line, Lines, Said, head_of, percent},

@@ -5,8 +5,10 @@
 
 use std::{fs, sync::Arc, time::Duration};
 
+use hiveward_kernel::{id::VmId, lease::Lease};
+
 use super::{
-    Lease, Outcome,
+    Outcome,
     attempt::{Attempt, Control, Shared, attempt_dir, stopped},
 };
 use crate::{
@@ -14,8 +16,10 @@ use crate::{
         session::{Exit, Launch, Session},
         spec::{Limits, SessionSpec},
     },
-    guest::{self, session::Given, session::LOST_CODE},
-    id::VmId,
+    guest::{
+        self,
+        session::{Given, LOST_CODE},
+    },
     vm::attempt::MachineSpec,
 };
 

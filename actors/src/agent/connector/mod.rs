@@ -4,6 +4,8 @@
 //! coordinator: the agent's actor does. After a restart of the node it is asked to run the same leases again and adopts
 //! the sessions that still live (or have ended meanwhile) instead of starting new ones.
 
+use hiveward_kernel::lease::Lease;
+
 mod attempt;
 mod attempts;
 mod coding;
@@ -23,6 +25,10 @@ pub use secrets::{SecretFiles, SecretSource};
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
+use hiveward_kernel::{
+    body::Label,
+    id::{ApprovalId, TaskId},
+};
 use hiveward_runtime::clock::WallMs;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -30,21 +36,8 @@ use tokio::sync::mpsc;
 use super::lines;
 use crate::{
     agent::coding::Permission,
-    id::{AgentId, ApprovalId, TaskId},
-    task::{
-        gate::GateSpec,
-        record::Artifact,
-        spec::{CommandSpec, Label},
-    },
+    task::{gate::GateSpec, record::Artifact, spec::CommandSpec},
 };
-
-/// One try at a task under one lease; its fence. What is said under another number is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Lease {
-    pub task: TaskId,
-    pub attempt: u32,
-    pub agent: AgentId,
-}
 
 /// What a dependency (or, for an aggregate, a subtask) returned: handed to the job as input.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

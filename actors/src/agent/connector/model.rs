@@ -4,6 +4,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
+use hiveward_kernel::lease::Lease;
 use parking_lot::Mutex;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
@@ -11,7 +12,7 @@ use tokio::task::AbortHandle;
 use tokio_util::task::TaskTracker;
 
 use super::{
-    Connector, End, Job, Lease, Outcome, Report, StartFailure, StopHow, StopWhy,
+    Connector, End, Job, Outcome, Report, StartFailure, StopHow, StopWhy,
     attempt::{Attempt, Shared},
     coding::prompt,
     registry::ConnectorEnv,

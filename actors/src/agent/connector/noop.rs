@@ -1,7 +1,9 @@
 //! Succeeds at once, in this process and with no result; for benches. Starts nothing, so there is nothing to adopt.
 
-use super::{Connector, End, Job, Lease, Outcome, Report, Reports, StartFailure, StopHow, StopWhy};
 use futures_util::future::{BoxFuture, FutureExt, ready};
+use hiveward_kernel::lease::Lease;
+
+use super::{Connector, End, Job, Outcome, Report, Reports, StartFailure, StopHow, StopWhy};
 
 pub(super) struct NoopConnector {
     reports: Reports,

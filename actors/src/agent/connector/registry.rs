@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use hiveward_kernel::shim::ShimProgram;
 use hiveward_runtime::{clock::Clock, store::blob::Blobs};
 
 use super::{
@@ -18,10 +19,7 @@ use super::{
     worker::WorkerConnector,
 };
 use crate::{
-    agent::{
-        session::ShimProgram,
-        spec::{AgentSpec, ConnectorSpec},
-    },
+    agent::spec::{AgentSpec, ConnectorSpec},
     guest::Askers,
     model::ModelAccess,
     vm::attempt::Machines,

@@ -17,13 +17,14 @@ use std::{
 };
 
 use futures_util::future::{BoxFuture, FutureExt};
+use hiveward_kernel::lease::Lease;
 use parking_lot::Mutex;
 use tokio::{sync::watch, task::AbortHandle};
 use tokio_util::task::TaskTracker;
 
 use self::protocol::{Tell, task_line};
 use super::{
-    Connector, End, Job, Lease, Outcome, Report, StartFailure, StopHow, StopWhy, What,
+    Connector, End, Job, Outcome, Report, StartFailure, StopHow, StopWhy, What,
     attempt::{Attempt, Control, Shared, apply_stop, lease_name, leases_of, mark_withdrawn},
     attempts::freeze_all,
     registry::ConnectorEnv,

@@ -12,18 +12,19 @@ use std::{
     time::Duration,
 };
 
+use hiveward_kernel::{
+    id::AgentId,
+    lease::Lease,
+    series::{self, Series},
+};
 use hiveward_runtime::clock::WallMs;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
 use self::procs::{Process, Shim, Sum};
-use super::{connector::Lease, session::SessionDir};
-use crate::{
-    id::AgentId,
-    retention::attempt_of,
-    series::{self, Series},
-};
+use super::session::SessionDir;
+use crate::retention::attempt_of;
 
 pub const EVERY: Duration = Duration::from_secs(5);
 /// Of one agent: an hour's. The oldest is forgotten for a new one.

@@ -6,10 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use hiveward_kernel::shim::BRIDGE;
+
 /// The name that a session's shim gives itself.
 const SHIM: &str = "hiveward-shim";
-/// The name of what brings a program into a guest: what that uses there is its VM's.
-pub(crate) const BRIDGE: &str = "hiveward-guest";
 
 /// One process, as its `stat` has it.
 #[derive(Clone, Debug, PartialEq, Eq)]

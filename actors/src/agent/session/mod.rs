@@ -22,7 +22,8 @@ mod wire;
 
 pub use attach::{AttachError, Attached, Writer, attach};
 pub use client::{Lost, Session, SessionError};
-pub use launch::{Adopted, Launch, LaunchError, ShimProgram, adopt, is_held, launch};
+pub use hiveward_kernel::shim::ShimProgram;
+pub use launch::{Adopted, Launch, LaunchError, adopt, is_held, launch};
 pub use layout::{Exit, SessionDir};
 pub(in crate::agent) use shim::Recorder;
 pub use tail::Tail;

@@ -5,22 +5,12 @@
 
 use std::{
     fs, io,
-    os::{
-        fd::AsFd,
-        unix::{fs::MetadataExt, net::UnixStream},
-    },
+    os::unix::{fs::MetadataExt, net::UnixStream},
     path::Path,
 };
 
-use nix::sys::{
-    socket::{getsockopt, sockopt::PeerCredentials},
-    stat::{major, minor},
-};
-
-/// The process that connected. It may have ended since.
-pub(crate) fn peer(socket: impl AsFd) -> io::Result<i32> {
-    Ok(getsockopt(&socket, PeerCredentials)?.pid())
-}
+use hiveward_kernel::shim::peer;
+use nix::sys::stat::{major, minor};
 
 /// The process that holds the lock on this file, if the kernel names one.
 pub fn holder(lock: &Path) -> io::Result<Option<i32>> {

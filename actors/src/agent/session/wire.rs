@@ -56,10 +56,10 @@ pub(super) struct Params {
     pub keeps: Option<PathBuf>,
     /// How long it stays after the end with nobody connected.
     pub linger_ms: u64,
-    /// See [`ShimProgram::owner`](super::ShimProgram).
+    /// See [`ShimProgram::owner`](hiveward_kernel::shim::ShimProgram).
     #[serde(default)]
     pub owner: Option<PathBuf>,
-    /// See [`ShimProgram::lease`](super::ShimProgram).
+    /// See [`ShimProgram::lease`](hiveward_kernel::shim::ShimProgram).
     #[serde(default)]
     pub lease: Option<PathBuf>,
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::{
     error::{Code, Refused},
     op::Op,
@@ -17,7 +18,6 @@ use crate::{
         driver::simulated::SIMULATED_DISK,
         event::FleetChange,
     },
-    id::{HostId, VmId},
     vm::{
         DiskSpec, VmRecord, VmSpec,
         backup::{Drilled, Layer, Manifest, Restored},
@@ -169,7 +169,7 @@ impl ControlPlane {
         (manifest, under): (Manifest, Vec<Layer>),
         new: Restore,
         drill: bool,
-        operation: Option<crate::swarm::event::Operation>,
+        operation: Option<hiveward_kernel::operation::Operation>,
     ) -> Result<Done<VmRecord>, Refused> {
         self.takes_writes()?;
         check::name("name", &new.name)?;

@@ -5,6 +5,10 @@ use std::{
     time::Duration,
 };
 
+use hiveward_kernel::{
+    id::{HostId, VmId},
+    operation::Operation,
+};
 use hiveward_runtime::{
     clock::{Deadline, WallMs},
     error::{Code, Refused},
@@ -22,12 +26,10 @@ use crate::{
         placing::{self, About, Basis},
         wire::HostWire,
     },
-    id::{HostId, VmId},
     placement::vm::{
         PlacementStrategy, Reject, Strategy,
         rebalance::{self, Amount, Cluster, Fill, Moment, Rebalance, Rules, Stays},
     },
-    swarm::event::Operation,
     vm::{
         VmRecord,
         event::{OperationKind, Outcome},

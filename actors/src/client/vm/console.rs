@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hiveward_kernel::id::VmId;
 use hiveward_runtime::{
     clock::Deadline,
     error::{Code, Refused},
@@ -11,7 +12,6 @@ use hiveward_runtime::{
 use super::super::ControlPlane;
 use crate::{
     host::{driver::DriverError, message::HostMsg, wire::HostWire},
-    id::VmId,
     vm::console::{ConsolePiece, From},
 };
 

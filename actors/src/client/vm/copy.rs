@@ -1,5 +1,6 @@
 //! Images and VMs that are made of a VM, as its disks are at one moment; it runs on meanwhile.
 
+use hiveward_kernel::id::{HostId, ImageId, VmId};
 use hiveward_runtime::{
     error::{Code, Refused},
     op::Op,
@@ -9,13 +10,10 @@ use super::{
     super::{ControlPlane, Done, check, command::operation},
     LOOK_SOON,
 };
-use crate::{
-    id::{HostId, ImageId, VmId},
-    vm::{
-        VmRecord,
-        event::{OperationKind, Subject},
-        state::Ask,
-    },
+use crate::vm::{
+    VmRecord,
+    event::{OperationKind, Subject},
+    state::Ask,
 };
 
 /// A VM that is made of another one.

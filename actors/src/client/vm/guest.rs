@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hiveward_kernel::id::VmId;
 use hiveward_runtime::{
     error::{Code, Refused},
     op::Op,
@@ -14,7 +15,6 @@ use crate::{
         agent::{self, Exec, WRITE_BYTES_MAX},
         ask::{Said, ask},
     },
-    id::VmId,
     vm::VmStatus,
 };
 

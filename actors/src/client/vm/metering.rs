@@ -2,17 +2,19 @@
 
 use std::collections::HashMap;
 
+use hiveward_kernel::{
+    entity::Entity,
+    id::{HostId, VmId},
+};
 use hiveward_runtime::{clock::WallMs, error::Refused, op::Op};
 
 use crate::{
     client::ControlPlane,
-    directory::Entity,
     host::{
         message::HostMsg,
         meter::{HostNow, HostSample, Samples, VmSample},
         wire::HostWire,
     },
-    id::{HostId, VmId},
 };
 
 /// The newest figures of a host of this node, with names.

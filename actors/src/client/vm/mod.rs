@@ -35,13 +35,20 @@ pub use metering::Metered;
 pub use new::NewVm;
 pub(super) use new::check_machine;
 use new::{STOP_GRACE_MS_MAX, check_new};
+
 pub use pack::{PackedHost, PackingPlan, PackingSolver};
 pub use select::{HostSelection, Verdict};
 pub use shape::NewSize;
 
-use super::{ControlPlane, Done, Page, VmFilter, check, command::operation, query::page_key};
+use hiveward_kernel::{
+    commit::Committed,
+    entity::Entity,
+    id::{HostId, VmId},
+    page::Page,
+};
+
+use super::{ControlPlane, Done, VmFilter, check, command::operation, query::page_key};
 use crate::{
-    directory::Entity,
     host::{
         HostStatus,
         driver::{GuestInfo, Progress, Usage},
@@ -49,8 +56,6 @@ use crate::{
         message::HostMsg,
         wire::HostWire,
     },
-    id::{HostId, VmId},
-    swarm::message::Committed,
     vm::{
         VmRecord, VmSpec, VmStatus,
         event::{OperationKind, Outcome, Subject},

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use hiveward_kernel::id::HostId;
 use hiveward_runtime::error::Refused;
 
 use super::super::check;
 use crate::{
-    id::HostId,
     placement::vm::Strategy,
     vm::{DiskSpec, VmSpec, attempt::MachineSpec, reshape::DISKS_MAX, warm::WARM_MAX},
 };

@@ -5,13 +5,13 @@ use std::{
     time::Duration,
 };
 
+use hiveward_kernel::id::HostId;
 use hiveward_runtime::error::{Code, Refused};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     client::ControlPlane,
     host::fleet::need,
-    id::HostId,
     placement::vm::{
         EXACT_VMS_MAX, Exact, Qubo,
         plan::{Annealing, FirstFit, Gap, Problem, Solver},

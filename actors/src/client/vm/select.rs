@@ -1,12 +1,12 @@
 //! Which host a VM would be placed on: asked, and nothing is changed.
 
+use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::error::Refused;
 
 use super::{NewVm, new::check_new};
 use crate::{
     client::ControlPlane,
     host::{network, placing},
-    id::{HostId, VmId},
     placement::vm::{Decision, Engine, Need, Reject, Weights, Wish},
 };
 

@@ -3,6 +3,7 @@
 //! Each is an operation: reserved before the hypervisor is asked, undone as a whole if it fails. What cannot change while the
 //! guest runs is so when it is started again, and the VM says until then what it runs with.
 
+use hiveward_kernel::id::VmId;
 use hiveward_runtime::{
     error::{Code, Refused},
     op::Op,
@@ -12,12 +13,9 @@ use super::{
     super::{ControlPlane, Done, check},
     new::{check_cpus, check_disk_bytes, check_memory},
 };
-use crate::{
-    id::VmId,
-    vm::{
-        DiskSpec, VmRecord,
-        event::{OperationKind, Subject},
-    },
+use crate::vm::{
+    DiskSpec, VmRecord,
+    event::{OperationKind, Subject},
 };
 
 const NETWORK_BYTES_MAX: usize = 128;

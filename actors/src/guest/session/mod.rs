@@ -13,12 +13,11 @@ mod unpack;
 
 use std::{ffi::CString, fs, path::PathBuf, process::ExitCode, time::Duration};
 
+use hiveward_kernel::{id::VmId, shim::BRIDGE};
 use nix::sys::{prctl, signal::Signal};
 
 use program::Program;
 use talk::{Guest, Trouble};
-
-use crate::{agent::gauge::procs::BRIDGE, id::VmId};
 
 /// Of a guest that answered before.
 pub const SILENT_WITHIN: Duration = Duration::from_secs(60);

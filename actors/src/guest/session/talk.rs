@@ -9,15 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hiveward_kernel::id::VmId;
 use serde_json::Value;
 
 use super::{SILENT_WITHIN, program::Signals};
-use crate::{
-    guest::{
-        agent::{self, Ended, Exec, Odd},
-        wire::{Ask, FRAME_BYTES_MAX, Said},
-    },
-    id::VmId,
+use crate::guest::{
+    agent::{self, Ended, Exec, Odd},
+    wire::{Ask, FRAME_BYTES_MAX, Said},
 };
 
 const DESK_AGAIN: Duration = Duration::from_millis(100);

@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use hiveward_kernel::id::VmId;
 use hiveward_runtime::{
     call::Reply,
     clock::{Deadline, WallMs},
@@ -23,7 +24,6 @@ use super::{
 };
 use crate::{
     house::House,
-    id::VmId,
     vm::{
         backup::{MANIFEST_FORMAT, MANIFEST_FORMAT_BASED, Manifest},
         copy::Copied,

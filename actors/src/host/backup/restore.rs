@@ -10,6 +10,7 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
+use hiveward_kernel::id::VmId;
 use hiveward_runtime::clock::Deadline;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -18,7 +19,6 @@ use super::{qcow2, scratch, targets};
 use crate::{
     host::driver::{Base, DiskCopy, DriverError, simulated},
     house::House,
-    id::VmId,
     vm::backup::{BACKUP_WITHIN, Restored},
 };
 

@@ -3,16 +3,14 @@
 
 use std::time::Duration;
 
+use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::clock::Deadline;
 
 use super::{
     Action, CHECKPOINT_MARK, Card, Change, Connection, DiskCopies, DiskCopy, Domain, DomainSpec, Driver, DriverError, Make,
     Marks, Network, Off, Run,
 };
-use crate::{
-    id::{HostId, VmId},
-    vm::spec::DiskSpec,
-};
+use crate::vm::spec::DiskSpec;
 
 pub const WITHIN: Duration = Duration::from_secs(30);
 

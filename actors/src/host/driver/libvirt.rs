@@ -14,6 +14,7 @@ use std::{
 };
 
 use futures_util::{SinkExt, StreamExt, future::BoxFuture};
+use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::clock::Deadline;
 use parking_lot::Mutex;
 use tokio::{
@@ -27,10 +28,7 @@ use super::{
     DriverError, GuestInfo, Listing, Marks, Migration, Network, Off, Pool, Progress, Run, Usage, epoch_of,
     protocol::{Answer, Call, Definition, FRAME_BYTES_MAX, Move, Power, Problem, Request, Said, Seen, VERSION},
 };
-use crate::{
-    host::spec::{Capacity, HostUri},
-    id::{HostId, VmId},
-};
+use crate::host::spec::{Capacity, HostUri};
 
 const PROGRAM: &str = "hiveward-libvirt-driver";
 /// Where the program is, if not beside this one or on the path.

@@ -13,7 +13,9 @@ pub mod simulated;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::clock::Deadline;
+
 pub use protocol::{
     AtLimit, Base, CHECKPOINT_MARK, CHECKPOINTS_MAX, Card, DiskCopies, DiskCopy, GuestInfo, Lag, Make, Marks, Network, Pool,
     Progress,
@@ -22,10 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::spec::{Capacity, HostUri, Scheme};
-use crate::{
-    id::{HostId, VmId},
-    vm::spec::DiskSpec,
-};
+use crate::vm::spec::DiskSpec;
 
 /// Changes that wait to be looked at; when more come, one [`Change::Everything`] stands for all.
 pub const CHANGES_MAX: usize = 1_024;

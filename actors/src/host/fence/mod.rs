@@ -20,6 +20,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hiveward_kernel::{
+    id::{HostId, VmId},
+    shim::ShimProgram,
+};
 use hiveward_runtime::{
     cluster::lease::{BootClock, LeasePage},
     store::file::replace,
@@ -30,10 +34,6 @@ use serde::{Deserialize, Serialize};
 use super::{
     driver::simulated::Hypervisor,
     spec::{HostSpec, HostUri, Scheme},
-};
-use crate::{
-    agent::session::ShimProgram,
-    id::{HostId, VmId},
 };
 
 /// Between looks at the lease and, once it is over, at what runs.
@@ -81,6 +81,7 @@ const ARMED: &str = "armed";
 /// The device, if the node was told of one.
 fn read_watchdog(dir: &Path) -> Option<PathBuf> {
     use std::os::unix::ffi::OsStringExt;
+
     let path = fs::read(dir.join(WATCHDOG)).ok().filter(|path| !path.is_empty())?;
     Some(std::ffi::OsString::from_vec(path).into())
 }

@@ -2,12 +2,11 @@
 
 use std::fs;
 
+use hiveward_kernel::id::{HostId, VmId};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-
-use crate::id::{HostId, VmId};
 
 /// What the libvirt driver's names of a host's domains begin with.
 pub(super) fn mark(host: HostId) -> String {

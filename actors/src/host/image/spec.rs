@@ -1,9 +1,9 @@
 //! An image as the fleet knows it.
 
+use hiveward_kernel::id::{ImageId, VmId};
 use serde::{Deserialize, Serialize};
 
 use super::Format;
-use crate::id::{ImageId, VmId};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageSpec {

@@ -10,17 +10,18 @@ mod rates;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use hiveward_runtime::clock::WallMs;
-use parking_lot::Mutex;
-pub use rates::Figures;
-use rates::{Between, Kept, Look, Minute};
-use serde::{Deserialize, Serialize};
-
-use super::driver::Usage;
-use crate::{
+use hiveward_kernel::{
     id::{HostId, VmId},
     series::{self, Series},
 };
+use hiveward_runtime::clock::WallMs;
+use parking_lot::Mutex;
+
+pub use rates::Figures;
+use serde::{Deserialize, Serialize};
+
+use super::driver::Usage;
+use rates::{Between, Kept, Look, Minute};
 
 /// Two looks that are closer are one.
 const EVERY_LEAST: Duration = Duration::from_secs(4);

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use hiveward_kernel::series;
 use hiveward_runtime::clock::WallMs;
 use serde::{Deserialize, Serialize};
 
 use super::{MINUTE, VmSample};
-use crate::{host::driver::Usage, series};
+use crate::host::driver::Usage;
 
 /// Those that only grow while a guest runs.
 pub(super) const COUNTERS: usize = 5;

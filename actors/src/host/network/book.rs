@@ -10,6 +10,10 @@ use std::{
     sync::Arc,
 };
 
+use hiveward_kernel::{
+    id::{HostId, NetworkId, VmId},
+    operation::Operation,
+};
 use hiveward_runtime::{
     clock::WallMs,
     error::{Code, Refused},
@@ -17,13 +21,9 @@ use hiveward_runtime::{
 use serde::{Deserialize, Serialize};
 
 use super::spec::{NetworkSpec, is_reserved};
-use crate::{
-    host::{
-        event::FleetEvent,
-        fleet::{Fleet, VmEntry},
-    },
-    id::{HostId, NetworkId, VmId},
-    swarm::event::Operation,
+use crate::host::{
+    event::FleetEvent,
+    fleet::{Fleet, VmEntry},
 };
 
 /// Of the whole cluster.

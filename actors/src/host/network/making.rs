@@ -2,13 +2,12 @@
 
 use std::net::IpAddr;
 
-use crate::{
-    host::{
-        driver::{self, Make, Network},
-        fleet::{Fleet, VmEntry},
-        network::{Kind, NetworkEntry},
-    },
-    id::{HostId, VmId},
+use hiveward_kernel::id::{HostId, VmId};
+
+use crate::host::{
+    driver::{self, Make, Network},
+    fleet::{Fleet, VmEntry},
+    network::{Kind, NetworkEntry},
 };
 
 /// A network as it is to be on a host, or why it cannot be there.

@@ -7,6 +7,7 @@ use std::{
     sync::Arc,
 };
 
+use hiveward_kernel::id::{HostId, NetworkId, VmId};
 use hiveward_runtime::{clock::WallMs, op::NodeId};
 
 use super::{Card, Cidr, Kind, NetworkSpec, book, making};
@@ -19,7 +20,6 @@ use crate::{
         lost,
         spec::{Capacity, HostSpec},
     },
-    id::{HostId, NetworkId, VmId},
     vm::{VmSpec, simulation::spec, spec::Shape},
 };
 

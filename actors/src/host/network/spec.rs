@@ -2,10 +2,9 @@
 
 use std::{fmt, net::Ipv4Addr};
 
+use hiveward_kernel::id::NetworkId;
 use hiveward_runtime::error::Refused;
 use serde::{Deserialize, Serialize};
-
-use crate::id::NetworkId;
 
 /// Less than what the hosts' own network takes by what VXLAN puts around a frame: 50 bytes over IPv4.
 pub const MTU_DEFAULT: u32 = 1_450;

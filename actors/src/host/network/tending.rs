@@ -6,6 +6,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_kernel::{
+    entity::Entity,
+    id::{HostId, VmId},
+};
 use hiveward_runtime::{call::Reply, clock::Deadline, ledger::Cursor, supervise::Context};
 use tokio::{
     sync::{OwnedRwLockReadGuard, RwLock},
@@ -14,7 +18,6 @@ use tokio::{
 
 use super::making;
 use crate::{
-    directory::Entity,
     host::{
         actor::{Host, STEP_WITHIN, State, deliver},
         driver::{Action, Driver, DriverError, Network},
@@ -22,7 +25,6 @@ use crate::{
         spec::HostUri,
     },
     house::House,
-    id::{HostId, VmId},
 };
 
 /// What others have changed on the host is made good again as often as this.

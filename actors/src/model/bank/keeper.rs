@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use hiveward_kernel::desks;
 use hiveward_runtime::{
     clock::Deadline,
     cluster::{desk::Desk, rpc::LaneRpc},
@@ -14,7 +15,7 @@ use super::{
     state::Known,
     wire::{Answer, Question},
 };
-use crate::{desks, directory::NodeStatus, house::House, model::meter::Scope};
+use crate::{directory::NodeStatus, house::House, model::meter::Scope};
 
 /// For an owner to take in a post.
 const POST_WITHIN: Duration = Duration::from_secs(2);

@@ -6,6 +6,7 @@ use std::{
     time::Instant,
 };
 
+use hiveward_kernel::id::AgentId;
 use hiveward_runtime::op::NodeId;
 
 use super::{
@@ -13,10 +14,7 @@ use super::{
     teller::Teller,
     wire::{Answer, Post, Word},
 };
-use crate::{
-    id::AgentId,
-    model::meter::{Amount, Ask, Budget, Scope},
-};
+use crate::model::meter::{Amount, Ask, Budget, Scope};
 
 const SEEDS: u64 = 60;
 const STEPS: u32 = 2_000;

@@ -1,11 +1,9 @@
 //! What a node tells the owner of budgets, and hears of it.
 
+use hiveward_kernel::id::AgentId;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    id::AgentId,
-    model::meter::{Amount, RateLimit, Scope},
-};
+use crate::model::meter::{Amount, RateLimit, Scope};
 
 /// How far a call is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

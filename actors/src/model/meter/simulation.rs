@@ -5,11 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hiveward_kernel::id::{AgentId, SwarmId};
+
 use super::{
     rate::RateLimit,
     state::{Amount, Ask, Budget, Meter, Scope, Verdict},
 };
-use crate::id::{AgentId, SwarmId};
 
 const SEEDS: u64 = 100;
 const STEPS: u32 = 400;

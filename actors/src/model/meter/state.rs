@@ -10,15 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hiveward_kernel::{
+    body::Label,
+    id::{AgentId, BudgetId, SwarmId},
+    lease::Lease,
+};
 use serde::{Deserialize, Serialize};
 
 use super::rate::{Counted, Rate, RateLimit};
-use crate::{
-    agent::connector::Lease,
-    id::{AgentId, BudgetId, SwarmId},
-    model::price::decimal_from_nanos,
-    task::spec::Label,
-};
+use crate::model::price::decimal_from_nanos;
 
 /// Of all agents together; one more is told to come back.
 pub const WAITING_MAX: usize = 10_000;

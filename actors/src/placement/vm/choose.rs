@@ -7,10 +7,11 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
+use hiveward_kernel::id::HostId;
 use serde::{Deserialize, Serialize};
 
 use super::{Decision, Hosts, LeftOut, Need, SHOWN_MAX, Scored, Strategy, Weights};
-use crate::{id::HostId, placement::each};
+use crate::placement::each;
 
 /// Why a host was not considered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use hiveward_kernel::id::HostId;
 use serde::{Deserialize, Serialize};
 
 use super::Reject;
-use crate::id::HostId;
 
 /// What a VM takes of a host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -21,10 +21,11 @@ pub use exact::{EXACT_VMS_MAX, Exact};
 pub use hosts::{HostFacts, Hosts, Need};
 pub use qubo::Qubo;
 use serde::{Deserialize, Serialize};
+
 pub use strategy::{AsWished, Leaving, PlacementStrategy};
 pub use survive::{Guest, come_back, survives_largest};
 
-use crate::id::HostId;
+use hiveward_kernel::id::HostId;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]

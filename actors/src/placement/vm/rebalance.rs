@@ -11,8 +11,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use hiveward_kernel::id::{HostId, VmId};
+
 use super::{Engine, Guest, Hosts, Reject, Wish, survives_largest};
-use crate::id::{HostId, VmId};
 
 /// When it is worth to move, and how much at once.
 #[derive(Clone, Copy, Debug, PartialEq)]

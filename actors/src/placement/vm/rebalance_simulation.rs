@@ -5,12 +5,13 @@ use std::{
     time::Duration,
 };
 
+use hiveward_kernel::id::{HostId, VmId};
+
 use super::{
     Engine, Guest, HostFacts, Hosts, Need, PlacementStrategy, Reject, Strategy, Weights, Wish,
     rebalance::{Amount, Cluster, Fill, Moment, Rebalance, Rules, Share, Stays, Tenant, held},
     survives_largest,
 };
-use crate::id::{HostId, VmId};
 
 const SEEDS: u64 = 1_500;
 

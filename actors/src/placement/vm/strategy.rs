@@ -1,10 +1,11 @@
 //! What a strategy decides. Pure.
 
+use hiveward_kernel::id::{HostId, VmId};
+
 use super::{
     Decision, Engine, Hosts, Need, Reject, Strategy, Wish,
     rebalance::{self, Cluster, Rebalance, Rules},
 };
-use crate::id::{HostId, VmId};
 
 /// A VM that is to leave its host.
 #[derive(Clone, Copy, Debug)]

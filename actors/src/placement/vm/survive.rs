@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use hiveward_kernel::id::{HostId, VmId};
+
 use super::{Decision, Engine, Hosts, Need, Wish};
-use crate::id::{HostId, VmId};
 
 /// A VM that is to come back, and where it is.
 #[derive(Clone, Copy, Debug)]

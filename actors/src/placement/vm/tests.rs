@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use hiveward_kernel::id::{HostId, VmId};
 use proptest::prelude::*;
 
 use super::{
@@ -9,7 +10,6 @@ use super::{
     plan::{Annealing, FirstFit, Gap, Plan, Problem, Solver},
     survives_largest,
 };
-use crate::id::{HostId, VmId};
 
 fn gib(cpus: u32, gib: u64) -> Need {
     Need::of(cpus, gib << 30)

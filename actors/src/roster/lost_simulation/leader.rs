@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use hiveward_kernel::id::HostId;
 use hiveward_runtime::cluster::lease::{Grantor, NotGranted};
 
 use super::{Flaw, Leader, Message, NODES, World, host_id, node_id, terms};
@@ -11,7 +12,6 @@ use crate::{
         event::FleetChange,
         lost::{self, FENCE_MARGIN},
     },
-    id::HostId,
     roster::{decide, event::RosterEvent},
 };
 

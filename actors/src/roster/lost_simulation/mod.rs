@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::{
     clock::WallMs,
     cluster::lease::{Ask, BootTime, Grant, Grantor, Holder, LeaseTerms, NotGranted},
@@ -29,7 +30,6 @@ use crate::{
         event::{FleetChange, FleetEvent},
         spec::{Capacity, HostSpec},
     },
-    id::{HostId, VmId},
     placement::vm::{Decision, Strategy},
     vm::spec::VmSpec,
 };

@@ -1,12 +1,13 @@
 //! What nodes, keepers and hypervisors of a history do by what they know.
 
+use hiveward_kernel::{
+    entity::Entity,
+    id::{HostId, VmId},
+};
 use hiveward_runtime::cluster::lease::Phase;
 
 use super::{Domain, Flaw, KILL_STEPS_MAX, NODES, Node, STORAGE_STEPS, World, host_id, node_id, terms};
-use crate::{
-    directory::{Entity, Known},
-    id::{HostId, VmId},
-};
+use crate::directory::Known;
 
 impl World {
     fn is_over(&self, machine: usize) -> bool {

@@ -9,17 +9,15 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use crate::{
-    id::TaskId,
-    swarm::{
-        decide::Decided,
-        event::{Operation, SwarmEvent},
-        state::{Remembered, Swarm},
-        testing::{self, spec},
-    },
-};
+use hiveward_kernel::{id::TaskId, operation::Operation};
 
 use super::{World, swarm_spec};
+use crate::swarm::{
+    decide::Decided,
+    event::SwarmEvent,
+    state::{Remembered, Swarm},
+    testing::{self, spec},
+};
 
 /// What the schedules came across.
 pub static DROPPED: AtomicU64 = AtomicU64::new(0);

@@ -10,6 +10,12 @@ use std::{
     time::Duration,
 };
 
+use hiveward_kernel::{
+    body::Label,
+    id::{AgentId, TaskId},
+    keep::TaskRetention,
+    lease::Lease,
+};
 use hiveward_runtime::{
     clock::{AgeClock, Clock},
     ledger::{Cursor, Event, view::View},
@@ -19,20 +25,12 @@ use redb::{Database, ReadableDatabase};
 
 use super::*;
 use crate::{
-    agent::connector::Lease,
-    id::{AgentId, TaskId},
     placement::{Decision, Strategy},
-    retention::TaskRetention,
     swarm::{
         event::{Ended, FORMAT, Next, SwarmEvent},
         testing::spec,
     },
-    task::{
-        record::Artifact,
-        spec::{Label, TaskSpec},
-        status::AttemptStatus,
-        table::TaskView,
-    },
+    task::{record::Artifact, spec::TaskSpec, status::AttemptStatus, table::TaskView},
 };
 
 const PLENTY: Keep = Keep { age: Duration::from_millis(1_000_000), count_max: 1_000_000, bytes_max: 1 << 40 };

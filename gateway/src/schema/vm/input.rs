@@ -126,7 +126,7 @@ pub struct RemoveVmInput {
     pub(super) force: bool,
 }
 
-pub(in super::super) fn vm_id(ctx: &Context<'_>, given: &ID) -> Result<hiveward_actors::id::VmId> {
+pub(in super::super) fn vm_id(ctx: &Context<'_>, given: &ID) -> Result<hiveward_kernel::id::VmId> {
     parse::reference("vm", given)?;
     if given.starts_with("vm_") {
         return Ok(parse::id("vm", given)?);

@@ -3,15 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt};
-use hiveward_actors::{
-    agent::session::ShimProgram,
-    node::{Node, NodeConfig},
-};
+use hiveward_actors::node::{Node, NodeConfig};
 use hiveward_gateway::{
     auth::Auth,
     schema,
     serve::{Gateway, Server},
 };
+use hiveward_kernel::shim::ShimProgram;
 use serde_json::{Value, json};
 
 use super::{AlwaysReady, CLIENT_TOKEN, TOKEN, config, soon};

@@ -6,6 +6,7 @@
 
 use std::{collections::HashSet, fs, io, path::PathBuf, sync::Arc, time::Duration};
 
+use hiveward_kernel::id::ApprovalId;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
@@ -29,7 +30,6 @@ use crate::{
         session::{Launch, Overflow, Session, Stdin, Stream, Tail},
         spec::{Limits, SessionSpec},
     },
-    id::ApprovalId,
     model::Pass,
 };
 

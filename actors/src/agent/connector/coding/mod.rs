@@ -23,12 +23,13 @@ mod telling;
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
+use hiveward_kernel::{id::ApprovalId, lease::Lease};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use self::{dialect::Dialect, engine::Engine, log::Log};
 use super::{
-    Connector, End, Job, Lease, Outcome, Report, StartFailure, StopHow, StopWhy,
+    Connector, End, Job, Outcome, Report, StartFailure, StopHow, StopWhy,
     attempt::{Attempt, Control, Shared, activity_dir, session_dir},
     attempts::Attempts,
     machine,
@@ -42,7 +43,6 @@ use crate::{
         session::Exit,
         spec::AgentSpec,
     },
-    id::ApprovalId,
     model::Holder,
 };
 

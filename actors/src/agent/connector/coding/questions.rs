@@ -1,5 +1,6 @@
 //! Questions of the program, and their answers: by rule at once, by a person when one answers.
 
+use hiveward_kernel::id::ApprovalId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -7,14 +8,11 @@ use super::{
     dialect::{Asked, Choice, Want},
     engine::{Engine, Fault, STDIN_BYTES_MAX, Talk, machine, tag_of},
 };
-use crate::{
-    agent::{
-        activity::{What, bounded},
-        coding::Permission,
-        connector::{Ask, Report},
-        policy::{Verdict, paths},
-    },
-    id::ApprovalId,
+use crate::agent::{
+    activity::{What, bounded},
+    coding::Permission,
+    connector::{Ask, Report},
+    policy::{Verdict, paths},
 };
 
 /// Questions that are open at once; more are denied.

@@ -2,14 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hiveward_kernel::id::ApprovalId;
 use hiveward_runtime::clock::WallMs;
 
-use crate::{
-    agent::{
-        activity::{Activity, Prompter, TurnEnd, What},
-        coding::Permission,
-    },
-    id::ApprovalId,
+use crate::agent::{
+    activity::{Activity, Prompter, TurnEnd, What},
+    coding::Permission,
 };
 
 #[derive(Debug, Default)]

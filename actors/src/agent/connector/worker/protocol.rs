@@ -2,14 +2,14 @@
 
 use std::io;
 
+use hiveward_kernel::{id::AgentId, lease::Lease};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::super::{
-    Job, Lease, What,
+    Job, What,
     attempt::{Attempt, json_or_text, lease_name, payload},
 };
-use crate::id::AgentId;
 
 /// A payload above this travels as a file.
 const PAYLOAD_INLINE_BYTES_MAX: usize = 256 << 10;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::{clock::Deadline, fault};
 use tokio::{sync::mpsc, time::Instant};
 
@@ -17,10 +18,7 @@ use super::{
     },
     BANNER, Copying, Hypervisor, MISSING, Machine, Manners, SIMULATED_DISK, disks, hand_over,
 };
-use crate::{
-    host::spec::{Capacity, HostUri},
-    id::{HostId, VmId},
-};
+use crate::host::spec::{Capacity, HostUri};
 
 /// For a guest's agent to answer one command.
 const AGENT_WITHIN: Duration = Duration::from_secs(10);

@@ -15,8 +15,7 @@ use std::{
     time::Duration,
 };
 
-use calls::Simulated;
-use disks::{Blocks, Disks};
+use hiveward_kernel::id::{HostId, VmId};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, mpsc},
@@ -24,11 +23,9 @@ use tokio::{
 };
 
 use super::{CHANGES_MAX, Change, Connection, ConsoleBytes, DomainSpec, DriverError, Lag, Off, Run, Usage};
-use crate::{
-    host::spec::HostUri,
-    id::{HostId, VmId},
-    vm::spec::Shape,
-};
+use crate::{host::spec::HostUri, vm::spec::Shape};
+use calls::Simulated;
+use disks::{Blocks, Disks};
 
 /// The format of a disk that nothing but this hypervisor reads.
 pub const SIMULATED_DISK: &str = "simulated";

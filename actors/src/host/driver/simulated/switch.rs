@@ -5,11 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use hiveward_kernel::id::{HostId, VmId};
+
 use super::{Hypervisor, Inner, MISSING};
-use crate::{
-    host::driver::{DriverError, Make, Network},
-    id::{HostId, VmId},
-};
+use crate::host::driver::{DriverError, Make, Network};
 
 /// What is made on one hypervisor, and for whom.
 #[derive(Default)]

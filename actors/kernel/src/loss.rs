@@ -23,7 +23,7 @@ pub fn lost() -> usize {
     LOST.load(Ordering::Relaxed)
 }
 
-pub(crate) fn strikes() -> bool {
+pub fn strikes() -> bool {
     let per_mille = PER_MILLE.load(Ordering::Relaxed);
     if per_mille == 0 {
         return false;

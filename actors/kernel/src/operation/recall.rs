@@ -5,19 +5,12 @@ use std::{collections::VecDeque, sync::Arc};
 use hiveward_runtime::{
     clock::Deadline,
     error::{Code, Refused},
-    id::Key,
     ledger::{
         Cursor,
         view::{AT_LEAST_TIMEOUT, Views},
     },
 };
 use parking_lot::Mutex;
-
-use crate::{
-    house::House,
-    roster::event::RosterEvent,
-    swarm::{event::Operation, state::OPERATIONS_KEPT_MAX},
-};
 
 /// Marks that are kept; more become coarser, so that memory lets go of operations somewhat later.
 const MARKS_MAX: usize = 1024;
@@ -59,22 +52,6 @@ pub async fn views_at(views: Views, cursor: Cursor) -> Result<(), Refused> {
             format!("whether this operation was done before cannot be told yet ({lagging}); nothing was done: repeat it");
         Refused::new(Code::Unavailable, message)
     })
-}
-
-impl House {
-    /// What a change of what is declared was answered with under this operation, and what it asked for then.
-    pub fn declared_before(&self, operation: &Operation) -> Result<Option<([u8; 16], Key)>, Refused> {
-        if let Some(before) = self.directory.read(|known| known.operation(operation).cloned()) {
-            return Ok(Some(before));
-        }
-        // The directory has forgotten none that is newer than so many events, or than the snapshot it began from.
-        let remembers_after = self.directory.read(|known| known.remembers_after);
-        if self.views.lag() >= OPERATIONS_KEPT_MAX as u64 || self.views.cursor() < remembers_after {
-            return Err(too_many());
-        }
-        let answered = self.operations.get(&RosterEvent::stream(), &operation.id)?;
-        Ok(answered.and_then(|answered| Some((answered.input, answered.about?.parse().ok()?))))
-    }
 }
 
 /// The answer where more operations wait for the views than may be remembered without them.

@@ -1,6 +1,6 @@
 //! Snapshots of states that are small: written whole beside their newest events, so that a replay begins there.
 //!
-//! Pure but for the directory, which says whether every node can read them. Larger states are written in pieces, each in a
+//! Pure. Larger states are written in pieces, each in a
 //! way of its own: a swarm's in `swarm/pieces.rs`, the roster's in `roster/writing_down.rs`.
 
 use hiveward_runtime::{
@@ -9,7 +9,7 @@ use hiveward_runtime::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{commit::Batch, directory::Directory};
+use crate::commit::Batch;
 
 /// An entity replays about so many events at most.
 pub const EVENTS_PER_SNAPSHOT: u64 = 64;
@@ -42,11 +42,11 @@ impl SinceSnapshot {
         format: u16,
         state: &S,
         last: bool,
-        directory: &Directory,
+        readable: bool,
     ) -> Result<(), Failure> {
         self.events += batch.events.len() as u64;
         let due = last || self.events >= EVENTS_PER_SNAPSHOT;
-        if batch.events.is_empty() || !due || !directory.read(|known| known.all_read_snapshots()) {
+        if batch.events.is_empty() || !due || !readable {
             return Ok(());
         }
         let body = rmp_serde::to_vec_named(state)?;

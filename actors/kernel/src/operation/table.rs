@@ -17,14 +17,7 @@ use hiveward_runtime::{
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    id::{SwarmId, TaskId, VmId},
-    retention::OperationRetention,
-    roster::event::RosterEvent,
-    swarm::event::{Operation, SwarmEvent},
-    task::table::unreadable,
-    vm::event::VmEvent,
-};
+use crate::{id::TaskId, keep::OperationRetention, operation::Operation, view::unreadable};
 
 /// By the fingerprint of the stream and the operation's id.
 const ROWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("operations");
@@ -54,48 +47,13 @@ pub struct Answered {
 /// Builds the tables.
 pub struct OperationView {
     pub keep: OperationRetention,
+    /// Reads the operation that an event tells of, if it tells of one.
+    pub named: fn(&Event) -> Result<Option<(Operation, Answered)>, ViewError>,
     pub clock: AgeClock,
 }
 
 fn row_key(stream: &str, id: &str) -> u128 {
     u128::from_be_bytes(fingerprint(format!("{stream}\0{id}").as_bytes()))
-}
-
-fn answered(operation: &Operation, event: &Event) -> Answered {
-    Answered { input: operation.input, at: event.at, tasks: Vec::new(), about: None, number: None }
-}
-
-/// The operation that an event tells of, if it tells of one.
-fn named(event: &Event) -> Result<Option<(Operation, Answered)>, ViewError> {
-    let noun = event.stream.noun();
-    if noun == SwarmId::NOUN {
-        if !matches!(&*event.kind, "TaskSubmitted" | "TaskCancelled" | "TaskRedriven") {
-            return Ok(None);
-        }
-        let what = SwarmEvent::decode(&event.kind, event.format, &event.body)?;
-        let tasks = what.tasks();
-        let (SwarmEvent::Submitted { operation, .. }
-        | SwarmEvent::Cancelled { operation, .. }
-        | SwarmEvent::Redriven { operation, .. }) = what
-        else {
-            return Ok(None);
-        };
-        return Ok(operation.map(|operation| (operation.clone(), Answered { tasks, ..answered(&operation, event) })));
-    }
-    if noun == RosterEvent::NOUN {
-        let what = RosterEvent::decode(&event.kind, event.format, &event.body)?;
-        let named = what.operation();
-        return Ok(named.map(|(operation, about)| {
-            (operation.clone(), Answered { about: Some(about.to_string()), ..answered(operation, event) })
-        }));
-    }
-    if noun == VmId::NOUN
-        && let VmEvent::Asked(asked) = VmEvent::decode(&event.kind, event.format, &event.body)?
-    {
-        let number = Some(asked.number);
-        return Ok(asked.operation.map(|operation| (operation.clone(), Answered { number, ..answered(&operation, event) })));
-    }
-    Ok(None)
 }
 
 impl View for OperationView {
@@ -131,7 +89,7 @@ impl View for OperationView {
         let (mut rows, mut by_time) = (txn.open_table(ROWS)?, txn.open_table(BY_TIME)?);
         let (mut count, mut bytes) = (0, 0);
         for event in events {
-            let Some((operation, answered)) = named(event)? else { continue };
+            let Some((operation, answered)) = (self.named)(event)? else { continue };
             let key = row_key(event.stream.as_str(), &operation.id);
             let row = pack(key, &answered)?;
             let weight = u32::try_from(ROW_BYTES + row.len()).unwrap_or(u32::MAX);
@@ -239,26 +197,31 @@ mod tests {
         time::Duration,
     };
 
-    use bytes::Bytes;
     use hiveward_runtime::{clock::Clock, ledger::Cursor};
     use redb::{Database, ReadableDatabase, ReadableTableMetadata};
 
     use super::*;
-    use crate::retention::Keep;
+    use crate::{id::SwarmId, keep::Keep};
 
     fn cancelled(stream: SwarmId, id: &str, at: i64) -> Event {
-        let operation = Some(Operation { id: id.into(), input: [7; 16] });
-        let what = SwarmEvent::Cancelled { task: TaskId::new(), reason: "test".into(), lease: None, operation };
+        let operation = Operation { id: id.into(), input: [7; 16] };
         Event {
             cursor: Cursor(1),
             stream: stream.key(),
             version: 1,
             incarnation: 1,
             at: WallMs(at),
-            kind: what.kind().into(),
-            format: crate::swarm::event::FORMAT,
-            body: what.encode().unwrap(),
+            kind: "TaskCancelled".into(),
+            format: 1,
+            body: crate::event::encoded(&operation).unwrap(),
         }
+    }
+
+    fn named(event: &Event) -> Result<Option<(Operation, Answered)>, ViewError> {
+        let operation: Operation = rmp_serde::from_slice(&event.body).unwrap();
+        let tasks = vec![TaskId::new()];
+        let answered = Answered { input: operation.input, at: event.at, tasks, about: None, number: None };
+        Ok(Some((operation, answered)))
     }
 
     struct Scene {
@@ -271,7 +234,7 @@ mod tests {
         fn new(keep: Keep) -> Self {
             let db = Database::builder().create_with_backend(redb::backends::InMemoryBackend::new()).unwrap();
             let now = Arc::new(AtomicI64::new(0));
-            let view = OperationView { keep: OperationRetention(keep), clock: AgeClock::of(Clock::Manual(now.clone())) };
+            let view = OperationView { named, keep: OperationRetention(keep), clock: AgeClock::of(Clock::Manual(now.clone())) };
             let txn = db.begin_write().unwrap();
             view.prepare(&txn).unwrap();
             txn.commit().unwrap();
@@ -340,15 +303,5 @@ mod tests {
         // The first of them is not found by its older time any more.
         assert_eq!(scene.prune(1_003), [Pruned { rows: 0, more: false }]);
         assert_eq!(scene.prune(1_006), [Pruned { rows: 1, more: false }]);
-    }
-
-    #[test]
-    fn events_without_an_operation_leave_no_row() {
-        let scene = Scene::new(PLENTY);
-        let what = SwarmEvent::Cancelled { task: TaskId::new(), reason: "test".into(), lease: None, operation: None };
-        let bare = Event { body: what.encode().unwrap(), ..cancelled(SwarmId::new(), "x", 1) };
-        let others = Event { kind: "TaskStarted".into(), body: Bytes::from_static(b"not looked at"), ..bare.clone() };
-        scene.take_in(&[bare, others]);
-        assert_eq!(scene.kept(), (0, 0, (0, 0)));
     }
 }

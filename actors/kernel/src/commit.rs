@@ -11,10 +11,12 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hiveward_runtime::{
+    call::Reply,
     error::{Code, Refused},
     id::Key,
     ledger::{APPEND_BYTES_MAX, Append, AppendError, Appended, Cursor, Ledger, NewEvent, SnapshotPart, StreamSnapshot},
 };
+use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// Batches that wait behind the one on its way; a further one makes the entity wait, and its mailbox fills.
@@ -270,6 +272,15 @@ async fn append_when_there_is_room(ledger: &Ledger, append: Append) -> Result<Ap
         tokio::time::sleep(wait).await;
     }
 }
+
+/// An answer that is in the ledger, and where.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Committed<T> {
+    pub value: T,
+    pub cursor: Cursor,
+}
+
+pub type Answer<T> = Reply<Result<Committed<T>, Refused>>;
 
 #[cfg(test)]
 mod tests {
