@@ -32,11 +32,9 @@ pub use crate::{
     agent::{
         approval::{ApprovalRecord, ApprovalStatus},
         approvals_table::ApprovalFilter,
-        coding::Permission,
         message::{PauseMode, StopMode},
         table::AgentFilter,
     },
-    directory::NodeStatus,
     event::{EventFilter, EventRecord, EventTail},
     swarm::table::SwarmFilter,
     task::search::{TaskFilter, TaskOrder},
@@ -46,6 +44,7 @@ pub(crate) use attach::Keys;
 pub use attach::{Said, Terminal};
 pub use check::{DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef, TaskEdit};
 pub use fault_points::FAULT_POINTS;
+pub use hiveward_catalogue::{agent::coding::Permission, directory::NodeStatus};
 pub use hiveward_kernel::page::Page;
 pub use host::NewHost;
 pub use image::NewImage;

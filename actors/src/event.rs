@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hiveward_catalogue::roster::event::RosterEvent;
 use hiveward_kernel::id::{AgentId, SwarmId, TaskId, VmId};
 use hiveward_runtime::{
     clock::WallMs,
@@ -17,7 +18,6 @@ use crate::{
         event::{self as usage, UsageEvent},
         price::decimal_from_nanos,
     },
-    roster::event::RosterEvent,
     swarm::event::SwarmEvent,
     vm::event::VmEvent,
 };

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use bytes::Bytes;
+use hiveward_catalogue::{directory::Directory, roster::event::NodeRecord};
 use hiveward_kernel::{
     body::{Body, INLINE_BYTES_MAX},
     doors::Doors,
@@ -29,12 +30,11 @@ use crate::{
         connector::{ArtifactStore, ConnectorEnv, Reports, SecretSource},
         table::AgentTable,
     },
-    directory::Directory,
     guest::Askers,
     host::{fence::Fence, image::import::Imports, meter::Meters},
     model::{ModelAccess, Models, bank::Counter, table::UsageTable},
     retention::report::Figures,
-    roster::{NoNodeChanges, NodeChanges, event::NodeRecord},
+    roster::{NoNodeChanges, NodeChanges},
     swarm::table::SwarmTable,
     task::search::TaskTable,
     vm::table::VmTable,

@@ -3,7 +3,6 @@
 pub mod agent;
 pub mod client;
 pub mod cluster;
-pub mod directory;
 pub mod event;
 pub mod guest;
 pub mod host;
@@ -11,7 +10,6 @@ pub mod house;
 pub mod model;
 pub mod node;
 mod operations;
-pub mod placement;
 pub mod platform;
 pub mod report;
 mod residents;

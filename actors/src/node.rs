@@ -2,6 +2,11 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use hiveward_catalogue::{
+    agent::spec::{AgentSpec, ConnectorSpec, Limits, SessionSpec},
+    directory::{Directory, DirectoryError},
+    roster::event::NodeRecord,
+};
 use hiveward_kernel::shim::ShimProgram;
 use hiveward_runtime::{
     clock::{Clock, Deadline, WallMs},
@@ -26,7 +31,6 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
     agent::{
-        AgentSpec, ConnectorSpec, Limits, SessionSpec,
         connector::SecretFiles,
         gauge::Gauges,
         session::{owner::holder as session_owner, scrub as transcript_scrub},
@@ -37,7 +41,6 @@ use crate::{
         book::{Book, Removals},
         next_generation,
     },
-    directory::{Directory, DirectoryError},
     host::fence::{Counting, Fence},
     house::{Clustered, House},
     model::{
@@ -47,7 +50,6 @@ use crate::{
     platform::LedgerRetention,
     report::{self, NodeReport, Reports},
     retention::Retention,
-    roster::event::NodeRecord,
     terminals::Terminals,
     transcripts::Transcripts,
     tree, views,

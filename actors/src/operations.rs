@@ -1,5 +1,6 @@
 //! Which events tell of an operation that a client named, and of what it was answered with.
 
+use hiveward_catalogue::roster::event::RosterEvent;
 use hiveward_kernel::{
     id::{SwarmId, VmId},
     operation::{Answered, OPERATIONS_KEPT_MAX, Operation, recall::too_many},
@@ -10,7 +11,7 @@ use hiveward_runtime::{
     ledger::{Event, view::ViewError},
 };
 
-use crate::{house::House, roster::event::RosterEvent, swarm::event::SwarmEvent, vm::event::VmEvent};
+use crate::{house::House, swarm::event::SwarmEvent, vm::event::VmEvent};
 
 fn answered(operation: &Operation, event: &Event) -> Answered {
     Answered { input: operation.input, at: event.at, tasks: Vec::new(), about: None, number: None }

@@ -15,15 +15,16 @@
 //!
 //! The gateway is started by the binary after the tree answers, and stopped before it.
 
+use std::{sync::Arc, time::Duration};
+
+use hiveward_catalogue::directory::{DirectoryKeeper, ROSTER_INCARNATION, roster_key};
 use hiveward_runtime::{
     call::Door,
     cluster::router::ActorDoor,
     supervise::{ChildSpec, Intensity, StartError, Strategy, Supervisor, SupervisorSpec, Tree},
 };
-use std::{sync::Arc, time::Duration};
 
 use crate::{
-    directory::{DirectoryKeeper, ROSTER_INCARNATION, roster_key},
     guest::GuestDesk,
     house::House,
     platform::{LedgerRetention, LedgerWatch},

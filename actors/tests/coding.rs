@@ -8,9 +8,11 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use hiveward_actors::agent::{
     activity::{Activity, What},
-    coding::{AnswerKind, CodingSpec, Permission, Policy, Rule, RulePermission, WorkspaceSpec, WorktreeSpec},
     connector::{Ask, End, Job, Report, StopHow, StopWhy, Told, activity_dir, last_terminal_dir, session_dir},
     session::{self, Attached, SessionDir, Stream},
+};
+use hiveward_catalogue::agent::{
+    coding::{AnswerKind, CodingSpec, Permission, Policy, Rule, RulePermission, WorkspaceSpec, WorktreeSpec},
     spec::{ConnectorSpec, EnvVar},
 };
 use hiveward_kernel::{id::ApprovalId, lease::Lease};

@@ -6,12 +6,10 @@ use std::{fs, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hiveward_actors::{
-    agent::{
-        connector::{Connector, End, Input, Job, Outcome, Report, StopHow, StopWhy, forget, session_dir},
-        spec::{ConnectorSpec, EnvVar, Limits},
-    },
+    agent::connector::{Connector, End, Input, Job, Outcome, Report, StopHow, StopWhy, forget, session_dir},
     task::{TaskStatus, gate::GateSpec, spec::CommandSpec},
 };
+use hiveward_catalogue::agent::spec::{ConnectorSpec, EnvVar, Limits};
 use hiveward_kernel::lease::Lease;
 
 use support::{agent::*, *};

@@ -11,14 +11,14 @@ use hiveward_actors::{
     host::{
         HostStatus,
         driver::{
-            self, Action, Change, Pool, contract,
+            self, Action, Change, contract,
             libvirt::{PROGRAM_VARIABLE, use_program},
         },
-        spec::HostUri,
     },
     node::{Node, NodeConfig},
     vm::VmStatus,
 };
+use hiveward_catalogue::host::{protocol::Pool, spec::HostUri};
 use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::{clock::Deadline, op::Op};
 

@@ -12,10 +12,7 @@ use std::{
 };
 
 use hiveward_actors::{
-    agent::{
-        SessionSpec,
-        message::{PauseMode, StopMode},
-    },
+    agent::message::{PauseMode, StopMode},
     client::{ControlPlane, NewAgent, NewHost, NewSwarm, NewTask, NewWork, SwarmRef},
     host::{
         HostStatus,
@@ -23,8 +20,9 @@ use hiveward_actors::{
     },
     node::{Node, NodeConfig},
     task::{AttemptStatus, TaskRecord, TaskStatus, gate::GateSpec, retry::RetryPolicy, spec::CommandSpec},
-    vm::{VmStatus, attempt::MachineSpec},
+    vm::VmStatus,
 };
+use hiveward_catalogue::{agent::spec::SessionSpec, vm::machine::MachineSpec};
 use hiveward_kernel::id::{AgentId, HostId, SwarmId, TaskId, VmId};
 use hiveward_runtime::op::Op;
 use nix::{

@@ -10,14 +10,16 @@ use hiveward_actors::{
     host::{
         HostStatus,
         driver::{Run, simulated::Hypervisor},
-        placing::Basis,
     },
     node::{Node, NodeConfig},
-    placement::vm::{Strategy, rebalance::Rules},
     vm::{
         VmRecord, VmStatus,
         event::{OperationKind, Outcome, Wanted},
     },
+};
+use hiveward_catalogue::{
+    host::placing::Basis,
+    placement::vm::{Strategy, rebalance::Rules},
 };
 use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::{

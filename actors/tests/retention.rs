@@ -12,12 +12,12 @@ use hiveward_actors::{
     agent::{message::PauseMode, record::AgentStatus},
     client::{ControlPlane, DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef},
     event::EventFilter,
-    model::meter::{Budget, Scope},
     node::{Node, NodeConfig},
     platform::LedgerRetention,
     retention::{Retention, blobs::BlobRetention},
     task::{TaskRecord, TaskStatus},
 };
+use hiveward_catalogue::budget::{Budget, Scope};
 use hiveward_kernel::{
     id::{AgentId, SwarmId, TaskId},
     keep::{Keep, OperationRetention, TaskRetention},

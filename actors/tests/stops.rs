@@ -5,10 +5,8 @@ mod support;
 
 use std::{fs, path::PathBuf};
 
-use hiveward_actors::agent::{
-    connector::{End, StopHow, StopWhy, session_dir},
-    spec::ConnectorSpec,
-};
+use hiveward_actors::agent::connector::{End, StopHow, StopWhy, session_dir};
+use hiveward_catalogue::agent::spec::ConnectorSpec;
 use hiveward_kernel::lease::Lease;
 
 use support::agent::{Bed, command, files_under, kind, worker};

@@ -14,11 +14,11 @@ use hiveward_actors::{
             simulated::{self, Hypervisor},
         },
         fence::Fence,
-        spec::{HostSpec, HostUri},
     },
     node::{Node, NodeConfig},
     vm::{VmRecord, VmStatus, event::OperationKind},
 };
+use hiveward_catalogue::host::spec::{HostSpec, HostUri};
 use hiveward_kernel::id::{HostId, NetworkId, VmId};
 use hiveward_runtime::{
     clock::Deadline,

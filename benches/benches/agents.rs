@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use hiveward_actors::{
-    agent::ConnectorSpec,
     client::{AgentFilter, ControlPlane, NewAgent, NewSwarm, SwarmRef},
     node::{Node, NodeConfig},
 };
 use hiveward_benches::{Figures, ms, percentile, resident_mb};
+use hiveward_catalogue::agent::spec::ConnectorSpec;
 use hiveward_runtime::{
     fault::{self, Armed, Fault},
     op::Op,

@@ -17,7 +17,6 @@ use async_graphql::{EmptyMutation, EmptySubscription, Object, Schema, SimpleObje
 use axum::{Json, Router, extract::State, routing::post};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use hiveward_actors::{
-    agent::ConnectorSpec,
     client::{ControlPlane, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef},
     node::{Node, NodeConfig},
 };
@@ -26,6 +25,7 @@ use hiveward_benches::{
     served::{TOKEN, serve},
     wire::{Http, Subscriber},
 };
+use hiveward_catalogue::agent::spec::ConnectorSpec;
 use hiveward_gateway::serve::Server;
 use hiveward_runtime::op::Op;
 use tokio::task::JoinSet;

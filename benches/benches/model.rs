@@ -6,8 +6,9 @@
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use hiveward_actors::model::{CallRules, Holder, ModelAccess};
+use hiveward_actors::model::{Holder, ModelAccess};
 use hiveward_benches::{Figures, load, ms, percentile};
+use hiveward_catalogue::budget::CallRules;
 use hiveward_gateway::model::{
     ModelGateway, ModelsSection,
     scripted::{Script, Scripted},

@@ -3,12 +3,12 @@
 
 use std::{collections::BTreeMap, time::Instant};
 
-use hiveward_actors::placement::vm::{
+use hiveward_benches::{Figures, load};
+use hiveward_catalogue::placement::vm::{
     EXACT_VMS_MAX, Engine, HostFacts, Hosts, Need, PlacementStrategy, Strategy, Weights, Wish,
     plan::{Annealing, FirstFit, Problem, Solver},
     rebalance::{Amount, Cluster, Fill, Rules, Tenant},
 };
-use hiveward_benches::{Figures, load};
 use hiveward_kernel::id::{HostId, VmId};
 
 const HOSTS: usize = 1_000;

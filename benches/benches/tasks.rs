@@ -12,11 +12,11 @@ use std::{
 };
 
 use hiveward_actors::{
-    agent::ConnectorSpec,
     client::{ControlPlane, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef},
     node::{Node, NodeConfig},
 };
 use hiveward_benches::{Figures, fdatasync_per_second, percentile};
+use hiveward_catalogue::agent::spec::ConnectorSpec;
 use hiveward_runtime::op::Op;
 use tokio::sync::{Mutex, oneshot};
 

@@ -17,11 +17,11 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use hiveward_actors::{
-    agent::ConnectorSpec,
     client::{ControlPlane, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef},
     node::{Node, NodeConfig},
 };
 use hiveward_benches::{Figures, percentile, resident_mb_of};
+use hiveward_catalogue::agent::spec::ConnectorSpec;
 use hiveward_runtime::op::Op;
 use serde_json::{Value, json};
 

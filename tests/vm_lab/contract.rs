@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use hiveward_actors::{
+use hiveward_actors::host::driver::{self, Action, contract, libvirt::use_program};
+use hiveward_catalogue::{
     host::{
-        driver::{self, Action, Base, Pool, contract, libvirt::use_program},
+        protocol::{Base, Pool},
         spec::HostUri,
     },
-    vm::DiskSpec,
+    vm::spec::DiskSpec,
 };
 use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::clock::Deadline;

@@ -13,7 +13,7 @@ mod migrate;
 mod network;
 mod overlay;
 mod place;
-#[path = "../../src/host/driver/protocol.rs"]
+#[path = "../../catalogue/src/host/protocol.rs"]
 mod protocol;
 mod seed;
 mod shape;
@@ -21,15 +21,7 @@ mod snapshot;
 mod store;
 mod sys;
 
-use std::{
-    io::{self, Read, Write},
-    process::ExitCode,
-    sync::{
-        Arc, Mutex,
-        mpsc::{self, Receiver, SyncSender},
-    },
-    thread,
-};
+use std::{io::{self, Read, Write}, process::ExitCode, sync::{Arc, Mutex, mpsc::{self, Receiver, SyncSender}}, thread};
 
 use domain::{Host, Site};
 use protocol::{Answer, Call, FRAME_BYTES_MAX, Problem, Request, Said, VERSION};

@@ -5,12 +5,11 @@
 
 use std::fmt::Write;
 
+use hiveward_catalogue::agent::coding::Permission;
 use hiveward_kernel::id::ApprovalId;
 use hiveward_runtime::clock::WallMs;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-
-use super::coding::Permission;
 
 /// Of a tool's input in the transcript; the event has all of it.
 const SHOWN_INPUT_BYTES_MAX: usize = 2048;

@@ -6,6 +6,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use hiveward_catalogue::agent::spec::{AgentSpec, ConnectorSpec, SessionSpec};
 use hiveward_kernel::{
     commit::{Batch, Committed, Committer},
     id::ApprovalId,
@@ -23,7 +24,6 @@ use super::{
     event::{self, AgentEvent},
     message::{AgentMsg, Answer, PauseMode, StopMode},
     reference::AgentRef,
-    spec::{AgentSpec, ConnectorSpec, SessionSpec},
     state::{AgentState, Phase, SNAPSHOT_FORMAT, Wanted},
 };
 use crate::{
@@ -35,7 +35,7 @@ use crate::{
 pub struct Agent {
     pub(super) house: House,
     pub(super) spec: Arc<AgentSpec>,
-    skills: Arc<[super::Skill]>,
+    skills: Arc<[hiveward_catalogue::agent::spec::Skill]>,
     /// Which placement of it this is.
     pub(super) placement: u64,
 }
@@ -296,7 +296,7 @@ impl Agent {
             SNAPSHOT_FORMAT,
             agent,
             agent.removed,
-            directory.read(crate::directory::Known::all_read_snapshots),
+            directory.read(hiveward_catalogue::directory::Known::all_read_snapshots),
         )?;
         Ok(state.committer.hand_over(batch).await?)
     }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use hiveward_catalogue::agent::coding::Permission;
 use hiveward_kernel::{
     id::{AgentId, ApprovalId},
     lease::Lease,
@@ -14,7 +15,7 @@ use hiveward_runtime::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{coding::Permission, connector::Ask, event::AgentEvent};
+use super::{connector::Ask, event::AgentEvent};
 
 /// Kept of those that have ended, for an answer that has to be said again.
 const ENDED_KEPT: usize = 128;

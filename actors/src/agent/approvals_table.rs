@@ -1,5 +1,6 @@
 //! The view of what agents' programs asked persons. Owns its table; built from agents' streams.
 
+use hiveward_catalogue::agent::coding::Permission;
 use hiveward_kernel::{
     id::{AgentId, ApprovalId, TaskId},
     page::Page,
@@ -17,7 +18,6 @@ use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinitio
 
 use super::{
     approval::{ApprovalRecord, ApprovalStatus},
-    coding::Permission,
     event::AgentEvent,
 };
 

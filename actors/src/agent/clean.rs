@@ -1,5 +1,6 @@
 //! Removing the branches that an agent's attempts left in its repository.
 
+use hiveward_catalogue::agent::{coding::WorkspaceSpec, spec::ConnectorSpec};
 use hiveward_runtime::{
     call::Reply,
     error::{Code, Refused},
@@ -8,9 +9,7 @@ use hiveward_runtime::{
 
 use super::{
     actor::Agent,
-    coding::WorkspaceSpec,
     message::AgentMsg,
-    spec::ConnectorSpec,
     workspace::branches::{self, Cleaned},
 };
 

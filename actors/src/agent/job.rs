@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hiveward_catalogue::agent::spec::AgentSpec;
 use hiveward_runtime::{
     clock::Deadline,
     error::{Code, Refused},
@@ -10,7 +11,6 @@ use hiveward_runtime::{
 use super::{
     connector::{End, Input, Job, Outcome, What},
     message::Assignment,
-    spec::AgentSpec,
 };
 use crate::{
     house::House,

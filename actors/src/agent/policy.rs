@@ -6,9 +6,8 @@
 use std::path::{Component, Path, PathBuf};
 
 use globset::{GlobBuilder, GlobMatcher};
+use hiveward_catalogue::agent::coding::{Policy, Rule, RulePermission};
 use serde_json::Value;
-
-use super::coding::{Policy, Rule, RulePermission};
 
 /// What the rules say of one use of a tool.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
+use hiveward_catalogue::agent::spec::AgentSpec;
 use hiveward_runtime::clock::WallMs;
 use serde::{Deserialize, Serialize};
-
-use super::spec::AgentSpec;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]

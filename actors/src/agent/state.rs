@@ -1,10 +1,10 @@
 //! What an agent is told to be and what it is. Decides and applies; no I/O.
 
+use hiveward_catalogue::agent::spec::AgentSpec;
 use hiveward_runtime::error::{Code, Refused};
-
 use serde::{Deserialize, Serialize};
 
-use super::{approval::Approvals, event::AgentEvent, spec::AgentSpec};
+use super::{approval::Approvals, event::AgentEvent};
 
 /// Of the state as a snapshot of its stream has it.
 pub const SNAPSHOT_FORMAT: u16 = 1;

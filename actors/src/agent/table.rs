@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use hiveward_catalogue::roster::event::RosterEvent;
 use hiveward_kernel::{
     id::{AgentId, SwarmId},
     page::Page,
@@ -21,7 +22,7 @@ use super::{
     event::AgentEvent,
     record::{AgentRecord, AgentStatus},
 };
-use crate::{roster::event::RosterEvent, swarm::event::SwarmEvent, task::status::AttemptStatus};
+use crate::{swarm::event::SwarmEvent, task::status::AttemptStatus};
 
 const ROWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("agents");
 const BY_SWARM: TableDefinition<'_, (u128, u128), ()> = TableDefinition::new("agents_by_swarm");
@@ -275,7 +276,7 @@ impl AgentTable {
         read().map_err(unreadable)
     }
 
-    pub fn named(&self, swarm: SwarmId, name: &str) -> Result<Option<Arc<super::AgentSpec>>, Refused> {
+    pub fn named(&self, swarm: SwarmId, name: &str) -> Result<Option<Arc<hiveward_catalogue::agent::spec::AgentSpec>>, Refused> {
         let filter = AgentFilter { swarm: Some(swarm), ..AgentFilter::default() };
         let page = self.page(&filter, None, usize::MAX)?;
         Ok(page.items.into_iter().map(|(_, record)| record.spec).find(|spec| spec.name == name))

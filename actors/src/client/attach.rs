@@ -6,6 +6,7 @@
 use std::{collections::HashMap, path::Path, sync::LazyLock};
 
 use bytes::Bytes;
+use hiveward_catalogue::agent::spec::{ConnectorSpec, SessionSpec};
 use hiveward_kernel::{
     id::{AgentId, TaskId},
     lease::Lease,
@@ -19,7 +20,7 @@ use parking_lot::Mutex;
 use super::{ControlPlane, TaskFilter, TaskOrder};
 use crate::{
     agent::{
-        AgentRecord, ConnectorSpec, SessionSpec,
+        AgentRecord,
         connector::last_terminal_dir,
         session::{self, Attached, SessionError, Writer},
     },

@@ -2,6 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use hiveward_catalogue::{
+    agent::{
+        coding::WorkspaceSpec,
+        spec::{AgentSpec, ConnectorSpec, EnvVar, Limits, SessionSpec, Skill},
+    },
+    placement::{Strategy, Weights},
+    swarm::{SwarmSpec, Topology},
+};
 use hiveward_kernel::{
     body::{Body, Label},
     id::{AgentId, SwarmId, TaskId},
@@ -13,10 +21,7 @@ use hiveward_runtime::{
 
 use super::connector;
 use crate::{
-    agent::{AgentSpec, ConnectorSpec, EnvVar, Limits, SessionSpec, Skill, coding::WorkspaceSpec},
     house::House,
-    placement::{Strategy, Weights},
-    swarm::{SwarmSpec, spec::Topology},
     task::{
         bounds::{self, ENV_BYTES_MAX, ENV_MAX, LABEL_KEY_BYTES_MAX, LABEL_VALUE_BYTES_MAX, NAME_BYTES_MAX, OutOfBounds},
         gate::GateSpec,

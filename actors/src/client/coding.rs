@@ -1,5 +1,6 @@
 //! What persons have to do with running coding agents: answer questions, interrupt, say something.
 
+use hiveward_catalogue::agent::coding::Permission;
 use hiveward_kernel::{
     id::{AgentId, ApprovalId, TaskId},
     page::Page,
@@ -9,7 +10,7 @@ use hiveward_runtime::{
     op::Op,
 };
 
-use super::{ApprovalFilter, ApprovalRecord, ControlPlane, Done, Permission};
+use super::{ApprovalFilter, ApprovalRecord, ControlPlane, Done};
 use crate::agent::{approval::Verdict, connector::Told, message::AgentMsg, wire::AgentWire, workspace::branches::Cleaned};
 
 /// Of one message to an attempt.

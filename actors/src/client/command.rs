@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_catalogue::roster::wire::RosterWire;
 use hiveward_kernel::{
     body::Body,
     commit::Committed,
@@ -27,7 +28,7 @@ use crate::{
         message::{AgentMsg, PauseMode, StopMode},
         wire::AgentWire,
     },
-    roster::{RosterMsg, wire::RosterWire},
+    roster::RosterMsg,
     swarm::{
         SwarmRecord,
         message::{Submit, SwarmMsg},

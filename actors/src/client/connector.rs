@@ -2,18 +2,17 @@
 //!
 //! All of an agent together has a bound as well, in `check`.
 
+use hiveward_catalogue::{
+    agent::{
+        coding::{CodingSpec, Hook, WorkspaceSpec},
+        spec::{ConnectorSpec, ModelSpec},
+    },
+    budget::CallRules,
+};
 use hiveward_runtime::error::Refused;
 
 use super::check::{count, limit, text};
-use crate::{
-    agent::{
-        ConnectorSpec,
-        coding::{CodingSpec, Hook, WorkspaceSpec},
-        spec::ModelSpec,
-    },
-    model::CallRules,
-    task::bounds::{self, NAME_BYTES_MAX, PATH_BYTES_MAX},
-};
+use crate::task::bounds::{self, NAME_BYTES_MAX, PATH_BYTES_MAX};
 
 /// Of the name of a model, with its provider's path or address before it.
 const MODEL_BYTES_MAX: usize = 512;
@@ -93,8 +92,9 @@ fn argv_within(field: &str, argv: &[String]) -> Result<(), Refused> {
 mod tests {
     use std::sync::Arc;
 
+    use hiveward_catalogue::agent::coding::{Check, Permission, Policy, Rule, RulePermission, WorktreeSpec};
+
     use super::*;
-    use crate::agent::coding::{Check, Permission, Policy, Rule, RulePermission, WorktreeSpec};
 
     fn coding(change: impl FnOnce(&mut CodingSpec)) -> ConnectorSpec {
         let mut coding = CodingSpec::new(vec!["claude".into()]);

@@ -7,6 +7,15 @@ use std::{
     time::Duration,
 };
 
+use hiveward_catalogue::{
+    host::{
+        event::FleetChange,
+        placing,
+        protocol::Pool,
+        spec::{HostSpec, HostUri, Scheme},
+    },
+    roster::wire::RosterWire,
+};
 use hiveward_kernel::{
     commit::Committed,
     entity::Entity,
@@ -23,16 +32,8 @@ use hiveward_runtime::{
 
 use super::{ControlPlane, Done, check, command::operation, query::page_key};
 use crate::{
-    host::{
-        HostRecord, HostSpec, HostStatus,
-        driver::{DriverError, Pool},
-        event::FleetChange,
-        message::HostMsg,
-        placing,
-        spec::{HostUri, Scheme},
-        wire::HostWire,
-    },
-    roster::{RosterMsg, wire::RosterWire},
+    host::{HostRecord, HostStatus, driver::DriverError, message::HostMsg, wire::HostWire},
+    roster::RosterMsg,
     vm::VmRecord,
 };
 
@@ -241,7 +242,7 @@ impl ControlPlane {
         Ok(self.house.directory.read(|known| {
             let mut page = Page::default();
             for (host, entry) in known.fleet.hosts.range((from, Bound::Unbounded)) {
-                if !status.is_empty() && !status.contains(&entry.status()) {
+                if !status.is_empty() && !status.contains(&HostStatus::of(entry)) {
                     continue;
                 }
                 if page.items.len() == first {

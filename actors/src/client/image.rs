@@ -2,6 +2,7 @@
 
 use std::{ops::Bound, sync::Arc, time::Duration};
 
+use hiveward_catalogue::host::{event::FleetChange, fleet::ImageEntry, image::ImageSpec};
 use hiveward_kernel::{id::ImageId, page::Page};
 use hiveward_runtime::{
     error::{Code, Refused},
@@ -9,11 +10,7 @@ use hiveward_runtime::{
 };
 
 use super::{ControlPlane, Done, check, command::operation, query::page_key};
-use crate::host::{
-    event::FleetChange,
-    fleet::ImageEntry,
-    image::{ImageSpec, import::Wanted},
-};
+use crate::host::image::import::Wanted;
 
 /// Left of a deadline to make an image of what was brought.
 const MARGIN: Duration = Duration::from_secs(2);

@@ -2,6 +2,13 @@
 
 use std::{ops::Bound, sync::Arc};
 
+use hiveward_catalogue::host::{
+    event::FleetChange,
+    network::{
+        book::{Card, NetworkEntry},
+        spec::{Cidr, Kind, MTU_DEFAULT, NetworkSpec, check_bridge, check_mtu},
+    },
+};
 use hiveward_kernel::{
     id::{NetworkId, VmId},
     page::Page,
@@ -13,13 +20,6 @@ use hiveward_runtime::{
 };
 
 use super::{ControlPlane, Done, check, command::operation, query::page_key};
-use crate::host::{
-    event::FleetChange,
-    network::{
-        Card, Cidr, Kind, NetworkEntry, NetworkSpec,
-        spec::{MTU_DEFAULT, check_bridge, check_mtu},
-    },
-};
 
 /// Which kind of network a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

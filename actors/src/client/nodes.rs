@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use hiveward_catalogue::{directory::NodeStatus, roster::wire::RosterWire};
 use hiveward_kernel::{entity::Entity, id::AgentId};
 use hiveward_runtime::{
     clock::WallMs,
@@ -13,13 +14,7 @@ use hiveward_runtime::{
 };
 
 use super::{ControlPlane, Done, command::operation};
-use crate::{
-    agent::gauge::ResourcesSample,
-    directory::NodeStatus,
-    report::NodeReport,
-    retention::report::StorageReport,
-    roster::{RosterMsg, wire::RosterWire},
-};
+use crate::{agent::gauge::ResourcesSample, report::NodeReport, retention::report::StorageReport, roster::RosterMsg};
 
 /// How long one try to make this node known may take.
 const ANNOUNCE_WITHIN: Duration = Duration::from_secs(5);
@@ -64,7 +59,7 @@ impl ControlPlane {
     pub fn nodes(&self) -> Vec<NodeView> {
         let me = self.house.me.node;
         self.house.directory.read(|known| {
-            let view = |entry: &crate::directory::NodeEntry| NodeView {
+            let view = |entry: &hiveward_catalogue::directory::NodeEntry| NodeView {
                 node: entry.record.node,
                 raft_id: entry.record.raft_id,
                 address: entry.record.address.clone(),

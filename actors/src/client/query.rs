@@ -3,6 +3,7 @@
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use hiveward_catalogue::{agent::spec::ConnectorSpec, placement::Decision};
 use hiveward_kernel::{
     body::Body,
     id::{AgentId, SwarmId, TaskId},
@@ -22,12 +23,11 @@ use hiveward_runtime::{
 use super::{AgentFilter, ControlPlane, EventFilter, EventRecord, EventTail, SwarmFilter, TaskFilter, TaskOrder};
 use crate::{
     agent::{
-        AgentRecord, ConnectorSpec,
+        AgentRecord,
         connector::{activity_dir, session_dir},
         session::{Stream, transcript::Reader},
     },
     event,
-    placement::Decision,
     retention::TranscriptRetention,
     swarm::{SwarmRecord, message::SwarmMsg, wire::SwarmWire},
     task::{AttemptRecord, TaskRecord, TaskStatus, scatter::Role},

@@ -5,6 +5,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_catalogue::{
+    directory::{Directory, roster_key},
+    roster::wire::RosterWire,
+    swarm::SwarmSpec,
+};
 use hiveward_kernel::{
     entity::Entity,
     id::{AgentId, HostId, SwarmId, VmId},
@@ -23,11 +28,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{ControlPlane, SwarmRef};
 use crate::{
     agent::{message::AgentMsg, wire::AgentWire},
-    directory::{Directory, roster_key},
     host::{message::HostMsg, wire::HostWire},
     house::House,
-    roster::{RosterMsg, wire::RosterWire},
-    swarm::{SwarmSpec, message::SwarmMsg, wire::SwarmWire},
+    roster::RosterMsg,
+    swarm::{message::SwarmMsg, wire::SwarmWire},
     vm::{message::VmMsg, wire::VmWire},
 };
 

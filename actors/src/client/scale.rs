@@ -3,6 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use hiveward_catalogue::{agent::spec::AgentSpec, roster::wire::RosterWire};
 use hiveward_kernel::id::{AgentId, SwarmId};
 use hiveward_runtime::{
     cluster::router::BODY_BYTES_MAX,
@@ -11,11 +12,7 @@ use hiveward_runtime::{
 };
 
 use super::{AgentFilter, ControlPlane, Done, NewAgent, SwarmRef, check};
-use crate::{
-    agent::AgentSpec,
-    roster::{RosterMsg, wire::RosterWire},
-    swarm::SwarmRecord,
-};
+use crate::{roster::RosterMsg, swarm::SwarmRecord};
 
 /// Of one swarm.
 pub const AGENTS_MAX: u32 = 100_000;

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_catalogue::swarm::SwarmSpec;
 use hiveward_kernel::{
     commit::Committed,
     entity::Entity,
@@ -16,7 +17,7 @@ use hiveward_runtime::{
 
 use super::{ControlPlane, DependsOn, Done, NewTask};
 use crate::{
-    swarm::{SwarmSpec, message::SwarmMsg, wire::SwarmWire},
+    swarm::{message::SwarmMsg, wire::SwarmWire},
     task::{TaskRecord, TaskSpec, TaskStatus},
 };
 
@@ -137,7 +138,7 @@ impl ControlPlane {
     pub fn shards(&self, swarm: SwarmId) -> Result<Vec<ShardView>, Refused> {
         let placed: Vec<(SwarmId, u16, Option<NodeId>, u32)> = self.house.directory.read(|known| {
             let ids = known.shards_of(swarm).into_iter().filter_map(|id| Some((id, known.swarms.get(&id)?)));
-            let seen = |(id, entry): (SwarmId, &crate::directory::SwarmEntry)| {
+            let seen = |(id, entry): (SwarmId, &hiveward_catalogue::directory::SwarmEntry)| {
                 let node = known.place(Entity::Swarm(id)).and_then(|place| place.node);
                 (id, entry.spec.shard, node, u32::try_from(entry.agents.len()).unwrap_or(u32::MAX))
             };

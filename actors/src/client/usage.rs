@@ -1,5 +1,10 @@
 //! What calls of models used, and what they cost.
 
+use hiveward_catalogue::{
+    budget::{Amount, Budget, Scope},
+    directory::BudgetEntry,
+    roster::wire::RosterWire,
+};
 use hiveward_kernel::{id::BudgetId, lease::Lease, page::Page};
 use hiveward_runtime::{
     error::{Code, Refused},
@@ -8,13 +13,11 @@ use hiveward_runtime::{
 
 use super::{ControlPlane, Done, command::operation};
 use crate::{
-    directory::BudgetEntry,
     model::{
-        meter::{Amount, Budget, Scope},
         price::CURRENCY_DEFAULT,
         table::{Total, UsageBy},
     },
-    roster::{RosterMsg, wire::RosterWire},
+    roster::RosterMsg,
 };
 
 /// Of a label, both of its parts.

@@ -7,6 +7,10 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
+use hiveward_catalogue::{
+    directory::{DirectoryError, NodeStatus},
+    roster::event::{NodeRecord, RosterEvent},
+};
 use hiveward_runtime::{
     call::Door,
     clock::{Deadline, WallMs},
@@ -24,12 +28,8 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::{
-    directory::{DirectoryError, NodeStatus},
     house::House,
-    roster::{
-        NodeChanges, RosterMsg,
-        event::{NodeRecord, RosterEvent},
-    },
+    roster::{NodeChanges, RosterMsg},
 };
 
 /// How long the roster may take to write a word about a node.

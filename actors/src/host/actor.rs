@@ -13,6 +13,11 @@ use std::{
     time::Duration,
 };
 
+use hiveward_catalogue::host::{
+    event::FleetChange,
+    fleet::Drain,
+    spec::{Capacity, HostSpec, HostUri, Scheme},
+};
 use hiveward_kernel::{entity::Entity, id::VmId};
 use hiveward_runtime::{
     call::{Addr, Reply},
@@ -30,13 +35,10 @@ use super::{
     breaker::Breaker,
     console::Console,
     driver::{self, Action, Change, Connection, Domain, Driver, DriverError, Usage, simulated::Hypervisor},
-    event::FleetChange,
-    fleet::Drain,
     ha,
     looks::{Figures, LIST_AFTER},
     message::{Done, HostMsg},
     network::tending::{Tended, make_ready, needs_networks},
-    spec::{Capacity, HostSpec, HostUri, Scheme},
     travel::TRIPS_AT_ONCE,
 };
 use crate::house::House;

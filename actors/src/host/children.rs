@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_catalogue::{host::fleet::Drain, vm::spec::VmSpec};
 use hiveward_kernel::{entity::Entity, id::VmId};
 use hiveward_runtime::{
     clock::Deadline,
@@ -11,11 +12,10 @@ use hiveward_runtime::{
 
 use super::{
     actor::{Host, State, deliver},
-    fleet::Drain,
     ha,
     message::HostMsg,
 };
-use crate::vm::{self, actor::Vm, message::VmMsg, spec::VmSpec};
+use crate::vm::{self, actor::Vm, message::VmMsg};
 
 const MAILBOX_VM: usize = 64;
 const START_WITHIN: Duration = Duration::from_secs(30);

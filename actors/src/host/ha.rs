@@ -6,10 +6,11 @@ use std::{
     sync::Arc,
 };
 
+use hiveward_catalogue::{directory::Known, host::spec::HostSpec};
 use hiveward_kernel::id::VmId;
 
-use super::{actor::Host, driver::Domain, spec::HostSpec};
-use crate::{directory::Known, house::House};
+use super::{actor::Host, driver::Domain};
+use crate::house::House;
 
 /// Whether a VM may begin to run on this host now; if not, why. From then on it is ended before this node's lease is over.
 pub(super) async fn may_run(house: &House, host: &Arc<HostSpec>, vm: VmId) -> Result<(), String> {

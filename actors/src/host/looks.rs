@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use hiveward_catalogue::host::{fleet::VmEntry, spec::HostUri};
 use hiveward_kernel::{entity::Entity, id::VmId};
 use hiveward_runtime::{clock::Deadline, fault, supervise::Context};
 use tokio::time::Instant;
@@ -14,9 +15,7 @@ use tokio::time::Instant;
 use super::{
     actor::{Host, Known, LIST_WITHIN, STEP_WITHIN, State, deliver},
     driver::{Action, Domain, DriverError, Listing, Off, Run, Usage},
-    fleet::VmEntry,
     message::HostMsg,
-    spec::HostUri,
 };
 use crate::vm::message::VmMsg;
 

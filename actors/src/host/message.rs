@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use hiveward_catalogue::host::protocol::{GuestInfo, Network, Progress};
 use hiveward_kernel::{
     doors::Addressed,
     entity::Entity,
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     backup::NewBackup,
-    driver::{Action, Change, Connection, Domain, DriverError, GuestInfo, Listing, Migration, Network, Progress, Usage},
+    driver::{Action, Change, Connection, Domain, DriverError, Listing, Migration, Usage},
     meter::{Loads, Samples},
 };
 use crate::vm::{
@@ -184,7 +185,7 @@ pub enum HostMsg {
         vm: VmId,
         result: Result<Done, DriverError>,
     },
-    Measured(Result<super::Capacity, DriverError>),
+    Measured(Result<hiveward_catalogue::host::spec::Capacity, DriverError>),
     /// The roster has it, or has not.
     Said {
         done: bool,

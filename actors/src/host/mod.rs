@@ -9,37 +9,32 @@ pub mod backup;
 pub mod breaker;
 mod children;
 mod console;
-pub mod decide;
 pub mod driver;
-pub mod event;
 pub mod fence;
-pub mod fleet;
 mod ha;
 pub mod image;
 mod looks;
-pub mod lost;
 pub mod message;
 pub mod meter;
 pub mod network;
-pub mod placing;
 pub mod record;
-pub mod reshape;
-#[cfg(test)]
-mod simulation;
-pub mod spec;
 mod travel;
 pub mod wire;
 
 pub use record::{HostRecord, HostStatus};
-pub use spec::{Capacity, HostSpec};
 
+use hiveward_catalogue::{directory::roster_key, roster::wire::RosterWire};
 use hiveward_kernel::commit::Committed;
 use hiveward_runtime::{clock::Deadline, error::Refused, id::Key};
 
-use crate::{directory::roster_key, house::House, roster::wire::RosterWire};
+use crate::house::House;
 
 /// Asks the roster, wherever it acts, for a change of the fleet that the house itself wants.
-pub(crate) async fn ask_roster(house: &House, change: event::FleetChange, deadline: Deadline) -> Result<Committed<Key>, Refused> {
+pub(crate) async fn ask_roster(
+    house: &House,
+    change: hiveward_catalogue::host::event::FleetChange,
+    deadline: Deadline,
+) -> Result<Committed<Key>, Refused> {
     if let Some(at) = house.directory.roster() {
         house.router.learn(&roster_key(), at);
     }

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use hiveward_runtime::{clock::WallMs, op::NodeId};
-
-use super::{
+use hiveward_catalogue::host::{
     fleet::{Drain, HostEntry},
     spec::{Capacity, HostSpec},
 };
+use hiveward_runtime::{clock::WallMs, op::NodeId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HostStatus {
@@ -45,7 +44,7 @@ impl From<&HostEntry> for HostRecord {
         let bytes = |mib: i32| u64::try_from(mib).unwrap_or(0) << 20;
         Self {
             spec: entry.spec.clone(),
-            status: entry.status(),
+            status: HostStatus::of(entry),
             why: entry
                 .lost
                 .as_ref()
@@ -64,14 +63,15 @@ impl From<&HostEntry> for HostRecord {
     }
 }
 
-impl HostEntry {
-    pub fn status(&self) -> HostStatus {
-        match (&self.unreachable, self.drain) {
-            _ if self.place.node.is_none() || self.lost.is_some() => HostStatus::Lost,
+impl HostStatus {
+    /// Tells how a host is, by its entry.
+    pub fn of(entry: &HostEntry) -> Self {
+        match (&entry.unreachable, entry.drain) {
+            _ if entry.place.node.is_none() || entry.lost.is_some() => HostStatus::Lost,
             (Some(_), _) => HostStatus::Unreachable,
             (None, Some(Drain::Draining)) => HostStatus::Draining,
             (None, Some(Drain::Drained)) => HostStatus::Drained,
-            (None, None) if self.capacity.is_none() => HostStatus::Connecting,
+            (None, None) if entry.capacity.is_none() => HostStatus::Connecting,
             (None, None) => HostStatus::Up,
         }
     }

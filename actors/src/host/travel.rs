@@ -5,12 +5,13 @@ use std::{
     time::Duration,
 };
 
+use hiveward_catalogue::host::protocol::Progress;
 use hiveward_kernel::id::VmId;
 use hiveward_runtime::{call::Reply, clock::Deadline, supervise::Context};
 
 use super::{
     actor::{Host, State, deliver},
-    driver::{Action, Domain, Driver, DriverError, Listing, Migration, Progress, Run},
+    driver::{Action, Domain, Driver, DriverError, Listing, Migration, Run},
     ha,
     message::{HostMsg, Peeked},
     network::tending::make_ready,

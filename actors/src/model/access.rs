@@ -1,7 +1,7 @@
 //! What a connector is given so that its program can call a model.
 
+use hiveward_catalogue::budget::CallRules;
 use hiveward_kernel::{body::Label, id::SwarmId, lease::Lease};
-use serde::{Deserialize, Serialize};
 
 use super::Models;
 
@@ -15,21 +15,6 @@ pub struct Holder {
     /// Of the task.
     pub labels: Vec<Label>,
     pub rules: CallRules,
-}
-
-/// What an agent's profile allows its calls.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct CallRules {
-    /// A provider of the node's configuration; the default one of each API if absent.
-    pub provider: Option<String>,
-    /// Models to go on with, in order, when the asked one's provider is overloaded or down; none if empty. Whoever gets
-    /// one is told in the attempt's result.
-    pub fallback: Vec<String>,
-    /// Of one attempt: tokens of all kinds together.
-    pub tokens_max: Option<u64>,
-    /// Of one attempt, in billionths of the price table's currency.
-    pub nanos_max: Option<u64>,
 }
 
 /// An address and a token. The token is a secret of this node and this attempt: never logged, never stored in clear.

@@ -11,13 +11,13 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
+use hiveward_catalogue::budget::{Amount, Scope};
 use hiveward_runtime::{error::Refused, id::Key};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::{
     event::{ModelUsed, UsageEvent},
-    meter::{Amount, Scope},
     table::UsageTable,
 };
 

@@ -1,11 +1,12 @@
 //! What calls of models used, as each node's stream in the ledger keeps it. Past tense; add variants and fields, never rename.
 
 use bytes::Bytes;
+use hiveward_catalogue::budget::Scope;
 use hiveward_kernel::{body::Label, event::DecodeError, id::SwarmId, lease::Lease};
 use hiveward_runtime::{id::Key, op::NodeId};
 use serde::{Deserialize, Serialize};
 
-use super::{meter::Scope, usage::Usage};
+use super::usage::Usage;
 
 pub const FORMAT: u16 = 1;
 pub const NOUN: &str = "usage";

@@ -15,7 +15,7 @@ pub mod price;
 pub mod table;
 mod usage;
 
-pub use access::{CallRules, Holder, ModelAccess, NoModels, Pass};
+pub use access::{Holder, ModelAccess, NoModels, Pass};
 #[doc(hidden)]
 pub use keeper::UsageKeeper;
 pub use models::{Call, Entered, Estimate, Models, NotEntered, Reservation, Used};

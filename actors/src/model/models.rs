@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hiveward_catalogue::budget::{Amount, Budget, Scope};
 use hiveward_kernel::lease::Lease;
 use hiveward_runtime::error::Refused;
 use parking_lot::Mutex;
@@ -22,7 +23,7 @@ use super::{
     bank::{Counter, Hold},
     books::Books,
     event::ModelUsed,
-    meter::{self, Amount, Ask, Budget, Gate, NotGranted, RateLimit, Scope},
+    meter::{self, Ask, Gate, NotGranted, RateLimit},
     pass::PassKey,
     price::Prices,
     usage::Usage,
@@ -421,10 +422,10 @@ impl ModelAccess for Models {
 
 #[cfg(test)]
 mod tests {
+    use hiveward_catalogue::budget::CallRules;
     use hiveward_kernel::id::{AgentId, SwarmId, TaskId};
 
     use super::*;
-    use crate::model::CallRules;
 
     fn models() -> Models {
         Models::new(PassKey::random().unwrap(), "http://127.0.0.1:1".into(), vec!["p".into()], Prices::default())

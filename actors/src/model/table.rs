@@ -3,6 +3,10 @@
 
 use std::collections::BTreeMap;
 
+use hiveward_catalogue::{
+    budget::{Amount, Scope},
+    roster::event::RosterEvent,
+};
 use hiveward_kernel::{lease::Lease, page::Page, view::unreadable};
 use hiveward_runtime::{
     error::Refused,
@@ -19,10 +23,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     event::{self, ModelUsed, UsageEvent},
-    meter::{Amount, Scope},
     usage::Usage,
 };
-use crate::roster::event::RosterEvent;
 
 /// By kind and key, see [`row_of`].
 const TOTALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("usage_totals");

@@ -11,6 +11,13 @@ use std::{
 };
 
 use futures_util::StreamExt;
+use hiveward_catalogue::{
+    agent::spec::AgentSpec,
+    directory::{NodeStatus, roster_key},
+    host::spec::HostSpec,
+    roster::wire::RosterWire,
+    swarm::SwarmSpec,
+};
 use hiveward_kernel::{
     entity::Entity,
     id::{AgentId, HostId, SwarmId},
@@ -32,13 +39,12 @@ use hiveward_runtime::{
 
 use super::leftover;
 use crate::{
-    agent::{self, AgentSpec, actor::Agent, message::AgentMsg},
+    agent::{self, actor::Agent, message::AgentMsg},
     client::route,
-    directory::{NodeStatus, roster_key},
-    host::{self, HostSpec, actor::Host, message::HostMsg},
+    host::{self, actor::Host, message::HostMsg},
     house::House,
-    roster::{RosterMsg, wire::RosterWire},
-    swarm::{SwarmSpec, actor::Coordinator, message::SwarmMsg, wire},
+    roster::RosterMsg,
+    swarm::{actor::Coordinator, message::SwarmMsg, wire},
 };
 
 /// How long an entity's actor may take to start before the start is left to its supervisor.

@@ -3,6 +3,7 @@
 //!
 //! A part of the residents' actor.
 
+use hiveward_catalogue::roster::wire::RosterWire;
 use hiveward_kernel::entity::Entity;
 use hiveward_runtime::{
     clock::Deadline,
@@ -10,7 +11,7 @@ use hiveward_runtime::{
 };
 
 use super::actor::{ENSURE_EVERY, Residents, ResidentsMsg, STOP_WITHIN, State};
-use crate::roster::{RosterMsg, wire::RosterWire};
+use crate::roster::RosterMsg;
 
 /// A coordinator that has begun no message for so many looks though some wait hangs: it is ended and started again. Its
 /// sweeps come each second.

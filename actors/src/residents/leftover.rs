@@ -5,15 +5,17 @@
 
 use std::{collections::HashSet, fs, path::Path, sync::Arc};
 
+use hiveward_catalogue::{
+    agent::spec::{AgentSpec, ConnectorSpec},
+    directory::Directory,
+};
 use hiveward_kernel::{entity::Entity, id::AgentId, lease::Lease};
 
 use crate::{
     agent::{
-        AgentSpec, ConnectorSpec,
         connector::{self, Connector, Reports, StopHow, StopWhy},
         session,
     },
-    directory::Directory,
     house::House,
 };
 

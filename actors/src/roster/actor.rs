@@ -10,6 +10,11 @@ use std::{
     time::Duration,
 };
 
+use hiveward_catalogue::{
+    budget::{Budget, Scope},
+    directory::NodeStatus,
+    roster::event::{self, NodeRecord, RosterEvent},
+};
 use hiveward_kernel::{
     commit::{Batch, Committed, Committer},
     id::AgentId,
@@ -26,15 +31,10 @@ use tokio::time::Instant;
 
 use super::{
     decide::{self, conflict},
-    event::{self, NodeRecord, RosterEvent},
     fleet::{Fleeting, Waiting},
     message::{Answer, RosterMsg},
 };
-use crate::{
-    directory::NodeStatus,
-    house::House,
-    model::meter::{Budget, Scope},
-};
+use crate::house::House;
 
 /// How often a drain is looked at.
 const TICK_EVERY: Duration = Duration::from_millis(250);
@@ -567,7 +567,7 @@ pub(super) fn used_before(operation: &Operation, input: [u8; 16], key: Key) -> R
     Err(used_otherwise(operation))
 }
 
-fn members(known: &crate::directory::Known) -> Vec<NodeRecord> {
+fn members(known: &hiveward_catalogue::directory::Known) -> Vec<NodeRecord> {
     let there = known.nodes.values().filter(|entry| entry.status != NodeStatus::Removed);
     there.map(|entry| entry.record.clone()).collect()
 }

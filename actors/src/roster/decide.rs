@@ -5,6 +5,19 @@ use std::{
     sync::Arc,
 };
 
+use hiveward_catalogue::{
+    agent::spec::AgentSpec,
+    budget::Scope,
+    directory::{Known, NodeStatus},
+    host::{
+        self,
+        event::{FleetChange, FleetEvent, pinned},
+        spec::HostSpec,
+    },
+    placement::entity::{Choice, NodeFacts, Wish, choose},
+    roster::event::{NodeRecord, RosterEvent},
+    swarm::SwarmSpec,
+};
 use hiveward_kernel::{
     entity::Entity,
     id::{AgentId, SwarmId},
@@ -13,20 +26,6 @@ use hiveward_kernel::{
 use hiveward_runtime::{
     error::{Code, Refused},
     op::NodeId,
-};
-
-use super::event::{NodeRecord, RosterEvent};
-use crate::{
-    agent::AgentSpec,
-    directory::{Known, NodeStatus},
-    host::{
-        self,
-        event::{FleetChange, FleetEvent, pinned},
-        spec::HostSpec,
-    },
-    model::meter::Scope,
-    placement::entity::{Choice, NodeFacts, Wish, choose},
-    swarm::SwarmSpec,
 };
 
 pub(super) fn conflict(field: &str, message: String) -> Refused {
@@ -47,7 +46,7 @@ pub struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     pub fn new(known: &'a Known) -> Self {
-        let facts = |entry: &crate::directory::NodeEntry| NodeFacts {
+        let facts = |entry: &hiveward_catalogue::directory::NodeEntry| NodeFacts {
             closed: entry.status.closed(),
             entities: entry.entities,
             ..facts_of(&entry.record)

@@ -1,6 +1,14 @@
 //! Changes of hosts and VMs, many in one commit: those that wait in the mailbox together are decided one after the other, each
 //! on what the ones before it will have made, and answered together when they are in the ledger.
 
+use hiveward_catalogue::{
+    host::{
+        self,
+        event::{FleetChange, FleetEvent},
+        fleet::Fleet,
+    },
+    roster::event::RosterEvent,
+};
 use hiveward_kernel::{commit::Committed, operation::Operation};
 use hiveward_runtime::{
     call::TellError,
@@ -12,13 +20,7 @@ use super::{
     RosterMsg,
     actor::{Acting, Roster, not_leading, used_before},
     decide,
-    event::RosterEvent,
     message::Answer,
-};
-use crate::host::{
-    self,
-    event::{FleetChange, FleetEvent},
-    fleet::Fleet,
 };
 
 /// In one commit; the next ones are in the next.

@@ -6,15 +6,15 @@
 
 use std::collections::HashMap;
 
+use hiveward_catalogue::{
+    host::lost::{self, FENCE_MARGIN},
+    roster::event::RosterEvent,
+};
 use hiveward_kernel::id::HostId;
 use hiveward_runtime::supervise::Failure;
 use tokio::time::Instant;
 
-use super::{
-    actor::{Acting, Roster},
-    event::RosterEvent,
-};
-use crate::host::lost::{self, FENCE_MARGIN};
+use super::actor::{Acting, Roster};
 
 #[derive(Default)]
 pub(super) struct Losing {

@@ -2,6 +2,13 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use hiveward_catalogue::{
+    agent::spec::AgentSpec,
+    budget::{Budget, Scope},
+    host::event::FleetChange,
+    roster::event::NodeRecord,
+    swarm::SwarmSpec,
+};
 use hiveward_kernel::{
     commit::Committed,
     id::{AgentId, SwarmId},
@@ -15,14 +22,6 @@ use hiveward_runtime::{
     id::Key,
     ledger::Cursor,
     op::NodeId,
-};
-
-use super::event::NodeRecord;
-use crate::{
-    agent::AgentSpec,
-    host::event::FleetChange,
-    model::meter::{Budget, Scope},
-    swarm::SwarmSpec,
 };
 
 pub type Answer<T> = Reply<Result<Committed<T>, Refused>>;

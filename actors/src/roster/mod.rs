@@ -5,7 +5,6 @@
 
 pub mod actor;
 mod decide;
-pub mod event;
 mod fleet;
 mod given_up;
 mod lost;

@@ -3,21 +3,19 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use hiveward_catalogue::{
+    agent::spec::{AgentSpec, ConnectorSpec, Limits, SessionSpec},
+    directory::{Known, NodeStatus, snapshot},
+    roster::event::{NodeRecord, RosterEvent},
+    swarm::SwarmSpec,
+};
 use hiveward_kernel::{
     entity::Entity,
     id::{AgentId, SwarmId},
 };
 use hiveward_runtime::{clock::WallMs, error::Code, op::NodeId};
 
-use super::{
-    decide,
-    event::{NodeRecord, RosterEvent},
-};
-use crate::{
-    agent::{AgentSpec, ConnectorSpec, Limits, SessionSpec},
-    directory::{Known, NodeStatus, snapshot},
-    swarm::SwarmSpec,
-};
+use super::decide;
 
 const SEEDS: u64 = 100;
 const STEPS: u32 = 250;
@@ -212,7 +210,8 @@ fn run(seed: u64) -> u32 {
     for _ in 0..STEPS {
         for event in command(&known, &mut next, &mut dice) {
             // What is written reads back as it is.
-            let event = RosterEvent::decode(event.kind(), super::event::FORMAT, &event.encode().unwrap()).unwrap();
+            let event =
+                RosterEvent::decode(event.kind(), hiveward_catalogue::roster::event::FORMAT, &event.encode().unwrap()).unwrap();
             if let RosterEvent::Placed { key, node, placement, .. } = &event {
                 let entity = Entity::of(key).unwrap();
                 assert!(suits(&known, entity, *node));

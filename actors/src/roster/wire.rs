@@ -1,90 +1,11 @@
 //! The roster's messages as they travel between nodes. Variants and fields have names: add, never rename.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use hiveward_kernel::{
-    id::{AgentId, SwarmId},
-    operation::Operation,
-};
-use hiveward_runtime::{
-    clock::WallMs,
-    cluster::router::{Inbound, NotDelivered},
-    op::NodeId,
-};
-use serde::{Deserialize, Serialize};
+use hiveward_catalogue::roster::wire::RosterWire;
+use hiveward_runtime::cluster::router::{Inbound, NotDelivered};
 
-use super::{event::NodeRecord, message::RosterMsg};
-use crate::{
-    agent::AgentSpec,
-    host::event::FleetChange,
-    model::meter::{Budget, Scope},
-    swarm::SwarmSpec,
-};
-
-#[derive(Serialize, Deserialize)]
-pub enum RosterWire {
-    AddSwarm {
-        spec: Arc<SwarmSpec>,
-        operation: Option<Operation>,
-    },
-    RemoveSwarm {
-        swarm: SwarmId,
-        operation: Option<Operation>,
-    },
-    AddAgents {
-        specs: Vec<Arc<AgentSpec>>,
-        operation: Option<Operation>,
-    },
-    RemoveAgent {
-        agent: AgentId,
-        operation: Option<Operation>,
-    },
-    Head,
-    IssueToken {
-        token: String,
-        expires_at: WallMs,
-    },
-    DrainNode {
-        node: NodeId,
-        within_ms: u64,
-        operation: Option<Operation>,
-    },
-    CancelDrain {
-        node: NodeId,
-        operation: Option<Operation>,
-    },
-    RemoveNode {
-        node: NodeId,
-        force: bool,
-        operation: Option<Operation>,
-    },
-    Movable {
-        agents: Vec<(AgentId, u64)>,
-    },
-    GivenUp {
-        swarm: SwarmId,
-        node: NodeId,
-        placement: u64,
-        why: String,
-    },
-    SetBudget {
-        scope: Scope,
-        budget: Budget,
-        operation: Option<Operation>,
-    },
-    RemoveBudget {
-        scope: Scope,
-        operation: Option<Operation>,
-    },
-    Fleet {
-        change: FleetChange,
-        operation: Option<Operation>,
-    },
-    /// A member says of itself what has changed.
-    NodeJoined {
-        record: NodeRecord,
-    },
-}
+use super::message::RosterMsg;
 
 /// What came in, as the message it is.
 pub fn read(inbound: &Inbound<'_>) -> Result<RosterMsg, NotDelivered> {

@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
+use hiveward_catalogue::{directory::snapshot, roster::event::RosterEvent};
 use hiveward_kernel::commit::{Batch, Committer};
 use hiveward_runtime::{
     ledger::{ReadError, SnapshotPart},
@@ -12,10 +13,9 @@ use hiveward_runtime::{
 
 use super::{
     actor::{Acting, Roster},
-    event::RosterEvent,
     message::RosterMsg,
 };
-use crate::{directory::snapshot, swarm::pieces::WritingDown};
+use crate::swarm::pieces::WritingDown;
 
 /// A replay is of about so many events, or as many as the roster has entries where these are more.
 pub const EVENTS_PER_SNAPSHOT: u64 = 4_096;

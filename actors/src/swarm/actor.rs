@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use hiveward_catalogue::swarm::SwarmSpec;
 use hiveward_kernel::{
     body::Body,
     commit::{Answer, Batch, Committed, Committer, fits},
@@ -38,7 +39,6 @@ use super::{
     pieces::{self, Replayed, WritingDown},
     seat::Arrival,
     snapshot::{self, Pieces, Snapshot},
-    spec::SwarmSpec,
     state::{Now, Swarm},
     transfer::Search,
     wire,

@@ -3,6 +3,7 @@
 
 use std::{cmp::Reverse, sync::Arc};
 
+use hiveward_catalogue::placement;
 use hiveward_kernel::{
     id::{AgentId, TaskId},
     lease::Lease,
@@ -14,13 +15,10 @@ use super::{
     event::{Ended, Next, SwarmEvent},
     state::{Due, FREE_LOSSES, Live, Now, Plan, Remembered, Swarm},
 };
-use crate::{
-    placement,
-    task::{
-        scatter::Role,
-        spec::TaskSpec,
-        status::{AttemptStatus, TaskStatus},
-    },
+use crate::task::{
+    scatter::Role,
+    spec::TaskSpec,
+    status::{AttemptStatus, TaskStatus},
 };
 
 /// A command's outcome: something new, or the answer that the same operation was given before.

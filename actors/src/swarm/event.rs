@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hiveward_catalogue::placement::Decision;
 use hiveward_kernel::{
     body::Body,
     event::DecodeError,
@@ -13,10 +14,7 @@ use hiveward_kernel::{
 use serde::{Deserialize, Serialize};
 
 use super::steal::Moving;
-use crate::{
-    placement::Decision,
-    task::{record::Artifact, spec::TaskSpec, status::AttemptStatus},
-};
+use crate::task::{record::Artifact, spec::TaskSpec, status::AttemptStatus};
 
 /// The format of every event below; another number is another decoder.
 pub const FORMAT: u16 = 1;

@@ -21,7 +21,6 @@ mod shards_simulation;
 #[cfg(test)]
 mod simulation;
 pub mod snapshot;
-pub mod spec;
 pub mod state;
 pub mod steal;
 pub mod table;
@@ -31,4 +30,3 @@ pub mod transfer;
 pub mod wire;
 
 pub use record::SwarmRecord;
-pub use spec::SwarmSpec;

@@ -9,12 +9,10 @@ use std::{
     sync::Arc,
 };
 
+use hiveward_catalogue::placement::Strategy;
 use hiveward_kernel::id::{AgentId, TaskId};
 
-use crate::{
-    placement::Strategy,
-    task::{scatter::Role, spec::TaskSpec},
-};
+use crate::task::{scatter::Role, spec::TaskSpec};
 
 /// What an agent must be for these tasks.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

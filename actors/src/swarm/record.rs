@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
+use hiveward_catalogue::swarm::SwarmSpec;
 use hiveward_runtime::clock::WallMs;
 use serde::{Deserialize, Serialize};
-
-use super::spec::SwarmSpec;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SwarmRecord {

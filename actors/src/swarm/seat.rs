@@ -7,11 +7,11 @@ use std::{
     sync::Arc,
 };
 
+use hiveward_catalogue::placement::{Candidate, LeftOut, Weights};
 use hiveward_kernel::id::{AgentId, TaskId};
 use hiveward_runtime::op::NodeId;
 
 use super::{queue::Needs, steal::Places};
-use crate::placement::{Candidate, LeftOut, Weights};
 
 /// Candidates that one decision weighs at most; those that waited longest for work come first.
 pub const CANDIDATES_MAX: usize = 64;
@@ -23,7 +23,7 @@ pub struct Arrival {
     pub incarnation: u64,
     /// Of the agent on its node: a lease that it was given in an older one is lost.
     pub placement: u64,
-    pub skills: Arc<[crate::agent::Skill]>,
+    pub skills: Arc<[hiveward_catalogue::agent::spec::Skill]>,
     /// 0: it finishes what it holds.
     pub capacity: u32,
     pub weight: u32,

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use hiveward_catalogue::{agent::spec::Skill, swarm::SwarmSpec};
 use hiveward_kernel::{
     id::{AgentId, SwarmId, TaskId},
     lease::Lease,
@@ -21,18 +22,14 @@ use super::{
     decide::Decided,
     event::{Ended, SwarmEvent},
     seat::Arrival,
-    spec::SwarmSpec,
     state::{Now, Swarm},
     steal::{Moving, Places, Taking},
     testing::{self, spec},
 };
-use crate::{
-    agent::Skill,
-    task::{
-        TaskSpec,
-        retry::RetryPolicy,
-        status::{AttemptStatus, Priority, TaskStatus},
-    },
+use crate::task::{
+    TaskSpec,
+    retry::RetryPolicy,
+    status::{AttemptStatus, Priority, TaskStatus},
 };
 
 const SCHEDULES: u64 = 500;

@@ -12,6 +12,10 @@ use std::{
     time::Duration,
 };
 
+use hiveward_catalogue::{
+    placement::{Strategy, Weights},
+    swarm::SwarmSpec,
+};
 use hiveward_kernel::{
     id::{AgentId, SwarmId, TaskId},
     lease::Lease,
@@ -21,19 +25,15 @@ use hiveward_runtime::{clock::WallMs, op::NodeId};
 use super::{
     event::{Ended, SwarmEvent},
     seat::Arrival,
-    spec::SwarmSpec,
     state::{Now, Swarm},
     testing::spec,
 };
-use crate::{
-    placement::{Strategy, Weights},
-    task::{
-        TaskSpec,
-        retry::RetryPolicy,
-        scatter::{HedgeAfter, HedgeSpec, Policy, Role, ScatterSpec},
-        spec::{Aggregate, PlanSpec},
-        status::{AttemptStatus, Priority, TaskStatus},
-    },
+use crate::task::{
+    TaskSpec,
+    retry::RetryPolicy,
+    scatter::{HedgeAfter, HedgeSpec, Policy, Role, ScatterSpec},
+    spec::{Aggregate, PlanSpec},
+    status::{AttemptStatus, Priority, TaskStatus},
 };
 use crash::{DROPPED, Outside, REPEATED};
 
@@ -290,7 +290,7 @@ impl World {
 
     fn seat(&mut self, agent: AgentId, incarnation: u64) {
         let node = Some(NodeId::from_u128(agent.as_u128() % 3 + 1));
-        let rare = crate::agent::Skill { name: "rare".into(), proficiency: 0.5 };
+        let rare = hiveward_catalogue::agent::spec::Skill { name: "rare".into(), proficiency: 0.5 };
         let skills = if agent.as_u128().is_multiple_of(2) { vec![rare] } else { Vec::new() };
         let arrival = Arrival { agent, incarnation, placement: 1, skills: skills.into(), capacity: 2, weight: 1, node };
         let holds: Vec<_> =

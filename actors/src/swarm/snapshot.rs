@@ -5,6 +5,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
+use hiveward_catalogue::swarm::SwarmSpec;
 use hiveward_kernel::id::{AgentId, TaskId};
 use hiveward_runtime::op::OperationId;
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,6 @@ use serde::{Deserialize, Serialize};
 use super::{
     lives::Cut,
     seat::Tally,
-    spec::SwarmSpec,
     state::{Due, Live, Now, Plan, Remembered, Swarm},
     steal::TransfersKept,
 };

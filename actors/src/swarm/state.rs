@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use hiveward_catalogue::swarm::SwarmSpec;
 use hiveward_kernel::{
     id::{AgentId, TaskId},
     lease::Lease,
@@ -24,7 +25,6 @@ use super::{
     lives::Lives,
     queue::{Needs, ReadyQueue, Ticket},
     seat::{Arrival, Seats},
-    spec::SwarmSpec,
     steal::{Bound, Transfers},
 };
 use crate::task::{
@@ -510,7 +510,7 @@ impl Swarm {
     }
 
     /// Frees the agent's place; classes it could serve have their turn again.
-    pub(super) fn released(&mut self, lease: Lease, weights: &crate::placement::Weights) {
+    pub(super) fn released(&mut self, lease: Lease, weights: &hiveward_catalogue::placement::Weights) {
         if self.seats.release(lease.agent, lease.task, weights) {
             self.reopen(lease.agent);
         }

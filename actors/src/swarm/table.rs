@@ -1,5 +1,6 @@
 //! The view of all swarms. Owns its table; counts of tasks are kept by the view of tasks.
 
+use hiveward_catalogue::roster::event::RosterEvent;
 use hiveward_kernel::{id::SwarmId, page::Page, view::unreadable};
 use hiveward_runtime::{
     error::Refused,
@@ -12,7 +13,7 @@ use hiveward_runtime::{
 use redb::{ReadTransaction, ReadableTable, TableDefinition, WriteTransaction};
 
 use super::record::SwarmRecord;
-use crate::{roster::event::RosterEvent, task::search::TaskTable};
+use crate::task::search::TaskTable;
 
 const ROWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("swarms");
 

@@ -1,19 +1,19 @@
 //! Small builders for this crate's own tests.
 
+use hiveward_catalogue::{
+    placement::{Strategy, Weights},
+    swarm::SwarmSpec,
+};
 use hiveward_kernel::id::{SwarmId, TaskId};
 
 use super::{
     snapshot::{Pieces, Restoring, Snapshot},
-    spec::SwarmSpec,
     state::{Now, Swarm},
 };
-use crate::{
-    placement::{Strategy, Weights},
-    task::{
-        retry::RetryPolicy,
-        spec::{TaskSpec, Work},
-        status::Priority,
-    },
+use crate::task::{
+    retry::RetryPolicy,
+    spec::{TaskSpec, Work},
+    status::Priority,
 };
 
 pub fn spec(change: impl FnOnce(&mut TaskSpec)) -> TaskSpec {

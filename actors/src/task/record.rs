@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hiveward_catalogue::placement::Decision;
 use hiveward_kernel::{
     body::Body,
     id::{AgentId, SwarmId, TaskId},
@@ -13,7 +14,6 @@ use super::{
     spec::TaskSpec,
     status::{AttemptStatus, TaskStatus},
 };
-use crate::placement::Decision;
 
 /// A named file that an attempt left, in the blob store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

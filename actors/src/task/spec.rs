@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hiveward_catalogue::placement::Strategy;
 use hiveward_kernel::{
     body::{Body, Label},
     id::{AgentId, SwarmId, TaskId},
@@ -9,7 +10,6 @@ use hiveward_kernel::{
 use serde::{Deserialize, Serialize};
 
 use super::{gate::GateSpec, retry::RetryPolicy, scatter::Role, status::Priority};
-use crate::placement::Strategy;
 
 pub const TITLE_BYTES_MAX: usize = 256;
 pub const DEPENDENCIES_MAX: usize = 1024;

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use hiveward_catalogue::{directory::Known, host::event::FleetChange, vm::spec::VmSpec};
 use hiveward_kernel::{
     commit::{Batch, Committed, Committer},
     id::HostId,
@@ -35,14 +36,12 @@ use super::{
     reconcile::{self, Doing, Next, Step},
     schedule::{self, Schedule},
     shaping,
-    spec::VmSpec,
     state::{Ask, Decided, HOUSE, SNAPSHOT_FORMAT, VmOperation, VmState},
     steps::{Work, points},
     warm,
 };
 use crate::{
-    directory::Known,
-    host::{actor::STEP_WITHIN, ask_roster, driver::Domain, event::FleetChange, message::HostMsg},
+    host::{actor::STEP_WITHIN, ask_roster, driver::Domain, message::HostMsg},
     house::House,
 };
 

@@ -7,32 +7,25 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
-use hiveward_kernel::{
-    commit::Committed,
-    entity::Entity,
-    id::{HostId, VmId},
-    lease::Lease,
+use hiveward_catalogue::{
+    host::event::FleetChange,
+    vm::{machine::MachineSpec, spec::VmSpec},
 };
+use hiveward_kernel::{commit::Committed, entity::Entity, id::VmId, lease::Lease};
 use hiveward_runtime::{
     clock::{Deadline, WallMs},
     error::{Code, Refused},
 };
-use serde::{Deserialize, Serialize};
 
 use super::{
     event::{OperationKind, Outcome},
     message::VmMsg,
     record::VmStatus,
-    spec::{DiskSpec, VmSpec},
     state::{Ask, HOUSE},
     warm,
     wire::VmWire,
 };
-use crate::{
-    host::{ask_roster, event::FleetChange},
-    house::House,
-    task::record::TaskRecord,
-};
+use crate::{host::ask_roster, house::House, task::record::TaskRecord};
 
 /// How often it is looked whether an attempt is over.
 pub(super) const LOOKED_AT_EVERY: Duration = Duration::from_secs(2);
@@ -42,30 +35,6 @@ const UNKNOWN_WITHIN: Duration = Duration::from_secs(600);
 const MADE_WITHIN: Duration = Duration::from_secs(30);
 const PAUSED_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-
-/// The VM that each attempt of an agent gets.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MachineSpec {
-    /// It has QEMU's guest agent, `sh`, `tar` and what the agent's programs need.
-    pub image: String,
-    pub cpus: u32,
-    pub memory_bytes: u64,
-    pub disks: Vec<DiskSpec>,
-    pub networks: Vec<String>,
-    pub zone: Option<String>,
-    pub host_labels: std::collections::BTreeMap<String, String>,
-    /// The best one if absent.
-    pub host: Option<HostId>,
-    /// For its guest's agent to answer.
-    pub boot_within_ms: u64,
-    /// How many wait booted for the agent's next attempts; at most [`WARM_MAX`](super::warm::WARM_MAX).
-    #[serde(default)]
-    pub warm: u32,
-}
-
-impl MachineSpec {
-    pub const BOOT_WITHIN_MS_DEFAULT: u64 = 300_000;
-}
 
 /// Makes and pauses VMs of attempts.
 pub trait Machines: Send + Sync + 'static {
@@ -112,7 +81,7 @@ pub(super) fn spec(id: VmId, machine: &MachineSpec) -> VmSpec {
         affinity: Vec::new(),
         zone: machine.zone.clone(),
         host_labels: machine.host_labels.clone(),
-        strategy: crate::placement::vm::Strategy::default(),
+        strategy: hiveward_catalogue::placement::vm::Strategy::default(),
         ha: false,
         start: true,
         // It is pulled with its attempt.
@@ -234,7 +203,7 @@ mod tests {
 
     fn leased() -> VmSpec {
         let lease = Lease { task: TaskId::new(), attempt: 2, agent: AgentId::new() };
-        VmSpec { lease: Some(lease), ..crate::vm::simulation::spec() }
+        VmSpec { lease: Some(lease), ..hiveward_catalogue::vm::testing::spec() }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use hiveward_catalogue::{host::protocol::DiskCopy, vm::spec::VmSpec};
 use hiveward_kernel::id::HostId;
 use hiveward_runtime::{clock::WallMs, error::Refused};
 use serde::{Deserialize, Serialize};
@@ -14,10 +15,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     event::{OperationKind, Outcome, Seen, Subject},
     reconcile::{Doing, Next, OPERATION_WITHIN, Step},
-    spec::VmSpec,
     state::{VmOperation, VmState},
 };
-use crate::host::driver::{DiskCopy, Off, Run};
+use crate::host::driver::{Off, Run};
 
 /// Named with their VM; older ones are where they were written, and are not listed with it any more.
 pub const BACKUPS_KEPT_MAX: usize = 64;
@@ -98,26 +98,6 @@ pub struct Backup {
     pub marked_on: Option<HostId>,
 }
 
-/// What a VM's disks begin as.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Restored {
-    /// On the node that holds its host, or in an object store.
-    pub path: String,
-    pub disks: Vec<DiskCopy>,
-    /// It lives for one drill.
-    pub drill: bool,
-    /// Backups beside it that it is a difference to, the full one first.
-    #[serde(default)]
-    pub under: Vec<Layer>,
-}
-
-/// One backup of a chain.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Layer {
-    pub name: String,
-    pub disks: Vec<DiskCopy>,
-}
-
 /// Unique: no other operation of any VM has this name.
 pub fn name(spec: &VmSpec, number: u64) -> String {
     format!("{}-{number}-{:08x}", spec.name, spec.id.as_u128() & 0xffff_ffff)
@@ -183,11 +163,12 @@ pub fn between(state: &VmState) -> Option<Next> {
 
 #[cfg(test)]
 mod tests {
+    use hiveward_catalogue::vm::{spec::Restored, testing::spec};
+
     use super::*;
     use crate::vm::{
         event::{Asked, VmEvent},
         reconcile::{self, refused},
-        simulation::spec,
     };
 
     /// The life of a drill's VM, as its actor leads it: what became of the drill.

@@ -4,15 +4,17 @@
 //! hypervisor from a checkpoint on, which is made with each backup and kept for the newest of each place. Nothing is guessed:
 //! where it is not certain what was written since, the backup is a full one and says why.
 
+use hiveward_catalogue::{
+    host::protocol::{CHECKPOINT_MARK, CHECKPOINTS_MAX},
+    vm::spec::VmSpec,
+};
 use hiveward_kernel::id::HostId;
 
 use super::{
     backup::{Backup, name},
     event::{OperationKind, Outcome},
-    spec::VmSpec,
     state::VmState,
 };
-use crate::host::driver::{CHECKPOINT_MARK, CHECKPOINTS_MAX};
 
 /// Backups of one chain, with the full one that it begins with: a restore reads all of them.
 pub const CHAIN_MAX: u32 = 16;
@@ -84,12 +86,12 @@ pub fn unneeded(state: &VmState, keep: usize) -> Option<&Backup> {
 
 #[cfg(test)]
 pub mod tests {
+    use hiveward_catalogue::vm::testing::spec;
     use hiveward_runtime::clock::WallMs;
 
     use super::*;
     use crate::vm::{
         event::{Asked, VmEvent},
-        simulation::spec,
         state::HOUSE,
     };
 

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use hiveward_catalogue::{host::image::header::Format, vm::spec::VmSpec};
 use hiveward_runtime::{clock::WallMs, error::Refused};
 use serde::{Deserialize, Serialize};
 
@@ -13,13 +14,9 @@ use super::{
     backup::BACKUP_WITHIN,
     event::{OperationKind, Outcome, Seen, Subject},
     reconcile::{Doing, Next, OPERATION_WITHIN, Step},
-    spec::VmSpec,
     state::{VmOperation, VmState},
 };
-use crate::host::{
-    driver::{Off, Run},
-    image::Format,
-};
+use crate::host::driver::{Off, Run};
 
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 

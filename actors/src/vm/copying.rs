@@ -2,27 +2,21 @@
 
 use std::sync::Arc;
 
+use hiveward_catalogue::{
+    host::{event::FleetChange, image::ImageSpec},
+    vm::spec::{DiskSpec, VmSpec},
+};
 use hiveward_kernel::id::{HostId, ImageId, VmId};
 use hiveward_runtime::{clock::Deadline, error::Code};
 
 use super::{
-    backup::BACKUP_WITHIN,
-    copy::Copied,
-    event::Subject,
-    message::Stepped,
-    reconcile::Step,
-    reshape::ROOT,
-    spec::{DiskSpec, VmSpec},
-    state::VmState,
-    steps::ask_host,
-    trip::error,
+    backup::BACKUP_WITHIN, copy::Copied, event::Subject, message::Stepped, reconcile::Step, reshape::ROOT, state::VmState,
+    steps::ask_host, trip::error,
 };
 use crate::{
     host::{
         ask_roster,
         driver::{Action, DriverError},
-        event::FleetChange,
-        image::ImageSpec,
         message::HostMsg,
     },
     house::House,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use hiveward_catalogue::host::protocol::{Lag, Progress};
 use hiveward_kernel::{
     event::DecodeError,
     id::{HostId, ImageId, VmId},
@@ -11,7 +12,7 @@ use hiveward_kernel::{
 use serde::{Deserialize, Serialize};
 
 use super::{backup::Backup, copy::Copied, migrate::Move, schedule::Schedule};
-use crate::host::driver::{Lag, Off, Progress, Run};
+use crate::host::driver::{Off, Run};
 
 pub const FORMAT: u16 = 1;
 
@@ -142,7 +143,7 @@ impl OperationKind {
         matches!(self, Self::Create | Self::Start | Self::Recover | Self::Stop)
     }
 
-    /// Whether it changes the VM's [`Shape`](super::spec::Shape).
+    /// Whether it changes the VM's [`Shape`](hiveward_catalogue::vm::spec::Shape).
     pub const fn is_of_shape(self) -> bool {
         matches!(self, Self::Resize | Self::AttachDisk | Self::DetachDisk | Self::AttachNetwork | Self::DetachNetwork)
     }

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
+use hiveward_catalogue::{directory::Known, host::lost, placement::vm::Decision};
 use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::clock::WallMs;
 use serde::{Deserialize, Serialize};
-
-use crate::{directory::Known, host::lost, placement::vm::Decision};
 
 /// Comings back that are remembered of a VM.
 pub const COME_BACKS_KEPT_MAX: usize = 8;

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_catalogue::{host::protocol::Marks, vm::spec::VmSpec};
 use hiveward_kernel::id::HostId;
 use hiveward_runtime::clock::{Deadline, WallMs};
 
@@ -13,14 +14,13 @@ use super::{
     message::Stepped,
     reconcile::Step,
     schedule,
-    spec::VmSpec,
     state::VmState,
 };
 use crate::{
     host::{
         actor::STEP_WITHIN,
         backup::{self as store, NewBackup, targets},
-        driver::{DriverError, Marks},
+        driver::DriverError,
         message::HostMsg,
     },
     house::House,

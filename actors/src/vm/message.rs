@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hiveward_catalogue::host::protocol::Progress;
 use hiveward_kernel::{commit::Committed, doors::Addressed, entity::Entity, id::VmId, operation::table::Answered};
 use hiveward_runtime::{call::Reply, error::Refused};
 
@@ -14,7 +15,7 @@ use super::{
     state::Ask,
 };
 use crate::host::{
-    driver::{Domain, DriverError, Progress},
+    driver::{Domain, DriverError},
     message::Done,
 };
 

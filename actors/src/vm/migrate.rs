@@ -10,6 +10,7 @@
 
 use std::time::Duration;
 
+use hiveward_catalogue::host::protocol::AtLimit;
 use hiveward_kernel::id::HostId;
 use hiveward_runtime::clock::WallMs;
 use serde::{Deserialize, Serialize};
@@ -19,7 +20,7 @@ use super::{
     reconcile::{Doing, Next, OPERATION_WITHIN, Step},
     state::{VmOperation, VmState},
 };
-use crate::host::driver::{AtLimit, Off, Run};
+use crate::host::driver::{Off, Run};
 
 /// Between two looks at what the hypervisors still work on.
 const LOOK_EVERY: Duration = Duration::from_millis(500);

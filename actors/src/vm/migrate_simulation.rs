@@ -3,6 +3,7 @@
 //! moment do two run; once it is quiet the operation has ended, nothing is reserved twice, and the VM is where the roster
 //! says that it is. Prints the seed that fails.
 
+use hiveward_catalogue::vm::testing::spec;
 use hiveward_kernel::id::HostId;
 use hiveward_runtime::clock::WallMs;
 
@@ -10,7 +11,6 @@ use super::{
     event::{Asked, OperationKind, Outcome, Seen, VmEvent},
     migrate::{self, Compared, Limit, Move, Side, There},
     reconcile::{self, Doing, Next, Step},
-    simulation::spec,
     state::VmState,
 };
 use crate::host::driver::{Off, Run};

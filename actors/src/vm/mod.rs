@@ -25,7 +25,6 @@ mod shaping;
 #[cfg(test)]
 pub(crate) mod simulation;
 pub mod snapshot;
-pub mod spec;
 pub mod state;
 mod stepped;
 pub mod steps;
@@ -35,4 +34,3 @@ pub mod warm;
 pub mod wire;
 
 pub use record::{VmRecord, VmStatus};
-pub use spec::{DiskSpec, Shape, VmSpec};

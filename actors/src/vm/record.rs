@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use hiveward_catalogue::{placement::vm::Decision, vm::spec::VmSpec};
 use hiveward_kernel::id::HostId;
 use hiveward_runtime::clock::WallMs;
 use serde::{Deserialize, Serialize};
 
-use super::{ha::ComeBack, spec::VmSpec, state::VmState};
-use crate::placement::vm::Decision;
+use super::{ha::ComeBack, state::VmState};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use hiveward_catalogue::vm::spec::{DiskSpec, Shape, VmSpec};
 use hiveward_runtime::{
     clock::WallMs,
     error::{Code, Refused},
@@ -15,7 +16,6 @@ use hiveward_runtime::{
 use super::{
     event::{OperationKind, Outcome, Seen, Subject},
     reconcile::{Doing, Next, OPERATION_WITHIN, Step},
-    spec::{DiskSpec, Shape, VmSpec},
     state::{VmOperation, VmState},
 };
 use crate::host::driver::{Off, Run};

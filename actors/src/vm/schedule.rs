@@ -131,13 +131,13 @@ pub fn next(state: &VmState, now: WallMs) -> Option<Next> {
 
 #[cfg(test)]
 mod tests {
+    use hiveward_catalogue::vm::testing::spec;
     use hiveward_kernel::id::HostId;
 
     use super::*;
     use crate::vm::{
         event::{Asked, Outcome, VmEvent},
         reconcile::{self, Doing},
-        simulation::spec,
         state::HOUSE,
     };
 

@@ -2,6 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_catalogue::{
+    host::{event::FleetChange, fleet::VmEntry, protocol::Lag, reshape::Size},
+    vm::spec::{Shape, VmSpec},
+};
 use hiveward_kernel::id::HostId;
 use hiveward_runtime::clock::Deadline;
 
@@ -10,17 +14,13 @@ use super::{
     message::Stepped,
     reconcile::Step,
     reshape::{self, Claim},
-    spec::{Shape, VmSpec},
     state::VmState,
     steps::{ask_host, definition},
 };
 use crate::{
     host::{
         ask_roster,
-        driver::{Action, DriverError, Lag},
-        event::FleetChange,
-        fleet::VmEntry,
-        reshape::Size,
+        driver::{Action, DriverError},
     },
     house::House,
     vm::trip::error,

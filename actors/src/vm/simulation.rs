@@ -3,11 +3,14 @@
 //! happened, it never runs twice, and once it is quiet no operation is left without an end, and the machine is as it is wanted.
 //! Prints the seed that fails.
 
+use hiveward_catalogue::vm::testing::spec;
+
 mod machine;
 
 use std::collections::BTreeMap;
 
-use hiveward_kernel::id::{HostId, VmId};
+use hiveward_catalogue::vm::spec::VmSpec;
+use hiveward_kernel::id::HostId;
 use hiveward_runtime::clock::WallMs;
 
 use super::{
@@ -15,7 +18,6 @@ use super::{
     reconcile::{self, Doing, Next, Sought, Step},
     reshape::Claim,
     snapshot::{self, Snapshot},
-    spec::VmSpec,
     state::{Ask, Decided, VmState},
 };
 use crate::host::driver::{Off, Run};
@@ -23,33 +25,6 @@ use machine::{Machine, Other};
 
 const SEEDS: u64 = 20_000;
 const STEPS: u32 = 120;
-
-pub(crate) fn spec() -> VmSpec {
-    VmSpec {
-        id: VmId::from_u128(1),
-        name: "vm".into(),
-        image: "i".into(),
-        cpus: 1,
-        memory_bytes: 1 << 30,
-        disks: Vec::new(),
-        networks: Vec::new(),
-        ssh_keys: Vec::new(),
-        user_data: None,
-        anti_affinity: Vec::new(),
-        affinity: Vec::new(),
-        zone: None,
-        host_labels: Default::default(),
-        strategy: Default::default(),
-        ha: false,
-        start: true,
-        stop_grace_ms: 5_000,
-        base: None,
-        restored: None,
-        lease: None,
-        warm: None,
-        bases: Vec::new(),
-    }
-}
 
 /// The roster's side, of this one VM.
 #[derive(Debug)]

@@ -6,6 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_catalogue::vm::spec::VmSpec;
 use hiveward_runtime::{
     clock::WallMs,
     error::{Code, Refused},
@@ -15,7 +16,6 @@ use serde::{Deserialize, Serialize};
 use super::{
     event::{OperationKind, Outcome, Seen, Subject, Wanted},
     reconcile::{Doing, Next, OPERATION_WITHIN, Step},
-    spec::VmSpec,
     state::{VmOperation, VmState},
 };
 use crate::host::driver::{Off, Run};

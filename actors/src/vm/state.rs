@@ -2,6 +2,10 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
+use hiveward_catalogue::{
+    host::protocol::{Lag, Progress},
+    vm::spec::VmSpec,
+};
 use hiveward_kernel::operation::{Operation, used_otherwise};
 use hiveward_runtime::{
     clock::WallMs,
@@ -19,9 +23,8 @@ use super::{
     reshape,
     schedule::Schedule,
     snapshot::{self, Snapshot},
-    spec::VmSpec,
 };
-use crate::host::driver::{Lag, Off, Progress, Run};
+use crate::host::driver::{Off, Run};
 
 /// Of the state as a snapshot of its stream has it.
 pub const SNAPSHOT_FORMAT: u16 = 1;

@@ -3,6 +3,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_catalogue::{
+    host::{protocol::Base, spec::HostUri},
+    vm::spec::VmSpec,
+};
 use hiveward_kernel::id::{HostId, ImageId};
 use hiveward_runtime::{
     clock::Deadline,
@@ -19,7 +23,6 @@ use super::{
     reconcile::{Doing, Sought, Step},
     shaping::{self, Shaping},
     snapshot,
-    spec::VmSpec,
     state::VmState,
     trip::Trip,
 };
@@ -27,10 +30,9 @@ use crate::{
     host::{
         actor::STEP_WITHIN,
         backup::restore,
-        driver::{Action, Base, DomainSpec, DriverError, domain_name},
+        driver::{Action, DomainSpec, DriverError, domain_name},
         message::{Done, HostMsg},
         network::making,
-        spec::HostUri,
     },
     house::House,
 };
@@ -135,7 +137,7 @@ impl Work {
         if let Some(result) = copying::step(&house, &spec, host, copying, step).await {
             return result;
         }
-        let made = spec.restored.as_ref().filter(|restored| restored.is_made());
+        let made = spec.restored.as_ref().filter(|restored| restore::is_made(restored));
         // Later its disks are there, or lost: they do not begin once more by themselves.
         if let Some(restored) = made.filter(|_| creates && step == Step::Define) {
             restore::make(&house, spec.id, restored).await?;
@@ -214,14 +216,16 @@ pub(crate) async fn definition(house: &House, spec: &Arc<VmSpec>, host: HostId) 
         cards,
         base: match &spec.restored {
             Some(restored) => {
-                restored.disks.iter().find(|disk| disk.disk == "root").map(|disk| restored.base(house, spec.id, disk))
+                restored.disks.iter().find(|disk| disk.disk == "root").map(|disk| restore::base(restored, house, spec.id, disk))
             }
             None => base(house, spec.base, host).await?,
         },
         bases: spec
             .restored
             .iter()
-            .flat_map(|restored| restored.disks.iter().map(|disk| (disk.disk.clone(), restored.base(house, spec.id, disk))))
+            .flat_map(|restored| {
+                restored.disks.iter().map(|disk| (disk.disk.clone(), restore::base(restored, house, spec.id, disk)))
+            })
             .chain(cloned)
             .collect(),
         isolated: spec.restored.as_ref().is_some_and(|restored| restored.drill),

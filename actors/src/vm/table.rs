@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use hiveward_catalogue::{host::event::FleetEvent, roster::event::RosterEvent};
 use hiveward_kernel::{
     id::{HostId, VmId},
     page::Page,
@@ -23,7 +24,6 @@ use super::{
     record::{VmRecord, VmStatus},
     state::VmState,
 };
-use crate::{host::event::FleetEvent, roster::event::RosterEvent};
 
 const ROWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("vms");
 const BY_HOST: TableDefinition<'_, (u128, u128), ()> = TableDefinition::new("vms_by_host");
@@ -317,10 +317,10 @@ impl VmTable {
 
 #[cfg(test)]
 mod tests {
+    use hiveward_catalogue::vm::testing::spec;
     use hiveward_runtime::clock::WallMs;
 
     use super::*;
-    use crate::vm::simulation::spec;
 
     #[test]
     fn a_vm_kept_by_a_build_without_the_newest_fields_is_read() {

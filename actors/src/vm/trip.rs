@@ -3,6 +3,10 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
+use hiveward_catalogue::{
+    host::{event::FleetChange, fleet::HostEntry, lost::is_off, spec::HostUri},
+    vm::spec::VmSpec,
+};
 use hiveward_kernel::{entity::Entity, id::HostId};
 use hiveward_runtime::{
     clock::Deadline,
@@ -15,7 +19,6 @@ use super::{
     message::Stepped,
     migrate::{Compared, Move, There},
     reconcile::{Sought, Step},
-    spec::VmSpec,
     steps::ask_host,
 };
 use crate::{
@@ -23,11 +26,7 @@ use crate::{
         actor::STEP_WITHIN,
         ask_roster,
         driver::{Action, Domain, DriverError, Migration, domain_name},
-        event::FleetChange,
-        fleet::HostEntry,
-        lost::is_off,
         message::{Done, HostMsg, Peeked},
-        spec::HostUri,
         wire::HostWire,
     },
     house::House,

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use hiveward_actors::{
     client::{NewAgent, NewSwarm, SwarmRef},
-    directory::NodeStatus,
     roster::RosterMsg,
     task::{AttemptStatus, TaskStatus},
 };
+use hiveward_catalogue::directory::NodeStatus;
 use hiveward_kernel::entity::Entity;
 use hiveward_runtime::{clock::Deadline, cluster::identity::JoinToken, error::Code};
 
@@ -144,7 +144,7 @@ async fn a_join_token_is_made_on_any_node_and_only_its_hash_is_kept() {
     until("one token is open", || (open() == 1).then_some(())).await;
     // The same token is refused to be issued twice by nothing; joiners are decided where the roster acts.
     let node = hiveward_runtime::op::NodeId::new();
-    let record = hiveward_actors::roster::event::NodeRecord::of_this_host(node, 7, "host:1".into());
+    let record = hiveward_catalogue::roster::event::NodeRecord::of_this_host(node, 7, "host:1".into());
     let decide = Box::new(move |_: &mut _, members: &[_], _: &_| (members.len() == 2).then_some(record));
     let admit = |reply| RosterMsg::Admit { decide, reply };
     rig.hosts[0].running.roster.ask(Deadline::after(LONG), admit).await.unwrap().unwrap();

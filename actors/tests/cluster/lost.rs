@@ -1,13 +1,13 @@
 //! A node that is lost takes nothing with it, and says nothing any more that counts.
 
 use hiveward_actors::{
-    directory::NodeStatus,
     swarm::{
         event::Ended,
         wire::{From, SwarmWire},
     },
     task::{AttemptStatus, TaskStatus, retry::RetryPolicy},
 };
+use hiveward_catalogue::directory::NodeStatus;
 use hiveward_kernel::{entity::Entity, lease::Lease, loss};
 use hiveward_runtime::cluster::lease::Phase;
 

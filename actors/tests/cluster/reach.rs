@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use hiveward_actors::{
-    agent::ConnectorSpec,
     client::{NewAgent, NewSwarm, NewTask, NewWork, StopMode, SwarmRef},
     task::TaskStatus,
 };
+use hiveward_catalogue::agent::spec::ConnectorSpec;
 use hiveward_kernel::entity::Entity;
 use hiveward_runtime::error::Code;
 

@@ -7,7 +7,6 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::D
 use hiveward_actors::{
     agent::connector::SecretFiles,
     client::{ControlPlane, NewAgent, NewSwarm, NewTask, NewWork, NodeView, SwarmRef},
-    directory::{Directory, NodeStatus},
     house::{Clustered, House},
     model::{
         Models, PassKey, UsageKeeper,
@@ -16,9 +15,13 @@ use hiveward_actors::{
     },
     platform::LedgerRetention,
     retention::Retention,
-    roster::{NoNodeChanges, RosterMsg, event::NodeRecord},
+    roster::{NoNodeChanges, RosterMsg},
     task::{TaskRecord, TaskStatus},
     tree,
+};
+use hiveward_catalogue::{
+    directory::{Directory, NodeStatus},
+    roster::event::NodeRecord,
 };
 use hiveward_kernel::{
     commit::Committed,

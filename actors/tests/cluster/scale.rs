@@ -2,10 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use hiveward_actors::{
-    agent::ConnectorSpec,
-    client::{AgentFilter, NewAgent, SwarmRef},
-};
+use hiveward_actors::client::{AgentFilter, NewAgent, SwarmRef};
+use hiveward_catalogue::agent::spec::ConnectorSpec;
 use hiveward_kernel::id::SwarmId;
 use hiveward_runtime::error::Code;
 

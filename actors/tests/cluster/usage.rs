@@ -4,12 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use hiveward_actors::{
     client::EventFilter,
-    model::{
-        Call, CallRules, Estimate, Holder, Models, Reservation, Usage,
-        meter::{Budget, NotGranted, Scope},
-        table::UsageBy,
-    },
+    model::{Call, Estimate, Holder, Models, Reservation, Usage, meter::NotGranted, table::UsageBy},
 };
+use hiveward_catalogue::budget::{Budget, CallRules, Scope};
 use hiveward_kernel::{
     body::Label,
     id::{AgentId, SwarmId, TaskId},

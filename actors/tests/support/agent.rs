@@ -8,15 +8,12 @@ use std::{
 
 use bytes::Bytes;
 use hiveward_actors::{
-    agent::{
-        AgentSpec,
-        connector::{ArtifactStore, Connector, ConnectorEnv, Job, Outcome, Report, Reports, SecretFiles, What, build},
-        spec::{ConnectorSpec, EnvVar, Limits, SessionSpec},
-    },
+    agent::connector::{ArtifactStore, Connector, ConnectorEnv, Job, Outcome, Report, Reports, SecretFiles, What, build},
     model::{Holder, ModelAccess, Pass},
     task::spec::CommandSpec,
     vm::attempt::NoMachines,
 };
+use hiveward_catalogue::agent::spec::{AgentSpec, ConnectorSpec, EnvVar, Limits, SessionSpec};
 use hiveward_kernel::{
     id::{AgentId, SwarmId, TaskId},
     lease::Lease,

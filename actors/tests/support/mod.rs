@@ -10,10 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hiveward_actors::agent::{
-    session::{self, Launch, Overflow, Stdin},
-    spec::{Limits, SessionSpec},
-};
+use hiveward_actors::agent::session::{self, Launch, Overflow, Stdin};
+use hiveward_catalogue::agent::spec::{Limits, SessionSpec};
 use hiveward_kernel::shim::ShimProgram;
 
 pub fn shim() -> ShimProgram {

@@ -30,7 +30,7 @@ async fn a_clone_has_what_its_vm_has_and_an_identity_of_its_own_and_outlives_it(
         ..NewVm::new("web", "debian-12", 2, 1 << 30)
     };
     let vm = control.create_vm(op(), new).await.unwrap().value.spec.id;
-    let disk = hiveward_actors::vm::DiskSpec { name: "data".into(), size_bytes: 1 << 30 };
+    let disk = hiveward_catalogue::vm::spec::DiskSpec { name: "data".into(), size_bytes: 1 << 30 };
     control.attach_vm_disk(op(), vm, disk).await.unwrap();
     let source = control.clone_vm(op(), vm, named("twin")).await.unwrap().value;
     assert_eq!((source.spec.id, source.status), (vm, VmStatus::Running));

@@ -2,8 +2,9 @@
 
 use hiveward_actors::{
     client::{NewMove, NewSize},
-    vm::{DiskSpec, Shape, event::OperationKind},
+    vm::event::OperationKind,
 };
+use hiveward_catalogue::vm::spec::{DiskSpec, Shape};
 
 use super::*;
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use async_graphql::{Context, ID, InputObject, Object, OneofObject, SimpleObject, dataloader::DataLoader};
 use hiveward_actors::{
-    agent::{self, AgentRecord, ConnectorSpec},
+    agent::AgentRecord,
     client::{self, Done, NewAgent},
-    model::meter::Scope,
 };
+use hiveward_catalogue::{agent::spec::ConnectorSpec, budget::Scope};
 use hiveward_runtime::error::Refused;
 
 use super::{
@@ -288,7 +288,10 @@ impl AgentFields {
             if !(0.0..=1.0).contains(&skill.proficiency) {
                 return Err(Refused::invalid(join(&at, "proficiency"), "0 to 1"));
             }
-            Ok(agent::Skill { name: parse::name(&join(&at, "name"), skill.name)?.into(), proficiency: skill.proficiency as f32 })
+            Ok(hiveward_catalogue::agent::Skill {
+                name: parse::name(&join(&at, "name"), skill.name)?.into(),
+                proficiency: skill.proficiency as f32,
+            })
         });
         let limits = self.limits.unwrap_or_default();
         let max_concurrent_tasks = parse::natural(&field("maxConcurrentTasks"), self.max_concurrent_tasks)?;
@@ -303,14 +306,14 @@ impl AgentFields {
             skills: skills.collect::<Result<_, Refused>>()?,
             weight: parse::natural(&field("weight"), self.weight)?,
             max_concurrent_tasks,
-            limits: agent::Limits {
+            limits: hiveward_catalogue::agent::Limits {
                 memory_bytes: limits.memory_bytes.map(|bytes| bytes.0),
                 cpu_millis: parse::optional_natural(&field("limits.cpuMillis"), limits.cpu_millis)?,
                 processes_max: parse::optional_natural(&field("limits.maxProcesses"), limits.max_processes)?,
                 wall_ms: parse::optional_natural(&field("limits.wallMs"), limits.wall_ms)?,
                 output_bytes_max: limits.max_output_bytes.map(|bytes| bytes.0),
             },
-            env: env.into_iter().map(|(name, value)| agent::EnvVar { name, value }).collect(),
+            env: env.into_iter().map(|(name, value)| hiveward_catalogue::agent::EnvVar { name, value }).collect(),
             session: machine::session(&field("session"), self.session)?,
             auto_start: self.auto_start,
             start_timeout_ms: parse::natural(&field("startTimeoutMs"), self.start_timeout_ms)?,

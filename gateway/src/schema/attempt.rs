@@ -1,7 +1,8 @@
 //! Attempts at tasks, and why each agent was chosen.
 
 use async_graphql::{Context, ID, Object, SimpleObject};
-use hiveward_actors::{placement, task::AttemptRecord};
+use hiveward_actors::task::AttemptRecord;
+use hiveward_catalogue::placement;
 use hiveward_kernel::{id::TaskId, lease::Lease};
 
 use super::{

@@ -3,10 +3,8 @@
 use std::time::Duration;
 
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject};
-use hiveward_actors::{
-    client::{self, BalanceRules},
-    placement::vm::rebalance::{self, Rules},
-};
+use hiveward_actors::client::{self, BalanceRules};
+use hiveward_catalogue::placement::vm::rebalance::{self, Rules};
 use hiveward_kernel::id::HostId;
 use hiveward_runtime::error::Refused;
 

@@ -3,11 +3,9 @@
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject};
 use hiveward_actors::{
     client::{BudgetView, SwarmRef},
-    model::{
-        meter::{self, Amount, Scope},
-        price::nanos_from_decimal,
-    },
+    model::price::nanos_from_decimal,
 };
+use hiveward_catalogue::budget::{Amount, Scope};
 use hiveward_kernel::id::BudgetId;
 use hiveward_runtime::error::Refused;
 
@@ -179,7 +177,7 @@ impl BudgetMutation {
             nanos_from_decimal(&money)
                 .ok_or_else(|| Refused::invalid("money", format!("{money:?} is no sum; write it as `3.75`")))
         });
-        let budget = meter::Budget {
+        let budget = hiveward_catalogue::budget::Budget {
             tokens: input.tokens.map(|tokens| tokens.0),
             nanos: nanos.transpose()?,
             warn_percent: parse::optional_byte("warnPercent", input.warn_percent)?,

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use async_graphql::{Context, Enum, ID, InputObject, Object, SimpleObject};
 use hiveward_actors::{
     client::{ClusterView, ControlPlane, NodeView},
-    directory::NodeStatus as Status,
     report::NodeReport,
 };
+use hiveward_catalogue::directory::NodeStatus as Status;
 use hiveward_kernel::page::Page;
 use hiveward_runtime::op::NodeId;
 use tokio::sync::OnceCell;

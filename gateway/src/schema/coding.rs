@@ -3,12 +3,10 @@
 use async_graphql::{Context, Enum, ID, InputObject, Object, SimpleObject, Subscription};
 use futures_util::{Stream, stream};
 use hiveward_actors::{
-    agent::{
-        coding::{self, CodingSpec, WorkspaceSpec},
-        workspace::branches,
-    },
+    agent::workspace::branches,
     client::{self, OutputReader},
 };
+use hiveward_catalogue::agent::coding::{self, CodingSpec, WorkspaceSpec};
 use hiveward_kernel::id::ApprovalId;
 use hiveward_runtime::error::Refused;
 use serde_json::Value;

@@ -1,7 +1,8 @@
 //! The public names of the enumerations; each mirrors one of the domain's.
 
 use async_graphql::Enum;
-use hiveward_actors::{agent, client, host, placement, swarm, task, vm};
+use hiveward_actors::{agent, client, host, task, vm};
+use hiveward_catalogue::placement;
 use hiveward_runtime::supervise;
 
 #[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,7 +167,7 @@ pub enum NetworkKind {
 }
 
 #[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
-#[graphql(remote = "host::placing::Basis")]
+#[graphql(remote = "hiveward_catalogue::host::placing::Basis")]
 pub enum BalanceBasis {
     /// What VMs were made with, of what may be promised.
     Reserved,
@@ -197,7 +198,7 @@ pub enum PlacementStrategy {
 }
 
 #[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
-#[graphql(remote = "swarm::spec::Topology")]
+#[graphql(remote = "hiveward_catalogue::swarm::Topology")]
 pub enum Topology {
     Hierarchical,
 }

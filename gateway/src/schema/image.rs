@@ -1,10 +1,8 @@
 //! Images: their type, queries and mutations.
 
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject};
-use hiveward_actors::{
-    client::{self, Done, NewImage},
-    host::fleet::ImageEntry,
-};
+use hiveward_actors::client::{self, Done, NewImage};
+use hiveward_catalogue::host::fleet::ImageEntry;
 use hiveward_kernel::id::ImageId;
 use hiveward_runtime::error::Refused;
 

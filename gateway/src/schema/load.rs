@@ -14,10 +14,11 @@ use hiveward_actors::{
     agent::AgentRecord,
     client::ControlPlane,
     host::{HostRecord, driver::Usage},
-    model::{meter::Scope, table::Total},
+    model::table::Total,
     swarm::SwarmRecord,
     task::TaskRecord,
 };
+use hiveward_catalogue::budget::Scope;
 use hiveward_kernel::{
     id::{AgentId, HostId, SwarmId, TaskId, VmId},
     lease::Lease,

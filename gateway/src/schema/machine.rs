@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use async_graphql::{ID, InputObject, SimpleObject};
-use hiveward_actors::{
-    agent::SessionSpec,
-    vm::{self, attempt::MachineSpec},
-};
+use hiveward_catalogue::{agent::spec::SessionSpec, vm::machine::MachineSpec};
 use hiveward_runtime::error::Refused;
 
 use super::{
@@ -127,7 +124,9 @@ impl MachineInput {
             image: self.image,
             cpus: parse::natural(&field("cpus"), self.cpus)?,
             memory_bytes: self.memory_bytes.0,
-            disks: disks.map(|disk| vm::DiskSpec { name: disk.name, size_bytes: disk.size_bytes.0 }).collect(),
+            disks: disks
+                .map(|disk| hiveward_catalogue::vm::DiskSpec { name: disk.name, size_bytes: disk.size_bytes.0 })
+                .collect(),
             networks: self.networks.unwrap_or_default(),
             zone: self.zone,
             host: parse::optional(&field("host"), self.host.as_ref())?,

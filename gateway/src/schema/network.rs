@@ -1,10 +1,8 @@
 //! Networks of VMs: their type, queries and mutations, and what a VM has on them.
 
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject};
-use hiveward_actors::{
-    client::{self, Done, NewNetwork, VmCard},
-    host::network::{Kind, NetworkEntry},
-};
+use hiveward_actors::client::{self, Done, NewNetwork, VmCard};
+use hiveward_catalogue::host::network::{book::NetworkEntry, spec::Kind};
 use hiveward_kernel::id::NetworkId;
 use hiveward_runtime::error::Refused;
 

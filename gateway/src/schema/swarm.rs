@@ -5,11 +5,10 @@ use std::sync::Arc;
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject};
 use hiveward_actors::{
     client::{self, NewSwarm, ShardView},
-    model::meter::Scope,
-    placement::Weights as PlacementWeights,
-    swarm::{SwarmRecord, SwarmSpec},
+    swarm::SwarmRecord,
     task,
 };
+use hiveward_catalogue::{budget::Scope, placement::Weights as PlacementWeights, swarm::SwarmSpec};
 use hiveward_runtime::error::Refused;
 
 use super::{

@@ -2,10 +2,10 @@
 
 use async_graphql::{Context, Enum, Object, SimpleObject, dataloader::DataLoader};
 use hiveward_actors::model::{
-    meter::Scope,
     price::decimal_from_nanos,
     table::{self, Total},
 };
+use hiveward_catalogue::budget::Scope;
 use hiveward_kernel::lease::Lease;
 
 use super::{

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use hiveward_actors::model::{
-    CallRules, ModelAccess,
-    meter::{Budget, Scope},
-};
+use hiveward_actors::model::ModelAccess;
+use hiveward_catalogue::budget::{Budget, CallRules, Scope};
 use hiveward_kernel::id::SwarmId;
 use serde_json::json;
 

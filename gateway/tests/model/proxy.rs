@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use hiveward_actors::model::{CallRules, ModelAccess, Usage};
+use hiveward_actors::model::{ModelAccess, Usage};
+use hiveward_catalogue::budget::CallRules;
 use serde_json::json;
 
 use crate::support::{CANARY, Front, ask, completions_of, messages_of, model, post, prompt, soon};

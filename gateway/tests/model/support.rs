@@ -6,11 +6,12 @@ use futures_util::StreamExt;
 use hiveward_actors::{
     client::{EventFilter, EventRecord},
     model::{
-        CallRules, Holder, ModelAccess, Models, Pass, Used,
+        Holder, ModelAccess, Models, Pass, Used,
         table::{Total, UsageBy},
     },
     node::{Node, NodeConfig},
 };
+use hiveward_catalogue::budget::CallRules;
 use hiveward_gateway::{
     model::{
         ModelGateway, ModelsSection,

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use hiveward_actors::model::{
-    CallRules, ModelAccess, Usage,
-    meter::{Budget, Scope},
+    ModelAccess, Usage,
     table::{Total, UsageBy},
 };
+use hiveward_catalogue::budget::{Budget, CallRules, Scope};
 use hiveward_kernel::{body::Label, id::SwarmId};
 use hiveward_runtime::{error::Code, op::Op};
 use serde_json::json;

@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use hiveward_catalogue::agent::spec::{AgentSpec, Limits, SessionSpec};
 use hiveward_kernel::lease::Lease;
 use hiveward_runtime::store::file::replace;
 use parking_lot::Mutex;
@@ -22,10 +23,7 @@ use super::{
     End, Input, Job, Outcome, Report, StopHow, StopWhy, What, lines::tail_of, machine, registry::ConnectorEnv, secrets::Resolved,
 };
 use crate::{
-    agent::{
-        session::{self, Adopted, Exit, Launch, LaunchError, Lost, Overflow, Session, Stdin, Stream, transcript},
-        spec::{AgentSpec, Limits, SessionSpec},
-    },
+    agent::session::{self, Adopted, Exit, Launch, LaunchError, Lost, Overflow, Session, Stdin, Stream, transcript},
     task::{gate::GateSpec, record::Artifact, spec::CommandSpec},
 };
 

@@ -7,6 +7,7 @@ use std::{io, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
+use hiveward_catalogue::agent::spec::{AgentSpec, SessionSpec};
 use hiveward_kernel::lease::Lease;
 
 use super::{
@@ -18,10 +19,7 @@ use super::{
     secrets::Resolved,
 };
 use crate::{
-    agent::{
-        session::{Session, Stdin, Stream},
-        spec::{AgentSpec, SessionSpec},
-    },
+    agent::session::{Session, Stdin, Stream},
     task::spec::CommandSpec,
 };
 

@@ -5,6 +5,10 @@
 
 use std::{fs, sync::Arc, time::Duration};
 
+use hiveward_catalogue::{
+    agent::spec::{Limits, SessionSpec},
+    vm::machine::MachineSpec,
+};
 use hiveward_kernel::{id::VmId, lease::Lease};
 
 use super::{
@@ -12,15 +16,11 @@ use super::{
     attempt::{Attempt, Control, Shared, attempt_dir, stopped},
 };
 use crate::{
-    agent::{
-        session::{Exit, Launch, Session},
-        spec::{Limits, SessionSpec},
-    },
+    agent::session::{Exit, Launch, Session},
     guest::{
         self,
         session::{Given, LOST_CODE},
     },
-    vm::attempt::MachineSpec,
 };
 
 /// The attempt's VM, for the next life of its agent.

@@ -25,6 +25,7 @@ pub use secrets::{SecretFiles, SecretSource};
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
+use hiveward_catalogue::agent::coding::Permission;
 use hiveward_kernel::{
     body::Label,
     id::{ApprovalId, TaskId},
@@ -34,10 +35,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::lines;
-use crate::{
-    agent::coding::Permission,
-    task::{gate::GateSpec, record::Artifact, spec::CommandSpec},
-};
+use crate::task::{gate::GateSpec, record::Artifact, spec::CommandSpec};
 
 /// What a dependency (or, for an aggregate, a subtask) returned: handed to the job as input.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -4,6 +4,10 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
+use hiveward_catalogue::agent::{
+    coding::AnswerKind,
+    spec::{AgentSpec, ModelApi, ModelSpec},
+};
 use hiveward_kernel::lease::Lease;
 use parking_lot::Mutex;
 use reqwest::StatusCode;
@@ -18,11 +22,7 @@ use super::{
     registry::ConnectorEnv,
 };
 use crate::{
-    agent::{
-        activity::head,
-        coding::AnswerKind,
-        spec::{AgentSpec, ModelApi, ModelSpec},
-    },
+    agent::activity::head,
     model::{Holder, Pass},
 };
 

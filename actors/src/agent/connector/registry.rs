@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use hiveward_catalogue::agent::spec::{AgentSpec, ConnectorSpec};
 use hiveward_kernel::shim::ShimProgram;
 use hiveward_runtime::{clock::Clock, store::blob::Blobs};
 
@@ -18,12 +19,7 @@ use super::{
     secrets::SecretSource,
     worker::WorkerConnector,
 };
-use crate::{
-    agent::spec::{AgentSpec, ConnectorSpec},
-    guest::Askers,
-    model::ModelAccess,
-    vm::attempt::Machines,
-};
+use crate::{guest::Askers, model::ModelAccess, vm::attempt::Machines};
 
 /// Where files that an attempt leaves are kept, by content.
 pub trait ArtifactStore: Send + Sync + 'static {

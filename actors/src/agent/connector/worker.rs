@@ -17,6 +17,7 @@ use std::{
 };
 
 use futures_util::future::{BoxFuture, FutureExt};
+use hiveward_catalogue::agent::spec::{AgentSpec, ConnectorSpec, Limits, SessionSpec};
 use hiveward_kernel::lease::Lease;
 use parking_lot::Mutex;
 use tokio::{sync::watch, task::AbortHandle};
@@ -29,10 +30,7 @@ use super::{
     attempts::freeze_all,
     registry::ConnectorEnv,
 };
-use crate::agent::{
-    session::{self, Adopted, Launch, LaunchError, Overflow, Session, Stdin, Stream, transcript},
-    spec::{AgentSpec, ConnectorSpec, Limits, SessionSpec},
-};
+use crate::agent::session::{self, Adopted, Launch, LaunchError, Overflow, Session, Stdin, Stream, transcript};
 
 const WINDOW_BYTES: u64 = 16 << 20;
 const REPORT_PATIENCE: Duration = Duration::from_secs(3);

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::agent::spec::Limits;
+use hiveward_catalogue::agent::spec::Limits;
 
 pub(super) struct Cgroups {
     unified: Option<PathBuf>,

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use hiveward_catalogue::agent::spec::{Limits, SessionSpec};
 use hiveward_kernel::shim::ShimProgram;
 use hiveward_runtime::{
     clock::Deadline,
@@ -26,7 +27,6 @@ use super::{
     procs,
     wire::{Launched, Overflow, Params, Stdin},
 };
-use crate::agent::spec::{Limits, SessionSpec};
 
 /// From launch to the program's execution, and from connecting to the shim's greeting.
 pub(super) const SHIM_PATIENCE: Duration = Duration::from_secs(20);

@@ -5,10 +5,10 @@
 
 use std::path::PathBuf;
 
+use hiveward_catalogue::agent::spec::{Limits, SessionSpec};
 use serde::{Deserialize, Serialize};
 
 use super::layout::Exit;
-use crate::agent::spec::{Limits, SessionSpec};
 
 pub(super) const KIND_REQUEST: u8 = 0;
 pub(super) const KIND_STDIN: u8 = 1;

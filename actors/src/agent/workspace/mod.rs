@@ -16,8 +16,9 @@ use std::{fs, io, path::PathBuf};
 
 pub use self::ports::{PORTS_EACH, Ports};
 
+use hiveward_catalogue::agent::coding::{WorkspaceSpec, WorktreeSpec};
+
 use self::git::Git;
-use super::coding::{WorkspaceSpec, WorktreeSpec};
 
 /// What an attempt's workspace is made from.
 pub struct Plan<'a> {

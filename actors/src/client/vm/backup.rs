@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use hiveward_catalogue::{
+    host::event::FleetChange,
+    vm::spec::{DiskSpec, Layer, Restored, VmSpec},
+};
 use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::{
     error::{Code, Refused},
@@ -16,11 +20,10 @@ use crate::{
     host::{
         backup::{restore, scratch, targets},
         driver::simulated::SIMULATED_DISK,
-        event::FleetChange,
     },
     vm::{
-        DiskSpec, VmRecord, VmSpec,
-        backup::{Drilled, Layer, Manifest, Restored},
+        VmRecord,
+        backup::{Drilled, Manifest},
         event::{OperationKind, Subject},
         message::VmMsg,
         schedule::Schedule,

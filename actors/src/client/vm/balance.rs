@@ -5,6 +5,16 @@ use std::{
     time::Duration,
 };
 
+use hiveward_catalogue::{
+    host::{
+        fleet::Fleet,
+        placing::{self, About, Basis},
+    },
+    placement::vm::{
+        PlacementStrategy, Reject, Strategy,
+        rebalance::{self, Amount, Cluster, Fill, Moment, Rebalance, Rules, Stays},
+    },
+};
 use hiveward_kernel::{
     id::{HostId, VmId},
     operation::Operation,
@@ -20,15 +30,9 @@ use super::{Move, VmFilter, pack};
 use crate::{
     client::{ControlPlane, command::operation},
     host::{
-        fleet::Fleet,
         message::HostMsg,
         meter::{HostSample, Loads, MINUTE},
-        placing::{self, About, Basis},
         wire::HostWire,
-    },
-    placement::vm::{
-        PlacementStrategy, Reject, Strategy,
-        rebalance::{self, Amount, Cluster, Fill, Moment, Rebalance, Rules, Stays},
     },
     vm::{
         VmRecord,

@@ -40,6 +40,13 @@ pub use pack::{PackedHost, PackingPlan, PackingSolver};
 pub use select::{HostSelection, Verdict};
 pub use shape::NewSize;
 
+use hiveward_catalogue::{
+    host::{
+        event::FleetChange,
+        protocol::{GuestInfo, Progress},
+    },
+    vm::spec::VmSpec,
+};
 use hiveward_kernel::{
     commit::Committed,
     entity::Entity,
@@ -49,15 +56,9 @@ use hiveward_kernel::{
 
 use super::{ControlPlane, Done, VmFilter, check, command::operation, query::page_key};
 use crate::{
-    host::{
-        HostStatus,
-        driver::{GuestInfo, Progress, Usage},
-        event::FleetChange,
-        message::HostMsg,
-        wire::HostWire,
-    },
+    host::{HostStatus, driver::Usage, message::HostMsg, wire::HostWire},
     vm::{
-        VmRecord, VmSpec, VmStatus,
+        VmRecord, VmStatus,
         event::{OperationKind, Outcome, Subject},
         ha::{self, HaState},
         message::VmMsg,
@@ -322,7 +323,7 @@ impl ControlPlane {
                 .fleet
                 .hosts
                 .iter()
-                .filter(|(_, entry)| matches!(entry.status(), HostStatus::Lost | HostStatus::Unreachable));
+                .filter(|(_, entry)| matches!(HostStatus::of(entry), HostStatus::Lost | HostStatus::Unreachable));
             lost.map(|(host, _)| *host).collect()
         })
     }

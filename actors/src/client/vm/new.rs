@@ -2,14 +2,19 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use hiveward_catalogue::{
+    placement::vm::Strategy,
+    vm::{
+        machine::MachineSpec,
+        spec::{DiskSpec, VmSpec},
+        warm::WARM_MAX,
+    },
+};
 use hiveward_kernel::id::HostId;
 use hiveward_runtime::error::Refused;
 
 use super::super::check;
-use crate::{
-    placement::vm::Strategy,
-    vm::{DiskSpec, VmSpec, attempt::MachineSpec, reshape::DISKS_MAX, warm::WARM_MAX},
-};
+use crate::vm::reshape::DISKS_MAX;
 
 const CPUS_MAX: u32 = 1_024;
 const MEMORY_LEAST: u64 = 1 << 20;

@@ -5,18 +5,18 @@ use std::{
     time::Duration,
 };
 
-use hiveward_kernel::id::HostId;
-use hiveward_runtime::error::{Code, Refused};
-use tokio::sync::{Semaphore, SemaphorePermit};
-
-use crate::{
-    client::ControlPlane,
+use hiveward_catalogue::{
     host::fleet::need,
     placement::vm::{
         EXACT_VMS_MAX, Exact, Qubo,
         plan::{Annealing, FirstFit, Gap, Problem, Solver},
     },
 };
+use hiveward_kernel::id::HostId;
+use hiveward_runtime::error::{Code, Refused};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::client::ControlPlane;
 
 /// After the first packing: a second or two of one core.
 const MOVES_MAX: u64 = 2_000_000;

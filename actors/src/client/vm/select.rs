@@ -1,14 +1,14 @@
 //! Which host a VM would be placed on: asked, and nothing is changed.
 
+use hiveward_catalogue::{
+    host::placing,
+    placement::vm::{Decision, Engine, Need, Reject, Weights, Wish},
+};
 use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::error::Refused;
 
 use super::{NewVm, new::check_new};
-use crate::{
-    client::ControlPlane,
-    host::{network, placing},
-    placement::vm::{Decision, Engine, Need, Reject, Weights, Wish},
-};
+use crate::client::ControlPlane;
 
 /// What was said of one host.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,14 +47,14 @@ impl ControlPlane {
             turn: vm.as_u128() as u64,
         };
         self.house.directory.read(|known| {
-            let cards = network::book::cards(&known.fleet, vm, &new.networks, &[])?;
+            let cards = hiveward_catalogue::host::network::book::cards(&known.fleet, vm, &new.networks, &[])?;
             let wish = Wish { overlay: cards.iter().any(|card| card.overlay), ..wish };
             let mut engine = Engine::default();
             let decision = placing::select(&known.fleet, &mut engine, vm, &wish, new.ha, |_| true)?;
             let trace = engine.trace();
             // In the order of the columns.
             let hosts = known.fleet.hosts.values().zip(trace.rejects.iter().zip(&trace.scores));
-            let verdict = |(entry, (reject, score)): (&crate::host::fleet::HostEntry, (&Reject, &f32))| Verdict {
+            let verdict = |(entry, (reject, score)): (&hiveward_catalogue::host::fleet::HostEntry, (&Reject, &f32))| Verdict {
                 host: entry.spec.id,
                 name: entry.spec.name.clone(),
                 score: if *reject == Reject::None { Ok(*score) } else { Err(*reject) },

@@ -3,6 +3,7 @@
 //! Each is an operation: reserved before the hypervisor is asked, undone as a whole if it fails. What cannot change while the
 //! guest runs is so when it is started again, and the VM says until then what it runs with.
 
+use hiveward_catalogue::vm::spec::DiskSpec;
 use hiveward_kernel::id::VmId;
 use hiveward_runtime::{
     error::{Code, Refused},
@@ -14,7 +15,7 @@ use super::{
     new::{check_cpus, check_disk_bytes, check_memory},
 };
 use crate::vm::{
-    DiskSpec, VmRecord,
+    VmRecord,
     event::{OperationKind, Subject},
 };
 

@@ -9,6 +9,13 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use hiveward_catalogue::{
+    host::{
+        image::header::Format,
+        protocol::{DiskCopy, Marks},
+    },
+    vm::spec::VmSpec,
+};
 use hiveward_kernel::id::VmId;
 use hiveward_runtime::{
     call::Reply,
@@ -18,8 +25,7 @@ use hiveward_runtime::{
 
 use super::{
     actor::{Host, State},
-    driver::{Action, DiskCopy, Driver, DriverError, Marks, simulated::SIMULATED_DISK},
-    image::Format,
+    driver::{Action, Driver, DriverError, simulated::SIMULATED_DISK},
     message::HostMsg,
 };
 use crate::{
@@ -27,7 +33,6 @@ use crate::{
     vm::{
         backup::{MANIFEST_FORMAT, MANIFEST_FORMAT_BASED, Manifest},
         copy::Copied,
-        spec::VmSpec,
     },
 };
 

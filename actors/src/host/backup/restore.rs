@@ -10,6 +10,10 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
+use hiveward_catalogue::{
+    host::protocol::{Base, DiskCopy},
+    vm::spec::Restored,
+};
 use hiveward_kernel::id::VmId;
 use hiveward_runtime::clock::Deadline;
 use parking_lot::Mutex;
@@ -17,9 +21,9 @@ use tokio::sync::Semaphore;
 
 use super::{qcow2, scratch, targets};
 use crate::{
-    host::driver::{Base, DiskCopy, DriverError, simulated},
+    host::driver::{DriverError, simulated},
     house::House,
-    vm::backup::{BACKUP_WITHIN, Restored},
+    vm::backup::BACKUP_WITHIN,
 };
 
 /// Each reads all of its backups and writes as much.
@@ -30,40 +34,38 @@ fn dir(house: &House, vm: VmId) -> PathBuf {
     house.data_dir.join("restores").join(vm.to_string())
 }
 
-impl Restored {
-    /// Whether its disks are first made on this node: what stands alone in a directory is taken from there.
-    pub fn is_made(&self) -> bool {
-        !self.under.is_empty() || targets::bucket::within(&self.path).is_some()
-    }
+/// Tells whether the disks of a restored VM are first made on this node: what stands alone in a directory is taken from there.
+pub fn is_made(restored: &Restored) -> bool {
+    !restored.under.is_empty() || targets::bucket::within(&restored.path).is_some()
+}
 
-    fn layers<'a>(&'a self, disk: &'a DiskCopy) -> impl Iterator<Item = &'a DiskCopy> {
-        let below = self.under.iter().filter_map(|layer| layer.disks.iter().find(|below| below.disk == disk.disk));
-        below.chain(std::iter::once(disk))
-    }
+fn layers<'a>(restored: &'a Restored, disk: &'a DiskCopy) -> impl Iterator<Item = &'a DiskCopy> {
+    let below = restored.under.iter().filter_map(|layer| layer.disks.iter().find(|below| below.disk == disk.disk));
+    below.chain(std::iter::once(disk))
+}
 
-    /// What a disk begins as: a file on the node.
-    pub fn base(&self, house: &House, vm: VmId, disk: &DiskCopy) -> Base {
-        let there = Base {
-            hash: disk.hash.clone(),
-            path: format!("{}/{}", self.path, disk.file),
-            bytes: disk.bytes,
-            virtual_bytes: disk.virtual_bytes,
-            format: disk.format.clone(),
-            verify: true,
-        };
-        if !self.is_made() {
-            return there;
-        }
-        let mut hash = blake3::Hasher::new();
-        for layer in self.layers(disk) {
-            hash.update(layer.hash.as_bytes());
-        }
-        let path = dir(house, vm).join(&disk.file);
-        // When the VM's disks are there nobody reads it, and it is gone.
-        let bytes = std::fs::metadata(&path).map_or(0, |meta| meta.len());
-        let hash = hash.finalize().to_hex().to_string();
-        Base { hash, path: path.display().to_string(), bytes, verify: false, ..there }
+/// Names what a disk begins as: a file on the node.
+pub fn base(restored: &Restored, house: &House, vm: VmId, disk: &DiskCopy) -> Base {
+    let there = Base {
+        hash: disk.hash.clone(),
+        path: format!("{}/{}", restored.path, disk.file),
+        bytes: disk.bytes,
+        virtual_bytes: disk.virtual_bytes,
+        format: disk.format.clone(),
+        verify: true,
+    };
+    if !is_made(restored) {
+        return there;
     }
+    let mut hash = blake3::Hasher::new();
+    for layer in layers(restored, disk) {
+        hash.update(layer.hash.as_bytes());
+    }
+    let path = dir(house, vm).join(&disk.file);
+    // When the VM's disks are there nobody reads it, and it is gone.
+    let bytes = std::fs::metadata(&path).map_or(0, |meta| meta.len());
+    let hash = hash.finalize().to_hex().to_string();
+    Base { hash, path: path.display().to_string(), bytes, verify: false, ..there }
 }
 
 /// Away with what was made.

@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
+use hiveward_catalogue::{
+    host::protocol::{CHECKPOINT_MARK, Card, DiskCopies, DiskCopy, Make, Marks, Network},
+    vm::spec::DiskSpec,
+};
 use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::clock::Deadline;
 
-use super::{
-    Action, CHECKPOINT_MARK, Card, Change, Connection, DiskCopies, DiskCopy, Domain, DomainSpec, Driver, DriverError, Make,
-    Marks, Network, Off, Run,
-};
-use crate::vm::spec::DiskSpec;
+use super::{Action, Change, Connection, Domain, DomainSpec, Driver, DriverError, Off, Run};
 
 pub const WITHIN: Duration = Duration::from_secs(30);
 

@@ -14,6 +14,13 @@ use std::{
 };
 
 use futures_util::{SinkExt, StreamExt, future::BoxFuture};
+use hiveward_catalogue::host::{
+    protocol::{
+        Answer, Call, Definition, DiskCopies, FRAME_BYTES_MAX, GuestInfo, Marks, Move, Network, Pool, Power, Problem, Progress,
+        Request, Said, Seen, VERSION,
+    },
+    spec::{Capacity, HostUri},
+};
 use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::clock::Deadline;
 use parking_lot::Mutex;
@@ -24,11 +31,9 @@ use tokio::{
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use super::{
-    Action, CHANGES_MAX, CONSOLE_PIECES_MAX, Change, Connection, ConsoleBytes, DiskCopies, Domain, DomainSpec, Driver,
-    DriverError, GuestInfo, Listing, Marks, Migration, Network, Off, Pool, Progress, Run, Usage, epoch_of,
-    protocol::{Answer, Call, Definition, FRAME_BYTES_MAX, Move, Power, Problem, Request, Said, Seen, VERSION},
+    Action, CHANGES_MAX, CONSOLE_PIECES_MAX, Change, Connection, ConsoleBytes, Domain, DomainSpec, Driver, DriverError, Listing,
+    Migration, Off, Run, Usage, epoch_of,
 };
-use crate::host::spec::{Capacity, HostUri};
 
 const PROGRAM: &str = "hiveward-libvirt-driver";
 /// Where the program is, if not beside this one or on the path.

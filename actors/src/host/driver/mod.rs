@@ -7,24 +7,22 @@
 #[doc(hidden)]
 pub mod contract;
 pub mod libvirt;
-mod protocol;
 pub mod simulated;
 
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use hiveward_catalogue::{
+    host::{
+        protocol::{AtLimit, Base, Card, DiskCopies, GuestInfo, Lag, Marks, Network, Pool, Progress},
+        spec::{Capacity, HostUri, Scheme},
+    },
+    vm::spec::DiskSpec,
+};
 use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::clock::Deadline;
-
-pub use protocol::{
-    AtLimit, Base, CHECKPOINT_MARK, CHECKPOINTS_MAX, Card, DiskCopies, DiskCopy, GuestInfo, Lag, Make, Marks, Network, Pool,
-    Progress,
-};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-
-use super::spec::{Capacity, HostUri, Scheme};
-use crate::vm::spec::DiskSpec;
 
 /// Changes that wait to be looked at; when more come, one [`Change::Everything`] stands for all.
 pub const CHANGES_MAX: usize = 1_024;
@@ -55,7 +53,7 @@ pub struct DomainSpec {
 }
 
 /// What can be done about a domain: the same list that goes to the drivers that are programs.
-pub type Action = protocol::Step<DomainSpec>;
+pub type Action = hiveward_catalogue::host::protocol::Step<DomainSpec>;
 
 /// Why a domain is off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,19 +112,6 @@ pub struct Domain {
     /// What of its definition it does not run with; said when it was reshaped, and not otherwise.
     #[serde(default)]
     pub lag: Option<Lag>,
-}
-
-impl Lag {
-    /// For people.
-    pub fn words(&self) -> String {
-        let cpus = if self.cpus == 1 { "1 CPU".to_owned() } else { format!("{} CPUs", self.cpus) };
-        let mut words = format!("it runs with {cpus} and {} MiB", self.memory_bytes >> 20);
-        if !self.devices.is_empty() {
-            words.push_str(&format!(", without {}", self.devices.join(" and ")));
-        }
-        words.push_str(" until it is stopped and started");
-        words
-    }
 }
 
 /// What the domain of a VM is called in this epoch. No VM's own name has a `+`.
@@ -220,21 +205,6 @@ pub struct Migration {
     pub bandwidth_mib: Option<u64>,
     pub limit_ms: u64,
     pub at_limit: AtLimit,
-}
-
-impl Progress {
-    /// How long it still takes, if the guest writes and the network carries on as now: what is left over what is sent and
-    /// not written anew. `None` if that is not known, or never ends.
-    pub fn forecast_ms(&self) -> Option<u64> {
-        let gained = self.sent_bytes?.saturating_sub(self.dirty_bytes.unwrap_or(0));
-        (gained > 0).then_some(())?;
-        self.remaining_bytes?.checked_mul(1_000)?.checked_div(gained)
-    }
-
-    /// Whether the guest writes at least as fast as its memory is sent.
-    pub fn is_outrun(&self) -> Option<bool> {
-        Some(self.dirty_bytes? >= self.sent_bytes.filter(|sent| *sent > 0)?)
-    }
 }
 
 /// Cheap to share. Dropping the last clone closes the connection.

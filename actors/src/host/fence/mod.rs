@@ -20,6 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hiveward_catalogue::host::spec::{HostSpec, HostUri, Scheme};
 use hiveward_kernel::{
     id::{HostId, VmId},
     shim::ShimProgram,
@@ -31,10 +32,7 @@ use hiveward_runtime::{
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    driver::simulated::Hypervisor,
-    spec::{HostSpec, HostUri, Scheme},
-};
+use super::driver::simulated::Hypervisor;
 
 /// Between looks at the lease and, once it is over, at what runs.
 const LOOK_EVERY: Duration = Duration::from_millis(50);

@@ -15,6 +15,7 @@ use std::{
 };
 
 use futures_util::StreamExt;
+use hiveward_catalogue::host::image::header::{self, Format, HEADER_BYTES};
 use hiveward_runtime::{
     clock::Deadline,
     error::{Code, Refused},
@@ -24,8 +25,6 @@ use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
-
-use super::header::{self, Format, HEADER_BYTES};
 
 /// At the same time, on one node; one more is refused.
 const RUNNING_MAX: usize = 8;

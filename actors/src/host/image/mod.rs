@@ -4,9 +4,4 @@
 //! A name means one image for ever; a VM keeps the image that its name meant when it was made. One that a VM is made of is
 //! not removed. A host's copy is removed when the image is and no disk is left that was made of it.
 
-pub mod header;
 pub mod import;
-mod spec;
-
-pub use header::Format;
-pub use spec::ImageSpec;

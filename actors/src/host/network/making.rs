@@ -2,13 +2,12 @@
 
 use std::net::IpAddr;
 
-use hiveward_kernel::id::{HostId, VmId};
-
-use crate::host::{
-    driver::{self, Make, Network},
+use hiveward_catalogue::host::{
     fleet::{Fleet, VmEntry},
-    network::{Kind, NetworkEntry},
+    network::{book::NetworkEntry, spec::Kind},
+    protocol::{self, Make, Network},
 };
+use hiveward_kernel::id::{HostId, VmId};
 
 /// A network as it is to be on a host, or why it cannot be there.
 fn making(fleet: &Fleet, host: HostId, entry: &NetworkEntry) -> Result<Network, String> {
@@ -60,13 +59,13 @@ pub fn needed(fleet: &Fleet, host: HostId, vm: &VmEntry) -> Result<Vec<Network>,
 }
 
 /// A VM's cards on those of `networks` that are the cluster's, for its definition on a host.
-pub fn cards(fleet: &Fleet, host: HostId, vm: VmId, networks: &[String]) -> Result<Vec<driver::Card>, String> {
+pub fn cards(fleet: &Fleet, host: HostId, vm: VmId, networks: &[String]) -> Result<Vec<protocol::Card>, String> {
     let found = networks.iter().filter_map(|name| fleet.networks.card(vm, name));
     found
         .map(|(entry, card)| {
             let network = making(fleet, host, entry)?;
             let prefix = entry.spec.kind.cidr().map(|range| range.prefix());
-            Ok(driver::Card {
+            Ok(protocol::Card {
                 network: entry.spec.name.clone(),
                 source: network.source(),
                 mac: card.mac.clone(),

@@ -4,12 +4,7 @@
 //! said, `book` gives out and takes back (pure, simulated). A host makes real what its VMs use, just before they use it, and
 //! sweeps what they do not use any more: `making` says what that is (pure), `tending` does it.
 
-pub mod book;
 pub mod making;
 #[cfg(test)]
 mod simulation;
-pub mod spec;
 pub mod tending;
-
-pub use book::{Card, NetworkEntry, Networks};
-pub use spec::{Cidr, Kind, NetworkSpec};

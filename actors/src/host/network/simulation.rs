@@ -7,21 +7,28 @@ use std::{
     sync::Arc,
 };
 
-use hiveward_kernel::id::{HostId, NetworkId, VmId};
-use hiveward_runtime::{clock::WallMs, op::NodeId};
-
-use super::{Card, Cidr, Kind, NetworkSpec, book, making};
-use crate::{
+use hiveward_catalogue::{
     host::{
         decide::decide,
-        driver::Make,
         event::{FleetChange, FleetEvent},
         fleet::Fleet,
         lost,
+        network::{
+            book::{self, Card},
+            spec::{Cidr, Kind, NetworkSpec},
+        },
+        protocol::Make,
         spec::{Capacity, HostSpec},
     },
-    vm::{VmSpec, simulation::spec, spec::Shape},
+    vm::{
+        spec::{Shape, VmSpec},
+        testing::spec,
+    },
 };
+use hiveward_kernel::id::{HostId, NetworkId, VmId};
+use hiveward_runtime::{clock::WallMs, op::NodeId};
+
+use crate::host::network::making;
 
 const SEEDS: u64 = 150;
 const STEPS: u32 = 250;

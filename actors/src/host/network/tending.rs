@@ -6,6 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_catalogue::host::{protocol::Network, spec::HostUri};
 use hiveward_kernel::{
     entity::Entity,
     id::{HostId, VmId},
@@ -20,9 +21,8 @@ use super::making;
 use crate::{
     host::{
         actor::{Host, STEP_WITHIN, State, deliver},
-        driver::{Action, Driver, DriverError, Network},
+        driver::{Action, Driver, DriverError},
         message::HostMsg,
-        spec::HostUri,
     },
     house::House,
 };

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hiveward_catalogue::budget::{Amount, Budget, Scope};
 use hiveward_runtime::op::NodeId;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
@@ -17,7 +18,7 @@ use super::{
     teller::Teller,
     wire::{Answer, Post, Word},
 };
-use crate::model::meter::{Account, Amount, Ask, Budget, NotGranted, Scope, WAIT_MAX};
+use crate::model::meter::{Account, Ask, NotGranted, WAIT_MAX};
 
 /// Cheap to clone; all clones are one.
 #[derive(Clone)]

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use hiveward_catalogue::{budget::Scope, directory::NodeStatus};
 use hiveward_kernel::desks;
 use hiveward_runtime::{
     clock::Deadline,
@@ -15,7 +16,7 @@ use super::{
     state::Known,
     wire::{Answer, Question},
 };
-use crate::{directory::NodeStatus, house::House, model::meter::Scope};
+use crate::house::House;
 
 /// For an owner to take in a post.
 const POST_WITHIN: Duration = Duration::from_secs(2);

@@ -6,6 +6,7 @@ use std::{
     time::Instant,
 };
 
+use hiveward_catalogue::budget::{Amount, Budget, Scope};
 use hiveward_kernel::id::AgentId;
 use hiveward_runtime::op::NodeId;
 
@@ -14,7 +15,7 @@ use super::{
     teller::Teller,
     wire::{Answer, Post, Word},
 };
-use crate::model::meter::{Amount, Ask, Budget, Scope};
+use crate::model::meter::Ask;
 
 const SEEDS: u64 = 60;
 const STEPS: u32 = 2_000;

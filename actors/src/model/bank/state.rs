@@ -8,10 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hiveward_catalogue::budget::{Amount, Budget, Scope};
 use hiveward_runtime::op::NodeId;
 
 use super::wire::{Answer, CallState, Post, Said, Stage, Word};
-use crate::model::meter::{Account, Amount, Ask, Budget, Meter, Scope, Verdict};
+use crate::model::meter::{Account, Ask, Meter, Verdict};
 
 /// One node, as the owner knows it.
 #[derive(Debug, Default)]

@@ -5,8 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use hiveward_catalogue::budget::{Amount, Scope};
+
 use super::wire::{Answer, CallState, Post, Said, Stage, Word};
-use crate::model::meter::{Amount, Ask, Scope};
+use crate::model::meter::Ask;
 
 #[derive(Debug)]
 struct Call {

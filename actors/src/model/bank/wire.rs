@@ -1,9 +1,10 @@
 //! What a node tells the owner of budgets, and hears of it.
 
+use hiveward_catalogue::budget::{Amount, Scope};
 use hiveward_kernel::id::AgentId;
 use serde::{Deserialize, Serialize};
 
-use crate::model::meter::{Amount, RateLimit, Scope};
+use crate::model::meter::RateLimit;
 
 /// How far a call is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

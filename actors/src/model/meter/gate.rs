@@ -6,10 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hiveward_catalogue::budget::{Amount, Budget, Scope};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::state::{Account, Amount, Ask, Budget, Meter, Scope, Verdict};
+use super::state::{Account, Ask, Meter, Verdict};
 
 /// A call that was not let through by then is told to come back.
 pub(in crate::model) const WAIT_MAX: Duration = Duration::from_secs(240);

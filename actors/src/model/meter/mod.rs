@@ -12,5 +12,5 @@ mod state;
 pub(super) use gate::WAIT_MAX;
 pub use gate::{Gate, NotGranted, Reservation};
 pub use rate::RateLimit;
-pub use state::{Account, Amount, Ask, Budget, Scope};
+pub use state::{Account, Ask};
 pub(super) use state::{Meter, Verdict};

@@ -5,11 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hiveward_catalogue::budget::{Amount, Budget, Scope};
 use hiveward_kernel::id::{AgentId, SwarmId};
 
 use super::{
     rate::RateLimit,
-    state::{Amount, Ask, Budget, Meter, Scope, Verdict},
+    state::{Ask, Meter, Verdict},
 };
 
 const SEEDS: u64 = 100;

@@ -2,18 +2,19 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use hiveward_kernel::id::HostId;
-use hiveward_runtime::cluster::lease::{Grantor, NotGranted};
-
-use super::{Flaw, Leader, Message, NODES, World, host_id, node_id, terms};
-use crate::{
+use hiveward_catalogue::{
     directory::NodeStatus,
     host::{
         event::FleetChange,
         lost::{self, FENCE_MARGIN},
     },
-    roster::{decide, event::RosterEvent},
+    roster::event::RosterEvent,
 };
+use hiveward_kernel::id::HostId;
+use hiveward_runtime::cluster::lease::{Grantor, NotGranted};
+
+use super::{Flaw, Leader, Message, NODES, World, host_id, node_id, terms};
+use crate::roster::decide;
 
 impl World {
     pub(super) fn lead(&mut self, on: usize) {

@@ -13,6 +13,16 @@ use std::{
     time::Duration,
 };
 
+use hiveward_catalogue::{
+    directory::Known,
+    host::{
+        event::{FleetChange, FleetEvent},
+        spec::{Capacity, HostSpec},
+    },
+    placement::vm::{Decision, Strategy},
+    roster::event::{NodeRecord, RosterEvent},
+    vm::spec::VmSpec,
+};
 use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::{
     clock::WallMs,
@@ -20,19 +30,7 @@ use hiveward_runtime::{
     op::NodeId,
 };
 
-use super::{
-    decide,
-    event::{NodeRecord, RosterEvent},
-};
-use crate::{
-    directory::Known,
-    host::{
-        event::{FleetChange, FleetEvent},
-        spec::{Capacity, HostSpec},
-    },
-    placement::vm::{Decision, Strategy},
-    vm::spec::VmSpec,
-};
+use super::decide;
 
 const STEP: Duration = Duration::from_millis(100);
 /// Forty seconds in which things break, and more than a minute in which they are mended.
@@ -164,13 +162,13 @@ fn host_spec(n: usize) -> HostSpec {
     let uri = if n < NODES { "qemu:///system".to_owned() } else { "qemu+tls://remote/system".to_owned() };
     HostSpec {
         node: (n < NODES).then(|| node_id(n)),
-        pool: crate::host::driver::Pool { path: Some("/shared".into()), shared: true },
+        pool: hiveward_catalogue::host::protocol::Pool { path: Some("/shared".into()), shared: true },
         ..HostSpec::new(host_id(n), format!("h{n}"), uri)
     }
 }
 
 fn vm_spec(n: u128) -> VmSpec {
-    VmSpec { id: VmId::from_u128(n), name: format!("vm{n}"), ha: true, ..crate::vm::simulation::spec() }
+    VmSpec { id: VmId::from_u128(n), name: format!("vm{n}"), ha: true, ..hiveward_catalogue::vm::testing::spec() }
 }
 
 impl World {

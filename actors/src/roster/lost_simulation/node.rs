@@ -1,5 +1,6 @@
 //! What nodes, keepers and hypervisors of a history do by what they know.
 
+use hiveward_catalogue::directory::Known;
 use hiveward_kernel::{
     entity::Entity,
     id::{HostId, VmId},
@@ -7,7 +8,6 @@ use hiveward_kernel::{
 use hiveward_runtime::cluster::lease::Phase;
 
 use super::{Domain, Flaw, KILL_STEPS_MAX, NODES, Node, STORAGE_STEPS, World, host_id, node_id, terms};
-use crate::directory::Known;
 
 impl World {
     fn is_over(&self, machine: usize) -> bool {

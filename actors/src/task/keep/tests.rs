@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use hiveward_catalogue::placement::{Decision, Strategy};
 use hiveward_kernel::{
     body::Label,
     id::{AgentId, TaskId},
@@ -25,7 +26,6 @@ use redb::{Database, ReadableDatabase};
 
 use super::*;
 use crate::{
-    placement::{Decision, Strategy},
     swarm::{
         event::{Ended, FORMAT, Next, SwarmEvent},
         testing::spec,

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use hiveward_catalogue::host::protocol::Lag;
+
 use crate::{
-    host::driver::{Lag, Off, Run},
+    host::driver::{Off, Run},
     vm::{event::Seen, reconcile::Step},
 };
 

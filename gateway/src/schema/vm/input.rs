@@ -1,7 +1,7 @@
 //! What mutations of VMs are given.
 
 use async_graphql::{Context, ID, InputObject};
-use hiveward_actors::{client::NewVm, vm};
+use hiveward_actors::client::NewVm;
 use hiveward_runtime::error::Refused;
 
 use super::super::{
@@ -140,7 +140,7 @@ impl CreateVmInput {
     pub(super) fn parse(self, ctx: &Context<'_>) -> Result<NewVm> {
         let disks = self.disks.unwrap_or_default().into_iter().enumerate().map(|(n, disk)| {
             let name = parse::name(&join(&format!("disks.{n}"), "name"), disk.name)?;
-            Ok(vm::DiskSpec { name, size_bytes: disk.size_bytes.0 })
+            Ok(hiveward_catalogue::vm::DiskSpec { name, size_bytes: disk.size_bytes.0 })
         });
         Ok(NewVm {
             name: parse::name("name", self.name)?,

@@ -1,13 +1,11 @@
 //! Operations of VMs, and how a migration goes.
 
 use async_graphql::SimpleObject;
-use hiveward_actors::{
-    host::driver::Progress,
-    vm::{
-        event::{Outcome, Subject},
-        state::VmOperation as Operation,
-    },
+use hiveward_actors::vm::{
+    event::{Outcome, Subject},
+    state::VmOperation as Operation,
 };
+use hiveward_catalogue::host::protocol::Progress;
 
 use super::super::{
     enums::VmOperationStatus,

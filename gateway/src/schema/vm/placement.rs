@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_graphql::{ID, Object, SimpleObject};
-use hiveward_actors::placement;
+use hiveward_catalogue::placement;
 
 use super::super::enums::VmPlacementStrategy;
 

@@ -3,9 +3,9 @@
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject};
 use hiveward_actors::{
     client::{Done, NewSize},
-    host::driver::Lag,
-    vm::{DiskSpec, VmRecord},
+    vm::VmRecord,
 };
+use hiveward_catalogue::{host::protocol::Lag, vm::spec::DiskSpec};
 
 use super::{
     super::{

@@ -5,14 +5,12 @@
 
 use std::collections::HashMap;
 
+use hiveward_catalogue::agent::coding::Permission;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::dialect::{Asked, Choice, Dialect, Heard, Line, Opening, Program, TerminalProgram, Want};
-use crate::agent::{
-    activity::{Tokens, TurnEnd},
-    coding::Permission,
-};
+use crate::agent::activity::{Tokens, TurnEnd};
 
 const VERSION: u64 = 1;
 const INITIALIZE: &str = "initialize";

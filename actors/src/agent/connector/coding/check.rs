@@ -8,11 +8,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use hiveward_catalogue::agent::coding::CodingSpec;
 use tokio::process::Command;
 
 use super::{Speaks, claude};
 use crate::agent::{
-    coding::CodingSpec,
     connector::{StartFailure, attempt::Shared, lines::tail_of},
     presets,
 };

@@ -2,14 +2,12 @@
 //!
 //! What was checked and with which version is in the tests: recorded streams, and the real program.
 
+use hiveward_catalogue::agent::coding::Permission;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::dialect::{Asked, Dialect, Heard, Line, Opening, Program, TerminalProgram};
-use crate::agent::{
-    activity::{Tokens, TurnEnd},
-    coding::Permission,
-};
+use crate::agent::activity::{Tokens, TurnEnd};
 
 /// Older ones do not speak all of what is said here.
 pub(super) const VERSION_MIN: (u32, u32) = (2, 0);

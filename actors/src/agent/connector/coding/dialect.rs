@@ -2,13 +2,11 @@
 
 use std::path::PathBuf;
 
+use hiveward_catalogue::agent::coding::Permission;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::agent::{
-    activity::{Tokens, TurnEnd},
-    coding::Permission,
-};
+use crate::agent::activity::{Tokens, TurnEnd};
 
 /// One line for the program's standard input. Under the same tag nothing is said to a process twice.
 #[derive(Clone, Debug, PartialEq, Eq)]

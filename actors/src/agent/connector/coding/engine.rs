@@ -6,6 +6,10 @@
 
 use std::{collections::HashSet, fs, io, path::PathBuf, sync::Arc, time::Duration};
 
+use hiveward_catalogue::agent::{
+    coding::{AnswerKind, CodingSpec},
+    spec::{Limits, SessionSpec},
+};
 use hiveward_kernel::id::ApprovalId;
 use tokio::{sync::mpsc, time::Instant};
 
@@ -19,7 +23,6 @@ use super::{
 use crate::{
     agent::{
         activity::{Prompter, TurnEnd, What, bounded, head},
-        coding::{AnswerKind, CodingSpec},
         connector::{
             End, Job, Outcome, Report,
             attempt::{Attempt, Control},
@@ -28,7 +31,6 @@ use crate::{
         },
         policy::Rules,
         session::{Launch, Overflow, Session, Stdin, Stream, Tail},
-        spec::{Limits, SessionSpec},
     },
     model::Pass,
 };

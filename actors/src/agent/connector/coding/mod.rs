@@ -23,6 +23,10 @@ mod telling;
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
+use hiveward_catalogue::agent::{
+    coding::{CodingSpec, Permission},
+    spec::AgentSpec,
+};
 use hiveward_kernel::{id::ApprovalId, lease::Lease};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -36,13 +40,7 @@ use super::{
     registry::ConnectorEnv,
 };
 use crate::{
-    agent::{
-        activity::What,
-        coding::{CodingSpec, Permission},
-        policy::Rules,
-        session::Exit,
-        spec::AgentSpec,
-    },
+    agent::{activity::What, policy::Rules, session::Exit},
     model::Holder,
 };
 

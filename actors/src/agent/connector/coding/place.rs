@@ -2,11 +2,11 @@
 
 use std::{fs, path::Path, time::Duration};
 
+use hiveward_catalogue::agent::coding::{AnswerKind, CodingSpec, Hook};
 use serde_json::{Value, json};
 
 use crate::{
     agent::{
-        coding::{AnswerKind, CodingSpec, Hook},
         connector::{
             End, Job, Outcome, StopHow, StopWhy,
             attempt::{Attempt, Control, json_or_text},

@@ -1,5 +1,6 @@
 //! Questions of the program, and their answers: by rule at once, by a person when one answers.
 
+use hiveward_catalogue::agent::coding::Permission;
 use hiveward_kernel::id::ApprovalId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -10,7 +11,6 @@ use super::{
 };
 use crate::agent::{
     activity::{What, bounded},
-    coding::Permission,
     connector::{Ask, Report},
     policy::{Verdict, paths},
 };

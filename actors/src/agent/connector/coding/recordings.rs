@@ -1,6 +1,7 @@
 //! What real programs said, per version, and what it is taken for. Recorded against a model that answers by script; lists
 //! of commands and models were emptied.
 
+use hiveward_catalogue::agent::coding::Permission;
 use serde_json::json;
 
 use super::{
@@ -10,7 +11,6 @@ use super::{
 };
 use crate::agent::{
     activity::{Tokens, TurnEnd},
-    coding::Permission,
     presets,
 };
 

@@ -2,13 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hiveward_catalogue::agent::coding::Permission;
 use hiveward_kernel::id::ApprovalId;
 use hiveward_runtime::clock::WallMs;
 
-use crate::agent::{
-    activity::{Activity, Prompter, TurnEnd, What},
-    coding::Permission,
-};
+use crate::agent::activity::{Activity, Prompter, TurnEnd, What};
 
 #[derive(Debug, Default)]
 pub(super) struct Story {

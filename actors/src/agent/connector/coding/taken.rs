@@ -5,6 +5,7 @@
 
 use std::{fs, io, path::Path, time::Duration};
 
+use hiveward_catalogue::agent::spec::{Limits, SessionSpec};
 use serde_json::Value;
 
 use super::{
@@ -16,7 +17,6 @@ use crate::agent::{
     activity::{Prompter, What},
     connector::{End, Outcome, Report, attempt::terminal_dir, machine},
     session::{self, Adopted, Launch, Overflow, Stdin},
-    spec::{Limits, SessionSpec},
 };
 
 /// Until somebody attaches, whose terminal says how large it is.

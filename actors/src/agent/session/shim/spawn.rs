@@ -16,14 +16,17 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use hiveward_catalogue::agent::spec::SessionSpec;
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
     sys::{signal::SigSet, stat::Mode},
     unistd::{AccessFlags, access},
 };
 
-use super::super::{layout::MARKER, wire::Params, wire::Stdin};
-use crate::agent::spec::SessionSpec;
+use super::super::{
+    layout::MARKER,
+    wire::{Params, Stdin},
+};
 
 /// The running process and our ends of what connects us.
 pub(super) struct Spawned {
@@ -116,6 +119,7 @@ pub(super) fn resize(pty: &OwnedFd, cols: u16, rows: u16) -> io::Result<()> {
 
 fn open_pty(cols: u16, rows: u16) -> io::Result<(OwnedFd, OwnedFd)> {
     use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
+
     let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     grantpt(&master)?;
     unlockpt(&master)?;

@@ -14,6 +14,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, future::BoxFuture, stream};
+use hiveward_catalogue::host::protocol::DiskCopy;
 use hiveward_runtime::fault;
 use object_store::{
     BackoffConfig, ClientOptions, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig,
@@ -24,10 +25,7 @@ use object_store::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{DRILLED, Done, LISTED_MAX, Listed, MANIFEST, MANIFEST_BYTES_MAX, Target, is_name, link, missing, other, understand};
-use crate::{
-    host::driver::DiskCopy,
-    vm::backup::{Drilled, Manifest},
-};
+use crate::vm::backup::{Drilled, Manifest};
 
 const SCHEME: &str = "s3://";
 /// Of one part, at least; each is in memory while it is on its way.
@@ -89,6 +87,7 @@ fn discreet(mut text: String, secrets: impl Iterator<Item = String>) -> String {
 
 fn error(error: object_store::Error) -> io::Error {
     use object_store::Error;
+
     let text = error.to_string();
     let kind = match &error {
         Error::NotFound { .. } => io::ErrorKind::NotFound,

@@ -9,6 +9,7 @@ use std::{
     },
 };
 
+use hiveward_catalogue::vm::testing::spec;
 use hiveward_runtime::clock::Deadline;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
@@ -18,10 +19,7 @@ use object_store::aws::AmazonS3Builder;
 use s3s::{auth::SimpleAuth, service::S3ServiceBuilder};
 
 use super::{bucket::Bucket, chain, *};
-use crate::{
-    host::driver::simulated::SIMULATED_DISK,
-    vm::{backup::MANIFEST_FORMAT, simulation::spec},
-};
+use crate::{host::driver::simulated::SIMULATED_DISK, vm::backup::MANIFEST_FORMAT};
 
 const KEY: &str = "AKIATESTKEY";
 const SECRET: &str = "very-secret-of-a-test";

@@ -7,13 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use hiveward_catalogue::host::protocol::DiskCopy;
+
 use super::{
     DRILLED, Done, LISTED_MAX, Listed, MANIFEST, MANIFEST_BYTES_MAX, Target, blocking, is_name, link, missing, understand, verify,
 };
-use crate::{
-    host::driver::DiskCopy,
-    vm::backup::{Drilled, Manifest},
-};
+use crate::vm::backup::{Drilled, Manifest};
 
 pub struct Directory {
     pub path: PathBuf,

@@ -17,14 +17,12 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use hiveward_catalogue::host::protocol::DiskCopy;
 use hiveward_runtime::error::Refused;
 
-use crate::{
-    host::driver::DiskCopy,
-    vm::{
-        backup::{Drilled, MANIFEST_FORMAT, MANIFEST_FORMAT_BASED, Manifest},
-        chain,
-    },
+use crate::vm::{
+    backup::{Drilled, MANIFEST_FORMAT, MANIFEST_FORMAT_BASED, Manifest},
+    chain,
 };
 
 const MANIFEST: &str = "manifest.json";
@@ -120,6 +118,7 @@ fn is_name(name: &str) -> bool {
 /// Whether it would be the same once more.
 pub fn is_final(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidInput, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+
     matches!(error.kind(), InvalidInput | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem)
 }
 

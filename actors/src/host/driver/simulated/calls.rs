@@ -7,18 +7,22 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
+use hiveward_catalogue::host::{
+    protocol::{DiskCopies, DiskCopy, GuestInfo, Marks, Network, Progress},
+    simulated::Manners,
+    spec::{Capacity, HostUri},
+};
 use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::{clock::Deadline, fault};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     super::{
-        Action, CONSOLE_PIECES_MAX, Change, ConsoleBytes, DiskCopies, DiskCopy, Domain, DomainSpec, Driver, DriverError,
-        GuestInfo, Listing, Marks, Migration, Network, Off, Progress, Run, epoch_of,
+        Action, CONSOLE_PIECES_MAX, Change, ConsoleBytes, Domain, DomainSpec, Driver, DriverError, Listing, Migration, Off, Run,
+        epoch_of,
     },
-    BANNER, Copying, Hypervisor, MISSING, Machine, Manners, SIMULATED_DISK, disks, hand_over,
+    BANNER, Copying, Hypervisor, MISSING, Machine, SIMULATED_DISK, disks, hand_over,
 };
-use crate::host::spec::{Capacity, HostUri};
 
 /// For a guest's agent to answer one command.
 const AGENT_WITHIN: Duration = Duration::from_secs(10);

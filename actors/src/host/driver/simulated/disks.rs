@@ -5,9 +5,8 @@ use std::{
     io,
 };
 
+use hiveward_catalogue::host::protocol::{CHECKPOINTS_MAX, Marks};
 use serde::{Deserialize, Serialize};
-
-use crate::host::driver::{CHECKPOINTS_MAX, Marks};
 
 /// By the place of each, a number for what is in it.
 pub type Blocks = BTreeMap<u64, u64>;

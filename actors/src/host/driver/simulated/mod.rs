@@ -5,6 +5,8 @@
 //! `driver.ACTION` (before anything happened) and `driver.ACTION.done` (it has happened, and nobody hears). Here is the
 //! machine room; `calls` is what a connection to it is asked.
 
+use hiveward_catalogue::host::simulated::Manners;
+
 mod calls;
 pub mod disks;
 mod switch;
@@ -12,9 +14,12 @@ mod switch;
 use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
     sync::{Arc, LazyLock},
-    time::Duration,
 };
 
+use hiveward_catalogue::{
+    host::{protocol::Lag, spec::HostUri},
+    vm::spec::Shape,
+};
 use hiveward_kernel::id::{HostId, VmId};
 use parking_lot::Mutex;
 use tokio::{
@@ -22,8 +27,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{CHANGES_MAX, Change, Connection, ConsoleBytes, DomainSpec, DriverError, Lag, Off, Run, Usage};
-use crate::{host::spec::HostUri, vm::spec::Shape};
+use super::{CHANGES_MAX, Change, Connection, ConsoleBytes, DomainSpec, DriverError, Off, Run, Usage};
 use calls::Simulated;
 use disks::{Blocks, Disks};
 
@@ -31,66 +35,6 @@ use disks::{Blocks, Disks};
 pub const SIMULATED_DISK: &str = "simulated";
 /// Of images and networks that are said not to exist, and of disks that there is no room for.
 const MISSING: &str = "missing";
-
-/// How it behaves; each may be given in the URI's query.
-#[derive(Clone, Copy, Debug)]
-struct Manners {
-    cpus: u32,
-    memory_bytes: u64,
-    /// Of each action.
-    action: Duration,
-    /// Of a start, in addition.
-    start: Duration,
-    /// Until the guest has heeded the power button.
-    shutdown: Duration,
-    /// Whether it ever does.
-    heeds: bool,
-    /// Of a migration.
-    migrate: Duration,
-    /// How busy guests are that there are not: what is counted of them goes by it. Nothing is counted without it.
-    busy_percent: Option<u64>,
-}
-
-impl Manners {
-    fn of(query: &BTreeMap<String, String>) -> Result<Self, String> {
-        let mut manners = Self {
-            cpus: 64,
-            memory_bytes: 256 << 30,
-            action: Duration::from_millis(1),
-            start: Duration::from_millis(20),
-            shutdown: Duration::from_millis(50),
-            heeds: true,
-            migrate: Duration::from_millis(50),
-            busy_percent: None,
-        };
-        for (key, value) in query {
-            let bad = || {
-                let known =
-                    "cpus, memoryGiB, actionMs, startMs, shutdownMs, migrateMs, busyPercent (numbers) and heeds (true or false)";
-                format!("{key}={value} is nothing that a simulated host knows; there are {known}")
-            };
-            let number = || value.parse::<u64>().map_err(|_| bad());
-            match key.as_str() {
-                "cpus" => manners.cpus = value.parse().map_err(|_| bad())?,
-                "memoryGiB" => manners.memory_bytes = number()? << 30,
-                "actionMs" => manners.action = Duration::from_millis(number()?),
-                "startMs" => manners.start = Duration::from_millis(number()?),
-                "shutdownMs" => manners.shutdown = Duration::from_millis(number()?),
-                "migrateMs" => manners.migrate = Duration::from_millis(number()?),
-                "busyPercent" => manners.busy_percent = Some(number()?.min(100)),
-                "journal" => {}
-                "heeds" => manners.heeds = value.parse().map_err(|_| bad())?,
-                _ => return Err(bad()),
-            }
-        }
-        Ok(manners)
-    }
-}
-
-/// Whether a simulated host can be as this query of its URI says; else why not.
-pub fn check(query: &BTreeMap<String, String>) -> Result<(), String> {
-    Manners::of(query).map(drop)
-}
 
 struct Machine {
     spec: Box<DomainSpec>,
@@ -499,6 +443,8 @@ pub fn open(uri: &HostUri, host: HostId) -> Result<Connection, DriverError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use hiveward_runtime::clock::Deadline;
 
     use super::*;

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use hiveward_catalogue::host::protocol::{Make, Network};
 use hiveward_kernel::id::{HostId, VmId};
 
 use super::{Hypervisor, Inner, MISSING};
-use crate::host::driver::{DriverError, Make, Network};
+use crate::host::driver::DriverError;
 
 /// What is made on one hypervisor, and for whom.
 #[derive(Default)]

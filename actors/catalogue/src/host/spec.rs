@@ -6,7 +6,8 @@ use hiveward_kernel::id::HostId;
 use hiveward_runtime::{error::Refused, op::NodeId};
 use serde::{Deserialize, Serialize};
 
-use super::driver::{Pool, simulated};
+use super::simulated;
+use crate::host::protocol::Pool;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostSpec {

@@ -7,7 +7,7 @@ use hiveward_runtime::op::NodeId;
 use serde::{Deserialize, Serialize};
 
 use super::coding::{AnswerKind, CodingSpec};
-use crate::{model::CallRules, vm::attempt::MachineSpec};
+use crate::{budget::CallRules, vm::machine::MachineSpec};
 
 /// A skill and how good the agent is at it, 0 to 1.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -9,8 +9,8 @@ use hiveward_kernel::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{backup::Restored, warm::Warm};
-use crate::placement::vm::Strategy;
+use super::warm::Warm;
+use crate::{host::protocol::DiskCopy, placement::vm::Strategy};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DiskSpec {
@@ -116,4 +116,24 @@ impl VmSpec {
     pub fn groups(&self) -> impl Iterator<Item = &str> {
         self.anti_affinity.iter().chain(&self.affinity).map(String::as_str)
     }
+}
+
+/// What a VM's disks begin as.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Restored {
+    /// On the node that holds its host, or in an object store.
+    pub path: String,
+    pub disks: Vec<DiskCopy>,
+    /// It lives for one drill.
+    pub drill: bool,
+    /// Backups beside it that it is a difference to, the full one first.
+    #[serde(default)]
+    pub under: Vec<Layer>,
+}
+
+/// One backup of a chain.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Layer {
+    pub name: String,
+    pub disks: Vec<DiskCopy>,
 }

@@ -69,8 +69,8 @@ fn restored(whole: &[u8]) -> Result<Known, SnapshotError> {
     Ok(known)
 }
 
-/// The same, as it is after it was written down and read.
-#[cfg(test)]
+/// Returns the same, as it is after it was written down and read. For tests.
+#[doc(hidden)]
 pub fn written_and_read(known: &Known) -> Known {
     let pieces = pieces_of(known).unwrap();
     assert!(pieces.iter().rev().skip(1).all(|piece| !piece.last && piece.snapshot.body.len() == PIECE_BYTES));

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::CallRules;
+use crate::budget::CallRules;
 
 /// An agent whose program is a coding agent, spoken to in its own structured protocol; one process per attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -80,7 +80,7 @@ impl Networks {
         Some((entry, entry.vms.get(&vm)?))
     }
 
-    pub(in crate::host) fn add(&mut self, spec: &Arc<NetworkSpec>, number: u32, at: WallMs) {
+    pub fn add(&mut self, spec: &Arc<NetworkSpec>, number: u32, at: WallMs) {
         self.names.insert(spec.name.clone(), spec.id);
         self.last = self.last.max(Some(number));
         let entry = NetworkEntry {
@@ -95,7 +95,7 @@ impl Networks {
         self.all.insert(spec.id, entry);
     }
 
-    pub(in crate::host) fn remove(&mut self, network: NetworkId) {
+    pub fn remove(&mut self, network: NetworkId) {
         if let Some(entry) = self.all.remove(&network) {
             self.names.remove(&entry.spec.name);
         }
@@ -109,7 +109,7 @@ impl Networks {
     }
 
     /// The next address of each network is after that of the card that is not known yet.
-    pub(in crate::host) fn given(&mut self, cards: &[Card]) {
+    pub fn given(&mut self, cards: &[Card]) {
         for card in cards {
             if let Some(network) = self.all.get_mut(&card.network)
                 && let Some(address) = card.address
@@ -121,7 +121,7 @@ impl Networks {
     }
 
     /// Enters what a VM has and where it is, or with `false` strikes it out again.
-    pub(in crate::host) fn enter(&mut self, vm: VmId, entry: &VmEntry, there: bool) {
+    pub fn enter(&mut self, vm: VmId, entry: &VmEntry, there: bool) {
         for card in entry.all_cards() {
             let Some(network) = self.all.get_mut(&card.network) else { continue };
             if there {
@@ -187,11 +187,7 @@ impl VmEntry {
     }
 }
 
-pub(in crate::host) fn add(
-    fleet: &Fleet,
-    spec: &Arc<NetworkSpec>,
-    operation: Option<Operation>,
-) -> Result<Vec<FleetEvent>, Refused> {
+pub fn add(fleet: &Fleet, spec: &Arc<NetworkSpec>, operation: Option<Operation>) -> Result<Vec<FleetEvent>, Refused> {
     let networks = &fleet.networks;
     let conflict = |field: &str, message: String| Refused { code: Code::Conflict, message, field: Some(field.into()) };
     if networks.named(&spec.name).is_some() {
@@ -216,11 +212,7 @@ pub(in crate::host) fn add(
     Ok(vec![FleetEvent::NetworkAdded { spec: spec.clone(), number, operation }])
 }
 
-pub(in crate::host) fn remove(
-    fleet: &Fleet,
-    network: NetworkId,
-    operation: Option<Operation>,
-) -> Result<Vec<FleetEvent>, Refused> {
+pub fn remove(fleet: &Fleet, network: NetworkId, operation: Option<Operation>) -> Result<Vec<FleetEvent>, Refused> {
     let Some(entry) = fleet.networks.all.get(&network) else { return Err(Refused::not_found(network)) };
     if let Some(vm) = entry.vms.keys().next() {
         let name = fleet.vms.get(vm).map_or_else(|| vm.to_string(), |entry| entry.spec.name.clone());
@@ -234,7 +226,7 @@ pub(in crate::host) fn remove(
 
 /// The cards of a VM that is to be on these networks. `known` are those of its names that mean already what they mean: the
 /// cards that it has on them it keeps, and what is none of the cluster's stays so.
-pub(crate) fn cards(fleet: &Fleet, vm: VmId, networks: &[String], known: &[String]) -> Result<Vec<Card>, Refused> {
+pub fn cards(fleet: &Fleet, vm: VmId, networks: &[String], known: &[String]) -> Result<Vec<Card>, Refused> {
     let book = &fleet.networks;
     let refused = |at: usize, message: String| Err(Refused::invalid(format!("networks.{at}"), message));
     let mut cards: Vec<Card> = Vec::new();

@@ -46,7 +46,7 @@ impl VmEntry {
 
 impl Fleet {
     /// Changes an entry, and with it what is reserved.
-    pub(super) fn reshape(&mut self, vm: VmId, change: impl FnOnce(&mut VmEntry)) {
+    pub fn reshape(&mut self, vm: VmId, change: impl FnOnce(&mut VmEntry)) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         let before = entry.need();
         change(entry);
@@ -59,11 +59,11 @@ impl Fleet {
 }
 
 /// One that is to come back, in the largest shape that it may have by then.
-pub(super) fn guest(vm: VmId, entry: &VmEntry) -> Guest<'_> {
+pub fn guest(vm: VmId, entry: &VmEntry) -> Guest<'_> {
     Guest { vm, on: entry.host, wish: Wish { need: entry.lasting(), ..wish_of(vm, entry, None) } }
 }
 
-pub(super) fn begin(fleet: &Fleet, vm: VmId, host: HostId, number: u64, shape: &Shape) -> Result<Vec<FleetEvent>, Refused> {
+pub fn begin(fleet: &Fleet, vm: VmId, host: HostId, number: u64, shape: &Shape) -> Result<Vec<FleetEvent>, Refused> {
     let entry = fleet.vms.get(&vm).ok_or_else(|| Refused::not_found(vm))?;
     let refused = |message: String| Err(Refused::new(Code::Refused, message));
     if entry.host != host || entry.moving.is_some() {
@@ -142,7 +142,7 @@ fn admit(fleet: &Fleet, vm: VmId, entry: &VmEntry, shape: &Shape) -> Result<(), 
     Ok(())
 }
 
-pub(super) fn end(fleet: &Fleet, vm: VmId, host: HostId, number: u64, reshaped: bool, held: Option<Size>) -> Vec<FleetEvent> {
+pub fn end(fleet: &Fleet, vm: VmId, host: HostId, number: u64, reshaped: bool, held: Option<Size>) -> Vec<FleetEvent> {
     let entry = fleet.vms.get(&vm).filter(|entry| entry.host == host);
     match entry.and_then(|entry| entry.reshaping.as_ref()).filter(|(of, _)| *of == number) {
         Some((_, shape)) if reshaped => vec![FleetEvent::VmReshaped { vm, host, number, shape: shape.clone(), held }],
@@ -152,7 +152,7 @@ pub(super) fn end(fleet: &Fleet, vm: VmId, host: HostId, number: u64, reshaped: 
     }
 }
 
-pub(super) fn let_go(fleet: &Fleet, vm: VmId, number: u64) -> Vec<FleetEvent> {
+pub fn let_go(fleet: &Fleet, vm: VmId, number: u64) -> Vec<FleetEvent> {
     match fleet.vms.get(&vm) {
         Some(entry) if entry.held.is_some_and(|(since, _)| since == number) => {
             vec![FleetEvent::VmLetGo { vm, host: entry.host }]
@@ -175,7 +175,7 @@ mod tests {
         },
         *,
     };
-    use crate::vm::{VmSpec, simulation::spec};
+    use crate::vm::{spec::VmSpec, testing::spec};
 
     const GIB: u64 = 1 << 30;
 
@@ -245,7 +245,7 @@ mod tests {
         act(&mut fleet, FleetChange::BeginReshape { vm: vm(1), host: host(1), number: 3, shape });
         let lost = FleetEvent::HostOff { host: host(1), by: None, why: "t".into(), operation: None };
         fleet.apply(&lost, WallMs(0));
-        for event in super::super::lost::bring_all_back(&fleet) {
+        for event in crate::host::lost::bring_all_back(&fleet) {
             fleet.apply(&event, WallMs(0));
         }
         let entry = &fleet.vms[&vm(1)];

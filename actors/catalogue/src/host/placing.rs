@@ -117,7 +117,7 @@ fn leaving(vm: VmId, entry: &VmEntry) -> Leaving<'_> {
 }
 
 /// The host that a VM is brought to: the one that is named, or the best.
-pub(super) fn another_host(fleet: &Fleet, vm: VmId, entry: &VmEntry, to: Option<HostId>) -> Result<Decision, Refused> {
+pub fn another_host(fleet: &Fleet, vm: VmId, entry: &VmEntry, to: Option<HostId>) -> Result<Decision, Refused> {
     let refused = |message: String| Refused::new(Code::Refused, message);
     let mut hosts = columns_from(fleet, entry.host);
     if let Some(to) = to {

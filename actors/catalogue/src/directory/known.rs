@@ -15,12 +15,12 @@ use hiveward_runtime::{clock::WallMs, cluster::identity::TokenBook, id::Key, led
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    agent::AgentSpec,
+    agent::spec::AgentSpec,
+    budget::{Budget, Scope},
     host::{
         event::FleetEvent,
         fleet::{Fleet, HostEntry},
     },
-    model::meter::{Budget, Scope},
     roster::event::{NodeRecord, RosterEvent},
     swarm::SwarmSpec,
 };

@@ -207,7 +207,7 @@ impl Fleet {
         }
     }
 
-    pub(super) fn reserve(&mut self, host: HostId, of: Need, sign: i32) {
+    pub fn reserve(&mut self, host: HostId, of: Need, sign: i32) {
         if let Some(entry) = self.hosts.get_mut(&host) {
             entry.used.cpu_milli = entry.used.cpu_milli.saturating_add(sign.saturating_mul(of.cpu_milli));
             entry.used.memory_mib = entry.used.memory_mib.saturating_add(sign.saturating_mul(of.memory_mib));

@@ -2,7 +2,7 @@
 //!
 //! A host that is a part of its node (a local hypervisor) is lost with it. Its VMs come back elsewhere only when it is
 //! certain that none of them runs there: after the node's lease and a margin, by when the node's fence has ended them
-//! ([`fence`](super::fence)), or by a person's word. A host that another node can reach is no such host: that node looks.
+//! ([`fence`](hiveward_actors::host::fence)), or by a person's word. A host that another node can reach is no such host: that node looks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,13 +16,13 @@ use hiveward_runtime::{
     op::NodeId,
 };
 
-use super::{
-    event::FleetEvent,
-    fleet::{Fleet, HostEntry, Lost},
-    placing::wish_of,
-    spec::{HostSpec, HostUri, Scheme},
-};
 use crate::{
+    host::{
+        event::FleetEvent,
+        fleet::{Fleet, HostEntry, Lost},
+        placing::wish_of,
+        spec::{HostSpec, HostUri, Scheme},
+    },
     placement::vm::{Decision, Engine, Guest, Reject, come_back},
     roster::event::NodeRecord,
 };

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::{clock::WallMs, op::NodeId};
 
-use super::{
-    decide::decide,
-    event::FleetChange,
-    fleet::{Fleet, need},
-    reshape::Size,
-    spec::{Capacity, HostSpec},
-};
+use super::decide::decide;
 use crate::{
+    host::{
+        event::FleetChange,
+        fleet::{Fleet, need},
+        reshape::Size,
+        spec::{Capacity, HostSpec},
+    },
     placement::vm::{Need, Strategy},
     vm::spec::{Shape, VmSpec},
 };
@@ -41,7 +41,7 @@ fn vm(n: u128, dice: &mut fastrand::Rng) -> VmSpec {
         anti_affinity: group(dice, 4),
         strategy: [Strategy::Spread, Strategy::Pack, Strategy::Weighted][dice.usize(0..3)],
         ha: dice.f64() < 0.2,
-        ..crate::vm::simulation::spec()
+        ..crate::vm::testing::spec()
     }
 }
 
@@ -142,7 +142,7 @@ fn nothing_is_promised_twice_and_no_reservation_outlives_its_vm() {
             if let Ok(events) = decide(&fleet, &change, None) {
                 for event in events {
                     fleet.apply(&event, WallMs(0));
-                    if let super::event::FleetEvent::HostAdded { spec, .. } = &event
+                    if let crate::host::event::FleetEvent::HostAdded { spec, .. } = &event
                         && let Some(entry) = fleet.hosts.get_mut(&spec.id)
                     {
                         (entry.place.node, entry.place.placement) = (Some(NodeId::from_u128(1)), 1);

@@ -16,9 +16,9 @@ use hiveward_runtime::{
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 
 use crate::{
-    agent::AgentSpec,
+    agent::spec::AgentSpec,
+    budget::{Amount, Budget, Scope},
     host::event::FleetEvent,
-    model::meter::{Amount, Budget, Scope},
     swarm::SwarmSpec,
 };
 

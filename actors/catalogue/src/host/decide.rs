@@ -8,13 +8,14 @@ use hiveward_kernel::{
 };
 use hiveward_runtime::error::{Code, Refused};
 
-use super::{
-    event::{FleetChange, FleetEvent},
-    fleet::{Drain, Fleet, HostEntry},
-    image::ImageSpec,
-    lost, network, placing, reshape,
-};
+use super::lost;
 use crate::{
+    host::{
+        event::{FleetChange, FleetEvent},
+        fleet::{Drain, Fleet, HostEntry},
+        image::ImageSpec,
+        placing, reshape,
+    },
     placement::vm::{Engine, Wish},
     vm::{spec::VmSpec, warm},
 };
@@ -38,7 +39,7 @@ pub fn decide(fleet: &Fleet, change: &FleetChange, operation: Option<&Operation>
             if fleet.host_named(&spec.name).is_some() {
                 return Err(conflict(format!("there is a host named {:?} already", spec.name)));
             }
-            let same = |other: &&super::fleet::HostEntry| other.spec.uri == spec.uri && other.spec.node == spec.node;
+            let same = |other: &&crate::host::fleet::HostEntry| other.spec.uri == spec.uri && other.spec.node == spec.node;
             if let Some(other) = fleet.hosts.values().find(same) {
                 let message = format!("{} is host {} already", spec.uri, other.spec.name);
                 return Err(Refused { code: Code::Conflict, message, field: Some("uri".into()) });
@@ -142,8 +143,8 @@ pub fn decide(fleet: &Fleet, change: &FleetChange, operation: Option<&Operation>
             }
             vec![FleetEvent::ImageRemoved { image: *image, operation }]
         }
-        FleetChange::AddNetwork { spec } => network::book::add(fleet, spec, operation)?,
-        FleetChange::RemoveNetwork { network } => network::book::remove(fleet, *network, operation)?,
+        FleetChange::AddNetwork { spec } => crate::host::network::book::add(fleet, spec, operation)?,
+        FleetChange::RemoveNetwork { network } => crate::host::network::book::remove(fleet, *network, operation)?,
         FleetChange::RemoveVm { vm } => match fleet.vms.get(vm) {
             Some(entry) => vec![FleetEvent::VmRemoved { vm: *vm, host: entry.host }],
             // Said again: it is so already.
@@ -223,7 +224,8 @@ fn add_vm(
         return Err(conflict(format!("its attempt has {its} already")));
     }
     let drilled = spec.restored.as_ref().is_some_and(|restored| restored.drill);
-    let cards = if drilled { Vec::new() } else { network::book::cards(fleet, spec.id, &spec.networks, own_networks)? };
+    let cards =
+        if drilled { Vec::new() } else { crate::host::network::book::cards(fleet, spec.id, &spec.networks, own_networks)? };
     let overlay = cards.iter().any(|card| card.overlay);
     let wish = Wish { overlay, ..placing::wish(spec.id, spec, on) };
     let chosen = placing::select(fleet, &mut Engine::default(), spec.id, &wish, spec.ha, suits)?;

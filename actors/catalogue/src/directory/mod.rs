@@ -29,7 +29,7 @@ use hiveward_runtime::{
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
-use crate::{agent::AgentSpec, roster::event::RosterEvent, swarm::SwarmSpec};
+use crate::{agent::spec::AgentSpec, roster::event::RosterEvent, swarm::SwarmSpec};
 
 pub use hiveward_kernel::entity::{Entity, Place};
 pub use keeper::DirectoryKeeper;

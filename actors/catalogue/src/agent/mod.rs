@@ -1,0 +1,6 @@
+//! What an agent is declared as.
+
+pub mod coding;
+pub mod spec;
+
+pub use spec::{AgentSpec, ConnectorSpec, EnvVar, Limits, SessionSpec, Skill};

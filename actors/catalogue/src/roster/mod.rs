@@ -1,0 +1,4 @@
+//! The roster's words: its stream, and what it is asked from other nodes.
+
+pub mod event;
+pub mod wire;
