@@ -1,15 +1,13 @@
-//! What every actor of this node shares: the ledger, the views, blobs, clocks, and the doors to each other.
+//! All that a node is made of: the platform, what each noun stands on, and what only the node itself knows.
 
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
-use bytes::Bytes;
-use hiveward_catalogue::{directory::Directory, roster::event::NodeRecord};
-use hiveward_kernel::{
-    body::{Body, INLINE_BYTES_MAX},
-    doors::Doors,
-    operation::table::OperationTable,
-    shim::ShimProgram,
+use hiveward_catalogue::{
+    directory::Directory,
+    platform::{Foundations, Platform},
+    roster::event::NodeRecord,
 };
+use hiveward_kernel::{doors::Doors, id::AgentId, lease::Lease, shim::ShimProgram};
 use hiveward_runtime::{
     clock::Clock,
     cluster::{
@@ -17,7 +15,7 @@ use hiveward_runtime::{
         peers::{Peers, PeersDriver},
         router::Router,
     },
-    error::{Code, Refused},
+    error::Refused,
     ledger::{Ledger, view::Views},
     op::NodeId,
     store::blob::Blobs,
@@ -26,18 +24,15 @@ use parking_lot::Mutex;
 
 use crate::{
     agent::{
-        approvals_table::ApprovalTable,
-        connector::{ArtifactStore, ConnectorEnv, Reports, SecretSource},
+        AgentStatus, approvals_table::ApprovalTable, connector::SecretSource, hearer::AgentsHere, services::AgentServices,
         table::AgentTable,
     },
-    guest::Askers,
-    host::{fence::Fence, image::import::Imports, meter::Meters},
-    model::{ModelAccess, Models, bank::Counter, table::UsageTable},
+    host::services::{MachineServices, Needs},
+    model::{ModelAccess, services::ModelServices},
     retention::report::Figures,
     roster::{NoNodeChanges, NodeChanges},
-    swarm::table::SwarmTable,
+    swarm::{services::WorkServices, table::SwarmTable},
     task::search::TaskTable,
-    vm::table::VmTable,
 };
 
 /// Cheap to clone; holds no state of its own.
@@ -78,47 +73,33 @@ impl Clustered {
     }
 }
 
+/// The parts of a [`House`].
 pub struct Rooms {
-    pub me: Arc<NodeRecord>,
-    pub generation: u64,
-    pub peers: Peers,
-    pub router: Router,
-    pub directory: Directory,
+    platform: Platform,
+    pub work: WorkServices,
+    pub machines: MachineServices,
+    pub models: ModelServices,
+    pub agents: AgentServices,
+    pub swarm_table: SwarmTable,
+    pub agent_table: AgentTable,
+    pub approvals: ApprovalTable,
+    /// What join tokens are made with; absent on a node that takes in nobody.
     pub identity: Option<Identity>,
     pub node_changes: Arc<dyn NodeChanges>,
-    pub ledger: Ledger,
-    pub views: Views,
-    pub blobs: Blobs,
-    #[doc(hidden)]
-    pub doors: Doors,
-    pub tasks: TaskTable,
-    pub agents: AgentTable,
-    pub swarms: SwarmTable,
-    pub approvals: ApprovalTable,
-    pub vms: VmTable,
-    pub operations: OperationTable,
-    /// Images on their way in.
-    pub imports: Imports,
-    /// Processes here that may ask guests.
-    pub askers: Askers,
-    /// Ends VMs here that come back elsewhere.
-    pub fence: Fence,
-    /// What VMs use of this node's hosts.
-    pub meters: Meters,
-    pub clock: Clock,
-    pub data_dir: PathBuf,
-    secrets: Arc<dyn SecretSource>,
-    shim: ShimProgram,
-    models: Arc<dyn ModelAccess>,
-    counter: Counter,
-    pub usage: UsageTable,
     /// What the keepers of this node measured last.
     pub figures: Mutex<Figures>,
-    started: Instant,
+}
+
+impl std::ops::Deref for Rooms {
+    type Target = Platform;
+
+    fn deref(&self) -> &Platform {
+        &self.platform
+    }
 }
 
 impl House {
-    #[allow(clippy::too_many_arguments)] // Each is a room of its own; made once, in `node`.
+    #[allow(clippy::too_many_arguments)] // Each is a part of its own; made once, in `node`.
     pub fn new(
         clustered: Clustered,
         ledger: Ledger,
@@ -131,110 +112,62 @@ impl House {
         models: Arc<dyn ModelAccess>,
     ) -> Self {
         let Clustered { me, generation, peers, router, directory, identity, node_changes } = clustered;
-        Self(Arc::new(Rooms {
+        let platform = Platform::new(Foundations {
             me: Arc::new(me),
             generation,
             peers,
             router,
             directory,
-            identity,
-            node_changes,
-            tasks: TaskTable::new(views.clone()),
-            agents: AgentTable::new(views.clone()),
-            swarms: SwarmTable::new(views.clone()),
-            approvals: ApprovalTable::new(views.clone()),
-            vms: VmTable::new(views.clone()),
-            operations: OperationTable::new(views.clone()),
-            imports: Imports::default(),
-            askers: Askers::default(),
-            fence: Fence::new(&data_dir, shim.clone()),
-            meters: Meters::default(),
-            usage: UsageTable::new(views.clone()),
             ledger,
             views,
             blobs,
             doors: Doors::default(),
             clock,
             data_dir,
-            secrets,
-            shim,
-            counter: models.meter().map(|models| models.counter().clone()).unwrap_or_default(),
-            models,
-            figures: Mutex::default(),
             started: Instant::now(),
+        });
+        let work = WorkServices::new(platform.clone(), Arc::new(AgentsHere(platform.doors.clone())));
+        let agent_table = AgentTable::new(platform.views.clone());
+        let needs = Needed { tasks: work.tasks.clone(), agents: agent_table.clone() };
+        let machines = MachineServices::new(platform.clone(), shim.clone(), Arc::new(needs));
+        Self(Arc::new(Rooms {
+            agents: AgentServices::new(platform.clone(), machines.clone(), secrets, shim, models.clone()),
+            models: ModelServices::new(platform.clone(), models),
+            swarm_table: SwarmTable::new(platform.views.clone()),
+            approvals: ApprovalTable::new(platform.views.clone()),
+            agent_table,
+            work,
+            machines,
+            identity,
+            node_changes,
+            figures: Mutex::default(),
+            platform,
         }))
     }
 
-    /// What a connector of this node is given.
-    pub fn connector_env(&self, reports: Reports, incarnation: u64) -> ConnectorEnv {
-        ConnectorEnv {
-            data_dir: self.data_dir.clone(),
-            secrets: self.secrets.clone(),
-            artifacts: Arc::new(BlobArtifacts(self.blobs.clone())),
-            reports,
-            shim: self.shim.clone(),
-            models: self.models.clone(),
-            machines: Arc::new(self.clone()),
-            askers: self.askers.clone(),
-            incarnation,
-            clock: self.clock.clone(),
-        }
-    }
-
-    /// What meters calls of models here, if anything does.
-    pub fn models(&self) -> Option<Models> {
-        self.models.meter()
-    }
-
-    /// Has this node go by the budgets that the directory has, and what the view says was spent of them.
-    pub(crate) fn know_budgets(&self) {
-        let (scopes, at) = (self.directory.read(|known| known.budgets.keys().cloned().collect()), self.directory.cursor());
-        self.counter.know(scopes, at.0);
-        self.counter.refresh();
-    }
-
-    /// Where calls of models wait for their turn.
-    pub fn counter(&self) -> &Counter {
-        &self.counter
-    }
-
-    /// Milliseconds of this process, for what is due; never jumps.
-    pub fn mono_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// The bytes behind a body. Reads a file if it is in the blob store.
-    pub fn body(&self, body: &Body) -> Result<Bytes, Refused> {
-        match body {
-            Body::Inline(bytes) => Ok(Bytes::copy_from_slice(bytes)),
-            Body::Blob { hash, .. } => {
-                let parsed = hash.parse().map_err(|_| Refused::new(Code::Internal, format!("{hash:?} is no blob hash")))?;
-                match self.blobs.get(&parsed) {
-                    Ok(Some(bytes)) => Ok(bytes),
-                    Ok(None) => Err(Refused::new(Code::NotFound, format!("blob {hash} is not in this node's store"))),
-                    Err(error) => Err(Refused::new(Code::Unavailable, format!("blob {hash} cannot be read: {error}"))),
-                }
-            }
-        }
-    }
-
-    /// Keeps bytes where a body of this size belongs. Durable on return if it is a blob.
-    pub fn store_body(&self, bytes: &[u8]) -> Result<Body, Refused> {
-        if bytes.len() <= INLINE_BYTES_MAX {
-            return Ok(Body::Inline(bytes.to_vec()));
-        }
-        let hash = self.blobs.put(bytes).map_err(|error| {
-            Refused::new(Code::Unavailable, format!("a body of {} bytes cannot be stored: {error}", bytes.len()))
-        })?;
-        Ok(Body::Blob { hash: hash.to_string().into(), bytes: bytes.len() as u64 })
+    /// Returns what every actor stands on.
+    pub fn platform(&self) -> &Platform {
+        &self.platform
     }
 }
 
-/// Artifacts go where large bodies go.
-struct BlobArtifacts(Blobs);
+/// Reads from the views whether those that VMs were made for still need them.
+struct Needed {
+    tasks: TaskTable,
+    agents: AgentTable,
+}
 
-impl ArtifactStore for BlobArtifacts {
-    fn put_file(&self, path: &std::path::Path) -> std::io::Result<(Arc<str>, u64)> {
-        self.0.put_file(path).map(|(hash, bytes)| (hash.to_string().into(), bytes))
+impl Needs for Needed {
+    fn is_over(&self, lease: Lease) -> Result<Option<bool>, Refused> {
+        let record = self.tasks.get(lease.task)?;
+        let attempt = record.as_ref().and_then(|record| record.attempts.iter().find(|attempt| attempt.number == lease.attempt));
+        Ok(attempt.map(|attempt| attempt.ended_at.is_some()))
+    }
+
+    fn holds(&self, agent: AgentId) -> Result<Option<bool>, Refused> {
+        Ok(self.agents.get(agent)?.map(|record| match record.status {
+            AgentStatus::Starting | AgentStatus::Idle | AgentStatus::Busy | AgentStatus::Paused | AgentStatus::Lost => true,
+            AgentStatus::Created | AgentStatus::Stopping | AgentStatus::Stopped | AgentStatus::Failed => false,
+        }))
     }
 }

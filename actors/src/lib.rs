@@ -10,7 +10,6 @@ pub mod house;
 pub mod model;
 pub mod node;
 mod operations;
-pub mod platform;
 pub mod report;
 mod residents;
 pub mod retention;

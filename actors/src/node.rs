@@ -47,9 +47,8 @@ use crate::{
         ModelAccess, NoModels, UsageKeeper,
         bank::{self, BankDesk, Following},
     },
-    platform::LedgerRetention,
     report::{self, NodeReport, Reports},
-    retention::Retention,
+    retention::{Retention, ledger::LedgerRetention},
     terminals::Terminals,
     transcripts::Transcripts,
     tree, views,
@@ -264,15 +263,19 @@ impl Node {
         );
         house.figures.lock().retention = config.retention;
         house.figures.lock().ledger = config.ledger;
-        house.fence.set_watchdog(config.watchdog.clone()).map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
+        house
+            .machines
+            .fence
+            .set_watchdog(config.watchdog.clone())
+            .map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
         // Before the tree: its entities may be spoken to as soon as they are placed.
         let connected = match cluster {
             Some(cluster) => Some(cluster.connect(generation, &house.router).await?),
             None => None,
         };
         // Before an agent is adopted that may call a model.
-        let following = bank::follow(&house, house.counter());
-        let usage = UsageKeeper::start(&house);
+        let following = bank::follow(&house.models, house.models.counter());
+        let usage = UsageKeeper::start(&house.models);
         let running = tree::start(house.clone(), config.retention, config.ledger, config.reserve_bytes).await?;
         let mut control =
             ControlPlane::new(house.clone(), running.tree.clone(), running.roster.clone(), id, config.faults_allowed);
@@ -286,7 +289,7 @@ impl Node {
             let phase = Arc::downgrade(&membership);
             house.peers.read_phase(move || phase.upgrade().map_or(Phase::Over, |membership| membership.phase()));
             let held = Arc::downgrade(&membership);
-            counting = Some(house.fence.count(move || held.upgrade().and_then(|membership| membership.stops_in())));
+            counting = Some(house.machines.fence.count(move || held.upgrade().and_then(|membership| membership.stops_in())));
             let lanes = connected.lanes().clone();
             let replicas = Replicas::open(&house.blobs, lanes.bulk.clone(), house.ledger.clone(), id);
             let transcripts = Transcripts::open(dir.clone(), lanes.bulk.clone(), house.ledger.clone(), id);
@@ -294,7 +297,7 @@ impl Node {
             let view_share =
                 ViewShare::open(&house.views, lanes.bulk.clone(), house.ledger.clone(), id, copies).map_err(unusable)?;
             let terminals = Terminals::open(dir.clone(), lanes.bulk.clone());
-            let budgets = BankDesk::open(&house, house.counter(), lanes.raft.clone());
+            let budgets = BankDesk::open(&house.models, house.models.counter(), lanes.raft.clone());
             control = control.with_terminals(terminals.clone());
             let own = own_report(&house, &connected, &membership, running.tree.clone());
             let reports = Reports::open(&house, own, running.tree.clone(), gauges, Some(lanes.raft.clone()));
@@ -319,7 +322,10 @@ impl Node {
             scrubs: [
                 blob_scrub::in_rounds(house.blobs.clone()),
                 row_scrub::in_rounds(house.ledger.clone(), house.views.clone()),
-                transcript_scrub::in_rounds(house.clone()),
+                transcript_scrub::in_rounds(house.data_dir.join("sessions"), {
+                    let house = house.clone();
+                    move |damaged| house.figures.lock().damaged_transcripts = damaged
+                }),
             ],
             house,
             running,

@@ -61,7 +61,7 @@ impl House {
         if self.views.lag() >= OPERATIONS_KEPT_MAX as u64 || self.views.cursor() < remembers_after {
             return Err(too_many());
         }
-        let answered = self.operations.get(&RosterEvent::stream(), &operation.id)?;
+        let answered = self.machines.operations.get(&RosterEvent::stream(), &operation.id)?;
         Ok(answered.and_then(|answered| Some((answered.input, answered.about?.parse().ok()?))))
     }
 }

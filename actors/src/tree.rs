@@ -27,9 +27,13 @@ use hiveward_runtime::{
 use crate::{
     guest::GuestDesk,
     house::House,
-    platform::{LedgerRetention, LedgerWatch},
     residents::actor::Residents,
-    retention::{Retention, TranscriptKeeper, blobs::BlobKeeper, disk::DiskGauge},
+    retention::{
+        Retention, TranscriptKeeper,
+        blobs::BlobKeeper,
+        disk::DiskGauge,
+        ledger::{LedgerRetention, LedgerWatch},
+    },
     roster::{RosterMsg, actor::Roster, wire},
 };
 
@@ -64,7 +68,7 @@ pub async fn start(
         .start_timeout(Duration::from_secs(60))
         .build();
     let asked = house.clone();
-    let (guests, _) = ChildSpec::actor("guests", "guests", move || GuestDesk::new(asked.clone())).build();
+    let (guests, _) = ChildSpec::actor("guests", "guests", move || GuestDesk::new(asked.machines.clone())).build();
     let platform = SupervisorSpec::new("platform", Strategy::OneForOne, vec![watch, keeper, blobs, disk, directory, guests])
         .intensity(INTENSITY);
     let (platform, _) = ChildSpec::supervisor(platform);

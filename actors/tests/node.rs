@@ -9,8 +9,7 @@ use hiveward_actors::{
     client::{ControlPlane, DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef, TaskEdit},
     event::EventFilter,
     node::{Node, NodeConfig},
-    platform::LedgerRetention,
-    retention::{Retention, TranscriptRetention},
+    retention::{Retention, TranscriptRetention, ledger::LedgerRetention},
     task::{
         TaskRecord, TaskStatus,
         retry::RetryPolicy,

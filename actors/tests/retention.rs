@@ -13,8 +13,7 @@ use hiveward_actors::{
     client::{ControlPlane, DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef},
     event::EventFilter,
     node::{Node, NodeConfig},
-    platform::LedgerRetention,
-    retention::{Retention, blobs::BlobRetention},
+    retention::{Retention, blobs::BlobRetention, ledger::LedgerRetention},
     task::{TaskRecord, TaskStatus},
 };
 use hiveward_catalogue::budget::{Budget, Scope};

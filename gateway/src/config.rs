@@ -10,10 +10,7 @@ use std::{
 };
 
 use clap::Subcommand;
-use hiveward_actors::{
-    platform::LedgerRetention,
-    retention::{Retention, TranscriptRetention},
-};
+use hiveward_actors::retention::{Retention, TranscriptRetention, ledger::LedgerRetention};
 use hiveward_runtime::ledger::holes::Holes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -8,6 +8,7 @@ pub mod budget;
 pub mod directory;
 pub mod host;
 pub mod placement;
+pub mod platform;
 pub mod roster;
 pub mod swarm;
 pub mod vm;

@@ -22,18 +22,18 @@ use super::{
     attempts::Told,
     connector::{self, Connector, StartFailure, StopHow, StopWhy},
     event::{self, AgentEvent},
+    hearer::Life,
     message::{AgentMsg, Answer, PauseMode, StopMode},
-    reference::AgentRef,
     state::{AgentState, Phase, SNAPSHOT_FORMAT, Wanted},
 };
 use crate::{
-    house::House,
-    swarm::{event::Ended, message::SwarmMsg, seat::Arrival},
+    agent::services::AgentServices,
+    swarm::{event::Ended, message::SwarmMsg, reference::AgentRef, seat::Arrival},
     vm::warm,
 };
 
 pub struct Agent {
-    pub(super) house: House,
+    pub(super) services: AgentServices,
     pub(super) spec: Arc<AgentSpec>,
     skills: Arc<[hiveward_catalogue::agent::spec::Skill]>,
     /// Which placement of it this is.
@@ -67,9 +67,9 @@ pub(super) enum Held {
 }
 
 impl Agent {
-    pub fn new(house: House, spec: Arc<AgentSpec>, placement: u64) -> Self {
+    pub fn new(services: AgentServices, spec: Arc<AgentSpec>, placement: u64) -> Self {
         let skills = spec.skills.clone().into();
-        Self { house, spec, skills, placement }
+        Self { services, spec, skills, placement }
     }
 
     pub(super) fn grace(&self, mode: StopMode) -> StopHow {
@@ -84,7 +84,7 @@ impl Agent {
 impl Agent {
     async fn come_alive(&self, ctx: &Context<AgentMsg>) -> Result<State, Failure> {
         let stream = self.spec.id.key();
-        let life = self.house.ledger.claim(&stream).await?;
+        let life = self.services.ledger.claim(&stream).await?;
         let mut agent = snapshot::restored(&life, SNAPSHOT_FORMAT)?.unwrap_or_else(|| AgentState::new(&self.spec));
         for event in &life.events {
             agent.apply(&AgentEvent::decode(&event.kind, event.format, &event.body)?);
@@ -92,7 +92,7 @@ impl Agent {
         agent.begin_life();
         let me = ctx.addr().clone();
         let (committer, committing) =
-            Committer::new(self.house.ledger.clone(), stream, life.incarnation, life.version, move |error| {
+            Committer::new(self.services.ledger.clone(), stream, life.incarnation, life.version, move |error| {
                 let _ = me.tell(AgentMsg::CommitFailed { message: error.to_string() });
             });
         ctx.task(committing);
@@ -108,9 +108,9 @@ impl Agent {
         if let SessionSpec::Vm(machine) = &self.spec.session
             && machine.warm > 0
         {
-            ctx.task(warm::keep(self.house.clone(), self.spec.id, machine.clone()));
+            ctx.task(warm::keep(self.services.machines.clone(), self.spec.id, machine.clone()));
         }
-        let connector = connector::build(&self.spec, self.house.connector_env(reports, life.incarnation));
+        let connector = connector::build(&self.spec, self.services.connector_env(reports, life.incarnation));
         let mut state = State {
             agent,
             since_snapshot: SinceSnapshot::of(&life),
@@ -290,7 +290,7 @@ impl Agent {
     }
 
     async fn hand_over(&self, state: &mut State, mut batch: Batch) -> Result<(), Failure> {
-        let (agent, directory) = (&state.agent, &self.house.directory);
+        let (agent, directory) = (&state.agent, &self.services.directory);
         state.since_snapshot.go_with(
             &mut batch,
             SNAPSHOT_FORMAT,
@@ -396,7 +396,7 @@ impl Agent {
             weight: self.spec.weight,
             node: None,
         };
-        let agent = AgentRef::Here(ctx.addr().clone());
+        let agent = AgentRef::Here(Arc::new(Life(ctx.addr().clone())));
         // A distant coordinator has heard it when it says so.
         state.seated = self.tell_swarm(SwarmMsg::Arrive { arrival, agent }) == Told::Here;
         self.arm_resend(ctx, state);

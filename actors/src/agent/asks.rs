@@ -96,7 +96,7 @@ impl Agent {
 
     fn arm_due(&self, ctx: &Context<AgentMsg>, state: &mut State, approval: ApprovalId) {
         let Some((_, until)) = state.agent.approvals.open().find(|(open, _)| *open == approval) else { return };
-        let left = u64::try_from(until.0.saturating_sub(self.house.clock.now().0)).unwrap_or(0);
+        let left = u64::try_from(until.0.saturating_sub(self.services.clock.now().0)).unwrap_or(0);
         let due = ctx.after(Duration::from_millis(left), AgentMsg::ApprovalDue { approval });
         state.due.insert(approval, due);
     }

@@ -1,6 +1,6 @@
 //! What an agent does with its attempts: takes them, carries them to its connector, and says how they end until that is heard.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use hiveward_kernel::{entity::Entity, lease::Lease, loss};
 use hiveward_runtime::{
@@ -12,15 +12,16 @@ use super::{
     actor::{Agent, Held, State},
     connector::{End, Input, Job, Outcome, Report},
     event::AgentEvent,
+    hearer::Life,
     job::{failed, fetch, is_inline, limited, make_job},
-    message::{AgentMsg, Assignment, StopMode},
-    reference::AgentRef,
+    message::{AgentMsg, StopMode},
     state::Phase,
 };
 use crate::{
     swarm::{
         event::Ended,
         message::SwarmMsg,
+        reference::{AgentRef, Assignment},
         wire::{From, SwarmWire},
     },
     task::status::AttemptStatus,
@@ -47,7 +48,7 @@ impl Agent {
             }
             None if state.agent.phase != Phase::Up => return Ok(()),
             // Its node may be lost to the others by now; if it is not, this is said again.
-            None if !self.house.peers.may_act() => return Ok(()),
+            None if !self.services.peers.may_act() => return Ok(()),
             None => {}
         }
         state.held.insert(lease, Held::Running { started: false });
@@ -56,9 +57,10 @@ impl Agent {
             return self.begin(ctx, state, lease, job).await;
         }
         // Fetching may wait for the views or read files: not on the actor's time.
-        let (house, connector, me, spec) = (self.house.clone(), state.connector.clone(), ctx.addr().clone(), self.spec.clone());
+        let (services, connector, me, spec) =
+            (self.services.clone(), state.connector.clone(), ctx.addr().clone(), self.spec.clone());
         ctx.task(async move {
-            match fetch(&house, &assignment).await {
+            match fetch(&services, &assignment).await {
                 Ok(job) => connector.run(limited(&spec, job)).await,
                 Err(refused) => {
                     let outcome = failed(format!("its inputs could not be fetched: {refused}"), true);
@@ -70,7 +72,7 @@ impl Agent {
     }
 
     fn job(&self, assignment: &Assignment, inputs: Vec<Input>) -> Result<Job, Refused> {
-        make_job(&self.house, assignment, inputs).map(|job| limited(&self.spec, job))
+        make_job(&self.services, assignment, inputs).map(|job| limited(&self.spec, job))
     }
 
     async fn begin(
@@ -147,7 +149,7 @@ impl Agent {
             error: outcome.error,
             retriable: outcome.retriable,
         };
-        match outcome.result.map(|bytes| self.house.store_body(&bytes)).transpose() {
+        match outcome.result.map(|bytes| self.services.store_body(&bytes)).transpose() {
             Ok(result) => ended.result = result,
             Err(refused) => {
                 ended.status = AttemptStatus::Failed;
@@ -161,22 +163,23 @@ impl Agent {
     /// A start that is not heard is only not shown; arrivals and ends are repeated.
     pub(super) fn tell_swarm(&self, msg: SwarmMsg) -> Told {
         let swarm = self.spec.swarm;
-        if let Some(door) = self.house.doors.of::<SwarmMsg>(swarm) {
+        if let Some(door) = self.services.doors.of::<SwarmMsg>(swarm) {
             return if door.tell(msg).is_ok() { Told::Here } else { Told::Nobody };
         }
-        let Some(at) = self.house.directory.location(Entity::Swarm(swarm)).filter(|at| at.node != self.house.me.node) else {
+        let Some(at) = self.services.directory.location(Entity::Swarm(swarm)).filter(|at| at.node != self.services.me.node)
+        else {
             return Told::Nobody;
         };
-        let from = From { node: self.house.me.node, placement: self.placement };
+        let from = From { node: self.services.me.node, placement: self.placement };
         let Some(wire) = SwarmWire::told(msg, from) else { return Told::Nobody };
         // Lost by a test: as if it were on its way.
-        let sent = loss::strikes() || self.house.router.tell_at(at, &swarm.key(), &wire).is_ok();
+        let sent = loss::strikes() || self.services.router.tell_at(at, &swarm.key(), &wire).is_ok();
         if sent { Told::There } else { Told::Nobody }
     }
 
     fn say_end(&self, ctx: &Context<AgentMsg>, state: &State, lease: Lease) {
         if let Some(Held::Ended(ended)) = state.held.get(&lease) {
-            let agent = AgentRef::Here(ctx.addr().clone());
+            let agent = AgentRef::Here(Arc::new(Life(ctx.addr().clone())));
             self.tell_swarm(SwarmMsg::Ended { lease, ended: (**ended).clone(), agent });
         }
     }

@@ -8,12 +8,10 @@ use hiveward_runtime::{
     error::{Code, Refused},
 };
 
-use super::{
-    connector::{End, Input, Job, Outcome, What},
-    message::Assignment,
-};
+use super::connector::{End, Input, Job, Outcome, What};
 use crate::{
-    house::House,
+    agent::services::AgentServices,
+    swarm::reference::Assignment,
     task::{
         TaskRecord,
         scatter::Role,
@@ -34,25 +32,25 @@ pub(super) fn is_inline(spec: &TaskSpec) -> bool {
     !matches!(body, Some(Body::Blob { .. }))
 }
 
-pub(super) async fn fetch(house: &House, assignment: &Assignment) -> Result<Job, Refused> {
+pub(super) async fn fetch(services: &AgentServices, assignment: &Assignment) -> Result<Job, Refused> {
     let mut inputs = Vec::new();
     if !assignment.spec.depends_on.is_empty() {
         let deadline = Deadline::after(INPUTS_TIMEOUT);
-        house
+        services
             .views
             .at_least(assignment.cursor, deadline)
             .await
             .map_err(|lagging| Refused::new(Code::Unavailable, lagging.to_string()))?;
-        let records = house.tasks.get_many(&assignment.spec.depends_on)?;
+        let records = services.tasks.get_many(&assignment.spec.depends_on)?;
         for (task, record) in assignment.spec.depends_on.iter().zip(records) {
             let record = record.ok_or_else(|| Refused::not_found(task))?;
-            let result = record.result.as_ref().map(|body| house.body(body)).transpose()?;
+            let result = record.result.as_ref().map(|body| services.body(body)).transpose()?;
             inputs.push(Input { task: *task, title: record.spec.title.clone(), status: record.status, result });
         }
     }
-    let mut job = make_job(house, assignment, inputs)?;
+    let mut job = make_job(services, assignment, inputs)?;
     if assignment.lease.attempt > 1 {
-        let record = house.tasks.get(assignment.lease.task)?;
+        let record = services.tasks.get(assignment.lease.task)?;
         let before = |record: TaskRecord| {
             let attempts = record.attempts.into_iter().filter(|attempt| attempt.number < assignment.lease.attempt);
             attempts.last()?.error
@@ -63,14 +61,14 @@ pub(super) async fn fetch(house: &House, assignment: &Assignment) -> Result<Job,
     Ok(job)
 }
 
-pub(super) fn make_job(house: &House, assignment: &Assignment, inputs: Vec<Input>) -> Result<Job, Refused> {
+pub(super) fn make_job(services: &AgentServices, assignment: &Assignment, inputs: Vec<Input>) -> Result<Job, Refused> {
     let spec = &assignment.spec;
     let what = match &spec.work {
         Work::Command(command) => {
-            What::Command { command: command.clone(), stdin: command.stdin.as_ref().map(|body| house.body(body)).transpose()? }
+            What::Command { command: command.clone(), stdin: command.stdin.as_ref().map(|body| services.body(body)).transpose()? }
         }
         Work::Kind { kind, payload } => {
-            What::Kind { kind: kind.clone(), payload: payload.as_ref().map(|body| house.body(body)).transpose()? }
+            What::Kind { kind: kind.clone(), payload: payload.as_ref().map(|body| services.body(body)).transpose()? }
         }
     };
     Ok(Job {

@@ -1,7 +1,5 @@
 //! What an agent is asked and told.
 
-use std::sync::Arc;
-
 use hiveward_kernel::{
     commit::Committed,
     doors::Addressed,
@@ -9,7 +7,7 @@ use hiveward_kernel::{
     id::{AgentId, ApprovalId, TaskId},
     lease::Lease,
 };
-use hiveward_runtime::{call::Reply, error::Refused, ledger::Cursor};
+use hiveward_runtime::{call::Reply, error::Refused};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -17,18 +15,7 @@ use super::{
     connector::{Report, StartFailure, Told},
     workspace::branches::Cleaned,
 };
-use crate::task::spec::TaskSpec;
-
-/// A granted lease, with what the agent needs to fetch the rest itself.
-#[derive(Clone, Debug)]
-pub struct Assignment {
-    pub lease: Lease,
-    pub spec: Arc<TaskSpec>,
-    /// At which the lease was granted; the views must have it before inputs are read from them.
-    pub cursor: Cursor,
-    /// The life of the coordinator that says so.
-    pub by: u64,
-}
+use crate::swarm::reference::Assignment;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StopMode {

@@ -15,12 +15,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     approval::Verdict,
     connector::Told,
-    message::{AgentMsg, Assignment, PauseMode, StopMode},
+    message::{AgentMsg, PauseMode, StopMode},
 };
-use crate::task::spec::TaskSpec;
-
-/// About a third of a frame.
-const LEASES_PER_MESSAGE_MAX: usize = 2_000;
+use crate::{swarm::reference::Assignment, task::spec::TaskSpec};
 
 #[derive(Serialize, Deserialize)]
 pub enum AgentWire {
@@ -73,22 +70,6 @@ pub enum AgentWire {
         force: bool,
         dry_run: bool,
     },
-}
-
-impl AgentWire {
-    /// What a coordinator tells; nothing else leaves a node this way.
-    pub fn told(msg: AgentMsg) -> Option<Self> {
-        Some(match msg {
-            AgentMsg::Run(Assignment { lease, spec, cursor, by }) => Self::Run { lease, spec, cursor, by },
-            AgentMsg::Cancel { lease, by } => Self::Cancel { lease, by },
-            AgentMsg::Keep { leases, seated, by } => {
-                Self::Keep { leases: leases.filter(|leases| leases.len() <= LEASES_PER_MESSAGE_MAX), seated, by }
-            }
-            AgentMsg::Settled { lease } => Self::Settled { lease },
-            AgentMsg::CoordinatorStarted { by } => Self::CoordinatorStarted { by },
-            _ => return None,
-        })
-    }
 }
 
 /// What came in, as the message it is.

@@ -121,7 +121,7 @@ impl ControlPlane {
     /// Who runs it now.
     async fn agent_at(&self, op: &Op, task: TaskId) -> Result<AgentId, Refused> {
         self.settled(op).await?;
-        let record = self.house.tasks.get(task)?.ok_or_else(|| Refused::not_found(task))?;
+        let record = self.house.work.tasks.get(task)?.ok_or_else(|| Refused::not_found(task))?;
         let running = record.attempts.last().filter(|attempt| attempt.ended_at.is_none());
         running.map(|attempt| attempt.agent).ok_or_else(|| {
             Refused::new(Code::Refused, format!("{task} does not run now: it is {}; nothing happened", record.status.name()))

@@ -131,7 +131,7 @@ impl ControlPlane {
         } else {
             // A repeated operation: the tasks are those of the first time.
             self.seen(op, cursor).await?;
-            let known = self.house.tasks.get_many(&ids)?.into_iter().zip(&ids);
+            let known = self.house.work.tasks.get_many(&ids)?.into_iter().zip(&ids);
             known.map(|(record, id)| record.ok_or_else(|| let_go_of(*id))).collect::<Result<_, _>>()?
         };
         Ok(Done { value: records, cursor })
@@ -161,7 +161,7 @@ impl ControlPlane {
         let before = self.swarm_of(&op, task).await?;
         // Its end may be in the ledger and not in the views yet.
         self.settled(&op).await?;
-        let before = self.house.tasks.get(task)?.unwrap_or(before);
+        let before = self.house.work.tasks.get(task)?.unwrap_or(before);
         let operation = operation(&op, &("retry", task, &edit));
         let mut spec = TaskSpec::clone(&before.spec);
         if let Some(work) = edit.work {
@@ -229,7 +229,7 @@ impl ControlPlane {
             return Ok(false);
         }
         self.settled(op).await?;
-        let status = self.house.agents.get(agent)?.map(|record| record.status);
+        let status = self.house.agent_table.get(agent)?.map(|record| record.status);
         Ok(matches!(status, Some(AgentStatus::Paused | AgentStatus::Stopping | AgentStatus::Stopped)))
     }
 
@@ -258,7 +258,7 @@ impl ControlPlane {
     /// Every process of it has ended when this answers. Without `force` a busy agent is refused.
     pub async fn remove_agent(&self, op: Op, agent: AgentId, force: bool) -> Result<Done<AgentRecord>, Refused> {
         self.settled(&op).await?;
-        let record = self.house.agents.get(agent)?.ok_or_else(|| Refused::not_found(agent))?;
+        let record = self.house.agent_table.get(agent)?.ok_or_else(|| Refused::not_found(agent))?;
         if record.running > 0 && !force {
             return Err(Refused::new(
                 Code::Refused,
@@ -314,12 +314,12 @@ impl ControlPlane {
     /// With `force` its tasks are cancelled and its agents removed first.
     pub async fn remove_swarm(&self, op: Op, swarm: SwarmId, force: bool) -> Result<Done<SwarmRecord>, Refused> {
         self.settled(&op).await?;
-        let record = self.house.swarms.get(swarm)?.ok_or_else(|| Refused::not_found(swarm))?;
+        let record = self.house.swarm_table.get(swarm)?.ok_or_else(|| Refused::not_found(swarm))?;
         let swarm = record.spec.id;
         self.close_swarm(&op, swarm, force).await?;
         if force {
             let filter = super::AgentFilter { swarm: Some(swarm), ..Default::default() };
-            for (_, agent) in self.house.agents.page(&filter, None, usize::MAX)?.items {
+            for (_, agent) in self.house.agent_table.page(&filter, None, usize::MAX)?.items {
                 self.remove_agent(Op { operation: None, ..op.clone() }, agent.spec.id, true).await?;
             }
         }
@@ -438,28 +438,28 @@ impl ControlPlane {
 
     /// The task as the views have it, waited for if it is quite new.
     async fn swarm_of(&self, op: &Op, task: TaskId) -> Result<TaskRecord, Refused> {
-        if let Some(record) = self.house.tasks.get(task)? {
+        if let Some(record) = self.house.work.tasks.get(task)? {
             return Ok(record);
         }
         self.settled(op).await?;
-        self.house.tasks.get(task)?.ok_or_else(|| Refused::not_found(task))
+        self.house.work.tasks.get(task)?.ok_or_else(|| Refused::not_found(task))
     }
 
     async fn task_done(&self, op: &Op, task: TaskId, cursor: Cursor) -> Result<Done<TaskRecord>, Refused> {
         self.seen(op, cursor).await?;
-        let value = self.house.tasks.get(task)?.ok_or_else(|| Refused::not_found(task))?;
+        let value = self.house.work.tasks.get(task)?.ok_or_else(|| Refused::not_found(task))?;
         Ok(Done { value, cursor })
     }
 
     async fn agent_done(&self, op: &Op, agent: AgentId, cursor: Cursor) -> Result<Done<AgentRecord>, Refused> {
         self.seen(op, cursor).await?;
-        let value = self.house.agents.get(agent)?.ok_or_else(|| Refused::not_found(agent))?;
+        let value = self.house.agent_table.get(agent)?.ok_or_else(|| Refused::not_found(agent))?;
         Ok(Done { value, cursor })
     }
 
     pub(super) async fn swarm_done(&self, op: &Op, swarm: SwarmId, cursor: Cursor) -> Result<Done<SwarmRecord>, Refused> {
         self.seen(op, cursor).await?;
-        let value = self.house.swarms.get(swarm)?.ok_or_else(|| Refused::not_found(swarm))?;
+        let value = self.house.swarm_table.get(swarm)?.ok_or_else(|| Refused::not_found(swarm))?;
         Ok(Done { value, cursor })
     }
 }

@@ -172,7 +172,7 @@ impl ControlPlane {
             .directory
             .read(|known| known.fleet.hosts.get(&host).map(|entry| entry.vms.iter().copied().collect()).unwrap_or_default());
         // One that cannot be read is not planned for, as one that nothing is known of.
-        self.house.vms.get_many(&on).unwrap_or_default().into_iter().flatten().collect()
+        self.house.machines.vms.get_many(&on).unwrap_or_default().into_iter().flatten().collect()
     }
 
     pub async fn cancel_host_drain(&self, op: Op, host: HostId) -> Result<Done<HostRecord>, Refused> {

@@ -40,7 +40,12 @@ impl ControlPlane {
             return Err(Refused { field: Some("name".into()), ..Refused::new(Code::Conflict, message) });
         }
         let within = op.deadline.remaining().saturating_sub(MARGIN);
-        let kept = self.house.imports.bring(&self.house.blobs, &wanted, hiveward_runtime::clock::Deadline::after(within)).await?;
+        let kept = self
+            .house
+            .machines
+            .imports
+            .bring(&self.house.blobs, &wanted, hiveward_runtime::clock::Deadline::after(within))
+            .await?;
         let spec = Arc::new(ImageSpec {
             id: ImageId::new(),
             name: new.name,

@@ -289,45 +289,45 @@ impl ControlPlane {
     }
 
     pub fn task(&self, id: TaskId) -> Result<Option<TaskRecord>, Refused> {
-        self.house.tasks.get(id)
+        self.house.work.tasks.get(id)
     }
 
     /// `None` only while the views are behind and may not have it yet; an error once they would.
     fn known_task(&self, id: TaskId) -> Result<Option<TaskRecord>, Refused> {
         // Looked at first: what was acknowledged before is then surely seen.
         let behind = self.house.views.lag() > 0;
-        let found = self.house.tasks.get(id)?;
+        let found = self.house.work.tasks.get(id)?;
         if found.is_none() && !behind { Err(Refused::not_found(id)) } else { Ok(found) }
     }
 
     pub fn tasks_by_id(&self, ids: &[TaskId]) -> Result<Vec<Option<TaskRecord>>, Refused> {
-        self.house.tasks.get_many(ids)
+        self.house.work.tasks.get_many(ids)
     }
 
     pub fn agent(&self, id: AgentId) -> Result<Option<AgentRecord>, Refused> {
-        self.house.agents.get(id)
+        self.house.agent_table.get(id)
     }
 
     pub fn agents_by_id(&self, ids: &[AgentId]) -> Result<Vec<Option<AgentRecord>>, Refused> {
-        self.house.agents.get_many(ids)
+        self.house.agent_table.get_many(ids)
     }
 
     pub fn swarm(&self, id: SwarmId) -> Result<Option<SwarmRecord>, Refused> {
-        self.house.swarms.get(id)
+        self.house.swarm_table.get(id)
     }
 
     pub fn swarms_by_id(&self, ids: &[SwarmId]) -> Result<Vec<Option<SwarmRecord>>, Refused> {
-        self.house.swarms.get_many(ids)
+        self.house.swarm_table.get_many(ids)
     }
 
     pub fn swarm_named(&self, name: &str) -> Result<Option<SwarmRecord>, Refused> {
-        let page = self.house.swarms.page(&SwarmFilter::default(), None, usize::MAX)?;
+        let page = self.house.swarm_table.page(&SwarmFilter::default(), None, usize::MAX)?;
         Ok(page.items.into_iter().map(|(_, record)| record).find(|record| record.spec.name == name))
     }
 
     pub fn agent_named(&self, swarm: SwarmId, name: &str) -> Result<Option<AgentRecord>, Refused> {
         let filter = AgentFilter { swarm: Some(swarm), ..AgentFilter::default() };
-        let page = self.house.agents.page(&filter, None, usize::MAX)?;
+        let page = self.house.agent_table.page(&filter, None, usize::MAX)?;
         Ok(page.items.into_iter().map(|(_, record)| record).find(|record| record.spec.name == name))
     }
 
@@ -338,15 +338,15 @@ impl ControlPlane {
         after: Option<&str>,
         first: usize,
     ) -> Result<Page<TaskRecord>, Refused> {
-        self.house.tasks.page(filter, order, after.map(page_key).transpose()?, first)
+        self.house.work.tasks.page(filter, order, after.map(page_key).transpose()?, first)
     }
 
     pub fn agents(&self, filter: &AgentFilter, after: Option<&str>, first: usize) -> Result<Page<AgentRecord>, Refused> {
-        self.house.agents.page(filter, after.map(page_key).transpose()?, first)
+        self.house.agent_table.page(filter, after.map(page_key).transpose()?, first)
     }
 
     pub fn swarms(&self, filter: &SwarmFilter, after: Option<&str>, first: usize) -> Result<Page<SwarmRecord>, Refused> {
-        self.house.swarms.page(filter, after.map(page_key).transpose()?, first)
+        self.house.swarm_table.page(filter, after.map(page_key).transpose()?, first)
     }
 
     /// Why the task is not running, or where it was placed and why. Asks the coordinator only for what waits for an agent.
@@ -355,7 +355,7 @@ impl ControlPlane {
         let mut blocked_by = Vec::new();
         let text = match record.status {
             TaskStatus::Pending => {
-                let on = self.house.tasks.get_many(&record.spec.depends_on)?;
+                let on = self.house.work.tasks.get_many(&record.spec.depends_on)?;
                 let mut waits = Vec::new();
                 for (id, on) in record.spec.depends_on.iter().zip(on) {
                     let status = on.map(|on| on.status);
@@ -456,9 +456,9 @@ impl ControlPlane {
     }
 
     pub async fn output(&self, op: &Op, task: TaskId, attempt: Option<u32>) -> Result<OutputReader, Refused> {
-        if self.house.tasks.get(task)?.is_none() {
+        if self.house.work.tasks.get(task)?.is_none() {
             self.settled(op).await?;
-            self.house.tasks.get(task)?.ok_or_else(|| Refused::not_found(task))?;
+            self.house.work.tasks.get(task)?.ok_or_else(|| Refused::not_found(task))?;
         }
         Ok(OutputReader { control: self.clone(), task, attempt, activity: false, open: None })
     }
@@ -493,7 +493,7 @@ impl ControlPlane {
 
     pub fn metrics_sample(&self) -> Result<MetricsSample, Refused> {
         let (mut running, mut queued, mut ended, mut agents) = (0, 0, 0, 0);
-        for (_, swarm) in self.house.swarms.page(&SwarmFilter::default(), None, usize::MAX)?.items {
+        for (_, swarm) in self.house.swarm_table.page(&SwarmFilter::default(), None, usize::MAX)?.items {
             agents += u64::from(swarm.agents);
             for (status, count) in TaskStatus::ALL.iter().zip(swarm.tasks) {
                 match status {

@@ -51,11 +51,11 @@ impl ControlPlane {
         self.settled(&op).await?;
         let filter = AgentFilter { swarm: Some(swarm), ..Default::default() };
         let (mut there, mut last) = (Vec::new(), None);
-        self.house.agents.each(&filter, |record| {
+        self.house.agent_table.each(&filter, |record| {
             there.push(There { agent: record.spec.id, name: record.spec.name.clone(), busy: record.running > 0 });
             last = Some(record.spec);
         })?;
-        if self.house.swarms.get(swarm)?.is_none() {
+        if self.house.swarm_table.get(swarm)?.is_none() {
             return Err(Refused::not_found(swarm));
         }
         // The operation is of the whole, which repeats well by itself.

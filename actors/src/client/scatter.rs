@@ -138,7 +138,7 @@ impl ControlPlane {
         }
         self.settled(op).await?;
         let filter = AgentFilter { swarm: Some(swarm), ..AgentFilter::default() };
-        let there = self.house.agents.page(&filter, None, usize::MAX)?.items.into_iter().map(|(_, record)| record.spec);
+        let there = self.house.agent_table.page(&filter, None, usize::MAX)?.items.into_iter().map(|(_, record)| record.spec);
         let there: Vec<_> = there.collect();
         if let Some((n, unknown)) = agents.iter().enumerate().find(|(_, agent)| there.iter().all(|spec| spec.id != **agent)) {
             let message = format!("there is no agent {unknown} in the swarm");

@@ -99,7 +99,7 @@ impl ControlPlane {
             // What was committed before on any node is seen: a task that something depends on has moved for the last time.
             self.settled(op).await?;
             let ids: Vec<TaskId> = binds.depends_on.iter().map(|(_, on)| *on).collect();
-            let there = self.house.tasks.get_many(&ids)?;
+            let there = self.house.work.tasks.get_many(&ids)?;
             let there: Vec<(&String, TaskRecord)> =
                 binds.depends_on.iter().map(|(field, _)| field).zip(there).filter_map(|(field, on)| Some((field, on?))).collect();
             let newest = there.iter().map(|(_, on)| on).filter(|on| ours(&on.spec.swarm)).max_by_key(|on| on.id());
@@ -145,7 +145,7 @@ impl ControlPlane {
             ids.map(seen).collect()
         });
         let Some(head) = placed.first().map(|(id, ..)| *id) else { return Ok(Vec::new()) };
-        let counts = self.house.tasks.counts_by_shard(head)?;
+        let counts = self.house.work.tasks.counts_by_shard(head)?;
         let view = |(id, number, node, agents)| {
             let of = |wanted: fn(TaskStatus) -> bool| {
                 let counts = counts.get(&id).copied().unwrap_or_default();

@@ -47,17 +47,17 @@ fn check_scope(scope: &Scope) -> Result<(), Refused> {
 impl ControlPlane {
     /// Of agents, swarms and labels, in the same order; none of one for which no model was called.
     pub fn usage_of(&self, scopes: &[Scope]) -> Result<Vec<Option<Total>>, Refused> {
-        self.house.usage.of(scopes)
+        self.house.models.usage.of(scopes)
     }
 
     /// By model.
     pub fn usage_of_attempt(&self, lease: Lease) -> Result<Vec<(String, Total)>, Refused> {
-        self.house.usage.of_attempt(lease)
+        self.house.models.usage.of_attempt(lease)
     }
 
     /// Totals of the whole cluster, as far as this node has heard. A page goes on after the last key before it.
     pub fn usage(&self, by: UsageBy, after: Option<&str>, first: usize) -> Result<Page<Total>, Refused> {
-        self.house.usage.page(by, after, first)
+        self.house.models.usage.page(by, after, first)
     }
 
     /// Sets what calls of models for an agent, a swarm (its head) or a label may use, from here on; one that is set already
@@ -80,7 +80,7 @@ impl ControlPlane {
             .await?;
         self.known_at(&op, done.cursor).await?;
         self.seen(&op, done.cursor).await?;
-        self.house.know_budgets();
+        self.house.models.know_budgets();
         let entry = self.house.directory.read(|known| known.budgets.get(&scope).copied());
         let entry = entry.unwrap_or(BudgetEntry { budget, warned: false });
         let value = self.budget_views(vec![(scope, entry)])?.pop();
@@ -101,7 +101,7 @@ impl ControlPlane {
             .await?;
         self.known_at(&op, done.cursor).await?;
         self.seen(&op, done.cursor).await?;
-        self.house.know_budgets();
+        self.house.models.know_budgets();
         Ok(Done { value: scope.budget_id(), cursor: done.cursor })
     }
 
@@ -124,8 +124,8 @@ impl ControlPlane {
 
     fn budget_views(&self, of: Vec<(Scope, BudgetEntry)>) -> Result<Vec<BudgetView>, Refused> {
         let scopes: Vec<_> = of.iter().map(|(scope, _)| scope.clone()).collect();
-        let spent = self.house.usage.spent(&scopes)?;
-        let counter = self.house.models().map(|_| self.house.counter());
+        let spent = self.house.models.usage.spent(&scopes)?;
+        let counter = self.house.models.models().map(|_| self.house.models.counter());
         let views = of.into_iter().zip(spent).map(|((scope, entry), spent)| {
             let reserved = counter.map(|counter| counter.reserved(&scope));
             BudgetView { scope, budget: entry.budget, spent, reserved, warned: entry.warned }
@@ -135,6 +135,6 @@ impl ControlPlane {
 
     /// Of this node's price table.
     pub fn currency(&self) -> String {
-        self.house.models().map_or_else(|| CURRENCY_DEFAULT.to_owned(), |models| models.currency().to_owned())
+        self.house.models.models().map_or_else(|| CURRENCY_DEFAULT.to_owned(), |models| models.currency().to_owned())
     }
 }

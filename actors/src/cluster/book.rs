@@ -114,7 +114,7 @@ impl NodeBook for Book {
     }
 
     fn holds_nothing(&self) -> bool {
-        self.house.doors.all().is_empty() && self.house.fence.holds_nothing()
+        self.house.doors.all().is_empty() && self.house.machines.fence.holds_nothing()
     }
 
     fn lost(&self, node: NodeId, why: String) -> BoxFuture<'static, Result<(), Refused>> {

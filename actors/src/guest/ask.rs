@@ -8,8 +8,7 @@ pub(crate) use super::wire::Said;
 use hiveward_kernel::{entity::Entity, id::VmId};
 
 use crate::{
-    host::{driver::DriverError, message::HostMsg, wire::HostWire},
-    house::House,
+    host::{driver::DriverError, message::HostMsg, services::MachineServices, wire::HostWire},
     vm::VmStatus,
 };
 
@@ -17,25 +16,25 @@ use crate::{
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// Asks once.
-pub(crate) async fn ask(house: &House, vm: VmId, command: String, deadline: Deadline) -> Said {
-    let Some(host) = house.directory.read(|known| known.fleet.vms.get(&vm).map(|entry| entry.host)) else {
+pub(crate) async fn ask(services: &MachineServices, vm: VmId, command: String, deadline: Deadline) -> Said {
+    let Some(host) = services.directory.read(|known| known.fleet.vms.get(&vm).map(|entry| entry.host)) else {
         return Said::Gone(format!("{vm} is no more"));
     };
-    if let Some(why) = why_gone(house, vm) {
+    if let Some(why) = why_gone(services, vm) {
         return Said::Gone(why);
     }
     let deadline = deadline.at_most(ANSWER_WITHIN);
-    let asked: Result<Result<Option<String>, DriverError>, String> = match house.doors.of::<HostMsg>(host) {
+    let asked: Result<Result<Option<String>, DriverError>, String> = match services.doors.of::<HostMsg>(host) {
         Some(door) => {
             let make = |reply| HostMsg::GuestCommand { vm, command: command.clone(), reply };
             door.ask(deadline, make).await.map_err(|error| error.to_string())
         }
-        None => match house.directory.location(Entity::Host(host)) {
+        None => match services.directory.location(Entity::Host(host)) {
             Some(at) => {
                 let key = host.key();
-                house.router.learn(&key, at);
+                services.router.learn(&key, at);
                 let wire = HostWire::GuestCommand { vm, command };
-                house.router.ask(deadline, &key, &wire).await.map_err(|error| error.to_string())
+                services.router.ask(deadline, &key, &wire).await.map_err(|error| error.to_string())
             }
             None => Err("no node holds its host now".into()),
         },
@@ -50,9 +49,9 @@ pub(crate) async fn ask(house: &House, vm: VmId, command: String, deadline: Dead
 }
 
 /// Why nobody will answer any more, if that is so.
-fn why_gone(house: &House, vm: VmId) -> Option<String> {
+fn why_gone(services: &MachineServices, vm: VmId) -> Option<String> {
     // One that is not in the view yet is on its way.
-    let record = house.vms.get(vm).ok().flatten()?;
+    let record = services.vms.get(vm).ok().flatten()?;
     let ended = matches!(record.status, VmStatus::Stopped | VmStatus::Failed | VmStatus::Stopping | VmStatus::Removed);
     ended.then(|| {
         let why = record.state.failed.as_deref().map(|why| format!(": {why}")).unwrap_or_default();

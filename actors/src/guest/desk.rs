@@ -32,7 +32,7 @@ use super::{
     askers::May,
     wire::{Ask, FRAME_BYTES_MAX, Said},
 };
-use crate::house::House;
+use crate::host::services::MachineServices;
 
 /// Served at once; more wait until one goes.
 const SERVED_MAX: usize = 1_024;
@@ -46,12 +46,12 @@ pub(crate) fn socket_of(data_dir: &Path) -> PathBuf {
 }
 
 pub struct GuestDesk {
-    house: House,
+    services: MachineServices,
 }
 
 impl GuestDesk {
-    pub fn new(house: House) -> Self {
-        Self { house }
+    pub fn new(services: MachineServices) -> Self {
+        Self { services }
     }
 }
 
@@ -60,11 +60,11 @@ impl Behaviour for GuestDesk {
     type State = ();
 
     async fn start(&self, ctx: &Context<()>) -> Result<(), Failure> {
-        let socket = socket_of(&self.house.data_dir);
+        let socket = socket_of(&self.services.data_dir);
         let listener = listen(&socket).map_err(|error| Failure::new(format!("{}: {error}", socket.display())))?;
-        let house = self.house.clone();
+        let services = self.services.clone();
         // Its end ends who is served.
-        ctx.task(async move { serve_all(&house, &listener).await });
+        ctx.task(async move { serve_all(&services, &listener).await });
         Ok(())
     }
 
@@ -86,17 +86,17 @@ fn listen(socket: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn serve_all(house: &House, listener: &UnixListener) {
+async fn serve_all(services: &MachineServices, listener: &UnixListener) {
     let places = Arc::new(Semaphore::new(SERVED_MAX));
     let mut all = JoinSet::new();
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((socket, _)) => {
-                let house = house.clone();
+                let services = services.clone();
                 all.spawn(async move {
                     // Who breaks off comes back, or is no more.
-                    let _ = serve(&house, socket).await;
+                    let _ = serve(&services, socket).await;
                     drop(place);
                 });
             }
@@ -111,13 +111,13 @@ async fn serve_all(house: &House, listener: &UnixListener) {
 
 /// Whether this process is the session of that VM. One that has just been started, or was there before this life of the node,
 /// is waited for a little.
-async fn admitted(house: &House, asker: i32, vm: VmId) -> May {
+async fn admitted(services: &MachineServices, asker: i32, vm: VmId) -> May {
     let known = async {
         loop {
-            let entered = house.askers.entered();
+            let entered = services.askers.entered();
             tokio::pin!(entered);
             entered.as_mut().enable();
-            match house.askers.may(asker, vm) {
+            match services.askers.may(asker, vm) {
                 May::Unknown => entered.await,
                 may => return may,
             }
@@ -126,22 +126,22 @@ async fn admitted(house: &House, asker: i32, vm: VmId) -> May {
     match tokio::time::timeout(KNOWN_WITHIN, known).await {
         Ok(may) => may,
         // VMs of attempts alone have sessions.
-        Err(_) if has_no_attempt(house, vm) => May::No,
+        Err(_) if has_no_attempt(services, vm) => May::No,
         Err(_) => May::Unknown,
     }
 }
 
 /// Whether nobody's session can ask for it. Of a VM that is not in the directory, or not any more, that is not known.
-fn has_no_attempt(house: &House, vm: VmId) -> bool {
-    house.directory.read(|known| known.fleet.vms.get(&vm).is_some_and(|entry| entry.spec.lease.is_none()))
+fn has_no_attempt(services: &MachineServices, vm: VmId) -> bool {
+    services.directory.read(|known| known.fleet.vms.get(&vm).is_some_and(|entry| entry.spec.lease.is_none()))
 }
 
-async fn serve(house: &House, socket: UnixStream) -> io::Result<()> {
+async fn serve(services: &MachineServices, socket: UnixStream) -> io::Result<()> {
     let asker = hiveward_kernel::shim::peer(&socket)?;
     let mut frames = LengthDelimitedCodec::builder().little_endian().max_frame_length(FRAME_BYTES_MAX).new_framed(socket);
     while let Some(frame) = frames.next().await {
         let Ask { vm, command } = rmp_serde::from_slice(&frame?).map_err(io::Error::other)?;
-        let answer = match admitted(house, asker, vm).await {
+        let answer = match admitted(services, asker, vm).await {
             // Nobody knows yet. It comes back, and waits for as long as it takes.
             May::Unknown => return Err(io::Error::other("this process is not known as a session of a VM yet")),
             May::No => {
@@ -149,7 +149,7 @@ async fn serve(house: &House, socket: UnixStream) -> io::Result<()> {
                 Said::Refused(format!("process {asker} is not the session of {vm}: a session asks its own VM alone"))
             }
             May::Yes => match allowed::checked(&command) {
-                Ok(command) => ask(house, vm, command, Deadline::after(ANSWER_WITHIN)).await,
+                Ok(command) => ask(services, vm, command, Deadline::after(ANSWER_WITHIN)).await,
                 Err(why) => {
                     tracing::warn!(asker, %vm, why, "a session said to its guest what sessions do not say");
                     Said::Refused(why)

@@ -41,7 +41,7 @@ use super::{
     network::tending::{Tended, make_ready, needs_networks},
     travel::TRIPS_AT_ONCE,
 };
-use crate::house::House;
+use crate::host::services::MachineServices;
 
 /// Everything is looked at as often as this, whatever the hypervisor says by itself.
 const REFRESH_EVERY: Duration = Duration::from_secs(5);
@@ -53,7 +53,7 @@ const ROSTER_WITHIN: Duration = Duration::from_secs(5);
 const STEPS_AT_ONCE: usize = 16;
 
 pub struct Host {
-    pub(super) house: House,
+    pub(super) services: MachineServices,
     pub(super) spec: Arc<HostSpec>,
     pub(super) placement: u64,
     /// Of its VMs' actors; known before its first message.
@@ -144,8 +144,8 @@ impl State {
 }
 
 impl Host {
-    pub fn new(house: House, spec: Arc<HostSpec>, placement: u64, beside: Arc<OnceLock<Supervisor>>) -> Self {
-        Self { house, spec, placement, beside }
+    pub fn new(services: MachineServices, spec: Arc<HostSpec>, placement: u64, beside: Arc<OnceLock<Supervisor>>) -> Self {
+        Self { services, spec, placement, beside }
     }
 }
 
@@ -160,11 +160,11 @@ impl Behaviour for Host {
 
     async fn start(&self, ctx: &Context<HostMsg>) -> Result<State, Failure> {
         let me = self.spec.id;
-        let children: HashMap<VmId, bool> = self.house.doors.vms_of(me).into_iter().map(|vm| (vm, false)).collect();
-        let here = self.house.me.node;
-        let of_here = |host| self.house.directory.location(Entity::Host(host)).is_some_and(|at| at.node == here);
-        self.house.meters.keep(of_here);
-        let epochs = self.house.directory.read(|known| {
+        let children: HashMap<VmId, bool> = self.services.doors.vms_of(me).into_iter().map(|vm| (vm, false)).collect();
+        let here = self.services.me.node;
+        let of_here = |host| self.services.directory.location(Entity::Host(host)).is_some_and(|at| at.node == here);
+        self.services.meters.keep(of_here);
+        let epochs = self.services.directory.read(|known| {
             let of = |vm: &VmId| Some((*vm, known.fleet.vms.get(vm)?.epoch));
             children.keys().filter_map(of).collect()
         });
@@ -223,11 +223,11 @@ impl Behaviour for Host {
                 reply.answer(measured);
             }
             HostMsg::Samples { vm, since, until, points, reply } => {
-                reply.answer(self.house.meters.samples(self.spec.id, vm, (since, until), points as usize));
+                reply.answer(self.services.meters.samples(self.spec.id, vm, (since, until), points as usize));
             }
             HostMsg::Loads { since, window_ms, reply } => {
-                let (now, window) = (self.house.clock.now(), Duration::from_millis(window_ms));
-                reply.answer(self.house.meters.loads(self.spec.id, since, now, window));
+                let (now, window) = (self.services.clock.now(), Duration::from_millis(window_ms));
+                reply.answer(self.services.meters.loads(self.spec.id, since, now, window));
             }
             HostMsg::Guest { vm, reply } => {
                 let Some(driver) = self.reachable(state) else {
@@ -372,7 +372,7 @@ impl Host {
         if let Ok(uri) = &uri
             && uri.scheme == Scheme::Simulated
         {
-            let peers = self.house.peers.clone();
+            let peers = self.services.peers.clone();
             Hypervisor::named(&uri.authority).guard(move || peers.may_act());
         }
         ctx.task(async move {
@@ -458,7 +458,7 @@ impl Host {
             return;
         }
         let (host, placement) = (self.spec.id, self.placement);
-        let change = self.house.directory.read(|known| {
+        let change = self.services.directory.read(|known| {
             let entry = known.fleet.hosts.get(&host).filter(|entry| entry.place.placement == placement)?;
             if state.breaker.is_open() {
                 let why = state.last_error.clone().unwrap_or_else(|| "it does not answer".into());
@@ -476,9 +476,9 @@ impl Host {
         });
         let Some(change) = change else { return };
         state.saying = true;
-        let (house, me) = (self.house.clone(), ctx.addr().clone());
+        let (services, me) = (self.services.clone(), ctx.addr().clone());
         ctx.task(async move {
-            let said = ask_roster(&house, change, Deadline::after(ROSTER_WITHIN)).await;
+            let said = ask_roster(&services, change, Deadline::after(ROSTER_WITHIN)).await;
             deliver(&me, HostMsg::Said { done: said.is_ok() }).await;
         });
     }
@@ -508,17 +508,17 @@ impl Host {
         let begins = matches!(action, Action::Define(_) | Action::Start | Action::Resume);
         let turn = needs_networks(&action).then(|| state.tended.turn());
         let (driver, looks, steps, me) = (link.driver.clone(), state.looks.clone(), state.steps.clone(), ctx.addr().clone());
-        let (house, spec) = (self.house.clone(), self.spec.clone());
+        let (services, spec) = (self.services.clone(), self.spec.clone());
         ctx.task(async move {
             let Ok(_turn) = steps.acquire().await else { return };
             if reply.is_abandoned() {
                 return;
             }
-            if begins && let Err(message) = ha::may_run(&house, &spec, vm).await {
+            if begins && let Err(message) = ha::may_run(&services, &spec, vm).await {
                 return reply.answer(Err(DriverError::Failed { message }));
             }
             let ready = match turn {
-                Some(turn) => make_ready(&house, spec.id, &*driver, turn, vm, reply.deadline()).await,
+                Some(turn) => make_ready(&services, spec.id, &*driver, turn, vm, reply.deadline()).await,
                 None => Ok(None),
             };
             let result = match ready {

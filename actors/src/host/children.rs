@@ -26,7 +26,7 @@ const CRASH_LOOP: Intensity = Intensity { restarts_max: 10, period: Duration::fr
 impl Host {
     pub(super) async fn look(&self, ctx: &Context<HostMsg>, state: &mut State) -> Result<(), Failure> {
         let host = self.spec.id;
-        let (wanted, draining): (Vec<(VmId, Arc<VmSpec>)>, bool) = self.house.directory.read(|known| {
+        let (wanted, draining): (Vec<(VmId, Arc<VmSpec>)>, bool) = self.services.directory.read(|known| {
             let entry = known.fleet.hosts.get(&host).filter(|entry| entry.place.placement == self.placement);
             let Some(entry) = entry else { return (Vec::new(), false) };
             let new = entry.vms.iter().filter(|vm| !state.children.contains_key(vm));
@@ -38,7 +38,7 @@ impl Host {
             state.children.insert(vm, false);
             state.epochs.insert(vm, epoch);
         }
-        let gone: Vec<_> = self.house.directory.read(|known| {
+        let gone: Vec<_> = self.services.directory.read(|known| {
             let here = |vm: &VmId| {
                 let entry = known.fleet.vms.get(vm).filter(|entry| entry.host == host);
                 entry.is_some_and(|entry| state.epochs.get(vm).is_none_or(|epoch| *epoch == entry.epoch))
@@ -61,10 +61,10 @@ impl Host {
         let away = state
             .children
             .iter()
-            .filter(|(vm, stopping)| !**stopping && self.house.doors.is_living(Entity::Vm(**vm)) != Some(true));
+            .filter(|(vm, stopping)| !**stopping && self.services.doors.is_living(Entity::Vm(**vm)) != Some(true));
         let away: Vec<_> = away.map(|(vm, _)| *vm).collect();
         let specs: Vec<_> = self
-            .house
+            .services
             .directory
             .read(|known| away.iter().filter_map(|vm| known.fleet.vms.get(vm)).map(|entry| entry.spec.clone()).collect());
         for spec in specs {
@@ -75,15 +75,15 @@ impl Host {
 
     async fn begin(&self, spec: Arc<VmSpec>) -> Result<u64, Failure> {
         let Some(beside) = self.beside.get() else { return Err(Failure::new("its supervisor is not known yet")) };
-        let (vm, host, house, placement) = (spec.id, self.spec.id, self.house.clone(), self.placement);
-        let epoch = house.directory.read(|known| known.fleet.vms.get(&vm).map_or(0, |entry| entry.epoch));
+        let (vm, host, services, placement) = (spec.id, self.spec.id, self.services.clone(), self.placement);
+        let epoch = services.directory.read(|known| known.fleet.vms.get(&vm).map_or(0, |entry| entry.epoch));
         if spec.ha {
             // It may run here already, from before this node knew what it must end.
-            if let Err(why) = ha::may_run(&house, &self.spec, vm).await {
+            if let Err(why) = ha::may_run(&services, &self.spec, vm).await {
                 tracing::warn!(%vm, host = %self.spec.name, why, "it may not be started here now");
             }
         }
-        let (child, door) = ChildSpec::actor(vm.to_string(), "vm", move || Vm::new(house.clone(), spec.clone(), host, epoch))
+        let (child, door) = ChildSpec::actor(vm.to_string(), "vm", move || Vm::new(services.clone(), spec.clone(), host, epoch))
             .key(vm.key())
             .restart(Restart::Transient)
             .backoff(Backoff::default())
@@ -93,10 +93,10 @@ impl Host {
             .build();
         match beside.enlist_child(child, Deadline::after(START_WITHIN)).await {
             Ok(()) => {
-                if let Some(before) = self.house.doors.add_vm(vm, host, placement, door.clone()) {
-                    self.house.router.close(&vm.key(), before);
+                if let Some(before) = self.services.doors.add_vm(vm, host, placement, door.clone()) {
+                    self.services.router.close(&vm.key(), before);
                 }
-                self.house.router.open(&vm.key(), placement, Arc::new(ActorDoor::new(door, vm::wire::read)));
+                self.services.router.open(&vm.key(), placement, Arc::new(ActorDoor::new(door, vm::wire::read)));
                 Ok(epoch)
             }
             // Of a life of this actor before; its door is still open.
@@ -106,8 +106,8 @@ impl Host {
     }
 
     fn end(&self, ctx: &Context<HostMsg>, vm: VmId) {
-        if self.house.doors.remove_vm(vm, self.spec.id) {
-            self.house.router.close(&vm.key(), self.placement);
+        if self.services.doors.remove_vm(vm, self.spec.id) {
+            self.services.router.close(&vm.key(), self.placement);
         }
         let (beside, me) = (self.beside.get().cloned(), ctx.addr().clone());
         ctx.task(async move {
@@ -123,7 +123,7 @@ impl Host {
     /// What runs here goes elsewhere, or is stopped.
     fn drain(&self, state: &State) {
         for (vm, stopping) in &state.children {
-            if !stopping && let Some(door) = self.house.doors.of_vm_on::<VmMsg>(*vm, self.spec.id) {
+            if !stopping && let Some(door) = self.services.doors.of_vm_on::<VmMsg>(*vm, self.spec.id) {
                 // Not heard: said again at the next refresh.
                 let _ = door.tell(VmMsg::Drain);
             }

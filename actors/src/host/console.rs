@@ -66,7 +66,7 @@ impl Host {
         let Entry::Vacant(place) = state.consoles.entry(vm) else { return };
         let (tell, told) = watch::channel(Told::default());
         place.insert(Console { told, begun: Instant::now() });
-        let (data_dir, me) = (self.house.data_dir.clone(), ctx.addr().clone());
+        let (data_dir, me) = (self.services.data_dir.clone(), ctx.addr().clone());
         ctx.task(async move {
             let why = match driver.console(vm, Deadline::after(OPEN_WITHIN)).await {
                 Ok(bytes) => record(data_dir, vm, bytes, &tell).await,
@@ -108,7 +108,7 @@ impl Host {
         } else {
             "it does not run, or its host does not answer".to_owned()
         };
-        let data_dir = self.house.data_dir.clone();
+        let data_dir = self.services.data_dir.clone();
         ctx.task(async move {
             let piece = async {
                 let until = tokio::time::Instant::now() + Duration::from_millis(wait_ms);
@@ -166,10 +166,10 @@ impl Host {
 
     /// Away with recordings of VMs that are no more.
     pub(super) fn sweep_consoles(&self, ctx: &Context<HostMsg>) {
-        let house = self.house.clone();
+        let services = self.services.clone();
         ctx.task(async move {
             let swept = tokio::task::spawn_blocking(move || {
-                console::sweep(&house.data_dir, |vm| house.directory.read(|known| known.fleet.vms.contains_key(&vm)))
+                console::sweep(&services.data_dir, |vm| services.directory.read(|known| known.fleet.vms.contains_key(&vm)))
             });
             if let Ok(Err(error)) = swept.await {
                 tracing::warn!(%error, "recordings of consoles of VMs that are gone stay until the next look");

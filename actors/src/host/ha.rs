@@ -10,14 +10,14 @@ use hiveward_catalogue::{directory::Known, host::spec::HostSpec};
 use hiveward_kernel::id::VmId;
 
 use super::{actor::Host, driver::Domain};
-use crate::house::House;
+use crate::host::services::MachineServices;
 
 /// Whether a VM may begin to run on this host now; if not, why. From then on it is ended before this node's lease is over.
-pub(super) async fn may_run(house: &House, host: &Arc<HostSpec>, vm: VmId) -> Result<(), String> {
-    if !house.peers.may_act() {
+pub(super) async fn may_run(services: &MachineServices, host: &Arc<HostSpec>, vm: VmId) -> Result<(), String> {
+    if !services.peers.may_act() {
         return Err("the lease of this node is over".into());
     }
-    let ends_with_lease = house.directory.read(|known| match known.fleet.vms.get(&vm) {
+    let ends_with_lease = services.directory.read(|known| match known.fleet.vms.get(&vm) {
         // The task of an attempt that has this VM comes back elsewhere, and its program here must not go on beside it.
         Some(entry) if entry.host == host.id || entry.moving == Some(host.id) => Ok(entry.spec.ha || entry.spec.is_leased()),
         Some(_) => Err("it belongs to another host by now".to_owned()),
@@ -27,7 +27,7 @@ pub(super) async fn may_run(house: &House, host: &Arc<HostSpec>, vm: VmId) -> Re
     if !ends_with_lease {
         return Ok(());
     }
-    let (fence, host) = (house.fence.clone(), host.clone());
+    let (fence, host) = (services.fence.clone(), host.clone());
     let held = tokio::task::spawn_blocking(move || fence.hold(&host, vm)).await;
     held.map_err(|error| error.to_string())?
 }
@@ -35,7 +35,7 @@ pub(super) async fn may_run(house: &House, host: &Arc<HostSpec>, vm: VmId) -> Re
 impl Host {
     /// What is here of VMs that have come back elsewhere since, though they may belong here again: of an older epoch.
     pub(super) fn stale(&self, found: &HashMap<VmId, Domain>) -> HashSet<VmId> {
-        self.house.directory.read(|known| {
+        self.services.directory.read(|known| {
             let is = |domain: &&Domain| known.fleet.vms.get(&domain.vm).is_some_and(|entry| domain.epoch < entry.epoch);
             found.values().filter(is).map(|domain| domain.vm).collect()
         })
@@ -46,8 +46,8 @@ impl Host {
         let host = self.spec.id;
         let belongs = |vm: VmId| {
             let entry = |known: &Known| known.fleet.vms.get(&vm).map(|entry| entry.host == host || entry.moving == Some(host));
-            self.house.directory.read(entry).unwrap_or(false)
+            self.services.directory.read(entry).unwrap_or(false)
         };
-        self.house.fence.let_go(host, |vm| !on.contains(&vm) && !belongs(vm));
+        self.services.fence.let_go(host, |vm| !on.contains(&vm) && !belongs(vm));
     }
 }

@@ -110,7 +110,7 @@ impl Host {
             known.told &= same;
             known.see(begun, domain);
             if !known.told
-                && let Some(door) = self.house.doors.of_vm_on::<VmMsg>(*vm, self.spec.id)
+                && let Some(door) = self.services.doors.of_vm_on::<VmMsg>(*vm, self.spec.id)
             {
                 // Not heard: said again after the next look.
                 known.told = door.tell(VmMsg::Observed { domain: known.domain.clone(), at: begun }).is_ok();
@@ -137,7 +137,7 @@ impl Host {
     /// those that its driver did not have for its own at this look.
     fn adopt(&self, ctx: &Context<HostMsg>, state: &mut State, others: &[Domain]) -> HashSet<VmId> {
         let host = self.spec.id;
-        let (new, wanted): (HashSet<VmId>, HashSet<VmId>) = self.house.directory.read(|known| {
+        let (new, wanted): (HashSet<VmId>, HashSet<VmId>) = self.services.directory.read(|known| {
             let belongs = |vm: &VmId| known.fleet.vms.get(vm).filter(|entry| entry.host == host).map(|entry| entry.epoch);
             let new = others.iter().filter(|domain| belongs(&domain.vm) == Some(domain.epoch)).map(|domain| domain.vm);
             let new: HashSet<VmId> = new.collect();
@@ -160,10 +160,10 @@ impl Host {
         let host = self.spec.id;
         let on = |known: &Known| known.domain.as_ref().filter(|domain| domain.run.is_on()).map(|_| known.usage);
         let running: Vec<(VmId, Usage)> = state.known.iter().filter_map(|(vm, known)| Some((*vm, on(known)?))).collect();
-        let used = self.house.directory.read(|known| known.fleet.hosts.get(&host).map(|entry| entry.used)).unwrap_or_default();
+        let used = self.services.directory.read(|known| known.fleet.hosts.get(&host).map(|entry| entry.used)).unwrap_or_default();
         let reserved = (used.cpu_milli as f32 / 1e3, u64::try_from(used.memory_mib).unwrap_or(0) << 20);
-        let now = (self.house.clock.now(), self.house.mono_ms());
-        self.house.meters.take(host, now, running.iter().map(|(vm, usage)| (*vm, usage)), reserved);
+        let now = (self.services.clock.now(), self.services.mono_ms());
+        self.services.meters.take(host, now, running.iter().map(|(vm, usage)| (*vm, usage)), reserved);
     }
 
     /// Away with copies of images that were removed: soon after that, and now and then for what was in use by then.
@@ -172,7 +172,7 @@ impl Host {
             return;
         }
         let keep: Vec<String> =
-            self.house.directory.read(|known| known.fleet.images.values().map(|entry| entry.spec.hash.clone()).collect());
+            self.services.directory.read(|known| known.fleet.images.values().map(|entry| entry.spec.hash.clone()).collect());
         let due = state.swept.as_ref().is_none_or(|(at, kept)| *kept != keep || at.elapsed() >= SWEEP_EVERY);
         if !due {
             return;
@@ -197,7 +197,7 @@ impl Host {
         found: impl Iterator<Item = (VmId, Run)>,
     ) {
         let host = self.spec.id;
-        let strays: Vec<(VmId, bool)> = self.house.directory.read(|known| {
+        let strays: Vec<(VmId, bool)> = self.services.directory.read(|known| {
             if known.place(Entity::Host(host)).is_none_or(|place| place.placement != self.placement) {
                 return Vec::new();
             }

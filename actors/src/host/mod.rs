@@ -18,6 +18,7 @@ pub mod message;
 pub mod meter;
 pub mod network;
 pub mod record;
+pub mod services;
 mod travel;
 pub mod wire;
 
@@ -27,17 +28,17 @@ use hiveward_catalogue::{directory::roster_key, roster::wire::RosterWire};
 use hiveward_kernel::commit::Committed;
 use hiveward_runtime::{clock::Deadline, error::Refused, id::Key};
 
-use crate::house::House;
+use crate::host::services::MachineServices;
 
 /// Asks the roster, wherever it acts, for a change of the fleet that the house itself wants.
 pub(crate) async fn ask_roster(
-    house: &House,
+    services: &MachineServices,
     change: hiveward_catalogue::host::event::FleetChange,
     deadline: Deadline,
 ) -> Result<Committed<Key>, Refused> {
-    if let Some(at) = house.directory.roster() {
-        house.router.learn(&roster_key(), at);
+    if let Some(at) = services.directory.roster() {
+        services.router.learn(&roster_key(), at);
     }
     let wire = RosterWire::Fleet { change, operation: None };
-    house.router.ask::<_, Result<Committed<Key>, Refused>>(deadline, &roster_key(), &wire).await.map_err(Refused::from)?
+    services.router.ask::<_, Result<Committed<Key>, Refused>>(deadline, &roster_key(), &wire).await.map_err(Refused::from)?
 }

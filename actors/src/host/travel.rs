@@ -56,12 +56,12 @@ impl Host {
     /// Whether the fleet, as it is known here, says that this VM is on its way here.
     fn expects(&self, vm: VmId) -> bool {
         let me = self.spec.id;
-        self.house.directory.read(|known| known.fleet.vms.get(&vm).is_some_and(|entry| entry.moving == Some(me)))
+        self.services.directory.read(|known| known.fleet.vms.get(&vm).is_some_and(|entry| entry.moving == Some(me)))
     }
 
     /// Whether its disks are copied from the host that it belongs to, because that has other ones.
     fn copies(&self, vm: VmId) -> bool {
-        let shares = self.house.directory.read(|known| {
+        let shares = self.services.directory.read(|known| {
             let from = known.fleet.vms.get(&vm).and_then(|entry| known.fleet.hosts.get(&entry.host));
             from.is_none_or(|from| from.spec.shares_with(&self.spec))
         });
@@ -70,23 +70,23 @@ impl Host {
 
     pub(super) fn prepare(&self, ctx: &Context<HostMsg>, state: &State, vm: VmId, reply: Reply<Result<(), DriverError>>) {
         let Some(driver) = self.reachable(state) else { return reply.answer(unreachable()) };
-        let spec = self.house.directory.read(|known| known.fleet.vms.get(&vm).map(|entry| entry.spec.clone()));
+        let spec = self.services.directory.read(|known| known.fleet.vms.get(&vm).map(|entry| entry.spec.clone()));
         let Some(spec) = spec.filter(|_| self.expects(vm)) else {
             // What nobody expects would be taken for a stray and ended.
             return reply.answer(not_now("the other host does not know yet that it is to come"));
         };
         let copies = self.copies(vm);
-        let (house, host, me, deadline) = (self.house.clone(), self.spec.clone(), self.spec.id, reply.deadline());
+        let (services, host, me, deadline) = (self.services.clone(), self.spec.clone(), self.spec.id, reply.deadline());
         let turn = state.tended.turn();
         ctx.task(async move {
             let prepared = async {
-                ha::may_run(&house, &host, vm).await.map_err(|message| DriverError::Failed { message })?;
+                ha::may_run(&services, &host, vm).await.map_err(|message| DriverError::Failed { message })?;
                 // From here on the fleet has it as one that is coming, and its networks stay.
-                make_ready(&house, me, &*driver, turn, vm, deadline).await?;
+                make_ready(&services, me, &*driver, turn, vm, deadline).await?;
                 if !copies {
                     return Ok(());
                 }
-                let definition = definition(&house, &spec, me).await;
+                let definition = definition(&services, &spec, me).await;
                 let definition = definition.map_err(|refused| DriverError::Failed { message: refused.message })?;
                 driver.act(vm, Action::Prepare(Box::new(definition)), deadline).await.map(drop)
             };

@@ -23,7 +23,7 @@ use super::{
     event::{self, UsageEvent},
     models::Models,
 };
-use crate::house::House;
+use crate::model::services::ModelServices;
 
 /// Calls that end within so long are written together.
 const LINGER: Duration = Duration::from_millis(20);
@@ -49,12 +49,12 @@ pub struct UsageKeeper {
 
 impl UsageKeeper {
     /// None on a node without a way to models.
-    pub fn start(house: &House) -> Option<Self> {
-        let models = house.models()?;
-        models.books().open(house.usage.clone(), UsageEvent::stream(house.me.node));
+    pub fn start(services: &ModelServices) -> Option<Self> {
+        let models = services.models()?;
+        models.books().open(services.usage.clone(), UsageEvent::stream(services.me.node));
         let stopping = CancellationToken::new();
-        let writing = tokio::spawn(write(house.clone(), models.clone(), stopping.clone()));
-        let following = tokio::spawn(follow(house.clone(), models.clone()));
+        let writing = tokio::spawn(write(services.clone(), models.clone(), stopping.clone()));
+        let following = tokio::spawn(follow(services.clone(), models.clone()));
         Some(Self { models, stopping, writing, following })
     }
 
@@ -78,13 +78,13 @@ impl Drop for UsageKeeper {
     }
 }
 
-async fn write(house: House, models: Models, stopping: CancellationToken) {
-    let stream = UsageEvent::stream(house.me.node);
+async fn write(services: ModelServices, models: Models, stopping: CancellationToken) {
+    let stream = UsageEvent::stream(services.me.node);
     loop {
-        match house.ledger.claim(&stream).await {
+        match services.ledger.claim(&stream).await {
             Ok(life) => {
                 models.books().claimed(life.version);
-                if write_in_one_life(&house, &models, &stopping, life).await {
+                if write_in_one_life(&services, &models, &stopping, life).await {
                     return;
                 }
             }
@@ -95,8 +95,8 @@ async fn write(house: House, models: Models, stopping: CancellationToken) {
 }
 
 /// Until an append fails; true when everything is written and nothing more comes.
-async fn write_in_one_life(house: &House, models: &Models, stopping: &CancellationToken, life: Life) -> bool {
-    let stream = UsageEvent::stream(house.me.node);
+async fn write_in_one_life(services: &ModelServices, models: &Models, stopping: &CancellationToken, life: Life) -> bool {
+    let stream = UsageEvent::stream(services.me.node);
     let broken = Arc::new(AtomicBool::new(false));
     let failed = {
         let broken = broken.clone();
@@ -105,7 +105,7 @@ async fn write_in_one_life(house: &House, models: &Models, stopping: &Cancellati
             broken.store(true, Ordering::Relaxed);
         }
     };
-    let (committer, committing) = Committer::new(house.ledger.clone(), stream, life.incarnation, life.version, failed);
+    let (committer, committing) = Committer::new(services.ledger.clone(), stream, life.incarnation, life.version, failed);
     let feeding = async move {
         let mut since_snapshot = life.events.len();
         loop {
@@ -152,31 +152,31 @@ async fn write_in_one_life(house: &House, models: &Models, stopping: &Cancellati
     }
 }
 
-async fn follow(house: House, models: Models) {
-    let began = house.ledger.head();
-    while let Err(lagging) = house.views.at_least(began, Deadline::after(WAIT_PER_TURN)).await {
+async fn follow(services: ModelServices, models: Models) {
+    let began = services.ledger.head();
+    while let Err(lagging) = services.views.at_least(began, Deadline::after(WAIT_PER_TURN)).await {
         tracing::debug!(%lagging, "what was spent is not known yet");
     }
-    let directory = house.directory.clone();
+    let directory = services.directory.clone();
     if let Ok(Err(error)) = tokio::task::spawn_blocking(move || directory.catch_up()).await {
         tracing::warn!(%error, "budgets are not known yet");
     }
-    house.know_budgets();
+    services.know_budgets();
     models.books().caught_up();
-    let mut budgets = house.directory.follow();
+    let mut budgets = services.directory.follow();
     loop {
-        let at = house.views.cursor();
+        let at = services.views.cursor();
         budgets.mark_unchanged();
         match models.books().take_landed() {
             // The view was so far when they were looked up, or farther.
-            Ok(landed) => models.counter().landed(&landed, house.views.cursor().0),
+            Ok(landed) => models.counter().landed(&landed, services.views.cursor().0),
             Err(refused) => {
                 tracing::warn!(why = refused.message, "what was recorded cannot be read; it stays set aside until it can");
             }
         }
-        house.know_budgets();
+        services.know_budgets();
         tokio::select! {
-            _ = house.views.at_least(Cursor(at.0 + 1), Deadline::after(WAIT_PER_TURN)) => {}
+            _ = services.views.at_least(Cursor(at.0 + 1), Deadline::after(WAIT_PER_TURN)) => {}
             Ok(()) = budgets.changed() => {}
         }
         tokio::time::sleep(LOOK_EVERY).await;

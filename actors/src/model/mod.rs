@@ -12,6 +12,7 @@ pub mod meter;
 mod models;
 mod pass;
 pub mod price;
+pub mod services;
 pub mod table;
 mod usage;
 

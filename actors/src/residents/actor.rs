@@ -319,7 +319,7 @@ impl Residents {
     async fn start_swarm(&self, spec: Arc<SwarmSpec>, placement: u64) -> Result<(), StartError> {
         let (id, house) = (spec.id, self.house.clone());
         let name = id.to_string();
-        let (child, door) = ChildSpec::actor(name, "coordinator", move || Coordinator::new(house.clone(), spec.clone()))
+        let (child, door) = ChildSpec::actor(name, "coordinator", move || Coordinator::new(house.work.clone(), spec.clone()))
             .key(id.key())
             .backoff(Backoff::default())
             .crash_loop(CRASH_LOOP)
@@ -338,7 +338,7 @@ impl Residents {
     async fn start_agent(&self, spec: Arc<AgentSpec>, placement: u64) -> Result<(), StartError> {
         let (id, house) = (spec.id, self.house.clone());
         let name = id.to_string();
-        let (child, door) = ChildSpec::actor(name, "agent", move || Agent::new(house.clone(), spec.clone(), placement))
+        let (child, door) = ChildSpec::actor(name, "agent", move || Agent::new(house.agents.clone(), spec.clone(), placement))
             .key(id.key())
             .restart(Restart::Transient)
             .backoff(Backoff::default())
@@ -357,7 +357,7 @@ impl Residents {
         let (id, house, beside) = (spec.id, self.house.clone(), Arc::new(OnceLock::new()));
         let (name, its) = (id.to_string(), beside.clone());
         let (actor, door) =
-            ChildSpec::actor("host", "host", move || Host::new(house.clone(), spec.clone(), placement, its.clone()))
+            ChildSpec::actor("host", "host", move || Host::new(house.machines.clone(), spec.clone(), placement, its.clone()))
                 .key(id.key())
                 .mailbox(MAILBOX_HOST)
                 .essential()

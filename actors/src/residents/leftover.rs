@@ -76,7 +76,7 @@ pub async fn end(house: &House, agent: AgentId) {
     };
     for connector in connectors {
         let spec = Arc::new(AgentSpec { connector, ..spec.as_deref().cloned().unwrap_or_else(|| unknown(agent)) });
-        let connector = connector::build(&spec, house.connector_env(reports.clone(), 0));
+        let connector = connector::build(&spec, house.agents.connector_env(reports.clone(), 0));
         Connector::stop(&*connector, StopHow::AtOnce, StopWhy::NotHere).await;
     }
 }

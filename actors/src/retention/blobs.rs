@@ -137,7 +137,7 @@ fn look(house: &House, unnamed: Duration, may_remove: bool, over: &AtomicBool) -
         let stored = house.blobs.stored(folder)?;
         let hashes: Vec<BlobHash> = stored.iter().map(|blob| blob.hash).collect();
         // Until every row is known nobody can tell what is whose.
-        let owned = house.tasks.owned(&hashes).map_err(LookError::Views)?;
+        let owned = house.work.tasks.owned(&hashes).map_err(LookError::Views)?;
         for (at, blob) in stored.iter().enumerate() {
             let named = owned.as_ref().is_none_or(|owned| owned[at]) || kept_elsewhere.contains(&blob.hash);
             count(&mut found, &house.blobs, blob, named, may_remove.then_some(before))?;
@@ -183,7 +183,7 @@ fn named_elsewhere(house: &House) -> Result<HashSet<BlobHash>, Refused> {
         (named, fleet.vms.keys().copied().collect::<Vec<_>>())
     });
     for some in vms.chunks(1_000) {
-        for record in house.vms.get_many(some)?.into_iter().flatten() {
+        for record in house.machines.vms.get_many(some)?.into_iter().flatten() {
             let copied = record.state.operations.iter().flat_map(|operation| &operation.copied);
             named.extend(copied.filter_map(|disk| disk.hash.parse::<BlobHash>().ok()));
         }

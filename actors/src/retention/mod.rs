@@ -4,6 +4,7 @@ use hiveward_kernel::keep::{OperationRetention, TaskRetention};
 
 pub mod blobs;
 pub mod disk;
+pub mod ledger;
 pub mod report;
 pub mod transcripts;
 
@@ -11,7 +12,6 @@ use std::time::Duration;
 
 use hiveward_runtime::ledger::prune::PRUNE_EVERY;
 
-pub(crate) use transcripts::attempt_of;
 pub use transcripts::{TranscriptKeeper, TranscriptRetention};
 
 /// What a node keeps of what has ended.

@@ -10,7 +10,7 @@ use hiveward_runtime::{
 use serde::{Deserialize, Serialize};
 
 use super::{Retention, blobs::BlobFigures, disk::DiskFigures};
-use crate::{house::House, platform::LedgerRetention};
+use crate::{house::House, retention::ledger::LedgerRetention};
 
 /// What the keepers of a node measured last.
 #[derive(Debug, Default)]
@@ -78,8 +78,8 @@ impl Kept {
 const SWARMS_MAX: usize = 100;
 
 pub fn of(house: &House) -> Result<StorageReport, Refused> {
-    let tasks = house.tasks.kept()?;
-    let operations = house.operations.kept()?;
+    let tasks = house.work.tasks.kept()?;
+    let operations = house.machines.operations.kept()?;
     let removed = |view: &str| -> Result<u64, Refused> {
         let read = || -> Result<u64, ViewError> { prune::removed(&house.views.read()?, view) };
         read().map_err(unreadable)

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use hiveward_kernel::{id::TaskId, keep::Keep, lease::Lease};
+use hiveward_kernel::{keep::Keep, lease::Lease};
 use hiveward_runtime::{
     clock::WallMs,
     error::Refused,
@@ -20,7 +20,7 @@ use hiveward_runtime::{
 
 use super::report::TranscriptFigures;
 use crate::{
-    agent::connector::{self},
+    agent::connector::{self, attempt_of},
     house::House,
 };
 
@@ -134,7 +134,7 @@ fn look(house: &House, kept: &mut Attempts) -> Result<(), Refused> {
     kept.retain(|lease, _| names.contains(&(lease.task, lease.attempt)));
     let known: BTreeSet<_> = kept.keys().map(|lease| (lease.task, lease.attempt)).collect();
     for (task, number) in names.difference(&known).copied() {
-        let record = house.tasks.get(task)?;
+        let record = house.work.tasks.get(task)?;
         let attempt = record.as_ref().and_then(|record| record.attempts.iter().find(|attempt| attempt.number == number));
         // Without an end in the ledger the same lease may be run again, and must find what it left.
         let Some((attempt, ended_at)) = attempt.and_then(|attempt| Some((attempt, attempt.ended_at?))) else { continue };
@@ -143,17 +143,6 @@ fn look(house: &House, kept: &mut Attempts) -> Result<(), Refused> {
         kept.insert(lease, Kept { ended_at, bytes });
     }
     Ok(())
-}
-
-/// `task_0192…-3`, `task_0192…-3-gate` and `task_0192…-3-run0`.
-pub(crate) fn attempt_of(name: &str) -> Option<(TaskId, u32)> {
-    let (mut task, mut number) = name.rsplit_once('-')?;
-    if ["gate", "activity", "run", "check", "terminal", "setup", "teardown"]
-        .contains(&number.trim_end_matches(|c: char| c.is_ascii_digit()))
-    {
-        (task, number) = task.rsplit_once('-')?;
-    }
-    Some((task.parse().ok()?, number.parse().ok()?))
 }
 
 /// As the disk counts: a file's holes take no room.
@@ -223,17 +212,5 @@ mod tests {
         assert_eq!(gone(limits(1000, 3, 1000)), leases[..1]);
         assert_eq!(gone(limits(1000, 10, 250)), leases[..2]);
         assert_eq!(gone(limits(0, 0, 0)), leases);
-    }
-
-    #[test]
-    fn only_names_of_attempts_are_taken_for_attempts() {
-        let task = TaskId::new();
-        assert_eq!(attempt_of(&format!("{task}-12")), Some((task, 12)));
-        assert_eq!(attempt_of(&format!("{task}-12-gate")), Some((task, 12)));
-        assert_eq!(attempt_of(&format!("{task}-12-run3")), Some((task, 12)));
-        assert_eq!(attempt_of(&format!("{task}-12-terminal0")), Some((task, 12)));
-        for other in [format!("{}-worker", AgentId::new()), format!("{task}"), "notes".into(), format!("{task}-x")] {
-            assert_eq!(attempt_of(&other), None, "{other}");
-        }
     }
 }

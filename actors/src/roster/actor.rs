@@ -443,7 +443,7 @@ impl Roster {
             return Ok(());
         }
         let scopes: Vec<_> = watched.iter().map(|(scope, _)| scope.clone()).collect();
-        let spent = match self.house.usage.spent(&scopes) {
+        let spent = match self.house.models.usage.spent(&scopes) {
             Ok(spent) => spent,
             Err(refused) => {
                 tracing::warn!(why = refused.message, "what was spent of budgets cannot be read; it is looked at again");

@@ -37,6 +37,7 @@ use super::{
     event::{self, Ended, SwarmEvent},
     message::{Submit, SwarmMsg},
     pieces::{self, Replayed, WritingDown},
+    reference::ToAgent,
     seat::Arrival,
     snapshot::{self, Pieces, Snapshot},
     state::{Now, Swarm},
@@ -44,11 +45,10 @@ use super::{
     wire,
 };
 use crate::{
-    agent::{
-        message::{AgentMsg, Assignment},
-        reference::AgentRef,
+    swarm::{
+        reference::{AgentRef, Assignment},
+        services::WorkServices,
     },
-    house::House,
     task::{
         plan,
         record::TaskRecord,
@@ -71,7 +71,7 @@ const BYTES_PER_SNAPSHOT: usize = 64 << 20;
 pub(super) const EVENTS_PER_PAGE: usize = 4_096;
 
 pub struct Coordinator {
-    pub(super) house: House,
+    pub(super) services: WorkServices,
     pub(super) spec: Arc<SwarmSpec>,
 }
 
@@ -108,12 +108,12 @@ pub struct State {
 }
 
 impl Coordinator {
-    pub fn new(house: House, spec: Arc<SwarmSpec>) -> Self {
-        Self { house, spec }
+    pub fn new(services: WorkServices, spec: Arc<SwarmSpec>) -> Self {
+        Self { services, spec }
     }
 
     pub(super) fn now(&self) -> Now {
-        Now { wall: self.house.clock.now(), mono_ms: self.house.mono_ms() }
+        Now { wall: self.services.clock.now(), mono_ms: self.services.mono_ms() }
     }
 }
 
@@ -123,14 +123,14 @@ impl Behaviour for Coordinator {
 
     async fn start(&self, ctx: &Context<SwarmMsg>) -> Result<State, Failure> {
         let stream = self.spec.id.key();
-        let life = self.house.ledger.claim_page(&stream, EVENTS_PER_PAGE).await?;
-        let found_at = self.house.ledger.head();
+        let life = self.services.ledger.claim_page(&stream, EVENTS_PER_PAGE).await?;
+        let found_at = self.services.ledger.head();
         let Replayed { swarm, events, bytes } = self.replay(&stream, &life).await?;
         let marks = Marks::default();
         marks.note(swarm.operations.turns(), found_at);
         let me = ctx.addr().clone();
         let (committer, committing) =
-            Committer::new(self.house.ledger.clone(), stream, life.incarnation, life.version, move |error| {
+            Committer::new(self.services.ledger.clone(), stream, life.incarnation, life.version, move |error| {
                 // If the mailbox is full, the next message finds the committer closed.
                 let _ = me.tell(SwarmMsg::CommitFailed { message: error.to_string() });
             });
@@ -169,8 +169,8 @@ impl Behaviour for Coordinator {
         match msg {
             SwarmMsg::Submit(submit) => self.submit(ctx, state, submit).await,
             SwarmMsg::SubmitStored { stored, reply } => {
-                let (house, me) = (self.house.clone(), ctx.addr().clone());
-                ctx.task(async move { wire::unpack(house, &me, stored, reply).await });
+                let (services, me) = (self.services.clone(), ctx.addr().clone());
+                ctx.task(async move { wire::unpack(services, &me, stored, reply).await });
                 Ok(())
             }
             SwarmMsg::Cancel { task, reason, operation, reply } => {
@@ -263,7 +263,7 @@ impl Behaviour for Coordinator {
 impl Coordinator {
     /// An ended task's status, from the views.
     fn known(&self, task: TaskId) -> Option<TaskStatus> {
-        self.house.tasks.get(task).ok().flatten().map(|record| record.status)
+        self.services.tasks.get(task).ok().flatten().map(|record| record.status)
     }
 
     async fn submit(&self, ctx: &Context<SwarmMsg>, state: &mut State, submit: Submit) -> Result<(), Failure> {
@@ -319,9 +319,9 @@ impl Coordinator {
         let (id, seated, by) = (arrival.agent, arrival.incarnation, state.incarnation);
         let mut batch = Batch::default();
         let mut arrival = arrival;
-        arrival.node = Some(agent.node().unwrap_or(self.house.me.node));
+        arrival.node = Some(agent.node().unwrap_or(self.services.me.node));
         // It speaks from where the directory may not have placed it yet, as far as this node knows.
-        let placement = self.house.directory.placement(Entity::Agent(id)).max(arrival.placement);
+        let placement = self.services.directory.placement(Entity::Agent(id)).max(arrival.placement);
         if arrival.placement < placement {
             return Ok(());
         }
@@ -340,9 +340,9 @@ impl Coordinator {
         state.agents.insert(id, agent.clone());
         // Behind the commits on their way, so that a lease that is not durable yet is not sent early.
         batch.then(move |cursor| {
-            agent.tell(AgentMsg::Keep { leases: Some(leases.iter().map(|(lease, _)| *lease).collect()), seated, by });
+            agent.tell(ToAgent::Keep { leases: Some(leases.iter().map(|(lease, _)| *lease).collect()), seated, by });
             for (lease, spec) in leases {
-                agent.tell(AgentMsg::Run(Assignment { lease, spec, cursor, by }));
+                agent.tell(ToAgent::Run(Assignment { lease, spec, cursor, by }));
             }
         });
         self.settle(ctx, state, batch).await
@@ -381,7 +381,7 @@ impl Coordinator {
             if state.settled.get(&lease).is_some() {
                 let mut batch = Batch::default();
                 batch.then(move |_| {
-                    agent.tell(AgentMsg::Settled { lease });
+                    agent.tell(ToAgent::Settled { lease });
                 });
                 return self.settle(ctx, state, batch).await;
             }
@@ -411,7 +411,7 @@ impl Coordinator {
         state.swarm.free_place(lease);
         batch.then(move |_| {
             // If this is not heard the agent repeats the end, and hears it then.
-            agent.tell(AgentMsg::Settled { lease });
+            agent.tell(ToAgent::Settled { lease });
         });
         self.settle(ctx, state, batch).await
     }
@@ -423,8 +423,8 @@ impl Coordinator {
         result: Option<&Body>,
     ) -> Result<Vec<Arc<TaskSpec>>, String> {
         let result = result.ok_or("it returned no result, and its result must be a plan")?;
-        let json = self.house.body(result).map_err(|refused| refused.message)?;
-        plan::read(&json, planner, asked, &|bytes| self.house.store_body(&bytes).map_err(|refused| refused.message))
+        let json = self.services.body(result).map_err(|refused| refused.message)?;
+        plan::read(&json, planner, asked, &|bytes| self.services.store_body(&bytes).map_err(|refused| refused.message))
     }
 
     async fn close(&self, ctx: &Context<SwarmMsg>, state: &mut State, force: bool, reply: Answer<u32>) -> Result<(), Failure> {
@@ -497,7 +497,7 @@ impl Coordinator {
             && let Some(agent) = state.agents.get(&lease.agent).cloned()
         {
             batch.then(move |_| {
-                agent.tell(AgentMsg::Cancel { lease, by });
+                agent.tell(ToAgent::Cancel { lease, by });
             });
         }
         if let SwarmEvent::Assigned { lease, .. } = event
@@ -506,7 +506,7 @@ impl Coordinator {
             let (lease, spec) = (*lease, live.spec.clone());
             batch.then(move |cursor| {
                 // A refusal is repaired by the sweep, or by the agent's next arrival.
-                agent.tell(AgentMsg::Run(Assignment { lease, spec, cursor, by }));
+                agent.tell(ToAgent::Run(Assignment { lease, spec, cursor, by }));
             });
         }
     }
@@ -563,7 +563,7 @@ impl Coordinator {
     fn aggregate(&self, ctx: &Context<SwarmMsg>, state: &State, batch: &mut Batch, task: TaskId) {
         let Some(live) = state.swarm.live(task) else { return };
         let Some(made_of) = aggregate::MadeOf::of(live) else { return };
-        let (house, me) = (self.house.clone(), ctx.addr().clone());
+        let (services, me) = (self.services.clone(), ctx.addr().clone());
         let (send, wait) = tokio::sync::oneshot::channel();
         batch.then(move |cursor| {
             // The waiting side is gone only if this coordinator is.
@@ -571,7 +571,7 @@ impl Coordinator {
         });
         ctx.task(async move {
             if let Ok(cursor) = wait.await {
-                aggregate::run(house, me, task, made_of, cursor).await;
+                aggregate::run(services, me, task, made_of, cursor).await;
             }
         });
     }
@@ -582,7 +582,7 @@ impl Coordinator {
             return;
         };
         if state.timer.as_ref().is_none_or(|(armed, _)| *armed > due) {
-            let wait = Duration::from_millis(due.saturating_sub(self.house.mono_ms()).max(1));
+            let wait = Duration::from_millis(due.saturating_sub(self.services.mono_ms()).max(1));
             state.timer = Some((due, ctx.after(wait, SwarmMsg::Due)));
         }
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{message::SwarmMsg, state::Live};
 use crate::{
-    house::House,
+    swarm::services::WorkServices,
     task::{
         TaskRecord,
         aggregate::{Part, aggregate},
@@ -55,8 +55,8 @@ impl MadeOf {
 }
 
 /// Tells the coordinator what came of it. Does nothing that cannot be repeated: a restarted coordinator runs it again.
-pub(super) async fn run(house: House, coordinator: Addr<SwarmMsg>, task: TaskId, made_of: MadeOf, cursor: Cursor) {
-    let made = collect(&house, &made_of, cursor).await;
+pub(super) async fn run(services: WorkServices, coordinator: Addr<SwarmMsg>, task: TaskId, made_of: MadeOf, cursor: Cursor) {
+    let made = collect(&services, &made_of, cursor).await;
     let (result, error) = match made {
         Ok(result) => (Some(result), None),
         Err(error) => (None, Some(error)),
@@ -64,26 +64,26 @@ pub(super) async fn run(house: House, coordinator: Addr<SwarmMsg>, task: TaskId,
     coordinator.deliver(SwarmMsg::Aggregated { task, result, error }).await;
 }
 
-async fn collect(house: &House, made_of: &MadeOf, cursor: Cursor) -> Result<Body, String> {
-    house.views.at_least(cursor, Deadline::after(VIEWS_TIMEOUT)).await.map_err(|lagging| lagging.to_string())?;
+async fn collect(services: &WorkServices, made_of: &MadeOf, cursor: Cursor) -> Result<Body, String> {
+    services.views.at_least(cursor, Deadline::after(VIEWS_TIMEOUT)).await.map_err(|lagging| lagging.to_string())?;
     let bytes = match made_of {
         MadeOf::Subtasks { tasks, how } => {
-            let parts: Result<Vec<Part>, String> = tasks.iter().map(|id| part(house, *id)).collect();
+            let parts: Result<Vec<Part>, String> = tasks.iter().map(|id| part(services, *id)).collect();
             aggregate(*how, &parts?)?
         }
         MadeOf::Parts { parts, how } => {
-            let arrived: Result<Vec<Part>, String> = arrived(parts).map(|id| part(house, id)).collect();
-            gathered(house, parts, value(&aggregate(*how, &arrived?)?))?
+            let arrived: Result<Vec<Part>, String> = arrived(parts).map(|id| part(services, id)).collect();
+            gathered(services, parts, value(&aggregate(*how, &arrived?)?))?
         }
         MadeOf::Reduced { by, ended, .. } if *ended != TaskStatus::Succeeded => {
             return Err(format!("{by}, which reduces its parts, ended {}", ended.name()));
         }
         MadeOf::Reduced { parts, by, .. } => {
-            let result = part(house, *by)?.result;
-            gathered(house, parts, result.as_deref().map_or(Value::Null, value))?
+            let result = part(services, *by)?.result;
+            gathered(services, parts, result.as_deref().map_or(Value::Null, value))?
         }
     };
-    house.store_body(&bytes).map_err(|e| e.message)
+    services.store_body(&bytes).map_err(|e| e.message)
 }
 
 fn arrived(parts: &[scatter::Part]) -> impl Iterator<Item = TaskId> {
@@ -98,9 +98,9 @@ fn value(bytes: &[u8]) -> Value {
 }
 
 /// A scatter's result: what was made of the parts that are in, and which those are, by name.
-fn gathered(house: &House, parts: &[scatter::Part], result: Value) -> Result<Vec<u8>, String> {
+fn gathered(services: &WorkServices, parts: &[scatter::Part], result: Value) -> Result<Vec<u8>, String> {
     let names = |wanted: fn(PartState) -> bool| -> Result<Vec<String>, String> {
-        parts.iter().filter(|part| wanted(part.state)).map(|part| Ok(name(&record(house, part.task)?))).collect()
+        parts.iter().filter(|part| wanted(part.state)).map(|part| Ok(name(&record(services, part.task)?))).collect()
     };
     let said = json!({
         "result": result,
@@ -111,16 +111,16 @@ fn gathered(house: &House, parts: &[scatter::Part], result: Value) -> Result<Vec
     Ok(said.to_string().into_bytes())
 }
 
-fn record(house: &House, id: TaskId) -> Result<TaskRecord, String> {
-    house.tasks.get(id).map_err(|e| e.message)?.ok_or_else(|| format!("subtask {id} is not in the views"))
+fn record(services: &WorkServices, id: TaskId) -> Result<TaskRecord, String> {
+    services.tasks.get(id).map_err(|e| e.message)?.ok_or_else(|| format!("subtask {id} is not in the views"))
 }
 
 fn name(record: &TaskRecord) -> String {
     record.spec.parent.as_ref().map_or_else(|| record.spec.title.clone(), |(_, name)| name.clone())
 }
 
-fn part(house: &House, id: TaskId) -> Result<Part, String> {
-    let record = record(house, id)?;
-    let result = record.result.as_ref().map(|body| house.body(body)).transpose().map_err(|e| e.message)?;
+fn part(services: &WorkServices, id: TaskId) -> Result<Part, String> {
+    let record = record(services, id)?;
+    let result = record.result.as_ref().map(|body| services.body(body)).transpose().map_err(|e| e.message)?;
     Ok(Part { name: name(&record), status: record.status, result: result.map(|bytes| bytes.to_vec()) })
 }

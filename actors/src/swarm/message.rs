@@ -15,7 +15,7 @@ use hiveward_runtime::{call::Reply, error::Refused};
 
 use super::{event::Ended, seat::Arrival, transfer::Sibling};
 use crate::{
-    agent::reference::AgentRef,
+    swarm::reference::AgentRef,
     task::{record::TaskRecord, spec::TaskSpec},
 };
 

@@ -14,8 +14,10 @@ pub mod pieces;
 mod queue;
 mod recall;
 pub mod record;
+pub mod reference;
 mod repair;
 pub mod seat;
+pub mod services;
 #[cfg(test)]
 mod shards_simulation;
 #[cfg(test)]

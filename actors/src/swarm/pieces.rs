@@ -72,7 +72,7 @@ impl Coordinator {
     /// Puts the state together from what the stream keeps, a few megabytes at a time.
     pub(super) async fn replay(&self, stream: &Key, life: &Life) -> Result<Replayed, Failure> {
         let now = self.now();
-        let ledger = self.house.ledger.clone();
+        let ledger = self.services.ledger.clone();
         let known = |found: u16, wanted: u16| match found == wanted {
             true => Ok(()),
             false => Err(Failure::new(format!("its snapshot has format {found}, which this version does not know"))),

@@ -20,7 +20,7 @@ impl Coordinator {
         if state.swarm.operations.get(&operation.id).is_some() {
             return Some(msg);
         }
-        let views = self.house.views.clone();
+        let views = self.services.views.clone();
         if views.cursor() < state.found_at {
             let (at, me) = (state.found_at, ctx.addr().clone());
             ctx.task(async move {
@@ -32,7 +32,7 @@ impl Coordinator {
             });
             return None;
         }
-        match self.house.operations.get(&self.spec.id.key(), &operation.id) {
+        match self.services.operations.get(&self.spec.id.key(), &operation.id) {
             Ok(Some(answered)) => {
                 let remembered = Remembered { input: answered.input, tasks: answered.tasks };
                 state.swarm.recalled = Some((operation.id.clone(), remembered.into()));
@@ -56,7 +56,7 @@ impl Coordinator {
 
     /// Lets go of the operations that the views have taken in.
     pub(super) fn forget_operations(&self, state: &mut State) {
-        let taken_in = state.marks.taken_in(self.house.views.cursor());
+        let taken_in = state.marks.taken_in(self.services.views.cursor());
         state.swarm.operations.forget_up_to(taken_in);
     }
 }

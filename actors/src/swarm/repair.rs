@@ -19,12 +19,10 @@ use super::{
     actor::{ABSENT_MS, Coordinator, State},
     event::SwarmEvent,
     message::SwarmMsg,
+    reference::ToAgent,
 };
 use crate::{
-    agent::{
-        message::{AgentMsg, Assignment},
-        reference::{AgentRef, Life},
-    },
+    swarm::reference::{AgentRef, Assignment, Life},
     task::status::TaskStatus,
 };
 
@@ -50,7 +48,7 @@ impl Coordinator {
             {
                 let (agent, spec) = (agent.clone(), live.spec.clone());
                 batch.then(move |cursor| {
-                    agent.tell(AgentMsg::Run(Assignment { lease, spec, cursor, by }));
+                    agent.tell(ToAgent::Run(Assignment { lease, spec, cursor, by }));
                 });
             }
         }
@@ -87,7 +85,7 @@ impl Coordinator {
         }
         for (agent, lease, spec) in repeated {
             batch.then(move |cursor| {
-                agent.tell(AgentMsg::Run(Assignment { lease, spec, cursor, by }));
+                agent.tell(ToAgent::Run(Assignment { lease, spec, cursor, by }));
             });
         }
         state.absent.retain(|agent, _| away.contains(agent));
@@ -106,7 +104,7 @@ impl Coordinator {
     pub(super) fn moved(&self, state: &mut State, agents: impl IntoIterator<Item = AgentId>) -> Vec<SwarmEvent> {
         let mut events = Vec::new();
         for agent in agents {
-            let (placement, why) = self.house.directory.read(|known| {
+            let (placement, why) = self.services.directory.read(|known| {
                 known.place(Entity::Agent(agent)).map_or((0, Arc::from("")), |place| (place.placement, place.why.clone()))
             });
             if state.swarm.seats_before(agent, placement) {
@@ -119,8 +117,8 @@ impl Coordinator {
 
     /// Agents that the directory lists and that have no seat are told that there is a coordinator.
     pub(super) fn call_agents(&self, state: &State) {
-        let (by, me) = (state.incarnation, self.house.me.node);
-        let places: Vec<(AgentId, Location)> = self.house.directory.read(|known| {
+        let (by, me) = (state.incarnation, self.services.me.node);
+        let places: Vec<(AgentId, Location)> = self.services.directory.read(|known| {
             let Some(entry) = known.swarms.get(&self.spec.id) else { return Vec::new() };
             let unseated = entry.agents.iter().filter(|agent| !state.agents.contains_key(agent));
             let place = |agent: &AgentId| {
@@ -132,11 +130,11 @@ impl Coordinator {
         for (agent, at) in places {
             if at.node == me {
                 // A busy agent arrives by itself at its next resend.
-                if let Some(door) = self.house.doors.of::<AgentMsg>(agent) {
-                    let _ = door.tell(AgentMsg::CoordinatorStarted { by });
+                if let Some(agent) = self.services.hearers.here(agent) {
+                    agent.tell(ToAgent::CoordinatorStarted { by });
                 }
             } else {
-                AgentRef::there(agent.key(), at, self.house.router.clone()).tell(AgentMsg::CoordinatorStarted { by });
+                AgentRef::there(agent.key(), at, self.services.router.clone()).tell(ToAgent::CoordinatorStarted { by });
             }
         }
     }
@@ -157,7 +155,7 @@ impl Coordinator {
             }
             let to = to.clone();
             batch.then(move |_| {
-                to.tell(AgentMsg::Keep { leases: Some(held), seated, by });
+                to.tell(ToAgent::Keep { leases: Some(held), seated, by });
             });
         }
         // The last round goes on: a link is slow.

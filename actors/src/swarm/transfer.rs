@@ -17,7 +17,7 @@ use super::{
     steal::{Moving, Places, Taking},
     wire::SwarmWire,
 };
-use crate::{house::House, task::status::TaskStatus};
+use crate::{swarm::services::WorkServices, task::status::TaskStatus};
 
 /// How often a shard with free places looks for work elsewhere; half of it to half as much again, by chance, so that
 /// shards that became idle together do not ask together.
@@ -58,15 +58,15 @@ pub struct Search {
     misses: u32,
 }
 
-fn tell(house: &House, to: SwarmId, said: Sibling) {
-    if let Some(door) = house.doors.of::<SwarmMsg>(to) {
+fn tell(services: &WorkServices, to: SwarmId, said: Sibling) {
+    if let Some(door) = services.doors.of::<SwarmMsg>(to) {
         // Not heard: an ask is made again, a transfer is repeated, and an answer follows each repetition.
         let _ = door.tell(SwarmMsg::Sibling(said));
         return;
     }
-    let Some(at) = house.directory.location(Entity::Swarm(to)).filter(|at| at.node != house.me.node) else { return };
+    let Some(at) = services.directory.location(Entity::Swarm(to)).filter(|at| at.node != services.me.node) else { return };
     if !loss::strikes() {
-        let _ = house.router.tell_at(at, &to.key(), &SwarmWire::Sibling(said));
+        let _ = services.router.tell_at(at, &to.key(), &SwarmWire::Sibling(said));
     }
 }
 
@@ -98,7 +98,7 @@ impl Coordinator {
             }
             // A transfer to it may be under way: it has not heard of that one, or will hear of it twice.
             None if state.swarm.transfers.under_way().any(|(other, _)| other == to) => self.send(state, &mut batch, Some(to)),
-            None => tell(&self.house, to, Sibling::Nothing { by: self.spec.id }),
+            None => tell(&self.services, to, Sibling::Nothing { by: self.spec.id }),
         }
         self.settle(ctx, state, batch).await
     }
@@ -106,9 +106,9 @@ impl Coordinator {
     /// Sends what is under way, to one sibling or to all, once it is durable.
     fn send(&self, state: &State, batch: &mut Batch, only: Option<SwarmId>) {
         for (to, given) in state.swarm.transfers.under_way().filter(|(to, _)| only.is_none_or(|only| only == *to)) {
-            let (house, tasks) = (self.house.clone(), given.tasks.clone());
+            let (services, tasks) = (self.services.clone(), given.tasks.clone());
             let (by, transfer) = (self.spec.id, given.transfer);
-            batch.then(move |_| tell(&house, to, Sibling::Hand { by, transfer, tasks }));
+            batch.then(move |_| tell(&services, to, Sibling::Hand { by, transfer, tasks }));
         }
     }
 
@@ -141,9 +141,9 @@ impl Coordinator {
             Taking::Repeated { refused } => refused,
         };
         state.search.asked.take_if(|(asked, _)| *asked == from);
-        let (house, by) = (self.house.clone(), self.spec.id);
+        let (services, by) = (self.services.clone(), self.spec.id);
         // Also a repetition waits: what it repeats may still be on its way to disk.
-        batch.then(move |_| tell(&house, from, Sibling::Took { by, transfer, refused }));
+        batch.then(move |_| tell(&services, from, Sibling::Took { by, transfer, refused }));
         self.settle(ctx, state, batch).await
     }
 
@@ -178,7 +178,7 @@ impl Coordinator {
 
     pub(super) fn look_for_work(&self, ctx: &Context<SwarmMsg>, state: &mut State) {
         state.search.timer = None;
-        let now = self.house.mono_ms();
+        let now = self.services.mono_ms();
         let waits = state.search.asked.is_some_and(|(_, at)| now.saturating_sub(at) < ASK_WITHIN_MS);
         if !waits && !state.closing {
             let places = state.swarm.free_places();
@@ -186,7 +186,7 @@ impl Coordinator {
             match sibling {
                 Some(sibling) => {
                     state.search.asked = Some((sibling, now));
-                    tell(&self.house, sibling, Sibling::Ask { by: self.spec.id, places });
+                    tell(&self.services, sibling, Sibling::Ask { by: self.spec.id, places });
                 }
                 // Nothing waits anywhere; what comes next is looked for soon.
                 None => state.search.misses = 0,
@@ -201,7 +201,7 @@ impl Coordinator {
         state.search.looks = state.search.looks.wrapping_add(1);
         let (shards, turn) = (self.spec.shards, state.search.turn % self.spec.shards);
         let head = self.spec.head();
-        let counts = self.house.tasks.counts_by_shard(head).unwrap_or_default();
+        let counts = self.services.tasks.counts_by_shard(head).unwrap_or_default();
         let blind = state.search.looks.is_multiple_of(LOOKS_PER_BLIND_ASK);
         let waiting = |shard: SwarmId| counts.get(&shard).is_some_and(|counts| counts[TaskStatus::Queued as usize] > 0);
         let in_turn = (0..shards).map(|n| (turn + n) % shards).filter(|number| *number != self.spec.shard);

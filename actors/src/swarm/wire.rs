@@ -24,8 +24,7 @@ use super::{
     transfer::Sibling,
 };
 use crate::{
-    agent::reference::AgentRef,
-    house::House,
+    swarm::{reference::AgentRef, services::WorkServices},
     task::{record::TaskRecord, spec::TaskSpec},
 };
 
@@ -109,8 +108,8 @@ impl SwarmWire {
 }
 
 /// Reads a large submission and hands it on as the message it is.
-pub async fn unpack(house: House, to: &Addr<SwarmMsg>, stored: Body, reply: Answer<Vec<TaskId>>) {
-    let read = tokio::task::spawn_blocking(move || house.body(&stored)).await;
+pub async fn unpack(services: WorkServices, to: &Addr<SwarmMsg>, stored: Body, reply: Answer<Vec<TaskId>>) {
+    let read = tokio::task::spawn_blocking(move || services.body(&stored)).await;
     let bytes = match read.map_err(|error| Refused::new(Code::Internal, error.to_string())).flatten() {
         Ok(bytes) => bytes,
         Err(refused) => return reply.answer(Err(refused)),

@@ -40,10 +40,7 @@ use super::{
     steps::{Work, points},
     warm,
 };
-use crate::{
-    host::{actor::STEP_WITHIN, ask_roster, driver::Domain, message::HostMsg},
-    house::House,
-};
+use crate::host::{actor::STEP_WITHIN, ask_roster, driver::Domain, message::HostMsg, services::MachineServices};
 
 /// Of a migration that was just begun.
 const ABORTS_MAX: u32 = 60;
@@ -51,7 +48,7 @@ const ABORT_EVERY: Duration = Duration::from_millis(500);
 const FORGET_WITHIN: Duration = Duration::from_secs(5);
 
 pub struct Vm {
-    pub(super) house: House,
+    pub(super) services: MachineServices,
     pub(super) spec: Arc<VmSpec>,
     pub(super) host: HostId,
     /// In which it belongs there.
@@ -83,8 +80,8 @@ pub struct State {
 }
 
 impl Vm {
-    pub fn new(house: House, spec: Arc<VmSpec>, host: HostId, epoch: u64) -> Self {
-        Self { house, spec, host, epoch }
+    pub fn new(services: MachineServices, spec: Arc<VmSpec>, host: HostId, epoch: u64) -> Self {
+        Self { services, spec, host, epoch }
     }
 }
 
@@ -116,18 +113,18 @@ impl Behaviour for Vm {
 impl Vm {
     async fn come_alive(&self, ctx: &Context<VmMsg>) -> Result<State, Failure> {
         let (vm, stream) = (self.spec.id, self.spec.id.key());
-        let life = self.house.ledger.claim(&stream).await?;
+        let life = self.services.ledger.claim(&stream).await?;
         // Up to there is known now whether it belongs here: a node that was away for long acts on nothing older.
-        self.house.directory.catch_up()?;
-        let added = self.house.directory.read(|known| known.fleet.vms.get(&vm).map(|entry| entry.added_at));
-        let new = || VmState::new(&self.spec, added.unwrap_or_else(|| self.house.clock.now()));
+        self.services.directory.catch_up()?;
+        let added = self.services.directory.read(|known| known.fleet.vms.get(&vm).map(|entry| entry.added_at));
+        let new = || VmState::new(&self.spec, added.unwrap_or_else(|| self.services.clock.now()));
         let mut replayed = snapshot::restored(&life, SNAPSHOT_FORMAT)?.unwrap_or_else(new);
         for event in &life.events {
             replayed.apply(&VmEvent::decode(&event.kind, event.format, &event.body)?, event.at);
         }
         let me = ctx.addr().clone();
         let (committer, committing) =
-            Committer::new(self.house.ledger.clone(), stream, life.incarnation, life.version, move |error| {
+            Committer::new(self.services.ledger.clone(), stream, life.incarnation, life.version, move |error| {
                 let _ = me.tell(VmMsg::CommitFailed { message: error.to_string() });
             });
         ctx.task(committing);
@@ -202,12 +199,12 @@ impl Vm {
         events: Vec<VmEvent>,
         reply: Option<(u64, Answer)>,
     ) -> Result<(), Failure> {
-        let (mut batch, now) = (Batch::default(), self.house.clock.now());
+        let (mut batch, now) = (Batch::default(), self.services.clock.now());
         for event in &events {
             batch.push(event.kind(), event::FORMAT, event.encode()?);
             state.vm.apply(event, now);
         }
-        let (vm, directory) = (&state.vm, &self.house.directory);
+        let (vm, directory) = (&state.vm, &self.services.directory);
         state.since_snapshot.go_with(&mut batch, SNAPSHOT_FORMAT, vm, vm.removed, directory.read(Known::all_read_snapshots))?;
         state.handed += 1;
         let (handed, durable, me) = (state.handed, state.durable.clone(), ctx.addr().clone());
@@ -233,12 +230,12 @@ impl Vm {
 
     /// One that this VM was asked for long ago is known to the views alone: they are asked once they have all that was done.
     async fn recall(&self, ctx: &Context<VmMsg>, ask: Ask, reply: Answer) -> Result<(), Failure> {
-        let (house, me, stream) = (self.house.clone(), ctx.addr().clone(), self.spec.id.key());
-        let head = house.ledger.head();
+        let (services, me, stream) = (self.services.clone(), ctx.addr().clone(), self.spec.id.key());
+        let head = services.ledger.head();
         ctx.task(async move {
-            let looked = recall::views_at(house.views.clone(), head).await;
+            let looked = recall::views_at(services.views.clone(), head).await;
             let before = looked.and_then(|()| match &ask.operation {
-                Some(operation) => house.operations.get(&stream, &operation.id),
+                Some(operation) => services.operations.get(&stream, &operation.id),
                 None => Ok(None),
             });
             match before {
@@ -286,7 +283,7 @@ impl Vm {
 
     /// Not heard by a host that has no life now: it looks when it has one.
     pub(super) fn ask_for_a_look(&self) {
-        if let Some(host) = self.house.doors.of::<HostMsg>(self.host) {
+        if let Some(host) = self.services.doors.of::<HostMsg>(self.host) {
             let _ = host.tell(HostMsg::Arrived { vm: self.spec.id });
         }
     }
@@ -314,13 +311,13 @@ impl Vm {
         let events = if known { Vec::new() } else { vec![VmEvent::Abandoned { number, why }] };
         self.record(ctx, state, events, Some((number, reply))).await?;
         if matches!(state.in_flight, Some(Step::Migrate | Step::Backup | Step::Copy)) {
-            let (house, host, vm) = (self.house.clone(), self.host, self.spec.id);
+            let (services, host, vm) = (self.services.clone(), self.host, self.spec.id);
             // What the node itself does for a backup is over soon.
             let tries = if state.in_flight == Some(Step::Migrate) { ABORTS_MAX } else { 1 };
             ctx.task(async move {
                 // Before the memory goes there is nothing to abort yet.
                 for _ in 0..tries {
-                    let aborted = match house.doors.of::<HostMsg>(host) {
+                    let aborted = match services.doors.of::<HostMsg>(host) {
                         Some(door) => door.ask(Deadline::after(STEP_WITHIN), |reply| HostMsg::Abort { vm, reply }).await,
                         None => return,
                     };
@@ -408,11 +405,11 @@ impl Vm {
     /// Does what is next, until something must be waited for.
     async fn drive(&self, ctx: &Context<VmMsg>, state: &mut State) -> Result<(), Failure> {
         while state.in_flight.is_none() && state.fresh && self.is_here() {
-            let now = self.house.clock.now();
+            let now = self.services.clock.now();
             state.doing.side = self.side(state);
             state.doing.over = self.is_over(state);
             state.doing.comes_back = self.epoch > state.vm.ran_in;
-            (state.doing.claim, state.doing.holds) = shaping::claim(&self.house, &self.spec, self.host, &state.vm);
+            (state.doing.claim, state.doing.holds) = shaping::claim(&self.services, &self.spec, self.host, &state.vm);
             match reconcile::next(&state.vm, state.doing, now) {
                 Next::Do(step) => {
                     if state.durable.load(Ordering::Acquire) < state.handed || self.is_held_back(ctx, state) {
@@ -477,8 +474,8 @@ impl Vm {
     async fn begin(&self, ctx: &Context<VmMsg>, state: &mut State, step: Step) -> Result<(), Failure> {
         fault::point(points(step).0, ctx.key()).await?;
         (state.in_flight, state.last_step) = (Some(step), Some(step));
-        let (house, spec, host, me) = (self.house.clone(), self.spec_now(), self.host, ctx.addr().clone());
-        let work = Work::of(&state.vm, &state.doing, house, spec, host, step);
+        let (services, spec, host, me) = (self.services.clone(), self.spec_now(), self.host, ctx.addr().clone());
+        let work = Work::of(&state.vm, &state.doing, services, spec, host, step);
         ctx.task(async move {
             let result = work.done().await;
             deliver(&me, VmMsg::Stepped { step, result }).await;
@@ -488,14 +485,14 @@ impl Vm {
 
     /// In the shape that it has by now.
     fn spec_now(&self) -> Arc<VmSpec> {
-        let known = self.house.directory.read(|known| known.fleet.vms.get(&self.spec.id).map(|entry| entry.spec.clone()));
+        let known = self.services.directory.read(|known| known.fleet.vms.get(&self.spec.id).map(|entry| entry.spec.clone()));
         known.unwrap_or_else(|| self.spec.clone())
     }
 
     /// Whether the roster says, as far as is known here, that the VM belongs to this actor's host. One that has moved is
     /// another's matter: this life is about to be ended.
     fn is_here(&self) -> bool {
-        self.house.directory.read(|known| {
+        self.services.directory.read(|known| {
             let entry = known.fleet.vms.get(&self.spec.id);
             entry.is_none_or(|entry| (entry.host, entry.epoch) == (self.host, self.epoch))
         })
@@ -507,16 +504,16 @@ impl Vm {
             return false;
         }
         let of = |known: &Known| known.fleet.vms.get(&self.spec.id).map(|entry| (entry.spec.clone(), entry.leased_at));
-        let Some((spec, since)) = self.house.directory.read(of) else { return false };
+        let Some((spec, since)) = self.services.directory.read(of) else { return false };
         match (spec.lease, &spec.warm) {
-            (Some(lease), _) => attempt::is_over(&self.house, lease, since),
-            (None, Some(warm)) => warm::is_over(&self.house, self.spec.id, warm, !state.vm.is_on()),
+            (Some(lease), _) => attempt::is_over(&self.services, lease, since),
+            (None, Some(warm)) => warm::is_over(&self.services, self.spec.id, warm, !state.vm.is_on()),
             (None, None) => false,
         }
     }
 
     fn is_drained(&self) -> bool {
-        self.house.directory.read(|known| known.fleet.hosts.get(&self.host).is_some_and(|entry| entry.drain.is_some()))
+        self.services.directory.read(|known| known.fleet.hosts.get(&self.host).is_some_and(|entry| entry.drain.is_some()))
     }
 
     /// Where this actor stands in the migration that is under way, if one is.
@@ -525,7 +522,7 @@ impl Vm {
         if asked.is_some_and(|asked| asked.from != self.host) {
             return Side::Arrived;
         }
-        let bound = self.house.directory.read(|known| {
+        let bound = self.services.directory.read(|known| {
             known.fleet.vms.get(&self.spec.id).is_some_and(|entry| entry.host == self.host && entry.moving.is_some())
         });
         if bound { Side::Bound } else { Side::Free }
@@ -538,9 +535,9 @@ impl Vm {
             return;
         }
         state.forgetting = true;
-        let (house, vm, me) = (self.house.clone(), self.spec.id, ctx.addr().clone());
+        let (services, vm, me) = (self.services.clone(), self.spec.id, ctx.addr().clone());
         ctx.task(async move {
-            let asked = ask_roster(&house, FleetChange::RemoveVm { vm }, Deadline::after(FORGET_WITHIN)).await;
+            let asked = ask_roster(&services, FleetChange::RemoveVm { vm }, Deadline::after(FORGET_WITHIN)).await;
             deliver(&me, VmMsg::Forgotten { done: asked.is_ok() }).await;
         });
     }

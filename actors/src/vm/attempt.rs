@@ -25,7 +25,7 @@ use super::{
     warm,
     wire::VmWire,
 };
-use crate::{host::ask_roster, house::House, task::record::TaskRecord};
+use crate::host::{ask_roster, services::MachineServices};
 
 /// How often it is looked whether an attempt is over.
 pub(super) const LOOKED_AT_EVERY: Duration = Duration::from_secs(2);
@@ -94,20 +94,19 @@ pub(super) fn spec(id: VmId, machine: &MachineSpec) -> VmSpec {
     }
 }
 
-/// Whether the attempt is over, by what the view has of its task.
-fn over(record: Option<&TaskRecord>, number: u32, age: Duration) -> bool {
-    let attempt = record.and_then(|record| record.attempts.iter().find(|attempt| attempt.number == number));
-    attempt.map_or(age >= UNKNOWN_WITHIN, |attempt| attempt.ended_at.is_some())
+/// Tells whether the attempt is over, by what is known of its end.
+fn over(ended: Option<bool>, age: Duration) -> bool {
+    ended.unwrap_or(age >= UNKNOWN_WITHIN)
 }
 
 /// Whether nobody needs the VM of this attempt any more.
-pub(super) fn is_over(house: &House, lease: Lease, made_at: WallMs) -> bool {
-    let age = house.clock.now().since(made_at);
+pub(super) fn is_over(services: &MachineServices, lease: Lease, made_at: WallMs) -> bool {
+    let age = services.clock.now().since(made_at);
     // What cannot be read is not known.
-    house.tasks.get(lease.task).is_ok_and(|record| over(record.as_ref(), lease.attempt, age))
+    services.needs.is_over(lease).is_ok_and(|ended| over(ended, age))
 }
 
-impl House {
+impl MachineServices {
     /// Whether a VM that waited is the attempt's now. One that is booted for it is as good if that cannot be said.
     async fn take_warm(&self, lease: Lease, machine: &MachineSpec, deadline: Deadline) -> bool {
         match warm::take_one(self, lease, machine, deadline).await {
@@ -120,7 +119,7 @@ impl House {
     }
 }
 
-impl Machines for House {
+impl Machines for MachineServices {
     fn of<'a>(&'a self, lease: Lease, machine: &'a MachineSpec) -> BoxFuture<'a, Result<VmId, String>> {
         Box::pin(async move {
             let deadline = Deadline::after(MADE_WITHIN);
@@ -208,8 +207,8 @@ mod tests {
 
     #[test]
     fn an_attempt_that_no_view_knows_is_over_only_after_a_while() {
-        assert!(!over(None, 1, UNKNOWN_WITHIN / 2));
-        assert!(over(None, 1, UNKNOWN_WITHIN));
+        assert!(!over(None, UNKNOWN_WITHIN / 2));
+        assert!(over(None, UNKNOWN_WITHIN));
     }
 
     /// As its actor leads it once it runs.

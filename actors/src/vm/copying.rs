@@ -13,13 +13,11 @@ use super::{
     backup::BACKUP_WITHIN, copy::Copied, event::Subject, message::Stepped, reconcile::Step, reshape::ROOT, state::VmState,
     steps::ask_host, trip::error,
 };
-use crate::{
-    host::{
-        ask_roster,
-        driver::{Action, DriverError},
-        message::HostMsg,
-    },
-    house::House,
+use crate::host::{
+    ask_roster,
+    driver::{Action, DriverError},
+    message::HostMsg,
+    services::MachineServices,
 };
 
 const ROSTER_WITHIN: std::time::Duration = std::time::Duration::from_secs(10);
@@ -41,7 +39,7 @@ impl Copying {
 
 /// `None` if it is another's step.
 pub(super) async fn step(
-    house: &House,
+    services: &MachineServices,
     spec: &Arc<VmSpec>,
     host: HostId,
     copying: Option<Copying>,
@@ -51,7 +49,7 @@ pub(super) async fn step(
     let vm = spec.id;
     Some(match step {
         Step::Copy => {
-            let Some(door) = house.doors.of::<HostMsg>(host) else {
+            let Some(door) = services.doors.of::<HostMsg>(host) else {
                 return Some(Err(DriverError::Failed { message: "its host has no actor now".into() }));
             };
             // An image is of the disk that its VM boots from.
@@ -62,7 +60,7 @@ pub(super) async fn step(
                 Err(error) => Err(DriverError::Failed { message: format!("its host's actor: {error}") }),
             }
         }
-        Step::EndCopy => ask_host(house, host, spec, Action::EndBackup).await.map(Stepped::Seen),
+        Step::EndCopy => ask_host(services, host, spec, Action::EndBackup).await.map(Stepped::Seen),
         Step::Publish => {
             let change = match subject {
                 Some(Subject::Template { image, name }) => template(spec, image, &name, &copied),
@@ -72,7 +70,7 @@ pub(super) async fn step(
             let Some(change) = change else {
                 return Some(Err(DriverError::Refused { message: "there is no disk to make it of".into() }));
             };
-            let asked = ask_roster(house, change, Deadline::after(ROSTER_WITHIN)).await;
+            let asked = ask_roster(services, change, Deadline::after(ROSTER_WITHIN)).await;
             asked.map(|_| Stepped::Told).map_err(|refused| match refused.code {
                 // Another has the name by now, and asking again does not change that.
                 Code::Conflict => DriverError::Refused { message: refused.message },

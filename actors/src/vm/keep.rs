@@ -16,14 +16,12 @@ use super::{
     schedule,
     state::VmState,
 };
-use crate::{
-    host::{
-        actor::STEP_WITHIN,
-        backup::{self as store, NewBackup, targets},
-        driver::DriverError,
-        message::HostMsg,
-    },
-    house::House,
+use crate::host::{
+    actor::STEP_WITHIN,
+    backup::{self as store, NewBackup, targets},
+    driver::DriverError,
+    message::HostMsg,
+    services::MachineServices,
 };
 
 const GUEST_WITHIN: Duration = Duration::from_secs(10);
@@ -79,7 +77,7 @@ fn failed<T>(message: impl Into<String>) -> Result<T, DriverError> {
 
 /// `None` if it is another's step.
 pub(super) async fn step(
-    house: &House,
+    services: &MachineServices,
     spec: &Arc<VmSpec>,
     host: HostId,
     errand: Errand,
@@ -87,7 +85,7 @@ pub(super) async fn step(
 ) -> Option<Result<Stepped, DriverError>> {
     let wanted = matches!(step, Step::Backup | Step::EndBackup | Step::Check | Step::Report | Step::Prune);
     wanted.then_some(())?;
-    let Some(door) = house.doors.of::<HostMsg>(host) else { return Some(failed("its host has no actor now")) };
+    let Some(door) = services.doors.of::<HostMsg>(host) else { return Some(failed("its host has no actor now")) };
     let vm = spec.id;
     let done = match (step, errand.new) {
         (Step::Backup, Some((number, new))) => {
@@ -122,7 +120,7 @@ pub(super) async fn step(
         }
         (Step::Prune, _) => {
             let Some((number, path)) = errand.old else { return Some(Ok(Stepped::Told)) };
-            match prune(house, &path, &backup::name(spec, number)).await {
+            match prune(services, &path, &backup::name(spec, number)).await {
                 Ok(()) => Ok(Stepped::Pruned(number)),
                 Err(error) => failed(format!("the old backup {path} cannot be removed: {error}")),
             }
@@ -139,7 +137,7 @@ pub(super) async fn step(
             if answers { Ok(Stepped::Told) } else { failed("neither an agent in the guest nor its console answers yet") }
         }
         (Step::Report, _) => match (&spec.restored, errand.drilled) {
-            (Some(restored), Some(drilled)) => match report(house, &restored.path, &drilled).await {
+            (Some(restored), Some(drilled)) => match report(services, &restored.path, &drilled).await {
                 Ok(()) => Ok(Stepped::Told),
                 Err(error) => failed(format!("it cannot be written beside the backup: {error}")),
             },
@@ -151,17 +149,17 @@ pub(super) async fn step(
 }
 
 /// What has another name is not touched.
-async fn prune(house: &House, path: &str, name: &str) -> std::io::Result<()> {
+async fn prune(services: &MachineServices, path: &str, name: &str) -> std::io::Result<()> {
     let (place, is) = targets::split(path)?;
     if is != name {
         return Err(std::io::Error::other(format!("{path} is not where {name} is")));
     }
-    targets::open(place, &store::scratch(house))?.remove(name).await
+    targets::open(place, &store::scratch(services))?.remove(name).await
 }
 
-async fn report(house: &House, path: &str, drilled: &Drilled) -> std::io::Result<()> {
+async fn report(services: &MachineServices, path: &str, drilled: &Drilled) -> std::io::Result<()> {
     let (place, name) = targets::split(path)?;
-    targets::open(place, &store::scratch(house))?.write_drilled(name, drilled).await
+    targets::open(place, &store::scratch(services))?.write_drilled(name, drilled).await
 }
 
 /// Whether somebody could log in there, or type.

@@ -21,8 +21,8 @@ use crate::{
     host::{
         ask_roster,
         driver::{Action, DriverError},
+        services::MachineServices,
     },
-    house::House,
     vm::trip::error,
 };
 
@@ -51,9 +51,9 @@ impl Shaping {
 }
 
 /// What the roster has of it, as far as is known on this node; and whether it holds what no run uses any more.
-pub(super) fn claim(house: &House, spec: &VmSpec, host: HostId, state: &VmState) -> (Claim, bool) {
+pub(super) fn claim(services: &MachineServices, spec: &VmSpec, host: HostId, state: &VmState) -> (Claim, bool) {
     let number = state.active().filter(|active| active.kind.is_of_shape()).map(|active| active.number);
-    house.directory.read(|known| {
+    services.directory.read(|known| {
         let Some(entry) = known.fleet.vms.get(&spec.id).filter(|entry| entry.host == host) else { return (Claim::Free, false) };
         (number.map_or(Claim::Free, |number| of(entry, number)), entry.held.is_some() && state.lag.is_none())
     })
@@ -74,15 +74,21 @@ fn refused<T>(message: &str) -> Result<T, DriverError> {
 }
 
 /// `None` if it is another's step.
-pub(super) async fn step(house: &House, spec: &Arc<VmSpec>, host: HostId, shaping: Shaping, step: Step) -> Option<Answer> {
+pub(super) async fn step(
+    services: &MachineServices,
+    spec: &Arc<VmSpec>,
+    host: HostId,
+    shaping: Shaping,
+    step: Step,
+) -> Option<Answer> {
     let known = |look: &dyn Fn(&VmEntry) -> bool| {
-        house.directory.read(|known| known.fleet.vms.get(&spec.id).is_none_or(|entry| entry.host != host || look(entry)))
+        services.directory.read(|known| known.fleet.vms.get(&spec.id).is_none_or(|entry| entry.host != host || look(entry)))
     };
     if step == Step::LetGo {
-        let held = house.directory.read(|known| known.fleet.vms.get(&spec.id)?.held);
+        let held = services.directory.read(|known| known.fleet.vms.get(&spec.id)?.held);
         let Some((number, _)) = held else { return Some(Ok(Stepped::Told)) };
         let change = FleetChange::LetGo { vm: spec.id, number };
-        return Some(tell(house, change, || known(&|entry| entry.held.is_none_or(|(since, _)| since != number))).await);
+        return Some(tell(services, change, || known(&|entry| entry.held.is_none_or(|(since, _)| since != number))).await);
     }
     let wanted = matches!(step, Step::Claim | Step::Reshape | Step::Unshape | Step::Enact | Step::GiveBack | Step::DropDisk);
     wanted.then_some(())?;
@@ -94,24 +100,24 @@ pub(super) async fn step(house: &House, spec: &Arc<VmSpec>, host: HostId, shapin
         Step::Claim => match reshape::target(spec, kind, subject.as_ref()) {
             Ok(shape) => {
                 let change = FleetChange::BeginReshape { vm, host, number, shape };
-                tell(house, change, || known(&|entry| of(entry, number) != Claim::Free)).await
+                tell(services, change, || known(&|entry| of(entry, number) != Claim::Free)).await
             }
             Err(refused) => Err(error(refused)),
         },
-        Step::Enact => tell(house, end(true), || known(&|entry| of(entry, number) != Claim::Held)).await,
-        Step::GiveBack => tell(house, end(false), || known(&|entry| of(entry, number) != Claim::Held)).await,
+        Step::Enact => tell(services, end(true), || known(&|entry| of(entry, number) != Claim::Held)).await,
+        Step::GiveBack => tell(services, end(false), || known(&|entry| of(entry, number) != Claim::Held)).await,
         Step::Reshape => {
             let live = !matches!(subject, Some(Subject::Resize { offline: true, .. }));
-            let shape = house.directory.read(|known| known.fleet.vms.get(&vm)?.reshaping.clone());
+            let shape = services.directory.read(|known| known.fleet.vms.get(&vm)?.reshaping.clone());
             match shape {
-                Some((of, shape)) if of == number => make(house, spec, host, &shape, live).await,
+                Some((of, shape)) if of == number => make(services, spec, host, &shape, live).await,
                 _ => Err(DriverError::Failed { message: "nothing is reserved for it any more".into() }),
             }
         }
-        Step::Unshape => make(house, spec, host, &spec.shape(), true).await,
+        Step::Unshape => make(services, spec, host, &spec.shape(), true).await,
         _ => match subject {
             Some(Subject::Disk { name, .. }) => {
-                ask_host(house, host, spec, Action::DropDisk { name: name.to_string() }).await.map(Stepped::Seen)
+                ask_host(services, host, spec, Action::DropDisk { name: name.to_string() }).await.map(Stepped::Seen)
             }
             _ => Ok(Stepped::Told),
         },
@@ -119,9 +125,9 @@ pub(super) async fn step(house: &House, spec: &Arc<VmSpec>, host: HostId, shapin
 }
 
 /// Until this node knows of it: what is done next depends on it.
-async fn tell(house: &House, change: FleetChange, known: impl Fn() -> bool) -> Answer {
+async fn tell(services: &MachineServices, change: FleetChange, known: impl Fn() -> bool) -> Answer {
     let deadline = Deadline::after(ROSTER_WITHIN);
-    ask_roster(house, change, deadline).await.map_err(error)?;
+    ask_roster(services, change, deadline).await.map_err(error)?;
     while !known() {
         if deadline.passed() {
             return Err(DriverError::Failed { message: "this node does not know yet what the roster has kept".into() });
@@ -131,9 +137,9 @@ async fn tell(house: &House, change: FleetChange, known: impl Fn() -> bool) -> A
     Ok(Stepped::Told)
 }
 
-async fn make(house: &House, spec: &Arc<VmSpec>, host: HostId, shape: &Shape, live: bool) -> Answer {
+async fn make(services: &MachineServices, spec: &Arc<VmSpec>, host: HostId, shape: &Shape, live: bool) -> Answer {
     let shaped = Arc::new(spec.shaped(shape));
-    let definition = definition(house, &shaped, host).await;
+    let definition = definition(services, &shaped, host).await;
     let definition = definition.map_err(|refused| DriverError::Failed { message: refused.message })?;
-    ask_host(house, host, &shaped, Action::Reshape { definition: Box::new(definition), live }).await.map(Stepped::Seen)
+    ask_host(services, host, &shaped, Action::Reshape { definition: Box::new(definition), live }).await.map(Stepped::Seen)
 }

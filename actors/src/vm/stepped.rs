@@ -56,7 +56,7 @@ impl Vm {
                     }
                     Stepped::Compared(compared, done) => {
                         state.doing.compared = Some(compared);
-                        state.doing.looked_at = Some(self.house.clock.now());
+                        state.doing.looked_at = Some(self.services.clock.now());
                         // It may be looked at again and again, and each time something else came of it.
                         (state.last_step, state.tries) = (None, 0);
                         Some(done)

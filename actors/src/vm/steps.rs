@@ -26,15 +26,13 @@ use super::{
     state::VmState,
     trip::Trip,
 };
-use crate::{
-    host::{
-        actor::STEP_WITHIN,
-        backup::restore,
-        driver::{Action, DomainSpec, DriverError, domain_name},
-        message::{Done, HostMsg},
-        network::making,
-    },
-    house::House,
+use crate::host::{
+    actor::STEP_WITHIN,
+    backup::restore,
+    driver::{Action, DomainSpec, DriverError, domain_name},
+    message::{Done, HostMsg},
+    network::making,
+    services::MachineServices,
 };
 
 const DEFINE_WITHIN: Duration = Duration::from_secs(240);
@@ -88,7 +86,7 @@ pub(super) const fn points(step: Step) -> (&'static str, &'static str) {
 
 /// A step, and what of its VM it depends on.
 pub(super) struct Work {
-    house: House,
+    services: MachineServices,
     spec: Arc<VmSpec>,
     host: HostId,
     step: Step,
@@ -106,16 +104,16 @@ pub(super) struct Work {
 }
 
 impl Work {
-    pub fn of(vm: &VmState, doing: &Doing, house: House, spec: Arc<VmSpec>, host: HostId, step: Step) -> Self {
+    pub fn of(vm: &VmState, doing: &Doing, services: MachineServices, spec: Arc<VmSpec>, host: HostId, step: Step) -> Self {
         Self {
             asked: vm.active().and_then(|active| active.migration.clone()),
             sought: doing.sought,
             tag: snapshot::tag_under_way(vm),
-            errand: Errand::of(vm, &spec, host, house.clock.now()),
+            errand: Errand::of(vm, &spec, host, services.clock.now()),
             shaping: Shaping::of(vm),
             copying: Copying::of(vm),
             creates: vm.active().is_some_and(|active| active.kind == OperationKind::Create),
-            house,
+            services,
             spec,
             host,
             step,
@@ -123,38 +121,44 @@ impl Work {
     }
 
     pub async fn done(self) -> Result<Stepped, DriverError> {
-        let Self { house, spec, host, step, asked, sought, tag, errand, shaping, copying, creates } = self;
-        let trip = Trip { house: &house, spec: &spec, host, asked: asked.as_deref(), sought };
+        let Self { services, spec, host, step, asked, sought, tag, errand, shaping, copying, creates } = self;
+        let trip = Trip { services: &services, spec: &spec, host, asked: asked.as_deref(), sought };
         if let Some(result) = trip.step(step).await {
             return result;
         }
-        if let Some(result) = keep::step(&house, &spec, host, errand, step).await {
+        if let Some(result) = keep::step(&services, &spec, host, errand, step).await {
             return result;
         }
-        if let Some(result) = shaping::step(&house, &spec, host, shaping, step).await {
+        if let Some(result) = shaping::step(&services, &spec, host, shaping, step).await {
             return result;
         }
-        if let Some(result) = copying::step(&house, &spec, host, copying, step).await {
+        if let Some(result) = copying::step(&services, &spec, host, copying, step).await {
             return result;
         }
         let made = spec.restored.as_ref().filter(|restored| restore::is_made(restored));
         // Later its disks are there, or lost: they do not begin once more by themselves.
         if let Some(restored) = made.filter(|_| creates && step == Step::Define) {
-            restore::make(&house, spec.id, restored).await?;
+            restore::make(&services, spec.id, restored).await?;
         }
-        let action =
-            action(&house, &spec, host, step, tag).await.map_err(|refused| DriverError::Failed { message: refused.message })?;
-        let done = ask_host(&house, host, &spec, action).await?;
+        let action = action(&services, &spec, host, step, tag)
+            .await
+            .map_err(|refused| DriverError::Failed { message: refused.message })?;
+        let done = ask_host(&services, host, &spec, action).await?;
         if made.is_some() && matches!(step, Step::Define | Step::Start | Step::Undefine) {
-            restore::forget(&house, spec.id).await;
+            restore::forget(&services, spec.id).await;
         }
         Ok(Stepped::Seen(done))
     }
 }
 
-pub(super) async fn ask_host(house: &House, host: HostId, spec: &VmSpec, action: Action) -> Result<Done, DriverError> {
+pub(super) async fn ask_host(
+    services: &MachineServices,
+    host: HostId,
+    spec: &VmSpec,
+    action: Action,
+) -> Result<Done, DriverError> {
     let unreachable = |why: String| DriverError::Unreachable { message: why };
-    let Some(door) = house.doors.of::<HostMsg>(host) else { return Err(unreachable("its host has no actor now".into())) };
+    let Some(door) = services.doors.of::<HostMsg>(host) else { return Err(unreachable("its host has no actor now".into())) };
     // An image may have to be copied there first.
     let within = match action {
         // All of a backup is read and written.
@@ -172,15 +176,15 @@ pub(super) async fn ask_host(house: &House, host: HostId, spec: &VmSpec, action:
 }
 
 /// The image's bytes, on this node; `None` where no domain is made of them, or none is known by that name.
-async fn base(house: &House, image: Option<ImageId>, host: HostId) -> Result<Option<Base>, Refused> {
-    let found = house.directory.read(|known| {
+async fn base(services: &MachineServices, image: Option<ImageId>, host: HostId) -> Result<Option<Base>, Refused> {
+    let found = services.directory.read(|known| {
         let uri = HostUri::parse(&known.fleet.hosts.get(&host)?.spec.uri).ok()?;
         uri.has_disks().then(|| Some(known.fleet.images.get(&image?)?.spec.clone()))?
     });
     let Some(image) = found else { return Ok(None) };
     let unavailable = |why: String| Refused::new(Code::Unavailable, format!("image {} cannot be read: {why}", image.name));
     let hash = image.hash.parse().map_err(|_| unavailable(format!("{:?} is no hash", image.hash)))?;
-    let blobs = house.blobs.clone();
+    let blobs = services.blobs.clone();
     let brought = tokio::task::spawn_blocking(move || blobs.bring(&hash).map(|here| here.then(|| blobs.file(&hash)))).await;
     let path = brought.map_err(|error| unavailable(error.to_string()))?.map_err(|error| unavailable(error.to_string()))?;
     let path = path.ok_or_else(|| unavailable("no node has its bytes".into()))?;
@@ -195,36 +199,38 @@ async fn base(house: &House, image: Option<ImageId>, host: HostId) -> Result<Opt
 }
 
 /// All that a hypervisor needs to make its domain on `host`.
-pub(crate) async fn definition(house: &House, spec: &Arc<VmSpec>, host: HostId) -> Result<DomainSpec, Refused> {
+pub(crate) async fn definition(services: &MachineServices, spec: &Arc<VmSpec>, host: HostId) -> Result<DomainSpec, Refused> {
     let user_data = match &spec.user_data {
         None => Vec::new(),
         Some(body) => {
-            let (house, body) = (house.clone(), body.clone());
-            let read = tokio::task::spawn_blocking(move || house.body(&body)).await;
+            let (services, body) = (services.clone(), body.clone());
+            let read = tokio::task::spawn_blocking(move || services.body(&body)).await;
             read.map_err(|error| Refused::new(Code::Internal, error.to_string()))??.to_vec()
         }
     };
-    let epoch = house.directory.read(|known| known.fleet.vms.get(&spec.id).map_or(0, |entry| entry.epoch));
+    let epoch = services.directory.read(|known| known.fleet.vms.get(&spec.id).map_or(0, |entry| entry.epoch));
     let mut cloned = Vec::with_capacity(spec.bases.len());
     for (disk, image) in &spec.bases {
-        cloned.extend(base(house, Some(*image), host).await?.map(|base| (disk.clone(), base)));
+        cloned.extend(base(services, Some(*image), host).await?.map(|base| (disk.clone(), base)));
     }
-    let cards = house.directory.read(|known| making::cards(&known.fleet, host, spec.id, &spec.networks));
+    let cards = services.directory.read(|known| making::cards(&known.fleet, host, spec.id, &spec.networks));
     let cards = cards.map_err(|message| Refused::new(Code::Refused, message))?;
     Ok(DomainSpec {
         owner: host,
         cards,
         base: match &spec.restored {
-            Some(restored) => {
-                restored.disks.iter().find(|disk| disk.disk == "root").map(|disk| restore::base(restored, house, spec.id, disk))
-            }
-            None => base(house, spec.base, host).await?,
+            Some(restored) => restored
+                .disks
+                .iter()
+                .find(|disk| disk.disk == "root")
+                .map(|disk| restore::base(restored, services, spec.id, disk)),
+            None => base(services, spec.base, host).await?,
         },
         bases: spec
             .restored
             .iter()
             .flat_map(|restored| {
-                restored.disks.iter().map(|disk| (disk.disk.clone(), restore::base(restored, house, spec.id, disk)))
+                restored.disks.iter().map(|disk| (disk.disk.clone(), restore::base(restored, services, spec.id, disk)))
             })
             .chain(cloned)
             .collect(),
@@ -240,10 +246,16 @@ pub(crate) async fn definition(house: &House, spec: &Arc<VmSpec>, host: HostId) 
     })
 }
 
-async fn action(house: &House, spec: &Arc<VmSpec>, host: HostId, step: Step, tag: Option<String>) -> Result<Action, Refused> {
+async fn action(
+    services: &MachineServices,
+    spec: &Arc<VmSpec>,
+    host: HostId,
+    step: Step,
+    tag: Option<String>,
+) -> Result<Action, Refused> {
     let name = || tag.clone().ok_or_else(|| Refused::new(Code::Internal, "which snapshot is not known"));
     Ok(match step {
-        Step::Define => Action::Define(Box::new(definition(house, spec, host).await?)),
+        Step::Define => Action::Define(Box::new(definition(services, spec, host).await?)),
         Step::Start => Action::Start,
         Step::Shutdown => Action::Shutdown,
         Step::Destroy => Action::Destroy,

@@ -21,15 +21,13 @@ use super::{
     reconcile::{Sought, Step},
     steps::ask_host,
 };
-use crate::{
-    host::{
-        actor::STEP_WITHIN,
-        ask_roster,
-        driver::{Action, Domain, DriverError, Migration, domain_name},
-        message::{Done, HostMsg, Peeked},
-        wire::HostWire,
-    },
-    house::House,
+use crate::host::{
+    actor::STEP_WITHIN,
+    ask_roster,
+    driver::{Action, Domain, DriverError, Migration, domain_name},
+    message::{Done, HostMsg, Peeked},
+    services::MachineServices,
+    wire::HostWire,
 };
 
 const PEEK_WITHIN: Duration = Duration::from_secs(10);
@@ -47,7 +45,7 @@ const MARGIN: Duration = Duration::from_secs(60);
 const KNOWN_EVERY: Duration = Duration::from_millis(5);
 
 pub(super) struct Trip<'a> {
-    pub house: &'a House,
+    pub services: &'a MachineServices,
     pub spec: &'a Arc<VmSpec>,
     pub host: HostId,
     pub asked: Option<&'a Move>,
@@ -95,7 +93,7 @@ impl Trip<'_> {
             Step::Compare => self.compare().await,
             Step::Abort => {
                 let vm = self.spec.id;
-                let asked = match self.house.doors.of::<HostMsg>(self.host) {
+                let asked = match self.services.doors.of::<HostMsg>(self.host) {
                     Some(door) => door.ask(Deadline::after(STEP_WITHIN), |reply| HostMsg::Abort { vm, reply }).await,
                     None => return Some(failed("its host has no actor now")),
                 };
@@ -109,13 +107,13 @@ impl Trip<'_> {
             }
             Step::DropHere => {
                 let dropped = async {
-                    ask_host(self.house, self.host, self.spec, Action::Destroy).await?;
-                    ask_host(self.house, self.host, self.spec, Action::Dismiss).await
+                    ask_host(self.services, self.host, self.spec, Action::Destroy).await?;
+                    ask_host(self.services, self.host, self.spec, Action::Dismiss).await
                 };
                 dropped.await.map(Stepped::Seen)
             }
             Step::CleanHere if self.shares() => Ok(Stepped::Told),
-            Step::CleanHere => ask_host(self.house, self.host, self.spec, Action::Discard).await.map(|_| Stepped::Told),
+            Step::CleanHere => ask_host(self.services, self.host, self.spec, Action::Discard).await.map(|_| Stepped::Told),
             Step::Seek => self.seek().await,
             Step::Follow => self.follow().await,
             Step::Settle => self.tell(true).await,
@@ -126,11 +124,11 @@ impl Trip<'_> {
 
     /// The host that room is reserved on.
     fn to(&self) -> Option<HostId> {
-        self.house.directory.read(|known| known.fleet.vms.get(&self.spec.id)?.moving)
+        self.services.directory.read(|known| known.fleet.vms.get(&self.spec.id)?.moving)
     }
 
     fn shares(&self) -> bool {
-        self.house.directory.read(|known| {
+        self.services.directory.read(|known| {
             let spec = |host: HostId| known.fleet.hosts.get(&host).map(|entry| &entry.spec);
             let to = known.fleet.vms.get(&self.spec.id).and_then(|entry| entry.moving).and_then(spec);
             spec(self.host).zip(to).is_some_and(|(from, to)| from.shares_with(to))
@@ -151,7 +149,7 @@ impl Trip<'_> {
     /// Until this node knows of it: what is done next depends on it.
     async fn ask_roster(&self, change: FleetChange, known: impl Fn(Option<HostId>) -> bool) -> Answer {
         let deadline = Deadline::after(ROSTER_WITHIN);
-        ask_roster(self.house, change, deadline).await.map_err(error)?;
+        ask_roster(self.services, change, deadline).await.map_err(error)?;
         while !known(self.to()) {
             if deadline.passed() {
                 return failed("this node does not know yet what the roster has kept");
@@ -170,14 +168,14 @@ impl Trip<'_> {
     ) -> Result<T, DriverError> {
         let unreachable = |message: String| DriverError::Unreachable { message };
         let (deadline, key): (_, Key) = (Deadline::after(within), host.key());
-        if let Some(door) = self.house.doors.of::<HostMsg>(host) {
+        if let Some(door) = self.services.doors.of::<HostMsg>(host) {
             return door.ask(deadline, make).await.map_err(|error| unreachable(format!("the host's actor: {error}")));
         }
-        let Some(at) = self.house.directory.location(Entity::Host(host)) else {
+        let Some(at) = self.services.directory.location(Entity::Host(host)) else {
             return Err(unreachable("no node holds the other host's connection".into()));
         };
-        self.house.router.learn(&key, at);
-        self.house.router.ask(deadline, &key, &wire).await.map_err(|error| unreachable(error.to_string()))
+        self.services.router.learn(&key, at);
+        self.services.router.ask(deadline, &key, &wire).await.map_err(|error| unreachable(error.to_string()))
     }
 
     async fn there(
@@ -202,7 +200,7 @@ impl Trip<'_> {
 
     /// Whether it is certain that nothing of a VM that comes back runs there.
     fn is_off(&self, host: HostId) -> bool {
-        self.spec.ha && self.house.directory.read(|known| known.fleet.hosts.get(&host).is_some_and(is_off))
+        self.spec.ha && self.services.directory.read(|known| known.fleet.hosts.get(&host).is_some_and(is_off))
     }
 
     async fn compare(&self) -> Answer {
@@ -223,7 +221,7 @@ impl Trip<'_> {
         if self.peek(self.host).await?.domain.is_some_and(|domain| domain.run.is_on()) {
             return Ok(Stepped::Sought(Ok(Sought::Nowhere)));
         }
-        let (epoch, hosts): (u64, Vec<(HostId, Arc<str>, bool)>) = self.house.directory.read(|known| {
+        let (epoch, hosts): (u64, Vec<(HostId, Arc<str>, bool)>) = self.services.directory.read(|known| {
             let scheme = |entry: &HostEntry| HostUri::parse(&entry.spec.uri).ok().filter(HostUri::can_move).map(|uri| uri.scheme);
             let mine = known.fleet.hosts.get(&self.host).and_then(scheme);
             let asked = known
@@ -262,18 +260,18 @@ impl Trip<'_> {
         let Some(Sought::On(to)) = self.sought else { return failed("where it is is not known") };
         let (vm, from) = (self.spec.id, self.host);
         tracing::warn!(vm = %self.spec.name, %from, %to, "somebody moved it to another host, which has it from now on");
-        ask_roster(self.house, FleetChange::FoundVm { vm, from, to }, Deadline::after(ROSTER_WITHIN)).await.map_err(error)?;
+        ask_roster(self.services, FleetChange::FoundVm { vm, from, to }, Deadline::after(ROSTER_WITHIN)).await.map_err(error)?;
         Ok(Stepped::Told)
     }
 
     async fn migrate(&self) -> Answer {
         let refused = |message: &str| Err(DriverError::Refused { message: message.into() });
         let (Some(to), Some(asked)) = (self.to(), self.asked) else { return refused("where to is not known") };
-        let Some(other) = self.house.directory.read(|known| known.fleet.hosts.get(&to).map(|entry| entry.spec.clone())) else {
+        let Some(other) = self.services.directory.read(|known| known.fleet.hosts.get(&to).map(|entry| entry.spec.clone())) else {
             return refused("the other host is not known");
         };
-        let epoch = self.house.directory.read(|known| known.fleet.vms.get(&self.spec.id).map_or(0, |entry| entry.epoch));
-        let here = self.house.directory.location(Entity::Host(to)).is_some_and(|at| at.node == self.house.me.node);
+        let epoch = self.services.directory.read(|known| known.fleet.vms.get(&self.spec.id).map_or(0, |entry| entry.epoch));
+        let here = self.services.directory.location(Entity::Host(to)).is_some_and(|at| at.node == self.services.me.node);
         let local = HostUri::parse(&other.uri).is_ok_and(|uri| uri.is_local());
         let (uri, peer) = match &other.peer_uri {
             Some(peer) => (peer.clone(), true),
@@ -293,7 +291,7 @@ impl Trip<'_> {
             limit_ms: asked.limit_ms,
             at_limit: asked.at_limit.into(),
         });
-        let Some(door) = self.house.doors.of::<HostMsg>(self.host) else { return failed("its host has no actor now") };
+        let Some(door) = self.services.doors.of::<HostMsg>(self.host) else { return failed("its host has no actor now") };
         // Others may go first.
         let within = QUEUED_WITHIN + Duration::from_millis(asked.limit_ms.saturating_mul(2)) + MARGIN;
         let (vm, deadline) = (self.spec.id, Deadline::after(within));

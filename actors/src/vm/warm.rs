@@ -30,7 +30,7 @@ use super::{
     attempt::{self},
     record::VmStatus,
 };
-use crate::{agent::AgentStatus, host::ask_roster, house::House};
+use crate::host::{ask_roster, services::MachineServices};
 
 /// How often it is looked whether one is to be made.
 const KEPT_EVERY: Duration = Duration::from_secs(1);
@@ -59,19 +59,11 @@ fn is_spare(warm: &Warm, facts: &Facts) -> bool {
     other || many || facts.stopped || facts.drained || (facts.is_off && facts.age >= FAILED_KEPT)
 }
 
-/// Whether an agent in this state has VMs wait for it.
-const fn holds(status: AgentStatus) -> bool {
-    match status {
-        AgentStatus::Starting | AgentStatus::Idle | AgentStatus::Busy | AgentStatus::Paused | AgentStatus::Lost => true,
-        AgentStatus::Created | AgentStatus::Stopping | AgentStatus::Stopped | AgentStatus::Failed => false,
-    }
-}
-
 /// Whether nobody needs this VM any more, which waits and was not taken.
-pub(super) fn is_over(house: &House, vm: VmId, warm: &Warm, is_off: bool) -> bool {
+pub(super) fn is_over(services: &MachineServices, vm: VmId, warm: &Warm, is_off: bool) -> bool {
     // What cannot be read is not known. A view that does not know the agent yet is behind.
-    let Ok(record) = house.agents.get(warm.agent) else { return false };
-    let facts = house.directory.read(|known| {
+    let Ok(holds) = services.needs.holds(warm.agent) else { return false };
+    let facts = services.directory.read(|known| {
         let entry = known.fleet.vms.get(&vm)?;
         let wanted = known.agents.get(&warm.agent).map(|agent| match &agent.spec.session {
             SessionSpec::Vm(machine) => Some(Warm::new(warm.agent, machine)),
@@ -79,9 +71,9 @@ pub(super) fn is_over(house: &House, vm: VmId, warm: &Warm, is_off: bool) -> boo
         });
         Some(Facts {
             wanted,
-            stopped: record.is_some_and(|record| !holds(record.status)),
+            stopped: holds == Some(false),
             is_off,
-            age: house.clock.now().since(entry.added_at),
+            age: services.clock.now().since(entry.added_at),
             place: waiting(&known.fleet, warm).position(|other| other.spec.id == vm),
             drained: known.fleet.hosts.get(&entry.host).is_some_and(|host| host.drain.is_some()),
         })
@@ -90,14 +82,20 @@ pub(super) fn is_over(house: &House, vm: VmId, warm: &Warm, is_off: bool) -> boo
 }
 
 /// A VM that waits, for this attempt if there is one. The next look at the directory says which it got.
-pub(super) async fn take_one(house: &House, lease: Lease, machine: &MachineSpec, deadline: Deadline) -> Result<bool, Refused> {
+pub(super) async fn take_one(
+    services: &MachineServices,
+    lease: Lease,
+    machine: &MachineSpec,
+    deadline: Deadline,
+) -> Result<bool, Refused> {
     let warm = Warm::new(lease.agent, machine);
-    let candidates: Vec<VmId> = house.directory.read(|known| waiting(&known.fleet, &warm).map(|entry| entry.spec.id).collect());
+    let candidates: Vec<VmId> =
+        services.directory.read(|known| waiting(&known.fleet, &warm).map(|entry| entry.spec.id).collect());
     for vm in candidates {
-        if house.vms.get(vm)?.is_none_or(|record| record.status != VmStatus::Running) {
+        if services.vms.get(vm)?.is_none_or(|record| record.status != VmStatus::Running) {
             continue;
         }
-        match ask_roster(house, FleetChange::TakeVm { vm, lease }, deadline).await {
+        match ask_roster(services, FleetChange::TakeVm { vm, lease }, deadline).await {
             Ok(_) => return Ok(true),
             // Another attempt was first, or it has gone.
             Err(refused) if matches!(refused.code, Code::Conflict | Code::NotFound) => {}
@@ -108,21 +106,21 @@ pub(super) async fn take_one(house: &House, lease: Lease, machine: &MachineSpec,
 }
 
 /// Has as many VMs wait for an agent as its spec says, for as long as it lives here.
-pub async fn keep(house: House, agent: AgentId, machine: Arc<MachineSpec>) {
-    let (warm, here): (Warm, NodeId) = (Warm::new(agent, &machine), house.me.node);
+pub async fn keep(services: MachineServices, agent: AgentId, machine: Arc<MachineSpec>) {
+    let (warm, here): (Warm, NodeId) = (Warm::new(agent, &machine), services.me.node);
     let mut said = None;
     loop {
         tokio::time::sleep(KEPT_EVERY).await;
-        let is_here = house.directory.location(Entity::Agent(agent)).is_some_and(|at| at.node == here);
-        if !is_here || !house.agents.get(agent).is_ok_and(|record| record.is_some_and(|record| holds(record.status))) {
+        let is_here = services.directory.location(Entity::Agent(agent)).is_some_and(|at| at.node == here);
+        if !is_here || !services.needs.holds(agent).is_ok_and(|holds| holds == Some(true)) {
             continue;
         }
-        let waiting = house.directory.read(|known| waiting(&known.fleet, &warm).count());
+        let waiting = services.directory.read(|known| waiting(&known.fleet, &warm).count());
         for _ in waiting..warm.count as usize {
             let id = VmId::new();
             let spec = VmSpec { id, name: format!("warm-{id}"), warm: Some(warm), ..attempt::spec(id, &machine) };
             let change = FleetChange::AddVm { spec: Arc::new(spec), on: machine.host };
-            match ask_roster(&house, change, Deadline::after(MADE_WITHIN)).await {
+            match ask_roster(&services, change, Deadline::after(MADE_WITHIN)).await {
                 Ok(_) => said = None,
                 // What was made before is not known here yet.
                 Err(refused) if refused.code == Code::Limit => break,

@@ -13,8 +13,7 @@ use hiveward_actors::{
         bank::{self, BankDesk, Following},
         price::Prices,
     },
-    platform::LedgerRetention,
-    retention::Retention,
+    retention::{Retention, ledger::LedgerRetention},
     roster::{NoNodeChanges, RosterMsg},
     task::{TaskRecord, TaskStatus},
     tree,
@@ -127,8 +126,9 @@ impl Host {
             crate::support::shim(),
             Arc::new(models.clone()),
         );
-        let budgets = (bank::follow(&house, house.counter()), BankDesk::open(&house, house.counter(), raft));
-        let usage = UsageKeeper::start(&house);
+        let budgets =
+            (bank::follow(&house.models, house.models.counter()), BankDesk::open(&house.models, house.models.counter(), raft));
+        let usage = UsageKeeper::start(&house.models);
         let running = tree::start(house.clone(), Retention::default(), LedgerRetention::default(), 0).await.unwrap();
         let control = ControlPlane::new(house.clone(), running.tree.clone(), running.roster.clone(), id, true);
         Self {

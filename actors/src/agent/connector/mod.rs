@@ -12,6 +12,7 @@ mod coding;
 mod command;
 mod machine;
 mod model;
+mod names;
 mod noop;
 mod registry;
 mod secrets;
@@ -19,6 +20,7 @@ mod worker;
 
 pub use attempt::{activity_dir, dirs, forget, last_terminal_dir, lease_name, session_dir};
 pub use coding::Told;
+pub use names::attempt_of;
 pub use registry::{ArtifactStore, ConnectorEnv, build};
 pub use secrets::{SecretFiles, SecretSource};
 

@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 
 use self::procs::{Process, Shim, Sum};
 use super::session::SessionDir;
-use crate::retention::attempt_of;
+use crate::agent::connector::attempt_of;
 
 pub const EVERY: Duration = Duration::from_secs(5);
 /// Of one agent: an hour's. The oldest is forgotten for a new one.

@@ -3,12 +3,16 @@
 //! Owns nothing and never touches what it looks at: a transcript is on one node only, so a damaged one is named, and not
 //! served.
 
-use std::{collections::BTreeSet, fs, io, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use hiveward_runtime::store::rounds::{Pace, Rounds};
 
 use super::transcript;
-use crate::house::House;
 
 const PACE: Pace = Pace { bytes_per_second: 8 << 20, first_rest: Duration::from_secs(120), rest: Duration::from_secs(3600) };
 /// Names that an answer lists; the count says how many there are.
@@ -69,17 +73,17 @@ pub fn scrub(
     Ok(found)
 }
 
-/// Looks at all of a node again and again, until the answer is dropped. What was found last is in the node's figures.
-pub fn in_rounds(house: House) -> Rounds {
+/// Looks at all of a node again and again, until the answer is dropped. What was found damaged is handed over after each.
+pub fn in_rounds(sessions: PathBuf, found_damaged: impl Fn(Vec<String>) + Send + Sync + 'static) -> Rounds {
     Rounds::start("what sessions wrote", PACE, move |each| {
-        let found = scrub(&house.data_dir.join("sessions"), None, each, || false)?;
+        let found = scrub(&sessions, None, each, || false)?;
         tracing::debug!(
             transcripts = found.transcripts,
             damaged = found.damaged,
             bytes = found.bytes,
             "transcripts were looked at"
         );
-        house.figures.lock().damaged_transcripts = found.names;
+        found_damaged(found.names);
         Ok(())
     })
 }

@@ -114,7 +114,7 @@ impl ControlPlane {
     /// Backups in a directory of this node or in an object store, and what is there as one and damaged.
     pub async fn backups_in(&self, place: &str) -> Result<Vec<KeptBackup>, Refused> {
         targets::check("in", place)?;
-        let listed = async { targets::open(place, &scratch(&self.house))?.list().await };
+        let listed = async { targets::open(place, &scratch(&self.house.machines))?.list().await };
         let listed = listed.await.map_err(|error| {
             let message = format!("{place} cannot be read: {error}");
             Refused { field: Some("in".into()), ..Refused::new(Code::NotFound, message) }
@@ -130,7 +130,7 @@ impl ControlPlane {
     /// is not known by the deadline: it reads on, and the same question goes on with it.
     pub async fn check_backup(&self, op: &Op, from: &str) -> Result<Option<CheckedBackup>, Refused> {
         targets::check("from", from)?;
-        let Some(checked) = restore::check(&self.house, from, op.deadline).await else { return Ok(None) };
+        let Some(checked) = restore::check(&self.house.machines, from, op.deadline).await else { return Ok(None) };
         let (bytes, damage) = checked.map_err(|error| not_there("from", from, &error))?;
         Ok(Some(CheckedBackup { bytes, damage }))
     }
@@ -139,7 +139,7 @@ impl ControlPlane {
         targets::check(field, given)?;
         let read = async {
             let (place, name) = targets::split(given)?;
-            targets::chain(&*targets::open(place, &scratch(&self.house))?, name).await
+            targets::chain(&*targets::open(place, &scratch(&self.house.machines))?, name).await
         };
         let mut chain = read.await.map_err(|error| not_there(field, given, &error))?;
         let Some(last) = chain.pop() else { return Err(Refused::new(Code::Internal, "a chain without a backup")) };

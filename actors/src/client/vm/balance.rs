@@ -186,7 +186,7 @@ impl ControlPlane {
         let now = self.house.clock.now();
         let loads = self.loads(now, rules.hold).await;
         let mut known: HashMap<VmId, About> = HashMap::new();
-        for (_, record) in self.house.vms.page(&VmFilter::default(), None, usize::MAX, |_| ())?.items {
+        for (_, record) in self.house.machines.vms.page(&VmFilter::default(), None, usize::MAX, |_| ())?.items {
             known.insert(record.spec.id, about(&record));
         }
         for (vm, used) in loads.values().flat_map(|loads| &loads.vms) {
@@ -247,7 +247,7 @@ impl ControlPlane {
             return Ok(None);
         }
         let mut begun = Vec::new();
-        for (_, record) in self.house.vms.page(&VmFilter::default(), None, usize::MAX, |_| ())?.items {
+        for (_, record) in self.house.machines.vms.page(&VmFilter::default(), None, usize::MAX, |_| ())?.items {
             let vm = record.spec.id;
             let Some(mine) = of_one(op, rules, vm) else { continue };
             let same = |operation: &&crate::vm::state::VmOperation| {

@@ -96,7 +96,7 @@ impl ControlPlane {
             let status = format!("{:?}", record.status).to_uppercase();
             return Err(Refused::new(Code::Refused, format!("{name} is {status}: nobody in it can be asked")));
         }
-        match ask(&self.house, vm, command.to_string(), op.deadline).await {
+        match ask(&self.house.machines, vm, command.to_string(), op.deadline).await {
             Said::Answer(text) => serde_json::from_str(&text).map_err(|_| odd(agent::Odd("a command"))),
             Said::Refused(why) => Err(Refused::new(Code::Refused, format!("the agent in {name}: {why}"))),
             Said::Silent(why) => Err(Refused::new(Code::Unavailable, format!("the guest of {name} does not answer: {why}"))),

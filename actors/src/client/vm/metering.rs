@@ -65,7 +65,7 @@ impl ControlPlane {
     pub fn metered(&self) -> Vec<Metered> {
         let here = self.house.me.node;
         let of_here = |host| self.house.directory.location(Entity::Host(host)).is_some_and(|at| at.node == here);
-        let now = self.house.meters.now(of_here);
+        let now = self.house.machines.meters.now(of_here);
         self.house.directory.read(|known| {
             let name = |vm: &VmId| Some((*vm, known.fleet.vms.get(vm)?.spec.name.clone()));
             let of = |now: HostNow| {

@@ -248,7 +248,7 @@ impl ControlPlane {
         let mut wait = LOOK_FIRST;
         loop {
             self.seen_soon(&op, asked.cursor).await;
-            match self.house.vms.get(vm)? {
+            match self.house.machines.vms.get(vm)? {
                 None => {
                     let (value, cursor) = (VmRecord { status: VmStatus::Removed, ..record }, self.head());
                     // What was reserved for it is free also for who looks at its host next.
@@ -270,7 +270,7 @@ impl ControlPlane {
     }
 
     pub fn vm(&self, vm: VmId) -> Result<Option<VmRecord>, Refused> {
-        let mut record = self.house.vms.get(vm)?;
+        let mut record = self.house.machines.vms.get(vm)?;
         if let Some(record) = &mut record {
             self.as_lost(record, &self.lost_hosts());
         }
@@ -285,7 +285,7 @@ impl ControlPlane {
     pub fn vms(&self, filter: &VmFilter, after: Option<&str>, first: usize) -> Result<Page<VmRecord>, Refused> {
         let after = after.map(page_key::<VmId>).transpose()?;
         let lost = self.lost_hosts();
-        self.house.vms.page(filter, after, first, |record| self.as_lost(record, &lost))
+        self.house.machines.vms.page(filter, after, first, |record| self.as_lost(record, &lost))
     }
 
     /// What the hypervisor measured of each at its last look; nothing of those whose host does not answer.

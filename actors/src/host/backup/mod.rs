@@ -29,7 +29,7 @@ use super::{
     message::HostMsg,
 };
 use crate::{
-    house::House,
+    host::services::MachineServices,
     vm::{
         backup::{MANIFEST_FORMAT, MANIFEST_FORMAT_BASED, Manifest},
         copy::Copied,
@@ -54,8 +54,8 @@ pub struct NewBackup {
 }
 
 /// Where this node keeps what is on its way to an object store.
-pub fn scratch(house: &House) -> PathBuf {
-    house.data_dir.join("backups")
+pub fn scratch(services: &MachineServices) -> PathBuf {
+    services.data_dir.join("backups")
 }
 
 fn failed(what: &str, error: impl std::fmt::Display) -> DriverError {
@@ -74,7 +74,7 @@ impl Host {
         let Some(driver) = self.reachable(state) else {
             return reply.answer(Err(DriverError::Unreachable { message: "there is no connection to it now".into() }));
         };
-        let (turns, deadline, scratch) = (state.backups.clone(), reply.deadline(), scratch(&self.house));
+        let (turns, deadline, scratch) = (state.backups.clone(), reply.deadline(), scratch(&self.services));
         ctx.task(async move {
             let kept = match turns.acquire().await {
                 Ok(_turn) if !reply.is_abandoned() => keep(&*driver, vm, new, &scratch, deadline).await,
@@ -96,7 +96,7 @@ impl Host {
         let Some(driver) = self.reachable(state) else {
             return reply.answer(Err(DriverError::Unreachable { message: "there is no connection to it now".into() }));
         };
-        let (looks, deadline, scratch) = (state.looks.clone(), reply.deadline(), scratch(&self.house));
+        let (looks, deadline, scratch) = (state.looks.clone(), reply.deadline(), scratch(&self.services));
         ctx.task(async move {
             let ended = async {
                 let domain = driver.act(vm, Action::EndBackup, deadline).await?;
@@ -150,10 +150,10 @@ impl Host {
         let Some(driver) = self.reachable(state) else {
             return reply.answer(Err(DriverError::Unreachable { message: "there is no connection to it now".into() }));
         };
-        let (turns, deadline, house) = (state.backups.clone(), reply.deadline(), self.house.clone());
+        let (turns, deadline, services) = (state.backups.clone(), reply.deadline(), self.services.clone());
         ctx.task(async move {
             let copied = match turns.acquire().await {
-                Ok(_turn) if !reply.is_abandoned() => into_blobs(&house, &*driver, vm, only, deadline).await,
+                Ok(_turn) if !reply.is_abandoned() => into_blobs(&services, &*driver, vm, only, deadline).await,
                 _ => Err(DriverError::Failed { message: "nobody waits for it any more, and it was not begun".into() }),
             };
             reply.answer(copied);
@@ -162,19 +162,19 @@ impl Host {
 }
 
 async fn into_blobs(
-    house: &House,
+    services: &MachineServices,
     driver: &dyn Driver,
     vm: VmId,
     only: Option<String>,
     deadline: Deadline,
 ) -> Result<Vec<Copied>, DriverError> {
-    let path = house.data_dir.join("copies").join(vm.to_string());
+    let path = services.data_dir.join("copies").join(vm.to_string());
     let staging = blocking("the node cannot keep a copy", move || Staging::begin(path)).await?;
     let copies = driver.backup(vm, &staging.0, only.as_deref(), Marks::default(), deadline).await?.disks;
     if let (Some(only), true) = (&only, copies.iter().any(|copy| copy.format == SIMULATED_DISK)) {
         return Err(DriverError::Refused { message: format!("it is simulated: its disk {only} holds nothing") });
     }
-    let blobs = house.blobs.clone();
+    let blobs = services.blobs.clone();
     blocking("the node cannot keep a copy", move || {
         let keep = |copy: &DiskCopy| {
             let (hash, bytes) = blobs.put_file(&staging.0.join(&copy.file))?;

@@ -21,8 +21,10 @@ use tokio::sync::Semaphore;
 
 use super::{qcow2, scratch, targets};
 use crate::{
-    host::driver::{DriverError, simulated},
-    house::House,
+    host::{
+        driver::{DriverError, simulated},
+        services::MachineServices,
+    },
     vm::backup::BACKUP_WITHIN,
 };
 
@@ -30,8 +32,8 @@ use crate::{
 const RESTORES_AT_ONCE: usize = 2;
 static TURNS: Semaphore = Semaphore::const_new(RESTORES_AT_ONCE);
 
-fn dir(house: &House, vm: VmId) -> PathBuf {
-    house.data_dir.join("restores").join(vm.to_string())
+fn dir(services: &MachineServices, vm: VmId) -> PathBuf {
+    services.data_dir.join("restores").join(vm.to_string())
 }
 
 /// Tells whether the disks of a restored VM are first made on this node: what stands alone in a directory is taken from there.
@@ -45,7 +47,7 @@ fn layers<'a>(restored: &'a Restored, disk: &'a DiskCopy) -> impl Iterator<Item 
 }
 
 /// Names what a disk begins as: a file on the node.
-pub fn base(restored: &Restored, house: &House, vm: VmId, disk: &DiskCopy) -> Base {
+pub fn base(restored: &Restored, services: &MachineServices, vm: VmId, disk: &DiskCopy) -> Base {
     let there = Base {
         hash: disk.hash.clone(),
         path: format!("{}/{}", restored.path, disk.file),
@@ -61,7 +63,7 @@ pub fn base(restored: &Restored, house: &House, vm: VmId, disk: &DiskCopy) -> Ba
     for layer in layers(restored, disk) {
         hash.update(layer.hash.as_bytes());
     }
-    let path = dir(house, vm).join(&disk.file);
+    let path = dir(services, vm).join(&disk.file);
     // When the VM's disks are there nobody reads it, and it is gone.
     let bytes = std::fs::metadata(&path).map_or(0, |meta| meta.len());
     let hash = hash.finalize().to_hex().to_string();
@@ -69,13 +71,13 @@ pub fn base(restored: &Restored, house: &House, vm: VmId, disk: &DiskCopy) -> Ba
 }
 
 /// Away with what was made.
-pub async fn forget(house: &House, vm: VmId) {
+pub async fn forget(services: &MachineServices, vm: VmId) {
     // What cannot be removed now is removed with the VM.
-    let _ = tokio::fs::remove_dir_all(dir(house, vm)).await;
+    let _ = tokio::fs::remove_dir_all(dir(services, vm)).await;
 }
 
 /// Makes the disks of a VM. Repeated, it begins anew.
-pub async fn make(house: &House, vm: VmId, restored: &Restored) -> Result<(), DriverError> {
+pub async fn make(services: &MachineServices, vm: VmId, restored: &Restored) -> Result<(), DriverError> {
     let whole = |error: io::Error| {
         let message = format!("what it is restored of cannot be used: {error}");
         // Read once more it would be the same.
@@ -87,7 +89,7 @@ pub async fn make(house: &House, vm: VmId, restored: &Restored) -> Result<(), Dr
     };
     let work = async {
         let _turn = TURNS.acquire().await.map_err(io::Error::other)?;
-        all(house, &dir(house, vm), restored).await
+        all(services, &dir(services, vm), restored).await
     };
     match tokio::time::timeout(BACKUP_WITHIN, work).await {
         Ok(made) => made.map_err(whole),
@@ -95,9 +97,9 @@ pub async fn make(house: &House, vm: VmId, restored: &Restored) -> Result<(), Dr
     }
 }
 
-async fn all(house: &House, dir: &Path, restored: &Restored) -> io::Result<()> {
+async fn all(services: &MachineServices, dir: &Path, restored: &Restored) -> io::Result<()> {
     let (place, name) = targets::split(&restored.path)?;
-    let target = targets::open(place, &scratch(house))?;
+    let target = targets::open(place, &scratch(services))?;
     match tokio::fs::remove_dir_all(dir).await {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -148,7 +150,7 @@ struct Check {
 
 /// Reads every file of a backup and of those that it is based on, or goes on where an earlier question left it reading. `None`
 /// if it is not done by `deadline`; it reads on, and the same question waits for it.
-pub async fn check(house: &House, path: &str, deadline: Deadline) -> Option<Result<Checked, String>> {
+pub async fn check(services: &MachineServices, path: &str, deadline: Deadline) -> Option<Result<Checked, String>> {
     let task = {
         let mut checks = CHECKS.lock();
         checks.retain(|check| check.heard.elapsed() < CHECK_HEARD_WITHIN);
@@ -158,8 +160,8 @@ pub async fn check(house: &House, path: &str, deadline: Deadline) -> Option<Resu
                 check.task.clone()
             }
             None => {
-                let (house, of) = (house.clone(), path.to_owned());
-                let task = tokio::spawn(async move { read_all(&house, &of).await.map_err(|error| error.to_string()) });
+                let (services, of) = (services.clone(), path.to_owned());
+                let task = tokio::spawn(async move { read_all(&services, &of).await.map_err(|error| error.to_string()) });
                 let task = async move { task.await.unwrap_or_else(|error| Err(error.to_string())) };
                 let task = task.boxed().shared();
                 if checks.len() >= CHECKS_MAX {
@@ -176,10 +178,10 @@ pub async fn check(house: &House, path: &str, deadline: Deadline) -> Option<Resu
     Some(checked)
 }
 
-async fn read_all(house: &House, path: &str) -> io::Result<Checked> {
+async fn read_all(services: &MachineServices, path: &str) -> io::Result<Checked> {
     let (place, name) = targets::split(path)?;
-    let target = targets::open(place, &scratch(house))?;
-    let dir = house.data_dir.join("checks").join(VmId::new().to_string());
+    let target = targets::open(place, &scratch(services))?;
+    let dir = services.data_dir.join("checks").join(VmId::new().to_string());
     tokio::fs::create_dir_all(&dir).await?;
     let checked = async {
         let (mut bytes, mut wrong) = (0, Vec::new());

@@ -18,13 +18,11 @@ use tokio::{
 };
 
 use super::making;
-use crate::{
-    host::{
-        actor::{Host, STEP_WITHIN, State, deliver},
-        driver::{Action, Driver, DriverError},
-        message::HostMsg,
-    },
-    house::House,
+use crate::host::{
+    actor::{Host, STEP_WITHIN, State, deliver},
+    driver::{Action, Driver, DriverError},
+    message::HostMsg,
+    services::MachineServices,
 };
 
 /// What others have changed on the host is made good again as often as this.
@@ -65,14 +63,15 @@ pub fn needs_networks(action: &Action) -> bool {
 
 /// Nothing is swept while this is held.
 pub async fn make_ready(
-    house: &House,
+    services: &MachineServices,
     host: HostId,
     driver: &dyn Driver,
     turn: Arc<RwLock<()>>,
     vm: VmId,
     deadline: Deadline,
 ) -> Result<Option<OwnedRwLockReadGuard<()>>, DriverError> {
-    let needed = || house.directory.read(|known| known.fleet.vms.get(&vm).map(|entry| making::needed(&known.fleet, host, entry)));
+    let needed =
+        || services.directory.read(|known| known.fleet.vms.get(&vm).map(|entry| making::needed(&known.fleet, host, entry)));
     // Most have none of the cluster's.
     if needed().is_none_or(|networks| networks.is_ok_and(|networks| networks.is_empty())) {
         return Ok(None);
@@ -91,9 +90,9 @@ pub async fn make_ready(
 impl Host {
     /// Makes its networks what they are to be, if that has changed or was long ago.
     pub(in crate::host) fn tend(&self, ctx: &Context<HostMsg>, state: &mut State) {
-        let (house, host, placement) = (self.house.clone(), self.spec.id, self.placement);
+        let (services, host, placement) = (self.services.clone(), self.spec.id, self.placement);
         let wanted = move || {
-            house.directory.read(|known| {
+            services.directory.read(|known| {
                 // Who is not placed here does not know what it needs.
                 let here = known.place(Entity::Host(host)).is_some_and(|place| place.placement == placement);
                 here.then(|| (making::wanted(&known.fleet, host), making::numbers(&known.fleet, host)))
@@ -144,15 +143,15 @@ impl Host {
         let Some(driver) = self.reachable(state) else {
             return reply.answer(Err(DriverError::Unreachable { message: "there is no connection to it now".into() }));
         };
-        let (house, host, turn, deadline) = (self.house.clone(), self.spec.id, state.tended.turn(), reply.deadline());
+        let (services, host, turn, deadline) = (self.services.clone(), self.spec.id, state.tended.turn(), reply.deadline());
         let has_disks = HostUri::parse(&self.spec.uri).is_ok_and(|uri| uri.has_disks());
         ctx.task(async move {
             let left = async {
-                if !house.directory.at_least(seen, deadline).await {
+                if !services.directory.at_least(seen, deadline).await {
                     return Err(DriverError::Failed { message: "its node does not know yet which VMs it has".into() });
                 }
                 let _alone = turn.write().await;
-                let keep = house.directory.read(|known| making::numbers(&known.fleet, host));
+                let keep = services.directory.read(|known| making::numbers(&known.fleet, host));
                 driver.sweep_networks(keep, deadline).await?;
                 if has_disks { driver.sweep(Vec::new(), deadline).await } else { Ok(()) }
             };

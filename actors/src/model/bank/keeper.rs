@@ -16,7 +16,7 @@ use super::{
     state::Known,
     wire::{Answer, Question},
 };
-use crate::house::House;
+use crate::model::services::ModelServices;
 
 /// For an owner to take in a post.
 const POST_WITHIN: Duration = Duration::from_secs(2);
@@ -38,21 +38,21 @@ impl Drop for Following {
 }
 
 /// The counter goes by what this node says from here on.
-pub fn follow(house: &House, counter: &Counter) -> Following {
-    let (knows, head, peers) = (house.clone(), house.ledger.clone(), house.peers.clone());
+pub fn follow(services: &ModelServices, counter: &Counter) -> Following {
+    let (knows, head, peers) = (services.clone(), services.ledger.clone(), services.peers.clone());
     counter.open(
         counter::House {
-            me: house.me.node,
+            me: services.me.node,
             may_act: Box::new(move || peers.may_act()),
             head: Box::new(move || head.head().0),
             known: Box::new(move |directory, freshness| known(&knows, directory, freshness)),
         },
-        house.generation,
+        services.generation,
     );
     let (leading, looking) = (counter.clone(), counter.clone());
-    let house = house.clone();
+    let services = services.clone();
     Following(vec![
-        tokio::spawn(lead(house, leading)),
+        tokio::spawn(lead(services, leading)),
         tokio::spawn(async move {
             loop {
                 let again = looking.look().unwrap_or(FAR);
@@ -63,17 +63,17 @@ pub fn follow(house: &House, counter: &Counter) -> Following {
     ])
 }
 
-async fn lead(house: House, counter: Counter) {
-    let mut leadership = house.peers.leader();
+async fn lead(services: ModelServices, counter: Counter) {
+    let mut leadership = services.peers.leader();
     loop {
         let now = leadership.borrow_and_update().clone();
         let owner = now.is_me.then(|| {
-            if let Err(error) = house.directory.catch_up() {
+            if let Err(error) = services.directory.catch_up() {
                 tracing::warn!(%error, "who is to tell what it holds is not known yet");
             }
-            let mut expects = acting(&house);
-            expects.insert(house.me.node);
-            (house.ledger.head().0, expects)
+            let mut expects = acting(&services);
+            expects.insert(services.me.node);
+            (services.ledger.head().0, expects)
         });
         counter.lead(now.term, owner);
         counter.news().notify_one();
@@ -84,8 +84,8 @@ async fn lead(house: House, counter: Counter) {
 }
 
 /// Nodes that may hold something by another owner's word.
-fn acting(house: &House) -> BTreeSet<NodeId> {
-    house.directory.read(|known| {
+fn acting(services: &ModelServices) -> BTreeSet<NodeId> {
+    services.directory.read(|known| {
         let acting = known.nodes.values().filter(|entry| {
             let there = matches!(entry.status, NodeStatus::Up | NodeStatus::Draining | NodeStatus::Drained);
             there && entry.record.asks_before_calls
@@ -94,34 +94,34 @@ fn acting(house: &House) -> BTreeSet<NodeId> {
     })
 }
 
-fn known(house: &House, directory: u64, freshness: Freshness) -> Option<Known> {
-    if house.directory.cursor().0 < directory
-        && let Err(error) = house.directory.catch_up()
+fn known(services: &ModelServices, directory: u64, freshness: Freshness) -> Option<Known> {
+    if services.directory.cursor().0 < directory
+        && let Err(error) = services.directory.catch_up()
     {
         tracing::warn!(%error, "budgets are not known yet");
         return None;
     }
-    let changed = house.directory.read(|known| known.budgets_changed.0);
+    let changed = services.directory.read(|known| known.budgets_changed.0);
     if matches!(freshness, Freshness::SinceBudgets(since) if changed <= since) {
         return None;
     }
     // Looked at first: what is spent is at least as new.
-    let cursor = house.views.cursor().0;
-    let (budgets, removed) = house.directory.read(|known| {
+    let cursor = services.views.cursor().0;
+    let (budgets, removed) = services.directory.read(|known| {
         let budgets: Vec<_> = known.budgets.iter().map(|(scope, entry)| (scope.clone(), entry.budget)).collect();
         let removed = known.nodes.values().filter(|entry| entry.status == NodeStatus::Removed).map(|entry| entry.record.node);
         (budgets, removed.collect())
     });
     let scopes: Vec<Scope> = budgets.iter().map(|(scope, _)| scope.clone()).collect();
-    let spent = match house.usage.spent(&scopes) {
+    let spent = match services.usage.spent(&scopes) {
         Ok(spent) => spent,
         Err(refused) => {
             tracing::warn!(why = refused.message, "what the cluster spent cannot be read; nothing new is known of budgets");
             return None;
         }
     };
-    let mut acting = acting(house);
-    acting.insert(house.me.node);
+    let mut acting = acting(services);
+    acting.insert(services.me.node);
     let budgets = budgets.into_iter().zip(spent).map(|((scope, budget), spent)| (scope, budget, spent)).collect();
     Some(Known { cursor, budgets_changed: changed, budgets, acting, removed })
 }
@@ -133,7 +133,7 @@ pub struct BankDesk {
 }
 
 impl BankDesk {
-    pub fn open(house: &House, counter: &Counter, lane: LaneRpc) -> Self {
+    pub fn open(services: &ModelServices, counter: &Counter, lane: LaneRpc) -> Self {
         let desk = Desk::new(lane, desks::BUDGETS);
         let answering = counter.clone();
         desk.open(move |node, question| {
@@ -141,8 +141,8 @@ impl BankDesk {
             async move { Ok(answer(&counter, node, question).await) }
         });
         let carrying = vec![
-            tokio::spawn(post(house.clone(), counter.clone(), desk.clone())),
-            tokio::spawn(hear(house.clone(), counter.clone(), desk.clone())),
+            tokio::spawn(post(services.clone(), counter.clone(), desk.clone())),
+            tokio::spawn(hear(services.clone(), counter.clone(), desk.clone())),
         ];
         Self { desk, carrying }
     }
@@ -185,13 +185,13 @@ async fn answer(counter: &Counter, node: NodeId, question: Question) -> Answer {
     }
 }
 
-fn other_leader(house: &House) -> Option<NodeId> {
-    house.peers.leader().borrow().leader.filter(|leader| *leader != house.me.node)
+fn other_leader(services: &ModelServices) -> Option<NodeId> {
+    services.peers.leader().borrow().leader.filter(|leader| *leader != services.me.node)
 }
 
-async fn post(house: House, counter: Counter, desk: Desk<Question, Answer>) {
+async fn post(services: ModelServices, counter: Counter, desk: Desk<Question, Answer>) {
     loop {
-        let Some(leader) = other_leader(&house) else {
+        let Some(leader) = other_leader(&services) else {
             counter.news().notified().await;
             continue;
         };
@@ -211,9 +211,9 @@ async fn post(house: House, counter: Counter, desk: Desk<Question, Answer>) {
     }
 }
 
-async fn hear(house: House, counter: Counter, desk: Desk<Question, Answer>) {
+async fn hear(services: ModelServices, counter: Counter, desk: Desk<Question, Answer>) {
     loop {
-        let asked = other_leader(&house).zip(counter.to_hear());
+        let asked = other_leader(&services).zip(counter.to_hear());
         let Some((leader, (term, session, heard))) = asked else {
             counter.waits().notified().await;
             continue;

@@ -9,7 +9,6 @@ use hiveward_runtime::{
     ledger::{Cursor, DiskState, ReadError},
     supervise::{Behaviour, Context, Failure, TimerHandle},
 };
-
 use tokio::time::Instant;
 
 use crate::house::House;

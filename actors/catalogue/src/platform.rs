@@ -1,0 +1,89 @@
+//! What every actor of a node stands on: the ledger, its views, blobs, clocks, other nodes, and the doors to each other.
+//!
+//! Knows no noun but through the directory. What an actor needs besides it is given by its own package's services.
+
+use std::{path::PathBuf, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use hiveward_kernel::{
+    body::{Body, INLINE_BYTES_MAX},
+    doors::Doors,
+};
+use hiveward_runtime::{
+    clock::Clock,
+    cluster::{peers::Peers, router::Router},
+    error::{Code, Refused},
+    ledger::{Ledger, view::Views},
+    store::blob::Blobs,
+};
+
+use crate::{directory::Directory, roster::event::NodeRecord};
+
+/// Cheap to clone; holds no state of its own.
+#[derive(Clone)]
+pub struct Platform(Arc<Foundations>);
+
+impl std::ops::Deref for Platform {
+    type Target = Foundations;
+
+    fn deref(&self) -> &Foundations {
+        &self.0
+    }
+}
+
+/// The parts of a [`Platform`].
+pub struct Foundations {
+    /// What this node says of itself.
+    pub me: Arc<NodeRecord>,
+    /// Grows at each start of the node.
+    pub generation: u64,
+    pub peers: Peers,
+    pub router: Router,
+    pub directory: Directory,
+    pub ledger: Ledger,
+    pub views: Views,
+    pub blobs: Blobs,
+    #[doc(hidden)]
+    pub doors: Doors,
+    pub clock: Clock,
+    pub data_dir: PathBuf,
+    pub started: Instant,
+}
+
+impl Platform {
+    /// Puts the parts together, once in the life of a node.
+    pub fn new(parts: Foundations) -> Self {
+        Self(Arc::new(parts))
+    }
+
+    /// Returns the milliseconds of this process, for what is due; they never jump.
+    pub fn mono_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Returns the bytes behind a body. Reads a file if it is in the blob store.
+    pub fn body(&self, body: &Body) -> Result<Bytes, Refused> {
+        match body {
+            Body::Inline(bytes) => Ok(Bytes::copy_from_slice(bytes)),
+            Body::Blob { hash, .. } => {
+                let parsed = hash.parse().map_err(|_| Refused::new(Code::Internal, format!("{hash:?} is no blob hash")))?;
+                match self.blobs.get(&parsed) {
+                    Ok(Some(bytes)) => Ok(bytes),
+                    Ok(None) => Err(Refused::new(Code::NotFound, format!("blob {hash} is not in this node's store"))),
+                    Err(error) => Err(Refused::new(Code::Unavailable, format!("blob {hash} cannot be read: {error}"))),
+                }
+            }
+        }
+    }
+
+    /// Keeps bytes where a body of this size belongs. Durable on return if it is a blob.
+    pub fn store_body(&self, bytes: &[u8]) -> Result<Body, Refused> {
+        if bytes.len() <= INLINE_BYTES_MAX {
+            return Ok(Body::Inline(bytes.to_vec()));
+        }
+        let hash = self.blobs.put(bytes).map_err(|error| {
+            Refused::new(Code::Unavailable, format!("a body of {} bytes cannot be stored: {error}", bytes.len()))
+        })?;
+        Ok(Body::Blob { hash: hash.to_string().into(), bytes: bytes.len() as u64 })
+    }
+}
