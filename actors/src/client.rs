@@ -28,24 +28,24 @@ use hiveward_runtime::{call::Door, ledger::Cursor, op::NodeId, supervise::Tree};
 
 use crate::{house::House, report::Reports, roster::RosterMsg, terminals::Terminals, transcripts::Transcripts};
 
-pub use crate::{
-    agent::{
-        approval::{ApprovalRecord, ApprovalStatus},
-        approvals_table::ApprovalFilter,
-        message::{PauseMode, StopMode},
-        table::AgentFilter,
-    },
-    event::{EventFilter, EventRecord, EventTail},
-    swarm::table::SwarmFilter,
-    task::search::{TaskFilter, TaskOrder},
-    vm::table::VmFilter,
-};
+pub use crate::event::{EventFilter, EventRecord, EventTail};
 pub(crate) use attach::Keys;
 pub use attach::{Said, Terminal};
 pub use check::{DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef, TaskEdit};
 pub use fault_points::FAULT_POINTS;
+pub use hiveward_agents::{
+    approval::{ApprovalRecord, ApprovalStatus},
+    approvals_table::ApprovalFilter,
+    message::{PauseMode, StopMode},
+    table::AgentFilter,
+};
 pub use hiveward_catalogue::{agent::coding::Permission, directory::NodeStatus};
 pub use hiveward_kernel::page::Page;
+pub use hiveward_machines::vm::table::VmFilter;
+pub use hiveward_work::{
+    swarm::table::SwarmFilter,
+    task::search::{TaskFilter, TaskOrder},
+};
 pub use host::NewHost;
 pub use image::NewImage;
 pub use network::{NewKind, NewNetwork, VmCard};

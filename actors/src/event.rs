@@ -2,25 +2,19 @@
 
 use std::sync::Arc;
 
+use hiveward_agents::event::AgentEvent;
 use hiveward_catalogue::roster::event::RosterEvent;
 use hiveward_kernel::id::{AgentId, SwarmId, TaskId, VmId};
+use hiveward_machines::vm::event::VmEvent;
+use hiveward_models::{event as usage, event::UsageEvent, price::decimal_from_nanos};
 use hiveward_runtime::{
     clock::WallMs,
     error::{Code, Refused},
     id::Key,
     ledger::{Cursor, Event, Ledger, ReadError, Tail},
 };
+use hiveward_work::swarm::event::SwarmEvent;
 use serde_json::{Value, json};
-
-use crate::{
-    agent::event::AgentEvent,
-    model::{
-        event::{self as usage, UsageEvent},
-        price::decimal_from_nanos,
-    },
-    swarm::event::SwarmEvent,
-    vm::event::VmEvent,
-};
 
 #[derive(Clone, Debug)]
 pub struct EventRecord {
@@ -198,7 +192,7 @@ fn swarm_data(what: &SwarmEvent, tasks: &[TaskId]) -> Value {
         }),
         SwarmEvent::Planned { .. } => json!({"tasks": ids}),
         SwarmEvent::Hedged { twin, .. } => json!({"tasks": ids, "twin": twin.id.to_string(), "why": match &twin.role {
-            Some(crate::task::scatter::Role::Twin { why, .. }) => Some(why),
+            Some(hiveward_work::task::scatter::Role::Twin { why, .. }) => Some(why),
             _ => None,
         }}),
         SwarmEvent::Gathered { arrived, failed, late, why, .. } => {

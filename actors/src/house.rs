@@ -2,12 +2,18 @@
 
 use std::{path::PathBuf, sync::Arc, time::Instant};
 
+use hiveward_agents::{
+    approvals_table::ApprovalTable, connector::SecretSource, hearer::AgentsHere, record::AgentStatus, services::AgentServices,
+    table::AgentTable,
+};
 use hiveward_catalogue::{
     directory::Directory,
     platform::{Foundations, Platform},
     roster::event::NodeRecord,
 };
 use hiveward_kernel::{doors::Doors, id::AgentId, lease::Lease, shim::ShimProgram};
+use hiveward_machines::host::services::{MachineServices, Needs};
+use hiveward_models::{access::ModelAccess, services::ModelServices};
 use hiveward_runtime::{
     clock::Clock,
     cluster::{
@@ -20,19 +26,15 @@ use hiveward_runtime::{
     op::NodeId,
     store::blob::Blobs,
 };
+use hiveward_work::{
+    swarm::{services::WorkServices, table::SwarmTable},
+    task::search::TaskTable,
+};
 use parking_lot::Mutex;
 
 use crate::{
-    agent::{
-        AgentStatus, approvals_table::ApprovalTable, connector::SecretSource, hearer::AgentsHere, services::AgentServices,
-        table::AgentTable,
-    },
-    host::services::{MachineServices, Needs},
-    model::{ModelAccess, services::ModelServices},
     retention::report::Figures,
     roster::{NoNodeChanges, NodeChanges},
-    swarm::{services::WorkServices, table::SwarmTable},
-    task::search::TaskTable,
 };
 
 /// Cheap to clone; holds no state of its own.

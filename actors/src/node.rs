@@ -2,12 +2,23 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use hiveward_agents::{
+    connector::SecretFiles,
+    gauge::Gauges,
+    session::{owner::holder as session_owner, scrub as transcript_scrub},
+};
 use hiveward_catalogue::{
     agent::spec::{AgentSpec, ConnectorSpec, Limits, SessionSpec},
     directory::{Directory, DirectoryError},
     roster::event::NodeRecord,
 };
 use hiveward_kernel::shim::ShimProgram;
+use hiveward_machines::host::fence::{Counting, Fence};
+use hiveward_models::{
+    UsageKeeper,
+    access::{ModelAccess, NoModels},
+    bank::{self, BankDesk, Following},
+};
 use hiveward_runtime::{
     clock::{Clock, Deadline, WallMs},
     cluster::{
@@ -30,23 +41,13 @@ use hiveward_runtime::{
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::{
-    agent::{
-        connector::SecretFiles,
-        gauge::Gauges,
-        session::{owner::holder as session_owner, scrub as transcript_scrub},
-    },
     client::{ControlPlane, NewAgent, NewSwarm, SwarmRef},
     cluster::{
         Cluster, ClusterConfig, ClusterError, Connected,
         book::{Book, Removals},
         next_generation,
     },
-    host::fence::{Counting, Fence},
     house::{Clustered, House},
-    model::{
-        ModelAccess, NoModels, UsageKeeper,
-        bank::{self, BankDesk, Following},
-    },
     report::{self, NodeReport, Reports},
     retention::{Retention, ledger::LedgerRetention},
     terminals::Terminals,

@@ -5,13 +5,15 @@ use hiveward_kernel::{
     id::{SwarmId, VmId},
     operation::{Answered, OPERATIONS_KEPT_MAX, Operation, recall::too_many},
 };
+use hiveward_machines::vm::event::VmEvent;
 use hiveward_runtime::{
     error::Refused,
     id::Key,
     ledger::{Event, view::ViewError},
 };
+use hiveward_work::swarm::event::SwarmEvent;
 
-use crate::{house::House, swarm::event::SwarmEvent, vm::event::VmEvent};
+use crate::house::House;
 
 fn answered(operation: &Operation, event: &Event) -> Answered {
     Answered { input: operation.input, at: event.at, tasks: Vec::new(), about: None, number: None }
@@ -71,9 +73,9 @@ mod tests {
     use bytes::Bytes;
     use hiveward_kernel::id::TaskId;
     use hiveward_runtime::{clock::WallMs, ledger::Cursor};
+    use hiveward_work::swarm::event::FORMAT;
 
     use super::*;
-    use crate::swarm::event::FORMAT;
 
     #[test]
     fn an_event_without_an_operation_names_none_and_others_are_not_even_decoded() {

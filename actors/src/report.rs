@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
+use hiveward_agents::gauge::{Gauges, ResourcesSample};
 use hiveward_kernel::{desks, id::AgentId};
 use hiveward_runtime::{
     clock::{Deadline, WallMs},
@@ -22,7 +23,6 @@ use hiveward_runtime::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    agent::gauge::{Gauges, ResourcesSample},
     house::House,
     retention::report::{self as storage, StorageReport},
 };

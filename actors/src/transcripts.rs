@@ -6,6 +6,10 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use hiveward_agents::{
+    connector::{activity_dir, session_dir},
+    session::{Stream, transcript::Reader},
+};
 use hiveward_kernel::{desks, lease::Lease};
 use hiveward_runtime::{
     clock::Deadline,
@@ -18,11 +22,6 @@ use hiveward_runtime::{
 };
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
-
-use crate::agent::{
-    connector::{activity_dir, session_dir},
-    session::{Stream, transcript::Reader},
-};
 
 const FIND_WITHIN: Duration = Duration::from_secs(2);
 /// Beyond what the other node waits for more output.

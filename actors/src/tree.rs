@@ -18,6 +18,7 @@
 use std::{sync::Arc, time::Duration};
 
 use hiveward_catalogue::directory::{DirectoryKeeper, ROSTER_INCARNATION, roster_key};
+use hiveward_machines::guest::GuestDesk;
 use hiveward_runtime::{
     call::Door,
     cluster::router::ActorDoor,
@@ -25,7 +26,6 @@ use hiveward_runtime::{
 };
 
 use crate::{
-    guest::GuestDesk,
     house::House,
     residents::actor::Residents,
     retention::{

@@ -1,19 +1,16 @@
 //! All views of a node, in the order in which they take events in.
 
+use hiveward_agents::{approvals_table::ApprovalView, table::AgentView};
 use hiveward_kernel::operation::table::OperationView;
+use hiveward_machines::vm::table::VmView;
+use hiveward_models::table::UsageView;
 use hiveward_runtime::{
     clock::{AgeClock, Clock},
     ledger::view::View,
 };
+use hiveward_work::{swarm::table::SwarmView, task::table::TaskView};
 
-use crate::{
-    agent::{approvals_table::ApprovalView, table::AgentView},
-    model::table::UsageView,
-    retention::Retention,
-    swarm::table::SwarmView,
-    task::table::TaskView,
-    vm::table::VmView,
-};
+use crate::retention::Retention;
 
 pub fn of_a_node(retention: &Retention, clock: &Clock) -> Vec<Box<dyn View>> {
     vec![

@@ -6,7 +6,7 @@ mod support;
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
-use hiveward_actors::agent::{
+use hiveward_agents::{
     activity::{Activity, What},
     connector::{Ask, End, Job, Report, StopHow, StopWhy, Told, activity_dir, last_terminal_dir, session_dir},
     session::{self, Attached, SessionDir, Stream},

@@ -5,12 +5,10 @@ mod support;
 use std::{fs, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use hiveward_actors::{
-    agent::connector::{Connector, End, Input, Job, Outcome, Report, StopHow, StopWhy, forget, session_dir},
-    task::{TaskStatus, gate::GateSpec, spec::CommandSpec},
-};
+use hiveward_agents::connector::{Connector, End, Input, Job, Outcome, Report, StopHow, StopWhy, forget, session_dir};
 use hiveward_catalogue::agent::spec::{ConnectorSpec, EnvVar, Limits};
 use hiveward_kernel::lease::Lease;
+use hiveward_work::task::{gate::GateSpec, spec::CommandSpec, status::TaskStatus};
 
 use support::{agent::*, *};
 
@@ -202,7 +200,7 @@ async fn a_command_gets_its_payload_inputs_and_environment_and_nothing_else() {
         lease,
         r#"cat; cat "$HIVEWARD_INPUTS"; pwd; env | sed 's/=.*//' | sort | tr '\n' ' '; echo; echo $HIVEWARD_TASK/$HIVEWARD_ATTEMPT"#,
     );
-    if let hiveward_actors::agent::connector::What::Command { stdin, .. } = &mut job.what {
+    if let hiveward_agents::connector::What::Command { stdin, .. } = &mut job.what {
         *stdin = Some(Bytes::from_static(b"payload\n"));
     }
     job.inputs = vec![
@@ -317,7 +315,7 @@ async fn a_missing_program_or_secret_is_a_failure_that_no_retry_mends() {
     ] {
         let lease = bed.lease();
         let mut job = command(lease, "");
-        if let hiveward_actors::agent::connector::What::Command { command, .. } = &mut job.what {
+        if let hiveward_agents::connector::What::Command { command, .. } = &mut job.what {
             *command = CommandSpec {
                 argv: vec![program.into()],
                 env: env.map(|value| ("X".into(), value.into())).into_iter().collect(),

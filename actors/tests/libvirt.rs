@@ -8,18 +8,20 @@ use std::{path::PathBuf, time::Duration};
 
 use hiveward_actors::{
     client::{NewHost, NewVm},
+    node::{Node, NodeConfig},
+};
+use hiveward_catalogue::host::{protocol::Pool, spec::HostUri};
+use hiveward_kernel::id::{HostId, VmId};
+use hiveward_machines::{
     host::{
-        HostStatus,
         driver::{
             self, Action, Change, contract,
             libvirt::{PROGRAM_VARIABLE, use_program},
         },
+        record::HostStatus,
     },
-    node::{Node, NodeConfig},
-    vm::VmStatus,
+    vm::record::VmStatus,
 };
-use hiveward_catalogue::host::{protocol::Pool, spec::HostUri};
-use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::{clock::Deadline, op::Op};
 
 fn built() -> Option<PathBuf> {

@@ -12,19 +12,27 @@ use std::{
 };
 
 use hiveward_actors::{
-    agent::message::{PauseMode, StopMode},
     client::{ControlPlane, NewAgent, NewHost, NewSwarm, NewTask, NewWork, SwarmRef},
-    host::{
-        HostStatus,
-        driver::{Off, Run, simulated::Hypervisor},
-    },
     node::{Node, NodeConfig},
-    task::{AttemptStatus, TaskRecord, TaskStatus, gate::GateSpec, retry::RetryPolicy, spec::CommandSpec},
-    vm::VmStatus,
 };
+use hiveward_agents::message::{PauseMode, StopMode};
 use hiveward_catalogue::{agent::spec::SessionSpec, vm::machine::MachineSpec};
 use hiveward_kernel::id::{AgentId, HostId, SwarmId, TaskId, VmId};
+use hiveward_machines::{
+    host::{
+        driver::{Off, Run, simulated::Hypervisor},
+        record::HostStatus,
+    },
+    vm::record::VmStatus,
+};
 use hiveward_runtime::op::Op;
+use hiveward_work::task::{
+    gate::GateSpec,
+    record::TaskRecord,
+    retry::RetryPolicy,
+    spec::CommandSpec,
+    status::{AttemptStatus, TaskStatus},
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,

@@ -7,21 +7,23 @@ use std::time::Duration;
 
 use hiveward_actors::{
     client::{BalanceRules, ControlPlane, NewHost, NewMove, NewVm},
-    host::{
-        HostStatus,
-        driver::{Run, simulated::Hypervisor},
-    },
     node::{Node, NodeConfig},
-    vm::{
-        VmRecord, VmStatus,
-        event::{OperationKind, Outcome, Wanted},
-    },
 };
 use hiveward_catalogue::{
     host::placing::Basis,
     placement::vm::{Strategy, rebalance::Rules},
 };
 use hiveward_kernel::id::{HostId, VmId};
+use hiveward_machines::{
+    host::{
+        driver::{Run, simulated::Hypervisor},
+        record::HostStatus,
+    },
+    vm::{
+        event::{OperationKind, Outcome, Wanted},
+        record::{VmRecord, VmStatus},
+    },
+};
 use hiveward_runtime::{
     error::{Code, Refused},
     fault::{self, Armed, Fault},

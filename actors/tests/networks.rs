@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use hiveward_actors::{
     client::{ControlPlane, NewHost, NewKind, NewMove, NewNetwork, NewVm},
-    host::{HostStatus, driver::simulated::Hypervisor},
     node::{Node, NodeConfig},
-    vm::{VmRecord, VmStatus},
 };
 use hiveward_catalogue::host::{network::book::NetworkEntry, protocol::Make};
 use hiveward_kernel::id::{HostId, NetworkId, VmId};
+use hiveward_machines::{
+    host::{driver::simulated::Hypervisor, record::HostStatus},
+    vm::record::{VmRecord, VmStatus},
+};
 use hiveward_runtime::{
     error::Code,
     fault::{self, Armed, Fault},

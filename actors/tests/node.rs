@@ -10,14 +10,15 @@ use hiveward_actors::{
     event::EventFilter,
     node::{Node, NodeConfig},
     retention::{Retention, TranscriptRetention, ledger::LedgerRetention},
-    task::{
-        TaskRecord, TaskStatus,
-        retry::RetryPolicy,
-        spec::{Aggregate, PlanSpec},
-    },
 };
 use hiveward_kernel::id::TaskId;
 use hiveward_runtime::{clock::Deadline, error::Code, ledger::Cursor, op::Op};
+use hiveward_work::task::{
+    record::TaskRecord,
+    retry::RetryPolicy,
+    spec::{Aggregate, PlanSpec},
+    status::TaskStatus,
+};
 
 struct Here {
     dir: tempfile::TempDir,
@@ -233,7 +234,7 @@ async fn agents_are_made_paused_stopped_restarted_and_removed() {
     let agent = control.create_agent(op(), new.clone()).await.unwrap().value.spec.id;
     assert_eq!(control.create_agent(op(), new).await.unwrap_err().code, Code::Conflict);
     let to_team = |script: &str| NewTask { swarm: Some(SwarmRef::Name("team".into())), ..sh(script) };
-    control.pause_agent(op(), agent, hiveward_actors::client::PauseMode::NextStep).await.unwrap();
+    control.pause_agent(op(), agent, hiveward_agents::message::PauseMode::NextStep).await.unwrap();
     let task = submit(&control, to_team("echo x")).await;
     let waiting = until(&control, task, "queued", |record| record.status == TaskStatus::Queued).await;
     let why = control.why(&waiting, op().deadline).await.unwrap();
@@ -243,7 +244,7 @@ async fn agents_are_made_paused_stopped_restarted_and_removed() {
     // Stopping takes the running process with it; its task goes back and runs under a new attempt after the start.
     let task = submit(&control, to_team("sleep 1; echo done")).await;
     until(&control, task, "running", |record| record.status == TaskStatus::Running).await;
-    control.stop_agent(op(), agent, hiveward_actors::client::StopMode::Now).await.unwrap();
+    control.stop_agent(op(), agent, hiveward_agents::message::StopMode::Now).await.unwrap();
     until(&control, task, "queued again", |record| record.status == TaskStatus::Queued).await;
     control.start_agent(op(), agent).await.unwrap();
     let record = ended(&control, task).await;

@@ -9,13 +9,12 @@ use std::{
 };
 
 use hiveward_actors::{
-    agent::{message::PauseMode, record::AgentStatus},
     client::{ControlPlane, DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef},
     event::EventFilter,
     node::{Node, NodeConfig},
     retention::{Retention, blobs::BlobRetention, ledger::LedgerRetention},
-    task::{TaskRecord, TaskStatus},
 };
+use hiveward_agents::{message::PauseMode, record::AgentStatus};
 use hiveward_catalogue::budget::{Budget, Scope};
 use hiveward_kernel::{
     id::{AgentId, SwarmId, TaskId},
@@ -26,6 +25,7 @@ use hiveward_runtime::{
     ledger::Cursor,
     op::Op,
 };
+use hiveward_work::task::{record::TaskRecord, status::TaskStatus};
 use serde_json::Value;
 
 const SOON: Duration = Duration::from_millis(20);

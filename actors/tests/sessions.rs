@@ -4,7 +4,7 @@ mod support;
 
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
-use hiveward_actors::agent::session::{self, Adopted, Exit, LaunchError, Overflow, Stdin, Stream, transcript};
+use hiveward_agents::session::{self, Adopted, Exit, LaunchError, Overflow, Stdin, Stream, transcript};
 use hiveward_catalogue::agent::spec::{Limits, SessionSpec};
 use hiveward_runtime::cluster::lease::{BootClock, LeasePage};
 

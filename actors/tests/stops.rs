@@ -5,7 +5,7 @@ mod support;
 
 use std::{fs, path::PathBuf};
 
-use hiveward_actors::agent::connector::{End, StopHow, StopWhy, session_dir};
+use hiveward_agents::connector::{End, StopHow, StopWhy, session_dir};
 use hiveward_catalogue::agent::spec::ConnectorSpec;
 use hiveward_kernel::lease::Lease;
 

@@ -19,14 +19,21 @@ use std::{
 
 use hiveward_actors::{
     client::{ControlPlane, NewHost, NewMove, NewSchedule, NewVm, Restore},
-    host::{
-        HostStatus,
-        driver::{Off, Run, simulated::Hypervisor},
-    },
     node::{Node, NodeConfig},
-    vm::{VmRecord, VmStatus, console::From, event::Outcome, snapshot::SNAPSHOTS_MAX},
 };
 use hiveward_kernel::id::{HostId, VmId};
+use hiveward_machines::{
+    host::{
+        driver::{Off, Run, simulated::Hypervisor},
+        record::HostStatus,
+    },
+    vm::{
+        console::From,
+        event::Outcome,
+        record::{VmRecord, VmStatus},
+        snapshot::SNAPSHOTS_MAX,
+    },
+};
 use hiveward_runtime::{
     clock::{Clock, WallMs},
     error::Code,

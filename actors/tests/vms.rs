@@ -6,20 +6,26 @@ mod support;
 use std::time::Duration;
 
 use hiveward_actors::{
-    client::{ControlPlane, NewHost, NewImage, NewKind, NewNetwork, NewVm, VmFilter},
+    client::{ControlPlane, NewHost, NewImage, NewKind, NewNetwork, NewVm},
+    node::{Node, NodeConfig},
+};
+use hiveward_catalogue::host::spec::{HostSpec, HostUri};
+use hiveward_kernel::id::{HostId, NetworkId, VmId};
+use hiveward_machines::{
     host::{
-        HostStatus,
         driver::{
             Action, Off, Run, contract,
             simulated::{self, Hypervisor},
         },
         fence::Fence,
+        record::HostStatus,
     },
-    node::{Node, NodeConfig},
-    vm::{VmRecord, VmStatus, event::OperationKind},
+    vm::{
+        event::OperationKind,
+        record::{VmRecord, VmStatus},
+        table::VmFilter,
+    },
 };
-use hiveward_catalogue::host::spec::{HostSpec, HostUri};
-use hiveward_kernel::id::{HostId, NetworkId, VmId};
 use hiveward_runtime::{
     clock::Deadline,
     error::Code,

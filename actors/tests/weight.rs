@@ -9,7 +9,6 @@ use futures_util::future::join_all;
 use hiveward_actors::{
     client::{ControlPlane, NewScatter, NewSwarm, NewTask, NewWork, Over, SwarmRef},
     node::{Node, NodeConfig},
-    task::{TaskRecord, TaskStatus},
 };
 use hiveward_kernel::id::SwarmId;
 use hiveward_runtime::{
@@ -17,6 +16,7 @@ use hiveward_runtime::{
     fault::{self, Armed, Fault},
     op::Op,
 };
+use hiveward_work::task::{record::TaskRecord, status::TaskStatus};
 use serde_json::{Value, json};
 
 const NOBODYS: &str = "nobodys";
@@ -152,7 +152,7 @@ async fn a_swarm_that_is_larger_than_an_append_is_written_down_in_pieces_and_liv
         records
             .iter()
             .map(|record| {
-                let hiveward_actors::task::spec::Work::Kind { payload: Some(payload), .. } = &record.spec.work else { panic!() };
+                let hiveward_work::task::spec::Work::Kind { payload: Some(payload), .. } = &record.spec.work else { panic!() };
                 control.body(payload).unwrap().to_vec()
             })
             .collect()

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use hiveward_actors::{
-    client::{AgentFilter, ControlPlane, NewAgent, NewSwarm, SwarmRef},
+    client::{ControlPlane, NewAgent, NewSwarm, SwarmRef},
     node::{Node, NodeConfig},
 };
+use hiveward_agents::table::AgentFilter;
 use hiveward_benches::{Figures, ms, percentile, resident_mb};
 use hiveward_catalogue::agent::spec::ConnectorSpec;
 use hiveward_runtime::{

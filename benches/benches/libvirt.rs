@@ -15,11 +15,11 @@ use anyhow::Context as _;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use hiveward_actors::{
     client::{ControlPlane, NewHost, NewVm},
-    host::{HostStatus, driver::libvirt::use_program},
     node::{Node, NodeConfig},
 };
 use hiveward_benches::{Figures, load};
 use hiveward_kernel::id::VmId;
+use hiveward_machines::host::{driver::libvirt::use_program, record::HostStatus};
 use hiveward_runtime::op::Op;
 
 const VMS: usize = 50;

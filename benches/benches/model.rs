@@ -6,7 +6,6 @@
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use hiveward_actors::model::{Holder, ModelAccess};
 use hiveward_benches::{Figures, load, ms, percentile};
 use hiveward_catalogue::budget::CallRules;
 use hiveward_gateway::model::{
@@ -17,6 +16,7 @@ use hiveward_kernel::{
     id::{AgentId, SwarmId, TaskId},
     lease::Lease,
 };
+use hiveward_models::access::{Holder, ModelAccess};
 use serde_json::json;
 
 const CALLS: usize = 300;

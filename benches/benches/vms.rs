@@ -13,7 +13,6 @@ use std::{
 use futures_util::{StreamExt, TryStreamExt, stream};
 use hiveward_actors::{
     client::{ControlPlane, NewHost, NewVm},
-    host::HostStatus,
     node::{Node, NodeConfig},
 };
 use hiveward_benches::{
@@ -22,6 +21,7 @@ use hiveward_benches::{
     wire::Http,
 };
 use hiveward_kernel::id::VmId;
+use hiveward_machines::host::record::HostStatus;
 use hiveward_runtime::op::Op;
 
 const HOSTS: usize = 500;

@@ -6,10 +6,8 @@
 
 use std::fmt::Write;
 
-use hiveward_actors::{
-    client::Metered,
-    host::{driver::Usage, meter::HostNow},
-};
+use hiveward_actors::client::Metered;
+use hiveward_machines::host::{driver::Usage, meter::HostNow};
 
 /// VMs of one node with series of their own; each has six.
 pub const VMS_MAX: usize = 500;
@@ -127,8 +125,8 @@ pub fn page(hosts: &[Metered]) -> String {
 mod tests {
     use std::collections::HashMap;
 
-    use hiveward_actors::host::meter::{Figures, HostSample};
     use hiveward_kernel::id::{HostId, VmId};
+    use hiveward_machines::host::meter::{Figures, HostSample};
     use hiveward_runtime::clock::WallMs;
 
     use super::*;

@@ -1,10 +1,33 @@
 //! Holds the shape of the house: the arrows between crates, the door of the gateway, the links of the docs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod imports;
+
 use std::{
     path::{Path, PathBuf},
     process::Command,
 };
+
+/// The packages of actors, each after those that it may stand on.
+const ACTORS: [(&str, &[&str]); 7] = [
+    ("kernel", &[]),
+    ("catalogue", &["kernel"]),
+    ("models", &["kernel", "catalogue"]),
+    ("machines", &["kernel", "catalogue"]),
+    ("work", &["kernel", "catalogue"]),
+    ("agents", &["kernel", "catalogue", "models", "machines", "work"]),
+    ("actors", &["kernel", "catalogue", "models", "machines", "work", "agents"]),
+];
+/// Files of one package that import each other in a loop, at most. It only shrinks.
+const LOOP_MAX: usize = 16;
+/// Lines of a file of the product, at most.
+const LINES_MAX: usize = 500;
+/// Files that are longer, from before there was a bound; each with what it may have. None is added, and none grows.
+const LONGER: &str = include_str!("longer.txt");
+
+fn package_dir(name: &str) -> String {
+    if name == "actors" { "actors".to_owned() } else { format!("actors/{name}") }
+}
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -29,6 +52,12 @@ fn sources(of: &str) -> Vec<(PathBuf, String)> {
     found.into_iter().map(|path| (path.clone(), std::fs::read_to_string(path).unwrap())).collect()
 }
 
+/// The sources of the product in Rust.
+fn product() -> Vec<(PathBuf, String)> {
+    let actors = ACTORS.iter().map(|(name, _)| package_dir(name)).map(|dir| format!("{dir}/src"));
+    actors.chain(["runtime/src".into(), "gateway/src".into()]).flat_map(|dir| sources(&dir)).collect()
+}
+
 fn nowhere(of: &str, forbidden: &[&str], because: &str) {
     for (path, text) in sources(of) {
         for word in forbidden {
@@ -41,8 +70,20 @@ fn nowhere(of: &str, forbidden: &[&str], because: &str) {
 #[test]
 fn arrows_go_one_way() {
     nowhere("runtime/src", &["hiveward_actors", "hiveward_gateway"], "runtime stands on nothing of ours");
-    nowhere("actors/src", &["hiveward_gateway", "axum", "async_graphql"], "actors serve no HTTP");
-    nowhere("gateway/src", &["AgentMsg", "SwarmMsg", "RosterMsg", "ractor::"], "the gateway's only door is actors::client");
+    for (name, below) in ACTORS {
+        let (dir, manifest) = (package_dir(name), format!("{}/Cargo.toml", package_dir(name)));
+        nowhere(&format!("{dir}/src"), &["hiveward_gateway", "axum", "async_graphql"], "actors serve no HTTP");
+        let manifest = std::fs::read_to_string(root().join(manifest)).unwrap();
+        let ours = manifest.lines().filter_map(|line| line.strip_prefix("hiveward-")?.split(['.', ' ']).next());
+        for one in ours.filter(|one| *one != "runtime" && *one != "actors") {
+            assert!(below.contains(&one), "{dir}/Cargo.toml stands on {one}, which is not below it");
+        }
+    }
+    nowhere(
+        "gateway/src",
+        &["AgentMsg", "SwarmMsg", "RosterMsg", "HostMsg", "VmMsg", "ractor::"],
+        "the gateway's only door is actors::client",
+    );
     for (of, forbidden) in [("runtime", "hiveward-actors"), ("runtime", "hiveward-gateway"), ("actors", "hiveward-gateway")] {
         let manifest = std::fs::read_to_string(root().join(of).join("Cargo.toml")).unwrap();
         assert!(!manifest.contains(forbidden), "{of}/Cargo.toml has {forbidden}");
@@ -61,7 +102,7 @@ fn every_fault_point_of_the_code_is_in_the_list_that_clients_choose_from() {
     let list = "actors/src/client/fault_points.rs";
     let listed = quoted(&std::fs::read_to_string(root().join(list)).unwrap());
     let mut passed = Vec::new();
-    for (path, text) in sources("runtime/src").into_iter().chain(sources("actors/src")) {
+    for (path, text) in product() {
         // A point stands where it is passed, or beside the step that passes it.
         let lines = text.lines().filter(|line| line.contains("point") || line.contains("=> (\""));
         if !path.ends_with("client/fault_points.rs") && !path.ends_with("src/fault.rs") {
@@ -74,6 +115,44 @@ fn every_fault_point_of_the_code_is_in_the_list_that_clients_choose_from() {
     for point in &listed {
         assert!(passed.contains(point), "{list} has {point}, and no code passes it");
     }
+}
+
+#[test]
+fn no_more_files_import_each_other_in_a_loop_than_did_before() {
+    let mut largest = 0;
+    for name in ACTORS.iter().map(|(name, _)| package_dir(name)).chain(["runtime".into(), "gateway".into()]) {
+        let package = imports::Package::read(&root().join(&name).join("src/lib.rs"));
+        let loops = package.loops();
+        let sizes: Vec<_> = loops.iter().map(Vec::len).collect();
+        println!("{name}: {} files; loops of imports: {sizes:?}", package.files());
+        let first = loops.first().map_or(&[][..], Vec::as_slice);
+        if name.starts_with("actors") {
+            assert!(first.len() <= LOOP_MAX, "{} files of {name} import each other in a loop: {first:#?}", first.len());
+            largest = largest.max(first.len());
+        }
+    }
+    assert_eq!(largest, LOOP_MAX, "the largest loop is smaller now: so must the bound be");
+}
+
+#[test]
+fn no_file_of_the_product_is_longer_than_the_bound_but_those_that_were_and_they_only_shrink() {
+    let longer: Vec<(&str, usize)> =
+        LONGER.lines().filter_map(|line| line.split_once(' ')).map(|(file, lines)| (file, lines.parse().unwrap())).collect();
+    let mut seen = Vec::new();
+    for (path, text) in product() {
+        let short = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+        let lines = text.lines().count();
+        match longer.iter().find(|(file, _)| *file == short) {
+            Some((_, bound)) => {
+                assert!(lines <= *bound, "{short} has {lines} lines, and may have {bound}");
+                assert!(lines > LINES_MAX, "{short} has {lines} lines: it is not among the longer ones any more");
+                assert!(lines + 25 > *bound, "{short} has {lines} lines: let tests/tidy/longer.txt say so");
+                seen.push(short);
+            }
+            None => assert!(lines <= LINES_MAX, "{short} has {lines} lines: give a part of it a room of its own"),
+        }
+    }
+    assert_eq!(seen.len(), longer.len(), "tests/tidy/longer.txt names files that are not there");
 }
 
 #[test]
@@ -91,13 +170,12 @@ fn openraft_is_named_behind_the_ledgers_own_door_only() {
 
 #[test]
 fn unsafe_code_is_allowed_in_named_modules_only() {
-    let allowed = ["actors/src/agent/session/shim/spawn.rs", "actors/src/host/fence/watchdog.rs", "gateway/src/trim.rs"];
-    for of in ["runtime/src", "actors/src", "gateway/src"] {
-        for (path, text) in sources(of) {
-            let short = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
-            let has = text.lines().any(|line| line.contains("unsafe ") && !line.trim_start().starts_with("//"));
-            assert!(!has || allowed.contains(&short.as_str()), "{short} has unsafe code");
-        }
+    let allowed =
+        ["actors/agents/src/session/shim/spawn.rs", "actors/machines/src/host/fence/watchdog.rs", "gateway/src/trim.rs"];
+    for (path, text) in product() {
+        let short = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+        let has = text.lines().any(|line| line.contains("unsafe ") && !line.trim_start().starts_with("//"));
+        assert!(!has || allowed.contains(&short.as_str()), "{short} has unsafe code");
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use hiveward_actors::host::driver::{self, Action, contract, libvirt::use_program};
 use hiveward_catalogue::{
     host::{
         protocol::{Base, Pool},
@@ -11,6 +10,7 @@ use hiveward_catalogue::{
     vm::spec::DiskSpec,
 };
 use hiveward_kernel::id::{HostId, VmId};
+use hiveward_machines::host::driver::{self, Action, contract, libvirt::use_program};
 use hiveward_runtime::clock::Deadline;
 
 use crate::lab::{Lab, guest};

@@ -3,8 +3,8 @@
 
 fn main() -> std::process::ExitCode {
     match std::env::args().nth(1).as_deref() {
-        Some(hiveward_actors::guest::session::Given::NAME) => hiveward_actors::guest::session::main(),
-        Some("fence") => hiveward_actors::host::fence::keeper::main(),
-        _ => hiveward_actors::agent::session::shim::main(),
+        Some(hiveward_machines::guest::session::Given::NAME) => hiveward_machines::guest::session::main(),
+        Some("fence") => hiveward_machines::host::fence::keeper::main(),
+        _ => hiveward_agents::session::shim::main(),
     }
 }

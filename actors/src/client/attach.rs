@@ -6,6 +6,11 @@
 use std::{collections::HashMap, path::Path, sync::LazyLock};
 
 use bytes::Bytes;
+use hiveward_agents::{
+    connector::last_terminal_dir,
+    record::AgentRecord,
+    session::{self, Attached, SessionError, Writer},
+};
 use hiveward_catalogue::agent::spec::{ConnectorSpec, SessionSpec};
 use hiveward_kernel::{
     id::{AgentId, TaskId},
@@ -15,18 +20,14 @@ use hiveward_runtime::{
     error::{Code, Refused},
     op::Op,
 };
+use hiveward_work::task::{
+    search::{TaskFilter, TaskOrder},
+    status::TaskStatus,
+};
 use parking_lot::Mutex;
 
-use super::{ControlPlane, TaskFilter, TaskOrder};
-use crate::{
-    agent::{
-        AgentRecord,
-        connector::last_terminal_dir,
-        session::{self, Attached, SessionError, Writer},
-    },
-    task::TaskStatus,
-    terminals::Distant,
-};
+use super::ControlPlane;
+use crate::terminals::Distant;
 
 /// At one session at once. Each takes up to two of the shim's connections, and the connector needs some for itself.
 const ATTACHED_MAX: u32 = 5;

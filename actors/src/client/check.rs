@@ -18,19 +18,17 @@ use hiveward_runtime::{
     error::{Code, Refused},
     op::NodeId,
 };
+use hiveward_work::task::{
+    bounds::{self, ENV_BYTES_MAX, ENV_MAX, LABEL_KEY_BYTES_MAX, LABEL_VALUE_BYTES_MAX, NAME_BYTES_MAX, OutOfBounds},
+    gate::GateSpec,
+    graph,
+    retry::RetryPolicy,
+    spec::{CommandSpec, DEPENDENCIES_MAX, PlanSpec, SKILLS_MAX, TaskSpec, Work},
+    status::Priority,
+};
 
 use super::connector;
-use crate::{
-    house::House,
-    task::{
-        bounds::{self, ENV_BYTES_MAX, ENV_MAX, LABEL_KEY_BYTES_MAX, LABEL_VALUE_BYTES_MAX, NAME_BYTES_MAX, OutOfBounds},
-        gate::GateSpec,
-        graph,
-        retry::RetryPolicy,
-        spec::{CommandSpec, DEPENDENCIES_MAX, PlanSpec, SKILLS_MAX, TaskSpec, Work},
-        status::Priority,
-    },
-};
+use crate::house::House;
 
 /// Tasks in one submission.
 pub const TASKS_PER_SUBMIT_MAX: usize = 1_000;

@@ -1,5 +1,13 @@
 //! What persons have to do with running coding agents: answer questions, interrupt, say something.
 
+use hiveward_agents::{
+    approval::{ApprovalRecord, Verdict},
+    approvals_table::ApprovalFilter,
+    connector::Told,
+    message::AgentMsg,
+    wire::AgentWire,
+    workspace::branches::Cleaned,
+};
 use hiveward_catalogue::agent::coding::Permission;
 use hiveward_kernel::{
     id::{AgentId, ApprovalId, TaskId},
@@ -10,8 +18,7 @@ use hiveward_runtime::{
     op::Op,
 };
 
-use super::{ApprovalFilter, ApprovalRecord, ControlPlane, Done};
-use crate::agent::{approval::Verdict, connector::Told, message::AgentMsg, wire::AgentWire, workspace::branches::Cleaned};
+use super::{ControlPlane, Done};
 
 /// Of one message to an attempt.
 const MESSAGE_BYTES_MAX: usize = 256 << 10;

@@ -2,6 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_agents::{
+    message::{AgentMsg, PauseMode, StopMode},
+    record::{AgentRecord, AgentStatus},
+    wire::AgentWire,
+};
 use hiveward_catalogue::roster::wire::RosterWire;
 use hiveward_kernel::{
     body::Body,
@@ -19,27 +24,22 @@ use hiveward_runtime::{
     ledger::Cursor,
     op::Op,
 };
-use serde::de::DeserializeOwned;
-
-use super::{ControlPlane, Done, NewAgent, NewSwarm, NewTask, SwarmRef, TaskEdit, Text, check, shard::Binds};
-use crate::{
-    agent::{
-        AgentRecord, AgentStatus,
-        message::{AgentMsg, PauseMode, StopMode},
-        wire::AgentWire,
-    },
-    roster::RosterMsg,
+use hiveward_work::{
     swarm::{
-        SwarmRecord,
         message::{Submit, SwarmMsg},
+        record::SwarmRecord,
         wire::SwarmWire,
     },
     task::{
-        TaskRecord,
         bounds::{NAME_BYTES_MAX, PATH_BYTES_MAX},
+        record::TaskRecord,
         spec::TaskSpec,
     },
 };
+use serde::de::DeserializeOwned;
+
+use super::{ControlPlane, Done, NewAgent, NewSwarm, NewTask, SwarmRef, TaskEdit, Text, check, shard::Binds};
+use crate::roster::RosterMsg;
 
 /// How often it is looked whether a removed agent's actor has gone.
 const GONE_LOOKED_FOR_EVERY: Duration = Duration::from_millis(2);
@@ -127,7 +127,10 @@ impl ControlPlane {
         let Committed { value: ids, cursor } = committed.await?;
         let records = if ids.first() == specs.first().map(|spec| &spec.id) {
             let at = self.house.clock.now();
-            specs.into_iter().map(|spec| crate::swarm::actor::fresh_record(spec, op.principal.clone(), at, cursor.0)).collect()
+            specs
+                .into_iter()
+                .map(|spec| hiveward_work::swarm::actor::fresh_record(spec, op.principal.clone(), at, cursor.0))
+                .collect()
         } else {
             // A repeated operation: the tasks are those of the first time.
             self.seen(op, cursor).await?;
@@ -318,7 +321,7 @@ impl ControlPlane {
         let swarm = record.spec.id;
         self.close_swarm(&op, swarm, force).await?;
         if force {
-            let filter = super::AgentFilter { swarm: Some(swarm), ..Default::default() };
+            let filter = hiveward_agents::table::AgentFilter { swarm: Some(swarm), ..Default::default() };
             for (_, agent) in self.house.agent_table.page(&filter, None, usize::MAX)?.items {
                 self.remove_agent(Op { operation: None, ..op.clone() }, agent.spec.id, true).await?;
             }

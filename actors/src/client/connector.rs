@@ -10,9 +10,9 @@ use hiveward_catalogue::{
     budget::CallRules,
 };
 use hiveward_runtime::error::Refused;
+use hiveward_work::task::bounds::{self, NAME_BYTES_MAX, PATH_BYTES_MAX};
 
 use super::check::{count, limit, text};
-use crate::task::bounds::{self, NAME_BYTES_MAX, PATH_BYTES_MAX};
 
 /// Of the name of a model, with its provider's path or address before it.
 const MODEL_BYTES_MAX: usize = 512;

@@ -22,6 +22,15 @@ use hiveward_kernel::{
     id::{HostId, VmId},
     page::Page,
 };
+use hiveward_machines::{
+    host::{
+        driver::DriverError,
+        message::HostMsg,
+        record::{HostRecord, HostStatus},
+        wire::HostWire,
+    },
+    vm::record::VmRecord,
+};
 use hiveward_runtime::{
     clock::Deadline,
     error::{Code, Refused},
@@ -31,11 +40,7 @@ use hiveward_runtime::{
 };
 
 use super::{ControlPlane, Done, check, command::operation, query::page_key};
-use crate::{
-    host::{HostRecord, HostStatus, driver::DriverError, message::HostMsg, wire::HostWire},
-    roster::RosterMsg,
-    vm::VmRecord,
-};
+use crate::roster::RosterMsg;
 
 /// For a host that is removed to take away what was made on it.
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);

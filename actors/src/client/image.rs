@@ -4,13 +4,13 @@ use std::{ops::Bound, sync::Arc, time::Duration};
 
 use hiveward_catalogue::host::{event::FleetChange, fleet::ImageEntry, image::ImageSpec};
 use hiveward_kernel::{id::ImageId, page::Page};
+use hiveward_machines::host::image::import::Wanted;
 use hiveward_runtime::{
     error::{Code, Refused},
     op::Op,
 };
 
 use super::{ControlPlane, Done, check, command::operation, query::page_key};
-use crate::host::image::import::Wanted;
 
 /// Left of a deadline to make an image of what was brought.
 const MARGIN: Duration = Duration::from_secs(2);

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use hiveward_agents::gauge::ResourcesSample;
 use hiveward_catalogue::{directory::NodeStatus, roster::wire::RosterWire};
 use hiveward_kernel::{entity::Entity, id::AgentId};
 use hiveward_runtime::{
@@ -14,7 +15,7 @@ use hiveward_runtime::{
 };
 
 use super::{ControlPlane, Done, command::operation};
-use crate::{agent::gauge::ResourcesSample, report::NodeReport, retention::report::StorageReport, roster::RosterMsg};
+use crate::{report::NodeReport, retention::report::StorageReport, roster::RosterMsg};
 
 /// How long one try to make this node known may take.
 const ANNOUNCE_WITHIN: Duration = Duration::from_secs(5);
@@ -228,7 +229,7 @@ impl ControlPlane {
         reports.tree(node, root, depth, op.deadline).await.map_err(|why| Refused::new(Code::Unavailable, why))
     }
 
-    /// What the processes of an agent used, as the node that has it measured: see [`Gauges`](crate::agent::gauge::Gauges).
+    /// What the processes of an agent used, as the node that has it measured: see [`Gauges`](hiveward_agents::gauge::Gauges).
     pub async fn agent_resources(
         &self,
         op: &Op,

@@ -3,6 +3,12 @@
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use hiveward_agents::{
+    connector::{activity_dir, session_dir},
+    record::AgentRecord,
+    session::{Stream, transcript::Reader},
+    table::AgentFilter,
+};
 use hiveward_catalogue::{agent::spec::ConnectorSpec, placement::Decision};
 use hiveward_kernel::{
     body::Body,
@@ -19,19 +25,18 @@ use hiveward_runtime::{
     op::{NodeId, Op},
     store::blob::BlobHash,
 };
-
-use super::{AgentFilter, ControlPlane, EventFilter, EventRecord, EventTail, SwarmFilter, TaskFilter, TaskOrder};
-use crate::{
-    agent::{
-        AgentRecord,
-        connector::{activity_dir, session_dir},
-        session::{Stream, transcript::Reader},
+use hiveward_work::{
+    swarm::{message::SwarmMsg, record::SwarmRecord, table::SwarmFilter, wire::SwarmWire},
+    task::{
+        record::{AttemptRecord, TaskRecord},
+        scatter::Role,
+        search::{TaskFilter, TaskOrder},
+        status::TaskStatus,
     },
-    event,
-    retention::TranscriptRetention,
-    swarm::{SwarmRecord, message::SwarmMsg, wire::SwarmWire},
-    task::{AttemptRecord, TaskRecord, TaskStatus, scatter::Role},
 };
+
+use super::{ControlPlane, EventFilter, EventRecord, EventTail};
+use crate::{event, retention::TranscriptRetention};
 
 /// Why a task is where it is.
 #[derive(Clone, Debug)]

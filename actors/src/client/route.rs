@@ -5,6 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_agents::{message::AgentMsg, wire::AgentWire};
 use hiveward_catalogue::{
     directory::{Directory, roster_key},
     roster::wire::RosterWire,
@@ -13,6 +14,10 @@ use hiveward_catalogue::{
 use hiveward_kernel::{
     entity::Entity,
     id::{AgentId, HostId, SwarmId, VmId},
+};
+use hiveward_machines::{
+    host::{message::HostMsg, wire::HostWire},
+    vm::{message::VmMsg, wire::VmWire},
 };
 use hiveward_runtime::{
     call::{CallError, Door, Reply},
@@ -23,17 +28,11 @@ use hiveward_runtime::{
     ledger::Cursor,
     op::Op,
 };
+use hiveward_work::swarm::{message::SwarmMsg, wire::SwarmWire};
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{ControlPlane, SwarmRef};
-use crate::{
-    agent::{message::AgentMsg, wire::AgentWire},
-    host::{message::HostMsg, wire::HostWire},
-    house::House,
-    roster::RosterMsg,
-    swarm::{message::SwarmMsg, wire::SwarmWire},
-    vm::{message::VmMsg, wire::VmWire},
-};
+use crate::{house::House, roster::RosterMsg};
 
 /// How long between tries while an entity has no door at all, such as while it starts or moves.
 const DOOR_RETRY: Duration = Duration::from_millis(2);

@@ -3,6 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use hiveward_agents::table::AgentFilter;
 use hiveward_catalogue::{agent::spec::AgentSpec, roster::wire::RosterWire};
 use hiveward_kernel::id::{AgentId, SwarmId};
 use hiveward_runtime::{
@@ -10,9 +11,10 @@ use hiveward_runtime::{
     error::{Code, Refused},
     op::Op,
 };
+use hiveward_work::swarm::record::SwarmRecord;
 
-use super::{AgentFilter, ControlPlane, Done, NewAgent, SwarmRef, check};
-use crate::{roster::RosterMsg, swarm::SwarmRecord};
+use super::{ControlPlane, Done, NewAgent, SwarmRef, check};
+use crate::roster::RosterMsg;
 
 /// Of one swarm.
 pub const AGENTS_MAX: u32 = 100_000;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hiveward_agents::table::AgentFilter;
 use hiveward_kernel::{
     body::Label,
     id::{AgentId, SwarmId, TaskId},
@@ -10,20 +11,18 @@ use hiveward_runtime::{
     error::{Code, Refused},
     op::Op,
 };
+use hiveward_work::task::{
+    bounds::NAME_BYTES_MAX,
+    record::TaskRecord,
+    retry::RetryPolicy,
+    scatter::{HedgeAfter, HedgeSpec, Item, KIND, PARTS_MAX, Policy, Role, ScatterSpec},
+    spec::{Aggregate, SKILLS_MAX, TITLE_BYTES_MAX, TaskSpec, Work},
+    status::Priority,
+};
 use serde_json::Value;
 
-use super::{AgentFilter, ControlPlane, Done, NewTask, NewWork, SwarmRef, check, command, shard::Binds};
-use crate::{
-    house::House,
-    task::{
-        TaskRecord,
-        bounds::NAME_BYTES_MAX,
-        retry::RetryPolicy,
-        scatter::{HedgeAfter, HedgeSpec, Item, KIND, PARTS_MAX, Policy, Role, ScatterSpec},
-        spec::{Aggregate, SKILLS_MAX, TITLE_BYTES_MAX, TaskSpec, Work},
-        status::Priority,
-    },
-};
+use super::{ControlPlane, Done, NewTask, NewWork, SwarmRef, check, command, shard::Binds};
+use crate::house::House;
 
 /// Of one item that a program gets in its environment.
 const ITEM_BYTES_MAX: usize = 32 << 10;

@@ -14,12 +14,12 @@ use hiveward_runtime::{
     error::{Code, Refused},
     op::{NodeId, Op},
 };
+use hiveward_work::{
+    swarm::{message::SwarmMsg, wire::SwarmWire},
+    task::{record::TaskRecord, spec::TaskSpec, status::TaskStatus},
+};
 
 use super::{ControlPlane, DependsOn, Done, NewTask};
-use crate::{
-    swarm::{message::SwarmMsg, wire::SwarmWire},
-    task::{TaskRecord, TaskSpec, TaskStatus},
-};
 
 /// Between two looks for a task that is on its way from one shard to another.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);

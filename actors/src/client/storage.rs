@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use hiveward_agents::session::{scrub as transcripts, scrub::TranscriptsScrubbed};
 use hiveward_runtime::{
     error::{Code, Refused},
     ledger::scrub::{self as rows, Damage, RowPlace, RowsScrubbed},
@@ -12,7 +13,6 @@ use hiveward_runtime::{
 };
 
 use super::ControlPlane;
-use crate::agent::session::scrub::{self as transcripts, TranscriptsScrubbed};
 
 /// One turn looks for so long, and at one step of rows or one blob at least. Shorter than a request may take.
 const SCRUB_TURN: Duration = Duration::from_secs(8);

@@ -6,19 +6,17 @@ use hiveward_catalogue::{
     roster::wire::RosterWire,
 };
 use hiveward_kernel::{id::BudgetId, lease::Lease, page::Page};
+use hiveward_models::{
+    price::CURRENCY_DEFAULT,
+    table::{Total, UsageBy},
+};
 use hiveward_runtime::{
     error::{Code, Refused},
     op::Op,
 };
 
 use super::{ControlPlane, Done, command::operation};
-use crate::{
-    model::{
-        price::CURRENCY_DEFAULT,
-        table::{Total, UsageBy},
-    },
-    roster::RosterMsg,
-};
+use crate::roster::RosterMsg;
 
 /// Of a label, both of its parts.
 const LABEL_BYTES_MAX: usize = 1_024;

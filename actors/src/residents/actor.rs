@@ -11,6 +11,8 @@ use std::{
 };
 
 use futures_util::StreamExt;
+use hiveward_agents as agent;
+use hiveward_agents::{actor::Agent, message::AgentMsg};
 use hiveward_catalogue::{
     agent::spec::AgentSpec,
     directory::{NodeStatus, roster_key},
@@ -23,6 +25,7 @@ use hiveward_kernel::{
     id::{AgentId, HostId, SwarmId},
     loss,
 };
+use hiveward_machines::host::{self, actor::Host, message::HostMsg};
 use hiveward_runtime::{
     call::{Door, TellError},
     clock::Deadline,
@@ -36,16 +39,10 @@ use hiveward_runtime::{
         SupervisorSpec, TimerHandle,
     },
 };
+use hiveward_work::swarm::{actor::Coordinator, message::SwarmMsg, wire};
 
 use super::leftover;
-use crate::{
-    agent::{self, actor::Agent, message::AgentMsg},
-    client::route,
-    host::{self, actor::Host, message::HostMsg},
-    house::House,
-    roster::RosterMsg,
-    swarm::{actor::Coordinator, message::SwarmMsg, wire},
-};
+use crate::{client::route, house::House, roster::RosterMsg};
 
 /// How long an entity's actor may take to start before the start is left to its supervisor.
 const START_WITHIN: Duration = Duration::from_secs(30);

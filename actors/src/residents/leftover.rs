@@ -5,19 +5,17 @@
 
 use std::{collections::HashSet, fs, path::Path, sync::Arc};
 
+use hiveward_agents::{
+    connector::{self, Connector, Reports, StopHow, StopWhy},
+    session,
+};
 use hiveward_catalogue::{
     agent::spec::{AgentSpec, ConnectorSpec},
     directory::Directory,
 };
 use hiveward_kernel::{entity::Entity, id::AgentId, lease::Lease};
 
-use crate::{
-    agent::{
-        connector::{self, Connector, Reports, StopHow, StopWhy},
-        session,
-    },
-    house::House,
-};
+use crate::house::House;
 
 /// Agents that have a session whose shim lives, by what is on disk. Reads directories.
 fn with_sessions(data_dir: &Path) -> HashSet<AgentId> {

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use hiveward_agents::connector::{self, attempt_of};
 use hiveward_kernel::{keep::Keep, lease::Lease};
 use hiveward_runtime::{
     clock::WallMs,
@@ -19,10 +20,7 @@ use hiveward_runtime::{
 };
 
 use super::report::TranscriptFigures;
-use crate::{
-    agent::connector::{self, attempt_of},
-    house::House,
-};
+use crate::house::House;
 
 /// Removed in one turn, so that a lowered limit does not keep the disk busy for minutes.
 const FORGOTTEN_PER_TURN_MAX: usize = 1_000;
@@ -192,7 +190,7 @@ fn too_many(kept: &Attempts, now: WallMs, limits: &TranscriptRetention) -> Vec<L
 
 #[cfg(test)]
 mod tests {
-    use hiveward_kernel::id::AgentId;
+    use hiveward_kernel::id::{AgentId, TaskId};
 
     use super::*;
 

@@ -10,12 +10,12 @@ use hiveward_runtime::{
     ledger::{ReadError, SnapshotPart},
     supervise::{Context, Failure},
 };
+use hiveward_work::swarm::pieces::WritingDown;
 
 use super::{
     actor::{Acting, Roster},
     message::RosterMsg,
 };
-use crate::swarm::pieces::WritingDown;
 
 /// A replay is of about so many events, or as many as the roster has entries where these are more.
 pub const EVENTS_PER_SNAPSHOT: u64 = 4_096;

@@ -5,11 +5,11 @@ use std::time::Duration;
 use hiveward_actors::{
     client::{NewAgent, NewSwarm, SwarmRef},
     roster::RosterMsg,
-    task::{AttemptStatus, TaskStatus},
 };
 use hiveward_catalogue::directory::NodeStatus;
 use hiveward_kernel::entity::Entity;
 use hiveward_runtime::{clock::Deadline, cluster::identity::JoinToken, error::Code};
+use hiveward_work::task::status::{AttemptStatus, TaskStatus};
 
 use crate::rig::{Rig, op, op_named, sh, until};
 

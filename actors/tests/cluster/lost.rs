@@ -1,15 +1,18 @@
 //! A node that is lost takes nothing with it, and says nothing any more that counts.
 
-use hiveward_actors::{
+use hiveward_catalogue::directory::NodeStatus;
+use hiveward_kernel::{entity::Entity, lease::Lease, loss};
+use hiveward_runtime::cluster::lease::Phase;
+use hiveward_work::{
     swarm::{
         event::Ended,
         wire::{From, SwarmWire},
     },
-    task::{AttemptStatus, TaskStatus, retry::RetryPolicy},
+    task::{
+        retry::RetryPolicy,
+        status::{AttemptStatus, TaskStatus},
+    },
 };
-use hiveward_catalogue::directory::NodeStatus;
-use hiveward_kernel::{entity::Entity, lease::Lease, loss};
-use hiveward_runtime::cluster::lease::Phase;
 
 use crate::rig::{Rig, op, sh, until};
 
@@ -103,8 +106,7 @@ async fn a_node_whose_lease_is_over_stops_everything_and_takes_it_up_again_with_
     until("the process", || (!rig.hosts[1].processes().is_empty()).then_some(())).await;
     rig.lease(1, Phase::Stopping);
     until("nothing to run there", || rig.hosts[1].processes().is_empty().then_some(())).await;
-    until("no door", || rig.hosts[1].house.doors.of::<hiveward_actors::agent::message::AgentMsg>(agent).is_none().then_some(()))
-        .await;
+    until("no door", || rig.hosts[1].house.doors.of::<hiveward_agents::message::AgentMsg>(agent).is_none().then_some(())).await;
     rig.lease(1, Phase::Over);
     rig.declare_lost(1).await;
     let lost = rig.task_until(task, "lost", |record| record.status == TaskStatus::Queued).await;
@@ -113,10 +115,7 @@ async fn a_node_whose_lease_is_over_stops_everything_and_takes_it_up_again_with_
     assert_eq!(rig.place(Entity::Agent(agent)), None);
     rig.back(1, 2).await;
     assert_eq!(rig.place(Entity::Agent(agent)), Some(1));
-    assert!(
-        rig.hosts[1].house.doors.of::<hiveward_actors::agent::message::AgentMsg>(agent).is_none(),
-        "without a lease nothing starts"
-    );
+    assert!(rig.hosts[1].house.doors.of::<hiveward_agents::message::AgentMsg>(agent).is_none(), "without a lease nothing starts");
     rig.lease(1, Phase::Held);
     let again = rig.running(task).await;
     assert_eq!(again.attempts.len(), 2, "{again:#?}");
@@ -139,8 +138,7 @@ async fn what_a_node_stops_because_its_lease_is_over_was_lost_and_never_cancelle
     until("the first attempt's trace", || file.exists().then_some(())).await;
     rig.lease(1, Phase::Stopping);
     until("nothing to run there", || rig.hosts[1].processes().is_empty().then_some(())).await;
-    until("no door", || rig.hosts[1].house.doors.of::<hiveward_actors::agent::message::AgentMsg>(agent).is_none().then_some(()))
-        .await;
+    until("no door", || rig.hosts[1].house.doors.of::<hiveward_agents::message::AgentMsg>(agent).is_none().then_some(())).await;
     // It has its lease again before anybody called it lost, and finds what it ended itself.
     rig.lease(1, Phase::Held);
     let record = rig.succeeded(task).await;

@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use hiveward_actors::{
-    client::{NewAgent, NewSwarm, NewTask, NewWork, StopMode, SwarmRef},
-    task::TaskStatus,
-};
+use hiveward_actors::client::{NewAgent, NewSwarm, NewTask, NewWork, SwarmRef};
+use hiveward_agents::message::StopMode;
 use hiveward_catalogue::agent::spec::ConnectorSpec;
 use hiveward_kernel::entity::Entity;
 use hiveward_runtime::error::Code;
+use hiveward_work::task::status::TaskStatus;
 
 use crate::rig::{Rig, op, op_named, sh, until};
 
@@ -57,10 +56,8 @@ async fn agents_are_commanded_and_removed_from_any_node() {
     let task = rig.submit(1, sh("echo on")).await;
     rig.succeeded(task).await;
     rig.control(0).remove_agent(op(), agent, false).await.unwrap();
-    until("its actor to go", || {
-        rig.hosts[1].house.doors.of::<hiveward_actors::agent::message::AgentMsg>(agent).is_none().then_some(())
-    })
-    .await;
+    until("its actor to go", || rig.hosts[1].house.doors.of::<hiveward_agents::message::AgentMsg>(agent).is_none().then_some(()))
+        .await;
     let gone = rig.control(1).start_agent(op(), agent).await.unwrap_err();
     assert_eq!(gone.code, Code::NotFound);
     rig.stop().await;

@@ -5,19 +5,13 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use hiveward_actors::{
-    agent::connector::SecretFiles,
     client::{ControlPlane, NewAgent, NewSwarm, NewTask, NewWork, NodeView, SwarmRef},
     house::{Clustered, House},
-    model::{
-        Models, PassKey, UsageKeeper,
-        bank::{self, BankDesk, Following},
-        price::Prices,
-    },
     retention::{Retention, ledger::LedgerRetention},
     roster::{NoNodeChanges, RosterMsg},
-    task::{TaskRecord, TaskStatus},
     tree,
 };
+use hiveward_agents::connector::SecretFiles;
 use hiveward_catalogue::{
     directory::{Directory, NodeStatus},
     roster::event::NodeRecord,
@@ -26,6 +20,11 @@ use hiveward_kernel::{
     commit::Committed,
     entity::Entity,
     id::{AgentId, SwarmId, TaskId},
+};
+use hiveward_models::{
+    Models, PassKey, UsageKeeper,
+    bank::{self, BankDesk, Following},
+    price::Prices,
 };
 use hiveward_runtime::{
     call::Reply,
@@ -44,6 +43,7 @@ use hiveward_runtime::{
     op::{NodeId, Op},
     store::blob::Blobs,
 };
+use hiveward_work::task::{record::TaskRecord, status::TaskStatus};
 
 const LIFE: Duration = Duration::from_secs(3600);
 const PATIENCE: Duration = Duration::from_secs(60);

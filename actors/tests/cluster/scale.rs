@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use hiveward_actors::client::{AgentFilter, NewAgent, SwarmRef};
+use hiveward_actors::client::{NewAgent, SwarmRef};
+use hiveward_agents::table::AgentFilter;
 use hiveward_catalogue::agent::spec::ConnectorSpec;
 use hiveward_kernel::id::SwarmId;
 use hiveward_runtime::error::Code;

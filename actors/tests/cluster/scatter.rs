@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use hiveward_actors::{
-    client::{NewAgent, NewHedge, NewScatter, Over, SwarmRef},
-    task::{
-        AttemptStatus, TaskRecord, TaskStatus,
-        scatter::{HedgeAfter, Policy, Role},
-    },
-};
+use hiveward_actors::client::{NewAgent, NewHedge, NewScatter, Over, SwarmRef};
 use hiveward_kernel::{entity::Entity, id::TaskId};
+use hiveward_work::task::{
+    record::TaskRecord,
+    scatter::{HedgeAfter, Policy, Role},
+    status::{AttemptStatus, TaskStatus},
+};
 use serde_json::{Value, json};
 
 use crate::rig::{Rig, op, op_named, sh, until};
@@ -100,7 +99,7 @@ async fn at_its_deadline_a_scatter_takes_what_is_in_and_stops_the_rest() {
     agents_everywhere(&rig).await;
     let script = "case $HIVEWARD_ITEM_INDEX in 1) sleep 600;; 2) exit 3;; *) echo ok;; esac";
     let mut part = sh(script);
-    part.retry = Some(hiveward_actors::task::retry::RetryPolicy::NEVER);
+    part.retry = Some(hiveward_work::task::retry::RetryPolicy::NEVER);
     let new = NewScatter { policy: Policy::BestEffort, deadline_ms: Some(5_000), ..NewScatter::new(items(4), part.clone()) };
     let (task, tasks) = scatter(&rig, 2, new).await;
     let slow = tasks[1];

@@ -2,17 +2,22 @@
 
 use std::collections::BTreeSet;
 
-use hiveward_actors::{
-    agent::AgentRecord,
-    client::{DependsOn, NewAgent, NewSwarm, NewTask, SwarmFilter, SwarmRef, TaskFilter, TaskOrder},
-    task::{TaskRecord, TaskStatus},
-};
+use hiveward_actors::client::{DependsOn, NewAgent, NewSwarm, NewTask, SwarmRef};
+use hiveward_agents::record::AgentRecord;
 use hiveward_kernel::{
     entity::Entity,
     id::{AgentId, SwarmId, TaskId},
     loss,
 };
 use hiveward_runtime::error::Code;
+use hiveward_work::{
+    swarm::table::SwarmFilter,
+    task::{
+        record::TaskRecord,
+        search::{TaskFilter, TaskOrder},
+        status::TaskStatus,
+    },
+};
 
 use crate::rig::{Rig, op, op_named, sh, until};
 
@@ -195,9 +200,7 @@ async fn agents_are_shared_out_evenly_and_a_swarm_is_removed_with_all_its_shards
     assert!(rig.control(0).swarm_named("wide").unwrap().is_none());
     until("no coordinator", || {
         let left = |n| {
-            rig.hosts
-                .iter()
-                .any(|host| host.house.doors.of::<hiveward_actors::swarm::message::SwarmMsg>(swarm.shard(n)).is_some())
+            rig.hosts.iter().any(|host| host.house.doors.of::<hiveward_work::swarm::message::SwarmMsg>(swarm.shard(n)).is_some())
         };
         (!left(0) && !left(1)).then_some(())
     })

@@ -2,16 +2,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hiveward_actors::{
-    client::EventFilter,
-    model::{Call, Estimate, Holder, Models, Reservation, Usage, meter::NotGranted, table::UsageBy},
-};
+use hiveward_actors::client::EventFilter;
 use hiveward_catalogue::budget::{Budget, CallRules, Scope};
 use hiveward_kernel::{
     body::Label,
     id::{AgentId, SwarmId, TaskId},
     lease::Lease,
 };
+use hiveward_models::{Call, Estimate, Models, Reservation, Usage, access::Holder, meter::NotGranted, table::UsageBy};
 use hiveward_runtime::{cluster::lease::Phase, ledger::Cursor};
 
 use crate::rig::{Rig, op, op_named, until};

@@ -7,17 +7,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use hiveward_actors::{
-    agent::connector::{ArtifactStore, Connector, ConnectorEnv, Job, Outcome, Report, Reports, SecretFiles, What, build},
-    model::{Holder, ModelAccess, Pass},
-    task::spec::CommandSpec,
-    vm::attempt::NoMachines,
+use hiveward_agents::connector::{
+    ArtifactStore, Connector, ConnectorEnv, Job, Outcome, Report, Reports, SecretFiles, What, build,
 };
 use hiveward_catalogue::agent::spec::{AgentSpec, ConnectorSpec, EnvVar, Limits, SessionSpec};
 use hiveward_kernel::{
     id::{AgentId, SwarmId, TaskId},
     lease::Lease,
 };
+use hiveward_machines::vm::attempt::NoMachines;
+use hiveward_models::access::{Holder, ModelAccess, Pass};
+use hiveward_work::task::spec::CommandSpec;
 use tokio::sync::mpsc;
 
 use super::{kill_9, processes_under};

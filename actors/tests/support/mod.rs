@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hiveward_actors::agent::session::{self, Launch, Overflow, Stdin};
+use hiveward_agents::session::{self, Launch, Overflow, Stdin};
 use hiveward_catalogue::agent::spec::{Limits, SessionSpec};
 use hiveward_kernel::shim::ShimProgram;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hiveward_actors::vm::backup::Backup;
+use hiveward_machines::vm::backup::Backup;
 
 use super::*;
 

@@ -1,10 +1,8 @@
 //! The shape of a VM changes, and what is reserved is what it may use, whatever breaks off the change.
 
-use hiveward_actors::{
-    client::{NewMove, NewSize},
-    vm::event::OperationKind,
-};
+use hiveward_actors::client::{NewMove, NewSize};
 use hiveward_catalogue::vm::spec::{DiskSpec, Shape};
+use hiveward_machines::vm::event::OperationKind;
 
 use super::*;
 

@@ -10,7 +10,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
-use hiveward_actors::model::{Call, Entered, Models, NotEntered, Reservation, meter::NotGranted};
+use hiveward_models::{Call, Entered, Models, NotEntered, Reservation, meter::NotGranted};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{

@@ -7,7 +7,7 @@ use std::{
 };
 
 use axum::http::{HeaderName, HeaderValue};
-use hiveward_actors::model::price::{Price, Prices, nanos_from_decimal};
+use hiveward_models::price::{Price, Prices, nanos_from_decimal};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use axum::http::HeaderValue;
-use hiveward_actors::agent::connector::{SecretFiles, SecretSource};
+use hiveward_agents::connector::{SecretFiles, SecretSource};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 

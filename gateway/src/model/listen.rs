@@ -17,7 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use hiveward_actors::model::{Models, PassKey, meter::RateLimit};
+use hiveward_models::{Models, PassKey, meter::RateLimit};
 use hiveward_runtime::store::file::replace;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};

@@ -2,7 +2,7 @@
 //!
 //! A listener on loopback that takes an agent's own token for the provider's key, passes requests and streams through,
 //! meters them, tries again where that helps, and cuts what goes on under a pass that was closed. Asks
-//! `hiveward_actors::model::Models` whose a token is. Keys are read when a call needs one and kept nowhere.
+//! `hiveward_models::Models` whose a token is. Keys are read when a call needs one and kept nowhere.
 
 pub mod api;
 mod breaker;

@@ -8,7 +8,7 @@ use std::{pin::Pin, time::Duration};
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use hiveward_actors::model::{Call, Models, Reservation};
+use hiveward_models::{Call, Models, Reservation};
 use tokio_util::sync::CancellationToken;
 
 use super::{api::Api, hide::Hide, tap::Tap};

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use bytes::Bytes;
-use hiveward_actors::model::Estimate;
+use hiveward_models::Estimate;
 use serde::{
     Deserialize, Deserializer,
     de::{Error, MapAccess, Visitor},

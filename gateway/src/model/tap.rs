@@ -1,6 +1,6 @@
 //! Reads what a response says of its usage while its bytes go by. Pure, and bounded whatever the provider sends.
 
-use hiveward_actors::model::Usage;
+use hiveward_models::Usage;
 use serde::Deserialize;
 
 use super::api::Api;

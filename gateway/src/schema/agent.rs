@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use async_graphql::{Context, ID, InputObject, Object, OneofObject, SimpleObject, dataloader::DataLoader};
-use hiveward_actors::{
-    agent::AgentRecord,
-    client::{self, Done, NewAgent},
-};
+use hiveward_actors::client::{self, Done, NewAgent};
+use hiveward_agents::record::AgentRecord;
 use hiveward_catalogue::{agent::spec::ConnectorSpec, budget::Scope};
 use hiveward_runtime::error::Refused;
 

@@ -2,8 +2,8 @@
 
 use async_graphql::{Context, Object, SimpleObject};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use hiveward_actors::task;
 use hiveward_runtime::error::Refused;
+use hiveward_work::task;
 
 use super::{Result, door, parse, scalars::BigInt};
 

@@ -1,9 +1,9 @@
 //! Attempts at tasks, and why each agent was chosen.
 
 use async_graphql::{Context, ID, Object, SimpleObject};
-use hiveward_actors::task::AttemptRecord;
 use hiveward_catalogue::placement;
 use hiveward_kernel::{id::TaskId, lease::Lease};
+use hiveward_work::task::record::AttemptRecord;
 
 use super::{
     Result,

@@ -1,12 +1,10 @@
 //! Budgets: what calls of language models for an agent, a swarm or a label may use.
 
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject};
-use hiveward_actors::{
-    client::{BudgetView, SwarmRef},
-    model::price::nanos_from_decimal,
-};
+use hiveward_actors::client::{BudgetView, SwarmRef};
 use hiveward_catalogue::budget::{Amount, Scope};
 use hiveward_kernel::id::BudgetId;
+use hiveward_models::price::nanos_from_decimal;
 use hiveward_runtime::error::Refused;
 
 use super::{

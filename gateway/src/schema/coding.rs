@@ -2,10 +2,8 @@
 
 use async_graphql::{Context, Enum, ID, InputObject, Object, SimpleObject, Subscription};
 use futures_util::{Stream, stream};
-use hiveward_actors::{
-    agent::workspace::branches,
-    client::{self, OutputReader},
-};
+use hiveward_actors::client::{self, OutputReader};
+use hiveward_agents::workspace::branches;
 use hiveward_catalogue::agent::coding::{self, CodingSpec, WorkspaceSpec};
 use hiveward_kernel::id::ApprovalId;
 use hiveward_runtime::error::Refused;

@@ -1,7 +1,7 @@
 //! How clients describe coding agents and models that are asked directly: each field checked, with its name.
 
 use async_graphql::{Enum, InputObject, OneofObject};
-use hiveward_actors::agent::{policy::Rules, presets};
+use hiveward_agents::{policy::Rules, presets};
 use hiveward_catalogue::{
     agent::{
         coding::{Check, CodingSpec, Hook, Policy, Rule, WorkspaceSpec, WorktreeSpec},

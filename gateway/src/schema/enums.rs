@@ -1,9 +1,12 @@
 //! The public names of the enumerations; each mirrors one of the domain's.
 
 use async_graphql::Enum;
-use hiveward_actors::{agent, client, host, task, vm};
+use hiveward_actors::client;
+use hiveward_agents as agent;
 use hiveward_catalogue::placement;
+use hiveward_machines::{host, vm};
 use hiveward_runtime::supervise;
+use hiveward_work::task;
 
 #[derive(Enum, Clone, Copy, Debug, PartialEq, Eq)]
 #[graphql(remote = "task::TaskStatus")]

@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject};
-use hiveward_actors::{
-    client::{self, Done, NewHost},
-    host::HostRecord,
-};
+use hiveward_actors::client::{self, Done, NewHost};
+use hiveward_machines::host::record::HostRecord;
 use hiveward_runtime::error::Refused;
 
 use super::{

@@ -10,20 +10,17 @@ use futures_util::{
     future::BoxFuture,
     task::{FutureObj, Spawn, SpawnError},
 };
-use hiveward_actors::{
-    agent::AgentRecord,
-    client::ControlPlane,
-    host::{HostRecord, driver::Usage},
-    model::table::Total,
-    swarm::SwarmRecord,
-    task::TaskRecord,
-};
+use hiveward_actors::client::ControlPlane;
+use hiveward_agents::record::AgentRecord;
 use hiveward_catalogue::budget::Scope;
 use hiveward_kernel::{
     id::{AgentId, HostId, SwarmId, TaskId, VmId},
     lease::Lease,
 };
+use hiveward_machines::host::{driver::Usage, record::HostRecord};
+use hiveward_models::table::Total;
 use hiveward_runtime::error::Refused;
+use hiveward_work::{swarm::record::SwarmRecord, task::record::TaskRecord};
 
 pub struct Views(ControlPlane);
 

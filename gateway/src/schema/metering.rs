@@ -1,7 +1,7 @@
 //! What VMs and hosts used, as time series.
 
 use async_graphql::{Context, ID, Object, SimpleObject};
-use hiveward_actors::host::meter::{Figures, HostSample, VmSample};
+use hiveward_machines::host::meter::{Figures, HostSample, VmSample};
 
 use super::{
     Result, door,

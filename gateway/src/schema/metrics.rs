@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use async_graphql::{Context, ID, Object, SimpleObject, Subscription};
 use futures_util::{Stream, stream};
-use hiveward_actors::{agent::gauge, client};
+use hiveward_actors::client;
+use hiveward_agents::gauge;
 use hiveward_runtime::{clock::WallMs, error::Refused};
 
 use super::{

@@ -1,7 +1,7 @@
 //! Programs that are known by name.
 
 use async_graphql::{Enum, Object, SimpleObject};
-use hiveward_actors::agent::presets;
+use hiveward_agents::presets;
 
 /// A program that speaks the Agent Client Protocol and is known by name.
 #[derive(SimpleObject)]

@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use async_graphql::{Context, Enum, ID, InputObject, Object, SimpleObject};
-use hiveward_actors::{
-    client::{NewHedge, NewScatter, Over},
-    task::{
-        bounds::LABELS_MAX,
-        scatter::{self, HedgeAfter, Policy, ScatterSpec},
-    },
-};
+use hiveward_actors::client::{NewHedge, NewScatter, Over};
 use hiveward_runtime::error::Refused;
+use hiveward_work::task::{
+    bounds::LABELS_MAX,
+    scatter::{self, HedgeAfter, Policy, ScatterSpec},
+};
 
 use super::{
     Result, door,

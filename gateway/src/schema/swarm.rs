@@ -3,13 +3,10 @@
 use std::sync::Arc;
 
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject};
-use hiveward_actors::{
-    client::{self, NewSwarm, ShardView},
-    swarm::SwarmRecord,
-    task,
-};
+use hiveward_actors::client::{self, NewSwarm, ShardView};
 use hiveward_catalogue::{budget::Scope, placement::Weights as PlacementWeights, swarm::SwarmSpec};
 use hiveward_runtime::error::Refused;
+use hiveward_work::{swarm::record::SwarmRecord, task};
 
 use super::{
     Result,

@@ -3,18 +3,15 @@
 use std::sync::Arc;
 
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject, dataloader::DataLoader};
-use hiveward_actors::{
-    client::{self, TaskEdit},
-    task::{
-        TaskRecord,
-        record::MoveRecord,
-        scatter::Role,
-        spec::{CommandSpec, Work},
-    },
-};
+use hiveward_actors::client::{self, TaskEdit};
 use hiveward_kernel::{
     body::Body,
     id::{AgentId, TaskId},
+};
+use hiveward_work::task::{
+    record::{MoveRecord, TaskRecord},
+    scatter::Role,
+    spec::{CommandSpec, Work},
 };
 
 use super::{

@@ -3,16 +3,14 @@
 use std::collections::HashSet;
 
 use async_graphql::{ID, InputObject};
-use hiveward_actors::{
-    client::{DependsOn, NewTask, NewWork, SwarmRef},
-    task::{
-        bounds::LABELS_MAX,
-        gate::GateSpec,
-        retry,
-        spec::{CommandSpec, DEPENDENCIES_MAX, PlanSpec, SKILLS_MAX, TITLE_BYTES_MAX},
-    },
-};
+use hiveward_actors::client::{DependsOn, NewTask, NewWork, SwarmRef};
 use hiveward_runtime::error::{Code, Refused};
+use hiveward_work::task::{
+    bounds::LABELS_MAX,
+    gate::GateSpec,
+    retry,
+    spec::{CommandSpec, DEPENDENCIES_MAX, PlanSpec, SKILLS_MAX, TITLE_BYTES_MAX},
+};
 
 use super::{
     enums::{Aggregate, PlacementStrategy, Priority},

@@ -1,12 +1,12 @@
 //! What calls of language models used, and what they cost.
 
 use async_graphql::{Context, Enum, Object, SimpleObject, dataloader::DataLoader};
-use hiveward_actors::model::{
+use hiveward_catalogue::budget::Scope;
+use hiveward_kernel::lease::Lease;
+use hiveward_models::{
     price::decimal_from_nanos,
     table::{self, Total},
 };
-use hiveward_catalogue::budget::Scope;
-use hiveward_kernel::lease::Lease;
 
 use super::{
     Result, caught_up, door,

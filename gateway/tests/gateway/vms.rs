@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use hiveward_actors::host::driver::{Usage, simulated::Hypervisor};
 use hiveward_gateway::metered;
+use hiveward_machines::host::driver::{Usage, simulated::Hypervisor};
 use serde_json::{Value, json};
 
 use crate::{

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use hiveward_actors::model::ModelAccess;
 use hiveward_catalogue::budget::{Budget, CallRules, Scope};
 use hiveward_kernel::id::SwarmId;
+use hiveward_models::access::ModelAccess;
 use serde_json::json;
 
 use crate::support::{Front, ask, completions_of, holder, messages_of, model, prompt};

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use hiveward_actors::model::{ModelAccess, Usage};
 use hiveward_catalogue::budget::CallRules;
+use hiveward_models::{Usage, access::ModelAccess};
 use serde_json::json;
 
 use crate::support::{CANARY, Front, ask, completions_of, messages_of, model, post, prompt, soon};
@@ -180,7 +180,7 @@ async fn closing_a_pass_cuts_its_streams_within_a_second() {
     let front = Front::before(&server).await;
     let (lease, pass) = front.pass(CallRules::default());
     let (_, other) = front.pass(CallRules::default());
-    let open = |pass: &hiveward_actors::model::Pass| post(&messages_of(pass), &pass.token, &prompt("hi")).send();
+    let open = |pass: &hiveward_models::access::Pass| post(&messages_of(pass), &pass.token, &prompt("hi")).send();
     let mut stream = soon("it begins", open(&pass)).await.unwrap().bytes_stream();
     let mut others = soon("it begins", open(&other)).await.unwrap().bytes_stream();
     soon("the first event", stream.next()).await.unwrap().unwrap();

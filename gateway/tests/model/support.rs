@@ -5,10 +5,6 @@ use std::{sync::Arc, time::Duration};
 use futures_util::StreamExt;
 use hiveward_actors::{
     client::{EventFilter, EventRecord},
-    model::{
-        Holder, ModelAccess, Models, Pass, Used,
-        table::{Total, UsageBy},
-    },
     node::{Node, NodeConfig},
 };
 use hiveward_catalogue::budget::CallRules;
@@ -22,6 +18,11 @@ use hiveward_gateway::{
 use hiveward_kernel::{
     id::{AgentId, SwarmId, TaskId},
     lease::Lease,
+};
+use hiveward_models::{
+    Models, Used,
+    access::{Holder, ModelAccess, Pass},
+    table::{Total, UsageBy},
 };
 use hiveward_runtime::ledger::Cursor;
 use serde_json::{Value, json};

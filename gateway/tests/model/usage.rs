@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use hiveward_actors::model::{
-    ModelAccess, Usage,
-    table::{Total, UsageBy},
-};
 use hiveward_catalogue::budget::{Budget, CallRules, Scope};
 use hiveward_kernel::{body::Label, id::SwarmId};
+use hiveward_models::{
+    Usage,
+    access::ModelAccess,
+    table::{Total, UsageBy},
+};
 use hiveward_runtime::{error::Code, op::Op};
 use serde_json::json;
 

@@ -2,7 +2,7 @@
 //!
 //! A host that is a part of its node (a local hypervisor) is lost with it. Its VMs come back elsewhere only when it is
 //! certain that none of them runs there: after the node's lease and a margin, by when the node's fence has ended them
-//! ([`fence`](hiveward_actors::host::fence)), or by a person's word. A host that another node can reach is no such host: that node looks.
+//! ([`fence`](hiveward_machines::host::fence)), or by a person's word. A host that another node can reach is no such host: that node looks.
 
 use std::{sync::Arc, time::Duration};
 

@@ -7,6 +7,20 @@ use hiveward_catalogue::{
     vm::spec::{DiskSpec, Layer, Restored, VmSpec},
 };
 use hiveward_kernel::id::{HostId, VmId};
+use hiveward_machines::{
+    host::{
+        backup::{restore, scratch, targets},
+        driver::simulated::SIMULATED_DISK,
+    },
+    vm::{
+        backup::{Drilled, Manifest},
+        event::{OperationKind, Subject},
+        message::VmMsg,
+        record::VmRecord,
+        schedule::Schedule,
+        wire::VmWire,
+    },
+};
 use hiveward_runtime::{
     error::{Code, Refused},
     op::Op,
@@ -15,20 +29,6 @@ use hiveward_runtime::{
 use super::{
     super::{ControlPlane, Done, check, command::operation},
     LOOK_SOON,
-};
-use crate::{
-    host::{
-        backup::{restore, scratch, targets},
-        driver::simulated::SIMULATED_DISK,
-    },
-    vm::{
-        VmRecord,
-        backup::{Drilled, Manifest},
-        event::{OperationKind, Subject},
-        message::VmMsg,
-        schedule::Schedule,
-        wire::VmWire,
-    },
 };
 
 /// A backup in a directory of this node or in an object store.

@@ -19,6 +19,20 @@ use hiveward_kernel::{
     id::{HostId, VmId},
     operation::Operation,
 };
+use hiveward_machines::{
+    host::{
+        message::HostMsg,
+        meter::{HostSample, Loads, MINUTE},
+        wire::HostWire,
+    },
+    vm::{
+        event::{OperationKind, Outcome},
+        migrate::{LIMIT_MS_DEFAULT, Limit, Move},
+        record::VmRecord,
+        state::Ask,
+        table::VmFilter,
+    },
+};
 use hiveward_runtime::{
     clock::{Deadline, WallMs},
     error::{Code, Refused},
@@ -26,21 +40,8 @@ use hiveward_runtime::{
     op::Op,
 };
 
-use super::{Move, VmFilter, pack};
-use crate::{
-    client::{ControlPlane, command::operation},
-    host::{
-        message::HostMsg,
-        meter::{HostSample, Loads, MINUTE},
-        wire::HostWire,
-    },
-    vm::{
-        VmRecord,
-        event::{OperationKind, Outcome},
-        migrate::{LIMIT_MS_DEFAULT, Limit},
-        state::Ask,
-    },
-};
+use super::pack;
+use crate::client::{ControlPlane, command::operation};
 
 /// As long as hosts' minutes are kept.
 pub const HOLD_MAX: Duration = Duration::from_secs(6 * 3_600);
@@ -250,7 +251,7 @@ impl ControlPlane {
         for (_, record) in self.house.machines.vms.page(&VmFilter::default(), None, usize::MAX, |_| ())?.items {
             let vm = record.spec.id;
             let Some(mine) = of_one(op, rules, vm) else { continue };
-            let same = |operation: &&crate::vm::state::VmOperation| {
+            let same = |operation: &&hiveward_machines::vm::state::VmOperation| {
                 operation.operation.as_ref().is_some_and(|operation| operation.id == mine.id)
             };
             let Some(found) = record.state.operations.iter().find(same) else { continue };

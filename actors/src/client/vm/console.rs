@@ -3,6 +3,10 @@
 use std::time::Duration;
 
 use hiveward_kernel::id::VmId;
+use hiveward_machines::{
+    host::{driver::DriverError, message::HostMsg, wire::HostWire},
+    vm::console::{ConsolePiece, From},
+};
 use hiveward_runtime::{
     clock::Deadline,
     error::{Code, Refused},
@@ -10,10 +14,6 @@ use hiveward_runtime::{
 };
 
 use super::super::ControlPlane;
-use crate::{
-    host::{driver::DriverError, message::HostMsg, wire::HostWire},
-    vm::console::{ConsolePiece, From},
-};
 
 /// Of one question, while there is nothing to say.
 const WAIT: Duration = Duration::from_secs(5);

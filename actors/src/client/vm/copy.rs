@@ -1,6 +1,11 @@
 //! Images and VMs that are made of a VM, as its disks are at one moment; it runs on meanwhile.
 
 use hiveward_kernel::id::{HostId, ImageId, VmId};
+use hiveward_machines::vm::{
+    event::{OperationKind, Subject},
+    record::VmRecord,
+    state::Ask,
+};
 use hiveward_runtime::{
     error::{Code, Refused},
     op::Op,
@@ -9,11 +14,6 @@ use hiveward_runtime::{
 use super::{
     super::{ControlPlane, Done, check, command::operation},
     LOOK_SOON,
-};
-use crate::vm::{
-    VmRecord,
-    event::{OperationKind, Subject},
-    state::Ask,
 };
 
 /// A VM that is made of another one.

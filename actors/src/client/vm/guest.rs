@@ -3,6 +3,14 @@
 use std::time::Duration;
 
 use hiveward_kernel::id::VmId;
+use hiveward_machines::{
+    guest::{
+        agent::{self, Exec, WRITE_BYTES_MAX},
+        ask::ask,
+        wire::Said,
+    },
+    vm::record::VmStatus,
+};
 use hiveward_runtime::{
     error::{Code, Refused},
     op::Op,
@@ -10,13 +18,6 @@ use hiveward_runtime::{
 use serde_json::Value;
 
 use super::ControlPlane;
-use crate::{
-    guest::{
-        agent::{self, Exec, WRITE_BYTES_MAX},
-        ask::{Said, ask},
-    },
-    vm::VmStatus,
-};
 
 const ARGS_MAX: usize = 1_024;
 const ARGS_BYTES_MAX: usize = 64 << 10;

@@ -6,16 +6,14 @@ use hiveward_kernel::{
     entity::Entity,
     id::{HostId, VmId},
 };
+use hiveward_machines::host::{
+    message::HostMsg,
+    meter::{HostNow, HostSample, Samples, VmSample},
+    wire::HostWire,
+};
 use hiveward_runtime::{clock::WallMs, error::Refused, op::Op};
 
-use crate::{
-    client::ControlPlane,
-    host::{
-        message::HostMsg,
-        meter::{HostNow, HostSample, Samples, VmSample},
-        wire::HostWire,
-    },
-};
+use crate::client::ControlPlane;
 
 /// The newest figures of a host of this node, with names.
 #[derive(Clone, Debug)]
@@ -27,7 +25,7 @@ pub struct Metered {
 }
 
 impl ControlPlane {
-    /// What a VM used on the host where it is now: see [`Meters`](crate::host::meter::Meters). Empty if nothing was measured, or
+    /// What a VM used on the host where it is now: see [`Meters`](hiveward_machines::host::meter::Meters). Empty if nothing was measured, or
     /// its host is nowhere now.
     pub async fn vm_samples(&self, op: &Op, vm: VmId, window: (WallMs, WallMs), points: u32) -> Result<Vec<VmSample>, Refused> {
         let record = self.vm(vm)?.ok_or_else(|| Refused::not_found(vm))?;

@@ -53,20 +53,21 @@ use hiveward_kernel::{
     id::{HostId, VmId},
     page::Page,
 };
-
-use super::{ControlPlane, Done, VmFilter, check, command::operation, query::page_key};
-use crate::{
-    host::{HostStatus, driver::Usage, message::HostMsg, wire::HostWire},
+use hiveward_machines::{
+    host::{driver::Usage, message::HostMsg, record::HostStatus, wire::HostWire},
     vm::{
-        VmRecord, VmStatus,
         event::{OperationKind, Outcome, Subject},
         ha::{self, HaState},
         message::VmMsg,
         migrate::{LIMIT_MS_DEFAULT, LIMIT_MS_MAX, Limit, Move},
+        record::{VmRecord, VmStatus},
         state::Ask,
+        table::VmFilter,
         wire::VmWire,
     },
 };
+
+use super::{ControlPlane, Done, check, command::operation, query::page_key};
 
 /// Between looks whether an operation has ended.
 const LOOK_FIRST: Duration = Duration::from_millis(2);
@@ -167,7 +168,7 @@ impl ControlPlane {
     }
 
     /// Keeps its disks as they are, and while it is on its memory; the guest stands still until that is written. A name that
-    /// it has already is a conflict, and more than [`SNAPSHOTS_MAX`](crate::vm::snapshot::SNAPSHOTS_MAX) are refused.
+    /// it has already is a conflict, and more than [`SNAPSHOTS_MAX`](hiveward_machines::vm::snapshot::SNAPSHOTS_MAX) are refused.
     pub async fn snapshot_vm(&self, op: Op, vm: VmId, name: String) -> Result<Done<VmRecord>, Refused> {
         check::name("name", &name)?;
         self.command_vm(op, vm, OperationKind::Snapshot, |ask| ask.subject = snapshot(&name)).await

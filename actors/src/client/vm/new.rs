@@ -11,10 +11,10 @@ use hiveward_catalogue::{
     },
 };
 use hiveward_kernel::id::HostId;
+use hiveward_machines::vm::reshape::DISKS_MAX;
 use hiveward_runtime::error::Refused;
 
 use super::super::check;
-use crate::vm::reshape::DISKS_MAX;
 
 const CPUS_MAX: u32 = 1_024;
 const MEMORY_LEAST: u64 = 1 << 20;

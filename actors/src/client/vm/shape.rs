@@ -5,6 +5,10 @@
 
 use hiveward_catalogue::vm::spec::DiskSpec;
 use hiveward_kernel::id::VmId;
+use hiveward_machines::vm::{
+    event::{OperationKind, Subject},
+    record::VmRecord,
+};
 use hiveward_runtime::{
     error::{Code, Refused},
     op::Op,
@@ -13,10 +17,6 @@ use hiveward_runtime::{
 use super::{
     super::{ControlPlane, Done, check},
     new::{check_cpus, check_disk_bytes, check_memory},
-};
-use crate::vm::{
-    VmRecord,
-    event::{OperationKind, Subject},
 };
 
 const NETWORK_BYTES_MAX: usize = 128;
@@ -33,7 +33,7 @@ pub struct NewSize {
 impl ControlPlane {
     /// Refused if its host has no room for more, or if it could not come back elsewhere any more. A guest that runs is
     /// given memory, or gives it back, up to what it was started with; everything else comes with its next start, and
-    /// [`VmState::lag`](crate::vm::state::VmState::lag) says so.
+    /// [`VmState::lag`](hiveward_machines::vm::state::VmState::lag) says so.
     pub async fn resize_vm(&self, op: Op, vm: VmId, to: NewSize) -> Result<Done<VmRecord>, Refused> {
         to.cpus.map_or(Ok(()), check_cpus)?;
         to.memory_bytes.map_or(Ok(()), check_memory)?;

@@ -3,10 +3,8 @@
 use std::{collections::VecDeque, time::Duration};
 
 use async_graphql::{Context, Enum, ID, InputObject, Object, SimpleObject};
-use hiveward_actors::{
-    client::{CheckedBackup, Done, KeptBackup, NewSchedule, Restore},
-    vm::{VmRecord, backup::Backup, schedule::Schedule},
-};
+use hiveward_actors::client::{CheckedBackup, Done, KeptBackup, NewSchedule, Restore};
+use hiveward_machines::vm::{backup::Backup, record::VmRecord, schedule::Schedule};
 use hiveward_runtime::op::Op;
 
 use super::{

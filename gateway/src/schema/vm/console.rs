@@ -3,7 +3,8 @@
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject, Subscription};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use futures_util::{Stream, stream};
-use hiveward_actors::{client::ConsoleReader, vm::console::From as Place};
+use hiveward_actors::client::ConsoleReader;
+use hiveward_machines::vm::console::From as Place;
 use hiveward_runtime::error::Refused;
 
 use super::{

@@ -1,10 +1,8 @@
 //! What is made of a VM while it runs on: other VMs, and images.
 
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject};
-use hiveward_actors::{
-    client::{Done, NewClone},
-    vm::VmRecord,
-};
+use hiveward_actors::client::{Done, NewClone};
+use hiveward_machines::vm::record::VmRecord;
 
 use super::{
     super::{Result, door, host::host_id, op, parse, scalars::Cursor},

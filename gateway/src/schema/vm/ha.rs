@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use async_graphql::{Enum, ID, Object};
-use hiveward_actors::vm::{
-    VmRecord,
+use hiveward_machines::vm::{
     ha::{ComeBack, HaState},
+    record::VmRecord,
 };
 
 use super::{

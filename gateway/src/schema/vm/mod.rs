@@ -14,23 +14,17 @@ mod shape;
 use std::sync::Arc;
 
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject, dataloader::DataLoader};
+
 pub use backup::{BackupMutation, BackupQuery};
 use backup::{VmBackup, VmBackupSchedule};
+
 pub use console::{ConsoleFeed, ConsoleMutation};
 pub use copy::CopyMutation;
 pub use guest::GuestMutation;
+use hiveward_actors::client;
+use hiveward_machines::vm::{self, record::VmRecord, snapshot::Snapshot};
+
 use ha::VmHaStatus;
-use hiveward_actors::{
-    client,
-    vm::{self, VmRecord, snapshot::Snapshot},
-};
-pub use input::DiskInput;
-pub(super) use input::vm_id;
-pub use mutation::VmMutation;
-use operation::{VmMigration, VmOperation};
-pub(super) use placement::VmPlacement;
-pub use shape::ShapeMutation;
-use shape::VmPendingRestart;
 
 use super::{
     Result, caught_up, door,
@@ -42,6 +36,14 @@ use super::{
     scalars::{BigInt, Cursor, DateTime},
     task::Label,
 };
+pub use input::DiskInput;
+pub(super) use input::vm_id;
+pub use mutation::VmMutation;
+use operation::{VmMigration, VmOperation};
+
+pub(super) use placement::VmPlacement;
+pub use shape::ShapeMutation;
+use shape::VmPendingRestart;
 
 /// A virtual machine.
 #[derive(Clone)]

@@ -1,10 +1,8 @@
 //! What can be asked of VMs.
 
 use async_graphql::{Context, Object, SimpleObject};
-use hiveward_actors::{
-    client::{Done, NewMove},
-    vm::VmRecord,
-};
+use hiveward_actors::client::{Done, NewMove};
+use hiveward_machines::vm::record::VmRecord;
 
 use super::{
     super::{Result, door, host::host_id, op, parse, scalars::Cursor},

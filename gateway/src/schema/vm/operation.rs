@@ -1,11 +1,11 @@
 //! Operations of VMs, and how a migration goes.
 
 use async_graphql::SimpleObject;
-use hiveward_actors::vm::{
+use hiveward_catalogue::host::protocol::Progress;
+use hiveward_machines::vm::{
     event::{Outcome, Subject},
     state::VmOperation as Operation,
 };
-use hiveward_catalogue::host::protocol::Progress;
 
 use super::super::{
     enums::VmOperationStatus,

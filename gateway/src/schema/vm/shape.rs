@@ -1,11 +1,9 @@
 //! Changing the shape of VMs: CPUs, memory, disks and networks.
 
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject};
-use hiveward_actors::{
-    client::{Done, NewSize},
-    vm::VmRecord,
-};
+use hiveward_actors::client::{Done, NewSize};
 use hiveward_catalogue::{host::protocol::Lag, vm::spec::DiskSpec};
+use hiveward_machines::vm::record::VmRecord;
 
 use super::{
     super::{

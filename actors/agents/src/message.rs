@@ -1,0 +1,142 @@
+//! What an agent is asked and told.
+
+use hiveward_kernel::{
+    commit::Committed,
+    doors::Addressed,
+    entity::Entity,
+    id::{AgentId, ApprovalId, TaskId},
+    lease::Lease,
+};
+use hiveward_runtime::{call::Reply, error::Refused};
+use hiveward_work::swarm::reference::Assignment;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    approval::Verdict,
+    connector::{Report, StartFailure, Told},
+    workspace::branches::Cleaned,
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StopMode {
+    /// Interrupt, grace, SIGTERM, grace, SIGKILL.
+    Graceful,
+    Now,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PauseMode {
+    /// What runs goes on; nothing new begins.
+    NextStep,
+    /// Every process is frozen now.
+    Freeze,
+}
+
+pub type Answer = Reply<Result<Committed<()>, Refused>>;
+
+pub enum AgentMsg {
+    /// Answers when the agent itself is ready.
+    Start {
+        reply: Option<Answer>,
+    },
+    Stop {
+        mode: StopMode,
+        reply: Answer,
+    },
+    Pause {
+        mode: PauseMode,
+        reply: Answer,
+    },
+    Resume {
+        reply: Answer,
+    },
+    /// A new life: stops what runs and starts again.
+    Restart {
+        mode: StopMode,
+        reply: Answer,
+    },
+    /// The last thing it is told: every process ends and nothing is left.
+    Remove {
+        mode: StopMode,
+        reply: Answer,
+    },
+
+    /// Under a lease it already has, this repeats what was last said of it.
+    Run(Assignment),
+    Cancel {
+        lease: Lease,
+        by: u64,
+    },
+    /// It is seated, in this incarnation; these leases, if any are named, are all it should hold: others are ended.
+    Keep {
+        leases: Option<Vec<Lease>>,
+        seated: u64,
+        by: u64,
+    },
+    /// The end of this attempt is in the ledger; it need not be said again.
+    Settled {
+        lease: Lease,
+    },
+    /// A new life of the coordinator knows nobody yet.
+    CoordinatorStarted {
+        by: u64,
+    },
+    /// Answers which incarnation it is in.
+    Alive {
+        reply: Reply<u64>,
+    },
+
+    // From persons, about what it runs.
+    /// The first answer counts. Repeating it is fine; another one is a conflict.
+    AnswerApproval {
+        approval: ApprovalId,
+        verdict: Verdict,
+        reply: Answer,
+    },
+    /// To the attempt at this task that it runs now.
+    Tell {
+        task: TaskId,
+        told: Told,
+        reply: Reply<Result<(), Refused>>,
+    },
+
+    /// Removes branches that its attempts left; see [`workspace::branches::clean`](super::workspace::branches::clean).
+    Clean {
+        force: bool,
+        dry_run: bool,
+        reply: Reply<Result<Cleaned, Refused>>,
+    },
+
+    // From its node's residents.
+    /// Finish what runs and take nothing new. Answers what it still holds.
+    Drain {
+        reply: Reply<usize>,
+    },
+    Undrain,
+    /// It lives elsewhere, or nowhere, from now on: every process ends now, and nothing is written.
+    Evict {
+        reply: Reply<()>,
+    },
+
+    // From its connector and itself.
+    Report(Report),
+    Ready {
+        result: Result<(), StartFailure>,
+    },
+    Resend,
+    /// Nobody has answered in time.
+    ApprovalDue {
+        approval: ApprovalId,
+    },
+    CommitFailed {
+        message: String,
+    },
+}
+
+impl Addressed for AgentMsg {
+    type Id = AgentId;
+
+    fn entity(id: AgentId) -> Entity {
+        Entity::Agent(id)
+    }
+}

@@ -1,0 +1,60 @@
+//! Brings a command to the agent in a guest, on whatever node its host is.
+
+use std::time::Duration;
+
+use hiveward_runtime::clock::Deadline;
+
+pub(crate) use super::wire::Said;
+use hiveward_kernel::{entity::Entity, id::VmId};
+
+use crate::{
+    host::{driver::DriverError, message::HostMsg, services::MachineServices, wire::HostWire},
+    vm::record::VmStatus,
+};
+
+/// For one answer of an agent.
+pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// Asks once.
+pub async fn ask(services: &MachineServices, vm: VmId, command: String, deadline: Deadline) -> Said {
+    let Some(host) = services.directory.read(|known| known.fleet.vms.get(&vm).map(|entry| entry.host)) else {
+        return Said::Gone(format!("{vm} is no more"));
+    };
+    if let Some(why) = why_gone(services, vm) {
+        return Said::Gone(why);
+    }
+    let deadline = deadline.at_most(ANSWER_WITHIN);
+    let asked: Result<Result<Option<String>, DriverError>, String> = match services.doors.of::<HostMsg>(host) {
+        Some(door) => {
+            let make = |reply| HostMsg::GuestCommand { vm, command: command.clone(), reply };
+            door.ask(deadline, make).await.map_err(|error| error.to_string())
+        }
+        None => match services.directory.location(Entity::Host(host)) {
+            Some(at) => {
+                let key = host.key();
+                services.router.learn(&key, at);
+                let wire = HostWire::GuestCommand { vm, command };
+                services.router.ask(deadline, &key, &wire).await.map_err(|error| error.to_string())
+            }
+            None => Err("no node holds its host now".into()),
+        },
+    };
+    match asked {
+        Ok(Ok(Some(said))) => Said::Answer(said),
+        Ok(Ok(None)) => Said::Silent("no agent answers in it; its image must have QEMU's guest agent".into()),
+        Ok(Err(DriverError::Refused { message })) => Said::Refused(message),
+        Ok(Err(error)) => Said::Silent(error.to_string()),
+        Err(why) => Said::Silent(why),
+    }
+}
+
+/// Why nobody will answer any more, if that is so.
+fn why_gone(services: &MachineServices, vm: VmId) -> Option<String> {
+    // One that is not in the view yet is on its way.
+    let record = services.vms.get(vm).ok().flatten()?;
+    let ended = matches!(record.status, VmStatus::Stopped | VmStatus::Failed | VmStatus::Stopping | VmStatus::Removed);
+    ended.then(|| {
+        let why = record.state.failed.as_deref().map(|why| format!(": {why}")).unwrap_or_default();
+        format!("VM {} is {}{why}", record.spec.name, format!("{:?}", record.status).to_lowercase())
+    })
+}

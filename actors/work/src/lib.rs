@@ -1,0 +1,4 @@
+//! Tasks, and the coordinators that give them to agents.
+
+pub mod swarm;
+pub mod task;
