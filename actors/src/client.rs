@@ -19,6 +19,7 @@ mod scale;
 mod scatter;
 mod shard;
 mod storage;
+mod turns;
 mod usage;
 mod vm;
 
@@ -74,6 +75,7 @@ pub struct ControlPlane {
     transcripts: Option<Transcripts>,
     reports: Option<Reports>,
     terminals: Option<Terminals>,
+    turns: turns::Turns,
 }
 
 /// An answer that is in the ledger, and where.
@@ -85,7 +87,7 @@ pub struct Done<T> {
 
 impl ControlPlane {
     pub fn new(house: House, tree: Tree, roster: Door<RosterMsg>, node: NodeId, faults_allowed: bool) -> Self {
-        Self { house, tree, roster, node, faults_allowed, transcripts: None, reports: None, terminals: None }
+        Self { house, tree, roster, node, faults_allowed, transcripts: None, reports: None, terminals: None, turns: turns::Turns::default() }
     }
 
     /// Also reads what ran on other nodes, and what nodes say of themselves.

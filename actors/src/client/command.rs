@@ -210,6 +210,7 @@ impl ControlPlane {
         let swarm = self.resolve_swarm(&op, new.swarm.as_ref()).await?;
         let auto_start = new.auto_start;
         let spec = Arc::new(check::agent(swarm.id, new)?);
+        let _turn = self.turns.declare(op.deadline, &spec).await?;
         let added = self
             .tell_roster(
                 &op,

@@ -50,6 +50,7 @@ impl ControlPlane {
             check::agent(swarm, template.clone())
                 .map_err(|refused| Refused { field: refused.field.map(|field| format!("template.{field}")), ..refused })?;
         }
+        let _turn = self.turns.scale(op.deadline).await?;
         self.settled(&op).await?;
         let filter = AgentFilter { swarm: Some(swarm), ..Default::default() };
         let (mut there, mut last) = (Vec::new(), None);
