@@ -11,8 +11,10 @@ mod balance;
 pub mod budget;
 pub mod client;
 pub mod event;
+mod explain;
 pub mod fail;
 pub mod fault;
+mod hint;
 pub mod host;
 mod image;
 pub mod network;
@@ -156,6 +158,8 @@ pub enum Command {
     Storage,
     /// Watch tasks and agents live
     Top,
+    /// Say what an error code means, whether anything happened, and what to do
+    Explain(explain::ExplainArgs),
     /// Print a completion script for a shell
     Completions {
         /// For which shell
@@ -197,6 +201,7 @@ fn dispatch(cli: Cli) -> Outcome {
             clap_complete::generate(shell, &mut words::command(), "hiveward", &mut script);
             show::print(&String::from_utf8_lossy(&script))
         }
+        Command::Explain(args) => explain::run(common.show(), args),
         Command::Config(command) => config::command(&common, command),
         Command::ScriptedModel(args) => on_runtime(scripted_model::run(args)),
         Command::Shim { .. } => Err(Failed::usage("the shim is started by the node", "nothing to do by hand")),

@@ -11,6 +11,7 @@ mod snapshot;
 use std::{io::IsTerminal, time::Duration};
 
 use clap::{Args, Subcommand};
+use hiveward_runtime::error::Code;
 use serde_json::{Value, json};
 use snapshot::About;
 
@@ -21,6 +22,7 @@ use super::{
     balance::{self, StatsArgs},
     client::{Client, VM},
     fail::{Exit, Failed, Outcome},
+    hint,
     host::size,
     pages,
     show::{Show, text},
@@ -482,11 +484,12 @@ async fn ended_showing(client: &Client, begun: Value, progress: impl Fn(&Value))
         match operation.map(|operation| (text(operation, "status"), text(operation, "kind"), text(operation, "error"))) {
             Some((status, ..)) if status == "RUNNING" => progress(&vm),
             Some((status, kind, error)) if status != "SUCCEEDED" => {
-                return Err(Failed::new(
-                    Exit::Failed,
-                    format!("{kind} of {} is {status}: {error}", text(&vm, "name")),
-                    "look with `hiveward vm show`, and ask it again",
-                ));
+                let name = text(&vm, "name");
+                let next = hint::of_reason(Code::Refused, &error).map_or_else(
+                    || format!("`hiveward vm show {name}` says how it is; mend what is named above, and ask again"),
+                    str::to_owned,
+                );
+                return Err(Failed::new(Exit::Failed, format!("{kind} of {name} is {status}: {error}"), next));
             }
             Some(_) => return Ok(vm),
             None => return Ok(begun),
