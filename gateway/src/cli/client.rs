@@ -31,6 +31,7 @@ pub const VM: &str = include_str!("graphql/vm.graphql");
 pub const BALANCE: &str = include_str!("graphql/balance.graphql");
 pub const NETWORK: &str = include_str!("graphql/network.graphql");
 pub const NODE: &str = include_str!("graphql/node.graphql");
+pub const NAMES: &str = include_str!("graphql/names.graphql");
 
 pub struct Client {
     url: String,

@@ -8,6 +8,7 @@ use super::{
     client::{AGENT, Client, NODE, TASK},
     fail::Outcome,
     pages,
+    short::shortened,
     show::{Format, Show, age, plain, print, text},
     swarm::counts,
 };
@@ -15,7 +16,7 @@ use super::{
 pub async fn status(client: &Client, show: Show) -> Outcome {
     let data = client.call(NODE, "Status", json!({})).await?;
     match show.format {
-        Format::Table => print(&summary(&data)),
+        Format::Table => print(&shortened(&summary(&data))),
         _ => show.value(&data),
     }
 }
@@ -89,7 +90,7 @@ pub async fn run(client: &Client) -> Outcome {
         let tasks = pages(client, TASK, "TaskList", running, "tasks", ROWS).await?;
         let busy = json!({ "filter": { "status": ["BUSY", "STARTING", "FAILED", "PAUSED", "STOPPING"] } });
         let agents = pages(client, AGENT, "AgentList", busy, "agents", ROWS).await?;
-        let mut screen = format!("\x1b[H\x1b[2J{}\n", summary(&data));
+        let mut screen = format!("\x1b[H\x1b[2J{}\n", shortened(&summary(&data)));
         screen.push_str("tasks at work\n");
         for task in &tasks {
             let agent = task["attempts"]

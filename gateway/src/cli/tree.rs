@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 use super::{
     client::{Client, NODE},
     fail::Outcome,
+    lookup,
+    short::shortened,
     show::{Format, Show, print, text},
 };
 
@@ -22,20 +24,23 @@ pub struct TreeArgs {
 }
 
 pub async fn run(client: &Client, show: Show, args: TreeArgs) -> Outcome {
-    let tree: Value =
-        client.get(NODE, "Tree", json!({ "root": args.root, "depth": args.depth.min(5) }), "/supervisionTree").await?;
+    let root = match args.root {
+        Some(root) => Some(lookup::key(client, &root).await?),
+        None => None,
+    };
+    let tree: Value = client.get(NODE, "Tree", json!({ "root": root, "depth": args.depth.min(5) }), "/supervisionTree").await?;
     match show.format {
         Format::Table => {
             let mut lines = String::new();
             draw(&mut lines, &tree, "", "");
-            print(&lines)?;
+            print(&shortened(&lines))?;
         }
         _ => show.value(&tree)?,
     }
     if !args.watch {
         return Ok(());
     }
-    let mut changes = client.subscribe(NODE, "TreeWatch", json!({ "root": args.root }));
+    let mut changes = client.subscribe(NODE, "TreeWatch", json!({ "root": root }));
     while let Some(data) = changes.next().await? {
         let change = &data["supervision"];
         match show.format {

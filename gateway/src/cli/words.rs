@@ -22,11 +22,15 @@ fn said(argument: Arg) -> Arg {
         ("limit", _) => "Show at most so many",
         ("status", _) => "Only with one of these, separated by commas",
         ("no_start", _) => "Make it without starting it",
-        ("task" | "approval", true) => "Its id",
+        ("task" | "approval", true) => "Its id, or a unique beginning or end of it",
         ("task", false) => "Only of this task",
-        ("tasks" | "approvals", true) => "Ids",
-        ("agent" | "swarm" | "vm" | "host" | "image" | "network" | "node", true) => "Its id, or its name",
-        ("agent" | "swarm", false) => "Only of this one, by id or name",
+        ("tasks" | "approvals", true) => "Ids, or unique beginnings or ends of them",
+        ("node", true) => "Its address or its id, or a unique beginning or end of the id",
+        ("agents" | "vms", true) => "Names or ids, or unique beginnings or ends of ids",
+        ("agent" | "swarm" | "vm" | "host" | "image" | "network", true) => {
+            "Its name or its id, or a unique beginning or end of the id"
+        }
+        ("agent" | "swarm", false) => "Only of this one, by name or id",
         _ => return argument,
     };
     argument.help(words)

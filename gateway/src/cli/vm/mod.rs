@@ -24,7 +24,7 @@ use super::{
     fail::{Exit, Failed, Outcome},
     hint,
     host::size,
-    pages,
+    lookup, pages,
     show::{Show, text},
     task::partly,
     watching,
@@ -278,7 +278,6 @@ pub enum VmCommand {
 
 #[derive(Args)]
 pub struct Which {
-    /// Ids, or names
     #[arg(required = true)]
     vms: Vec<String>,
     /// Return when it has begun
@@ -295,7 +294,7 @@ pub async fn run(client: &Client, show: Show, command: VmCommand) -> Outcome {
         VmCommand::List { status, host, name, limit, watch } => {
             let filter = Input::default()
                 .list("status", status.iter().map(|status| args::constant(status)))
-                .set("host", host.map(Value::from))
+                .set("host", lookup::optional(client, &lookup::HOST, host).await?)
                 .set("nameContains", name.map(Value::from))
                 .done();
             watching(watch, || list(client, show, filter.clone(), limit)).await
@@ -331,7 +330,7 @@ pub async fn run(client: &Client, show: Show, command: VmCommand) -> Outcome {
             let input = Input::default()
                 .set("operationId", operation_id.map(Value::from))
                 .set("vm", Value::from(vm.as_str()))
-                .set("to", to.map(Value::from))
+                .set("to", lookup::optional(client, &lookup::HOST, to).await?)
                 .set("live", offline.then_some(Value::Bool(false)))
                 .set("bandwidthMib", bandwidth.map(Value::from))
                 .set("limitMs", args::millis(limit))
@@ -415,17 +414,9 @@ async fn list(client: &Client, show: Show, filter: Value, limit: usize) -> Outco
     })
 }
 
-/// A VM's id, from its id or its name.
+/// A VM's id, from what was written for it.
 pub(super) async fn resolve(client: &Client, given: &str) -> Outcome<String> {
-    if given.starts_with("vm_") {
-        let found: Value = client.get(VM, "VmOperation", json!({ "id": given }), "/node").await?;
-        return if found["id"].is_null() { Err(unknown(given)) } else { Ok(given.to_owned()) };
-    }
-    named(client, given).await?.ok_or_else(|| unknown(given))
-}
-
-fn unknown(given: &str) -> Failed {
-    Failed::new(Exit::NotFound, format!("there is no VM {given}"), "look with `hiveward vm list`")
+    lookup::id(client, &lookup::VM, given).await
 }
 
 pub(super) async fn named(client: &Client, name: &str) -> Outcome<Option<String>> {
