@@ -3,6 +3,8 @@
 //! Asks the node for ids and names, at most [`LOOKED_AT_MAX`] of a noun. What fits several things is refused with them. A whole
 //! id costs no look through a list.
 
+use std::collections::HashMap;
+
 use serde_json::{Value, json};
 
 use super::{
@@ -76,6 +78,19 @@ impl Noun {
         }
     }
 
+    /// Whether a key is an id of this noun.
+    pub fn is_of(&self, key: &str) -> bool {
+        key.split_once('_').is_some_and(|(word, _)| word == self.word)
+    }
+
+    fn no_id(&self, given: &str) -> Failed {
+        let Self { word, shown, .. } = self;
+        Failed::usage(
+            format!("{given:?} is no id of a {shown}: that is {word}_ and {DIGITS} digits, 0 to 9 and a to f"),
+            format!("give it, or a unique beginning or end of it; `hiveward {word} list` shows the ends"),
+        )
+    }
+
     fn unknown(&self, given: &str) -> Failed {
         let all = if self.word == "approval" { " --all" } else { "" };
         Failed::new(
@@ -84,6 +99,16 @@ impl Noun {
             format!("look with `hiveward {} list{all}`", self.word),
         )
     }
+}
+
+/// The names of all things of these nouns, by their ids; of each noun at most [`LOOKED_AT_MAX`].
+pub async fn names(client: &Client, nouns: &[&Noun]) -> Outcome<HashMap<String, String>> {
+    let mut names = HashMap::new();
+    for noun in nouns {
+        let found = all(client, noun, &Value::Null).await?;
+        names.extend(found.into_iter().filter(|one| !one.name.is_empty()).map(|one| (one.id, one.name)));
+    }
+    Ok(names)
 }
 
 /// One thing that a list has.
@@ -105,8 +130,7 @@ impl Candidate {
 
 /// Returns the id of what was written; there must be exactly one that fits.
 ///
-/// Errors: `NotFound` if nothing fits, `Usage` if several do. A text that can be no id of a noun without names is returned as it
-/// is: the node says what is wrong with it.
+/// Errors: `NotFound` if nothing fits, `Usage` if several things do, or if the text can be no id of a noun without names.
 pub async fn id(client: &Client, noun: &Noun, given: &str) -> Outcome<String> {
     match noun.read(given) {
         // A node answers what is not there in its own words, but for questions that only read.
@@ -115,7 +139,7 @@ pub async fn id(client: &Client, noun: &Noun, given: &str) -> Outcome<String> {
             if found["id"].is_null() { Err(noun.unknown(given)) } else { Ok(given.to_owned()) }
         }
         Given::Whole => Ok(given.to_owned()),
-        Given::Name if !noun.named => Ok(given.to_owned()),
+        Given::Name if !noun.named => Err(noun.no_id(given)),
         _ => find(client, noun, given).await?.ok_or_else(|| noun.unknown(given)),
     }
 }

@@ -52,7 +52,9 @@ fn one_node(node: &Value) -> String {
     } else {
         "learner"
     };
-    let mut line = format!("node    {} {} {role}, {} entities", text(node, "id"), text(node, "status"), plain(&node["entities"]));
+    // What people know a node by is where it is.
+    let named = [text(node, "address"), text(node, "id")].join(" ");
+    let mut line = format!("node    {} {} {role}, {} entities", named.trim(), text(node, "status"), plain(&node["entities"]));
     let figure = |name: &str, unit: &str, value: &Value| match value.as_f64() {
         Some(value) => format!(", {name} {value}{unit}"),
         None => String::new(),

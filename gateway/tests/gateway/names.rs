@@ -64,6 +64,9 @@ async fn what_a_command_is_about_is_named_by_name_id_or_a_unique_beginning_or_en
     let table = hiveward(&node, &["agent", "list"]).await.out;
     assert!(table.starts_with("NAME") && table.contains(&end(agent)) && !table.contains(agent), "{table}");
     assert!(hiveward(&node, &["-q", "agent", "list"]).await.out.contains(agent));
+    let tree = hiveward(&node, &["tree"]).await.out;
+    let named = format!("{} {} (agent)", agents[0]["name"].as_str().unwrap(), end(agent));
+    assert!(tree.contains(&named), "{named:?} is not in {tree}");
     for shown in ["tree", "status"] {
         let ran = hiveward(&node, &[shown]).await;
         assert!(ran.code == 0 && !ran.out.contains(&swarm) && !ran.out.contains(agent), "{}", ran.out);

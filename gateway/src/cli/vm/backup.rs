@@ -161,7 +161,10 @@ pub async fn restore(client: &Client, show: Show, new: New) -> Outcome {
 /// Waits until what came of it is written beside the backup.
 pub async fn drill(client: &Client, show: Show, from: &str, host: Option<String>, no_wait: bool) -> Outcome {
     let from = absolute(from)?;
-    let input = Input::default().set("from", Value::from(from.as_str())).set("host", lookup::optional(client, &lookup::HOST, host).await?).done();
+    let input = Input::default()
+        .set("from", Value::from(from.as_str()))
+        .set("host", lookup::optional(client, &lookup::HOST, host).await?)
+        .done();
     let begun: Value = client.get(VM, "VmDrill", json!({ "input": input }), "/drillVmBackup/vm").await?;
     if no_wait {
         return show.done(&begun);
