@@ -148,6 +148,8 @@ pub async fn id(client: &Client, noun: &Noun, given: &str) -> Outcome<String> {
 pub async fn reference(client: &Client, noun: &Noun, given: &str) -> Outcome<String> {
     match noun.read(given) {
         Given::Part(_) => Ok(find(client, noun, given).await?.unwrap_or_else(|| given.to_owned())),
+        // No node knows another by its address.
+        Given::Name if noun.word == NODE.word => id(client, noun, given).await,
         Given::Whole | Given::Name => Ok(given.to_owned()),
     }
 }

@@ -95,7 +95,7 @@ pub async fn run(client: &Client, show: Show, command: NodeCommand) -> Outcome {
             wait(client, show, &node).await
         }
         NodeCommand::Remove { node, force } => {
-            let node = lookup::reference(client, &lookup::NODE, &node).await?;
+            let node = lookup::id(client, &lookup::NODE, &node).await?;
             let input = json!({ "node": node, "force": force });
             show.done(&client.get(NODE, "NodeRemove", json!({ "input": input }), "/removeNode/node").await?)
         }

@@ -184,11 +184,13 @@ pub async fn run(client: &Client, show: Show, command: TaskCommand) -> Outcome {
         TaskCommand::Submit(args) => submit(client, show, *args).await,
         TaskCommand::Scatter(args) => scatter::run(client, show, *args).await,
         TaskCommand::List(mut args) => {
-            let known = [(&lookup::SWARM, &mut args.swarm), (&lookup::AGENT, &mut args.agent), (&lookup::TASK, &mut args.parent)];
-            for (noun, given) in known {
+            for (noun, given) in [(&lookup::SWARM, &mut args.swarm), (&lookup::TASK, &mut args.parent)] {
                 if let Some(given) = given {
                     *given = lookup::reference(client, noun, given).await?;
                 }
+            }
+            if let Some(given) = &mut args.agent {
+                *given = agent(client, given).await?;
             }
             watching(args.watch, || list(client, show, &args)).await
         }

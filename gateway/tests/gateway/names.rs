@@ -53,12 +53,18 @@ async fn what_a_command_is_about_is_named_by_name_id_or_a_unique_beginning_or_en
         assert_eq!((ran.code, &found["id"]), (0, &agents[0]["id"]), "{given}: {}", ran.err);
         let ran = hiveward(&node, &["task", "submit", "--agent", given, "--wait", "--", "true"]).await;
         assert_eq!(ran.code, 0, "{given}: {}", ran.err);
-        let ran = hiveward(&node, &["-q", "task", "list", "--agent", &end(agent), "--limit", "1"]).await;
+        let ran = hiveward(&node, &["-q", "task", "list", "--agent", given, "--limit", "1"]).await;
         assert_eq!((ran.code, ran.out.lines().count()), (0, 1), "{}", ran.err);
     }
     let swarm = hiveward(&node, &["-q", "swarm", "list"]).await.out.trim().to_owned();
     let ran = hiveward(&node, &["-q", "swarm", "show", &end(&swarm)]).await;
     assert_eq!((ran.code, ran.out.trim()), (0, swarm.as_str()), "{}", ran.err);
+
+    // A node is known by a beginning of its id, and one that works is not removed.
+    for given in ["node_0", "127.0.0.1:1"] {
+        let ran = hiveward(&node, &["node", "remove", given]).await;
+        assert_eq!(ran.code, if given == "node_0" { 5 } else { 3 }, "{given}: {}", ran.err);
+    }
 
     // People see names first and the ends of ids, programs whole ids.
     let table = hiveward(&node, &["agent", "list"]).await.out;
