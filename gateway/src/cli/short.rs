@@ -88,5 +88,6 @@ mod tests {
         assert_eq!(Short::of([one, one]).text(one), "task_c2d3e4f5", "twice the same is one");
         let agent = two.replace("task", "agent");
         assert_eq!(Short::of([one, agent.as_str()]).text(one), "task_c2d3e4f5", "nouns tell apart");
+        assert_eq!(Short::of([one, two, agent.as_str()]).text(one), "task_0b1c2d3e4f5", "each noun needs its own");
     }
 }
