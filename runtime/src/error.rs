@@ -27,6 +27,26 @@ pub enum Code {
 }
 
 impl Code {
+    /// Every code, in the order in which they are documented.
+    pub const ALL: [Self; 11] = [
+        Self::Invalid,
+        Self::NotFound,
+        Self::Conflict,
+        Self::Refused,
+        Self::Busy,
+        Self::Limit,
+        Self::Unauthenticated,
+        Self::Forbidden,
+        Self::Unavailable,
+        Self::UnknownOutcome,
+        Self::Internal,
+    ];
+
+    /// Returns the code with this public name; `None` if there is none.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.name() == name)
+    }
+
     pub const fn name(self) -> &'static str {
         match self {
             Self::Invalid => "INVALID",

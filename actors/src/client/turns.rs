@@ -79,7 +79,7 @@ mod tests {
         let largest = vec![0_u8; 3 * DECLARED_BYTES_MAX];
         let waiting = turns.declare(deadline, &largest);
         drop((first, _small));
-        waiting.await.unwrap();
+        drop(waiting.await.unwrap());
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,8 +9,8 @@ use super::{
     args::{self, Input},
     attach,
     client::{AGENT, Client},
-    fail::{Exit, Failed, Outcome},
-    pages,
+    fail::{Failed, Outcome},
+    lookup, pages,
     show::{Show, text},
     task::partly,
     watching,
@@ -72,7 +72,6 @@ pub enum AgentCommand {
     },
     /// Remove the merged branches that attempts left in the repository of an agent
     Clean {
-        /// Its id, or its name
         agent: String,
         /// Also branches that are not merged; their work is lost
         #[arg(long)]
@@ -85,7 +84,6 @@ pub enum AgentCommand {
     Presets,
     /// Sit at the terminal of what an agent runs (an agent created with --pty); Ctrl-] detaches
     Attach {
-        /// Its id, or its name
         agent: String,
         /// Which of its tasks, when it runs several
         #[arg(long, value_name = "ID")]
@@ -98,7 +96,6 @@ pub enum AgentCommand {
 
 #[derive(Args)]
 pub struct Which {
-    /// Ids, or names
     #[arg(required = true)]
     agents: Vec<String>,
 }
@@ -243,14 +240,14 @@ pub async fn run(client: &Client, show: Show, command: AgentCommand) -> Outcome 
         AgentCommand::List { status, swarm, skill, name, limit, watch } => {
             let filter = Input::default()
                 .list("status", status.iter().map(|status| args::constant(status)))
-                .set("swarm", swarm.map(Value::from))
+                .set("swarm", lookup::optional(client, &lookup::SWARM, swarm).await?)
                 .set("skill", skill.map(Value::from))
                 .set("nameContains", name.map(Value::from))
                 .done();
             watching(watch, || list(client, show, filter.clone(), limit)).await
         }
         AgentCommand::Show { agent } => {
-            let id = resolve(client, &agent).await?;
+            let id = lookup::id(client, &lookup::AGENT, &agent).await?;
             show.one(&client.get(AGENT, "AgentShow", json!({ "id": id }), "/node").await?)
         }
         AgentCommand::Start(which) => each(client, show, which, "AgentStart", "startAgent", json!({})).await,
@@ -267,14 +264,18 @@ pub async fn run(client: &Client, show: Show, command: AgentCommand) -> Outcome 
             each(client, show, which, "AgentRemove", "removeAgent", json!({ "force": force })).await
         }
         AgentCommand::Clean { agent, force, dry_run } => {
-            let agent = resolve(client, &agent).await?;
+            let agent = lookup::id(client, &lookup::AGENT, &agent).await?;
             let input = json!({ "agent": agent, "force": force, "dryRun": dry_run });
             let cleaned = client.get(AGENT, "AgentClean", json!({ "input": input }), "/cleanWorkspace").await?;
             clean(show, &cleaned, dry_run)
         }
         AgentCommand::Presets => presets(client, show).await,
         AgentCommand::Attach { agent, task, read_only } => {
-            let id = resolve(client, &agent).await?;
+            let id = lookup::id(client, &lookup::AGENT, &agent).await?;
+            let task = match task {
+                Some(task) => Some(lookup::id(client, &lookup::TASK, &task).await?),
+                None => None,
+            };
             Box::pin(attach::run(client, &id, task.as_deref(), read_only)).await
         }
     }
@@ -332,35 +333,13 @@ async fn list(client: &Client, show: Show, filter: Value, limit: usize) -> Outco
     })
 }
 
-/// An agent's id, from its id or its name if only one has it.
-pub(super) async fn resolve(client: &Client, given: &str) -> Outcome<String> {
-    if given.starts_with("agent_") {
-        let found: Value = client.get(AGENT, "AgentShow", json!({ "id": given }), "/node").await?;
-        return if found["id"].is_null() { Err(unknown(given)) } else { Ok(given.to_owned()) };
-    }
-    let found = pages(client, AGENT, "AgentList", json!({ "filter": { "nameContains": given } }), "agents", 500).await?;
-    let mut same = found.iter().filter(|agent| agent["name"] == given);
-    match (same.next(), same.next()) {
-        (Some(agent), None) => Ok(text(agent, "id")),
-        (None, _) => Err(unknown(given)),
-        (Some(_), Some(_)) => Err(Failed::usage(
-            format!("several swarms have an agent named {given}"),
-            "give its id; `hiveward agent list` shows it",
-        )),
-    }
-}
-
-fn unknown(given: &str) -> Failed {
-    Failed::new(Exit::NotFound, format!("there is no agent {given}"), "look with `hiveward agent list`")
-}
-
 async fn each(client: &Client, show: Show, which: Which, operation: &str, field: &str, extra: Value) -> Outcome {
     let all = which.agents.len();
     let mut failures = Vec::new();
     for agent in which.agents {
         let one = async {
             let mut input = extra.clone();
-            input["agent"] = resolve(client, &agent).await?.into();
+            input["agent"] = lookup::id(client, &lookup::AGENT, &agent).await?.into();
             client.get::<Value>(AGENT, operation, json!({ "input": input }), &format!("/{field}/agent")).await
         };
         match one.await {
@@ -402,7 +381,7 @@ async fn create(client: &Client, show: Show, args: CreateArgs) -> Outcome {
     let input = Input::default()
         .set("operationId", args.operation_id.map(Value::from))
         .set("name", Value::from(args.name))
-        .set("swarm", args.swarm.map(Value::from))
+        .set("swarm", lookup::optional(client, &lookup::SWARM, args.swarm).await?)
         .set("connector", connector)
         .list("skills", args.skills.iter().map(|(name, proficiency)| json!({ "name": name, "proficiency": proficiency })))
         .set("weight", args.weight.map(Value::from))
@@ -412,7 +391,7 @@ async fn create(client: &Client, show: Show, args: CreateArgs) -> Outcome {
         .set("session", args.machine.input().or_else(|| args.pty.then(|| json!({ "kind": "PTY" }))))
         .set("startTimeoutMs", args.start_timeout.map(args::millis))
         .set("autoStart", args.no_start.then_some(Value::Bool(false)))
-        .set("node", args.node.map(Value::from))
+        .set("node", lookup::optional(client, &lookup::NODE, args.node).await?)
         .list("nodeLabels", args.node_labels.iter().map(|(key, value)| json!({ "key": key, "value": value })))
         .done();
     show.done(&client.get(AGENT, "AgentCreate", json!({ "input": input }), "/createAgent/agent").await?)

@@ -7,7 +7,7 @@ use super::{
     args::{self, Input},
     client::{CODING, Client},
     fail::{Exit, Failed, Outcome},
-    pages,
+    lookup, pages,
     show::{Show, age, text},
     task::partly,
     watching,
@@ -52,10 +52,12 @@ pub async fn run(client: &Client, show: Show, command: ApprovalCommand) -> Outco
     match command {
         ApprovalCommand::List { all, task, limit, watch } => {
             let status = if all { Vec::new() } else { vec!["OPEN"] };
-            let filter = Input::default().list("status", status).set("task", task.map(Value::from)).done();
+            let task = lookup::optional(client, &lookup::TASK, task).await?;
+            let filter = Input::default().list("status", status).set("task", task).done();
             watching(watch, || list(client, show, filter.clone(), limit)).await
         }
         ApprovalCommand::Show { approval } => {
+            let approval = lookup::id(client, &lookup::APPROVAL, &approval).await?;
             let found = pages(client, CODING, "ApprovalList", json!({}), "approvals", SHOWN_AMONG).await?;
             let unknown = || {
                 Failed::new(
@@ -98,12 +100,15 @@ async fn each(client: &Client, show: Show, answer: Answer, decision: &str) -> Ou
     let all = answer.approvals.len();
     let mut failures = Vec::new();
     for approval in answer.approvals {
-        let input = Input::default()
-            .set("approval", Value::from(approval))
-            .set("decision", Value::from(args::constant(decision)))
-            .set("message", answer.message.clone().map(Value::from))
-            .done();
-        match client.get::<Value>(CODING, "ApprovalAnswer", json!({ "input": input }), "/answerApproval/approval").await {
+        let one = async {
+            let input = Input::default()
+                .set("approval", Value::from(lookup::id(client, &lookup::APPROVAL, &approval).await?))
+                .set("decision", Value::from(args::constant(decision)))
+                .set("message", answer.message.clone().map(Value::from))
+                .done();
+            client.get::<Value>(CODING, "ApprovalAnswer", json!({ "input": input }), "/answerApproval/approval").await
+        };
+        match one.await {
             Ok(approval) => show.done(&approval)?,
             Err(failed) => failures.push(failed),
         }

@@ -84,7 +84,7 @@ pub async fn run(client: &Client, agent: &str, task: Option<&str>, read_only: bo
             }
             Told::Ended { how } => return Err(Failed::new(Exit::Conflict, format!("it has just ended: {how}"), LOOK)),
             Told::Error { code, message, field } => {
-                return Err(ApiError { message, extensions: ApiErrorExtensions { code, field } }.into());
+                return Err(ApiError { message, extensions: ApiErrorExtensions { code, field } }.failed("AgentAttach"));
             }
         },
         _ => return Err(lost("the node did not answer")),
@@ -198,7 +198,7 @@ async fn show(source: &mut (impl Stream<Item = tungstenite::Result<Message>> + U
             Message::Text(text) => match told(&text)? {
                 Told::Ended { how } => return Ok(Left::Ended(how)),
                 Told::Error { code, message, field } => {
-                    return Err(ApiError { message, extensions: ApiErrorExtensions { code, field } }.into());
+                    return Err(ApiError { message, extensions: ApiErrorExtensions { code, field } }.failed("AgentAttach"));
                 }
                 Told::Attached { .. } => {}
             },

@@ -10,6 +10,7 @@ use super::{
     client::{BALANCE, Client},
     fail::{Exit, Failed, Outcome},
     host::size,
+    lookup,
     show::{Format, Show, text},
     task::partly,
     vm::{self, Wishes},
@@ -112,7 +113,7 @@ fn rows(value: &Value) -> Vec<Value> {
 /// Where a VM would go. Fails as making it would, after showing why.
 pub async fn select(client: &Client, show: Show, args: SelectArgs) -> Outcome {
     let input = Input::default()
-        .set("host", args.on.map(Value::from))
+        .set("host", lookup::optional(client, &lookup::HOST, args.on).await?)
         .set("cpus", Value::from(args.cpus))
         .set("memoryBytes", Value::from(args.memory));
     let input = json!({ "input": args.wishes.put(input).done(), "first": SHOWN_MAX });

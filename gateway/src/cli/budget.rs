@@ -4,11 +4,10 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
-    agent,
     args::{self, Input},
     client::{Client, USAGE},
     fail::Outcome,
-    pages,
+    lookup, pages,
     show::{Show, text},
     usage::money,
     watching,
@@ -66,12 +65,12 @@ pub struct SetArgs {
 impl Of {
     async fn input(self, client: &Client) -> Outcome<Input> {
         let agent = match self.agent {
-            Some(agent) => Some(agent::resolve(client, &agent).await?),
+            Some(agent) => Some(lookup::id(client, &lookup::AGENT, &agent).await?),
             None => None,
         };
         let label = self.label.map(|(key, value)| json!({ "key": key, "value": value }));
         let input = Input::default().set("agent", agent.map(Value::from));
-        Ok(input.set("swarm", self.swarm.map(Value::from)).set("label", label))
+        Ok(input.set("swarm", lookup::optional(client, &lookup::SWARM, self.swarm).await?).set("label", label))
     }
 }
 

@@ -31,6 +31,7 @@ pub const VM: &str = include_str!("graphql/vm.graphql");
 pub const BALANCE: &str = include_str!("graphql/balance.graphql");
 pub const NETWORK: &str = include_str!("graphql/network.graphql");
 pub const NODE: &str = include_str!("graphql/node.graphql");
+pub const NAMES: &str = include_str!("graphql/names.graphql");
 
 pub struct Client {
     url: String,
@@ -119,7 +120,7 @@ impl Client {
         })?;
         let answer = read_answer(&url, response).await?;
         if let Some(error) = answer.errors.into_iter().next() {
-            return Err(error.into());
+            return Err(error.failed(operation));
         }
         answer.data.ok_or_else(|| {
             Failed::new(Exit::Failed, format!("{url} answered without data"), "is it a Hiveward node of this version?")
@@ -152,7 +153,7 @@ impl Client {
         if response.status() != StatusCode::SWITCHING_PROTOCOLS || accepted != Some(derive_accept_key(key.as_bytes()).into()) {
             let answer = read_answer(&url, response).await?;
             let failed = || Failed::new(Exit::Unreachable, format!("{url} opened no WebSocket"), "try again in a moment");
-            return Err(answer.errors.into_iter().next().map_or_else(failed, Failed::from));
+            return Err(answer.errors.into_iter().next().map_or_else(failed, |error| error.failed("AgentAttach")));
         }
         let upgraded = response.upgrade().await.map_err(|error| unreachable(&url, &error))?;
         Ok(WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await)
@@ -237,7 +238,7 @@ impl Subscription<'_> {
                     }
                     let answer: Answer = typed(serde_json::from_str(&event.data).unwrap_or_default())?;
                     if let Some(error) = answer.errors.into_iter().next() {
-                        return Err(error.into());
+                        return Err(error.failed(self.operation));
                     }
                     return Ok(answer.data);
                 }
@@ -263,7 +264,7 @@ impl Subscription<'_> {
         let answer = read_answer(&url, response).await?;
         Err(answer.errors.into_iter().next().map_or_else(
             || Failed::new(Exit::Unreachable, format!("{url} did not open a stream"), "try again in a moment"),
-            Failed::from,
+            |error| error.failed(self.operation),
         ))
     }
 }

@@ -7,7 +7,7 @@ use super::{
     args::Input,
     client::{Client, NODE},
     fail::{Failed, Outcome},
-    pages,
+    lookup, pages,
     show::{Format, Show, print, text},
 };
 
@@ -49,13 +49,17 @@ pub struct FilterArgs {
 }
 
 impl FilterArgs {
-    fn input(self) -> Value {
-        Input::default()
-            .list("stream", self.streams)
+    async fn input(self, client: &Client) -> Outcome<Value> {
+        let mut streams = Vec::with_capacity(self.streams.len());
+        for stream in &self.streams {
+            streams.push(lookup::key(client, stream).await?);
+        }
+        Ok(Input::default()
+            .list("stream", streams)
             .list("noun", self.nouns)
             .list("kind", self.kinds)
-            .set("task", self.task.map(Value::from))
-            .done()
+            .set("task", lookup::optional(client, &lookup::TASK, self.task).await?)
+            .done())
     }
 }
 
@@ -68,12 +72,13 @@ fn row(event: &Value) -> Vec<String> {
 pub async fn run(client: &Client, show: Show, command: EventCommand) -> Outcome {
     match command {
         EventCommand::List { filter, after, limit } => {
-            let events =
-                pages(client, NODE, "EventList", json!({ "after": after, "filter": filter.input() }), "events", limit).await?;
+            let variables = json!({ "after": after, "filter": filter.input(client).await? });
+            let events = pages(client, NODE, "EventList", variables, "events", limit).await?;
             show.list(&["cursor", "at", "kind", "about"], &events, row)
         }
         EventCommand::Watch { filter, after } => {
-            let mut events = client.subscribe(NODE, "EventWatch", json!({ "after": after, "filter": filter.input() }));
+            let variables = json!({ "after": after, "filter": filter.input(client).await? });
+            let mut events = client.subscribe(NODE, "EventWatch", variables);
             while let Some(data) = events.next().await? {
                 let event = &data["events"];
                 match show.format {

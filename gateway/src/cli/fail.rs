@@ -1,6 +1,9 @@
 //! How a command ends badly: what happened, what to do next, and the exit status.
 
+use hiveward_runtime::error::Code;
 use serde::Deserialize;
+
+use super::hint::{self, Refusal};
 
 /// Exit statuses are public: scripts rely on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +18,20 @@ pub enum Exit {
     TaskFailed = 8,
     Partly = 9,
     Interrupted = 130,
+}
+
+impl Exit {
+    /// Returns the status that follows from the code of a refusal; one that this version does not know is a failure.
+    pub const fn of(code: Option<Code>) -> Self {
+        match code {
+            Some(Code::Invalid) => Self::Usage,
+            Some(Code::NotFound) => Self::NotFound,
+            Some(Code::Unauthenticated | Code::Forbidden) => Self::Denied,
+            Some(Code::Conflict | Code::Refused | Code::Limit) => Self::Conflict,
+            Some(Code::Busy | Code::Unavailable | Code::UnknownOutcome) => Self::Unreachable,
+            Some(Code::Internal) | None => Self::Failed,
+        }
+    }
 }
 
 /// One sentence that says what happened, one that says what to do next.
@@ -61,30 +78,16 @@ pub struct ApiErrorExtensions {
     pub field: Option<String>,
 }
 
-impl From<ApiError> for Failed {
-    fn from(error: ApiError) -> Self {
-        let what = match &error.extensions.field {
-            Some(field) => format!("{field}: {}", error.message),
-            None => error.message,
+impl ApiError {
+    /// Returns what a user is told of it; `operation` is the one of the document that was refused, or empty.
+    pub fn failed(self, operation: &str) -> Failed {
+        let Self { message, extensions: ApiErrorExtensions { code, field } } = self;
+        let code = Code::named(&code);
+        let next = hint::next(Refusal { code, message: &message, field: field.as_deref(), operation });
+        let what = match &field {
+            Some(field) => format!("{field}: {message}"),
+            None => message,
         };
-        let (exit, next) = match error.extensions.code.as_str() {
-            "INVALID" => (Exit::Usage, "mend what is named above; `--help` shows what a command takes"),
-            "NOT_FOUND" => (Exit::NotFound, "look with the noun's `list` command; it may have been removed"),
-            "UNAUTHENTICATED" => {
-                (Exit::Denied, "give the token with --token or HIVEWARD_TOKEN; the node keeps it in <data-dir>/admin.token")
-            }
-            "FORBIDDEN" => (Exit::Denied, "use an administrator's token"),
-            "CONFLICT" => (Exit::Conflict, "look at what is there with the noun's `show` command, then change the request"),
-            "REFUSED" => (Exit::Conflict, "look at its state with the noun's `show` command; it must change first"),
-            "LIMIT" => (Exit::Conflict, "ask for less at once, or raise the limit that is named"),
-            "BUSY" | "UNAVAILABLE" => {
-                (Exit::Unreachable, "nothing was changed; try again in a moment, and see `hiveward status`")
-            }
-            "UNKNOWN_OUTCOME" => {
-                (Exit::Unreachable, "it may have happened: look before you try again, or try again with the same --operation-id")
-            }
-            _ => (Exit::Failed, "the node's log has the cause under the trace that is named"),
-        };
-        Self::new(exit, what, next)
+        Failed::new(Exit::of(code), what, next)
     }
 }

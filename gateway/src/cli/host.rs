@@ -10,7 +10,7 @@ use super::{
     balance::{self, PlanArgs, RebalanceArgs, SelectArgs, StatsArgs},
     client::{Client, VM},
     fail::{Exit, Failed, Outcome},
-    pages,
+    lookup, pages,
     show::{Show, text},
     watching,
 };
@@ -194,7 +194,7 @@ async fn add(client: &Client, show: Show, args: AddArgs) -> Outcome {
         .set("uri", Value::from(uri))
         .list("labels", labels.iter().map(|(key, value)| json!({ "key": key, "value": value })))
         .set("zone", zone.map(Value::from))
-        .set("node", node.map(Value::from))
+        .set("node", lookup::optional(client, &lookup::NODE, node).await?)
         .set("cpuOvercommit", cpu_overcommit.map(Value::from))
         .set("memoryOvercommit", memory_overcommit.map(Value::from))
         .set("pool", pool.map(Value::from))
@@ -292,15 +292,9 @@ pub(super) fn size(bytes: &Value) -> String {
     )
 }
 
-/// A host's id, from its id or its name.
+/// A host's id, from what was written for it.
 pub(super) async fn resolve(client: &Client, given: &str) -> Outcome<String> {
-    let unknown = || Failed::new(Exit::NotFound, format!("there is no host {given}"), "look with `hiveward host list`");
-    if given.starts_with("host_") {
-        let found: Value = client.get(VM, "HostShow", json!({ "id": given }), "/node").await?;
-        return if found["id"].is_null() { Err(unknown()) } else { Ok(given.to_owned()) };
-    }
-    let found = pages(client, VM, "HostList", json!({}), "hosts", 10_000).await?;
-    found.iter().find(|host| host["name"] == given).map(|host| text(host, "id")).ok_or_else(unknown)
+    lookup::id(client, &lookup::HOST, given).await
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use super::{
     args::Input,
     client::{Client, VM},
-    fail::{Exit, Failed, Outcome},
+    fail::{Failed, Outcome},
     host::size,
-    pages,
+    lookup, pages,
     show::{Show, text},
     vm::copy,
 };
@@ -87,11 +87,11 @@ pub async fn run(client: &Client, show: Show, command: ImageCommand) -> Outcome 
             })
         }
         ImageCommand::Show { image } => {
-            let unknown = || Failed::new(Exit::NotFound, format!("there is no image {image}"), "look with `hiveward image list`");
-            show.one(&named(client, &image).await?.ok_or_else(unknown)?)
+            let id = lookup::id(client, &lookup::IMAGE, &image).await?;
+            show.one(&named(client, &id).await?.unwrap_or_default())
         }
         ImageCommand::Remove { image } => {
-            let input = json!({ "image": image });
+            let input = json!({ "image": lookup::reference(client, &lookup::IMAGE, &image).await? });
             show.done(&client.get::<Value>(VM, "ImageRemove", json!({ "input": input }), "/removeImage/image").await?)
         }
     }

@@ -11,15 +11,19 @@ mod balance;
 pub mod budget;
 pub mod client;
 pub mod event;
+mod explain;
 pub mod fail;
 pub mod fault;
+mod hint;
 pub mod host;
 mod image;
+mod lookup;
 pub mod network;
 mod node;
 pub mod retry;
 mod scatter;
 pub mod scripted_model;
+mod short;
 pub mod show;
 pub mod storage;
 pub mod swarm;
@@ -156,6 +160,8 @@ pub enum Command {
     Storage,
     /// Watch tasks and agents live
     Top,
+    /// Say what an error code means, whether anything happened, and what to do
+    Explain(explain::ExplainArgs),
     /// Print a completion script for a shell
     Completions {
         /// For which shell
@@ -197,6 +203,7 @@ fn dispatch(cli: Cli) -> Outcome {
             clap_complete::generate(shell, &mut words::command(), "hiveward", &mut script);
             show::print(&String::from_utf8_lossy(&script))
         }
+        Command::Explain(args) => explain::run(common.show(), args),
         Command::Config(command) => config::command(&common, command),
         Command::ScriptedModel(args) => on_runtime(scripted_model::run(args)),
         Command::Shim { .. } => Err(Failed::usage("the shim is started by the node", "nothing to do by hand")),

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use super::{
     args::Input,
     client::{Client, NETWORK},
-    fail::{Exit, Failed, Outcome},
-    pages,
+    fail::Outcome,
+    lookup, pages,
     show::{Show, text},
 };
 
@@ -87,12 +87,11 @@ pub async fn run(client: &Client, show: Show, command: NetworkCommand) -> Outcom
             })
         }
         NetworkCommand::Show { network } => {
-            let unknown =
-                || Failed::new(Exit::NotFound, format!("there is no network {network}"), "look with `hiveward network list`");
-            show.one(&named(client, &network).await?.ok_or_else(unknown)?)
+            let id = lookup::id(client, &lookup::NETWORK, &network).await?;
+            show.one(&named(client, &id).await?.unwrap_or_default())
         }
         NetworkCommand::Remove { network } => {
-            let input = json!({ "network": network });
+            let input = json!({ "network": lookup::reference(client, &lookup::NETWORK, &network).await? });
             let place = "/removeNetwork/network";
             show.done(&client.get::<Value>(NETWORK, "NetworkRemove", json!({ "input": input }), place).await?)
         }

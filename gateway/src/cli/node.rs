@@ -9,6 +9,7 @@ use super::{
     args,
     client::{Client, NODE},
     fail::{Exit, Failed, Outcome},
+    lookup,
     show::{Format, Show, plain, print, text},
 };
 
@@ -85,6 +86,7 @@ pub async fn run(client: &Client, show: Show, command: NodeCommand) -> Outcome {
             })
         }
         NodeCommand::Drain { node, cancel, within, no_wait } => {
+            let node = lookup::id(client, &lookup::NODE, &node).await?;
             let input = json!({ "node": node, "cancel": cancel, "withinMs": millis(within)? });
             let begun = client.get(NODE, "NodeDrain", json!({ "input": input }), "/drainNode/node").await?;
             if cancel || no_wait {
@@ -93,6 +95,7 @@ pub async fn run(client: &Client, show: Show, command: NodeCommand) -> Outcome {
             wait(client, show, &node).await
         }
         NodeCommand::Remove { node, force } => {
+            let node = lookup::id(client, &lookup::NODE, &node).await?;
             let input = json!({ "node": node, "force": force });
             show.done(&client.get(NODE, "NodeRemove", json!({ "input": input }), "/removeNode/node").await?)
         }

@@ -62,7 +62,8 @@ impl RetryArgs {
     }
 }
 
-pub async fn run(client: &Client, show: Show, args: RetryArgs) -> Outcome {
+pub async fn run(client: &Client, show: Show, mut args: RetryArgs) -> Outcome {
+    args.task = task::id(client, &args.task).await?;
     let work = if args.changes_work() {
         let now = work_of(&task::find(client, &args.task).await?);
         Some(if args.edit { in_editor(&now)? } else { changed(now, &args)? })

@@ -6,10 +6,10 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{
-    agent,
     args::{self, Input},
     client::{Client, TASK},
     fail::{Failed, Outcome},
+    lookup,
     show::{Show, text},
     task,
     wait::{self, Follow},
@@ -107,7 +107,7 @@ pub async fn run(client: &Client, show: Show, args: ScatterArgs) -> Outcome {
     let over_agents = if args.over_agents {
         let mut agents = Vec::new();
         for name in &args.agents {
-            agents.push(if name.starts_with("agent_") { name.clone() } else { agent::resolve(client, name).await? });
+            agents.push(task::agent(client, name).await?);
         }
         Some(Input::default().list("agents", agents).list("skills", args.skills.clone()).done())
     } else {
@@ -136,7 +136,7 @@ pub async fn run(client: &Client, show: Show, args: ScatterArgs) -> Outcome {
     let input = Input::default()
         .set("operationId", args.operation_id.map(Value::from))
         .set("title", args.title.map(Value::from))
-        .set("swarm", args.swarm.map(Value::from))
+        .set("swarm", lookup::optional(client, &lookup::SWARM, args.swarm).await?)
         .set("items", items.map(Value::from))
         .set("overAgents", over_agents)
         .set("part", part)

@@ -5,7 +5,10 @@ use std::io::{IsTerminal, Write};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde_json::Value;
 
-use super::fail::{Failed, Outcome};
+use super::{
+    fail::{Failed, Outcome},
+    short::Short,
+};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
@@ -27,7 +30,7 @@ pub struct Show {
 }
 
 impl Show {
-    /// Prints a list: rows of `columns`, or the whole objects.
+    /// Prints a list: rows of `columns`, names first and ids short, or the whole objects.
     pub fn list(self, columns: &[&str], values: &[Value], row: impl Fn(&Value) -> Vec<String>) -> Outcome {
         if self.quiet {
             let ids = values.iter().map(|value| text(value, "id"));
@@ -39,14 +42,22 @@ impl Show {
                 Ok(())
             }
             Format::Table => {
+                let mut rows: Vec<Vec<String>> = values.iter().map(row).collect();
+                let short = Short::of(rows.iter().flatten().map(String::as_str));
+                rows.iter_mut().flatten().for_each(|cell| *cell = short.text(cell));
+                let mut columns = columns.to_vec();
+                // What has a name is known by it.
+                let named = matches!(columns.as_slice(), ["id" | "host", "name", ..]);
+                if named && rows.iter().all(|row| row.get(1).is_some_and(|name| !name.is_empty())) {
+                    columns.swap(0, 1);
+                    rows.iter_mut().for_each(|row| row.swap(0, 1));
+                }
                 let mut table = Table::new();
                 table.load_style(presets::NOTHING).set_header(columns.iter().map(|name| name.to_uppercase()));
                 if std::io::stdout().is_terminal() {
                     table.set_content_arrangement(ContentArrangement::Dynamic);
                 }
-                for value in values {
-                    table.add_row(row(value));
-                }
+                table.add_rows(rows);
                 for column in table.column_iter_mut() {
                     column.set_padding((0, 2));
                 }

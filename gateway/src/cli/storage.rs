@@ -6,6 +6,7 @@ use super::{
     client::{Client, NODE},
     fail::{Exit, Failed, Outcome},
     host::size,
+    short::shortened,
     show::{Format, Show, age, print, text},
 };
 
@@ -16,10 +17,7 @@ pub async fn storage(client: &Client, show: Show) -> Outcome {
     if show.quiet || show.format != Format::Table {
         return show.value(&Value::Array(nodes));
     }
-    for node in &nodes {
-        print(&lines_of(node))?;
-    }
-    Ok(())
+    print(&shortened(&nodes.iter().map(lines_of).collect::<String>()))
 }
 
 fn lines_of(node: &Value) -> String {

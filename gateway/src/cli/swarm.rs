@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use super::{
     args::{self, Input},
     client::{Client, SWARM},
-    fail::{Exit, Failed, Outcome},
-    pages,
+    fail::Outcome,
+    lookup, pages,
     show::{Show, text},
 };
 
@@ -87,33 +87,27 @@ pub async fn run(client: &Client, show: Show, command: SwarmCommand) -> Outcome 
             })
         }
         SwarmCommand::Show { swarm } => {
-            let id = find(client, &swarm).await?.ok_or_else(|| unknown(&swarm))?;
+            let id = lookup::id(client, &lookup::SWARM, &swarm).await?;
             show.one(&client.get(SWARM, "SwarmShow", json!({ "id": id }), "/node").await?)
         }
         SwarmCommand::Scale { swarm, agents, connector, name, operation_id } => {
             let template = connector.map(|connector| json!({ "name": name, "connector": { connector: true } }));
+            let swarm = lookup::reference(client, &lookup::SWARM, &swarm).await?;
             let input = json!({ "swarm": swarm, "agents": agents, "template": template, "operationId": operation_id });
             show.done(&client.get(SWARM, "SwarmScale", json!({ "input": input }), "/scaleSwarm/swarm").await?)
         }
         SwarmCommand::Remove { swarm, force } => {
+            let swarm = lookup::reference(client, &lookup::SWARM, &swarm).await?;
             let input = json!({ "swarm": swarm, "force": force });
             show.done(&client.get(SWARM, "SwarmRemove", json!({ "input": input }), "/removeSwarm/swarm").await?)
         }
     }
 }
 
-fn unknown(given: &str) -> Failed {
-    Failed::new(Exit::NotFound, format!("there is no swarm {given}"), "look with `hiveward swarm list`")
-}
-
-/// A swarm's id, from its id or name.
-pub async fn find(client: &Client, given: &str) -> Outcome<Option<String>> {
-    if given.starts_with("swarm_") {
-        let found: Value = client.get(SWARM, "SwarmShow", json!({ "id": given }), "/node").await?;
-        return Ok((!found["id"].is_null()).then(|| given.to_owned()));
-    }
-    let found = pages(client, SWARM, "SwarmList", json!({ "filter": { "nameContains": given } }), "swarms", 500).await?;
-    Ok(found.iter().find(|swarm| swarm["name"] == given).map(|swarm| text(swarm, "id")))
+/// The id of the swarm with this name.
+pub async fn named(client: &Client, name: &str) -> Outcome<Option<String>> {
+    let found = pages(client, SWARM, "SwarmList", json!({ "filter": { "nameContains": name } }), "swarms", 500).await?;
+    Ok(found.iter().find(|swarm| swarm["name"] == name).map(|swarm| text(swarm, "id")))
 }
 
 /// `3 RUNNING 5 QUEUED`, without the zeroes.

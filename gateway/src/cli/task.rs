@@ -6,11 +6,10 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::{
-    agent,
     args::{self, Input},
     client::{CODING, Client, TASK},
     fail::{Exit, Failed, Outcome},
-    pages,
+    lookup, pages,
     retry::{self, RetryArgs},
     scatter::{self, ScatterArgs},
     show::{Format, Show, age, plain, print, text},
@@ -184,37 +183,63 @@ pub async fn run(client: &Client, show: Show, command: TaskCommand) -> Outcome {
     match command {
         TaskCommand::Submit(args) => submit(client, show, *args).await,
         TaskCommand::Scatter(args) => scatter::run(client, show, *args).await,
-        TaskCommand::List(args) => watching(args.watch, || list(client, show, &args)).await,
+        TaskCommand::List(mut args) => {
+            for (noun, given) in [(&lookup::SWARM, &mut args.swarm), (&lookup::TASK, &mut args.parent)] {
+                if let Some(given) = given {
+                    *given = lookup::reference(client, noun, given).await?;
+                }
+            }
+            if let Some(given) = &mut args.agent {
+                *given = agent(client, given).await?;
+            }
+            watching(args.watch, || list(client, show, &args)).await
+        }
         TaskCommand::Show { task } => {
-            let mut found = find(client, &task).await?;
+            let mut found = find(client, &id(client, &task).await?).await?;
             if show.format == Format::Table {
                 usage::in_lines(&mut found);
             }
             show.one(&found)
         }
-        TaskCommand::Output { task, attempt, after_byte } => wait::output(client, &task, attempt, after_byte).await,
+        TaskCommand::Output { task, attempt, after_byte } => {
+            wait::output(client, &id(client, &task).await?, attempt, after_byte).await
+        }
         TaskCommand::Watch { task } => {
+            let task = id(client, &task).await?;
             wait::end(client, &task, Follow { print_changes: !show.quiet, output: false }).await.map(|_| ())
         }
         TaskCommand::Cancel { tasks, operation_id } => cancel(client, show, tasks, operation_id).await,
-        TaskCommand::Activity { task, attempt } => activity(client, &task, attempt).await,
+        TaskCommand::Activity { task, attempt } => activity(client, &id(client, &task).await?, attempt).await,
         TaskCommand::Interrupt { task } => {
-            let input = json!({ "input": { "task": task } });
+            let input = json!({ "input": { "task": id(client, &task).await? } });
             show.done(&client.get::<Value>(CODING, "TaskInterrupt", input, "/interruptTask/task").await?)
         }
         TaskCommand::Say { task, text } => {
-            let input = json!({ "input": { "task": task, "text": text } });
+            let input = json!({ "input": { "task": id(client, &task).await?, "text": text } });
             show.done(&client.get::<Value>(CODING, "TaskSay", input, "/messageTask/task").await?)
         }
         TaskCommand::TakeOver { task } => {
-            let input = json!({ "input": { "task": task } });
+            let input = json!({ "input": { "task": id(client, &task).await? } });
             show.done(&client.get::<Value>(CODING, "TaskTakeOver", input, "/takeOverTask/task").await?)
         }
         TaskCommand::GiveBack { task, message } => {
-            let input = json!({ "input": { "task": task, "message": message } });
+            let input = json!({ "input": { "task": id(client, &task).await?, "message": message } });
             show.done(&client.get::<Value>(CODING, "TaskGiveBack", input, "/giveBackTask/task").await?)
         }
         TaskCommand::Retry(args) => Box::pin(retry::run(client, show, *args)).await,
+    }
+}
+
+/// The id of a task that was named on the command line.
+pub(super) async fn id(client: &Client, given: &str) -> Outcome<String> {
+    lookup::id(client, &lookup::TASK, given).await
+}
+
+/// The id of an agent that is to do something; a whole one goes to the node as it is, which says what is wrong with it.
+pub(super) async fn agent(client: &Client, given: &str) -> Outcome<String> {
+    match given.starts_with("agent_") {
+        true => lookup::reference(client, &lookup::AGENT, given).await,
+        false => lookup::id(client, &lookup::AGENT, given).await,
     }
 }
 
@@ -241,10 +266,9 @@ async fn submit(client: &Client, show: Show, args: SubmitArgs) -> Outcome {
             .set("stdin", stdin.map(Value::from))
             .done()
     });
-    // A key goes to the node as it is, which names what is wrong with it.
     let agent = match args.agent {
-        Some(name) if !name.starts_with("agent_") => Some(agent::resolve(client, &name).await?),
-        given => given,
+        Some(given) => Some(agent(client, &given).await?),
+        None => None,
     };
     let input = Input::default()
         .set("operationId", args.operation_id.map(Value::from))
@@ -253,9 +277,9 @@ async fn submit(client: &Client, show: Show, args: SubmitArgs) -> Outcome {
         .set("payload", payload)
         .set("command", command)
         .set("priority", args.priority.map(|priority| args::constant(&priority).into()))
-        .list("dependsOn", args.depends_on)
+        .list("dependsOn", lookup::references(client, &lookup::TASK, args.depends_on).await?)
         .list("skills", args.skills)
-        .set("swarm", args.swarm.map(Value::from))
+        .set("swarm", lookup::optional(client, &lookup::SWARM, args.swarm).await?)
         .set("agent", agent.map(Value::from))
         .set("strategy", args.strategy.map(|strategy| args::constant(&strategy).into()))
         .set("retry", retry_input(args.retries))
@@ -351,8 +375,11 @@ async fn cancel(client: &Client, show: Show, tasks: Vec<String>, operation_id: O
     let all = tasks.len();
     let mut failures = Vec::new();
     for task in tasks {
-        let input = json!({ "task": task, "operationId": operation_id });
-        match client.get::<Value>(TASK, "TaskCancel", json!({ "input": input }), "/cancelTask/task").await {
+        let one = async {
+            let input = json!({ "task": id(client, &task).await?, "operationId": operation_id });
+            client.get::<Value>(TASK, "TaskCancel", json!({ "input": input }), "/cancelTask/task").await
+        };
+        match one.await {
             Ok(task) => show.done(&task)?,
             Err(failed) => failures.push(failed),
         }

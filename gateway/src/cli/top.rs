@@ -8,6 +8,7 @@ use super::{
     client::{AGENT, Client, NODE, TASK},
     fail::Outcome,
     pages,
+    short::shortened,
     show::{Format, Show, age, plain, print, text},
     swarm::counts,
 };
@@ -15,7 +16,7 @@ use super::{
 pub async fn status(client: &Client, show: Show) -> Outcome {
     let data = client.call(NODE, "Status", json!({})).await?;
     match show.format {
-        Format::Table => print(&summary(&data)),
+        Format::Table => print(&shortened(&summary(&data))),
         _ => show.value(&data),
     }
 }
@@ -51,7 +52,9 @@ fn one_node(node: &Value) -> String {
     } else {
         "learner"
     };
-    let mut line = format!("node    {} {} {role}, {} entities", text(node, "id"), text(node, "status"), plain(&node["entities"]));
+    // What people know a node by is where it is.
+    let named = [text(node, "address"), text(node, "id")].join(" ");
+    let mut line = format!("node    {} {} {role}, {} entities", named.trim(), text(node, "status"), plain(&node["entities"]));
     let figure = |name: &str, unit: &str, value: &Value| match value.as_f64() {
         Some(value) => format!(", {name} {value}{unit}"),
         None => String::new(),
@@ -89,7 +92,7 @@ pub async fn run(client: &Client) -> Outcome {
         let tasks = pages(client, TASK, "TaskList", running, "tasks", ROWS).await?;
         let busy = json!({ "filter": { "status": ["BUSY", "STARTING", "FAILED", "PAUSED", "STOPPING"] } });
         let agents = pages(client, AGENT, "AgentList", busy, "agents", ROWS).await?;
-        let mut screen = format!("\x1b[H\x1b[2J{}\n", summary(&data));
+        let mut screen = format!("\x1b[H\x1b[2J{}\n", shortened(&summary(&data)));
         screen.push_str("tasks at work\n");
         for task in &tasks {
             let agent = task["attempts"]

@@ -9,6 +9,7 @@ mod cli;
 mod corpus;
 mod door;
 mod guard;
+mod names;
 mod node;
 mod past;
 mod rights;

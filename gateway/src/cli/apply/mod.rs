@@ -18,7 +18,7 @@ use super::{
     args,
     client::{AGENT, Client, NETWORK, SWARM, TASK, VM},
     fail::{Exit, Failed, Outcome},
-    host, image, network,
+    host, image, lookup, network,
     show::{Format, Show, print, text},
     swarm,
     wait::{self, Follow},
@@ -148,9 +148,9 @@ async fn entity(client: &Client, run: &str, noun: &str, mut input: Value) -> Out
         Ok(made) => Ok(json!({ "id": made["id"], "noun": noun, "name": name, "what": "applied" })),
         Err(failed) if failed.exit == Exit::Conflict => {
             let there = match noun {
-                "swarm" => swarm::find(client, &name).await?,
+                "swarm" => swarm::named(client, &name).await?,
                 // One with its URI under another name is no reason to be content.
-                "host" => host::resolve(client, &name).await.ok(),
+                "host" => lookup::id(client, &lookup::HOST, &name).await.ok(),
                 "vm" => super::vm::named(client, &name).await?,
                 "image" => image::named(client, &name).await?.map(|image| text(&image, "id")),
                 "network" => network::named(client, &name).await?.map(|network| text(&network, "id")),

@@ -8,6 +8,7 @@ use super::{
         client::{Client, VM},
         fail::{Exit, Failed, Outcome},
         host::size,
+        lookup,
         show::{Show, text},
     },
     LOOK_EVERY, ended, resolve,
@@ -150,7 +151,7 @@ pub async fn restore(client: &Client, show: Show, new: New) -> Outcome {
     let input = Input::default()
         .set("from", Value::from(absolute(&new.from)?))
         .set("name", Value::from(new.name))
-        .set("host", new.host.map(Value::from))
+        .set("host", lookup::optional(client, &lookup::HOST, new.host).await?)
         .set("start", new.no_start.then_some(Value::Bool(false)))
         .done();
     let made = client.get(VM, "VmRestore", json!({ "input": input }), "/restoreVm/vm").await?;
@@ -160,7 +161,10 @@ pub async fn restore(client: &Client, show: Show, new: New) -> Outcome {
 /// Waits until what came of it is written beside the backup.
 pub async fn drill(client: &Client, show: Show, from: &str, host: Option<String>, no_wait: bool) -> Outcome {
     let from = absolute(from)?;
-    let input = Input::default().set("from", Value::from(from.as_str())).set("host", host.map(Value::from)).done();
+    let input = Input::default()
+        .set("from", Value::from(from.as_str()))
+        .set("host", lookup::optional(client, &lookup::HOST, host).await?)
+        .done();
     let begun: Value = client.get(VM, "VmDrill", json!({ "input": input }), "/drillVmBackup/vm").await?;
     if no_wait {
         return show.done(&begun);

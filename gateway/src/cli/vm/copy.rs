@@ -7,6 +7,7 @@ use super::{
         args::Input,
         client::{Client, VM},
         fail::Outcome,
+        lookup,
     },
     ended, named, resolve,
 };
@@ -26,7 +27,7 @@ pub async fn clone(client: &Client, new: Clone) -> Outcome<Value> {
         .set("operationId", new.operation_id.map(Value::from))
         .set("vm", Value::from(resolve(client, &new.vm).await?))
         .set("name", Value::from(new.name.as_str()))
-        .set("host", new.on.map(Value::from))
+        .set("host", lookup::optional(client, &lookup::HOST, new.on).await?)
         .set("start", new.no_start.then_some(Value::Bool(false)))
         .done();
     let begun = client.get(VM, "VmClone", json!({ "input": input }), "/cloneVm/vm").await?;

@@ -10,6 +10,7 @@ use super::{
         args::{self, Input},
         client::{Client, VM},
         fail::{Exit, Failed, Outcome},
+        lookup,
         show::Show,
     },
     ended,
@@ -114,7 +115,7 @@ pub async fn run(client: &Client, show: Show, args: CreateArgs) -> Outcome {
     let input = Input::default()
         .set("operationId", args.operation_id.map(Value::from))
         .set("name", Value::from(name))
-        .set("host", args.on.map(Value::from))
+        .set("host", lookup::optional(client, &lookup::HOST, args.on).await?)
         .set("image", Value::from(args.image))
         .set("cpus", Value::from(args.cpus))
         .set("memoryBytes", Value::from(args.memory))

@@ -11,6 +11,7 @@ mod snapshot;
 use std::{io::IsTerminal, time::Duration};
 
 use clap::{Args, Subcommand};
+use hiveward_runtime::error::Code;
 use serde_json::{Value, json};
 use snapshot::About;
 
@@ -21,8 +22,9 @@ use super::{
     balance::{self, StatsArgs},
     client::{Client, VM},
     fail::{Exit, Failed, Outcome},
+    hint,
     host::size,
-    pages,
+    lookup, pages,
     show::{Show, text},
     task::partly,
     watching,
@@ -276,7 +278,6 @@ pub enum VmCommand {
 
 #[derive(Args)]
 pub struct Which {
-    /// Ids, or names
     #[arg(required = true)]
     vms: Vec<String>,
     /// Return when it has begun
@@ -293,7 +294,7 @@ pub async fn run(client: &Client, show: Show, command: VmCommand) -> Outcome {
         VmCommand::List { status, host, name, limit, watch } => {
             let filter = Input::default()
                 .list("status", status.iter().map(|status| args::constant(status)))
-                .set("host", host.map(Value::from))
+                .set("host", lookup::optional(client, &lookup::HOST, host).await?)
                 .set("nameContains", name.map(Value::from))
                 .done();
             watching(watch, || list(client, show, filter.clone(), limit)).await
@@ -329,7 +330,7 @@ pub async fn run(client: &Client, show: Show, command: VmCommand) -> Outcome {
             let input = Input::default()
                 .set("operationId", operation_id.map(Value::from))
                 .set("vm", Value::from(vm.as_str()))
-                .set("to", to.map(Value::from))
+                .set("to", lookup::optional(client, &lookup::HOST, to).await?)
                 .set("live", offline.then_some(Value::Bool(false)))
                 .set("bandwidthMib", bandwidth.map(Value::from))
                 .set("limitMs", args::millis(limit))
@@ -413,17 +414,9 @@ async fn list(client: &Client, show: Show, filter: Value, limit: usize) -> Outco
     })
 }
 
-/// A VM's id, from its id or its name.
+/// A VM's id, from what was written for it.
 pub(super) async fn resolve(client: &Client, given: &str) -> Outcome<String> {
-    if given.starts_with("vm_") {
-        let found: Value = client.get(VM, "VmOperation", json!({ "id": given }), "/node").await?;
-        return if found["id"].is_null() { Err(unknown(given)) } else { Ok(given.to_owned()) };
-    }
-    named(client, given).await?.ok_or_else(|| unknown(given))
-}
-
-fn unknown(given: &str) -> Failed {
-    Failed::new(Exit::NotFound, format!("there is no VM {given}"), "look with `hiveward vm list`")
+    lookup::id(client, &lookup::VM, given).await
 }
 
 pub(super) async fn named(client: &Client, name: &str) -> Outcome<Option<String>> {
@@ -482,11 +475,12 @@ async fn ended_showing(client: &Client, begun: Value, progress: impl Fn(&Value))
         match operation.map(|operation| (text(operation, "status"), text(operation, "kind"), text(operation, "error"))) {
             Some((status, ..)) if status == "RUNNING" => progress(&vm),
             Some((status, kind, error)) if status != "SUCCEEDED" => {
-                return Err(Failed::new(
-                    Exit::Failed,
-                    format!("{kind} of {} is {status}: {error}", text(&vm, "name")),
-                    "look with `hiveward vm show`, and ask it again",
-                ));
+                let name = text(&vm, "name");
+                let next = hint::of_reason(Code::Refused, &error).map_or_else(
+                    || format!("`hiveward vm show {name}` says how it is; mend what is named above, and ask again"),
+                    str::to_owned,
+                );
+                return Err(Failed::new(Exit::Failed, format!("{kind} of {name} is {status}: {error}"), next));
             }
             Some(_) => return Ok(vm),
             None => return Ok(begun),
