@@ -73,8 +73,8 @@ test-limits: ## Each input of each mutation, made from the schema: at its limit,
 	$(CARGO) build --bin hiveward
 	HIVEWARD_LONG=1 deploy/count-skipped.sh $(CARGO) nextest run -p hiveward-tests --profile limits
 
-# A commit that was released before this one.
-BEFORE ?= 6e6cf6d
+# The version before this one, as it was last: a cluster may mix a version with the one before it, and no older ones.
+BEFORE ?= f8376f5
 
 test-versions: ## A rolling upgrade from the version before, and back: builds it first, from this repository.
 	deploy/install-tools.sh test

@@ -87,7 +87,17 @@ pub struct Done<T> {
 
 impl ControlPlane {
     pub fn new(house: House, tree: Tree, roster: Door<RosterMsg>, node: NodeId, faults_allowed: bool) -> Self {
-        Self { house, tree, roster, node, faults_allowed, transcripts: None, reports: None, terminals: None, turns: turns::Turns::default() }
+        Self {
+            house,
+            tree,
+            roster,
+            node,
+            faults_allowed,
+            transcripts: None,
+            reports: None,
+            terminals: None,
+            turns: turns::Turns::default(),
+        }
     }
 
     /// Also reads what ran on other nodes, and what nodes say of themselves.

@@ -57,7 +57,8 @@ async fn take(of: &Arc<Semaphore>, permits: u32, deadline: Deadline, what: &str)
     let within = deadline.remaining().saturating_sub(LEFT_TO_DO_IT).min(TURN_WITHIN);
     let turn = tokio::time::timeout(within, of.clone().acquire_many_owned(permits)).await;
     turn.ok().and_then(Result::ok).ok_or_else(|| {
-        let message = format!("{what}, and its turn did not come in {} s; nothing happened: try again in a moment", within.as_secs());
+        let message =
+            format!("{what}, and its turn did not come in {} s; nothing happened: try again in a moment", within.as_secs());
         Refused::new(Code::Busy, message)
     })
 }

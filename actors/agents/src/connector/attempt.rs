@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::{End, Input, Job, Outcome, Report, StopHow, StopWhy, What, machine, registry::ConnectorEnv, secrets::Resolved};
+use super::{End, Input, Job, Outcome, Report, StopHow, StopWhy, What, env::ConnectorEnv, machine, secrets::Resolved};
 use crate::{
     lines::tail_of,
     session::{self, Adopted, Exit, Launch, LaunchError, Lost, Overflow, Session, Stdin, Stream, transcript},

@@ -15,7 +15,7 @@ use super::{
     Connector, End, Job, Outcome, Report, StartFailure, StopHow, StopWhy, What,
     attempt::{Attempt, Control, Shared},
     attempts::Attempts,
-    registry::ConnectorEnv,
+    env::ConnectorEnv,
     secrets::Resolved,
 };
 use crate::{

@@ -20,7 +20,7 @@ use super::{
     Connector, End, Job, Outcome, Report, StartFailure, StopHow, StopWhy,
     attempt::{Attempt, Shared},
     coding::prompt,
-    registry::ConnectorEnv,
+    env::ConnectorEnv,
 };
 use crate::activity::head;
 

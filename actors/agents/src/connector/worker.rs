@@ -28,7 +28,7 @@ use super::{
     Connector, End, Job, Outcome, Report, StartFailure, StopHow, StopWhy, What,
     attempt::{Attempt, Control, Shared, apply_stop, lease_name, leases_of, mark_withdrawn},
     attempts::freeze_all,
-    registry::ConnectorEnv,
+    env::ConnectorEnv,
 };
 use crate::session::{self, Adopted, Launch, LaunchError, Overflow, Session, Stdin, Stream, transcript};
 

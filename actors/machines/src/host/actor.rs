@@ -47,7 +47,6 @@ use crate::host::services::MachineServices;
 const REFRESH_EVERY: Duration = Duration::from_secs(5);
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 pub(super) const LIST_WITHIN: Duration = Duration::from_secs(10);
-pub const STEP_WITHIN: Duration = Duration::from_secs(30);
 const ROSTER_WITHIN: Duration = Duration::from_secs(5);
 /// Steps that the hypervisor does at the same time; further ones wait, at most one of each VM.
 const STEPS_AT_ONCE: usize = 16;

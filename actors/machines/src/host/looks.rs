@@ -13,9 +13,10 @@ use hiveward_runtime::{clock::Deadline, fault, supervise::Context};
 use tokio::time::Instant;
 
 use super::{
-    actor::{Host, Known, LIST_WITHIN, STEP_WITHIN, State, deliver},
+    actor::{Host, Known, LIST_WITHIN, State, deliver},
     driver::{Action, Domain, DriverError, Listing, Off, Run, Usage},
     message::HostMsg,
+    message::STEP_WITHIN,
 };
 use crate::vm::message::VmMsg;
 

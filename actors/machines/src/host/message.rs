@@ -1,6 +1,6 @@
 //! What a host is asked and told.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use hiveward_catalogue::host::protocol::{GuestInfo, Network, Progress};
 use hiveward_kernel::{
@@ -21,6 +21,8 @@ use crate::vm::{
     console::{self, ConsolePiece},
     copy::Copied,
 };
+
+pub const STEP_WITHIN: Duration = Duration::from_secs(30);
 
 /// A step that was done: the domain as it was afterwards, and when that was, to be compared with other looks.
 #[derive(Clone, Debug)]

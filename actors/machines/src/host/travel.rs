@@ -16,7 +16,7 @@ use super::{
     message::{HostMsg, Peeked},
     network::tending::make_ready,
 };
-use crate::vm::steps::definition;
+use crate::vm::ask::definition;
 
 /// Migrations away from a host at the same time: they share its network, and each holds one of its driver's threads.
 pub(super) const TRIPS_AT_ONCE: usize = 4;

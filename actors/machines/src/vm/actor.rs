@@ -40,7 +40,7 @@ use super::{
     steps::{Work, points},
     warm,
 };
-use crate::host::{actor::STEP_WITHIN, ask_roster, driver::Domain, message::HostMsg, services::MachineServices};
+use crate::host::{ask_roster, driver::Domain, message::HostMsg, message::STEP_WITHIN, services::MachineServices};
 
 /// Of a migration that was just begun.
 const ABORTS_MAX: u32 = 60;

@@ -10,8 +10,14 @@ use hiveward_kernel::id::{HostId, ImageId, VmId};
 use hiveward_runtime::{clock::Deadline, error::Code};
 
 use super::{
-    backup::BACKUP_WITHIN, copy::Copied, event::Subject, message::Stepped, reconcile::Step, reshape::ROOT, state::VmState,
-    steps::ask_host, trip::error,
+    ask::{ask_host, error},
+    backup::BACKUP_WITHIN,
+    copy::Copied,
+    event::Subject,
+    message::Stepped,
+    reconcile::Step,
+    reshape::ROOT,
+    state::VmState,
 };
 use crate::host::{
     ask_roster,

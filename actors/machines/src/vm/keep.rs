@@ -17,10 +17,10 @@ use super::{
     state::VmState,
 };
 use crate::host::{
-    actor::STEP_WITHIN,
     backup::{self as store, NewBackup, targets},
     driver::DriverError,
     message::HostMsg,
+    message::STEP_WITHIN,
     services::MachineServices,
 };
 

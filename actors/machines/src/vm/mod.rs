@@ -4,6 +4,7 @@
 //! `reconcile` closes the gap, one step after another; what is seen wins over what is remembered.
 
 pub mod actor;
+pub(crate) mod ask;
 pub mod attempt;
 pub mod backup;
 pub mod chain;

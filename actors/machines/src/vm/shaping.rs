@@ -10,20 +10,17 @@ use hiveward_kernel::id::HostId;
 use hiveward_runtime::clock::Deadline;
 
 use super::{
+    ask::{ask_host, definition, error},
     event::{OperationKind, Subject},
     message::Stepped,
     reconcile::Step,
     reshape::{self, Claim},
     state::VmState,
-    steps::{ask_host, definition},
 };
-use crate::{
-    host::{
-        ask_roster,
-        driver::{Action, DriverError},
-        services::MachineServices,
-    },
-    vm::trip::error,
+use crate::host::{
+    ask_roster,
+    driver::{Action, DriverError},
+    services::MachineServices,
 };
 
 const ROSTER_WITHIN: Duration = Duration::from_secs(10);

@@ -8,23 +8,19 @@ use hiveward_catalogue::{
     vm::spec::VmSpec,
 };
 use hiveward_kernel::{entity::Entity, id::HostId};
-use hiveward_runtime::{
-    clock::Deadline,
-    error::{Code, Refused},
-    id::Key,
-};
+use hiveward_runtime::{clock::Deadline, id::Key};
 use serde::de::DeserializeOwned;
 
 use super::{
+    ask::{ask_host, error},
     message::Stepped,
     migrate::{Compared, Move, There},
     reconcile::{Sought, Step},
-    steps::ask_host,
 };
 use crate::host::{
-    actor::STEP_WITHIN,
     ask_roster,
     driver::{Action, Domain, DriverError, Migration, domain_name},
+    message::STEP_WITHIN,
     message::{Done, HostMsg, Peeked},
     services::MachineServices,
     wire::HostWire,
@@ -54,13 +50,6 @@ pub(super) struct Trip<'a> {
 }
 
 type Answer = Result<Stepped, DriverError>;
-
-pub(super) fn error(refused: Refused) -> DriverError {
-    match refused.code {
-        Code::Refused | Code::Invalid | Code::Limit | Code::NotFound => DriverError::Refused { message: refused.message },
-        _ => DriverError::Failed { message: refused.message },
-    }
-}
 
 fn failed<T>(message: impl Into<String>) -> Result<T, DriverError> {
     Err(DriverError::Failed { message: message.into() })

@@ -23,22 +23,18 @@ mod telling;
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt, ready};
-use hiveward_catalogue::agent::{
-    coding::{CodingSpec, Permission},
-    spec::AgentSpec,
-};
-use hiveward_kernel::{id::ApprovalId, lease::Lease};
+use hiveward_catalogue::agent::{coding::CodingSpec, spec::AgentSpec};
+use hiveward_kernel::lease::Lease;
 use hiveward_models::access::Holder;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use self::{dialect::Dialect, engine::Engine, log::Log};
 use super::{
-    Connector, End, Job, Outcome, Report, StartFailure, StopHow, StopWhy,
+    Connector, End, Job, Outcome, Report, StartFailure, StopHow, StopWhy, Told,
     attempt::{Attempt, Control, Shared, activity_dir, session_dir},
     attempts::Attempts,
+    env::ConnectorEnv,
     machine,
-    registry::ConnectorEnv,
 };
 use crate::{activity::What, policy::Rules, session::Exit};
 
@@ -50,21 +46,6 @@ const ORDERS_MAX: usize = 32;
 pub(super) enum Speaks {
     Claude,
     Acp,
-}
-
-/// What a person, or what decides for one, has to say to a running attempt.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Told {
-    /// To a question of its program.
-    Answer { approval: ApprovalId, decision: Permission, by: String, message: Option<String> },
-    /// `id` makes it heard once.
-    Message { id: String, text: String, by: String },
-    /// Its turn ends; it waits for a message.
-    Interrupt { id: String, by: String },
-    /// Its program ends, and a person goes on with the conversation at a terminal.
-    TakeOver { id: String, by: String },
-    /// The terminal ends, and the agent goes on; with a message if there is one.
-    GiveBack { id: String, by: String, message: Option<String> },
 }
 
 struct Order {

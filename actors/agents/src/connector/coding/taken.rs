@@ -9,10 +9,11 @@ use hiveward_catalogue::agent::spec::{Limits, SessionSpec};
 use serde_json::Value;
 
 use super::{
-    Order, Told,
+    Order,
     dialect::TerminalProgram,
     engine::{Engine, Fault, new_id},
 };
+use crate::connector::Told;
 use crate::{
     activity::{Prompter, What},
     connector::{End, Outcome, Report, attempt::terminal_dir, machine},

@@ -5,12 +5,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    Order, Told,
+    Order,
     dialect::Line,
     engine::{Engine, Fault, STDIN_BYTES_MAX, Step, Talk, new_id, tag_of},
     story::Prompt,
     stuck::Watch,
 };
+use crate::connector::Told;
 use crate::{
     activity::{Prompter, What},
     connector::{Outcome, Report},

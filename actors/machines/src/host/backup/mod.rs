@@ -1,13 +1,13 @@
 //! A host's part in backups: has its driver copy the disks to where they are to be, and sees that they are whole.
 
+mod given;
 mod qcow2;
 pub mod restore;
 pub mod targets;
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, atomic::Ordering},
-};
+pub use given::{BACKUPS_AT_ONCE, NewBackup, scratch};
+
+use std::{path::PathBuf, sync::atomic::Ordering};
 
 use hiveward_catalogue::{
     host::{
@@ -17,11 +17,7 @@ use hiveward_catalogue::{
     vm::spec::VmSpec,
 };
 use hiveward_kernel::id::VmId;
-use hiveward_runtime::{
-    call::Reply,
-    clock::{Deadline, WallMs},
-    supervise::Context,
-};
+use hiveward_runtime::{call::Reply, clock::Deadline, supervise::Context};
 
 use super::{
     actor::{Host, State},
@@ -35,28 +31,6 @@ use crate::{
         copy::Copied,
     },
 };
-
-/// Of one host at the same time: each reads its disks and takes room in its pool.
-pub(super) const BACKUPS_AT_ONCE: usize = 2;
-
-/// What is to be kept, and where.
-#[derive(Clone, Debug)]
-pub struct NewBackup {
-    pub name: String,
-    /// See [`targets::open`].
-    pub to: String,
-    pub spec: Arc<VmSpec>,
-    pub running: bool,
-    pub at: WallMs,
-    /// The name of the one that it is to be based on, or why it is on none though that was asked for.
-    pub basis: Option<Result<String, String>>,
-    pub marks: Marks,
-}
-
-/// Where this node keeps what is on its way to an object store.
-pub fn scratch(services: &MachineServices) -> PathBuf {
-    services.data_dir.join("backups")
-}
 
 fn failed(what: &str, error: impl std::fmt::Display) -> DriverError {
     DriverError::Failed { message: format!("{what}: {error}") }

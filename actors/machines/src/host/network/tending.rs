@@ -19,9 +19,10 @@ use tokio::{
 
 use super::making;
 use crate::host::{
-    actor::{Host, STEP_WITHIN, State, deliver},
+    actor::{Host, State, deliver},
     driver::{Action, Driver, DriverError},
     message::HostMsg,
+    message::STEP_WITHIN,
     services::MachineServices,
 };
 
