@@ -40,7 +40,7 @@ pub enum StartError {
 pub enum StopError {
     #[error("there is no child named {0}")]
     NotFound(Arc<str>),
-    /// Of a restart: it is stopped, and its restart goes on as its spec says.
+    /// A restart has stopped the child, which did not start; its restart goes on as its spec says.
     #[error("{name} did not start again: {message}")]
     NotStarted { name: Arc<str>, message: String },
     #[error("its supervisor has too many requests; nothing happened")]
@@ -51,14 +51,14 @@ pub enum StopError {
     Expired,
 }
 
-/// Who waits for an answer.
+/// The caller that waits for an answer.
 pub(super) struct Asked<E> {
     reply: oneshot::Sender<Result<(), E>>,
     _ticket: Ticket,
 }
 
 impl<E> Asked<E> {
-    /// Who asked may have given up.
+    /// Sends the answer. The caller may have given up; then the answer is dropped.
     pub(super) fn answer(self, result: Result<(), E>) {
         let _ = self.reply.send(result);
     }
@@ -127,6 +127,7 @@ impl Supervisor {
         self.ask(deadline, [StopError::Busy, StopError::Gone, StopError::Expired], |asked| Msg::Restart(name.into(), asked)).await
     }
 
+    /// Tells whether the supervisor runs now, and is neither starting, stopping nor between two lives.
     pub fn is_running(&self) -> bool {
         self.actor().is_some_and(|actor| actor.get_status() == ractor::ActorStatus::Running)
     }
