@@ -142,9 +142,7 @@ impl Ledger {
         }
     }
 
-    /// Appends events to a stream, all or none. Answers when they are durable.
-    ///
-    /// Dropping the future does not take the append back.
+    /// Appends events to a stream, all or none. Answers when they are durable. Dropping the future does not take it back.
     pub async fn append(&self, append: Append) -> Result<Appended, AppendError> {
         let inbox = self.inner.inbox.lock().clone().ok_or(AppendError::Stopped)?;
         if let Some(error) = self.full() {
@@ -366,6 +364,7 @@ impl Ledger {
         }
     }
 
+    /// Returns the state of the ledger on this node: who leads, who keeps it, how far it is, and how its disk is.
     pub fn status(&self) -> LedgerStatus {
         let core = self.core();
         let (consensus, oldest) = core
