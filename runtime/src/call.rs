@@ -1,7 +1,7 @@
-//! How actors are spoken to: bounded admission, and asks that always end by a deadline.
+//! The way to speak to actors: bounded admission, and asks that always end by a deadline.
 //!
-//! An actor's mailbox in the actor library is unbounded; here every message is counted in and out, and one too many is
-//! refused with `Busy` and given back. What an actor had not handled when it died is dropped, and who asked hears so.
+//! An actor's mailbox in the actor library is unbounded; here every message is counted in and out, and one too many is refused
+//! with `Busy` and given back. What an actor had not handled when it died is dropped, and the asker hears so.
 
 use std::{
     sync::{
@@ -23,7 +23,7 @@ use crate::{
 /// The envelope in which a message travels through the actor library's mailbox.
 pub(crate) enum Envelope<M> {
     User(M),
-    /// A wish for the actor's snapshot of its state.
+    /// A request for the actor's snapshot of its state.
     // Boxed, as the next one: what is rare must not make every message larger.
     Observe(Box<(oneshot::Sender<serde_json::Value>, Ticket)>),
     /// A task of this life panicked: the life ends. At most one per task.
@@ -48,7 +48,7 @@ impl Drop for Ticket {
     }
 }
 
-/// How many may look into one actor at the same time.
+/// The largest number of callers that look into one actor at the same time.
 const OBSERVERS_MAX: usize = 16;
 /// The pause between tries to deliver a message that must come in, while the mailbox is full.
 const DELIVER_AGAIN_AFTER: Duration = Duration::from_millis(5);
@@ -60,8 +60,8 @@ impl<M: Send + 'static> ractor::Message for Envelope<M> {}
 #[repr(align(64))]
 struct Line<T>(T);
 
-/// The number of messages that were admitted and not begun. Senders write one line and the actor the other, so that neither
-/// waits for the other at every message. Both counts only grow, except that a refused message is taken off again.
+/// The number of messages that were admitted and not begun. Senders write one line and the actor the other, so that neither waits
+/// for the other at every message. Both counts only grow, except that a refused message is taken off again.
 #[derive(Default)]
 pub(crate) struct Depth {
     admitted: Line<Admitted>,
@@ -211,7 +211,7 @@ impl From<CallError> for Refused {
     }
 }
 
-/// The way back to who asked. Dropping it tells them that there will be no answer.
+/// The way back to the asker. Dropping it tells the asker that there will be no answer.
 pub struct Reply<T> {
     to: To<T>,
     deadline: Deadline,
@@ -282,8 +282,8 @@ impl<M: Send + 'static> Addr<M> {
         self.0.tell(msg)
     }
 
-    /// Tells the actor, and waits while its mailbox is full; returns false if this life of it is over. If the future is dropped
-    /// before it is done, nothing was told.
+    /// Tells the actor, and waits while its mailbox is full; false if this life of it is over. If the future is dropped before it
+    /// is done, nothing was told.
     pub async fn deliver(&self, mut msg: M) -> bool {
         loop {
             match self.tell(msg) {
@@ -338,12 +338,12 @@ async fn answered<T>(deadline: Deadline, answer: oneshot::Receiver<T>) -> Result
     }
 }
 
-/// Follows a supervised actor through its restarts. Cheap to clone.
+/// A handle that follows a supervised actor through its restarts. Cheap to clone.
 pub struct Door<M: Send + 'static>(Arc<Threshold<M>>);
 
 struct Threshold<M: Send + 'static> {
     life: ArcSwapOption<Mailbox<M>>,
-    /// Rung whenever a life begins or ends.
+    /// The bell that rings whenever a life begins or ends.
     changed: Arc<Notify>,
 }
 

@@ -57,8 +57,8 @@ impl Clock {
     }
 }
 
-/// A wall clock by which things grow old: it never runs faster than the monotonic clock, however the machine's clock is set
-/// while the process lives. So nothing is let go before its time, and somewhat later if the clock was set back.
+/// A wall clock by which things grow old: it never runs faster than the monotonic clock, however the machine's clock is set while
+/// the process lives. So nothing is let go before its time, and somewhat later if the clock was set back.
 #[derive(Debug, Clone)]
 pub struct AgeClock {
     clock: Clock,

@@ -24,19 +24,19 @@ use crate::{
 };
 
 const ASK_WITHIN: Duration = Duration::from_secs(10);
-/// How often this node looks whether its certificate is due, and whether it should hold the authority.
+/// The pause between looks whether the certificate is due, and whether this node should hold the authority.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Serialize, Deserialize)]
 enum Question {
-    /// A wish for a signature on this request.
+    /// A request to sign this certificate request.
     Sign {
         #[serde(with = "serde_bytes")]
         request: Vec<u8>,
     },
-    /// A wish for the authority's key.
+    /// A request for the authority's key.
     Authority,
-    /// A wish to take this host in, from a node that cannot sign.
+    /// A request to take this host in, from a node that cannot sign.
     Join { request: JoinRequest },
 }
 
@@ -52,7 +52,7 @@ enum Answer {
     Join(Result<JoinGrant, JoinRefused>),
 }
 
-/// Decides who may join: uses the token up and enters the node, in one commit.
+/// The side that decides who may join: it uses the token up and enters the node, in one commit.
 pub trait Admission: Send + Sync + 'static {
     /// Decides on `request` and answers the members to tell the joiner of. `key` is the one it is granted a certificate for.
     fn admit(&self, request: &JoinRequest, key: KeyPin) -> BoxFuture<'_, Result<Vec<Member>, JoinRefused>>;
@@ -63,7 +63,7 @@ pub trait Admission: Send + Sync + 'static {
 pub struct Credentials {
     identity: Identity,
     desk: Desk<Question, Answer>,
-    /// Set once there is a ledger.
+    /// The ledger, set once there is one.
     ledger: Arc<std::sync::OnceLock<Ledger>>,
     admission: Arc<std::sync::OnceLock<Arc<dyn Admission>>>,
     life: Duration,

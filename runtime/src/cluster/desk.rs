@@ -21,8 +21,8 @@ pub mod number {
     pub const FREE: u8 = 16;
 }
 
-/// Both ends of typed questions and answers: this node answers while the desk is open, and asks others at any time. Fields
-/// travel by name, so that one can be added. Cheap to clone.
+/// Both ends of typed questions and answers: this node answers while the desk is open, and asks others at any time. Fields travel
+/// by name, so that one can be added. Cheap to clone.
 pub struct Desk<Q, A> {
     lane: LaneRpc,
     number: u8,
@@ -65,8 +65,8 @@ where
         Self { lane, number, types: PhantomData }
     }
 
-    /// Answers questions with `answer` from now on, until [`Desk::close`]. Its error reaches the asker as
-    /// [`RpcError::Refused`]. The future is dropped when the asker's time is over.
+    /// Answers questions with `answer` from now on, until [`Desk::close`]. Its error reaches the asker as [`RpcError::Refused`].
+    /// The future is dropped when the asker's time is over.
     pub fn open<F, R>(&self, answer: F)
     where
         F: Fn(NodeId, Q) -> R + Send + Sync + 'static,

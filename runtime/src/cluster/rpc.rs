@@ -56,7 +56,7 @@ pub enum RpcError {
     Refused { node: NodeId, why: String },
 }
 
-/// Answers the questions of one kind. The future is dropped when the asker's time is over.
+/// A service that answers the questions of one kind. The future is dropped when the asker's time is over.
 pub trait Service: Send + Sync + 'static {
     fn serve(&self, peer: NodeId, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>>;
 }
@@ -90,8 +90,8 @@ impl Drop for Inner {
     }
 }
 
-/// Questions and answers over one lane. Cheap to clone. Give it to the links as a lane's handler, then [`LaneRpc::attach`] the
-/// links.
+/// Questions and answers over one lane. Cheap to clone. Give it to the links as the handler of a lane, then [`LaneRpc::attach`]
+/// them.
 #[derive(Clone)]
 pub struct LaneRpc(Arc<Inner>);
 
@@ -226,7 +226,7 @@ impl LaneRpc {
     }
 }
 
-/// Takes a question that nobody waits for any more out of the list.
+/// A guard that takes a question that nobody waits for any more out of the list.
 struct Forget<'a>(&'a Inner, u64);
 
 impl Drop for Forget<'_> {

@@ -171,8 +171,7 @@ fn open_disk(config: &LedgerConfig, reserve: Arc<Reserve>) -> Result<(Disk, Witn
     Ok((disk, witness))
 }
 
-/// Forgets pages of the file that are not waiting to be written: after an error of the disk, memory may not hold what is on
-/// the disk.
+/// Forgets pages of the file that do not wait to be written: after an error of the disk, memory may differ from the disk.
 pub fn forget_pages(config: &LedgerConfig) {
     let forgotten = std::fs::File::open(config.file()).and_then(|file| {
         nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED).map_err(std::io::Error::from)

@@ -53,8 +53,7 @@ pub struct Reserve {
 
 impl Reserve {
     /// Makes a reserve of `bytes` in a file. Room that a life before this one held counts as held already: opening the files
-    /// again
-    /// on a full disk may need it.
+    /// again on a full disk may need it.
     pub fn new(path: PathBuf, bytes: u64) -> Self {
         let there = std::fs::metadata(&path).is_ok_and(|meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512 >= bytes);
         Self { path, bytes, held: Mutex::new(bytes > 0 && there) }

@@ -157,8 +157,8 @@ impl Ledger {
         Ok(appended)
     }
 
-    /// Tells why an append would be refused now, as far as the disk and the quorum are concerned. Asking first spares an entity
-    /// a decision that could not be written.
+    /// Tells why an append would be refused now, as far as the disk and the quorum are concerned. Asking first spares an entity a
+    /// decision that could not be written.
     pub fn takes_writes(&self) -> Result<(), AppendError> {
         if let Some(error) = self.full() {
             return Err(error);
@@ -255,8 +255,8 @@ impl Ledger {
         self.replay(stream, incarnation, events_max).await.map(Ok)
     }
 
-    /// Returns the new incarnation, and the index of the last entry that may hold something of the lives before; `None` if
-    /// this node ceased to lead.
+    /// Returns the new incarnation, and the index of the last entry that may hold something of the lives before; `None` if this
+    /// node ceased to lead.
     async fn claim_as_leader(&self, core: &Core, stream: &Key, inbox: &Inbox) -> Result<Option<(u64, u64)>, ReadError> {
         let epoch = {
             let leadership = self.inner.leadership.borrow();
@@ -491,7 +491,7 @@ async fn closed(core: Arc<Core>) {
     tracing::warn!("somebody still reads the ledger; its file is closed when they are done");
 }
 
-/// Answers other members, through whichever core there is.
+/// The service that answers other members, through whichever core there is.
 struct Serve(Weak<Inner>);
 
 impl Service for Serve {
@@ -519,7 +519,7 @@ impl Service for Serve {
     }
 }
 
-/// Opens a failed store again.
+/// The task that opens a failed store again.
 struct Keeper {
     config: LedgerConfig,
     core: CoreNow,

@@ -30,8 +30,8 @@ const TAKE_BYTES: usize = 256 << 10;
 /// The bytes of snapshots that may wait to be written.
 const SNAPSHOT_BYTES_MAX: usize = 8 << 20;
 const HEADS_PER_COMMIT: usize = 512;
-/// The largest value that a batch is kept in, except for a larger append: one stream's events are read without the whole
-/// batch, and a value fills the page it is given, whose size is a power of two.
+/// The largest value that a batch is kept in, except for a larger append: one stream's events are read without the whole batch,
+/// and a value fills the page it is given, whose size is a power of two.
 const VALUE_BYTES_MAX: usize = (32 << 10) - 128;
 const PLACE_BYTES: usize = 16;
 

@@ -26,9 +26,9 @@ use super::{
 };
 use crate::{fault, id::Key};
 
-/// The two files. The Raft log has one of its own: so what is synced with each append is small, and what the store looks
-/// through after a crash. The tables are synced at checkpoints only, each with the store's own bookkeeping, so that they open
-/// without a look through all of them.
+/// The two files. The Raft log has one of its own: so what is synced with each append is small, and what the store looks through
+/// after a crash. The tables are synced at checkpoints only, each with the store's own bookkeeping, so that they open without a
+/// look through all of them.
 pub struct Files {
     pub tables: Database,
     pub log: Database,
@@ -41,8 +41,8 @@ pub fn log_path(path: &Path) -> PathBuf {
 
 const LOG_FILE: &str = "ledger-log.redb";
 
-/// Opens the files, made if need be. Tables of up to `verify_bytes_max` are read and checked from end to end, and so is the
-/// log, which is short.
+/// Opens the files, made if need be. Tables of up to `verify_bytes_max` are read and checked from end to end, and so is the log,
+/// which is short.
 pub fn open(path: &Path, backend: &Backend, reserve: &Arc<Reserve>, verify_bytes_max: u64) -> Result<Files, OpenError> {
     let log_path = log_path(path);
     let tables = open_file(path, backend, reserve.clone(), verify_bytes_max, 64 << 20, |db| {
@@ -152,8 +152,8 @@ fn open_file(
     Ok(db)
 }
 
-/// Moves the log to its own file if it is with its tables, as a ledger that was stopped in order, or a version that knew one
-/// file only, leaves it. It is the truth then: it is copied first, and only after that taken from the tables.
+/// Moves the log to its own file if it is with its tables, as a ledger that was stopped in order, or a version that knew one file
+/// only, leaves it. It is the truth then: it is copied first, and only after that taken from the tables.
 fn adopt(files: &Files) -> Result<(), ReadError> {
     let from = files.tables.begin_read().map_err(broken)?;
     let (log, metas) = (from.open_table(LOG).map_err(broken)?, from.open_table(META).map_err(broken)?);
@@ -334,8 +334,8 @@ fn broken(error: impl std::fmt::Display) -> ReadError {
     corrupt("file", "tree", error.to_string())
 }
 
-/// Reads every entry of the log, and checks that none is missing. `alone` is true for the log's own file: the tables have a
-/// log only while they are closed.
+/// Reads every entry of the log, and checks that none is missing. `alone` is true for the log's own file: the tables have a log
+/// only while they are closed.
 fn walk_log(db: &dyn AnyDatabase, alone: bool) -> Result<(), ReadError> {
     let txn = db.look().map_err(broken)?;
     if txn.list_tables().map_err(broken)?.next().is_none() {

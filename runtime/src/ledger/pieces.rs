@@ -97,7 +97,7 @@ mod tests {
         SnapshotPart { at_version, number, last, snapshot: StreamSnapshot { format: 1, body: Bytes::new() } }
     }
 
-    /// What a table would hold, beside what the pieces say of it.
+    /// A table as it would be, beside what the pieces say of it.
     #[derive(Default)]
     struct Table {
         pieces: Pieces,

@@ -11,8 +11,7 @@ use super::view::{META, View, ViewError};
 
 /// The pause between two times that views are asked what may go.
 pub const PRUNE_EVERY: Duration = Duration::from_secs(10);
-/// The largest number of rows that one view removes in one transaction; what is beyond follows at once, after what there is to
-/// take in.
+/// The largest number of rows that one view removes in one transaction; the rest follows at once, after what there is to take in.
 const ROWS_PER_TURN: usize = 2_000;
 /// The prefix before the name of a view, for the number of rows that it has removed since the file was made.
 const REMOVED: &str = "removed/";
@@ -26,8 +25,7 @@ pub struct Pruned {
     pub more: bool,
 }
 
-/// Lets every view make one turn; tells whether one of them has more to do. One that fails is named and undone, and the others
-/// go on.
+/// Lets every view make one turn; tells whether one has more to do. One that fails is named and undone, and the others go on.
 pub(super) fn turn(db: &Database, views: &[Box<dyn View>]) -> Result<bool, ViewError> {
     let mut more = false;
     for view in views {

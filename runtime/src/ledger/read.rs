@@ -26,9 +26,8 @@ fn decode(key: u64, value: &[u8]) -> Result<Events, ReadError> {
 }
 
 impl Ledger {
-    /// Reads up to `events_max` events after `after`; none at the head. Blocks where they are not in memory. Errors: `Compacted`
-    /// if
-    /// the next event is no longer kept.
+    /// Reads up to `events_max` events after `after`, fewer where they are large, and none at the head. May block on the disk.
+    /// Errors: `Compacted` if the next event is no longer kept.
     pub fn read(&self, after: Cursor, events_max: usize) -> Result<Vec<Event>, ReadError> {
         if after >= self.head() || events_max == 0 {
             return Ok(Vec::new());
@@ -282,7 +281,7 @@ fn events(core: &Core, stream: &Key, head: &Look, after_version: u64, events_max
     Ok(events)
 }
 
-/// Takes single appends out of their batches; keeps the last batch, as neighbours often share one.
+/// A reader that takes single appends out of their batches; it keeps the last batch, as neighbours often share one.
 struct Reader<'a> {
     core: &'a Core,
     stream: &'a Key,

@@ -1,8 +1,8 @@
 //! The bytes on disk: every value is a frame, `[format u8][crc32 of all else, u32 LE][body]`.
 //!
-//! A frame that does not check is an error with a name, never data. Each body repeats the key it is filed under, so that
-//! a value under another's key is noticed too. Formats are only ever added: old bytes decode for ever.
-//! Events lie in their entry as one value behind a table of offsets: one stream's are taken out without decoding the others.
+//! A frame that does not check is an error with a name, never data. Each body repeats the key it is filed under, so that a value
+//! under another's key is noticed too. Formats are only ever added: old bytes decode for ever. Events lie in their entry as one
+//! value behind a table of offsets: one stream's are taken out without decoding the others.
 
 use std::sync::Arc;
 
@@ -174,7 +174,7 @@ fn decode_append(bytes: &[u8], whole: &Bytes) -> Result<Proposed, String> {
     })
 }
 
-/// The wish of one Raft entry.
+/// The command of one Raft entry.
 #[derive(Clone, Debug)]
 pub enum Command {
     /// Each append is accepted or refused by itself.
@@ -295,8 +295,8 @@ pub struct Place {
     pub len: u32,
 }
 
-/// Writes the events table's value for the accepted appends of a batch. `first_cursor` is the key it is filed under, also
-/// when a compaction has taken the append that began there.
+/// Writes the events table's value for the accepted appends of a batch. `first_cursor` is the key it is filed under, also when a
+/// compaction has taken the append that began there.
 pub fn write_events(first_cursor: u64, last_cursor: u64, at: WallMs, places: &[Place], bodies: &[&[u8]]) -> Vec<u8> {
     let mut bytes = begin(32 + places.len() * 16 + bodies.iter().map(|body| body.len()).sum::<usize>());
     for part in [first_cursor, last_cursor, at.0 as u64] {
@@ -384,7 +384,7 @@ pub fn events_of(append: &Proposed, first_cursor: u64, at: WallMs) -> impl Itera
     })
 }
 
-/// Takes bytes from the front; too few are an error, not a panic.
+/// A reader that takes bytes from the front; too few are an error, not a panic.
 struct Take<'a>(&'a [u8]);
 
 impl<'a> Take<'a> {

@@ -204,8 +204,8 @@ impl Step {
     }
 }
 
-/// Looks at ledger and views from a place on until `enough` says so, as far as that goes. Blocks; needs a runtime. `each`
-/// hears of every step and may end it with an error.
+/// Looks at ledger and views from a place on until `enough` says so, as far as that goes. Blocks; needs a runtime. `each` hears
+/// of every step and may end it with an error.
 pub fn scrub(
     ledger: &Ledger,
     views: Option<&Views>,

@@ -124,8 +124,8 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Reads the next page on a thread of its own; `None` at the end. Errors: the snapshot was made without rows, or a read
-    /// failed.
+    /// Reads the next page on a thread of its own; `None` at the end. After a dropped future it gives the end, so do not go on
+    /// then.
     pub async fn next(&mut self) -> Result<Option<Rows>, String> {
         let Some(rows) = self.rows.clone() else { return Err("a snapshot without rows cannot be sent".into()) };
         let at = std::mem::replace(&mut self.at, At::Done);

@@ -36,7 +36,7 @@ use crate::{
 
 pub type ViewError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Builds some tables. Nothing else writes them.
+/// A view builds some tables. Nothing else writes them.
 pub trait View: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 

@@ -58,7 +58,7 @@ pub enum Job {
         frame: Vec<u8>,
         done: Done,
     },
-    /// A wish that is answered when everything applied so far can be read from the tables.
+    /// A request that is answered when everything applied so far can be read from the tables.
     Flush {
         all_heads: bool,
         done: Done,
@@ -75,7 +75,7 @@ pub enum Job {
         image: Box<Image>,
         done: Done,
     },
-    /// A wish to bring what was applied to the tables; nobody waits.
+    /// A request to bring what was applied to the tables; nobody waits.
     Take,
     Stop {
         done: Done,

@@ -116,8 +116,7 @@ pub struct Blobs {
     elsewhere: Arc<RwLock<Option<Arc<dyn Elsewhere>>>>,
     remembered: Arc<Mutex<Remembered>>,
     /// A lock that is held while a blob is looked at once more and set aside, and while one gets its name, so that nobody sets
-    /// the
-    /// successor of a damaged one aside.
+    /// the successor of a damaged one aside.
     setting_aside: Arc<Mutex<()>>,
 }
 

@@ -87,7 +87,7 @@ impl Outline {
     }
 }
 
-/// Makes the outline and the hash of bytes as they come.
+/// A maker of the outline and the hash of bytes as they come.
 pub struct Outliner {
     groups: Vec<ChainingValue>,
     current: Hasher,

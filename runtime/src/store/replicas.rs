@@ -1,5 +1,5 @@
-//! Blobs on several nodes: a blob that the ledger will name is on a majority of its voters first, and one that is missing here
-//! is fetched from whoever has it.
+//! Blobs on several nodes: a blob that the ledger will name is on a majority of its voters first, and one that is missing here is
+//! fetched from whoever has it.
 //!
 //! Blobs go in pieces over the bulk lane, and are checked by hash before they get a name. Every use of a blob blocks the caller.
 
@@ -30,7 +30,7 @@ const INCOMING_MAX: usize = 64;
 
 #[derive(Serialize, Deserialize)]
 enum Question {
-    /// A wish for a piece; the answer has nothing if there is no such blob.
+    /// A request for a piece; the answer has nothing if there is no such blob.
     Read { hash: String, from: u64 },
     /// The question whether the blob is there whole.
     Has { hash: String },

@@ -230,8 +230,8 @@ impl<B: Behaviour> Living<B> {
     }
 }
 
-/// A guard that drops the state unless the message was handled: after a failure, in a panic's unwinding, and when a kill
-/// cancels the handling. It is cheaper at every message than catching its panic.
+/// A guard that drops the state unless the message was handled: after a failure, in a panic's unwinding, and when a kill cancels
+/// the handling. It is cheaper at every message than catching its panic.
 struct LetGo<'a, B: Behaviour>(&'a mut Living<B>);
 
 impl<B: Behaviour> Drop for LetGo<'_, B> {

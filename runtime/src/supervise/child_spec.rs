@@ -51,7 +51,7 @@ const KILL_WAIT: Duration = Duration::from_secs(1);
 /// One running life.
 pub(super) struct Life {
     pub(super) cell: ActorCell,
-    /// Ends when nothing of this life is left.
+    /// A task that ends when nothing of this life is left.
     pub(super) join: tokio::task::JoinHandle<()>,
 }
 
@@ -176,16 +176,14 @@ impl<B: Behaviour> ActorSpec<B> {
     }
 
     /// Bounds its restarts: when it restarts more often than this, it alone is given up, and shown so; its supervisor and
-    /// siblings
-    /// go on. Without this, its restarts count against its supervisor's intensity.
+    /// siblings go on. Without this, its restarts count against its supervisor's intensity.
     pub fn crash_loop(mut self, intensity: Intensity) -> Self {
         self.crash_loop = Some(intensity);
         self
     }
 
     /// Lets it be started again after it was given up for its crash loop, which is shown. The pause before that grows each time
-    /// it
-    /// is given up anew; the first pause is that after the first failure in a row.
+    /// it is given up anew; the first pause is that after the first failure in a row.
     pub fn tried_again(mut self, pauses: Backoff) -> Self {
         self.tried_again = Some(pauses);
         self

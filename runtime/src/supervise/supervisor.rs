@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{call::Ticket, clock::Deadline};
 
-/// Requests that one supervisor holds unanswered; one more is refused with `Busy`.
+/// The largest number of requests that one supervisor holds unanswered; one more is refused with `Busy`.
 const REQUESTS_MAX: usize = 16_384;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,7 +66,7 @@ impl<E> Asked<E> {
 
 pub(super) type Handle = Arc<ArcSwapOption<ActorRef<Msg>>>;
 
-/// A running supervisor; follows it through its own restarts. Cheap to clone; dropping it stops nothing.
+/// The handle to a running supervisor, which it follows through restarts. Cheap to clone; dropping it stops nothing.
 #[derive(Clone)]
 pub struct Supervisor {
     handle: Handle,
@@ -132,7 +132,7 @@ impl Supervisor {
         self.actor().is_some_and(|actor| actor.get_status() == ractor::ActorStatus::Running)
     }
 
-    /// Waits until this supervisor has stopped or given up; of a root that is the end of the whole tree.
+    /// Waits until this supervisor has stopped or given up; for a root that is the end of the whole tree.
     pub async fn ended(&self) {
         if let Some(actor) = self.actor() {
             // Without a time limit it fails only when the actor is gone.
@@ -140,7 +140,7 @@ impl Supervisor {
         }
     }
 
-    /// Stops all of it, children first, each as its spec says.
+    /// Stops the supervisor and all below it, children first, each as its spec says. What has not stopped `within` is killed.
     pub async fn shutdown(&self, within: Duration) {
         let Some(actor) = self.actor() else { return };
         let cell = actor.get_cell();

@@ -24,7 +24,7 @@ use crate::{
     id::Key,
 };
 
-/// Changes kept for a listener that is behind.
+/// The number of changes kept for a listener that is behind.
 const CHANGES_KEPT: usize = 4096;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -205,8 +205,8 @@ impl Tree {
         }
     }
 
-    /// Actors that do not do what they are there for, and why: those given up, and those that others say are in trouble.
-    /// At most `max`, in the tree's order.
+    /// Lists actors that do not do what they are there for, and why: those given up, and those that others say are in trouble. At
+    /// most `max`, in the tree's order.
     pub fn troubled(&self, max: usize) -> Vec<(TreeNode, Arc<str>)> {
         let mut found = Vec::new();
         let top = self.shared.root.lock().clone();

@@ -48,7 +48,7 @@ impl FromStr for Fingerprint {
     }
 }
 
-/// Signs node certificates. Held by few nodes; everyone else knows only its certificate.
+/// The signer of node certificates. Few nodes hold it; everyone else knows only its certificate.
 pub struct Authority {
     cluster: ClusterId,
     certificate: CertificateDer<'static>,

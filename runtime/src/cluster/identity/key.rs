@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 /// BLAKE3 of the public key in a node's certificate. Written as 64 hexadecimal digits.
 ///
-/// The authority says that a key is a node's; the book says which one. So someone who holds the authority's key, and is no
-/// longer in the cluster, can speak for nobody.
+/// The authority says that a key is a node's; the book says which one. So someone who holds the authority's key, and is no longer
+/// in the cluster, can speak for nobody.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct KeyPin([u8; 32]);

@@ -60,8 +60,7 @@ struct Inner {
     allowed: Allowed,
 }
 
-/// The identity of this node. Cheap to clone. Connections made after [`Identity::install`] use the new certificate; those made
-/// before stay.
+/// The identity of this node. Cheap to clone. Only connections made after [`Identity::install`] use the new certificate.
 #[derive(Clone)]
 pub struct Identity(Arc<Inner>);
 
@@ -163,8 +162,7 @@ impl Identity {
     }
 
     /// Reads this node's own key again, for its next certificate. The others know the node by its key, so the key stays as long
-    /// as
-    /// the node does.
+    /// as the node does.
     pub fn key(&self) -> Result<NodeKey, IdentityError> {
         let path = self.0.dir.join(NODE_FILE);
         let damaged = |why: String| IdentityError::Damaged { path: path.clone(), why };

@@ -18,8 +18,8 @@ use rustls::{
 use super::{Fingerprint, Identity, IdentityError, NodeCertificate, certificate::names};
 use crate::cluster::ClusterId;
 
-/// Returns the one provider of the whole tree. It is named at each use, because whoever comes first would decide a
-/// process-wide default.
+/// Returns the one provider of the whole tree. It is named at each use, because whoever comes first would decide a process-wide
+/// default.
 pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();
@@ -30,7 +30,7 @@ pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
     &PROVIDER
 }
 
-/// Hands out the present certificate, so that a renewed one is used from the next handshake on.
+/// A resolver that hands out the present certificate, so that a renewed one is used from the next handshake on.
 #[derive(Debug)]
 struct Present(Identity);
 
@@ -103,7 +103,7 @@ pub(crate) fn client_config(identity: &Identity, protocol: Vec<u8>) -> Result<Cl
     Ok(config)
 }
 
-/// Trusts whoever holds a certificate of the authority that the token names, and nobody else.
+/// A verifier that trusts whoever holds a certificate of the authority that the token names, and nobody else.
 #[derive(Debug)]
 pub(crate) struct JoinPin {
     pub(crate) cluster: ClusterId,

@@ -1,5 +1,4 @@
-//! The issuing side of join tokens: it keeps only hashes, each good once and until it expires. It is pure; the caller makes it
-//! durable.
+//! The issuing side of join tokens: it keeps only hashes, each good once and until it expires. Pure: the caller makes it durable.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::JoinToken;
 use crate::{clock::WallMs, op::NodeId};
 
-/// The largest number of tokens that are issued and not expired; one more is refused. Used ones stay until they expire, so
-/// that a replay is told by name.
+/// The largest number of tokens that are issued and not expired; one more is refused. Used ones stay until they expire, so that a
+/// replay is told by name.
 pub const TOKENS_OPEN_MAX: usize = 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,8 +38,7 @@ pub enum RedeemRefused {
 }
 
 impl TokenBook {
-    /// Enters the hash of a token that is good until `expires_at`, and forgets expired ones. Errors: `Full` at
-    /// [`TOKENS_OPEN_MAX`].
+    /// Enters the hash of a token that is good until `expires_at`, and forgets expired ones. Errors: `Full` if too many are open.
     pub fn issue(&mut self, token: &JoinToken, now: WallMs, expires_at: WallMs) -> Result<(), RedeemRefused> {
         self.forget_expired(now);
         if self.by_hash.len() >= TOKENS_OPEN_MAX {

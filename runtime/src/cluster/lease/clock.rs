@@ -11,8 +11,7 @@ use super::BootTime;
 pub struct BootClock;
 
 impl BootClock {
-    /// Returns the moment now; `None` on a kernel without this clock. Then there is no lease, and the node must not act as one of
-    /// a
+    /// Returns the moment now; `None` on a kernel without this clock: then there is no lease, and the node must not act in a
     /// cluster.
     pub fn now(self) -> Option<BootTime> {
         clock_gettime(ClockId::CLOCK_BOOTTIME).ok().map(|time| BootTime(Duration::from(time)))

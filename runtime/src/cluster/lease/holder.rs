@@ -74,8 +74,7 @@ impl Holder {
         self.until = Some(self.until.map_or(until, |before| before.max(until)));
     }
 
-    /// Returns the phase. Ask before each act, not only by a timer: a process that was stopped for an hour finds out before it
-    /// acts.
+    /// Returns the phase. Ask before each act, not only by a timer: a process that was stopped for an hour must find out first.
     pub fn phase(&self, now: BootTime) -> Phase {
         match self.until {
             Some(until) if now.plus(self.terms.stop_within) < until => Phase::Held,

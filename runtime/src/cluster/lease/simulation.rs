@@ -46,7 +46,7 @@ enum Message {
 struct Leader {
     on: usize,
     grantor: Grantor,
-    /// A leader that a quorum follows no longer; it may not know.
+    /// True if a quorum follows it no longer; it may not know.
     deposed: bool,
 }
 

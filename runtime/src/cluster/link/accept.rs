@@ -95,7 +95,7 @@ fn is_about_the_peer(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted)
 }
 
-/// What a connection turned out to be.
+/// A connection once it has proven what it is.
 enum Proven {
     Link(Conn<TlsStream<TcpStream>>, Admitted),
     Joiner(Conn<TlsStream<TcpStream>>),

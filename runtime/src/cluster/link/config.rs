@@ -19,8 +19,7 @@ pub struct LinkConfig {
     pub window_bytes: u32,
     /// The number of bytes that may wait behind a peer's window; it may be exceeded by one frame.
     pub outbound_bytes_max: usize,
-    /// The largest number of connections that have not proven who they are, in all and from one address; one more is closed at
-    /// once.
+    /// The largest number of unproven connections, in all and from one address; one more is closed at once.
     pub unproven_max: usize,
     pub unproven_per_address_max: usize,
     pub backoff: Backoff,

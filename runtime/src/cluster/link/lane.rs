@@ -98,8 +98,8 @@ impl Drop for InboxFrame {
     }
 }
 
-/// A handler that hands frames on through a queue, for lanes whose receiver awaits. Each link's window bounds it; when the
-/// queue of all windows together is full, the link that found it so is closed.
+/// A handler that hands frames on through a queue, for lanes whose receiver awaits. Each link's window bounds it; when the queue
+/// of all windows together is full, the link that found it so is closed.
 pub struct Inbox(mpsc::Sender<InboxFrame>);
 
 /// The number of links that may have a full window of smallest frames in one inbox.

@@ -190,8 +190,8 @@ impl Link {
         Some(self.0.round_trip_us.load(Ordering::Relaxed)).filter(|us| *us != UNMEASURED)
     }
 
-    /// Returns how many milliseconds the peer's wall clock is ahead of ours, at half a round trip's precision; `None` before the
-    /// first ping.
+    /// Returns how many milliseconds the peer's clock is ahead of ours, give or take half a round trip; `None` before the first
+    /// ping.
     pub fn clock_offset_ms(&self) -> Option<i64> {
         Some(self.0.clock_offset_ms.load(Ordering::Relaxed)).filter(|ms| *ms != i64::MIN)
     }

@@ -107,8 +107,7 @@ pub struct LinkManager {
 pub struct Links(Arc<Shared>);
 
 impl LinkManager {
-    /// Listens on the cluster port and starts to accept. Nobody is let in or dialled before [`Links::set_peers`]. Errors:
-    /// `Listen` if the port cannot be had.
+    /// Listens on the cluster port and starts to accept. Nobody is let in or dialled before [`Links::set_peers`].
     pub async fn start(setup: LinkSetup) -> Result<Self, StartError> {
         let LinkSetup { config, identity, generation, lanes, join } = setup;
         let listen = |source| StartError::Listen { address: config.listen, source };
@@ -183,8 +182,8 @@ impl Links {
     }
 
     /// Sets which peers to be linked with, and nobody else: a peer that is no longer named is forgotten and its links close, one
-    /// that is not named is refused when it dials. At most [`PEERS_MAX`] are kept, the lowest ids. Nobody is let in before the
-    /// first call.
+    /// that is not named is refused when it dials. At most [`PEERS_MAX`] are kept, the lowest ids. Before the first call nobody
+    /// is let in.
     pub fn set_peers(&self, peers: BTreeMap<NodeId, PeerSpec>) {
         self.set_members(peers, BTreeSet::new());
     }

@@ -1,7 +1,7 @@
 //! The list of nodes that are let in, made from all that this node knows of the cluster. Pure.
 //!
-//! The book has the first word and the last: a node that it calls removed is out whatever else names it. What it cannot know
-//! yet is taken from the group that keeps the ledger, from members whose book is newer, and, by a joiner, from its grant.
+//! The book has the first word and the last: a node that it calls removed is out whatever else names it. What it cannot know yet
+//! is taken from the group that keeps the ledger, from members whose book is newer, and, by a joiner, from its grant.
 
 use std::collections::{BTreeMap, BTreeSet};
 

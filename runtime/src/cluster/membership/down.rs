@@ -18,8 +18,7 @@ const CONNECTING_AT_ONCE: usize = 32;
 /// The number of refusals in a row that count: one alone may be a process that starts.
 const REFUSALS: u32 = 2;
 
-/// Tells the node book, while this node leads, of each unlinked node whose process does not run. Runs until leadership is told
-/// no more.
+/// Tells the node book, while this node leads, of each unlinked node whose process does not run. Ends when the ledger is gone.
 pub async fn tell(leases: Arc<Leases>) {
     let setup = &leases.setup;
     let mut leadership = setup.ledger.leadership();

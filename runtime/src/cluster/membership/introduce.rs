@@ -27,7 +27,7 @@ const ASKED_MAX: usize = 3;
 
 #[derive(Serialize, Deserialize)]
 enum Question {
-    /// A wish for the nodes that the asked one knows.
+    /// A request for the nodes that the asked one knows.
     Book,
 }
 
@@ -49,7 +49,7 @@ pub struct Introductions {
 }
 
 impl Introductions {
-    /// Answers members that ask.
+    /// Opens the desk and answers members that ask, until [`Self::close`].
     pub fn open(leases: &Arc<Leases>) -> Self {
         let desk = Desk::new(leases.setup.lane.clone(), number::BOOKS);
         let answering = Arc::downgrade(leases);

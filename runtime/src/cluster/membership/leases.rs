@@ -72,7 +72,7 @@ impl Leases {
         Self { setup, desk, holder, granting: Mutex::default() }
     }
 
-    /// Answers nodes that ask for their leases.
+    /// Answers nodes that ask for their leases from now on, until [`Self::close`].
     pub fn open(self: &Arc<Self>) {
         let leases = Arc::downgrade(self);
         self.desk.open(move |peer, asked| {
@@ -242,7 +242,7 @@ async fn ask(leases: &Arc<Leases>) {
     leases.tell_phase();
 }
 
-/// Counts everyone's lease while this node leads, and tells the book whose is over. Runs until leadership is told no more.
+/// Counts everyone's lease while this node leads, and tells the book whose is over. Ends when the ledger is gone.
 pub async fn grant(leases: Arc<Leases>) {
     let mut leadership = leases.setup.ledger.leadership();
     loop {

@@ -70,8 +70,8 @@ pub trait NodeBook: Send + Sync + 'static {
     fn holds_nothing(&self) -> bool;
     /// Writes, on the leader, that the lease of a node ran out.
     fn lost(&self, node: NodeId, why: String) -> BoxFuture<'static, Result<(), Refused>>;
-    /// Writes, on the leader, that nothing listens where the node was, though its lease is not over. It is repeated while that
-    /// is so.
+    /// Writes, on the leader, that nothing listens where the node was, though its lease is not over. Called again while that is
+    /// so.
     fn down(&self, node: NodeId) -> BoxFuture<'static, Result<(), Refused>>;
     /// Writes, on the leader, that a lost node asks again and holds nothing.
     fn back(&self, node: NodeId, generation: u64) -> BoxFuture<'static, Result<(), Refused>>;

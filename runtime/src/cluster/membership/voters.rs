@@ -64,7 +64,7 @@ impl Seen<'_> {
         Err(format!("of the {} voters that would be left {there} answer, and that is no quorum", left.len()))
     }
 
-    /// Learners that can take a voter's place, those that have most first.
+    /// Lists the learners that can take a voter's place, those that have most first.
     fn candidates(&self) -> Vec<&Member> {
         let fit = self.members.iter().filter(|member| {
             !member.voter

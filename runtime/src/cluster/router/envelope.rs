@@ -12,8 +12,8 @@ pub const BODY_BYTES_MAX: usize = FRAME_BYTES_MAX - 1024;
 /// The value for a message without a deadline.
 pub(super) const NO_DEADLINE: u64 = u64::MAX;
 
-/// The number of destinations that a link knows by number at a time. One more takes the slot of another, which is named again
-/// when used.
+/// The number of destinations that a link knows by number at a time. One more takes the slot of another, which is named anew when
+/// it is used again.
 pub(super) const SLOTS: u16 = 1024;
 const NAMED: u16 = 0x8000;
 

@@ -19,8 +19,7 @@ use crate::{
     cluster::link::{Link, SendError},
 };
 
-/// The phase in which the question is handed to its door: a drop now means that the door did not take it, and the door says
-/// why.
+/// The phase in which the question is handed to its door: a drop now means that the door did not take it, and the door says why.
 const DELIVERING: u8 = 0;
 const DELIVERED: u8 = 1;
 const DROPPED: u8 = 2;

@@ -47,8 +47,7 @@ pub(super) struct Inner {
     started: Instant,
 }
 
-/// The router of a node. Cheap to clone. Give it to the links as the handler of the router lane, then [`Router::attach`] the
-/// links.
+/// The router of a node. Cheap to clone. Give it to the links as the handler of the router lane, then [`Router::attach`] them.
 #[derive(Clone)]
 pub struct Router(pub(super) Arc<Inner>, Option<Key>);
 

@@ -188,8 +188,8 @@ pub trait Consensus: Send + Sync {
     fn confirmed(&self) -> Option<(u64, BootTime)>;
     /// Tells whether this node is the only voter.
     fn is_alone(&self) -> bool;
-    /// Waits, on a leader, until all proposals that looked at the claims before this call are in its log, and gives the index
-    /// of the last entry then.
+    /// Waits, on a leader, until all proposals that looked at the claims before this call are in its log, and gives the index of
+    /// the last entry then.
     fn let_in(&self) -> BoxFuture<'static, Result<u64, String>>;
     /// Waits until entries up to `index` are applied here; false if they are not by the deadline.
     fn applied(&self, index: u64, deadline: Deadline) -> BoxFuture<'static, bool>;

@@ -1,5 +1,4 @@
-//! The questions that nodes ask each other about the ledger, as bytes. Numbers and field orders are the format: add, never
-//! change.
+//! The questions that nodes ask each other about the ledger, as bytes. Numbers and field orders are the wire format: only add.
 
 use openraft::{
     LogId, SnapshotMeta, Vote,

@@ -45,8 +45,8 @@ impl Blobs {
         Ok(found)
     }
 
-    /// Removes one that nobody has brought since `before`; false if it is gone, or was renewed meanwhile. Who reads it now
-    /// reads on. A crash leaves it or removes it: nothing names it.
+    /// Removes a blob that nobody has brought since `before`; false if it is gone, or was renewed meanwhile. A reader that has it
+    /// open reads on. A crash leaves it or removes it: nothing names it.
     pub fn remove_unused(&self, hash: &BlobHash, before: SystemTime) -> io::Result<bool> {
         let _not_renewed_now = self.setting_aside.lock();
         let path = self.path(hash);
