@@ -27,7 +27,7 @@ use crate::{clock::Clock, id::Key};
 const WAITING_MAX: usize = 16_384;
 /// The largest number of bytes that wait.
 const WAITING_BYTES_MAX: usize = 64 << 20;
-/// The size of an entry from which on nothing more is put into it.
+/// The bytes that one entry holds at most, about.
 const ENTRY_BYTES_MAX: usize = 2 << 20;
 const ENTRY_APPENDS_MAX: usize = 8_192;
 /// The largest append, in bytes.

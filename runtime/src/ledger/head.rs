@@ -181,7 +181,7 @@ impl Head {
     }
 }
 
-/// Returns a number per key; their sum over a table tells whether a key is missing or another.
+/// Returns a number per key; their sum over a table tells whether a key is missing, or another is in its place.
 pub fn digest(key: &Key) -> u64 {
     let hash = blake3::hash(key.as_str().as_bytes());
     let mut first = [0; 8];

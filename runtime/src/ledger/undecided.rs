@@ -1,7 +1,7 @@
 //! The entries of the log that are not applied: they may have been acknowledged, and only a leader knows.
 //!
 //! A node that starts again has the entries that came after its last checkpoint in its log alone, and applies them when a leader
-//! says that they count. Who must not act against them meanwhile, such as on the word that a member is removed, asks here.
+//! says that they count. Code that must not act against them meanwhile, such as on the word that a member is removed, asks here.
 
 use bytes::Bytes;
 use openraft::EntryPayload;

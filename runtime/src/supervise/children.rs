@@ -15,7 +15,7 @@ use super::{
     tree::Node,
 };
 
-/// The present doing of a child.
+/// The present state of a child.
 #[derive(Default)]
 pub(super) enum Being {
     /// It is stopped, given up, or waiting for its backoff.
@@ -47,7 +47,7 @@ impl Being {
     }
 }
 
-/// The sequel of a stop that was asked for.
+/// The next step after a stop that was asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Then {
     Forget,

@@ -53,7 +53,7 @@ pub struct LastFailure {
     pub recovered_in: Option<Duration>,
 }
 
-/// The record that one node shows of itself, also to others.
+/// The record of one actor and its children, as a node of the cluster shows it, also to others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TreeNode {
     /// The names from the root, joined by `/`.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::{clock::WallMs, cluster::ClusterId, op::NodeId};
 
-/// Whatever can be wrong with an identity; each variant is something that an operator would do differently.
+/// An error of an identity; each variant is something that an operator would do differently.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     #[error("cannot {what} {path}: mend the file or its directory, then start again")]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Ask, BootTime, LeaseTerms};
 use crate::op::NodeId;
 
-/// The answer to an ask: the lease lasts this long from when the holder asked.
+/// The answer to an ask: a lease for the time `lasts`, from the moment when the holder asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// The ask as it came: only the holder can read the moment of its own clock in it.

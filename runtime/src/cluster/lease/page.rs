@@ -1,6 +1,6 @@
-//! The page on which processes beside a node read until when it holds its lease, in a file. They end what must not outlive the
-//! lease though the node is dead or stands still. The file is written in place, in as many bytes as before, so that a full disk
-//! does not end a lease.
+//! The page, a file in which processes beside a node read until when it holds its lease. They end what must not outlive the lease
+//! though the node is dead or stands still. The file is written in place, in as many bytes as before, so that a full disk does
+//! not end a lease.
 
 use std::{fs, io, os::unix::fs::FileExt, path::Path, time::Duration};
 

@@ -1,7 +1,7 @@
 //! Openraft with this node as one of its members: proposals find the leader, wherever it is.
 //!
 //! A command is brought to the leader until it is applied here or its time is over. That is safe: an append names the version of
-//! its stream that it follows, so the second of two copies is refused; the first told whoever waits. `elect` begins elections.
+//! its stream that it follows; so a second copy is refused, and the first told whoever waits. `elect` alone begins elections.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -93,7 +93,7 @@ pub struct RaftSetup {
     pub dir: PathBuf,
 }
 
-/// The leader as this node knows it.
+/// The leadership as this node knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leadership {
     pub term: u64,
