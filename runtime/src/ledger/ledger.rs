@@ -394,7 +394,7 @@ impl Ledger {
         }
     }
 
-    /// Takes note of what all values in the file come to, as the scrubber found it.
+    /// Notes how many bytes all values in the file have together, as the scrubber found it.
     pub(super) fn holds(&self, live_bytes: u64) {
         let (holes, path) = (self.inner.config.holes, self.inner.config.file());
         match holes.note(&path, live_bytes) {

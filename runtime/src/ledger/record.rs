@@ -295,8 +295,7 @@ pub struct Place {
     pub len: u32,
 }
 
-/// Writes the events table's value for the accepted appends of a batch. `first_cursor` is the key it is filed under, also when a
-/// compaction has taken the append that began there.
+/// Writes a batch's value for the events table; `first_cursor` is its key even if a compaction took the append that began there.
 pub fn write_events(first_cursor: u64, last_cursor: u64, at: WallMs, places: &[Place], bodies: &[&[u8]]) -> Vec<u8> {
     let mut bytes = begin(32 + places.len() * 16 + bodies.iter().map(|body| body.len()).sum::<usize>());
     for part in [first_cursor, last_cursor, at.0 as u64] {
@@ -355,6 +354,7 @@ impl Events {
         &self.bytes[start..start + self.places[slot].len as usize]
     }
 
+    /// Decodes the append in a slot. Errors: it is damaged, or has another number of events than its place says.
     pub fn append(&self, slot: usize) -> Result<Proposed, String> {
         let append = decode_append(self.bytes(slot), &self.bytes)?;
         if append.events.len() != self.places[slot].events as usize {

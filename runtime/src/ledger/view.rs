@@ -326,7 +326,7 @@ impl Views {
         (walk, reached)
     }
 
-    /// Takes note of what all rows in the file come to, as the scrubber found it.
+    /// Notes how many bytes all rows in the file have together, as the scrubber found it.
     pub(super) fn holds(&self, live_bytes: u64) {
         match Holes::default().note(&self.inner.path, live_bytes) {
             Ok(false) => {}

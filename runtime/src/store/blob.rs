@@ -434,7 +434,7 @@ impl Blobs {
         self.others().map_or(Ok(false), |others| others.fetch(hash))
     }
 
-    /// Reads; what is damaged is set aside, what is not here is fetched, and then it is read once more.
+    /// Reads a blob: one that is damaged is set aside, one that is not here is fetched, and then it is read once more.
     fn checked<T>(&self, hash: &BlobHash, read: impl Fn() -> io::Result<Found<T>>) -> io::Result<Option<T>> {
         for last in [false, true] {
             match read()? {

@@ -16,7 +16,7 @@ use blake3::{
 
 /// The bytes of one group, which is what is read to check one byte. A power of two, as the tree wants it.
 pub const GROUP_BYTES: u64 = 64 << 10;
-/// The first bytes of such a file.
+/// The first bytes of the file of an outline.
 const MAGIC: &[u8; 8] = b"hwtree1\n";
 
 /// The hashes of a blob's groups that merge into its own.

@@ -241,7 +241,7 @@ impl<B: Behaviour> Drop for LetGo<'_, B> {
 }
 
 impl<B: Behaviour> Adapter<B> {
-    /// Handles what is not a message of the author's.
+    /// Handles envelopes that are not messages of the actor: a look at the state, and the panic of a task.
     fn aside(&self, envelope: Envelope<B::Msg>, living: &mut Living<B>) -> Result<(), ActorProcessingErr> {
         match (envelope, &living.state) {
             (Envelope::Observe(look), Some(state)) => {

@@ -238,7 +238,7 @@ impl Shared {
         self.last_heard_us.store(micros(now()), Ordering::Release);
     }
 
-    /// Notes a vote: half of the silence that a candidate waits for is over, so that who was just voted for gets its chance.
+    /// Notes a vote: half of the silence that a candidate waits for is over, so that the one just voted for gets its chance.
     pub fn hear_candidate(&self) {
         let half = self.setup.timing.lease / 2;
         self.last_heard_us.fetch_max(micros(now()).saturating_sub(half.as_micros() as u64), Ordering::AcqRel);
