@@ -1,7 +1,7 @@
-//! How actors are spoken to: bounded admission, and asks that always end by a deadline.
+//! The way to speak to actors: bounded admission, and asks that always end by a deadline.
 //!
-//! An actor's mailbox in the actor library is unbounded; here every message is counted in and out, and one too many is
-//! refused with `Busy` and given back. What an actor had not handled when it died is dropped, and who asked hears so.
+//! An actor's mailbox in the actor library is unbounded; here every message is counted in and out, and one too many is refused
+//! with `Busy` and given back. What an actor had not handled when it died is dropped, and the asker hears so.
 
 use std::{
     sync::{
@@ -20,10 +20,10 @@ use crate::{
     error::{Code, Refused},
 };
 
-/// What travels in the actor library's mailbox.
+/// The envelope in which a message travels through the actor library's mailbox.
 pub(crate) enum Envelope<M> {
     User(M),
-    /// Wants the actor's snapshot of its state.
+    /// A request for the actor's snapshot of its state.
     // Boxed, as the next one: what is rare must not make every message larger.
     Observe(Box<(oneshot::Sender<serde_json::Value>, Ticket)>),
     /// A task of this life panicked: the life ends. At most one per task.
@@ -31,7 +31,7 @@ pub(crate) enum Envelope<M> {
     TaskFailed(Box<String>),
 }
 
-/// One place in a bounded number of things that go past the mailbox's bound; given back when dropped.
+/// One place in a bounded number of requests that go past the mailbox's bound. Dropping it gives the place back.
 pub(crate) struct Ticket(Arc<AtomicUsize>);
 
 impl Ticket {
@@ -48,20 +48,20 @@ impl Drop for Ticket {
     }
 }
 
-/// How many may look into one actor at the same time.
+/// The largest number of callers that look into one actor at the same time.
 const OBSERVERS_MAX: usize = 16;
-/// Between tries of a message that has to come in, while the mailbox is full.
+/// The pause between tries to deliver a message that must come in, while the mailbox is full.
 const DELIVER_AGAIN_AFTER: Duration = Duration::from_millis(5);
 
 impl<M: Send + 'static> ractor::Message for Envelope<M> {}
 
-/// A cache line of its own.
+/// A value on a cache line of its own.
 #[derive(Default)]
 #[repr(align(64))]
 struct Line<T>(T);
 
-/// How many messages were admitted and not begun. Senders write one line and the actor the other, so that neither waits
-/// for the other's at every message; both counts only grow, but for what is refused.
+/// The number of messages that were admitted and not begun. Senders write one line and the actor the other, so that neither waits
+/// for the other at every message. Both counts only grow, except that a refused message is taken off again.
 #[derive(Default)]
 pub(crate) struct Depth {
     admitted: Line<Admitted>,
@@ -71,7 +71,7 @@ pub(crate) struct Depth {
 #[derive(Default)]
 struct Admitted {
     count: AtomicUsize,
-    /// `begun` as a sender last saw it; never more than it is.
+    /// The value of `begun` as a sender last saw it; it is never more than the true one.
     begun: AtomicUsize,
 }
 
@@ -96,13 +96,13 @@ impl Depth {
         self.admitted.0.count.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Only the actor itself calls this: there is one writer.
+    /// Counts one message as begun. Only the actor itself calls this, so there is one writer.
     pub(crate) fn begin(&self) {
         let begun = &self.begun.0;
         begun.store(begun.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
-    /// Messages begun, of all that ever came.
+    /// Returns how many messages were begun since the mailbox was made.
     pub(crate) fn begun(&self) -> usize {
         self.begun.0.load(Ordering::Relaxed)
     }
@@ -145,7 +145,7 @@ impl<M: Send + 'static> Mailbox<M> {
         }
     }
 
-    /// Asks; what comes back is where the answer will come.
+    /// Puts a question into the mailbox and returns the channel on which its answer will come.
     fn put<T: Send + 'static>(
         &self,
         deadline: Deadline,
@@ -169,7 +169,7 @@ impl<M: Send + 'static> Clone for Addr<M> {
     }
 }
 
-/// The message was not delivered; here it is again.
+/// The reason why a message was not delivered, with the message itself.
 pub enum TellError<M> {
     /// The mailbox is full. A retry later is safe.
     Busy(M),
@@ -178,7 +178,7 @@ pub enum TellError<M> {
 }
 
 impl<M> std::fmt::Debug for TellError<M> {
-    /// Without the message: it may hold what must not be logged.
+    /// Writes the reason without the message, which may hold what must not be logged.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Busy(_) => "Busy",
@@ -193,7 +193,7 @@ pub enum CallError {
     Busy,
     #[error("it is not running; nothing happened")]
     Gone,
-    /// It died, or let go of the question, before it answered.
+    /// The actor died, or dropped the question, before it answered.
     #[error("it died before it answered; it may have happened")]
     Dropped,
     #[error("no answer within {waited_ms} ms; it may have happened")]
@@ -211,7 +211,7 @@ impl From<CallError> for Refused {
     }
 }
 
-/// The way back to who asked. Dropping it tells them that there will be no answer.
+/// The way back to the asker. Dropping it tells the asker that there will be no answer.
 pub struct Reply<T> {
     to: To<T>,
     deadline: Deadline,
@@ -222,7 +222,7 @@ enum To<T> {
     Elsewhere(Elsewhere<T>),
 }
 
-/// Called once: with the answer, or with none when the reply is dropped.
+/// A function that is called once: with the answer, or with `None` when the reply is dropped.
 type Settle<T> = Box<dyn FnOnce(Option<T>) + Send>;
 
 struct Elsewhere<T>(Option<Settle<T>>);
@@ -236,12 +236,13 @@ impl<T> Drop for Elsewhere<T> {
 }
 
 impl<T> Reply<T> {
-    /// Leads out of this process: `settle` is called once, with `None` if there will be no answer. It must not block.
+    /// Makes a reply whose answer leaves this process. `settle` is called once, with `None` if there will be no answer, and must
+    /// not block.
     pub(crate) fn elsewhere(deadline: Deadline, settle: Settle<T>) -> Self {
         Self { to: To::Elsewhere(Elsewhere(Some(settle))), deadline }
     }
 
-    /// Who asked may have given up meanwhile; then the answer is dropped.
+    /// Sends the answer. It is dropped if the asker has given up meanwhile.
     pub fn answer(self, value: T) {
         match self.to {
             To::Here(to) => {
@@ -255,11 +256,12 @@ impl<T> Reply<T> {
         }
     }
 
+    /// Returns the moment until which the asker waits.
     pub fn deadline(&self) -> Deadline {
         self.deadline
     }
 
-    /// Nobody waits any more: what is not begun need not be done.
+    /// Tells whether nobody waits for the answer any more; then work that has not begun need not be done.
     pub fn is_abandoned(&self) -> bool {
         match &self.to {
             To::Here(to) => to.is_closed(),
@@ -274,12 +276,14 @@ impl<M: Send + 'static> Addr<M> {
         Self(Arc::new(Mailbox { actor, depth, bound, observers: Arc::default() }))
     }
 
+    /// Puts a message into the mailbox without waiting. Errors give the message back: `Busy` if the mailbox is full, `Gone` if
+    /// this life is over.
     pub fn tell(&self, msg: M) -> Result<(), TellError<M>> {
         self.0.tell(msg)
     }
 
-    /// Tells it, and waits while its mailbox is full; false if this life of it is over. Dropping the future before it is
-    /// done has told nothing.
+    /// Tells the actor, and waits while its mailbox is full; false if this life of it is over. If the future is dropped before it
+    /// is done, nothing was told.
     pub async fn deliver(&self, mut msg: M) -> bool {
         loop {
             match self.tell(msg) {
@@ -291,13 +295,13 @@ impl<M: Send + 'static> Addr<M> {
         }
     }
 
-    /// Waits for the answer until `deadline`. Dropping the future leaves the question with the actor.
+    /// Asks and waits for the answer until `deadline`. Dropping the future leaves the question with the actor.
     pub async fn ask<T: Send + 'static>(&self, deadline: Deadline, make: impl FnOnce(Reply<T>) -> M) -> Result<T, CallError> {
         answered(deadline, self.0.put(deadline, make)?).await
     }
 
-    /// The actor's own snapshot of its state. Goes past the mailbox's bound, because an operator may look into a full
-    /// actor; `Busy` if too many look at once.
+    /// Asks for the actor's snapshot of its state. This goes past the mailbox's bound, because an operator may look into a full
+    /// actor. Errors: `Busy` if too many look at once.
     pub async fn observe(&self, deadline: Deadline) -> Result<serde_json::Value, CallError> {
         let ticket = Ticket::take(&self.0.observers, OBSERVERS_MAX).ok_or(CallError::Busy)?;
         let (to, answer) = oneshot::channel();
@@ -305,11 +309,12 @@ impl<M: Send + 'static> Addr<M> {
         answered(deadline, answer).await
     }
 
-    /// Messages admitted and not begun; none once this life is over.
+    /// Returns how many messages were admitted and not begun; 0 once this life is over.
     pub fn depth(&self) -> usize {
         if self.is_alive() { self.0.depth.now() } else { 0 }
     }
 
+    /// Tells whether this life of the actor still takes messages.
     pub fn is_alive(&self) -> bool {
         self.0.is_alive()
     }
@@ -333,12 +338,12 @@ async fn answered<T>(deadline: Deadline, answer: oneshot::Receiver<T>) -> Result
     }
 }
 
-/// Follows a supervised actor through its restarts. Cheap to clone.
+/// A handle that follows a supervised actor through its restarts. Cheap to clone.
 pub struct Door<M: Send + 'static>(Arc<Threshold<M>>);
 
 struct Threshold<M: Send + 'static> {
     life: ArcSwapOption<Mailbox<M>>,
-    /// Rung whenever a life begins or ends.
+    /// The bell that rings whenever a life begins or ends.
     changed: Arc<Notify>,
 }
 
@@ -355,11 +360,12 @@ impl<M: Send + 'static> Default for Door<M> {
 }
 
 impl<M: Send + 'static> Door<M> {
-    /// The present life; between lives there is none.
+    /// Returns the address of the present life; `None` between lives.
     pub fn current(&self) -> Option<Addr<M>> {
         self.0.life.load_full().map(Addr)
     }
 
+    /// Puts a message into the mailbox of the present life, as [`Addr::tell`]; `Gone` if there is no life now.
     pub fn tell(&self, msg: M) -> Result<(), TellError<M>> {
         match &*self.0.life.load() {
             Some(mailbox) => mailbox.tell(msg),
@@ -367,14 +373,15 @@ impl<M: Send + 'static> Door<M> {
         }
     }
 
+    /// Asks the present life and waits until `deadline`, as [`Addr::ask`]; `Gone` if there is no life now.
     pub async fn ask<T: Send + 'static>(&self, deadline: Deadline, make: impl FnOnce(Reply<T>) -> M) -> Result<T, CallError> {
         // The life is let go before the wait: an asker must not keep a dead mailbox, and its own question in it, alive.
         let answer = self.0.life.load().as_ref().ok_or(CallError::Gone)?.put(deadline, make)?;
         answered(deadline, answer).await
     }
 
-    /// Ends at the next beginning or end of a life after this call, awaited or not: call it, ask, and await it if the
-    /// answer was `Gone`.
+    /// Returns a future that ends when a life next begins or ends after this call, awaited or not. So call it first, then ask,
+    /// and await it if the answer was `Gone`.
     pub fn changed(&self) -> OwnedNotified {
         self.0.changed.clone().notified_owned()
     }

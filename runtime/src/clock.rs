@@ -12,22 +12,24 @@ use serde::{Deserialize, Serialize};
 pub struct WallMs(pub i64);
 
 impl WallMs {
+    /// Returns the machine's wall time now.
     pub fn now() -> Self {
         Self(jiff::Timestamp::now().as_millisecond())
     }
 
-    /// How long after `earlier` this is; zero if the clock went backwards in between.
+    /// Returns how long after `earlier` this is; zero if the clock went backwards in between.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// Returns the time `duration` later; it stops at the largest time there is.
     pub fn plus(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
     }
 }
 
 impl std::fmt::Display for WallMs {
-    /// RFC 3339 in UTC, with milliseconds.
+    /// Writes RFC 3339 in UTC, with milliseconds.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match jiff::Timestamp::from_millisecond(self.0) {
             Ok(time) => write!(f, "{time:.3}"),
@@ -36,7 +38,7 @@ impl std::fmt::Display for WallMs {
     }
 }
 
-/// Where an actor reads wall time from, so that a test can set it.
+/// The place where an actor reads wall time, so that a test can set it.
 #[derive(Debug, Clone, Default)]
 pub enum Clock {
     #[default]
@@ -46,6 +48,7 @@ pub enum Clock {
 }
 
 impl Clock {
+    /// Returns the wall time by this clock.
     pub fn now(&self) -> WallMs {
         match self {
             Self::System => WallMs::now(),
@@ -54,8 +57,8 @@ impl Clock {
     }
 }
 
-/// Wall time by which things grow old: it never runs faster than the monotonic clock, however the machine's clock is set while
-/// the process lives. So nothing is let go of before its time; after a clock that was set back, somewhat later.
+/// A wall clock by which things grow old: it never runs faster than the monotonic clock, however the machine's clock is set while
+/// the process lives. So nothing is let go before its time, and somewhat later if the clock was set back.
 #[derive(Debug, Clone)]
 pub struct AgeClock {
     clock: Clock,
@@ -69,12 +72,13 @@ impl Default for AgeClock {
 }
 
 impl AgeClock {
-    /// One that begins now. A hand-set clock is taken as it is.
+    /// Makes one that begins now. A hand-set clock is taken as it is.
     pub fn of(clock: Clock) -> Self {
         let began = (clock.now(), std::time::Instant::now());
         Self { clock, began }
     }
 
+    /// Returns the wall time, which is never ahead of what the monotonic clock has counted since this began.
     pub fn now(&self) -> WallMs {
         match &self.clock {
             Clock::System => self.at(WallMs::now(), self.began.1.elapsed()),
@@ -92,24 +96,27 @@ impl AgeClock {
 pub struct Deadline(tokio::time::Instant);
 
 impl Deadline {
+    /// Returns the deadline `duration` from now.
     pub fn after(duration: Duration) -> Self {
         Self(tokio::time::Instant::now() + duration)
     }
 
-    /// Zero once it has passed.
+    /// Returns the time that is left; zero once the deadline has passed.
     pub fn remaining(self) -> Duration {
         self.0.saturating_duration_since(tokio::time::Instant::now())
     }
 
+    /// Tells whether the deadline is over.
     pub fn passed(self) -> bool {
         self.remaining().is_zero()
     }
 
+    /// Returns the monotonic instant of the deadline, for timers.
     pub fn instant(self) -> tokio::time::Instant {
         self.0
     }
 
-    /// The earlier of this and `duration` from now.
+    /// Returns the earlier of this deadline and `duration` from now.
     pub fn at_most(self, duration: Duration) -> Self {
         Self(self.0.min(tokio::time::Instant::now() + duration))
     }

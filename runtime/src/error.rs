@@ -1,25 +1,25 @@
-//! The one shape in which a refusal crosses a crate's border: a code, a sentence, and what it may have done.
+//! The one shape in which a refusal crosses a crate's border: a code, a sentence, and what may have happened.
 
 use serde::{Deserialize, Serialize};
 
-/// What a caller would do differently. The names are public (`extensions.code`).
+/// The kind of a refusal: whatever a caller would do differently. The names are public (`extensions.code`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Code {
     /// The request is wrong; mend the named field.
     Invalid,
     NotFound,
-    /// It contradicts what is already there.
+    /// The request contradicts what is already there.
     Conflict,
-    /// Understood, and not allowed in the present state.
+    /// The request is understood, and not allowed in the present state.
     Refused,
     /// A mailbox or queue is full; nothing happened; a retry later is safe.
     Busy,
-    /// A configured limit; the message names it.
+    /// The request goes over a configured limit; the message names it.
     Limit,
     Unauthenticated,
     Forbidden,
-    /// Cannot be served now; nothing happened.
+    /// The request cannot be served now; nothing happened.
     Unavailable,
     /// It may or may not have happened: retry with the same operation id, or look.
     UnknownOutcome,
@@ -47,6 +47,7 @@ impl Code {
         Self::ALL.into_iter().find(|code| code.name() == name)
     }
 
+    /// Returns the public name of the code.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Invalid => "INVALID",
@@ -63,7 +64,7 @@ impl Code {
         }
     }
 
-    /// Whether the same request, unchanged, may succeed later (with the same operation id).
+    /// Tells whether the same request, unchanged, may succeed later (with the same operation id).
     pub const fn retryable(self) -> bool {
         matches!(self, Self::Busy | Self::Unavailable | Self::UnknownOutcome)
     }
@@ -81,14 +82,17 @@ pub struct Refused {
 }
 
 impl Refused {
+    /// Makes a refusal that names no input field.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), field: None }
     }
 
+    /// Makes a refusal of the input `field`, a path such as `command.argv`.
     pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
         Self { code: Code::Invalid, message: message.into(), field: Some(field.into()) }
     }
 
+    /// Makes the refusal "there is no `what`".
     pub fn not_found(what: impl std::fmt::Display) -> Self {
         Self::new(Code::NotFound, format!("there is no {what}"))
     }

@@ -16,7 +16,7 @@ pub enum Fault {
     Panic,
     Error(String),
     Delay(Duration),
-    /// Never goes on, until its actor is killed.
+    /// The place never goes on, until its actor is killed.
     Hang,
     /// Ends the process at once, as `kill -9` would.
     Abort,
@@ -25,10 +25,10 @@ pub enum Fault {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Armed {
     pub point: String,
-    /// Only for this entity's key, or the actor at this path in the tree; none is any.
+    /// The key of the entity, or the path in the tree of the actor, that alone is struck; none means any.
     pub key: Option<String>,
     pub fault: Fault,
-    /// How often it strikes before it is spent.
+    /// The number of times that it strikes before it is spent.
     pub times: u32,
 }
 
@@ -48,7 +48,7 @@ pub struct InjectedError {
 
 static ARMED: AtomicUsize = AtomicUsize::new(0);
 static POINTS: Mutex<Vec<PointStatus>> = Mutex::new(Vec::new());
-/// Armed and spent ones together; the oldest spent ones are forgotten.
+/// The largest number of points, armed and spent together; the oldest spent ones are forgotten.
 const POINTS_MAX: usize = 256;
 
 /// Arms a point; false if too many are armed already.
@@ -65,12 +65,14 @@ pub fn arm(armed: Armed) -> bool {
     true
 }
 
+/// Disarms every fault at this point, and forgets spent ones there. Does nothing if there is none.
 pub fn disarm(point: &str) {
     let mut points = POINTS.lock();
     points.retain(|status| status.armed.point != point);
     count(&points);
 }
 
+/// Lists what is armed, and what is spent and not yet forgotten.
 pub fn list() -> Vec<PointStatus> {
     POINTS.lock().clone()
 }
@@ -120,7 +122,7 @@ fn strike(point: &'static str, key: Option<&str>, path: Option<&str>) -> Option<
     Some(fault)
 }
 
-/// A place in asynchronous code.
+/// Marks a place in asynchronous code: strikes if a fault is armed there. Costs one relaxed load while nothing is armed.
 #[inline]
 pub async fn point(name: &'static str, key: Option<&Key>) -> Result<(), InjectedError> {
     if ARMED.load(Ordering::Relaxed) == 0 {
@@ -130,7 +132,7 @@ pub async fn point(name: &'static str, key: Option<&Key>) -> Result<(), Injected
     Box::pin(armed_point(name, key, None)).await
 }
 
-/// A place that every actor has: it may be selected by the actor's path in the tree as well.
+/// Marks a place that every actor has, as [`point`] does; it may be selected by the actor's path in the tree as well.
 #[inline]
 pub(crate) async fn actor_point(name: &'static str, key: Option<&Key>, path: &str) -> Result<(), InjectedError> {
     if ARMED.load(Ordering::Relaxed) == 0 {
@@ -149,7 +151,7 @@ async fn armed_point(name: &'static str, key: Option<&Key>, path: Option<&str>) 
     Ok(())
 }
 
-/// A place in blocking code, where a hang is an hour's sleep.
+/// Marks a place in blocking code, as [`point`] does; a hang is an hour's sleep there.
 #[inline]
 pub fn point_sync(name: &'static str, key: Option<&Key>) -> Result<(), InjectedError> {
     if ARMED.load(Ordering::Relaxed) == 0 {

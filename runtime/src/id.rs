@@ -19,11 +19,12 @@ impl Key {
         Self(text.into())
     }
 
+    /// Returns the key as text, with its noun.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The noun before the underscore.
+    /// Returns the noun before the underscore.
     pub fn noun(&self) -> &str {
         self.0.split_once('_').map_or(&*self.0, |(noun, _)| noun)
     }
@@ -51,7 +52,7 @@ impl FromStr for Key {
     }
 }
 
-/// Text that is no id of the wanted noun. Shows at most 80 characters of it.
+/// The error for text that is no id of the wanted noun. It shows at most 80 characters of the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{shown:?} is no id of the form {noun}_ followed by 32 hexadecimal digits")]
 pub struct BadId {
@@ -60,18 +61,19 @@ pub struct BadId {
 }
 
 impl BadId {
+    /// Makes the error for `text`, which should have been an id of `noun`.
     pub fn new(noun: &'static str, text: &str) -> Self {
         Self { noun, shown: text.chars().take(80).collect() }
     }
 }
 
-/// The 128 bits behind 32 lower-case hexadecimal digits; anything else is `None`.
+/// Returns the 128 bits behind 32 lower-case hexadecimal digits; anything else is `None`.
 pub fn parse_digits(digits: &str) -> Option<u128> {
     let plain = digits.len() == 32 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
     plain.then(|| u128::from_str_radix(digits, 16).ok()).flatten()
 }
 
-/// A new UUIDv7 as a number: ordered by the millisecond it was made in, monotonic within this process.
+/// Makes a new UUIDv7 as a number: ordered by the millisecond it was made in, monotonic within this process.
 pub fn new_v7() -> u128 {
     uuid::Uuid::now_v7().as_u128()
 }
@@ -86,11 +88,14 @@ macro_rules! id {
 
         impl $name {
             pub const NOUN: &'static str = $noun;
-            /// A new id, greater than every id this process made before.
+            /// Makes a new id, greater than every id this process made before.
             #[allow(clippy::new_without_default)]
             pub fn new() -> Self { Self($crate::id::new_v7()) }
+            /// Makes the id with these bits.
             pub const fn from_u128(bits: u128) -> Self { Self(bits) }
+            /// Returns the 128 bits of the id.
             pub const fn as_u128(self) -> u128 { self.0 }
+            /// Returns the id as an untyped key.
             pub fn key(self) -> $crate::id::Key { $crate::id::Key::trusted(self.to_string()) }
         }
         impl std::fmt::Display for $name {
@@ -113,7 +118,7 @@ macro_rules! id {
             fn try_from(key: &$crate::id::Key) -> Result<Self, Self::Error> { key.as_str().parse() }
         }
         impl serde::Serialize for $name {
-            /// Text for people (JSON), 16 bytes for machines (the ledger).
+            /// Writes text for people (JSON), 16 bytes for machines (the ledger).
             fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
                 if s.is_human_readable() { s.collect_str(self) } else { s.serialize_bytes(&self.0.to_be_bytes()) }
             }

@@ -1,4 +1,4 @@
-//! What every later crate stands on: supervision, the ledger, stores, calls with deadlines, fault points.
+//! The floor that every later crate stands on: supervision, the ledger, stores, calls with deadlines, fault points.
 //!
 //! Holds no domain noun: an agent, a task or a swarm is never named here.
 //! Arrows go one way: `runtime ← actors ← gateway`.

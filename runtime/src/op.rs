@@ -1,13 +1,13 @@
-//! What travels with every command: who asks, under which operation id and trace, and by when.
+//! The envelope of every command: who asks, under which operation id and trace, and by when.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::clock::Deadline;
 
 crate::id! {
-    /// One node; bound to its data directory.
+    /// The id of one node, which is bound to its data directory.
     NodeId => "node",
-    /// One request's way through the house; every log line of it carries this.
+    /// The id of one request's way through the house; every log line of it carries this.
     TraceId => "trace",
 }
 
@@ -18,14 +18,14 @@ pub type OperationId = Arc<str>;
 #[derive(Clone, Debug)]
 pub struct Op {
     pub operation: Option<OperationId>,
-    /// Who asks: a token's name. Never the token.
+    /// The name of the asker's token, never the token.
     pub principal: Arc<str>,
     pub trace: TraceId,
     pub deadline: Deadline,
 }
 
 impl Op {
-    /// A request of the node's own making.
+    /// Makes a request of the node's own making, which ends after `timeout`.
     pub fn internal(timeout: Duration) -> Self {
         Self { operation: None, principal: "node".into(), trace: TraceId::new(), deadline: Deadline::after(timeout) }
     }

@@ -24,19 +24,19 @@ use crate::{
 };
 
 const ASK_WITHIN: Duration = Duration::from_secs(10);
-/// How often this node looks whether its certificate is due, and whether it should hold the authority.
+/// The pause between looks whether the certificate is due, and whether this node should hold the authority.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Serialize, Deserialize)]
 enum Question {
-    /// Sign this request for me.
+    /// A request to sign this certificate request.
     Sign {
         #[serde(with = "serde_bytes")]
         request: Vec<u8>,
     },
-    /// Give me the authority's key.
+    /// A request for the authority's key.
     Authority,
-    /// Take this host in: I cannot sign.
+    /// A request to take this host in, from a node that cannot sign.
     Join { request: JoinRequest },
 }
 
@@ -52,10 +52,9 @@ enum Answer {
     Join(Result<JoinGrant, JoinRefused>),
 }
 
-/// Decides who may join: uses the token up and enters the node, in one commit.
+/// The side that decides who may join: it uses the token up and enters the node, in one commit.
 pub trait Admission: Send + Sync + 'static {
-    /// Answers the members to tell the joiner of.
-    /// `key` is the one it is granted a certificate for.
+    /// Decides on `request` and answers the members to tell the joiner of. `key` is the one it is granted a certificate for.
     fn admit(&self, request: &JoinRequest, key: KeyPin) -> BoxFuture<'_, Result<Vec<Member>, JoinRefused>>;
 }
 
@@ -64,13 +63,14 @@ pub trait Admission: Send + Sync + 'static {
 pub struct Credentials {
     identity: Identity,
     desk: Desk<Question, Answer>,
-    /// Set once there is a ledger.
+    /// The ledger, set once there is one.
     ledger: Arc<std::sync::OnceLock<Ledger>>,
     admission: Arc<std::sync::OnceLock<Arc<dyn Admission>>>,
     life: Duration,
 }
 
 impl Credentials {
+    /// Opens the desk. Until [`Self::open`] is called there is no ledger to ask, and what needs one is refused.
     pub fn new(identity: Identity, lane: LaneRpc) -> Self {
         let desk = Desk::new(lane, number::CREDENTIALS);
         let credentials = Self { identity, desk, ledger: Arc::default(), admission: Arc::default(), life: NODE_LIFE };
@@ -82,7 +82,7 @@ impl Credentials {
         credentials
     }
 
-    /// From now on it answers.
+    /// Lets the desk decide by this ledger and admission from now on. A second call changes nothing.
     pub fn open(&self, ledger: Ledger, admission: Arc<dyn Admission>) {
         let _ = self.ledger.set(ledger);
         let _ = self.admission.set(admission);
@@ -198,7 +198,7 @@ impl Credentials {
 }
 
 impl JoinDoor for Credentials {
-    /// The leader decides: it writes who comes in.
+    /// Lets the leader decide, because it writes who comes in. Errors: `Unavailable` if no leader is known or reached.
     fn join(&self, request: JoinRequest) -> BoxFuture<'_, Result<JoinGrant, JoinRefused>> {
         Box::pin(async move {
             let unavailable = |why: String| JoinRefused::Unavailable { why };

@@ -9,8 +9,8 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::rpc::{LaneRpc, RpcError, Service};
 use crate::{clock::Deadline, op::NodeId};
 
-/// Who answers on a lane, by the first byte of a question. Numbers are never used again for something else; those from
-/// [`number::FREE`] on are for who builds on the runtime.
+/// The numbers that say who answers on a lane; a number is the first byte of a question. It is never used again for something
+/// else. Those from [`number::FREE`] on are for programs that build on the runtime.
 pub mod number {
     pub const LEDGER: u8 = 1;
     pub const LEASES: u8 = 2;
@@ -21,8 +21,8 @@ pub mod number {
     pub const FREE: u8 = 16;
 }
 
-/// Both ends of it: this node answers when it is open, and asks others whenever. Fields travel by name, so that one can be
-/// added. Cheap to clone.
+/// Both ends of typed questions and answers: this node answers while the desk is open, and asks others at any time. Fields travel
+/// by name, so that one can be added. Cheap to clone.
 pub struct Desk<Q, A> {
     lane: LaneRpc,
     number: u8,
@@ -60,12 +60,13 @@ where
     Q: Serialize + DeserializeOwned + 'static,
     A: Serialize + DeserializeOwned + 'static,
 {
+    /// Makes a desk on `lane` under `number`, which the other nodes use too. It answers nothing before [`Self::open`].
     pub fn new(lane: LaneRpc, number: u8) -> Self {
         Self { lane, number, types: PhantomData }
     }
 
-    /// From now on questions are answered so, until [`Desk::close`]; an error is the asker's [`RpcError::Refused`]. The
-    /// future is dropped when the asker's time is over.
+    /// Answers questions with `answer` from now on, until [`Desk::close`]. Its error reaches the asker as [`RpcError::Refused`].
+    /// The future is dropped when the asker's time is over.
     pub fn open<F, R>(&self, answer: F)
     where
         F: Fn(NodeId, Q) -> R + Send + Sync + 'static,
@@ -74,10 +75,13 @@ where
         self.lane.serve(self.number, Arc::new(Answering(answer, PhantomData)));
     }
 
+    /// Stops answering questions; this node can still ask.
     pub fn close(&self) {
         self.lane.close(self.number);
     }
 
+    /// Asks `node` and waits until `deadline`. Errors: `NotSent` if nothing happened there, `Unclear` if it may have; otherwise
+    /// those of [`LaneRpc::ask`].
     pub async fn ask(&self, node: NodeId, question: &Q, deadline: Deadline) -> Result<A, RpcError> {
         let unsent = |error: rmp_serde::encode::Error| RpcError::NotSent { node, why: error.to_string() };
         let body = rmp_serde::to_vec_named(question).map_err(unsent)?;

@@ -14,8 +14,8 @@ pub mod router;
 pub mod rpc;
 
 crate::id! {
-    /// One cluster; made once, at the first node's first start, and in every certificate of it.
+    /// The id of one cluster; made once, at the first node's first start, and in every certificate of it.
     ClusterId => "cluster",
-    /// One start of one process. Tells a node from a copy of its data directory with the same generation.
+    /// The id of one start of one process. It tells a node from a copy of its data directory with the same generation.
     LifeId => "life",
 }

@@ -24,21 +24,21 @@ use crate::{clock::Deadline, op::NodeId};
 
 /// The largest question or answer; also the most that is being put together for one link.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// Of one frame: small enough that others are not kept waiting.
+/// The largest part of a message in one frame: small enough that others are not kept waiting.
 const CHUNK_BYTES: usize = 128 << 10;
-/// Questions of one link that are being answered; one more is refused.
+/// The number of questions of one link that are being answered at a time; one more is refused.
 const ANSWERING_MAX: usize = 128;
-/// Our own questions that wait for answers, over all links; one more is refused here.
+/// The number of our own questions that wait for answers, over all links; one more is refused here.
 const WAITING_MAX: usize = 16_384;
-/// A question may take this long to be answered, whatever its asker says.
+/// The longest time that a question may take to be answered, whatever its asker says.
 const WITHIN_MAX: Duration = Duration::from_secs(120);
 
 const ASK: u8 = 1;
 const ANSWER: u8 = 2;
 const REFUSED: u8 = 3;
-/// Kind, whether it is the last chunk, correlation.
+/// The head of a frame: kind, whether it is the last chunk, correlation.
 const HEAD_BYTES: usize = 10;
-/// Service, milliseconds left.
+/// The head of a question: service, milliseconds left.
 const ASK_HEAD_BYTES: usize = 5;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,12 +51,12 @@ pub enum RpcError {
     NoAnswer { node: NodeId, waited_ms: u64 },
     #[error("{node} answered, and it is not understood ({why}); it may have happened")]
     Unclear { node: NodeId, why: String },
-    /// The service says what that means.
+    /// The service refused, and says what that means.
     #[error("{node} refused: {why}")]
     Refused { node: NodeId, why: String },
 }
 
-/// Answers the questions of one kind. The future is dropped when the asker's time is over.
+/// A service that answers the questions of one kind. The future is dropped when the asker's time is over.
 pub trait Service: Send + Sync + 'static {
     fn serve(&self, peer: NodeId, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>>;
 }
@@ -90,11 +90,13 @@ impl Drop for Inner {
     }
 }
 
-/// Cheap to clone. Give it to the links as a lane's handler, then [`LaneRpc::attach`] the links.
+/// Questions and answers over one lane. Cheap to clone. Give it to the links as the handler of a lane, then [`LaneRpc::attach`]
+/// them.
 #[derive(Clone)]
 pub struct LaneRpc(Arc<Inner>);
 
 impl LaneRpc {
+    /// Makes one for this lane, without links: until [`LaneRpc::attach`] it reaches nobody.
     pub fn new(lane: Lane) -> Self {
         Self(Arc::new(Inner {
             lane,
@@ -108,22 +110,22 @@ impl LaneRpc {
         }))
     }
 
-    /// A second call changes nothing.
+    /// Gives it the links it asks over. A second call changes nothing.
     pub fn attach(&self, links: Links) {
         let _ = self.0.links.set(links);
     }
 
-    /// Whom questions that begin with `service` go to, in place of whoever was there.
+    /// Sends questions that begin with `service` to `by` from now on, in place of whoever was there.
     pub fn serve(&self, service: u8, by: Arc<dyn Service>) {
         self.0.services.write().insert(service, by);
     }
 
-    /// No more questions go there.
+    /// Sends no more questions to `service`; they are refused.
     pub fn close(&self, service: u8) {
         self.0.services.write().remove(&service);
     }
 
-    /// Ends what is being answered; nobody is asked after it.
+    /// Ends what is being answered, and takes no questions after that.
     pub async fn stop(&self) {
         self.0.services.write().clear();
         self.0.stop.cancel();
@@ -131,6 +133,7 @@ impl LaneRpc {
         self.0.tasks.wait().await;
     }
 
+    /// Tells whether there is a live link of this lane with `node`.
     pub fn is_linked(&self, node: NodeId) -> bool {
         self.0.links.get().is_some_and(|links| links.link(node, self.0.lane).is_some_and(|link| link.is_up()))
     }
@@ -223,7 +226,7 @@ impl LaneRpc {
     }
 }
 
-/// Takes a question that nobody waits for any more out of the list.
+/// A guard that takes a question that nobody waits for any more out of the list.
 struct Forget<'a>(&'a Inner, u64);
 
 impl Drop for Forget<'_> {

@@ -1,4 +1,4 @@
-//! Gathers the appends that wait at the same time into one entry: one commit, one fsync for all of them.
+//! The batcher: it gathers the appends that wait at the same time into one entry: one commit, one fsync for all of them.
 //!
 //! Also the place where an older life is turned away: whoever claims a stream waits here until what the older life had
 //! on its way has landed. Bounded in appends and bytes; one too many is told `Busy`.
@@ -23,23 +23,23 @@ use super::{
 };
 use crate::{clock::Clock, id::Key};
 
-/// Appends that wait; one more is refused with `Busy`.
+/// The largest number of appends that wait; one more is refused with `Busy`.
 const WAITING_MAX: usize = 16_384;
-/// Bytes that wait.
+/// The largest number of bytes that wait.
 const WAITING_BYTES_MAX: usize = 64 << 20;
-/// One entry holds at most about so much.
+/// The bytes that one entry holds at most, about.
 const ENTRY_BYTES_MAX: usize = 2 << 20;
 const ENTRY_APPENDS_MAX: usize = 8_192;
-/// One append may be this large.
+/// The largest append, in bytes.
 pub const APPEND_BYTES_MAX: usize = 16 << 20;
-/// What an append takes beside its events.
+/// The bytes that an append takes beside its events.
 const APPEND_BYTES: usize = 96;
-/// Entries proposed at the same time: while one is synced the next is gathered, not more.
+/// The number of entries proposed at the same time: while one is synced the next is gathered, not more.
 const ENTRIES_ON_THEIR_WAY: usize = 1;
 
 enum Message {
     Append(Waiting),
-    /// Answered when no append of the stream that came before is on its way.
+    /// A question that is answered when no append of the stream that came before is on its way.
     Settle {
         stream: Key,
         settled: oneshot::Sender<()>,
@@ -52,7 +52,7 @@ struct Waiting {
     landed: Landed,
 }
 
-/// Where appends are brought. Cheap to clone; when the last is gone the batcher ends after what it holds.
+/// The place to bring appends to. Cheap to clone; when the last is gone the batcher ends after what it holds.
 #[derive(Clone)]
 pub struct Inbox {
     queue: mpsc::Sender<Message>,
@@ -62,10 +62,12 @@ pub struct Inbox {
 /// The newest claim on each stream.
 pub type Claims = Arc<Mutex<HashMap<Key, u64>>>;
 
-/// Where the present core is found; `None` while there is none.
+/// The place where the present core is found; `None` while there is none.
 pub type CoreNow = Arc<arc_swap::ArcSwapOption<Core>>;
 
 impl Inbox {
+    /// Brings an append and waits until it is committed or refused. Errors: `TooLarge` and `Busy` say that nothing was written.
+    /// Dropping the future does not take the append back.
     pub async fn append(&self, append: Append) -> Result<Appended, AppendError> {
         let events: usize = append.events.iter().map(NewEvent::bytes).sum();
         let part = append.part.as_ref().map_or(0, |part| part.snapshot.body.len());
@@ -101,17 +103,17 @@ pub struct Batcher {
     clock: Clock,
     waiting_bytes: Arc<AtomicUsize>,
     kinds: HashMap<&'static str, Arc<str>>,
-    /// What goes into the next entry.
+    /// The appends that go into the next entry.
     gathered: Vec<Waiting>,
     gathered_bytes: usize,
     on_their_way: FuturesUnordered<BoxFuture<'static, u64>>,
     streams_on_their_way: HashMap<u64, (Vec<Key>, Vec<oneshot::Sender<()>>)>,
-    /// Those who wait for streams in `gathered`.
+    /// The askers that wait for streams in `gathered`.
     settle_after: Vec<oneshot::Sender<()>>,
     last_id: u64,
 }
 
-/// The batcher's way in, and the batcher as a future.
+/// Makes the batcher: its way in, and the future that runs it.
 pub fn batcher(core: CoreNow, claims: Claims, clock: Clock) -> (Inbox, impl Future<Output = ()> + Send) {
     let (queue, waiting) = mpsc::channel(WAITING_MAX);
     let waiting_bytes = Arc::new(AtomicUsize::new(0));

@@ -33,6 +33,7 @@ pub struct Core {
 }
 
 impl Core {
+    /// Opens and checks the files, starts the writer and the consensus. Events in the tables can be read before it takes writes.
     pub async fn open(
         config: &LedgerConfig,
         head: Arc<watch::Sender<Cursor>>,
@@ -71,16 +72,17 @@ impl Core {
         Ok(Self { consensus: Box::new(consensus), disk, outcomes, jobs, failed, writers: Mutex::new(threads) })
     }
 
-    /// Why it takes no more writes, if it does not.
+    /// Returns why it takes no more writes; `None` while it does.
     pub fn failure(&self) -> Option<String> {
         self.failed.borrow().clone()
     }
 
+    /// Marks it as failed for this reason, for good; it takes no more writes.
     pub fn fail(&self, why: &str) {
         writer::fail(&self.failed, why);
     }
 
-    /// Returns when it has failed.
+    /// Waits until it has failed.
     pub async fn failing(&self) {
         let mut failed = self.failed.subscribe();
         while failed.borrow_and_update().is_none() {
@@ -90,12 +92,12 @@ impl Core {
         }
     }
 
-    /// Has the writer do something that no other command is there for.
+    /// Asks the writer to do something that no other command is there for, and waits until it is done.
     pub async fn mend(&self, job: impl FnOnce(writer::Done) -> Job) -> std::io::Result<()> {
         self.jobs.done(job).await
     }
 
-    /// Writes what it holds and lets go of the file; the last one to drop it closes it.
+    /// Writes what it holds and releases the file; the last one to drop it closes it.
     pub async fn stop(&self) {
         self.consensus.stop().await;
         if let Err(error) = self.jobs.stop().await
@@ -169,8 +171,7 @@ fn open_disk(config: &LedgerConfig, reserve: Arc<Reserve>) -> Result<(Disk, Witn
     Ok((disk, witness))
 }
 
-/// Pages of the file that are not waiting to be written are forgotten: after an error of the disk what is in memory may
-/// not be what is on it.
+/// Forgets pages of the file that do not wait to be written: after an error of the disk, memory may differ from the disk.
 pub fn forget_pages(config: &LedgerConfig) {
     let forgotten = std::fs::File::open(config.file()).and_then(|file| {
         nix::fcntl::posix_fadvise(&file, 0, 0, nix::fcntl::PosixFadviseAdvice::POSIX_FADV_DONTNEED).map_err(std::io::Error::from)
@@ -180,11 +181,12 @@ pub fn forget_pages(config: &LedgerConfig) {
     }
 }
 
-/// How long to wait before the file is opened again.
+/// Returns how long to wait before the file is opened again: from 20 ms up to about 10 s.
 pub fn backoff(tries: u32) -> Duration {
     Duration::from_millis(20).saturating_mul(1 << tries.min(9))
 }
 
+/// Opens the files in a test, with a writer and no consensus.
 #[cfg(test)]
 pub fn open_for_test(config: &LedgerConfig) -> (Arc<Disk>, Jobs) {
     let reserve = Arc::new(Reserve::new(config.dir.join("ledger.reserve"), 0));

@@ -18,7 +18,7 @@ use redb::{BackendError, StorageBackend};
 
 use crate::store::file::make_file;
 
-/// Makes the backend for each of the ledger's files; tests put their own faults between.
+/// The function that makes the backend for each of the ledger's files; tests put their own faults between.
 #[derive(Clone)]
 pub struct Backend(Arc<MakeBackend>);
 
@@ -31,6 +31,7 @@ impl std::fmt::Debug for Backend {
 }
 
 impl Backend {
+    /// Takes the function that makes the backend of an open file.
     pub fn new(make: impl Fn(&Path, File) -> io::Result<Box<dyn StorageBackend>> + Send + Sync + 'static) -> Self {
         Self(Arc::new(make))
     }
@@ -42,7 +43,7 @@ impl Default for Backend {
     }
 }
 
-/// Room on the disk that is given up when there is no other.
+/// The room on the disk that is given up when there is no other.
 #[derive(Debug)]
 pub struct Reserve {
     path: PathBuf,
@@ -51,12 +52,14 @@ pub struct Reserve {
 }
 
 impl Reserve {
-    /// What a life before this one held is held already: opening the files again on a full disk may need it.
+    /// Makes a reserve of `bytes` in a file. Room that a life before this one held counts as held already: opening the files
+    /// again on a full disk may need it.
     pub fn new(path: PathBuf, bytes: u64) -> Self {
         let there = std::fs::metadata(&path).is_ok_and(|meta| std::os::unix::fs::MetadataExt::blocks(&meta) * 512 >= bytes);
         Self { path, bytes, held: Mutex::new(bytes > 0 && there) }
     }
 
+    /// Tells whether the room is held, or none is wanted.
     pub fn is_held(&self) -> bool {
         self.bytes == 0 || *self.held.lock()
     }
@@ -80,7 +83,7 @@ impl Reserve {
         *held
     }
 
-    /// Whether there was something to give up.
+    /// Gives up the room; tells whether there was something to give up.
     fn give_up(&self) -> bool {
         let mut held = self.held.lock();
         let had = std::mem::take(&mut *held);
@@ -105,6 +108,7 @@ pub struct Guarded {
 }
 
 impl Guarded {
+    /// Opens the file, or makes it, with `reserve` behind it.
     pub fn open(path: &Path, backend: &Backend, reserve: Arc<Reserve>) -> io::Result<Self> {
         Ok(Self { inner: backend.0(path, make_file(path)?)?, reserve })
     }
@@ -156,7 +160,7 @@ impl StorageBackend for Guarded {
     }
 }
 
-/// Index of the last entry that was acknowledged, in one of two places in turn.
+/// The witness: the index of the last entry that was acknowledged, in one of two places in turn.
 #[derive(Debug)]
 pub struct Witness {
     file: File,
@@ -166,11 +170,12 @@ pub struct Witness {
 const MARK: usize = 12;
 
 impl Witness {
+    /// Opens the witness's file, or makes it.
     pub fn open(path: &Path) -> io::Result<Self> {
         Ok(Self { file: make_file(path)?, turn: 0 })
     }
 
-    /// Absent if it never saw anything, or cannot be read: then nothing is known.
+    /// Returns the last index it saw; absent if it never saw any, or cannot be read: then nothing is known.
     pub fn last(&self) -> Option<u64> {
         let mark = |turn: u64| {
             let mut mark = [0; MARK];
@@ -181,6 +186,7 @@ impl Witness {
         mark(0).max(mark(1))
     }
 
+    /// Writes down that the entry at `index` was acknowledged. Does not sync.
     pub fn saw(&mut self, index: u64) -> io::Result<()> {
         let mut mark = [0; MARK];
         mark[..8].copy_from_slice(&index.to_le_bytes());

@@ -1,4 +1,4 @@
-//! What the ledger knows of one stream: its version, who may write it, and where its events lie.
+//! The head of one stream: its version, who may write it, and where its events lie.
 //!
 //! Positions are kept in chunks: the newest in the stream's own row, full ones in rows of their own, so that an append
 //! changes no row by itself. A row that lags behind is mended from the events at start.
@@ -10,25 +10,25 @@ use serde::{Deserialize, Serialize};
 use super::{SnapshotPart, StreamSnapshot, pieces::Pieces};
 use crate::id::Key;
 
-/// Appends in one chunk of positions.
+/// The number of appends in one chunk of positions.
 const CHUNK_APPENDS: u32 = 256;
 
-/// Where consecutive appends of a stream lie.
+/// The places where consecutive appends of a stream lie.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chunk {
-    /// Version before the first of these appends.
+    /// The version before the first of these appends.
     pub after: u64,
     appends: u32,
     end_version: u64,
     end_cursor: u64,
-    /// Per append: number of events, and distance of its first cursor from the one before; LEB128.
+    /// The number of events of each append, and the distance of its first cursor from the one before; LEB128.
     #[serde(with = "serde_bytes")]
     bytes: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// Version before this append.
+    /// The version before this append.
     pub after: u64,
     pub events: u64,
     pub first_cursor: u64,
@@ -47,14 +47,17 @@ impl Chunk {
         self.end_version += events;
     }
 
+    /// Returns how many appends the chunk has.
     pub fn appends(&self) -> usize {
         self.appends as usize
     }
 
+    /// Returns the version after the last of these appends.
     pub fn end_version(&self) -> u64 {
         self.end_version
     }
 
+    /// Lists where the appends lie, in order. Ends early if the bytes are damaged.
     pub fn positions(&self) -> impl Iterator<Item = Position> + '_ {
         let (mut at, mut after, mut cursor) = (0, self.after, 0);
         std::iter::from_fn(move || {
@@ -88,16 +91,16 @@ fn take(from: &[u8], at: &mut usize) -> Option<u64> {
     None
 }
 
-/// A stream's row.
+/// The row of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeadRow {
     pub version: u64,
-    /// The newest life that wrote.
+    /// The incarnation of the newest life that wrote.
     pub incarnation: u64,
-    /// Replay begins after it; 0 for none.
+    /// The version after which a replay begins; 0 if there is no snapshot.
     pub snapshot_version: u64,
     pub chunk: Chunk,
-    /// Last, and absent from what is stored where there are none.
+    /// The pieces, stored last, and absent from what is stored where there are none.
     #[serde(default, skip_serializing_if = "Pieces::is_none")]
     pub pieces: Pieces,
 }
@@ -105,30 +108,31 @@ pub struct HeadRow {
 #[derive(Debug, Default)]
 pub struct Head {
     pub row: HeadRow,
-    /// Full chunks that are in no table yet.
+    /// The full chunks that are in no table yet.
     pub sealed: Vec<Chunk>,
-    /// One that is in no table yet.
+    /// A snapshot that is in no table yet.
     pub snapshot: Option<StreamSnapshot>,
-    /// What the writer has in hand: not in the tables yet, as far as a reader knows.
+    /// The chunks that the writer has in hand: not in the tables yet, as far as a reader knows.
     pub in_hand_chunks: Vec<Chunk>,
     pub in_hand_snapshot: Option<StreamSnapshot>,
-    /// Pieces of a snapshot by version and number, of which the writer has those that are in hand.
+    /// The pieces of a snapshot by version and number; the writer has those that are in hand.
     pub parts: BTreeMap<(u64, u32), StreamSnapshot>,
     pub in_hand_parts: BTreeMap<(u64, u32), StreamSnapshot>,
-    /// Rows of snapshots that the writer has still to remove: a whole one, and the pieces of these versions.
+    /// The rows of snapshots that the writer has still to remove: a whole one, and the pieces of these versions.
     pub whole_is_gone: bool,
     pub parts_gone: Vec<u64>,
-    /// It waits in the queue of heads to be written.
+    /// True while it waits in the queue of heads to be written.
     pub dirty: bool,
-    /// The writer has it in hand: what is in the tables may be older.
+    /// True while the writer has it in hand: what is in the tables may be older.
     pub in_hand: bool,
-    /// Asked for since the last round of forgetting.
+    /// True if it was asked for since the last round of forgetting.
     pub used: bool,
-    /// It has a row.
+    /// True if it has a row.
     pub known: bool,
 }
 
 impl Head {
+    /// Makes the head for a row that was read from the tables.
     pub fn loaded(row: HeadRow) -> Self {
         Self { row, known: true, ..Self::default() }
     }
@@ -177,7 +181,7 @@ impl Head {
     }
 }
 
-/// A number per key; their sum over a table tells whether a key is missing or another.
+/// Returns a number per key; their sum over a table tells whether a key is missing, or another is in its place.
 pub fn digest(key: &Key) -> u64 {
     let hash = blake3::hash(key.as_str().as_bytes());
     let mut first = [0; 8];

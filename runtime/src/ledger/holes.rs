@@ -1,4 +1,4 @@
-//! Files that are mostly holes: seen by the scrubber, which knows what they hold, and made smaller at the next start.
+//! Files that are mostly holes: the scrubber sees them, for it knows what they hold, and the next start makes them smaller.
 //!
 //! The store keeps what was once written to; a file never becomes smaller by itself. Moving its pages takes the file away from
 //! whoever reads, so it is done before the node serves, and only where it is short: of a file that holds much it would take
@@ -13,14 +13,14 @@ use redb::Database;
 
 use crate::store::file::replace;
 
-/// When a file is made smaller.
+/// The rule for when a file is made smaller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Holes {
-    /// If more of it holds nothing.
+    /// The percentage of the file that may hold nothing; with more it is made smaller.
     pub percent_max: u8,
-    /// A file that is smaller than this is left as it is.
+    /// The size below which a file is left as it is.
     pub file_bytes_min: u64,
-    /// So is one that holds more than this.
+    /// The bytes in use above which a file is left as it is.
     pub live_bytes_max: u64,
 }
 
@@ -32,7 +32,7 @@ impl Default for Holes {
 }
 
 impl Holes {
-    /// Whether a file of this size with so much in it is to be made smaller.
+    /// Tells whether a file of this size with so much in it is to be made smaller.
     pub fn are_many(&self, file_bytes: u64, live_bytes: u64) -> bool {
         let holes = file_bytes.saturating_sub(live_bytes);
         file_bytes >= self.file_bytes_min
@@ -52,7 +52,7 @@ impl Holes {
         Ok(wanted)
     }
 
-    /// Makes a file smaller of which that was remembered. Blocks for as long as it takes to move what it holds.
+    /// Makes a file smaller if that was remembered for it. Blocks for as long as it takes to move what it holds.
     pub fn close_up(&self, path: &Path, db: &mut Database) {
         if !wanted_path(path).exists() {
             return;

@@ -1,4 +1,4 @@
-//! How events get into views: all together, or without those that a view cannot take in.
+//! The way of events into views: all together, or without those that a view cannot take in.
 //!
 //! A batch goes into all views in one transaction. If a view refuses it, its parts are tried, down to the event that is
 //! refused; that one is set aside for that view alone, and named in the file.
@@ -13,21 +13,21 @@ use super::{
     view::{ASIDE, CURSOR, META, View, ViewError, behind_key},
 };
 
-/// More events than this are not set aside: then it is not they that are wrong, and the views stop.
+/// The largest number of events that are set aside; with more it is not they that are wrong, and the views stop.
 const ASIDE_MAX: u64 = 1_000;
 
-/// What events are taken into.
+/// The views that events are taken into, with their file.
 pub struct Intake<'a> {
     pub db: &'a Database,
     pub views: &'a [Box<dyn View>],
-    /// One view that takes in what the others have.
+    /// True for a single view that takes in what the others have already.
     pub late: bool,
     pub sync: bool,
     pub aside: &'a AtomicU64,
 }
 
 impl Intake<'_> {
-    /// All of the events, but for what a view cannot take in: that is looked for, and set aside.
+    /// Takes in all of the events, except those that a view cannot take in: they are looked for and set aside.
     pub fn take_in(&self, events: &[Event]) -> Result<(), ViewError> {
         let Err((place, error)) = self.try_all(events, &[])? else { return Ok(()) };
         if let [event] = events {
@@ -38,7 +38,7 @@ impl Intake<'_> {
         self.take_in(rest)
     }
 
-    /// One event, without the views that cannot take it in: `place` is the first of them.
+    /// Takes in one event, without the views that cannot take it in: `place` is the first of them.
     fn without(&self, event: &Event, mut place: usize, mut error: ViewError) -> Result<(), ViewError> {
         let mut left_out = Vec::new();
         loop {
@@ -55,7 +55,7 @@ impl Intake<'_> {
         }
     }
 
-    /// In one transaction, or not at all. The inner error is that of a view, the outer one that of the file.
+    /// Takes in the events in one transaction, or not at all. The inner error is that of a view, the outer one that of the file.
     fn try_all(&self, events: &[Event], left_out: &[usize]) -> Result<Result<(), (usize, ViewError)>, ViewError> {
         let Some(last) = events.last().map(|event| event.cursor) else { return Ok(Ok(())) };
         let mut txn = self.db.begin_write()?;
@@ -86,7 +86,7 @@ impl Intake<'_> {
     }
 }
 
-/// Whether the file is to blame, and not an event.
+/// Tells whether the file is to blame, and not an event.
 fn is_of_the_file(error: &ViewError) -> bool {
     error.is::<redb::StorageError>()
         || error.is::<redb::TableError>()

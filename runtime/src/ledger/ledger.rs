@@ -40,18 +40,18 @@ use crate::{
     op::NodeId,
 };
 
-/// How long a look at the free space is believed.
+/// The time for which a look at the free space is believed.
 const FREE_LOOKED_AT: Duration = Duration::from_millis(100);
 /// The largest part of the reserve that is really taken on the disk.
 const RESERVE_HELD_MAX: u64 = 16 << 20;
-/// How long a claim waits for a leader, and for this node to have what the leader had.
+/// The time that a claim waits for a leader, and for this node to have what the leader had.
 const CLAIM_WITHIN: Duration = Duration::from_secs(20);
 const CLAIM_RETRY: Duration = Duration::from_millis(20);
-/// How long a ledger that stops waits for the outcome of what it has proposed. After that the outcome is unknown.
+/// The time that a ledger that stops waits for the outcome of what it has proposed. After that the outcome is unknown.
 const PROPOSED_ENDS_WITHIN: Duration = Duration::from_secs(2);
-/// The same of one that is alone. Its node gives it less.
+/// The same time for a ledger that is alone. Its node gives it less.
 const ALONE_ENDS_WITHIN: Duration = Duration::from_secs(3_600);
-/// Claims remembered before those that the tables remember too are forgotten.
+/// The number of claims remembered before those that the tables remember too are forgotten.
 const CLAIMS_MAX: usize = 200_000;
 
 /// The ledger of this node. Cheap to clone.
@@ -63,7 +63,7 @@ pub struct Ledger {
 pub(super) struct Inner {
     config: LedgerConfig,
     core: CoreNow,
-    /// Of the newest core: it still answers while that is being reopened.
+    /// The ring of the newest core: it still answers while that is being reopened.
     pub(super) ring: Arc<ArcSwap<Ring>>,
     pub(super) head: Arc<watch::Sender<Cursor>>,
     leadership: Arc<watch::Sender<Leadership>>,
@@ -142,9 +142,7 @@ impl Ledger {
         }
     }
 
-    /// Appends events to a stream, all or none. Answers when they are durable.
-    ///
-    /// Dropping the future does not take the append back.
+    /// Appends events to a stream, all or none. Answers when they are durable. Dropping the future does not take it back.
     pub async fn append(&self, append: Append) -> Result<Appended, AppendError> {
         let inbox = self.inner.inbox.lock().clone().ok_or(AppendError::Stopped)?;
         if let Some(error) = self.full() {
@@ -159,8 +157,8 @@ impl Ledger {
         Ok(appended)
     }
 
-    /// Why an append would be refused now, as far as the disk is concerned. Asking first spares an entity a decision
-    /// that could not be written.
+    /// Tells why an append would be refused now, as far as the disk and the quorum are concerned. Asking first spares an entity a
+    /// decision that could not be written.
     pub fn takes_writes(&self) -> Result<(), AppendError> {
         if let Some(error) = self.full() {
             return Err(error);
@@ -175,7 +173,7 @@ impl Ledger {
         }
     }
 
-    /// Why there is no room, if there is none.
+    /// Tells why there is no room, if there is none.
     fn full(&self) -> Option<AppendError> {
         let (reserve, config) = (&self.inner.reserve, &self.inner.config);
         let free_bytes = self.free_bytes()?;
@@ -185,7 +183,7 @@ impl Ledger {
         Some(AppendError::DiskFull { dir: config.dir.display().to_string(), free_bytes, reserve_bytes: config.reserve_bytes })
     }
 
-    /// Absent if it cannot be told.
+    /// Returns the free bytes on the disk; absent if that cannot be told.
     fn free_bytes(&self) -> Option<u64> {
         let mut looked = self.inner.free.lock();
         match *looked {
@@ -206,8 +204,8 @@ impl Ledger {
         self.claim_page(stream, usize::MAX).await
     }
 
-    /// As [`claim`](Self::claim), with at most `events_max` of the events, and fewer where they are large: of a stream that
-    /// may be larger than memory should hold at once. [`read_stream`](Self::read_stream) gives the rest.
+    /// Claims as [`claim`](Self::claim), with at most `events_max` of the events, and fewer where they are large, for a stream
+    /// that may not fit in memory at once. [`read_stream`](Self::read_stream) gives the rest.
     pub async fn claim_page(&self, stream: &Key, events_max: usize) -> Result<Life, ReadError> {
         let deadline = Deadline::after(CLAIM_WITHIN);
         let inbox = self.inner.inbox.lock().clone().ok_or(ReadError::Stopped)?;
@@ -223,7 +221,7 @@ impl Ledger {
         }
     }
 
-    /// The inner error says why there is none to ask.
+    /// Claims once. The inner error says why there is no leader to ask, or none that this node keeps up with.
     async fn try_claim(
         &self,
         stream: &Key,
@@ -257,7 +255,7 @@ impl Ledger {
         self.replay(stream, incarnation, events_max).await.map(Ok)
     }
 
-    /// The new incarnation, and the index of the last entry that may hold something of the lives before; `None` if this
+    /// Returns the new incarnation, and the index of the last entry that may hold something of the lives before; `None` if this
     /// node ceased to lead.
     async fn claim_as_leader(&self, core: &Core, stream: &Key, inbox: &Inbox) -> Result<Option<(u64, u64)>, ReadError> {
         let epoch = {
@@ -287,19 +285,19 @@ impl Ledger {
         *newest = (*newest).max(incarnation);
     }
 
-    /// What the tables know as well need not be remembered.
+    /// Forgets claims that the tables know as well.
     fn forget_claims(&self, claims: &mut HashMap<Key, u64>) {
         let Ok(core) = self.core() else { return };
         let mut machine = core.disk.machine.lock();
         claims.retain(|stream, newest| machine.head(&core.disk.db, stream).map_or(true, |head| head.row.incarnation < *newest));
     }
 
-    /// The last committed event.
+    /// Returns the cursor of the last committed event.
     pub fn head(&self) -> Cursor {
         *self.inner.head.borrow()
     }
 
-    /// No event is after this one, as far as this node can know: what its log holds may not have been taken in yet.
+    /// Returns a cursor that no event is after, as far as this node knows: it may not have taken in all that its log holds.
     pub(super) fn may_reach(&self) -> Cursor {
         let of_log = self.core().map_or(0, |core| core.disk.may_reach);
         self.head().max(Cursor(of_log))
@@ -337,17 +335,17 @@ impl Ledger {
         }
     }
 
-    /// Who leads, as this node knows; of a lone node, itself.
+    /// Returns a receiver of who leads, as this node knows; on a lone node that is itself.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.inner.leadership.subscribe()
     }
 
-    /// Whether this node is the only one that votes.
+    /// Tells whether this node is the only one that votes.
     pub fn is_alone(&self) -> bool {
         self.core().is_ok_and(|core| core.consensus.is_alone())
     }
 
-    /// Of a leader: its term, and the latest moment at which a quorum is known to have followed it.
+    /// Returns, on a leader, its term and the latest moment at which a quorum is known to have followed it.
     pub fn confirmed(&self) -> Option<(u64, BootTime)> {
         self.core().ok()?.consensus.confirmed()
     }
@@ -358,7 +356,7 @@ impl Ledger {
         core.consensus.change(change).await
     }
 
-    /// Lets another voter lead; whether one does by then.
+    /// Lets another voter lead; tells whether one does by then.
     pub async fn step_aside(&self, within: Duration) -> bool {
         match self.core() {
             Ok(core) => core.consensus.step_aside(within).await,
@@ -366,6 +364,7 @@ impl Ledger {
         }
     }
 
+    /// Returns the state of the ledger on this node: who leads, who keeps it, how far it is, and how its disk is.
     pub fn status(&self) -> LedgerStatus {
         let core = self.core();
         let (consensus, oldest) = core
@@ -395,7 +394,7 @@ impl Ledger {
         }
     }
 
-    /// Takes note of what all values in the file come to, as the scrubber found it.
+    /// Notes how many bytes all values in the file have together, as the scrubber found it.
     pub(super) fn holds(&self, live_bytes: u64) {
         let (holes, path) = (self.inner.config.holes, self.inner.config.file());
         match holes.note(&path, live_bytes) {
@@ -405,13 +404,13 @@ impl Ledger {
         }
     }
 
-    /// What was found damaged in the ledger or the views, and not found whole since.
+    /// Returns the list of what was found damaged in the ledger or the views, and not found whole since.
     pub fn damages(&self) -> Damages {
         self.inner.damages.clone()
     }
 
-    /// Takes the value that begins with a cursor, which is damaged or missing here, from another node, and those behind it
-    /// that are missing, too; whether the first is whole now.
+    /// Takes the value that begins with a cursor, which is damaged or missing here, from another node, and missing ones behind
+    /// it, too; tells whether the first is whole now.
     pub(super) async fn mend_events(&self, from: u64, deadline: Deadline) -> Result<bool, ReadError> {
         let (mut next, mut mended) = (from, false);
         loop {
@@ -492,7 +491,7 @@ async fn closed(core: Arc<Core>) {
     tracing::warn!("somebody still reads the ledger; its file is closed when they are done");
 }
 
-/// Answers other members, through whichever core there is.
+/// The service that answers other members, through whichever core there is.
 struct Serve(Weak<Inner>);
 
 impl Service for Serve {
@@ -520,7 +519,7 @@ impl Service for Serve {
     }
 }
 
-/// Opens a failed store again.
+/// The task that opens a failed store again.
 struct Keeper {
     config: LedgerConfig,
     core: CoreNow,

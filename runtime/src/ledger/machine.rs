@@ -1,4 +1,4 @@
-//! What a committed entry means: which appends are accepted, and what the tables and those who tail are told.
+//! The machine: what a committed entry means. It accepts appends, and says what the tables and those who tail are told.
 //!
 //! Owns the heads of the streams in use. Asks the tables for one it does not have; writes none: the writer takes what
 //! changed along with its next commit. Deterministic: the same entries make the same tables on every node.
@@ -20,35 +20,35 @@ use super::{
 };
 use crate::{clock::WallMs, id::Key};
 
-/// Heads kept in memory beyond those that must be.
+/// The number of heads kept in memory beyond those that must be.
 const HEADS_MAX: usize = 100_000;
-/// A head's row is written when this many events, or their bytes, have passed since it changed: a start reads them again.
+/// The lag at which a head's row is written: so many events, or bytes of them, since it changed. A start reads them again.
 const HEAD_LAG_EVENTS: u64 = 100_000;
 const HEAD_LAG_BYTES: u64 = 64 << 20;
-/// Applied changes that the writer is asked to take; fewer wait in memory, where they are read, too.
+/// The bytes of applied changes that the writer is asked to take; fewer wait in memory, where they are read, too.
 const TAKE_BYTES: usize = 256 << 10;
-/// Snapshots that wait to be written.
+/// The bytes of snapshots that may wait to be written.
 const SNAPSHOT_BYTES_MAX: usize = 8 << 20;
 const HEADS_PER_COMMIT: usize = 512;
-/// A batch is kept in values of at most this size, but for a larger append: one stream's events are read without the whole
-/// batch, and a value fills the page it is given, whose size is a power of two.
+/// The largest value that a batch is kept in, except for a larger append: one stream's events are read without the whole batch,
+/// and a value fills the page it is given, whose size is a power of two.
 const VALUE_BYTES_MAX: usize = (32 << 10) - 128;
 const PLACE_BYTES: usize = 16;
 
-/// What is kept beside the tables' rows, in the same transaction.
+/// The record that is kept beside the tables' rows, in the same transaction.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Meta {
     pub applied: Option<LogId<u64>>,
     pub membership: StoredMembership<u64, Node>,
     pub epoch: u64,
     pub head: u64,
-    /// Events up to this one may be gone.
+    /// The cursor up to which events may be gone.
     pub compacted: u64,
-    /// Events up to this one that no replay needs are gone.
+    /// The cursor up to which events that no replay needs are gone.
     pub swept: u64,
-    /// Rows of streams hold what events up to this one did.
+    /// The cursor up to which the rows of streams hold what events did.
     pub heads_upto: u64,
-    /// Streams that have a row, and the sum of their digests.
+    /// The number of streams that have a row, and the sum of their digests.
     pub streams: u64,
     pub streams_digest: u64,
     pub snapshot_taken: bool,
@@ -63,9 +63,9 @@ pub enum AppendRefused {
 pub type Answer = Result<(Cursor, u64), AppendRefused>;
 
 struct Dirty {
-    /// The first event its row does not have.
+    /// The first event that its row does not have.
     cursor: u64,
-    /// Bytes that had been applied before it.
+    /// The bytes that had been applied before it.
     bytes: u64,
     key: Key,
 }
@@ -74,34 +74,35 @@ struct Dirty {
 pub struct Machine {
     pub meta: Meta,
     heads: HashMap<Key, Head>,
-    /// Every head in memory once, the one to be forgotten next at the front.
+    /// The keys of all heads in memory once each, the one to be forgotten next at the front.
     order: VecDeque<Key>,
     dirty: VecDeque<Dirty>,
-    /// Heads that must be written with the next commit: no event tells what happened to them.
+    /// The heads that must be written with the next commit: no event tells what happened to them.
     urgent: Vec<Key>,
-    /// Values for the events table that the writer has not taken.
+    /// The values for the events table that the writer has not taken.
     pending: Vec<(u64, Vec<u8>)>,
     pub pending_bytes: usize,
     bytes: u64,
     snapshot_bytes: usize,
 }
 
-/// What the writer takes into one commit.
+/// All that the writer takes into one commit.
 #[derive(Default)]
 pub struct Taken {
     pub events: Vec<(u64, Vec<u8>)>,
     pub heads: Vec<(Key, Vec<u8>)>,
     pub chunks: Vec<(Key, u64, Vec<u8>)>,
-    /// Rows of snapshots, those that are gone first: single ones, and all from one row to before another.
+    /// The rows of snapshots, those that are gone first: single ones, and all from one row to before another.
     pub snapshots_gone: Vec<Key>,
     pub parts_gone: Vec<(String, String)>,
     pub snapshots: Vec<(String, Vec<u8>)>,
     pub meta: Vec<u8>,
-    /// Events up to this one are in the tables after it.
+    /// The cursor up to which events are in the tables after it.
     pub head: u64,
 }
 
 impl Machine {
+    /// Makes the machine from the tables, and mends heads whose rows lag behind from the events.
     pub fn load(db: &Database, meta: Meta) -> Result<Self, ReadError> {
         let mut machine = Self { meta, ..Self::default() };
         let txn = db.begin_read().map_err(storage)?;
@@ -145,7 +146,7 @@ impl Machine {
         Ok(())
     }
 
-    /// The head of a stream; an empty one if there is no such stream.
+    /// Returns the head of a stream; an empty one if there is no such stream.
     pub fn head(&mut self, db: &Database, key: &Key) -> Result<&mut Head, ReadError> {
         if !self.heads.contains_key(key) {
             let head = read_head(db, key)?.map_or_else(Head::default, Head::loaded);
@@ -157,7 +158,7 @@ impl Machine {
         Ok(head)
     }
 
-    /// Of a head that is in memory.
+    /// Takes an accepted append into its head, which must be in memory.
     fn accept(
         &mut self,
         key: &Key,
@@ -225,7 +226,7 @@ impl Machine {
         Ok((answers, events))
     }
 
-    /// One value for the events table, until the writer takes it.
+    /// Keeps these events as one value for the events table, until the writer takes it.
     fn keep(&mut self, at: WallMs, places: &mut Vec<Place>, bodies: &mut Vec<&[u8]>) {
         if let Some(first) = places.first() {
             let value = write_events(first.first_cursor, self.meta.head, at, places, bodies);
@@ -243,18 +244,18 @@ impl Machine {
         Cursor(self.meta.compacted)
     }
 
-    /// The value that begins with a cursor, if the writer has not taken it.
+    /// Returns the value that begins with a cursor, if the writer has not taken it.
     pub fn pending_at(&self, from: u64) -> Option<&[u8]> {
         let at = self.pending.binary_search_by_key(&from, |(key, _)| *key).ok()?;
         Some(&self.pending[at].1)
     }
 
-    /// Whether so much waits for the writer that it should be asked to take it.
+    /// Tells whether so much waits for the writer that it should be asked to take it.
     pub fn waits(&self) -> bool {
         self.pending_bytes > TAKE_BYTES || !self.urgent.is_empty() || self.snapshot_bytes > SNAPSHOT_BYTES_MAX
     }
 
-    /// Whether something waits for the writer that only a stop or a commit brings to the tables.
+    /// Takes out what waits for the writer: all values, and the heads whose rows are due, or all changed ones if `all_heads`.
     pub fn take(&mut self, all_heads: bool) -> std::io::Result<Taken> {
         let mut taken = Taken { events: std::mem::take(&mut self.pending), head: self.meta.head, ..Taken::default() };
         self.pending_bytes = 0;
@@ -313,7 +314,7 @@ impl Machine {
         Ok(taken)
     }
 
-    /// After the commit of what was taken.
+    /// Notes that what was taken is committed; forgets heads beyond the bound.
     pub fn taken(&mut self, taken: &Taken) {
         for (key, _) in &taken.heads {
             if let Some(head) = self.heads.get_mut(key) {
@@ -337,12 +338,13 @@ impl Machine {
         }
     }
 
-    /// Streams of a noun that are in memory, and their versions.
+    /// Lists the streams of a noun that are in memory, with their versions.
     pub fn streams(&self, noun: &str) -> HashMap<Key, u64> {
         self.heads.iter().filter(|(key, _)| key.noun() == noun).map(|(key, head)| (key.clone(), head.row.version)).collect()
     }
 }
 
+/// Reads the row of a stream from the tables; `None` if it has none there.
 pub fn read_head(db: &Database, key: &Key) -> Result<Option<HeadRow>, ReadError> {
     let txn = db.begin_read().map_err(storage)?;
     let table = txn.open_table(STREAMS).map_err(storage)?;
@@ -350,6 +352,7 @@ pub fn read_head(db: &Database, key: &Key) -> Result<Option<HeadRow>, ReadError>
     decode_head(key.as_str(), value.value()).map(Some)
 }
 
+/// Reads a stream's row from its bytes. Errors: `Corrupt` if they are damaged, or are the row of another stream.
 pub fn decode_head(stream: &str, value: &[u8]) -> Result<HeadRow, ReadError> {
     let (named, row): (String, HeadRow) = unframe(value).map_err(|what| corrupt("streams", stream, what))?;
     if named != stream {

@@ -53,7 +53,7 @@ pub use raft::{Change, ChangeError, FOUNDER, Leadership, LedgerLanes, Member, Ra
 pub use read::Tail;
 pub use undecided::{Undecided, UndecidedEvent};
 
-/// How many events there were up to and including the last one seen; 0 is before the first. Dense.
+/// The number of events up to and including the last one seen; 0 is before the first. Dense.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Cursor(pub u64);
@@ -80,11 +80,11 @@ pub struct NewEvent {
     pub body: Bytes,
 }
 
-/// What an event takes in an append beside its kind and its body, in bytes.
+/// The bytes that an event takes in an append beside its kind and its body.
 const EVENT_BYTES: usize = 16;
 
 impl NewEvent {
-    /// What it takes in an append.
+    /// Returns the bytes that the event takes in an append.
     pub fn bytes(&self) -> usize {
         self.kind.len() + self.body.len() + EVENT_BYTES
     }
@@ -94,10 +94,10 @@ impl NewEvent {
 pub struct Event {
     pub cursor: Cursor,
     pub stream: Key,
-    /// Its place in the stream, from 1.
+    /// The event's place in the stream, from 1.
     pub version: u64,
     pub incarnation: u64,
-    /// When the append was proposed, by the wall clock of the node that proposed it.
+    /// The time at which the append was proposed, by the wall clock of the node that proposed it.
     pub at: WallMs,
     pub kind: Arc<str>,
     pub format: u16,
@@ -117,9 +117,9 @@ pub struct StreamSnapshot {
 /// with its last piece; until then, and if that never comes, the one before is what a replay begins from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotPart {
-    /// The state is that after this version, which the stream has passed or reached.
+    /// The version after which the state was so; the stream has passed or reached it.
     pub at_version: u64,
-    /// From 0.
+    /// The number of the piece, from 0.
     pub number: u32,
     pub last: bool,
     pub snapshot: StreamSnapshot,
@@ -132,15 +132,15 @@ pub struct Append {
     /// The stream's version before these events.
     pub expected_version: u64,
     pub events: Vec<NewEvent>,
-    /// Of the state after these events.
+    /// The snapshot of the state after these events.
     pub snapshot: Option<StreamSnapshot>,
-    /// Goes without events.
+    /// A piece of a snapshot; it goes without events.
     pub part: Option<SnapshotPart>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Appended {
-    /// Of the last event.
+    /// The cursor of the last event.
     pub cursor: Cursor,
     pub version: u64,
 }
@@ -191,12 +191,12 @@ impl From<AppendError> for Refused {
 pub enum ReadError {
     #[error("events up to cursor {oldest} are no longer kept; begin after it, or read the present state")]
     Compacted { oldest: Cursor },
-    /// Never served as data.
+    /// The damaged value is never served as data.
     #[error("{table} at {position} is damaged: {what}")]
     Corrupt { table: &'static str, position: String, what: String },
     #[error("the ledger cannot be read: {0}")]
     Storage(String),
-    /// Of a claim, or a read that must not be old: no leader was found in time, or this node lags behind it.
+    /// A claim, or a read that must not be old, found no leader in time, or this node lags behind it.
     #[error("no leader with a quorum could be asked: {why}")]
     NoQuorum { why: String },
     #[error("the ledger is stopped")]
@@ -219,13 +219,13 @@ pub enum OpenError {
 #[derive(Clone, Debug)]
 pub struct Life {
     pub incarnation: u64,
-    /// After all events.
+    /// The version after all events.
     pub version: u64,
-    /// With the version it was taken at.
+    /// The snapshot, with the version it was taken at.
     pub snapshot: Option<(u64, StreamSnapshot)>,
-    /// Instead of `snapshot` where it is kept in pieces: [`Ledger::snapshot_part`] reads them.
+    /// The pieces of the snapshot, instead of `snapshot`: [`Ledger::snapshot_part`] reads them.
     pub parts: Option<SnapshotParts>,
-    /// Those after the snapshot; of a life that was claimed by pages the first of them.
+    /// The events after the snapshot; for a life that was claimed by pages only the first of them.
     pub events: Vec<Event>,
 }
 
@@ -253,38 +253,38 @@ pub enum DiskState {
 #[derive(Clone, Debug)]
 pub struct LedgerStatus {
     pub term: u64,
-    /// Absent while an election is under way.
+    /// The node that leads; absent while an election is under way.
     pub leader: Option<NodeId>,
     pub members: Vec<Member>,
-    /// Between two sets of voters: both must agree until the change is done.
+    /// True between two sets of voters: both must agree until the change is done.
     pub changing: bool,
     pub head: Cursor,
     pub oldest: Cursor,
     pub disk: DiskState,
-    /// Why no write can be agreed on now.
+    /// The reason why no write can be agreed on now.
     pub no_quorum: Option<String>,
     pub file_bytes: u64,
-    /// Raft entries that are kept.
+    /// The number of Raft entries that are kept.
     pub log_entries: u64,
-    /// Of the last one.
+    /// The index of the last entry.
     pub log_last: u64,
 }
 
 #[derive(Clone, Debug)]
 pub struct LedgerConfig {
     pub dir: PathBuf,
-    /// Below this much free space writes are refused, so that the node can still stop and compact in order.
+    /// The free space below which writes are refused, so that the node can still stop and compact in order.
     pub reserve_bytes: u64,
     pub open_timeout: Duration,
-    /// A file of up to this size is checked from end to end at start; of a larger one each value when it is read.
+    /// The size up to which a file is checked from end to end at start; values of a larger one are checked when they are read.
     pub verify_bytes_max: u64,
-    /// When its file is made smaller.
+    /// The rule for when its file is made smaller.
     pub holes: holes::Holes,
-    /// What the file is read and written through.
+    /// The backend that the file is read and written through.
     pub backend: Backend,
-    /// Which member of the group that keeps the ledger this node is.
+    /// The member of the group that keeps the ledger that this node is.
     pub raft: RaftSetup,
-    /// What events are stamped with.
+    /// The clock that events are stamped with.
     pub clock: Clock,
 }
 
@@ -292,6 +292,7 @@ impl LedgerConfig {
     pub const RESERVE_BYTES_DEFAULT: u64 = 64 << 20;
     pub const VERIFY_BYTES_DEFAULT: u64 = 256 << 20;
 
+    /// Returns the defaults for a lone node that founds a ledger in `dir`.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         let dir = dir.into();
         let raft = RaftSetup {
@@ -315,7 +316,7 @@ impl LedgerConfig {
         }
     }
 
-    /// The file of the ledger's tables; its log is beside it while it is open.
+    /// Returns the path of the ledger's tables; its log is beside it while it is open.
     pub fn file(&self) -> PathBuf {
         self.dir.join("ledger.redb")
     }

@@ -26,23 +26,23 @@ use super::{
 };
 use crate::{fault, id::Key};
 
-/// The tables, and the Raft log in a file of its own: what is synced with each append is small, and so is what the store has
-/// to look through after a crash. The tables are synced at checkpoints only, each with the store's own bookkeeping, so
-/// that they open without a look through all of them.
+/// The two files. The Raft log has one of its own: so what is synced with each append is small, and what the store looks through
+/// after a crash. The tables are synced at checkpoints only, each with the store's own bookkeeping, so that they open without a
+/// look through all of them.
 pub struct Files {
     pub tables: Database,
     pub log: Database,
 }
 
-/// The log's file, beside that of the tables.
+/// Returns the path of the log's file, beside that of the tables.
 pub fn log_path(path: &Path) -> PathBuf {
     path.with_file_name(LOG_FILE)
 }
 
 const LOG_FILE: &str = "ledger-log.redb";
 
-/// Opens the files, made if need be. Tables of up to `verify_bytes_max` are read and checked from end to end, and the log, which
-/// is short.
+/// Opens the files, made if need be. Tables of up to `verify_bytes_max` are read and checked from end to end, and so is the log,
+/// which is short.
 pub fn open(path: &Path, backend: &Backend, reserve: &Arc<Reserve>, verify_bytes_max: u64) -> Result<Files, OpenError> {
     let log_path = log_path(path);
     let tables = open_file(path, backend, reserve.clone(), verify_bytes_max, 64 << 20, |db| {
@@ -80,7 +80,7 @@ pub fn open(path: &Path, backend: &Backend, reserve: &Arc<Reserve>, verify_bytes
     }
 }
 
-/// A log of up to this size is looked through at start; one that is larger has a burst of large entries behind it.
+/// The size up to which a log is looked through at start; one that is larger has a burst of large entries behind it.
 const LOG_VERIFY_BYTES_MAX: u64 = 256 << 20;
 
 fn open_file(
@@ -152,8 +152,8 @@ fn open_file(
     Ok(db)
 }
 
-/// A ledger that was stopped in order, or was written by a version that knew one file only, has its log with its tables. That
-/// is the truth then: it is taken to the log's own file, and only after that from the tables.
+/// Moves the log to its own file if it is with its tables, as a ledger that was stopped in order, or a version that knew one file
+/// only, leaves it. It is the truth then: it is copied first, and only after that taken from the tables.
 fn adopt(files: &Files) -> Result<(), ReadError> {
     let from = files.tables.begin_read().map_err(broken)?;
     let (log, metas) = (from.open_table(LOG).map_err(broken)?, from.open_table(META).map_err(broken)?);
@@ -211,8 +211,8 @@ fn copy_log(
     Ok(())
 }
 
-/// Puts the log with the tables again, as the last thing before they are closed: then one file is all there is, for who copies
-/// it and for the version before.
+/// Puts the log with the tables again, as the last thing before they are closed: then one file is all there is, for whoever
+/// copies it and for the version before.
 pub fn fold(log: &Database, into: &WriteTransaction) -> Result<(), Box<dyn std::error::Error>> {
     let from = log.begin_read()?;
     let metas = from.open_table(META)?;
@@ -221,7 +221,7 @@ pub fn fold(log: &Database, into: &WriteTransaction) -> Result<(), Box<dyn std::
     Ok(copy_log(&from.open_table(LOG)?, into, vote.as_deref(), purged.as_deref())?)
 }
 
-/// Whether the log belongs to the tables: nothing that was not taken in has left it.
+/// Checks that the log belongs to the tables: nothing that was not taken in has left it.
 fn agree(files: &Files) -> Result<(), ReadError> {
     let vote: Option<Vote<u64>> = meta(&files.log, META_VOTE)?;
     let purged: Option<LogId<u64>> = meta(&files.log, META_PURGED)?;
@@ -251,7 +251,7 @@ fn agree(files: &Files) -> Result<(), ReadError> {
     }
 }
 
-/// Either kind of an open file.
+/// An open file of either kind.
 pub trait AnyDatabase {
     fn look(&self) -> Result<redb::ReadTransaction, redb::TransactionError>;
 }
@@ -268,7 +268,7 @@ fn meta_of<T: serde::de::DeserializeOwned>(txn: &redb::ReadTransaction, key: &'s
     unframe(row.value()).map(Some).map_err(|what| corrupt("meta", key, what))
 }
 
-/// Whether the store finds its own bookkeeping right, and all that is in it is; but for what was `walked` already.
+/// Checks the store's own bookkeeping, and all that is in it unless that was `walked` already.
 fn verified(
     path: &Path,
     db: &mut Database,
@@ -289,14 +289,14 @@ fn verified(
     if walked { Ok(()) } else { check(path, db, look) }
 }
 
-/// What panicked once may do so again when it is closed: its locks are poisoned. What was found before is what is told.
+/// Closes a store that panicked. It may panic again, for its locks are poisoned; what was found before is what is told.
 fn close(db: impl Sized) {
     if let Err(panic) = guard(|| drop(db)) {
         tracing::debug!(panic, "while the damaged store was closed");
     }
 }
 
-/// The store may panic on bytes it never wrote.
+/// Runs something that may panic, as the store may on bytes it never wrote; the error says what it panicked with.
 pub fn guard<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
         let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
@@ -334,8 +334,8 @@ fn broken(error: impl std::fmt::Display) -> ReadError {
     corrupt("file", "tree", error.to_string())
 }
 
-/// Reads every entry of the log, and whether any is missing. `alone` is said of the log's own file: the tables' has one only
-/// while it is closed.
+/// Reads every entry of the log, and checks that none is missing. `alone` is true for the log's own file: the tables have a log
+/// only while they are closed.
 fn walk_log(db: &dyn AnyDatabase, alone: bool) -> Result<(), ReadError> {
     let txn = db.look().map_err(broken)?;
     if txn.list_tables().map_err(broken)?.next().is_none() {
@@ -365,7 +365,7 @@ fn walk_log(db: &dyn AnyDatabase, alone: bool) -> Result<(), ReadError> {
     Ok(())
 }
 
-/// Reads every value of the tables, and whether any is missing.
+/// Reads every value of the tables, and checks that none is missing.
 pub fn walk(db: &dyn AnyDatabase) -> Result<(), ReadError> {
     let txn = db.look().map_err(broken)?;
     if txn.list_tables().map_err(broken)?.next().is_none() {
@@ -453,7 +453,7 @@ fn walk_streams(txn: &redb::ReadTransaction, meta: &Meta) -> Result<(), ReadErro
     Ok(())
 }
 
-/// A snapshot, or a piece of one, and its version, which is `version` or a newer one.
+/// Reads a snapshot, or a piece of one, and its version, which is `version` or a newer one.
 pub fn read_snapshot(
     table: &impl redb::ReadableTable<&'static str, &'static [u8]>,
     row: &str,
@@ -468,6 +468,7 @@ pub fn read_snapshot(
     Ok((is, snapshot))
 }
 
+/// Reads a chunk of positions. Errors: `Corrupt` if it is damaged, or belongs elsewhere.
 pub fn decode_chunk(stream: &str, after: u64, value: &[u8]) -> Result<Chunk, ReadError> {
     let position = || format!("{stream} after version {after}");
     let (named, chunk): (String, Chunk) = unframe(value).map_err(|what| corrupt("stream_positions", position(), what))?;

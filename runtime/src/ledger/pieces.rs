@@ -7,38 +7,39 @@ use serde::{Deserialize, Serialize};
 
 use super::SnapshotPart;
 
-/// A part of a stream's row; absent where there never were any.
+/// The pieces in a stream's row; absent where there never were any.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pieces {
-    /// How many make up the snapshot that holds; 0 if it is kept whole, or there is none.
+    /// The number of pieces that make up the snapshot that holds; 0 if it is kept whole, or there is none.
     pub whole: u32,
-    /// Those that are being gathered: the version they are of, and how many have come.
+    /// The pieces that are being gathered: the version they are of, and how many have come.
     pub gathered: Option<(u64, u32)>,
 }
 
-/// What a piece does to those that are kept.
+/// The effect of a piece on those that are kept.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct PieceTaken {
-    /// It is kept.
+    /// True if the piece is kept.
     pub kept: bool,
-    /// Versions of which no piece is kept any more.
+    /// The versions of which no piece is kept any more.
     pub gone: Vec<u64>,
-    /// It was the last: the snapshot is now of this version.
+    /// The version that the snapshot is of now, if this was the last piece.
     pub holds: Option<u64>,
 }
 
 impl Pieces {
+    /// Tells whether there are no pieces.
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Rows that the table has of them.
+    /// Returns how many rows the table has of them.
     pub fn rows(&self) -> u64 {
         u64::from(self.whole) + self.gathered.map_or(0, |(_, count)| u64::from(count))
     }
 
-    /// Takes in a piece. One that does not follow on, is of a version that the stream has not reached, or of one that a
-    /// snapshot stands for already, changes nothing.
+    /// Takes in a piece. A piece changes nothing if it does not follow on, is of a version that the stream has not reached, or of
+    /// one that a snapshot stands for already.
     pub fn take(&mut self, part: &SnapshotPart, snapshot_version: u64, version: u64) -> PieceTaken {
         let mut taken = PieceTaken::default();
         if part.at_version <= snapshot_version || part.at_version > version {
@@ -64,8 +65,8 @@ impl Pieces {
         taken
     }
 
-    /// A snapshot that is kept whole takes the place of the one at `snapshot_version`, and of what was gathered. Gives the
-    /// versions of which no piece is kept any more.
+    /// Forgets all pieces, because a snapshot that is kept whole takes the place of the one at `snapshot_version` and of what was
+    /// gathered. Returns the versions of which no piece is kept any more.
     pub fn clear(&mut self, snapshot_version: u64) -> Vec<u64> {
         let whole = (self.whole > 0).then_some(snapshot_version);
         let gone = whole.into_iter().chain(self.gathered.map(|(before, _)| before)).collect();
@@ -74,12 +75,12 @@ impl Pieces {
     }
 }
 
-/// Where a piece is kept in the table of snapshots.
+/// Returns the row at which a piece is kept in the table of snapshots.
 pub fn row_of(stream: &str, version: u64, number: u32) -> String {
     format!("{stream}/{version:020}/{number:08}")
 }
 
-/// All rows of pieces of one version lie between these.
+/// Returns the bounds between which all rows of pieces of one version lie.
 pub fn rows_of(stream: &str, version: u64) -> (String, String) {
     // `0` comes after `/`.
     (format!("{stream}/{version:020}/"), format!("{stream}/{version:020}0"))
@@ -96,7 +97,7 @@ mod tests {
         SnapshotPart { at_version, number, last, snapshot: StreamSnapshot { format: 1, body: Bytes::new() } }
     }
 
-    /// What a table would hold, beside what the pieces say of it.
+    /// A table as it would be, beside what the pieces say of it.
     #[derive(Default)]
     struct Table {
         pieces: Pieces,

@@ -1,4 +1,4 @@
-//! How views let go of rows that they need not keep: a bounded number at a time, between what they take in.
+//! Pruning: views remove rows that they need not keep, a bounded number at a time, between what they take in.
 //!
 //! What goes is each view's own affair: the ledger knows nothing of it, and nodes may differ by a moment in it. A crash undoes
 //! the last turns, and they are made again.
@@ -9,23 +9,23 @@ use redb::{Database, Durability, ReadTransaction, ReadableTable};
 
 use super::view::{META, View, ViewError};
 
-/// How often views are asked what may go.
+/// The pause between two times that views are asked what may go.
 pub const PRUNE_EVERY: Duration = Duration::from_secs(10);
-/// Rows that one view lets go of in one transaction; what is beyond follows at once, after what there is to take in.
+/// The largest number of rows that one view removes in one transaction; the rest follows at once, after what there is to take in.
 const ROWS_PER_TURN: usize = 2_000;
-/// Before the name of a view: rows that it has let go of since the file was made.
+/// The prefix before the name of a view, for the number of rows that it has removed since the file was made.
 const REMOVED: &str = "removed/";
 
-/// What a view let go of in one turn.
+/// The rows that a view removed in one turn.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pruned {
-    /// Things that are gone, as people count them.
+    /// The number of things that are gone, as people count them.
     pub rows: u64,
-    /// There is more to do, which waits for the next turn.
+    /// True if there is more to do, which waits for the next turn.
     pub more: bool,
 }
 
-/// Lets every view make one turn; whether one of them has more to do. One that fails is named and undone, and the others go on.
+/// Lets every view make one turn; tells whether one has more to do. One that fails is named and undone, and the others go on.
 pub(super) fn turn(db: &Database, views: &[Box<dyn View>]) -> Result<bool, ViewError> {
     let mut more = false;
     for view in views {
@@ -53,7 +53,7 @@ pub(super) fn turn(db: &Database, views: &[Box<dyn View>]) -> Result<bool, ViewE
     Ok(more)
 }
 
-/// Rows that a view has let go of since its file was made.
+/// Returns how many rows a view has removed since its file was made.
 pub fn removed(txn: &ReadTransaction, view: &str) -> Result<u64, ViewError> {
     Ok(txn.open_table(META)?.get(&*format!("{REMOVED}{view}"))?.map_or(0, |rows| rows.value()))
 }

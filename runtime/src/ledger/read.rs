@@ -16,9 +16,9 @@ use super::{
 };
 use crate::{clock::WallMs, id::Key};
 
-/// Replays of more appends than this do not run on a thread that others wait for.
+/// The number of appends up to which a replay runs at once; longer ones do not run on a thread that others wait for.
 const REPLAY_AT_ONCE: usize = 64;
-/// Who reads a number of events gets fewer once their bodies take so many bytes; the last append is never cut.
+/// The bytes of bodies from which on a reader gets fewer events than it asked for; the last append is never cut.
 const READ_BYTES_WANTED: usize = 8 << 20;
 
 fn decode(key: u64, value: &[u8]) -> Result<Events, ReadError> {
@@ -26,7 +26,8 @@ fn decode(key: u64, value: &[u8]) -> Result<Events, ReadError> {
 }
 
 impl Ledger {
-    /// Up to `events_max` events after `after`; empty at the head.
+    /// Reads up to `events_max` events after `after`, fewer where they are large, and none at the head. May block on the disk.
+    /// Errors: `Compacted` if the next event is no longer kept.
     pub fn read(&self, after: Cursor, events_max: usize) -> Result<Vec<Event>, ReadError> {
         if after >= self.head() || events_max == 0 {
             return Ok(Vec::new());
@@ -86,7 +87,8 @@ impl Ledger {
         Ok(events)
     }
 
-    /// The last event that is older than a moment, by the clocks of the nodes that wrote; 0 if there is none that is kept.
+    /// Returns the last event that is older than a moment, by the clocks of the nodes that wrote; 0 if there is none that is
+    /// kept.
     pub fn older_than(&self, at: WallMs) -> Result<Cursor, ReadError> {
         let oldest = self.core()?.disk.compacted.load(Ordering::Acquire);
         let (mut low, mut high) = (oldest, self.head().0);
@@ -101,7 +103,7 @@ impl Ledger {
         Ok(Cursor(if low > oldest { low } else { 0 }))
     }
 
-    /// What an event takes on disk, about, from a sample of those that are kept; absent while there are none there.
+    /// Estimates the bytes that an event takes on disk, from a sample of those that are kept; absent while there are none there.
     pub fn bytes_per_event(&self) -> Result<Option<f64>, ReadError> {
         const SAMPLES: u64 = 64;
         let core = self.core()?;
@@ -124,14 +126,14 @@ impl Ledger {
         Ok((events > 0).then(|| bytes as f64 / events as f64))
     }
 
-    /// Events of one stream after a version, and its head: version, snapshot version.
+    /// Reads up to `events_max` events of one stream after a version.
     pub fn read_stream(&self, stream: &Key, after_version: u64, events_max: usize) -> Result<Vec<Event>, ReadError> {
         let core = self.core()?;
         let head = look(&core, stream)?;
         events(&core, stream, &head, after_version, events_max)
     }
 
-    /// Every stream of a noun, and its version.
+    /// Lists every stream of a noun, with its version.
     pub fn streams(&self, noun: &str) -> Result<Vec<(Key, u64)>, ReadError> {
         let core = self.core()?;
         let mut found = core.disk.machine.lock().streams(noun);
@@ -147,13 +149,13 @@ impl Ledger {
         Ok(found.into_iter().filter(|(_, version)| *version > 0).collect())
     }
 
-    /// The snapshot of a stream, for who follows it without a life of its own; none if there is none in pieces.
+    /// Returns what the snapshot of a stream consists of, for a reader that has no life of it; none if there is none in pieces.
     pub fn snapshot_parts(&self, stream: &Key) -> Result<Option<SnapshotParts>, ReadError> {
         let head = look(&*self.core()?, stream)?;
         Ok((head.pieces > 0).then_some(SnapshotParts { version: head.snapshot_version, count: head.pieces }))
     }
 
-    /// A piece of the snapshot that a life was told of. Blocks while it reads.
+    /// Reads a piece of the snapshot that a life was told of. Blocks while it reads.
     ///
     /// Errors: `Corrupt` if it is damaged, or gone because a newer life took a snapshot since.
     pub fn snapshot_part(&self, stream: &Key, parts: SnapshotParts, number: u32) -> Result<StreamSnapshot, ReadError> {
@@ -195,14 +197,14 @@ impl Ledger {
     }
 }
 
-/// A stream's head as it is now.
+/// The head of a stream as it is now.
 struct Look {
     version: u64,
     snapshot_version: u64,
-    /// Of its snapshot; 0 if it is kept whole.
+    /// The number of pieces of its snapshot; 0 if it is kept whole.
     pieces: u32,
     snapshot: Option<StreamSnapshot>,
-    /// Positions that may not be in the tables, in order.
+    /// The positions that may not be in the tables, in order.
     recent: Vec<Chunk>,
 }
 
@@ -279,7 +281,7 @@ fn events(core: &Core, stream: &Key, head: &Look, after_version: u64, events_max
     Ok(events)
 }
 
-/// Takes single appends out of their batches; keeps the last batch, as neighbours often share one.
+/// A reader that takes single appends out of their batches; it keeps the last batch, as neighbours often share one.
 struct Reader<'a> {
     core: &'a Core,
     stream: &'a Key,
@@ -328,13 +330,13 @@ impl Reader<'_> {
     }
 }
 
-/// Events one `next` gives at most.
+/// The largest number of events that one `next` gives.
 const TAIL_EVENTS_MAX: usize = 4096;
 
-/// Between looks at a store that was opened again and has not taken in what was there before.
+/// The pause between looks at a store that was opened again and has not taken in what was there before.
 const TAKEN_IN_AGAIN: std::time::Duration = std::time::Duration::from_millis(5);
 
-/// What follows a cursor, batch by batch. Holds no events: who is slow reads older ones from disk.
+/// The events that follow a cursor, batch by batch. It holds none: a slow reader gets older ones from disk.
 pub struct Tail {
     ledger: Ledger,
     after: Cursor,
@@ -342,7 +344,7 @@ pub struct Tail {
 }
 
 impl Tail {
-    /// The next events; waits while there are none. Dropping the future loses nothing.
+    /// Waits for the next events. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Result<Vec<Event>, ReadError> {
         let after = self.after;
         self.head.wait_for(|head| *head > after).await.map_err(|_| ReadError::Stopped)?;
@@ -356,7 +358,7 @@ impl Tail {
         }
     }
 
-    /// The last event given.
+    /// Returns the cursor of the last event given.
     pub fn cursor(&self) -> Cursor {
         self.after
     }

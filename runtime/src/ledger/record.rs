@@ -1,10 +1,8 @@
 //! The bytes on disk: every value is a frame, `[format u8][crc32 of all else, u32 LE][body]`.
 //!
-//! A frame that does not check is an error with a name, never data. Each body repeats the key it is filed under, so that
-//! a value under another's key is noticed too. Formats are only ever added: old bytes decode for ever.
-//!
-//! Events lie in their entry as one value, with a table of offsets before them: one stream's events can be taken out of
-//! a large batch without decoding the others.
+//! A frame that does not check is an error with a name, never data. Each body repeats the key it is filed under, so that a value
+//! under another's key is noticed too. Formats are only ever added: old bytes decode for ever. Events lie in their entry as one
+//! value behind a table of offsets: one stream's are taken out without decoding the others.
 
 use std::sync::Arc;
 
@@ -18,7 +16,7 @@ use crate::{clock::WallMs, id::Key};
 pub const FORMAT: u8 = 1;
 const HEADER: usize = 5;
 
-/// An empty frame to write the body into; [`seal`] makes it valid.
+/// Makes an empty frame to write the body into; [`seal`] makes it valid.
 pub fn begin(body_bytes: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER + body_bytes);
     bytes.extend_from_slice(&[FORMAT, 0, 0, 0, 0]);
@@ -32,13 +30,14 @@ fn checksum(format: u8, body: &[u8]) -> u32 {
     crc.finalize()
 }
 
+/// Writes the checksum into a frame that [`begin`] made, once its body is there.
 pub fn seal(mut bytes: Vec<u8>) -> Vec<u8> {
     let crc = checksum(bytes[0], &bytes[HEADER..]);
     bytes[1..HEADER].copy_from_slice(&crc.to_le_bytes());
     bytes
 }
 
-/// The body, once its checksum and format are good.
+/// Returns the body, once its checksum and format are good.
 pub fn body(bytes: &[u8]) -> Result<&[u8], String> {
     let Some((&[format, a, b, c, d], body)) = bytes.split_first_chunk::<HEADER>() else {
         return Err(format!("a frame of {} bytes has no header", bytes.len()));
@@ -53,7 +52,7 @@ pub fn body(bytes: &[u8]) -> Result<&[u8], String> {
     Ok(body)
 }
 
-/// A small record as MessagePack.
+/// Frames a small record as MessagePack.
 pub fn frame<T: Serialize>(value: &T) -> std::io::Result<Vec<u8>> {
     let mut bytes = begin(64);
     rmp_serde::encode::write(&mut bytes, value).map_err(std::io::Error::other)?;
@@ -72,7 +71,7 @@ pub struct Proposed {
     pub expected_version: u64,
     pub events: Vec<EventBody>,
     pub snapshot: Option<StreamSnapshot>,
-    /// Last, and absent from what is stored where there is none.
+    /// The piece, stored last, and absent from what is stored where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub part: Option<SnapshotPart>,
 }
@@ -103,15 +102,15 @@ struct EventIn<'a>(&'a str, u16, #[serde(borrow, with = "serde_bytes")] &'a [u8]
 #[derive(Deserialize)]
 struct SnapshotIn<'a>(u16, #[serde(borrow, with = "serde_bytes")] &'a [u8]);
 
-/// Appends that waited together, and their bytes: encoded once, for the log and for the events table.
+/// The appends that waited together, and their bytes: encoded once, for the log and for the events table.
 #[derive(Debug)]
 pub struct Batch {
-    /// Who waits for it: the life of a store that proposed it, and its own number there. Zeros in what an older version wrote.
+    /// The life of a store that proposed it and waits for it, and its own number there. Zeros in what an older version wrote.
     pub origin: u64,
     pub id: u64,
     pub at: WallMs,
     pub appends: Vec<Proposed>,
-    /// Length of each append's bytes.
+    /// The length of each append's bytes.
     pub lens: Vec<u32>,
     /// The appends' bytes, one after the other.
     pub bodies: Bytes,
@@ -158,7 +157,7 @@ impl Batch {
     }
 }
 
-/// `bytes` lie within `whole`: bodies share it.
+/// Decodes an append. `bytes` lie within `whole`: bodies share it.
 fn decode_append(bytes: &[u8], whole: &Bytes) -> Result<Proposed, String> {
     let append: ProposedIn<'_> = rmp_serde::from_slice(bytes).map_err(|error| error.to_string())?;
     Ok(Proposed {
@@ -175,7 +174,7 @@ fn decode_append(bytes: &[u8], whole: &Bytes) -> Result<Proposed, String> {
     })
 }
 
-/// What one Raft entry asks for.
+/// The command of one Raft entry.
 #[derive(Clone, Debug)]
 pub enum Command {
     /// Each append is accepted or refused by itself.
@@ -188,7 +187,7 @@ pub enum Command {
 
 const BLANK: u8 = 0;
 const MEMBERSHIP: u8 = 1;
-/// Without its origin: no longer written.
+/// The kind of a batch without its origin: no longer written.
 const BATCH_1: u8 = 2;
 const NEXT_EPOCH: u8 = 3;
 const COMPACT: u8 = 4;
@@ -221,7 +220,7 @@ impl Command {
 }
 
 impl Command {
-    /// What [`Command::write`] wrote.
+    /// Reads what [`Command::write`] wrote.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let mut from = Take(bytes);
         let kind = from.bytes(1)?[0];
@@ -244,7 +243,7 @@ impl<'de> Deserialize<'de> for Command {
     }
 }
 
-/// A Raft log entry as one value.
+/// Writes a Raft log entry as one value.
 pub fn write_entry(entry: &Entry<TypeConfig>) -> std::io::Result<Vec<u8>> {
     let mut bytes = begin(match &entry.payload {
         EntryPayload::Normal(Command::Batch(batch)) => 64 + 4 * batch.lens.len() + batch.bodies.len(),
@@ -264,6 +263,7 @@ pub fn write_entry(entry: &Entry<TypeConfig>) -> std::io::Result<Vec<u8>> {
     Ok(seal(bytes))
 }
 
+/// Reads what [`write_entry`] wrote. Errors: it is damaged, or filed under another's index.
 pub fn read_entry(key: u64, bytes: &[u8]) -> Result<Entry<TypeConfig>, String> {
     let mut from = Take(body(bytes)?);
     let (index, term, node) = (from.u64()?, from.u64()?, from.u64()?);
@@ -278,7 +278,7 @@ pub fn read_entry(key: u64, bytes: &[u8]) -> Result<Entry<TypeConfig>, String> {
     Ok(Entry { log_id: LogId::new(openraft::CommittedLeaderId::new(term, node), index), payload })
 }
 
-/// Events that an entry makes at most.
+/// Returns how many events an entry makes at most.
 pub fn events_in(entry: &Entry<TypeConfig>) -> u64 {
     match &entry.payload {
         EntryPayload::Normal(Command::Batch(batch)) => batch.appends.iter().map(|append| append.events.len() as u64).sum(),
@@ -286,18 +286,16 @@ pub fn events_in(entry: &Entry<TypeConfig>) -> u64 {
     }
 }
 
-/// Where one accepted append lies in the events table's value.
+/// The place of one accepted append in the events table's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Of its first event.
+    /// The cursor of its first event.
     pub first_cursor: u64,
     pub events: u32,
     pub len: u32,
 }
 
-/// Writes the events table's value for the accepted appends of a batch.
-///
-/// `first_cursor` is the key it is filed under, also when a compaction has taken the append that began there.
+/// Writes a batch's value for the events table; `first_cursor` is its key even if a compaction took the append that began there.
 pub fn write_events(first_cursor: u64, last_cursor: u64, at: WallMs, places: &[Place], bodies: &[&[u8]]) -> Vec<u8> {
     let mut bytes = begin(32 + places.len() * 16 + bodies.iter().map(|body| body.len()).sum::<usize>());
     for part in [first_cursor, last_cursor, at.0 as u64] {
@@ -319,7 +317,7 @@ pub fn write_events(first_cursor: u64, last_cursor: u64, at: WallMs, places: &[P
 #[derive(Clone, Debug)]
 pub struct Events {
     pub first: u64,
-    /// Of the entry; after a compaction there may be none that high here.
+    /// The last cursor of the entry; after a compaction there may be none that high here.
     pub last: u64,
     pub at: WallMs,
     pub places: Vec<Place>,
@@ -328,6 +326,7 @@ pub struct Events {
 }
 
 impl Events {
+    /// Reads a value and checks its frame. Errors: it is damaged, or filed under another's key.
     pub fn read(key: u64, value: &[u8]) -> Result<Self, String> {
         let mut from = Take(body(value)?);
         let (first, last, at) = (from.u64()?, from.u64()?, WallMs(from.u64()? as i64));
@@ -355,6 +354,7 @@ impl Events {
         &self.bytes[start..start + self.places[slot].len as usize]
     }
 
+    /// Decodes the append in a slot. Errors: it is damaged, or has another number of events than its place says.
     pub fn append(&self, slot: usize) -> Result<Proposed, String> {
         let append = decode_append(self.bytes(slot), &self.bytes)?;
         if append.events.len() != self.places[slot].events as usize {
@@ -363,14 +363,14 @@ impl Events {
         Ok(append)
     }
 
-    /// The append that holds this event.
+    /// Returns the slot of the append that holds this event; `None` if it is not here.
     pub fn slot_of(&self, cursor: u64) -> Option<usize> {
         let slot = self.places.partition_point(|place| place.first_cursor <= cursor).checked_sub(1)?;
         (cursor - self.places[slot].first_cursor < u64::from(self.places[slot].events)).then_some(slot)
     }
 }
 
-/// An append's events with their places.
+/// Lists an append's events with their places.
 pub fn events_of(append: &Proposed, first_cursor: u64, at: WallMs) -> impl Iterator<Item = Event> + '_ {
     append.events.iter().zip(0..).map(move |(event, n)| Event {
         cursor: Cursor(first_cursor + n),
@@ -384,7 +384,7 @@ pub fn events_of(append: &Proposed, first_cursor: u64, at: WallMs) -> impl Itera
     })
 }
 
-/// Takes bytes from the front; too few are an error, not a panic.
+/// A reader that takes bytes from the front; too few are an error, not a panic.
 struct Take<'a>(&'a [u8]);
 
 impl<'a> Take<'a> {

@@ -1,4 +1,4 @@
-//! The newest events, decoded, so that who tails reads no disk.
+//! The ring of the newest events, decoded, so that a reader that tails reads no disk.
 //!
 //! Holds at least what is not in the tables yet; bounded in events and bytes beyond that.
 
@@ -10,7 +10,7 @@ use super::{Cursor, Event};
 
 const EVENTS_MAX: usize = 200_000;
 const BYTES_MAX: usize = 48 << 20;
-/// Of an event beside its body, about.
+/// The bytes of an event beside its body, about.
 const EVENT_BYTES: usize = 200;
 
 struct Batch {
@@ -48,7 +48,7 @@ impl Ring {
         }
     }
 
-    /// Up to `events_max` events after a cursor; `None` if it does not reach back so far.
+    /// Returns up to `events_max` events after a cursor; `None` if the ring does not reach back so far.
     pub fn after(&self, after: Cursor, events_max: usize) -> Option<Vec<Event>> {
         let ring = self.0.read();
         if ring.batches.front()?.first > after.0 + 1 {
@@ -67,7 +67,7 @@ impl Ring {
         Some(found)
     }
 
-    /// `n` events from `first` on, if they are here.
+    /// Returns `n` events from `first` on, if they are here in one batch.
     pub fn get(&self, first: u64, n: usize) -> Option<Vec<Event>> {
         let ring = self.0.read();
         let at = ring.batches.partition_point(|batch| batch.first <= first).checked_sub(1)?;
@@ -76,6 +76,7 @@ impl Ring {
         batch.events.get(skip..skip + n).map(<[Event]>::to_vec)
     }
 
+    /// Forgets all events.
     pub fn clear(&self) {
         *self.0.write() = Batches::default();
     }

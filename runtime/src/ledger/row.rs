@@ -5,7 +5,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Before the checksum: a byte that no MessagePack has.
+/// The byte before the checksum, which no MessagePack has.
 const MARK: u8 = 0xc1;
 const TAIL: usize = 5;
 
@@ -16,7 +16,7 @@ pub struct RowDamaged {
     pub what: String,
 }
 
-/// What a row is filed under.
+/// The key that a row is filed under.
 pub trait RowKey: Copy {
     fn with_bytes<T>(self, run: impl FnOnce(&[u8]) -> T) -> T;
     fn named(self) -> String;
@@ -47,6 +47,7 @@ fn checksum(key: impl RowKey, row: &[u8]) -> u32 {
     crc.finalize()
 }
 
+/// Writes a row with its checksum, for the key that it is filed under.
 pub fn pack<T: Serialize>(key: impl RowKey, value: &T) -> Result<Vec<u8>, rmp_serde::encode::Error> {
     let mut bytes = rmp_serde::to_vec(value)?;
     let crc = checksum(key, &bytes);
@@ -55,6 +56,7 @@ pub fn pack<T: Serialize>(key: impl RowKey, value: &T) -> Result<Vec<u8>, rmp_se
     Ok(bytes)
 }
 
+/// Reads a row that [`pack`] wrote, or an older version without a checksum. Errors: it is damaged, or of another key.
 pub fn unpack<T: DeserializeOwned>(key: impl RowKey, bytes: &[u8]) -> Result<T, RowDamaged> {
     let damaged = |what: String| RowDamaged { key: key.named(), what };
     if let Some((row, [MARK, crc @ ..])) = bytes.split_last_chunk::<TAIL>()

@@ -1,10 +1,8 @@
-//! Goes over every value of the ledger and every row of the views, so that damage is found while another node still has what
-//! was there.
+//! The scrub of every value of the ledger and every row of the views, to find damage while another node has what was there.
 //!
-//! Works in steps: each reads about a megabyte under a read transaction of its own, so that none is held for long and the
-//! files can reuse what is written over. Keeps nothing but what it found: after a restart it begins again. Never touches what
-//! is whole. Events that are damaged here are taken from another node, where one has them; damaged views are made
-//! again. The rest is named.
+//! It works in steps: each reads about a megabyte under a read transaction of its own, so that none is held for long and the
+//! files can reuse room. It keeps only what it found, and begins again after a restart. It never touches what is whole. Events
+//! that are damaged here are taken from another node, where one has them; damaged views are made again. The rest is named.
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
@@ -27,19 +25,19 @@ use crate::{
     store::rounds::{Pace, Rounds},
 };
 
-/// Bytes of the ledger and the views that are read in a second, at most: 50 GB take less than two hours.
+/// The most bytes of the ledger and the views that are read in a second: 50 GB take less than two hours.
 pub const BYTES_PER_SECOND: u64 = 8 << 20;
-/// From the end of one round to the beginning of the next.
+/// The time from the end of one round to the beginning of the next.
 const REST: Duration = Duration::from_secs(3600);
-/// From the start of a node to its first round.
+/// The time from the start of a node to its first round.
 const FIRST_REST: Duration = Duration::from_secs(90);
-/// One step reads about so much under one read transaction.
+/// The bytes that one step reads under one read transaction, about.
 const STEP_BYTES: u64 = 1 << 20;
-/// Damage that is remembered and listed by name; the count says how much there is.
+/// The number of damages that are listed by name; the count says how many there are.
 const LISTED_MAX: usize = 100;
-/// Who goes from row to row sees it; who looks for it is led elsewhere, because what leads to it is damaged.
+/// The words for a row that is seen from row to row, and not found by its key, because what leads to it is damaged.
 pub(super) const NOT_FOUND: &str = "it is there and is not found by its key";
-/// How long other nodes may take to give what is damaged here.
+/// The time that other nodes may take to give what is damaged here.
 const MEND_WITHIN: Duration = Duration::from_secs(10);
 
 /// A value that is damaged, or a place where some are missing.
@@ -57,6 +55,7 @@ impl std::fmt::Display for Damage {
 }
 
 impl Damage {
+    /// Makes the damage at a place of a table.
     pub fn new(table: impl Into<String>, position: impl Into<String>, what: impl Into<String>) -> Self {
         Self { table: table.into(), position: position.into(), what: what.into() }
     }
@@ -69,7 +68,7 @@ impl Damage {
     }
 }
 
-/// What was found damaged and has not been found whole since. Cheap to clone.
+/// All that was found damaged and has not been found whole since. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Damages(Arc<Mutex<BTreeMap<(String, String), String>>>);
 
@@ -86,7 +85,7 @@ impl Damages {
         }
     }
 
-    /// A round begins: what it does not find again is whole by now.
+    /// Begins a round: what it does not find again is whole by now.
     fn begin(&self) -> BTreeMap<(String, String), String> {
         self.0.lock().clone()
     }
@@ -95,27 +94,29 @@ impl Damages {
         self.0.lock().retain(|place, _| !before.contains_key(place) || found.contains(place));
     }
 
+    /// Returns how many damages there are.
     pub fn count(&self) -> usize {
         self.0.lock().len()
     }
 
+    /// Lists the first hundred of them.
     pub fn list(&self) -> Vec<Damage> {
         let known = self.0.lock();
         known.iter().take(LISTED_MAX).map(|((table, position), what)| Damage::new(table, position, what)).collect()
     }
 }
 
-/// What was found and done.
+/// The findings of a scrub, and what it did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RowsScrubbed {
     pub rows: u64,
     pub bytes: u64,
     pub damaged: u64,
-    /// Of those: whole again, from another node or made again.
+    /// The number of those that are whole again, from another node or made again.
     pub repaired: u64,
-    /// Of those that are not: the first hundred.
+    /// The first hundred of those that are not.
     pub lost: Vec<Damage>,
-    /// Where to go on, unless all was looked at.
+    /// The place to go on from, unless all was looked at.
     pub next: Option<RowPlace>,
 }
 
@@ -124,15 +125,15 @@ pub struct RowsScrubbed {
 pub enum RowPlace {
     #[default]
     Log,
-    /// From this index on.
+    /// The log, from this index on.
     LogFrom(u64),
     Events(u64),
-    /// After this stream.
+    /// The streams after this one.
     Streams(String),
-    /// After this one, by stream and the version before it.
+    /// The positions after this one, by stream and the version before it.
     Positions(String, u64),
     Snapshots(String),
-    /// In this table, after this key.
+    /// The views, in this table, after this key.
     Views(String, Vec<u8>),
 }
 
@@ -181,13 +182,13 @@ impl std::str::FromStr for RowPlace {
     }
 }
 
-/// One step's worth.
+/// The findings of one step.
 #[derive(Default)]
 struct Step {
     rows: u64,
     bytes: u64,
     damaged: Vec<Damage>,
-    /// Keys of the events' table from and to which something is wrong.
+    /// The keys of the events' table from and to which something is wrong.
     events: Vec<u64>,
 }
 
@@ -203,9 +204,8 @@ impl Step {
     }
 }
 
-/// Looks at ledger and views from a place on until `enough` says so, as far as that goes. Blocks; needs a runtime.
-///
-/// `each` hears of every step and may end it with an error.
+/// Looks at ledger and views from a place on until `enough` says so, as far as that goes. Blocks; needs a runtime. `each` hears
+/// of every step and may end it with an error.
 pub fn scrub(
     ledger: &Ledger,
     views: Option<&Views>,
@@ -298,7 +298,7 @@ fn mend_events(ledger: &Ledger, step: &Step) -> Vec<String> {
     mended
 }
 
-/// The step from a place, and the place of the next one. An error is one of the disk, or the ledger is stopped.
+/// Takes the step from a place; returns the place of the next one too. An error is one of the disk, or the ledger is stopped.
 fn ledger_step(ledger: &Ledger, at: &RowPlace) -> Result<(Step, Option<RowPlace>), ReadError> {
     let core = ledger.core()?;
     let mut step = Step::default();
@@ -328,7 +328,7 @@ fn ledger_step(ledger: &Ledger, at: &RowPlace) -> Result<(Step, Option<RowPlace>
     }
 }
 
-/// Where the next table begins.
+/// Returns the place where the next table begins.
 fn after_table(at: &RowPlace) -> Option<RowPlace> {
     match at {
         RowPlace::Log | RowPlace::LogFrom(_) => Some(RowPlace::Events(0)),
@@ -423,7 +423,7 @@ fn step_events(txn: &ReadTransaction, from: u64, step: &mut Step) -> Result<Opti
     Ok(after_table(&RowPlace::Events(0)))
 }
 
-/// The last cursor of a value whose checksum is right and whose appends can all be read.
+/// Checks a value and all its appends; returns its last cursor.
 pub fn checked(key: u64, value: &[u8]) -> Result<u64, String> {
     let events = Events::read(key, value)?;
     (0..events.places.len()).try_for_each(|slot| events.append(slot).map(drop))?;

@@ -1,4 +1,4 @@
-//! The state of the whole ledger as another node takes it over: everything but the Raft log.
+//! The snapshot: the state of the whole ledger as another node takes it over, everything but the Raft log.
 //!
 //! The tables are the snapshot. A sender reads them page by page under one read transaction; a receiver stages what comes
 //! in a file of its own, and copies it in one commit when it is whole. Neither ever holds more than a page in memory. Each
@@ -21,12 +21,12 @@ use super::{
     writer::Disk,
 };
 
-/// Rows of one part: at least one, then until this many bytes.
+/// The bytes from which on one part takes no more rows; it has at least one.
 const PART_BYTES: usize = 1 << 20;
-/// Where an incoming snapshot is staged, beside the ledger's file.
+/// The file in which an incoming snapshot is staged, beside the ledger's file.
 const STAGED_FILE: &str = "incoming.redb";
 
-/// Dropped from the top: rows are let go of before the file they are in.
+/// The rows of a snapshot and its record. The fields are dropped from the top: the rows before the file they are in.
 #[derive(Default)]
 pub struct Image {
     pub meta: Meta,
@@ -42,12 +42,12 @@ impl std::fmt::Debug for Image {
 }
 
 impl Image {
-    /// Without the rows.
+    /// Makes the snapshot without its rows.
     pub fn only(meta: Meta) -> Self {
         Self { meta, ..Self::default() }
     }
 
-    /// What the tables hold; the writer must have flushed all heads before.
+    /// Makes the snapshot of what the tables hold; the writer must have flushed all heads before.
     pub fn of(disk: &Disk) -> Result<Self, ReadError> {
         Self::read(disk.db.begin_read().map_err(storage)?)
     }
@@ -61,11 +61,12 @@ impl Image {
         Ok(Self { meta, rows: Some(Arc::new(txn)), ..Self::default() })
     }
 
-    /// The machine's own record, as it is on disk.
+    /// Writes the machine's own record, as it is on disk.
     pub fn machine(&self) -> Result<Vec<u8>, String> {
         frame(&self.meta).map_err(|error| error.to_string())
     }
 
+    /// Returns the rows from the beginning, to be read a page at a time.
     pub fn parts(&self) -> Parts {
         Parts { rows: self.rows.clone(), at: At::Events(0) }
     }
@@ -109,7 +110,7 @@ impl Image {
 enum At {
     /// The next key.
     Events(u64),
-    /// After this key.
+    /// The key after which to go on.
     Streams(Option<String>),
     Chunks(Option<(String, u64)>),
     Snapshots(Option<String>),
@@ -123,6 +124,8 @@ pub struct Parts {
 }
 
 impl Parts {
+    /// Reads the next page on a thread of its own; `None` at the end. After a dropped future it gives the end, so do not go on
+    /// then.
     pub async fn next(&mut self) -> Result<Option<Rows>, String> {
         let Some(rows) = self.rows.clone() else { return Err("a snapshot without rows cannot be sent".into()) };
         let at = std::mem::replace(&mut self.at, At::Done);
@@ -201,7 +204,7 @@ fn page(txn: &ReadTransaction, mut at: At) -> Result<(Option<Rows>, At), ReadErr
     }
 }
 
-/// The file of an incoming snapshot; removed with it.
+/// The file of an incoming snapshot; it is removed with this.
 struct Staged {
     path: PathBuf,
 }
@@ -224,7 +227,7 @@ pub struct Staging {
 type Step<T = ()> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 impl Staging {
-    /// In `dir`; what an earlier one left there is replaced.
+    /// Begins to stage a snapshot in `dir`; what an earlier one left there is replaced.
     pub fn begin(dir: &Path, machine: &[u8]) -> Step<Self> {
         let meta = unframe(machine)?;
         let staged = Staged { path: dir.join(STAGED_FILE) };
@@ -239,6 +242,7 @@ impl Staging {
         Ok(Self { db, staged, meta, parts: 0 })
     }
 
+    /// Takes in the next part. Errors: it is not the one that was due, or the disk failed.
     pub fn part(&mut self, number: u64, rows: Rows) -> Step {
         if number != self.parts {
             return Err(format!("part {number} came when {} was due", self.parts).into());
@@ -277,7 +281,7 @@ impl Staging {
         Ok(())
     }
 
-    /// What has come, once all of it has.
+    /// Ends the staging and returns the snapshot. Errors: not all of its parts have come.
     pub fn end(self, parts: u64) -> Step<Image> {
         if parts != self.parts {
             return Err(format!("{} of {parts} parts came", self.parts).into());

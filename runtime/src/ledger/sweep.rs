@@ -1,4 +1,4 @@
-//! Retention: takes out events that are no longer kept, a little at a time beside the writer's other work.
+//! Retention: it removes events that are no longer kept, a little at a time beside the writer's other work.
 //!
 //! What a stream's replay needs, the events after its snapshot, stays however old it is. It is looked at again after each
 //! further compaction: by then a snapshot may stand for it.
@@ -13,23 +13,23 @@ use super::{
 };
 use crate::id::Key;
 
-/// Entries looked at in one step.
+/// The number of entries looked at in one step.
 const ENTRIES_PER_STEP: usize = 64;
-/// Of those that were looked at before: most of them stay.
+/// The number of entries per step that were looked at before: most of them stay.
 const ENTRIES_AGAIN_PER_STEP: usize = 512;
 
-/// How far the look at what was left over before has come, in this life of the ledger. Nothing is lost with it: the next
+/// The progress of the look at what was left over before, in this life of the ledger. Nothing is lost with it: the next
 /// compaction begins another.
 #[derive(Debug)]
 pub struct Again {
-    /// What the last look was for.
+    /// The compaction that the last look was for.
     compacted: u64,
-    /// Looked at up to here, while one is under way.
+    /// The cursor up to which it has looked, while a look is under way.
     at: Option<u64>,
 }
 
 impl Again {
-    /// Nothing is left over of a compaction that an earlier life looked at, until there is another.
+    /// Makes it so that nothing is left over of a compaction that an earlier life looked at, until there is another.
     pub fn after(meta: &Meta) -> Self {
         Self { compacted: meta.compacted, at: None }
     }
@@ -41,6 +41,7 @@ impl Again {
     }
 }
 
+/// Tells whether there is something to sweep, or a look under way.
 pub fn wanted(meta: &Meta, again: &Again) -> bool {
     meta.swept < meta.compacted || again.at.is_some()
 }
@@ -135,7 +136,7 @@ fn shorten(
     Ok(())
 }
 
-/// Positions of events that are not there any more.
+/// Removes the positions of events that are not there any more.
 fn let_go_of_positions(txn: &WriteTransaction, mut shortened: Vec<(Key, u64)>) -> Result<(), Box<dyn std::error::Error>> {
     shortened.sort_unstable();
     shortened.dedup();

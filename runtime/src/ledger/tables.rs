@@ -1,33 +1,36 @@
-//! The tables of the ledger's file, and how what is wrong with them is named.
+//! The tables of the ledger's file, and the names for what is wrong with them.
 
 use redb::{ReadableDatabase, TableDefinition, WriteTransaction};
 
 use super::{ReadError, record::unframe};
 
-/// Index → a Raft entry.
+/// The Raft entries, by index.
 pub const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("raft_log");
 pub const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
-/// Cursor of an entry's first event → its accepted appends.
+/// The accepted appends of each entry, by the cursor of its first event.
 pub const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
-/// Stream → its head.
+/// The heads, by stream.
 pub const STREAMS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("streams");
-/// (stream, version before its first append) → a full chunk of positions.
+/// The full chunks of positions, by stream and the version before the first append.
 pub const CHUNKS: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("stream_positions");
-/// Stream → its newest snapshot.
+/// The newest snapshots, by stream.
 pub const SNAPSHOTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("stream_snapshots");
 
 pub const META_VOTE: &str = "vote";
 pub const META_PURGED: &str = "purged";
 pub const META_MACHINE: &str = "machine";
 
+/// Makes the error of a store that failed.
 pub fn storage(error: impl std::fmt::Display) -> ReadError {
     ReadError::Storage(error.to_string())
 }
 
+/// Makes the error of a damaged value at a place of a table.
 pub fn corrupt(table: &'static str, position: impl Into<String>, what: impl Into<String>) -> ReadError {
     ReadError::Corrupt { table, position: position.into(), what: what.into() }
 }
 
+/// Makes all tables that are not there yet.
 pub fn create(txn: &WriteTransaction) -> Result<(), redb::TableError> {
     txn.open_table(LOG)?;
     txn.open_table(META)?;
@@ -38,6 +41,7 @@ pub fn create(txn: &WriteTransaction) -> Result<(), redb::TableError> {
     Ok(())
 }
 
+/// Reads a record of the meta table; `None` if it is not there. Errors: `Corrupt` if it is damaged.
 pub fn meta<T: serde::de::DeserializeOwned>(db: &impl ReadableDatabase, key: &'static str) -> Result<Option<T>, ReadError> {
     let txn = db.begin_read().map_err(storage)?;
     let table = txn.open_table(META).map_err(storage)?;

@@ -1,7 +1,7 @@
-//! What the log has that is not applied: it may have been acknowledged, and only a leader knows.
+//! The entries of the log that are not applied: they may have been acknowledged, and only a leader knows.
 //!
 //! A node that starts again has the entries that came after its last checkpoint in its log alone, and applies them when a leader
-//! says that they count. Who must not act against them meanwhile, such as on the word that a member is removed, asks here.
+//! says that they count. Code that must not act against them meanwhile, such as on the word that a member is removed, asks here.
 
 use bytes::Bytes;
 use openraft::EntryPayload;
@@ -14,15 +14,15 @@ use super::{
 };
 use crate::id::Key;
 
-/// Of one stream.
+/// The undecided events of one stream.
 #[derive(Clone, Debug, Default)]
 pub struct Undecided {
     pub events: Vec<UndecidedEvent>,
-    /// Of the last entry of the log: once this node has applied one with that index, each of these is an event, or never will be.
+    /// The index of the last entry of the log: once this node has applied it, each of these is an event, or never will be.
     last_index: u64,
 }
 
-/// As it would be.
+/// An event as it would be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UndecidedEvent {
     pub kind: String,
@@ -54,7 +54,7 @@ impl Ledger {
         Ok(found)
     }
 
-    /// Whether it is decided by now which of these are events.
+    /// Tells whether it is decided by now which of these are events.
     pub fn has_decided(&self, undecided: &Undecided) -> bool {
         let applied = |core: std::sync::Arc<super::core::Core>| core.disk.machine.lock().meta.applied;
         self.core().ok().and_then(applied).is_some_and(|applied| applied.index >= undecided.last_index)

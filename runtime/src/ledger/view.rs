@@ -1,9 +1,8 @@
 //! Views: tables for queries, built by tailing the ledger; they may lag, and say by how much.
 //!
-//! All views of a node share one file and one cursor. A crash loses at most what the ledger can give again. A view that is
-//! new catches up from the oldest event that is kept, and the others stay as they are. A file of another format, or one
-//! that is damaged, is made anew from the ledger; if the ledger no longer has all events, the old file is kept beside it.
-//! An event that a view cannot take in is set aside for that view and named; all else goes on.
+//! All views of a node share one file and one cursor. A crash loses only what the ledger can give again. A new view catches up
+//! from the oldest kept event; the others stay. A damaged file, or one of another format, is made anew from the ledger; if that
+//! lacks events, the old one is kept beside it. An event that a view cannot take in is set aside for it alone, and named.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,12 +36,12 @@ use crate::{
 
 pub type ViewError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Builds some tables. Nothing else writes them.
+/// A view builds some tables. Nothing else writes them.
 pub trait View: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
-    /// Of its tables; another number makes all views anew, which a ledger that was compacted cannot do without another node:
-    /// rather add a view.
+    /// Returns the format of its tables. Another number makes all views anew, which a ledger that was compacted cannot do without
+    /// another node: rather add a view.
     fn format(&self) -> u32;
 
     /// Makes its tables, so that reading them never fails for want of them.
@@ -89,7 +88,7 @@ pub fn copy_table<K: redb::Key + 'static, V: redb::Value + 'static>(
 
 /// A look at the tables of views, table after table, that goes so far and tells where it went.
 pub struct TableWalk {
-    /// Table and key after which to begin; at the first table if absent.
+    /// The table and key after which to begin; at the first table if absent.
     from: Option<(String, Vec<u8>)>,
     bytes_max: u64,
     pub(super) rows: u64,
@@ -159,17 +158,17 @@ fn hex(bytes: &[u8]) -> String {
 
 pub(super) const META: TableDefinition<'_, &str, u64> = TableDefinition::new("views_meta");
 pub(super) const CURSOR: &str = "cursor";
-/// Before the name of a view that is behind the others: the last event that it has taken in.
+/// The prefix of the name of a view that is behind the others; its value is the last event that the view has taken in.
 const BEHIND: &str = "behind/";
 
-/// Before the name of a table that there is.
+/// The prefix of the name of a table that there is.
 const TABLE: &str = "table/";
 
-/// Events taken in with one transaction.
+/// The number of events taken in with one transaction.
 const EVENTS_PER_COMMIT: usize = 8_192;
-/// Before the name of a view and a cursor: an event that it could not take in.
+/// The prefix of the name of a view and a cursor: an event that it could not take in.
 pub(super) const ASIDE: &str = "aside/";
-/// After so many events the file is synced: a crash makes at most these again.
+/// The number of events after which the file is synced: a crash makes at most these again.
 const EVENTS_PER_SYNC: u64 = 100_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -179,7 +178,7 @@ pub struct Lagging {
     pub wanted: Cursor,
 }
 
-/// Cheap to clone.
+/// The views of a node. Cheap to clone.
 #[derive(Clone)]
 pub struct Views {
     inner: Arc<Inner>,
@@ -194,7 +193,7 @@ struct Inner {
     cursor: watch::Sender<Cursor>,
     failed: Arc<Mutex<Option<String>>>,
     aside: Arc<AtomicU64>,
-    /// Asks the follower to make the views again.
+    /// The queue of those who ask the follower to make the views again.
     again: mpsc::Sender<oneshot::Sender<bool>>,
     stop: Mutex<Option<oneshot::Sender<()>>>,
     task: Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -206,7 +205,7 @@ impl Views {
         Self::start_pruned(ledger, path, views, PRUNE_EVERY).await
     }
 
-    /// As [`Views::start`]; the views are asked so often what may go.
+    /// Starts as [`Views::start`] does; `prune_every` is the pause after which the views are asked again what may go.
     pub async fn start_pruned(
         ledger: &Ledger,
         path: &Path,
@@ -262,12 +261,12 @@ impl Views {
         Ok(Self { inner })
     }
 
-    /// A consistent look at all tables.
+    /// Begins a consistent look at all tables.
     pub fn read(&self) -> Result<ReadTransaction, ViewError> {
         Ok(self.inner.db.load().begin_read()?)
     }
 
-    /// Where to get views from if the ledger no longer has what they would be made from. A second call changes nothing.
+    /// Sets where to get views from if the ledger no longer has what they would be made from. A second call changes nothing.
     pub fn source(&self, source: Arc<dyn ViewSource>) {
         let _ = self.inner.source.set(source);
     }
@@ -292,16 +291,17 @@ impl Views {
         .await?
     }
 
+    /// Returns the last event that all views have taken in.
     pub fn cursor(&self) -> Cursor {
         *self.inner.cursor.borrow()
     }
 
-    /// Events that the ledger has and the views have not.
+    /// Returns how many events the ledger has and the views have not.
     pub fn lag(&self) -> u64 {
         self.inner.ledger.head().0.saturating_sub(self.cursor().0)
     }
 
-    /// Why the views have stopped, if they have.
+    /// Returns why the views have stopped, if they have.
     pub fn failure(&self) -> Option<String> {
         self.inner.failed.lock().clone()
     }
@@ -326,7 +326,7 @@ impl Views {
         (walk, reached)
     }
 
-    /// Takes note of what all rows in the file come to, as the scrubber found it.
+    /// Notes how many bytes all rows in the file have together, as the scrubber found it.
     pub(super) fn holds(&self, live_bytes: u64) {
         match Holes::default().note(&self.inner.path, live_bytes) {
             Ok(false) => {}
@@ -335,8 +335,7 @@ impl Views {
         }
     }
 
-    /// Has damaged views made again, from the ledger or another node, while they go on with what is whole; blocks until that
-    /// is done. False if there is nowhere to make them from.
+    /// Makes damaged views again while what is whole is served; blocks until that is done. False if there is no source.
     pub(super) fn make_again(&self) -> bool {
         let (made, done) = oneshot::channel();
         if self.inner.again.blocking_send(made).is_err() {
@@ -345,11 +344,12 @@ impl Views {
         done.blocking_recv().unwrap_or(false)
     }
 
-    /// Events that some view could not take in: what is shown lacks them.
+    /// Returns how many events some view could not take in: what is shown lacks them.
     pub fn set_aside(&self) -> u64 {
         self.inner.aside.load(Ordering::Relaxed)
     }
 
+    /// Waits until the views have taken in `cursor`. Errors: `Lagging` if they have not by `deadline`.
     pub async fn at_least(&self, cursor: Cursor, deadline: Deadline) -> Result<(), Lagging> {
         let mut at = self.inner.cursor.subscribe();
         match tokio::time::timeout_at(deadline.instant(), at.wait_for(|at| *at >= cursor)).await {
@@ -358,6 +358,7 @@ impl Views {
         }
     }
 
+    /// Stops following the ledger, syncs the file and releases it. A second call does no harm.
     pub async fn stop(&self) {
         self.inner.stop.lock().take();
         let task = self.inner.task.lock().take();
@@ -386,11 +387,11 @@ impl Views {
 
 struct Opened {
     db: Database,
-    /// What all but those behind have taken in.
+    /// The last event that all but those behind have taken in.
     at: Cursor,
-    /// By their place among the views.
+    /// The views that are behind, by their place among the views.
     behind: BTreeMap<usize, Cursor>,
-    /// Events that some view could not take in.
+    /// The number of events that some view could not take in.
     aside: u64,
 }
 
@@ -435,14 +436,14 @@ fn open(path: &PathBuf, views: &[Box<dyn View>], head: Cursor, oldest: Cursor) -
     open_as_is(path, views)?.ok_or_else(|| "views that were just made have another format".into())
 }
 
-/// How long views that are in use by a node that is stopping are waited for.
+/// The time for which views that are in use by a node that is stopping are waited for.
 const IN_USE_MAX: Duration = Duration::from_secs(10);
 
 fn tables_of(txn: &WriteTransaction) -> Result<BTreeSet<String>, ViewError> {
     Ok(txn.list_tables()?.map(|table| table.name().to_owned()).collect())
 }
 
-/// `None` if the tables have another format.
+/// Opens the file as it is; `None` if the tables have another format.
 fn open_as_is(path: &Path, views: &[Box<dyn View>]) -> Result<Option<Opened>, ViewError> {
     let mut db = Database::builder().set_cache_size(64 << 20).create_file(make_file(path)?)?;
     Holes::default().close_up(path, &mut db);
@@ -512,7 +513,7 @@ pub(super) fn behind_key(view: &dyn View) -> String {
     format!("{BEHIND}{}", view.name())
 }
 
-/// How long views that cannot be made from the ledger wait to be told where to get them from.
+/// The time for which views that cannot be made from the ledger wait to be told where to get them from.
 const SOURCE_WITHIN: Duration = Duration::from_secs(30);
 const SOURCE_RETRY: Duration = Duration::from_secs(1);
 
@@ -522,13 +523,13 @@ struct Follower {
     db: Arc<ArcSwap<Database>>,
     views: Arc<[Box<dyn View>]>,
     source: Arc<OnceLock<Arc<dyn ViewSource>>>,
-    /// What every view has taken in.
+    /// The last event that every view has taken in.
     cursor: watch::Sender<Cursor>,
     at: Cursor,
     behind: BTreeMap<usize, Cursor>,
     aside: Arc<AtomicU64>,
     prune_every: Duration,
-    /// Those who want the views made again, and wait for whether they are.
+    /// The queue of those who want the views made again, and wait for whether they are.
     wanted: mpsc::Receiver<oneshot::Sender<bool>>,
 }
 
@@ -561,8 +562,7 @@ impl Follower {
         }
     }
 
-    /// Views that are new take in what the others have, as far as the ledger still has it. Until then nobody is told that
-    /// the views are where the others are.
+    /// Lets new views take in what the others have, as far as it is kept; until then nobody hears that the views are there.
     async fn catch_up(&mut self) -> Result<(), ViewError> {
         while let Some((&place, &from)) = self.behind.first_key_value() {
             let name = self.views[place].name();
@@ -603,7 +603,7 @@ impl Follower {
         self.cursor.send_replace(self.behind.values().copied().fold(self.at, Cursor::min));
     }
 
-    /// Until something is wrong.
+    /// Follows the ledger until something is wrong, and returns that.
     async fn follow(&mut self) -> ViewError {
         let mut tail = self.ledger.tail(self.at);
         let mut unsynced = 0;
@@ -754,5 +754,5 @@ fn caught_up(db: &Database, view: &dyn View) -> Result<(), ViewError> {
     Ok(txn.commit()?)
 }
 
-/// How long a reader of its own writes waits by default.
+/// The time for which a reader of its own writes waits by default.
 pub const AT_LEAST_TIMEOUT: Duration = Duration::from_secs(10);

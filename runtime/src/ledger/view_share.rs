@@ -32,11 +32,11 @@ use crate::{
 
 const PIECE_BYTES: u64 = 1 << 20;
 const PIECE_WITHIN: Duration = Duration::from_secs(20);
-/// Making the copy may take this long.
+/// The time that making the copy may take.
 const EXPORT_WITHIN: Duration = Duration::from_secs(110);
-/// Copies that are being read out; one more is refused.
+/// The largest number of copies that are being read out; one more is refused.
 const EXPORTS_MAX: usize = 4;
-/// A copy that nobody reads any more is removed.
+/// The time after which a copy that nobody reads any more is removed.
 const EXPORT_IDLE: Duration = Duration::from_secs(120);
 
 #[derive(Serialize, Deserialize)]
@@ -74,7 +74,7 @@ struct Inner {
     copies: Mutex<HashMap<u64, Copy>>,
 }
 
-/// Cheap to clone.
+/// The sharing of views with other nodes. Cheap to clone.
 #[derive(Clone)]
 pub struct ViewShare(Arc<Inner>);
 
@@ -96,6 +96,7 @@ impl ViewShare {
         Ok(share)
     }
 
+    /// Stops giving views to others, and removes the copies that were being read.
     pub fn close(&self) {
         self.0.desk.close();
         self.0.copies.lock().clear();

@@ -30,17 +30,17 @@ use super::{
 };
 use crate::fault;
 
-/// Jobs that wait for a writer; whoever brings one more waits.
+/// The largest number of jobs that wait for a writer; whoever brings one more waits.
 const JOBS_MAX: usize = 256;
-/// A checkpoint is made after so much: a start makes at most this again from the log.
+/// The bytes after which a checkpoint is made: a start makes at most this again from the log.
 const CHECKPOINT_BYTES: usize = 32 << 20;
-/// The same, for commits that changed little: what they wrote over is free only then.
+/// The same in commits, for those that changed little: what they wrote over is free only then.
 const CHECKPOINT_COMMITS: u64 = 1_024;
 
 pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 
 pub enum Job {
-    /// Log entries by index.
+    /// New log entries, by index.
     Log {
         entries: Vec<(u64, Vec<u8>)>,
         done: Done,
@@ -58,7 +58,7 @@ pub enum Job {
         frame: Vec<u8>,
         done: Done,
     },
-    /// Answers when everything applied so far can be read from the tables.
+    /// A request that is answered when everything applied so far can be read from the tables.
     Flush {
         all_heads: bool,
         done: Done,
@@ -69,22 +69,23 @@ pub enum Job {
         value: Vec<u8>,
         done: Done,
     },
-    /// Everything but the log is replaced, in the tables and in memory: the next commit writes the record of what is in
-    /// memory, so nothing comes between the two.
+    /// A snapshot that replaces everything but the log, in the tables and in memory: the next commit writes the record of what is
+    /// in memory, so nothing comes between the two.
     Install {
         image: Box<Image>,
         done: Done,
     },
-    /// What was applied is brought to the tables; nobody waits.
+    /// A request to bring what was applied to the tables; nobody waits.
     Take,
     Stop {
         done: Done,
     },
 }
 
-/// Why the store has failed, if it has.
+/// The reason why the store has failed, if it has.
 pub type Failed = Arc<watch::Sender<Option<String>>>;
 
+/// Marks the store as failed, for good. Only the first reason counts.
 pub fn fail(failed: &Failed, why: &str) {
     failed.send_if_modified(|failed| {
         let first = failed.is_none();
@@ -96,7 +97,7 @@ pub fn fail(failed: &Failed, why: &str) {
     });
 }
 
-/// What the writer shares with those who apply and read.
+/// The state that the writer shares with those who apply and read.
 pub struct Disk {
     /// The tables.
     pub db: Database,
@@ -104,18 +105,18 @@ pub struct Disk {
     pub log: Database,
     pub machine: Mutex<Machine>,
     pub ring: Arc<Ring>,
-    /// Events up to this cursor can be read from the tables.
+    /// The cursor up to which events can be read from the tables.
     pub written: AtomicU64,
     pub compacted: AtomicU64,
-    /// A snapshot of another node is being installed: what it stands for leaves the log with it.
+    /// True while a snapshot of another node is being installed: what it stands for leaves the log with it.
     pub installing: AtomicBool,
-    /// The tables' writer was asked to take what was applied, and has not yet.
+    /// True while the tables' writer was asked to take what was applied, and has not yet.
     pub asked: AtomicBool,
-    /// Events there may be once the log that was found at start is applied.
+    /// The number of events that there may be once the log that was found at start is applied.
     pub may_reach: u64,
 }
 
-/// Brings jobs to the writers. Cheap to clone; when the last is gone the writers end.
+/// The way to bring jobs to the writers. Cheap to clone; when the last is gone the writers end.
 #[derive(Clone)]
 pub struct Jobs {
     log: mpsc::Sender<Job>,
@@ -123,18 +124,19 @@ pub struct Jobs {
 }
 
 impl Jobs {
+    /// Sends a job to the writer it is for, and waits while too many wait. Errors: the writers have ended.
     pub async fn send(&self, job: Job) -> io::Result<()> {
         let writer =
             if matches!(job, Job::Log { .. } | Job::Vote { .. } | Job::Truncate { .. }) { &self.log } else { &self.tables };
         writer.send(job).await.map_err(|_| stopped())
     }
 
-    /// Has the tables take what was applied, in their own time; if they have much to do they take it anyway.
+    /// Asks the tables' writer to take what was applied, in its own time; if it has much to do it takes it anyway.
     pub fn take(&self) {
         let _ = self.tables.try_send(Job::Take);
     }
 
-    /// Ends the log's writer, then the tables': who asks brings no other jobs any more.
+    /// Ends the log's writer, then the tables'. Whoever calls this brings no other jobs any more.
     pub async fn stop(&self) -> io::Result<()> {
         let mut ended = Ok(());
         // Each of them, whatever comes of the other.
@@ -177,7 +179,7 @@ pub fn start(disk: Arc<Disk>, failed: Failed) -> io::Result<(Jobs, Vec<JoinHandl
     Ok((Jobs { log, tables }, threads))
 }
 
-/// Those that came first, and those that wait behind it.
+/// Gathers the jobs that came first, and those that wait behind them.
 fn gather(first: Option<Job>, waiting: &mut mpsc::Receiver<Job>) -> Vec<Job> {
     let mut jobs: Vec<Job> = first.into_iter().collect();
     while jobs.len() < JOBS_MAX
@@ -219,7 +221,7 @@ fn commit(failed: &Failed, mut jobs: Vec<Job>, write: impl FnOnce(&mut [Job]) ->
 
 type Written<T = ()> = Result<T, Box<dyn std::error::Error>>;
 
-/// What appends wait for: nothing but the log goes with it.
+/// Writes the log, which is what appends wait for: nothing else goes with it.
 fn write_log(disk: &Disk, failed: &Failed, mut waiting: mpsc::Receiver<Job>) {
     while let Some(first) = waiting.blocking_recv() {
         let jobs = gather(Some(first), &mut waiting);
@@ -251,7 +253,7 @@ fn write_log(disk: &Disk, failed: &Failed, mut waiting: mpsc::Receiver<Job>) {
     }
 }
 
-/// Takes entries out of the log that the tables hold for good.
+/// Removes entries from the log that the tables hold for good.
 fn purge(disk: &Disk, up_to: u64, frame: &[u8], durability: Durability) -> Written {
     let mut txn = disk.log.begin_write()?;
     txn.set_durability(durability)?;
@@ -260,12 +262,12 @@ fn purge(disk: &Disk, up_to: u64, frame: &[u8], durability: Durability) -> Writt
     Ok(txn.commit()?)
 }
 
-/// Brings what was applied to the tables. Only a checkpoint syncs: whatever is behind it is made again from the log.
+/// The writer that brings what was applied to the tables. Only a checkpoint syncs: the rest is made again from the log.
 struct Tables {
     disk: Arc<Disk>,
     failed: Failed,
     commits: u64,
-    /// Since the last checkpoint.
+    /// The commits since the last checkpoint.
     unsynced_commits: u64,
     unsynced_bytes: usize,
     again: sweep::Again,
@@ -356,7 +358,7 @@ impl Tables {
     }
 }
 
-/// Whatever is whole stays as it is.
+/// Puts a value in the place of a damaged or missing one. Whatever is whole stays as it is.
 fn mend(txn: &WriteTransaction, from: u64, value: &[u8]) -> Written {
     let mut events = txn.open_table(EVENTS)?;
     if events.get(from)?.is_some_and(|row| checked(from, row.value()).is_ok()) {
@@ -370,7 +372,7 @@ fn mend(txn: &WriteTransaction, from: u64, value: &[u8]) -> Written {
     Ok(())
 }
 
-/// What was applied before is forgotten: the tables are those of a snapshot now, and `meta` is their record.
+/// Forgets what was applied before: the tables are those of a snapshot now, and `meta` is their record.
 fn replace_machine(disk: &Disk, meta: Meta) -> Written {
     let machine = Machine::load(&disk.db, meta)?;
     disk.written.store(machine.meta.head, Ordering::Release);

@@ -29,26 +29,27 @@ use super::{
 pub use incoming::Incoming;
 pub use unused::Stored;
 
-/// Outlines that are kept in memory, in bytes; the one that was used first goes first.
+/// The bytes of outlines that are kept in memory; the one that was used first goes first.
 const OUTLINES_BYTES_MAX: usize = 16 << 20;
-/// A blob that was read whole and right is taken for whole without another look for so long. Its bytes are checked again
+/// The time for which a blob that was read whole and right is taken for whole without another look. Its bytes are checked again
 /// when they are read, all the same.
 const WHOLE_FOR: Duration = Duration::from_secs(3600);
-/// Blobs of which that is remembered.
+/// The number of blobs for which that is remembered.
 const WHOLE_MAX: usize = 4_096;
-/// Set aside, under the store's own folder.
+/// The folder of damaged blobs that were set aside, under the store's own folder.
 const DAMAGED: &str = "damaged";
 
-/// BLAKE3, printed as 64 hexadecimal digits.
+/// The hash of a blob: BLAKE3, printed as 64 hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BlobHash(blake3::Hash);
 
 impl BlobHash {
+    /// Returns the 32 bytes of the hash.
     pub fn bytes(&self) -> &[u8; 32] {
         self.0.as_bytes()
     }
 
-    /// The number of the folder that it is in.
+    /// Returns the number of the folder that the blob is in.
     pub(super) fn first_byte(&self) -> u8 {
         self.0.as_bytes()[0]
     }
@@ -86,16 +87,16 @@ impl FromStr for BlobHash {
     }
 }
 
-/// 128 bits of BLAKE3: enough to tell two inputs apart.
+/// Returns 128 bits of BLAKE3: enough to tell two inputs apart.
 pub fn fingerprint(bytes: &[u8]) -> [u8; 16] {
     let mut short = [0; 16];
     short.copy_from_slice(&blake3::hash(bytes).as_bytes()[..16]);
     short
 }
 
-/// The other nodes' blobs. Every method blocks.
+/// The blobs of the other nodes. Every method blocks.
 pub trait Elsewhere: Send + Sync {
-    /// Returns when the blob, which is here, is on enough other nodes.
+    /// Waits until the blob, which is here, is on enough other nodes.
     fn keep(&self, hash: &BlobHash) -> io::Result<()>;
     /// Brings a blob here; false if nobody has it.
     fn fetch(&self, hash: &BlobHash) -> io::Result<bool>;
@@ -103,35 +104,36 @@ pub trait Elsewhere: Send + Sync {
 
 #[derive(Default)]
 struct Remembered {
-    /// Outlines that merged into their blob's hash.
+    /// The outlines that merged into their blob's hash.
     outlines: VecDeque<(BlobHash, Arc<Outline>)>,
     whole: VecDeque<(BlobHash, Instant)>,
 }
 
-/// Cheap to clone. Every method blocks on the disk, and, in a cluster, on other nodes.
+/// The blobs of this node. Cheap to clone. Every method blocks on the disk, and, in a cluster, on other nodes.
 #[derive(Clone)]
 pub struct Blobs {
     dir: Arc<PathBuf>,
     elsewhere: Arc<RwLock<Option<Arc<dyn Elsewhere>>>>,
     remembered: Arc<Mutex<Remembered>>,
-    /// Held while a blob is looked at once more and set aside, and while one gets its name, so that nobody sets the
-    /// successor of a damaged one aside.
+    /// A lock that is held while a blob is looked at once more and set aside, and while one gets its name, so that nobody sets
+    /// the successor of a damaged one aside.
     setting_aside: Arc<Mutex<()>>,
 }
 
-/// What a look at a blob found.
+/// The finding of a look at a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
-    /// Its bytes have its hash.
+    /// The bytes of the blob have its hash.
     Whole {
         bytes: u64,
     },
     Missing,
-    /// They had another and were set aside.
+    /// The bytes had another hash and were set aside.
     Damaged,
 }
 
 impl Blobs {
+    /// Opens the store in `dir`, or makes it, and removes what a crash left half written.
     pub fn open(dir: impl Into<PathBuf>) -> io::Result<Self> {
         let dir = dir.into();
         make_dir(&dir.join("new"))?;
@@ -148,7 +150,7 @@ impl Blobs {
         self.dir.join(&name[..2]).join(name)
     }
 
-    /// Where blobs are besides here; nowhere, until it is told.
+    /// Sets where blobs are besides here; nowhere, until this is called.
     pub fn elsewhere(&self, elsewhere: Option<Arc<dyn Elsewhere>>) {
         *self.elsewhere.write() = elsewhere;
     }
@@ -182,12 +184,12 @@ impl Blobs {
         Ok(hash)
     }
 
-    /// Whether something has its name here. Its bytes may be damaged: who counts on them asks [`Blobs::whole`].
+    /// Tells whether something has its name here. Its bytes may be damaged: callers that count on them ask [`Blobs::whole`].
     pub fn has(&self, hash: &BlobHash) -> bool {
         self.path(hash).exists()
     }
 
-    /// Whether it is here with all its bytes.
+    /// Tells whether it is here with all its bytes.
     pub fn whole(&self, hash: &BlobHash) -> io::Result<bool> {
         let lately = self.remembered.lock().whole.iter().any(|(known, at)| known == hash && at.elapsed() < WHOLE_FOR);
         Ok((lately && self.has(hash)) || matches!(self.look(hash, |_| Ok(()))?, Look::Whole { .. }))
@@ -214,13 +216,13 @@ impl Blobs {
         Ok(Look::Whole { bytes: outliner.bytes() })
     }
 
-    /// Up to `bytes_max` of a blob from `from`, and its whole length, from wherever it is; `None` if it is nowhere. Bytes
+    /// Returns up to `bytes_max` of a blob from `from`, and its whole length, from wherever it is; `None` if it is nowhere. Bytes
     /// that are not its own are an error, not data.
     pub fn piece(&self, hash: &BlobHash, from: u64, bytes_max: u64) -> io::Result<Option<(u64, Vec<u8>)>> {
         self.checked(hash, || self.piece_of(hash, from, bytes_max))
     }
 
-    /// As [`Blobs::piece`], of what is here: one that is damaged is set aside and then as missing as any other.
+    /// Returns a piece as [`Blobs::piece`] does, of what is here: a damaged blob is set aside and then as missing as any other.
     pub fn piece_here(&self, hash: &BlobHash, from: u64, bytes_max: u64) -> io::Result<Option<(u64, Vec<u8>)>> {
         match self.piece_of(hash, from, bytes_max)? {
             Found::Right(piece) => Ok(Some(piece)),
@@ -258,7 +260,7 @@ impl Blobs {
         Ok(Found::Right((total, bytes)))
     }
 
-    /// The outline of a blob of several groups; `None` if its bytes are damaged.
+    /// Returns the outline of a blob of several groups; `None` if its bytes are damaged.
     fn outline(&self, hash: &BlobHash, file: &mut File, total: u64) -> io::Result<Option<Arc<Outline>>> {
         let known = self.remembered.lock().outlines.iter().find(|(known, _)| known == hash).map(|(_, outline)| outline.clone());
         if let Some(outline) = known {
@@ -313,6 +315,7 @@ impl Blobs {
         }
     }
 
+    /// Begins a blob that is written part by part. It has no name until it is whole.
     pub fn incoming(&self) -> io::Result<Incoming> {
         let path = self.new_path();
         let file = File::create_new(&path)?;
@@ -340,7 +343,7 @@ impl Blobs {
         self.dir.join("new").join(format!("{:032x}", crate::id::new_v7()))
     }
 
-    /// Gives bytes that were just hashed their name. What has it already is the same or damaged, so it may go.
+    /// Gives bytes that were just hashed their name. Whatever has it already is the same or damaged, so it may go.
     fn name(&self, new: &Path, hash: &BlobHash, outline: Option<Outline>) -> io::Result<()> {
         File::open(new)?.sync_all()?;
         let path = self.path(hash);
@@ -392,7 +395,7 @@ impl Blobs {
         Ok(())
     }
 
-    /// Blobs that are damaged, and that no other node could mend so far.
+    /// Lists the blobs that are damaged, and that no other node could mend so far.
     pub fn damaged(&self) -> io::Result<Vec<BlobHash>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(self.dir.join(DAMAGED))? {
@@ -401,7 +404,7 @@ impl Blobs {
         Ok(found)
     }
 
-    /// The names in one of the store's 256 folders, in order.
+    /// Lists the names in one of the store's 256 folders, in order.
     pub fn folder(&self, number: u8) -> io::Result<Vec<BlobHash>> {
         let entries = match fs::read_dir(self.dir.join(format!("{number:02x}"))) {
             Ok(entries) => entries,
@@ -416,7 +419,7 @@ impl Blobs {
         Ok(found)
     }
 
-    /// The bytes, or `None` if there is no such blob. Bytes that no longer have this hash are an error, not data.
+    /// Returns the bytes, or `None` if there is no such blob. Bytes that no longer have this hash are an error, not data.
     pub fn get(&self, hash: &BlobHash) -> io::Result<Option<Bytes>> {
         self.checked(hash, || match fs::read(self.path(hash)) {
             Ok(bytes) if blake3::hash(&bytes) == hash.0 => Ok(Found::Right(Bytes::from(bytes))),
@@ -431,7 +434,7 @@ impl Blobs {
         self.others().map_or(Ok(false), |others| others.fetch(hash))
     }
 
-    /// Reads; what is damaged is set aside, what is not here is fetched, and then it is read once more.
+    /// Reads a blob: one that is damaged is set aside, one that is not here is fetched, and then it is read once more.
     fn checked<T>(&self, hash: &BlobHash, read: impl Fn() -> io::Result<Found<T>>) -> io::Result<Option<T>> {
         for last in [false, true] {
             match read()? {
@@ -452,20 +455,20 @@ impl Blobs {
         Ok(None)
     }
 
-    /// The file behind a blob that is here ([`Blobs::bring`]), to be read without holding it in memory.
+    /// Returns the path of a blob that is here ([`Blobs::bring`]), to be read without holding it in memory.
     pub fn file(&self, hash: &BlobHash) -> PathBuf {
         self.path(hash)
     }
 }
 
-/// What a read of a blob here found.
+/// The finding of a read of a blob here.
 enum Found<T> {
     Right(T),
     Missing,
     Damaged,
 }
 
-/// The bytes of one group, if they are right.
+/// Reads the bytes of one group; `None` if they are not right.
 fn read_group(file: &mut File, outline: &Outline, group: u64) -> io::Result<Option<Vec<u8>>> {
     let begins = group * GROUP_BYTES;
     let mut bytes = vec![0; usize::try_from(outline.length().saturating_sub(begins).min(GROUP_BYTES)).unwrap_or(0)];
@@ -477,7 +480,7 @@ fn read_group(file: &mut File, outline: &Outline, group: u64) -> io::Result<Opti
     }
 }
 
-/// Where the outline of a blob is.
+/// Returns the path of the outline of a blob.
 fn tree_path(blob: &Path) -> PathBuf {
     blob.with_added_extension("tree")
 }

@@ -42,8 +42,8 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
         .map_err(|error| io::Error::new(error.kind(), format!("the names in {} cannot be made durable: {error}", dir.display())))
 }
 
-/// Makes a directory and those above it that are missing, each with a name that survives a power cut. Also of one that is
-/// there already: who made it may have died before its name was durable.
+/// Makes a directory and those above it that are missing, each with a name that survives a power cut. The name of one that is
+/// there already is made durable, too: its maker may have died before.
 pub fn make_dir(path: &Path) -> io::Result<()> {
     let missing = path.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).count();
     fs::create_dir_all(path)?;
@@ -67,7 +67,7 @@ pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// Syncs of directories while `run` runs. Tests run in a process each.
+    /// Counts the syncs of directories while `run` runs. Tests run in a process each.
     fn syncs(run: impl FnOnce()) -> u32 {
         let struck = || fault::list().iter().map(|place| place.struck).sum::<u32>();
         fault::arm_from_text("store.sync_dir=delay:0*1000").unwrap();

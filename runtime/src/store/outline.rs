@@ -14,9 +14,9 @@ use blake3::{
     hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root},
 };
 
-/// Bytes of one group: what is read to check one byte. A power of two, as the tree wants it.
+/// The bytes of one group, which is what is read to check one byte. A power of two, as the tree wants it.
 pub const GROUP_BYTES: u64 = 64 << 10;
-/// The first bytes of such a file.
+/// The first bytes of the file of an outline.
 const MAGIC: &[u8; 8] = b"hwtree1\n";
 
 /// The hashes of a blob's groups that merge into its own.
@@ -25,12 +25,12 @@ pub struct Outline {
     length: u64,
 }
 
-/// How many groups so many bytes are.
+/// Returns how many groups so many bytes are.
 fn count(bytes: u64) -> u64 {
     bytes.div_ceil(GROUP_BYTES).max(1)
 }
 
-/// The hash of groups that are a whole subtree, merged; never of one that is the root.
+/// Returns the merged hash of groups that are a whole subtree; never of one that is the root.
 fn merged(groups: &[ChainingValue]) -> ChainingValue {
     match groups {
         [one] => *one,
@@ -41,7 +41,7 @@ fn merged(groups: &[ChainingValue]) -> ChainingValue {
     }
 }
 
-/// The left subtree has the largest power of two that leaves something for the right one.
+/// Returns the size of the left subtree: the largest power of two that leaves something for the right one.
 fn left(groups: usize) -> usize {
     (groups / 2 + groups % 2).next_power_of_two()
 }
@@ -52,7 +52,7 @@ fn root(groups: &[ChainingValue]) -> Hash {
 }
 
 impl Outline {
-    /// What a file beside a blob of `bytes` bytes says, if it merges into the blob's hash. That it is so long is known only
+    /// Reads the file beside a blob of `bytes` bytes, if it merges into the blob's hash. That the blob is so long is known only
     /// when its last group was checked, too.
     pub fn read(file: &[u8], bytes: u64, hash: &Hash) -> Option<Self> {
         let groups = file.strip_prefix(MAGIC)?;
@@ -62,12 +62,12 @@ impl Outline {
         (whole && root(&outline.groups) == *hash).then_some(outline)
     }
 
-    /// The file beside the blob.
+    /// Writes the file beside the blob.
     pub fn to_file(&self) -> Vec<u8> {
         [MAGIC.as_slice(), self.groups.as_flattened()].concat()
     }
 
-    /// Whether these are the bytes of a group.
+    /// Tells whether these are the bytes of a group.
     pub fn has(&self, group: u64, bytes: &[u8]) -> bool {
         if bytes.is_empty() {
             return false;
@@ -76,22 +76,22 @@ impl Outline {
         usize::try_from(group).ok().and_then(|group| self.groups.get(group)) == Some(&found)
     }
 
-    /// Bytes of the blob.
+    /// Returns the length of the blob in bytes.
     pub fn length(&self) -> u64 {
         self.length
     }
 
-    /// What it takes in memory.
+    /// Returns the bytes that it takes in memory.
     pub fn bytes(&self) -> usize {
         self.groups.len() * size_of::<ChainingValue>()
     }
 }
 
-/// Makes the outline and the hash of bytes as they come.
+/// A maker of the outline and the hash of bytes as they come.
 pub struct Outliner {
     groups: Vec<ChainingValue>,
     current: Hasher,
-    /// Bytes of the group that is under way.
+    /// The bytes of the group that is under way.
     filled: u64,
     bytes: u64,
 }
@@ -103,10 +103,12 @@ impl Default for Outliner {
 }
 
 impl Outliner {
+    /// Returns how many bytes came so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
+    /// Takes in the next bytes.
     pub fn update(&mut self, mut more: &[u8]) {
         while !more.is_empty() {
             // A full group is closed only when there is something after it: the last one is never empty.
@@ -125,7 +127,7 @@ impl Outliner {
         }
     }
 
-    /// The hash of all that came, and its outline if that is more than one group.
+    /// Returns the hash of all that came, and its outline if that is more than one group.
     pub fn finish(&self) -> (Hash, Option<Outline>) {
         if self.groups.is_empty() {
             return (self.current.finalize(), None);
@@ -135,7 +137,7 @@ impl Outliner {
         (root(&groups), Some(Outline { groups, length: self.bytes }))
     }
 
-    /// All of a file. `each` hears of every part that was read, for who reads at a bounded rate, and may end it.
+    /// Reads all of a file. `each` hears of every part that was read, for readers at a bounded rate, and may end it.
     pub fn of(file: &mut File, mut each: impl FnMut(u64) -> io::Result<()>) -> io::Result<Self> {
         let mut outliner = Self::default();
         let mut part = vec![0; 1 << 20];

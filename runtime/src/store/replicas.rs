@@ -1,7 +1,7 @@
-//! Blobs on several nodes: what the ledger will name is on a majority of its voters first, and what is missing here is
+//! Blobs on several nodes: a blob that the ledger will name is on a majority of its voters first, and one that is missing here is
 //! fetched from whoever has it.
 //!
-//! In pieces over the bulk lane, checked by hash before it gets its name. Blocks the caller, as every use of a blob does.
+//! Blobs go in pieces over the bulk lane, and are checked by hash before they get a name. Every use of a blob blocks the caller.
 
 use std::{collections::HashMap, io, sync::Arc, time::Duration};
 
@@ -22,19 +22,19 @@ use crate::{
 };
 
 const PIECE_BYTES: u64 = 1 << 20;
-/// One blob may take this long to reach a majority, or to be fetched.
+/// The time that one blob may take to reach a majority, or to be fetched.
 const WITHIN: Duration = Duration::from_secs(30);
 const PIECE_WITHIN: Duration = Duration::from_secs(10);
-/// Blobs that come in at the same time; one more is refused.
+/// The largest number of blobs that come in at the same time; one more is refused.
 const INCOMING_MAX: usize = 64;
 
 #[derive(Serialize, Deserialize)]
 enum Question {
-    /// Answered with a piece, or nothing if there is no such blob.
+    /// A request for a piece; the answer has nothing if there is no such blob.
     Read { hash: String, from: u64 },
-    /// Whether it is there whole.
+    /// The question whether the blob is there whole.
     Has { hash: String },
-    /// The piece at `from`; the last one names it.
+    /// The piece at `from`; the last one names the blob.
     Write { transfer: u64, hash: String, from: u64, last: bool, bytes: ByteBuf },
 }
 
@@ -55,7 +55,7 @@ struct Inner {
     runtime: Handle,
 }
 
-/// Cheap to clone.
+/// The blobs of the cluster, as seen from this node. Cheap to clone.
 #[derive(Clone)]
 pub struct Replicas(Arc<Inner>);
 
@@ -75,6 +75,7 @@ impl Replicas {
         replicas
     }
 
+    /// Stops serving blobs to others, and lets the store here use only its own.
     pub fn close(&self) {
         self.0.desk.close();
         self.0.blobs.elsewhere(None);
@@ -84,7 +85,7 @@ impl Replicas {
         self.0.desk.ask(node, question, Deadline::after(PIECE_WITHIN)).await.map_err(io::Error::other)
     }
 
-    /// Other members, voters first.
+    /// Lists the other members: voters, then the others, and whether this node votes.
     fn others(&self) -> (Vec<NodeId>, Vec<NodeId>, bool) {
         let members = self.0.ledger.status().members;
         let me_votes = members.iter().any(|member| member.voter && member.node == Some(self.0.me));
@@ -114,7 +115,7 @@ impl Replicas {
         }
     }
 
-    /// Returns when a majority of the voters has it.
+    /// Waits until a majority of the voters has it.
     async fn keep_on_majority(&self, hash: BlobHash) -> io::Result<()> {
         let (voters, _, me_votes) = self.others();
         let needed = (voters.len() + usize::from(me_votes)) / 2 + 1;

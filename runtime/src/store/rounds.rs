@@ -1,6 +1,6 @@
-//! Looks at what is stored, again and again, at a bounded rate, until its owner drops it.
+//! Rounds: a task that looks at what is stored, again and again, at a bounded rate, until its owner drops it.
 //!
-//! Owns one task and nothing of what it looks at. After a restart it begins again.
+//! It owns nothing of what it looks at. After a restart it begins again.
 
 use std::{
     io,
@@ -13,18 +13,18 @@ use std::{
 
 use tokio::task::JoinHandle;
 
-/// How fast, and how often.
+/// The speed of rounds, and how often they are made.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// Bytes that are read in a second, at most.
+    /// The most bytes that are read in a second.
     pub bytes_per_second: u64,
-    /// From the start of a node to its first round.
+    /// The time from the start of a node to its first round.
     pub first_rest: Duration,
-    /// From the end of one round to the beginning of the next.
+    /// The time from the end of one round to the beginning of the next.
     pub rest: Duration,
 }
 
-/// What a round says of each part that it has read; an error ends the round.
+/// The function that a round tells of each part that it has read; an error ends the round.
 pub type Each<'a> = &'a mut dyn FnMut(u64) -> io::Result<()>;
 
 /// The task. Dropping it ends it, also in the midst of a round.
@@ -34,7 +34,8 @@ pub struct Rounds {
 }
 
 impl Rounds {
-    /// `round` blocks, and says itself what it found. `what` is what it cannot look at when it gives an error.
+    /// Starts the task. `round` blocks, and reports its own findings. `what` names, in the log, what a failed round could not
+    /// look at.
     pub fn start(what: &'static str, pace: Pace, round: impl Fn(Each<'_>) -> io::Result<()> + Send + Sync + 'static) -> Self {
         let (over, round) = (Arc::new(AtomicBool::new(false)), Arc::new(round));
         let ended = over.clone();
@@ -70,7 +71,7 @@ impl Drop for Rounds {
     }
 }
 
-/// Waits after each part for as long as it must have taken; an error when it is over.
+/// Makes the function that waits after each part for as long as it must have taken; it gives an error when it is over.
 pub(crate) fn paced(bytes_per_second: u64, over: impl Fn() -> bool) -> impl FnMut(u64) -> io::Result<()> {
     let (began, mut read) = (Instant::now(), 0_u64);
     move |bytes| {

@@ -1,7 +1,7 @@
-//! Goes over the blobs of a node again and again, so that damage is found and mended while another node still has the bytes.
+//! The scrub of a node's blobs, again and again, so that damage is found and mended while another node still has the bytes.
 //!
-//! Owns one task, which reads at a bounded rate and keeps nothing: after a restart it begins again. Ends when it is dropped.
-//! Never touches what is whole.
+//! It owns one task, which reads at a bounded rate and keeps nothing: after a restart it begins again. It ends when it is
+//! dropped, and never touches what is whole.
 
 use std::{io, time::Duration};
 
@@ -10,27 +10,27 @@ use super::{
     rounds::{Pace, Rounds},
 };
 
-/// Bytes that are read in a second, at most: a hundredth of what a disk of today can.
+/// The most bytes that are read in a second: a hundredth of what a disk of today can.
 pub const SCRUB_BYTES_PER_SECOND: u64 = 16 << 20;
-/// From the end of one round to the beginning of the next.
+/// The time from the end of one round to the beginning of the next.
 const REST: Duration = Duration::from_secs(3600);
-/// From the start of a node to its first round.
+/// The time from the start of a node to its first round.
 const FIRST_REST: Duration = Duration::from_secs(60);
-/// Names that an answer lists; the count says how many there are.
+/// The number of names that an answer lists; the count says how many there are.
 const LISTED_MAX: usize = 100;
 
-/// What was found and done.
+/// The findings of a scrub, and what it did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scrubbed {
     pub blobs: u64,
     pub bytes: u64,
-    /// Found damaged now, or before and not mended since.
+    /// The number of blobs found damaged now, or before and not mended since.
     pub damaged: u64,
-    /// Of those: fetched again from another node.
+    /// The number of those that were fetched again from another node.
     pub repaired: u64,
-    /// Of those: no node that can be asked has them. The first hundred.
+    /// The first hundred of those that no node that can be asked has.
     pub lost: Vec<BlobHash>,
-    /// Where to go on, unless all was looked at.
+    /// The place to go on from, unless all was looked at.
     pub next: Option<Place>,
 }
 

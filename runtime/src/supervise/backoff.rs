@@ -1,26 +1,26 @@
-//! How long to wait before a restart.
+//! The waits before restarts.
 
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Backoff {
-    /// Before the second restart in a row; the first is at once.
+    /// The wait before the second restart in a row; the first is at once.
     pub first: Duration,
     pub max: Duration,
     pub factor: f64,
     /// The share of the wait that is random, 0 to 1.
     pub jitter: f64,
-    /// A life this long makes the next failure the first again.
+    /// The length of a life that makes the next failure the first again.
     pub reset_after: Duration,
 }
 
 impl Backoff {
-    /// Every restart at once: for children whose crash loop the intensity stops.
+    /// Makes every restart happen at once: for children whose crash loop the intensity stops.
     pub const fn none() -> Self {
         Self { first: Duration::ZERO, max: Duration::ZERO, factor: 1.0, jitter: 0.0, reset_after: Duration::ZERO }
     }
 
-    /// The wait before the restart that follows `in_a_row` failures (1 for the first). `dice` is uniform in 0..1.
+    /// Returns the wait before the restart that follows `in_a_row` failures (1 for the first). `dice` is uniform in 0..1.
     pub fn wait(&self, in_a_row: u32, dice: f64) -> Duration {
         if in_a_row <= 1 || self.first.is_zero() {
             return Duration::ZERO;

@@ -1,4 +1,4 @@
-//! What an actor's author writes, and the adapter that runs it in the actor library.
+//! The trait that an actor's author implements, and the adapter that runs it in the actor library.
 
 use std::{
     any::Any,
@@ -22,7 +22,7 @@ use crate::{
     id::Key,
 };
 
-/// An actor. One value per life; its state is made in `start`. A failure or panic anywhere ends the life, and the
+/// An actor. There is one value per life; its state is made in `start`. A failure or panic anywhere ends the life, and the
 /// supervisor decides on the next one.
 pub trait Behaviour: Send + Sync + 'static {
     type Msg: Send + 'static;
@@ -38,20 +38,20 @@ pub trait Behaviour: Send + Sync + 'static {
         state: &mut Self::State,
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// A last word in an orderly stop; not after a failure.
+    /// Runs last in an orderly stop, and not after a failure.
     fn stop(&self, ctx: &Context<Self::Msg>, state: &mut Self::State) -> impl Future<Output = ()> + Send {
         let _ = (ctx, state);
         async {}
     }
 
-    /// The state as tests, operators and the dashboard see it. Never a secret.
+    /// Shows the state as tests, operators and the dashboard see it. Never put a secret in it.
     fn observe(&self, state: &Self::State) -> serde_json::Value {
         let _ = state;
         serde_json::Value::Null
     }
 }
 
-/// Why an actor dies. Made from any error with `?`, or from words.
+/// The reason why an actor dies. It is made from any error with `?`, or from words.
 #[derive(Debug)]
 pub struct Failure(Box<dyn std::error::Error + Send + Sync>);
 
@@ -62,6 +62,7 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Failure {
 }
 
 impl Failure {
+    /// Makes a failure from words.
     pub fn new(message: impl Into<String>) -> Self {
         Self(message.into().into())
     }
@@ -79,7 +80,7 @@ impl std::fmt::Display for Failure {
     }
 }
 
-/// A timer; dropping it means that its message is not sent.
+/// A timer. Dropping it means that its message is not sent.
 #[must_use = "dropping the handle stops the timer"]
 pub struct TimerHandle(AbortHandle);
 
@@ -89,33 +90,37 @@ impl Drop for TimerHandle {
     }
 }
 
-/// What a life knows of itself.
+/// All that a life knows of itself.
 pub struct Context<M: Send + 'static> {
     addr: Addr<M>,
     node: Arc<Node>,
     tree: Tree,
-    /// Cancelled when this life ends, however it ends.
+    /// A token that is cancelled when this life ends, however it ends.
     over: CancellationToken,
 }
 
 impl<M: Send + 'static> Context<M> {
+    /// Returns the address of this life.
     pub fn addr(&self) -> &Addr<M> {
         &self.addr
     }
 
+    /// Returns the key of the entity that this actor is, if it has one.
     pub fn key(&self) -> Option<&Key> {
         self.node.key.as_ref()
     }
 
+    /// Returns the path of this actor in the tree: names from the root, joined by `/`.
     pub fn path(&self) -> &str {
         self.node.path()
     }
 
+    /// Returns the tree that this actor is in.
     pub fn tree(&self) -> &Tree {
         &self.tree
     }
 
-    /// A few words on what it is doing, shown in the tree until the next life.
+    /// Shows a few words on what it is doing in the tree, until the next life.
     pub fn set_note(&self, note: &str) {
         self.node.set_note(note);
     }
@@ -171,13 +176,13 @@ impl<M: Send + 'static> Context<M> {
     }
 }
 
-/// What a panic said.
+/// Returns the words that a panic said.
 pub(super) fn panic_words(panic: &(dyn Any + Send)) -> String {
     let words = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("panicked: {}", words.unwrap_or("without words"))
 }
 
-/// How the lives of one child are made.
+/// The way in which the lives of one child are made.
 pub(super) struct Making<B: Behaviour> {
     pub(super) factory: Arc<dyn Fn() -> B + Send + Sync>,
     pub(super) door: Door<B::Msg>,
@@ -208,8 +213,8 @@ struct Adapter<B: Behaviour> {
 
 struct Living<B: Behaviour> {
     ctx: Context<B::Msg>,
-    /// None once this life has failed or stopped: what it held is let go before its supervisor hears of the end, so that
-    /// the next life finds files and locks free.
+    /// The state; none once this life has failed or stopped. Its contents are dropped before its supervisor hears of the end, so
+    /// that the next life finds files and locks free.
     state: Option<B::State>,
     depth: Arc<Depth>,
     over: Option<DropGuard>,
@@ -225,8 +230,8 @@ impl<B: Behaviour> Living<B> {
     }
 }
 
-/// Lets go of the state unless the message was handled: after a failure, in a panic's unwinding, and when a kill cancels
-/// the handling. Cheaper at every message than catching its panic.
+/// A guard that drops the state unless the message was handled: after a failure, in a panic's unwinding, and when a kill cancels
+/// the handling. It is cheaper at every message than catching its panic.
 struct LetGo<'a, B: Behaviour>(&'a mut Living<B>);
 
 impl<B: Behaviour> Drop for LetGo<'_, B> {
@@ -236,7 +241,7 @@ impl<B: Behaviour> Drop for LetGo<'_, B> {
 }
 
 impl<B: Behaviour> Adapter<B> {
-    /// What is not a message of the author's.
+    /// Handles envelopes that are not messages of the actor: a look at the state, and the panic of a task.
     fn aside(&self, envelope: Envelope<B::Msg>, living: &mut Living<B>) -> Result<(), ActorProcessingErr> {
         match (envelope, &living.state) {
             (Envelope::Observe(look), Some(state)) => {
@@ -260,7 +265,7 @@ impl<B: Behaviour> Adapter<B> {
     }
 }
 
-/// The failure in the words that the tree shows.
+/// Puts the failure in the words that the tree shows.
 fn outcome(ended: Result<Result<(), Failure>, Box<dyn Any + Send>>) -> Result<(), String> {
     match ended {
         Ok(Ok(())) => Ok(()),

@@ -1,4 +1,4 @@
-//! How a child is kept: how it starts, whether it is restarted, how it is stopped.
+//! The spec of a child: how it starts, whether it is restarted, how it is stopped.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,47 +16,47 @@ use crate::{call::Door, id::Key};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Restart {
-    /// Always.
+    /// The child is always restarted.
     Permanent,
-    /// After a failure, not after an orderly stop.
+    /// The child is restarted after a failure, not after an orderly stop.
     Transient,
-    /// Never.
+    /// The child is never restarted.
     Temporary,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strategy {
-    /// Only the child that failed.
+    /// Only the child that failed is restarted.
     OneForOne,
-    /// All children.
+    /// All children are restarted.
     OneForAll,
-    /// It, and those started after it.
+    /// The child that failed is restarted, and those started after it.
     RestForOne,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shutdown {
-    /// Asked to stop, and killed if it has not within this time.
+    /// The child is asked to stop, and killed if it has not within this time.
     Grace(Duration),
-    /// Killed at its next wait.
+    /// The child is killed at its next wait.
     Kill,
 }
 
 pub(super) type Start = Arc<dyn Fn(Parent) -> BoxFuture<'static, Result<Life, String>> + Send + Sync>;
 pub(super) type Clear = Arc<dyn Fn() + Send + Sync>;
 
-/// How long a killed child may take to be gone before it is left behind and said so.
+/// The time that a killed child may take to be gone before it is left behind and that is logged.
 const KILL_WAIT: Duration = Duration::from_secs(1);
 
 /// One running life.
 pub(super) struct Life {
     pub(super) cell: ActorCell,
-    /// Ends when nothing of this life is left.
+    /// A task that ends when nothing of this life is left.
     pub(super) join: tokio::task::JoinHandle<()>,
 }
 
 impl Life {
-    /// Stops it as asked, and kills it if it does not; returns when it is gone.
+    /// Stops it as asked, and kills it if it does not; waits until it is gone, or does not yield even to that.
     pub(super) async fn end(mut self, shutdown: Shutdown) {
         if let Shutdown::Grace(grace) = shutdown {
             self.cell.stop(None);
@@ -71,7 +71,7 @@ impl Life {
     }
 }
 
-/// Where a child is started.
+/// The supervisor under which a child is started.
 pub(super) struct Parent {
     pub(super) cell: ActorCell,
     pub(super) node: Arc<Node>,
@@ -90,7 +90,7 @@ pub struct ChildSpec {
     pub(super) shutdown: Shutdown,
     pub(super) essential: bool,
     pub(super) start: Start,
-    /// Lets callers know at once that there is no life.
+    /// A function that lets callers know at once that there is no life.
     pub(super) clear: Clear,
 }
 
@@ -115,7 +115,7 @@ pub const START_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 pub const GRACE_DEFAULT: Duration = Duration::from_secs(5);
 
 impl ChildSpec {
-    /// `factory` makes the value of each life.
+    /// Begins the spec of an actor; `factory` makes the value of each life. It is always restarted unless it says otherwise.
     pub fn actor<B: Behaviour>(
         name: impl Into<Arc<str>>,
         kind: &'static str,
@@ -137,17 +137,18 @@ impl ChildSpec {
         }
     }
 
-    /// A supervisor as a child; its handle follows it through restarts.
+    /// Makes a supervisor a child; its handle follows it through restarts.
     pub fn supervisor(spec: SupervisorSpec) -> (Self, supervisor::Supervisor) {
         supervisor::child_spec(spec)
     }
 
+    /// Sets when the child is restarted.
     pub fn restart(mut self, restart: Restart) -> Self {
         self.restart = restart;
         self
     }
 
-    /// The supervisor never gives up on it: it is restarted with backoff for ever.
+    /// Makes it essential: its supervisor never gives up on it, and restarts it with backoff for ever.
     pub fn essential(mut self) -> Self {
         self.essential = true;
         self.backoff = Backoff::default();
@@ -156,57 +157,63 @@ impl ChildSpec {
 }
 
 impl<B: Behaviour> ActorSpec<B> {
+    /// Gives the actor a key, by which it is found in the tree.
     pub fn key(mut self, key: Key) -> Self {
         self.key = Some(key);
         self
     }
 
+    /// Sets when the actor is restarted. The default is always.
     pub fn restart(mut self, restart: Restart) -> Self {
         self.restart = restart;
         self
     }
 
+    /// Sets the waits before restarts. The default is none, and for an essential actor [`Backoff::default`].
     pub fn backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
         self
     }
 
-    /// This child alone is given up, and shown so, when it restarts more often than this; its supervisor and siblings
-    /// go on. Without it, its restarts count against its supervisor's intensity.
+    /// Bounds its restarts: when it restarts more often than this, it alone is given up, and shown so; its supervisor and
+    /// siblings go on. Without this, its restarts count against its supervisor's intensity.
     pub fn crash_loop(mut self, intensity: Intensity) -> Self {
         self.crash_loop = Some(intensity);
         self
     }
 
-    /// A child that was given up for its crash loop is shown so, and started again after a pause that grows each time it is
-    /// given up anew; the first pause is that after the first failure in a row.
+    /// Lets it be started again after it was given up for its crash loop, which is shown. The pause before that grows each time
+    /// it is given up anew; the first pause is that after the first failure in a row.
     pub fn tried_again(mut self, pauses: Backoff) -> Self {
         self.tried_again = Some(pauses);
         self
     }
 
+    /// Sets how the actor is stopped. The default is a grace of [`GRACE_DEFAULT`].
     pub fn shutdown(mut self, shutdown: Shutdown) -> Self {
         self.shutdown = shutdown;
         self
     }
 
-    /// The supervisor never gives up on it: it is restarted with backoff for ever.
+    /// Makes it essential: its supervisor never gives up on it, and restarts it with backoff for ever.
     pub fn essential(mut self) -> Self {
         self.essential = true;
         self
     }
 
-    /// Messages admitted and not begun; one more is refused with `Busy`.
+    /// Sets how many messages are admitted and not begun; one more is refused with `Busy`.
     pub fn mailbox(mut self, bound: usize) -> Self {
         self.bound = bound;
         self
     }
 
+    /// Sets how long a life may take to start; after that the start has failed.
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.start_timeout = timeout;
         self
     }
 
+    /// Returns the spec, and the door that follows the actor through its restarts.
     pub fn build(self) -> (ChildSpec, Door<B::Msg>) {
         let door = Door::default();
         let outside = door.clone();
@@ -245,15 +252,17 @@ pub struct SupervisorSpec {
     pub kind: &'static str,
     pub strategy: Strategy,
     pub intensity: Intensity,
-    /// Started in this order, stopped in the reverse.
+    /// The children, started in this order and stopped in the reverse.
     pub children: Vec<ChildSpec>,
 }
 
 impl SupervisorSpec {
+    /// Makes the spec of a supervisor with the default intensity.
     pub fn new(name: impl Into<Arc<str>>, strategy: Strategy, children: Vec<ChildSpec>) -> Self {
         Self { name: name.into(), kind: "supervisor", strategy, intensity: Intensity::default(), children }
     }
 
+    /// Sets how often its children may be restarted before it gives up.
     pub fn intensity(mut self, intensity: Intensity) -> Self {
         self.intensity = intensity;
         self

@@ -1,4 +1,4 @@
-//! What a supervisor remembers of its children, by name, by order of start and by the actor of the present life.
+//! The children of a supervisor as it remembers them, by name, by order of start and by the actor of the present life.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,21 +15,21 @@ use super::{
     tree::Node,
 };
 
-/// What a child is doing.
+/// The present state of a child.
 #[derive(Default)]
 pub(super) enum Being {
-    /// Stopped, given up, or waiting for its backoff.
+    /// It is stopped, given up, or waiting for its backoff.
     #[default]
     Down,
-    /// Beside the supervisor; the task sends word when it is through.
+    /// It is being started beside the supervisor; the task sends word when it is through.
     Starting(JoinHandle<Result<Life, String>>),
     Up(Life),
-    /// Beside the supervisor; the task sends word when it is through.
+    /// It is being stopped beside the supervisor; the task sends word when it is through.
     Stopping(JoinHandle<()>),
 }
 
 impl Being {
-    /// Returns when nothing of it runs.
+    /// Waits until nothing of it runs.
     pub(super) async fn end(self, shutdown: Shutdown) {
         match self {
             Self::Down => {}
@@ -47,7 +47,7 @@ impl Being {
     }
 }
 
-/// What follows a stop that was asked for.
+/// The next step after a stop that was asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Then {
     Forget,
@@ -58,20 +58,20 @@ pub(super) struct Child {
     pub(super) spec: ChildSpec,
     pub(super) node: Arc<Node>,
     pub(super) order: u64,
-    /// Named by the supervisor's spec, so that its place in the order counts.
+    /// True if the supervisor's spec names it, so that its place in the order counts.
     pub(super) fixed: bool,
     pub(super) being: Being,
     pub(super) then: Then,
-    /// Grows with every start, so that what belongs to an earlier one is told apart.
+    /// The number of the start, which grows with every one, so that what belongs to an earlier one is told apart.
     pub(super) generation: u64,
     pub(super) in_a_row: u32,
     pub(super) started: Instant,
     pub(super) window: Window,
-    /// How often in a row it was given up.
+    /// The number of times in a row that it was given up.
     pub(super) given_up: u32,
-    /// Who asked for the first start.
+    /// The caller that asked for the first start.
     pub(super) starter: Option<Asked<StartError>>,
-    /// Who asked for a stop or restart.
+    /// The callers that asked for a stop or restart.
     pub(super) stoppers: Vec<Asked<StopError>>,
 }
 
@@ -99,7 +99,7 @@ pub(super) struct Children {
     pub(super) by_name: HashMap<Arc<str>, Child>,
     pub(super) order: BTreeMap<u64, Arc<str>>,
     pub(super) by_actor: HashMap<ActorId, Arc<str>>,
-    /// Ends that were heard of before the start they belong to; kept only while something is starting.
+    /// The ends that were heard of before the start they belong to; kept only while something is starting.
     pub(super) early: HashMap<ActorId, End>,
     pub(super) window: Window,
     starting: usize,
@@ -130,7 +130,7 @@ impl Children {
         name
     }
 
-    /// Only of a child that is down.
+    /// Forgets a child, which must be down.
     pub(super) fn forget(&mut self, name: &str) -> Option<Child> {
         let child = self.by_name.remove(name)?;
         self.order.remove(&child.order);
@@ -166,7 +166,7 @@ impl Children {
         }
     }
 
-    /// Of an actor that is nobody's present life: one that was stopped on purpose, or whose start was not heard of yet.
+    /// Keeps the end of an actor that is nobody's present life: it was stopped on purpose, or its start was not heard of yet.
     pub(super) fn ended_early(&mut self, actor: ActorId, end: End) {
         if self.starting > 0 {
             self.early.insert(actor, end);

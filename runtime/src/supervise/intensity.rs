@@ -1,4 +1,4 @@
-//! How many restarts within a period are recovery, and from when on they are a crash loop.
+//! The intensity: how many restarts within a period are recovery, and from when on they are a crash loop.
 
 use std::{collections::VecDeque, time::Duration};
 

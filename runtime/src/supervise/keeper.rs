@@ -21,21 +21,21 @@ use super::{
 
 pub(super) enum Msg {
     Start(ChildSpec, Asked<StartError>),
-    /// Answers at once; a start that fails is a failure like any other.
+    /// A child to add without a wait: it answers at once; a start that fails is a failure like any other.
     Enlist(ChildSpec, Asked<StartError>),
     Stop(Arc<str>, Asked<StopError>),
     Restart(Arc<str>, Asked<StopError>),
-    /// A start beside us is through, one way or the other.
+    /// Word that a start beside us is through, one way or the other.
     Started {
         name: Arc<str>,
         generation: u64,
     },
-    /// A stop beside us is through.
+    /// Word that a stop beside us is through.
     Stopped {
         name: Arc<str>,
         generation: u64,
     },
-    /// A backoff is over.
+    /// Word that a backoff is over.
     Due {
         name: Arc<str>,
         generation: u64,
@@ -51,7 +51,7 @@ pub(super) struct Keeper {
     pub(super) handle: Handle,
 }
 
-/// The supervisor gives up.
+/// The reason why the supervisor gives up.
 pub(super) struct GiveUp(String);
 
 impl Actor for Keeper {
@@ -191,7 +191,7 @@ impl Keeper {
         self.start_beside(myself, children, &name).await;
     }
 
-    /// Prepares a start: the call to make, and its number.
+    /// Prepares a start; returns the call to make, and its number.
     fn begin(
         &self,
         myself: &ActorRef<Msg>,
@@ -215,7 +215,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// On the spot if the start needs no wait, else beside us.
+    /// Starts a child on the spot if the start needs no wait, else beside us.
     async fn start_beside(&self, myself: &ActorRef<Msg>, children: &mut Children, name: &Arc<str>) {
         let Some(child) = children.by_name.get_mut(name) else { return };
         let (mut starting, generation) = self.begin(myself, child);
@@ -227,7 +227,7 @@ impl Keeper {
         }
     }
 
-    /// The task is the child's while it starts; it ends by itself at the child's start timeout.
+    /// Goes on with a start in a task, which is the child's while it starts; it ends by itself at the child's start timeout.
     fn go_on_beside(
         &self,
         myself: &ActorRef<Msg>,
@@ -394,7 +394,7 @@ impl Keeper {
         Ok(())
     }
 
-    /// Starts a failed child again, and with it whom the strategy names.
+    /// Starts a failed child again, and with it those that the strategy names.
     async fn restart(&self, myself: &ActorRef<Msg>, children: &mut Children, name: &Arc<str>) {
         let first = match self.spec.strategy {
             Strategy::OneForOne => return self.start_beside(myself, children, name).await,
@@ -495,7 +495,7 @@ impl Keeper {
         }
     }
 
-    /// Only of a child that is down.
+    /// Forgets a child, which must be down, and answers those who asked for its stop.
     fn forget(&self, children: &mut Children, name: &Arc<str>) {
         let Some(mut child) = children.forget(name) else { return };
         child.clear();
@@ -504,7 +504,7 @@ impl Keeper {
         child.answer_stoppers(&Ok(()));
     }
 
-    /// Those that were added, all at once under `OneForOne`; then one after the other in reverse order.
+    /// Stops all children: under `OneForOne` the added ones all at once first, then the rest one by one in reverse order.
     async fn stop_all(&self, children: &mut Children) {
         if self.spec.strategy == Strategy::OneForOne {
             let added: Vec<Arc<str>> = children

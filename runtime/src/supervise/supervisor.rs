@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{call::Ticket, clock::Deadline};
 
-/// Requests that one supervisor holds unanswered; one more is refused with `Busy`.
+/// The largest number of requests that one supervisor holds unanswered; one more is refused with `Busy`.
 const REQUESTS_MAX: usize = 16_384;
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,7 +40,7 @@ pub enum StartError {
 pub enum StopError {
     #[error("there is no child named {0}")]
     NotFound(Arc<str>),
-    /// Of a restart: it is stopped, and its restart goes on as its spec says.
+    /// A restart has stopped the child, which did not start; its restart goes on as its spec says.
     #[error("{name} did not start again: {message}")]
     NotStarted { name: Arc<str>, message: String },
     #[error("its supervisor has too many requests; nothing happened")]
@@ -51,14 +51,14 @@ pub enum StopError {
     Expired,
 }
 
-/// Who waits for an answer.
+/// The caller that waits for an answer.
 pub(super) struct Asked<E> {
     reply: oneshot::Sender<Result<(), E>>,
     _ticket: Ticket,
 }
 
 impl<E> Asked<E> {
-    /// Who asked may have given up.
+    /// Sends the answer. The caller may have given up; then the answer is dropped.
     pub(super) fn answer(self, result: Result<(), E>) {
         let _ = self.reply.send(result);
     }
@@ -66,7 +66,7 @@ impl<E> Asked<E> {
 
 pub(super) type Handle = Arc<ArcSwapOption<ActorRef<Msg>>>;
 
-/// A running supervisor; follows it through its own restarts. Cheap to clone; dropping it stops nothing.
+/// The handle to a running supervisor, which it follows through restarts. Cheap to clone; dropping it stops nothing.
 #[derive(Clone)]
 pub struct Supervisor {
     handle: Handle,
@@ -127,11 +127,12 @@ impl Supervisor {
         self.ask(deadline, [StopError::Busy, StopError::Gone, StopError::Expired], |asked| Msg::Restart(name.into(), asked)).await
     }
 
+    /// Tells whether the supervisor runs now, and is neither starting, stopping nor between two lives.
     pub fn is_running(&self) -> bool {
         self.actor().is_some_and(|actor| actor.get_status() == ractor::ActorStatus::Running)
     }
 
-    /// Waits until this supervisor has stopped or given up; of a root that is the end of the whole tree.
+    /// Waits until this supervisor has stopped or given up; for a root that is the end of the whole tree.
     pub async fn ended(&self) {
         if let Some(actor) = self.actor() {
             // Without a time limit it fails only when the actor is gone.
@@ -139,7 +140,7 @@ impl Supervisor {
         }
     }
 
-    /// Stops all of it, children first, each as its spec says.
+    /// Stops the supervisor and all below it, children first, each as its spec says. What has not stopped `within` is killed.
     pub async fn shutdown(&self, within: Duration) {
         let Some(actor) = self.actor() else { return };
         let cell = actor.get_cell();

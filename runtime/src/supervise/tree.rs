@@ -24,7 +24,7 @@ use crate::{
     id::Key,
 };
 
-/// Changes kept for a listener that is behind.
+/// The number of changes kept for a listener that is behind.
 const CHANGES_KEPT: usize = 4096;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,11 +33,11 @@ const CHANGES_KEPT: usize = 4096;
 pub enum ActorStatus {
     Starting,
     Running,
-    /// Waits for its backoff, or for its supervisor to start it again.
+    /// It waits for its backoff, or for its supervisor to start it again.
     Restarting,
     Stopping,
     Stopped,
-    /// Given up: it failed too often.
+    /// It was given up, because it failed too often.
     Failed,
 }
 
@@ -49,20 +49,20 @@ impl ActorStatus {
 pub struct LastFailure {
     pub message: String,
     pub at: WallMs,
-    /// From the failure to the next life's being ready; absent while there is none.
+    /// The time from the failure until the next life was ready; absent while there is none.
     pub recovered_in: Option<Duration>,
 }
 
-/// What one node shows of itself, also to others.
+/// The record of one actor and its children, as a node of the cluster shows it, also to others.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TreeNode {
-    /// Names from the root, joined by `/`.
+    /// The names from the root, joined by `/`.
     pub path: String,
     pub name: String,
     pub kind: Cow<'static, str>,
     pub key: Option<Key>,
     pub status: ActorStatus,
-    /// What the actor says of itself.
+    /// The words with which the actor says what it is doing.
     pub note: Option<Arc<str>>,
     pub restarts: u64,
     pub last_failure: Option<LastFailure>,
@@ -70,7 +70,7 @@ pub struct TreeNode {
     pub mailbox_bound: usize,
     pub started_at: WallMs,
     pub age: Duration,
-    /// Children in all, also when `children` was cut by depth.
+    /// The number of children in all, also when `children` was cut by depth.
     pub children_total: usize,
     pub children: Vec<TreeNode>,
 }
@@ -96,7 +96,7 @@ pub enum Change {
 
 type Observer = Arc<dyn Fn(Deadline) -> BoxFuture<'static, Result<serde_json::Value, CallError>> + Send + Sync>;
 
-/// One supervised actor's record. Outlives its lives.
+/// The record of one supervised actor. It outlives the actor's lives.
 pub(crate) struct Node {
     pub(super) name: Arc<str>,
     pub(super) kind: &'static str,
@@ -113,7 +113,7 @@ pub(crate) struct Node {
 
 struct Changing {
     note: Option<Arc<str>>,
-    /// What others say is wrong with it.
+    /// The words with which others say what is wrong with it.
     trouble: Option<Arc<str>>,
     last_failure: Option<LastFailure>,
     failed_at: Option<Instant>,
@@ -123,7 +123,7 @@ struct Changing {
     observer: Option<Observer>,
 }
 
-/// Cheap to clone; all clones are one tree.
+/// The living tree of a process. Cheap to clone; all clones are one tree.
 #[derive(Clone)]
 pub struct Tree {
     shared: Arc<Shared>,
@@ -145,18 +145,19 @@ impl Default for Tree {
     }
 }
 
-/// What a listener hears.
+/// The changes that a listener hears.
 pub struct TreeChanges(broadcast::Receiver<TreeChange>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Missed {
-    /// So many changes were dropped: read the tree again.
+    /// The number of changes that were dropped: read the tree again.
     Lagged(u64),
     /// The tree is gone.
     Closed,
 }
 
 impl TreeChanges {
+    /// Waits for the next change. Dropping the future loses nothing. Errors: `Lagged` if this listener was too slow.
     pub async fn next(&mut self) -> Result<TreeChange, Missed> {
         self.0.recv().await.map_err(|error| match error {
             broadcast::error::RecvError::Lagged(changes) => Missed::Lagged(changes),
@@ -166,20 +167,22 @@ impl TreeChanges {
 }
 
 impl Tree {
-    /// `root` is a path or a key; none is the whole tree. `depth` 0 gives the node without children.
+    /// Returns what is known of `root`, a path or a key; `None` means the whole tree. `depth` 0 gives the node without children.
     pub fn snapshot(&self, root: Option<&str>, depth: usize) -> Option<TreeNode> {
         Some(self.lookup(root)?.read(depth, Instant::now()))
     }
 
+    /// Returns the record of the actor with this key, without its children; `None` if there is none.
     pub fn find(&self, key: &Key) -> Option<TreeNode> {
         Some(self.shared.by_key.read().get(key)?.upgrade()?.read(0, Instant::now()))
     }
 
+    /// Starts to listen to changes; those from now on are heard.
     pub fn changes(&self) -> TreeChanges {
         TreeChanges(self.shared.changes.subscribe())
     }
 
-    /// The actor's own snapshot of its state.
+    /// Asks the actor for its snapshot of its state. Errors: `Gone` if there is no such actor or it has no life now.
     pub async fn observe(&self, path_or_key: &str, deadline: Deadline) -> Result<serde_json::Value, CallError> {
         let observer = self.lookup(Some(path_or_key)).and_then(|node| node.changing.lock().observer.clone());
         match observer {
@@ -188,7 +191,7 @@ impl Tree {
         }
     }
 
-    /// How many messages an actor has begun, and how many wait.
+    /// Returns how many messages an actor has begun in this life, and how many wait; `None` if there is no such actor.
     pub fn progress(&self, key: &Key) -> Option<(usize, usize)> {
         let node = self.shared.by_key.read().get(key)?.upgrade()?;
         let depth = node.changing.lock().depth.clone();
@@ -202,8 +205,8 @@ impl Tree {
         }
     }
 
-    /// Actors that do not do what they are there for, and why: those given up, and those that others say are in trouble.
-    /// At most `max`, in the tree's order.
+    /// Lists actors that do not do what they are there for, and why: those given up, and those that others say are in trouble. At
+    /// most `max`, in the tree's order.
     pub fn troubled(&self, max: usize) -> Vec<(TreeNode, Arc<str>)> {
         let mut found = Vec::new();
         let top = self.shared.root.lock().clone();
@@ -213,11 +216,12 @@ impl Tree {
         found
     }
 
-    /// How many actors there are.
+    /// Returns how many actors there are.
     pub fn len(&self) -> usize {
         self.shared.root.lock().as_ref().map_or(0, |root| root.count())
     }
 
+    /// Tells whether there are no actors.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -326,7 +330,7 @@ impl Node {
         self.changing.lock().note = Some(note.into());
     }
 
-    /// A life begins with this mailbox.
+    /// Notes that a life begins with this mailbox.
     pub(super) fn begin_life(&self, depth: Arc<Depth>, bound: usize, observer: Option<Observer>) {
         self.mailbox_bound.store(bound, Ordering::Relaxed);
         let mut changing = self.changing.lock();
@@ -338,14 +342,14 @@ impl Node {
         changing.trouble = None;
     }
 
-    /// The life is over; what was in its mailbox is dropped.
+    /// Notes that the life is over; what was in its mailbox is dropped.
     pub(super) fn end_life(&self) {
         let mut changing = self.changing.lock();
         changing.depth = Arc::default();
         changing.observer = None;
     }
 
-    /// The life is ready; says how long there was none, if one before it failed.
+    /// Notes that the life is ready; returns how long there was none, if one before it failed.
     pub(super) fn ready(&self) -> Option<Duration> {
         self.set_status(ActorStatus::Running);
         let mut changing = self.changing.lock();

@@ -1,4 +1,4 @@
-//! Who may be linked with this node, as its book says: a list of who is in, and never one of who is out.
+//! The list of nodes that may be linked with this one, as its book says: it names who is in, and never who is out.
 //!
 //! A list of those that may not come in is empty before it is read and can grow too long; either would let everybody in.
 //! This one is empty before it is read, and lets nobody in.
@@ -13,13 +13,13 @@ use arc_swap::ArcSwap;
 use super::{KeyPin, NodeCertificate};
 use crate::op::NodeId;
 
-/// Removed nodes that are told so by name. The newest are kept; one that is left out is refused as a stranger is.
+/// The largest number of removed nodes that are told so by name. The newest are kept; any other is refused as a stranger is.
 pub const REMOVED_TOLD_MAX: usize = 65_536;
 
-/// Why a node is not let in. Its certificate may be in order: that is the authority's word, and the book has the last.
+/// The reason why a node is not let in. Its certificate may be in order: that is the authority's word, and the book decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotAllowed {
-    /// It was in the cluster, and was removed.
+    /// The node was in the cluster, and was removed.
     Removed,
     /// The book does not name it, or does not name it yet.
     Unknown,
@@ -47,11 +47,12 @@ impl Allowed {
         self.0.store(Arc::new(Lists { known, removed }));
     }
 
+    /// Checks whether the node of this certificate is let in, with the key that the certificate is for.
     pub fn check(&self, certificate: &NodeCertificate) -> Result<(), NotAllowed> {
         self.check_key(certificate.node, &certificate.key)
     }
 
-    /// Whether `node` is let in with a certificate for this key.
+    /// Checks whether `node` is let in with a certificate for this key; the error says why not.
     pub fn check_key(&self, node: NodeId, key: &KeyPin) -> Result<(), NotAllowed> {
         let lists = self.0.load();
         match lists.known.get(&node) {

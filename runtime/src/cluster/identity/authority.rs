@@ -12,9 +12,9 @@ use time::OffsetDateTime;
 use super::{IdentityError, NodeKey, certificate::names};
 use crate::{clock::WallMs, cluster::ClusterId, op::NodeId};
 
-/// The authority outlives every host it is made on; replacing it means a new cluster.
+/// The life of the authority, which outlives every host it is made on; replacing it means a new cluster.
 const AUTHORITY_LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
-/// Hosts' clocks differ: a fresh certificate is valid on one that is late by this much.
+/// The most by which hosts' clocks may differ: a fresh certificate is valid on one that is late by this much.
 const CLOCKS_APART_MAX: Duration = Duration::from_secs(3600);
 
 /// BLAKE3 of the authority's certificate. Printed as 64 hexadecimal digits.
@@ -22,6 +22,7 @@ const CLOCKS_APART_MAX: Duration = Duration::from_secs(3600);
 pub struct Fingerprint(pub(super) [u8; 32]);
 
 impl Fingerprint {
+    /// Returns the fingerprint of an authority's certificate in DER.
     pub fn of(der: &CertificateDer<'_>) -> Self {
         Self(*blake3::hash(der).as_bytes())
     }
@@ -47,7 +48,7 @@ impl FromStr for Fingerprint {
     }
 }
 
-/// Signs node certificates. Held by few nodes; everyone else knows only its certificate.
+/// The signer of node certificates. Few nodes hold it; everyone else knows only its certificate.
 pub struct Authority {
     cluster: ClusterId,
     certificate: CertificateDer<'static>,
@@ -56,6 +57,7 @@ pub struct Authority {
 }
 
 impl Authority {
+    /// Makes a new authority with a fresh key, valid from `now`, for a cluster that is founded.
     pub fn create(cluster: ClusterId, now: WallMs) -> Result<Self, IdentityError> {
         let key = KeyPair::generate().map_err(IdentityError::crypto)?;
         let mut params = CertificateParams::default();
@@ -82,28 +84,32 @@ impl Authority {
         Ok(Self { cluster, certificate, certificate_pem, issuer })
     }
 
+    /// Returns the cluster that this authority signs for.
     pub fn cluster(&self) -> ClusterId {
         self.cluster
     }
 
+    /// Returns the fingerprint of the authority's certificate.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.certificate)
     }
 
+    /// Returns the authority's own certificate in DER.
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate
     }
 
+    /// Returns the authority's own certificate in PEM.
     pub fn certificate_pem(&self) -> &str {
         &self.certificate_pem
     }
 
-    /// The secret itself, to be kept or given to another holder. Never logged.
+    /// Returns the secret key in PEM, to be kept or given to another holder. It is never logged.
     pub fn key_pem(&self) -> String {
         self.issuer.key().serialize_pem()
     }
 
-    /// Signs for `node` what `request` (a CSR in DER) proves the key of; valid for `life` from now.
+    /// Signs a certificate for `node` and the key that `request` (a CSR in DER) proves; it is valid for `life` from now.
     ///
     /// Only the key is taken from the request. The names are the caller's decision: a request cannot name itself another.
     pub fn sign(
@@ -132,7 +138,7 @@ impl Authority {
         Ok(signed.der().clone())
     }
 
-    /// As [`Self::sign`] for a key made here.
+    /// Signs a certificate as [`Self::sign`] does, for a key that was made here.
     pub fn sign_key(
         &self,
         key: &NodeKey,

@@ -1,4 +1,4 @@
-//! What is in a node's certificate, and when to renew it.
+//! The facts in a node's certificate, and when to renew it.
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -6,7 +6,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use super::{IdentityError, KeyPin};
 use crate::{clock::WallMs, cluster::ClusterId, op::NodeId};
 
-/// Every name in our certificates ends so: no public name does.
+/// The ending of every name in our certificates; no public name ends so.
 const SUFFIX: &str = ".hive";
 
 /// The facts of one node certificate. Parsed, not verified: the handshake does that.
@@ -21,6 +21,7 @@ pub struct NodeCertificate {
 }
 
 impl NodeCertificate {
+    /// Reads the facts from a certificate in DER. Errors: `NotANode` if it is none of ours.
     pub fn read(der: &CertificateDer<'_>) -> Result<Self, IdentityError> {
         let not_ours = |why| IdentityError::NotANode { why };
         let (_, parsed) = X509Certificate::from_der(der).map_err(|_| not_ours("it is no X.509 certificate"))?;
@@ -47,22 +48,23 @@ impl NodeCertificate {
         })
     }
 
+    /// Returns the time from which the certificate is due for renewal.
     pub fn renew_at(&self) -> WallMs {
         renew_at(self.not_before, self.not_after)
     }
 }
 
-/// What a dialler asks for.
+/// Returns the name of `node` that a dialler asks for.
 pub(crate) fn node_name(node: NodeId) -> String {
     format!("{node}{SUFFIX}")
 }
 
-/// The names in the certificate of `node`; the first is what a dialler asks for.
+/// Returns the names in the certificate of `node`; the first is the one a dialler asks for.
 pub(crate) fn names(node: NodeId, cluster: ClusterId) -> [String; 2] {
     [node_name(node), format!("{cluster}{SUFFIX}")]
 }
 
-/// The cluster that an authority's certificate names.
+/// Returns the cluster that an authority's certificate names.
 pub(super) fn cluster_of(ca: &CertificateDer<'_>) -> Result<ClusterId, IdentityError> {
     let not_ours = |why| IdentityError::NotANode { why };
     let (_, parsed) = X509Certificate::from_der(ca).map_err(|_| not_ours("the authority is no X.509 certificate"))?;
@@ -70,7 +72,7 @@ pub(super) fn cluster_of(ca: &CertificateDer<'_>) -> Result<ClusterId, IdentityE
     name.and_then(|name| name.parse().ok()).ok_or(not_ours("the authority names no cluster"))
 }
 
-/// Two thirds into a certificate's life: the last third is what is left to find out that renewing fails.
+/// Returns the time at two thirds of a certificate's life: the last third is what is left to find out that renewing fails.
 pub fn renew_at(not_before: WallMs, not_after: WallMs) -> WallMs {
     not_before.plus(not_after.since(not_before) / 3 * 2)
 }

@@ -1,10 +1,10 @@
-//! What can be wrong with an identity, and what to do about it.
+//! The error of an identity: what can be wrong with it, and what to do about it.
 
 use std::path::PathBuf;
 
 use crate::{clock::WallMs, cluster::ClusterId, op::NodeId};
 
-/// One variant per thing that an operator would do differently.
+/// An error of an identity; each variant is something that an operator would do differently.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     #[error("cannot {what} {path}: mend the file or its directory, then start again")]

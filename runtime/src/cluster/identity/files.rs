@@ -10,7 +10,7 @@ use std::{
 use super::IdentityError;
 use crate::store;
 
-/// More than any certificate or key of ours; a larger file is not ours.
+/// The most that is read of a file. It is more than any certificate or key of ours; a larger file is not ours.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
 
 /// Makes `dir` for this user only; one that exists is closed to others.
@@ -20,13 +20,13 @@ pub(super) fn private_dir(dir: &Path) -> Result<(), IdentityError> {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(failed)
 }
 
-/// As [`store::file::replace`].
+/// Replaces a file as [`store::file::replace`] does.
 pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), IdentityError> {
     let failed = |source| IdentityError::File { what: "write", path: path.to_owned(), source };
     store::file::replace(path, content).map_err(failed)
 }
 
-/// The file's text; `None` if there is none.
+/// Reads the file's text; `None` if there is no file.
 pub(super) fn read(path: &Path) -> Result<Option<String>, IdentityError> {
     let failed = |source| IdentityError::File { what: "read", path: path.to_owned(), source };
     let file = match File::open(path) {

@@ -1,4 +1,4 @@
-//! What the book keeps of a node's key: enough to know it again.
+//! The mark of a node's key that the book keeps: enough to know the key again.
 
 use std::{fmt, str::FromStr};
 
@@ -6,14 +6,14 @@ use serde::{Deserialize, Serialize};
 
 /// BLAKE3 of the public key in a node's certificate. Written as 64 hexadecimal digits.
 ///
-/// The authority says that a key is a node's; the book says which one. So who holds the authority's key, and is no longer in
-/// the cluster, can speak for nobody.
+/// The authority says that a key is a node's; the book says which one. So someone who holds the authority's key, and is no longer
+/// in the cluster, can speak for nobody.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct KeyPin([u8; 32]);
 
 impl KeyPin {
-    /// Of a public key as certificates have it (its `SubjectPublicKeyInfo` in DER).
+    /// Returns the pin of a public key as certificates have it (its `SubjectPublicKeyInfo` in DER).
     pub fn of(public_key: &[u8]) -> Self {
         Self(*blake3::hash(public_key).as_bytes())
     }

@@ -1,4 +1,4 @@
-//! Who a node is: the cluster's own small authority, node certificates, join tokens, and who is let in.
+//! The identity of a node: the cluster's own small authority, node certificates, join tokens, and who is let in.
 //!
 //! Owns `<data-dir>/cluster/`. Asks nobody. Never opens a socket. After a restart it reads its files again; a file is
 //! replaced whole or not at all, so a crash leaves the old certificate or the new one, and never half of either.

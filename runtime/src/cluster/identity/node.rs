@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{clock::WallMs, cluster::ClusterId, op::NodeId};
 
-/// How long a node's certificate lasts; it is renewed at two thirds.
+/// The life of a node's certificate; it is renewed at two thirds.
 pub const NODE_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 
 const AUTHORITY_FILE: &str = "ca.pem";
@@ -33,11 +33,12 @@ const NODE_FILE: &str = "node.pem";
 pub struct NodeKey(KeyPair);
 
 impl NodeKey {
+    /// Makes a new private key. Errors: `Crypto` if the machine gives no randomness.
     pub fn create() -> Result<Self, IdentityError> {
         KeyPair::generate().map(Self).map_err(IdentityError::crypto)
     }
 
-    /// The request to be signed, in DER. It names nobody: the authority decides the names.
+    /// Returns the request to be signed, in DER. It names nobody: the authority decides the names.
     pub fn request(&self) -> Result<Vec<u8>, IdentityError> {
         let request = CertificateParams::default().serialize_request(&self.0).map_err(IdentityError::crypto)?;
         Ok(request.der().to_vec())
@@ -59,7 +60,7 @@ struct Inner {
     allowed: Allowed,
 }
 
-/// Cheap to clone; every connection made after [`Identity::install`] uses the new certificate, those before stay.
+/// The identity of this node. Cheap to clone. Only connections made after [`Identity::install`] use the new certificate.
 #[derive(Clone)]
 pub struct Identity(Arc<Inner>);
 
@@ -160,8 +161,8 @@ impl Identity {
         Ok(())
     }
 
-    /// This node's own key again, for its next certificate: the others know the node by its key, so it stays while the node
-    /// does.
+    /// Reads this node's own key again, for its next certificate. The others know the node by its key, so the key stays as long
+    /// as the node does.
     pub fn key(&self) -> Result<NodeKey, IdentityError> {
         let path = self.0.dir.join(NODE_FILE);
         let damaged = |why: String| IdentityError::Damaged { path: path.clone(), why };
@@ -176,6 +177,7 @@ impl Identity {
         self.install(key, &certificate)
     }
 
+    /// Returns the authority. Errors: `NotAuthority` if this node does not hold its key.
     pub fn authority(&self) -> Result<&Authority, IdentityError> {
         self.0.authority.get().ok_or(IdentityError::NotAuthority)
     }
@@ -193,28 +195,32 @@ impl Identity {
         Ok(())
     }
 
-    /// A token for one new node. The caller keeps its hash in a [`super::TokenBook`].
+    /// Makes a token for one new node. The caller keeps its hash in a [`super::TokenBook`].
     pub fn token(&self) -> Result<JoinToken, IdentityError> {
         JoinToken::create(self.0.cluster, self.fingerprint())
     }
 
+    /// Returns the id of this node.
     pub fn node(&self) -> NodeId {
         self.0.node
     }
 
+    /// Returns the cluster that this node belongs to.
     pub fn cluster(&self) -> ClusterId {
         self.0.cluster
     }
 
+    /// Returns the fingerprint of the cluster's authority.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.0.ca)
     }
 
+    /// Returns the facts of the certificate that is in use now.
     pub fn certificate(&self) -> NodeCertificate {
         self.0.present.load().facts.clone()
     }
 
-    /// Who may be linked with this node.
+    /// Returns the list of nodes that may be linked with this one.
     pub fn allowed(&self) -> &Allowed {
         &self.0.allowed
     }

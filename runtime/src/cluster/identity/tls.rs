@@ -18,7 +18,8 @@ use rustls::{
 use super::{Fingerprint, Identity, IdentityError, NodeCertificate, certificate::names};
 use crate::cluster::ClusterId;
 
-/// The one provider of the whole tree. Named at each use: a process-wide default would be decided by who comes first.
+/// Returns the one provider of the whole tree. It is named at each use, because whoever comes first would decide a process-wide
+/// default.
 pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
     static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();
@@ -29,7 +30,7 @@ pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
     &PROVIDER
 }
 
-/// Hands out the present certificate, so that a renewed one is used from the next handshake on.
+/// A resolver that hands out the present certificate, so that a renewed one is used from the next handshake on.
 #[derive(Debug)]
 struct Present(Identity);
 
@@ -55,7 +56,7 @@ fn roots(ca: &CertificateDer<'static>) -> Result<Arc<RootCertStore>, IdentityErr
     Ok(Arc::new(roots))
 }
 
-/// For lanes on which both sides are nodes of this cluster.
+/// Makes the configuration for lanes on which both sides are nodes of this cluster.
 pub(crate) fn member_server_config(identity: &Identity, protocols: Vec<Vec<u8>>) -> Result<ServerConfig, IdentityError> {
     let verifier = WebPkiClientVerifier::builder_with_provider(roots(identity.ca())?, provider().clone())
         .build()
@@ -63,7 +64,7 @@ pub(crate) fn member_server_config(identity: &Identity, protocols: Vec<Vec<u8>>)
     server_config(identity, Some(verifier), protocols)
 }
 
-/// For the one lane on which the client has no certificate yet.
+/// Makes the configuration for the one lane on which the client has no certificate yet.
 pub(crate) fn join_server_config(identity: &Identity, protocols: Vec<Vec<u8>>) -> Result<ServerConfig, IdentityError> {
     server_config(identity, None, protocols)
 }
@@ -102,7 +103,7 @@ pub(crate) fn client_config(identity: &Identity, protocol: Vec<u8>) -> Result<Cl
     Ok(config)
 }
 
-/// Trusts whoever holds a certificate of the authority that the token names, and nobody else.
+/// A verifier that trusts whoever holds a certificate of the authority that the token names, and nobody else.
 #[derive(Debug)]
 pub(crate) struct JoinPin {
     pub(crate) cluster: ClusterId,

@@ -7,7 +7,7 @@ use crate::{cluster::ClusterId, id::parse_digits};
 
 const PREFIX: &str = "hw1";
 
-/// What a new node needs to know to trust the cluster, and to be trusted once.
+/// A token that tells a new node what it needs to trust the cluster, and to be trusted once.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinToken {
     pub cluster: ClusterId,
@@ -15,7 +15,7 @@ pub struct JoinToken {
     secret: u128,
 }
 
-/// Why a text is no join token. Never shows the text: it holds a secret.
+/// The reason why a text is no join token. It never shows the text, which holds a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadToken {
     #[error("this is no join token: one begins with {PREFIX}. and has five parts; copy the whole line")]
@@ -29,18 +29,19 @@ pub enum BadToken {
 }
 
 impl JoinToken {
+    /// Makes a token with a fresh secret for this cluster. Errors: `Crypto` if the machine gives no randomness.
     pub fn create(cluster: ClusterId, authority: Fingerprint) -> Result<Self, IdentityError> {
         let mut secret = [0; 16];
         provider().secure_random.fill(&mut secret).map_err(|_| IdentityError::crypto("no randomness"))?;
         Ok(Self { cluster, authority, secret: u128::from_be_bytes(secret) })
     }
 
-    /// What proves the token to the cluster. For the join request only.
+    /// Returns the secret that proves the token to the cluster. It is for the join request only.
     pub(crate) fn secret(&self) -> [u8; 16] {
         self.secret.to_be_bytes()
     }
 
-    /// The text to hand to the new host. A secret: shown once, never logged.
+    /// Returns the text to hand to the new host. It is a secret: shown once, never logged.
     pub fn reveal(&self) -> String {
         let body = self.body();
         format!("{body}.{:08x}", crc32fast::hash(body.as_bytes()))

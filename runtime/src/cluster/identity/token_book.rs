@@ -1,4 +1,4 @@
-//! The issuing side of join tokens: only hashes, each good once and until it expires. Pure: the caller makes it durable.
+//! The issuing side of join tokens: it keeps only hashes, each good once and until it expires. Pure: the caller makes it durable.
 
 use std::collections::BTreeMap;
 
@@ -7,18 +7,19 @@ use serde::{Deserialize, Serialize};
 use super::JoinToken;
 use crate::{clock::WallMs, op::NodeId};
 
-/// Tokens issued and not expired; one more is refused. Used ones stay until they expire, so that a replay is named.
+/// The largest number of tokens that are issued and not expired; one more is refused. Used ones stay until they expire, so that a
+/// replay is told by name.
 pub const TOKENS_OPEN_MAX: usize = 1024;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IssuedToken {
     pub issued_at: WallMs,
     pub expires_at: WallMs,
-    /// Who came in with it.
+    /// The node that came in with it.
     pub used_by: Option<NodeId>,
 }
 
-/// The state; serialise it whole, or keep its changes as events.
+/// The state of all issued tokens. Serialise it whole, or keep its changes as events.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenBook {
     by_hash: BTreeMap<[u8; 32], IssuedToken>,
@@ -37,6 +38,7 @@ pub enum RedeemRefused {
 }
 
 impl TokenBook {
+    /// Enters the hash of a token that is good until `expires_at`, and forgets expired ones. Errors: `Full` if too many are open.
     pub fn issue(&mut self, token: &JoinToken, now: WallMs, expires_at: WallMs) -> Result<(), RedeemRefused> {
         self.forget_expired(now);
         if self.by_hash.len() >= TOKENS_OPEN_MAX {
@@ -62,11 +64,12 @@ impl TokenBook {
         }
     }
 
-    /// Whether `node` has used this token already.
+    /// Tells whether `node` has used this token already.
     pub fn was_redeemed_by(&self, secret: &[u8; 16], node: NodeId) -> bool {
         self.by_hash.get(&hash(secret)).is_some_and(|issued| issued.used_by == Some(node))
     }
 
+    /// Lists all tokens that are kept, used ones too.
     pub fn open(&self) -> impl Iterator<Item = &IssuedToken> {
         self.by_hash.values()
     }

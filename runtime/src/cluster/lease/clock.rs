@@ -6,12 +6,13 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::BootTime;
 
-/// CLOCK_BOOTTIME: monotonic, and unlike `Instant` it goes on while the host or the VM is suspended.
+/// The clock CLOCK_BOOTTIME: it is monotonic, and unlike `Instant` it goes on while the host or the VM is suspended.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct BootClock;
 
 impl BootClock {
-    /// `None` on a kernel without it: then there is no lease, and the node must not act as one of a cluster.
+    /// Returns the moment now; `None` on a kernel without this clock: then there is no lease, and the node must not act in a
+    /// cluster.
     pub fn now(self) -> Option<BootTime> {
         clock_gettime(ClockId::CLOCK_BOOTTIME).ok().map(|time| BootTime(Duration::from(time)))
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{BootTime, Grant, LeaseTerms};
 
-/// A request for more. Carries the asker's own moment and start, so that an answer of another life counts for nothing.
+/// A request for more lease. It carries the asker's own moment and start, so that an answer of another life counts for nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ask {
     pub generation: u64,
@@ -15,11 +15,11 @@ pub struct Ask {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// It may act, and begin new things.
+    /// The node may act, and begin new things.
     Held,
-    /// It stops what it holds: the end is near.
+    /// The node stops what it holds: the end is near.
     Stopping,
-    /// Everything must have stopped; what has not is to be killed.
+    /// The lease is over: everything must have stopped, and what has not is to be killed.
     Over,
 }
 
@@ -31,7 +31,7 @@ pub struct Holder {
     flaw: Option<Flaw>,
 }
 
-/// Deliberately wrong variants: the simulation must catch each.
+/// A deliberately wrong variant; the simulation must catch each.
 #[cfg(test)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flaw {
@@ -40,6 +40,7 @@ pub(super) enum Flaw {
 }
 
 impl Holder {
+    /// Makes a holder that was granted nothing yet. `generation` is the number of this node's start.
     pub fn new(terms: LeaseTerms, generation: u64) -> Self {
         Self {
             terms,
@@ -55,6 +56,7 @@ impl Holder {
         Self { flaw: Some(flaw), ..Self::new(terms, generation) }
     }
 
+    /// Makes a request for more lease, to be sent at `now`.
     pub fn ask(&self, now: BootTime) -> Ask {
         Ask { generation: self.generation, sent: now.0 }
     }
@@ -72,7 +74,7 @@ impl Holder {
         self.until = Some(self.until.map_or(until, |before| before.max(until)));
     }
 
-    /// Asked before each act, not only by a timer: a process that was stopped for an hour finds out before it acts.
+    /// Returns the phase. Ask before each act, not only by a timer: a process that was stopped for an hour must find out first.
     pub fn phase(&self, now: BootTime) -> Phase {
         match self.until {
             Some(until) if now.plus(self.terms.stop_within) < until => Phase::Held,
@@ -81,21 +83,22 @@ impl Holder {
         }
     }
 
+    /// Tells whether the lease is not over.
     pub fn may_act(&self, now: BootTime) -> bool {
         self.phase(now) != Phase::Over
     }
 
-    /// How long it may act yet.
+    /// Returns how long the node may still act.
     pub fn left(&self, now: BootTime) -> Duration {
         self.until.map_or(Duration::ZERO, |until| until.since(now))
     }
 
-    /// Whether it was granted any, over or not.
+    /// Tells whether a lease was granted at all, over or not.
     pub fn holds(&self) -> bool {
         self.until.is_some()
     }
 
-    /// The leader says that this node is lost: it is over at once.
+    /// Ends the lease at once, because the leader says that this node is lost.
     pub fn lost(&mut self) {
         self.until = None;
     }

@@ -29,10 +29,12 @@ use std::time::Duration;
 pub struct BootTime(pub Duration);
 
 impl BootTime {
+    /// Returns how long after `earlier` this is; zero if it is not after it.
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 
+    /// Returns the moment `duration` later.
     pub fn plus(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(duration))
     }
@@ -41,12 +43,12 @@ impl BootTime {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseTerms {
     pub length: Duration,
-    /// How long before the end a holder begins to stop what it holds.
+    /// The time before the end at which a holder begins to stop what it holds.
     pub stop_within: Duration,
 }
 
 impl LeaseTerms {
-    /// What clocks may differ by over one length, on each side: a twentieth, far more than any crystal.
+    /// Returns the most by which clocks may differ over one length, on each side: a twentieth, far more than any crystal.
     pub fn slack(&self) -> Duration {
         self.length / 20
     }

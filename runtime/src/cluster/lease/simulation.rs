@@ -1,5 +1,5 @@
-//! Thousands of seeded schedules: lost, late, doubled and reordered messages, frozen nodes, clocks that run apart, leaders
-//! that do not know they were replaced. Prints the seed that fails.
+//! A simulation of thousands of seeded schedules: lost, late, doubled and reordered messages, frozen nodes, clocks that run
+//! apart, leaders that do not know they were replaced. It prints the seed that fails.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -9,9 +9,9 @@ use crate::op::NodeId;
 const NODES: usize = 5;
 const STEP: Duration = Duration::from_millis(50);
 const STEPS: u32 = 2_400;
-/// Two minutes of a cluster each.
+/// The number of schedules; each is two minutes of a cluster.
 const SEEDS: u64 = 400;
-/// Clocks' rates differ from true time by up to this share.
+/// The share by which clocks' rates differ from true time at most.
 const RATE_OFF_MAX: f64 = 0.02;
 
 /// One host's clock: an offset and a rate of its own.
@@ -46,11 +46,11 @@ enum Message {
 struct Leader {
     on: usize,
     grantor: Grantor,
-    /// No longer followed by a quorum; it may not know.
+    /// True if a quorum follows it no longer; it may not know.
     deposed: bool,
 }
 
-/// Answers at which step two could have acted for the same node's entities, if ever; and how many were declared lost.
+/// Answers at which step two could have acted for the same node's entities, if ever, and how many were declared lost.
 fn run(seed: u64, flaw: Option<Flaw>) -> (Option<u32>, usize) {
     let mut dice = fastrand::Rng::with_seed(seed);
     let terms = LeaseTerms::default();

@@ -1,4 +1,4 @@
-//! The listening side: caps first, then a deadline, then who it is.
+//! The listening side: caps come first, then a deadline, then the proof of who it is.
 
 use std::{
     io,
@@ -28,7 +28,7 @@ use super::{
 };
 use crate::cluster::identity::{Identity, IdentityError, NodeCertificate, join_server_config, member_server_config};
 
-/// Out of file descriptors, asking again at once would only burn a core.
+/// The pause after the machine ran out of file descriptors: asking again at once would only burn a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// The TLS configuration of each lane.
@@ -47,7 +47,7 @@ impl Acceptor {
         Lane::ALL.into_iter().map(config).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Picked before the handshake goes on, so that only the join lane ever talks to a client without a certificate.
+    /// Picks the lane before the handshake goes on, so that only the join lane ever talks to a client without a certificate.
     async fn handshake(&self, tcp: TcpStream) -> Result<(Lane, TlsStream<TcpStream>), Down> {
         let start = LazyConfigAcceptor::new(ClientHelloReader::default(), tcp).await.map_err(|error| Down::of(&error))?;
         let lane = start.client_hello().alpn().and_then(|mut wanted| wanted.find_map(Lane::of));
@@ -95,7 +95,7 @@ fn is_about_the_peer(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted)
 }
 
-/// What a connection turned out to be.
+/// A connection once it has proven what it is.
 enum Proven {
     Link(Conn<TlsStream<TcpStream>>, Admitted),
     Joiner(Conn<TlsStream<TcpStream>>),
@@ -161,7 +161,7 @@ async fn prove(shared: &Arc<Shared>, acceptor: &Acceptor, tcp: TcpStream) -> Res
     }
 }
 
-/// Outer `Err`: the connection failed. Inner: it is refused, and hears why.
+/// Decides on a proven peer. The outer `Err` says that the connection failed, the inner one that it is refused and hears why.
 async fn admit(
     shared: &Arc<Shared>,
     conn: &mut Conn<TlsStream<TcpStream>>,

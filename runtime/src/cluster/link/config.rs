@@ -1,4 +1,4 @@
-//! What an operator or a test may set about links.
+//! The settings of links that an operator or a test may change.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -7,25 +7,26 @@ use crate::supervise::Backoff;
 #[derive(Clone, Debug)]
 pub struct LinkConfig {
     pub listen: SocketAddr,
-    /// Traffic on an idle link, so that silence means trouble.
+    /// The pause between pings on an idle link, so that silence means trouble.
     pub ping_every: Duration,
-    /// A peer that says nothing for this long is gone. At least three pings.
+    /// The time after which a peer that says nothing is gone. At least three pings.
     pub read_idle: Duration,
-    /// A peer that takes nothing for this long is gone, though it still speaks.
+    /// The time after which a peer that takes nothing is gone, though it still speaks.
     pub write_stall: Duration,
-    /// From accept or connect to both hellos. Also bounds a connect.
+    /// The time from accept or connect to both hellos. It also bounds a connect.
     pub handshake_within: Duration,
-    /// What a peer may send before our handler has taken it.
+    /// The number of bytes that a peer may send before our handler has taken them.
     pub window_bytes: u32,
-    /// What may wait behind a peer's window; may be exceeded by one frame.
+    /// The number of bytes that may wait behind a peer's window; it may be exceeded by one frame.
     pub outbound_bytes_max: usize,
-    /// Connections that have not proven who they are, in all and from one address; one more is closed at once.
+    /// The largest number of unproven connections, in all and from one address; one more is closed at once.
     pub unproven_max: usize,
     pub unproven_per_address_max: usize,
     pub backoff: Backoff,
 }
 
 impl LinkConfig {
+    /// Returns the defaults for a node that listens on this address.
     pub fn new(listen: SocketAddr) -> Self {
         Self {
             listen,

@@ -14,7 +14,7 @@ use super::{
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// A stream with what was read of it and not yet looked at.
+/// A stream together with the bytes that were read from it and not yet looked at.
 pub(super) struct Conn<S> {
     pub(super) stream: S,
     pub(super) buffer: BytesMut,
@@ -73,7 +73,7 @@ impl<S: Stream> Conn<S> {
     }
 }
 
-/// What is set on every socket, whoever opened it.
+/// Sets the options that every socket has, whoever opened it.
 pub(super) fn tune(tcp: &tokio::net::TcpStream, user_timeout: Duration) -> std::io::Result<()> {
     tcp.set_nodelay(true)?;
     // Unacknowledged data on a cut cable would else be retried for a quarter of an hour.

@@ -55,11 +55,11 @@ pub(super) async fn dial(shared: Arc<Shared>, peer: NodeId, lane: Lane, address:
     }
 }
 
-/// An admitted link, on the table until this is dropped: at its end, at a timeout, at an abort.
+/// An admitted link, which is on the table until this is dropped: at its end, at a timeout, at an abort.
 pub(super) struct Admitted {
     pub(super) link: Link,
     shared: Arc<Shared>,
-    /// Set once the handler heard that it is up.
+    /// The handler, set once it has heard that the link is up.
     handler: Option<Arc<dyn LaneHandler>>,
 }
 
@@ -127,7 +127,7 @@ async fn connect(
 }
 
 impl Shared {
-    /// Whether the book lets in who holds this certificate.
+    /// Checks whether the book lets in the holder of this certificate.
     pub(super) fn allows(&self, certificate: &NodeCertificate) -> Result<(), LinkRefused> {
         let node = certificate.node;
         // Never linked with itself: it hears that the id is taken, which is what whoever copied a data directory must know.

@@ -1,10 +1,10 @@
-//! Why a link is not up, in words an operator can act on.
+//! The reasons why a link is not up, in words an operator can act on.
 
 use serde::{Deserialize, Serialize};
 
 use crate::op::NodeId;
 
-/// What one end tells the other before it closes. Part of the wire: add, never rename.
+/// The reason that one end tells the other before it closes. It is part of the wire: add, never rename.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum LinkRefused {
     #[error("{node} was removed from this cluster: join again with a new token and an empty data directory")]
@@ -38,7 +38,7 @@ pub enum LinkRefused {
     Stopping,
 }
 
-/// Why a link went down, or did not come up.
+/// The reason why a link went down, or did not come up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Down {
     #[error("this node stopped it")]
@@ -73,7 +73,7 @@ pub enum Down {
     Unreachable { address: String, why: String },
 }
 
-/// The frame was not queued, and will not be sent.
+/// The reason why a frame was not queued, and will not be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
     #[error("the link's queue is full; a retry later is safe")]

@@ -2,15 +2,15 @@
 
 use super::down::LinkRefused;
 
-/// Kind and payload of one frame. What is larger is cut by its sender, or refused.
+/// The largest frame, kind and payload together. What is larger is cut by its sender, or refused.
 pub const FRAME_BYTES_MAX: usize = 256 * 1024;
-/// Before a peer has said hello, nothing larger is read.
+/// The largest frame that is read before a peer has said hello.
 pub(super) const HELLO_BYTES_MAX: usize = 4 * 1024;
 pub(super) const HEADER_BYTES: usize = 5;
-/// What a frame costs at least, so that empty ones cannot pile up under a window of bytes.
+/// The least that a frame costs of the window, so that empty ones cannot pile up under a window of bytes.
 pub(super) const CHARGE_MIN: usize = 64;
 
-/// The numbers are the wire format: add, never change.
+/// The kind of a frame. The numbers are the wire format: add, never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
@@ -18,7 +18,7 @@ pub(super) enum Kind {
     Refused = 2,
     Ping = 3,
     Pong = 4,
-    /// Four bytes: how many more bytes may be sent.
+    /// A grant of four bytes: how many more bytes may be sent.
     Credit = 5,
     Data = 6,
     JoinRequest = 7,
@@ -36,18 +36,18 @@ impl Kind {
 pub(super) struct Frame<'a> {
     pub(super) kind: Kind,
     pub(super) payload: &'a [u8],
-    /// All bytes of it, header included.
+    /// The size of the whole frame, header included.
     pub(super) bytes: usize,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Parsed<'a> {
     Frame(Frame<'a>),
-    /// So many bytes in all are needed before the next look.
+    /// The number of bytes in all that are needed before the next look.
     Needs(usize),
 }
 
-/// The first frame in `buffer`. Announced sizes are checked before a byte is reserved for them.
+/// Reads the first frame in `buffer`. Announced sizes are checked before a byte is reserved for them.
 pub(super) fn parse(buffer: &[u8], bytes_max: usize) -> Result<Parsed<'_>, LinkRefused> {
     let protocol = |what: String| LinkRefused::Protocol { what };
     let Some((header, rest)) = buffer.split_at_checked(HEADER_BYTES) else { return Ok(Parsed::Needs(HEADER_BYTES)) };

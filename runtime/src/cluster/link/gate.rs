@@ -1,4 +1,4 @@
-//! Caps on connections that have not proven who they are.
+//! The gate that caps connections that have not proven who they are.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
@@ -17,7 +17,7 @@ pub(super) struct Gate {
     per_address_max: usize,
 }
 
-/// One place; given back when dropped.
+/// One place inside the gate. Dropping it gives the place back.
 pub(super) struct Place {
     gate: Gate,
     address: IpAddr,

@@ -8,26 +8,26 @@ use crate::{
     op::NodeId,
 };
 
-/// What this program speaks at best, and at least: itself and the version before it.
+/// The newest and the oldest wire version that this program speaks: its own and the version before it.
 pub const WIRE_NEWEST: u16 = 1;
 pub const WIRE_OLDEST: u16 = 1;
 
-/// Encoded with field names, so that a later version may add some.
+/// The first frame of either side. It is encoded with field names, so that a later version may add some.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Hello {
     pub(super) wire_oldest: u16,
     pub(super) wire_newest: u16,
     pub(super) cluster: ClusterId,
     pub(super) node: NodeId,
-    /// Grows at each start of the node.
+    /// The number of this start of the node; it grows at each.
     pub(super) generation: u64,
     pub(super) life: LifeId,
-    /// How much the other end may send before it is told that more may come.
+    /// The number of bytes that the other end may send before it is told that more may come.
     pub(super) window_bytes: u32,
 }
 
 impl Hello {
-    /// The version to speak, if this hello is of the node that the certificate names and of our cluster.
+    /// Returns the version to speak, if this hello is of the node that the certificate names and of our cluster.
     pub(super) fn agree(&self, ours: &Self, certificate: &NodeCertificate) -> Result<u16, LinkRefused> {
         if self.cluster != ours.cluster || certificate.cluster != ours.cluster {
             return Err(LinkRefused::OtherCluster);

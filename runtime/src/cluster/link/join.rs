@@ -27,14 +27,14 @@ use crate::{
     op::NodeId,
 };
 
-/// A request, or a grant with its list of members; nothing larger is read.
+/// The largest frame that is read on this lane: a request, or a grant with its list of members.
 const JOIN_BYTES_MAX: usize = 64 * 1024;
-/// The members told to a joiner; the ledger tells it of the others.
+/// The largest number of members told to a joiner; the ledger tells it of the others.
 const MEMBERS_TOLD_MAX: usize = 256;
-/// From the end of the handshake to the answer: the cluster commits the use of the token in between.
+/// The time from the end of the handshake to the answer: the cluster commits the use of the token in between.
 const JOIN_WITHIN: Duration = Duration::from_secs(15);
 
-/// What a joining host sends. Holds the token's secret: never logged.
+/// The request that a joining host sends. It holds the token's secret and is never logged.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct JoinRequest {
     pub node: NodeId,
@@ -48,7 +48,7 @@ pub struct JoinRequest {
 }
 
 impl JoinRequest {
-    /// `ours` is `host:port` where the new node will listen for its peers.
+    /// Makes the request of a host. `ours` is `host:port` where the new node will listen for its peers.
     pub fn new(token: &JoinToken, node: NodeId, key: &NodeKey, ours: &str) -> Result<Self, IdentityError> {
         Ok(Self {
             node,
@@ -60,11 +60,12 @@ impl JoinRequest {
         })
     }
 
-    /// What proves the token: for whoever redeems it. Never logged.
+    /// Returns the secret that proves the token, for whoever redeems it. It is never logged.
     pub fn secret(&self) -> &[u8; 16] {
         &self.secret
     }
 
+    /// Checks that the host and this program have a wire version in common.
     pub fn check_version(&self) -> Result<(), JoinRefused> {
         if self.wire_newest < WIRE_OLDEST || self.wire_oldest > WIRE_NEWEST {
             return Err(JoinRefused::Version { oldest: WIRE_OLDEST, newest: WIRE_NEWEST });
@@ -93,7 +94,7 @@ pub struct JoinGrant {
 }
 
 impl JoinGrant {
-    /// The key that the joiner is known by from now on.
+    /// Returns the key that the joiner is known by from now on.
     pub fn key(&self) -> Result<KeyPin, IdentityError> {
         NodeCertificate::read(&CertificateDer::from(&*self.certificate)).map(|certificate| certificate.key)
     }
@@ -110,7 +111,7 @@ impl JoinGrant {
     }
 }
 
-/// Why a host may not join. Part of the wire: add, never rename.
+/// The reason why a host may not join. It is part of the wire: add, never rename.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum JoinRefused {
     #[error("{why}")]
@@ -140,7 +141,7 @@ pub enum JoinError {
 }
 
 impl JoinError {
-    /// Whether the same question may be answered otherwise a moment later.
+    /// Tells whether the same request may be answered otherwise a moment later.
     pub const fn is_passing(&self) -> bool {
         matches!(
             self,
@@ -151,12 +152,12 @@ impl JoinError {
     }
 }
 
-/// Decides about joiners: usually by the ledger, so that a token is good once in the whole cluster.
+/// The door that decides about joiners: usually by the ledger, so that a token is good once in the whole cluster.
 pub trait JoinDoor: Send + Sync + 'static {
     fn join(&self, request: JoinRequest) -> BoxFuture<'_, Result<JoinGrant, JoinRefused>>;
 }
 
-/// The decision itself, for a holder of the authority. The caller makes the book durable before it answers.
+/// Decides on a request, for a holder of the authority. The caller makes the book durable before it answers.
 pub fn decide_join(
     identity: &Identity,
     book: &mut TokenBook,
@@ -178,7 +179,7 @@ pub fn decide_join(
     Ok(grant)
 }
 
-/// The grant itself. Signed before the token is used up: a request that cannot be granted does not use it up.
+/// Signs the grant. This comes before the token is used up, so that a request that cannot be granted does not use it up.
 pub fn sign_join(authority: &Authority, request: &JoinRequest, now: WallMs, life: Duration) -> Result<JoinGrant, JoinRefused> {
     let certificate = authority.sign(&request.key_request, request.node, now, life);
     let certificate = certificate.map_err(|error| JoinRefused::Invalid { why: error.to_string() })?;

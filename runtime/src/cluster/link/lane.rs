@@ -1,4 +1,4 @@
-//! Lanes: connections of their own to the same peer, so that none waits behind another.
+//! Lanes: separate connections to the same peer, so that none waits behind another.
 
 use std::sync::Arc;
 
@@ -8,16 +8,16 @@ use tokio::sync::mpsc;
 
 use super::{Down, Link, frame::CHARGE_MIN};
 
-/// Chosen by ALPN on the one cluster port.
+/// The lane that a connection is for. It is chosen by ALPN on the one cluster port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Lane {
-    /// Messages between keys.
+    /// The lane of messages between keys.
     Router,
     Raft,
-    /// Snapshots, blobs, images.
+    /// The lane of snapshots, blobs and images.
     Bulk,
-    /// The only one whose client has no certificate yet. Never dialled as a link.
+    /// The only lane whose client has no certificate yet. It is never dialled as a link.
     Join,
 }
 
@@ -38,24 +38,24 @@ impl Lane {
     }
 }
 
-/// Whether the handler is done with a frame, so that the sender may send as much again.
+/// The answer of a handler: whether it is done with a frame, so that the sender may send as much again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
     Now,
-    /// The handler calls [`Link::grant`] with the charge once it is.
+    /// The handler calls [`Link::grant`] with the charge once it is done.
     Later,
 }
 
-/// What a lane's frames go to. Called on the link's own task: it must not block and not panic.
+/// The receiver of a lane's frames. It is called on the link's own task, so it must not block and not panic.
 pub trait LaneHandler: Send + Sync + 'static {
     fn up(&self, link: &Link);
-    /// `charge` is what the frame costs of the window.
+    /// Takes one frame. `charge` is what the frame costs of the window.
     fn frame(&self, link: &Link, payload: &[u8], charge: usize) -> Taken;
-    /// True of a handler whose every answer is [`Taken::Now`]: its frames are then not counted one by one.
+    /// Tells whether every answer of this handler is [`Taken::Now`]: its frames are then not counted one by one.
     fn takes_at_once(&self) -> bool {
         false
     }
-    /// After the last frame of this link. A replacing link may be up already: tell them apart by [`Link::id`].
+    /// Hears that this link is down, after its last frame. A replacing link may be up already: tell them apart by [`Link::id`].
     fn down(&self, link: &Link, why: &Down);
 }
 
@@ -86,7 +86,7 @@ pub struct InboxFrame {
 }
 
 impl InboxFrame {
-    /// Where it came from, and where to answer.
+    /// Returns the link that the frame came from, which is also where to answer.
     pub fn link(&self) -> &Link {
         &self.link
     }
@@ -98,14 +98,15 @@ impl Drop for InboxFrame {
     }
 }
 
-/// A handler that hands frames on through a queue, for lanes whose receiver awaits. Bounded by each link's window; a
-/// queue of all windows together that is full closes the link that found it so.
+/// A handler that hands frames on through a queue, for lanes whose receiver awaits. Each link's window bounds it; when the queue
+/// of all windows together is full, the link that found it so is closed.
 pub struct Inbox(mpsc::Sender<InboxFrame>);
 
-/// So many links may have a full window of smallest frames in one inbox.
+/// The number of links that may have a full window of smallest frames in one inbox.
 const INBOX_LINKS: usize = 4;
 
 impl Inbox {
+    /// Makes an inbox for links with this window, and the end from which its frames are received.
     pub fn create(window_bytes: u32) -> (Arc<Self>, mpsc::Receiver<InboxFrame>) {
         let (to, from) = mpsc::channel(window_bytes as usize / CHARGE_MIN * INBOX_LINKS);
         (Arc::new(Self(to)), from)

@@ -33,9 +33,9 @@ pub(super) struct Inner {
     version: u16,
     pub(super) outbound: Outbound,
     heard: Mutex<Vec<Option<Arc<str>>>>,
-    /// What we let the peer send.
+    /// The number of bytes that we let the peer send.
     window: u32,
-    /// Charged and not yet taken.
+    /// The bytes that were charged and are not yet taken.
     pub(super) untaken: AtomicU64,
     to_grant: AtomicU64,
     round_trip_us: AtomicU64,
@@ -46,7 +46,7 @@ pub(super) struct Inner {
     pub(super) ended: CancellationToken,
 }
 
-/// Cheap to clone. Holding it does not keep the connection open.
+/// The handle to one live connection. Cheap to clone; holding it does not keep the connection open.
 #[derive(Clone)]
 pub struct Link(pub(super) Arc<Inner>);
 
@@ -80,20 +80,22 @@ impl Link {
         }))
     }
 
-    /// Different for every connection of this process.
+    /// Returns a number that is different for every connection of this process.
     pub fn id(&self) -> u64 {
         self.0.id
     }
 
+    /// Returns the node at the other end.
     pub fn peer(&self) -> NodeId {
         self.0.peer
     }
 
+    /// Returns the lane that this connection is for.
     pub fn lane(&self) -> Lane {
         self.0.lane
     }
 
-    /// The peer's generation when it said hello.
+    /// Returns the peer's generation when it said hello.
     pub fn generation(&self) -> u64 {
         self.0.generation
     }
@@ -102,12 +104,12 @@ impl Link {
         self.0.life
     }
 
-    /// Of the certificate that the peer came with.
+    /// Returns the pin of the key in the certificate that the peer came with.
     pub(super) fn key(&self) -> &KeyPin {
         &self.0.key
     }
 
-    /// The wire version both ends agreed on.
+    /// Returns the wire version that both ends agreed on.
     pub fn version(&self) -> u16 {
         self.0.version
     }
@@ -117,13 +119,14 @@ impl Link {
         self.0.outbound.data(|buffer| put(buffer, payload))
     }
 
-    /// As [`Self::send`]; `fill` writes the payload straight into the queue; false from it takes the
-    /// frame back. It runs under the queue's lock: no waiting.
+    /// Queues one frame as [`Self::send`] does. `fill` writes the payload straight into the queue; false from it takes the frame
+    /// back. It runs under the queue's lock and must not wait.
     pub fn send_with(&self, fill: impl FnOnce(&mut Vec<u8>) -> bool) -> Result<(), SendError> {
         self.0.outbound.data(fill)
     }
 
-    /// As [`Self::send_with`], about a key that the peer may know by a number of this link: `fill` hears whether it does.
+    /// Queues a frame as [`Self::send_with`] does, about a key that the peer may know by a number of this link: `fill` hears
+    /// whether it does.
     #[inline]
     pub(crate) fn send_about(
         &self,
@@ -134,17 +137,17 @@ impl Link {
         self.0.outbound.data_about(key, slot, fill)
     }
 
-    /// What the peer has named on this link, by slot. Held by the link's own task alone, for one frame.
+    /// Returns the names that the peer has given on this link, by slot. The link's own task alone holds them, for one frame.
     pub(crate) fn heard(&self) -> MutexGuard<'_, Vec<Option<Arc<str>>>> {
         self.0.heard.lock()
     }
 
-    /// As [`Self::send_with`] for answers: up to twice the queue's bound, so that new questions cannot shut them out.
+    /// Queues an answer as [`Self::send_with`] does, up to twice the queue's bound, so that new questions cannot shut it out.
     pub(crate) fn send_reserved(&self, fill: impl FnOnce(&mut Vec<u8>) -> bool) -> Result<(), SendError> {
         self.0.outbound.data_reserved(fill)
     }
 
-    /// As [`Self::send`]; waits for room instead of refusing with `Busy`. Bound it with a deadline.
+    /// Queues one frame as [`Self::send`] does, and waits for room instead of refusing with `Busy`. Bound it with a deadline.
     pub async fn send_wait(&self, payload: &[u8]) -> Result<(), SendError> {
         self.0.outbound.data_wait(payload).await
     }
@@ -160,7 +163,7 @@ impl Link {
         self.grant_taken(charge);
     }
 
-    /// As [`Self::grant`], for what was never counted as untaken.
+    /// Tells the peer as [`Self::grant`] does, for bytes that were never counted as untaken.
     pub(super) fn grant_taken(&self, charge: usize) {
         let charge = charge as u64;
         let due = self.0.to_grant.fetch_add(charge, Ordering::AcqRel) + charge;
@@ -182,12 +185,13 @@ impl Link {
         untaken <= u64::from(self.0.window) + Outbound::overdraft_bytes() as u64
     }
 
-    /// The last ping's round trip; `None` before the first.
+    /// Returns the last ping's round trip in microseconds; `None` before the first.
     pub fn round_trip_us(&self) -> Option<u64> {
         Some(self.0.round_trip_us.load(Ordering::Relaxed)).filter(|us| *us != UNMEASURED)
     }
 
-    /// How far the peer's wall clock is ahead of ours, at half a round trip's precision.
+    /// Returns how many milliseconds the peer's clock is ahead of ours, give or take half a round trip; `None` before the first
+    /// ping.
     pub fn clock_offset_ms(&self) -> Option<i64> {
         Some(self.0.clock_offset_ms.load(Ordering::Relaxed)).filter(|ms| *ms != i64::MIN)
     }
@@ -197,11 +201,12 @@ impl Link {
         self.0.clock_offset_ms.store(clock_offset_ms, Ordering::Relaxed);
     }
 
+    /// Returns how many bytes wait to be written.
     pub fn queued_bytes(&self) -> usize {
         self.0.outbound.queued_bytes()
     }
 
-    /// Received and not yet taken by the lane's handler.
+    /// Returns how many bytes were received and not yet taken by the lane's handler.
     pub fn untaken_bytes(&self) -> u64 {
         self.0.untaken.load(Ordering::Relaxed)
     }
@@ -217,11 +222,12 @@ impl Link {
         self.0.ended.cancel();
     }
 
+    /// Tells whether the connection has not ended.
     pub fn is_up(&self) -> bool {
         !self.0.ended.is_cancelled()
     }
 
-    /// Returns when the connection has ended.
+    /// Waits until the connection has ended.
     pub async fn ended(&self) {
         self.0.ended.cancelled().await;
     }

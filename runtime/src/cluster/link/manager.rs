@@ -32,23 +32,25 @@ use crate::{
     op::NodeId,
 };
 
-/// Where a peer listens, and which lanes to keep up with it. The lower id of the two dials.
+/// The address at which a peer listens, and the lanes to keep up with it. The lower id of the two dials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerSpec {
-    /// `host:port`, looked up at each dial.
+    /// The `host:port`, which is looked up at each dial.
     ///
-    /// Empty for one that is let in and never dialled: it has not said where it is.
+    /// It is empty for a peer that is let in and never dialled, because it has not said where it is.
     pub address: String,
     pub lanes: BTreeSet<Lane>,
-    /// Its certificates must be for this key; for any, while that is not known.
+    /// The key that its certificates must be for; any key is good while this is not known.
     pub key: Option<KeyPin>,
 }
 
 impl PeerSpec {
+    /// Makes a spec for a peer whose key is not known.
     pub fn new(address: impl Into<String>, lanes: impl IntoIterator<Item = Lane>) -> Self {
         Self { address: address.into(), lanes: lanes.into_iter().collect(), key: None }
     }
 
+    /// Sets the key that the peer's certificates must be for.
     pub fn with_key(self, key: Option<KeyPin>) -> Self {
         Self { key, ..self }
     }
@@ -66,18 +68,18 @@ pub enum StartError {
     Identity(#[from] IdentityError),
 }
 
-/// What a node brings to its links.
+/// The things that a node brings to its links.
 pub struct LinkSetup {
     pub config: LinkConfig,
     pub identity: Identity,
-    /// Greater at each start of this node.
+    /// The number of this start of the node, greater at each.
     pub generation: u64,
     pub lanes: Lanes,
-    /// Answers hosts that want to join; without it they are refused.
+    /// The door that answers hosts that want to join; without it they are refused.
     pub join: Option<Arc<dyn JoinDoor>>,
 }
 
-/// What every task here knows.
+/// The facts that every task of the links shares.
 pub(super) struct Shared {
     pub(super) config: LinkConfig,
     pub(super) identity: Identity,
@@ -87,24 +89,25 @@ pub(super) struct Shared {
     pub(super) table: Table,
     pub(super) gate: Gate,
     pub(super) rejected: AtomicU64,
-    /// Rung when somebody whom the book does not name was refused.
+    /// A bell that rings when somebody whom the book does not name was refused.
     pub(super) strangers: Notify,
     peers: watch::Sender<Arc<BTreeMap<NodeId, PeerSpec>>>,
     pub(super) stop: CancellationToken,
 }
 
-/// Owns the links; dropping it closes them all at once, [`LinkManager::stop`] says goodbye first.
+/// The owner of the links. Dropping it closes them all at once; [`LinkManager::stop`] says goodbye first.
 pub struct LinkManager {
     links: Links,
     address: SocketAddr,
     root: JoinHandle<()>,
 }
 
-/// What everyone else holds. Cheap to clone.
+/// The handle to the links that everyone else holds. Cheap to clone.
 #[derive(Clone)]
 pub struct Links(Arc<Shared>);
 
 impl LinkManager {
+    /// Listens on the cluster port and starts to accept. Nobody is let in or dialled before [`Links::set_peers`].
     pub async fn start(setup: LinkSetup) -> Result<Self, StartError> {
         let LinkSetup { config, identity, generation, lanes, join } = setup;
         let listen = |source| StartError::Listen { address: config.listen, source };
@@ -137,11 +140,12 @@ impl LinkManager {
         Ok(Self { links: Links(shared), address, root })
     }
 
+    /// Returns the handle to the links.
     pub fn links(&self) -> &Links {
         &self.links
     }
 
-    /// Where it listens, with the port that was chosen if none was asked for.
+    /// Returns the address at which it listens, with the port that was chosen if none was asked for.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -162,26 +166,29 @@ impl Drop for LinkManager {
 }
 
 impl Links {
+    /// Returns the id of this node.
     pub fn node(&self) -> NodeId {
         self.0.hello.node
     }
 
+    /// Returns the identity that this node shows on its links.
     pub fn identity(&self) -> &Identity {
         &self.0.identity
     }
 
+    /// Returns the live link with this peer on this lane; `None` while there is none.
     pub fn link(&self, peer: NodeId, lane: Lane) -> Option<Link> {
         self.0.table.link(peer, lane)
     }
 
-    /// Who to be linked with, and nobody else: a peer that is no longer named is forgotten and its links close, one that is
-    /// not named is refused when it dials. At most [`PEERS_MAX`] are kept, the lowest ids. Nobody is let in before the first
-    /// call.
+    /// Sets which peers to be linked with, and nobody else: a peer that is no longer named is forgotten and its links close, one
+    /// that is not named is refused when it dials. At most [`PEERS_MAX`] are kept, the lowest ids. Before the first call nobody
+    /// is let in.
     pub fn set_peers(&self, peers: BTreeMap<NodeId, PeerSpec>) {
         self.set_members(peers, BTreeSet::new());
     }
 
-    /// As [`Self::set_peers`]; those in `removed` are told why they are refused.
+    /// Sets the peers as [`Self::set_peers`] does; those in `removed` are told why they are refused.
     pub fn set_members(&self, peers: BTreeMap<NodeId, PeerSpec>, removed: BTreeSet<NodeId>) {
         let peers: BTreeMap<_, _> = peers.into_iter().filter(|(peer, _)| *peer != self.node()).take(PEERS_MAX).collect();
         let keys = peers.iter().map(|(peer, spec)| (*peer, spec.key)).collect();
@@ -201,17 +208,18 @@ impl Links {
         self.0.table.forget(&Down::Forgotten, |peer| !now.contains_key(&peer));
     }
 
-    /// Those with a live link of this lane.
+    /// Returns the peers that have a live link of this lane.
     pub fn peers_up(&self, lane: Lane) -> Vec<NodeId> {
         let links = self.0.table.links();
         links.iter().filter(|link| link.lane() == lane && link.is_up()).map(Link::peer).collect()
     }
 
-    /// Waits until somebody was refused whom the book does not name: it may be the book that is old.
+    /// Waits until a node was refused that the book does not name: it may be the book that is old.
     pub async fn stranger(&self) {
         self.0.strangers.notified().await;
     }
 
+    /// Returns the state of all links, and how many connections are unproven or were rejected.
     pub fn snapshot(&self) -> LinksSnapshot {
         LinksSnapshot {
             links: self.0.table.snapshot(),
@@ -221,7 +229,7 @@ impl Links {
     }
 }
 
-/// Owns every other task: they end with it.
+/// Owns every other task, so that they end with it.
 async fn root(shared: Arc<Shared>, listener: TcpListener, acceptor: Acceptor) {
     let mut tasks = JoinSet::new();
     tasks.spawn(accept(shared.clone(), listener, acceptor));

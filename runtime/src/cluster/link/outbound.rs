@@ -1,4 +1,4 @@
-//! What waits to be written to one link: bounded in bytes, and never ahead of the receiver's credit.
+//! The queue of one link: bounded in bytes, and never ahead of the receiver's credit.
 
 use std::{
     collections::VecDeque,
@@ -14,9 +14,9 @@ use super::{
 };
 use crate::id::Key;
 
-/// Frames are gathered into pieces of about this size: one write, one TLS record run, one wake-up.
+/// The size of the pieces that frames are gathered into: one write, one TLS record run, one wake-up.
 const PIECE_BYTES: usize = 64 * 1024;
-/// Control frames are tiny and few; more than this means that the writer is gone.
+/// The most control bytes that may wait. They are tiny and few; more means that the writer is gone.
 const CONTROL_BYTES_MAX: usize = 64 * 1024;
 
 #[derive(Default)]
@@ -28,14 +28,15 @@ struct Piece {
 #[derive(Default)]
 struct State {
     pieces: VecDeque<Piece>,
-    /// Pings, pongs and credit: not held back by credit, and ahead of what waits.
+    /// The pings, pongs and credit: credit does not hold them back, and they go ahead of what waits.
     control: Vec<u8>,
     data_bytes: usize,
-    /// What the peer has heard named, by slot. A frame that names is queued before this says so: their order is one.
+    /// The keys that the peer has heard named, by slot. A frame that names one is queued before this says so, so their order is
+    /// one.
     named: Vec<Option<Key>>,
-    /// An emptied buffer to fill next.
+    /// An emptied buffer, to be filled next.
     spare: Vec<u8>,
-    /// The writer waits to be woken.
+    /// True while the writer waits to be woken.
     parked: bool,
     closed: bool,
 }
@@ -44,13 +45,13 @@ pub(super) struct Outbound {
     state: Mutex<State>,
     bytes_max: usize,
     credit: AtomicI64,
-    /// Wakes the writer.
+    /// The bell that wakes the writer.
     work: Notify,
-    /// Wakes those who wait for room.
+    /// The bell that wakes those who wait for room.
     room: Notify,
 }
 
-/// What to write next.
+/// The next thing for the writer.
 pub(super) enum Next {
     Write(Vec<u8>),
     Nothing,
@@ -74,7 +75,8 @@ impl Outbound {
         self.data_within(self.bytes_max, None, |buffer, _| fill(buffer))
     }
 
-    /// As [`Self::data`], about `key`: `fill` hears whether the peer knows it by `slot` already, and names it if not.
+    /// Queues a frame as [`Self::data`] does, about `key`: `fill` hears whether the peer knows it by `slot` already, and names it
+    /// if not.
     #[inline]
     pub(super) fn data_about(
         &self,
@@ -85,7 +87,7 @@ impl Outbound {
         self.data_within(self.bytes_max, Some((key, slot)), fill)
     }
 
-    /// As [`Self::data`], with room beyond the bound: an answer must not be shut out by new questions.
+    /// Queues a frame as [`Self::data`] does, with room beyond the bound: an answer must not be shut out by new questions.
     pub(super) fn data_reserved(&self, fill: impl FnOnce(&mut Vec<u8>) -> bool) -> Result<(), SendError> {
         self.data_within(self.bytes_max.saturating_mul(2), None, |buffer, _| fill(buffer))
     }
@@ -136,7 +138,7 @@ impl Outbound {
         Ok(())
     }
 
-    /// As [`Self::data`]; waits for room. Fair only by chance.
+    /// Queues a frame as [`Self::data`] does, and waits for room. It is fair only by chance.
     pub(super) async fn data_wait(&self, payload: &[u8]) -> Result<(), SendError> {
         loop {
             match self.data(|buffer| put(buffer, payload)) {
@@ -219,7 +221,7 @@ impl Outbound {
         }
     }
 
-    /// What waits is dropped; later frames are refused.
+    /// Drops what waits; later frames are refused.
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
@@ -234,13 +236,13 @@ impl Outbound {
         self.state.lock().data_bytes
     }
 
-    /// The most that a peer may have sent beyond its window: the last piece overdraws.
+    /// Returns the most that a peer may have sent beyond its window: the last piece overdraws.
     pub(super) const fn overdraft_bytes() -> usize {
         PIECE_BYTES + 2 * FRAME_BYTES_MAX
     }
 }
 
-/// A payload that is there already.
+/// Appends a payload that is there already.
 pub(super) fn put(buffer: &mut Vec<u8>, payload: &[u8]) -> bool {
     buffer.extend_from_slice(payload);
     true

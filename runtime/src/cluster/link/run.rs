@@ -1,4 +1,4 @@
-//! A link's life on its own task: it reads, writes and pings until one of them ends.
+//! The life of a link on its own task: it reads, writes and pings until one of them ends.
 
 use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
@@ -20,12 +20,12 @@ use super::{
 };
 use crate::clock::WallMs;
 
-/// One read takes up to so much.
+/// The most that one read takes.
 const READ_BYTES: usize = 64 * 1024;
-/// How long a refusal may take to be written before the connection is closed without it.
+/// The time that a refusal may take to be written before the connection is closed without it.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Answers why it ended. The handler has heard `up` before and hears `down` after, from the caller.
+/// Runs the link and answers why it ended. The handler has heard `up` before and hears `down` after, from the caller.
 pub(super) async fn run<S: Stream>(conn: Conn<S>, link: &Link, handler: &Arc<dyn LaneHandler>, config: &LinkConfig) -> Down {
     let (reader, mut writer) = tokio::io::split(conn.stream);
     let started = Instant::now();

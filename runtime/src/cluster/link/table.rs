@@ -1,4 +1,4 @@
-//! Which links are up, which life of a peer is the present one, and why the others are down.
+//! The table of links: which are up, which life of a peer is the present one, and why the others are down.
 
 use std::collections::{HashMap, hash_map::Entry};
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{Down, Lane, Link, LinkRefused, hello::Hello};
 use crate::{clock::WallMs, cluster::LifeId, op::NodeId};
 
-/// Peers known at a time; one more is refused with `Full`.
+/// The largest number of peers known at a time; one more is refused with `Full`.
 pub const PEERS_MAX: usize = 4096;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -24,29 +24,29 @@ pub struct LinkSnapshot {
     pub peer: NodeId,
     pub lane: Lane,
     pub state: LinkState,
-    /// Since when it has been so.
+    /// The time since when it has been so.
     pub since: WallMs,
     pub generation: Option<u64>,
     pub version: Option<u16>,
-    /// The last ping; absent if none was answered.
+    /// The last ping's round trip; absent if none was answered.
     pub round_trip_us: Option<u64>,
     pub clock_offset_ms: Option<i64>,
     pub queued_bytes: usize,
     pub untaken_bytes: u64,
     pub bytes_in: u64,
     pub bytes_out: u64,
-    /// Why it is down, in words.
+    /// The reason why it is down, in words.
     pub why_down: Option<String>,
-    /// Dials in a row that did not come up.
+    /// The number of dials in a row that did not come up.
     pub failed_dials: u32,
 }
 
 #[derive(Clone, Debug, Serialize)]
 pub struct LinksSnapshot {
     pub links: Vec<LinkSnapshot>,
-    /// Connections that have not proven who they are.
+    /// The number of connections that have not proven who they are.
     pub unproven: usize,
-    /// Connections that never became a link, since start.
+    /// The number of connections that never became a link, since start.
     pub rejected: u64,
 }
 
@@ -79,7 +79,7 @@ impl Table {
         self.up.read().values().map(|(link, _)| link.clone()).collect()
     }
 
-    /// Whether a connection with this hello may become the link; if so, what it replaces is closed.
+    /// Decides whether a connection with this hello may become the link; if so, what it replaces is closed.
     pub(super) fn admit(&self, hello: &Hello, lane: Lane, make: impl FnOnce() -> Link) -> Result<Link, LinkRefused> {
         // Both locks, always in this order: two connections of one node are decided one after the other.
         let mut known = self.known.lock();

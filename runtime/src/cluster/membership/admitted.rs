@@ -1,7 +1,7 @@
-//! Who is let in, by all that this node knows of the cluster. Pure.
+//! The list of nodes that are let in, made from all that this node knows of the cluster. Pure.
 //!
-//! The book has the first word and the last: whom it calls removed is out whatever else names it. What it cannot know yet is
-//! taken from the group that keeps the ledger, from members whose book is newer, and, by a joiner, from its grant.
+//! The book has the first word and the last: a node that it calls removed is out whatever else names it. What it cannot know yet
+//! is taken from the group that keeps the ledger, from members whose book is newer, and, by a joiner, from its grant.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,15 +16,15 @@ use crate::{
 
 const LANES: [Lane; 3] = [Lane::Router, Lane::Raft, Lane::Bulk];
 
-/// What this node knows.
+/// All that this node knows.
 pub struct Sources<'a> {
     pub me: NodeId,
     pub book: &'a [KnownNode],
-    /// Those that keep the ledger, as the newest entries of its log say.
+    /// The nodes that keep the ledger, as the newest entries of its log say.
     pub keepers: &'a [(NodeId, String)],
-    /// Whom this node was told of when it joined.
+    /// The members that this node was told of when it joined.
     pub first: &'a [Member],
-    /// Books of other members that are newer than ours, by who showed them.
+    /// The books of other members that are newer than ours, by who showed them.
     pub told: &'a [(NodeId, Vec<KnownNode>)],
 }
 
@@ -34,6 +34,7 @@ pub struct Admitted {
     pub removed: BTreeSet<NodeId>,
 }
 
+/// Works out who is let in and who was removed. Another member's book is believed only if this node itself lets that member in.
 pub fn admitted(sources: &Sources<'_>) -> Admitted {
     let Sources { me, book, keepers, first, told } = sources;
     let (gone, here): (Vec<_>, Vec<_>) = book.iter().partition(|known| known.state == NodeState::Removed);

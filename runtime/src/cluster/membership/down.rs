@@ -11,14 +11,14 @@ use tokio::net::{TcpStream, lookup_host};
 use super::{KnownNode, NodeState, leases::Leases};
 use crate::{cluster::link::Lane, op::NodeId};
 
-/// How often a leader looks at nodes without a link.
+/// The pause between two looks of a leader at nodes without a link.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const CONNECT_WITHIN: Duration = Duration::from_millis(500);
 const CONNECTING_AT_ONCE: usize = 32;
-/// Refused so often in a row: one alone may be a process that starts.
+/// The number of refusals in a row that count: one alone may be a process that starts.
 const REFUSALS: u32 = 2;
 
-/// While this node leads: says of each unlinked node that does not run that it does not.
+/// Tells the node book, while this node leads, of each unlinked node whose process does not run. Ends when the ledger is gone.
 pub async fn tell(leases: Arc<Leases>) {
     let setup = &leases.setup;
     let mut leadership = setup.ledger.leadership();
@@ -63,7 +63,7 @@ fn is_unlinked(leases: &Leases, known: &KnownNode) -> bool {
     there && known.node != leases.setup.node && !known.address.is_empty() && !linked(Lane::Router) && !linked(Lane::Raft)
 }
 
-/// Whether every address of `address` refuses. Silence, and whatever else goes wrong, is no refusal.
+/// Tells whether every address of `address` refuses. Silence, and whatever else goes wrong, is no refusal.
 async fn refuses(address: &str) -> bool {
     let asked = async {
         let mut some = false;

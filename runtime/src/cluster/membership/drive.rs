@@ -1,4 +1,4 @@
-//! Keeps links and votes as the node book says.
+//! The tasks that keep links and votes as the node book says.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,18 +11,18 @@ use super::{
 };
 use crate::{cluster::lease::BootClock, ledger::Cursor, op::NodeId};
 
-/// How often votes are looked at.
+/// The pause between two looks at the votes.
 const VOTERS_EVERY: Duration = Duration::from_millis(250);
-/// After a change that was refused.
+/// The pause after a change that was refused.
 const VOTERS_RETRY: Duration = Duration::from_secs(2);
-/// Before a leader whose disk is still full tries again to be rid of the lead.
+/// The pause before a leader whose disk is still full tries again to be rid of the lead.
 const FULL_RETRY: Duration = Duration::from_secs(10);
-/// How long another may take to be elected in place of a leader that is being drained.
+/// The time that another may take to be elected in place of a leader that is being drained.
 const ASIDE_WITHIN: Duration = Duration::from_secs(5);
-/// Addresses may also change with the group's own members, so the book is not waited for alone.
+/// The longest wait for a change of the book: addresses may also change with the group's own members.
 const LINKS_EVERY: Duration = Duration::from_millis(500);
 
-/// Links to every node that is in the cluster, and to nobody else.
+/// Keeps links to every node that is in the cluster, and to nobody else. Runs until the book is gone.
 pub async fn links(leases: Arc<Leases>, introductions: Arc<Introductions>) {
     let setup = &leases.setup;
     let mut cursor = setup.book.cursor();
@@ -61,11 +61,13 @@ fn seen<T>(leases: &Leases, look: impl FnOnce(&voters::Seen<'_>) -> T) -> T {
     look(&voters::Seen { me: leases.setup.node, nodes: &nodes, members: &status.members, log_last: status.log_last, away })
 }
 
+/// Checks whether `node` may be removed for good; the error says why not.
 pub fn removable(leases: &Leases, node: NodeId) -> Result<(), String> {
     seen(leases, |seen| voters::removable(seen, node))
 }
 
-/// While this node leads: makes one change after the other until all is as it should be.
+/// Changes the group that keeps the ledger while this node leads, one change after the other, until all is as it should be.
+/// Also hands the lead over if this node's disk is full or it is being drained. Never ends by itself.
 pub async fn voters(leases: Arc<Leases>) {
     let setup = &leases.setup;
     loop {

@@ -1,4 +1,4 @@
-//! Newer books of other members, for a node that was away while the cluster changed: it would refuse those who came since.
+//! The newer books of other members, for a node that was away while the cluster changed: it would refuse nodes that came since.
 //!
 //! Asks members that it is linked with, and believes what is newer than its own book until its own is as new. Keeps a few
 //! answers, and nothing after a restart.
@@ -19,21 +19,21 @@ use crate::{
     op::NodeId,
 };
 
-/// Between rounds. Strangers can knock as often as they like: that costs one round a second.
+/// The pause between rounds. Strangers can knock as often as they like: that costs one round a second.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 const ASK_WITHIN: Duration = Duration::from_secs(3);
-/// Members asked in one round, and answers kept.
+/// The number of members asked in one round, and of answers kept.
 const ASKED_MAX: usize = 3;
 
 #[derive(Serialize, Deserialize)]
 enum Question {
-    /// Whom do you know?
+    /// A request for the nodes that the asked one knows.
     Book,
 }
 
 #[derive(Serialize, Deserialize)]
 enum Answer {
-    /// Those that are not removed, as of `cursor`.
+    /// The nodes that are not removed, as of `cursor`.
     Book { cursor: Cursor, nodes: Vec<KnownNode> },
 }
 
@@ -49,7 +49,7 @@ pub struct Introductions {
 }
 
 impl Introductions {
-    /// Answers members that ask.
+    /// Opens the desk and answers members that ask, until [`Self::close`].
     pub fn open(leases: &Arc<Leases>) -> Self {
         let desk = Desk::new(leases.setup.lane.clone(), number::BOOKS);
         let answering = Arc::downgrade(leases);
@@ -66,11 +66,12 @@ impl Introductions {
         Self { desk, told: Mutex::default() }
     }
 
+    /// Stops answering members that ask.
     pub fn close(&self) {
         self.desk.close();
     }
 
-    /// What is newer than a book as of `own`; what is not is forgotten.
+    /// Returns the books that are newer than one as of `own`; the others are forgotten.
     pub fn newer_than(&self, own: Cursor) -> Vec<(NodeId, Vec<KnownNode>)> {
         let mut told = self.told.lock();
         told.retain(|one| one.cursor > own);
@@ -100,7 +101,7 @@ impl Introductions {
     }
 }
 
-/// Asks when somebody came who is not in the book, and while nobody leads: the leader may be one who is not.
+/// Asks members when a node came that is not in the book, and while nobody leads: the leader may be one that is not in it.
 pub async fn ask_around(leases: Arc<Leases>, introductions: Arc<Introductions>) {
     let setup = &leases.setup;
     loop {

@@ -1,4 +1,4 @@
-//! Leases, asked for and granted in time.
+//! The tasks that ask for leases, and grant them, in time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,18 +17,18 @@ use crate::{
     op::NodeId,
 };
 
-/// How often the phase of the own lease is looked at.
+/// The pause between two looks at the phase of the own lease.
 const PHASE_EVERY: Duration = Duration::from_millis(50);
-/// How often a leader looks whose lease is over.
+/// The pause between two looks of a leader at whose lease is over.
 const OVERDUE_EVERY: Duration = Duration::from_millis(100);
-/// While none is held: nothing runs here until one is.
+/// The pause between asks while no lease is held: nothing runs here until one is.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 const ASK_WITHIN: Duration = Duration::from_millis(1_000);
 
 #[derive(Serialize, Deserialize)]
 struct LeaseAsk {
     ask: Ask,
-    /// Nothing that was placed there before runs any more.
+    /// True if nothing that was placed there before runs any more.
     holds_nothing: bool,
 }
 
@@ -39,11 +39,11 @@ enum LeaseAnswer {
     NotLeading,
 }
 
-/// One node's lease as its grantor counts it.
+/// The lease of one node as its grantor counts it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseView {
     pub node: NodeId,
-    /// Before it is called lost; none if it is lost already.
+    /// The time before the node is called lost; none if it is lost already.
     pub left: Option<Duration>,
 }
 
@@ -64,6 +64,7 @@ fn now() -> Option<BootTime> {
 }
 
 impl Leases {
+    /// Makes a node's side of leases, with none held; it answers nobody before [`Self::open`].
     pub fn new(setup: MembershipSetup) -> Self {
         let holder = Mutex::new(Holder::new(setup.terms, setup.generation));
         // The Raft lane: leases must not wait behind other things either.
@@ -71,7 +72,7 @@ impl Leases {
         Self { setup, desk, holder, granting: Mutex::default() }
     }
 
-    /// Answers nodes that ask for their leases.
+    /// Answers nodes that ask for their leases from now on, until [`Self::close`].
     pub fn open(self: &Arc<Self>) {
         let leases = Arc::downgrade(self);
         self.desk.open(move |peer, asked| {
@@ -80,11 +81,12 @@ impl Leases {
         });
     }
 
+    /// Stops answering nodes that ask for their leases.
     pub fn close(&self) {
         self.desk.close();
     }
 
-    /// Nobody else could take over: no lease is needed.
+    /// Tells whether nobody else could take over, so that no lease is needed.
     fn alone(&self) -> bool {
         let nodes = self.setup.book.nodes();
         let mut left = nodes.iter().filter(|known| known.state != NodeState::Removed).peekable();
@@ -95,7 +97,7 @@ impl Leases {
         }
     }
 
-    /// Reads the clock.
+    /// Returns the phase of this node's own lease, by the clock at this moment.
     pub fn phase(&self) -> Phase {
         if self.alone() {
             return Phase::Held;
@@ -104,7 +106,7 @@ impl Leases {
         now().map_or(Phase::Over, |now| self.holder.lock().phase(now))
     }
 
-    /// How long until this node begins to stop what it holds: none if it holds no lease, the greatest if it needs none.
+    /// Returns how long until this node begins to stop what it holds: none if it holds no lease, the greatest if it needs none.
     pub fn stops_in(&self) -> Option<Duration> {
         if self.alone() {
             return Some(Duration::MAX);
@@ -113,7 +115,7 @@ impl Leases {
         holder.holds().then(|| holder.left(now).saturating_sub(self.setup.terms.stop_within))
     }
 
-    /// This node's disk is full.
+    /// Tells whether this node's disk is full.
     pub fn no_room(&self) -> bool {
         matches!(self.setup.ledger.takes_writes(), Err(AppendError::DiskFull { .. }))
     }
@@ -130,6 +132,7 @@ impl Leases {
         });
     }
 
+    /// Returns how each node's lease stands; empty on a node that does not grant.
     pub fn view(&self) -> Vec<LeaseView> {
         let granting = self.granting.lock();
         let (Some(granting), Some(now)) = (granting.as_ref(), now()) else { return Vec::new() };
@@ -138,7 +141,7 @@ impl Leases {
         there.map(|known| LeaseView { node: known.node, left: granting.grantor.left(known.node, now) }).collect()
     }
 
-    /// The leader's answer to a node.
+    /// Answers a node as the leader. A lost node that holds nothing is taken in again, and is granted a lease after that.
     fn answer(self: &Arc<Self>, node: NodeId, asked: &LeaseAsk) -> LeaseAnswer {
         let known = self.setup.book.nodes().into_iter().find(|known| known.node == node);
         let removed = known.as_ref().is_none_or(|known| known.state == NodeState::Removed);
@@ -184,7 +187,7 @@ impl Leases {
     }
 }
 
-/// Asks for this node's lease, and tells what phase it is in.
+/// Asks for this node's lease again and again, and tells what phase it is in.
 pub async fn hold(leases: Arc<Leases>) {
     let every = ask_every(&leases.setup.terms);
     let asking = async {
@@ -239,7 +242,7 @@ async fn ask(leases: &Arc<Leases>) {
     leases.tell_phase();
 }
 
-/// While this node leads: counts everyone's lease, and says whose is over.
+/// Counts everyone's lease while this node leads, and tells the book whose is over. Ends when the ledger is gone.
 pub async fn grant(leases: Arc<Leases>) {
     let mut leadership = leases.setup.ledger.leadership();
     loop {

@@ -1,4 +1,4 @@
-//! Who is in the cluster, and who may act: drives leases, votes and links by what the node book says.
+//! Membership: who is in the cluster, and who may act. It drives leases, votes and links by what the node book says.
 //!
 //! Owns this node's lease and, while it leads, everyone's. Asks the node book (the ledger's directory, in the end) who the
 //! nodes are, and tells it who is lost and who is back. Decides nothing about what runs where. After a restart it holds no
@@ -37,49 +37,50 @@ use voters::VoterPolicy;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NodeState {
     Up,
-    /// It is being emptied.
+    /// The node is being emptied.
     Draining,
-    /// It is empty, and takes nothing new.
+    /// The node is empty, and takes nothing new.
     Drained,
-    /// Its lease ran out; it may come back.
+    /// The node's lease ran out; it may come back.
     Lost,
-    /// For good.
+    /// The node is out for good.
     Removed,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownNode {
     pub node: NodeId,
-    /// Its number among those who keep the ledger.
+    /// The node's number among those that keep the ledger.
     pub raft_id: u64,
-    /// Where its peers reach it.
+    /// The address at which its peers reach it.
     pub address: String,
     pub state: NodeState,
-    /// Of its newest start that is in the ledger.
+    /// The generation of its newest start that is in the ledger.
     pub generation: u64,
-    /// What its certificates are for; none until it has said so.
+    /// The key that its certificates are for; none until it has said so.
     pub key: Option<KeyPin>,
 }
 
-/// What the ledger says about nodes, and the way to change it.
+/// The book of what the ledger says about nodes, and the way to change it.
 pub trait NodeBook: Send + Sync + 'static {
     fn nodes(&self) -> Vec<KnownNode>;
-    /// Up to which event `nodes` is.
+    /// Returns the event up to which `nodes` is.
     fn cursor(&self) -> watch::Receiver<Cursor>;
-    /// Of this node: whether nothing that was placed here before runs any more.
+    /// Tells of this node whether nothing that was placed here before runs any more.
     fn holds_nothing(&self) -> bool;
-    /// On the leader: the lease of a node ran out.
+    /// Writes, on the leader, that the lease of a node ran out.
     fn lost(&self, node: NodeId, why: String) -> BoxFuture<'static, Result<(), Refused>>;
-    /// On the leader: nothing listens where the node was, though its lease is not over. Repeated while that is so.
+    /// Writes, on the leader, that nothing listens where the node was, though its lease is not over. Called again while that is
+    /// so.
     fn down(&self, node: NodeId) -> BoxFuture<'static, Result<(), Refused>>;
-    /// On the leader: a lost node asks again, and holds nothing.
+    /// Writes, on the leader, that a lost node asks again and holds nothing.
     fn back(&self, node: NodeId, generation: u64) -> BoxFuture<'static, Result<(), Refused>>;
 }
 
 #[derive(Clone)]
 pub struct MembershipSetup {
     pub node: NodeId,
-    /// Of this start.
+    /// The generation of this start.
     pub generation: u64,
     pub terms: LeaseTerms,
     pub voters: VoterPolicy,
@@ -88,13 +89,13 @@ pub struct MembershipSetup {
     /// The Raft lane: leases must not wait behind other things either.
     pub lane: LaneRpc,
     pub book: Arc<dyn NodeBook>,
-    /// Whom a joiner was told of; used until its own book names it, and so is at least as new.
+    /// The members that a joiner was told of; used until its own book names it, and so is at least as new.
     pub first_peers: Vec<Member>,
-    /// Told what phase this node's lease is in.
+    /// The channel that is told what phase this node's lease is in.
     pub lease: watch::Sender<Phase>,
 }
 
-/// Ends with [`Membership::stop`], or when dropped.
+/// The tasks of membership. They end with [`Membership::stop`], or when this is dropped.
 pub struct Membership {
     leases: Arc<Leases>,
     introductions: Arc<Introductions>,
@@ -102,6 +103,7 @@ pub struct Membership {
 }
 
 impl Membership {
+    /// Starts the tasks and answers other nodes from now on. This node holds no lease until a leader grants one.
     pub fn start(setup: MembershipSetup) -> Self {
         let leases = Arc::new(Leases::new(setup));
         leases.open();
@@ -117,26 +119,27 @@ impl Membership {
         Self { leases, introductions, tasks: Mutex::new(tasks) }
     }
 
-    /// How each node's lease stands, on the leader; empty elsewhere.
+    /// Returns how each node's lease stands, on the leader; empty elsewhere.
     pub fn leases(&self) -> Vec<LeaseView> {
         self.leases.view()
     }
 
-    /// The phase of this node's own lease, by the clock.
+    /// Returns the phase of this node's own lease, by the clock.
     pub fn phase(&self) -> Phase {
         self.leases.phase()
     }
 
-    /// How long until this node begins to stop what it holds: none if it holds no lease, the greatest if it needs none.
+    /// Returns how long until this node begins to stop what it holds: none if it holds no lease, the greatest if it needs none.
     pub fn stops_in(&self) -> Option<Duration> {
         self.leases.stops_in()
     }
 
-    /// On the leader: why a node may not be removed now.
+    /// Tells, on the leader, why a node may not be removed now.
     pub fn removable(&self, node: NodeId) -> Result<(), String> {
         drive::removable(&self.leases, node)
     }
 
+    /// Stops answering and ends all tasks; waits until they are over. A second call changes nothing.
     pub async fn stop(&self) {
         self.leases.close();
         self.introductions.close();
@@ -159,7 +162,7 @@ impl Drop for Membership {
     }
 }
 
-/// How often a lease is asked for: several times within its length.
+/// Returns the pause between asks for a lease: there are several within its length.
 fn ask_every(terms: &LeaseTerms) -> Duration {
     (terms.length / 8).max(Duration::from_millis(20))
 }

@@ -1,4 +1,4 @@
-//! Who should keep the ledger and vote: the next change, and why. Pure.
+//! The rules for who should keep the ledger and vote: the next change, and why. Pure.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,16 +11,16 @@ use crate::{
     op::NodeId,
 };
 
-/// A learner this close to the end of the log may vote.
+/// The number of entries by which a learner may lag behind the end of the log and still be made a voter.
 const CAUGHT_UP_ENTRIES: u64 = 1_000;
-/// Who answered this recently is there.
+/// The time within which a member must have answered to count as there.
 const THERE: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VoterPolicy {
-    /// As many as there are nodes for, up to this many.
+    /// The largest number of voters; there are as many as there are nodes for, up to this.
     pub voters_max: usize,
-    /// A voter that is away longer is replaced by a learner, if there is one.
+    /// The time after which a voter that is away is replaced by a learner, if there is one.
     pub replace_after: Duration,
 }
 
@@ -30,13 +30,13 @@ impl Default for VoterPolicy {
     }
 }
 
-/// What the leader knows.
+/// All that the leader knows.
 pub struct Seen<'a> {
     pub me: NodeId,
     pub nodes: &'a [KnownNode],
     pub members: &'a [Member],
     pub log_last: u64,
-    /// How long each member has not answered; none while it has not answered in this term yet.
+    /// The time for which each member has not answered; none while it has not answered in this term yet.
     pub away: BTreeMap<u64, Duration>,
 }
 
@@ -54,7 +54,7 @@ impl Seen<'_> {
         self.members.iter().filter(|member| member.voter)
     }
 
-    /// Why the voters that would be left could not agree on anything.
+    /// Checks that the voters that would be left can agree; the error says why they could not.
     fn without(&self, gone: &BTreeSet<u64>) -> Result<(), String> {
         let left: Vec<_> = self.voters().filter(|member| !gone.contains(&member.id)).collect();
         let there = left.iter().filter(|member| self.is_there(member)).count();
@@ -64,7 +64,7 @@ impl Seen<'_> {
         Err(format!("of the {} voters that would be left {there} answer, and that is no quorum", left.len()))
     }
 
-    /// Learners that can take a voter's place, those that have most first.
+    /// Lists the learners that can take a voter's place, those that have most first.
     fn candidates(&self) -> Vec<&Member> {
         let fit = self.members.iter().filter(|member| {
             !member.voter
@@ -78,7 +78,7 @@ impl Seen<'_> {
     }
 }
 
-/// Whether `node` may go for good: no quorum may be lost by that.
+/// Checks whether `node` may go for good: no quorum may be lost by that.
 pub fn removable(seen: &Seen<'_>, node: NodeId) -> Result<(), String> {
     let Some(member) = seen.members.iter().find(|member| member.node == Some(node)) else { return Ok(()) };
     if !member.voter {
@@ -90,7 +90,7 @@ pub fn removable(seen: &Seen<'_>, node: NodeId) -> Result<(), String> {
     seen.without(&BTreeSet::from([member.id]))
 }
 
-/// The next change to make, with its reason; none when all is as it should be.
+/// Returns the next change to make, with its reason; none when all is as it should be.
 pub fn next(policy: &VoterPolicy, seen: &Seen<'_>) -> Option<(Change, String)> {
     let member_of = |node: NodeId| seen.members.iter().find(|member| member.node == Some(node));
     for known in seen.nodes.iter().filter(|known| known.state != NodeState::Removed) {

@@ -1,4 +1,4 @@
-//! Local doors: what a key on this node leads to.
+//! Local doors: the receivers behind the keys of this node.
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -8,11 +8,11 @@ use crate::{
     clock::Deadline,
 };
 
-/// A message at its door. Borrowed from the link's buffer: decode it, do not keep it.
+/// A message at its door. It is borrowed from the link's buffer: decode it, do not keep it.
 pub struct Inbound<'a> {
-    /// The key of who sent it, if anybody in particular did.
+    /// The key of the sender, if anybody in particular sent it.
     pub src: Option<&'a str>,
-    /// MessagePack.
+    /// The body as MessagePack.
     pub body: &'a [u8],
     pub deadline: Option<Deadline>,
     pub(super) question: Option<Question>,
@@ -24,11 +24,12 @@ impl Inbound<'_> {
         rmp_serde::from_slice(self.body).map_err(|_| NotDelivered::BadBody)
     }
 
+    /// Tells whether the sender waits for an answer.
     pub fn is_ask(&self) -> bool {
         self.question.is_some()
     }
 
-    /// The way back; `BadBody` for a tell, which has none. Call it once, for the message's `Reply`.
+    /// Returns the way back; `BadBody` for a tell, which has none. Call it once, for the message's `Reply`.
     pub fn reply<T: Serialize + Send + 'static>(&self) -> Result<Reply<T>, NotDelivered> {
         let question = self.question.as_ref().ok_or(NotDelivered::BadBody)?;
         let deadline = self.deadline.ok_or(NotDelivered::BadBody)?;
@@ -36,7 +37,7 @@ impl Inbound<'_> {
     }
 }
 
-/// The message was not handed on, and nothing happened.
+/// The reason why a message was not handed on; nothing happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotDelivered {
     Busy,
@@ -44,12 +45,12 @@ pub enum NotDelivered {
     BadBody,
 }
 
-/// Hands messages on to something bounded. Called on a link's task: it must not block and not panic.
+/// A receiver that hands messages on to something bounded. It is called on a link's task: it must not block and not panic.
 pub trait LocalDoor: Send + Sync + 'static {
     fn deliver(&self, inbound: &Inbound<'_>) -> Result<(), NotDelivered>;
 }
 
-/// Leads to a supervised actor through its restarts; `read` turns what came into its message.
+/// A door to a supervised actor that follows it through restarts; `read` turns what came into the actor's message.
 pub struct ActorDoor<M: Send + 'static, F> {
     door: Door<M>,
     read: F,
@@ -59,6 +60,7 @@ impl<M: Send + 'static, F> ActorDoor<M, F>
 where
     F: Fn(&Inbound<'_>) -> Result<M, NotDelivered> + Send + Sync + 'static,
 {
+    /// Makes a door to this actor.
     pub fn new(door: Door<M>, read: F) -> Self {
         Self { door, read }
     }

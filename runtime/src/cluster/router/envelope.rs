@@ -1,4 +1,4 @@
-//! What travels between routers. The link's version names the format: this is version 1.
+//! The format of what travels between routers. The link's version names the format: this is version 1.
 //!
 //! A tell: kind, incarnation, destination, source, then the body (MessagePack). An ask: kind, correlation id, microseconds
 //! left, then as a tell. An answer: kind, correlation id, body. A refusal: kind, correlation id, code, detail, destination.
@@ -7,16 +7,17 @@
 
 use crate::cluster::link::FRAME_BYTES_MAX;
 
-/// The largest body: what is larger goes through the blob store.
+/// The largest body; anything larger goes through the blob store.
 pub const BODY_BYTES_MAX: usize = FRAME_BYTES_MAX - 1024;
-/// For a message without a deadline.
+/// The value for a message without a deadline.
 pub(super) const NO_DEADLINE: u64 = u64::MAX;
 
-/// Destinations that a link knows by number at a time. One more takes the slot of another, which is named again when used.
+/// The number of destinations that a link knows by number at a time. One more takes the slot of another, which is named anew when
+/// it is used again.
 pub(super) const SLOTS: u16 = 1024;
 const NAMED: u16 = 0x8000;
 
-/// How a message says where it goes: by the slot's number, and by its text too unless the link has heard it.
+/// The way in which a message says where it goes: by the slot's number, and by its text too unless the link has heard it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Slot {
     pub(super) number: u16,
@@ -31,19 +32,19 @@ const REFUSED: u8 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Message<'a> {
     pub(super) ask: bool,
-    /// Zero of a tell.
+    /// The number of the ask; zero in a tell.
     pub(super) correlation: u64,
-    /// [`NO_DEADLINE`] of a tell.
+    /// The time that is left, in microseconds; [`NO_DEADLINE`] in a tell.
     pub(super) left_us: u64,
     pub(super) incarnation: u64,
-    /// As read: empty unless the slot is named.
+    /// The destination as read: empty unless the slot is named.
     pub(super) dst: &'a str,
-    /// Empty if nobody in particular sent it.
+    /// The key of the sender; empty if nobody in particular sent it.
     pub(super) src: &'a str,
     pub(super) body: &'a [u8],
 }
 
-/// Why a message was not handed on. The numbers are the wire format: add, never change.
+/// The reason why a message was not handed on. The numbers are the wire format: add, never change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     NoSuchActor,
@@ -53,7 +54,7 @@ pub(super) enum Refusal {
     StaleIncarnation {
         current: u64,
     },
-    /// Handed on, and let go of without an answer.
+    /// The message was handed on, and dropped without an answer.
     Dropped,
     BadBody,
     AnswerTooLarge,
@@ -73,7 +74,7 @@ fn put_key(buffer: &mut Vec<u8>, key: &str) {
     buffer.extend_from_slice(key);
 }
 
-/// Everything of a message but its body, which follows.
+/// Writes everything of a message but its body, which follows.
 #[inline]
 pub(super) fn put_head(buffer: &mut Vec<u8>, message: &Message<'_>, slot: Slot) {
     let number = if slot.named { slot.number | NAMED } else { slot.number };
@@ -98,7 +99,7 @@ pub(super) fn put_head(buffer: &mut Vec<u8>, message: &Message<'_>, slot: Slot) 
     put_key(buffer, message.src);
 }
 
-/// Everything of an answer but its body, which follows.
+/// Writes everything of an answer but its body, which follows.
 pub(super) fn put_answer(buffer: &mut Vec<u8>, correlation: u64) {
     buffer.push(ANSWER);
     buffer.extend_from_slice(&correlation.to_be_bytes());
@@ -152,7 +153,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// `None` is a peer that does not speak this version: the link is closed with that reason.
+/// Reads one envelope. `None` means a peer that does not speak this version: the link is closed with that reason.
 #[inline]
 pub(super) fn read(payload: &[u8]) -> Option<Envelope<'_>> {
     let mut at = Cursor(payload);

@@ -1,4 +1,4 @@
-//! How an ask or a tell may fail, and whether it may have happened all the same.
+//! The ways in which an ask or a tell may fail, and whether it may have happened all the same.
 
 use super::envelope::{BODY_BYTES_MAX, Refusal};
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
     op::NodeId,
 };
 
-/// How far a message got before its way was cut.
+/// The point up to which a message got before its way was cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unreachable {
     /// There was no link: nothing happened.
@@ -52,7 +52,7 @@ pub enum RouteError {
 }
 
 impl RouteError {
-    /// Whether it may have happened: retry then only with the same operation id.
+    /// Tells whether it may have happened: retry then only with the same operation id.
     pub const fn maybe_happened(&self) -> bool {
         matches!(
             self,

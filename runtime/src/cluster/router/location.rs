@@ -1,4 +1,4 @@
-//! Where keys are: the caller's directory, and what was learnt from it.
+//! The places of keys: the caller's directory, and what was learnt from it.
 
 use std::{collections::HashMap, hash::BuildHasher, sync::Arc};
 
@@ -7,26 +7,27 @@ use parking_lot::RwLock;
 
 use crate::{error::Refused, id::Key, op::NodeId};
 
-/// Keys whose place is remembered. A key not asked for lately is forgotten first; then the directory is asked again.
+/// The number of keys whose place is remembered. A key not asked for lately is forgotten first; then the directory is asked
+/// again.
 pub const LOCATIONS_MAX: usize = 65_536;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Location {
     pub node: NodeId,
-    /// Which life of the entity is meant; an older one is refused there.
+    /// The life of the entity that is meant; an older one is refused there.
     pub incarnation: u64,
 }
 
-/// Who knows where each key is: the ledger's directory, in the end.
+/// The directory that knows where each key is: the ledger's, in the end.
 pub trait Directory: Send + Sync + 'static {
-    /// `None`: it is placed nowhere. The router bounds the wait with the caller's deadline.
+    /// Finds the place of a key; `None` if it is placed nowhere. The router bounds the wait with the caller's deadline.
     fn locate<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Location>, Refused>>;
 }
 
-/// Keys come from members: what is needed is speed, and a seed of this process.
+/// A map with a fast hash and a seed of this process. Keys come from members, so that speed is what is needed.
 type Map = HashMap<Arc<str>, Location, foldhash::fast::RandomState>;
 
-/// Two halves: a full young half becomes the old one, and what the old one held is forgotten.
+/// The two halves of the memory: a full young half becomes the old one, and what the old one held is forgotten.
 #[derive(Default)]
 struct Halves {
     young: Map,
@@ -50,7 +51,7 @@ impl Locations {
         Some(found)
     }
 
-    /// The same for the same key, in this process.
+    /// Returns a number that is the same for the same key, in this process.
     #[inline]
     pub(super) fn number(&self, key: &str) -> u16 {
         // The low bits of it.

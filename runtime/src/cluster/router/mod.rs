@@ -1,4 +1,4 @@
-//! Messages to keys, wherever they live: `ask` and `tell` read the same for this node and another.
+//! The router: messages to keys, wherever they live. `ask` and `tell` read the same for this node and another.
 //!
 //! Owns the location cache, the local doors and the asks that wait for an answer. Asks the caller's `Directory` where a key
 //! is, and `link` for the way there. Never starts or stops what it speaks to. Nothing survives a restart: an ask that

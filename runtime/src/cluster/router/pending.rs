@@ -1,4 +1,4 @@
-//! Asks that wait for an answer over a link.
+//! The asks that wait for an answer over a link.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::envelope::Refusal;
 
-/// Asks that may wait at a time, over all links; one more is refused with `WayFull`.
+/// The largest number of asks that wait at a time, over all links; one more is refused with `WayFull`.
 pub const PENDING_ASKS_MAX: usize = 65_536;
 
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(super) struct Waiting {
 }
 
 impl Pending {
-    /// Registered before it is sent, so that a link lost in between is noticed. `None` at the bound.
+    /// Enters an ask before it is sent, so that a link lost in between is noticed. `None` at the bound.
     pub(super) fn wait(self: &Arc<Self>, link: u64) -> Option<Waiting> {
         let (to, outcome) = oneshot::channel();
         // Zero is for messages that want no answer.
@@ -50,7 +50,8 @@ impl Pending {
         Some(Waiting { correlation, outcome, pending: self.clone() })
     }
 
-    /// Only what came over the link that was asked counts: another peer cannot answer for it.
+    /// Hands an outcome to the ask it is for. Only what came over the link that was asked counts: another peer cannot answer for
+    /// it.
     pub(super) fn settle(&self, link: u64, correlation: u64, outcome: Outcome) {
         let mut waiting = self.waiting.lock();
         if waiting.get(&correlation).is_some_and(|(asked, _)| *asked == link)

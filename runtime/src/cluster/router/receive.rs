@@ -1,4 +1,4 @@
-//! The receiving half: what comes in over links goes to local doors, and every refusal goes back.
+//! The receiving half: messages that come in over links go to local doors, and every refusal goes back.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -16,14 +16,15 @@ use crate::{
     cluster::link::{Down, LaneHandler, Link, LinkRefused, Taken},
 };
 
-/// A door that refuses tells says so at most this often: the word is about the door, not about each message.
+/// The shortest pause, in microseconds, after which a door that refuses tells says so again: the word is about the door, not
+/// about each message.
 const TELL_REFUSALS_EVERY_US: u64 = 1000;
 
 /// A key's door on this node.
 pub(super) struct DoorEntry {
     pub(super) incarnation: u64,
     pub(super) door: std::sync::Arc<dyn LocalDoor>,
-    /// When a sender of tells was last told that it refuses.
+    /// The moment when a sender of tells was last told that the door refuses.
     pub(super) told_us: AtomicU64,
 }
 
@@ -94,7 +95,7 @@ impl Router {
         }
     }
 
-    /// The refusal, and whether a sender of tells is to hear of it.
+    /// Hands a message to its door. The error is the refusal, and whether a sender of tells is to hear of it.
     #[inline]
     pub(super) fn hand_on(
         &self,

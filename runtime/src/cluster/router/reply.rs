@@ -19,7 +19,7 @@ use crate::{
     cluster::link::{Link, SendError},
 };
 
-/// Being handed to its door: a drop now means that the door did not take it, and the door says why.
+/// The phase in which the question is handed to its door: a drop now means that the door did not take it, and the door says why.
 const DELIVERING: u8 = 0;
 const DELIVERED: u8 = 1;
 const DROPPED: u8 = 2;
@@ -101,7 +101,7 @@ impl Question {
         }
     }
 
-    /// The door took it.
+    /// Notes that the door took it.
     pub(super) fn delivered(&self) {
         let phase = &self.0.0;
         if phase.compare_exchange(DELIVERING, DELIVERED, Ordering::AcqRel, Ordering::Acquire) == Err(DROPPED) {

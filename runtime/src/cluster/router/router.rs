@@ -28,9 +28,9 @@ use crate::{
     op::NodeId,
 };
 
-/// After a distant door refused a tell, further tells to it are refused here for so long.
+/// The time for which further tells are refused here after a distant door refused one.
 const BUSY_FOR: Duration = Duration::from_millis(20);
-/// Doors remembered as busy; when more are, all are forgotten, and say so again.
+/// The largest number of doors remembered as busy; when more are, all are forgotten, and say so again.
 const BUSY_MAX: usize = 4096;
 
 pub(super) struct Inner {
@@ -41,13 +41,13 @@ pub(super) struct Inner {
     pub(super) doors: RwLock<HashMap<Arc<str>, DoorEntry, foldhash::fast::RandomState>>,
     pub(super) pending: Arc<Pending>,
     busy: Mutex<HashMap<Box<str>, Instant>>,
-    /// How many are in `busy`, so that the usual tell need not lock it.
+    /// The number of entries in `busy`, so that the usual tell need not lock it.
     busy_count: AtomicUsize,
     pub(super) tells_refused: AtomicU64,
     started: Instant,
 }
 
-/// Cheap to clone. Give it to the links as the handler of the router lane, then [`Router::attach`] the links.
+/// The router of a node. Cheap to clone. Give it to the links as the handler of the router lane, then [`Router::attach`] them.
 #[derive(Clone)]
 pub struct Router(pub(super) Arc<Inner>, Option<Key>);
 
@@ -56,11 +56,12 @@ pub struct RouterSnapshot {
     pub doors: usize,
     pub pending_asks: usize,
     pub locations: usize,
-    /// Tells that a door on this node refused, since start.
+    /// The number of tells that a door on this node refused, since start.
     pub tells_refused: u64,
 }
 
 impl Router {
+    /// Makes a router for this node without links: until [`Router::attach`] it reaches only doors of this node.
     pub fn new(node: NodeId, directory: Arc<dyn Directory>) -> Self {
         let inner = Inner {
             node,
@@ -77,12 +78,12 @@ impl Router {
         Self(Arc::new(inner), None)
     }
 
-    /// The same router, for an entity that its receivers are to see as the sender.
+    /// Returns the same router for an entity that its receivers are to see as the sender.
     pub fn speaking_as(&self, src: Key) -> Self {
         Self(self.0.clone(), Some(src))
     }
 
-    /// The links it sends over; a second call changes nothing.
+    /// Gives it the links it sends over; a second call changes nothing.
     pub fn attach(&self, links: Links) {
         let _ = self.0.links.set(links);
     }
@@ -103,15 +104,17 @@ impl Router {
         }
     }
 
-    /// Where the directory, as it is tailed, says a key is now: saves the question.
+    /// Remembers where a key is now, as the directory that is tailed says it. This saves asking the directory.
     pub fn learn(&self, key: &Key, location: Location) {
         self.0.locations.put(key.as_str(), location);
     }
 
+    /// Forgets where a key is; the next message asks the directory.
     pub fn forget(&self, key: &Key) {
         self.0.locations.forget(key.as_str());
     }
 
+    /// Returns how many doors, waiting asks, remembered places and refused tells there are.
     pub fn snapshot(&self) -> RouterSnapshot {
         RouterSnapshot {
             doors: self.0.doors.read().len(),
@@ -133,7 +136,7 @@ impl Router {
         self.tell_at(location, dst, body)
     }
 
-    /// As [`Self::tell`]; where the way is full it waits for room until `deadline`, and then fails with `WayFull`.
+    /// Sends as [`Self::tell`] does; where the way is full it waits for room until `deadline`, and then fails with `WayFull`.
     pub async fn tell_wait<B: Serialize + Sync>(&self, deadline: Deadline, dst: &Key, body: &B) -> Result<(), RouteError> {
         loop {
             match self.tell(deadline, dst, body).await {
@@ -153,7 +156,7 @@ impl Router {
         }
     }
 
-    /// As [`Self::tell`], to a place that is known: never waits.
+    /// Sends as [`Self::tell`] does, to a place that is known. It never waits.
     #[inline]
     pub fn tell_at<B: Serialize>(&self, location: Location, dst: &Key, body: &B) -> Result<(), RouteError> {
         if location.node == self.0.node {
@@ -260,7 +263,7 @@ impl Router {
         }
     }
 
-    /// A place that turned out wrong is forgotten: the next message asks the directory.
+    /// Turns a refusal into an error. A place that turned out wrong is forgotten, so that the next message asks the directory.
     fn refused(&self, why: Refusal, dst: &Key, node: NodeId) -> RouteError {
         if matches!(why, Refusal::NoSuchActor | Refusal::StaleIncarnation { .. }) {
             self.0.locations.forget(dst.as_str());
@@ -295,7 +298,7 @@ impl Router {
         is_busy
     }
 
-    /// Since this router was made.
+    /// Returns the microseconds since this router was made.
     pub(super) fn now_us(&self) -> u64 {
         u64::try_from(self.0.started.elapsed().as_micros()).unwrap_or(u64::MAX)
     }

@@ -25,35 +25,37 @@ use crate::{
     },
 };
 
-/// Applied changes that may wait for the next commit; only reached when many entries are applied again at start.
+/// The bytes of applied changes that may wait for the next commit; only reached when many entries are applied again at start.
 const PENDING_BYTES_MAX: usize = 16 << 20;
 
-/// Who waits for one append.
+/// The asker that waits for one append.
 pub type Landed = oneshot::Sender<Result<Appended, AppendError>>;
 
-/// Those who wait for what becomes of their batches, and those who wait for the head to move.
+/// The askers that wait for what becomes of their batches, and those that wait for the head to move.
 pub struct Outcomes {
-    /// This life of the store, in the batches that it proposes: those of other nodes are not waited for here.
+    /// The number of this life of the store in the batches that it proposes: those of other nodes are not waited for here.
     pub origin: u64,
     waiting: Mutex<HashMap<u64, Vec<Landed>>>,
     pub head: Arc<watch::Sender<Cursor>>,
 }
 
 impl Outcomes {
+    /// Makes the outcomes of a new life of the store.
     pub fn new(head: Arc<watch::Sender<Cursor>>) -> Self {
         Self { origin: fastrand::u64(1..), waiting: Mutex::default(), head }
     }
 
-    /// Only ever forward: after a reopening, what was seen before is applied again.
+    /// Moves the head forward, and never back: after a reopening, what was seen before is applied again.
     pub fn moved(&self, head: u64) {
         self.head.send_if_modified(|seen| std::mem::replace(seen, (*seen).max(Cursor(head))) < Cursor(head));
     }
 
+    /// Enters the askers of a batch that is about to be proposed.
     pub fn wait(&self, batch: u64, landed: Vec<Landed>) {
         self.waiting.lock().insert(batch, landed);
     }
 
-    /// Those of a batch whose outcome has not been told.
+    /// Takes out the askers of a batch whose outcome has not been told.
     pub fn take(&self, batch: u64) -> Vec<Landed> {
         self.waiting.lock().remove(&batch).unwrap_or_default()
     }
@@ -84,6 +86,7 @@ pub struct MachineStore {
 }
 
 impl MachineStore {
+    /// Makes the machine for openraft; without a witness nothing is written down of what is acknowledged.
     pub fn new(disk: Arc<Disk>, jobs: Jobs, outcomes: Arc<Outcomes>, witness: Option<Witness>) -> Self {
         Self { disk, jobs, outcomes, witness: Arc::new(Mutex::new(witness)) }
     }
@@ -155,8 +158,8 @@ fn snapshot_meta(meta: &Meta) -> SnapshotMeta<u64, Node> {
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for MachineStore {
-    /// The tables are the snapshot: entries up to here may leave the log, because whatever takes them out of it commits
-    /// what they changed along with that. The rows are gathered when a node asks.
+    /// Makes the snapshot, which the tables are: entries up to here may leave the log, because whatever takes them out of it
+    /// commits what they changed along with that. The rows are gathered when a node asks.
     async fn build_snapshot(&mut self) -> Result<Snapshot<TypeConfig>, StorageError<u64>> {
         let mut machine = self.disk.machine.lock();
         machine.meta.snapshot_taken = true;

@@ -1,4 +1,4 @@
-//! Which of several nodes that miss a leader at the same moment stands for election. Pure.
+//! The rule for which of several nodes that miss a leader at the same moment stands for election. Pure.
 //!
 //! Two that begin elections within one round trip undo each other: the later term ends the lead that the earlier one has
 //! just won, and loses by it too. So a yes to a pre-vote is also a promise not to stand for a while, and of two
@@ -11,22 +11,22 @@ use tokio::time::Instant;
 
 use crate::op::NodeId;
 
-/// How long who said yes leaves the field to whom it was said: a pre-vote, a vote, and their writes to disk.
+/// The time for which a node that said yes leaves the field to the candidate: a pre-vote, a vote, and their writes to disk.
 pub const PROMISE: Duration = Duration::from_millis(300);
 
-/// Whose log is newer ranks higher, and of two alike the lower id.
+/// The rank of a candidate: the newer log ranks higher, and of two alike the lower id.
 type Rank = (Option<LogId<u64>>, std::cmp::Reverse<NodeId>);
 
 #[derive(Debug)]
 enum Field {
     /// Pre-votes are being asked for.
     Ours(Rank),
-    /// Votes are.
+    /// Votes are being asked for.
     Begun,
     Of(NodeId),
 }
 
-/// One node's view of who stands.
+/// The view that one node has of who stands.
 #[derive(Debug, Default)]
 pub struct Candidacy(Option<(Field, Instant)>);
 
@@ -35,7 +35,7 @@ impl Candidacy {
         self.0.as_ref().filter(|(_, until)| now < *until).map(|(field, _)| field)
     }
 
-    /// Whether this node may ask for pre-votes now; then it stands until it withdraws, or for as long as a promise lasts.
+    /// Tells whether this node may ask for pre-votes now; then it stands until it withdraws, or for as long as a promise lasts.
     pub fn stand(&mut self, me: NodeId, last: Option<LogId<u64>>, now: Instant) -> bool {
         if matches!(self.field(now), Some(Field::Of(_))) {
             return false;
@@ -44,7 +44,7 @@ impl Candidacy {
         true
     }
 
-    /// Whether it has not made room for another since it stood, and so begins an election: now nobody ranks higher.
+    /// Tells whether it has not made room for another since it stood, and so begins an election: now nobody ranks higher.
     pub fn begin(&mut self, now: Instant) -> bool {
         let stands = matches!(self.field(now), Some(Field::Ours(_)));
         if stands {
@@ -53,14 +53,14 @@ impl Candidacy {
         stands
     }
 
-    /// It did not find enough votes: others may try.
+    /// Withdraws this node, which did not find enough votes: others may try.
     pub fn withdraw(&mut self) {
         if matches!(self.0, Some((Field::Ours(_), _))) {
             self.0 = None;
         }
     }
 
-    /// Whether another may stand, who asks for a pre-vote; then this node does not.
+    /// Tells whether a candidate that asks for a pre-vote may stand; then this node does not.
     pub fn yields(&mut self, candidate: NodeId, last: Option<LogId<u64>>, now: Instant) -> bool {
         match self.field(now) {
             Some(Field::Begun) => false,

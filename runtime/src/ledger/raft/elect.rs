@@ -1,4 +1,4 @@
-//! When an election is begun, and what follows from its outcome.
+//! The steward: when an election is begun, and what follows from its outcome.
 //!
 //! A node that hears no leader asks the others first whether they hear none either, and whether its log is as new as theirs
 //! (a pre-vote): one that was away, or hears worse than others, disturbs nobody. A new leader takes an epoch before it
@@ -18,12 +18,14 @@ use super::{
 };
 use crate::{clock::Deadline, ledger::record::Command, op::NodeId};
 
-/// How often the silence is looked at.
+/// The pause between two looks at the silence.
 const TICK: Duration = Duration::from_millis(20);
 const PRE_VOTE_WITHIN: Duration = Duration::from_millis(300);
-/// How long a new leader's first entry may take before it is tried again.
+/// The time that a new leader's first entry may take before it is tried again.
 const EPOCH_WITHIN: Duration = Duration::from_secs(2);
 
+/// Watches this node's part in the group until Raft stops: tells who leads, takes an epoch when this node does, and begins an
+/// election when no leader is heard. `epoch` is the term and the epoch that are taken already.
 pub async fn steward(shared: Arc<Shared>, mut epoch: Option<(u64, u64)>) {
     let mut metrics = shared.raft.server_metrics();
     let mut next_try = Instant::now();
@@ -92,8 +94,8 @@ pub async fn steward(shared: Arc<Shared>, mut epoch: Option<(u64, u64)>) {
     }
 }
 
-/// While this node leads: says so to the others. Openraft's own beat is off, because its length is also how long an append may
-/// be on its way, and a round trip may be longer than a beat.
+/// Says to the others that this node leads, while it does. Openraft's own beat is off, because its length is also how long an
+/// append may be on its way, and a round trip may be longer than a beat.
 pub async fn beat(shared: Arc<Shared>) {
     let mut beats = tokio::time::interval(shared.setup.timing.heartbeat);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -107,7 +109,7 @@ pub async fn beat(shared: Arc<Shared>) {
     }
 }
 
-/// So that not all begin at the same moment.
+/// Returns a random wait, so that not all begin at the same moment.
 fn delay(shared: &Shared) -> Duration {
     shared.setup.timing.lease.mul_f64(fastrand::f64() * 0.2)
 }
@@ -129,7 +131,7 @@ async fn would_win(shared: &Shared) -> bool {
     yes >= needed
 }
 
-/// Whether we would vote for a candidate with such a log.
+/// Tells whether we would vote for a candidate with such a log.
 pub(super) fn pre_vote(shared: &Shared, candidate: NodeId, asked: &wire::PreVote) -> bool {
     if shared.leader() == Some(shared.setup.id) && !shared.aside.load(Ordering::Acquire) && shared.quorum().is_ok() {
         return false;
@@ -139,7 +141,7 @@ pub(super) fn pre_vote(shared: &Shared, candidate: NodeId, asked: &wire::PreVote
     would && shared.candidacy.lock().yields(candidate, asked.last, Instant::now())
 }
 
-/// Lets another be elected: no writes and no heartbeats until one is, or `within` is over. Whether one was.
+/// Lets another be elected: no writes and no heartbeats until one is, or `within` is over. Tells whether one was.
 pub(super) async fn step_aside(shared: &Shared, within: Duration) -> bool {
     let me = shared.setup.id;
     if shared.leader() != Some(me) {

@@ -1,8 +1,7 @@
 //! Openraft with this node as one of its members: proposals find the leader, wherever it is.
 //!
-//! A command is brought to the leader again until it has been applied here or its time is over. That is safe because an
-//! append says which version of its stream it follows: the second of two copies is refused, and whoever waits was told by
-//! the first. Elections are begun by `elect` alone.
+//! A command is brought to the leader until it is applied here or its time is over. That is safe: an append names the version of
+//! its stream that it follows; so a second copy is refused, and the first told whoever waits. `elect` alone begins elections.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -50,16 +49,16 @@ use crate::{
     op::NodeId,
 };
 
-/// Entries after which the log's older part is dropped; the tables have what they meant.
+/// The number of entries after which the log's older part is dropped; the tables have what they meant.
 const ENTRIES_PER_SNAPSHOT: u64 = 5_000;
-/// The same, for large entries.
+/// The same limit in bytes, for large entries.
 const BYTES_PER_SNAPSHOT: u64 = 32 << 20;
-/// Kept for nodes that lag a little.
+/// The number of entries kept for nodes that lag a little.
 const ENTRIES_KEPT: u64 = 1_024;
 const ENTRIES_PER_PURGE: u64 = 1;
-/// How long a command is brought to leaders; then its outcome is unknown, or it was refused.
+/// The time for which a command is brought to leaders; then its outcome is unknown, or it was refused.
 pub const PROPOSE_WITHIN: Duration = Duration::from_secs(10);
-/// Between looks for a leader, when nothing tells.
+/// The pause between looks for a leader, when nothing tells of one.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 pub(super) struct Shared {
@@ -70,14 +69,14 @@ pub(super) struct Shared {
     pub heard: Arc<Heard>,
     pub leadership: Arc<watch::Sender<Leadership>>,
     pub claims: Claims,
-    /// Read by a proposal of another node from the look at the claims until it is on its way into the log.
+    /// A lock that a proposal of another node reads from the look at the claims until it is on its way into the log.
     pub letting_in: tokio::sync::RwLock<()>,
-    /// When a leader last wrote to us, in microseconds on the boot clock.
+    /// The moment at which a leader last wrote to us, in microseconds on the boot clock.
     last_heard_us: AtomicU64,
-    /// Leads, and lets the others elect another.
+    /// True while this node leads and lets the others elect another.
     pub aside: AtomicBool,
     pub candidacy: Mutex<Candidacy>,
-    /// Since the log was last shortened for its size.
+    /// The bytes since the log was last shortened for its size.
     bytes: AtomicU64,
     pub incoming: tokio::sync::Mutex<Option<Incoming>>,
 }
@@ -99,7 +98,7 @@ fn now() -> BootTime {
 }
 
 impl Group {
-    /// Starts it. A node that is the only voter leads at once; others find their leader in their own time.
+    /// Starts the member. A node that is the only voter leads at once; others find their leader in their own time.
     #[allow(clippy::too_many_arguments)]
     pub async fn start(
         disk: Arc<Disk>,
@@ -225,6 +224,7 @@ impl Shared {
         self.raft.server_metrics().borrow().current_leader
     }
 
+    /// Returns the node of a member; `None` if there is no such member, or it was written before there were clusters.
     pub fn node_of(&self, id: u64) -> Option<NodeId> {
         if id == self.setup.id {
             return Some(self.setup.node);
@@ -238,18 +238,18 @@ impl Shared {
         self.last_heard_us.store(micros(now()), Ordering::Release);
     }
 
-    /// Half of the silence that a candidate waits for is over: who was just voted for gets its chance.
+    /// Notes a vote: half of the silence that a candidate waits for is over, so that the one just voted for gets its chance.
     pub fn hear_candidate(&self) {
         let half = self.setup.timing.lease / 2;
         self.last_heard_us.fetch_max(micros(now()).saturating_sub(half.as_micros() as u64), Ordering::AcqRel);
     }
 
-    /// How long no leader has been heard.
+    /// Returns how long no leader has been heard.
     pub fn quiet(&self) -> Duration {
         Duration::from_micros(micros(now()).saturating_sub(self.last_heard_us.load(Ordering::Acquire)))
     }
 
-    /// The moment at which a quorum last followed us, if we lead, and the term.
+    /// Returns the term and the moment at which a quorum last followed us; `None` unless we lead.
     pub fn confirmed(&self) -> Option<(u64, BootTime)> {
         let leadership = self.leadership.borrow().clone();
         if !leadership.is_me {
@@ -258,7 +258,7 @@ impl Shared {
         self.heard.quorum(self.setup.id, leadership.term, &self.voters(), now()).map(|at| (leadership.term, at))
     }
 
-    /// Why no write can be agreed on now.
+    /// Tells why no write can be agreed on now, if none can.
     pub fn quorum(&self) -> Result<(), String> {
         let patience = self.setup.timing.lease * 2;
         let voters = self.voters();
@@ -286,9 +286,8 @@ impl Shared {
         }
     }
 
-    /// Of a leader that a quorum followed within the last lease: nobody else can have been elected since, because voters
-    /// keep to a leader for that long. What was acknowledged anywhere is in this node's log; another node may have applied
-    /// and acknowledged it before this one applies it, so what is applied here would not do.
+    /// Returns how far a reader must have applied. Only a leader that a quorum followed within the last lease knows: voters keep
+    /// to it that long. It is the end of its log: another node may have acknowledged what is not applied here yet.
     pub fn read_index(&self) -> wire::ReadIndex {
         let fresh = self.confirmed().is_some_and(|(_, at)| now().since(at) < self.setup.timing.lease.mul_f64(0.9));
         if !fresh || self.aside.load(Ordering::Acquire) {
@@ -321,7 +320,7 @@ impl Shared {
         }
     }
 
-    /// Waits until entries up to `index` are applied here.
+    /// Waits until entries up to `index` are applied here; false if they are not by `deadline`.
     pub async fn applied(&self, index: u64, deadline: Deadline) -> bool {
         let mut metrics = self.raft.data_metrics();
         let reached = metrics.wait_for(|metrics| metrics.last_applied.is_some_and(|applied| applied.index >= index));
@@ -403,6 +402,7 @@ impl Shared {
         wire::read(&answer).map_err(|_| RpcError::Lost { node })
     }
 
+    /// Asks another member and waits until `deadline`. Errors: `NotSent` if it has no address or there are no lanes.
     pub async fn ask(&self, id: u64, body: &[u8], deadline: Deadline) -> Result<Bytes, RpcError> {
         let node = self.node_of(id);
         let (Some(node), Some(lanes)) = (node, &self.setup.lanes) else {

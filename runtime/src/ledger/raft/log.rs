@@ -22,7 +22,7 @@ use crate::ledger::{
     writer::{Disk, Job, Jobs},
 };
 
-/// Entries kept decoded.
+/// The number of entries that are kept decoded.
 const RECENT_ENTRIES: usize = 32;
 
 #[derive(Default)]
@@ -48,6 +48,7 @@ fn decode(index: u64, bytes: &[u8]) -> Result<Entry<TypeConfig>, ReadError> {
 }
 
 impl LogStore {
+    /// Opens the log as it is in the file.
     pub fn load(disk: Arc<Disk>, jobs: Jobs) -> Result<Self, ReadError> {
         let purged = meta(&disk.log, META_PURGED)?;
         let mut memory = Memory { purged, last: purged, ..Memory::default() };
@@ -59,12 +60,12 @@ impl LogStore {
         Ok(Self { disk, jobs, memory: Arc::new(Mutex::new(memory)) })
     }
 
-    /// The last entry, flushed or on its way.
+    /// Returns the id of the last entry, flushed or on its way.
     pub fn last(&self) -> Option<LogId<u64>> {
         self.memory.lock().last
     }
 
-    /// `purged` leaves the file in its own time.
+    /// Reads entries from the file, but for those up to `purged`, which leave it in their own time.
     fn read<RB: RangeBounds<u64> + Clone>(
         &self,
         range: &RB,
@@ -83,7 +84,7 @@ impl LogStore {
     }
 }
 
-/// What one message to another node may hold of entries, beyond its first.
+/// The bytes of entries that one message to another node may hold, beyond its first.
 const ENTRIES_BYTES_MAX: usize = 4 << 20;
 
 fn weight(entry: &Entry<TypeConfig>) -> usize {

@@ -31,7 +31,7 @@ pub use network::LedgerLanes;
 
 pub type Node = BasicNode;
 
-/// What became of a command.
+/// The outcome of a command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Applied {
     #[default]
@@ -58,16 +58,16 @@ impl std::fmt::Debug for RaftSetup {
 /// The founder's number among the members. Others derive theirs from their id.
 pub const FOUNDER: u64 = 1;
 
-/// A member's number: the random part of its id, which is never 0 or the founder's.
+/// Returns a member's number: the random part of its id, which is never 0 or the founder's.
 pub fn member_id(node: NodeId) -> u64 {
     (node.as_u128() as u64) | (1 << 63)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RaftTiming {
-    /// A leader writes to each member this often; a write to one may take this long.
+    /// The pause between a leader's writes to each member; a write to one may take this long.
     pub heartbeat: Duration,
-    /// A member that heard its leader this recently votes for no other.
+    /// The time for which a member that heard its leader votes for no other.
     pub lease: Duration,
 }
 
@@ -77,45 +77,45 @@ impl Default for RaftTiming {
     }
 }
 
-/// Which member this node is.
+/// The member that this node is.
 #[derive(Clone)]
 pub struct RaftSetup {
     pub id: u64,
     pub node: NodeId,
-    /// Where its peers reach it.
+    /// The address at which its peers reach it.
     pub address: String,
-    /// Whether it makes a group of its own where there is none; else it waits to be taken in.
+    /// True if it makes a group of its own where there is none; else it waits to be taken in.
     pub founds: bool,
-    /// Absent on a node that has no peers.
+    /// The lanes to its peers; absent on a node that has none.
     pub lanes: Option<LedgerLanes>,
     pub timing: RaftTiming,
-    /// Of the ledger's file.
+    /// The directory of the ledger's file.
     pub dir: PathBuf,
 }
 
-/// Who leads, as this node knows.
+/// The leadership as this node knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Leadership {
     pub term: u64,
     pub leader: Option<NodeId>,
-    /// This node leads, and has taken its epoch.
+    /// True if this node leads, and has taken its epoch.
     pub is_me: bool,
-    /// Of a leader: what incarnations it gives begin with. 0 elsewhere.
+    /// The number that the incarnations a leader gives begin with; 0 on a node that does not lead.
     pub epoch: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// It was not taken: nothing was written.
+    /// The command was not taken: nothing was written.
     #[error("there is no leader: {0}")]
     NotLeading(String),
-    /// It may have been taken, or may yet be.
+    /// The command may have been taken, or may yet be.
     #[error("{0}")]
     Unknown(String),
     /// Nothing was written: these appends of the batch, by place, are of older lives than the newest, named with each.
     #[error("older lives")]
     Fenced(Vec<(u32, u64)>),
-    /// The store failed. It may have been taken.
+    /// The store failed. The command may have been taken.
     #[error("{0}")]
     Lost(String),
 }
@@ -124,13 +124,13 @@ pub enum ProposeError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     pub id: u64,
-    /// Absent for one that was written before there were clusters.
+    /// The node of the member; absent for one that was written before there were clusters.
     pub node: Option<NodeId>,
     pub address: String,
     pub voter: bool,
     /// The last entry it is known to have; on the leader only.
     pub matched: Option<u64>,
-    /// When the last question that it answered was sent; on the leader only.
+    /// The moment at which the last question that it answered was sent; on the leader only.
     pub answered: Option<BootTime>,
 }
 
@@ -155,7 +155,7 @@ pub enum Change {
     Promote {
         ids: Vec<u64>,
     },
-    /// They stay as learners.
+    /// The members stay as learners.
     Demote {
         ids: Vec<u64>,
     },
@@ -177,19 +177,19 @@ pub enum ChangeError {
     Refused(String),
 }
 
-/// One partition's agreement on the order of commands.
+/// The agreement of one partition on the order of commands.
 pub trait Consensus: Send + Sync {
-    /// Answers when the command has been applied here.
+    /// Proposes a command. Answers when it has been applied here.
     fn propose(&self, command: Command) -> BoxFuture<'static, Result<Applied, ProposeError>>;
     fn status(&self) -> ConsensusStatus;
-    /// Why no command can be agreed on now.
+    /// Tells why no command can be agreed on now, if none can.
     fn quorum(&self) -> Result<(), String>;
-    /// Of a leader: its term, and the latest moment at which a quorum is known to have followed it.
+    /// Returns, on a leader, its term and the latest moment at which a quorum is known to have followed it.
     fn confirmed(&self) -> Option<(u64, BootTime)>;
-    /// Whether this node is the only voter.
+    /// Tells whether this node is the only voter.
     fn is_alone(&self) -> bool;
-    /// Of a leader: waits until all proposals that looked at the claims before this call are in its log, and gives the index
-    /// of the last entry then.
+    /// Waits, on a leader, until all proposals that looked at the claims before this call are in its log, and gives the index of
+    /// the last entry then.
     fn let_in(&self) -> BoxFuture<'static, Result<u64, String>>;
     /// Waits until entries up to `index` are applied here; false if they are not by the deadline.
     fn applied(&self, index: u64, deadline: Deadline) -> BoxFuture<'static, bool>;
@@ -197,12 +197,12 @@ pub trait Consensus: Send + Sync {
     fn linearize(&self, deadline: Deadline) -> BoxFuture<'static, Result<(), String>>;
     /// Asks the leader, elsewhere, to begin a new life of a stream.
     fn ask_claim(&self, stream: &Key, deadline: Deadline) -> BoxFuture<'static, Result<wire::Claimed, String>>;
-    /// The value of the events' table that begins with a cursor, from the first other member that has it whole.
+    /// Fetches the value of the events' table that begins with a cursor, from the first other member that has it whole.
     fn events_of_others(&self, from: u64, deadline: Deadline) -> BoxFuture<'static, Option<Vec<u8>>>;
     /// Answers another member.
     fn serve(&self, peer: NodeId, kind: wire::Kind, body: Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>>;
     fn change(&self, change: Change) -> BoxFuture<'static, Result<(), ChangeError>>;
-    /// Lets another lead; whether one does. True on a node that does not lead.
+    /// Lets another lead; tells whether one does. True on a node that does not lead.
     fn step_aside(&self, within: Duration) -> BoxFuture<'static, bool>;
     fn stop(&self) -> BoxFuture<'_, ()>;
 }

@@ -26,11 +26,11 @@ use crate::{
     op::NodeId,
 };
 
-/// Between tries to reach a node that is away.
+/// The pause between tries to reach a node that is away.
 const RETRY_EVERY: Duration = Duration::from_millis(100);
-/// One part of a snapshot may take this long.
+/// The time that one part of a snapshot may take.
 const PART_WITHIN: Duration = Duration::from_secs(20);
-/// Writing a whole snapshot to the receiver's disk may take this long.
+/// The time that writing a whole snapshot to the receiver's disk may take.
 const INSTALL_WITHIN: Duration = Duration::from_secs(110);
 
 /// The lanes that nodes of one cluster reach each other by.
@@ -40,18 +40,18 @@ pub struct LedgerLanes {
     pub bulk: LaneRpc,
 }
 
-/// A member's text in the membership: which node it is, and where it listens.
+/// Writes a member's text in the membership: which node it is, and where it listens.
 pub fn member_text(node: NodeId, address: &str) -> String {
     format!("{node}@{address}")
 }
 
-/// `None` for what was written before there were clusters.
+/// Reads a member's text; `None` for what was written before there were clusters.
 pub fn member_of(text: &str) -> Option<(NodeId, &str)> {
     let (node, address) = text.split_once('@')?;
     Some((node.parse().ok()?, address))
 }
 
-/// When each node last answered this one as its leader: the moment the question was sent, and in which term.
+/// The moments of answers: when the question was sent that each node last answered this one as its leader, and in which term.
 #[derive(Default)]
 pub struct Heard(Mutex<HashMap<u64, (u64, BootTime)>>);
 
@@ -62,7 +62,7 @@ impl Heard {
         *entry = (*entry).max((term, sent));
     }
 
-    /// The latest moment at which a quorum of `voters` still followed `me` in `term`.
+    /// Returns the latest moment at which a quorum of `voters` still followed `me` in `term`.
     pub fn quorum(&self, me: u64, term: u64, voters: &[u64], now: BootTime) -> Option<BootTime> {
         let heard = self.0.lock();
         let mut sent: Vec<BootTime> = voters
@@ -78,6 +78,7 @@ impl Heard {
         sent.get(voters.len() / 2).copied()
     }
 
+    /// Returns when the last question that `node` answered was sent; `None` if it has answered none.
     pub fn of(&self, node: u64) -> Option<BootTime> {
         self.0.lock().get(&node).map(|(_, sent)| *sent)
     }
@@ -105,7 +106,7 @@ impl RaftNetworkFactory<TypeConfig> for Peers {
     }
 }
 
-/// A call of ours as openraft sorts failures.
+/// The failure of a call of ours, as openraft sorts failures.
 enum Failed {
     Unreachable(Unreachable),
     Network(NetworkError),

@@ -1,4 +1,4 @@
-//! What other nodes ask of this one's ledger, but for claims: those are the ledger's own.
+//! The answers of this node's ledger to other nodes, but for claims: those are the ledger's own.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -138,7 +138,7 @@ impl Shared {
     }
 }
 
-/// What another node may have lost. A value that is damaged here, too, is none.
+/// Returns a value that another node may have lost. One that is damaged here, too, counts as none.
 fn whole_events(disk: &Disk, from: u64) -> Result<wire::EventsAt, ReadError> {
     if let Some(value) = disk.machine.lock().pending_at(from) {
         return Ok(Some(value.to_vec().into()));
@@ -150,7 +150,7 @@ fn whole_events(disk: &Disk, from: u64) -> Result<wire::EventsAt, ReadError> {
     Ok(whole.map(|row| row.value().to_vec().into()))
 }
 
-/// Over with it, also when nobody waits for the answer any more.
+/// A mark that an installation is under way; it ends also when nobody waits for the answer any more.
 struct Installing<'a>(&'a AtomicBool);
 
 impl<'a> Installing<'a> {

@@ -17,7 +17,7 @@ use crate::ledger::{Cursor, LedgerConfig, core};
 
 struct Builder;
 
-/// Removes the directory when the suite is done with it.
+/// The directory of one run, removed when the suite is done with it.
 struct Guard(#[allow(dead_code)] tempfile::TempDir);
 
 impl StoreBuilder<TypeConfig, LogStore, MachineStore, Guard> for Builder {

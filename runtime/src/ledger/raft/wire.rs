@@ -1,4 +1,4 @@
-//! What nodes ask each other about the ledger, as bytes. The numbers and field orders are the format: add, never change.
+//! The questions that nodes ask each other about the ledger, as bytes. Numbers and field orders are the wire format: only add.
 
 use openraft::{
     LogId, SnapshotMeta, Vote,
@@ -33,6 +33,7 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Reads the first byte of a question; `None` if this version does not know it.
     pub fn read(byte: u8) -> Option<Self> {
         use Kind::{Append, Claim, Events, PreVote, Propose, ReadIndex, SnapshotBegin, SnapshotEnd, SnapshotPart, Vote};
         [Append, Vote, PreVote, Propose, Claim, SnapshotBegin, SnapshotPart, SnapshotEnd, ReadIndex, Events]
@@ -41,21 +42,24 @@ impl Kind {
     }
 }
 
+/// Writes a question with its kind before it.
 pub fn write<T: Serialize>(kind: Kind, value: &T) -> Result<Vec<u8>, String> {
     let mut bytes = vec![kind as u8];
     rmp_serde::encode::write(&mut bytes, value).map_err(|error| error.to_string())?;
     Ok(bytes)
 }
 
+/// Writes an answer.
 pub fn answer<T: Serialize>(value: &T) -> Result<Vec<u8>, String> {
     rmp_serde::to_vec(value).map_err(|error| error.to_string())
 }
 
+/// Reads a question without its kind, or an answer. Errors: it is not understood; the nodes may be too many versions apart.
 pub fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     rmp_serde::from_slice(bytes).map_err(|error| format!("it is not understood ({error}): are both nodes of adjacent versions?"))
 }
 
-/// Entries as the log keeps them, each with its checksum.
+/// A message of entries as the log keeps them, each with its checksum.
 #[derive(Serialize, Deserialize)]
 pub struct Append {
     vote: Vote<u64>,
@@ -65,6 +69,7 @@ pub struct Append {
 }
 
 impl Append {
+    /// Makes the message of openraft's request.
     pub fn of(request: &AppendEntriesRequest<TypeConfig>) -> Result<Self, String> {
         let entries = request.entries.iter().map(|entry| {
             let bytes = write_entry(entry).map_err(|error| error.to_string())?;
@@ -78,6 +83,7 @@ impl Append {
         })
     }
 
+    /// Makes openraft's request of the message. Errors: an entry whose checksum or index is wrong.
     pub fn request(self) -> Result<AppendEntriesRequest<TypeConfig>, String> {
         Ok(AppendEntriesRequest {
             vote: self.vote,
@@ -90,28 +96,28 @@ impl Append {
 
 pub type AskVote = VoteRequest<u64>;
 
-/// Whether an election would be won: asked before one is begun, so that a node that was away disturbs nobody.
+/// The question whether an election would be won: asked before one is begun, so that a node that was away disturbs nobody.
 #[derive(Serialize, Deserialize)]
 pub struct PreVote {
     pub last: Option<LogId<u64>>,
 }
 
-/// What the leader says of a command that another node brought.
+/// The leader's answer about a command that another node brought.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Proposed {
-    /// In the log at this index, and committed.
+    /// The command is in the log at this index, and committed.
     At { index: u64, applied: Applied },
     /// Nothing was written.
     NotLeading { leader: Option<u64> },
     /// Nothing was written: these appends of the batch are of older lives than were claimed since.
     Fenced { appends: Vec<(u32, u64)> },
-    /// It may have been written.
+    /// The command may have been written.
     Lost { why: String },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Claimed {
-    /// What was in the log up to this index belongs to the life that begins.
+    /// A new life began; what was in the log up to this index belongs to it.
     Life {
         incarnation: u64,
         index: u64,
@@ -119,17 +125,17 @@ pub enum Claimed {
     NotLeading,
 }
 
-/// Up to which entry a reader must have applied to see all that was acknowledged before it asked.
+/// The entry up to which a reader must have applied to see all that was acknowledged before it asked.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ReadIndex {
     UpTo {
         index: u64,
     },
-    /// Another may have been elected meanwhile.
+    /// The node does not lead, or another may have been elected meanwhile.
     NotLeading,
 }
 
-/// For the value of the events' table that begins with this cursor; the answer is that value, if it is there and whole.
+/// The question for the value of the events' table that begins with this cursor; the answer is it, if it is there and whole.
 #[derive(Serialize, Deserialize)]
 pub struct AskEvents {
     pub from: u64,
@@ -163,7 +169,7 @@ pub enum Rows {
 #[derive(Serialize, Deserialize)]
 pub struct SnapshotPart {
     pub transfer: u64,
-    /// From 0, so that a lost or doubled part is noticed.
+    /// The number of the part, from 0, so that a lost or doubled one is noticed.
     pub number: u64,
     pub rows: Rows,
 }

@@ -10,7 +10,7 @@ fn config(dir: &Path) -> LedgerConfig {
     LedgerConfig { reserve_bytes: 0, ..LedgerConfig::new(dir) }
 }
 
-/// A ledger that was stopped after so many events.
+/// Makes a ledger that was stopped after so many events.
 async fn made(dir: &Path, events: u64) {
     let ledger = Ledger::open(config(dir)).await.unwrap();
     let stream = Key::trusted("probe_00000000000000000000000000000001");

@@ -8,7 +8,7 @@ use std::{
 
 use super::{BlobHash, Blobs, Outliner};
 
-/// A blob on its way in: without a name until it is whole. Dropped, it is gone.
+/// A blob on its way in, without a name until it is whole. Dropping it removes it.
 pub struct Incoming {
     pub(super) blobs: Blobs,
     pub(super) path: PathBuf,
@@ -17,15 +17,17 @@ pub struct Incoming {
 }
 
 impl Incoming {
+    /// Returns how many bytes were written so far.
     pub fn bytes(&self) -> u64 {
         self.outliner.bytes()
     }
 
-    /// Of what was written so far.
+    /// Returns the hash of what was written so far.
     pub fn hash(&self) -> BlobHash {
         BlobHash(self.outliner.finish().0)
     }
 
+    /// Writes the next bytes.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file.write_all(bytes)?;
         self.outliner.update(bytes);

@@ -1,4 +1,4 @@
-//! Taking away blobs that nothing names any more. Who counts on one that is there already makes it new first.
+//! The removal of blobs that nothing names any more. Whoever counts on one that is there already makes it new first.
 
 use std::{
     fs::{self, File},
@@ -12,14 +12,14 @@ use super::{BlobHash, Blobs, tree_path};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
     pub hash: BlobHash,
-    /// On disk, as the disk counts.
+    /// The bytes on disk, as the disk counts.
     pub bytes: u64,
-    /// When it came, or was last counted on by somebody who brought the same bytes.
+    /// The time when it came, or was last counted on by somebody who brought the same bytes.
     pub renewed: SystemTime,
 }
 
 impl Blobs {
-    /// Counts as new from now on; false if it is not here. From then on it stays for as long as one that has just come.
+    /// Makes a blob count as new from now on; false if it is not here. It then stays as long as one that has just come.
     pub fn renew(&self, hash: &BlobHash) -> io::Result<bool> {
         let _not_removed_now = self.setting_aside.lock();
         match File::open(self.path(hash)) {
@@ -29,7 +29,7 @@ impl Blobs {
         }
     }
 
-    /// All that is in one of the store's 256 folders, in order.
+    /// Lists all that is in one of the store's 256 folders, in order.
     pub fn stored(&self, folder: u8) -> io::Result<Vec<Stored>> {
         let mut found = Vec::new();
         for hash in self.folder(folder)? {
@@ -45,8 +45,8 @@ impl Blobs {
         Ok(found)
     }
 
-    /// Removes one that nobody has brought since `before`; false if it is gone, or was renewed meanwhile. Who reads it now
-    /// reads on. A crash leaves it or removes it: nothing names it.
+    /// Removes a blob that nobody has brought since `before`; false if it is gone, or was renewed meanwhile. A reader that has it
+    /// open reads on. A crash leaves it or removes it: nothing names it.
     pub fn remove_unused(&self, hash: &BlobHash, before: SystemTime) -> io::Result<bool> {
         let _not_renewed_now = self.setting_aside.lock();
         let path = self.path(hash);
