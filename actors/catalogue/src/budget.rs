@@ -1,4 +1,4 @@
-//! What calls of models may use, and for whom that is counted.
+//! Says what calls of models may use, and for whom that is counted.
 
 use std::fmt;
 

@@ -35,7 +35,7 @@ const ROOM_LOOKED_FOR_EVERY: Duration = Duration::from_millis(200);
 /// How long an append waits when the ledger has too much waiting, at first and at last.
 const BUSY_WAIT: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 
-/// What follows once the events before it are durable. Runs on the committer's task: it must not block.
+/// The call that follows once the events before it are durable. Runs on the committer's task: it must not block.
 pub type After = Box<dyn FnOnce(Cursor) + Send>;
 
 #[derive(Default)]
@@ -104,7 +104,7 @@ pub fn fits(field: &str, bytes: usize) -> Result<(), Refused> {
 pub struct Committer {
     /// Boxed, because a channel keeps room for 32: this is most of what an idle entity would cost.
     batches: mpsc::Sender<Box<Waiting>>,
-    /// What may wait, in units of [`BYTES_PER_PERMIT`].
+    /// The room for what waits, in units of [`BYTES_PER_PERMIT`].
     room: Arc<Semaphore>,
 }
 

@@ -1,4 +1,4 @@
-//! Where each entity of this node is reached: its key leads to the door that follows it through its restarts.
+//! Keeps where each entity of this node is reached: its key leads to the door that follows it through its restarts.
 
 use std::{any::Any, collections::HashMap, sync::Arc};
 

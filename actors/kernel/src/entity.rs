@@ -1,4 +1,4 @@
-//! What can be placed on a node, and where it is.
+//! Names what can be placed on a node, and where it is.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{AgentId, HostId, SwarmId, VmId};
 
-/// What can be placed on a node.
+/// A thing that can be placed on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Entity {
     Swarm(SwarmId),
@@ -51,7 +51,7 @@ impl Entity {
     }
 }
 
-/// Where an entity is, and which placement of it that is.
+/// The place of an entity, and which placement of it that is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     pub node: Option<NodeId>,

@@ -9,7 +9,7 @@ hiveward_runtime::id! {
     SwarmId => "swarm",
     /// One question of an agent's program whether it may do something.
     ApprovalId => "approval",
-    /// What calls of models for one agent, swarm or label may use; the same for the same scope.
+    /// One budget: what calls of models for one agent, swarm or label may use; the same for the same scope.
     BudgetId => "budget",
     /// One hypervisor host: a machine that runs virtual machines, reached through a driver.
     HostId => "host",

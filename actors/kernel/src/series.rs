@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use hiveward_runtime::clock::WallMs;
 
-/// What was measured at one moment.
+/// A measurement of one moment.
 pub trait Sample {
     /// Returns the moment at which it was measured.
     fn at(&self) -> WallMs;

@@ -1,6 +1,6 @@
-//! Operations: the names that clients give their mutations, so that one that is repeated is answered as the first time.
+//! Names operations by which clients repeat a mutation, so that one that is repeated is answered as the first time.
 //!
-//! Who decides a mutation remembers its operation in memory until the views have taken it in. From then on the view
+//! Whoever decides a mutation remembers its operation in memory until the views have taken it in. From then on the view
 //! ([`table`]) knows it, for as long as [`OperationRetention`](crate::keep::OperationRetention) says.
 
 pub mod recall;

@@ -29,7 +29,7 @@ const BYTES: &str = "bytes";
 /// About how many bytes a row takes beside what is in it, in both tables.
 const ROW_BYTES: usize = 96;
 
-/// What was asked under an operation's id, and what it was answered with.
+/// An operation of a client: what was asked under its id, and what it was answered with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answered {
     /// A fingerprint of what was asked for.

@@ -84,7 +84,7 @@ pub trait PlacementStrategy {
     }
 }
 
-/// The same for every VM, whatever it was made with.
+/// The strategy that reads every VM's wish in the same way, whatever the VM was made with.
 impl PlacementStrategy for Strategy {
     fn reads<'a>(&self, wish: &Wish<'a>) -> Wish<'a> {
         Wish { strategy: *self, ..*wish }
