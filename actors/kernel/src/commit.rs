@@ -44,7 +44,7 @@ pub struct Batch {
     pub after: Vec<After>,
     /// The state after these events.
     pub snapshot: Option<StreamSnapshot>,
-    /// A piece of a snapshot that is taken piece by piece.
+    /// The piece of a snapshot that is taken piece by piece.
     pub part: Option<SnapshotPart>,
     /// Places in `events` at which another append may begin. Without any all events stay together.
     cuts: Vec<usize>,
@@ -102,7 +102,7 @@ pub fn fits(field: &str, bytes: usize) -> Result<(), Refused> {
 }
 
 pub struct Committer {
-    /// Boxed, because a channel keeps room for 32: this is most of what an idle entity would cost.
+    /// The batches on their way. Boxed, because a channel keeps room for 32: this is most of what an idle entity would cost.
     batches: mpsc::Sender<Box<Waiting>>,
     /// The room for what waits, in units of [`BYTES_PER_PERMIT`].
     room: Arc<Semaphore>,
@@ -111,7 +111,7 @@ pub struct Committer {
 struct Waiting {
     batch: Batch,
     bytes: usize,
-    /// Given back when the batch is in the ledger.
+    /// The room that is given back when the batch is in the ledger.
     _room: OwnedSemaphorePermit,
 }
 
@@ -290,7 +290,7 @@ mod tests {
 
     use super::*;
 
-    /// The cursor that follows a batch, in a new life of the stream.
+    /// Returns the cursor that follows a batch, in a new life of the stream.
     async fn cursor_after(ledger: &Ledger, stream: &Key, batch: Batch) -> Cursor {
         let life = ledger.claim(stream).await.unwrap();
         let (committer, committing) =

@@ -19,10 +19,8 @@ pub struct ShimProgram {
 
 const THIS_BINARY: &str = "/proc/self/exe";
 
-/// Returns this very binary as `hiveward shim`, even when its file has been replaced since: its `main` calls
-/// [`shim::main`](super::shim::main) for that.
 impl ShimProgram {
-    /// This very binary, even when its file has been replaced since, as `hiveward shim`: its `main` calls
+    /// Returns this very binary as `hiveward shim`, even when its file has been replaced since: its `main` calls
     /// [`shim::main`](super::shim::main) for that.
     pub fn this_binary() -> Self {
         Self { program: THIS_BINARY.into(), args: vec!["shim".to_owned()], owner: None, lease: None }

@@ -14,7 +14,7 @@ pub struct CodingSpec {
     /// The model of the program's provider; the program's own default if absent.
     #[serde(default)]
     pub model: Option<String>,
-    /// Its role, in words, beside what the program knows by itself.
+    /// The role of the agent, in words, beside what the program knows by itself.
     #[serde(default)]
     pub instructions: Option<String>,
     #[serde(default)]

@@ -79,9 +79,8 @@ pub enum ModelApi {
 /// The limits on what an agent's processes may use; one that was not given is not enforced, and costs nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// The share of CPU, in thousandths of one core.
     pub memory_bytes: Option<u64>,
-    /// Thousandths of one core.
+    /// The share of CPU, in thousandths of one core.
     pub cpu_millis: Option<u32>,
     pub processes_max: Option<u32>,
     /// The milliseconds that one attempt may take, besides the task's own run timeout.

@@ -187,7 +187,7 @@ mod tests {
         HostId::from_u128(n)
     }
 
-    /// Two hosts with 8 GiB each, and a VM of 3 GiB on each that is to come back.
+    /// Makes two hosts with 8 GiB each, and a VM of 3 GiB on each that is to come back.
     fn two() -> Fleet {
         let mut fleet = Fleet::default();
         for n in 1..=2 {

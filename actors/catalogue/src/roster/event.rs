@@ -279,7 +279,7 @@ impl RosterEvent {
 mod tests {
     use super::*;
 
-    /// As a version before this one has it.
+    /// A node as a version before this one has it.
     #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
     struct Before {
         node: NodeId,

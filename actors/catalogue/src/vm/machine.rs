@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::spec::DiskSpec;
 
-/// The name of its image, which has QEMU's guest agent, `sh`, `tar` and what the agent's programs need.
+/// The VM that each attempt of an agent gets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineSpec {
-    /// It has QEMU's guest agent, `sh`, `tar` and what the agent's programs need.
+    /// The name of its image, which has QEMU's guest agent, `sh`, `tar` and what the agent's programs need.
     pub image: String,
     pub cpus: u32,
     pub memory_bytes: u64,

@@ -85,7 +85,7 @@ mod tests {
         vm::spec::VmSpec,
     };
 
-    /// A host with room for twenty.
+    /// Makes a host with room for twenty.
     fn one_host() -> Fleet {
         let (mut fleet, host) = (Fleet::default(), HostId::new());
         let spec = HostSpec::new(host, "h", "simulated://h");
@@ -101,7 +101,7 @@ mod tests {
         Arc::new(VmSpec { id, name: format!("warm-{id}"), warm: Some(warm), ..crate::vm::testing::spec() })
     }
 
-    /// Attempts, makers and removers at once, each of which may be told late, twice or never what became of what it asked.
+    /// Runs attempts, makers and removers at once, each of which may hear late, twice or never what became of what it asked.
     #[test]
     fn a_vm_that_waits_is_given_to_one_attempt_and_no_attempt_gets_two() {
         for seed in 0..500 {

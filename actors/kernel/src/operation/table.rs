@@ -249,7 +249,7 @@ mod tests {
             txn.commit().unwrap();
         }
 
-        /// Rows that are let go of at a time, in turns of at most three.
+        /// Returns the rows that are let go of at a time, in turns of at most three.
         fn prune(&self, now: i64) -> Vec<Pruned> {
             self.now.store(now, std::sync::atomic::Ordering::Relaxed);
             let mut turns = Vec::new();
@@ -263,7 +263,7 @@ mod tests {
             }
         }
 
-        /// Rows, and what the totals say of them.
+        /// Counts the rows, and returns what the totals say of them.
         fn kept(&self) -> (u64, u64, (u64, u64)) {
             let txn = self.db.begin_read().unwrap();
             let weights = txn.open_table(BY_TIME).unwrap().iter().unwrap().map(|row| u64::from(row.unwrap().1.value())).sum();

@@ -63,9 +63,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// The number of sweeps of which one is thorough; the others repeat only what distant agents have not heard.
 const SWEEPS_PER_THOROUGH: u32 = 5;
 const SETTLED_KEPT_MAX: usize = 4096;
-/// A snapshot is taken after this many events, or after four times the live tasks if that is more;
+/// The number of events after which a snapshot is taken, or four times the live tasks if that is more.
 const EVENTS_PER_SNAPSHOT: u64 = 50_000;
-/// or after this many bytes of events, or twice what the state takes if that is more.
+/// The bytes of events after which a snapshot is taken too, or twice what the state takes if that is more.
 const BYTES_PER_SNAPSHOT: usize = 64 << 20;
 /// The most events that a replay holds at a time; fewer where they are large.
 pub(super) const EVENTS_PER_PAGE: usize = 4_096;
