@@ -1,4 +1,4 @@
-//! What calls of models may use, and for whom that is counted.
+//! Says what calls of models may use, and for whom that is counted.
 
 use std::fmt;
 
@@ -9,18 +9,18 @@ use hiveward_kernel::{
 };
 use serde::{Deserialize, Serialize};
 
-/// What a budget is of.
+/// A thing that a budget is for and that calls of models are counted against.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Scope {
     Attempt(Lease),
     Agent(AgentId),
     Swarm(SwarmId),
-    /// Of tasks: `key=value`.
+    /// A label of tasks, as `key=value`.
     Label(String),
 }
 
 impl Scope {
-    /// What a call under a lease counts against, its attempt first.
+    /// Returns all that a call under a lease counts against, its attempt first.
     pub fn of(lease: Lease, swarm: SwarmId, labels: &[Label]) -> Vec<Self> {
         let labels = labels.iter().map(|label| Self::Label(format!("{}={}", label.key, label.value)));
         [Self::Attempt(lease), Self::Agent(lease.agent), Self::Swarm(swarm.head())].into_iter().chain(labels).collect()
@@ -28,7 +28,7 @@ impl Scope {
 }
 
 impl Scope {
-    /// As clients know it: an id, or a label as `key=value`.
+    /// Returns the scope as clients know it: an id, or a label as `key=value`.
     pub fn key(&self) -> String {
         match self {
             Self::Label(label) => label.clone(),
@@ -36,11 +36,12 @@ impl Scope {
         }
     }
 
+    /// Returns the agent, if the scope is one.
     pub fn agent(&self) -> Option<AgentId> {
         if let Self::Agent(agent) = self { Some(*agent) } else { None }
     }
 
-    /// Of a budget for it.
+    /// Returns the id of a budget for this scope: always the same for the same scope.
     pub fn budget_id(&self) -> BudgetId {
         let text = self.to_string();
         BudgetId::from_u128(u128::from_be_bytes(hiveward_runtime::store::blob::fingerprint(text.as_bytes())))
@@ -58,7 +59,7 @@ impl fmt::Display for Scope {
     }
 }
 
-/// Tokens of all kinds, and billionths of the currency; money that is not known is absent.
+/// An amount of tokens of all kinds, and of money in billionths of the currency; money that is not known is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Amount {
     pub tokens: u64,
@@ -66,23 +67,24 @@ pub struct Amount {
 }
 
 impl Amount {
+    /// Adds another amount; the money of the sum is known only if that of both is.
     pub fn add(&mut self, other: Self) {
         self.tokens = self.tokens.saturating_add(other.tokens);
         self.nanos = self.nanos.zip(other.nanos).map(|(one, other)| one.saturating_add(other));
     }
 }
 
-/// Hard limits. No limit where absent.
+/// The hard limits of a budget. An absent one is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Budget {
     pub tokens: Option<u64>,
     pub nanos: Option<u64>,
-    /// Of either limit: passing it is told once.
+    /// The percentage of either limit at which a warning is told, once.
     pub warn_percent: Option<u8>,
 }
 
 impl Budget {
-    /// Whether so much is as much as it warns at, of either limit.
+    /// Tells whether `spent` is as much as it warns at, of either limit. Always false if no percentage is set.
     pub fn is_warned_at(&self, spent: Amount) -> bool {
         let Self { tokens, nanos, warn_percent: Some(percent) } = *self else { return false };
         let passed = |limit: Option<u64>, spent: u64| {
@@ -92,7 +94,7 @@ impl Budget {
     }
 }
 
-/// What an agent's profile allows its calls.
+/// The rules that an agent's profile sets for its calls of models.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CallRules {
@@ -101,8 +103,8 @@ pub struct CallRules {
     /// Models to go on with, in order, when the asked one's provider is overloaded or down; none if empty. Whoever gets
     /// one is told in the attempt's result.
     pub fallback: Vec<String>,
-    /// Of one attempt: tokens of all kinds together.
+    /// The most tokens of one attempt, of all kinds together.
     pub tokens_max: Option<u64>,
-    /// Of one attempt, in billionths of the price table's currency.
+    /// The most money of one attempt, in billionths of the price table's currency.
     pub nanos_max: Option<u64>,
 }

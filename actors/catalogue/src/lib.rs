@@ -1,7 +1,7 @@
-//! What is declared: swarms, agents, hosts, VMs, images, networks and budgets, and where each of them is placed.
+//! Holds what is declared: swarms, agents, hosts, VMs, images, networks and budgets, and where each of them is placed.
 //!
-//! The roster's stream holds it; [`directory`] is that stream, folded on every node. [`placement`] says who goes where and
-//! why. Nothing here runs an entity: that is what the packages above do.
+//! The roster's stream holds it; [`directory`] is that stream, folded on every node. [`placement`] says who goes where and why.
+//! Nothing here runs an entity: that is what the packages above do.
 
 pub mod agent;
 pub mod budget;

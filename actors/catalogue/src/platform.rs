@@ -1,4 +1,4 @@
-//! What every actor of a node stands on: the ledger, its views, blobs, clocks, other nodes, and the doors to each other.
+//! Gives every actor of a node what it stands on: ledger, views, blobs, clocks, other nodes, and the doors to each other.
 //!
 //! Knows no noun but through the directory. What an actor needs besides it is given by its own package's services.
 
@@ -19,7 +19,7 @@ use hiveward_runtime::{
 
 use crate::{directory::Directory, roster::event::NodeRecord};
 
-/// Cheap to clone; holds no state of its own.
+/// The platform of a node. It is cheap to clone and holds no state of its own.
 #[derive(Clone)]
 pub struct Platform(Arc<Foundations>);
 
@@ -33,9 +33,9 @@ impl std::ops::Deref for Platform {
 
 /// The parts of a [`Platform`].
 pub struct Foundations {
-    /// What this node says of itself.
+    /// The record of this node, as it tells it to others.
     pub me: Arc<NodeRecord>,
-    /// Grows at each start of the node.
+    /// The number of this start of the node, which grows at each.
     pub generation: u64,
     pub peers: Peers,
     pub router: Router,
@@ -56,12 +56,13 @@ impl Platform {
         Self(Arc::new(parts))
     }
 
-    /// Returns the milliseconds of this process, for what is due; they never jump.
+    /// Returns the milliseconds since this process started, for what is due; they never jump.
     pub fn mono_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Returns the bytes behind a body. Reads a file if it is in the blob store.
+    /// Errors: `NOT_FOUND` if the blob is not in this node's store, `UNAVAILABLE` if it cannot be read.
     pub fn body(&self, body: &Body) -> Result<Bytes, Refused> {
         match body {
             Body::Inline(bytes) => Ok(Bytes::copy_from_slice(bytes)),
@@ -76,7 +77,8 @@ impl Platform {
         }
     }
 
-    /// Keeps bytes where a body of this size belongs. Durable on return if it is a blob.
+    /// Keeps bytes where a body of this size belongs: in the value itself, or as a blob, which is durable on return.
+    /// Errors: `UNAVAILABLE` if the blob cannot be stored.
     pub fn store_body(&self, bytes: &[u8]) -> Result<Body, Refused> {
         if bytes.len() <= INLINE_BYTES_MAX {
             return Ok(Body::Inline(bytes.to_vec()));

@@ -1,4 +1,4 @@
-//! What a client said a swarm is.
+//! Holds what a client said a swarm is.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::placement::{Strategy, Weights};
 
+/// The way in which the agents of a swarm work together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Topology {
@@ -15,29 +16,30 @@ pub enum Topology {
     Hierarchical,
 }
 
+/// A swarm as a client declared it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SwarmSpec {
     pub id: SwarmId,
-    /// Unique.
+    /// The name, unique in the cluster.
     pub name: String,
     pub topology: Topology,
     pub strategy: Strategy,
     pub weights: Weights,
-    /// Tasks that are not ended; a submission that would pass it is refused with `LIMIT`.
+    /// The most tasks that have not ended; a submission that would pass it is refused with `LIMIT`.
     pub queued_max: u32,
-    /// Attempts at the same time over all its agents; none: what the agents can hold.
+    /// The most attempts at the same time over all its agents; if absent, as many as the agents can hold.
     pub running_max: Option<u32>,
-    /// Only nodes with all of these labels hold its coordinator.
+    /// The labels of which a node must have all to hold its coordinator.
     #[serde(default)]
     pub node_labels: BTreeMap<String, String>,
-    /// Only this node holds its coordinator.
+    /// The only node that may hold its coordinator, if one is named.
     #[serde(default)]
     pub node: Option<NodeId>,
-    /// Coordinators that share the swarm's tasks. These two are last, and absent from what is stored when there is one:
-    /// older versions read such swarms as they always did.
+    /// The number of coordinators that share the swarm's tasks. This field and the next are last, and absent from what is stored
+    /// when there is one: older versions read such swarms as they always did.
     #[serde(default = "one", skip_serializing_if = "is_one")]
     pub shards: u16,
-    /// Which of them this is; 0 is the head.
+    /// The number of this coordinator among them; 0 is the head.
     #[serde(default, skip_serializing_if = "is_head")]
     pub shard: u16,
 }
@@ -58,46 +60,47 @@ const fn is_head(shard: &u16) -> bool {
 
 impl SwarmSpec {
     pub const QUEUED_MAX_DEFAULT: u32 = 100_000;
-    /// More coordinators than this for one swarm are refused.
+    /// The most coordinators of one swarm; more are refused.
     pub const SHARDS_MAX: u16 = 64;
 
+    /// Tells whether the swarm has more than one coordinator.
     pub const fn is_sharded(&self) -> bool {
         self.shards > 1
     }
 
-    /// The swarm's own id: that of its head.
+    /// Returns the swarm's own id, which is that of its head.
     pub const fn head(&self) -> SwarmId {
         if self.is_sharded() { self.id.head() } else { self.id }
     }
 
-    /// The coordinators of the swarm, this one among them.
+    /// Iterates over the ids of the swarm's coordinators, this one included, in the order of their numbers.
     pub fn shard_ids(&self) -> impl DoubleEndedIterator<Item = SwarmId> + use<> {
         let (head, sharded) = (self.head(), self.is_sharded());
         (0..self.shards).map(move |number| if sharded { head.shard(number) } else { head })
     }
 
-    /// Another coordinator of the same swarm.
+    /// Tells whether `other` is another coordinator of the same swarm.
     pub fn is_sibling(&self, other: SwarmId) -> bool {
         other != self.id && self.shard_ids().any(|id| id == other)
     }
 
-    /// The same swarm, as its shard with this number.
+    /// Returns the spec of the same swarm as its shard with this number has it.
     pub fn of_shard(&self, number: u16) -> Self {
         let id = if self.is_sharded() { self.head().shard(number) } else { self.id };
         Self { id, shard: number, ..self.clone() }
     }
 
-    /// How a person would name this coordinator.
+    /// Returns the name by which a person would call this coordinator.
     pub fn shown(&self) -> String {
         if self.is_sharded() { format!("{} (shard {})", self.name, self.shard) } else { self.name.clone() }
     }
 
-    /// This shard's part of `queued_max`; the parts add up to the whole.
+    /// Returns this shard's part of `queued_max`; the parts add up to the whole.
     pub fn queued_max_here(&self) -> u32 {
         self.part_of(self.queued_max)
     }
 
-    /// This shard's part of `running_max`; the parts add up to the whole.
+    /// Returns this shard's part of `running_max`; the parts add up to the whole.
     pub fn running_max_here(&self) -> Option<u32> {
         self.running_max.map(|max| self.part_of(max))
     }

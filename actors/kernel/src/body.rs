@@ -18,6 +18,7 @@ pub enum Body {
     },
 }
 
+/// A key and a value that a client put on a thing to find it by.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Label {
     pub key: String,

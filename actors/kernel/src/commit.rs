@@ -1,11 +1,11 @@
 //! Commits what an entity decided, in order, and only then lets it be seen.
 //!
 //! An entity decides and applies in memory, and hands over the events together with what is to follow: answers, leases,
-//! cancellations. While one append is on its way to disk the next ones gather and become one append. Nothing leaves
-//! before its events are durable. If an append fails, what was to follow is dropped (an asker then hears that the
-//! outcome is unknown), and the entity must die and replay: [`Committer::hand_over`] fails from then on. A full disk and a busy
-//! ledger are no such failures: nothing was written, so the append waits for room while its entity lives on. What is too
-//! large for an append is refused before it is decided on ([`fits`]).
+//! cancellations. While one append is on its way to disk the next ones gather and become one append. Nothing leaves before its
+//! events are durable. If an append fails, what was to follow is dropped (an asker then hears that the outcome is unknown), and
+//! the entity must die and replay: [`Committer::hand_over`] fails from then on. A full disk and a busy ledger are no such
+//! failures: nothing was written, so the append waits for room while its entity lives on. What is too large for an append is
+//! refused before it is decided on ([`fits`]).
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,9 +19,9 @@ use hiveward_runtime::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-/// Batches that wait behind the one on its way; a further one makes the entity wait, and its mailbox fills.
+/// The most batches that wait behind the one on its way; a further one makes the entity wait, and its mailbox fills.
 const BATCHES_MAX: usize = 256;
-/// Bytes of them; a further batch makes the entity wait in the same way. A larger batch waits until it is alone.
+/// The most bytes of batches that wait; a further batch makes the entity wait too. A larger batch waits until it is alone.
 const WAITING_BYTES_MAX: usize = 32 << 20;
 /// The unit in which bytes that wait are counted.
 const BYTES_PER_PERMIT: usize = 1 << 10;
@@ -29,34 +29,34 @@ const BYTES_PER_PERMIT: usize = 1 << 10;
 const EVENTS_PER_APPEND_MAX: usize = 4096;
 /// One append takes about so many bytes of several batches; only events that must stay together make a larger one.
 const APPEND_BYTES_WANTED: usize = 2 << 20;
-/// Events that must stay together take at most so many bytes: what clients and agents bring is held to it before it is
-/// decided on, so that no append is ever too large for the ledger.
+/// The most bytes of events that stay together. What comes in is held to it first, so that no append is ever too large.
 pub const TOGETHER_BYTES_MAX: usize = APPEND_BYTES_MAX / 2;
 const ROOM_LOOKED_FOR_EVERY: Duration = Duration::from_millis(200);
 /// How long an append waits when the ledger has too much waiting, at first and at last.
 const BUSY_WAIT: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 
-/// What follows once the events before it are durable. Runs on the committer's task: it must not block.
+/// The call that follows once the events before it are durable. Runs on the committer's task: it must not block.
 pub type After = Box<dyn FnOnce(Cursor) + Send>;
 
 #[derive(Default)]
 pub struct Batch {
     pub events: Vec<NewEvent>,
     pub after: Vec<After>,
-    /// Of the state after these events.
+    /// The state after these events.
     pub snapshot: Option<StreamSnapshot>,
-    /// A piece of a snapshot that is taken piece by piece.
+    /// The piece of a snapshot that is taken piece by piece.
     pub part: Option<SnapshotPart>,
     /// Places in `events` at which another append may begin. Without any all events stay together.
     cuts: Vec<usize>,
 }
 
 impl Batch {
+    /// Adds an event after those that are in the batch already.
     pub fn push(&mut self, kind: &'static str, format: u16, body: Bytes) {
         self.events.push(NewEvent { kind, format, body });
     }
 
-    /// A piece of a snapshot, which goes without events.
+    /// Returns a batch that is one piece of a snapshot; it goes into an append of its own, without events.
     pub fn of_part(part: SnapshotPart) -> Self {
         Self { part: Some(part), ..Self::default() }
     }
@@ -69,10 +69,12 @@ impl Batch {
         }
     }
 
+    /// Adds what is called, with the ledger's cursor, once everything in this batch is durable; dropped if the append fails.
     pub fn then(&mut self, after: impl FnOnce(Cursor) + Send + 'static) {
         self.after.push(Box::new(after));
     }
 
+    /// Tells whether there is nothing to commit, nothing to follow and no snapshot.
     pub fn is_empty(&self) -> bool {
         self.events.is_empty() && self.after.is_empty() && self.snapshot.is_none() && self.part.is_none()
     }
@@ -84,9 +86,7 @@ impl Batch {
     }
 }
 
-/// Refuses events that would be too large for one append, before they are decided on. Nothing has happened then.
-///
-/// `field` is what the asker would have to make smaller.
+/// Refuses events too large for one append, before anything has happened; `field` is what the asker would have to make smaller.
 pub fn fits(field: &str, bytes: usize) -> Result<(), Refused> {
     if bytes <= TOGETHER_BYTES_MAX {
         return Ok(());
@@ -102,26 +102,26 @@ pub fn fits(field: &str, bytes: usize) -> Result<(), Refused> {
 }
 
 pub struct Committer {
-    /// Boxed, because a channel keeps room for 32: this is most of what an idle entity would cost.
+    /// The batches on their way. Boxed, because a channel keeps room for 32: this is most of what an idle entity would cost.
     batches: mpsc::Sender<Box<Waiting>>,
-    /// What may wait, in units of [`BYTES_PER_PERMIT`].
+    /// The room for what waits, in units of [`BYTES_PER_PERMIT`].
     room: Arc<Semaphore>,
 }
 
 struct Waiting {
     batch: Batch,
     bytes: usize,
-    /// Given back when the batch is in the ledger.
+    /// The room that is given back when the batch is in the ledger.
     _room: OwnedSemaphorePermit,
 }
 
-/// The committer gave up; what it held may or may not be in the ledger.
+/// The error of a committer that gave up; what it held may or may not be in the ledger.
 #[derive(Debug, thiserror::Error)]
 #[error("the ledger refused an append; what was decided since is dropped and the stream is replayed")]
 pub struct Abandoned;
 
 impl Committer {
-    /// `failed` is called once, when an append fails. The future is the committer itself: its owner runs it.
+    /// Makes a committer, and the future that does its work, which the owner runs. Calls `failed` once, when an append fails.
     pub fn new(
         ledger: Ledger,
         stream: Key,
@@ -134,7 +134,7 @@ impl Committer {
         (Self { batches, room }, run(ledger, stream, incarnation, version, waiting, failed))
     }
 
-    /// Waits while too many batches, or too many bytes of them, wait before it.
+    /// Hands over a batch; waits while too many batches, or too many bytes of them, wait before it.
     pub async fn hand_over(&self, batch: Batch) -> Result<(), Abandoned> {
         if batch.is_empty() {
             return Ok(());
@@ -146,7 +146,7 @@ impl Committer {
         self.batches.send(Box::new(Waiting { batch, bytes, _room: room })).await.map_err(|_| Abandoned)
     }
 
-    /// Another way in, for what is made beside the entity's own turns.
+    /// Returns another handle to the same committer, for what is made beside the entity's own turns.
     pub fn another(&self) -> Self {
         Self { batches: self.batches.clone(), room: self.room.clone() }
     }
@@ -250,8 +250,8 @@ fn longer(wait: Duration) -> Duration {
     (wait * 2).min(BUSY_WAIT.1)
 }
 
-/// What clients ask is refused before it gets here; this is what the house itself must record, such as an end. A disk that
-/// is full and a ledger that has too much waiting have written nothing: the append is made again until there is room.
+/// Appends, and tries again while the disk is full or the ledger is busy: in both cases nothing was written. What clients ask
+/// is refused before it gets here; this is what the house itself must record, such as an end.
 async fn append_when_there_is_room(ledger: &Ledger, append: Append) -> Result<Appended, AppendError> {
     let (mut told, mut busy_wait) = (false, BUSY_WAIT.0);
     loop {
@@ -273,7 +273,7 @@ async fn append_when_there_is_room(ledger: &Ledger, append: Append) -> Result<Ap
     }
 }
 
-/// An answer that is in the ledger, and where.
+/// An answer that is in the ledger, and the cursor after it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Committed<T> {
     pub value: T,
@@ -290,7 +290,7 @@ mod tests {
 
     use super::*;
 
-    /// The cursor that follows a batch, in a new life of the stream.
+    /// Returns the cursor that follows a batch, in a new life of the stream.
     async fn cursor_after(ledger: &Ledger, stream: &Key, batch: Batch) -> Cursor {
         let life = ledger.claim(stream).await.unwrap();
         let (committer, committing) =

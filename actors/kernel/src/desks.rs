@@ -1,4 +1,4 @@
-//! Who answers other nodes on a lane, by number: see the runtime's own in its `cluster::desk`.
+//! The numbers of the desks that answer other nodes on a lane; the runtime's own are in its `cluster::desk`.
 
 use hiveward_runtime::cluster::desk::number::FREE;
 

@@ -1,4 +1,4 @@
-//! Where each entity of this node is reached: its key leads to the door that follows it through its restarts.
+//! Keeps where each entity of this node is reached: its key leads to the door that follows it through its restarts.
 
 use std::{any::Any, collections::HashMap, sync::Arc};
 
@@ -12,23 +12,23 @@ use crate::{
 
 /// The messages of one kind of entity.
 pub trait Addressed: Send + Sized + 'static {
-    /// What such an entity is called by.
+    /// The id by which such an entity is called.
     type Id: Copy;
 
     /// Names the entity among all that can be placed.
     fn entity(id: Self::Id) -> Entity;
 }
 
-/// Cheap to clone; all clones are one table.
+/// The table of doors of this node. It is cheap to clone; all clones are one table.
 #[derive(Clone, Default)]
 pub struct Doors {
     inner: Arc<RwLock<HashMap<Entity, Entry>>>,
 }
 
 struct Entry {
-    /// The placement that it is here in.
+    /// The number of the placement that brought the entity here.
     placement: u64,
-    /// What it goes with: a VM with its host.
+    /// The entity that it goes with, such as the host of a VM.
     with: Option<Entity>,
     door: Box<dyn AnyDoor>,
 }

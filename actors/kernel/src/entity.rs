@@ -1,4 +1,4 @@
-//! What can be placed on a node, and where it is.
+//! Names what can be placed on a node, and where it is.
 
 use std::sync::Arc;
 
@@ -7,17 +7,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{AgentId, HostId, SwarmId, VmId};
 
-/// What can be placed on a node.
+/// A thing that can be placed on a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Entity {
     Swarm(SwarmId),
     Agent(AgentId),
     Host(HostId),
-    /// Where its host is.
+    /// A VM, which is always where its host is.
     Vm(VmId),
 }
 
 impl Entity {
+    /// Returns the entity that a key names; `None` if things of that noun are not placed.
     pub fn of(key: &Key) -> Option<Self> {
         match key.noun() {
             AgentId::NOUN => AgentId::try_from(key).ok().map(Self::Agent),
@@ -28,6 +29,7 @@ impl Entity {
         }
     }
 
+    /// Returns the key under which it is spoken to.
     pub fn key(self) -> Key {
         match self {
             Self::Swarm(id) => id.key(),
@@ -37,7 +39,7 @@ impl Entity {
         }
     }
 
-    /// The part of its id that is by chance.
+    /// Returns the random part of its id, by which choices among equals are spread.
     pub fn turn(self) -> u64 {
         let bits = match self {
             Self::Swarm(id) => id.as_u128(),
@@ -49,11 +51,11 @@ impl Entity {
     }
 }
 
-/// Where an entity is, and which placement of it that is.
+/// The place of an entity, and which placement of it that is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     pub node: Option<NodeId>,
-    /// Grows with each node it is placed on; 0 before the first.
+    /// The number of this placement: it grows with each node it is placed on, and is 0 before the first.
     pub placement: u64,
     pub why: Arc<str>,
 }

@@ -6,12 +6,13 @@ use serde::Serialize;
 /// The newest format of an event that this version reads.
 const FORMAT: u16 = 1;
 
-/// An event's body for the ledger. The newest stay in memory, so it takes no more than its bytes; a large text would otherwise
-/// leave as much room again behind it.
+/// Encodes an event's body for the ledger. The newest bodies stay in memory, so this one takes no more room than its bytes;
+/// a large text would otherwise leave as much room again behind it.
 pub fn encoded(event: &impl Serialize) -> Result<Bytes, rmp_serde::encode::Error> {
     rmp_serde::to_vec(event).map(|body| Bytes::from(body.into_boxed_slice()))
 }
 
+/// The reason why an event in the ledger cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     #[error("{kind} has format {format}, newer than the {FORMAT} this version reads")]

@@ -9,15 +9,15 @@ hiveward_runtime::id! {
     SwarmId => "swarm",
     /// One question of an agent's program whether it may do something.
     ApprovalId => "approval",
-    /// What calls of models for one agent, swarm or label may use; the same for the same scope.
+    /// One budget: what calls of models for one agent, swarm or label may use; the same for the same scope.
     BudgetId => "budget",
     /// One hypervisor host: a machine that runs virtual machines, reached through a driver.
     HostId => "host",
     /// One virtual machine; its bits are also the UUID that its hypervisor knows it by.
     VmId => "vm",
-    /// What the disks of VMs begin as.
+    /// The image that disks of VMs begin as.
     ImageId => "image",
-    /// What VMs are connected by.
+    /// A network that VMs are connected by.
     NetworkId => "network",
 }
 
@@ -29,28 +29,28 @@ const SHARD_BITS: u128 = 0xff;
 ///
 /// Swarms from before there were shards have any last byte. They have one shard, and none of their ids reaches another.
 impl SwarmId {
-    /// A new id that leaves room for shards.
+    /// Returns a new id that leaves room for shards.
     pub fn new_head() -> Self {
         Self::new().head()
     }
 
-    /// Of the swarm that this is a shard of. Ask the spec first whether it is one.
+    /// Returns the id of the swarm that this is a shard of. Ask the spec first whether it is one.
     pub const fn head(self) -> Self {
         Self::from_u128(self.as_u128() & !SHARD_BITS)
     }
 
-    /// The shard with this number of the swarm that this is the head of.
+    /// Returns the id of the shard with this number, of the swarm that this id is the head of.
     pub const fn shard(self, number: u16) -> Self {
         Self::from_u128(self.head().as_u128() | (number as u128 & SHARD_BITS))
     }
 
-    /// Whether `other` is this swarm or, if this is a head, one of its shards.
+    /// Tells whether `other` is this swarm or, if this is a head, one of its shards.
     pub const fn covers(self, other: Self) -> bool {
         let low = self.as_u128();
         low == other.as_u128() || (low & SHARD_BITS == 0 && other.head().as_u128() == low)
     }
 
-    /// Everything that [`covers`](Self::covers) holds for, as a range of ids.
+    /// Returns all ids for which [`covers`](Self::covers) holds, as a range.
     pub const fn covered(self) -> std::ops::RangeInclusive<u128> {
         let low = self.as_u128();
         low..=if low & SHARD_BITS == 0 { low | SHARD_BITS } else { low }

@@ -1,21 +1,21 @@
-//! How long what has ended is kept: by age, by count and by bytes; whichever is met first counts.
+//! Tells how long what has ended is kept: by age, by count and by bytes; whichever is met first counts.
 
 use std::time::Duration;
 
 use hiveward_runtime::clock::WallMs;
 
-/// How much of one kind is kept. What is still needed is kept besides.
+/// Bounds on how much of one kind is kept. What is still needed is kept besides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Keep {
-    /// Since it ended.
+    /// The longest time that a thing is kept after its end.
     pub age: Duration,
     pub count_max: u64,
-    /// Of the rows, or of the files, as the kind says.
+    /// The bytes of the rows or of the files, as the kind says.
     pub bytes_max: u64,
 }
 
-/// Tasks that have ended, with their attempts, their results and their artifacts, in rows and in blobs together. What came of
-/// one task goes with it, and a task stays while something that has not ended waits for it.
+/// Bounds for tasks that have ended, with their attempts, their results and their artifacts, in rows and in blobs together.
+/// What came of one task goes with it, and a task stays while something that has not ended waits for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TaskRetention(pub Keep);
 
@@ -25,7 +25,7 @@ impl Default for TaskRetention {
     }
 }
 
-/// Operation ids that clients gave, with what was answered: for so long a repetition gets the same answer.
+/// Bounds for operation ids that clients gave, with their answers: while one is kept, repeating it gets the same answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OperationRetention(pub Keep);
 
@@ -36,7 +36,7 @@ impl Default for OperationRetention {
 }
 
 impl Keep {
-    /// Whether the oldest, which ended at `ended_at`, goes, where there are `count` of `bytes` together.
+    /// Tells whether the oldest thing, which ended at `ended_at`, is to go; `count` and `bytes` are of all that are kept.
     pub fn lets_go(&self, ended_at: WallMs, now: WallMs, count: u64, bytes: u64) -> bool {
         now.since(ended_at) > self.age || count > self.count_max || bytes > self.bytes_max
     }

@@ -1,4 +1,4 @@
-//! What every noun shares: ids, fences, commits, operations, doors. Knows no noun beyond its id.
+//! Holds what every noun shares: ids, fences, commits, operations, doors. Knows no noun beyond its id.
 
 pub mod body;
 pub mod commit;

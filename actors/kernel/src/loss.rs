@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
-/// Of a thousand tells; 0 costs one relaxed load.
+/// The number of tells, of a thousand, that are lost; 0 costs one relaxed load.
 static PER_MILLE: AtomicU32 = AtomicU32::new(0);
 static LOST: AtomicUsize = AtomicUsize::new(0);
 static DICE: Mutex<Option<fastrand::Rng>> = Mutex::new(None);
 
-/// From now on so many of a thousand tells that leave a node are lost on the way. For tests only.
+/// Makes so many of a thousand tells that leave a node get lost on the way from now on. For tests only.
 #[doc(hidden)]
 pub fn lose(per_mille: u32, seed: u64) {
     *DICE.lock() = Some(fastrand::Rng::with_seed(seed));
@@ -17,12 +17,13 @@ pub fn lose(per_mille: u32, seed: u64) {
     PER_MILLE.store(per_mille, Ordering::Relaxed);
 }
 
-/// How many were lost since.
+/// Returns how many tells were lost since [`lose`] was called last.
 #[doc(hidden)]
 pub fn lost() -> usize {
     LOST.load(Ordering::Relaxed)
 }
 
+/// Decides whether the next tell is lost, and counts it if so.
 pub fn strikes() -> bool {
     let per_mille = PER_MILLE.load(Ordering::Relaxed);
     if per_mille == 0 {

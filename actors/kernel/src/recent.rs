@@ -1,4 +1,4 @@
-//! What was lately: a map with a bound in entries and in bytes.
+//! A map of what was lately, with a bound in entries and in bytes.
 
 use std::{
     borrow::Borrow,
@@ -9,9 +9,9 @@ use std::{
 /// A map that keeps the newest entries and forgets the oldest.
 #[derive(Clone, Debug)]
 pub struct Recent<K, V> {
-    /// With the turn at which it came, and its weight.
+    /// The entries, each with the turn at which it came, and its weight.
     map: HashMap<K, (u64, usize, V)>,
-    /// By turn; those that were forgotten by name are passed over, and let go of when they are most of it.
+    /// The keys by turn. Those that were forgotten by name are passed over, and removed when they are most of it.
     order: VecDeque<(u64, K)>,
     turns: u64,
     weight: usize,
@@ -19,24 +19,27 @@ pub struct Recent<K, V> {
     weight_max: usize,
 }
 
-/// Places of forgotten entries that are kept before anything is done about them.
+/// The number of places of forgotten entries that are kept before they are cleared away.
 const STALE_MAX: usize = 1024;
 
 impl<K: Clone + Eq + Hash, V> Recent<K, V> {
+    /// Makes a map that keeps the `kept_max` newest entries.
     pub fn new(kept_max: usize) -> Self {
         Self::weighed(kept_max, usize::MAX)
     }
 
-    /// Entries together weigh at most `weight_max`, in whatever unit who inserts them weighs them.
+    /// Makes a map whose entries also weigh at most `weight_max` together, in the unit in which the caller weighs them.
     pub fn weighed(kept_max: usize, weight_max: usize) -> Self {
         Self { map: HashMap::new(), order: VecDeque::new(), turns: 0, weight: 0, kept_max, weight_max }
     }
 
+    /// Inserts an entry that weighs nothing, as [`insert_weighing`](Self::insert_weighing) does.
     pub fn insert(&mut self, key: K, value: V) {
         self.insert_weighing(key, value, 0);
     }
 
-    /// An entry that is there keeps its place in the order.
+    /// Inserts or replaces an entry, and forgets the oldest until the bounds hold; the newest stays, whatever it weighs.
+    /// An entry that is there already keeps its place in the order.
     pub fn insert_weighing(&mut self, key: K, value: V, weight: usize) {
         self.weight += weight;
         match self.map.get_mut(&key) {
@@ -59,6 +62,7 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
         }
     }
 
+    /// Returns the value of a key, if it is remembered.
     pub fn get<Q: ?Sized + Eq + Hash>(&self, key: &Q) -> Option<&V>
     where
         K: Borrow<Q>,
@@ -66,20 +70,22 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
         self.map.get(key).map(|(.., value)| value)
     }
 
-    /// What the entries weigh together.
+    /// Returns what all entries weigh together.
     pub fn weight(&self) -> usize {
         self.weight
     }
 
+    /// Counts the entries.
     pub fn len(&self) -> usize {
         self.map.len()
     }
 
+    /// Tells whether there is no entry.
     pub fn is_empty(&self) -> bool {
         self.map.is_empty()
     }
 
-    /// How many entries have come so far, under new keys.
+    /// Returns how many entries have come so far under new keys, forgotten ones included.
     pub fn turns(&self) -> u64 {
         self.turns
     }
@@ -105,7 +111,7 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
         }
     }
 
-    /// Oldest first.
+    /// Iterates over the entries, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.order.iter().filter_map(|(turn, key)| {
             let (of, _, value) = self.map.get(key)?;

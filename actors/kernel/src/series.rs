@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 
 use hiveward_runtime::clock::WallMs;
 
-/// What was measured at one moment.
+/// A measurement of one moment.
 pub trait Sample {
+    /// Returns the moment at which it was measured.
     fn at(&self) -> WallMs;
 }
 
@@ -20,6 +21,7 @@ impl<T, const MAX: usize> Default for Series<T, MAX> {
 }
 
 impl<T: Sample, const MAX: usize> Series<T, MAX> {
+    /// Adds the newest sample; forgets the oldest if there are `MAX` already.
     pub fn push(&mut self, sample: T) {
         if self.0.len() >= MAX {
             self.0.pop_front();
@@ -27,30 +29,36 @@ impl<T: Sample, const MAX: usize> Series<T, MAX> {
         self.0.push_back(sample);
     }
 
+    /// Returns the newest sample.
     pub fn last(&self) -> Option<&T> {
         self.0.back()
     }
 
+    /// Iterates over the samples, oldest first.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = &T> {
         self.0.iter()
     }
 
+    /// Counts the samples.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
+    /// Tells whether there is no sample.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Bytes that it holds on the heap.
+    /// Returns how many bytes it holds on the heap.
     pub fn heap_bytes(&self) -> usize {
         self.0.capacity() * size_of::<T>()
     }
 }
 
-/// Of samples that are ordered by time, those between two moments, both included. Where there are more than `points`, every
-/// second, third, … of them, counted from the newest, which is always among them: what is shown was really measured.
+/// Returns the samples between two moments, both included; `samples` are ordered by time.
+///
+/// Where there are more than `points`, it returns every second, third, … of them, counted from the newest, which is always
+/// among them: what is shown was really measured.
 pub fn between<'a, T: Sample + 'a>(
     samples: impl Iterator<Item = &'a T>,
     (since, until): (WallMs, WallMs),

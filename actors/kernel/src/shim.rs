@@ -9,23 +9,24 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 pub struct ShimProgram {
     pub program: PathBuf,
     pub args: Vec<String>,
-    /// Absolute. Only the process that holds the lock on this file may speak to the session; any of this user if absent.
+    /// The absolute path of a lock file: only the process that holds its lock may speak to the session. Any process of this
+    /// user may if absent.
     pub owner: Option<PathBuf>,
-    /// Absolute: where the node tells of its lease ([`LeasePage`]). The session ends with that lease; of a node that is in no
-    /// cluster there is none.
+    /// The absolute path at which the node tells of its lease ([`LeasePage`]). The session ends with that lease; a node that is
+    /// in no cluster has none.
     pub lease: Option<PathBuf>,
 }
 
 const THIS_BINARY: &str = "/proc/self/exe";
 
 impl ShimProgram {
-    /// This very binary, even when its file has been replaced since, as `hiveward shim`: its `main` calls
+    /// Returns this very binary as `hiveward shim`, even when its file has been replaced since: its `main` calls
     /// [`shim::main`](super::shim::main) for that.
     pub fn this_binary() -> Self {
         Self { program: THIS_BINARY.into(), args: vec!["shim".to_owned()], owner: None, lease: None }
     }
 
-    /// Tells whether this process was begun as one of these itself.
+    /// Tells whether this process was itself begun as one of these.
     pub fn began_this_process(&self) -> bool {
         self.program.as_os_str() == THIS_BINARY
             && !self.args.is_empty()
@@ -33,10 +34,10 @@ impl ShimProgram {
     }
 }
 
-/// The process that connected. It may have ended since.
+/// Returns the id of the process at the other end of a Unix socket. That process may have ended since.
 pub fn peer(socket: impl AsFd) -> io::Result<i32> {
     Ok(getsockopt(&socket, PeerCredentials)?.pid())
 }
 
-/// The name of what brings a program into a guest: what that uses there is its VM's.
+/// The name of the part that brings a program into a guest: what a program uses there belongs to its VM.
 pub const BRIDGE: &str = "hiveward-guest";

@@ -11,31 +11,33 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::commit::Batch;
 
-/// An entity replays about so many events at most.
+/// The number of events after which a snapshot is taken, so that an entity replays about so many at most.
 pub const EVENTS_PER_SNAPSHOT: u64 = 64;
-/// A state that takes more is not written down now; its events are kept until it takes less.
+/// The most bytes of a snapshot. A larger state is not written down; its events are kept until it takes less.
 const BYTES_MAX: usize = 1 << 20;
 
-/// What an entity remembers of its last snapshot.
+/// The count of an entity's events since its last snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SinceSnapshot {
     events: u64,
 }
 
 impl SinceSnapshot {
+    /// Returns how many events there were since the last snapshot.
     pub fn events(&self) -> u64 {
         self.events
     }
 
-    /// As a new life finds it.
+    /// Returns the count as a new life of the entity finds it: the events that it replayed.
     pub fn of(life: &Life) -> Self {
         Self { events: life.events.len() as u64 }
     }
 
-    /// Counts the events of `batch`, which led to `state`, and lets the state go with them when that is due.
+    /// Counts the events of `batch`, which led to `state`, and adds a snapshot of the state to it when that is due.
     ///
     /// With `last` nothing comes after it, so that its events need not be kept for a replay at all. A cluster in which a
-    /// node cannot read snapshots of such entities gets none: that node would take the stream for shorter than it is.
+    /// node cannot read snapshots of such entities (`readable` is false) gets none: that node would take the stream for shorter
+    /// than it is.
     pub fn go_with<S: Serialize>(
         &mut self,
         batch: &mut Batch,
@@ -58,7 +60,8 @@ impl SinceSnapshot {
     }
 }
 
-/// The state that a life begins from; none if it has no snapshot.
+/// Returns the state that a life begins from; `None` if it has no snapshot.
+/// Errors: the snapshot has a format that this version does not know, or cannot be decoded.
 pub fn restored<S: DeserializeOwned>(life: &Life, format: u16) -> Result<Option<S>, Failure> {
     let Some((_, snapshot)) = &life.snapshot else { return Ok(None) };
     if snapshot.format != format {

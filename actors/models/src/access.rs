@@ -1,18 +1,18 @@
-//! What a connector is given so that its program can call a model.
+//! Gives a connector what its program needs to call a model.
 
 use hiveward_catalogue::budget::CallRules;
 use hiveward_kernel::{body::Label, id::SwarmId, lease::Lease};
 
 use super::Models;
 
-/// Whose calls they are: what a pass is bound to, and what is added up by.
+/// The holder of a pass: whose calls they are, to which the pass is bound and by which usage is added up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     pub lease: Lease,
     pub swarm: SwarmId,
     /// The life of the agent that began the attempt. Kept with the attempt: the next life that adopts it says the same.
     pub incarnation: u64,
-    /// Of the task.
+    /// The labels of the task.
     pub labels: Vec<Label>,
     pub rules: CallRules,
 }
@@ -30,20 +30,20 @@ pub trait ModelAccess: std::fmt::Debug + Send + Sync + 'static {
     /// Opens the pass of an attempt, or opens it again after a restart: the same holder gets the same token and address.
     /// Errors say why no model can be called from this node and what to configure.
     fn open(&self, holder: Holder) -> Result<Pass, String>;
-    /// Ends it: streams under it are cut within a second, and what is asked under it later is refused. Repeating it, and
+    /// Ends the pass: streams under it are cut within a second, and what is asked under it later is refused. Repeating it, and
     /// closing what never was open, does nothing.
     fn close(&self, lease: Lease);
-    /// Why the newest call under it was refused for good, such as by a budget; none if it was not.
+    /// Returns why the newest call under it was refused for good, such as by a budget; `None` if it was not.
     fn refusal(&self, lease: Lease) -> Option<String>;
-    /// Models that answered instead of the one that was asked for, as `from → to: why`, in order, each once.
+    /// Lists the models that answered instead of the one that was asked for, as `from → to: why`, in order, each once.
     fn fallbacks(&self, lease: Lease) -> Vec<String>;
-    /// What meters its calls, if anything does.
+    /// Returns what meters its calls, if anything does.
     fn meter(&self) -> Option<Models> {
         None
     }
 }
 
-/// For nodes that are given no way to a model.
+/// The way to models of a node that is given none: every attempt to open a pass fails.
 #[derive(Debug)]
 pub struct NoModels;
 

@@ -1,12 +1,12 @@
-//! What this node used and has not heard back from the ledger yet.
+//! Keeps what this node used and has not heard back from the ledger yet.
 //!
-//! A finished call is written behind: it waits here, in order, until it is in the ledger and in this node's view of it. What
-//! is spent is what the view says and what waits here, together, at every moment. The stream of a node is written by that
-//! node alone, so the version that each call gets in it is known as soon as it waits: whatever became of an append whose
-//! answer was lost, nothing is written twice and nothing is left out.
+//! A finished call is written behind: it waits here, in order, until it is in the ledger and in this node's view of it. What is
+//! spent is what the view says and what waits here, together, at every moment. The stream of a node is written by that node
+//! alone, so the version that each call gets in it is known as soon as it waits: whatever became of an append whose answer was
+//! lost, nothing is written twice and nothing is left out.
 //!
-//! When [`WAITING_MAX`] calls wait, because nothing can be committed or the views stand still, new calls are told to come
-//! back; those under way are still taken in. What waits when the process is killed is lost.
+//! When [`WAITING_MAX`] calls wait, because nothing can be committed or the views stand still, new calls are told to come back;
+//! those under way are still taken in. What waits when the process is killed is lost.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -21,10 +21,10 @@ use super::{
     table::UsageTable,
 };
 
-/// Beyond these no new call is let in.
+/// The most calls that wait; beyond them no new call is let in.
 pub const WAITING_MAX: usize = 65_536;
 
-/// Cheap to clone; all clones are one.
+/// The books of a node. They are cheap to clone; all clones are one.
 #[derive(Clone, Default)]
 pub struct Books(Arc<Inner>);
 
@@ -36,36 +36,36 @@ struct Inner {
 
 #[derive(Default)]
 struct Shelf {
-    /// Absent on a node that keeps none: then nothing waits here.
+    /// The view and the node's stream. Absent on a node that keeps none: then nothing waits here.
     view: Option<(UsageTable, Key)>,
-    /// The view is as far as the ledger was when this node started.
+    /// Whether the view is as far as the ledger was when this node started.
     caught_up: bool,
     queue: Queue,
 }
 
 struct Waiting {
-    /// Of the call, where it is set aside.
+    /// The number of the call where it is set aside.
     number: Option<u64>,
     body: Bytes,
     scopes: Vec<Scope>,
     amount: Amount,
 }
 
-/// Pure. Versions are those of the stream; before the first claim they are counted from 0.
+/// The queue of calls that wait. Pure. Versions are those of the stream; before the first claim they are counted from 0.
 #[derive(Default)]
 struct Queue {
     claimed: bool,
-    /// Of what went before the first that waits.
+    /// The version of the last event before the first call that waits.
     base: u64,
     waiting: VecDeque<Waiting>,
-    /// Handed over to be committed, up to this version.
+    /// The version up to which calls were handed over to be committed.
     handed: u64,
-    /// Calls that do not wait any more, and whoever set something aside for them has not been told.
+    /// The numbers of calls that do not wait any more, of which whoever set something aside for them has not been told.
     landed: Vec<u64>,
 }
 
 impl Queue {
-    /// A new life of the stream begins after `version`; what is beyond it was not written, and what was up to it is.
+    /// Notes that a new life of the stream begins after `version`; what is beyond it was not written, and what was up to it is.
     fn claim(&mut self, version: u64) {
         if !self.claimed {
             (self.claimed, self.base) = (true, version);
@@ -101,16 +101,17 @@ impl Queue {
 }
 
 impl Books {
-    /// From here on what is used waits for the ledger.
+    /// Opens the books: from here on what is used waits for the ledger.
     pub fn open(&self, view: UsageTable, stream: Key) {
         self.0.shelf.lock().view = Some((view, stream));
     }
 
+    /// Notes that the view is as far as the ledger was when this node started; until then no call may be made.
     pub fn caught_up(&self) {
         self.0.shelf.lock().caught_up = true;
     }
 
-    /// Why no call may be made now.
+    /// Returns why no call may be made now; `None` if calls may be made.
     pub fn closed(&self) -> Option<&'static str> {
         let shelf = self.0.shelf.lock();
         match &shelf.view {
@@ -142,7 +143,8 @@ impl Books {
         self.0.rung.notify_one();
     }
 
-    /// What is spent of each, by the view and by what waits; `know` is told before more is used. Nothing without a view.
+    /// Tells `know` what is spent of each scope, by the view and by what waits, before more is used. Without a view it tells
+    /// nothing. Errors: the view cannot be read.
     pub fn spent(&self, scopes: &[Scope], know: impl FnOnce(Vec<Amount>)) -> Result<(), Refused> {
         let Some((view, stream)) = self.0.shelf.lock().view.clone() else { return Ok(()) };
         let mut heard = view.heard(&stream, scopes)?;
@@ -155,27 +157,29 @@ impl Books {
         Ok(())
     }
 
-    /// The numbers of calls that are in the ledger and in this node's view now, each once.
+    /// Returns the numbers of calls that are in the ledger and in this node's view now, each once. Errors: the view cannot be
+    /// read; the numbers then come later.
     pub fn take_landed(&self) -> Result<Vec<u64>, Refused> {
         self.spent(&[], |_| {})?;
         Ok(std::mem::take(&mut self.0.shelf.lock().queue.landed))
     }
 
-    /// A life of the stream that begins after `version`.
+    /// Notes that a life of the stream begins after `version`.
     pub fn claimed(&self, version: u64) {
         self.0.shelf.lock().queue.claim(version);
     }
 
-    /// The next bodies to be committed, in order.
+    /// Returns the next bodies to be committed, in order, and counts them as handed over.
     pub fn take(&self, most: usize) -> Vec<Bytes> {
         self.0.shelf.lock().queue.take(most)
     }
 
+    /// Counts the calls that are not in the ledger and the view yet.
     pub fn waiting(&self) -> usize {
         self.0.shelf.lock().queue.waiting.len()
     }
 
-    /// Waits until something may have been added.
+    /// Waits until something may have been added. Dropping the future loses no such news.
     pub async fn rung(&self) {
         self.0.rung.notified().await;
     }

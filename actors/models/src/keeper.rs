@@ -25,21 +25,22 @@ use super::{
 };
 use crate::services::ModelServices;
 
-/// Calls that end within so long are written together.
+/// The time within which calls that end are written together.
 const LINGER: Duration = Duration::from_millis(20);
 const EVENTS_PER_BATCH: usize = 1_024;
-/// What a claim reads is at most about this; older events can be taken out by the ledger's retention.
+/// The number of events after which a snapshot is written: a claim reads at most about so many, and older events can be taken
+/// out by the ledger's retention.
 const EVENTS_PER_SNAPSHOT: usize = 10_000;
 const CLAIM_RETRY: Duration = Duration::from_millis(500);
-/// At most so often what the cluster spent is looked at anew.
+/// The shortest time between two looks at what the cluster spent.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 const WAIT_PER_TURN: Duration = Duration::from_secs(3600);
-/// For calls to be settled that were cut because the node stops.
+/// The time for calls to be settled that were cut because the node stops.
 const SETTLED_WITHIN: Duration = Duration::from_secs(1);
-/// For what waits to be written, however late it is.
+/// The least time for what waits to be written, however late it is.
 const WRITTEN_WITHIN_MIN: Duration = Duration::from_secs(2);
 
-/// Dropping it leaves what waits unwritten.
+/// The tasks that keep a node's usage up to date. Dropping it leaves what waits unwritten.
 pub struct UsageKeeper {
     models: Models,
     stopping: CancellationToken,
@@ -48,7 +49,7 @@ pub struct UsageKeeper {
 }
 
 impl UsageKeeper {
-    /// None on a node without a way to models.
+    /// Starts the keeper; `None` on a node without a way to models.
     pub fn start(services: &ModelServices) -> Option<Self> {
         let models = services.models()?;
         models.books().open(services.usage.clone(), UsageEvent::stream(services.me.node));
@@ -59,6 +60,7 @@ impl UsageKeeper {
     }
 
     /// Lets no call in any more, lets those under way end for half the time and cuts them then, and writes what was used.
+    /// What could not be written in time is lost, and logged.
     pub async fn stop(mut self, deadline: Deadline) {
         self.models.close_all(deadline.remaining() / 2, SETTLED_WITHIN).await;
         self.stopping.cancel();
@@ -94,7 +96,7 @@ async fn write(services: ModelServices, models: Models, stopping: CancellationTo
     }
 }
 
-/// Until an append fails; true when everything is written and nothing more comes.
+/// Writes until an append fails; returns true when everything is written and nothing more comes.
 async fn write_in_one_life(services: &ModelServices, models: &Models, stopping: &CancellationToken, life: Life) -> bool {
     let stream = UsageEvent::stream(services.me.node);
     let broken = Arc::new(AtomicBool::new(false));

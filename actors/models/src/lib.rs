@@ -1,7 +1,7 @@
-//! Calls of language models: who may make them, what they cost, and what stops them.
+//! Meters calls of language models: who may make them, what they cost, and what stops them.
 //!
-//! An agent never holds a provider's key. For each attempt it is given a [`Pass`]: an address on loopback and a token of
-//! its own, which this node's model gateway takes for the real key, meters, and refuses when a budget is used up.
+//! An agent never holds a provider's key. For each attempt it is given a [`Pass`]: an address on loopback and a token of its own,
+//! which this node's model gateway takes for the real key, meters, and refuses when a budget is used up.
 
 pub mod access;
 pub mod bank;

@@ -1,7 +1,7 @@
-//! The passes of a node that are open, and what was used under each.
+//! Holds the passes of a node that are open, and what was used under each.
 //!
-//! Shared by the connectors, which open and close passes, and the model gateway, which lets calls in under them. Holds no
-//! key of a provider. After a restart no pass is open until the agents' next lives open theirs again.
+//! Shared by the connectors, which open and close passes, and the model gateway, which lets calls in under them. Holds no key of
+//! a provider. After a restart no pass is open until the agents' next lives open theirs again.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -29,32 +29,32 @@ use super::{
     usage::Usage,
 };
 
-/// Open at once; one more is not opened, and its attempt fails saying so.
+/// The most passes open at once; one more is not opened, and its attempt fails saying so.
 const PASSES_MAX: usize = 20_000;
-/// Closed ones that are still known as such, and whose usage can still be asked; the oldest is forgotten first.
+/// The most closed passes that are still known as such, and whose usage can be asked; the oldest is forgotten first.
 const CLOSED_MAX: usize = 2_000;
-/// After a start, a pass that nobody opened yet may belong to an agent that is still being adopted.
+/// The time after a start in which a pass that nobody opened yet may belong to an agent that is still being adopted.
 const STARTING: Duration = Duration::from_secs(60);
-/// Changes of the model that are kept for an attempt's result; more are not told one by one.
+/// The most changes of the model that are kept for an attempt's result; more are not told one by one.
 const FALLBACKS_MAX: usize = 32;
 const ENDED_LOOKED_FOR_EVERY: Duration = Duration::from_millis(5);
 
-/// Cheap to clone; all clones are one.
+/// The passes of a node. They are cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct Models(Arc<Inner>);
 
 struct Inner {
     key: PassKey,
-    /// Of the listener.
+    /// The address of the listener.
     url: String,
-    /// Names of the configured providers; without any, no pass is opened.
+    /// The names of the configured providers; without any, no pass is opened.
     providers: Vec<String>,
     prices: Prices,
-    /// Of providers' keys.
+    /// The limits of providers' keys.
     rates: Mutex<HashMap<String, RateLimit>>,
-    /// What attempts are allowed: each is of one node.
+    /// The gate that holds attempts to their limits: each attempt is of one node.
     gate: Gate,
-    /// What agents, swarms and labels are, and providers' keys: of the whole cluster.
+    /// The counter for budgets of agents, swarms and labels, and for providers' keys: those are of the whole cluster.
     counter: Counter,
     books: Books,
     stopping: AtomicBool,
@@ -66,7 +66,7 @@ struct Inner {
 struct Passes {
     open: HashMap<Lease, Open>,
     closed: HashMap<Lease, Record>,
-    /// Of `closed`, oldest first.
+    /// The leases of `closed`, oldest first.
     order: VecDeque<Lease>,
 }
 
@@ -83,33 +83,34 @@ struct Record {
     fallbacks: Vec<String>,
 }
 
-/// What was used of one model.
+/// The usage of one model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Used {
     pub usage: Usage,
-    /// In billionths of the currency; absent as soon as one of the calls has no price.
+    /// The cost in billionths of the currency; absent as soon as one of the calls has no price.
     pub nanos: Option<u64>,
     pub calls: u64,
-    /// Of them, those that were cut before they had said all they used.
+    /// The calls among them that were cut before they had said all they used.
     pub incomplete: u64,
 }
 
-/// What a call may use, at most.
+/// The most that a call may use, in tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Estimate {
     pub input: u64,
     pub output: u64,
 }
 
-/// What was set aside for a call. Dropping it says that nothing was used.
+/// The amount that was set aside for a call. Dropping it says that nothing was used.
 #[derive(Debug)]
 pub struct Reservation {
-    /// Of its attempt, if that has a limit.
+    /// The reservation against the limit of its attempt, if that has one.
     attempt: Option<meter::Reservation>,
     hold: Hold,
 }
 
 impl Reservation {
+    /// Returns the most that the call may use.
     pub fn estimate(&self) -> Amount {
         self.hold.estimate()
     }
@@ -119,7 +120,7 @@ impl Reservation {
 #[derive(Clone, Debug)]
 pub struct Entered {
     pub holder: Arc<Holder>,
-    /// Cancelled when the pass is closed: what goes on under it ends at once.
+    /// The token that is cancelled when the pass is closed: what goes on under it ends at once.
     pub cut: CancellationToken,
 }
 
@@ -133,14 +134,14 @@ pub struct Call {
     pub fallback_from: Option<String>,
 }
 
-/// Why a call was not let in.
+/// The reason why a call was not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotEntered {
     /// No node with this key made the token.
     Unknown,
-    /// It is genuine and not open yet; it may be in a moment.
+    /// The pass is genuine and not open yet; it may be in a moment.
     Starting,
-    /// It is over.
+    /// The pass is over.
     Closed,
 }
 
@@ -151,7 +152,7 @@ impl std::fmt::Debug for Models {
 }
 
 impl Models {
-    /// `url`: where the model gateway listens, without a path.
+    /// Makes the passes of a node whose model gateway listens at `url`, which has no path.
     pub fn new(key: PassKey, url: String, providers: Vec<String>, prices: Prices) -> Self {
         Self(Arc::new(Inner {
             key,
@@ -168,12 +169,12 @@ impl Models {
         }))
     }
 
-    /// Budgets and rates, and what counts against them.
+    /// Returns the counter for budgets and rates.
     pub fn counter(&self) -> &Counter {
         &self.0.counter
     }
 
-    /// What a provider allows a key in any minute. One name is one key: nodes with another key give it another name.
+    /// Sets what a provider allows a key in any minute. One name is one key: nodes with another key give it another name.
     pub fn set_rate(&self, provider: &str, limit: RateLimit) {
         if limit != RateLimit::default() {
             self.0.rates.lock().insert(provider.to_owned(), limit);
@@ -184,7 +185,7 @@ impl Models {
         &self.0.books
     }
 
-    /// Of the prices.
+    /// Returns the currency of the prices.
     pub fn currency(&self) -> &str {
         self.0.prices.currency()
     }
@@ -213,7 +214,7 @@ impl Models {
         }
     }
 
-    /// Waits until a call may be made, and sets aside what it may use.
+    /// Waits until a call may be made, and sets aside what it may use. Dropping the future leaves the queue.
     pub async fn reserve(
         &self,
         holder: &Holder,
@@ -267,8 +268,7 @@ impl Models {
         }
     }
 
-    /// A call has ended, with what it used as far as it was said. What it had reserved is settled, and what it used waits
-    /// to be recorded.
+    /// Settles what an ended call had reserved, and lets what it used, as far as that was said, wait to be recorded.
     pub fn used(&self, call: &Call, reserved: Option<Reservation>, usage: Usage, incomplete: bool) {
         let Call { holder, provider, model, fallback_from } = call;
         let nanos = self.0.prices.of(model).and_then(|price| price.nanos(&usage));
@@ -309,12 +309,12 @@ impl Models {
         });
     }
 
-    /// By model; empty for a lease that has made no call, or was closed long ago.
+    /// Returns the usage by model; it is empty for a lease that has made no call, or was closed long ago.
     pub fn usage(&self, lease: Lease) -> Vec<(String, Used)> {
         self.read(lease, |record| record.used.iter().map(|(model, used)| (model.clone(), *used)).collect())
     }
 
-    /// Another model than the asked one goes on.
+    /// Notes that another model than the asked one goes on.
     pub fn fell_back(&self, lease: Lease, from: &str, to: &str, why: &str) {
         let said = format!("{from} → {to}: {why}");
         self.note(lease, |record| {
@@ -349,7 +349,7 @@ impl Models {
     }
 }
 
-/// Models of one attempt that are added up by name.
+/// The most models of one attempt that are added up by name.
 const MODELS_MAX: usize = 64;
 const OTHER_MODELS: &str = "other models";
 

@@ -1,4 +1,4 @@
-//! The token of a pass: says whose it is, and proves that this node made it.
+//! Makes and reads the token of a pass, which says whose it is, and proves that this node made it.
 //!
 //! Nothing is stored but the key: after a restart of the node the tokens that agents still hold are as good as before.
 
@@ -18,11 +18,11 @@ use hiveward_runtime::store::file::replace;
 
 const PREFIX: &str = "hwm_";
 const KEY_FILE: &str = "model.key";
-/// Task, attempt, agent, incarnation.
+/// The bytes of the task, the attempt, the agent and the incarnation.
 const BODY_BYTES: usize = 16 + 4 + 16 + 8;
 const MAC_BYTES: usize = blake3::OUT_LEN;
 
-/// What this node signs its passes with.
+/// The key that this node signs its passes with.
 #[derive(Clone)]
 pub struct PassKey([u8; blake3::KEY_LEN]);
 
@@ -32,7 +32,7 @@ impl std::fmt::Debug for PassKey {
     }
 }
 
-/// Whose a genuine token is. Whether it still holds is another question.
+/// The holder that a genuine token names. Whether the pass still holds is another question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Presented {
     pub lease: Lease,
@@ -40,14 +40,14 @@ pub struct Presented {
 }
 
 impl PassKey {
-    /// A key from the kernel's randomness.
+    /// Makes a key from the kernel's randomness. Errors: `/dev/urandom` cannot be read.
     pub fn random() -> io::Result<Self> {
         let mut key = [0; blake3::KEY_LEN];
         fs::File::open("/dev/urandom")?.read_exact(&mut key)?;
         Ok(Self(key))
     }
 
-    /// The key of a data directory; makes it at the first start. Errors: it cannot be read or written, has another length
+    /// Returns the key of a data directory; makes it at the first start. Errors: it cannot be read or written, has another length
     /// than a key, or others may read it.
     pub fn of_dir(dir: &Path) -> io::Result<Self> {
         let path = dir.join(KEY_FILE);
@@ -66,7 +66,7 @@ impl PassKey {
         Ok(Self(key))
     }
 
-    /// The same for the same: nothing in it is random or new.
+    /// Returns the token of an attempt in a life of its agent: always the same one, since nothing in it is random or new.
     pub fn token(&self, lease: Lease, incarnation: u64) -> String {
         let mut bytes = Vec::with_capacity(BODY_BYTES + MAC_BYTES);
         bytes.extend_from_slice(&lease.task.as_u128().to_be_bytes());
@@ -78,7 +78,7 @@ impl PassKey {
         format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
     }
 
-    /// `None` for everything that this key did not sign.
+    /// Returns whose a token is; `None` for everything that this key did not sign.
     pub fn read(&self, token: &str) -> Option<Presented> {
         const ENCODED: usize = (BODY_BYTES + MAC_BYTES).div_ceil(3) * 4;
         let token = token.strip_prefix(PREFIX).filter(|token| token.len() <= ENCODED)?;

@@ -1,10 +1,10 @@
-//! What tokens cost, as the node's configuration says. Without a price there is no cost: absent, never zero.
+//! Says what tokens cost, as the node's configuration says. Without a price there is no cost: absent, never zero.
 
 use serde::{Deserialize, Serialize};
 
 use super::usage::Usage;
 
-/// Billionths of the currency for a million tokens, by kind. A kind without a price makes a call that used it unpriced.
+/// The billionths of the currency for a million tokens, by kind. A kind without a price makes a call that used it unpriced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Price {
     pub input: Option<u64>,
@@ -14,7 +14,8 @@ pub struct Price {
 }
 
 impl Price {
-    /// In billionths of the currency, rounded up: a budget is never overdrawn by rounding.
+    /// Returns the cost in billionths of the currency, rounded up: a budget is never overdrawn by rounding. `None` if a kind that
+    /// was used has no price.
     pub fn nanos(&self, usage: &Usage) -> Option<u64> {
         const MILLION: u128 = 1_000_000;
         let mut sum: u128 = 0;
@@ -31,7 +32,7 @@ impl Price {
         Some(u64::try_from(sum.div_ceil(MILLION)).unwrap_or(u64::MAX))
     }
 
-    /// At most, for so many tokens in and out: what goes in may turn out to be of the dearest kind.
+    /// Returns the most that so many tokens in and out may cost: what goes in may turn out to be of the dearest kind.
     pub fn bound(&self, input: u64, output: u64) -> Option<u64> {
         let kinds = [
             Usage { input, ..Usage::default() },
@@ -44,13 +45,14 @@ impl Price {
     }
 }
 
-/// Prices by the beginnings of models' names; the longest that fits counts.
+/// The prices by the beginnings of models' names; the longest that fits counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prices {
     by_prefix: Vec<(String, Price)>,
     currency: String,
 }
 
+/// The currency, unless the configuration names another.
 pub const CURRENCY_DEFAULT: &str = "USD";
 
 impl Default for Prices {
@@ -60,20 +62,24 @@ impl Default for Prices {
 }
 
 impl Prices {
+    /// Makes a table of prices by the beginnings of models' names, in [`CURRENCY_DEFAULT`].
     pub fn new(prices: impl IntoIterator<Item = (String, Price)>) -> Self {
         let mut prices: Vec<_> = prices.into_iter().collect();
         prices.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
         Self { by_prefix: prices, currency: CURRENCY_DEFAULT.to_owned() }
     }
 
+    /// Returns the same prices in another currency; no number is converted.
     pub fn in_currency(self, currency: String) -> Self {
         Self { currency, ..self }
     }
 
+    /// Returns the currency.
     pub fn currency(&self) -> &str {
         &self.currency
     }
 
+    /// Returns the price of a model; `None` if it has none.
     pub fn of(&self, model: &str) -> Option<&Price> {
         self.by_prefix.iter().find(|(prefix, _)| model.starts_with(prefix.as_str())).map(|(_, price)| price)
     }
@@ -90,7 +96,7 @@ pub fn nanos_from_decimal(text: &str) -> Option<u64> {
     whole.parse::<u64>().ok()?.checked_mul(1_000_000_000)?.checked_add(part)
 }
 
-/// Billionths as a decimal without needless zeros.
+/// Writes billionths as a decimal without needless zeros.
 pub fn decimal_from_nanos(nanos: u64) -> String {
     let text = format!("{}.{:09}", nanos / 1_000_000_000, nanos % 1_000_000_000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()

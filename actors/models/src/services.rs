@@ -1,4 +1,4 @@
-//! What the accounting of models stands on.
+//! Holds what the accounting of models stands on.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use hiveward_catalogue::platform::Platform;
 
 use super::{ModelAccess, Models, bank::Counter, table::UsageTable};
 
-/// Cheap to clone; all clones are one.
+/// The services of the accounting. They are cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct ModelServices(Arc<ModelParts>);
 
@@ -35,7 +35,7 @@ impl std::ops::Deref for ModelParts {
 }
 
 impl ModelServices {
-    /// Puts them together for a node whose connectors reach models in this way.
+    /// Puts the services together for a node whose connectors reach models in this way.
     pub fn new(platform: Platform, models: Arc<dyn ModelAccess>) -> Self {
         let usage = UsageTable::new(platform.views.clone());
         let counter = models.meter().map(|models| models.counter().clone()).unwrap_or_default();

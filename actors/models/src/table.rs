@@ -1,4 +1,4 @@
-//! The view of what models were used: totals by attempt and model, agent, swarm, label and model. Owns its tables; built
+//! Keeps the view of what models were used: totals by attempt and model, agent, swarm, label and model. Owns its tables; built
 //! from the streams of all nodes, so it knows what the cluster spent as far as this node has heard.
 
 use std::collections::BTreeMap;
@@ -26,32 +26,33 @@ use super::{
     usage::Usage,
 };
 
-/// By kind and key, see [`row_of`].
+/// The totals by kind and key, see [`row_of`].
 const TOTALS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("usage_totals");
-/// How far each node's stream was taken in.
+/// The version up to which each node's stream was taken in.
 const STREAMS: TableDefinition<'_, &str, u64> = TableDefinition::new("usage_streams");
 
-/// What had been spent of a scope when it was given its budget: from there on it counts.
+/// The amount that had been spent of a scope when it was given its budget: from there on it counts.
 const BEFORE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("usage_before_budget");
 
-/// Names of models come from agents: beyond these, of one attempt and of all, they are added up as one.
+/// The most models of one attempt that are added up by name, and below of all. Names of models come from agents: beyond these
+/// they are added up as one.
 const MODELS_PER_ATTEMPT_MAX: usize = 64;
 const MODELS_MAX: usize = 2_000;
 const NAME_BYTES_MAX: usize = 256;
 pub(super) const OTHER_MODELS: &str = "other models";
 
-/// What was used, added up.
+/// The sum of what was used.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Total {
     pub usage: Usage,
     pub calls: u64,
-    /// Of them, those that were cut before they had said all they used.
+    /// The calls among them that were cut before they had said all they used.
     pub incomplete: u64,
-    /// Of those calls whose cost is known.
+    /// The cost of those calls whose cost is known, in billionths of the currency.
     pub nanos: u64,
-    /// Calls whose cost is not known.
+    /// The calls whose cost is not known.
     pub unpriced: u64,
-    /// What counts in budgets of money.
+    /// The amount that counts in budgets of money, in billionths of the currency.
     pub counted_nanos: u64,
     pub currency: Option<String>,
 }
@@ -83,7 +84,7 @@ impl Total {
         }
     }
 
-    /// Billionths and the currency, if the cost of every call is known.
+    /// Returns the billionths and the currency, if the cost of every call is known.
     pub fn money(&self) -> Option<(u64, &str)> {
         self.currency.as_deref().filter(|_| self.unpriced == 0).map(|currency| (self.nanos, currency))
     }
@@ -93,7 +94,7 @@ impl Total {
     }
 }
 
-/// What totals are listed by.
+/// The kind of thing that totals are listed by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UsageBy {
     Agent,
@@ -113,7 +114,7 @@ impl UsageBy {
     }
 }
 
-/// Where a scope's total is; of an attempt, what the rows of its models begin with.
+/// Returns the row of a scope's total; for an attempt, what the rows of its models begin with.
 fn row_of(scope: &Scope) -> String {
     match scope {
         Scope::Attempt(lease) => format!("t/{}/{:010}/", lease.task, lease.attempt),
@@ -123,11 +124,12 @@ fn row_of(scope: &Scope) -> String {
     }
 }
 
-/// The first text after all that begin with a prefix, which ends with `/`.
+/// Returns the first text after all that begin with a prefix, which ends with `/`.
 fn after(prefix: &str) -> String {
     format!("{}0", &prefix[..prefix.len() - 1])
 }
 
+/// The view that adds up usage.
 pub struct UsageView;
 
 impl View for UsageView {
@@ -178,7 +180,7 @@ impl View for UsageView {
     }
 }
 
-/// A budget that is changed goes on from where it began.
+/// Notes where a budget begins, or forgets that. A budget that is changed goes on from where it began.
 fn budget(txn: &WriteTransaction, what: &RosterEvent) -> Result<(), ViewError> {
     let mut before = txn.open_table(BEFORE)?;
     match what {
@@ -198,7 +200,7 @@ fn budget(txn: &WriteTransaction, what: &RosterEvent) -> Result<(), ViewError> {
     Ok(())
 }
 
-/// What some events come to, so that each row is written once.
+/// The sums of some events, so that each row is written once.
 #[derive(Default)]
 struct Gathered {
     rows: BTreeMap<String, Total>,
@@ -250,7 +252,7 @@ impl Gathered {
     }
 }
 
-/// How many rows there may be beside this one.
+/// Returns the beginning of the rows that are bounded together with this one, and how many there may be.
 fn bound(row: &str) -> Option<(&str, usize)> {
     match row.get(..2)? {
         "m/" => Some(("m/", MODELS_MAX)),
@@ -259,37 +261,38 @@ fn bound(row: &str) -> Option<(&str, usize)> {
     }
 }
 
-/// What the view has heard, in one look.
+/// The facts that the view has heard, read in one look.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Heard {
     /// The version of the own stream that is in it.
     pub applied: u64,
-    /// In the order of the scopes that were asked for.
+    /// The amounts spent, in the order of the scopes that were asked for.
     pub spent: Vec<Amount>,
 }
 
-/// Reads the tables.
+/// The reader of the tables.
 #[derive(Clone)]
 pub struct UsageTable {
     views: Views,
 }
 
 impl UsageTable {
+    /// Makes a reader of these views.
     pub fn new(views: Views) -> Self {
         Self { views }
     }
 
-    /// By model, in their order.
+    /// Returns the totals of an attempt by model, in their order.
     pub fn of_attempt(&self, lease: Lease) -> Result<Vec<(String, Total)>, Refused> {
         self.look(|totals| rows(totals, &row_of(&Scope::Attempt(lease)), None).collect())
     }
 
-    /// Of agents, swarms and labels; none of one for which no model was called.
+    /// Returns the totals of agents, swarms and labels; `None` for one for which no model was called.
     pub fn of(&self, scopes: &[Scope]) -> Result<Vec<Option<Total>>, Refused> {
         self.look(|totals| scopes.iter().map(|scope| read(totals, &row_of(scope))).collect())
     }
 
-    /// In the order of their keys.
+    /// Returns a page of totals in the order of their keys, at most `first`, which begins after the key `after`.
     pub fn page(&self, by: UsageBy, after: Option<&str>, first: usize) -> Result<Page<Total>, Refused> {
         self.look(|totals| {
             let mut items = rows(totals, by.prefix(), after).take(first.saturating_add(1)).collect::<Result<Vec<_>, _>>()?;
@@ -312,7 +315,7 @@ impl UsageTable {
         read().map_err(unreadable)
     }
 
-    /// Since each was given its budget; of an attempt, all it ever spent.
+    /// Returns what was spent since each scope was given its budget; for an attempt, all it ever spent.
     pub fn spent(&self, scopes: &[Scope]) -> Result<Vec<Amount>, Refused> {
         Ok(self.heard(&UsageEvent::stream(NodeId::from_u128(0)), scopes)?.spent)
     }
@@ -329,7 +332,7 @@ fn read(totals: &Totals, row: &str) -> Result<Option<Total>, ViewError> {
     Ok(totals.get(row)?.map(|kept| unpack(row, kept.value())).transpose()?)
 }
 
-/// All that begin with a prefix, without it.
+/// Reads all rows that begin with a prefix, which it cuts off, after the one that `from` names.
 fn rows(totals: &Totals, prefix: &str, from: Option<&str>) -> Box<dyn Iterator<Item = Result<(String, Total), ViewError>>> {
     use std::ops::Bound::{Excluded, Included};
 

@@ -1,8 +1,8 @@
-//! Tokens by kind.
+//! Counts tokens by kind.
 
 use serde::{Deserialize, Serialize};
 
-/// What one call used, or several together. Kinds do not overlap: what was read from a cache is not in `input`.
+/// The tokens that one call used, or several together. Kinds do not overlap: what was read from a cache is not in `input`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     pub input: u64,
@@ -12,12 +12,12 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Of all kinds together.
+    /// Returns the tokens of all kinds together.
     pub fn tokens(&self) -> u64 {
         self.input.saturating_add(self.output).saturating_add(self.cache_read).saturating_add(self.cache_write)
     }
 
-    /// What a provider claims is from outside: sums stay at the largest number instead of wrapping.
+    /// Adds other tokens. What a provider claims is from outside: sums stay at the largest number instead of wrapping.
     pub fn add(&mut self, other: Self) {
         self.input = self.input.saturating_add(other.input);
         self.output = self.output.saturating_add(other.output);

@@ -1,4 +1,4 @@
-//! Tasks, and the coordinators that give them to agents.
+//! Holds tasks, and the coordinators that give them to agents.
 
 pub mod swarm;
 pub mod task;

@@ -1,4 +1,4 @@
-//! What a client says of a coding agent: its program, where it works, what it may do, and what its calls may cost.
+//! Holds what a client says of a coding agent: its program, where it works, what it may do, and what its calls may cost.
 
 use std::path::PathBuf;
 
@@ -11,17 +11,18 @@ use crate::budget::CallRules;
 pub struct CodingSpec {
     /// The program and its first arguments; what the protocol needs is added.
     pub argv: Vec<String>,
-    /// Of the program's provider; its own default if absent.
+    /// The model of the program's provider; the program's own default if absent.
     #[serde(default)]
     pub model: Option<String>,
-    /// Its role, in words, beside what the program knows by itself.
+    /// The role of the agent, in words, beside what the program knows by itself.
     #[serde(default)]
     pub instructions: Option<String>,
     #[serde(default)]
     pub workspace: WorkspaceSpec,
     #[serde(default)]
     pub policy: Policy,
-    /// What must hold, in the workspace, before an attempt counts as done, in this order; whoever gives the task cannot
+    /// The checks that must hold, in the workspace, before an attempt counts as done, in this order; whoever gives the task
+    /// cannot
     /// leave them out. Each reads the result on its standard input.
     #[serde(default)]
     pub checks: Vec<Check>,
@@ -29,30 +30,33 @@ pub struct CodingSpec {
     pub calls: CallRules,
     #[serde(default)]
     pub answer: AnswerKind,
-    /// A process that dies is started again on the same conversation, this often per attempt.
+    /// How often per attempt a process that dies is started again on the same conversation.
     #[serde(default = "CodingSpec::resumes_max_default")]
     pub resumes_max: u32,
-    /// Without any word for this long it is nudged once, and stopped the next time. Waiting for a person does not count.
+    /// The time without any word after which it is nudged once, and stopped the next time. Waiting for a person does not count.
     #[serde(default = "CodingSpec::quiet_ms_default")]
     pub quiet_ms: u64,
-    /// The way of logging in that a program is told to take, of those that it offers. Of the Agent Client Protocol alone.
+    /// The way of logging in that a program is told to take, of those that it offers. For the Agent Client Protocol alone.
     #[serde(default)]
     pub authenticate: Option<String>,
-    /// It calls its provider by itself, with the login of the node's user or what its `env` gives it: not through the model
-    /// gateway, so nothing is metered and no budget holds it.
+    /// Whether it calls its provider by itself, with the login of the node's user or what its `env` gives it: not through the
+    /// model gateway, so nothing is metered and no budget holds it.
     #[serde(default)]
     pub own_account: bool,
 }
 
 impl CodingSpec {
+    /// Returns how often a process that dies is started again per attempt, if the client does not say.
     pub const fn resumes_max_default() -> u32 {
         3
     }
 
+    /// Returns the milliseconds of silence after which the agent is nudged, if the client does not say.
     pub const fn quiet_ms_default() -> u64 {
         15 * 60 * 1000
     }
 
+    /// Returns the spec of an agent that runs this program, with every default.
     pub fn new(argv: Vec<String>) -> Self {
         Self {
             argv,
@@ -71,18 +75,18 @@ impl CodingSpec {
     }
 }
 
-/// What the last words of an attempt are taken for.
+/// The form that the last words of an attempt are taken for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum AnswerKind {
-    /// The result is that text.
+    /// The words are the result as they are.
     #[default]
     Text,
-    /// They hold one JSON value, alone or in a fenced block; the result is that value, and without one the attempt fails.
+    /// The words hold one JSON value, alone or in a fenced block; the result is that value, and without one the attempt fails.
     Json,
 }
 
-/// Where an attempt works.
+/// The place where an attempt works.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WorkspaceSpec {
     /// A fresh directory per attempt, gone after its end.
@@ -94,21 +98,22 @@ pub enum WorkspaceSpec {
     Worktree(WorktreeSpec),
 }
 
+/// The git worktree that each attempt gets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorktreeSpec {
-    /// A git repository of the node's host.
+    /// The path of a git repository on the node's host.
     pub repository: PathBuf,
-    /// What the branch begins at; the repository's HEAD if absent.
+    /// The commit or branch that the new branch begins at; the repository's HEAD if absent.
     #[serde(default)]
     pub base: Option<String>,
-    /// An attempt that ends well without a change against its base has failed.
+    /// Whether an attempt that ends well without a change against its base has failed.
     #[serde(default)]
     pub must_change: bool,
     #[serde(default)]
     pub set_up: Option<Hook>,
     #[serde(default)]
     pub tear_down: Option<Hook>,
-    /// Bytes that the worktree may take; an attempt beyond it is stopped.
+    /// The most bytes that the worktree may take; an attempt beyond it is stopped.
     #[serde(default)]
     pub bytes_max: Option<u64>,
 }
@@ -127,21 +132,22 @@ pub struct Hook {
     pub timeout_ms: u64,
 }
 
-/// What an agent may do without a person: the first rule that fits decides, and what none fits is asked. Rules are a help
-/// to people, never the only wall: who must not reach something is kept from it by its user, its host or its VM.
+/// The rules on what an agent may do without a person: the first that fits decides, and what none fits is asked. Rules are a
+/// help to people, never the only wall: who must not reach something is kept from it by its user, its host or its VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
     #[serde(default)]
     pub rules: Vec<Rule>,
-    /// How long a person is waited for.
+    /// How long a person is waited for, in milliseconds.
     #[serde(default = "Policy::within_ms_default")]
     pub within_ms: u64,
-    /// What happens when nobody answered.
+    /// The decision when nobody answered in time.
     #[serde(default)]
     pub otherwise: Permission,
 }
 
 impl Policy {
+    /// Returns the milliseconds that a person is waited for, if the client does not say.
     pub const fn within_ms_default() -> u64 {
         60 * 60 * 1000
     }
@@ -153,6 +159,7 @@ impl Default for Policy {
     }
 }
 
+/// The decision of a question when no person is left to ask.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Permission {
@@ -161,6 +168,7 @@ pub enum Permission {
     Deny,
 }
 
+/// The decision of a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum RulePermission {
@@ -169,15 +177,16 @@ pub enum RulePermission {
     Ask,
 }
 
-/// Everything that is given must fit.
+/// A rule of a policy, which fits when everything that is given in it fits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
-    /// Names of tools, `|` between them; `*` stands for anything.
+    /// The names of tools, `|` between them; `*` stands for anything.
     pub tool: String,
-    /// For tools that name a file. Relative: inside the workspace, where `**` crosses directories. Absolute: anywhere.
+    /// The file, for tools that name one. A relative path is inside the workspace, where `**` crosses directories; an absolute
+    /// one is anywhere.
     #[serde(default)]
     pub path: Option<String>,
-    /// For tools that run a command: its words, `*` for any one, `*` at the end for all that follow. A command line of
+    /// The command, for tools that run one: its words, `*` for any one, `*` at the end for all that follow. A command line of
     /// several commands is allowed only if each of them is.
     #[serde(default)]
     pub command: Option<String>,

@@ -1,4 +1,4 @@
-//! What an agent is declared as.
+//! Holds what an agent is declared as.
 
 pub mod coding;
 pub mod spec;

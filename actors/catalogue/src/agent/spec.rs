@@ -1,4 +1,4 @@
-//! What a client said an agent is; parsed once, changed only by a new spec.
+//! Holds what a client said an agent is; parsed once, changed only by a new spec.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -24,6 +24,7 @@ pub struct EnvVar {
     pub value: String,
 }
 
+/// The way in which an agent drives its tool, and what it needs for that.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConnectorSpec {
     /// Runs a program per task.
@@ -41,6 +42,7 @@ pub enum ConnectorSpec {
 }
 
 impl ConnectorSpec {
+    /// Returns the connector's name as clients write it.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Command => "command",
@@ -59,33 +61,35 @@ pub struct ModelSpec {
     pub api: ModelApi,
     pub model: String,
     pub instructions: Option<String>,
-    /// Of one answer.
+    /// The most tokens of one answer.
     pub tokens_max: u32,
     pub answer: AnswerKind,
     pub calls: CallRules,
 }
 
+/// The protocol in which a model is asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ModelApi {
     #[default]
     Anthropic,
-    /// And whatever is compatible with it.
+    /// OpenAI's, and that of whatever is compatible with it.
     OpenAi,
 }
 
-/// Zero-cost when absent: a limit that was not given is not enforced.
+/// The limits on what an agent's processes may use; one that was not given is not enforced, and costs nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     pub memory_bytes: Option<u64>,
-    /// Thousandths of one core.
+    /// The share of CPU, in thousandths of one core.
     pub cpu_millis: Option<u32>,
     pub processes_max: Option<u32>,
-    /// Of one attempt, besides the task's own run timeout.
+    /// The milliseconds that one attempt may take, besides the task's own run timeout.
     pub wall_ms: Option<u64>,
-    /// Of one attempt's output; more is dropped and said.
+    /// The most bytes of one attempt's output; more is dropped, and that is said.
     pub output_bytes_max: Option<u64>,
 }
 
+/// The kind of session in which an agent's programs run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SessionSpec {
     #[default]
@@ -98,15 +102,16 @@ pub enum SessionSpec {
     Vm(Arc<MachineSpec>),
 }
 
+/// An agent as a client declared it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AgentSpec {
     pub id: AgentId,
     pub swarm: SwarmId,
-    /// Unique within its swarm.
+    /// The name, unique within its swarm.
     pub name: String,
     pub connector: ConnectorSpec,
     pub skills: Vec<Skill>,
-    /// For the `Weighted` strategy; 1 by default.
+    /// The weight for the `Weighted` strategy; 1 by default.
     pub weight: u32,
     pub max_concurrent_tasks: u32,
     pub limits: Limits,
@@ -114,12 +119,12 @@ pub struct AgentSpec {
     pub session: SessionSpec,
     pub auto_start: bool,
     pub start_timeout_ms: u64,
-    /// Between each of interrupt, SIGTERM and SIGKILL when it is stopped gracefully.
+    /// The milliseconds between each of interrupt, SIGTERM and SIGKILL when it is stopped gracefully.
     pub stop_grace_ms: u64,
-    /// Only nodes with all of these labels hold it.
+    /// The labels of which a node must have all to hold it.
     #[serde(default)]
     pub node_labels: BTreeMap<String, String>,
-    /// Only this node holds it.
+    /// The only node that may hold it, if one is named.
     #[serde(default)]
     pub node: Option<NodeId>,
 }

@@ -12,19 +12,22 @@ use hiveward_runtime::{
 
 use super::{Directory, DirectoryError};
 
-/// How long one wait for the ledger to move lasts at most; then it waits again.
+/// How long one wait for the ledger to move lasts at most; then the keeper waits again.
 const WAIT_PER_TURN: Duration = Duration::from_secs(3600);
 const RETRY_EVERY: Duration = Duration::from_millis(100);
 
+/// The actor that keeps a node's directory up to date.
 pub struct DirectoryKeeper {
     directory: Directory,
 }
 
+/// The message of the keeper's own task: the directory can no longer follow, and why.
 pub enum Said {
     Broken(String),
 }
 
 impl DirectoryKeeper {
+    /// Makes the keeper of this directory.
     pub fn new(directory: Directory) -> Self {
         Self { directory }
     }

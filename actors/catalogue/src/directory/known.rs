@@ -1,4 +1,4 @@
-//! What the roster's stream says, folded. Pure: applying the same events gives the same state, on every node.
+//! Folds what the roster's stream says. Pure: applying the same events gives the same state, on every node.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -45,7 +45,7 @@ impl NodeStatus {
         }
     }
 
-    /// Why it takes no entities, if it does not.
+    /// Returns why the node takes no entities; `None` if it does.
     pub const fn closed(self) -> Option<&'static str> {
         match self {
             Self::Up => None,
@@ -60,7 +60,7 @@ impl NodeStatus {
 pub struct Drain {
     pub since: WallMs,
     pub within_ms: u64,
-    /// Held when it began.
+    /// The number of entities that it held when the drain began.
     pub entities: u32,
 }
 
@@ -70,7 +70,7 @@ pub struct NodeEntry {
     pub status: NodeStatus,
     pub why: Option<String>,
     pub generation: u64,
-    /// Agents and coordinators placed on it.
+    /// The number of agents and coordinators placed on it.
     pub entities: u32,
     pub drain: Option<Drain>,
 }
@@ -80,7 +80,7 @@ pub struct SwarmEntry {
     pub spec: Arc<SwarmSpec>,
     pub place: Place,
     pub agents: HashSet<AgentId>,
-    /// How many of its agents are on which node.
+    /// The number of its agents on each node.
     pub on: BTreeMap<NodeId, u32>,
 }
 
@@ -90,15 +90,15 @@ pub struct AgentEntry {
     pub place: Place,
 }
 
-/// What calls of models for a scope may use.
+/// The budget of a scope, and whether its warning was told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BudgetEntry {
     pub budget: Budget,
-    /// It has come to what it warns at.
+    /// Whether it has come to what it warns at.
     pub warned: bool,
 }
 
-/// What an event touched.
+/// The thing that an event touched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Touched {
     Entity(Entity),
@@ -107,30 +107,30 @@ pub enum Touched {
     Nothing,
 }
 
-/// Reasons that are kept once for all who have them; a few suffice, since most are alike.
+/// The most reasons that are kept once for all who have them; a few suffice, since most are alike.
 const WHYS_MAX: usize = 16;
 
-/// Is written down whole as the snapshot of the stream: a field that is new has a default.
+/// The folded state. It is written down whole as the snapshot of the stream, so a field that is new has a default.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Known {
-    /// Of the stream.
+    /// The version of the stream.
     pub version: u64,
-    /// Of the last event that it has.
+    /// The cursor of the last event that it has.
     pub cursor: Cursor,
-    /// Operations up to here are not remembered, because a snapshot stands for their events.
+    /// The cursor up to which operations are not remembered, because a snapshot stands for their events.
     #[serde(skip)]
     pub remembers_after: Cursor,
     pub nodes: BTreeMap<NodeId, NodeEntry>,
     pub swarms: HashMap<SwarmId, SwarmEntry>,
     pub agents: HashMap<AgentId, AgentEntry>,
     swarm_names: HashMap<String, SwarmId>,
-    /// By a hash of the name: each is looked up again in the spec, and a name is not kept twice.
+    /// The agents by swarm and a hash of the name: each is looked up again in the spec, so that a name is not kept twice.
     agent_names: HashMap<(SwarmId, u64), Vec<AgentId>>,
-    /// Placed nowhere, because no node was eligible or none was there yet.
+    /// The entities that are placed nowhere, because no node was eligible or none was there yet.
     pub unplaced: BTreeSet<Entity>,
     pub tokens: TokenBook,
     pub budgets: BTreeMap<Scope, BudgetEntry>,
-    /// Where one was set or taken away last.
+    /// The cursor at which a budget was set or removed last.
     pub budgets_changed: Cursor,
     pub fleet: Fleet,
     #[serde(skip, default = "no_operations")]
@@ -170,12 +170,12 @@ fn name_hash(name: &str) -> u64 {
 }
 
 impl Known {
-    /// Whether every node that may come back can read snapshots of the streams of agents, VMs and the roster.
+    /// Tells whether every node that may come back can read snapshots of the streams of agents, VMs and the roster.
     pub fn all_read_snapshots(&self) -> bool {
         self.nodes.values().all(|entry| entry.status == NodeStatus::Removed || entry.record.reads_snapshots)
     }
 
-    /// How many entries it has, about: what a snapshot of it costs.
+    /// Returns about how many entries it has, which is what a snapshot of it costs.
     pub fn entries(&self) -> usize {
         let fleet = &self.fleet;
         self.nodes.len()
@@ -188,6 +188,7 @@ impl Known {
             + fleet.networks.all.len()
     }
 
+    /// Returns where an entity is; `None` for one that is unknown.
     pub fn place(&self, entity: Entity) -> Option<&Place> {
         match entity {
             Entity::Swarm(id) => self.swarms.get(&id).map(|entry| &entry.place),
@@ -201,17 +202,17 @@ impl Known {
         self.swarm_names.get(name).copied()
     }
 
-    /// The coordinators of a swarm that is named by one of them, in order; itself if it is unknown.
+    /// Returns the coordinators of the swarm that `swarm` is one of, in order; `swarm` alone if it is unknown.
     pub fn shards_of(&self, swarm: SwarmId) -> Vec<SwarmId> {
         self.swarms.get(&swarm).map_or_else(|| vec![swarm], |entry| entry.spec.shard_ids().collect())
     }
 
+    /// Returns the head of the swarm that `swarm` is a coordinator of; `swarm` itself if it is unknown.
     pub fn head_of(&self, swarm: SwarmId) -> SwarmId {
         self.swarms.get(&swarm).map_or(swarm, |entry| entry.spec.head())
     }
 
-    /// The shard for a new agent of a swarm: who names the whole gets the one with the fewest agents, among them those
-    /// that are about to be `added`.
+    /// Returns the shard for a new agent; of a whole swarm the one with the fewest agents, those to be `added` counted in.
     pub fn shard_for_agent(&self, swarm: SwarmId, added: impl Fn(SwarmId) -> usize) -> SwarmId {
         let agents = |shard: &SwarmId| self.swarms.get(shard).map_or(usize::MAX, |entry| entry.agents.len() + added(*shard));
         match self.swarms.get(&swarm) {
@@ -220,17 +221,18 @@ impl Known {
         }
     }
 
+    /// Returns the agent of this name at one coordinator.
     pub fn agent_named(&self, swarm: SwarmId, name: &str) -> Option<AgentId> {
         let ids = self.agent_names.get(&(swarm, name_hash(name)))?;
         ids.iter().copied().find(|id| self.agents.get(id).is_some_and(|entry| entry.spec.name == name))
     }
 
-    /// What was answered to this operation, with what it asked for then.
+    /// Returns what this operation asked for when it came first, and what was answered.
     pub fn operation(&self, operation: &Operation) -> Option<&([u8; 16], Key)> {
         self.operations.get(&operation.id)
     }
 
-    /// Everything that is placed on `node`, in order.
+    /// Returns everything that is placed on `node`, in order.
     pub fn held(&self, node: NodeId) -> Vec<Entity> {
         let swarms = self.swarms.iter().filter(|(_, entry)| entry.place.node == Some(node)).map(|(id, _)| Entity::Swarm(*id));
         let agents = self.agents.iter().filter(|(_, entry)| entry.place.node == Some(node)).map(|(id, _)| Entity::Agent(*id));
@@ -300,7 +302,7 @@ impl Known {
         }
     }
 
-    /// One that is placed somewhere is not lost any more.
+    /// Returns the entry of a host that is about to be placed; one that goes somewhere is not lost any more.
     fn host_to_place(&mut self, host: HostId, somewhere: bool) -> Option<&mut HostEntry> {
         if somewhere {
             self.fleet.found(host);
@@ -314,7 +316,7 @@ impl Known {
         }
     }
 
-    /// Makes an event, which happened at `at`, part of the state.
+    /// Makes an event, which happened at `at`, part of the state, and returns what it touched.
     pub fn apply(&mut self, event: &RosterEvent, at: WallMs) -> Touched {
         if let Some((operation, key)) = event.operation() {
             self.operations.insert(operation.id.clone(), (operation.input, key));

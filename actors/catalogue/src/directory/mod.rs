@@ -1,7 +1,7 @@
-//! Where every entity of the cluster is, and what its spec says: the roster's stream, folded on every node.
+//! Tells where every entity of the cluster is, and what its spec says: the roster's stream, folded on every node.
 //!
-//! Owns that fold in memory. Asks the local ledger for the stream; never claims or writes it. It may be behind the leader
-//! by as much as this node's ledger is. After a restart it replays, without a claim.
+//! Owns that fold in memory. Asks the local ledger for the stream; never claims or writes it. It may be behind the leader by as
+//! much as this node's ledger is. After a restart it replays, without a claim.
 
 mod keeper;
 mod known;
@@ -35,9 +35,9 @@ pub use hiveward_kernel::entity::{Entity, Place};
 pub use keeper::DirectoryKeeper;
 pub use known::{AgentEntry, BudgetEntry, Drain, Known, NodeEntry, NodeStatus, SwarmEntry, Touched};
 
-/// Read at once when it catches up.
+/// The most events that are read at once.
 const EVENTS_PER_READ: usize = 4096;
-/// Changes that are told one by one; when more wait, everything may have changed.
+/// The most changes that are told one by one; when more wait, everything may have changed.
 const CHANGES_MAX: usize = 65_536;
 
 #[derive(Debug, thiserror::Error)]
@@ -52,16 +52,16 @@ pub enum DirectoryError {
     Injected(#[from] InjectedError),
 }
 
-/// What may have changed since the last look.
+/// The things that may have changed since the last look.
 #[derive(Debug, Default)]
 pub struct Changes {
     pub entities: HashSet<Entity>,
     pub nodes: HashSet<NodeId>,
-    /// Too many to name: look at everything.
+    /// Whether too many changed to name them: look at everything.
     pub all: bool,
 }
 
-/// Cheap to clone; all clones are one fold.
+/// The directory of a node. It is cheap to clone; all clones are one fold.
 #[derive(Clone)]
 pub struct Directory(Arc<Inner>);
 
@@ -69,7 +69,7 @@ struct Inner {
     ledger: Ledger,
     peers: Peers,
     known: RwLock<Known>,
-    /// One reader of the stream at a time; the others find it done.
+    /// The lock of the one reader of the stream; the others find its work done.
     reading: Mutex<()>,
     cursor: watch::Sender<Cursor>,
     changes: Mutex<Changes>,
@@ -77,6 +77,7 @@ struct Inner {
 }
 
 impl Directory {
+    /// Makes a directory that has read nothing yet.
     pub fn new(ledger: Ledger, peers: Peers) -> Self {
         Self(Arc::new(Inner {
             ledger,
@@ -89,7 +90,8 @@ impl Directory {
         }))
     }
 
-    /// Takes in what the local ledger has. Reads from disk what is not in memory: short but for the first time.
+    /// Takes in what the local ledger has. Blocks while it reads from disk what is not in memory: short but for the first time.
+    /// Errors: the stream or its snapshot cannot be read or decoded; what was taken in before stays.
     pub fn catch_up(&self) -> Result<(), DirectoryError> {
         let _reading = self.0.reading.lock();
         fault::point_sync("directory.fold", None)?;
@@ -131,7 +133,7 @@ impl Directory {
         Ok(())
     }
 
-    /// Whether there was a newer state to begin from.
+    /// Begins anew from the stream's snapshot; returns whether there was one newer than `after`.
     fn begin_from_snapshot(&self, stream: &Key, after: u64) -> Result<bool, DirectoryError> {
         let Some(found) = snapshot::read(&self.0.ledger, stream, after)? else { return Ok(false) };
         *self.0.known.write() = found;
@@ -158,25 +160,28 @@ impl Directory {
         self.0.rung.notify_one();
     }
 
-    /// For the one who makes what runs here what the directory says: waits until something may have changed.
+    /// Waits until something may have changed; for the one actor that makes what runs here what the directory says.
+    /// Dropping the future loses no change.
     pub async fn changed(&self) {
         self.0.rung.notified().await;
     }
 
+    /// Returns what changed since this was called last, and forgets it.
     pub fn take_changes(&self) -> Changes {
         std::mem::take(&mut *self.0.changes.lock())
     }
 
+    /// Returns the cursor up to which the ledger is taken in.
     pub fn cursor(&self) -> Cursor {
         *self.0.cursor.borrow()
     }
 
-    /// Up to which event it is, as it moves.
+    /// Returns a watch on the cursor up to which the ledger is taken in.
     pub fn follow(&self) -> watch::Receiver<Cursor> {
         self.0.cursor.subscribe()
     }
 
-    /// Waits until what was committed at `cursor` is taken in; false if it is not by the deadline.
+    /// Waits until what was committed at `cursor` is taken in; returns false if it is not by the deadline.
     pub async fn at_least(&self, cursor: Cursor, deadline: Deadline) -> bool {
         if self.cursor() >= cursor {
             return true;
@@ -185,23 +190,27 @@ impl Directory {
         tokio::time::timeout_at(deadline.instant(), seen.wait_for(|seen| *seen >= cursor)).await.is_ok_and(|found| found.is_ok())
     }
 
+    /// Calls `look` with the folded state, which must not block: nothing is taken in meanwhile.
     pub fn read<T>(&self, look: impl FnOnce(&Known) -> T) -> T {
         look(&self.0.known.read())
     }
 
+    /// Returns the spec of a coordinator by its id.
     pub fn swarm(&self, id: SwarmId) -> Option<Arc<SwarmSpec>> {
         self.read(|known| known.swarms.get(&id).map(|entry| entry.spec.clone()))
     }
 
+    /// Returns the spec of the head of the swarm that has this name.
     pub fn swarm_named(&self, name: &str) -> Option<Arc<SwarmSpec>> {
         self.read(|known| known.swarms.get(&known.swarm_named(name)?).map(|entry| entry.spec.clone()))
     }
 
+    /// Returns the spec of an agent.
     pub fn agent(&self, id: AgentId) -> Option<Arc<AgentSpec>> {
         self.read(|known| known.agents.get(&id).map(|entry| entry.spec.clone()))
     }
 
-    /// Where an entity is now; `None` while it is placed nowhere.
+    /// Returns where an entity is now; `None` while it is placed nowhere.
     pub fn location(&self, entity: Entity) -> Option<Location> {
         self.read(|known| {
             let place = known.place(entity)?;
@@ -209,26 +218,27 @@ impl Directory {
         })
     }
 
-    /// The placement of an entity, placed or not; 0 for one that is unknown.
+    /// Returns the number of an entity's placement, placed or not; 0 for one that is unknown.
     pub fn placement(&self, entity: Entity) -> u64 {
         self.read(|known| known.place(entity).map_or(0, |place| place.placement))
     }
 
+    /// Tells whether there is any swarm.
     pub fn has_swarms(&self) -> bool {
         self.read(|known| !known.swarms.is_empty())
     }
 
-    /// Where the roster acts now: on the node that leads.
+    /// Returns where the roster acts now, which is the node that leads; `None` while no leader is known.
     pub fn roster(&self) -> Option<Location> {
         let leader = self.0.peers.leader().borrow().leader?;
         Some(Location { node: leader, incarnation: ROSTER_INCARNATION })
     }
 }
 
-/// The roster's door is open on every node; one that does not lead says so.
+/// The incarnation of the roster's door, which is open on every node; one that does not lead says so.
 pub const ROSTER_INCARNATION: u64 = 1;
 
-/// What the roster is addressed by.
+/// Returns the key that the roster is addressed by.
 pub fn roster_key() -> Key {
     Key::trusted("roster_main")
 }

@@ -1,4 +1,4 @@
-//! The roster's stream as one state: what a node begins from where the events before it are gone.
+//! Writes and reads the roster's stream as one state: what a node begins from where the events before it are gone.
 //!
 //! Written by the roster's actor while it leads, in pieces; read by the directory of every node.
 
@@ -11,7 +11,7 @@ use hiveward_runtime::{
 use super::Known;
 
 const FORMAT: u16 = 1;
-/// It fills the half of a megabyte that the ledger's file gives it.
+/// The bytes of a piece, which fill the half of a megabyte that the ledger's file gives it.
 const PIECE_BYTES: usize = 480 << 10;
 
 #[derive(Debug, thiserror::Error)]
@@ -22,7 +22,8 @@ pub enum SnapshotError {
     Body(#[source] rmp_serde::decode::Error),
 }
 
-/// The pieces of a snapshot of `known`. Takes as long as there are entries: not for a thread that others wait for.
+/// Returns the pieces of a snapshot of `known`. Takes the longer the more entries there are: not for a thread that others
+/// wait for.
 pub fn pieces_of(known: &Known) -> Result<Vec<SnapshotPart>, rmp_serde::encode::Error> {
     let whole = Bytes::from(rmp_serde::to_vec_named(known)?);
     let last = whole.len().div_ceil(PIECE_BYTES).saturating_sub(1);
@@ -38,7 +39,8 @@ pub fn pieces_of(known: &Known) -> Result<Vec<SnapshotPart>, rmp_serde::encode::
     Ok((0..=last).map(piece).collect())
 }
 
-/// The state that the stream's snapshot is of; none if there is none after this version. Blocks while it reads.
+/// Returns the state that the stream's newest snapshot holds; `None` if there is none after this version. Blocks while it
+/// reads.
 pub fn read(ledger: &Ledger, stream: &Key, after: u64) -> Result<Option<Known>, super::DirectoryError> {
     loop {
         let Some(parts) = ledger.snapshot_parts(stream)?.filter(|parts| parts.version > after) else { return Ok(None) };
@@ -69,7 +71,7 @@ fn restored(whole: &[u8]) -> Result<Known, SnapshotError> {
     Ok(known)
 }
 
-/// Returns the same, as it is after it was written down and read. For tests.
+/// Returns the same state, as it is after it was written down and read. For tests.
 #[doc(hidden)]
 pub fn written_and_read(known: &Known) -> Known {
     let pieces = pieces_of(known).unwrap();

@@ -1,4 +1,4 @@
-//! What a change of the fleet comes to. Pure.
+//! Decides which events a change of the fleet leads to. Pure.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::{
     vm::{spec::VmSpec, warm},
 };
 
-/// Of the whole cluster.
+/// The most hosts of the whole cluster; the constants below bound VMs and images in the same way.
 pub const HOSTS_MAX: usize = 10_000;
 pub const VMS_MAX: usize = 100_000;
 pub const IMAGES_MAX: usize = 1_000;
@@ -29,6 +29,8 @@ fn conflict(message: String) -> Refused {
     Refused { code: Code::Conflict, message, field: Some("name".into()) }
 }
 
+/// Decides a change of the fleet: returns the events that it leads to, none if it is so already.
+/// Errors: what speaks against it, such as a name that is taken; nothing is changed then.
 pub fn decide(fleet: &Fleet, change: &FleetChange, operation: Option<&Operation>) -> Result<Vec<FleetEvent>, Refused> {
     let operation = operation.cloned();
     let entry = |host: HostId| fleet.hosts.get(&host).ok_or_else(|| Refused::not_found(host));
@@ -174,7 +176,7 @@ fn begin_move(fleet: &Fleet, vm: VmId, from: HostId, to: Option<HostId>) -> Resu
     Ok(vec![FleetEvent::VmMoving { vm, from, to: decision.chosen }])
 }
 
-/// With all that its disks begin as, or nothing of it.
+/// Decides a clone: adds the VM with all the images that its disks begin as, or nothing of it.
 fn clone_vm(
     fleet: &Fleet,
     spec: &Arc<VmSpec>,
@@ -196,7 +198,7 @@ fn clone_vm(
     Ok(images.chain([added]).collect())
 }
 
-/// Those of a VM's networks that are its hosts' own: what a name means it means for its clones as well.
+/// Returns those of a VM's networks that are its hosts' own: what a name means for it, it means for its clones as well.
 fn known_networks(fleet: &Fleet, of: VmId) -> Vec<String> {
     let Some(entry) = fleet.vms.get(&of) else { return Vec::new() };
     let own = entry.spec.networks.iter().filter(|name| fleet.networks.card(of, name).is_none());

@@ -1,4 +1,4 @@
-//! What happened to the fleet: which hosts and VMs there are, and which VM is on which host. Part of the roster's stream.
+//! Names what happened to the fleet: which hosts and VMs there are, and which VM is on which host. Part of the roster's stream.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub enum FleetEvent {
         spec: Arc<HostSpec>,
         operation: Option<Operation>,
     },
-    /// Its hypervisor answers, and this is what it has.
+    /// The host's hypervisor answers, and `capacity` is what it has.
     HostReached {
         host: HostId,
         capacity: Capacity,
@@ -36,7 +36,7 @@ pub enum FleetEvent {
         host: HostId,
         why: String,
     },
-    /// It takes no more VMs, and those that run on it are stopped.
+    /// The host takes no more VMs, and those that run on it are moved away or stopped.
     HostDraining {
         host: HostId,
         operation: Option<Operation>,
@@ -45,7 +45,7 @@ pub enum FleetEvent {
         host: HostId,
         operation: Option<Operation>,
     },
-    /// Nothing runs on it any more.
+    /// Nothing runs on the host any more.
     HostDrained {
         host: HostId,
     },
@@ -53,34 +53,34 @@ pub enum FleetEvent {
         host: HostId,
         operation: Option<Operation>,
     },
-    /// From here on what it needs is reserved on this host.
+    /// The VM exists: from here on what it needs is reserved on this host.
     VmAdded {
         spec: Arc<VmSpec>,
         host: HostId,
         decision: Arc<Decision>,
         operation: Option<Operation>,
-        /// On those of its networks that are the cluster's.
+        /// Its cards on those of its networks that are the cluster's.
         #[serde(default)]
         cards: Vec<Card>,
     },
-    /// Nothing of it is left, and its reservation is over.
+    /// Nothing of the VM is left, and its reservation is over.
     VmRemoved {
         vm: VmId,
         host: HostId,
     },
-    /// Room for it is reserved on `to` as well. It belongs to `from` until it is said to have moved.
+    /// Room for the VM is reserved on `to` as well. It belongs to `from` until it is said to have moved.
     VmMoving {
         vm: VmId,
         from: HostId,
         to: HostId,
     },
-    /// From here on it belongs to `to`, and nothing is reserved for it on `from`.
+    /// From here on the VM belongs to `to`, and nothing is reserved for it on `from`.
     VmMoved {
         vm: VmId,
         from: HostId,
         to: HostId,
     },
-    /// It stays on `from`, and nothing is reserved for it on `to`.
+    /// The VM stays on `from`, and nothing is reserved for it on `to`.
     VmStayed {
         vm: VmId,
         from: HostId,
@@ -94,23 +94,23 @@ pub enum FleetEvent {
         image: ImageId,
         operation: Option<Operation>,
     },
-    /// The node that it is a part of is lost. What ran on it may run still.
+    /// The node that the host is a part of is lost. What ran on the host may run still.
     HostLost {
         host: HostId,
         node: NodeId,
-        /// The node ends what comes back elsewhere before its lease is over, whatever has become of its process.
+        /// Whether the node ends what comes back elsewhere before its lease is over, whatever has become of its process.
         fences: bool,
         why: String,
     },
-    /// From here on it is certain that none of its VMs that come back runs on it.
+    /// From here on it is certain that none of the host's VMs that come back runs on it.
     HostOff {
         host: HostId,
-        /// Who gave his word; nobody had to for a node that ends them by itself.
+        /// The person who gave their word; nobody had to for a node that ends them by itself.
         by: Option<Arc<str>>,
         why: String,
         operation: Option<Operation>,
     },
-    /// From here on it belongs to `to` in this epoch: whatever there is of it in an older one is ended and never started.
+    /// From here on the VM belongs to `to` in this epoch: whatever there is of it in an older one is ended and never started.
     VmComesBack {
         vm: VmId,
         from: HostId,
@@ -118,23 +118,23 @@ pub enum FleetEvent {
         epoch: u64,
         decision: Arc<Decision>,
     },
-    /// It is to come back, and cannot yet.
+    /// The VM is to come back, and cannot yet.
     VmWaits {
         vm: VmId,
         host: HostId,
         why: Arc<str>,
     },
-    /// From here on what this shape needs is reserved as well.
+    /// From here on what this shape of the VM needs is reserved as well.
     VmReshaping {
         vm: VmId,
         host: HostId,
         number: u64,
         shape: Shape,
-        /// Those that it has in this shape.
+        /// The cards that it has in this shape.
         #[serde(default)]
         cards: Vec<Card>,
     },
-    /// From here on it is a VM of this shape. Its present run may use as much as is `held`.
+    /// From here on the VM has this shape. Its present run may use as much as is `held`.
     VmReshaped {
         vm: VmId,
         host: HostId,
@@ -142,25 +142,25 @@ pub enum FleetEvent {
         shape: Shape,
         held: Option<Size>,
     },
-    /// It has the shape that it had.
+    /// The VM has the shape that it had before.
     VmKeptShape {
         vm: VmId,
         host: HostId,
         number: u64,
         held: Option<Size>,
     },
-    /// Nothing is held for it beyond its shape any more.
+    /// Nothing is held for the VM beyond its shape any more.
     VmLetGo {
         vm: VmId,
         host: HostId,
     },
-    /// It waited, and is this attempt's from now on.
+    /// The VM waited for an attempt, and belongs to this one from now on.
     VmTaken {
         vm: VmId,
         host: HostId,
         lease: Lease,
     },
-    /// Its number is no other network's, ever.
+    /// There is a new network; its number is no other network's, ever.
     NetworkAdded {
         spec: Arc<NetworkSpec>,
         number: u32,
@@ -170,7 +170,7 @@ pub enum FleetEvent {
         network: NetworkId,
         operation: Option<Operation>,
     },
-    /// Somebody brought it to another host with the hypervisor's own tool: that host has it from now on.
+    /// Somebody brought the VM to another host with the hypervisor's own tool: that host has it from now on.
     VmFound {
         vm: VmId,
         from: HostId,
@@ -179,6 +179,7 @@ pub enum FleetEvent {
 }
 
 impl FleetEvent {
+    /// Returns the event's kind, as it is stored in the ledger.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::HostAdded { .. } => "HostAdded",
@@ -210,7 +211,7 @@ impl FleetEvent {
         }
     }
 
-    /// The host it is about, if it is about one.
+    /// Returns the host that the event is about, if it is about one.
     pub fn host(&self) -> Option<HostId> {
         Some(match self {
             Self::HostAdded { spec, .. } => spec.id,
@@ -242,7 +243,7 @@ impl FleetEvent {
         })
     }
 
-    /// The other host that is to hear of it at once.
+    /// Returns the other host that is to hear of the event at once.
     pub const fn other_host(&self) -> Option<HostId> {
         match self {
             // What it gets is to have an actor there.
@@ -251,7 +252,7 @@ impl FleetEvent {
         }
     }
 
-    /// A client's operation, and what its answer names.
+    /// Returns the client's operation that led to the event, and the key that its answer names.
     pub fn operation(&self) -> Option<(&Operation, Key)> {
         let (operation, key) = match self {
             Self::HostAdded { spec, operation } => (operation, spec.id.key()),
@@ -269,7 +270,7 @@ impl FleetEvent {
         Some((operation.as_ref()?, key))
     }
 
-    /// As clients see it.
+    /// Returns the event's data as clients see it.
     pub fn data(&self) -> serde_json::Value {
         use serde_json::json;
         match self {
@@ -335,13 +336,13 @@ fn addresses(cards: &[Card]) -> Vec<String> {
     cards.iter().filter_map(|card| Some(card.address?.to_string())).collect()
 }
 
-/// What the roster is asked to change of the fleet.
+/// A change of the fleet that the roster is asked for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum FleetChange {
     AddHost {
         spec: Arc<HostSpec>,
     },
-    /// Refused while it has VMs; with `force` they are forgotten with it, whatever runs there.
+    /// Removes a host. Refused while it has VMs; with `force` they are forgotten with it, whatever runs there.
     RemoveHost {
         host: HostId,
         force: bool,
@@ -352,23 +353,23 @@ pub enum FleetChange {
     CancelDrain {
         host: HostId,
     },
-    /// A person's word that nothing runs on it: what is to come back comes back. `confirm` is its name.
+    /// Takes a person's word that nothing runs on a host: what is to come back comes back. `confirm` is the host's name.
     DeclareLost {
         host: HostId,
         confirm: String,
         by: Arc<str>,
     },
-    /// Placed on this host, or on the best one.
+    /// Adds a VM, on this host or on the best one.
     AddVm {
         spec: Arc<VmSpec>,
         on: Option<HostId>,
     },
 
-    /// Its bytes are kept already.
+    /// Adds an image whose bytes are kept already.
     AddImage {
         spec: Arc<ImageSpec>,
     },
-    /// Refused while a VM is made of it.
+    /// Removes an image. Refused while a VM is made of it.
     RemoveImage {
         image: ImageId,
     },
@@ -388,30 +389,30 @@ pub enum FleetChange {
         host: HostId,
         placement: u64,
     },
-    /// From a VM's actor: nothing of it is left.
+    /// Says, from a VM's actor, that nothing of the VM is left.
     RemoveVm {
         vm: VmId,
     },
-    /// From a VM's actor on `from`: room is wanted on `to`, or on the best host.
+    /// Asks, from a VM's actor on `from`, for room on `to`, or on the best host.
     BeginMove {
         vm: VmId,
         from: HostId,
         to: Option<HostId>,
     },
-    /// From a VM's actor on `from`: where it is now.
+    /// Says, from a VM's actor on `from`, where the VM is now.
     EndMove {
         vm: VmId,
         from: HostId,
         moved: bool,
     },
-    /// From a VM's actor on `host`: room for this shape is wanted, before anything is done about it.
+    /// Asks, from a VM's actor on `host`, for room for this shape, before anything is done about it.
     BeginReshape {
         vm: VmId,
         host: HostId,
         number: u64,
         shape: Shape,
     },
-    /// From a VM's actor on `host`: it has that shape, or the one it had.
+    /// Says, from a VM's actor on `host`, that the VM has that shape, or the one it had.
     EndReshape {
         vm: VmId,
         host: HostId,
@@ -419,19 +420,21 @@ pub enum FleetChange {
         reshaped: bool,
         held: Option<Size>,
     },
-    /// From the actor of the VM `of`: placed on this host, or on the best one of the same kind, with what its disks begin as.
+    /// Asks, from the actor of the VM `of`, for a clone on this host, or on the best one of the same kind, with what its disks
+    /// begin as.
     CloneVm {
         spec: Arc<VmSpec>,
         images: Vec<Arc<ImageSpec>>,
         of: VmId,
         on: Option<HostId>,
     },
-    /// From a VM's actor: what was held since this operation its present run does not use any more.
+    /// Says, from a VM's actor, that its present run no longer uses what was held since this operation.
     LetGo {
         vm: VmId,
         number: u64,
     },
-    /// From an attempt's node: this VM, which waits, is to be the attempt's. Refused if another has it, or the attempt another.
+    /// Asks, from an attempt's node, that this VM, which waits, be the attempt's. Refused if another has it, or the attempt
+    /// another.
     TakeVm {
         vm: VmId,
         lease: Lease,
@@ -439,11 +442,11 @@ pub enum FleetChange {
     AddNetwork {
         spec: Arc<NetworkSpec>,
     },
-    /// Refused while a VM is on it.
+    /// Removes a network. Refused while a VM is on it.
     RemoveNetwork {
         network: NetworkId,
     },
-    /// From a VM's actor on `from`, where it is no more: `to` has it, and nobody of the cluster brought it there.
+    /// Says, from a VM's actor on `from`, where the VM is no more, that `to` has it, and nobody of the cluster brought it there.
     FoundVm {
         vm: VmId,
         from: HostId,
@@ -452,7 +455,7 @@ pub enum FleetChange {
 }
 
 impl FleetChange {
-    /// What an answer names.
+    /// Returns the key that an answer to this change names.
     pub fn key(&self) -> Key {
         match self {
             Self::AddHost { spec } => spec.id.key(),
@@ -480,7 +483,7 @@ impl FleetChange {
     }
 }
 
-/// The node that a host's connection is opened on, if it is a matter of that node which host it is.
+/// Returns the only node that may open a host's connection: the one it is pinned to, or, for a local hypervisor, its home.
 pub fn pinned(spec: &HostSpec, home: Option<NodeId>) -> Option<NodeId> {
     let local = super::spec::HostUri::parse(&spec.uri).is_ok_and(|uri| uri.is_local());
     spec.node.or(home.filter(|_| local))

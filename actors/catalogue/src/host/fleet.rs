@@ -31,13 +31,13 @@ pub enum Drain {
     Drained,
 }
 
-/// What is known of a host whose node is lost, or that somebody said is off.
+/// The facts about a host whose node is lost, or that somebody said is off.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lost {
     pub why: String,
-    /// Its node ends by itself what comes back elsewhere.
+    /// Whether its node ends by itself what comes back elsewhere.
     pub fences: bool,
-    /// It is certain that nothing that comes back runs on it.
+    /// Whether it is certain that nothing that comes back runs on it.
     pub off: bool,
     pub since: WallMs,
 }
@@ -49,10 +49,10 @@ pub struct HostEntry {
     /// The first node it was placed on: a local hypervisor is nowhere else.
     pub home: Option<NodeId>,
     pub capacity: Option<Capacity>,
-    /// Why it cannot be reached, if it cannot.
+    /// The reason why it cannot be reached, if it cannot.
     pub unreachable: Option<String>,
     pub drain: Option<Drain>,
-    /// Until it is placed on a node again, or reached.
+    /// The facts of its loss, until it is placed on a node again, or reached.
     pub lost: Option<Lost>,
     pub vms: BTreeSet<VmId>,
     pub used: Need,
@@ -60,7 +60,7 @@ pub struct HostEntry {
 }
 
 impl HostEntry {
-    /// What may be promised of it, overcommit counted in.
+    /// Returns what may be promised of it, overcommit counted in.
     pub fn total(&self) -> Need {
         let Some(capacity) = &self.capacity else { return Need::default() };
         let over = |value: u64, milli: u32| i32::try_from(value * u64::from(milli) / 1000).unwrap_or(i32::MAX);
@@ -70,7 +70,7 @@ impl HostEntry {
         }
     }
 
-    /// Why it takes no VM, if it does not.
+    /// Returns why it takes no VM; `None` if it does.
     pub fn closed(&self) -> Option<Reject> {
         if self.drain.is_some() {
             Some(Reject::Draining)
@@ -90,31 +90,31 @@ pub struct VmEntry {
     pub host: HostId,
     /// The host that it is being brought to, where room is reserved for it as well.
     pub moving: Option<HostId>,
-    /// Grows whenever it comes back elsewhere.
+    /// The number that grows whenever it comes back elsewhere.
     pub epoch: u64,
-    /// Why it has not come back yet, if it is to.
+    /// The reason why it has not come back yet, if it is to.
     pub waits: Option<Arc<str>>,
     pub added_at: WallMs,
-    /// When its attempt got it; as old as itself if it was made for one, or for none.
+    /// The time when its attempt got it; as old as itself if it was made for one, or for none.
     pub leased_at: WallMs,
-    /// When it came to its host from another.
+    /// The time when it came to its host from another.
     pub moved_at: Option<WallMs>,
-    /// The shape that it is being given, reserved as well, and the number of the operation that does.
+    /// The number of the operation that gives it a new shape, and that shape, which is reserved as well.
     pub reshaping: Option<(u64, Shape)>,
-    /// The last operation that gave it its shape.
+    /// The number of the last operation that gave it its shape.
     pub shaped: u64,
-    /// What its present run may use beyond its shape, until it is started again, since which operation.
+    /// The operation since which its present run may use more than its shape, until it is started again, and how much.
     pub held: Option<(u64, Size)>,
-    /// On those of its networks that are the cluster's.
+    /// Its cards on those of its networks that are the cluster's.
     pub cards: Vec<Card>,
-    /// In the shape that it is being given.
+    /// Its cards in the shape that it is being given.
     pub cards_then: Vec<Card>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImageEntry {
     pub spec: Arc<ImageSpec>,
-    /// VMs that are made of it.
+    /// The number of VMs that are made of it.
     pub vms: u32,
     pub added_at: WallMs,
 }
@@ -132,7 +132,7 @@ pub struct Fleet {
     leases: HashMap<Lease, VmId>,
     /// VMs that wait for attempts of an agent, the oldest first.
     warm: HashMap<AgentId, BTreeSet<VmId>>,
-    /// How many VMs of each group are on which host.
+    /// The number of VMs of each group on each host.
     groups: HashMap<String, BTreeMap<HostId, u32>>,
 }
 
@@ -153,22 +153,22 @@ impl Fleet {
         self.vm_names.get(name).copied()
     }
 
-    /// The VM that this attempt has.
+    /// Returns the VM that this attempt has.
     pub fn leased(&self, lease: Lease) -> Option<VmId> {
         self.leases.get(&lease).copied()
     }
 
-    /// VMs that wait for attempts of an agent, the oldest first.
+    /// Iterates over the VMs that wait for attempts of an agent, the oldest first.
     pub fn warm_of(&self, agent: AgentId) -> impl Iterator<Item = &VmEntry> {
         self.warm.get(&agent).into_iter().flatten().filter_map(|vm| self.vms.get(vm))
     }
 
-    /// As placement sees it.
+    /// Returns the hosts as placement sees them.
     pub fn columns(&self) -> Hosts {
         self.columns_but(None)
     }
 
-    /// As placement sees it that may take any host but this one.
+    /// Returns the hosts as placement sees them when it may take any but this one.
     pub fn columns_without(&self, host: HostId) -> Hosts {
         self.columns_but(Some(host))
     }
@@ -268,7 +268,7 @@ impl Fleet {
         self.enter(&touched, true);
     }
 
-    /// VMs whose cards or whose place it changes.
+    /// Returns the VMs whose cards or whose place the event changes.
     fn touched(&self, event: &FleetEvent) -> Vec<VmId> {
         match event {
             FleetEvent::VmAdded { spec, cards, .. } if !cards.is_empty() => vec![spec.id],
@@ -473,7 +473,7 @@ impl Fleet {
         }
     }
 
-    /// It belongs to `to`, where room for it is reserved.
+    /// Makes the VM belong to `to`, where room for it is reserved.
     fn hand_over(&mut self, vm: VmId, from: HostId, to: HostId, at: WallMs) {
         let Some(entry) = self.vms.get_mut(&vm) else { return };
         (entry.host, entry.moving, entry.moved_at) = (to, None, Some(at));
@@ -488,7 +488,7 @@ impl Fleet {
         }
     }
 
-    /// It is there again: what still belongs to it goes on there.
+    /// Marks a host as being there again: what still belongs to it goes on there.
     pub fn found(&mut self, host: HostId) {
         let Some(entry) = self.hosts.get_mut(&host).filter(|entry| entry.lost.is_some()) else { return };
         entry.lost = None;

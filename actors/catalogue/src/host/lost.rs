@@ -1,8 +1,9 @@
-//! What becomes of VMs whose host is lost. Pure.
+//! Decides what becomes of VMs whose host is lost. Pure.
 //!
-//! A host that is a part of its node (a local hypervisor) is lost with it. Its VMs come back elsewhere only when it is
-//! certain that none of them runs there: after the node's lease and a margin, by when the node's fence has ended them
-//! ([`fence`](hiveward_machines::host::fence)), or by a person's word. A host that another node can reach is no such host: that node looks.
+//! A host that is a part of its node (a local hypervisor) is lost with it. Its VMs come back elsewhere only when it is certain
+//! that none of them runs there: after the node's lease and a margin, by when the node's fence has ended them
+//! ([`fence`](hiveward_machines::host::fence)), or by a person's word. A host that another node can reach is no such host: that
+//! node looks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,10 +28,10 @@ use crate::{
     roster::event::NodeRecord,
 };
 
-/// After the end of a node's lease: how long its fence may take, which begins before that end.
+/// The time that a node's fence may take after the end of its lease; the fence begins before that end.
 pub const FENCE_MARGIN: Duration = Duration::from_secs(2);
 
-/// Whether what comes back elsewhere is ended on the host by its own node, before that node's lease is over.
+/// Tells whether what comes back elsewhere is ended on the host by its own node, before that node's lease is over.
 pub fn is_fenced(spec: &HostSpec, node: Option<&NodeRecord>) -> bool {
     HostUri::parse(&spec.uri).is_ok_and(|uri| match uri.scheme {
         // Its guests are in the node's own process.
@@ -39,7 +40,7 @@ pub fn is_fenced(spec: &HostSpec, node: Option<&NodeRecord>) -> bool {
     })
 }
 
-/// Hosts that go with this node, because they are a part of it.
+/// Decides that the hosts which are a part of this node are lost with it.
 pub fn with_node(fleet: &Fleet, node: NodeId, record: Option<&NodeRecord>, why: &str) -> Vec<FleetEvent> {
     let of_it = |entry: &&HostEntry| {
         let local = HostUri::parse(&entry.spec.uri).is_ok_and(|uri| uri.is_local());
@@ -54,13 +55,13 @@ pub fn with_node(fleet: &Fleet, node: NodeId, record: Option<&NodeRecord>, why: 
     fleet.hosts.values().filter(of_it).map(lost).collect()
 }
 
-/// Hosts that are lost with VMs that wait only until their node has surely ended them.
+/// Iterates over lost hosts whose VMs wait only until the node has surely ended them.
 pub fn being_fenced(fleet: &Fleet) -> impl Iterator<Item = (HostId, &Lost)> {
     let lost = fleet.hosts.iter().filter(|(_, entry)| entry.place.node.is_none());
     lost.filter_map(|(host, entry)| Some((*host, entry.lost.as_ref().filter(|lost| lost.fences && !lost.off)?)))
 }
 
-/// From now on it is certain, and what is to come back does where there is room.
+/// Decides that the host is off for certain; what is to come back does so where there is room.
 pub fn fenced(fleet: &Fleet, host: HostId) -> Vec<FleetEvent> {
     let Some(lost) = fleet.hosts.get(&host).and_then(|entry| entry.lost.as_ref()) else { return Vec::new() };
     let off = FleetEvent::HostOff { host, by: None, why: lost.why.clone(), operation: None };
@@ -75,7 +76,8 @@ fn off_with_all(fleet: &Fleet, host: HostId, off: FleetEvent) -> Vec<FleetEvent>
     events
 }
 
-/// A person says that nothing runs there.
+/// Decides what follows from a person's word that nothing runs on a host; nothing if it is off already.
+/// Errors: `confirm` is not the host's name, or the host is not known to be lost.
 pub fn declare(
     fleet: &Fleet,
     host: HostId,
@@ -102,7 +104,7 @@ pub fn declare(
     Ok(off_with_all(fleet, host, off))
 }
 
-/// What is to come back from all hosts that are off and now can; that it cannot, where that is news.
+/// Decides what comes back from all hosts that are off and now can; also that it cannot, where that is news.
 pub fn bring_all_back(fleet: &Fleet) -> Vec<FleetEvent> {
     let off: Vec<HostId> = fleet.hosts.iter().filter(|(_, entry)| is_off(entry)).map(|(host, _)| *host).collect();
     let mut events = Vec::new();
@@ -120,6 +122,7 @@ pub fn bring_all_back(fleet: &Fleet) -> Vec<FleetEvent> {
     events
 }
 
+/// Tells whether it is certain that nothing which comes back elsewhere runs on the host.
 pub fn is_off(entry: &HostEntry) -> bool {
     entry.lost.as_ref().is_some_and(|lost| lost.off)
 }

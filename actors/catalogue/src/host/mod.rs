@@ -1,4 +1,4 @@
-//! Which hosts and VMs there are, what is reserved of which host, and which host a VM goes to. Pure.
+//! Decides which hosts and VMs there are, what is reserved of which host, and which host a VM goes to. Pure.
 
 pub mod decide;
 pub mod event;

@@ -1,4 +1,4 @@
-//! Which host a VM goes to, as the fleet is: the same for one that is made, asked about, moved or brought away. Pure.
+//! Chooses a host for a VM, as the fleet is: the same way for one that is made, asked about, moved or brought away. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ use crate::{
     vm::spec::VmSpec,
 };
 
-/// Of one that is not on any network between hosts.
+/// Returns what a VM that is not on any network between hosts wants of its host.
 pub fn wish<'a>(vm: VmId, spec: &'a VmSpec, pin: Option<HostId>) -> Wish<'a> {
     Wish {
         need: need(spec),
@@ -38,13 +38,15 @@ pub fn wish<'a>(vm: VmId, spec: &'a VmSpec, pin: Option<HostId>) -> Wish<'a> {
     }
 }
 
-/// Of one that is there.
+/// Returns what a VM that is there already wants of its host.
 pub fn wish_of<'a>(vm: VmId, entry: &'a VmEntry, pin: Option<HostId>) -> Wish<'a> {
     Wish { overlay: entry.needs_overlay(), ..wish(vm, &entry.spec, pin) }
 }
 
-/// The host for a VM that is not there yet, of those that `suits` says could run it. Inner error: it is not taken in, with what is at fault in what was wished; the
-/// engine keeps the trace of either. Outer error: the host that was named is none.
+/// Chooses the host for a VM that is not there yet, of those that `suits` says could run it.
+///
+/// Inner error: it is not taken in, with what is at fault in what was wished; the engine keeps the trace of either. Outer error:
+/// the host that was named is none.
 pub fn select(
     fleet: &Fleet,
     engine: &mut Engine,
@@ -85,7 +87,7 @@ pub fn select(
     Ok(Ok(decision))
 }
 
-/// Why nothing that runs on one host can be brought to another, whatever room there is; `None` if it can.
+/// Returns why nothing that runs on one host can be brought to another, whatever room there is; `None` if it can.
 pub fn bars(from: &HostEntry, to: &HostEntry) -> Option<Reject> {
     let local = super::spec::HostUri::parse(&to.spec.uri).is_ok_and(|uri| uri.is_local());
     if from.spec.scheme() != to.spec.scheme() {
@@ -98,7 +100,7 @@ pub fn bars(from: &HostEntry, to: &HostEntry) -> Option<Reject> {
     }
 }
 
-/// As placement sees it for what leaves a host.
+/// Returns the hosts as placement sees them for what leaves a host.
 fn columns_from(fleet: &Fleet, from: HostId) -> Hosts {
     let mut hosts = fleet.columns_without(from);
     if let Some(ours) = fleet.hosts.get(&from) {
@@ -107,7 +109,7 @@ fn columns_from(fleet: &Fleet, from: HostId) -> Hosts {
     hosts
 }
 
-/// What one that is there takes along: also what its present run holds.
+/// Returns what a VM that is there takes along: also what its present run holds.
 fn present(vm: VmId, entry: &VmEntry) -> Wish<'_> {
     Wish { need: entry.need(), ..wish_of(vm, entry, None) }
 }
@@ -116,7 +118,8 @@ fn leaving(vm: VmId, entry: &VmEntry) -> Leaving<'_> {
     Leaving { vm, wish: present(vm, entry), keeps_disks: entry.spec.ha }
 }
 
-/// The host that a VM is brought to: the one that is named, or the best.
+/// Chooses the host that a VM is brought to: the one that is named, or the best.
+/// Errors: the named host is none, or nothing can go there; the VM stays where it is.
 pub fn another_host(fleet: &Fleet, vm: VmId, entry: &VmEntry, to: Option<HostId>) -> Result<Decision, Refused> {
     let refused = |message: String| Refused::new(Code::Refused, message);
     let mut hosts = columns_from(fleet, entry.host);
@@ -141,8 +144,8 @@ pub fn another_host(fleet: &Fleet, vm: VmId, entry: &VmEntry, to: Option<HostId>
     placed.map_err(|why| refused(format!("{why}; {} stays where it is", entry.spec.name)))
 }
 
-/// What a drain of a host would come to now, the largest VM first: where each goes, or why nowhere, so that it is stopped.
-/// `stays` says of each that it does not run (`None`), that it may go, or why it can go nowhere.
+/// Returns what a drain of a host would come to now, the largest VM first: where each goes, or why nowhere, so that it is
+/// stopped. `stays` says of each that it does not run (`None`), that it may go, or why it can go nowhere.
 pub fn evacuate(
     fleet: &Fleet,
     host: HostId,
@@ -162,39 +165,39 @@ pub fn evacuate(
     placed
 }
 
-/// What is asked and known of a VM beside what the fleet says.
+/// The facts about a VM beside what the fleet says.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct About {
     pub stays: Option<Stays>,
     pub dirty_bytes_per_s: Option<u64>,
-    /// CPUs and bytes of memory, over the window; in a plan by what is used.
+    /// The CPUs and bytes of memory that it used over the window; needed in a plan by what is used.
     pub used: Option<(f32, u64)>,
 }
 
-/// By what hosts are made even.
+/// The measure by which hosts are made even.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Basis {
-    /// What VMs were made with, of what may be promised.
+    /// The share of what may be promised that VMs were made with.
     #[default]
     Reserved,
-    /// What VMs were measured to use, of what is there.
+    /// The share of what is there that VMs were measured to use.
     Used,
 }
 
 /// Everything that a rebalancing plan is made of.
 pub struct Scene<'a> {
     pub hosts: Hosts,
-    /// By the hosts' positions; none of one that takes no part.
+    /// The fill of each host by its position; none for one that takes no part.
     pub fills: Vec<Option<Fill>>,
     pub tenants: Vec<Tenant<'a>>,
-    /// Hosts that take no part, and why.
+    /// The hosts that take no part, and why.
     pub apart: Vec<(HostId, Reject)>,
 }
 
 const MIB: f32 = 1_048_576.0;
 
-/// Hosts that take VMs, with what is on them. `about` is what is known of each VM; `cool_down` is how long one that moved
-/// stays.
+/// Collects the hosts that take VMs, with what is on them. `about` tells what is known of each VM; `cool_down` is how long
+/// one that moved stays.
 pub fn scene<'a>(
     fleet: &'a Fleet,
     basis: Basis,

@@ -1,8 +1,8 @@
-//! What a change of a VM's shape reserves, and when it gives back. Pure.
+//! Decides what a change of a VM's shape reserves, and when it gives back. Pure.
 //!
-//! A VM's entry is its reservation: the most of what it is, what it is being made, and what its present run still holds. So
-//! a growth is reserved before the hypervisor is asked, a shrinkage is free when the hypervisor has it back, and nothing is
-//! left when either fails: there is no other book.
+//! A VM's entry is its reservation: the most of what it is, what it is being made, and what its present run still holds. So a
+//! growth is reserved before the hypervisor is asked, a shrinkage is free when the hypervisor has it back, and nothing is left
+//! when either fails: there is no other book.
 
 use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::error::{Code, Refused};
@@ -19,7 +19,7 @@ use crate::{
     vm::spec::Shape,
 };
 
-/// CPUs and memory of a run.
+/// The CPUs and the memory of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Size {
     pub cpus: u32,
@@ -31,13 +31,13 @@ fn most(one: Need, other: Need) -> Need {
 }
 
 impl VmEntry {
-    /// What is reserved for it on its host.
+    /// Returns what is reserved for it on its host.
     pub fn need(&self) -> Need {
         let held = self.held.map(|(_, held)| Need::of(held.cpus, held.memory_bytes));
         most(self.lasting(), held.unwrap_or_default())
     }
 
-    /// Without what goes with its present run.
+    /// Returns what is reserved for it without what goes with its present run.
     fn lasting(&self) -> Need {
         let wanted = self.reshaping.as_ref().map(|(_, shape)| Need::of(shape.cpus, shape.memory_bytes));
         most(need(&self.spec), wanted.unwrap_or_default())
@@ -58,11 +58,13 @@ impl Fleet {
     }
 }
 
-/// One that is to come back, in the largest shape that it may have by then.
+/// Returns a VM that is to come back, in the largest shape that it may have by then.
 pub fn guest(vm: VmId, entry: &VmEntry) -> Guest<'_> {
     Guest { vm, on: entry.host, wish: Wish { need: entry.lasting(), ..wish_of(vm, entry, None) } }
 }
 
+/// Decides whether a VM may be given this shape, and reserves what it needs. Repeating the same `number` changes nothing.
+/// Errors: it is on another host or on its way there, another change is under way, or there is no room.
 pub fn begin(fleet: &Fleet, vm: VmId, host: HostId, number: u64, shape: &Shape) -> Result<Vec<FleetEvent>, Refused> {
     let entry = fleet.vms.get(&vm).ok_or_else(|| Refused::not_found(vm))?;
     let refused = |message: String| Err(Refused::new(Code::Refused, message));
@@ -88,7 +90,7 @@ pub fn begin(fleet: &Fleet, vm: VmId, host: HostId, number: u64, shape: &Shape) 
     Ok(vec![FleetEvent::VmReshaping { vm, host, number, shape: shape.clone(), cards }])
 }
 
-/// Whether what it takes more is there, and would be if the fullest host were lost.
+/// Refuses unless what the VM takes more is there, and would be if the fullest host were lost.
 fn admit(fleet: &Fleet, vm: VmId, entry: &VmEntry, shape: &Shape) -> Result<(), Refused> {
     let (now, then) = (entry.need(), most(entry.need(), Need::of(shape.cpus, shape.memory_bytes)));
     let more = Need { cpu_milli: then.cpu_milli - now.cpu_milli, memory_mib: then.memory_mib - now.memory_mib };
@@ -142,6 +144,7 @@ fn admit(fleet: &Fleet, vm: VmId, entry: &VmEntry, shape: &Shape) -> Result<(), 
     Ok(())
 }
 
+/// Ends the change of shape with this `number`; `held` is what the present run may use beyond it. Repeated, nothing happens.
 pub fn end(fleet: &Fleet, vm: VmId, host: HostId, number: u64, reshaped: bool, held: Option<Size>) -> Vec<FleetEvent> {
     let entry = fleet.vms.get(&vm).filter(|entry| entry.host == host);
     match entry.and_then(|entry| entry.reshaping.as_ref()).filter(|(of, _)| *of == number) {
@@ -152,6 +155,7 @@ pub fn end(fleet: &Fleet, vm: VmId, host: HostId, number: u64, reshaped: bool, h
     }
 }
 
+/// Decides that nothing is held beyond the VM's shape any more, if that was held since the operation `number`.
 pub fn let_go(fleet: &Fleet, vm: VmId, number: u64) -> Vec<FleetEvent> {
     match fleet.vms.get(&vm) {
         Some(entry) if entry.held.is_some_and(|(since, _)| since == number) => {
@@ -183,7 +187,7 @@ mod tests {
         HostId::from_u128(n)
     }
 
-    /// Two hosts with 8 GiB each, and a VM of 3 GiB on each that is to come back.
+    /// Makes two hosts with 8 GiB each, and a VM of 3 GiB on each that is to come back.
     fn two() -> Fleet {
         let mut fleet = Fleet::default();
         for n in 1..=2 {

@@ -1,27 +1,29 @@
-//! How a simulated host behaves, as the query of its URI says.
+//! Reads from the query of its URI how a simulated host behaves.
 
 use std::{collections::BTreeMap, time::Duration};
 
-/// How it behaves; each may be given in the URI's query.
+/// The behaviour of a simulated host; each field may be given in the URI's query.
 #[derive(Clone, Copy, Debug)]
 pub struct Manners {
     pub cpus: u32,
     pub memory_bytes: u64,
-    /// Of each action.
+    /// The time that each action takes.
     pub action: Duration,
-    /// Of a start, in addition.
+    /// The time that a start takes in addition.
     pub start: Duration,
-    /// Until the guest has heeded the power button.
+    /// The time until the guest has heeded the power button.
     pub shutdown: Duration,
-    /// Whether it ever does.
+    /// Whether the guest ever heeds it.
     pub heeds: bool,
-    /// Of a migration.
+    /// The time that a migration takes.
     pub migrate: Duration,
-    /// How busy guests are that there are not: what is counted of them goes by it. Nothing is counted without it.
+    /// How busy the guests, which are not really there, pretend to be: what is counted of them goes by it. Nothing is counted
+    /// without it.
     pub busy_percent: Option<u64>,
 }
 
 impl Manners {
+    /// Parses the query of a URI. Errors: a key or a value that a simulated host does not know, in words.
     pub fn of(query: &BTreeMap<String, String>) -> Result<Self, String> {
         let mut manners = Self {
             cpus: 64,
@@ -57,7 +59,7 @@ impl Manners {
     }
 }
 
-/// Whether a simulated host can be as this query of its URI says; else why not.
+/// Checks whether a simulated host can be as this query of its URI says; else the error says why not.
 pub fn check(query: &BTreeMap<String, String>) -> Result<(), String> {
     Manners::of(query).map(drop)
 }

@@ -1,4 +1,4 @@
-//! Thousands of seeded changes of a fleet. After each what is reserved is what is counted anew, and nothing is promised
+//! Makes thousands of seeded changes of a fleet. After each what is reserved is what is counted anew, and nothing is promised
 //! twice. Prints the seed that fails.
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What a client said a host is; parsed once.
+//! Holds what a client said a host is; parsed once.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -9,37 +9,38 @@ use serde::{Deserialize, Serialize};
 use super::simulated;
 use crate::host::protocol::Pool;
 
+/// A host as a client declared it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostSpec {
     pub id: HostId,
-    /// Unique in the cluster.
+    /// The name, unique in the cluster.
     pub name: String,
     pub uri: String,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
     #[serde(default)]
     pub zone: String,
-    /// Only this node holds the connection.
+    /// The only node that may hold the connection, if one is named.
     #[serde(default)]
     pub node: Option<NodeId>,
-    /// CPUs that may be promised for each that is there, in thousandths.
+    /// The CPUs that may be promised for each that is there, in thousandths.
     pub cpu_overcommit_milli: u32,
-    /// Memory that may be promised for each byte that is there, in thousandths.
+    /// The memory that may be promised for each byte that is there, in thousandths.
     pub memory_overcommit_milli: u32,
-    /// Where its disks and images are.
+    /// The place of its disks and images.
     #[serde(default)]
     pub pool: Pool,
-    /// How the other hosts' own libvirtd reaches it: then two hosts migrate between themselves. Without it the node does
-    /// it, over its connections to both.
+    /// The URI by which the other hosts' own libvirtd reaches it: then two hosts migrate between themselves. Without it the node
+    /// does it, over its connections to both.
     #[serde(default)]
     pub peer_uri: Option<String>,
-    /// Where other hosts reach it with what networks between hosts carry; without it there are none on it.
+    /// The address at which other hosts reach it with what networks between hosts carry; without it there are none on it.
     #[serde(default)]
     pub underlay: Option<IpAddr>,
 }
 
 impl HostSpec {
-    /// One that promises what it has and no more, has its disks to itself where they are by default, and no labels.
+    /// Returns a host that promises what it has and no more, has its disks to itself where they are by default, and no labels.
     pub fn new(id: HostId, name: impl Into<String>, uri: impl Into<String>) -> Self {
         Self {
             id,
@@ -56,17 +57,17 @@ impl HostSpec {
         }
     }
 
-    /// Which kind of hypervisor its URI names: the part before `+` or `://`.
+    /// Returns the kind of hypervisor that its URI names: the part before `+` or `://`.
     pub fn scheme(&self) -> &str {
         self.uri.split(['+', ':']).next().unwrap_or_default()
     }
 
-    /// Whether both have the same disks under the same paths.
+    /// Tells whether both have the same disks under the same paths.
     pub fn shares_with(&self, other: &Self) -> bool {
         self.pool.shared && other.pool.shared && self.pool.path == other.pool.path
     }
 
-    /// Which other hosts have the disks of its VMs: those that say the same. None where no other has.
+    /// Returns the name of its set of disks: hosts with the same one have the disks of its VMs. `None` where no other has.
     pub fn disks_of(&self) -> Option<String> {
         let uri = HostUri::parse(&self.uri).ok()?;
         match (uri.has_disks(), self.pool.shared) {
@@ -81,41 +82,43 @@ impl HostSpec {
     pub const OVERCOMMIT_MILLI_MAX: u32 = 64_000;
 }
 
-/// What a host has, as its hypervisor says.
+/// The capacity of a host, as its hypervisor says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Capacity {
     pub cpus: u32,
     pub memory_bytes: u64,
-    /// Of the hypervisor, for people.
+    /// The version of the hypervisor, for people.
     pub version: String,
 }
 
+/// The kind of driver that a URI names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     Simulated,
     Libvirt,
 }
 
-/// `SCHEME://AUTHORITY/PATH?KEY=VALUE&…`
+/// A host's URI in its parts: `SCHEME://AUTHORITY/PATH?KEY=VALUE&…`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostUri {
     pub scheme: Scheme,
     pub authority: String,
     pub path: String,
     pub query: BTreeMap<String, String>,
-    /// As it was given.
+    /// The URI as it was given.
     pub text: String,
 }
 
 const URI_BYTES_MAX: usize = 512;
-/// Ways to a hypervisor that run no program of the asker's. libvirt's `ext` is nothing else.
+/// The ways to a hypervisor that run no program of the asker's. libvirt's `ext` is nothing else.
 const TRANSPORTS: [&str; 6] = ["unix", "ssh", "libssh", "libssh2", "tls", "tcp"];
-/// What may be said of the way there. Not `command` and `netcat`, which name programs, and not `no_verify`: then anybody could be
-/// the host.
+/// The parameters that may be given for the way there. Not `command` and `netcat`, which name programs, and not `no_verify`:
+/// then anybody could be the host.
 const PARAMETERS: [&str; 10] =
     ["keyfile", "socket", "mode", "known_hosts", "known_hosts_verify", "no_tty", "sshauth", "pkipath", "tls_priority", "proxy"];
 
 impl HostUri {
+    /// Parses a host's URI and checks that it reaches a hypervisor and nothing else. Errors: `uri` is invalid, and why.
     pub fn parse(text: &str) -> Result<Self, Refused> {
         let bad = |why: String| Refused::invalid("uri", why);
         if text.len() > URI_BYTES_MAX || text.chars().any(char::is_whitespace) {
@@ -147,23 +150,24 @@ impl HostUri {
         Ok(Self { scheme: kind, authority: authority.into(), path: path.into(), query, text: text.into() })
     }
 
-    /// Whether its VMs are made of images that must be kept.
+    /// Tells whether its VMs are made of images that must be kept.
     pub fn has_disks(&self) -> bool {
         self.scheme == Scheme::Libvirt && !self.text.starts_with("test")
     }
 
-    /// Whether somebody may move a VM from one such host to another by the hypervisor's own tool.
+    /// Tells whether somebody may move a VM from one such host to another by the hypervisor's own tool.
     pub fn can_move(&self) -> bool {
         self.scheme == Scheme::Simulated || self.has_disks()
     }
 
-    /// Whether it is a matter of the node that opens it which hypervisor that is.
+    /// Tells whether the URI means another hypervisor on every node that opens it.
     pub fn is_local(&self) -> bool {
         self.scheme == Scheme::Simulated || self.authority.is_empty()
     }
 }
 
-/// What is handed to libvirt reaches a hypervisor, and nothing else: no program of the asker's, no file of the node's.
+/// Checks that what is handed to libvirt reaches a hypervisor, and nothing else: no program of the asker's, no file of the
+/// node's.
 fn check_way(scheme: &str, authority: &str, path: &str, query: &BTreeMap<String, String>) -> Result<(), String> {
     let (driver, transport) = scheme.split_once('+').unwrap_or((scheme, ""));
     if !transport.is_empty() && !TRANSPORTS.contains(&transport) {

@@ -17,26 +17,27 @@ pub struct Candidate {
     pub running: u32,
     pub capacity: u32,
     pub weight: u32,
-    /// When it was last chosen, as a number that only grows; 0 for never.
+    /// The moment at which it was last chosen, as a number that only grows; 0 for never.
     pub chosen_at: u64,
 }
 
 impl Candidate {
+    /// Returns the share of its places that are taken, 0 to 1; an agent without any place is full.
     pub fn load(&self) -> f64 {
         if self.capacity == 0 { 1.0 } else { (f64::from(self.running) / f64::from(self.capacity)).min(1.0) }
     }
 
-    /// Share of its attempts that succeeded; an agent without history counts as one success.
+    /// Returns the share of its attempts that succeeded; an agent without history counts as one success.
     pub fn success(&self) -> f64 {
         let (succeeded, failed) = (self.succeeded as f64, self.failed as f64);
         (succeeded + 1.0) / (succeeded + failed + 1.0)
     }
 }
 
-/// What a strategy says of one candidate: the higher, the better.
+/// The score that a strategy gives a candidate: the higher, the better.
 pub(super) type Score = f64;
 
-/// Chooses among `candidates`; `None` if there is none below the load limit. `dice` is uniform in 0..1.
+/// Chooses among `candidates`; returns `None` if there is none below the load limit. `dice` is uniform in 0..1.
 pub fn choose(
     strategy: Strategy,
     weights: &Weights,

@@ -8,35 +8,36 @@ use hiveward_runtime::op::NodeId;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeFacts {
     pub node: NodeId,
-    /// Why it takes nothing, if it does not.
+    /// The reason why it takes nothing, if it does not.
     pub closed: Option<&'static str>,
     pub labels: BTreeMap<String, String>,
     pub zone: String,
     pub cores: u32,
-    /// Agents and coordinators that are placed on it.
+    /// The number of agents and coordinators that are placed on it.
     pub entities: u32,
-    /// Of the same swarm.
+    /// The number of those that are of the same swarm.
     pub of_swarm: u32,
 }
 
-/// What an entity wants of its node.
+/// The wishes of an entity for its node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wish {
-    /// All of them must be the node's.
+    /// The labels of which the node must have all.
     pub labels: BTreeMap<String, String>,
     pub pin: Option<NodeId>,
-    /// Turns the order in which equal nodes are taken; of the entity's id.
+    /// A number from the entity's id that turns the order in which equal nodes are taken.
     pub turn: u64,
 }
 
+/// The chosen node, and the sentence that says why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choice {
     pub node: NodeId,
     pub why: String,
 }
 
-/// The node, or why there is none. Fewest of the swarm in the zone first, then fewest entities per core, then whose turn
-/// it is.
+/// Returns the best node, or why there is none: the fewest of the swarm in the zone first, then the fewest entities per core,
+/// then whose turn it is.
 pub fn choose(wish: &Wish, nodes: &[NodeFacts]) -> Result<Choice, String> {
     let mut left_out: BTreeMap<&'static str, u32> = BTreeMap::new();
     let mut leave_out = |why| *left_out.entry(why).or_default() += 1;

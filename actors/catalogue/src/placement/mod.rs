@@ -14,6 +14,7 @@ pub use choose::{Candidate, choose};
 use hiveward_kernel::id::AgentId;
 use serde::{Deserialize, Serialize};
 
+/// The way in which an agent is chosen for a task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Strategy {
@@ -22,11 +23,11 @@ pub enum Strategy {
     Skill,
     RoundRobin,
     LeastBusy,
-    /// By chance, in proportion to each agent's weight.
+    /// A choice by chance, in proportion to each agent's weight.
     Weighted,
 }
 
-/// The subject of a reason that so many were left out for.
+/// Returns the subject of a reason for which so many were left out.
 fn each(of: u32) -> String {
     if of == 1 { "one".into() } else { format!("each of {of}") }
 }
@@ -47,7 +48,7 @@ impl Default for Weights {
     }
 }
 
-/// One candidate's parts, each normalised to 0..1, and their weighted sum.
+/// The parts of one candidate's score, each normalised to 0..1, and their weighted sum.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scored {
     pub agent: AgentId,
@@ -57,7 +58,7 @@ pub struct Scored {
     pub load: f32,
 }
 
-/// Why a number of agents was not considered.
+/// The reason why a number of agents was not considered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
     pub reason: Arc<str>,
@@ -71,9 +72,10 @@ pub struct Decision {
     pub chosen: AgentId,
     /// The best candidates, best first; at most [`SHOWN_MAX`].
     pub scores: Vec<Scored>,
-    /// How many were eligible, shown or not.
+    /// The number of candidates that were eligible, shown or not.
     pub eligible: u32,
     pub left_out: Vec<LeftOut>,
 }
 
+/// The most candidates that a decision shows.
 pub const SHOWN_MAX: usize = 8;

@@ -1,8 +1,9 @@
-//! By chance in proportion to the weights: each candidate draws `u^(1/weight)` and the highest draw wins
+//! Chooses by chance in proportion to the weights: each candidate draws `u^(1/weight)` and the highest draw wins
 //! (Efraimidis and Spirakis, 2006).
 
 use super::choose::Candidate;
 
+/// Scores a candidate by its draw. The same dice and candidate give the same draw; a weight of 0 draws 0.
 pub(super) fn score(candidate: &Candidate, dice: f64) -> f64 {
     if candidate.weight == 0 {
         return 0.0;

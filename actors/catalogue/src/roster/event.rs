@@ -1,4 +1,4 @@
-//! What happened to the roster: swarms, agents and nodes, and who is placed where.
+//! Names what happened to the roster: swarms, agents and nodes, and who is placed where.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -22,39 +22,40 @@ use crate::{
     swarm::SwarmSpec,
 };
 
+/// The format of the roster's events in the ledger.
 pub const FORMAT: u16 = 1;
 
-/// A node as it joined, or as it last said it is. Written by the names of its fields, so that an older node reads what it
+/// A node as it joined, or as it last said it is. It is written by the names of its fields, so that an older node reads what it
 /// knows of it; earlier ones wrote the first fields in their order.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct NodeRecord {
     pub node: NodeId,
     pub raft_id: u64,
-    /// `host:port` where its peers reach it; empty while it has none.
+    /// The `host:port` where its peers reach it; empty while it has none.
     pub address: String,
     pub labels: BTreeMap<String, String>,
     pub zone: String,
     pub cores: u32,
-    /// Of the API tokens it was started with, for others to know its clients by.
+    /// The digests of the API tokens it was started with, by which others know its clients.
     #[serde(default)]
     pub token_digests: Vec<String>,
-    /// It asks the node that leads before each call of a model that a budget concerns. Older versions do not.
+    /// Whether it asks the node that leads before each call of a model that a budget concerns. Older versions do not.
     #[serde(default)]
     pub asks_before_calls: bool,
-    /// Where browsers reach its gateway, such as `http://10.0.0.1:7700`; none if it has not said.
+    /// The address at which browsers reach its gateway, such as `http://10.0.0.1:7700`; none if it has not said.
     #[serde(default)]
     pub gateway: Option<String>,
-    /// It ends VMs on its own hypervisors that come back elsewhere before its lease is over, whatever becomes of its
+    /// Whether it ends VMs on its own hypervisors that come back elsewhere before its lease is over, whatever becomes of its
     /// process. Older versions do not.
     #[serde(default)]
     pub fences: bool,
-    /// Its machine is reset if what it must end in time is not ended.
+    /// Whether its machine is reset if what it must end in time is not ended.
     #[serde(default)]
     pub watchdog: bool,
-    /// It reads snapshots of the streams of agents, VMs and the roster. Older versions pass over them.
+    /// Whether it reads snapshots of the streams of agents, VMs and the roster. Older versions pass over them.
     #[serde(default)]
     pub reads_snapshots: bool,
-    /// What its certificates are for: it is let in with no other. None for one that an older version wrote.
+    /// The key that its certificates are for: it is let in with no other. None for one that an older version wrote.
     #[serde(default)]
     pub key: Option<KeyPin>,
 }
@@ -95,7 +96,7 @@ impl Serialize for NodeRecord {
 }
 
 impl NodeRecord {
-    /// Without labels, in no zone in particular.
+    /// Returns the record of a node on this machine, with its cores, without labels, and in no zone in particular.
     pub fn of_this_host(node: NodeId, raft_id: u64, address: String) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(u32::MAX));
         Self {
@@ -116,6 +117,7 @@ impl NodeRecord {
     }
 }
 
+/// A fact about the roster, as its stream holds it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum RosterEvent {
     SwarmAdded {
@@ -139,17 +141,17 @@ pub enum RosterEvent {
     NodeJoined {
         record: NodeRecord,
     },
-    /// Its lease is over: nothing that it held runs there any more.
+    /// The node's lease is over: nothing that it held runs there any more.
     NodeLost {
         node: NodeId,
         why: String,
     },
-    /// It may hold entities (again), in this start of it.
+    /// The node may hold entities (again), in this start of it.
     NodeBack {
         node: NodeId,
         generation: u64,
     },
-    /// It takes nothing new, and what it holds goes elsewhere; what has not gone by then is stopped.
+    /// The node takes nothing new, and what it holds goes elsewhere; what has not gone after `within_ms` is stopped.
     NodeDraining {
         node: NodeId,
         within_ms: u64,
@@ -159,7 +161,7 @@ pub enum RosterEvent {
         node: NodeId,
         operation: Option<Operation>,
     },
-    /// It holds nothing any more.
+    /// The node holds nothing any more.
     NodeDrained {
         node: NodeId,
     },
@@ -167,23 +169,23 @@ pub enum RosterEvent {
         node: NodeId,
         operation: Option<Operation>,
     },
-    /// The open join tokens after one was issued. Only hashes.
+    /// The open join tokens changed because one was issued. Only hashes are kept.
     TokenIssued {
         book: TokenBook,
     },
-    /// The open join tokens after one was used.
+    /// The open join tokens changed because one was used.
     TokenUsed {
         node: NodeId,
         book: TokenBook,
     },
-    /// `placement` grows by one for each key; messages to an older one are refused.
+    /// An entity is placed on a node. `placement` grows by one for each key; messages to an older one are refused.
     Placed {
         key: Key,
         node: NodeId,
         placement: u64,
         why: String,
     },
-    /// Calls of models for this may use so much, counted from when it was first set.
+    /// Calls of models for this scope may use so much, counted from when a budget was first set for it.
     BudgetSet {
         scope: Scope,
         budget: Budget,
@@ -193,14 +195,14 @@ pub enum RosterEvent {
         scope: Scope,
         operation: Option<Operation>,
     },
-    /// What is spent has come to what the budget warns at. Once, until another budget is set for it.
+    /// What is spent has come to what the budget warns at. It is told once, until another budget is set for the scope.
     BudgetWarned {
         scope: Scope,
         spent: Amount,
     },
-    /// About hosts and VMs.
+    /// Something happened to hosts or VMs.
     Fleet(FleetEvent),
-    /// No node is eligible; it is placed as soon as one is.
+    /// No node is eligible for the entity; it is placed as soon as one is.
     Unplaced {
         key: Key,
         why: String,
@@ -210,11 +212,12 @@ pub enum RosterEvent {
 impl RosterEvent {
     pub const NOUN: &'static str = "roster";
 
-    /// The one stream of the roster.
+    /// Returns the key of the roster's one stream.
     pub fn stream() -> Key {
         Key::trusted(format!("{}_{:032x}", Self::NOUN, 1))
     }
 
+    /// Returns the event's kind, as it is stored in the ledger.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::SwarmAdded { .. } => "SwarmAdded",
@@ -239,10 +242,12 @@ impl RosterEvent {
         }
     }
 
+    /// Encodes the event for the ledger.
     pub fn encode(&self) -> Result<Bytes, rmp_serde::encode::Error> {
         hiveward_kernel::event::encoded(self)
     }
 
+    /// Decodes an event of the ledger. Errors: a format that this version does not read, or bytes that are no such event.
     pub fn decode(kind: &str, format: u16, body: &[u8]) -> Result<Self, DecodeError> {
         if format != FORMAT {
             return Err(DecodeError::Format { kind: kind.to_owned(), format });
@@ -250,7 +255,7 @@ impl RosterEvent {
         rmp_serde::from_slice(body).map_err(|source| DecodeError::Body { kind: kind.to_owned(), source })
     }
 
-    /// A client's operation, and what its answer names.
+    /// Returns the client's operation that led to the event, and the key that its answer names.
     pub fn operation(&self) -> Option<(&Operation, Key)> {
         let (operation, key) = match self {
             Self::SwarmAdded { spec, operation } => (operation, spec.id.key()),
@@ -274,7 +279,7 @@ impl RosterEvent {
 mod tests {
     use super::*;
 
-    /// As a version before this one has it.
+    /// A node as a version before this one has it.
     #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
     struct Before {
         node: NodeId,

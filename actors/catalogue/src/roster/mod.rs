@@ -1,4 +1,4 @@
-//! The roster's words: its stream, and what it is asked from other nodes.
+//! Holds the roster's words: its stream, and what it is asked from other nodes.
 
 pub mod event;
 pub mod wire;

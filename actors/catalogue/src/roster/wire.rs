@@ -1,4 +1,4 @@
-//! What the roster is asked, as it travels between nodes. Variants and fields have names: add, never rename.
+//! Holds what the roster is asked, as it travels between nodes. Variants and fields have names: add, never rename.
 
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use crate::{
     swarm::SwarmSpec,
 };
 
+/// A question to the roster, as it travels.
 #[derive(Serialize, Deserialize)]
 pub enum RosterWire {
     AddSwarm {
@@ -76,7 +77,7 @@ pub enum RosterWire {
         change: FleetChange,
         operation: Option<Operation>,
     },
-    /// A member says of itself what has changed.
+    /// Tells what has changed of a member, as it says of itself.
     NodeJoined {
         record: NodeRecord,
     },

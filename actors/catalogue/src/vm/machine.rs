@@ -1,4 +1,4 @@
-//! The VM that each attempt of an agent gets.
+//! Holds the VM that each attempt of an agent gets.
 
 use hiveward_kernel::id::HostId;
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use super::spec::DiskSpec;
 /// The VM that each attempt of an agent gets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachineSpec {
-    /// It has QEMU's guest agent, `sh`, `tar` and what the agent's programs need.
+    /// The name of its image, which has QEMU's guest agent, `sh`, `tar` and what the agent's programs need.
     pub image: String,
     pub cpus: u32,
     pub memory_bytes: u64,
@@ -16,11 +16,11 @@ pub struct MachineSpec {
     pub networks: Vec<String>,
     pub zone: Option<String>,
     pub host_labels: std::collections::BTreeMap<String, String>,
-    /// The best one if absent.
+    /// The host that it is made on; the best one if absent.
     pub host: Option<HostId>,
-    /// For its guest's agent to answer.
+    /// The milliseconds that its guest's agent has to answer.
     pub boot_within_ms: u64,
-    /// How many wait booted for the agent's next attempts; at most [`WARM_MAX`](super::warm::WARM_MAX).
+    /// How many VMs wait booted for the agent's next attempts; at most [`WARM_MAX`](super::warm::WARM_MAX).
     #[serde(default)]
     pub warm: u32,
 }

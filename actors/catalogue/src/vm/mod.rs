@@ -1,4 +1,4 @@
-//! What a VM is declared as.
+//! Holds what a VM is declared as.
 
 pub mod machine;
 pub mod spec;

@@ -1,4 +1,4 @@
-//! What a client said a VM is; parsed once. Its shape changes by operations of its own, everything else never.
+//! Holds what a client said a VM is; parsed once. Its shape changes by operations of its own, everything else never.
 
 use std::collections::BTreeMap;
 
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::warm::Warm;
 use crate::{host::protocol::DiskCopy, placement::vm::Strategy};
 
+/// A disk beside the root, as a client declared it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct DiskSpec {
     /// Unique within its VM.
@@ -19,7 +20,7 @@ pub struct DiskSpec {
     pub size_bytes: u64,
 }
 
-/// What of a VM can change while it is.
+/// The part of a VM that can change while it is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Shape {
     pub cpus: u32,
@@ -28,10 +29,11 @@ pub struct Shape {
     pub networks: Vec<String>,
 }
 
+/// A VM as a client declared it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmSpec {
     pub id: VmId,
-    /// Unique in the cluster.
+    /// The name, unique in the cluster.
     pub name: String,
     pub image: String,
     pub cpus: u32,
@@ -42,42 +44,42 @@ pub struct VmSpec {
     pub networks: Vec<String>,
     #[serde(default)]
     pub ssh_keys: Vec<String>,
-    /// What the guest's first boot is told. It may hold secrets, so it is never shown.
+    /// The data that the guest's first boot is told. It may hold secrets, so it is never shown.
     #[serde(default)]
     pub user_data: Option<Body>,
-    /// Never with another VM of one of these groups on a host.
+    /// The groups of which no other VM may be on its host.
     #[serde(default)]
     pub anti_affinity: Vec<String>,
-    /// On a host that has one of each of these groups, once there is one.
+    /// The groups of which its host must have one each, once there is one.
     #[serde(default)]
     pub affinity: Vec<String>,
-    /// Only hosts of this zone.
+    /// The only zone whose hosts it may be on.
     #[serde(default)]
     pub zone: Option<String>,
-    /// Only hosts with all of these labels.
+    /// The labels of which its host must have all.
     #[serde(default)]
     pub host_labels: BTreeMap<String, String>,
     #[serde(default)]
     pub strategy: Strategy,
-    /// It is to come back on another host when its own is lost: refused where there is no room for that.
+    /// Whether it is to come back on another host when its own is lost: refused where there is no room for that.
     pub ha: bool,
-    /// Start it when it is made.
+    /// Whether it is started when it is made.
     pub start: bool,
-    /// Between the power button and the plug.
+    /// The milliseconds between the power button and the plug.
     pub stop_grace_ms: u64,
     /// The image that had this name when it was made.
     #[serde(default)]
     pub base: Option<ImageId>,
-    /// Its disks begin as those of a backup, and not as its image.
+    /// The backup whose disks its own begin as, and not as its image.
     #[serde(default)]
     pub restored: Option<Restored>,
-    /// It lives for one attempt of a task.
+    /// The attempt of a task that it lives for.
     #[serde(default)]
     pub lease: Option<Lease>,
-    /// What other disks than its root begin as, by their names: of a clone.
+    /// The images that other disks than the root begin as, by the disks' names: of a clone.
     #[serde(default)]
     pub bases: Vec<(String, ImageId)>,
-    /// It waits for an attempt of an agent, and no attempt has it yet.
+    /// The agent for whose attempts it waits, while no attempt has it yet.
     #[serde(default)]
     pub warm: Option<Warm>,
 }
@@ -85,48 +87,49 @@ pub struct VmSpec {
 impl VmSpec {
     pub const STOP_GRACE_MS_DEFAULT: u64 = 60_000;
 
-    /// All images that its disks are made of.
+    /// Iterates over all images that its disks are made of.
     pub fn images(&self) -> impl Iterator<Item = ImageId> {
         self.base.into_iter().chain(self.bases.iter().map(|(_, image)| *image))
     }
 
+    /// Returns the shape that it has.
     pub fn shape(&self) -> Shape {
         Shape { cpus: self.cpus, memory_bytes: self.memory_bytes, disks: self.disks.clone(), networks: self.networks.clone() }
     }
 
-    /// The same VM in another shape.
+    /// Returns the same VM in another shape.
     #[must_use]
     pub fn shaped(&self, shape: &Shape) -> Self {
         let Shape { cpus, memory_bytes, disks, networks } = shape.clone();
         Self { cpus, memory_bytes, disks, networks, ..self.clone() }
     }
 
-    /// It lives for an attempt, which has it or will have it: whoever it ends for, it is not started again.
+    /// Tells whether it lives for an attempt, which has it or will have it: whoever it ends for, it is not started again.
     pub const fn is_leased(&self) -> bool {
         self.lease.is_some() || self.warm.is_some()
     }
 
-    /// The same VM once this attempt has it.
+    /// Returns the same VM once this attempt has it.
     #[must_use]
     pub fn taken(&self, lease: Lease) -> Self {
         Self { lease: Some(lease), warm: None, ..self.clone() }
     }
 
-    /// Of all groups that it is counted in.
+    /// Iterates over all groups that it is counted in.
     pub fn groups(&self) -> impl Iterator<Item = &str> {
         self.anti_affinity.iter().chain(&self.affinity).map(String::as_str)
     }
 }
 
-/// What a VM's disks begin as.
+/// The backup that a VM's disks begin as.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Restored {
-    /// On the node that holds its host, or in an object store.
+    /// The path on the node that holds its host, or in an object store.
     pub path: String,
     pub disks: Vec<DiskCopy>,
-    /// It lives for one drill.
+    /// Whether it lives for one drill.
     pub drill: bool,
-    /// Backups beside it that it is a difference to, the full one first.
+    /// The backups beside it that it is a difference to, the full one first.
     #[serde(default)]
     pub under: Vec<Layer>,
 }

@@ -1,4 +1,4 @@
-//! A VM for tests.
+//! Makes a VM for tests.
 
 use hiveward_kernel::id::VmId;
 

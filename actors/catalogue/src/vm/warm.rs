@@ -1,4 +1,4 @@
-//! VMs that wait booted for an agent's next attempts: how many there may be, and whose one becomes. Pure.
+//! Decides how many VMs wait booted for an agent's next attempts, and whose one becomes. Pure.
 
 use hiveward_kernel::{
     id::{AgentId, VmId},
@@ -16,34 +16,34 @@ use crate::host::{
     fleet::{Fleet, VmEntry},
 };
 
-/// Of one agent.
+/// The most VMs that wait for one agent.
 pub const WARM_MAX: u32 = 64;
 
-/// What a VM that was made ahead waits for.
+/// The attempts that a VM which was made ahead waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Warm {
     pub agent: AgentId,
-    /// How many such wait at once.
+    /// How many such VMs wait at once.
     pub count: u32,
-    /// Of the VM that the agent's attempts get: one that is otherwise is not taken.
+    /// A fingerprint of the VM that the agent's attempts get: one that is otherwise is not taken.
     pub of: u128,
 }
 
 impl Warm {
-    /// Says which VM an agent's attempts get, so that one that is otherwise is told from it.
+    /// Returns what a VM of this agent waits for, with a fingerprint by which a VM that is otherwise is told from it.
     pub fn new(agent: AgentId, machine: &MachineSpec) -> Self {
         let bytes = rmp_serde::to_vec(machine).unwrap_or_default();
         Self { agent, count: machine.warm, of: u128::from_be_bytes(blob::fingerprint(&bytes)) }
     }
 }
 
-/// Those that wait as this one does, the oldest first, where they can be taken from.
+/// Iterates over the VMs that wait as this one does, the oldest first, where they can be taken from.
 pub fn waiting<'a>(fleet: &'a Fleet, warm: &'a Warm) -> impl Iterator<Item = &'a VmEntry> {
     let open = |entry: &&VmEntry| fleet.hosts.get(&entry.host).is_some_and(|host| host.closed().is_none());
     fleet.warm_of(warm.agent).filter(|entry| entry.spec.warm.is_some_and(|other| other.of == warm.of)).filter(open)
 }
 
-/// Refused while as many wait as may. Pure.
+/// Refuses with `LIMIT` while as many wait as may. Pure.
 pub fn may_add(fleet: &Fleet, warm: &Warm) -> Result<(), Refused> {
     if waiting(fleet, warm).count() < warm.count.min(WARM_MAX) as usize {
         return Ok(());
@@ -51,7 +51,8 @@ pub fn may_add(fleet: &Fleet, warm: &Warm) -> Result<(), Refused> {
     Err(Refused::new(Code::Limit, format!("{} VMs wait for {} already", warm.count, warm.agent)))
 }
 
-/// The VM is the attempt's from now on. Repeated, nothing happens. Pure.
+/// Decides that the VM is the attempt's from now on. Repeated, nothing happens. Pure.
+/// Errors: `CONFLICT` if the attempt has another VM, or if this one does not wait for its agent.
 pub fn take(fleet: &Fleet, vm: VmId, lease: Lease) -> Result<Vec<FleetEvent>, Refused> {
     let entry = fleet.vms.get(&vm).ok_or_else(|| Refused::not_found(vm))?;
     match fleet.leased(lease) {
@@ -84,7 +85,7 @@ mod tests {
         vm::spec::VmSpec,
     };
 
-    /// A host with room for twenty.
+    /// Makes a host with room for twenty.
     fn one_host() -> Fleet {
         let (mut fleet, host) = (Fleet::default(), HostId::new());
         let spec = HostSpec::new(host, "h", "simulated://h");
@@ -100,7 +101,7 @@ mod tests {
         Arc::new(VmSpec { id, name: format!("warm-{id}"), warm: Some(warm), ..crate::vm::testing::spec() })
     }
 
-    /// Attempts, makers and removers at once, each of which may be told late, twice or never what became of what it asked.
+    /// Runs attempts, makers and removers at once, each of which may hear late, twice or never what became of what it asked.
     #[test]
     fn a_vm_that_waits_is_given_to_one_attempt_and_no_attempt_gets_two() {
         for seed in 0..500 {

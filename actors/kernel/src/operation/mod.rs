@@ -1,6 +1,6 @@
-//! Operations: the names that clients give their mutations, so that one that is repeated is answered as the first time.
+//! Names operations by which clients repeat a mutation, so that one that is repeated is answered as the first time.
 //!
-//! Who decides a mutation remembers its operation in memory until the views have taken it in. From then on the view
+//! Whoever decides a mutation remembers its operation in memory until the views have taken it in. From then on the view
 //! ([`table`]) knows it, for as long as [`OperationRetention`](crate::keep::OperationRetention) says.
 
 pub mod recall;
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use table::{Answered, OperationTable, OperationView};
 
-/// The answer to an operation whose id was used before for something else.
+/// Returns the refusal of an operation whose id was used before for something else.
 pub fn used_otherwise(operation: &Operation) -> Refused {
     Refused {
         code: Code::Conflict,
@@ -31,6 +31,6 @@ pub struct Operation {
     pub input: [u8; 16],
 }
 
-/// Mutations that are remembered here to answer their repetition. The views remember them for longer: those that they have
-/// taken in are forgotten here, and where so many wait for the views further ones are refused.
+/// The most mutations that are remembered in memory to answer their repetition. The views remember them for longer: those
+/// that they have taken in are forgotten here, and where so many wait for the views further ones are refused.
 pub const OPERATIONS_KEPT_MAX: usize = 100_000;

@@ -1,4 +1,4 @@
-//! Which of the operations that an entity remembers the views have taken in, and whether the views may be asked about others.
+//! Tells which of the operations that an entity remembers the views have taken in, and whether they may be asked about others.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -12,15 +12,16 @@ use hiveward_runtime::{
 };
 use parking_lot::Mutex;
 
-/// Marks that are kept; more become coarser, so that memory lets go of operations somewhat later.
+/// The most marks that are kept; more become coarser, so that memory lets go of operations somewhat later.
 const MARKS_MAX: usize = 1024;
 
-/// How far an entity's memory of operations is in the ledger: the turn at which each came to memory, and the cursor after it.
+/// The marks of how far an entity's memory of operations is in the ledger: each is a turn at which an operation came to
+/// memory, and the cursor after it.
 #[derive(Clone, Default)]
 pub struct Marks(Arc<Mutex<VecDeque<(u64, Cursor)>>>);
 
 impl Marks {
-    /// Everything that came to memory up to `turn` is in the ledger up to `cursor`.
+    /// Notes that everything that came to memory up to `turn` is in the ledger up to `cursor`. An older turn changes nothing.
     pub fn note(&self, turn: u64, cursor: Cursor) {
         let mut marks = self.0.lock();
         if marks.back().is_some_and(|(last, _)| *last >= turn) {
@@ -32,7 +33,7 @@ impl Marks {
         marks.push_back((turn, cursor));
     }
 
-    /// The last turn that views at `cursor` have taken in, of those that are marked.
+    /// Returns the last marked turn that views at `cursor` have taken in, 0 if none, and forgets the marks before it.
     pub fn taken_in(&self, cursor: Cursor) -> u64 {
         let mut marks = self.0.lock();
         let over = marks.iter().take_while(|(_, at)| *at <= cursor).count();
@@ -45,7 +46,7 @@ impl Marks {
 
 /// Waits until the views have all that a new life of an entity replayed: from then on what they do not know was never done.
 ///
-/// Refused if that takes too long. Nothing was done then.
+/// Errors: `UNAVAILABLE` if that takes too long. Nothing was done then. Dropping the future changes nothing.
 pub async fn views_at(views: Views, cursor: Cursor) -> Result<(), Refused> {
     views.at_least(cursor, Deadline::after(AT_LEAST_TIMEOUT)).await.map_err(|lagging| {
         let message =
@@ -54,7 +55,7 @@ pub async fn views_at(views: Views, cursor: Cursor) -> Result<(), Refused> {
     })
 }
 
-/// The answer where more operations wait for the views than may be remembered without them.
+/// Returns the refusal of an operation while more of them wait for the views than may be remembered.
 pub fn too_many() -> Refused {
     let message = "more operations came than the views of this node have taken in; nothing was done: repeat it in a moment";
     Refused::new(Code::Unavailable, message)

@@ -19,32 +19,32 @@ use serde::{Deserialize, Serialize};
 
 use crate::{id::TaskId, keep::OperationRetention, operation::Operation, view::unreadable};
 
-/// By the fingerprint of the stream and the operation's id.
+/// The rows, by the fingerprint of the stream and the operation's id.
 const ROWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("operations");
-/// (time, fingerprint) → bytes of the row.
+/// The order in which rows go: (time, fingerprint) → bytes of the row.
 const BY_TIME: TableDefinition<'_, (i64, u128), u32> = TableDefinition::new("operations_by_time");
 const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("operations_totals");
 const COUNT: &str = "count";
 const BYTES: &str = "bytes";
-/// What a row takes beside what is in it, in both tables, about.
+/// About how many bytes a row takes beside what is in it, in both tables.
 const ROW_BYTES: usize = 96;
 
-/// What was asked under an operation's id, and what it was answered with.
+/// An operation of a client: what was asked under its id, and what it was answered with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answered {
     /// A fingerprint of what was asked for.
     #[serde(with = "serde_bytes")]
     pub input: [u8; 16],
     pub at: WallMs,
-    /// Of a submission: its tasks; of a cancellation or a retry: the task.
+    /// The tasks of a submission; the one task of a cancellation or a retry.
     pub tasks: Vec<TaskId>,
-    /// Of a change of what is declared: what it was about.
+    /// The thing that a change of what is declared was about.
     pub about: Option<String>,
-    /// Of a VM: the number of its operation.
+    /// The number of the operation, for one of a VM.
     pub number: Option<u64>,
 }
 
-/// Builds the tables.
+/// The view that builds the tables.
 pub struct OperationView {
     pub keep: OperationRetention,
     /// Reads the operation that an event tells of, if it tells of one.
@@ -149,7 +149,7 @@ fn add(txn: &WriteTransaction, count: i64, bytes: i64) -> Result<(), ViewError> 
     Ok(())
 }
 
-/// What is remembered.
+/// The size of what is remembered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OperationsKept {
     pub count: u64,
@@ -157,17 +157,19 @@ pub struct OperationsKept {
     pub oldest: Option<WallMs>,
 }
 
-/// Reads them.
+/// The reader of remembered operations.
 #[derive(Clone)]
 pub struct OperationTable {
     views: Views,
 }
 
 impl OperationTable {
+    /// Makes a reader of these views.
     pub fn new(views: Views) -> Self {
         Self { views }
     }
 
+    /// Returns how many operations are remembered, their bytes, and when the oldest was answered.
     pub fn kept(&self) -> Result<OperationsKept, Refused> {
         let read = || -> Result<OperationsKept, ViewError> {
             let txn = self.views.read()?;
@@ -178,7 +180,7 @@ impl OperationTable {
         read().map_err(unreadable)
     }
 
-    /// What an operation of a stream was answered with, if it is remembered and the views have it already.
+    /// Returns how an operation of a stream was answered, if it is remembered and the views have it already.
     pub fn get(&self, stream: &Key, id: &str) -> Result<Option<Answered>, Refused> {
         let read = || -> Result<Option<Answered>, ViewError> {
             let rows = self.views.read()?.open_table(ROWS)?;
@@ -247,7 +249,7 @@ mod tests {
             txn.commit().unwrap();
         }
 
-        /// Rows that are let go of at a time, in turns of at most three.
+        /// Returns the rows that are let go of at a time, in turns of at most three.
         fn prune(&self, now: i64) -> Vec<Pruned> {
             self.now.store(now, std::sync::atomic::Ordering::Relaxed);
             let mut turns = Vec::new();
@@ -261,7 +263,7 @@ mod tests {
             }
         }
 
-        /// Rows, and what the totals say of them.
+        /// Counts the rows, and returns what the totals say of them.
         fn kept(&self) -> (u64, u64, (u64, u64)) {
             let txn = self.db.begin_read().unwrap();
             let weights = txn.open_table(BY_TIME).unwrap().iter().unwrap().map(|row| u64::from(row.unwrap().1.value())).sum();

@@ -1,4 +1,4 @@
-//! A node's counter: its calls go on or wait here, and what is new goes to the owner of budgets.
+//! Counts for a node: its calls go on or wait here, and what is new goes to the owner of budgets.
 //!
 //! On the node that leads both are in one place, and a call asks no other task. Elsewhere `keeper` carries the posts.
 
@@ -20,46 +20,47 @@ use super::{
 };
 use crate::meter::{Account, Ask, NotGranted, WAIT_MAX};
 
-/// Cheap to clone; all clones are one.
+/// The counter of a node. It is cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct Counter(Arc<Inner>);
 
 struct Inner {
     teller: Mutex<Teller>,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Word>>>,
-    /// Where this node is the owner.
+    /// The owner's side, where this node is the owner.
     bank: Mutex<Option<Bank>>,
     house: OnceLock<House>,
-    /// Something is to be posted to another node.
+    /// The bell that rings when something is to be posted to another node.
     news: Notify,
-    /// Calls wait for another node's word.
+    /// The bell that rings when calls wait for another node's word.
     waits: Notify,
-    /// Counts up when something was said to other nodes.
+    /// The number that counts up when something was said to other nodes.
     said: watch::Sender<u64>,
-    /// A look may help, or help at another time than before.
+    /// The bell that rings when a look may help, or help at another time than before.
     looked_for: Notify,
 }
 
-/// What the counter knows of its node; absent where there is no node.
+/// The facts that the counter knows of its node; absent where there is no node.
 pub(super) struct House {
     pub me: NodeId,
-    /// Whether this node may act: its lease.
+    /// Tells whether this node may act, by its lease.
     pub may_act: Box<dyn Fn() -> bool + Send + Sync>,
-    /// Where the ledger ends.
+    /// Returns where the ledger ends.
     pub head: Box<dyn Fn() -> u64 + Send + Sync>,
-    /// What the owner must know, once its directory is at least this far; none if it cannot be read now.
+    /// Returns what the owner must know, once its directory is at least this far; none if it cannot be read now.
     pub known: Box<dyn Fn(u64, Freshness) -> Option<Known> + Send + Sync>,
 }
 
+/// How new the owner's knowledge must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Freshness {
-    /// Anything may have changed.
+    /// A look at everything, which may have changed.
     Look,
-    /// Only if budgets changed since then.
+    /// A look only if budgets changed since this cursor.
     SinceBudgets(u64),
 }
 
-/// What was set aside for a call. Dropping it says that nothing was used.
+/// The amount that was set aside for a call. Dropping it says that nothing was used, unless it ended before.
 pub struct Hold {
     counter: Counter,
     number: u64,
@@ -73,12 +74,14 @@ impl std::fmt::Debug for Hold {
 }
 
 impl Hold {
+    /// Returns the most that the call may use.
     pub fn estimate(&self) -> Amount {
         self.estimate
     }
 
-    /// It ended. `recorded`: [`Counter::landed`] will be told of the number that this gives. The owner hears of it when this
-    /// is dropped.
+    /// Notes that the call ended, and returns its number, of which [`Counter::landed`] will be told if it is `recorded`. The
+    /// owner
+    /// hears of it when this is dropped.
     pub fn ended(&self, used: Amount, recorded: bool) -> u64 {
         self.counter.0.teller.lock().used(self.number, used, recorded);
         self.number
@@ -100,7 +103,7 @@ impl Default for Counter {
 }
 
 impl Counter {
-    /// It is its own owner until it is given to a node.
+    /// Makes a counter that is its own owner until it is given to a node.
     pub fn new() -> Self {
         Self(Arc::new(Inner {
             teller: Mutex::new(Teller::new(1)),
@@ -114,7 +117,7 @@ impl Counter {
         }))
     }
 
-    /// From here on it goes by what the node says of owners and budgets. No call is under way yet.
+    /// Gives the counter to a node: from here on it goes by what the node says of owners and budgets. No call is under way yet.
     pub(super) fn open(&self, house: House, generation: u64) {
         if self.0.house.set(house).is_ok() {
             *self.0.teller.lock() = Teller::new(generation);
@@ -130,7 +133,8 @@ impl Counter {
         self.0.house.get().is_none_or(|house| (house.may_act)())
     }
 
-    /// Waits until a call may be made.
+    /// Waits until a call may be made, for four minutes at most. Dropping the future leaves the queue.
+    /// Errors: `Refused` for good, by a budget; `Busy` if there was no room in time or too many wait.
     pub async fn hold(&self, ask: Ask) -> Result<Hold, NotGranted> {
         let (estimate, provider) = (ask.estimate, ask.provider.clone());
         let (told, mut hears) = oneshot::channel();
@@ -183,7 +187,7 @@ impl Counter {
         )
     }
 
-    /// What these calls used is in the ledger, at or before the cursor.
+    /// Notes that what these calls used is in the ledger, at or before the cursor.
     pub fn landed(&self, numbers: &[u64], cursor: u64) {
         {
             let mut teller = self.0.teller.lock();
@@ -192,7 +196,7 @@ impl Counter {
         self.pump();
     }
 
-    /// Tells the owner what is new.
+    /// Tells the owner what is new: here at once, elsewhere by the task that posts. Does nothing while this node may not act.
     pub fn pump(&self) {
         loop {
             if !self.may_act() {
@@ -220,7 +224,7 @@ impl Counter {
         }
     }
 
-    /// The owner's answer to a post.
+    /// Takes in a post and returns the owner's answer; `NotLeading` if the owner is not here.
     pub(super) fn take_in(&self, node: NodeId, post: Post) -> Answer {
         let mut bank = self.0.bank.lock();
         let Some(bank) = bank.as_mut() else { return Answer::NotLeading };
@@ -236,7 +240,7 @@ impl Counter {
         answer
     }
 
-    /// Lets go on who can; says when to look again.
+    /// Lets go on whoever can; returns after how long to look again.
     pub(super) fn look(&self) -> Option<Duration> {
         if !self.may_act() {
             return None;
@@ -264,7 +268,7 @@ impl Counter {
         again
     }
 
-    /// What the owner has to say to a node that has heard so much.
+    /// Returns what the owner has to say to a node that has heard so much.
     pub(super) fn say_to(&self, node: NodeId, term: u64, session: u64, heard: u64) -> Answer {
         let mut bank = self.0.bank.lock();
         match bank.as_mut() {
@@ -288,7 +292,7 @@ impl Counter {
         &self.0.looked_for
     }
 
-    /// Where this node leads it is the owner, else it is none.
+    /// Makes this node the owner while it leads, else none.
     pub(super) fn lead(&self, term: u64, leads: Option<(u64, BTreeSet<NodeId>)>) {
         self.0.teller.lock().turn_to(term);
         {
@@ -302,7 +306,7 @@ impl Counter {
         self.refresh();
     }
 
-    /// The owner looks at what is spent and which budgets there are.
+    /// Has the owner look at what is spent and which budgets there are.
     pub(crate) fn refresh(&self) {
         if let Some(house) = self.0.house.get()
             && let Some(bank) = self.0.bank.lock().as_mut()
@@ -314,13 +318,13 @@ impl Counter {
         self.0.looked_for.notify_one();
     }
 
-    /// Which scopes have budgets, as far as this node has heard.
+    /// Sets which scopes have budgets, as far as this node has heard.
     pub(crate) fn know(&self, budgets: HashSet<Scope>, directory: u64) {
         self.0.teller.lock().know(budgets, directory);
         self.pump();
     }
 
-    /// The next post to another node, if this node is not the owner.
+    /// Returns the next post to another node, if this node is not the owner.
     pub(super) fn post(&self) -> Option<Post> {
         if self.0.bank.lock().is_some() || !self.may_act() {
             return None;
@@ -352,26 +356,27 @@ impl Counter {
         self.tell(words);
     }
 
-    /// Whether calls for it ask the owner first: this node has heard of its budget.
+    /// Tells whether calls for this scope ask the owner first, because this node has heard of its budget.
     pub fn asks_for(&self, scope: &Scope) -> bool {
         self.0.teller.lock().asks_for(scope)
     }
 
+    /// Counts the calls that go on and have not ended.
     pub fn under_way(&self) -> usize {
         self.0.teller.lock().under_way()
     }
 
-    /// Set aside for calls that are under way on this node.
+    /// Returns what is set aside for calls of this scope that are under way on this node.
     pub fn reserved(&self, scope: &Scope) -> Amount {
         self.0.teller.lock().reserved(scope)
     }
 
-    /// As the owner counts it; none elsewhere, and of a scope without a budget.
+    /// Returns the account as the owner counts it; `None` elsewhere, and for a scope without a budget.
     pub fn account(&self, scope: &Scope) -> Option<Account> {
         self.0.bank.lock().as_ref()?.account(scope)
     }
 
-    /// Of a counter that belongs to no node: nothing is recorded there, and it counts by itself.
+    /// Sets a budget of a counter that belongs to no node: nothing is recorded there, and it counts by itself.
     pub fn set_budget(&self, scope: Scope, budget: Option<Budget>) {
         {
             let mut teller = self.0.teller.lock();

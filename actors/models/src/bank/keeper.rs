@@ -18,17 +18,17 @@ use super::{
 };
 use crate::services::ModelServices;
 
-/// For an owner to take in a post.
+/// The time for an owner to take in a post.
 const POST_WITHIN: Duration = Duration::from_secs(2);
-/// Before everything is told again to an owner that was not reached.
+/// The pause before everything is told again to an owner that was not reached.
 const RETRY: Duration = Duration::from_millis(100);
-/// An owner that has nothing to say answers after so long all the same.
+/// The time after which an owner that has nothing to say answers all the same.
 const HEAR_FOR: Duration = Duration::from_secs(10);
-/// Beyond that, for the answer to come.
+/// The time beyond that for the answer to come.
 const HEAR_MARGIN: Duration = Duration::from_secs(2);
 const FAR: Duration = Duration::from_secs(3600);
 
-/// What a node's counter stands on. Dropping it stops that.
+/// The tasks that a node's counter stands on. Dropping it stops them.
 pub struct Following(Vec<JoinHandle<()>>);
 
 impl Drop for Following {
@@ -37,7 +37,7 @@ impl Drop for Following {
     }
 }
 
-/// The counter goes by what this node says from here on.
+/// Makes the counter go by what this node says from here on, until the value that it returns is dropped.
 pub fn follow(services: &ModelServices, counter: &Counter) -> Following {
     let (knows, head, peers) = (services.clone(), services.ledger.clone(), services.peers.clone());
     counter.open(
@@ -83,7 +83,7 @@ async fn lead(services: ModelServices, counter: Counter) {
     }
 }
 
-/// Nodes that may hold something by another owner's word.
+/// Returns the nodes that may hold something by another owner's word.
 fn acting(services: &ModelServices) -> BTreeSet<NodeId> {
     services.directory.read(|known| {
         let acting = known.nodes.values().filter(|entry| {
@@ -126,13 +126,14 @@ fn known(services: &ModelServices, directory: u64, freshness: Freshness) -> Opti
     Some(Known { cursor, budgets_changed: changed, budgets, acting, removed })
 }
 
-/// The way between this node's counter and those of others.
+/// The desk between this node's counter and those of others.
 pub struct BankDesk {
     desk: Desk<Question, Answer>,
     carrying: Vec<JoinHandle<()>>,
 }
 
 impl BankDesk {
+    /// Opens the desk on this lane: it answers other nodes, and carries this node's posts to the owner.
     pub fn open(services: &ModelServices, counter: &Counter, lane: LaneRpc) -> Self {
         let desk = Desk::new(lane, desks::BUDGETS);
         let answering = counter.clone();
@@ -147,6 +148,7 @@ impl BankDesk {
         Self { desk, carrying }
     }
 
+    /// Closes the desk, as dropping it does. Repeating it changes nothing.
     pub fn close(&self) {
         self.desk.close();
         self.carrying.iter().for_each(JoinHandle::abort);

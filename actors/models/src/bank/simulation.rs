@@ -1,5 +1,5 @@
-//! Seeded histories of a cluster whose nodes make calls under one budget while owners change, posts are lost, late and doubled,
-//! and nodes are killed or cut off. Prints the seed that fails.
+//! Plays seeded histories of a cluster whose nodes make calls under one budget while owners change, posts are lost, late and
+//! doubled, and nodes are killed or cut off. Prints the seed that fails.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -27,43 +27,43 @@ const CALL_MAX: u64 = 600;
 enum Call {
     Waits,
     Goes,
-    /// Not in the ledger yet.
+    /// The call has used so much, which is not in the ledger yet.
     Used(u64),
 }
 
 struct Node {
     teller: Teller,
     generation: u64,
-    /// By the teller's number: what it may use, and what it did.
+    /// The calls by the teller's number: what each may use, and what it did.
     calls: BTreeMap<u64, (u64, Call)>,
-    /// Ended, in this order, to be written.
+    /// The calls that have ended, in this order, to be written.
     books: Vec<(u64, u64)>,
-    /// Written, and the node has not heard of it: numbers and cursors.
+    /// The calls that were written, of which the node has not heard: numbers and cursors.
     written: Vec<(u64, u64)>,
-    /// Present where this node takes itself for the leader.
+    /// The owner's side, present where this node takes itself for the leader.
     bank: Option<Bank>,
-    /// Up to where its view is.
+    /// The entry of the ledger up to which its view is.
     view: usize,
-    /// May it act? Not when it has been cut off for longer than its lease.
+    /// Whether it may act: not when it has been cut off for longer than its lease.
     acts: bool,
-    /// Nobody hears it, and it hears nobody.
+    /// Whether nobody hears it, and it hears nobody.
     cut: bool,
 }
 
 enum Mail {
     Post(usize, usize, Post),
-    /// To a node; what it posted, or nothing if it only listens.
+    /// The answer to a node; what it posted, or nothing if it only listens.
     Answer(usize, Option<Post>, Answer),
 }
 
 struct World {
     nodes: Vec<Node>,
     mail: Vec<Mail>,
-    /// What each entry used.
+    /// The amount that each entry used.
     ledger: Vec<u64>,
     term: u64,
     leader: usize,
-    /// What was used or could be used by those who were lost before they told it.
+    /// The amount that was used or could be used by those who were lost before they told it.
     slack: u64,
     granted: u64,
     refused: u64,
@@ -127,7 +127,7 @@ impl World {
         }
     }
 
-    /// It leads from now on; the others, and who led before, may hear of it late.
+    /// Makes a node lead from now on; the others, and who led before, may hear of it late.
     fn elect(&mut self, leader: usize) {
         self.term += 1;
         self.leader = leader;
@@ -208,7 +208,7 @@ impl World {
         }
     }
 
-    /// The answer to whatever it posted last does not come.
+    /// Loses the answer to whatever a node posted last.
     fn lose(&mut self, mail: Mail) {
         let (node, post) = match mail {
             Mail::Post(from, _, post) | Mail::Answer(from, Some(post), _) => (from, post),
@@ -227,7 +227,7 @@ impl World {
         node.teller.used(number, Amount { tokens: used, nanos: Some(0) }, true);
     }
 
-    /// Its lease is over: it ends what it runs, and then it is called lost.
+    /// Ends a node's lease: it ends what it runs, and then it is called lost.
     fn lost(&mut self, node: usize, dice: &mut fastrand::Rng) {
         let going: Vec<_> =
             self.nodes[node].calls.iter().filter(|(_, call)| call.1 == Call::Goes).map(|(n, c)| (*n, c.0)).collect();
@@ -361,7 +361,7 @@ impl World {
         }
     }
 
-    /// Everything is well again, and nothing new comes: everyone is answered.
+    /// Lets everything be well again, and nothing new come: everyone is answered.
     fn settle(&mut self, seed: u64, dice: &mut fastrand::Rng) {
         for node in 0..NODES {
             (self.nodes[node].cut, self.nodes[node].acts) = (false, true);

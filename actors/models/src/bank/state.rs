@@ -1,7 +1,7 @@
-//! The owner of budgets: what every node holds, what is spent, and who goes on. Pure.
+//! Decides as the owner of budgets: what every node holds, what is spent, and who goes on. Pure.
 //!
-//! A call stays set aside until the owner's own view has what it used: it is counted once or, for a moment, twice, and never
-//! not at all.
+//! A call stays set aside until the owner's own view has what it used: it is counted once or, for a moment, twice, and never not
+//! at all.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -21,9 +21,9 @@ struct Line {
     /// The post that told everything; none while the node has to do that.
     session: Option<u64>,
     seq: u64,
-    /// Its numbers, and the meter's.
+    /// The node's numbers of its calls, with the meter's.
     calls: BTreeMap<u64, u64>,
-    /// Words that it may not have heard.
+    /// The words that it may not have heard.
     outbox: Vec<Said>,
     said: u64,
 }
@@ -35,41 +35,43 @@ impl Line {
     }
 }
 
+/// The owner of budgets in one term.
 #[derive(Debug)]
 pub struct Bank {
     term: u64,
     meter: Meter,
     lines: HashMap<NodeId, Line>,
-    /// By the meter's number.
+    /// The node and its own number of each call, by the meter's number.
     whose: HashMap<u64, (NodeId, u64)>,
-    /// By cursor: the meter's numbers of what is in the ledger, and not known to be in the view.
+    /// The meter's numbers of calls that are in the ledger, and not known to be in the view, by cursor.
     landing: BTreeMap<u64, Vec<u64>>,
-    /// Up to where what is spent is known; none before the first look at it.
+    /// The cursor up to which it is known what is spent; none before the first look at it.
     cursor: Option<u64>,
-    /// Up to where it must be, before anyone goes on.
+    /// The cursor up to which that must be known before anyone goes on.
     needs: u64,
     budgets_known: u64,
-    /// Nodes that have to tell what they hold, before anyone goes on.
+    /// The nodes that have to tell what they hold, before anyone goes on.
     expects: BTreeSet<NodeId>,
 }
 
-/// What is known of the cluster.
+/// The facts that are known of the cluster.
 #[derive(Debug, Default)]
 pub struct Known {
-    /// Up to where `budgets` says what is spent, at least.
+    /// The cursor up to which `budgets` says what is spent, at least.
     pub cursor: u64,
-    /// Where a budget was set or taken away last.
+    /// The cursor at which a budget was set or removed last.
     pub budgets_changed: u64,
     /// All budgets there are, and what is spent of each.
     pub budgets: Vec<(Scope, Budget, Amount)>,
-    /// Nodes that may act.
+    /// The nodes that may act.
     pub acting: BTreeSet<NodeId>,
-    /// Nodes that will not come back as what they were.
+    /// The nodes that will not come back as what they were.
     pub removed: BTreeSet<NodeId>,
 }
 
 impl Bank {
-    /// Grants nothing until all of `expects` have told what they hold, and what was spent up to `needs` is known.
+    /// Makes an owner that grants nothing until all of `expects` have told what they hold, and what was spent up to `needs` is
+    /// known.
     pub fn new(term: u64, needs: u64, expects: BTreeSet<NodeId>) -> Self {
         Self {
             term,
@@ -84,35 +86,38 @@ impl Bank {
         }
     }
 
-    /// Of a counter that belongs to no node: it knows all there is, and tells it itself.
+    /// Makes the owner of a counter that belongs to no node: it knows all there is, and tells it itself.
     pub fn alone() -> Self {
         Self { cursor: Some(0), ..Self::new(0, 0, BTreeSet::new()) }
     }
 
+    /// Returns the term in which it is the owner.
     pub fn term(&self) -> u64 {
         self.term
     }
 
-    /// Of a scope that has a budget.
+    /// Returns the account of a scope that has a budget.
     pub fn account(&self, scope: &Scope) -> Option<Account> {
         self.meter.account(scope)
     }
 
-    /// Where a budget was set or taken away last, as far as is known.
+    /// Returns the cursor at which a budget was set or removed last, as far as is known.
     pub fn budgets_known(&self) -> u64 {
         self.budgets_known
     }
 
-    /// What has a budget.
+    /// Returns the scopes that have a budget.
     pub fn scopes(&self) -> HashSet<Scope> {
         self.meter.scopes().cloned().collect()
     }
 
-    /// For an owner without a ledger.
+    /// Sets a budget, for an owner without a ledger.
     pub fn set_budget(&mut self, scope: Scope, budget: Option<Budget>) {
         self.meter.set_budget(scope, budget);
     }
 
+    /// Takes in what is known of the cluster: budgets, what is spent, and which nodes may act. What a lost node holds stays set
+    /// aside until it is back or removed.
     pub fn know(&mut self, known: Known) {
         let Known { cursor, budgets_changed, budgets, acting, removed } = known;
         self.budgets_known = self.budgets_known.max(budgets_changed);
@@ -160,7 +165,7 @@ impl Bank {
         }
     }
 
-    /// Takes in what a node tells. `head`: where the ledger ends now.
+    /// Takes in what a node tells, and returns the answer. `head` is where the ledger ends now.
     pub fn post(&mut self, node: NodeId, post: Post, head: u64) -> Answer {
         let tell_all = Answer::TellAll { term: self.term };
         if post.term != self.term {
@@ -267,7 +272,7 @@ impl Bank {
         }
     }
 
-    /// Why nobody goes on yet.
+    /// Returns why nobody goes on yet; `None` if calls may go on.
     pub fn waits_for(&self) -> Option<String> {
         if let Some(node) = self.expects.first() {
             return Some(format!("{node} has not told what its calls hold"));
@@ -275,7 +280,7 @@ impl Bank {
         (self.cursor < Some(self.needs)).then(|| "what was spent is not known yet".to_owned())
     }
 
-    /// Lets go on who can: whether anyone was told, and after how long another look may help though nothing is told.
+    /// Lets go on whoever can; returns whether anyone was told, and after how long another look may help though nothing is told.
     pub fn look(&mut self, now: Instant) -> (bool, Option<Duration>) {
         if self.waits_for().is_some() {
             return (false, None);
@@ -298,7 +303,7 @@ impl Bank {
         (told, looked.again)
     }
 
-    /// What was said to a node, and it may not have heard.
+    /// Returns what was said to a node and it may not have heard.
     pub fn hear(&self, node: NodeId) -> Answer {
         match self.lines.get(&node).and_then(|line| Some((line, line.session?))) {
             Some((line, session)) => Answer::Heard { term: self.term, session, said: line.outbox.clone() },
@@ -306,7 +311,7 @@ impl Bank {
         }
     }
 
-    /// It has heard up to there.
+    /// Forgets the words that a node has heard, up to this one.
     pub fn heard(&mut self, node: NodeId, session: u64, heard: u64) {
         if let Some(line) = self.lines.get_mut(&node).filter(|line| line.session == Some(session)) {
             line.outbox.retain(|said| said.at > heard);

@@ -1,7 +1,7 @@
-//! A node's calls, and what the owner of budgets was told of them. Pure.
+//! Keeps a node's calls, and what the owner of budgets was told of them. Pure.
 //!
-//! A call no budget and no rate concerns goes on at once and is told to nobody; it is told as soon as one does. Posts go one
-//! at a time. After one whose answer was lost everything is told again, so nothing that was told can be missed or counted twice.
+//! A call no budget and no rate concerns goes on at once and is told to nobody; it is told as soon as one does. Posts go one at a
+//! time. After one whose answer was lost everything is told again, so nothing that was told can be missed or counted twice.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -14,36 +14,38 @@ use crate::meter::Ask;
 struct Call {
     ask: Ask,
     stage: Stage,
-    /// The owner is to know of it.
+    /// Whether the owner is to know of it.
     concerns: bool,
 }
 
+/// A node's own side of budgets.
 #[derive(Debug, Default)]
 pub struct Teller {
     generation: u64,
     calls: BTreeMap<u64, Call>,
     next: u64,
-    /// What has a budget, as far as this node has heard.
+    /// The scopes that have a budget, as far as this node has heard.
     budgets: HashSet<Scope>,
     directory: u64,
-    /// Of the owner that is told. It never goes back.
+    /// The term of the owner that is told. It never goes back.
     term: u64,
     /// The post by which this owner was told everything.
     session: Option<u64>,
-    /// A post that is on its way, and whether it tells everything.
+    /// The post that is on its way, and whether it tells everything.
     on_the_way: Option<(u64, bool)>,
     seq: u64,
     heard: u64,
-    /// What the owner does not know yet.
+    /// The numbers of calls whose state the owner does not know yet.
     news: BTreeSet<u64>,
 }
 
 impl Teller {
+    /// Makes the teller of one start of a node, which has no call.
     pub fn new(generation: u64) -> Self {
         Self { generation, ..Self::default() }
     }
 
-    /// Takes a call in: its number, and whether it may go on at once.
+    /// Takes a call in; returns its number, and whether it may go on at once.
     pub fn begin(&mut self, ask: Ask) -> (u64, bool) {
         let number = self.next;
         self.next += 1;
@@ -56,7 +58,7 @@ impl Teller {
         (number, !concerns)
     }
 
-    /// It ended without using anything, or is not waited for any more. Repeating it does nothing.
+    /// Notes that a call ended without using anything, or is not waited for any more. Repeating it does nothing.
     pub fn gone(&mut self, number: u64) {
         if let Some(call) = self.calls.get(&number)
             && matches!(call.stage, Stage::Waits | Stage::Granted)
@@ -65,7 +67,8 @@ impl Teller {
         }
     }
 
-    /// It ended. `recorded`: [`Self::landed`] will say when that is in the ledger; otherwise nobody else will ever count it.
+    /// Notes that a call ended. If it is `recorded`, [`Self::landed`] will say when that is in the ledger; otherwise nobody else
+    /// will ever count it.
     pub fn used(&mut self, number: u64, used: Amount, recorded: bool) {
         let Some(call) = self.calls.get_mut(&number).filter(|call| call.stage == Stage::Granted) else { return };
         // Where it is not known what it cost, it counts as what it may have cost.
@@ -78,7 +81,7 @@ impl Teller {
         }
     }
 
-    /// What it used is in the ledger, at or before this cursor.
+    /// Notes that what a call used is in the ledger, at or before this cursor.
     pub fn landed(&mut self, number: u64, cursor: u64) {
         let Some(call) = self.calls.get_mut(&number) else { return };
         let Stage::Used(used) = call.stage else { return };
@@ -95,7 +98,7 @@ impl Teller {
         }
     }
 
-    /// What has a budget now. Calls that go on already are told if one of theirs is new.
+    /// Sets what has a budget now. Calls that go on already are told if one of their scopes is new.
     pub fn know(&mut self, budgets: HashSet<Scope>, directory: u64) {
         self.directory = self.directory.max(directory);
         self.budgets = budgets;
@@ -107,23 +110,25 @@ impl Teller {
         }
     }
 
+    /// Tells whether the scope has a budget, as far as this node has heard.
     pub fn asks_for(&self, scope: &Scope) -> bool {
         self.budgets.contains(scope)
     }
 
-    /// Another owner: it is told everything. What earlier ones say is not heard any more.
+    /// Turns to another owner, which is told everything. What earlier ones say is not heard any more.
     pub fn turn_to(&mut self, term: u64) {
         if term > self.term {
             (self.term, self.session, self.on_the_way) = (term, None, None);
         }
     }
 
+    /// Returns the term of the owner that is told.
     #[cfg(test)]
     pub fn term(&self) -> u64 {
         self.term
     }
 
-    /// The next post, unless one is on its way or nothing is new.
+    /// Returns the next post, unless one is on its way or nothing is new.
     pub fn post(&mut self) -> Option<Post> {
         if self.on_the_way.is_some() || (self.session.is_some() && self.news.is_empty()) {
             return None;
@@ -165,7 +170,8 @@ impl Teller {
         })
     }
 
-    /// What came of a post; none if no answer came, whatever it did.
+    /// Takes in what came of a post, and returns the words for calls that wait. `answer` is none if no answer came, whatever the
+    /// post did.
     pub fn answered(&mut self, post: &Post, answer: Option<Answer>) -> Vec<(u64, Word)> {
         let Some((seq, whole)) = self.on_the_way.filter(|(seq, _)| *seq == post.seq && post.term == self.term) else {
             return Vec::new();
@@ -191,7 +197,7 @@ impl Teller {
         }
     }
 
-    /// What was said while nothing was posted; none if the owner was not reached.
+    /// Takes in what was said while nothing was posted; `answer` is none if the owner was not reached.
     pub fn hears(&mut self, answer: Option<Answer>) -> Vec<(u64, Word)> {
         match answer {
             Some(Answer::Heard { term, session, said }) if term == self.term => self.take(session, said),
@@ -226,27 +232,28 @@ impl Teller {
         words
     }
 
-    /// What to wait for, if calls wait for this owner's word: its term, the session, and what was heard.
+    /// Returns what to wait for, if calls wait for this owner's word: its term, the session, and what was heard.
     pub fn to_hear(&self) -> Option<(u64, u64, u64)> {
         let waits = self.calls.values().any(|call| call.stage == Stage::Waits);
         Some((self.term, self.session.filter(|_| waits)?, self.heard))
     }
 
-    /// The session with the owner, and what was heard in it.
+    /// Returns the session with the owner, and what was heard in it.
     pub fn has_heard(&self) -> Option<(u64, u64)> {
         Some((self.session?, self.heard))
     }
 
+    /// Tells whether the owner knows everything that this node holds, but for what is new.
     pub fn is_known_to_the_owner(&self) -> bool {
         self.session.is_some()
     }
 
-    /// Calls that were let in and have not ended.
+    /// Counts the calls that were let in and have not ended.
     pub fn under_way(&self) -> usize {
         self.calls.values().filter(|call| call.stage == Stage::Granted).count()
     }
 
-    /// Set aside for what is under way here, of one scope.
+    /// Returns what is set aside for calls of one scope that are under way here.
     pub fn reserved(&self, scope: &Scope) -> Amount {
         let mut sum = Amount { tokens: 0, nanos: Some(0) };
         for call in self.calls.values().filter(|call| call.stage == Stage::Granted && call.ask.scopes.contains(scope)) {

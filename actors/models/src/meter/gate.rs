@@ -1,4 +1,4 @@
-//! The way in for calls: waits for the meter's word, and settles whatever happens to the call.
+//! Lets calls in: waits for the meter's word, and settles whatever happens to the call.
 
 use std::{
     collections::HashMap,
@@ -12,10 +12,10 @@ use tokio::sync::oneshot;
 
 use super::state::{Account, Ask, Meter, Verdict};
 
-/// A call that was not let through by then is told to come back.
+/// The longest time that a call waits; one that was not let through by then is told to come back.
 pub(crate) const WAIT_MAX: Duration = Duration::from_secs(240);
 
-/// Cheap to clone; all clones are one.
+/// The way in for calls. It is cheap to clone; all clones are one.
 #[derive(Clone, Debug, Default)]
 pub struct Gate(Arc<Mutex<Inner>>);
 
@@ -25,16 +25,16 @@ struct Inner {
     waiting: HashMap<u64, oneshot::Sender<Verdict>>,
 }
 
-/// Why a call may not be made.
+/// The reason why a call may not be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotGranted {
-    /// For good.
+    /// The call is refused for good.
     Refused(String),
-    /// It may be in a while.
+    /// The call may be made in a while.
     Busy(String),
 }
 
-/// What was set aside for a call. Dropping it says that nothing was used.
+/// The amount that was set aside for a call. Dropping it says that nothing was used.
 #[derive(Debug)]
 pub struct Reservation {
     gate: Gate,
@@ -42,7 +42,8 @@ pub struct Reservation {
 }
 
 impl Gate {
-    /// Waits until there is room for it.
+    /// Waits until there is room for a call, for four minutes at most. Dropping the future leaves the queue.
+    /// Errors: `Refused` for good, by a budget; `Busy` if there was no room in time or too many wait.
     pub async fn reserve(&self, ask: Ask) -> Result<Reservation, NotGranted> {
         let (told, mut hears) = oneshot::channel();
         let number = {
@@ -76,7 +77,7 @@ impl Gate {
         }
     }
 
-    /// Tells those whose turn it is; says when to look again.
+    /// Tells those whose turn it is; returns after how long to look again.
     fn look(&self) -> Option<Duration> {
         let mut inner = self.0.lock();
         let looked = inner.meter.look(Instant::now());
@@ -89,12 +90,13 @@ impl Gate {
         looked.again
     }
 
+    /// Sets or removes a budget; what is spent of it is kept, and forgotten with it.
     pub fn set_budget(&self, scope: Scope, budget: Option<Budget>) {
         self.0.lock().meter.set_budget(scope, budget);
         self.look();
     }
 
-    /// Sets what was spent, and the budget with it.
+    /// Sets what was spent of scopes, and their budgets with it.
     pub fn know(&self, known: impl IntoIterator<Item = (Scope, Budget, Amount)>) {
         {
             let mut inner = self.0.lock();
@@ -106,13 +108,14 @@ impl Gate {
         self.look();
     }
 
-    /// None of a scope without a budget.
+    /// Returns the account of a scope; `None` for one without a budget.
     pub fn account(&self, scope: &Scope) -> Option<Account> {
         self.0.lock().meter.account(scope)
     }
 }
 
 impl Reservation {
+    /// Gives back what was reserved, and counts what was used as spent.
     pub fn settle(self, used: Amount) {
         self.gate.0.lock().meter.settle(self.number, used);
     }

@@ -1,4 +1,4 @@
-//! One key's last minute. Pure.
+//! Counts one key's last minute. Pure.
 
 use std::{
     collections::VecDeque,
@@ -8,10 +8,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// Entries within so long are kept as one, so that a minute has a bounded number of them.
+/// The time within which entries are kept as one, so that a minute has a bounded number of them.
 const GRAIN: Duration = Duration::from_millis(500);
 
-/// What a provider allows a key in any minute; no limit if absent.
+/// The limits of a provider for a key in any minute; no limit if absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RateLimit {
     pub requests: Option<u32>,
@@ -20,7 +20,7 @@ pub struct RateLimit {
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    /// Of the newest in it: it is forgotten late rather than early.
+    /// The time of the newest in it: it is forgotten late rather than early.
     at: Instant,
     since: Instant,
     number: u64,
@@ -28,7 +28,7 @@ struct Entry {
     tokens: u64,
 }
 
-/// Counts exactly, and never lets more through in any minute than the limit.
+/// The last minute of one key. It counts exactly, and never lets more through in any minute than the limit.
 #[derive(Debug, Default)]
 pub struct Rate {
     pub limit: RateLimit,
@@ -38,7 +38,7 @@ pub struct Rate {
     next: u64,
 }
 
-/// Where tokens were counted, to correct them when the call has said what it used.
+/// The place where tokens were counted, to correct them when the call has said what it used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counted {
     entry: u64,
@@ -46,12 +46,13 @@ pub struct Counted {
 }
 
 impl Rate {
+    /// Makes a key's minute with this limit and nothing counted.
     #[cfg(test)]
     pub fn new(limit: RateLimit) -> Self {
         Self { limit, ..Self::default() }
     }
 
-    /// Counts a request, or says after how long to ask again.
+    /// Counts a request, or returns after how long to ask again.
     pub fn admit(&mut self, now: Instant, tokens: u64) -> Result<Counted, Duration> {
         while self.entries.front().is_some_and(|entry| now.saturating_duration_since(entry.at) >= MINUTE) {
             if let Some(old) = self.entries.pop_front() {
@@ -83,7 +84,7 @@ impl Rate {
         Ok(Counted { entry: self.next - 1, tokens })
     }
 
-    /// The call used so many instead.
+    /// Corrects what was counted, because the call used so many tokens instead. Changes nothing once the entry is forgotten.
     pub fn correct(&mut self, counted: Counted, used: u64) {
         let Some(first) = self.entries.front().map(|entry| entry.number) else { return };
         let place = counted.entry.checked_sub(first).and_then(|place| usize::try_from(place).ok());

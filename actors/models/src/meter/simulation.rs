@@ -1,4 +1,4 @@
-//! Seeded histories of many agents that ask, wait, use and go away, against budgets and rates. Prints the seed that fails.
+//! Plays seeded histories of many agents that ask, wait, use and go away, against budgets and rates. Prints the seed that fails.
 
 use std::{
     collections::HashMap,
@@ -24,7 +24,7 @@ struct World {
     waits: Vec<u64>,
     granted: HashMap<u64, (Vec<Scope>, Amount)>,
     refused: u64,
-    /// Counted apart from the meter.
+    /// The amounts spent, counted apart from the meter.
     spent: HashMap<Scope, u64>,
 }
 
@@ -47,7 +47,7 @@ impl World {
         }
     }
 
-    /// What the meter says, against what was counted apart.
+    /// Checks what the meter says against what was counted apart.
     fn check(&self, over: u64, seed: u64) {
         for agent in 0..AGENTS {
             for scope in scopes(agent) {

@@ -1,8 +1,8 @@
-//! Accounts, reservations and the queue of those who wait. Pure.
+//! Keeps accounts, reservations and the queue of those who wait. Pure.
 //!
-//! For every account, what is spent and what is reserved together stay within its budget. What a call really used may be
-//! more than was reserved for it; then the account is over by that, and by no more than one call's worth for each that was
-//! under way, since nothing more is granted.
+//! For every account, what is spent and what is reserved together stay within its budget. What a call really used may be more
+//! than was reserved for it; then the account is over by that, and by no more than one call's worth for each that was under way,
+//! since nothing more is granted.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -15,82 +15,83 @@ use hiveward_kernel::id::AgentId;
 use super::rate::{Counted, Rate, RateLimit};
 use crate::price::decimal_from_nanos;
 
-/// Of all agents together; one more is told to come back.
+/// The most calls of all agents that wait; one more is told to come back.
 pub const WAITING_MAX: usize = 10_000;
-/// Of one agent.
+/// The most calls of one agent that wait.
 pub const WAITING_PER_AGENT_MAX: usize = 256;
 
-/// Of a scope that has a budget. Others have none: labels without an end must not fill the node.
+/// The account of a scope that has a budget. Others have none: labels without an end must not fill the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
     pub budget: Budget,
-    /// Since the budget was set.
+    /// The tokens spent since the budget was set.
     pub spent_tokens: u64,
     pub spent_nanos: u64,
     pub reserved_tokens: u64,
     pub reserved_nanos: u64,
 }
 
-/// Who asks, for what.
+/// A call that asks to be let in: whose it is, and for what.
 #[derive(Clone, Debug)]
 pub struct Ask {
     pub agent: AgentId,
-    /// Every one of them must have room; none for another try of a call that is reserved already.
+    /// The scopes of which every one must have room; none for another try of a call that is reserved already.
     pub scopes: Vec<Scope>,
     pub estimate: Amount,
-    /// Whose key is used. One name is one key, wherever it is used.
+    /// The provider whose key is used. One name is one key, wherever it is used.
     pub provider: String,
-    /// What that key is allowed; no limit if absent.
+    /// The limit of that key; no limit if absent.
     pub rate: Option<RateLimit>,
 }
 
 #[derive(Debug)]
 struct Grant {
     scopes: Vec<Scope>,
-    /// What it may use; from when it has ended, what it did.
+    /// The amount that the call may use; from when it has ended, what it did.
     amount: Amount,
     provider: String,
     counted: Option<Counted>,
 }
 
-/// What became of one who asked.
+/// The decision on one who asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Granted,
-    /// For good: a sentence for whoever asked.
+    /// The call is refused for good; the sentence is for whoever asked.
     Refused(String),
 }
 
-/// What a look at the queue came to.
+/// The result of a look at the queue.
 #[derive(Debug, Default)]
 pub struct Looked {
     pub verdicts: Vec<(u64, Verdict)>,
-    /// After so long another look may help, though nothing is settled.
+    /// The time after which another look may help, though nothing is settled.
     pub again: Option<Duration>,
 }
 
+/// The accounts and the queue of one owner of budgets.
 #[derive(Debug, Default)]
 pub struct Meter {
     accounts: HashMap<Scope, Account>,
     rates: HashMap<String, Rate>,
     granted: HashMap<u64, Grant>,
     waiting: BTreeMap<u64, Ask>,
-    /// Numbers of those who wait, by agent, oldest first.
+    /// The numbers of those who wait, by agent, oldest first.
     by_agent: HashMap<AgentId, VecDeque<u64>>,
-    /// Whose turn is next.
+    /// The agents in the order of their turns.
     turns: VecDeque<AgentId>,
     next: u64,
 }
 
 enum Fit {
     Now,
-    /// Others have reserved what it needs.
+    /// The call fits later: others have reserved what it needs.
     Later(Scope),
     Never(String),
 }
 
 impl Meter {
-    /// Changing a budget keeps what is spent; taking it away forgets it.
+    /// Sets or removes a budget. Changing it keeps what is spent; removing it forgets that.
     pub fn set_budget(&mut self, scope: Scope, budget: Option<Budget>) {
         let Some(budget) = budget else {
             self.accounts.remove(&scope);
@@ -107,7 +108,7 @@ impl Meter {
         self.accounts.insert(scope, account);
     }
 
-    /// What was spent of it, wherever; nothing of a scope without a budget.
+    /// Sets what was spent of a scope, wherever; does nothing for a scope without a budget.
     pub fn set_spent(&mut self, scope: &Scope, spent: Amount) {
         if let Some(account) = self.accounts.get_mut(scope) {
             account.spent_tokens = spent.tokens;
@@ -115,16 +116,17 @@ impl Meter {
         }
     }
 
-    /// What has an account.
+    /// Iterates over the scopes that have an account.
     pub fn scopes(&self) -> impl Iterator<Item = &Scope> {
         self.accounts.keys()
     }
 
+    /// Tells whether a call was granted and is not settled or released yet.
     pub fn is_granted(&self, number: u64) -> bool {
         self.granted.contains_key(&number)
     }
 
-    /// Takes in a call that was granted elsewhere: it goes on, whatever room there is.
+    /// Takes in a call that was granted elsewhere: it goes on, whatever room there is. Returns its number.
     pub fn restore(&mut self, ask: Ask) -> u64 {
         let number = self.next;
         self.next += 1;
@@ -132,7 +134,8 @@ impl Meter {
         number
     }
 
-    /// It has ended and used so much. That stays set aside until it is released: somebody else adds up what is spent.
+    /// Notes that a call has ended and used so much. That stays set aside until it is released: somebody else adds up what is
+    /// spent.
     pub fn ended(&mut self, number: u64, used: Amount) {
         let Some(grant) = self.granted.get_mut(&number) else { return };
         let before = std::mem::replace(&mut grant.amount, used);
@@ -147,7 +150,7 @@ impl Meter {
         }
     }
 
-    /// What it had set aside is counted among what is spent now, by [`Self::set_spent`].
+    /// Releases what a call had set aside: it is counted among what is spent now, by [`Self::set_spent`].
     pub fn release(&mut self, number: u64) {
         let Some(grant) = self.granted.remove(&number) else { return };
         for scope in &grant.scopes {
@@ -157,11 +160,12 @@ impl Meter {
         }
     }
 
+    /// Returns the account of a scope; `None` for one without a budget.
     pub fn account(&self, scope: &Scope) -> Option<Account> {
         self.accounts.get(scope).copied()
     }
 
-    /// Takes a place in the queue; [`Self::look`] says what becomes of it. `None`: too many wait already.
+    /// Takes a place in the queue; [`Self::look`] says what becomes of it. Returns `None` if too many wait already.
     pub fn ask(&mut self, ask: Ask) -> Option<u64> {
         let its = self.by_agent.get(&ask.agent).map_or(0, VecDeque::len);
         if self.waiting.len() >= WAITING_MAX || its >= WAITING_PER_AGENT_MAX {
@@ -177,7 +181,7 @@ impl Meter {
         Some(number)
     }
 
-    /// Whoever asked is not there any more.
+    /// Removes a call whose asker is not there any more; what it had reserved is given back.
     pub fn withdraw(&mut self, number: u64) {
         if self.waiting.contains_key(&number) {
             self.leave(number);
@@ -296,7 +300,7 @@ impl Meter {
         self.granted.insert(number, grant);
     }
 
-    /// What was reserved is given back, and what was used is spent. Once: repeating it does nothing.
+    /// Gives back what was reserved, and counts what was used as spent. Once: repeating it does nothing.
     pub fn settle(&mut self, number: u64, used: Amount) {
         let Some(grant) = self.granted.remove(&number) else { return };
         if let (Some(rate), Some(counted)) = (self.rates.get_mut(&grant.provider), grant.counted) {

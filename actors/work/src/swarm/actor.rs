@@ -1,8 +1,8 @@
-//! A swarm's coordinator: the one writer of its stream, the one that grants leases.
+//! Runs a swarm's coordinator: the one writer of its stream, the one that grants leases.
 //!
-//! Owns the swarm's live tasks. Asks the ledger to commit, agents to work, the views for what has ended. Never runs a
-//! task. After a restart it claims its stream, replays it, and asks its agents to take their seats again; until an agent
-//! has, its leases stay as they are, and after [`ABSENT_MS`] they are lost.
+//! Owns the swarm's live tasks. Asks the ledger to commit, agents to work, the views for what has ended. Never runs a task. After
+//! a restart it claims its stream, replays it, and asks its agents to take their seats again; until an agent has, its leases stay
+//! as they are, and after [`ABSENT_MS`] they are lost.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -60,14 +60,14 @@ use crate::{
 /// How long a lease outlives the absence of its agent, after the agent left or the coordinator started.
 pub const ABSENT_MS: u64 = 30_000;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
-/// Of so many sweeps one is thorough; the others repeat only what distant agents have not heard.
+/// The number of sweeps of which one is thorough; the others repeat only what distant agents have not heard.
 const SWEEPS_PER_THOROUGH: u32 = 5;
 const SETTLED_KEPT_MAX: usize = 4096;
-/// A snapshot is taken after this many events, or after four times the live tasks if that is more;
+/// The number of events after which a snapshot is taken, or four times the live tasks if that is more.
 const EVENTS_PER_SNAPSHOT: u64 = 50_000;
-/// or after this many bytes of events, or twice what the state takes if that is more.
+/// The bytes of events after which a snapshot is taken too, or twice what the state takes if that is more.
 const BYTES_PER_SNAPSHOT: usize = 64 << 20;
-/// Events that a replay holds at a time; fewer where they are large.
+/// The most events that a replay holds at a time; fewer where they are large.
 pub(super) const EVENTS_PER_PAGE: usize = 4_096;
 
 pub struct Coordinator {
@@ -78,29 +78,29 @@ pub struct Coordinator {
 pub struct State {
     pub(super) swarm: Swarm,
     committer: Committer,
-    /// Where each seated agent's present life is reached.
+    /// The way to each seated agent's present life.
     pub(super) agents: HashMap<AgentId, AgentRef>,
-    /// This life of the coordinator, as agents know it.
+    /// The number of this life of the coordinator, as agents know it.
     pub(super) incarnation: u64,
-    /// Ends of distant agents that were settled lately: what says so may have been lost on its way.
+    /// The ends of distant agents that were settled lately: what says so may have been lost on its way.
     settled: Recent<Lease, ()>,
-    /// Distant agents are being asked whether they are there.
+    /// Whether distant agents are being asked if they are there.
     pub(super) asking: Arc<AtomicBool>,
-    /// Since when leases have had no seated holder, by agent.
+    /// The time since when leases have had no seated holder, by agent.
     pub(super) absent: HashMap<AgentId, u64>,
-    /// Of its stream, after what is on its way to disk.
+    /// The version of its stream, after what is on its way to disk.
     version: u64,
     events_since_snapshot: u64,
     bytes_since_snapshot: usize,
-    /// A snapshot is being taken in pieces.
+    /// Whether a snapshot is being taken in pieces.
     writing_down: Arc<AtomicBool>,
-    /// Where the operations in memory are in the ledger.
+    /// The marks of where the operations in memory are in the ledger.
     pub(super) marks: Marks,
-    /// What this life found in the ledger; operations up to here may be known to the views alone.
+    /// The cursor up to which this life found the ledger; operations up to here may be known to the views alone.
     pub(super) found_at: Cursor,
     timer: Option<(u64, TimerHandle)>,
     pub(super) closing: bool,
-    /// For work of other shards.
+    /// The search for work of other shards.
     pub(super) search: Search,
     sweeps: u32,
     pub(super) dice: fastrand::Rng,
@@ -261,7 +261,7 @@ impl Behaviour for Coordinator {
 }
 
 impl Coordinator {
-    /// An ended task's status, from the views.
+    /// Returns an ended task's status, from the views.
     fn known(&self, task: TaskId) -> Option<TaskStatus> {
         self.services.tasks.get(task).ok().flatten().map(|record| record.status)
     }
@@ -540,7 +540,7 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Takes a snapshot if one is due: of a small state right here, of a large one what its pieces are made of.
+    /// Takes a snapshot if one is due: of a small state right here; of a large one it returns what its pieces are made of.
     fn write_down(&self, state: &mut State, batch: &mut Batch) -> Result<Option<Pieces>, Failure> {
         let live = state.swarm.live_tasks().len() as u64;
         let bytes = snapshot::bytes_of(&state.swarm);
@@ -594,7 +594,7 @@ fn mark(state: &State, batch: &mut Batch) {
     batch.then(move |cursor| marks.note(turn, cursor));
 }
 
-/// A record of a task as it was just submitted, for the answer: the views may not have it yet.
+/// Returns a record of a task as it was just submitted, for the answer: the views may not have it yet.
 pub fn fresh_record(spec: Arc<TaskSpec>, principal: Arc<str>, at: WallMs, cursor: u64) -> TaskRecord {
     let scatter = spec.role.as_ref().is_some_and(|role| role.scatter().is_some());
     let status = match spec.depends_on.is_empty() {

@@ -20,7 +20,7 @@ use crate::{
 
 const VIEWS_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a task's result is made of.
+/// The parts that a task's result is made of.
 pub(super) enum MadeOf {
     Subtasks {
         tasks: Vec<TaskId>,
@@ -30,7 +30,7 @@ pub(super) enum MadeOf {
         parts: Vec<scatter::Part>,
         how: Aggregate,
     },
-    /// The result of this task, which was given the parts that are in.
+    /// The result of the task `by`, which was given the parts that are in.
     Reduced {
         parts: Vec<scatter::Part>,
         by: TaskId,
@@ -54,7 +54,7 @@ impl MadeOf {
     }
 }
 
-/// Tells the coordinator what came of it. Does nothing that cannot be repeated: a restarted coordinator runs it again.
+/// Makes the result and tells the coordinator. Does nothing that cannot be repeated: a restarted coordinator runs it again.
 pub(super) async fn run(services: WorkServices, coordinator: Addr<SwarmMsg>, task: TaskId, made_of: MadeOf, cursor: Cursor) {
     let made = collect(&services, &made_of, cursor).await;
     let (result, error) = match made {
@@ -97,7 +97,7 @@ fn value(bytes: &[u8]) -> Value {
     serde_json::from_slice(bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(bytes).into_owned()))
 }
 
-/// A scatter's result: what was made of the parts that are in, and which those are, by name.
+/// Writes a scatter's result: what was made of the parts that are in, and which those are, by name.
 fn gathered(services: &WorkServices, parts: &[scatter::Part], result: Value) -> Result<Vec<u8>, String> {
     let names = |wanted: fn(PartState) -> bool| -> Result<Vec<String>, String> {
         parts.iter().filter(|part| wanted(part.state)).map(|part| Ok(name(&record(services, part.task)?))).collect()

@@ -1,4 +1,4 @@
-//! What a command or a report means for a swarm: the events it leads to, or why it is refused. Changes nothing but
+//! Decides what a command or a report means for a swarm: the events it leads to, or why it is refused. Changes nothing but
 //! through [`Swarm::apply`].
 
 use std::{cmp::Reverse, sync::Arc};
@@ -21,7 +21,7 @@ use crate::task::{
     status::{AttemptStatus, TaskStatus},
 };
 
-/// A command's outcome: something new, or the answer that the same operation was given before.
+/// The outcome of a command: something new, or the answer that the same operation was given before.
 #[derive(Debug, PartialEq)]
 pub enum Decided<T> {
     New(T),
@@ -39,7 +39,9 @@ impl Swarm {
         }
     }
 
-    /// `known` tells the status of a task that is not live and was not ended lately.
+    /// Decides a submission: all of its tasks are taken or none. `known` tells the status of a task that is not live and was not
+    /// ended lately. Repeating the operation repeats the answer.
+    /// Errors: the swarm is full, or a task depends on one that is unknown or has failed.
     pub fn submit(
         &self,
         tasks: Vec<Arc<TaskSpec>>,
@@ -72,7 +74,8 @@ impl Swarm {
         Ok(Decided::New(SwarmEvent::Submitted { tasks, operation, principal }))
     }
 
-    /// A task starts only after what it depends on has succeeded, so that must be under way here or have succeeded.
+    /// Checks that a task may depend on another. It starts only after that has succeeded, so that must be under way here or have
+    /// succeeded.
     fn may_depend_on(&self, on: TaskId, known: impl Fn(TaskId) -> Option<TaskStatus>) -> Result<(), Refused> {
         if self.live.contains_key(&on) {
             return Ok(());
@@ -88,7 +91,8 @@ impl Swarm {
         }
     }
 
-    /// Cancelling what has ended is refused, except that a cancelled task stays cancelled without complaint.
+    /// Decides a cancellation. Cancelling what has ended is refused, except that a cancelled task stays cancelled without
+    /// complaint.
     pub fn cancel(
         &self,
         task: TaskId,
@@ -113,7 +117,8 @@ impl Swarm {
         }
     }
 
-    /// Sends an ended task (or one that waits for its next attempt) on its way again as `spec` says.
+    /// Decides to send an ended task (or one that waits for its next attempt) on its way again as `spec` says.
+    /// Errors: its status, its role or a dependency does not allow it.
     pub fn redrive(
         &self,
         spec: Arc<TaskSpec>,
@@ -153,20 +158,23 @@ impl Swarm {
         }
     }
 
-    /// What a report of the lease's holder leads to; a report under a lease that is no longer valid changes nothing.
+    /// Returns the task that is held under this lease; a report under a lease that is no longer valid changes nothing.
     fn holder(&self, lease: Lease) -> Option<&Live> {
         self.live.get(&lease.task).filter(|task| task.lease() == Some(lease))
     }
 
+    /// Decides what follows when the lease's holder has begun; nothing if it said so before or the lease is no longer valid.
     pub fn started(&self, lease: Lease) -> Option<SwarmEvent> {
         self.holder(lease).filter(|task| task.status == TaskStatus::Assigned).map(|_| SwarmEvent::Started { lease })
     }
 
+    /// Decides what follows when the work is done and its gate runs; nothing unless the task was running under this lease.
     pub fn verifying(&self, lease: Lease) -> Option<SwarmEvent> {
         self.holder(lease).filter(|task| task.status == TaskStatus::Running).map(|_| SwarmEvent::Verifying { lease })
     }
 
-    /// `plan` is the subtasks, if the attempt succeeded and its result was to be a plan.
+    /// Decides what follows from the end of an attempt. `plan` is the subtasks, if it succeeded and its result was to be a plan.
+    /// `dice` is uniform in 0..1. A late end under an older lease is only noted.
     pub fn attempt_end(&self, lease: Lease, ended: Ended, plan: Option<Vec<Arc<TaskSpec>>>, dice: f64) -> Vec<SwarmEvent> {
         let Some(task) = self.holder(lease) else {
             let late = matches!(ended.status, AttemptStatus::Succeeded | AttemptStatus::Failed | AttemptStatus::TimedOut);
@@ -196,7 +204,7 @@ impl Swarm {
         events
     }
 
-    /// The attempts an agent held are lost with it.
+    /// Decides that the attempts an agent held are lost with it, except those under leases that `keep` holds for.
     pub fn lose(&self, agent: AgentId, why: &str, keep: impl Fn(Lease) -> bool) -> Vec<SwarmEvent> {
         let mut lost: Vec<_> =
             self.live.values().filter_map(Live::lease).filter(|lease| lease.agent == agent && !keep(*lease)).collect();
@@ -204,14 +212,14 @@ impl Swarm {
         lost.into_iter().flat_map(|lease| self.attempt_end(lease, lost_end(why), None, 0.0)).collect()
     }
 
-    /// Leases that were given in another placement of their agent than `placement` says it is in now.
+    /// Decides that leases are lost which were given in an older placement of their agent than it is in now.
     pub fn lose_moved(&self, agent: AgentId, placement: u64, why: &str) -> Vec<SwarmEvent> {
         self.lose(agent, why, |lease| {
             self.live.get(&lease.task).is_none_or(|task| task.placement == 0 || task.placement >= placement)
         })
     }
 
-    /// The next lease to grant, if a task and an agent are free.
+    /// Returns the next lease to grant, if a task and an agent are free. `dice` is uniform in 0..1.
     pub fn next_assignment(&mut self, dice: f64) -> Option<SwarmEvent> {
         if self.spec.running_max_here().is_some_and(|max| self.seats.running() >= max as usize) {
             return None;
@@ -232,12 +240,12 @@ impl Swarm {
         }
     }
 
-    /// When something is next due, in monotonic milliseconds.
+    /// Returns when something is next due, in monotonic milliseconds.
     pub fn next_due(&self) -> Option<u64> {
         self.timers.peek().map(|Reverse((at, ..))| *at)
     }
 
-    /// Takes what is due off the clock and says what it leads to. A wait that is over needs no event: it is put into the
+    /// Takes what is due off the clock and returns what it leads to. A wait that is over needs no event: it is put into the
     /// queue, and a replay sees that it is over from the time that has passed.
     pub fn take_due(&mut self, now: Now) -> Vec<SwarmEvent> {
         let mut events = Vec::new();
@@ -288,7 +296,7 @@ impl Swarm {
         events
     }
 
-    /// What earlier events lead to in turn: dependants that fail, subtasks that are cancelled. Empty when all is settled.
+    /// Takes what earlier events lead to in turn: dependants that fail, subtasks that are cancelled. Empty when all is settled.
     pub fn take_consequences(&mut self, now: Now) -> Vec<SwarmEvent> {
         let mut events = Vec::new();
         for (task, (on, status)) in std::mem::take(&mut self.to_fail) {
@@ -317,24 +325,25 @@ impl Swarm {
         events
     }
 
-    /// Whether no task has still to end because another did.
+    /// Tells whether no task has still to end because another did.
     pub(super) fn is_settled(&self) -> bool {
         self.to_fail.is_empty() && self.to_cancel.is_empty()
     }
 
-    /// Plans whose subtasks have all ended since the last call, and of which none was sent on its way again.
+    /// Takes the plans whose subtasks have all ended since the last call, and of which none was sent on its way again.
     pub fn take_plans_to_aggregate(&mut self) -> Vec<TaskId> {
         let mut plans = std::mem::take(&mut self.to_aggregate);
         plans.retain(|task| self.is_to_be_aggregated(*task));
         plans
     }
 
-    /// Whether everything has ended that a task's result is made of.
+    /// Tells whether everything has ended that a task's result is made of.
     pub fn is_to_be_aggregated(&self, task: TaskId) -> bool {
         self.live.get(&task).and_then(|live| live.plan.as_ref()).is_some_and(Plan::is_over)
     }
 }
 
+/// Returns the end of an attempt that is lost for this reason; another attempt may mend it.
 pub fn lost_end(why: &str) -> Ended {
     Ended {
         status: AttemptStatus::Lost,

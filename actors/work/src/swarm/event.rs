@@ -1,4 +1,4 @@
-//! What happened in a swarm, as its stream in the ledger keeps it. Past tense; add variants and fields, never rename.
+//! Names what happened in a swarm, as its stream in the ledger keeps it. Past tense; add variants and fields, never rename.
 
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use crate::task::{record::Artifact, spec::TaskSpec, status::AttemptStatus};
 /// The format of every event below; another number is another decoder.
 pub const FORMAT: u16 = 1;
 
+/// A fact about a swarm's tasks, as its stream holds it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum SwarmEvent {
     /// Tasks were accepted, all together.
@@ -31,7 +32,7 @@ pub enum SwarmEvent {
     Assigned {
         lease: Lease,
         decision: Arc<Decision>,
-        /// Of the agent then; 0 in events from before there were several nodes.
+        /// The placement of the agent then; 0 in events from before there were several nodes.
         #[serde(default)]
         placement: u64,
     },
@@ -51,7 +52,7 @@ pub enum SwarmEvent {
         task: TaskId,
         subtasks: Vec<Arc<TaskSpec>>,
     },
-    /// A scatter's part takes long: `twin` does the same beside it.
+    /// A scatter's part takes long: `twin` does the same work beside it.
     Hedged {
         task: TaskId,
         twin: Arc<TaskSpec>,
@@ -62,7 +63,7 @@ pub enum SwarmEvent {
         arrived: Vec<TaskId>,
         failed: Vec<TaskId>,
         late: Vec<TaskId>,
-        /// Makes one result of what is in.
+        /// The task that makes one result of what is in.
         reduce: Option<Arc<TaskSpec>>,
         why: String,
     },
@@ -72,14 +73,14 @@ pub enum SwarmEvent {
         result: Option<Body>,
         error: Option<String>,
     },
-    /// `lease` is the one it held until then.
+    /// A task was cancelled. `lease` is the one it held until then.
     Cancelled {
         task: TaskId,
         reason: Arc<str>,
         lease: Option<Lease>,
         operation: Option<Operation>,
     },
-    /// It ended without an attempt: a timeout of the queue or of the whole, or a dependency that failed.
+    /// A task ended without an attempt: a timeout of the queue or of the whole, or a dependency that failed.
     Failed {
         task: TaskId,
         error: String,
@@ -105,7 +106,7 @@ pub enum SwarmEvent {
         tasks: Vec<TaskId>,
         why: String,
     },
-    /// They came here from another shard and wait here from now on.
+    /// Tasks came here from another shard and wait here from now on.
     TasksTaken {
         from: SwarmId,
         transfer: u64,
@@ -124,7 +125,7 @@ pub enum SwarmEvent {
     },
 }
 
-/// How an attempt ended.
+/// The end of an attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Ended {
     pub status: AttemptStatus,
@@ -136,9 +137,10 @@ pub struct Ended {
     pub retriable: bool,
 }
 
-/// Of an attempt's error, in bytes; what is longer is cut.
+/// The most bytes of an attempt's error; what is longer is cut.
 const ERROR_BYTES_MAX: usize = 4 << 10;
-/// Artifacts of one attempt, and what their names take together; those that are more are left out, and that is said.
+/// The most artifacts of one attempt, and below the bytes of their names together; those that are more are left out, and that
+/// is said.
 const ARTIFACTS_MAX: usize = 256;
 const ARTIFACT_NAMES_BYTES_MAX: usize = 64 << 10;
 
@@ -164,11 +166,11 @@ impl Ended {
     }
 }
 
-/// What becomes of the task after an attempt.
+/// The next state of the task after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Next {
     Succeed,
-    /// Waits for the subtasks that the following `Planned` names.
+    /// The task waits for the subtasks that the following `Planned` names.
     Plan,
     Retry {
         wait_ms: u64,
@@ -178,6 +180,7 @@ pub enum Next {
 }
 
 impl SwarmEvent {
+    /// Returns the event's kind, as it is stored in the ledger.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Submitted { .. } => "TaskSubmitted",
@@ -200,10 +203,12 @@ impl SwarmEvent {
         }
     }
 
+    /// Encodes the event for the ledger.
     pub fn encode(&self) -> Result<Bytes, rmp_serde::encode::Error> {
         hiveward_kernel::event::encoded(self)
     }
 
+    /// Decodes an event of the ledger. Errors: a format that this version does not read, or bytes that are no such event.
     pub fn decode(kind: &str, format: u16, body: &[u8]) -> Result<Self, DecodeError> {
         if format != FORMAT {
             return Err(DecodeError::Format { kind: kind.to_owned(), format });
@@ -211,7 +216,7 @@ impl SwarmEvent {
         rmp_serde::from_slice(body).map_err(|source| DecodeError::Body { kind: kind.to_owned(), source })
     }
 
-    /// The tasks it is about, the first of them first.
+    /// Returns the tasks it is about, the first of them first.
     pub fn tasks(&self) -> Vec<TaskId> {
         match self {
             Self::Submitted { tasks, .. } => tasks.iter().map(|spec| spec.id).collect(),
@@ -231,6 +236,7 @@ impl SwarmEvent {
         }
     }
 
+    /// Returns the agent whose attempt the event is about, if it is about one.
     pub fn agent(&self) -> Option<AgentId> {
         match self {
             Self::Assigned { lease, .. }

@@ -1,4 +1,4 @@
-//! What a scatter's parts mean for it: when it has gathered enough, and which part gets a twin.
+//! Decides what a scatter's parts mean for it: when it has gathered enough, and which part gets a twin.
 //!
 //! A part of the swarm's state: decides, and applies what is its own. The rules are in `task/scatter.rs`.
 
@@ -18,7 +18,7 @@ use crate::task::{
 };
 
 impl Swarm {
-    /// A scatter that was just submitted gathers those of the same submission that name it their parent.
+    /// Begins a scatter that was just submitted: it gathers those of the same submission that name it their parent.
     pub(super) fn scatter(&mut self, id: TaskId, submitted: &[Arc<TaskSpec>]) {
         let parts: Vec<_> = submitted.iter().filter(|spec| spec.parent_id() == Some(id)).map(|spec| spec.id).collect();
         if let Some(live) = self.live.get_mut(&id) {
@@ -33,7 +33,7 @@ impl Swarm {
         Some((live.spec.role.as_ref()?.scatter()?, live.plan.as_ref()?.gather.as_deref()?))
     }
 
-    /// A task of the scatter `scatter` has ended.
+    /// Notes that a task of the scatter `scatter` has ended.
     pub(super) fn part_ended(&mut self, scatter: TaskId, task: &Live, status: TaskStatus, at: WallMs, now: Now) {
         let id = task.spec.id;
         let Some(live) = self.live.get_mut(&scatter) else { return };
@@ -67,7 +67,7 @@ impl Swarm {
         }
     }
 
-    /// How long the present attempt at a part may take before it gets a twin; none for what is no such part.
+    /// Returns how long the present attempt at a part may take before it gets a twin; `None` for what is no such part.
     pub(super) fn hedge_after(&self, part: &Live) -> Option<(u64, String)> {
         let (Some(Role::Part { .. }), Some(_)) = (&part.spec.role, part.holder) else { return None };
         let (scatter, gather) = self.gathering(part.spec.parent_id()?)?;
@@ -75,7 +75,7 @@ impl Swarm {
         gather.hedge_after(hedge)
     }
 
-    /// The twin of a part that takes too long.
+    /// Decides on the twin of a part that takes too long.
     fn hedge(&self, id: TaskId, now: Now) -> Option<SwarmEvent> {
         let part = self.live.get(&id)?;
         let (after_ms, rule) = self.hedge_after(part)?;
@@ -93,7 +93,7 @@ impl Swarm {
         Some(SwarmEvent::Hedged { task: id, twin: Arc::new(twin) })
     }
 
-    /// Whether a scatter is over now.
+    /// Decides whether a scatter is over now.
     fn gather(&self, id: TaskId, deadline: bool) -> Option<SwarmEvent> {
         let (scatter, gather) = self.gathering(id)?;
         match gather.verdict(scatter.policy, scatter.deadline_ms.filter(|_| deadline))? {
@@ -110,13 +110,13 @@ impl Swarm {
         }
     }
 
-    /// Scatters that are over.
+    /// Takes the scatters that are over.
     pub(super) fn take_gathered(&mut self) -> Vec<SwarmEvent> {
         let to_gather = std::mem::take(&mut self.to_gather);
         to_gather.into_iter().filter_map(|(scatter, deadline)| self.gather(scatter, deadline)).collect()
     }
 
-    /// One twin: the next is decided when this one is part of the state.
+    /// Takes one twin: the next is decided when this one is part of the state.
     pub(super) fn take_hedged(&mut self, now: Now) -> Option<SwarmEvent> {
         while let Some(part) = self.to_hedge.pop() {
             let hedged = self.hedge(part, now);
@@ -160,14 +160,14 @@ impl Swarm {
         self.begin(reduce.id, true, at, now);
     }
 
-    /// What a task was to be made of is not wanted any more.
+    /// Cancels what a task was to be made of, because it is not wanted any more.
     pub(super) fn give_up(&mut self, task: TaskId) {
         if let Some(plan) = self.live.get(&task).and_then(|live| live.plan.as_ref()) {
             self.cancel_live(plan.subtasks.clone(), &format!("{task}, of which it is a part, has ended"));
         }
     }
 
-    /// Those of `tasks` that have not ended are to be cancelled.
+    /// Marks those of `tasks` that have not ended to be cancelled.
     fn cancel_live(&mut self, tasks: impl IntoIterator<Item = TaskId>, reason: &str) {
         let reason: Arc<str> = reason.into();
         for task in tasks.into_iter().filter(|task| self.live.contains_key(task)) {
@@ -175,7 +175,7 @@ impl Swarm {
         }
     }
 
-    /// A subtask that had ended is on its way again: who waits for it waits for it once more.
+    /// Notes that a subtask that had ended is on its way again: who waits for it waits for it once more.
     pub(super) fn reopened(&mut self, spec: &TaskSpec) {
         let plan = spec.parent_id().and_then(|parent| self.live.get_mut(&parent)).and_then(|live| live.plan.as_mut());
         match plan {
@@ -188,7 +188,7 @@ impl Swarm {
         }
     }
 
-    /// How far a scatter is, in words.
+    /// Says how far a scatter is, in words.
     pub(super) fn explain_scatter(&self, id: TaskId) -> Option<String> {
         let (scatter, gather) = self.gathering(id)?;
         let tally = gather.tally();

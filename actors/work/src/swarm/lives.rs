@@ -1,9 +1,9 @@
-//! A swarm's live tasks, in buckets that a snapshot can share.
+//! Keeps a swarm's live tasks, in buckets that a snapshot can share.
 //!
-//! A cut is what they are at one moment. It costs a pointer for each bucket; a bucket that changes while a cut holds it is
-//! copied first. So a swarm with a million tasks is written down piece by piece while it goes on, without a second copy
-//! of it: tasks are a few hundred bytes beside their specs, which are shared. Buckets are split one at a time as tasks
-//! are added, so no single addition takes long.
+//! A cut is what they are at one moment. It costs a pointer for each bucket; a bucket that changes while a cut holds it is copied
+//! first. So a swarm with a million tasks is written down piece by piece while it goes on, without a second copy of it: tasks are
+//! a few hundred bytes beside their specs, which are shared. Buckets are split one at a time as tasks are added, so no single
+//! addition takes long.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -11,19 +11,20 @@ use hiveward_kernel::id::TaskId;
 
 use super::state::Live;
 
-/// Tasks in a bucket, on average.
+/// The average number of tasks in a bucket.
 const BUCKET_TASKS: usize = 128;
 
 type Bucket = HashMap<TaskId, Live>;
 
+/// The live tasks of a swarm.
 pub struct Lives {
     buckets: Vec<Arc<Bucket>>,
     len: usize,
-    /// Of their specs, about.
+    /// The bytes of their specs, about.
     bytes: usize,
 }
 
-/// What was live at one moment.
+/// The tasks that were live at one moment.
 pub struct Cut {
     buckets: std::vec::IntoIter<Arc<Bucket>>,
 }
@@ -41,7 +42,7 @@ fn spread(task: TaskId) -> usize {
 }
 
 impl Lives {
-    /// Buckets before `at` of this round have been split already.
+    /// Returns the bucket of a task. Buckets before `at` of this round have been split already.
     fn bucket_of(&self, task: TaskId) -> usize {
         let count = self.buckets.len();
         let round = count.next_power_of_two();
@@ -49,24 +50,27 @@ impl Lives {
         if place < count { place } else { place - round / 2 }
     }
 
+    /// Counts the live tasks.
     pub fn len(&self) -> usize {
         self.len
     }
 
+    /// Tells whether no task is live.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Of their specs, about, in bytes.
+    /// Returns about how many bytes their specs take.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
+    /// Returns a live task.
     pub fn get(&self, task: &TaskId) -> Option<&Live> {
         self.buckets[self.bucket_of(*task)].get(task)
     }
 
-    /// Changes of a task's spec go through [`respec`](Self::respec), which counts its bytes.
+    /// Returns a live task to be changed. Changes of its spec go through [`respec`](Self::respec), which counts its bytes.
     pub fn get_mut(&mut self, task: &TaskId) -> Option<&mut Live> {
         let bucket = self.bucket_of(*task);
         // Looked at first: a bucket that a cut holds is not copied for a task that is not there.
@@ -76,10 +80,12 @@ impl Lives {
         Arc::make_mut(&mut self.buckets[bucket]).get_mut(task)
     }
 
+    /// Tells whether a task is live.
     pub fn contains_key(&self, task: &TaskId) -> bool {
         self.get(task).is_some()
     }
 
+    /// Adds a live task, in the place of one with the same id.
     pub fn insert(&mut self, task: TaskId, live: Live) {
         let bucket = self.bucket_of(task);
         self.bytes += live.spec.bytes();
@@ -100,6 +106,7 @@ impl Lives {
         self.bytes = self.bytes + bytes - before.bytes();
     }
 
+    /// Removes a task, and returns it if it was live.
     pub fn remove(&mut self, task: &TaskId) -> Option<Live> {
         let bucket = self.bucket_of(*task);
         if !self.buckets[bucket].contains_key(task) {
@@ -111,10 +118,12 @@ impl Lives {
         Some(removed)
     }
 
+    /// Iterates over the live tasks, in no order.
     pub fn values(&self) -> Values<'_> {
         Values { left: self.len, buckets: self.buckets.iter(), tasks: None }
     }
 
+    /// Returns the tasks as they are now, for the cost of a pointer for each bucket; later changes do not show in it.
     pub fn cut(&self) -> Cut {
         Cut { buckets: self.buckets.clone().into_iter() }
     }
@@ -139,7 +148,7 @@ impl Lives {
     }
 }
 
-/// Every live task, in no order.
+/// An iterator over every live task, in no order.
 pub struct Values<'a> {
     left: usize,
     buckets: std::slice::Iter<'a, Arc<Bucket>>,
@@ -169,7 +178,7 @@ impl ExactSizeIterator for Values<'_> {}
 impl Iterator for Cut {
     type Item = Arc<Bucket>;
 
-    /// The next bucket; what it holds is let go of with it.
+    /// Returns the next bucket; what it holds is let go of with it.
     fn next(&mut self) -> Option<Arc<Bucket>> {
         self.buckets.next()
     }

@@ -1,4 +1,4 @@
-//! What a coordinator is asked and told.
+//! Names what a coordinator is asked and told.
 
 use std::sync::Arc;
 
@@ -19,22 +19,23 @@ use crate::{
     task::{record::TaskRecord, spec::TaskSpec},
 };
 
+/// A message to a coordinator.
 pub enum SwarmMsg {
-    /// All of them or none. Repeating the same operation repeats the answer.
+    /// Submits all of the tasks or none. Repeating the same operation repeats the answer.
     Submit(Submit),
-    /// A submission that is larger than a message between nodes: the body is its `SwarmWire::Submit`.
+    /// Submits more than fits into a message between nodes: the body is its `SwarmWire::Submit`.
     SubmitStored {
         stored: Body,
         reply: Answer<Vec<TaskId>>,
     },
-    /// Reaches the running process, if there is one.
+    /// Cancels a task, and ends the running process, if there is one.
     Cancel {
         task: TaskId,
         reason: Arc<str>,
         operation: Option<Operation>,
         reply: Answer<TaskId>,
     },
-    /// `before` is the ended task as the views have it; `spec` may differ from it in what it does.
+    /// Sends an ended task on its way again. `before` is the task as the views have it; `spec` may differ in what it does.
     Redrive {
         before: Box<TaskRecord>,
         spec: Arc<TaskSpec>,
@@ -42,12 +43,12 @@ pub enum SwarmMsg {
         principal: Arc<str>,
         reply: Answer<TaskId>,
     },
-    /// An agent is ready for work. The leases it should hold are sent to it (again).
+    /// Seats an agent that is ready for work. The leases it should hold are sent to it (again).
     Arrive {
         arrival: Arrival,
         agent: AgentRef,
     },
-    /// An agent is no longer ready. What it still holds stays leased, unless `lost`.
+    /// Unseats an agent that is no longer ready. What it still holds stays leased, unless it is `lost`.
     Depart {
         agent: AgentId,
         incarnation: u64,
@@ -64,30 +65,30 @@ pub enum SwarmMsg {
         ended: Ended,
         agent: AgentRef,
     },
-    /// Why a task is not running, in words.
+    /// Says why a task is not running, in words.
     Explain {
         task: TaskId,
         reply: Reply<Option<String>>,
     },
-    /// Another coordinator of the same swarm.
+    /// Brings what another coordinator of the same swarm says.
     Sibling(Sibling),
-    /// The swarm stays after all: tasks are taken again.
+    /// Takes tasks again, because the swarm stays after all.
     Reopen {
         reply: Reply<()>,
     },
-    /// No further tasks; answers once nothing is live, or at once with the number that is.
+    /// Takes no further tasks. Refused while tasks are live, unless `force`, which cancels them; answers with their number.
     Close {
         force: bool,
         reply: Answer<u32>,
     },
 
-    /// These agents were placed anew, by what the directory says now: what they held in an older placement is lost.
+    /// Tells which agents were placed anew, by what the directory says now: what they held in an older placement is lost.
     Moved {
         agents: Vec<AgentId>,
     },
 
     // From itself.
-    /// A distant agent was asked, and is not there in that incarnation.
+    /// Tells that a distant agent was asked, and is not there in that incarnation.
     Away {
         agent: AgentId,
         incarnation: u64,
@@ -114,7 +115,7 @@ impl Addressed for SwarmMsg {
 }
 
 impl SwarmMsg {
-    /// The operation under which a client asks for this.
+    /// Returns the operation under which a client asks for this.
     pub fn operation(&self) -> Option<&Operation> {
         match self {
             Self::Submit(Submit { operation, .. }) | Self::Cancel { operation, .. } | Self::Redrive { operation, .. } => {
@@ -124,7 +125,7 @@ impl SwarmMsg {
         }
     }
 
-    /// Answers one that has an operation, without doing it.
+    /// Refuses a message that has an operation, without doing it; does nothing with any other.
     pub fn refuse(self, refused: Refused) {
         match self {
             Self::Submit(Submit { reply, .. }) => reply.answer(Err(refused)),
@@ -134,6 +135,7 @@ impl SwarmMsg {
     }
 }
 
+/// A submission of tasks, with the way back to who asked.
 pub struct Submit {
     pub tasks: Vec<Arc<TaskSpec>>,
     pub operation: Option<Operation>,

@@ -1,7 +1,7 @@
-//! A swarm: agents, the queue of tasks they share, and the coordinator that owns both.
+//! Runs a swarm: agents, the queue of tasks they share, and the coordinator that owns both.
 //!
-//! `event` is the stream, `state` decides and applies, `actor` commits and tells; `queue` says whose turn it is. A swarm
-//! may have several coordinators, its shards; `steal` and `transfer` are how work goes from one to another.
+//! `event` is the stream, `state` decides and applies, `actor` commits and tells; `queue` says whose turn it is. A swarm may have
+//! several coordinators, its shards; `steal` and `transfer` are how work goes from one to another.
 
 pub mod actor;
 mod aggregate;

@@ -22,7 +22,7 @@ use super::{
     state::Swarm,
 };
 
-/// Is true for as long as this is there.
+/// A guard while which lives the flag is true; dropping it makes it false.
 pub struct WritingDown(pub Arc<AtomicBool>);
 
 impl Drop for WritingDown {
@@ -31,15 +31,15 @@ impl Drop for WritingDown {
     }
 }
 
-/// What a new life found.
+/// The state that a new life found in its stream.
 pub struct Replayed {
     pub swarm: Swarm,
-    /// Those after the snapshot, and their bytes.
+    /// The number of events after the snapshot, and below their bytes.
     pub events: u64,
     pub bytes: usize,
 }
 
-/// Ends when all pieces are durable, or when their coordinator's committer has given up.
+/// Writes all pieces down; ends when they are durable, or when their coordinator's committer has given up.
 pub async fn write_down(taking: WritingDown, mut pieces: Pieces, at_version: u64, committer: Committer) {
     for number in 0.. {
         // Encoded beside the threads that others wait for.

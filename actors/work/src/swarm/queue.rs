@@ -1,8 +1,8 @@
-//! Tasks that are ready for an agent, in fair order.
+//! Keeps tasks that are ready for an agent, in fair order.
 //!
-//! Four priorities share the agents 8 : 4 : 2 : 1 by stride scheduling while all have work, so LOW is slow but never
-//! starves; within a priority it is first come, first served. Tasks that need the same agent or skills form a class,
-//! and a class that cannot be placed now is set aside, so that it never holds up the others.
+//! Four priorities share the agents 8 : 4 : 2 : 1 by stride scheduling while all have work, so LOW is slow but never starves;
+//! within a priority it is first come, first served. Tasks that need the same agent or skills form a class, and a class that
+//! cannot be placed now is set aside, so that it never holds up the others.
 
 use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap},
@@ -14,17 +14,18 @@ use hiveward_kernel::id::{AgentId, TaskId};
 
 use crate::task::{scatter::Role, spec::TaskSpec};
 
-/// What an agent must be for these tasks.
+/// The needs of tasks: what an agent must be for them.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Needs {
     pub agent: Option<AgentId>,
     pub skills: Vec<Arc<str>>,
     pub strategy: Option<Strategy>,
-    /// Not this one, and rather not on its node.
+    /// The agent that must not run the task; others are rather not on its node either.
     pub apart_from: Option<AgentId>,
 }
 
 impl Needs {
+    /// Returns what an agent must be for this task.
     pub fn of(spec: &TaskSpec) -> Self {
         let mut skills = spec.skills.clone();
         skills.sort_unstable();
@@ -34,21 +35,21 @@ impl Needs {
     }
 }
 
-/// How far one turn moves each priority on; the share of the agents is the inverse.
+/// The distances by which one turn moves each priority on; the share of the agents is the inverse.
 const STRIDES: [u64; 4] = [1, 2, 4, 8];
 const LANES: usize = STRIDES.len();
 
-/// Holds exactly the tasks that wait: who leaves in any way takes its ticket along. Every step costs what it changes, not
-/// what waits.
+/// The queue, which holds exactly the tasks that wait: who leaves in any way takes its ticket along. Every step costs what it
+/// changes, not what waits.
 #[derive(Default)]
 pub struct ReadyQueue {
     classes: HashMap<Arc<Needs>, usize>,
     slots: Vec<Class>,
-    /// Slots whose class is gone.
+    /// The slots whose class is gone.
     vacant: Vec<usize>,
     /// The first ticket of each class that is not set aside, by lane.
     fronts: [BTreeSet<(u64, usize)>; LANES],
-    /// Classes that are set aside, by what an agent must have to be worth a look.
+    /// The classes that are set aside, by what an agent must have to be worth a look.
     aside: HashMap<Lack, BTreeSet<usize>>,
     passes: [u64; LANES],
     tasks: usize,
@@ -57,17 +58,17 @@ pub struct ReadyQueue {
 
 struct Class {
     needs: Arc<Needs>,
-    /// By turn.
+    /// The tasks of each lane by turn.
     lanes: [BTreeMap<u64, TaskId>; LANES],
     tasks: usize,
     set_aside: bool,
 }
 
-/// What an agent at least must have or be for a class.
+/// The least that an agent must have or be for a class.
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum Lack {
     Agent(AgentId),
-    /// The first of its skills.
+    /// The first of the skills it needs.
     Skill(Arc<str>),
     Nothing,
 }
@@ -85,23 +86,25 @@ impl Lack {
 /// The place a task took in the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket {
-    /// Counts all that ever came.
+    /// The number of the turn, which counts all that ever came.
     pub turn: u64,
     slot: usize,
     lane: usize,
 }
 
 impl ReadyQueue {
+    /// Counts the tasks that wait.
     pub fn len(&self) -> usize {
         self.tasks
     }
 
-    /// Kinds of needs that tasks wait with.
+    /// Counts the kinds of needs that tasks wait with.
     #[cfg(test)]
     fn classes(&self) -> usize {
         self.classes.len()
     }
 
+    /// Adds a task behind those of its priority; returns the ticket that it leaves by.
     pub fn push(&mut self, spec: &TaskSpec) -> Ticket {
         let lane = spec.priority.index();
         if !self.has(lane) {
@@ -147,7 +150,7 @@ impl ReadyQueue {
         !self.fronts[lane].is_empty()
     }
 
-    /// Whose turn it is.
+    /// Returns the task whose turn it is, with its ticket and its needs; `None` if all that waits is set aside.
     pub fn head(&self) -> Option<(Ticket, TaskId, Arc<Needs>)> {
         let firsts = self.fronts.iter().enumerate().filter_map(|(lane, fronts)| Some((lane, *fronts.first()?)));
         let (lane, (turn, slot)) = firsts.min_by_key(|(lane, front)| (self.passes[*lane], *lane, *front))?;
@@ -156,13 +159,13 @@ impl ReadyQueue {
         Some((Ticket { turn, slot, lane }, task, class.needs.clone()))
     }
 
-    /// The head was placed.
+    /// Removes the head, which was placed, and counts the turn of its priority.
     pub fn take(&mut self, head: Ticket) {
         self.leave(head);
         self.passes[head.lane] += STRIDES[head.lane];
     }
 
-    /// A task does not wait any more; nothing happens if it left before.
+    /// Removes a task that does not wait any more; nothing happens if it left before.
     pub fn leave(&mut self, ticket: Ticket) {
         let Ticket { turn, slot, lane } = ticket;
         let Some(class) = self.slots.get_mut(slot) else { return };
@@ -197,7 +200,7 @@ impl ReadyQueue {
         }
     }
 
-    /// The head's class cannot be placed now.
+    /// Sets aside the head's class, which cannot be placed now.
     pub fn set_aside(&mut self, head: Ticket) {
         let class = &mut self.slots[head.slot];
         class.set_aside = true;
@@ -209,8 +212,8 @@ impl ReadyQueue {
         self.aside.entry(Lack::of(&class.needs)).or_default().insert(head.slot);
     }
 
-    /// A place of `agent` became free, which has these skills: the classes that `fits` says it could serve have their turn
-    /// again. Those that lack what it does not have are not looked at.
+    /// Gives classes that were set aside their turn again, if `fits` says that `agent`, which has a free place and these skills,
+    /// could serve them. Classes that need what it does not have are not looked at.
     pub fn reopen<'a>(&mut self, agent: AgentId, skills: impl IntoIterator<Item = &'a Arc<str>>, fits: impl Fn(&Needs) -> bool) {
         let lacks = skills.into_iter().map(|skill| Lack::Skill(skill.clone())).chain([Lack::Agent(agent), Lack::Nothing]);
         for lack in lacks {
@@ -230,8 +233,8 @@ impl ReadyQueue {
         }
     }
 
-    /// Those whose turn comes last, the very last first: over all classes, also those that are set aside. Looks at no more
-    /// than `max`.
+    /// Returns the tasks whose turn comes last, the very last first: over all classes, also those that are set aside. Looks at no
+    /// more than `max`.
     pub fn newest_first(&self, max: usize) -> Vec<(TaskId, Arc<Needs>)> {
         let mut found = Vec::new();
         for lane in (0..LANES).rev() {

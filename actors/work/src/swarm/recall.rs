@@ -1,4 +1,4 @@
-//! Operations that a coordinator no longer has in memory: the views have them.
+//! Recalls operations that a coordinator no longer has in memory: the views have them.
 //!
 //! A part of the coordinator's actor.
 

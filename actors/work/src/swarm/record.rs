@@ -1,4 +1,4 @@
-//! A swarm as the views keep it and the gateway shows it.
+//! Holds a swarm as the views keep it and the gateway shows it.
 
 use std::sync::Arc;
 
@@ -6,11 +6,12 @@ use hiveward_catalogue::swarm::SwarmSpec;
 use hiveward_runtime::clock::WallMs;
 use serde::{Deserialize, Serialize};
 
+/// A swarm as the views keep it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SwarmRecord {
     pub spec: Arc<SwarmSpec>,
     pub agents: u32,
-    /// Tasks by status, in the order of `TaskStatus::ALL`.
+    /// The numbers of tasks by status, in the order of `TaskStatus::ALL`.
     pub tasks: [u64; 10],
     pub created_at: WallMs,
     pub cursor: u64,

@@ -1,4 +1,4 @@
-//! A coordinator's way to one of its agents, on this node or another.
+//! Leads a coordinator to one of its agents, on this node or another.
 //!
 //! What is told to a distant agent may be lost on the way; who needs it to arrive says it again.
 
@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::task::spec::TaskSpec;
 
-/// About a third of a frame.
+/// The most leases of one message, which take about a third of a frame.
 const LEASES_PER_MESSAGE_MAX: usize = 2_000;
 
 /// A granted lease, with what the agent needs to fetch the rest itself.
@@ -24,42 +24,42 @@ const LEASES_PER_MESSAGE_MAX: usize = 2_000;
 pub struct Assignment {
     pub lease: Lease,
     pub spec: Arc<TaskSpec>,
-    /// At which the lease was granted; the views must have it before inputs are read from them.
+    /// The cursor at which the lease was granted; the views must have it before inputs are read from them.
     pub cursor: Cursor,
-    /// The life of the coordinator that says so.
+    /// The number of the coordinator's life that says so.
     pub by: u64,
 }
 
-/// What a coordinator says to an agent. The names are those of an agent's messages on the wire: add, never rename.
+/// A message of a coordinator to an agent. The names are those of an agent's messages on the wire: add, never rename.
 #[derive(Serialize, Deserialize)]
 pub enum ToAgent {
-    /// Under a lease it already has, this repeats what was last said of it.
+    /// Gives a lease. Under one it already has, this repeats what was last said of it.
     Run(Assignment),
     Cancel {
         lease: Lease,
         by: u64,
     },
-    /// It is seated, in this incarnation; these leases, if any are named, are all it should hold: others are ended. Without
-    /// leases it says only that it is seated: there are too many for one message.
+    /// Tells an agent that it is seated, in this incarnation; these leases, if any are named, are all it should hold: others are
+    /// ended. Without leases it says only that it is seated: there are too many for one message.
     Keep {
         leases: Option<Vec<Lease>>,
         seated: u64,
         by: u64,
     },
-    /// The end of this attempt is in the ledger; it need not be said again.
+    /// Tells that the end of this attempt is in the ledger; it need not be said again.
     Settled {
         lease: Lease,
     },
-    /// A new life of the coordinator knows nobody yet.
+    /// Tells that a new life of the coordinator knows nobody yet.
     CoordinatorStarted {
         by: u64,
     },
 }
 
-/// What a coordinator asks a distant agent. Named as above.
+/// A question of a coordinator to a distant agent. Named as above.
 #[derive(Serialize)]
 enum AskAgent {
-    /// Which incarnation it is in.
+    /// Asks which incarnation it is in.
     Alive,
 }
 
@@ -78,35 +78,37 @@ pub trait Hearers: Send + Sync + 'static {
     fn here(&self, agent: AgentId) -> Option<AgentRef>;
 }
 
-/// Cheap to clone.
+/// The way to an agent. It is cheap to clone.
 #[derive(Clone)]
 pub enum AgentRef {
     Here(Arc<dyn Hearer>),
     There(Arc<Distant>),
 }
 
+/// An agent on another node, and the way to it.
 pub struct Distant {
     pub key: Key,
     pub at: Location,
     pub router: Router,
 }
 
-/// What is known of a distant agent's life after asking.
+/// The answer about a distant agent's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
     Incarnation(u64),
-    /// It is not there, by the word of its node.
+    /// The agent is not there, by the word of its node.
     Away,
-    /// Its node did not answer.
+    /// The node of the agent did not answer.
     Unknown,
 }
 
 impl AgentRef {
+    /// Returns the way to an agent on another node.
     pub fn there(key: Key, at: Location, router: Router) -> Self {
         Self::There(Arc::new(Distant { key, at, router }))
     }
 
-    /// Where it is, if that is not here.
+    /// Returns the node that the agent is on, if that is not this one.
     pub fn node(&self) -> Option<NodeId> {
         match self {
             Self::Here(_) => None,
@@ -114,11 +116,12 @@ impl AgentRef {
         }
     }
 
+    /// Tells whether the agent is on another node.
     pub fn is_distant(&self) -> bool {
         matches!(self, Self::There(_))
     }
 
-    /// Whether it was delivered here or is on its way there.
+    /// Tells the agent something; returns whether it was delivered here or is on its way there. Never waits.
     pub fn tell(&self, mut said: ToAgent) -> bool {
         match self {
             Self::Here(agent) => agent.tell(said),
@@ -132,7 +135,7 @@ impl AgentRef {
         }
     }
 
-    /// Of a distant one nothing is known without asking.
+    /// Tells whether somebody still hears here; of a distant agent nothing is known without asking, so it counts as alive.
     pub fn is_alive(&self) -> bool {
         match self {
             Self::Here(agent) => agent.is_alive(),
@@ -142,6 +145,7 @@ impl AgentRef {
 }
 
 impl Distant {
+    /// Asks the agent's node which life of it is there. Waits `within` at most; without an answer it is `Unknown`.
     pub async fn life(&self, within: Duration) -> Life {
         self.router.learn(&self.key, self.at);
         match self.router.ask::<_, u64>(Deadline::after(within), &self.key, &AskAgent::Alive).await {

@@ -1,4 +1,4 @@
-//! What a coordinator says again, and what it gives up: the repair of what was lost on its way, or with a node.
+//! Says again what a coordinator said, and gives up what is lost: the repair of what was lost on its way, or with a node.
 //!
 //! Owns nothing: a part of the coordinator's actor.
 
@@ -26,11 +26,11 @@ use crate::{
     task::status::TaskStatus,
 };
 
-/// A lease that a distant agent does not say it has begun after so long is sent to it again.
+/// The time after which a lease that a distant agent does not say it has begun is sent to it again.
 const DISTANT_UNHEARD: Duration = Duration::from_secs(1);
-/// How long a distant agent may take to say that it is there.
+/// The time that a distant agent has to say that it is there.
 const ALIVE_WITHIN: Duration = Duration::from_secs(2);
-/// Asked at the same time.
+/// The most agents that are asked at the same time.
 const ALIVE_AT_ONCE: usize = 64;
 
 impl Coordinator {
@@ -100,7 +100,7 @@ impl Coordinator {
         self.settle(ctx, state, batch).await
     }
 
-    /// What these agents were given in an older placement than the directory says they are in now is lost.
+    /// Decides what is lost because these agents were given it in an older placement than the directory says they are in now.
     pub(super) fn moved(&self, state: &mut State, agents: impl IntoIterator<Item = AgentId>) -> Vec<SwarmEvent> {
         let mut events = Vec::new();
         for agent in agents {
@@ -115,7 +115,7 @@ impl Coordinator {
         events
     }
 
-    /// Agents that the directory lists and that have no seat are told that there is a coordinator.
+    /// Tells agents that the directory lists and that have no seat that there is a coordinator.
     pub(super) fn call_agents(&self, state: &State) {
         let (by, me) = (state.incarnation, self.services.me.node);
         let places: Vec<(AgentId, Location)> = self.services.directory.read(|known| {

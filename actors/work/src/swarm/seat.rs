@@ -1,4 +1,4 @@
-//! The agents of a swarm as its coordinator sees them: what they can do, what they hold, how they have done.
+//! Seats the agents of a swarm as its coordinator sees them: what they can do, what they hold, how they have done.
 //!
 //! Who is present is not in the ledger: agents say so when they or the coordinator start. How they have done is.
 
@@ -13,21 +13,21 @@ use hiveward_runtime::op::NodeId;
 
 use super::{queue::Needs, steal::Places};
 
-/// Candidates that one decision weighs at most; those that waited longest for work come first.
+/// The most candidates that one decision weighs; those that waited longest for work come first.
 pub const CANDIDATES_MAX: usize = 64;
 
-/// What an agent says when it takes its seat.
+/// The words by which an agent takes its seat.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Arrival {
     pub agent: AgentId,
     pub incarnation: u64,
-    /// Of the agent on its node: a lease that it was given in an older one is lost.
+    /// The number of the agent's placement on its node: a lease that it was given in an older one is lost.
     pub placement: u64,
     pub skills: Arc<[hiveward_catalogue::agent::spec::Skill]>,
-    /// 0: it finishes what it holds.
+    /// The most attempts at once; with 0 it only finishes what it holds.
     pub capacity: u32,
     pub weight: u32,
-    /// Where it is; of the coordinator's own knowledge, never said.
+    /// The node that it is on; of the coordinator's own knowledge, never said.
     #[serde(skip)]
     pub node: Option<NodeId>,
 }
@@ -45,39 +45,46 @@ pub struct Tally {
     pub failed: u64,
 }
 
+/// The seats of a swarm's agents.
 #[derive(Default)]
 pub struct Seats {
     seats: HashMap<AgentId, Seat>,
-    /// Those below the load limit, longest idle first.
+    /// The agents below the load limit, longest idle first.
     free: BTreeSet<(u64, AgentId)>,
     pub tallies: HashMap<AgentId, Tally>,
     turns: u64,
-    /// Attempts that hold a place, over all seats.
+    /// The number of attempts that hold a place, over all seats.
     running: usize,
 }
 
 impl Seats {
+    /// Counts the seated agents.
     pub fn len(&self) -> usize {
         self.seats.len()
     }
 
+    /// Tells whether no agent is seated.
     pub fn is_empty(&self) -> bool {
         self.seats.is_empty()
     }
 
+    /// Counts the attempts that hold a place, over all seats.
     pub fn running(&self) -> usize {
         self.running
     }
 
+    /// Returns the number of a seated agent's placement.
     pub fn placement(&self, agent: AgentId) -> Option<u64> {
         self.seats.get(&agent).map(|seat| seat.arrival.placement)
     }
 
+    /// Returns the incarnation in which an agent is seated.
     pub fn incarnation(&self, agent: AgentId) -> Option<u64> {
         self.seats.get(&agent).map(|seat| seat.arrival.incarnation)
     }
 
-    /// A newer life of the same agent takes over the seat and what it holds; an older one is refused.
+    /// Seats an agent that holds these tasks; returns whether it did. A newer life of the same agent takes over the seat and what
+    /// it holds; an older one is refused.
     pub fn arrive(&mut self, arrival: Arrival, holds: impl IntoIterator<Item = TaskId>, weights: &Weights) -> bool {
         let agent = arrival.agent;
         if self.incarnation(agent).is_some_and(|seated| seated > arrival.incarnation) {
@@ -98,7 +105,7 @@ impl Seats {
         Some(seat)
     }
 
-    /// The agent is gone (this life of it, or any older).
+    /// Unseats an agent that is gone (this life of it, or any older); returns whether it was seated so.
     pub fn depart(&mut self, agent: AgentId, incarnation: u64) -> bool {
         if self.incarnation(agent).is_none_or(|seated| seated > incarnation) {
             return false;
@@ -117,6 +124,7 @@ impl Seats {
         }
     }
 
+    /// Gives a task a place at an agent; its next turn then comes after that of all others.
     pub fn hold(&mut self, agent: AgentId, task: TaskId, weights: &Weights) {
         self.turns += 1;
         let turn = self.turns;
@@ -130,7 +138,7 @@ impl Seats {
         }
     }
 
-    /// Whether a place became free.
+    /// Frees the place of a task at an agent; returns whether it had one.
     pub fn release(&mut self, agent: AgentId, task: TaskId, weights: &Weights) -> bool {
         let released = self.seats.get_mut(&agent).is_some_and(|seat| seat.running.remove(&task));
         if released {
@@ -140,16 +148,17 @@ impl Seats {
         released
     }
 
-    /// Of the agent, if it is seated.
+    /// Iterates over the skills of an agent; none if it is not seated.
     pub fn skills(&self, agent: AgentId) -> impl Iterator<Item = &Arc<str>> {
         self.seats.get(&agent).into_iter().flat_map(|seat| seat.arrival.skills.iter().map(|skill| &skill.name))
     }
 
+    /// Tells whether a seated agent could ever take a task with these needs, busy or not.
     pub fn can(&self, agent: AgentId, needs: &Needs) -> bool {
         self.seats.get(&agent).is_some_and(|seat| fit(seat, needs).is_some())
     }
 
-    /// Who could take a task with these needs now, and how many could not and why.
+    /// Returns who could take a task with these needs now, and how many could not and why.
     pub fn candidates(&self, needs: &Needs) -> (Vec<Candidate>, Vec<LeftOut>) {
         let near = needs.apart_from.and_then(|agent| self.seats.get(&agent)).and_then(|seat| seat.arrival.node);
         let (mut found, mut unskilled) = self.fitting(needs, near);
@@ -176,11 +185,12 @@ impl Seats {
         (found, left_out)
     }
 
+    /// Tells whether any agent is below its load limit.
     pub fn has_free(&self) -> bool {
         !self.free.is_empty()
     }
 
-    /// Places that are free, by the skills of their agents: at most `places_max` of at most `kinds_max` kinds.
+    /// Returns the places that are free, by the skills of their agents: at most `places_max` of at most `kinds_max` kinds.
     pub fn free_places(&self, weights: &Weights, places_max: usize, kinds_max: usize) -> Vec<Places> {
         let mut kinds: BTreeMap<Vec<Arc<str>>, u32> = BTreeMap::new();
         let mut left = u32::try_from(places_max).unwrap_or(u32::MAX);
@@ -205,7 +215,7 @@ impl Seats {
         self.seats.get(&agent).and_then(|seat| seat.arrival.node)
     }
 
-    /// Those with a free place that fit, and how many do not. Without those on the node `near`.
+    /// Returns those with a free place that fit, and how many do not. Leaves out those on the node `near`.
     fn fitting(&self, needs: &Needs, near: Option<NodeId>) -> (Vec<Candidate>, usize) {
         let mut found = Vec::new();
         let mut unfit = 0;
@@ -238,7 +248,7 @@ impl Seats {
         }
     }
 
-    /// Whether any seated agent could ever take it, busy or not.
+    /// Tells whether any seated agent could ever take a task with these needs, busy or not.
     pub fn anyone_fits(&self, needs: &Needs) -> bool {
         match needs.agent {
             Some(agent) => self.can(agent, needs),
@@ -247,7 +257,7 @@ impl Seats {
     }
 }
 
-/// How well the seat's skills match: the mean proficiency over what is needed, or `None` if one is lacking.
+/// Returns how well the seat's skills match: the mean proficiency over what is needed, or `None` if one is lacking.
 fn fit(seat: &Seat, needs: &Needs) -> Option<f64> {
     if needs.agent.is_some_and(|agent| agent != seat.arrival.agent) || needs.apart_from == Some(seat.arrival.agent) {
         return None;

@@ -1,4 +1,4 @@
-//! What coordinators stand on.
+//! Holds what coordinators stand on.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use hiveward_kernel::operation::table::OperationTable;
 use super::reference::Hearers;
 use crate::task::search::TaskTable;
 
-/// Cheap to clone; all clones are one.
+/// The services of coordinators. They are cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct WorkServices(Arc<WorkParts>);
 
@@ -24,7 +24,7 @@ impl std::ops::Deref for WorkServices {
 pub struct WorkParts {
     platform: Platform,
     pub tasks: TaskTable,
-    /// Agents that are on this node.
+    /// The agents that are on this node.
     pub hearers: Arc<dyn Hearers>,
     pub operations: OperationTable,
 }
@@ -38,7 +38,7 @@ impl std::ops::Deref for WorkParts {
 }
 
 impl WorkServices {
-    /// Puts them together for a node.
+    /// Puts the services together for a node.
     pub fn new(platform: Platform, hearers: Arc<dyn Hearers>) -> Self {
         Self(Arc::new(WorkParts {
             hearers,

@@ -1,4 +1,4 @@
-//! Hundreds of seeded schedules of a swarm with several shards: messages between them are lost, doubled, kept back for long
+//! Plays hundreds of seeded schedules of a swarm with several shards: messages between them are lost, doubled, kept back for long
 //! and turned around, each shard is started again at any moment, and refuses what it is sent while it closes. Prints the
 //! seed that fails; `HIVEWARD_SEED` runs it alone.
 
@@ -34,10 +34,10 @@ use crate::task::{
 
 const SCHEDULES: u64 = 500;
 const STEPS: usize = 200;
-/// Schedules in which the bug that is planted below must show.
+/// The number of schedules in which the bug that is planted below must show.
 const SCHEDULES_WITH_A_BUG: u64 = 200;
 
-/// What shards say to each other.
+/// A message between shards.
 #[derive(Clone)]
 enum Said {
     Ask(Vec<Places>),
@@ -49,7 +49,7 @@ struct Shard {
     spec: Arc<SwarmSpec>,
     swarm: Swarm,
     log: Vec<(WallMs, SwarmEvent)>,
-    /// How long the log was whenever all that followed was in it: where a batch ends, and a snapshot can be taken.
+    /// The lengths of the log at which all that followed was in it: where a batch ends, and a snapshot can be taken.
     settled: Vec<usize>,
     agents: BTreeMap<AgentId, u64>,
     closing: bool,
@@ -59,7 +59,7 @@ struct World {
     dice: fastrand::Rng,
     now: Now,
     shards: Vec<Shard>,
-    /// From, to, what. Nothing is delivered before somebody draws it, however long that takes.
+    /// The messages: from, to, what. Nothing is delivered before somebody draws it, however long that takes.
     network: Vec<(SwarmId, SwarmId, Said)>,
     believed: Vec<(usize, Lease)>,
     submitted: Vec<Arc<TaskSpec>>,
@@ -145,7 +145,7 @@ impl World {
         self.check();
     }
 
-    /// A task is in one shard, or on its way between two, or has ended in one.
+    /// Checks that each task is in one shard, or on its way between two, or has ended in one.
     fn check(&self) {
         for task in &self.submitted {
             let live = self.shards.iter().filter(|shard| shard.swarm.live(task.id).is_some()).count();
@@ -254,7 +254,7 @@ impl World {
         self.settle(at);
     }
 
-    /// A client that looks for a task anywhere, as its view may be old.
+    /// Cancels a task as a client that looks for it anywhere, as its view may be old.
     fn cancel(&mut self, at: usize) {
         if self.submitted.is_empty() {
             return;
@@ -306,7 +306,7 @@ impl World {
         }
     }
 
-    /// A victim says again what nobody has said to have taken.
+    /// Says again, as a victim, what nobody has said to have taken.
     fn repeat(&mut self, at: usize) {
         let under_way: Vec<_> =
             self.shards[at].swarm.transfers.under_way().map(|(to, given)| (to, given.transfer, given.tasks.clone())).collect();
@@ -365,7 +365,7 @@ impl World {
         }
     }
 
-    /// A new life replays, from a snapshot of some moment or from the first event, and is in the same state.
+    /// Begins a new life, which replays from a snapshot of some moment or from the first event, and is in the same state.
     fn restart(&mut self, at: usize) {
         for event in self.shards[at].swarm.take_due(self.now) {
             self.commit(at, event);
@@ -408,7 +408,7 @@ impl World {
         }
     }
 
-    /// With willing agents in one shard alone, a network that delivers, and time, every task ends.
+    /// Ends every task, with willing agents in one shard alone, a network that delivers, and time.
     fn drain(&mut self) {
         for shard in &mut self.shards {
             shard.closing = false;
@@ -462,7 +462,7 @@ impl World {
     }
 }
 
-/// How many moves a schedule came across.
+/// Runs a schedule and returns how many moves it came across.
 fn run(seed: u64, with_a_bug: bool) -> u64 {
     let mut world = World::new(seed, with_a_bug);
     for _ in 0..STEPS {
@@ -472,7 +472,7 @@ fn run(seed: u64, with_a_bug: bool) -> u64 {
     world.moves
 }
 
-/// A simulation in which nothing moves shows nothing about moving.
+/// The number of moves. A simulation in which nothing moves shows nothing about moving.
 static MOVES: AtomicU64 = AtomicU64::new(0);
 
 #[test]

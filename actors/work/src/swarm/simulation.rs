@@ -1,5 +1,5 @@
-//! Thousands of seeded schedules over the pure core: agents that come, go, lie late and repeat themselves, clients that submit and
-//! cancel, restarts and crashes at any moment. Prints the seed that fails; `HIVEWARD_SEED` runs it alone.
+//! Plays thousands of seeded schedules over the pure core: agents that come, go, lie late and repeat themselves, clients that
+//! submit and cancel, restarts and crashes at any moment. Prints the seed that fails; `HIVEWARD_SEED` runs it alone.
 
 mod crash;
 
@@ -42,19 +42,19 @@ const STEPS: usize = 120;
 struct World {
     dice: fastrand::Rng,
     swarm: Swarm,
-    /// Everything committed, with its time.
+    /// The events that were committed, with their times.
     log: Vec<(WallMs, SwarmEvent)>,
-    /// How long the log was whenever all that followed was in it: where a batch ends, and a snapshot can be taken.
+    /// The lengths of the log at which all that followed was in it: where a batch ends, and a snapshot can be taken.
     settled: Vec<usize>,
     now: Now,
     agents: HashMap<AgentId, u64>,
-    /// Leases that agents believe they hold, valid or not.
+    /// The leases that agents believe they hold, valid or not.
     believed: Vec<Lease>,
     submitted: Vec<TaskId>,
     ended: HashMap<TaskId, TaskStatus>,
     succeeded: HashSet<TaskId>,
     granted: HashSet<(TaskId, u32)>,
-    /// What each scatter wants, and of how many parts.
+    /// The policy of each scatter, and the number of its parts.
     scatters: HashMap<TaskId, (Policy, usize)>,
     twins: HashMap<TaskId, TaskId>,
     redriven: HashSet<TaskId>,
@@ -307,7 +307,7 @@ impl World {
         }
     }
 
-    /// Any lease that was ever granted may be reported on, late and twice.
+    /// Reports on any lease that was ever granted, late and twice.
     fn report(&mut self) {
         if self.believed.is_empty() {
             return;
@@ -395,7 +395,7 @@ impl World {
         }
     }
 
-    /// With willing agents and time, every task ends.
+    /// Ends every task, with willing agents and time.
     fn drain(&mut self) {
         for round in 0.. {
             for agent in 1..=6 {
@@ -445,7 +445,7 @@ fn run(seed: u64) {
     );
 }
 
-/// What the schedules came across: a simulation that never hedges shows nothing about hedging.
+/// The counts of what the schedules came across: a simulation that never hedges shows nothing about hedging.
 static TWINS: AtomicU64 = AtomicU64::new(0);
 static GATHERED: AtomicU64 = AtomicU64::new(0);
 

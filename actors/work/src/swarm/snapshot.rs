@@ -1,4 +1,4 @@
-//! A swarm's state at one version, so that a replay need not begin at the first event.
+//! Writes down a swarm's state at one version, so that a replay need not begin at the first event.
 //!
 //! A small one is one record, taken at once. A larger one is taken in pieces, from a cut, while the swarm goes on.
 
@@ -18,25 +18,26 @@ use super::{
 };
 use crate::task::status::TaskStatus;
 
-/// Of a snapshot that is one record.
+/// The format of a snapshot that is one record.
 pub const FORMAT: u16 = 1;
-/// Of a piece.
+/// The format of a piece.
 pub const PIECE_FORMAT: u16 = 2;
-/// A piece has about so many bytes; only a task that has more makes a larger one. It fills the half of a megabyte that the
+/// The bytes of a piece, about; only a task that has more makes a larger one. It fills the half of a megabyte that the
 /// ledger's file gives it.
 const PIECE_BYTES_WANTED: usize = 480 << 10;
-/// A swarm that takes more than this in memory is written down in pieces.
+/// The most bytes of memory of a swarm that is written down at once; a larger one is written in pieces.
 pub const AT_ONCE_BYTES_MAX: usize = 2 << 20;
-/// What an ended task, a move or an agent's tally takes, about.
+/// The bytes that an ended task, a move or an agent's tally takes, about.
 const ENTRY_BYTES: usize = 48;
 
+/// The state of a swarm as one record.
 #[derive(Serialize, Deserialize)]
 pub struct Snapshot {
     live: Vec<Live>,
     ended: Vec<(TaskId, TaskStatus)>,
     operations: Vec<(OperationId, Remembered)>,
     tallies: Vec<(AgentId, Tally)>,
-    /// Last, and absent from what is stored where there is one shard.
+    /// The transfers between shards; last, and absent from what is stored where there is one shard.
     #[serde(default, skip_serializing_if = "TransfersKept::is_none")]
     transfers: TransfersKept,
 }
@@ -44,7 +45,7 @@ pub struct Snapshot {
 /// A part of the state. Variants have names: add, never rename.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Piece {
-    /// With the turn at which each came into the queue; the largest number for those that do not wait.
+    /// Live tasks, with the turn at which each came into the queue; the largest number for those that do not wait.
     Live(Vec<(u64, Live)>),
     Ended(Vec<(TaskId, TaskStatus)>),
     Operations(Vec<(OperationId, Remembered)>),
@@ -52,19 +53,20 @@ pub enum Piece {
     Transfers(TransfersKept),
 }
 
-/// A task's place among those that wait.
+/// Returns a task's place among those that wait.
 fn turn(live: &Live) -> u64 {
     live.ticket.map_or(u64::MAX, |ticket| ticket.turn)
 }
 
-/// What the state takes in memory and on disk, about.
+/// Returns about how many bytes the state takes in memory and on disk.
 pub fn bytes_of(swarm: &Swarm) -> usize {
     let lives = swarm.live.bytes() + swarm.live.len() * ENTRY_BYTES;
     lives + (swarm.ended.len() + swarm.seats.tallies.len()) * ENTRY_BYTES + swarm.operations.weight() + swarm.transfers.bytes()
 }
 
 impl Snapshot {
-    /// Of a swarm in which everything that follows from what happened has happened: what is still to follow is not kept.
+    /// Returns the snapshot of a swarm in which everything that follows from what happened has happened: what is still to follow
+    /// is not kept.
     pub fn of(swarm: &Swarm) -> Self {
         debug_assert!(swarm.is_settled(), "what follows from what happened has not happened");
         let mut live: Vec<_> = swarm.live.values().cloned().collect();
@@ -79,6 +81,7 @@ impl Snapshot {
         }
     }
 
+    /// Puts the swarm together again. `now` is when that is done: waits that have passed since are over.
     pub fn restore(self, spec: Arc<SwarmSpec>, now: Now) -> Swarm {
         let mut restoring = Restoring::new(spec);
         restoring.take(Piece::Ended(self.ended));
@@ -94,12 +97,13 @@ impl Snapshot {
 /// keeping it: tasks are shared with the swarm until they change there.
 pub struct Pieces {
     live: Cut,
-    /// Of the bucket that was begun.
+    /// The tasks that are left of the bucket that was begun.
     begun: Vec<(u64, Live)>,
     rest: VecDeque<Piece>,
 }
 
 impl Pieces {
+    /// Takes the state of a swarm in which everything that follows from what happened has happened.
     pub fn of(swarm: &Swarm) -> Self {
         debug_assert!(swarm.is_settled(), "what follows from what happened has not happened");
         let mut rest = VecDeque::new();
@@ -122,7 +126,7 @@ impl Pieces {
         Self { live: swarm.live.cut(), begun: Vec::new(), rest }
     }
 
-    /// The next piece, and whether it is the last. There is always one.
+    /// Encodes the next piece; returns it and whether it is the last, and `None` after the last. There is always one.
     pub fn take_next(&mut self) -> Result<Option<(Bytes, bool)>, rmp_serde::encode::Error> {
         let (mut lives, mut bytes) = (Vec::new(), 0);
         while bytes < PIECE_BYTES_WANTED {
@@ -147,17 +151,19 @@ impl Pieces {
     }
 }
 
-/// A swarm that is put together again.
+/// A swarm that is being put together again from pieces.
 pub struct Restoring {
     swarm: Swarm,
     waiting: Vec<(u64, TaskId)>,
 }
 
 impl Restoring {
+    /// Begins with an empty swarm.
     pub fn new(spec: Arc<SwarmSpec>) -> Self {
         Self { swarm: Swarm::new(spec), waiting: Vec::new() }
     }
 
+    /// Takes in a piece. Those of operations come oldest first, as they were made; otherwise their order does not matter.
     pub fn take(&mut self, piece: Piece) {
         match piece {
             Piece::Live(lives) => {
@@ -175,6 +181,7 @@ impl Restoring {
         }
     }
 
+    /// Returns the swarm once all pieces are in, with its queue and timers as of `now`.
     pub fn done(self, now: Now) -> Swarm {
         let Self { mut swarm, mut waiting } = self;
         waiting.sort_unstable();

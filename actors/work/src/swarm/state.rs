@@ -1,7 +1,7 @@
-//! The truth about a swarm's live tasks: decides what a command means and applies what happened.
+//! Holds the truth about a swarm's live tasks: decides what a command means and applies what happened.
 //!
-//! No I/O, clock or dice of its own. Applying the same events gives the same state; the seats, which are not in the
-//! ledger, only decide who is offered work next.
+//! No I/O, clock or dice of its own. Applying the same events gives the same state; the seats, which are not in the ledger, only
+//! decide who is offered work next.
 
 use std::{
     cmp::Reverse,
@@ -33,11 +33,11 @@ use crate::task::{
     status::{AttemptStatus, TaskStatus},
 };
 
-/// Ended tasks whose status is still known without asking the views.
+/// The most ended tasks whose status is still known without asking the views.
 pub const ENDED_KEPT_MAX: usize = 100_000;
-/// What they may take together; see [`Remembered::weight`]. Likewise.
+/// The most bytes that operations in memory take together; see [`Remembered::weight`].
 pub const OPERATIONS_BYTES_MAX: usize = 64 << 20;
-/// Attempts that may be lost with their agent before a loss counts as a failure.
+/// The attempts that may be lost with their agent before a loss counts as a failure.
 pub const FREE_LOSSES: u32 = 1;
 
 /// The two clocks at one moment: `wall` for records, `mono_ms` (from any start) for what is due.
@@ -54,28 +54,28 @@ pub struct Live {
     pub principal: Arc<str>,
     pub status: TaskStatus,
     pub created_at: WallMs,
-    /// Dependencies that have not succeeded yet.
+    /// The number of dependencies that have not succeeded yet.
     pub waits_for: u32,
     /// The number of the last attempt; 0 before the first.
     pub attempt: u32,
     pub failures: u32,
     pub losses: u32,
-    /// Who holds the lease of the last attempt, while it is leased.
+    /// The agent that holds the lease of the last attempt, while it is leased.
     pub holder: Option<AgentId>,
     pub started: bool,
-    /// Subtasks, once its result was a plan; it then waits for them.
+    /// The subtasks, once its result was a plan; it then waits for them.
     pub plan: Option<Plan>,
-    /// When the present wait (delay, retry, queue, run) began and how long it may last.
+    /// The time when the present wait (delay, retry, queue, run) began; below, how long it may last.
     pub since: WallMs,
     pub wait_ms: Option<u64>,
-    /// Its delay or its wait for the next attempt is not over.
+    /// Whether its delay or its wait for the next attempt is not over.
     pub delayed: bool,
     #[serde(skip)]
     pub ticket: Option<Ticket>,
-    /// Of the holder when the lease was granted; 0 if that is not known.
+    /// The placement of the holder when the lease was granted; 0 if that is not known.
     #[serde(default)]
     pub placement: u64,
-    /// Last, and absent from what is stored where there is one shard.
+    /// The ties to its shard; last, and absent from what is stored where there is one shard.
     #[serde(default, skip_serializing_if = "Bound::is_none")]
     pub bound: Bound,
 }
@@ -84,15 +84,15 @@ pub struct Live {
 pub struct Plan {
     pub subtasks: Vec<TaskId>,
     pub open: u32,
-    /// Those that ended otherwise than by success.
+    /// The subtasks that ended otherwise than by success.
     pub failed: Vec<TaskId>,
-    /// Of a scatter, which counts for itself.
+    /// The parts of a scatter, which counts for itself.
     #[serde(default)]
     pub gather: Option<Box<Gather>>,
 }
 
 impl Plan {
-    /// Everything is there that its result is made of.
+    /// Tells whether everything is there that its result is made of.
     pub fn is_over(&self) -> bool {
         match &self.gather {
             Some(gather) => gather.closed && (gather.reduced.is_some() || self.subtasks.len() == gather.tasks()),
@@ -102,7 +102,7 @@ impl Plan {
 }
 
 impl Live {
-    /// What it takes with its spec and its plan, about.
+    /// Returns about how many bytes it takes with its spec and its plan.
     pub fn bytes(&self) -> usize {
         const LIVE_BYTES: usize = 256;
         const PART_BYTES: usize = 64;
@@ -115,7 +115,7 @@ impl Live {
     }
 }
 
-/// Why a timer was set.
+/// The reason why a timer was set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Due {
     /// A delay or a retry's wait is over.
@@ -138,7 +138,7 @@ pub struct Remembered {
 }
 
 impl Remembered {
-    /// What it takes beside its name, about, in bytes.
+    /// Returns about how many bytes it takes in memory with its name, `id`.
     pub fn weight(&self, id: &OperationId) -> usize {
         const ENTRY_BYTES: usize = 128;
         ENTRY_BYTES + id.len() + self.tasks.len() * size_of::<TaskId>()
@@ -151,23 +151,23 @@ pub struct Swarm {
     pub(super) dependents: HashMap<TaskId, Vec<TaskId>>,
     pub(super) ended: Recent<TaskId, TaskStatus>,
     pub(super) operations: Recent<OperationId, Arc<Remembered>>,
-    /// One that the views remember, while what it is about is decided.
+    /// The operation that the views remember, while what it is about is decided.
     pub(super) recalled: Option<(OperationId, Arc<Remembered>)>,
     pub(super) ready: ReadyQueue,
     pub(super) seats: Seats,
     pub(super) timers: BinaryHeap<Reverse<(u64, TaskId, Due, u32)>>,
-    /// Plans whose subtasks have all ended, to be aggregated.
+    /// The plans whose subtasks have all ended, to be aggregated.
     pub(super) to_aggregate: Vec<TaskId>,
-    /// Dependants of a task that failed, and how that ended; to be failed in turn. Of tasks that are live, also on replay:
+    /// The live dependants of a task that failed, with that task and its end; to be failed in turn. They are live also on replay:
     /// who has failed since and was sent on its way again must not fail once more.
     pub(super) to_fail: BTreeMap<TaskId, (TaskId, TaskStatus)>,
-    /// Subtasks of a plan that was given up, to be cancelled in turn. Of tasks that are live, as above.
+    /// The live subtasks of a plan that was given up, to be cancelled in turn.
     pub(super) to_cancel: BTreeMap<TaskId, Arc<str>>,
-    /// Scatters of which something has ended; the flag: whose deadline has passed.
+    /// The scatters of which something has ended; the flag tells whether their deadline has passed.
     pub(super) to_gather: Vec<(TaskId, bool)>,
-    /// Parts that may deserve a twin now.
+    /// The parts that may deserve a twin now.
     pub(super) to_hedge: Vec<TaskId>,
-    /// With the other shards of the swarm.
+    /// The transfers with the other shards of the swarm.
     pub(super) transfers: Transfers,
 }
 
@@ -200,7 +200,7 @@ impl Swarm {
         self.live.values()
     }
 
-    /// Seats an agent that holds `holds`; false if a newer life of it is seated.
+    /// Seats an agent that holds `holds`; returns false if a newer life of it is seated.
     pub fn seat(&mut self, arrival: Arrival, holds: impl IntoIterator<Item = TaskId>) -> bool {
         let (agent, weights) = (arrival.agent, self.spec.weights);
         let seated = self.seats.arrive(arrival, holds, &weights);
@@ -214,18 +214,18 @@ impl Swarm {
         self.seats.depart(agent, incarnation)
     }
 
-    /// The incarnation that is seated.
+    /// Returns the incarnation in which an agent is seated.
     pub fn seated(&self, agent: AgentId) -> Option<u64> {
         self.seats.incarnation(agent)
     }
 
-    /// Takes the seat from a life of the agent in an older placement; whether there was one.
+    /// Takes the seat from a life of the agent in an older placement; returns whether there was one.
     pub fn seats_before(&mut self, agent: AgentId, placement: u64) -> bool {
         let older = self.seats.placement(agent).is_some_and(|seated| seated < placement);
         older && self.seats.incarnation(agent).is_some_and(|incarnation| self.seats.depart(agent, incarnation))
     }
 
-    /// An attempt is over at its agent, whatever it was worth: its place is free unless a newer attempt took it.
+    /// Frees the place of an attempt that is over at its agent, whatever it was worth, unless a newer attempt took it.
     pub fn free_place(&mut self, lease: Lease) {
         let newer = self.live.get(&lease.task).and_then(Live::lease).is_some_and(|held| held.agent == lease.agent);
         if !newer {
@@ -234,7 +234,7 @@ impl Swarm {
         }
     }
 
-    /// Why a live task is not running, in words.
+    /// Says why a live task is not running, in words.
     pub fn explain(&self, task: TaskId) -> Option<String> {
         let Some(live) = self.live.get(&task) else { return self.explain_elsewhere(task) };
         if let Some(plan) = &live.plan {
@@ -392,7 +392,7 @@ impl Swarm {
         self.operations.insert_weighing(id, Arc::new(remembered), weight);
     }
 
-    /// No further operation may be remembered before some are forgotten.
+    /// Tells whether no further operation may be remembered before some are forgotten.
     pub fn operations_are_full(&self) -> bool {
         self.operations.len() >= OPERATIONS_KEPT_MAX || self.operations.weight() >= OPERATIONS_BYTES_MAX
     }
@@ -470,7 +470,7 @@ impl Swarm {
         }
     }
 
-    /// Puts it into the queue now. Also called, without an event of its own, when a wait is over.
+    /// Puts a task into the queue now. Also called, without an event of its own, when a wait is over.
     pub(super) fn enqueue(&mut self, id: TaskId, at: WallMs, now: Now) {
         self.leave_queue(id);
         let Some(task) = self.live.get_mut(&id) else { return };
@@ -521,7 +521,7 @@ impl Swarm {
         self.ready.reopen(agent, seats.skills(agent), |needs| seats.can(agent, needs));
     }
 
-    /// It does not wait for an agent any more.
+    /// Takes a task out of the queue: it does not wait for an agent any more.
     pub(super) fn leave_queue(&mut self, task: TaskId) {
         // Looked at first: what a cut holds is not copied for nothing.
         if let Some(ticket) = self.live.get(&task).and_then(|live| live.ticket) {
@@ -585,5 +585,5 @@ impl Swarm {
     }
 }
 
-/// How much longer than its run timeout an agent may take to stop and report an attempt.
+/// The milliseconds beyond its run timeout that an agent may take to stop and report an attempt.
 pub const RUN_OVERDUE_MS: u64 = 60_000;

@@ -1,9 +1,9 @@
-//! Tasks that have not begun, given by one shard of a swarm to another that has free places for them.
+//! Gives tasks that have not begun from one shard of a swarm to another that has free places for them.
 //!
-//! A part of the swarm's state: decides, and applies what is its own. The shard that gives (the victim) commits
-//! `TasksGiven` before the tasks leave, the one that takes (the thief) `TasksTaken` before it says so, and then the first
-//! `TransferSettled`. Transfers are numbered for each pair and there is at most one under way, so one number per sibling
-//! is all a thief has to remember to take nothing twice, however late a repetition comes.
+//! A part of the swarm's state: decides, and applies what is its own. The shard that gives (the victim) commits `TasksGiven`
+//! before the tasks leave, the one that takes (the thief) `TasksTaken` before it says so, and then the first `TransferSettled`.
+//! Transfers are numbered for each pair and there is at most one under way, so one number per sibling is all a thief has to
+//! remember to take nothing twice, however late a repetition comes.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -24,35 +24,36 @@ use super::{
 };
 use crate::task::{spec::TaskSpec, status::TaskStatus};
 
-/// Of one transfer; a thief with more free places asks again.
+/// The most tasks of one transfer; a thief with more free places asks again.
 pub const TASKS_PER_TRANSFER_MAX: usize = 256;
-/// Of one transfer, encoded: half of what fits into a message between nodes. A larger task stays where it is.
+/// The most bytes of one transfer, encoded: half of what fits into a message between nodes. A larger task stays where it is.
 pub const TRANSFER_BYTES_MAX: usize = 128 << 10;
-/// Kinds of free places that one ask names; agents with further combinations of skills are not asked for.
+/// The most kinds of free places that one ask names; agents with further combinations of skills are not asked for.
 pub const PLACE_KINDS_MAX: usize = 32;
-/// Waiting tasks that a victim looks at for one ask; if none of them may move, it gives none.
+/// The most waiting tasks that a victim looks at for one ask; if none of them may move, it gives none.
 pub const LOOKED_AT_MAX: usize = 1_024;
-/// A task that moved so often stays where it is.
+/// The number of moves after which a task stays where it is.
 pub const MOVES_MAX: u8 = 8;
-/// Tasks that moved away and are remembered for those who still ask here; the oldest are forgotten first.
+/// The most tasks that moved away and are remembered for those who still ask here; the oldest are forgotten first.
 pub const MOVED_KEPT_MAX: usize = 100_000;
 
-/// What a task has to do with its shard. Nothing at all in a swarm that has one.
+/// The ties of a task to its shard. There are none in a swarm that has one shard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bound {
-    /// Others depend on it, or a client sent it on its way again: who asks for it by what it had to do with others must
+    /// Whether others depend on it, or a client sent it on its way again: who asks for it by what it had to do with others must
     /// find it where that was.
     pub pinned: bool,
     pub moves: u8,
 }
 
 impl Bound {
+    /// Tells whether nothing ties the task, so that this need not be stored.
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// Free places of agents with these skills, in order.
+/// The number of free places of agents with these skills, which are in order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Places {
     pub skills: Vec<Arc<str>>,
@@ -75,7 +76,7 @@ pub struct Moving {
 }
 
 impl Moving {
-    /// Since when it waits for an agent: it never had an attempt, so only its delay came before.
+    /// Returns since when it waits for an agent: it never had an attempt, so only its delay came before.
     fn queued_at(&self) -> WallMs {
         self.created_at.plus(Duration::from_millis(self.spec.delay_ms))
     }
@@ -85,7 +86,7 @@ impl Moving {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Given {
     pub transfer: u64,
-    /// Empty once it is settled.
+    /// The tasks on their way; empty once the transfer is settled.
     pub tasks: Vec<Moving>,
     pub why: Arc<str>,
 }
@@ -97,13 +98,13 @@ pub struct Taken {
     pub refused: bool,
 }
 
-/// What a coordinator knows of transfers with its siblings: one of each way for each of them.
+/// The transfers of a coordinator with its siblings: one of each way for each of them.
 #[derive(Clone, Debug)]
 pub struct Transfers {
     given: BTreeMap<SwarmId, Given>,
     taken: BTreeMap<SwarmId, Taken>,
     moved: Recent<TaskId, SwarmId>,
-    /// A bug to be found by the simulation.
+    /// Whether it has a bug, to be found by the simulation.
     #[cfg(test)]
     pub forgets_numbers: bool,
 }
@@ -120,7 +121,7 @@ impl Default for Transfers {
     }
 }
 
-/// As a snapshot keeps it.
+/// The transfers as a snapshot keeps them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TransfersKept {
     given: BTreeMap<SwarmId, Given>,
@@ -129,17 +130,18 @@ pub struct TransfersKept {
 }
 
 impl TransfersKept {
-    /// Of a swarm in which nothing was ever given.
+    /// Tells whether nothing was ever given or taken.
     pub fn is_none(&self) -> bool {
         *self == Self::default()
     }
 
+    /// Returns what a snapshot keeps of these transfers.
     pub fn of(transfers: &Transfers) -> Self {
         let moved = transfers.moved.iter().map(|(task, to)| (*task, *to)).collect();
         Self { given: transfers.given.clone(), taken: transfers.taken.clone(), moved }
     }
 
-    /// The same in pieces of at most so many tasks; none of a swarm in which nothing was ever given.
+    /// Splits this into pieces of at most so many moved tasks; there are none if nothing was ever given.
     pub fn in_pieces(self, tasks_max: usize) -> impl Iterator<Item = Self> {
         let moved: Vec<Vec<_>> = self.moved.chunks(tasks_max).map(<[_]>::to_vec).collect();
         let first = Self { moved: Vec::new(), ..self };
@@ -160,19 +162,19 @@ impl TransfersKept {
 }
 
 impl Transfers {
-    /// Transfers that nobody has said to have taken.
+    /// Iterates over the transfers that nobody has said to have taken.
     pub fn under_way(&self) -> impl Iterator<Item = (SwarmId, &Given)> {
         self.given.iter().filter(|(_, given)| !given.tasks.is_empty()).map(|(to, given)| (*to, given))
     }
 
-    /// What they take, about, in bytes.
+    /// Returns about how many bytes they take.
     pub fn bytes(&self) -> usize {
         const MOVED_BYTES: usize = 48;
         let under_way: usize = self.under_way().flat_map(|(_, given)| &given.tasks).map(|moving| moving.spec.bytes()).sum();
         under_way + self.moved.len() * MOVED_BYTES
     }
 
-    /// Tasks between this shard and another.
+    /// Counts the tasks between this shard and another.
     pub fn tasks_under_way(&self) -> usize {
         self.under_way().map(|(_, given)| given.tasks.len()).sum()
     }
@@ -182,11 +184,11 @@ impl Transfers {
     }
 }
 
-/// What a thief makes of tasks that were sent to it.
+/// The decision of a thief on tasks that were sent to it.
 #[derive(Debug, PartialEq)]
 pub enum Taking {
     New(SwarmEvent),
-    /// It was handled before: the same answer again.
+    /// The transfer was handled before: the same answer again.
     Repeated {
         refused: bool,
     },
@@ -198,7 +200,7 @@ fn moved_away(task: TaskId, what: &str, to: SwarmId) -> Refused {
 }
 
 impl Swarm {
-    /// Places that nothing of this shard's own can use now, by skills; none in a swarm of one shard.
+    /// Returns the places that nothing of this shard's own can use now, by skills; none in a swarm of one shard.
     pub fn free_places(&self) -> Vec<Places> {
         if !self.spec.is_sharded() {
             return Vec::new();
@@ -209,13 +211,13 @@ impl Swarm {
         self.seats.free_places(&self.spec.weights, room.min(TASKS_PER_TRANSFER_MAX), PLACE_KINDS_MAX)
     }
 
-    /// Whether [`free_places`](Self::free_places) would find any.
+    /// Tells whether [`free_places`](Self::free_places) would find any.
     pub fn has_free_place(&self) -> bool {
         let running_max = self.spec.running_max_here().map_or(usize::MAX, |max| max as usize);
         self.seats.has_free() && self.seats.running() < running_max && self.live.len() < self.spec.queued_max_here() as usize
     }
 
-    /// Why a task waits here and nowhere else, if something in this shard has to do with it.
+    /// Returns why a task waits here and nowhere else, if something in this shard has to do with it.
     fn stays_because(task: &Live) -> Option<&'static str> {
         let spec = &task.spec;
         let reasons = [
@@ -229,12 +231,12 @@ impl Swarm {
         reasons.into_iter().find(|(holds, _)| *holds).map(|(_, why)| why)
     }
 
-    /// Whether a task that waits here may as well wait elsewhere.
+    /// Tells whether a task that waits here may as well wait elsewhere.
     fn may_move(task: &Live) -> bool {
         task.status == TaskStatus::Queued && task.ticket.is_some() && Self::stays_because(task).is_none()
     }
 
-    /// Why a live task is not running, in words, and what other shards may do about it.
+    /// Says why a live task is not running, in words, and what other shards may do about it.
     pub fn explain_in_shard(&self, task: TaskId) -> Option<String> {
         let said = self.explain(task)?;
         let waiting = self.live.get(&task).filter(|live| self.spec.is_sharded() && live.ticket.is_some());
@@ -245,7 +247,7 @@ impl Swarm {
         })
     }
 
-    /// What this shard gives to a sibling that has these places free: from the end of its queue, so that those who waited
+    /// Decides what this shard gives to a sibling that has these places free: from the end of its queue, so that those who waited
     /// longest keep their turn here. Nothing while an earlier transfer to the same sibling is under way.
     pub fn give(&mut self, to: SwarmId, places: &[Places]) -> Option<SwarmEvent> {
         let before = self.transfers.given.get(&to);
@@ -284,7 +286,7 @@ impl Swarm {
         Some(SwarmEvent::TasksGiven { to, transfer, tasks, why })
     }
 
-    /// What becomes of tasks that a sibling sent. `None` if they are not of a sibling.
+    /// Decides what becomes of tasks that a sibling sent. `None` if they are not of a sibling. Repeated, the answer is the same.
     pub fn take(&self, from: SwarmId, transfer: u64, tasks: &[Moving], closing: bool) -> Option<Taking> {
         if !self.spec.is_sibling(from) {
             return None;
@@ -305,14 +307,14 @@ impl Swarm {
         }
     }
 
-    /// A sibling says that it took a transfer, or that it never will.
+    /// Decides that a transfer is settled: a sibling says that it took it, or never will (`refused`). Repeated, nothing happens.
     pub fn settled(&self, to: SwarmId, transfer: u64, refused: bool) -> Option<SwarmEvent> {
         let given = self.transfers.given.get(&to)?;
         let open = given.transfer == transfer && !given.tasks.is_empty();
         open.then_some(SwarmEvent::TransferSettled { to, transfer, returned: refused })
     }
 
-    /// Why a command about a task that is not live here cannot be served yet: it is between two shards, or at another
+    /// Returns why a command about a task that is not live here cannot be served yet: it is between two shards, or at another
     /// one, where the next try finds it. `status` is what is known of it otherwise; what has ended stays where it was.
     pub(super) fn left(&self, task: TaskId, status: Option<TaskStatus>) -> Option<Refused> {
         if !self.spec.is_sharded() || status.is_some_and(TaskStatus::is_terminal) {
@@ -328,7 +330,7 @@ impl Swarm {
         status.map(|_| Refused::new(Code::Unavailable, message))
     }
 
-    /// Where a task went that is not here any more, in words.
+    /// Says where a task went that is not here any more, in words.
     pub(super) fn explain_elsewhere(&self, task: TaskId) -> Option<String> {
         if let Some((to, given)) = self.transfers.way_of(task) {
             return Some(format!("it is on its way to shard {}: {}", to.as_u128() & 0xff, given.why));
@@ -336,7 +338,7 @@ impl Swarm {
         self.transfers.moved.get(&task).map(|to| format!("it has moved to shard {}", to.as_u128() & 0xff))
     }
 
-    /// It stays in this shard from now on.
+    /// Pins a task: it stays in this shard from now on.
     pub(super) fn pin(&mut self, task: TaskId) {
         if self.spec.is_sharded()
             && let Some(live) = self.live.get_mut(&task)
@@ -382,7 +384,7 @@ impl Swarm {
         }
     }
 
-    /// A task from elsewhere waits here, for as long as it may still wait.
+    /// Queues a task from elsewhere here, for as long as it may still wait.
     fn arrived(&mut self, moving: &Moving, now: Now) {
         let id = moving.spec.id;
         self.transfers.moved.remove(&id);

@@ -1,4 +1,4 @@
-//! The view of all swarms. Owns its table; counts of tasks are kept by the view of tasks.
+//! Keeps the view of all swarms. Owns its table; counts of tasks are kept by the view of tasks.
 
 use hiveward_catalogue::roster::event::RosterEvent;
 use hiveward_kernel::{id::SwarmId, page::Page, view::unreadable};
@@ -17,7 +17,7 @@ use crate::task::search::TaskTable;
 
 const ROWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("swarms");
 
-/// Builds the table.
+/// The view that builds the table.
 pub struct SwarmView;
 
 impl View for SwarmView {
@@ -73,7 +73,7 @@ impl View for SwarmView {
     }
 }
 
-/// A swarm with what belongs to all its shards.
+/// Returns a swarm with what belongs to all its shards.
 fn summed(rows: &impl ReadableTable<u128, &'static [u8]>, mut head: SwarmRecord) -> Result<SwarmRecord, ViewError> {
     if head.spec.is_sharded() {
         for shard in head.spec.shard_ids().skip(1) {
@@ -86,13 +86,13 @@ fn summed(rows: &impl ReadableTable<u128, &'static [u8]>, mut head: SwarmRecord)
     Ok(head)
 }
 
-/// What a query wants of the swarms; empty wants all.
+/// The wishes of a query for swarms; empty wants all.
 #[derive(Clone, Debug, Default)]
 pub struct SwarmFilter {
     pub name_contains: Option<String>,
 }
 
-/// Reads the table.
+/// The reader of the table.
 #[derive(Clone)]
 pub struct SwarmTable {
     views: Views,
@@ -100,15 +100,17 @@ pub struct SwarmTable {
 }
 
 impl SwarmTable {
+    /// Makes a reader of these views.
     pub fn new(views: Views) -> Self {
         Self { tasks: TaskTable::new(views.clone()), views }
     }
 
+    /// Returns the whole swarm, whichever of its shards the id is of; `None` if there is none.
     pub fn get(&self, id: SwarmId) -> Result<Option<SwarmRecord>, Refused> {
         Ok(self.get_many(&[id])?.pop().flatten())
     }
 
-    /// The whole swarm, whichever of its shards an id is of.
+    /// Returns whole swarms in the order of `ids`, whichever of its shards each id is of.
     pub fn get_many(&self, ids: &[SwarmId]) -> Result<Vec<Option<SwarmRecord>>, Refused> {
         let read = || -> Result<Vec<Option<SwarmRecord>>, ViewError> {
             let txn = self.views.read()?;
@@ -129,7 +131,7 @@ impl SwarmTable {
         Ok(found)
     }
 
-    /// In order of creation.
+    /// Returns a page of at most `first` swarms in order of creation, which begins after the swarm `after`.
     pub fn page(&self, filter: &SwarmFilter, after: Option<SwarmId>, first: usize) -> Result<Page<SwarmRecord>, Refused> {
         let read = || -> Result<Page<SwarmRecord>, ViewError> {
             let txn = self.views.read()?;

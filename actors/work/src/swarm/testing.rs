@@ -1,4 +1,4 @@
-//! Small builders for this crate's own tests.
+//! Builds small things for this crate's own tests.
 
 use hiveward_catalogue::{
     placement::{Strategy, Weights},
@@ -16,6 +16,7 @@ use crate::task::{
     status::Priority,
 };
 
+/// Makes a task with every default, and lets `change` have its way with it.
 pub fn spec(change: impl FnOnce(&mut TaskSpec)) -> TaskSpec {
     let mut spec = TaskSpec {
         id: TaskId::new(),
@@ -42,6 +43,7 @@ pub fn spec(change: impl FnOnce(&mut TaskSpec)) -> TaskSpec {
     spec
 }
 
+/// Makes a swarm with so many shards, as its head has it.
 pub fn swarm(shards: u16) -> SwarmSpec {
     SwarmSpec {
         id: SwarmId::from_u128(0x100),
@@ -58,7 +60,7 @@ pub fn swarm(shards: u16) -> SwarmSpec {
     }
 }
 
-/// The state as a new life finds it: from a snapshot that is one record, or from one in pieces.
+/// Returns the state as a new life finds it: from a snapshot that is one record, or from one in pieces.
 pub fn written_down(swarm: &Swarm, in_pieces: bool, now: Now) -> Swarm {
     if !in_pieces {
         let bytes = rmp_serde::to_vec(&Snapshot::of(swarm)).unwrap();

@@ -1,8 +1,8 @@
-//! How the coordinators of one swarm's shards give each other work that has not begun.
+//! Lets the coordinators of one swarm's shards give each other work that has not begun.
 //!
-//! A part of the coordinator's actor. A shard with free places asks a sibling, one at a time; the sibling commits what it
-//! gives before it sends it, and sends it again until it hears what became of it. Everything that is told may be lost,
-//! doubled or late: `steal` decides what it then means. After a restart asking begins anew, and so does repeating.
+//! A part of the coordinator's actor. A shard with free places asks a sibling, one at a time; the sibling commits what it gives
+//! before it sends it, and sends it again until it hears what became of it. Everything that is told may be lost, doubled or late:
+//! `steal` decides what it then means. After a restart asking begins anew, and so does repeating.
 
 use std::time::Duration;
 
@@ -19,42 +19,42 @@ use super::{
 };
 use crate::{swarm::services::WorkServices, task::status::TaskStatus};
 
-/// How often a shard with free places looks for work elsewhere; half of it to half as much again, by chance, so that
-/// shards that became idle together do not ask together.
+/// The pause after which a shard with free places looks for work elsewhere; half of it to half as much again, by chance, so
+/// that shards that became idle together do not ask together.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// After it was given some, and has places free already.
+/// The pause after it was given some, if it has places free already.
 const LOOK_SOON: Duration = Duration::from_millis(20);
-/// Each sibling in a row that has nothing to give though tasks wait there doubles the wait, so often at most.
+/// How often at most the wait is doubled: each sibling in a row that has nothing to give though tasks wait there doubles it.
 const MISSES_MAX: u32 = 3;
-/// An ask that was not answered by then is forgotten, and the next sibling is asked.
+/// The milliseconds after which an ask that was not answered is forgotten, and the next sibling is asked.
 const ASK_WITHIN_MS: u64 = 1_000;
-/// While the views show no sibling with waiting tasks, one is asked nevertheless at each so many looks.
+/// The number of looks of which one asks a sibling although the views show none with waiting tasks.
 const LOOKS_PER_BLIND_ASK: u32 = 20;
 
-/// What coordinators of one swarm say to each other. Variants and fields have names: add, never rename.
+/// A message between coordinators of one swarm. Variants and fields have names: add, never rename.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Sibling {
-    /// These places are free at `by`, and nothing there can use them.
+    /// Asks for work: these places are free at `by`, and nothing there can use them.
     Ask { by: SwarmId, places: Vec<Places> },
-    /// There is nothing to give.
+    /// Answers that there is nothing to give.
     Nothing { by: SwarmId },
-    /// In the ledger of the one that gives; said again until `Took` is heard.
+    /// Hands tasks over. It is in the ledger of the one that gives; said again until `Took` is heard.
     Hand { by: SwarmId, transfer: u64, tasks: Vec<Moving> },
-    /// In the ledger of the one that takes. `refused`: it never will be there.
+    /// Answers a transfer. It is in the ledger of the one that takes; if `refused`, it never will be there.
     Took { by: SwarmId, transfer: u64, refused: bool },
 }
 
-/// What a coordinator knows of its search for work; not in the ledger.
+/// The state of a coordinator's search for work; not in the ledger.
 #[derive(Default)]
 pub struct Search {
     timer: Option<TimerHandle>,
-    /// Whom it asked last, and when.
+    /// The sibling that it asked last, and when.
     asked: Option<(SwarmId, u64)>,
-    /// Whose turn it is to be asked.
+    /// The number of the sibling whose turn it is to be asked.
     turn: u16,
     looks: u32,
     soon: bool,
-    /// Siblings in a row that had tasks waiting and none to give.
+    /// The number of siblings in a row that had tasks waiting and none to give.
     misses: u32,
 }
 
@@ -195,7 +195,7 @@ impl Coordinator {
         self.arm_search(ctx, state);
     }
 
-    /// The next sibling that has waiting tasks as far as this node's views know; now and then the next one whatever they
+    /// Returns the next sibling that has waiting tasks as far as this node's views know; now and then the next one whatever they
     /// say, because they may be behind.
     fn whom_to_ask(&self, state: &mut State) -> Option<SwarmId> {
         state.search.looks = state.search.looks.wrapping_add(1);

@@ -1,4 +1,4 @@
-//! A coordinator's messages as they travel between nodes. Variants and fields have names: add, never rename.
+//! Carries a coordinator's messages between nodes. Variants and fields have names: add, never rename.
 
 use std::sync::Arc;
 
@@ -28,6 +28,7 @@ use crate::{
     task::{record::TaskRecord, spec::TaskSpec},
 };
 
+/// A message to a coordinator, as it travels.
 #[derive(Serialize, Deserialize)]
 pub enum SwarmWire {
     Submit {
@@ -35,7 +36,7 @@ pub enum SwarmWire {
         operation: Option<Operation>,
         principal: Arc<str>,
     },
-    /// The body is a `Submit` that was too large for a message.
+    /// Stands for a `Submit` that was too large for a message: the body is that.
     SubmitStored {
         stored: Body,
     },
@@ -80,7 +81,7 @@ pub enum SwarmWire {
     Sibling(Sibling),
 }
 
-/// Where an agent speaks from.
+/// The place that an agent speaks from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct From {
     pub node: NodeId,
@@ -94,7 +95,7 @@ impl From {
 }
 
 impl SwarmWire {
-    /// What an agent tells; nothing else leaves a node this way.
+    /// Returns what an agent tells, as it travels; `None` for anything else, which leaves no node this way.
     pub fn told(msg: SwarmMsg, from: From) -> Option<Self> {
         Some(match msg {
             SwarmMsg::Arrive { arrival, .. } => Self::Arrive { arrival, from },
@@ -107,7 +108,8 @@ impl SwarmWire {
     }
 }
 
-/// Reads a large submission and hands it on as the message it is.
+/// Reads a large submission and hands it on as the message it is. The reply is answered if it cannot be read, or if the
+/// mailbox is full.
 pub async fn unpack(services: WorkServices, to: &Addr<SwarmMsg>, stored: Body, reply: Answer<Vec<TaskId>>) {
     let read = tokio::task::spawn_blocking(move || services.body(&stored)).await;
     let bytes = match read.map_err(|error| Refused::new(Code::Internal, error.to_string())).flatten() {
@@ -123,7 +125,8 @@ pub async fn unpack(services: WorkServices, to: &Addr<SwarmMsg>, stored: Body, r
     }
 }
 
-/// What came in, as the message it is. `router` is the way back to a distant agent.
+/// Reads what came in, as the message it is. `router` is the way back to a distant agent.
+/// Errors: it cannot be read, or has no way back for the answer.
 pub fn read(inbound: &Inbound<'_>, router: &Router) -> Result<SwarmMsg, NotDelivered> {
     Ok(match inbound.read()? {
         SwarmWire::Submit { tasks, operation, principal } => {

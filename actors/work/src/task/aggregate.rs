@@ -6,10 +6,11 @@ use serde_json::{Map, Value, json};
 
 use super::{spec::Aggregate, status::TaskStatus};
 
+/// One subtask, with what came of it.
 pub struct Part {
     pub name: String,
     pub status: TaskStatus,
-    /// As the subtask returned it; text that is no JSON counts as a JSON string.
+    /// The result as the subtask returned it; text that is no JSON counts as a JSON string.
     pub result: Option<Vec<u8>>,
 }
 
@@ -24,7 +25,7 @@ impl Part {
     }
 }
 
-/// The result, or why there is none. Except for `Majority`, every subtask must have succeeded.
+/// Makes the result, or returns why there is none. Except for `Majority`, every subtask must have succeeded.
 pub fn aggregate(how: Aggregate, parts: &[Part]) -> Result<Vec<u8>, String> {
     if how != Aggregate::Majority {
         let failed: Vec<_> = parts.iter().filter(|part| part.status != TaskStatus::Succeeded).collect();

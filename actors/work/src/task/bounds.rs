@@ -1,7 +1,7 @@
-//! How large a task may be: each part of what was asked for, and all of it together, in bytes.
+//! Bounds how large a task may be: each part of what was asked for, and all of it together, in bytes.
 //!
-//! Held where a task enters, by whichever door: from clients, from plans, and where one is sent on its way again. What is
-//! let in fits into an event, a message between nodes and a view's row.
+//! Held where a task enters, by whichever door: from clients, from plans, and where one is sent on its way again. What is let in
+//! fits into an event, a message between nodes and a view's row.
 
 use hiveward_kernel::body::{Body, INLINE_BYTES_MAX, Label};
 
@@ -10,39 +10,39 @@ use super::{
     spec::{CommandSpec, SKILLS_MAX, TITLE_BYTES_MAX, TaskSpec, Work},
 };
 
-/// Of all arguments of a program.
+/// The most bytes of all arguments of a program.
 pub const ARGV_BYTES_MAX: usize = 128 << 10;
-/// Arguments, each of which costs a program more than its bytes.
+/// The most arguments, each of which costs a program more than its bytes.
 pub const ARGV_MAX: usize = 16_384;
-/// Of all variables of a program, names and values.
+/// The most bytes of all variables of a program, names and values.
 pub const ENV_BYTES_MAX: usize = 128 << 10;
 pub const ENV_MAX: usize = 4_096;
-/// Of a path: what Linux takes.
+/// The most bytes of a path: what Linux takes.
 pub const PATH_BYTES_MAX: usize = 4_096;
-/// Of the name of a kind, a skill, a gate, or a step of a plan.
+/// The most bytes of the name of a kind, a skill, a gate, or a step of a plan.
 pub const NAME_BYTES_MAX: usize = 128;
 pub const LABELS_MAX: usize = 32;
 pub const LABEL_KEY_BYTES_MAX: usize = 128;
 pub const LABEL_VALUE_BYTES_MAX: usize = 512;
-/// Of a whole task as the ledger and messages between nodes carry it: payloads and standard input of more than
+/// The most bytes of a whole task as the ledger and messages between nodes carry it: payloads and standard input of more than
 /// [`INLINE_BYTES_MAX`] are beside it.
 pub const TASK_BYTES_MAX: usize = 192 << 10;
-/// Of all tasks of one submission, one scatter or one plan together.
+/// The most bytes of all tasks of one submission, one scatter or one plan together.
 pub const TOGETHER_BYTES_MAX: usize = 6 << 20;
-/// Tasks that one plan may ask for.
+/// The most tasks that one plan may ask for.
 pub const SUBTASKS_MAX: u32 = 10_000;
 
-/// What a task takes beside its own texts, about.
+/// The bytes that a task takes beside its own texts, about.
 const TASK_BYTES: usize = 256;
 const PIECE_BYTES: usize = 8;
 const ID_BYTES: usize = 18;
 
-/// What is too large, or cannot be. `field` is below the task, and empty if it is all of it.
+/// A part of a task that is too large, or cannot be. `field` is below the task, and empty if it is all of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OutOfBounds {
     pub field: String,
     pub what: String,
-    /// It is too much; otherwise it is not possible at all.
+    /// Whether it is too much; otherwise it is not possible at all.
     pub too_much: bool,
 }
 
@@ -80,7 +80,7 @@ impl CommandSpec {
 }
 
 impl TaskSpec {
-    /// What it takes in the ledger, in a message and in memory; never less than its encoded form.
+    /// Returns what it takes in the ledger, in a message and in memory; never less than its encoded form.
     pub fn bytes(&self) -> usize {
         let work = match &self.work {
             Work::Command(command) => command.bytes(),
@@ -98,7 +98,7 @@ impl TaskSpec {
             + self.role.as_ref().map_or(0, Role::bytes)
     }
 
-    /// The part that takes most of what can be large, and its bytes: who has to shorten the task begins there.
+    /// Returns the part that takes most of what can be large, and its bytes: who has to shorten the task begins there.
     fn largest(&self) -> (String, usize) {
         let of = |at: &str, command: &CommandSpec| {
             let [argv, env] = command.argv_and_env_bytes();
@@ -120,7 +120,7 @@ impl TaskSpec {
         work.into_iter().chain(gate).chain(role).max_by_key(|(_, bytes)| *bytes).unwrap_or_default()
     }
 
-    /// Whether every part of it is within its bound, and all of it.
+    /// Checks that every part of it is within its bound, and all of it. The error names the field and says what is wrong.
     pub fn within_bounds(&self) -> Result<(), OutOfBounds> {
         if self.title.len() > TITLE_BYTES_MAX {
             return too_much("title", format!("a title has at most {TITLE_BYTES_MAX} bytes"));
@@ -186,7 +186,7 @@ fn inline(field: &str, body: Option<&Body>) -> Result<(), OutOfBounds> {
     }
 }
 
-/// Whether a program's arguments are within their bounds. Otherwise what is wrong, in words.
+/// Checks that a program's arguments are within their bounds. The error says what is wrong, in words.
 pub fn argv_within(argv: &[String]) -> Result<(), String> {
     if argv.len() <= ARGV_MAX && argv.iter().map(String::len).sum::<usize>() <= ARGV_BYTES_MAX {
         return Ok(());
@@ -194,7 +194,7 @@ pub fn argv_within(argv: &[String]) -> Result<(), String> {
     Err(format!("argv has at most {ARGV_MAX} arguments and {ARGV_BYTES_MAX} bytes"))
 }
 
-/// Whether a program and what it is given are within their bounds; `at` is its field.
+/// Checks that a program and what it is given are within their bounds; `at` is its field.
 pub fn command_within(at: &str, command: &CommandSpec) -> Result<(), OutOfBounds> {
     let field = |name: &str| format!("{at}.{name}");
     if command.argv.first().is_none_or(String::is_empty) {
@@ -219,7 +219,7 @@ pub fn command_within(at: &str, command: &CommandSpec) -> Result<(), OutOfBounds
     inline(&field("stdin"), command.stdin.as_ref())
 }
 
-/// Whether tasks that come together may. Otherwise what is wrong, in words.
+/// Checks that tasks that come together are within their bound. The error says what is wrong, in words.
 pub fn together<'a>(specs: impl ExactSizeIterator<Item = &'a TaskSpec>) -> Result<(), String> {
     let count = specs.len();
     let bytes: usize = specs.map(TaskSpec::bytes).sum();

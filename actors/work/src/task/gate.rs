@@ -1,10 +1,11 @@
-//! A gate: a check that a finished attempt must pass before its task counts as succeeded.
+//! Holds a gate: a check that a finished attempt must pass before its task counts as succeeded.
 
 use serde::{Deserialize, Serialize};
 
 use super::spec::CommandSpec;
 
-/// The gate's program gets the attempt's result on standard input and the task's own environment; exit status 0 passes.
+/// A gate of a task. Its program gets the attempt's result on standard input and the task's own environment; exit status 0
+/// passes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GateSpec {
     pub name: String,

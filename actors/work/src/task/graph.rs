@@ -1,4 +1,4 @@
-//! Dependencies among tasks that are submitted together: no cycle, and each name known.
+//! Checks dependencies among tasks that are submitted together: no cycle, and each name known.
 
 use std::collections::HashMap;
 

@@ -1,8 +1,8 @@
-//! How long ended tasks stay in their tables, what each of them weighs, and which blobs are theirs.
+//! Decides how long ended tasks stay in their tables, what each of them weighs, and which blobs are theirs.
 //!
 //! A part of the view of tasks. A task goes with everything that came of it: its subtasks, their subtasks, the rows of all
-//! indexes. What has something alive in it or behind it stays, and is looked at again when it would be old once more. Rows
-//! that were made before there was this index are taken into it a few at a time.
+//! indexes. What has something alive in it or behind it stays, and is looked at again when it would be old once more. Rows that
+//! were made before there was this index are taken into it a few at a time.
 
 use std::collections::HashMap;
 
@@ -26,33 +26,35 @@ use super::{
     table::{BY_LABEL, BY_PARENT, BY_STATUS, BY_SWARM, COUNTS, DEPENDANTS, ROWS, label_key},
 };
 
-/// Ended tasks that came of no other, by when they are looked at: when they ended, or were last found to be needed.
+/// The ended tasks that came of no other, by when they are looked at: when they ended, or were last found to be needed.
 const ENDED: TableDefinition<'_, (i64, u128), ()> = TableDefinition::new("tasks_ended");
 const TOTALS: TableDefinition<'_, &str, u64> = TableDefinition::new("tasks_totals");
-/// Tasks that have ended, and what they weigh.
+/// The names of two sums: the number of tasks that have ended, and below what they weigh.
 const COUNT: &str = "ended";
 const BYTES: &str = "ended_bytes";
-/// A swarm, or one of its shards → what its tasks weigh, live ones included.
+/// The bytes of tasks, live ones included: a swarm, or one of its shards → what its tasks weigh.
 const USED: TableDefinition<'_, u128, u64> = TableDefinition::new("tasks_bytes_by_swarm");
 const BLOBS_OF: TableDefinition<'_, (u128, &[u8; 32]), ()> = TableDefinition::new("task_blobs");
 const BLOB_OWNERS: TableDefinition<'_, (&[u8; 32], u128), ()> = TableDefinition::new("blob_tasks");
-/// (task, one that is given its result when it runs), also where it had ended before that one was submitted.
+/// The tasks that are needed: (task, one that is given its result when it runs), also where it had ended before that one was
+/// submitted.
 const NEEDED_BY: TableDefinition<'_, (u128, u128), ()> = TableDefinition::new("task_needed_by");
-/// How far rows were taken into the tables above.
+/// The id up to which rows were taken into the tables above.
 const INDEXED: TableDefinition<'_, &str, u128> = TableDefinition::new("tasks_indexed");
 const UP_TO: &str = "up_to";
 
-/// What the tables above have of a row.
+/// The entry of a row in the tables above.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Weighed {
     ended_at: Option<WallMs>,
     root: bool,
     swarm: u128,
-    /// Its row and its blobs.
+    /// The bytes of its row and its blobs.
     bytes: u64,
 }
 
 impl Weighed {
+    /// Weighs a record whose row takes so many bytes.
     pub fn of(record: &TaskRecord, row_bytes: usize) -> Self {
         let blobs: u64 = blobs_of(record).map(|(_, bytes)| bytes).sum();
         Self {
@@ -64,7 +66,7 @@ impl Weighed {
     }
 }
 
-/// Of its payload, its result and its artifacts, each with its length.
+/// Iterates over the blobs of its payload, its result and its artifacts, each with its length.
 fn blobs_of(record: &TaskRecord) -> impl Iterator<Item = (BlobHash, u64)> {
     let given = match &record.spec.work {
         Work::Command(command) => command.stdin.as_ref(),
@@ -114,7 +116,7 @@ pub(super) fn check(txn: &ReadTransaction, walk: &mut TableWalk) -> Result<(), V
     walk.keys(INDEXED, txn)
 }
 
-/// Keeps the tables above in step with the rows, for one transaction.
+/// The writer that keeps the tables above in step with the rows, for one transaction.
 pub(super) struct Keeping<'a> {
     txn: &'a WriteTransaction,
     ended: Table<'a, (i64, u128), ()>,
@@ -128,6 +130,7 @@ pub(super) struct Keeping<'a> {
 }
 
 impl<'a> Keeping<'a> {
+    /// Opens the tables for one transaction.
     pub fn open(txn: &'a WriteTransaction) -> Result<Self, ViewError> {
         Ok(Self {
             txn,
@@ -142,7 +145,7 @@ impl<'a> Keeping<'a> {
         })
     }
 
-    /// A row is written, in place of one that was `before`.
+    /// Notes that a row is written, in place of one that was `before`.
     pub fn changed(&mut self, before: Option<&Weighed>, record: &TaskRecord, row_bytes: usize) -> Result<(), ViewError> {
         let id = record.id().as_u128();
         // The others have their turn when they are taken in.
@@ -220,7 +223,7 @@ impl<'a> Keeping<'a> {
     }
 }
 
-/// One turn: takes in rows of old, or lets go of what need not be kept.
+/// Does one turn: takes in rows of old, or lets go of what need not be kept.
 pub(super) fn prune(txn: &WriteTransaction, keep: &Keep, now: WallMs, rows_max: usize) -> Result<Pruned, ViewError> {
     let up_to = txn.open_table(INDEXED)?.get(UP_TO)?.map_or(0, |up_to| up_to.value());
     if up_to < u128::MAX {
@@ -266,7 +269,7 @@ fn take_in_old(txn: &WriteTransaction, after: u128, rows_max: usize) -> Result<(
     Ok(())
 }
 
-/// Removes tasks from all tables.
+/// The remover of tasks from all tables.
 struct LettingGo<'a> {
     txn: &'a WriteTransaction,
     rows: Table<'a, u128, &'static [u8]>,
@@ -299,7 +302,7 @@ impl<'a> LettingGo<'a> {
         Ok(Some((unpack(id, row.value())?, row.value().len())))
     }
 
-    /// A task and what came of it, unless something of it is needed. How many are gone, and what they weighed.
+    /// Removes a task and what came of it, unless something of it is needed. Returns how many are gone, and what they weighed.
     fn root(&mut self, at: i64, id: u128, now: WallMs) -> Result<(u64, u64), ViewError> {
         let ended_at = self.record(id)?.and_then(|(record, bytes)| Weighed::of(&record, bytes).ended_at);
         let Some(ended_at) = ended_at else {
@@ -327,7 +330,7 @@ impl<'a> LettingGo<'a> {
         Ok((gone, weighed))
     }
 
-    /// All that came of a task, itself first; `None` if something of it lives, or is needed by what lives.
+    /// Returns all that came of a task, itself first; `None` if something of it lives, or is needed by what lives.
     fn tree(&self, root: u128) -> Result<Option<Vec<(TaskRecord, usize)>>, ViewError> {
         let (mut tree, mut next) = (Vec::new(), vec![root]);
         while let Some(id) = next.pop() {
@@ -399,20 +402,20 @@ fn totals(table: &impl ReadableTable<&'static str, u64>) -> Result<(u64, u64), V
     Ok((of(COUNT)?, of(BYTES)?))
 }
 
-/// What ended tasks take, and what those of each swarm do.
+/// The bytes that ended tasks take, and those of all tasks of each swarm.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TasksKept {
     pub ended: u64,
-    /// Rows and blobs of those.
+    /// The bytes of the rows and blobs of ended tasks.
     pub ended_bytes: u64,
-    /// When the one that ended first did, of those that came of no other.
+    /// The time when the one that ended first did, of those that came of no other.
     pub oldest: Option<WallMs>,
-    /// Rows and blobs of all tasks, by swarm or shard.
+    /// The bytes of the rows and blobs of all tasks, by swarm or shard.
     pub by_swarm: Vec<(SwarmId, u64)>,
 }
 
 impl TaskTable {
-    /// What is kept, as of now. Rows that are not indexed yet do not count.
+    /// Returns what is kept, as of now. Rows that are not indexed yet do not count.
     pub fn kept(&self) -> Result<TasksKept, Refused> {
         let read = || -> Result<TasksKept, ViewError> {
             let txn = self.views.read()?;
@@ -428,7 +431,7 @@ impl TaskTable {
         read().map_err(unreadable)
     }
 
-    /// Of these blobs, those that are a task's. `None` while not all rows are indexed: then nobody can tell.
+    /// Tells of each of these blobs whether it is a task's. `None` while not all rows are indexed: then nobody can tell.
     pub fn owned(&self, blobs: &[BlobHash]) -> Result<Option<Vec<bool>>, Refused> {
         let read = || -> Result<Option<Vec<bool>>, ViewError> {
             let txn = self.views.read()?;

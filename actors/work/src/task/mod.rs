@@ -1,4 +1,4 @@
-//! Tasks as pure data and pure rules: what was asked for, how far it is, when to try again.
+//! Holds tasks as pure data and pure rules: what was asked for, how far it is, when to try again.
 //!
 //! Nothing here does I/O, reads a clock or rolls dice; `swarm` owns the tasks' truth.
 

@@ -69,10 +69,10 @@ impl StepGate {
     }
 }
 
-/// Stores a body that is too large for the ledger.
+/// The function that stores a body which is too large for the ledger.
 pub type Store<'a> = &'a dyn Fn(Vec<u8>) -> Result<Body, String>;
 
-/// The subtasks that `json` asks for, in its order, or what is wrong with it in words for the planner.
+/// Reads the subtasks that `json` asks for, in its order; the error says what is wrong with it, in words for the planner.
 pub fn read(json: &[u8], planner: &TaskSpec, plan: &PlanSpec, store: Store<'_>) -> Result<Vec<Arc<TaskSpec>>, String> {
     let wrong = |what: String| format!("its result is no plan: {what}");
     // A program that only prints its plan has it as text: JSON within a JSON string.

@@ -1,12 +1,13 @@
-//! When a failed attempt is tried again: exponential backoff with jitter, up to a number of attempts.
+//! Says when a failed attempt is tried again: exponential backoff with jitter, up to a number of attempts.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// The rules on when a task is tried again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RetryPolicy {
-    /// Attempts in all, the first included; at least 1.
+    /// The attempts in all, the first included; at least 1.
     pub attempts_max: u32,
     pub first_ms: u64,
     pub max_ms: u64,
@@ -24,9 +25,10 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// The policy of a task that is tried once.
     pub const NEVER: Self = Self { attempts_max: 1, first_ms: 0, max_ms: 0, factor: 1.0, jitter: 0.0 };
 
-    /// The wait after the `failed`-th failure (1 for the first). `dice` is uniform in 0..1.
+    /// Returns the wait after the `failed`-th failure (1 for the first). `dice` is uniform in 0..1.
     pub fn wait(&self, failed: u32, dice: f64) -> Duration {
         let exponent = f64::from(failed.saturating_sub(1).min(64));
         let whole = (self.first_ms as f64 * self.factor.max(1.0).powf(exponent)).min(self.max_ms as f64);

@@ -1,7 +1,7 @@
-//! A scatter: one piece of work done over many items or on many agents, and what came of it gathered. Pure.
+//! Says when a scatter is over: one piece of work done over many items or on many agents, and what came of it gathered. Pure.
 //!
-//! A scatter is a plan that is given instead of computed: a task without an agent of its own, whose parts are ordinary
-//! tasks. This says when it has gathered enough, when it never will, and which part deserves a twin.
+//! A scatter is a plan that is given instead of computed: a task without an agent of its own, whose parts are ordinary tasks.
+//! This says when it has gathered enough, when it never will, and which part deserves a twin.
 
 use std::sync::Arc;
 
@@ -17,15 +17,15 @@ pub const PARTS_MAX: usize = 1_000;
 /// The kind that a scatter's own task shows; no agent ever gets it.
 pub const KIND: &str = "scatter";
 
-/// What a task is besides its own work.
+/// The role that a task has besides its own work.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Role {
     Scatter(Arc<ScatterSpec>),
-    /// One of a scatter's parts.
+    /// The task is one of a scatter's parts.
     Part {
         item: Option<Item>,
     },
-    /// Does a slow part's work beside it, on another agent.
+    /// The task does a slow part's work beside it, on another agent.
     Twin {
         of: TaskId,
         apart_from: AgentId,
@@ -34,38 +34,40 @@ pub enum Role {
     },
 }
 
-/// What a program is given of its part.
+/// The item that a program is given of its part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
-    /// From 0.
+    /// The place among the items, from 0.
     pub index: u32,
-    /// A string as it is, other JSON as it is written.
+    /// The item's text: a string as it is, other JSON as it is written.
     pub text: String,
 }
 
+/// A scatter as a client asked for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ScatterSpec {
     pub policy: Policy,
-    /// From submitted to gathered.
+    /// The milliseconds from submitted to gathered.
     pub deadline_ms: Option<u64>,
-    /// How the results of the parts become one, unless `reduce` does it.
+    /// The way in which the results of the parts become one, unless `reduce` does it.
     pub aggregate: Aggregate,
-    /// This task gets the results of the parts that are in as its inputs; its own result counts.
+    /// The task that gets the results of the parts that are in as its inputs; its own result counts.
     pub reduce: Option<Arc<TaskSpec>>,
     pub hedge: Option<HedgeSpec>,
 }
 
-/// How many parts it takes.
+/// The number of parts that a scatter takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Policy {
-    /// All of them; one that fails fails the scatter at once.
+    /// All of them are wanted; one that fails fails the scatter at once.
     All,
-    /// So many; the rest is cancelled as soon as they are in.
+    /// So many are wanted; the rest is cancelled as soon as they are in.
     AtLeast(u32),
-    /// Those that are in when all have ended, or at the deadline; at least one.
+    /// Those count that are in when all have ended, or at the deadline; at least one.
     BestEffort,
 }
 
+/// The rules on which parts get a twin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HedgeSpec {
     pub after: HedgeAfter,
@@ -73,10 +75,11 @@ pub struct HedgeSpec {
     pub twins: Vec<TaskId>,
 }
 
+/// The time after which a part gets a twin.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub enum HedgeAfter {
     Ms(u64),
-    /// So many times the median of those parts that succeeded, once half of all have.
+    /// A multiple of the median time of those parts that succeeded, once half of all have.
     Factor(f64),
 }
 
@@ -84,6 +87,7 @@ pub enum HedgeAfter {
 impl Eq for HedgeAfter {}
 
 impl Role {
+    /// Returns the scatter, if the task is one.
     pub fn scatter(&self) -> Option<&Arc<ScatterSpec>> {
         match self {
             Self::Scatter(spec) => Some(spec),
@@ -91,6 +95,7 @@ impl Role {
         }
     }
 
+    /// Returns the item that a part or its twin works on, if it has one.
     pub fn item(&self) -> Option<&Item> {
         match self {
             Self::Scatter(_) => None,
@@ -98,7 +103,7 @@ impl Role {
         }
     }
 
-    /// What it takes in a task, about.
+    /// Returns about how many bytes it takes in a task.
     pub fn bytes(&self) -> usize {
         const ROLE_BYTES: usize = 64;
         const ID_BYTES: usize = 18;
@@ -113,6 +118,7 @@ impl Role {
         ROLE_BYTES + rest + self.item().map_or(0, |item| item.text.len())
     }
 
+    /// Returns the agent that a twin must not run on; `None` for any other role.
     pub fn apart_from(&self) -> Option<AgentId> {
         match self {
             Self::Twin { apart_from, .. } => Some(*apart_from),
@@ -121,38 +127,41 @@ impl Role {
     }
 }
 
+/// The state of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PartState {
     Open,
-    /// By this task: the part itself or its twin.
+    /// The part is in, by this task: the part itself or its twin.
     In(TaskId),
-    /// As its twin, if it had one.
+    /// The part failed, as did its twin, if it had one.
     Failed,
 }
 
+/// A part of a scatter, with how far it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Part {
     pub task: TaskId,
     pub twin: Option<TaskId>,
     pub state: PartState,
-    /// Of the part and its twin, how many have not ended.
+    /// The number of those that have not ended, of the part and its twin.
     tries: u32,
 }
 
-/// What a scatter has gathered.
+/// The parts that a scatter has gathered and waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gather {
-    /// In the order they were given.
+    /// The parts in the order they were given.
     pub parts: Vec<Part>,
-    /// How long the attempts took that brought parts in, shortest first.
+    /// The milliseconds that the attempts took that brought parts in, shortest first.
     took_ms: Vec<u64>,
     pub twins: u32,
-    /// Nothing more is taken in.
+    /// Whether nothing more is taken in.
     pub closed: bool,
-    /// How the reducing task ended.
+    /// The status in which the reducing task ended.
     pub reduced: Option<TaskStatus>,
 }
 
+/// The decision that a scatter is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Enough is in, for this reason.
@@ -160,6 +169,7 @@ pub enum Verdict {
     Fail(String),
 }
 
+/// The numbers of parts by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     pub arrived: u32,
@@ -168,13 +178,14 @@ pub struct Tally {
 }
 
 impl Gather {
+    /// Begins with all parts open.
     pub fn new(parts: impl IntoIterator<Item = TaskId>) -> Self {
         let part = |task| Part { task, twin: None, state: PartState::Open, tries: 1 };
         let parts = parts.into_iter().map(part).collect();
         Self { parts, took_ms: Vec::new(), twins: 0, closed: false, reduced: None }
     }
 
-    /// Parts and twins.
+    /// Counts the parts and the twins.
     pub fn tasks(&self) -> usize {
         self.parts.len() + self.twins as usize
     }
@@ -183,7 +194,7 @@ impl Gather {
         self.parts.iter_mut().find(|part| part.task == task || part.twin == Some(task))
     }
 
-    /// A part or a twin has ended. Names the one of the two that need not go on.
+    /// Notes that a part or a twin has ended. Returns the one of the two that need not go on.
     pub fn ended(&mut self, task: TaskId, status: TaskStatus, took_ms: u64) -> Option<TaskId> {
         let part = self.part_mut(task)?;
         part.tries = part.tries.saturating_sub(1);
@@ -203,7 +214,7 @@ impl Gather {
         None
     }
 
-    /// A failed part was sent on its way again while others are still open.
+    /// Notes that a failed part was sent on its way again while others are still open.
     pub fn reopened(&mut self, task: TaskId) {
         if let Some(part) = self.part_mut(task) {
             part.tries += 1;
@@ -213,6 +224,7 @@ impl Gather {
         }
     }
 
+    /// Notes that a part has got a twin.
     pub fn twinned(&mut self, task: TaskId, twin: TaskId) {
         if let Some(part) = self.part_mut(task) {
             part.twin = Some(twin);
@@ -221,6 +233,7 @@ impl Gather {
         }
     }
 
+    /// Counts the parts by state.
     pub fn tally(&self) -> Tally {
         let mut tally = Tally::default();
         for part in &self.parts {
@@ -233,7 +246,8 @@ impl Gather {
         tally
     }
 
-    /// Whether the gathering is over, or never can be what was asked for. `deadline` is its length if it has passed.
+    /// Decides whether the gathering is over, or never can be what was asked for; `None` while it goes on. `deadline` is its
+    /// length in milliseconds if it has passed.
     pub fn verdict(&self, policy: Policy, deadline: Option<u64>) -> Option<Verdict> {
         if self.closed {
             return None;
@@ -264,8 +278,8 @@ impl Gather {
         }
     }
 
-    /// How long an attempt at a part may take before the part deserves a twin, and in words why so long; none while that
-    /// is not known or no twin may be made any more.
+    /// Returns how many milliseconds an attempt at a part may take before the part deserves a twin, and in words why so long;
+    /// `None` while that is not known or no twin may be made any more.
     pub fn hedge_after(&self, hedge: &HedgeSpec) -> Option<(u64, String)> {
         if self.closed || self.twins as usize >= hedge.twins.len() {
             return None;
@@ -284,12 +298,12 @@ impl Gather {
         }
     }
 
-    /// A part that may get a twin: open, and without one.
+    /// Tells whether a part may get a twin: it is open, and without one.
     pub fn may_twin(&self, task: TaskId) -> bool {
         !self.closed && self.parts.iter().any(|part| part.task == task && part.twin.is_none() && part.state == PartState::Open)
     }
 
-    /// The tasks that brought parts in, in the parts' order.
+    /// Returns the tasks that brought parts in, in the parts' order.
     pub fn arrived(&self) -> Vec<TaskId> {
         let by = |part: &Part| match part.state {
             PartState::In(by) => Some(by),
@@ -298,6 +312,7 @@ impl Gather {
         self.parts.iter().filter_map(by).collect()
     }
 
+    /// Returns the parts that are in this state, in their order.
     pub fn those(&self, state: PartState) -> Vec<TaskId> {
         self.parts.iter().filter(|part| part.state == state).map(|part| part.task).collect()
     }

@@ -23,7 +23,7 @@ use super::{
     table::{BY_LABEL, BY_PARENT, BY_STATUS, BY_SWARM, COUNTS, ROWS, label_key},
 };
 
-/// What a query wants of the tasks; empty wants all.
+/// The wishes of a query for tasks; empty wants all.
 #[derive(Clone, Debug, Default)]
 pub struct TaskFilter {
     pub status: Vec<TaskStatus>,
@@ -52,6 +52,7 @@ impl TaskFilter {
     }
 }
 
+/// The order in which tasks are listed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TaskOrder {
     #[default]
@@ -61,24 +62,27 @@ pub enum TaskOrder {
     PriorityThenCreated,
 }
 
-/// Rows that one page looks at before it gives back what it found so far, with where to go on.
+/// The most rows that one page looks at before it gives back what it found so far, with where to go on.
 const ROWS_PER_PAGE_MAX: usize = 20_000;
 
-/// Reads the tables.
+/// The reader of the tables.
 #[derive(Clone)]
 pub struct TaskTable {
     pub(super) views: Views,
 }
 
 impl TaskTable {
+    /// Makes a reader of these views.
     pub fn new(views: Views) -> Self {
         Self { views }
     }
 
+    /// Returns a task; `None` if the views have none of this id.
     pub fn get(&self, id: TaskId) -> Result<Option<TaskRecord>, Refused> {
         Ok(self.get_many(&[id])?.pop().flatten())
     }
 
+    /// Returns tasks in the order of `ids`; `None` for one that the views do not have.
     pub fn get_many(&self, ids: &[TaskId]) -> Result<Vec<Option<TaskRecord>>, Refused> {
         let read = || -> Result<Vec<Option<TaskRecord>>, ViewError> {
             let txn = self.views.read()?;
@@ -88,7 +92,7 @@ impl TaskTable {
         read().map_err(unreadable)
     }
 
-    /// Tasks per status, in the order of `TaskStatus::ALL`; over all shards of a swarm that has several.
+    /// Counts the tasks per status, in the order of `TaskStatus::ALL`; over all shards of a swarm that has several.
     pub fn counts(&self, swarm: SwarmId) -> Result<[u64; 10], Refused> {
         let mut counts = [0; 10];
         for (_, of_shard) in self.counts_by_shard(swarm)? {
@@ -99,7 +103,7 @@ impl TaskTable {
         Ok(counts)
     }
 
-    /// Those of each shard that has or had any.
+    /// Counts the tasks per status of each shard that has or had any.
     pub fn counts_by_shard(&self, swarm: SwarmId) -> Result<BTreeMap<SwarmId, [u64; 10]>, Refused> {
         let read = || -> Result<BTreeMap<SwarmId, [u64; 10]>, ViewError> {
             let txn = self.views.read()?;
@@ -119,6 +123,8 @@ impl TaskTable {
         read().map_err(unreadable)
     }
 
+    /// Returns a page of at most `first` tasks, which begins after the task `after`. A page may be short though more follow:
+    /// `last_seen` says where to go on.
     pub fn page(
         &self,
         filter: &TaskFilter,
@@ -234,7 +240,7 @@ fn turned<'a, T: 'a>(ids: impl DoubleEndedIterator<Item = T> + 'a, order: TaskOr
 
 type Ids<'a> = Box<dyn Iterator<Item = Result<u128, ViewError>> + 'a>;
 
-/// Several ordered runs of ids as one.
+/// The iterator that makes several ordered runs of ids one.
 struct Merge<'a> {
     runs: Vec<std::iter::Peekable<Ids<'a>>>,
     order: TaskOrder,

@@ -1,4 +1,4 @@
-//! What a client asked for, parsed once at the gateway and never changed except by an explicit edit.
+//! Holds what a client asked for, parsed once at the gateway and never changed except by an explicit edit.
 
 use std::sync::Arc;
 
@@ -19,17 +19,18 @@ pub const SKILLS_MAX: usize = 32;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandSpec {
     pub argv: Vec<String>,
-    /// Plain values; a value `secret:NAME` or `file:PATH` is a reference resolved on the agent's host, never stored.
+    /// The variables, as plain values; a value `secret:NAME` or `file:PATH` is a reference resolved on the agent's host, never
+    /// stored.
     pub env: Vec<(String, String)>,
     pub cwd: Option<String>,
     pub stdin: Option<Body>,
 }
 
-/// What to do, in one of the two ways the public API knows.
+/// The work of a task, in one of the two ways the public API knows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Work {
     Command(CommandSpec),
-    /// For whichever agent has the skills; `payload` is JSON.
+    /// Work for whichever agent has the skills; `payload` is JSON.
     Kind {
         kind: Arc<str>,
         payload: Option<Body>,
@@ -37,19 +38,20 @@ pub enum Work {
 }
 
 impl TaskSpec {
+    /// Returns the planner task that this one came from, if it came from one.
     pub fn parent_id(&self) -> Option<TaskId> {
         self.parent.as_ref().map(|(parent, _)| *parent)
     }
 }
 
-/// The task's result is a plan: JSON that names subtasks, which become real tasks.
+/// The rules for a task whose result is a plan: JSON that names subtasks, which become real tasks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanSpec {
     pub aggregate: Aggregate,
     pub subtasks_max: u32,
 }
 
-/// How the results of a plan's subtasks become the planner task's own result. Each keeps the plan's order.
+/// The way in which the results of a plan's subtasks become the planner task's own result. Each keeps the plan's order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Aggregate {
@@ -64,13 +66,14 @@ pub enum Aggregate {
     Majority,
 }
 
+/// A task as a client asked for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskSpec {
     pub id: TaskId,
     pub swarm: SwarmId,
     pub title: String,
     pub work: Work,
-    /// Only this agent may run it.
+    /// The only agent that may run it, if one is named.
     pub agent: Option<AgentId>,
     pub priority: Priority,
     pub depends_on: Vec<TaskId>,
@@ -78,18 +81,19 @@ pub struct TaskSpec {
     pub strategy: Option<Strategy>,
     pub labels: Vec<Label>,
     pub delay_ms: u64,
-    /// From ready to started.
+    /// The milliseconds from ready to started.
     pub queue_timeout_ms: Option<u64>,
-    /// Of one attempt.
+    /// The milliseconds of one attempt.
     pub run_timeout_ms: Option<u64>,
-    /// From submitted to ended, all attempts and waits included.
+    /// The milliseconds from submitted to ended, all attempts and waits included.
     pub total_timeout_ms: Option<u64>,
     pub retry: RetryPolicy,
     pub gate: Option<GateSpec>,
     pub plan: Option<PlanSpec>,
     /// The planner task this one came from, and its name in that plan.
     pub parent: Option<(TaskId, String)>,
-    /// Last, and absent from what is stored when there is none: older versions read such tasks as they always did.
+    /// The role in a scatter. Last, and absent from what is stored when there is none: older versions read such tasks as they
+    /// always did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<Role>,
 }

@@ -1,25 +1,26 @@
-//! The states of a task and of one attempt at it. Names are public; numbers are the format on disk: add, never renumber.
+//! Names the states of a task and of one attempt at it. Names are public; numbers are the format on disk: add, never renumber.
 
 use serde::{Deserialize, Serialize};
 
+/// The state of a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum TaskStatus {
-    /// Waits for dependencies.
+    /// The task waits for dependencies.
     Pending,
-    /// Waits for an agent (or for its delay).
+    /// The task waits for an agent (or for its delay).
     Queued,
-    /// Leased to an agent that has not begun.
+    /// The task is leased to an agent that has not begun.
     Assigned,
     Running,
     /// The work is done; its gate runs.
     Verifying,
-    /// Waits for the next attempt's time.
+    /// The task waits for the next attempt's time.
     Retrying,
     Succeeded,
-    /// Ended by a failure that another attempt would not mend.
+    /// The task ended by a failure that another attempt would not mend.
     Failed,
-    /// Attempts are used up; listed as a dead letter until redriven.
+    /// The attempts are used up; the task is listed as a dead letter until redriven.
     Dead,
     Cancelled,
 }
@@ -38,16 +39,17 @@ impl TaskStatus {
         Self::Cancelled,
     ];
 
-    /// No further change comes by itself.
+    /// Tells whether no further change comes by itself.
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Succeeded | Self::Failed | Self::Dead | Self::Cancelled)
     }
 
-    /// An agent holds a lease on it.
+    /// Tells whether an agent holds a lease on it.
     pub const fn is_leased(self) -> bool {
         matches!(self, Self::Assigned | Self::Running | Self::Verifying)
     }
 
+    /// Returns the status as clients read it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pending => "PENDING",
@@ -64,6 +66,7 @@ impl TaskStatus {
     }
 }
 
+/// The priority of a task.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Priority {
@@ -77,11 +80,13 @@ pub enum Priority {
 impl Priority {
     pub const ALL: [Self; 4] = [Self::Critical, Self::High, Self::Normal, Self::Low];
 
+    /// Returns the place of the priority in [`Self::ALL`], 0 for the most urgent.
     pub const fn index(self) -> usize {
         self as usize
     }
 }
 
+/// The state of one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum AttemptStatus {

@@ -1,4 +1,4 @@
-//! The view of all tasks, ended ones included: rows by id, with the indexes that [queries](super::search) need.
+//! Keeps the view of all tasks, ended ones included: rows by id, with the indexes that [queries](super::search) need.
 //!
 //! Owns its tables. Built from swarm streams only; may lag behind the ledger and can always be rebuilt.
 
@@ -34,10 +34,10 @@ pub(super) const BY_SWARM: TableDefinition<'_, (u128, u128), ()> = TableDefiniti
 pub(super) const BY_PARENT: TableDefinition<'_, (u128, u128), ()> = TableDefinition::new("tasks_by_parent");
 pub(super) const BY_LABEL: TableDefinition<'_, (&str, u128), ()> = TableDefinition::new("tasks_by_label");
 pub(super) const DEPENDANTS: TableDefinition<'_, (u128, u128), ()> = TableDefinition::new("task_dependants");
-/// (swarm, status) → tasks.
+/// The number of tasks: (swarm, status) → tasks.
 pub(super) const COUNTS: TableDefinition<'_, (u128, u8), u64> = TableDefinition::new("task_counts");
 
-/// Builds the tables.
+/// The view that builds the tables.
 #[derive(Default)]
 pub struct TaskView {
     pub keep: TaskRetention,
@@ -100,7 +100,7 @@ impl View for TaskView {
     }
 }
 
-/// What a row was before it changed.
+/// The state of a row before it changed.
 struct Before {
     status: TaskStatus,
     swarm: SwarmId,
@@ -110,7 +110,7 @@ struct Before {
 /// The rows that a run of events changes, each read and written once.
 struct Rows<'a> {
     txn: &'a WriteTransaction,
-    /// With what the row was in the tables; `None` for a new row.
+    /// The changed rows, with what each was in the tables; `None` for a new row.
     changed: HashMap<TaskId, (Option<Before>, TaskRecord)>,
     new_dependants: HashMap<TaskId, Vec<TaskId>>,
 }
@@ -294,7 +294,7 @@ impl Rows<'_> {
         Ok(())
     }
 
-    /// One that came to a scatter after it was submitted.
+    /// Adds a subtask that came to a scatter after it was submitted.
     fn add_subtask(&mut self, spec: &Arc<TaskSpec>, event: &Event) -> Result<(), ViewError> {
         let parent = match spec.parent_id() {
             Some(parent) => self.get(parent)?,

@@ -1,7 +1,8 @@
-//! What the first bytes of an image's file say of it. Pure.
+//! Reads what the first bytes of an image's file say of it. Pure.
 
 use serde::{Deserialize, Serialize};
 
+/// The format of an image's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
@@ -10,7 +11,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// As hypervisors write it.
+    /// Returns the format as hypervisors write it.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Qcow2 => "qcow2",
@@ -19,16 +20,17 @@ impl Format {
     }
 }
 
-/// Enough of a file to read its header.
+/// The number of bytes of a file that are enough to read its header.
 pub const HEADER_BYTES: usize = 512;
 
 const QCOW_MAGIC: [u8; 4] = *b"QFI\xfb";
-/// The first of the features that must be understood is harmless (it was not closed well); the third is a file beside it.
+/// The bit of a feature that must be understood: the data is in a file beside it. The first such feature is harmless (it was
+/// not closed well).
 const EXTERNAL_DATA: u64 = 1 << 2;
-/// Of other formats that QEMU would read and this does not.
+/// The other formats that QEMU would read and this does not.
 const OTHERS: [(&[u8], &str); 4] = [(b"KDMV", "VMDK"), (b"COWD", "VMDK"), (b"conectix", "VHD"), (b"vhdxfile", "VHDX")];
 
-/// What it is and how large the disk, or why it is nothing to begin a disk with.
+/// Returns the format and the bytes of the disk. Errors: why the file is nothing to begin a disk with.
 pub fn read(header: &[u8], file_bytes: u64) -> Result<(Format, u64), String> {
     if let Some((_, name)) = OTHERS.iter().find(|(magic, _)| header.starts_with(magic)) {
         return Err(format!("this is {name}; convert it with `qemu-img convert -O qcow2`"));

@@ -1,4 +1,4 @@
-//! Images as they are declared, and what is read of one's first bytes.
+//! Holds images as they are declared, and reads the first bytes of one.
 
 pub mod header;
 mod spec;

@@ -1,25 +1,26 @@
-//! An image as the fleet knows it.
+//! Holds an image as the fleet knows it.
 
 use hiveward_kernel::id::{ImageId, VmId};
 use serde::{Deserialize, Serialize};
 
 use super::Format;
 
+/// An image as the fleet knows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageSpec {
     pub id: ImageId,
-    /// Unique in the cluster.
+    /// The name, unique in the cluster.
     pub name: String,
-    /// BLAKE3 of its bytes, in hexadecimal digits.
+    /// The BLAKE3 of its bytes, in hexadecimal digits.
     pub hash: String,
-    /// Of its file.
+    /// The bytes of its file.
     pub bytes: u64,
-    /// Of the disk that it is.
+    /// The bytes of the disk that it is.
     pub virtual_bytes: u64,
     pub format: Format,
-    /// Where it came from, without what may be secret of that.
+    /// The place that it came from, without what may be secret of that.
     pub source: String,
-    /// What the disks of this VM alone begin as: nobody else sees it, and it goes with the VM.
+    /// The only VM whose disks begin as this image: nobody else sees it, and it goes with the VM.
     #[serde(default)]
     pub only_for: Option<VmId>,
 }

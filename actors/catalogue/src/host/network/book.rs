@@ -1,8 +1,8 @@
-//! Which networks there are, and what of them is given to whom: numbers, cards and addresses. Pure.
+//! Decides which networks there are, and what of them is given to whom: numbers, cards and addresses. Pure.
 //!
-//! A number is given to one network and never to another, so that nothing which is left of one on a wire is taken for the
-//! next. A card's address is its VM's for as long as the VM is on the network, wherever it runs: the VM's entry is the
-//! reservation, as it is for memory.
+//! A number is given to one network and never to another, so that nothing which is left of one on a wire is taken for the next. A
+//! card's address is its VM's for as long as the VM is on the network, wherever it runs: the VM's entry is the reservation, as it
+//! is for memory.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -26,11 +26,11 @@ use crate::host::{
     fleet::{Fleet, VmEntry},
 };
 
-/// Of the whole cluster.
+/// The most networks of the whole cluster.
 pub const NETWORKS_MAX: usize = 4_096;
-/// Those below are what people give by hand.
+/// The first number that is given out: those below are what people give by hand.
 pub const NUMBER_FIRST: u32 = 4_097;
-/// A VXLAN's number has 24 bits.
+/// The last number: a VXLAN's has 24 bits.
 pub const NUMBER_LAST: u32 = (1 << 24) - 1;
 
 /// A VM's place on a network of the cluster.
@@ -40,7 +40,7 @@ pub struct Card {
     pub mac: String,
     #[serde(default)]
     pub address: Option<Ipv4Addr>,
-    /// It is a network between hosts.
+    /// Whether it is a network between hosts.
     #[serde(default)]
     pub overlay: bool,
 }
@@ -48,15 +48,15 @@ pub struct Card {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NetworkEntry {
     pub spec: Arc<NetworkSpec>,
-    /// Of an overlay its VNI.
+    /// The number of the network; of an overlay it is the VNI.
     pub number: u32,
     pub added_at: WallMs,
-    /// VMs that are on it, or are being put on it, with their cards.
+    /// The VMs that are on it, or are being put on it, with their cards.
     pub vms: BTreeMap<VmId, Card>,
-    /// Hosts that those VMs are on or on their way to, and how many.
+    /// The hosts that those VMs are on or on their way to, and how many.
     pub carriers: BTreeMap<HostId, u32>,
     addresses: BTreeMap<Ipv4Addr, VmId>,
-    /// The one that was given out last: the next is after it, so that what was given back rests.
+    /// The address that was given out last: the next is after it, so that what was given back rests.
     last: Option<Ipv4Addr>,
 }
 
@@ -70,16 +70,18 @@ pub struct Networks {
 }
 
 impl Networks {
+    /// Returns the network of this name.
     pub fn named(&self, name: &str) -> Option<NetworkId> {
         self.names.get(name).copied()
     }
 
-    /// A VM's card on the network of this name.
+    /// Returns a VM's card on the network of this name, with the network.
     pub fn card<'a>(&'a self, vm: VmId, name: &str) -> Option<(&'a NetworkEntry, &'a Card)> {
         let entry = self.all.get(&self.named(name)?)?;
         Some((entry, entry.vms.get(&vm)?))
     }
 
+    /// Adds a network that got this number.
     pub fn add(&mut self, spec: &Arc<NetworkSpec>, number: u32, at: WallMs) {
         self.names.insert(spec.name.clone(), spec.id);
         self.last = self.last.max(Some(number));
@@ -95,20 +97,21 @@ impl Networks {
         self.all.insert(spec.id, entry);
     }
 
+    /// Removes a network. Repeating it changes nothing.
     pub fn remove(&mut self, network: NetworkId) {
         if let Some(entry) = self.all.remove(&network) {
             self.names.remove(&entry.spec.name);
         }
     }
 
-    /// Hosts that carry a network between hosts together with one of these.
+    /// Returns the hosts that carry a network between hosts together with one of these.
     pub fn beside(&self, hosts: &HashSet<HostId>) -> HashSet<HostId> {
         let carried =
             |entry: &&NetworkEntry| entry.spec.kind.is_overlay() && hosts.iter().any(|host| entry.carriers.contains_key(host));
         self.all.values().filter(carried).flat_map(|entry| entry.carriers.keys().copied()).collect()
     }
 
-    /// The next address of each network is after that of the card that is not known yet.
+    /// Notes the addresses of new cards as given out, so that the next address of each network is after them.
     pub fn given(&mut self, cards: &[Card]) {
         for card in cards {
             if let Some(network) = self.all.get_mut(&card.network)
@@ -146,7 +149,7 @@ impl Networks {
         }
     }
 
-    /// The same for the same VM and network, unless another has it by chance.
+    /// Returns a card's address on the wire: the same for the same VM and network, unless another has it by chance.
     fn mac(&self, vm: VmId, network: NetworkId) -> String {
         let seed = (vm.as_u128().to_be_bytes(), network.as_u128().to_be_bytes());
         let of = |turn: u32| {
@@ -175,18 +178,20 @@ impl NetworkEntry {
 }
 
 impl VmEntry {
-    /// Also those that it is being given.
+    /// Iterates over the VM's cards, also those that it is being given.
     pub fn all_cards(&self) -> impl Iterator<Item = &Card> {
         let more = self.cards_then.iter().filter(|card| !self.cards.contains(card));
         self.cards.iter().chain(more)
     }
 
-    /// Whether it goes only where networks between hosts can be.
+    /// Tells whether it goes only where networks between hosts can be.
     pub fn needs_overlay(&self) -> bool {
         self.all_cards().any(|card| card.overlay)
     }
 }
 
+/// Decides whether a network is added, and gives it a number.
+/// Errors: its name is taken, its range overlaps with that of another, or there are too many.
 pub fn add(fleet: &Fleet, spec: &Arc<NetworkSpec>, operation: Option<Operation>) -> Result<Vec<FleetEvent>, Refused> {
     let networks = &fleet.networks;
     let conflict = |field: &str, message: String| Refused { code: Code::Conflict, message, field: Some(field.into()) };
@@ -212,6 +217,7 @@ pub fn add(fleet: &Fleet, spec: &Arc<NetworkSpec>, operation: Option<Operation>)
     Ok(vec![FleetEvent::NetworkAdded { spec: spec.clone(), number, operation }])
 }
 
+/// Decides whether a network is removed. Errors: there is none, or a VM is on it.
 pub fn remove(fleet: &Fleet, network: NetworkId, operation: Option<Operation>) -> Result<Vec<FleetEvent>, Refused> {
     let Some(entry) = fleet.networks.all.get(&network) else { return Err(Refused::not_found(network)) };
     if let Some(vm) = entry.vms.keys().next() {
@@ -224,8 +230,8 @@ pub fn remove(fleet: &Fleet, network: NetworkId, operation: Option<Operation>) -
     Ok(vec![FleetEvent::NetworkRemoved { network, operation }])
 }
 
-/// The cards of a VM that is to be on these networks. `known` are those of its names that mean already what they mean: the
-/// cards that it has on them it keeps, and what is none of the cluster's stays so.
+/// Returns the cards of a VM that is to be on these networks. `known` are those of its names that mean already what they
+/// mean: the cards that it has on them it keeps, and what is none of the cluster's stays so.
 pub fn cards(fleet: &Fleet, vm: VmId, networks: &[String], known: &[String]) -> Result<Vec<Card>, Refused> {
     let book = &fleet.networks;
     let refused = |at: usize, message: String| Err(Refused::invalid(format!("networks.{at}"), message));

@@ -1,4 +1,4 @@
-//! Networks of VMs as the cluster has them: `spec` is what a client said, `book` gives out and takes back.
+//! Holds networks of VMs as the cluster has them: `spec` is what a client said, `book` gives out and takes back.
 
 pub mod book;
 pub mod spec;

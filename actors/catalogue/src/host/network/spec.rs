@@ -1,4 +1,4 @@
-//! What a client said a network is; parsed once, and never changed.
+//! Holds what a client said a network is; parsed once, and never changed.
 
 use std::{fmt, net::Ipv4Addr};
 
@@ -6,35 +6,39 @@ use hiveward_kernel::id::NetworkId;
 use hiveward_runtime::error::Refused;
 use serde::{Deserialize, Serialize};
 
-/// Less than what the hosts' own network takes by what VXLAN puts around a frame: 50 bytes over IPv4.
+/// The default of the bytes in a packet: less than what the hosts' own network takes by what VXLAN puts around a frame, which
+/// is 50 bytes over IPv4.
 pub const MTU_DEFAULT: u32 = 1_450;
-/// IPv6 needs as much.
+/// The least bytes of a packet, which IPv6 needs.
 pub const MTU_LEAST: u32 = 1_280;
 pub const MTU_MOST: u32 = 9_000;
-/// Of the kernel's names of devices.
+/// The most bytes that the kernel allows in the name of a device.
 const DEVICE_BYTES_MAX: usize = 15;
 
+/// A network as a client declared it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkSpec {
     pub id: NetworkId,
-    /// Unique in the cluster: what VMs name it by.
+    /// The name, unique in the cluster: what VMs name it by.
     pub name: String,
     pub kind: Kind,
 }
 
+/// The kind of a network.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
-    /// Of each host for itself, with no way out.
+    /// A network of each host for itself, with no way out.
     Isolated,
-    /// Of each host for itself, with DHCP by libvirt and a way out by the host's address.
+    /// A network of each host for itself, with DHCP by libvirt and a way out by the host's address.
     Nat { cidr: Cidr },
     /// A bridge that every host has under this name.
     Bridge { bridge: String },
-    /// One over all hosts. With a range every VM on it gets an address.
+    /// A network over all hosts. With a range every VM on it gets an address.
     Overlay { cidr: Option<Cidr>, mtu: u32 },
 }
 
 impl Kind {
+    /// Returns the kind as clients write it.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Isolated => "isolated",
@@ -44,6 +48,7 @@ impl Kind {
         }
     }
 
+    /// Returns its range of addresses, if it has one.
     pub const fn cidr(&self) -> Option<Cidr> {
         match self {
             Self::Nat { cidr } => Some(*cidr),
@@ -52,19 +57,20 @@ impl Kind {
         }
     }
 
+    /// Tells whether it is a network between hosts.
     pub const fn is_overlay(&self) -> bool {
         matches!(self, Self::Overlay { .. })
     }
 }
 
-/// Whether a device is called as those that are made for networks of the cluster.
+/// Tells whether a device is called as those that are made for networks of the cluster.
 pub fn is_reserved(device: &str) -> bool {
     ["hwb", "hwn", "hwx"]
         .iter()
         .any(|begin| device.strip_prefix(begin).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit())))
 }
 
-/// The name of a bridge of the hosts.
+/// Checks the name of a bridge of the hosts. Errors: `bridge` is invalid, and why.
 pub fn check_bridge(bridge: &str) -> Result<(), Refused> {
     let fine = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     if bridge.is_empty() || bridge.len() > DEVICE_BYTES_MAX || !bridge.chars().all(fine) {
@@ -77,6 +83,7 @@ pub fn check_bridge(bridge: &str) -> Result<(), Refused> {
     Ok(())
 }
 
+/// Checks the bytes of a packet, [`MTU_LEAST`] to [`MTU_MOST`]. Errors: `mtu` is invalid.
 pub fn check_mtu(mtu: u32) -> Result<(), Refused> {
     if (MTU_LEAST..=MTU_MOST).contains(&mtu) {
         return Ok(());
@@ -94,9 +101,10 @@ pub struct Cidr {
 
 impl Cidr {
     const PREFIX_LEAST: u8 = 8;
-    /// Six addresses that can be given out.
+    /// The longest prefix: eight addresses, of which five are given out.
     const PREFIX_MOST: u8 = 29;
 
+    /// Parses a range as in `10.7.0.0/24`. Errors: `cidr` is invalid, and why.
     pub fn parse(text: &str) -> Result<Self, Refused> {
         let bad = |why: String| Refused::invalid("cidr", why);
         let odd = || bad(format!("{text:?} is no range of IPv4 addresses; write one as in 10.7.0.0/24"));
@@ -116,29 +124,32 @@ impl Cidr {
         Ok(cidr)
     }
 
-    /// The bits of an address in it.
+    /// Returns the bits of an address that tell one in the range from another.
     const fn hosts(self) -> u32 {
         u32::MAX >> self.prefix
     }
 
+    /// Returns the number of bits that all addresses in it share.
     pub const fn prefix(self) -> u8 {
         self.prefix
     }
 
-    /// For a router: never given out.
+    /// Returns the address for a router, which is never given out.
     pub const fn gateway(self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.base + 1)
     }
 
+    /// Returns the first address that is given out.
     pub const fn first(self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.base + 2)
     }
 
-    /// Before the one that means all of them.
+    /// Returns the last address that is given out, before the one that means all of them.
     pub const fn last(self) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.base + self.hosts() - 1)
     }
 
+    /// Tells whether any address is in both.
     pub const fn overlaps(self, other: Self) -> bool {
         let wider = if self.prefix < other.prefix { self } else { other };
         self.base & !wider.hosts() == other.base & !wider.hosts()

@@ -1,4 +1,4 @@
-//! One decision: who is left out and why, what each of the others scores, and who is best.
+//! Makes one decision: who is left out and why, what each of the others scores, and who is best.
 //!
 //! Two passes without branches over columns; what is rare (pins, labels, zones, groups) is marked before them.
 
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{Decision, Hosts, LeftOut, Need, SHOWN_MAX, Scored, Strategy, Weights};
 use crate::placement::each;
 
-/// Why a host was not considered.
+/// The reason why a host was not considered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Reject {
@@ -28,17 +28,17 @@ pub enum Reject {
     Affinity,
     Cpu,
     Memory,
-    /// Of one that moves.
+    /// The host is the one that a moving VM is on.
     Own,
-    /// Of one that is to come back with its disks.
+    /// The host lacks the disks of a VM that is to come back with them.
     Disks,
-    /// Of one that moves.
+    /// The host has another kind of hypervisor than the one that a moving VM is on.
     Kind,
-    /// Of one that moves.
+    /// The host cannot be reached from the one that a moving VM is on.
     Path,
-    /// Where hosts are compared by what is used of them.
+    /// The host was not measured, where hosts are compared by what is used of them.
     NotMeasured,
-    /// Of one that is on a network between hosts.
+    /// The host cannot carry networks between hosts, and the VM is on one.
     Underlay,
 }
 
@@ -64,6 +64,7 @@ impl Reject {
         Self::Underlay,
     ];
 
+    /// Returns the reason as the end of a sentence about the host.
     pub const fn words(self) -> &'static str {
         match self {
             Self::None => "is eligible",
@@ -87,7 +88,7 @@ impl Reject {
     }
 }
 
-/// What a VM wants of its host.
+/// The wishes of a VM for its host.
 #[derive(Clone, Copy, Debug)]
 pub struct Wish<'a> {
     pub need: Need,
@@ -98,28 +99,28 @@ pub struct Wish<'a> {
     pub labels: &'a BTreeMap<String, String>,
     pub anti_affinity: &'a [String],
     pub affinity: &'a [String],
-    /// It is on a network between hosts.
+    /// Whether it is on a network between hosts.
     pub overlay: bool,
-    /// Turns the order in which equal hosts are taken; of the VM's id.
+    /// A number from the VM's id that turns the order in which equal hosts are taken.
     pub turn: u64,
 }
 
 impl<'a> Wish<'a> {
-    /// All groups that it is counted in.
+    /// Iterates over all groups that it is counted in.
     pub fn groups(&self) -> impl Iterator<Item = &'a str> + use<'a> {
         self.anti_affinity.iter().chain(self.affinity).map(String::as_str)
     }
 }
 
-/// Everything one decision was made from, by the hosts' positions. Kept between decisions, so that none allocates.
+/// The facts that one decision was made from, by the hosts' positions. Kept between decisions, so that none allocates.
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
     pub rejects: Vec<Reject>,
-    /// Minus infinity for a host that was left out.
+    /// The score of each host; minus infinity for one that was left out.
     pub scores: Vec<f32>,
 }
 
-/// Makes decisions.
+/// The maker of decisions, which keeps its memory from one to the next.
 #[derive(Clone, Debug, Default)]
 pub struct Engine {
     trace: Trace,
@@ -127,12 +128,12 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Of the last decision.
+    /// Returns the trace of the last decision.
     pub fn trace(&self) -> &Trace {
         &self.trace
     }
 
-    /// The best host's position; `None` if every host is left out. The trace says why.
+    /// Returns the best host's position; `None` if every host is left out. The trace says why.
     pub fn place(&mut self, hosts: &Hosts, wish: &Wish<'_>) -> Option<usize> {
         self.mark(hosts, wish);
         self.score(hosts, wish);
@@ -140,7 +141,7 @@ impl Engine {
         self.best(wish.turn)
     }
 
-    /// The decision to be kept, or the sentence that says why there is none.
+    /// Returns the best host's position with the decision to be kept, or the sentence that says why there is none.
     pub fn decide(&mut self, hosts: &Hosts, wish: &Wish<'_>) -> Result<(usize, Decision), String> {
         let best = self.place(hosts, wish);
         let (eligible, left_out) = self.left_out();
@@ -155,7 +156,7 @@ impl Engine {
         Ok((best, Decision { strategy: wish.strategy, chosen, scores, eligible, left_out }))
     }
 
-    /// The best, best first, with the chosen one first among equals.
+    /// Returns the best hosts, best first, with the chosen one first among equals.
     fn shown(&self, best: usize) -> Vec<(usize, f32)> {
         let scores = &self.trace.scores;
         let mut shown: Vec<(usize, f32)> = Vec::with_capacity(SHOWN_MAX + 1);
@@ -176,7 +177,7 @@ impl Engine {
         shown
     }
 
-    /// How many are eligible, and why the others are not.
+    /// Counts how many are eligible, and why the others are not.
     fn left_out(&self) -> (u32, Vec<LeftOut>) {
         let mut counts = [0_u32; Reject::COUNT];
         for reject in &self.trace.rejects {
@@ -241,7 +242,7 @@ impl Engine {
         }
     }
 
-    /// Scores everyone; who is left out, already or for want of room, has no score.
+    /// Scores every host; one that is left out, already or for want of room, has no score.
     fn score(&mut self, hosts: &Hosts, wish: &Wish<'_>) {
         let count = hosts.len();
         let Trace { rejects, scores } = &mut self.trace;
@@ -279,7 +280,8 @@ impl Engine {
         }
     }
 
-    /// Of VMs that are kept apart, as few as can be in one zone: what takes a zone takes all of its hosts.
+    /// Lowers the scores of zones by the VMs in them that are kept apart, so that as few as can be are in one zone: what takes a
+    /// zone takes all of its hosts.
     fn crowded_zones(&mut self, hosts: &Hosts, wish: &Wish<'_>) {
         if wish.anti_affinity.is_empty() || hosts.zones.len() < 2 {
             return;
@@ -295,7 +297,7 @@ impl Engine {
         }
     }
 
-    /// The first of the best, beginning at whose turn it is.
+    /// Returns the first of the best, beginning at whose turn it is.
     fn best(&self, turn: u64) -> Option<usize> {
         const LANES: usize = 16;
         let scores = &self.trace.scores;
@@ -317,7 +319,7 @@ impl Engine {
     }
 }
 
-/// The words are alike in thousands of decisions: kept once.
+/// Returns the words of a reason. They are alike in thousands of decisions, so they are kept once.
 fn words(reject: Reject) -> Arc<str> {
     static WORDS: LazyLock<[Arc<str>; Reject::COUNT]> = LazyLock::new(|| Reject::ALL.map(|reject| reject.words().into()));
     WORDS[reject as usize].clone()

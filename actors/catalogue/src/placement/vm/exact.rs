@@ -1,17 +1,17 @@
-//! The best plan there is, by trying everything that could be better: what other solvers are held against.
+//! Finds the best plan there is, by trying everything that could be better: what other solvers are held against.
 
 use super::{
     Need,
     plan::{Plan, Problem, Solver},
 };
 
-/// More VMs are too many to try everything.
+/// The most VMs of a problem; more are too many to try everything.
 pub const EXACT_VMS_MAX: usize = 10;
-/// Looked at, at most, so that no odd case takes for ever.
+/// The most steps of a search, so that no odd case takes for ever.
 const STEPS_MAX: u64 = 20_000_000;
 
-/// Tries everything, the largest VM first, and leaves out what cannot be better than what was found. As few VMs without a
-/// place as can be, and then as few hosts.
+/// A solver that tries everything, the largest VM first, and leaves out what cannot be better than what was found. It wants as
+/// few VMs without a place as can be, and then as few hosts.
 pub struct Exact;
 
 impl Solver for Exact {
@@ -51,7 +51,7 @@ struct Search<'a> {
     free: Vec<Need>,
     on: Vec<Vec<usize>>,
     host_of: HostOf,
-    /// VMs without a place and hosts in use, with the plan.
+    /// The number of VMs without a place and of hosts in use, with the plan.
     best: Option<((usize, usize), HostOf)>,
     steps: u64,
 }

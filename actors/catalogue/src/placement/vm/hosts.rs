@@ -1,4 +1,4 @@
-//! Hosts as columns: what one decision scans is together in memory.
+//! Keeps hosts as columns: what one decision scans is together in memory.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,39 +7,40 @@ use serde::{Deserialize, Serialize};
 
 use super::Reject;
 
-/// What a VM takes of a host.
+/// The amount that a VM takes of a host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Need {
-    /// Thousandths of a CPU.
+    /// The CPU, in thousandths of one.
     pub cpu_milli: i32,
     pub memory_mib: i32,
 }
 
 impl Need {
+    /// Returns the need of so many CPUs and bytes of memory; part of a MiB counts as a whole one.
     pub fn of(cpus: u32, memory_bytes: u64) -> Self {
         let memory_mib = i32::try_from(memory_bytes.div_ceil(1 << 20)).unwrap_or(i32::MAX);
         Self { cpu_milli: i32::try_from(u64::from(cpus) * 1000).unwrap_or(i32::MAX), memory_mib }
     }
 }
 
-/// One host as it is told to [`Hosts`].
+/// The facts about one host as they are told to [`Hosts`].
 #[derive(Clone, Debug)]
 pub struct HostFacts {
     pub host: HostId,
-    /// Why it takes nothing, if it does not.
+    /// The reason why it takes nothing, if it does not.
     pub closed: Option<Reject>,
-    /// With overcommit.
+    /// The amount that it may promise, overcommit counted in.
     pub total: Need,
     pub used: Need,
     pub zone: String,
     pub labels: BTreeMap<String, String>,
-    /// Hosts with the same have the same disks; none where no other host has them.
+    /// The name of its set of disks: hosts with the same have the same disks; none where no other host has them.
     pub disks: Option<String>,
-    /// Networks between hosts can be on it.
+    /// Whether networks between hosts can be on it.
     pub overlays: bool,
 }
 
-/// Positions are those in which hosts were added, and never change.
+/// The columns of all hosts. Positions are those in which hosts were added, and never change.
 #[derive(Clone, Debug, Default)]
 pub struct Hosts {
     pub(super) ids: Vec<HostId>,
@@ -57,27 +58,32 @@ pub struct Hosts {
     pub(super) disks: Vec<Option<String>>,
     pub(super) overlays: Vec<bool>,
     at: HashMap<HostId, u32>,
-    /// How many of each group are on which host.
+    /// The number of VMs of each group on each host.
     pub(super) groups: HashMap<String, HashMap<u32, u32>>,
 }
 
 impl Hosts {
+    /// Counts the hosts.
     pub fn len(&self) -> usize {
         self.ids.len()
     }
 
+    /// Tells whether there is no host.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
     }
 
+    /// Returns the position of a host; `None` if it was not added.
     pub fn position(&self, host: HostId) -> Option<usize> {
         self.at.get(&host).map(|at| *at as usize)
     }
 
+    /// Returns the host at a position.
     pub fn id(&self, at: usize) -> Option<HostId> {
         self.ids.get(at).copied()
     }
 
+    /// Returns what may still be promised of a host. It is negative if more is promised than there is, and 0 without the host.
     pub fn free(&self, at: usize) -> Need {
         Need {
             cpu_milli: self.cpu_free.get(at).copied().unwrap_or(0),
@@ -85,6 +91,7 @@ impl Hosts {
         }
     }
 
+    /// Returns what may be promised of a host in all; 0 without the host.
     pub fn total(&self, at: usize) -> Need {
         Need {
             cpu_milli: self.cpu_total.get(at).copied().unwrap_or(0),
@@ -92,16 +99,17 @@ impl Hosts {
         }
     }
 
+    /// Tells whether nothing closes a host.
     pub fn is_open(&self, at: usize) -> bool {
         self.closed.get(at) == Some(&Reject::None)
     }
 
-    /// Has a host take nothing, for this reason; what was said of it before. [`Reject::None`] opens it again.
+    /// Closes a host for this reason, and returns what was said of it before. [`Reject::None`] opens it again.
     pub fn close(&mut self, at: usize, why: Reject) -> Reject {
         self.closed.get_mut(at).map_or(Reject::Unknown, |closed| std::mem::replace(closed, why))
     }
 
-    /// Has every host that is open and that `bars` says a reason of take nothing.
+    /// Closes every open host for which `bars` gives a reason.
     pub fn close_where(&mut self, bars: impl Fn(HostId) -> Option<Reject>) {
         for (host, closed) in self.ids.iter().zip(&mut self.closed) {
             if *closed == Reject::None
@@ -112,19 +120,20 @@ impl Hosts {
         }
     }
 
-    /// Whether both hosts have the same disks.
+    /// Tells whether both hosts have the same disks.
     pub fn share_disks(&self, one: usize, other: usize) -> bool {
         let of = |at: usize| self.disks.get(at).and_then(Option::as_ref);
         of(one).is_some() && of(one) == of(other)
     }
 
-    /// How many of these groups are in the zone of a host.
+    /// Counts the VMs of these groups that are in the zone of a host.
     pub(super) fn in_zone_of(&self, at: usize, groups: &[String]) -> u32 {
         let zone = self.zone.get(at);
         let of = groups.iter().filter_map(|group| self.groups.get(group)).flatten();
         of.filter(|(on, _)| self.zone.get(**on as usize) == zone).map(|(_, count)| count).sum()
     }
 
+    /// Adds a host after the others.
     pub fn push(&mut self, facts: HostFacts) {
         let zone = self.zones.iter().position(|zone| *zone == facts.zone).unwrap_or_else(|| {
             self.zones.push(facts.zone.clone());
@@ -145,7 +154,7 @@ impl Hosts {
         self.overlays.push(facts.overlays);
     }
 
-    /// That so many of a group are on a host already.
+    /// Notes that so many of a group are on a host already.
     pub fn count(&mut self, group: &str, host: HostId, count: u32) {
         if let Some(at) = self.at.get(&host) {
             self.groups.entry(group.to_owned()).or_default().insert(*at, count);

@@ -1,9 +1,9 @@
 //! Chooses a host for a VM and says why. Pure: no clock, no I/O, no dice.
 //!
-//! `hosts` is what is known of the hosts, laid out for scanning; `choose` is one decision with its trace; `survive` asks
-//! whether the loss of the fullest host could be made good; `strategy` is what a strategy decides: where one VM goes, where
-//! all of a host go, and, in `rebalance`, which moves make hosts more even; `plan` places many at once, `exact` as well as
-//! can be where that is little, and `qubo` gives that problem to solvers of another kind.
+//! `hosts` is what is known of the hosts, laid out for scanning; `choose` is one decision with its trace; `survive` asks whether
+//! the loss of the fullest host could be made good; `strategy` is what a strategy decides: where one VM goes, where all of a host
+//! go, and, in `rebalance`, which moves make hosts more even; `plan` places many at once, `exact` as well as can be where that is
+//! little, and `qubo` gives that problem to solvers of another kind.
 
 mod choose;
 mod exact;
@@ -27,6 +27,7 @@ pub use survive::{Guest, come_back, survives_largest};
 
 use hiveward_kernel::id::HostId;
 
+/// The way in which a host is chosen for a VM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Strategy {
@@ -39,6 +40,7 @@ pub enum Strategy {
     Weighted,
 }
 
+/// The weights of the [`Strategy::Weighted`] score.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Weights {
     pub cpu: f32,
@@ -52,14 +54,14 @@ impl Default for Weights {
     }
 }
 
-/// One host's score; the higher, the better.
+/// The score of one host; the higher, the better.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Scored {
     pub host: HostId,
     pub total: f32,
 }
 
-/// Why a number of hosts was not considered.
+/// The reason why a number of hosts was not considered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftOut {
     pub reason: Arc<str>,
@@ -71,13 +73,14 @@ pub struct LeftOut {
 pub struct Decision {
     pub strategy: Strategy,
     pub chosen: HostId,
-    /// The best, best first; at most [`SHOWN_MAX`].
+    /// The best hosts, best first; at most [`SHOWN_MAX`].
     pub scores: Vec<Scored>,
-    /// How many were eligible, shown or not.
+    /// The number of hosts that were eligible, shown or not.
     pub eligible: u32,
     pub left_out: Vec<LeftOut>,
 }
 
+/// The most hosts that a decision shows.
 pub const SHOWN_MAX: usize = 8;
 
 #[cfg(test)]

@@ -7,44 +7,46 @@
 
 use super::{Exact, Need, Qubo};
 
-/// VMs and hosts without names: positions stand for them.
+/// The VMs and hosts of a plan, without names: positions stand for them.
 #[derive(Clone, Debug, Default)]
 pub struct Problem {
     pub vms: Vec<Need>,
-    /// What each host can take.
+    /// The amounts that each host can take.
     pub hosts: Vec<Need>,
-    /// VMs of one group are never together on a host; 0 is no group.
+    /// The group of each VM; those of one group are never together on a host, and 0 is no group.
     pub apart: Vec<u32>,
 }
 
-/// For each VM its host; `None` for one that has no place.
+/// The host of each VM; `None` for one that has no place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     pub host_of: Vec<Option<u32>>,
 }
 
-/// How far a plan is from the best there is.
+/// The distance of a plan from the best there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gap {
     pub hosts: usize,
     pub unplaced: usize,
-    /// Of the best plan.
+    /// The number of hosts that the best plan uses.
     pub hosts_best: usize,
     pub unplaced_best: usize,
 }
 
+/// A way to find a plan.
 pub trait Solver {
+    /// Returns the solver's name, for people.
     fn name(&self) -> &'static str;
 
-    /// At most so many moves are tried after the first packing. `None` if the problem is too large for this solver.
+    /// Finds a plan; at most so many moves are tried after the first packing. `None` if the problem is too large for this solver.
     fn solve(&self, problem: &Problem, moves_max: u64, seed: u64) -> Option<Plan>;
 
-    /// The problem for solvers of another kind, if it is small enough to be worth it.
+    /// Returns the problem for solvers of another kind, if it is small enough to be worth it.
     fn qubo(&self, problem: &Problem) -> Option<Qubo> {
         problem.qubo()
     }
 
-    /// Its plan beside the best there is; `None` where that cannot be worked out.
+    /// Returns its plan beside the best there is; `None` where that cannot be worked out.
     fn gap(&self, problem: &Problem, moves_max: u64, seed: u64) -> Option<Gap> {
         let best = Exact.solve(problem, 0, seed)?;
         let plan = self.solve(problem, moves_max, seed)?;
@@ -58,7 +60,8 @@ pub trait Solver {
 }
 
 impl Problem {
-    /// No plan uses fewer hosts: the scarcer resource alone needs that many, the largest hosts taken first.
+    /// Returns a number of hosts below which no plan can go: the scarcer resource alone needs that many, the largest hosts taken
+    /// first.
     pub fn least_hosts(&self) -> usize {
         let least = |of: fn(&Need) -> i32| {
             let wanted: i64 = self.vms.iter().map(|vm| i64::from(of(vm))).sum();
@@ -76,22 +79,25 @@ impl Problem {
         least(|need| need.cpu_milli).max(least(|need| need.memory_mib))
     }
 
+    /// Returns the group of a VM; 0 is none.
     pub(super) fn group(&self, vm: usize) -> u32 {
         self.apart.get(vm).copied().unwrap_or(0)
     }
 }
 
 impl Plan {
+    /// Counts the hosts that at least one VM is on.
     pub fn hosts_used(&self) -> usize {
         let used: std::collections::HashSet<_> = self.host_of.iter().flatten().collect();
         used.len()
     }
 
+    /// Counts the VMs without a place.
     pub fn unplaced(&self) -> usize {
         self.host_of.iter().filter(|host| host.is_none()).count()
     }
 
-    /// What is wrong with it, if anything is.
+    /// Checks that no host is promised more than it has and that groups are apart. The error says what is wrong.
     pub fn check(&self, problem: &Problem) -> Result<(), String> {
         let mut free: Vec<(i64, i64)> =
             problem.hosts.iter().map(|host| (i64::from(host.cpu_milli), i64::from(host.memory_mib))).collect();
@@ -139,7 +145,7 @@ impl<'a> Packing<'a> {
         need.cpu_milli <= free.cpu_milli && need.memory_mib <= free.memory_mib && self.is_apart(vm, host, None)
     }
 
-    /// Nobody on the host, but for `leaving`, is of the VM's group.
+    /// Tells whether nobody on the host, but for `leaving`, is of the VM's group.
     fn is_apart(&self, vm: u32, host: usize, leaving: Option<u32>) -> bool {
         let group = self.problem.group(vm as usize);
         group == 0 || !self.on[host].iter().any(|other| Some(*other) != leaving && self.problem.group(*other as usize) == group)
@@ -171,7 +177,7 @@ impl<'a> Packing<'a> {
     }
 }
 
-/// How much of a host of the middle size a VM takes, by each resource.
+/// Returns how much of a host of the middle size each VM takes, by each resource.
 fn shares(problem: &Problem) -> Vec<(f64, f64)> {
     let count = problem.hosts.len().max(1) as f64;
     let cpu: f64 = problem.hosts.iter().map(|host| f64::from(host.cpu_milli)).sum::<f64>() / count;
@@ -180,7 +186,7 @@ fn shares(problem: &Problem) -> Vec<(f64, f64)> {
     problem.vms.iter().map(share).collect()
 }
 
-/// Hosts are filled in this order: large ones first, since a large one costs no more than a small one.
+/// Returns the order in which hosts are filled: large ones first, since a large one costs no more than a small one.
 fn host_order(problem: &Problem) -> Vec<usize> {
     let mut order: Vec<usize> = (0..problem.hosts.len()).collect();
     let size = |host: &usize| i64::from(problem.hosts[*host].cpu_milli) * i64::from(problem.hosts[*host].memory_mib);
@@ -188,7 +194,7 @@ fn host_order(problem: &Problem) -> Vec<usize> {
     order
 }
 
-/// The largest VM first, by its larger share, each on the first host that takes it.
+/// A solver that puts the largest VM first, by its larger share, each on the first host that takes it.
 pub struct FirstFit;
 
 impl Solver for FirstFit {
@@ -201,7 +207,7 @@ impl Solver for FirstFit {
     }
 }
 
-/// Each on the first host that takes it, by the larger share that it needs, in this order.
+/// Puts each VM on the first host that takes it, in the order that `order_of` makes of the larger share that it needs.
 fn first_fit(problem: &Problem, order_of: impl Fn(f64) -> f64) -> Packing<'_> {
     let (shares, hosts) = (shares(problem), host_order(problem));
     let mut order: Vec<u32> = (0..u32::try_from(problem.vms.len()).unwrap_or(u32::MAX)).collect();
@@ -261,13 +267,13 @@ fn fill(problem: &Problem, bias: f64) -> Packing<'_> {
     packing
 }
 
-/// Begins with the best of several packings, then moves and swaps VMs so that fuller hosts get fuller and a host at a time
-/// is emptied; now and then takes a worse step, less often as it goes.
+/// A solver that begins with the best of several packings, then moves and swaps VMs so that fuller hosts get fuller and a host
+/// at a time is emptied; now and then it takes a worse step, less often as it goes.
 pub struct Annealing;
 
-/// How much worse a step may be at the beginning, in squares of a host's share.
+/// The most by which a step may be worse at the beginning, in squares of a host's share.
 const HEAT: f64 = 0.02;
-/// How the greedy packings weigh size against direction.
+/// The weights of size against direction, one for each greedy packing.
 const BIASES: [f64; 5] = [0.0, 0.5, 1.0, 2.0, 4.0];
 
 impl Solver for Annealing {
@@ -308,7 +314,7 @@ fn place_the_rest<'a>(mut packing: Packing<'a>, moves_max: u64, spent: &mut u64,
     packing
 }
 
-/// VMs without a place that room is made for. Where there are more the hosts are simply too few.
+/// The most VMs without a place for which room is made. Where there are more the hosts are simply too few.
 const HOMELESS_MAX: usize = 16;
 
 fn anneal(mut packing: Packing<'_>, moves_max: u64, seed: u64) -> Packing<'_> {
@@ -340,11 +346,11 @@ fn anneal(mut packing: Packing<'_>, moves_max: u64, seed: u64) -> Packing<'_> {
     packing
 }
 
-/// Tried for one host before another order of things is.
+/// The most moves that are tried for one host before another order of things is.
 const EMPTYING_MOVES: u64 = 400_000;
 
 /// Finds a place for each of `homeless` on `hosts`, by putting it where it fits, in the place of a smaller one that goes on
-/// to look, or after a swap that makes room.
+/// to look, or after a swap that makes room; returns whether all found one.
 fn home(
     packing: &mut Packing<'_>,
     homeless: &mut Vec<u32>,

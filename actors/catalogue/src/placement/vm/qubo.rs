@@ -1,27 +1,28 @@
-//! A plan's problem for solvers of another kind: quadratic, unconstrained, binary.
+//! Turns a plan's problem into one for solvers of another kind: quadratic, unconstrained, binary.
 //!
-//! The rules are penalties: every VM is on one host, and what a host has equals what is on it and what is left, where the
-//! rest is counted in powers of two.
+//! The rules are penalties: every VM is on one host, and what a host has equals what is on it and what is left, where the rest is
+//! counted in powers of two.
 
 use super::{Need, plan::Problem};
 
-/// The problem as a quadratic unconstrained binary one, for solvers of that kind: a variable for each VM on each host, then
-/// one for each host that is used. Only what is small is worth it.
+/// A plan's problem as a quadratic unconstrained binary one, for solvers of that kind: a variable for each VM on each host,
+/// then one for each host that is used. Only what is small is worth it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Qubo {
     pub variables: usize,
-    /// `(i, j, weight)` with `i <= j`.
+    /// The terms `(i, j, weight)` with `i <= j`.
     pub terms: Vec<(usize, usize, f64)>,
 }
 
 /// A resource, and the unit that it is counted in.
 type Column = (fn(&Need) -> i32, i32);
 
-/// Problems with more variables are not exported.
+/// The most variables; problems with more are not exported.
 pub const QUBO_VARIABLES_MAX: usize = 4_096;
 
 impl Problem {
-    /// Every VM once, no host over its CPU or memory (as slack in powers of two), as few hosts as can be.
+    /// Returns the problem with its rules as weights: every VM once, no host over its CPU or memory (as slack in powers of two),
+    /// as few hosts as can be. `None` if it has too many variables.
     pub fn qubo(&self) -> Option<Qubo> {
         let (vms, hosts) = (self.vms.len(), self.hosts.len());
         let bits = |capacity: i32| (u32::BITS - u32::try_from(capacity.max(0)).unwrap_or(0).leading_zeros()) as usize;

@@ -1,9 +1,10 @@
-//! Which moves make hosts more even: a plan that pays, that comes to rest and that says why. Pure.
+//! Plans which moves make hosts more even: a plan that pays, that comes to rest and that says why. Pure.
 //!
 //! A host's *load* is one number, 1 when it is full ([`PlacementStrategy::load`](super::PlacementStrategy::load)); the
-//! *imbalance* is how far the fullest is above the *mean*, which all would have if they were one host. While that is over the threshold, the move is taken that is worth
-//! most: its *gain* is how much less full the fuller of its two hosts is afterwards, its *cost* how much of a host copying it
-//! takes, spread over the time in which it is to pay. Only what gains more than it costs and the margin is moved.
+//! *imbalance* is how far the fullest is above the *mean*, which all would have if they were one host. While that is over the
+//! threshold, the move is taken that is worth most: its *gain* is how much less full the fuller of its two hosts is afterwards,
+//! its *cost* how much of a host copying it takes, spread over the time in which it is to pay. Only what gains more than it costs
+//! and the margin is moved.
 //!
 //! It never oscillates: a move replaces two loads of which one was larger than both of the new ones, so that the loads, the
 //! largest first, only ever become smaller as words in a dictionary do. With what is constant it comes to rest, whatever the
@@ -15,21 +16,21 @@ use hiveward_kernel::id::{HostId, VmId};
 
 use super::{Engine, Guest, Hosts, Reject, Wish, survives_largest};
 
-/// When it is worth to move, and how much at once.
+/// The rules that say when it is worth to move, and how much at once.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rules {
-    /// The fullest host may be so much fuller than the mean.
+    /// How much fuller than the mean the fullest host may be.
     pub threshold: f32,
-    /// That much a move must gain beyond its cost.
+    /// How much a move must gain beyond its cost.
     pub margin: f32,
-    /// Within which a copy is to have paid.
+    /// The time within which a copy is to have paid.
     pub pays_within: Duration,
-    /// As fast as memory and disks are copied, if nothing else is known.
+    /// The speed at which memory and disks are copied, if nothing else is known.
     pub copy_bytes_per_s: u64,
     pub moves_max: usize,
 }
 
-/// As a gigabit of network does, nearly.
+/// The default speed of a copy: nearly that of a gigabit network.
 pub const COPY_BYTES_PER_S: u64 = 100 << 20;
 
 impl Default for Rules {
@@ -58,7 +59,7 @@ impl Amount {
     }
 }
 
-/// What is taken of a host, and what it has.
+/// The amount that is taken of a host, and what it has.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Fill {
     pub taken: Amount,
@@ -72,14 +73,14 @@ impl Fill {
     }
 }
 
-/// Of a host, 1 for all of it.
+/// The share of a host that is taken, 1 for all of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Share {
     pub cpu: f32,
     pub memory: f32,
 }
 
-/// Why a VM is not moved, whatever it would gain.
+/// The reason why a VM is not moved, whatever it would gain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Stays {
     /// It does not run, so that there is nothing to relieve its host of but a reservation.
@@ -102,6 +103,7 @@ pub enum Stays {
 }
 
 impl Stays {
+    /// Returns the reason as the end of a sentence about the VM.
     pub const fn words(self) -> &'static str {
         match self {
             Self::Off => "does not run",
@@ -122,37 +124,38 @@ impl Stays {
 pub struct Tenant<'a> {
     pub vm: VmId,
     pub on: HostId,
-    /// With what is reserved for it.
+    /// Its wishes, with what is reserved for it.
     pub wish: Wish<'a>,
-    /// What its host is relieved of when it leaves, in the units of the hosts' fills.
+    /// The amount of which its host is relieved when it leaves, in the units of the hosts' fills.
     pub weighs: Amount,
     pub stays: Option<Stays>,
-    /// It is to come back elsewhere when its host is lost, and goes only where its disks are.
+    /// Whether it is to come back elsewhere when its host is lost; then it goes only where its disks are.
     pub ha: bool,
     pub memory_bytes: u64,
-    /// Copied as well where the other host does not share them.
+    /// The bytes that are copied as well where the other host does not share its disks.
     pub disk_bytes: u64,
-    /// What the guest was seen to write of its memory each second, when it moved last.
+    /// The bytes of its memory that the guest was seen to write each second, when it moved last.
     pub dirty_bytes_per_s: Option<u64>,
 }
 
-/// All that a plan is made of.
+/// The facts that a plan is made from.
 pub struct Cluster<'a> {
     pub hosts: &'a Hosts,
-    /// By the hosts' positions. `None` takes no part: nothing comes or goes.
+    /// The fill of each host by its position. `None` takes no part: nothing comes or goes.
     pub fills: &'a [Option<Fill>],
     pub tenants: &'a [Tenant<'a>],
-    /// Why nothing can be brought from the first to the second, if nothing can.
+    /// The function that says why nothing can be brought from the first host to the second, if nothing can.
     pub bars: &'a dyn Fn(HostId, HostId) -> Option<Reject>,
 }
 
-/// How full a host is.
+/// The level to which a host is full.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Level {
     pub share: Share,
     pub load: f32,
 }
 
+/// One move of a plan, with what it gains and costs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Move {
     pub vm: VmId,
@@ -162,15 +165,16 @@ pub struct Move {
     pub cost: f32,
     pub copy_bytes: u64,
     pub copy: Duration,
-    /// The room there is freed by a move before it, so that it cannot begin together with that.
+    /// Whether the room there is freed by a move before it, so that it cannot begin together with that.
     pub waits: bool,
-    /// Of its two hosts, before and after it.
+    /// The level of the host that it leaves, before it; the next three are of that host and the other, before and after it.
     pub from_before: Level,
     pub from_after: Level,
     pub to_before: Level,
     pub to_after: Level,
 }
 
+/// The level of a host before and after a plan.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Forecast {
     pub host: HostId,
@@ -178,23 +182,24 @@ pub struct Forecast {
     pub after: Level,
 }
 
+/// A plan of moves, with what it comes to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rebalance {
     pub imbalance: f32,
     pub imbalance_after: f32,
     pub mean: f32,
-    /// In the order in which they are to be begun.
+    /// The moves in the order in which they are to be begun.
     pub moves: Vec<Move>,
-    /// Of every host that takes part.
+    /// The forecast of every host that takes part.
     pub forecast: Vec<Forecast>,
-    /// Of VMs on hosts that are too full still: why how many of them stay.
+    /// The VMs that stay on hosts that are too full still: for each reason, how many.
     pub stay: Vec<(Stays, u32)>,
 }
 
 type LoadOf<'a> = &'a dyn Fn(f32, f32) -> f32;
 
-/// Candidates of one step whose consequences for VMs that come back are worked out, which is what takes long; what is worth less
-/// is not tried.
+/// The most candidates of one step whose consequences for VMs that come back are worked out, which is what takes long; what is
+/// worth less is not tried.
 const TRIED_MAX: usize = 64;
 
 struct Drafting<'a, 'b> {
@@ -202,11 +207,11 @@ struct Drafting<'a, 'b> {
     rules: &'b Rules,
     load_of: LoadOf<'b>,
     fills: Vec<Option<Fill>>,
-    /// After the moves so far.
+    /// The hosts after the moves so far.
     then: Hosts,
-    /// With what comes reserved and what goes not freed, as it is while all are on their way.
+    /// The hosts with what comes reserved and what goes not freed, as it is while all are on their way.
     meanwhile: Hosts,
-    /// By their tenants' positions.
+    /// The hosts of the tenants, by their positions.
     on: Vec<HostId>,
     moved: Vec<bool>,
     guests: Vec<(usize, Guest<'a>)>,
@@ -270,7 +275,7 @@ impl<'a> Drafting<'a, '_> {
         Some(level((*self.fills.get(at)?)?, self.load_of))
     }
 
-    /// The mean, and how far the largest load is above it.
+    /// Returns the mean, and how far the largest load is above it.
     fn balance(&self) -> (f32, f32) {
         balance(self.fills.iter().flatten(), self.load_of)
     }
@@ -280,8 +285,9 @@ impl<'a> Drafting<'a, '_> {
         survives_largest(&self.then, &guests).is_ok()
     }
 
-    /// The move that is worth most, off the fullest host that any move relieves; `None` once nothing is over the threshold or
-    /// nothing pays. `stay` then has why.
+    /// Returns the move that is worth most, off the fullest host that any move relieves; `None` once nothing is over the
+    /// threshold
+    /// or nothing pays. `stay` then has why.
     fn next(&mut self, keeps_ha: bool, may: bool, stay: &mut BTreeMap<Stays, u32>) -> Option<Candidate> {
         stay.clear();
         let (mean, imbalance) = self.balance();
@@ -324,7 +330,7 @@ impl<'a> Drafting<'a, '_> {
         (0..self.on.len()).filter(|tenant| Some(self.on[*tenant]) == host).collect()
     }
 
-    /// The best that can be done with one VM of a host that is too full.
+    /// Returns the best that can be done with one VM of a host that is too full.
     fn best_of(&mut self, tenant: usize, from: usize) -> Result<Candidate, Stays> {
         let one = self.cluster.tenants[tenant];
         if let Some(stays) = one.stays {
@@ -431,13 +437,13 @@ impl<'a> Drafting<'a, '_> {
     }
 }
 
-/// How long a copy takes while the guest writes on; `None` if it never ends.
+/// Returns how long a copy takes while the guest writes on; `None` if it never ends.
 fn copy_time(bytes: u64, dirty_bytes_per_s: Option<u64>, copy_bytes_per_s: u64) -> Option<Duration> {
     let gained = copy_bytes_per_s.saturating_sub(dirty_bytes_per_s.unwrap_or(0));
     (gained > 0).then(|| Duration::from_secs_f64(bytes as f64 / gained as f64))
 }
 
-/// The load of all hosts as one, which no move changes, and how far the largest is above it.
+/// Returns the load of all hosts as one, which no move changes, and how far the largest is above it.
 fn balance<'a>(fills: impl Iterator<Item = &'a Fill>, load_of: LoadOf<'_>) -> (f32, f32) {
     let (mut all, mut most) = (Fill::default(), 0.0_f32);
     for fill in fills {
@@ -448,11 +454,11 @@ fn balance<'a>(fills: impl Iterator<Item = &'a Fill>, load_of: LoadOf<'_>) -> (f
     (mean, (most - mean).max(0.0))
 }
 
-/// How hosts were filled at one time.
+/// The fills of hosts at one time.
 pub type Moment = BTreeMap<HostId, Fill>;
 
-/// For how long, up to the newest, the imbalance has been over the threshold at every one of `moments`, which are `apart`
-/// from each other, the newest first. One at which nobody looked ends it: fewer than two hosts are even.
+/// Returns for how long, up to the newest, the imbalance has been over the threshold at every one of `moments`, which are
+/// `apart` from each other, the newest first. One at which nobody looked ends it: fewer than two hosts are even.
 pub fn held(moments: &[Moment], apart: Duration, threshold: f32, load_of: LoadOf<'_>) -> Duration {
     let over = |moment: &&Moment| balance(moment.values(), load_of).1 > threshold;
     apart * u32::try_from(moments.iter().take_while(over).count()).unwrap_or(u32::MAX)

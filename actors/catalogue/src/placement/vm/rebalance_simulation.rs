@@ -1,4 +1,5 @@
-//! What rebalancing promises, for fleets by chance: every rule is kept at every step, it pays, it comes to rest and stays there.
+//! Checks what rebalancing promises, for fleets by chance: every rule is kept at every step, it pays, it comes to rest and stays
+//! there.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -20,7 +21,7 @@ struct Machine {
     vm: VmId,
     on: HostId,
     need: Need,
-    /// Of what it needs, in use.
+    /// The share in use of what it needs.
     busy: f32,
     zone: Option<String>,
     labels: BTreeMap<String, String>,
@@ -63,7 +64,7 @@ struct World {
 }
 
 impl World {
-    /// Hosts and VMs by chance, the VMs wherever their rules let them be, as if nobody had cared how evenly.
+    /// Makes hosts and VMs by chance, the VMs wherever their rules let them be, as if nobody had cared how evenly.
     fn by_chance(dice: &mut fastrand::Rng) -> Self {
         let facts = |n: usize, dice: &mut fastrand::Rng| HostFacts {
             host: HostId::from_u128(n as u128 + 1),
@@ -184,7 +185,7 @@ impl World {
         loads
     }
 
-    /// The rules as words have them, for a VM where it is now.
+    /// Checks the rules as words have them, for a VM where it is now.
     fn check(&self, vm: VmId, seed: u64) {
         let machine = self.machines.iter().find(|machine| machine.vm == vm).unwrap();
         let facts = self.hosts.iter().find(|facts| facts.host == machine.on).unwrap();
@@ -323,7 +324,7 @@ fn what_waits_needs_room_that_another_move_frees_and_all_others_may_begin_togeth
     }
 }
 
-/// Two hosts of 10 CPUs, and VMs of one CPU and 1 GiB on the first.
+/// Makes two hosts of 10 CPUs, and VMs of one CPU and 1 GiB on the first.
 fn two(vms: u128) -> World {
     let facts = |n: u128| HostFacts {
         host: HostId::from_u128(n),

@@ -1,4 +1,4 @@
-//! What a strategy decides. Pure.
+//! Says what a strategy decides. Pure.
 
 use hiveward_kernel::id::{HostId, VmId};
 
@@ -12,22 +12,22 @@ use super::{
 pub struct Leaving<'a> {
     pub vm: VmId,
     pub wish: Wish<'a>,
-    /// It goes only where the same disks are.
+    /// Whether it goes only where the same disks are.
     pub keeps_disks: bool,
 }
 
-/// Three questions: where one VM goes, where all of a host go, and which moves make hosts more even.
+/// A strategy answers three questions: where one VM goes, where all of a host go, and which moves make hosts more even.
 pub trait PlacementStrategy {
-    /// A VM's wish as this strategy reads it.
+    /// Returns a VM's wish as this strategy reads it.
     fn reads<'a>(&self, wish: &Wish<'a>) -> Wish<'a>;
 
-    /// The best host's position and the decision to be kept, or the sentence that says why there is none. The engine keeps
-    /// the whole trace.
+    /// Returns the best host's position and the decision to be kept, or the sentence that says why there is none. The engine
+    /// keeps the whole trace.
     fn select(&self, engine: &mut Engine, hosts: &Hosts, wish: &Wish<'_>) -> Result<(usize, Decision), String> {
         engine.decide(hosts, &self.reads(wish))
     }
 
-    /// Where each of `leaving`, all on `from`, goes when they leave one after another, the largest first; or why nowhere.
+    /// Says where each of `leaving`, all on `from`, goes when they leave one after another, the largest first; or why nowhere.
     fn evacuate(&self, hosts: &Hosts, from: HostId, leaving: &[Leaving<'_>]) -> Vec<(VmId, Result<Decision, String>)> {
         let mut after = hosts.clone();
         let here = after.position(from);
@@ -75,16 +75,16 @@ pub trait PlacementStrategy {
         order.into_iter().map(place).collect()
     }
 
-    /// How full a host is, by the shares of its CPU and its memory that are taken; 1 is full.
+    /// Returns how full a host is, by the shares of its CPU and its memory that are taken; 1 is full.
     fn load(&self, cpu: f32, memory: f32) -> f32;
 
-    /// The moves that make hosts more even, what each is worth and costs, and how full every host is after them.
+    /// Returns the moves that make hosts more even, what each is worth and costs, and how full every host is after them.
     fn rebalance(&self, cluster: &Cluster<'_>, rules: &Rules) -> Rebalance {
         rebalance::plan(cluster, rules, &|cpu, memory| self.load(cpu, memory))
     }
 }
 
-/// The same for every VM, whatever it was made with.
+/// The strategy that reads every VM's wish in the same way, whatever the VM was made with.
 impl PlacementStrategy for Strategy {
     fn reads<'a>(&self, wish: &Wish<'a>) -> Wish<'a> {
         Wish { strategy: *self, ..*wish }
@@ -110,7 +110,7 @@ impl PlacementStrategy for Strategy {
     }
 }
 
-/// Each VM by the strategy that it was made with.
+/// The strategy by which each VM goes as it was made to go.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AsWished;
 

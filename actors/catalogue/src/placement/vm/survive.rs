@@ -1,4 +1,4 @@
-//! Whether the loss of the fullest host could be made good: admission for VMs that are to come back elsewhere.
+//! Tells whether the loss of the fullest host could be made good: admission for VMs that are to come back elsewhere.
 
 use std::collections::BTreeSet;
 
@@ -14,11 +14,11 @@ pub struct Guest<'a> {
     pub wish: Wish<'a>,
 }
 
-/// How many of the fullest hosts are tried, by memory and by CPU: in a cluster of no more, every single one.
+/// The number of the fullest hosts that are tried, by memory and by CPU: in a cluster of no more, every single one.
 const LOSSES_TRIED_MAX: usize = 16;
 
-/// Whether all of `guests` that are on one of the fullest hosts would find a place on the others, whichever of those is lost,
-/// one after another, the largest first. If not, which one would not, and why.
+/// Checks that all of `guests` on one of the fullest hosts would find a place on the others, whichever of those is lost, one
+/// after another, the largest first. The error says which one would not, and why.
 pub fn survives_largest(hosts: &Hosts, guests: &[Guest<'_>]) -> Result<(), String> {
     let mut held = vec![(0_i64, 0_i64); hosts.len()];
     for guest in guests {
@@ -53,10 +53,10 @@ fn survives(hosts: &Hosts, guests: &[Guest<'_>], lost: usize) -> Result<(), Stri
     }
 }
 
-/// Where each of `guests` that was on a lost host comes back, or why it cannot: one after another, the largest first.
+/// Says where each of `guests` that was on a lost host comes back, or why it cannot: one after another, the largest first.
 ///
-/// What was admitted was tried with this same function, on the same hosts in the same order, so that what it promised is
-/// what happens when nothing else changed in between.
+/// What was admitted was tried with this same function, on the same hosts in the same order, so that what it promised is what
+/// happens when nothing else changed in between.
 pub fn come_back(hosts: &Hosts, guests: &[Guest<'_>], lost: HostId) -> Vec<(VmId, Result<Decision, String>)> {
     let mut moving: Vec<_> = guests.iter().filter(|guest| guest.on == lost).collect();
     if moving.is_empty() {
@@ -84,7 +84,7 @@ pub fn come_back(hosts: &Hosts, guests: &[Guest<'_>], lost: HostId) -> Vec<(VmId
 }
 
 impl Hosts {
-    /// For one that is to come back: closes those whose disks no other host has.
+    /// Closes the hosts whose disks no other host has, for a VM that is to come back.
     pub fn close_alone(&mut self) {
         for (disks, closed) in self.disks.iter().zip(&mut self.closed) {
             if *closed == super::Reject::None && disks.is_none() {
@@ -93,7 +93,7 @@ impl Hosts {
         }
     }
 
-    /// As if it were gone, with all that is on it, and only those left that have its VMs' disks.
+    /// Takes a host away, with all that is on it, and leaves only those open that have its VMs' disks.
     fn lose(&mut self, at: usize) {
         let its = self.disks.get(at).cloned().flatten();
         for (other, closed) in self.disks.iter().zip(&mut self.closed) {

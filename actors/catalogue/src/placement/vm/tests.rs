@@ -1,4 +1,4 @@
-//! What placement promises, for hosts and wishes by chance.
+//! Checks what placement promises, for hosts and wishes by chance.
 
 use std::collections::BTreeMap;
 
@@ -92,7 +92,7 @@ fn columns(facts: &[HostFacts]) -> Hosts {
     hosts
 }
 
-/// What was placed, kept plainly: the rules as words have them.
+/// The placed VMs, kept plainly: the rules as words have them.
 #[derive(Default)]
 struct Book(Vec<(HostId, Asked)>);
 
@@ -300,7 +300,7 @@ fn what_is_too_large_to_try_everything_is_refused() {
     assert!(Annealing.solve(&large, 10, 0).is_some());
 }
 
-/// As few without a place as can be, and then as few hosts, by trying everything.
+/// Returns the least VMs without a place, and then the fewest hosts, by trying everything.
 fn best_of_all(problem: &Problem) -> (usize, usize) {
     let (vms, choices) = (problem.vms.len() as u32, problem.hosts.len() as u64 + 1);
     let plans = (0..choices.pow(vms)).map(|code| {

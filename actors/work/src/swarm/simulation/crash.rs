@@ -1,8 +1,8 @@
-//! What a new life begins from, what a crash drops, and what is asked again.
+//! Simulates what a new life begins from, what a crash drops, and what is asked again.
 //!
 //! What was decided and is not in the ledger is gone with its life, cut wherever an append may be cut, and none of it had left:
-//! agents have the leases that are in the ledger, and so have clients their answers. An operation that is repeated, after a
-//! crash or not, whether memory or the views know it, has the answer that it had.
+//! agents have the leases that are in the ledger, and so have clients their answers. An operation that is repeated, after a crash
+//! or not, whether memory or the views know it, has the answer that it had.
 
 use std::sync::{
     Arc,
@@ -19,7 +19,7 @@ use crate::swarm::{
     testing::{self, spec},
 };
 
-/// What the schedules came across.
+/// The counts of what the schedules came across.
 pub static DROPPED: AtomicU64 = AtomicU64::new(0);
 pub static REPEATED: AtomicU64 = AtomicU64::new(0);
 
@@ -32,22 +32,22 @@ enum Kind {
 struct Asked {
     operation: Operation,
     kind: Kind,
-    /// What its client was told.
+    /// The tasks that its client was told.
     told: Option<Vec<TaskId>>,
 }
 
-/// What is in the ledger, and what clients know of it.
+/// The part of the log that is in the ledger, and what clients know of it.
 #[derive(Default)]
 pub struct Outside {
-    /// So many events of the log are in the ledger.
+    /// The number of events of the log that are in the ledger.
     durable: usize,
     asked: Vec<Asked>,
-    /// Answers that leave when so much of the log is in the ledger: of which operation, and what they say.
+    /// The answers that leave when so much of the log is in the ledger: of which operation, and what they say.
     answers: Vec<(usize, usize, Vec<TaskId>)>,
 }
 
 impl World {
-    /// Some of what is asked has an operation id.
+    /// Gives some of what is asked an operation id.
     fn new_operation(&mut self, kind: Kind) -> Option<usize> {
         self.dice.bool().then(|| {
             let n = self.outside.asked.len();
@@ -69,12 +69,12 @@ impl World {
         asked.map(|asked| self.outside.asked[asked].operation.clone())
     }
 
-    /// The answer leaves once all that was decided until now is in the ledger.
+    /// Lets an answer leave once all that was decided until now is in the ledger.
     pub(super) fn answer(&mut self, asked: Option<usize>, tasks: Vec<TaskId>) {
         self.outside.answers.extend(asked.map(|asked| (self.log.len(), asked, tasks)));
     }
 
-    /// A place where one append ends and another begins: a plan stays with the end of the attempt that brought it.
+    /// Returns a place where one append ends and another begins: a plan stays with the end of the attempt that brought it.
     fn some_cut(&mut self) -> usize {
         let mut cut = self.dice.usize(self.outside.durable..=self.log.len());
         while self.log.get(cut).is_some_and(|(_, event)| matches!(event, SwarmEvent::Planned { .. })) {
@@ -109,7 +109,7 @@ impl World {
         }
     }
 
-    /// A new life replays, from a snapshot of some moment or from the first event, and is in the same state.
+    /// Begins a new life, which replays from a snapshot of some moment or from the first event, and is in the same state.
     pub(super) fn restart(&mut self) {
         let cut = if self.dice.bool() { 0 } else { self.settled[self.dice.usize(0..self.settled.len())] };
         let mut before = Swarm::new(swarm_spec());
@@ -163,7 +163,7 @@ impl World {
         }
     }
 
-    /// The life ends, with all that was decided and had not come to the ledger. The next one begins from what had.
+    /// Ends the life, with all that was decided and had not come to the ledger. The next one begins from what had.
     pub(super) fn crash(&mut self) {
         let keep = self.some_cut();
         let log = std::mem::take(&mut self.log);
@@ -189,7 +189,7 @@ impl World {
         self.some_seats_are_taken();
     }
 
-    /// What the ledger has is let go of in memory, as far as the views have it.
+    /// Lets go in memory of what the ledger has, as far as the views have it.
     pub(super) fn memory_forgets(&mut self) {
         let upto = self.dice.usize(0..=self.outside.durable);
         for operation in self.log[..upto].iter().filter_map(|(_, event)| event_operation(event)) {
@@ -197,7 +197,7 @@ impl World {
         }
     }
 
-    /// What the views know of an operation that memory does not.
+    /// Looks up what the views know of an operation that memory does not.
     fn recall(&mut self, operation: &Operation) {
         let known = self.log[..self.outside.durable].iter().find_map(|(_, event)| {
             let tasks = match event {

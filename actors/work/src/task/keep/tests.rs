@@ -1,5 +1,5 @@
-//! Whatever happens to tasks and in whatever order they are let go of, all tables tell of the same rows, and what is needed is
-//! there.
+//! Checks that, whatever happens to tasks and in whatever order they are let go of, all tables tell of the same rows, and what is
+//! needed is there.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -51,7 +51,7 @@ fn hash(n: u64) -> BlobHash {
     blake3::hash(&n.to_be_bytes()).to_hex().as_str().parse().unwrap()
 }
 
-/// All entries of a table.
+/// Returns all entries of a table.
 fn all<K: redb::Key + 'static, V: redb::Value + 'static, T>(
     db: &Database,
     table: TableDefinition<'_, K, V>,
@@ -115,7 +115,7 @@ impl Scene {
         all(&self.db, ROWS, |id, row| (id, (unpack(id, row).unwrap(), row.len()))).into_iter().collect()
     }
 
-    /// Every other table says what the rows say, and nothing else.
+    /// Checks that every other table says what the rows say, and nothing else.
     fn check(&self) {
         let (rows, db) = (self.rows(), &self.db);
         let keys = |table| -> BTreeSet<(u128, u128)> { all(db, table, |key, ()| key).into_iter().collect() };
@@ -164,7 +164,7 @@ impl Scene {
     }
 }
 
-/// What may happen, by dice.
+/// The dice that decide what happens.
 struct Dice {
     dice: fastrand::Rng,
     made: Vec<TaskId>,
