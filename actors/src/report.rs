@@ -74,7 +74,7 @@ pub struct Troubled {
     pub why: String,
 }
 
-/// Lists what is wrong on this node, the damaged first, at most [`TROUBLED_MAX`] entries. `set_aside` counts events that a  view
+/// Lists what is wrong on this node, the damaged first, at most [`TROUBLED_MAX`] entries. `set_aside` counts events that a view
 /// could not take in; `damages` are values of the ledger and the views; `transcripts` are those that are damaged.
 pub fn troubled(tree: &Tree, set_aside: u64, damages: &Damages, transcripts: &[String]) -> Vec<Troubled> {
     let damaged = damages.list().into_iter().next().map(|first| Troubled {

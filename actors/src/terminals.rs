@@ -182,7 +182,7 @@ pub struct Distant {
     terminals: Terminals,
     node: NodeId,
     terminal: u64,
-    /// The question that is on its way: it is kept, so that dropping [`Distant::next`] loses nothing. Nobody locks it: the  mutex
+    /// The question that is on its way: it is kept, so that dropping [`Distant::next`] loses nothing. Nobody locks it: the mutex
     /// only lets this be shared between threads.
     asking: Mutex<Option<BoxFuture<'static, Result<Answer, Refused>>>>,
 }

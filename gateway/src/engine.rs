@@ -129,7 +129,7 @@ struct WireAnswer<'a> {
 }
 
 impl Answer {
-    /// Shapes an executed response: every error gets a code, and an internal one shows its trace and nothing else. Its  bytes are
+    /// Shapes an executed response: every error gets a code, and an internal one shows its trace and nothing else. Its bytes are
     /// held in the memory of answers until it is dropped. An answer that passes a bound of its meter is an error.
     pub fn of(mut response: Response, trace: TraceId, meter: &Meter) -> Result<Self, Refused> {
         if let Some(refused) = meter.stopped() {

@@ -149,7 +149,7 @@ pub fn up(common: &Common, args: UpArgs) -> Outcome {
     start(common, args, false, None)
 }
 
-/// Keeps a core dump of this process from being written, and its memory from being read without root: a node holds the keys  of
+/// Keeps a core dump of this process from being written, and its memory from being read without root: a node holds the keys of
 /// models and of its cluster. Programs that it starts are not concerned.
 fn keep_memory_private() {
     if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {

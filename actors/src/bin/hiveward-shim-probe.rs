@@ -1,4 +1,4 @@
-//! A program for tests of this crate that does two things only: it holds sessions, and it ends VMs in time. The product's  own
+//! A program for tests of this crate that does two things only: it holds sessions, and it ends VMs in time. The product's own
 //! binary calls the same functions.
 
 fn main() -> std::process::ExitCode {

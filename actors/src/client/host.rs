@@ -147,7 +147,7 @@ impl ControlPlane {
     /// Lets a host take no more VMs; what runs on it goes to other hosts, or is stopped where that cannot be.
     ///
     /// It answers when that has begun; the host's status says when it is drained. Its VMs stay defined on it, and start again
-    /// there  when the drain is cancelled and somebody starts them.
+    /// there when the drain is cancelled and somebody starts them.
     pub async fn drain_host(&self, op: Op, host: HostId) -> Result<Done<HostRecord>, Refused> {
         let operation = operation(&op, &("drain-host", host));
         let done = self.change_fleet(&op, FleetChange::DrainHost { host }, operation).await?;

@@ -72,8 +72,8 @@ fn elsewhere(field: &str, what: impl std::fmt::Display, is_in: SwarmId, not_in: 
 
 impl ControlPlane {
     /// Returns the shard for a submission to this swarm. One that repeats an operation must reach the shard that knows it, so
-    /// nothing that changes has a say where there is an operation: agents stay in their shard, and so does what others  depend
-    /// on. Only without an operation is the shard with the shortest queue taken, as far as this node's views know.
+    /// nothing that changes has a say where there is an operation: agents stay in their shard, and so does what others depend on.
+    /// Only without an operation is the shard with the shortest queue taken, as far as this node's views know.
     pub(super) async fn shard_for(
         &self,
         op: &Op,

@@ -13,8 +13,8 @@ use hiveward_runtime::{
 use super::actor::{ENSURE_EVERY, Residents, ResidentsMsg, STOP_WITHIN, State};
 use crate::roster::RosterMsg;
 
-/// The number of looks after which a coordinator that has begun no message though some wait hangs: it is ended and started
-/// again. Its sweeps come each second.
+/// The number of looks after which a coordinator that has begun no message though some wait hangs: it is ended and started again.
+/// Its sweeps come each second.
 const HUNG_LOOKS: u32 = 3;
 /// The number of looks in a row after which one that is found given up has been tried again here, in vain.
 const GIVEN_UP_LOOKS: u32 = 4;

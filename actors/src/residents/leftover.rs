@@ -48,7 +48,7 @@ fn is_gone(directory: &Directory, house: &House, agent: AgentId) -> bool {
     })
 }
 
-/// Ends every session on this host of agents that live elsewhere. Call it only while this node may act: otherwise its  directory
+/// Ends every session on this host of agents that live elsewhere. Call it only while this node may act: otherwise its directory
 /// may be far behind.
 pub async fn end_all(house: &House) {
     let looked = house.clone();

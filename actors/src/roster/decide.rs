@@ -270,7 +270,7 @@ pub fn lose_hosts(known: &Known, node: NodeId, lease_is_over: bool, why: &str) -
     lost.map(RosterEvent::Fleet).collect()
 }
 
-/// Moves coordinators on `node` that can be elsewhere: what they write is fenced by their claim, so they need not wait until  its
+/// Moves coordinators on `node` that can be elsewhere: what they write is fenced by their claim, so they need not wait until its
 /// lease is over. Agents have hands outside the ledger, and wait.
 pub fn coordinate_elsewhere(known: &Known, node: NodeId) -> Vec<RosterEvent> {
     let mut planner = Planner::new(known);
@@ -295,7 +295,7 @@ pub fn place_the_unplaced(known: &Known, opened: Option<&NodeRecord>) -> Vec<Ros
     known.unplaced.iter().filter_map(|entity| planner.known(*entity, None).ok()).collect()
 }
 
-/// Makes the next moves off a node that drains: coordinators, and those agents that are ready; at most `max`, and only what  has
+/// Makes the next moves off a node that drains: coordinators, and those agents that are ready; at most `max`, and only what has
 /// somewhere to go.
 pub fn drain_step(known: &Known, node: NodeId, movable: &[(AgentId, u64)], max: usize) -> Vec<RosterEvent> {
     let mut planner = Planner::new(known);

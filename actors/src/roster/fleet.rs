@@ -1,5 +1,5 @@
-//! Changes of hosts and VMs, many in one commit. Those that wait in the mailbox together are decided one after the other, each
-//! on what the ones before it will have made, and are answered together when they are in the ledger.
+//! Changes of hosts and VMs, many in one commit. Those that wait in the mailbox together are decided one after the other, each on
+//! what the ones before it will have made, and are answered together when they are in the ledger.
 
 use hiveward_catalogue::{
     host::{

@@ -1,5 +1,5 @@
-//! What brings back what ran on lost hosts, on the node that leads: once their nodes have surely ended it, and again whenever
-//! the roster has changed while something still waits for room.
+//! What brings back what ran on lost hosts, on the node that leads: once their nodes have surely ended it, and again whenever the
+//! roster has changed while something still waits for room.
 //!
 //! Owns when each lost host's margin is over, counted anew by each leader: never too early. What was decided is in the
 //! roster's stream.

@@ -17,7 +17,7 @@ use super::{
 #[derive(Debug)]
 pub struct Noun {
     pub word: &'static str,
-    /// How it is written in a sentence.
+    /// The word as it is written in a sentence.
     shown: &'static str,
     operation: &'static str,
     at: &'static str,

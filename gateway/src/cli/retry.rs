@@ -62,6 +62,7 @@ impl RetryArgs {
     }
 }
 
+/// Runs `hiveward task retry`.
 pub async fn run(client: &Client, show: Show, mut args: RetryArgs) -> Outcome {
     args.task = task::id(client, &args.task).await?;
     let work = if args.changes_work() {
@@ -80,7 +81,7 @@ pub async fn run(client: &Client, show: Show, mut args: RetryArgs) -> Outcome {
     show.done(&client.get(TASK, "TaskRetry", json!({ "input": input }), "/retryTask/task").await?)
 }
 
-/// What the task does now, as the API takes it.
+/// Returns what the task does now, as the API takes it.
 fn work_of(task: &Value) -> Value {
     let command = &task["command"];
     if command.is_null() {
@@ -138,7 +139,7 @@ fn changed(mut work: Value, args: &RetryArgs) -> Outcome<Value> {
     Ok(work)
 }
 
-/// Lets the user edit it as YAML. Saved unchanged, or empty, it is not sent.
+/// Lets the user edit it as YAML. If it is saved unchanged, or empty, it is not sent.
 fn in_editor(work: &Value) -> Outcome<Value> {
     let editor = ["VISUAL", "EDITOR"].iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.trim().is_empty()));
     let editor = editor.unwrap_or_else(|| "vi".into());
@@ -162,7 +163,7 @@ fn in_editor(work: &Value) -> Outcome<Value> {
     Ok(edited)
 }
 
-/// A file of our own, that only the user can read; removed in the end.
+/// A file of our own, that only the user can read. Dropping it removes the file.
 struct Draft(PathBuf);
 
 impl Draft {

@@ -80,8 +80,8 @@ fn not_there(field: &str, given: &str, error: &dyn std::fmt::Display) -> Refused
 }
 
 impl ControlPlane {
-    /// Copies its disks, all as they are at one moment, into a directory of the node that holds its host or an object store,  and
-    /// goes on when this has answered. The guest runs meanwhile. With `incremental` it is what was written since its last  backup
+    /// Copies its disks, all as they are at one moment, into a directory of the node that holds its host or an object store, and
+    /// goes on when this has answered. The guest runs meanwhile. With `incremental` it is what was written since its last backup
     /// there, or all where that is not known: then the backup says why. One that does not succeed leaves nothing.
     pub async fn backup_vm(&self, op: Op, vm: VmId, to: String, incremental: bool) -> Result<Done<VmRecord>, Refused> {
         targets::check("to", &to)?;
@@ -93,7 +93,7 @@ impl ControlPlane {
     }
 
     /// Sets the schedule by which the VM makes backups by itself, in place of any that it had; `None` removes it. Those that it
-    /// has  made are kept to their number for as long as it has a schedule. The same again changes nothing.
+    /// has made are kept to their number for as long as it has a schedule. The same again changes nothing.
     pub async fn schedule_vm_backups(&self, op: Op, vm: VmId, new: Option<NewSchedule>) -> Result<Done<VmRecord>, Refused> {
         self.takes_writes()?;
         self.known_vm(&op, vm).await?;

@@ -41,8 +41,8 @@ fn refused(error: DriverError) -> Refused {
 }
 
 impl ConsoleReader {
-    /// Returns what follows there. Waits until there is something, or until the console is listened to no more, or again: that
-    /// is told once, with no bytes. Errors: `NotFound` when the VM is gone. Dropping the future loses nothing.
+    /// Returns what follows there. Waits until there is something, or until the console is listened to no more, or again: that is
+    /// told once, with no bytes. Errors: `NotFound` when the VM is gone. Dropping the future loses nothing.
     pub async fn next(&mut self, from: From) -> Result<ConsolePiece, Refused> {
         let mut from = from;
         loop {

@@ -27,7 +27,7 @@ pub struct NewClone {
 
 impl ControlPlane {
     /// Makes a VM like this one, with disks that begin as this one's are now, and an id, a name, addresses and a first boot of
-    /// its  own. What takes long goes on when this has answered; the VM is there when the operation has succeeded. One that does
+    /// its own. What takes long goes on when this has answered; the VM is there when the operation has succeeded. One that does
     /// not succeed leaves nothing.
     pub async fn clone_vm(&self, op: Op, vm: VmId, new: NewClone) -> Result<Done<VmRecord>, Refused> {
         check::name("name", &new.name)?;

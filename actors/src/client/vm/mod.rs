@@ -172,7 +172,7 @@ impl ControlPlane {
         self.command_vm(op, vm, OperationKind::Resume, |_| ()).await
     }
 
-    /// Keeps its disks as they are, and its memory while it is on; the guest stands still until that is written. A name that  it
+    /// Keeps its disks as they are, and its memory while it is on; the guest stands still until that is written. A name that it
     /// has already is a conflict, and more than [`SNAPSHOTS_MAX`](hiveward_machines::vm::snapshot::SNAPSHOTS_MAX) are refused.
     pub async fn snapshot_vm(&self, op: Op, vm: VmId, name: String) -> Result<Done<VmRecord>, Refused> {
         check::name("name", &name)?;

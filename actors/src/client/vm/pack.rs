@@ -1,4 +1,4 @@
-//! A plan of the whole cluster that puts all VMs on as few hosts as can be. It is only looked at; its problem is  shown for other
+//! A plan of the whole cluster that puts all VMs on as few hosts as can be. It is only looked at; its problem is shown for other
 //! solvers.
 
 use std::{

@@ -1,4 +1,4 @@
-//! What a file may say, field by field as the API has it; what it does not know is named with its line.
+//! What a file may say, field by field as the API has it. A field that is not known is named with its line.
 
 use std::collections::BTreeMap;
 
@@ -45,6 +45,7 @@ pub enum Parameter {
 }
 
 impl Parameter {
+    /// Returns the parameter as text.
     pub fn text(self) -> String {
         match self {
             Self::Text(Expanded(text)) => text,
