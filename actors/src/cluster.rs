@@ -249,7 +249,7 @@ async fn join_cluster(folder: &Path, node: NodeId, target: &JoinTarget, ours: &s
     joined.members.retain(|member| member.node != node);
     let file = |source| ClusterError::File { path: folder.to_owned(), source };
     make_dir(folder).map_err(file)?;
-    // Before the certificate: without this file a start would take itself for a founder.
+    // This comes before the certificate: without this file a start would take itself for a founder.
     let text = serde_json::to_vec(&joined).map_err(|error| file(error.into()))?;
     replace(&folder.join(JOINED_FILE), &text).map_err(file)?;
     let identity = grant.keep(folder, node, key)?;

@@ -269,12 +269,12 @@ impl Node {
             .fence
             .set_watchdog(config.watchdog.clone())
             .map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
-        // Before the tree: its entities may be spoken to as soon as they are placed.
+        // This comes before the tree, whose entities may be spoken to as soon as they are placed.
         let connected = match cluster {
             Some(cluster) => Some(cluster.connect(generation, &house.router).await?),
             None => None,
         };
-        // Before an agent is adopted that may call a model.
+        // This comes before an agent is adopted that may call a model.
         let following = bank::follow(&house.models, house.models.counter());
         let usage = UsageKeeper::start(&house.models);
         let running = tree::start(house.clone(), config.retention, config.ledger, config.reserve_bytes).await?;

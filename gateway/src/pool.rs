@@ -40,7 +40,7 @@ impl Threads {
         builder.worker_threads(threads).max_blocking_threads(BLOCKING_THREADS_MAX).thread_name(name).enable_all();
         if let Some(nice) = nice {
             builder.on_thread_start(move || {
-                // On Linux this is the calling thread's alone.
+                // On Linux this sets the priority of the calling thread alone.
                 if let Err(error) = rustix::process::setpriority_process(None, nice) {
                     tracing::debug!(%error, "a thread for queries has the priority of all others");
                 }
@@ -56,7 +56,7 @@ impl Threads {
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        // Never waits: it may be dropped where waiting is not allowed.
+        // This never waits: the threads may be dropped where waiting is not allowed.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }

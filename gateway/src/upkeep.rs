@@ -20,7 +20,7 @@ impl Upkeep {
         Self::every(SAMPLES_EVERY, move || {
             figures.run_upkeep();
             if trim::is_worth_it() {
-                // On a thread of its own: nobody waits for it.
+                // It has a thread of its own: nobody waits for it.
                 drop(tokio::task::spawn_blocking(trim::give_back));
             }
         })

@@ -309,7 +309,7 @@ pub(super) fn work(house: &House, field: &str, new: NewWork) -> Result<Work, Ref
     match new {
         NewWork::Command { argv, env, cwd, stdin } => {
             let command = CommandSpec { argv, env, cwd, stdin: None };
-            // Before its input is stored.
+            // This is checked before its input is stored.
             bounds::command_within("command", &command).map_err(|out| refused(field, out))?;
             let stdin = stdin.map(|bytes| sized(format!("{field}.command.stdin"), bytes)).transpose()?;
             Ok(Work::Command(CommandSpec { stdin, ..command }))

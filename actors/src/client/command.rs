@@ -55,7 +55,7 @@ impl ControlPlane {
     /// Submits all of the tasks or none, to one swarm. Field names in errors are `tasks.N.…`. Under an operation id that was used
     /// before it answers with the tasks of the first time.
     pub async fn submit_tasks(&self, op: Op, new: Vec<NewTask>) -> Result<Done<Vec<TaskRecord>>, Refused> {
-        // Before large bodies go to the same disk.
+        // This is checked before large bodies go to the same disk.
         self.takes_writes()?;
         let operation = operation(&op, &new);
         let wanted = new.first().and_then(|task| task.swarm.clone());
@@ -299,7 +299,7 @@ impl ControlPlane {
                 || RosterWire::RemoveAgent { agent, operation: operation.clone() },
             )
             .await?;
-        // Where it lives its actor stops, and whatever it could not end itself; if that is here it is waited for.
+        // Its actor stops where it lives, with whatever it could not end itself. If that is here it is waited for.
         while self.house.doors.is_living(Entity::Agent(agent)).is_some() && !op.deadline.passed() {
             tokio::time::sleep(GONE_LOOKED_FOR_EVERY).await;
         }
@@ -323,7 +323,8 @@ impl ControlPlane {
         self.swarm_done(&op, swarm, added.cursor).await
     }
 
-    /// Removes a swarm. With `force` its tasks are cancelled and its agents removed first; if that fails it is opened again.
+    /// Removes a swarm. With `force` its tasks are cancelled and its agents removed first. If the roster refuses, the swarm is
+    /// opened again.
     pub async fn remove_swarm(&self, op: Op, swarm: SwarmId, force: bool) -> Result<Done<SwarmRecord>, Refused> {
         self.settled(&op).await?;
         let record = self.house.swarm_table.get(swarm)?.ok_or_else(|| Refused::not_found(swarm))?;

@@ -73,7 +73,7 @@ fn milli(field: &str, given: Option<f64>, default: u32) -> Result<u32, Refused> 
     let most = f64::from(HostSpec::OVERCOMMIT_MILLI_MAX) / 1e3;
     match given {
         None => Ok(default),
-        // In range, so it fits.
+        // It is in range, so it fits.
         Some(ratio) if (0.1..=most).contains(&ratio) => Ok((ratio * 1e3).round() as u32),
         Some(_) => Err(Refused::invalid(field, format!("0.1 to {most}"))),
     }
@@ -178,11 +178,11 @@ impl ControlPlane {
             .house
             .directory
             .read(|known| known.fleet.hosts.get(&host).map(|entry| entry.vms.iter().copied().collect()).unwrap_or_default());
-        // One that cannot be read is not planned for, as one that nothing is known of.
+        // A VM that cannot be read is not planned for, like one that nothing is known of.
         self.house.machines.vms.get_many(&on).unwrap_or_default().into_iter().flatten().collect()
     }
 
-    /// Lets a draining host take VMs again. What has gone does not come back by itself.
+    /// Lets a draining or drained host take VMs again.
     pub async fn cancel_host_drain(&self, op: Op, host: HostId) -> Result<Done<HostRecord>, Refused> {
         let operation = operation(&op, &("cancel-host-drain", host));
         let done = self.change_fleet(&op, FleetChange::CancelDrain { host }, operation).await?;

@@ -46,7 +46,7 @@ impl ControlPlane {
             return Err(Refused::invalid("agents", format!("a swarm has at most {AGENTS_MAX} agents; nothing was done")));
         }
         if let Some(template) = &template {
-            // Also where nobody is to be added: what is wrong with it is said now.
+            // It is checked also where nobody is to be added: what is wrong with it is said now.
             check::agent(swarm, template.clone())
                 .map_err(|refused| Refused { field: refused.field.map(|field| format!("template.{field}")), ..refused })?;
         }

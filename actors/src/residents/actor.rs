@@ -361,7 +361,7 @@ impl Residents {
                 .build();
         let whole = SupervisorSpec::new(name, Strategy::OneForOne, vec![actor]).intensity(CRASH_LOOP);
         let (whole, handle) = ChildSpec::supervisor(whole);
-        // Before it lives: its first message needs it.
+        // This comes before it lives: its first message needs it.
         let _ = beside.set(handle);
         self.hosts.enlist_child(whole.essential(), Deadline::after(START_WITHIN)).await?;
         self.house.doors.add(id, placement, door.clone());

@@ -93,7 +93,7 @@ pub enum RosterMsg {
         why: String,
     },
 
-    // From this node's membership, while it leads.
+    // These come from this node's membership, while it leads.
     Admit {
         decide: Admit,
         reply: Reply<Result<(), Refused>>,
@@ -139,7 +139,7 @@ pub enum RosterMsg {
         reply: Answer<Key>,
     },
 
-    // From itself.
+    // These come from the roster itself.
     /// Decides about the hosts and VMs that wait, and commits it.
     CommitFleet,
     /// Checks whether a budget has come to what it warns at.

@@ -268,7 +268,7 @@ mod tests {
         }
     }
 
-    /// Source files below `dir` as one text.
+    /// Adds the source files below `dir` to one text.
     fn sources(dir: &Path, all: &mut String) {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();

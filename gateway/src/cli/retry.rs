@@ -145,7 +145,7 @@ fn in_editor(work: &Value) -> Outcome<Value> {
     let editor = editor.unwrap_or_else(|| "vi".into());
     let text = format!("# What the task shall do. Leave it as it is to change nothing.\n{}", show::yaml(work)?);
     let file = Draft::write(&text)?;
-    // As git and others do it, so that `code --wait` works as well as a path with spaces in its own quotes.
+    // Git and others do it so: `code --wait` works as well as a path with spaces in its own quotes.
     let status = std::process::Command::new("sh").arg("-c").arg(format!("{editor} \"$1\"")).arg("edit").arg(&file.0).status();
     let status = status.map_err(|error| Failed::local(format!("cannot start {editor}: {error}")))?;
     let edited = task::read_text(&file.0)?;
@@ -184,7 +184,7 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // In the directory for temporary files it goes sooner or later anyhow.
+        // If this fails it goes sooner or later: it is in the directory for temporary files.
         let _ = std::fs::remove_file(&self.0);
     }
 }

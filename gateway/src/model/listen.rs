@@ -99,7 +99,7 @@ impl ModelGateway {
         self.address
     }
 
-    /// Returns the books, budgets and passes of the models that are called here.
+    /// Returns the access to models that agents of this node are given.
     pub fn models(&self) -> Models {
         self.models.clone()
     }

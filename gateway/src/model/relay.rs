@@ -15,7 +15,7 @@ use super::{api::Api, hide::Hide, tap::Tap};
 
 type Upstream = Pin<Box<dyn Stream<Item = Result<Bytes, reqwest::Error>> + Send>>;
 
-/// What settles a call, with the call that an answer belongs to. It settles when it is dropped.
+/// The call that an answer belongs to, with what meters it. Dropping it settles the call.
 pub struct Metered {
     pub models: Models,
     pub call: Call,

@@ -209,7 +209,7 @@ impl ControlPlane {
     pub async fn rebalance(&self, op: Op, rules: BalanceRules) -> Result<Rebalanced, Refused> {
         self.takes_writes()?;
         check(&rules)?;
-        // So that what was begun under it is in the views.
+        // After this, what was begun under the operation id is in the views.
         self.settled(&op).await?;
         if let Some(begun) = self.begun_before(&op, &rules)? {
             return Ok(Rebalanced { plan: None, begun, cursor: self.head() });
@@ -230,7 +230,7 @@ impl ControlPlane {
                 migration: Some(Box::new(asked)),
                 ..Ask::new(OperationKind::Migrate, op.principal.clone(), of_one(&op, &plan.rules, step.vm))
             };
-            // One that will not go keeps no other from going.
+            // A VM that will not go keeps no other from going.
             let operation = self.ask_vm(&op, step.vm, ask).await;
             if let Ok(asked) = &operation {
                 cursor = cursor.max(asked.cursor);

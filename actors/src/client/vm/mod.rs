@@ -162,7 +162,7 @@ impl ControlPlane {
         self.command_vm(op, vm, OperationKind::Reboot, |_| ()).await
     }
 
-    /// Lets the guest of a VM stand still; its memory stays.
+    /// Lets the guest of a VM stand still where it is.
     pub async fn pause_vm(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
         self.command_vm(op, vm, OperationKind::Pause, |_| ()).await
     }
@@ -215,7 +215,7 @@ impl ControlPlane {
             limit_ms: to.limit_ms,
             at_limit: to.at_limit,
         };
-        // Where it was when it was asked is no part of what was asked.
+        // The host on which it was then is no part of what was asked.
         let operation = operation(&op, &("migrate", vm, &to));
         let ask = Ask::new(OperationKind::Migrate, op.principal.clone(), operation);
         let asked = self.ask_vm(&op, vm, Ask { migration: Some(Box::new(asked)), ..ask }).await?;
@@ -313,7 +313,7 @@ impl ControlPlane {
 
     /// Asks the agent in a guest what it says of itself; `None` if none answers, or its host does not.
     pub async fn vm_guest(&self, vm: VmId, host: HostId) -> Option<GuestInfo> {
-        // Where its host is nowhere nobody answers, and waiting for that helps nobody.
+        // If its host is nowhere, nobody answers, and waiting for that helps nobody.
         self.house.directory.location(Entity::Host(host))?;
         let deadline = hiveward_runtime::clock::Deadline::after(GUEST_WITHIN);
         let make = |reply| HostMsg::Guest { vm, reply };
