@@ -33,7 +33,7 @@ use crate::terminals::Distant;
 const ATTACHED_MAX: u32 = 5;
 /// How many bytes of what was on the screen before are shown first, so that it is not empty.
 const HISTORY_BYTES: u64 = 8 << 10;
-/// The most attempts of an agent that are looked at for one that runs; no agent may hold more.
+/// The most attempts of an agent that are looked at for one that runs.
 const RUNNING_MAX: usize = 1024;
 
 static ATTACHED: LazyLock<Mutex<HashMap<Lease, u32>>> = LazyLock::new(Mutex::default);

@@ -70,7 +70,7 @@ fn lines_of(node: &Value) -> String {
     lines.join("\n") + "\n"
 }
 
-/// Has turn after turn done, until all of the node's ledger, views, blobs and transcripts was looked at.
+/// Asks for turn after turn, until all of the node's ledger, views, blobs and transcripts was looked at.
 pub async fn scrub(client: &Client, show: Show) -> Outcome {
     let mut after = Value::Null;
     let mut lost = ["lostRows", "lost", "lostTranscripts"].map(|name| (name, Vec::new()));

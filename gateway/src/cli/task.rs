@@ -389,7 +389,7 @@ async fn cancel(client: &Client, show: Show, tasks: Vec<String>, operation_id: O
     partly(all, failures)
 }
 
-/// Returns the outcome of `all` things that were asked for: one failure of one is that failure, some of many are "partly done".
+/// Returns the outcome of `all` things that were asked for: the first failure if all failed, "partly done" if some did.
 pub fn partly(all: usize, mut failures: Vec<Failed>) -> Outcome {
     match failures.len() {
         0 => Ok(()),

@@ -14,7 +14,7 @@ use super::{
     LOOK_EVERY, ended, resolve,
 };
 
-/// Returns a place as the node is to be given it: a path that begins nowhere begins here.
+/// Returns a place as the node is to be given it: a relative path begins in the working directory of this command.
 fn absolute(path: &str) -> Outcome<String> {
     if path.contains("://") {
         return Ok(path.to_owned());
