@@ -63,7 +63,7 @@ pub use vm::{
     Rebalanced, Restore, Verdict,
 };
 
-/// Cheap to clone.
+/// The control plane of one node, through which the gateway reads and commands. It is cheap to clone.
 #[derive(Clone)]
 pub struct ControlPlane {
     house: House,
@@ -71,14 +71,14 @@ pub struct ControlPlane {
     roster: Door<RosterMsg>,
     node: NodeId,
     faults_allowed: bool,
-    /// Those of other nodes; absent on a node that has no peers.
+    /// Transcripts of other nodes; absent on a node that has no peers.
     transcripts: Option<Transcripts>,
     reports: Option<Reports>,
     terminals: Option<Terminals>,
     turns: turns::Turns,
 }
 
-/// An answer that is in the ledger, and where.
+/// An answer that is in the ledger, with the place where it is.
 #[derive(Clone, Debug)]
 pub struct Done<T> {
     pub value: T,
@@ -86,6 +86,7 @@ pub struct Done<T> {
 }
 
 impl ControlPlane {
+    /// Makes the control plane of `node`. It reads nothing of other nodes until it is given what they lend.
     pub fn new(house: House, tree: Tree, roster: Door<RosterMsg>, node: NodeId, faults_allowed: bool) -> Self {
         Self {
             house,
@@ -100,21 +101,22 @@ impl ControlPlane {
         }
     }
 
-    /// Also reads what ran on other nodes, and what nodes say of themselves.
+    /// Adds the way to what ran on other nodes, and to what nodes say of themselves.
     pub(crate) fn with_others(self, transcripts: Option<Transcripts>, reports: Reports) -> Self {
         Self { transcripts, reports: Some(reports), ..self }
     }
 
-    /// Also attaches to terminals on other nodes.
+    /// Adds the way to terminals on other nodes.
     pub(crate) fn with_terminals(self, terminals: Terminals) -> Self {
         Self { terminals: Some(terminals), ..self }
     }
 
+    /// Returns the supervision tree of this node.
     pub fn tree(&self) -> &Tree {
         &self.tree
     }
 
-    /// The last committed event.
+    /// Returns the cursor of the last committed event that this node has.
     pub fn head(&self) -> Cursor {
         self.house.ledger.head()
     }

@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 
 /// How long a join is tried before the start fails.
 const JOIN_WITHIN: Duration = Duration::from_secs(30);
-/// Between tries, while the cluster cannot take members.
+/// How long is waited between tries, while the cluster cannot take members.
 const JOIN_RETRY: Duration = Duration::from_millis(500);
 const JOINED_FILE: &str = "joined.json";
 
@@ -46,9 +46,9 @@ pub struct JoinTarget {
 #[derive(Clone, Debug)]
 pub struct ClusterConfig {
     pub listen: SocketAddr,
-    /// `host:port` that peers dial; found out if absent.
+    /// The `host:port` that peers dial; it is found out if absent.
     pub advertise: Option<String>,
-    /// Only for the first start: later it is a member.
+    /// A cluster to join, read only at the first start: later this node is a member.
     pub join: Option<JoinTarget>,
     pub lease: LeaseTerms,
     pub voters: VoterPolicy,
@@ -81,10 +81,10 @@ pub enum ClusterError {
     },
 }
 
-/// Kept beside the identity of a node that joined.
+/// The file that a node which joined keeps beside its identity.
 #[derive(Serialize, Deserialize)]
 struct Joined {
-    /// Whom it was told of: dialled until the ledger knows better.
+    /// The members that it was told of: they are dialled until the ledger knows better.
     members: Vec<Member>,
 }
 
@@ -93,7 +93,7 @@ pub struct Cluster {
     pub identity: Identity,
     pub credentials: Credentials,
     pub lanes: LedgerLanes,
-    /// Where peers reach this node.
+    /// The address at which peers reach this node.
     pub address: String,
     first_peers: Vec<Member>,
     founder: bool,
@@ -126,11 +126,12 @@ impl Cluster {
         Ok(Self { identity, credentials, lanes, address, first_peers, founder, config })
     }
 
+    /// Returns the number of this node in the ledger's group: the founder's is fixed, a joiner's follows from its id.
     pub fn raft_id(&self) -> u64 {
         if self.founder { FOUNDER } else { member_id(self.identity.node()) }
     }
 
-    /// Which member of the ledger's group this node is.
+    /// Returns the settings with which the ledger in `ledger_dir` takes part in its group.
     pub fn raft(&self, ledger_dir: &Path) -> RaftSetup {
         RaftSetup {
             id: self.raft_id(),
@@ -143,7 +144,7 @@ impl Cluster {
         }
     }
 
-    /// Listens and dials from now on.
+    /// Starts to listen and to dial. Errors: `Listen` if the port cannot be had.
     pub async fn connect(self, generation: u64, router: &Router) -> Result<Connected, ClusterError> {
         let handlers = Lanes {
             router: Some(Arc::new(router.clone())),
@@ -175,10 +176,12 @@ pub struct Connected {
 }
 
 impl Connected {
+    /// Returns the authenticated connections to other nodes.
     pub fn links(&self) -> &Links {
         self.manager.links()
     }
 
+    /// Returns the lanes on which the ledger speaks to other nodes.
     pub fn lanes(&self) -> &LedgerLanes {
         &self.cluster.lanes
     }
@@ -246,16 +249,16 @@ async fn join_cluster(folder: &Path, node: NodeId, target: &JoinTarget, ours: &s
     joined.members.retain(|member| member.node != node);
     let file = |source| ClusterError::File { path: folder.to_owned(), source };
     make_dir(folder).map_err(file)?;
-    // Before the certificate: without this file a start would take itself for a founder.
+    // This comes before the certificate: without this file a start would take itself for a founder.
     let text = serde_json::to_vec(&joined).map_err(|error| file(error.into()))?;
     replace(&folder.join(JOINED_FILE), &text).map_err(file)?;
     let identity = grant.keep(folder, node, key)?;
     Ok((identity, joined))
 }
 
-/// One number per start of this node, greater each time.
+/// Returns the number of this start of the node, which is greater than that of any before, and keeps it.
 ///
-/// Written over in place, in as many bytes as before: also where the disk is full.
+/// The number is written over in place, in as many bytes as before, so that it works where the disk is full.
 pub fn next_generation(dir: &Path) -> std::io::Result<u64> {
     use std::os::unix::fs::FileExt;
     let path = dir.join("generation");
@@ -273,7 +276,7 @@ pub fn next_generation(dir: &Path) -> std::io::Result<u64> {
     Ok(before + 1)
 }
 
-/// Where peers reach this node: where it listens, or the address from which it reaches `near` (or the world).
+/// Returns where peers reach this node: where it listens, or the address from which it reaches `near` (or the world).
 fn guess_address(listen: SocketAddr, near: Option<&str>) -> String {
     if !listen.ip().is_unspecified() {
         return listen.to_string();

@@ -22,13 +22,13 @@ pub struct EventRecord {
     pub at: WallMs,
     pub stream: Key,
     pub kind: Arc<str>,
-    /// The task it is about; of several submitted together, the first.
+    /// The task that it is about; of several submitted together, the first.
     pub task: Option<TaskId>,
     pub agent: Option<AgentId>,
     pub data: Value,
 }
 
-/// What a client wants of the events; empty wants all.
+/// What a client wants of the events. An empty filter wants all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EventFilter {
     pub stream: Vec<Key>,
@@ -39,14 +39,14 @@ pub struct EventFilter {
 }
 
 impl EventFilter {
-    /// A swarm's stream is that of all its shards.
+    /// Tells whether the stream is wanted. A swarm's stream is that of all its shards.
     fn wants_stream(&self, stream: &Key) -> bool {
         self.stream.is_empty()
             || self.stream.contains(stream)
             || SwarmId::try_from(stream).is_ok_and(|shard| self.stream.contains(&shard.head().key()))
     }
 
-    /// What can be told without decoding.
+    /// Tells whether an event may be wanted, as far as that is known without decoding it.
     fn may_want(&self, event: &Event) -> bool {
         self.wants_stream(&event.stream)
             && (self.noun.is_empty() || self.noun.iter().any(|noun| noun == event.stream.noun()))
@@ -55,7 +55,7 @@ impl EventFilter {
             && (self.agent.is_none() || event.stream.noun() != VmId::NOUN)
     }
 
-    /// Whether a record that was made for nobody in particular is wanted.
+    /// Tells whether a record that was made for nobody in particular is wanted.
     pub fn wants(&self, record: &EventRecord) -> bool {
         self.wants_stream(&record.stream)
             && (self.noun.is_empty() || self.noun.iter().any(|noun| noun == record.stream.noun()))
@@ -70,6 +70,7 @@ fn names_task(data: &Value, task: TaskId) -> bool {
     data.get("tasks").and_then(Value::as_array).is_some_and(|tasks| tasks.iter().any(|its| its.as_str() == Some(&task)))
 }
 
+/// Decodes an event into what clients see of it. Errors: `Internal` if this version cannot decode it.
 pub fn record(event: &Event) -> Result<EventRecord, Refused> {
     let broken = |error: hiveward_kernel::event::DecodeError| {
         tracing::error!(cursor = %event.cursor, %error, "an event cannot be shown");
@@ -217,9 +218,9 @@ fn swarm_data(what: &SwarmEvent, tasks: &[TaskId]) -> Value {
     }
 }
 
-/// Events after a cursor, as records, as many as are wanted.
+/// Returns up to `first` wanted events after a cursor. It looks at a bounded number: fewer may come than there are.
 pub fn read(ledger: &Ledger, after: Cursor, filter: &EventFilter, first: usize) -> Result<Vec<EventRecord>, Refused> {
-    /// Looked through for one page.
+    /// The most events that are looked through for one page.
     const EVENTS_PER_PAGE_MAX: usize = 100_000;
     let mut found = Vec::new();
     let (mut at, mut looked) = (after, 0);
@@ -241,7 +242,7 @@ pub fn read(ledger: &Ledger, after: Cursor, filter: &EventFilter, first: usize) 
     Ok(found)
 }
 
-/// The last events before a cursor that are wanted, oldest first; and what to go on before, if there may be older ones.
+/// Returns the last wanted events before a cursor, oldest first, and the cursor to go on before if there may be older ones.
 pub fn read_back(
     ledger: &Ledger,
     before: Cursor,
@@ -249,12 +250,12 @@ pub fn read_back(
     filter: &EventFilter,
     last: usize,
 ) -> Result<(Vec<EventRecord>, Option<Cursor>), Refused> {
-    /// Looked through for one page.
+    /// The most events that are looked through for one page.
     const EVENTS_PER_PAGE_MAX: u64 = 100_000;
     const WINDOW_MAX: u64 = 4096;
     let mut window = WINDOW_MAX;
     let mut floor = not_before.0;
-    // The newest that is looked at next.
+    // The newest event that is looked at next.
     let mut to = before.0.saturating_sub(1).min(ledger.head().0);
     let lowest = to.saturating_sub(EVENTS_PER_PAGE_MAX);
     let mut found: Vec<EventRecord> = Vec::new();
@@ -292,7 +293,7 @@ pub fn read_back(
     Ok((found, (to > floor).then_some(Cursor(to + 1))))
 }
 
-/// The last cursor whose event happened before a moment, by the clock of who led then.
+/// Returns the last cursor whose event happened before a moment, by the clock of the node that led then.
 pub fn cursor_before(ledger: &Ledger, moment: WallMs) -> Result<Cursor, Refused> {
     let (mut from, mut to) = (0, ledger.head().0);
     // The events up to `from` happened before it, those after `to` did not.
@@ -310,6 +311,7 @@ pub fn cursor_before(ledger: &Ledger, moment: WallMs) -> Result<Cursor, Refused>
     Ok(Cursor(from))
 }
 
+/// Turns a failed read of the ledger into an answer: `Refused` if the events were compacted, else `Unavailable`.
 pub fn unreadable(error: ReadError) -> Refused {
     match error {
         ReadError::Compacted { .. } => Refused::new(Code::Refused, error.to_string()),
@@ -317,18 +319,19 @@ pub fn unreadable(error: ReadError) -> Refused {
     }
 }
 
-/// Follows the events after a cursor: nothing missed, nothing twice.
+/// The events after a cursor as they come: none is missed, none comes twice.
 pub struct EventTail {
     tail: Tail,
     filter: EventFilter,
 }
 
 impl EventTail {
+    /// Begins after a cursor.
     pub fn new(ledger: &Ledger, after: Cursor, filter: EventFilter) -> Self {
         Self { tail: ledger.tail(after), filter }
     }
 
-    /// The next events that are wanted; waits while there are none. Dropping the future loses nothing.
+    /// Waits for the next events that are wanted. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Result<Vec<EventRecord>, Refused> {
         loop {
             let events = self.tail.next().await.map_err(unreadable)?;

@@ -37,7 +37,7 @@ use crate::{
     roster::{NoNodeChanges, NodeChanges},
 };
 
-/// Cheap to clone; holds no state of its own.
+/// All that a node is made of. It is cheap to clone and holds no state of its own.
 #[derive(Clone)]
 pub struct House(Arc<Rooms>);
 
@@ -51,20 +51,20 @@ impl std::ops::Deref for House {
 
 /// This node's part of a cluster.
 pub struct Clustered {
-    /// What this node says of itself.
+    /// The record that this node gives of itself.
     pub me: NodeRecord,
-    /// Grows at each start of the node.
+    /// The number of this start of the node, which grows with each.
     pub generation: u64,
     pub peers: Peers,
     pub router: Router,
     pub directory: Directory,
-    /// What join tokens are made with; absent on a node that takes in nobody.
+    /// The identity that join tokens are made with; absent on a node that takes in nobody.
     pub identity: Option<Identity>,
     pub node_changes: Arc<dyn NodeChanges>,
 }
 
 impl Clustered {
-    /// A single node.
+    /// Returns the parts of a node that has no peers, with the driver that keeps it its own leader.
     pub fn alone(node: NodeId, generation: u64, ledger: &Ledger) -> (Self, PeersDriver) {
         let (peers, driver) = Peers::alone(node);
         let directory = Directory::new(ledger.clone(), peers.clone());
@@ -85,7 +85,7 @@ pub struct Rooms {
     pub swarm_table: SwarmTable,
     pub agent_table: AgentTable,
     pub approvals: ApprovalTable,
-    /// What join tokens are made with; absent on a node that takes in nobody.
+    /// The identity that join tokens are made with; absent on a node that takes in nobody.
     pub identity: Option<Identity>,
     pub node_changes: Arc<dyn NodeChanges>,
     /// What the keepers of this node measured last.
@@ -102,6 +102,7 @@ impl std::ops::Deref for Rooms {
 
 impl House {
     #[allow(clippy::too_many_arguments)] // Each is a part of its own; made once, in `node`.
+    /// Puts a node's parts together. Nothing runs yet.
     pub fn new(
         clustered: Clustered,
         ledger: Ledger,
@@ -153,7 +154,7 @@ impl House {
     }
 }
 
-/// Reads from the views whether those that VMs were made for still need them.
+/// Whether those that VMs were made for still need them, as the views say.
 struct Needed {
     tasks: TaskTable,
     agents: AgentTable,

@@ -58,11 +58,11 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
     pub data_dir: PathBuf,
-    /// Free space below which writes are refused.
+    /// The free space below which writes are refused.
     pub reserve_bytes: u64,
     /// Whether faults may be injected by clients.
     pub faults_allowed: bool,
-    /// `command` agents that the `default` swarm begins with; none makes the swarm empty.
+    /// The number of `command` agents that the `default` swarm begins with; none makes the swarm empty.
     pub default_agents: u32,
     /// What holds agents' processes.
     pub shim: ShimProgram,
@@ -74,13 +74,13 @@ pub struct NodeConfig {
     pub holes: Holes,
     /// Absent on a node that has no peers.
     pub cluster: Option<ClusterConfig>,
-    /// Of the tokens that its gateway accepts, for other nodes to accept them too.
+    /// Digests of the tokens that its gateway accepts, for other nodes to accept them too.
     pub token_digests: Vec<String>,
     /// Where browsers reach its gateway, told to the other nodes.
     pub gateway: Option<GatewayAt>,
     /// The machine's watchdog, such as `/dev/watchdog`: armed while VMs are here that come back elsewhere.
     pub watchdog: Option<PathBuf>,
-    /// What time it is; another than the machine's for tests.
+    /// The clock that says what time it is; tests give another than the machine's.
     pub clock: Clock,
 }
 
@@ -89,7 +89,7 @@ pub struct NodeConfig {
 pub enum GatewayAt {
     /// An origin, such as `https://hive.example`.
     Url(String),
-    /// Over plain HTTP, on the host where peers reach the node.
+    /// The port of a gateway that speaks plain HTTP, on the host where peers reach the node.
     Port(u16),
 }
 
@@ -103,6 +103,7 @@ impl GatewayAt {
 }
 
 impl NodeConfig {
+    /// Returns a configuration with the defaults for all but the data directory.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
         Self {
             data_dir: data_dir.into(),
@@ -153,7 +154,6 @@ pub enum StartError {
     Default(String),
 }
 
-/// What only a node with peers has.
 struct Clustering {
     connected: Connected,
     membership: Arc<Membership>,
@@ -172,21 +172,21 @@ pub struct Node {
     control: ControlPlane,
     clustering: Option<Clustering>,
     usage: Option<UsageKeeper>,
-    /// Of a node among others: its lease is counted while this lives.
+    /// The count of its lease, which lasts while this lives; only of a node among others.
     _counting: Option<Counting>,
-    /// Look at all that is stored, again and again while they live: blobs, ledger and views, transcripts.
+    /// The rounds that look at all that is stored, while they live: blobs, ledger and views, transcripts.
     scrubs: [Rounds; 3],
-    /// Until the last call is settled.
+    /// The bank's side of calls of models; it lasts until the last call is settled.
     _following: Following,
-    /// A node without peers leads itself while this lives.
+    /// What makes a node without peers its own leader, while this lives.
     _alone: Option<PeersDriver>,
     _lock: nix::fcntl::Flock<std::fs::File>,
 }
 
-/// Between tries to make this node known to the cluster.
 const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
 
 impl Node {
+    /// Opens what is durable and starts the node. Errors: `InUse` if another process has the data directory.
     pub async fn start(mut config: NodeConfig) -> Result<Self, StartError> {
         if config.shim.began_this_process() {
             return Err(StartError::IsShim);
@@ -269,12 +269,12 @@ impl Node {
             .fence
             .set_watchdog(config.watchdog.clone())
             .map_err(|source| StartError::DataDir { dir: dir.clone(), source })?;
-        // Before the tree: its entities may be spoken to as soon as they are placed.
+        // This comes before the tree, whose entities may be spoken to as soon as they are placed.
         let connected = match cluster {
             Some(cluster) => Some(cluster.connect(generation, &house.router).await?),
             None => None,
         };
-        // Before an agent is adopted that may call a model.
+        // This comes before an agent is adopted that may call a model.
         let following = bank::follow(&house.models, house.models.counter());
         let usage = UsageKeeper::start(&house.models);
         let running = tree::start(house.clone(), config.retention, config.ledger, config.reserve_bytes).await?;
@@ -344,16 +344,17 @@ impl Node {
         Ok(node)
     }
 
+    /// Returns the control plane, through which this node is read and commanded.
     pub fn control(&self) -> ControlPlane {
         self.control.clone()
     }
 
-    /// Where other nodes reach this one.
+    /// Returns the address at which other nodes reach this one; `None` without peers.
     pub fn cluster_address(&self) -> Option<&str> {
         self.clustering.as_ref().map(|clustering| clustering.connected.cluster.address.as_str())
     }
 
-    /// The `default` swarm is made once; who removes its agents keeps them removed.
+    /// Makes the `default` swarm, once; who removes its agents keeps them removed.
     async fn ensure_default(&self, agents: u32) -> Result<(), hiveward_runtime::error::Refused> {
         const WITHIN: Duration = Duration::from_secs(30);
         let new = NewSwarm { name: "default".into(), ..NewSwarm::default() };
@@ -480,13 +481,12 @@ const fn phase_name(phase: Phase) -> &'static str {
     }
 }
 
-/// What tells sessions who their node is: its lock, if the kernel says that this process holds it.
+/// Returns the lock by which sessions know their node, if the kernel shows them its holder: else they would not hear it.
 fn owner_lock(lock: &std::path::Path) -> Option<PathBuf> {
     let absolute = std::path::absolute(lock).and_then(|lock| Ok((session_owner(&lock)?, lock)));
     match absolute {
         Ok((Some(holder), lock)) if u32::try_from(holder).ok() == Some(std::process::id()) => Some(lock),
         found => {
-            // Else this node could not speak to its own sessions.
             tracing::warn!(
                 ?found,
                 "the kernel does not say who holds the lock on the data directory: any program of this user may speak to sessions"
@@ -496,7 +496,7 @@ fn owner_lock(lock: &std::path::Path) -> Option<PathBuf> {
     }
 }
 
-/// Made once per data directory.
+/// Reads the id of this node, which is made once per data directory.
 fn node_id(dir: &std::path::Path) -> std::io::Result<NodeId> {
     let path = dir.join("node.id");
     match std::fs::read_to_string(&path) {
@@ -514,7 +514,7 @@ fn node_id(dir: &std::path::Path) -> std::io::Result<NodeId> {
 }
 
 impl NewAgent {
-    /// An agent of the `command` connector with the defaults of the public API.
+    /// Returns an agent of the `command` connector with the defaults of the public API.
     pub fn command(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),

@@ -53,7 +53,7 @@ pub fn named(event: &Event) -> Result<Option<(Operation, Answered)>, ViewError> 
 }
 
 impl House {
-    /// Looks up what a change of what is declared was answered with under this operation, and what it asked for then.
+    /// Looks up an operation that changed what is declared: returns what it asked for, and the key it was answered with.
     pub fn declared_before(&self, operation: &Operation) -> Result<Option<([u8; 16], Key)>, Refused> {
         if let Some(before) = self.directory.read(|known| known.operation(operation).cloned()) {
             return Ok(Some(before));

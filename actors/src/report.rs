@@ -33,27 +33,27 @@ const OTHER: &str = "it answered something else";
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeReport {
     pub node: NodeId,
-    /// The program's.
+    /// The version of the program.
     pub version: String,
     pub generation: u64,
     pub wall: WallMs,
     pub cores: u32,
-    /// Of the system, over one minute.
+    /// The load of the whole system, averaged over one minute.
     pub load_average: Option<f64>,
     pub resident_bytes: Option<u64>,
     pub agents: u64,
     pub swarms: u64,
-    /// The ledger's last event here.
+    /// The ledger's last event on this node.
     pub cursor: u64,
-    /// Events that its views have not taken in yet.
+    /// The number of events that its views have not taken in yet.
     pub view_lag: u64,
     pub term: u64,
     pub leader: Option<NodeId>,
-    /// May it act?
+    /// The phase of its lease, which says whether it may act.
     pub lease: String,
     pub disk: String,
     pub links: Vec<LinkReport>,
-    /// Of everyone, if it leads: milliseconds before each is called lost.
+    /// The leases of all nodes, if it leads: the milliseconds before each is called lost.
     pub leases: Vec<(NodeId, Option<u64>)>,
     pub certificate_until: Option<WallMs>,
     /// Actors that do not do what they are there for, at most [`TROUBLED_MAX`]. Last, and absent where there are none.
@@ -61,7 +61,7 @@ pub struct NodeReport {
     pub troubled: Vec<Troubled>,
 }
 
-/// Of a node's report.
+/// The most entries of a node's report that name an actor in trouble.
 pub const TROUBLED_MAX: usize = 16;
 
 /// An actor that was given up, or that takes none of its messages.
@@ -70,12 +70,12 @@ pub struct Troubled {
     /// Names from the root, joined by `/`.
     pub path: String,
     pub key: Option<String>,
-    /// What is wrong, and what happens next or is to be done.
+    /// The text that says what is wrong, and what happens next or is to be done.
     pub why: String,
 }
 
-/// `set_aside` counts events that a view could not take in; `damages` are values of the ledger and the views; `transcripts`
-/// are those that are damaged.
+/// Lists what is wrong on this node, the damaged first, at most [`TROUBLED_MAX`] entries. `set_aside` counts events that a view
+/// could not take in; `damages` are values of the ledger and the views; `transcripts` are those that are damaged.
 pub fn troubled(tree: &Tree, set_aside: u64, damages: &Damages, transcripts: &[String]) -> Vec<Troubled> {
     let damaged = damages.list().into_iter().next().map(|first| Troubled {
         path: "node/platform/ledger".to_owned(),
@@ -116,10 +116,11 @@ pub struct LinkReport {
     pub round_trip_us: Option<u64>,
     pub clock_offset_ms: Option<i64>,
     pub queued_bytes: u64,
-    /// Why it is down.
+    /// The reason why it is down.
     pub why_down: Option<String>,
 }
 
+/// Describes every link to another node, as it is now.
 pub fn links(links: &Links) -> Vec<LinkReport> {
     let lane = |lane: Lane| match lane {
         Lane::Router => "router",
@@ -140,6 +141,7 @@ pub fn links(links: &Links) -> Vec<LinkReport> {
     all.collect()
 }
 
+/// Returns for each node the milliseconds that are left of its lease, where they are known.
 pub fn leases(views: Vec<LeaseView>) -> Vec<(NodeId, Option<u64>)> {
     let ms = |left: Duration| u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
     views.into_iter().map(|view| (view.node, view.left.map(ms))).collect()
@@ -172,12 +174,13 @@ struct Inner {
     desk: Option<Desk<Question, Answer>>,
 }
 
-/// Cheap to clone.
+/// The desk at which nodes ask each other for their reports. It is cheap to clone.
 #[derive(Clone)]
 pub struct Reports(Arc<Inner>);
 
 impl Reports {
-    /// `own` makes this node's report; it must not wait. Without a lane there is only this node.
+    /// Answers other nodes' questions from now on. `own` makes this node's report and must not wait. Without a lane there is only
+    /// this node.
     pub fn open(
         house: &House,
         own: impl Fn() -> NodeReport + Send + Sync + 'static,
@@ -194,17 +197,19 @@ impl Reports {
         reports
     }
 
+    /// Stops answering other nodes' questions.
     pub fn close(&self) {
         if let Some(desk) = &self.0.desk {
             desk.close();
         }
     }
 
+    /// Makes this node's report now.
     pub fn own(&self) -> NodeReport {
         (self.0.own)()
     }
 
-    /// Every one of `nodes`: its report, or why there is none.
+    /// Asks all of `nodes` at once for their reports; an error says why there is none.
     pub async fn of(
         &self,
         nodes: impl IntoIterator<Item = NodeId>,
@@ -229,7 +234,7 @@ impl Reports {
         storage::of(&self.0.house).map(Box::new).map_err(|refused| refused.message)
     }
 
-    /// What each of `nodes` keeps, or why it does not say.
+    /// Asks all of `nodes` at once what they keep on their disks; an error says why one does not tell.
     pub async fn storage(
         &self,
         nodes: impl IntoIterator<Item = NodeId>,
@@ -246,7 +251,7 @@ impl Reports {
         join_all(asked).await.into_iter().collect()
     }
 
-    /// The supervision tree of a node, below `root` (a path or a key).
+    /// Returns the supervision tree of a node below `root` (a path or a key); `None` if nothing is there.
     pub async fn tree(
         &self,
         node: NodeId,
@@ -264,7 +269,7 @@ impl Reports {
         }
     }
 
-    /// What an agent's processes used, as the node that has it measured.
+    /// Returns what an agent's processes used, as the node that has it measured, in at most `points` samples.
     pub async fn resources(
         &self,
         node: NodeId,
@@ -299,7 +304,7 @@ impl Reports {
     }
 }
 
-/// Of the system, over one minute.
+/// Reads the load of the whole system, averaged over one minute; `None` if the kernel does not tell.
 pub fn load_average() -> Option<f64> {
     std::fs::read_to_string("/proc/loadavg").ok()?.split_whitespace().next()?.parse().ok()
 }

@@ -32,9 +32,9 @@ use crate::client::{Said, Terminal};
 /// How long one question for output waits on the other node.
 const WAIT: Duration = Duration::from_secs(5);
 const ASK_WITHIN: Duration = Duration::from_secs(15);
-/// A terminal that nobody asks for is let go.
+/// The time after which a terminal that nobody asks for is let go.
 const IDLE: Duration = Duration::from_secs(30);
-/// Terminals lent to other nodes at a time; one more is refused.
+/// The most terminals that are lent to other nodes at a time; one more is refused.
 const LENT_MAX: usize = 256;
 
 #[derive(Serialize, Deserialize)]
@@ -57,7 +57,7 @@ enum Answer {
     Ended {
         how: String,
     },
-    /// Nothing was said for a while: ask again.
+    /// Nothing was said for a while, so the question is to be asked again.
     Quiet,
     Done,
     Refused {
@@ -78,12 +78,12 @@ struct Inner {
     next: AtomicU64,
 }
 
-/// Cheap to clone.
+/// The terminals that nodes lend each other. It is cheap to clone.
 #[derive(Clone)]
 pub struct Terminals(Arc<Inner>);
 
 impl Terminals {
-    /// Lends this node's terminals, and opens others'. Close it with [`Terminals::close`].
+    /// Lends this node's terminals to others, and opens theirs. Close it with [`Terminals::close`].
     pub fn open(data_dir: PathBuf, lane: LaneRpc) -> Self {
         let desk = Desk::new(lane, desks::TERMINALS);
         let inner = Inner { data_dir, desk, lent: Mutex::default(), next: AtomicU64::new(fastrand::u64(..) >> 1) };
@@ -96,6 +96,7 @@ impl Terminals {
         terminals
     }
 
+    /// Stops lending, and lets go of every terminal that is lent.
     pub fn close(&self) {
         self.0.desk.close();
         self.0.lent.lock().clear();
@@ -110,7 +111,7 @@ impl Terminals {
         }
     }
 
-    /// Attaches on the node that has the session.
+    /// Attaches on the node that has the session. Errors: `Unavailable` if that node cannot be asked, or what it refuses.
     pub async fn attach(&self, node: NodeId, lease: Lease, read_only: bool) -> Result<Distant, Refused> {
         match self.ask(node, &Question::Open { lease, read_only }).await? {
             Answer::Opened { terminal } => Ok(Distant { terminals: self.clone(), node, terminal, asking: Mutex::default() }),
@@ -176,17 +177,18 @@ fn other() -> Refused {
     Refused::new(Code::Internal, "the node that has the terminal answered something else: are both of adjacent versions?")
 }
 
-/// A terminal on another node. Dropping it lets go.
+/// A terminal on another node. Dropping it lets go of it.
 pub struct Distant {
     terminals: Terminals,
     node: NodeId,
     terminal: u64,
-    /// A question on its way: kept, so that dropping [`Distant::next`] loses nothing.
-    /// Locked by nobody: it only lets this be shared between threads.
+    /// The question that is on its way: it is kept, so that dropping [`Distant::next`] loses nothing. Nobody locks it: the mutex
+    /// only lets this be shared between threads.
     asking: Mutex<Option<BoxFuture<'static, Result<Answer, Refused>>>>,
 }
 
 impl Distant {
+    /// Waits for the next output, or for the end. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Result<Said, Refused> {
         loop {
             let asking = self.asking.get_mut().get_or_insert_with(|| {
@@ -204,11 +206,13 @@ impl Distant {
         }
     }
 
+    /// Types the bytes. Errors: `Unavailable` if the node cannot be asked; they may have been typed all the same.
     pub async fn write(&self, bytes: &[u8]) -> Result<(), Refused> {
         let write = Question::Write { terminal: self.terminal, bytes: ByteBuf::from(bytes.to_vec()) };
         self.terminals.ask(self.node, &write).await.map(|_| ())
     }
 
+    /// Tells the terminal its new size in columns and rows.
     pub async fn resize(&self, cols: u16, rows: u16) -> Result<(), Refused> {
         self.terminals.ask(self.node, &Question::Resize { terminal: self.terminal, cols, rows }).await.map(|_| ())
     }
@@ -218,7 +222,7 @@ impl Drop for Distant {
     fn drop(&mut self) {
         let (terminals, node, terminal) = (self.terminals.clone(), self.node, self.terminal);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            // Ends with its question; not heard, the other node lets go by itself.
+            // The task ends with its question; if it is not heard, the other node lets go by itself.
             runtime.spawn(async move {
                 let _ = terminals.ask(node, &Question::Close { terminal }).await;
             });

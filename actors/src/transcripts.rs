@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 const FIND_WITHIN: Duration = Duration::from_secs(2);
-/// Beyond what the other node waits for more output.
+/// How long a read may take beyond what the other node waits for more output.
 const READ_WITHIN: Duration = Duration::from_secs(5);
 const CHUNK_BYTES_MAX: usize = 256 << 10;
 const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -35,7 +35,7 @@ struct Question {
     after_byte: u64,
     bytes_max: u32,
     wait_ms: u32,
-    /// Of a coding agent's attempt: its activity, not its output.
+    /// Whether a coding agent's activity is meant, not its output.
     #[serde(default)]
     activity: bool,
 }
@@ -52,7 +52,7 @@ enum Answer {
     },
 }
 
-/// A stretch of a distant transcript.
+/// A stretch of a transcript on another node.
 pub struct DistantChunk {
     pub next_byte: u64,
     pub stream: Stream,
@@ -67,12 +67,12 @@ struct Inner {
     me: NodeId,
 }
 
-/// Cheap to clone.
+/// The transcripts that nodes read out to each other. It is cheap to clone.
 #[derive(Clone)]
 pub struct Transcripts(Arc<Inner>);
 
 impl Transcripts {
-    /// Serves this node's transcripts, and finds others'. Close it with [`Transcripts::close`].
+    /// Serves this node's transcripts, and finds those of others. Close it with [`Transcripts::close`].
     pub fn open(data_dir: PathBuf, lane: LaneRpc, ledger: Ledger, me: NodeId) -> Self {
         let desk = Desk::new(lane, desks::TRANSCRIPTS);
         let transcripts = Self(Arc::new(Inner { data_dir, desk, ledger, me }));
@@ -84,11 +84,12 @@ impl Transcripts {
         transcripts
     }
 
+    /// Stops reading transcripts out to other nodes.
     pub fn close(&self) {
         self.0.desk.close();
     }
 
-    /// The node that has the attempt's transcript; an error if none has and some could not be asked.
+    /// Asks all other nodes which one has the attempt's transcript; an error if none has it and some could not be asked.
     pub async fn find(&self, lease: Lease, activity: bool) -> Result<Option<NodeId>, String> {
         let members = self.0.ledger.status().members;
         let others = members.into_iter().filter_map(|member| member.node).filter(|node| *node != self.0.me);
@@ -110,7 +111,8 @@ impl Transcripts {
         unsure.map_or(Ok(None), |error| Err(error.to_string()))
     }
 
-    /// What follows `after_byte` on `node`; waits there for up to `wait` while there is nothing. `None` if it is gone.
+    /// Reads what follows `after_byte` on `node`; waits there for up to `wait` while there is nothing. Returns `None` if the
+    /// transcript is gone.
     pub async fn read(
         &self,
         node: NodeId,

@@ -37,15 +37,17 @@ use crate::{
     roster::{RosterMsg, actor::Roster, wire},
 };
 
-/// Of supervisors whose children are counted one by one: what escalates here is rare, and never fatal.
+/// How often children of supervisors that count them one by one may fail: what escalates here is rare, and never fatal.
 const INTENSITY: Intensity = Intensity { restarts_max: 20, period: Duration::from_secs(10) };
 
+/// A tree that has started, with the doors through which the rest of the node speaks to it.
 pub struct Running {
     pub root: Supervisor,
     pub tree: Tree,
     pub roster: Door<RosterMsg>,
 }
 
+/// Starts the whole tree and returns when every part of it is ready. Errors: the first part that does not start.
 pub async fn start(
     house: House,
     retention: Retention,

@@ -12,6 +12,7 @@ use hiveward_work::{swarm::table::SwarmView, task::table::TaskView};
 
 use crate::retention::Retention;
 
+/// Makes all views of a node. Their order is the one in which they take each event in.
 pub fn of_a_node(retention: &Retention, clock: &Clock) -> Vec<Box<dyn View>> {
     vec![
         Box::new(TaskView { keep: retention.tasks, clock: AgeClock::of(clock.clone()) }),

@@ -1,4 +1,5 @@
-//! What one answer may cost while it is made: bytes, values, and a thread's time; and what all answers take together.
+//! The bounds on what one answer may cost while it is made: bytes, values, and a thread's time; and on what all answers take
+//! together.
 //!
 //! A document is weighed before it is executed (`crate::limit`), but how long its texts and lists are shows only then. So
 //! each field is counted as it is resolved. One that passes a bound is not resolved any more and neither is any other of
@@ -24,24 +25,25 @@ use parking_lot::Mutex;
 
 use crate::{auth::rights, engine::Caller, limit::DocumentLimits, trim};
 
-/// What all answers that are being made or sent may take together. Over it, the ones that are large already are refused.
+/// The bytes that all answers that are being made or sent may take together. Over it, the ones that are large already are
+/// refused.
 pub const ANSWERS_BYTES_MAX: usize = 64 << 20;
-/// An answer up to this size is let through, however much the others take.
+/// The size up to which an answer is let through, however much the others take.
 const SMALL_BYTES: usize = 256 << 10;
 /// What a value takes while it is made, beside its own bytes: its name, its place in a map, a future's remains.
 const VALUE_BYTES: usize = 256;
 
-/// What the answers of a gateway take together. Cheap to clone.
+/// The count of what the answers of a gateway take together. It is cheap to clone.
 #[derive(Clone, Default)]
 pub struct Memory(Arc<AtomicUsize>);
 
 impl Memory {
-    /// Bytes that are taken now.
+    /// Returns the bytes that are taken now.
     pub fn taken(&self) -> usize {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Bytes of a finished answer, until it is dropped.
+    /// Counts the bytes of a finished answer until what this returns is dropped.
     pub fn hold(&self, bytes: usize) -> Held {
         self.0.fetch_add(bytes, Ordering::Relaxed);
         Held { memory: self.clone(), bytes }
@@ -66,20 +68,21 @@ pub struct Meter {
     values_max: usize,
     work_max: Duration,
     memory: Memory,
-    /// Of the answer that is being made; a subscription makes one after the other.
+    /// The bytes of the answer that is being made; a subscription makes one after the other.
     bytes: AtomicUsize,
     values: AtomicUsize,
-    /// What was taken of the memory.
+    /// The part of the memory that this answer has taken.
     taken: AtomicUsize,
     worked_ns: AtomicU64,
-    /// When the poll began that is under way.
+    /// The time when the poll began that is under way.
     polled: Mutex<Option<Instant>>,
-    /// Looked at for every field; the reason is beside it.
+    /// Whether a bound is passed, which is read for every field; the reason is beside it.
     over: AtomicBool,
     why: Mutex<Option<Refused>>,
 }
 
 impl Meter {
+    /// Makes a meter with these limits, whose answers are counted in `memory`.
     pub fn new(limits: &DocumentLimits, memory: Memory) -> Arc<Self> {
         let work_max = Duration::from_millis(limits.work_ms_max);
         Arc::new(Self::with(limits.answer_bytes_max, limits.answer_values_max, work_max, memory))
@@ -101,21 +104,22 @@ impl Meter {
         }
     }
 
-    /// Another meter with the same bounds.
+    /// Makes another meter with the same bounds.
     pub fn anew(&self) -> Arc<Self> {
         Arc::new(Self::with(self.bytes_max, self.values_max, self.work_max, self.memory.clone()))
     }
 
-    /// Where its answers are counted.
+    /// Returns where its answers are counted.
     pub fn memory(&self) -> &Memory {
         &self.memory
     }
 
+    /// Returns the most bytes that one answer may have.
     pub fn bytes_max(&self) -> usize {
         self.bytes_max
     }
 
-    /// Values of the answer so far, and the bytes of its texts.
+    /// Returns the values of the answer so far, and the bytes of its texts.
     pub fn counted(&self) -> (usize, usize) {
         (self.values.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
     }
@@ -135,7 +139,7 @@ impl Meter {
         trim::let_go(taken);
     }
 
-    /// Counts one value, or bytes of its text. False: a bound is passed, now or before.
+    /// Counts one value, or bytes of its text. Returns false if a bound is passed, now or before.
     fn count(&self, values: usize, bytes: usize) -> bool {
         if self.over.load(Ordering::Relaxed) {
             return false;
@@ -174,7 +178,7 @@ impl Meter {
         false
     }
 
-    /// How long threads were at work for this answer.
+    /// Returns how long threads were at work for this answer.
     fn worked(&self) -> Duration {
         let now = self.polled.lock().map_or(Duration::ZERO, |since| since.elapsed());
         now + Duration::from_nanos(self.worked_ns.load(Ordering::Relaxed))
@@ -186,7 +190,7 @@ impl Meter {
         self.over.store(true, Ordering::Relaxed);
     }
 
-    /// Why the execution was ended, if a bound was passed.
+    /// Returns why the execution was ended, if a bound was passed.
     pub fn stopped(&self) -> Option<Refused> {
         if self.over.load(Ordering::Relaxed) { self.why.lock().clone() } else { None }
     }
@@ -198,7 +202,7 @@ impl Drop for Meter {
     }
 }
 
-/// The refusal of an answer over its bytes.
+/// Returns the refusal of an answer over its bytes.
 pub fn too_large(bytes_max: usize) -> Refused {
     Refused::new(
         Code::Limit,
@@ -206,7 +210,7 @@ pub fn too_large(bytes_max: usize) -> Refused {
     )
 }
 
-/// Polls an execution with the meter running; ready with the reason as soon as a bound is passed.
+/// An execution that is polled with the meter running; it is ready with the reason as soon as a bound is passed.
 struct Metered<'a, F> {
     meter: &'a Meter,
     execution: Pin<&'a mut F>,
@@ -229,7 +233,7 @@ impl<F: Future<Output = Response>> Future for Metered<'_, F> {
     }
 }
 
-/// Makes a schema keep the bounds of the [`Meter`] that a request brings along.
+/// The extension that makes a schema keep the bounds of the [`Meter`] that a request brings along.
 pub struct Bounds;
 
 impl ExtensionFactory for Bounds {
@@ -279,7 +283,7 @@ impl Extension for Bounded {
     }
 }
 
-/// About what a leaf takes, in memory and as JSON.
+/// Estimates what a leaf takes, in memory and as JSON.
 fn bytes(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len() + 2,
@@ -291,7 +295,7 @@ fn bytes(value: &Value) -> usize {
     }
 }
 
-/// The refusal of one field of the request's root, with where it stands.
+/// Returns the refusal of one field of the request's root, with where it stands.
 fn refusal_of(field: &Field, refused: Refused) -> ServerError {
     let mut error = refusal(refused);
     error.locations = vec![field.name.pos];

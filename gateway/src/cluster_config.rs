@@ -60,7 +60,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 impl ClusterSection {
-    /// What a node needs of it; `None` for one without peers. The error names the field.
+    /// Returns what a node needs of it; `None` for one without peers. The error names the field.
     pub fn config(&self, join: Option<JoinTarget>) -> Result<Option<ClusterConfig>, String> {
         let Some(listen) = self.listen else {
             return match join {

@@ -132,6 +132,7 @@ impl Default for Transcripts {
 }
 
 impl Transcripts {
+    /// Returns the bounds that a node keeps transcripts by.
     pub fn retention(&self) -> TranscriptRetention {
         TranscriptRetention {
             keep: Duration::from_secs(self.keep_hours.saturating_mul(3600)),
@@ -172,6 +173,7 @@ impl Default for LedgerSection {
 }
 
 impl LedgerSection {
+    /// Returns the bounds that a node keeps its ledger by.
     pub fn retention(&self) -> LedgerRetention {
         LedgerRetention {
             events_max: self.events_max,
@@ -181,6 +183,7 @@ impl LedgerSection {
         }
     }
 
+    /// Returns when the ledger's file is made smaller.
     pub fn holes(&self) -> Holes {
         Holes { percent_max: self.holes_percent_max, live_bytes_max: self.shrink_bytes_max, ..Holes::default() }
     }
@@ -213,15 +216,17 @@ fn data_home() -> PathBuf {
         .unwrap_or_else(|| PathBuf::from("/var/lib"))
 }
 
+/// Returns the data directory of a node unless another is chosen: under `XDG_DATA_HOME`, `~/.local/share` or `/var/lib`.
 pub fn default_data_dir() -> PathBuf {
     data_home().join("hiveward")
 }
 
+/// Returns the data directory of `hiveward dev` unless another is chosen.
 pub fn dev_data_dir() -> PathBuf {
     default_data_dir().join("dev")
 }
 
-/// What flags say; each wins over everything else.
+/// The settings that flags give; each wins over everything else.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
     pub data_dir: Option<PathBuf>,
@@ -249,11 +254,11 @@ pub enum ConfigError {
     Token { index: usize, problem: String },
 }
 
-/// Variables that are no fields of the configuration.
+/// The environment's variables that are no fields of the configuration.
 const OTHER: [&str; 7] = ["TOKEN", "URL", "CONFIG", "FAULTS", "RENEW_SCHEMA", "SHIM", "LIBVIRT_DRIVER"];
 
 impl Config {
-    /// The whole configuration, from every layer. `base` are the defaults to start from.
+    /// Reads the whole configuration, from every layer. `base` are the defaults to start from.
     pub fn load(
         base: Self,
         file: Option<&Path>,
@@ -321,12 +326,12 @@ impl Config {
         Ok(config)
     }
 
-    /// What this node keeps of what has ended.
+    /// Returns what this node keeps of what has ended.
     pub fn retention(&self) -> Retention {
         Retention { transcripts: self.node.transcripts.retention(), ..self.retention.retention() }
     }
 
-    /// The accepted tokens: the administrator's and those that are configured.
+    /// Returns the accepted tokens: the administrator's and those that are configured. Errors name the token by its place.
     pub fn auth(&self, admin_token: &str) -> Result<Auth, ConfigError> {
         let mut tokens = vec![("admin".to_owned(), Auth::digest(admin_token), true)];
         for (index, token) in self.auth.tokens.iter().enumerate() {
@@ -380,7 +385,7 @@ impl From<ConfigError> for Failed {
     }
 }
 
-/// `hiveward config …`
+/// Runs `hiveward config …`.
 pub fn command(common: &Common, command: ConfigCommand) -> Outcome {
     let flags = Flags { data_dir: common.data_dir.clone(), listen: None, cluster_listen: None };
     match command {

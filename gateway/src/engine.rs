@@ -28,7 +28,7 @@ use crate::{
     pool::Pools,
 };
 
-/// Runs prepared requests.
+/// What runs prepared requests.
 pub trait Engine: Send + Sync + 'static {
     fn run(&self, request: Request) -> BoxFuture<'_, Response>;
     fn stream(&self, request: Request) -> BoxStream<'static, Response>;
@@ -49,7 +49,7 @@ where
     }
 }
 
-/// Who asks and by when; resolvers find it in the request's data.
+/// Who asks and by when. Resolvers find it in the request's data.
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub principal: Principal,
@@ -68,20 +68,22 @@ struct Positions {
 }
 
 impl Position {
-    /// Overrides the subscription's own `after` argument.
+    /// Returns a position that overrides the subscription's own `after` argument.
     pub fn resuming(after: Option<String>) -> Self {
         Self(Arc::new(Mutex::new(Positions { resume_after: after, reached: None })))
     }
 
+    /// Returns the position to resume after, if there is one.
     pub fn resume_after(&self) -> Option<String> {
         self.0.lock().resume_after.clone()
     }
 
-    /// Called by a resolver as it hands out each item.
+    /// Notes how far the subscription has come; a resolver calls it as it hands out each item.
     pub fn reach(&self, position: impl std::fmt::Display) {
         self.0.lock().reached = Some(position.to_string());
     }
 
+    /// Returns the position of the last item that was handed out.
     pub fn reached(&self) -> Option<String> {
         self.0.lock().reached.clone()
     }
@@ -92,7 +94,7 @@ pub struct Prepared {
     pub request: Request,
     pub operation: Option<OperationType>,
     pub document: Option<ExecutableDocument>,
-    /// What its answers may cost; it stands in the request's data, too.
+    /// The meter of what its answers may cost; it stands in the request's data, too.
     pub meter: Arc<Meter>,
 }
 
@@ -114,7 +116,7 @@ pub fn prepare(mut request: Request, limits: &DocumentLimits, memory: &Memory) -
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub json: Bytes,
-    /// Nothing was executed: the request itself is at fault (`data` is absent). The list of errors alone, as JSON.
+    /// The list of errors alone, as JSON, if nothing was executed because the request itself is at fault (`data` is absent).
     pub request_errors: Option<Bytes>,
 }
 
@@ -127,8 +129,8 @@ struct WireAnswer<'a> {
 }
 
 impl Answer {
-    /// Shapes an executed response: every error gets a code, and an internal one shows its trace and nothing else. Its
-    /// bytes are held in the memory of answers until it is dropped. One that passes a bound of its meter is an error.
+    /// Shapes an executed response: every error gets a code, and an internal one shows its trace and nothing else. Its bytes are
+    /// held in the memory of answers until it is dropped. An answer that passes a bound of its meter is an error.
     pub fn of(mut response: Response, trace: TraceId, meter: &Meter) -> Result<Self, Refused> {
         if let Some(refused) = meter.stopped() {
             return Err(refused);
@@ -152,7 +154,7 @@ impl Answer {
         Ok(Self { json, request_errors: request_error.then(|| to_json(&response.errors)) })
     }
 
-    /// The answer that an execution came to; where a bound ended it, what that means for who asked.
+    /// Returns the answer that an execution came to; where a bound ended it, it says what that means for who asked.
     fn made(response: Response, trace: TraceId, meter: &Meter, mutation: bool) -> Self {
         Self::of(response, trace, meter).unwrap_or_else(|refused| match mutation {
             true => Self::refused(&Refused::new(
@@ -174,7 +176,7 @@ impl Answer {
         Self { json: to_json(&WireAnswer { data: None, errors }), request_errors: Some(to_json(&errors)) }
     }
 
-    /// An answer that is one refusal.
+    /// Returns an answer that is one refusal.
     pub fn refused(refused: &Refused) -> Self {
         let mut error = ServerError::new(refused.message.clone(), None);
         error.extensions = Some(extensions(refused));
@@ -182,7 +184,7 @@ impl Answer {
     }
 }
 
-/// An answer's JSON, counted until its last byte is on its way.
+/// The JSON of an answer, counted until its last byte is on its way.
 struct Sent {
     json: Vec<u8>,
     _held: Held,
@@ -194,7 +196,7 @@ impl AsRef<[u8]> for Sent {
     }
 }
 
-/// Takes up to `max` bytes and is an error from there on.
+/// A writer that takes up to `max` bytes and fails from there on.
 struct Bounded {
     bytes: Vec<u8>,
     max: usize,
@@ -248,7 +250,7 @@ fn shape(error: &mut ServerError, trace: TraceId) {
     error.extensions = Some(extensions(&refused));
 }
 
-/// The input field that the validator complains about: it quotes `input.priority` in its message.
+/// Returns the input field that the validator complains about: it quotes `input.priority` in its message.
 fn field_of(error: &ServerError) -> Option<String> {
     let quoted = error.message.strip_prefix("Invalid value for argument \"")?.split_once('"')?.0;
     let path = quoted.strip_prefix("input.").unwrap_or(quoted);
@@ -279,8 +281,8 @@ pub async fn run(engine: &Arc<dyn Engine>, pools: &Pools, prepared: Prepared, ca
     }
 }
 
-/// Runs a subscription (or a single-answer operation) as a stream of answers with the position after each. Whoever polls
-/// it executes it: on the threads for queries, please.
+/// Runs a subscription (or a single-answer operation) as a stream of answers with the position after each. Who polls it executes
+/// it, so it is to be polled on the threads for queries.
 pub fn stream(
     engine: &dyn Engine,
     prepared: Prepared,
@@ -294,7 +296,7 @@ pub fn stream(
     engine.stream(request).map(move |response| (Answer::made(response, trace, &meter, mutation), position.reached())).boxed()
 }
 
-/// The path of an error as dotted text, for logs.
+/// Writes the path of an error as dotted text, for logs.
 pub fn path_text(path: &[PathSegment]) -> String {
     let parts: Vec<_> = path
         .iter()

@@ -1,4 +1,4 @@
-//! What was measured of this node lately: real samples, one every few seconds, kept in memory for a day.
+//! The figures that were measured of this node lately: real samples, one every few seconds, kept in memory for a day.
 //!
 //! Owns the samples and the task that takes them, which ends with it. After a restart it begins empty: what was not
 //! measured is absent.
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 pub const EVERY: Duration = Duration::from_secs(5);
-/// A day's; the oldest is forgotten for a new one. One takes about 100 bytes.
+/// The most samples that are kept, a day's; the oldest is forgotten for a new one. One takes about 100 bytes.
 const SAMPLES_MAX: usize = 24 * 3600 / EVERY.as_secs() as usize;
 
 type Ring = Mutex<Series<MetricsSample, SAMPLES_MAX>>;
@@ -23,6 +23,7 @@ pub struct History {
 }
 
 impl History {
+    /// Takes samples from now on, until it is dropped.
     pub fn start(control: ControlPlane) -> Self {
         let ring = Arc::new(Ring::default());
         let kept = ring.clone();
@@ -41,7 +42,7 @@ impl History {
         Self { ring, taking }
     }
 
-    /// Real samples between two moments, oldest first, evenly thinned to `points` at most.
+    /// Returns real samples between two moments, oldest first, evenly thinned to `points` at most.
     pub fn between(&self, since: WallMs, until: WallMs, points: usize) -> Vec<MetricsSample> {
         series::between(self.ring.lock().iter(), (since, until), points).into_iter().cloned().collect()
     }

@@ -1,4 +1,4 @@
-//! What one GraphQL document may cost, checked before it is executed. Each refusal names its limit.
+//! The limits on what one GraphQL document may cost, checked before it is executed. Each refusal names its limit.
 //!
 //! Two passes: `scan` counts tokens and nesting in the text, so that the parser never sees a document that could
 //! exhaust its stack; `check` weighs the parsed document with its fragments expanded (each fragment once, so that a
@@ -75,7 +75,7 @@ pub const ANSWER_VALUES_MAX: usize = 100_000;
 /// Milliseconds that one query may keep a thread at work, unless configured.
 pub const WORK_MS_MAX: u64 = 5_000;
 
-/// Deeper brackets than this are refused before parsing.
+/// The depth of brackets over which a document is refused before it is parsed.
 const NESTING_MAX: usize = 64;
 
 fn over(limit: &str, max: usize, what: &str) -> Refused {
@@ -132,7 +132,7 @@ fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'+' | b'.')
 }
 
-/// Where the string that starts at `at` ends; an unterminated one ends with the text (the parser will say so).
+/// Returns where the string that starts at `at` ends; an unterminated one ends with the text (the parser will say so).
 fn string_end(bytes: &[u8], at: usize) -> usize {
     let block = bytes[at..].starts_with(b"\"\"\"");
     let mut next = at + if block { 3 } else { 1 };
@@ -184,13 +184,13 @@ pub struct Kind {
 struct Scales<'a> {
     document: &'a ExecutableDocument,
     variables: &'a Variables,
-    /// The operation that spreads the fragments: its variables' defaults are theirs.
+    /// The operation that spreads the fragments; defaults of its variables hold in them.
     operation: Option<&'a OperationDefinition>,
-    /// Weight of each fragment; `None` while it is being weighed.
+    /// The weight of each fragment; `None` while it is being weighed.
     fragments: HashMap<&'a Name, Option<Weight>>,
 }
 
-/// Lists of introspection: what is below comes once per entry.
+/// The lists of introspection: what is below comes once per entry.
 const INTROSPECTION_LISTS: [&str; 9] =
     ["types", "directives", "fields", "inputFields", "args", "interfaces", "possibleTypes", "enumValues", "appliedDirectives"];
 
@@ -328,7 +328,7 @@ impl<'a> Scales<'a> {
         Ok(weight)
     }
 
-    /// Whether a field is a connection: one with `edges` or `nodes` below it, in whatever fragment they stand.
+    /// Returns the page that a field is, if it is a connection: one with `edges` or `nodes` below it, in whatever fragment.
     fn page(&self, field: &'a Field, introspects: bool) -> Page {
         let sized = field.get_argument("first").is_some() || field.get_argument("last").is_some();
         let below = |names: &[&str]| self.selects(&field.selection_set.node, names, &mut HashSet::new());
@@ -343,7 +343,7 @@ impl<'a> Scales<'a> {
         }
     }
 
-    /// Whether one of these fields is selected, here or in a fragment that is spread here. `seen`: each is looked at once.
+    /// Tells whether one of these fields is selected, here or in a fragment that is spread here. `seen` keeps it to once each.
     fn selects(&self, set: &'a SelectionSet, names: &[&str], seen: &mut HashSet<&'a Name>) -> bool {
         set.items.iter().any(|item| match &item.node {
             Selection::Field(inner) => names.contains(&inner.node.name.node.as_str()),
@@ -356,7 +356,7 @@ impl<'a> Scales<'a> {
         })
     }
 
-    /// How many entries a page has: what is written, what the variable was given, or what it is by default.
+    /// Returns how many entries a page has: what is written, what the variable was given, or what it is by default.
     fn entries(&self, field: &Field) -> usize {
         let wanted = field.get_argument("first").or_else(|| field.get_argument("last"));
         let value = wanted.and_then(|wanted| wanted.node.clone().into_const_with(|name| self.variable(&name).ok_or(())).ok());
@@ -378,7 +378,7 @@ impl<'a> Scales<'a> {
     }
 }
 
-/// What a field is a page of.
+/// The page that a field is, if it is one.
 enum Page {
     None,
     Of(usize),

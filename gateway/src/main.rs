@@ -4,15 +4,15 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Before anything else: a shim must stay small and start no runtime.
+    // This comes before anything else: a shim must stay small and start no runtime.
     if std::env::args_os().nth(1).is_some_and(|first| first == "shim") {
         return hiveward_agents::session::shim::main();
     }
-    // The same: it must outlive whatever becomes of a node.
+    // So does this: the keeper must outlive whatever becomes of a node.
     if std::env::args_os().nth(1).is_some_and(|first| first == "fence") {
         return hiveward_machines::host::fence::keeper::main();
     }
-    // And this: there is one for each program that runs in a guest.
+    // So does this: there is one for each program that runs in a guest.
     if std::env::args_os().nth(1).is_some_and(|first| first == hiveward_machines::guest::session::Given::NAME) {
         return hiveward_machines::guest::session::main();
     }

@@ -1,18 +1,18 @@
-//! What VMs use of this node's hosts, for Prometheus.
+//! The figures of what VMs use of this node's hosts, for Prometheus.
 //!
 //! A host has one series of each figure. A VM has its own as long as there are not too many of them: the first
 //! [`VMS_MAX`] by their ids, so that a VM keeps its series, and how many are left out is a figure itself. What was not measured
-//! has no series. They are of what is here now, so that none outlives its host or VM.
+//! has no series. The figures are of what is here now, so that none outlives its host or VM.
 
 use std::fmt::Write;
 
 use hiveward_actors::client::Metered;
 use hiveward_machines::host::{driver::Usage, meter::HostNow};
 
-/// VMs of one node with series of their own; each has six.
+/// The most VMs of one node with series of their own; each has six.
 pub const VMS_MAX: usize = 500;
 
-/// A label's value as the format has it.
+/// Escapes a label's value as the format wants it.
 fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
@@ -30,7 +30,7 @@ fn write<T>(page: &mut String, families: &[Family<'_, T>], rows: &[(String, &T)]
         if values.peek().is_none() {
             continue;
         }
-        // A string takes whatever is written.
+        // Writing to a string cannot fail.
         let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} {kind}");
         for (labels, value) in values {
             let _ = writeln!(page, "{name}{{{labels}}} {value}");
@@ -51,6 +51,7 @@ const fn family<'a, T>(name: &'a str, kind: &'a str, help: &'a str, of: fn(&T) -
     Family { name, kind, help, of }
 }
 
+/// Writes the figures of these hosts and their VMs in Prometheus' text format.
 pub fn page(hosts: &[Metered]) -> String {
     let of_host = [
         family("hiveward_host_vms_running", "gauge", "VMs that run on the host.", |now: &HostNow| {

@@ -1,4 +1,4 @@
-//! Which media type an answer takes and which bodies are read.
+//! The choice which media type an answer takes and which bodies are read.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
@@ -13,6 +13,7 @@ pub enum Media {
 }
 
 impl Media {
+    /// Returns the value of `Content-Type` for an answer of this type.
     pub fn header(self) -> HeaderValue {
         HeaderValue::from_static(match self {
             Self::Json => "application/json; charset=utf-8",
@@ -52,7 +53,7 @@ fn ranges(headers: &HeaderMap) -> Option<Vec<Range<'_>>> {
     Some(entries.collect())
 }
 
-/// The quality with which `kind/subtype` is accepted, by the most specific range that covers it.
+/// Returns the quality with which `kind/subtype` is accepted, by the most specific range that covers it.
 fn quality(ranges: &[Range<'_>], kind: &str, subtype: &str) -> f32 {
     let best = ranges
         .iter()
@@ -70,7 +71,7 @@ fn quality(ranges: &[Range<'_>], kind: &str, subtype: &str) -> f32 {
     best.map_or(0.0, |(_, quality)| quality)
 }
 
-/// The media type for an answer; `None` if the client accepts neither. Without `Accept` it is JSON.
+/// Chooses the media type for an answer; `None` if the client accepts neither. Without `Accept` it is JSON.
 pub fn media(headers: &HeaderMap) -> Option<Media> {
     let Some(ranges) = ranges(headers) else { return Some(Media::Json) };
     let response = quality(&ranges, "application", "graphql-response+json");
@@ -86,14 +87,14 @@ pub fn media(headers: &HeaderMap) -> Option<Media> {
     }
 }
 
-/// Whether a browser asks for a page: HTML is named and liked at least as much as JSON.
+/// Tells whether a browser asks for a page: HTML is named and liked at least as much as JSON.
 pub fn wants_html(headers: &HeaderMap) -> bool {
     let Some(ranges) = ranges(headers) else { return false };
     let named = ranges.iter().any(|range| range.subtype.eq_ignore_ascii_case("html") && range.quality > 0.0);
     named && quality(&ranges, "text", "html") >= quality(&ranges, "application", "json")
 }
 
-/// Whether the body is declared as JSON in UTF-8, the only one that is read: a browser's form cannot send it.
+/// Tells whether the body is declared as JSON in UTF-8, the only one that is read: a browser's form cannot send it.
 pub fn body_is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
     let mut parts = value.split(';').map(str::trim);

@@ -1,4 +1,4 @@
-//! Whose pages may use this gateway from a browser: its own, those that were configured, and those of the cluster's other
+//! The pages that may use this gateway from a browser: its own, those that were configured, and those of the cluster's other
 //! nodes, so that a page goes on when the node that served it is gone.
 //!
 //! Credentials are never sent by a browser on its own here (no cookies), so this is the second line, behind the token.
@@ -21,21 +21,22 @@ pub struct Origins {
 }
 
 impl Origins {
+    /// Allows these origins besides the gateway's own.
     pub fn new(configured: Vec<String>) -> Self {
         Self { configured, members: None }
     }
 
-    /// `members`: the origins of the cluster's gateways, asked each time.
+    /// Allows also what `members` returns, the origins of the cluster's gateways; it is asked each time.
     pub fn with_members(self, members: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
         Self { members: Some(Arc::new(members)), ..self }
     }
 
-    /// Where browsers reach the gateways of the cluster, as far as they are plain origins.
+    /// Returns where browsers reach the gateways of the cluster, as far as they are plain origins.
     pub fn members(&self) -> Vec<String> {
         self.members.as_ref().map(|members| members()).unwrap_or_default().into_iter().filter(|url| is_origin(url)).collect()
     }
 
-    /// Whether a request may come from the page it comes from; a program that sends no `Origin` is no page.
+    /// Tells whether a request may come from the page it comes from; a program that sends no `Origin` is no page.
     pub fn allows(&self, headers: &HeaderMap) -> bool {
         let Some(origin) = headers.get(header::ORIGIN) else { return true };
         let origin = origin.to_str().unwrap_or_default();
@@ -51,7 +52,7 @@ impl Origins {
     }
 }
 
-/// `http://host[:port]` or `https://…`, with nothing that could end or extend a policy or a header.
+/// Tells whether a text is `http://host[:port]` or `https://…`, with nothing that could end or extend a policy or a header.
 pub fn is_origin(url: &str) -> bool {
     let authority = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     authority.is_some_and(|authority| {

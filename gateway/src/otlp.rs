@@ -32,13 +32,13 @@ use hiveward_runtime::op::TraceId;
 
 use crate::yaml::Expanded;
 
-/// Ended spans that wait to be exported; more are dropped and counted.
+/// The most ended spans that wait to be exported; more are dropped and counted.
 const QUEUE_MAX: usize = 4_096;
 const BATCH_MAX: usize = 512;
-/// Gathered before an export, so that a quiet node does not send every span alone.
+/// The time for which spans are gathered before an export, so that a quiet node does not send every span alone.
 const EXPORT_EVERY: Duration = Duration::from_secs(2);
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
-/// For what is queued when the node stops.
+/// How long the export of what is queued may take when the node stops.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -53,7 +53,7 @@ pub struct OtlpConfig {
 }
 
 impl OtlpConfig {
-    /// The whole URL, by the standard's rules; ours wins over the environment's.
+    /// Returns the whole URL, by the standard's rules; ours wins over the environment's.
     fn url(&self) -> Option<String> {
         let variable = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
         let base = |base: String| format!("{}/v1/traces", base.trim_end_matches('/').trim_end_matches("/v1/traces"));
@@ -72,13 +72,13 @@ pub struct Traces {
     ended: mpsc::Receiver<SpanData>,
 }
 
-/// Exports until it is stopped.
+/// The task that exports until it is stopped.
 pub struct Exporting {
     provider: SdkTracerProvider,
     task: JoinHandle<()>,
 }
 
-/// `None` if no endpoint is configured.
+/// Prepares the export; `None` if no endpoint is configured. The error names the section.
 pub fn prepare(config: &OtlpConfig) -> Result<Option<Traces>, String> {
     let Some(url) = config.url() else { return Ok(None) };
     let wrong = |error: &dyn std::fmt::Display| format!("telemetry.otlp: {error}");
@@ -103,11 +103,12 @@ pub fn prepare(config: &OtlpConfig) -> Result<Option<Traces>, String> {
 }
 
 impl Traces {
+    /// Returns the tracer whose spans are exported.
     pub fn tracer(&self) -> opentelemetry_sdk::trace::SdkTracer {
         self.provider.tracer("hiveward")
     }
 
-    /// Must be called within a runtime.
+    /// Starts to export. It must be called within a runtime.
     pub fn start(self) -> Exporting {
         Exporting { task: tokio::spawn(export(self.exporter, self.ended)), provider: self.provider }
     }
@@ -116,7 +117,7 @@ impl Traces {
 impl Exporting {
     /// Exports what has ended so far, for a bounded time.
     pub async fn stop(mut self) {
-        // Closes the queue; what ends later is dropped.
+        // This closes the queue; what ends later is dropped.
         if let Err(error) = self.provider.shutdown() {
             tracing::debug!(%error, "traces");
         }
@@ -150,11 +151,11 @@ async fn export(exporter: opentelemetry_otlp::SpanExporter, mut ended: mpsc::Rec
 pub fn begin(span: &tracing::Span, trace: TraceId) {
     let trace = OtelTraceId::from_bytes(trace.as_u128().to_be_bytes());
     let parent = SpanContext::new(trace, stand_in(trace), TraceFlags::SAMPLED, true, TraceState::default());
-    // Without an exporter there is no layer to take it.
+    // Without an exporter there is no layer that could take it.
     let _ = span.set_parent(Context::new().with_remote_span_context(parent));
 }
 
-/// The API lets a trace's id be chosen only together with a parent. This one stands for "none".
+/// Returns the parent that stands for "none": the API lets a trace's id be chosen only together with a parent.
 fn stand_in(trace: OtelTraceId) -> SpanId {
     let bytes = trace.to_bytes();
     let mut low = [0; 8];
@@ -170,7 +171,7 @@ fn rooted(mut span: SpanData) -> SpanData {
     span
 }
 
-/// Takes ended spans without ever waiting; empty once it was shut down.
+/// The queue that takes ended spans without ever waiting; it is empty once it was shut down.
 #[derive(Clone, Debug)]
 struct Queue(Arc<Mutex<Option<mpsc::Sender<SpanData>>>>);
 
@@ -194,7 +195,7 @@ impl SpanProcessor for Queue {
     }
 }
 
-/// Our own client, so that there is one TLS provider in the process.
+/// The HTTP client of this product, so that there is one TLS provider in the process.
 #[derive(Debug)]
 struct Client(reqwest::Client);
 

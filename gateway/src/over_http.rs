@@ -32,7 +32,7 @@ use crate::{
 
 /// How long a request that gets no turn may take to send its body.
 const READ_AWAY_WITHIN: Duration = Duration::from_secs(2);
-/// A body, the JSON and the variables that are made of it, and what the executor copies to look at it.
+/// How often a body is in memory: itself, the JSON and the variables that are made of it, and the executor's copies.
 const COPIES: usize = 4;
 
 /// The response field that carries the trace id of a request.
@@ -45,6 +45,7 @@ pub struct HttpRefusal {
 }
 
 impl HttpRefusal {
+    /// Refuses with this status, code and message.
     pub fn new(status: StatusCode, code: Code, message: impl Into<String>) -> Self {
         Self { status, refused: Refused::new(code, message) }
     }
@@ -53,10 +54,12 @@ impl HttpRefusal {
         Self { status: StatusCode::BAD_REQUEST, refused: Refused::invalid(field, message) }
     }
 
+    /// Refuses with status 401.
     pub fn unauthenticated(refused: Refused) -> Self {
         Self { status: StatusCode::UNAUTHORIZED, refused }
     }
 
+    /// Answers with the refusal in the media type that the client wants, and the header fields that its status needs.
     pub fn answer(&self, media: Media) -> Response {
         let mut response = answer(self.status, media, Answer::refused(&self.refused).json);
         let extra = match self.status {
@@ -84,7 +87,7 @@ fn answer(status: StatusCode, media: Media, json: Bytes) -> Response {
         .into_response()
 }
 
-/// `POST /graphql` and `GET /graphql`.
+/// Handles `POST /graphql` and `GET /graphql`.
 pub async fn handle(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
     let media = negotiate::media(request.headers()).unwrap_or_default();
     let trace = TraceId::new();
@@ -139,7 +142,7 @@ async fn serve(gateway: &Gateway, request: Request, trace: TraceId) -> Result<Re
     Ok(answer(status, media, answered.json))
 }
 
-/// Takes what a client sends and keeps nothing of it. One that is answered before it has sent all finds its connection
+/// Takes what a client sends and keeps nothing of it. A client that is answered before it has sent all finds its connection
 /// reset, and does not know whether anything was done.
 async fn read_away(body: Body, bytes_max: usize) {
     let mut chunks = body.into_data_stream();
@@ -211,7 +214,7 @@ async fn read_body(headers: &HeaderMap, body: Body, gateway: &Gateway) -> Result
     }
 }
 
-/// The request in a JSON body. A batch is refused: each operation is a request of its own.
+/// Reads the request in a JSON body. A batch is refused: each operation is a request of its own.
 pub fn from_body(body: &[u8]) -> Result<GraphqlRequest, HttpRefusal> {
     let json: Json =
         serde_json::from_slice(body).map_err(|error| HttpRefusal::invalid("body", format!("the body is no JSON: {error}")))?;
@@ -222,7 +225,7 @@ pub fn from_body(body: &[u8]) -> Result<GraphqlRequest, HttpRefusal> {
     }
 }
 
-/// The request in the parsed fields `query`, `operationName`, `variables` and `extensions`.
+/// Reads the request in the parsed fields `query`, `operationName`, `variables` and `extensions`.
 pub fn from_fields(mut fields: serde_json::Map<String, Json>) -> Result<GraphqlRequest, HttpRefusal> {
     let query = match fields.remove("query") {
         Some(Json::String(query)) => query,
@@ -246,7 +249,7 @@ pub fn from_fields(mut fields: serde_json::Map<String, Json>) -> Result<GraphqlR
     Ok(request)
 }
 
-/// The request in a URL's query string; `variables` and `extensions` are JSON.
+/// Reads the request in a URL's query string; `variables` and `extensions` are JSON.
 fn from_query(uri: &Uri) -> Result<GraphqlRequest, HttpRefusal> {
     let pairs: Vec<(String, String)> = axum::extract::Query::try_from_uri(uri)
         .map_err(|error| HttpRefusal::invalid("query", format!("the URL's query string cannot be read: {error}")))?

@@ -1,4 +1,4 @@
-//! Places for those who are not known yet, and what one address may take.
+//! The places for those who are not known yet, and the bounds on what one address may take.
 //!
 //! A place for a stream is given to who has shown a good token. Until then a socket stands in a small room of its own, by
 //! address as well, and only for `init_timeout_ms`. Wrong tokens are counted by address: over the bound no token of it is
@@ -19,13 +19,13 @@ use tokio::{
     time::Instant,
 };
 
-/// Wrong tokens of one address within [`WRONG_TOKENS_WITHIN`]; with one more none of it is looked at for the rest of it.
+/// The most wrong tokens of one address within [`WRONG_TOKENS_WITHIN`]; then none of it is looked at for the rest of that time.
 pub const WRONG_TOKENS_MAX: u32 = 20;
 pub const WRONG_TOKENS_WITHIN: Duration = Duration::from_secs(10);
-/// Addresses whose wrong tokens are remembered at once. With more, the one that is over first is forgotten.
+/// The most addresses whose wrong tokens are remembered at once. With more, the one that is over first is forgotten.
 const ADDRESSES_MAX: usize = 4_096;
 
-/// Header fields that a proxy adds.
+/// The header fields that a proxy adds.
 const FORWARDING: [&str; 9] = [
     "forwarded",
     "via",
@@ -38,12 +38,12 @@ const FORWARDING: [&str; 9] = [
     "cf-connecting-ip",
 ];
 
-/// Whether a proxy passed this request on.
+/// Tells whether a proxy passed this request on.
 pub fn forwarded(headers: &HeaderMap) -> bool {
     FORWARDING.iter().any(|name| headers.contains_key(*name))
 }
 
-/// Whether the request was meant for this machine by a name that only its own programs use.
+/// Tells whether the request was meant for this machine by a name that only its own programs use.
 pub fn meant_for_loopback(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(axum::http::header::HOST) else { return true };
     let Ok(host) = host.to_str() else { return false };
@@ -54,7 +54,7 @@ pub fn meant_for_loopback(headers: &HeaderMap) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// Whom a request is from: the peer, or, behind a proxy on this machine, the address that the proxy saw.
+/// Returns whom a request is from: the peer, or, behind a proxy on this machine, the address that the proxy saw.
 pub fn asker(peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     if !peer.is_loopback() {
         return peer;
@@ -64,7 +64,7 @@ pub fn asker(peer: IpAddr, headers: &HeaderMap) -> IpAddr {
     all.and_then(|all| all.rsplit(',').next()?.trim().parse().ok()).unwrap_or(peer)
 }
 
-/// One subscriber of an IPv6 network has a whole /64.
+/// Returns the address that stands for a subscriber: one subscriber of an IPv6 network has a whole /64.
 fn subscriber(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
@@ -75,18 +75,18 @@ fn subscriber(address: IpAddr) -> IpAddr {
     }
 }
 
-/// How many of something each address has open. Cheap to clone.
+/// The count of what each address has open. It is cheap to clone.
 #[derive(Clone, Default)]
 pub struct ByAddress(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
-/// One of an address; dropping it frees its place.
+/// One of what an address has open. Dropping it frees its place.
 pub struct Taken {
     of: ByAddress,
     address: IpAddr,
 }
 
 impl ByAddress {
-    /// One more of an address, unless it has `max` already.
+    /// Takes one more for an address; `None` if it has `max` already.
     pub fn take(&self, address: IpAddr, max: usize) -> Option<Taken> {
         if max == 0 {
             return None;
@@ -128,11 +128,13 @@ pub struct Stranger {
 }
 
 impl Strangers {
+    /// Makes places for `max` sockets, of which one address may have `per_address_max`.
     pub fn new(max: usize, per_address_max: usize) -> Self {
         Self { all: Arc::new(Semaphore::new(max)), by_address: ByAddress::default(), per_address_max }
     }
 
-    /// A place until it is known who it is. `None` as the address is a call within this process.
+    /// Gives a place until it is known who it is. `None` as the address is a call within this process. Errors: `Busy` if all are
+    /// taken.
     pub fn enter(&self, address: Option<IpAddr>) -> Result<Stranger, Refused> {
         let full = |what: &str, limit: &str| {
             Refused::new(
@@ -155,12 +157,12 @@ impl Strangers {
     }
 }
 
-/// Wrong tokens by address.
+/// The counts of wrong tokens by address.
 #[derive(Default)]
 pub struct WrongTokens(Mutex<HashMap<IpAddr, (u32, Instant)>>);
 
 impl WrongTokens {
-    /// An error if this address may not show another token now.
+    /// Refuses with `Busy` if this address may not show another token now.
     pub fn allowed(&self, address: IpAddr) -> Result<(), Refused> {
         let wrong = self.0.lock();
         match wrong.get(&subscriber(address)) {
@@ -175,6 +177,7 @@ impl WrongTokens {
         }
     }
 
+    /// Counts a wrong token of an address.
     pub fn count(&self, address: IpAddr) {
         let now = Instant::now();
         let mut wrong = self.0.lock();

@@ -15,21 +15,21 @@ use tracing::Instrument;
 
 use crate::bound::Memory;
 
-/// Threads that execute queries and the items of subscriptions.
+/// The number of threads that execute queries and the items of subscriptions.
 pub const QUERY_THREADS: usize = 2;
-/// Threads that execute mutations.
+/// The number of threads that execute mutations.
 pub const MUTATION_THREADS: usize = 2;
-/// Threads of each for what waits for a disk, such as a piece of an artifact: so many are read at once.
+/// The most threads of each runtime for what waits for a disk, such as a piece of an artifact: so many are read at once.
 const BLOCKING_THREADS_MAX: usize = 16;
 /// How far queries stand back behind the node's other threads, as `nice` counts it.
 const QUERY_NICE: i32 = 5;
-/// What the threads of a query are called.
+/// The name of the threads for queries.
 pub const QUERY_THREAD_NAME: &str = "hw-query";
-/// What the threads of a mutation are called.
+/// The name of the threads for mutations.
 pub const MUTATION_THREAD_NAME: &str = "hw-mutation";
 
 struct Threads {
-    /// `None` only while it is dropped.
+    /// The runtime; `None` only while it is dropped.
     runtime: Option<Runtime>,
     tasks: TaskTracker,
 }
@@ -40,7 +40,7 @@ impl Threads {
         builder.worker_threads(threads).max_blocking_threads(BLOCKING_THREADS_MAX).thread_name(name).enable_all();
         if let Some(nice) = nice {
             builder.on_thread_start(move || {
-                // On Linux this is the calling thread's alone.
+                // On Linux this sets the priority of the calling thread alone.
                 if let Err(error) = rustix::process::setpriority_process(None, nice) {
                     tracing::debug!(%error, "a thread for queries has the priority of all others");
                 }
@@ -56,7 +56,7 @@ impl Threads {
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        // Never waits: it may be dropped where waiting is not allowed.
+        // This never waits: the threads may be dropped where waiting is not allowed.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -67,11 +67,12 @@ impl Drop for Threads {
 pub struct Pools {
     queries: Threads,
     mutations: Threads,
-    /// What answers take while they are made and sent.
+    /// The count of what answers take while they are made and sent.
     pub memory: Memory,
 }
 
 impl Pools {
+    /// Starts the threads. Errors: none can be had.
     pub fn start() -> io::Result<Self> {
         Ok(Self {
             queries: Threads::start(QUERY_THREAD_NAME, QUERY_THREADS, Some(QUERY_NICE))?,
@@ -107,7 +108,7 @@ impl Pools {
         })
     }
 
-    /// As [`Pools::spawn`], as one of a set.
+    /// Starts something as [`Pools::spawn`] does, as one of a set, which ends it when it is dropped.
     pub fn spawn_in(
         &self,
         set: &mut JoinSet<()>,

@@ -17,14 +17,15 @@ use crate::{
     serve::{Gateway, Peer},
 };
 
-/// What the probes ask of the node.
+/// The questions that the probes ask of the node.
 pub trait Probe: Send + Sync + 'static {
-    /// `Err` says in words what it waits for.
+    /// Tells whether the node serves. The error says in words what it waits for.
     fn ready(&self) -> Result<(), String>;
-    /// The figures in Prometheus' text format.
+    /// Returns the figures in Prometheus' text format.
     fn metrics(&self) -> String;
 }
 
+/// Answers `/healthz`: the process lives.
 pub async fn healthz() -> &'static str {
     "ok\n"
 }
@@ -38,6 +39,7 @@ fn allowed(gateway: &Gateway, request: &Parts) -> Result<(), Box<Response>> {
     gateway.known(request).map(|_| ()).map_err(|refusal| Box::new(refusal.answer(Media::Json)))
 }
 
+/// Answers `/readyz`: 200 if the node serves, else 503 with the reason.
 pub async fn readyz(State(gateway): State<Arc<Gateway>>, request: Parts) -> Response {
     if let Err(refused) = allowed(&gateway, &request) {
         return *refused;
@@ -51,6 +53,7 @@ pub async fn readyz(State(gateway): State<Arc<Gateway>>, request: Parts) -> Resp
     }
 }
 
+/// Answers `/metrics` with the figures in Prometheus' text format.
 pub async fn metrics(State(gateway): State<Arc<Gateway>>, request: Parts) -> Response {
     if let Err(refused) = allowed(&gateway, &request) {
         return *refused;

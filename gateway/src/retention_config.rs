@@ -75,7 +75,7 @@ fn keep(hours: u64, count_max: u64, bytes_max: u64) -> Keep {
 }
 
 impl RetentionSection {
-    /// All but the transcripts, which have a section of their own.
+    /// Returns all bounds but those of the transcripts, which have a section of their own.
     pub fn retention(&self) -> Retention {
         let Self { operations, tasks, blobs } = self;
         Retention {

@@ -109,7 +109,7 @@ impl Probe for NodeProbe {
     }
 }
 
-/// The whole chain of causes, in one line.
+/// Writes the whole chain of causes in one line.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -138,19 +138,19 @@ pub struct DevArgs {
     scripted_model: Option<Option<PathBuf>>,
 }
 
-/// `hiveward dev`
+/// Runs `hiveward dev`.
 pub fn dev(common: &Common, args: DevArgs) -> Outcome {
     let script = args.scripted_model.map(|path| scripted_model::script(path.as_deref())).transpose()?;
     start(common, args.up, true, script)
 }
 
-/// `hiveward up`
+/// Runs `hiveward up`.
 pub fn up(common: &Common, args: UpArgs) -> Outcome {
     start(common, args, false, None)
 }
 
-/// A node holds the keys of models and of its cluster: no core dump of it is written, and nobody without root reads its
-/// memory. Programs that it starts are not concerned.
+/// Keeps a core dump of this process from being written, and its memory from being read without root: a node holds the keys of
+/// models and of its cluster. Programs that it starts are not concerned.
 fn keep_memory_private() {
     if let Err(error) = rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable) {
         tracing::warn!(%error, "a crash of this node may write a core dump, and that would hold keys");
@@ -291,7 +291,7 @@ fn announce(config: &Config, address: SocketAddr, cluster: Option<&str>, dev: bo
     }
 }
 
-/// SIGTERM and SIGINT, one after the other.
+/// The signals SIGTERM and SIGINT, one after the other.
 struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,

@@ -118,7 +118,7 @@ impl Default for HttpConfig {
 }
 
 impl HttpConfig {
-    /// What other nodes are told of where browsers reach this gateway; nothing if that cannot be known.
+    /// Returns what other nodes are told of where browsers reach this gateway; nothing if that cannot be known.
     pub fn reached_at(&self) -> Option<GatewayAt> {
         match (&self.public_url, self.listen) {
             (Some(url), _) => Some(GatewayAt::Url(url.clone())),
@@ -128,7 +128,7 @@ impl HttpConfig {
         }
     }
 
-    /// The error names the field.
+    /// Refuses what cannot be. The error names the field.
     pub fn check(&self) -> Result<(), String> {
         match self.public_url.as_deref().filter(|url| !is_origin(url)) {
             Some(url) => {
@@ -138,12 +138,15 @@ impl HttpConfig {
         }
     }
 
+    /// Returns how long a request's header may take, and again its body.
     pub fn read_timeout(&self) -> Duration {
         Duration::from_millis(self.read_timeout_ms)
     }
+    /// Returns how long one query or mutation may take.
     pub fn request_timeout(&self) -> Duration {
         Duration::from_millis(self.request_timeout_ms)
     }
+    /// Returns after how long a client that takes nothing is closed.
     pub fn stall_timeout(&self) -> Duration {
         Duration::from_millis(self.stall_timeout_ms)
     }
@@ -152,7 +155,7 @@ impl HttpConfig {
 /// What the handlers stand on.
 pub struct Gateway {
     pub engine: Arc<dyn Engine>,
-    /// The threads on which it executes.
+    /// The threads on which requests are executed.
     pub pools: Arc<Pools>,
     pub shares: Shares,
     pub auth: Auth,
@@ -165,9 +168,9 @@ pub struct Gateway {
     /// Places for sockets of clients that are not known yet.
     pub strangers: Strangers,
     pub wrong_tokens: WrongTokens,
-    /// Whose terminals are served; none in a gateway without a node behind it.
+    /// The node whose agents' terminals are served; none in a gateway without a node behind it.
     pub terminals: Option<ControlPlane>,
-    /// Cancelled when the gateway begins to stop: subscriptions end and tell their clients.
+    /// A token that is cancelled when the gateway begins to stop: subscriptions end and tell their clients.
     pub stopping: CancellationToken,
 }
 
@@ -176,12 +179,12 @@ pub struct Gateway {
 pub struct Peer(pub IpAddr);
 
 impl Gateway {
-    /// Errors: no threads can be had.
+    /// Makes a gateway without a node's terminals. Errors: no threads can be had.
     pub fn new(engine: Arc<dyn Engine>, auth: Auth, config: HttpConfig, probe: Arc<dyn Probe>) -> std::io::Result<Arc<Self>> {
         Ok(Arc::new(Self::made(engine, auth, config, probe, None)?))
     }
 
-    /// As [`Self::new`], and serves the terminals of a node's agents.
+    /// Makes a gateway as [`Self::new`] does, which also serves the terminals of a node's agents.
     pub fn of_node(
         engine: Arc<dyn Engine>,
         auth: Auth,
@@ -221,7 +224,7 @@ impl Gateway {
         })
     }
 
-    /// Who asks, by the `Authorization` of a request. Wrong tokens of one address are bounded.
+    /// Returns who asks, by the `Authorization` of a request. Wrong tokens of one address are bounded.
     pub fn known(&self, request: &axum::http::request::Parts) -> Result<Principal, HttpRefusal> {
         self.check(asker_of(request), request.headers.contains_key(header::AUTHORIZATION), || self.auth.headers(&request.headers))
             .map_err(|refused| match refused.code {
@@ -247,7 +250,7 @@ impl Gateway {
         checked
     }
 
-    /// The whole HTTP surface, for a listener or for a test that calls it in process.
+    /// Returns the whole HTTP surface, for a listener or for a test that calls it in process.
     pub fn router(self: &Arc<Self>) -> Router {
         let origins = self.origins.clone();
         let cross = middleware::from_fn(move |request, next| cross_origin(origins.clone(), request, next));
@@ -274,7 +277,7 @@ impl Gateway {
     }
 }
 
-/// Whom a request came from; nobody if it was made within this process.
+/// Returns whom a request came from; `None` if it was made within this process.
 pub fn asker_of(request: &axum::http::request::Parts) -> Option<IpAddr> {
     request.extensions.get::<Peer>().map(|Peer(peer)| asker(*peer, &request.headers))
 }
@@ -312,7 +315,7 @@ pub enum ServeError {
     },
 }
 
-/// How long the end waits for threads that are at work for a request that is gone: a field of it, at most.
+/// How long the end waits for threads that are at work for a request that is gone: for a field of it, at most.
 const AT_WORK_MAX: Duration = Duration::from_secs(5);
 
 /// A listening gateway. Dropping it stops accepting and cuts the connections.
@@ -326,7 +329,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds and serves. `credentials_configured`: somebody chose tokens; the administrator's own does not count.
+    /// Binds and serves. `credentials_configured` says that somebody chose tokens; the administrator's own does not count.
     pub async fn start(gateway: Arc<Gateway>, credentials_configured: bool) -> Result<Self, ServeError> {
         let listen = gateway.config.listen;
         if !listen.ip().is_loopback() && !credentials_configured {
@@ -352,10 +355,12 @@ impl Server {
         Ok(Self { address, gateway, accepting, connections, closing, cut })
     }
 
+    /// Returns the address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
+    /// Returns what its handlers stand on.
     pub fn gateway(&self) -> &Arc<Gateway> {
         &self.gateway
     }
@@ -381,16 +386,16 @@ impl Drop for Server {
     }
 }
 
-/// What a listener allows its connections.
+/// The bounds that a listener sets its connections.
 pub(crate) struct Accepting {
     pub connections_max: usize,
-    /// Of one address.
+    /// The most connections of one address.
     pub per_address_max: usize,
-    /// For a request's header.
+    /// How long a request's header may take.
     pub read_timeout: Duration,
-    /// A peer that takes nothing for so long loses its connection.
+    /// How long a peer may take nothing before it loses its connection.
     pub stall: Duration,
-    /// Where open connections are counted.
+    /// The gauge in which open connections are counted.
     pub gauge: &'static str,
 }
 
@@ -471,7 +476,7 @@ async fn connection(
     }
 }
 
-/// Says why, at once, without reading: the client is over the cap.
+/// Says at once why, without reading: the client is over the cap.
 async fn turn_away(mut stream: TcpStream) {
     const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     metrics::counter!("hiveward_http_turned_away_total").increment(1);

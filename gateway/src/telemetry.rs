@@ -11,15 +11,15 @@ use crate::{
     otlp::{self, Traces},
 };
 
-/// Held for as long as logs are wanted.
+/// The logger, to be held for as long as logs are wanted.
 pub struct Telemetry {
-    /// To be started when there is a runtime.
+    /// The traces, to be started when there is a runtime.
     pub traces: Option<Traces>,
 }
 
 const FILTER_DEFAULT: &str = "info,openraft=error,openraft::replication=off";
 
-/// Starts logging to standard error. `RUST_LOG` chooses what. Called twice, the first stays.
+/// Starts logging to standard error. `RUST_LOG` chooses what. If it is called twice, the first logger stays.
 pub fn start(config: &config::Telemetry) -> Result<Telemetry, String> {
     let format = config.log_format;
     let traces = otlp::prepare(&config.otlp)?;

@@ -10,12 +10,12 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What a closed WebSocket is counted as: its buffers and about ten operations. A plain connection is an eighth.
+/// The bytes that a closed WebSocket is counted as: its buffers and about ten operations. A plain connection is an eighth.
 pub const CONNECTION_BYTES: usize = 128 << 10;
-/// So much was let go of when it is worth it.
+/// The bytes that were let go of when it is worth to give memory back.
 const WORTH_IT_BYTES: usize = 32 << 20;
 
-/// Let go of since the last time. One for the process, as the allocator is.
+/// The bytes that were let go of since the last time. There is one count for the process, as there is one allocator.
 static LET_GO: AtomicUsize = AtomicUsize::new(0);
 
 /// Counts memory that was just let go of.
@@ -23,12 +23,12 @@ pub fn let_go(bytes: usize) {
     LET_GO.fetch_add(bytes, Ordering::Relaxed);
 }
 
-/// Whether enough was let go of since the last time that was answered with yes.
+/// Tells whether enough was let go of since the last time that the answer was yes.
 pub fn is_worth_it() -> bool {
     LET_GO.load(Ordering::Relaxed) >= WORTH_IT_BYTES && LET_GO.swap(0, Ordering::Relaxed) > 0
 }
 
-/// Gives back what is free. Takes some milliseconds for each hundred megabytes; others may allocate meanwhile.
+/// Gives back what is free. It takes some milliseconds for each hundred megabytes; others may allocate meanwhile.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub fn give_back() {
     unsafe extern "C" {
@@ -39,6 +39,6 @@ pub fn give_back() {
     tracing::debug!(gave, took = ?began.elapsed(), "free memory was given back");
 }
 
-/// Other allocators give back by themselves.
+/// Does nothing: other allocators give back by themselves.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn give_back() {}

@@ -1,4 +1,4 @@
-//! The pages a browser gets: the dashboard at `/` and below `/ui/`, and GraphiQL, from assets embedded in the binary.
+//! The pages that a browser gets: the dashboard at `/` and below `/ui/`, and GraphiQL, from assets embedded in the binary.
 //!
 //! The assets are built by `npm run build` in `dashboard/`, each with its compressed copies; `cargo build` never calls
 //! npm, and without them a page says how to build them. Nothing is loaded from elsewhere.
@@ -14,7 +14,7 @@ use rust_embed::{EmbeddedFile, RustEmbed};
 
 use crate::{negotiate, origin::is_origin, serve::Gateway};
 
-/// `app/` is the dashboard, `graphiql/` is GraphiQL.
+/// The embedded files: `app/` is the dashboard, `graphiql/` is GraphiQL.
 #[derive(RustEmbed)]
 #[folder = "../dashboard/dist"]
 #[allow_missing = true]
@@ -22,23 +22,23 @@ struct Assets;
 
 const NOT_BUILT: &str = include_str!("ui/not_built.html");
 
-/// Scripts from here only. Styles are inline in places: Mantine sets its variables and xterm.js its colours in style
-/// elements that they make themselves; what agents write never becomes either.
+/// The policy of the dashboard: scripts from here only. Styles are inline in places: Mantine sets its variables and xterm.js its
+/// colours in style elements that they make themselves; what agents write never becomes either.
 const APP_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
      font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; connect-src 'self'";
 
-/// GraphiQL's editor also runs its language service in a worker made from a blob.
+/// The policy of GraphiQL, whose editor also runs its language service in a worker made from a blob.
 const GRAPHIQL_POLICY: &str = "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self' blob:; \
      style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; base-uri 'none'; form-action 'none'; \
      frame-ancestors 'none'; connect-src 'self'";
 
-/// Whether a browser wants the GraphiQL page rather than an answer to a query.
+/// Tells whether a browser wants the GraphiQL page rather than an answer to a query.
 pub fn is_page_request(request: &Request) -> bool {
     let has_query = request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("query=")));
     request.method() == Method::GET && !has_query && negotiate::wants_html(request.headers())
 }
 
-/// `policy` with the gateways of the cluster's other nodes, from which a page goes on when ours is gone.
+/// Adds to `policy` the gateways of the cluster's other nodes, from which a page goes on when ours is gone.
 fn with_members(policy: &str, members: &[String]) -> String {
     let mut policy = policy.to_owned();
     for origin in members.iter().filter(|origin| is_origin(origin)) {
@@ -48,7 +48,7 @@ fn with_members(policy: &str, members: &[String]) -> String {
     policy
 }
 
-/// `policy` with our own host's WebSockets, which `'self'` does not mean in every browser.
+/// Adds to `policy` our own host's WebSockets, which `'self'` does not mean in every browser.
 fn with_sockets(policy: &str, headers: &HeaderMap) -> String {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     // It comes from the client: only what can be in a host and a port may become part of a policy.
@@ -75,26 +75,27 @@ fn page(file: Option<EmbeddedFile>, policy: &str, headers: &HeaderMap) -> Respon
     (StatusCode::OK, headers, html.into_owned()).into_response()
 }
 
-/// The dashboard; every address below `/ui/` is a screen of it.
+/// Serves the dashboard; every address below `/ui/` is a screen of it.
 pub async fn app(State(gateway): State<Arc<Gateway>>, headers: HeaderMap) -> Response {
     page(Assets::get("app/index.html"), &with_members(APP_POLICY, &gateway.origins.members()), &headers)
 }
 
+/// Serves the page of GraphiQL.
 pub fn graphiql(headers: &HeaderMap) -> Response {
     page(Assets::get("graphiql/index.html"), GRAPHIQL_POLICY, headers)
 }
 
-/// One embedded file of the dashboard.
+/// Serves one embedded file of the dashboard.
 pub async fn app_asset(path: Path<String>, headers: HeaderMap) -> Response {
     asset(&format!("app/assets/{}", path.0), &headers)
 }
 
-/// One embedded file of GraphiQL.
+/// Serves one embedded file of GraphiQL.
 pub async fn graphiql_asset(path: Path<String>, headers: HeaderMap) -> Response {
     asset(&format!("graphiql/{}", path.0), &headers)
 }
 
-/// Whether the client takes a body that is packed so. A weight of zero means that it does not.
+/// Tells whether the client takes a body that is packed so. A weight of zero means that it does not.
 fn takes(headers: &HeaderMap, coding: &str) -> bool {
     let all = headers.get_all(header::ACCEPT_ENCODING);
     all.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|item| {
@@ -105,7 +106,7 @@ fn takes(headers: &HeaderMap, coding: &str) -> bool {
     })
 }
 
-/// Names carry a hash of their content, so they may be kept for ever.
+/// Serves an embedded file. Names carry a hash of their content, so they may be kept for ever.
 fn asset(path: &str, headers: &HeaderMap) -> Response {
     let packed = [("br", "br"), ("gzip", "gz")]
         .into_iter()

@@ -1,4 +1,4 @@
-//! What is done again and again for as long as a node runs, whether anybody asks or not.
+//! The work that is done again and again for as long as a node runs, whether anybody asks or not.
 
 use std::time::Duration;
 
@@ -7,19 +7,20 @@ use tokio::task::JoinHandle;
 
 use crate::trim;
 
-/// Samples of histograms wait so long at most before they are added up.
+/// How long samples of histograms wait at most before they are added up.
 const SAMPLES_EVERY: Duration = Duration::from_secs(5);
 
-/// Adds up the samples of histograms; without it each is kept until somebody scrapes. Gives free memory back, when much
-/// was let go of. Dropping it ends it.
+/// The task that adds up the samples of histograms, each of which is kept without it until somebody scrapes, and gives free
+/// memory back when much was let go of. Dropping it ends it.
 pub struct Upkeep(JoinHandle<()>);
 
 impl Upkeep {
+    /// Starts the work, which goes on until it is dropped.
     pub fn start(figures: PrometheusHandle) -> Self {
         Self::every(SAMPLES_EVERY, move || {
             figures.run_upkeep();
             if trim::is_worth_it() {
-                // On a thread of its own: nobody waits for it.
+                // It has a thread of its own: nobody waits for it.
                 drop(tokio::task::spawn_blocking(trim::give_back));
             }
         })

@@ -11,12 +11,13 @@ pub struct YamlError {
 }
 
 impl YamlError {
+    /// Returns the error that the file of this name has this problem.
     pub fn new(name: &str, problem: impl Into<String>) -> Self {
         Self { name: name.to_owned(), problem: problem.into() }
     }
 }
 
-/// Reads one document. An empty one is an empty mapping.
+/// Reads one document into a type. An empty document is an empty mapping.
 pub fn read<T: DeserializeOwned>(name: &str, text: &str) -> Result<T, YamlError> {
     let blank = text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'));
     let text = if blank { "{}" } else { text };
@@ -31,7 +32,7 @@ pub fn read<T: DeserializeOwned>(name: &str, text: &str) -> Result<T, YamlError>
 pub struct Expanded(pub String);
 
 impl std::fmt::Debug for Expanded {
-    /// It may be a secret.
+    /// Shows nothing of the text, which may be a secret.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Expanded(…)")
     }
@@ -45,7 +46,7 @@ impl<'de> Deserialize<'de> for Expanded {
     }
 }
 
-/// Replaces `${NAME}` and `${NAME:-default}`. A name without value or default is an error if `strict`, else left as it is.
+/// Replaces `${NAME}` and `${NAME:-default}`. A name without either is an error if `strict`, else it stays as it is.
 pub fn expand(text: &str, value: impl Fn(&str) -> Option<String>, strict: bool) -> Result<String, String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

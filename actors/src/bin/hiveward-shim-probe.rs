@@ -1,5 +1,5 @@
-//! What holds sessions, and what ends VMs in time, alone, for tests of this crate: the product's own binary calls the same
-//! functions.
+//! A program for tests of this crate that does two things only: it holds sessions, and it ends VMs in time. The product's own
+//! binary calls the same functions.
 
 fn main() -> std::process::ExitCode {
     match std::env::args().nth(1).as_deref() {

@@ -29,16 +29,16 @@ use parking_lot::Mutex;
 use super::ControlPlane;
 use crate::terminals::Distant;
 
-/// At one session at once. Each takes up to two of the shim's connections, and the connector needs some for itself.
+/// The most clients at one session. Each takes up to two of the shim's connections, and the connector needs some for itself.
 const ATTACHED_MAX: u32 = 5;
-/// Of what was on the screen before, so that it is not empty.
+/// How many bytes of what was on the screen before are shown first, so that it is not empty.
 const HISTORY_BYTES: u64 = 8 << 10;
-/// An agent's attempts that are looked at for one that runs; more than any agent may hold.
+/// The most attempts of an agent that are looked at for one that runs.
 const RUNNING_MAX: usize = 1024;
 
 static ATTACHED: LazyLock<Mutex<HashMap<Lease, u32>>> = LazyLock::new(Mutex::default);
 
-/// One client's place at a session. Dropping it lets go.
+/// One client's place at a session. Dropping it lets go of the session, whose process stays as it is.
 pub struct Terminal {
     pub task: TaskId,
     pub attempt: u32,
@@ -58,11 +58,13 @@ pub struct Keys {
 }
 
 impl Keys {
+    /// Types the bytes. Errors: `Refused` if it is attached read-only; that the process has ended is told by its output.
     pub async fn write(&self, bytes: &[u8]) -> Result<(), Refused> {
         may_type(self.read_only)?;
         told(self.writer.write(bytes).await)
     }
 
+    /// Tells the terminal its new size in columns and rows. Errors: as [`Self::write`].
     pub async fn resize(&self, cols: u16, rows: u16) -> Result<(), Refused> {
         may_type(self.read_only)?;
         told(self.writer.resize(cols, rows).await)
@@ -122,7 +124,7 @@ impl Terminal {
         Ok(Self { task: lease.task, attempt: lease.attempt, at: At::Here(attached, place), read_only })
     }
 
-    /// Its keyboard, for whoever types while another waits for output.
+    /// Returns its keyboard, for whoever types while another waits for output.
     pub(crate) fn keys(&self) -> Result<Keys, Refused> {
         match &self.at {
             At::Here(attached, _) => Ok(Keys { writer: attached.writer.clone(), read_only: self.read_only }),
@@ -130,7 +132,7 @@ impl Terminal {
         }
     }
 
-    /// The next output. Dropping the future loses nothing.
+    /// Waits for the next output. Dropping the future loses nothing.
     pub async fn next(&mut self) -> Result<Said, Refused> {
         match &mut self.at {
             At::There(distant) => distant.next().await,
@@ -142,7 +144,7 @@ impl Terminal {
         }
     }
 
-    /// Types. Waits while the process reads slowly. Who types takes the keyboard over from whoever had it.
+    /// Types the bytes; waits while the process reads slowly. Who types takes the keyboard over from whoever had it.
     pub async fn write(&self, bytes: &[u8]) -> Result<(), Refused> {
         may_type(self.read_only)?;
         match &self.at {
@@ -151,6 +153,7 @@ impl Terminal {
         }
     }
 
+    /// Tells the terminal its new size in columns and rows. Errors: `Refused` if it is attached read-only.
     pub async fn resize(&self, cols: u16, rows: u16) -> Result<(), Refused> {
         may_type(self.read_only)?;
         match &self.at {
@@ -166,7 +169,7 @@ fn may_type(read_only: bool) -> Result<(), Refused> {
 
 fn told(done: Result<(), SessionError>) -> Result<(), Refused> {
     match done {
-        // That it has ended, and how, is told by `next`, after its last output.
+        // `next` tells that it has ended, and how, after its last output.
         Ok(()) | Err(SessionError::Ended) => Ok(()),
         Err(error) => Err(Refused::new(Code::Refused, error.to_string())),
     }

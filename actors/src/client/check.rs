@@ -1,4 +1,4 @@
-//! What clients may ask for, and the checks that make it a spec. Pure but for ids and large bodies.
+//! What clients may ask for, and the checks that turn it into a spec. They do nothing else but make ids and store large bodies.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -30,11 +30,11 @@ use hiveward_work::task::{
 use super::connector;
 use crate::house::House;
 
-/// Tasks in one submission.
+/// The most tasks in one submission.
 pub const TASKS_PER_SUBMIT_MAX: usize = 1_000;
-/// Of one payload or standard input.
+/// The most bytes of one payload or standard input.
 pub const PAYLOAD_BYTES_MAX: usize = 8 << 20;
-/// Of an agent as the ledger keeps it: its connector with prompts and programs, its session, its labels and its variables.
+/// The most bytes of an agent as the ledger keeps it: its connector with prompts and programs, its session, labels, variables.
 const AGENT_BYTES_MAX: usize = 192 << 10;
 /// The most labels that a node or a host has, or that are asked of one.
 const LABELS_MAX: usize = 64;
@@ -82,6 +82,7 @@ pub struct NewTask {
 }
 
 impl NewTask {
+    /// Returns a task that does this work, with the defaults of the public API for all else.
     pub fn new(work: NewWork) -> Self {
         Self {
             swarm: None,
@@ -105,7 +106,7 @@ impl NewTask {
     }
 }
 
-/// What may be changed when an ended task is sent on its way again; absent stays as it was.
+/// What may be changed when an ended task is sent on its way again. What is absent stays as it was.
 #[derive(Clone, Debug, Default)]
 pub struct TaskEdit {
     pub work: Option<NewWork>,
@@ -127,9 +128,9 @@ pub struct NewAgent {
     pub auto_start: bool,
     pub start_timeout_ms: u64,
     pub stop_grace_ms: u64,
-    /// Only nodes with all of these labels hold it.
+    /// The labels that a node must have, all of them, to hold it.
     pub node_labels: BTreeMap<String, String>,
-    /// Only this node holds it.
+    /// The only node that may hold it; absent if any may.
     pub node: Option<NodeId>,
 }
 
@@ -141,11 +142,11 @@ pub struct NewSwarm {
     pub weights: Weights,
     pub queued_max: u32,
     pub running_max: Option<u32>,
-    /// Only nodes with all of these labels hold its coordinator.
+    /// The labels that a node must have, all of them, to hold its coordinator.
     pub node_labels: BTreeMap<String, String>,
-    /// Only this node holds its coordinator.
+    /// The only node that may hold its coordinator; absent if any may.
     pub node: Option<NodeId>,
-    /// Coordinators that share its tasks; 1 to [`SwarmSpec::SHARDS_MAX`].
+    /// The number of coordinators that share its tasks; 1 to [`SwarmSpec::SHARDS_MAX`].
     pub shards: u16,
 }
 
@@ -165,7 +166,7 @@ impl Default for NewSwarm {
     }
 }
 
-/// What is out of bounds, as an answer; `at` is the field of the task.
+/// Turns what is out of bounds into an answer; `at` is the field of the task.
 fn refused(at: &str, out: OutOfBounds) -> Refused {
     let field = if out.field.is_empty() { at.to_owned() } else { format!("{at}.{}", out.field) };
     if out.too_much { limit(field, out.what) } else { Refused::invalid(field, out.what) }
@@ -200,7 +201,7 @@ pub(super) fn count(field: &str, given: usize, max: usize) -> Result<(), Refused
     if given <= max { Ok(()) } else { Err(limit(field.to_owned(), format!("{given} entries, at most {max}"))) }
 }
 
-/// Names are shown, typed and put into paths.
+/// Refuses a name that could not be shown, typed or put into a path.
 pub(super) fn name(field: &str, text: &str) -> Result<(), Refused> {
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
     if text.is_empty() || text.len() > NAME_BYTES_MAX || !plain {
@@ -209,7 +210,7 @@ pub(super) fn name(field: &str, text: &str) -> Result<(), Refused> {
     Ok(())
 }
 
-/// All tasks of one submission as specs, or the first thing that is wrong, with its field.
+/// Makes specs of all tasks of one submission, or returns the first thing that is wrong, with its field.
 pub(super) fn tasks(house: &House, swarm: SwarmId, new: Vec<NewTask>) -> Result<Vec<Arc<TaskSpec>>, Refused> {
     if new.is_empty() {
         return Err(Refused::invalid("tasks", "give at least one task"));
@@ -308,7 +309,7 @@ pub(super) fn work(house: &House, field: &str, new: NewWork) -> Result<Work, Ref
     match new {
         NewWork::Command { argv, env, cwd, stdin } => {
             let command = CommandSpec { argv, env, cwd, stdin: None };
-            // Before its input is stored.
+            // This is checked before its input is stored.
             bounds::command_within("command", &command).map_err(|out| refused(field, out))?;
             let stdin = stdin.map(|bytes| sized(format!("{field}.command.stdin"), bytes)).transpose()?;
             Ok(Work::Command(CommandSpec { stdin, ..command }))
@@ -323,7 +324,7 @@ pub(super) fn work(house: &House, field: &str, new: NewWork) -> Result<Work, Ref
     }
 }
 
-/// Whether agents of this kind can have a VM for each attempt.
+/// Refuses agents of a kind that cannot have a VM for each attempt.
 fn runs_in_vms(connector: &ConnectorSpec) -> Result<(), Refused> {
     let bad = |why: &str| Err(Refused::invalid("session.vm", why));
     match connector {
@@ -432,7 +433,7 @@ pub(super) fn labels(field: &str, given: &BTreeMap<String, String>) -> Result<()
     Err(limit(field.into(), message))
 }
 
-/// A zone is the value of a label.
+/// Refuses a zone that is too long to be the value of a label.
 pub(super) fn zone(field: &str, given: Option<&str>) -> Result<(), Refused> {
     text(field, given, LABEL_VALUE_BYTES_MAX)
 }

@@ -1,4 +1,4 @@
-//! What persons have to do with running coding agents: answer questions, interrupt, say something.
+//! What people do with running coding agents: they answer questions, interrupt, and say something.
 
 use hiveward_agents::{
     approval::{ApprovalRecord, Verdict},
@@ -20,17 +20,18 @@ use hiveward_runtime::{
 
 use super::{ControlPlane, Done};
 
-/// Of one message to an attempt.
+/// The most bytes of one message to an attempt.
 const MESSAGE_BYTES_MAX: usize = 256 << 10;
-/// Of the words that go with an answer.
+/// The most bytes of the words that go with an answer.
 const REASON_BYTES_MAX: usize = 4 << 10;
 
 impl ControlPlane {
+    /// Returns an approval as this node's views have it.
     pub fn approval(&self, approval: ApprovalId) -> Result<Option<ApprovalRecord>, Refused> {
         self.house.approvals.get(approval)
     }
 
-    /// The newest first.
+    /// Lists approvals, the newest first.
     pub fn approvals(
         &self,
         filter: &ApprovalFilter,
@@ -70,13 +71,13 @@ impl ControlPlane {
         Ok(Done { value, cursor: committed.cursor })
     }
 
-    /// Ends the turn of what runs at `task`; it then waits for a message.
+    /// Ends the turn of what runs at `task`, which then waits for a message. Errors: `Refused` if it does not run now.
     pub async fn interrupt_task(&self, op: Op, task: TaskId) -> Result<(), Refused> {
         let by = op.principal.to_string();
         self.tell_task(&op, task, |id| Told::Interrupt { id, by: by.clone() }).await
     }
 
-    /// Says something to what runs at `task`: taken up when it comes to it, or at once if it was interrupted.
+    /// Says something to what runs at `task`, which takes it up when it comes to it, or at once if it was interrupted.
     pub async fn message_task(&self, op: Op, task: TaskId, text: String) -> Result<(), Refused> {
         if text.trim().is_empty() || text.len() > MESSAGE_BYTES_MAX {
             return Err(Refused::invalid("text", format!("between 1 and {MESSAGE_BYTES_MAX} bytes")));
@@ -92,7 +93,7 @@ impl ControlPlane {
         self.tell_task(&op, task, |id| Told::TakeOver { id, by: by.clone() }).await
     }
 
-    /// Ends the terminal; the agent goes on, and is told `message` if there is one.
+    /// Ends the terminal of a task that was taken over; the agent goes on, and is told `message` if there is one.
     pub async fn give_back_task(&self, op: Op, task: TaskId, message: Option<String>) -> Result<(), Refused> {
         if message.as_ref().is_some_and(|text| text.trim().is_empty() || text.len() > MESSAGE_BYTES_MAX) {
             return Err(Refused::invalid("message", format!("between 1 and {MESSAGE_BYTES_MAX} bytes, or none")));
@@ -125,7 +126,7 @@ impl ControlPlane {
         .await?
     }
 
-    /// Who runs it now.
+    /// Returns the agent that runs the task now.
     async fn agent_at(&self, op: &Op, task: TaskId) -> Result<AgentId, Refused> {
         self.settled(op).await?;
         let record = self.house.work.tasks.get(task)?.ok_or_else(|| Refused::not_found(task))?;
@@ -140,7 +141,7 @@ fn id_of(operation: &str) -> String {
     uuid(u128::from_be_bytes(hiveward_runtime::store::blob::fingerprint(operation.as_bytes())))
 }
 
-/// As programs like ids.
+/// Writes an id in the form that programs like.
 fn uuid(bits: u128) -> String {
     let digits = format!("{bits:032x}");
     format!("{}-{}-{}-{}-{}", &digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..])

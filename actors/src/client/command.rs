@@ -41,10 +41,10 @@ use serde::de::DeserializeOwned;
 use super::{ControlPlane, Done, NewAgent, NewSwarm, NewTask, SwarmRef, TaskEdit, Text, check, shard::Binds};
 use crate::roster::RosterMsg;
 
-/// How often it is looked whether a removed agent's actor has gone.
+/// The time between looks whether a removed agent's actor has gone.
 const GONE_LOOKED_FOR_EVERY: Duration = Duration::from_millis(2);
 
-/// The client's operation id with a fingerprint of what was asked: the same id with another input is a conflict.
+/// Returns the client's operation id with a fingerprint of what was asked: the same id with another input is a conflict.
 pub(super) fn operation(op: &Op, input: &impl std::fmt::Debug) -> Option<Operation> {
     let id = op.operation.clone()?;
     let hash = hiveward_runtime::store::blob::fingerprint(format!("{input:?}").as_bytes());
@@ -52,9 +52,10 @@ pub(super) fn operation(op: &Op, input: &impl std::fmt::Debug) -> Option<Operati
 }
 
 impl ControlPlane {
-    /// All of them or none, to one swarm. Field names in errors are `tasks.N.…`.
+    /// Submits all of the tasks or none, to one swarm. Field names in errors are `tasks.N.…`. Under an operation id that was used
+    /// before it answers with the tasks of the first time.
     pub async fn submit_tasks(&self, op: Op, new: Vec<NewTask>) -> Result<Done<Vec<TaskRecord>>, Refused> {
-        // Before large bodies go to the same disk.
+        // This is checked before large bodies go to the same disk.
         self.takes_writes()?;
         let operation = operation(&op, &new);
         let wanted = new.first().and_then(|task| task.swarm.clone());
@@ -93,7 +94,7 @@ impl ControlPlane {
         self.submit_following(&op, &swarm, shard, specs, &binds, operation).await
     }
 
-    /// All of them or none; answers with those of the first time if the operation is repeated.
+    /// Submits all of them or none; answers with those of the first time if the operation is repeated.
     pub(super) async fn submit_specs(
         &self,
         op: &Op,
@@ -140,6 +141,7 @@ impl ControlPlane {
         Ok(Done { value: records, cursor })
     }
 
+    /// Cancels a task; follows it to another shard if it moves meanwhile.
     pub async fn cancel_task(&self, op: Op, task: TaskId) -> Result<Done<TaskRecord>, Refused> {
         let operation = operation(&op, &("cancel", task));
         let reason: Text = format!("cancelled by {}", op.principal).into();
@@ -204,7 +206,8 @@ impl ControlPlane {
         self.task_done(&op, task, committed.cursor).await
     }
 
-    /// With `auto_start` it answers when the agent is ready; if it does not get ready, the agent is there and shows why.
+    /// Adds an agent. With `auto_start` it answers when the agent is ready; if it does not get ready, the agent is there and
+    /// shows why.
     pub async fn create_agent(&self, op: Op, new: NewAgent) -> Result<Done<AgentRecord>, Refused> {
         let operation = operation(&op, &new);
         let swarm = self.resolve_swarm(&op, new.swarm.as_ref()).await?;
@@ -226,8 +229,8 @@ impl ControlPlane {
         self.start_agent(op, agent).await
     }
 
-    /// Whether the agent was made before, by the same operation, and somebody has paused or stopped it since: who repeats the
-    /// request does not undo that.
+    /// Tells whether the agent was made before, by the same operation, and somebody has paused or stopped it since: who repeats
+    /// the request does not undo that.
     async fn was_stopped_since(&self, op: &Op, agent: AgentId) -> Result<bool, Refused> {
         if op.operation.is_none() {
             return Ok(false);
@@ -237,29 +240,33 @@ impl ControlPlane {
         Ok(matches!(status, Some(AgentStatus::Paused | AgentStatus::Stopping | AgentStatus::Stopped)))
     }
 
-    /// Answers when the agent itself is ready.
+    /// Starts an agent, and answers when the agent itself is ready.
     pub async fn start_agent(&self, op: Op, agent: AgentId) -> Result<Done<AgentRecord>, Refused> {
         self.tell_agent(op, agent, |reply| AgentMsg::Start { reply: Some(reply) }, || AgentWire::Start).await
     }
 
+    /// Stops an agent and what it runs, with time to end or at once, as `mode` says.
     pub async fn stop_agent(&self, op: Op, agent: AgentId, mode: StopMode) -> Result<Done<AgentRecord>, Refused> {
         self.tell_agent(op, agent, move |reply| AgentMsg::Stop { mode, reply }, || AgentWire::Stop { mode }).await
     }
 
+    /// Keeps an agent from new tasks; what runs goes on, or is frozen, as `mode` says.
     pub async fn pause_agent(&self, op: Op, agent: AgentId, mode: PauseMode) -> Result<Done<AgentRecord>, Refused> {
         self.tell_agent(op, agent, move |reply| AgentMsg::Pause { mode, reply }, || AgentWire::Pause { mode }).await
     }
 
+    /// Lets a paused agent go on.
     pub async fn resume_agent(&self, op: Op, agent: AgentId) -> Result<Done<AgentRecord>, Refused> {
         self.tell_agent(op, agent, |reply| AgentMsg::Resume { reply }, || AgentWire::Resume).await
     }
 
+    /// Stops what an agent runs, with time to end, and starts the agent again.
     pub async fn restart_agent(&self, op: Op, agent: AgentId) -> Result<Done<AgentRecord>, Refused> {
         let mode = StopMode::Graceful;
         self.tell_agent(op, agent, |reply| AgentMsg::Restart { mode, reply }, || AgentWire::Restart { mode }).await
     }
 
-    /// Every process of it has ended when this answers. Without `force` a busy agent is refused.
+    /// Removes an agent; every process of it has ended when this answers. Without `force` a busy agent is refused.
     pub async fn remove_agent(&self, op: Op, agent: AgentId, force: bool) -> Result<Done<AgentRecord>, Refused> {
         self.settled(&op).await?;
         let record = self.house.agent_table.get(agent)?.ok_or_else(|| Refused::not_found(agent))?;
@@ -292,7 +299,7 @@ impl ControlPlane {
                 || RosterWire::RemoveAgent { agent, operation: operation.clone() },
             )
             .await?;
-        // Where it lives its actor stops, and whatever it could not end itself; if that is here it is waited for.
+        // Its actor stops where it lives, with whatever it could not end itself. If that is here it is waited for.
         while self.house.doors.is_living(Entity::Agent(agent)).is_some() && !op.deadline.passed() {
             tokio::time::sleep(GONE_LOOKED_FOR_EVERY).await;
         }
@@ -300,6 +307,7 @@ impl ControlPlane {
         Ok(Done { value: record, cursor: done.cursor })
     }
 
+    /// Adds a swarm with its coordinators. Errors: `Conflict` if another has its name.
     pub async fn create_swarm(&self, op: Op, new: NewSwarm) -> Result<Done<SwarmRecord>, Refused> {
         let operation = operation(&op, &new);
         let spec = Arc::new(check::swarm(new)?);
@@ -315,7 +323,8 @@ impl ControlPlane {
         self.swarm_done(&op, swarm, added.cursor).await
     }
 
-    /// With `force` its tasks are cancelled and its agents removed first.
+    /// Removes a swarm. With `force` its tasks are cancelled and its agents removed first. If the roster refuses, the swarm is
+    /// opened again.
     pub async fn remove_swarm(&self, op: Op, swarm: SwarmId, force: bool) -> Result<Done<SwarmRecord>, Refused> {
         self.settled(&op).await?;
         let record = self.house.swarm_table.get(swarm)?.ok_or_else(|| Refused::not_found(swarm))?;
@@ -348,6 +357,7 @@ impl ControlPlane {
         Ok(Done { value: record, cursor: done.cursor })
     }
 
+    /// Arms a fault on this node. Errors: `Refused` if its configuration allows none, `Limit` if too many are armed.
     pub async fn inject_fault(&self, _: Op, armed: fault::Armed) -> Result<(), Refused> {
         check::text("point", Some(&armed.point), NAME_BYTES_MAX)?;
         check::text("key", armed.key.as_deref(), PATH_BYTES_MAX)?;
@@ -360,13 +370,14 @@ impl ControlPlane {
         if fault::arm(armed) { Ok(()) } else { Err(Refused::new(Code::Limit, "too many faults are armed")) }
     }
 
+    /// Lists the faults that are armed on this node, and those that are spent.
     pub fn faults(&self) -> Vec<fault::PointStatus> {
         fault::list()
     }
 
     // Helpers.
 
-    /// A submission to another node that does not fit into a message goes through the blobs.
+    /// Stores a submission to another node that does not fit into a message among the blobs; `None` if it fits.
     async fn stored_if_too_large(&self, swarm: SwarmId, wire: impl Fn() -> SwarmWire) -> Result<Option<Body>, Refused> {
         if self.house.doors.of::<SwarmMsg>(swarm).is_some() {
             return Ok(None);
@@ -411,7 +422,7 @@ impl ControlPlane {
         self.route_agent(op.deadline, agent, make, wire).await?
     }
 
-    /// Refused aloud before any entity decides what could not be written.
+    /// Refuses the command aloud before any entity decides what could not be written.
     pub(super) fn takes_writes(&self) -> Result<(), Refused> {
         Ok(self.house.ledger.takes_writes()?)
     }
@@ -440,7 +451,7 @@ impl ControlPlane {
         self.agent_done(&op, agent, done.cursor).await
     }
 
-    /// The task as the views have it, waited for if it is quite new.
+    /// Returns the task as the views have it; waits for it if it is quite new.
     async fn swarm_of(&self, op: &Op, task: TaskId) -> Result<TaskRecord, Refused> {
         if let Some(record) = self.house.work.tasks.get(task)? {
             return Ok(record);

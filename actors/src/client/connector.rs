@@ -1,4 +1,4 @@
-//! How large the description of an agent's tool may be: each part of it, so that who passes a bound is told which.
+//! How large the description of an agent's tool may be. Each part of it has a bound, so that who passes one is told which.
 //!
 //! All of an agent together has a bound as well, in `check`.
 
@@ -14,18 +14,18 @@ use hiveward_work::task::bounds::{self, NAME_BYTES_MAX, PATH_BYTES_MAX};
 
 use super::check::{count, limit, text};
 
-/// Of the name of a model, with its provider's path or address before it.
+/// The most bytes of a model's name, with its provider's path or address before it.
 const MODEL_BYTES_MAX: usize = 512;
-/// Of the text that goes with each start of the program, or with each question to a model.
+/// The most bytes of the text that goes with each start of the program, or with each question to a model.
 pub const INSTRUCTIONS_BYTES_MAX: usize = 64 << 10;
-/// Models to go on with.
+/// The most models to go on with when one fails.
 const FALLBACK_MAX: usize = 32;
 const CHECKS_MAX: usize = 256;
 const RULES_MAX: usize = 1_024;
-/// Of the tools, the path or the command that a rule is for.
+/// The most bytes of the tool, the path or the command that a rule is for.
 const PATTERN_BYTES_MAX: usize = 4_096;
 
-/// Refuses a connector of which something is too large; its field begins with `connector`.
+/// Refuses a connector of which something is too large; the field in the error begins with `connector`.
 pub(super) fn within(connector: &ConnectorSpec) -> Result<(), Refused> {
     match connector {
         ConnectorSpec::Command | ConnectorSpec::Noop => Ok(()),
@@ -73,7 +73,7 @@ fn coding_within(at: &str, coding: &CodingSpec) -> Result<(), Refused> {
     Ok(())
 }
 
-/// What goes to a model with each call.
+/// Refuses what goes to a model with each call, if something of it is too large.
 fn asked(at: &str, model: Option<&str>, instructions: Option<&str>, calls: &CallRules) -> Result<(), Refused> {
     let field = |name: &str| format!("{at}.{name}");
     text(&field("model"), model, MODEL_BYTES_MAX)?;

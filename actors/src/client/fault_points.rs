@@ -1,6 +1,6 @@
 //! The places where faults can be injected, for those who choose one. The tidy test holds the list to the code.
 
-/// A place's name, and when it is passed. Every actor passes the first three.
+/// The name of each place, and when it is passed. Every actor passes the first three.
 pub const FAULT_POINTS: &[(&str, &str)] = &[
     ("actor.start", "before an actor takes its first message"),
     ("actor.handle", "before an actor takes a message"),

@@ -42,9 +42,9 @@ use hiveward_runtime::{
 use super::{ControlPlane, Done, check, command::operation, query::page_key};
 use crate::roster::RosterMsg;
 
-/// For a host that is removed to take away what was made on it.
+/// How long a host that is removed may take to remove what was made on it.
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
-/// Left of a deadline to remove it then.
+/// What is left of a deadline for the removal itself.
 const MARGIN: Duration = Duration::from_secs(2);
 
 /// A host that a client registers.
@@ -54,16 +54,16 @@ pub struct NewHost {
     pub uri: String,
     pub labels: BTreeMap<String, String>,
     pub zone: Option<String>,
-    /// The node that opens the connection. Of a local libvirt it is this node unless another is named.
+    /// The node that opens the connection. For a local libvirt it is this node unless another is named.
     pub node: Option<NodeId>,
-    /// CPUs that may be promised for each that is there.
+    /// The number of CPUs that may be promised for each that is there.
     pub cpu_overcommit: Option<f64>,
     pub memory_overcommit: Option<f64>,
     /// A directory on the host for disks and images; the usual one if absent.
     pub pool: Option<String>,
-    /// Other hosts have the same directory, under the same path.
+    /// Whether other hosts have the same directory, under the same path.
     pub pool_shared: bool,
-    /// How other hosts' libvirtd reach this one.
+    /// The address at which other hosts' libvirtd reach this one.
     pub peer_uri: Option<String>,
     /// The IP address at which other hosts reach it with what networks between hosts carry.
     pub underlay: Option<String>,
@@ -73,7 +73,7 @@ fn milli(field: &str, given: Option<f64>, default: u32) -> Result<u32, Refused> 
     let most = f64::from(HostSpec::OVERCOMMIT_MILLI_MAX) / 1e3;
     match given {
         None => Ok(default),
-        // In range, so it fits.
+        // It is in range, so it fits.
         Some(ratio) if (0.1..=most).contains(&ratio) => Ok((ratio * 1e3).round() as u32),
         Some(_) => Err(Refused::invalid(field, format!("0.1 to {most}"))),
     }
@@ -97,7 +97,7 @@ fn underlay(uri: &HostUri, given: Option<&str>) -> Result<Option<IpAddr>, Refuse
 }
 
 impl ControlPlane {
-    /// Answers when the host is known; its connection is opened after that, and `status` says how that goes.
+    /// Adds a host. It answers when the host is known; its connection is opened after that, and `status` says how that goes.
     pub async fn register_host(&self, op: Op, new: NewHost) -> Result<Done<HostRecord>, Refused> {
         let operation = operation(&op, &new);
         check::name("name", &new.name)?;
@@ -144,15 +144,17 @@ impl ControlPlane {
         self.host_done(&op, &done.value, done.cursor).await
     }
 
-    /// It takes no more VMs, and what runs on it goes to other hosts, or is stopped where that cannot be. Answers when that has begun; its status says when it
-    /// is drained. Its VMs stay defined on it, and start again there when the drain is cancelled and somebody starts them.
+    /// Lets a host take no more VMs; what runs on it goes to other hosts, or is stopped where that cannot be.
+    ///
+    /// It answers when that has begun; the host's status says when it is drained. Its VMs stay defined on it, and start again
+    /// there when the drain is cancelled and somebody starts them.
     pub async fn drain_host(&self, op: Op, host: HostId) -> Result<Done<HostRecord>, Refused> {
         let operation = operation(&op, &("drain-host", host));
         let done = self.change_fleet(&op, FleetChange::DrainHost { host }, operation).await?;
         self.host_done(&op, &done.value, done.cursor).await
     }
 
-    /// What a drain would come to now, for each VM that runs there: the host that it would go to, or why it would be stopped.
+    /// Shows what a drain would do now, for each VM that runs there: the host that it would go to, or why it would be stopped.
     pub fn host_drain_plan(&self, host: HostId) -> Vec<(String, Result<String, String>)> {
         let known: HashMap<VmId, VmRecord> = self.vms_on(host).into_iter().map(|record| (record.spec.id, record)).collect();
         let stays = |vm| {
@@ -176,19 +178,20 @@ impl ControlPlane {
             .house
             .directory
             .read(|known| known.fleet.hosts.get(&host).map(|entry| entry.vms.iter().copied().collect()).unwrap_or_default());
-        // One that cannot be read is not planned for, as one that nothing is known of.
+        // A VM that cannot be read is not planned for, like one that nothing is known of.
         self.house.machines.vms.get_many(&on).unwrap_or_default().into_iter().flatten().collect()
     }
 
+    /// Lets a draining or drained host take VMs again.
     pub async fn cancel_host_drain(&self, op: Op, host: HostId) -> Result<Done<HostRecord>, Refused> {
         let operation = operation(&op, &("cancel-host-drain", host));
         let done = self.change_fleet(&op, FleetChange::CancelDrain { host }, operation).await?;
         self.host_done(&op, &done.value, done.cursor).await
     }
 
-    /// Takes a person's word that nothing runs on a host, so that its VMs come back elsewhere that are to: for hosts that
-    /// nobody else could be sure of. Refused of one that is not lost as far as is known. `confirm` is its name. A wrong word
-    /// can have a VM run twice, where its disks have no lock.
+    /// Takes a person's word that nothing runs on a host, so that those of its VMs that are to come back elsewhere do. It is for
+    /// hosts that nobody else could be sure of, and is refused for one that is not lost as far as is known. `confirm` is its
+    /// name. A wrong word can have a VM run twice, where its disks have no lock.
     pub async fn declare_host_lost(&self, op: Op, host: HostId, confirm: String) -> Result<Done<HostRecord>, Refused> {
         let operation = operation(&op, &("declare-host-lost", host, &confirm));
         let change = FleetChange::DeclareLost { host, confirm, by: op.principal.clone() };
@@ -196,8 +199,8 @@ impl ControlPlane {
         self.host_done(&op, &done.value, done.cursor).await
     }
 
-    /// Refused while it has VMs. With `force` they are forgotten with it, and what runs on its hypervisor is left alone.
-    /// The value is absent where the same operation has removed it before.
+    /// Removes a host; refused while it has VMs. With `force` they are forgotten with it, and what runs on its hypervisor is left
+    /// alone. The value is absent where the same operation has removed it before.
     pub async fn remove_host(&self, op: Op, host: HostId, force: bool) -> Result<Done<Option<HostRecord>>, Refused> {
         let operation = operation(&op, &("remove-host", host, force));
         let record = self.surely(&op, |directory| directory.read(|known| known.fleet.hosts.get(&host).map(HostRecord::from)));
@@ -211,7 +214,8 @@ impl ControlPlane {
         Ok(Done { value: record, cursor: done.cursor })
     }
 
-    /// Away with what it has for VMs that are no more, while somebody can still do it. Without that it is removed all the same.
+    /// Removes what the host has for VMs that are no more, while somebody can still do it. If that fails the host is removed all
+    /// the same.
     async fn leave(&self, op: &Op, record: &HostRecord) {
         let (host, key, seen) = (record.spec.id, record.spec.id.key(), self.head());
         let deadline = Deadline::after(LEAVE_WITHIN.min(op.deadline.remaining().saturating_sub(MARGIN)));
@@ -229,19 +233,22 @@ impl ControlPlane {
         }
     }
 
+    /// Returns a host as this node's directory has it.
     pub fn host(&self, host: HostId) -> Option<HostRecord> {
         self.house.directory.read(|known| known.fleet.hosts.get(&host).map(HostRecord::from))
     }
 
+    /// Returns the hosts of these ids in the same order; `None` for each that is not there.
     pub fn hosts_by_id(&self, hosts: &[HostId]) -> Vec<Option<HostRecord>> {
         self.house.directory.read(|known| hosts.iter().map(|host| known.fleet.hosts.get(host).map(HostRecord::from)).collect())
     }
 
+    /// Returns the host with this name.
     pub fn host_named(&self, name: &str) -> Option<HostId> {
         self.house.directory.read(|known| known.fleet.host_named(name))
     }
 
-    /// In order of their registration.
+    /// Lists the hosts in one of these states, or all if none is named, in the order of their registration.
     pub fn hosts(&self, status: &[HostStatus], after: Option<&str>, first: usize) -> Result<Page<HostRecord>, Refused> {
         let from = after.map(page_key::<HostId>).transpose()?.map_or(Bound::Unbounded, Bound::Excluded);
         Ok(self.house.directory.read(|known| {

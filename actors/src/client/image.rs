@@ -12,22 +12,22 @@ use hiveward_runtime::{
 
 use super::{ControlPlane, Done, check, command::operation, query::page_key};
 
-/// Left of a deadline to make an image of what was brought.
+/// What is left of a deadline to make an image of what was brought.
 const MARGIN: Duration = Duration::from_secs(2);
 
 /// An image that a client asks for.
 #[derive(Clone, Debug)]
 pub struct NewImage {
     pub name: String,
-    /// An absolute path on the node that is asked, or an HTTP URL.
+    /// The place to take it from: an absolute path on the node that is asked, or an HTTP URL.
     pub source: String,
-    /// `sha256:…` or `blake3:…`.
+    /// The expected checksum, `sha256:…` or `blake3:…`.
     pub checksum: Option<String>,
 }
 
 impl ControlPlane {
-    /// Its bytes are kept, on enough nodes, when this answers. What takes longer than the deadline goes on: `Busy`, and the
-    /// same again waits for it.
+    /// Imports an image; its bytes are kept, on enough nodes, when this answers. What takes longer than the deadline goes on: the
+    /// answer is `Busy`, and the same request again waits for it.
     pub async fn import_image(&self, op: Op, new: NewImage) -> Result<Done<ImageEntry>, Refused> {
         self.takes_writes()?;
         let operation = operation(&op, &new);
@@ -63,8 +63,8 @@ impl ControlPlane {
         Ok(Done { value, cursor: done.cursor })
     }
 
-    /// Refused while a VM is made of it. Hosts remove their copies when no disk is left that was made of them. The value is
-    /// absent where the same operation has removed it before.
+    /// Removes an image; refused while a VM is made of it. Hosts remove their copies when no disk is left that was made of them.
+    /// The value is absent where the same operation has removed it before.
     pub async fn remove_image(&self, op: Op, image: ImageId) -> Result<Done<Option<ImageEntry>>, Refused> {
         let operation = operation(&op, &("remove-image", image));
         let entry = self.surely(&op, |directory| directory.read(|known| known.fleet.images.get(&image).cloned()));
@@ -74,15 +74,17 @@ impl ControlPlane {
         Ok(Done { value, cursor: done.cursor })
     }
 
+    /// Returns an image as this node's directory has it.
     pub fn image(&self, image: ImageId) -> Option<ImageEntry> {
         self.house.directory.read(|known| known.fleet.images.get(&image).cloned())
     }
 
+    /// Returns the image with this name.
     pub fn image_named(&self, name: &str) -> Option<ImageId> {
         self.house.directory.read(|known| known.fleet.image_named(name))
     }
 
-    /// In order of their import.
+    /// Lists the images in the order of their import, without those that are for one VM only.
     pub fn images(&self, after: Option<&str>, first: usize) -> Result<Page<ImageEntry>, Refused> {
         let from = after.map(page_key::<ImageId>).transpose()?.map_or(Bound::Unbounded, Bound::Excluded);
         Ok(self.house.directory.read(|known| {

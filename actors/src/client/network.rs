@@ -35,11 +35,11 @@ pub enum NewKind {
 pub struct NewNetwork {
     pub name: String,
     pub kind: NewKind,
-    /// A range such as `10.7.0.0/24`: of a NAT needed, of an overlay for addresses that the cluster gives out.
+    /// A range such as `10.7.0.0/24`: a NAT needs one, an overlay may have one for addresses that the cluster gives out.
     pub cidr: Option<String>,
-    /// Of the kind that is one.
+    /// The bridge of the hosts, for the kind that is one.
     pub bridge: Option<String>,
-    /// Of an overlay; [`MTU_DEFAULT`] if absent.
+    /// The largest packet of an overlay, in bytes; [`MTU_DEFAULT`] if absent.
     pub mtu: Option<u32>,
 }
 
@@ -82,14 +82,14 @@ impl NewNetwork {
 /// A VM's place on one of its networks.
 #[derive(Clone, Debug)]
 pub struct VmCard {
-    /// As its VM names it.
+    /// The network's name, as its VM names it.
     pub network: String,
     pub card: Card,
     pub prefix: Option<u8>,
 }
 
 impl ControlPlane {
-    /// Known when this answers; hosts make it when a VM on it comes to them.
+    /// Adds a network. It is known when this answers; hosts make it when a VM on it comes to them.
     pub async fn create_network(&self, op: Op, new: NewNetwork) -> Result<Done<NetworkEntry>, Refused> {
         let operation = operation(&op, &new);
         check::name("name", &new.name)?;
@@ -102,8 +102,8 @@ impl ControlPlane {
         Ok(Done { value, cursor: done.cursor })
     }
 
-    /// Refused while a VM is on it. Hosts have removed what they made for it by then, or do so at their next look. The value
-    /// is absent where the same operation has removed it before.
+    /// Removes a network; refused while a VM is on it. Hosts have removed what they made for it by then, or do so at their next
+    /// look. The value is absent where the same operation has removed it before.
     pub async fn remove_network(&self, op: Op, network: NetworkId) -> Result<Done<Option<NetworkEntry>>, Refused> {
         let operation = operation(&op, &("remove-network", network));
         let entry = self.surely(&op, |directory| directory.read(|known| known.fleet.networks.all.get(&network).cloned()));
@@ -113,7 +113,7 @@ impl ControlPlane {
         Ok(Done { value, cursor: done.cursor })
     }
 
-    /// What an operation that was done before was about: a name that it removed means nothing any more.
+    /// Returns what an operation that was done before was about: a name that it removed means nothing any more.
     pub fn was_about<T: for<'a> TryFrom<&'a Key>>(&self, op: &Op) -> Option<T> {
         let operation = operation(op, &())?;
         // Who cannot be told that it was done before is told that there is no such thing, and may repeat it.
@@ -121,15 +121,17 @@ impl ControlPlane {
         T::try_from(&key).ok()
     }
 
+    /// Returns a network as this node's directory has it.
     pub fn network(&self, network: NetworkId) -> Option<NetworkEntry> {
         self.house.directory.read(|known| known.fleet.networks.all.get(&network).cloned())
     }
 
+    /// Returns the network with this name.
     pub fn network_named(&self, name: &str) -> Option<NetworkId> {
         self.house.directory.read(|known| known.fleet.networks.named(name))
     }
 
-    /// In the order in which they were created.
+    /// Lists the networks in the order in which they were created.
     pub fn networks(&self, after: Option<&str>, first: usize) -> Result<Page<NetworkEntry>, Refused> {
         let from = after.map(page_key::<NetworkId>).transpose()?.map_or(Bound::Unbounded, Bound::Excluded);
         Ok(self.house.directory.read(|known| {
@@ -146,7 +148,7 @@ impl ControlPlane {
         }))
     }
 
-    /// What a VM has on networks of the cluster, in the order of its networks.
+    /// Returns what a VM has on networks of the cluster, in the order of its networks.
     pub fn vm_cards(&self, vm: VmId) -> Vec<VmCard> {
         self.house.directory.read(|known| {
             let Some(entry) = known.fleet.vms.get(&vm) else { return Vec::new() };

@@ -1,4 +1,4 @@
-//! The nodes of the cluster: who they are, tokens to join with, draining and removing.
+//! The nodes of the cluster: which there are, tokens to join with, draining and removing.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -27,21 +27,21 @@ pub struct NodeView {
     pub node: NodeId,
     pub raft_id: u64,
     pub address: String,
-    /// Where browsers reach its gateway.
+    /// The address at which browsers reach its gateway.
     pub gateway: Option<String>,
-    /// It ends VMs here that come back elsewhere before its lease is over, whatever becomes of its process.
+    /// Whether it ends VMs that come back elsewhere before its lease is over, whatever becomes of its process.
     pub fences: bool,
-    /// Its machine is reset if what it must end in time is not ended.
+    /// Whether its machine is reset if what it must end in time is not ended.
     pub watchdog: bool,
     pub labels: BTreeMap<String, String>,
     pub zone: String,
     pub cores: u32,
     pub status: NodeStatus,
-    /// Why it was declared lost.
+    /// The reason why it was declared lost.
     pub why: Option<String>,
-    /// Of its present start, as far as it is known.
+    /// The number of its present start, as far as it is known.
     pub generation: u64,
-    /// Agents and coordinators that are placed on it.
+    /// The number of agents and coordinators that are placed on it.
     pub entities: u32,
     pub drain: Option<DrainView>,
 }
@@ -49,14 +49,14 @@ pub struct NodeView {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrainView {
     pub since: WallMs,
-    /// By when what is left is stopped.
+    /// The time at which what is left is stopped.
     pub until: WallMs,
     pub entities_at_start: u32,
     pub entities_left: u32,
 }
 
 impl ControlPlane {
-    /// In order of their ids; removed ones too.
+    /// Lists the nodes in the order of their ids, including removed ones.
     pub fn nodes(&self) -> Vec<NodeView> {
         let me = self.house.me.node;
         self.house.directory.read(|known| {
@@ -85,7 +85,8 @@ impl ControlPlane {
         })
     }
 
-    /// The token's text, shown this once: the cluster keeps only its hash.
+    /// Makes a token that lets one node in for as long as `ttl`, and returns its text, shown this once: the cluster keeps only
+    /// its hash.
     pub async fn create_join_token(&self, op: Op, ttl: Duration) -> Result<Done<String>, Refused> {
         self.takes_writes()?;
         let identity = self.house.identity.as_ref().ok_or_else(|| {
@@ -109,7 +110,7 @@ impl ControlPlane {
         Ok(Done { value: text, cursor: issued.cursor })
     }
 
-    /// What the node holds goes elsewhere; what has not gone after `within` is stopped. Answers when it has begun.
+    /// Moves what the node holds elsewhere; what has not gone after `within` is stopped. Answers when it has begun.
     pub async fn drain_node(&self, op: Op, node: NodeId, within: Duration) -> Result<Done<NodeView>, Refused> {
         self.takes_writes()?;
         let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
@@ -124,7 +125,7 @@ impl ControlPlane {
         self.node_done(&op, node, done.cursor).await
     }
 
-    /// It takes entities again; what has gone does not come back by itself.
+    /// Lets the node take entities again; what has gone does not come back by itself.
     pub async fn cancel_drain(&self, op: Op, node: NodeId) -> Result<Done<NodeView>, Refused> {
         self.takes_writes()?;
         let operation = operation(&op, &("cancel-drain", node));
@@ -138,7 +139,7 @@ impl ControlPlane {
         self.node_done(&op, node, done.cursor).await
     }
 
-    /// For a node that is drained or lost. With `force` also for another: what it held is placed elsewhere at once.
+    /// Removes a node that is drained or lost. With `force` it removes any other, too: what it held is placed elsewhere at once.
     pub async fn remove_node(&self, op: Op, node: NodeId, force: bool) -> Result<Done<NodeView>, Refused> {
         self.takes_writes()?;
         let operation = operation(&op, &("remove-node", node, force));
@@ -152,7 +153,7 @@ impl ControlPlane {
         self.node_done(&op, node, done.cursor).await
     }
 
-    /// Sees that the cluster knows of this node what it knows of itself; true once it does.
+    /// Makes the cluster know of this node what the node knows of itself; returns true once it does.
     pub(crate) async fn announce(&self) -> Result<bool, Refused> {
         let me = &self.house.me;
         let known = self.house.directory.read(|known| known.nodes.get(&me.node).map(|entry| entry.record == **me));
@@ -175,7 +176,7 @@ impl ControlPlane {
         }
     }
 
-    /// What other nodes accept as tokens, as they wrote it.
+    /// Returns the digests of the tokens that the cluster's nodes accept, as they wrote them.
     pub fn token_digests(&self) -> Vec<String> {
         self.house.directory.read(|known| {
             let accepted = known.nodes.values().filter(|entry| entry.status != NodeStatus::Removed);
@@ -183,7 +184,7 @@ impl ControlPlane {
         })
     }
 
-    /// Where browsers reach the gateways of the cluster's nodes, also of those that are lost.
+    /// Returns where browsers reach the gateways of the cluster's nodes, including those that are lost.
     pub fn gateways(&self) -> Vec<String> {
         self.house.directory.read(|known| {
             let members = known.nodes.values().filter(|entry| entry.status != NodeStatus::Removed);
@@ -191,7 +192,7 @@ impl ControlPlane {
         })
     }
 
-    /// Each node's own figures, asked now; an error says why there are none.
+    /// Asks each node for its own figures now; an error says why there are none.
     pub async fn reports(&self, within: Duration) -> BTreeMap<NodeId, Result<NodeReport, String>> {
         let nodes = self.house.directory.read(|known| {
             let there = known.nodes.values().filter(|entry| entry.status != NodeStatus::Removed);
@@ -203,7 +204,7 @@ impl ControlPlane {
         }
     }
 
-    /// What each node that was not removed keeps on its disk, or why it does not say.
+    /// Asks each node that was not removed what it keeps on its disk; an error says why one does not tell.
     pub async fn storage(&self, within: Duration) -> BTreeMap<NodeId, Result<Box<StorageReport>, String>> {
         let nodes = self.house.directory.read(|known| {
             let there = known.nodes.values().filter(|entry| entry.status != NodeStatus::Removed);
@@ -215,12 +216,12 @@ impl ControlPlane {
         }
     }
 
-    /// The node that an entity is placed on.
+    /// Returns the node that an entity is placed on.
     pub fn whereabouts(&self, key: &Key) -> Option<NodeId> {
         Some(self.house.directory.location(Entity::of(key)?)?.node)
     }
 
-    /// The supervision tree of a node, below `root`.
+    /// Returns the supervision tree of a node, below `root`; `None` if nothing is there.
     pub async fn tree_of(&self, op: &Op, node: NodeId, root: Option<&str>, depth: usize) -> Result<Option<TreeNode>, Refused> {
         if node == self.house.me.node {
             return Ok(self.tree.snapshot(root, depth));
@@ -229,7 +230,8 @@ impl ControlPlane {
         reports.tree(node, root, depth, op.deadline).await.map_err(|why| Refused::new(Code::Unavailable, why))
     }
 
-    /// What the processes of an agent used, as the node that has it measured: see [`Gauges`](hiveward_agents::gauge::Gauges).
+    /// Returns what the processes of an agent used, as the node that has it measured: see
+    /// [`Gauges`](hiveward_agents::gauge::Gauges).
     pub async fn agent_resources(
         &self,
         op: &Op,

@@ -1,4 +1,4 @@
-//! Queries: they read the views, the tree, transcripts and what was really measured; they change nothing.
+//! Queries: they read the views, the tree, transcripts and what was measured, and change nothing.
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -44,7 +44,7 @@ pub struct Why {
     pub text: String,
     /// Dependencies that have not succeeded.
     pub blocked_by: Vec<TaskId>,
-    /// Of the last attempt.
+    /// The decision that placed the last attempt.
     pub decision: Option<Arc<Decision>>,
 }
 
@@ -65,20 +65,19 @@ pub struct OutputChunk {
     pub at_end: bool,
 }
 
-/// Reads an attempt's transcript; waits while the attempt goes on.
+/// A place in an attempt's transcript, from which it is read on while the attempt goes on.
 pub struct OutputReader {
     control: ControlPlane,
     task: TaskId,
-    /// Fixed if the client named it; otherwise the newest when reading begins.
+    /// The attempt that is read: the one that the client named, otherwise the newest when reading begins.
     attempt: Option<u32>,
-    /// A coding agent's activity, not its output.
+    /// Whether a coding agent's activity is read, not its output.
     activity: bool,
     open: Option<Source>,
 }
 
 enum Source {
     Here(Reader),
-    /// It ran on another node.
     There(NodeId, Lease),
 }
 
@@ -86,11 +85,10 @@ enum Source {
 const EXPLAIN_WITHIN: Duration = Duration::from_secs(1);
 const CHUNK_BYTES_MAX: usize = 64 << 10;
 const WAIT_PER_TURN: Duration = Duration::from_secs(1);
-/// Between looks for a transcript that is not there yet.
+/// The time between looks for a transcript that is not there yet.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 const LOOK_ELSEWHERE_EVERY: Duration = Duration::from_millis(250);
 
-/// What was read, here or elsewhere.
 struct Piece {
     next_byte: u64,
     stream: Stream,
@@ -99,7 +97,7 @@ struct Piece {
 }
 
 impl OutputReader {
-    /// What follows `after_byte`. Waits until there is more, or the attempt has ended.
+    /// Returns what follows `after_byte`; waits until there is more, or the attempt has ended. Dropping it loses nothing.
     pub async fn next(&mut self, after_byte: u64) -> Result<OutputChunk, Refused> {
         loop {
             if self.open.is_none() {
@@ -193,7 +191,7 @@ impl OutputReader {
         }
     }
 
-    /// A command that was started had a transcript: if it has ended and there is none, retention took it.
+    /// Tells whether retention took the transcript: a command that was started and has ended had one.
     fn was_removed(&self, attempt: &AttemptRecord) -> Result<bool, Refused> {
         let ran = attempt.started_at.is_some() && attempt.ended_at.is_some();
         let agent = self.control.agent(attempt.agent)?;
@@ -217,7 +215,7 @@ fn removed(lease: Lease) -> Refused {
     Refused::new(Code::NotFound, message)
 }
 
-/// Refuses what cannot be read. A damaged transcript stays so, since no other node has it; else the disk may answer later.
+/// Turns a failed read into an answer. A damaged transcript stays so, since no other node has it; else the disk may recover.
 fn unreadable(error: io::Error) -> Refused {
     match error.kind() {
         io::ErrorKind::InvalidData => Refused::new(
@@ -237,25 +235,24 @@ fn unreadable_there(error: RpcError) -> Refused {
 #[derive(Clone, Debug)]
 pub struct ClusterView {
     pub node: NodeId,
-    /// Grows at each start of the node.
     pub generation: u64,
     pub leader: Option<NodeId>,
     pub voters: Vec<NodeId>,
     pub term: u64,
     pub cursor: Cursor,
-    /// Events that the ledger has and the views have not.
+    /// The number of events that the ledger has and the views have not.
     pub view_lag: u64,
     /// `ok`, or what is wrong and what it means.
     pub disk: String,
-    /// Why no write can be agreed on now.
+    /// The reason why no write can be agreed on now.
     pub no_quorum: Option<String>,
-    /// The set of voters is being changed.
+    /// Whether the set of voters is being changed.
     pub changing: bool,
-    /// Who keeps the ledger, and who of them votes.
+    /// The nodes that keep the ledger; each says whether it votes.
     pub members: Vec<Member>,
 }
 
-/// Only what was measured; what could not be is absent.
+/// Figures of this node and the cluster at one moment. What could not be measured is absent.
 #[derive(Clone, Debug)]
 pub struct MetricsSample {
     pub at: WallMs,
@@ -275,7 +272,7 @@ impl Sample for MetricsSample {
 }
 
 impl ControlPlane {
-    /// Waits until the views have reached `cursor`.
+    /// Waits until the views, and the directory with hosts, networks, images and nodes, have reached `cursor`.
     pub async fn at_least(&self, op: &Op, cursor: Cursor) -> Result<(), Refused> {
         let alone = self.house.directory.read(|known| known.nodes.len() <= 1);
         if cursor > self.house.ledger.head() && alone {
@@ -286,20 +283,20 @@ impl ControlPlane {
         }
         let lagging = |why: String| Refused::new(Code::Unavailable, why);
         self.house.views.at_least(cursor, op.deadline).await.map_err(|error| lagging(error.to_string()))?;
-        // Hosts, networks, images and nodes are read from it.
         if !self.house.directory.at_least(cursor, op.deadline).await {
             return Err(lagging(format!("the directory is at cursor {}, before {cursor}", self.house.directory.cursor())));
         }
         Ok(())
     }
 
+    /// Returns a task as this node's views have it.
     pub fn task(&self, id: TaskId) -> Result<Option<TaskRecord>, Refused> {
         self.house.work.tasks.get(id)
     }
 
-    /// `None` only while the views are behind and may not have it yet; an error once they would.
+    /// Returns a task; `None` only while the views, whose lag is read first, may not have it yet. Once they would, it is an
+    /// error.
     fn known_task(&self, id: TaskId) -> Result<Option<TaskRecord>, Refused> {
-        // Looked at first: what was acknowledged before is then surely seen.
         let behind = self.house.views.lag() > 0;
         let found = self.house.work.tasks.get(id)?;
         if found.is_none() && !behind { Err(Refused::not_found(id)) } else { Ok(found) }
@@ -354,7 +351,7 @@ impl ControlPlane {
         self.house.swarm_table.page(filter, after.map(page_key).transpose()?, first)
     }
 
-    /// Why the task is not running, or where it was placed and why. Asks the coordinator only for what waits for an agent.
+    /// Tells why the task is not running, or where it was placed and why. Asks the coordinator only for what waits for an agent.
     pub async fn why(&self, record: &TaskRecord, deadline: Deadline) -> Result<Why, Refused> {
         let decision = record.attempts.last().map(|attempt| attempt.decision.clone());
         let mut blocked_by = Vec::new();
@@ -422,11 +419,12 @@ impl ControlPlane {
         self.house.body(body)
     }
 
+    /// Returns up to `first` events after a cursor that the filter wants; fewer may come than there are.
     pub fn events(&self, after: Cursor, filter: &EventFilter, first: usize) -> Result<Vec<EventRecord>, Refused> {
         event::read(&self.house.ledger, after, filter, first)
     }
 
-    /// The last events before a cursor and after `not_before`, oldest first; and what to go on before, if there may be older.
+    /// Returns the last events before a cursor and after `not_before`, oldest first, and what to go on before if there are more.
     pub fn events_back(
         &self,
         before: Cursor,
@@ -437,16 +435,15 @@ impl ControlPlane {
         event::read_back(&self.house.ledger, before, not_before, filter, last)
     }
 
-    /// The cursor of the last event before a moment, by the clock of who led then.
+    /// Returns the cursor of the last event before a moment, by the clock of the node that led then.
     pub fn cursor_before(&self, moment: WallMs) -> Result<Cursor, Refused> {
         event::cursor_before(&self.house.ledger, moment)
     }
 
-    /// Up to `bytes_max` of a stored blob from `from`, and its whole length.
+    /// Returns up to `bytes_max` of a stored blob from `from`, and its whole length; another node may have to send it first.
     pub async fn blob_piece(&self, hash: &str, from: u64, bytes_max: u64) -> Result<(u64, Vec<u8>), Refused> {
         let hash: BlobHash = hash.parse().map_err(|_| Refused::new(Code::Internal, format!("{hash:?} is no blob hash")))?;
         let blobs = self.house.blobs.clone();
-        // It may have to come from another node first, and a disk may be slow.
         let read = tokio::task::spawn_blocking(move || blobs.piece(&hash, from, bytes_max)).await;
         let read = read.map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
         match read {
@@ -456,10 +453,12 @@ impl ControlPlane {
         }
     }
 
+    /// Follows the events after a cursor that are wanted.
     pub fn event_tail(&self, after: Cursor, filter: EventFilter) -> EventTail {
         EventTail::new(&self.house.ledger, after, filter)
     }
 
+    /// Opens the output of an attempt, or of the newest if none is named. Errors: `NotFound` if there is no such task.
     pub async fn output(&self, op: &Op, task: TaskId, attempt: Option<u32>) -> Result<OutputReader, Refused> {
         if self.house.work.tasks.get(task)?.is_none() {
             self.settled(op).await?;
@@ -468,11 +467,12 @@ impl ControlPlane {
         Ok(OutputReader { control: self.clone(), task, attempt, activity: false, open: None })
     }
 
-    /// What a coding agent does in an attempt, as JSON lines; read like its output.
+    /// Opens what a coding agent does in an attempt, as JSON lines; it is read like its output.
     pub async fn activity(&self, op: &Op, task: TaskId, attempt: Option<u32>) -> Result<OutputReader, Refused> {
         Ok(OutputReader { activity: true, ..self.output(op, task, attempt).await? })
     }
 
+    /// Returns what this node knows of the cluster, its ledger and its disk.
     pub fn cluster(&self) -> ClusterView {
         let status = self.house.ledger.status();
         ClusterView {
@@ -496,6 +496,7 @@ impl ControlPlane {
         }
     }
 
+    /// Counts tasks and agents by the views, and measures this process.
     pub fn metrics_sample(&self) -> Result<MetricsSample, Refused> {
         let (mut running, mut queued, mut ended, mut agents) = (0, 0, 0, 0);
         for (_, swarm) in self.house.swarm_table.page(&SwarmFilter::default(), None, usize::MAX)?.items {
@@ -520,9 +521,8 @@ impl ControlPlane {
         })
     }
 
-    /// Whether it serves: the ledger takes writes and the views are not far behind.
+    /// Tells whether the node serves: the ledger takes writes and the views are not far behind. The error says why not.
     pub fn ready(&self) -> Result<(), String> {
-        /// Views that are further behind make the node unready.
         const LAG_MAX: u64 = 100_000;
         if let Some(why) = self.house.views.failure() {
             return Err(format!("the views have stopped: {why}"));
@@ -564,7 +564,7 @@ pub(super) fn page_key<T: std::str::FromStr>(text: &str) -> Result<T, Refused> {
     text.parse().map_err(|_| Refused::invalid("after", "this is no cursor of this list"))
 }
 
-/// Of this process, user and system.
+/// Returns the seconds of CPU that this process has used, user and system.
 fn cpu_seconds() -> Option<f64> {
     let usage = nix::sys::resource::getrusage(nix::sys::resource::UsageWho::RUSAGE_SELF).ok()?;
     let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;

@@ -34,14 +34,14 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{ControlPlane, SwarmRef};
 use crate::{house::House, roster::RosterMsg};
 
-/// How long between tries while an entity has no door at all, such as while it starts or moves.
+/// The time between tries while an entity has no door at all, such as while it starts or moves.
 const DOOR_RETRY: Duration = Duration::from_millis(2);
-/// How long between tries of a distant one.
+/// The time between tries of a distant entity.
 const ROUTE_RETRY: Duration = Duration::from_millis(20);
-/// A door tells of its next life; it is looked up again nevertheless, because another may have taken its place.
+/// How often a door is looked up again though it tells of its next life: another may have taken its place.
 const DOOR_LOOKED_UP_EVERY: Duration = Duration::from_millis(50);
 
-/// Whether the roster acts on this node.
+/// Tells whether the roster acts on this node.
 pub fn leads_here(house: &House) -> bool {
     house.peers.leader().borrow().is_me
 }
@@ -49,11 +49,11 @@ pub fn leads_here(house: &House) -> bool {
 enum Way<M: Send + 'static> {
     Here(Door<M>),
     There(Location),
-    /// Placed here and not started yet, or nowhere, or it is not known where.
+    /// It is placed here and not started yet, or placed nowhere, or it is not known where.
     Nowhere,
 }
 
-/// Whether nothing happened, and another try may find it elsewhere.
+/// Tells whether nothing happened and another try may find it elsewhere.
 fn may_be_elsewhere(error: &RouteError) -> bool {
     matches!(
         error,
@@ -160,7 +160,7 @@ impl ControlPlane {
         self.route(&host.key(), deadline, way, make, wire).await
     }
 
-    /// Where the roster does not act (any more) it says that nothing happened, and the next leader is asked.
+    /// Asks the roster. Where it does not act (any more) it says that nothing happened, and the next leader is asked.
     pub(super) async fn route_roster<T: DeserializeOwned + Send + 'static>(
         &self,
         op: &Op,

@@ -1,4 +1,4 @@
-//! Brings a swarm to a number of agents. Not one act: asked again it goes on from what is there.
+//! Brings a swarm to a number of agents. It is not one act: when it is asked again it goes on from what is there.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -16,13 +16,13 @@ use hiveward_work::swarm::record::SwarmRecord;
 use super::{ControlPlane, Done, NewAgent, SwarmRef, check};
 use crate::roster::RosterMsg;
 
-/// Of one swarm.
+/// The most agents of one swarm.
 pub const AGENTS_MAX: u32 = 100_000;
-/// One request adds no more: each is made before the first is added.
+/// The most agents that one request adds: each is made before the first is added.
 pub const ADDED_MAX: usize = 10_000;
-/// Added by one commit, if they fit into one message.
+/// The most agents that one commit adds, if they fit into one message.
 const ADDED_AT_ONCE: usize = 256;
-/// Started, or removed, at the same time: their commits share disk writes.
+/// How many agents are started, or removed, at the same time: their commits share disk writes.
 const IN_HAND: usize = 64;
 
 /// An agent that is there, without most of its description: that may be large, and a swarm has many.
@@ -46,7 +46,7 @@ impl ControlPlane {
             return Err(Refused::invalid("agents", format!("a swarm has at most {AGENTS_MAX} agents; nothing was done")));
         }
         if let Some(template) = &template {
-            // Also where nobody is to be added: what is wrong with it is said now.
+            // It is checked also where nobody is to be added: what is wrong with it is said now.
             check::agent(swarm, template.clone())
                 .map_err(|refused| Refused { field: refused.field.map(|field| format!("template.{field}")), ..refused })?;
         }
@@ -138,7 +138,7 @@ impl ControlPlane {
     }
 }
 
-/// A new agent like this one, with a name to be numbered.
+/// Returns a new agent like this one, with a name to be numbered.
 fn copy_of(spec: &AgentSpec) -> NewAgent {
     NewAgent {
         name: spec.name.clone(),

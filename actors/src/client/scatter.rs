@@ -1,4 +1,4 @@
-//! A scatter as a client asks for it, and the tasks that it is: one that gathers, and its parts.
+//! A scatter as a client asks for it, and the tasks that it becomes: one that gathers, and its parts.
 
 use std::sync::Arc;
 
@@ -24,25 +24,25 @@ use serde_json::Value;
 use super::{ControlPlane, Done, NewTask, NewWork, SwarmRef, check, command, shard::Binds};
 use crate::house::House;
 
-/// Of one item that a program gets in its environment.
+/// The most bytes of one item that a program gets in its environment.
 const ITEM_BYTES_MAX: usize = 32 << 10;
 const ITEM_SHOWN_CHARS: usize = 40;
 const FACTOR_MIN: f64 = 1.0;
 const FACTOR_MAX: f64 = 1_000.0;
 
-/// What a scatter goes over.
+/// The items or agents that a scatter goes over.
 #[derive(Clone, Debug)]
 pub enum Over {
-    /// One part for each.
+    /// Items, with one part for each.
     Items(Vec<Value>),
-    /// One part for each of these, or for each agent of the swarm, that has all the skills.
+    /// Agents, with one part for each of these, or for each of the swarm if none is named, that has all the skills.
     Agents { agents: Vec<AgentId>, skills: Vec<String> },
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct NewHedge {
     pub after: HedgeAfter,
-    /// Of the parts, how many may get a twin; above 0 and at most 1.
+    /// The share of the parts that may get a twin; above 0 and at most 1.
     pub share: f64,
 }
 
@@ -53,18 +53,19 @@ pub struct NewScatter {
     pub labels: Vec<Label>,
     pub priority: Priority,
     pub over: Over,
-    /// What each part does.
+    /// The task that each part is made from.
     pub part: NewTask,
     pub policy: Policy,
-    /// From submitted to gathered.
+    /// The most milliseconds from submitted to gathered.
     pub deadline_ms: Option<u64>,
     pub aggregate: Aggregate,
-    /// Makes one result of the parts that are in, which are its inputs, instead of `aggregate`.
+    /// A task that makes one result of the parts that are in, which are its inputs, instead of `aggregate`.
     pub reduce: Option<NewTask>,
     pub hedge: Option<NewHedge>,
 }
 
 impl NewScatter {
+    /// Returns a scatter that waits for all parts and collects their results, without a deadline or twins.
     pub fn new(over: Over, part: NewTask) -> Self {
         Self {
             swarm: None,
@@ -82,7 +83,7 @@ impl NewScatter {
     }
 }
 
-/// One part to be: its name, what it is given, and whose it is.
+/// One part before it is a task: its name, what it is given, and the agent that it belongs to.
 struct Share {
     name: String,
     item: Option<Value>,
@@ -90,7 +91,7 @@ struct Share {
 }
 
 impl ControlPlane {
-    /// Answers with the task that gathers; its subtasks are the parts.
+    /// Submits a scatter, and answers with the task that gathers; its subtasks are the parts.
     pub async fn scatter(&self, op: Op, new: NewScatter) -> Result<Done<TaskRecord>, Refused> {
         self.takes_writes()?;
         let operation = command::operation(&op, &new);
@@ -169,7 +170,7 @@ fn refuse_in(at: &str, task: &NewTask) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Names fields as they are in a scatter's input.
+/// Names the field of a refusal as it is called in a scatter's input.
 fn renamed(mut refused: Refused, parts: &str, single: &str) -> Refused {
     refused.field = refused.field.map(|field| {
         let rest = field.strip_prefix("tasks").unwrap_or(&field);
@@ -197,7 +198,7 @@ fn text_of(item: &Value) -> String {
     }
 }
 
-/// A part's own work: an item is a kind's payload, or beside it under `item`.
+/// Returns a part's own work: an item becomes a kind's payload, or goes into it under `item`.
 fn work_of(work: &NewWork, item: Option<&Value>) -> Result<NewWork, Refused> {
     let (NewWork::Kind { kind, payload }, Some(item)) = (work, item) else { return Ok(work.clone()) };
     let payload = match payload {
@@ -244,7 +245,7 @@ fn check_policy(new: &NewScatter, parts: usize) -> Result<(), Refused> {
     }
 }
 
-/// The task that gathers first, then its parts in order.
+/// Makes the specs: the task that gathers first, then its parts in order.
 fn specs(house: &House, swarm: SwarmId, new: NewScatter, shares: Vec<Share>) -> Result<Vec<Arc<TaskSpec>>, Refused> {
     let (over, what) = if matches!(new.over, Over::Items(_)) { ("items", "items") } else { ("overAgents", "agents") };
     if shares.is_empty() {

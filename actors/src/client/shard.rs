@@ -21,23 +21,23 @@ use hiveward_work::{
 
 use super::{ControlPlane, DependsOn, Done, NewTask};
 
-/// Between two looks for a task that is on its way from one shard to another.
+/// The time between two looks for a task that is on its way from one shard to another.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// One coordinator of a swarm, as this node knows it.
 #[derive(Clone, Debug)]
 pub struct ShardView {
     pub number: u16,
-    /// Where it is; none while it is placed nowhere.
+    /// The node that it is on; none while it is placed nowhere.
     pub node: Option<NodeId>,
     pub agents: u32,
-    /// Tasks that wait, for an agent or before that for a dependency or a time.
+    /// The number of tasks that wait, for an agent or before that for a dependency or a time.
     pub queued: u64,
-    /// Leased to an agent.
+    /// The number of tasks that are leased to an agent.
     pub running: u64,
 }
 
-/// What binds a submission to a shard: agents that were named, and tasks outside it that it waits for, each with the field
+/// What binds a submission to a shard: agents that were named, and tasks outside of it that it waits for, each with the field
 /// that names it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Binds {
@@ -46,6 +46,7 @@ pub(super) struct Binds {
 }
 
 impl Binds {
+    /// Collects what the tasks of one submission name.
     pub fn of(tasks: &[NewTask]) -> Self {
         let mut binds = Self::default();
         for (place, task) in tasks.iter().enumerate() {
@@ -70,9 +71,9 @@ fn elsewhere(field: &str, what: impl std::fmt::Display, is_in: SwarmId, not_in: 
 }
 
 impl ControlPlane {
-    /// The shard for a submission to this swarm. One that repeats an operation must reach the shard that knows it, so
-    /// nothing that changes has a say where there is an operation: agents stay in their shard, and so does what others
-    /// depend on. Only without an operation is the shard with the shortest queue taken, as far as this node's views know.
+    /// Returns the shard for a submission to this swarm. One that repeats an operation must reach the shard that knows it, so
+    /// nothing that changes has a say where there is an operation: agents stay in their shard, and so does what others depend on.
+    /// Only without an operation is the shard with the shortest queue taken, as far as this node's views know.
     pub(super) async fn shard_for(
         &self,
         op: &Op,
@@ -134,7 +135,7 @@ impl ControlPlane {
         Ok(swarm.head().shard(number))
     }
 
-    /// The coordinators of a swarm; one for a swarm that has no shards, none for one that is not there.
+    /// Lists the coordinators of a swarm: one for a swarm that has no shards, none for one that is not there.
     pub fn shards(&self, swarm: SwarmId) -> Result<Vec<ShardView>, Refused> {
         let placed: Vec<(SwarmId, u16, Option<NodeId>, u32)> = self.house.directory.read(|known| {
             let ids = known.shards_of(swarm).into_iter().filter_map(|id| Some((id, known.swarms.get(&id)?)));
@@ -181,13 +182,13 @@ impl ControlPlane {
         }
     }
 
-    /// Whether a coordinator may have refused only because the task is between it and another shard.
+    /// Tells whether a coordinator may have refused only because the task is between it and another shard.
     pub(super) fn may_have_moved(&self, op: &Op, asked: SwarmId, refused: &Refused) -> bool {
         let sharded = || self.house.directory.swarm(asked).is_some_and(|spec| spec.is_sharded());
         refused.code == Code::Unavailable && !op.deadline.passed() && sharded()
     }
 
-    /// Before a task is looked for once more: until then it may have arrived, and this node's views know.
+    /// Waits before a task is looked for once more: by then it may have arrived, and this node's views know.
     pub(super) async fn look_again(&self, op: &Op) -> Result<(), Refused> {
         tokio::time::sleep(LOOK_AGAIN_AFTER).await;
         self.settled(op).await
@@ -214,7 +215,7 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// The swarm stays. A shard that does not hear of it is open again in its next life.
+    /// Opens the swarm again, which stays. A shard that does not hear of it is open again in its next life.
     pub(super) async fn reopen_swarm(&self, op: &Op, swarm: SwarmId) {
         for shard in self.house.directory.read(|known| known.shards_of(swarm)) {
             let _: Result<(), Refused> =
@@ -223,7 +224,7 @@ impl ControlPlane {
     }
 }
 
-/// The same for every repetition: by the operation's id alone.
+/// Returns the shard for every repetition of an operation: it depends on the operation's id alone.
 fn shard_of_operation(swarm: &SwarmSpec, operation: &Operation) -> SwarmId {
     let hash = hiveward_runtime::store::blob::fingerprint(operation.id.as_bytes());
     let turn = u16::from_be_bytes([hash[0], hash[1]]) % swarm.shards;

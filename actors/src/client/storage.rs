@@ -1,4 +1,4 @@
-//! Looking after what is stored.
+//! What looks after all that is stored.
 
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,12 @@ use hiveward_runtime::{
 
 use super::ControlPlane;
 
-/// One turn looks for so long, and at one step of rows or one blob at least. Shorter than a request may take.
+/// How long one turn looks; it looks at one step of rows or one blob at least. It is shorter than a request may take.
 const SCRUB_TURN: Duration = Duration::from_secs(8);
 
 impl ControlPlane {
     /// Looks at this node's ledger, views, blobs and transcripts after a place, for some seconds, and mends what another node
-    /// has.
+    /// has. The answer says where the next turn goes on.
     pub async fn scrub(&self, after: Option<&str>) -> Result<Looked, Refused> {
         let wrong = || Refused::invalid("after", "`after` is the `next` of the turn before");
         // A bare hash is a place among the blobs, which come after the rows; transcripts come last.
@@ -78,7 +78,7 @@ impl ControlPlane {
         tokio::task::spawn_blocking(turn).await.map_err(|error| Refused::new(Code::Internal, error.to_string()))?
     }
 
-    /// What is known to be damaged in this node's ledger and views, and is not served.
+    /// Lists what is known to be damaged in this node's ledger and views, and is not served.
     pub fn damaged_rows(&self) -> Vec<Damage> {
         self.house.ledger.damages().list()
     }
@@ -102,6 +102,6 @@ pub struct Looked {
     pub rows: RowsScrubbed,
     pub blobs: Scrubbed,
     pub transcripts: TranscriptsScrubbed,
-    /// What to go on after; absent when all was looked at.
+    /// The place that the next turn goes on after; absent when all was looked at.
     pub next: Option<String>,
 }

@@ -18,18 +18,18 @@ use hiveward_runtime::{
 use super::{ControlPlane, Done, command::operation};
 use crate::roster::RosterMsg;
 
-/// Of a label, both of its parts.
+/// The most bytes of a label with both of its parts.
 const LABEL_BYTES_MAX: usize = 1_024;
 
 #[derive(Clone, Debug)]
 pub struct BudgetView {
     pub scope: Scope,
     pub budget: Budget,
-    /// Since it was first set, in the whole cluster as far as this node has heard.
+    /// What was spent since it was first set, in the whole cluster as far as this node has heard.
     pub spent: Amount,
-    /// By calls that are under way on this node; absent where no models can be called.
+    /// What calls that are under way on this node have reserved; absent where no models can be called.
     pub reserved: Option<Amount>,
-    /// It has come to what it warns at.
+    /// Whether it has come to what it warns at.
     pub warned: bool,
 }
 
@@ -43,23 +43,23 @@ fn check_scope(scope: &Scope) -> Result<(), Refused> {
 }
 
 impl ControlPlane {
-    /// Of agents, swarms and labels, in the same order; none of one for which no model was called.
+    /// Returns what calls of models used for these agents, swarms and labels, in the same order; `None` for one without a call.
     pub fn usage_of(&self, scopes: &[Scope]) -> Result<Vec<Option<Total>>, Refused> {
         self.house.models.usage.of(scopes)
     }
 
-    /// By model.
+    /// Returns what calls of models used for one attempt, by model.
     pub fn usage_of_attempt(&self, lease: Lease) -> Result<Vec<(String, Total)>, Refused> {
         self.house.models.usage.of_attempt(lease)
     }
 
-    /// Totals of the whole cluster, as far as this node has heard. A page goes on after the last key before it.
+    /// Lists totals of the whole cluster, as far as this node has heard. A page goes on after the last key before it.
     pub fn usage(&self, by: UsageBy, after: Option<&str>, first: usize) -> Result<Page<Total>, Refused> {
         self.house.models.usage.page(by, after, first)
     }
 
-    /// Sets what calls of models for an agent, a swarm (its head) or a label may use, from here on; one that is set already
-    /// is changed, and goes on from what was spent of it. When this answers, this node goes by it, and others soon do.
+    /// Sets what calls of models for an agent, a swarm (its head) or a label may use, from here on. One that is set already is
+    /// changed, and goes on from what was spent of it. When this answers, this node goes by it, and others soon do.
     pub async fn set_budget(&self, op: Op, scope: Scope, budget: Budget) -> Result<Done<BudgetView>, Refused> {
         if budget.tokens.is_none() && budget.nanos.is_none() {
             return Err(Refused::invalid("tokens", "a budget limits `tokens` or `money`, or both"));
@@ -86,7 +86,7 @@ impl ControlPlane {
         Ok(Done { value, cursor: done.cursor })
     }
 
-    /// What was spent of it stays in the totals; a budget that is set later counts from then.
+    /// Removes a budget. What was spent of it stays in the totals; a budget that is set later counts from then.
     pub async fn remove_budget(&self, op: Op, scope: Scope) -> Result<Done<BudgetId>, Refused> {
         check_scope(&scope)?;
         let operation = operation(&op, &("remove-budget", &scope));
@@ -103,7 +103,7 @@ impl ControlPlane {
         Ok(Done { value: scope.budget_id(), cursor: done.cursor })
     }
 
-    /// In the order of their scopes.
+    /// Lists the budgets in the order of their scopes.
     pub fn budgets(&self, after: Option<BudgetId>, first: usize) -> Result<Page<BudgetView>, Refused> {
         let all: Vec<_> = self.house.directory.read(|known| {
             let all = known.budgets.iter();
@@ -131,7 +131,7 @@ impl ControlPlane {
         Ok(views.collect())
     }
 
-    /// Of this node's price table.
+    /// Returns the currency of this node's price table.
     pub fn currency(&self) -> String {
         self.house.models.models().map_or_else(|| CURRENCY_DEFAULT.to_owned(), |models| models.currency().to_owned())
     }

@@ -1,4 +1,4 @@
-//! What membership reads of the directory and tells the roster; who may join; which nodes may go.
+//! What membership reads of the directory and tells the roster, the decision who may join, and the one which nodes may go.
 
 use std::{
     collections::BTreeSet,
@@ -64,7 +64,7 @@ impl RemovedPerhaps {
 }
 
 impl Book {
-    /// What is in this node's log is read first: a member that it calls removed is none, until a leader says otherwise.
+    /// Reads what is in this node's log first: a member that it calls removed is none, until a leader says otherwise.
     pub fn new(house: House, roster: Door<RosterMsg>) -> Result<Self, DirectoryError> {
         let removed_perhaps = Arc::new(RemovedPerhaps::read(&house)?);
         Ok(Self { house, roster, removed_perhaps })
@@ -92,7 +92,7 @@ impl NodeBook for Book {
                 key: entry.record.key,
             });
             let mut all: Vec<KnownNode> = known.collect();
-            // All of what is known of it may be in the log alone; others may still name it.
+            // All that is known of it may be in the log alone; others may still name it.
             let unknown = nodes.iter().filter(|node| removed_perhaps(node) && !all.iter().any(|known| known.node == **node));
             let removed: Vec<KnownNode> = unknown
                 .map(|node| KnownNode {
@@ -181,7 +181,7 @@ impl Admission for Book {
     }
 }
 
-/// The decision, as it comes out of the roster's actor.
+/// The decision, on its way out of the roster's actor.
 type Told = Arc<Mutex<Option<Result<Vec<Member>, JoinRefused>>>>;
 
 type Decided = (Vec<Member>, Option<NodeRecord>);
@@ -193,7 +193,7 @@ fn decide(
     members: &[NodeRecord],
     removed: &BTreeSet<NodeId>,
 ) -> Result<Decided, JoinRefused> {
-    // Also with the token it came in with, which it may repeat, and with a new one: its name is over.
+    // A removed node is refused also with the token it came in with, which it may repeat, and with a new one: its name is over.
     if removed.contains(&request.node) {
         let why = format!("{} was removed from this cluster: join with an empty data directory, and so a new id", request.node);
         return Err(JoinRefused::Invalid { why });
@@ -207,7 +207,7 @@ fn decide(
     tokens.redeem(request.secret(), request.node, WallMs::now()).map_err(token)?;
     let others = members.iter().filter(|member| !member.address.is_empty() && member.node != request.node);
     let others = others.map(|member| Member { node: member.node, address: member.address.clone(), key: member.key }).collect();
-    // It says itself what else there is to know of it, once it is in.
+    // The node says itself what else there is to know of it, once it is in.
     let of_this_host = NodeRecord::of_this_host(request.node, member_id(request.node), request.address);
     let record = NodeRecord { key: Some(key), reads_snapshots: false, ..of_this_host };
     Ok((others, Some(record)))
@@ -218,6 +218,7 @@ fn decide(
 pub struct Removals(OnceLock<Weak<Membership>>);
 
 impl Removals {
+    /// Asks this membership from now on. Only the first call counts.
     pub fn ask(&self, membership: &Arc<Membership>) {
         let _ = self.0.set(Arc::downgrade(membership));
     }
@@ -233,7 +234,7 @@ impl NodeChanges for Removals {
         })
     }
 
-    /// Links and votes follow the directory by themselves.
+    /// Does nothing: links and votes follow the directory by themselves.
     fn removed(&self, _: NodeId) {}
 }
 

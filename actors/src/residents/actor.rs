@@ -49,8 +49,7 @@ const START_WITHIN: Duration = Duration::from_secs(30);
 pub(super) const STOP_WITHIN: Duration = Duration::from_secs(30);
 /// An entity that fails more often than this is given up for a while.
 const CRASH_LOOP: Intensity = Intensity { restarts_max: 10, period: Duration::from_secs(60) };
-/// What was given up is tried again, each time later: what made it fail may have passed, such as a damaged disk that was
-/// replaced, or a request that is not there any more.
+/// What was given up is tried again, each time later: by then a damaged disk may be replaced, or a bad request gone.
 const TRIED_AGAIN: Backoff = Backoff {
     first: Duration::from_secs(10),
     max: Duration::from_secs(600),
@@ -58,7 +57,7 @@ const TRIED_AGAIN: Backoff = Backoff {
     jitter: 0.2,
     reset_after: Duration::from_secs(60),
 };
-/// How often it is looked whether everyone is there.
+/// How often it is checked whether everyone is there.
 pub(super) const ENSURE_EVERY: Duration = Duration::from_secs(5);
 /// How long a coordinator may take to replay its stream.
 const COORDINATOR_START_WITHIN: Duration = Duration::from_secs(600);
@@ -86,18 +85,18 @@ pub struct Residents {
 pub enum ResidentsMsg {
     /// The directory or the lease has changed.
     Look,
-    /// Sees that everyone is under a supervisor: one that was itself restarted has forgotten its children.
+    /// Makes sure that everyone is under a supervisor: one that was itself restarted has forgotten its children.
     Ensure,
-    /// Nothing of this life of it runs here any more.
+    /// Nothing of this life of the entity runs here any more.
     Stopped(Entity),
-    /// One round of asking the agents of a draining node: those that hold nothing, twice in a row.
+    /// One round of asking the agents of a draining node is over: these hold nothing. Twice in a row counts.
     Asked { idle: Vec<AgentId> },
 }
 
 pub(super) struct Life {
     pub(super) placement: u64,
     pub(super) stopping: bool,
-    /// Of an agent on a node that drains: it held nothing when it was asked last.
+    /// Whether an agent on a node that drains held nothing when it was asked last.
     idle: bool,
 }
 
@@ -105,11 +104,11 @@ pub struct State {
     pub(super) lives: HashMap<Entity, Life>,
     held: bool,
     draining: bool,
-    /// Agents may still believe that the node drains.
+    /// Whether agents may still believe that the node drains.
     undrain: bool,
-    /// Coordinators that had begun so many messages when somebody waited, and for how many looks that has been so.
+    /// Coordinators that had begun so many messages when somebody waited, with the number of looks since that is so.
     pub(super) waiting: HashMap<SwarmId, (usize, u32)>,
-    /// Coordinators that were found given up, and at how many looks in a row.
+    /// Coordinators that were found given up, with the number of looks in a row.
     pub(super) given_up: HashMap<SwarmId, u32>,
     asking: Option<TimerHandle>,
     turns: u32,
@@ -117,6 +116,7 @@ pub struct State {
 }
 
 impl Residents {
+    /// Returns the behaviour of the residents' actor over the three supervisors whose children it starts.
     pub fn new(house: House, agents: Supervisor, swarms: Supervisor, hosts: Supervisor, roster: Door<RosterMsg>) -> Self {
         Self { house, agents, swarms, hosts, roster }
     }
@@ -207,7 +207,7 @@ impl Residents {
         Ok(())
     }
 
-    /// Whether the lease was taken or lost since the last look.
+    /// Tells whether the lease was taken or lost since the last look.
     async fn follow(&self, ctx: &Context<ResidentsMsg>, state: &mut State) -> Result<bool, Failure> {
         let held = *self.house.peers.lease().borrow() == Phase::Held;
         if held == state.held {
@@ -296,14 +296,14 @@ impl Residents {
                     None => return Ok(()),
                 }
             }
-            // Its host starts it.
+            // A VM is started by its host.
             Entity::Vm(_) => return Ok(()),
         };
         match started {
             Ok(()) => drop(state.lives.insert(entity, Life { placement, stopping: false, idle: false })),
-            // Between two lives, or given up: known to its supervisor and left to it.
+            // It is between two lives, or given up: it is known to its supervisor and left to it.
             Err(StartError::Duplicate(_)) if state.lives.contains_key(&entity) => {}
-            // Of a life of this actor before: nobody has its door any more.
+            // It is of a life of this actor before: nobody has its door any more.
             Err(StartError::Duplicate(_)) => {
                 state.lives.insert(entity, Life { placement, stopping: true, idle: false });
                 self.end(ctx, entity, placement);
@@ -361,7 +361,7 @@ impl Residents {
                 .build();
         let whole = SupervisorSpec::new(name, Strategy::OneForOne, vec![actor]).intensity(CRASH_LOOP);
         let (whole, handle) = ChildSpec::supervisor(whole);
-        // Before it lives: its first message needs it.
+        // This comes before it lives: its first message needs it.
         let _ = beside.set(handle);
         self.hosts.enlist_child(whole.essential(), Deadline::after(START_WITHIN)).await?;
         self.house.doors.add(id, placement, door.clone());
@@ -369,7 +369,7 @@ impl Residents {
         Ok(())
     }
 
-    /// Nobody reaches it from now on, and nothing of it is left when it is said to have stopped.
+    /// Ends an entity. Nobody reaches it from now on, and nothing of it is left when it is said to have stopped.
     fn end(&self, ctx: &Context<ResidentsMsg>, entity: Entity, placement: u64) {
         let door = match entity {
             Entity::Agent(id) => self.house.doors.of::<AgentMsg>(id),
@@ -408,8 +408,7 @@ impl Residents {
         });
     }
 
-    /// Hosts here hear at once what changed of them or their VMs, and who else carries their networks. Not heard: they look
-    /// by themselves now and then.
+    /// Tells hosts here at once what changed of them, their VMs and networks. If that is lost they see it by themselves later.
     fn tell_hosts(&self, entities: impl Iterator<Item = Entity>) {
         let changed: HashSet<HostId> =
             entities.filter_map(|entity| if let Entity::Host(host) = entity { Some(host) } else { None }).collect();
@@ -424,7 +423,7 @@ impl Residents {
         }
     }
 
-    /// Coordinators here hear at once which of their agents were placed anew. Not heard: their sweep sees it.
+    /// Tells coordinators here which of their agents were placed anew. If that is lost their sweep sees it.
     fn tell_coordinators(&self, entities: impl Iterator<Item = Entity>) {
         let mut moved: HashMap<SwarmId, Vec<AgentId>> = HashMap::new();
         self.house.directory.read(|known| {
@@ -500,7 +499,7 @@ impl Residents {
         });
     }
 
-    /// Twice in a row: what was on its way to it when it was asked first has come by then.
+    /// Reports agents that were idle twice in a row: what was on its way to them when they were asked first has come by then.
     fn report_idle(&self, state: &mut State, idle: &[AgentId]) {
         if !state.draining {
             return;
@@ -520,7 +519,7 @@ impl Residents {
         }
     }
 
-    /// Says something to the roster, here or on the node that leads. Not heard: it is said again in the next round.
+    /// Tells the roster something, here or on the node that leads. If that is lost it is said again in the next round.
     pub(super) fn tell_roster(&self, here: RosterMsg, there: &RosterWire) {
         if route::leads_here(&self.house) {
             let _ = self.roster.tell(here);

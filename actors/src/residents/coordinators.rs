@@ -1,5 +1,5 @@
-//! Coordinators here that do not do what they are there for: those that hang are ended and started again, and of those that were
-//! given up the roster is told, which may try another node.
+//! Coordinators here that do not do what they are there for. Those that hang are ended and started again; those that were given
+//! up are told to the roster, which may try another node.
 //!
 //! A part of the residents' actor.
 
@@ -13,12 +13,12 @@ use hiveward_runtime::{
 use super::actor::{ENSURE_EVERY, Residents, ResidentsMsg, STOP_WITHIN, State};
 use crate::roster::RosterMsg;
 
-/// A coordinator that has begun no message for so many looks though some wait hangs: it is ended and started again. Its
-/// sweeps come each second.
+/// The number of looks after which a coordinator that has begun no message though some wait hangs: it is ended and started again.
+/// Its sweeps come each second.
 const HUNG_LOOKS: u32 = 3;
-/// One that is found given up at so many looks in a row has been tried again here, in vain.
+/// The number of looks in a row after which one that is found given up has been tried again here, in vain.
 const GIVEN_UP_LOOKS: u32 = 4;
-/// Of a failure as it is told to the roster, which keeps it with the placement.
+/// The most characters of a failure that the roster is told, which keeps it with the placement.
 const WHY_CHARS_MAX: usize = 300;
 
 impl Residents {
@@ -48,7 +48,7 @@ impl Residents {
                 state.waiting.remove(&id);
                 let swarms = self.swarms.clone();
                 ctx.task(async move {
-                    // What is wrong with its next life is seen then.
+                    // If something is wrong with its next life, that is seen then.
                     let _ = swarms.restart_child(&id.to_string(), Deadline::after(STOP_WITHIN)).await;
                 });
             }
@@ -58,7 +58,7 @@ impl Residents {
         }
     }
 
-    /// The roster hears of it at each look, and decides when another node is tried.
+    /// Tells the roster at each look which coordinators were given up; it decides when another node is tried.
     pub(super) fn report_given_up(&self, ctx: &Context<ResidentsMsg>, state: &mut State) {
         let before = std::mem::take(&mut state.given_up);
         // What fails because nothing can be written fails on any node.

@@ -1,4 +1,4 @@
-//! Sessions on this host of agents that do not live here any more.
+//! What ends sessions on this host of agents that do not live here any more.
 //!
 //! A node that was killed leaves its agents' processes to be adopted. If the agents were placed elsewhere meanwhile, nobody
 //! adopts them.
@@ -17,7 +17,7 @@ use hiveward_kernel::{entity::Entity, id::AgentId, lease::Lease};
 
 use crate::house::House;
 
-/// Agents that have a session whose shim lives, by what is on disk. Reads directories.
+/// Finds the agents that have a session whose shim lives, by what is on disk. It reads directories, so it blocks.
 fn with_sessions(data_dir: &Path) -> HashSet<AgentId> {
     let mut found = HashSet::new();
     for entry in fs::read_dir(data_dir.join("sessions")).into_iter().flatten().flatten() {
@@ -40,7 +40,7 @@ fn with_sessions(data_dir: &Path) -> HashSet<AgentId> {
     found
 }
 
-/// Whether the directory says that it lives elsewhere, or nowhere any more. One that was never placed yet is left alone.
+/// Tells whether the agent lives elsewhere, or nowhere any more, as the directory says. One that was never placed is not gone.
 fn is_gone(directory: &Directory, house: &House, agent: AgentId) -> bool {
     directory.read(|known| match known.place(Entity::Agent(agent)) {
         None => true,
@@ -48,7 +48,7 @@ fn is_gone(directory: &Directory, house: &House, agent: AgentId) -> bool {
     })
 }
 
-/// Ends every session on this host of agents that live elsewhere. Only while this node may act: otherwise its directory
+/// Ends every session on this host of agents that live elsewhere. Call it only while this node may act: otherwise its directory
 /// may be far behind.
 pub async fn end_all(house: &House) {
     let looked = house.clone();
@@ -69,7 +69,7 @@ pub async fn end(house: &House, agent: AgentId) {
     let spec = house.directory.agent(agent);
     let connectors = match &spec {
         Some(spec) => vec![spec.connector.clone()],
-        // Removed: either kind may have left one.
+        // The agent was removed: either kind may have left one.
         None => vec![ConnectorSpec::Command, ConnectorSpec::Worker { argv: vec!["true".into()], cwd: None }],
     };
     for connector in connectors {

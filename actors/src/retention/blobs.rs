@@ -1,5 +1,5 @@
-//! Takes away blobs that nothing names any more: of tasks that were let go of, of images and VMs that were removed, and of
-//! requests that were refused after their bodies had come.
+//! What removes blobs that nothing names any more: those of tasks that were let go of, of images and VMs that were removed, and
+//! of requests that were refused after their bodies had come.
 //!
 //! Owns the removal of what is in the blob store, and no more. A blob stays for a while after it came, or came again: what
 //! is to name it may be on its way. Nothing is removed while the views are behind, or lack an event: then nobody can tell.
@@ -24,10 +24,10 @@ use hiveward_runtime::{
 
 use crate::house::House;
 
-/// How long a blob stays that nothing names.
+/// The rule for how long a blob stays that nothing names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlobRetention {
-    /// Since it came, or since somebody brought the same bytes.
+    /// How long it stays after it came, or after somebody brought the same bytes.
     pub unnamed: Duration,
     pub look_every: Duration,
 }
@@ -38,20 +38,20 @@ impl Default for BlobRetention {
     }
 }
 
-/// How far the views may be behind when a look begins, in time: they are waited for.
+/// How long the views are waited for when a look begins, if they are behind.
 const VIEWS_WITHIN: Duration = Duration::from_secs(10);
-/// Between two of the store's 256 folders, so that a look is not felt.
+/// The pause between two of the store's 256 folders, so that a look is not felt.
 const REST: Duration = Duration::from_millis(10);
 
-/// What is there, as of the last look.
+/// Figures of the blobs that are there, as of the last look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlobFigures {
     pub blobs: u64,
     pub bytes: u64,
-    /// Of those: nothing names them, and they go when they have been there for long enough.
+    /// The number of those that nothing names; they go when they have been there for long enough.
     pub unnamed: u64,
     pub unnamed_bytes: u64,
-    /// Since the node started.
+    /// The number that was removed since the node started.
     pub removed: u64,
 }
 
@@ -62,7 +62,7 @@ pub struct BlobKeeper {
 
 pub struct State {
     figures: BlobFigures,
-    /// Ends a look that is under way with its owner.
+    /// What ends a look that is under way when its owner goes.
     over: Over,
     _timer: TimerHandle,
 }
@@ -77,6 +77,7 @@ impl Drop for Over {
 }
 
 impl BlobKeeper {
+    /// Returns the behaviour of the actor that removes blobs by this rule.
     pub fn new(house: House, keep: BlobRetention) -> Self {
         Self { house, keep }
     }
@@ -101,7 +102,7 @@ impl Behaviour for BlobKeeper {
             Ok(Ok(found)) => {
                 state.figures = BlobFigures { removed: state.figures.removed + found.removed, ..found };
             }
-            // Looked at again next time.
+            // The store is looked at again next time.
             Ok(Err(LookError::Over)) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the blobs could not be looked at"),
             Err(panic) => return Err(Failure::new(format!("looking at the blobs: {panic}"))),
@@ -170,7 +171,7 @@ fn count(
     Ok(())
 }
 
-/// Blobs of images, and what VMs were given or are being copied to.
+/// Collects the blobs of images, and what VMs were given or are being copied to.
 fn named_elsewhere(house: &House) -> Result<HashSet<BlobHash>, Refused> {
     let (mut named, vms) = house.directory.read(|known| {
         let fleet = &known.fleet;

@@ -1,4 +1,4 @@
-//! What is on a node's disk: how much is free, what takes the rest under the data directory, and when it will be full.
+//! What measures a node's disk: how much is free, what takes the rest under the data directory, and when it will be full.
 //!
 //! Owns nothing but what it measured. Reads sizes, never contents, and with rests, so that nobody feels it.
 
@@ -24,11 +24,11 @@ use crate::house::House;
 
 /// How often the free space is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// Of so many looks one goes through all files.
+/// The number of looks of which one goes through all files.
 const LOOKS_PER_WALK: u32 = 10;
-/// Looks from which it is told how fast the disk fills: an hour's.
+/// The number of looks, an hour's, from which it is told how fast the disk fills.
 const LOOKS_KEPT: usize = 60;
-/// Files after which a walk rests.
+/// The number of files after which a walk rests.
 const FILES_PER_REST: u64 = 256;
 const REST: Duration = Duration::from_millis(5);
 
@@ -40,16 +40,16 @@ pub struct Folder {
     pub files: u64,
 }
 
-/// As of the last looks.
+/// Figures of the disk as of the last looks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskFigures {
-    /// Of the file system that the data directory is on.
+    /// The size of the file system that the data directory is on.
     pub total_bytes: u64,
     pub free_bytes: u64,
-    /// The largest first; absent before the first walk.
+    /// The folders, the largest first; empty before the first walk.
     pub folders: Vec<Folder>,
     pub walked_at: Option<WallMs>,
-    /// When the reserve will be reached if it goes on as in the last hour; absent if the disk does not fill.
+    /// The time when the reserve will be reached if it goes on as in the last hour; absent if the disk does not fill.
     pub full_at: Option<WallMs>,
 }
 
@@ -65,7 +65,7 @@ pub struct State {
     _timer: TimerHandle,
 }
 
-/// Ends a walk that is under way with its owner.
+/// What ends a walk that is under way when its owner goes.
 #[derive(Default)]
 struct Over(Arc<AtomicBool>);
 
@@ -76,6 +76,7 @@ impl Drop for Over {
 }
 
 impl DiskGauge {
+    /// Returns the behaviour of the actor that measures the disk; writes are refused when only the reserve is left.
     pub fn new(house: House, reserve_bytes: u64) -> Self {
         Self { house, reserve_bytes }
     }
@@ -86,7 +87,7 @@ impl Behaviour for DiskGauge {
     type State = State;
 
     async fn start(&self, ctx: &Context<()>) -> Result<State, Failure> {
-        // Soon for the first time, so that who asks finds something.
+        // The first look is soon, so that who asks finds something.
         if ctx.addr().tell(()).is_err() {
             tracing::debug!("the disk is looked at in a minute");
         }
@@ -129,7 +130,7 @@ impl Behaviour for DiskGauge {
     }
 }
 
-/// How long until only the reserve is left, by the first and the last look. `None` if the disk does not fill.
+/// Returns the time until only the reserve is left, by the first and the last look. `None` if the disk does not fill.
 fn full_in(mut looks: impl Iterator<Item = (u64, u64)> + Clone, reserve_bytes: u64) -> Option<Duration> {
     let (first, last) = (looks.clone().next()?, looks.by_ref().last()?);
     let (ms, grown) = (last.0.checked_sub(first.0)?, first.1.checked_sub(last.1)?);
@@ -143,7 +144,7 @@ fn full_in(mut looks: impl Iterator<Item = (u64, u64)> + Clone, reserve_bytes: u
     (within < NEVER_MS).then(|| Duration::from_millis(within as u64))
 }
 
-/// The sizes of what is in a folder, each entry with all that is below it.
+/// Measures the sizes of what is in a folder, each entry with all that is below it.
 fn walk(dir: &Path, over: &AtomicBool) -> io::Result<Vec<Folder>> {
     let (mut found, mut seen): (BTreeMap<String, Folder>, u64) = (BTreeMap::new(), 0);
     for entry in fs::read_dir(dir)? {

@@ -1,4 +1,4 @@
-//! Watches what is no actor itself: the ledger and the views. Keeps the ledger's retention.
+//! What watches the ledger and the views, which are no actors themselves, and keeps the ledger's retention.
 //!
 //! Owns nothing. Asks the ledger to compact. After a restart it just looks again.
 
@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use crate::house::House;
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// One part in so many of what is kept may gather before it is compacted.
+/// The part of what is kept, one in so many, that may gather before it is compacted.
 const OVER: u64 = 11;
 
 /// How much of the ledger is kept beyond what replays need, so that clients can resume from older cursors. Whichever bound is
@@ -22,10 +22,10 @@ const OVER: u64 = 11;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LedgerRetention {
     pub events_max: u64,
-    /// Of the events, about.
+    /// The most bytes of the events, about.
     pub bytes_max: u64,
     pub keep: Duration,
-    /// How often age and bytes are looked at.
+    /// How often age and bytes are checked.
     pub look_every: Duration,
 }
 
@@ -54,16 +54,17 @@ pub struct LedgerWatch {
 
 pub struct State {
     _timer: TimerHandle,
-    /// When age and bytes were looked at, and the last event that either lets go of.
+    /// When age and bytes were checked, and the last event that either lets go of.
     looked: Option<(Instant, Cursor)>,
 }
 
 impl LedgerWatch {
+    /// Returns the behaviour of the actor that watches the ledger and compacts it to these limits.
     pub fn new(house: House, limits: LedgerRetention) -> Self {
         Self { house, limits }
     }
 
-    /// The last event that need not be kept for its age, or for the bytes of those behind it.
+    /// Returns the last event that need not be kept for its age, or for the bytes of those behind it.
     fn too_old_or_large(&self, head: Cursor) -> Result<Cursor, ReadError> {
         let ledger = &self.house.ledger;
         let now = self.house.clock.now();

@@ -1,4 +1,4 @@
-//! What a node keeps, told to whoever asks: what uses its disk, of whom, and what was let go of.
+//! What a node keeps, as it is told to whoever asks: what uses its disk, for whom, and what was let go of.
 
 use hiveward_kernel::{id::SwarmId, keep::Keep, view::unreadable};
 use hiveward_runtime::{
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Retention, blobs::BlobFigures, disk::DiskFigures};
 use crate::{house::House, retention::ledger::LedgerRetention};
 
-/// What the keepers of a node measured last.
+/// The figures that the keepers of a node measured last.
 #[derive(Debug, Default)]
 pub struct Figures {
     pub retention: Retention,
@@ -20,42 +20,42 @@ pub struct Figures {
     pub blobs: BlobFigures,
     pub disk: DiskFigures,
     pub transcripts: TranscriptFigures,
-    /// By the names of their sessions, as of the last look at them; the first hundred.
+    /// The names of sessions whose transcripts are damaged, as of the last look at them; the first hundred.
     pub damaged_transcripts: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TranscriptFigures {
-    /// Of attempts that have ended.
+    /// The number of attempts that have ended and have a transcript.
     pub attempts: u64,
     pub bytes: u64,
     pub oldest: Option<WallMs>,
-    /// Since the node started.
+    /// The number that was removed since the node started.
     pub removed: u64,
 }
 
-/// One kind of what is kept, with how much of it may be. What has no limit of a sort has none here either.
+/// One kind of what is kept, with how much of it may be kept. A kind without a limit of some sort has none here either.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
     pub kind: String,
     pub count: u64,
     pub bytes: Option<u64>,
-    /// When the oldest ended, or came.
+    /// The time when the oldest ended, or came.
     pub oldest: Option<WallMs>,
     pub age_ms_max: Option<u64>,
     pub count_max: Option<u64>,
     pub bytes_max: Option<u64>,
-    /// What was let go of so far.
+    /// The number that was let go of so far.
     pub removed: u64,
 }
 
-/// One node's.
+/// What one node keeps on its disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StorageReport {
     pub node: NodeId,
     pub disk: DiskFigures,
     pub kept: Vec<Kept>,
-    /// Rows and blobs of the tasks of each swarm, the largest first.
+    /// The bytes of rows and blobs of each swarm's tasks, the largest first.
     pub swarms: Vec<(SwarmId, u64)>,
 }
 
@@ -74,9 +74,10 @@ impl Kept {
     }
 }
 
-/// Swarms in a report; the smaller ones are left out.
+/// The most swarms in a report; the smaller ones are left out.
 const SWARMS_MAX: usize = 100;
 
+/// Puts together what this node keeps, from its views and from what its keepers measured last.
 pub fn of(house: &House) -> Result<StorageReport, Refused> {
     let tasks = house.work.tasks.kept()?;
     let operations = house.machines.operations.kept()?;

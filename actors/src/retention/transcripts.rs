@@ -1,4 +1,4 @@
-//! Keeps the transcripts and files of ended attempts for a while, and removes the oldest.
+//! What keeps the transcripts and files of ended attempts for a while, and removes the oldest.
 //!
 //! Owns the removal of what is under `sessions/` and `attempts/`, nothing else there. Asks the views which attempts have
 //! ended: what runs, and what has no end in the ledger yet, is never touched. After a restart it looks again.
@@ -22,7 +22,7 @@ use hiveward_runtime::{
 use super::report::TranscriptFigures;
 use crate::house::House;
 
-/// Removed in one turn, so that a lowered limit does not keep the disk busy for minutes.
+/// The most that one turn removes, so that a lowered limit does not keep the disk busy for minutes.
 const FORGOTTEN_PER_TURN_MAX: usize = 1_000;
 
 /// How long transcripts of ended attempts are kept. Whichever bound is met first counts.
@@ -30,7 +30,7 @@ const FORGOTTEN_PER_TURN_MAX: usize = 1_000;
 pub struct TranscriptRetention {
     pub keep: Duration,
     pub attempts_max: u64,
-    /// On disk, of all ended attempts together.
+    /// The most bytes on disk, of all ended attempts together.
     pub bytes_max: u64,
     pub look_every: Duration,
 }
@@ -43,6 +43,7 @@ impl TranscriptRetention {
     pub const BYTES_MAX_DEFAULT: u64 = 10 << 30;
     pub const LOOK_EVERY_DEFAULT: Duration = Duration::from_secs(60);
 
+    /// Returns the same bounds in the form that all kinds of retention share.
     pub const fn as_keep(&self) -> Keep {
         Keep { age: self.keep, count_max: self.attempts_max, bytes_max: self.bytes_max }
     }
@@ -74,13 +75,15 @@ struct Kept {
 type Attempts = HashMap<Lease, Kept>;
 
 pub struct State {
-    /// So that each is measured once per life. As long as the directory listing, which the limits bound.
+    /// The ended attempts on disk, so that each is measured once per life. It is as long as the directory listing, which the
+    /// limits bound.
     kept: Attempts,
     removed: u64,
     _timer: TimerHandle,
 }
 
 impl TranscriptKeeper {
+    /// Returns the behaviour of the actor that keeps transcripts to these limits.
     pub fn new(house: House, limits: TranscriptRetention) -> Self {
         Self { house, limits }
     }
@@ -106,7 +109,7 @@ impl Behaviour for TranscriptKeeper {
                 state.kept = kept;
                 state.removed += removed;
             }
-            // Looked at again next time, from nothing.
+            // They are looked at again next time, from nothing.
             Ok(Err(refused)) => tracing::warn!(%refused, "transcripts could not be looked at"),
             Err(panic) => return Err(Failure::new(format!("looking at transcripts: {panic}"))),
         }
@@ -143,7 +146,7 @@ fn look(house: &House, kept: &mut Attempts) -> Result<(), Refused> {
     Ok(())
 }
 
-/// As the disk counts: a file's holes take no room.
+/// Returns the bytes under a directory as the disk counts them: a file's holes take no room.
 fn bytes_under(dir: &Path) -> u64 {
     let own = |meta: io::Result<fs::Metadata>| meta.map_or(0, |meta| meta.blocks() * 512);
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
@@ -153,7 +156,7 @@ fn bytes_under(dir: &Path) -> u64 {
     own(fs::metadata(dir)) + inside.sum::<u64>()
 }
 
-/// How many it removed.
+/// Removes the oldest that the limits let go of; returns how many.
 fn forget_oldest(house: &House, limits: &TranscriptRetention, kept: &mut Attempts) -> u64 {
     let mut removed = 0;
     for lease in too_many(kept, house.clock.now(), limits).into_iter().take(FORGOTTEN_PER_TURN_MAX) {
@@ -163,7 +166,7 @@ fn forget_oldest(house: &House, limits: &TranscriptRetention, kept: &mut Attempt
                 removed += 1;
                 metrics::counter!("hiveward_transcripts_removed_total").increment(1);
             }
-            // Its lease was taken away and its process is still on its way out.
+            // The attempt's lease was taken away and its process is still on its way out.
             Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
             Err(error) => tracing::warn!(task = %lease.task, attempt = lease.attempt, %error, "a transcript cannot be removed"),
         }
@@ -171,7 +174,7 @@ fn forget_oldest(house: &House, limits: &TranscriptRetention, kept: &mut Attempt
     removed
 }
 
-/// What the limits let go of, the longest ended first.
+/// Lists what the limits let go of, the longest ended first.
 fn too_many(kept: &Attempts, now: WallMs, limits: &TranscriptRetention) -> Vec<Lease> {
     let mut oldest_first: Vec<_> = kept.iter().map(|(lease, kept)| (*lease, *kept)).collect();
     oldest_first.sort_unstable_by_key(|(lease, kept)| (kept.ended_at, *lease));

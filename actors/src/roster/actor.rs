@@ -36,10 +36,10 @@ use super::{
 };
 use crate::house::House;
 
-/// How often a drain is looked at.
+/// How often a drain is checked.
 const TICK_EVERY: Duration = Duration::from_millis(250);
 const BUDGETS_LOOKED_AT_EVERY: Duration = Duration::from_millis(500);
-/// Moved off a draining node at once; the next ones after the next tick.
+/// The most entities that are moved off a draining node at once; the next ones follow after the next tick.
 const MOVES_PER_STEP: usize = 64;
 pub const DRAIN_WITHIN_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -49,7 +49,7 @@ pub struct Roster {
 
 #[derive(Default)]
 pub struct State {
-    /// While this node leads.
+    /// What it acts with, while this node leads.
     acting: Option<Acting>,
     looking: Option<TimerHandle>,
 }
@@ -58,17 +58,17 @@ pub(super) struct Acting {
     term: u64,
     pub(super) fleet: Fleeting,
     pub(super) committer: Committer,
-    /// By when what a draining node holds is stopped.
+    /// The time for each draining node at which what it holds is stopped.
     drains: HashMap<NodeId, Instant>,
     movable: Vec<(AgentId, u64)>,
     tick: Option<TimerHandle>,
     /// What comes back from lost hosts, and when.
     pub(super) lost: super::lost::Losing,
-    /// Where the newest change of a budget is.
+    /// The cursor of the newest change of a budget.
     budgets_changed: Cursor,
-    /// Coordinators that were brought elsewhere because they failed where they were.
+    /// The coordinators that were brought elsewhere because they failed where they were.
     pub(super) tried: super::given_up::Tried,
-    /// Is true while a snapshot is being written.
+    /// Whether a snapshot is being written.
     pub(super) writing_down: Arc<AtomicBool>,
 }
 
@@ -94,7 +94,7 @@ impl Behaviour for Roster {
         state.looking = Some(ctx.every(BUDGETS_LOOKED_AT_EVERY, || RosterMsg::LookAtBudgets));
         let me = ctx.addr().clone();
         ctx.task(async move {
-            // Nobody drives it any more: it stays as it is.
+            // If nobody drives it any more it stays as it is.
             while leader.changed().await.is_ok() {
                 me.deliver(RosterMsg::Leadership).await;
             }
@@ -129,7 +129,7 @@ impl Behaviour for Roster {
     }
 }
 
-/// Nothing happened, and the asker looks for who leads.
+/// Refuses a message: nothing happened, and the asker looks for the node that leads.
 fn refuse(msg: RosterMsg) {
     match msg {
         RosterMsg::AddSwarm { reply, .. }
@@ -160,7 +160,7 @@ fn refuse(msg: RosterMsg) {
 }
 
 impl Roster {
-    /// Takes over if this node leads and it has not yet, lets go if it does not.
+    /// Takes over if this node leads and it has not yet, and lets go if it does not lead.
     async fn follow(&self, ctx: &Context<RosterMsg>, state: &mut State) -> Result<(), Failure> {
         let leadership = self.house.peers.leader().borrow().clone();
         if !leadership.is_me {
@@ -200,7 +200,7 @@ impl Roster {
         self.house.directory.read(|known| {
             for (node, entry) in known.nodes.iter().filter(|(_, entry)| entry.status == NodeStatus::Draining) {
                 let within = entry.drain.map_or(Duration::ZERO, |drain| {
-                    // By the wall clock, which may have jumped: never longer than it was given.
+                    // This is by the wall clock, which may have jumped: never longer than it was given.
                     Duration::from_millis(drain.within_ms).saturating_sub(now.since(drain.since))
                 });
                 acting.drains.insert(*node, Instant::now() + within);
@@ -432,13 +432,13 @@ impl Roster {
         }
     }
 
-    /// Says of each budget that has come to what it warns at that it has: here alone, so once.
+    /// Writes of each budget that has come to what it warns at that it has: here alone, so once.
     async fn warn(&self, acting: &mut Acting) -> Result<(), Failure> {
         let watched: Vec<(Scope, Budget)> = self.house.directory.read(|known| {
             let open = known.budgets.iter().filter(|(_, entry)| !entry.warned && entry.budget.warn_percent.is_some());
             open.map(|(scope, entry)| (scope.clone(), entry.budget)).collect()
         });
-        // Of budgets that were just set, the view may still count for those before them.
+        // For budgets that were just set, the view may still count what was spent of those before them.
         if watched.is_empty() || self.house.views.cursor() < acting.budgets_changed {
             return Ok(());
         }
@@ -538,7 +538,7 @@ impl Roster {
         Ok(())
     }
 
-    /// Waits for the disk: the roster changes seldom, and what follows needs the commit.
+    /// Commits events and waits for the disk: the roster changes seldom, and what follows needs the commit.
     pub(super) async fn commit(&self, acting: &mut Acting, events: Vec<RosterEvent>) -> Result<Cursor, Failure> {
         if events.is_empty() {
             return Ok(self.house.ledger.head());
@@ -559,7 +559,7 @@ impl Roster {
     }
 }
 
-/// The answer to an operation that was done before.
+/// Returns the answer to an operation that was done before.
 pub(super) fn used_before(operation: &Operation, input: [u8; 16], key: Key) -> Result<Key, Refused> {
     if input == operation.input {
         return Ok(key);

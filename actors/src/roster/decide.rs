@@ -1,4 +1,4 @@
-//! What a change of the roster means for who is placed where. Pure.
+//! What a change of the roster means for what is placed where. It has no I/O, clock or state of its own.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -32,19 +32,20 @@ pub(super) fn conflict(field: &str, message: String) -> Refused {
     Refused { code: Code::Conflict, message, field: Some(field.into()) }
 }
 
-/// Places entities one after another: each choice weighs those before it.
+/// A plan that places entities one after another: each choice weighs those before it.
 pub struct Planner<'a> {
     known: &'a Known,
     nodes: Vec<NodeFacts>,
-    /// What was placed by this planner and is not in `known` yet.
+    /// The change in each swarm's agents on each node that this planner made and that is not in `known` yet.
     of_swarm: HashMap<(SwarmId, NodeId), i64>,
-    /// Where this planner put what.
+    /// The nodes on which this planner put what.
     placed: HashMap<Entity, NodeId>,
     /// Shards of one swarm that are not in `known` yet.
     adding: Vec<SwarmId>,
 }
 
 impl<'a> Planner<'a> {
+    /// Begins with what is known.
     pub fn new(known: &'a Known) -> Self {
         let facts = |entry: &hiveward_catalogue::directory::NodeEntry| NodeFacts {
             closed: entry.status.closed(),
@@ -60,7 +61,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// As if it were open already.
+    /// Counts a node as if it were open already, with what this record says of it.
     pub fn open(&mut self, record: &NodeRecord) {
         match self.nodes.iter_mut().find(|facts| facts.node == record.node) {
             Some(facts) => *facts = NodeFacts { entities: facts.entities, ..facts_of(record) },
@@ -68,7 +69,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// As if it were closed already.
+    /// Counts a node as if it were closed already, for this reason.
     pub fn close(&mut self, node: NodeId, why: &'static str) {
         if let Some(facts) = self.nodes.iter_mut().find(|facts| facts.node == node) {
             facts.closed = Some(why);
@@ -94,7 +95,7 @@ impl<'a> Planner<'a> {
         Ok(RosterEvent::Placed { key: entity.key(), node: choice.node, placement, why })
     }
 
-    /// A shard goes where the fewest of its siblings are, so that the loss of a node stops as few of them as can be.
+    /// Chooses a node. A shard goes where the fewest of its siblings are, so that the loss of a node stops few of them.
     fn choose(&self, entity: Entity, wish: &Wish) -> Result<Choice, String> {
         let siblings = match entity {
             Entity::Swarm(id) => self.known.shards_of(id).into_iter().filter(move |shard| *shard != id),
@@ -134,18 +135,21 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// Places a coordinator. `reason` is why it moves. Errors: why no node can have it, in words.
     pub fn swarm(&mut self, spec: &SwarmSpec, reason: Option<&str>) -> Result<RosterEvent, String> {
         let entity = Entity::Swarm(spec.id);
         let wish = Wish { labels: spec.node_labels.clone(), pin: spec.node, turn: entity.turn() };
         self.put(entity, &wish, None, reason)
     }
 
+    /// Places an agent, weighing how many of its swarm each node has. Errors: why no node can have it, in words.
     pub fn agent(&mut self, spec: &AgentSpec, reason: Option<&str>) -> Result<RosterEvent, String> {
         let entity = Entity::Agent(spec.id);
         let wish = Wish { labels: spec.node_labels.clone(), pin: spec.node, turn: entity.turn() };
         self.put(entity, &wish, Some(spec.swarm), reason)
     }
 
+    /// Places an entity that the roster knows already. Errors: why that cannot be, in words.
     pub fn known(&mut self, entity: Entity, reason: Option<&str>) -> Result<RosterEvent, String> {
         match entity {
             Entity::Swarm(id) => match self.known.swarms.get(&id) {
@@ -164,7 +168,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Which node holds the connection to a hypervisor.
+    /// Places the connection to a hypervisor on a node, on `pin` if that is given. Errors: why no node can have it.
     pub fn host(&mut self, spec: &HostSpec, pin: Option<NodeId>, reason: Option<&str>) -> Result<RosterEvent, String> {
         let entity = Entity::Host(spec.id);
         let wish = Wish { labels: BTreeMap::new(), pin, turn: entity.turn() };
@@ -184,12 +188,12 @@ fn facts_of(record: &NodeRecord) -> NodeFacts {
     }
 }
 
-/// Placed, or that it cannot be and why.
+/// Returns the event that an entity was placed, or that it cannot be and why.
 fn settled(entity: Entity, placed: Result<RosterEvent, String>) -> RosterEvent {
     placed.unwrap_or_else(|why| RosterEvent::Unplaced { key: entity.key(), why })
 }
 
-/// A new swarm with all its shards, each placed apart from those before it where that can be.
+/// Adds a swarm with all its shards, each placed apart from those before it where that can be.
 pub fn add_swarm(known: &Known, spec: &SwarmSpec, operation: Option<&Operation>) -> Vec<RosterEvent> {
     let mut planner = Planner::new(known);
     let mut events = Vec::with_capacity(2 * usize::from(spec.shards));
@@ -203,7 +207,7 @@ pub fn add_swarm(known: &Known, spec: &SwarmSpec, operation: Option<&Operation>)
     events
 }
 
-/// Adds and places each, weighing those before it; refused whole if one is.
+/// Adds and places each agent, weighing those before it. If one is refused, all are.
 pub fn add_agents(known: &Known, specs: &[Arc<AgentSpec>], operation: Option<&Operation>) -> Result<Vec<RosterEvent>, Refused> {
     let mut planner = Planner::new(known);
     let (mut events, mut names) = (Vec::with_capacity(2 * specs.len()), HashSet::new());
@@ -228,7 +232,7 @@ pub fn add_agents(known: &Known, specs: &[Arc<AgentSpec>], operation: Option<&Op
     Ok(events)
 }
 
-/// What changes of hosts and VMs; a new host is placed on a node at once.
+/// Decides what changes of hosts and VMs; a new host is placed on a node at once.
 pub fn fleet(known: &Known, change: &FleetChange, operation: Option<&Operation>) -> Result<Vec<RosterEvent>, Refused> {
     let mut events = Vec::new();
     for event in host::decide::decide(&known.fleet, change, operation)? {
@@ -246,14 +250,14 @@ pub fn fleet(known: &Known, change: &FleetChange, operation: Option<&Operation>)
     Ok(events)
 }
 
-/// Everything that was on `node` goes elsewhere, or nowhere.
+/// Moves everything that was on `node` elsewhere, or nowhere.
 pub fn empty(known: &Known, node: NodeId, closed: &'static str, reason: &str) -> Vec<RosterEvent> {
     let mut planner = Planner::new(known);
     planner.close(node, closed);
     known.held(node).into_iter().map(|entity| settled(entity, planner.known(entity, Some(reason)))).collect()
 }
 
-/// Hosts that are a part of `node` are lost with it. One whose lease is not over says nothing of what runs there.
+/// Declares lost the hosts that are a part of `node`. One whose lease is not over says nothing of what runs there.
 pub fn lose_hosts(known: &Known, node: NodeId, lease_is_over: bool, why: &str) -> Vec<RosterEvent> {
     let record = known.nodes.get(&node).map(|entry| &entry.record);
     let lost = host::lost::with_node(&known.fleet, node, record, why).into_iter();
@@ -266,7 +270,7 @@ pub fn lose_hosts(known: &Known, node: NodeId, lease_is_over: bool, why: &str) -
     lost.map(RosterEvent::Fleet).collect()
 }
 
-/// Coordinators on `node` that can be elsewhere: what they write is fenced by their claim, so they need not wait until its
+/// Moves coordinators on `node` that can be elsewhere: what they write is fenced by their claim, so they need not wait until its
 /// lease is over. Agents have hands outside the ledger, and wait.
 pub fn coordinate_elsewhere(known: &Known, node: NodeId) -> Vec<RosterEvent> {
     let mut planner = Planner::new(known);
@@ -275,14 +279,14 @@ pub fn coordinate_elsewhere(known: &Known, node: NodeId) -> Vec<RosterEvent> {
     swarms.filter_map(|swarm| planner.known(swarm, Some(&format!("{node} does not run"))).ok()).collect()
 }
 
-/// A coordinator that fails on `node` again and again may do better elsewhere: its stream is the same, the disk is another.
+/// Moves a coordinator that fails on `node` again and again, if it can be elsewhere: its stream is the same, the disk is another.
 pub fn try_elsewhere(known: &Known, swarm: SwarmId, node: NodeId, why: &str) -> Option<RosterEvent> {
     let mut planner = Planner::new(known);
     planner.close(node, "could not run it");
     planner.known(Entity::Swarm(swarm), Some(why)).ok()
 }
 
-/// Those that are placed nowhere and now can be. `opened` counts as open.
+/// Places those that are placed nowhere and now can be. `opened` counts as open.
 pub fn place_the_unplaced(known: &Known, opened: Option<&NodeRecord>) -> Vec<RosterEvent> {
     let mut planner = Planner::new(known);
     if let Some(record) = opened {
@@ -291,7 +295,7 @@ pub fn place_the_unplaced(known: &Known, opened: Option<&NodeRecord>) -> Vec<Ros
     known.unplaced.iter().filter_map(|entity| planner.known(*entity, None).ok()).collect()
 }
 
-/// The next moves off a node that drains: coordinators, and those agents that are ready; at most `max`, and only what has
+/// Makes the next moves off a node that drains: coordinators, and those agents that are ready; at most `max`, and only what has
 /// somewhere to go.
 pub fn drain_step(known: &Known, node: NodeId, movable: &[(AgentId, u64)], max: usize) -> Vec<RosterEvent> {
     let mut planner = Planner::new(known);
@@ -309,9 +313,10 @@ pub fn drain_step(known: &Known, node: NodeId, movable: &[(AgentId, u64)], max: 
     entities.into_iter().filter_map(|entity| planner.known(entity, Some(reason)).ok()).take(max).collect()
 }
 
-/// Of the whole cluster. Each is looked at whenever the ledger moves.
+/// The most budgets of the whole cluster. Each is looked at whenever the ledger moves.
 const BUDGETS_MAX: usize = 1_000;
 
+/// Refuses a budget for an agent that is not there or for an attempt, and one too many.
 pub fn may_set_budget(known: &Known, scope: &Scope) -> Result<(), Refused> {
     match scope {
         Scope::Agent(agent) if !known.agents.contains_key(agent) => Err(Refused::not_found(agent)),
@@ -323,6 +328,7 @@ pub fn may_set_budget(known: &Known, scope: &Scope) -> Result<(), Refused> {
     }
 }
 
+/// Refuses to drain a node that is not there, that is lost, or that is the only one that takes anything.
 pub fn may_drain(known: &Known, node: NodeId) -> Result<(), Refused> {
     let entry = known.nodes.get(&node).filter(|entry| entry.status != NodeStatus::Removed);
     let entry = entry.ok_or_else(|| Refused::not_found(node))?;
@@ -337,12 +343,13 @@ pub fn may_drain(known: &Known, node: NodeId) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Nodes that are gone for good.
+/// Returns the nodes that are gone for good.
 pub fn removed(known: &Known) -> BTreeSet<NodeId> {
     let gone = known.nodes.values().filter(|entry| entry.status == NodeStatus::Removed);
     gone.map(|entry| entry.record.node).collect()
 }
 
+/// Refuses to remove a node that is neither lost nor drained, unless forced.
 pub fn may_remove(known: &Known, node: NodeId, force: bool) -> Result<(), Refused> {
     let entry = known.nodes.get(&node).filter(|entry| entry.status != NodeStatus::Removed);
     let entry = entry.ok_or_else(|| Refused::not_found(node))?;

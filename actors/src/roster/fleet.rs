@@ -1,5 +1,5 @@
-//! Changes of hosts and VMs, many in one commit: those that wait in the mailbox together are decided one after the other, each
-//! on what the ones before it will have made, and answered together when they are in the ledger.
+//! Changes of hosts and VMs, many in one commit. Those that wait in the mailbox together are decided one after the other, each on
+//! what the ones before it will have made, and are answered together when they are in the ledger.
 
 use hiveward_catalogue::{
     host::{
@@ -23,7 +23,7 @@ use super::{
     message::Answer,
 };
 
-/// In one commit; the next ones are in the next.
+/// The most changes in one commit; the next ones go into the next.
 const AT_ONCE_MAX: usize = 256;
 
 pub(super) struct Waiting {
@@ -88,7 +88,7 @@ impl Roster {
         };
         let together: Vec<_> = together.into_iter().map(|waiting| (declared_before(&waiting), waiting)).collect();
         self.house.directory.read(|known| {
-            // Of one alone nothing has to be made up.
+            // For one change alone no copy has to be made up.
             let mut fleet: Option<Fleet> = None;
             let mut made: Vec<(Operation, Key)> = Vec::new();
             let many = together.len() > 1;

@@ -1,4 +1,4 @@
-//! Coordinators that fail again and again where they are: another node is tried, where there is one.
+//! What becomes of coordinators that fail again and again where they are: another node is tried, where there is one.
 //!
 //! A part of the roster's actor. What is remembered goes with this leadership: then each may move once more.
 
@@ -13,18 +13,18 @@ use super::{
     decide,
 };
 
-/// From the first move of a coordinator to the next one; each further pause is twice as long, up to the longest.
+/// The time from the first move of a coordinator to the next one; each further pause is twice as long, up to the longest.
 const PAUSE_FIRST: Duration = Duration::from_secs(120);
 const PAUSE_MAX: Duration = Duration::from_secs(3600);
-/// Of one that has not failed for so long nothing is remembered.
+/// The time after which nothing is remembered of one that has not failed.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(6 * 3600);
 
-/// How often each was moved, and when it was last.
+/// How often each coordinator was moved, and when it was last.
 #[derive(Default)]
 pub struct Tried(HashMap<SwarmId, (u32, Instant)>);
 
 impl Tried {
-    /// One that fails wherever it is goes round the nodes more and more seldom.
+    /// Tells whether it may move now: one that fails wherever it is goes round the nodes more and more seldom.
     fn may_move(&mut self, swarm: SwarmId, now: Instant) -> bool {
         self.0.retain(|_, (_, last)| now.duration_since(*last) < FORGOTTEN_AFTER);
         let Some((moves, last)) = self.0.get(&swarm) else { return true };
@@ -39,7 +39,7 @@ impl Tried {
 }
 
 impl Roster {
-    /// Where it is is said with it, since it may have gone meanwhile.
+    /// Moves a coordinator that was given up to another node. The report names where it was, since it may have gone meanwhile.
     pub(super) async fn try_elsewhere(
         &self,
         acting: &mut Acting,

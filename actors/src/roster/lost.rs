@@ -1,4 +1,4 @@
-//! Brings back what ran on lost hosts, on the node that leads: once their nodes have surely ended it, and again whenever the
+//! What brings back what ran on lost hosts, on the node that leads: once their nodes have surely ended it, and again whenever the
 //! roster has changed while something still waits for room.
 //!
 //! Owns when each lost host's margin is over, counted anew by each leader: never too early. What was decided is in the
@@ -19,7 +19,7 @@ use super::actor::{Acting, Roster};
 #[derive(Default)]
 pub(super) struct Losing {
     fenced_at: HashMap<HostId, Instant>,
-    /// The roster as it was when all that waited was tried last.
+    /// The version of the roster when all that waited was tried last.
     tried: u64,
 }
 

@@ -1,4 +1,4 @@
-//! What the roster is asked and told.
+//! The messages that the roster is asked and told.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -26,8 +26,8 @@ use hiveward_runtime::{
 
 pub type Answer<T> = Reply<Result<Committed<T>, Refused>>;
 
-/// Decides about a joiner on a copy of the open tokens, knowing the members and who is gone for good. A record takes it in, and the tokens as they
-/// are then are kept with it; nothing refuses it, and nothing is kept.
+/// A decision about a joiner, on a copy of the open tokens, knowing the members and the nodes that are gone for good. A record
+/// takes it in, and the tokens as they are then are kept with it; nothing refuses it, and nothing is kept.
 pub type Admit = Box<dyn FnOnce(&mut TokenBook, &[NodeRecord], &BTreeSet<NodeId>) -> Option<NodeRecord> + Send>;
 
 pub enum RosterMsg {
@@ -41,8 +41,8 @@ pub enum RosterMsg {
         operation: Option<Operation>,
         reply: Answer<Key>,
     },
-    /// All of them or none, of one swarm. Answers with the first when they are in the ledger and placed; their actors start
-    /// after that.
+    /// Adds all of the agents or none, of one swarm. Answers with the first when they are in the ledger and placed; their actors
+    /// start after that.
     AddAgents {
         specs: Vec<Arc<AgentSpec>>,
         operation: Option<Operation>,
@@ -53,11 +53,11 @@ pub enum RosterMsg {
         operation: Option<Operation>,
         reply: Answer<Key>,
     },
-    /// How far the ledger was when this was handled: a directory that has come there knows all that was answered before.
+    /// Answers how far the ledger was when this was handled: a directory that has come there knows all that was answered before.
     Head {
         reply: Reply<Result<Cursor, Refused>>,
     },
-    /// Only its hash is kept.
+    /// Opens a join token, of which only the hash is kept.
     IssueToken {
         token: JoinToken,
         expires_at: WallMs,
@@ -85,7 +85,7 @@ pub enum RosterMsg {
         agents: Vec<(AgentId, u64)>,
     },
 
-    /// The coordinator of a swarm fails again and again on this node, in this placement of it. Said as long as it does.
+    /// The coordinator of a swarm fails again and again on this node, in this placement of it. It is said as long as it does.
     GivenUp {
         swarm: SwarmId,
         node: NodeId,
@@ -93,23 +93,23 @@ pub enum RosterMsg {
         why: String,
     },
 
-    // From this node's membership, while it leads.
+    // These come from this node's membership, while it leads.
     Admit {
         decide: Admit,
         reply: Reply<Result<(), Refused>>,
     },
-    /// Also of a member whose record has changed.
+    /// A node has joined, or the record of a member has changed.
     NodeJoined {
         record: NodeRecord,
         reply: Answer<Key>,
     },
-    /// Its lease is over by now.
+    /// A node is lost; its lease is over by now.
     NodeLost {
         node: NodeId,
         why: String,
         reply: Answer<Key>,
     },
-    /// Its process does not run: whom it coordinated is coordinated elsewhere; its agents wait for its lease.
+    /// A node's process does not run: what it coordinated is coordinated elsewhere; its agents wait for its lease.
     NodeDown {
         node: NodeId,
         reply: Answer<Key>,
@@ -132,17 +132,17 @@ pub enum RosterMsg {
         reply: Answer<Key>,
     },
 
-    /// About hosts and VMs. Answers when it is in the ledger; what runs follows.
+    /// Changes hosts and VMs. Answers when it is in the ledger; what runs follows.
     Fleet {
         change: FleetChange,
         operation: Option<Operation>,
         reply: Answer<Key>,
     },
 
-    // From itself.
+    // These come from the roster itself.
     /// Decides about the hosts and VMs that wait, and commits it.
     CommitFleet,
-    /// Looks whether a budget has come to what it warns at.
+    /// Checks whether a budget has come to what it warns at.
     LookAtBudgets,
     Leadership,
     Tick,

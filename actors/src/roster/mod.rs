@@ -1,4 +1,4 @@
-//! Which swarms, agents and nodes there are, and who is placed where: one stream, decided on the node that leads.
+//! The swarms, agents and nodes that there are, and their places: one stream, decided on the node that leads.
 //!
 //! `event` is the stream, `decide` the placement of what changes, `actor` decides and commits, `wire` the messages between
 //! nodes. What it has decided is read from the directory, on every node.
@@ -22,14 +22,14 @@ use hiveward_runtime::{error::Refused, op::NodeId};
 
 /// What else a removal of a node touches: votes and certificates.
 pub trait NodeChanges: Send + Sync + 'static {
-    /// Whether the cluster can do without it now. Called on the roster's actor: it must not block.
+    /// Refuses if the cluster cannot do without the node now. It is called on the roster's actor: it must not block.
     fn removable(&self, node: NodeId) -> Result<(), Refused>;
 
-    /// It was removed, by what is in the ledger. Must not block.
+    /// Follows the removal of a node, which is in the ledger. It must not block.
     fn removed(&self, node: NodeId);
 }
 
-/// A single node has neither.
+/// The changes of a single node, which has neither votes nor certificates.
 pub struct NoNodeChanges;
 
 impl NodeChanges for NoNodeChanges {

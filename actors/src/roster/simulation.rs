@@ -70,7 +70,7 @@ fn agent(id: u128, swarm: SwarmId, dice: &mut fastrand::Rng) -> AgentSpec {
     }
 }
 
-/// What the actor would append for one command by chance.
+/// Returns what the actor would append for one command by chance.
 fn command(known: &Known, next: &mut u128, dice: &mut fastrand::Rng) -> Vec<RosterEvent> {
     let node = NodeId::from_u128(dice.u128(1..=NODES));
     let status = known.nodes.get(&node).map(|entry| entry.status);
@@ -172,7 +172,7 @@ fn suits(known: &Known, entity: Entity, node: NodeId) -> bool {
     pin.is_none_or(|pin| pin == node) && labels.iter().all(|(name, value)| record.labels.get(name) == Some(value))
 }
 
-/// What must hold between two commands.
+/// Checks what must hold between two commands.
 fn check(known: &Known) {
     for entity in entities(known) {
         let place = known.place(entity).unwrap();

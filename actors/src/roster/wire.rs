@@ -7,7 +7,7 @@ use hiveward_runtime::cluster::router::{Inbound, NotDelivered};
 
 use super::message::RosterMsg;
 
-/// What came in, as the message it is.
+/// Turns what came in into the roster's message. Errors: the body is of no message that this version knows.
 pub fn read(inbound: &Inbound<'_>) -> Result<RosterMsg, NotDelivered> {
     Ok(match inbound.read()? {
         RosterWire::AddSwarm { spec, operation } => RosterMsg::AddSwarm { spec, operation, reply: inbound.reply()? },

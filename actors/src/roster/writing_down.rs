@@ -1,4 +1,4 @@
-//! Writes the roster's state down beside its turns, so that nobody need replay its stream from the first event.
+//! What writes the roster's state down beside its turns, so that nobody need replay its stream from the first event.
 //!
 //! A part of the roster's actor. One piece is on its way at a time. If the life ends amid them, the snapshot before holds.
 
@@ -17,10 +17,10 @@ use super::{
     message::RosterMsg,
 };
 
-/// A replay is of about so many events, or as many as the roster has entries where these are more.
+/// The number of events that a replay is of, about, or as many as the roster has entries where these are more.
 pub const EVENTS_PER_SNAPSHOT: u64 = 4_096;
 
-/// Whether so many events since the last snapshot are worth another.
+/// Tells whether so many events since the last snapshot are worth another.
 fn is_due(events: u64, entries: usize) -> bool {
     events >= EVENTS_PER_SNAPSHOT.max(entries as u64)
 }
@@ -57,7 +57,7 @@ impl Roster {
     }
 }
 
-/// Ends when all pieces are durable, or when the committer has given up.
+/// Hands all pieces to the committer; ends when they are durable, or when the committer has given up.
 async fn hand_over(pieces: Vec<SnapshotPart>, committer: Committer) {
     for piece in pieces {
         let mut batch = Batch::of_part(piece);

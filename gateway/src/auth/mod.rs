@@ -1,4 +1,4 @@
-//! Who is asking: turns a credential into a principal, or refuses.
+//! The check of who is asking: it turns a credential into a principal, or refuses.
 //!
 //! Owns the digests of the accepted tokens, never the tokens themselves. A token is compared as a BLAKE3 digest, in
 //! constant time. The administrator's token is written once, at the first start, to `<data-dir>/admin.token`.
@@ -13,14 +13,14 @@ use hiveward_runtime::error::{Code, Refused};
 
 pub use token::{TOKEN_FILE, TokenFileError, admin_token, new_token};
 
-/// Who asks, as records and logs show it.
+/// The one who asks, as records and logs show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
     pub name: Arc<str>,
     pub administrator: bool,
 }
 
-/// What other nodes of the cluster accept, as [`Auth::digests`] writes it there.
+/// The function that returns what other nodes of the cluster accept, as [`Auth::digests`] writes it there.
 type Elsewhere = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
 /// The tokens that are accepted, by digest.
@@ -30,7 +30,7 @@ pub struct Auth {
     elsewhere: Option<Elsewhere>,
 }
 
-/// A token as other nodes know it: who, with which rights, and the digest.
+/// Reads a token as other nodes know it: its name, its rights, and the digest.
 fn parse_digest(text: &str) -> Option<(blake3::Hash, Principal)> {
     let (rest, digest) = text.rsplit_once(' ')?;
     let (name, rights) = rest.rsplit_once(' ')?;
@@ -39,7 +39,7 @@ fn parse_digest(text: &str) -> Option<(blake3::Hash, Principal)> {
 }
 
 impl Auth {
-    /// `tokens` are (name, digest, administrator).
+    /// Accepts these tokens, each as (name, digest, administrator).
     pub fn new(tokens: impl IntoIterator<Item = (String, blake3::Hash, bool)>) -> Self {
         let known = tokens
             .into_iter()
@@ -48,22 +48,23 @@ impl Auth {
         Self { known: Arc::new(known), elsewhere: None }
     }
 
-    /// Also accepts what other nodes do: a token of one is good on all.
+    /// Accepts also what other nodes accept: a token of one is good on all.
     pub fn with_elsewhere(self, digests: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
         Self { elsewhere: Some(Arc::new(digests)), ..self }
     }
 
-    /// What other nodes need to know of these tokens; no token can be made from it.
+    /// Returns what other nodes need to know of these tokens; no token can be made from it.
     pub fn digests(&self) -> Vec<String> {
         let rights = |principal: &Principal| if principal.administrator { "administrator" } else { "client" };
         self.known.iter().map(|(digest, who)| format!("{} {} {}", who.name, rights(who), digest.to_hex())).collect()
     }
 
+    /// Returns the digest by which a token is known.
     pub fn digest(token: &str) -> blake3::Hash {
         blake3::hash(token.as_bytes())
     }
 
-    /// The principal behind a token. Every known digest is compared, each in constant time.
+    /// Returns the principal behind a token. Every known digest is compared, each in constant time.
     pub fn token(&self, token: &str) -> Result<Principal, Refused> {
         let digest = Self::digest(token);
         let mut found = None;
@@ -86,13 +87,13 @@ impl Auth {
         })
     }
 
-    /// The principal behind `Authorization: Bearer …`.
+    /// Returns the principal behind `Authorization: Bearer …`. Errors: `Unauthenticated`.
     pub fn headers(&self, headers: &HeaderMap) -> Result<Principal, Refused> {
         let value = headers.get(header::AUTHORIZATION).ok_or_else(missing)?;
         self.authorization(value.to_str().map_err(|_| missing())?)
     }
 
-    /// The principal behind the value of an `Authorization` field.
+    /// Returns the principal behind the value of an `Authorization` field. Errors: `Unauthenticated`.
     pub fn authorization(&self, value: &str) -> Result<Principal, Refused> {
         let (scheme, token) = value.split_once(' ').ok_or_else(missing)?;
         if !scheme.eq_ignore_ascii_case("bearer") {
@@ -102,7 +103,7 @@ impl Auth {
     }
 }
 
-/// No usable credential was sent.
+/// Returns the refusal of a request without a usable credential.
 pub fn missing() -> Refused {
     Refused::new(
         Code::Unauthenticated,

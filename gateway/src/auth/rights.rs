@@ -135,7 +135,7 @@ mod tests {
 
     use super::*;
 
-    /// The fields of a root type, as the schema has them.
+    /// Returns the fields of a root type, as the schema has them.
     fn fields_of(root: &str) -> BTreeSet<String> {
         let document = parse_schema(crate::schema::sdl()).unwrap();
         let types = document.definitions.into_iter().filter_map(|definition| match definition {

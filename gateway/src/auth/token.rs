@@ -23,7 +23,7 @@ pub enum TokenFileError {
     Open { path: PathBuf, mode: u32 },
 }
 
-/// A new token: `hw_` and 32 random bytes in hexadecimal, from the kernel.
+/// Makes a new token: `hw_` and 32 random bytes in hexadecimal, from the kernel.
 pub fn new_token() -> io::Result<String> {
     let mut bytes = [0_u8; 32];
     fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;

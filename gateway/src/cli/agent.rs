@@ -234,6 +234,7 @@ pub struct CreateArgs {
     argv: Vec<String>,
 }
 
+/// Runs `hiveward agent …`.
 pub async fn run(client: &Client, show: Show, command: AgentCommand) -> Outcome {
     match command {
         AgentCommand::Create(args) => create(client, show, *args).await,
@@ -415,7 +416,7 @@ fn coding(args: &CreateArgs) -> Outcome<Value> {
         .done())
 }
 
-/// `TOOL`, `TOOL:PATH`, or `Bash:WORDS`.
+/// Reads a rule: `TOOL`, `TOOL:PATH`, or `Bash:WORDS`.
 fn rule(decision: &str, text: &str) -> Value {
     let (tool, about) = text.split_once(':').map_or((text, None), |(tool, about)| (tool, Some(about)));
     let field = if tool == "Bash" { "command" } else { "path" };

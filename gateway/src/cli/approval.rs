@@ -45,9 +45,10 @@ pub struct Answer {
     message: Option<String>,
 }
 
-/// Looked through for one that is shown by its id.
+/// The most approvals that are looked through for one that is shown by its id.
 const SHOWN_AMONG: usize = 10_000;
 
+/// Runs `hiveward approval …`.
 pub async fn run(client: &Client, show: Show, command: ApprovalCommand) -> Outcome {
     match command {
         ApprovalCommand::List { all, task, limit, watch } => {
@@ -88,7 +89,7 @@ async fn list(client: &Client, show: Show, filter: Value, limit: usize) -> Outco
     })
 }
 
-/// What it is about, in a table's cell.
+/// Writes what it is about, in a table's cell.
 fn about(input: &Value) -> String {
     const SHOWN: usize = 60;
     let named = ["command", "file_path", "path", "url"].iter().find_map(|name| input[*name].as_str());

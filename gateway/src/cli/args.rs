@@ -1,10 +1,10 @@
-//! Values as people write them on the command line.
+//! The values as people write them on the command line.
 
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-/// `500ms`, `30s`, `5m`, `1h`; a bare number is seconds.
+/// Reads a duration such as `500ms`, `30s`, `5m` or `1h`; a bare number is seconds.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -20,18 +20,18 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|_| format!("{text:?} is too long"))
 }
 
-/// Milliseconds as the API takes them.
+/// Returns milliseconds as the API takes them, at most what it can take.
 pub fn millis(duration: Duration) -> Value {
     json!(i32::try_from(duration.as_millis()).unwrap_or(i32::MAX))
 }
 
-/// `NAME=VALUE`.
+/// Reads `NAME=VALUE`.
 pub fn pair(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or_else(|| format!("{text:?} has no `=`; write NAME=VALUE"))?;
     if name.is_empty() { Err(format!("{text:?} has no name before `=`")) } else { Ok((name.into(), value.into())) }
 }
 
-/// `NAME` or `NAME=PROFICIENCY`, 0 to 1.
+/// Reads `NAME` or `NAME=PROFICIENCY`, which is 0 to 1 and 1 if absent.
 pub fn skill(text: &str) -> Result<(String, f64), String> {
     let Some((name, proficiency)) = text.split_once('=') else { return Ok((text.into(), 1.0)) };
     let proficiency =
@@ -39,12 +39,12 @@ pub fn skill(text: &str) -> Result<(String, f64), String> {
     Ok((name.into(), proficiency))
 }
 
-/// An enumeration's name as the API has it: `least-busy` becomes `LEAST_BUSY`.
+/// Writes an enumeration's name as the API has it: `least-busy` becomes `LEAST_BUSY`.
 pub fn constant(text: &str) -> String {
     text.to_ascii_uppercase().replace('-', "_")
 }
 
-/// `512M`, `2G` or plain bytes.
+/// Reads a size such as `512M`, `2G` or plain bytes; units are powers of 1024.
 pub fn bytes(text: &str) -> Result<u64, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -59,11 +59,12 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(|| format!("{text:?} is too large"))
 }
 
-/// An input object of the fields that were given.
+/// An input object with the fields that were given.
 #[derive(Default)]
 pub struct Input(Map<String, Value>);
 
 impl Input {
+    /// Adds a field, unless it is absent or null.
     pub fn set(mut self, name: &str, value: impl Into<Option<Value>>) -> Self {
         if let Some(value) = value.into().filter(|value| !value.is_null()) {
             self.0.insert(name.into(), value);
@@ -71,16 +72,18 @@ impl Input {
         self
     }
 
-    /// A list, unless it is empty.
+    /// Adds a list, unless it is empty.
     pub fn list<T: Into<Value>>(self, name: &str, values: impl IntoIterator<Item = T>) -> Self {
         let values: Vec<Value> = values.into_iter().map(Into::into).collect();
         if values.is_empty() { self } else { self.set(name, Value::Array(values)) }
     }
 
+    /// Returns the object.
     pub fn done(self) -> Value {
         Value::Object(self.0)
     }
 
+    /// Returns the object; `None` if nothing was added.
     pub fn unless_empty(self) -> Option<Value> {
         (!self.0.is_empty()).then(|| self.done())
     }

@@ -23,18 +23,18 @@ use super::{
     fail::{ApiError, ApiErrorExtensions, Exit, Failed, Outcome},
 };
 
-/// Ctrl-].
+/// The byte of Ctrl-].
 const DETACH: u8 = 0x1d;
 const INTERRUPT: u8 = 0x03;
-/// Pieces of what was typed, each of at most `PIECE_BYTES`, that wait for the node.
+/// The most pieces of what was typed, each of at most `PIECE_BYTES`, that wait for the node.
 const PIECES_MAX: usize = 16;
 const PIECE_BYTES: usize = 4096;
-/// For the close frame, when we leave.
+/// How long the close frame may take, when we leave.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// What a full-screen program may have left on: the other screen, mouse reports, bracketed paste, colours, no cursor.
+/// The codes that end what a full-screen program may have left on: other screen, mouse, bracketed paste, colours, no cursor.
 const SETTLE: &[u8] = b"\x1b[?1049l\x1b[?1000l\x1b[?1002l\x1b[?1006l\x1b[?2004l\x1b[0m\x1b[?25h";
 
-/// The terminal as it was. Dropping it puts that back.
+/// The terminal as it was before. Dropping it puts that back.
 pub(super) struct Raw(Termios);
 
 impl Raw {
@@ -72,6 +72,7 @@ enum Told {
     Error { code: String, message: String, field: Option<String> },
 }
 
+/// Connects this terminal with that of what an agent runs, until it ends or the user detaches.
 pub async fn run(client: &Client, agent: &str, task: Option<&str>, read_only: bool) -> Outcome {
     let mut query = vec![("agent", agent), ("readOnly", if read_only { "true" } else { "false" })];
     query.extend(task.map(|task| ("task", task)));
@@ -137,7 +138,7 @@ pub async fn run(client: &Client, agent: &str, task: Option<&str>, read_only: bo
         _ = terminate.recv() => Err(interrupted()),
         _ = hang_up.recv() => Err(interrupted()),
     };
-    // Before anything is said, so that it is said on the user's own screen.
+    // The terminal is put back before anything is said, so that it is said on the user's own screen.
     drop(raw);
     match left? {
         Left::Detached => eprintln!("\ndetached; it runs on, and `hiveward agent attach` comes back to it"),
@@ -146,7 +147,7 @@ pub async fn run(client: &Client, agent: &str, task: Option<&str>, read_only: bo
     Ok(())
 }
 
-/// For the node's first word after the connection is there.
+/// How long the node's first word may take after the connection is there.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 const LOOK: &str = "look with `hiveward task list --status running`, and at the agent with `hiveward agent show`";
 
@@ -162,7 +163,7 @@ fn interrupted() -> Failed {
     Failed::new(Exit::Interrupted, "interrupted", "the process lives on; attach again")
 }
 
-/// Where in `piece` the user leaves. Who only watches leaves with Ctrl-C too.
+/// Returns where in `piece` the user leaves. Who only watches leaves with Ctrl-C too.
 pub(super) fn leaves(piece: &[u8], read_only: bool) -> Option<usize> {
     piece.iter().position(|byte| *byte == DETACH || (read_only && *byte == INTERRUPT))
 }
@@ -172,7 +173,7 @@ fn size() -> Option<Message> {
     Some(Message::text(json!({ "type": "resize", "cols": size.ws_col, "rows": size.ws_row }).to_string()))
 }
 
-/// What is typed. A thread of its own, as reading a terminal blocks and nothing can wake it: it ends with the process.
+/// Reads what is typed, on a thread of its own: reading a terminal blocks and nothing can wake it, so it ends with the process.
 pub(super) fn keyboard() -> mpsc::Receiver<Vec<u8>> {
     let (sender, receiver) = mpsc::channel(PIECES_MAX);
     std::thread::spawn(move || {

@@ -16,7 +16,7 @@ use super::{
     vm::{self, Wishes},
 };
 
-/// Hosts that a decision shows at most.
+/// The most hosts that a decision shows.
 const SHOWN_MAX: usize = 500;
 
 #[derive(Args)]
@@ -95,7 +95,7 @@ pub struct StatsArgs {
     points: u32,
 }
 
-/// `10%`, or `0.1`.
+/// Reads a share such as `10%` or `0.1`.
 fn share(text: &str) -> Result<f64, String> {
     let (number, of) = text.strip_suffix('%').map_or((text, 1.0), |number| (number, 100.0));
     let share = number.trim().parse::<f64>().ok().map(|number| number / of);
@@ -110,7 +110,7 @@ fn rows(value: &Value) -> Vec<Value> {
     value.as_array().cloned().unwrap_or_default()
 }
 
-/// Where a VM would go. Fails as making it would, after showing why.
+/// Shows where a VM would go. Fails as making it would, after showing why.
 pub async fn select(client: &Client, show: Show, args: SelectArgs) -> Outcome {
     let input = Input::default()
         .set("host", lookup::optional(client, &lookup::HOST, args.on).await?)
@@ -144,6 +144,7 @@ pub async fn select(client: &Client, show: Show, args: SelectArgs) -> Outcome {
     }
 }
 
+/// Moves VMs so that hosts are more even and waits for the moves, or shows the plan alone.
 pub async fn rebalance(client: &Client, show: Show, args: RebalanceArgs) -> Outcome {
     let rules = json!({
         "strategy": args::constant(&args.strategy),
@@ -231,7 +232,7 @@ fn plan_shown(show: Show, plan: &Value) -> Outcome {
     }
 }
 
-/// On how few hosts all could be.
+/// Shows on how few hosts all VMs could be.
 pub async fn packing(client: &Client, show: Show, args: PlanArgs) -> Outcome {
     let input = json!({ "solver": args::constant(&args.solver), "withQubo": args.qubo, "first": SHOWN_MAX });
     let plan: Value = client.get(BALANCE, "PackingPlan", input, "/packingPlan").await?;
@@ -288,12 +289,14 @@ fn variables(id: &str, args: &StatsArgs) -> Value {
     json!({ "id": id, "since": since, "points": args.points })
 }
 
+/// Shows what a VM used.
 pub async fn vm_stats(client: &Client, show: Show, args: StatsArgs) -> Outcome {
     let id = vm::resolve(client, &args.of).await?;
     let samples: Value = client.get(BALANCE, "VmStats", variables(&id, &args), "/vmUsage").await?;
     show.list(&USED, &rows(&samples), used)
 }
 
+/// Shows what the VMs of a host used together.
 pub async fn host_stats(client: &Client, show: Show, args: StatsArgs) -> Outcome {
     let id = super::host::resolve(client, &args.of).await?;
     let samples: Value = client.get(BALANCE, "HostStats", variables(&id, &args), "/hostUsage").await?;

@@ -74,6 +74,7 @@ impl Of {
     }
 }
 
+/// Runs `hiveward budget …`.
 pub async fn run(client: &Client, show: Show, command: BudgetCommand) -> Outcome {
     match command {
         BudgetCommand::Set(SetArgs { of, tokens, money, warn_percent, operation_id }) => {
@@ -115,7 +116,7 @@ fn show_all(show: Show, budgets: &[Value]) -> Outcome {
     })
 }
 
-/// `20000 tokens, 3.75 USD`
+/// Writes an amount such as `20000 tokens, 3.75 USD`.
 fn sum(amount: &Value) -> String {
     let tokens = text(amount, "tokens");
     let tokens = if tokens.is_empty() { tokens } else { format!("{tokens} tokens") };

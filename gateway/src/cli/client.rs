@@ -1,4 +1,4 @@
-//! The command line's own GraphQL client: HTTP for queries and mutations, SSE for subscriptions.
+//! The GraphQL client of the command line: HTTP for queries and mutations, SSE for subscriptions.
 //!
 //! Documents are the `.graphql` files beside this module; a test holds them to the schema. A subscription that loses its
 //! connection resumes from the last event it got.
@@ -37,7 +37,7 @@ pub struct Client {
     url: String,
     token: String,
     http: reqwest::Client,
-    /// When the command as a whole gives up waiting.
+    /// The time when the command as a whole gives up waiting.
     pub deadline: Option<Instant>,
 }
 
@@ -64,6 +64,7 @@ fn unreachable(url: &str, error: &reqwest::Error) -> Failed {
     )
 }
 
+/// Returns the failure of a command whose `--timeout` is over.
 pub fn timed_out() -> Failed {
     Failed::new(
         Exit::TimedOut,
@@ -73,7 +74,7 @@ pub fn timed_out() -> Failed {
 }
 
 impl Client {
-    /// `token`: given, or read from the data directory of a node on this machine.
+    /// Makes a client with a token, given or read from the data directory of a node on this machine. Fails without one.
     pub fn new(url: &str, token: Option<String>, data_dirs: &[PathBuf], timeout: Option<Duration>) -> Outcome<Self> {
         let found = || data_dirs.iter().find_map(|dir| std::fs::read_to_string(dir.join(TOKEN_FILE)).ok());
         let token = token.or_else(found).ok_or_else(|| {
@@ -102,7 +103,7 @@ impl Client {
         }
     }
 
-    /// Runs one operation of a document and gives its `data`.
+    /// Runs one operation of a document and returns its `data`.
     pub async fn call(&self, document: &str, operation: &str, variables: Value) -> Outcome<Value> {
         let url = format!("{}/graphql", self.url);
         let body = json!({ "query": document, "operationName": operation, "variables": variables });
@@ -127,13 +128,13 @@ impl Client {
         })
     }
 
-    /// As [`Self::call`], with the data at `path` in a type.
+    /// Runs one operation as [`Self::call`] does, and returns the data at `path` as a type.
     pub async fn get<T: DeserializeOwned>(&self, document: &str, operation: &str, variables: Value, path: &str) -> Outcome<T> {
         let mut data = self.call(document, operation, variables).await?;
         typed(data.pointer_mut(path).map(Value::take).unwrap_or_default())
     }
 
-    /// Opens a WebSocket. Over the same connector as every request, so that `https` works the same way.
+    /// Opens a WebSocket, over the same connector as every request, so that `https` works the same way.
     pub async fn web_socket(&self, path: &str, query: &[(&str, &str)]) -> Outcome<WebSocketStream<Upgraded>> {
         let url = format!("{}{path}", self.url);
         let whole = Url::parse_with_params(&url, query)
@@ -159,12 +160,13 @@ impl Client {
         Ok(WebSocketStream::from_raw_socket(upgraded, Role::Client, None).await)
     }
 
-    /// Opens a subscription.
+    /// Prepares a subscription, which connects when it is first asked for an item.
     pub fn subscribe(&self, document: &'static str, operation: &'static str, variables: Value) -> Subscription<'_> {
         Subscription { client: self, document, operation, variables, last: None, open: None, wait: FIRST_WAIT }
     }
 }
 
+/// Reads an answer as a type. Fails if it has another shape, as with another version.
 pub fn typed<T: DeserializeOwned>(value: Value) -> Outcome<T> {
     serde_json::from_value(value).map_err(|error| {
         Failed::new(
@@ -208,7 +210,7 @@ pub struct Subscription<'a> {
 }
 
 impl Subscription<'_> {
-    /// The next item; `None` when the subscription is complete.
+    /// Waits for the next item; `None` when the subscription is complete. Fails when the command's time is over.
     pub async fn next(&mut self) -> Outcome<Option<Value>> {
         let Some(deadline) = self.client.deadline else { return self.next_ever().await };
         tokio::time::timeout_at(deadline, self.next_ever()).await.unwrap_or_else(|_| Err(timed_out()))
@@ -298,7 +300,7 @@ impl Events {
     }
 }
 
-/// One block of lines; `None` for a comment.
+/// Reads one block of lines; `None` for a comment.
 fn parse_event(block: &str) -> Option<Event> {
     let mut event = Event { kind: String::new(), id: None, data: String::new() };
     for line in block.lines() {

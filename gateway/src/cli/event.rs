@@ -69,6 +69,7 @@ fn row(event: &Value) -> Vec<String> {
     vec![text(event, "cursor"), text(event, "at"), text(event, "kind"), about]
 }
 
+/// Runs `hiveward event …`.
 pub async fn run(client: &Client, show: Show, command: EventCommand) -> Outcome {
     match command {
         EventCommand::List { filter, after, limit } => {
@@ -83,7 +84,7 @@ pub async fn run(client: &Client, show: Show, command: EventCommand) -> Outcome 
                 let event = &data["events"];
                 match show.format {
                     Format::Table => print(&format!("{}\n", row(event).join("  ")))?,
-                    // One object per line, for pipes.
+                    // Each object has one line, for pipes.
                     Format::Json => print(&format!("{event}\n"))?,
                     Format::Yaml => print(&format!("---\n{}", super::show::yaml(event)?))?,
                 }

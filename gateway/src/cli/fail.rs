@@ -1,11 +1,11 @@
-//! How a command ends badly: what happened, what to do next, and the exit status.
+//! The bad end of a command: what happened, what to do next, and the exit status.
 
 use hiveward_runtime::error::Code;
 use serde::Deserialize;
 
 use super::hint::{self, Refusal};
 
-/// Exit statuses are public: scripts rely on them.
+/// The exit statuses. They are public: scripts rely on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Failed = 1,
@@ -34,7 +34,7 @@ impl Exit {
     }
 }
 
-/// One sentence that says what happened, one that says what to do next.
+/// The failure of a command: one sentence that says what happened, one that says what to do next.
 #[derive(Debug)]
 pub struct Failed {
     pub exit: Exit,
@@ -45,19 +45,22 @@ pub struct Failed {
 pub type Outcome<T = ()> = Result<T, Failed>;
 
 impl Failed {
+    /// Returns a failure with this exit status.
     pub fn new(exit: Exit, what: impl Into<String>, next: impl Into<String>) -> Self {
         Self { exit, what: what.into(), next: next.into() }
     }
 
+    /// Returns the failure of a command that was not used as it must be.
     pub fn usage(what: impl Into<String>, next: impl Into<String>) -> Self {
         Self::new(Exit::Usage, what, next)
     }
 
-    /// Something of this machine: a file, a pipe, the terminal.
+    /// Returns the failure of something of this machine: a file, a pipe, the terminal.
     pub fn local(what: impl Into<String>) -> Self {
         Self::new(Exit::Failed, what, "check the path, the permissions and the free space, then run the command again")
     }
 
+    /// Prints both sentences to standard error.
     pub fn print(&self) {
         eprintln!("error: {}\nnext: {}", self.what, self.next);
     }

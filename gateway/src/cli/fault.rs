@@ -38,6 +38,7 @@ pub enum FaultCommand {
     List,
 }
 
+/// Runs `hiveward fault …`.
 pub async fn run(client: &Client, show: Show, command: FaultCommand) -> Outcome {
     let points: Vec<Value> = match command {
         FaultCommand::Inject { point, fault, key, message, delay, times } => {

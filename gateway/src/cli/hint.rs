@@ -1,7 +1,7 @@
-//! What to do after a refusal: a sentence that fits its code, the reason that it gives, and the noun that it is about.
+//! The hints what to do after a refusal: a sentence that fits its code, the reason that it gives, and the noun that it is about.
 //!
-//! Pure. A reason is known by words of the message, which another version may say otherwise: then the hint is the general one
-//! of the code.
+//! They have no state and no I/O. A reason is known by words of the message, which another version may say otherwise: then the
+//! hint is the general one of the code.
 
 use hiveward_runtime::error::Code;
 
@@ -11,7 +11,7 @@ pub struct Refusal<'a> {
     pub code: Option<Code>,
     pub message: &'a str,
     pub field: Option<&'a str>,
-    /// Such as `VmCreate`; empty where nothing of a document was asked.
+    /// The operation, such as `VmCreate`; empty where nothing of a document was asked.
     pub operation: &'a str,
 }
 
@@ -39,7 +39,7 @@ const NOUNS: [Noun; 10] = [
     noun("budget", "hiveward budget list", "hiveward budget list"),
 ];
 
-/// What is said of a reason: the code, words of its message, and what to do. The first that fits counts.
+/// The hints for known reasons: the code, words of its message, and what to do. The first that fits counts.
 const REASONS: &[(Code, &str, &str)] = &[
     (
         Code::Refused,
@@ -268,7 +268,7 @@ mod tests {
         }
     }
 
-    /// Source files below `dir` as one text.
+    /// Adds the source files below `dir` to one text.
     fn sources(dir: &Path, all: &mut String) {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();

@@ -115,11 +115,12 @@ pub enum HostCommand {
     },
 }
 
-/// Between looks at a host's status.
+/// The time between looks at a host's status.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How long a new host is waited for, unless --timeout says otherwise.
 const REACHED_WITHIN: Duration = Duration::from_secs(15);
 
+/// Runs `hiveward host …`.
 pub async fn run(client: &Client, show: Show, command: HostCommand) -> Outcome {
     match command {
         HostCommand::Add(args) => add(client, show, *args).await,
@@ -155,7 +156,7 @@ pub async fn run(client: &Client, show: Show, command: HostCommand) -> Outcome {
         HostCommand::DeclareLost { host, i_know_it_is_off: _, operation_id } => {
             let id = resolve(client, &host).await?;
             let known: Value = client.get(VM, "HostShow", json!({ "id": id }), "/node").await?;
-            // By whatever it was named here, its name is what is confirmed.
+            // However it was named here, its name is what is confirmed.
             let input = Input::default()
                 .set("operationId", operation_id.map(Value::from))
                 .set("host", Value::from(id))
@@ -218,7 +219,7 @@ async fn add(client: &Client, show: Show, args: AddArgs) -> Outcome {
     show.done(&host)
 }
 
-/// `simulated://a` becomes `a`, `qemu+ssh://root@kvm1/system` becomes `kvm1`, `qemu:///system` becomes `qemu-system`.
+/// Makes a name of a URI: `simulated://a` becomes `a`, `qemu+ssh://root@kvm1/system` `kvm1`, `qemu:///system` `qemu-system`.
 fn name_of(uri: &str) -> String {
     let (scheme, rest) = uri.split_once("://").unwrap_or(("host", uri));
     let place = rest.split(['?', '#']).next().unwrap_or_default();
@@ -233,7 +234,7 @@ pub(super) async fn reached(client: &Client, id: &str) -> Outcome<Value> {
     until(client, id, REACHED_WITHIN, |status| status != "CONNECTING").await
 }
 
-/// Waits until the host's status is as wanted, or says how it is when there is no more time.
+/// Waits until the host's status is as wanted; returns how it is when there is no more time.
 async fn until(client: &Client, id: &str, within: Duration, wanted: impl Fn(&str) -> bool) -> Outcome<Value> {
     let begun = tokio::time::Instant::now();
     loop {
@@ -278,7 +279,7 @@ fn whole(value: &Value) -> String {
     value.as_f64().map_or_else(String::new, |value| format!("{value:.0}"))
 }
 
-/// `2.5GiB`
+/// Writes a number of bytes such as `2.5GiB`.
 pub(super) fn size(bytes: &Value) -> String {
     let Some(bytes) = bytes.as_u64() else { return String::new() };
     let units = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
@@ -292,7 +293,7 @@ pub(super) fn size(bytes: &Value) -> String {
     )
 }
 
-/// A host's id, from what was written for it.
+/// Returns a host's id, from what was written for it.
 pub(super) async fn resolve(client: &Client, given: &str) -> Outcome<String> {
     lookup::id(client, &lookup::HOST, given).await
 }

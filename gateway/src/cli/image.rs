@@ -52,9 +52,10 @@ pub enum ImageCommand {
     Remove { image: String },
 }
 
-/// Between two questions whether a long import has ended.
+/// The time between two questions whether a long import has ended.
 const ASK_EVERY: Duration = Duration::from_millis(500);
 
+/// Runs `hiveward image …`.
 pub async fn run(client: &Client, show: Show, command: ImageCommand) -> Outcome {
     match command {
         ImageCommand::Import { source, name, checksum, operation_id } => {
@@ -97,7 +98,7 @@ pub async fn run(client: &Client, show: Show, command: ImageCommand) -> Outcome 
     }
 }
 
-/// As the node, which reads it and has another working directory, must be told.
+/// Returns the source as the node must be told, which reads it and has another working directory.
 pub fn absolute(source: String) -> Outcome<String> {
     if source.contains("://") {
         return Ok(source);
@@ -106,7 +107,7 @@ pub fn absolute(source: String) -> Outcome<String> {
     Ok(whole.display().to_string())
 }
 
-/// Asks until it is there: a long import is gone on with by the node.
+/// Asks for an import until the image is there: the node goes on with a long one.
 pub async fn import(client: &Client, input: &Value) -> Outcome<Value> {
     loop {
         match client.get(VM, "ImageImport", json!({ "input": input }), "/importImage/image").await {
@@ -116,12 +117,13 @@ pub async fn import(client: &Client, input: &Value) -> Outcome<Value> {
     }
 }
 
+/// Finds an image by its name or its id.
 pub async fn named(client: &Client, name: &str) -> Outcome<Option<Value>> {
     let found = pages(client, VM, "ImageList", json!({}), "images", 10_000).await?;
     Ok(found.into_iter().find(|one| one["name"] == name || one["id"] == name))
 }
 
-/// `/x/debian-12.qcow2` and `https://h/debian-12.qcow2?a=b` become `debian-12`.
+/// Makes a name of a source: `/x/debian-12.qcow2` and `https://h/debian-12.qcow2?a=b` become `debian-12`.
 pub fn name_of(source: &str) -> String {
     let path = source.split(['?', '#']).next().unwrap_or_default();
     let file = path.rsplit('/').next().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What people write for a thing becomes its id: its name, its id, a unique beginning of its id, or the end that lists show.
+//! The search that makes an id of what people write: a name, an id, a unique beginning of it, or the end that lists show.
 //!
 //! Asks the node for ids and names, at most [`LOOKED_AT_MAX`] of a noun. What fits several things is refused with them. A whole
 //! id costs no look through a list.
@@ -17,13 +17,13 @@ use super::{
 #[derive(Debug)]
 pub struct Noun {
     pub word: &'static str,
-    /// How it is written in a sentence.
+    /// The word as it is written in a sentence.
     shown: &'static str,
     operation: &'static str,
     at: &'static str,
-    /// Things of it have names; others are known by their ids alone.
+    /// Whether things of it have names; others are known by their ids alone.
     named: bool,
-    /// The node can be asked for those alone whose name contains a text.
+    /// Whether the node can be asked for those alone whose name contains a text.
     filtered: bool,
 }
 
@@ -49,20 +49,20 @@ nouns! {
     NODE: "node" "node" "NodeIds" "/cluster" named=true filtered=false;
 }
 
-/// Things of a noun that are looked through for a name, or for the end of an id.
+/// The most things of a noun that are looked through for a name, or for the end of an id.
 const LOOKED_AT_MAX: usize = 10_000;
-/// Things that are named when several fit.
+/// The most things that are named when several fit.
 const NAMED_MAX: usize = 10;
 const PAGE: usize = 500;
 const DIGITS: usize = 32;
-/// Digits without their noun are taken for a part of an id from so many on.
+/// The number of digits from which digits without their noun are taken for a part of an id.
 const BARE_MIN: usize = 4;
 
-/// What was written.
+/// The kinds of what people write for a thing.
 #[derive(Debug, PartialEq, Eq)]
 enum Given<'a> {
     Whole,
-    /// Digits that an id may begin or end with; it may be a name as well.
+    /// Digits that an id may begin or end with; they may be a name as well.
     Part(&'a str),
     Name,
 }
@@ -78,7 +78,7 @@ impl Noun {
         }
     }
 
-    /// Whether a key is an id of this noun.
+    /// Tells whether a key is an id of this noun.
     pub fn is_of(&self, key: &str) -> bool {
         key.split_once('_').is_some_and(|(word, _)| word == self.word)
     }
@@ -101,7 +101,7 @@ impl Noun {
     }
 }
 
-/// The names of all things of these nouns, by their ids; of each noun at most [`LOOKED_AT_MAX`].
+/// Returns the names of all things of these nouns, by their ids; of each noun at most [`LOOKED_AT_MAX`].
 pub async fn names(client: &Client, nouns: &[&Noun]) -> Outcome<HashMap<String, String>> {
     let mut names = HashMap::new();
     for noun in nouns {
@@ -144,7 +144,8 @@ pub async fn id(client: &Client, noun: &Noun, given: &str) -> Outcome<String> {
     }
 }
 
-/// As [`id`], where the node takes a name itself: only what may be a part of an id is looked up, and all else left to the node.
+/// Returns what to send for a thing where the node takes a name itself: only what may be a part of an id is looked up, as [`id`]
+/// does, and all else is left to the node.
 pub async fn reference(client: &Client, noun: &Noun, given: &str) -> Outcome<String> {
     match noun.read(given) {
         Given::Part(_) => Ok(find(client, noun, given).await?.unwrap_or_else(|| given.to_owned())),
@@ -154,7 +155,7 @@ pub async fn reference(client: &Client, noun: &Noun, given: &str) -> Outcome<Str
     }
 }
 
-/// As [`reference`], for what may be absent.
+/// Returns what [`reference`] does, for what may be absent.
 pub async fn optional(client: &Client, noun: &Noun, given: Option<String>) -> Outcome<Option<Value>> {
     match given {
         Some(given) => Ok(Some(reference(client, noun, &given).await?.into())),
@@ -162,7 +163,7 @@ pub async fn optional(client: &Client, noun: &Noun, given: Option<String>) -> Ou
     }
 }
 
-/// As [`reference`], one after the other.
+/// Returns what [`reference`] does for each, one after the other.
 pub async fn references(client: &Client, noun: &Noun, given: Vec<String>) -> Outcome<Vec<String>> {
     let mut ids = Vec::with_capacity(given.len());
     for one in given {
@@ -171,7 +172,7 @@ pub async fn references(client: &Client, noun: &Noun, given: Vec<String>) -> Out
     Ok(ids)
 }
 
-/// As [`reference`], of whichever noun the text begins with; a text that begins with none is returned as it is.
+/// Returns what [`reference`] does for the noun that the text begins with; a text that begins with none stays as it is.
 pub async fn key(client: &Client, given: &str) -> Outcome<String> {
     let noun = given.split_once('_').and_then(|(word, _)| NOUNS.iter().find(|noun| noun.word == word));
     match noun {
@@ -180,13 +181,13 @@ pub async fn key(client: &Client, given: &str) -> Outcome<String> {
     }
 }
 
-/// The id of the one thing that fits; `None` if nothing does.
+/// Finds the id of the one thing that fits; `None` if nothing does.
 async fn find(client: &Client, noun: &Noun, given: &str) -> Outcome<Option<String>> {
     let digits = match noun.read(given) {
         Given::Part(digits) => Some(digits),
         Given::Whole | Given::Name => None,
     };
-    // There may be very many tasks, and they are listed newest first: those that begin so are asked for.
+    // There may be very many tasks, and they are listed newest first: only those that begin so are asked for.
     if noun.word == TASK.word
         && let Some(digits) = digits
     {
@@ -202,7 +203,7 @@ async fn find(client: &Client, noun: &Noun, given: &str) -> Outcome<Option<Strin
     choose(noun, given, digits, &all(client, noun, &filter).await?)
 }
 
-/// All things of a noun, at most [`LOOKED_AT_MAX`]; of tasks and approvals the newest.
+/// Lists all things of a noun, at most [`LOOKED_AT_MAX`]; of tasks and approvals the newest.
 async fn all(client: &Client, noun: &Noun, filter: &Value) -> Outcome<Vec<Candidate>> {
     let (mut found, mut after) = (Vec::new(), Value::Null);
     loop {
@@ -222,7 +223,7 @@ async fn all(client: &Client, noun: &Noun, filter: &Value) -> Outcome<Vec<Candid
     }
 }
 
-/// The one that is meant: by its name, else by how its id begins, else by how its id ends.
+/// Chooses the one that is meant: by its name, else by how its id begins, else by how its id ends.
 fn choose(noun: &Noun, given: &str, digits: Option<&str>, all: &[Candidate]) -> Outcome<Option<String>> {
     let one = |fitting: Vec<&Candidate>, how: &str| match fitting.as_slice() {
         [] => Ok(None),

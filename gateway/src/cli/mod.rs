@@ -1,6 +1,6 @@
-//! The command line: `hiveward NOUN VERB`. A client of the public API like any other, but for `up` and `dev`.
+//! The command line: `hiveward NOUN VERB`. It is a client of the public API like any other, but for `up` and `dev`.
 //!
-//! Data on standard output, everything else on standard error; exit statuses as `fail::Exit` has them.
+//! Data goes to standard output, everything else to standard error; exit statuses are as `fail::Exit` has them.
 
 pub mod agent;
 pub mod apply;
@@ -62,7 +62,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// Where `--help` shows what every command takes, so that it does not hide what this one does.
+/// The heading under which `--help` shows what every command takes, so that it does not hide what this one does.
 const EVERYWHERE: &str = "Options of every command";
 
 #[derive(clap::Args, Clone)]
@@ -88,6 +88,7 @@ pub struct Common {
 }
 
 impl Common {
+    /// Makes the client that talks to the node. Fails if there is no token.
     pub fn client(&self) -> Outcome<Client> {
         let dirs = match &self.data_dir {
             Some(dir) => vec![dir.clone()],
@@ -96,6 +97,7 @@ impl Common {
         Client::new(&self.url, self.token.clone(), &dirs, self.timeout)
     }
 
+    /// Returns how data is shown.
     pub fn show(&self) -> Show {
         Show { format: self.output_format, quiet: self.quiet }
     }
@@ -278,7 +280,7 @@ pub async fn pages(
     }
 }
 
-/// Shows the same again every second, until interrupted.
+/// Shows something once; with `watch` shows it again every second, until interrupted.
 pub async fn watching<F: Future<Output = Outcome>>(watch: bool, mut once: impl FnMut() -> F) -> Outcome {
     use std::io::IsTerminal;
     loop {

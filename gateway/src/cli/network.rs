@@ -66,6 +66,7 @@ impl Kind {
     }
 }
 
+/// Runs `hiveward network …`.
 pub async fn run(client: &Client, show: Show, command: NetworkCommand) -> Outcome {
     match command {
         NetworkCommand::Create { name, kind, cidr, bridge, mtu, operation_id } => {
@@ -98,7 +99,7 @@ pub async fn run(client: &Client, show: Show, command: NetworkCommand) -> Outcom
     }
 }
 
-/// By id or name.
+/// Finds a network by id or name.
 pub(super) async fn named(client: &Client, given: &str) -> Outcome<Option<Value>> {
     let found = pages(client, NETWORK, "NetworkList", json!({}), "networks", 10_000).await?;
     Ok(found.into_iter().find(|one| one["name"] == *given || one["id"] == *given))

@@ -49,13 +49,14 @@ pub enum TokenCommand {
     },
 }
 
-/// Between looks at a drain.
+/// The time between looks at a drain.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 fn millis(duration: Duration) -> Outcome<i32> {
     i32::try_from(duration.as_millis()).map_err(|_| Failed::usage("that is too long", "give at most 24 days"))
 }
 
+/// Runs `hiveward node …`.
 pub async fn run(client: &Client, show: Show, command: NodeCommand) -> Outcome {
     match command {
         NodeCommand::List => {
@@ -128,6 +129,7 @@ async fn wait(client: &Client, show: Show, id: &str) -> Outcome {
     }
 }
 
+/// Runs `hiveward token …`.
 pub async fn token(client: &Client, show: Show, command: TokenCommand) -> Outcome {
     let TokenCommand::Create { ttl } = command;
     let input = json!({ "ttlMs": millis(ttl)? });

@@ -62,6 +62,7 @@ impl RetryArgs {
     }
 }
 
+/// Runs `hiveward task retry`.
 pub async fn run(client: &Client, show: Show, mut args: RetryArgs) -> Outcome {
     args.task = task::id(client, &args.task).await?;
     let work = if args.changes_work() {
@@ -80,7 +81,7 @@ pub async fn run(client: &Client, show: Show, mut args: RetryArgs) -> Outcome {
     show.done(&client.get(TASK, "TaskRetry", json!({ "input": input }), "/retryTask/task").await?)
 }
 
-/// What the task does now, as the API takes it.
+/// Returns what the task does now, as the API takes it.
 fn work_of(task: &Value) -> Value {
     let command = &task["command"];
     if command.is_null() {
@@ -138,13 +139,13 @@ fn changed(mut work: Value, args: &RetryArgs) -> Outcome<Value> {
     Ok(work)
 }
 
-/// Lets the user edit it as YAML. Saved unchanged, or empty, it is not sent.
+/// Lets the user edit it as YAML. If it is saved unchanged, or empty, it is not sent.
 fn in_editor(work: &Value) -> Outcome<Value> {
     let editor = ["VISUAL", "EDITOR"].iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.trim().is_empty()));
     let editor = editor.unwrap_or_else(|| "vi".into());
     let text = format!("# What the task shall do. Leave it as it is to change nothing.\n{}", show::yaml(work)?);
     let file = Draft::write(&text)?;
-    // As git and others do it, so that `code --wait` works as well as a path with spaces in its own quotes.
+    // Git and others do it so: `code --wait` works as well as a path with spaces in its own quotes.
     let status = std::process::Command::new("sh").arg("-c").arg(format!("{editor} \"$1\"")).arg("edit").arg(&file.0).status();
     let status = status.map_err(|error| Failed::local(format!("cannot start {editor}: {error}")))?;
     let edited = task::read_text(&file.0)?;
@@ -162,7 +163,7 @@ fn in_editor(work: &Value) -> Outcome<Value> {
     Ok(edited)
 }
 
-/// A file of our own, that only the user can read; removed in the end.
+/// A file of our own, that only the user can read. Dropping it removes the file.
 struct Draft(PathBuf);
 
 impl Draft {
@@ -183,7 +184,7 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // In the directory for temporary files it goes sooner or later anyhow.
+        // If this fails it goes sooner or later: it is in the directory for temporary files.
         let _ = std::fs::remove_file(&self.0);
     }
 }

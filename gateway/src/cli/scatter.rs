@@ -1,4 +1,4 @@
-//! `hiveward task scatter`: one program or kind of work over many items or agents, and what came of it gathered.
+//! `hiveward task scatter`: one program or kind of work over many items or agents, whose results are gathered.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -95,6 +95,7 @@ fn items(file: &PathBuf) -> Outcome<Vec<Value>> {
     Ok(text.lines().filter(|line| !line.is_empty()).map(Value::from).collect())
 }
 
+/// Runs `hiveward task scatter`.
 pub async fn run(client: &Client, show: Show, args: ScatterArgs) -> Outcome {
     if args.argv.is_empty() && args.kind.is_none() {
         return Err(Failed::usage(

@@ -18,7 +18,7 @@ pub struct ScriptedModelArgs {
     script: Option<PathBuf>,
 }
 
-/// Reads the script of a file, or the one that comes along.
+/// Reads the script of a file, or the built-in one.
 pub fn script(path: Option<&std::path::Path>) -> Outcome<Script> {
     let next = "mend the script; docs/how_to/configure_models.md has its fields";
     let Some(path) = path else {
@@ -29,6 +29,7 @@ pub fn script(path: Option<&std::path::Path>) -> Outcome<Script> {
     Script::read(&path.display().to_string(), &text).map_err(|error| Failed::usage(error.to_string(), next))
 }
 
+/// Runs `hiveward scripted-model`, until it is interrupted.
 pub async fn run(args: ScriptedModelArgs) -> Outcome {
     let script = script(args.script.as_deref())?;
     let server = Scripted::start(args.listen, script).await.map_err(|error| {

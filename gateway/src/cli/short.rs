@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::lookup::NOUNS;
 
 const DIGITS: usize = 32;
-/// Digits that are shown at least.
+/// The least number of digits that are shown.
 const SHOWN_MIN: usize = 8;
 
-/// How many of their last digits the ids of one listing are shown with.
+/// The number of last digits that the ids of one listing are shown with.
 #[derive(Clone, Copy, Debug)]
 pub struct Short(usize);
 
@@ -51,7 +51,7 @@ pub fn shortened(text: &str) -> String {
 
 type Range = std::ops::Range<usize>;
 
-/// Where the whole ids in a text are: their nouns and their digits.
+/// Finds the whole ids in a text: the places of their nouns and of their digits.
 fn ids(text: &str) -> impl Iterator<Item = (Range, Range)> {
     let bytes = text.as_bytes();
     let word = |at: usize| bytes.get(at).is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');

@@ -18,14 +18,14 @@ pub enum Format {
     Yaml,
 }
 
-/// What people look for first.
+/// The fields that people look for first.
 const FIRST: [&str; 10] = ["id", "name", "title", "status", "why", "error", "kind", "priority", "swarm", "resultText"];
 
-/// How answers are shown.
+/// The way in which answers are shown.
 #[derive(Clone, Copy, Debug)]
 pub struct Show {
     pub format: Format,
-    /// Only what identifies the result.
+    /// Whether only what identifies the result is shown.
     pub quiet: bool,
 }
 
@@ -46,7 +46,7 @@ impl Show {
                 let short = Short::of(rows.iter().flatten().map(String::as_str));
                 rows.iter_mut().flatten().for_each(|cell| *cell = short.text(cell));
                 let mut columns = columns.to_vec();
-                // What has a name is known by it.
+                // A thing that has a name is known by it.
                 let named = matches!(columns.as_slice(), ["id" | "host", "name", ..]);
                 if named && rows.iter().all(|row| row.get(1).is_some_and(|name| !name.is_empty())) {
                     columns.swap(0, 1);
@@ -85,7 +85,7 @@ impl Show {
         }
     }
 
-    /// The result of a mutation: its object's id and status.
+    /// Prints the result of a mutation: its object's id, name and status.
     pub fn done(self, object: &Value) -> Outcome {
         match self.format {
             _ if self.quiet => print(&format!("{}\n", text(object, "id"))),
@@ -97,6 +97,7 @@ impl Show {
         }
     }
 
+    /// Prints a whole value, as YAML if that is chosen, else as JSON.
     pub fn value(self, value: &Value) -> Outcome {
         match self.format {
             Format::Yaml => print(&yaml(value)?),
@@ -108,6 +109,7 @@ impl Show {
     }
 }
 
+/// Writes a value as YAML.
 pub fn yaml(value: &impl serde::Serialize) -> Outcome<String> {
     serde_saphyr::to_string(value).map_err(|error| Failed::local(format!("cannot write YAML: {error}")))
 }
@@ -150,6 +152,7 @@ fn describe(lines: &mut String, name: &str, value: &Value, depth: usize) {
     }
 }
 
+/// Writes a value as text, without quotes; `-` for null.
 pub fn plain(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
@@ -158,7 +161,7 @@ pub fn plain(value: &Value) -> String {
     }
 }
 
-/// The value at a field, as text; nothing if it is absent.
+/// Returns the value at a field, as text; it is empty if the field is absent.
 pub fn text(value: &Value, field: &str) -> String {
     match &value[field] {
         Value::Null => String::new(),
@@ -166,7 +169,7 @@ pub fn text(value: &Value, field: &str) -> String {
     }
 }
 
-/// How long ago an RFC 3339 time was, in the largest unit that fits.
+/// Returns how long ago an RFC 3339 time was, in the largest unit that fits; it is empty if there is no such time.
 pub fn age(value: &Value, field: &str) -> String {
     let Ok(then) = text(value, field).parse::<jiff::Timestamp>() else { return String::new() };
     let seconds = jiff::Timestamp::now().duration_since(then).as_secs().max(0);

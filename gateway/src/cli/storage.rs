@@ -10,7 +10,7 @@ use super::{
     show::{Format, Show, age, print, text},
 };
 
-/// What uses the disk of each node, of whom, and when it will be full.
+/// Shows what uses the disk of each node, for whom, and when it will be full.
 pub async fn storage(client: &Client, show: Show) -> Outcome {
     let nodes: Value = client.get(NODE, "Storage", json!({}), "/storage").await?;
     let nodes: Vec<Value> = nodes.as_array().cloned().unwrap_or_default();
@@ -70,7 +70,7 @@ fn lines_of(node: &Value) -> String {
     lines.join("\n") + "\n"
 }
 
-/// Turn after turn, until all of the node's ledger, views, blobs and transcripts was looked at.
+/// Asks for turn after turn, until all of the node's ledger, views, blobs and transcripts was looked at.
 pub async fn scrub(client: &Client, show: Show) -> Outcome {
     let mut after = Value::Null;
     let mut lost = ["lostRows", "lost", "lostTranscripts"].map(|name| (name, Vec::new()));

@@ -66,6 +66,7 @@ pub enum SwarmCommand {
     },
 }
 
+/// Runs `hiveward swarm …`.
 pub async fn run(client: &Client, show: Show, command: SwarmCommand) -> Outcome {
     match command {
         SwarmCommand::Create { name, strategy, max_queued, max_running, shards, operation_id } => {
@@ -104,13 +105,13 @@ pub async fn run(client: &Client, show: Show, command: SwarmCommand) -> Outcome 
     }
 }
 
-/// The id of the swarm with this name.
+/// Returns the id of the swarm with this name.
 pub async fn named(client: &Client, name: &str) -> Outcome<Option<String>> {
     let found = pages(client, SWARM, "SwarmList", json!({ "filter": { "nameContains": name } }), "swarms", 500).await?;
     Ok(found.iter().find(|swarm| swarm["name"] == name).map(|swarm| text(swarm, "id")))
 }
 
-/// `3 RUNNING 5 QUEUED`, without the zeroes.
+/// Writes the tasks by status, such as `3 RUNNING 5 QUEUED`, without the zeroes.
 pub fn counts(swarm: &Value) -> String {
     let counts = swarm["taskCounts"].as_array().into_iter().flatten().filter(|count| count["count"] != 0);
     counts.map(|count| format!("{} {}", text(count, "count"), text(count, "status"))).collect::<Vec<_>>().join(" ")

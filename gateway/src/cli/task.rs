@@ -179,6 +179,7 @@ pub struct ListArgs {
     watch: bool,
 }
 
+/// Runs `hiveward task …`.
 pub async fn run(client: &Client, show: Show, command: TaskCommand) -> Outcome {
     match command {
         TaskCommand::Submit(args) => submit(client, show, *args).await,
@@ -230,12 +231,12 @@ pub async fn run(client: &Client, show: Show, command: TaskCommand) -> Outcome {
     }
 }
 
-/// The id of a task that was named on the command line.
+/// Returns the id of a task that was named on the command line.
 pub(super) async fn id(client: &Client, given: &str) -> Outcome<String> {
     lookup::id(client, &lookup::TASK, given).await
 }
 
-/// The id of an agent that is to do something; a whole one goes to the node as it is, which says what is wrong with it.
+/// Returns the id of an agent that is to do something. A whole one goes to the node as it is, which says what is wrong with it.
 pub(super) async fn agent(client: &Client, given: &str) -> Outcome<String> {
     match given.starts_with("agent_") {
         true => lookup::reference(client, &lookup::AGENT, given).await,
@@ -329,7 +330,7 @@ async fn list(client: &Client, show: Show, args: &ListArgs) -> Outcome {
         .set("parent", args.parent.clone().map(Value::from));
     let variables = json!({ "filter": filter.done() });
     let tasks = pages(client, TASK, "TaskList", variables, "tasks", args.limit).await?;
-    // What has not failed has no reason to show.
+    // A task that has not failed has no reason to show.
     let failed = tasks.iter().any(|task| !task["error"].is_null());
     let mut columns = vec!["id", "status", "priority", "attempts", "agent", "age", "title"];
     columns.extend(failed.then_some("why"));
@@ -353,13 +354,14 @@ async fn list(client: &Client, show: Show, args: &ListArgs) -> Outcome {
     })
 }
 
-/// A reason in one line of a table; `task show` has all of it.
+/// Writes a reason in one line of a table; `task show` has all of it.
 fn brief(error: &str) -> String {
     const CHARS_MAX: usize = 100;
     let line = error.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.chars().count() <= CHARS_MAX { line } else { line.chars().take(CHARS_MAX).chain("…".chars()).collect() }
 }
 
+/// Returns all of a task. Fails with `NotFound` if there is none.
 pub async fn find(client: &Client, id: &str) -> Outcome<Value> {
     let task: Value = client.get(TASK, "TaskShow", json!({ "id": id }), "/node").await?;
     if task["id"].is_null() {
@@ -387,7 +389,7 @@ async fn cancel(client: &Client, show: Show, tasks: Vec<String>, operation_id: O
     partly(all, failures)
 }
 
-/// Several things were asked for: one failure is that failure, some are "partly done".
+/// Returns the outcome of `all` things that were asked for: the first failure if all failed, "partly done" if some did.
 pub fn partly(all: usize, mut failures: Vec<Failed>) -> Outcome {
     match failures.len() {
         0 => Ok(()),
@@ -405,7 +407,7 @@ pub fn partly(all: usize, mut failures: Vec<Failed>) -> Outcome {
     }
 }
 
-/// One line about a task's state.
+/// Writes one line about a task's state.
 pub fn line(task: &Value) -> String {
     let error = text(task, "error");
     let why = text(task, "why");

@@ -13,6 +13,7 @@ use super::{
     swarm::counts,
 };
 
+/// Shows how the cluster, its nodes and its swarms are.
 pub async fn status(client: &Client, show: Show) -> Outcome {
     let data = client.call(NODE, "Status", json!({})).await?;
     match show.format {
@@ -52,7 +53,7 @@ fn one_node(node: &Value) -> String {
     } else {
         "learner"
     };
-    // What people know a node by is where it is.
+    // People know a node by where it is.
     let named = [text(node, "address"), text(node, "id")].join(" ");
     let mut line = format!("node    {} {} {role}, {} entities", named.trim(), text(node, "status"), plain(&node["entities"]));
     let figure = |name: &str, unit: &str, value: &Value| match value.as_f64() {
@@ -83,7 +84,7 @@ fn one_node(node: &Value) -> String {
     line
 }
 
-/// Refreshes every second until interrupted.
+/// Shows tasks at work and agents that are not idle, again every second until interrupted.
 pub async fn run(client: &Client) -> Outcome {
     const ROWS: usize = 15;
     loop {

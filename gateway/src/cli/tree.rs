@@ -25,6 +25,7 @@ pub struct TreeArgs {
     watch: bool,
 }
 
+/// Runs `hiveward tree`.
 pub async fn run(client: &Client, show: Show, args: TreeArgs) -> Outcome {
     let root = match args.root {
         Some(root) => Some(lookup::key(client, &root).await?),
@@ -67,7 +68,7 @@ pub async fn run(client: &Client, show: Show, args: TreeArgs) -> Outcome {
     Ok(())
 }
 
-/// The keys of all entities in a tree.
+/// Collects the keys of all entities in a tree.
 fn keys_of(node: &Value, keys: &mut Vec<String>) {
     keys.extend(node["key"].as_str().map(str::to_owned));
     node["children"].as_array().into_iter().flatten().for_each(|child| keys_of(child, keys));

@@ -33,6 +33,7 @@ pub struct UsageArgs {
     watch: bool,
 }
 
+/// Runs `hiveward usage`.
 pub async fn run(client: &Client, show: Show, args: UsageArgs) -> Outcome {
     watching(args.watch, || list(client, show, &args)).await
 }
@@ -48,12 +49,12 @@ async fn list(client: &Client, show: Show, args: &UsageArgs) -> Outcome {
     })
 }
 
-/// `3.75 USD`; nothing where it is not known.
+/// Writes an amount such as `3.75 USD`; it is empty where it is not known.
 pub fn money(money: &Value) -> String {
     if money.is_null() { String::new() } else { format!("{} {}", text(money, "amount"), text(money, "currency")) }
 }
 
-/// For people: what a task's attempts used, added up by model instead of within each attempt.
+/// Adds up for people, by model, what a task's attempts used, and removes it from each attempt.
 pub fn in_lines(task: &mut Value) {
     let models = by_model(task);
     for attempt in task["attempts"].as_array_mut().into_iter().flatten() {
@@ -64,7 +65,7 @@ pub fn in_lines(task: &mut Value) {
     }
 }
 
-/// Money only where all of it is known.
+/// Adds up what attempts used by model; money only where all of it is known.
 fn by_model(task: &Value) -> Vec<Value> {
     const KINDS: [&str; 6] = ["calls", "input", "output", "cacheRead", "cacheWrite", "incomplete"];
     let mut models: Vec<(String, [u64; 6], Option<u64>, String)> = Vec::new();

@@ -1,4 +1,4 @@
-//! Waiting for a task's end, with its output or its changes on the way.
+//! The wait for a task's end, with its output or its changes on the way.
 
 use std::{io::Write, time::Duration};
 
@@ -31,7 +31,7 @@ async fn progress(client: &Client, id: &str, at_least: &Value) -> Outcome<Value>
     Ok(task)
 }
 
-/// Follows a task until it has ended; a task that did not succeed is exit status 8.
+/// Follows a task until it has ended. For a task that did not succeed it fails with exit status 8.
 pub async fn end(client: &Client, id: &str, follow: Follow) -> Outcome<Value> {
     let task = if follow.output {
         let (_, task) = futures_util::future::try_join(
@@ -87,7 +87,7 @@ async fn until(client: &Client, id: &str, follow: Follow, done: impl Fn(&Value) 
             Ok(Ok(Some(event))) => at_least = event["events"]["cursor"].clone(),
             Err(_) => {}
             Ok(Err(failed)) if failed.exit != Exit::Unreachable => return Err(failed),
-            // The stream is down or ended: look now and then until it is back.
+            // The stream is down or ended: the task is looked at now and then until it is back.
             Ok(_) => tokio::time::sleep(Duration::from_millis(500)).await,
         }
         task = match progress(client, id, &at_least).await {
@@ -97,7 +97,7 @@ async fn until(client: &Client, id: &str, follow: Follow, done: impl Fn(&Value) 
     }
 }
 
-/// The output of every attempt, one after the other, until the task has ended.
+/// Prints the output of every attempt, one after the other, until the task has ended.
 async fn all_output(client: &Client, id: &str) -> Outcome {
     let quiet = Follow { print_changes: false, output: false };
     let mut number = 0;
@@ -112,7 +112,7 @@ async fn all_output(client: &Client, id: &str) -> Outcome {
     }
 }
 
-/// What one attempt writes, to the matching stream of our own, from after a byte to its end.
+/// Copies what one attempt writes to the matching stream of our own, from after a byte to its end.
 pub async fn output(client: &Client, id: &str, attempt: Option<u32>, after_byte: u64) -> Outcome {
     let mut chunks = client.subscribe(TASK, "TaskOutput", json!({ "task": id, "attempt": attempt, "afterByte": after_byte }));
     loop {

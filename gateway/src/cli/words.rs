@@ -1,10 +1,10 @@
-//! What `--help` says of the arguments that mean the same in every command, so that it is said once.
+//! The words of `--help` for the arguments that mean the same in every command, so that they are written once.
 
 use clap::{Arg, Command, CommandFactory};
 
 use super::Cli;
 
-/// The whole command line, with a word for all that it takes.
+/// Returns the whole command line, with a word for all that it takes.
 pub fn command() -> Command {
     worded(Cli::command())
 }
@@ -36,7 +36,7 @@ fn said(argument: Arg) -> Arg {
     argument.help(words)
 }
 
-/// What of the commands in a text does not exist: text in backticks, and lines of code blocks, that begin with `hiveward`.
+/// Finds commands in a text that do not exist: in backticks, and in lines of code blocks, that begin with `hiveward`.
 #[cfg(test)]
 pub fn unknown_commands(text: &str) -> Vec<String> {
     let spans = text.split('`').skip(1).step_by(2).filter(|span| !span.contains('\n'));
@@ -47,7 +47,7 @@ pub fn unknown_commands(text: &str) -> Vec<String> {
     written.filter(|written| !exists(&root, written)).map(str::to_owned).collect()
 }
 
-/// Whether there is such a command with such options; words in capitals stand for others.
+/// Tells whether there is such a command with such options; words in capitals stand for others.
 #[cfg(test)]
 fn exists(root: &Command, written: &str) -> bool {
     let written = written.split(['#', ';', '|']).next().unwrap_or_default();

@@ -21,7 +21,7 @@ pub enum Api {
 pub const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 impl Api {
-    /// The body of an error with this status.
+    /// Returns the body of an error with this status.
     pub fn error(self, status: u16, message: &str) -> Value {
         match self {
             Self::Anthropic => {
@@ -53,22 +53,23 @@ impl Api {
         }
     }
 
+    /// Answers with an error in the words of this API.
     pub fn refusal(self, status: u16, message: &str) -> Response {
         let code = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         (code, Json(self.error(status, message))).into_response()
     }
 
-    /// What is said within a stream that cannot go on.
+    /// Returns the event that ends a stream which cannot go on.
     pub fn error_event(self, status: u16, message: &str) -> String {
         let body = self.error(status, message);
-        // The empty line first: it may stand in the middle of an event.
+        // The empty line comes first: the event may stand in the middle of another.
         match self {
             Self::Anthropic => format!("\n\nevent: error\ndata: {body}\n\n"),
             Self::OpenAi => format!("\n\ndata: {body}\n\n"),
         }
     }
 
-    /// The status that clients of this API take for overload.
+    /// Returns the status that clients of this API take for overload.
     pub fn overloaded(self) -> u16 {
         match self {
             Self::Anthropic => 529,
@@ -77,7 +78,7 @@ impl Api {
     }
 }
 
-/// The key or token, in whichever of the two headers it is presented.
+/// Returns the key or token, in whichever of the two headers it is presented.
 pub fn presented(headers: &HeaderMap) -> Option<&str> {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
     text(X_API_KEY).or_else(|| text(header::AUTHORIZATION)?.strip_prefix("Bearer "))

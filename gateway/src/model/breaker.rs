@@ -1,12 +1,12 @@
-//! A breaker: after failures in a row a provider is left alone for a while, then tried with one call. Pure.
+//! A breaker: after failures in a row a provider is left alone for a while, then tried with one call. It has no clock.
 
 use std::time::{Duration, Instant};
 
-/// Failures in a row that open it.
+/// The number of failures in a row that open it.
 pub const FAILURES: u32 = 10;
 const OPEN_FIRST: Duration = Duration::from_secs(5);
 const OPEN_MAX: Duration = Duration::from_secs(60);
-/// A call that is to find out and says nothing for so long has failed to: another one may.
+/// How long a call that is to find out may say nothing; then it has failed to, and another one may.
 const PROBE_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +35,7 @@ impl Default for Breaker {
 }
 
 impl Breaker {
-    /// Whether a call may be made now; if not, after how long to ask again.
+    /// Tells whether a call may be made now; the error says after how long to ask again.
     pub fn admit(&mut self, now: Instant) -> Result<(), Duration> {
         match self.0 {
             State::Closed { .. } => Ok(()),
@@ -48,10 +48,12 @@ impl Breaker {
         }
     }
 
+    /// Notes that a call succeeded, which closes it.
     pub fn succeeded(&mut self) {
         self.0 = State::Closed { failures: 0 };
     }
 
+    /// Notes that a call failed; too many in a row open it, for longer each time.
     pub fn failed(&mut self, now: Instant) {
         let open = |times: u32| {
             let pause = OPEN_FIRST.saturating_mul(1 << times.min(8)).min(OPEN_MAX);
@@ -61,11 +63,12 @@ impl Breaker {
             State::Closed { failures } if failures + 1 < FAILURES => State::Closed { failures: failures + 1 },
             State::Closed { .. } => open(0),
             State::Half { times, .. } => open(times),
-            // Of a call that began before it opened.
+            // The call began before it opened.
             still @ State::Open { .. } => still,
         };
     }
 
+    /// Tells whether no call may be made now because of failures.
     pub fn is_open(&self, now: Instant) -> bool {
         matches!(self.0, State::Open { until, .. } if now < until)
     }

@@ -1,4 +1,4 @@
-//! One call of an agent: let in, sent on, tried again, and answered.
+//! One call of an agent, from its entry over the tries at providers to its answer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,12 +25,12 @@ use super::{
 };
 
 const BODY_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Of all requests that are being answered, together; one more that does not fit is told to come back.
+/// The most KiB of all requests that are being answered, together; one more that does not fit is told to come back.
 const BODIES_KIB_MAX: usize = 512 * 1024;
 const CALLS_MAX: usize = 2_048;
-/// For an agent to send its request.
+/// How long an agent may take to send its request.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
-/// Of a provider's error, as far as it is passed on.
+/// The most bytes of a provider's error that are passed on.
 const ERROR_BYTES_MAX: usize = 64 * 1024;
 const ERROR_TIMEOUT: Duration = Duration::from_secs(5);
 const FALLBACK: HeaderName = HeaderName::from_static("x-hiveward-fallback");
@@ -43,6 +43,7 @@ pub enum Path {
 }
 
 impl Path {
+    /// Returns the API that the path belongs to.
     pub fn api(self) -> Api {
         match self {
             Self::Messages | Self::CountTokens => Api::Anthropic,
@@ -75,22 +76,24 @@ pub struct Caller {
     bytes: Arc<Semaphore>,
 }
 
-/// What came of all tries with one model.
+/// The outcome of all tries with one model.
 enum Came {
     /// The provider answers.
     Answer(reqwest::Response, Option<Key>, Option<Reservation>),
-    /// It is overloaded, limited, down or left alone: another one may be asked. What to tell the agent if none is.
+    /// The provider is overloaded, limited, down or left alone: another may be asked. It holds what to tell the agent if none is.
     Unavailable(Response, String),
-    /// It is as it is.
+    /// The answer that stands, whatever others would say.
     Final(Response),
 }
 
 impl Caller {
+    /// Makes what answers agents' calls. `first_byte` is how long a provider may take to begin, `idle` how long it may be silent.
     pub fn new(models: Models, providers: Providers, first_byte: Duration, idle: Duration) -> Self {
         let (calls, bytes) = (Arc::new(Semaphore::new(CALLS_MAX)), Arc::new(Semaphore::new(BODIES_KIB_MAX)));
         Self { models, providers, first_byte, idle, calls, bytes }
     }
 
+    /// Answers one call. It ends early if the pass of the attempt is closed.
     pub async fn answer(&self, path: Path, request: Request) -> Response {
         let api = path.api();
         let entered = presented(request.headers()).ok_or(NotEntered::Unknown).and_then(|token| self.models.enter(token));
@@ -194,7 +197,7 @@ impl Caller {
         let url = format!("{}{}{query}", provider.config.url.trim_end_matches('/'), path.at_provider());
         let mut tried = 0;
         loop {
-            // Of each try anew: nothing is set aside while a pause is waited out.
+            // It is reserved for each try anew: nothing is set aside while a pause is waited out.
             let reserved = match path {
                 Path::CountTokens => None,
                 _ => match self.models.reserve(&entered.holder, &provider.name, &asked.model, asked.estimate).await {
@@ -324,7 +327,7 @@ fn is_stream(response: &reqwest::Response) -> bool {
     kind.is_some_and(|kind| kind.starts_with("text/event-stream"))
 }
 
-/// A provider's error, as far as it is short and does not hold the key.
+/// Passes on a provider's error, as far as it is short and does not hold the key.
 async fn passed_on(response: reqwest::Response, key: Option<&Key>) -> Response {
     let (status, headers) = (response.status(), shown(response.headers(), key));
     let mut body = Vec::new();

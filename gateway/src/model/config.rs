@@ -86,15 +86,17 @@ pub struct PriceConfig {
 }
 
 impl ModelsSection {
+    /// Returns how long a provider may take before it begins to answer.
     pub fn first_byte_timeout(&self) -> Duration {
         Duration::from_millis(self.first_byte_timeout_ms)
     }
 
+    /// Returns how long a stream may be silent.
     pub fn idle_timeout(&self) -> Duration {
         Duration::from_millis(self.idle_timeout_ms)
     }
 
-    /// Says the first thing that is wrong, with the name of its field.
+    /// Refuses the first thing that is wrong, with the name of its field.
     pub fn check(&self) -> Result<(), String> {
         if !self.listen.ip().is_loopback() {
             return Err(format!("models.listen: {} is not on loopback; agents run on this host", self.listen));
@@ -136,6 +138,7 @@ impl ModelsSection {
         self.prices().map(|_| ())
     }
 
+    /// Returns the price table. Errors name the field whose price cannot be read.
     pub fn prices(&self) -> Result<Prices, String> {
         let mut prices = Vec::new();
         for (prefix, config) in &self.prices {
@@ -172,7 +175,7 @@ impl ModelsSection {
         self.default = DefaultProviders { anthropic: Some("scripted".into()), openai: Some("scripted-openai".into()) };
     }
 
-    /// The name of the provider that answers an agent whose profile names none: the default, or the only one.
+    /// Returns the name of the provider that answers an agent whose profile names none: the default, or the only one.
     pub fn default_of(&self, api: Api) -> Option<&str> {
         let named = match api {
             Api::Anthropic => &self.default.anthropic,

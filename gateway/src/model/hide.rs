@@ -1,4 +1,4 @@
-//! Takes the event with the usage out of a stream whose client did not ask for it. Pure.
+//! The filter that takes the event with the usage out of a stream whose client did not ask for it. It has no I/O.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -9,7 +9,7 @@ use super::tap::{LINE_BYTES_MAX, TooMuch};
 pub struct Hide {
     /// The line that is not over yet.
     held: Vec<u8>,
-    /// The empty line that ended the event goes with it.
+    /// Whether the empty line that ended the event goes with it.
     end_too: bool,
 }
 
@@ -20,7 +20,7 @@ struct Chunk {
 }
 
 impl Hide {
-    /// What may go on of these bytes and those that were held back.
+    /// Returns what may go on of these bytes and those that were held back. Errors: a line is too long.
     pub fn take(&mut self, bytes: &[u8]) -> Result<Bytes, TooMuch> {
         let mut out = Vec::with_capacity(bytes.len() + self.held.len());
         for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
@@ -44,7 +44,7 @@ impl Hide {
         Ok(out.into())
     }
 
-    /// What is left when the stream has ended within a line.
+    /// Returns what is left when the stream has ended within a line.
     pub fn rest(&mut self) -> Bytes {
         std::mem::take(&mut self.held).into()
     }

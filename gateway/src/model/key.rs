@@ -1,4 +1,4 @@
-//! Where a provider's key comes from. A reference may be shown; what it stands for is read when it is used.
+//! The reference to a provider's key. It may be shown; what it stands for is read when it is used.
 
 use std::path::Path;
 
@@ -48,11 +48,11 @@ impl From<KeyRef> for String {
 
 pub const HOW_TO_NAME: &str = "a key is not written here but named: secret:NAME, file:/PATH or ${VAR}";
 
-/// A key in clear, for as long as one call needs it. Has no `Debug`.
+/// A key in clear, for as long as one call needs it. It has no `Debug`.
 pub struct Key(String);
 
 impl KeyRef {
-    /// Errors name the reference, never what it stands for.
+    /// Reads the key that is referred to. Errors name the reference, never what it stands for.
     pub fn resolve(&self, secrets: &Path) -> Result<Key, String> {
         let text = match self {
             Self::Secret(name) => SecretFiles { dir: secrets.to_owned() }.secret(name)?,
@@ -73,6 +73,7 @@ impl KeyRef {
 }
 
 impl Key {
+    /// Returns the key as the value of a header, behind the text `before`; it is marked as secret.
     pub fn header(&self, before: &str) -> Result<HeaderValue, String> {
         let mut value = HeaderValue::from_str(&format!("{before}{}", self.0))
             .map_err(|_| "the key has characters that no header can hold".to_owned())?;
@@ -80,6 +81,7 @@ impl Key {
         Ok(value)
     }
 
+    /// Tells whether the key stands in these bytes, which then must not be shown.
     pub fn is_in(&self, bytes: &[u8]) -> bool {
         bytes.windows(self.0.len()).any(|window| window == self.0.as_bytes())
     }

@@ -33,7 +33,7 @@ use crate::serve::{Accepting, accept};
 const PORT_FILE: &str = "model.port";
 const CONNECTIONS_MAX: usize = 4_096;
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// An agent may be frozen and thawed again; its connection is held for so long.
+/// How long a connection that takes nothing is held: an agent may be frozen and thawed again.
 const STALL_TIMEOUT: Duration = Duration::from_secs(600);
 
 #[derive(Debug, thiserror::Error)]
@@ -94,15 +94,17 @@ impl ModelGateway {
         Ok(Self { address, data_dir: data_dir.to_owned(), models, accepting, connections, closing, cut })
     }
 
+    /// Returns the address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
+    /// Returns the access to models that agents of this node are given.
     pub fn models(&self) -> Models {
         self.models.clone()
     }
 
-    /// Has the next start take the same port. To be called once the data directory is known to be this node's alone.
+    /// Keeps the port for the next start to take. Call it once the data directory is known to be this node's alone.
     pub fn keep_port(&self) -> Result<(), ModelGatewayError> {
         let port = self.address.port().to_string();
         replace(&self.data_dir.join(PORT_FILE), port.as_bytes())

@@ -1,6 +1,6 @@
 //! A provider's answer on its way to the agent, byte for byte, metered as it goes by.
 //!
-//! Ends with the provider's answer, when the agent goes away, when the pass is closed, when nothing comes for too long, or
+//! It ends with the provider's answer, when the agent goes away, when the pass is closed, when nothing comes for too long, or
 //! when the provider passes a bound. In each case what was used as far as it was said is settled, once.
 
 use std::{pin::Pin, time::Duration};
@@ -15,7 +15,7 @@ use super::{api::Api, hide::Hide, tap::Tap};
 
 type Upstream = Pin<Box<dyn Stream<Item = Result<Bytes, reqwest::Error>> + Send>>;
 
-/// Whose answer it is. Settles when it is dropped.
+/// The call that an answer belongs to, with what meters it. Dropping it settles the call.
 pub struct Metered {
     pub models: Models,
     pub call: Call,
@@ -35,13 +35,13 @@ pub struct Relay {
     pub api: Api,
     pub stream: bool,
     pub upstream: Upstream,
-    /// Absent for what costs nothing.
+    /// What meters the answer; absent for what costs nothing.
     pub metered: Option<Metered>,
     pub hide: Option<Hide>,
     pub cut: CancellationToken,
     pub idle: Duration,
     pub _place: super::call::Place,
-    /// The last word has been said; the body is broken off after it.
+    /// Whether the last word has been said; the body is broken off after it.
     pub over: bool,
 }
 
@@ -50,6 +50,7 @@ pub struct Relay {
 pub struct Cut;
 
 impl Relay {
+    /// Turns it into the body that the agent is sent.
     pub fn body(self) -> Body {
         Body::from_stream(stream::unfold(self, Self::next))
     }
@@ -114,7 +115,8 @@ impl Relay {
         }
     }
 
-    /// At once, and not when the agent has taken the last byte: what was used is known now. The provider is let go too.
+    /// Settles at once, and not when the agent has taken the last byte: what was used is known now. It lets go of the provider
+    /// too.
     fn settle(&mut self) {
         self.metered = None;
         self.upstream = stream::empty().boxed();

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::api::Api;
 
-/// Characters of a model's name.
+/// The most characters of a model's name.
 const MODEL_CHARS_MAX: usize = 200;
 
 /// The fields of a JSON object as they were written, in their order.
@@ -74,23 +74,23 @@ impl Fields {
     }
 }
 
-/// A request for a model, read.
+/// A request for a model that was read.
 #[derive(Clone)]
 pub struct Asked {
     pub model: String,
     pub stream: bool,
-    /// Of the OpenAI-compatible API: the client wants the stream to end with its usage.
+    /// Whether a client of the OpenAI-compatible API wants the stream to end with its usage.
     pub usage_wanted: bool,
-    /// What it may use at most.
+    /// The most that it may use.
     pub estimate: Estimate,
-    /// As it goes to the provider.
+    /// The body as it goes to the provider.
     pub body: Bytes,
 }
 
-/// Of an answer whose request sets no bound, as the OpenAI-compatible API allows.
+/// The tokens of an answer whose request sets no bound, as the OpenAI-compatible API allows.
 const OUTPUT_UNSAID: u64 = 32 * 1024;
 
-/// Bytes of a body for which a token is set aside, at least.
+/// The bytes of a body for which a token is set aside, at least.
 ///
 /// A token of ordinary text, code or JSON is three to four bytes; the densest that is common, characters of three bytes
 /// that take one or two tokens each, comes to two. A body has its field names, quotes and escapes besides. What lies
@@ -134,7 +134,7 @@ impl Asked {
         Ok(asked)
     }
 
-    /// The same for another model.
+    /// Returns the same request for another model.
     pub fn for_model(&self, model: &str) -> Result<Self, String> {
         if model == self.model {
             return Ok(self.clone());

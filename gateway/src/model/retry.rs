@@ -1,21 +1,21 @@
-//! Whether to try a call again, and when. Pure.
+//! The rules whether to try a call again, and when. They have no I/O, clock or chance of their own.
 
 use std::time::Duration;
 
 use axum::http::HeaderMap;
 
 pub const TRIES_MAX: u32 = 5;
-/// What a provider asks to wait beyond this is the agent's business: it is told so.
+/// The longest wait that a provider may ask for; a longer one is the agent's business, which is told so.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 const BASE: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(20);
 
-/// Statuses that may pass by themselves.
+/// Tells whether an error with this status may pass by itself.
 pub fn may_pass(status: u16) -> bool {
     matches!(status, 429 | 500 | 502 | 503 | 504 | 529)
 }
 
-/// The pause before the next try, if there is to be one. `tried` counts the tries so far, `random` is 0 to 1.
+/// Returns the pause before the next try, if there is to be one. `tried` counts the tries so far, `random` is 0 to 1.
 pub fn pause(tried: u32, retry_after: Option<Duration>, random: f64) -> Option<Duration> {
     if tried >= TRIES_MAX {
         return None;
@@ -23,13 +23,13 @@ pub fn pause(tried: u32, retry_after: Option<Duration>, random: f64) -> Option<D
     let window = BASE.saturating_mul(1 << tried.saturating_sub(1).min(16)).min(PAUSE_MAX);
     match retry_after {
         Some(wait) if wait > RETRY_AFTER_MAX => None,
-        // A little more than was asked, so that not all who were told the same come back at once.
+        // It is a little more than was asked, so that not all who were told the same come back at once.
         Some(wait) => Some(wait + window.min(wait / 10 + Duration::from_millis(10)).mul_f64(random.clamp(0.0, 1.0))),
         None => Some(window.mul_f64(random.clamp(0.0, 1.0))),
     }
 }
 
-/// What the provider asks to wait: in milliseconds if it says so, else in seconds. A date is not understood.
+/// Returns what the provider asks to wait: in milliseconds if it says so, else in seconds. A date is not understood.
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let number = |name: &str| headers.get(name)?.to_str().ok()?.trim().parse::<u64>().ok();
     number("retry-after-ms").map(Duration::from_millis).or_else(|| number("retry-after").map(Duration::from_secs))

@@ -1,15 +1,15 @@
-//! Reads what a response says of its usage while its bytes go by. Pure, and bounded whatever the provider sends.
+//! The reader of what a response says of its usage while its bytes go by. It is bounded whatever the provider sends.
 
 use hiveward_models::Usage;
 use serde::Deserialize;
 
 use super::api::Api;
 
-/// Of one line of a stream. A longer one ends the stream.
+/// The most bytes of one line of a stream. A longer one ends the stream.
 pub const LINE_BYTES_MAX: usize = 1024 * 1024;
-/// Of an answer that is one document: it must be held as a whole to be read.
+/// The most bytes of an answer that is one document: it must be held as a whole to be read.
 pub const DOCUMENT_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Of a whole answer.
+/// The most bytes of a whole answer.
 pub const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// A bound that the provider does not keep.
@@ -47,7 +47,7 @@ struct Inner {
     usage: Option<WireUsage>,
 }
 
-/// Of both APIs; each says only its own.
+/// The usage as both APIs write it; each says only its own fields.
 #[derive(Deserialize)]
 struct WireUsage {
     input_tokens: Option<u64>,
@@ -65,6 +65,7 @@ struct PromptDetails {
 }
 
 impl Tap {
+    /// Begins with an answer of this API, which is a `stream` or one document.
     pub fn new(api: Api, stream: bool) -> Self {
         Self { api, stream, held: Vec::new(), taken: 0, usage: Usage::default(), said: false, ended: false }
     }
@@ -105,7 +106,7 @@ impl Tap {
         Ok(())
     }
 
-    /// The provider has closed the body in order.
+    /// Notes that the provider has closed the body in order, and reads a document that is whole now.
     pub fn close(&mut self) {
         if self.stream {
             return;
@@ -140,7 +141,7 @@ impl Tap {
         }
     }
 
-    /// The newest word on each kind counts: a stream tells its sums so far, not what was added.
+    /// Notes what was said. The newest word on each kind counts: a stream tells its sums so far, not what was added.
     fn note(&mut self, said: WireUsage) {
         self.said = true;
         let usage = &mut self.usage;
@@ -158,7 +159,7 @@ impl Tap {
             Api::OpenAi => {
                 let cached = said.prompt_tokens_details.and_then(|details| details.cached_tokens).unwrap_or(0);
                 if let Some(prompt) = said.prompt_tokens {
-                    // What was read from the cache is a part of the prompt here.
+                    // Here what was read from the cache is a part of the prompt.
                     usage.cache_read = cached.min(prompt);
                     usage.input = prompt - usage.cache_read;
                 }
@@ -167,12 +168,12 @@ impl Tap {
         }
     }
 
-    /// As far as it was said.
+    /// Returns what the call used, as far as it was said.
     pub fn usage(&self) -> Usage {
         self.usage
     }
 
-    /// Whether the answer came to its own end, and said what it used.
+    /// Tells whether the answer came to its own end, and said what it used.
     pub fn is_complete(&self) -> bool {
         self.ended && self.said
     }

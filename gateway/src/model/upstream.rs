@@ -23,14 +23,17 @@ pub struct Provider {
 }
 
 impl Provider {
+    /// Tells whether the provider may be called now; the error says after how long to ask again.
     pub fn admit(&self) -> Result<(), Duration> {
         self.breaker.lock().admit(Instant::now())
     }
 
+    /// Notes that the provider answered.
     pub fn succeeded(&self) {
         self.breaker.lock().succeeded();
     }
 
+    /// Notes that the provider failed; after too many failures in a row it is left alone for a while.
     pub fn failed(&self) {
         let (now, mut breaker) = (Instant::now(), self.breaker.lock());
         let was_open = breaker.is_open(now);
@@ -49,10 +52,11 @@ pub struct Providers {
     pub client: reqwest::Client,
 }
 
-/// To a provider, for the connection alone.
+/// How long the connection to a provider may take, without the answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Providers {
+    /// Takes the providers of the configuration; `secrets` is the directory of named keys.
     pub fn new(section: &ModelsSection, secrets: PathBuf) -> Result<Self, reqwest::Error> {
         let provider = |(name, config): (&String, &ProviderConfig)| {
             (name.clone(), Provider { name: name.clone(), config: config.clone(), breaker: Mutex::default() })
@@ -71,20 +75,21 @@ impl Providers {
         })
     }
 
-    /// Who answers calls of this API, for an agent whose profile names `wanted`.
+    /// Returns the provider that answers calls of this API, for an agent whose profile names `wanted`.
     pub fn of(&self, api: Api, wanted: Option<&str>) -> Option<&Provider> {
         let wanted = wanted.and_then(|name| self.by_name.get(name)).filter(|provider| provider.config.api == api);
         let default = || self.defaults.iter().find(|(of, _)| *of == api)?.1.as_deref();
         wanted.or_else(|| self.by_name.get(default()?))
     }
 
-    /// A fallback is a model of the same provider, or `PROVIDER/MODEL` of another one that speaks the same API.
+    /// Returns the provider and the model that a fallback names: a model of the same provider, or `PROVIDER/MODEL` of another one
+    /// that speaks the same API.
     pub fn fallback<'a>(&'a self, api: Api, first: &'a Provider, named: &'a str) -> (&'a Provider, &'a str) {
         let other = named.split_once('/').and_then(|(name, model)| Some((self.by_name.get(name)?, model)));
         other.filter(|(provider, _)| provider.config.api == api).unwrap_or((first, named))
     }
 
-    /// The headers of a request to the provider, and its key to look for in what must not show it.
+    /// Returns the headers of a request to the provider, and its key to look for in what must not show it.
     pub fn headers(&self, provider: &Provider, from_agent: &HeaderMap) -> Result<(HeaderMap, Option<Key>), String> {
         let mut headers = HeaderMap::new();
         for (name, value) in from_agent {
@@ -113,7 +118,7 @@ impl Providers {
     }
 }
 
-/// What an agent is shown of a provider's headers: nothing of the connection, no cookie, nothing that holds the key.
+/// Returns what an agent is shown of a provider's headers: nothing of the connection, no cookie, nothing that holds the key.
 pub fn shown(headers: &HeaderMap, key: Option<&Key>) -> HeaderMap {
     const HIDDEN: [HeaderName; 10] = [
         header::CONNECTION,

@@ -34,7 +34,7 @@ use crate::{
     serve::{Gateway, asker_of},
 };
 
-/// Of one message of a client: a large paste, in pieces.
+/// The most bytes of one message of a client: a large paste comes in pieces.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
 
 #[derive(Deserialize)]
@@ -59,7 +59,7 @@ enum Incoming {
     },
 }
 
-/// `GET /attach/ws`.
+/// Handles `GET /attach/ws`.
 pub async fn upgrade(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
     let (mut parts, _) = request.into_parts();
     if let Err(refusal) = origin_allowed(&parts.headers, &gateway) {
@@ -115,7 +115,7 @@ async fn connection(
     let _told = tokio::time::timeout(Duration::from_secs(1).min(stall), connection.sink.send(frame)).await;
 }
 
-/// The close code that says what a refusal would say over HTTP.
+/// Returns the close code that says what a refusal would say over HTTP.
 fn closing(refused: &Refused) -> u16 {
     match refused.code {
         Code::Invalid => 4400,
@@ -240,7 +240,7 @@ impl Connection {
                 Ok(Incoming::Resize { cols, rows }) if cols > 0 && rows > 0 => {
                     tokio::time::timeout(self.stall, terminal.resize(cols, rows)).await
                 }
-                // A client that sent `Authorization` as well.
+                // The client sent `Authorization` as well.
                 Ok(Incoming::ConnectionInit { .. }) => return Ok(()),
                 Ok(Incoming::Resize { .. }) => return Err(close(4400, "a terminal has at least one column and one row")),
                 Err(error) => return Err(close(4400, short(format!("Invalid message: {error}")))),

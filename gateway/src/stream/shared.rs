@@ -2,8 +2,8 @@
 //!
 //! Dashboards ask for the same events with the same selection. A subscriber reads with a stream of its own until it has
 //! caught up, then joins the *group* of its query: one stream that executes the selection once per event and hands the
-//! finished answer round. Who falls out of the group's ring, or whose group ends, reads on with a stream of its own from
-//! where it is: nothing is missed and nothing comes twice. A group without members ends at its next answer.
+//! finished answer round. A subscriber that falls out of the group's ring, or whose group ends, reads on with a stream of its own
+//! from where it is: nothing is missed and nothing comes twice. A group without members ends at its next answer.
 
 use std::{
     collections::HashMap,
@@ -24,12 +24,12 @@ use crate::{
     engine::{self, Answer, Caller, Engine, Position, Prepared},
 };
 
-/// Answers that a member may be behind before it reads by itself again.
+/// The number of answers that a member may be behind before it reads by itself again.
 const RING: usize = 512;
-/// Bytes that the rings of all groups hold. A group whose next answer would be over it ends, and its members read by
+/// The most bytes that the rings of all groups hold. A group whose next answer would be over it ends, and its members read by
 /// themselves.
 const RINGS_BYTES_MAX: usize = 32 << 20;
-/// Different queries that are shared at once; subscribers of further ones read by themselves.
+/// The most different queries that are shared at once; subscribers of further ones read by themselves.
 const GROUPS_MAX: usize = 64;
 
 type Answers = BoxStream<'static, (Answer, Option<String>)>;
@@ -40,13 +40,13 @@ struct Key {
     query: String,
     operation: Option<String>,
     variables: String,
-    /// What a principal may see must never come from another kind of principal's execution.
+    /// Whether it is an administrator's: what a principal may see must never come from another kind of principal's execution.
     administrator: bool,
 }
 
 struct Group {
     ring: broadcast::Sender<Shared>,
-    /// The last answer that went into the ring, or where the group began.
+    /// The cursor of the last answer that went into the ring, or where the group began.
     reached: Cursor,
     runner: AbortHandle,
 }
@@ -57,7 +57,7 @@ impl Drop for Group {
     }
 }
 
-/// What is handed round: an answer, where it is, and its bytes among those of all rings.
+/// What is handed round: an answer, its cursor, and its bytes among those of all rings.
 type Shared = (Cursor, Answer, Arc<Held>);
 
 #[derive(Default)]
@@ -91,7 +91,7 @@ impl Shares {
     }
 }
 
-/// The key of a subscription whose answers depend on nothing but its text, its variables and the event.
+/// Returns the key of a subscription whose answers depend on nothing but its text, its variables and the event.
 fn key(prepared: &Prepared, caller: &Caller) -> Option<Key> {
     if prepared.operation != Some(OperationType::Subscription) {
         return None;
@@ -112,7 +112,7 @@ fn key(prepared: &Prepared, caller: &Caller) -> Option<Key> {
         });
     }
     if let Some(name) = cursor_variable {
-        // Declared once and used once, so nothing else in the answer hangs on it.
+        // It is declared once and used once, so nothing else in the answer hangs on it.
         if request.query.matches(&format!("${name}")).count() != 2 {
             return None;
         }
@@ -164,7 +164,7 @@ enum From {
 struct Member {
     source: Source,
     groups: Arc<Groups>,
-    /// Everything up to here was handed out.
+    /// The cursor up to which everything was handed out.
     reached: Option<Cursor>,
     from: From,
 }
@@ -209,7 +209,7 @@ fn reached(position: &Position) -> Option<Cursor> {
     position.reached()?.parse().ok()
 }
 
-/// The group's ring, if everything it hands out from now on follows `at` without a gap.
+/// Returns the group's ring, if everything it hands out from now on follows `at` without a gap.
 fn join(shared: &Arc<Groups>, source: &Source, at: Cursor) -> Option<broadcast::Receiver<Shared>> {
     let mut groups = shared.open.lock();
     if let Some(group) = groups.get(&source.key) {
@@ -223,7 +223,7 @@ fn join(shared: &Arc<Groups>, source: &Source, at: Cursor) -> Option<broadcast::
     }
     let (ring, receiver) = broadcast::channel(RING);
     let (answers, _) = source.after(at);
-    // Owned by the map, which aborts it; it also ends by itself when it has no members.
+    // The map owns it and aborts it; it also ends by itself when it has no members.
     let runner = tokio::spawn(run(answers, source.key.clone(), Arc::downgrade(shared))).abort_handle();
     groups.insert(source.key.clone(), Group { ring, reached: at, runner });
     Some(receiver)
@@ -233,7 +233,7 @@ async fn run(mut answers: Answers, key: Key, shared: Weak<Groups>) {
     loop {
         let answer = answers.next().await;
         let Some(shared) = shared.upgrade() else { return };
-        // Under the lock, so that who joins gets the answer by the ring or sees a `reached` that covers it.
+        // This is under the lock, so that who joins gets the answer by the ring or sees a `reached` that covers it.
         let mut groups = shared.open.lock();
         let Some(group) = groups.get_mut(&key) else { return };
         let next = answer.and_then(|(answer, at)| Some((at?.parse::<Cursor>().ok()?, answer)));

@@ -30,7 +30,7 @@ use crate::{
 
 const KEEP_ALIVE: Duration = Duration::from_secs(12);
 
-/// `POST /graphql/stream` (or GET with the request in the URL).
+/// Handles `POST /graphql/stream` (or GET with the request in the URL).
 pub async fn handle(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
     open(&gateway, request).await.unwrap_or_else(|refusal| refusal.answer(Media::Json))
 }
@@ -74,7 +74,7 @@ async fn open(gateway: &Arc<Gateway>, request: Request) -> Result<Response, Http
     Ok((headers, body).into_response())
 }
 
-/// The same answers, executed on the threads for it: one is made while the one before is sent.
+/// Returns the same answers, executed on the threads for it: one is made while the one before is sent.
 fn executed(
     gateway: &Gateway,
     mutation: bool,
@@ -122,7 +122,7 @@ impl Drop for Open {
     }
 }
 
-/// One `next` event. The JSON has no line breaks of its own (they are escaped), so it is one `data` line.
+/// Writes one `next` event. The JSON has no line breaks of its own (they are escaped), so it is one `data` line.
 fn next(answer: &Answer, position: Option<&str>) -> Bytes {
     let mut event = BytesMut::with_capacity(answer.json.len() + 64);
     event.put_slice(b"event: next\n");

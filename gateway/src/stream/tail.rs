@@ -16,9 +16,9 @@ use hiveward_runtime::{error::Refused, ledger::Cursor};
 use parking_lot::Mutex;
 use tokio::{sync::broadcast, task::AbortHandle};
 
-/// Events that a caught-up subscriber may be behind before it reads the ledger again.
+/// The number of events that a caught-up subscriber may be behind before it reads the ledger again.
 const RING: usize = 4_096;
-/// Events that one subscriber reads from the ledger at a time.
+/// The number of events that one subscriber reads from the ledger at a time.
 const BATCH: usize = 256;
 
 pub struct SharedTail {
@@ -29,7 +29,7 @@ pub struct SharedTail {
 #[derive(Default)]
 struct Inner {
     ring: Option<broadcast::Sender<Arc<EventRecord>>>,
-    /// The last event that went into the ring, or where it began.
+    /// The cursor of the last event that went into the ring, or where it began.
     reached: Cursor,
     reader: Option<AbortHandle>,
 }
@@ -46,7 +46,7 @@ struct Following {
     control: ControlPlane,
     inner: Arc<Mutex<Inner>>,
     filter: EventFilter,
-    /// Everything up to here was handed out (or did not match).
+    /// The cursor up to which everything was handed out (or did not match).
     position: Cursor,
     ready: VecDeque<Arc<EventRecord>>,
     ring: Option<broadcast::Receiver<Arc<EventRecord>>>,
@@ -54,16 +54,17 @@ struct Following {
 }
 
 impl SharedTail {
+    /// Makes a tail; it reads nothing until somebody follows it.
     pub fn new(control: ControlPlane) -> Self {
         Self { control, inner: Arc::default() }
     }
 
-    /// Where new events will follow.
+    /// Returns the cursor after which new events will follow.
     pub fn head(&self) -> Cursor {
         self.control.cluster().cursor
     }
 
-    /// The events after `after` that match.
+    /// Returns the events after `after` that match, without an end. Dropping the stream ends it; an error is its last item.
     pub fn follow(
         &self,
         after: Cursor,
@@ -106,7 +107,7 @@ impl Following {
                             return Ok(event);
                         }
                     }
-                    // Fell out of the ring, or its reader ended: the ledger has it all.
+                    // It fell out of the ring, or the ring's reader ended: the ledger has it all.
                     Err(broadcast::error::RecvError::Lagged(_)) => {
                         metrics::counter!("hiveward_event_subscribers_lagged_total").increment(1);
                         self.ring = None;
@@ -122,7 +123,7 @@ impl Following {
 
     /// Reads one batch of the ledger; when it is level with the ring, joins the ring.
     fn catch_up(&mut self) -> Result<(), Refused> {
-        // Joined before reading: whatever the ring gets from now on is not missed, whatever it got before is in the ledger.
+        // It joins before it reads: whatever the ring gets from now on is not missed, whatever it got before is in the ledger.
         let (ring, reached) = join(&self.control, &self.inner);
         let batch = self.control.events(self.position, &self.filter, BATCH)?;
         let level = batch.len() < BATCH;
@@ -137,7 +138,7 @@ impl Following {
     }
 }
 
-/// A receiver of the ring and the cursor it continues from; starts the ring's reader if there is none.
+/// Returns a receiver of the ring and the cursor it continues from; starts the ring's reader if there is none.
 fn join(control: &ControlPlane, shared: &Arc<Mutex<Inner>>) -> (broadcast::Receiver<Arc<EventRecord>>, Cursor) {
     let mut inner = shared.lock();
     if let Some(ring) = inner.ring.as_ref().filter(|_| inner.reader.as_ref().is_some_and(|reader| !reader.is_finished())) {
@@ -147,7 +148,7 @@ fn join(control: &ControlPlane, shared: &Arc<Mutex<Inner>>) -> (broadcast::Recei
     let (ring, receiver) = broadcast::channel(RING);
     inner.reached = head;
     inner.ring = Some(ring.clone());
-    // Owned by `SharedTail`, which aborts it; it also ends by itself when nothing holds the ring any more.
+    // `SharedTail` owns it and aborts it; it also ends by itself when nothing holds the ring any more.
     inner.reader = Some(tokio::spawn(read(control.clone(), head, ring, Arc::downgrade(shared))).abort_handle());
     (receiver, head)
 }
@@ -163,7 +164,7 @@ async fn read(control: ControlPlane, after: Cursor, ring: broadcast::Sender<Arc<
             }
         };
         let Some(shared) = shared.upgrade() else { return };
-        // Under the lock, so that who joins sees either the event in the ring or a `reached` that covers it.
+        // This is under the lock, so that who joins sees either the event in the ring or a `reached` that covers it.
         let mut inner = shared.lock();
         for event in events {
             inner.reached = event.cursor;

@@ -42,11 +42,11 @@ use crate::{
     trim,
 };
 
-/// Buffers of one socket, which it keeps for as long as it is open. The library's own are 128 KiB each: with thousands of
-/// sockets most of a node's memory, which the allocator did not give back after.
+/// The bytes of the buffers of one socket, which it keeps for as long as it is open. The library's own are 128 KiB each: with
+/// thousands of sockets most of a node's memory, which the allocator did not give back after.
 pub(super) const READ_BUFFER_BYTES: usize = 4 << 10;
 pub(super) const WRITE_BUFFER_BYTES: usize = 16 << 10;
-/// Messages that are written before the socket is flushed.
+/// The most messages that are written before the socket is flushed.
 const BATCH_MAX: usize = 64;
 
 const PROTOCOL: &str = "graphql-transport-ws";
@@ -60,7 +60,7 @@ pub(super) fn close(code: u16, reason: impl Into<String>) -> Close {
     Close(code, reason.into())
 }
 
-/// `GET /graphql/ws`.
+/// Handles `GET /graphql/ws`.
 pub async fn upgrade(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
     let (mut parts, _) = request.into_parts();
     if let Err(refusal) = origin_allowed(&parts.headers, &gateway) {
@@ -98,7 +98,7 @@ pub(super) enum Place {
 }
 
 impl Place {
-    /// Where a socket begins. `known`: its request had a good token.
+    /// Takes the place where a socket begins. `known` says that its request had a good token.
     pub(super) fn first(gateway: &Gateway, known: bool, address: Option<IpAddr>) -> Result<Self, HttpRefusal> {
         let busy = |refused| HttpRefusal { status: StatusCode::SERVICE_UNAVAILABLE, refused };
         if known {
@@ -112,7 +112,7 @@ impl Place {
         gateway.streams.clone().try_acquire_owned().ok().map(|place| Self::Stream { _place: place })
     }
 
-    /// Its client is known now: it goes from the strangers to the streams.
+    /// Moves it from the strangers to the streams, as its client is known now.
     pub(super) fn known(&mut self, gateway: &Gateway) -> Result<(), Close> {
         if matches!(self, Self::Stranger { .. }) {
             *self = Self::stream(gateway).ok_or_else(|| close(1013, "too many open streams (limit `streams_max`)"))?;
@@ -121,7 +121,7 @@ impl Place {
     }
 }
 
-/// Messages on their way to one client, bounded in number and in bytes: a sender waits.
+/// The queue of messages on their way to one client, bounded in number and in bytes: a sender waits.
 #[derive(Clone)]
 struct Outgoing {
     queue: mpsc::Sender<Queued>,
@@ -142,7 +142,7 @@ impl Outgoing {
         (Self { queue, bytes: Arc::new(Semaphore::new(bytes_max)), bytes_max }, queued)
     }
 
-    /// Waits for room. What is larger than the whole queue waits until that is empty.
+    /// Waits for room, then sends. A message that is larger than the whole queue waits until that is empty.
     async fn send(&self, bytes: usize, message: impl FnOnce() -> Message) -> Result<(), Gone> {
         let bytes = u32::try_from(bytes.clamp(1, self.bytes_max)).unwrap_or(u32::MAX);
         let room = self.bytes.clone().acquire_many_owned(bytes).await.map_err(|_| Gone)?;
@@ -154,7 +154,7 @@ impl Outgoing {
         self.send(text.len(), || Message::Text(text)).await
     }
 
-    /// Sends only if there is room now.
+    /// Sends a ping only if there is room now.
     fn try_ping(&self) {
         if let Ok(room) = self.bytes.clone().try_acquire_owned() {
             let _queued = self.queue.try_send((Message::Ping(bytes::Bytes::new()), room));
@@ -162,8 +162,8 @@ impl Outgoing {
     }
 }
 
-/// A page may only open a socket to the host it came from, to another node of its cluster, or from an origin that was
-/// configured.
+/// Refuses a page that is not allowed: it may only open a socket to the host it came from, to another node of its cluster, or
+/// from an origin that was configured.
 pub(super) fn origin_allowed(headers: &HeaderMap, gateway: &Gateway) -> Result<(), HttpRefusal> {
     if gateway.origins.allows(headers) {
         return Ok(());
@@ -193,7 +193,7 @@ enum Incoming {
     },
 }
 
-/// The credential in `connection_init`: `{"Authorization": "Bearer …"}` in any case, or `{"token": "…"}`.
+/// Checks the credential in `connection_init`: `{"Authorization": "Bearer …"}` in any case, or `{"token": "…"}`.
 pub(super) fn credential(payload: &serde_json::Value, gateway: &Gateway) -> Result<Principal, Refused> {
     let fields = payload.as_object().ok_or_else(crate::auth::missing)?;
     for (name, value) in fields {
@@ -255,7 +255,7 @@ async fn write(mut sink: SplitSink<WebSocket, Message>, mut queue: mpsc::Receive
                 sink.feed(message).await?;
                 rooms.push(room);
             }
-            // Their bytes count until they are written.
+            // The bytes of the messages count until they are written.
             sink.flush().await.map(|()| drop(rooms))
         };
         match tokio::time::timeout(stall, sending).await {
@@ -277,7 +277,7 @@ struct Reader {
     outgoing: Outgoing,
     principal: Option<Principal>,
     place: Place,
-    /// Where it is from; wrong tokens are counted by it.
+    /// The address that it is from; wrong tokens are counted by it.
     address: Option<IpAddr>,
     operations: Operations,
     tasks: JoinSet<()>,
@@ -399,7 +399,7 @@ impl Reader {
         let mutation = prepared.operation == Some(async_graphql::parser::types::OperationType::Mutation);
         let answers = self.gateway.shares.stream(&self.gateway.engine, prepared, caller, Position::default());
         let (outgoing, operations) = (self.outgoing.clone(), self.operations.clone());
-        // Held until the task is listed, so that it cannot end and unlist itself first.
+        // The lock is held until the task is listed, so that it cannot end and unlist itself first.
         let mut listed = self.operations.lock();
         let work = operate(id.clone(), answers, outgoing, operations);
         let task = self.gateway.pools.spawn_in(&mut self.tasks, mutation, work);
@@ -425,7 +425,7 @@ async fn operate(
         }
         let Ok(json) = std::str::from_utf8(&answer.json) else { break };
         let bytes = prefix.len() + json.len() + 1;
-        // Written down when there is room for it: until then it is the answer alone that takes memory.
+        // The message is written down when there is room for it: until then it is the answer alone that takes memory.
         let message = || {
             let mut text = String::with_capacity(bytes);
             text.push_str(&prefix);
@@ -448,13 +448,13 @@ fn error_message(id: &str, answer: &Answer) -> Utf8Bytes {
     format!(r#"{{"id":{id},"type":"error","payload":{}}}"#, String::from_utf8_lossy(errors)).into()
 }
 
-/// Whether the client sent more in one message than it may.
+/// Tells whether the client sent more in one message than it may.
 fn is_too_long(error: &axum::Error) -> bool {
     let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<tungstenite::Error>());
     matches!(cause, Some(tungstenite::Error::Capacity(_)))
 }
 
-/// A close frame holds 123 bytes of reason.
+/// Cuts a reason to what a close frame holds, which is 123 bytes.
 pub(super) fn short(mut reason: String) -> String {
     let mut end = reason.len().min(120);
     while !reason.is_char_boundary(end) {

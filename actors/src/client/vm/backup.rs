@@ -36,41 +36,41 @@ use super::{
 pub struct KeptBackup {
     pub path: String,
     pub name: String,
-    /// Else what is wrong with it, in words: it is damaged.
+    /// Its manifest, or what is wrong with it in words: then it is damaged.
     pub manifest: Result<Manifest, String>,
     pub drilled: Option<Drilled>,
 }
 
-/// What came of reading a backup and all that it is based on.
+/// The outcome of reading a backup and all that it is based on.
 #[derive(Clone, Debug)]
 pub struct CheckedBackup {
-    /// Of all of its files.
+    /// The bytes of all of its files.
     pub bytes: u64,
-    /// Of each file that is not what was written, what is wrong with it.
+    /// A line for each file that is not what was written, which says what is wrong with it.
     pub damage: Vec<String>,
 }
 
 /// A VM that is made of a backup.
 #[derive(Clone, Debug)]
 pub struct Restore {
-    /// The backup's directory, on the node that is asked and on the one that holds the host, or where it is in an object store.
+    /// The backup's directory, on the node that is asked and on the one that holds the host, or its place in an object store.
     pub from: String,
     pub name: String,
-    /// The best one if absent.
+    /// The host to make it on; the best one if absent.
     pub host: Option<HostId>,
     pub start: bool,
 }
 
-/// Backups that a VM is to make by itself.
+/// A schedule of backups that a VM is to make by itself.
 #[derive(Clone, Debug)]
 pub struct NewSchedule {
-    /// Five fields, and a time zone behind them; UTC without.
+    /// Five fields, and a time zone behind them; it is UTC without.
     pub cron: String,
-    /// A directory that each node has which may hold the VM's host, or in an object store.
+    /// A directory that each node has which may hold the VM's host, or a place in an object store.
     pub to: String,
-    /// How many of them; older ones are removed when no other is based on them.
+    /// The number of backups that are kept; older ones are removed when no other is based on them.
     pub keep: u32,
-    /// One in so many is full, the others are what was written since the one before; 1: all are full.
+    /// How often a backup is full: one in so many, the others hold what was written since the one before. With 1 all are full.
     pub full_every: u32,
 }
 
@@ -80,9 +80,9 @@ fn not_there(field: &str, given: &str, error: &dyn std::fmt::Display) -> Refused
 }
 
 impl ControlPlane {
-    /// Copies its disks, all as they are at one moment, into a directory of the node that holds its host or an object store,
-    /// and goes on when this has answered. The guest runs meanwhile. With `incremental` it is what was written since its last
-    /// backup there, or all where that is not known: then the backup says why. One that does not succeed leaves nothing.
+    /// Copies its disks, all as they are at one moment, into a directory of the node that holds its host or an object store, and
+    /// goes on when this has answered. The guest runs meanwhile. With `incremental` it is what was written since its last backup
+    /// there, or all where that is not known: then the backup says why. One that does not succeed leaves nothing.
     pub async fn backup_vm(&self, op: Op, vm: VmId, to: String, incremental: bool) -> Result<Done<VmRecord>, Refused> {
         targets::check("to", &to)?;
         let subject = Subject::Backup { to: to.into(), incremental };
@@ -92,7 +92,7 @@ impl ControlPlane {
         self.vm_ended(&op, vm, asked.value, asked.cursor).await
     }
 
-    /// Has it make backups by itself from now on, in place of any schedule that it had; with `None` none any more. Those that it
+    /// Sets the schedule by which the VM makes backups by itself, in place of any that it had; `None` removes it. Those that it
     /// has made are kept to their number for as long as it has a schedule. The same again changes nothing.
     pub async fn schedule_vm_backups(&self, op: Op, vm: VmId, new: Option<NewSchedule>) -> Result<Done<VmRecord>, Refused> {
         self.takes_writes()?;
@@ -111,7 +111,7 @@ impl ControlPlane {
         Ok(Done { value, cursor: asked.cursor })
     }
 
-    /// Backups in a directory of this node or in an object store, and what is there as one and damaged.
+    /// Lists the backups in a directory of this node or in an object store, including what is there as one and is damaged.
     pub async fn backups_in(&self, place: &str) -> Result<Vec<KeptBackup>, Refused> {
         targets::check("in", place)?;
         let listed = async { targets::open(place, &scratch(&self.house.machines))?.list().await };
@@ -153,8 +153,8 @@ impl ControlPlane {
         self.add_restored(op, chain, new, false, operation).await
     }
 
-    /// Starts a VM of a backup without any network, sees whether its guest answers, and removes it. Answers when it has
-    /// begun; what came of it is with the backup, and in the events of the VM.
+    /// Starts a VM of a backup without any network, checks whether its guest answers, and removes it. This answers when it has
+    /// begun; the outcome is with the backup, and in the events of the VM.
     pub async fn drill_backup(&self, op: Op, from: String, host: Option<HostId>) -> Result<Done<VmRecord>, Refused> {
         let operation = operation(&op, &("drill", &from, host));
         let chain = self.chain("from", &from).await?;

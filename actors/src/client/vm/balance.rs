@@ -43,27 +43,27 @@ use hiveward_runtime::{
 use super::pack;
 use crate::client::{ControlPlane, command::operation};
 
-/// As long as hosts' minutes are kept.
+/// The longest time that an imbalance may have to last: hosts' minutes are kept no longer.
 pub const HOLD_MAX: Duration = Duration::from_secs(6 * 3_600);
 const COOL_DOWN_MAX: Duration = Duration::from_secs(7 * 86_400);
 const PAYS_WITHIN_MAX: Duration = Duration::from_secs(30 * 86_400);
-/// Of one plan.
+/// The most moves of one plan.
 pub const MOVES_MAX: usize = 256;
-/// Over which what is used is averaged, so that a moment's work moves nothing.
+/// The time over which what is used is averaged, so that a moment's work moves nothing.
 const USED_OVER: Duration = Duration::from_secs(300);
 const LOADS_WITHIN: Duration = Duration::from_secs(2);
-/// After the end of a minute, until every host has looked once more.
+/// The time after the end of a minute until every host has looked once more.
 const SETTLES_WITHIN: Duration = Duration::from_secs(15);
 
-/// When hosts are made more even, and by what.
+/// The rules that say when hosts are made more even, and by what.
 #[derive(Clone, Debug, PartialEq)]
 pub struct BalanceRules {
     pub strategy: Strategy,
     pub basis: Basis,
     pub rules: Rules,
-    /// The imbalance must have lasted so long.
+    /// How long the imbalance must have lasted.
     pub hold: Duration,
-    /// A VM that moved stays so long.
+    /// How long a VM that moved stays where it is.
     pub cool_down: Duration,
 }
 
@@ -79,7 +79,7 @@ impl Default for BalanceRules {
     }
 }
 
-/// A move with names.
+/// A move with the names of what it moves.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlannedMove {
     pub step: rebalance::Move,
@@ -96,13 +96,13 @@ pub struct BalanceView {
     pub plan: Rebalance,
     pub moves: Vec<PlannedMove>,
     pub names: BTreeMap<HostId, String>,
-    /// Hosts that take no part, and why.
+    /// Hosts that take no part, and the reasons.
     pub apart: Vec<(HostId, Reject)>,
-    /// For how long the imbalance has been over the threshold, in whole minutes and as far as is kept.
+    /// How long the imbalance has been over the threshold, in whole minutes and as far as is kept.
     pub held: Duration,
-    /// The moves may begin now.
+    /// Whether the moves may begin now.
     pub due: bool,
-    /// Why they may not, or why there are none.
+    /// The reason why they may not, or why there are none.
     pub why: Option<String>,
 }
 
@@ -113,14 +113,14 @@ pub struct Begun {
     pub vm_name: String,
     pub from: HostId,
     pub to: HostId,
-    /// The number of the VM's operation, or why it would not.
+    /// The number of the VM's operation, or the reason why it would not.
     pub operation: Result<u64, Refused>,
 }
 
-/// What came of asking for a rebalancing.
+/// The outcome of asking for a rebalancing.
 #[derive(Clone, Debug)]
 pub struct Rebalanced {
-    /// Absent when this operation id was used before: then `begun` is what was begun under it.
+    /// The plan that was begun. It is absent when this operation id was used before: then `begun` is what was begun under it.
     pub plan: Option<Box<BalanceView>>,
     pub begun: Vec<Begun>,
     pub cursor: Cursor,
@@ -153,7 +153,7 @@ fn check(rules: &BalanceRules) -> Result<(), Refused> {
     Ok(())
 }
 
-/// What the VM itself says of being moved.
+/// Returns what the VM itself says of being moved.
 fn about(record: &VmRecord) -> About {
     let state = &record.state;
     let stays = if !state.is_on() {
@@ -169,7 +169,7 @@ fn about(record: &VmRecord) -> About {
     About { stays, dirty_bytes_per_s, used: None }
 }
 
-/// How full a host was, of what it has now.
+/// Returns how full a host was then, measured against what it has now.
 fn fill(sample: &HostSample, basis: Basis, now: Fill) -> Option<Fill> {
     let mib = |bytes: u64| bytes as f32 / 1_048_576.0;
     let (cpus, bytes) = match basis {
@@ -180,7 +180,7 @@ fn fill(sample: &HostSample, basis: Basis, now: Fill) -> Option<Fill> {
 }
 
 impl ControlPlane {
-    /// Which moves would make hosts more even now, each with what it gains and costs, how full every host would be after them,
+    /// Plans which moves would make hosts more even now, with what each gains and costs, how full every host would be after them,
     /// and whether they are due. Changes nothing. Errors: `Invalid` with the field, and `Busy` while other plans are made here.
     pub async fn rebalance_plan(&self, rules: BalanceRules) -> Result<BalanceView, Refused> {
         check(&rules)?;
@@ -204,12 +204,12 @@ impl ControlPlane {
         drawn.await.map_err(|error| Refused::new(Code::Internal, error.to_string()))
     }
 
-    /// As planned now, by ordinary live migrations, if that is due. Each VM says itself whether it goes, and a host sends only
-    /// a few at a time. Repeating it under the same operation id begins nothing more.
+    /// Begins the moves as planned now, by ordinary live migrations, if that is due. Each VM says itself whether it goes, and a
+    /// host sends only a few at a time. Repeating it under the same operation id begins nothing more.
     pub async fn rebalance(&self, op: Op, rules: BalanceRules) -> Result<Rebalanced, Refused> {
         self.takes_writes()?;
         check(&rules)?;
-        // So that what was begun under it is in the views.
+        // After this, what was begun under the operation id is in the views.
         self.settled(&op).await?;
         if let Some(begun) = self.begun_before(&op, &rules)? {
             return Ok(Rebalanced { plan: None, begun, cursor: self.head() });
@@ -230,7 +230,7 @@ impl ControlPlane {
                 migration: Some(Box::new(asked)),
                 ..Ask::new(OperationKind::Migrate, op.principal.clone(), of_one(&op, &plan.rules, step.vm))
             };
-            // One that will not go keeps no other from going.
+            // A VM that will not go keeps no other from going.
             let operation = self.ask_vm(&op, step.vm, ask).await;
             if let Ok(asked) = &operation {
                 cursor = cursor.max(asked.cursor);
@@ -242,7 +242,7 @@ impl ControlPlane {
         Ok(Rebalanced { plan: Some(Box::new(plan)), begun, cursor })
     }
 
-    /// What was begun under this operation id; `None` if it was not used yet.
+    /// Returns what was begun under this operation id; `None` if it was not used yet.
     fn begun_before(&self, op: &Op, rules: &BalanceRules) -> Result<Option<Vec<Begun>>, Refused> {
         if op.operation.is_none() {
             return Ok(None);
@@ -273,7 +273,7 @@ impl ControlPlane {
         Ok(Some(begun).filter(|begun| !begun.is_empty()))
     }
 
-    /// Of every host that answers soon.
+    /// Asks every host for its load; a host that does not answer soon counts as one of which nothing is known.
     async fn loads(&self, now: WallMs, hold: Duration) -> HashMap<HostId, Loads> {
         let back = hold + 3 * MINUTE;
         let since = WallMs(now.0.saturating_sub(i64::try_from(back.as_millis()).unwrap_or(i64::MAX)));
@@ -292,7 +292,7 @@ impl ControlPlane {
     }
 }
 
-/// The operation of one VM within a client's.
+/// Returns the operation of one VM within a client's.
 fn of_one(op: &Op, rules: &BalanceRules, vm: VmId) -> Option<Operation> {
     let id = format!("{}:{vm}", op.operation.as_deref()?);
     operation(&Op { operation: Some(id.as_str().into()), ..op.clone() }, &("rebalance", rules))
@@ -305,7 +305,7 @@ fn draw(
     loads: &HashMap<HostId, Loads>,
     about: &HashMap<VmId, About>,
 ) -> BalanceView {
-    // Of one that the views do not have yet nothing is known.
+    // Nothing is known of a VM that the views do not have yet.
     let unknown = About { stays: Some(Stays::Busy), ..About::default() };
     let about = |vm: VmId| about.get(&vm).copied().unwrap_or(unknown);
     let scene = placing::scene(fleet, rules.basis, now, rules.cool_down, about);
@@ -342,7 +342,7 @@ fn draw(
     BalanceView { at: now, due: why.is_none(), moves, names, apart: scene.apart, held, why, plan, rules }
 }
 
-/// The whole minutes that are over, the newest first.
+/// Returns how full hosts were in each of the whole minutes that are over, the newest first.
 fn moments(
     fleet: &Fleet,
     fills: &[Option<Fill>],

@@ -1,4 +1,4 @@
-//! A person at a VM's serial console: what it said, from any byte that is kept, and what is typed.
+//! A person at a VM's serial console: reads what it said, from any byte that is kept, and types.
 
 use std::time::Duration;
 
@@ -15,16 +15,16 @@ use hiveward_runtime::{
 
 use super::super::ControlPlane;
 
-/// Of one question, while there is nothing to say.
+/// How long one question waits while there is nothing to say.
 const WAIT: Duration = Duration::from_secs(5);
-/// Beyond that, for the answer.
+/// How long the answer may take beyond that.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// Between questions about one that is not listened to.
+/// The time between questions about a console that is not listened to.
 const CLOSED_EVERY: Duration = Duration::from_secs(1);
-/// Typed at once.
+/// The most bytes that are typed at once.
 const TYPED_BYTES_MAX: usize = 64 << 10;
 
-/// One client's place in what a console says. Holds nothing anywhere.
+/// One client's place in what a console says. It holds nothing anywhere.
 pub struct ConsoleReader {
     control: ControlPlane,
     vm: VmId,
@@ -41,8 +41,8 @@ fn refused(error: DriverError) -> Refused {
 }
 
 impl ConsoleReader {
-    /// What follows there. Waits until there is something, or until it is listened to no more, or again: that is said once,
-    /// with no bytes. Refused when the VM is gone. Dropping the future loses nothing.
+    /// Returns what follows there. Waits until there is something, or until the console is listened to no more, or again: that is
+    /// told once, with no bytes. Errors: `NotFound` when the VM is gone. Dropping the future loses nothing.
     pub async fn next(&mut self, from: From) -> Result<ConsolePiece, Refused> {
         let mut from = from;
         loop {
@@ -77,12 +77,13 @@ fn place(from: From) -> ConsolePiece {
 }
 
 impl ControlPlane {
+    /// Opens the serial console of a VM for reading.
     pub async fn vm_console(&self, op: &Op, vm: VmId) -> Result<ConsoleReader, Refused> {
         self.known_vm(op, vm).await?;
         Ok(ConsoleReader { control: self.clone(), vm, closed: None })
     }
 
-    /// As if typed at its serial console. Repeated, it is typed twice.
+    /// Types the bytes at the VM's serial console. If it is repeated, they are typed twice.
     pub async fn type_vm_console(&self, op: &Op, vm: VmId, bytes: Vec<u8>) -> Result<(), Refused> {
         if bytes.is_empty() || bytes.len() > TYPED_BYTES_MAX {
             return Err(Refused::invalid("base64", format!("1 to {TYPED_BYTES_MAX} bytes")));

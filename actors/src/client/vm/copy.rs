@@ -20,15 +20,15 @@ use super::{
 #[derive(Clone, Debug)]
 pub struct NewClone {
     pub name: String,
-    /// The best one if absent.
+    /// The host to make it on; the best one if absent.
     pub host: Option<HostId>,
     pub start: bool,
 }
 
 impl ControlPlane {
-    /// A VM like this one, with disks that begin as this one's are now, and an id, a name, addresses and a first boot of its
-    /// own. What takes long goes on when this has answered; the VM is there when the operation has succeeded. One that does
-    /// not leaves nothing.
+    /// Makes a VM like this one, with disks that begin as this one's are now, and an id, a name, addresses and a first boot of
+    /// its own. What takes long goes on when this has answered; the VM is there when the operation has succeeded. One that does
+    /// not succeed leaves nothing.
     pub async fn clone_vm(&self, op: Op, vm: VmId, new: NewClone) -> Result<Done<VmRecord>, Refused> {
         check::name("name", &new.name)?;
         if let Some(host) = new.host
@@ -48,7 +48,7 @@ impl ControlPlane {
         self.copy_vm(op, vm, ask).await
     }
 
-    /// An image of its system disk, which other VMs are made of from then on. As with a clone, what takes long goes on.
+    /// Makes an image of its system disk, which other VMs can be made of from then on. As with a clone, what takes long goes on.
     pub async fn make_image_of_vm(&self, op: Op, vm: VmId, name: String) -> Result<Done<VmRecord>, Refused> {
         check::name("name", &name)?;
         let asked = operation(&op, &("template", vm, &name));

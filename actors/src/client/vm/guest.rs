@@ -38,8 +38,8 @@ pub struct NewGuestExec {
 pub type GuestExec = agent::Ended;
 
 impl ControlPlane {
-    /// Runs a program in a guest to its end and answers with what it said. Not an operation of the VM: nothing is kept of it,
-    /// and asked twice it runs twice. By the deadline it is `UnknownOutcome`, and the program runs on.
+    /// Runs a program in a guest to its end and answers with what it said. It is no operation of the VM: nothing is kept of it,
+    /// and asked twice it runs twice. Errors: `UnknownOutcome` at the deadline, while the program runs on.
     pub async fn exec_in_vm(&self, op: Op, vm: VmId, new: NewGuestExec) -> Result<GuestExec, Refused> {
         let [program, args @ ..] = &new.argv[..] else { return Err(Refused::invalid("argv", "which program is not said")) };
         if new.argv.len() > ARGS_MAX || new.argv.iter().map(String::len).sum::<usize>() > ARGS_BYTES_MAX {
@@ -82,8 +82,8 @@ impl ControlPlane {
         }
     }
 
-    /// Has a guest's file systems take no writes until they are thawed, or lets them: how many. Frozen twice is an error of
-    /// the guest's, which changes nothing; thawed twice is none.
+    /// Keeps a guest's file systems from taking writes until they are thawed, or lets them; returns how many. Frozen twice is an
+    /// error of the guest's, which changes nothing; thawed twice is none.
     pub async fn freeze_vm_file_systems(&self, op: Op, vm: VmId, frozen: bool) -> Result<u64, Refused> {
         let command = if frozen { agent::freeze() } else { agent::thaw() };
         let said = self.ask_guest(&op, vm, &command).await?;

@@ -1,4 +1,4 @@
-//! What VMs and hosts used: series for people, the newest figures for machines that watch.
+//! What VMs and hosts used: series for people, and the newest figures for machines that watch.
 
 use std::collections::HashMap;
 
@@ -20,19 +20,19 @@ use crate::client::ControlPlane;
 pub struct Metered {
     pub name: String,
     pub now: HostNow,
-    /// Of its VMs.
+    /// The names of its VMs.
     pub names: HashMap<VmId, String>,
 }
 
 impl ControlPlane {
-    /// What a VM used on the host where it is now: see [`Meters`](hiveward_machines::host::meter::Meters). Empty if nothing was measured, or
-    /// its host is nowhere now.
+    /// Returns what a VM used on the host where it is now: see [`Meters`](hiveward_machines::host::meter::Meters). It is empty if
+    /// nothing was measured, or its host is nowhere now.
     pub async fn vm_samples(&self, op: &Op, vm: VmId, window: (WallMs, WallMs), points: u32) -> Result<Vec<VmSample>, Refused> {
         let record = self.vm(vm)?.ok_or_else(|| Refused::not_found(vm))?;
         Ok(self.samples(op, record.host, Some(vm), window, points).await?.vm)
     }
 
-    /// What all VMs of a host used together, and what was reserved of it.
+    /// Returns what all VMs of a host used together, and what was reserved of it.
     pub async fn host_samples(
         &self,
         op: &Op,
@@ -59,7 +59,7 @@ impl ControlPlane {
         self.route_host(op.deadline, host, make, || HostWire::Samples { vm, since, until, points }).await
     }
 
-    /// The newest of every host whose connection this node holds.
+    /// Returns the newest figures of every host whose connection this node holds.
     pub fn metered(&self) -> Vec<Metered> {
         let here = self.house.me.node;
         let of_here = |host| self.house.directory.location(Entity::Host(host)).is_some_and(|at| at.node == here);

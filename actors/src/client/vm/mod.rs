@@ -69,25 +69,25 @@ use hiveward_machines::{
 
 use super::{ControlPlane, Done, check, command::operation, query::page_key};
 
-/// Between looks whether an operation has ended.
+/// The time between the first looks whether an operation has ended.
 const LOOK_FIRST: Duration = Duration::from_millis(2);
 const LOOK_LONGEST: Duration = Duration::from_millis(50);
-/// Left of a deadline to say that an operation goes on.
+/// What is left of a deadline to say that an operation goes on.
 const MARGIN: Duration = Duration::from_millis(250);
-/// Of what takes long: of one that is at its end by then.
+/// How long a command waits for an operation that takes long: one that ends by then is answered with its end.
 const LOOK_SOON: Duration = Duration::from_secs(2);
-/// Of a guest's agent, which answers several questions.
+/// How long a guest's agent may take, which answers several questions.
 const GUEST_WITHIN: Duration = Duration::from_secs(10);
 const USAGE_WITHIN: Duration = Duration::from_secs(1);
 
-/// Where a client wants a VM to be brought, and how.
+/// A client's wish where a VM is to be brought, and how.
 #[derive(Clone, Debug)]
 pub struct NewMove {
-    /// The best one if absent.
+    /// The host to bring it to; the best one if absent.
     pub host: Option<HostId>,
-    /// The guest runs meanwhile.
+    /// Whether the guest runs meanwhile.
     pub live: bool,
-    /// MiB each second; as much as there is if absent.
+    /// The most MiB each second; as much as there is if absent.
     pub bandwidth_mib: Option<u64>,
     pub limit_ms: u64,
     pub at_limit: Limit,
@@ -100,7 +100,8 @@ impl Default for NewMove {
 }
 
 impl ControlPlane {
-    /// Placed and reserved when this answers; with `start` it runs as well, if the deadline lets it be waited for.
+    /// Adds a VM. It is placed and reserved when this answers; with `start` it runs as well, if the deadline leaves time for
+    /// that.
     pub async fn create_vm(&self, op: Op, new: NewVm) -> Result<Done<VmRecord>, Refused> {
         self.takes_writes()?;
         let operation = operation(&op, &new);
@@ -143,6 +144,7 @@ impl ControlPlane {
         self.vm_ended(&op, vm, 1, added.cursor).await
     }
 
+    /// Starts a VM and waits for that, at most until the deadline.
     pub async fn start_vm(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
         self.command_vm(op, vm, OperationKind::Start, |_| ()).await
     }
@@ -155,39 +157,43 @@ impl ControlPlane {
         self.command_vm(op, vm, OperationKind::Stop, |ask| (ask.force, ask.grace_ms) = (force, grace_ms)).await
     }
 
+    /// Reboots the guest of a VM and waits for that, at most until the deadline.
     pub async fn reboot_vm(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
         self.command_vm(op, vm, OperationKind::Reboot, |_| ()).await
     }
 
+    /// Lets the guest of a VM stand still where it is.
     pub async fn pause_vm(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
         self.command_vm(op, vm, OperationKind::Pause, |_| ()).await
     }
 
+    /// Lets a paused guest go on.
     pub async fn resume_vm(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
         self.command_vm(op, vm, OperationKind::Resume, |_| ()).await
     }
 
-    /// Keeps its disks as they are, and while it is on its memory; the guest stands still until that is written. A name that
-    /// it has already is a conflict, and more than [`SNAPSHOTS_MAX`](hiveward_machines::vm::snapshot::SNAPSHOTS_MAX) are refused.
+    /// Keeps its disks as they are, and its memory while it is on; the guest stands still until that is written. A name that it
+    /// has already is a conflict, and more than [`SNAPSHOTS_MAX`](hiveward_machines::vm::snapshot::SNAPSHOTS_MAX) are refused.
     pub async fn snapshot_vm(&self, op: Op, vm: VmId, name: String) -> Result<Done<VmRecord>, Refused> {
         check::name("name", &name)?;
         self.command_vm(op, vm, OperationKind::Snapshot, |ask| ask.subject = snapshot(&name)).await
     }
 
-    /// Makes it what it was when that snapshot was taken, running or not; what was done since is gone. One that is
+    /// Makes it what it was when that snapshot was taken, running or not; what was done since is gone. A revert that is
     /// interrupted is done again from its beginning. Asked twice at once it is done once.
     pub async fn revert_vm(&self, op: Op, vm: VmId, name: String) -> Result<Done<VmRecord>, Refused> {
         check::name("name", &name)?;
         self.command_vm(op, vm, OperationKind::Revert, |ask| ask.subject = snapshot(&name)).await
     }
 
+    /// Removes a snapshot of a VM; the VM stays as it is.
     pub async fn remove_vm_snapshot(&self, op: Op, vm: VmId, name: String) -> Result<Done<VmRecord>, Refused> {
         check::name("name", &name)?;
         self.command_vm(op, vm, OperationKind::RemoveSnapshot, |ask| ask.subject = snapshot(&name)).await
     }
 
-    /// Brings it to another host. Answers when that is done, or soon, and then it goes on. A migration that fails, or is
-    /// cancelled, leaves it running where it was.
+    /// Brings it to another host. It answers when that is done, or soon, while it goes on. A migration that fails, or is
+    /// cancelled, leaves the VM running where it was.
     pub async fn migrate_vm(&self, op: Op, vm: VmId, to: NewMove) -> Result<Done<VmRecord>, Refused> {
         if !(1_000..=LIMIT_MS_MAX).contains(&to.limit_ms) {
             return Err(Refused::invalid("limitMs", format!("1000 to {LIMIT_MS_MAX}")));
@@ -209,7 +215,7 @@ impl ControlPlane {
             limit_ms: to.limit_ms,
             at_limit: to.at_limit,
         };
-        // Where it was when it was asked is no part of what was asked.
+        // The host on which it was then is no part of what was asked.
         let operation = operation(&op, &("migrate", vm, &to));
         let ask = Ask::new(OperationKind::Migrate, op.principal.clone(), operation);
         let asked = self.ask_vm(&op, vm, Ask { migration: Some(Box::new(asked)), ..ask }).await?;
@@ -218,7 +224,7 @@ impl ControlPlane {
         self.vm_ended(&op, vm, asked.value, asked.cursor).await
     }
 
-    /// Answers when that is known; the operation ends when it is certain where the VM runs.
+    /// Cancels a migration. Answers when the VM knows of it; the operation ends when it is certain where the VM runs.
     pub async fn cancel_vm_migration(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
         self.takes_writes()?;
         self.known_vm(&op, vm).await?;
@@ -231,15 +237,15 @@ impl ControlPlane {
         Ok(Done { value, cursor: asked.cursor })
     }
 
-    /// How a migration goes; `None` if none is under way, or nobody can say.
+    /// Asks the host how a migration goes; `None` if none is under way, or nobody can say.
     pub async fn vm_migration(&self, vm: VmId, host: HostId) -> Option<Progress> {
         let deadline = hiveward_runtime::clock::Deadline::after(USAGE_WITHIN);
         let make = |reply| HostMsg::Job { vm, reply };
         self.route_host(deadline, host, make, || HostWire::Job { vm }).await.ok().flatten()
     }
 
-    /// Its domain and its disks are gone when this answers, and what was reserved for it is free. Refused while it runs,
-    /// unless forced.
+    /// Removes a VM: its domain and its disks are gone when this answers, and what was reserved for it is free. Refused while it
+    /// runs, unless forced.
     pub async fn remove_vm(&self, op: Op, vm: VmId, force: bool) -> Result<Done<VmRecord>, Refused> {
         let record = self.known_vm(&op, vm).await?;
         if record.state.is_on() && !force {
@@ -270,6 +276,7 @@ impl ControlPlane {
         }
     }
 
+    /// Returns a VM as this node's views have it; one that may run on a host that nobody can ask is shown as lost.
     pub fn vm(&self, vm: VmId) -> Result<Option<VmRecord>, Refused> {
         let mut record = self.house.machines.vms.get(vm)?;
         if let Some(record) = &mut record {
@@ -278,18 +285,19 @@ impl ControlPlane {
         Ok(record)
     }
 
+    /// Returns the VM with this name.
     pub fn vm_named(&self, name: &str) -> Option<VmId> {
         self.house.directory.read(|known| known.fleet.vm_named(name))
     }
 
-    /// In order of creation.
+    /// Lists VMs in the order of their creation.
     pub fn vms(&self, filter: &VmFilter, after: Option<&str>, first: usize) -> Result<Page<VmRecord>, Refused> {
         let after = after.map(page_key::<VmId>).transpose()?;
         let lost = self.lost_hosts();
         self.house.machines.vms.page(filter, after, first, |record| self.as_lost(record, &lost))
     }
 
-    /// What the hypervisor measured of each at its last look; nothing of those whose host does not answer.
+    /// Returns what the hypervisor measured of each at its last look; nothing for those whose host does not answer.
     pub async fn vm_usage(&self, of: &[(VmId, HostId)]) -> HashMap<VmId, Usage> {
         let mut by_host: HashMap<HostId, Vec<VmId>> = HashMap::new();
         for (vm, host) in of {
@@ -303,21 +311,21 @@ impl ControlPlane {
         futures_util::future::join_all(asked).await.into_iter().flatten().collect()
     }
 
-    /// What the agent in a guest says; `None` if none answers, or its host does not.
+    /// Asks the agent in a guest what it says of itself; `None` if none answers, or its host does not.
     pub async fn vm_guest(&self, vm: VmId, host: HostId) -> Option<GuestInfo> {
-        // Where its host is nowhere nobody answers, and waiting for that helps nobody.
+        // If its host is nowhere, nobody answers, and waiting for that helps nobody.
         self.house.directory.location(Entity::Host(host))?;
         let deadline = hiveward_runtime::clock::Deadline::after(GUEST_WITHIN);
         let make = |reply| HostMsg::Guest { vm, reply };
         self.route_host(deadline, host, make, || HostWire::Guest { vm }).await.ok().flatten()
     }
 
-    /// What becomes of it when its host is lost, why, and in which epoch it is.
+    /// Returns what becomes of it when its host is lost, the reason, and its epoch.
     pub fn vm_ha(&self, vm: VmId) -> Option<(HaState, Option<String>, u64)> {
         self.house.directory.read(|known| ha::state(known, vm))
     }
 
-    /// Hosts that nobody can ask now: what was seen there last may not be so any more.
+    /// Returns the hosts that nobody can ask now: what was seen there last may not be so any more.
     fn lost_hosts(&self) -> HashSet<HostId> {
         self.house.directory.read(|known| {
             let lost = known
@@ -384,7 +392,7 @@ impl ControlPlane {
         }
     }
 
-    /// As `seen`, where a later look does as well.
+    /// Waits as `seen` does, where a later look does as well.
     async fn seen_soon(&self, op: &Op, cursor: Cursor) {
         let _ = self.seen(op, cursor).await;
     }
@@ -394,7 +402,7 @@ fn snapshot(name: &str) -> Option<Subject> {
     Some(Subject::Snapshot { name: name.into() })
 }
 
-/// What is asked of a VM: an operation of this kind, with what `with` says more of it.
+/// Builds what is asked of a VM: an operation of this kind, with what `with` says more of it.
 fn wish(op: &Op, vm: VmId, kind: OperationKind, with: impl FnOnce(&mut Ask)) -> Ask {
     let mut ask = Ask::new(kind, op.principal.clone(), None);
     with(&mut ask);

@@ -1,4 +1,4 @@
-//! A VM that a client asks for, and whether it can be.
+//! A VM that a client asks for, and the checks whether it can be.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -22,7 +22,7 @@ const MEMORY_MOST: u64 = 64 << 40;
 const DISK_MOST: u64 = 64 << 40;
 const LIST_MAX: usize = 64;
 const TEXT_MAX: usize = 16 << 10;
-/// It goes with the VM through the ledger and to its host, as all of a task or an agent does.
+/// The most bytes of user data. It goes with the VM through the ledger and to its host, as all of a task or an agent does.
 const USER_DATA_MAX: usize = 192 << 10;
 const BOOT_WITHIN_MS_MAX: u64 = 3_600_000;
 pub(super) const STOP_GRACE_MS_MAX: u64 = 3_600_000;
@@ -31,7 +31,7 @@ pub(super) const STOP_GRACE_MS_MAX: u64 = 3_600_000;
 #[derive(Clone)]
 pub struct NewVm {
     pub name: String,
-    /// The best one if absent.
+    /// The host to make it on; the best one if absent.
     pub host: Option<HostId>,
     pub image: String,
     pub cpus: u32,
@@ -51,6 +51,7 @@ pub struct NewVm {
 }
 
 impl NewVm {
+    /// Returns a VM with this name, image, size in CPUs and memory in bytes, and the defaults of the public API for all else.
     pub fn new(name: impl Into<String>, image: impl Into<String>, cpus: u32, memory_bytes: u64) -> Self {
         Self {
             name: name.into(),
@@ -75,7 +76,7 @@ impl NewVm {
 }
 
 impl std::fmt::Debug for NewVm {
-    /// Of the user data only a fingerprint: this text is hashed into an operation, and must not be a secret's copy.
+    /// Shows only a fingerprint of the user data: this text is hashed into an operation, and must not be a secret's copy.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let data = self.user_data.as_ref().map(|text| hiveward_runtime::store::blob::fingerprint(text.as_bytes()));
         f.debug_struct("NewVm")
@@ -115,7 +116,7 @@ fn texts(field: &str, given: &[String], fine: impl Fn(&str) -> bool) -> Result<(
     }
 }
 
-/// As [`check_new`], of the VM that an agent's attempts get.
+/// Checks, as [`check_new`] does, the VM that an agent's attempts get.
 pub(in crate::client) fn check_machine(machine: &MachineSpec) -> Result<(), Refused> {
     if !(1_000..=BOOT_WITHIN_MS_MAX).contains(&machine.boot_within_ms) {
         return Err(Refused::invalid("session.vm.bootWithinMs", format!("1000 to {BOOT_WITHIN_MS_MAX}")));

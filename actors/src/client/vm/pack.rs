@@ -1,4 +1,5 @@
-//! On how few hosts all VMs could be: a plan of the whole cluster that is only looked at, and its problem for other solvers.
+//! A plan of the whole cluster that puts all VMs on as few hosts as can be. It is only looked at; its problem is shown for other
+//! solvers.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -18,13 +19,13 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::client::ControlPlane;
 
-/// After the first packing: a second or two of one core.
+/// The most moves that are tried after the first packing: they take a second or two of one core.
 const MOVES_MAX: u64 = 2_000_000;
-/// Plans of the whole cluster that are made at once in this process: each takes a core.
+/// The number of plans of the whole cluster that are made at once in this process: each takes a core.
 static PLANS_AT_ONCE: Semaphore = Semaphore::const_new(1);
 const TURN_WITHIN: Duration = Duration::from_secs(5);
 
-/// Before a plan is made.
+/// Waits for the turn to make a plan. Errors: `Busy` if others take too long.
 pub(super) async fn turn() -> Result<SemaphorePermit<'static>, Refused> {
     let turn = tokio::time::timeout(TURN_WITHIN, PLANS_AT_ONCE.acquire()).await;
     turn.ok().and_then(Result::ok).ok_or_else(|| {
@@ -38,7 +39,7 @@ pub enum PackingSolver {
     #[default]
     Annealing,
     FirstFit,
-    /// For a few VMs alone.
+    /// The exact solver, which is for a few VMs alone.
     Exact,
 }
 
@@ -57,7 +58,7 @@ impl PackingSolver {
 pub struct PackedHost {
     pub host: HostId,
     pub name: String,
-    /// By name.
+    /// The VMs by name.
     pub vms: Vec<String>,
 }
 
@@ -66,14 +67,14 @@ pub struct PackingPlan {
     pub solver: &'static str,
     pub vms: usize,
     pub hosts: usize,
-    /// With a VM on them now.
+    /// The number of hosts with a VM on them now.
     pub hosts_used: usize,
-    /// No plan needs fewer: the scarcer resource alone needs that many.
+    /// The number of hosts below which no plan can go: the scarcer resource alone needs that many.
     pub hosts_least: usize,
     pub hosts_planned: usize,
-    /// VMs that the plan has no place for.
+    /// The number of VMs that the plan has no place for.
     pub unplaced: usize,
-    /// Beside the best plan there is, where that can be worked out.
+    /// The distance to the best plan there is, where that can be worked out.
     pub gap: Option<Gap>,
     pub packed: Vec<PackedHost>,
     /// The problem as a quadratic one, with what each variable stands for; absent if it is too large, or was not asked for.
@@ -81,7 +82,7 @@ pub struct PackingPlan {
 }
 
 impl ControlPlane {
-    /// A plan that packs the VMs of all hosts that take any onto as few of those as can be, by what the VMs were made with and by
+    /// Plans how to pack the VMs of all hosts that take any onto as few of those as can be, by what the VMs were made with and by
     /// the first of the groups that each is kept apart from. Nothing else is considered, and nothing is changed. Errors:
     /// `Invalid` if there is too much for the solver, and `Busy` while other plans are made here.
     pub async fn packing_plan(&self, solver: PackingSolver, with_qubo: bool) -> Result<PackingPlan, Refused> {
@@ -115,7 +116,7 @@ impl ControlPlane {
         }
         let turn = turn().await?;
         let solved = tokio::task::spawn_blocking(move || {
-            // Also when nobody waits for it any more.
+            // The turn is held also when nobody waits for the plan any more.
             let _turn = turn;
             let way = solver.solver();
             let plan = way.solve(&problem, MOVES_MAX, 0);
@@ -157,7 +158,7 @@ impl ControlPlane {
     }
 }
 
-/// What each variable stands for: a VM on a host, a host that is used, and what is left on hosts, bit by bit.
+/// Names what each variable stands for: a VM on a host, a host that is used, and what is left on hosts, bit by bit.
 fn variables(qubo: &Qubo, vms: &[String], hosts: &[&str]) -> Vec<String> {
     let on = vms.iter().flat_map(|vm| hosts.iter().map(move |host| format!("{vm} on {host}")));
     let mut names: Vec<String> = on.chain(hosts.iter().map(|host| format!("{host} is used"))).collect();

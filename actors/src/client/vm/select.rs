@@ -1,4 +1,4 @@
-//! Which host a VM would be placed on: asked, and nothing is changed.
+//! The host that a VM would be placed on: it is only asked, and nothing is changed.
 
 use hiveward_catalogue::{
     host::placing,
@@ -10,27 +10,27 @@ use hiveward_runtime::error::Refused;
 use super::{NewVm, new::check_new};
 use crate::client::ControlPlane;
 
-/// What was said of one host.
+/// The verdict on one host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Verdict {
     pub host: HostId,
     pub name: String,
-    /// Or why it is left out.
+    /// The score of the host, or the reason why it is left out.
     pub score: Result<f32, Reject>,
 }
 
 /// A decision with all that it was made from.
 #[derive(Clone, Debug)]
 pub struct HostSelection {
-    /// Or why such a VM would be refused.
+    /// The decision, or the reason why such a VM would be refused.
     pub decision: Result<Decision, Refused>,
-    /// The best first, then those that are left out.
+    /// The verdicts, the best first, then those on hosts that are left out.
     pub verdicts: Vec<Verdict>,
 }
 
 impl ControlPlane {
-    /// Where this VM would be placed if it were made now, by the same decision. Of equal hosts the one that is taken depends on
-    /// the id that the VM will have. Errors: `Invalid` with the field, and `NotFound` for a host that is none.
+    /// Decides where this VM would be placed if it were made now. Of equal hosts the one that is taken depends on the id that the
+    /// VM will have. Errors: `Invalid` with the field, and `NotFound` for a host that is none.
     pub fn select_host(&self, new: &NewVm) -> Result<HostSelection, Refused> {
         check_new(new)?;
         let vm = VmId::new();
@@ -52,7 +52,7 @@ impl ControlPlane {
             let mut engine = Engine::default();
             let decision = placing::select(&known.fleet, &mut engine, vm, &wish, new.ha, |_| true)?;
             let trace = engine.trace();
-            // In the order of the columns.
+            // Both are in the order of the columns.
             let hosts = known.fleet.hosts.values().zip(trace.rejects.iter().zip(&trace.scores));
             let verdict = |(entry, (reject, score)): (&hiveward_catalogue::host::fleet::HostEntry, (&Reject, &f32))| Verdict {
                 host: entry.spec.id,

@@ -21,19 +21,19 @@ use super::{
 
 const NETWORK_BYTES_MAX: usize = 128;
 
-/// What a VM is to have; what is absent stays.
+/// The size that a VM is to have; what is absent stays.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NewSize {
     pub cpus: Option<u32>,
     pub memory_bytes: Option<u64>,
-    /// What runs is left alone: the change comes with its next start.
+    /// Whether what runs is left alone, so that the change comes with its next start.
     pub offline: bool,
 }
 
 impl ControlPlane {
-    /// Refused if its host has no room for more, or if it could not come back elsewhere any more. A guest that runs is
-    /// given memory, or gives it back, up to what it was started with; everything else comes with its next start, and
-    /// [`VmState::lag`](hiveward_machines::vm::state::VmState::lag) says so.
+    /// Changes the CPUs or the memory of a VM. Refused if its host has no room for more, or if it could not come back elsewhere
+    /// any more. A guest that runs is given memory, or gives it back, up to what it was started with; everything else comes with
+    /// its next start, and [`VmState::lag`](hiveward_machines::vm::state::VmState::lag) says so.
     pub async fn resize_vm(&self, op: Op, vm: VmId, to: NewSize) -> Result<Done<VmRecord>, Refused> {
         to.cpus.map_or(Ok(()), check_cpus)?;
         to.memory_bytes.map_or(Ok(()), check_memory)?;
@@ -42,7 +42,7 @@ impl ControlPlane {
         self.command_vm(op, vm, OperationKind::Resize, |ask| ask.subject = Some(subject)).await
     }
 
-    /// An empty disk, there at once for a guest that runs. A name that it has already is a conflict.
+    /// Adds an empty disk, which is there at once for a guest that runs. A name that it has already is a conflict.
     pub async fn attach_vm_disk(&self, op: Op, vm: VmId, disk: DiskSpec) -> Result<Done<VmRecord>, Refused> {
         check::name("name", &disk.name)?;
         check_disk_bytes("sizeBytes", disk.size_bytes)?;
@@ -50,7 +50,8 @@ impl ControlPlane {
         self.command_vm(op, vm, OperationKind::AttachDisk, |ask| ask.subject = Some(subject)).await
     }
 
-    /// With its data, which must be said: what is left of a disk that no VM has would be kept where nobody knows of it.
+    /// Removes a disk with its data, which must be said with `delete`: what is left of a disk that no VM has would be kept where
+    /// nobody knows of it.
     pub async fn detach_vm_disk(&self, op: Op, vm: VmId, name: String, delete: bool) -> Result<Done<VmRecord>, Refused> {
         check::name("name", &name)?;
         if !delete {
@@ -61,14 +62,14 @@ impl ControlPlane {
         self.command_vm(op, vm, OperationKind::DetachDisk, |ask| ask.subject = Some(subject)).await
     }
 
-    /// `bridge:NAME`, or one of the hypervisor's networks. The first that is named takes the place of the usual one.
+    /// Adds a network: `bridge:NAME`, or one of the hypervisor's. The first that is named takes the place of the usual one.
     pub async fn attach_vm_network(&self, op: Op, vm: VmId, network: String) -> Result<Done<VmRecord>, Refused> {
         check_network(&network)?;
         let subject = Subject::Network { name: network.into() };
         self.command_vm(op, vm, OperationKind::AttachNetwork, |ask| ask.subject = Some(subject)).await
     }
 
-    /// Not its only one, without which it would get the usual one.
+    /// Removes a network from a VM, but not its only one, without which it would get the usual one.
     pub async fn detach_vm_network(&self, op: Op, vm: VmId, network: String) -> Result<Done<VmRecord>, Refused> {
         check_network(&network)?;
         let subject = Subject::Network { name: network.into() };

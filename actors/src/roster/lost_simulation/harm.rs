@@ -1,4 +1,4 @@
-//! What happens to the machines, nodes and keepers of a history, and how it is mended.
+//! The harm that comes to the machines, nodes and keepers of a history, and how it is mended.
 
 use hiveward_runtime::cluster::lease::Holder;
 
@@ -55,7 +55,7 @@ impl World {
         (machine.up, machine.off_until, machine.keeper) = (false, again, false);
         machine.domains.clear();
         machine.starting.clear();
-        // Of another start of the machine.
+        // It is of another start of the machine.
         (machine.page, machine.kill_at) = (None, None);
     }
 
@@ -72,7 +72,7 @@ impl World {
         }
     }
 
-    /// Everything is mended but for one machine, whose plug is pulled for good.
+    /// Mends everything but for one machine, whose plug is pulled for good.
     pub(super) fn mend(&mut self) {
         self.quiet = true;
         let dead = self.dice.usize(0..NODES);

@@ -23,7 +23,7 @@ impl World {
         self.leader = Leader { on, grantor, fenced_at: BTreeMap::new(), tried: 0, silent: 0 };
     }
 
-    /// What the leader does at each look.
+    /// Does what the leader does at each look.
     pub(super) fn roster(&mut self) {
         let on = self.leader.on;
         if !self.is_there(on) {

@@ -33,15 +33,15 @@ use hiveward_runtime::{
 use super::decide;
 
 const STEP: Duration = Duration::from_millis(100);
-/// Forty seconds in which things break, and more than a minute in which they are mended.
+/// The steps in which things break, forty seconds; they are mended in more than a minute.
 const BREAKING: u32 = 400;
 const MENDED: u32 = 700;
 const NODES: usize = 4;
 const VMS: u128 = 6;
 const RATE_OFF_MAX: f64 = 0.02;
-/// How long a kill takes at most: the margin, and what is between the begin of a fence and the end of its lease.
+/// The most steps that a kill takes: the margin, and what is between the begin of a fence and the end of its lease.
 const KILL_STEPS_MAX: u32 = 38;
-/// How long storage keeps the lock of a machine that says nothing.
+/// The steps for which storage keeps the lock of a machine that says nothing.
 const STORAGE_STEPS: u32 = 50;
 
 /// Deliberately wrong variants: the simulation must catch each.
@@ -49,18 +49,18 @@ const STORAGE_STEPS: u32 = 50;
 enum Flaw {
     NoMargin,
     NoFence,
-    /// Who fences dies with the node.
+    /// The keeper, which fences, dies with the node.
     NoKeeper,
     /// A node acts on what it knew before, whatever has become of it since.
     EpochIgnored,
-    /// Where the disks have no lock, and what the fence does not cover happens.
+    /// The disks have no lock, and what the fence does not cover happens.
     NoLock,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Domain {
     epoch: u64,
-    /// It has its disk's lock, and so can write.
+    /// Whether it has its disk's lock, and so can write.
     lock: bool,
 }
 
@@ -69,15 +69,15 @@ struct Machine {
     rate: f64,
     offset: f64,
     up: bool,
-    /// It stands still as a whole, guests too.
+    /// The step until which it stands still as a whole, guests too.
     paused_until: u32,
     paused_since: u32,
     off_until: u32,
     keeper: bool,
-    /// What the node has told the keeper, both on the machine's clock.
+    /// The time that the node has told the keeper; both go by the machine's clock.
     page: Option<BootTime>,
     list: BTreeSet<VmId>,
-    /// A fence that has begun ends what runs then.
+    /// The step at which a fence that has begun ends what runs.
     kill_at: Option<u32>,
     domains: BTreeMap<VmId, Domain>,
     /// Starts that were asked of the hypervisor, and when it does them.
@@ -101,11 +101,11 @@ struct Node {
     cut_until: u32,
     generation: u64,
     holder: Holder,
-    /// Of the directory: what it knows, and how much of the ledger that is.
+    /// The node's directory; `seen` is how much of the ledger it knows.
     view: Known,
     seen: usize,
     behind_until: u32,
-    /// VMs' actors: of which host and epoch.
+    /// The actors of VMs, with their hosts and epochs.
     actors: BTreeMap<VmId, (HostId, u64)>,
 }
 
@@ -132,7 +132,7 @@ struct World {
     step: u32,
     dice: fastrand::Rng,
     flaw: Option<Flaw>,
-    /// Disks have locks, and also happens what no fence is a match for.
+    /// Whether disks have locks, and what no fence is a match for happens as well.
     locks: bool,
     machines: Vec<Machine>,
     nodes: Vec<Node>,
@@ -141,7 +141,7 @@ struct World {
     leader: Leader,
     flying: Vec<(u32, Message)>,
     remote_cut_until: u32,
-    /// Nothing breaks any more, and messages are as quick as they are.
+    /// Whether nothing breaks any more, and messages are as quick as they are.
     quiet: bool,
     came_back: u32,
 }
@@ -262,7 +262,7 @@ impl World {
         self.machines[machine].clock(self.step)
     }
 
-    /// Runs, and hears the others.
+    /// Tells whether the node runs and hears the others.
     fn is_there(&self, node: usize) -> bool {
         self.machines[node].lives(self.step) && self.nodes[node].runs(self.step) && self.nodes[node].cut_until <= self.step
     }
@@ -320,7 +320,7 @@ impl World {
     }
 }
 
-/// What went wrong, if anything; how often a VM came back.
+/// Runs one history; returns how often a VM came back. The error says what went wrong.
 fn run(seed: u64, flaw: Option<Flaw>, locks: bool) -> Result<u32, String> {
     let mut world = World::new(seed, flaw, locks);
     for _ in 0..BREAKING {
@@ -334,7 +334,7 @@ fn run(seed: u64, flaw: Option<Flaw>, locks: bool) -> Result<u32, String> {
     Ok(world.came_back)
 }
 
-/// A minute's worth; all ten thousand of the long form by `HIVEWARD_SEEDS`.
+/// Returns how many seeds are tried: a minute's worth, or as many as `HIVEWARD_SEEDS` says; the long form has ten thousand.
 fn seeds() -> u64 {
     std::env::var("HIVEWARD_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(1_000)
 }

@@ -1,4 +1,4 @@
-//! What nodes, keepers and hypervisors of a history do by what they know.
+//! The acts of nodes, keepers and hypervisors of a history, by what they know.
 
 use hiveward_catalogue::directory::Known;
 use hiveward_kernel::{
@@ -19,7 +19,7 @@ impl World {
         !self.is_over(node) || !machine.list.iter().any(|vm| machine.domains.contains_key(vm))
     }
 
-    /// The node's own thread, and its keeper.
+    /// Does what each node's own thread and its keeper do.
     pub(super) fn fence(&mut self) {
         for n in 0..NODES {
             if !self.machines[n].lives(self.step) {
@@ -53,7 +53,7 @@ impl World {
         }
     }
 
-    /// What a node does by what it knows.
+    /// Does what a node does by what it knows.
     pub(super) fn act(&mut self, n: usize) {
         if !self.machines[n].lives(self.step) || !self.nodes[n].runs(self.step) {
             return;

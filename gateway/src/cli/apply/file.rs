@@ -1,4 +1,4 @@
-//! What a file may say, field by field as the API has it; what it does not know is named with its line.
+//! What a file may say, field by field as the API has it. A field that is not known is named with its line.
 
 use std::collections::BTreeMap;
 
@@ -45,6 +45,7 @@ pub enum Parameter {
 }
 
 impl Parameter {
+    /// Returns the parameter as text.
     pub fn text(self) -> String {
         match self {
             Self::Text(Expanded(text)) => text,
@@ -320,7 +321,7 @@ mod tests {
 
     use super::*;
 
-    /// Of an input of the API, by its own schema.
+    /// Returns the fields of an input of the API, by the API's own schema.
     fn fields_of(input: &str) -> Vec<&'static str> {
         const SCHEMA: &str = include_str!("../../../schema.graphql");
         let (_, rest) = SCHEMA.split_once(&format!("\ninput {input} {{\n")).unwrap_or_else(|| panic!("no input {input}"));
@@ -330,7 +331,7 @@ mod tests {
         outside.flat_map(str::lines).filter_map(|line| Some(line.trim().split_once(": ")?.0)).collect()
     }
 
-    /// What an item takes, by what it says of a field that it does not know.
+    /// Returns what an item takes, by what it says of a field that it does not know.
     fn taken_by<T: DeserializeOwned>() -> String {
         serde_json::from_str::<T>(r#"{"no such field": 0}"#).err().unwrap().to_string()
     }

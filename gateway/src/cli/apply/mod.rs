@@ -43,6 +43,7 @@ pub struct ApplyArgs {
     dry_run: bool,
 }
 
+/// Runs `hiveward apply`.
 pub async fn run(client: &Client, show: Show, args: ApplyArgs) -> Outcome {
     let name = args.file.display().to_string();
     let read = if name == "-" { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(&args.file) };
@@ -149,7 +150,7 @@ async fn entity(client: &Client, run: &str, noun: &str, mut input: Value) -> Out
         Err(failed) if failed.exit == Exit::Conflict => {
             let there = match noun {
                 "swarm" => swarm::named(client, &name).await?,
-                // One with its URI under another name is no reason to be content.
+                // A host with its URI under another name is no reason to be content.
                 "host" => lookup::id(client, &lookup::HOST, &name).await.ok(),
                 "vm" => super::vm::named(client, &name).await?,
                 "image" => image::named(client, &name).await?.map(|image| text(&image, "id")),

@@ -1,5 +1,5 @@
-//! A file read: its parameters filled in, its roles and counts resolved, each item as an input of the API with an operation
-//! id of its content.
+//! A file that was read: its parameters are filled in, its roles and counts resolved, and each item is an input of the API with
+//! an operation id of its content.
 
 use std::collections::BTreeMap;
 
@@ -19,11 +19,12 @@ pub struct Wanted {
     pub images: Vec<Value>,
     pub networks: Vec<Value>,
     pub vms: Vec<Value>,
-    /// By swarm; the empty name is the default one.
+    /// The tasks by swarm; the empty name is the default one.
     pub tasks: BTreeMap<String, Vec<Value>>,
 }
 
 impl Wanted {
+    /// Reads a file and fills in its parameters, of which `set` overrides the defaults. Errors name the file and what is wrong.
     pub fn read(name: &str, text: &str, set: &[(String, String)]) -> Result<Self, String> {
         let file: File = yaml::read(name, text).map_err(|error| error.to_string())?;
         let mut values = BTreeMap::new();
@@ -100,7 +101,7 @@ impl Wanted {
     }
 }
 
-/// As it is, or so many with a number after its name.
+/// Returns the item as it is, or so many of it with a number after the name.
 fn numbered(base: Value, count: Option<u32>) -> Vec<Value> {
     let Some(count) = count else { return vec![base] };
     let one = |n| {
@@ -135,7 +136,7 @@ fn fill(json: &mut Value, value: &impl Fn(&str) -> Option<String>) -> Result<(),
     Ok(())
 }
 
-/// The same for the same content, whoever applies it and whenever.
+/// Returns an operation id that is the same for the same content, whoever applies it and whenever.
 pub fn operation(kind: &str, run: &str, input: &Value) -> String {
     let mut sorted = String::new();
     canonical(input, &mut sorted);

@@ -14,7 +14,7 @@ use super::{
     LOOK_EVERY, ended, resolve,
 };
 
-/// A place as the node is to be given it: from here on, where it has none of its own.
+/// Returns a place as the node is to be given it: a relative path begins in the working directory of this command.
 fn absolute(path: &str) -> Outcome<String> {
     if path.contains("://") {
         return Ok(path.to_owned());
@@ -31,6 +31,7 @@ pub struct Take {
     pub no_wait: bool,
 }
 
+/// Makes a backup of a VM, and waits for its end unless told not to.
 pub async fn backup(client: &Client, show: Show, new: Take) -> Outcome {
     let Take { vm, to, incremental, operation_id, no_wait } = new;
     let id = resolve(client, &vm).await?;
@@ -52,7 +53,7 @@ pub async fn backup(client: &Client, show: Show, new: Take) -> Outcome {
     show.done(&vm)
 }
 
-/// Full or incremental, and why it is full where less was asked for.
+/// Writes whether it is full or incremental, and why it is full where less was asked for.
 fn described(backup: &Value) -> String {
     let kind = text(backup, "kind").to_lowercase();
     match backup["fullBecause"].as_str() {
@@ -61,12 +62,13 @@ fn described(backup: &Value) -> String {
     }
 }
 
+/// Ends a backup that is under way.
 pub async fn cancel(client: &Client, show: Show, vm: &str) -> Outcome {
     let input = json!({ "vm": resolve(client, vm).await? });
     show.done(&client.get(VM, "VmCancelBackup", json!({ "input": input }), "/cancelVmBackup/vm").await?)
 }
 
-/// At which times and where to; none any more if absent.
+/// Sets at which times a VM makes backups and where to; it makes none any more if `when` is absent.
 pub async fn schedule(
     client: &Client,
     show: Show,
@@ -86,6 +88,7 @@ pub async fn schedule(
     show.done(&vm)
 }
 
+/// Lists the backups that a VM knows of.
 pub async fn of(client: &Client, show: Show, vm: &str) -> Outcome {
     let id = resolve(client, vm).await?;
     let vm: Value = client.get(VM, "VmBackups", json!({ "id": id }), "/node").await?;
@@ -100,6 +103,7 @@ async fn stored(client: &Client, dir: &str) -> Outcome<Vec<Value>> {
     Ok(found.as_array().cloned().unwrap_or_default())
 }
 
+/// Lists the backups in a directory or an object store, including damaged ones.
 pub async fn within(client: &Client, show: Show, dir: &str) -> Outcome {
     let all = stored(client, &absolute(dir)?).await?;
     show.list(&["vm", "taken at", "kind", "size", "drill", "path"], &all, |backup| {
@@ -117,6 +121,7 @@ pub async fn within(client: &Client, show: Show, dir: &str) -> Outcome {
     })
 }
 
+/// Has every file of a backup read, and fails if one is not what was written.
 pub async fn verify(client: &Client, show: Show, from: &str) -> Outcome {
     let from = absolute(from)?;
     let check: Value = loop {
@@ -147,6 +152,7 @@ pub struct New {
     pub no_wait: bool,
 }
 
+/// Makes a VM of a backup, and waits for its end unless told not to.
 pub async fn restore(client: &Client, show: Show, new: New) -> Outcome {
     let input = Input::default()
         .set("from", Value::from(absolute(&new.from)?))
@@ -158,7 +164,7 @@ pub async fn restore(client: &Client, show: Show, new: New) -> Outcome {
     show.done(&if new.no_wait { made } else { ended(client, made).await? })
 }
 
-/// Waits until what came of it is written beside the backup.
+/// Begins a drill, and waits until its outcome is written beside the backup unless told not to.
 pub async fn drill(client: &Client, show: Show, from: &str, host: Option<String>, no_wait: bool) -> Outcome {
     let from = absolute(from)?;
     let input = Input::default()

@@ -19,7 +19,7 @@ use super::{
     resolve,
 };
 
-/// Until a stream that ended is asked for again.
+/// The time until a stream that ended is asked for again.
 const AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 pub struct Options {
@@ -27,6 +27,7 @@ pub struct Options {
     pub after_byte: Option<u64>,
 }
 
+/// Connects this terminal with a VM's serial console, until the user leaves.
 pub async fn run(client: &Client, vm: &str, options: Options) -> Outcome {
     let id = resolve(client, vm).await?;
     let how = if options.read_only { " to watch" } else { "" };
@@ -43,14 +44,14 @@ pub async fn run(client: &Client, vm: &str, options: Options) -> Outcome {
         _ = terminate.recv() => interrupted(),
         _ = hang_up.recv() => interrupted(),
     };
-    // Before anything is said, so that it is said on the user's own screen.
+    // The terminal is put back before anything is said, so that it is said on the user's own screen.
     drop(raw);
     left?;
     eprintln!("\nleft the console; `hiveward vm console` comes back to it");
     Ok(())
 }
 
-/// Until the user leaves. What is typed while a piece is on its way goes with the next.
+/// Sends what is typed until the user leaves. What is typed while a piece is on its way goes with the next.
 async fn typing(client: &Client, id: &str, read_only: bool, at_terminal: bool) -> Outcome {
     let mut typed = keyboard();
     while let Some(mut piece) = typed.recv().await {

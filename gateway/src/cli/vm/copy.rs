@@ -21,7 +21,7 @@ pub struct Clone {
     pub no_wait: bool,
 }
 
-/// The new VM, or with `no_wait` the one that it is made of.
+/// Clones a VM; returns the new one, or with `no_wait` the one that it is made of.
 pub async fn clone(client: &Client, new: Clone) -> Outcome<Value> {
     let input = Input::default()
         .set("operationId", new.operation_id.map(Value::from))
@@ -35,7 +35,7 @@ pub async fn clone(client: &Client, new: Clone) -> Outcome<Value> {
         return Ok(begun);
     }
     let source = ended(client, begun).await?;
-    // One that was removed at once is shown as what it was made of.
+    // A clone that was removed at once is shown as what it was made of.
     let Some(made) = named(client, &new.name).await? else { return Ok(source) };
     let made: Value = client.get(VM, "VmOperation", json!({ "id": made }), "/node").await?;
     let creation = made["operations"].as_array().into_iter().flatten().find(|operation| operation["kind"] == "create").cloned();
@@ -44,7 +44,7 @@ pub async fn clone(client: &Client, new: Clone) -> Outcome<Value> {
     ended(client, begun).await
 }
 
-/// The VM that the image is made of, when it is there.
+/// Makes an image of a VM's system disk; returns the VM when the image is there.
 pub async fn template(client: &Client, vm: &str, name: &str, operation_id: Option<String>) -> Outcome<Value> {
     let input = Input::default()
         .set("operationId", operation_id.map(Value::from))

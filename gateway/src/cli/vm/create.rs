@@ -40,6 +40,7 @@ pub struct Wishes {
 }
 
 impl Wishes {
+    /// Adds the wishes that were given to an input.
     pub fn put(self, input: Input) -> Input {
         let labels = self.host_labels.iter().map(|(key, value)| json!({ "key": key, "value": value }));
         input
@@ -95,12 +96,13 @@ pub struct CreateArgs {
     no_wait: bool,
 }
 
-/// `10GiB`, or `data=10GiB`.
+/// Reads a disk such as `10GiB` or `data=10GiB`.
 fn disk(text: &str) -> Result<(String, u64), String> {
     let (name, size) = text.split_once('=').unwrap_or(("root", text));
     Ok((name.into(), args::bytes(size)?))
 }
 
+/// Runs `hiveward vm create`.
 pub async fn run(client: &Client, show: Show, args: CreateArgs) -> Outcome {
     let read = |path: &PathBuf| {
         std::fs::read_to_string(path)

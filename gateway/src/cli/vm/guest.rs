@@ -15,7 +15,7 @@ use super::{
     resolve,
 };
 
-/// What may be given to a program as its input.
+/// The most bytes that may be given to a program as its input.
 const INPUT_BYTES_MAX: u64 = 256 << 10;
 
 /// Runs a program to its end and ends as it did: its output is this command's.
@@ -60,6 +60,7 @@ fn read() -> Outcome<String> {
     Ok(text)
 }
 
+/// Keeps a guest's file systems from taking writes, or with `thaw` lets them again.
 pub async fn freeze(client: &Client, show: Show, vm: &str, thaw: bool) -> Outcome {
     let input = json!({ "vm": resolve(client, vm).await?, "frozen": !thaw });
     let done: Value = client.get(VM, "VmFreeze", json!({ "input": input }), "/freezeVmFileSystems").await?;

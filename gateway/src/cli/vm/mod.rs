@@ -285,9 +285,10 @@ pub struct Which {
     no_wait: bool,
 }
 
-/// Between looks at an operation.
+/// The time between looks at an operation.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 
+/// Runs `hiveward vm …`.
 pub async fn run(client: &Client, show: Show, command: VmCommand) -> Outcome {
     match command {
         VmCommand::Create(args) => create::run(client, show, *args).await,
@@ -414,7 +415,7 @@ async fn list(client: &Client, show: Show, filter: Value, limit: usize) -> Outco
     })
 }
 
-/// A VM's id, from what was written for it.
+/// Returns a VM's id, from what was written for it.
 pub(super) async fn resolve(client: &Client, given: &str) -> Outcome<String> {
     lookup::id(client, &lookup::VM, given).await
 }
@@ -442,12 +443,12 @@ async fn each(client: &Client, show: Show, which: Which, operation: &str, field:
     partly(all, failures)
 }
 
-/// Waits for the end of the operation that a mutation began; one that was removed by it is shown as it was.
+/// Waits for the end of the operation that a mutation began; a VM that was removed by it is shown as it was.
 pub(super) async fn ended(client: &Client, begun: Value) -> Outcome<Value> {
     ended_showing(client, begun, |_| ()).await
 }
 
-/// A line on a terminal's standard error.
+/// Shows how a migration goes in a line on a terminal's standard error.
 fn progress(vm: &Value) {
     let migration = &vm["migration"];
     if migration.is_null() || !std::io::stderr().is_terminal() {

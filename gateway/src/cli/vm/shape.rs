@@ -85,6 +85,7 @@ pub enum ShapeCommand {
     },
 }
 
+/// Runs the commands that change the shape of a VM.
 pub async fn run(client: &Client, show: Show, command: ShapeCommand) -> Outcome {
     let input = Input::default();
     let (vm, input, operation_id, no_wait, operation, field) = match command {

@@ -28,6 +28,7 @@ pub async fn ask(client: &Client, show: Show, about: About, operation: &str, fie
     show.done(&if about.no_wait { begun } else { ended(client, begun).await? })
 }
 
+/// Lists a VM's snapshots.
 pub async fn list(client: &Client, show: Show, vm: &str) -> Outcome {
     let id = resolve(client, vm).await?;
     let shown: Value = client.get(VM, "VmSnapshots", json!({ "id": id }), "/node").await?;

@@ -1,4 +1,4 @@
-//! A step of the script made into an answer, before it is put in the words of an API.
+//! The answer that a step of the script makes, before it is put in the words of an API.
 
 use serde_json::Value;
 
@@ -8,15 +8,15 @@ use super::{
     script::{Fault, Step},
 };
 
-/// Stands before all that is said, so that nobody takes it for a model's words.
+/// The mark before all that is said, so that nobody takes it for a model's words.
 const MARK: &str = "[scripted] ";
 
 pub struct Answer {
-    /// Without the prefix of the API.
+    /// The id without the prefix of the API.
     pub id: String,
     pub model: String,
     pub think: Option<String>,
-    /// Empty if the step only calls tools.
+    /// The text; empty if the step only calls tools.
     pub text: String,
     pub tools: Vec<Tool>,
     pub usage: Usage,
@@ -29,7 +29,7 @@ pub struct Tool {
 }
 
 impl Answer {
-    /// `number` is the call's, so that ids differ between calls and are the same in each run.
+    /// Answers a request by a step. `number` is the call's, so that ids differ between calls and are the same in each run.
     pub fn to(asked: &Asked, step: &Step, number: u64) -> Self {
         let mark = |text: String| if step.plain { text } else { format!("{MARK}{text}") };
         let wrong_ids = matches!(step.fault, Some(Fault::WrongIds));
@@ -60,7 +60,7 @@ impl Answer {
     }
 }
 
-/// Text in pieces of some bytes each, never within a character.
+/// Cuts a text into pieces of some bytes each, never within a character.
 pub fn pieces(text: &str) -> impl Iterator<Item = &str> {
     const BYTES: usize = 24;
     let mut rest = text;

@@ -27,9 +27,9 @@ fn stop_reason(answer: &Answer) -> &'static str {
     if answer.tools.is_empty() { "end_turn" } else { "tool_use" }
 }
 
-/// As server-sent events.
+/// Writes an answer as server-sent events.
 pub fn stream(answer: &Answer) -> Worded {
-    // As the real one does: what goes in is known at once, what comes out only at the end.
+    // The real one does the same: what goes in is known at once, what comes out only at the end.
     let so_far = Usage { output: answer.usage.output.min(1), ..answer.usage };
     let message = json!({
         "id": format!("msg_{}", answer.id), "type": "message", "role": "assistant", "model": answer.model,
@@ -82,7 +82,7 @@ pub fn stream(answer: &Answer) -> Worded {
     }
 }
 
-/// As one document.
+/// Writes an answer as one document.
 pub fn document(answer: &Answer) -> Value {
     let mut content = Vec::new();
     if let Some(think) = &answer.think {

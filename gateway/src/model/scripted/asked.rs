@@ -1,4 +1,4 @@
-//! What a request asks, whatever API it came through.
+//! The parts of a request that a script looks at, whatever API it came through.
 
 use serde_json::Value;
 
@@ -7,22 +7,22 @@ use serde_json::Value;
 pub struct Asked {
     pub model: String,
     pub stream: bool,
-    /// Of the OpenAI-compatible API: whether the stream ends with its usage.
+    /// Whether a stream of the OpenAI-compatible API ends with its usage.
     pub usage_wanted: bool,
     pub system: String,
     /// The text of the last user message that is a prompt: reminders and results of tools are none.
     pub prompt: String,
-    /// Answers given since that prompt.
+    /// The number of answers given since that prompt.
     pub answers: usize,
     pub tool_result: String,
-    /// As the request says; `.` if it says nothing.
+    /// The working directory as the request says; `.` if it says nothing.
     pub cwd: String,
-    /// Of everything that was asked, as a provider would count it: a token for four bytes of text.
+    /// The tokens of everything that was asked, as a provider would count them: one for four bytes of text.
     pub input_tokens: u64,
 }
 
 impl Asked {
-    /// From a body of either API: they differ in where the system prompt and the results of tools are.
+    /// Reads a body of either API: they differ in where the system prompt and the results of tools are.
     pub fn read(body: &Value) -> Self {
         let messages = body["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
         let mut asked = Self {
@@ -62,12 +62,12 @@ impl Asked {
     }
 }
 
-/// A token for four bytes, and one at least: not how any model counts, but the same each time.
+/// Counts a token for four bytes, and one at least: not how any model counts, but the same each time.
 pub fn tokens(bytes: usize) -> u64 {
     (bytes as u64).div_ceil(4).max(1)
 }
 
-/// Of all strings in it.
+/// Counts the bytes of all strings in it.
 fn bytes(value: &Value) -> usize {
     match value {
         Value::String(text) => text.len(),
@@ -77,7 +77,7 @@ fn bytes(value: &Value) -> usize {
     }
 }
 
-/// Of a string, or of the text blocks of a list.
+/// Returns the text of a string, or of the text blocks of a list.
 fn text(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
@@ -95,7 +95,7 @@ fn tool_result(content: &Value) -> Option<String> {
     Some(text(&result["content"]))
 }
 
-/// Coding agents put reminders of their own beside what the user said.
+/// Removes the reminders that coding agents put beside what the user said.
 fn without_reminders(text: &str) -> String {
     const OPEN: &str = "<system-reminder>";
     const CLOSE: &str = "</system-reminder>";
@@ -109,13 +109,13 @@ fn without_reminders(text: &str) -> String {
     out.trim().to_owned()
 }
 
-/// A prompt that was interrupted before it was answered comes again, in one message with the next one.
+/// Returns the newest prompt: one that was interrupted before it was answered comes again, in one message with the next one.
 fn after_interruption(text: &str) -> &str {
     let after = text.rsplit_once("[Request interrupted by user").and_then(|(_, rest)| rest.split_once(']'));
     after.map(|(_, after)| after.trim()).filter(|after| !after.is_empty()).unwrap_or(text)
 }
 
-/// The path behind the first `working directory: ` in whatever case.
+/// Returns the path behind the first `working directory: ` in whatever case.
 fn directory(text: &str) -> Option<String> {
     const BEFORE: &str = "working directory: ";
     let bytes = text.as_bytes();

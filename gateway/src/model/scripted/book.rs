@@ -1,11 +1,11 @@
-//! What the server was asked and what it sent, for tests that compare it with what was metered.
+//! The record of what the server was asked and what it sent, for tests that compare it with what was metered.
 
 use std::collections::VecDeque;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-/// Calls that are kept; with one more, the oldest is forgotten and lives on in the totals.
+/// The most calls that are kept; with one more, the oldest is forgotten and lives on in the totals.
 const CALLS_MAX: usize = 10_000;
 
 /// Tokens by kind.
@@ -23,28 +23,28 @@ pub struct Usage {
 pub struct Call {
     pub number: u64,
     pub path: String,
-    /// As it was presented, in whichever header.
+    /// The key as it was presented, in whichever header.
     pub key: Option<String>,
-    /// All headers of the request: whoever wants to show that something is in none of them can.
+    /// All headers of the request: who wants to show that something is in none of them can.
     pub headers: Vec<(String, String)>,
     pub model: String,
     pub stream: bool,
     pub status: u16,
-    /// As the answer has said it so far; absent while it has said nothing of it.
+    /// The usage as the answer has said it so far; absent while it has said nothing of it.
     pub usage: Option<Usage>,
     pub events: u64,
-    /// The whole answer was taken.
+    /// Whether the whole answer was taken.
     pub finished: bool,
 }
 
-/// Of all calls since the start.
+/// The totals of all calls since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CallsTotal {
     pub calls: u64,
-    /// Of them, those whose whole answer was taken.
+    /// The calls whose whole answer was taken.
     pub finished: u64,
-    /// Of them, those that ended with an HTTP error.
+    /// The calls that ended with an HTTP error.
     pub errors: u64,
     pub usage: Usage,
 }
@@ -59,7 +59,7 @@ pub struct Kept {
 pub struct Book(Mutex<Kept>);
 
 impl Book {
-    /// Writes a call down and gives its number.
+    /// Writes a call down and returns its number.
     pub fn begin(&self, mut call: Call) -> u64 {
         let mut kept = self.0.lock();
         kept.total.calls += 1;
@@ -72,7 +72,7 @@ impl Book {
         kept.total.calls
     }
 
-    /// An event of it goes out; `usage` if it says any.
+    /// Notes that an event of the call goes out, with the usage if it says any.
     pub fn said(&self, number: u64, usage: Option<Usage>) {
         let mut kept = self.0.lock();
         let Kept { calls, total } = &mut *kept;
@@ -90,6 +90,7 @@ impl Book {
         }
     }
 
+    /// Notes that the whole answer was taken.
     pub fn finished(&self, number: u64) {
         let mut kept = self.0.lock();
         let Kept { calls, total } = &mut *kept;
@@ -100,6 +101,7 @@ impl Book {
         }
     }
 
+    /// Looks at all that is kept, while nothing is added.
     pub fn read<T>(&self, look: impl FnOnce(&Kept) -> T) -> T {
         look(&self.0.lock())
     }

@@ -1,4 +1,4 @@
-//! What goes out piece by piece, and where it goes wrong.
+//! The pieces of an answer that go out one by one, and where they go wrong.
 
 use std::time::Duration;
 
@@ -10,11 +10,12 @@ use super::{book::Usage, script::Fault};
 #[derive(Clone, Debug)]
 pub struct Frame {
     pub bytes: Bytes,
-    /// What this one says of the call's usage.
+    /// What this piece says of the call's usage.
     pub usage: Option<Usage>,
 }
 
 impl Frame {
+    /// Returns a piece that says nothing of the usage.
     pub fn of(bytes: impl Into<Bytes>) -> Self {
         Self { bytes: bytes.into(), usage: None }
     }
@@ -23,9 +24,9 @@ impl Frame {
 /// An answer in the words of an API.
 pub struct Worded {
     pub frames: Vec<Frame>,
-    /// Where another piece of the text fits in.
+    /// The place where another piece of the text fits in.
     pub text_at: usize,
-    /// Makes such a piece.
+    /// The function that makes such a piece.
     pub piece: Box<dyn Fn(&str) -> Bytes + Send>,
     /// A piece of a block that never began.
     pub stray: Bytes,
@@ -39,7 +40,7 @@ pub enum Then {
     End,
     /// The connection breaks.
     Cut,
-    /// The same again, for ever.
+    /// The same comes again, for ever.
     Again(Bytes),
 }
 
@@ -52,6 +53,7 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Plans how a streamed answer goes out, with the fault that is wanted.
     pub fn of(worded: Worded, fault: Option<&Fault>) -> Self {
         let Worded { mut frames, text_at, piece, stray, garbage } = worded;
         let text_at = text_at.min(frames.len());
@@ -86,7 +88,7 @@ impl Plan {
         Self { first, every, frames, then }
     }
 
-    /// The same for an answer that is one JSON document.
+    /// Plans how an answer goes out that is one JSON document, with the fault that is wanted.
     pub fn of_document(document: Bytes, usage: Usage, fault: Option<&Fault>) -> Self {
         let half = document.slice(..document.len() / 2);
         let whole = Frame { bytes: document, usage: Some(usage) };

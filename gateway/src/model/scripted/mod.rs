@@ -1,6 +1,6 @@
 //! A model server that follows a script: for tests, and to try a team of agents without a key.
 //!
-//! Speaks the Anthropic Messages API and the OpenAI-compatible one, streaming or not, and can misbehave on demand. All it
+//! It speaks the Anthropic Messages API and the OpenAI-compatible one, streaming or not, and can misbehave on demand. All it
 //! says is marked as scripted: the text, the model's name, the ids and a header. It keeps what it was asked and what it
 //! sent, at `GET /scripted/calls`, up to a bound. It asks nobody for anything; its state is gone when it stops.
 

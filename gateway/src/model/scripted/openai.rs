@@ -9,7 +9,7 @@ use super::{
     frames::{Frame, Worded},
 };
 
-/// What this API can say of it: writes to a cache are no kind of their own.
+/// Returns what this API can say of a usage: writes to a cache are no kind of their own.
 pub fn as_said(usage: Usage) -> Usage {
     Usage { input: usage.input + usage.cache_write, cache_write: 0, ..usage }
 }
@@ -26,7 +26,7 @@ fn finish_reason(answer: &Answer) -> &'static str {
     if answer.tools.is_empty() { "stop" } else { "tool_calls" }
 }
 
-/// As server-sent events, with a last one for the usage if that was `usage_wanted`.
+/// Writes an answer as server-sent events, with a last one for the usage if that was `usage_wanted`.
 pub fn stream(answer: &Answer, usage_wanted: bool) -> Worded {
     let head = json!({
         "id": format!("chatcmpl-{}", answer.id), "object": "chat.completion.chunk", "created": 0, "model": answer.model,
@@ -77,7 +77,7 @@ fn call_id(tool: &Tool) -> String {
     format!("call_{}", tool.id)
 }
 
-/// As one document.
+/// Writes an answer as one document.
 pub fn document(answer: &Answer) -> Value {
     let mut message = json!({ "role": "assistant", "content": answer.text });
     if let Some(think) = &answer.think {

@@ -137,7 +137,7 @@ impl Script {
         Ok(script)
     }
 
-    /// The conversation and the step that answer, by their places; none if no conversation fits.
+    /// Returns the conversation and the step that answer, by their places; `None` if no conversation fits.
     pub fn step(&self, asked: &Asked) -> Option<(usize, usize, &Step)> {
         let fits = |conversation: &Conversation| {
             let when = conversation.when.as_ref().is_none_or(|pattern| pattern.is_in(&asked.prompt));
@@ -149,7 +149,7 @@ impl Script {
     }
 }
 
-/// Bounds what one answer may hold in memory.
+/// The most repetitions of a text: this bounds what one answer may hold in memory.
 const REPEAT_MAX: u32 = 100_000;
 const HUGE_LINE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 

@@ -39,7 +39,7 @@ const SCRIPTED: HeaderName = HeaderName::from_static("x-hiveward-scripted");
 struct Shared {
     script: Script,
     book: Arc<Book>,
-    /// How often a step has failed on purpose, by the places of its conversation and itself.
+    /// The number of times that a step has failed on purpose, by the places of its conversation and itself.
     failed: Mutex<HashMap<(usize, usize), u32>>,
     places: Arc<Semaphore>,
     stopping: CancellationToken,
@@ -83,20 +83,22 @@ impl Scripted {
         Ok(Self { address, book, stopping, serving })
     }
 
+    /// Returns the address on which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The newest calls, oldest first.
+    /// Returns the newest calls, oldest first.
     pub fn calls(&self) -> Vec<Call> {
         self.book.read(|kept| kept.calls.iter().cloned().collect())
     }
 
+    /// Returns the totals of all calls since the start.
     pub fn total(&self) -> CallsTotal {
         self.book.read(|kept| kept.total)
     }
 
-    /// Until it was stopped or its listener failed.
+    /// Waits until it was stopped or its listener failed.
     pub async fn ended(mut self) {
         if let Err(error) = (&mut self.serving).await {
             tracing::warn!(%error, "the scripted model server ended");
@@ -226,7 +228,7 @@ fn plan(api: Api, asked: &Asked, mut answer: Answer, fault: Option<&Fault>) -> P
 }
 
 impl Shared {
-    /// Status, message and wait, if this request of the step is to fail.
+    /// Returns status, message and wait, if this request of the step is to fail.
     fn error(&self, api: Api, place: (usize, usize), step: &Step) -> Option<(u16, String, Option<u64>)> {
         if let Some(status) = step.status {
             return Some((status, format!("[scripted] status {status}"), None));

@@ -1,4 +1,4 @@
-//! Text of a script with places for what was asked: `${cwd}`, `${prompt}`, `${toolResult}`, `${prompt:/regex/}`.
+//! The texts of a script with places for what was asked: `${cwd}`, `${prompt}`, `${toolResult}`, `${prompt:/regex/}`.
 
 use regex::Regex;
 use serde::{Deserialize, Deserializer, de::Error};
@@ -46,7 +46,7 @@ impl Template {
         Ok(Self(parts))
     }
 
-    /// What begins behind `${`, and the text behind its `}`. An expression may hold braces: it ends at `/}`.
+    /// Reads what begins behind `${`, and returns the text behind its `}`. An expression may hold braces: it ends at `/}`.
     fn placeholder(inside: &str) -> Result<(Part, &str), String> {
         if let Some(expression) = inside.strip_prefix("prompt:/") {
             let (expression, after) =
@@ -68,6 +68,7 @@ impl Template {
         Ok((part, after))
     }
 
+    /// Fills the places with what was asked.
     pub fn fill(&self, asked: &Asked) -> String {
         let mut out = String::new();
         for part in &self.0 {
@@ -120,6 +121,7 @@ impl Shape {
         })
     }
 
+    /// Fills every template in it with what was asked.
     pub fn fill(&self, asked: &Asked) -> Value {
         match self {
             Self::Text(template) => Value::String(template.fill(asked)),
@@ -144,6 +146,7 @@ pub enum Pattern {
 }
 
 impl Pattern {
+    /// Tells whether the text has the piece or matches the expression.
     pub fn is_in(&self, text: &str) -> bool {
         match self {
             Self::Piece(piece) => text.contains(piece),
