@@ -31,8 +31,8 @@ const FUNCTION_LINES_MAX: usize = 70;
 const LONGER_FUNCTIONS: &str = include_str!("longer_functions.txt");
 /// Of a hundred public functions, so many at least have documentation, and of those that have it so many at most do not begin
 /// with a verb in the third person. The first only grows, the second only shrinks.
-const DOCUMENTED_MIN: usize = 65;
-const NO_VERB_MAX: usize = 68;
+const DOCUMENTED_MIN: usize = 95;
+const NO_VERB_MAX: usize = 2;
 
 fn package_dir(name: &str) -> String {
     if name == "actors" { "actors".to_owned() } else { format!("actors/{name}") }
