@@ -11,19 +11,19 @@ use tokio::sync::{Notify, futures::Notified};
 
 #[derive(Clone, Copy)]
 struct Asker {
-    /// In clock ticks since the machine was started; never the same for two processes with one number.
+    /// Time at which it began, in clock ticks since the machine was started; never the same for two processes with one number.
     began: u64,
     vm: VmId,
 }
 
 #[derive(Default)]
 struct Inner {
-    /// At most the processes that live: those that have ended are dropped at each entry.
+    /// Processes by their numbers, at most those that live: those that have ended are dropped at each entry.
     all: Mutex<HashMap<i32, Asker>>,
     entered: Notify,
 }
 
-/// Cheap to clone.
+/// The list of those processes. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Askers(Arc<Inner>);
 
@@ -39,7 +39,7 @@ pub enum May {
 }
 
 impl Askers {
-    /// From now on this process may ask that VM, for as long as it lives.
+    /// Lets this process ask that VM from now on, for as long as it lives.
     pub fn enter(&self, pid: i32, vm: VmId) {
         self.enter_as(pid, vm, began_at);
     }
@@ -55,6 +55,7 @@ impl Askers {
         self.0.entered.notify_waiters();
     }
 
+    /// Tells whether this process may ask for that VM.
     pub fn may(&self, pid: i32, vm: VmId) -> May {
         self.may_as(pid, vm, began_at)
     }
@@ -70,7 +71,7 @@ impl Askers {
         }
     }
 
-    /// Ends when another process is entered.
+    /// Waits until another process is entered.
     pub fn entered(&self) -> Notified<'_> {
         self.0.entered.notified()
     }

@@ -120,7 +120,7 @@ impl Host {
         });
     }
 
-    /// What runs here goes elsewhere, or is stopped.
+    /// Tells the VMs that run here to go elsewhere, or to stop. What is not heard is said again at the next refresh.
     fn drain(&self, state: &State) {
         for (vm, stopping) in &state.children {
             if !stopping && let Some(door) = self.services.doors.of_vm_on::<VmMsg>(*vm, self.spec.id) {

@@ -19,10 +19,10 @@ use super::{
 };
 use crate::vm::message::VmMsg;
 
-/// For the figures of all of a host: of each guest its QEMU is asked, which answers late where guests take all of the
+/// Time for the figures of all of a host: of each guest its QEMU is asked, which answers late where guests take all of the
 /// processor. States are looked at meanwhile, and steps done.
 const FIGURES_WITHIN: Duration = Duration::from_secs(60);
-/// Changes that come together are looked at together.
+/// Time within which changes are looked at together.
 pub(super) const LIST_AFTER: Duration = Duration::from_millis(20);
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 
@@ -69,8 +69,8 @@ impl Host {
         });
     }
 
-    /// What was measured, and nothing else, is taken from it: of what is there a look after it may have said more. What was
-    /// not measured is absent from then on.
+    /// Takes in what was measured, and nothing else: of what is there a look after it may have said more. What was not measured
+    /// is absent from then on.
     pub(super) fn figured(&self, state: &mut State, begun: u64, result: Result<Listing, DriverError>) {
         state.figures.ended(Instant::now());
         let domains = result.map(|listing| listing.domains).unwrap_or_else(|error| {
@@ -133,8 +133,8 @@ impl Host {
         self.answers(ctx, state);
     }
 
-    /// What another host made and somebody brought here is this host's from the moment that the fleet says so. Answers with
-    /// those that its driver did not have for its own at this look.
+    /// Takes over what another host made and somebody brought here: it is this host's from the moment that the fleet says so.
+    /// Returns those that its driver did not have for its own at this look.
     fn adopt(&self, ctx: &Context<HostMsg>, state: &mut State, others: &[Domain]) -> HashSet<VmId> {
         let host = self.spec.id;
         let (new, wanted): (HashSet<VmId>, HashSet<VmId>) = self.services.directory.read(|known| {
@@ -166,7 +166,7 @@ impl Host {
         self.services.meters.take(host, now, running.iter().map(|(vm, usage)| (*vm, usage)), reserved);
     }
 
-    /// Away with copies of images that were removed: soon after that, and now and then for what was in use by then.
+    /// Removes copies of images that were removed: soon after that, and now and then for what was in use by then.
     pub(super) fn sweep(&self, ctx: &Context<HostMsg>, state: &mut State) {
         if !HostUri::parse(&self.spec.uri).is_ok_and(|uri| uri.has_disks()) {
             return;
@@ -187,7 +187,7 @@ impl Host {
         });
     }
 
-    /// Domains with this host's mark that are no VM of it: of a VM that was removed while it could not be reached. The
+    /// Ends domains with this host's mark that are no VM of it: of a VM that was removed while it could not be reached. The
     /// directory knew of every VM before its domain was made, so what it does not know is gone.
     fn end_strays(
         &self,
@@ -238,13 +238,13 @@ impl Host {
 /// When a host's VMs are measured: at most once at a time, and after that not for half as long as it took.
 #[derive(Default)]
 pub struct Figures {
-    /// Since when, if it is under way.
+    /// Time since which a measurement is under way, if one is.
     begun: Option<Instant>,
     not_before: Option<Instant>,
 }
 
 impl Figures {
-    /// If it may, it has begun.
+    /// Tells whether a measurement may begin now; if it may, it has begun.
     fn may_begin(&mut self, now: Instant) -> bool {
         let may = self.begun.is_none() && self.not_before.is_none_or(|at| now >= at);
         if may {

@@ -23,7 +23,7 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
 const BACKUP_TRIES_MAX: u32 = 4;
 
-/// Whether it would be the same once more: each try reads all of its disks.
+/// Tells whether another try would be too much, because each try of this step reads all of the VM's disks.
 fn gives_up(active: &VmOperation, step: Step, is_restored: bool, tries: u32) -> bool {
     // Each is counted when it failed and when it is begun again.
     let reads_all = active.kind == OperationKind::Backup

@@ -11,7 +11,7 @@ fn now() -> Duration {
     BootClock.now().unwrap().0
 }
 
-/// A fence whose keepers are what `script` does, with its directory as `$2`.
+/// Returns a fence whose keepers are what `script` does, with its directory as `$2`.
 fn fence(dir: &Path, script: &str) -> Fence {
     use std::os::unix::fs::PermissionsExt;
 
@@ -21,7 +21,7 @@ fn fence(dir: &Path, script: &str) -> Fence {
     patient(Fence::new(dir, ShimProgram { program, args: Vec::new(), owner: None, lease: None }))
 }
 
-/// With a patience that a test can wait out.
+/// Returns the fence with a patience that a test can wait out.
 fn patient(mut fence: Fence) -> Fence {
     Arc::get_mut(&mut fence.0).unwrap().keeper_within = Duration::from_millis(500);
     fence

@@ -25,43 +25,45 @@ use crate::host::{
     services::MachineServices,
 };
 
-/// What others have changed on the host is made good again as often as this.
+/// Interval at which what others have changed on the host is made good again.
 const TEND_EVERY: Duration = Duration::from_secs(60);
 
 /// What a host's actor knows of its networks.
 #[derive(Default)]
 pub struct Tended {
     busy: bool,
-    /// What they were made last, and when.
+    /// Networks as they were made last, and when.
     made: Option<(Instant, Vec<Network>)>,
-    /// Why they are not all as they are to be, if they are not.
+    /// Reason why they are not all as they are to be, if they are not.
     why: Option<String>,
-    /// Steps read, sweeps write.
+    /// Lock that steps read and sweeps write.
     turn: Arc<RwLock<()>>,
 }
 
 impl Tended {
-    /// How many there are, and what is wrong with them: for the living tree.
+    /// Tells how many there are, and what is wrong with them: for the living tree.
     pub fn observe(&self) -> serde_json::Value {
         serde_json::json!({ "made": self.made.as_ref().map(|(_, made)| made.len()), "why": self.why })
     }
 
-    /// What was made last is looked at again, soon.
+    /// Has what was made last looked at again, soon.
     pub fn anew(&mut self) {
         self.made = None;
     }
 
+    /// Returns the lock that steps read and sweeps write.
     pub fn turn(&self) -> Arc<RwLock<()>> {
         self.turn.clone()
     }
 }
 
-/// Whether a step needs the networks of its VM.
+/// Tells whether a step needs the networks of its VM.
 pub fn needs_networks(action: &Action) -> bool {
     matches!(action, Action::Define(_) | Action::Start | Action::Resume | Action::Revert { .. } | Action::Reshape { .. })
 }
 
-/// Nothing is swept while this is held.
+/// Makes the networks that a VM needs on its host. Nothing is swept while the answer is held; `None` if the VM needs none.
+/// Errors: a sweep took until `deadline`, or a network cannot be there.
 pub async fn make_ready(
     services: &MachineServices,
     host: HostId,
@@ -132,7 +134,7 @@ impl Host {
         });
     }
 
-    /// Everything that no VM here is on, as the fleet is at `seen`, and copies of images that nothing is made of.
+    /// Removes the networks that no VM here is on, as the fleet is at `seen`, and copies of images that nothing is made of.
     pub(in crate::host) fn leave(
         &self,
         ctx: &Context<HostMsg>,
@@ -161,7 +163,7 @@ impl Host {
         });
     }
 
-    /// What was not done is done at the next look.
+    /// Takes in what came of that. What was not done is done at the next look.
     pub(in crate::host) fn tended(&self, ctx: &Context<HostMsg>, state: &mut State, tended: Result<Vec<Network>, DriverError>) {
         state.tended.busy = false;
         match tended {
