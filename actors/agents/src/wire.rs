@@ -72,7 +72,7 @@ pub enum AgentWire {
     },
 }
 
-/// What came in, as the message it is.
+/// Reads what came in as the message that it is. Errors: it is none, and is not delivered.
 pub fn read(inbound: &Inbound<'_>) -> Result<AgentMsg, NotDelivered> {
     Ok(match inbound.read()? {
         AgentWire::Start => AgentMsg::Start { reply: Some(inbound.reply()?) },

@@ -114,7 +114,7 @@ pub struct State {
     /// Epoch in which each of them belongs here.
     pub(super) epochs: HashMap<VmId, u64>,
     pub(super) strays: HashSet<VmId>,
-    /// Look since which each VM is gone that was here: what was seen before that is no news of it. Forgotten after it.
+    /// Look since which each VM is gone that was here: what was seen before that is no news. Kept until a later look ends.
     pub(super) gone: HashMap<VmId, u64>,
     /// VMs that other hosts made and that are this one's now, as its driver knows them.
     pub(super) adopted: HashSet<VmId>,

@@ -77,8 +77,8 @@ impl Host {
         });
     }
 
-    /// Forgets one that has ended; the next look listens anew, if it still runs. Soon, as it may just boot again, but not over and
-    /// over to one that cannot be listened to.
+    /// Forgets one that has ended; the next look listens anew, if it still runs. Soon, as it may just boot again, but not over
+    /// and over to one that cannot be listened to.
     pub(super) fn console_ended(&self, ctx: &Context<HostMsg>, state: &mut State, vm: VmId) {
         let Entry::Occupied(console) = state.consoles.entry(vm) else { return };
         if console.get().told.borrow().closed.is_some() {

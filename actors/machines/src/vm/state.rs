@@ -32,7 +32,6 @@ pub const SNAPSHOT_FORMAT: u16 = 1;
 pub const HOUSE: &str = "hiveward";
 /// Number of ended operations that are remembered: a client's repetition of one gets the same answer.
 pub const OPERATIONS_KEPT_MAX: usize = 16;
-/// Number of recoveries that are remembered.
 pub const RECOVERIES_KEPT_MAX: usize = 8;
 
 /// One operation, under way or ended.
@@ -71,17 +70,15 @@ pub struct VmState {
     /// Reason why the last operation left it other than it was wanted.
     pub failed: Option<String>,
     pub removed: bool,
-    /// Operations, oldest first; the last may be under way, no other is.
+    /// Operations, oldest first as snapshots and backups are too; the last may be under way, no other is.
     pub operations: VecDeque<VmOperation>,
     /// Times at which it was started again by itself, lately.
     pub recoveries: VecDeque<WallMs>,
-    /// Snapshots, oldest first.
     #[serde(default)]
     pub snapshots: Vec<Snapshot>,
     /// Epoch in which it was recovered last.
     #[serde(default)]
     pub epoch: u64,
-    /// Backups, oldest first.
     #[serde(default)]
     pub backups: VecDeque<Backup>,
     /// Whether it lives for one drill of a backup.
@@ -176,6 +173,7 @@ impl VmState {
         }
     }
 
+    /// Returns the operation that is under way, if one is.
     pub fn active(&self) -> Option<&VmOperation> {
         self.operations.back().filter(|operation| operation.ended.is_none())
     }
@@ -184,7 +182,7 @@ impl VmState {
         self.operations.iter().find(|operation| operation.number == number)
     }
 
-    /// Tells whether the operation may be forgotten: it is not among those that are kept here, and not all are.
+    /// Tells whether the operation may have been forgotten: it is not among those that are kept here, and not all are.
     pub fn may_have_forgotten(&self, operation: &Operation) -> bool {
         self.by_client(&operation.id).is_none() && self.operations.front().is_some_and(|oldest| oldest.number > 1)
     }
@@ -225,6 +223,7 @@ impl VmState {
         matches!(self.seen, Seen::There(run) if run.is_on())
     }
 
+    /// Applies an event of its stream that was committed at this time. Decides nothing.
     pub fn apply(&mut self, event: &VmEvent, at: WallMs) {
         match event {
             VmEvent::Asked(asked) => {
@@ -403,6 +402,7 @@ impl VmState {
         };
     }
 
+    /// Returns the status as users see it, by what is wanted, what is seen and what is under way.
     pub fn status(&self) -> VmStatus {
         let seen = match self.seen {
             Seen::There(Run::Running) => VmStatus::Running,

@@ -42,7 +42,7 @@ use super::{
 };
 use crate::{activity::What, policy::Rules, session::Exit};
 
-/// What persons say to one attempt at once; more is refused.
+/// Number of things that persons say to one attempt at once; more is refused.
 const ORDERS_MAX: usize = 32;
 
 /// Which protocol a program speaks.
@@ -55,15 +55,15 @@ pub(super) enum Speaks {
 /// What a person, or what decides for one, has to say to a running attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Told {
-    /// To a question of its program.
+    /// Answer to a question of its program.
     Answer { approval: ApprovalId, decision: Permission, by: String, message: Option<String> },
-    /// `id` makes it heard once.
+    /// Message to the program; `id` makes it heard once.
     Message { id: String, text: String, by: String },
-    /// Its turn ends; it waits for a message.
+    /// End of its turn; it waits for a message then.
     Interrupt { id: String, by: String },
-    /// Its program ends, and a person goes on with the conversation at a terminal.
+    /// Handing over to a person: its program ends, and the person goes on with the conversation at a terminal.
     TakeOver { id: String, by: String },
-    /// The terminal ends, and the agent goes on; with a message if there is one.
+    /// Giving back: the terminal ends, and the agent goes on, with a message if there is one.
     GiveBack { id: String, by: String, message: Option<String> },
 }
 
@@ -74,7 +74,7 @@ struct Order {
 
 pub(super) struct CodingConnector {
     inner: Arc<Inner>,
-    /// With what persons say to each.
+    /// Attempts, with what persons say to each.
     attempts: Attempts<mpsc::Sender<Order>>,
 }
 
@@ -148,7 +148,7 @@ impl Connector for CodingConnector {
     }
 }
 
-/// One attempt from wherever it is to its outcome.
+/// Runs one attempt from wherever it is to its outcome.
 async fn run(inner: &Inner, job: Job, control: &Control, orders: mpsc::Receiver<Order>) -> Outcome {
     let shared = &inner.shared;
     let mut attempt = Attempt::new(shared.clone(), job.lease);

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::{Inner, protocol};
 
-/// Tasks that ended before the record is shortened by them.
+/// Number of tasks that have ended before the record is shortened by them.
 const OVER_BATCH: usize = 256;
 
 impl Inner {

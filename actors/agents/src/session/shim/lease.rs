@@ -13,14 +13,15 @@ use hiveward_runtime::cluster::lease::{BootClock, LeasePage};
 
 use super::kill::SWEEP;
 
-/// A node that was alone has no end of its lease, until others join it: then it has one within a lease's length.
+/// Time between looks at a lease without an end: a node that was alone has none until others join it, and then one within a
+/// lease's length.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Between looks at a page that cannot be read.
+/// Time between looks at a page that cannot be read.
 const AGAIN: Duration = Duration::from_millis(50);
 
 pub(super) struct NodeLease {
     dir: PathBuf,
-    /// As it was read last. A page that cannot be read now says nothing new.
+    /// End of the lease as it was read last. A page that cannot be read now says nothing new.
     until: Option<Duration>,
     pub(super) next_look: Instant,
 }

@@ -37,7 +37,7 @@ pub(super) struct Spawned {
     pub pty: Option<OwnedFd>,
 }
 
-/// `Err` is a sentence for the user that names the program and where it was looked for.
+/// Starts the program. Errors: a sentence for the user that names the program and where it was looked for.
 pub(super) fn spawn(params: &Params, mut doors: Vec<File>, umask: Mode) -> Result<Spawned, String> {
     if !params.cwd.is_dir() {
         return Err(format!("working directory {} does not exist", params.cwd.display()));

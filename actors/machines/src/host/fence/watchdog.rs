@@ -53,8 +53,8 @@ fn too_late(seconds: i32) -> Option<io::Error> {
 /// A device of the kernel's.
 struct Device(File);
 
-/// Arms the device at `path`. One that could not be disarmed, or set to [`RESET_AFTER_SECONDS`], is refused and left disarmed where the
-/// kernel lets it be.
+/// Arms the device at `path`. One that could not be disarmed, or set to [`RESET_AFTER_SECONDS`], is refused and left disarmed
+/// where the kernel lets it be.
 pub fn open(path: &Path) -> io::Result<Box<dyn Watchdog>> {
     let mut file = File::options().write(true).open(path)?;
     let no_watchdog = |error: rustix::io::Errno| io::Error::other(format!("it is no watchdog: {}", io::Error::from(error)));

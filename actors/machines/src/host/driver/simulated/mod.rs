@@ -1,9 +1,9 @@
 //! A hypervisor in this process: a realistic state machine with latencies and failures, and no guests.
 //!
-//! Each name is one hypervisor, which outlives its connections for as long as the process does. Nothing is measured, so
-//! its domains have no statistics, unless its URI says how busy its guests are, or a test what they count. Its ways to fail are the fault points `driver.list`,
-//! `driver.ACTION` (before anything happened) and `driver.ACTION.done` (it has happened, and nobody hears). Here is the
-//! machine room; `calls` is what a connection to it is asked.
+//! Each name is one hypervisor, which outlives its connections for as long as the process does. Nothing is measured, so its
+//! domains have no statistics, unless its URI says how busy its guests are, or a test what they count. Its ways to fail are the
+//! fault points `driver.list`, `driver.ACTION` (before anything happened) and `driver.ACTION.done` (it has happened, and nobody
+//! hears). Here is the machine room; `calls` is what a connection to it is asked.
 
 use hiveward_catalogue::host::simulated::Manners;
 
