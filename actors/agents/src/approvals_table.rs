@@ -125,7 +125,7 @@ impl ApprovalFilter {
     }
 }
 
-/// Reads the table.
+/// Reader of the table.
 #[derive(Clone)]
 pub struct ApprovalTable {
     views: Views,

@@ -1,4 +1,4 @@
-//! The agent's actor and the questions of its programs, and what persons say to what it runs.
+//! What the agent's actor does with questions of its programs, and with what persons say to what it runs.
 
 use std::time::Duration;
 

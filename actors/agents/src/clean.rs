@@ -1,4 +1,4 @@
-//! Removing the branches that an agent's attempts left in its repository.
+//! Removes the branches that an agent's attempts left in its repository.
 
 use hiveward_catalogue::agent::{coding::WorkspaceSpec, spec::ConnectorSpec};
 use hiveward_runtime::{

@@ -1,4 +1,4 @@
-//! What an agent is asked and told.
+//! The messages that an agent is asked and told.
 
 use hiveward_kernel::{
     commit::Committed,
@@ -86,7 +86,7 @@ pub enum AgentMsg {
         reply: Reply<u64>,
     },
 
-    // From persons, about what it runs.
+    // What persons say about what it runs.
     /// Answers a question of a program. The first answer counts; repeating it is fine, and another one is a conflict.
     AnswerApproval {
         approval: ApprovalId,
@@ -107,7 +107,7 @@ pub enum AgentMsg {
         reply: Reply<Result<Cleaned, Refused>>,
     },
 
-    // From its node's residents.
+    // What its node's residents tell it.
     /// Drains it: it finishes what runs and takes nothing new. Answers what it still holds.
     Drain {
         reply: Reply<usize>,
@@ -118,7 +118,7 @@ pub enum AgentMsg {
         reply: Reply<()>,
     },
 
-    // From its connector and itself.
+    // What its connector and it itself tell it.
     Report(Report),
     Ready {
         result: Result<(), StartFailure>,

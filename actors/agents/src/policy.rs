@@ -1,4 +1,4 @@
-//! Whether an agent's program may use a tool, by its profile's rules on the tool's parsed arguments. Pure but for looking
+//! Decides whether an agent's program may use a tool, by its profile's rules on the tool's parsed arguments. Pure but for looking
 //! through symbolic links.
 //!
 //! Never the only wall: a program that may run any one interpreter may do anything its user may.

@@ -28,9 +28,9 @@ pub struct Seen {
 pub enum Extent {
     /// Whole tasks, with tools, questions, interruptions and deaths.
     Tasks,
-    /// It began a conversation; without an account nobody could give it work.
+    /// The program began a conversation; without an account nobody could give it work.
     Conversation,
-    /// It began, and wanted to be logged in.
+    /// The program began, and wanted to be logged in.
     Handshake,
 }
 

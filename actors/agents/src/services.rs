@@ -1,4 +1,4 @@
-//! What agents stand on.
+//! The services that actors of agents are given.
 
 use std::sync::Arc;
 

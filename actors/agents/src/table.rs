@@ -27,7 +27,7 @@ use super::{
 const ROWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("agents");
 const BY_SWARM: TableDefinition<'_, (u128, u128), ()> = TableDefinition::new("agents_by_swarm");
 
-/// Builds the tables.
+/// Builder of the tables.
 pub struct AgentView;
 
 impl View for AgentView {
@@ -211,7 +211,7 @@ impl AgentFilter {
     }
 }
 
-/// Reads the tables.
+/// Reader of the tables.
 #[derive(Clone)]
 pub struct AgentTable {
     views: Views,

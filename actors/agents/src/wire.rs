@@ -45,7 +45,7 @@ pub enum AgentWire {
         lease: Lease,
         by: u64,
     },
-    /// Without leases it says only that it is seated: there are too many for one message.
+    /// Without leases, this says only that the agent is seated: there are too many for one message.
     Keep {
         leases: Option<Vec<Lease>>,
         seated: u64,

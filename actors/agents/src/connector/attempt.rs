@@ -120,7 +120,7 @@ pub(super) async fn stopped(stop: &mut watch::Receiver<Option<(StopHow, StopWhy)
 /// Marks an attempt as cancelled before anything of it is stopped, so that a later life knows it too.
 pub(super) fn mark_withdrawn(data_dir: &Path, lease: Lease) {
     let dir = attempt_dir(data_dir, lease);
-    // One that never began is remembered by who holds it.
+    // An attempt that never began is remembered by who holds it.
     if dir.exists()
         && let Err(error) = fs::write(dir.join(WITHDRAWN), b"")
     {

@@ -104,7 +104,7 @@ impl Book {
         }
         for (agent, measured) in &mut self.agents {
             let (processes, resident_bytes) = now.get(agent).copied().unwrap_or_default();
-            // Of one that runs nothing the first such sample says so, and then nothing is to be said.
+            // The first such sample says that an agent runs nothing, and then nothing is to be said.
             let quiet = processes == 0 && measured.samples.last().is_some_and(|last| last.processes == 0);
             if quiet && measured.samples.last().is_some_and(|last| last.cpu_ms_total == measured.cpu_ms_total) {
                 continue;

@@ -28,7 +28,7 @@ pub struct Attached {
 pub struct Writer(Arc<Session>);
 
 impl Writer {
-    /// Types. Cut off by somebody else's typing since the last time, it takes the keyboard back.
+    /// Types at the terminal. Cut off by somebody else's typing since the last time, it takes the keyboard back.
     pub async fn write(&self, bytes: &[u8]) -> Result<(), SessionError> {
         match self.0.write_stdin(bytes, "").await {
             Err(SessionError::Ended) if !self.0.has_ended() => self.0.write_stdin(bytes, "").await,

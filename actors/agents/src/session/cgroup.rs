@@ -139,7 +139,7 @@ pub(super) fn remove_all(dirs: &[PathBuf]) {
     }
 }
 
-/// Where each hierarchy is mounted and our own group in it. `None` as the controller means v2.
+/// Place where each hierarchy is mounted, and our own group in it. `None` as the controller means v2.
 struct Mounts {
     mounts: String,
     own: String,

@@ -78,7 +78,7 @@ pub enum Adopted {
     NeverStarted,
     /// The shim is gone and recorded no end. What it left behind has been killed.
     Lost,
-    /// It has ended, but some of its output is not here any more: the power was cut, or somebody took it away.
+    /// The session has ended, but some of its output is not here any more: the power was cut, or somebody took it away.
     Cut,
 }
 

@@ -1,4 +1,4 @@
-//! Who may speak to a session: the process that holds the lock on the node's data directory, as the kernel says.
+//! Decides who may speak to a session: only the process that holds the lock on the node's data directory, as the kernel says.
 //!
 //! Agents run as the node's own user, so neither the mode of a socket nor a secret in a file keeps one of them out. Which
 //! process is at the other end of a socket, and which one holds a lock, they cannot make up.

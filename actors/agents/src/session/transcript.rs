@@ -247,7 +247,7 @@ mod tests {
             match reader.read(at, bytes_max) {
                 Ok(chunk) if chunk.next_byte == at => return (all, chunk.at_end),
                 Ok(chunk) => {
-                    // Nothing of a gap.
+                    // A gap has no bytes.
                     if !chunk.bytes.is_empty() {
                         all.push((at, chunk.bytes));
                     }

@@ -1,4 +1,4 @@
-//! The branches that attempts left in a repository, and removing those that nobody misses.
+//! Lists the branches that attempts left in a repository, and removes those that nobody misses.
 
 use std::{collections::HashSet, fs, path::Path};
 

@@ -89,7 +89,7 @@ impl Git {
         };
         let base = base.unwrap_or_else(|| begin.clone());
         let dir_text = dir.to_str().ok_or_else(|| format!("{} is no text", dir.display()))?.to_owned();
-        // Of a worktree whose directory somebody removed by hand.
+        // There may be a record of a worktree whose directory somebody removed by hand.
         self.here(&["worktree", "prune"]).await?;
         if self.commit_at(&format!("refs/heads/{branch}")).await.is_some() {
             // Made before, by a life of ours that died just then.

@@ -1,4 +1,4 @@
-//! Where an attempt of a coding agent works, from making it to letting it go.
+//! The workspace of an attempt of a coding agent, from making it to letting it go.
 //!
 //! Owns worktrees below the node's data directory and the branches it made for them, never a repository. Work is never
 //! thrown away: whatever an attempt leaves is committed to its branch before its worktree goes.

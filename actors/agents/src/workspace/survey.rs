@@ -34,7 +34,7 @@ impl Default for Bounds {
 /// Reason why something is not given to git.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// It has a `.git` of its own, of whatever kind.
+    /// The directory has a `.git` of its own, of whatever kind.
     Repository,
     TooLarge,
     /// A pipe, a socket or a device.

@@ -1,4 +1,4 @@
-//! Which processes of this node may ask which guest: the sessions in VMs that this life of the node started or found again.
+//! Knows which processes of this node may ask which guest: the sessions in VMs that this life of the node started or found again.
 //!
 //! A process is known by its number, as the kernel names it at the desk's socket, together with when it began: no program can
 //! make up either. So an agent's process may say what it likes, and is asked for nothing that it could have read or guessed.
@@ -30,9 +30,9 @@ pub struct Askers(Arc<Inner>);
 /// What the list says of a process that asks for a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum May {
-    /// It is the session of this VM.
+    /// The process is the session of this VM.
     Yes,
-    /// It is another VM's session, or it is none and this VM has one.
+    /// The process is another VM's session, or it is none and this VM has one.
     No,
     /// Neither has been entered, or not yet.
     Unknown,

@@ -62,7 +62,7 @@ pub struct Host {
 
 pub(super) struct Link {
     pub(super) driver: Arc<dyn Driver>,
-    /// Ends the pump and the listener when it is dropped.
+    /// Guard that ends the pump and the listener when it is dropped.
     _held: oneshot::Sender<()>,
 }
 
@@ -311,7 +311,7 @@ impl Behaviour for Host {
                     let known = state.known.entry(vm).or_default();
                     if known.at < done.at {
                         known.see(done.at, done.domain);
-                        // Its actor has it with the answer.
+                        // The VM's actor hears of it by the answer.
                         known.told = true;
                     }
                 }

@@ -99,7 +99,7 @@ impl Host {
                 self.services.router.open(&vm.key(), placement, Arc::new(ActorDoor::new(door, vm::wire::read)));
                 Ok(epoch)
             }
-            // Of a life of this actor before; its door is still open.
+            // The VM's actor is from an earlier life of this one; its door is still open.
             Err(StartError::Duplicate(_)) => Ok(epoch),
             Err(error) => Err(error.into()),
         }

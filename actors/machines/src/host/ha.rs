@@ -22,7 +22,7 @@ pub(super) async fn may_run(services: &MachineServices, host: &Arc<HostSpec>, vm
         // The task of an attempt that has this VM comes back elsewhere, and its program here must not go on beside it.
         Some(entry) if entry.host == host.id || entry.moving == Some(host.id) => Ok(entry.spec.ha || entry.spec.is_leased()),
         Some(_) => Err("it belongs to another host by now".to_owned()),
-        // Of one that is being removed.
+        // The VM is being removed.
         None => Ok(false),
     })?;
     if !ends_with_lease {

@@ -1,5 +1,5 @@
-//! What is there: looks at the hypervisor, and what follows from what was seen. Its VMs are told what is news to them, what
-//! nobody knows is ended, what another host made and somebody brought here is taken over, and what is used is measured.
+//! Looks at what is on the hypervisor, and does what follows from that. VMs are told what is news to them, domains that nobody
+//! knows are ended, those that another host made and somebody brought here are taken over, and what is used is measured.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -1,4 +1,4 @@
-//! What hosts and VMs stand on.
+//! The services that actors of hosts and VMs are given.
 
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ pub struct MachineParts {
     pub imports: Imports,
     /// Processes here that may ask guests.
     pub askers: Askers,
-    /// Ends VMs here that come back elsewhere.
+    /// Fence that ends VMs here that come back elsewhere.
     pub fence: Fence,
     /// What VMs use of this node's hosts.
     pub meters: Meters,

@@ -129,7 +129,7 @@ impl Vm {
                 let _ = me.tell(VmMsg::CommitFailed { message: error.to_string() });
             });
         ctx.task(committing);
-        // Of one that is quite new nothing is there; if this is its second life, its steps may be repeated.
+        // Nothing is there of a VM that is quite new; if this is its second life, its steps may be repeated.
         let fresh = life.version == 0;
         let state = State {
             vm: replayed,

@@ -46,7 +46,7 @@ pub trait Machines: Send + Sync + 'static {
     fn pause(&self, vm: VmId, paused: bool) -> BoxFuture<'_, Result<(), String>>;
 }
 
-/// Where there are no hosts.
+/// The machines of a node without hosts: there are none, and requests fail in words.
 #[derive(Debug)]
 pub struct NoMachines;
 
@@ -152,7 +152,7 @@ impl Machines for MachineServices {
     fn pause(&self, vm: VmId, paused: bool) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             let status = self.vms.get(vm).map_err(|refused| refused.message)?.map(|record| record.status);
-            // Of one that is still coming up no program runs, and none is begun before who holds it goes on.
+            // A VM that is still coming up runs no program, and none is begun before who holds it goes on.
             if status != Some(if paused { VmStatus::Running } else { VmStatus::Paused }) {
                 return Ok(());
             }

@@ -143,7 +143,7 @@ pub fn drill(state: &VmState, active: &VmOperation, doing: Doing, now: WallMs) -
     match (doing.done, &active.abandoned) {
         (Some(Step::Report), None) => return Next::End(Outcome::Done),
         (Some(Step::Report), Some(why)) => return Next::End(Outcome::Failed { message: why.clone() }),
-        // Where it cannot be written it is still said by the operation itself.
+        // If the result cannot be written, the operation itself still says it.
         (_, Some(why)) if now.since(active.asked_at) >= DRILL_WITHIN + OPERATION_WITHIN => {
             return Next::End(Outcome::Failed { message: why.clone() });
         }

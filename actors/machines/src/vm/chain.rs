@@ -78,8 +78,8 @@ pub fn length(state: &VmState, to: &str) -> u32 {
     state.backups.iter().rev().find(|backup| is_in(backup, to)).map_or(0, |backup| backup.depth + 1)
 }
 
-/// Returns, of the backups that the VM made by itself and that are older than the `keep` newest, the newest that nothing is based
-/// on.
+/// Returns the newest backup that nothing is based on, of those that the VM made by itself and that are older than the `keep`
+/// newest.
 pub fn unneeded(state: &VmState, keep: usize) -> Option<&Backup> {
     let own = state.backups.iter().rev().filter(|backup| backup.scheduled).skip(keep);
     own.into_iter().find(|backup| state.backups.iter().all(|other| other.basis != Some(backup.number)))

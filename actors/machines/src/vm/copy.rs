@@ -1,4 +1,4 @@
-//! What is made of a VM's disks as they are at one moment while it runs on: an image of its system disk, or another VM. Pure.
+//! Copies of a VM's disks as they are at one moment while it runs on: an image of its system disk, or another VM. Pure.
 //!
 //! First the disks are copied and kept by the hash of their bytes, wherever images are; that is durable before the roster is
 //! asked for the image or the VM, once. A clone's disks begin as images of its own that nobody else sees and that go with it,

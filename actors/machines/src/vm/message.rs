@@ -1,4 +1,4 @@
-//! What a VM is asked and told.
+//! The messages that a VM is asked and told.
 
 use std::sync::Arc;
 
@@ -63,7 +63,7 @@ pub enum VmMsg {
         reply: Answer,
     },
 
-    // From itself.
+    // What it tells itself.
     /// Tells what the views know of an operation that the actor has no memory of.
     Recalled {
         ask: Ask,
@@ -71,7 +71,7 @@ pub enum VmMsg {
         reply: Answer,
     },
 
-    // From its host.
+    // What its host tells it.
     /// Tells what its hypervisor has of the VM, in a look that began `at`.
     Observed {
         domain: Option<Domain>,
@@ -80,7 +80,7 @@ pub enum VmMsg {
     /// Says that the VM's host is drained: the VM goes to another, or stops.
     Drain,
 
-    // From itself.
+    // What it tells itself.
     Stepped {
         step: Step,
         result: Result<Stepped, DriverError>,

@@ -100,7 +100,7 @@ pub enum Side {
 /// Returns what to do next about the migration under way.
 pub fn next(state: &VmState, active: &VmOperation, doing: Doing, now: WallMs) -> Next {
     let failed = |message: &str| Next::End(Outcome::Failed { message: message.into() });
-    // Of what comes before and after the migration itself, which has a limit of its own and may have waited its turn.
+    // This bounds what comes before and after the migration itself, which has a limit of its own and may have waited its turn.
     let late = now.since(active.asked_at) >= OPERATION_WITHIN && doing.done != Some(Step::Prepare);
     match doing.side {
         Side::Arrived => match state.seen {
@@ -125,7 +125,7 @@ fn wait(now: WallMs) -> Next {
 fn bound(state: &VmState, active: &VmOperation, doing: Doing, now: WallMs, late: bool) -> Next {
     let abandoned = active.abandoned.is_some();
     match doing.done {
-        // Said to the roster; this actor's time is over soon.
+        // The roster has been told; this actor's time is over soon.
         Some(Step::Settle) => return wait(now),
         Some(Step::Reserve) if !abandoned => return Next::Do(Step::Prepare),
         Some(Step::Prepare) if !abandoned => return Next::Do(Step::Migrate),

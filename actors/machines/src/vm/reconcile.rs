@@ -39,7 +39,7 @@ pub enum Step {
     Revert,
     RemoveSnapshot,
 
-    // Of backups and their drills.
+    // Steps of backups and their drills.
     Backup,
     /// Removes what is left of a backup that did not come to its end.
     EndBackup,
@@ -51,7 +51,7 @@ pub enum Step {
     /// Removes a backup that is old.
     Prune,
 
-    // Of a migration.
+    // Steps of a migration.
     /// Has the roster reserve room on another host.
     Reserve,
     /// Has the other host expect the VM, with its disks where they must be brought.
@@ -74,7 +74,7 @@ pub enum Step {
     /// Has the roster reserve nothing for the VM on the other host any more.
     Release,
 
-    // Of a change of shape.
+    // Steps of a change of shape.
     /// Has the roster reserve what the new shape needs.
     Claim,
     /// Changes what is defined and, as far as that can be, what runs.
@@ -90,13 +90,13 @@ pub enum Step {
     /// Has the roster reserve nothing any more for a run that is over.
     LetGo,
 
-    // Of one that another moved.
+    // Steps of a VM that somebody else moved.
     /// Looks whether another host has the VM, of all that can be asked.
     Seek,
     /// Has the roster say that the VM belongs from then on to the host that has it.
     Follow,
 
-    // Of a template or a clone.
+    // Steps of a template or a clone.
     /// Copies the VM's disks to the blobs.
     Copy,
     /// Removes what is left of a copy that did not come to its end.
@@ -151,7 +151,7 @@ pub struct Doing {
     pub holds: bool,
     /// Whether the VM belongs to its host because it came back there, and did not run there yet.
     pub comes_back: bool,
-    /// Where a VM is that is not where it was, if that is known.
+    /// Place of a VM that is not where it was, if that is known.
     pub sought: Option<Sought>,
 }
 
@@ -209,7 +209,7 @@ fn within_operation(state: &VmState, doing: Doing, now: WallMs) -> Next {
         (Some(now), Some(before)) => now > before,
         _ => false,
     };
-    // All of a backup is read for it.
+    // To make a restored VM, all of its backup is read.
     let reads = state.is_restored && active.kind == OperationKind::Create;
     let within = OPERATION_WITHIN + if reads { backup::BACKUP_WITHIN } else { Duration::ZERO };
     let late = now.since(active.asked_at) >= within + Duration::from_millis(active.grace_ms);
@@ -257,7 +257,7 @@ fn within_operation(state: &VmState, doing: Doing, now: WallMs) -> Next {
         (OperationKind::Pause, Seen::There(Run::Paused)) => Next::End(Outcome::Done),
         (OperationKind::Resume, Seen::There(Run::Paused)) => Next::Do(Step::Resume),
         (OperationKind::Resume, Seen::There(Run::Running)) => Next::End(Outcome::Done),
-        // Other functions'.
+        // Other functions treat these.
         (OperationKind::Backup | OperationKind::Drill, _) => return Next::Idle,
         (OperationKind::Resize | OperationKind::AttachDisk | OperationKind::DetachDisk, _) => return Next::Idle,
         (OperationKind::AttachNetwork | OperationKind::DetachNetwork, _) => return Next::Idle,

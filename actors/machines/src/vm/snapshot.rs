@@ -72,7 +72,7 @@ pub fn may_ask(state: &VmState, spec: &VmSpec, kind: OperationKind, subject: Opt
             return Err(Refused::new(Code::Limit, message));
         }
         if let Some(lag) = &state.lag {
-            // Reverted to later, it would run with what is reserved for it no more.
+            // A later revert would have it run with what is not reserved for it any more.
             let message = format!("{} is not what it is defined as: {}; take it then", spec.name, lag.words());
             return Err(Refused::new(Code::Refused, message));
         }

@@ -28,7 +28,7 @@ use super::{
 const ROWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("vms");
 const BY_HOST: TableDefinition<'_, (u128, u128), ()> = TableDefinition::new("vms_by_host");
 
-/// Builds the tables.
+/// Builder of the tables.
 pub struct VmView;
 
 impl View for VmView {
@@ -235,7 +235,7 @@ impl VmFilter {
     }
 }
 
-/// Reads the tables.
+/// Reader of the tables.
 #[derive(Clone)]
 pub struct VmTable {
     views: Views,

@@ -1,4 +1,4 @@
-//! Whether an agent's program is there and new enough, said before it gets any work.
+//! Checks that an agent's program is there and new enough, before the agent gets any work.
 
 use std::{
     collections::HashMap,

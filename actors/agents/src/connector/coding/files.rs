@@ -1,4 +1,4 @@
-//! What an agent may have done to files through us: inside its workspace, and nowhere else.
+//! Reads and writes files for an agent's program: inside its workspace, and nowhere else.
 
 use std::{
     fs::File,

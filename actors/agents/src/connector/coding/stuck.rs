@@ -1,4 +1,4 @@
-//! Whether a coding agent still gets on. Pure.
+//! Decides whether a coding agent still gets on. Pure.
 
 use super::dialect::Heard;
 
@@ -9,7 +9,7 @@ const SAME_ERRORS_MAX: u32 = 5;
 /// Number of things said without doing anything in between.
 const WORDS_MAX: u32 = 40;
 
-/// Watches one process; says once why it seems stuck, then begins to count anew.
+/// Watch over one process. It says once why that seems stuck, then begins to count anew.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     action: Option<String>,

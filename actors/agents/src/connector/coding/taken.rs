@@ -1,5 +1,5 @@
-//! A person in the agent's place: its program is seen off, the program's own terminal goes on with the conversation, and
-//! when that ends another process of the protocol does.
+//! Puts a person in the agent's place: its program is let go, the program's own terminal goes on with the conversation, and when
+//! that ends another process of the protocol does.
 //!
 //! That it was taken over is in the log before anything ends, so a node that dies in between goes on with the same.
 

@@ -1,4 +1,4 @@
-//! Which leases the process was given, and the shim's record of them: kept as short as what is with the process.
+//! Knows which leases the process was given, and keeps the shim's record of them as short as what is with the process.
 
 use std::collections::HashSet;
 
@@ -11,7 +11,7 @@ impl Inner {
     /// Takes over what an earlier life had given; what ended meanwhile is forgotten with the next batches.
     pub(super) fn adopt_given(&self, given: HashSet<String>) {
         let over = |name: &&String| {
-            // Whose files are gone ended long ago.
+            // Attempts whose files are gone ended long ago.
             let lease = protocol::lease(name, self.shared.agent.id);
             lease.is_none_or(|lease| !self.attempt(lease).exists() || self.attempt(lease).outcome().is_some())
         };

@@ -1,5 +1,5 @@
-//! The program ends with the lease of its node, also when the node is dead or stands still: by then another node may have
-//! begun the same work anew.
+//! Ends the program with the lease of its node, also when the node is dead or stands still: by then another node may have begun
+//! the same work anew.
 //!
 //! Owns the reading of the node's lease and the moment of the next look. A lease is looked at when the one that was read
 //! before would be over, so an idle session is woken a few times in a minute.

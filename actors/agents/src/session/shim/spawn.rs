@@ -52,7 +52,7 @@ pub(super) fn spawn(params: &Params, mut doors: Vec<File>, umask: Mode) -> Resul
     command.envs(params.env.iter().map(|(name, value)| (name, value))).env(MARKER, &params.session);
 
     let pty = match params.mode {
-        // Of what runs in a VM the pipes are those of who brings it there.
+        // What runs in a VM has the pipes of the process that brings it there.
         SessionSpec::Pipes | SessionSpec::Vm(_) => {
             command.stdout(Stdio::piped()).stderr(Stdio::piped());
             match &params.stdin {

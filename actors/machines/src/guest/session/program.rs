@@ -27,7 +27,7 @@ const LOOK_FIRST: Duration = Duration::from_millis(20);
 const LOOK_LONGEST: Duration = Duration::from_millis(500);
 /// Number of pieces of standard input that wait to be passed on; the reader waits then.
 const INPUT_PIECES_MAX: usize = 4;
-/// Where guests look for programs, if the node says nothing else.
+/// Places where guests look for programs, if the node says nothing else.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Variables of this process and its node; a guest has its own.
 const NOT_ITS_OWN: [&str; 4] = ["PATH", "HOME", "LANG", "HIVEWARD_SESSION"];

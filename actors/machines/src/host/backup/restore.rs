@@ -1,4 +1,4 @@
-//! What a VM's disks begin as, made of a backup: brought to this node where it is elsewhere, and of a chain put together.
+//! Makes of a backup what a VM's disks begin as: it is brought to this node where it is elsewhere, and a chain is put together.
 
 use std::{
     io,

@@ -41,10 +41,10 @@ const TELL_STEP: Duration = Duration::from_millis(250);
 /// Time that a keeper may take to start before nothing is started that it would have to end.
 const KEEPER_WITHIN: Duration = Duration::from_secs(5);
 
-/// Where a VM is that must be ended in time.
+/// Place of a VM that must be ended in time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Machine {
-    /// In this process, on the simulated host of this name.
+    /// The VM is in this process, on the simulated host of this name.
     Simulated(String),
     Qemu,
 }
@@ -71,7 +71,7 @@ pub(super) fn read_kept(dir: &Path) -> Option<Vec<(HostId, VmId)>> {
     Some(kept.into_iter().map(|kept| (kept.host, kept.vm)).collect())
 }
 
-/// Where the keeper finds which watchdog it arms, and where it says how that went.
+/// Names of the files in which the keeper finds which watchdog it arms, and in which it says how that went.
 const WATCHDOG: &str = "watchdog";
 const WATCHDOG_SAID: &str = "watchdog.said";
 const ARMED: &str = "armed";
@@ -143,8 +143,8 @@ impl Fence {
         Ok(())
     }
 
-    /// Has this VM ended on this host, from now on, before the lease is over. To be called before it may run; an error says that
-    /// it must not.
+    /// Sees to it that from now on this VM is ended on this host before the lease is over. To be called before it may run; an
+    /// error says that it must not.
     pub fn hold(&self, host: &HostSpec, vm: VmId) -> Result<(), String> {
         let Ok(uri) = HostUri::parse(&host.uri) else { return Ok(()) };
         let machine = match uri.scheme {
@@ -223,7 +223,7 @@ impl Fence {
         if keeper::is_kept(&self.0.dir).map_err(failed)? {
             return Ok(());
         }
-        // Of one that is gone.
+        // This is left of a keeper that is gone.
         match fs::remove_file(self.0.dir.join(WATCHDOG_SAID)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}

@@ -26,7 +26,7 @@ fn running(machines: &[(HostId, VmId)]) -> Vec<i32> {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let is_one = |pid: &i32| {
-        // Of one that has ended and was not waited for it is empty.
+        // The line of a process that has ended and was not waited for is empty.
         let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
         let line = String::from_utf8_lossy(&line);
         let arguments: Vec<&str> = line.split('\0').collect();

@@ -27,7 +27,7 @@ fn patient(mut fence: Fence) -> Fence {
     fence
 }
 
-/// Holds the lock as a keeper does, and says that it was started. It ends when this directory is gone.
+/// Script that holds the lock as a keeper does, and says that it was started. It ends when this directory is gone.
 const STAYS: &str = r#"echo started >> "$2/started"
 exec 9> "$2/keeper.lock"
 flock -n 9 || exit 1

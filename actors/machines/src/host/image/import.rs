@@ -39,7 +39,7 @@ const SILENT_WITHIN: Duration = Duration::from_secs(60);
 const PACE_BYTES: u64 = 512 << 10;
 const PACE_WITHIN: Duration = Duration::from_secs(30);
 
-/// Sees that bytes come fast enough to come to an end. Pure.
+/// Check that bytes come fast enough to come to an end. Pure.
 struct Pace {
     since: Instant,
     bytes: u64,
@@ -62,7 +62,7 @@ impl Pace {
     }
 }
 
-/// Where bytes come from, and what they must be.
+/// Source of bytes, and what they must be.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Wanted {
     pub from: From,

@@ -168,7 +168,7 @@ impl Meters {
             vms_running += 1;
             let one = meter.vms.remove(&vm);
             if *usage == Usage::default() {
-                // Not measured this time, as when its QEMU is busy: what was measured before stays.
+                // It was not measured this time, as when its QEMU is busy: what was measured before stays.
                 seen.extend(one.map(|one| (vm, one)));
                 continue;
             }
@@ -185,7 +185,7 @@ impl Meters {
             vms_measured += u32::from(figures.cpus.is_some());
             seen.insert(vm, one);
         }
-        // Those that went, or do not run: begun anew if they come again.
+        // VMs that went, or do not run, are begun anew if they come again.
         meter.vms = seen;
         if vms_running == 0 {
             used = Figures::none_used();

@@ -1,4 +1,4 @@
-//! From counters to what was used in a stretch of time. Pure.
+//! Turns counters into figures of what was used in a stretch of time. Pure.
 
 use std::time::Duration;
 

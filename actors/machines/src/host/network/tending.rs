@@ -74,13 +74,13 @@ pub async fn make_ready(
 ) -> Result<Option<OwnedRwLockReadGuard<()>>, DriverError> {
     let needed =
         || services.directory.read(|known| known.fleet.vms.get(&vm).map(|entry| making::needed(&known.fleet, host, entry)));
-    // Most have none of the cluster's.
+    // Most VMs are on none of the cluster's networks.
     if needed().is_none_or(|networks| networks.is_ok_and(|networks| networks.is_empty())) {
         return Ok(None);
     }
     let waited_ms = u64::try_from(deadline.remaining().as_millis()).unwrap_or(u64::MAX);
     let held = tokio::time::timeout_at(deadline.instant(), turn.read_owned()).await;
-    // Only that it was not this step's turn: nothing was asked of the hypervisor.
+    // This says only that it was not this step's turn: nothing was asked of the hypervisor.
     let late = |_| DriverError::Failed { message: format!("the host's networks were being swept for {waited_ms} ms") };
     let held = held.map_err(late)?;
     if let Some(networks) = needed() {
@@ -95,7 +95,7 @@ impl Host {
         let (services, host, placement) = (self.services.clone(), self.spec.id, self.placement);
         let wanted = move || {
             services.directory.read(|known| {
-                // Who is not placed here does not know what it needs.
+                // An actor that is not placed here does not know what the host needs.
                 let here = known.place(Entity::Host(host)).is_some_and(|place| place.placement == placement);
                 here.then(|| (making::wanted(&known.fleet, host), making::numbers(&known.fleet, host)))
             })
@@ -118,7 +118,7 @@ impl Host {
                     if !wanted().is_some_and(|(now, _)| now.contains(&network)) {
                         continue;
                     }
-                    // One that cannot be there keeps no other from it.
+                    // A network that cannot be made does not keep the others from being made.
                     all = all.and(driver.ensure_networks(vec![network], deadline).await);
                 }
                 let _alone = turn.write().await;

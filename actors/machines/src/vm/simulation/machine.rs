@@ -1,4 +1,4 @@
-//! What the simulated lives of one VM are lived on: the machine where it is, and another host that may have it.
+//! The machines on which the simulated lives of one VM are lived: the machine where it is, and another host that may have it.
 
 use std::collections::BTreeMap;
 

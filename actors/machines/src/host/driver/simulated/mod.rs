@@ -318,7 +318,7 @@ impl Hypervisor {
     }
 }
 
-/// Ends a migration that did not come to its end: what is on its way in is gone there, and runs on here.
+/// Guard that ends a migration which did not come to its end: what is on its way in is gone there, and runs on here.
 struct Copying<'a> {
     vm: VmId,
     from: &'a Hypervisor,
