@@ -84,7 +84,7 @@ impl Resolved {
                     self.secrets.push(form.to_owned());
                 }
             }
-            // If one secret holds another, the longer one goes first: else its rest would stay.
+            // Of two of which one holds the other the longer goes first: else its rest would stay.
             self.secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         }
         value
