@@ -55,15 +55,15 @@ pub(super) enum Speaks {
 /// What a person, or what decides for one, has to say to a running attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Told {
-    /// Answer to a question of its program.
+    /// To a question of its program.
     Answer { approval: ApprovalId, decision: Permission, by: String, message: Option<String> },
-    /// Message to the program; `id` makes it heard once.
+    /// `id` makes it heard once.
     Message { id: String, text: String, by: String },
-    /// End of its turn; it waits for a message then.
+    /// Its turn ends; it waits for a message.
     Interrupt { id: String, by: String },
-    /// Handing over to a person: its program ends, and the person goes on with the conversation at a terminal.
+    /// Its program ends, and a person goes on with the conversation at a terminal.
     TakeOver { id: String, by: String },
-    /// Giving back: the terminal ends, and the agent goes on, with a message if there is one.
+    /// The terminal ends, and the agent goes on; with a message if there is one.
     GiveBack { id: String, by: String, message: Option<String> },
 }
 
