@@ -231,7 +231,8 @@ pub fn paths(input: &Value) -> Vec<String> {
 /// Bytes of a command line above which it is asked about.
 const COMMAND_BYTES_MAX: usize = 16 << 10;
 
-/// Returns the simple commands of a command line, as words. Errors: it has something in it whose effect is not in its words.
+/// Returns the simple commands of a command line, as words. Errors: it has something in it that its words do not tell the effect
+/// of.
 fn commands(line: &str) -> Result<Vec<Vec<String>>, &'static str> {
     if line.len() > COMMAND_BYTES_MAX {
         return Err("it is too long");

@@ -201,7 +201,7 @@ fn look(book: &mut Book, data_dir: &Path, processes: &[Process], at: WallMs) {
     book.take(at, &sums, Scale::here(), |dir| owner(data_dir, dir), ended);
 }
 
-/// Returns whose a session is: an agent's own, or one of an attempt, which has its lease on disk.
+/// Returns the agent that a session belongs to: it is the agent's own, or that of an attempt, which has its lease on disk.
 fn owner(data_dir: &Path, session: &Path) -> Option<AgentId> {
     let name = session.file_name()?.to_str()?;
     if let Some(agent) = name.strip_suffix("-worker") {

@@ -24,7 +24,7 @@ impl SessionDir {
         Self(path.into())
     }
 
-    /// Makes the directory, mode 0700; one that exists already is fine.
+    /// Makes the directory with mode 0700; one that exists already is left as it is.
     pub fn create(&self) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)
     }

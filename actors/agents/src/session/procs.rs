@@ -38,7 +38,7 @@ pub(super) fn marked(session: &str) -> Vec<i32> {
         .collect()
 }
 
-/// Returns the bytes of resident memory of these processes together; one that has gone counts nothing.
+/// Returns the bytes of resident memory of these processes together; a process that has gone counts nothing.
 pub(super) fn rss_bytes(pids: &[i32]) -> u64 {
     pids.iter()
         .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/statm")).ok()?.split(' ').nth(1)?.parse::<u64>().ok())

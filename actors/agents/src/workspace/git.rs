@@ -243,7 +243,7 @@ impl Git {
         self.here(&["worktree", "prune"]).await.map(drop)
     }
 
-    /// Returns names and commits of the branches whose names begin so.
+    /// Returns the names and commits of the branches whose names begin with `prefix`.
     pub(super) async fn branches_below(&self, prefix: &str) -> Result<Vec<(String, String)>, String> {
         let wanted = format!("refs/heads/{prefix}");
         let found = self.here(&["for-each-ref", "--format=%(refname:short) %(objectname)", &wanted]).await?;

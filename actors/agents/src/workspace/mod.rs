@@ -29,7 +29,7 @@ pub struct Plan<'a> {
     pub worktrees: PathBuf,
     /// Name of the attempt, unique: also the end of its branch's name.
     pub name: String,
-    /// Attempt before, whose work is gone on with: what it began at is what both are measured by.
+    /// Name of the attempt whose work this one goes on with; both are measured by what that one began at.
     pub before: Option<String>,
     /// Branches to begin at, the first that there is; then the spec's own base.
     pub begin_at: Vec<String>,

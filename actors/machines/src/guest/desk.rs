@@ -133,8 +133,8 @@ async fn admitted(services: &MachineServices, asker: i32, vm: VmId) -> May {
     }
 }
 
-/// Tells whether nobody's session can ask for this VM. Of one that is not in the directory, or not any more, it says no: that is
-/// not known.
+/// Tells whether nobody's session can ask for this VM. It says no of a VM that is not in the directory, because nothing is known
+/// of that.
 fn has_no_attempt(services: &MachineServices, vm: VmId) -> bool {
     services.directory.read(|known| known.fleet.vms.get(&vm).is_some_and(|entry| entry.spec.lease.is_none()))
 }

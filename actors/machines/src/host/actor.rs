@@ -89,7 +89,7 @@ impl Known {
         (self.at, self.domain) = (at, domain);
     }
 
-    /// Takes in what it used, as measured by a look that began then. Nothing, if it is off, or in another run since.
+    /// Takes in what it used, as a look measured that began then; passed over if it is off, or in another run since.
     pub(super) fn used(&mut self, begun: u64, seen: &Domain) {
         let same = self.domain.as_ref().is_some_and(|now| now.run.is_on() && seen.run.is_on() && now.boots == seen.boots);
         if same && self.since <= begun {

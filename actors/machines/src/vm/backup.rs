@@ -51,7 +51,7 @@ pub struct Manifest {
     /// Reason why it stands alone though another was asked for, or why no later one can be based on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub whole_because: Option<String>,
-    /// Whether what is written from this backup on is marked.
+    /// Whether the hypervisor marks what is written from this backup on.
     #[serde(default)]
     pub marked: bool,
 }

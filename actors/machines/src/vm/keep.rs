@@ -149,7 +149,7 @@ pub(super) async fn step(
     Some(done)
 }
 
-/// Removes a backup from its place. A path that does not end in `name` is not touched, and is an error.
+/// Removes a backup from its place. A path that does not end in `name` is left alone, and is an error.
 async fn prune(services: &MachineServices, path: &str, name: &str) -> std::io::Result<()> {
     let (place, is) = targets::split(path)?;
     if is != name {

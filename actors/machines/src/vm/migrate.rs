@@ -24,7 +24,7 @@ use crate::host::driver::{Off, Run};
 
 /// Interval between two looks at what the hypervisors still work on.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Time for which a guest is left alone that is on its way in and that nobody brings any more.
+/// Time for which a guest that is on its way in is left alone although nobody brings it any more.
 const INCOMING_WITHIN: Duration = Duration::from_secs(60);
 
 pub const LIMIT_MS_DEFAULT: u64 = 300_000;

@@ -187,7 +187,7 @@ pub fn next(state: &VmState, doing: Doing, now: WallMs) -> Next {
     }
 }
 
-/// Returns what it means for the operation under way, unless it is a migration, that a step of it was refused.
+/// Returns the event that follows for the operation under way from a refused step, unless it is a migration.
 pub fn refused(state: &VmState, why: String) -> Option<VmEvent> {
     let active = state.active()?;
     let number = active.number;

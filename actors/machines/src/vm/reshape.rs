@@ -107,7 +107,7 @@ pub fn may_ask(state: &VmState, spec: &VmSpec, kind: OperationKind, subject: Opt
     state.must_be_here(spec)
 }
 
-/// Returns the disk whose data goes when this operation detaches it; `None` for any other operation.
+/// Returns the name of the disk that this operation detaches, whose data is then removed; `None` for any other operation.
 pub fn drops(operation: &VmOperation) -> Option<&str> {
     match (&operation.subject, operation.kind) {
         (Some(Subject::Disk { name, .. }), OperationKind::DetachDisk) => Some(name),

@@ -380,7 +380,7 @@ impl VmState {
         }
     }
 
-    /// Tells whether what failed was asked of one that ran, and it ended without anybody's will or is elsewhere by now.
+    /// Tells whether what failed was asked of a running VM that ended without anybody's will or is elsewhere by now.
     fn is_lost_within(&self, kind: OperationKind) -> bool {
         use OperationKind::{Migrate, Pause, Reboot, Resume};
         let ran = matches!(kind, Migrate | Reboot | Pause | Resume);

@@ -35,7 +35,7 @@ use crate::host::{ask_roster, services::MachineServices};
 /// Interval between two looks whether one is to be made.
 const KEPT_EVERY: Duration = Duration::from_secs(1);
 const MADE_WITHIN: Duration = Duration::from_secs(10);
-/// Time before another is made for one that could not be started.
+/// Time for which a VM that could not be started stays: no other is made in its place before.
 const FAILED_KEPT: Duration = Duration::from_secs(30);
 
 /// What is known of a VM that waits, where it is.

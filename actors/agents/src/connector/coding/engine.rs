@@ -336,7 +336,7 @@ impl Engine<'_> {
         Ok(Step::Gone(if said.is_empty() { how } else { format!("{how}: {}", lines::tail_of(&said, 1024)) }))
     }
 
-    /// Lets a program go whose work is done, and helps if it does not.
+    /// Lets a program go whose work is done, and ends it if it does not go.
     pub(super) async fn see_off(&self, session: &Session) {
         // Refused only when it has ended.
         let _ = session.close_stdin().await;

@@ -19,7 +19,7 @@ use crate::{
     session::{self, Adopted, Launch, Overflow, Stdin},
 };
 
-/// Columns of the terminal until somebody attaches, whose own says how large it is.
+/// Columns of the terminal, until somebody attaches whose own terminal says how large it is.
 const COLS: u16 = 120;
 const ROWS: u16 = 40;
 /// Bytes of what it shows, in all; more is read and not kept.

@@ -36,7 +36,7 @@ impl Client {
         !self.outbox.is_empty() || self.told_of_growth()
     }
 
-    /// Tells whether it is to be told of growth: one that only writes standard input does not read often enough for that.
+    /// Tells whether the client is to be told of growth: one that only writes standard input does not read often enough for that.
     fn told_of_growth(&self) -> bool {
         self.stale && !self.holds_stdin
     }

@@ -100,7 +100,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Keeps other programs of this user from looking into this process or acting through it: it may speak to its guest, and they may
-/// not. It ends with its shim, for who looks for what a lost shim left cannot look into it either.
+/// not. It ends with its shim, because whoever looks for what a lost shim left cannot look into it either.
 fn keep_to_itself() {
     if let Err(error) = prctl::set_dumpable(false) {
         eprintln!("hiveward: other programs of this user may act through this session: {error}");

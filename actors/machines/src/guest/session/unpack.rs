@@ -161,7 +161,8 @@ fn is_dir(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir())
 }
 
-/// Returns where an entry is, by directories that are none but ours: no link is on the way. Makes them if it is to.
+/// Returns where an entry is, by directories that are all ours: no link is on the way. With `make` it makes those that are
+/// missing.
 fn below(to: &Path, name: &Path, make: bool) -> io::Result<PathBuf> {
     let mut at = to.to_owned();
     for part in name.parent().into_iter().flat_map(Path::components) {

@@ -36,7 +36,7 @@ use super::driver::simulated::Hypervisor;
 
 /// Interval between looks at the lease and, once it is over, at what runs.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// Step by which a later end of the lease must be later to be told to those who read it, so that it is not told at each look.
+/// Time by which the end of the lease must be later before that is told to those who read it; else each look would tell it.
 const TELL_STEP: Duration = Duration::from_millis(250);
 /// Time that a keeper may take to start before nothing is started that it would have to end.
 const KEEPER_WITHIN: Duration = Duration::from_secs(5);

@@ -221,7 +221,8 @@ impl Meters {
         }
     }
 
-    /// Returns the minutes since then, the one that goes on among them, and what each VM used on average in the last `window`.
+    /// Returns the samples of the minutes since then, with the present one, and what each VM used on average in the last
+    /// `window`.
     pub fn loads(&self, host: HostId, since: WallMs, now: WallMs, window: Duration) -> Loads {
         let all = self.0.lock();
         let Some(meter) = all.get(&host) else { return Loads::default() };

@@ -86,7 +86,7 @@ impl Machine {
         self.runs_with.unwrap_or((self.spec.cpus, self.spec.memory_bytes, self.spec.memory_bytes))
     }
 
-    /// Returns what is counted of it: what a test said, or what a guest that is so busy would have used since the first look.
+    /// Returns what is counted of it: what a test said, or what a guest as busy as that would have used since then.
     fn count(&mut self, busy_percent: Option<u64>) -> Usage {
         let Some(busy) = busy_percent.filter(|_| self.run.is_on()) else { return self.usage };
         let now = Instant::now();

@@ -36,8 +36,8 @@ impl Switch {
         Ok(())
     }
 
-    /// Returns the cluster's network that a card of this source is put on, if it is one; an error if it is to be and there is
-    /// none.
+    /// Returns the cluster's network that a card of this source is put on, if that is one; an error if there is no such network
+    /// of the cluster.
     pub fn plug(&self, source: &str) -> Result<Option<&Network>, DriverError> {
         let found = self.0.values().find(|(_, network)| network.source() == source).map(|(_, network)| network);
         let made = source.strip_prefix("bridge:hwb").or_else(|| source.strip_prefix("hwn"));
