@@ -11,22 +11,22 @@ use hiveward_runtime::clock::WallMs;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Of a tool's input in the transcript; the event has all of it.
+/// Bytes of a tool's input that the transcript shows; the event has all of it.
 const SHOWN_INPUT_BYTES_MAX: usize = 2048;
-/// Of a tool's output in the transcript.
+/// Bytes of a tool's output that the transcript shows.
 const SHOWN_OUTPUT_BYTES_MAX: usize = 4096;
-/// Of a tool's input or output in an event; what is cut off is said.
+/// Bytes of a tool's input or output in an event; what is cut off is said.
 pub const DETAIL_BYTES_MAX: usize = 64 << 10;
 
 /// One line of an attempt's activity.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Activity {
-    /// From 1, without gaps.
+    /// Number of the event, from 1, without gaps.
     pub seq: u64,
     pub at: WallMs,
-    /// Which process of the attempt: 0, and one more with each resumption.
+    /// Number of the attempt's process: 0, and one more with each resumption.
     pub run: u32,
-    /// How far that process's output was dealt with when this was written.
+    /// Place up to which that process's output was dealt with when this was written.
     pub heard: u64,
     #[serde(flatten)]
     pub what: What,
@@ -86,7 +86,7 @@ pub enum What {
         why: String,
         within_ms: u64,
     },
-    /// By a rule, a person, or because nobody answered in time.
+    /// A question was answered by a rule, by a person, or because nobody answered in time.
     Answered {
         request: String,
         decision: Permission,
@@ -104,19 +104,19 @@ pub enum What {
     TakenOver {
         by: String,
     },
-    /// The agent goes on with it.
+    /// The agent goes on with the conversation.
     GivenBack {
         by: String,
     },
     TurnEnded {
         end: TurnEnd,
-        /// Its last words.
+        /// Last words of the turn.
         text: Option<String>,
-        /// As the program counts; the model gateway's own counting is what budgets go by.
+        /// Tokens as the program counts them; budgets go by the model gateway's own counting.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         usage: Option<Tokens>,
     },
-    /// It did not get on.
+    /// The program did not get on, and was told so.
     Nudged {
         why: String,
     },
@@ -155,7 +155,7 @@ pub struct Tokens {
 }
 
 impl Activity {
-    /// As people read it; empty for what is only bookkeeping. The same event always gives the same text.
+    /// Returns the event as people read it; empty for what is only bookkeeping. The same event always gives the same text.
     pub fn render(&self) -> String {
         let mut out = String::new();
         // Writing to a string cannot fail.
@@ -201,7 +201,7 @@ impl Activity {
     }
 }
 
-/// A tool's input in one line: what it is about, if that is known, or all of it.
+/// Returns a tool's input in one line: what it is about, if that is known, or all of it.
 fn brief(input: &Value) -> String {
     let about = ["command", "file_path", "path", "pattern", "url", "query", "prompt", "description"];
     let text = about.iter().find_map(|name| input.get(name)?.as_str()).map_or_else(|| input.to_string(), str::to_owned);
@@ -210,12 +210,12 @@ fn brief(input: &Value) -> String {
     if shown.len() < text.len() { format!("{shown} …") } else { text }
 }
 
-/// At most `bytes_max` bytes from the start.
+/// Returns at most `bytes_max` bytes from the start of a text, and no part of a character.
 pub fn head(text: &str, bytes_max: usize) -> &str {
     (0..=bytes_max.min(text.len())).rev().find_map(|at| text.get(..at)).unwrap_or("")
 }
 
-/// A tool's input as an event keeps it: long texts in it are cut, and say so.
+/// Returns a tool's input as an event keeps it: long texts in it are cut, and say so.
 pub fn bounded(value: Value) -> Value {
     if value.to_string().len() <= DETAIL_BYTES_MAX {
         return value;

@@ -34,7 +34,7 @@ pub struct Agent {
     pub(super) services: AgentServices,
     pub(super) spec: Arc<AgentSpec>,
     skills: Arc<[hiveward_catalogue::agent::spec::Skill]>,
-    /// Which placement of it this is.
+    /// Number of the placement of it that this is.
     pub(super) placement: u64,
 }
 
@@ -44,18 +44,18 @@ pub struct State {
     pub(super) incarnation: u64,
     pub(super) committer: Committer,
     pub(super) connector: Arc<dyn Connector>,
-    /// What it holds a lease on; an end that is not settled yet stays here.
+    /// Leases that it holds; one whose end is not settled yet stays here.
     pub(super) held: HashMap<Lease, Held>,
-    /// Asked to start, and not answered yet.
+    /// Answers to those who asked it to start.
     starters: Vec<Answer>,
-    /// The coordinator is known to have heard of this life.
+    /// Whether the coordinator is known to have heard of this life.
     pub(super) seated: bool,
     pub(super) resend: Option<TimerHandle>,
-    /// Its node drains: it finishes what it holds.
+    /// Whether its node drains: then it finishes what it holds.
     draining: bool,
     /// Open questions of its programs, and the clock of each.
     pub(super) due: HashMap<ApprovalId, TimerHandle>,
-    /// The newest life of the coordinator that was heard of; what an older one says is not done.
+    /// Newest life of the coordinator that was heard of; what an older one says is not done.
     coordinator: u64,
 }
 
@@ -65,6 +65,7 @@ pub(super) enum Held {
 }
 
 impl Agent {
+    /// Returns the actor of an agent in this placement; it does nothing before it is started.
     pub fn new(services: AgentServices, spec: Arc<AgentSpec>, placement: u64) -> Self {
         let skills = spec.skills.clone().into();
         Self { services, spec, skills, placement }
@@ -78,7 +79,7 @@ impl Agent {
     }
 }
 
-/// What starting and handling take, they take only while they run: there may be ten thousand of us, and most are idle.
+/// An agent takes what starting and handling need only while they run: there may be ten thousand of us, and most are idle.
 impl Agent {
     async fn come_alive(&self, ctx: &Context<AgentMsg>) -> Result<State, Failure> {
         let stream = self.spec.id.key();
@@ -464,7 +465,7 @@ impl Agent {
 }
 
 impl State {
-    /// Whether `by` is the newest life of the coordinator that was heard of.
+    /// Tells whether `by` is the newest life of the coordinator that was heard of.
     pub(super) fn heeds(&mut self, by: u64) -> bool {
         self.coordinator = self.coordinator.max(by);
         by == self.coordinator

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{connector::Ask, event::AgentEvent};
 
-/// Kept of those that have ended, for an answer that has to be said again.
+/// Number of ended questions that are kept, for an answer that has to be said again.
 const ENDED_KEPT: usize = 128;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -26,20 +26,20 @@ pub enum ApprovalStatus {
     Open,
     Allowed,
     Denied,
-    /// The attempt does not wait for it any more.
+    /// The attempt does not wait for an answer any more.
     Withdrawn,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     pub decision: Permission,
-    /// Who: a principal, or `nobody` when its time was over.
+    /// Who decided: a principal, or `nobody` when its time was over.
     pub by: String,
-    /// For the program, in words.
+    /// Words for the program.
     pub message: Option<String>,
 }
 
-/// As the views keep it.
+/// One question, as the views keep it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ApprovalRecord {
     pub ask: Ask,
@@ -51,7 +51,7 @@ pub struct ApprovalRecord {
     pub cursor: u64,
 }
 
-/// Of one agent, folded from its stream.
+/// Questions of one agent, folded from its stream.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Approvals {
     known: BTreeMap<ApprovalId, (Ask, Option<Verdict>)>,
@@ -61,12 +61,13 @@ pub struct Approvals {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Next {
     Record(AgentEvent),
-    /// It is decided: the attempt is told.
+    /// The question is decided: the attempt is told.
     Tell(Lease, Verdict),
     Wait(Lease),
 }
 
 impl Approvals {
+    /// Applies an event of the agent; what is not about a question changes nothing.
     pub fn apply(&mut self, event: &AgentEvent) {
         match event {
             AgentEvent::ApprovalAsked { ask } => {
@@ -88,7 +89,7 @@ impl Approvals {
         }
     }
 
-    /// The program asks, perhaps again.
+    /// Returns what it calls for that the program asks, perhaps again.
     pub fn asked(&self, ask: &Ask) -> Next {
         match self.known.get(&ask.approval) {
             None => Next::Record(AgentEvent::ApprovalAsked { ask: Box::new(ask.clone()) }),
@@ -97,7 +98,7 @@ impl Approvals {
         }
     }
 
-    /// Somebody answers. The same answer again is fine.
+    /// Returns what an answer calls for. The same answer again is fine. Errors: it is not waited for, or was answered otherwise.
     pub fn answered(&self, approval: ApprovalId, verdict: Verdict) -> Result<Next, Refused> {
         match self.known.get(&approval) {
             None => Err(Refused::new(Code::Refused, format!("{approval} is not waited for any more; nothing happened"))),
@@ -110,7 +111,7 @@ impl Approvals {
         }
     }
 
-    /// Nobody answered in time.
+    /// Returns the event for a question that nobody answered in time; `None` if it is not open.
     pub fn due(&self, approval: ApprovalId) -> Option<AgentEvent> {
         let (ask, None) = self.known.get(&approval)? else { return None };
         let message = Some("nobody answered in time".to_owned());
@@ -118,22 +119,24 @@ impl Approvals {
         Some(AgentEvent::ApprovalAnswered { approval, verdict })
     }
 
+    /// Returns the event for a question that is not waited for any more; `None` if it is not open.
     pub fn withdrawn(&self, approval: ApprovalId, why: &str) -> Option<AgentEvent> {
         let (_, None) = self.known.get(&approval)? else { return None };
         Some(AgentEvent::ApprovalWithdrawn { approval, why: why.to_owned() })
     }
 
-    /// Those of attempts that are over.
+    /// Returns the events that withdraw the open questions of attempts that are `over`.
     pub fn void(&self, over: impl Fn(Lease) -> bool, why: &str) -> Vec<AgentEvent> {
         let void = self.known.iter().filter(|(_, (ask, answer))| answer.is_none() && over(ask.lease));
         void.map(|(approval, _)| AgentEvent::ApprovalWithdrawn { approval: *approval, why: why.to_owned() }).collect()
     }
 
+    /// Returns a question and its answer, if it is known here.
     pub fn get(&self, approval: ApprovalId) -> Option<&(Ask, Option<Verdict>)> {
         self.known.get(&approval)
     }
 
-    /// Open questions and until when each waits.
+    /// Returns the open questions, and until when each waits.
     pub fn open(&self) -> impl Iterator<Item = (ApprovalId, WallMs)> {
         self.known.iter().filter(|(_, (_, answer))| answer.is_none()).map(|(id, (ask, _))| (*id, ask.until))
     }

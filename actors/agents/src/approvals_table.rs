@@ -22,7 +22,7 @@ use super::{
 };
 
 const ROWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("approvals");
-/// More than these are kept only while they are open.
+/// Number of rows; more than these are kept only while they are open.
 const ROWS_MAX: u64 = 10_000;
 
 pub struct ApprovalView;
@@ -91,7 +91,7 @@ impl View for ApprovalView {
     }
 }
 
-/// The oldest that is not open, if there is one among the oldest few.
+/// Removes the oldest question that is not open, if there is one among the oldest few.
 fn forget_oldest(rows: &mut redb::Table<'_, u128, &[u8]>) -> Result<(), ViewError> {
     const LOOKED_AT: usize = 64;
     let mut oldest = None;
@@ -125,17 +125,19 @@ impl ApprovalFilter {
     }
 }
 
-/// Reads the table.
+/// Reader of the table.
 #[derive(Clone)]
 pub struct ApprovalTable {
     views: Views,
 }
 
 impl ApprovalTable {
+    /// Returns a reader of these views.
     pub fn new(views: Views) -> Self {
         Self { views }
     }
 
+    /// Returns the record of a question; `None` if there is no such question, or it was forgotten.
     pub fn get(&self, id: ApprovalId) -> Result<Option<ApprovalRecord>, Refused> {
         let read = || -> Result<Option<ApprovalRecord>, ViewError> {
             let rows = self.views.read()?.open_table(ROWS)?;
@@ -144,7 +146,7 @@ impl ApprovalTable {
         read().map_err(unreadable)
     }
 
-    /// The newest first.
+    /// Returns a page of the questions, the newest first.
     pub fn page(
         &self,
         filter: &ApprovalFilter,

@@ -1,4 +1,4 @@
-//! The agent's actor and the questions of its programs, and what persons say to what it runs.
+//! What the agent's actor does with questions of its programs, and with what persons say to what it runs.
 
 use std::time::Duration;
 
@@ -109,7 +109,8 @@ impl Agent {
         }
     }
 
-    /// Not before the answer is durable; not heard, it is asked for again when the attempt is taken up.
+    /// Tells the attempt an answer, not before that is durable. One that is not heard is asked for again when the attempt is
+    /// taken up.
     async fn pass_on(
         &self,
         ctx: &Context<AgentMsg>,
@@ -137,7 +138,7 @@ impl Agent {
         Ok(())
     }
 
-    /// To the attempt at `task` that it runs.
+    /// Tells the attempt at `task` that the agent runs. Errors: it runs none, or that does not take it.
     pub(super) fn tell_attempt(
         &self,
         ctx: &Context<AgentMsg>,

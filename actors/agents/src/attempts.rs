@@ -27,7 +27,7 @@ use super::{
     state::Phase,
 };
 
-/// How often an end is said again until it is settled, and a seat is asked for again.
+/// Interval at which an end is said again until it is settled, and a seat is asked for again.
 const RESEND_EVERY: Duration = Duration::from_millis(500);
 
 impl Agent {
@@ -160,7 +160,8 @@ impl Agent {
         ended
     }
 
-    /// A start that is not heard is only not shown; arrivals and ends are repeated.
+    /// Tells the coordinator, and returns how far that went. A start that is not heard is only not shown; arrivals and ends are
+    /// repeated.
     pub(super) fn tell_swarm(&self, msg: SwarmMsg) -> Told {
         let swarm = self.spec.swarm;
         if let Some(door) = self.services.doors.of::<SwarmMsg>(swarm) {
@@ -190,7 +191,7 @@ impl Agent {
         }
     }
 
-    /// Armed while something may have to be said again.
+    /// Sets a timer while something may have to be said again, and none otherwise.
     pub(super) fn arm_resend(&self, ctx: &Context<AgentMsg>, state: &mut State) {
         let unsaid =
             state.held.values().any(|held| matches!(held, Held::Ended(_))) || (!state.seated && state.agent.takes_work());
@@ -206,7 +207,7 @@ impl Agent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Told {
     Here,
-    /// On its way to another node; it may be lost.
+    /// The message is on its way to another node; it may be lost.
     There,
     Nobody,
 }

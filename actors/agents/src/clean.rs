@@ -1,4 +1,4 @@
-//! Removing the branches that an agent's attempts left in its repository.
+//! Removes the branches that an agent's attempts left in its repository.
 
 use hiveward_catalogue::agent::{coding::WorkspaceSpec, spec::ConnectorSpec};
 use hiveward_runtime::{
@@ -14,7 +14,7 @@ use super::{
 };
 
 impl Agent {
-    /// Git may take a while; what the agent runs goes on meanwhile.
+    /// Removes branches that the agent's attempts left, and answers. Git may take a while; what the agent runs goes on meanwhile.
     pub(super) fn clean(&self, ctx: &Context<AgentMsg>, force: bool, dry_run: bool, reply: Reply<Result<Cleaned, Refused>>) {
         let tree = match &self.spec.connector {
             ConnectorSpec::ClaudeCode(spec) | ConnectorSpec::Acp(spec) => match &spec.workspace {

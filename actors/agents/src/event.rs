@@ -10,7 +10,7 @@ pub const FORMAT: u16 = 1;
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum AgentEvent {
-    /// It was told to run.
+    /// The agent was told to run.
     StartAsked,
     /// A life began to get ready.
     Starting {
@@ -19,7 +19,7 @@ pub enum AgentEvent {
     Ready {
         incarnation: u64,
     },
-    /// It could not get ready, or its process ended by itself.
+    /// The agent could not get ready, or its process ended by itself.
     Failed {
         incarnation: u64,
         message: String,
@@ -29,10 +29,10 @@ pub enum AgentEvent {
     },
     ResumeAsked,
     StopAsked,
-    /// Everything it ran has ended.
+    /// Everything that the agent ran has ended.
     Stopped,
     Removed,
-    /// A program of it asks whether it may do something, and waits.
+    /// A program of the agent asks whether it may do something, and waits.
     ApprovalAsked {
         ask: Box<Ask>,
     },
@@ -40,7 +40,7 @@ pub enum AgentEvent {
         approval: ApprovalId,
         verdict: Verdict,
     },
-    /// It is not waited for any more.
+    /// An answer is not waited for any more.
     ApprovalWithdrawn {
         approval: ApprovalId,
         why: String,
@@ -48,6 +48,7 @@ pub enum AgentEvent {
 }
 
 impl AgentEvent {
+    /// Returns the name of the event in the ledger.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::StartAsked => "AgentStartAsked",
@@ -65,10 +66,12 @@ impl AgentEvent {
         }
     }
 
+    /// Returns the event's body as the ledger keeps it.
     pub fn encode(&self) -> Result<Bytes, rmp_serde::encode::Error> {
         hiveward_kernel::event::encoded(self)
     }
 
+    /// Reads an event as the ledger keeps it. Errors: its format is unknown here, or its body cannot be read.
     pub fn decode(kind: &str, format: u16, body: &[u8]) -> Result<Self, hiveward_kernel::event::DecodeError> {
         if format != FORMAT {
             return Err(hiveward_kernel::event::DecodeError::Format { kind: kind.to_owned(), format });

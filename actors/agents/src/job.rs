@@ -19,7 +19,7 @@ use hiveward_work::{
 use super::connector::{End, Input, Job, Outcome, What};
 use crate::services::AgentServices;
 
-/// How long the inputs of a task may be waited for.
+/// Time that the inputs of a task may be waited for.
 const INPUTS_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) fn is_inline(spec: &TaskSpec) -> bool {
@@ -84,7 +84,7 @@ pub(super) fn make_job(services: &AgentServices, assignment: &Assignment, inputs
     })
 }
 
-/// The agent's own wall limit, if it is shorter than the task's.
+/// Bounds the job by the agent's own wall limit, if that is shorter than the task's.
 pub(super) fn limited(spec: &AgentSpec, mut job: Job) -> Job {
     if let Some(wall) = spec.limits.wall_ms.map(Duration::from_millis) {
         job.run_timeout = Some(job.run_timeout.map_or(wall, |timeout| timeout.min(wall)));

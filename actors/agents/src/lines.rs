@@ -7,7 +7,7 @@ pub(super) const LINE_BYTES_MAX: usize = 1 << 20;
 
 pub(super) enum Line<'a> {
     Whole(&'a [u8]),
-    /// Longer than the bound; said once per line, its bytes are gone.
+    /// A line is longer than the bound; said once per line, its bytes are gone.
     TooLong,
 }
 
@@ -24,12 +24,12 @@ impl Default for Lines {
 }
 
 impl Lines {
-    /// Of lines of at most this many bytes.
+    /// Returns a splitter of lines of at most this many bytes.
     pub(super) fn bounded(bytes_max: usize) -> Self {
         Self { bytes_max, partial: Vec::new(), skipping: false }
     }
 
-    /// Bytes that are not in a finished line yet.
+    /// Returns how many bytes are not in a finished line yet.
     pub(super) fn pending(&self) -> usize {
         self.partial.len()
     }
@@ -63,7 +63,7 @@ impl Lines {
         }
     }
 
-    /// The last line, if it had no end.
+    /// Gives the last line, if it had no end.
     pub(super) fn finish(&mut self, mut each: impl FnMut(Line<'_>)) {
         if !self.partial.is_empty() {
             each(Line::Whole(&std::mem::take(&mut self.partial)));
@@ -82,7 +82,7 @@ pub(super) enum Said {
 }
 
 impl Said {
-    /// `None`: ordinary output.
+    /// Reads a line of the protocol; `None` for ordinary output.
     pub(super) fn parse(line: &[u8]) -> Option<Self> {
         let line = line.trim_ascii();
         let maybe = line.starts_with(b"{") && line.windows(10).any(|window| window == b"\"hiveward\"");
@@ -90,18 +90,18 @@ impl Said {
     }
 }
 
-/// 0 to 100, or absent.
+/// Returns a percentage from 0 to 100, or none.
 pub(super) fn percent(value: Option<f32>) -> Option<f32> {
     value.filter(|percent| percent.is_finite()).map(|percent| percent.clamp(0.0, 100.0))
 }
 
-/// At most `bytes_max` bytes of `text`, from its end.
+/// Returns at most `bytes_max` bytes of `text`, from its end.
 pub(super) fn tail_of(text: &str, bytes_max: usize) -> &str {
     let from = text.len().saturating_sub(bytes_max);
     (from..=text.len()).find_map(|at| text.get(at..)).unwrap_or("")
 }
 
-/// At most `bytes_max` bytes of `text`, from its start.
+/// Returns at most `bytes_max` bytes of `text`, from its start.
 pub(super) fn head_of(text: &str, bytes_max: usize) -> &str {
     (0..=bytes_max.min(text.len())).rev().find_map(|at| text.get(..at)).unwrap_or("")
 }

@@ -1,4 +1,4 @@
-//! What an agent is asked and told.
+//! The messages that an agent is asked and told.
 
 use hiveward_kernel::{
     commit::Committed,
@@ -35,7 +35,7 @@ pub enum PauseMode {
 pub type Answer = Reply<Result<Committed<()>, Refused>>;
 
 pub enum AgentMsg {
-    /// Answers when the agent itself is ready.
+    /// Starts the agent. Answers when the agent itself is ready.
     Start {
         reply: Option<Answer>,
     },
@@ -50,34 +50,34 @@ pub enum AgentMsg {
     Resume {
         reply: Answer,
     },
-    /// A new life: stops what runs and starts again.
+    /// Begins a new life: stops what runs and starts again.
     Restart {
         mode: StopMode,
         reply: Answer,
     },
-    /// The last thing it is told: every process ends and nothing is left.
+    /// Removes the agent: every process ends and nothing is left. It is told nothing after that.
     Remove {
         mode: StopMode,
         reply: Answer,
     },
 
-    /// Under a lease it already has, this repeats what was last said of it.
+    /// Gives it a task. Under a lease that it already has, this repeats what was last said of it.
     Run(Assignment),
     Cancel {
         lease: Lease,
         by: u64,
     },
-    /// It is seated, in this incarnation; these leases, if any are named, are all it should hold: others are ended.
+    /// Says that it is seated, in this incarnation; these leases, if any are named, are all it should hold: others are ended.
     Keep {
         leases: Option<Vec<Lease>>,
         seated: u64,
         by: u64,
     },
-    /// The end of this attempt is in the ledger; it need not be said again.
+    /// Says that the end of this attempt is in the ledger; it need not be said again.
     Settled {
         lease: Lease,
     },
-    /// A new life of the coordinator knows nobody yet.
+    /// Says that a new life of the coordinator knows nobody yet.
     CoordinatorStarted {
         by: u64,
     },
@@ -86,14 +86,14 @@ pub enum AgentMsg {
         reply: Reply<u64>,
     },
 
-    // From persons, about what it runs.
-    /// The first answer counts. Repeating it is fine; another one is a conflict.
+    // What persons say about what it runs.
+    /// Answers a question of a program. The first answer counts; repeating it is fine, and another one is a conflict.
     AnswerApproval {
         approval: ApprovalId,
         verdict: Verdict,
         reply: Answer,
     },
-    /// To the attempt at this task that it runs now.
+    /// Tells something to the attempt at this task that it runs now.
     Tell {
         task: TaskId,
         told: Told,
@@ -107,24 +107,24 @@ pub enum AgentMsg {
         reply: Reply<Result<Cleaned, Refused>>,
     },
 
-    // From its node's residents.
-    /// Finish what runs and take nothing new. Answers what it still holds.
+    // What its node's residents tell it.
+    /// Drains it: it finishes what runs and takes nothing new. Answers what it still holds.
     Drain {
         reply: Reply<usize>,
     },
     Undrain,
-    /// It lives elsewhere, or nowhere, from now on: every process ends now, and nothing is written.
+    /// Evicts it: it lives elsewhere, or nowhere, from now on. Every process ends now, and nothing is written.
     Evict {
         reply: Reply<()>,
     },
 
-    // From its connector and itself.
+    // What its connector and it itself tell it.
     Report(Report),
     Ready {
         result: Result<(), StartFailure>,
     },
     Resend,
-    /// Nobody has answered in time.
+    /// Says that nobody has answered in time.
     ApprovalDue {
         approval: ApprovalId,
     },

@@ -1,4 +1,4 @@
-//! Whether an agent's program may use a tool, by its profile's rules on the tool's parsed arguments. Pure but for looking
+//! Decides whether an agent's program may use a tool, by its profile's rules on the tool's parsed arguments. Pure but for looking
 //! through symbolic links.
 //!
 //! Never the only wall: a program that may run any one interpreter may do anything its user may.
@@ -18,7 +18,7 @@ pub enum Verdict {
     Deny {
         why: String,
     },
-    /// A person decides.
+    /// A person decides about it.
     Ask {
         why: String,
     },
@@ -52,7 +52,7 @@ fn glob(pattern: &str, slashes: bool) -> Result<GlobMatcher, String> {
 }
 
 impl Rules {
-    /// Errors name the rule and its field, counted from 0.
+    /// Reads the rules of a policy. Errors name the rule and its field, counted from 0.
     pub fn read(policy: &Policy) -> Result<Self, (usize, &'static str, String)> {
         let read = |(number, rule): (usize, &Rule)| -> Result<Ready, (usize, &'static str, String)> {
             let tools = rule.tool.split('|').map(|name| glob(name.trim(), false)).collect::<Result<Vec<_>, _>>();
@@ -93,8 +93,8 @@ impl Rules {
         self.strictest(named.iter().map(|path| self.one(tool, None, Some(&Located::of(path, workspace)))))
     }
 
-    /// What the rules say of a command line whose commands are not known. A rule that denies holds if its words are anywhere
-    /// in it; a rule that might deny or ask leaves none of those after it to allow.
+    /// Decides about a command line whose commands are not known. A rule that denies holds if its words are anywhere in it; a
+    /// rule that might deny or ask leaves none of those after it to allow.
     fn not_understood(&self, tool: &str, line: &str, why: &str) -> Verdict {
         let words = words_in(line);
         let mut doubt = None;
@@ -162,7 +162,7 @@ impl Ready {
     }
 }
 
-/// Everything in a command line that may be a word of a command, whatever it stands in.
+/// Returns everything in a command line that may be a word of a command, whatever it stands in.
 fn words_in(line: &str) -> Vec<String> {
     // Quotes and backslashes do not end a word.
     let plain: String = line.chars().filter(|c| !matches!(c, '\'' | '"' | '\\')).collect();
@@ -170,7 +170,7 @@ fn words_in(line: &str) -> Vec<String> {
     plain.split(ends).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 
-/// Whether the fixed words of a pattern follow each other anywhere in these.
+/// Tells whether the fixed words of a pattern follow each other anywhere in these.
 fn names(pattern: &[GlobMatcher], words: &[String]) -> bool {
     pattern.is_empty()
         || words.windows(pattern.len()).any(|words| pattern.iter().zip(words).all(|(pattern, word)| pattern.is_match(word)))
@@ -179,7 +179,7 @@ fn names(pattern: &[GlobMatcher], words: &[String]) -> bool {
 /// A file as it really is: symbolic links followed as far as they exist.
 struct Located {
     real: PathBuf,
-    /// Relative to the workspace, if it is in it.
+    /// Path relative to the workspace, if it is in it.
     inside: Option<PathBuf>,
 }
 
@@ -199,7 +199,7 @@ impl Located {
     }
 }
 
-/// `path` with `..` and links resolved; what does not exist yet is taken as written below what does.
+/// Returns `path` with `..` and links resolved; what does not exist yet is taken as written below what does.
 pub fn really(path: &Path) -> PathBuf {
     let mut real = PathBuf::from("/");
     for part in path.components() {
@@ -219,7 +219,7 @@ pub fn really(path: &Path) -> PathBuf {
     real
 }
 
-/// The files that a tool's input names, by the fields that tools use for them.
+/// Returns the files that a tool's input names, by the fields that tools use for them.
 pub fn paths(input: &Value) -> Vec<String> {
     let fields = ["file_path", "notebook_path", "path", "abs_path", "filePath", "directory"];
     let own = fields.iter().filter_map(|field| input.get(field)?.as_str());
@@ -228,10 +228,11 @@ pub fn paths(input: &Value) -> Vec<String> {
     own.chain(listed).map(str::to_owned).collect()
 }
 
-/// Longer ones are asked about.
+/// Bytes of a command line above which it is asked about.
 const COMMAND_BYTES_MAX: usize = 16 << 10;
 
-/// The simple commands of a command line, as words. `Err`: it has something in it whose effect is not in its words.
+/// Returns the simple commands of a command line, as words. Errors: it has something in it that its words do not tell the effect
+/// of.
 fn commands(line: &str) -> Result<Vec<Vec<String>>, &'static str> {
     if line.len() > COMMAND_BYTES_MAX {
         return Err("it is too long");
@@ -468,7 +469,8 @@ mod tests {
     }
 
     proptest! {
-        /// What a shell would do with a line we take apart is never more than what we saw: each of its words is there.
+        /// Checks that what a shell would do with a line that we take apart is never more than what we saw: each of its words is
+        /// there.
         #[test]
         fn nothing_of_a_command_line_that_is_taken_apart_gets_lost(line in "[a-z '\";|&$()<>\\\\\n=]{0,40}") {
             if let Ok(commands) = commands(&line) {

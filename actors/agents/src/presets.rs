@@ -1,20 +1,20 @@
 //! Programs that speak the Agent Client Protocol, as data: how each is started, and whose account its calls of models go to.
 
-/// One of them. A client can say all of it by itself; a preset only knows it already.
+/// A known program. A client can say all of it by itself; a preset only knows it already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Preset {
     pub name: &'static str,
-    /// What people know it as.
+    /// Name that people know it by.
     pub title: &'static str,
     pub argv: &'static [&'static str],
-    /// How it comes onto a host.
+    /// Words on how it comes onto a host.
     pub install: &'static str,
-    /// The way of logging in that is chosen, of those that it offers; none where it needs no word.
+    /// Way of logging in that is chosen, of those that it offers; absent where it needs no word.
     pub authenticate: Option<&'static str>,
-    /// It cannot be led through the model gateway: it calls its provider with the account of whoever runs it, so nothing is
-    /// metered and no budget holds it.
+    /// Whether it cannot be led through the model gateway: it calls its provider with the account of whoever runs it, so nothing
+    /// is metered and no budget holds it.
     pub own_account: bool,
-    /// Of the program, up to what was seen of it here. Nothing is known of others.
+    /// Version of the program that was seen here, and up to what. Nothing is known of others.
     pub seen: Option<Seen>,
 }
 
@@ -28,9 +28,9 @@ pub struct Seen {
 pub enum Extent {
     /// Whole tasks, with tools, questions, interruptions and deaths.
     Tasks,
-    /// It began a conversation; without an account nobody could give it work.
+    /// The program began a conversation; without an account nobody could give it work.
     Conversation,
-    /// It began, and wanted to be logged in.
+    /// The program began, and wanted to be logged in.
     Handshake,
 }
 
@@ -86,11 +86,12 @@ pub const PRESETS: [Preset; 5] = [
     },
 ];
 
+/// Returns the preset of this name; `None` if there is none.
 pub fn find(name: &str) -> Option<&'static Preset> {
     PRESETS.iter().find(|preset| preset.name == name)
 }
 
-/// How the program of an agent comes onto its host, if it is a known one.
+/// Returns how the program of an agent comes onto its host, if it is a known one.
 pub(super) fn install_of(program: &str) -> Option<&'static str> {
     PRESETS.iter().find(|preset| preset.argv[0] == program).map(|preset| preset.install)
 }

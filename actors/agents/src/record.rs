@@ -24,13 +24,13 @@ pub enum AgentStatus {
 pub struct AgentRecord {
     pub spec: Arc<AgentSpec>,
     pub status: AgentStatus,
-    /// 0 before its first life.
+    /// Number of its present life; 0 before its first.
     pub incarnation: u64,
-    /// Attempts it holds a lease on.
+    /// Number of attempts that it holds a lease on.
     pub running: u32,
     pub succeeded: u64,
     pub failed: u64,
-    /// The last failure of the agent itself, not of a task.
+    /// Last failure of the agent itself, not of a task.
     pub last_failure: Option<String>,
     pub created_at: WallMs,
     pub started_at: Option<WallMs>,

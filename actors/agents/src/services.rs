@@ -1,4 +1,4 @@
-//! What agents stand on.
+//! The services that actors of agents are given.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use hiveward_work::task::search::TaskTable;
 
 use super::connector::{ArtifactStore, ConnectorEnv, Reports, SecretSource};
 
-/// Cheap to clone; all clones are one.
+/// Services of agents. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct AgentServices(Arc<AgentParts>);
 
@@ -70,7 +70,7 @@ impl AgentServices {
     }
 }
 
-/// Artifacts go where large bodies go.
+/// Store of artifacts, which go where large bodies go.
 struct BlobArtifacts(Blobs);
 
 impl ArtifactStore for BlobArtifacts {

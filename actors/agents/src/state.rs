@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{approval::Approvals, event::AgentEvent};
 
-/// Of the state as a snapshot of its stream has it.
+/// Format of the state as a snapshot of its stream has it.
 pub const SNAPSHOT_FORMAT: u16 = 1;
 
 /// What the user wants of it.
@@ -31,17 +31,19 @@ pub struct AgentState {
     pub wanted: Wanted,
     pub phase: Phase,
     pub removed: bool,
-    /// Events so far; 0 for an agent that is quite new.
+    /// Number of events so far; 0 for an agent that is quite new.
     pub events: u64,
     pub approvals: Approvals,
 }
 
 impl AgentState {
+    /// Returns the state of an agent that was just made; whether it is to run, its spec says.
     pub fn new(spec: &AgentSpec) -> Self {
         let wanted = if spec.auto_start { Wanted::Running } else { Wanted::Stopped };
         Self { wanted, phase: Phase::Down, removed: false, events: 0, approvals: Approvals::default() }
     }
 
+    /// Applies an event of its stream.
     pub fn apply(&mut self, event: &AgentEvent) {
         self.events += 1;
         match event {
@@ -60,15 +62,17 @@ impl AgentState {
         }
     }
 
-    /// A new life of the actor begins with nothing running that it knows of.
+    /// Begins a new life of the actor, with nothing running that it knows of.
     pub fn begin_life(&mut self) {
         self.phase = Phase::Down;
     }
 
+    /// Tells whether it takes work now: it is wanted running, is up and was not removed.
     pub fn takes_work(&self) -> bool {
         self.wanted == Wanted::Running && self.phase == Phase::Up && !self.removed
     }
 
+    /// Returns the event of a pause; `None` if it is paused so already. Errors: it is not up.
     pub fn pause(&self, frozen: bool) -> Result<Option<AgentEvent>, Refused> {
         match (self.wanted, self.phase) {
             (Wanted::Paused { frozen: already }, _) if already == frozen => Ok(None),
@@ -77,6 +81,7 @@ impl AgentState {
         }
     }
 
+    /// Returns the event of a resumption; `None` if it is to run already. Errors: it is stopped.
     pub fn resume(&self) -> Result<Option<AgentEvent>, Refused> {
         match self.wanted {
             Wanted::Running => Ok(None),

@@ -27,7 +27,7 @@ use super::{
 const ROWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("agents");
 const BY_SWARM: TableDefinition<'_, (u128, u128), ()> = TableDefinition::new("agents_by_swarm");
 
-/// Builds the tables.
+/// Builder of the tables.
 pub struct AgentView;
 
 impl View for AgentView {
@@ -73,9 +73,10 @@ impl View for AgentView {
     }
 }
 
+/// Rows of the view that these events change.
 struct Rows<'a> {
     txn: &'a WriteTransaction,
-    /// `None` for one that was removed; the flag says that the row is new.
+    /// Records by agent; `None` for one that was removed. The flag says that the row is new.
     changed: HashMap<AgentId, (Option<AgentRecord>, bool)>,
 }
 
@@ -153,7 +154,7 @@ impl Rows<'_> {
         Ok(())
     }
 
-    /// Leases, as the swarm's stream tells them.
+    /// Counts leases, as the swarm's stream tells them.
     fn work(&mut self, event: &Event) -> Result<(), ViewError> {
         let (agent, change, ended) = match SwarmEvent::decode(&event.kind, event.format, &event.body)? {
             SwarmEvent::Assigned { lease, .. } => (lease.agent, 1, None),
@@ -210,21 +211,24 @@ impl AgentFilter {
     }
 }
 
-/// Reads the tables.
+/// Reader of the tables.
 #[derive(Clone)]
 pub struct AgentTable {
     views: Views,
 }
 
 impl AgentTable {
+    /// Returns a reader of these views.
     pub fn new(views: Views) -> Self {
         Self { views }
     }
 
+    /// Returns the record of an agent; `None` if there is no such agent.
     pub fn get(&self, id: AgentId) -> Result<Option<AgentRecord>, Refused> {
         Ok(self.get_many(&[id])?.pop().flatten())
     }
 
+    /// Returns the records of these agents, in the same order; `None` for each that does not exist.
     pub fn get_many(&self, ids: &[AgentId]) -> Result<Vec<Option<AgentRecord>>, Refused> {
         let read = || -> Result<Vec<Option<AgentRecord>>, ViewError> {
             let txn = self.views.read()?;
@@ -250,7 +254,7 @@ impl AgentTable {
         read().map_err(unreadable)
     }
 
-    /// In order of creation.
+    /// Returns a page of the agents that `filter` wants, in order of creation.
     pub fn page(&self, filter: &AgentFilter, after: Option<AgentId>, first: usize) -> Result<Page<AgentRecord>, Refused> {
         let read = || -> Result<Page<AgentRecord>, ViewError> {
             let txn = self.views.read()?;
@@ -276,6 +280,7 @@ impl AgentTable {
         read().map_err(unreadable)
     }
 
+    /// Returns the spec of the agent of this name in a swarm; `None` if there is none. Reads all agents of the swarm.
     pub fn named(&self, swarm: SwarmId, name: &str) -> Result<Option<Arc<hiveward_catalogue::agent::spec::AgentSpec>>, Refused> {
         let filter = AgentFilter { swarm: Some(swarm), ..AgentFilter::default() };
         let page = self.page(&filter, None, usize::MAX)?;

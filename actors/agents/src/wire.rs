@@ -45,7 +45,7 @@ pub enum AgentWire {
         lease: Lease,
         by: u64,
     },
-    /// Without leases it says only that it is seated: there are too many for one message.
+    /// Without leases, this says only that the agent is seated: there are too many for one message.
     Keep {
         leases: Option<Vec<Lease>>,
         seated: u64,
@@ -72,7 +72,7 @@ pub enum AgentWire {
     },
 }
 
-/// What came in, as the message it is.
+/// Reads what came in as the message that it is. Errors: it is none, and is not delivered.
 pub fn read(inbound: &Inbound<'_>) -> Result<AgentMsg, NotDelivered> {
     Ok(match inbound.read()? {
         AgentWire::Start => AgentMsg::Start { reply: Some(inbound.reply()?) },

@@ -26,16 +26,16 @@ use crate::{
     session::{self, Adopted, Exit, Launch, LaunchError, Lost, Overflow, Session, Stdin, Stream, transcript},
 };
 
-/// Of standard error in an error message.
+/// Bytes of standard error in an error message.
 const STDERR_TAIL_BYTES: u64 = 2048;
 /// A dependency's result above this travels as a file.
 const INPUT_INLINE_BYTES_MAX: usize = 64 << 10;
 const OUTPUT_BYTES_MAX: u64 = 64 << 20;
-/// Of an attempt whose coordinator took it back.
+/// Name of the file that marks an attempt whose coordinator took it back.
 const WITHDRAWN: &str = "withdrawn";
-/// How it reads that the power was cut before its output was on the disk.
+/// Words for the power having been cut before its output was on the disk.
 const CUT: &str = "it ended, but this machine has less of its output than it wrote: that was lost, as in a power cut";
-/// How it reads that a program was stopped by its node, or with its agent.
+/// Words for a program that was ended because its node's lease was over.
 pub(super) const LEASE_OVER: &str = "it was ended because its node's lease was over: another node may do its task by then";
 const STOPPED: &str = "it was stopped while it ran, with its agent or by its node; nobody cancelled it";
 /// The variables that every process gets from the node.
@@ -61,7 +61,7 @@ impl Shared {
         Duration::from_millis(self.agent.stop_grace_ms)
     }
 
-    /// The node's few variables and the agent's own.
+    /// Returns the node's few variables and the agent's own.
     pub(super) fn base_env(&self) -> Result<Resolved, String> {
         let mut resolved = Resolved::default();
         for name in INHERITED {
@@ -86,7 +86,7 @@ impl Shared {
 pub(super) struct Control {
     pub stop: Arc<watch::Sender<Option<(StopHow, StopWhy)>>>,
     pub live: Arc<Mutex<Option<Arc<Session>>>>,
-    /// No process of the job runs or will be started any more.
+    /// Whether no process of the job runs or will be started any more.
     pub over: Arc<watch::Sender<bool>>,
 }
 
@@ -108,7 +108,7 @@ impl Control {
     }
 }
 
-/// Why, as soon as it is to stop.
+/// Waits until it is to stop, and returns why.
 pub(super) async fn stopped(stop: &mut watch::Receiver<Option<(StopHow, StopWhy)>>) -> StopWhy {
     match stop.wait_for(Option::is_some).await.map(|stop| *stop) {
         Ok(Some((_, why))) => why,
@@ -117,10 +117,10 @@ pub(super) async fn stopped(stop: &mut watch::Receiver<Option<(StopHow, StopWhy)
     }
 }
 
-/// Kept beside the attempt before anything of it is stopped, so that a later life too knows whether it was cancelled.
+/// Marks an attempt as cancelled before anything of it is stopped, so that a later life knows it too.
 pub(super) fn mark_withdrawn(data_dir: &Path, lease: Lease) {
     let dir = attempt_dir(data_dir, lease);
-    // One that never began is remembered by who holds it.
+    // An attempt that never began is remembered by who holds it.
     if dir.exists()
         && let Err(error) = fs::write(dir.join(WITHDRAWN), b"")
     {
@@ -136,17 +136,17 @@ pub(super) async fn apply_stop(session: &Session, how: StopHow) {
     };
 }
 
-/// The public name of a lease, as programs and directories see it.
+/// Returns the public name of a lease, as programs and directories see it.
 pub fn lease_name(lease: Lease) -> String {
     format!("{}/{}", lease.task, lease.attempt)
 }
 
-/// Where the transcript of an attempt is, if its agent runs a program per task.
+/// Returns where the transcript of an attempt is, if its agent runs a program per task.
 pub fn session_dir(data_dir: &Path, lease: Lease) -> PathBuf {
     data_dir.join("sessions").join(format!("{}-{}", lease.task, lease.attempt))
 }
 
-/// Where the activity of an attempt is, if its agent is a coding agent: JSON lines, in the form of a transcript.
+/// Returns where the activity of a coding agent's attempt is: JSON lines, in the form of a transcript.
 pub fn activity_dir(data_dir: &Path, lease: Lease) -> PathBuf {
     data_dir.join("sessions").join(format!("{}-{}-activity", lease.task, lease.attempt))
 }
@@ -159,14 +159,14 @@ pub(super) fn attempt_dir(data_dir: &Path, lease: Lease) -> PathBuf {
     data_dir.join("attempts").join(format!("{}-{}", lease.task, lease.attempt))
 }
 
-/// Everything that is kept of an attempt: its session, its gate's, its files.
+/// Returns everything that is kept of an attempt: its session, its gate's, its files.
 pub fn dirs(data_dir: &Path, lease: Lease) -> Vec<PathBuf> {
     let mut dirs = sessions(data_dir, lease);
     dirs.extend([activity_dir(data_dir, lease), attempt_dir(data_dir, lease)]);
     dirs
 }
 
-/// Every directory of it that may hold a process.
+/// Returns every directory of an attempt that may hold a process.
 fn sessions(data_dir: &Path, lease: Lease) -> Vec<PathBuf> {
     let name = |part: String| data_dir.join("sessions").join(format!("{}-{}-{part}", lease.task, lease.attempt));
     let runs = (0..).map(|run| run_dir(data_dir, lease, run)).take_while(|dir| dir.exists());
@@ -182,12 +182,12 @@ fn sessions(data_dir: &Path, lease: Lease) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Of the terminal that a person took the attempt over with, counted from 0.
+/// Returns the session of the terminal that a person took the attempt over with, counted from 0.
 pub(super) fn terminal_dir(data_dir: &Path, lease: Lease, number: u32) -> PathBuf {
     data_dir.join("sessions").join(format!("{}-{}-terminal{number}", lease.task, lease.attempt))
 }
 
-/// The session with a terminal that an attempt has now, or had last: its program's, or a person's in its place.
+/// Returns the session with the last terminal of an attempt: its program's, or a person's in its place.
 pub fn last_terminal_dir(data_dir: &Path, lease: Lease) -> PathBuf {
     let taken = (0..).map(|number| terminal_dir(data_dir, lease, number)).take_while(|dir| dir.exists()).last();
     taken.unwrap_or_else(|| session_dir(data_dir, lease))
@@ -197,7 +197,7 @@ fn run_dir(data_dir: &Path, lease: Lease, run: u32) -> PathBuf {
     data_dir.join("sessions").join(format!("{}-{}-run{run}", lease.task, lease.attempt))
 }
 
-/// Ends whatever runs of an attempt that no job of this life holds. Whether there was anything.
+/// Ends whatever runs of an attempt that no job of this life holds. Returns whether there was anything.
 pub(super) async fn end_all(data_dir: &Path, lease: Lease, how: StopHow) -> bool {
     let mut ended = false;
     for dir in sessions(data_dir, lease).iter().filter(|dir| session::is_held(dir)) {
@@ -218,7 +218,7 @@ pub(super) async fn sweep(shared: &Shared, how: StopHow) {
     }
 }
 
-/// Of all attempts of this agent that anything is kept of.
+/// Returns the leases of all attempts of this agent that anything is kept of.
 pub(super) fn leases_of(shared: &Shared) -> Vec<Lease> {
     let entries = fs::read_dir(shared.env.data_dir.join("attempts")).into_iter().flatten().flatten();
     let lease = |entry: fs::DirEntry| serde_json::from_slice::<Lease>(&fs::read(entry.path().join("lease.json")).ok()?).ok();
@@ -268,27 +268,27 @@ impl Attempt {
         self.work.clone()
     }
 
-    /// Its programs work in this directory, which is not the attempt's own.
+    /// Has its programs work in this directory, which is not the attempt's own.
     pub(super) fn work_in(&mut self, dir: PathBuf) {
         self.work = dir;
     }
 
-    /// Of the process with this number, for connectors that start one after the other.
+    /// Returns the session of the process with this number, for connectors that start one after the other.
     pub(super) fn run_dir(&self, run: u32) -> PathBuf {
         run_dir(&self.shared.env.data_dir, self.lease, run)
     }
 
-    /// Of a program beside the agent's own: a check, a hook.
+    /// Returns the session of a program beside the agent's own: a check, a hook.
     pub(super) fn side_dir(&self, name: &str) -> PathBuf {
         self.shared.env.data_dir.join("sessions").join(format!("{}-{}-{name}", self.lease.task, self.lease.attempt))
     }
 
-    /// Its own fresh directory, wherever it works.
+    /// Returns its own fresh directory, wherever it works.
     pub(super) fn scratch(&self) -> PathBuf {
         self.dir.join("work")
     }
 
-    /// The agent's life that began the attempt.
+    /// Returns the agent's life that began the attempt; the first call records it.
     pub(super) fn first_incarnation(&self) -> io::Result<u64> {
         let kept = self.read("incarnation").and_then(|bytes| String::from_utf8(bytes).ok()?.parse().ok());
         if let Some(kept) = kept {
@@ -302,7 +302,7 @@ impl Attempt {
         self.dir.exists()
     }
 
-    /// Fresh directories, and on disk whose they are.
+    /// Makes fresh directories, and records on disk whose they are.
     pub(super) fn prepare(&self) -> io::Result<()> {
         fs::create_dir_all(self.dir.join("work"))?;
         fs::create_dir_all(self.shared.env.data_dir.join("sessions"))?;
@@ -323,7 +323,7 @@ impl Attempt {
         self.dir.join(name)
     }
 
-    /// How it ended, if it has. Where that is recorded and cannot be read it has failed: to run it again would be to do it twice.
+    /// Returns how it ended, if it has. One recorded that cannot be read has failed: to run it again would be to do it twice.
     pub(super) fn outcome(&self) -> Option<Outcome> {
         let bytes = match fs::read(self.dir.join("outcome")) {
             Ok(bytes) => bytes,
@@ -352,8 +352,8 @@ impl Attempt {
         }));
     }
 
-    /// As [`Attempt::settle`]. Artifacts cannot be made again without the working directory: the record of an outcome that has
-    /// some is on the disk before that goes, or a power cut would leave neither.
+    /// Settles as [`Attempt::settle`] does. Artifacts cannot be made again without the working directory: the record of an
+    /// outcome that has some is on the disk before that goes, or a power cut would leave neither.
     pub(super) async fn settle_with_artifacts(&self, outcome: &Outcome) {
         if outcome.artifacts.is_empty() {
             return self.settle(outcome);
@@ -375,7 +375,7 @@ impl Attempt {
         let _ = fs::remove_dir_all(self.dir.join("work"));
     }
 
-    /// Results of what the task depends on; large ones as `{"path": …}`.
+    /// Returns the results of what the task depends on; large ones as `{"path": …}`, each in a file of the attempt.
     pub(super) fn inputs(&self, inputs: &[Input]) -> io::Result<Value> {
         let mut list = Vec::with_capacity(inputs.len());
         for (i, input) in inputs.iter().enumerate() {
@@ -393,7 +393,7 @@ impl Attempt {
         Ok(Value::Array(list))
     }
 
-    /// The environment of the attempt's programs.
+    /// Returns the environment of the attempt's programs.
     pub(super) fn env(&self, extra: &[&[(String, String)]]) -> Result<Resolved, String> {
         let mut resolved = self.shared.base_env()?;
         for (name, value) in extra.iter().copied().flatten() {
@@ -432,7 +432,7 @@ impl Attempt {
         }
     }
 
-    /// The session in `dir`: adopted in whatever state it is, or launched by `make` if it never started.
+    /// Returns the session in `dir`: adopted in whatever state it is, or launched by `make` if it never started.
     pub(super) async fn open(
         &self,
         dir: &Path,
@@ -485,7 +485,7 @@ impl Attempt {
         }
     }
 
-    /// How a program's end reads, unless it succeeded.
+    /// Returns the outcome of a program that did not succeed; `None` if it did.
     pub(super) fn judge(&self, dir: &Path, exit: &Result<Exit, Lost>, redact: &Resolved) -> Option<Outcome> {
         let exit = match exit {
             Ok(exit) => exit,
@@ -536,7 +536,7 @@ impl Attempt {
         }
     }
 
-    /// As [`Self::verify`], for one of several gates, each with a directory of its own.
+    /// Runs one of several gates as [`Self::verify`] does, each with a directory of its own.
     pub(super) async fn verify_in(
         &self,
         dir: &Path,
@@ -616,13 +616,13 @@ impl Outcome {
         Self { end, exit_code: None, signal: None, result: None, artifacts: Vec::new(), error: None, retriable: false }
     }
 
-    /// Of an attempt of which nothing runs.
+    /// Returns the outcome of an attempt that was stopped and of which nothing runs.
     pub(super) fn stopped(why: StopWhy) -> Self {
         let end = why.end();
         Self { error: Some(why.words().to_owned()), retriable: end == End::Lost, ..Self::of(end) }
     }
 
-    /// Nobody knows how far it came, or it was ended in the middle; another attempt follows.
+    /// Returns the outcome of an attempt of which nobody knows how far it came, or that was ended in the middle; another follows.
     pub(super) fn lost(error: impl Into<String>) -> Self {
         Self { error: Some(error.into()), retriable: true, ..Self::of(End::Lost) }
     }
@@ -632,7 +632,7 @@ impl Outcome {
     }
 }
 
-/// What a job's program reads, as bytes.
+/// Returns what a job's program reads, as bytes.
 pub(super) fn payload(what: &What) -> Option<&Bytes> {
     match what {
         What::Command { stdin, .. } => stdin.as_ref(),

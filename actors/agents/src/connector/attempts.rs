@@ -16,11 +16,11 @@ use super::{
 };
 use crate::session::Session;
 
-/// How long a stop waits for reports beside twice its grace. Longer only if a job waits for somebody to take its report,
+/// Time that a stop waits for reports beside twice its grace. It is needed only if a job waits for somebody to take its report,
 /// who may be waiting for the stop.
 const REPORT_PATIENCE: Duration = Duration::from_secs(3);
 
-/// `W` is what else the connector keeps of a running attempt.
+/// The attempts of a connector; `W` is what else it keeps of a running one.
 pub(super) struct Attempts<W> {
     shared: Arc<Shared>,
     running: Arc<Mutex<HashMap<Lease, Running<W>>>>,
@@ -34,6 +34,7 @@ struct Running<W> {
 }
 
 impl<W: Send + 'static> Attempts<W> {
+    /// Returns the attempts of a connector that begins: none.
     pub fn new(shared: Arc<Shared>) -> Self {
         Self { shared, running: Arc::default(), tasks: TaskTracker::new() }
     }
@@ -59,7 +60,7 @@ impl<W: Send + 'static> Attempts<W> {
         running.insert(lease, Running { control, task: task.abort_handle(), with });
     }
 
-    /// What the connector keeps of an attempt that runs.
+    /// Shows `take` what the connector keeps of an attempt; `None` if it does not run.
     pub fn with<T>(&self, lease: Lease, take: impl FnOnce(&W) -> T) -> Option<T> {
         self.running.lock().get(&lease).map(|running| take(&running.with))
     }
@@ -68,6 +69,7 @@ impl<W: Send + 'static> Attempts<W> {
         self.running.lock().values().map(|running| running.control.clone()).collect()
     }
 
+    /// Cancels an attempt for its coordinator. One that runs from an earlier life is ended too. Repeating it changes nothing.
     pub async fn cancel(&self, lease: Lease, how: StopHow) {
         mark_withdrawn(&self.shared.env.data_dir, lease);
         let control = self.running.lock().get(&lease).map(|running| running.control.clone());
@@ -85,6 +87,7 @@ impl<W: Send + 'static> Attempts<W> {
         }
     }
 
+    /// Freezes or thaws all attempts, those in VMs too; attempts that begin meanwhile wait until it is thawed. Errors: in words.
     pub async fn freeze(&self, frozen: bool) -> Result<(), String> {
         self.shared.frozen.send_replace(frozen);
         let leases: Vec<Lease> = self.running.lock().keys().copied().collect();

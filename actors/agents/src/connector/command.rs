@@ -23,9 +23,9 @@ use crate::{
     session::{Session, Stdin, Stream},
 };
 
-/// Above this, standard output is an artifact and no result.
+/// Bytes above which standard output is an artifact and no result.
 const RESULT_BYTES_MAX: usize = 1 << 20;
-/// What people attach with understands at least this.
+/// Kind of terminal; what people attach with understands at least this.
 const TERMINAL_KIND: &str = "xterm-256color";
 const ARTIFACTS_MAX: usize = 256;
 const MESSAGE_BYTES_MAX: usize = 1024;
@@ -71,7 +71,7 @@ impl Connector for CommandConnector {
     }
 }
 
-/// One attempt from wherever it is to its outcome.
+/// Runs one attempt from wherever it is to its outcome.
 async fn run(shared: Arc<Shared>, job: Job, control: &Control) -> Outcome {
     let attempt = Attempt::new(shared.clone(), job.lease);
     if let Some(outcome) = attempt.outcome() {
@@ -195,7 +195,7 @@ struct Heard {
     /// Output that is not protocol, up to the bound.
     text: Vec<u8>,
     too_much: bool,
-    /// Why what it printed is not known, or not all of it.
+    /// Reason why what it printed is not known, or not all of it.
     unread: Option<io::Error>,
 }
 

@@ -21,12 +21,12 @@ use super::{
 };
 use crate::session::{Exit, Launch, Session};
 
-/// The attempt's VM, for the next life of its agent.
+/// Name of the file with the attempt's VM, for the next life of its agent.
 const VM: &str = "vm";
-/// Why the program was lost with its guest.
+/// Name of the file that says why the program was lost with its guest.
 const LOST: &str = "lost-guest";
 
-/// The VM that each attempt gets, if each gets one.
+/// Returns the VM that each attempt gets, if each gets one.
 pub(super) fn of(shared: &Shared) -> Option<Arc<MachineSpec>> {
     match &shared.agent.session {
         SessionSpec::Vm(machine) => Some(machine.clone()),
@@ -34,7 +34,8 @@ pub(super) fn of(shared: &Shared) -> Option<Arc<MachineSpec>> {
     }
 }
 
-/// The same program, in the attempt's VM if it has one; made first if it must be.
+/// Returns the same program in the attempt's VM if it has one, which is made first if it must be. Dropping the future leaves a VM
+/// that goes when the attempt is over.
 pub(super) async fn enter(attempt: &Attempt, control: &Control, launch: Launch) -> Result<Launch, Outcome> {
     let (shared, Some(machine)) = (&attempt.shared, of(&attempt.shared)) else { return Ok(launch) };
     let mut stop = control.stop.subscribe();
@@ -66,7 +67,7 @@ pub(super) async fn enter(attempt: &Attempt, control: &Control, launch: Launch) 
     Ok(Launch { argv, cwd: dir, limits: Limits::default(), mode: SessionSpec::Pipes, ..launch })
 }
 
-/// Why no program of this agent could reach this address of the node, if that is so.
+/// Returns why no program of this agent could reach this address of the node, if that is so.
 pub(super) fn cannot_reach(shared: &Shared, url: &str) -> Option<String> {
     of(shared)?;
     let host = url.split_once("://").map_or(url, |(_, rest)| rest);
@@ -78,13 +79,13 @@ pub(super) fn cannot_reach(shared: &Shared, url: &str) -> Option<String> {
     })
 }
 
-/// The VM of an attempt that has one already.
+/// Returns the VM of an attempt that has one already.
 fn vm_of(shared: &Shared, lease: Lease) -> Option<VmId> {
     of(shared)?;
     fs::read_to_string(attempt_dir(&shared.env.data_dir, lease).join(VM)).ok()?.parse().ok()
 }
 
-/// What runs in this session may ask the attempt's VM, if it has one: nothing else on this node may.
+/// Lets what runs in this session ask the attempt's VM, if it has one: nothing else on this node may.
 pub(super) fn introduce(attempt: &Attempt, session: &Session) {
     if let (Some(pid), Some(vm)) = (session.pid(), vm_of(&attempt.shared, attempt.lease)) {
         attempt.shared.env.askers.enter(pid, vm);
@@ -97,7 +98,7 @@ pub(super) async fn pause(shared: &Shared, lease: Lease, paused: bool) -> Result
     shared.env.machines.pause(vm, paused).await
 }
 
-/// How it reads that the program was lost with its guest, if it was.
+/// Returns the outcome of a program that was lost with its guest, if it was.
 pub(super) fn lost(attempt: &Attempt, exit: &Exit) -> Option<Outcome> {
     let ended_so = exit.code == Some(i32::from(LOST_CODE)) && !exit.stopped && !exit.timed_out;
     let why = attempt.read(LOST).filter(|_| ended_so)?;

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::activity::head;
 
-/// For one answer, however long it takes the model; the node's own gateway has tighter ones for silence.
+/// Time for one answer, however long it takes the model; the node's own gateway has tighter ones for silence.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30 * 60);
 const ANSWER_BYTES_MAX: usize = 8 << 20;
 
@@ -45,7 +45,7 @@ impl ModelConnector {
         Self { inner: Arc::new(inner), jobs: Arc::default(), tasks: TaskTracker::new() }
     }
 
-    /// Whether it ran; then nobody else says how it ended.
+    /// Ends a job, and tells whether it ran; then nobody else says how it ended.
     fn end(&self, lease: Lease) -> bool {
         let task = self.jobs.lock().remove(&lease);
         task.inspect(AbortHandle::abort).is_some()

@@ -1,4 +1,4 @@
-//! What the names of sessions say.
+//! Reads what the names of sessions say.
 
 use hiveward_kernel::id::TaskId;
 

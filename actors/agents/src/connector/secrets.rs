@@ -2,16 +2,16 @@
 
 use std::{fs, io, path::PathBuf};
 
-/// A shorter value is shown: nobody hides a secret behind three characters.
+/// Bytes of a value below which it is shown: nobody hides a secret behind three characters.
 const HIDDEN_BYTES_MIN: usize = 4;
 
-/// Where `secret:NAME` comes from.
+/// Source of what `secret:NAME` stands for.
 pub trait SecretSource: Send + Sync + 'static {
-    /// The value, without a trailing newline. Errors say what is missing, never what the value is.
+    /// Returns the value, without a trailing newline. Errors say what is missing, never what the value is.
     fn secret(&self, name: &str) -> Result<String, String>;
 }
 
-/// One file per secret, in a directory, each of mode 0600.
+/// Secrets in a directory, one file of mode 0600 for each.
 pub struct SecretFiles {
     pub dir: PathBuf,
 }
@@ -90,7 +90,7 @@ impl Resolved {
         value
     }
 
-    /// `text` without any of the secrets, as they are or as they stand within a string of JSON.
+    /// Returns `text` without any of the secrets, as they are or as they stand within a string of JSON.
     pub(super) fn redact(&self, text: &str) -> String {
         self.secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "***"))
     }

@@ -52,14 +52,14 @@ struct State {
     jobs: HashMap<Lease, Held>,
     /// Leases that the process was given; it is not given one twice.
     given: HashSet<String>,
-    /// Of those, the ones that are over; the shim's record still has them.
+    /// Leases of those that are over; the shim's record still has them.
     over: Vec<String>,
     stopping: bool,
-    /// A process that ends now is told by `start`, not as the agent's death.
+    /// Whether `start` tells of a process that ends now, so that it is not told as the agent's death.
     starting: bool,
-    /// Everything spawned for this life.
+    /// Tasks that were spawned for this life.
     aborts: Vec<AbortHandle>,
-    /// Why we ended the process ourselves.
+    /// Reason why we ended the process ourselves.
     fault: Option<String>,
 }
 
@@ -67,7 +67,7 @@ struct State {
 struct Held {
     job: Arc<Job>,
     control: Control,
-    /// Being withdrawn: how it will end whatever the process says.
+    /// Way in which it will end whatever the process says, while it is withdrawn.
     withdrawn: Option<Withdrawn>,
     timer: Option<AbortHandle>,
 }
@@ -135,7 +135,7 @@ impl Inner {
         started.map_err(|(failure, _)| failure)
     }
 
-    /// `Err` says too whether the process was an adopted one that ended.
+    /// Starts the process or adopts it. An error says too whether the process was an adopted one that ended.
     async fn start_once(self: &Arc<Self>) -> Result<(), (StartFailure, bool)> {
         let failed = |message: String| StartFailure { message, output_tail: self.output_tail() };
         self.ready.send_replace(Readiness::Waiting);
@@ -172,7 +172,7 @@ impl Inner {
         Err((failed(message), adopted && ended))
     }
 
-    /// The running process (true), or a new one.
+    /// Returns the running process (true), or a new one.
     async fn open(self: &Arc<Self>) -> Result<(Session, bool), String> {
         let dir = self.dir();
         let unusable = |error: &dyn std::fmt::Display| format!("the worker's session could not be used: {error}");
@@ -230,7 +230,7 @@ impl Inner {
         })
     }
 
-    /// The process ended while no node looked: what it still said counts, the rest of what it held has failed.
+    /// Settles what a process held that ended while no node looked: what it still said counts, the rest has failed.
     async fn settle_dead(self: &Arc<Self>, session: &Session, outcome: Outcome) {
         hear::rest(self, session).await;
         let given: Vec<Lease> = match session.dir().accepted_tags() {
@@ -301,7 +301,7 @@ impl Inner {
         }
     }
 
-    /// The process gave a result, which is on disk: the gate, then the end.
+    /// Runs the gate on a result that the process gave and that is on disk, then ends the job.
     async fn conclude(self: Arc<Self>, job: Arc<Job>, control: Control) {
         let attempt = self.attempt(job.lease);
         let result = attempt.read("result").filter(|bytes| !bytes.is_empty()).map(Into::into);
@@ -316,7 +316,7 @@ impl Inner {
         self.shared.env.data_dir.join("checkpoints").join(format!("{}.json", lease.task))
     }
 
-    /// The one end of a job: whoever takes it out of the table reports it.
+    /// Ends a job, once: whoever takes it out of the table reports it.
     async fn finish(&self, lease: Lease, outcome: Outcome) {
         let Some(held) = self.state.lock().jobs.remove(&lease) else { return };
         if let Some(timer) = held.timer {
@@ -484,7 +484,7 @@ fn handled_path(session: &Session) -> PathBuf {
     session.dir().path().join("handled")
 }
 
-/// How far the process's output was dealt with, and whether it was ready then.
+/// Returns how far the process's output was dealt with, and whether it was ready then.
 ///
 /// Errors: there is a record and it cannot be read. To begin at the beginning would be to hear all of it again.
 fn handled(session: &Session) -> io::Result<(u64, Option<Readiness>)> {

@@ -27,9 +27,10 @@ use super::session::SessionDir;
 use crate::connector::attempt_of;
 
 pub const EVERY: Duration = Duration::from_secs(5);
-/// Of one agent: an hour's. The oldest is forgotten for a new one.
+/// Number of samples of one agent: an hour's. The oldest is forgotten for a new one.
 const SAMPLES_MAX: usize = 3600 / EVERY.as_secs() as usize;
-/// Beyond it those that have run nothing for longest are forgotten. With all samples an agent takes about 30 KiB.
+/// Number of agents beyond which those are forgotten that have run nothing for longest. With all samples an agent takes about 30
+/// KiB.
 const AGENTS_MAX: usize = 2_000;
 
 /// What an agent's processes used at one moment, the shims that hold them not counted.
@@ -37,9 +38,9 @@ const AGENTS_MAX: usize = 2_000;
 pub struct ResourcesSample {
     pub at: WallMs,
     pub processes: u32,
-    /// User and system time of every session that this life of the node saw. Never falls while the node lives.
+    /// Milliseconds of user and system time of every session that this life of the node saw. Never falls while the node lives.
     pub cpu_ms_total: u64,
-    /// Of all of them together; pages that they share are counted for each.
+    /// Bytes of memory of all of them together; pages that they share are counted for each.
     pub resident_bytes: u64,
 }
 
@@ -103,7 +104,7 @@ impl Book {
         }
         for (agent, measured) in &mut self.agents {
             let (processes, resident_bytes) = now.get(agent).copied().unwrap_or_default();
-            // Of one that runs nothing the first such sample says so, and then nothing is to be said.
+            // The first such sample says that an agent runs nothing, and then nothing is to be said.
             let quiet = processes == 0 && measured.samples.last().is_some_and(|last| last.processes == 0);
             if quiet && measured.samples.last().is_some_and(|last| last.cpu_ms_total == measured.cpu_ms_total) {
                 continue;
@@ -124,7 +125,7 @@ impl Book {
     }
 }
 
-/// What this machine counts in.
+/// Units that this machine counts in.
 #[derive(Clone, Copy, Debug)]
 struct Scale {
     ticks_per_second: u64,
@@ -140,7 +141,7 @@ impl Scale {
     }
 }
 
-/// Cheap to clone; the last clone ends the measuring.
+/// The gauges of a node. Cheap to clone; the last clone ends the measuring.
 #[derive(Clone, Debug)]
 pub struct Gauges(Arc<Inner>);
 
@@ -179,8 +180,8 @@ impl Gauges {
         Self(Arc::new(Inner { book, taking }))
     }
 
-    /// Real samples of an agent between two moments, oldest first; where there are more than `points`, every second, third, …
-    /// of them, the newest among them.
+    /// Returns real samples of an agent between two moments, oldest first; where there are more than `points`, every second,
+    /// third, … of them, the newest among them.
     pub fn between(&self, agent: AgentId, since: WallMs, until: WallMs, points: usize) -> Vec<ResourcesSample> {
         let book = self.0.book.lock();
         let samples = book.agents.get(&agent).into_iter().flat_map(|measured| measured.samples.iter());
@@ -200,7 +201,7 @@ fn look(book: &mut Book, data_dir: &Path, processes: &[Process], at: WallMs) {
     book.take(at, &sums, Scale::here(), |dir| owner(data_dir, dir), ended);
 }
 
-/// Whose a session is: an agent's own, or one of an attempt, which has its lease on disk.
+/// Returns the agent that a session belongs to: it is the agent's own, or that of an attempt, which has its lease on disk.
 fn owner(data_dir: &Path, session: &Path) -> Option<AgentId> {
     let name = session.file_name()?.to_str()?;
     if let Some(agent) = name.strip_suffix("-worker") {

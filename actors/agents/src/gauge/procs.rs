@@ -16,13 +16,13 @@ const SHIM: &str = "hiveward-shim";
 pub(super) struct Process {
     pub pid: i32,
     pub parent: i32,
-    /// Ticks since the machine was started: with the number, a process's identity.
+    /// Ticks from the start of the machine to that of the process: with the number, a process's identity.
     pub started: u64,
     pub is_shim: bool,
     pub is_bridge: bool,
-    /// Its own time on a CPU, in ticks.
+    /// Ticks of its own time on a CPU.
     pub own_ticks: u64,
-    /// Of its children that ended and were waited for.
+    /// Ticks of its children that ended and were waited for.
     pub ended_ticks: u64,
     pub resident_pages: u64,
 }
@@ -31,7 +31,7 @@ pub(super) struct Process {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sum {
     pub processes: u32,
-    /// Since the session began: a process's time goes to whoever waits for it when it ends, so that this never falls.
+    /// Ticks since the session began: a process's time goes to whoever waits for it when it ends, so that this never falls.
     pub ticks: u64,
     pub resident_pages: u64,
 }
@@ -63,12 +63,12 @@ fn parse(pid: i32, stat: &str) -> Option<Process> {
     })
 }
 
-/// The session directory that a shim holds: it works in it.
+/// Returns the session directory that a shim holds: it works in it.
 pub(super) fn session_of(shim: i32) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{shim}/cwd")).ok()
 }
 
-/// For each shim, what is below it.
+/// Returns for each shim what the processes below it use.
 pub(super) fn sums(processes: &[Process]) -> HashMap<Shim, Sum> {
     let mut children: HashMap<i32, Vec<&Process>> = HashMap::new();
     for process in processes {
@@ -97,7 +97,7 @@ pub(super) fn sums(processes: &[Process]) -> HashMap<Shim, Sum> {
     processes.iter().filter(|process| process.is_shim).map(|shim| ((shim.pid, shim.started), below(shim))).collect()
 }
 
-/// The name of a session's directory, if it is one of this node's.
+/// Returns the name of a session's directory, if it is one of this node's.
 pub(super) fn name_in<'a>(sessions: &Path, dir: &'a Path) -> Option<&'a str> {
     (dir.parent()? == sessions).then(|| dir.file_name()?.to_str()).flatten()
 }

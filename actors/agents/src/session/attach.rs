@@ -15,10 +15,10 @@ pub enum AttachError {
     Io(#[from] io::Error),
 }
 
-/// Dropping it leaves the session as it is.
+/// A person's side of a session's terminal. Dropping it leaves the session as it is.
 #[derive(Debug)]
 pub struct Attached {
-    /// The terminal's output from `output_bytes` before now on.
+    /// Output of the terminal from `output_bytes` before now on.
     pub reader: Tail,
     pub writer: Writer,
 }
@@ -28,7 +28,7 @@ pub struct Attached {
 pub struct Writer(Arc<Session>);
 
 impl Writer {
-    /// Types. Cut off by somebody else's typing since the last time, it takes the keyboard back.
+    /// Types at the terminal. Cut off by somebody else's typing since the last time, it takes the keyboard back.
     pub async fn write(&self, bytes: &[u8]) -> Result<(), SessionError> {
         match self.0.write_stdin(bytes, "").await {
             Err(SessionError::Ended) if !self.0.has_ended() => self.0.write_stdin(bytes, "").await,
@@ -36,18 +36,19 @@ impl Writer {
         }
     }
 
-    /// How the process ended, in words. Waits for the end.
+    /// Waits for the end of the process, and returns in words how it ended.
     pub async fn end(&self) -> String {
         self.0.wait().await.map_or_else(|lost| lost.to_string(), |exit| exit.describe())
     }
 
+    /// Sets the size of the terminal, in columns and rows.
     pub async fn resize(&self, cols: u16, rows: u16) -> Result<(), SessionError> {
         self.0.resize(cols, rows).await
     }
 }
 
 impl Session {
-    /// A reader from the last `output_bytes` on, and a writer.
+    /// Returns a reader from the last `output_bytes` on, and a writer.
     pub fn attach(self: &Arc<Self>, output_bytes: u64) -> io::Result<Attached> {
         let len = super::transcript::stream_len(self.dir().path(), Stream::Stdout);
         Ok(Attached { reader: self.tail(Stream::Stdout, len.saturating_sub(output_bytes))?, writer: Writer(self.clone()) })

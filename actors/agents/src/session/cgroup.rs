@@ -12,7 +12,7 @@ use hiveward_catalogue::agent::spec::Limits;
 
 pub(super) struct Cgroups {
     unified: Option<PathBuf>,
-    /// Where memory is limited: the leaf, and whether it is a v2 one.
+    /// Leaf where memory is limited, and whether it is a v2 one.
     memory: Option<(PathBuf, bool)>,
     others: Vec<PathBuf>,
     /// Limits that were asked for and cannot be held here by a cgroup.
@@ -88,7 +88,7 @@ impl Cgroups {
         dirs
     }
 
-    /// The files into which a process writes `0` to join.
+    /// Returns the files into which a process writes `0` to join.
     pub(super) fn doors(&self) -> Vec<File> {
         self.dirs().iter().filter_map(|dir| OpenOptions::new().write(true).open(dir.join("cgroup.procs")).ok()).collect()
     }
@@ -97,7 +97,7 @@ impl Cgroups {
         self.memory.is_some()
     }
 
-    /// False where there is no v2 group.
+    /// Freezes the leaf or thaws it, and tells whether that could be done: not where there is no v2 group.
     pub(super) fn freeze(&self, frozen: bool) -> bool {
         self.set_unified("cgroup.freeze", if frozen { "1" } else { "0" })
     }
@@ -113,7 +113,7 @@ impl Cgroups {
         text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
     }
 
-    /// Only works once every process has gone.
+    /// Removes the leaf; that only works once every process has gone.
     pub(super) fn remove(&self) {
         remove_all(&self.dirs());
     }
@@ -139,7 +139,7 @@ pub(super) fn remove_all(dirs: &[PathBuf]) {
     }
 }
 
-/// Where each hierarchy is mounted and our own group in it. `None` as the controller means v2.
+/// Place where each hierarchy is mounted, and our own group in it. `None` as the controller means v2.
 struct Mounts {
     mounts: String,
     own: String,

@@ -163,7 +163,7 @@ async fn follow(dir: SessionDir, mut frames: Frames, mut asks: mpsc::Receiver<(R
     view.send_modify(|view| view.end = Some(end));
 }
 
-/// The link broke: the end, or the same shim again.
+/// Finds the shim again after the link broke: returns a new link, or how the session ended.
 async fn adopt_again(dir: &SessionDir) -> Result<Frames, Result<Exit, Lost>> {
     let deadline = Deadline::after(SHIM_PATIENCE);
     loop {
@@ -198,21 +198,23 @@ impl Session {
         Self { dir, pid: None, asks, view, stdin: Mutex::new(None), link: Arc::new(Link(tokio::spawn(async {}))) }
     }
 
-    /// A session that has ended, to read what it left.
+    /// Returns a session that has ended, to read what it left.
     pub fn after(dir: impl AsRef<Path>, exit: Exit) -> Self {
         Self::ended(SessionDir::new(dir.as_ref()), Ok(exit))
     }
 
+    /// Returns the session's directory.
     pub fn dir(&self) -> &SessionDir {
         &self.dir
     }
 
-    /// The program's own process; none if it had ended when this was made.
+    /// Returns the program's own process; `None` if it had ended when this was made.
     pub fn pid(&self) -> Option<i32> {
         self.pid
     }
 
-    /// The end, once there is one. May be called any number of times, by any number of callers.
+    /// Waits for the end and returns it. May be called any number of times, by any number of callers; dropping the future loses
+    /// nothing.
     pub async fn wait(&self) -> Result<Exit, Lost> {
         let mut view = self.view.clone();
         match view.wait_for(|view| view.end.is_some()).await {
@@ -221,31 +223,33 @@ impl Session {
         }
     }
 
+    /// Tells whether the session is known to have ended.
     pub fn has_ended(&self) -> bool {
         self.view.borrow().end.is_some()
     }
 
+    /// Tells whether the session is frozen, as its shim said last.
     pub fn is_frozen(&self) -> bool {
         self.view.borrow().frozen
     }
 
-    /// What follows byte `offset` of one stream.
+    /// Returns what follows byte `offset` of one stream.
     pub fn tail(&self, stream: Stream, offset: u64) -> io::Result<Tail> {
         Tail::open(&self.dir, stream, offset, self.view.clone())
     }
 
-    /// SIGINT to the group, `grace`, SIGTERM, `grace`, SIGKILL of everything; kept by the shim even if we go. Returns
-    /// at once; [`wait`](Self::wait) for the end. A process that has ended already is fine.
+    /// Has the shim stop the process: SIGINT to the group, `grace`, SIGTERM, `grace`, SIGKILL of everything; the shim keeps to
+    /// that even if we go. Returns at once; [`wait`](Self::wait) for the end. A process that has ended already is fine.
     pub async fn stop(&self, grace: Duration) -> Result<(), SessionError> {
         self.ask(Request::Stop { grace_ms: u64::try_from(grace.as_millis()).unwrap_or(u64::MAX) }).await
     }
 
-    /// SIGKILL of everything the session holds.
+    /// Sends SIGKILL to everything that the session holds.
     pub async fn kill(&self) -> Result<(), SessionError> {
         self.ask(Request::Kill).await
     }
 
-    /// A signal to the process group.
+    /// Sends a signal to the process group.
     pub async fn signal(&self, signal: i32) -> Result<(), SessionError> {
         self.ask(Request::Signal(signal)).await
     }
@@ -255,6 +259,7 @@ impl Session {
         self.ask(Request::Freeze(frozen)).await
     }
 
+    /// Sets the size of the terminal, in columns and rows.
     pub async fn resize(&self, cols: u16, rows: u16) -> Result<(), SessionError> {
         self.ask(Request::Resize { cols, rows }).await
     }
@@ -269,6 +274,7 @@ impl Session {
         self.ask(Request::ForgetAccepted(tags)).await
     }
 
+    /// Closes the process's standard input.
     pub async fn close_stdin(&self) -> Result<(), SessionError> {
         self.ask(Request::CloseStdin).await
     }

@@ -28,27 +28,27 @@ use super::{
     wire::{Launched, Overflow, Params, Stdin},
 };
 
-/// From launch to the program's execution, and from connecting to the shim's greeting.
+/// Time from launch to the program's execution, and from connecting to the shim's greeting.
 pub(super) const SHIM_PATIENCE: Duration = Duration::from_secs(20);
 
 /// What to run, and how to hold it.
 #[derive(Clone, Debug)]
 pub struct Launch {
-    /// Made if it does not exist. At most one session ever runs in it.
+    /// Directory of the session, made if it does not exist. At most one session ever runs in it.
     pub dir: PathBuf,
     pub argv: Vec<String>,
-    /// The whole environment. May hold secrets: goes nowhere but into the process.
+    /// Environment of the program, all of it. It may hold secrets: it goes nowhere but into the process.
     pub env: Vec<(String, String)>,
     pub cwd: PathBuf,
     pub stdin: Stdin,
     pub mode: SessionSpec,
     pub limits: Limits,
-    /// Kept by the shim, so it holds while the node is away. Time frozen does not count.
+    /// Time that the program may run. The shim keeps it, so it holds while the node is away. Time frozen does not count.
     pub wall: Option<Duration>,
-    /// Between the steps of the stop that follows `wall`.
+    /// Time between the steps of the stop that follows `wall`.
     pub grace: Duration,
     pub overflow: Overflow,
-    /// Of the files in this directory, those that the program named as artifacts are on the disk before its end is recorded.
+    /// Directory whose files are on the disk before the program's end is recorded, as far as the program named them as artifacts.
     pub keeps: Option<PathBuf>,
     pub shim: ShimProgram,
 }
@@ -58,10 +58,10 @@ pub enum LaunchError {
     /// The program cannot be run: the sentence names it and where it was looked for. Nothing is left behind.
     #[error("{0}")]
     Program(String),
-    /// Another launch has the directory: adopt it.
+    /// Another launch has the directory: it is to be adopted.
     #[error("a session runs in {} already", .0.display())]
     Busy(PathBuf),
-    /// This machine failed us; a retry may work. Nothing runs.
+    /// This machine failed; a retry may work. Nothing runs.
     #[error("cannot {what}")]
     Machine {
         what: &'static str,
@@ -76,9 +76,9 @@ pub enum Adopted {
     Running(Session),
     Ended(Exit),
     NeverStarted,
-    /// What it left behind has been killed.
+    /// The shim is gone and recorded no end. What it left behind has been killed.
     Lost,
-    /// It has ended, but some of its output is not here any more: the power was cut, or somebody took it away.
+    /// The session has ended, but some of its output is not here any more: the power was cut, or somebody took it away.
     Cut,
 }
 
@@ -227,13 +227,14 @@ fn ended(dir: &SessionDir, exit: Exit) -> Adopted {
     if dir.has_all_of(&exit) { Adopted::Ended(exit) } else { Adopted::Cut }
 }
 
-/// Whether a session runs in this directory now, or is about to.
+/// Tells whether a session runs in this directory now, or is about to.
 pub fn is_held(dir: impl AsRef<Path>) -> bool {
     let dir = SessionDir::new(dir.as_ref());
     dir.path().is_dir() && dir.exit().is_none() && matches!(try_lock(&dir), Ok(None))
 }
 
-/// The lock is let go when the last copy of the file is closed, never by an explicit unlock: a shim may have a copy.
+/// Locks a session's directory; `None` if another has the lock. It is let go when the last copy of the file is closed, never by
+/// an explicit unlock: a shim may have a copy.
 pub(super) fn try_lock(dir: &SessionDir) -> io::Result<Option<File>> {
     let file = OpenOptions::new().append(true).create(true).mode(0o600).open(dir.lock())?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {

@@ -19,18 +19,22 @@ use super::{
 pub struct SessionDir(PathBuf);
 
 impl SessionDir {
+    /// Returns the names of the session in this directory; nothing is made.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
 
+    /// Makes the directory with mode 0700; one that exists already is left as it is.
     pub fn create(&self) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.0)
     }
 
+    /// Returns the directory itself.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
+    /// Returns the file of one stream.
     pub fn stream(&self, stream: Stream) -> PathBuf {
         self.0.join(stream_name(stream))
     }
@@ -39,17 +43,18 @@ impl SessionDir {
         self.0.join(INDEX)
     }
 
-    /// Also gets the shim's own last words, if it ever has any.
+    /// Returns the file of the lock, which also gets the shim's own last words, if it ever has any.
     pub(super) fn lock(&self) -> PathBuf {
         self.0.join("lock")
     }
 
-    /// Tags of the standard input that the shim has taken, one a line: wall milliseconds, a space, the tag.
+    /// Returns the file of the tags of the standard input that the shim has taken, one a line: wall milliseconds, a space, the
+    /// tag.
     pub fn accepted(&self) -> PathBuf {
         self.0.join(ACCEPTED)
     }
 
-    /// Those tags, in their order. None was taken where there is no record.
+    /// Returns those tags, in their order. None was taken where there is no record.
     ///
     /// Errors: there is one and it cannot be read, or it is damaged; then nobody knows what was taken.
     pub fn accepted_tags(&self) -> io::Result<Vec<String>> {
@@ -61,7 +66,7 @@ impl SessionDir {
         text.lines().map(|line| line.split_once(' ').map(|(_, tag)| tag.to_owned()).ok_or_else(damaged)).collect()
     }
 
-    /// Whether all output is here that was when the process had ended. Older shims did not say how much that was.
+    /// Tells whether all output is here that was when the process had ended. Older shims did not say how much that was.
     pub(super) fn has_all_of(&self, exit: &Exit) -> bool {
         let has = |stream, wanted: Option<u64>| {
             wanted.is_none_or(|wanted| fs::metadata(self.stream(stream)).map_or(0, |meta| meta.len()) >= wanted)
@@ -69,12 +74,12 @@ impl SessionDir {
         has(Stream::Stdout, exit.stdout_bytes) && has(Stream::Stderr, exit.stderr_bytes)
     }
 
-    /// How it ended; none while it has not, and none if that record is damaged: then nobody knows.
+    /// Returns how it ended; `None` while it has not, and also if that record is damaged: then nobody knows.
     pub fn exit(&self) -> Option<Exit> {
         self.read_exit().ok().flatten()
     }
 
-    /// As [`exit`](Self::exit).
+    /// Returns how it ended, as [`exit`](Self::exit) does.
     ///
     /// Errors: there is a record and it cannot be read, or it is not what was written.
     pub(super) fn read_exit(&self) -> io::Result<Option<Exit>> {
@@ -90,6 +95,7 @@ impl SessionDir {
         read_json(&self.0.join(STARTED))
     }
 
+    /// Tells whether the program was, or is about to be, executed: that is recorded before.
     pub fn has_started(&self) -> bool {
         self.0.join(STARTED).exists()
     }
@@ -108,10 +114,10 @@ pub(super) const fn stream_name(stream: Stream) -> &'static str {
     }
 }
 
-/// Written before the program is executed: what a later life needs to find the processes if the shim is gone.
+/// Record that is written before the program is executed: what a later life needs to find the processes if the shim is gone.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Started {
-    /// In the environment of every descendant that did not clear it, as [`MARKER`].
+    /// Id in the environment of every descendant that did not clear it, as [`MARKER`].
     pub session: String,
     pub cgroups: Vec<PathBuf>,
     pub at: WallMs,
@@ -120,48 +126,49 @@ pub(super) struct Started {
 /// The variable that names a process's session.
 pub(super) const MARKER: &str = "HIVEWARD_SESSION";
 
-/// How a session's process ended. On disk and in sync before anybody is told.
+/// End of a session's process. It is on disk and in sync before anybody is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     pub code: Option<i32>,
     pub signal: Option<i32>,
-    /// Stopped because its wall time was over.
+    /// Whether it was stopped because its wall time was over.
     pub timed_out: bool,
-    /// Stopped because somebody asked.
+    /// Whether it was stopped because somebody asked.
     pub stopped: bool,
-    /// Ended because its node's lease was over: another node may have begun its work anew.
+    /// Whether it was ended because its node's lease was over: another node may have begun its work anew.
     #[serde(default)]
     pub lease_over: bool,
-    /// The kernel, or our own watch, killed one of its processes for memory.
+    /// Whether the kernel, or our own watch, killed one of its processes for memory.
     pub oom_killed: bool,
-    /// User and system time of all its processes.
+    /// Milliseconds of user and system time of all its processes.
     pub cpu_ms: u64,
-    /// Of its largest process.
+    /// Bytes of memory of its largest process, at most.
     pub rss_max_bytes: u64,
-    /// Output that was read and not kept, because the bound was reached.
+    /// Bytes of output that were read and not kept, because the bound was reached.
     pub dropped_bytes: u64,
-    /// The lengths of its transcripts, which were in sync before this was written. A transcript that is shorter has lost its
+    /// Lengths of its transcripts in bytes, which were in sync before this was written. A transcript that is shorter has lost its
     /// end. Absent in records of older shims.
     #[serde(default)]
     pub stdout_bytes: Option<u64>,
     #[serde(default)]
     pub stderr_bytes: Option<u64>,
     pub ended_at: WallMs,
-    /// The program never ran: why.
+    /// Reason why the program never ran, if it did not.
     pub launch_error: Option<String>,
 }
 
 impl Exit {
-    /// As it is written.
+    /// Returns the record as it is written.
     pub(super) fn sealed(&self) -> io::Result<Vec<u8>> {
         Ok(sealed(&serde_json::to_vec(self)?))
     }
 
+    /// Tells whether the program ran and ended with status 0.
     pub fn success(&self) -> bool {
         self.code == Some(0) && self.launch_error.is_none()
     }
 
-    /// As a user would say it: `exit status 3`, `signal 9 (SIGKILL)`.
+    /// Returns how it ended as a user would say it: `exit status 3`, `signal 9 (SIGKILL)`.
     pub fn describe(&self) -> String {
         let mut text = match (&self.launch_error, self.code, self.signal) {
             (Some(error), _, _) => error.clone(),

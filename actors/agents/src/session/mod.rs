@@ -1,4 +1,5 @@
-//! Where a connector's process runs: held by a small shim process of its own, so that it outlives this node's process.
+//! Sessions, in which connectors' processes run: each is held by a small shim process of its own, so that it outlives this node's
+//! process.
 //!
 //! A session is a directory. Its shim owns what is in it: the transcripts (`stdout`, `stderr`, their sums, `index`), the markers
 //! (`started`, `exit.json`), the socket `sock` and, for as long as it lives, the lock on `lock`. [`launch`] makes one,

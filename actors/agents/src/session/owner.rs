@@ -1,4 +1,4 @@
-//! Who may speak to a session: the process that holds the lock on the node's data directory, as the kernel says.
+//! Decides who may speak to a session: only the process that holds the lock on the node's data directory, as the kernel says.
 //!
 //! Agents run as the node's own user, so neither the mode of a socket nor a secret in a file keeps one of them out. Which
 //! process is at the other end of a socket, and which one holds a lock, they cannot make up.
@@ -12,14 +12,14 @@ use std::{
 use hiveward_kernel::shim::peer;
 use nix::sys::stat::{major, minor};
 
-/// The process that holds the lock on this file, if the kernel names one.
+/// Returns the process that holds the lock on this file, if the kernel names one.
 pub fn holder(lock: &Path) -> io::Result<Option<i32>> {
     let file = fs::metadata(lock)?;
     let locks = fs::read_to_string("/proc/locks")?;
     Ok(holder_in(&locks, (major(file.dev()), minor(file.dev())), file.ino()))
 }
 
-/// Why the process at the other end may not speak to this session, if it may not.
+/// Returns why the process at the other end may not speak to this session, if it may not.
 pub(super) fn refuses(socket: &UnixStream, lock: &Path) -> Option<String> {
     let held = peer(socket).and_then(|peer| Ok((peer, holder(lock)?)));
     match held {
@@ -29,7 +29,7 @@ pub(super) fn refuses(socket: &UnixStream, lock: &Path) -> Option<String> {
     }
 }
 
-/// Lines are `1: FLOCK  ADVISORY  WRITE 4711 fd:00:123 0 EOF`; those with `->` wait.
+/// Finds the holder of a lock. Lines are `1: FLOCK  ADVISORY  WRITE 4711 fd:00:123 0 EOF`; those with `->` wait.
 fn holder_in(locks: &str, (major, minor): (u64, u64), inode: u64) -> Option<i32> {
     let mut elsewhere = None;
     for line in locks.lines() {

@@ -9,7 +9,7 @@ use nix::{
 
 use super::layout::MARKER;
 
-/// Every process that has `ancestor` above it, nearest first.
+/// Returns every process that has `ancestor` above it, nearest first.
 pub(super) fn descendants(ancestor: i32) -> Vec<i32> {
     let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
     for pid in all() {
@@ -28,7 +28,7 @@ pub(super) fn descendants(ancestor: i32) -> Vec<i32> {
     found
 }
 
-/// Every process whose environment names this session. Dead ones (zombies) have none.
+/// Returns every process whose environment names this session. Dead ones (zombies) have none.
 pub(super) fn marked(session: &str) -> Vec<i32> {
     let wanted = format!("{MARKER}={session}").into_bytes();
     all()
@@ -38,7 +38,7 @@ pub(super) fn marked(session: &str) -> Vec<i32> {
         .collect()
 }
 
-/// Resident memory of these processes together; one that has gone counts nothing.
+/// Returns the bytes of resident memory of these processes together; a process that has gone counts nothing.
 pub(super) fn rss_bytes(pids: &[i32]) -> u64 {
     pids.iter()
         .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/statm")).ok()?.split(' ').nth(1)?.parse::<u64>().ok())

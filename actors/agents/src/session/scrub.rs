@@ -15,7 +15,7 @@ use hiveward_runtime::store::rounds::{Pace, Rounds};
 use super::transcript;
 
 const PACE: Pace = Pace { bytes_per_second: 8 << 20, first_rest: Duration::from_secs(120), rest: Duration::from_secs(3600) };
-/// Names that an answer lists; the count says how many there are.
+/// Number of names that an answer lists; the count says how many there are.
 const LISTED_MAX: usize = 100;
 
 /// The figures of one look at the transcripts of a node.
@@ -24,9 +24,9 @@ pub struct TranscriptsScrubbed {
     pub transcripts: u64,
     pub bytes: u64,
     pub damaged: u64,
-    /// The names of the first hundred that are damaged, as their directories are called.
+    /// Names of the first hundred that are damaged, as their directories are called.
     pub names: Vec<String>,
-    /// Where to go on, unless all was looked at.
+    /// Name to go on after, unless all was looked at.
     pub next: Option<String>,
 }
 

@@ -18,10 +18,10 @@ use super::{Stream, layout::stream_name};
 pub(super) const BLOCK_BYTES: u64 = 64 << 10;
 const SUM_BYTES: usize = 4;
 
-/// A CRC-32: damage is what is looked for, and a shim is small.
+/// CRC-32 of a block: damage is what is looked for, and a shim is small.
 type Sum = [u8; SUM_BYTES];
 
-/// A sum of three bytes, for records that have no room for more; never zeros, which older versions left there.
+/// Returns a sum of three bytes, for records that have no room for more; never zeros, which older versions left there.
 pub(super) fn short_sum(bytes: &[u8]) -> [u8; 3] {
     let [first, second, third, fourth] = crc32fast::hash(bytes).to_le_bytes();
     let short = [first ^ fourth, second, third];
@@ -36,16 +36,16 @@ fn damaged(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the transcript is damaged: {what}"))
 }
 
-/// Where a writer is in the block that it is writing.
+/// Place of a writer in the block that it is writing.
 #[derive(Clone, Default)]
 pub(super) struct At {
     hasher: crc32fast::Hasher,
     in_block: u64,
-    /// How many blocks before it are whole.
+    /// Number of blocks before it, which are whole.
     blocks: u64,
 }
 
-/// The writer's side, of one stream.
+/// Writer of the sums of one stream.
 pub(super) struct Sums {
     file: File,
     at: At,
@@ -58,8 +58,8 @@ impl Sums {
         Ok(Self { file, at: At::default() })
     }
 
-    /// Goes on with the sums of a stream that has `length` bytes. Sums that are missing are made from what is there; a sum of what
-    /// was then the end goes.
+    /// Goes on with the sums of a stream that has `length` bytes. Sums that are missing are made from what is there; a sum of
+    /// what was then the end goes.
     pub(super) fn reopen(dir: &Path, stream: Stream, data: &File, length: u64) -> io::Result<Self> {
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path_of(dir, stream))?;
         let blocks = (file.metadata()?.len() / SUM_BYTES as u64).min(length / BLOCK_BYTES);
@@ -99,7 +99,7 @@ impl Sums {
         self.at = at;
     }
 
-    /// Nothing follows: the rest gets its sum. May be repeated.
+    /// Writes the sum of the rest: nothing follows. May be repeated.
     pub(super) fn finish(&self) -> io::Result<()> {
         if self.at.in_block > 0 {
             self.file.write_all_at(&self.at.hasher.clone().finalize().to_le_bytes(), self.at.blocks * SUM_BYTES as u64)?;
@@ -112,11 +112,11 @@ impl Sums {
     }
 }
 
-/// The reader's side, of one stream.
+/// Reader of one stream with its sums.
 #[derive(Debug)]
 pub(super) struct Summed {
     data: File,
-    /// None of an older version.
+    /// Sums of the stream; absent for one of an older version.
     sums: Option<File>,
 }
 
@@ -134,8 +134,8 @@ impl Summed {
         Ok(self.data.metadata()?.len())
     }
 
-    /// How many bytes from `offset` on were given back to the disk while the session ran. Of a block of which some was, the
-    /// rest cannot be checked any more, and has gone as well.
+    /// Returns how many bytes from `offset` on were given back to the disk while the session ran. Of a block of which some was,
+    /// the rest cannot be checked any more, and has gone as well.
     pub(super) fn freed(&self, offset: u64) -> io::Result<u64> {
         let length = self.bytes()?;
         // Neither fails where there is nothing to be found: then there is no hole, or nothing but one.
@@ -152,7 +152,7 @@ impl Summed {
         Ok(end.min(length).saturating_sub(offset))
     }
 
-    /// As much as is there of what was wanted. `ended`: nothing follows, and that was known before this was called.
+    /// Reads as much as is there of what was wanted. `ended`: nothing follows, and that was known before this was called.
     ///
     /// Errors: `InvalidData` if what is there is not what was written; nothing of it is given.
     pub(super) fn read_at(&self, buffer: &mut [u8], offset: u64, ended: bool) -> io::Result<usize> {
@@ -185,7 +185,7 @@ impl Summed {
         Ok(got)
     }
 
-    /// All of it that has a sum, block by block; `each` hears how much was read, and may end it with an error.
+    /// Reads all of it that has a sum, block by block; `each` hears how much was read, and may end it with an error.
     pub(super) fn verify(&self, ended: bool, mut each: impl FnMut(u64) -> io::Result<()>) -> io::Result<()> {
         let (mut block, mut offset) = (vec![0; BLOCK_BYTES as usize], 0);
         loop {
@@ -201,7 +201,7 @@ impl Summed {
     }
 }
 
-/// As `read_at`, until the buffer is full or the file ends.
+/// Reads as `read_at` does, until the buffer is full or the file ends.
 fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut got = 0;
     while got < buffer.len() {
@@ -215,7 +215,7 @@ fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     Ok(got)
 }
 
-/// A record as JSON, with a sum over all that stands before it as its last field.
+/// Returns a record of JSON with a sum over all that stands before it as its last field.
 pub(super) fn sealed(json: &[u8]) -> Vec<u8> {
     let body = json.strip_suffix(b"}").unwrap_or(json);
     let mut out = body.to_vec();

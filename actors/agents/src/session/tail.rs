@@ -22,7 +22,7 @@ impl Tail {
         Ok(Self { file: Summed::open(dir.path(), stream)?, offset, view })
     }
 
-    /// The offset after everything that `next` has returned.
+    /// Returns the offset after everything that `next` has returned.
     pub fn offset(&self) -> u64 {
         self.offset
     }

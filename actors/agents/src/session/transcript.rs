@@ -21,7 +21,7 @@ use super::{
 };
 
 pub(super) const RECORD_BYTES: usize = 32;
-/// How often a waiting reader looks for more.
+/// Interval at which a waiting reader looks for more.
 const POLL: Duration = Duration::from_millis(50);
 
 /// One line of the index: `len` bytes of `stream` at `offset`, which came after `arrival` bytes of output in all.
@@ -75,16 +75,16 @@ impl Record {
 /// A stretch of output of one stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chunk {
-    /// The offset that was asked for.
+    /// Offset that was asked for.
     pub after_byte: u64,
-    /// Ask with this for what follows. More than `bytes` away only where a long-lived worker's old output was freed:
+    /// Offset to ask with for what follows. It is more than `bytes` away only where a long-lived worker's old output was freed:
     /// that much is gone.
     pub next_byte: u64,
     pub stream: Stream,
-    /// When the first byte of its stretch came, to within 50 ms; absent in an empty chunk.
+    /// Time at which the first byte of its stretch came, to within 50 ms; absent in an empty chunk.
     pub at: Option<WallMs>,
     pub bytes: Bytes,
-    /// The process has ended and nothing follows.
+    /// Whether the process has ended and nothing follows.
     pub at_end: bool,
 }
 
@@ -97,14 +97,14 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// Errors: `NotFound` if there is no such session, or it has not begun.
+    /// Opens the transcript of a session. Errors: `NotFound` if there is no such session, or it has not begun.
     pub fn open(dir: impl AsRef<Path>) -> io::Result<Self> {
         let dir = SessionDir::new(dir.as_ref());
         let index = File::open(dir.index())?;
         Ok(Self { dir, index, streams: [None, None] })
     }
 
-    /// Up to `bytes_max` bytes of one stream. Empty at the end, and when nothing more has come yet.
+    /// Returns up to `bytes_max` bytes of one stream. Empty at the end, and when nothing more has come yet.
     ///
     /// Errors: `InvalidData` if what is there is not what was written; nothing of it is given.
     pub fn read(&mut self, after_byte: u64, bytes_max: usize) -> io::Result<Chunk> {
@@ -130,7 +130,7 @@ impl Reader {
         Ok(Chunk { after_byte, next_byte, stream: record.stream, at: Some(record.at), bytes: bytes.into(), at_end })
     }
 
-    /// As [`read`](Self::read), but waits for more until `deadline`. Dropping the future loses nothing.
+    /// Reads as [`read`](Self::read) does, but waits for more until `deadline`. Dropping the future loses nothing.
     pub async fn next(&mut self, after_byte: u64, bytes_max: usize, deadline: Deadline) -> io::Result<Chunk> {
         loop {
             let chunk = self.read(after_byte, bytes_max)?;
@@ -141,12 +141,13 @@ impl Reader {
         }
     }
 
-    /// All output so far, of both streams.
+    /// Returns the bytes of all output so far, of both streams.
     pub fn len(&self) -> io::Result<u64> {
         let records = self.records()?;
         Ok(if records == 0 { 0 } else { self.record(records - 1).map(|last| last.arrival + u64::from(last.len))? })
     }
 
+    /// Tells whether there is no output yet.
     pub fn is_empty(&self) -> io::Result<bool> {
         Ok(self.records()? == 0)
     }
@@ -161,7 +162,7 @@ impl Reader {
         Record::decode(&bytes)
     }
 
-    /// The record that holds the byte at `arrival`, or else the first after it. Freed records read as zeros: before any.
+    /// Returns the record that holds the byte at `arrival`, or else the first after it. Freed records read as zeros: before any.
     fn find(&self, arrival: u64) -> io::Result<Option<Record>> {
         let (mut low, mut high) = (0, self.records()?);
         let mut found = None;
@@ -202,7 +203,7 @@ pub fn verify(dir: impl AsRef<Path>, mut each: impl FnMut(u64) -> io::Result<()>
     Ok(())
 }
 
-/// The last `bytes_max` bytes of a stream as text; what is not UTF-8 is shown as U+FFFD.
+/// Returns the last `bytes_max` bytes of a stream as text; what is not UTF-8 is shown as U+FFFD. Empty if there is none.
 pub fn last_text(dir: impl AsRef<Path>, stream: Stream, bytes_max: u64) -> String {
     let read = || -> io::Result<Vec<u8>> {
         let dir = SessionDir::new(dir.as_ref());
@@ -221,7 +222,7 @@ pub fn last_text(dir: impl AsRef<Path>, stream: Stream, bytes_max: u64) -> Strin
     }
 }
 
-/// Length of a stream's transcript in bytes; zero if there is none.
+/// Returns the length of a stream's transcript in bytes; zero if there is none.
 pub fn stream_len(dir: impl AsRef<Path>, stream: Stream) -> u64 {
     fs::metadata(SessionDir::new(dir.as_ref()).stream(stream)).map_or(0, |meta| meta.len())
 }
@@ -246,7 +247,7 @@ mod tests {
             match reader.read(at, bytes_max) {
                 Ok(chunk) if chunk.next_byte == at => return (all, chunk.at_end),
                 Ok(chunk) => {
-                    // Nothing of a gap.
+                    // A gap has no bytes.
                     if !chunk.bytes.is_empty() {
                         all.push((at, chunk.bytes));
                     }
@@ -257,7 +258,8 @@ mod tests {
         }
     }
 
-    /// Both streams, from nothing to several blocks, in pieces of all sizes. Gives what was written in the order of arrival.
+    /// Writes both streams, from nothing to several blocks, in pieces of all sizes. Returns what was written in the order of
+    /// arrival.
     fn written(dir: &Path, dice: &mut fastrand::Rng) -> Vec<u8> {
         let mut recorder = Recorder::create(dir, Overflow::Drop { bytes_max: u64::MAX }).unwrap();
         let mut whole = Vec::new();
@@ -285,7 +287,7 @@ mod tests {
         }
     }
 
-    /// `HIVEWARD_FLIPS=1000` for as many, `HIVEWARD_SEED` for the same again.
+    /// Flips as many bits as `HIVEWARD_FLIPS` says; `HIVEWARD_SEED` does the same again.
     #[test]
     fn any_flipped_bit_of_what_a_session_wrote_is_found_and_nothing_is_served_that_was_not_written() {
         let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
@@ -332,7 +334,7 @@ mod tests {
         assert!(refused > flipped / 2);
     }
 
-    /// A file system may give back less than it was asked to.
+    /// Checks what comes of a file system that gives back less than it was asked to.
     #[test]
     fn what_is_left_of_a_block_that_was_partly_freed_is_a_gap_and_no_damage() {
         use nix::fcntl::{FallocateFlags, fallocate};

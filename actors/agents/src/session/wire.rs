@@ -14,7 +14,7 @@ pub(super) const KIND_REQUEST: u8 = 0;
 pub(super) const KIND_STDIN: u8 = 1;
 pub(super) const KIND_EVENT: u8 = 2;
 pub(super) const HEADER_BYTES: usize = 5;
-/// Of standard input in one frame.
+/// Bytes of standard input in one frame.
 pub(super) const STDIN_BYTES_MAX: usize = 1 << 20;
 pub(super) const FRAME_BYTES_MAX: usize = STDIN_BYTES_MAX + 1 + TAG_BYTES_MAX;
 pub(super) const TAG_BYTES_MAX: usize = 128;
@@ -23,7 +23,7 @@ pub(super) const TAG_BYTES_MAX: usize = 128;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stdin {
     Null,
-    /// Held by the shim; written through the session.
+    /// Pipe that the shim holds; it is written through the session.
     Pipe,
     File(PathBuf),
 }
@@ -54,7 +54,7 @@ pub(super) struct Params {
     /// See [`Launch::keeps`](super::Launch).
     #[serde(default)]
     pub keeps: Option<PathBuf>,
-    /// How long it stays after the end with nobody connected.
+    /// Milliseconds that it stays after the end with nobody connected.
     pub linger_ms: u64,
     /// See [`ShimProgram::owner`](hiveward_kernel::shim::ShimProgram).
     #[serde(default)]
@@ -90,14 +90,14 @@ pub(super) enum Request {
         cols: u16,
         rows: u16,
     },
-    /// The node has dealt with stdout up to this offset.
+    /// Says that the node has dealt with stdout up to this offset.
     Consumed(u64),
-    /// This connection alone may write standard input; an older holder is cut off, its half frame forgotten.
+    /// Makes this connection alone write standard input; an older holder is cut off, its half frame forgotten.
     OpenStdin,
     CloseStdin,
-    /// Pieces of standard input with these tags will not be asked for again.
+    /// Says that pieces of standard input with these tags will not be asked for again.
     ForgetAccepted(Vec<String>),
-    /// The end is known; the shim may go.
+    /// Says that the end is known; the shim may go.
     Leave,
 }
 
@@ -114,7 +114,7 @@ pub(super) enum Event {
     StdinTaken {
         error: Option<String>,
     },
-    /// The transcripts' lengths. Coalesced: only the newest is kept for a slow reader.
+    /// Lengths of the transcripts, in bytes. Only the newest is kept for a slow reader.
     Grew {
         stdout: u64,
         stderr: u64,
@@ -138,11 +138,11 @@ pub(super) fn json_frame<T: Serialize>(kind: u8, value: &T) -> Vec<u8> {
 pub(super) struct Frame<'a> {
     pub kind: u8,
     pub body: &'a [u8],
-    /// Of the whole frame.
+    /// Bytes of the whole frame.
     pub len: usize,
 }
 
-/// The first whole frame at the start of `bytes`, if that is there. `Err`: longer than any frame may be.
+/// Returns the first whole frame at the start of `bytes`, if that is there. Errors: it is longer than any frame may be.
 pub(super) fn parse(bytes: &[u8]) -> Result<Option<Frame<'_>>, TooLong> {
     let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else { return Ok(None) };
     let len = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;

@@ -1,4 +1,4 @@
-//! The branches that attempts left in a repository, and removing those that nobody misses.
+//! Lists the branches that attempts left in a repository, and removes those that nobody misses.
 
 use std::{collections::HashSet, fs, path::Path};
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::git::Git;
 
-/// Looked at by one call; a repository with more is cleaned by calling again.
+/// Number of branches that one call looks at; a repository with more is cleaned by calling again.
 const BRANCHES_MAX: usize = 1_000;
 
 /// A branch of an attempt.
@@ -14,13 +14,13 @@ const BRANCHES_MAX: usize = 1_000;
 pub struct Branch {
     pub name: String,
     pub commit: String,
-    /// Everything on it is in what it would be merged into.
+    /// Whether everything on it is in what it would be merged into.
     pub merged: bool,
-    /// An attempt, or somebody else, works on it now.
+    /// Whether an attempt, or somebody else, works on it now.
     pub in_use: bool,
 }
 
-/// What was removed, or would be, and what stays.
+/// Branches that were removed, or would be, and those that stay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cleaned {
     pub removed: Vec<Branch>,

@@ -19,28 +19,28 @@ use tokio::{
     process::Command,
 };
 
-/// For one call; what is not done by then is ended with all that it began.
+/// Time for one call; what is not done by then is ended with all that it began.
 pub(super) const WITHIN: Duration = Duration::from_secs(120);
-/// Of what one call may answer. A call that says more has failed.
+/// Bytes that one call may answer. A call that says more has failed.
 const OUTPUT_BYTES_MAX: usize = 64 << 20;
-/// Of what it says about a failure; the rest is read and thrown away.
+/// Bytes of what it says about a failure; the rest is read and thrown away.
 const SAID_BYTES_MAX: usize = 2048;
-/// Of its address space. Git maps packs in windows of a bounded size, so that large repositories fit.
+/// Bytes of its address space. Git maps packs in windows of a bounded size, so that large repositories fit.
 const MEMORY_BYTES_MAX: u64 = 8 << 30;
-/// Of one file that it writes: a pack, an index, an object.
+/// Bytes of one file that it writes: a pack, an index, an object.
 const FILE_BYTES_MAX: u64 = 8 << 30;
-/// Of processor time, in seconds.
+/// Seconds of processor time.
 const PROCESSOR_SECONDS_MAX: u64 = 240;
 const OPEN_FILES_MAX: u64 = 1024;
 
-/// What a call answered, whether or not it succeeded.
+/// Answer of a call, whether or not it succeeded.
 pub(super) struct Said {
     pub code: Option<i32>,
     pub stdout: Vec<u8>,
     pub stderr: String,
 }
 
-/// Ends the whole group of a call that is not waited for any more.
+/// Guard: it ends the whole group of a call that is not waited for any more.
 struct Group(Option<Pid>);
 
 impl Drop for Group {
@@ -92,7 +92,7 @@ pub(super) async fn run(
     Ok(Said { code: status.code(), stdout, stderr: String::from_utf8_lossy(&stderr).trim().to_owned() })
 }
 
-/// All of it is read, the first `bytes_max` are kept; whether there were more.
+/// Reads all of it and keeps the first `bytes_max` bytes; tells whether there were more.
 async fn read(from: Option<impl AsyncRead + Unpin>, bytes_max: usize) -> io::Result<(Vec<u8>, bool)> {
     let (mut kept, mut piece, mut cut) = (Vec::new(), vec![0; 16 << 10], false);
     let Some(mut from) = from else { return Ok((kept, cut)) };
@@ -127,7 +127,7 @@ fn limit(pid: Option<i32>) -> io::Result<()> {
     Ok(())
 }
 
-/// The variables that every such program has, and no others but those of its call.
+/// Returns the variables that every such program has, and no others but those of its call.
 pub(super) fn environment(home: &Path) -> Vec<(&'static str, OsString)> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
     vec![("PATH", path), ("HOME", home.into()), ("LC_ALL", "C".into())]

@@ -18,9 +18,9 @@ use super::{
     view::View,
 };
 
-/// An index that is longer is made anew.
+/// Bytes of an index; a longer one is made anew.
 const INDEX_BYTES_MAX: u64 = 1 << 30;
-/// Worktrees are added and removed one at a time: git's own locks refuse instead of waiting.
+/// Lock under which worktrees are added and removed one at a time: git's own locks refuse instead of waiting.
 static TREES: Mutex<()> = Mutex::const_new(());
 
 /// A repository for the time of one operation. What it may not keep longer is the view: agents run meanwhile.
@@ -29,12 +29,12 @@ pub(super) struct Git {
     view: View,
 }
 
-/// What came of committing a worktree.
+/// Result of committing a worktree.
 #[derive(Debug)]
 pub(super) struct Committed {
-    /// The branch's last commit.
+    /// Last commit of the branch.
     pub commit: String,
-    /// What is there and was not committed, though nothing says that it is to be ignored.
+    /// Places that are there and were not committed, though nothing says that they are to be ignored.
     pub left_out: Vec<LeftOut>,
 }
 
@@ -57,7 +57,7 @@ impl Git {
         self.here(&["rev-parse", "--verify", "--quiet", "--end-of-options", &format!("{name}^{{commit}}")]).await.ok()
     }
 
-    /// Where our branch began: kept beside it, because what is under it may have moved on.
+    /// Returns where our branch began: that is kept beside it, because what is under it may have moved on.
     pub(super) async fn began_at(&self, branch: &str) -> Result<String, String> {
         self.here(&["rev-parse", "--verify", &base_ref(branch)]).await
     }
@@ -89,7 +89,7 @@ impl Git {
         };
         let base = base.unwrap_or_else(|| begin.clone());
         let dir_text = dir.to_str().ok_or_else(|| format!("{} is no text", dir.display()))?.to_owned();
-        // Of a worktree whose directory somebody removed by hand.
+        // There may be a record of a worktree whose directory somebody removed by hand.
         self.here(&["worktree", "prune"]).await?;
         if self.commit_at(&format!("refs/heads/{branch}")).await.is_some() {
             // Made before, by a life of ours that died just then.
@@ -114,7 +114,7 @@ impl Git {
         self.give_index_back(&tree).map_err(unwritten)
     }
 
-    /// Everything in the worktree that may be committed, as one commit if there is anything.
+    /// Commits everything in the worktree that may be, as one commit if there is anything.
     ///
     /// What is a repository of its own, too large or no file at all stays where it is, and is named.
     pub(super) async fn commit_all(&self, dir: &Path, message: &str, author: &str) -> Result<Committed, String> {
@@ -163,8 +163,8 @@ impl Git {
         told(args[0], self.view.git_in(tree.dir, &tree.admin, &args, &who, message.as_bytes()).await?)
     }
 
-    /// Works on a copy of the worktree's index, so that neither a lock that a killed program left nor a pipe in its place
-    /// stops us. Whether there is one.
+    /// Takes a copy of the worktree's index to work on, so that neither a lock that a killed program left nor a pipe in its place
+    /// stops us. Returns whether there is one.
     fn take_index(&self, tree: &Tree<'_>) -> io::Result<bool> {
         let index = tree.admin.join("index");
         match fs::symlink_metadata(&index) {
@@ -232,7 +232,8 @@ impl Git {
         Ok(names.split('\0').filter(|name| !name.is_empty()).map(str::to_owned).collect())
     }
 
-    /// With everything in it, however it is nested; a process of its own does it, for no stack of ours is deep enough.
+    /// Removes a worktree with everything in it, however it is nested; a process of its own does it, for no stack of ours is deep
+    /// enough.
     pub(super) async fn remove_worktree(&self, dir: &Path) -> Result<(), String> {
         let _one = TREES.lock().await;
         let args = ["-rf", "--one-file-system", "--"].map(OsStr::new);
@@ -242,14 +243,14 @@ impl Git {
         self.here(&["worktree", "prune"]).await.map(drop)
     }
 
-    /// Names and commits of the branches whose names begin so.
+    /// Returns the names and commits of the branches whose names begin with `prefix`.
     pub(super) async fn branches_below(&self, prefix: &str) -> Result<Vec<(String, String)>, String> {
         let wanted = format!("refs/heads/{prefix}");
         let found = self.here(&["for-each-ref", "--format=%(refname:short) %(objectname)", &wanted]).await?;
         Ok(found.lines().filter_map(|line| line.rsplit_once(' ')).map(|(name, at)| (name.into(), at.into())).collect())
     }
 
-    /// Branches that a worktree is on.
+    /// Returns the branches that a worktree is on.
     pub(super) async fn checked_out(&self) -> Result<Vec<String>, String> {
         let found = self.here(&["worktree", "list", "--porcelain"]).await?;
         Ok(found.lines().filter_map(|line| line.strip_prefix("branch refs/heads/")).map(str::to_owned).collect())
@@ -260,14 +261,14 @@ impl Git {
         Ok(self.here(&["rev-list", "--max-count=1", commit, &format!("^{of}")]).await?.is_empty())
     }
 
-    /// If it is still there; nothing happens if somebody has moved it meanwhile.
+    /// Removes a branch if it is still at this commit; nothing happens if somebody has moved it meanwhile.
     pub(super) async fn delete_branch(&self, branch: &str, commit: &str) -> Result<(), String> {
         let _one = TREES.lock().await;
         self.here(&["update-ref", "-d", &format!("refs/heads/{branch}"), commit]).await?;
         self.here(&["update-ref", "-d", &base_ref(branch)]).await.map(drop)
     }
 
-    /// A branch that added nothing is not kept. One with work of its own is.
+    /// Removes a branch that added nothing. One with work of its own is kept.
     pub(super) async fn delete_if_merged_into(&self, branch: &str, base: &str) -> Result<(), String> {
         if self.commit_at(&format!("refs/heads/{branch}")).await.as_deref() == Some(base) {
             self.here(&["update-ref", "-d", &format!("refs/heads/{branch}"), base]).await?;
@@ -283,7 +284,7 @@ struct Tree<'a> {
     admin: PathBuf,
 }
 
-/// What it answered, or why it failed.
+/// Returns what a call answered, or why it failed.
 fn told(command: &OsStr, said: child::Said) -> Result<String, String> {
     match said.code {
         Some(0) => Ok(String::from_utf8_lossy(&said.stdout).trim().to_owned()),
@@ -293,8 +294,9 @@ fn told(command: &OsStr, said: child::Said) -> Result<String, String> {
     }
 }
 
-/// With the time at which git wrote it: a file that is no older than its index may have changed in the second in which it was
-/// entered, so git reads such a file again. A copy that looks newer would hide the change, and the work would be lost.
+/// Copies an index with the time at which git wrote it: a file that is no older than its index may have changed in the second in
+/// which it was entered, so git reads such a file again. A copy that looks newer would hide the change, and the work would be
+/// lost.
 fn copy_index(from: &Path, to: &Path) -> io::Result<()> {
     let written = fs::metadata(from)?.modified()?;
     fs::copy(from, to)?;

@@ -20,11 +20,11 @@ use super::{
     tests::{Place, git},
 };
 
-/// What an agent plants in, and the program that it would have run.
+/// Place that an agent plants in, and the program that it would have run.
 struct Field {
     place: Place,
     tree: PathBuf,
-    /// Writes its environment to `ran`.
+    /// Path of a program that writes its environment to `ran`.
     program: String,
     ran: PathBuf,
 }
@@ -66,7 +66,7 @@ impl Field {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// A repository with one commit and everything in its configuration that runs something.
+    /// Makes a repository with one commit and everything in its configuration that runs something.
     fn hostile_repository(&self, at: &Path) {
         fs::create_dir_all(at).unwrap();
         git(at, &["init", "-q", "-b", "main"]);
@@ -374,7 +374,7 @@ const TREES: [(&str, Plant); 15] = [
     }),
 ];
 
-/// The worktree's own directory in its repository.
+/// Returns the worktree's own directory in its repository.
 fn admin(field: &Field) -> PathBuf {
     field.repository().join(".git/worktrees/one")
 }

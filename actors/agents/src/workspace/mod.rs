@@ -1,4 +1,4 @@
-//! Where an attempt of a coding agent works, from making it to letting it go.
+//! The workspace of an attempt of a coding agent, from making it to letting it go.
 //!
 //! Owns worktrees below the node's data directory and the branches it made for them, never a repository. Work is never
 //! thrown away: whatever an attempt leaves is committed to its branch before its worktree goes.
@@ -20,16 +20,16 @@ use hiveward_catalogue::agent::coding::{WorkspaceSpec, WorktreeSpec};
 
 use self::git::Git;
 
-/// What an attempt's workspace is made from.
+/// Plan of an attempt's workspace: what it is made from.
 pub struct Plan<'a> {
     pub spec: &'a WorkspaceSpec,
-    /// A fresh directory, for those who want no other.
+    /// Fresh directory, for those who want no other.
     pub scratch: PathBuf,
-    /// Of all worktrees of the node.
+    /// Directory of all worktrees of the node.
     pub worktrees: PathBuf,
-    /// The attempt's, unique: also the end of its branch's name.
+    /// Name of the attempt, unique: also the end of its branch's name.
     pub name: String,
-    /// The attempt before, whose work is gone on with: what it began at is what both are measured by.
+    /// Name of the attempt whose work this one goes on with; both are measured by what that one began at.
     pub before: Option<String>,
     /// Branches to begin at, the first that there is; then the spec's own base.
     pub begin_at: Vec<String>,
@@ -47,11 +47,11 @@ struct Tree {
     repository: PathBuf,
     spec: WorktreeSpec,
     branch: String,
-    /// The commit that the branch began at.
+    /// Commit that the branch began at.
     base: String,
 }
 
-/// What came of an attempt in a worktree.
+/// Result of an attempt in a worktree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Work {
     pub branch: String,
@@ -61,7 +61,7 @@ pub struct Work {
     pub files: Vec<String>,
 }
 
-/// The branch of an attempt's worktree.
+/// Returns the branch of an attempt's worktree.
 fn branch_of(name: &str) -> String {
     format!("hiveward/{name}")
 }
@@ -133,15 +133,17 @@ impl Workspace {
         git.delete_if_merged_into(&tree.branch, &tree.base).await
     }
 
+    /// Returns how many bytes the worktree may take; `None` without a bound or a worktree.
     pub fn bytes_max(&self) -> Option<u64> {
         self.tree.as_ref()?.spec.bytes_max
     }
 
+    /// Returns the spec of the worktree, if it is one.
     pub fn worktree(&self) -> Option<&WorktreeSpec> {
         self.tree.as_ref().map(|tree| &tree.spec)
     }
 
-    /// On disk, of everything in it; links are not followed.
+    /// Returns how many bytes everything in a directory takes on disk; links are not followed.
     pub fn bytes(dir: &std::path::Path) -> u64 {
         use std::os::unix::fs::MetadataExt;
         let entries = fs::read_dir(dir).into_iter().flatten().flatten();
@@ -159,6 +161,7 @@ pub(super) mod tests {
 
     use super::*;
 
+    /// Runs git in `dir` and returns what it answered; panics if it failed.
     pub fn git(dir: &std::path::Path, args: &[&str]) -> String {
         let identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"];
         let output = Command::new("git").current_dir(dir).args(identity).args(args).output().unwrap();
@@ -172,6 +175,7 @@ pub(super) mod tests {
     }
 
     impl Place {
+        /// Makes a repository with one commit, and a spec of worktrees of it.
         pub fn new(must_change: bool) -> Self {
             let root = tempfile::tempdir().unwrap();
             let repository = root.path().join("repo");
@@ -184,6 +188,7 @@ pub(super) mod tests {
             Self { root, spec: WorkspaceSpec::Worktree(spec) }
         }
 
+        /// Opens the workspace of the attempt of this name, which begins at the first of these branches that there is.
         pub async fn open(&self, name: &str, begin_at: &[&str]) -> Workspace {
             let begin_at = begin_at.iter().map(|branch| (*branch).to_owned()).collect();
             let worktrees = self.root.path().join("worktrees");
@@ -192,6 +197,7 @@ pub(super) mod tests {
             Workspace::open(plan).await.unwrap()
         }
 
+        /// Returns the names of the repository's branches, one a line.
         pub fn branches(&self) -> String {
             git(&self.root.path().join("repo"), &["branch", "--format=%(refname:short)"])
         }
@@ -223,7 +229,7 @@ pub(super) mod tests {
         next.let_go().await.unwrap();
     }
 
-    /// Git enters a file with its size and the second of its time.
+    /// Checks such a change, because git enters a file with its size and the second of its time.
     #[tokio::test]
     async fn a_change_of_the_same_size_in_the_second_of_the_checkout_is_work_too() {
         use std::os::unix::fs::MetadataExt;

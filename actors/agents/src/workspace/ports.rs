@@ -4,21 +4,22 @@ use std::collections::BTreeSet;
 
 use parking_lot::Mutex;
 
-/// Told to one attempt, from `HIVEWARD_PORT` on.
+/// Number of ports that one attempt is told, from `HIVEWARD_PORT` on.
 pub const PORTS_EACH: u16 = 10;
 const FIRST: u16 = 20_000;
 const LAST: u16 = 32_000;
 
 static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
 
-/// Given back when it is dropped.
+/// Ports of one attempt, which are given back when this is dropped.
 #[derive(Debug)]
 pub struct Ports {
     pub first: u16,
 }
 
 impl Ports {
-    /// The same as before, if an attempt had some before a restart; else the next that are free. None: all are taken.
+    /// Takes the same ports as before, if an attempt had some before a restart; else the next that are free. `None`: all are
+    /// taken.
     pub fn take(before: Option<u16>) -> Option<Self> {
         let mut taken = TAKEN.lock();
         let free = |first: &u16| !taken.contains(first);

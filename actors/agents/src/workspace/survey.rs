@@ -8,13 +8,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Files, directories and the rest of one worktree, what git ignores among them.
+/// Number of files, directories and the rest in one worktree, what git ignores among them.
 pub(super) const ENTRIES_MAX: usize = 4_000_000;
-/// Directories in directories. A path of that depth would be too long for most programs.
+/// Depth of directories in directories. A path of that depth would be too long for most programs.
 pub(super) const DEPTH_MAX: usize = 256;
-/// Of one file that is committed, as its length reads: a file with holes counts whole.
+/// Bytes of one file that is committed, as its length reads: a file with holes counts whole.
 pub(super) const FILE_BYTES_MAX: u64 = 2 << 30;
-/// Places that are left out of one commit; a tree with more is not committed at all.
+/// Number of places that are left out of one commit; a tree with more is not committed at all.
 pub(super) const LEFT_OUT_MAX: usize = 1_000;
 
 #[derive(Clone, Copy, Debug)]
@@ -31,10 +31,10 @@ impl Default for Bounds {
     }
 }
 
-/// Why something is not given to git.
+/// Reason why something is not given to git.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Why {
-    /// It has a `.git` of its own, of whatever kind.
+    /// The directory has a `.git` of its own, of whatever kind.
     Repository,
     TooLarge,
     /// A pipe, a socket or a device.
@@ -51,24 +51,24 @@ impl Why {
     }
 }
 
-/// Relative to the tree.
+/// Place that is left out, relative to the tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LeftOut {
     pub path: PathBuf,
     pub why: Why,
 }
 
-/// Whether git, or a file system that knows no case, would take a directory with this in it for a repository.
+/// Tells whether git, or a file system that knows no case, would take a directory with this in it for a repository.
 fn is_git(name: &OsStr) -> bool {
     name.eq_ignore_ascii_case(".git") || name.eq_ignore_ascii_case("git~1")
 }
 
-/// Files that git reads in each directory.
+/// Tells whether it is one of the files that git reads in each directory.
 fn is_read_by_git(name: &OsStr) -> bool {
     [".gitignore", ".gitattributes", ".gitmodules"].iter().any(|read| name == OsStr::new(read))
 }
 
-/// What of the tree in `dir` is to be left out. Errors: it is not to be given to git at all.
+/// Returns what of the tree in `dir` is to be left out. Errors: it is not to be given to git at all.
 pub(super) fn survey(dir: &Path, bounds: Bounds) -> Result<Vec<LeftOut>, String> {
     let (mut entries, mut left_out, mut left) = (0, Vec::new(), vec![(PathBuf::new(), 0)]);
     while let Some((below, depth)) = left.pop() {
@@ -124,7 +124,7 @@ pub(super) fn survey(dir: &Path, bounds: Bounds) -> Result<Vec<LeftOut>, String>
     Ok(left_out)
 }
 
-/// Git's words for "all but these", one after the other with a zero between.
+/// Returns git's words for "all but these", one after the other with a zero between.
 pub(super) fn pathspecs(left_out: &[LeftOut]) -> Vec<u8> {
     let mut specs = b".\0".to_vec();
     for left in left_out {

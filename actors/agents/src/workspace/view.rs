@@ -18,12 +18,12 @@ use std::{
 
 use super::child::{self, Said};
 
-/// Of a repository's configuration, of `HEAD` and of files that say where a directory is.
+/// Bytes of a repository's configuration, of `HEAD` and of files that say where a directory is.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
 const POINTER_BYTES_MAX: u64 = 8 << 10;
 
-/// Everything by which git could be made to run something, or to ask or tell somebody, or to work where nobody waits for it.
-/// Given to each call, so that it holds for whatever that calls too.
+/// Settings against everything by which git could be made to run something, or to ask or tell somebody, or to work where nobody
+/// waits for it. They are given to each call, so that they hold for whatever that calls too.
 const SETTINGS: [&str; 29] = [
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
@@ -56,7 +56,7 @@ const SETTINGS: [&str; 29] = [
     "advice.addEmbeddedRepo=false",
 ];
 
-/// What is taken over from the real configuration: how files and objects are written, never what is run.
+/// Settings that are taken over from the real configuration: how files and objects are written, never what is run.
 const CARRIED: [&str; 7] = [
     "core.filemode",
     "core.ignorecase",
@@ -75,11 +75,11 @@ const EXTENSIONS_BORNE: [&str; 5] = [
     "extensions.relativeworktrees",
 ];
 
-/// The data of a repository. Dropped with what was made for the operation.
+/// View of a repository's data. Dropped with what was made for the operation.
 #[derive(Debug)]
 pub(super) struct View {
     dir: PathBuf,
-    /// The real repository's own directory, whichever of its worktrees was named.
+    /// Directory of the real repository itself, whichever of its worktrees was named.
     common: PathBuf,
 }
 
@@ -90,7 +90,7 @@ impl Drop for View {
     }
 }
 
-/// The bytes of a small ordinary file; a link, a pipe or a large one is an error.
+/// Reads the bytes of a small ordinary file; a link, a pipe or a large one is an error.
 fn small(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     let odd = |what: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{} is {what}", path.display()));
     if !fs::symlink_metadata(path)?.is_file() {
@@ -101,7 +101,7 @@ fn small(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
     if bytes.len() as u64 > bytes_max { Err(odd("too long")) } else { Ok(bytes) }
 }
 
-/// Where a file points to that holds a path, as git writes it.
+/// Returns where a file points to that holds a path, as git writes it.
 fn pointed(file: &Path, prefix: &str, from: &Path) -> Option<PathBuf> {
     let bytes = small(file, POINTER_BYTES_MAX).ok()?;
     let bytes = bytes.strip_prefix(prefix.as_bytes())?;
@@ -114,7 +114,7 @@ fn is_git_dir(dir: &Path) -> bool {
     dir.join("HEAD").is_file() && common.join("objects").is_dir() && (common.join("refs").exists())
 }
 
-/// The directory of git's of the repository in which `path` is. No program is asked.
+/// Returns the directory of git's of the repository in which `path` is. No program is asked.
 fn git_dir_of(path: &Path) -> Option<PathBuf> {
     path.ancestors().find_map(|dir| {
         let inside = dir.join(".git");
@@ -124,7 +124,7 @@ fn git_dir_of(path: &Path) -> Option<PathBuf> {
 }
 
 impl View {
-    /// Of the repository that `path` is in. Errors say what is wrong with it.
+    /// Makes a view of the repository that `path` is in. Errors say what is wrong with it.
     pub(super) async fn of(path: &Path) -> Result<Self, String> {
         let unusable = |why: String| format!("the repository {} cannot be used: {why}", path.display());
         let git_dir = git_dir_of(path).ok_or_else(|| format!("{} is no git repository", path.display()))?;
@@ -159,7 +159,7 @@ impl View {
         Ok(())
     }
 
-    /// Our configuration of it.
+    /// Returns our configuration of it. Errors: the real one cannot be read, or has what is not supported here.
     async fn config(&self) -> Result<String, String> {
         let real = match small(&self.common.join("config"), CONFIG_BYTES_MAX) {
             Ok(bytes) => bytes,
@@ -196,7 +196,7 @@ impl View {
         Ok(format!("[core]\n\trepositoryformatversion = {version}\n{core}[extensions]\n{extensions}"))
     }
 
-    /// The environment of every call.
+    /// Returns the environment of every call.
     fn quiet(&self) -> Vec<(&'static str, OsString)> {
         let home = self.dir.join("home");
         let mut env = child::environment(&home);
@@ -220,7 +220,7 @@ impl View {
         env
     }
 
-    /// Of the worktree's index while it is worked on; nobody else's git has it.
+    /// Returns the path of the worktree's index while it is worked on; nobody else's git has it.
     pub(super) fn index(&self) -> PathBuf {
         self.dir.join("index")
     }
@@ -271,7 +271,7 @@ impl View {
         child::run("git", args, dir, &env, input).await
     }
 
-    /// The worktree's own directory in the repository, by what the repository says. What `.git` in the worktree says does
+    /// Returns the worktree's own directory in the repository, by what the repository says. What `.git` in the worktree says does
     /// not count: who works there can write it.
     pub(super) fn admin_of(&self, dir: &Path) -> Result<PathBuf, String> {
         let wanted = dir.join(".git");

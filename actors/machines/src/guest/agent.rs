@@ -3,12 +3,12 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
-/// Of a file in one read: what the hypervisor passes on in one answer is bounded.
+/// Bytes of a file in one read: what the hypervisor passes on in one answer is bounded.
 pub const READ_BYTES_MAX: usize = 32 << 10;
-/// Of a file, or of a program's input, in one command.
+/// Bytes of a file, or of a program's input, in one command.
 pub const WRITE_BYTES_MAX: usize = 256 << 10;
 
-/// What it said is not what the protocol says it would.
+/// Answer of an agent that is not what the protocol says it would be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the agent in the guest answered {0} oddly")]
 pub struct Odd(pub &'static str);
@@ -18,13 +18,14 @@ pub struct Odd(pub &'static str);
 pub struct Exec<'a> {
     pub path: &'a str,
     pub args: &'a [String],
-    /// All that it gets; what the agent itself has if empty.
+    /// Environment of the program; what the agent itself has if empty.
     pub env: &'a [(String, String)],
     pub input: Option<&'a [u8]>,
     pub capture: bool,
 }
 
 impl Exec<'_> {
+    /// Returns the command that starts the program.
     pub fn command(&self) -> Value {
         let mut arguments = json!({ "path": self.path, "arg": self.args, "capture-output": self.capture });
         if !self.env.is_empty() {
@@ -37,10 +38,12 @@ impl Exec<'_> {
     }
 }
 
+/// Reads the number of the process from the answer to [`Exec::command`].
 pub fn pid(answer: &Value) -> Result<i64, Odd> {
     answer["pid"].as_i64().ok_or(Odd("guest-exec"))
 }
 
+/// Returns the command that asks how a program is.
 pub fn status_of(pid: i64) -> Value {
     json!({ "execute": "guest-exec-status", "arguments": { "pid": pid } })
 }
@@ -52,11 +55,11 @@ pub struct Ended {
     pub signal: Option<i32>,
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
-    /// There was more of one of them.
+    /// Whether there was more of one of them.
     pub truncated: bool,
 }
 
-/// `None` while it runs.
+/// Reads how a program ended from the answer to [`status_of`]; `None` while it runs.
 pub fn ended(answer: &Value) -> Result<Option<Ended>, Odd> {
     let odd = Odd("guest-exec-status");
     if !answer["exited"].as_bool().ok_or(odd.clone())? {
@@ -76,51 +79,59 @@ pub fn ended(answer: &Value) -> Result<Option<Ended>, Odd> {
     }))
 }
 
-/// `mode` as of `fopen`.
+/// Returns the command that opens a file; `mode` is as that of `fopen`.
 pub fn open_file(path: &str, mode: &str) -> Value {
     json!({ "execute": "guest-file-open", "arguments": { "path": path, "mode": mode } })
 }
 
+/// Reads the handle of a file from the answer to [`open_file`].
 pub fn handle(answer: &Value) -> Result<i64, Odd> {
     answer.as_i64().ok_or(Odd("guest-file-open"))
 }
 
+/// Returns the command that goes to this byte of a file, counted from its beginning.
 pub fn seek_file(handle: i64, offset: u64) -> Value {
     json!({ "execute": "guest-file-seek", "arguments": { "handle": handle, "offset": offset, "whence": 0 } })
 }
 
-/// What follows in the file, at most [`READ_BYTES_MAX`]; after its end, what has been added since.
+/// Returns the command that reads what follows in the file, at most [`READ_BYTES_MAX`]; after its end, what has been added since.
 pub fn read_file(handle: i64) -> Value {
     json!({ "execute": "guest-file-read", "arguments": { "handle": handle, "count": READ_BYTES_MAX } })
 }
 
+/// Reads the bytes of a file from the answer to [`read_file`].
 pub fn bytes(answer: &Value) -> Result<Vec<u8>, Odd> {
     let text = answer["buf-b64"].as_str().ok_or(Odd("guest-file-read"))?;
     BASE64_STANDARD.decode(text).map_err(|_| Odd("guest-file-read"))
 }
 
-/// Whole or not; at most [`WRITE_BYTES_MAX`].
+/// Returns the command that writes these bytes, at most [`WRITE_BYTES_MAX`]; the guest may write them whole or in part.
 pub fn write_file(handle: i64, bytes: &[u8]) -> Value {
     json!({ "execute": "guest-file-write", "arguments": { "handle": handle, "buf-b64": BASE64_STANDARD.encode(bytes) } })
 }
 
+/// Reads from the answer to [`write_file`] how many bytes were written.
 pub fn written(answer: &Value) -> Result<usize, Odd> {
     answer["count"].as_u64().and_then(|count| usize::try_from(count).ok()).ok_or(Odd("guest-file-write"))
 }
 
+/// Returns the command that closes a file.
 pub fn close_file(handle: i64) -> Value {
     json!({ "execute": "guest-file-close", "arguments": { "handle": handle } })
 }
 
+/// Returns the command that asks whether the agent is there.
 pub fn ping() -> Value {
     json!({ "execute": "guest-ping" })
 }
 
-/// Its file systems take no writes until [`thaw`]; many guests end that by themselves after a while.
+/// Returns the command after which the guest's file systems take no writes until [`thaw`]; many guests end that by themselves
+/// after a while.
 pub fn freeze() -> Value {
     json!({ "execute": "guest-fsfreeze-freeze" })
 }
 
+/// Returns the command that lets the guest's file systems take writes again.
 pub fn thaw() -> Value {
     json!({ "execute": "guest-fsfreeze-thaw" })
 }

@@ -7,11 +7,11 @@ use serde_json::{Map, Value};
 
 use super::session::scripts;
 
-/// The arguments that a command may have. What is not named is refused.
+/// A command that a session may say, and the arguments that it may have. What is not named is refused.
 struct Allowed {
     command: &'static str,
     arguments: &'static [&'static str],
-    /// Of these arguments, what the names do not say.
+    /// Check of what the names of these arguments do not say.
     check: fn(&Map<String, Value>) -> Result<(), String>,
 }
 
@@ -30,7 +30,7 @@ fn any(_: &Map<String, Value>) -> Result<(), String> {
     Ok(())
 }
 
-/// Only a shell with one of the scripts that sessions have. The program itself is an argument of one of them.
+/// Checks that a shell is run with one of the scripts that sessions have. The program itself is an argument of one of them.
 fn own_script(arguments: &Map<String, Value>) -> Result<(), String> {
     let path = arguments.get("path").and_then(Value::as_str).unwrap_or_default();
     if path != "/bin/sh" {
@@ -51,8 +51,8 @@ fn read_or_written(arguments: &Map<String, Value>) -> Result<(), String> {
     }
 }
 
-/// The command as it may be passed on. Written anew from what was checked: a text that two readers understand differently
-/// does not get through. Errors: the words for who asked.
+/// Returns the command as it may be passed on. It is written anew from what was checked: a text that two readers understand
+/// differently does not get through. Errors: the words for who asked.
 pub fn checked(command: &str) -> Result<String, String> {
     let refused = |why: String| format!("refused before it reached the guest: {why}");
     let Ok(Value::Object(command)) = serde_json::from_str(command) else {

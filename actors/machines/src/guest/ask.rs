@@ -12,10 +12,10 @@ use crate::{
     vm::record::VmStatus,
 };
 
-/// For one answer of an agent.
+/// Time for one answer of an agent.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// Asks once.
+/// Asks the agent in a guest once, on whatever node its host is.
 pub async fn ask(services: &MachineServices, vm: VmId, command: String, deadline: Deadline) -> Said {
     let Some(host) = services.directory.read(|known| known.fleet.vms.get(&vm).map(|entry| entry.host)) else {
         return Said::Gone(format!("{vm} is no more"));
@@ -48,7 +48,7 @@ pub async fn ask(services: &MachineServices, vm: VmId, command: String, deadline
     }
 }
 
-/// Why nobody will answer any more, if that is so.
+/// Returns why nobody will answer any more, if that is so.
 fn why_gone(services: &MachineServices, vm: VmId) -> Option<String> {
     // One that is not in the view yet is on its way.
     let record = services.vms.get(vm).ok().flatten()?;

@@ -1,4 +1,4 @@
-//! Which processes of this node may ask which guest: the sessions in VMs that this life of the node started or found again.
+//! Knows which processes of this node may ask which guest: the sessions in VMs that this life of the node started or found again.
 //!
 //! A process is known by its number, as the kernel names it at the desk's socket, together with when it began: no program can
 //! make up either. So an agent's process may say what it likes, and is asked for nothing that it could have read or guessed.
@@ -11,35 +11,35 @@ use tokio::sync::{Notify, futures::Notified};
 
 #[derive(Clone, Copy)]
 struct Asker {
-    /// In clock ticks since the machine was started; never the same for two processes with one number.
+    /// Time at which it began, in clock ticks since the machine was started; never the same for two processes with one number.
     began: u64,
     vm: VmId,
 }
 
 #[derive(Default)]
 struct Inner {
-    /// At most the processes that live: those that have ended are dropped at each entry.
+    /// Processes by their numbers, at most those that live: those that have ended are dropped at each entry.
     all: Mutex<HashMap<i32, Asker>>,
     entered: Notify,
 }
 
-/// Cheap to clone.
+/// The list of those processes. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Askers(Arc<Inner>);
 
 /// What the list says of a process that asks for a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum May {
-    /// It is the session of this VM.
+    /// The process is the session of this VM.
     Yes,
-    /// It is another VM's session, or it is none and this VM has one.
+    /// The process is another VM's session, or it is none and this VM has one.
     No,
     /// Neither has been entered, or not yet.
     Unknown,
 }
 
 impl Askers {
-    /// From now on this process may ask that VM, for as long as it lives.
+    /// Lets this process ask that VM from now on, for as long as it lives.
     pub fn enter(&self, pid: i32, vm: VmId) {
         self.enter_as(pid, vm, began_at);
     }
@@ -55,6 +55,7 @@ impl Askers {
         self.0.entered.notify_waiters();
     }
 
+    /// Tells whether this process may ask for that VM.
     pub fn may(&self, pid: i32, vm: VmId) -> May {
         self.may_as(pid, vm, began_at)
     }
@@ -70,7 +71,7 @@ impl Askers {
         }
     }
 
-    /// Ends when another process is entered.
+    /// Waits until another process is entered.
     pub fn entered(&self) -> Notified<'_> {
         self.0.entered.notified()
     }

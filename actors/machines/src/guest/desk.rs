@@ -34,13 +34,14 @@ use super::{
 };
 use crate::host::services::MachineServices;
 
-/// Served at once; more wait until one goes.
+/// Number of processes that are served at once; more wait until one goes.
 const SERVED_MAX: usize = 1_024;
-/// For a session to be entered that was just started, or is being adopted.
+/// Time for a session to be entered that was just started, or is being adopted.
 const KNOWN_WITHIN: Duration = Duration::from_secs(2);
-/// After this machine could not take one in, for want of descriptors perhaps.
+/// Time until the next try after this machine could not take a process in, for want of descriptors perhaps.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
+/// Returns the path of the desk's socket in a node's data directory.
 pub fn socket_of(data_dir: &Path) -> PathBuf {
     data_dir.join("guests.sock")
 }
@@ -50,6 +51,7 @@ pub struct GuestDesk {
 }
 
 impl GuestDesk {
+    /// Returns the actor of the desk; it listens once it is started.
     pub fn new(services: MachineServices) -> Self {
         Self { services }
     }
@@ -109,8 +111,8 @@ async fn serve_all(services: &MachineServices, listener: &UnixListener) {
     }
 }
 
-/// Whether this process is the session of that VM. One that has just been started, or was there before this life of the node,
-/// is waited for a little.
+/// Tells whether this process is the session of that VM. One that has just been started, or was there before this life of the
+/// node, is waited for a little.
 async fn admitted(services: &MachineServices, asker: i32, vm: VmId) -> May {
     let known = async {
         loop {
@@ -131,7 +133,8 @@ async fn admitted(services: &MachineServices, asker: i32, vm: VmId) -> May {
     }
 }
 
-/// Whether nobody's session can ask for it. Of a VM that is not in the directory, or not any more, that is not known.
+/// Tells whether nobody's session can ask for this VM. It says no of a VM that is not in the directory, because nothing is known
+/// of that.
 fn has_no_attempt(services: &MachineServices, vm: VmId) -> bool {
     services.directory.read(|known| known.fleet.vms.get(&vm).is_some_and(|entry| entry.spec.lease.is_none()))
 }

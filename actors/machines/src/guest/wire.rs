@@ -3,7 +3,7 @@
 use hiveward_kernel::id::VmId;
 use serde::{Deserialize, Serialize};
 
-/// A longer frame ends the connection.
+/// Bytes of a frame at most; a longer one ends the connection.
 pub(super) const FRAME_BYTES_MAX: usize = 4 << 20;
 
 /// One command for the agent in a guest, as JSON.
@@ -19,7 +19,7 @@ pub enum Said {
     Answer(String),
     /// The agent itself says no, and would again.
     Refused(String),
-    /// Nobody answers now. It may have been heard.
+    /// Nobody answers now. The agent may have heard it.
     Silent(String),
     /// The VM does not run and will not by itself, or is no more.
     Gone(String),

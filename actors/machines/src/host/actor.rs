@@ -43,25 +43,25 @@ use super::{
 };
 use crate::host::services::MachineServices;
 
-/// Everything is looked at as often as this, whatever the hypervisor says by itself.
+/// Interval at which everything is looked at, whatever the hypervisor says by itself.
 const REFRESH_EVERY: Duration = Duration::from_secs(5);
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
 pub(super) const LIST_WITHIN: Duration = Duration::from_secs(10);
 const ROSTER_WITHIN: Duration = Duration::from_secs(5);
-/// Steps that the hypervisor does at the same time; further ones wait, at most one of each VM.
+/// Number of steps that the hypervisor does at the same time; further ones wait, at most one of each VM.
 const STEPS_AT_ONCE: usize = 16;
 
 pub struct Host {
     pub(super) services: MachineServices,
     pub(super) spec: Arc<HostSpec>,
     pub(super) placement: u64,
-    /// Of its VMs' actors; known before its first message.
+    /// Supervisor of its VMs' actors; known before its first message.
     pub(super) beside: Arc<OnceLock<Supervisor>>,
 }
 
 pub(super) struct Link {
     pub(super) driver: Arc<dyn Driver>,
-    /// Dropped: the pump and the listener end.
+    /// Guard that ends the pump and the listener when it is dropped.
     _held: oneshot::Sender<()>,
 }
 
@@ -70,16 +70,16 @@ pub(super) struct Link {
 pub(super) struct Known {
     pub(super) at: u64,
     pub(super) domain: Option<Domain>,
-    /// Its actor has been told.
+    /// Whether its actor has been told.
     pub(super) told: bool,
-    /// Since when it is in this run: what was measured before that is of another.
+    /// Look since which it is in this run: what was measured before that is of another.
     pub(super) since: u64,
-    /// Of this run; empty while nothing was measured of it.
+    /// Usage in this run; empty while nothing was measured of it.
     pub(super) usage: Usage,
 }
 
 impl Known {
-    /// It was seen so after that look or step.
+    /// Takes in how it was seen after that look or step; another run begins without usage.
     pub(super) fn see(&mut self, at: u64, domain: Option<Domain>) {
         let run = |domain: &Option<Domain>| domain.as_ref().filter(|domain| domain.run.is_on()).map(|domain| domain.boots);
         if run(&self.domain) != run(&domain) {
@@ -88,7 +88,7 @@ impl Known {
         (self.at, self.domain) = (at, domain);
     }
 
-    /// What it used, as was measured by a look that began then. Nothing, if it is off, or in another run since.
+    /// Takes in what it used, as a look measured that began then; passed over if it is off, or in another run since.
     pub(super) fn used(&mut self, begun: u64, seen: &Domain) {
         let same = self.domain.as_ref().is_some_and(|now| now.run.is_on() && seen.run.is_on() && now.boots == seen.boots);
         if same && self.since <= begun {
@@ -101,7 +101,7 @@ pub struct State {
     pub(super) link: Option<Link>,
     opening: bool,
     pub(super) breaker: Breaker,
-    /// Orders looks and steps: what was seen before a step ended is not news after it.
+    /// Counter that orders looks and steps: what was seen before a step ended is not news after it.
     pub(super) looks: Arc<AtomicU64>,
     pub(super) listing: bool,
     pub(super) figures: Figures,
@@ -110,16 +110,16 @@ pub struct State {
     pub(super) foreign: u32,
     pub(super) known: HashMap<VmId, Known>,
     pub(super) children: HashMap<VmId, bool>,
-    /// In which each of them belongs here.
+    /// Epoch in which each of them belongs here.
     pub(super) epochs: HashMap<VmId, u64>,
     pub(super) strays: HashSet<VmId>,
-    /// Since which look those are gone that were here: what was seen before that is no news of them. Forgotten with it.
+    /// Look since which each VM is gone that was here: what was seen before that is no news. Kept until a later look ends.
     pub(super) gone: HashMap<VmId, u64>,
-    /// Those that other hosts made and that are this one's now, as its driver knows them.
+    /// VMs that other hosts made and that are this one's now, as its driver knows them.
     pub(super) adopted: HashSet<VmId>,
-    /// Those that are listened to, or could not be.
+    /// Consoles that are listened to, or could not be.
     pub(super) consoles: HashMap<VmId, Console>,
-    /// Migrations away from here that have not ended.
+    /// VMs whose migrations away from here have not ended.
     pub(super) migrating: HashSet<VmId>,
     steps: Arc<Semaphore>,
     pub(super) trips: Arc<Semaphore>,
@@ -129,13 +129,13 @@ pub struct State {
     pub(super) last_error: Option<String>,
     pub(super) list_soon: Option<TimerHandle>,
     pub(super) tended: Tended,
-    /// When images were swept last, and which were kept then.
+    /// Time at which images were swept last, and which were kept then.
     pub(super) swept: Option<(Instant, Vec<String>)>,
     _refresh: TimerHandle,
 }
 
 impl State {
-    /// VMs of this host that are on, as they were seen last.
+    /// Returns the VMs of this host that are on, as they were seen last.
     pub(super) fn running(&self) -> impl Iterator<Item = VmId> {
         let on = |known: &Known| known.domain.as_ref().is_some_and(|domain| domain.run.is_on());
         self.known.iter().filter(move |(vm, known)| self.children.contains_key(vm) && on(known)).map(|(vm, _)| *vm)
@@ -310,7 +310,7 @@ impl Behaviour for Host {
                     let known = state.known.entry(vm).or_default();
                     if known.at < done.at {
                         known.see(done.at, done.domain);
-                        // Its actor has it with the answer.
+                        // The VM's actor hears of it by the answer.
                         known.told = true;
                     }
                 }
@@ -426,7 +426,7 @@ impl Host {
         self.figure(ctx, state);
     }
 
-    /// The hypervisor answers.
+    /// Notes that the hypervisor answers, and tells the roster if that may be news.
     pub(super) fn answers(&self, ctx: &Context<HostMsg>, state: &mut State) {
         if state.breaker.succeeded() {
             tracing::info!(host = %self.spec.name, "the hypervisor answers again");
@@ -485,7 +485,7 @@ impl Host {
 
 // What is asked of it.
 impl Host {
-    /// The connection, if anything may be asked of it now.
+    /// Returns the connection, if anything may be asked of it now.
     pub(super) fn reachable(&self, state: &State) -> Option<Arc<dyn Driver>> {
         let link = state.link.as_ref()?;
         state.breaker.allows(Instant::now()).then(|| link.driver.clone())

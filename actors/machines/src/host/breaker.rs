@@ -16,26 +16,28 @@ pub struct Breaker {
 }
 
 impl Breaker {
-    /// Whether a call may be made now. When the time is over one in doubt may.
+    /// Tells whether a call may be made now. When the time is over, a call in doubt may be.
     pub fn allows(&self, now: Instant) -> bool {
         self.open_until.is_none_or(|until| now >= until)
     }
 
+    /// Tells whether it is open, also when its time is over and no call has succeeded since.
     pub fn is_open(&self) -> bool {
         self.open_until.is_some()
     }
 
+    /// Returns until when it is open; `None` if it is closed.
     pub fn open_until(&self) -> Option<Instant> {
         self.open_until
     }
 
-    /// Whether that closed it.
+    /// Notes that a call succeeded, and tells whether that closed it.
     pub fn succeeded(&mut self) -> bool {
         self.failures = 0;
         self.open_until.take().is_some()
     }
 
-    /// Whether that opened it. Each further failure keeps it open longer.
+    /// Notes that a call failed, and tells whether that opened it. Each further failure keeps it open longer.
     pub fn failed(&mut self, now: Instant) -> bool {
         self.failures = self.failures.saturating_add(1);
         if self.failures < FAILURES_MAX {

@@ -99,7 +99,7 @@ impl Host {
                 self.services.router.open(&vm.key(), placement, Arc::new(ActorDoor::new(door, vm::wire::read)));
                 Ok(epoch)
             }
-            // Of a life of this actor before; its door is still open.
+            // The VM's actor is from an earlier life of this one; its door is still open.
             Err(StartError::Duplicate(_)) => Ok(epoch),
             Err(error) => Err(error.into()),
         }
@@ -120,7 +120,7 @@ impl Host {
         });
     }
 
-    /// What runs here goes elsewhere, or is stopped.
+    /// Tells the VMs that run here to go elsewhere, or to stop. What is not heard is said again at the next refresh.
     fn drain(&self, state: &State) {
         for (vm, stopping) in &state.children {
             if !stopping && let Some(door) = self.services.doors.of_vm_on::<VmMsg>(*vm, self.spec.id) {

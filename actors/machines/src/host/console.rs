@@ -23,17 +23,17 @@ use super::{
 };
 use crate::vm::console::{self, ConsolePiece, Recorder};
 
-/// Consoles of one host that are listened to at once; each holds a thread of its driver. More are refused, and said so.
+/// Number of consoles of one host that are listened to at once; each holds a thread of its driver. More are refused, and said so.
 pub const CONSOLES_MAX: usize = 256;
-/// A console that ends sooner is listened to again by the next refresh.
+/// Time before which a console that ends is listened to again by the next refresh only.
 const LISTENED_LEAST: Duration = Duration::from_secs(1);
 const OPEN_WITHIN: Duration = Duration::from_secs(10);
-/// Written at once.
+/// Bytes that are written at once.
 const BATCH_BYTES: usize = 64 << 10;
 
 /// One console that is listened to, or was to be.
 pub struct Console {
-    /// The end of the recording, and why it is not listened to, if it is not.
+    /// End of the recording, and why it is not listened to, if it is not.
     told: watch::Receiver<Told>,
     begun: Instant,
 }
@@ -77,8 +77,8 @@ impl Host {
         });
     }
 
-    /// Forgets one that has ended; the next look listens anew, if it still runs. Soon, as it may just boot again, but not over and
-    /// over to one that cannot be listened to.
+    /// Forgets one that has ended; the next look listens anew, if it still runs. Soon, as it may just boot again, but not over
+    /// and over to one that cannot be listened to.
     pub(super) fn console_ended(&self, ctx: &Context<HostMsg>, state: &mut State, vm: VmId) {
         let Entry::Occupied(console) = state.consoles.entry(vm) else { return };
         if console.get().told.borrow().closed.is_some() {
@@ -89,7 +89,7 @@ impl Host {
         }
     }
 
-    /// What it said after a byte; waits for that until the reply's deadline is near.
+    /// Answers with what a console said from there on; waits for that for `wait_ms` at most.
     pub(super) fn read_console(
         &self,
         ctx: &Context<HostMsg>,
@@ -164,7 +164,7 @@ impl Host {
         });
     }
 
-    /// Away with recordings of VMs that are no more.
+    /// Removes recordings of VMs that are no more.
     pub(super) fn sweep_consoles(&self, ctx: &Context<HostMsg>) {
         let services = self.services.clone();
         ctx.task(async move {
@@ -178,7 +178,7 @@ impl Host {
     }
 }
 
-/// Until it ends; why it did.
+/// Records what a console says until it ends, and returns why it did.
 async fn record(data_dir: PathBuf, vm: VmId, mut said: mpsc::Receiver<ConsoleBytes>, tell: &watch::Sender<Told>) -> String {
     let opened = tokio::task::spawn_blocking(move || Recorder::open(&data_dir, vm)).await;
     let mut recorder = match opened.map_err(std::io::Error::other).flatten() {

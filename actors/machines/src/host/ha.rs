@@ -12,7 +12,8 @@ use hiveward_kernel::id::VmId;
 use super::{actor::Host, driver::Domain};
 use crate::host::services::MachineServices;
 
-/// Whether a VM may begin to run on this host now; if not, why. From then on it is ended before this node's lease is over.
+/// Checks that a VM may begin to run on this host now; from then on it is ended before this node's lease is over. Errors: why it
+/// may not.
 pub(super) async fn may_run(services: &MachineServices, host: &Arc<HostSpec>, vm: VmId) -> Result<(), String> {
     if !services.peers.may_act() {
         return Err("the lease of this node is over".into());
@@ -21,7 +22,7 @@ pub(super) async fn may_run(services: &MachineServices, host: &Arc<HostSpec>, vm
         // The task of an attempt that has this VM comes back elsewhere, and its program here must not go on beside it.
         Some(entry) if entry.host == host.id || entry.moving == Some(host.id) => Ok(entry.spec.ha || entry.spec.is_leased()),
         Some(_) => Err("it belongs to another host by now".to_owned()),
-        // Of one that is being removed.
+        // The VM is being removed.
         None => Ok(false),
     })?;
     if !ends_with_lease {
@@ -33,7 +34,7 @@ pub(super) async fn may_run(services: &MachineServices, host: &Arc<HostSpec>, vm
 }
 
 impl Host {
-    /// What is here of VMs that have come back elsewhere since, though they may belong here again: of an older epoch.
+    /// Returns what is here of an older epoch: of VMs that have come back elsewhere since, though they may belong here again.
     pub(super) fn stale(&self, found: &HashMap<VmId, Domain>) -> HashSet<VmId> {
         self.services.directory.read(|known| {
             let is = |domain: &&Domain| known.fleet.vms.get(&domain.vm).is_some_and(|entry| domain.epoch < entry.epoch);
@@ -41,7 +42,7 @@ impl Host {
         })
     }
 
-    /// What neither runs here nor belongs here needs not be ended in time any more.
+    /// Tells the fence that what neither runs here nor belongs here needs not be ended in time any more.
     pub(super) fn let_go(&self, on: &HashSet<VmId>) {
         let host = self.spec.id;
         let belongs = |vm: VmId| {

@@ -1,5 +1,5 @@
-//! What is there: looks at the hypervisor, and what follows from what was seen. Its VMs are told what is news to them, what
-//! nobody knows is ended, what another host made and somebody brought here is taken over, and what is used is measured.
+//! Looks at what is on the hypervisor, and does what follows from that. VMs are told what is news to them, domains that nobody
+//! knows are ended, those that another host made and somebody brought here are taken over, and what is used is measured.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,10 +20,10 @@ use super::{
 };
 use crate::vm::message::VmMsg;
 
-/// For the figures of all of a host: of each guest its QEMU is asked, which answers late where guests take all of the
+/// Time for the figures of all of a host: of each guest its QEMU is asked, which answers late where guests take all of the
 /// processor. States are looked at meanwhile, and steps done.
 const FIGURES_WITHIN: Duration = Duration::from_secs(60);
-/// Changes that come together are looked at together.
+/// Time within which changes are looked at together.
 pub(super) const LIST_AFTER: Duration = Duration::from_millis(20);
 const SWEEP_EVERY: Duration = Duration::from_secs(300);
 
@@ -70,8 +70,8 @@ impl Host {
         });
     }
 
-    /// What was measured, and nothing else, is taken from it: of what is there a look after it may have said more. What was
-    /// not measured is absent from then on.
+    /// Takes in what was measured, and nothing else: of what is there a look after it may have said more. What was not measured
+    /// is absent from then on.
     pub(super) fn figured(&self, state: &mut State, begun: u64, result: Result<Listing, DriverError>) {
         state.figures.ended(Instant::now());
         let domains = result.map(|listing| listing.domains).unwrap_or_else(|error| {
@@ -134,8 +134,8 @@ impl Host {
         self.answers(ctx, state);
     }
 
-    /// What another host made and somebody brought here is this host's from the moment that the fleet says so. Answers with
-    /// those that its driver did not have for its own at this look.
+    /// Takes over what another host made and somebody brought here: it is this host's from the moment that the fleet says so.
+    /// Returns those that its driver did not have for its own at this look.
     fn adopt(&self, ctx: &Context<HostMsg>, state: &mut State, others: &[Domain]) -> HashSet<VmId> {
         let host = self.spec.id;
         let (new, wanted): (HashSet<VmId>, HashSet<VmId>) = self.services.directory.read(|known| {
@@ -167,7 +167,7 @@ impl Host {
         self.services.meters.take(host, now, running.iter().map(|(vm, usage)| (*vm, usage)), reserved);
     }
 
-    /// Away with copies of images that were removed: soon after that, and now and then for what was in use by then.
+    /// Removes copies of images that were removed: soon after that, and now and then for what was in use by then.
     pub(super) fn sweep(&self, ctx: &Context<HostMsg>, state: &mut State) {
         if !HostUri::parse(&self.spec.uri).is_ok_and(|uri| uri.has_disks()) {
             return;
@@ -188,7 +188,7 @@ impl Host {
         });
     }
 
-    /// Domains with this host's mark that are no VM of it: of a VM that was removed while it could not be reached. The
+    /// Ends domains with this host's mark that are no VM of it: of a VM that was removed while it could not be reached. The
     /// directory knew of every VM before its domain was made, so what it does not know is gone.
     fn end_strays(
         &self,
@@ -239,13 +239,13 @@ impl Host {
 /// When a host's VMs are measured: at most once at a time, and after that not for half as long as it took.
 #[derive(Default)]
 pub struct Figures {
-    /// Since when, if it is under way.
+    /// Time since which a measurement is under way, if one is.
     begun: Option<Instant>,
     not_before: Option<Instant>,
 }
 
 impl Figures {
-    /// If it may, it has begun.
+    /// Tells whether a measurement may begin now; if it may, it has begun.
     fn may_begin(&mut self, now: Instant) -> bool {
         let may = self.begun.is_none() && self.not_before.is_none_or(|at| now >= at);
         if may {

@@ -30,7 +30,7 @@ use hiveward_runtime::{clock::Deadline, error::Refused, id::Key};
 
 use crate::host::services::MachineServices;
 
-/// Asks the roster, wherever it acts, for a change of the fleet that the house itself wants.
+/// Asks the roster, wherever it acts, for a change of the fleet that Hiveward itself wants.
 pub(crate) async fn ask_roster(
     services: &MachineServices,
     change: hiveward_catalogue::host::event::FleetChange,

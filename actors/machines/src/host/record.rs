@@ -10,14 +10,14 @@ use hiveward_runtime::{clock::WallMs, op::NodeId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum HostStatus {
-    /// Not reached yet.
+    /// The host was not reached yet.
     Connecting,
     Up,
     Draining,
     Drained,
-    /// Its hypervisor does not answer.
+    /// The host's hypervisor does not answer.
     Unreachable,
-    /// No node holds its connection.
+    /// No node holds the host's connection.
     Lost,
 }
 
@@ -29,10 +29,10 @@ pub struct HostRecord {
     pub node: Option<NodeId>,
     pub capacity: Option<Capacity>,
     pub vms: u32,
-    /// What its VMs may use, by what they were made with.
+    /// CPUs that its VMs may use, by what they were made with.
     pub reserved_cpus: u32,
     pub reserved_memory_bytes: u64,
-    /// What may be reserved, with overcommit.
+    /// CPUs that may be reserved, with overcommit.
     pub reservable_cpus: f64,
     pub reservable_memory_bytes: u64,
     pub added_at: WallMs,

@@ -1,4 +1,4 @@
-//! What hosts and VMs stand on.
+//! The services that actors of hosts and VMs are given.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use hiveward_runtime::error::Refused;
 use super::{fence::Fence, image::import::Imports, meter::Meters};
 use crate::{guest::Askers, vm::table::VmTable};
 
-/// Knows whether those that VMs were made for still need them.
+/// Port that knows whether those that VMs were made for still need them.
 pub trait Needs: Send + Sync + 'static {
     /// Tells whether an attempt is over; `None` if it is not known yet.
     fn is_over(&self, lease: Lease) -> Result<Option<bool>, Refused>;
@@ -18,7 +18,7 @@ pub trait Needs: Send + Sync + 'static {
     fn holds(&self, agent: AgentId) -> Result<Option<bool>, Refused>;
 }
 
-/// Cheap to clone; all clones are one.
+/// Services of hosts and VMs. Cheap to clone; all clones are one.
 #[derive(Clone)]
 pub struct MachineServices(Arc<MachineParts>);
 
@@ -39,7 +39,7 @@ pub struct MachineParts {
     pub imports: Imports,
     /// Processes here that may ask guests.
     pub askers: Askers,
-    /// Ends VMs here that come back elsewhere.
+    /// Fence that ends VMs here that come back elsewhere.
     pub fence: Fence,
     /// What VMs use of this node's hosts.
     pub meters: Meters,

@@ -18,9 +18,9 @@ use super::{
 };
 use crate::vm::ask::definition;
 
-/// Migrations away from a host at the same time: they share its network, and each holds one of its driver's threads.
+/// Number of migrations away from a host at the same time: they share its network, and each holds one of its driver's threads.
 pub(super) const TRIPS_AT_ONCE: usize = 4;
-/// Beyond twice a migration's limit, by when its driver has ended it.
+/// Time beyond twice a migration's limit, by when its driver has ended it.
 const MARGIN: Duration = Duration::from_secs(30);
 
 fn unreachable<T>() -> Result<T, DriverError> {
@@ -53,13 +53,13 @@ impl Host {
         });
     }
 
-    /// Whether the fleet, as it is known here, says that this VM is on its way here.
+    /// Tells whether the fleet, as it is known here, says that this VM is on its way here.
     fn expects(&self, vm: VmId) -> bool {
         let me = self.spec.id;
         self.services.directory.read(|known| known.fleet.vms.get(&vm).is_some_and(|entry| entry.moving == Some(me)))
     }
 
-    /// Whether its disks are copied from the host that it belongs to, because that has other ones.
+    /// Tells whether its disks are copied from the host that it belongs to, because that has other ones.
     fn copies(&self, vm: VmId) -> bool {
         let shares = self.services.directory.read(|known| {
             let from = known.fleet.vms.get(&vm).and_then(|entry| known.fleet.hosts.get(&entry.host));

@@ -27,7 +27,7 @@ pub enum HostWire {
     Leave { seen: Cursor },
 }
 
-/// What came in, as the message it is.
+/// Reads what came in as the message that it is. Errors: it is none, and is not delivered.
 pub fn read(inbound: &Inbound<'_>) -> Result<HostMsg, NotDelivered> {
     Ok(match inbound.read()? {
         HostWire::Peek { vm } => HostMsg::Peek { vm, reply: inbound.reply()? },

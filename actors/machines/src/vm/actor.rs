@@ -42,7 +42,7 @@ use super::{
 };
 use crate::host::{ask_roster, driver::Domain, message::HostMsg, message::STEP_WITHIN, services::MachineServices};
 
-/// Of a migration that was just begun.
+/// Tries to abort a migration that was just begun, and may not have anything to abort yet.
 const ABORTS_MAX: u32 = 60;
 const ABORT_EVERY: Duration = Duration::from_millis(500);
 const FORGET_WITHIN: Duration = Duration::from_secs(5);
@@ -51,7 +51,7 @@ pub struct Vm {
     pub(super) services: MachineServices,
     pub(super) spec: Arc<VmSpec>,
     pub(super) host: HostId,
-    /// In which it belongs there.
+    /// Epoch of the VM in which it belongs to that host.
     pub(super) epoch: u64,
 }
 
@@ -60,12 +60,12 @@ pub struct State {
     since_snapshot: SinceSnapshot,
     pub(super) incarnation: u64,
     pub(super) committer: Committer,
-    /// Batches handed to the committer, and those of them that are durable.
+    /// Number of batches handed to the committer; `durable` counts those of them that are durable.
     pub(super) handed: u64,
     pub(super) durable: Arc<AtomicU64>,
     pub(super) doing: Doing,
     pub(super) in_flight: Option<Step>,
-    /// Seen while a step was under way.
+    /// Look at the domain that came in while a step was under way.
     pub(super) meanwhile: Option<(Option<Domain>, u64)>,
     /// The step before, if it changed nothing that could be seen.
     pub(super) last_step: Option<Step>,
@@ -80,6 +80,7 @@ pub struct State {
 }
 
 impl Vm {
+    /// Returns the behaviour of the actor of a VM that belongs to `host` in `epoch`.
     pub fn new(services: MachineServices, spec: Arc<VmSpec>, host: HostId, epoch: u64) -> Self {
         Self { services, spec, host, epoch }
     }
@@ -128,7 +129,7 @@ impl Vm {
                 let _ = me.tell(VmMsg::CommitFailed { message: error.to_string() });
             });
         ctx.task(committing);
-        // Of one that is quite new nothing is there; if this is its second life, its steps may be repeated.
+        // Nothing is there of a VM that is quite new; if this is its second life, its steps may be repeated.
         let fresh = life.version == 0;
         let state = State {
             vm: replayed,
@@ -228,7 +229,7 @@ impl Vm {
         self.decide(state, ctx, ask, reply).await
     }
 
-    /// One that this VM was asked for long ago is known to the views alone: they are asked once they have all that was done.
+    /// Asks the views, once they have all that was done, for an operation that the memory may have lost.
     async fn recall(&self, ctx: &Context<VmMsg>, ask: Ask, reply: Answer) -> Result<(), Failure> {
         let (services, me, stream) = (self.services.clone(), ctx.addr().clone(), self.spec.id.key());
         let head = services.ledger.head();
@@ -281,7 +282,7 @@ impl Vm {
         }
     }
 
-    /// Not heard by a host that has no life now: it looks when it has one.
+    /// Asks the host to look at this VM. A host without a life does not hear it, and looks when it has one.
     pub(super) fn ask_for_a_look(&self) {
         if let Some(host) = self.services.doors.of::<HostMsg>(self.host) {
             let _ = host.tell(HostMsg::Arrived { vm: self.spec.id });
@@ -293,7 +294,7 @@ impl Vm {
         (state.last_step, state.tries, state.not_before) = (None, 0, None);
     }
 
-    /// Also while it is on its way: then the hypervisor is asked to end it.
+    /// Gives up a migration, backup or copy, also while it is on its way: then the hypervisor is asked to end it.
     async fn cancel(&self, ctx: &Context<VmMsg>, state: &mut State, principal: &str, reply: Answer) -> Result<(), Failure> {
         let can_be = |active: &&VmOperation| {
             matches!(active.kind, OperationKind::Migrate | OperationKind::Backup) || active.kind.is_copy()
@@ -331,7 +332,7 @@ impl Vm {
         Ok(())
     }
 
-    /// Said again it is so already.
+    /// Sets or removes the schedule of backups. Asked for the same again, it changes nothing.
     async fn schedule(
         &self,
         ctx: &Context<VmMsg>,
@@ -460,7 +461,7 @@ impl Vm {
         Ok(())
     }
 
-    /// Whether it must wait before it does more; then a timer is set.
+    /// Tells whether the VM must wait before more is done; then it sets a timer.
     fn is_held_back(&self, ctx: &Context<VmMsg>, state: &mut State) -> bool {
         let wait = state.not_before.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()));
         if wait.is_zero() {
@@ -483,14 +484,13 @@ impl Vm {
         Ok(())
     }
 
-    /// In the shape that it has by now.
+    /// Returns the VM's spec with the shape that it has by now.
     fn spec_now(&self) -> Arc<VmSpec> {
         let known = self.services.directory.read(|known| known.fleet.vms.get(&self.spec.id).map(|entry| entry.spec.clone()));
         known.unwrap_or_else(|| self.spec.clone())
     }
 
-    /// Whether the roster says, as far as is known here, that the VM belongs to this actor's host. One that has moved is
-    /// another's matter: this life is about to be ended.
+    /// Tells whether the roster, as known here, has the VM on this host and in this epoch; else this life is about to end.
     fn is_here(&self) -> bool {
         self.services.directory.read(|known| {
             let entry = known.fleet.vms.get(&self.spec.id);
@@ -498,7 +498,7 @@ impl Vm {
         })
     }
 
-    /// Whether nobody needs it any more, of one that lives for an attempt.
+    /// Tells whether nobody needs any more a VM that lives for an attempt, or waits for one.
     fn is_over(&self, state: &State) -> bool {
         if state.vm.active().is_some() || state.vm.removed || !state.vm.is_leased {
             return false;
@@ -516,7 +516,7 @@ impl Vm {
         self.services.directory.read(|known| known.fleet.hosts.get(&self.host).is_some_and(|entry| entry.drain.is_some()))
     }
 
-    /// Where this actor stands in the migration that is under way, if one is.
+    /// Returns where this actor stands in the migration that is under way, if one is.
     fn side(&self, state: &State) -> Side {
         let asked = state.vm.active().and_then(|active| active.migration.as_ref());
         if asked.is_some_and(|asked| asked.from != self.host) {
@@ -528,7 +528,7 @@ impl Vm {
         if bound { Side::Bound } else { Side::Free }
     }
 
-    /// Nothing of it is left: the roster is told until it knows, and then this actor is stopped.
+    /// Tells the roster that nothing of a removed VM is left, until it knows; then this actor is stopped.
     fn forget(&self, ctx: &Context<VmMsg>, state: &mut State) {
         let durable = state.durable.load(Ordering::Acquire) >= state.handed;
         if !state.vm.removed || state.forgetting || !durable || self.is_held_back(ctx, state) {

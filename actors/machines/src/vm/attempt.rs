@@ -27,26 +27,26 @@ use super::{
 };
 use crate::host::{ask_roster, services::MachineServices};
 
-/// How often it is looked whether an attempt is over.
+/// Interval between two looks whether an attempt is over.
 pub(super) const LOOKED_AT_EVERY: Duration = Duration::from_secs(2);
-/// A view that does not know an attempt yet is behind by less than that.
+/// Bound on how far behind a view is that does not know an attempt yet.
 const UNKNOWN_WITHIN: Duration = Duration::from_secs(600);
-/// For room to be reserved.
+/// Time for room to be reserved.
 const MADE_WITHIN: Duration = Duration::from_secs(30);
 const PAUSED_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// Makes and pauses VMs of attempts.
+/// Maker of the VMs of attempts, which also pauses them.
 pub trait Machines: Send + Sync + 'static {
-    /// The VM of this attempt, made now or before. It may still be starting. Errors: the words for a user; nothing was made,
-    /// or it goes when the attempt is over.
+    /// Returns the VM of this attempt, and makes it unless that was done before. It may still be starting. Errors: the words for
+    /// a user; nothing was made, or what was made goes when the attempt is over.
     fn of<'a>(&'a self, lease: Lease, spec: &'a MachineSpec) -> BoxFuture<'a, Result<VmId, String>>;
 
-    /// Stops every program of it in its tracks, or lets them go on. One that does not run, or goes on already, is left alone.
+    /// Stops every program of a VM in its tracks, or lets them go on. A VM that does not run, or goes on already, is left alone.
     fn pause(&self, vm: VmId, paused: bool) -> BoxFuture<'_, Result<(), String>>;
 }
 
-/// Where there are no hosts.
+/// The machines of a node without hosts: there are none, and requests fail in words.
 #[derive(Debug)]
 pub struct NoMachines;
 
@@ -60,12 +60,12 @@ impl Machines for NoMachines {
     }
 }
 
-/// What its VM is called: there is at most one of that name.
+/// Returns the name of an attempt's VM; there is at most one VM of that name.
 pub fn name(lease: Lease) -> String {
     format!("{}-{}", lease.task, lease.attempt)
 }
 
-/// A VM such as an agent's attempts get.
+/// Returns the spec of a VM such as an agent's attempts get, without a lease.
 pub(super) fn spec(id: VmId, machine: &MachineSpec) -> VmSpec {
     VmSpec {
         id,
@@ -99,7 +99,7 @@ fn over(ended: Option<bool>, age: Duration) -> bool {
     ended.unwrap_or(age >= UNKNOWN_WITHIN)
 }
 
-/// Whether nobody needs the VM of this attempt any more.
+/// Tells whether nobody needs the VM of this attempt any more. What cannot be read counts as not over.
 pub(super) fn is_over(services: &MachineServices, lease: Lease, made_at: WallMs) -> bool {
     let age = services.clock.now().since(made_at);
     // What cannot be read is not known.
@@ -107,7 +107,8 @@ pub(super) fn is_over(services: &MachineServices, lease: Lease, made_at: WallMs)
 }
 
 impl MachineServices {
-    /// Whether a VM that waited is the attempt's now. One that is booted for it is as good if that cannot be said.
+    /// Gives a waiting VM to the attempt, and tells whether there was one. It says no if that cannot be told: a VM that is booted
+    /// for the attempt is as good.
     async fn take_warm(&self, lease: Lease, machine: &MachineSpec, deadline: Deadline) -> bool {
         match warm::take_one(self, lease, machine, deadline).await {
             Ok(taken) => taken,
@@ -151,7 +152,7 @@ impl Machines for MachineServices {
     fn pause(&self, vm: VmId, paused: bool) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             let status = self.vms.get(vm).map_err(|refused| refused.message)?.map(|record| record.status);
-            // Of one that is still coming up no program runs, and none is begun before who holds it goes on.
+            // A VM that is still coming up runs no program, and none is begun before who holds it goes on.
             if status != Some(if paused { VmStatus::Running } else { VmStatus::Paused }) {
                 return Ok(());
             }
@@ -211,7 +212,7 @@ mod tests {
         assert!(over(None, UNKNOWN_WITHIN));
     }
 
-    /// As its actor leads it once it runs.
+    /// Returns the state of the attempt's VM as its actor leads it once it runs.
     fn running() -> VmState {
         let mut state = VmState::new(&leased(), WallMs(0));
         state.apply(&VmEvent::Seen { seen: Seen::There(Run::Running), epoch: 0 }, WallMs(1));

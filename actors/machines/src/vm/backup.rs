@@ -19,90 +19,93 @@ use super::{
 };
 use crate::host::driver::{Off, Run};
 
-/// Named with their VM; older ones are where they were written, and are not listed with it any more.
+/// Number of backups that are known with their VM; older ones stay where they were written, and are not listed any more.
 pub const BACKUPS_KEPT_MAX: usize = 64;
-/// A backup that has not ended by then has failed.
+/// Time after which a backup that has not ended has failed.
 pub const BACKUP_WITHIN: Duration = Duration::from_secs(4 * 3_600);
-/// For a guest of a drill to answer.
+/// Time for the guest of a drill to answer.
 pub const DRILL_WITHIN: Duration = Duration::from_secs(300);
-/// Of one that stands alone.
+/// Format of the manifest of a backup that stands alone.
 pub const MANIFEST_FORMAT: u32 = 1;
-/// Of one that is based on another: who knows only the other format must not take it for a whole one.
+/// Format of the manifest of a backup that is based on another: a reader that knows only the other format must not take it for a
+/// full one.
 pub const MANIFEST_FORMAT_BASED: u32 = 2;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// All that a VM is made of again.
+/// The file of a backup that says all that its VM is made of again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
     pub format: u32,
-    /// Of its directory.
+    /// Name of the backup's directory.
     pub name: String,
     pub taken_at_ms: i64,
-    /// The guest ran: what it had not written to its disks by then is not in it.
+    /// Whether the guest ran; then what it had not written to its disks by then is not in the backup.
     pub running: bool,
-    /// What its first boot was told is not in it.
+    /// Spec of the VM, without what its first boot was told.
     pub spec: VmSpec,
     pub disks: Vec<DiskCopy>,
-    /// The name of the one beside it that it is a difference to; it stands alone without.
+    /// Name of the backup beside it that it is a difference to; absent if it stands alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub basis: Option<String>,
-    /// Why it stands alone though another was asked for, or why no later one can be based on it.
+    /// Reason why it stands alone though another was asked for, or why no later one can be based on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub whole_because: Option<String>,
-    /// What is written is marked from it on.
+    /// Whether the hypervisor marks what is written from this backup on.
     #[serde(default)]
     pub marked: bool,
 }
 
 impl Manifest {
+    /// Returns the bytes of all its disks together.
     pub fn bytes(&self) -> u64 {
         self.disks.iter().map(|disk| disk.bytes).sum()
     }
 }
 
-/// What came of the last drill of a backup.
+/// Result of the last drill of a backup.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Drilled {
-    /// The VM that was made for it.
+    /// Name of the VM that was made for the drill.
     pub vm: String,
     pub at_ms: i64,
-    /// Why it did not come up, if it did not.
+    /// Reason why the VM did not come up; absent if it did.
     pub failure: Option<String>,
 }
 
-/// One backup that is known with its VM.
+/// A backup that is known with its VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backup {
-    /// Of the operation that made it.
+    /// Number of the operation that made it.
     pub number: u64,
-    /// Its directory.
+    /// Path of its directory.
     pub path: String,
     pub taken_at: WallMs,
     pub bytes: u64,
-    /// The VM made it by itself, and lets it go when it is old.
+    /// Whether the VM made it by its schedule; then the VM removes it when it is old.
     #[serde(default)]
     pub scheduled: bool,
-    /// The number of the one that it is a difference to; it stands alone without.
+    /// Number of the backup that it is a difference to; absent if it stands alone.
     #[serde(default)]
     pub basis: Option<u64>,
-    /// How many are below it.
+    /// Number of backups that are below it in its chain.
     #[serde(default)]
     pub depth: u32,
-    /// Why it stands alone though another was asked for, or why no later one can be based on it.
+    /// Reason why it stands alone though another was asked for, or why no later one can be based on it.
     #[serde(default)]
     pub whole_because: Option<String>,
-    /// The host that marks what is written since.
+    /// Host that marks what is written since; absent if none does.
     #[serde(default)]
     pub marked_on: Option<HostId>,
 }
 
-/// Unique: no other operation of any VM has this name.
+/// Returns the name of the backup that this operation makes; no other operation of any VM has it.
 pub fn name(spec: &VmSpec, number: u64) -> String {
     format!("{}-{number}-{:08x}", spec.name, spec.id.as_u128() & 0xffff_ffff)
 }
 
+/// Checks that a backup of this VM may be asked for now. Errors: no target is given, or the VM is not on its host.
 pub fn may_ask(state: &VmState, spec: &VmSpec, subject: Option<&Subject>) -> Result<(), Refused> {
     if !matches!(subject, Some(Subject::Backup { .. })) {
         return Err(Refused::invalid("to", "where to is not said"));
@@ -110,6 +113,7 @@ pub fn may_ask(state: &VmState, spec: &VmSpec, subject: Option<&Subject>) -> Res
     state.must_be_here(spec)
 }
 
+/// Returns what to do next about the backup under way.
 pub fn next(state: &VmState, active: &VmOperation, doing: Doing, now: WallMs) -> Next {
     let age = now.since(active.asked_at);
     let failed = |message: String| Next::End(Outcome::Failed { message });
@@ -133,12 +137,13 @@ pub fn next(state: &VmState, active: &VmOperation, doing: Doing, now: WallMs) ->
     }
 }
 
+/// Returns what to do next about the drill under way.
 pub fn drill(state: &VmState, active: &VmOperation, doing: Doing, now: WallMs) -> Next {
     let abandon = |why: &str| Next::Abandon { why: why.into() };
     match (doing.done, &active.abandoned) {
         (Some(Step::Report), None) => return Next::End(Outcome::Done),
         (Some(Step::Report), Some(why)) => return Next::End(Outcome::Failed { message: why.clone() }),
-        // Where it cannot be written it is still said by the operation itself.
+        // If the result cannot be written, the operation itself still says it.
         (_, Some(why)) if now.since(active.asked_at) >= DRILL_WITHIN + OPERATION_WITHIN => {
             return Next::End(Outcome::Failed { message: why.clone() });
         }
@@ -152,7 +157,7 @@ pub fn drill(state: &VmState, active: &VmOperation, doing: Doing, now: WallMs) -
     }
 }
 
-/// What a VM that lives for one drill does by itself.
+/// Returns what a VM that lives for one drill asks by itself: the drill, then its removal. `None` for any other VM.
 pub fn between(state: &VmState) -> Option<Next> {
     if !state.is_drill || state.removed {
         return None;
@@ -171,7 +176,7 @@ mod tests {
         reconcile::{self, refused},
     };
 
-    /// The life of a drill's VM, as its actor leads it: what became of the drill.
+    /// Leads a drill's VM through its life as its actor does, and returns what became of the drill.
     fn lead(starts: bool, answers: bool, seed: u64) -> Outcome {
         let mut dice = fastrand::Rng::with_seed(seed);
         let restored = Restored { path: "/b/one".into(), disks: Vec::new(), drill: true, under: Vec::new() };

@@ -16,10 +16,10 @@ use super::{
     state::VmState,
 };
 
-/// Backups of one chain, with the full one that it begins with: a restore reads all of them.
+/// Number of backups in one chain at most, with the full one that it begins with: a restore reads all of them.
 pub const CHAIN_MAX: u32 = 16;
 
-/// Where a backup is, without its own name.
+/// Returns the place of a backup: its path without its own name.
 pub fn place(path: &str) -> &str {
     path.trim_end_matches('/').rsplit_once('/').map_or("", |(place, _)| if place.is_empty() { "/" } else { place })
 }
@@ -29,12 +29,12 @@ fn is_in(backup: &Backup, to: &str) -> bool {
     place(&backup.path) == if to.is_empty() { "/" } else { to }
 }
 
-/// The checkpoint that is made with the backup of this number.
+/// Returns the name of the checkpoint that is made with the backup of this number.
 pub fn checkpoint(spec: &VmSpec, number: u64) -> String {
     format!("{CHECKPOINT_MARK}{}", name(spec, number))
 }
 
-/// The newest backup in `to` that a new one may be based on; else why there is none, in words.
+/// Returns the newest backup in `to` that a new one may be based on. Errors: the reason in words why there is none.
 pub fn basis<'a>(state: &'a VmState, to: &str, host: HostId) -> Result<&'a Backup, String> {
     let Some(last) = state.backups.iter().rev().find(|backup| is_in(backup, to)) else {
         return Err("it knows of no earlier backup of it there".into());
@@ -59,8 +59,8 @@ pub fn basis<'a>(state: &'a VmState, to: &str, host: HostId) -> Result<&'a Backu
     Ok(marked)
 }
 
-/// Numbers of the backups whose checkpoints a later one may need: the one that it is based on now, then the newest of each
-/// place, of as many of the newest places as there may be.
+/// Returns the numbers of the backups whose checkpoints a later one may need: the one that it is based on now, then the newest of
+/// each place, of as many of the newest places as there may be.
 pub fn marked(state: &VmState, host: HostId, basis: Option<&Backup>) -> Vec<u64> {
     let mut places: Vec<_> = basis.map(|basis| place(&basis.path)).into_iter().collect();
     let mut numbers: Vec<_> = basis.map(|basis| basis.number).into_iter().collect();
@@ -73,12 +73,13 @@ pub fn marked(state: &VmState, host: HostId, basis: Option<&Backup>) -> Vec<u64>
     numbers
 }
 
-/// How many backups in a row up to the newest in `to` are of one chain; 0 if there is none.
+/// Returns how many backups the chain of the newest one in `to` has up to it; 0 if there is none.
 pub fn length(state: &VmState, to: &str) -> u32 {
     state.backups.iter().rev().find(|backup| is_in(backup, to)).map_or(0, |backup| backup.depth + 1)
 }
 
-/// Of those that the VM made by itself and that are older than the `keep` newest, the newest that nothing is based on.
+/// Returns the newest backup that nothing is based on, of those that the VM made by itself and that are older than the `keep`
+/// newest.
 pub fn unneeded(state: &VmState, keep: usize) -> Option<&Backup> {
     let own = state.backups.iter().rev().filter(|backup| backup.scheduled).skip(keep);
     own.into_iter().find(|backup| state.backups.iter().all(|other| other.basis != Some(backup.number)))
@@ -95,6 +96,7 @@ pub mod tests {
         state::HOUSE,
     };
 
+    /// Returns a backup of one byte in `to` for tests, based on `basis` and marked on `host`.
     pub fn backup(number: u64, to: &str, basis: Option<&Backup>, host: HostId) -> Backup {
         Backup {
             number,
@@ -109,7 +111,7 @@ pub mod tests {
         }
     }
 
-    /// Every backup that is known has all that it is based on, in its own place.
+    /// Checks that every known backup has all that it is based on, in its own place; panics if not.
     pub fn whole(state: &VmState, seed: &str) {
         for backup in &state.backups {
             let mut of = backup;
@@ -135,7 +137,7 @@ pub mod tests {
         state.apply(&VmEvent::Ended { number, outcome: Outcome::Done }, WallMs(1));
     }
 
-    /// What a disk holds, and what the hypervisor marks of it: of each checkpoint, whether what was written since is known.
+    /// Models what a disk holds and what the hypervisor marks of it: of each checkpoint, whether what was written since is known.
     #[test]
     fn whatever_happens_a_backup_comes_back_as_the_disk_was_and_nothing_that_is_needed_is_pruned() {
         for seed in 0..300 {

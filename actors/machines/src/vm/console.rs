@@ -13,28 +13,28 @@ use std::{
 use hiveward_kernel::id::VmId;
 use serde::{Deserialize, Serialize};
 
-/// Kept of a VM's console at most; what is older is gone.
+/// Bytes that are kept of a VM's console at most; what is older is gone.
 pub const KEPT_BYTES_MAX: u64 = 1 << 20;
 const FILES_MAX: usize = 4;
 const FILE_BYTES: u64 = KEPT_BYTES_MAX / FILES_MAX as u64;
-/// Of one answer to a reader.
+/// Bytes of one answer to a reader at most.
 pub const PIECE_BYTES_MAX: usize = 64 << 10;
 const DIR: &str = "consoles";
 
 /// A stretch of a console.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsolePiece {
-    /// The number of its first byte. More than was asked for if what lies between is not kept any more; less if another
+    /// Number of its first byte. It is more than was asked for if what lies between is not kept any more, and less if another
     /// recording was begun since, on another node.
     pub after_byte: u64,
     #[serde(with = "serde_bytes")]
     pub bytes: Vec<u8>,
-    /// Why it is not listened to now, if it is not.
+    /// Reason why the console is not listened to now; absent if it is.
     pub closed: Option<String>,
 }
 
 impl ConsolePiece {
-    /// What to ask after for what follows.
+    /// Returns the number to ask after for what follows this piece.
     pub fn next_byte(&self) -> u64 {
         self.after_byte + self.bytes.len() as u64
     }
@@ -44,7 +44,7 @@ fn dir(data_dir: &Path, vm: VmId) -> PathBuf {
     data_dir.join(DIR).join(vm.to_string())
 }
 
-/// The files of a recording, oldest first: where each begins, and how long it is.
+/// Returns the files of a recording, oldest first: the number of each one's first byte, and its length in bytes.
 fn files(dir: &Path) -> io::Result<Vec<(u64, u64)>> {
     let entries = match fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -65,7 +65,7 @@ fn path(dir: &Path, begin: u64) -> PathBuf {
     dir.join(format!("{begin:020}"))
 }
 
-/// Writes a recording. There is one of each VM on a node.
+/// Writer of a recording. There is one of each VM on a node.
 pub struct Recorder {
     dir: PathBuf,
     file: Option<(File, u64)>,
@@ -74,6 +74,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
+    /// Opens the recording of this VM, to go on where it ended; makes its directory if there is none.
     pub fn open(data_dir: &Path, vm: VmId) -> io::Result<Self> {
         let dir = dir(data_dir, vm);
         // What a guest says is its administrator's.
@@ -83,11 +84,13 @@ impl Recorder {
         Ok(Self { dir, file: None, begins: files.into_iter().map(|(begin, _)| begin).collect(), end })
     }
 
-    /// The number of the byte that comes next.
+    /// Returns the number of the byte that comes next.
     pub fn end(&self) -> u64 {
         self.end
     }
 
+    /// Writes these bytes behind the last ones, and removes the oldest file when there are too many. After an error a part of
+    /// them may have been written.
     pub fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let room = self.begins.last().map_or(0, |begin| FILE_BYTES.saturating_sub(self.end - begin));
@@ -114,16 +117,16 @@ impl Recorder {
     }
 }
 
-/// Where a reader begins.
+/// Place where a reader begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum From {
     /// After this byte.
     Byte(u64),
-    /// With the last so many that are kept.
+    /// At the last so many bytes that are kept.
     Last(u64),
 }
 
-/// What follows there, as far as it is kept; nothing if that is the end.
+/// Returns what follows that place, up to `PIECE_BYTES_MAX` and as far as it is kept; an empty piece at the end.
 pub fn read(data_dir: &Path, vm: VmId, from: From) -> io::Result<ConsolePiece> {
     let dir = dir(data_dir, vm);
     let files = files(&dir)?;

@@ -1,4 +1,4 @@
-//! What is made of a VM's disks as they are at one moment while it runs on: an image of its system disk, or another VM. Pure.
+//! Copies of a VM's disks as they are at one moment while it runs on: an image of its system disk, or another VM. Pure.
 //!
 //! First the disks are copied and kept by the hash of their bytes, wherever images are; that is durable before the roster is
 //! asked for the image or the VM, once. A clone's disks begin as images of its own that nobody else sees and that go with it,
@@ -20,18 +20,20 @@ use crate::host::driver::{Off, Run};
 
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// A disk as it was, among the blobs.
+/// One disk as it was at that moment, among the blobs.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Copied {
     pub disk: String,
-    /// BLAKE3 of its bytes, in hexadecimal digits.
+    /// BLAKE3 hash of its bytes, in hexadecimal digits.
     pub hash: String,
     pub bytes: u64,
-    /// Of the disk that it is.
+    /// Size of the disk that it is, in bytes.
     pub virtual_bytes: u64,
     pub format: Format,
 }
 
+/// Checks that a template or a clone of this VM may be asked for now. Errors: it is not said what is to be made, or the VM is not
+/// on its host.
 pub fn may_ask(state: &VmState, spec: &VmSpec, kind: OperationKind, subject: Option<&Subject>) -> Result<(), Refused> {
     match (kind, subject) {
         (OperationKind::Template, Some(Subject::Template { .. })) | (OperationKind::Clone, Some(Subject::Clone { .. })) => {}
@@ -40,6 +42,7 @@ pub fn may_ask(state: &VmState, spec: &VmSpec, kind: OperationKind, subject: Opt
     state.must_be_here(spec)
 }
 
+/// Returns what to do next about the template or the clone under way.
 pub fn next(state: &VmState, active: &VmOperation, doing: Doing, now: WallMs) -> Next {
     let age = now.since(active.asked_at);
     let abandon = |why: &str| Next::Abandon { why: why.into() };

@@ -19,7 +19,7 @@ pub const FORMAT: u16 = 1;
 /// What can be asked of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum OperationKind {
-    /// Asked by its making: the first of each.
+    /// Making of the VM: the first operation of each.
     Create,
     Start,
     Stop,
@@ -27,26 +27,26 @@ pub enum OperationKind {
     Pause,
     Resume,
     Remove,
-    /// To another host.
+    /// Move to another host.
     Migrate,
-    /// Asked by the house: it ended without anybody's will.
+    /// Another start, asked by Hiveward itself, because the VM ended without anybody's will.
     Recover,
     Snapshot,
-    /// To what it was when a snapshot was taken.
+    /// Return to what the VM was when a snapshot was taken.
     Revert,
     RemoveSnapshot,
     Backup,
-    /// Asked by the house, of a VM that was made for it: whether what was restored lives.
+    /// Check of a VM that was made for it, asked by Hiveward itself: whether what was restored lives.
     Drill,
-    /// Other CPUs or memory.
+    /// Change of CPUs or memory.
     Resize,
     AttachDisk,
     DetachDisk,
     AttachNetwork,
     DetachNetwork,
-    /// An image of its system disk.
+    /// Making of an image of its system disk.
     Template,
-    /// Another VM with its disks.
+    /// Making of another VM with its disks.
     Clone,
 }
 
@@ -56,20 +56,20 @@ pub enum Subject {
     Snapshot {
         name: Arc<str>,
     },
-    /// Where to.
+    /// Target of a backup.
     Backup {
         to: Arc<str>,
-        /// Of what was written since the last one there, where that is known.
+        /// Whether it is to have only what was written since the last one there, where that is known.
         #[serde(default)]
         incremental: bool,
     },
     Resize {
         cpus: Option<u32>,
         memory_bytes: Option<u64>,
-        /// What runs is left as it is.
+        /// Whether what runs is left as it is.
         offline: bool,
     },
-    /// Its size matters only where it is attached.
+    /// Disk to attach or detach; its size matters only where it is attached.
     Disk {
         name: Arc<str>,
         size_bytes: u64,
@@ -90,6 +90,7 @@ pub enum Subject {
 }
 
 impl OperationKind {
+    /// Returns the name of the operation, in words.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Create => "create",
@@ -116,34 +117,34 @@ impl OperationKind {
         }
     }
 
-    /// Whether what is done for it is undone before it ends, if it does not succeed: nothing comes between.
+    /// Tells whether what is done for it is undone before it ends, if it does not succeed: nothing comes between.
     pub const fn is_undone(self) -> bool {
         matches!(self, Self::Snapshot | Self::Backup) || self.is_of_shape() || self.is_copy()
     }
 
-    /// Whether its failure says nothing of the VM itself, which stays as it is.
+    /// Tells whether its failure says nothing of the VM itself, which stays as it is.
     pub const fn is_aside(self) -> bool {
         matches!(self, Self::Snapshot | Self::RemoveSnapshot | Self::Backup | Self::Drill) || self.is_of_shape() || self.is_copy()
     }
 
-    /// Whether nobody but a removal comes between.
+    /// Tells whether no other operation but a removal may come between.
     pub const fn is_whole(self) -> bool {
         matches!(self, Self::Snapshot | Self::Revert | Self::RemoveSnapshot | Self::Backup)
             || self.is_of_shape()
             || self.is_copy()
     }
 
-    /// Whether something else is made of its disks as they are.
+    /// Tells whether something else is made of the VM's disks as they are.
     pub const fn is_copy(self) -> bool {
         matches!(self, Self::Template | Self::Clone)
     }
 
-    /// Whether it is over when the VM runs, or does not.
+    /// Tells whether it is over when the VM runs, or does not.
     pub const fn is_of_run(self) -> bool {
         matches!(self, Self::Create | Self::Start | Self::Recover | Self::Stop)
     }
 
-    /// Whether it changes the VM's [`Shape`](hiveward_catalogue::vm::spec::Shape).
+    /// Tells whether it changes the VM's [`Shape`](hiveward_catalogue::vm::spec::Shape).
     pub const fn is_of_shape(self) -> bool {
         matches!(self, Self::Resize | Self::AttachDisk | Self::DetachDisk | Self::AttachNetwork | Self::DetachNetwork)
     }
@@ -152,11 +153,11 @@ impl OperationKind {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     Done,
-    /// What it wanted is not wanted any more: the VM stays as it is seen.
+    /// The operation failed, and what it wanted is not wanted any more: the VM stays as it is seen.
     Failed {
         message: String,
     },
-    /// Another was asked that leaves it without a sense.
+    /// Another operation was asked for that leaves this one without a sense.
     Superseded {
         by: u64,
     },
@@ -164,29 +165,29 @@ pub enum Outcome {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
-    /// Counts this VM's operations from 1.
+    /// Number of the operation; a VM's operations are counted from 1.
     pub number: u64,
     pub kind: OperationKind,
     pub principal: Arc<str>,
     pub operation: Option<Operation>,
-    /// Of a stop or a removal: without the power button.
+    /// Whether a stop or a removal goes without the power button.
     pub force: bool,
-    /// Of a stop: between the power button and the plug.
+    /// Milliseconds between the power button and the plug, of a stop.
     pub grace_ms: u64,
-    /// How often it had begun to run by then, as far as was known.
+    /// Number of times that the VM had begun to run by then, as far as was known.
     pub boots: Option<u64>,
-    /// Of a migration.
+    /// What is asked of a migration, if it is one.
     #[serde(default)]
     pub migration: Option<Box<Move>>,
     #[serde(default)]
     pub subject: Option<Subject>,
-    /// Of what the house asks: the epoch of the VM on its host.
+    /// Epoch of the VM on its host, where Hiveward itself asks.
     #[serde(default)]
     pub epoch: u64,
 }
 
 impl Asked {
-    /// Without anything that is asked of some kinds only.
+    /// Returns an operation without anything that is asked of some kinds only.
     pub fn new(number: u64, kind: OperationKind, principal: impl Into<Arc<str>>) -> Self {
         Self {
             number,
@@ -212,6 +213,7 @@ pub enum Seen {
 }
 
 impl Seen {
+    /// Returns the state in words for a user.
     pub const fn words(self) -> &'static str {
         match self {
             Self::Absent => "absent",
@@ -242,15 +244,15 @@ pub enum VmEvent {
         number: u64,
         outcome: Outcome,
     },
-    /// It is not what it was seen as last.
+    /// The VM was seen as something else than last.
     Seen {
         seen: Seen,
-        /// Of the VM on the host that it was seen on.
+        /// Epoch of the VM on the host that it was seen on.
         #[serde(default)]
         epoch: u64,
     },
-    /// It is not wanted any more, or did not succeed. A migration ends when it is certain where it runs, a snapshot when
-    /// nothing of it is left.
+    /// The operation is not wanted any more, or did not succeed. A migration ends when it is certain where the VM runs, a
+    /// snapshot when nothing of it is left.
     Abandoned {
         number: u64,
         why: String,
@@ -264,33 +266,33 @@ pub enum VmEvent {
     BackedUp {
         backup: Box<Backup>,
     },
-    /// Another than this house changed it, and that is how it is wanted from now on.
+    /// Somebody else than Hiveward changed the VM, and that is how it is wanted from now on.
     Adopted {
         wanted: Wanted,
         why: String,
     },
-    /// It ended by itself too often and is not started again by itself.
+    /// The VM ended by itself too often and is not started again by itself.
     GivenUp {
         message: String,
     },
-    /// It is not where it was, and neither started nor said to be stopped before it is known whether another host has it.
+    /// The VM is not where it was. It is neither started nor said to be stopped before it is known whether another host has it.
     Withheld {
         why: String,
     },
-    /// It makes backups by itself from now on, or none any more.
+    /// The VM makes backups by itself from now on, or none any more.
     BackupScheduled {
         schedule: Option<Box<Schedule>>,
     },
-    /// A backup that it made by itself was old, and is gone.
+    /// A backup that the VM made by itself was old, and is gone.
     BackupForgotten {
         number: u64,
     },
-    /// Its definition has another shape, and this is what its present run does not have of it.
+    /// The VM's definition has another shape, and this is what its present run does not have of it.
     Reshaped {
         number: u64,
         lag: Option<Lag>,
     },
-    /// Its disks are kept as they were at one moment, by the hash of their bytes.
+    /// The VM's disks are kept as they were at one moment, by the hash of their bytes.
     Copied {
         number: u64,
         disks: Vec<Copied>,
@@ -298,6 +300,7 @@ pub enum VmEvent {
 }
 
 impl VmEvent {
+    /// Returns the name of the event in the ledger.
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Asked(_) => "VmOperationAsked",
@@ -317,7 +320,7 @@ impl VmEvent {
         }
     }
 
-    /// As clients see it.
+    /// Returns what happened as JSON, as clients see it.
     pub fn data(&self) -> serde_json::Value {
         use serde_json::json;
         match self {
@@ -379,10 +382,12 @@ impl VmEvent {
         }
     }
 
+    /// Returns the event's body as the ledger keeps it.
     pub fn encode(&self) -> Result<Bytes, rmp_serde::encode::Error> {
         hiveward_kernel::event::encoded(self)
     }
 
+    /// Reads an event as the ledger keeps it. Errors: its format is unknown here, or its body cannot be read.
     pub fn decode(kind: &str, format: u16, body: &[u8]) -> Result<Self, DecodeError> {
         if format != FORMAT {
             return Err(DecodeError::Format { kind: kind.to_owned(), format });

@@ -7,10 +7,10 @@ use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::clock::WallMs;
 use serde::{Deserialize, Serialize};
 
-/// Comings back that are remembered of a VM.
+/// Number of comings back that are remembered of a VM.
 pub const COME_BACKS_KEPT_MAX: usize = 8;
 
-/// One coming back, as the views keep it.
+/// One coming back of a VM, as the views keep it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ComeBack {
     pub at: WallMs,
@@ -22,21 +22,21 @@ pub struct ComeBack {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HaState {
-    /// It was not made to come back.
+    /// The VM was not made to come back.
     Off,
-    /// It comes back by itself.
+    /// The VM comes back by itself.
     Protected,
-    /// It comes back when somebody says that its host is off: nobody else could be sure of that.
+    /// The VM comes back when somebody says that its host is off: nobody else could be sure of that.
     ByWord,
-    /// Its host is lost, and is given the time to end it.
+    /// The VM's host is lost, and is given the time to end it.
     Fencing,
-    /// Its host is off; it comes back as soon as another has room.
+    /// The VM's host is off; it comes back as soon as another has room.
     Waiting,
-    /// Its host is lost or cannot be reached, and may still run it.
+    /// The VM's host is lost or cannot be reached, and may still run it.
     NeedsWord,
 }
 
-/// How it stands with a VM, and why.
+/// Returns how it stands with a VM's coming back, why, and the VM's epoch; `None` if the VM or its host is not known.
 pub fn state(known: &Known, vm: VmId) -> Option<(HaState, Option<String>, u64)> {
     let entry = known.fleet.vms.get(&vm)?;
     let host = known.fleet.hosts.get(&entry.host)?;

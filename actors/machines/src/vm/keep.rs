@@ -25,21 +25,22 @@ use crate::host::{
 };
 
 const GUEST_WITHIN: Duration = Duration::from_secs(10);
-/// Of what a console said last: enough for a prompt.
+/// Bytes of what a console said last that are read: enough for a prompt.
 const PROMPT_BYTES: u64 = 64;
 
 /// What the operation under way is about.
 #[derive(Clone)]
 pub(super) struct Errand {
     new: Option<(u64, NewBackup)>,
-    /// Names, numbers and depths of those that it may be based on.
+    /// Names, numbers and depths of the backups that it may be based on.
     known: Vec<(String, u64, u32)>,
     drilled: Option<Drilled>,
-    /// The number and the path of a backup that is old.
+    /// Number and path of a backup that is old.
     old: Option<(u64, String)>,
 }
 
 impl Errand {
+    /// Collects from the VM's state what the steps of the operation under way have to know.
     pub fn of(state: &VmState, spec: &Arc<VmSpec>, host: HostId, now: WallMs) -> Self {
         let active = state.active();
         let new = active.and_then(|active| match &active.subject {
@@ -75,7 +76,7 @@ fn failed<T>(message: impl Into<String>) -> Result<T, DriverError> {
     Err(DriverError::Failed { message: message.into() })
 }
 
-/// `None` if it is another's step.
+/// Asks the VM's host to do a step of a backup or a drill; `None` if the step is none of these.
 pub(super) async fn step(
     services: &MachineServices,
     spec: &Arc<VmSpec>,
@@ -148,7 +149,7 @@ pub(super) async fn step(
     Some(done)
 }
 
-/// What has another name is not touched.
+/// Removes a backup from its place. A path that does not end in `name` is left alone, and is an error.
 async fn prune(services: &MachineServices, path: &str, name: &str) -> std::io::Result<()> {
     let (place, is) = targets::split(path)?;
     if is != name {
@@ -162,7 +163,7 @@ async fn report(services: &MachineServices, path: &str, drilled: &Drilled) -> st
     targets::open(place, &store::scratch(services))?.write_drilled(name, drilled).await
 }
 
-/// Whether somebody could log in there, or type.
+/// Tells whether a console ends with a prompt, so that somebody could log in there, or type.
 fn is_prompt(said: &str) -> bool {
     let last = said.trim_end();
     last.ends_with("login:") || last.ends_with(['#', '$'])

@@ -1,4 +1,4 @@
-//! What a VM is asked and told.
+//! The messages that a VM is asked and told.
 
 use std::sync::Arc;
 
@@ -19,17 +19,17 @@ use crate::host::{
     message::Done,
 };
 
-/// The number of the operation, when it is in the ledger; its end comes after that.
+/// Answer with the number of the operation, given when it is in the ledger; the operation ends after that.
 pub type Answer = Reply<Result<Committed<u64>, Refused>>;
 
-/// What came of a step.
+/// Result of a step.
 #[derive(Clone, Debug)]
 pub enum Stepped {
-    /// What is here afterwards.
+    /// State of the VM here afterwards.
     Seen(Done),
-    /// What was seen there, and after that here.
+    /// State that was seen there, and after that the one here.
     Compared(Compared, Done),
-    /// It has gone, and this was measured of it.
+    /// The VM has gone to the other host, and this was measured of it.
     Moved(Progress),
     BackedUp(Backup),
     /// The backup of this operation is gone.
@@ -38,10 +38,9 @@ pub enum Stepped {
         number: u64,
         disks: Vec<Copied>,
     },
-    /// Which host has it that did not make it.
-    /// Where else it is; nothing if a host that may have it did not say, and why then.
+    /// Host that has the VM and did not make it. An error, with the reason, if a host that may have it did not say.
     Sought(Result<Sought, String>),
-    /// Others know of it now.
+    /// Others know of it now, such as the roster.
     Told,
 }
 
@@ -51,45 +50,45 @@ pub enum VmMsg {
         reply: Answer,
     },
 
-    /// A migration is not wanted any more. Answers when that is in the ledger; the operation ends when it is certain where
-    /// the VM runs.
+    /// Gives up the migration, backup or copy under way. Answers when that is in the ledger; a migration ends when it is certain
+    /// where the VM runs.
     CancelMigration {
         principal: Arc<str>,
         reply: Answer,
     },
 
-    /// Backups that it makes by itself from now on, or none. Answers when that is in the ledger.
+    /// Sets the backups that the VM makes by itself from now on, or none. Answers when that is in the ledger.
     Schedule {
         schedule: Option<Schedule>,
         reply: Answer,
     },
 
-    // From itself.
-    /// What the views know of an operation that it has no memory of.
+    // What it tells itself.
+    /// Tells what the views know of an operation that the actor has no memory of.
     Recalled {
         ask: Ask,
         before: Option<Answered>,
         reply: Answer,
     },
 
-    // From its host.
-    /// What its hypervisor has of it, in a look that began `at`.
+    // What its host tells it.
+    /// Tells what its hypervisor has of the VM, in a look that began `at`.
     Observed {
         domain: Option<Domain>,
         at: u64,
     },
-    /// Its host is drained: it goes to another, or stops.
+    /// Says that the VM's host is drained: the VM goes to another, or stops.
     Drain,
 
-    // From itself.
+    // What it tells itself.
     Stepped {
         step: Step,
         result: Result<Stepped, DriverError>,
     },
-    /// What was decided is durable now.
+    /// Says that what was decided is durable now.
     Drive,
     Tick,
-    /// Whether the roster has forgotten it.
+    /// Tells whether the roster has forgotten the VM.
     Forgotten {
         done: bool,
     },

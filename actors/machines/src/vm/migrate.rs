@@ -22,9 +22,9 @@ use super::{
 };
 use crate::host::driver::{Off, Run};
 
-/// Between two looks at what the hypervisors still work on.
+/// Interval between two looks at what the hypervisors still work on.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How long a guest that is on its way in and that nobody brings any more is left alone.
+/// Time for which a guest that is on its way in is left alone although nobody brings it any more.
 const INCOMING_WITHIN: Duration = Duration::from_secs(60);
 
 pub const LIMIT_MS_DEFAULT: u64 = 300_000;
@@ -34,7 +34,7 @@ pub const LIMIT_MS_MAX: u64 = 86_400_000;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Move {
     pub from: HostId,
-    /// The best one if absent.
+    /// Host to move to; the best one if absent.
     pub to: Option<HostId>,
     pub live: bool,
     pub bandwidth_mib: Option<u64>,
@@ -43,7 +43,7 @@ pub struct Move {
 }
 
 impl Move {
-    /// As the house asks it: to the best host, by itself, or not at all.
+    /// Returns a move as Hiveward itself asks for it: live, to the best host, and not at all if its limit is reached.
     pub const fn anywhere(from: HostId) -> Self {
         Self { from, to: None, live: true, bandwidth_mib: None, limit_ms: LIMIT_MS_DEFAULT, at_limit: Limit::Abort }
     }
@@ -68,10 +68,10 @@ impl From<Limit> for AtLimit {
     }
 }
 
-/// A look at the other host.
+/// Result of a look at the other host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum There {
-    /// It cannot be asked.
+    /// The other host cannot be asked.
     Unknown,
     Absent,
     Is(Run),
@@ -80,26 +80,27 @@ pub enum There {
 /// What was seen around a migration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compared {
-    /// The hypervisor here works on it.
+    /// Whether the hypervisor here works on the migration.
     pub under_way: bool,
     pub there: There,
 }
 
-/// Where this actor stands.
+/// Where this actor stands in a migration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Side {
     /// Nothing is reserved on another host.
     #[default]
     Free,
-    /// Something is.
+    /// Something is reserved on another host.
     Bound,
     /// The roster says that the VM belongs here, where it has been brought.
     Arrived,
 }
 
+/// Returns what to do next about the migration under way.
 pub fn next(state: &VmState, active: &VmOperation, doing: Doing, now: WallMs) -> Next {
     let failed = |message: &str| Next::End(Outcome::Failed { message: message.into() });
-    // Of what comes before and after the migration itself, which has a limit of its own and may have waited its turn.
+    // This bounds what comes before and after the migration itself, which has a limit of its own and may have waited its turn.
     let late = now.since(active.asked_at) >= OPERATION_WITHIN && doing.done != Some(Step::Prepare);
     match doing.side {
         Side::Arrived => match state.seen {
@@ -124,7 +125,7 @@ fn wait(now: WallMs) -> Next {
 fn bound(state: &VmState, active: &VmOperation, doing: Doing, now: WallMs, late: bool) -> Next {
     let abandoned = active.abandoned.is_some();
     match doing.done {
-        // Said to the roster; this actor's time is over soon.
+        // The roster has been told; this actor's time is over soon.
         Some(Step::Settle) => return wait(now),
         Some(Step::Reserve) if !abandoned => return Next::Do(Step::Prepare),
         Some(Step::Prepare) if !abandoned => return Next::Do(Step::Migrate),

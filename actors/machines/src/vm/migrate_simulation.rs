@@ -31,7 +31,7 @@ struct World {
     here: Option<Run>,
     there: Option<Run>,
     under_way: Option<Phase>,
-    /// A copy that nobody brings any more is ended by its own host, by and by.
+    /// Whether a copy is left that nobody brings any more; its own host ends it by and by.
     left: bool,
     reached: bool,
     bound: bool,
@@ -39,7 +39,7 @@ struct World {
 }
 
 impl World {
-    /// One thing that happens without us.
+    /// Does one thing that happens without us.
     fn tick(&mut self, dice: &mut fastrand::Rng, trouble: f64) {
         let breaks = dice.f64() < trouble;
         match self.under_way {
@@ -64,7 +64,7 @@ impl World {
         }
     }
 
-    /// Ended before it was started there.
+    /// Ends the migration before the guest was started there; unless `tidy`, its copy is left there.
     fn end(&mut self, tidy: bool) {
         if self.under_way == Some(Phase::Copies) && self.here == Some(Run::Moving) {
             self.here = Some(Run::Running);
@@ -80,7 +80,7 @@ impl World {
         );
     }
 
-    /// Whether it could be done.
+    /// Does a step, and tells whether it could be done.
     fn step(&mut self, step: Step, dice: &mut fastrand::Rng, trouble: f64) -> bool {
         let busy_there = matches!(self.there, Some(Run::Running | Run::Paused));
         match step {
@@ -149,7 +149,7 @@ impl Life {
         }
     }
 
-    /// Whether there was something to do.
+    /// Does what is next, and tells whether there was something to do.
     fn turn(&mut self, world: &mut World, dice: &mut fastrand::Rng, trouble: f64) -> bool {
         self.doing.side = match (world.moved, world.bound) {
             (true, _) => Side::Arrived,

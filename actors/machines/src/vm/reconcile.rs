@@ -18,9 +18,9 @@ use super::{
 };
 use crate::host::driver::{Off, Run};
 
-/// An operation that has not come to its end by then has failed.
+/// Time after which an operation that has not come to its end has failed.
 pub const OPERATION_WITHIN: Duration = Duration::from_secs(300);
-/// More often than this within [`RECOVERY_PERIOD`] a VM is not started again by itself.
+/// Recoveries within [`RECOVERY_PERIOD`] after which a VM is not started again by itself.
 pub const RECOVERIES_MAX: usize = 3;
 const MOVING_LOOKED_AT_EVERY: Duration = Duration::from_secs(1);
 pub const RECOVERY_PERIOD: Duration = Duration::from_secs(600);
@@ -39,86 +39,86 @@ pub enum Step {
     Revert,
     RemoveSnapshot,
 
-    // Of backups and their drills.
+    // Steps of backups and their drills.
     Backup,
-    /// Away with what a backup left that did not come to its end.
+    /// Removes what is left of a backup that did not come to its end.
     EndBackup,
-    /// Whether the guest answers.
+    /// Asks whether the guest answers.
     Check,
-    /// Beside the backup, what came of its drill.
+    /// Writes beside the backup what came of its drill.
     Report,
 
-    /// Away with a backup that is old.
+    /// Removes a backup that is old.
     Prune,
 
-    // Of a migration.
-    /// Room on another host, by the roster.
+    // Steps of a migration.
+    /// Has the roster reserve room on another host.
     Reserve,
-    /// The other host expects it, and has its disks where they must be brought.
+    /// Has the other host expect the VM, with its disks where they must be brought.
     Prepare,
-    /// Until it has ended, however it does.
+    /// Migrates the VM, and waits until that has ended, however it does.
     Migrate,
-    /// Whether anything is under way, then what is there, then what is here.
+    /// Looks whether anything is under way, then what is there, then what is here.
     Compare,
     Abort,
-    /// What was handed over: its definition here, not its disks.
+    /// Removes the definition here of a VM that was handed over, but not its disks.
     DropHere,
-    /// What is on its way in and nobody brings any more.
+    /// Removes there what is on its way in and nobody brings any more.
     DropThere,
-    /// Disks that were copied and are left.
+    /// Removes the disks here that were copied and are left.
     CleanHere,
-    /// What was prepared on the other host.
+    /// Removes what was prepared on the other host.
     Clear,
-    /// The roster says from then on that it belongs to the other host.
+    /// Has the roster say that the VM belongs to the other host from then on.
     Settle,
-    /// Nothing is reserved for it on the other host any more.
+    /// Has the roster reserve nothing for the VM on the other host any more.
     Release,
 
-    // Of a change of shape.
-    /// What it needs, by the roster.
+    // Steps of a change of shape.
+    /// Has the roster reserve what the new shape needs.
     Claim,
-    /// What is defined and, as far as that can be, what runs.
+    /// Changes what is defined and, as far as that can be, what runs.
     Reshape,
-    /// As it was.
+    /// Changes what is defined and what runs back to what it was.
     Unshape,
-    /// The roster says from then on that it has this shape.
+    /// Has the roster say that the VM has this shape from then on.
     Enact,
-    /// Nothing is reserved for the new shape any more.
+    /// Has the roster reserve nothing for the new shape any more.
     GiveBack,
-    /// The data of a disk that was detached.
+    /// Removes the data of a disk that was detached.
     DropDisk,
-    /// Nothing is reserved any more for a run that is over.
+    /// Has the roster reserve nothing any more for a run that is over.
     LetGo,
 
-    // Of one that another moved.
-    /// Whether another host has it, of all that can be asked.
+    // Steps of a VM that somebody else moved.
+    /// Looks whether another host has the VM, of all that can be asked.
     Seek,
-    /// The roster says from then on that it belongs to the host that has it.
+    /// Has the roster say that the VM belongs from then on to the host that has it.
     Follow,
 
-    // Of a template or a clone.
-    /// Its disks, among the blobs.
+    // Steps of a template or a clone.
+    /// Copies the VM's disks to the blobs.
     Copy,
-    /// Away with what a copy left that did not come to its end.
+    /// Removes what is left of a copy that did not come to its end.
     EndCopy,
-    /// The roster has the image or the VM from then on.
+    /// Has the roster add the image or the VM.
     Publish,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
     Do(Step),
-    /// Look again then, or when something changes.
+    /// Nothing is to be done until then, or until something changes.
     Wait {
         until: WallMs,
     },
     End(Outcome),
-    /// It is not gone on with, and ends when it is certain what came of it.
+    /// The operation is not gone on with, and ends when it is certain what came of it.
     Abandon {
         why: String,
     },
     Recover,
-    /// Asked by the house.
+    /// Hiveward itself asks for this operation.
     Ask {
         kind: OperationKind,
     },
@@ -132,30 +132,30 @@ pub enum Next {
     Idle,
 }
 
-/// What this life of the actor knows besides.
+/// What this life of the actor knows besides the VM's state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Doing {
-    /// How often it began to run, as seen now.
+    /// Number of times that the VM began to run, as seen now.
     pub boots: Option<u64>,
     /// The last step of the operation under way that succeeded in this life.
     pub done: Option<Step>,
-    /// Of a migration.
+    /// Where this actor stands in a migration.
     pub side: Side,
     pub compared: Option<Compared>,
     pub looked_at: Option<WallMs>,
-    /// The attempt that it was made for is.
+    /// Whether the attempt that the VM was made for is over.
     pub over: bool,
-    /// Of a change of shape.
+    /// What the roster has of a change of shape.
     pub claim: Claim,
-    /// The roster holds what no run uses any more.
+    /// Whether the roster holds what no run uses any more.
     pub holds: bool,
-    /// It belongs to its host since it came back there, and did not run there yet.
+    /// Whether the VM belongs to its host because it came back there, and did not run there yet.
     pub comes_back: bool,
-    /// Of one that is not where it was.
+    /// Place of a VM that is not where it was, if that is known.
     pub sought: Option<Sought>,
 }
 
-/// Where one is that is not where it was.
+/// Where a VM is that is not where it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sought {
     On(HostId),
@@ -163,6 +163,7 @@ pub enum Sought {
     Nowhere,
 }
 
+/// Returns what to do next about a VM, by what is wanted and what is seen at the time `now`.
 pub fn next(state: &VmState, doing: Doing, now: WallMs) -> Next {
     match state.active() {
         Some(active) if active.kind == OperationKind::Migrate => migrate::next(state, active, doing, now),
@@ -186,7 +187,7 @@ pub fn next(state: &VmState, doing: Doing, now: WallMs) -> Next {
     }
 }
 
-/// What it means for the operation under way, but for a migration, that a step of it was refused.
+/// Returns the event that follows for the operation under way from a refused step, unless it is a migration.
 pub fn refused(state: &VmState, why: String) -> Option<VmEvent> {
     let active = state.active()?;
     let number = active.number;
@@ -208,7 +209,7 @@ fn within_operation(state: &VmState, doing: Doing, now: WallMs) -> Next {
         (Some(now), Some(before)) => now > before,
         _ => false,
     };
-    // All of a backup is read for it.
+    // To make a restored VM, all of its backup is read.
     let reads = state.is_restored && active.kind == OperationKind::Create;
     let within = OPERATION_WITHIN + if reads { backup::BACKUP_WITHIN } else { Duration::ZERO };
     let late = now.since(active.asked_at) >= within + Duration::from_millis(active.grace_ms);
@@ -256,7 +257,7 @@ fn within_operation(state: &VmState, doing: Doing, now: WallMs) -> Next {
         (OperationKind::Pause, Seen::There(Run::Paused)) => Next::End(Outcome::Done),
         (OperationKind::Resume, Seen::There(Run::Paused)) => Next::Do(Step::Resume),
         (OperationKind::Resume, Seen::There(Run::Running)) => Next::End(Outcome::Done),
-        // Other functions'.
+        // Other functions treat these.
         (OperationKind::Backup | OperationKind::Drill, _) => return Next::Idle,
         (OperationKind::Resize | OperationKind::AttachDisk | OperationKind::DetachDisk, _) => return Next::Idle,
         (OperationKind::AttachNetwork | OperationKind::DetachNetwork, _) => return Next::Idle,
@@ -283,22 +284,23 @@ fn within_operation(state: &VmState, doing: Doing, now: WallMs) -> Next {
     }
 }
 
-/// Whether somebody may have moved it: then it is looked for before it is made again, or is said to be off.
+/// Tells whether somebody may have moved the VM: then it is looked for before it is made again, or is said to be off.
 fn may_be_elsewhere(state: &VmState, seen: Seen, doing: Doing) -> bool {
     state.ran && matches!(seen, Seen::Absent | Seen::There(Run::Off(Off::Moved))) && doing.sought != Some(Sought::Nowhere)
 }
 
-/// What the house made nobody moves, and with force it does not wait for a host that is silent.
+/// Tells whether the VM is looked for on other hosts before it is removed. Nobody moves what Hiveward itself made, and a removal
+/// with force does not wait for a host that is silent.
 fn is_sought_to_remove(state: &VmState, active: &VmOperation, seen: Seen, doing: Doing) -> bool {
     &*active.principal != HOUSE && state.withheld.is_none() && may_be_elsewhere(state, seen, doing)
 }
 
-/// Whether it was asked with force, or by the house, which removes only what it made.
+/// Tells whether it was asked with force, or by Hiveward itself, which removes only what it made.
 fn is_forced(active: &VmOperation) -> bool {
     active.force || &*active.principal == HOUSE
 }
 
-/// Whether a removal may end a run: it is forced, or calls off what has begun that run.
+/// Tells whether a removal may end a run: it is forced, or calls off the operation that began that run.
 fn may_end_what_runs(state: &VmState, active: &VmOperation) -> bool {
     let by_it = Outcome::Superseded { by: active.number };
     is_forced(active) || state.operations.iter().any(|before| before.ended.as_ref().is_some_and(|(_, end)| *end == by_it))

@@ -12,7 +12,7 @@ use super::{ha::ComeBack, state::VmState};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum VmStatus {
-    /// It has never run.
+    /// The VM has never run.
     Defined,
     Starting,
     Running,
@@ -20,11 +20,11 @@ pub enum VmStatus {
     Stopping,
     Stopped,
     Migrating,
-    /// It does not run, and was to.
+    /// The VM does not run, and was to.
     Failed,
-    /// Its host cannot be asked.
+    /// The VM's host cannot be asked.
     Lost,
-    /// Nothing of it is left.
+    /// Nothing of the VM is left.
     Removed,
 }
 
@@ -32,14 +32,14 @@ pub enum VmStatus {
 pub struct VmRecord {
     pub spec: Arc<VmSpec>,
     pub host: HostId,
-    /// Why that host.
+    /// Reason why it is on that host.
     pub decision: Arc<Decision>,
     pub state: VmState,
     pub status: VmStatus,
     pub created_at: WallMs,
     pub started_at: Option<WallMs>,
     pub cursor: u64,
-    /// Oldest first.
+    /// Comings back, oldest first.
     #[serde(default)]
     pub come_backs: Vec<ComeBack>,
 }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::host::driver::{Off, Run};
 
-/// Of one VM, with its root.
+/// Number of disks of one VM at most, with its root.
 pub const DISKS_MAX: usize = 32;
 pub const NETWORKS_MAX: usize = 64;
 /// The disk that it boots from, which is never attached or detached.
@@ -30,16 +30,16 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// What the roster has of a change of shape that is under way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Claim {
-    /// Nothing.
+    /// The roster has nothing of it.
     #[default]
     Free,
-    /// What it needs is reserved.
+    /// What the new shape needs is reserved.
     Held,
-    /// It is the VM's shape.
+    /// The new shape is the VM's by now.
     Enacted,
 }
 
-/// The shape that is asked for, if it can be.
+/// Returns the shape that the VM has after this change. Errors: why it cannot be made, and which field says so.
 pub fn target(spec: &VmSpec, kind: OperationKind, subject: Option<&Subject>) -> Result<Shape, Refused> {
     let mut shape = spec.shape();
     let name = &spec.name;
@@ -96,7 +96,8 @@ pub fn target(spec: &VmSpec, kind: OperationKind, subject: Option<&Subject>) -> 
     Ok(shape)
 }
 
-/// Whether it may be asked now.
+/// Checks that this change of shape may be asked for now. Errors: it cannot be made, the VM has snapshots, or it is not on its
+/// host.
 pub fn may_ask(state: &VmState, spec: &VmSpec, kind: OperationKind, subject: Option<&Subject>) -> Result<(), Refused> {
     target(spec, kind, subject)?;
     if !state.snapshots.is_empty() {
@@ -106,7 +107,7 @@ pub fn may_ask(state: &VmState, spec: &VmSpec, kind: OperationKind, subject: Opt
     state.must_be_here(spec)
 }
 
-/// The disk whose data goes when it is detached.
+/// Returns the name of the disk that this operation detaches, whose data is then removed; `None` for any other operation.
 pub fn drops(operation: &VmOperation) -> Option<&str> {
     match (&operation.subject, operation.kind) {
         (Some(Subject::Disk { name, .. }), OperationKind::DetachDisk) => Some(name),
@@ -114,6 +115,7 @@ pub fn drops(operation: &VmOperation) -> Option<&str> {
     }
 }
 
+/// Returns what to do next about the change of shape under way.
 pub fn next(state: &VmState, active: &VmOperation, doing: Doing, now: WallMs) -> Next {
     let age = now.since(active.asked_at);
     let (late, hopeless) = (age >= OPERATION_WITHIN, age >= OPERATION_WITHIN * 2);

@@ -22,28 +22,29 @@ use super::{
 };
 use crate::host::driver::{Off, Run};
 
-/// Less than half of what a VM remembers: what a chain is based on is remembered for as long as anything of it is kept.
+/// Number of backups that a schedule keeps at most. It is less than half of what a VM remembers, because what a chain is based on
+/// is remembered for as long as anything of it is kept.
 pub const KEEP_MAX: u32 = 31;
 const _: () = assert!(KEEP_MAX as usize + 2 * CHAIN_MAX as usize <= BACKUPS_KEPT_MAX);
-/// Somebody may set the clock: what is due is looked at as often as this.
+/// Longest time between two looks at what is due, because somebody may set the clock.
 const LOOKED_AT_EVERY: Duration = Duration::from_secs(3_600);
-/// While it cannot be backed up.
+/// Time between two looks at a VM that cannot be backed up.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 const CRON_BYTES_MAX: usize = 256;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Schedule {
-    /// Five fields, and a time zone behind them; UTC without.
+    /// Five fields of cron, and a time zone behind them; UTC without one.
     pub cron: Arc<str>,
-    /// A directory of whichever node holds the VM's host.
+    /// Directory of whichever node holds the VM's host.
     pub to: Arc<str>,
-    /// Of those that it made: the newest.
+    /// Number of its backups that are kept: the newest.
     pub keep: u32,
     pub principal: Arc<str>,
     pub set_at: WallMs,
-    /// When it asked for one last, whatever came of it.
+    /// Time at which it asked for a backup last, whatever came of it.
     pub last_at: Option<WallMs>,
-    /// One in so many is full, the others are differences; 1: all are full.
+    /// Number of backups of which one is full, the others being differences; with 1 all are full.
     #[serde(default = "one")]
     pub full_every: u32,
 }
@@ -65,7 +66,7 @@ fn parse(cron: &str) -> Result<Crontab, Refused> {
 }
 
 impl Schedule {
-    /// As a client gives it. Nothing that would never come is taken.
+    /// Returns the schedule that a client gives. Errors: a number is out of bounds, or `cron` cannot be read or never comes.
     pub fn new(cron: &str, to: &str, keep: u32, full_every: u32, principal: Arc<str>, now: WallMs) -> Result<Self, Refused> {
         if !(1..=KEEP_MAX).contains(&keep) {
             return Err(Refused::invalid("keep", format!("1 to {KEEP_MAX}")));
@@ -81,12 +82,12 @@ impl Schedule {
         }
     }
 
-    /// Whether it says the same.
+    /// Tells whether the other says the same, no matter who set it and when.
     pub fn is_like(&self, other: &Self) -> bool {
         (&self.cron, &self.to, self.keep, self.full_every) == (&other.cron, &other.to, other.keep, other.full_every)
     }
 
-    /// When the next backup is to be made; it may have passed.
+    /// Returns when the next backup is to be made, which may have passed; `None` if it never comes.
     pub fn due(&self) -> Option<WallMs> {
         let after = self.last_at.unwrap_or(self.set_at);
         let after = jiff::Timestamp::from_millisecond(after.0).ok()?;
@@ -94,12 +95,14 @@ impl Schedule {
         Some(WallMs(next.timestamp().as_millisecond()))
     }
 
+    /// Returns what its next backup is: a difference as long as the chain is short enough, else a full one.
     pub fn subject(&self, state: &VmState) -> Subject {
         let length = chain::length(state, &self.to);
         Subject::Backup { to: self.to.clone(), incremental: (1..self.full_every).contains(&length) }
     }
 }
 
+/// Checks that this VM may have a schedule. Errors: it lives for one drill or attempt only.
 pub fn may_set(state: &VmState) -> Result<(), Refused> {
     if state.is_drill || state.is_leased {
         return Err(Refused::new(Code::Refused, "it lives for one thing and is gone after it: nothing of it is worth keeping"));
@@ -107,12 +110,13 @@ pub fn may_set(state: &VmState) -> Result<(), Refused> {
     Ok(())
 }
 
-/// One of those that it made by itself that is not kept any more and that no other is based on. Without a schedule all stay.
+/// Returns one of the backups that the VM made by itself that is not kept any more and that no other is based on. Without a
+/// schedule all stay.
 pub fn too_many(state: &VmState) -> Option<&Backup> {
     chain::unneeded(state, state.schedule.as_ref()?.keep as usize)
 }
 
-/// What is next about them, when there is nothing else to do.
+/// Returns what to do next about scheduled backups, when there is nothing else to do.
 pub fn next(state: &VmState, now: WallMs) -> Option<Next> {
     if too_many(state).is_some() {
         return Some(Next::Do(Step::Prune));
@@ -170,7 +174,7 @@ mod tests {
         }
     }
 
-    /// A VM's days, as its actor leads them: when it was backed up, and which it kept.
+    /// Leads a VM through its days as its actor does; returns when it was backed up, and its state at the end.
     fn lead(seed: u64, days: i64, full_every: u32) -> (Vec<WallMs>, VmState) {
         let host = HostId::new();
         let mut dice = fastrand::Rng::with_seed(seed);
@@ -251,7 +255,7 @@ mod tests {
         assert!(based > 50, "hardly any is based on another: {based}");
     }
 
-    /// A backup that the house asked for, or a person.
+    /// Records a backup that Hiveward itself or a person asked for, and returns its number.
     fn backed_up(state: &mut VmState, principal: &str) -> u64 {
         let number = state.last_number() + 1;
         state.apply(&VmEvent::Asked(Box::new(Asked::new(number, OperationKind::Backup, principal))), WallMs(1));

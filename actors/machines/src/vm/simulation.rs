@@ -42,7 +42,7 @@ impl Roster {
     }
 }
 
-/// The actor, without its mailbox.
+/// The actor of the VM, without its mailbox.
 struct Life {
     state: VmState,
     doing: Doing,
@@ -67,7 +67,7 @@ impl Life {
         }
     }
 
-    /// A new life: only what was written is known.
+    /// Begins a new life: only what was written is known.
     fn replay(&mut self, spec: &VmSpec) {
         let mut state = VmState::new(spec, WallMs(0));
         for (event, at) in &self.log {
@@ -79,7 +79,7 @@ impl Life {
         self.doing = Doing::default();
     }
 
-    /// What the actor reads of the roster before it looks what is next.
+    /// Reads from the roster what the actor reads before it looks what is next.
     fn read(&mut self) {
         let number = self.state.active().filter(|active| active.kind.is_of_shape()).map(|active| active.number);
         self.doing.claim = match (number, self.roster.wanted) {
@@ -90,7 +90,7 @@ impl Life {
         self.doing.holds = self.roster.held.is_some() && self.state.lag.is_none();
     }
 
-    /// A step that is asked of the roster: whether it agrees. `None` if it is asked of the hypervisor.
+    /// Asks the roster for a step, and returns whether it agrees; `None` if the step is asked of the hypervisor.
     fn ask_roster(&mut self, step: Step) -> Option<bool> {
         let held = self.state.lag.as_ref().map(|lag| lag.cpus);
         let active = self.state.active();
@@ -117,7 +117,7 @@ impl Life {
         Some(true)
     }
 
-    /// It may be here again.
+    /// Looks for the VM on the other host; it may be here again.
     fn seek(&mut self, machine: &Machine) {
         if machine.run.is_some_and(Run::is_on) {
             self.doing.sought = Some(Sought::Nowhere);
@@ -129,7 +129,7 @@ impl Life {
         }
     }
 
-    /// From then on the other host's life of it goes on.
+    /// Follows the VM to the other host: from then on that host's life of it goes on.
     fn follow(&mut self, spec: &VmSpec, machine: &mut Machine) {
         let here = std::mem::replace(machine, self.other.machine.take().unwrap_or_default());
         self.other.machine = Some(here);
@@ -141,7 +141,7 @@ impl Life {
         if step == Step::Reshape { self.roster.wanted.expect("nothing is reserved for it").1 } else { self.roster.cpus }
     }
 
-    /// Whether somebody can move it: it runs, that was seen, and nothing is done with what it is made of.
+    /// Tells whether somebody can move it: it runs, that was seen, and nothing is done with what it is made of.
     fn may_be_carried(&self, machine: &Machine) -> bool {
         let led = matches!(self.state.wanted, Wanted::Running | Wanted::Paused) && self.state.is_on();
         let shaped = self.state.active().is_some_and(|active| active.kind.is_of_shape()) || self.roster.held.is_some();
@@ -191,7 +191,7 @@ impl Life {
         self.record(VmEvent::Asked(Box::new(asked)));
     }
 
-    /// One turn; whether there was something to do.
+    /// Does one turn, and tells whether there was something to do.
     fn turn(&mut self, spec: &VmSpec, machine: &mut Machine, dice: &mut fastrand::Rng, trouble: f64, heeds: bool) -> bool {
         self.read();
         match reconcile::next(&self.state, self.doing, WallMs(self.now)) {

@@ -20,18 +20,19 @@ use super::{
 };
 use crate::host::driver::{Off, Run};
 
-/// Of one VM. Each holds what was written since, and the memory of a guest that ran: one more is refused.
+/// Number of snapshots of one VM at most. Each holds what was written since, and the memory of a guest that ran: one more is
+/// refused.
 pub const SNAPSHOTS_MAX: usize = 16;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// Of the operation that took it.
+    /// Number of the operation that took it.
     pub number: u64,
-    /// Unique among those that its VM has.
+    /// Name, which is unique among those that its VM has.
     pub name: Arc<str>,
     pub taken_at: WallMs,
-    /// The guest ran, and goes on from there; else it was off, and its disks alone are kept.
+    /// Whether the guest ran, and goes on from there; else it was off, and its disks alone are kept.
     pub with_memory: bool,
 }
 
@@ -40,13 +41,13 @@ fn tag(number: u64, name: &str) -> String {
 }
 
 impl Snapshot {
-    /// What it is called on the hypervisor.
+    /// Returns what the snapshot is called on the hypervisor.
     pub fn tag(&self) -> String {
         tag(self.number, &self.name)
     }
 }
 
-/// What that snapshot is called on the hypervisor that the operation under way is about.
+/// Returns what the snapshot that the operation under way is about is called on the hypervisor.
 pub fn tag_under_way(state: &VmState) -> Option<String> {
     let active = state.active()?;
     let Some(Subject::Snapshot { name }) = &active.subject else { return None };
@@ -56,7 +57,8 @@ pub fn tag_under_way(state: &VmState) -> Option<String> {
     }
 }
 
-/// Whether it may be asked now.
+/// Checks that this may be asked now. Errors: the name is taken or unknown, the VM has the most snapshots already, its run
+/// differs from its definition, or it is not on its host.
 pub fn may_ask(state: &VmState, spec: &VmSpec, kind: OperationKind, subject: Option<&Subject>) -> Result<(), Refused> {
     let Some(Subject::Snapshot { name }) = subject else { return Err(Refused::invalid("name", "which snapshot is not said")) };
     let known = state.snapshots.iter().any(|snapshot| snapshot.name == *name);
@@ -70,7 +72,7 @@ pub fn may_ask(state: &VmState, spec: &VmSpec, kind: OperationKind, subject: Opt
             return Err(Refused::new(Code::Limit, message));
         }
         if let Some(lag) = &state.lag {
-            // Reverted to later, it would run with what is reserved for it no more.
+            // A later revert would have it run with what is not reserved for it any more.
             let message = format!("{} is not what it is defined as: {}; take it then", spec.name, lag.words());
             return Err(Refused::new(Code::Refused, message));
         }
@@ -81,6 +83,7 @@ pub fn may_ask(state: &VmState, spec: &VmSpec, kind: OperationKind, subject: Opt
     state.must_be_here(spec)
 }
 
+/// Returns what to do next about the operation on a snapshot under way.
 pub fn next(state: &VmState, active: &VmOperation, doing: Doing, now: WallMs) -> Next {
     let age = now.since(active.asked_at);
     let failed = |message: String| Next::End(Outcome::Failed { message });
@@ -119,7 +122,7 @@ const fn step(kind: OperationKind) -> Step {
     }
 }
 
-/// What an operation that has come to a good end leaves.
+/// Applies what an operation on a snapshot leaves that has come to a good end: a snapshot more, or one less.
 pub fn done(state: &mut VmState, number: u64, at: WallMs) {
     let Some(operation) = state.operation(number) else { return };
     let Some(Subject::Snapshot { name }) = operation.subject.clone() else { return };

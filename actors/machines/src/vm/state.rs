@@ -26,13 +26,12 @@ use super::{
 };
 use crate::host::driver::{Off, Run};
 
-/// Of the state as a snapshot of its stream has it.
+/// Format of the state as a snapshot of its stream has it.
 pub const SNAPSHOT_FORMAT: u16 = 1;
-/// Who asks what the house asks by itself.
+/// Principal of what Hiveward asks by itself.
 pub const HOUSE: &str = "hiveward";
-/// Ended operations that are remembered: a client's repetition of one gets the same answer.
+/// Number of ended operations that are remembered: a client's repetition of one gets the same answer.
 pub const OPERATIONS_KEPT_MAX: usize = 16;
-/// Recoveries that are remembered.
 pub const RECOVERIES_KEPT_MAX: usize = 8;
 
 /// One operation, under way or ended.
@@ -49,15 +48,15 @@ pub struct VmOperation {
     pub ended: Option<(WallMs, Outcome)>,
     #[serde(default)]
     pub migration: Option<Box<Move>>,
-    /// Why it is not gone on with.
+    /// Reason why it is not gone on with.
     #[serde(default)]
     pub abandoned: Option<String>,
-    /// Of a migration that succeeded.
+    /// Measures of a migration that succeeded.
     #[serde(default)]
     pub measured: Option<Progress>,
     #[serde(default)]
     pub subject: Option<Subject>,
-    /// Of a template or a clone: what is kept for it.
+    /// Disks that are kept for a template or a clone.
     #[serde(default)]
     pub copied: Vec<Copied>,
 }
@@ -66,40 +65,38 @@ pub struct VmOperation {
 pub struct VmState {
     pub wanted: Wanted,
     pub seen: Seen,
-    /// It has run at some time.
+    /// Whether it has run at some time.
     pub ran: bool,
-    /// The last operation left it other than it was wanted.
+    /// Reason why the last operation left it other than it was wanted.
     pub failed: Option<String>,
     pub removed: bool,
-    /// Oldest first; the last may be under way, no other is.
+    /// Operations, oldest first as snapshots and backups are too; the last may be under way, no other is.
     pub operations: VecDeque<VmOperation>,
-    /// When it was started again by itself, lately.
+    /// Times at which it was started again by itself, lately.
     pub recoveries: VecDeque<WallMs>,
-    /// Oldest first.
     #[serde(default)]
     pub snapshots: Vec<Snapshot>,
-    /// In which it was recovered last.
+    /// Epoch in which it was recovered last.
     #[serde(default)]
     pub epoch: u64,
-    /// Oldest first.
     #[serde(default)]
     pub backups: VecDeque<Backup>,
-    /// It lives for one drill of a backup.
+    /// Whether it lives for one drill of a backup.
     #[serde(default)]
     pub is_drill: bool,
-    /// It lives for one attempt of a task.
+    /// Whether it lives for one attempt of a task.
     #[serde(default)]
     pub is_leased: bool,
-    /// Backups that it makes by itself.
+    /// Schedule of the backups that it makes by itself.
     #[serde(default)]
     pub schedule: Option<Schedule>,
     /// What its present run does not have of its shape, or has beyond it.
     #[serde(default)]
     pub lag: Option<Lag>,
-    /// Its disks begin as those of a backup, which takes its time.
+    /// Whether its disks begin as those of a backup, which takes its time.
     #[serde(default)]
     pub is_restored: bool,
-    /// Why nothing is done with it though it is not as it is wanted: another host may have it.
+    /// Reason why nothing is done with it though it is not as it is wanted: another host may have it.
     #[serde(default)]
     pub withheld: Option<String>,
     /// The last epoch in which it was seen running.
@@ -123,7 +120,7 @@ pub struct Ask {
 }
 
 impl Ask {
-    /// Nothing but that.
+    /// Returns a wish for this kind of operation and nothing more.
     pub fn new(kind: OperationKind, principal: Arc<str>, operation: Option<Operation>) -> Self {
         Self { kind, force: false, grace_ms: None, principal, operation, migration: None, subject: None }
     }
@@ -131,13 +128,13 @@ impl Ask {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decided {
-    /// It is under way, or was done, under this number; nothing new happens.
+    /// The operation is under way, or was done, under this number; nothing new happens.
     Already(u64),
     New(u64, Vec<VmEvent>),
 }
 
 impl VmState {
-    /// As it is made: its creation is under way.
+    /// Returns the state of a VM that was just made: its creation is under way.
     pub fn new(spec: &VmSpec, created_at: WallMs) -> Self {
         let create = VmOperation {
             number: 1,
@@ -176,6 +173,7 @@ impl VmState {
         }
     }
 
+    /// Returns the operation that is under way, if one is.
     pub fn active(&self) -> Option<&VmOperation> {
         self.operations.back().filter(|operation| operation.ended.is_none())
     }
@@ -184,7 +182,7 @@ impl VmState {
         self.operations.iter().find(|operation| operation.number == number)
     }
 
-    /// It is not among those that are kept here, and not all are.
+    /// Tells whether the operation may have been forgotten: it is not among those that are kept here, and not all are.
     pub fn may_have_forgotten(&self, operation: &Operation) -> bool {
         self.by_client(&operation.id).is_none() && self.operations.front().is_some_and(|oldest| oldest.number > 1)
     }
@@ -197,7 +195,7 @@ impl VmState {
         self.operations.back().map_or(0, |operation| operation.number)
     }
 
-    /// Whether the last thing that was tried is a migration of the house's own, and failed.
+    /// Tells whether the last thing that was tried is a migration of Hiveward's own, and failed.
     pub fn could_not_be_moved(&self) -> bool {
         self.operations.back().is_some_and(|last| {
             let failed = matches!(last.ended, Some((_, Outcome::Failed { .. })));
@@ -205,7 +203,7 @@ impl VmState {
         })
     }
 
-    /// Its host has it, and no other is about to: its disks are there.
+    /// Checks that its host has it, and that no other is about to: its disks are there.
     pub(super) fn must_be_here(&self, spec: &VmSpec) -> Result<(), Refused> {
         match self.seen {
             Seen::Absent => Err(Refused::new(Code::Refused, format!("its host has nothing of {} yet", spec.name))),
@@ -216,7 +214,7 @@ impl VmState {
         }
     }
 
-    /// Its host has it, as far as is seen.
+    /// Tells whether its host has it, as far as is seen.
     fn is_here(&self) -> bool {
         !matches!(self.seen, Seen::Absent | Seen::There(Run::Off(Off::Moved)))
     }
@@ -225,6 +223,7 @@ impl VmState {
         matches!(self.seen, Seen::There(run) if run.is_on())
     }
 
+    /// Applies an event of its stream that was committed at this time. Decides nothing.
     pub fn apply(&mut self, event: &VmEvent, at: WallMs) {
         match event {
             VmEvent::Asked(asked) => {
@@ -381,7 +380,7 @@ impl VmState {
         }
     }
 
-    /// Whether what failed was asked of one that ran, and it ended without anybody's will or is elsewhere by now.
+    /// Tells whether what failed was asked of a running VM that ended without anybody's will or is elsewhere by now.
     fn is_lost_within(&self, kind: OperationKind) -> bool {
         use OperationKind::{Migrate, Pause, Reboot, Resume};
         let ran = matches!(kind, Migrate | Reboot | Pause | Resume);
@@ -403,6 +402,7 @@ impl VmState {
         };
     }
 
+    /// Returns the status as users see it, by what is wanted, what is seen and what is under way.
     pub fn status(&self) -> VmStatus {
         let seen = match self.seen {
             Seen::There(Run::Running) => VmStatus::Running,
@@ -429,7 +429,7 @@ impl VmState {
         }
     }
 
-    /// What a client's wish comes to.
+    /// Decides what a client's wish comes to. Errors: why it cannot be done now.
     pub fn decide(&self, spec: &VmSpec, ask: Ask, boots: Option<u64>) -> Result<Decided, Refused> {
         if let Some(operation) = &ask.operation
             && let Some(before) = self.by_client(&operation.id)

@@ -1,4 +1,4 @@
-//! What came of a step: what is recorded of it, and whether it is tried again.
+//! Takes in the result of a step: decides what is recorded of it, and whether it is tried again.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
 const BACKUP_TRIES_MAX: u32 = 4;
 
-/// Whether it would be the same once more: each try reads all of its disks.
+/// Tells whether another try would be too much, because each try of this step reads all of the VM's disks.
 fn gives_up(active: &VmOperation, step: Step, is_restored: bool, tries: u32) -> bool {
     // Each is counted when it failed and when it is begun again.
     let reads_all = active.kind == OperationKind::Backup
@@ -85,12 +85,12 @@ impl Vm {
                         state.doing.sought = Some(sought);
                         None
                     }
-                    // What it was on the host that was lost was ended, and it was nowhere since: there is nothing to wait for.
+                    // Its run on the host that was lost was ended, and it ran nowhere since: there is nothing to wait for.
                     Stepped::Sought(Err(_)) if state.doing.comes_back => {
                         state.doing.sought = Some(Sought::Nowhere);
                         None
                     }
-                    // Asked again, less and less often.
+                    // It is asked again, less and less often.
                     Stepped::Sought(Err(why)) => {
                         if state.vm.withheld.as_ref() != Some(&why) {
                             tracing::warn!(vm = %self.spec.name, %why, "nothing is done with a VM");

@@ -28,7 +28,7 @@ use super::{
 const ROWS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("vms");
 const BY_HOST: TableDefinition<'_, (u128, u128), ()> = TableDefinition::new("vms_by_host");
 
-/// Builds the tables.
+/// Builder of the tables.
 pub struct VmView;
 
 impl View for VmView {
@@ -85,9 +85,10 @@ impl View for VmView {
     }
 }
 
+/// Rows of the view that these events change.
 struct Rows<'a> {
     txn: &'a WriteTransaction,
-    /// `None` for one that was removed; the flag says that the row is new.
+    /// Records by VM; `None` for one that was removed. The flag says that the row is new.
     changed: HashMap<VmId, (Option<VmRecord>, bool)>,
 }
 
@@ -234,21 +235,24 @@ impl VmFilter {
     }
 }
 
-/// Reads the tables.
+/// Reader of the tables.
 #[derive(Clone)]
 pub struct VmTable {
     views: Views,
 }
 
 impl VmTable {
+    /// Returns a reader of these views.
     pub fn new(views: Views) -> Self {
         Self { views }
     }
 
+    /// Returns the record of a VM; `None` if there is no such VM.
     pub fn get(&self, id: VmId) -> Result<Option<VmRecord>, Refused> {
         Ok(self.get_many(&[id])?.pop().flatten())
     }
 
+    /// Returns the records of these VMs, in the same order; `None` for each that does not exist.
     pub fn get_many(&self, ids: &[VmId]) -> Result<Vec<Option<VmRecord>>, Refused> {
         let read = || -> Result<Vec<Option<VmRecord>>, ViewError> {
             let txn = self.views.read()?;
@@ -258,7 +262,7 @@ impl VmTable {
         read().map_err(unreadable)
     }
 
-    /// In order of creation. `shown` has the last word on a record before it is filtered.
+    /// Returns a page of the VMs in order of creation. `shown` has the last word on a record before it is filtered.
     pub fn page(
         &self,
         filter: &VmFilter,

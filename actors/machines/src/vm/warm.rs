@@ -32,26 +32,26 @@ use super::{
 };
 use crate::host::{ask_roster, services::MachineServices};
 
-/// How often it is looked whether one is to be made.
+/// Interval between two looks whether one is to be made.
 const KEPT_EVERY: Duration = Duration::from_secs(1);
 const MADE_WITHIN: Duration = Duration::from_secs(10);
-/// Of one that could not be started: another is made no sooner.
+/// Time for which a VM that could not be started stays: no other is made in its place before.
 const FAILED_KEPT: Duration = Duration::from_secs(30);
 
-/// What of a VM that waits is known where it is.
+/// What is known of a VM that waits, where it is.
 struct Facts {
-    /// What its agent wants now; `None` if there is no such agent.
+    /// Kind of VM that its agent wants now; `None` if there is no such agent.
     wanted: Option<Option<Warm>>,
     stopped: bool,
-    /// It does not run, and nothing is done about it.
+    /// Whether it does not run, and nothing is done about it.
     is_off: bool,
     age: Duration,
-    /// Among those that wait as it does; `None` on a host that takes no VMs.
+    /// Its place among those that wait as it does; `None` on a host that takes no VMs.
     place: Option<usize>,
     drained: bool,
 }
 
-/// Whether nobody needs it.
+/// Tells whether nobody needs a VM that waits.
 fn is_spare(warm: &Warm, facts: &Facts) -> bool {
     let Some(Some(wanted)) = facts.wanted else { return true };
     let other = wanted.of != warm.of;
@@ -59,7 +59,7 @@ fn is_spare(warm: &Warm, facts: &Facts) -> bool {
     other || many || facts.stopped || facts.drained || (facts.is_off && facts.age >= FAILED_KEPT)
 }
 
-/// Whether nobody needs this VM any more, which waits and was not taken.
+/// Tells whether nobody needs this VM any more, which waits and was not taken. What cannot be read counts as needed.
 pub(super) fn is_over(services: &MachineServices, vm: VmId, warm: &Warm, is_off: bool) -> bool {
     // What cannot be read is not known. A view that does not know the agent yet is behind.
     let Ok(holds) = services.needs.holds(warm.agent) else { return false };
@@ -81,7 +81,7 @@ pub(super) fn is_over(services: &MachineServices, vm: VmId, warm: &Warm, is_off:
     facts.is_some_and(|facts| is_spare(warm, &facts))
 }
 
-/// A VM that waits, for this attempt if there is one. The next look at the directory says which it got.
+/// Gives a VM that waits to this attempt, and returns whether there was one. The next look at the directory says which it got.
 pub(super) async fn take_one(
     services: &MachineServices,
     lease: Lease,
@@ -105,7 +105,7 @@ pub(super) async fn take_one(
     Ok(false)
 }
 
-/// Has as many VMs wait for an agent as its spec says, for as long as it lives here.
+/// Keeps as many VMs waiting for an agent as its spec says, for as long as the agent lives here.
 pub async fn keep(services: MachineServices, agent: AgentId, machine: Arc<MachineSpec>) {
     let (warm, here): (Warm, NodeId) = (Warm::new(agent, &machine), services.me.node);
     let mut said = None;

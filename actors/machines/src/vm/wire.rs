@@ -12,7 +12,7 @@ pub enum VmWire {
     Schedule { schedule: Option<Schedule> },
 }
 
-/// What came in, as the message it is.
+/// Reads what came in as the message that it is. Errors: it is none, and is not delivered.
 pub fn read(inbound: &Inbound<'_>) -> Result<VmMsg, NotDelivered> {
     Ok(match inbound.read()? {
         VmWire::CancelMigration { principal } => VmMsg::CancelMigration { principal: principal.into(), reply: inbound.reply()? },

@@ -14,26 +14,26 @@ use crate::activity::{Tokens, TurnEnd};
 
 const VERSION: u64 = 1;
 const INITIALIZE: &str = "initialize";
-/// The request that logs in.
+/// Name of the request that logs in.
 const AUTHENTICATE: &str = "authenticate";
-/// The request that gives the conversation, a new one or the old.
+/// Name of the request that gives the conversation, a new one or the old.
 const SESSION: &str = "session";
-/// JSON-RPC's own.
+/// Error code of JSON-RPC for a method that is not known.
 const METHOD_NOT_FOUND: i64 = -32601;
-/// The protocol's: the program wants to be logged in first.
+/// Error code of the protocol: the program wants to be logged in first.
 const AUTH_REQUIRED: i64 = -32000;
-/// Of text that is gathered to one event; more begins another.
+/// Bytes of text that is gathered to one event; more begins another.
 const TEXT_BYTES_MAX: usize = 256 << 10;
-/// Of tools that were announced and have not ended.
+/// Number of tools that were announced and have not ended.
 const TOOLS_MAX: usize = 1024;
 
 #[derive(Default)]
 pub(super) struct Acp {
     opening: Option<Opening>,
     program: Option<String>,
-    /// It can load a conversation.
+    /// Whether it can load a conversation.
     loads: bool,
-    /// Tells the old conversation again; that is not new.
+    /// Whether it tells the old conversation again, which is not new.
     loading: bool,
     /// The prompt that was said last and is not known to be taken up.
     prompted: Option<String>,
@@ -274,7 +274,7 @@ impl Dialect for Acp {
     }
 }
 
-/// Requests of the program are known by their id as JSON: a number and a text are never the same.
+/// Returns an answer to the program. Its requests are known by their id as JSON: a number and a text are never the same.
 fn respond(request: &str, result: Value) -> Line {
     let id: Value = serde_json::from_str(request).unwrap_or_else(|_| Value::String(request.to_owned()));
     Line::json(format!("answer-{request}"), &json!({"jsonrpc": "2.0", "id": id, "result": result}))
@@ -340,7 +340,7 @@ impl Acp {
         }
     }
 
-    /// The tool's name and arguments, as far as they are known.
+    /// Returns the tool's name and arguments, as far as they are known.
     fn known(&mut self, call: &Call) -> (String, Option<Value>) {
         if self.tools.len() >= TOOLS_MAX && !self.tools.contains_key(&call.tool_call_id) {
             self.tools.clear();
@@ -377,7 +377,7 @@ impl Acp {
         heard
     }
 
-    /// Something the program wants of us.
+    /// Takes in a request that the program makes of us.
     fn asked(&mut self, method: &str, id: Value, params: Value) -> Result<Heard, String> {
         let wrong = |error: serde_json::Error| format!("a {method} that is not as it should be ({error})");
         #[derive(Deserialize)]
@@ -437,7 +437,7 @@ impl Acp {
         Heard::Prompt { id: id.to_owned() }
     }
 
-    /// What one of our requests came to.
+    /// Takes in what one of our requests came to.
     fn answered(&mut self, id: &Value, result: Option<Value>, error: Option<RpcError>) -> Result<Vec<Heard>, String> {
         let id = id.as_str().ok_or("an answer to nothing that was asked")?;
         let wrong = |error: serde_json::Error| format!("an answer to {id} that is not as it should be ({error})");
@@ -509,7 +509,7 @@ impl RpcError {
     }
 }
 
-/// The names that rules know, of the protocol's kinds of tools.
+/// Returns the name that rules know of a kind of tools of the protocol.
 fn of_kind(kind: &str) -> &str {
     match kind {
         "edit" => "Edit",
@@ -523,7 +523,7 @@ fn of_kind(kind: &str) -> &str {
     }
 }
 
-/// What is allowed once before what is allowed for ever: each use is for the policy to decide.
+/// Sorts what is allowed once before what is allowed for ever: each use is for the policy to decide.
 fn choices(offers: Vec<Offer>) -> Vec<Choice> {
     let once = |offer: &Offer| !offer.kind.ends_with("_once");
     let mut offers = offers;

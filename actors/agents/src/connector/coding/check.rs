@@ -1,4 +1,4 @@
-//! Whether an agent's program is there and new enough, said before it gets any work.
+//! Checks that an agent's program is there and new enough, before the agent gets any work.
 
 use std::{
     collections::HashMap,
@@ -19,7 +19,7 @@ use crate::{
 };
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
-/// Programs that were looked at; forgotten all at once when there are more.
+/// Number of programs that were looked at; all are forgotten at once when there are more.
 const SEEN_MAX: usize = 256;
 
 type Seen = HashMap<(PathBuf, Option<SystemTime>), Option<String>>;
@@ -27,7 +27,7 @@ type Seen = HashMap<(PathBuf, Option<SystemTime>), Option<String>>;
 /// What each program said, so that a thousand agents of one kind ask it once. The lock is held while it is asked.
 static SEEN: LazyLock<Arc<tokio::sync::Mutex<Seen>>> = LazyLock::new(Arc::default);
 
-/// The program's file, as the agent's processes would find it.
+/// Returns the program's file, as the agent's processes would find it.
 fn find(program: &str, path: Option<&str>) -> Option<PathBuf> {
     if program.contains('/') {
         return std::fs::canonicalize(program).ok();

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::dialect::{Asked, Dialect, Heard, Line, Opening, Program, TerminalProgram};
 use crate::activity::{Tokens, TurnEnd};
 
-/// Older ones do not speak all of what is said here.
+/// Oldest version that speaks all of what is said here.
 pub(super) const VERSION_MIN: (u32, u32) = (2, 0);
 
 #[derive(Default)]
@@ -226,7 +226,7 @@ impl Said {
     }
 }
 
-/// Anything else than permissions we did not ask for; an answer lets it go on.
+/// Takes in a request of the program. Anything else than permissions we did not ask for; an answer lets it go on.
 fn asked(request_id: String, request: Value) -> Heard {
     let text = |name: &str| request.get(name).and_then(Value::as_str).map(str::to_owned);
     match text("subtype").as_deref() {
@@ -258,7 +258,7 @@ impl System {
     }
 }
 
-/// Why a version cannot be used, if it cannot.
+/// Returns why a version cannot be used, if it cannot.
 pub(super) fn too_old(version: &str) -> Option<String> {
     let mut parts = version.split(['.', ' ', '-']).map(|part| part.parse::<u32>().ok());
     let found = (parts.next().flatten()?, parts.next().flatten()?);

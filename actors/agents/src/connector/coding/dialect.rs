@@ -51,7 +51,7 @@ pub(super) enum Heard {
         failed: bool,
         output: String,
     },
-    /// May it? It waits for the answer under `request`.
+    /// The program asks whether it may do something. It waits for the answer under `request`.
     Asks {
         request: String,
         call: Option<String>,
@@ -77,11 +77,11 @@ pub(super) enum Heard {
         id: Value,
         want: Want,
     },
-    /// This process cannot go on with the conversation; another one begins anew.
+    /// The process cannot go on with the conversation; another one begins anew.
     Lost {
         why: String,
     },
-    /// It cannot go on, for this reason; another attempt would fare no better.
+    /// The program cannot go on, for this reason; another attempt would fare no better.
     Unfit {
         why: String,
     },
@@ -104,20 +104,20 @@ pub(super) enum Want {
 /// What a process of an attempt is started with.
 #[derive(Clone, Debug)]
 pub(super) struct Opening {
-    /// The conversation to go on with; a new one if absent.
+    /// Conversation to go on with; a new one if absent.
     pub resume: Option<String>,
     pub model: Option<String>,
     pub instructions: Option<String>,
     pub workspace: PathBuf,
-    /// The program's own files, such as conversations; the agent's, and kept between attempts.
+    /// Directory of the program's own files, such as conversations; the agent's, and kept between attempts.
     pub home: PathBuf,
-    /// The way to models; absent for a program that has its own.
+    /// Way to models; absent for a program that has its own.
     pub models: Option<Way>,
-    /// How it is told to log in.
+    /// Method by which it is told to log in.
     pub authenticate: Option<String>,
-    /// Which process of the attempt.
+    /// Number of the attempt's process.
     pub run: u32,
-    /// It has named its conversation already: an earlier life of ours began it.
+    /// Whether it has named its conversation already: an earlier life of ours began it.
     pub greeted: bool,
 }
 
@@ -129,42 +129,43 @@ pub(super) struct Way {
 }
 
 pub(super) struct Program {
-    /// After what the client named.
+    /// Arguments after what the client named.
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
 }
 
 /// The program as a person uses it, at a terminal, on the same conversation.
 pub(super) struct TerminalProgram {
-    /// After what the client named.
+    /// Arguments after what the client named.
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
-    /// A file of the program's own that these are added to first, so that it does not ask what only its first user is asked.
+    /// File of the program's own that these settings are added to first, so that it does not ask what only its first user is
+    /// asked.
     pub settings: Option<(PathBuf, Value)>,
 }
 
 /// One protocol. What it keeps in memory between lines it must be able to do without after [`Dialect::is_settled`].
 pub(super) trait Dialect: Send + Sync {
     fn program(&self, opening: &Opening) -> Program;
-    /// None of one that cannot go on with a conversation there.
+    /// Returns the program at a terminal; `None` for one that cannot go on with a conversation there.
     fn terminal(&self, opening: &Opening) -> Option<TerminalProgram>;
-    /// Said to a new process before any prompt.
+    /// Returns what is said to a new process before any prompt.
     fn opening(&mut self, opening: &Opening) -> Vec<Line>;
-    /// `Err`: how the line breaks the protocol.
+    /// Returns what a line of the program means. Errors: how it breaks the protocol.
     fn hear(&mut self, line: &[u8]) -> Result<Vec<Heard>, String>;
-    /// Whether a prompt can be said now; else it is said when the program is ready.
-    /// `busy`: it has not taken up everything that was said to it.
+    /// Tells whether a prompt can be said now; else it is said when the program is ready. `busy`: it has not taken up everything
+    /// that was said to it.
     fn takes_prompts(&self, session: Option<&str>, busy: bool) -> bool;
     fn prompt(&mut self, session: Option<&str>, id: &str, text: &str) -> Line;
-    /// It was said by an earlier life of ours, and is not known to be taken up.
+    /// Takes in that a prompt was said by an earlier life of ours, and is not known to be taken up.
     fn was_prompted(&mut self, id: &str);
     fn answer(&self, request: &str, decision: Permission, message: Option<&str>, asked: &Asked) -> Line;
     fn interrupt(&self, session: Option<&str>, id: &str) -> Line;
-    /// What an open question is answered with when its turn is interrupted, where the protocol wants that.
+    /// Returns what an open question is answered with when its turn is interrupted, where the protocol wants that.
     fn forget(&self, request: &str) -> Option<Line>;
-    /// The answer to something it wanted.
+    /// Returns the answer to something that the program wanted.
     fn done(&self, id: &Value, result: Result<Value, String>) -> Line;
-    /// Nothing is held back for a later line.
+    /// Tells whether nothing is held back for a later line.
     fn is_settled(&self) -> bool;
 }
 

@@ -33,13 +33,13 @@ use crate::{
     session::{Launch, Overflow, Session, Stdin, Stream, Tail},
 };
 
-/// A line of a program's output; a tool's result with a picture in it takes a few.
+/// Bytes of a line of a program's output; a tool's result with a picture in it takes a few.
 const LINE_BYTES_MAX: usize = 16 << 20;
-/// Of output that is kept for a node that is away, and behind what was dealt with.
+/// Bytes of output that are kept for a node that is away, and behind what was dealt with.
 const WINDOW_BYTES: u64 = 32 << 20;
-/// A program that has done its work and does not go by itself.
+/// Time that a program that has done its work has to go by itself.
 const GO_WITHIN: Duration = Duration::from_secs(5);
-/// Of tools' output in an event.
+/// Bytes of tools' output in an event.
 const OUTPUT_BYTES_MAX: usize = crate::activity::DETAIL_BYTES_MAX;
 
 const GO_ON: &str = "Your process ended unexpectedly and was started again. Look at what is already done, and go on with the \
@@ -56,19 +56,19 @@ pub(super) struct Engine<'a> {
     pub log: Log,
     pub workspace: PathBuf,
     pub env: Resolved,
-    /// None for a program that calls models by itself.
+    /// Pass to the model gateway; `None` for a program that calls models by itself.
     pub pass: Option<Pass>,
     pub task: String,
 }
 
-/// Lines without a meaning to us, one after the other: warnings, and messages of newer versions. More is a flood.
+/// Number of lines without a meaning to us, one after the other: warnings, and messages of newer versions. More is a flood.
 const NOISE_LINES_MAX: u32 = 100_000;
 const NOISE_BYTES_MAX: u64 = 64 << 20;
 
 /// How a process's part of the attempt came to an end.
 pub(super) enum Step {
     Over(Outcome),
-    /// It has gone, or is of no use: how.
+    /// The process has gone, or is of no use: how.
     Gone(String),
     TakenOver,
 }
@@ -78,12 +78,12 @@ pub(super) struct Talk<'a> {
     pub session: &'a Session,
     pub run: u32,
     pub told: HashSet<String>,
-    /// How far its output was read, and up to where nothing is held back.
+    /// Place up to which its output was read; `dealt` is the one up to where nothing is held back.
     pub read: u64,
     pub dealt: u64,
     pub last_word: Instant,
     pub watch: Watch,
-    /// Its shim keeps the output that is not said to be consumed.
+    /// Place up to which output was said to be consumed; its shim keeps the rest.
     pub consumed: u64,
     /// Lines and bytes since it last said something that means anything.
     pub noise: (u32, u64),
@@ -151,7 +151,7 @@ impl Engine<'_> {
         }
     }
 
-    /// Another process on the same conversation, if there was one and it may.
+    /// Begins another process on the same conversation, if there was one and it may. Errors: it ended too often.
     async fn begin_again(&mut self, run: u32, how: &str) -> Result<(), Fault> {
         self.withdraw_all().await;
         let story = &self.log.story;
@@ -311,7 +311,7 @@ impl Engine<'_> {
         matches!(self.log.story.rests(), Some((TurnEnd::Interrupted, _)))
     }
 
-    /// Whether nothing is to come any more.
+    /// Returns how the attempt is over if nothing is to come any more; `None` if it goes on.
     async fn settled(&mut self) -> Result<Option<Step>, Fault> {
         let Some((end, _)) = self.log.story.rests() else { return Ok(None) };
         Ok(match end {
@@ -336,7 +336,7 @@ impl Engine<'_> {
         Ok(Step::Gone(if said.is_empty() { how } else { format!("{how}: {}", lines::tail_of(&said, 1024)) }))
     }
 
-    /// Its work is done: it may go, and is helped if it does not.
+    /// Lets a program go whose work is done, and ends it if it does not go.
     pub(super) async fn see_off(&self, session: &Session) {
         // Refused only when it has ended.
         let _ = session.close_stdin().await;
@@ -362,7 +362,7 @@ impl Engine<'_> {
         }
     }
 
-    /// A line that says nothing: one more is borne, a flood is not.
+    /// Takes in a line that says nothing: one more is borne, a flood is not.
     fn bear_noise(&self, talk: &mut Talk<'_>, line: &[u8]) -> Result<Option<Step>, Fault> {
         let (lines, bytes) = (talk.noise.0 + 1, talk.noise.1 + line.len() as u64 + 1);
         talk.noise = (lines, bytes);
@@ -466,7 +466,7 @@ impl Engine<'_> {
     }
 }
 
-/// Of the shim's record of what was said.
+/// Returns the tag of what was said in the shim's record.
 pub(super) fn tag_of(name: &str) -> String {
     let plain = name.len() <= 100 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
     if plain {
@@ -476,13 +476,13 @@ pub(super) fn tag_of(name: &str) -> String {
     }
 }
 
-/// As programs like ids: a UUID.
+/// Returns a new id as programs like them: a UUID.
 pub(super) fn new_id() -> String {
     let digits = format!("{:032x}", hiveward_runtime::id::new_v7());
     format!("{}-{}-{}-{}-{}", &digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..])
 }
 
-/// What a user can do about messages of programs that say it badly.
+/// Adds what a user can do about messages of programs that say it badly.
 fn explained(message: &str) -> String {
     let lower = message.to_lowercase();
     let hint = if lower.contains("invalid api key") || lower.contains("/login") || lower.contains("authentication") {
@@ -493,5 +493,5 @@ fn explained(message: &str) -> String {
     format!("{}{hint}", head(message, 3 << 10))
 }
 
-/// Of one piece of standard input; see the session's own bound.
+/// Bytes of one piece of standard input; see the session's own bound.
 pub(super) const STDIN_BYTES_MAX: usize = 1 << 20;

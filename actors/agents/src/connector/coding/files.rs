@@ -1,4 +1,4 @@
-//! What an agent may have done to files through us: inside its workspace, and nowhere else.
+//! Reads and writes files for an agent's program: inside its workspace, and nowhere else.
 
 use std::{
     fs::File,
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::dialect::Want;
 
-/// Of a file that is read or written through us.
+/// Bytes of a file that is read or written through us.
 const FILE_BYTES_MAX: u64 = 8 << 20;
 
 /// Gives the answer, and the file that was written.
@@ -27,7 +27,7 @@ pub(super) fn do_it(workspace: &Path, want: &Want) -> (Result<Value, String>, Op
     }
 }
 
-/// Relative to the workspace; a path outside it has no place in it, whatever links there are.
+/// Returns the path relative to the workspace; one outside it has no place in it, whatever links there are.
 fn relative<'a>(workspace: &Path, path: &'a str) -> Result<&'a Path, String> {
     let path = Path::new(path);
     if path.is_relative() {
@@ -36,7 +36,7 @@ fn relative<'a>(workspace: &Path, path: &'a str) -> Result<&'a Path, String> {
     path.strip_prefix(workspace).map_err(|_| format!("{} is outside the workspace", path.display()))
 }
 
-/// The kernel itself refuses whatever leads out, also if somebody changes a link meanwhile.
+/// Opens a file beneath the workspace. The kernel itself refuses whatever leads out, also if somebody changes a link meanwhile.
 fn beneath(workspace: &Path, path: &Path, flags: OFlags) -> io::Result<File> {
     let root = File::open(workspace)?;
     let mode = if flags.contains(OFlags::CREATE) { Mode::from_raw_mode(0o644) } else { Mode::empty() };
@@ -84,7 +84,7 @@ fn write(workspace: &Path, path: &str, content: &str) -> Result<(), String> {
     file.write_all(content.as_bytes()).map_err(said)
 }
 
-/// Lines from `line` on, counted from 1, at most `limit`.
+/// Returns the lines from `line` on, counted from 1, at most `limit`.
 fn part(text: &str, line: Option<u64>, limit: Option<u64>) -> String {
     if line.is_none() && limit.is_none() {
         return text.to_owned();

@@ -13,7 +13,7 @@ use crate::{
     session::{Exit, Recorder, SessionDir, Stream},
 };
 
-/// Of one attempt; an attempt that has more to tell is stopped.
+/// Bytes of the activity of one attempt; an attempt that has more to tell is stopped.
 pub(super) const ACTIVITY_BYTES_MAX: u64 = 64 << 20;
 
 pub(super) struct Log {
@@ -55,7 +55,8 @@ impl Log {
         Ok(Self { story, bytes: whole, activity, transcript, clock })
     }
 
-    /// On disk (as far as a process needs) when it returns. `heard`: how far the process's output is dealt with by now.
+    /// Writes events; they are on disk (as far as a process needs) when it returns. `heard` says how far the process's output is
+    /// dealt with by now.
     pub(super) fn write(&mut self, run: u32, heard: u64, what: Vec<What>) -> io::Result<()> {
         let at = self.clock.now();
         let (mut lines, mut rendered, mut new) = (Vec::new(), String::new(), Vec::with_capacity(what.len()));
@@ -84,7 +85,7 @@ impl Log {
         self.bytes > ACTIVITY_BYTES_MAX
     }
 
-    /// Nothing follows: readers are told.
+    /// Closes the activity and the transcript: nothing follows, and readers are told.
     pub(super) fn close(self, exit: &Exit) -> io::Result<()> {
         self.activity.close(exit)?;
         self.transcript.close(exit)

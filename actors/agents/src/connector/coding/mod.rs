@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{activity::What, policy::Rules, session::Exit};
 
-/// What persons say to one attempt at once; more is refused.
+/// Number of things that persons say to one attempt at once; more is refused.
 const ORDERS_MAX: usize = 32;
 
 /// Which protocol a program speaks.
@@ -55,7 +55,7 @@ struct Order {
 
 pub(super) struct CodingConnector {
     inner: Arc<Inner>,
-    /// With what persons say to each.
+    /// Attempts, with what persons say to each.
     attempts: Attempts<mpsc::Sender<Order>>,
 }
 
@@ -129,7 +129,7 @@ impl Connector for CodingConnector {
     }
 }
 
-/// One attempt from wherever it is to its outcome.
+/// Runs one attempt from wherever it is to its outcome.
 async fn run(inner: &Inner, job: Job, control: &Control, orders: mpsc::Receiver<Order>) -> Outcome {
     let shared = &inner.shared;
     let mut attempt = Attempt::new(shared.clone(), job.lease);

@@ -14,7 +14,7 @@ use crate::{
     workspace::{Plan, Ports, Work, Workspace},
 };
 
-/// How often the size of a worktree is looked at, if it has a bound.
+/// Interval between looks at the size of a worktree, if it has a bound.
 const SIZE_LOOKED_AT_EVERY: Duration = Duration::from_secs(5);
 
 pub(super) struct Place {
@@ -73,7 +73,7 @@ impl Place {
         &self.workspace.dir
     }
 
-    /// What keeps attempts that run at once out of each other's way.
+    /// Returns the variables that keep attempts that run at once out of each other's way.
     pub(super) fn env(&self) -> Vec<(String, String)> {
         let port = self.ports.as_ref().map(|ports| ("HIVEWARD_PORT".to_owned(), ports.first.to_string()));
         [("TMPDIR".to_owned(), self.temporary.clone())].into_iter().chain(port).collect()
@@ -84,7 +84,7 @@ impl Place {
         attempt.verify_in(&attempt.side_dir(name), &spec, &self.env(), control, Outcome::of(End::Succeeded)).await
     }
 
-    /// The work, and its end if it takes more room than it may.
+    /// Does the work, and ends it if it takes more room than it may.
     pub(super) async fn within_bounds<T>(&self, control: &Control, work: impl Future<Output = (Outcome, T)>) -> (Outcome, T) {
         let Some(bytes_max) = self.workspace.bytes_max() else { return work.await };
         let mut work = std::pin::pin!(work);
@@ -159,7 +159,7 @@ impl Place {
     }
 }
 
-/// Who depends on it must find the work: the result says where it is.
+/// Returns the outcome with where its work is: who depends on it must find that.
 fn with_work(outcome: Outcome, work: &Work) -> Outcome {
     let text = outcome.result.as_deref().map_or(Value::Null, json_or_text);
     let result = json!({

@@ -4,13 +4,13 @@ use serde_json::Value;
 
 use crate::connector::{Input, Job, What, attempt::json_or_text};
 
-/// Of what was wrong with the attempt before.
+/// Bytes of what was wrong with the attempt before.
 const EARLIER_BYTES_MAX: usize = 4 << 10;
-/// Of one dependency's result in a prompt.
+/// Bytes of one dependency's result in a prompt.
 const INPUT_BYTES_MAX: usize = 64 << 10;
 
-/// The prompt of a task: its payload's text (or the field `prompt` of it), or else its title; then what it depends on.
-/// `Err`: why a coding agent cannot do it.
+/// Returns the prompt of a task: its payload's text (or the field `prompt` of it), or else its title; then what it depends on.
+/// Errors: why a coding agent cannot do it.
 pub(in crate::connector) fn of(job: &Job) -> Result<String, String> {
     let What::Kind { payload, .. } = &job.what else {
         return Err("this agent takes prompts, not commands: give the task a kind and a payload".to_owned());
@@ -55,7 +55,7 @@ fn pretty(value: &Value) -> String {
     serde_json::to_string_pretty(value).unwrap_or_else(|_| value.to_string())
 }
 
-/// The JSON value in an answer: all of it, or what is in its last fenced block, or between its outermost braces.
+/// Returns the JSON value in an answer: all of it, or what is in its last fenced block, or between its outermost braces.
 pub(in crate::connector) fn json_in(text: &str) -> Option<Value> {
     let read = |text: &str| serde_json::from_str::<Value>(text.trim()).ok();
     let fenced = || {

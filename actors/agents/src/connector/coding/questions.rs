@@ -15,11 +15,11 @@ use crate::{
     policy::{Verdict, paths},
 };
 
-/// Questions that are open at once; more are denied.
+/// Number of questions that are open at once; more are denied.
 const OPEN_MAX: usize = 32;
 
 impl Engine<'_> {
-    /// What a question comes to: an answer by rule, or one that a person has to give.
+    /// Returns what a question comes to: an answer by rule, or one that a person has to give.
     pub(super) fn asked(
         &mut self,
         request: String,
@@ -52,7 +52,8 @@ impl Engine<'_> {
         })
     }
 
-    /// What a rule denies is not done for it either; the rest it has asked for before, or it is in its workspace.
+    /// Does what the program wants in its workspace, unless a rule denies it; the rest it has asked for before, or it is in its
+    /// workspace.
     pub(super) fn do_it(&self, want: &Want) -> (Result<Value, String>, Option<String>) {
         let (tool, path) = match want {
             Want::ReadFile { path, .. } => ("Read", path),
@@ -64,7 +65,7 @@ impl Engine<'_> {
         }
     }
 
-    /// The whole of it, for the answer that must repeat it.
+    /// Keeps the whole of a question, for the answer that must repeat it.
     fn keep_question(&self, request: &str, question: &Question) -> Result<(), Fault> {
         let name = question_name(request);
         let bytes = serde_json::to_vec(question).map_err(|error| machine("a question cannot be kept", &error.into()))?;
@@ -98,7 +99,7 @@ impl Engine<'_> {
         self.attempt.shared.report(Report::Asks { ask: Box::new(ask) }).await;
     }
 
-    /// Answers that the process may not have got yet.
+    /// Repeats the answers that the process may not have got yet.
     pub(super) async fn repeat_answers(&mut self, talk: &mut Talk<'_>) -> Result<(), Fault> {
         let answers: Vec<_> = self.log.story.answered.iter().map(|(request, answer)| (request.clone(), answer.clone())).collect();
         for (request, (decision, message)) in answers {
@@ -124,7 +125,7 @@ struct Question {
     choices: Vec<Choice>,
 }
 
-/// Requests are named by the program; files are named by us.
+/// Returns the name of a question's file. Requests are named by the program; files are named by us.
 fn question_name(request: &str) -> String {
     format!("question-{}.json", tag_of(request))
 }

@@ -1,5 +1,5 @@
-//! What real programs said, per version, and what it is taken for. Recorded against a model that answers by script; lists
-//! of commands and models were emptied.
+//! Recordings of what real programs said, per version, and of what it is taken for. Recorded against a model that answers by
+//! script; lists of commands and models were emptied.
 
 use hiveward_catalogue::agent::coding::Permission;
 use serde_json::json;

@@ -10,29 +10,29 @@ use crate::activity::{Activity, Prompter, TurnEnd, What};
 
 #[derive(Debug, Default)]
 pub(super) struct Story {
-    /// Of the last event.
+    /// Number of the last event.
     pub seq: u64,
     pub began_at: Option<WallMs>,
     pub run: u32,
-    /// How far the output of that process was dealt with.
+    /// Place up to which the output of that process was dealt with.
     pub heard: u64,
-    /// Its conversation, once named.
+    /// Conversation, once the program has named it.
     pub session: Option<String>,
     /// Whether the present process has named it.
     pub greeted: bool,
     /// Everything said to the present process, in order.
     pub prompts: Vec<Prompt>,
-    /// Asked by the present process and not answered.
+    /// Questions that the present process asked and that are not answered.
     pub open: BTreeMap<String, Open>,
-    /// Answered; kept until the process ends, because it may not have heard it yet.
+    /// Questions that are answered; kept until the process ends, because it may not have heard it yet.
     pub answered: BTreeMap<String, (Permission, Option<String>)>,
     pub asked: BTreeMap<String, ApprovalId>,
     /// Tools that have not ended.
     pub calls: BTreeSet<String>,
-    /// Since the last prompt was taken up.
+    /// End of the turn since the last prompt was taken up.
     pub ended: Option<(TurnEnd, Option<String>)>,
     pub nudges: u32,
-    /// Processes that ended when they should not have.
+    /// Number of processes that ended when they should not have.
     pub deaths: u32,
     /// Who has taken it over, while somebody has.
     pub taken: Option<String>,
@@ -119,12 +119,12 @@ impl Story {
         }
     }
 
-    /// How its last turn ended, if nothing that was said to it is still to be dealt with.
+    /// Returns how its last turn ended, if nothing that was said to it is still to be dealt with.
     pub(super) fn rests(&self) -> Option<&(TurnEnd, Option<String>)> {
         self.ended.as_ref().filter(|_| self.prompts.iter().all(|prompt| prompt.heard))
     }
 
-    /// The question of an approval, if it is open.
+    /// Returns the question of an approval, if it is open.
     pub(super) fn request_of(&self, approval: ApprovalId) -> Option<&str> {
         self.open.iter().find(|(_, open)| open.approval == approval).map(|(request, _)| request.as_str())
     }

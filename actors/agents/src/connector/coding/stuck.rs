@@ -1,15 +1,15 @@
-//! Whether a coding agent still gets on. Pure.
+//! Decides whether a coding agent still gets on. Pure.
 
 use super::dialect::Heard;
 
-/// The same tool with the same input and the same result, one after the other.
+/// Number of uses of the same tool with the same input and the same result, one after the other.
 const SAME_ACTIONS_MAX: u32 = 5;
-/// Tools that fail with the same words, one after the other.
+/// Number of tools that fail with the same words, one after the other.
 const SAME_ERRORS_MAX: u32 = 5;
-/// Things said without doing anything in between.
+/// Number of things said without doing anything in between.
 const WORDS_MAX: u32 = 40;
 
-/// Watches one process; says once why it seems stuck, then begins to count anew.
+/// Watch over one process. It says once why that seems stuck, then begins to count anew.
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     action: Option<String>,

@@ -1,5 +1,5 @@
-//! A person in the agent's place: its program is seen off, the program's own terminal goes on with the conversation, and
-//! when that ends another process of the protocol does.
+//! Puts a person in the agent's place: its program is let go, the program's own terminal goes on with the conversation, and when
+//! that ends another process of the protocol does.
 //!
 //! That it was taken over is in the log before anything ends, so a node that dies in between goes on with the same.
 
@@ -20,17 +20,17 @@ use crate::{
     session::{self, Adopted, Launch, Overflow, Stdin},
 };
 
-/// Until somebody attaches, whose terminal says how large it is.
+/// Columns of the terminal, until somebody attaches whose own terminal says how large it is.
 const COLS: u16 = 120;
 const ROWS: u16 = 40;
-/// Of what it shows, in all; more is read and not kept.
+/// Bytes of what it shows, in all; more is read and not kept.
 const SHOWN_BYTES_MAX: u64 = 64 << 20;
 
 const GIVEN_BACK: &str = "A person took this conversation over from you, worked in it and in the workspace, and has given it \
                           back. Look at how things are now, and go on with the task from there.";
 
 impl Engine<'_> {
-    /// Whether it can be, and what is to be written when it is.
+    /// Returns what is to be written when a person takes over. Errors: why nobody can, in words.
     pub(super) fn take_over(&self, by: String) -> Result<What, String> {
         if machine::of(&self.attempt.shared).is_some() {
             return Err(
@@ -49,7 +49,7 @@ impl Engine<'_> {
         }
     }
 
-    /// From when it was taken over to when another process goes on. An outcome if the attempt ends in between.
+    /// Waits from when it was taken over to when another process goes on. Returns an outcome if the attempt ends in between.
     pub(super) async fn attended(&mut self) -> Result<Option<Outcome>, Fault> {
         let story = &self.log.story;
         let (run, number) = (story.run, story.takeovers.saturating_sub(1));
@@ -128,7 +128,7 @@ impl Engine<'_> {
         })
     }
 
-    /// What is open is not waited for any more.
+    /// Withdraws what is open: it is not waited for any more.
     pub(super) async fn withdraw_all(&self) {
         for open in self.log.story.open.values() {
             self.attempt.shared.report(Report::Withdrawn { approval: open.approval }).await;

@@ -18,7 +18,7 @@ use crate::{
     session::SessionError,
 };
 
-/// A program that takes nothing of what is said to it.
+/// Time after which a program is given up that takes nothing of what is said to it.
 const TAKE_WITHIN: Duration = Duration::from_secs(30);
 const GET_ON: &str = "You do not seem to get on";
 
@@ -118,7 +118,7 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// The first time it is told so; the next time it is stopped.
+    /// Tells the program that it does not get on, the first time; the next time it is stopped.
     pub(super) async fn nudge(&mut self, talk: &mut Talk<'_>, why: String) -> Result<(), Fault> {
         if self.log.story.nudges > 0 {
             return Err(Outcome::failed(format!("it was stuck and stopped after a nudge: {why}"), true));

@@ -1,17 +1,17 @@
-//! Which leases the process was given, and the shim's record of them: kept as short as what is with the process.
+//! Knows which leases the process was given, and keeps the shim's record of them as short as what is with the process.
 
 use std::collections::HashSet;
 
 use super::{Inner, protocol};
 
-/// Tasks that ended before the record is shortened by them.
+/// Number of tasks that have ended before the record is shortened by them.
 const OVER_BATCH: usize = 256;
 
 impl Inner {
     /// Takes over what an earlier life had given; what ended meanwhile is forgotten with the next batches.
     pub(super) fn adopt_given(&self, given: HashSet<String>) {
         let over = |name: &&String| {
-            // Whose files are gone ended long ago.
+            // Attempts whose files are gone ended long ago.
             let lease = protocol::lease(name, self.shared.agent.id);
             lease.is_none_or(|lease| !self.attempt(lease).exists() || self.attempt(lease).outcome().is_some())
         };

@@ -17,7 +17,7 @@ use crate::{
 };
 
 const MESSAGE_BYTES_MAX: usize = 1024;
-/// A process that promised heartbeats may miss two.
+/// Number of heartbeats without any before a process that promised them is given up: it may miss two.
 const BEATS_MISSED_MAX: u32 = 3;
 
 /// Follows the process to its end, which ends every job that is with it.
@@ -74,7 +74,7 @@ pub(super) fn died(exit: &Result<Exit, Lost>, message: String) -> Outcome {
     }
 }
 
-/// What a process that has ended had said and nobody had heard.
+/// Takes in what a process that has ended had said and nobody had heard.
 pub(super) async fn rest(inner: &Arc<Inner>, session: &Session) {
     match handled(session).and_then(|(offset, _)| session.tail(Stream::Stdout, offset)) {
         // A fault of a process that has gone changes nothing any more.
@@ -84,7 +84,7 @@ pub(super) async fn rest(inner: &Arc<Inner>, session: &Session) {
     inner.ready.send_replace(Readiness::Waiting);
 }
 
-/// `Some`: how the process broke the protocol.
+/// Follows what the process says to its end. `Some` says how it broke the protocol.
 async fn follow(inner: &Arc<Inner>, session: &Session, mut tail: Tail) -> Option<String> {
     let mut lines = Lines::default();
     loop {

@@ -11,9 +11,9 @@ use super::super::{
     attempt::{Attempt, json_or_text, lease_name, payload},
 };
 
-/// A payload above this travels as a file.
+/// Bytes of a payload above which it travels as a file.
 const PAYLOAD_INLINE_BYTES_MAX: usize = 256 << 10;
-/// All of a task's line; what does not fit is given by path.
+/// Bytes of all of a task's line; what does not fit is given by path.
 const TASK_BYTES_MAX: usize = 1 << 20;
 
 #[derive(Debug, Deserialize)]
@@ -53,7 +53,7 @@ pub(super) enum Tell {
         kind: String,
         #[serde(skip_serializing_if = "Option::is_none")]
         payload: Option<Value>,
-        /// Instead of `payload`, when that is large.
+        /// Path of the payload, instead of `payload` when that is large.
         #[serde(skip_serializing_if = "Option::is_none")]
         payload_path: Option<String>,
         inputs: Value,
@@ -71,7 +71,7 @@ pub(super) enum Heard {
     Said(Said),
     /// Plain text: for the transcript only.
     Output,
-    /// Why it breaks the protocol.
+    /// Line that breaks the protocol, and why.
     Garbage(String),
 }
 
@@ -92,7 +92,7 @@ pub(super) fn parse(line: &[u8]) -> Heard {
     }
 }
 
-/// The lease that a worker names, as one of its own agent.
+/// Reads the lease that a worker names, as one of its own agent.
 pub(super) fn lease(name: &str, agent: AgentId) -> Option<Lease> {
     let (task, attempt) = name.split_once('/')?;
     Some(Lease { task: task.parse().ok()?, attempt: attempt.parse().ok()?, agent })
@@ -105,7 +105,7 @@ pub(super) fn line(tell: &Tell) -> Vec<u8> {
     line
 }
 
-/// The line that gives a job to the process. Writes what is too large for it into the attempt's directory.
+/// Returns the line that gives a job to the process. Writes what is too large for it into the attempt's directory.
 pub(super) fn task_line(attempt: &Attempt, job: &Job) -> io::Result<Vec<u8>> {
     let kind = match &job.what {
         What::Kind { kind, .. } => kind.to_string(),

@@ -7,16 +7,17 @@ use std::{
 
 use super::super::wire::{Event, KIND_EVENT, json_frame};
 
-/// Answers wait here for a client that does not read; past it, no more of its requests are read.
+/// Bytes of answers that wait for a client that does not read; past it, no more of its requests are read.
 const OUT_BYTES_MAX: usize = 64 << 10;
 
 pub(super) struct Client {
     pub socket: UnixStream,
     inbox: Vec<u8>,
     outbox: Vec<u8>,
-    /// The transcripts grew since it was told. Told when its buffer is empty, so it costs one frame however slow it is.
+    /// Whether the transcripts grew since it was told. It is told when its buffer is empty, so that costs one frame however slow
+    /// it is.
     pub stale: bool,
-    /// Its next frame is standard input that does not fit yet.
+    /// Whether its next frame is standard input that does not fit yet.
     pub blocked: bool,
     pub holds_stdin: bool,
     pub gone: bool,
@@ -35,7 +36,7 @@ impl Client {
         !self.outbox.is_empty() || self.told_of_growth()
     }
 
-    /// A connection that only writes standard input does not read often enough to be told.
+    /// Tells whether the client is to be told of growth: one that only writes standard input does not read often enough for that.
     fn told_of_growth(&self) -> bool {
         self.stale && !self.holds_stdin
     }

@@ -27,14 +27,15 @@ use super::{
     kill::SWEEP,
 };
 
-/// How long the end waits for processes that SIGKILL does not end (in an unkillable wait).
+/// Time that the end waits for processes that SIGKILL does not end (in an unkillable wait).
 const SWEEP_MAX: Duration = Duration::from_secs(10);
 
-/// How often it looks whether its directory is still there. Rare: it is the only thing that wakes an idle shim.
+/// Interval between looks whether its directory is still there. They are rare: nothing else wakes an idle shim.
 pub(super) const HOME_LOOK: Duration = Duration::from_secs(5);
 
 impl Shim {
-    /// A session whose directory was removed can neither be found nor recorded: it ends, and all its processes.
+    /// Looks whether its directory is still there. Without it the session can neither be found nor recorded: it ends, and all its
+    /// processes.
     pub(super) fn look_home(&mut self, now: Instant) {
         if self.next_home_look > now {
             return;

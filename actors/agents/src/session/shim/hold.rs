@@ -34,29 +34,29 @@ use super::{
 };
 
 const CLIENTS_MAX: usize = 16;
-/// After a failed write to disk. The process waits meanwhile: its pipe is full.
+/// Time until a failed write to disk is tried again. The process waits meanwhile: its pipe is full.
 pub(super) const DISK_RETRY: Duration = Duration::from_millis(200);
-/// A client that was told of the end and neither leaves nor closes.
+/// Time for a client that was told of the end and neither leaves nor closes.
 const LINGER_MAX: Duration = Duration::from_secs(600);
 
 pub(super) struct Limits {
     pub wall_ms: Option<u64>,
     pub grace_ms: u64,
     pub linger_ms: u64,
-    /// Whose lock says who may speak to this session.
+    /// Lock whose holder may speak to this session.
     pub owner: Option<PathBuf>,
-    /// Where the lease is told of that the program ends with.
+    /// File in which the lease is told of that the program ends with.
     pub lease: Option<PathBuf>,
     /// See [`Launch::keeps`](crate::session::launch::Launch).
     pub keeps: Option<PathBuf>,
-    /// Only where no cgroup holds it.
+    /// Bytes of memory, only where no cgroup holds it.
     pub memory_bytes: Option<u64>,
 }
 
 pub(super) struct Output {
     stream: Stream,
     fd: OwnedFd,
-    /// Read, and refused by the disk so far.
+    /// Output that was read, and refused by the disk so far.
     pub(super) pending: Vec<u8>,
 }
 
@@ -89,7 +89,7 @@ pub(super) struct Shim {
     pub(super) memory_kill: bool,
     leave: bool,
     pub(super) next_home_look: Instant,
-    /// Its directory is gone, and with it everything that was still to do.
+    /// Whether its directory is gone, and with it everything that was still to do.
     pub(super) homeless: bool,
 }
 
@@ -155,7 +155,7 @@ impl Shim {
         (self.leave && told) || (self.clients.is_empty() && since.elapsed() >= linger) || since.elapsed() >= LINGER_MAX
     }
 
-    /// One `poll` and what it brought.
+    /// Waits in one `poll`, and does what that brought.
     fn wait(&mut self) {
         let timeout = self.timeout();
         let reading = self.transcripts.has_room() || self.status.is_some();

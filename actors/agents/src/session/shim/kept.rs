@@ -14,11 +14,11 @@ use nix::fcntl::OFlag;
 
 use crate::lines::{Line, Lines, Said};
 
-/// Of one program; it may name as many as it likes, and fewer are kept.
+/// Number of files of one program that are made durable; it may name as many as it likes, and fewer are kept.
 const FILES_MAX: usize = 1_024;
 
-/// The files that `stdout` names, each below `dir` or an absolute path. Errors: one of them cannot be made durable. One that
-/// is not there, or is no file, is nobody's: who keeps artifacts says so.
+/// Makes the files durable that `stdout` names, each below `dir` or an absolute path. Errors: one of them cannot be made durable.
+/// One that is not there, or is no file, is nobody's: who keeps artifacts says so.
 pub(super) fn sync(stdout: &Path, dir: &Path) -> io::Result<()> {
     let mut dirs = BTreeSet::new();
     for path in named(stdout)? {

@@ -12,9 +12,9 @@ use nix::{
 
 use super::super::{cgroup::Cgroups, procs};
 
-/// Between attempts to kill what is left.
+/// Time between attempts to kill what is left.
 pub(super) const SWEEP: Duration = Duration::from_millis(5);
-/// Of memory, where no cgroup limits it.
+/// Time between looks at the memory, where no cgroup limits it.
 pub(super) const WATCH: Duration = Duration::from_millis(50);
 
 /// A stop on its way: the next thing to do, and when.
@@ -36,7 +36,7 @@ impl Power {
         let _ = kill(Pid::from_raw(-self.leader), signal);
     }
 
-    /// Also what left the group or the session; a stopped or frozen process dies too.
+    /// Kills everything, also what left the group or the session; a stopped or frozen process dies too.
     pub(super) fn kill_everything(&self) {
         self.cgroups.kill();
         self.signal_group(Signal::SIGKILL);

@@ -1,5 +1,5 @@
-//! The program ends with the lease of its node, also when the node is dead or stands still: by then another node may have
-//! begun the same work anew.
+//! Ends the program with the lease of its node, also when the node is dead or stands still: by then another node may have begun
+//! the same work anew.
 //!
 //! Owns the reading of the node's lease and the moment of the next look. A lease is looked at when the one that was read
 //! before would be over, so an idle session is woken a few times in a minute.
@@ -13,14 +13,15 @@ use hiveward_runtime::cluster::lease::{BootClock, LeasePage};
 
 use super::kill::SWEEP;
 
-/// A node that was alone has no end of its lease, until others join it: then it has one within a lease's length.
+/// Time between looks at a lease without an end: a node that was alone has none until others join it, and then one within a
+/// lease's length.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// Between looks at a page that cannot be read.
+/// Time between looks at a page that cannot be read.
 const AGAIN: Duration = Duration::from_millis(50);
 
 pub(super) struct NodeLease {
     dir: PathBuf,
-    /// As it was read last. A page that cannot be read now says nothing new.
+    /// End of the lease as it was read last. A page that cannot be read now says nothing new.
     until: Option<Duration>,
     pub(super) next_look: Instant,
 }

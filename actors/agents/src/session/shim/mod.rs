@@ -39,7 +39,7 @@ use super::{
     wire::{Launched, Params},
 };
 
-/// The sub-command `shim`. Must be called before anything else in `main`: no thread, no runtime, nothing read.
+/// Runs the sub-command `shim`. Must be called before anything else in `main`: no thread, no runtime, nothing read.
 pub fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -124,7 +124,7 @@ fn answer(launched: &Launched) {
     let _ = io::stdout().write_all(&line).and_then(|()| io::stdout().flush());
 }
 
-/// So that nobody waits for the end of our input or output. Standard error stays: it is the lock.
+/// Lets go of our input and output, so that nobody waits for their end. Standard error stays: it is the lock.
 fn release_standard_streams() {
     if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
         let _ = nix::unistd::dup2_stdin(&null);

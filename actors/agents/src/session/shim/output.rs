@@ -20,11 +20,12 @@ use super::super::{
     wire::Overflow,
 };
 
-/// Output that follows this soon on the same stream extends the last record instead of adding one.
+/// Milliseconds within which output that follows on the same stream extends the last record instead of adding one.
 const COALESCE_MS: i64 = 50;
-/// Of a process without an end: the index of older output is freed with the output. 2 MiB of records.
+/// Number of records that are kept of a process without an end: the index of older output is freed with the output. They are 2
+/// MiB.
 const RECORDS_KEPT: u64 = 1 << 16;
-/// Freed together, so that it is done rarely.
+/// Number of records that are freed together, so that it is done rarely.
 const RECORDS_PER_HOLE: u64 = 1 << 12;
 
 pub(crate) struct Transcripts {
@@ -44,7 +45,7 @@ pub(crate) struct Transcripts {
 }
 
 impl Transcripts {
-    /// `dir` is the session's.
+    /// Begins the transcripts of a session; `dir` is its directory.
     pub(crate) fn create(dir: &Path, overflow: Overflow) -> io::Result<Self> {
         let open = |name: &str| File::options().write(true).create(true).truncate(true).open(dir.join(name));
         Ok(Self {
@@ -128,7 +129,7 @@ impl Transcripts {
         std::fs::rename(temporary, self.dir.join(EXIT))
     }
 
-    /// Nothing follows. All that was written is on the disk when it returns, under its name.
+    /// Ends the transcripts: nothing follows. All that was written is on the disk when it returns, under its name.
     pub(super) fn finish(&self) -> io::Result<()> {
         for (sums, _) in self.sums.iter().zip(self.lengths).filter(|(_, length)| *length > 0) {
             sums.finish()?;
@@ -144,7 +145,7 @@ impl Transcripts {
         (self.lengths[0], self.lengths[1])
     }
 
-    /// False while the process has to wait for the node.
+    /// Tells whether more may be read: not while the process has to wait for the node.
     pub(super) fn has_room(&self) -> bool {
         match self.overflow {
             Overflow::Drop { .. } => true,

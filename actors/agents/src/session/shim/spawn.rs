@@ -37,7 +37,7 @@ pub(super) struct Spawned {
     pub pty: Option<OwnedFd>,
 }
 
-/// `Err` is a sentence for the user that names the program and where it was looked for.
+/// Starts the program. Errors: a sentence for the user that names the program and where it was looked for.
 pub(super) fn spawn(params: &Params, mut doors: Vec<File>, umask: Mode) -> Result<Spawned, String> {
     if !params.cwd.is_dir() {
         return Err(format!("working directory {} does not exist", params.cwd.display()));
@@ -52,7 +52,7 @@ pub(super) fn spawn(params: &Params, mut doors: Vec<File>, umask: Mode) -> Resul
     command.envs(params.env.iter().map(|(name, value)| (name, value))).env(MARKER, &params.session);
 
     let pty = match params.mode {
-        // Of what runs in a VM the pipes are those of who brings it there.
+        // What runs in a VM has the pipes of the process that brings it there.
         SessionSpec::Pipes | SessionSpec::Vm(_) => {
             command.stdout(Stdio::piped()).stderr(Stdio::piped());
             match &params.stdin {

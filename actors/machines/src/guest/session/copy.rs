@@ -14,11 +14,11 @@ use super::{
 };
 use crate::guest::agent::{self, WRITE_BYTES_MAX};
 
-/// Of what is brought there or back.
+/// Bytes that are brought there or back at most.
 pub const COPY_BYTES_MAX: u64 = 4 << 30;
-/// When a guest did not answer amid it.
+/// Number of tries when a guest did not answer amid it.
 const TRIES_MAX: u32 = 3;
-/// Of a worktree: it points to a repository that the guest does not have.
+/// Name of what in a worktree points to a repository, which the guest does not have.
 const REPOSITORY: &str = ".git";
 
 fn again<T>(guest: &mut Guest, mut work: impl FnMut(&mut Guest) -> Result<T, Trouble>) -> Result<T, Trouble> {
@@ -35,7 +35,7 @@ fn text(path: &Path) -> Result<&str, Trouble> {
     path.to_str().ok_or_else(|| Trouble::Local(format!("{} is no text, so a guest cannot be told it", path.display())))
 }
 
-/// Everything of `dir`, with its modes and its links as they are.
+/// Brings everything of `dir` into the guest, with its modes and its links as they are. Repeated, it begins anew.
 pub fn bring(guest: &mut Guest, dir: &Path) -> Result<(), Trouble> {
     let (path, archive) = (text(dir)?, format!("{}.tar", text(dir)?));
     again(guest, |guest| {

@@ -19,32 +19,33 @@ use nix::sys::{prctl, signal::Signal};
 use program::Program;
 use talk::{Guest, Trouble};
 
-/// Of a guest that answered before.
+/// Time for which a guest that answered before may be silent.
 pub const SILENT_WITHIN: Duration = Duration::from_secs(60);
-/// What a program that was lost with its guest ends with: sysexits' "temporary failure".
+/// Code that a program ends with that was lost with its guest: sysexits' "temporary failure".
 pub const LOST_CODE: u8 = 75;
 
-/// What is run where. It is this process's arguments; its environment is the program's.
+/// Program that is run, and where. It is this process's arguments; its environment is the program's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Given {
     pub socket: PathBuf,
     pub vm: VmId,
-    /// For the guest to come up.
+    /// Time for the guest to come up.
     pub ready_within: Duration,
-    /// Where it works. Brought there, and back when the program has ended.
+    /// Directory where it works. It is brought there, and back when the program has ended.
     pub work: PathBuf,
-    /// Of the attempt: brought there besides, under the same path.
+    /// Directory of the attempt, which is brought there besides, under the same path.
     pub with: PathBuf,
-    /// Where it is written why it was lost, if it was.
+    /// File in which it is written why the program was lost, if it was.
     pub lost: PathBuf,
     pub cwd: PathBuf,
     pub argv: Vec<String>,
 }
 
 impl Given {
-    /// The sub-command's name.
+    /// Name of the sub-command.
     pub const NAME: &str = "guest-session";
 
+    /// Returns the arguments that the process of a session is started with.
     pub fn args(&self) -> Vec<String> {
         let path = |path: &PathBuf| path.display().to_string();
         let mut args = vec![
@@ -61,7 +62,7 @@ impl Given {
         args
     }
 
-    /// As [`Given::args`] wrote them, after the program's own name.
+    /// Reads what [`Given::args`] wrote, after the program's own name; `None` if that is something else.
     fn read(mut args: impl Iterator<Item = String>) -> Option<Self> {
         let (_, socket, vm) = (args.next()?, args.next()?.into(), args.next()?.parse().ok()?);
         let ready_within = Duration::from_millis(args.next()?.parse().ok()?);
@@ -72,7 +73,7 @@ impl Given {
     }
 }
 
-/// The process itself.
+/// Runs the process itself, and ends as the program in the guest ends.
 pub fn main() -> ExitCode {
     let Some(given) = Given::read(std::env::args().skip(1)) else {
         eprintln!("a session in a guest is started by the node: nothing to do by hand");
@@ -98,8 +99,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// It may speak to its guest, and other programs of its user may not: none of them is to look into it or to act through it. It
-/// ends with its shim, for who looks for what a lost shim left cannot look into it either.
+/// Keeps other programs of this user from looking into this process or acting through it: it may speak to its guest, and they may
+/// not. It ends with its shim, because whoever looks for what a lost shim left cannot look into it either.
 fn keep_to_itself() {
     if let Err(error) = prctl::set_dumpable(false) {
         eprintln!("hiveward: other programs of this user may act through this session: {error}");

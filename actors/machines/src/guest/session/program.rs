@@ -22,21 +22,21 @@ use super::{
 };
 use crate::guest::agent::{self, Ended, Exec, READ_BYTES_MAX, WRITE_BYTES_MAX};
 
-/// Between looks at a program that says something, and at one that does not.
+/// Time between looks at a program that says something, and at one that does not.
 const LOOK_FIRST: Duration = Duration::from_millis(20);
 const LOOK_LONGEST: Duration = Duration::from_millis(500);
-/// Pieces of standard input that wait to be passed on; the reader waits then.
+/// Number of pieces of standard input that wait to be passed on; the reader waits then.
 const INPUT_PIECES_MAX: usize = 4;
-/// Where guests look for programs, if the node says nothing else.
+/// Places where guests look for programs, if the node says nothing else.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Of this process and its node; a guest has its own.
+/// Variables of this process and its node; a guest has its own.
 const NOT_ITS_OWN: [&str; 4] = ["PATH", "HOME", "LANG", "HIVEWARD_SESSION"];
 
-/// Those that are passed on.
+/// Signals that are passed on.
 pub struct Signals(SignalFd);
 
 impl Signals {
-    /// Before anything else: what comes meanwhile waits.
+    /// Takes the signals of this process from now on. To be called before anything else: what comes meanwhile waits.
     pub fn take() -> io::Result<Self> {
         let mut mask = SigSet::empty();
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
@@ -46,6 +46,7 @@ impl Signals {
         Ok(Self(SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?))
     }
 
+    /// Returns the name of the next signal that came, without waiting; `None` if there is none.
     pub fn next(&self) -> Option<&'static str> {
         let info = self.0.read_signal().ok().flatten()?;
         let number = i32::try_from(info.ssi_signo).ok()?;
@@ -65,7 +66,7 @@ struct Output {
 }
 
 impl Output {
-    /// What is there now; whether there was anything.
+    /// Brings what is there of an output now, and tells whether there was anything.
     fn bring(&mut self, guest: &mut Guest, to: &mut impl Write) -> Result<bool, Trouble> {
         let mut any = false;
         loop {
@@ -103,7 +104,7 @@ pub struct Program {
     pid: i64,
     outputs: [Output; 2],
     input: Option<Receiver<Vec<u8>>>,
-    /// What was taken of it and may be said again: nothing of it was.
+    /// Input that was taken and may be said again, because nothing of it was.
     unsaid: Option<Vec<u8>>,
 }
 
@@ -126,7 +127,7 @@ fn input() -> io::Result<Input> {
 }
 
 impl Program {
-    /// Started once. If it is not known whether it began, the guest is given up.
+    /// Starts the program in the guest, once. If it is not known whether it began, the guest is given up.
     pub fn begin(guest: &mut Guest, given: &Given) -> Result<Self, Trouble> {
         // There may have been others of this attempt: hooks, a program that was begun again.
         let dir = format!("{}/guest-{:032x}", given.with.display(), hiveward_runtime::id::new_v7());
@@ -163,7 +164,7 @@ impl Program {
         Ok(Self { outputs: [output("out"), output("err")], dir, pid, input: piped, unsaid: None })
     }
 
-    /// To its end; the code it ended with, 128 and the signal's number if a signal ended it.
+    /// Follows the program to its end, and returns the code it ended with: 128 and the signal's number if a signal ended it.
     pub fn follow(mut self, guest: &mut Guest, signals: &Signals) -> Result<u8, Trouble> {
         let mut wait = LOOK_FIRST;
         loop {
@@ -190,7 +191,7 @@ impl Program {
         }
     }
 
-    /// Input waits to be passed on.
+    /// Tells whether input waits to be passed on.
     fn is_urged(&mut self) -> bool {
         if self.unsaid.is_none()
             && let Some(Ok(piece)) = self.input.as_ref().map(Receiver::try_recv)
@@ -200,7 +201,7 @@ impl Program {
         self.unsaid.is_some()
     }
 
-    /// Whether anything was said, and the end if it has ended.
+    /// Does one look at the program: tells whether anything was said, and the end if it has ended.
     fn turn(&mut self, guest: &mut Guest, signals: &Signals) -> Result<(bool, Option<Ended>), Trouble> {
         let mut any = self.pass_input(guest)?;
         while let Some(signal) = signals.next() {
@@ -220,7 +221,7 @@ impl Program {
         Ok(err.bring(guest, &mut io::stderr().lock())? || said)
     }
 
-    /// All that is left of its output.
+    /// Brings all that is left of its output.
     fn rest(&mut self, guest: &mut Guest) -> Result<(), Trouble> {
         loop {
             match self.bring(guest) {
@@ -232,7 +233,7 @@ impl Program {
         }
     }
 
-    /// One piece at a time; each is in the program's pipe when this returns.
+    /// Passes one piece of input on, and tells whether there was any; each is in the program's pipe when this returns.
     fn pass_input(&mut self, guest: &mut Guest) -> Result<bool, Trouble> {
         let Some(input) = &self.input else { return Ok(false) };
         let piece = match self.unsaid.take().map_or_else(|| input.try_recv(), Ok) {
@@ -266,7 +267,7 @@ impl Program {
     }
 }
 
-/// A file here, as one there.
+/// Copies a file here to one in the guest.
 fn put(guest: &mut Guest, mut from: impl Read, to: &str) -> Result<(), Trouble> {
     let handle = agent::handle(&guest.say(&agent::open_file(to, "w"))?)?;
     let mut piece = vec![0; WRITE_BYTES_MAX];

@@ -24,7 +24,7 @@ code=$?
 if [ -e "$dir/holder" ]; then kill "$(cat "$dir/holder")" 2>/dev/null; fi
 exit $code
 "#;
-/// To the whole group; to the program alone where it leads none.
+/// Sends a signal to the whole group; to the program alone where it leads none.
 pub const KILL: &str = r#"pid=$(cat "$2/pid") && { kill -"$1" -"$pid" 2>/dev/null || kill -"$1" "$pid"; }"#;
 pub const END_INPUT: &str = r#"kill "$(cat "$1/holder")""#;
 pub const DIRECTORY: &str = r#"mkdir -p "$1""#;
@@ -37,12 +37,13 @@ pub const ALL: [&str; 7] = [PROGRAM, KILL, END_INPUT, DIRECTORY, OWN_DIRECTORY, 
 const INPUT_HEAD: &str = "cat >";
 const INPUT_TAIL: &str = "/in";
 
-/// Brings what it reads to the program, through the pipe in this directory. Sessions of before have it so, without arguments.
+/// Returns the script that brings what it reads to the program, through the pipe in this directory. Sessions of before have it
+/// so, without arguments.
 pub fn into_input(dir: &str) -> String {
     format!("{INPUT_HEAD}{dir}{INPUT_TAIL}")
 }
 
-/// Whether a session has it.
+/// Tells whether sessions have this script.
 pub fn is_own(script: &str) -> bool {
     // Nothing in the path that a shell would take for more than a path.
     let is_plain = |path: &str| path.chars().all(|letter| letter.is_alphanumeric() || "/_.-:@%+=,".contains(letter));

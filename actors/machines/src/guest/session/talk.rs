@@ -25,7 +25,7 @@ const LOOK_LONGEST: Duration = Duration::from_millis(200);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
-    /// Of this machine.
+    /// Something of this machine failed.
     #[error("{0}")]
     Local(String),
     /// The agent in the guest says no.
@@ -33,7 +33,7 @@ pub enum Trouble {
     Refused(String),
     #[error(transparent)]
     Odd(#[from] Odd),
-    /// It may have been heard.
+    /// There was no answer; the agent may have heard it.
     #[error("the guest does not answer: {0}")]
     Silent(String),
     #[error("{0}")]
@@ -41,6 +41,7 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    /// Returns what makes of an error of this machine the trouble that it cannot do `what`.
     pub fn local(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |error| Self::Local(format!("cannot {what}: {error}"))
     }
@@ -54,6 +55,7 @@ pub struct Guest {
 }
 
 impl Guest {
+    /// Returns a way to the agent in a guest, through the desk at this socket; nothing is opened yet.
     pub fn new(socket: PathBuf, vm: VmId) -> Self {
         Self { socket, vm, desk: None, silent_since: None }
     }
@@ -64,7 +66,7 @@ impl Guest {
         UnixStream::connect(Path::new(&format!("/proc/self/fd/{}", dir.as_raw_fd())).join(name))
     }
 
-    /// Says it once, when there is a desk; waits for one as long as it takes.
+    /// Says a command once, when there is a desk, and returns the answer; waits for a desk as long as it takes.
     pub fn say(&mut self, command: &Value) -> Result<Value, Trouble> {
         let mut desk = loop {
             match self.desk.take().map_or_else(|| self.connect(), Ok) {
@@ -94,7 +96,7 @@ impl Guest {
         }
     }
 
-    /// Whether a guest that does not answer is waited for. Waits a little if so.
+    /// Tells whether a guest that does not answer is waited for; if so it has waited a little.
     pub fn waits(&self, trouble: &Trouble) -> bool {
         let patient = self.silent_since.is_none_or(|since| since.elapsed() < SILENT_WITHIN);
         let waits = matches!(trouble, Trouble::Silent(_)) && patient;
@@ -114,6 +116,7 @@ impl Guest {
         }
     }
 
+    /// Waits until the guest answers. Errors: it did not come up `within` that time, or a signal ended the wait.
     pub fn wait_until_ready(&mut self, within: Duration, signals: &Signals) -> Result<(), Trouble> {
         let begun = Instant::now();
         loop {
@@ -137,7 +140,7 @@ impl Guest {
         }
     }
 
-    /// Starts a program. If that is not answered, it may run.
+    /// Starts a program and returns its number. If that is not answered, it may run.
     pub fn start(&mut self, exec: Exec<'_>) -> Result<i64, Trouble> {
         Ok(agent::pid(&self.say(&exec.command())?)?)
     }
@@ -156,7 +159,7 @@ impl Guest {
         }
     }
 
-    /// As [`Guest::run`], where only success will do.
+    /// Runs a script as [`Guest::run`] does, where only success will do.
     pub fn must(&mut self, what: &str, script: &str, args: &[&str]) -> Result<(), Trouble> {
         let ended = self.run(script, args)?;
         if ended.code == Some(0) {

@@ -18,18 +18,18 @@ use tar::{Archive, Entry, EntryType};
 
 use super::copy::COPY_BYTES_MAX;
 
-/// Files, directories and links that come back of one program.
+/// Number of files, directories and links that come back of one program.
 pub(super) const ENTRIES_MAX: u64 = 1_000_000;
-/// Directories in directories.
+/// Depth of directories in directories.
 pub(super) const DEPTH_MAX: usize = 256;
-/// Of what says of one entry what it is: its name, a link's target, the list of a file's holes.
+/// Bytes of what says of one entry what it is: its name, a link's target, the list of a file's holes.
 const HEADER_BYTES_MAX: u64 = 1 << 20;
-/// Of one entry beyond what it says it has: what fills it up to whole blocks.
+/// Bytes of one entry beyond what it says it has: what fills it up to whole blocks.
 const PADDING_BYTES: u64 = 1 << 10;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    /// Of all files together, holes included.
+    /// Bytes of all files together, holes included.
     pub bytes: u64,
     pub entries: u64,
     pub depth: usize,
@@ -41,7 +41,7 @@ impl Default for Bounds {
     }
 }
 
-/// Reads no more than it may just now: the library keeps names in memory however long they are.
+/// A reader that reads no more than it may just now: the library keeps names in memory however long they are.
 struct Metered<R> {
     from: R,
     left: Rc<Cell<u64>>,
@@ -59,7 +59,7 @@ impl<R: Read> Read for Metered<R> {
     }
 }
 
-/// Into `to`, which is there and empty.
+/// Unpacks an archive into `to`, which is there and empty. Errors: it breaks a rule, and says which.
 pub(super) fn unpack(from: impl Read, to: &Path, bounds: Bounds) -> io::Result<()> {
     let left = Rc::new(Cell::new(HEADER_BYTES_MAX));
     let mut archive = Archive::new(Metered { from, left: left.clone() });
@@ -88,7 +88,7 @@ pub(super) fn unpack(from: impl Read, to: &Path, bounds: Bounds) -> io::Result<(
     Ok(())
 }
 
-/// A path of an archive, without `.`.
+/// Returns a path of an archive without `.`. Errors: it leads out of its directory.
 fn inside(path: &Path) -> io::Result<PathBuf> {
     let part = |part: Component<'_>| match part {
         Component::CurDir => Ok(PathBuf::new()),
@@ -98,7 +98,7 @@ fn inside(path: &Path) -> io::Result<PathBuf> {
     path.components().map(part).collect()
 }
 
-/// Whether it would make a repository run something, or be one that is elsewhere.
+/// Tells whether an entry would make a repository run something, or be one that is elsewhere.
 fn may_run(name: &Path, kind: EntryType) -> bool {
     let is =
         |part: &Component<'_>, names: &[&str]| names.iter().any(|name| part.as_os_str().eq_ignore_ascii_case(OsStr::new(name)));
@@ -161,7 +161,8 @@ fn is_dir(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir())
 }
 
-/// Where it is, by directories that are none but ours: no link is on the way.
+/// Returns where an entry is, by directories that are all ours: no link is on the way. With `make` it makes those that are
+/// missing.
 fn below(to: &Path, name: &Path, make: bool) -> io::Result<PathBuf> {
     let mut at = to.to_owned();
     for part in name.parent().into_iter().flat_map(Path::components) {
@@ -188,7 +189,7 @@ mod tests {
 
     const SMALL: Bounds = Bounds { bytes: 1 << 20, entries: 100, depth: 8 };
 
-    /// As a hostile program writes it: nothing of it is checked.
+    /// Adds an entry as a hostile program writes it: nothing of it is checked.
     fn add(archive: &mut Packed, kind: EntryType, name: &[u8], link: &[u8], mode: u32, said: u64, data: &[u8]) {
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
@@ -210,7 +211,7 @@ mod tests {
 
     type Kind = (&'static str, fn(&mut Packed), Result<&'static [&'static str], &'static str>);
 
-    /// What is made, or the words of the refusal.
+    /// Kinds of archives, with what is made of each, or the words of the refusal.
     const KINDS: [Kind; 20] = [
         ("what honest programs leave", |a| file(a, "./a/b", "x"), Ok(&["a", "a/b"])),
         ("a path that leads up", |a| file(a, "a/../../out", "x"), Err("leads out")),

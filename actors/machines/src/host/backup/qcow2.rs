@@ -12,16 +12,16 @@ use std::{
 
 const MAGIC: &[u8; 4] = b"QFI\xfb";
 const HEADER_BYTES: usize = 104;
-/// Of an entry: where its cluster is.
+/// Bits of an entry that say where its cluster is.
 const PLACE: u64 = 0x00ff_ffff_ffff_fe00;
 const COMPRESSED: u64 = 1 << 62;
-/// Its cluster is in use once, so it may be written in place.
+/// Bit of an entry whose cluster is in use once, so it may be written in place.
 const OWN: u64 = 1 << 63;
 const ZERO: u64 = 1;
 /// Features that a reader must know and that say nothing about where data is: a file that was not closed.
 const DIRTY: u64 = 1;
 const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
-/// Of a table of tables that is read at once: enough for disks of 64 TiB.
+/// Entries of a table of tables that is read at once, at most: enough for disks of 64 TiB.
 const L1_ENTRIES_MAX: u32 = 1 << 20;
 
 fn bad(why: impl Into<String>) -> io::Error {
@@ -38,7 +38,7 @@ fn be64(bytes: &[u8], at: usize) -> u64 {
 
 /// What a layer has of a cluster of the disk.
 enum Has {
-    /// The layer below it knows.
+    /// The layer has nothing of it; the layer below knows.
     Nothing,
     Zeros,
     At(u64),
@@ -49,7 +49,7 @@ struct Layer {
     cluster_bits: u32,
     bytes: u64,
     l1: Vec<u64>,
-    /// The table that was read last: of which entry, and its entries.
+    /// Table that was read last: the number of its entry, and its entries.
     l2: Option<(usize, Vec<u64>)>,
 }
 
@@ -110,7 +110,8 @@ impl Layer {
         })
     }
 
-    /// The last cluster of a file may end before it does.
+    /// Reads at a place of the file. The last cluster of a file may end before it does: what is missing is zeros. Errors: nothing
+    /// is there.
     fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
         let mut done = 0;
         while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
@@ -249,7 +250,7 @@ mod tests {
 
     const BITS: u32 = 9;
     const SIZE: usize = 1 << BITS;
-    /// More than one table has entries for, and a last cluster that is not whole.
+    /// Bytes of a disk that has more than one table has entries for, and a last cluster that is not whole.
     const BYTES: u64 = 200 * SIZE as u64 - 100;
 
     #[derive(Clone, Copy, Debug, PartialEq)]
@@ -259,7 +260,7 @@ mod tests {
         Data(u8),
     }
 
-    /// A file of a chain, as a hypervisor writes one.
+    /// Writes a file of a chain as a hypervisor writes one.
     fn write(path: &Path, cells: &[Cell], basis: bool) {
         let each = SIZE / 8;
         let tables = cells.len().div_ceil(each);

@@ -1,4 +1,4 @@
-//! What a VM's disks begin as, made of a backup: brought to this node where it is elsewhere, and of a chain put together.
+//! Makes of a backup what a VM's disks begin as: it is brought to this node where it is elsewhere, and a chain is put together.
 
 use std::{
     io,
@@ -28,7 +28,7 @@ use crate::{
     vm::backup::BACKUP_WITHIN,
 };
 
-/// Each reads all of its backups and writes as much.
+/// Number of restores at the same time: each reads all of its backups and writes as much.
 const RESTORES_AT_ONCE: usize = 2;
 static TURNS: Semaphore = Semaphore::const_new(RESTORES_AT_ONCE);
 
@@ -70,7 +70,7 @@ pub fn base(restored: &Restored, services: &MachineServices, vm: VmId, disk: &Di
     Base { hash, path: path.display().to_string(), bytes, verify: false, ..there }
 }
 
-/// Away with what was made.
+/// Removes what was made for a VM. What cannot be removed now is removed with the VM.
 pub async fn forget(services: &MachineServices, vm: VmId) {
     // What cannot be removed now is removed with the VM.
     let _ = tokio::fs::remove_dir_all(dir(services, vm)).await;
@@ -133,9 +133,9 @@ fn put_together(disk: &DiskCopy, layers: &[PathBuf], to: &Path) -> io::Result<()
     }
 }
 
-/// Checks that are under way or have not been asked for since they ended; of more the oldest goes on unheard.
+/// Number of checks that are kept, under way or not asked for since they ended; of more the oldest goes on unheard.
 const CHECKS_MAX: usize = 16;
-/// A check that nobody asked for this long is forgotten.
+/// Time after which a check is forgotten that nobody asked for.
 const CHECK_HEARD_WITHIN: Duration = Duration::from_secs(600);
 static CHECKS: Mutex<Vec<Check>> = Mutex::new(Vec::new());
 

@@ -14,7 +14,7 @@ use super::{Action, Change, Connection, Domain, DomainSpec, Driver, DriverError,
 
 pub const WITHIN: Duration = Duration::from_secs(30);
 
-/// A machine that any host has room for.
+/// Returns the spec of a machine that any host has room for.
 pub fn small(owner: HostId) -> DomainSpec {
     DomainSpec {
         owner,
@@ -43,7 +43,7 @@ impl Bed<'_> {
         self.driver.act(self.vm, action, Deadline::after(WITHIN)).await
     }
 
-    /// Twice: the second answers as the first did.
+    /// Does an action twice, and checks that the second answers as the first did.
     async fn twice(&self, action: Action) -> Option<Run> {
         let name = action.name();
         let first = self.act(action.clone()).await.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -66,14 +66,14 @@ impl Bed<'_> {
         listing.domains.into_iter().find(|domain| domain.vm == self.vm)
     }
 
-    /// Without what is measured.
+    /// Returns how the domain is, by a look without what is measured.
     async fn glanced(&self) -> Option<Run> {
         let listing = self.driver.glance(Deadline::after(WITHIN)).await.unwrap();
         listing.domains.into_iter().find(|domain| domain.vm == self.vm).map(|domain| domain.run)
     }
 }
 
-/// Into a directory that is gone afterwards.
+/// Copies disks into a directory that is gone afterwards, and checks the copies.
 async fn copies(bed: &Bed<'_>, only: Option<&str>, marks: Marks) -> Result<DiskCopies, DriverError> {
     let dir = std::env::temp_dir().join(format!("hiveward-contract-{:x}", VmId::new().as_u128()));
     std::fs::create_dir(&dir).unwrap();
@@ -90,7 +90,7 @@ async fn copies(bed: &Bed<'_>, only: Option<&str>, marks: Marks) -> Result<DiskC
     copied
 }
 
-/// Of a machine that is off, and is off afterwards. A hypervisor that has no disks refuses it.
+/// Checks backups of a machine that is off, and is off afterwards. A hypervisor that has no disks refuses them.
 async fn backup(bed: &Bed<'_>) {
     for on in [false, true] {
         if on {
@@ -114,7 +114,7 @@ async fn backup(bed: &Bed<'_>) {
     }
 }
 
-/// A copy has what was written since a checkpoint only where that is known, and says why where it is not.
+/// Checks that a copy has what was written since a checkpoint only where that is known, and says why where it is not.
 async fn increments(bed: &Bed<'_>, on: bool) {
     let name = |number: u32| format!("{CHECKPOINT_MARK}contract-{number}");
     let marks = |since: Option<u32>, new: u32, keep: &[u32]| Marks {
@@ -154,7 +154,7 @@ async fn increments(bed: &Bed<'_>, on: bool) {
     bed.act(Action::Start).await.unwrap();
 }
 
-/// Of a machine that is off, and is off afterwards.
+/// Checks snapshots of a machine that is off, and is off afterwards.
 async fn snapshots(bed: &Bed<'_>) {
     let name = |name: &str| name.to_owned();
     for action in [Action::Revert { name: name("hw0-none") }, Action::Revert { name: String::new() }] {
@@ -175,7 +175,7 @@ async fn snapshots(bed: &Bed<'_>) {
     assert!(!bed.listed().await.unwrap().run.is_on());
 }
 
-/// Of a machine that is off, and is off afterwards, in the shape that it had.
+/// Checks changes of shape of a machine that is off, and is off afterwards, in the shape that it had.
 async fn shapes(bed: &Bed<'_>, spec: &DomainSpec, ready: &impl AsyncFn(&dyn Driver, VmId)) {
     let disk = DiskSpec { name: "more".into(), size_bytes: 16 << 20 };
     let smaller = DomainSpec { memory_bytes: spec.memory_bytes - (16 << 20), ..spec.clone() };
@@ -217,7 +217,8 @@ async fn shapes(bed: &Bed<'_>, spec: &DomainSpec, ready: &impl AsyncFn(&dyn Driv
     assert_eq!(shape(spec, true).await, None);
 }
 
-/// Of a machine that is off, and is off afterwards; `others` is another host's connection, to the same hypervisor or not.
+/// Checks networks of a machine that is off, and is off afterwards; `others` is another host's connection, to the same hypervisor
+/// or not.
 async fn networks(bed: &Bed<'_>, others: &dyn Driver, shared: bool, spec: &DomainSpec) {
     let number = 1 << 23 | u32::try_from(VmId::new().as_u128() & 0xf_ffff).unwrap();
     let network = |make: Make| vec![Network { number, name: "contract".into(), make }];
@@ -271,7 +272,8 @@ pub async fn keeps(shared: bool, open: impl AsyncFn(HostId) -> Result<Connection
     keeps_with(shared, open, small, async |_, _| ()).await;
 }
 
-/// As [`keeps`], where a machine is made as `spec` says and takes its time before it heeds the power button: until `ready`.
+/// Runs a driver as [`keeps`] does, where a machine is made as `spec` says and takes its time before it heeds the power button:
+/// until `ready`.
 pub async fn keeps_with(
     shared: bool,
     open: impl AsyncFn(HostId) -> Result<Connection, DriverError>,

@@ -36,11 +36,11 @@ use super::{
 };
 
 const PROGRAM: &str = "hiveward-libvirt-driver";
-/// Where the program is, if not beside this one or on the path.
+/// Variable that says where the program is, if it is not beside this one or on the path.
 pub const PROGRAM_VARIABLE: &str = "HIVEWARD_LIBVIRT_DRIVER";
-/// Asked and not answered; one more fails.
+/// Number of calls that are asked and not answered; one more fails.
 const PENDING_MAX: usize = 256;
-/// What of the node's environment the program gets: how to reach libvirt, and no secrets.
+/// Variables of the node's environment that the program gets: how to reach libvirt, and no secrets.
 const ENVIRONMENT: [&str; 8] =
     ["PATH", "HOME", "USER", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "SSH_AUTH_SOCK", "LIBVIRT_DEFAULT_URI", "LANG"];
 
@@ -53,18 +53,18 @@ struct Ask {
 struct Libvirt {
     asks: mpsc::Sender<Ask>,
     host: HostId,
-    /// Its kind has serial consoles.
+    /// Whether its kind has serial consoles.
     has_consoles: bool,
     consoles: Consoles,
     turns: AtomicU64,
 }
 
-/// Who hears a console.
+/// Listener to a console.
 struct Listener {
-    /// Under which it was asked for: what is said under another is of a run before.
+    /// Number under which it was asked for: what is said under another is of a run before.
     turn: u64,
     to: mpsc::Sender<ConsoleBytes>,
-    /// How much was left out since.
+    /// Bytes that were left out since.
     missed: u64,
 }
 
@@ -90,7 +90,7 @@ fn console_ended(consoles: &Consoles, vm: &str, turn: u64) {
 
 static GIVEN: OnceLock<PathBuf> = OnceLock::new();
 
-/// Of this process, from now on. For tests, which cannot change their environment.
+/// Sets the program of this process from now on. For tests, which cannot change their environment.
 #[doc(hidden)]
 pub fn use_program(path: PathBuf) {
     let _ = GIVEN.set(path);
@@ -107,7 +107,7 @@ fn program() -> PathBuf {
     beside.filter(|path| path.is_file()).unwrap_or_else(|| PROGRAM.into())
 }
 
-/// 32 digits: the form in which ids go to the program.
+/// Returns an id as 32 digits: the form in which ids go to the program.
 fn digits(bits: u128) -> String {
     format!("{bits:032x}")
 }
@@ -152,7 +152,7 @@ impl Wire {
         self.ask.send(bytes::Bytes::from(frame)).await.map_err(|error: std::io::Error| error.to_string())
     }
 
-    /// Why there is no more, if there is none. Dropping the future loses nothing.
+    /// Returns what the program says next, or why there is no more. Dropping the future loses nothing.
     async fn next(&mut self) -> Result<Said, String> {
         match self.said.next().await {
             Some(Ok(frame)) => rmp_serde::from_slice(&frame).map_err(|error| format!("the libvirt driver speaks oddly: {error}")),
@@ -165,6 +165,8 @@ impl Wire {
     }
 }
 
+/// Opens a connection to libvirt at `uri` by a program of its own. Errors: the program or libvirt cannot be reached, or refuses,
+/// or does not answer by `deadline`.
 pub async fn open(uri: &HostUri, host: HostId, pool: &Pool, deadline: Deadline) -> Result<Connection, DriverError> {
     let mut wire = Wire::start()?;
     let within_ms = millis(deadline);

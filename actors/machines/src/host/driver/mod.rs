@@ -24,30 +24,30 @@ use hiveward_runtime::clock::Deadline;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-/// Changes that wait to be looked at; when more come, one [`Change::Everything`] stands for all.
+/// Number of changes that wait to be looked at; when more come, one [`Change::Everything`] stands for all.
 pub const CHANGES_MAX: usize = 1_024;
 
 /// All that a hypervisor needs to make a domain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DomainSpec {
-    /// Who made it: what carries another mark is not touched.
+    /// Host that made it: what carries another mark is not touched.
     pub owner: HostId,
     pub name: String,
     pub cpus: u32,
     pub memory_bytes: u64,
     pub image: String,
-    /// The image itself, where domains are made of images.
+    /// Image itself, where domains are made of images.
     pub base: Option<Base>,
     /// What other disks begin as, by their names.
     pub bases: Vec<(String, Base)>,
-    /// It gets no network at all.
+    /// Whether it gets no network at all.
     pub isolated: bool,
     pub disks: Vec<DiskSpec>,
     pub networks: Vec<String>,
     pub ssh_keys: Vec<String>,
     #[serde(with = "serde_bytes")]
     pub user_data: Vec<u8>,
-    /// Of those of its networks that are the cluster's.
+    /// Cards on those of its networks that are the cluster's.
     #[serde(default)]
     pub cards: Vec<Card>,
 }
@@ -58,13 +58,13 @@ pub type Action = hiveward_catalogue::host::protocol::Step<DomainSpec>;
 /// Why a domain is off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Off {
-    /// Never started since it was defined, or nobody knows any more.
+    /// The domain was never started since it was defined, or nobody knows any more.
     Unknown,
     /// The guest shut itself down.
     Shutdown,
     /// Somebody pulled the plug.
     Destroyed,
-    /// It ended without anybody's will.
+    /// The guest ended without anybody's will.
     Crashed,
     /// Another host has it: it runs there, and would run twice if it were started.
     Moved,
@@ -75,21 +75,22 @@ pub enum Run {
     Off(Off),
     Running,
     Paused,
-    /// It stands still because a migration says so: on its way in, or handed over and not confirmed.
+    /// The guest stands still because a migration says so: on its way in, or handed over and not confirmed.
     Moving,
 }
 
 impl Run {
+    /// Tells whether the domain is on, also while it stands still.
     pub const fn is_on(self) -> bool {
         !matches!(self, Self::Off(_))
     }
 }
 
-/// What was measured; what was not is absent.
+/// Usage of a domain, as it was measured; what was not is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     pub cpu_time_ns: Option<u64>,
-    /// Resident on the host.
+    /// Bytes of memory that are resident on the host.
     pub memory_bytes: Option<u64>,
     pub disk_read_bytes: Option<u64>,
     pub disk_written_bytes: Option<u64>,
@@ -103,10 +104,10 @@ pub struct Domain {
     pub vm: VmId,
     pub owner: HostId,
     pub run: Run,
-    /// How often it began to run, if the driver counts that.
+    /// Number of times that it began to run, if the driver counts that.
     pub boots: Option<u64>,
     pub usage: Usage,
-    /// Which coming back of its VM it was made for, by its name.
+    /// Epoch of its VM that it was made for, by its name.
     #[serde(default)]
     pub epoch: u64,
     /// What of its definition it does not run with; said when it was reshaped, and not otherwise.
@@ -114,12 +115,12 @@ pub struct Domain {
     pub lag: Option<Lag>,
 }
 
-/// What the domain of a VM is called in this epoch. No VM's own name has a `+`.
+/// Returns what the domain of a VM is called in this epoch. No VM's own name has a `+`.
 pub fn domain_name(vm: &str, epoch: u64) -> String {
     if epoch == 0 { vm.to_owned() } else { format!("{vm}+{epoch}") }
 }
 
-/// The epoch in a domain's name.
+/// Returns the epoch in a domain's name; 0 if it has none.
 pub fn epoch_of(name: &str) -> u64 {
     name.rsplit_once('+').and_then(|(_, epoch)| epoch.parse().ok()).unwrap_or(0)
 }
@@ -128,9 +129,9 @@ pub fn epoch_of(name: &str) -> u64 {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listing {
     pub domains: Vec<Domain>,
-    /// Domains that do not carry this host's mark.
+    /// Number of domains that do not carry this host's mark.
     pub foreign: u32,
-    /// Those of them that carry another host's: they were made there. Their owner is not said.
+    /// Those of them that carry another host's mark: they were made there. Their owner is not said.
     #[serde(default)]
     pub others: Vec<Domain>,
 }
@@ -140,29 +141,29 @@ pub enum DriverError {
     /// The hypervisor says no, and would again.
     #[error("{message}")]
     Refused { message: String },
-    /// It could not be done this time; what it did before it failed, the same action goes on from.
+    /// It could not be done this time; the same action goes on from what was done before the failure.
     #[error("{message}")]
     Failed { message: String },
     /// There is no connection. It may have happened.
     #[error("the hypervisor cannot be reached: {message}")]
     Unreachable { message: String },
-    /// It may have happened, or still happen.
+    /// No answer came in time. It may have happened, or still happen.
     #[error("no answer from the hypervisor within {waited_ms} ms")]
     Expired { waited_ms: u64 },
 }
 
 impl DriverError {
-    /// Whether the same again may succeed.
+    /// Tells whether the same again may succeed.
     pub const fn may_pass(&self) -> bool {
         !matches!(self, Self::Refused { .. })
     }
 
-    /// Whether it says something about this try alone.
+    /// Tells whether the error says something about this try alone.
     pub const fn is_of_try(&self) -> bool {
         matches!(self, Self::Failed { .. })
     }
 
-    /// Whether it says something about the connection rather than about one domain.
+    /// Tells whether the error says something about the connection rather than about one domain.
     pub const fn is_of_host(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Expired { .. })
     }
@@ -173,19 +174,19 @@ impl DriverError {
 pub enum Change {
     /// This domain is not what it was.
     Domain(VmId),
-    /// Too many to name.
+    /// Too many domains have changed to name them.
     Everything,
     /// The connection is over; open another.
     Closed { why: String },
 }
 
-/// Pieces of a console's output that wait to be recorded; of more than that it is said how much was left out.
+/// Number of pieces of a console's output that wait to be recorded; of more than that it is said how much was left out.
 pub const CONSOLE_PIECES_MAX: usize = 256;
 
 /// What a serial console said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsoleBytes {
-    /// Bytes before these that came too fast.
+    /// Number of bytes before these that came too fast.
     pub missed: u64,
     pub bytes: bytes::Bytes,
 }
@@ -194,39 +195,39 @@ pub struct ConsoleBytes {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Migration {
     pub to: HostId,
-    /// Of the other host, as this one's node or, with `peer`, the host itself reaches it.
+    /// Address of the other host, as this one's node or, with `peer`, the host itself reaches it.
     pub uri: String,
     pub peer: bool,
     pub pool: Pool,
     pub name: String,
-    /// The guest runs meanwhile.
+    /// Whether the guest runs meanwhile.
     pub live: bool,
-    /// As much as there is if absent.
+    /// Bandwidth that it may use; as much as there is if absent.
     pub bandwidth_mib: Option<u64>,
     pub limit_ms: u64,
     pub at_limit: AtLimit,
 }
 
-/// Cheap to share. Dropping the last clone closes the connection.
+/// A connection to a hypervisor. It is cheap to share; dropping the last clone closes it.
 pub trait Driver: Send + Sync + 'static {
     fn capacity(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capacity, DriverError>>;
 
-    /// All domains with their statistics, in one call to the hypervisor.
+    /// Lists all domains with their statistics, in one call to the hypervisor.
     fn list(&self, deadline: Deadline) -> BoxFuture<'_, Result<Listing, DriverError>>;
 
-    /// All domains as [`list`](Self::list) has them, perhaps without statistics: cheap enough for after every change.
+    /// Lists all domains as [`list`](Self::list) does, perhaps without statistics: cheap enough for after every change.
     fn glance(&self, deadline: Deadline) -> BoxFuture<'_, Result<Listing, DriverError>> {
         self.list(deadline)
     }
 
-    /// From now on these domains are this host's own, and of those that were made on other hosts no others. They run on as
-    /// they do, and keep what they are called.
+    /// Makes these domains this host's own from now on, and of those that were made on other hosts no others. They run on as they
+    /// do, and keep what they are called.
     fn adopt(&self, vms: Vec<VmId>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>>;
 
-    /// Answers with the domain as it is afterwards; `None` if there is none.
+    /// Does one action about a domain, and answers with it as it is afterwards; `None` if there is none.
     fn act(&self, vm: VmId, action: Action, deadline: Deadline) -> BoxFuture<'_, Result<Option<Domain>, DriverError>>;
 
-    /// What the agent in a guest says; `None` if none answers.
+    /// Returns what the agent in a guest says; `None` if none answers.
     fn guest(&self, vm: VmId, deadline: Deadline) -> BoxFuture<'_, Result<Option<GuestInfo>, DriverError>>;
 
     /// Says one command to the agent in a guest, in the agent's own protocol, and answers with what it returned, both as JSON.
@@ -243,10 +244,10 @@ pub trait Driver: Send + Sync + 'static {
     /// Removes images that no disk is made of, but for those of these hashes.
     fn sweep(&self, keep: Vec<String>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>>;
 
-    /// Whether each console is listened to for as long as its domain runs; else when somebody asks for it.
+    /// Tells whether each console is listened to for as long as its domain runs; else it is when somebody asks for it.
     fn records_consoles(&self) -> bool;
 
-    /// What a domain's serial console says from now on, until the domain or the connection ends. Refused while another
+    /// Returns what a domain's serial console says from now on, until the domain or the connection ends. Refused while another
     /// listens, and where there is none.
     fn console(&self, vm: VmId, deadline: Deadline) -> BoxFuture<'_, Result<mpsc::Receiver<ConsoleBytes>, DriverError>>;
 
@@ -269,7 +270,7 @@ pub trait Driver: Send + Sync + 'static {
     /// of it was measured is in the answer. Dropping it leaves the migration to its limit.
     fn migrate(&self, vm: VmId, migration: Migration, deadline: Deadline) -> BoxFuture<'_, Result<Progress, DriverError>>;
 
-    /// How the migration of a domain goes; `None` if none is under way.
+    /// Tells how the migration of a domain goes; `None` if none is under way.
     fn job(&self, vm: VmId, deadline: Deadline) -> BoxFuture<'_, Result<Option<Progress>, DriverError>>;
 
     /// Ends the migration of a domain, which stays where it was. An error if there was none to end.

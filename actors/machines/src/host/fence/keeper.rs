@@ -20,7 +20,7 @@ use super::{
     watchdog::{self, Wall, Watchdog},
 };
 
-/// How long after the end of a lease it stays, with nothing left to end.
+/// Time for which it stays after the end of a lease, with nothing left to end.
 const LINGER: Duration = Duration::from_secs(30);
 
 fn lock(dir: &Path) -> std::io::Result<Option<Flock<fs::File>>> {
@@ -33,7 +33,7 @@ fn lock(dir: &Path) -> std::io::Result<Option<Flock<fs::File>>> {
     }
 }
 
-/// Whether one runs.
+/// Tells whether a keeper runs.
 pub fn is_kept(dir: &Path) -> std::io::Result<bool> {
     lock(dir).map(|lock| lock.is_none())
 }
@@ -42,7 +42,7 @@ pub fn is_kept(dir: &Path) -> std::io::Result<bool> {
 #[derive(Clone, Copy)]
 struct Look {
     now: Duration,
-    /// When the node's lease is over, if it was ever granted one.
+    /// Time at which the node's lease is over, if it was ever granted one.
     until: Option<Duration>,
     holds: bool,
     orphaned: bool,
@@ -61,7 +61,7 @@ impl Look {
     }
 }
 
-/// The process itself: `fence DIRECTORY`.
+/// Runs the process itself: `fence DIRECTORY`.
 pub fn main() -> ExitCode {
     let Some(dir) = std::env::args_os().nth(2).map(PathBuf::from) else { return ExitCode::FAILURE };
     keep(&dir, LINGER, watchdog::open)
@@ -117,7 +117,7 @@ pub(super) fn keep(dir: &Path, linger: Duration, mut open: impl FnMut(&Path) -> 
     }
 }
 
-/// A watchdog that could not be disarmed resets the machine, and nobody is left to be told.
+/// Returns how the process ends. A watchdog that could not be disarmed resets the machine, and nobody is left to be told.
 fn ended(disarmed: std::io::Result<()>) -> ExitCode {
     if disarmed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

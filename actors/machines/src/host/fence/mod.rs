@@ -34,17 +34,17 @@ use serde::{Deserialize, Serialize};
 
 use super::driver::simulated::Hypervisor;
 
-/// Between looks at the lease and, once it is over, at what runs.
+/// Interval between looks at the lease and, once it is over, at what runs.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// A later end of the lease is told to those who read it when it is so much later, not at each look.
+/// Time by which the end of the lease must be later before that is told to those who read it; else each look would tell it.
 const TELL_STEP: Duration = Duration::from_millis(250);
-/// How long a keeper may take to start before nothing is started that it would have to end.
+/// Time that a keeper may take to start before nothing is started that it would have to end.
 const KEEPER_WITHIN: Duration = Duration::from_secs(5);
 
-/// Where a VM is that must be ended in time.
+/// Place of a VM that must be ended in time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Machine {
-    /// Of this name, in this process.
+    /// The VM is in this process, on the simulated host of this name.
     Simulated(String),
     Qemu,
 }
@@ -58,25 +58,25 @@ struct Kept {
     vm: VmId,
 }
 
-/// What runs on when this node does not: only that needs a keeper.
+/// Writes the list of what runs on when this node does not: only that needs a keeper.
 fn write_kept(dir: &Path, machines: &Machines) -> std::io::Result<()> {
     let kept = machines.iter().filter(|(_, machine)| **machine == Machine::Qemu);
     let kept: Vec<Kept> = kept.map(|((host, vm), _)| Kept { host: *host, vm: *vm }).collect();
     replace(&dir.join("machines.json"), &serde_json::to_vec(&kept).map_err(std::io::Error::other)?)
 }
 
-/// None where there is none, or where it cannot be read.
+/// Reads the list; `None` where there is none, or where it cannot be read.
 pub(super) fn read_kept(dir: &Path) -> Option<Vec<(HostId, VmId)>> {
     let kept: Vec<Kept> = serde_json::from_slice(&fs::read(dir.join("machines.json")).ok()?).ok()?;
     Some(kept.into_iter().map(|kept| (kept.host, kept.vm)).collect())
 }
 
-/// Where the keeper finds which watchdog it arms, and where it says how that went.
+/// Names of the files in which the keeper finds which watchdog it arms, and in which it says how that went.
 const WATCHDOG: &str = "watchdog";
 const WATCHDOG_SAID: &str = "watchdog.said";
 const ARMED: &str = "armed";
 
-/// The device, if the node was told of one.
+/// Returns the watchdog's device, if the node was told of one.
 fn read_watchdog(dir: &Path) -> Option<PathBuf> {
     use std::os::unix::ffi::OsStringExt;
 
@@ -84,7 +84,7 @@ fn read_watchdog(dir: &Path) -> Option<PathBuf> {
     Some(std::ffi::OsString::from_vec(path).into())
 }
 
-/// Cheap to clone.
+/// The fence of a node. Cheap to clone.
 #[derive(Clone)]
 pub struct Fence(Arc<Inner>);
 
@@ -98,18 +98,19 @@ struct Inner {
 #[derive(Default)]
 struct State {
     machines: Machines,
-    /// Of a node among others: its lease is counted.
+    /// Whether the lease is counted, as that of a node among others is.
     counting: bool,
     keeper: Option<Child>,
-    /// Of this machine; armed by the keeper for as long as something is listed.
+    /// Watchdog of this machine; armed by the keeper for as long as something is listed.
     watchdog: Option<PathBuf>,
-    /// The lease is over, or about to be.
+    /// Whether the lease is over, or about to be.
     over: bool,
-    /// Looked at since it is over: nothing of it runs.
+    /// Whether a look since it is over found that nothing of it runs.
     ended: bool,
 }
 
 impl Fence {
+    /// Returns the fence of a node, with what is on its list; `program` is started as its keeper.
     pub fn new(data_dir: &Path, program: ShimProgram) -> Self {
         let dir = Self::dir_of(data_dir);
         let kept = read_kept(&dir).unwrap_or_default();
@@ -118,17 +119,18 @@ impl Fence {
         Self(Arc::new(Inner { dir, program, keeper_within: KEEPER_WITHIN, state }))
     }
 
-    /// Where it keeps its list, and tells of the node's lease.
+    /// Returns where it keeps its list, and tells of the node's lease.
     pub fn dir_of(data_dir: &Path) -> PathBuf {
         data_dir.join("fence")
     }
 
-    /// Whether this node can end what runs on its own hypervisors, whoever it belongs to there.
+    /// Tells whether this node can end what runs on its own hypervisors, whoever it belongs to there.
     pub fn can_end() -> bool {
         nix::unistd::geteuid().is_root() && BootClock.now().is_some()
     }
 
-    /// The machine's watchdog, such as `/dev/watchdog`, is armed for as long as this node has VMs that come back elsewhere.
+    /// Sets the machine's watchdog, such as `/dev/watchdog`, to be armed for as long as this node has VMs that come back
+    /// elsewhere.
     pub fn set_watchdog(&self, device: Option<PathBuf>) -> std::io::Result<()> {
         use std::os::unix::ffi::OsStrExt;
         let mut state = self.0.state.lock();
@@ -141,8 +143,8 @@ impl Fence {
         Ok(())
     }
 
-    /// From now on this VM is ended on this host before the lease is over. To be said before it may run; an error says
-    /// that it must not.
+    /// Sees to it that from now on this VM is ended on this host before the lease is over. To be called before it may run; an
+    /// error says that it must not.
     pub fn hold(&self, host: &HostSpec, vm: VmId) -> Result<(), String> {
         let Ok(uri) = HostUri::parse(&host.uri) else { return Ok(()) };
         let machine = match uri.scheme {
@@ -189,7 +191,7 @@ impl Fence {
         }
     }
 
-    /// It does not run on this host, and is not to.
+    /// Removes from the list the VMs of a host that are `gone`: they do not run there, and are not to.
     pub fn let_go(&self, host: HostId, gone: impl Fn(VmId) -> bool) {
         let mut state = self.0.state.lock();
         let before = state.machines.len();
@@ -203,7 +205,7 @@ impl Fence {
         }
     }
 
-    /// Whether nothing that had to be ended runs here.
+    /// Tells whether nothing that had to be ended runs here.
     pub fn holds_nothing(&self) -> bool {
         let state = self.0.state.lock();
         !state.counting || !state.over || state.ended || state.machines.is_empty()
@@ -221,7 +223,7 @@ impl Fence {
         if keeper::is_kept(&self.0.dir).map_err(failed)? {
             return Ok(());
         }
-        // Of one that is gone.
+        // This is left of a keeper that is gone.
         match fs::remove_file(self.0.dir.join(WATCHDOG_SAID)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
             _ => {}
@@ -310,12 +312,12 @@ impl Fence {
     }
 }
 
-/// While it is held a node's lease is counted.
+/// Guard: while it is held, a node's lease is counted.
 pub struct Counting {
     _held: Arc<()>,
 }
 
-/// Ends all that runs; how many of it do still.
+/// Ends all that runs; returns how many of it do still.
 fn end(machines: &Machines) -> usize {
     let simulated = |((host, vm), machine): (&(HostId, VmId), &Machine)| match machine {
         Machine::Simulated(name) => Hypervisor::named(name).lose_power(*host, *vm),

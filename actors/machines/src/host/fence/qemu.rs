@@ -8,13 +8,13 @@ use nix::{
     unistd::Pid,
 };
 
-/// What the libvirt driver's names of a host's domains begin with.
+/// Returns what the libvirt driver's names of a host's domains begin with.
 pub(super) fn mark(host: HostId) -> String {
     let digits = format!("{:032x}", host.as_u128());
     format!("guest=hw-{}-", digits.get(20..).unwrap_or(&digits))
 }
 
-/// Whether a command line is that of this VM's QEMU on this host.
+/// Tells whether a command line is that of this VM's QEMU on this host.
 fn is_of(arguments: &[&str], host: HostId, vm: VmId) -> bool {
     let uuid: String = format!("{:032x}", vm.as_u128());
     let after = |option: &str| arguments.iter().position(|argument| *argument == option).and_then(|at| arguments.get(at + 1));
@@ -26,7 +26,7 @@ fn running(machines: &[(HostId, VmId)]) -> Vec<i32> {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let is_one = |pid: &i32| {
-        // Of one that has ended and was not waited for it is empty.
+        // The line of a process that has ended and was not waited for is empty.
         let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
         let line = String::from_utf8_lossy(&line);
         let arguments: Vec<&str> = line.split('\0').collect();
@@ -35,7 +35,7 @@ fn running(machines: &[(HostId, VmId)]) -> Vec<i32> {
     pids.filter(is_one).collect()
 }
 
-/// Kills all of them; how many are still there.
+/// Kills all of them; returns how many are still there.
 pub(super) fn end(machines: &[(HostId, VmId)]) -> usize {
     if machines.is_empty() {
         return 0;

@@ -11,7 +11,7 @@ fn now() -> Duration {
     BootClock.now().unwrap().0
 }
 
-/// A fence whose keepers are what `script` does, with its directory as `$2`.
+/// Returns a fence whose keepers are what `script` does, with its directory as `$2`.
 fn fence(dir: &Path, script: &str) -> Fence {
     use std::os::unix::fs::PermissionsExt;
 
@@ -21,13 +21,13 @@ fn fence(dir: &Path, script: &str) -> Fence {
     patient(Fence::new(dir, ShimProgram { program, args: Vec::new(), owner: None, lease: None }))
 }
 
-/// With a patience that a test can wait out.
+/// Returns the fence with a patience that a test can wait out.
 fn patient(mut fence: Fence) -> Fence {
     Arc::get_mut(&mut fence.0).unwrap().keeper_within = Duration::from_millis(500);
     fence
 }
 
-/// Holds the lock as a keeper does, and says that it was started. It ends when this directory is gone.
+/// Script that holds the lock as a keeper does, and says that it was started. It ends when this directory is gone.
 const STAYS: &str = r#"echo started >> "$2/started"
 exec 9> "$2/keeper.lock"
 flock -n 9 || exit 1

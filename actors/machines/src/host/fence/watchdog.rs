@@ -13,15 +13,15 @@ use std::{
 
 use rustix::ioctl::{self, Getter, Updater, opcode};
 
-/// Between the last time it was put off and the reset. Shorter than what is left of a lease that was just renewed.
+/// Seconds between the last time it was put off and the reset. They are fewer than what is left of a lease that was just renewed.
 const RESET_AFTER_SECONDS: i32 = 5;
 
-/// One that is armed. Dropped without [`disarm`](Watchdog::disarm), it resets the machine: that is what it is for.
+/// An armed watchdog. Dropped without [`disarm`](Watchdog::disarm), it resets the machine: that is what it is for.
 pub trait Watchdog: Send {
     /// Puts the reset off by [`RESET_AFTER_SECONDS`].
     fn kick(&mut self) -> io::Result<()>;
 
-    /// There will be no reset.
+    /// Disarms it: there will be no reset.
     fn disarm(self: Box<Self>) -> io::Result<()>;
 }
 
@@ -53,8 +53,8 @@ fn too_late(seconds: i32) -> Option<io::Error> {
 /// A device of the kernel's.
 struct Device(File);
 
-/// Arms the device at `path`. One that could not be disarmed, or set to [`RESET_AFTER_SECONDS`], is refused and left disarmed where the
-/// kernel lets it be.
+/// Arms the device at `path`. One that could not be disarmed, or set to [`RESET_AFTER_SECONDS`], is refused and left disarmed
+/// where the kernel lets it be.
 pub fn open(path: &Path) -> io::Result<Box<dyn Watchdog>> {
     let mut file = File::options().write(true).open(path)?;
     let no_watchdog = |error: rustix::io::Errno| io::Error::other(format!("it is no watchdog: {}", io::Error::from(error)));
@@ -93,12 +93,13 @@ pub struct Wall<O> {
 }
 
 impl<O: FnMut() -> io::Result<Box<dyn Watchdog>>> Wall<O> {
+    /// Returns a wall that arms what `open` opens, once it is needed.
     pub const fn new(open: O) -> Self {
         Self { open, armed: None }
     }
 
-    /// After a look: whether there is anything that must be ended in time, whether that time has come, and how much of it still
-    /// runs. Errors: it could not be armed, and is tried again at the next look; or not be put off, and resets the machine.
+    /// Takes in a look: whether there is anything that must be ended in time, whether that time has come, and how much of it
+    /// still runs. Errors: it could not be armed, and is tried again at the next look; or not be put off, and resets the machine.
     pub fn look(&mut self, holds: bool, over: bool, left: usize) -> io::Result<()> {
         if !holds || (over && left == 0) {
             return self.armed.take().map_or(Ok(()), Watchdog::disarm);
@@ -116,6 +117,7 @@ impl<O: FnMut() -> io::Result<Box<dyn Watchdog>>> Wall<O> {
         }
     }
 
+    /// Tells whether a watchdog is armed.
     pub const fn is_armed(&self) -> bool {
         self.armed.is_some()
     }
@@ -129,7 +131,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// One that resets nothing, and tells what it was asked.
+    /// A watchdog that resets nothing, and tells what it was asked.
     #[derive(Clone, Default)]
     pub(in crate::host::fence) struct Heard(pub Arc<Mutex<Vec<&'static str>>>);
 

@@ -26,20 +26,20 @@ use sha2::{Digest, Sha256};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
-/// At the same time, on one node; one more is refused.
+/// Number of imports at the same time, on one node; one more is refused.
 const RUNNING_MAX: usize = 8;
 const PIECE_BYTES: usize = 1 << 20;
-/// Of one image.
+/// Bytes of one image at most.
 const IMAGE_BYTES_MAX: u64 = 1 << 40;
 const CONNECT_WITHIN: Duration = Duration::from_secs(15);
-/// Without a byte the other side is given up.
+/// Time without a byte after which the other side is given up.
 const SILENT_WITHIN: Duration = Duration::from_secs(60);
 
-/// Of a server that sends, but hardly: this much at least in each [`PACE_WITHIN`], or it is given up.
+/// Bytes that a server which sends, but hardly, sends at least in each [`PACE_WITHIN`], or it is given up.
 const PACE_BYTES: u64 = 512 << 10;
 const PACE_WITHIN: Duration = Duration::from_secs(30);
 
-/// Sees that bytes come fast enough to come to an end. Pure.
+/// Check that bytes come fast enough to come to an end. Pure.
 struct Pace {
     since: Instant,
     bytes: u64,
@@ -50,7 +50,7 @@ impl Pace {
         Self { since: now, bytes: 0 }
     }
 
-    /// Whether it goes on, when this many more have come by now.
+    /// Tells whether it goes on, when this many more bytes have come by now.
     fn keeps(&mut self, now: Instant, bytes: usize) -> bool {
         self.bytes += bytes as u64;
         if now.duration_since(self.since) < PACE_WITHIN {
@@ -62,7 +62,7 @@ impl Pace {
     }
 }
 
-/// Where bytes come from, and what they must be.
+/// Source of bytes, and what they must be.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Wanted {
     pub from: From,
@@ -91,8 +91,8 @@ pub struct Kept {
 }
 
 impl Wanted {
-    /// `source` is an absolute path on the node, or an `http` or `https` URL. `checksum` is `sha256:…` or `blake3:…`, or 64
-    /// hexadecimal digits of the former.
+    /// Reads what a client asks for. `source` is an absolute path on the node, or an `http` or `https` URL. `checksum` is
+    /// `sha256:…` or `blake3:…`, or 64 hexadecimal digits of the former. Errors: which of them is neither.
     pub fn parse(source: &str, checksum: Option<&str>) -> Result<Self, Refused> {
         let from = if source.starts_with("http://") || source.starts_with("https://") {
             From::Url(source.into())
@@ -116,7 +116,7 @@ impl Wanted {
         Ok(Self { from, checksum })
     }
 
-    /// For people: without a user, a password or a query, which may be secrets.
+    /// Returns the source for people: without a user, a password or a query, which may be secrets.
     pub fn shown(&self) -> String {
         match &self.from {
             From::File(path) => path.display().to_string(),
@@ -192,7 +192,7 @@ fn cannot(what: &str, error: &dyn std::fmt::Display) -> Refused {
     Refused { field: Some("source".into()), ..Refused::new(Code::Refused, format!("{what}: {error}; nothing is kept")) }
 }
 
-/// With what lies behind it, and without the address, which may have secrets in it.
+/// Returns an error in words with what lies behind it, and without the address, which may have secrets in it.
 fn because(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut words = error.to_string();

@@ -23,15 +23,15 @@ use serde::{Deserialize, Serialize};
 use super::driver::Usage;
 use rates::{Between, Kept, Look, Minute};
 
-/// Two looks that are closer are one.
+/// Time between two looks at least; two that are closer are one.
 const EVERY_LEAST: Duration = Duration::from_secs(4);
-/// Two looks that are further apart say nothing of the time between.
+/// Time between two looks at most; two that are further apart say nothing of the time between.
 const GAP_MAX: Duration = Duration::from_secs(30);
-/// Of what each look found: the last minute.
+/// Number of looks that are kept with what each found: the last minute.
 const LOOKS_MAX: usize = 12;
-/// Of a VM, one a minute: the last hour.
+/// Number of samples of a VM, one a minute: the last hour.
 const VM_MINUTES_MAX: usize = 60;
-/// Of a host, one a minute: the last six hours.
+/// Number of samples of a host, one a minute: the last six hours.
 const HOST_MINUTES_MAX: usize = 360;
 pub const MINUTE: Duration = Duration::from_secs(60);
 
@@ -49,9 +49,9 @@ pub struct HostSample {
     pub at: WallMs,
     pub over_ms: u32,
     pub vms_running: u32,
-    /// Those of them that `used` is of.
+    /// Number of those VMs that `used` is of.
     pub vms_measured: u32,
-    /// Absent where some run and none was measured.
+    /// What they used; absent where some run and none was measured.
     pub used: Figures,
     pub reserved_cpus: f32,
     pub reserved_memory_bytes: u64,
@@ -73,7 +73,7 @@ pub struct Loads {
     pub vms: HashMap<VmId, (f32, u64)>,
 }
 
-/// The newest of a host, for machines that watch.
+/// The newest figures of a host, for machines that watch.
 #[derive(Clone, Debug)]
 pub struct HostNow {
     pub host: HostId,
@@ -84,7 +84,7 @@ pub struct HostNow {
     pub disk_written_bytes: Option<u64>,
     pub network_received_bytes: Option<u64>,
     pub network_sent_bytes: Option<u64>,
-    /// As the hypervisor counts it for each VM.
+    /// Usage of each VM as the hypervisor counts it.
     pub vms: Vec<(VmId, Usage)>,
 }
 
@@ -97,7 +97,7 @@ struct VmMeter {
 }
 
 impl VmMeter {
-    /// What it used since the look before; `None` if there was none, or too long ago.
+    /// Takes in a look, and returns what was used since the look before; `None` if there was none, or too long ago.
     fn take(&mut self, at: WallMs, mono_ms: u64, usage: &Usage) -> Option<Between> {
         let look = Look { mono_ms, usage: *usage };
         let between = self.last.replace(look).and_then(|last| Between::of(&last, &look, GAP_MAX));
@@ -115,7 +115,7 @@ impl VmMeter {
     }
 }
 
-/// Minutes until the looks begin, then those: a series without an overlap.
+/// Joins two series without an overlap: minutes until the looks begin, then those.
 fn joined<'a, T: series::Sample, const A: usize, const B: usize>(
     minutes: &'a Series<T, A>,
     looks: &'a Series<T, B>,
@@ -140,7 +140,7 @@ impl series::Sample for HostSample {
     }
 }
 
-/// Cheap to clone.
+/// Meters of a node's hosts. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Meters(Arc<Mutex<HashMap<HostId, HostMeter>>>);
 
@@ -168,7 +168,7 @@ impl Meters {
             vms_running += 1;
             let one = meter.vms.remove(&vm);
             if *usage == Usage::default() {
-                // Not measured this time, as when its QEMU is busy: what was measured before stays.
+                // It was not measured this time, as when its QEMU is busy: what was measured before stays.
                 seen.extend(one.map(|one| (vm, one)));
                 continue;
             }
@@ -185,7 +185,7 @@ impl Meters {
             vms_measured += u32::from(figures.cpus.is_some());
             seen.insert(vm, one);
         }
-        // Those that went, or do not run: begun anew if they come again.
+        // VMs that went, or do not run, are begun anew if they come again.
         meter.vms = seen;
         if vms_running == 0 {
             used = Figures::none_used();
@@ -203,7 +203,8 @@ impl Meters {
         self.0.lock().retain(|host, _| is_here(*host));
     }
 
-    /// Oldest first, thinned to `points`: the last minute by looks, what is older by minutes.
+    /// Returns the samples of a VM, or of all VMs of a host together, oldest first and thinned to `points`: the last minute by
+    /// looks, what is older by minutes.
     pub fn samples(&self, host: HostId, vm: Option<VmId>, window: (WallMs, WallMs), points: usize) -> Samples {
         let all = self.0.lock();
         let Some(meter) = all.get(&host) else { return Samples::default() };
@@ -220,7 +221,8 @@ impl Meters {
         }
     }
 
-    /// The minutes since then, the one that goes on among them, and what each VM used on average in the last `window`.
+    /// Returns the samples of the minutes since then, with the present one, and what each VM used on average in the last
+    /// `window`.
     pub fn loads(&self, host: HostId, since: WallMs, now: WallMs, window: Duration) -> Loads {
         let all = self.0.lock();
         let Some(meter) = all.get(&host) else { return Loads::default() };
@@ -231,6 +233,7 @@ impl Meters {
         Loads { minutes, vms }
     }
 
+    /// Returns the newest figures of each host for which `is_here` says yes and that was looked at.
     pub fn now(&self, is_here: impl Fn(HostId) -> bool) -> Vec<HostNow> {
         let all = self.0.lock();
         let of = |(host, meter): (&HostId, &HostMeter)| {
@@ -250,7 +253,7 @@ impl Meters {
         all.iter().filter(|(host, _)| is_here(**host)).filter_map(of).collect()
     }
 
-    /// Of memory, for all that is kept here.
+    /// Returns the bytes of memory that all takes that is kept here.
     pub fn bytes(&self) -> usize {
         let all = self.0.lock();
         let one = |vm: &VmMeter| size_of::<(VmId, VmMeter)>() + vm.heap_bytes();

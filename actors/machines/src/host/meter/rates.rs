@@ -1,4 +1,4 @@
-//! From counters to what was used in a stretch of time. Pure.
+//! Turns counters into figures of what was used in a stretch of time. Pure.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{MINUTE, VmSample};
 use crate::host::driver::Usage;
 
-/// Those that only grow while a guest runs.
+/// Number of counters: those figures that only grow while a guest runs.
 pub(super) const COUNTERS: usize = 5;
 
 /// What was used; what was not measured is absent. Figures have seven digits.
@@ -17,7 +17,7 @@ pub(super) const COUNTERS: usize = 5;
 pub struct Figures {
     /// CPUs that were busy; 0.5 is half of one.
     pub cpus: Option<f32>,
-    /// Resident on the host.
+    /// Bytes of memory that are resident on the host.
     pub memory_bytes: Option<u64>,
     /// Bytes a second.
     pub disk_read: Option<f32>,
@@ -27,12 +27,12 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Of a first look, which says nothing else.
+    /// Returns the figures of a first look, which says nothing but the memory.
     pub(super) fn of_memory(usage: &Usage) -> Self {
         Self { memory_bytes: usage.memory_bytes, ..Self::default() }
     }
 
-    /// Where nothing runs nothing is used.
+    /// Returns the figures of where nothing runs: nothing is used.
     pub(super) fn none_used() -> Self {
         let nothing = Some(0.0);
         Self {
@@ -45,7 +45,7 @@ impl Figures {
         }
     }
 
-    /// Together with those of another, which may be the first to have any.
+    /// Adds the figures of another, which may be the first to have any.
     pub(super) fn add(&mut self, other: &Self) {
         let sum = |one: Option<f32>, other: Option<f32>| match (one, other) {
             (Some(one), Some(other)) => Some(one + other),
@@ -75,7 +75,7 @@ impl Figures {
 /// A look at one VM.
 #[derive(Clone, Copy)]
 pub(super) struct Look {
-    /// On a clock that never jumps.
+    /// Milliseconds on a clock that never jumps.
     pub mono_ms: u64,
     pub usage: Usage,
 }
@@ -96,7 +96,7 @@ pub(super) struct Between {
 }
 
 impl Between {
-    /// `None` if they are too far apart, or at once.
+    /// Compares two looks; `None` if they are too far apart, or at once.
     pub(super) fn of(before: &Look, now: &Look, gap_max: Duration) -> Option<Self> {
         let over_ms = u32::try_from(now.mono_ms.checked_sub(before.mono_ms)?).ok().filter(|over_ms| *over_ms > 0)?;
         if Duration::from_millis(over_ms.into()) > gap_max {
@@ -118,7 +118,7 @@ pub(super) struct Kept {
     pub at: WallMs,
     pub over_ms: u32,
     row: [f32; COUNTERS],
-    /// `u64::MAX` is absent.
+    /// Bytes of memory; `u64::MAX` is absent.
     memory_bytes: u64,
 }
 
@@ -151,14 +151,14 @@ pub(super) struct Minute {
     looks: u32,
     over_ms: u32,
     sums: [f64; COUNTERS],
-    /// Over which each is known.
+    /// Milliseconds over which each is known.
     covered_ms: [u32; COUNTERS],
     memory_bytes: u128,
     memory_looks: u32,
 }
 
 impl Minute {
-    /// Adds what ended at this moment; the minute before, once another has begun.
+    /// Adds what ended at this moment; returns the minute before, once another has begun.
     pub(super) fn take(&mut self, at: WallMs, over_ms: u32, figures: &Figures) -> Option<Kept> {
         let minute_ms = i64::try_from(MINUTE.as_millis()).unwrap_or(i64::MAX);
         let number = at.0.div_euclid(minute_ms);
@@ -187,7 +187,7 @@ impl Minute {
     }
 }
 
-/// CPUs and memory on average over these samples; `None` where either was never measured.
+/// Returns CPUs and memory on average over these samples; `None` where either was never measured.
 pub(super) fn mean<'a>(samples: impl Iterator<Item = &'a Kept>) -> Option<(f32, u64)> {
     let (mut cpu, mut ms, mut memory, mut looks) = (0.0_f64, 0.0_f64, 0.0_f64, 0_u32);
     for sample in samples {

@@ -1,4 +1,4 @@
-//! What metering promises, for counters by chance.
+//! Checks what metering promises, with random counters.
 
 use super::*;
 

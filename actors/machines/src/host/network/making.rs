@@ -9,7 +9,7 @@ use hiveward_catalogue::host::{
 };
 use hiveward_kernel::id::{HostId, VmId};
 
-/// A network as it is to be on a host, or why it cannot be there.
+/// Returns a network as it is to be on a host, or why it cannot be there.
 fn making(fleet: &Fleet, host: HostId, entry: &NetworkEntry) -> Result<Network, String> {
     let make = match &entry.spec.kind {
         Kind::Isolated => Make::Isolated,
@@ -40,25 +40,26 @@ fn making(fleet: &Fleet, host: HostId, entry: &NetworkEntry) -> Result<Network, 
     Ok(Network { number: entry.number, name: entry.spec.name.clone(), make })
 }
 
-/// All that is to be on a host; what cannot be there is left out, and said where somebody asks for it.
+/// Returns all networks that are to be on a host; what cannot be there is left out, and said where somebody asks for it.
 pub fn wanted(fleet: &Fleet, host: HostId) -> Vec<Network> {
     let carried = fleet.networks.all.values().filter(|entry| entry.carriers.contains_key(&host));
     carried.filter_map(|entry| making(fleet, host, entry).ok()).collect()
 }
 
-/// Numbers of all that VMs of a host are on.
+/// Returns the numbers of all networks that VMs of a host are on.
 pub fn numbers(fleet: &Fleet, host: HostId) -> Vec<u32> {
     let carried = fleet.networks.all.values().filter(|entry| entry.carriers.contains_key(&host));
     carried.map(|entry| entry.number).collect()
 }
 
-/// What one VM needs of a host.
+/// Returns the networks that one VM needs of a host. Errors: why one cannot be there.
 pub fn needed(fleet: &Fleet, host: HostId, vm: &VmEntry) -> Result<Vec<Network>, String> {
     let entries = vm.all_cards().filter_map(|card| fleet.networks.all.get(&card.network));
     entries.map(|entry| making(fleet, host, entry)).collect()
 }
 
-/// A VM's cards on those of `networks` that are the cluster's, for its definition on a host.
+/// Returns a VM's cards on those of `networks` that are the cluster's, for its definition on a host. Errors: why one cannot be
+/// there.
 pub fn cards(fleet: &Fleet, host: HostId, vm: VmId, networks: &[String]) -> Result<Vec<protocol::Card>, String> {
     let found = networks.iter().filter_map(|name| fleet.networks.card(vm, name));
     found

@@ -41,7 +41,7 @@ fn host(n: u128, underlay: bool) -> HostSpec {
     }
 }
 
-/// All but the last can carry overlays.
+/// Returns hosts of which all but the last can carry overlays.
 fn hosts() -> Fleet {
     let mut fleet = Fleet::default();
     for n in 1..=HOSTS {
@@ -54,7 +54,7 @@ fn hosts() -> Fleet {
     fleet
 }
 
-/// As the ledger has it: what is applied went through its form on disk.
+/// Applies events as the ledger has them: what is applied went through its form on disk.
 fn apply(fleet: &mut Fleet, events: Vec<FleetEvent>) {
     for event in events {
         let stored: FleetEvent = rmp_serde::from_slice(&rmp_serde::to_vec_named(&event).unwrap()).unwrap();
@@ -85,7 +85,7 @@ fn names(dice: &mut fastrand::Rng) -> Vec<String> {
     (0..dice.usize(0..4)).map(|_| format!("n{}", dice.u32(0..8))).collect()
 }
 
-/// What everyone has, counted from the VMs alone.
+/// Checks what everyone has against what is counted from the VMs alone.
 fn check(fleet: &Fleet, seed: u64) {
     let mut macs = BTreeSet::new();
     let mut on: BTreeMap<NetworkId, BTreeMap<VmId, Card>> = BTreeMap::new();
@@ -122,7 +122,7 @@ fn check(fleet: &Fleet, seed: u64) {
     peers(fleet, seed);
 }
 
-/// Each that carries an overlay names each other that does, and nobody who is lost.
+/// Checks that each host that carries an overlay names each other that does, and nobody who is lost.
 fn peers(fleet: &Fleet, seed: u64) {
     let mut named: BTreeMap<u32, BTreeMap<String, Vec<String>>> = BTreeMap::new();
     for (id, _) in fleet.hosts.iter().filter(|(_, host)| host.lost.is_none()) {

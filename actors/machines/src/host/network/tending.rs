@@ -26,43 +26,45 @@ use crate::host::{
     services::MachineServices,
 };
 
-/// What others have changed on the host is made good again as often as this.
+/// Interval at which what others have changed on the host is made good again.
 const TEND_EVERY: Duration = Duration::from_secs(60);
 
 /// What a host's actor knows of its networks.
 #[derive(Default)]
 pub struct Tended {
     busy: bool,
-    /// What they were made last, and when.
+    /// Networks as they were made last, and when.
     made: Option<(Instant, Vec<Network>)>,
-    /// Why they are not all as they are to be, if they are not.
+    /// Reason why they are not all as they are to be, if they are not.
     why: Option<String>,
-    /// Steps read, sweeps write.
+    /// Lock that steps read and sweeps write.
     turn: Arc<RwLock<()>>,
 }
 
 impl Tended {
-    /// How many there are, and what is wrong with them: for the living tree.
+    /// Tells how many there are, and what is wrong with them: for the living tree.
     pub fn observe(&self) -> serde_json::Value {
         serde_json::json!({ "made": self.made.as_ref().map(|(_, made)| made.len()), "why": self.why })
     }
 
-    /// What was made last is looked at again, soon.
+    /// Has what was made last looked at again, soon.
     pub fn anew(&mut self) {
         self.made = None;
     }
 
+    /// Returns the lock that steps read and sweeps write.
     pub fn turn(&self) -> Arc<RwLock<()>> {
         self.turn.clone()
     }
 }
 
-/// Whether a step needs the networks of its VM.
+/// Tells whether a step needs the networks of its VM.
 pub fn needs_networks(action: &Action) -> bool {
     matches!(action, Action::Define(_) | Action::Start | Action::Resume | Action::Revert { .. } | Action::Reshape { .. })
 }
 
-/// Nothing is swept while this is held.
+/// Makes the networks that a VM needs on its host. Nothing is swept while the answer is held; `None` if the VM needs none.
+/// Errors: a sweep took until `deadline`, or a network cannot be there.
 pub async fn make_ready(
     services: &MachineServices,
     host: HostId,
@@ -73,13 +75,13 @@ pub async fn make_ready(
 ) -> Result<Option<OwnedRwLockReadGuard<()>>, DriverError> {
     let needed =
         || services.directory.read(|known| known.fleet.vms.get(&vm).map(|entry| making::needed(&known.fleet, host, entry)));
-    // Most have none of the cluster's.
+    // Most VMs are on none of the cluster's networks.
     if needed().is_none_or(|networks| networks.is_ok_and(|networks| networks.is_empty())) {
         return Ok(None);
     }
     let waited_ms = u64::try_from(deadline.remaining().as_millis()).unwrap_or(u64::MAX);
     let held = tokio::time::timeout_at(deadline.instant(), turn.read_owned()).await;
-    // Only that it was not this step's turn: nothing was asked of the hypervisor.
+    // This says only that it was not this step's turn: nothing was asked of the hypervisor.
     let late = |_| DriverError::Failed { message: format!("the host's networks were being swept for {waited_ms} ms") };
     let held = held.map_err(late)?;
     if let Some(networks) = needed() {
@@ -94,7 +96,7 @@ impl Host {
         let (services, host, placement) = (self.services.clone(), self.spec.id, self.placement);
         let wanted = move || {
             services.directory.read(|known| {
-                // Who is not placed here does not know what it needs.
+                // An actor that is not placed here does not know what the host needs.
                 let here = known.place(Entity::Host(host)).is_some_and(|place| place.placement == placement);
                 here.then(|| (making::wanted(&known.fleet, host), making::numbers(&known.fleet, host)))
             })
@@ -117,7 +119,7 @@ impl Host {
                     if !wanted().is_some_and(|(now, _)| now.contains(&network)) {
                         continue;
                     }
-                    // One that cannot be there keeps no other from it.
+                    // A network that cannot be made does not keep the others from being made.
                     all = all.and(driver.ensure_networks(vec![network], deadline).await);
                 }
                 let _alone = turn.write().await;
@@ -133,7 +135,7 @@ impl Host {
         });
     }
 
-    /// Everything that no VM here is on, as the fleet is at `seen`, and copies of images that nothing is made of.
+    /// Removes the networks that no VM here is on, as the fleet is at `seen`, and copies of images that nothing is made of.
     pub(in crate::host) fn leave(
         &self,
         ctx: &Context<HostMsg>,
@@ -162,7 +164,7 @@ impl Host {
         });
     }
 
-    /// What was not done is done at the next look.
+    /// Takes in what came of that. What was not done is done at the next look.
     pub(in crate::host) fn tended(&self, ctx: &Context<HostMsg>, state: &mut State, tended: Result<Vec<Network>, DriverError>) {
         state.tended.busy = false;
         match tended {

@@ -1,4 +1,4 @@
-//! What the simulated lives of one VM are lived on: the machine where it is, and another host that may have it.
+//! The machines on which the simulated lives of one VM are lived: the machine where it is, and another host that may have it.
 
 use std::collections::BTreeMap;
 
@@ -9,27 +9,27 @@ use crate::{
     vm::{event::Seen, reconcile::Step},
 };
 
-/// The hypervisor's side, as the contract of drivers has it.
+/// A machine as the hypervisor has it, by the contract of drivers.
 #[derive(Debug, Default)]
 pub struct Machine {
     pub run: Option<Run>,
     pub boots: u64,
-    /// The guest heeds the power button at this time.
+    /// Time at which the guest heeds the power button.
     pub leaves: Option<i64>,
     pub snapshots: BTreeMap<String, Run>,
-    /// Its CPUs as it is defined, and as it runs.
+    /// CPUs of the machine as it is defined; `runs_with` has those that it runs with.
     pub cpus: u32,
     pub runs_with: u32,
 }
 
 impl Machine {
-    /// As the hypervisor says it when it was reshaped.
+    /// Returns what the present run has other than the definition, as the hypervisor says it after a change of shape.
     pub fn lag(&self) -> Option<Lag> {
         let other = self.run.is_some_and(Run::is_on) && self.runs_with != self.cpus;
         other.then_some(Lag { cpus: self.runs_with, memory_bytes: 1 << 30, devices: Vec::new() })
     }
 
-    /// Whether it could be done; a second time it answers as the first.
+    /// Does a step, and tells whether it could be done; a second time it answers as the first.
     pub fn step(&mut self, step: Step, tag: Option<String>, now: i64, heeds: bool, cpus: u32) -> bool {
         let tag = tag.unwrap_or_default();
         match (step, self.run) {
@@ -66,20 +66,22 @@ impl Machine {
         true
     }
 
+    /// Returns the machine as a look at the hypervisor shows it.
     pub fn seen(&self) -> Seen {
         self.run.map_or(Seen::Absent, Seen::There)
     }
 }
 
-/// The other host's side.
+/// The other host.
 #[derive(Debug, Default)]
 pub struct Other {
-    /// What somebody moved there.
+    /// Machine that somebody moved there.
     pub machine: Option<Machine>,
     pub silent: bool,
 }
 
 impl Other {
+    /// Tells whether the VM runs on the other host.
     pub fn runs(&self) -> bool {
         self.machine.as_ref().and_then(|machine| machine.run).is_some_and(Run::is_on)
     }

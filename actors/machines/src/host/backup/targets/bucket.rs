@@ -28,23 +28,23 @@ use super::{DRILLED, Done, LISTED_MAX, Listed, MANIFEST, MANIFEST_BYTES_MAX, Tar
 use crate::vm::backup::{Drilled, Manifest};
 
 const SCHEME: &str = "s3://";
-/// Of one part, at least; each is in memory while it is on its way.
+/// Bytes of one part, at least; each part is in memory while it is on its way.
 const PART_BYTES: u64 = 8 << 20;
-/// S3 takes ten thousand.
+/// Number of parts of an object at most: S3 takes ten thousand.
 const PARTS_MAX: u64 = 9_000;
 const PARTS_AT_ONCE: usize = 4;
 const MANIFESTS_AT_ONCE: usize = 8;
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// Of one request, with its part.
+/// Time for one request, with its part.
 const REQUEST_WITHIN: Duration = Duration::from_secs(120);
 const TRIES_MAX: usize = 4;
 const TRY_WITHIN: Duration = Duration::from_secs(60);
-/// Beside the disks, the uploads that are under way.
+/// Name under which, beside the disks, the uploads are kept that are under way.
 const UPLOADS: &str = ".uploads";
-/// What of the environment is said to nobody.
+/// Variables of the environment whose values are said to nobody.
 const SECRETS: [&str; 4] =
     ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "AWS_CONTAINER_AUTHORIZATION_TOKEN"];
-/// What is shorter is a word, and no secret.
+/// Bytes of a secret at least: what is shorter is a word, and no secret.
 const SECRET_BYTES_MIN: usize = 4;
 
 /// A bucket and what names in it begin with.
@@ -54,7 +54,7 @@ pub struct Within {
     pub prefix: Path,
 }
 
-/// `None` if it is no object store's; else where in it, or what is wrong.
+/// Reads a place in an object store: its bucket and prefix, or what is wrong with them. `None` if it names no object store.
 pub fn within(to: &str) -> Option<Result<Within, String>> {
     let rest = to.strip_prefix(SCHEME)?;
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
@@ -77,7 +77,7 @@ pub struct Bucket {
     part_bytes: u64,
 }
 
-/// Without what is nobody's to know.
+/// Returns the text without these secrets, which are nobody's to know.
 fn discreet(mut text: String, secrets: impl Iterator<Item = String>) -> String {
     for secret in secrets.filter(|secret| secret.len() >= SECRET_BYTES_MIN) {
         text = text.replace(&secret, "…");
@@ -105,7 +105,7 @@ fn error(error: object_store::Error) -> io::Error {
 }
 
 impl Bucket {
-    /// As the node's environment says.
+    /// Opens a bucket as the node's environment says where it is and who asks. Errors: the environment is not enough.
     pub fn open(within: Within, scratch: &FilePath) -> io::Result<Self> {
         let mut builder = AmazonS3Builder::from_env();
         if ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"]
@@ -191,7 +191,7 @@ impl Bucket {
         Ok(())
     }
 
-    /// Every object of a backup, its manifest first: without it the others are no backup.
+    /// Removes every object of a backup, its manifest first: without it the others are no backup.
     async fn clear(&self, name: &str) -> io::Result<()> {
         let gone = |done: object_store::Result<()>| match done {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
@@ -302,7 +302,7 @@ impl Bucket {
         Ok(Some(manifest))
     }
 
-    /// Names under which there is a manifest, with the lengths of the files beside it.
+    /// Returns the names under which there is a manifest, with the lengths of the files beside it.
     async fn names(&self) -> io::Result<BTreeMap<String, BTreeMap<String, u64>>> {
         let mut found: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
         let mut objects = self.store.list(Some(&self.within.prefix));

@@ -23,7 +23,7 @@ use crate::{host::driver::simulated::SIMULATED_DISK, vm::backup::MANIFEST_FORMAT
 
 const KEY: &str = "AKIATESTKEY";
 const SECRET: &str = "very-secret-of-a-test";
-/// The least that S3 takes of a part that is not the last.
+/// Bytes that S3 takes at least of a part that is not the last.
 const PART: u64 = 5 << 20;
 
 /// An object store on loopback. It answers so many requests, and then no more until it may again.
@@ -115,7 +115,7 @@ fn disk(name: &str, body: &[u8]) -> DiskCopy {
     }
 }
 
-/// With a root disk of several parts, and one that is empty.
+/// Returns a manifest with a root disk of several parts, and one that is empty.
 fn manifest(name: &str, basis: Option<&str>, body: &[u8]) -> Manifest {
     Manifest {
         format: if basis.is_some() { MANIFEST_FORMAT_BASED } else { MANIFEST_FORMAT },
@@ -148,7 +148,7 @@ fn body(seed: u64) -> Vec<u8> {
     std::iter::repeat_with(|| dice.u8(..)).take(2 * PART as usize + 12_345).collect()
 }
 
-/// `touch` does to a file of a backup what disks do: `None` takes it away.
+/// Checks what every place promises. `touch` does to a file of a backup what disks do: `None` takes it away.
 async fn keeps(target: &dyn Target, touch: impl Fn(&str, &str, Option<&[u8]>)) {
     let (full, delta) = (body(1), b"delta".to_vec());
     let (one, two) = (manifest("web-1", None, &full), manifest("web-2", Some("web-1"), &delta));

@@ -22,7 +22,7 @@ fn staging(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!(".{name}.part"))
 }
 
-/// What was renamed is there after a power cut as well.
+/// Syncs a directory, so that what was renamed in it is there after a power cut as well.
 fn sync(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
@@ -34,7 +34,8 @@ fn gone(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// A directory that is not there is a mistake, or not mounted: nobody knows what is in it, and it is not made.
+/// Checks that a directory is there. One that is not is a mistake, or not mounted: nobody knows what is in it, and it is not
+/// made.
 fn there(dir: &Path) -> io::Result<()> {
     let is_dir = fs::metadata(dir).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", dir.display())))?.is_dir();
     let none = || io::Error::new(io::ErrorKind::NotADirectory, format!("{} is no directory", dir.display()));
@@ -48,7 +49,7 @@ fn write(path: &Path, what: &impl serde::Serialize) -> io::Result<()> {
     file.sync_all()
 }
 
-/// `None` if there is none.
+/// Reads a file, up to the bytes that a manifest may have; `None` if there is none.
 fn text(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let mut text = Vec::new();
     match File::open(path) {
@@ -62,7 +63,7 @@ fn find(dir: &Path, name: &str) -> io::Result<Option<Manifest>> {
     text(&dir.join(name).join(MANIFEST))?.map(|text| understand(name, &text)).transpose()
 }
 
-/// Whole as far as can be seen without reading it.
+/// Returns the manifest of a backup that is whole as far as can be seen without reading it; `None` if there is none.
 fn look(dir: &Path, name: &str) -> io::Result<Option<Manifest>> {
     let Some(manifest) = find(dir, name)? else { return Ok(None) };
     for disk in &manifest.disks {

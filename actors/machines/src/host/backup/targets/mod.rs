@@ -27,10 +27,10 @@ use crate::vm::{
 
 const MANIFEST: &str = "manifest.json";
 const DRILLED: &str = "drill.json";
-/// Of what is not a manifest.
+/// Bytes of a manifest at most: what has more is none.
 const MANIFEST_BYTES_MAX: u64 = 1 << 20;
 const PIECE_BYTES: usize = 256 << 10;
-/// Listed at once; of more the first, by their names.
+/// Number of backups that are listed at once; of more the first, by their names.
 pub const LISTED_MAX: usize = 1_000;
 const PATH_BYTES_MAX: usize = 1_024;
 
@@ -40,35 +40,36 @@ type Done<'a, T> = BoxFuture<'a, io::Result<T>>;
 #[derive(Clone, Debug)]
 pub struct Listed {
     pub name: String,
-    /// Else what is wrong with it, in words.
+    /// Its manifest, or else what is wrong with it, in words.
     pub manifest: Result<Manifest, String>,
     pub drilled: Option<Drilled>,
 }
 
-/// One place. Errors say what is wrong with what; whether the same may pass later is in their kind: see [`is_final`].
+/// One place where backups are kept. Errors say what is wrong with what; whether the same may pass later is in their kind: see
+/// [`is_final`].
 pub trait Target: Send + Sync + 'static {
-    /// One that is whole by its manifest.
+    /// Returns the manifest of a backup that is whole by it; `None` if there is none of this name.
     fn find<'a>(&'a self, name: &'a str) -> Done<'a, Option<Manifest>>;
 
-    /// An empty directory of this node to write its disks into. What an earlier try left is gone.
+    /// Makes an empty directory of this node to write its disks into. What an earlier try left is gone.
     fn begin<'a>(&'a self, name: &'a str) -> Done<'a, PathBuf>;
 
-    /// What was written there is whole from now on, and was read again from where it is kept.
+    /// Keeps what was written there. It is whole from now on, and was read again from where it is kept.
     fn keep<'a>(&'a self, manifest: &'a Manifest) -> Done<'a, ()>;
 
-    /// Away with it, whole or begun. That it is gone already is fine; that the place is not there is not.
+    /// Removes a backup, whole or begun. That it is gone already is fine; that the place is not there is not.
     fn remove<'a>(&'a self, name: &'a str) -> Done<'a, ()>;
 
-    /// By their names; of more than [`LISTED_MAX`] the first.
+    /// Lists the backups by their names; of more than [`LISTED_MAX`] the first.
     fn list(&self) -> Done<'_, Vec<Listed>>;
 
-    /// A file of this node with these bytes of this backup, checked: where it is kept, or else written into `dir`.
+    /// Returns a file of this node with these bytes of this backup, checked: where it is kept, or else written into `dir`.
     fn bring<'a>(&'a self, name: &'a str, disk: &'a DiskCopy, dir: &'a Path) -> Done<'a, PathBuf>;
 
     fn write_drilled<'a>(&'a self, name: &'a str, drilled: &'a Drilled) -> Done<'a, ()>;
 }
 
-/// Where one place is, as a client names it.
+/// Checks where a place is, as a client names it. Errors: neither a path nor a place in an object store.
 pub fn check(field: &str, given: &str) -> Result<(), Refused> {
     if given.len() > PATH_BYTES_MAX || given.chars().any(char::is_control) {
         return Err(Refused::invalid(field, format!("at most {PATH_BYTES_MAX} bytes, and no control characters")));
@@ -86,7 +87,7 @@ pub fn check(field: &str, given: &str) -> Result<(), Refused> {
     Ok(())
 }
 
-/// The place that `to` names. What is on its way to an object store is in `scratch` of this node first.
+/// Opens the place that `to` names. What is on its way to an object store is in `scratch` of this node first.
 pub fn open(to: &str, scratch: &Path) -> io::Result<Arc<dyn Target>> {
     match bucket::within(to) {
         Some(place) => {
@@ -97,7 +98,7 @@ pub fn open(to: &str, scratch: &Path) -> io::Result<Arc<dyn Target>> {
     }
 }
 
-/// The place of a backup, and its name there.
+/// Splits the path of a backup into its place and its name there. Errors: no backup can be there.
 pub fn split(path: &str) -> io::Result<(&str, &str)> {
     let path = path.trim_end_matches('/');
     match path.rsplit_once('/') {
@@ -106,7 +107,7 @@ pub fn split(path: &str) -> io::Result<(&str, &str)> {
     }
 }
 
-/// The whole path of a backup in `to`.
+/// Returns the whole path of a backup in `to`.
 pub fn join(to: &str, name: &str) -> String {
     format!("{}/{name}", to.trim_end_matches('/'))
 }
@@ -115,14 +116,14 @@ fn is_name(name: &str) -> bool {
     !name.is_empty() && !name.contains('/') && !name.starts_with('.')
 }
 
-/// Whether it would be the same once more.
+/// Tells whether the same would fail in the same way once more.
 pub fn is_final(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidInput, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
 
     matches!(error.kind(), InvalidInput | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem)
 }
 
-/// A manifest as it was written.
+/// Reads a manifest as it was written. Errors: its format or its name is another, or it names what cannot be beside it.
 fn understand(name: &str, text: &[u8]) -> io::Result<Manifest> {
     let bad = |why: String| io::Error::new(io::ErrorKind::InvalidData, format!("the manifest of {name} {why}"));
     let manifest: Manifest = serde_json::from_slice(text).map_err(|error| bad(format!("is not understood: {error}")))?;
@@ -143,7 +144,7 @@ fn understand(name: &str, text: &[u8]) -> io::Result<Manifest> {
     }
 }
 
-/// The chain of a backup, the full one first and itself last.
+/// Returns the chain of a backup, the full one first and itself last. Errors: one of them is not there, or the chain is too long.
 pub async fn chain(target: &dyn Target, name: &str) -> io::Result<Vec<Manifest>> {
     let gone = |name: &str| io::Error::new(io::ErrorKind::NotFound, format!("there is no backup {name}"));
     let mut chain = vec![target.find(name).await?.ok_or_else(|| gone(name))?];
@@ -159,7 +160,7 @@ pub async fn chain(target: &dyn Target, name: &str) -> io::Result<Vec<Manifest>>
     Ok(chain)
 }
 
-/// Those of a list whose chain is broken are shown as damaged.
+/// Marks those of a list as damaged whose chain is broken.
 fn link(listed: &mut [Listed]) {
     let bases: std::collections::HashMap<String, Option<String>> =
         listed.iter().filter_map(|one| Some((one.name.clone(), one.manifest.as_ref().ok()?.basis.clone()))).collect();
@@ -185,7 +186,7 @@ fn missing(name: &str, disk: &DiskCopy) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("{name} is damaged: its file {} is not there", disk.file))
 }
 
-/// That a file has the bytes that it was written with.
+/// Checks that a file has the bytes that it was written with.
 fn verify(name: &str, path: &Path, disk: &DiskCopy) -> io::Result<()> {
     let mut file = File::open(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => missing(name, disk),

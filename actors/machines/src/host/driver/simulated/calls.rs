@@ -24,7 +24,7 @@ use super::{
     BANNER, Copying, Hypervisor, MISSING, Machine, SIMULATED_DISK, disks, hand_over,
 };
 
-/// For a guest's agent to answer one command.
+/// Time for a guest's agent to answer one command.
 const AGENT_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) struct Simulated {
@@ -33,7 +33,7 @@ pub(super) struct Simulated {
     pub host: HostId,
 }
 
-/// The names of the fault points before and after each action.
+/// Returns the names of the fault points before and after each action.
 const fn points(action: &Action) -> (&'static str, &'static str) {
     match action {
         Action::Define(_) => ("driver.define", "driver.define.done"),
@@ -77,7 +77,7 @@ impl Simulated {
         Ok(())
     }
 
-    /// Begins a migration; the machine as it is to be there.
+    /// Begins a migration, and returns the machine as it is to be there.
     fn leaving(&self, vm: VmId, other: &Hypervisor, migration: &Migration) -> Result<Box<DomainSpec>, DriverError> {
         let spec = {
             let mut inner = self.hypervisor.0.inner.lock();
@@ -128,7 +128,7 @@ impl Simulated {
         })
     }
 
-    /// The step itself, at one moment.
+    /// Does the step itself, at one moment.
     fn take(&self, vm: VmId, action: Action) -> Result<(), DriverError> {
         let mut inner = self.hypervisor.0.inner.lock();
         let inner = &mut *inner;
@@ -267,7 +267,7 @@ impl Simulated {
     }
 }
 
-/// One command for an agent at a socket, as libvirt says it to that of a guest. Begun, it is ended whoever waits for it: an
+/// Says one command to an agent at a socket, as libvirt says it to that of a guest. Begun, it is ended whoever waits for it: an
 /// agent's line does not break.
 async fn said_to(agent: std::path::PathBuf, command: String) -> Result<Option<String>, DriverError> {
     let failed = |error: std::io::Error| DriverError::Failed { message: format!("the agent: {error}") };
@@ -346,7 +346,7 @@ impl Driver for Simulated {
         }))
     }
 
-    /// There is no guest.
+    /// Returns `None`: there is no guest.
     fn guest(&self, _: VmId, deadline: Deadline) -> BoxFuture<'_, Result<Option<GuestInfo>, DriverError>> {
         Box::pin(by(deadline, async {
             self.reached()?;
@@ -369,7 +369,7 @@ impl Driver for Simulated {
         }))
     }
 
-    /// There are no images.
+    /// Makes these networks in the model of switches.
     fn ensure_networks(&self, networks: Vec<Network>, deadline: Deadline) -> BoxFuture<'_, Result<(), DriverError>> {
         Box::pin(by(deadline, async move {
             fault::point("driver.ensure_networks", Some(&self.host.key())).await.map_err(injected)?;
@@ -391,7 +391,7 @@ impl Driver for Simulated {
         Box::pin(by(deadline, async { self.reached() }))
     }
 
-    /// Each file says what is in the blocks of a disk.
+    /// Copies disks into files that each say what is in the blocks of a disk.
     fn backup<'a>(
         &'a self,
         vm: VmId,

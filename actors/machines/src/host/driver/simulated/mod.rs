@@ -1,9 +1,9 @@
 //! A hypervisor in this process: a realistic state machine with latencies and failures, and no guests.
 //!
-//! Each name is one hypervisor, which outlives its connections for as long as the process does. Nothing is measured, so
-//! its domains have no statistics, unless its URI says how busy its guests are, or a test what they count. Its ways to fail are the fault points `driver.list`,
-//! `driver.ACTION` (before anything happened) and `driver.ACTION.done` (it has happened, and nobody hears). Here is the
-//! machine room; `calls` is what a connection to it is asked.
+//! Each name is one hypervisor, which outlives its connections for as long as the process does. Nothing is measured, so its
+//! domains have no statistics, unless its URI says how busy its guests are, or a test what they count. Its ways to fail are the
+//! fault points `driver.list`, `driver.ACTION` (before anything happened) and `driver.ACTION.done` (it has happened, and nobody
+//! hears). Here is the machine room; `calls` is what a connection to it is asked.
 
 use hiveward_catalogue::host::simulated::Manners;
 
@@ -33,17 +33,17 @@ use disks::{Blocks, Disks};
 
 /// The format of a disk that nothing but this hypervisor reads.
 pub const SIMULATED_DISK: &str = "simulated";
-/// Of images and networks that are said not to exist, and of disks that there is no room for.
+/// Beginning of names of images and networks that are said not to exist, and of disks that there is no room for.
 const MISSING: &str = "missing";
 
 struct Machine {
     spec: Box<DomainSpec>,
     run: Run,
     boots: u64,
-    /// What it was when each was taken.
+    /// State that it was in when each was taken.
     snapshots: BTreeMap<String, Run>,
     usage: Usage,
-    /// The boot that is counted, and since when.
+    /// Boot that is counted, and since when.
     counted: Option<(u64, Instant)>,
     /// What it runs with: CPUs, memory, and the memory that it was started with; its definition's if absent.
     runs_with: Option<(u32, u64, u64)>,
@@ -68,7 +68,7 @@ impl Machine {
         }
     }
 
-    /// Its disks begin as they are to, where a file says what that is.
+    /// Makes its disks begin as they are to, where a file says what that is.
     fn load(&mut self) -> Result<(), DriverError> {
         let failed =
             |path: &str, error: std::io::Error| DriverError::Failed { message: format!("{path} cannot be read: {error}") };
@@ -86,7 +86,7 @@ impl Machine {
         self.runs_with.unwrap_or((self.spec.cpus, self.spec.memory_bytes, self.spec.memory_bytes))
     }
 
-    /// What is counted of it: what a test said, or what a guest would have used that was as busy since it was looked at first.
+    /// Returns what is counted of it: what a test said, or what a guest as busy as that would have used since then.
     fn count(&mut self, busy_percent: Option<u64>) -> Usage {
         let Some(busy) = busy_percent.filter(|_| self.run.is_on()) else { return self.usage };
         let now = Instant::now();
@@ -109,7 +109,7 @@ impl Machine {
         }
     }
 
-    /// What its run has that its definition has not.
+    /// Returns what its run has that its definition has not.
     fn lag(&self) -> Option<Lag> {
         let (cpus, memory_bytes, _) = self.size();
         let other = (cpus, memory_bytes) != (self.spec.cpus, self.spec.memory_bytes);
@@ -126,14 +126,14 @@ struct Inner {
     listeners: Vec<mpsc::Sender<Change>>,
     /// Migrations away from here, and whether they are to end.
     leaving_for: HashMap<VmId, bool>,
-    /// Who listens to the console of a machine.
+    /// Listeners to the consoles of machines.
     consoles: HashMap<VmId, mpsc::Sender<ConsoleBytes>>,
-    /// Unplugged from the network: nobody reaches it.
+    /// Whether it is unplugged from the network: nobody reaches it.
     cut: bool,
     may_start: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
-    /// For tests: the socket of a real guest agent, which answers in the place of guests that there are not.
+    /// Socket of a real guest agent, for tests, which answers in the place of guests that there are not.
     agent: Option<std::path::PathBuf>,
-    /// For tests that look from outside: when a guest began and ended, on the clock of the machine.
+    /// File for tests that look from outside: when a guest began and ended, on the clock of the machine.
     journal: Option<Arc<std::fs::File>>,
 }
 
@@ -150,12 +150,12 @@ struct Shared {
 static ALL: LazyLock<Mutex<HashMap<String, Hypervisor>>> = LazyLock::new(Mutex::default);
 
 impl Hypervisor {
-    /// The one of this name, for tests to look at from outside and to do to it what happens to machines.
+    /// Returns the one of this name, for tests to look at from outside and to do to it what happens to machines.
     pub fn named(name: &str) -> Self {
         ALL.lock().entry(name.to_owned()).or_default().clone()
     }
 
-    /// Its power fails: every guest is off. What was defined stays.
+    /// Cuts the power of the machine: every guest is off. What was defined stays.
     pub fn power_cycle(&self) {
         let mut inner = self.0.inner.lock();
         for machine in inner.machines.values_mut().filter(|machine| machine.run.is_on()) {
@@ -165,7 +165,7 @@ impl Hypervisor {
         inner.tell(Change::Everything);
     }
 
-    /// The plug of one guest is pulled.
+    /// Pulls the plug of one guest.
     pub fn lose_power(&self, owner: HostId, vm: VmId) {
         let mut inner = self.0.inner.lock();
         let lost = inner.machines.get_mut(&vm).filter(|machine| machine.spec.owner == owner && machine.run.is_on());
@@ -177,12 +177,12 @@ impl Hypervisor {
         }
     }
 
-    /// Guests start only while this says so, asked at the very moment.
+    /// Lets guests start only while this says so, asked at the very moment.
     pub fn guard(&self, may_start: impl Fn() -> bool + Send + Sync + 'static) {
         self.0.inner.lock().may_start = Some(Arc::new(may_start));
     }
 
-    /// Connections end and no new one is made until it is `false` again; the guests run on.
+    /// Ends connections, and lets no new one be made until it is `false` again; the guests run on.
     pub fn cut(&self, cut: bool) {
         let mut inner = self.0.inner.lock();
         inner.cut = cut;
@@ -193,7 +193,7 @@ impl Hypervisor {
         }
     }
 
-    /// As if another had done it on the host itself.
+    /// Sets how a domain runs, as if another had done it on the host itself.
     pub fn set(&self, vm: VmId, run: Run) {
         let mut inner = self.0.inner.lock();
         if let Some(machine) = inner.machines.get_mut(&vm) {
@@ -209,36 +209,36 @@ impl Hypervisor {
         inner.tell(Change::Domain(vm));
     }
 
-    /// A guest writes, whether or not there is one.
+    /// Writes into a disk as a guest does, whether or not there is one.
     pub fn write(&self, vm: VmId, disk: &str, block: u64, value: u64) {
         if let Some(machine) = self.0.inner.lock().machines.get_mut(&vm) {
             machine.disks.write(disk, block, value);
         }
     }
 
-    /// What a disk of a domain holds.
+    /// Returns what a disk of a domain holds.
     pub fn content(&self, vm: VmId, disk: &str) -> Blocks {
         self.0.inner.lock().machines.get(&vm).map(|machine| machine.disks.of(disk)).unwrap_or_default()
     }
 
-    /// How many checkpoints a domain has.
+    /// Returns how many checkpoints a domain has.
     pub fn checkpoints(&self, vm: VmId) -> usize {
         self.0.inner.lock().machines.get(&vm).map_or(0, |machine| machine.disks.marks())
     }
 
-    /// What is counted of one guest from now on, for tests of what is made of it.
+    /// Sets what is counted of one guest from now on, for tests of what is made of it.
     pub fn count(&self, vm: VmId, usage: Usage) {
         if let Some(machine) = self.0.inner.lock().machines.get_mut(&vm) {
             machine.usage = usage;
         }
     }
 
-    /// For tests: whatever is said to a guest that runs, a real agent of this machine is told, which listens at this socket.
+    /// Lets a real agent of this machine, which listens at this socket, answer what is said to any guest that runs. For tests.
     pub fn answer_by(&self, agent: impl Into<std::path::PathBuf>) {
         self.0.inner.lock().agent = Some(agent.into());
     }
 
-    /// As if another had brought it to a second host with the hypervisor's own tool, and left nothing here.
+    /// Moves a domain to a second host, as if another had done that with the hypervisor's own tool, and left nothing here.
     pub fn carry(&self, vm: VmId, to: &Self) {
         let Some(machine) = self.0.inner.lock().machines.remove(&vm) else { return };
         {
@@ -249,24 +249,24 @@ impl Hypervisor {
         self.0.inner.lock().tell(Change::Domain(vm));
     }
 
-    /// As if another had undefined it on the host itself.
+    /// Removes a domain, as if another had undefined it on the host itself.
     pub fn forget(&self, vm: VmId) {
         let mut inner = self.0.inner.lock();
         inner.machines.remove(&vm);
         inner.tell(Change::Domain(vm));
     }
 
-    /// What is there, whoever owns it.
+    /// Returns the domains that are there, whoever owns them.
     pub fn domains(&self) -> HashMap<VmId, Run> {
         self.0.inner.lock().machines.iter().map(|(vm, machine)| (*vm, machine.run)).collect()
     }
 
-    /// Names of what is kept of a domain.
+    /// Returns the names of what is kept of a domain.
     pub fn snapshots(&self, vm: VmId) -> Vec<String> {
         self.0.inner.lock().machines.get(&vm).map_or_else(Vec::new, |machine| machine.snapshots.keys().cloned().collect())
     }
 
-    /// What a domain is defined as, and the CPUs and memory that it runs with.
+    /// Returns what a domain is defined as, and the CPUs and memory that it runs with.
     pub fn shape(&self, vm: VmId) -> Option<(Shape, (u32, u64))> {
         let inner = self.0.inner.lock();
         let machine = inner.machines.get(&vm)?;
@@ -275,12 +275,12 @@ impl Hypervisor {
         Some((Shape { cpus, memory_bytes, disks, networks }, (runs_cpus, runs_memory)))
     }
 
-    /// Disks that were attached to a domain and whose data is there.
+    /// Returns the disks that were attached to a domain and whose data is there.
     pub fn volumes(&self, vm: VmId) -> Vec<String> {
         self.0.inner.lock().machines.get(&vm).map_or_else(Vec::new, |machine| machine.volumes.iter().cloned().collect())
     }
 
-    /// How often a domain was started.
+    /// Returns how often a domain was started.
     pub fn boots(&self, vm: VmId) -> u64 {
         self.0.inner.lock().machines.get(&vm).map_or(0, |machine| machine.boots)
     }
@@ -318,7 +318,7 @@ impl Hypervisor {
     }
 }
 
-/// Ends a migration that did not come to its end: what is on its way in is gone there, and runs on here.
+/// Guard that ends a migration which did not come to its end: what is on its way in is gone there, and runs on here.
 struct Copying<'a> {
     vm: VmId,
     from: &'a Hypervisor,
@@ -336,7 +336,7 @@ impl Drop for Copying<'_> {
     }
 }
 
-/// At one moment: gone here, and running there.
+/// Hands a guest over at one moment: it is gone here, and runs there.
 fn hand_over(vm: VmId, from: &Hypervisor, to: &Hypervisor, spec: Box<DomainSpec>) -> Result<(), DriverError> {
     let failed = |message: &str| Err(DriverError::Failed { message: message.into() });
     let gone = {
@@ -421,6 +421,7 @@ impl Inner {
     }
 }
 
+/// Opens a connection to the simulated hypervisor that `uri` names. Errors: the URI is wrong, or it is cut off.
 pub fn open(uri: &HostUri, host: HostId) -> Result<Connection, DriverError> {
     let manners = Manners::of(&uri.query).map_err(|message| DriverError::Refused { message })?;
     let hypervisor = Hypervisor::named(&uri.authority);

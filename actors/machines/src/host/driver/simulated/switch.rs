@@ -20,6 +20,7 @@ fn refused<T>(message: String) -> Result<T, DriverError> {
 }
 
 impl Switch {
+    /// Makes these networks for a host. Errors: one cannot be made, or another host has made one of its number.
     pub fn ensure(&mut self, owner: HostId, networks: Vec<Network>) -> Result<(), DriverError> {
         for network in networks {
             if network.name.starts_with(MISSING) {
@@ -35,7 +36,8 @@ impl Switch {
         Ok(())
     }
 
-    /// The network that a card of this source is put on; an error if there is none.
+    /// Returns the cluster's network that a card of this source is put on, if that is one; an error if there is no such network
+    /// of the cluster.
     pub fn plug(&self, source: &str) -> Result<Option<&Network>, DriverError> {
         let found = self.0.values().find(|(_, network)| network.source() == source).map(|(_, network)| network);
         let made = source.strip_prefix("bridge:hwb").or_else(|| source.strip_prefix("hwn"));
@@ -47,7 +49,7 @@ impl Switch {
 }
 
 impl Inner {
-    /// What may go: what no machine is on.
+    /// Removes the networks of a host that may go: those that no machine is on and that are not in `keep`.
     pub(super) fn sweep_networks(&mut self, owner: HostId, keep: &[u32]) {
         let used: Vec<&str> =
             self.machines.values().flat_map(|machine| machine.spec.cards.iter().map(|card| &*card.source)).collect();
@@ -57,7 +59,7 @@ impl Inner {
         self.switch.0.retain(stays);
     }
 
-    /// Where the cards of a machine that runs are put: the owner's networks, by their sources.
+    /// Returns where the cards of a machine that runs are put: the owner's networks, by their sources.
     fn plugged(&self, vm: VmId) -> Vec<(String, Option<Network>)> {
         let Some(machine) = self.machines.get(&vm).filter(|machine| machine.run.is_on()) else { return Vec::new() };
         let networks = machine.spec.networks.iter();
@@ -70,17 +72,17 @@ impl Inner {
 }
 
 impl Hypervisor {
-    /// Numbers of the cluster's networks that are made here.
+    /// Returns the numbers of the cluster's networks that are made here.
     pub fn networks(&self) -> Vec<u32> {
         self.0.inner.lock().switch.0.keys().copied().collect()
     }
 
-    /// One of them as it is.
+    /// Returns one of these networks as it is.
     pub fn network(&self, number: u32) -> Option<Network> {
         self.0.inner.lock().switch.0.get(&number).map(|(_, network)| network.clone())
     }
 
-    /// Whether what `from` sends here comes to `to` there.
+    /// Tells whether what `from` sends here comes to `to` there.
     pub fn reaches(&self, from: VmId, there: &Self, to: VmId) -> bool {
         let ours = self.0.inner.lock().plugged(from);
         let theirs = there.0.inner.lock().plugged(to);
