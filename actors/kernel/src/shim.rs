@@ -12,7 +12,7 @@ pub struct ShimProgram {
     /// The absolute path of a lock file: only the process that holds its lock may speak to the session. Any process of this
     /// user may if absent.
     pub owner: Option<PathBuf>,
-    /// The absolute path at which the node tells of its lease ([`LeasePage`]). The session ends with that lease; a node that is
+    /// The absolute path at which the node tells of its lease. The session ends with that lease; a node that is
     /// in no cluster has none.
     pub lease: Option<PathBuf>,
 }
@@ -21,7 +21,7 @@ const THIS_BINARY: &str = "/proc/self/exe";
 
 impl ShimProgram {
     /// Returns this very binary as `hiveward shim`, even when its file has been replaced since: its `main` calls
-    /// [`shim::main`](super::shim::main) for that.
+    /// the shim of `hiveward-agents` for that.
     pub fn this_binary() -> Self {
         Self { program: THIS_BINARY.into(), args: vec!["shim".to_owned()], owner: None, lease: None }
     }

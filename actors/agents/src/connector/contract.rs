@@ -208,9 +208,9 @@ pub trait Connector: Send + Sync + 'static {
 /// What a person, or what decides for one, has to say to a running attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Told {
-    /// To a question of its program.
+    /// The answer to a question of its program.
     Answer { approval: ApprovalId, decision: Permission, by: String, message: Option<String> },
-    /// `id` makes it heard once.
+    /// A message to the program; `id` makes it heard once.
     Message { id: String, text: String, by: String },
     /// Its turn ends; it waits for a message.
     Interrupt { id: String, by: String },
