@@ -12,7 +12,13 @@ use hiveward_actors::{
     retention::{Retention, TranscriptRetention, ledger::LedgerRetention},
 };
 use hiveward_kernel::id::TaskId;
-use hiveward_runtime::{clock::Deadline, error::Code, ledger::Cursor, op::Op};
+use hiveward_runtime::{
+    clock::Deadline,
+    error::Code,
+    fault::{self, Armed, Fault},
+    ledger::Cursor,
+    op::Op,
+};
 use hiveward_work::task::{
     record::TaskRecord,
     retry::RetryPolicy,
@@ -253,6 +259,22 @@ async fn agents_are_made_paused_stopped_restarted_and_removed() {
     assert!(control.agent(agent).unwrap().is_none());
     control.remove_swarm(op(), swarm.spec.id, false).await.unwrap();
     assert!(control.swarm(swarm.spec.id).unwrap().is_none());
+    here.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_swarm_whose_agent_could_not_be_removed_takes_tasks_again() {
+    let here = Here::start().await;
+    let control = here.control();
+    let swarm = control.create_swarm(op(), NewSwarm { name: "team".into(), ..NewSwarm::default() }).await.unwrap().value;
+    let new = NewAgent { swarm: Some(SwarmRef::Id(swarm.spec.id)), ..NewAgent::command("stuck") };
+    let agent = control.create_agent(op(), new).await.unwrap().value.spec.id;
+    let fault = Fault::Hang;
+    assert!(fault::arm(Armed { point: "actor.handle".into(), key: Some(agent.to_string()), fault, times: u32::MAX }));
+    control.remove_swarm(Op::internal(Duration::from_secs(2)), swarm.spec.id, true).await.unwrap_err();
+    let to_team = NewTask { swarm: Some(SwarmRef::Id(swarm.spec.id)), ..sh("echo x") };
+    submit(&control, to_team).await;
+    fault::disarm("actor.handle");
     here.stop().await;
 }
 

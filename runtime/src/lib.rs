@@ -11,5 +11,6 @@ pub mod fault;
 pub mod id;
 pub mod ledger;
 pub mod op;
+pub mod resilience;
 pub mod store;
 pub mod supervise;

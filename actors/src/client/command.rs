@@ -323,18 +323,16 @@ impl ControlPlane {
         self.swarm_done(&op, swarm, added.cursor).await
     }
 
-    /// Removes a swarm. With `force` its tasks are cancelled and its agents removed first. If the roster refuses, the swarm is
-    /// opened again.
+    /// Removes a swarm. With `force` its tasks are cancelled and its agents removed first. If one of them or the
+    /// swarm itself cannot be removed, the swarm is opened again, unless nobody knows whether it was removed.
     pub async fn remove_swarm(&self, op: Op, swarm: SwarmId, force: bool) -> Result<Done<SwarmRecord>, Refused> {
         self.settled(&op).await?;
         let record = self.house.swarm_table.get(swarm)?.ok_or_else(|| Refused::not_found(swarm))?;
         let swarm = record.spec.id;
         self.close_swarm(&op, swarm, force).await?;
-        if force {
-            let filter = hiveward_agents::table::AgentFilter { swarm: Some(swarm), ..Default::default() };
-            for (_, agent) in self.house.agent_table.page(&filter, None, usize::MAX)?.items {
-                self.remove_agent(Op { operation: None, ..op.clone() }, agent.spec.id, true).await?;
-            }
+        if force && let Err(refused) = self.remove_agents_of(&op, swarm).await {
+            self.reopen_swarm(swarm).await;
+            return Err(refused);
         }
         let operation = operation(&op, &("remove", swarm));
         let done = self
@@ -348,13 +346,21 @@ impl ControlPlane {
             Ok(done) => done,
             Err(refused) => {
                 if refused.code != Code::UnknownOutcome {
-                    self.reopen_swarm(&op, swarm).await;
+                    self.reopen_swarm(swarm).await;
                 }
                 return Err(refused);
             }
         };
         self.seen(&op, done.cursor).await?;
         Ok(Done { value: record, cursor: done.cursor })
+    }
+
+    async fn remove_agents_of(&self, op: &Op, swarm: SwarmId) -> Result<(), Refused> {
+        let filter = hiveward_agents::table::AgentFilter { swarm: Some(swarm), ..Default::default() };
+        for (_, agent) in self.house.agent_table.page(&filter, None, usize::MAX)?.items {
+            self.remove_agent(Op { operation: None, ..op.clone() }, agent.spec.id, true).await?;
+        }
+        Ok(())
     }
 
     /// Arms a fault on this node. Errors: `Refused` if its configuration allows none, `Limit` if too many are armed.

@@ -11,6 +11,7 @@ use hiveward_kernel::{
     operation::Operation,
 };
 use hiveward_runtime::{
+    clock::Deadline,
     error::{Code, Refused},
     op::{NodeId, Op},
 };
@@ -23,6 +24,8 @@ use super::{ControlPlane, DependsOn, Done, NewTask};
 
 /// The time between two looks for a task that is on its way from one shard to another.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
+/// For a swarm to be opened again that was not removed.
+const REOPENED_WITHIN: Duration = Duration::from_secs(5);
 
 /// One coordinator of a swarm, as this node knows it.
 #[derive(Clone, Debug)]
@@ -206,7 +209,7 @@ impl ControlPlane {
                     // Its tasks are on their way to a shard that is closed next, or back.
                     Err(refused) if self.may_have_moved(op, shard, &refused) => tokio::time::sleep(LOOK_AGAIN_AFTER).await,
                     Err(refused) => {
-                        self.reopen_swarm(op, swarm).await;
+                        self.reopen_swarm(swarm).await;
                         return Err(refused);
                     }
                 }
@@ -215,11 +218,13 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Opens the swarm again, which stays. A shard that does not hear of it is open again in its next life.
-    pub(super) async fn reopen_swarm(&self, op: &Op, swarm: SwarmId) {
+    /// Opens the swarm again, which stays. A shard that does not hear of it in time is open again in its next life.
+    pub(super) async fn reopen_swarm(&self, swarm: SwarmId) {
+        // The deadline of who wanted to remove it may be over.
+        let deadline = Deadline::after(REOPENED_WITHIN);
         for shard in self.house.directory.read(|known| known.shards_of(swarm)) {
             let _: Result<(), Refused> =
-                self.route_swarm(op.deadline, shard, |reply| SwarmMsg::Reopen { reply }, || SwarmWire::Reopen).await;
+                self.route_swarm(deadline, shard, |reply| SwarmMsg::Reopen { reply }, || SwarmWire::Reopen).await;
         }
     }
 }

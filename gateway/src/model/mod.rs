@@ -5,7 +5,6 @@
 //! `hiveward_models::Models` whose a token is. Keys are read when a call needs one and kept nowhere.
 
 pub mod api;
-mod breaker;
 mod call;
 pub mod config;
 mod hide;

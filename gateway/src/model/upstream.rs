@@ -1,19 +1,23 @@
 //! The providers: their addresses and keys, and whether they are to be left alone for a while.
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use hiveward_runtime::resilience::{Breaker, BreakerLimits};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::{
     api::{Api, X_API_KEY},
-    breaker::Breaker,
     config::{ModelsSection, ProviderConfig},
     key::Key,
+};
+
+const BREAKER: BreakerLimits = BreakerLimits {
+    failures_max: 10,
+    first: Duration::from_secs(5),
+    longest: Duration::from_secs(60),
+    probe_within: Duration::from_secs(30),
 };
 
 pub struct Provider {
@@ -59,7 +63,7 @@ impl Providers {
     /// Takes the providers of the configuration; `secrets` is the directory of named keys.
     pub fn new(section: &ModelsSection, secrets: PathBuf) -> Result<Self, reqwest::Error> {
         let provider = |(name, config): (&String, &ProviderConfig)| {
-            (name.clone(), Provider { name: name.clone(), config: config.clone(), breaker: Mutex::default() })
+            (name.clone(), Provider { name: name.clone(), config: config.clone(), breaker: Mutex::new(Breaker::new(BREAKER)) })
         };
         let client = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)

@@ -107,6 +107,7 @@ impl Image {
     }
 }
 
+#[derive(Clone)]
 enum At {
     /// The next key.
     Events(u64),
@@ -124,11 +125,10 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Reads the next page on a thread of its own; `None` at the end. After a dropped future it gives the end, so do not go on
-    /// then.
+    /// Reads the next page on a thread of its own; `None` at the end. Dropping the future reads that page again next time.
     pub async fn next(&mut self) -> Result<Option<Rows>, String> {
         let Some(rows) = self.rows.clone() else { return Err("a snapshot without rows cannot be sent".into()) };
-        let at = std::mem::replace(&mut self.at, At::Done);
+        let at = self.at.clone();
         let read = tokio::task::spawn_blocking(move || page(&rows, at)).await.map_err(|error| error.to_string())?;
         let (part, at) = read.map_err(|error: ReadError| error.to_string())?;
         self.at = at;

@@ -22,6 +22,7 @@ use hiveward_kernel::{entity::Entity, id::VmId};
 use hiveward_runtime::{
     call::{Addr, Reply},
     clock::Deadline,
+    resilience::Breaker,
     supervise::{Behaviour, Context, Failure, Supervisor, TimerHandle},
 };
 use tokio::{
@@ -32,7 +33,6 @@ use tokio::{
 use super::{
     ask_roster,
     backup::BACKUPS_AT_ONCE,
-    breaker::Breaker,
     console::Console,
     driver::{self, Action, Change, Connection, Domain, Driver, DriverError, Usage, simulated::Hypervisor},
     ha,
@@ -170,7 +170,7 @@ impl Behaviour for Host {
         let mut state = State {
             link: None,
             opening: false,
-            breaker: Breaker::default(),
+            breaker: Breaker::new(driver::BREAKER),
             looks: Arc::default(),
             listing: false,
             figures: Figures::default(),
@@ -351,7 +351,7 @@ impl Behaviour for Host {
     fn observe(&self, state: &State) -> serde_json::Value {
         let running = state.known.values().filter(|known| known.domain.as_ref().is_some_and(|domain| domain.run.is_on())).count();
         serde_json::json!({
-            "connected": state.link.is_some(), "breakerOpen": state.breaker.is_open(), "vms": state.children.len(),
+            "connected": state.link.is_some(), "breakerOpen": state.breaker.is_broken(), "vms": state.children.len(),
             "running": running, "foreign": state.foreign, "strays": state.strays.len(), "placement": self.placement,
             "stepsWaiting": STEPS_AT_ONCE.saturating_sub(state.steps.available_permits()), "lastError": state.last_error,
             "networks": state.tended.observe(), "measuring": state.figures.is_under_way(),
@@ -362,7 +362,7 @@ impl Behaviour for Host {
 // The connection.
 impl Host {
     pub(super) fn connect(&self, ctx: &Context<HostMsg>, state: &mut State) {
-        if state.opening || state.link.is_some() || !state.breaker.allows(Instant::now()) {
+        if state.opening || state.link.is_some() || state.breaker.is_open(Instant::now()) {
             return;
         }
         state.opening = true;
@@ -459,7 +459,7 @@ impl Host {
         let (host, placement) = (self.spec.id, self.placement);
         let change = self.services.directory.read(|known| {
             let entry = known.fleet.hosts.get(&host).filter(|entry| entry.place.placement == placement)?;
-            if state.breaker.is_open() {
+            if state.breaker.is_broken() {
                 let why = state.last_error.clone().unwrap_or_else(|| "it does not answer".into());
                 return entry.unreachable.is_none().then_some(FleetChange::Unreachable { host, placement, why });
             }
@@ -488,12 +488,12 @@ impl Host {
     /// Returns the connection, if anything may be asked of it now.
     pub(super) fn reachable(&self, state: &State) -> Option<Arc<dyn Driver>> {
         let link = state.link.as_ref()?;
-        state.breaker.allows(Instant::now()).then(|| link.driver.clone())
+        (!state.breaker.is_open(Instant::now())).then(|| link.driver.clone())
     }
 
     fn act(&self, ctx: &Context<HostMsg>, state: &mut State, vm: VmId, action: Action, reply: Reply<Result<Done, DriverError>>) {
         let unreachable = |why: String| Err(DriverError::Unreachable { message: why });
-        if !state.breaker.allows(Instant::now()) {
+        if state.breaker.is_open(Instant::now()) {
             let why = state.last_error.clone().unwrap_or_else(|| "it does not answer".into());
             return reply.answer(unreachable(why));
         }

@@ -37,7 +37,7 @@ impl Host {
     }
 
     pub(super) fn list(&self, ctx: &Context<HostMsg>, state: &mut State) {
-        if !state.breaker.allows(Instant::now()) {
+        if state.breaker.is_open(Instant::now()) {
             return;
         }
         let Some(link) = &state.link else { return self.connect(ctx, state) };

@@ -6,7 +6,6 @@
 
 pub mod actor;
 pub mod backup;
-pub mod breaker;
 mod children;
 mod console;
 pub mod driver;

@@ -9,7 +9,7 @@ pub mod contract;
 pub mod libvirt;
 pub mod simulated;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use hiveward_catalogue::{
@@ -20,12 +20,20 @@ use hiveward_catalogue::{
     vm::spec::DiskSpec,
 };
 use hiveward_kernel::id::{HostId, VmId};
-use hiveward_runtime::clock::Deadline;
+use hiveward_runtime::{clock::Deadline, resilience::BreakerLimits};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 /// Number of changes that wait to be looked at; when more come, one [`Change::Everything`] stands for all.
 pub const CHANGES_MAX: usize = 1_024;
+
+/// After failures in a row nothing is asked of the hypervisor for a while.
+pub(super) const BREAKER: BreakerLimits = BreakerLimits {
+    failures_max: 3,
+    first: Duration::from_millis(500),
+    longest: Duration::from_secs(30),
+    probe_within: Duration::from_secs(30),
+};
 
 /// All that a hypervisor needs to make a domain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,0 +1,5 @@
+//! What keeps failures of others from spreading.
+
+pub mod breaker;
+
+pub use breaker::{Breaker, BreakerLimits};
