@@ -3,7 +3,7 @@
 //! The order is fixed: credential, method, media types, body (bounded in size and time), limits, execution. Nothing of
 //! a body is read before the credential is known to be good.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_graphql::{Request as GraphqlRequest, Variables, parser::types::OperationType};
 use axum::{
@@ -26,12 +26,10 @@ use crate::{
     engine::{self, Answer, Caller},
     negotiate::{self, Media},
     otlp,
-    serve::Gateway,
+    serve::{Gateway, HttpConfig},
     trim,
 };
 
-/// How long a request that gets no turn may take to send its body.
-const READ_AWAY_WITHIN: Duration = Duration::from_secs(2);
 /// How often a body is in memory: itself, the JSON and the variables that are made of it, and the executor's copies.
 const COPIES: usize = 4;
 
@@ -116,7 +114,7 @@ async fn serve(gateway: &Gateway, request: Request, trace: TraceId) -> Result<Re
     })?;
     let Ok(_turn) = gateway.requests.try_acquire() else {
         metrics::counter!("hiveward_http_busy_total").increment(1);
-        read_away(request.into_body(), gateway.config.body_bytes_max).await;
+        read_away(request.into_body(), &gateway.config).await;
         let message = "too many requests at once; try again after a second";
         return Err(HttpRefusal::new(StatusCode::SERVICE_UNAVAILABLE, Code::Busy, message));
     };
@@ -143,10 +141,10 @@ async fn serve(gateway: &Gateway, request: Request, trace: TraceId) -> Result<Re
 }
 
 /// Takes what a client sends and keeps nothing of it. A client that is answered before it has sent all finds its connection
-/// reset, and does not know whether anything was done.
-async fn read_away(body: Body, bytes_max: usize) {
+/// reset, and does not know whether anything was done. It has as long for that as for the head of a request.
+async fn read_away(body: Body, config: &HttpConfig) {
     let mut chunks = body.into_data_stream();
-    let mut left = bytes_max;
+    let mut left = config.body_bytes_max;
     let reading = async {
         while let Some(Ok(chunk)) = chunks.next().await
             && chunk.len() <= left
@@ -154,7 +152,7 @@ async fn read_away(body: Body, bytes_max: usize) {
             left -= chunk.len();
         }
     };
-    let _ = tokio::time::timeout(READ_AWAY_WITHIN, reading).await;
+    let _ = tokio::time::timeout(config.read_timeout(), reading).await;
 }
 
 /// Reads the GraphQL request that an HTTP request carries.
