@@ -493,6 +493,8 @@ async fn every_input_of_every_mutation_is_bounded_by_name_and_nothing_restarts_f
             wrong.push(format!("{mutation}, {at_once} at once: {} of them, {first:?}", bad.len()));
         }
     }
+    // What is declared is in memory for as long as it is, and a thousand agents at their limit are as much as they say.
+    client.remove_agents().await;
     // What was let go of goes back to the machine within seconds.
     let (mut after, until) = (resident(&scene.hive), Instant::now() + GIVEN_BACK_WITHIN);
     while after > before * 3 / 2 && Instant::now() < until {
