@@ -73,6 +73,7 @@ fn restored(whole: &[u8]) -> Result<Known, SnapshotError> {
 
 /// Returns the same state, as it is after it was written down and read. For tests.
 #[doc(hidden)]
+#[allow(clippy::unwrap_used)] // A test that cannot write or read it fails here.
 pub fn written_and_read(known: &Known) -> Known {
     let pieces = pieces_of(known).unwrap();
     assert!(pieces.iter().rev().skip(1).all(|piece| !piece.last && piece.snapshot.body.len() == PIECE_BYTES));

@@ -44,11 +44,14 @@ pub struct Answered {
     pub number: Option<u64>,
 }
 
+/// Reads the operation that an event tells of, if it tells of one, and what it was answered with.
+pub type Named = fn(&Event) -> Result<Option<(Operation, Answered)>, ViewError>;
+
 /// The view that builds the tables.
 pub struct OperationView {
     pub keep: OperationRetention,
     /// Reads the operation that an event tells of, if it tells of one.
-    pub named: fn(&Event) -> Result<Option<(Operation, Answered)>, ViewError>,
+    pub named: Named,
     pub clock: AgeClock,
 }
 
