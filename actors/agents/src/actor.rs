@@ -18,7 +18,12 @@ use hiveward_runtime::{
     error::{Code, Refused},
     supervise::{Behaviour, Context, Failure, TimerHandle},
 };
-use hiveward_work::swarm::{event::Ended, message::SwarmMsg, reference::AgentRef, seat::Arrival};
+use hiveward_work::swarm::{
+    event::Ended,
+    message::SwarmMsg,
+    reference::{AgentRef, ToAgent},
+    seat::Arrival,
+};
 
 use super::{
     attempts::Told,
@@ -151,14 +156,14 @@ impl Agent {
             }
             AgentMsg::Pause { mode, reply } => self.pause(state, mode, reply).await,
             AgentMsg::Resume { reply } => self.resume(ctx, state, reply).await,
-            AgentMsg::Run(assignment) => self.run(ctx, state, assignment).await,
-            AgentMsg::Cancel { lease, by } => {
+            AgentMsg::Said(ToAgent::Run(assignment)) => self.run(ctx, state, assignment).await,
+            AgentMsg::Said(ToAgent::Cancel { lease, by }) => {
                 if state.heeds(by) && matches!(state.held.get(&lease), Some(Held::Running { .. })) {
                     self.cancel(ctx, state, lease);
                 }
                 Ok(())
             }
-            AgentMsg::Keep { leases, seated, by } => {
+            AgentMsg::Said(ToAgent::Keep { leases, seated, by }) => {
                 if !state.heeds(by) {
                     return Ok(());
                 }
@@ -181,14 +186,14 @@ impl Agent {
                 }
                 Ok(())
             }
-            AgentMsg::Settled { lease } => {
+            AgentMsg::Said(ToAgent::Settled { lease }) => {
                 if matches!(state.held.get(&lease), Some(Held::Ended(_))) {
                     state.held.remove(&lease);
                 }
                 self.arm_resend(ctx, state);
                 Ok(())
             }
-            AgentMsg::CoordinatorStarted { by } => {
+            AgentMsg::Said(ToAgent::CoordinatorStarted { by }) => {
                 if state.heeds(by) {
                     state.seated = false;
                     self.take_seat(ctx, state);

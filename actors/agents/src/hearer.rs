@@ -8,24 +8,12 @@ use hiveward_work::swarm::reference::{AgentRef, Hearer, Hearers, ToAgent};
 
 use super::message::AgentMsg;
 
-impl From<ToAgent> for AgentMsg {
-    fn from(said: ToAgent) -> Self {
-        match said {
-            ToAgent::Run(assignment) => Self::Run(assignment),
-            ToAgent::Cancel { lease, by } => Self::Cancel { lease, by },
-            ToAgent::Keep { leases, seated, by } => Self::Keep { leases, seated, by },
-            ToAgent::Settled { lease } => Self::Settled { lease },
-            ToAgent::CoordinatorStarted { by } => Self::CoordinatorStarted { by },
-        }
-    }
-}
-
 /// One life of an agent.
 pub struct Life(pub Addr<AgentMsg>);
 
 impl Hearer for Life {
     fn tell(&self, said: ToAgent) -> bool {
-        self.0.tell(said.into()).is_ok()
+        self.0.tell(AgentMsg::Said(said)).is_ok()
     }
 
     fn is_alive(&self) -> bool {
@@ -38,7 +26,7 @@ struct Lives(Door<AgentMsg>);
 
 impl Hearer for Lives {
     fn tell(&self, said: ToAgent) -> bool {
-        self.0.tell(said.into()).is_ok()
+        self.0.tell(AgentMsg::Said(said)).is_ok()
     }
 
     fn is_alive(&self) -> bool {

@@ -5,10 +5,9 @@ use hiveward_kernel::{
     doors::Addressed,
     entity::Entity,
     id::{AgentId, ApprovalId, TaskId},
-    lease::Lease,
 };
 use hiveward_runtime::{call::Reply, error::Refused};
-use hiveward_work::swarm::reference::Assignment;
+use hiveward_work::swarm::reference::ToAgent;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -61,26 +60,8 @@ pub enum AgentMsg {
         reply: Answer,
     },
 
-    /// Gives it a task. Under a lease that it already has, this repeats what was last said of it.
-    Run(Assignment),
-    Cancel {
-        lease: Lease,
-        by: u64,
-    },
-    /// Says that it is seated, in this incarnation; these leases, if any are named, are all it should hold: others are ended.
-    Keep {
-        leases: Option<Vec<Lease>>,
-        seated: u64,
-        by: u64,
-    },
-    /// Says that the end of this attempt is in the ledger; it need not be said again.
-    Settled {
-        lease: Lease,
-    },
-    /// Says that a new life of the coordinator knows nobody yet.
-    CoordinatorStarted {
-        by: u64,
-    },
+    /// What its coordinator says.
+    Said(ToAgent),
     /// Answers which incarnation it is in.
     Alive {
         reply: Reply<u64>,

@@ -6,10 +6,9 @@ use hiveward_catalogue::platform::Platform;
 use hiveward_kernel::shim::ShimProgram;
 use hiveward_machines::host::services::MachineServices;
 use hiveward_models::access::ModelAccess;
-use hiveward_runtime::store::blob::Blobs;
 use hiveward_work::task::search::TaskTable;
 
-use super::connector::{ArtifactStore, ConnectorEnv, Reports, SecretSource};
+use super::connector::{ConnectorEnv, Reports, SecretSource};
 
 /// Services of agents. Cheap to clone; all clones are one.
 #[derive(Clone)]
@@ -58,7 +57,7 @@ impl AgentServices {
         ConnectorEnv {
             data_dir: self.data_dir.clone(),
             secrets: self.secrets.clone(),
-            artifacts: Arc::new(BlobArtifacts(self.blobs.clone())),
+            artifacts: Arc::new(self.blobs.clone()),
             reports,
             shim: self.shim.clone(),
             models: self.models.clone(),
@@ -67,14 +66,5 @@ impl AgentServices {
             incarnation,
             clock: self.clock.clone(),
         }
-    }
-}
-
-/// Store of artifacts, which go where large bodies go.
-struct BlobArtifacts(Blobs);
-
-impl ArtifactStore for BlobArtifacts {
-    fn put_file(&self, path: &std::path::Path) -> std::io::Result<(Arc<str>, u64)> {
-        self.0.put_file(path).map(|(hash, bytes)| (hash.to_string().into(), bytes))
     }
 }

@@ -10,7 +10,10 @@ use hiveward_runtime::{
     cluster::router::{Inbound, NotDelivered},
     ledger::Cursor,
 };
-use hiveward_work::{swarm::reference::Assignment, task::spec::TaskSpec};
+use hiveward_work::{
+    swarm::reference::{Assignment, ToAgent},
+    task::spec::TaskSpec,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -81,11 +84,11 @@ pub fn read(inbound: &Inbound<'_>) -> Result<AgentMsg, NotDelivered> {
         AgentWire::Resume => AgentMsg::Resume { reply: inbound.reply()? },
         AgentWire::Restart { mode } => AgentMsg::Restart { mode, reply: inbound.reply()? },
         AgentWire::Remove { mode } => AgentMsg::Remove { mode, reply: inbound.reply()? },
-        AgentWire::Run { lease, spec, cursor, by } => AgentMsg::Run(Assignment { lease, spec, cursor, by }),
-        AgentWire::Cancel { lease, by } => AgentMsg::Cancel { lease, by },
-        AgentWire::Keep { leases, seated, by } => AgentMsg::Keep { leases, seated, by },
-        AgentWire::Settled { lease } => AgentMsg::Settled { lease },
-        AgentWire::CoordinatorStarted { by } => AgentMsg::CoordinatorStarted { by },
+        AgentWire::Run { lease, spec, cursor, by } => AgentMsg::Said(ToAgent::Run(Assignment { lease, spec, cursor, by })),
+        AgentWire::Cancel { lease, by } => AgentMsg::Said(ToAgent::Cancel { lease, by }),
+        AgentWire::Keep { leases, seated, by } => AgentMsg::Said(ToAgent::Keep { leases, seated, by }),
+        AgentWire::Settled { lease } => AgentMsg::Said(ToAgent::Settled { lease }),
+        AgentWire::CoordinatorStarted { by } => AgentMsg::Said(ToAgent::CoordinatorStarted { by }),
         AgentWire::Alive => AgentMsg::Alive { reply: inbound.reply()? },
         AgentWire::AnswerApproval { approval, verdict } => {
             AgentMsg::AnswerApproval { approval, verdict, reply: inbound.reply()? }
