@@ -13,6 +13,7 @@ mod host;
 mod image;
 mod network;
 mod nodes;
+mod part;
 mod query;
 pub(crate) mod route;
 mod scale;

@@ -4,17 +4,21 @@ use std::sync::Arc;
 
 use hiveward_agents::event::AgentEvent;
 use hiveward_catalogue::roster::event::RosterEvent;
-use hiveward_kernel::id::{AgentId, SwarmId, TaskId, VmId};
+use hiveward_kernel::{
+    event::{DecodeError, PublicEvent, asker_of},
+    id::{AgentId, SwarmId, TaskId, VmId},
+};
 use hiveward_machines::vm::event::VmEvent;
-use hiveward_models::{event as usage, event::UsageEvent, price::decimal_from_nanos};
+use hiveward_models::{event as usage, event::UsageEvent};
 use hiveward_runtime::{
     clock::WallMs,
     error::{Code, Refused},
     id::Key,
     ledger::{Cursor, Event, Ledger, ReadError, Tail},
+    op::TraceId,
 };
 use hiveward_work::swarm::event::SwarmEvent;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 #[derive(Clone, Debug)]
 pub struct EventRecord {
@@ -25,6 +29,10 @@ pub struct EventRecord {
     /// The task that it is about; of several submitted together, the first.
     pub task: Option<TaskId>,
     pub agent: Option<AgentId>,
+    /// The principal that asked for it; none for what the house decided of itself.
+    pub by: Option<Arc<str>>,
+    /// The request that led to it, as log lines name it.
+    pub trace: Option<TraceId>,
     pub data: Value,
 }
 
@@ -36,6 +44,8 @@ pub struct EventFilter {
     pub kind: Vec<String>,
     pub task: Option<TaskId>,
     pub agent: Option<AgentId>,
+    /// The principal that asked for it.
+    pub by: Option<String>,
 }
 
 impl EventFilter {
@@ -61,6 +71,7 @@ impl EventFilter {
             && (self.noun.is_empty() || self.noun.iter().any(|noun| noun == record.stream.noun()))
             && (self.kind.is_empty() || self.kind.iter().any(|kind| **kind == *record.kind))
             && self.agent.is_none_or(|agent| record.agent == Some(agent))
+            && self.by.as_deref().is_none_or(|by| record.by.as_deref() == Some(by))
             && self.task.is_none_or(|task| record.task == Some(task) || names_task(&record.data, task))
     }
 }
@@ -70,100 +81,26 @@ fn names_task(data: &Value, task: TaskId) -> bool {
     data.get("tasks").and_then(Value::as_array).is_some_and(|tasks| tasks.iter().any(|its| its.as_str() == Some(&task)))
 }
 
+/// Decodes an event as its noun shows it to clients. A new kind of stream has a line here.
+fn public(event: &Event) -> Result<PublicEvent, DecodeError> {
+    let Event { stream, kind, format, body, .. } = event;
+    Ok(match stream.noun() {
+        SwarmId::NOUN => SwarmEvent::decode(kind, *format, body)?.public(),
+        AgentId::NOUN => AgentEvent::decode(kind, *format, body)?.public(AgentId::try_from(stream).ok()),
+        VmId::NOUN => PublicEvent::of(VmEvent::decode(kind, *format, body)?.data()),
+        usage::NOUN => UsageEvent::decode(kind, *format, body)?.public(),
+        _ => RosterEvent::decode(kind, *format, body)?.public(),
+    })
+}
+
 /// Decodes an event into what clients see of it. Errors: `Internal` if this version cannot decode it.
 pub fn record(event: &Event) -> Result<EventRecord, Refused> {
-    let broken = |error: hiveward_kernel::event::DecodeError| {
+    let broken = |error: &dyn std::fmt::Display| {
         tracing::error!(cursor = %event.cursor, %error, "an event cannot be shown");
         Refused::new(Code::Internal, format!("event {} cannot be decoded", event.cursor))
     };
-    let (task, agent, data) = match event.stream.noun() {
-        SwarmId::NOUN => {
-            let what = SwarmEvent::decode(&event.kind, event.format, &event.body).map_err(broken)?;
-            let tasks = what.tasks();
-            (tasks.first().copied(), what.agent(), swarm_data(&what, &tasks))
-        }
-        AgentId::NOUN => {
-            let what = AgentEvent::decode(&event.kind, event.format, &event.body).map_err(broken)?;
-            let data = match &what {
-                AgentEvent::Starting { incarnation } | AgentEvent::Ready { incarnation } => {
-                    json!({"incarnation": incarnation.to_string()})
-                }
-                AgentEvent::Failed { incarnation, message } => {
-                    json!({"incarnation": incarnation.to_string(), "message": message})
-                }
-                AgentEvent::PauseAsked { frozen } => json!({"frozen": frozen}),
-                AgentEvent::ApprovalAsked { ask } => json!({
-                    "approval": ask.approval.to_string(), "attempt": ask.lease.attempt, "tool": ask.tool, "input": ask.input,
-                    "files": ask.files,
-                }),
-                AgentEvent::ApprovalAnswered { approval, verdict } => json!({
-                    "approval": approval.to_string(), "decision": verdict.decision, "by": verdict.by, "message": verdict.message,
-                }),
-                AgentEvent::ApprovalWithdrawn { approval, why } => json!({"approval": approval.to_string(), "why": why}),
-                _ => json!({}),
-            };
-            let task = if let AgentEvent::ApprovalAsked { ask } = &what { Some(ask.lease.task) } else { None };
-            (task, AgentId::try_from(&event.stream).ok(), data)
-        }
-        usage::NOUN => {
-            let UsageEvent::ModelUsed(used) = UsageEvent::decode(&event.kind, event.format, &event.body).map_err(broken)?;
-            let data = json!({
-                "attempt": used.lease.attempt, "swarm": used.swarm.to_string(), "provider": used.provider, "model": used.model,
-                "input": used.usage.input, "output": used.usage.output, "cacheRead": used.usage.cache_read,
-                "cacheWrite": used.usage.cache_write, "incomplete": used.incomplete, "fallbackFrom": used.fallback_from,
-                "money": used.nanos.map(|nanos| json!({"amount": decimal_from_nanos(nanos), "currency": used.currency})),
-            });
-            (Some(used.lease.task), Some(used.lease.agent), data)
-        }
-        VmId::NOUN => (None, None, VmEvent::decode(&event.kind, event.format, &event.body).map_err(broken)?.data()),
-        _ => match RosterEvent::decode(&event.kind, event.format, &event.body).map_err(broken)? {
-            RosterEvent::SwarmAdded { spec, .. } => (None, None, json!({"swarm": spec.id.to_string(), "name": spec.name})),
-            RosterEvent::SwarmRemoved { swarm, .. } => (None, None, json!({"swarm": swarm.to_string()})),
-            RosterEvent::AgentAdded { spec, .. } => {
-                let data = json!({"agent": spec.id.to_string(), "swarm": spec.swarm.to_string(), "name": spec.name, "connector": spec.connector.name()});
-                (None, Some(spec.id), data)
-            }
-            RosterEvent::AgentRemoved { agent, swarm, .. } => {
-                (None, Some(agent), json!({"agent": agent.to_string(), "swarm": swarm.to_string()}))
-            }
-            RosterEvent::NodeJoined { record } => (
-                None,
-                None,
-                json!({"node": record.node.to_string(), "address": record.address, "zone": record.zone, "labels": record.labels}),
-            ),
-            RosterEvent::NodeLost { node, why } => (None, None, json!({"node": node.to_string(), "why": why})),
-            RosterEvent::NodeBack { node, generation } => {
-                (None, None, json!({"node": node.to_string(), "generation": generation.to_string()}))
-            }
-            RosterEvent::NodeDraining { node, within_ms, .. } => {
-                (None, None, json!({"node": node.to_string(), "withinMs": within_ms}))
-            }
-            RosterEvent::NodeDrainCancelled { node, .. }
-            | RosterEvent::NodeDrained { node }
-            | RosterEvent::NodeRemoved { node, .. }
-            | RosterEvent::TokenUsed { node, .. } => (None, None, json!({"node": node.to_string()})),
-            RosterEvent::TokenIssued { .. } => (None, None, json!({})),
-            RosterEvent::BudgetSet { scope, budget, .. } => {
-                let data = json!({
-                    "scope": scope.key(), "tokens": budget.tokens, "money": budget.nanos.map(decimal_from_nanos),
-                    "warnPercent": budget.warn_percent,
-                });
-                (None, scope.agent(), data)
-            }
-            RosterEvent::BudgetRemoved { scope, .. } => (None, scope.agent(), json!({"scope": scope.key()})),
-            RosterEvent::BudgetWarned { scope, spent } => {
-                let money = spent.nanos.map(decimal_from_nanos);
-                (None, scope.agent(), json!({"scope": scope.key(), "tokens": spent.tokens, "money": money}))
-            }
-            RosterEvent::Fleet(event) => (None, None, event.data()),
-            RosterEvent::Placed { key, node, placement, why } => {
-                let agent = AgentId::try_from(&key).ok();
-                let data = json!({"key": key.as_str(), "node": node.to_string(), "placement": placement, "why": why});
-                (None, agent, data)
-            }
-            RosterEvent::Unplaced { key, why } => (None, AgentId::try_from(&key).ok(), json!({"key": key.as_str(), "why": why})),
-        },
-    };
+    let PublicEvent { task, agent, data } = public(event).map_err(|error| broken(&error))?;
+    let asker = asker_of(&event.body).map_err(|error| broken(&error))?;
     Ok(EventRecord {
         cursor: event.cursor,
         at: event.at,
@@ -171,51 +108,10 @@ pub fn record(event: &Event) -> Result<EventRecord, Refused> {
         kind: event.kind.clone(),
         task,
         agent,
+        by: asker.as_ref().map(|asker| asker.principal.clone()),
+        trace: asker.map(|asker| asker.trace),
         data,
     })
-}
-
-fn swarm_data(what: &SwarmEvent, tasks: &[TaskId]) -> Value {
-    let ids: Vec<_> = tasks.iter().map(ToString::to_string).collect();
-    match what {
-        SwarmEvent::Submitted { tasks, principal, .. } => {
-            let titles: Vec<_> = tasks.iter().map(|spec| spec.title.as_str()).collect();
-            json!({"tasks": ids, "titles": titles, "principal": principal})
-        }
-        SwarmEvent::Assigned { lease, decision, .. } => json!({
-            "attempt": lease.attempt, "agent": lease.agent.to_string(), "strategy": decision.strategy, "eligible": decision.eligible,
-            "score": decision.scores.first().map(|best| best.total),
-        }),
-        SwarmEvent::Started { lease } | SwarmEvent::Verifying { lease } => json!({"attempt": lease.attempt}),
-        SwarmEvent::AttemptEnded { lease, ended, next } => json!({
-            "attempt": lease.attempt, "status": ended.status, "exitCode": ended.exit_code, "signal": ended.signal,
-            "error": ended.error, "next": next,
-        }),
-        SwarmEvent::Planned { .. } => json!({"tasks": ids}),
-        SwarmEvent::Hedged { twin, .. } => json!({"tasks": ids, "twin": twin.id.to_string(), "why": match &twin.role {
-            Some(hiveward_work::task::scatter::Role::Twin { why, .. }) => Some(why),
-            _ => None,
-        }}),
-        SwarmEvent::Gathered { arrived, failed, late, why, .. } => {
-            let named = |tasks: &[TaskId]| tasks.iter().map(ToString::to_string).collect::<Vec<_>>();
-            json!({"tasks": ids, "in": named(arrived), "failed": named(failed), "late": named(late), "why": why})
-        }
-        SwarmEvent::Aggregated { error, .. } => json!({"error": error}),
-        SwarmEvent::Failed { error, .. } => json!({"error": error}),
-        SwarmEvent::Cancelled { reason, .. } => json!({"reason": reason}),
-        SwarmEvent::Redriven { attempts, principal, .. } => json!({"attempts": attempts, "principal": principal}),
-        SwarmEvent::StaleRefused { lease, said } => json!({"attempt": lease.attempt, "said": said}),
-        SwarmEvent::TasksGiven { to, transfer, why, .. } => {
-            json!({"tasks": ids, "to": to.to_string(), "transfer": transfer.to_string(), "why": why})
-        }
-        SwarmEvent::TasksTaken { from, transfer, .. } => {
-            json!({"tasks": ids, "from": from.to_string(), "transfer": transfer.to_string()})
-        }
-        SwarmEvent::TransferRefused { from, transfer } => json!({"from": from.to_string(), "transfer": transfer.to_string()}),
-        SwarmEvent::TransferSettled { to, transfer, returned } => {
-            json!({"to": to.to_string(), "transfer": transfer.to_string(), "returned": returned})
-        }
-    }
 }
 
 /// Returns up to `first` wanted events after a cursor. It looks at a bounded number: fewer may come than there are.

@@ -34,7 +34,7 @@ use crate::{
         disk::DiskGauge,
         ledger::{LedgerRetention, LedgerWatch},
     },
-    roster::{RosterMsg, actor::Roster, wire},
+    roster::{RosterMsg, RosterWire, actor::Roster},
 };
 
 /// How often children of supervisors that count them one by one may fail: what escalates here is rare, and never fatal.
@@ -86,7 +86,7 @@ pub async fn start(
         .mailbox(65_536)
         .essential()
         .build();
-    house.router.open(&roster_key(), ROSTER_INCARNATION, Arc::new(ActorDoor::new(roster_door.clone(), wire::read)));
+    house.router.open(&roster_key(), ROSTER_INCARNATION, Arc::new(ActorDoor::new(roster_door.clone(), RosterWire::message)));
     let idle = roster_door.clone();
     let (residents, _) = ChildSpec::actor("residents", "residents", move || {
         Residents::new(house.clone(), agents_handle.clone(), swarms_handle.clone(), hosts_handle.clone(), idle.clone())

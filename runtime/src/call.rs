@@ -18,6 +18,7 @@ use tokio::sync::{Notify, futures::OwnedNotified, oneshot};
 use crate::{
     clock::Deadline,
     error::{Code, Refused},
+    op::{Asker, Terms},
 };
 
 /// The envelope in which a message travels through the actor library's mailbox.
@@ -146,13 +147,9 @@ impl<M: Send + 'static> Mailbox<M> {
     }
 
     /// Puts a question into the mailbox and returns the channel on which its answer will come.
-    fn put<T: Send + 'static>(
-        &self,
-        deadline: Deadline,
-        make: impl FnOnce(Reply<T>) -> M,
-    ) -> Result<oneshot::Receiver<T>, CallError> {
+    fn put<T: Send + 'static>(&self, terms: Terms, make: impl FnOnce(Reply<T>) -> M) -> Result<oneshot::Receiver<T>, CallError> {
         let (to, answer) = oneshot::channel();
-        match self.tell(make(Reply { to: To::Here(to), deadline })) {
+        match self.tell(make(Reply { to: To::Here(to), terms })) {
             Ok(()) => Ok(answer),
             Err(TellError::Busy(_)) => Err(CallError::Busy),
             Err(TellError::Gone(_)) => Err(CallError::Gone),
@@ -214,7 +211,7 @@ impl From<CallError> for Refused {
 /// The way back to the asker. Dropping it tells the asker that there will be no answer.
 pub struct Reply<T> {
     to: To<T>,
-    deadline: Deadline,
+    terms: Terms,
 }
 
 enum To<T> {
@@ -238,8 +235,8 @@ impl<T> Drop for Elsewhere<T> {
 impl<T> Reply<T> {
     /// Makes a reply whose answer leaves this process. `settle` is called once, with `None` if there will be no answer, and must
     /// not block.
-    pub(crate) fn elsewhere(deadline: Deadline, settle: Settle<T>) -> Self {
-        Self { to: To::Elsewhere(Elsewhere(Some(settle))), deadline }
+    pub(crate) fn elsewhere(terms: Terms, settle: Settle<T>) -> Self {
+        Self { to: To::Elsewhere(Elsewhere(Some(settle))), terms }
     }
 
     /// Sends the answer. It is dropped if the asker has given up meanwhile.
@@ -258,7 +255,12 @@ impl<T> Reply<T> {
 
     /// Returns the moment until which the asker waits.
     pub fn deadline(&self) -> Deadline {
-        self.deadline
+        self.terms.deadline
+    }
+
+    /// Returns who asks; `None` if the house asks of itself.
+    pub fn asker(&self) -> Option<&Arc<Asker>> {
+        self.terms.asker.as_ref()
     }
 
     /// Tells whether nobody waits for the answer any more; then work that has not begun need not be done.
@@ -266,7 +268,7 @@ impl<T> Reply<T> {
         match &self.to {
             To::Here(to) => to.is_closed(),
             // Another node's asker waits until its deadline, as far as is known here.
-            To::Elsewhere(_) => self.deadline.passed(),
+            To::Elsewhere(_) => self.terms.deadline.passed(),
         }
     }
 }
@@ -295,9 +297,15 @@ impl<M: Send + 'static> Addr<M> {
         }
     }
 
-    /// Asks and waits for the answer until `deadline`. Dropping the future leaves the question with the actor.
-    pub async fn ask<T: Send + 'static>(&self, deadline: Deadline, make: impl FnOnce(Reply<T>) -> M) -> Result<T, CallError> {
-        answered(deadline, self.0.put(deadline, make)?).await
+    /// Asks on these terms and waits for the answer until their deadline. Dropping the future leaves the question with the actor.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        terms: impl Into<Terms>,
+        make: impl FnOnce(Reply<T>) -> M,
+    ) -> Result<T, CallError> {
+        let terms = terms.into();
+        let deadline = terms.deadline;
+        answered(deadline, self.0.put(terms, make)?).await
     }
 
     /// Asks for the actor's snapshot of its state. This goes past the mailbox's bound, because an operator may look into a full
@@ -373,10 +381,16 @@ impl<M: Send + 'static> Door<M> {
         }
     }
 
-    /// Asks the present life and waits until `deadline`, as [`Addr::ask`]; `Gone` if there is no life now.
-    pub async fn ask<T: Send + 'static>(&self, deadline: Deadline, make: impl FnOnce(Reply<T>) -> M) -> Result<T, CallError> {
+    /// Asks the present life on these terms, as [`Addr::ask`]; `Gone` if there is no life now.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        terms: impl Into<Terms>,
+        make: impl FnOnce(Reply<T>) -> M,
+    ) -> Result<T, CallError> {
+        let terms = terms.into();
+        let deadline = terms.deadline;
         // The life is let go before the wait: an asker must not keep a dead mailbox, and its own question in it, alive.
-        let answer = self.0.life.load().as_ref().ok_or(CallError::Gone)?.put(deadline, make)?;
+        let answer = self.0.life.load().as_ref().ok_or(CallError::Gone)?.put(terms, make)?;
         answered(deadline, answer).await
     }
 

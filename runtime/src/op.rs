@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::Deadline;
 
 crate::id! {
@@ -22,6 +24,37 @@ pub struct Op {
     pub principal: Arc<str>,
     pub trace: TraceId,
     pub deadline: Deadline,
+}
+
+/// The one who asks for something, and the way of that request through the house. It travels beside every question, and stands
+/// behind each event that the question led to. Fields are only ever added, with a default.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asker {
+    /// The name of the asker's token, never the token.
+    pub principal: Arc<str>,
+    pub trace: TraceId,
+}
+
+/// The terms of a question: until when its answer is waited for, and who asks. A [`Deadline`] alone makes one in which the
+/// house itself asks.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    pub deadline: Deadline,
+    /// None if the house asks of itself.
+    pub asker: Option<Arc<Asker>>,
+}
+
+impl From<Deadline> for Terms {
+    fn from(deadline: Deadline) -> Self {
+        Self { deadline, asker: None }
+    }
+}
+
+impl From<&Op> for Terms {
+    fn from(op: &Op) -> Self {
+        let asker = Asker { principal: op.principal.clone(), trace: op.trace };
+        Self { deadline: op.deadline, asker: Some(Arc::new(asker)) }
+    }
 }
 
 impl Op {

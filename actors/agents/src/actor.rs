@@ -15,7 +15,9 @@ use hiveward_kernel::{
 };
 use hiveward_machines::vm::warm;
 use hiveward_runtime::{
+    call::Reply,
     error::{Code, Refused},
+    op::Asker,
     supervise::{Behaviour, Context, Failure, TimerHandle},
 };
 use hiveward_work::swarm::{
@@ -150,7 +152,7 @@ impl Agent {
                 state.held.clear();
                 self.void_questions(state).await?;
                 state.agent.phase = Phase::Down;
-                self.record(state, AgentEvent::StartAsked, None).await?;
+                self.record_for(state, AgentEvent::StartAsked, reply.asker(), None).await?;
                 state.starters.push(reply);
                 self.begin_start(ctx, state).await
             }
@@ -284,7 +286,19 @@ impl Behaviour for Agent {
 
 impl Agent {
     pub(super) async fn record(&self, state: &mut State, event: AgentEvent, reply: Option<Answer>) -> Result<(), Failure> {
-        let mut batch = Batch::default();
+        let asker = reply.as_ref().and_then(Reply::asker).cloned();
+        self.record_for(state, event, asker.as_ref(), reply).await
+    }
+
+    /// Records an event that somebody asked for; `reply` is answered when it is durable.
+    async fn record_for(
+        &self,
+        state: &mut State,
+        event: AgentEvent,
+        asker: Option<&Arc<Asker>>,
+        reply: Option<Answer>,
+    ) -> Result<(), Failure> {
+        let mut batch = Batch::asked_by(asker);
         batch.push(event.kind(), event::FORMAT, event.encode()?);
         state.agent.apply(&event);
         if let Some(reply) = reply {
@@ -305,14 +319,14 @@ impl Agent {
         Ok(state.committer.hand_over(batch).await?)
     }
 
-    async fn ask_start(&self, ctx: &Context<AgentMsg>, state: &mut State, reply: Option<Answer>) -> Result<(), Failure> {
+    async fn ask_start(&self, ctx: &Context<AgentMsg>, state: &mut State, reply: Answer) -> Result<(), Failure> {
         if state.agent.wanted == Wanted::Running && state.agent.phase == Phase::Up {
-            return self.answer_now(state, reply).await;
+            return self.answer_now(state, Some(reply)).await;
         }
         if state.agent.wanted != Wanted::Running {
-            self.record(state, AgentEvent::StartAsked, None).await?;
+            self.record_for(state, AgentEvent::StartAsked, reply.asker(), None).await?;
         }
-        state.starters.extend(reply);
+        state.starters.push(reply);
         match state.agent.phase {
             Phase::Starting => Ok(()),
             Phase::Up => self.now_up(ctx, state).await,
@@ -420,7 +434,7 @@ impl Agent {
         for waiting in state.starters.drain(..) {
             waiting.answer(Err(Refused::new(Code::Refused, "it was stopped before it was ready")));
         }
-        let mut batch = Batch::default();
+        let mut batch = Batch::asked_by(reply.asker());
         for event in events {
             batch.push(event.kind(), event::FORMAT, event.encode()?);
             state.agent.apply(&event);

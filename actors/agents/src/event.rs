@@ -1,8 +1,12 @@
 //! What happened to an agent, as its stream keeps it. What it does under leases is in its swarm's stream.
 
 use bytes::Bytes;
-use hiveward_kernel::id::ApprovalId;
+use hiveward_kernel::{
+    event::PublicEvent,
+    id::{AgentId, ApprovalId},
+};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::{approval::Verdict, connector::Ask};
 
@@ -64,6 +68,30 @@ impl AgentEvent {
             Self::ApprovalAnswered { .. } => "ApprovalAnswered",
             Self::ApprovalWithdrawn { .. } => "ApprovalWithdrawn",
         }
+    }
+
+    /// Returns what happened to this agent, as clients see it.
+    pub fn public(&self, agent: Option<AgentId>) -> PublicEvent {
+        let data = match self {
+            Self::Starting { incarnation } | Self::Ready { incarnation } => {
+                json!({"incarnation": incarnation.to_string()})
+            }
+            Self::Failed { incarnation, message } => {
+                json!({"incarnation": incarnation.to_string(), "message": message})
+            }
+            Self::PauseAsked { frozen } => json!({"frozen": frozen}),
+            Self::ApprovalAsked { ask } => json!({
+                "approval": ask.approval.to_string(), "attempt": ask.lease.attempt, "tool": ask.tool, "input": ask.input,
+                "files": ask.files,
+            }),
+            Self::ApprovalAnswered { approval, verdict } => json!({
+                "approval": approval.to_string(), "decision": verdict.decision, "by": verdict.by, "message": verdict.message,
+            }),
+            Self::ApprovalWithdrawn { approval, why } => json!({"approval": approval.to_string(), "why": why}),
+            _ => json!({}),
+        };
+        let task = if let Self::ApprovalAsked { ask } = self { Some(ask.lease.task) } else { None };
+        PublicEvent { task, agent, data }
     }
 
     /// Returns the event's body as the ledger keeps it.

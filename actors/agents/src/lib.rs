@@ -21,7 +21,6 @@ pub mod services;
 pub mod session;
 pub mod state;
 pub mod table;
-pub mod wire;
 pub mod workspace;
 
 pub use record::{AgentRecord, AgentStatus};

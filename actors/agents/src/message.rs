@@ -1,13 +1,25 @@
 //! The messages that an agent is asked and told.
 
+use std::sync::Arc;
+
 use hiveward_kernel::{
+    asks,
     commit::Committed,
     doors::Addressed,
     entity::Entity,
     id::{AgentId, ApprovalId, TaskId},
+    lease::Lease,
 };
-use hiveward_runtime::{call::Reply, error::Refused};
-use hiveward_work::swarm::reference::ToAgent;
+use hiveward_runtime::{
+    call::Reply,
+    cluster::router::{Inbound, NotDelivered},
+    error::Refused,
+    ledger::Cursor,
+};
+use hiveward_work::{
+    swarm::reference::{Assignment, ToAgent},
+    task::spec::TaskSpec,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -33,85 +45,76 @@ pub enum PauseMode {
 
 pub type Answer = Reply<Result<Committed<()>, Refused>>;
 
-pub enum AgentMsg {
-    /// Starts the agent. Answers when the agent itself is ready.
-    Start {
-        reply: Option<Answer>,
-    },
-    Stop {
-        mode: StopMode,
-        reply: Answer,
-    },
-    Pause {
-        mode: PauseMode,
-        reply: Answer,
-    },
-    Resume {
-        reply: Answer,
-    },
-    /// Begins a new life: stops what runs and starts again.
-    Restart {
-        mode: StopMode,
-        reply: Answer,
-    },
-    /// Removes the agent: every process ends and nothing is left. It is told nothing after that.
-    Remove {
-        mode: StopMode,
-        reply: Answer,
-    },
+asks! {
+    /// A message to an agent.
+    pub enum AgentMsg;
+    /// A message to an agent, as it travels.
+    pub enum AgentWire;
 
-    /// What its coordinator says.
-    Said(ToAgent),
-    /// Answers which incarnation it is in.
-    Alive {
-        reply: Reply<u64>,
-    },
+    asks {
+        /// Starts the agent. Answers when the agent itself is ready.
+        Start -> Result<Committed<()>, Refused>;
+        Stop { mode: StopMode } -> Result<Committed<()>, Refused>;
+        Pause { mode: PauseMode } -> Result<Committed<()>, Refused>;
+        Resume -> Result<Committed<()>, Refused>;
+        /// Begins a new life: stops what runs and starts again.
+        Restart { mode: StopMode } -> Result<Committed<()>, Refused>;
+        /// Removes the agent: every process ends and nothing is left. It is told nothing after that.
+        Remove { mode: StopMode } -> Result<Committed<()>, Refused>;
+        /// Answers which incarnation it is in.
+        Alive -> u64;
+        /// Answers a question of a program. The first answer counts; repeating it is fine, and another one is a conflict.
+        AnswerApproval { approval: ApprovalId, verdict: Verdict } -> Result<Committed<()>, Refused>;
+        /// Tells something to the attempt at this task that it runs now.
+        Tell { task: TaskId, told: Told } -> Result<(), Refused>;
+        /// Removes branches that its attempts left; see [`workspace::branches::clean`](crate::workspace::branches::clean).
+        Clean { force: bool, dry_run: bool } -> Result<Cleaned, Refused>;
+    }
 
-    // What persons say about what it runs.
-    /// Answers a question of a program. The first answer counts; repeating it is fine, and another one is a conflict.
-    AnswerApproval {
-        approval: ApprovalId,
-        verdict: Verdict,
-        reply: Answer,
-    },
-    /// Tells something to the attempt at this task that it runs now.
-    Tell {
-        task: TaskId,
-        told: Told,
-        reply: Reply<Result<(), Refused>>,
-    },
+    wire {
+        Run { lease: Lease, spec: Arc<TaskSpec>, cursor: Cursor, by: u64 },
+        Cancel { lease: Lease, by: u64 },
+        /// Without leases, this says only that the agent is seated: there are too many for one message.
+        Keep { leases: Option<Vec<Lease>>, seated: u64, by: u64 },
+        Settled { lease: Lease },
+        CoordinatorStarted { by: u64 },
+    }
 
-    /// Removes branches that its attempts left; see [`workspace::branches::clean`](super::workspace::branches::clean).
-    Clean {
-        force: bool,
-        dry_run: bool,
-        reply: Reply<Result<Cleaned, Refused>>,
-    },
+    own {
+        /// Brings what its coordinator says.
+        Said(ToAgent),
 
-    // What its node's residents tell it.
-    /// Drains it: it finishes what runs and takes nothing new. Answers what it still holds.
-    Drain {
-        reply: Reply<usize>,
-    },
-    Undrain,
-    /// Evicts it: it lives elsewhere, or nowhere, from now on. Every process ends now, and nothing is written.
-    Evict {
-        reply: Reply<()>,
-    },
+        // What its node's residents tell it.
+        /// Drains it: it finishes what runs and takes nothing new. Answers what it still holds.
+        Drain { reply: Reply<usize> },
+        Undrain,
+        /// Evicts it: it lives elsewhere, or nowhere, from now on. Every process ends now, and nothing is written.
+        Evict { reply: Reply<()> },
 
-    // What its connector and it itself tell it.
-    Report(Report),
-    Ready {
-        result: Result<(), StartFailure>,
-    },
-    Resend,
-    /// Says that nobody has answered in time.
-    ApprovalDue {
-        approval: ApprovalId,
-    },
-    CommitFailed {
-        message: String,
-    },
+        // What its connector and it itself tell it.
+        Report(Report),
+        Ready { result: Result<(), StartFailure> },
+        Resend,
+        /// Says that nobody has answered in time.
+        ApprovalDue { approval: ApprovalId },
+        CommitFailed { message: String },
+    }
+}
+
+impl AgentWire {
+    /// Reads what came in as the message that it is. Errors: it is none, and is not delivered.
+    pub fn message(inbound: &Inbound<'_>) -> Result<AgentMsg, NotDelivered> {
+        Self::read(inbound, |told| {
+            Some(AgentMsg::Said(match told {
+                Self::Run { lease, spec, cursor, by } => ToAgent::Run(Assignment { lease, spec, cursor, by }),
+                Self::Cancel { lease, by } => ToAgent::Cancel { lease, by },
+                Self::Keep { leases, seated, by } => ToAgent::Keep { leases, seated, by },
+                Self::Settled { lease } => ToAgent::Settled { lease },
+                Self::CoordinatorStarted { by } => ToAgent::CoordinatorStarted { by },
+                _ => return None,
+            }))
+        })
+    }
 }
 
 impl Addressed for AgentMsg {

@@ -6,14 +6,16 @@ use std::{path::PathBuf, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use hiveward_kernel::{
+    ask::Ask,
     body::{Body, INLINE_BYTES_MAX},
-    doors::Doors,
+    doors::{Addressed, Doors},
 };
 use hiveward_runtime::{
     clock::Clock,
     cluster::{peers::Peers, router::Router},
     error::{Code, Refused},
     ledger::{Ledger, view::Views},
+    op::Terms,
     store::blob::Blobs,
 };
 
@@ -59,6 +61,25 @@ impl Platform {
     /// Returns the milliseconds since this process started, for what is due; they never jump.
     pub fn mono_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Asks an entity where it is now, once: by its door if it lives here, else over the router. A refusal says whether it was
+    /// asked.
+    pub async fn ask<A: Ask<Message: Addressed>>(
+        &self,
+        terms: impl Into<Terms>,
+        id: <A::Message as Addressed>::Id,
+        ask: A,
+    ) -> Result<A::Answer, Refused> {
+        let (terms, entity) = (terms.into(), A::Message::entity(id));
+        if let Some(door) = self.doors.of::<A::Message>(id) {
+            return door.ask(terms, |reply| ask.message(reply)).await.map_err(Refused::from);
+        }
+        let key = entity.key();
+        let at = self.directory.location(entity);
+        let at = at.ok_or_else(|| Refused::new(Code::Unavailable, format!("no node holds {key} now; nothing happened")))?;
+        self.router.learn(&key, at);
+        self.router.ask(terms, &key, &ask.wire()).await.map_err(Refused::from)
     }
 
     /// Returns the bytes behind a body. Reads a file if it is in the blob store.

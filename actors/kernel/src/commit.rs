@@ -7,17 +7,21 @@
 //! failures: nothing was written, so the append waits for room while its entity lives on. What is too large for an append is
 //! refused before it is decided on ([`fits`]).
 
+mod batch;
+
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use hiveward_runtime::{
     call::Reply,
-    error::{Code, Refused},
+    error::Refused,
     id::Key,
-    ledger::{APPEND_BYTES_MAX, Append, AppendError, Appended, Cursor, Ledger, NewEvent, SnapshotPart, StreamSnapshot},
+    ledger::{Append, AppendError, Appended, Cursor, Ledger},
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use batch::{APPEND_BYTES_WANTED, EVENTS_PER_APPEND_MAX, Gathered, appends_of};
+pub use batch::{After, Batch, TOGETHER_BYTES_MAX, fits};
 
 /// The most batches that wait behind the one on its way; a further one makes the entity wait, and its mailbox fills.
 const BATCHES_MAX: usize = 256;
@@ -25,81 +29,9 @@ const BATCHES_MAX: usize = 256;
 const WAITING_BYTES_MAX: usize = 32 << 20;
 /// The unit in which bytes that wait are counted.
 const BYTES_PER_PERMIT: usize = 1 << 10;
-/// One append takes at most this many events of several batches.
-const EVENTS_PER_APPEND_MAX: usize = 4096;
-/// One append takes about so many bytes of several batches; only events that must stay together make a larger one.
-const APPEND_BYTES_WANTED: usize = 2 << 20;
-/// The most bytes of events that stay together. What comes in is held to it first, so that no append is ever too large.
-pub const TOGETHER_BYTES_MAX: usize = APPEND_BYTES_MAX / 2;
 const ROOM_LOOKED_FOR_EVERY: Duration = Duration::from_millis(200);
 /// How long an append waits when the ledger has too much waiting, at first and at last.
 const BUSY_WAIT: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
-
-/// The call that follows once the events before it are durable. Runs on the committer's task: it must not block.
-pub type After = Box<dyn FnOnce(Cursor) + Send>;
-
-#[derive(Default)]
-pub struct Batch {
-    pub events: Vec<NewEvent>,
-    pub after: Vec<After>,
-    /// The state after these events.
-    pub snapshot: Option<StreamSnapshot>,
-    /// The piece of a snapshot that is taken piece by piece.
-    pub part: Option<SnapshotPart>,
-    /// Places in `events` at which another append may begin. Without any all events stay together.
-    cuts: Vec<usize>,
-}
-
-impl Batch {
-    /// Adds an event after those that are in the batch already.
-    pub fn push(&mut self, kind: &'static str, format: u16, body: Bytes) {
-        self.events.push(NewEvent { kind, format, body });
-    }
-
-    /// Returns a batch that is one piece of a snapshot; it goes into an append of its own, without events.
-    pub fn of_part(part: SnapshotPart) -> Self {
-        Self { part: Some(part), ..Self::default() }
-    }
-
-    /// Lets the events that follow go into another append than those before, if together they take too many bytes. The
-    /// entity can live with the ones before alone: a replay finds out what follows from them.
-    pub fn may_cut_here(&mut self) {
-        if !self.events.is_empty() {
-            self.cuts.push(self.events.len());
-        }
-    }
-
-    /// Adds what is called, with the ledger's cursor, once everything in this batch is durable; dropped if the append fails.
-    pub fn then(&mut self, after: impl FnOnce(Cursor) + Send + 'static) {
-        self.after.push(Box::new(after));
-    }
-
-    /// Tells whether there is nothing to commit, nothing to follow and no snapshot.
-    pub fn is_empty(&self) -> bool {
-        self.events.is_empty() && self.after.is_empty() && self.snapshot.is_none() && self.part.is_none()
-    }
-
-    fn bytes(&self) -> usize {
-        let events: usize = self.events.iter().map(NewEvent::bytes).sum();
-        let snapshot = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.body.len());
-        events + snapshot + self.part.as_ref().map_or(0, |part| part.snapshot.body.len())
-    }
-}
-
-/// Refuses events too large for one append, before anything has happened; `field` is what the asker would have to make smaller.
-pub fn fits(field: &str, bytes: usize) -> Result<(), Refused> {
-    if bytes <= TOGETHER_BYTES_MAX {
-        return Ok(());
-    }
-    Err(Refused {
-        code: Code::Limit,
-        message: format!(
-            "it takes {bytes} bytes in the ledger, at most {TOGETHER_BYTES_MAX} at once; nothing was done: give large bodies \
-             as payload or stdin, which are stored beside the ledger, or less at once"
-        ),
-        field: Some(field.to_owned()),
-    })
-}
 
 pub struct Committer {
     /// The batches on their way. Boxed, because a channel keeps room for 32: this is most of what an idle entity would cost.
@@ -150,55 +82,6 @@ impl Committer {
     pub fn another(&self) -> Self {
         Self { batches: self.batches.clone(), room: self.room.clone() }
     }
-}
-
-/// One append to be, and who is told when it is durable.
-#[derive(Default)]
-struct Gathered {
-    events: Vec<NewEvent>,
-    bytes: usize,
-    after: Vec<After>,
-    snapshot: Option<StreamSnapshot>,
-    part: Option<SnapshotPart>,
-}
-
-impl Gathered {
-    fn takes(&self, events: usize, bytes: usize) -> bool {
-        self.events.is_empty()
-            || (self.bytes + bytes <= APPEND_BYTES_WANTED && self.events.len() + events <= EVENTS_PER_APPEND_MAX)
-    }
-}
-
-/// Makes appends of batches: as many as fit go together, and one that is too large is cut where it may be.
-fn appends_of(batches: Vec<Batch>) -> Vec<Gathered> {
-    let (mut appends, mut now) = (Vec::new(), Gathered::default());
-    for Batch { events, after, snapshot, part, cuts } in batches {
-        let (mut events, mut at) = (events.into_iter(), 0);
-        for cut in cuts.into_iter().chain([usize::MAX]) {
-            let together: Vec<NewEvent> = events.by_ref().take(cut.saturating_sub(at)).collect();
-            at = cut;
-            let bytes = together.iter().map(NewEvent::bytes).sum();
-            if !now.takes(together.len(), bytes) {
-                appends.push(std::mem::take(&mut now));
-            }
-            now.bytes += bytes;
-            now.events.extend(together);
-        }
-        if part.is_some() && !(now.events.is_empty() && now.after.is_empty()) {
-            // A piece goes without events.
-            appends.push(std::mem::take(&mut now));
-        }
-        now.after.extend(after);
-        // A snapshot is of the state right here: no event goes into its append after it.
-        if snapshot.is_some() || part.is_some() {
-            (now.snapshot, now.part) = (snapshot, part);
-            appends.push(std::mem::take(&mut now));
-        }
-    }
-    if !now.events.is_empty() || !now.after.is_empty() {
-        appends.push(now);
-    }
-    appends
 }
 
 async fn run(
@@ -284,8 +167,12 @@ pub type Answer<T> = Reply<Result<Committed<T>, Refused>>;
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use futures_util::FutureExt;
-    use hiveward_runtime::ledger::LedgerConfig;
+    use hiveward_runtime::{
+        error::Code,
+        ledger::{APPEND_BYTES_MAX, LedgerConfig, NewEvent, SnapshotPart, StreamSnapshot},
+    };
     use tokio::sync::oneshot;
 
     use super::*;

@@ -1,5 +1,6 @@
 //! Holds what every noun shares: ids, fences, commits, operations, doors. Knows no noun beyond its id.
 
+pub mod ask;
 pub mod body;
 pub mod commit;
 pub mod desks;
@@ -12,6 +13,7 @@ pub mod keep;
 pub mod lease;
 #[doc(hidden)]
 pub mod loss;
+pub mod money;
 pub mod operation;
 pub mod page;
 pub mod recent;

@@ -3,9 +3,16 @@
 
 use bytes::Bytes;
 use hiveward_catalogue::budget::Scope;
-use hiveward_kernel::{body::Label, event::DecodeError, id::SwarmId, lease::Lease};
+use hiveward_kernel::{
+    body::Label,
+    event::{DecodeError, PublicEvent},
+    id::SwarmId,
+    lease::Lease,
+    money::decimal_from_nanos,
+};
 use hiveward_runtime::{id::Key, op::NodeId};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::usage::Usage;
 
@@ -62,6 +69,18 @@ impl UsageEvent {
         match self {
             Self::ModelUsed(_) => "ModelUsed",
         }
+    }
+
+    /// Returns what happened, as clients see it.
+    pub fn public(&self) -> PublicEvent {
+        let Self::ModelUsed(used) = self;
+        let data = json!({
+            "attempt": used.lease.attempt, "swarm": used.swarm.to_string(), "provider": used.provider, "model": used.model,
+            "input": used.usage.input, "output": used.usage.output, "cacheRead": used.usage.cache_read,
+            "cacheWrite": used.usage.cache_write, "incomplete": used.incomplete, "fallbackFrom": used.fallback_from,
+            "money": used.nanos.map(|nanos| json!({"amount": decimal_from_nanos(nanos), "currency": used.currency})),
+        });
+        PublicEvent { task: Some(used.lease.task), agent: Some(used.lease.agent), data }
     }
 
     /// Encodes the event for the ledger.

@@ -54,7 +54,8 @@ impl ModelServices {
 
     /// Has this node go by the budgets that the directory has, and what the view says was spent of them.
     pub fn know_budgets(&self) {
-        let (scopes, at) = (self.directory.read(|known| known.budgets.keys().cloned().collect()), self.directory.cursor());
+        let (scopes, at) =
+            (self.directory.read(|known| known.parts.budgets.all.keys().cloned().collect()), self.directory.cursor());
         self.counter.know(scopes, at.0);
         self.counter.refresh();
     }

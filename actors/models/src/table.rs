@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use hiveward_catalogue::{
     budget::{Amount, Scope},
+    part::{PartEvent, budget::BudgetEvent},
     roster::event::RosterEvent,
 };
 use hiveward_kernel::{lease::Lease, page::Page, view::unreadable};
@@ -171,7 +172,11 @@ impl View for UsageView {
                 }
                 (RosterEvent::NOUN, "BudgetSet" | "BudgetRemoved") => {
                     std::mem::take(&mut gathered).write(txn)?;
-                    budget(txn, &RosterEvent::decode(&event.kind, event.format, &event.body)?)?;
+                    if let RosterEvent::Part(PartEvent::Budget(event)) =
+                        RosterEvent::decode(&event.kind, event.format, &event.body)?
+                    {
+                        budget(txn, &event)?;
+                    }
                 }
                 _ => {}
             }
@@ -181,10 +186,10 @@ impl View for UsageView {
 }
 
 /// Notes where a budget begins, or forgets that. A budget that is changed goes on from where it began.
-fn budget(txn: &WriteTransaction, what: &RosterEvent) -> Result<(), ViewError> {
+fn budget(txn: &WriteTransaction, what: &BudgetEvent) -> Result<(), ViewError> {
     let mut before = txn.open_table(BEFORE)?;
     match what {
-        RosterEvent::BudgetSet { scope, .. } => {
+        BudgetEvent::BudgetSet { scope, .. } => {
             let row = row_of(scope);
             if before.get(row.as_str())?.is_none() {
                 let total = match txn.open_table(TOTALS)?.get(row.as_str())? {
@@ -194,8 +199,8 @@ fn budget(txn: &WriteTransaction, what: &RosterEvent) -> Result<(), ViewError> {
                 before.insert(row.as_str(), pack(row.as_str(), &total.amount())?.as_slice())?;
             }
         }
-        RosterEvent::BudgetRemoved { scope, .. } => drop(before.remove(row_of(scope).as_str())?),
-        _ => {}
+        BudgetEvent::BudgetRemoved { scope, .. } => drop(before.remove(row_of(scope).as_str())?),
+        BudgetEvent::BudgetWarned { .. } => {}
     }
     Ok(())
 }

@@ -4,8 +4,7 @@ use hiveward_agents::{
     approval::{ApprovalRecord, Verdict},
     approvals_table::ApprovalFilter,
     connector::Told,
-    message::AgentMsg,
-    wire::AgentWire,
+    message::asks as agent,
     workspace::branches::Cleaned,
 };
 use hiveward_catalogue::agent::coding::Permission;
@@ -58,14 +57,7 @@ impl ControlPlane {
         }
         let record = self.house.approvals.get(approval)?.ok_or_else(|| Refused::not_found(approval))?;
         let verdict = Verdict { decision, by: op.principal.to_string(), message };
-        let committed = self
-            .ask_agent(
-                &op,
-                record.agent,
-                |reply| AgentMsg::AnswerApproval { approval, verdict: verdict.clone(), reply },
-                || AgentWire::AnswerApproval { approval, verdict: verdict.clone() },
-            )
-            .await?;
+        let committed = self.change(&op, record.agent, agent::AnswerApproval { approval, verdict }).await?;
         self.seen(&op, committed.cursor).await?;
         let value = self.house.approvals.get(approval)?.ok_or_else(|| Refused::not_found(approval))?;
         Ok(Done { value, cursor: committed.cursor })
@@ -105,8 +97,7 @@ impl ControlPlane {
     /// Removes merged branches that attempts left in the agent's repository; with `force` also unmerged ones. The whole
     /// repository is looked at: agents that share it leave branches of one kind.
     pub async fn clean_workspace(&self, op: Op, agent: AgentId, force: bool, dry_run: bool) -> Result<Cleaned, Refused> {
-        let message = |reply| AgentMsg::Clean { force, dry_run, reply };
-        self.route_agent(op.deadline, agent, message, || AgentWire::Clean { force, dry_run }).await?
+        self.ask(&op, agent, agent::Clean { force, dry_run }).await?
     }
 
     async fn tell_task(&self, op: &Op, task: TaskId, told: impl Fn(String) -> Told) -> Result<(), Refused> {
@@ -117,13 +108,7 @@ impl ControlPlane {
             None => uuid(hiveward_runtime::id::new_v7()),
         };
         let told = told(id);
-        self.route_agent(
-            op.deadline,
-            agent,
-            |reply| AgentMsg::Tell { task, told: told.clone(), reply },
-            || AgentWire::Tell { task, told: told.clone() },
-        )
-        .await?
+        self.ask(op, agent, agent::Tell { task, told }).await?
     }
 
     /// Returns the agent that runs the task now.

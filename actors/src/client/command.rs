@@ -3,12 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use hiveward_agents::{
-    message::{AgentMsg, PauseMode, StopMode},
+    message::{AgentMsg, PauseMode, StopMode, asks as agent},
     record::{AgentRecord, AgentStatus},
-    wire::AgentWire,
 };
-use hiveward_catalogue::roster::wire::RosterWire;
+use hiveward_catalogue::roster::message::asks as roster;
 use hiveward_kernel::{
+    ask::Ask,
     body::Body,
     commit::Committed,
     entity::Entity,
@@ -16,17 +16,15 @@ use hiveward_kernel::{
     operation::Operation,
 };
 use hiveward_runtime::{
-    call::Reply,
     cluster::router::BODY_BYTES_MAX,
     error::{Code, Refused},
     fault,
-    id::Key,
     ledger::Cursor,
     op::Op,
 };
 use hiveward_work::{
     swarm::{
-        message::{Submit, SwarmMsg},
+        message::{SwarmMsg, asks as coordinator},
         record::SwarmRecord,
         wire::SwarmWire,
     },
@@ -36,10 +34,8 @@ use hiveward_work::{
         spec::TaskSpec,
     },
 };
-use serde::de::DeserializeOwned;
 
 use super::{ControlPlane, Done, NewAgent, NewSwarm, NewTask, SwarmRef, TaskEdit, Text, check, shard::Binds};
-use crate::roster::RosterMsg;
 
 /// The time between looks whether a removed agent's actor has gone.
 const GONE_LOOKED_FOR_EVERY: Duration = Duration::from_millis(2);
@@ -109,23 +105,10 @@ impl ControlPlane {
             principal: principal.clone(),
         });
         let stored = stored.await?;
-        let committed = self.ask_swarm(
-            op,
-            swarm,
-            |reply| {
-                SwarmMsg::Submit(Submit {
-                    tasks: specs.clone(),
-                    operation: operation.clone(),
-                    principal: principal.clone(),
-                    reply,
-                })
-            },
-            || match &stored {
-                Some(stored) => SwarmWire::SubmitStored { stored: stored.clone() },
-                None => SwarmWire::Submit { tasks: specs.clone(), operation: operation.clone(), principal: principal.clone() },
-            },
-        );
-        let Committed { value: ids, cursor } = committed.await?;
+        let Committed { value: ids, cursor } = match stored {
+            Some(stored) => self.change(op, swarm, coordinator::SubmitStored { stored }).await?,
+            None => self.change(op, swarm, coordinator::Submit { tasks: specs.clone(), operation, principal }).await?,
+        };
         let records = if ids.first() == specs.first().map(|spec| &spec.id) {
             let at = self.house.clock.now();
             specs
@@ -147,13 +130,8 @@ impl ControlPlane {
         let reason: Text = format!("cancelled by {}", op.principal).into();
         let committed = loop {
             let swarm = self.swarm_of(&op, task).await?.spec.swarm;
-            let asked = self.ask_swarm(
-                &op,
-                swarm,
-                |reply| SwarmMsg::Cancel { task, reason: reason.clone(), operation: operation.clone(), reply },
-                || SwarmWire::Cancel { task, reason: reason.clone(), operation: operation.clone() },
-            );
-            match asked.await {
+            let cancel = coordinator::Cancel { task, reason: reason.clone(), operation: operation.clone() };
+            match self.change(&op, swarm, cancel).await {
                 Err(refused) if self.may_have_moved(&op, swarm, &refused) => self.look_again(&op).await?,
                 asked => break asked?,
             }
@@ -183,26 +161,8 @@ impl ControlPlane {
         check::within_bounds("work", &spec)?;
         let (spec, principal, swarm) = (Arc::new(spec), op.principal.clone(), before.spec.swarm);
         // Only how it ended and how often it was tried counts: what it left, and why it was placed where, stays here.
-        let before = before.bare();
-        let committed = self
-            .ask_swarm(
-                &op,
-                swarm,
-                |reply| SwarmMsg::Redrive {
-                    before: Box::new(before.clone()),
-                    spec: spec.clone(),
-                    operation: operation.clone(),
-                    principal: principal.clone(),
-                    reply,
-                },
-                || SwarmWire::Redrive {
-                    before: Box::new(before.clone()),
-                    spec: spec.clone(),
-                    operation: operation.clone(),
-                    principal: principal.clone(),
-                },
-            )
-            .await?;
+        let before = Box::new(before.bare());
+        let committed = self.change(&op, swarm, coordinator::Redrive { before, spec, operation, principal }).await?;
         self.task_done(&op, task, committed.cursor).await
     }
 
@@ -214,13 +174,7 @@ impl ControlPlane {
         let auto_start = new.auto_start;
         let spec = Arc::new(check::agent(swarm.id, new)?);
         let _turn = self.turns.declare(op.deadline, &spec).await?;
-        let added = self
-            .tell_roster(
-                &op,
-                |reply| RosterMsg::AddAgents { specs: vec![spec.clone()], operation: operation.clone(), reply },
-                || RosterWire::AddAgents { specs: vec![spec.clone()], operation: operation.clone() },
-            )
-            .await?;
+        let added = self.declare(&op, roster::AddAgents { specs: vec![spec], operation }).await?;
         self.known_at(&op, added.cursor).await?;
         let agent = AgentId::try_from(&added.value).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
         if !auto_start || self.was_stopped_since(&op, agent).await? {
@@ -242,28 +196,27 @@ impl ControlPlane {
 
     /// Starts an agent, and answers when the agent itself is ready.
     pub async fn start_agent(&self, op: Op, agent: AgentId) -> Result<Done<AgentRecord>, Refused> {
-        self.tell_agent(op, agent, |reply| AgentMsg::Start { reply: Some(reply) }, || AgentWire::Start).await
+        self.tell_agent(op, agent, agent::Start {}).await
     }
 
     /// Stops an agent and what it runs, with time to end or at once, as `mode` says.
     pub async fn stop_agent(&self, op: Op, agent: AgentId, mode: StopMode) -> Result<Done<AgentRecord>, Refused> {
-        self.tell_agent(op, agent, move |reply| AgentMsg::Stop { mode, reply }, || AgentWire::Stop { mode }).await
+        self.tell_agent(op, agent, agent::Stop { mode }).await
     }
 
     /// Keeps an agent from new tasks; what runs goes on, or is frozen, as `mode` says.
     pub async fn pause_agent(&self, op: Op, agent: AgentId, mode: PauseMode) -> Result<Done<AgentRecord>, Refused> {
-        self.tell_agent(op, agent, move |reply| AgentMsg::Pause { mode, reply }, || AgentWire::Pause { mode }).await
+        self.tell_agent(op, agent, agent::Pause { mode }).await
     }
 
     /// Lets a paused agent go on.
     pub async fn resume_agent(&self, op: Op, agent: AgentId) -> Result<Done<AgentRecord>, Refused> {
-        self.tell_agent(op, agent, |reply| AgentMsg::Resume { reply }, || AgentWire::Resume).await
+        self.tell_agent(op, agent, agent::Resume {}).await
     }
 
     /// Stops what an agent runs, with time to end, and starts the agent again.
     pub async fn restart_agent(&self, op: Op, agent: AgentId) -> Result<Done<AgentRecord>, Refused> {
-        let mode = StopMode::Graceful;
-        self.tell_agent(op, agent, |reply| AgentMsg::Restart { mode, reply }, || AgentWire::Restart { mode }).await
+        self.tell_agent(op, agent, agent::Restart { mode: StopMode::Graceful }).await
     }
 
     /// Removes an agent; every process of it has ended when this answers. Without `force` a busy agent is refused.
@@ -280,9 +233,7 @@ impl ControlPlane {
         if self.surely(&op, |directory| directory.location(Entity::Agent(agent))).await?.is_some() {
             let mode = if force { StopMode::Now } else { StopMode::Graceful };
             let ending = Op { deadline: op.deadline.at_most(op.deadline.remaining() * 7 / 8), ..op.clone() };
-            let removed =
-                self.ask_agent(&ending, agent, |reply| AgentMsg::Remove { mode, reply }, || AgentWire::Remove { mode }).await;
-            match removed {
+            match self.change(&ending, agent, agent::Remove { mode }).await {
                 Ok(_) => {}
                 // A crash loop left it without a life; its processes are ended by the roster's removal, in the time that is left.
                 Err(refused) if refused.code == Code::Unavailable => {}
@@ -292,13 +243,7 @@ impl ControlPlane {
             }
         }
         let operation = operation(&op, &("remove", agent));
-        let done = self
-            .tell_roster(
-                &op,
-                |reply| RosterMsg::RemoveAgent { agent, operation: operation.clone(), reply },
-                || RosterWire::RemoveAgent { agent, operation: operation.clone() },
-            )
-            .await?;
+        let done = self.declare(&op, roster::RemoveAgent { agent, operation }).await?;
         // Its actor stops where it lives, with whatever it could not end itself. If that is here it is waited for.
         while self.house.doors.is_living(Entity::Agent(agent)).is_some() && !op.deadline.passed() {
             tokio::time::sleep(GONE_LOOKED_FOR_EVERY).await;
@@ -311,13 +256,7 @@ impl ControlPlane {
     pub async fn create_swarm(&self, op: Op, new: NewSwarm) -> Result<Done<SwarmRecord>, Refused> {
         let operation = operation(&op, &new);
         let spec = Arc::new(check::swarm(new)?);
-        let added = self
-            .tell_roster(
-                &op,
-                |reply| RosterMsg::AddSwarm { spec: spec.clone(), operation: operation.clone(), reply },
-                || RosterWire::AddSwarm { spec: spec.clone(), operation: operation.clone() },
-            )
-            .await?;
+        let added = self.declare(&op, roster::AddSwarm { spec, operation }).await?;
         self.known_at(&op, added.cursor).await?;
         let swarm = SwarmId::try_from(&added.value).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
         self.swarm_done(&op, swarm, added.cursor).await
@@ -335,14 +274,7 @@ impl ControlPlane {
             return Err(refused);
         }
         let operation = operation(&op, &("remove", swarm));
-        let done = self
-            .tell_roster(
-                &op,
-                |reply| RosterMsg::RemoveSwarm { swarm, operation: operation.clone(), reply },
-                || RosterWire::RemoveSwarm { swarm, operation: operation.clone() },
-            )
-            .await;
-        let done = match done {
+        let done = match self.declare(&op, roster::RemoveSwarm { swarm, operation }).await {
             Ok(done) => done,
             Err(refused) => {
                 if refused.code != Code::UnknownOutcome {
@@ -406,54 +338,21 @@ impl ControlPlane {
         self.at_least(op, cursor).await
     }
 
-    pub(super) async fn ask_swarm<T: DeserializeOwned + Send + 'static>(
-        &self,
-        op: &Op,
-        swarm: SwarmId,
-        make: impl FnMut(Reply<Result<Committed<T>, Refused>>) -> SwarmMsg,
-        wire: impl Fn() -> SwarmWire,
-    ) -> Result<Committed<T>, Refused> {
-        self.takes_writes()?;
-        self.route_swarm(op.deadline, swarm, make, wire).await?
-    }
-
-    pub(super) async fn ask_agent(
-        &self,
-        op: &Op,
-        agent: AgentId,
-        make: impl FnMut(Reply<Result<Committed<()>, Refused>>) -> AgentMsg,
-        wire: impl Fn() -> AgentWire,
-    ) -> Result<Committed<()>, Refused> {
-        self.takes_writes()?;
-        self.route_agent(op.deadline, agent, make, wire).await?
-    }
-
     /// Refuses the command aloud before any entity decides what could not be written.
     pub(super) fn takes_writes(&self) -> Result<(), Refused> {
         Ok(self.house.ledger.takes_writes()?)
     }
 
-    pub(super) async fn tell_roster(
-        &self,
-        op: &Op,
-        make: impl FnMut(Reply<Result<Committed<Key>, Refused>>) -> RosterMsg,
-        wire: impl Fn() -> RosterWire,
-    ) -> Result<Committed<Key>, Refused> {
-        self.takes_writes()?;
-        self.route_roster(op, make, wire).await
-    }
-
-    async fn tell_agent(
+    async fn tell_agent<A: Ask<Message = AgentMsg, Answer = Result<Committed<()>, Refused>>>(
         &self,
         op: Op,
         agent: AgentId,
-        make: impl FnMut(Reply<Result<Committed<()>, Refused>>) -> AgentMsg,
-        wire: impl Fn() -> AgentWire,
+        ask: A,
     ) -> Result<Done<AgentRecord>, Refused> {
         if self.house.doors.of::<AgentMsg>(agent).is_none() && !self.has_agent(&op, agent).await? {
             return Err(Refused::not_found(agent));
         }
-        let done = self.ask_agent(&op, agent, make, wire).await?;
+        let done = self.change(&op, agent, ask).await?;
         self.agent_done(&op, agent, done.cursor).await
     }
 

@@ -14,20 +14,17 @@ use hiveward_catalogue::{
         protocol::Pool,
         spec::{HostSpec, HostUri, Scheme},
     },
-    roster::wire::RosterWire,
+    roster::message::asks as roster,
 };
 use hiveward_kernel::{
     commit::Committed,
-    entity::Entity,
     id::{HostId, VmId},
     page::Page,
 };
 use hiveward_machines::{
     host::{
-        driver::DriverError,
-        message::HostMsg,
+        message::asks as host,
         record::{HostRecord, HostStatus},
-        wire::HostWire,
     },
     vm::record::VmRecord,
 };
@@ -40,7 +37,6 @@ use hiveward_runtime::{
 };
 
 use super::{ControlPlane, Done, check, command::operation, query::page_key};
-use crate::roster::RosterMsg;
 
 /// How long a host that is removed may take to remove what was made on it.
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
@@ -217,17 +213,9 @@ impl ControlPlane {
     /// Removes what the host has for VMs that are no more, while somebody can still do it. If that fails the host is removed all
     /// the same.
     async fn leave(&self, op: &Op, record: &HostRecord) {
-        let (host, key, seen) = (record.spec.id, record.spec.id.key(), self.head());
+        let (host, seen) = (record.spec.id, self.head());
         let deadline = Deadline::after(LEAVE_WITHIN.min(op.deadline.remaining().saturating_sub(MARGIN)));
-        let left: Result<Result<(), DriverError>, String> = match self.house.doors.of::<HostMsg>(host) {
-            Some(door) => door.ask(deadline, |reply| HostMsg::Leave { seen, reply }).await.map_err(|error| error.to_string()),
-            None => {
-                if let Some(at) = self.house.directory.location(Entity::Host(host)) {
-                    self.house.router.learn(&key, at);
-                }
-                self.house.router.ask(deadline, &key, &HostWire::Leave { seen }).await.map_err(|error| error.to_string())
-            }
-        };
+        let left = self.house.ask(deadline, host, host::Leave { seen }).await.map_err(|refused| refused.message);
         if let Some(why) = left.map(|left| left.err().map(|error| error.to_string())).unwrap_or_else(Some) {
             tracing::warn!(host = %record.spec.name, why, "networks and images that were made on it may be left there");
         }
@@ -274,12 +262,7 @@ impl ControlPlane {
         change: FleetChange,
         operation: Option<hiveward_kernel::operation::Operation>,
     ) -> Result<Committed<Key>, Refused> {
-        self.tell_roster(
-            op,
-            |reply| RosterMsg::Fleet { change: change.clone(), operation: operation.clone(), reply },
-            || RosterWire::Fleet { change: change.clone(), operation: operation.clone() },
-        )
-        .await
+        self.declare(op, roster::Fleet { change, operation }).await
     }
 
     async fn host_done(&self, op: &Op, host: &Key, cursor: Cursor) -> Result<Done<HostRecord>, Refused> {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use hiveward_agents::gauge::ResourcesSample;
-use hiveward_catalogue::{directory::NodeStatus, roster::wire::RosterWire};
+use hiveward_catalogue::{directory::NodeStatus, roster::message::asks as roster};
 use hiveward_kernel::{entity::Entity, id::AgentId};
 use hiveward_runtime::{
     clock::WallMs,
@@ -15,7 +15,7 @@ use hiveward_runtime::{
 };
 
 use super::{ControlPlane, Done, command::operation};
-use crate::{report::NodeReport, retention::report::StorageReport, roster::RosterMsg};
+use crate::{report::NodeReport, retention::report::StorageReport};
 
 /// How long one try to make this node known may take.
 const ANNOUNCE_WITHIN: Duration = Duration::from_secs(5);
@@ -99,57 +99,30 @@ impl ControlPlane {
             |error: hiveward_runtime::cluster::identity::IdentityError| Refused::new(Code::Internal, error.to_string());
         let token = JoinToken::create(identity.cluster(), identity.fingerprint()).map_err(internal)?;
         let expires_at = self.house.clock.now().plus(ttl);
-        let (told, text) = (token.clone(), token.reveal());
-        let issued = self
-            .route_roster(
-                &op,
-                move |reply| RosterMsg::IssueToken { token: told.clone(), expires_at, reply },
-                || RosterWire::IssueToken { token: token.reveal(), expires_at },
-            )
-            .await?;
-        Ok(Done { value: text, cursor: issued.cursor })
+        let token = token.reveal();
+        let issued = self.ask_roster(&op, roster::IssueToken { token: token.clone(), expires_at }).await?;
+        Ok(Done { value: token, cursor: issued.cursor })
     }
 
     /// Moves what the node holds elsewhere; what has not gone after `within` is stopped. Answers when it has begun.
     pub async fn drain_node(&self, op: Op, node: NodeId, within: Duration) -> Result<Done<NodeView>, Refused> {
-        self.takes_writes()?;
         let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         let operation = operation(&op, &("drain", node, within_ms));
-        let done = self
-            .route_roster(
-                &op,
-                |reply| RosterMsg::DrainNode { node, within, operation: operation.clone(), reply },
-                || RosterWire::DrainNode { node, within_ms, operation: operation.clone() },
-            )
-            .await?;
+        let done = self.declare(&op, roster::DrainNode { node, within_ms, operation }).await?;
         self.node_done(&op, node, done.cursor).await
     }
 
     /// Lets the node take entities again; what has gone does not come back by itself.
     pub async fn cancel_drain(&self, op: Op, node: NodeId) -> Result<Done<NodeView>, Refused> {
-        self.takes_writes()?;
         let operation = operation(&op, &("cancel-drain", node));
-        let done = self
-            .route_roster(
-                &op,
-                |reply| RosterMsg::CancelDrain { node, operation: operation.clone(), reply },
-                || RosterWire::CancelDrain { node, operation: operation.clone() },
-            )
-            .await?;
+        let done = self.declare(&op, roster::CancelDrain { node, operation }).await?;
         self.node_done(&op, node, done.cursor).await
     }
 
     /// Removes a node that is drained or lost. With `force` it removes any other, too: what it held is placed elsewhere at once.
     pub async fn remove_node(&self, op: Op, node: NodeId, force: bool) -> Result<Done<NodeView>, Refused> {
-        self.takes_writes()?;
         let operation = operation(&op, &("remove-node", node, force));
-        let done = self
-            .route_roster(
-                &op,
-                |reply| RosterMsg::RemoveNode { node, force, operation: operation.clone(), reply },
-                || RosterWire::RemoveNode { node, force, operation: operation.clone() },
-            )
-            .await?;
+        let done = self.declare(&op, roster::RemoveNode { node, force, operation }).await?;
         self.node_done(&op, node, done.cursor).await
     }
 
@@ -163,13 +136,7 @@ impl ControlPlane {
             None => Ok(false),
             Some(false) => {
                 let op = Op::internal(ANNOUNCE_WITHIN);
-                let done = self
-                    .route_roster(
-                        &op,
-                        |reply| RosterMsg::NodeJoined { record: (**me).clone(), reply },
-                        || RosterWire::NodeJoined { record: (**me).clone() },
-                    )
-                    .await?;
+                let done = self.ask_roster(&op, roster::NodeJoined { record: (**me).clone() }).await?;
                 self.known_at(&op, done.cursor).await?;
                 Ok(true)
             }

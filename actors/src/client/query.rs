@@ -26,7 +26,7 @@ use hiveward_runtime::{
     store::blob::BlobHash,
 };
 use hiveward_work::{
-    swarm::{message::SwarmMsg, record::SwarmRecord, table::SwarmFilter, wire::SwarmWire},
+    swarm::{message::asks as coordinator, record::SwarmRecord, table::SwarmFilter},
     task::{
         record::{AttemptRecord, TaskRecord},
         scatter::Role,
@@ -405,9 +405,8 @@ impl ControlPlane {
 
     async fn explain(&self, record: &TaskRecord, deadline: Deadline) -> Result<String, Refused> {
         let task = record.id();
-        let make = |reply| SwarmMsg::Explain { task, reply };
         let deadline = deadline.at_most(EXPLAIN_WITHIN);
-        let asked = self.route_swarm(deadline, record.spec.swarm, make, || SwarmWire::Explain { task }).await;
+        let asked = self.ask(deadline, record.spec.swarm, coordinator::Explain { task }).await;
         let said: Option<String> = match asked {
             Err(refused) if refused.code == Code::Unavailable => return Ok("its swarm's coordinator is not running".into()),
             asked => asked?,

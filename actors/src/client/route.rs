@@ -5,34 +5,23 @@
 
 use std::{sync::Arc, time::Duration};
 
-use hiveward_agents::{message::AgentMsg, wire::AgentWire};
 use hiveward_catalogue::{
     directory::{Directory, roster_key},
-    roster::wire::RosterWire,
+    roster::message::{RosterMsg, asks},
     swarm::SwarmSpec,
 };
-use hiveward_kernel::{
-    entity::Entity,
-    id::{AgentId, HostId, SwarmId, VmId},
-};
-use hiveward_machines::{
-    host::{message::HostMsg, wire::HostWire},
-    vm::{message::VmMsg, wire::VmWire},
-};
+use hiveward_kernel::{ask::Ask, commit::Committed, doors::Addressed, entity::Entity, id::AgentId};
 use hiveward_runtime::{
-    call::{CallError, Door, Reply},
-    clock::Deadline,
+    call::{CallError, Door},
     cluster::router::{Location, RouteError, Unreachable},
     error::{Code, Refused},
     id::Key,
     ledger::Cursor,
-    op::Op,
+    op::{Op, Terms},
 };
-use hiveward_work::swarm::{message::SwarmMsg, wire::SwarmWire};
-use serde::{Serialize, de::DeserializeOwned};
 
 use super::{ControlPlane, SwarmRef};
-use crate::{house::House, roster::RosterMsg};
+use crate::house::House;
 
 /// The time between tries while an entity has no door at all, such as while it starts or moves.
 const DOOR_RETRY: Duration = Duration::from_millis(2);
@@ -66,19 +55,19 @@ fn may_be_elsewhere(error: &RouteError) -> bool {
 }
 
 impl ControlPlane {
-    async fn route<M: Send + 'static, T: DeserializeOwned + Send + 'static, W: Serialize + Sync>(
+    async fn route<A: Ask>(
         &self,
         key: &Key,
-        deadline: Deadline,
-        way: impl Fn() -> Way<M>,
-        mut make: impl FnMut(Reply<T>) -> M,
-        wire: impl Fn() -> W,
-    ) -> Result<T, Refused> {
+        terms: &Terms,
+        way: impl Fn() -> Way<A::Message>,
+        ask: &A,
+    ) -> Result<A::Answer, Refused> {
+        let deadline = terms.deadline;
         loop {
             let (refused, wait) = match way() {
                 Way::Here(door) => {
                     let changed = door.changed();
-                    match door.ask(deadline, &mut make).await {
+                    match door.ask(terms.clone(), |reply| ask.clone().message(reply)).await {
                         Err(CallError::Gone) => {
                             // The same door, or another under the same name: it is looked up again now and then.
                             let _ = tokio::time::timeout_at(deadline.at_most(DOOR_LOOKED_UP_EVERY).instant(), changed).await;
@@ -89,7 +78,7 @@ impl ControlPlane {
                 }
                 Way::There(at) => {
                     self.house.router.learn(key, at);
-                    match Box::pin(self.house.router.ask(deadline, key, &wire())).await {
+                    match Box::pin(self.house.router.ask(terms.clone(), key, &ask.clone().wire())).await {
                         Err(error) if may_be_elsewhere(&error) => (Refused::from(error), ROUTE_RETRY),
                         asked => return asked.map_err(Refused::from),
                     }
@@ -116,64 +105,43 @@ impl ControlPlane {
         }
     }
 
-    pub(super) async fn route_swarm<T: DeserializeOwned + Send + 'static>(
+    /// Asks an entity, wherever it lives. What the answer says is the entity's; a refusal here says whether it was asked.
+    pub(super) async fn ask<A: Ask<Message: Addressed>>(
         &self,
-        deadline: Deadline,
-        swarm: SwarmId,
-        make: impl FnMut(Reply<T>) -> SwarmMsg,
-        wire: impl Fn() -> SwarmWire,
-    ) -> Result<T, Refused> {
-        let way = || self.way(Entity::Swarm(swarm), self.house.doors.of::<SwarmMsg>(swarm));
-        self.route(&swarm.key(), deadline, way, make, wire).await
+        terms: impl Into<Terms>,
+        id: <A::Message as Addressed>::Id,
+        ask: A,
+    ) -> Result<A::Answer, Refused> {
+        let entity = A::Message::entity(id);
+        let way = || self.way(entity, self.house.doors.of::<A::Message>(id));
+        self.route(&entity.key(), &terms.into(), way, &ask).await
     }
 
-    pub(super) async fn route_agent<T: DeserializeOwned + Send + 'static>(
+    /// Asks an entity to change something, unless this node cannot write now.
+    pub(super) async fn change<T, A: Ask<Message: Addressed, Answer = Result<T, Refused>>>(
         &self,
-        deadline: Deadline,
-        agent: AgentId,
-        make: impl FnMut(Reply<T>) -> AgentMsg,
-        wire: impl Fn() -> AgentWire,
+        op: &Op,
+        id: <A::Message as Addressed>::Id,
+        ask: A,
     ) -> Result<T, Refused> {
-        let way = || self.way(Entity::Agent(agent), self.house.doors.of::<AgentMsg>(agent));
-        self.route(&agent.key(), deadline, way, make, wire).await
-    }
-
-    pub(super) async fn route_vm<T: DeserializeOwned + Send + 'static>(
-        &self,
-        deadline: Deadline,
-        vm: VmId,
-        make: impl FnMut(Reply<T>) -> VmMsg,
-        wire: impl Fn() -> VmWire,
-    ) -> Result<T, Refused> {
-        let way = || self.way(Entity::Vm(vm), self.house.doors.of::<VmMsg>(vm));
-        self.route(&vm.key(), deadline, way, make, wire).await
-    }
-
-    pub(super) async fn route_host<T: DeserializeOwned + Send + 'static>(
-        &self,
-        deadline: Deadline,
-        host: HostId,
-        make: impl FnMut(Reply<T>) -> HostMsg,
-        wire: impl Fn() -> HostWire,
-    ) -> Result<T, Refused> {
-        let way = || self.way(Entity::Host(host), self.house.doors.of::<HostMsg>(host));
-        self.route(&host.key(), deadline, way, make, wire).await
+        self.takes_writes()?;
+        self.ask(op, id, ask).await?
     }
 
     /// Asks the roster. Where it does not act (any more) it says that nothing happened, and the next leader is asked.
-    pub(super) async fn route_roster<T: DeserializeOwned + Send + 'static>(
+    pub(super) async fn ask_roster<T, A: Ask<Message = RosterMsg, Answer = Result<T, Refused>>>(
         &self,
         op: &Op,
-        mut make: impl FnMut(Reply<Result<T, Refused>>) -> RosterMsg,
-        wire: impl Fn() -> RosterWire,
+        ask: A,
     ) -> Result<T, Refused> {
+        let terms = Terms::from(op);
         loop {
             let way = || match self.house.directory.roster() {
                 Some(at) if at.node == self.house.me.node => Way::Here(self.roster.clone()),
                 Some(at) => Way::There(at),
                 None => Way::Nowhere,
             };
-            let asked = self.route(&roster_key(), op.deadline, way, &mut make, &wire).await.flatten();
+            let asked = self.route(&roster_key(), &terms, way, &ask).await.flatten();
             match asked {
                 Err(refused) if refused.code == Code::Unavailable && !op.deadline.passed() => {
                     tokio::time::sleep(ROUTE_RETRY).await;
@@ -181,6 +149,16 @@ impl ControlPlane {
                 answered => return answered,
             }
         }
+    }
+
+    /// Asks the roster to change what is declared, unless this node cannot write now.
+    pub(super) async fn declare<A: Ask<Message = RosterMsg, Answer = Result<Committed<Key>, Refused>>>(
+        &self,
+        op: &Op,
+        ask: A,
+    ) -> Result<Committed<Key>, Refused> {
+        self.takes_writes()?;
+        self.ask_roster(op, ask).await
     }
 
     /// Waits until this node's directory knows what was committed at `cursor`.
@@ -197,7 +175,7 @@ impl ControlPlane {
         if let Some(found) = look(&self.house.directory) {
             return Ok(Some(found));
         }
-        let head = self.route_roster(op, |reply| RosterMsg::Head { reply }, || RosterWire::Head).await?;
+        let head = self.ask_roster(op, asks::Head {}).await?;
         if !self.house.directory.at_least(head, op.deadline).await {
             return Err(Refused::new(Code::Unavailable, format!("this node is behind cursor {head}; nothing happened")));
         }

@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use hiveward_agents::table::AgentFilter;
-use hiveward_catalogue::{agent::spec::AgentSpec, roster::wire::RosterWire};
+use hiveward_catalogue::{agent::spec::AgentSpec, roster::message::asks as roster};
 use hiveward_kernel::id::{AgentId, SwarmId};
 use hiveward_runtime::{
     cluster::router::BODY_BYTES_MAX,
@@ -14,7 +14,6 @@ use hiveward_runtime::{
 use hiveward_work::swarm::record::SwarmRecord;
 
 use super::{ControlPlane, Done, NewAgent, SwarmRef, check};
-use crate::roster::RosterMsg;
 
 /// The most agents of one swarm.
 pub const AGENTS_MAX: u32 = 100_000;
@@ -107,9 +106,7 @@ impl ControlPlane {
         // They differ in little but their names.
         let fit = (BODY_BYTES_MAX / 2 / encoded.len().max(1)).clamp(1, ADDED_AT_ONCE);
         for specs in specs.chunks(fit) {
-            let make = |reply| RosterMsg::AddAgents { specs: specs.to_vec(), operation: None, reply };
-            let wire = || RosterWire::AddAgents { specs: specs.to_vec(), operation: None };
-            let added = self.tell_roster(op, make, wire).await?;
+            let added = self.declare(op, roster::AddAgents { specs: specs.to_vec(), operation: None }).await?;
             self.known_at(op, added.cursor).await?;
         }
         if !template.auto_start {

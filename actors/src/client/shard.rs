@@ -16,7 +16,7 @@ use hiveward_runtime::{
     op::{NodeId, Op},
 };
 use hiveward_work::{
-    swarm::{message::SwarmMsg, wire::SwarmWire},
+    swarm::message::asks as coordinator,
     task::{record::TaskRecord, spec::TaskSpec, status::TaskStatus},
 };
 
@@ -202,8 +202,7 @@ impl ControlPlane {
         let shards = self.house.directory.read(|known| known.shards_of(swarm));
         for shard in shards {
             loop {
-                let closed: Result<Committed<u32>, Refused> =
-                    self.ask_swarm(op, shard, |reply| SwarmMsg::Close { force, reply }, || SwarmWire::Close { force }).await;
+                let closed: Result<Committed<u32>, Refused> = self.change(op, shard, coordinator::Close { force }).await;
                 match closed {
                     Ok(_) => break,
                     // Its tasks are on their way to a shard that is closed next, or back.
@@ -223,8 +222,7 @@ impl ControlPlane {
         // The deadline of who wanted to remove it may be over.
         let deadline = Deadline::after(REOPENED_WITHIN);
         for shard in self.house.directory.read(|known| known.shards_of(swarm)) {
-            let _: Result<(), Refused> =
-                self.route_swarm(deadline, shard, |reply| SwarmMsg::Reopen { reply }, || SwarmWire::Reopen).await;
+            let _: Result<(), Refused> = self.ask(deadline, shard, coordinator::Reopen {}).await;
         }
     }
 }

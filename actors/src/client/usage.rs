@@ -2,8 +2,8 @@
 
 use hiveward_catalogue::{
     budget::{Amount, Budget, Scope},
-    directory::BudgetEntry,
-    roster::wire::RosterWire,
+    part::budget::BudgetEntry,
+    roster::message::asks as roster,
 };
 use hiveward_kernel::{id::BudgetId, lease::Lease, page::Page};
 use hiveward_models::{
@@ -16,7 +16,6 @@ use hiveward_runtime::{
 };
 
 use super::{ControlPlane, Done, command::operation};
-use crate::roster::RosterMsg;
 
 /// The most bytes of a label with both of its parts.
 const LABEL_BYTES_MAX: usize = 1_024;
@@ -69,17 +68,11 @@ impl ControlPlane {
         }
         check_scope(&scope)?;
         let operation = operation(&op, &("set-budget", &scope, budget));
-        let done = self
-            .tell_roster(
-                &op,
-                |reply| RosterMsg::SetBudget { scope: scope.clone(), budget, operation: operation.clone(), reply },
-                || RosterWire::SetBudget { scope: scope.clone(), budget, operation: operation.clone() },
-            )
-            .await?;
+        let done = self.declare(&op, roster::SetBudget { scope: scope.clone(), budget, operation }).await?;
         self.known_at(&op, done.cursor).await?;
         self.seen(&op, done.cursor).await?;
         self.house.models.know_budgets();
-        let entry = self.house.directory.read(|known| known.budgets.get(&scope).copied());
+        let entry = self.house.directory.read(|known| known.parts.budgets.all.get(&scope).copied());
         let entry = entry.unwrap_or(BudgetEntry { budget, warned: false });
         let value = self.budget_views(vec![(scope, entry)])?.pop();
         let value = value.ok_or_else(|| Refused::new(Code::Internal, "the budget that was set cannot be shown"))?;
@@ -90,13 +83,7 @@ impl ControlPlane {
     pub async fn remove_budget(&self, op: Op, scope: Scope) -> Result<Done<BudgetId>, Refused> {
         check_scope(&scope)?;
         let operation = operation(&op, &("remove-budget", &scope));
-        let done = self
-            .tell_roster(
-                &op,
-                |reply| RosterMsg::RemoveBudget { scope: scope.clone(), operation: operation.clone(), reply },
-                || RosterWire::RemoveBudget { scope: scope.clone(), operation: operation.clone() },
-            )
-            .await?;
+        let done = self.declare(&op, roster::RemoveBudget { scope: scope.clone(), operation }).await?;
         self.known_at(&op, done.cursor).await?;
         self.seen(&op, done.cursor).await?;
         self.house.models.know_budgets();
@@ -106,7 +93,7 @@ impl ControlPlane {
     /// Lists the budgets in the order of their scopes.
     pub fn budgets(&self, after: Option<BudgetId>, first: usize) -> Result<Page<BudgetView>, Refused> {
         let all: Vec<_> = self.house.directory.read(|known| {
-            let all = known.budgets.iter();
+            let all = known.parts.budgets.all.iter();
             all.map(|(scope, entry)| (scope.clone(), *entry)).collect()
         });
         let from = match after {

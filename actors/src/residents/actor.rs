@@ -17,7 +17,7 @@ use hiveward_catalogue::{
     agent::spec::AgentSpec,
     directory::{NodeStatus, roster_key},
     host::spec::HostSpec,
-    roster::wire::RosterWire,
+    roster::message::RosterWire,
     swarm::SwarmSpec,
 };
 use hiveward_kernel::{
@@ -346,7 +346,7 @@ impl Residents {
             .build();
         self.agents.enlist_child(child, Deadline::after(START_WITHIN)).await?;
         self.house.doors.add(id, placement, door.clone());
-        self.house.router.open(&id.key(), placement, Arc::new(ActorDoor::new(door, agent::wire::read)));
+        self.house.router.open(&id.key(), placement, Arc::new(ActorDoor::new(door, agent::message::AgentWire::message)));
         Ok(())
     }
 
@@ -365,7 +365,7 @@ impl Residents {
         let _ = beside.set(handle);
         self.hosts.enlist_child(whole.essential(), Deadline::after(START_WITHIN)).await?;
         self.house.doors.add(id, placement, door.clone());
-        self.house.router.open(&id.key(), placement, Arc::new(ActorDoor::new(door, host::wire::read)));
+        self.house.router.open(&id.key(), placement, Arc::new(ActorDoor::new(door, host::message::HostWire::message)));
         Ok(())
     }
 

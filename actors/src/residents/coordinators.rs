@@ -3,7 +3,7 @@
 //!
 //! A part of the residents' actor.
 
-use hiveward_catalogue::roster::wire::RosterWire;
+use hiveward_catalogue::roster::message::RosterWire;
 use hiveward_kernel::entity::Entity;
 use hiveward_runtime::{
     clock::Deadline,

@@ -11,9 +11,12 @@ use std::{
 };
 
 use hiveward_catalogue::{
-    budget::{Budget, Scope},
     directory::NodeStatus,
-    roster::event::{self, NodeRecord, RosterEvent},
+    part::{PartChange, budget::BudgetChange},
+    roster::{
+        event::{self, NodeRecord, RosterEvent},
+        message::{Answer, RosterMsg},
+    },
 };
 use hiveward_kernel::{
     commit::{Batch, Committed, Committer},
@@ -21,10 +24,11 @@ use hiveward_kernel::{
     operation::{Operation, used_otherwise},
 };
 use hiveward_runtime::{
+    cluster::identity::JoinToken,
     error::{Code, Refused},
     id::Key,
     ledger::Cursor,
-    op::NodeId,
+    op::{Asker, NodeId},
     supervise::{Behaviour, Context, Failure, TimerHandle},
 };
 use tokio::time::Instant;
@@ -32,7 +36,6 @@ use tokio::time::Instant;
 use super::{
     decide::{self, conflict},
     fleet::{Fleeting, Waiting},
-    message::{Answer, RosterMsg},
 };
 use crate::house::House;
 
@@ -42,6 +45,9 @@ const BUDGETS_LOOKED_AT_EVERY: Duration = Duration::from_millis(500);
 /// The most entities that are moved off a draining node at once; the next ones follow after the next tick.
 const MOVES_PER_STEP: usize = 64;
 pub const DRAIN_WITHIN_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Events, and who asked for them.
+pub(super) type AskedFor = (Option<Arc<Asker>>, Vec<RosterEvent>);
 
 pub struct Roster {
     pub(super) house: House,
@@ -64,8 +70,6 @@ pub(super) struct Acting {
     tick: Option<TimerHandle>,
     /// What comes back from lost hosts, and when.
     pub(super) lost: super::lost::Losing,
-    /// The cursor of the newest change of a budget.
-    budgets_changed: Cursor,
     /// The coordinators that were brought elsewhere because they failed where they were.
     pub(super) tried: super::given_up::Tried,
     /// Whether a snapshot is being written.
@@ -144,6 +148,7 @@ fn refuse(msg: RosterMsg) {
         | RosterMsg::NodeDown { reply, .. }
         | RosterMsg::SetBudget { reply, .. }
         | RosterMsg::RemoveBudget { reply, .. }
+        | RosterMsg::Declare { reply, .. }
         | RosterMsg::Fleet { reply, .. }
         | RosterMsg::NodeBack { reply, .. } => reply.answer(Err(not_leading())),
         RosterMsg::IssueToken { reply, .. } => reply.answer(Err(not_leading())),
@@ -192,7 +197,6 @@ impl Roster {
             movable: Vec::new(),
             tick: None,
             lost: Default::default(),
-            budgets_changed: self.house.ledger.head(),
             tried: Default::default(),
             writing_down: Arc::default(),
         };
@@ -276,10 +280,15 @@ impl Roster {
                 Ok(())
             }
             RosterMsg::IssueToken { token, expires_at, reply } => {
+                let Ok(token) = token.parse::<JoinToken>() else {
+                    reply.answer(Err(Refused::invalid("token", "it is no join token; nothing happened")));
+                    return Ok(());
+                };
                 let mut book = directory.read(|known| known.tokens.clone());
                 match book.issue(&token, self.house.clock.now(), expires_at) {
                     Ok(()) => {
-                        let cursor = self.commit(acting, vec![RosterEvent::TokenIssued { book }]).await?;
+                        let issued = (reply.asker().cloned(), vec![RosterEvent::TokenIssued { book }]);
+                        let cursor = self.commit_for(acting, vec![issued]).await?;
                         reply.answer(Ok(Committed { value: (), cursor }));
                     }
                     Err(refused) => reply.answer(Err(Refused::new(Code::Limit, refused.to_string()))),
@@ -341,8 +350,8 @@ impl Roster {
                 });
                 self.answer(acting, None, reply, node.key(), events).await
             }
-            RosterMsg::DrainNode { node, within, operation, reply } => {
-                let within = within.min(DRAIN_WITHIN_MAX);
+            RosterMsg::DrainNode { node, within_ms, operation, reply } => {
+                let within = Duration::from_millis(within_ms).min(DRAIN_WITHIN_MAX);
                 let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
                 let events = directory.read(|known| {
                     decide::may_drain(known, node)?;
@@ -402,22 +411,13 @@ impl Roster {
                 self.drain(ctx, acting).await
             }
             RosterMsg::SetBudget { scope, budget, operation, reply } => {
-                let events = directory.read(|known| {
-                    decide::may_set_budget(known, &scope)?;
-                    Ok(vec![RosterEvent::BudgetSet { scope: scope.clone(), budget, operation: operation.clone() }])
-                });
-                self.answer(acting, operation, reply, scope.budget_id().key(), events).await?;
-                acting.budgets_changed = self.house.ledger.head();
-                Ok(())
+                self.declare(acting, Ok(PartChange::Budget(BudgetChange::Set { scope, budget })), operation, reply).await
             }
             RosterMsg::RemoveBudget { scope, operation, reply } => {
-                let events = directory.read(|known| match known.budgets.contains_key(&scope) {
-                    true => Ok(vec![RosterEvent::BudgetRemoved { scope: scope.clone(), operation: operation.clone() }]),
-                    false => Err(Refused::not_found(format!("budget of {scope}"))),
-                });
-                self.answer(acting, operation, reply, scope.budget_id().key(), events).await?;
-                acting.budgets_changed = self.house.ledger.head();
-                Ok(())
+                self.declare(acting, Ok(PartChange::Budget(BudgetChange::Remove { scope })), operation, reply).await
+            }
+            RosterMsg::Declare { declaration, operation, reply } => {
+                self.declare(acting, declaration.change(), operation, reply).await
             }
             RosterMsg::Fleet { change, operation, reply } => {
                 self.wait_for_fleet(ctx, acting, Waiting { change, operation, reply }).await
@@ -430,30 +430,6 @@ impl Roster {
             }
             RosterMsg::Leadership | RosterMsg::CommitFailed { .. } => Ok(()),
         }
-    }
-
-    /// Writes of each budget that has come to what it warns at that it has: here alone, so once.
-    async fn warn(&self, acting: &mut Acting) -> Result<(), Failure> {
-        let watched: Vec<(Scope, Budget)> = self.house.directory.read(|known| {
-            let open = known.budgets.iter().filter(|(_, entry)| !entry.warned && entry.budget.warn_percent.is_some());
-            open.map(|(scope, entry)| (scope.clone(), entry.budget)).collect()
-        });
-        // For budgets that were just set, the view may still count what was spent of those before them.
-        if watched.is_empty() || self.house.views.cursor() < acting.budgets_changed {
-            return Ok(());
-        }
-        let scopes: Vec<_> = watched.iter().map(|(scope, _)| scope.clone()).collect();
-        let spent = match self.house.models.usage.spent(&scopes) {
-            Ok(spent) => spent,
-            Err(refused) => {
-                tracing::warn!(why = refused.message, "what was spent of budgets cannot be read; it is looked at again");
-                return Ok(());
-            }
-        };
-        let passed = watched.into_iter().zip(spent).filter(|((_, budget), spent)| budget.is_warned_at(*spent));
-        let events = passed.map(|((scope, _), spent)| RosterEvent::BudgetWarned { scope, spent }).collect();
-        self.commit(acting, events).await?;
-        Ok(())
     }
 
     fn joined(&self, mut record: NodeRecord) -> Vec<RosterEvent> {
@@ -506,7 +482,7 @@ impl Roster {
     }
 
     /// Answers a repeated operation as before, a refusal as it is, and the rest when it is in the ledger.
-    async fn answer(
+    pub(super) async fn answer(
         &self,
         acting: &mut Acting,
         operation: Option<Operation>,
@@ -530,7 +506,7 @@ impl Roster {
             None => match events {
                 Err(refused) => reply.answer(Err(refused)),
                 Ok(events) => {
-                    let cursor = self.commit(acting, events).await?;
+                    let cursor = self.commit_for(acting, vec![(reply.asker().cloned(), events)]).await?;
                     reply.answer(Ok(Committed { value: key, cursor }));
                 }
             },
@@ -538,14 +514,23 @@ impl Roster {
         Ok(())
     }
 
-    /// Commits events and waits for the disk: the roster changes seldom, and what follows needs the commit.
+    /// Commits what the roster decided of itself, as [`Self::commit_for`] does.
     pub(super) async fn commit(&self, acting: &mut Acting, events: Vec<RosterEvent>) -> Result<Cursor, Failure> {
-        if events.is_empty() {
-            return Ok(self.house.ledger.head());
-        }
+        self.commit_for(acting, vec![(None, events)]).await
+    }
+
+    /// Commits events with who asked for them, and waits for the disk: the roster changes seldom, and what follows needs the
+    /// commit.
+    pub(super) async fn commit_for(&self, acting: &mut Acting, events: Vec<AskedFor>) -> Result<Cursor, Failure> {
         let mut batch = Batch::default();
-        for event in &events {
-            batch.push(event.kind(), event::FORMAT, event.encode()?);
+        for (asker, events) in &events {
+            batch.on_behalf_of(asker.as_ref());
+            for event in events {
+                batch.push(event.kind(), event::FORMAT, event.encode()?);
+            }
+        }
+        if batch.is_empty() {
+            return Ok(self.house.ledger.head());
         }
         let (done, wait) = tokio::sync::oneshot::channel();
         batch.then(move |cursor| {

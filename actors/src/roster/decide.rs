@@ -7,13 +7,13 @@ use std::{
 
 use hiveward_catalogue::{
     agent::spec::AgentSpec,
-    budget::Scope,
-    directory::{Known, NodeStatus},
+    directory::{Known, NodeEntry, NodeStatus, size_of},
     host::{
         self,
         event::{FleetChange, FleetEvent, pinned},
         spec::HostSpec,
     },
+    part::{Part, budget::Budgets},
     placement::entity::{Choice, NodeFacts, Wish, choose},
     roster::event::{NodeRecord, RosterEvent},
     swarm::SwarmSpec,
@@ -229,7 +229,24 @@ pub fn add_agents(known: &Known, specs: &[Arc<AgentSpec>], operation: Option<&Op
         let operation = operation.filter(|_| place == 0).cloned();
         events.extend([RosterEvent::AgentAdded { spec, operation }, placed]);
     }
+    let bytes = specs.iter().map(|spec| size_of(&**spec)).sum();
+    has_room(known.declared_bytes(), bytes, DECLARED_BYTES_MAX)?;
     Ok(events)
+}
+
+/// The most bytes that the specs of all swarms and agents take together: every node holds them in memory.
+const DECLARED_BYTES_MAX: u64 = 512 << 20;
+
+/// Refuses specs that would take more room than there is for all of them.
+fn has_room(declared: u64, more: u64, max: u64) -> Result<(), Refused> {
+    if declared.saturating_add(more) <= max {
+        return Ok(());
+    }
+    let message = format!(
+        "the agents and swarms that are declared take {declared} bytes, these {more} more, and there may be {max} in all; nothing \
+         happened: remove agents, or give less in their profiles"
+    );
+    Err(Refused { code: Code::Limit, message, field: Some("agents".into()) })
 }
 
 /// Decides what changes of hosts and VMs; a new host is placed on a node at once.
@@ -313,17 +330,18 @@ pub fn drain_step(known: &Known, node: NodeId, movable: &[(AgentId, u64)], max: 
     entities.into_iter().filter_map(|entity| planner.known(entity, Some(reason)).ok()).take(max).collect()
 }
 
-/// The most budgets of the whole cluster. Each is looked at whenever the ledger moves.
-const BUDGETS_MAX: usize = 1_000;
-
-/// Refuses a budget for an agent that is not there or for an attempt, and one too many.
-pub fn may_set_budget(known: &Known, scope: &Scope) -> Result<(), Refused> {
-    match scope {
-        Scope::Agent(agent) if !known.agents.contains_key(agent) => Err(Refused::not_found(agent)),
-        Scope::Attempt(_) => Err(Refused::new(Code::Refused, "what an attempt may use is set in its agent's profile")),
-        _ if known.budgets.len() >= BUDGETS_MAX && !known.budgets.contains_key(scope) => {
-            Err(Refused::new(Code::Limit, format!("there are {BUDGETS_MAX} budgets; remove one first")))
-        }
+/// Refuses a change of a part that a node does not know which may come back: it could not read what follows.
+pub fn all_know(known: &Known, noun: &str) -> Result<(), Refused> {
+    let lacks = |entry: &&NodeEntry| entry.status != NodeStatus::Removed && !entry.record.parts.iter().any(|part| part == noun);
+    // Budgets are older than that nodes say which parts they know.
+    match known.nodes.values().find(lacks) {
+        Some(entry) if noun != Budgets::NOUN => Err(Refused::new(
+            Code::Refused,
+            format!(
+                "{} is of a version that knows nothing called {noun:?}; nothing happened: upgrade or remove it",
+                entry.record.node
+            ),
+        )),
         _ => Ok(()),
     }
 }
@@ -360,5 +378,20 @@ pub fn may_remove(known: &Known, node: NodeId, force: bool) -> Result<(), Refuse
             Code::Refused,
             format!("{node} is {}: drain it first, or stop it and wait until it is lost, or use force", status.name()),
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_declared_is_bounded_by_its_bytes_and_refused_beyond_with_what_to_do() {
+        assert!(has_room(100, 23, 123).is_ok());
+        for (declared, more) in [(100, 24), (124, 0), (0, 123_000), (u64::MAX, 1)] {
+            let refused = has_room(declared, more, 123).unwrap_err();
+            assert_eq!((refused.code, refused.field.as_deref()), (Code::Limit, Some("agents")));
+            assert!(refused.message.contains("nothing happened: remove agents"), "{}", refused.message);
+        }
     }
 }

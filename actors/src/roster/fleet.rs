@@ -17,10 +17,9 @@ use hiveward_runtime::{
 };
 
 use super::{
-    RosterMsg,
+    Answer, RosterMsg,
     actor::{Acting, Roster, not_leading, used_before},
     decide,
-    message::Answer,
 };
 
 /// The most changes in one commit; the next ones go into the next.
@@ -123,13 +122,13 @@ impl Roster {
                             decided.iter().filter_map(of_fleet).for_each(|event| fleet.apply(event, now));
                         }
                         made.extend(operation.map(|operation| (operation, key.clone())));
-                        events.extend(decided);
+                        events.push((reply.asker().cloned(), decided));
                         answers.push((reply, Ok(key)));
                     }
                 }
             }
         });
-        let cursor = self.commit(acting, events).await?;
+        let cursor = self.commit_for(acting, events).await?;
         for (reply, answer) in answers {
             reply.answer(answer.map(|value| Committed { value, cursor }));
         }

@@ -1,7 +1,6 @@
 //! The swarms, agents and nodes that there are, and their places: one stream, decided on the node that leads.
 //!
-//! `event` is the stream, `decide` the placement of what changes, `actor` decides and commits, `wire` the messages between
-//! nodes. What it has decided is read from the directory, on every node.
+//! `event` is the stream, `decide` the placement of what changes, `actor` decides and commits. What it has decided is read from the directory, on every node.
 
 pub mod actor;
 mod decide;
@@ -10,13 +9,12 @@ mod given_up;
 mod lost;
 #[cfg(test)]
 mod lost_simulation;
-pub mod message;
+mod parts;
 #[cfg(test)]
 mod simulation;
-pub mod wire;
 mod writing_down;
 
-pub use message::RosterMsg;
+pub use hiveward_catalogue::roster::message::{Answer, RosterMsg, RosterWire};
 
 use hiveward_runtime::{error::Refused, op::NodeId};
 

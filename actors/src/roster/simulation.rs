@@ -221,7 +221,9 @@ fn run(seed: u64) -> u32 {
             known.apply(&event, WallMs(0));
         }
         if dice.f64() < 0.05 {
+            let before = known.declared_bytes();
             known = snapshot::written_and_read(&known);
+            assert_eq!(known.declared_bytes(), before, "what is declared is counted as it is");
         }
         check(&known);
     }

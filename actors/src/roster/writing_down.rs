@@ -13,8 +13,8 @@ use hiveward_runtime::{
 use hiveward_work::swarm::pieces::WritingDown;
 
 use super::{
+    RosterMsg,
     actor::{Acting, Roster},
-    message::RosterMsg,
 };
 
 /// The number of events that a replay is of, about, or as many as the roster has entries where these are more.

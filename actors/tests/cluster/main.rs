@@ -5,6 +5,7 @@ mod rig;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod by;
 mod drain;
 mod lost;
 mod reach;

@@ -47,6 +47,7 @@ export function EventLine({ event }: { event: FeedEvent }) {
         {event.task && <KeyLink id={event.task} />}
         {event.agent && <KeyLink id={event.agent} />}
         {stream && !event.task && <KeyLink id={stream} />}
+        {event.by && <span className="dim">by {event.by}</span>}
       </span>
     </div>
   );

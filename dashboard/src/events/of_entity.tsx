@@ -14,7 +14,7 @@ import { kindTone, kindWords } from './line';
 
 export const FULL_EVENTS = graphql(`
   subscription FullEvents($after: Cursor, $filter: EventFilter) {
-    events(after: $after, filter: $filter) { cursor at kind stream task agent data }
+    events(after: $after, filter: $filter) { cursor at kind stream task agent by trace data }
   }
 `);
 
@@ -117,6 +117,7 @@ export function EventDetail({ event }: { event: FullEvent }) {
             <KeyLink key={key} id={key} />
           ))}
         </span>
+        {event.by && <span className="dim">by {event.by}</span>}
         <span className="dim clip event-brief">{brief(event.data)}</span>
       </div>
       {open && (
@@ -124,6 +125,8 @@ export function EventDetail({ event }: { event: FullEvent }) {
           <Json value={event.data} label={`What ${event.kind} says`} />
           <p className="dim mono wrap" style={{ margin: '4px 0 8px', fontSize: '0.78rem' }}>
             cursor {event.cursor} · stream {event.stream}
+            {event.by && ` · asked for by ${event.by}`}
+            {event.trace && ` · ${event.trace}`}
           </p>
         </>
       )}

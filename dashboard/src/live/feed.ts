@@ -12,7 +12,7 @@ import { onSession, token } from './session';
 const HEAD = graphql(`query Head { cluster { cursor } }`);
 const NODES = graphql(`query Nodes { cluster { nodes { gatewayUrl status } } }`);
 const FEED = graphql(`
-  subscription Feed($after: Cursor) { events(after: $after) { cursor at kind stream task agent } }
+  subscription Feed($after: Cursor) { events(after: $after) { cursor at kind stream task agent by } }
 `);
 
 export type FeedEvent = ResultOf<typeof FEED>['events'];

@@ -9,6 +9,7 @@ const event = (kind: string, agent: string | null, at = 0): FeedEvent => ({
   stream: 'swarm_a',
   task: 'task_a',
   agent,
+  by: null,
 });
 
 test('only what a coordinator and its agents told each other counts', () => {

@@ -48,6 +48,15 @@ impl Event {
     async fn agent(&self) -> Option<ID> {
         self.0.agent.map(|agent| agent.to_string().into())
     }
+    /// Who asked for it: the name of a token, or `node` for a node's own doing. Null for what followed of itself, and for events
+    /// of versions that did not write it down.
+    async fn by(&self) -> Option<&str> {
+        self.0.by.as_deref()
+    }
+    /// The request that led to it, by the id under which log lines name it.
+    async fn trace(&self) -> Option<ID> {
+        self.0.trace.map(|trace| trace.to_string().into())
+    }
     /// What it says, without secrets.
     async fn data(&self) -> &serde_json::Value {
         &self.0.data
@@ -66,6 +75,8 @@ pub struct EventFilter {
     task: Option<ID>,
     /// Only about this agent.
     agent: Option<ID>,
+    /// Only what this principal asked for.
+    by: Option<String>,
 }
 
 impl EventFilter {
@@ -77,6 +88,7 @@ impl EventFilter {
             kind: self.kind.unwrap_or_default(),
             task: parse::optional("filter.task", self.task.as_ref())?,
             agent: parse::optional("filter.agent", self.agent.as_ref())?,
+            by: self.by,
         })
     }
 }

@@ -14,66 +14,21 @@ use hiveward_kernel::{
 use hiveward_runtime::{clock::WallMs, cluster::identity::TokenBook, id::Key, ledger::Cursor, op::NodeId};
 use serde::{Deserialize, Serialize};
 
+use super::{
+    node::{Drain, NodeEntry, NodeStatus},
+    size,
+};
 use crate::{
     agent::spec::AgentSpec,
-    budget::{Budget, Scope},
+    budget::Scope,
     host::{
         event::FleetEvent,
         fleet::{Fleet, HostEntry},
     },
-    roster::event::{NodeRecord, RosterEvent},
+    part::{Parts, When, budget::BudgetEntry},
+    roster::event::RosterEvent,
     swarm::SwarmSpec,
 };
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum NodeStatus {
-    Up,
-    Draining,
-    Drained,
-    Lost,
-    Removed,
-}
-
-impl NodeStatus {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Up => "UP",
-            Self::Draining => "DRAINING",
-            Self::Drained => "DRAINED",
-            Self::Lost => "LOST",
-            Self::Removed => "REMOVED",
-        }
-    }
-
-    /// Returns why the node takes no entities; `None` if it does.
-    pub const fn closed(self) -> Option<&'static str> {
-        match self {
-            Self::Up => None,
-            Self::Draining | Self::Drained => Some("is drained"),
-            Self::Lost => Some("is lost"),
-            Self::Removed => Some("was removed"),
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Drain {
-    pub since: WallMs,
-    pub within_ms: u64,
-    /// The number of entities that it held when the drain began.
-    pub entities: u32,
-}
-
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct NodeEntry {
-    pub record: NodeRecord,
-    pub status: NodeStatus,
-    pub why: Option<String>,
-    pub generation: u64,
-    /// The number of agents and coordinators placed on it.
-    pub entities: u32,
-    pub drain: Option<Drain>,
-}
 
 #[derive(Clone, Serialize, Deserialize)]
 pub struct SwarmEntry {
@@ -88,14 +43,6 @@ pub struct SwarmEntry {
 pub struct AgentEntry {
     pub spec: Arc<AgentSpec>,
     pub place: Place,
-}
-
-/// The budget of a scope, and whether its warning was told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BudgetEntry {
-    pub budget: Budget,
-    /// Whether it has come to what it warns at.
-    pub warned: bool,
 }
 
 /// The thing that an event touched.
@@ -129,14 +76,22 @@ pub struct Known {
     /// The entities that are placed nowhere, because no node was eligible or none was there yet.
     pub unplaced: BTreeSet<Entity>,
     pub tokens: TokenBook,
-    pub budgets: BTreeMap<Scope, BudgetEntry>,
-    /// The cursor at which a budget was set or removed last.
-    pub budgets_changed: Cursor,
+    /// All else that is declared.
+    #[serde(default)]
+    pub parts: Parts,
+    /// The budgets where snapshots of versions before parts have them; empty but while one is written or read.
+    #[serde(rename = "budgets")]
+    pub(super) budgets_written: BTreeMap<Scope, BudgetEntry>,
+    #[serde(rename = "budgets_changed")]
+    pub(super) budgets_changed_written: Cursor,
     pub fleet: Fleet,
     #[serde(skip, default = "no_operations")]
     operations: Recent<Arc<str>, ([u8; 16], Key)>,
     #[serde(skip)]
     whys: Vec<Arc<str>>,
+    /// The bytes of the specs of all swarms and agents.
+    #[serde(skip)]
+    declared_bytes: u64,
 }
 
 impl Default for Known {
@@ -152,11 +107,13 @@ impl Default for Known {
             agent_names: HashMap::new(),
             unplaced: BTreeSet::new(),
             tokens: TokenBook::default(),
-            budgets: BTreeMap::new(),
-            budgets_changed: Cursor::default(),
+            parts: Parts::default(),
+            budgets_written: BTreeMap::new(),
+            budgets_changed_written: Cursor::default(),
             fleet: Fleet::default(),
             operations: no_operations(),
             whys: Vec::new(),
+            declared_bytes: 0,
         }
     }
 }
@@ -175,13 +132,24 @@ impl Known {
         self.nodes.values().all(|entry| entry.status == NodeStatus::Removed || entry.record.reads_snapshots)
     }
 
+    /// Returns the bytes that the specs of all swarms and agents take: every node holds them in memory.
+    pub fn declared_bytes(&self) -> u64 {
+        self.declared_bytes
+    }
+
+    /// Counts anew what is declared, in a state that was read.
+    pub(super) fn count_declared(&mut self) {
+        let agents = self.agents.values().map(|entry| size::of(&*entry.spec));
+        self.declared_bytes = agents.chain(self.swarms.values().map(|entry| size::of(&*entry.spec))).sum();
+    }
+
     /// Returns about how many entries it has, which is what a snapshot of it costs.
     pub fn entries(&self) -> usize {
         let fleet = &self.fleet;
         self.nodes.len()
             + self.swarms.len()
             + self.agents.len()
-            + self.budgets.len()
+            + self.parts.budgets.all.len()
             + fleet.hosts.len()
             + fleet.vms.len()
             + fleet.images.len()
@@ -316,7 +284,8 @@ impl Known {
         }
     }
 
-    /// Makes an event, which happened at `at`, part of the state, and returns what it touched.
+    /// Makes an event, which happened at `at`, part of the state, and returns what it touched. The cursor is set by who reads
+    /// the stream, before.
     pub fn apply(&mut self, event: &RosterEvent, at: WallMs) -> Touched {
         if let Some((operation, key)) = event.operation() {
             self.operations.insert(operation.id.clone(), (operation.input, key));
@@ -328,6 +297,7 @@ impl Known {
                 }
                 let entry =
                     SwarmEntry { spec: spec.clone(), place: Place::default(), agents: HashSet::new(), on: BTreeMap::new() };
+                self.declared_bytes += size::of(&**spec);
                 self.swarms.insert(spec.id, entry);
                 self.unplaced.insert(Entity::Swarm(spec.id));
                 Touched::Entity(Entity::Swarm(spec.id))
@@ -339,6 +309,7 @@ impl Known {
                     if entry.spec.shard == 0 {
                         self.swarm_names.remove(&entry.spec.name);
                     }
+                    self.declared_bytes = self.declared_bytes.saturating_sub(size::of(&*entry.spec));
                     self.count(entry.place.node, -1);
                 }
                 Touched::Entity(entity)
@@ -348,6 +319,7 @@ impl Known {
                 if let Some(swarm) = self.swarms.get_mut(&spec.swarm) {
                     swarm.agents.insert(spec.id);
                 }
+                self.declared_bytes += size::of(&**spec);
                 self.agents.insert(spec.id, AgentEntry { spec: spec.clone(), place: Place::default() });
                 self.unplaced.insert(Entity::Agent(spec.id));
                 Touched::Entity(Entity::Agent(spec.id))
@@ -357,6 +329,7 @@ impl Known {
                 self.set_place(entity, None, None, "it was removed");
                 self.unplaced.remove(&entity);
                 if let Some(entry) = self.agents.remove(agent) {
+                    self.declared_bytes = self.declared_bytes.saturating_sub(size::of(&*entry.spec));
                     let name = (entry.spec.swarm, name_hash(&entry.spec.name));
                     if let Some(ids) = self.agent_names.get_mut(&name) {
                         ids.retain(|id| id != agent);
@@ -421,19 +394,8 @@ impl Known {
                 self.tokens = book.clone();
                 Touched::Nothing
             }
-            RosterEvent::BudgetSet { scope, budget, .. } => {
-                let warned = self.budgets.get(scope).is_some_and(|entry| entry.warned && entry.budget == *budget);
-                self.budgets.insert(scope.clone(), BudgetEntry { budget: *budget, warned });
-                Touched::Nothing
-            }
-            RosterEvent::BudgetRemoved { scope, .. } => {
-                self.budgets.remove(scope);
-                Touched::Nothing
-            }
-            RosterEvent::BudgetWarned { scope, .. } => {
-                if let Some(entry) = self.budgets.get_mut(scope) {
-                    entry.warned = true;
-                }
+            RosterEvent::Part(event) => {
+                self.parts.apply(event, When { at, cursor: self.cursor });
                 Touched::Nothing
             }
             RosterEvent::Fleet(event) => {

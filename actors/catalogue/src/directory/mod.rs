@@ -5,6 +5,8 @@
 
 mod keeper;
 mod known;
+mod node;
+mod size;
 pub mod snapshot;
 
 use std::{collections::HashSet, sync::Arc};
@@ -33,7 +35,9 @@ use crate::{agent::spec::AgentSpec, roster::event::RosterEvent, swarm::SwarmSpec
 
 pub use hiveward_kernel::entity::{Entity, Place};
 pub use keeper::DirectoryKeeper;
-pub use known::{AgentEntry, BudgetEntry, Drain, Known, NodeEntry, NodeStatus, SwarmEntry, Touched};
+pub use known::{AgentEntry, Known, SwarmEntry, Touched};
+pub use node::{Drain, NodeEntry, NodeStatus};
+pub use size::of as size_of;
 
 /// The most events that are read at once.
 const EVENTS_PER_READ: usize = 4096;
@@ -118,11 +122,8 @@ impl Directory {
             }
             let mut known = self.0.known.write();
             for (event, what) in decoded {
-                touched.push(known.apply(&what, event.at));
                 (known.version, known.cursor) = (event.version, event.cursor);
-                if matches!(what, RosterEvent::BudgetSet { .. } | RosterEvent::BudgetRemoved { .. }) {
-                    known.budgets_changed = event.cursor;
-                }
+                touched.push(known.apply(&what, event.at));
                 at = at.max(event.cursor);
             }
         }

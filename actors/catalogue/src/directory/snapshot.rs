@@ -25,7 +25,11 @@ pub enum SnapshotError {
 /// Returns the pieces of a snapshot of `known`. Takes the longer the more entries there are: not for a thread that others
 /// wait for.
 pub fn pieces_of(known: &Known) -> Result<Vec<SnapshotPart>, rmp_serde::encode::Error> {
-    let whole = Bytes::from(rmp_serde::to_vec_named(known)?);
+    let mut written = known.clone();
+    // Where versions before parts look for them.
+    written.budgets_written.clone_from(&known.parts.budgets.all);
+    written.budgets_changed_written = known.parts.budgets.changed;
+    let whole = Bytes::from(rmp_serde::to_vec_named(&written)?);
     let last = whole.len().div_ceil(PIECE_BYTES).saturating_sub(1);
     let piece = |number: usize| SnapshotPart {
         at_version: known.version,
@@ -68,6 +72,9 @@ fn joined(ledger: &Ledger, stream: &Key, parts: SnapshotParts) -> Result<Vec<u8>
 fn restored(whole: &[u8]) -> Result<Known, SnapshotError> {
     let mut known: Known = rmp_serde::from_slice(whole).map_err(SnapshotError::Body)?;
     known.remembers_after = known.cursor;
+    known.count_declared();
+    known.parts.budgets.all = std::mem::take(&mut known.budgets_written);
+    known.parts.budgets.changed = std::mem::take(&mut known.budgets_changed_written);
     Ok(known)
 }
 

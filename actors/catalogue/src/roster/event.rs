@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 
 use crate::{
     agent::spec::AgentSpec,
-    budget::{Amount, Budget, Scope},
     host::event::FleetEvent,
+    part::{PartEvent, Parts},
     swarm::SwarmSpec,
 };
 
@@ -55,6 +55,9 @@ pub struct NodeRecord {
     /// Whether it reads snapshots of the streams of agents, VMs and the roster. Older versions pass over them.
     #[serde(default)]
     pub reads_snapshots: bool,
+    /// The nouns of the parts of the catalogue that it knows. None are said by versions before there were parts.
+    #[serde(default)]
+    pub parts: Vec<String>,
     /// The key that its certificates are for: it is let in with no other. None for one that an older version wrote.
     #[serde(default)]
     pub key: Option<KeyPin>,
@@ -75,9 +78,10 @@ impl Serialize for NodeRecord {
             fences,
             watchdog,
             reads_snapshots,
+            parts,
             key,
         } = self;
-        let mut fields = serializer.serialize_map(Some(13))?;
+        let mut fields = serializer.serialize_map(Some(14))?;
         fields.serialize_entry("node", node)?;
         fields.serialize_entry("raft_id", raft_id)?;
         fields.serialize_entry("address", address)?;
@@ -90,6 +94,7 @@ impl Serialize for NodeRecord {
         fields.serialize_entry("fences", fences)?;
         fields.serialize_entry("watchdog", watchdog)?;
         fields.serialize_entry("reads_snapshots", reads_snapshots)?;
+        fields.serialize_entry("parts", parts)?;
         fields.serialize_entry("key", key)?;
         fields.end()
     }
@@ -112,6 +117,7 @@ impl NodeRecord {
             fences: false,
             watchdog: false,
             reads_snapshots: true,
+            parts: Parts::NOUNS.iter().map(|noun| (*noun).to_owned()).collect(),
             key: None,
         }
     }
@@ -185,21 +191,6 @@ pub enum RosterEvent {
         placement: u64,
         why: String,
     },
-    /// Calls of models for this scope may use so much, counted from when a budget was first set for it.
-    BudgetSet {
-        scope: Scope,
-        budget: Budget,
-        operation: Option<Operation>,
-    },
-    BudgetRemoved {
-        scope: Scope,
-        operation: Option<Operation>,
-    },
-    /// What is spent has come to what the budget warns at. It is told once, until another budget is set for the scope.
-    BudgetWarned {
-        scope: Scope,
-        spent: Amount,
-    },
     /// Something happened to hosts or VMs.
     Fleet(FleetEvent),
     /// No node is eligible for the entity; it is placed as soon as one is.
@@ -207,6 +198,9 @@ pub enum RosterEvent {
         key: Key,
         why: String,
     },
+    /// Something happened to a part, which reads and writes it by its kind.
+    #[serde(skip)]
+    Part(PartEvent),
 }
 
 impl RosterEvent {
@@ -218,7 +212,7 @@ impl RosterEvent {
     }
 
     /// Returns the event's kind, as it is stored in the ledger.
-    pub const fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self {
             Self::SwarmAdded { .. } => "SwarmAdded",
             Self::SwarmRemoved { .. } => "SwarmRemoved",
@@ -234,23 +228,27 @@ impl RosterEvent {
             Self::TokenIssued { .. } => "TokenIssued",
             Self::TokenUsed { .. } => "TokenUsed",
             Self::Placed { .. } => "Placed",
-            Self::BudgetSet { .. } => "BudgetSet",
-            Self::BudgetRemoved { .. } => "BudgetRemoved",
-            Self::BudgetWarned { .. } => "BudgetWarned",
             Self::Fleet(event) => event.kind(),
             Self::Unplaced { .. } => "Unplaced",
+            Self::Part(event) => event.kind(),
         }
     }
 
     /// Encodes the event for the ledger.
     pub fn encode(&self) -> Result<Bytes, rmp_serde::encode::Error> {
-        hiveward_kernel::event::encoded(self)
+        match self {
+            Self::Part(event) => event.encode(),
+            event => hiveward_kernel::event::encoded(event),
+        }
     }
 
     /// Decodes an event of the ledger. Errors: a format that this version does not read, or bytes that are no such event.
     pub fn decode(kind: &str, format: u16, body: &[u8]) -> Result<Self, DecodeError> {
         if format != FORMAT {
             return Err(DecodeError::Format { kind: kind.to_owned(), format });
+        }
+        if let Some(part) = PartEvent::decode(kind, body) {
+            return part.map(Self::Part);
         }
         rmp_serde::from_slice(body).map_err(|source| DecodeError::Body { kind: kind.to_owned(), source })
     }
@@ -262,13 +260,11 @@ impl RosterEvent {
             Self::SwarmRemoved { swarm, operation } => (operation, swarm.key()),
             Self::AgentAdded { spec, operation } => (operation, spec.id.key()),
             Self::AgentRemoved { agent, operation, .. } => (operation, agent.key()),
-            Self::BudgetSet { scope, operation, .. } | Self::BudgetRemoved { scope, operation } => {
-                (operation, scope.budget_id().key())
-            }
             Self::NodeDraining { node, operation, .. }
             | Self::NodeDrainCancelled { node, operation }
             | Self::NodeRemoved { node, operation } => (operation, node.key()),
             Self::Fleet(event) => return event.operation(),
+            Self::Part(event) => return event.operation(),
             _ => return None,
         };
         Some((operation.as_ref()?, key))
@@ -299,7 +295,10 @@ mod tests {
         let read: Before = rmp_serde::from_slice(&rmp_serde::to_vec(&now).unwrap()).unwrap();
         assert_eq!((read.node, read.raft_id, &read.address, read.cores), (now.node, 7, &now.address, now.cores));
         let back: NodeRecord = rmp_serde::from_slice(&rmp_serde::to_vec(&read).unwrap()).unwrap();
-        assert_eq!(back, NodeRecord { asks_before_calls: false, gateway: None, reads_snapshots: false, ..now.clone() });
+        assert_eq!(
+            back,
+            NodeRecord { asks_before_calls: false, gateway: None, reads_snapshots: false, parts: Vec::new(), ..now.clone() }
+        );
         let same: NodeRecord = rmp_serde::from_slice(&rmp_serde::to_vec(&now).unwrap()).unwrap();
         assert_eq!(same, now);
     }

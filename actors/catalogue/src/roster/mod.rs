@@ -1,4 +1,5 @@
 //! Holds the roster's words: its stream, and what it is asked from other nodes.
 
 pub mod event;
-pub mod wire;
+pub mod message;
+mod public;

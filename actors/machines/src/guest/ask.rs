@@ -5,10 +5,10 @@ use std::time::Duration;
 use hiveward_runtime::clock::Deadline;
 
 pub(crate) use super::wire::Said;
-use hiveward_kernel::{entity::Entity, id::VmId};
+use hiveward_kernel::id::VmId;
 
 use crate::{
-    host::{driver::DriverError, message::HostMsg, services::MachineServices, wire::HostWire},
+    host::{driver::DriverError, message::asks as host, services::MachineServices},
     vm::record::VmStatus,
 };
 
@@ -24,27 +24,13 @@ pub async fn ask(services: &MachineServices, vm: VmId, command: String, deadline
         return Said::Gone(why);
     }
     let deadline = deadline.at_most(ANSWER_WITHIN);
-    let asked: Result<Result<Option<String>, DriverError>, String> = match services.doors.of::<HostMsg>(host) {
-        Some(door) => {
-            let make = |reply| HostMsg::GuestCommand { vm, command: command.clone(), reply };
-            door.ask(deadline, make).await.map_err(|error| error.to_string())
-        }
-        None => match services.directory.location(Entity::Host(host)) {
-            Some(at) => {
-                let key = host.key();
-                services.router.learn(&key, at);
-                let wire = HostWire::GuestCommand { vm, command };
-                services.router.ask(deadline, &key, &wire).await.map_err(|error| error.to_string())
-            }
-            None => Err("no node holds its host now".into()),
-        },
-    };
+    let asked = services.ask(deadline, host, host::GuestCommand { vm, command }).await;
     match asked {
         Ok(Ok(Some(said))) => Said::Answer(said),
         Ok(Ok(None)) => Said::Silent("no agent answers in it; its image must have QEMU's guest agent".into()),
         Ok(Err(DriverError::Refused { message })) => Said::Refused(message),
         Ok(Err(error)) => Said::Silent(error.to_string()),
-        Err(why) => Said::Silent(why),
+        Err(refused) => Said::Silent(refused.message),
     }
 }
 

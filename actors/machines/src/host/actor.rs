@@ -258,7 +258,7 @@ impl Behaviour for Host {
             HostMsg::Leave { seen, reply } => self.leave(ctx, state, seen, reply),
             HostMsg::Job { vm, reply } => self.job(ctx, state, vm, reply),
             HostMsg::ReadConsole { vm, from, wait_ms, reply } => self.read_console(ctx, state, vm, from, wait_ms, reply),
-            HostMsg::TypeConsole { vm, bytes, reply } => self.type_console(ctx, state, vm, bytes, reply),
+            HostMsg::TypeConsole { vm, bytes, reply } => self.type_console(ctx, state, vm, bytes.into_vec(), reply),
             HostMsg::Backup { vm, new, reply } => self.backup(ctx, state, vm, *new, reply),
             HostMsg::Copy { vm, only, reply } => self.copy(ctx, state, vm, only, reply),
             HostMsg::EndBackup { vm, new, reply } => self.end_backup(ctx, state, vm, *new, reply),

@@ -96,7 +96,7 @@ impl Host {
                 if let Some(before) = self.services.doors.add_vm(vm, host, placement, door.clone()) {
                     self.services.router.close(&vm.key(), before);
                 }
-                self.services.router.open(&vm.key(), placement, Arc::new(ActorDoor::new(door, vm::wire::read)));
+                self.services.router.open(&vm.key(), placement, Arc::new(ActorDoor::new(door, vm::message::VmWire::message)));
                 Ok(epoch)
             }
             // The VM's actor is from an earlier life of this one; its door is still open.

@@ -19,11 +19,10 @@ pub mod network;
 pub mod record;
 pub mod services;
 mod travel;
-pub mod wire;
 
 pub use record::{HostRecord, HostStatus};
 
-use hiveward_catalogue::{directory::roster_key, roster::wire::RosterWire};
+use hiveward_catalogue::{directory::roster_key, roster::message::RosterWire};
 use hiveward_kernel::commit::Committed;
 use hiveward_runtime::{clock::Deadline, error::Refused, id::Key};
 

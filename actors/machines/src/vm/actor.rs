@@ -200,7 +200,8 @@ impl Vm {
         events: Vec<VmEvent>,
         reply: Option<(u64, Answer)>,
     ) -> Result<(), Failure> {
-        let (mut batch, now) = (Batch::default(), self.services.clock.now());
+        let now = self.services.clock.now();
+        let mut batch = Batch::asked_by(reply.as_ref().and_then(|(_, reply)| reply.asker()));
         for event in &events {
             batch.push(event.kind(), event::FORMAT, event.encode()?);
             state.vm.apply(event, now);
@@ -486,16 +487,14 @@ impl Vm {
 
     /// Returns the VM's spec with the shape that it has by now.
     fn spec_now(&self) -> Arc<VmSpec> {
-        let known = self.services.directory.read(|known| known.fleet.vms.get(&self.spec.id).map(|entry| entry.spec.clone()));
-        known.unwrap_or_else(|| self.spec.clone())
+        let find = |known: &Known| known.fleet.vms.get(&self.spec.id).map(|entry| entry.spec.clone());
+        self.services.directory.read(find).unwrap_or_else(|| self.spec.clone())
     }
 
     /// Tells whether the roster, as known here, has the VM on this host and in this epoch; else this life is about to end.
     fn is_here(&self) -> bool {
-        self.services.directory.read(|known| {
-            let entry = known.fleet.vms.get(&self.spec.id);
-            entry.is_none_or(|entry| (entry.host, entry.epoch) == (self.host, self.epoch))
-        })
+        let at = self.services.directory.read(|known| known.fleet.vms.get(&self.spec.id).map(|vm| (vm.host, vm.epoch)));
+        at.is_none_or(|at| at == (self.host, self.epoch))
     }
 
     /// Tells whether nobody needs any more a VM that lives for an attempt, or waits for one.

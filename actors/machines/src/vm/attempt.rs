@@ -11,19 +11,18 @@ use hiveward_catalogue::{
     host::event::FleetChange,
     vm::{machine::MachineSpec, spec::VmSpec},
 };
-use hiveward_kernel::{commit::Committed, entity::Entity, id::VmId, lease::Lease};
+use hiveward_kernel::{id::VmId, lease::Lease};
 use hiveward_runtime::{
     clock::{Deadline, WallMs},
-    error::{Code, Refused},
+    error::Code,
 };
 
 use super::{
     event::{OperationKind, Outcome},
-    message::VmMsg,
+    message::asks as vm,
     record::VmStatus,
     state::{Ask, HOUSE},
     warm,
-    wire::VmWire,
 };
 use crate::host::{ask_roster, services::MachineServices};
 
@@ -159,18 +158,7 @@ impl Machines for MachineServices {
             let deadline = Deadline::after(PAUSED_WITHIN);
             let kind = if paused { OperationKind::Pause } else { OperationKind::Resume };
             let ask = Ask::new(kind, HOUSE.into(), None);
-            let said: Result<Committed<u64>, Refused> = match self.doors.of::<VmMsg>(vm) {
-                Some(door) => {
-                    let asked = door.ask(deadline, |reply| VmMsg::Ask { ask: ask.clone(), reply }).await;
-                    asked.map_err(Refused::from).flatten()
-                }
-                None => {
-                    let Some(at) = self.directory.location(Entity::Vm(vm)) else { return Ok(()) };
-                    let key = vm.key();
-                    self.router.learn(&key, at);
-                    self.router.ask(deadline, &key, &VmWire::Ask { ask }).await.map_err(Refused::from).flatten()
-                }
-            };
+            let said = self.ask(deadline, vm, vm::Ask { ask }).await.flatten();
             let number = said.map_err(|refused| refused.message)?.value;
             loop {
                 let record = self.vms.get(vm).map_err(|refused| refused.message)?;

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use hiveward_catalogue::host::protocol::Progress;
-use hiveward_kernel::{commit::Committed, doors::Addressed, entity::Entity, id::VmId, operation::table::Answered};
-use hiveward_runtime::{call::Reply, error::Refused};
+use hiveward_kernel::{asks, commit::Committed, doors::Addressed, entity::Entity, id::VmId, operation::table::Answered};
+use hiveward_runtime::{
+    call::Reply,
+    cluster::router::{Inbound, NotDelivered},
+    error::Refused,
+};
 
 use super::{
     backup::Backup,
     copy::Copied,
     migrate::Compared,
     reconcile::{Sought, Step},
-    schedule::Schedule,
     state::Ask,
 };
 use crate::host::{
@@ -44,57 +47,51 @@ pub enum Stepped {
     Told,
 }
 
-pub enum VmMsg {
-    Ask {
-        ask: Ask,
-        reply: Answer,
-    },
+asks! {
+    /// A message to a VM.
+    pub enum VmMsg;
+    /// A message to a VM, as it travels.
+    pub enum VmWire;
 
-    /// Gives up the migration, backup or copy under way. Answers when that is in the ledger; a migration ends when it is certain
-    /// where the VM runs.
-    CancelMigration {
-        principal: Arc<str>,
-        reply: Answer,
-    },
+    asks {
+        /// Asks for an operation. Answers with its number when it is in the ledger; it ends after that.
+        Ask { ask: crate::vm::state::Ask } -> Result<Committed<u64>, Refused>;
+        /// Gives up the migration, backup or copy under way. Answers when that is in the ledger; a migration ends when it is
+        /// certain where the VM runs.
+        CancelMigration { principal: Arc<str> } -> Result<Committed<u64>, Refused>;
+        /// Sets the backups that the VM makes by itself from now on, or none. Answers when that is in the ledger.
+        Schedule { schedule: Option<crate::vm::schedule::Schedule> } -> Result<Committed<u64>, Refused>;
+    }
 
-    /// Sets the backups that the VM makes by itself from now on, or none. Answers when that is in the ledger.
-    Schedule {
-        schedule: Option<Schedule>,
-        reply: Answer,
-    },
+    wire {}
 
-    // What it tells itself.
-    /// Tells what the views know of an operation that the actor has no memory of.
-    Recalled {
-        ask: Ask,
-        before: Option<Answered>,
-        reply: Answer,
-    },
+    own {
+        // What it tells itself.
+        /// Tells what the views know of an operation that the actor has no memory of.
+        Recalled { ask: Ask, before: Option<Answered>, reply: Answer },
 
-    // What its host tells it.
-    /// Tells what its hypervisor has of the VM, in a look that began `at`.
-    Observed {
-        domain: Option<Domain>,
-        at: u64,
-    },
-    /// Says that the VM's host is drained: the VM goes to another, or stops.
-    Drain,
+        // What its host tells it.
+        /// Tells what its hypervisor has of the VM, in a look that began `at`.
+        Observed { domain: Option<Domain>, at: u64 },
+        /// Says that the VM's host is drained: the VM goes to another, or stops.
+        Drain,
 
-    // What it tells itself.
-    Stepped {
-        step: Step,
-        result: Result<Stepped, DriverError>,
-    },
-    /// Says that what was decided is durable now.
-    Drive,
-    Tick,
-    /// Tells whether the roster has forgotten the VM.
-    Forgotten {
-        done: bool,
-    },
-    CommitFailed {
-        message: String,
-    },
+        // What it tells itself.
+        Stepped { step: Step, result: Result<Stepped, DriverError> },
+        /// Says that what was decided is durable now.
+        Drive,
+        Tick,
+        /// Tells whether the roster has forgotten the VM.
+        Forgotten { done: bool },
+        CommitFailed { message: String },
+    }
+}
+
+impl VmWire {
+    /// Reads what came in as the message that it is. Errors: it is none, and is not delivered.
+    pub fn message(inbound: &Inbound<'_>) -> Result<VmMsg, NotDelivered> {
+        Self::read(inbound, |_| None)
+    }
 }
 
 impl Addressed for VmMsg {

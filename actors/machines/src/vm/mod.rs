@@ -32,6 +32,5 @@ pub mod steps;
 pub mod table;
 mod trip;
 pub mod warm;
-pub mod wire;
 
 pub use record::{VmRecord, VmStatus};

@@ -7,9 +7,8 @@ use hiveward_catalogue::{
     host::{event::FleetChange, fleet::HostEntry, lost::is_off, spec::HostUri},
     vm::spec::VmSpec,
 };
-use hiveward_kernel::{entity::Entity, id::HostId};
-use hiveward_runtime::{clock::Deadline, id::Key};
-use serde::de::DeserializeOwned;
+use hiveward_kernel::{ask::Ask, entity::Entity, id::HostId};
+use hiveward_runtime::clock::Deadline;
 
 use super::{
     ask::{ask_host, error},
@@ -21,9 +20,8 @@ use crate::host::{
     ask_roster,
     driver::{Action, Domain, DriverError, Migration, domain_name},
     message::STEP_WITHIN,
-    message::{Done, HostMsg, Peeked},
+    message::{Done, HostMsg, Peeked, asks as host},
     services::MachineServices,
-    wire::HostWire,
 };
 
 const PEEK_WITHIN: Duration = Duration::from_secs(10);
@@ -74,10 +72,7 @@ impl Trip<'_> {
     pub async fn step(&self, step: Step) -> Option<Answer> {
         Some(match step {
             Step::Reserve => self.reserve().await,
-            Step::Prepare => {
-                let vm = self.spec.id;
-                self.there(PREPARE_WITHIN, |reply| HostMsg::Prepare { vm, reply }, HostWire::Prepare { vm }).await
-            }
+            Step::Prepare => self.there(PREPARE_WITHIN, host::Prepare { vm: self.spec.id }).await,
             Step::Migrate => self.migrate().await,
             Step::Compare => self.compare().await,
             Step::Abort => {
@@ -90,10 +85,7 @@ impl Trip<'_> {
                 drop(asked);
                 Ok(Stepped::Told)
             }
-            Step::DropThere | Step::Clear => {
-                let vm = self.spec.id;
-                self.there(STEP_WITHIN, |reply| HostMsg::Clear { vm, reply }, HostWire::Clear { vm }).await
-            }
+            Step::DropThere | Step::Clear => self.there(STEP_WITHIN, host::Clear { vm: self.spec.id }).await,
             Step::DropHere => {
                 let dropped = async {
                     ask_host(self.services, self.host, self.spec, Action::Destroy).await?;
@@ -148,34 +140,15 @@ impl Trip<'_> {
         Ok(Stepped::Told)
     }
 
-    async fn ask<T: DeserializeOwned + Send + 'static>(
-        &self,
-        host: HostId,
-        within: Duration,
-        make: impl FnMut(hiveward_runtime::call::Reply<T>) -> HostMsg,
-        wire: HostWire,
-    ) -> Result<T, DriverError> {
-        let unreachable = |message: String| DriverError::Unreachable { message };
-        let (deadline, key): (_, Key) = (Deadline::after(within), host.key());
-        if let Some(door) = self.services.doors.of::<HostMsg>(host) {
-            return door.ask(deadline, make).await.map_err(|error| unreachable(format!("the host's actor: {error}")));
-        }
-        let Some(at) = self.services.directory.location(Entity::Host(host)) else {
-            return Err(unreachable("no node holds the other host's connection".into()));
-        };
-        self.services.router.learn(&key, at);
-        self.services.router.ask(deadline, &key, &wire).await.map_err(|error| unreachable(error.to_string()))
+    async fn ask<A: Ask<Message = HostMsg>>(&self, host: HostId, within: Duration, ask: A) -> Result<A::Answer, DriverError> {
+        let asked = self.services.ask(Deadline::after(within), host, ask).await;
+        asked.map_err(|refused| DriverError::Unreachable { message: format!("the host's actor: {}", refused.message) })
     }
 
-    async fn there(
-        &self,
-        within: Duration,
-        make: impl FnMut(hiveward_runtime::call::Reply<Result<(), DriverError>>) -> HostMsg,
-        wire: HostWire,
-    ) -> Answer {
+    async fn there<A: Ask<Message = HostMsg, Answer = Result<(), DriverError>>>(&self, within: Duration, ask: A) -> Answer {
         let Some(to) = self.to() else { return failed("no room is reserved for it") };
         // That the other host cannot be reached says nothing of this one.
-        match self.ask(to, within, make, wire).await {
+        match self.ask(to, within, ask).await {
             Ok(Ok(())) => Ok(Stepped::Told),
             Ok(Err(DriverError::Refused { message })) => Err(DriverError::Refused { message }),
             Ok(Err(error)) | Err(error) => failed(format!("the other host: {error}")),
@@ -184,7 +157,7 @@ impl Trip<'_> {
 
     async fn peek(&self, host: HostId) -> Result<Peeked, DriverError> {
         let vm = self.spec.id;
-        self.ask(host, PEEK_WITHIN, |reply| HostMsg::Peek { vm, reply }, HostWire::Peek { vm }).await?
+        self.ask(host, PEEK_WITHIN, host::Peek { vm }).await?
     }
 
     /// Whether it is certain that nothing of a VM that comes back runs there.

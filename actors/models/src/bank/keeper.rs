@@ -101,14 +101,14 @@ fn known(services: &ModelServices, directory: u64, freshness: Freshness) -> Opti
         tracing::warn!(%error, "budgets are not known yet");
         return None;
     }
-    let changed = services.directory.read(|known| known.budgets_changed.0);
+    let changed = services.directory.read(|known| known.parts.budgets.changed.0);
     if matches!(freshness, Freshness::SinceBudgets(since) if changed <= since) {
         return None;
     }
     // Looked at first: what is spent is at least as new.
     let cursor = services.views.cursor().0;
     let (budgets, removed) = services.directory.read(|known| {
-        let budgets: Vec<_> = known.budgets.iter().map(|(scope, entry)| (scope.clone(), entry.budget)).collect();
+        let budgets: Vec<_> = known.parts.budgets.all.iter().map(|(scope, entry)| (scope.clone(), entry.budget)).collect();
         let removed = known.nodes.values().filter(|entry| entry.status == NodeStatus::Removed).map(|entry| entry.record.node);
         (budgets, removed.collect())
     });

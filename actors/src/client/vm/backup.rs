@@ -15,10 +15,9 @@ use hiveward_machines::{
     vm::{
         backup::{Drilled, Manifest},
         event::{OperationKind, Subject},
-        message::VmMsg,
+        message::asks as vm,
         record::VmRecord,
         schedule::Schedule,
-        wire::VmWire,
     },
 };
 use hiveward_runtime::{
@@ -104,8 +103,7 @@ impl ControlPlane {
                 Some(Schedule::new(&cron, &to, keep, full_every, op.principal.clone(), self.house.clock.now())?)
             }
         };
-        let make = |reply| VmMsg::Schedule { schedule: schedule.clone(), reply };
-        let asked = self.route_vm(op.deadline, vm, make, || VmWire::Schedule { schedule: schedule.clone() }).await??;
+        let asked = self.ask(&op, vm, vm::Schedule { schedule }).await??;
         self.seen(&op, asked.cursor).await?;
         let value = self.vm(vm)?.ok_or_else(|| Refused::not_found(vm))?;
         Ok(Done { value, cursor: asked.cursor })

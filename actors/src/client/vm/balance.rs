@@ -21,9 +21,8 @@ use hiveward_kernel::{
 };
 use hiveward_machines::{
     host::{
-        message::HostMsg,
+        message::asks as host,
         meter::{HostSample, Loads, MINUTE},
-        wire::HostWire,
     },
     vm::{
         event::{OperationKind, Outcome},
@@ -283,8 +282,7 @@ impl ControlPlane {
         });
         let deadline = Deadline::after(LOADS_WITHIN);
         let asked = open.into_iter().map(|host| async move {
-            let make = |reply| HostMsg::Loads { since, window_ms, reply };
-            let loads = self.route_host(deadline, host, make, || HostWire::Loads { since, window_ms }).await;
+            let loads = self.ask(deadline, host, host::Loads { since, window_ms }).await;
             // Nothing is known of it: no past, and nothing measured.
             (host, loads.unwrap_or_default())
         });

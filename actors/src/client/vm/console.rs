@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hiveward_kernel::id::VmId;
 use hiveward_machines::{
-    host::{driver::DriverError, message::HostMsg, wire::HostWire},
+    host::{driver::DriverError, message::asks as host},
     vm::console::{ConsolePiece, From},
 };
 use hiveward_runtime::{
@@ -48,9 +48,8 @@ impl ConsoleReader {
         loop {
             let record = self.control.vm(self.vm)?.ok_or_else(|| Refused::not_found(self.vm))?;
             let (vm, wait_ms) = (self.vm, u64::try_from(WAIT.as_millis()).unwrap_or(u64::MAX));
-            let make = |reply| HostMsg::ReadConsole { vm, from, wait_ms, reply };
-            let wire = || HostWire::ReadConsole { vm, from, wait_ms };
-            let asked = self.control.route_host(Deadline::after(WAIT + ANSWER_WITHIN), record.host, make, wire).await;
+            let read = host::ReadConsole { vm, from, wait_ms };
+            let asked = self.control.ask(Deadline::after(WAIT + ANSWER_WITHIN), record.host, read).await;
             let piece = match asked {
                 Ok(Ok(piece)) => piece,
                 // Its host may have an actor again soon.
@@ -89,8 +88,6 @@ impl ControlPlane {
             return Err(Refused::invalid("base64", format!("1 to {TYPED_BYTES_MAX} bytes")));
         }
         let record = self.known_vm(op, vm).await?;
-        let make = |reply| HostMsg::TypeConsole { vm, bytes: bytes.clone(), reply };
-        let wire = || HostWire::TypeConsole { vm, bytes: bytes.clone().into() };
-        self.route_host(op.deadline, record.host, make, wire).await?.map_err(refused)
+        self.ask(op, record.host, host::TypeConsole { vm, bytes: bytes.into() }).await?.map_err(refused)
     }
 }

@@ -7,9 +7,8 @@ use hiveward_kernel::{
     id::{HostId, VmId},
 };
 use hiveward_machines::host::{
-    message::HostMsg,
+    message::asks as host,
     meter::{HostNow, HostSample, Samples, VmSample},
-    wire::HostWire,
 };
 use hiveward_runtime::{clock::WallMs, error::Refused, op::Op};
 
@@ -55,8 +54,7 @@ impl ControlPlane {
         if self.house.directory.location(Entity::Host(host)).is_none() {
             return Ok(Samples::default());
         }
-        let make = |reply| HostMsg::Samples { vm, since, until, points, reply };
-        self.route_host(op.deadline, host, make, || HostWire::Samples { vm, since, until, points }).await
+        self.ask(op, host, host::Samples { vm, since, until, points }).await
     }
 
     /// Returns the newest figures of every host whose connection this node holds.

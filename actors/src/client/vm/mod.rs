@@ -54,16 +54,15 @@ use hiveward_kernel::{
     page::Page,
 };
 use hiveward_machines::{
-    host::{driver::Usage, message::HostMsg, record::HostStatus, wire::HostWire},
+    host::{driver::Usage, message::asks as host, record::HostStatus},
     vm::{
         event::{OperationKind, Outcome, Subject},
         ha::{self, HaState},
-        message::VmMsg,
+        message::asks as vm,
         migrate::{LIMIT_MS_DEFAULT, LIMIT_MS_MAX, Limit, Move},
         record::{VmRecord, VmStatus},
         state::Ask,
         table::VmFilter,
-        wire::VmWire,
     },
 };
 
@@ -229,9 +228,7 @@ impl ControlPlane {
         self.takes_writes()?;
         self.known_vm(&op, vm).await?;
         let principal = op.principal.clone();
-        let make = |reply| VmMsg::CancelMigration { principal: principal.clone(), reply };
-        let asked =
-            self.route_vm(op.deadline, vm, make, || VmWire::CancelMigration { principal: principal.to_string() }).await??;
+        let asked = self.ask(&op, vm, vm::CancelMigration { principal }).await??;
         self.seen(&op, asked.cursor).await?;
         let value = self.vm(vm)?.ok_or_else(|| Refused::not_found(vm))?;
         Ok(Done { value, cursor: asked.cursor })
@@ -240,8 +237,7 @@ impl ControlPlane {
     /// Asks the host how a migration goes; `None` if none is under way, or nobody can say.
     pub async fn vm_migration(&self, vm: VmId, host: HostId) -> Option<Progress> {
         let deadline = hiveward_runtime::clock::Deadline::after(USAGE_WITHIN);
-        let make = |reply| HostMsg::Job { vm, reply };
-        self.route_host(deadline, host, make, || HostWire::Job { vm }).await.ok().flatten()
+        self.ask(deadline, host, host::Job { vm }).await.ok().flatten()
     }
 
     /// Removes a VM: its domain and its disks are gone when this answers, and what was reserved for it is free. Refused while it
@@ -305,8 +301,7 @@ impl ControlPlane {
         }
         let asked = by_host.into_iter().map(|(host, vms)| async move {
             let deadline = hiveward_runtime::clock::Deadline::after(USAGE_WITHIN);
-            let make = |reply| HostMsg::Usage { vms: vms.clone(), reply };
-            self.route_host(deadline, host, make, || HostWire::Usage { vms: vms.clone() }).await.unwrap_or_default()
+            self.ask(deadline, host, host::Usage { vms }).await.unwrap_or_default()
         });
         futures_util::future::join_all(asked).await.into_iter().flatten().collect()
     }
@@ -316,8 +311,7 @@ impl ControlPlane {
         // If its host is nowhere, nobody answers, and waiting for that helps nobody.
         self.house.directory.location(Entity::Host(host))?;
         let deadline = hiveward_runtime::clock::Deadline::after(GUEST_WITHIN);
-        let make = |reply| HostMsg::Guest { vm, reply };
-        self.route_host(deadline, host, make, || HostWire::Guest { vm }).await.ok().flatten()
+        self.ask(deadline, host, host::Guest { vm }).await.ok().flatten()
     }
 
     /// Returns what becomes of it when its host is lost, the reason, and its epoch.
@@ -357,8 +351,7 @@ impl ControlPlane {
         if known.await?.is_none() {
             return Err(Refused::not_found(vm));
         }
-        let make = |reply| VmMsg::Ask { ask: ask.clone(), reply };
-        self.route_vm(op.deadline, vm, make, || VmWire::Ask { ask: ask.clone() }).await?
+        self.ask(op, vm, vm::Ask { ask }).await?
     }
 
     /// Asks for an operation and waits for its end.

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use hiveward_catalogue::swarm::SwarmSpec;
 use hiveward_kernel::{
     body::Body,
-    commit::{Answer, Batch, Committed, Committer, fits},
+    commit::{Batch, Committer},
     entity::Entity,
     id::{AgentId, TaskId},
     lease::Lease,
@@ -26,23 +26,20 @@ use hiveward_kernel::{
 };
 use hiveward_runtime::{
     clock::WallMs,
-    error::{Code, Refused},
     ledger::{Cursor, StreamSnapshot},
     supervise::{Behaviour, Context, Failure, TimerHandle},
 };
 
 use super::{
     aggregate,
-    decide::Decided,
     event::{self, Ended, SwarmEvent},
-    message::{Submit, SwarmMsg},
+    message::SwarmMsg,
     pieces::{self, Replayed, WritingDown},
     reference::ToAgent,
     seat::Arrival,
     snapshot::{self, Pieces, Snapshot},
     state::{Now, Swarm},
     transfer::Search,
-    wire,
 };
 use crate::{
     swarm::{
@@ -167,12 +164,10 @@ impl Behaviour for Coordinator {
     async fn handle(&self, ctx: &Context<SwarmMsg>, msg: SwarmMsg, state: &mut State) -> Result<(), Failure> {
         let Some(msg) = self.recall(ctx, state, msg) else { return Ok(()) };
         match msg {
-            SwarmMsg::Submit(submit) => self.submit(ctx, state, submit).await,
-            SwarmMsg::SubmitStored { stored, reply } => {
-                let (services, me) = (self.services.clone(), ctx.addr().clone());
-                ctx.task(async move { wire::unpack(services, &me, stored, reply).await });
-                Ok(())
+            SwarmMsg::Submit { tasks, operation, principal, reply } => {
+                self.submit(ctx, state, (tasks, operation, principal), reply).await
             }
+            SwarmMsg::SubmitStored { stored, reply } => self.unpack(ctx, stored, reply),
             SwarmMsg::Cancel { task, reason, operation, reply } => {
                 let decided = state.swarm.cancel(task, reason, operation, |task| self.known(task));
                 self.answer_one(ctx, state, task, decided, reply).await
@@ -261,60 +256,6 @@ impl Behaviour for Coordinator {
 }
 
 impl Coordinator {
-    /// Returns an ended task's status, from the views.
-    fn known(&self, task: TaskId) -> Option<TaskStatus> {
-        self.services.tasks.get(task).ok().flatten().map(|record| record.status)
-    }
-
-    async fn submit(&self, ctx: &Context<SwarmMsg>, state: &mut State, submit: Submit) -> Result<(), Failure> {
-        let Submit { tasks, operation, principal, reply } = submit;
-        if state.closing {
-            reply.answer(Err(Refused::new(Code::Refused, format!("swarm {} is being removed", self.spec.name))));
-            return Ok(());
-        }
-        let mut batch = Batch::default();
-        match state.swarm.submit(tasks, operation, principal, |task| self.known(task)) {
-            Err(refused) => reply.answer(Err(refused)),
-            // Its first answer may still be on its way to disk: this one waits behind it.
-            Ok(Decided::Repeated(tasks)) => batch.then(move |cursor| reply.answer(Ok(Committed { value: tasks, cursor }))),
-            Ok(Decided::New(event)) => {
-                let body = event.encode()?;
-                match fits("tasks", body.len()) {
-                    Err(refused) => reply.answer(Err(refused)),
-                    Ok(()) => {
-                        let tasks = event.tasks();
-                        self.record_encoded(state, &mut batch, &event, body);
-                        mark(state, &mut batch);
-                        batch.then(move |cursor| reply.answer(Ok(Committed { value: tasks, cursor })));
-                    }
-                }
-            }
-        }
-        self.settle(ctx, state, batch).await
-    }
-
-    async fn answer_one(
-        &self,
-        ctx: &Context<SwarmMsg>,
-        state: &mut State,
-        task: TaskId,
-        decided: Result<Decided<SwarmEvent>, Refused>,
-        reply: Answer<TaskId>,
-    ) -> Result<(), Failure> {
-        let mut batch = Batch::default();
-        match decided {
-            Err(refused) => reply.answer(Err(refused)),
-            Ok(decided) => {
-                if let Decided::New(event) = decided {
-                    self.record(state, &mut batch, &event)?;
-                    mark(state, &mut batch);
-                }
-                batch.then(move |cursor| reply.answer(Ok(Committed { value: task, cursor })));
-            }
-        }
-        self.settle(ctx, state, batch).await
-    }
-
     async fn arrive(&self, ctx: &Context<SwarmMsg>, state: &mut State, arrival: Arrival, agent: AgentRef) -> Result<(), Failure> {
         let (id, seated, by) = (arrival.agent, arrival.incarnation, state.incarnation);
         let mut batch = Batch::default();
@@ -427,37 +368,6 @@ impl Coordinator {
         plan::read(&json, planner, asked, &|bytes| self.services.store_body(&bytes).map_err(|refused| refused.message))
     }
 
-    async fn close(&self, ctx: &Context<SwarmMsg>, state: &mut State, force: bool, reply: Answer<u32>) -> Result<(), Failure> {
-        let live: Vec<_> = state.swarm.live_tasks().map(|live| live.spec.id).collect();
-        let moving = state.swarm.transfers.tasks_under_way();
-        if live.len() + moving > 0 && !force {
-            let count = live.len() + moving;
-            reply.answer(Err(Refused::new(
-                Code::Refused,
-                format!("{count} tasks have not ended; wait, cancel them, or use force"),
-            )));
-            return Ok(());
-        }
-        state.closing = true;
-        let mut batch = Batch::default();
-        for task in &live {
-            // One cancellation may have ended others with it.
-            if let Some(lease) = state.swarm.live(*task).map(|live| live.lease()) {
-                let event = SwarmEvent::Cancelled { task: *task, reason: "its swarm was removed".into(), lease, operation: None };
-                self.record(state, &mut batch, &event)?;
-            }
-        }
-        let count = live.len() as u32;
-        batch.then(move |cursor| {
-            reply.answer(match moving {
-                0 => Ok(Committed { value: count, cursor }),
-                // The other shard has them, or this one has them back, before this is asked again.
-                _ => Err(Refused::new(Code::Unavailable, format!("{moving} tasks are on their way to other shards; try again"))),
-            });
-        });
-        self.settle(ctx, state, batch).await
-    }
-
     pub(super) async fn record_all(
         &self,
         ctx: &Context<SwarmMsg>,
@@ -477,7 +387,7 @@ impl Coordinator {
         Ok(())
     }
 
-    fn record_encoded(&self, state: &mut State, batch: &mut Batch, event: &SwarmEvent, body: Bytes) {
+    pub(super) fn record_encoded(&self, state: &mut State, batch: &mut Batch, event: &SwarmEvent, body: Bytes) {
         let ended_without_report = match event {
             SwarmEvent::Cancelled { lease, .. } | SwarmEvent::Failed { lease, .. } => *lease,
             SwarmEvent::AttemptEnded { lease, ended, .. } if ended.status == AttemptStatus::Lost => Some(*lease),
@@ -513,6 +423,7 @@ impl Coordinator {
 
     /// Follows up on what was recorded until nothing more follows, grants leases, and hands all of it over as one batch.
     pub(super) async fn settle(&self, ctx: &Context<SwarmMsg>, state: &mut State, mut batch: Batch) -> Result<(), Failure> {
+        batch.on_behalf_of(None);
         loop {
             let consequences = state.swarm.take_consequences(self.now());
             if consequences.is_empty() {
@@ -589,7 +500,7 @@ impl Coordinator {
 }
 
 /// Notes where the operations that came to memory so far are in the ledger, once they are.
-fn mark(state: &State, batch: &mut Batch) {
+pub(super) fn mark(state: &State, batch: &mut Batch) {
     let (marks, turn) = (state.marks.clone(), state.swarm.operations.turns());
     batch.then(move |cursor| marks.note(turn, cursor));
 }

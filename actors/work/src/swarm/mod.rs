@@ -5,12 +5,14 @@
 
 pub mod actor;
 mod aggregate;
+mod asked;
 mod decide;
 pub mod event;
 mod gather;
 pub mod lives;
 pub mod message;
 pub mod pieces;
+mod public;
 mod queue;
 mod recall;
 pub mod record;

@@ -1,13 +1,9 @@
-//! Carries a coordinator's messages between nodes. Variants and fields have names: add, never rename.
-
-use std::sync::Arc;
+//! Turns a coordinator's messages into what travels between nodes, and back, where that is not the message itself.
 
 use hiveward_kernel::{
     body::Body,
     commit::Answer,
     id::{AgentId, TaskId},
-    lease::Lease,
-    operation::Operation,
 };
 use hiveward_runtime::{
     call::{Addr, TellError},
@@ -17,69 +13,9 @@ use hiveward_runtime::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{
-    event::Ended,
-    message::{Submit, SwarmMsg},
-    seat::Arrival,
-    transfer::Sibling,
-};
-use crate::{
-    swarm::{reference::AgentRef, services::WorkServices},
-    task::{record::TaskRecord, spec::TaskSpec},
-};
-
-/// A message to a coordinator, as it travels.
-#[derive(Serialize, Deserialize)]
-pub enum SwarmWire {
-    Submit {
-        tasks: Vec<Arc<TaskSpec>>,
-        operation: Option<Operation>,
-        principal: Arc<str>,
-    },
-    /// Stands for a `Submit` that was too large for a message: the body is that.
-    SubmitStored {
-        stored: Body,
-    },
-    Cancel {
-        task: TaskId,
-        reason: Arc<str>,
-        operation: Option<Operation>,
-    },
-    Redrive {
-        before: Box<TaskRecord>,
-        spec: Arc<TaskSpec>,
-        operation: Option<Operation>,
-        principal: Arc<str>,
-    },
-    Arrive {
-        arrival: Arrival,
-        from: From,
-    },
-    Depart {
-        agent: AgentId,
-        incarnation: u64,
-        lost: Option<String>,
-    },
-    Started {
-        lease: Lease,
-    },
-    Verifying {
-        lease: Lease,
-    },
-    Ended {
-        lease: Lease,
-        ended: Ended,
-        from: From,
-    },
-    Explain {
-        task: TaskId,
-    },
-    Close {
-        force: bool,
-    },
-    Reopen,
-    Sibling(Sibling),
-}
+use super::message::SwarmMsg;
+pub use super::message::SwarmWire;
+use crate::swarm::{reference::AgentRef, services::WorkServices};
 
 /// The place that an agent speaks from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,40 +53,32 @@ pub async fn unpack(services: WorkServices, to: &Addr<SwarmMsg>, stored: Body, r
         Err(refused) => return reply.answer(Err(refused)),
     };
     let msg = match rmp_serde::from_slice(&bytes) {
-        Ok(SwarmWire::Submit { tasks, operation, principal }) => SwarmMsg::Submit(Submit { tasks, operation, principal, reply }),
+        Ok(SwarmWire::Submit { tasks, operation, principal }) => SwarmMsg::Submit { tasks, operation, principal, reply },
         _ => return reply.answer(Err(Refused::new(Code::Refused, "the submission cannot be read; nothing happened"))),
     };
-    if let Err(TellError::Busy(SwarmMsg::Submit(submit))) = to.tell(msg) {
-        submit.reply.answer(Err(Refused::new(Code::Busy, "the coordinator's mailbox is full; nothing happened")));
+    if let Err(TellError::Busy(SwarmMsg::Submit { reply, .. })) = to.tell(msg) {
+        reply.answer(Err(Refused::new(Code::Busy, "the coordinator's mailbox is full; nothing happened")));
     }
 }
 
 /// Reads what came in, as the message it is. `router` is the way back to a distant agent.
 /// Errors: it cannot be read, or has no way back for the answer.
 pub fn read(inbound: &Inbound<'_>, router: &Router) -> Result<SwarmMsg, NotDelivered> {
-    Ok(match inbound.read()? {
-        SwarmWire::Submit { tasks, operation, principal } => {
-            SwarmMsg::Submit(Submit { tasks, operation, principal, reply: inbound.reply()? })
-        }
-        SwarmWire::SubmitStored { stored } => SwarmMsg::SubmitStored { stored, reply: inbound.reply()? },
-        SwarmWire::Cancel { task, reason, operation } => SwarmMsg::Cancel { task, reason, operation, reply: inbound.reply()? },
-        SwarmWire::Redrive { before, spec, operation, principal } => {
-            SwarmMsg::Redrive { before, spec, operation, principal, reply: inbound.reply()? }
-        }
-        SwarmWire::Arrive { arrival, from } => {
-            let agent = from.reach(arrival.agent, router);
-            SwarmMsg::Arrive { arrival, agent }
-        }
-        SwarmWire::Depart { agent, incarnation, lost } => SwarmMsg::Depart { agent, incarnation, lost },
-        SwarmWire::Started { lease } => SwarmMsg::Started { lease },
-        SwarmWire::Verifying { lease } => SwarmMsg::Verifying { lease },
-        SwarmWire::Ended { lease, ended, from } => {
-            let agent = from.reach(lease.agent, router);
-            SwarmMsg::Ended { lease, ended, agent }
-        }
-        SwarmWire::Explain { task } => SwarmMsg::Explain { task, reply: inbound.reply()? },
-        SwarmWire::Reopen => SwarmMsg::Reopen { reply: inbound.reply()? },
-        SwarmWire::Sibling(said) => SwarmMsg::Sibling(said),
-        SwarmWire::Close { force } => SwarmMsg::Close { force, reply: inbound.reply()? },
+    SwarmWire::read(inbound, |told| {
+        Some(match told {
+            SwarmWire::Arrive { arrival, from } => {
+                let agent = from.reach(arrival.agent, router);
+                SwarmMsg::Arrive { arrival, agent }
+            }
+            SwarmWire::Depart { agent, incarnation, lost } => SwarmMsg::Depart { agent, incarnation, lost },
+            SwarmWire::Started { lease } => SwarmMsg::Started { lease },
+            SwarmWire::Verifying { lease } => SwarmMsg::Verifying { lease },
+            SwarmWire::Ended { lease, ended, from } => {
+                let agent = from.reach(lease.agent, router);
+                SwarmMsg::Ended { lease, ended, agent }
+            }
+            SwarmWire::Sibling(said) => SwarmMsg::Sibling(said),
+            _ => return None,
+        })
     })
 }

@@ -1,27 +1,51 @@
 //! Local doors: the receivers behind the keys of this node.
 
-use serde::{Serialize, de::DeserializeOwned};
+use std::{cell::Cell, sync::Arc};
+
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 
 use super::reply::Question;
 use crate::{
     call::{Door, Reply, TellError},
     clock::Deadline,
+    op::{Asker, Terms},
 };
 
 /// A message at its door. It is borrowed from the link's buffer: decode it, do not keep it.
 pub struct Inbound<'a> {
     /// The key of the sender, if anybody in particular sent it.
     pub src: Option<&'a str>,
-    /// The body as MessagePack.
+    /// The body as MessagePack, and behind it who asks, if somebody does.
     pub body: &'a [u8],
     pub deadline: Option<Deadline>,
     pub(super) question: Option<Question>,
+    /// What is behind the body, once that was read.
+    pub(super) behind: Cell<Option<&'a [u8]>>,
 }
 
-impl Inbound<'_> {
+impl<'a> Inbound<'a> {
     /// Reads the body; `BadBody` answers a sender whose version we do not understand.
     pub fn read<T: DeserializeOwned>(&self) -> Result<T, NotDelivered> {
-        rmp_serde::from_slice(self.body).map_err(|_| NotDelivered::BadBody)
+        if self.question.is_none() {
+            // Behind a tell there is nothing.
+            return rmp_serde::from_slice(self.body).map_err(|_| NotDelivered::BadBody);
+        }
+        let (value, behind) = first_value(self.body).map_err(|_| NotDelivered::BadBody)?;
+        self.behind.set(Some(behind));
+        Ok(value)
+    }
+
+    /// Returns who asks, as the sender's node says it; `None` if that itself asks, or is of a version that does not say.
+    fn asker(&self) -> Option<Arc<Asker>> {
+        let behind = match self.behind.get() {
+            Some(behind) => behind,
+            None => first_value::<IgnoredAny>(self.body).ok()?.1,
+        };
+        // A later version's word that this one does not know is no reason to refuse the question.
+        if behind.is_empty() { None } else { rmp_serde::from_slice(behind).ok() }
     }
 
     /// Tells whether the sender waits for an answer.
@@ -33,8 +57,15 @@ impl Inbound<'_> {
     pub fn reply<T: Serialize + Send + 'static>(&self) -> Result<Reply<T>, NotDelivered> {
         let question = self.question.as_ref().ok_or(NotDelivered::BadBody)?;
         let deadline = self.deadline.ok_or(NotDelivered::BadBody)?;
-        Ok(question.reply(deadline))
+        Ok(question.reply(Terms { deadline, asker: self.asker() }))
     }
+}
+
+/// Reads the first value of these bytes, and returns it with what is behind it.
+fn first_value<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, &[u8]), rmp_serde::decode::Error> {
+    let mut rest = bytes;
+    let value = T::deserialize(&mut rmp_serde::Deserializer::new(&mut rest))?;
+    Ok((value, rest))
 }
 
 /// The reason why a message was not handed on; nothing happened.

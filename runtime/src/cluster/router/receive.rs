@@ -1,6 +1,7 @@
 //! The receiving half: messages that come in over links go to local doors, and every refusal goes back.
 
 use std::{
+    cell::Cell,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -115,7 +116,7 @@ impl Router {
             return Err((if newer { Refusal::NoSuchActor } else { stale }, true));
         }
         let src = Some(message.src).filter(|src| !src.is_empty());
-        let inbound = Inbound { src, body: message.body, deadline, question: question.cloned() };
+        let inbound = Inbound { src, body: message.body, deadline, question: question.cloned(), behind: Cell::new(None) };
         entry.door.deliver(&inbound).map_err(|refused| match refused {
             NotDelivered::Busy => (Refusal::Busy, self.may_tell(entry)),
             NotDelivered::Gone => (Refusal::NoSuchActor, self.may_tell(entry)),

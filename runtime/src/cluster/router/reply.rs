@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     call::Reply,
-    clock::Deadline,
     cluster::link::{Link, SendError},
+    op::Terms,
 };
 
 /// The phase in which the question is handed to its door: a drop now means that the door did not take it, and the door says why.
@@ -44,10 +44,10 @@ impl Question {
         (Self(Arc::new((AtomicU8::new(DELIVERING), Back::Here(Mutex::new(Some(to)))))), outcome)
     }
 
-    pub(super) fn reply<T: Serialize + Send + 'static>(&self, deadline: Deadline) -> Reply<T> {
+    pub(super) fn reply<T: Serialize + Send + 'static>(&self, terms: Terms) -> Reply<T> {
         let question = self.clone();
         Reply::elsewhere(
-            deadline,
+            terms,
             Box::new(move |value: Option<T>| match value {
                 Some(value) => question.answer(&value),
                 None => question.dropped(),

@@ -25,7 +25,7 @@ use crate::{
     clock::Deadline,
     cluster::link::{Lane, Link, Links, SendError},
     id::Key,
-    op::NodeId,
+    op::{Asker, NodeId, Terms},
 };
 
 /// The time for which further tells are refused here after a distant door refused one.
@@ -45,6 +45,15 @@ pub(super) struct Inner {
     busy_count: AtomicUsize,
     pub(super) tells_refused: AtomicU64,
     started: Instant,
+}
+
+/// Writes a message's body, and behind it who asks. Versions that do not know of that do not look behind the body.
+fn write_body<B: Serialize>(buffer: &mut Vec<u8>, body: &B, asker: Option<&Asker>) -> Result<(), rmp_serde::encode::Error> {
+    rmp_serde::encode::write(buffer, body)?;
+    match asker {
+        Some(asker) => rmp_serde::encode::write_named(buffer, asker),
+        None => Ok(()),
+    }
 }
 
 /// The router of a node. Cheap to clone. Give it to the links as the handler of the router lane, then [`Router::attach`] them.
@@ -168,35 +177,37 @@ impl Router {
             return Err(RouteError::Busy { key: dst.clone() });
         }
         let link = self.link(location.node)?;
-        self.push(&link, dst, &self.head(location, dst, None), body)
+        self.push(&link, dst, &self.head(location, dst, None), body, None)
     }
 
-    /// Asks, and waits until `deadline`. Errors say whether it may have happened. Where the remembered place turns out to
+    /// Asks on these terms, and waits until their deadline. Errors say whether it may have happened. Where the remembered place turns out to
     /// be wrong the directory is asked again, once. Dropping the future leaves the question on its way.
     pub async fn ask<B: Serialize + Sync, T: DeserializeOwned>(
         &self,
-        deadline: Deadline,
+        terms: impl Into<Terms>,
         dst: &Key,
         body: &B,
     ) -> Result<T, RouteError> {
+        let terms = terms.into();
         if let Some(location) = self.0.locations.get(dst.as_str()) {
-            match self.ask_at(deadline, location, dst, body).await {
+            match self.ask_at(&terms, location, dst, body).await {
                 // Both say that nothing happened, so asking elsewhere is safe.
                 Err(RouteError::NoSuchActor { .. } | RouteError::StaleIncarnation { .. }) => {}
                 outcome => return outcome,
             }
         }
-        let location = self.locate(deadline, dst).await?;
-        self.ask_at(deadline, location, dst, body).await
+        let location = self.locate(terms.deadline, dst).await?;
+        self.ask_at(&terms, location, dst, body).await
     }
 
     async fn ask_at<B: Serialize + Sync, T: DeserializeOwned>(
         &self,
-        deadline: Deadline,
+        terms: &Terms,
         location: Location,
         dst: &Key,
         body: &B,
     ) -> Result<T, RouteError> {
+        let (deadline, asker) = (terms.deadline, terms.asker.as_deref());
         let left = deadline.remaining();
         if left.is_zero() {
             return Err(RouteError::Expired { key: dst.clone() });
@@ -206,7 +217,8 @@ impl Router {
         let head = self.head(location, dst, Some(left_us));
         let asked = Instant::now();
         let outcome = if location.node == self.0.node {
-            let encoded = rmp_serde::to_vec(body).map_err(|_| RouteError::too_large())?;
+            let mut encoded = Vec::new();
+            write_body(&mut encoded, body, asker).map_err(|_| RouteError::too_large())?;
             let (question, outcome) = Question::here();
             match self.hand_on(&Message { body: &encoded, ..head }, Some(&question), Some(deadline)) {
                 Ok(()) => question.delivered(),
@@ -218,7 +230,7 @@ impl Router {
             let link = self.link(location.node)?;
             let full = RouteError::WayFull { node: location.node };
             let mut waiting = self.0.pending.wait(link.id()).ok_or(full)?;
-            self.push(&link, dst, &Message { correlation: waiting.correlation, ..head }, body)?;
+            self.push(&link, dst, &Message { correlation: waiting.correlation, ..head }, body, asker)?;
             timeout_at(deadline.instant(), &mut waiting.outcome).await.map(|sent| sent.unwrap_or(Outcome::LinkLost))
         };
         let waited_ms = u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -231,11 +243,18 @@ impl Router {
     }
 
     #[inline]
-    fn push<B: Serialize>(&self, link: &Link, dst: &Key, head: &Message<'_>, body: &B) -> Result<(), RouteError> {
+    fn push<B: Serialize>(
+        &self,
+        link: &Link,
+        dst: &Key,
+        head: &Message<'_>,
+        body: &B,
+        asker: Option<&Asker>,
+    ) -> Result<(), RouteError> {
         let number = self.0.locations.number(dst.as_str()) % SLOTS;
         let sent = link.send_about(dst, number, |buffer, known| {
             put_head(buffer, head, Slot { number, named: !known });
-            rmp_serde::encode::write(buffer, body).is_ok()
+            write_body(buffer, body, asker).is_ok()
         });
         let node = link.peer();
         sent.map_err(|error| match error {
