@@ -34,10 +34,8 @@ pub fn binary() -> anyhow::Result<PathBuf> {
     }
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo)
-        .current_dir(&workspace)
-        .args(["build", "--release", "--quiet", "-p", "hiveward-gateway", "--bin", "hiveward"])
-        .status()?;
+    let built =
+        Command::new(cargo).current_dir(&workspace).args(["build", "--release", "--quiet", "--bin", "hiveward"]).status()?;
     ensure!(built.success(), "hiveward was not built");
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
     Ok(target.join("release/hiveward"))

@@ -9,26 +9,19 @@ use std::{
     time::Duration,
 };
 
-use clap::Subcommand;
 use hiveward_actors::retention::{Retention, TranscriptRetention, ledger::LedgerRetention};
+use hiveward_contract::{
+    home::default_data_dir,
+    yaml::{self, Expanded},
+};
 use hiveward_runtime::ledger::holes::Holes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    auth::Auth,
-    cli::{
-        Common,
-        fail::{Exit, Failed, Outcome},
-        show,
-    },
-    cluster_config::ClusterSection,
-    model::ModelsSection,
-    otlp::OtlpConfig,
-    retention_config::RetentionSection,
+    auth::Auth, cluster_config::ClusterSection, model::ModelsSection, otlp::OtlpConfig, retention_config::RetentionSection,
     serve::HttpConfig,
-    yaml::{self, Expanded},
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -207,25 +200,6 @@ pub enum LogFormat {
     Json,
 }
 
-fn data_home() -> PathBuf {
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
-    std::env::var_os("XDG_DATA_HOME")
-        .map(PathBuf::from)
-        .filter(|dir| dir.is_absolute())
-        .or_else(home)
-        .unwrap_or_else(|| PathBuf::from("/var/lib"))
-}
-
-/// Returns the data directory of a node unless another is chosen: under `XDG_DATA_HOME`, `~/.local/share` or `/var/lib`.
-pub fn default_data_dir() -> PathBuf {
-    data_home().join("hiveward")
-}
-
-/// Returns the data directory of `hiveward dev` unless another is chosen.
-pub fn dev_data_dir() -> PathBuf {
-    default_data_dir().join("dev")
-}
-
 /// The settings that flags give; each wins over everything else.
 #[derive(Clone, Debug, Default)]
 pub struct Flags {
@@ -353,57 +327,6 @@ impl Config {
             tokens.push((token.name.clone(), digest, token.administrator));
         }
         Ok(Auth::new(tokens))
-    }
-}
-
-#[derive(Subcommand)]
-pub enum ConfigCommand {
-    /// Check a file; changes nothing
-    Check {
-        /// In YAML
-        file: PathBuf,
-    },
-    /// Show what is in force: defaults, file and environment
-    Show {
-        /// Of this file; else of the one that a node would read
-        #[arg(long, env = "HIVEWARD_CONFIG")]
-        config: Option<PathBuf>,
-    },
-    /// Print the JSON Schema of the file, for editors
-    Schema,
-}
-
-impl From<ConfigError> for Failed {
-    fn from(error: ConfigError) -> Self {
-        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-        let exit = if matches!(error, ConfigError::Read { .. }) { Exit::NotFound } else { Exit::Usage };
-        Self::new(
-            exit,
-            format!("{error}{cause}"),
-            "mend it and run `hiveward config check FILE`; `hiveward config schema` has every field",
-        )
-    }
-}
-
-/// Runs `hiveward config …`.
-pub fn command(common: &Common, command: ConfigCommand) -> Outcome {
-    let flags = Flags { data_dir: common.data_dir.clone(), listen: None, cluster_listen: None };
-    match command {
-        ConfigCommand::Check { file } => {
-            let config = Config::load(Config::default(), Some(&file), std::iter::empty(), &Flags::default())?;
-            config.auth("the administrator's own, not read here")?;
-            eprintln!("{} is fine", file.display());
-            Ok(())
-        }
-        ConfigCommand::Show { config } => {
-            let config = Config::load(Config::default(), config.as_deref(), std::env::vars(), &flags)?;
-            show::print(&show::yaml(&config)?)
-        }
-        ConfigCommand::Schema => {
-            let schema =
-                serde_json::to_string_pretty(&schemars::schema_for!(Config)).map_err(|error| Failed::local(error.to_string()))?;
-            show::print(&format!("{schema}\n"))
-        }
     }
 }
 

@@ -1,11 +1,10 @@
-//! The public face: GraphQL over HTTP, WebSocket and SSE, probes, credentials, and the command line that uses them.
+//! The public face: GraphQL over HTTP, WebSocket and SSE, probes, credentials, and the gateway to models.
 //!
 //! Asks `hiveward_actors::client` for everything; never sees a message of an actor and holds no state of its own
 //! beyond open connections. After a restart there is nothing to recover: clients resume from their cursors.
 
 pub mod auth;
 pub mod bound;
-pub mod cli;
 pub mod cluster_config;
 pub mod config;
 pub mod engine;
@@ -21,7 +20,6 @@ pub mod places;
 pub mod pool;
 pub mod probe;
 pub mod retention_config;
-pub mod run;
 pub mod schema;
 pub mod serve;
 pub mod stream;
@@ -29,4 +27,3 @@ pub mod telemetry;
 pub mod trim;
 pub mod ui;
 pub mod upkeep;
-pub mod yaml;

@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use hiveward_contract::yaml::Expanded;
+use hiveward_runtime::op::TraceId;
 use opentelemetry::{
     Context, KeyValue,
     trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId as OtelTraceId, TraceState, TracerProvider},
@@ -27,10 +29,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-
-use hiveward_runtime::op::TraceId;
-
-use crate::yaml::Expanded;
 
 /// The most ended spans that wait to be exported; more are dropped and counted.
 const QUEUE_MAX: usize = 4_096;

@@ -1,12 +1,11 @@
 //! The floor that every later crate stands on: supervision, the ledger, stores, calls with deadlines, fault points.
 //!
 //! Holds no domain noun: an agent, a task or a swarm is never named here.
-//! Arrows go one way: `runtime ← actors ← gateway`.
+//! Arrows go one way: `contract ← runtime ← actors ← gateway`.
 
 pub mod call;
 pub mod clock;
 pub mod cluster;
-pub mod error;
 pub mod fault;
 pub mod id;
 pub mod ledger;
@@ -14,3 +13,5 @@ pub mod op;
 pub mod resilience;
 pub mod store;
 pub mod supervise;
+
+pub use hiveward_contract::error;

@@ -4,7 +4,7 @@ import { buildSchema, parse, validate } from 'graphql';
 
 const gateway = new URL('../../gateway/', import.meta.url);
 const schema = buildSchema(readFileSync(new URL('schema.graphql', gateway), 'utf8'));
-const folder = new URL('src/cli/graphql/', gateway);
+const folder = new URL('cli/src/graphql/', gateway);
 let bad = 0;
 for (const name of readdirSync(folder)) {
   const document = parse(readFileSync(new URL(name, folder), 'utf8'));

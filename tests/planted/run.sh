@@ -19,7 +19,10 @@ mkdir -p dashboard/dist
 # Which of a package's test programs has a test: only that one is built, since each takes a while to link.
 program_of() {
     local dir=${1#hiveward-} file rest
-    case $dir in kernel | catalogue | models | machines | work | agents) dir=actors/$dir ;; esac
+    case $dir in
+        kernel | catalogue | models | machines | work | agents) dir=actors/$dir ;;
+        cli) dir=gateway/cli ;;
+    esac
     file=$(grep -rlE "fn $2\\b" "$dir" --include='*.rs' | head -n 1) || true
     case $file in
         "$dir"/src/*) echo --lib ;;

@@ -42,8 +42,11 @@ fn find() -> PathBuf {
 }
 
 fn newest(root: &Path) -> SystemTime {
-    let mut waiting: Vec<PathBuf> =
-        ["runtime/src", "actors/src", "gateway/src", "Cargo.lock"].iter().map(|dir| root.join(dir)).collect();
+    let packages = ["contract", "runtime", "actors", "gateway", "gateway/cli", "hiveward"].map(|dir| root.join(dir));
+    let nouns = std::fs::read_dir(root.join("actors")).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut waiting: Vec<PathBuf> = packages.into_iter().chain(nouns).map(|dir| dir.join("src")).collect();
+    waiting.retain(|dir| dir.exists());
+    waiting.push(root.join("Cargo.lock"));
     let mut newest = SystemTime::UNIX_EPOCH;
     while let Some(path) = waiting.pop() {
         match std::fs::read_dir(&path) {

@@ -19,6 +19,20 @@ const ACTORS: [(&str, &[&str]); 7] = [
     ("agents", &["kernel", "catalogue", "models", "machines", "work"]),
     ("actors", &["kernel", "catalogue", "models", "machines", "work", "agents"]),
 ];
+/// The other packages of the product, each with where it lies, those of ours that it may stand on, and what it may not name.
+const OTHERS: [(&str, &str, &[&str], &[&str]); 4] = [
+    ("contract", "contract", &[], &["tokio", "reqwest", "axum"]),
+    ("runtime", "runtime", &["contract"], &["axum", "async_graphql"]),
+    ("cli", "gateway/cli", &["contract"], &["axum", "async_graphql", "redb", "ractor"]),
+    (
+        "gateway",
+        "gateway",
+        &["contract", "runtime", "kernel", "catalogue", "models", "machines", "work", "agents", "actors"],
+        &["clap", "comfy_table", "AgentMsg", "SwarmMsg", "RosterMsg", "HostMsg", "VmMsg", "ractor::"],
+    ),
+];
+/// The package of the program, which joins the gateway and the command line.
+const PROGRAM: &str = "hiveward";
 /// Files of one package that import each other in a loop, at most. It only shrinks.
 const LOOP_MAX: usize = 11;
 /// Lines of a file of the product, at most.
@@ -64,7 +78,8 @@ fn sources(of: &str) -> Vec<(PathBuf, String)> {
 /// The sources of the product in Rust.
 fn product() -> Vec<(PathBuf, String)> {
     let actors = ACTORS.iter().map(|(name, _)| package_dir(name)).map(|dir| format!("{dir}/src"));
-    actors.chain(["runtime/src".into(), "gateway/src".into()]).flat_map(|dir| sources(&dir)).collect()
+    let others = OTHERS.iter().map(|(_, dir, ..)| *dir).chain([PROGRAM]).map(|dir| format!("{dir}/src"));
+    actors.chain(others).flat_map(|dir| sources(&dir)).collect()
 }
 
 fn nowhere(of: &str, forbidden: &[&str], because: &str) {
@@ -76,26 +91,25 @@ fn nowhere(of: &str, forbidden: &[&str], because: &str) {
     }
 }
 
+/// Fails if the manifest in `dir` names a package of ours that is not below it.
+fn stands_on(name: &str, dir: &str, below: &[&str]) {
+    let manifest = std::fs::read_to_string(root().join(dir).join("Cargo.toml")).unwrap();
+    let ours = manifest.lines().filter_map(|line| line.strip_prefix("hiveward-")?.split(['.', ' ']).next());
+    for one in ours {
+        assert!(below.contains(&one), "{name} stands on {one}, which is not below it");
+    }
+}
+
 #[test]
 fn arrows_go_one_way() {
-    nowhere("runtime/src", &["hiveward_actors", "hiveward_gateway"], "runtime stands on nothing of ours");
     for (name, below) in ACTORS {
-        let (dir, manifest) = (package_dir(name), format!("{}/Cargo.toml", package_dir(name)));
-        nowhere(&format!("{dir}/src"), &["hiveward_gateway", "axum", "async_graphql"], "actors serve no HTTP");
-        let manifest = std::fs::read_to_string(root().join(manifest)).unwrap();
-        let ours = manifest.lines().filter_map(|line| line.strip_prefix("hiveward-")?.split(['.', ' ']).next());
-        for one in ours.filter(|one| *one != "runtime" && *one != "actors") {
-            assert!(below.contains(&one), "{dir}/Cargo.toml stands on {one}, which is not below it");
-        }
+        let dir = package_dir(name);
+        nowhere(&format!("{dir}/src"), &["axum", "async_graphql"], "actors serve no HTTP");
+        stands_on(name, &dir, &[below, &["contract", "runtime"]].concat());
     }
-    nowhere(
-        "gateway/src",
-        &["AgentMsg", "SwarmMsg", "RosterMsg", "HostMsg", "VmMsg", "ractor::"],
-        "the gateway's only door is actors::client",
-    );
-    for (of, forbidden) in [("runtime", "hiveward-actors"), ("runtime", "hiveward-gateway"), ("actors", "hiveward-gateway")] {
-        let manifest = std::fs::read_to_string(root().join(of).join("Cargo.toml")).unwrap();
-        assert!(!manifest.contains(forbidden), "{of}/Cargo.toml has {forbidden}");
+    for (name, dir, below, forbidden) in OTHERS {
+        nowhere(&format!("{dir}/src"), forbidden, "the gateway's only door is actors::client, and a client is none of a node");
+        stands_on(name, dir, below);
     }
 }
 
@@ -129,7 +143,8 @@ fn every_fault_point_of_the_code_is_in_the_list_that_clients_choose_from() {
 #[test]
 fn no_more_files_import_each_other_in_a_loop_than_did_before() {
     let mut largest = 0;
-    for name in ACTORS.iter().map(|(name, _)| package_dir(name)).chain(["runtime".into(), "gateway".into()]) {
+    let others = OTHERS.iter().map(|(_, dir, ..)| (*dir).to_owned());
+    for name in ACTORS.iter().map(|(name, _)| package_dir(name)).chain(others) {
         let package = imports::Package::read(&root().join(&name).join("src/lib.rs"));
         let loops = package.loops();
         let sizes: Vec<_> = loops.iter().map(Vec::len).collect();
@@ -207,7 +222,18 @@ fn every_path_that_the_docs_name_is_there() {
     let mut looked_at = 0;
     for page in pages {
         let text = std::fs::read_to_string(&page).unwrap();
-        let places = ["actors/", "runtime/", "gateway/", "tests/", "dashboard/", "deploy/", "benches/"];
+        let places = [
+            "contract/",
+            "actors/",
+            "runtime/",
+            "gateway/",
+            "hiveward/src/",
+            "hiveward/tests/",
+            "tests/",
+            "dashboard/",
+            "deploy/",
+            "benches/",
+        ];
         for path in text.split('`').skip(1).step_by(2).filter(|path| places.iter().any(|place| path.starts_with(place))) {
             // A place for a name, a pattern, or a command.
             if path.contains(['<', '*', ' ', '…']) || path.contains("NAME") {
@@ -268,7 +294,7 @@ fn every_link_of_the_docs_leads_somewhere_and_every_promise_to_a_test() {
         }
     }
     let mut tests = String::new();
-    for of in ["runtime", "actors", "gateway", "tests"] {
+    for of in ["contract", "runtime", "actors", "gateway", PROGRAM, "tests"] {
         for (_, text) in sources(of) {
             tests.push_str(&text);
         }
@@ -286,7 +312,7 @@ fn every_link_of_the_docs_leads_somewhere_and_every_promise_to_a_test() {
 fn every_planted_bug_breaks_a_promise_of_the_page_names_a_test_and_can_be_planted() {
     let promises = std::fs::read_to_string(root().join("docs/promises.md")).unwrap();
     let mut tests = String::new();
-    for of in ["runtime", "actors", "gateway", "tests"] {
+    for of in ["contract", "runtime", "actors", "gateway", PROGRAM, "tests"] {
         sources(of).into_iter().for_each(|(_, text)| tests.push_str(&text));
     }
     let mut patches = Vec::new();
@@ -299,10 +325,7 @@ fn every_planted_bug_breaks_a_promise_of_the_page_names_a_test_and_can_be_plante
         let promise = said("Promise: ");
         assert!(promises.contains(promise), "{name}: docs/promises.md does not promise {promise:?}");
         let (package, test) = said("Test: ").split_once(' ').unwrap();
-        assert!(
-            package.starts_with("hiveward-") && tests.contains(&format!("fn {test}(")),
-            "{name}: there is no {package} {test}"
-        );
+        assert!(package.starts_with(PROGRAM) && tests.contains(&format!("fn {test}(")), "{name}: there is no {package} {test}");
         // Whether it is red beside the bug is what `make test-planted` looks at.
         let applies = Command::new("git").current_dir(root()).args(["apply", "--check"]).arg(&patch).output().unwrap();
         assert!(applies.status.success(), "{name}: make it anew: {}", String::from_utf8_lossy(&applies.stderr));

@@ -13,7 +13,6 @@ pub mod keep;
 pub mod lease;
 #[doc(hidden)]
 pub mod loss;
-pub mod money;
 pub mod operation;
 pub mod page;
 pub mod recent;

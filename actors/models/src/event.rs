@@ -3,12 +3,12 @@
 
 use bytes::Bytes;
 use hiveward_catalogue::budget::Scope;
+use hiveward_contract::decimal::decimal_from_nanos;
 use hiveward_kernel::{
     body::Label,
     event::{DecodeError, PublicEvent},
     id::SwarmId,
     lease::Lease,
-    money::decimal_from_nanos,
 };
 use hiveward_runtime::{id::Key, op::NodeId};
 use serde::{Deserialize, Serialize};

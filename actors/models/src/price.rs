@@ -1,6 +1,6 @@
 //! Says what tokens cost, as the node's configuration says. Without a price there is no cost: absent, never zero.
 
-pub use hiveward_kernel::money::{decimal_from_nanos, nanos_from_decimal};
+pub use hiveward_contract::decimal::{decimal_from_nanos, nanos_from_decimal};
 use serde::{Deserialize, Serialize};
 
 use super::usage::Usage;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, header};
 use hiveward_runtime::error::{Code, Refused};
 
-pub use token::{TOKEN_FILE, TokenFileError, admin_token, new_token};
+pub use token::{TokenFileError, admin_token, new_token};
 
 /// The one who asks, as records and logs show it.
 #[derive(Clone, Debug, PartialEq, Eq)]

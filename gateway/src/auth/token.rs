@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-pub const TOKEN_FILE: &str = "admin.token";
+use hiveward_contract::home::TOKEN_FILE;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TokenFileError {

@@ -193,7 +193,7 @@ impl ModelsSection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::yaml;
+    use hiveward_contract::yaml;
 
     fn check(text: &str) -> Result<ModelsSection, String> {
         let section: ModelsSection = yaml::read("c.yaml", text).map_err(|error| error.to_string())?;

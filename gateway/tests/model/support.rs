@@ -8,12 +8,10 @@ use hiveward_actors::{
     node::{Node, NodeConfig},
 };
 use hiveward_catalogue::budget::CallRules;
-use hiveward_gateway::{
-    model::{
-        ModelGateway, ModelsSection,
-        scripted::{Script, Scripted},
-    },
-    yaml,
+use hiveward_contract::yaml;
+use hiveward_gateway::model::{
+    ModelGateway, ModelsSection,
+    scripted::{Script, Scripted},
 };
 use hiveward_kernel::{
     id::{AgentId, SwarmId, TaskId},

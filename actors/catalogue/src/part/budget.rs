@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use hiveward_kernel::{event::PublicEvent, money::decimal_from_nanos, operation::Operation};
+use hiveward_contract::decimal::decimal_from_nanos;
+use hiveward_kernel::{event::PublicEvent, operation::Operation};
 use hiveward_runtime::{
     error::{Code, Refused},
     id::Key,

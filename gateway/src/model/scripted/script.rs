@@ -1,12 +1,12 @@
 //! The script: which prompt is answered by what, and where the server misbehaves.
 
+use hiveward_contract::yaml::{self, YamlError};
 use serde::Deserialize;
 
 use super::{
     asked::Asked,
     template::{Pattern, Shape, Template},
 };
-use crate::yaml::{self, YamlError};
 
 /// Conversations in order; the first that fits answers.
 #[derive(Clone, Debug, Deserialize)]

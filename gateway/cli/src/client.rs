@@ -7,6 +7,7 @@ use std::{path::PathBuf, time::Duration};
 
 use bytes::BytesMut;
 use futures_util::StreamExt;
+use hiveward_contract::home::TOKEN_FILE;
 use reqwest::{Response, StatusCode, Upgraded, Url, header};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -20,7 +21,6 @@ use tokio_tungstenite::{
 };
 
 use super::fail::{ApiError, Exit, Failed, Outcome};
-use crate::auth::TOKEN_FILE;
 
 pub const TASK: &str = include_str!("graphql/task.graphql");
 pub const AGENT: &str = include_str!("graphql/agent.graphql");

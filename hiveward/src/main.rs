@@ -1,6 +1,11 @@
 //! The binary: a node, its command line, the shim that holds one agent process, what brings such a process
 //! into a guest, and the keeper that ends a lost node's VMs.
 
+mod command;
+mod config;
+mod run;
+mod scripted_model;
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -16,5 +21,5 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|first| first == hiveward_machines::guest::session::Given::NAME) {
         return hiveward_machines::guest::session::main();
     }
-    hiveward_gateway::cli::main()
+    command::main()
 }

@@ -11,7 +11,7 @@ mod snapshot;
 use std::{io::IsTerminal, time::Duration};
 
 use clap::{Args, Subcommand};
-use hiveward_runtime::error::Code;
+use hiveward_contract::error::Code;
 use serde_json::{Value, json};
 use snapshot::About;
 

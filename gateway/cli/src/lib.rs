@@ -1,6 +1,7 @@
-//! The command line: `hiveward NOUN VERB`. It is a client of the public API like any other, but for `up` and `dev`.
+//! The command line: `hiveward NOUN VERB`. It is a client of the public API like any other, and links nothing of a node.
 //!
-//! Data goes to standard output, everything else to standard error; exit statuses are as `fail::Exit` has them.
+//! The program adds the commands that run a node to those of [`Command`]. Data goes to standard output, everything else to
+//! standard error; exit statuses are as [`fail::Exit`] has them.
 
 pub mod agent;
 pub mod apply;
@@ -14,7 +15,7 @@ pub mod event;
 mod explain;
 pub mod fail;
 pub mod fault;
-mod hint;
+pub mod hint;
 pub mod host;
 mod image;
 mod lookup;
@@ -22,7 +23,6 @@ pub mod network;
 mod node;
 pub mod retry;
 mod scatter;
-pub mod scripted_model;
 mod short;
 pub mod show;
 pub mod storage;
@@ -33,34 +33,19 @@ pub mod tree;
 pub mod usage;
 pub mod vm;
 pub mod wait;
-mod words;
+pub mod words;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use clap::{FromArgMatches, Parser, Subcommand};
+use clap::Subcommand;
+use hiveward_contract::home;
 use serde_json::{Value, json};
 
-use self::{
+use crate::{
     client::Client,
     fail::{Exit, Failed, Outcome},
     show::{Format, Show},
 };
-use crate::{config, run};
-
-#[derive(Parser)]
-#[command(
-    name = "hiveward",
-    version,
-    about = "Supervised agents on durable tasks",
-    propagate_version = true,
-    max_term_width = 100
-)]
-pub struct Cli {
-    #[command(flatten)]
-    pub common: Common,
-    #[command(subcommand)]
-    pub command: Command,
-}
 
 /// The heading under which `--help` shows what every command takes, so that it does not hide what this one does.
 const EVERYWHERE: &str = "Options of every command";
@@ -92,7 +77,7 @@ impl Common {
     pub fn client(&self) -> Outcome<Client> {
         let dirs = match &self.data_dir {
             Some(dir) => vec![dir.clone()],
-            None => vec![config::default_data_dir(), config::dev_data_dir()],
+            None => vec![home::default_data_dir(), home::dev_data_dir()],
         };
         Client::new(&self.url, self.token.clone(), &dirs, self.timeout)
     }
@@ -103,12 +88,9 @@ impl Common {
     }
 }
 
+/// The commands that need no node in this process.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Start a node in the foreground
-    Up(run::UpArgs),
-    /// Start a node to try things: loopback, embedded, faults allowed
-    Dev(run::DevArgs),
     /// Submit tasks and follow them
     #[command(subcommand)]
     Task(task::TaskCommand),
@@ -164,57 +146,18 @@ pub enum Command {
     Top,
     /// Say what an error code means, whether anything happened, and what to do
     Explain(explain::ExplainArgs),
-    /// Print a completion script for a shell
-    Completions {
-        /// For which shell
-        shell: clap_complete::Shell,
-    },
-    /// Check, show or describe the configuration
-    #[command(subcommand)]
-    Config(config::ConfigCommand),
-    /// Serve a model that follows a script, for tests
-    #[command(hide = true)]
-    ScriptedModel(scripted_model::ScriptedModelArgs),
-    /// Hold one agent process (started by the node, not by people)
-    #[command(hide = true, disable_help_flag = true)]
-    Shim {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<std::ffi::OsString>,
-    },
 }
 
-/// Parses the arguments and does what they say.
-pub fn main() -> ExitCode {
-    let cli = Cli::from_arg_matches(&words::command().get_matches()).unwrap_or_else(|error| error.exit());
-    match dispatch(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failed) => {
-            failed.print();
-            ExitCode::from(failed.exit as u8)
-        }
-    }
-}
-
-fn dispatch(cli: Cli) -> Outcome {
-    let Cli { common, command } = cli;
+/// Runs a command.
+pub fn run(common: Common, command: Command) -> Outcome {
     match command {
-        Command::Up(args) => run::up(&common, args),
-        Command::Dev(args) => run::dev(&common, args),
-        Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut words::command(), "hiveward", &mut script);
-            show::print(&String::from_utf8_lossy(&script))
-        }
         Command::Explain(args) => explain::run(common.show(), args),
-        Command::Config(command) => config::command(&common, command),
-        Command::ScriptedModel(args) => on_runtime(scripted_model::run(args)),
-        Command::Shim { .. } => Err(Failed::usage("the shim is started by the node", "nothing to do by hand")),
         other => on_runtime(remote(common, other)),
     }
 }
 
 /// Runs a client's command; Ctrl-C ends it with its own status.
-fn on_runtime(work: impl Future<Output = Outcome>) -> Outcome {
+pub fn on_runtime(work: impl Future<Output = Outcome>) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failed::local(format!("cannot start: {error}")))?;
     runtime.block_on(async {
@@ -249,8 +192,8 @@ async fn remote(common: Common, command: Command) -> Outcome {
         Command::Scrub => storage::scrub(&client, show).await,
         Command::Status => top::status(&client, show).await,
         Command::Top => top::run(&client).await,
-        // The others do not talk to a node.
-        _ => Ok(()),
+        // It does not talk to a node.
+        Command::Explain(_) => Ok(()),
     }
 }
 

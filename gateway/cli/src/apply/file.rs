@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use hiveward_contract::yaml::Expanded;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -9,7 +10,6 @@ use super::{
     coding::{Coding, Model},
     vm::{HostItem, ImageItem, MachineItem, NetworkItem, VmItem},
 };
-use crate::yaml::Expanded;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

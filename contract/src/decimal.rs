@@ -1,4 +1,4 @@
-//! Reads and writes amounts of money, which are kept in billionths of a currency.
+//! Reads and writes amounts of money, which are billionths of a currency here and decimals on the wire.
 
 /// Reads a decimal such as `3.75` as billionths. At most nine digits behind the point, and no sign.
 pub fn nanos_from_decimal(text: &str) -> Option<u64> {

@@ -2,11 +2,11 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use super::{
+use hiveward_cli::{
     fail::{Failed, Outcome},
     show,
 };
-use crate::model::scripted::{DEFAULT_SCRIPT, Script, Scripted};
+use hiveward_gateway::model::scripted::{DEFAULT_SCRIPT, Script, Scripted};
 
 #[derive(clap::Args)]
 pub struct ScriptedModelArgs {

@@ -3,7 +3,7 @@
 //! Owns the pages, which are those of `docs/errors`. Asks no node. Every code has a page, or this does not compile.
 
 use clap::Args;
-use hiveward_runtime::error::Code;
+use hiveward_contract::error::Code;
 use serde_json::{Value, json};
 
 use super::{
@@ -111,7 +111,7 @@ mod tests {
             let status = format!("exit status of the command line is {}", Exit::of(Some(code)) as u8);
             assert!(words.contains(&status), "{name} does not say: {status}");
         }
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/errors");
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/errors");
         let files: BTreeSet<String> = std::fs::read_dir(dir)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().to_string_lossy().trim_end_matches(".md").to_owned())

@@ -1,6 +1,6 @@
 //! The bad end of a command: what happened, what to do next, and the exit status.
 
-use hiveward_runtime::error::Code;
+use hiveward_contract::error::Code;
 use serde::Deserialize;
 
 use super::hint::{self, Refusal};

@@ -12,19 +12,16 @@ use hiveward_actors::{
     cluster::JoinTarget,
     node::{Node, NodeConfig},
 };
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use rustix::process::DumpableBehavior;
-use tokio::signal::unix::{SignalKind, signal};
-
-use crate::{
-    auth::{Auth, TOKEN_FILE, admin_token},
-    cli::{
-        Common,
-        fail::{Exit, Failed, Outcome},
-        scripted_model,
-    },
+use hiveward_cli::{
+    Common,
+    fail::{Exit, Failed, Outcome},
+};
+use hiveward_contract::home::{TOKEN_FILE, dev_data_dir};
+use hiveward_gateway::{
+    auth::{Auth, admin_token},
     cluster_config::PORT,
-    config::{Config, Flags, dev_data_dir},
+    config::{Config, Flags},
+    metered,
     model::{
         ModelGateway,
         scripted::{Script, Scripted},
@@ -36,6 +33,11 @@ use crate::{
     telemetry,
     upkeep::Upkeep,
 };
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use rustix::process::DumpableBehavior;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{config::wrong, scripted_model};
 
 #[derive(Args)]
 pub struct UpArgs {
@@ -104,7 +106,7 @@ impl Probe for NodeProbe {
         metrics::gauge!("hiveward_view_lag_events").set(self.control.cluster().view_lag as f64);
         self.prometheus.run_upkeep();
         let mut page = self.prometheus.render();
-        page.push_str(&crate::metered::page(&self.control.metered()));
+        page.push_str(&metered::page(&self.control.metered()));
         page
     }
 }
@@ -166,7 +168,7 @@ fn start(common: &Common, args: UpArgs, dev: bool, script: Option<Script>) -> Ou
     }
     let join = args.join_target(common)?;
     let flags = Flags { data_dir: common.data_dir.clone(), listen: args.listen, cluster_listen: args.cluster_listen };
-    let config = Config::load(base, args.config.as_deref(), std::env::vars(), &flags)?;
+    let config = Config::load(base, args.config.as_deref(), std::env::vars(), &flags).map_err(wrong)?;
     let telemetry = telemetry::start(&config.telemetry)
         .map_err(|problem| Failed::usage(problem, "mend what is named; `hiveward config show` has what is in force"))?;
     keep_memory_private();
@@ -216,7 +218,7 @@ async fn serve(mut config: Config, join: Option<JoinTarget>, dev: bool, script: 
     node.ledger = config.node.ledger.retention();
     node.holes = config.node.ledger.holes();
     let token = admin_token(&config.data_dir).map_err(|error| cannot_start(&error))?;
-    let auth = config.auth(&token)?;
+    let auth = config.auth(&token).map_err(wrong)?;
     node.token_digests = auth.digests();
     node.gateway = config.gateway.reached_at();
     node.watchdog.clone_from(&config.node.watchdog);

@@ -6,10 +6,8 @@ use std::{
 };
 
 use async_graphql::{Variables, parser::parse_query};
-use hiveward_gateway::{
-    cli::client::{AGENT, BALANCE, NAMES, NODE, SWARM, TASK, USAGE, VM},
-    limit::{self, DocumentLimits},
-};
+use hiveward_cli::client::{AGENT, BALANCE, NAMES, NODE, SWARM, TASK, USAGE, VM};
+use hiveward_gateway::limit::{self, DocumentLimits};
 use serde_json::{Value, json};
 
 use crate::support::{TOKEN, node::TestNode};

@@ -1,6 +1,7 @@
 //! `hiveward usage`: what calls of models used, and what they cost.
 
 use clap::{Args, ValueEnum};
+use hiveward_contract::decimal;
 use serde_json::{Value, json};
 
 use super::{
@@ -71,7 +72,7 @@ fn by_model(task: &Value) -> Vec<Value> {
     let mut models: Vec<(String, [u64; 6], Option<u64>, String)> = Vec::new();
     let attempts = task["attempts"].as_array().into_iter().flatten();
     for used in attempts.filter_map(|attempt| attempt["usage"].as_array()).flatten() {
-        let nanos = used["money"]["amount"].as_str().and_then(hiveward_models::price::nanos_from_decimal);
+        let nanos = used["money"]["amount"].as_str().and_then(decimal::nanos_from_decimal);
         let counts = KINDS.map(|kind| used[kind].as_u64().unwrap_or(0));
         let name = text(used, "model");
         match models.iter_mut().find(|(model, ..)| *model == name) {
@@ -88,7 +89,7 @@ fn by_model(task: &Value) -> Vec<Value> {
             line[kind] = json!(sum);
         }
         if let Some(nanos) = nanos {
-            line["money"] = json!(format!("{} {currency}", hiveward_models::price::decimal_from_nanos(nanos)));
+            line["money"] = json!(format!("{} {currency}", decimal::decimal_from_nanos(nanos)));
         }
         line
     });

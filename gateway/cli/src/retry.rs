@@ -10,6 +10,7 @@ use std::{
 };
 
 use clap::Args;
+use hiveward_contract::yaml;
 use serde_json::{Value, json};
 
 use super::{
@@ -19,7 +20,6 @@ use super::{
     show::{self, Show},
     task,
 };
-use crate::yaml;
 
 #[derive(Args)]
 pub struct RetryArgs {

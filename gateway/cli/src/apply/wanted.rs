@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
+use hiveward_contract::yaml;
 use serde_json::Value;
 
 use super::{
     super::show::text,
     file::{File, Parameter},
 };
-use crate::yaml;
 
 /// What a file asks for, as inputs of the API.
 pub struct Wanted {
