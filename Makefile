@@ -14,7 +14,7 @@ ifeq ($(CI),true)
 export CARGO_INCREMENTAL = 0
 endif
 
-.PHONY: run build dashboard dashboard-dev tools lint test test-dashboard dashboard-lint dashboard-browser test-vms screenshots test-cluster test-limits test-versions test-long test-planted bench bench-dashboard deny
+.PHONY: run build dashboard dashboard-dev tools lint test test-dashboard dashboard-lint dashboard-browser test-vms screenshots test-cluster test-limits test-versions test-long test-how-to test-planted bench bench-dashboard deny
 
 run: build ## Builds the release binary, starts one node with everything embedded, and applies the example.
 	deploy/run-example.sh "$(TARGET)/release/hiveward" "$(DATA_DIR)"
@@ -91,6 +91,10 @@ test-long: ## The long rounds: hundreds of kills and power cuts.
 	deploy/install-tools.sh test
 	$(CARGO) build --release --bin hiveward
 	HIVEWARD_LONG=1 HIVEWARD_BIN="$(TARGET)/release/hiveward" deploy/count-skipped.sh $(CARGO) nextest run -p hiveward-tests --profile long
+
+test-how-to: dashboard ## Adds a noun as the how-to says, counts the files that takes, and uses it on a node.
+	deploy/install-tools.sh test
+	tests/how_to/run.sh
 
 test-planted: dashboard ## Plants each bug of tests/planted and fails if its test stays green.
 	deploy/install-tools.sh test

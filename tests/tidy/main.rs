@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod functions;
+mod how_to;
 mod imports;
 
 use std::{

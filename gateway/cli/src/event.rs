@@ -46,6 +46,9 @@ pub struct FilterArgs {
     kinds: Vec<String>,
     #[arg(long)]
     task: Option<String>,
+    /// Only what this principal asked for, by the name of its token
+    #[arg(long)]
+    by: Option<String>,
 }
 
 impl FilterArgs {
@@ -59,6 +62,7 @@ impl FilterArgs {
             .list("noun", self.nouns)
             .list("kind", self.kinds)
             .set("task", lookup::optional(client, &lookup::TASK, self.task).await?)
+            .set("by", self.by.map(Value::from))
             .done())
     }
 }
@@ -66,7 +70,7 @@ impl FilterArgs {
 fn row(event: &Value) -> Vec<String> {
     let about = [text(event, "task"), text(event, "agent")].join(" ");
     let about = if about.trim().is_empty() { text(event, "stream") } else { about.trim().to_owned() };
-    vec![text(event, "cursor"), text(event, "at"), text(event, "kind"), about]
+    vec![text(event, "cursor"), text(event, "at"), text(event, "kind"), about, text(event, "by")]
 }
 
 /// Runs `hiveward event …`.
@@ -75,7 +79,7 @@ pub async fn run(client: &Client, show: Show, command: EventCommand) -> Outcome 
         EventCommand::List { filter, after, limit } => {
             let variables = json!({ "after": after, "filter": filter.input(client).await? });
             let events = pages(client, NODE, "EventList", variables, "events", limit).await?;
-            show.list(&["cursor", "at", "kind", "about"], &events, row)
+            show.list(&["cursor", "at", "kind", "about", "by"], &events, row)
         }
         EventCommand::Watch { filter, after } => {
             let variables = json!({ "after": after, "filter": filter.input(client).await? });
