@@ -17,16 +17,18 @@ use hiveward_runtime::{
     clock::WallMs,
     cluster::{
         credentials::Credentials,
-        identity::{Identity, IdentityError, JoinToken, NodeKey},
         lease::{LeaseTerms, Phase},
-        link::{JoinError, Lane, Lanes, LinkConfig, LinkManager, LinkSetup, Links, Member, StartError, join},
         membership::{Membership, MembershipSetup, NodeBook, voters::VoterPolicy},
         router::Router,
+    },
+    file::{make_dir, replace},
+    ledger::{FOUNDER, Ledger, LedgerLanes, RaftSetup, RaftTiming, member_id},
+    net::{
+        identity::{Identity, IdentityError, JoinToken, NodeKey},
+        link::{JoinError, Lane, Lanes, LinkConfig, LinkManager, LinkSetup, Links, Member, StartError, join},
         rpc::LaneRpc,
     },
-    ledger::{FOUNDER, Ledger, LedgerLanes, RaftSetup, RaftTiming, member_id},
     op::NodeId,
-    store::file::{make_dir, replace},
 };
 use serde::{Deserialize, Serialize};
 

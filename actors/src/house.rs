@@ -17,12 +17,12 @@ use hiveward_models::{access::ModelAccess, services::ModelServices};
 use hiveward_runtime::{
     clock::Clock,
     cluster::{
-        identity::Identity,
         peers::{Peers, PeersDriver},
         router::Router,
     },
     error::Refused,
     ledger::{Ledger, view::Views},
+    net::identity::Identity,
     op::NodeId,
     store::blob::Blobs,
 };

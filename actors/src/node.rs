@@ -27,15 +27,11 @@ use hiveward_runtime::{
         peers::{Peers, PeersDriver},
         router::Router,
     },
+    file::{make_dir, replace},
     ledger::{DiskState, Ledger, LedgerConfig, OpenError, holes::Holes, scrub as row_scrub, view::Views, view_share::ViewShare},
     op::{NodeId, Op},
-    store::{
-        blob::Blobs,
-        file::{make_dir, replace},
-        replicas::Replicas,
-        rounds::Rounds,
-        scrub as blob_scrub,
-    },
+    rounds::Rounds,
+    store::{blob::Blobs, replicas::Replicas, scrub as blob_scrub},
     supervise::{StartError as TreeError, Tree},
 };
 use tokio::{sync::watch, task::JoinHandle};

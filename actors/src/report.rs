@@ -10,13 +10,13 @@ use hiveward_agents::gauge::{Gauges, ResourcesSample};
 use hiveward_kernel::{desks, id::AgentId};
 use hiveward_runtime::{
     clock::{Deadline, WallMs},
-    cluster::{
+    cluster::membership::LeaseView,
+    ledger::scrub::Damages,
+    net::{
         desk::Desk,
         link::{Lane, LinkState, Links},
-        membership::LeaseView,
         rpc::LaneRpc,
     },
-    ledger::scrub::Damages,
     op::NodeId,
     supervise::{Tree, TreeNode},
 };

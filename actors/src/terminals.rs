@@ -18,8 +18,8 @@ use futures_util::future::BoxFuture;
 use hiveward_kernel::{desks, lease::Lease};
 use hiveward_runtime::{
     clock::Deadline,
-    cluster::{desk::Desk, rpc::LaneRpc},
     error::{Code, Refused},
+    net::{desk::Desk, rpc::LaneRpc},
     op::NodeId,
 };
 use parking_lot::Mutex;

@@ -13,11 +13,11 @@ use hiveward_agents::{
 use hiveward_kernel::{desks, lease::Lease};
 use hiveward_runtime::{
     clock::Deadline,
-    cluster::{
+    ledger::Ledger,
+    net::{
         desk::Desk,
         rpc::{LaneRpc, RpcError},
     },
-    ledger::Ledger,
     op::NodeId,
 };
 use serde::{Deserialize, Serialize};

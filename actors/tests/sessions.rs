@@ -6,7 +6,7 @@ use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use hiveward_agents::session::{self, Adopted, Exit, LaunchError, Overflow, Stdin, Stream, transcript};
 use hiveward_catalogue::agent::spec::{Limits, SessionSpec};
-use hiveward_runtime::cluster::lease::{BootClock, LeasePage};
+use hiveward_runtime::{clock::BootClock, cluster::lease::LeasePage};
 
 use support::*;
 

@@ -23,11 +23,9 @@ use hiveward_benches::{
 };
 use hiveward_runtime::{
     clock::Deadline,
-    cluster::{
-        identity::Identity,
-        router::{Inbound, Location, NotDelivered, RouteError},
-    },
+    cluster::router::{Inbound, Location, NotDelivered, RouteError},
     id::Key,
+    net::identity::Identity,
     op::NodeId,
 };
 use nix::{
@@ -396,7 +394,7 @@ async fn flood(pair: &Pair, dst: Key, during: Duration) -> anyhow::Result<(Outco
 
 async fn bounds(pair: &mut Pair, figures: &mut Figures) -> anyhow::Result<()> {
     let during = Duration::from_secs(if short() { 5 } else { 60 });
-    let config = hiveward_runtime::cluster::link::LinkConfig::new(pair.near.manager.address());
+    let config = hiveward_runtime::net::link::LinkConfig::new(pair.near.manager.address());
     let mib = |bytes: usize| bytes as f64 / 1048576.0;
     let sender_bound =
         format!("bound {:.2}: LinkConfig::outbound_bytes_max and one frame", mib(config.outbound_bytes_max + 256 * 1024));

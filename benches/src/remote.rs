@@ -13,13 +13,13 @@ use std::{
 use futures_util::future::BoxFuture;
 use hiveward_runtime::{
     clock::WallMs,
-    cluster::{
-        identity::{Identity, NodeKey},
-        link::{Lane, Lanes, LinkConfig, LinkManager, LinkSetup, PeerSpec},
-        router::{Directory, Inbound, LocalDoor, Location, NotDelivered, Router},
-    },
+    cluster::router::{Directory, Inbound, LocalDoor, Location, NotDelivered, Router},
     error::Refused,
     id::Key,
+    net::{
+        identity::{Identity, NodeKey},
+        link::{Lane, Lanes, LinkConfig, LinkManager, LinkSetup, PeerSpec},
+    },
     op::NodeId,
 };
 use ractor::{Actor, ActorProcessingErr, ActorRef};

@@ -2,9 +2,13 @@
 //!
 //! Wall time may jump in either direction; nothing that decides who may act is computed from it.
 
+mod boot;
+
 use std::{sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
+
+pub use boot::{BootClock, BootTime};
 
 /// Milliseconds since 1970-01-01 UTC, as shown to people and stored in records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -7,10 +7,13 @@ pub mod call;
 pub mod clock;
 pub mod cluster;
 pub mod fault;
+pub mod file;
 pub mod id;
 pub mod ledger;
+pub mod net;
 pub mod op;
 pub mod resilience;
+pub mod rounds;
 pub mod store;
 pub mod supervise;
 

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use hiveward_runtime::cluster::lease::BootClock;
+use hiveward_runtime::clock::BootClock;
 use hiveward_tests::{
     cluster::{Cluster, Shape},
     until_within,

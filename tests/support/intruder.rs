@@ -8,7 +8,7 @@ use std::{
 };
 
 use hiveward_runtime::{
-    cluster::{
+    net::{
         ClusterId, LifeId,
         link::{LinkRefused, WIRE_NEWEST, WIRE_OLDEST},
     },

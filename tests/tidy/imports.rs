@@ -222,6 +222,21 @@ impl Package {
         arrows
     }
 
+    /// The rooms that each room imports from. A room is a module of the package's root with all that is in it.
+    pub fn rooms(&self) -> BTreeMap<&str, BTreeSet<&str>> {
+        let mut rooms: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for (place, module) in self.modules.iter().filter(|(place, _)| !place.is_empty()) {
+            let used = module.uses.iter().filter(|(public, _, name)| !public || module.words.contains(name));
+            for path in used.map(|(_, path, _)| path).chain(&module.named) {
+                let there = self.defines(place, path, 12).and_then(|there| self.modules.get_key_value(&there));
+                if let Some((there, _)) = there.filter(|(there, _)| !there.is_empty() && there[0] != place[0]) {
+                    rooms.entry(&place[0]).or_default().insert(&there[0]);
+                }
+            }
+        }
+        rooms
+    }
+
     /// The files that import each other in a loop, for each loop; the largest first.
     pub fn loops(&self) -> Vec<Vec<PathBuf>> {
         let arrows = self.arrows();

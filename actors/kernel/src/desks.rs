@@ -1,6 +1,6 @@
-//! The numbers of the desks that answer other nodes on a lane; the runtime's own are in its `cluster::desk`.
+//! The numbers of the desks that answer other nodes on a lane; the runtime's own are in its `net::desk`.
 
-use hiveward_runtime::cluster::desk::number::FREE;
+use hiveward_runtime::net::desk::number::FREE;
 
 pub const TRANSCRIPTS: u8 = FREE;
 pub const REPORTS: u8 = FREE + 1;

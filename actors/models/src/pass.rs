@@ -14,7 +14,7 @@ use hiveward_kernel::{
     id::{AgentId, TaskId},
     lease::Lease,
 };
-use hiveward_runtime::store::file::replace;
+use hiveward_runtime::file::replace;
 
 const PREFIX: &str = "hwm_";
 const KEY_FILE: &str = "model.key";

@@ -7,9 +7,9 @@ use hiveward_catalogue::{directory::NodeStatus, roster::message::asks as roster}
 use hiveward_kernel::{entity::Entity, id::AgentId};
 use hiveward_runtime::{
     clock::WallMs,
-    cluster::identity::JoinToken,
     error::{Code, Refused},
     id::Key,
+    net::identity::JoinToken,
     op::{NodeId, Op},
     supervise::TreeNode,
 };
@@ -95,8 +95,7 @@ impl ControlPlane {
         if ttl.is_zero() || ttl > TOKEN_TTL_MAX {
             return Err(Refused::invalid("ttl", format!("a join token lasts up to {} hours", TOKEN_TTL_MAX.as_secs() / 3600)));
         }
-        let internal =
-            |error: hiveward_runtime::cluster::identity::IdentityError| Refused::new(Code::Internal, error.to_string());
+        let internal = |error: hiveward_runtime::net::identity::IdentityError| Refused::new(Code::Internal, error.to_string());
         let token = JoinToken::create(identity.cluster(), identity.fingerprint()).map_err(internal)?;
         let expires_at = self.house.clock.now().plus(ttl);
         let token = token.reveal();

@@ -19,9 +19,9 @@ use hiveward_kernel::{
 };
 use hiveward_runtime::{
     clock::{Deadline, WallMs},
-    cluster::rpc::RpcError,
     error::{Code, Refused},
     ledger::{Cursor, DiskState, Member},
+    net::rpc::RpcError,
     op::{NodeId, Op},
     store::blob::BlobHash,
 };

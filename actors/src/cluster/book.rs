@@ -16,12 +16,14 @@ use hiveward_runtime::{
     clock::{Deadline, WallMs},
     cluster::{
         credentials::Admission,
-        identity::{KeyPin, RedeemRefused},
-        link::{JoinRefused, JoinRequest, Member},
         membership::{KnownNode, Membership, NodeBook, NodeState},
     },
     error::{Code, Refused},
     ledger::{Cursor, Undecided, member_id},
+    net::{
+        identity::{KeyPin, RedeemRefused},
+        link::{JoinRefused, JoinRequest, Member},
+    },
     op::NodeId,
 };
 use parking_lot::Mutex;
@@ -189,7 +191,7 @@ type Decided = (Vec<Member>, Option<NodeRecord>);
 fn decide(
     request: JoinRequest,
     key: KeyPin,
-    tokens: &mut hiveward_runtime::cluster::identity::TokenBook,
+    tokens: &mut hiveward_runtime::net::identity::TokenBook,
     members: &[NodeRecord],
     removed: &BTreeSet<NodeId>,
 ) -> Result<Decided, JoinRefused> {
@@ -240,7 +242,7 @@ impl NodeChanges for Removals {
 
 #[cfg(test)]
 mod tests {
-    use hiveward_runtime::cluster::identity::{Identity, JoinToken, NodeKey, TokenBook};
+    use hiveward_runtime::net::identity::{Identity, JoinToken, NodeKey, TokenBook};
 
     use super::*;
 

@@ -24,10 +24,10 @@ use hiveward_kernel::{
     operation::{Operation, used_otherwise},
 };
 use hiveward_runtime::{
-    cluster::identity::JoinToken,
     error::{Code, Refused},
     id::Key,
     ledger::Cursor,
+    net::identity::JoinToken,
     op::{Asker, NodeId},
     supervise::{Behaviour, Context, Failure, TimerHandle},
 };

@@ -8,7 +8,7 @@ use hiveward_actors::{
 };
 use hiveward_catalogue::directory::NodeStatus;
 use hiveward_kernel::entity::Entity;
-use hiveward_runtime::{clock::Deadline, cluster::identity::JoinToken, error::Code};
+use hiveward_runtime::{clock::Deadline, error::Code, net::identity::JoinToken};
 use hiveward_work::task::status::{AttemptStatus, TaskStatus};
 
 use crate::rig::{Rig, op, op_named, sh, until};

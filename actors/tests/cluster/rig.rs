@@ -30,16 +30,18 @@ use hiveward_runtime::{
     call::Reply,
     clock::{Clock, Deadline, WallMs},
     cluster::{
-        identity::{Identity, NodeKey},
         lease::Phase,
-        link::{Lane, Lanes, LinkConfig, LinkManager, LinkSetup, PeerSpec},
         peers::{Leadership, Peers, PeersDriver},
         router::Router,
-        rpc::LaneRpc,
     },
     error::{Code, Refused},
     id::Key,
     ledger::{Ledger, LedgerConfig, view::Views},
+    net::{
+        identity::{Identity, NodeKey},
+        link::{Lane, Lanes, LinkConfig, LinkManager, LinkSetup, PeerSpec},
+        rpc::LaneRpc,
+    },
     op::{NodeId, Op},
     store::blob::Blobs,
 };
@@ -146,7 +148,7 @@ impl Host {
         }
     }
 
-    fn links(&self) -> &hiveward_runtime::cluster::link::Links {
+    fn links(&self) -> &hiveward_runtime::net::link::Links {
         self.manager.as_ref().unwrap().links()
     }
 

@@ -18,7 +18,7 @@ use axum::{
     routing::{get, post},
 };
 use hiveward_models::{Models, PassKey, meter::RateLimit};
-use hiveward_runtime::store::file::replace;
+use hiveward_runtime::file::replace;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 

@@ -11,7 +11,7 @@ use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
-use super::{
+use crate::net::{
     desk::{Desk, number},
     identity::{Identity, KeyPin, NODE_LIFE, NodeCertificate},
     link::{JoinDoor, JoinGrant, JoinRefused, JoinRequest, Member, sign_join},

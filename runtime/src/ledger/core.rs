@@ -21,7 +21,7 @@ use super::{
     tables::{LOG, META_MACHINE, META_PURGED, corrupt, meta, storage},
     writer::{self, Disk, Failed, Job, Jobs},
 };
-use crate::store::file::make_dir;
+use crate::file::make_dir;
 
 pub struct Core {
     pub consensus: Box<dyn Consensus>,

@@ -16,7 +16,7 @@ use std::{
 use parking_lot::Mutex;
 use redb::{BackendError, StorageBackend};
 
-use crate::store::file::make_file;
+use crate::file::make_file;
 
 /// The function that makes the backend for each of the ledger's files; tests put their own faults between.
 #[derive(Clone)]

@@ -11,7 +11,7 @@ use std::{
 
 use redb::Database;
 
-use crate::store::file::replace;
+use crate::file::replace;
 
 /// The rule for when a file is made smaller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

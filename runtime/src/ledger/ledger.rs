@@ -24,19 +24,19 @@ use super::{
     Append, AppendError, Appended, Cursor, DiskState, LedgerConfig, LedgerStatus, Life, OpenError, ReadError,
     append::{Claims, CoreNow, Inbox, batcher},
     core::{self, Core},
+    damage::{Damages, checked},
     file::Reserve,
     raft::{Applied, Change, ChangeError, Leadership, ProposeError, wire},
     record::Command,
     ring::Ring,
-    scrub::{Damages, checked},
     tables::{EVENTS, storage},
     writer::Job,
 };
 use crate::{
-    clock::Deadline,
-    cluster::{lease::BootTime, rpc::Service},
+    clock::{BootTime, Deadline},
     fault,
     id::Key,
+    net::rpc::Service,
     op::NodeId,
 };
 

@@ -4,25 +4,27 @@
 //! files can reuse room. It keeps only what it found, and begins again after a restart. It never touches what is whole. Events
 //! that are damaged here are taken from another node, where one has them; damaged views are made again. The rest is named.
 
-use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+use std::{io, time::Duration};
+
+pub use super::damage::{Damage, Damages};
 
 use openraft::{LogId, Vote};
-use parking_lot::Mutex;
 use redb::{ReadTransaction, ReadableDatabase};
 
 use super::{
     Ledger, ReadError,
+    damage::{LISTED_MAX, NOT_FOUND, checked},
     head::HeadRow,
     machine::{Meta, decode_head},
     open::{decode_chunk, guard},
     pieces::row_of,
-    record::{Events, read_entry, unframe},
+    record::{read_entry, unframe},
     tables::{CHUNKS, EVENTS, LOG, META_MACHINE, META_PURGED, META_VOTE, SNAPSHOTS, STREAMS, corrupt, meta, storage},
     view::Views,
 };
 use crate::{
     clock::Deadline,
-    store::rounds::{Pace, Rounds},
+    rounds::{Pace, Rounds},
 };
 
 /// The most bytes of the ledger and the views that are read in a second: 50 GB take less than two hours.
@@ -33,78 +35,8 @@ const REST: Duration = Duration::from_secs(3600);
 const FIRST_REST: Duration = Duration::from_secs(90);
 /// The bytes that one step reads under one read transaction, about.
 const STEP_BYTES: u64 = 1 << 20;
-/// The number of damages that are listed by name; the count says how many there are.
-const LISTED_MAX: usize = 100;
-/// The words for a row that is seen from row to row, and not found by its key, because what leads to it is damaged.
-pub(super) const NOT_FOUND: &str = "it is there and is not found by its key";
 /// The time that other nodes may take to give what is damaged here.
 const MEND_WITHIN: Duration = Duration::from_secs(10);
-
-/// A value that is damaged, or a place where some are missing.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Damage {
-    pub table: String,
-    pub position: String,
-    pub what: String,
-}
-
-impl std::fmt::Display for Damage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} at {}: {}", self.table, self.position, self.what)
-    }
-}
-
-impl Damage {
-    /// Makes the damage at a place of a table.
-    pub fn new(table: impl Into<String>, position: impl Into<String>, what: impl Into<String>) -> Self {
-        Self { table: table.into(), position: position.into(), what: what.into() }
-    }
-
-    fn of(error: ReadError) -> Self {
-        match error {
-            ReadError::Corrupt { table, position, what } => Self::new(table, position, what),
-            other => Self::new("file", "tree", other.to_string()),
-        }
-    }
-}
-
-/// All that was found damaged and has not been found whole since. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct Damages(Arc<Mutex<BTreeMap<(String, String), String>>>);
-
-impl Damages {
-    fn note(&self, damage: &Damage) {
-        let mut known = self.0.lock();
-        let new = known.insert((damage.table.clone(), damage.position.clone()), damage.what.clone()).is_none();
-        if known.len() > LISTED_MAX * 10 {
-            known.pop_last();
-        }
-        if new {
-            metrics::counter!("hiveward_rows_damaged_total").increment(1);
-            tracing::error!(%damage, "a value on disk is damaged; it is not served");
-        }
-    }
-
-    /// Begins a round: what it does not find again is whole by now.
-    fn begin(&self) -> BTreeMap<(String, String), String> {
-        self.0.lock().clone()
-    }
-
-    fn end(&self, before: &BTreeMap<(String, String), String>, found: &[(String, String)]) {
-        self.0.lock().retain(|place, _| !before.contains_key(place) || found.contains(place));
-    }
-
-    /// Returns how many damages there are.
-    pub fn count(&self) -> usize {
-        self.0.lock().len()
-    }
-
-    /// Lists the first hundred of them.
-    pub fn list(&self) -> Vec<Damage> {
-        let known = self.0.lock();
-        known.iter().take(LISTED_MAX).map(|((table, position), what)| Damage::new(table, position, what)).collect()
-    }
-}
 
 /// The findings of a scrub, and what it did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -250,7 +182,7 @@ pub fn scrub(
                 metrics::counter!("hiveward_rows_repaired_total").increment(1);
                 tracing::warn!(%damage, "it was taken from another node and is whole again");
                 seen.retain(|(table, position)| (table, position) != (&damage.table, &damage.position));
-                damages.0.lock().remove(&(damage.table.clone(), damage.position.clone()));
+                damages.mended(&damage);
             } else if found.lost.len() < LISTED_MAX {
                 found.lost.push(damage);
             }
@@ -271,7 +203,7 @@ pub fn scrub(
         };
         found.repaired += views_damaged;
         found.lost.retain(of_ledger);
-        damages.0.lock().retain(|(table, position), what| of_ledger(&Damage::new(table, position, &*what)));
+        damages.retain(of_ledger);
         metrics::counter!("hiveward_rows_repaired_total").increment(views_damaged);
     }
     if whole_round {
@@ -421,13 +353,6 @@ fn step_events(txn: &ReadTransaction, from: u64, step: &mut Step) -> Result<Opti
         step.events.push(next);
     }
     Ok(after_table(&RowPlace::Events(0)))
-}
-
-/// Checks a value and all its appends; returns its last cursor.
-pub fn checked(key: u64, value: &[u8]) -> Result<u64, String> {
-    let events = Events::read(key, value)?;
-    (0..events.places.len()).try_for_each(|slot| events.append(slot).map(drop))?;
-    Ok(events.last)
 }
 
 fn step_streams(txn: &ReadTransaction, after: &str, step: &mut Step) -> Result<Option<RowPlace>, ReadError> {

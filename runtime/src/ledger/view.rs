@@ -22,16 +22,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     Cursor, Event, Ledger, ReadError,
+    damage::{Damage, NOT_FOUND},
     holes::Holes,
     intake::Intake,
     open::guard,
     prune::{self, PRUNE_EVERY, Pruned},
     row::RowDamaged,
-    scrub::{Damage, NOT_FOUND},
 };
 use crate::{
     clock::Deadline,
-    store::file::{make_file, rename},
+    file::{make_file, rename},
 };
 
 pub type ViewError = Box<dyn std::error::Error + Send + Sync>;

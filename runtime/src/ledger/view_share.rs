@@ -22,12 +22,12 @@ use super::{
 };
 use crate::{
     clock::Deadline,
-    cluster::{
+    file::make_dir,
+    net::{
         desk::{Desk, number},
         rpc::LaneRpc,
     },
     op::NodeId,
-    store::file::make_dir,
 };
 
 const PIECE_BYTES: u64 = 1 << 20;

@@ -19,11 +19,11 @@ use redb::{Database, Durability, ReadableTable, WriteTransaction};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
+    damage::checked,
     machine::{Machine, Meta, Taken},
     open::fold,
     record::frame,
     ring::Ring,
-    scrub::checked,
     snapshot::Image,
     sweep,
     tables::{CHUNKS, EVENTS, LOG, META, META_MACHINE, META_PURGED, META_VOTE, SNAPSHOTS, STREAMS},

@@ -21,10 +21,8 @@ use std::{
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
-use super::{
-    file::{make_dir, sync_dir, sync_name},
-    outline::{GROUP_BYTES, Outline, Outliner},
-};
+use super::outline::{GROUP_BYTES, Outline, Outliner};
+use crate::file::{make_dir, sync_dir, sync_name};
 
 pub use incoming::Incoming;
 pub use unused::Stored;

@@ -13,11 +13,11 @@ use tokio::runtime::Handle;
 use super::blob::{BlobHash, Blobs, Elsewhere, Incoming};
 use crate::{
     clock::Deadline,
-    cluster::{
+    ledger::Ledger,
+    net::{
         desk::{Desk, number},
         rpc::LaneRpc,
     },
-    ledger::Ledger,
     op::NodeId,
 };
 

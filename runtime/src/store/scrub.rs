@@ -5,10 +5,8 @@
 
 use std::{io, time::Duration};
 
-use super::{
-    blob::{BlobHash, Blobs, Look},
-    rounds::{Pace, Rounds},
-};
+use super::blob::{BlobHash, Blobs, Look};
+use crate::rounds::{Pace, Rounds};
 
 /// The most bytes that are read in a second: a hundredth of what a disk of today can.
 pub const SCRUB_BYTES_PER_SECOND: u64 = 16 << 20;
@@ -125,7 +123,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::store::{blob::Elsewhere, rounds::paced};
+    use crate::{rounds::paced, store::blob::Elsewhere};
 
     /// Another node, which has all but one of the blobs.
     struct Another {

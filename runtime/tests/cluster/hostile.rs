@@ -35,7 +35,7 @@ async fn an_expired_certificate_is_refused_in_both_roles_with_what_to_do() {
     a.down(late.node(), "has expired: check both hosts' clocks").await;
     early.knows(a.node(), a.manager.address());
     early.down(a.node(), "our certificate has expired").await;
-    assert!(a.manager.links().link(early.node(), hiveward_runtime::cluster::link::Lane::Router).is_none());
+    assert!(a.manager.links().link(early.node(), hiveward_runtime::net::link::Lane::Router).is_none());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use hiveward_runtime::{
     clock::WallMs,
-    cluster::{
+    net::{
         identity::{Identity, NodeKey, TokenBook},
         link::{JoinDoor, JoinError, JoinGrant, JoinRefused, JoinRequest, Lanes, LinkManager, LinkSetup, decide_join, join},
     },

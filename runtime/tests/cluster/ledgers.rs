@@ -5,11 +5,6 @@ use std::{collections::BTreeMap, time::Duration};
 use bytes::Bytes;
 use hiveward_runtime::{
     clock::Deadline,
-    cluster::{
-        identity::Identity,
-        link::{Lane, Lanes, LinkManager, LinkSetup, PeerSpec},
-        rpc::LaneRpc,
-    },
     fault,
     id::Key,
     ledger::{
@@ -18,6 +13,11 @@ use hiveward_runtime::{
         scrub::scrub,
         view::{View, ViewError, Views, copy_table},
         view_share::ViewShare,
+    },
+    net::{
+        identity::Identity,
+        link::{Lane, Lanes, LinkManager, LinkSetup, PeerSpec},
+        rpc::LaneRpc,
     },
     op::NodeId,
 };

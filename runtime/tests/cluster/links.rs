@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
 use hiveward_runtime::{
     clock::WallMs,
-    cluster::{
+    net::{
         identity::{KeyPin, NodeKey},
         link::{Lane, PeerSpec, SendError},
     },

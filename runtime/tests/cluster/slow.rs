@@ -11,10 +11,8 @@ use std::{
 
 use hiveward_runtime::{
     clock::Deadline,
-    cluster::{
-        link::{Lane, SendError},
-        router::{Inbound, Location, NotDelivered, RouteError},
-    },
+    cluster::router::{Inbound, Location, NotDelivered, RouteError},
+    net::link::{Lane, SendError},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

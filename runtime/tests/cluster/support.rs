@@ -13,13 +13,13 @@ use std::{
 use futures_util::future::BoxFuture;
 use hiveward_runtime::{
     clock::WallMs,
-    cluster::{
-        identity::{Identity, KeyPin, NodeKey},
-        link::{Down, Inbox, InboxFrame, Lane, LaneHandler, Lanes, Link, LinkConfig, LinkManager, LinkSetup, PeerSpec, Taken},
-        router::{Directory, Inbound, LocalDoor, Location, NotDelivered, Router},
-    },
+    cluster::router::{Directory, Inbound, LocalDoor, Location, NotDelivered, Router},
     error::Refused,
     id::Key,
+    net::{
+        identity::{Identity, KeyPin, NodeKey},
+        link::{Down, Inbox, InboxFrame, Lane, LaneHandler, Lanes, Link, LinkConfig, LinkManager, LinkSetup, PeerSpec, Taken},
+    },
     op::NodeId,
 };
 use parking_lot::Mutex;

@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use hiveward_catalogue::agent::spec::{AgentSpec, Limits, SessionSpec};
 use hiveward_kernel::lease::Lease;
-use hiveward_runtime::store::file::replace;
+use hiveward_runtime::file::replace;
 use hiveward_work::task::{gate::GateSpec, record::Artifact, spec::CommandSpec};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};

@@ -14,8 +14,8 @@ use std::{
 use hiveward_catalogue::agent::spec::{Limits, SessionSpec};
 use hiveward_kernel::shim::ShimProgram;
 use hiveward_runtime::{
-    clock::Deadline,
-    cluster::lease::{BootClock, LeasePage},
+    clock::{BootClock, Deadline},
+    cluster::lease::LeasePage,
 };
 use rustix::fs::{FlockOperation, flock};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

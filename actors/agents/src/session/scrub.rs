@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use hiveward_runtime::store::rounds::{Pace, Rounds};
+use hiveward_runtime::rounds::{Pace, Rounds};
 
 use super::transcript;
 

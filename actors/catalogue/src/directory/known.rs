@@ -11,7 +11,7 @@ use hiveward_kernel::{
     operation::{OPERATIONS_KEPT_MAX, Operation},
     recent::Recent,
 };
-use hiveward_runtime::{clock::WallMs, cluster::identity::TokenBook, id::Key, ledger::Cursor, op::NodeId};
+use hiveward_runtime::{clock::WallMs, id::Key, ledger::Cursor, net::identity::TokenBook, op::NodeId};
 use serde::{Deserialize, Serialize};
 
 use super::{

@@ -9,8 +9,8 @@ use hiveward_kernel::{
     operation::Operation,
 };
 use hiveward_runtime::{
-    cluster::identity::{KeyPin, TokenBook},
     id::Key,
+    net::identity::{KeyPin, TokenBook},
     op::NodeId,
 };
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};

@@ -11,13 +11,11 @@ use hiveward_kernel::{
 use hiveward_runtime::{
     call::Reply,
     clock::WallMs,
-    cluster::{
-        identity::TokenBook,
-        router::{Inbound, NotDelivered},
-    },
+    cluster::router::{Inbound, NotDelivered},
     error::Refused,
     id::Key,
     ledger::Cursor,
+    net::identity::TokenBook,
     op::NodeId,
 };
 

@@ -6,7 +6,7 @@ use hiveward_catalogue::{budget::Scope, directory::NodeStatus};
 use hiveward_kernel::desks;
 use hiveward_runtime::{
     clock::Deadline,
-    cluster::{desk::Desk, rpc::LaneRpc},
+    net::{desk::Desk, rpc::LaneRpc},
     op::NodeId,
 };
 use tokio::task::JoinHandle;

@@ -25,8 +25,8 @@ use hiveward_catalogue::{
 };
 use hiveward_kernel::id::{HostId, VmId};
 use hiveward_runtime::{
-    clock::WallMs,
-    cluster::lease::{Ask, BootTime, Grant, Grantor, Holder, LeaseTerms, NotGranted},
+    clock::{BootTime, WallMs},
+    cluster::lease::{Ask, Grant, Grantor, Holder, LeaseTerms, NotGranted},
     op::NodeId,
 };
 

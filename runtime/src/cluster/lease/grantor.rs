@@ -7,7 +7,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Ask, BootTime, LeaseTerms};
+use super::{Ask, LeaseTerms};
+use crate::clock::BootTime;
 use crate::op::NodeId;
 
 /// The answer to an ask: a lease for the time `lasts`, from the moment when the holder asked.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BootTime, Grant, LeaseTerms};
+use super::{Grant, LeaseTerms};
+use crate::clock::BootTime;
 
 /// A request for more lease. It carries the asker's own moment and start, so that an answer of another life counts for nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

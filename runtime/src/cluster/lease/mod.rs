@@ -8,37 +8,19 @@
 //! heartbeat that a quorum answered). Whoever is elected after that waits one length from its election. A holder counts
 //! from before it asked. So what the leader calls lost has stopped by itself, if clocks differ by less than the slack.
 //!
-//! The two that touch the world stand apart: `clock` reads one, and `page` is how processes beside the node know its lease.
+//! What touches the world stands apart: `page` is how processes beside the node know its lease.
 
-mod clock;
 mod grantor;
 mod holder;
 mod page;
 #[cfg(test)]
 mod simulation;
 
-pub use clock::BootClock;
 pub use grantor::{Grant, Grantor, NotGranted};
 pub use holder::{Ask, Holder, Phase};
 pub use page::LeasePage;
 
 use std::time::Duration;
-
-/// A moment on one host's own clock since it booted; never compared with another host's.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BootTime(pub Duration);
-
-impl BootTime {
-    /// Returns how long after `earlier` this is; zero if it is not after it.
-    pub fn since(self, earlier: Self) -> Duration {
-        self.0.saturating_sub(earlier.0)
-    }
-
-    /// Returns the moment `duration` later.
-    pub fn plus(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(duration))
-    }
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseTerms {

@@ -3,7 +3,8 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::{BootTime, Grant, Grantor, Holder, LeaseTerms, holder::Flaw};
+use super::{Grant, Grantor, Holder, LeaseTerms, holder::Flaw};
+use crate::clock::BootTime;
 use crate::op::NodeId;
 
 const NODES: usize = 5;

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{KnownNode, NodeState};
 use crate::{
-    cluster::{
+    net::{
         identity::KeyPin,
         link::{Lane, Member, PeerSpec},
     },

@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use tokio::net::{TcpStream, lookup_host};
 
 use super::{KnownNode, NodeState, leases::Leases};
-use crate::{cluster::link::Lane, op::NodeId};
+use crate::{net::link::Lane, op::NodeId};
 
 /// The pause between two looks of a leader at nodes without a link.
 const LOOK_EVERY: Duration = Duration::from_millis(100);

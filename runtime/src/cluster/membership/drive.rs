@@ -9,7 +9,7 @@ use super::{
     leases::Leases,
     voters,
 };
-use crate::{cluster::lease::BootClock, ledger::Cursor, op::NodeId};
+use crate::{clock::BootClock, ledger::Cursor, op::NodeId};
 
 /// The pause between two looks at the votes.
 const VOTERS_EVERY: Duration = Duration::from_millis(250);

@@ -11,11 +11,11 @@ use serde::{Deserialize, Serialize};
 use super::{KnownNode, NodeState, leases::Leases};
 use crate::{
     clock::Deadline,
-    cluster::{
+    ledger::Cursor,
+    net::{
         desk::{Desk, number},
         link::{Lane, PEERS_MAX},
     },
-    ledger::Cursor,
     op::NodeId,
 };
 

@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{MembershipSetup, NodeState, ask_every};
 use crate::{
-    clock::Deadline,
-    cluster::{
+    clock::{BootClock, BootTime, Deadline},
+    cluster::lease::{Ask, Grant, Grantor, Holder, NotGranted, Phase},
+    ledger::AppendError,
+    net::{
         desk::{Desk, number},
-        lease::{Ask, BootClock, BootTime, Grant, Grantor, Holder, NotGranted, Phase},
         rpc::RpcError,
     },
-    ledger::AppendError,
     op::NodeId,
 };
 

@@ -18,9 +18,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, task::JoinHandle};
 
-use super::{
+use super::lease::{LeaseTerms, Phase};
+use crate::net::{
     identity::KeyPin,
-    lease::{LeaseTerms, Phase},
     link::{Links, Member},
     rpc::LaneRpc,
 };

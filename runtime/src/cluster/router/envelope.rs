@@ -5,7 +5,7 @@
 //! Integers are big-endian; a key is one byte of length and its text. The destination of a message is two bytes: a slot
 //! of the link, and in the highest bit whether its text follows, which then names the slot for all later messages.
 
-use crate::cluster::link::FRAME_BYTES_MAX;
+use crate::net::link::FRAME_BYTES_MAX;
 
 /// The largest body; anything larger goes through the blob store.
 pub const BODY_BYTES_MAX: usize = FRAME_BYTES_MAX - 1024;

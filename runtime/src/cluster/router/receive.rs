@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     clock::Deadline,
-    cluster::link::{Down, LaneHandler, Link, LinkRefused, Taken},
+    net::link::{Down, LaneHandler, Link, LinkRefused, Taken},
 };
 
 /// The shortest pause, in microseconds, after which a door that refuses tells says so again: the word is about the door, not

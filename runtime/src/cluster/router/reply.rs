@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     call::Reply,
-    cluster::link::{Link, SendError},
+    net::link::{Link, SendError},
     op::Terms,
 };
 

@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{
     clock::Deadline,
-    cluster::link::{Lane, Link, Links, SendError},
     id::Key,
+    net::link::{Lane, Link, Links, SendError},
     op::{Asker, NodeId, Terms},
 };
 

@@ -32,20 +32,17 @@ use super::{
     wire::{self, Kind, SERVICE},
 };
 use crate::{
-    clock::Deadline,
-    cluster::{
-        lease::{BootClock, BootTime},
-        rpc::RpcError,
-    },
+    clock::{BootClock, BootTime, Deadline},
     id::Key,
     ledger::{
         OpenError,
         append::Claims,
+        damage::checked,
         file::Witness,
         record::Command,
-        scrub::checked,
         writer::{Disk, Jobs},
     },
+    net::rpc::RpcError,
     op::NodeId,
 };
 

@@ -18,11 +18,8 @@ use super::{
     wire::{self, Kind, SERVICE},
 };
 use crate::{
-    clock::Deadline,
-    cluster::{
-        lease::{BootClock, BootTime},
-        rpc::{LaneRpc, RpcError},
-    },
+    clock::{BootClock, BootTime, Deadline},
+    net::rpc::{LaneRpc, RpcError},
     op::NodeId,
 };
 

@@ -15,8 +15,8 @@ use crate::{
     fault,
     ledger::{
         ReadError,
+        damage::checked,
         record::Command,
-        scrub::checked,
         snapshot::Staging,
         tables::{EVENTS, storage},
         writer::Disk,

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// The ledger's service on its lanes.
-pub use crate::cluster::desk::number::LEDGER as SERVICE;
+pub use crate::net::desk::number::LEDGER as SERVICE;
 
 /// The first byte of a question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -147,7 +147,7 @@ fn settle_in(path: &Path, settings: Value) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
     }
-    hiveward_runtime::store::file::replace(path, whole.to_string().as_bytes())
+    hiveward_runtime::file::replace(path, whole.to_string().as_bytes())
 }
 
 fn merge(into: &mut Value, more: Value) {

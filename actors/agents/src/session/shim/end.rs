@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hiveward_runtime::{clock::WallMs, store::file::replace};
+use hiveward_runtime::{clock::WallMs, file::replace};
 use nix::{
     errno::Errno,
     sys::{

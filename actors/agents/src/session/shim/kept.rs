@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hiveward_runtime::store::file::sync_dir;
+use hiveward_runtime::file::sync_dir;
 use nix::fcntl::OFlag;
 
 use crate::lines::{Line, Lines, Said};

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hiveward_runtime::cluster::lease::{BootClock, LeasePage};
+use hiveward_runtime::{clock::BootClock, cluster::lease::LeasePage};
 
 use super::kill::SWEEP;
 

@@ -25,7 +25,7 @@ use std::{
     process::ExitCode,
 };
 
-use hiveward_runtime::{clock::WallMs, store::file::replace};
+use hiveward_runtime::{clock::WallMs, file::replace};
 use nix::sys::{
     prctl,
     signal::{SigSet, Signal},

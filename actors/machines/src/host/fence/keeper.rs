@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use hiveward_runtime::cluster::lease::{BootClock, LeasePage};
+use hiveward_runtime::{clock::BootClock, cluster::lease::LeasePage};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::{

@@ -25,10 +25,7 @@ use hiveward_kernel::{
     id::{HostId, VmId},
     shim::ShimProgram,
 };
-use hiveward_runtime::{
-    cluster::lease::{BootClock, LeasePage},
-    store::file::replace,
-};
+use hiveward_runtime::{clock::BootClock, cluster::lease::LeasePage, file::replace};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 

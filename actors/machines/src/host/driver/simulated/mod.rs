@@ -401,7 +401,7 @@ impl Inner {
 
     fn log(&self, vm: VmId, what: &str) {
         use std::io::Write;
-        let now = hiveward_runtime::cluster::lease::BootClock.now().map_or(0, |now| now.0.as_micros());
+        let now = hiveward_runtime::clock::BootClock.now().map_or(0, |now| now.0.as_micros());
         if let Some(mut journal) = self.journal.as_deref() {
             // Only tests read it, and miss what is not there.
             let _ = journal.write_all(format!("{now} {vm} {what}\n").as_bytes());

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::IdentityError;
-use crate::store;
+use crate::file;
 
 /// The most that is read of a file. It is more than any certificate or key of ours; a larger file is not ours.
 const FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -20,10 +20,10 @@ pub(super) fn private_dir(dir: &Path) -> Result<(), IdentityError> {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(failed)
 }
 
-/// Replaces a file as [`store::file::replace`] does.
+/// Replaces a file as [`file::replace`] does.
 pub(super) fn replace(path: &Path, content: &[u8]) -> Result<(), IdentityError> {
     let failed = |source| IdentityError::File { what: "write", path: path.to_owned(), source };
-    store::file::replace(path, content).map_err(failed)
+    file::replace(path, content).map_err(failed)
 }
 
 /// Reads the file's text; `None` if there is no file.

@@ -25,7 +25,7 @@ use super::{
     table::Table,
 };
 use crate::{
-    cluster::{
+    net::{
         LifeId,
         identity::{Identity, IdentityError, KeyPin, NotAllowed},
     },

@@ -26,7 +26,7 @@ use super::{
     join::serve_join,
     manager::Shared,
 };
-use crate::cluster::identity::{Identity, IdentityError, NodeCertificate, join_server_config, member_server_config};
+use crate::net::identity::{Identity, IdentityError, NodeCertificate, join_server_config, member_server_config};
 
 /// The pause after the machine ran out of file descriptors: asking again at once would only burn a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);

@@ -19,7 +19,7 @@ use super::{
     run::run,
 };
 use crate::{
-    cluster::identity::{NodeCertificate, NotAllowed, client_config, node_name},
+    net::identity::{NodeCertificate, NotAllowed, client_config, node_name},
     op::NodeId,
 };
 

@@ -86,7 +86,7 @@ fn hash(secret: &[u8; 16]) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::{ClusterId, identity::Fingerprint};
+    use crate::net::{ClusterId, identity::Fingerprint};
 
     #[test]
     fn a_token_is_good_once_and_for_one_node_until_it_expires() {

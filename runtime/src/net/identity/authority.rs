@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
 use time::OffsetDateTime;
 
 use super::{IdentityError, NodeKey, certificate::names};
-use crate::{clock::WallMs, cluster::ClusterId, op::NodeId};
+use crate::{clock::WallMs, net::ClusterId, op::NodeId};
 
 /// The life of the authority, which outlives every host it is made on; replacing it means a new cluster.
 const AUTHORITY_LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);

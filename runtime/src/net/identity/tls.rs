@@ -16,7 +16,7 @@ use rustls::{
 };
 
 use super::{Fingerprint, Identity, IdentityError, NodeCertificate, certificate::names};
-use crate::cluster::ClusterId;
+use crate::net::ClusterId;
 
 /// Returns the one provider of the whole tree. It is named at each use, because whoever comes first would decide a process-wide
 /// default.

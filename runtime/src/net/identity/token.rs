@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use super::{Fingerprint, IdentityError, tls::provider};
-use crate::{cluster::ClusterId, id::parse_digits};
+use crate::{id::parse_digits, net::ClusterId};
 
 const PREFIX: &str = "hw1";
 

@@ -19,7 +19,7 @@ use super::{
     files::{private_dir, read, replace},
     tls::provider,
 };
-use crate::{clock::WallMs, cluster::ClusterId, op::NodeId};
+use crate::{clock::WallMs, net::ClusterId, op::NodeId};
 
 /// The life of a node's certificate; it is renewed at two thirds.
 pub const NODE_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);

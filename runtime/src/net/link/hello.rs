@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::down::LinkRefused;
 use crate::{
-    cluster::{ClusterId, LifeId, identity::NodeCertificate},
+    net::{ClusterId, LifeId, identity::NodeCertificate},
     op::NodeId,
 };
 
@@ -46,7 +46,7 @@ impl Hello {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clock::WallMs, cluster::identity::KeyPin};
+    use crate::{clock::WallMs, net::identity::KeyPin};
 
     #[test]
     fn adjacent_versions_agree_on_the_older_and_others_are_refused_aloud() {

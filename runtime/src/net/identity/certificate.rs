@@ -4,7 +4,7 @@ use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::{IdentityError, KeyPin};
-use crate::{clock::WallMs, cluster::ClusterId, op::NodeId};
+use crate::{clock::WallMs, net::ClusterId, op::NodeId};
 
 /// The ending of every name in our certificates; no public name ends so.
 const SUFFIX: &str = ".hive";

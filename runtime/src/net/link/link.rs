@@ -15,8 +15,8 @@ use super::{
     outbound::{Next, Outbound, put},
 };
 use crate::{
-    cluster::{LifeId, identity::KeyPin},
     id::Key,
+    net::{LifeId, identity::KeyPin},
     op::NodeId,
 };
 

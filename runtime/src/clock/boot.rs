@@ -4,7 +4,21 @@ use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::BootTime;
+/// A moment on one host's own clock since it booted; never compared with another host's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BootTime(pub Duration);
+
+impl BootTime {
+    /// Returns how long after `earlier` this is; zero if it is not after it.
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// Returns the moment `duration` later.
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(duration))
+    }
+}
 
 /// The clock CLOCK_BOOTTIME: it is monotonic, and unlike `Instant` it goes on while the host or the VM is suspended.
 #[derive(Clone, Copy, Debug, Default)]

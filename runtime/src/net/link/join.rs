@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     clock::WallMs,
-    cluster::{
+    net::{
         ClusterId,
         identity::{
             Authority, Identity, IdentityError, JoinPin, JoinToken, KeyPin, NodeCertificate, NodeKey, RedeemRefused, TokenBook,

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{clock::WallMs, cluster::ClusterId, op::NodeId};
+use crate::{clock::WallMs, net::ClusterId, op::NodeId};
 
 /// An error of an identity; each variant is something that an operator would do differently.
 #[derive(Debug, thiserror::Error)]

@@ -6,7 +6,7 @@ use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 
 use super::{Down, Lane, Link, LinkRefused, hello::Hello};
-use crate::{clock::WallMs, cluster::LifeId, op::NodeId};
+use crate::{clock::WallMs, net::LifeId, op::NodeId};
 
 /// The largest number of peers known at a time; one more is refused with `Full`.
 pub const PEERS_MAX: usize = 4096;
