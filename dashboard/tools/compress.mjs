@@ -1,12 +1,12 @@
-// Puts a compressed copy beside each built file that gains by it; the gateway sends whichever the browser takes.
-import { readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+// Packs each built file that gains by it, and removes the plain one: the gateway sends it packed, and unpacks it for who asks so.
+import { readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { brotliCompressSync, constants, gzipSync } from 'node:zlib';
+import { gzipSync } from 'node:zlib';
 
 const dist = new URL('../dist', import.meta.url).pathname;
-/** Below this a copy costs more in headers and files than it saves. */
+/** Below this a packed file costs more in headers than it saves. */
 const MIN_BYTES = 700;
-/** The page itself is filled in by the gateway for each answer, so it is never sent from a copy. */
+/** The page itself is filled in by the gateway for each answer, so it stays plain. */
 const TEXTS = /\.(js|css|svg|json|map|wasm|ttf)$/;
 
 for (const entry of readdirSync(dist, { recursive: true })) {
@@ -14,12 +14,8 @@ for (const entry of readdirSync(dist, { recursive: true })) {
   if (!statSync(path).isFile() || !TEXTS.test(path)) continue;
   const raw = readFileSync(path);
   if (raw.length < MIN_BYTES) continue;
-  const quality = raw.length > 2_000_000 ? 9 : 11;
-  const params = { [constants.BROTLI_PARAM_QUALITY]: quality, [constants.BROTLI_PARAM_SIZE_HINT]: raw.length };
-  for (const [ending, packed] of [
-    ['br', brotliCompressSync(raw, { params })],
-    ['gz', gzipSync(raw, { level: 9 })],
-  ]) {
-    if (packed.length < raw.length * 0.95) writeFileSync(`${path}.${ending}`, packed);
-  }
+  const packed = gzipSync(raw, { level: 9 });
+  if (packed.length >= raw.length * 0.95) continue;
+  writeFileSync(`${path}.gz`, packed);
+  rmSync(path);
 }

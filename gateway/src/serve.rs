@@ -18,6 +18,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{any, get},
 };
+use futures_util::future::BoxFuture;
 use hiveward_actors::{client::ControlPlane, node::GatewayAt};
 use hiveward_runtime::error::{Code, Refused};
 use hyper_util::{
@@ -330,7 +331,12 @@ pub struct Server {
 
 impl Server {
     /// Binds and serves. `credentials_configured` says that somebody chose tokens; the administrator's own does not count.
-    pub async fn start(gateway: Arc<Gateway>, credentials_configured: bool) -> Result<Self, ServeError> {
+    pub fn start(gateway: Arc<Gateway>, credentials_configured: bool) -> BoxFuture<'static, Result<Self, ServeError>> {
+        // What serves connections is compiled here, and not again in each program that starts one.
+        Box::pin(Self::bind(gateway, credentials_configured))
+    }
+
+    async fn bind(gateway: Arc<Gateway>, credentials_configured: bool) -> Result<Self, ServeError> {
         let listen = gateway.config.listen;
         if !listen.ip().is_loopback() && !credentials_configured {
             return Err(ServeError::NoCredentials { listen });

@@ -1,15 +1,17 @@
 //! The pages that a browser gets: the dashboard at `/` and below `/ui/`, and GraphiQL, from assets embedded in the binary.
 //!
-//! The assets are built by `npm run build` in `dashboard/`, each with its compressed copies; `cargo build` never calls
-//! npm, and without them a page says how to build them. Nothing is loaded from elsewhere.
+//! The assets are built by `npm run build` in `dashboard/`, which packs with gzip what gains by it; the packed file is all that
+//! is embedded, and it is unpacked for a client that does not take it. `cargo build` never calls npm, and without the assets a
+//! page says how to build them. Nothing is loaded from elsewhere.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, io::Read, sync::Arc};
 
 use axum::{
     extract::{Path, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use flate2::read::GzDecoder;
 use rust_embed::{EmbeddedFile, RustEmbed};
 
 use crate::{negotiate, origin::is_origin, serve::Gateway};
@@ -95,12 +97,12 @@ pub async fn graphiql_asset(path: Path<String>, headers: HeaderMap) -> Response 
     asset(&format!("graphiql/{}", path.0), &headers)
 }
 
-/// Tells whether the client takes a body that is packed so. A weight of zero means that it does not.
-fn takes(headers: &HeaderMap, coding: &str) -> bool {
+/// Tells whether the client takes a body that is packed with gzip. A weight of zero means that it does not.
+fn takes_gzip(headers: &HeaderMap) -> bool {
     let all = headers.get_all(header::ACCEPT_ENCODING);
     all.iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|item| {
         let mut parts = item.split(';').map(str::trim);
-        let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case(coding));
+        let named = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip"));
         let refused = parts.any(|weight| weight.strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0_f32)));
         named && !refused
     })
@@ -108,11 +110,11 @@ fn takes(headers: &HeaderMap, coding: &str) -> bool {
 
 /// Serves an embedded file. Names carry a hash of their content, so they may be kept for ever.
 fn asset(path: &str, headers: &HeaderMap) -> Response {
-    let packed = [("br", "br"), ("gzip", "gz")]
-        .into_iter()
-        .filter(|(coding, _)| takes(headers, coding))
-        .find_map(|(coding, ending)| Assets::get(&format!("{path}.{ending}")).map(|file| (file, Some(coding))));
-    let Some((file, coding)) = packed.or_else(|| Assets::get(path).map(|file| (file, None))) else {
+    let plain = || Assets::get(path).map(|file| (file.data, false));
+    let packed = Assets::get(&format!("{path}.gz"));
+    let found =
+        packed.map_or_else(plain, |file| if takes_gzip(headers) { Some((file.data, true)) } else { unpacked(&file.data) });
+    let Some((body, packed)) = found else {
         return (StatusCode::NOT_FOUND, "there is no such asset; the page may be of another version: load it again\n")
             .into_response();
     };
@@ -130,11 +132,18 @@ fn asset(path: &str, headers: &HeaderMap) -> Response {
         (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
         (header::VARY, "accept-encoding"),
     ];
-    let mut response = (fixed, file.data.into_owned()).into_response();
-    if let Some(coding) = coding {
-        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
+    let mut response = (fixed, body.into_owned()).into_response();
+    if packed {
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     }
     response
+}
+
+/// Unpacks an embedded file for a client that does not take it as it is. Returns `None` if the file is damaged.
+fn unpacked(packed: &[u8]) -> Option<(Cow<'static, [u8]>, bool)> {
+    let mut plain = Vec::new();
+    GzDecoder::new(packed).read_to_end(&mut plain).ok()?;
+    Some((Cow::Owned(plain), false))
 }
 
 #[cfg(test)]
@@ -147,12 +156,22 @@ mod tests {
 
     #[test]
     fn a_packed_copy_is_for_who_takes_it() {
-        let takes = |accept, coding| takes(&with(header::ACCEPT_ENCODING, accept), coding);
-        assert!(takes("gzip, deflate, br;q=1.0", "br"));
-        assert!(takes("GZIP", "gzip"));
-        assert!(!takes("gzip, br;q=0", "br"));
-        assert!(!takes("identity", "gzip"));
-        assert!(!super::takes(&HeaderMap::new(), "br"));
+        let takes = |accept| takes_gzip(&with(header::ACCEPT_ENCODING, accept));
+        assert!(takes("br, gzip;q=1.0"));
+        assert!(takes("GZIP"));
+        assert!(!takes("br, gzip;q=0"));
+        assert!(!takes("identity"));
+        assert!(!takes_gzip(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn who_takes_no_packed_copy_gets_the_same_bytes_unpacked() {
+        let mut packed = flate2::read::GzEncoder::new(&b"let a = 1;"[..], flate2::Compression::best());
+        let mut bytes = Vec::new();
+        packed.read_to_end(&mut bytes).unwrap();
+        let (plain, is_packed) = unpacked(&bytes).unwrap();
+        assert_eq!((&*plain, is_packed), (&b"let a = 1;"[..], false));
+        assert!(unpacked(b"no gzip").is_none());
     }
 
     #[test]

@@ -275,10 +275,10 @@ async fn listen(config: &Config, auth: Auth, node: &Node, prometheus: Prometheus
     let control = node.control();
     let others = control.clone();
     let auth = auth.with_elsewhere(move || others.token_digests());
-    let schema = schema::build(control.clone());
+    let engine = schema::engine(control.clone());
     let probe = NodeProbe { control: control.clone(), prometheus };
-    let gateway = Gateway::of_node(Arc::new(schema), auth, config.gateway.clone(), Arc::new(probe), control)
-        .map_err(|error| cannot_start(&error))?;
+    let gateway =
+        Gateway::of_node(engine, auth, config.gateway.clone(), Arc::new(probe), control).map_err(|error| cannot_start(&error))?;
     Server::start(gateway, !config.auth.tokens.is_empty()).await.map_err(|error| cannot_start(&error))
 }
 

@@ -45,7 +45,12 @@ use async_graphql::{Context, MergedObject, MergedSubscription, Schema, SchemaBui
 use hiveward_actors::client::ControlPlane;
 use hiveward_runtime::{clock::Deadline, error::Refused, op::Op};
 
-use crate::{auth::rights, bound::Bounds, engine::Caller, history::History};
+use crate::{
+    auth::rights,
+    bound::Bounds,
+    engine::{Caller, Engine},
+    history::History,
+};
 
 #[derive(MergedObject, Default)]
 pub struct Query(
@@ -122,6 +127,12 @@ pub fn build(control: ControlPlane) -> HivewardSchema {
     let tail = crate::stream::tail::SharedTail::new(control.clone());
     let history = Arc::new(History::start(control.clone()));
     builder().data(load::loaders(control.clone())).data(Arc::new(tail)).data(history).data(control).finish()
+}
+
+/// Returns the engine over a node's control plane. What executes queries is compiled here, and not again in each program that
+/// serves them.
+pub fn engine(control: ControlPlane) -> Arc<dyn Engine> {
+    Arc::new(build(control))
 }
 
 /// The schema as text, as committed in `gateway/schema.graphql`.

@@ -33,8 +33,7 @@ impl TestNode {
         let tokens = [("tester", TOKEN, true), ("client", CLIENT_TOKEN, false)];
         let auth = Auth::new(tokens.map(|(name, token, administrator)| (name.to_owned(), Auth::digest(token), administrator)));
         let gateway =
-            Gateway::of_node(Arc::new(schema::build(node.control())), auth, config(), Arc::new(AlwaysReady), node.control())
-                .unwrap();
+            Gateway::of_node(schema::engine(node.control()), auth, config(), Arc::new(AlwaysReady), node.control()).unwrap();
         let server = Server::start(gateway, false).await.unwrap();
         Self { node, server, http: reqwest::Client::new(), dir }
     }
