@@ -156,7 +156,7 @@ enum Question {
 }
 
 #[derive(Serialize, Deserialize)]
-enum Answer {
+enum ReportAnswer {
     Report(Box<NodeReport>),
     Tree(Option<Box<TreeNode>>),
     Resources(Vec<ResourcesSample>),
@@ -171,7 +171,7 @@ struct Inner {
     gauges: Gauges,
     house: House,
     me: NodeId,
-    desk: Option<Desk<Question, Answer>>,
+    desk: Option<Desk<Question, ReportAnswer>>,
 }
 
 /// The desk at which nodes ask each other for their reports. It is cheap to clone.
@@ -222,7 +222,7 @@ impl Reports {
             }
             let answer = self.ask(node, &Question::Report, deadline).await;
             let report = answer.and_then(|answer| match answer {
-                Answer::Report(report) => Ok(*report),
+                ReportAnswer::Report(report) => Ok(*report),
                 _ => Err(OTHER.into()),
             });
             (node, report)
@@ -246,7 +246,7 @@ impl Reports {
                 return (node, self.own_storage());
             }
             let answer = self.ask(node, &Question::Storage, deadline).await;
-            (node, answer.and_then(|answer| if let Answer::Storage(report) = answer { report } else { Err(OTHER.into()) }))
+            (node, answer.and_then(|answer| if let ReportAnswer::Storage(report) = answer { report } else { Err(OTHER.into()) }))
         });
         join_all(asked).await.into_iter().collect()
     }
@@ -264,7 +264,7 @@ impl Reports {
         }
         let question = Question::Tree { root: root.map(str::to_owned), depth: u32::try_from(depth).unwrap_or(u32::MAX) };
         match self.ask(node, &question, deadline).await? {
-            Answer::Tree(tree) => Ok(tree.map(|tree| *tree)),
+            ReportAnswer::Tree(tree) => Ok(tree.map(|tree| *tree)),
             _ => Err(OTHER.into()),
         }
     }
@@ -282,24 +282,26 @@ impl Reports {
             return Ok(self.0.gauges.between(agent, since, until, points as usize));
         }
         match self.ask(node, &Question::Resources { agent, since, until, points }, deadline).await? {
-            Answer::Resources(samples) => Ok(samples),
+            ReportAnswer::Resources(samples) => Ok(samples),
             _ => Err(OTHER.into()),
         }
     }
 
-    async fn ask(&self, node: NodeId, question: &Question, deadline: Deadline) -> Result<Answer, String> {
+    async fn ask(&self, node: NodeId, question: &Question, deadline: Deadline) -> Result<ReportAnswer, String> {
         let desk = self.0.desk.as_ref().ok_or("this node has no peers")?;
         desk.ask(node, question, deadline).await.map_err(|error| error.to_string())
     }
 
-    fn answer(&self, question: Question) -> Answer {
+    fn answer(&self, question: Question) -> ReportAnswer {
         match question {
-            Question::Report => Answer::Report(Box::new(self.own())),
-            Question::Storage => Answer::Storage(self.own_storage()),
+            Question::Report => ReportAnswer::Report(Box::new(self.own())),
+            Question::Storage => ReportAnswer::Storage(self.own_storage()),
             Question::Resources { agent, since, until, points } => {
-                Answer::Resources(self.0.gauges.between(agent, since, until, points as usize))
+                ReportAnswer::Resources(self.0.gauges.between(agent, since, until, points as usize))
             }
-            Question::Tree { root, depth } => Answer::Tree(self.0.tree.snapshot(root.as_deref(), depth as usize).map(Box::new)),
+            Question::Tree { root, depth } => {
+                ReportAnswer::Tree(self.0.tree.snapshot(root.as_deref(), depth as usize).map(Box::new))
+            }
         }
     }
 }

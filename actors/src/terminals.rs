@@ -47,7 +47,7 @@ enum Question {
 }
 
 #[derive(Serialize, Deserialize)]
-enum Answer {
+enum TerminalAnswer {
     Opened {
         terminal: u64,
     },
@@ -73,7 +73,7 @@ struct Lent {
 
 struct Inner {
     data_dir: PathBuf,
-    desk: Desk<Question, Answer>,
+    desk: Desk<Question, TerminalAnswer>,
     lent: Mutex<HashMap<u64, Lent>>,
     next: AtomicU64,
 }
@@ -91,7 +91,7 @@ impl Terminals {
         let answering = terminals.clone();
         terminals.0.desk.open(move |_, question| {
             let terminals = answering.clone();
-            async move { Ok(terminals.answer(question).await.unwrap_or_else(|refused| Answer::Refused { refused })) }
+            async move { Ok(terminals.answer(question).await.unwrap_or_else(|refused| TerminalAnswer::Refused { refused })) }
         });
         terminals
     }
@@ -102,11 +102,11 @@ impl Terminals {
         self.0.lent.lock().clear();
     }
 
-    async fn ask(&self, node: NodeId, question: &Question) -> Result<Answer, Refused> {
+    async fn ask(&self, node: NodeId, question: &Question) -> Result<TerminalAnswer, Refused> {
         let unavailable = |why: String| Refused::new(Code::Unavailable, why);
         let answer = self.0.desk.ask(node, question, Deadline::after(ASK_WITHIN)).await;
         match answer.map_err(|error| unavailable(format!("the terminal is on {node}: {error}")))? {
-            Answer::Refused { refused } => Err(refused),
+            TerminalAnswer::Refused { refused } => Err(refused),
             answer => Ok(answer),
         }
     }
@@ -114,12 +114,14 @@ impl Terminals {
     /// Attaches on the node that has the session. Errors: `Unavailable` if that node cannot be asked, or what it refuses.
     pub async fn attach(&self, node: NodeId, lease: Lease, read_only: bool) -> Result<Distant, Refused> {
         match self.ask(node, &Question::Open { lease, read_only }).await? {
-            Answer::Opened { terminal } => Ok(Distant { terminals: self.clone(), node, terminal, asking: Mutex::default() }),
+            TerminalAnswer::Opened { terminal } => {
+                Ok(Distant { terminals: self.clone(), node, terminal, asking: Mutex::default() })
+            }
             _ => Err(other()),
         }
     }
 
-    async fn answer(&self, question: Question) -> Result<Answer, Refused> {
+    async fn answer(&self, question: Question) -> Result<TerminalAnswer, Refused> {
         match question {
             Question::Open { lease, read_only } => {
                 {
@@ -134,30 +136,30 @@ impl Terminals {
                 let terminal = self.0.next.fetch_add(1, Ordering::Relaxed);
                 let one = Lent { terminal: Arc::new(tokio::sync::Mutex::new(opened)), keys, used: Instant::now() };
                 self.0.lent.lock().insert(terminal, one);
-                Ok(Answer::Opened { terminal })
+                Ok(TerminalAnswer::Opened { terminal })
             }
             Question::Next { terminal } => {
                 let one = self.used(terminal)?.0;
                 let mut one = one.lock().await;
                 match timeout(WAIT, one.next()).await {
-                    Err(_) => Ok(Answer::Quiet),
+                    Err(_) => Ok(TerminalAnswer::Quiet),
                     Ok(said) => Ok(match said? {
-                        Said::Output(bytes) => Answer::Output { bytes: ByteBuf::from(bytes.to_vec()) },
-                        Said::Ended(how) => Answer::Ended { how },
+                        Said::Output(bytes) => TerminalAnswer::Output { bytes: ByteBuf::from(bytes.to_vec()) },
+                        Said::Ended(how) => TerminalAnswer::Ended { how },
                     }),
                 }
             }
             Question::Write { terminal, bytes } => {
                 self.used(terminal)?.1.write(&bytes).await?;
-                Ok(Answer::Done)
+                Ok(TerminalAnswer::Done)
             }
             Question::Resize { terminal, cols, rows } => {
                 self.used(terminal)?.1.resize(cols, rows).await?;
-                Ok(Answer::Done)
+                Ok(TerminalAnswer::Done)
             }
             Question::Close { terminal } => {
                 self.0.lent.lock().remove(&terminal);
-                Ok(Answer::Done)
+                Ok(TerminalAnswer::Done)
             }
         }
     }
@@ -184,7 +186,7 @@ pub struct Distant {
     terminal: u64,
     /// The question that is on its way: it is kept, so that dropping [`Distant::next`] loses nothing. Nobody locks it: the mutex
     /// only lets this be shared between threads.
-    asking: Mutex<Option<BoxFuture<'static, Result<Answer, Refused>>>>,
+    asking: Mutex<Option<BoxFuture<'static, Result<TerminalAnswer, Refused>>>>,
 }
 
 impl Distant {
@@ -198,9 +200,9 @@ impl Distant {
             let answer = asking.await;
             *self.asking.get_mut() = None;
             match answer? {
-                Answer::Output { bytes } => return Ok(Said::Output(Bytes::from(bytes.into_vec()))),
-                Answer::Ended { how } => return Ok(Said::Ended(how)),
-                Answer::Quiet => {}
+                TerminalAnswer::Output { bytes } => return Ok(Said::Output(Bytes::from(bytes.into_vec()))),
+                TerminalAnswer::Ended { how } => return Ok(Said::Ended(how)),
+                TerminalAnswer::Quiet => {}
                 _ => return Err(other()),
             }
         }

@@ -41,7 +41,7 @@ struct Question {
 }
 
 #[derive(Serialize, Deserialize)]
-enum Answer {
+enum TranscriptAnswer {
     /// It did not run here, or its transcript is gone.
     Missing,
     Chunk {
@@ -62,7 +62,7 @@ pub struct DistantChunk {
 
 struct Inner {
     data_dir: PathBuf,
-    desk: Desk<Question, Answer>,
+    desk: Desk<Question, TranscriptAnswer>,
     ledger: Ledger,
     me: NodeId,
 }
@@ -103,8 +103,8 @@ impl Transcripts {
         let mut unsure = None;
         while let Some((node, answer)) = asked.next().await {
             match answer {
-                Ok(Answer::Chunk { .. }) => return Ok(Some(node)),
-                Ok(Answer::Missing) => {}
+                Ok(TranscriptAnswer::Chunk { .. }) => return Ok(Some(node)),
+                Ok(TranscriptAnswer::Missing) => {}
                 Err(error) => unsure = Some(error),
             }
         }
@@ -130,8 +130,8 @@ impl Transcripts {
             activity,
         };
         Ok(match self.ask(node, &question, wait + READ_WITHIN).await? {
-            Answer::Missing => None,
-            Answer::Chunk { next_byte, stderr, bytes, at_end } => Some(DistantChunk {
+            TranscriptAnswer::Missing => None,
+            TranscriptAnswer::Chunk { next_byte, stderr, bytes, at_end } => Some(DistantChunk {
                 next_byte,
                 stream: if stderr { Stream::Stderr } else { Stream::Stdout },
                 bytes: Bytes::from(bytes.into_vec()),
@@ -140,21 +140,21 @@ impl Transcripts {
         })
     }
 
-    async fn ask(&self, node: NodeId, question: &Question, within: Duration) -> Result<Answer, RpcError> {
+    async fn ask(&self, node: NodeId, question: &Question, within: Duration) -> Result<TranscriptAnswer, RpcError> {
         self.0.desk.ask(node, question, Deadline::after(within)).await
     }
 
-    async fn answer(&self, question: Question) -> Result<Answer, String> {
+    async fn answer(&self, question: Question) -> Result<TranscriptAnswer, String> {
         let dir = if question.activity { activity_dir } else { session_dir }(&self.0.data_dir, question.lease);
         let mut reader = match Reader::open(&dir) {
             Ok(reader) => reader,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Answer::Missing),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(TranscriptAnswer::Missing),
             Err(error) => return Err(error.to_string()),
         };
         let bytes_max = (question.bytes_max as usize).min(CHUNK_BYTES_MAX);
         let deadline = Deadline::after(Duration::from_millis(question.wait_ms.into()).min(WAIT_MAX));
         let chunk = reader.next(question.after_byte, bytes_max, deadline).await.map_err(|error| error.to_string())?;
-        Ok(Answer::Chunk {
+        Ok(TranscriptAnswer::Chunk {
             next_byte: chunk.next_byte,
             stderr: chunk.stream == Stream::Stderr,
             bytes: ByteBuf::from(chunk.bytes.to_vec()),

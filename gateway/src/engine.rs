@@ -100,11 +100,11 @@ pub struct Prepared {
 
 /// Parses and weighs a request; what does not parse or weighs too much is answered here. Its answers are counted in
 /// `memory`.
-pub fn prepare(mut request: Request, limits: &DocumentLimits, memory: &Memory) -> Result<Prepared, Answer> {
-    limit::scan(&request.query, limits).map_err(|refused| Answer::refused(&refused))?;
-    let document = parse_query(&request.query).map_err(|error| Answer::from_errors(vec![error.into()]))?;
+pub fn prepare(mut request: Request, limits: &DocumentLimits, memory: &Memory) -> Result<Prepared, EngineAnswer> {
+    limit::scan(&request.query, limits).map_err(|refused| EngineAnswer::refused(&refused))?;
+    let document = parse_query(&request.query).map_err(|error| EngineAnswer::from_errors(vec![error.into()]))?;
     let kind = limit::check(&document, request.operation_name.as_deref(), &request.variables, limits)
-        .map_err(|refused| Answer::refused(&refused))?;
+        .map_err(|refused| EngineAnswer::refused(&refused))?;
     let operation = kind.map(|kind| kind.operation);
     // Only a subscription is looked at again (whether it can be shared).
     let kept = (operation == Some(OperationType::Subscription)).then(|| document.clone());
@@ -114,7 +114,7 @@ pub fn prepare(mut request: Request, limits: &DocumentLimits, memory: &Memory) -
 
 /// One answer in its wire form.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct EngineAnswer {
     pub json: Bytes,
     /// The list of errors alone, as JSON, if nothing was executed because the request itself is at fault (`data` is absent).
     pub request_errors: Option<Bytes>,
@@ -128,7 +128,7 @@ struct WireAnswer<'a> {
     errors: &'a [ServerError],
 }
 
-impl Answer {
+impl EngineAnswer {
     /// Shapes an executed response: every error gets a code, and an internal one shows its trace and nothing else. Its bytes are
     /// held in the memory of answers until it is dropped. An answer that passes a bound of its meter is an error.
     pub fn of(mut response: Response, trace: TraceId, meter: &Meter) -> Result<Self, Refused> {
@@ -258,26 +258,28 @@ fn field_of(error: &ServerError) -> Option<String> {
 }
 
 /// Runs a query or mutation to its end on the threads for it, at most until its deadline.
-pub async fn run(engine: &Arc<dyn Engine>, pools: &Pools, prepared: Prepared, caller: Caller) -> Answer {
+pub async fn run(engine: &Arc<dyn Engine>, pools: &Pools, prepared: Prepared, caller: Caller) -> EngineAnswer {
     let (trace, deadline) = (caller.trace, caller.deadline);
     let mutation = prepared.operation == Some(OperationType::Mutation);
     if prepared.operation == Some(OperationType::Subscription) {
-        return Answer::refused(&Refused::invalid("query", "a subscription needs `/graphql/ws` or `/graphql/stream`"));
+        return EngineAnswer::refused(&Refused::invalid("query", "a subscription needs `/graphql/ws` or `/graphql/stream`"));
     }
     let meter = prepared.meter;
     let request = prepared.request.data(caller).data(Position::default()).data(meter.clone());
     let engine = engine.clone();
     let executed = async move {
         let response = engine.run(request).await;
-        Answer::made(response, trace, &meter, mutation)
+        EngineAnswer::made(response, trace, &meter, mutation)
     };
     match tokio::time::timeout_at(deadline.instant(), pools.run(mutation, executed)).await {
         Ok(answer) => answer,
-        Err(_) if mutation => Answer::refused(&Refused::new(
+        Err(_) if mutation => EngineAnswer::refused(&Refused::new(
             Code::UnknownOutcome,
             "no answer within the time limit; it may have happened: retry with the same operationId, or look",
         )),
-        Err(_) => Answer::refused(&Refused::new(Code::Unavailable, "no answer within the time limit; ask for less or try again")),
+        Err(_) => {
+            EngineAnswer::refused(&Refused::new(Code::Unavailable, "no answer within the time limit; ask for less or try again"))
+        }
     }
 }
 
@@ -288,12 +290,15 @@ pub fn stream(
     prepared: Prepared,
     caller: Caller,
     position: Position,
-) -> BoxStream<'static, (Answer, Option<String>)> {
+) -> BoxStream<'static, (EngineAnswer, Option<String>)> {
     let trace = caller.trace;
     let mutation = prepared.operation == Some(OperationType::Mutation);
     let meter = prepared.meter;
     let request = prepared.request.data(caller).data(position.clone()).data(meter.clone());
-    engine.stream(request).map(move |response| (Answer::made(response, trace, &meter, mutation), position.reached())).boxed()
+    engine
+        .stream(request)
+        .map(move |response| (EngineAnswer::made(response, trace, &meter, mutation), position.reached()))
+        .boxed()
 }
 
 /// Writes the path of an error as dotted text, for logs.

@@ -23,7 +23,7 @@ use serde_json::Value as Json;
 use tracing::Instrument;
 
 use crate::{
-    engine::{self, Answer, Caller},
+    engine::{self, Caller, EngineAnswer},
     negotiate::{self, Media},
     otlp,
     serve::{Gateway, HttpConfig},
@@ -59,7 +59,7 @@ impl HttpRefusal {
 
     /// Answers with the refusal in the media type that the client wants, and the header fields that its status needs.
     pub fn answer(&self, media: Media) -> Response {
-        let mut response = answer(self.status, media, Answer::refused(&self.refused).json);
+        let mut response = answer(self.status, media, EngineAnswer::refused(&self.refused).json);
         let extra = match self.status {
             StatusCode::UNAUTHORIZED => Some((header::WWW_AUTHENTICATE, "Bearer realm=\"hiveward\"")),
             StatusCode::SERVICE_UNAVAILABLE => Some((header::RETRY_AFTER, "1")),

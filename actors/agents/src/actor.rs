@@ -32,7 +32,7 @@ use super::{
     connector::{self, Connector, StartFailure, StopHow, StopWhy},
     event::{self, AgentEvent},
     hearer::Life,
-    message::{AgentMsg, Answer, PauseMode, StopMode},
+    message::{AgentMsg, AgentReply, PauseMode, StopMode},
     state::{AgentState, Phase, SNAPSHOT_FORMAT, Wanted},
 };
 use crate::services::AgentServices;
@@ -54,7 +54,7 @@ pub struct State {
     /// Leases that it holds; one whose end is not settled yet stays here.
     pub(super) held: HashMap<Lease, Held>,
     /// Answers to those who asked it to start.
-    starters: Vec<Answer>,
+    starters: Vec<AgentReply>,
     /// Whether the coordinator is known to have heard of this life.
     pub(super) seated: bool,
     pub(super) resend: Option<TimerHandle>,
@@ -285,7 +285,7 @@ impl Behaviour for Agent {
 }
 
 impl Agent {
-    pub(super) async fn record(&self, state: &mut State, event: AgentEvent, reply: Option<Answer>) -> Result<(), Failure> {
+    pub(super) async fn record(&self, state: &mut State, event: AgentEvent, reply: Option<AgentReply>) -> Result<(), Failure> {
         let asker = reply.as_ref().and_then(Reply::asker).cloned();
         self.record_for(state, event, asker.as_ref(), reply).await
     }
@@ -296,7 +296,7 @@ impl Agent {
         state: &mut State,
         event: AgentEvent,
         asker: Option<&Arc<Asker>>,
-        reply: Option<Answer>,
+        reply: Option<AgentReply>,
     ) -> Result<(), Failure> {
         let mut batch = Batch::asked_by(asker);
         batch.push(event.kind(), event::FORMAT, event.encode()?);
@@ -319,7 +319,7 @@ impl Agent {
         Ok(state.committer.hand_over(batch).await?)
     }
 
-    async fn ask_start(&self, ctx: &Context<AgentMsg>, state: &mut State, reply: Answer) -> Result<(), Failure> {
+    async fn ask_start(&self, ctx: &Context<AgentMsg>, state: &mut State, reply: AgentReply) -> Result<(), Failure> {
         if state.agent.wanted == Wanted::Running && state.agent.phase == Phase::Up {
             return self.answer_now(state, Some(reply)).await;
         }
@@ -334,7 +334,7 @@ impl Agent {
         }
     }
 
-    pub(super) async fn answer_now(&self, state: &mut State, reply: Option<Answer>) -> Result<(), Failure> {
+    pub(super) async fn answer_now(&self, state: &mut State, reply: Option<AgentReply>) -> Result<(), Failure> {
         let mut batch = Batch::default();
         if let Some(reply) = reply {
             batch.then(move |cursor| reply.answer(Ok(Committed { value: (), cursor })));
@@ -426,7 +426,13 @@ impl Agent {
         self.tell_swarm(SwarmMsg::Depart { agent: self.spec.id, incarnation: state.incarnation, lost: lost.map(str::to_owned) });
     }
 
-    async fn stop_all(&self, state: &mut State, mode: StopMode, events: Vec<AgentEvent>, reply: Answer) -> Result<(), Failure> {
+    async fn stop_all(
+        &self,
+        state: &mut State,
+        mode: StopMode,
+        events: Vec<AgentEvent>,
+        reply: AgentReply,
+    ) -> Result<(), Failure> {
         self.leave_seat(state, Some("its agent was stopped"));
         state.connector.stop(self.grace(mode), StopWhy::AgentStopped).await;
         state.held.clear();
@@ -444,7 +450,7 @@ impl Agent {
         self.hand_over(state, batch).await
     }
 
-    async fn pause(&self, state: &mut State, mode: PauseMode, reply: Answer) -> Result<(), Failure> {
+    async fn pause(&self, state: &mut State, mode: PauseMode, reply: AgentReply) -> Result<(), Failure> {
         let frozen = mode == PauseMode::Freeze;
         match state.agent.pause(frozen) {
             Err(refused) => {
@@ -463,7 +469,7 @@ impl Agent {
         }
     }
 
-    async fn resume(&self, ctx: &Context<AgentMsg>, state: &mut State, reply: Answer) -> Result<(), Failure> {
+    async fn resume(&self, ctx: &Context<AgentMsg>, state: &mut State, reply: AgentReply) -> Result<(), Failure> {
         match state.agent.resume() {
             Err(refused) => {
                 reply.answer(Err(refused));

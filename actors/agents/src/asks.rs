@@ -19,7 +19,7 @@ use super::{
     approval::{Next, Verdict},
     connector::{Ask, Told},
     event::AgentEvent,
-    message::{AgentMsg, Answer},
+    message::{AgentMsg, AgentReply},
 };
 
 impl Agent {
@@ -41,7 +41,7 @@ impl Agent {
         state: &mut State,
         approval: ApprovalId,
         verdict: Verdict,
-        reply: Answer,
+        reply: AgentReply,
     ) -> Result<(), Failure> {
         match state.agent.approvals.answered(approval, verdict) {
             Err(refused) => reply.answer(Err(refused)),

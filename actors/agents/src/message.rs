@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hiveward_kernel::{
     asks,
-    commit::Committed,
+    commit::{CommitReply, Committed},
     doors::Addressed,
     entity::Entity,
     id::{AgentId, ApprovalId, TaskId},
@@ -43,7 +43,8 @@ pub enum PauseMode {
     Freeze,
 }
 
-pub type Answer = Reply<Result<Committed<()>, Refused>>;
+/// The way back to who commands an agent: answered when it is in the ledger.
+pub type AgentReply = CommitReply<()>;
 
 asks! {
     /// A message to an agent.

@@ -163,7 +163,7 @@ pub struct Committed<T> {
     pub cursor: Cursor,
 }
 
-pub type Answer<T> = Reply<Result<Committed<T>, Refused>>;
+pub type CommitReply<T> = Reply<Result<Committed<T>, Refused>>;
 
 #[cfg(test)]
 mod tests {

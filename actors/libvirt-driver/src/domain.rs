@@ -18,7 +18,7 @@ use crate::{
     connections::{Connections, Lent},
     console::Consoles,
     place::Place,
-    protocol::{Answer, Card, Definition, Power, Problem, Seen, Step},
+    protocol::{DriverAnswer, Card, Definition, Power, Problem, Seen, Step},
     shape, snapshot,
     store::{ROOT, Store},
     sys::{self, Record},
@@ -135,20 +135,20 @@ pub fn problem(error: &Error) -> Problem {
     }
 }
 
-pub fn capacity(connection: &Connect) -> Result<Answer, Problem> {
+pub fn capacity(connection: &Connect) -> Result<DriverAnswer, Problem> {
     let node = connection.node_info().map_err(|error| problem(&error))?;
     let (kind, library) = (connection.driver_type().unwrap_or_default(), connection.lib_version().unwrap_or_default());
     let version = format!("{kind}, libvirt {}.{}.{}", library / 1_000_000, library / 1_000 % 1_000, library % 1_000);
-    Ok(Answer::Capacity { cpus: node.cpus, memory_bytes: node.memory << 10, version })
+    Ok(DriverAnswer::Capacity { cpus: node.cpus, memory_bytes: node.memory << 10, version })
 }
 
-pub fn list(host: &Host, figures: bool) -> Result<Answer, Problem> {
+pub fn list(host: &Host, figures: bool) -> Result<DriverAnswer, Problem> {
     let records = sys::stats(&host.connection, host.has_disks(), figures).map_err(|error| problem(&error))?;
     let (own, foreign): (Vec<Record>, Vec<Record>) =
         records.into_iter().partition(|record| host.is_own(&record.vm, &record.name));
     let count = u32::try_from(foreign.len()).unwrap_or(u32::MAX);
     let others = foreign.into_iter().filter(|record| is_marked(&record.name)).map(seen).collect();
-    Ok(Answer::Listing { domains: own.into_iter().map(seen).collect(), foreign: count, others })
+    Ok(DriverAnswer::Listing { domains: own.into_iter().map(seen).collect(), foreign: count, others })
 }
 
 fn seen(record: Record) -> Seen {

@@ -24,7 +24,7 @@ mod sys;
 use std::{io::{self, Read, Write}, process::ExitCode, sync::{Arc, Mutex, mpsc::{self, Receiver, SyncSender}}, thread};
 
 use domain::{Host, Site};
-use protocol::{Answer, Call, FRAME_BYTES_MAX, Problem, Request, Said, VERSION};
+use protocol::{DriverAnswer, Call, FRAME_BYTES_MAX, Problem, Request, Said, VERSION};
 use store::Store;
 
 /// Calls at the same time; more wait.
@@ -53,7 +53,7 @@ fn serve(said: &SyncSender<Said>) -> io::Result<()> {
     let Some(first) = read(&mut stdin)? else { return Ok(()) };
     let site = match open(&first.call, said) {
         Ok(opened) => {
-            answer(said, first.id, Ok(Answer::Opened));
+            answer(said, first.id, Ok(DriverAnswer::Opened));
             opened
         }
         Err(problem) => {
@@ -104,7 +104,7 @@ fn work(asking: &Mutex<Receiver<Request>>, site: &'static Site, said: &SyncSende
     }
 }
 
-fn done(host: &Host, call: Call, said: &SyncSender<Said>) -> Result<Answer, Problem> {
+fn done(host: &Host, call: Call, said: &SyncSender<Said>) -> Result<DriverAnswer, Problem> {
     match call {
         Call::Open { .. } => Err(Problem::Refused("it is open already".into())),
         Call::Capacity => domain::capacity(&host.connection),
@@ -112,24 +112,24 @@ fn done(host: &Host, call: Call, said: &SyncSender<Said>) -> Result<Answer, Prob
         Call::Glance => domain::list(host, false),
         Call::Adopt { vms } => {
             host.adopt(vms);
-            Ok(Answer::Done)
+            Ok(DriverAnswer::Done)
         }
-        Call::Act { vm, step } => domain::act(host, &vm, step).map(Answer::Domain),
-        Call::Guest { vm } => guest::ask(host, &vm).map(Answer::Guest),
-        Call::GuestCommand { vm, command } => guest::say(host, &vm, &command).map(Answer::GuestCommand),
-        Call::Migrate { vm, move_ } => migrate::migrate(host, &vm, &move_).map(Answer::Migrated),
-        Call::Job { vm } => migrate::job(host, &vm).map(Answer::Job),
-        Call::Abort { vm } => migrate::abort(host, &vm).map(|()| Answer::Done),
-        Call::Console { vm, turn } => console::open(host, &vm, turn, said).map(|()| Answer::Done),
-        Call::Type { vm, bytes } => console::type_(host, &vm, &bytes).map(|()| Answer::Done),
-        Call::Backup { vm, dir, only, marks } => backup::backup(host, &vm, &dir, only.as_deref(), &marks).map(Answer::BackedUp),
-        Call::EnsureNetworks { networks } => network::ensure(host, &networks).map(|()| Answer::Done),
-        Call::SweepNetworks { keep } => network::sweep(host, &keep).map(|()| Answer::Done),
-        Call::Sweep { keep } => host.store.sweep(&host.connection, &keep).map(|()| Answer::Done),
+        Call::Act { vm, step } => domain::act(host, &vm, step).map(DriverAnswer::Domain),
+        Call::Guest { vm } => guest::ask(host, &vm).map(DriverAnswer::Guest),
+        Call::GuestCommand { vm, command } => guest::say(host, &vm, &command).map(DriverAnswer::GuestCommand),
+        Call::Migrate { vm, move_ } => migrate::migrate(host, &vm, &move_).map(DriverAnswer::Migrated),
+        Call::Job { vm } => migrate::job(host, &vm).map(DriverAnswer::Job),
+        Call::Abort { vm } => migrate::abort(host, &vm).map(|()| DriverAnswer::Done),
+        Call::Console { vm, turn } => console::open(host, &vm, turn, said).map(|()| DriverAnswer::Done),
+        Call::Type { vm, bytes } => console::type_(host, &vm, &bytes).map(|()| DriverAnswer::Done),
+        Call::Backup { vm, dir, only, marks } => backup::backup(host, &vm, &dir, only.as_deref(), &marks).map(DriverAnswer::BackedUp),
+        Call::EnsureNetworks { networks } => network::ensure(host, &networks).map(|()| DriverAnswer::Done),
+        Call::SweepNetworks { keep } => network::sweep(host, &keep).map(|()| DriverAnswer::Done),
+        Call::Sweep { keep } => host.store.sweep(&host.connection, &keep).map(|()| DriverAnswer::Done),
     }
 }
 
-fn answer(said: &SyncSender<Said>, id: u64, result: Result<Answer, Problem>) {
+fn answer(said: &SyncSender<Said>, id: u64, result: Result<DriverAnswer, Problem>) {
     // Nobody writes any more: this process ends.
     let _ = said.send(Said::Answer { id, result });
 }

@@ -15,11 +15,11 @@ use hiveward_catalogue::{
     part::{PartChange, budget::BudgetChange},
     roster::{
         event::{self, NodeRecord, RosterEvent},
-        message::{Answer, RosterMsg},
+        message::RosterMsg,
     },
 };
 use hiveward_kernel::{
-    commit::{Batch, Committed, Committer},
+    commit::{Batch, CommitReply, Committed, Committer},
     id::AgentId,
     operation::{Operation, used_otherwise},
 };
@@ -486,7 +486,7 @@ impl Roster {
         &self,
         acting: &mut Acting,
         operation: Option<Operation>,
-        reply: Answer<Key>,
+        reply: CommitReply<Key>,
         key: Key,
         events: Result<Vec<RosterEvent>, Refused>,
     ) -> Result<(), Failure> {

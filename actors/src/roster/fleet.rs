@@ -9,7 +9,10 @@ use hiveward_catalogue::{
     },
     roster::event::RosterEvent,
 };
-use hiveward_kernel::{commit::Committed, operation::Operation};
+use hiveward_kernel::{
+    commit::{CommitReply, Committed},
+    operation::Operation,
+};
 use hiveward_runtime::{
     call::TellError,
     id::Key,
@@ -17,7 +20,7 @@ use hiveward_runtime::{
 };
 
 use super::{
-    Answer, RosterMsg,
+    RosterMsg,
     actor::{Acting, Roster, not_leading, used_before},
     decide,
 };
@@ -28,7 +31,7 @@ const AT_ONCE_MAX: usize = 256;
 pub(super) struct Waiting {
     pub change: FleetChange,
     pub operation: Option<Operation>,
-    pub reply: Answer<Key>,
+    pub reply: CommitReply<Key>,
 }
 
 /// Changes that are decided with the next commit. Dropped by a node that does not lead any more: nothing of them happened.

@@ -14,7 +14,7 @@ mod parts;
 mod simulation;
 mod writing_down;
 
-pub use hiveward_catalogue::roster::message::{Answer, RosterMsg, RosterWire};
+pub use hiveward_catalogue::roster::message::{RosterMsg, RosterWire};
 
 use hiveward_runtime::{error::Refused, op::NodeId};
 

@@ -7,11 +7,10 @@ use hiveward_catalogue::{
     part::{PartChange, PartEvent, budget::BudgetEvent},
     roster::event::RosterEvent,
 };
-use hiveward_kernel::operation::Operation;
+use hiveward_kernel::{commit::CommitReply, operation::Operation};
 use hiveward_runtime::{error::Refused, id::Key, supervise::Failure};
 
 use super::{
-    Answer,
     actor::{Acting, Roster},
     decide,
 };
@@ -23,7 +22,7 @@ impl Roster {
         acting: &mut Acting,
         change: Result<PartChange, Refused>,
         operation: Option<Operation>,
-        reply: Answer<Key>,
+        reply: CommitReply<Key>,
     ) -> Result<(), Failure> {
         let change = match change {
             Ok(change) => change,

@@ -10,11 +10,11 @@ use super::{
     attach,
     client::{AGENT, Client},
     fail::{Failed, Outcome},
-    lookup, pages,
+    lookup,
     show::{Show, text},
     task::partly,
-    watching,
 };
+use crate::pages::{pages, watching};
 
 #[derive(Subcommand)]
 pub enum AgentCommand {

@@ -7,11 +7,11 @@ use super::{
     args::{self, Input},
     client::{CODING, Client},
     fail::{Exit, Failed, Outcome},
-    lookup, pages,
+    lookup,
     show::{Show, age, text},
     task::partly,
-    watching,
 };
+use crate::pages::{pages, watching};
 
 #[derive(Subcommand)]
 pub enum ApprovalCommand {
@@ -31,13 +31,13 @@ pub enum ApprovalCommand {
     /// Show all of one: the exact command or edit
     Show { approval: String },
     /// Let the program do it
-    Allow(Answer),
+    Allow(AnswerArgs),
     /// Do not let the program do it
-    Deny(Answer),
+    Deny(AnswerArgs),
 }
 
 #[derive(Args)]
-pub struct Answer {
+pub struct AnswerArgs {
     #[arg(required = true)]
     approvals: Vec<String>,
     /// Words for the program, such as why not
@@ -97,7 +97,7 @@ fn about(input: &Value) -> String {
     if whole.chars().count() > SHOWN { whole.chars().take(SHOWN).chain(['…']).collect() } else { whole }
 }
 
-async fn each(client: &Client, show: Show, answer: Answer, decision: &str) -> Outcome {
+async fn each(client: &Client, show: Show, answer: AnswerArgs, decision: &str) -> Outcome {
     let all = answer.approvals.len();
     let mut failures = Vec::new();
     for approval in answer.approvals {

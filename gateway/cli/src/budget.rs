@@ -7,11 +7,11 @@ use super::{
     args::{self, Input},
     client::{Client, USAGE},
     fail::Outcome,
-    lookup, pages,
+    lookup,
     show::{Show, text},
     usage::money,
-    watching,
 };
+use crate::pages::{pages, watching};
 
 #[derive(Subcommand)]
 pub enum BudgetCommand {

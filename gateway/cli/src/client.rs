@@ -42,7 +42,7 @@ pub struct Client {
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct GraphqlAnswer {
     data: Option<Value>,
     #[serde(default)]
     errors: Vec<ApiError>,
@@ -177,7 +177,7 @@ pub fn typed<T: DeserializeOwned>(value: Value) -> Outcome<T> {
     })
 }
 
-async fn read_answer(url: &str, response: Response) -> Outcome<Answer> {
+async fn read_answer(url: &str, response: Response) -> Outcome<GraphqlAnswer> {
     let status = response.status();
     let body = response.bytes().await.map_err(|error| unreachable(url, &error))?;
     match serde_json::from_slice(&body) {
@@ -238,7 +238,7 @@ impl Subscription<'_> {
                     if event.id.is_some() {
                         self.last = event.id;
                     }
-                    let answer: Answer = typed(serde_json::from_str(&event.data).unwrap_or_default())?;
+                    let answer: GraphqlAnswer = typed(serde_json::from_str(&event.data).unwrap_or_default())?;
                     if let Some(error) = answer.errors.into_iter().next() {
                         return Err(error.failed(self.operation));
                     }

@@ -7,9 +7,10 @@ use super::{
     args::Input,
     client::{Client, NODE},
     fail::{Failed, Outcome},
-    lookup, pages,
+    lookup,
     show::{Format, Show, print, text},
 };
+use crate::pages::pages;
 
 #[derive(Subcommand)]
 pub enum EventCommand {

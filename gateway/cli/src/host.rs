@@ -10,10 +10,10 @@ use super::{
     balance::{self, PlanArgs, RebalanceArgs, SelectArgs, StatsArgs},
     client::{Client, VM},
     fail::{Exit, Failed, Outcome},
-    lookup, pages,
+    lookup,
     show::{Show, text},
-    watching,
 };
+use crate::pages::{pages, watching};
 
 #[derive(Args)]
 pub struct AddArgs {

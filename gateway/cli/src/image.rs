@@ -10,10 +10,11 @@ use super::{
     client::{Client, VM},
     fail::{Failed, Outcome},
     host::size,
-    lookup, pages,
+    lookup,
     show::{Show, text},
     vm::copy,
 };
+use crate::pages::pages;
 
 #[derive(Subcommand)]
 pub enum ImageCommand {

@@ -11,6 +11,7 @@ pub mod attach;
 mod balance;
 pub mod budget;
 pub mod client;
+mod common;
 pub mod event;
 mod explain;
 pub mod fail;
@@ -21,6 +22,7 @@ mod image;
 mod lookup;
 pub mod network;
 mod node;
+mod pages;
 pub mod retry;
 mod scatter;
 mod short;
@@ -35,58 +37,10 @@ pub mod vm;
 pub mod wait;
 pub mod words;
 
-use std::{path::PathBuf, time::Duration};
-
 use clap::Subcommand;
-use hiveward_contract::home;
-use serde_json::{Value, json};
 
-use crate::{
-    client::Client,
-    fail::{Exit, Failed, Outcome},
-    show::{Format, Show},
-};
-
-/// The heading under which `--help` shows what every command takes, so that it does not hide what this one does.
-const EVERYWHERE: &str = "Options of every command";
-
-#[derive(clap::Args, Clone)]
-pub struct Common {
-    /// The node to talk to
-    #[arg(long, global = true, help_heading = EVERYWHERE, env = "HIVEWARD_URL", default_value = "http://127.0.0.1:7700")]
-    pub url: String,
-    /// The token to show it; else the one in the data directory
-    #[arg(long, global = true, help_heading = EVERYWHERE, env = "HIVEWARD_TOKEN", hide_env_values = true)]
-    pub token: Option<String>,
-    /// Where the node keeps its data (and its administrator's token)
-    #[arg(long, global = true, help_heading = EVERYWHERE, env = "HIVEWARD_DATA_DIR")]
-    pub data_dir: Option<PathBuf>,
-    /// How data is shown
-    #[arg(short, long, global = true, help_heading = EVERYWHERE, value_enum, default_value_t)]
-    pub output_format: Format,
-    /// Only what identifies the result
-    #[arg(short, long, global = true, help_heading = EVERYWHERE)]
-    pub quiet: bool,
-    /// Give up waiting after this long, such as 30s, 5m or 1h
-    #[arg(long, global = true, help_heading = EVERYWHERE, value_parser = args::duration)]
-    pub timeout: Option<Duration>,
-}
-
-impl Common {
-    /// Makes the client that talks to the node. Fails if there is no token.
-    pub fn client(&self) -> Outcome<Client> {
-        let dirs = match &self.data_dir {
-            Some(dir) => vec![dir.clone()],
-            None => vec![home::default_data_dir(), home::dev_data_dir()],
-        };
-        Client::new(&self.url, self.token.clone(), &dirs, self.timeout)
-    }
-
-    /// Returns how data is shown.
-    pub fn show(&self) -> Show {
-        Show { format: self.output_format, quiet: self.quiet }
-    }
-}
+pub use crate::common::Common;
+use crate::fail::{Exit, Failed, Outcome};
 
 /// The commands that need no node in this process.
 #[derive(Subcommand)]
@@ -194,46 +148,5 @@ async fn remote(common: Common, command: Command) -> Outcome {
         Command::Top => top::run(&client).await,
         // It does not talk to a node.
         Command::Explain(_) => Ok(()),
-    }
-}
-
-/// Reads pages until there are `limit` entries.
-pub async fn pages(
-    client: &Client,
-    document: &str,
-    operation: &str,
-    mut variables: Value,
-    at: &str,
-    limit: usize,
-) -> Outcome<Vec<Value>> {
-    const PAGE: usize = 100;
-    let mut all: Vec<Value> = Vec::new();
-    loop {
-        variables["first"] = json!((limit - all.len()).clamp(1, PAGE));
-        let mut page = client.call(document, operation, variables.clone()).await?;
-        let page = &mut page[at];
-        if let Value::Array(nodes) = page["nodes"].take() {
-            all.extend(nodes);
-        }
-        if all.len() >= limit || page["pageInfo"]["hasNextPage"] != json!(true) {
-            all.truncate(limit);
-            return Ok(all);
-        }
-        variables["after"] = page["pageInfo"]["endCursor"].take();
-    }
-}
-
-/// Shows something once; with `watch` shows it again every second, until interrupted.
-pub async fn watching<F: Future<Output = Outcome>>(watch: bool, mut once: impl FnMut() -> F) -> Outcome {
-    use std::io::IsTerminal;
-    loop {
-        if watch && std::io::stdout().is_terminal() {
-            show::print("\x1b[H\x1b[2J")?;
-        }
-        once().await?;
-        if !watch {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

@@ -7,9 +7,10 @@ use super::{
     args::Input,
     client::{Client, NETWORK},
     fail::Outcome,
-    lookup, pages,
+    lookup,
     show::{Show, text},
 };
+use crate::pages::pages;
 
 #[derive(Subcommand)]
 pub enum NetworkCommand {

@@ -150,14 +150,14 @@ pub async fn run(client: &Client, show: Show, args: ScatterArgs) -> Outcome {
         .done();
     let task: Value = client.get(TASK, "TaskScatter", json!({ "input": input }), "/scatter/task").await?;
     let id = text(&task, "id");
-    if show.format == super::Format::Table {
+    if show.format == super::show::Format::Table {
         super::show::print(&format!("{id}\n"))?;
     } else {
         show.value(&task)?;
     }
     if args.wait {
         let ended = wait::end(client, &id, Follow { print_changes: false, output: false }).await?;
-        if show.format == super::Format::Table {
+        if show.format == super::show::Format::Table {
             super::show::print(&format!("{}\n", text(&ended, "resultText")))?;
         }
     }

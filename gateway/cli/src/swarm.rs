@@ -7,9 +7,10 @@ use super::{
     args::{self, Input},
     client::{Client, SWARM},
     fail::Outcome,
-    lookup, pages,
+    lookup,
     show::{Show, text},
 };
+use crate::pages::pages;
 
 #[derive(Subcommand)]
 pub enum SwarmCommand {

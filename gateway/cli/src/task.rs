@@ -9,14 +9,14 @@ use super::{
     args::{self, Input},
     client::{CODING, Client, TASK},
     fail::{Exit, Failed, Outcome},
-    lookup, pages,
+    lookup,
     retry::{self, RetryArgs},
     scatter::{self, ScatterArgs},
     show::{Format, Show, age, plain, print, text},
     usage,
     wait::{self, Follow},
-    watching,
 };
+use crate::pages::{pages, watching};
 
 #[derive(Subcommand)]
 pub enum TaskCommand {
@@ -296,7 +296,7 @@ async fn submit(client: &Client, show: Show, args: SubmitArgs) -> Outcome {
     // With live output on standard output, the id would be in its midst.
     if args.output {
         eprintln!("{id}");
-    } else if show.format == super::Format::Table {
+    } else if show.format == super::show::Format::Table {
         super::show::print(&format!("{id}\n"))?;
     } else {
         show.value(&task)?;

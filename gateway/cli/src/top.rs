@@ -7,11 +7,11 @@ use serde_json::{Value, json};
 use super::{
     client::{AGENT, Client, NODE, TASK},
     fail::Outcome,
-    pages,
     short::shortened,
     show::{Format, Show, age, plain, print, text},
     swarm::counts,
 };
+use crate::pages::pages;
 
 /// Shows how the cluster, its nodes and its swarms are.
 pub async fn status(client: &Client, show: Show) -> Outcome {

@@ -8,10 +8,9 @@ use super::{
     args,
     client::{Client, USAGE},
     fail::Outcome,
-    pages,
     show::{Show, text},
-    watching,
 };
+use crate::pages::{pages, watching};
 
 #[derive(Clone, Copy, ValueEnum)]
 pub enum By {

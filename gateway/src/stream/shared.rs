@@ -21,7 +21,7 @@ use tokio::{sync::broadcast, task::AbortHandle};
 
 use crate::{
     bound::{Held, Memory, Meter},
-    engine::{self, Answer, Caller, Engine, Position, Prepared},
+    engine::{self, Caller, Engine, EngineAnswer, Position, Prepared},
 };
 
 /// The number of answers that a member may be behind before it reads by itself again.
@@ -32,7 +32,7 @@ const RINGS_BYTES_MAX: usize = 32 << 20;
 /// The most different queries that are shared at once; subscribers of further ones read by themselves.
 const GROUPS_MAX: usize = 64;
 
-type Answers = BoxStream<'static, (Answer, Option<String>)>;
+type Answers = BoxStream<'static, (EngineAnswer, Option<String>)>;
 
 /// What makes two subscriptions the same. The cursor to begin after is no part of it.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -58,7 +58,7 @@ impl Drop for Group {
 }
 
 /// What is handed round: an answer, its cursor, and its bytes among those of all rings.
-type Shared = (Cursor, Answer, Arc<Held>);
+type Shared = (Cursor, EngineAnswer, Arc<Held>);
 
 #[derive(Default)]
 struct Groups {
@@ -170,7 +170,7 @@ struct Member {
 }
 
 impl Member {
-    async fn next(&mut self) -> Option<(Answer, Option<String>)> {
+    async fn next(&mut self) -> Option<(EngineAnswer, Option<String>)> {
         loop {
             match &mut self.from {
                 From::Group(ring) => match ring.recv().await {

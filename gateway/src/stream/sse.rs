@@ -22,7 +22,7 @@ use hiveward_runtime::{
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::{
-    engine::{self, Answer, Caller, Position},
+    engine::{self, Caller, EngineAnswer, Position},
     negotiate::Media,
     over_http::{self, HttpRefusal},
     serve::Gateway,
@@ -78,8 +78,8 @@ async fn open(gateway: &Arc<Gateway>, request: Request) -> Result<Response, Http
 fn executed(
     gateway: &Gateway,
     mutation: bool,
-    mut answers: stream::BoxStream<'static, (Answer, Option<String>)>,
-) -> impl Stream<Item = (Answer, Option<String>)> + Send + 'static {
+    mut answers: stream::BoxStream<'static, (EngineAnswer, Option<String>)>,
+) -> impl Stream<Item = (EngineAnswer, Option<String>)> + Send + 'static {
     let (made, ready) = mpsc::channel(1);
     let making = gateway.pools.spawn(mutation, async move {
         while let Some(answer) = answers.next().await {
@@ -92,7 +92,7 @@ fn executed(
 }
 
 fn events(
-    answers: impl Stream<Item = (Answer, Option<String>)> + Send + Unpin + 'static,
+    answers: impl Stream<Item = (EngineAnswer, Option<String>)> + Send + Unpin + 'static,
     gateway: Arc<Gateway>,
     place: OwnedSemaphorePermit,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
@@ -123,7 +123,7 @@ impl Drop for Open {
 }
 
 /// Writes one `next` event. The JSON has no line breaks of its own (they are escaped), so it is one `data` line.
-fn next(answer: &Answer, position: Option<&str>) -> Bytes {
+fn next(answer: &EngineAnswer, position: Option<&str>) -> Bytes {
     let mut event = BytesMut::with_capacity(answer.json.len() + 64);
     event.put_slice(b"event: next\n");
     if let Some(position) = position {

@@ -34,7 +34,7 @@ use tokio_tungstenite::tungstenite;
 
 use crate::{
     auth::Principal,
-    engine::{self, Answer, Caller, Position},
+    engine::{self, Caller, EngineAnswer, Position},
     negotiate::Media,
     over_http::{self, HttpRefusal},
     places::Stranger,
@@ -385,12 +385,12 @@ impl Reader {
                 Code::Limit,
                 format!("{max} operations are open on this connection (limit `operations_per_connection_max`)"),
             );
-            return self.send(error_message(&id, &Answer::refused(&refused))).await;
+            return self.send(error_message(&id, &EngineAnswer::refused(&refused))).await;
         }
         let caller =
             Caller { principal, trace: TraceId::new(), deadline: Deadline::after(self.gateway.config.request_timeout()) };
         let prepared = over_http::from_fields(payload)
-            .map_err(|refusal| Answer::refused(&refusal.refused))
+            .map_err(|refusal| EngineAnswer::refused(&refusal.refused))
             .and_then(|request| engine::prepare(request, &self.gateway.config.limits, &self.gateway.pools.memory));
         let prepared = match prepared {
             Ok(prepared) => prepared,
@@ -411,7 +411,7 @@ impl Reader {
 /// Sends an operation's answers until it ends; an error of the request itself ends it with `error`.
 async fn operate(
     id: String,
-    mut answers: futures_util::stream::BoxStream<'static, (Answer, Option<String>)>,
+    mut answers: futures_util::stream::BoxStream<'static, (EngineAnswer, Option<String>)>,
     outgoing: Outgoing,
     operations: Operations,
 ) {
@@ -442,7 +442,7 @@ async fn operate(
     let _gone = outgoing.text(last).await;
 }
 
-fn error_message(id: &str, answer: &Answer) -> Utf8Bytes {
+fn error_message(id: &str, answer: &EngineAnswer) -> Utf8Bytes {
     let id = serde_json::Value::from(id).to_string();
     let errors = answer.request_errors.as_deref().unwrap_or(b"[]");
     format!(r#"{{"id":{id},"type":"error","payload":{}}}"#, String::from_utf8_lossy(errors)).into()

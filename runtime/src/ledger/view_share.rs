@@ -47,7 +47,7 @@ enum Question {
 }
 
 #[derive(Serialize, Deserialize)]
-enum Answer {
+enum ViewAnswer {
     Copy { copy: u64, bytes: u64 },
     Piece { bytes: ByteBuf },
     Done,
@@ -67,7 +67,7 @@ impl Drop for Copy {
 
 struct Inner {
     views: Views,
-    desk: Desk<Question, Answer>,
+    desk: Desk<Question, ViewAnswer>,
     ledger: Ledger,
     me: NodeId,
     dir: PathBuf,
@@ -102,18 +102,18 @@ impl ViewShare {
         self.0.copies.lock().clear();
     }
 
-    async fn ask(&self, node: NodeId, question: &Question, within: Duration) -> Result<Answer, ViewError> {
+    async fn ask(&self, node: NodeId, question: &Question, within: Duration) -> Result<ViewAnswer, ViewError> {
         Ok(self.0.desk.ask(node, question, Deadline::after(within)).await?)
     }
 
     async fn fetch_from(&self, node: NodeId, into: &PathBuf) -> Result<(), ViewError> {
-        let Answer::Copy { copy, bytes } = self.ask(node, &Question::Begin, EXPORT_WITHIN).await? else {
+        let ViewAnswer::Copy { copy, bytes } = self.ask(node, &Question::Begin, EXPORT_WITHIN).await? else {
             return Err("it answered something else".into());
         };
         let mut file = tokio::fs::File::create(into).await?;
         let mut from = 0;
         while from < bytes {
-            let Answer::Piece { bytes: piece } = self.ask(node, &Question::Read { copy, from }, PIECE_WITHIN).await? else {
+            let ViewAnswer::Piece { bytes: piece } = self.ask(node, &Question::Read { copy, from }, PIECE_WITHIN).await? else {
                 return Err("it answered something else".into());
             };
             if piece.is_empty() {
@@ -128,7 +128,7 @@ impl ViewShare {
         Ok(())
     }
 
-    async fn answer(&self, question: Question) -> Result<Answer, ViewError> {
+    async fn answer(&self, question: Question) -> Result<ViewAnswer, ViewError> {
         match question {
             Question::Begin => {
                 let copy = fastrand::u64(..);
@@ -142,7 +142,7 @@ impl ViewShare {
                     copies.insert(copy, Copy { path: path.clone(), used: Instant::now() });
                 }
                 self.0.views.export(path.clone()).await?;
-                Ok(Answer::Copy { copy, bytes: tokio::fs::metadata(&path).await?.len() })
+                Ok(ViewAnswer::Copy { copy, bytes: tokio::fs::metadata(&path).await?.len() })
             }
             Question::Read { copy, from } => {
                 let path = {
@@ -158,11 +158,11 @@ impl ViewShare {
                     file.take(PIECE_BYTES).read_to_end(&mut bytes)?;
                     Ok(bytes)
                 });
-                Ok(Answer::Piece { bytes: ByteBuf::from(read.await??) })
+                Ok(ViewAnswer::Piece { bytes: ByteBuf::from(read.await??) })
             }
             Question::End { copy } => {
                 self.0.copies.lock().remove(&copy);
-                Ok(Answer::Done)
+                Ok(ViewAnswer::Done)
             }
         }
     }

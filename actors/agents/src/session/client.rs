@@ -45,14 +45,14 @@ pub(super) struct View {
     pub end: Option<Result<Exit, Lost>>,
 }
 
-type Answer = oneshot::Sender<Result<(), SessionError>>;
+type SessionReply = oneshot::Sender<Result<(), SessionError>>;
 
 /// A running (or just ended) session. Dropping it ends nothing.
 #[derive(Debug)]
 pub struct Session {
     dir: SessionDir,
     pid: Option<i32>,
-    asks: mpsc::Sender<(Request, Answer)>,
+    asks: mpsc::Sender<(Request, SessionReply)>,
     view: watch::Receiver<View>,
     stdin: Mutex<Option<UnixStream>>,
     link: Arc<Link>,
@@ -118,8 +118,13 @@ impl Frames {
 }
 
 /// Follows one shim until its end is known.
-async fn follow(dir: SessionDir, mut frames: Frames, mut asks: mpsc::Receiver<(Request, Answer)>, view: watch::Sender<View>) {
-    let mut waiting: Vec<(u64, Answer)> = Vec::new();
+async fn follow(
+    dir: SessionDir,
+    mut frames: Frames,
+    mut asks: mpsc::Receiver<(Request, SessionReply)>,
+    view: watch::Sender<View>,
+) {
+    let mut waiting: Vec<(u64, SessionReply)> = Vec::new();
     let mut last_id = 0;
     let end = loop {
         tokio::select! {

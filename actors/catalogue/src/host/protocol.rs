@@ -404,7 +404,7 @@ pub struct Definition {
 pub enum Said {
     Answer {
         id: u64,
-        result: Result<Answer, Problem>,
+        result: Result<DriverAnswer, Problem>,
     },
     /// One domain of ours, or nobody knows which.
     Changed {
@@ -429,7 +429,7 @@ pub enum Said {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Answer {
+pub enum DriverAnswer {
     Opened,
     Capacity {
         cpus: u32,

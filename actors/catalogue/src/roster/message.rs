@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use hiveward_kernel::{
     asks,
-    commit::Committed,
+    commit::{CommitReply, Committed},
     id::{AgentId, SwarmId},
     operation::Operation,
 };
@@ -27,8 +27,6 @@ use crate::{
     part::Declaration,
     swarm::SwarmSpec,
 };
-
-pub type Answer<T> = Reply<Result<Committed<T>, Refused>>;
 
 /// A decision about a joiner, on a copy of the open tokens, knowing the members and the nodes that are gone for good. A record
 /// takes it in, and the tokens as they are then are kept with it; nothing refuses it, and nothing is kept.
@@ -80,10 +78,10 @@ asks! {
         // These come from this node's membership, while it leads.
         Admit { decide: Admit, reply: Reply<Result<(), Refused>> },
         /// Says that a node is lost; its lease is over by now.
-        NodeLost { node: NodeId, why: String, reply: Answer<Key> },
+        NodeLost { node: NodeId, why: String, reply: CommitReply<Key> },
         /// Says that a node's process does not run: what it coordinated is coordinated elsewhere; its agents wait for its lease.
-        NodeDown { node: NodeId, reply: Answer<Key> },
-        NodeBack { node: NodeId, generation: u64, reply: Answer<Key> },
+        NodeDown { node: NodeId, reply: CommitReply<Key> },
+        NodeBack { node: NodeId, generation: u64, reply: CommitReply<Key> },
 
         // These come from the roster itself.
         /// Decides about the hosts and VMs that wait, and commits it.

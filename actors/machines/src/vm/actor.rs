@@ -14,15 +14,13 @@ use std::{
 
 use hiveward_catalogue::{directory::Known, host::event::FleetChange, vm::spec::VmSpec};
 use hiveward_kernel::{
-    commit::{Batch, Committed, Committer},
+    commit::{Batch, CommitReply, Committed, Committer},
     id::HostId,
-    operation::{recall, table::Answered, used_otherwise},
     snapshot::{self, SinceSnapshot},
 };
 use hiveward_runtime::{
     call::Addr,
     clock::Deadline,
-    error::{Code, Refused},
     fault,
     supervise::{Behaviour, Context, Failure, TimerHandle},
 };
@@ -31,20 +29,16 @@ use tokio::time::Instant;
 use super::{
     attempt,
     event::{self, Asked, OperationKind, Seen, VmEvent},
-    message::{Answer, VmMsg},
+    message::VmMsg,
     migrate::{Move, Side},
     reconcile::{self, Doing, Next, Step},
-    schedule::{self, Schedule},
     shaping,
-    state::{Ask, Decided, HOUSE, SNAPSHOT_FORMAT, VmOperation, VmState},
+    state::{HOUSE, SNAPSHOT_FORMAT, VmState},
     steps::{Work, points},
     warm,
 };
-use crate::host::{ask_roster, driver::Domain, message::HostMsg, message::STEP_WITHIN, services::MachineServices};
+use crate::host::{ask_roster, driver::Domain, message::HostMsg, services::MachineServices};
 
-/// Tries to abort a migration that was just begun, and may not have anything to abort yet.
-const ABORTS_MAX: u32 = 60;
-const ABORT_EVERY: Duration = Duration::from_millis(500);
 const FORGET_WITHIN: Duration = Duration::from_secs(5);
 
 pub struct Vm {
@@ -86,7 +80,7 @@ impl Vm {
     }
 }
 
-async fn deliver(to: &Addr<VmMsg>, msg: VmMsg) {
+pub(super) async fn deliver(to: &Addr<VmMsg>, msg: VmMsg) {
     to.deliver(msg).await;
 }
 
@@ -198,7 +192,7 @@ impl Vm {
         ctx: &Context<VmMsg>,
         state: &mut State,
         events: Vec<VmEvent>,
-        reply: Option<(u64, Answer)>,
+        reply: Option<(u64, CommitReply<u64>)>,
     ) -> Result<(), Failure> {
         let now = self.services.clock.now();
         let mut batch = Batch::asked_by(reply.as_ref().and_then(|(_, reply)| reply.asker()));
@@ -221,68 +215,6 @@ impl Vm {
         Ok(state.committer.hand_over(batch).await?)
     }
 
-    async fn ask(&self, state: &mut State, ctx: &Context<VmMsg>, ask: Ask, reply: Answer) -> Result<(), Failure> {
-        if let Some(operation) = &ask.operation
-            && state.vm.may_have_forgotten(operation)
-        {
-            return self.recall(ctx, ask, reply).await;
-        }
-        self.decide(state, ctx, ask, reply).await
-    }
-
-    /// Asks the views, once they have all that was done, for an operation that the memory may have lost.
-    async fn recall(&self, ctx: &Context<VmMsg>, ask: Ask, reply: Answer) -> Result<(), Failure> {
-        let (services, me, stream) = (self.services.clone(), ctx.addr().clone(), self.spec.id.key());
-        let head = services.ledger.head();
-        ctx.task(async move {
-            let looked = recall::views_at(services.views.clone(), head).await;
-            let before = looked.and_then(|()| match &ask.operation {
-                Some(operation) => services.operations.get(&stream, &operation.id),
-                None => Ok(None),
-            });
-            match before {
-                // Many who ask at once fill the mailbox; each has its turn.
-                Ok(before) => deliver(&me, VmMsg::Recalled { ask, before, reply }).await,
-                Err(refused) => reply.answer(Err(refused)),
-            }
-        });
-        Ok(())
-    }
-
-    async fn recalled(
-        &self,
-        state: &mut State,
-        ctx: &Context<VmMsg>,
-        ask: Ask,
-        before: Option<Answered>,
-        reply: Answer,
-    ) -> Result<(), Failure> {
-        match (before, &ask.operation) {
-            (Some(Answered { input, number: Some(number), .. }), Some(operation)) if input == operation.input => {
-                self.record(ctx, state, Vec::new(), Some((number, reply))).await
-            }
-            (Some(_), Some(operation)) => {
-                reply.answer(Err(used_otherwise(operation)));
-                Ok(())
-            }
-            _ => self.decide(state, ctx, ask, reply).await,
-        }
-    }
-
-    async fn decide(&self, state: &mut State, ctx: &Context<VmMsg>, ask: Ask, reply: Answer) -> Result<(), Failure> {
-        match state.vm.decide(&self.spec_now(), ask, state.doing.boots) {
-            Err(refused) => {
-                reply.answer(Err(refused));
-                Ok(())
-            }
-            Ok(Decided::Already(number)) => self.record(ctx, state, Vec::new(), Some((number, reply))).await,
-            Ok(Decided::New(number, events)) => {
-                self.begin_operation(state);
-                self.record(ctx, state, events, Some((number, reply))).await
-            }
-        }
-    }
-
     /// Asks the host to look at this VM. A host without a life does not hear it, and looks when it has one.
     pub(super) fn ask_for_a_look(&self) {
         if let Some(host) = self.services.doors.of::<HostMsg>(self.host) {
@@ -290,73 +222,9 @@ impl Vm {
         }
     }
 
-    fn begin_operation(&self, state: &mut State) {
+    pub(super) fn begin_operation(&self, state: &mut State) {
         state.doing = Doing { boots: state.doing.boots, ..Doing::default() };
         (state.last_step, state.tries, state.not_before) = (None, 0, None);
-    }
-
-    /// Gives up a migration, backup or copy, also while it is on its way: then the hypervisor is asked to end it.
-    async fn cancel(&self, ctx: &Context<VmMsg>, state: &mut State, principal: &str, reply: Answer) -> Result<(), Failure> {
-        let can_be = |active: &&VmOperation| {
-            matches!(active.kind, OperationKind::Migrate | OperationKind::Backup) || active.kind.is_copy()
-        };
-        let active = state.vm.active().filter(can_be);
-        let Some((number, known)) = active.map(|active| (active.number, active.abandoned.is_some())) else {
-            let message = format!(
-                "neither a migration nor a backup or another copy of {} is under way: there is nothing to cancel",
-                self.spec.name
-            );
-            reply.answer(Err(Refused::new(Code::Refused, message)));
-            return Ok(());
-        };
-        let why = format!("it was cancelled by {principal}");
-        let events = if known { Vec::new() } else { vec![VmEvent::Abandoned { number, why }] };
-        self.record(ctx, state, events, Some((number, reply))).await?;
-        if matches!(state.in_flight, Some(Step::Migrate | Step::Backup | Step::Copy)) {
-            let (services, host, vm) = (self.services.clone(), self.host, self.spec.id);
-            // What the node itself does for a backup is over soon.
-            let tries = if state.in_flight == Some(Step::Migrate) { ABORTS_MAX } else { 1 };
-            ctx.task(async move {
-                // Before the memory goes there is nothing to abort yet.
-                for _ in 0..tries {
-                    let aborted = match services.doors.of::<HostMsg>(host) {
-                        Some(door) => door.ask(Deadline::after(STEP_WITHIN), |reply| HostMsg::Abort { vm, reply }).await,
-                        None => return,
-                    };
-                    if matches!(aborted, Ok(Ok(()))) {
-                        return;
-                    }
-                    tokio::time::sleep(ABORT_EVERY).await;
-                }
-            });
-        }
-        Ok(())
-    }
-
-    /// Sets or removes the schedule of backups. Asked for the same again, it changes nothing.
-    async fn schedule(
-        &self,
-        ctx: &Context<VmMsg>,
-        state: &mut State,
-        schedule: Option<Schedule>,
-        reply: Answer,
-    ) -> Result<(), Failure> {
-        if state.vm.removed {
-            reply.answer(Err(Refused::not_found(self.spec.id)));
-            return Ok(());
-        }
-        if let Err(refused) = schedule::may_set(&state.vm) {
-            reply.answer(Err(refused));
-            return Ok(());
-        }
-        let same = match (&state.vm.schedule, &schedule) {
-            (Some(is), Some(wanted)) => is.is_like(wanted),
-            (None, None) => true,
-            _ => false,
-        };
-        let schedule = schedule.map(Box::new);
-        let events = if same { Vec::new() } else { vec![VmEvent::BackupScheduled { schedule }] };
-        self.record(ctx, state, events, Some((state.vm.last_number(), reply))).await
     }
 
     async fn ask_oneself(&self, ctx: &Context<VmMsg>, state: &mut State, kind: OperationKind) -> Result<(), Failure> {
@@ -486,7 +354,7 @@ impl Vm {
     }
 
     /// Returns the VM's spec with the shape that it has by now.
-    fn spec_now(&self) -> Arc<VmSpec> {
+    pub(super) fn spec_now(&self) -> Arc<VmSpec> {
         let find = |known: &Known| known.fleet.vms.get(&self.spec.id).map(|entry| entry.spec.clone());
         self.services.directory.read(find).unwrap_or_else(|| self.spec.clone())
     }

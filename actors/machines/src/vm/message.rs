@@ -3,9 +3,15 @@
 use std::sync::Arc;
 
 use hiveward_catalogue::host::protocol::Progress;
-use hiveward_kernel::{asks, commit::Committed, doors::Addressed, entity::Entity, id::VmId, operation::table::Answered};
+use hiveward_kernel::{
+    asks,
+    commit::{CommitReply, Committed},
+    doors::Addressed,
+    entity::Entity,
+    id::VmId,
+    operation::table::Answered,
+};
 use hiveward_runtime::{
-    call::Reply,
     cluster::router::{Inbound, NotDelivered},
     error::Refused,
 };
@@ -21,9 +27,6 @@ use crate::host::{
     driver::{Domain, DriverError},
     message::Done,
 };
-
-/// Answer with the number of the operation, given when it is in the ledger; the operation ends after that.
-pub type Answer = Reply<Result<Committed<u64>, Refused>>;
 
 /// Result of a step.
 #[derive(Clone, Debug)]
@@ -68,7 +71,7 @@ asks! {
     own {
         // What it tells itself.
         /// Tells what the views know of an operation that the actor has no memory of.
-        Recalled { ask: Ask, before: Option<Answered>, reply: Answer },
+        Recalled { ask: Ask, before: Option<Answered>, reply: CommitReply<u64> },
 
         // What its host tells it.
         /// Tells what its hypervisor has of the VM, in a look that began `at`.

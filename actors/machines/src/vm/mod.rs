@@ -5,6 +5,7 @@
 
 pub mod actor;
 pub(crate) mod ask;
+mod asked;
 pub mod attempt;
 pub mod backup;
 pub mod chain;

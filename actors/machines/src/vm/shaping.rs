@@ -64,7 +64,7 @@ fn of(entry: &VmEntry, number: u64) -> Claim {
     }
 }
 
-type Answer = Result<Stepped, DriverError>;
+type StepResult = Result<Stepped, DriverError>;
 
 fn refused<T>(message: &str) -> Result<T, DriverError> {
     Err(DriverError::Refused { message: message.into() })
@@ -77,7 +77,7 @@ pub(super) async fn step(
     host: HostId,
     shaping: Shaping,
     step: Step,
-) -> Option<Answer> {
+) -> Option<StepResult> {
     let known = |look: &dyn Fn(&VmEntry) -> bool| {
         services.directory.read(|known| known.fleet.vms.get(&spec.id).is_none_or(|entry| entry.host != host || look(entry)))
     };
@@ -122,7 +122,7 @@ pub(super) async fn step(
 }
 
 /// Until this node knows of it: what is done next depends on it.
-async fn tell(services: &MachineServices, change: FleetChange, known: impl Fn() -> bool) -> Answer {
+async fn tell(services: &MachineServices, change: FleetChange, known: impl Fn() -> bool) -> StepResult {
     let deadline = Deadline::after(ROSTER_WITHIN);
     ask_roster(services, change, deadline).await.map_err(error)?;
     while !known() {
@@ -134,7 +134,7 @@ async fn tell(services: &MachineServices, change: FleetChange, known: impl Fn() 
     Ok(Stepped::Told)
 }
 
-async fn make(services: &MachineServices, spec: &Arc<VmSpec>, host: HostId, shape: &Shape, live: bool) -> Answer {
+async fn make(services: &MachineServices, spec: &Arc<VmSpec>, host: HostId, shape: &Shape, live: bool) -> StepResult {
     let shaped = Arc::new(spec.shaped(shape));
     let definition = definition(services, &shaped, host).await;
     let definition = definition.map_err(|refused| DriverError::Failed { message: refused.message })?;

@@ -47,7 +47,7 @@ pub(super) struct Trip<'a> {
     pub sought: Option<Sought>,
 }
 
-type Answer = Result<Stepped, DriverError>;
+type StepResult = Result<Stepped, DriverError>;
 
 fn failed<T>(message: impl Into<String>) -> Result<T, DriverError> {
     Err(DriverError::Failed { message: message.into() })
@@ -69,7 +69,7 @@ fn withheld(name: &str, silent: &BTreeSet<Arc<str>>) -> String {
 
 impl Trip<'_> {
     /// `None` if it is a step of the hypervisor's own.
-    pub async fn step(&self, step: Step) -> Option<Answer> {
+    pub async fn step(&self, step: Step) -> Option<StepResult> {
         Some(match step {
             Step::Reserve => self.reserve().await,
             Step::Prepare => self.there(PREPARE_WITHIN, host::Prepare { vm: self.spec.id }).await,
@@ -116,19 +116,19 @@ impl Trip<'_> {
         })
     }
 
-    async fn reserve(&self) -> Answer {
+    async fn reserve(&self) -> StepResult {
         let (vm, from) = (self.spec.id, self.host);
         let to = self.asked.and_then(|asked| asked.to);
         self.ask_roster(FleetChange::BeginMove { vm, from, to }, |moving| moving.is_some()).await
     }
 
-    async fn tell(&self, moved: bool) -> Answer {
+    async fn tell(&self, moved: bool) -> StepResult {
         let (vm, from) = (self.spec.id, self.host);
         self.ask_roster(FleetChange::EndMove { vm, from, moved }, |moving| moving.is_none()).await
     }
 
     /// Until this node knows of it: what is done next depends on it.
-    async fn ask_roster(&self, change: FleetChange, known: impl Fn(Option<HostId>) -> bool) -> Answer {
+    async fn ask_roster(&self, change: FleetChange, known: impl Fn(Option<HostId>) -> bool) -> StepResult {
         let deadline = Deadline::after(ROSTER_WITHIN);
         ask_roster(self.services, change, deadline).await.map_err(error)?;
         while !known(self.to()) {
@@ -145,7 +145,7 @@ impl Trip<'_> {
         asked.map_err(|refused| DriverError::Unreachable { message: format!("the host's actor: {}", refused.message) })
     }
 
-    async fn there<A: Ask<Message = HostMsg, Answer = Result<(), DriverError>>>(&self, within: Duration, ask: A) -> Answer {
+    async fn there<A: Ask<Message = HostMsg, Answer = Result<(), DriverError>>>(&self, within: Duration, ask: A) -> StepResult {
         let Some(to) = self.to() else { return failed("no room is reserved for it") };
         // That the other host cannot be reached says nothing of this one.
         match self.ask(to, within, ask).await {
@@ -165,7 +165,7 @@ impl Trip<'_> {
         self.spec.ha && self.services.directory.read(|known| known.fleet.hosts.get(&host).is_some_and(is_off))
     }
 
-    async fn compare(&self) -> Answer {
+    async fn compare(&self) -> StepResult {
         let Some(to) = self.to() else { return failed("no room is reserved for it") };
         let under_way = self.peek(self.host).await?.under_way;
         let there = match self.peek(to).await {
@@ -178,7 +178,7 @@ impl Trip<'_> {
     }
 
     /// Asks every host that could have it.
-    async fn seek(&self) -> Answer {
+    async fn seek(&self) -> StepResult {
         // It may be here again.
         if self.peek(self.host).await?.domain.is_some_and(|domain| domain.run.is_on()) {
             return Ok(Stepped::Sought(Ok(Sought::Nowhere)));
@@ -218,7 +218,7 @@ impl Trip<'_> {
         Ok(Stepped::Sought(Err(withheld(&self.spec.name, &silent))))
     }
 
-    async fn follow(&self) -> Answer {
+    async fn follow(&self) -> StepResult {
         let Some(Sought::On(to)) = self.sought else { return failed("where it is is not known") };
         let (vm, from) = (self.spec.id, self.host);
         tracing::warn!(vm = %self.spec.name, %from, %to, "somebody moved it to another host, which has it from now on");
@@ -226,7 +226,7 @@ impl Trip<'_> {
         Ok(Stepped::Told)
     }
 
-    async fn migrate(&self) -> Answer {
+    async fn migrate(&self) -> StepResult {
         let refused = |message: &str| Err(DriverError::Refused { message: message.into() });
         let (Some(to), Some(asked)) = (self.to(), self.asked) else { return refused("where to is not known") };
         let Some(other) = self.services.directory.read(|known| known.fleet.hosts.get(&to).map(|entry| entry.spec.clone())) else {

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use super::{
     state::{Bank, Known},
     teller::Teller,
-    wire::{Answer, Post, Word},
+    wire::{BankAnswer, Post, Word},
 };
 use crate::meter::{Account, Ask, NotGranted, WAIT_MAX};
 
@@ -225,9 +225,9 @@ impl Counter {
     }
 
     /// Takes in a post and returns the owner's answer; `NotLeading` if the owner is not here.
-    pub(super) fn take_in(&self, node: NodeId, post: Post) -> Answer {
+    pub(super) fn take_in(&self, node: NodeId, post: Post) -> BankAnswer {
         let mut bank = self.0.bank.lock();
-        let Some(bank) = bank.as_mut() else { return Answer::NotLeading };
+        let Some(bank) = bank.as_mut() else { return BankAnswer::NotLeading };
         let mut head = 0;
         if let Some(house) = self.0.house.get() {
             head = (house.head)();
@@ -251,7 +251,7 @@ impl Counter {
             let bank = bank.as_mut()?;
             (bank.look(Instant::now()), bank.hear(me))
         };
-        if matches!(&mine, Answer::Heard { said, .. } if !said.is_empty()) {
+        if matches!(&mine, BankAnswer::Heard { said, .. } if !said.is_empty()) {
             let (words, heard) = {
                 let mut teller = self.0.teller.lock();
                 (teller.hears(Some(mine)), teller.has_heard())
@@ -269,14 +269,14 @@ impl Counter {
     }
 
     /// Returns what the owner has to say to a node that has heard so much.
-    pub(super) fn say_to(&self, node: NodeId, term: u64, session: u64, heard: u64) -> Answer {
+    pub(super) fn say_to(&self, node: NodeId, term: u64, session: u64, heard: u64) -> BankAnswer {
         let mut bank = self.0.bank.lock();
         match bank.as_mut() {
             Some(bank) if bank.term() == term => {
                 bank.heard(node, session, heard);
                 bank.hear(node)
             }
-            _ => Answer::NotLeading,
+            _ => BankAnswer::NotLeading,
         }
     }
 
@@ -332,7 +332,7 @@ impl Counter {
         self.0.teller.lock().post()
     }
 
-    pub(super) fn answered(&self, post: &Post, answer: Option<Answer>) {
+    pub(super) fn answered(&self, post: &Post, answer: Option<BankAnswer>) {
         // Whose lease is over believes nobody: another owner may count it as gone.
         let answer = answer.filter(|_| self.may_act());
         let words = self.0.teller.lock().answered(post, answer);
@@ -350,7 +350,7 @@ impl Counter {
         self.0.teller.lock().to_hear()
     }
 
-    pub(super) fn hears(&self, answer: Option<Answer>) {
+    pub(super) fn hears(&self, answer: Option<BankAnswer>) {
         let answer = answer.filter(|_| self.may_act());
         let words = self.0.teller.lock().hears(answer);
         self.tell(words);

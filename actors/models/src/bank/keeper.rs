@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use super::{
     counter::{self, Counter, Freshness},
     state::Known,
-    wire::{Answer, Question},
+    wire::{BankAnswer, Question},
 };
 use crate::services::ModelServices;
 
@@ -128,7 +128,7 @@ fn known(services: &ModelServices, directory: u64, freshness: Freshness) -> Opti
 
 /// The desk between this node's counter and those of others.
 pub struct BankDesk {
-    desk: Desk<Question, Answer>,
+    desk: Desk<Question, BankAnswer>,
     carrying: Vec<JoinHandle<()>>,
 }
 
@@ -161,14 +161,14 @@ impl Drop for BankDesk {
     }
 }
 
-async fn answer(counter: &Counter, node: NodeId, question: Question) -> Answer {
+async fn answer(counter: &Counter, node: NodeId, question: Question) -> BankAnswer {
     match question {
         Question::Post(post) => {
             let answer = counter.take_in(node, post);
             counter.look();
             match answer {
                 // With what the look has just said.
-                Answer::Heard { term, session, .. } => counter.say_to(node, term, session, 0),
+                BankAnswer::Heard { term, session, .. } => counter.say_to(node, term, session, 0),
                 other => other,
             }
         }
@@ -178,7 +178,7 @@ async fn answer(counter: &Counter, node: NodeId, question: Question) -> Answer {
             loop {
                 said.mark_unchanged();
                 let answer = counter.say_to(node, term, session, heard);
-                let nothing = matches!(&answer, Answer::Heard { said, .. } if said.is_empty());
+                let nothing = matches!(&answer, BankAnswer::Heard { said, .. } if said.is_empty());
                 if !nothing || !matches!(tokio::time::timeout_at(until, said.changed()).await, Ok(Ok(()))) {
                     return answer;
                 }
@@ -191,7 +191,7 @@ fn other_leader(services: &ModelServices) -> Option<NodeId> {
     services.peers.leader().borrow().leader.filter(|leader| *leader != services.me.node)
 }
 
-async fn post(services: ModelServices, counter: Counter, desk: Desk<Question, Answer>) {
+async fn post(services: ModelServices, counter: Counter, desk: Desk<Question, BankAnswer>) {
     loop {
         let Some(leader) = other_leader(&services) else {
             counter.news().notified().await;
@@ -202,7 +202,7 @@ async fn post(services: ModelServices, counter: Counter, desk: Desk<Question, An
             continue;
         };
         let asked = desk.ask(leader, &Question::Post(post.clone()), Deadline::after(POST_WITHIN)).await;
-        let reached = matches!(&asked, Ok(Answer::Heard { .. } | Answer::TellAll { .. }));
+        let reached = matches!(&asked, Ok(BankAnswer::Heard { .. } | BankAnswer::TellAll { .. }));
         if let Err(error) = &asked {
             tracing::debug!(%error, "the owner of budgets was not told; it is told everything again");
         }
@@ -213,7 +213,7 @@ async fn post(services: ModelServices, counter: Counter, desk: Desk<Question, An
     }
 }
 
-async fn hear(services: ModelServices, counter: Counter, desk: Desk<Question, Answer>) {
+async fn hear(services: ModelServices, counter: Counter, desk: Desk<Question, BankAnswer>) {
     loop {
         let asked = other_leader(&services).zip(counter.to_hear());
         let Some((leader, (term, session, heard))) = asked else {
@@ -223,7 +223,7 @@ async fn hear(services: ModelServices, counter: Counter, desk: Desk<Question, An
         let question = Question::Hear { term, session, heard };
         match desk.ask(leader, &question, Deadline::after(HEAR_FOR + HEAR_MARGIN)).await {
             Ok(answer) => {
-                let tell_all = matches!(answer, Answer::TellAll { .. });
+                let tell_all = matches!(answer, BankAnswer::TellAll { .. });
                 counter.hears(Some(answer));
                 if tell_all {
                     counter.news().notify_one();

@@ -13,7 +13,7 @@ use hiveward_runtime::op::NodeId;
 use super::{
     state::{Bank, Known},
     teller::Teller,
-    wire::{Answer, Post, Word},
+    wire::{BankAnswer, Post, Word},
 };
 use crate::meter::Ask;
 
@@ -53,7 +53,7 @@ struct Node {
 enum Mail {
     Post(usize, usize, Post),
     /// The answer to a node; what it posted, or nothing if it only listens.
-    Answer(usize, Option<Post>, Answer),
+    BankAnswer(usize, Option<Post>, BankAnswer),
 }
 
 struct World {
@@ -157,7 +157,7 @@ impl World {
         let Some(post) = self.nodes[from].teller.post() else { return };
         match to {
             Some(to) => self.mail.push(Mail::Post(from, to, post)),
-            None => self.mail.push(Mail::Answer(from, Some(post), Answer::NotLeading)),
+            None => self.mail.push(Mail::BankAnswer(from, Some(post), BankAnswer::NotLeading)),
         }
     }
 
@@ -192,11 +192,11 @@ impl World {
                         }
                         bank.hear(id(from))
                     }
-                    _ => Answer::NotLeading,
+                    _ => BankAnswer::NotLeading,
                 };
-                self.mail.push(Mail::Answer(from, Some(post), answer));
+                self.mail.push(Mail::BankAnswer(from, Some(post), answer));
             }
-            Mail::Answer(to, post, answer) => {
+            Mail::BankAnswer(to, post, answer) => {
                 // Whose lease is over believes nobody.
                 let answer = Some(answer).filter(|_| self.nodes[to].acts);
                 let words = match post {
@@ -211,8 +211,8 @@ impl World {
     /// Loses the answer to whatever a node posted last.
     fn lose(&mut self, mail: Mail) {
         let (node, post) = match mail {
-            Mail::Post(from, _, post) | Mail::Answer(from, Some(post), _) => (from, post),
-            Mail::Answer(_, None, _) => return,
+            Mail::Post(from, _, post) | Mail::BankAnswer(from, Some(post), _) => (from, post),
+            Mail::BankAnswer(_, None, _) => return,
         };
         let words = self.nodes[node].teller.answered(&post, None);
         assert!(words.is_empty());
@@ -320,7 +320,7 @@ impl World {
                 let leads = self.nodes[self.leader].bank.as_ref();
                 let Some(answer) = leads.map(|bank| bank.hear(id(node))) else { return };
                 if !self.nodes[node].cut {
-                    self.mail.push(Mail::Answer(node, None, answer));
+                    self.mail.push(Mail::BankAnswer(node, None, answer));
                 }
             }
             88..=90 => self.hears_of_the_leader(node),
@@ -331,7 +331,7 @@ impl World {
             93 if rough && !self.mail.is_empty() => {
                 let twice = match &self.mail[dice.usize(0..self.mail.len())] {
                     Mail::Post(from, to, post) => Mail::Post(*from, *to, post.clone()),
-                    Mail::Answer(to, post, answer) => Mail::Answer(*to, post.clone(), answer.clone()),
+                    Mail::BankAnswer(to, post, answer) => Mail::BankAnswer(*to, post.clone(), answer.clone()),
                 };
                 self.mail.push(twice);
             }
@@ -350,7 +350,7 @@ impl World {
                 one.teller = Teller::new(one.generation);
                 one.teller.know(HashSet::from([scope()]), 1);
                 (one.calls, one.books, one.written, one.bank) = (BTreeMap::new(), Vec::new(), Vec::new(), None);
-                self.mail.retain(|mail| !matches!(mail, Mail::Answer(to, ..) if *to == node));
+                self.mail.retain(|mail| !matches!(mail, Mail::BankAnswer(to, ..) if *to == node));
                 if node == self.leader {
                     let next = (0..NODES).find(|node| self.nodes[*node].acts && !self.nodes[*node].cut).unwrap_or(node);
                     self.elect(next);
@@ -403,7 +403,7 @@ impl World {
                     None => Vec::new(),
                 };
                 for (node, answer) in answers.into_iter().enumerate() {
-                    self.deliver(Mail::Answer(node, None, answer));
+                    self.deliver(Mail::BankAnswer(node, None, answer));
                 }
                 self.posts(node);
             }

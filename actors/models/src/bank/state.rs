@@ -11,7 +11,7 @@ use std::{
 use hiveward_catalogue::budget::{Amount, Budget, Scope};
 use hiveward_runtime::op::NodeId;
 
-use super::wire::{Answer, CallState, Post, Said, Stage, Word};
+use super::wire::{BankAnswer, CallState, Post, Said, Stage, Word};
 use crate::meter::{Account, Ask, Meter, Verdict};
 
 /// One node, as the owner knows it.
@@ -166,8 +166,8 @@ impl Bank {
     }
 
     /// Takes in what a node tells, and returns the answer. `head` is where the ledger ends now.
-    pub fn post(&mut self, node: NodeId, post: Post, head: u64) -> Answer {
-        let tell_all = Answer::TellAll { term: self.term };
+    pub fn post(&mut self, node: NodeId, post: Post, head: u64) -> BankAnswer {
+        let tell_all = BankAnswer::TellAll { term: self.term };
         if post.term != self.term {
             return tell_all;
         }
@@ -304,10 +304,10 @@ impl Bank {
     }
 
     /// Returns what was said to a node and it may not have heard.
-    pub fn hear(&self, node: NodeId) -> Answer {
+    pub fn hear(&self, node: NodeId) -> BankAnswer {
         match self.lines.get(&node).and_then(|line| Some((line, line.session?))) {
-            Some((line, session)) => Answer::Heard { term: self.term, session, said: line.outbox.clone() },
-            None => Answer::TellAll { term: self.term },
+            Some((line, session)) => BankAnswer::Heard { term: self.term, session, said: line.outbox.clone() },
+            None => BankAnswer::TellAll { term: self.term },
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use hiveward_catalogue::budget::{Amount, Scope};
 
-use super::wire::{Answer, CallState, Post, Said, Stage, Word};
+use super::wire::{BankAnswer, CallState, Post, Said, Stage, Word};
 use crate::meter::Ask;
 
 #[derive(Debug)]
@@ -172,13 +172,13 @@ impl Teller {
 
     /// Takes in what came of a post, and returns the words for calls that wait. `answer` is none if no answer came, whatever the
     /// post did.
-    pub fn answered(&mut self, post: &Post, answer: Option<Answer>) -> Vec<(u64, Word)> {
+    pub fn answered(&mut self, post: &Post, answer: Option<BankAnswer>) -> Vec<(u64, Word)> {
         let Some((seq, whole)) = self.on_the_way.filter(|(seq, _)| *seq == post.seq && post.term == self.term) else {
             return Vec::new();
         };
         self.on_the_way = None;
         match answer {
-            Some(Answer::Heard { term, session, said }) if term == self.term => {
+            Some(BankAnswer::Heard { term, session, said }) if term == self.term => {
                 if whole {
                     self.session = Some(seq);
                 }
@@ -198,10 +198,10 @@ impl Teller {
     }
 
     /// Takes in what was said while nothing was posted; `answer` is none if the owner was not reached.
-    pub fn hears(&mut self, answer: Option<Answer>) -> Vec<(u64, Word)> {
+    pub fn hears(&mut self, answer: Option<BankAnswer>) -> Vec<(u64, Word)> {
         match answer {
-            Some(Answer::Heard { term, session, said }) if term == self.term => self.take(session, said),
-            Some(Answer::TellAll { term }) if term == self.term => {
+            Some(BankAnswer::Heard { term, session, said }) if term == self.term => self.take(session, said),
+            Some(BankAnswer::TellAll { term }) if term == self.term => {
                 // Unless it is being told already.
                 if self.on_the_way.is_none() {
                     self.session = None;

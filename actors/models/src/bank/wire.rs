@@ -76,7 +76,7 @@ pub struct Said {
 
 /// The owner's answer to a post or a question.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Answer {
+pub enum BankAnswer {
     /// The owner has heard the node: `said` is what it said since the post `session`, by which the node told everything, and the
     /// node had not heard.
     Heard { term: u64, session: u64, said: Vec<Said> },

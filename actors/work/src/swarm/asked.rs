@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hiveward_kernel::{
     body::Body,
-    commit::{Answer, Batch, Committed, fits},
+    commit::{Batch, CommitReply, Committed, fits},
     id::TaskId,
     operation::Operation,
 };
@@ -35,7 +35,7 @@ impl Coordinator {
         ctx: &Context<SwarmMsg>,
         state: &mut State,
         (tasks, operation, principal): (Vec<Arc<TaskSpec>>, Option<Operation>, Arc<str>),
-        reply: Answer<Vec<TaskId>>,
+        reply: CommitReply<Vec<TaskId>>,
     ) -> Result<(), Failure> {
         if state.closing {
             reply.answer(Err(Refused::new(Code::Refused, format!("swarm {} is being removed", self.spec.name))));
@@ -69,7 +69,7 @@ impl Coordinator {
         state: &mut State,
         task: TaskId,
         decided: Result<Decided<SwarmEvent>, Refused>,
-        reply: Answer<TaskId>,
+        reply: CommitReply<TaskId>,
     ) -> Result<(), Failure> {
         let mut batch = Batch::default();
         match decided {
@@ -87,7 +87,7 @@ impl Coordinator {
     }
 
     /// Reads a submission that was stored because it is large; it comes again as the message that it is.
-    pub(super) fn unpack(&self, ctx: &Context<SwarmMsg>, stored: Body, reply: Answer<Vec<TaskId>>) -> Result<(), Failure> {
+    pub(super) fn unpack(&self, ctx: &Context<SwarmMsg>, stored: Body, reply: CommitReply<Vec<TaskId>>) -> Result<(), Failure> {
         let (services, me) = (self.services.clone(), ctx.addr().clone());
         ctx.task(async move { wire::unpack(services, &me, stored, reply).await });
         Ok(())
@@ -98,7 +98,7 @@ impl Coordinator {
         ctx: &Context<SwarmMsg>,
         state: &mut State,
         force: bool,
-        reply: Answer<u32>,
+        reply: CommitReply<u32>,
     ) -> Result<(), Failure> {
         let live: Vec<_> = state.swarm.live_tasks().map(|live| live.spec.id).collect();
         let moving = state.swarm.transfers.tasks_under_way();

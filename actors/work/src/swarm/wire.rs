@@ -2,7 +2,7 @@
 
 use hiveward_kernel::{
     body::Body,
-    commit::Answer,
+    commit::CommitReply,
     id::{AgentId, TaskId},
 };
 use hiveward_runtime::{
@@ -46,7 +46,7 @@ impl SwarmWire {
 
 /// Reads a large submission and hands it on as the message it is. The reply is answered if it cannot be read, or if the
 /// mailbox is full.
-pub async fn unpack(services: WorkServices, to: &Addr<SwarmMsg>, stored: Body, reply: Answer<Vec<TaskId>>) {
+pub async fn unpack(services: WorkServices, to: &Addr<SwarmMsg>, stored: Body, reply: CommitReply<Vec<TaskId>>) {
     let read = tokio::task::spawn_blocking(move || services.body(&stored)).await;
     let bytes = match read.map_err(|error| Refused::new(Code::Internal, error.to_string())).flatten() {
         Ok(bytes) => bytes,

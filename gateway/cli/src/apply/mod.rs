@@ -167,6 +167,6 @@ async fn entity(client: &Client, run: &str, noun: &str, mut input: Value) -> Out
 async fn agent_named(client: &Client, swarm: &str, name: &str) -> Outcome<Option<String>> {
     let mut filter = json!({ "nameContains": name });
     filter["swarm"] = if swarm.is_empty() { "default".into() } else { swarm.into() };
-    let found = super::pages(client, AGENT, "AgentList", json!({ "filter": filter }), "agents", 500).await?;
+    let found = crate::pages::pages(client, AGENT, "AgentList", json!({ "filter": filter }), "agents", 500).await?;
     Ok(found.iter().find(|agent| agent["name"] == *name).map(|agent| text(agent, "id")))
 }

@@ -24,11 +24,11 @@ use super::{
     fail::{Exit, Failed, Outcome},
     hint,
     host::size,
-    lookup, pages,
+    lookup,
     show::{Show, text},
     task::partly,
-    watching,
 };
+use crate::pages::{pages, watching};
 
 #[derive(Subcommand)]
 pub enum VmCommand {

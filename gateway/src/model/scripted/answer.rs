@@ -11,7 +11,7 @@ use super::{
 /// The mark before all that is said, so that nobody takes it for a model's words.
 const MARK: &str = "[scripted] ";
 
-pub struct Answer {
+pub struct ScriptedAnswer {
     /// The id without the prefix of the API.
     pub id: String,
     pub model: String,
@@ -28,7 +28,7 @@ pub struct Tool {
     pub input: Value,
 }
 
-impl Answer {
+impl ScriptedAnswer {
     /// Answers a request by a step. `number` is the call's, so that ids differ between calls and are the same in each run.
     pub fn to(asked: &Asked, step: &Step, number: u64) -> Self {
         let mark = |text: String| if step.plain { text } else { format!("{MARK}{text}") };

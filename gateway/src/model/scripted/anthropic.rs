@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{
-    answer::{Answer, pieces},
+    answer::{ScriptedAnswer, pieces},
     book::Usage,
     frames::{Frame, Worded},
 };
@@ -23,12 +23,12 @@ fn usage_json(usage: Usage) -> Value {
     })
 }
 
-fn stop_reason(answer: &Answer) -> &'static str {
+fn stop_reason(answer: &ScriptedAnswer) -> &'static str {
     if answer.tools.is_empty() { "end_turn" } else { "tool_use" }
 }
 
 /// Writes an answer as server-sent events.
-pub fn stream(answer: &Answer) -> Worded {
+pub fn stream(answer: &ScriptedAnswer) -> Worded {
     // The real one does the same: what goes in is known at once, what comes out only at the end.
     let so_far = Usage { output: answer.usage.output.min(1), ..answer.usage };
     let message = json!({
@@ -83,7 +83,7 @@ pub fn stream(answer: &Answer) -> Worded {
 }
 
 /// Writes an answer as one document.
-pub fn document(answer: &Answer) -> Value {
+pub fn document(answer: &ScriptedAnswer) -> Value {
     let mut content = Vec::new();
     if let Some(think) = &answer.think {
         content.push(json!({ "type": "thinking", "thinking": think, "signature": "scripted" }));

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::{
-    answer::{Answer, Tool, pieces},
+    answer::{ScriptedAnswer, Tool, pieces},
     book::Usage,
     frames::{Frame, Worded},
 };
@@ -22,12 +22,12 @@ fn usage_json(usage: Usage) -> Value {
     })
 }
 
-fn finish_reason(answer: &Answer) -> &'static str {
+fn finish_reason(answer: &ScriptedAnswer) -> &'static str {
     if answer.tools.is_empty() { "stop" } else { "tool_calls" }
 }
 
 /// Writes an answer as server-sent events, with a last one for the usage if that was `usage_wanted`.
-pub fn stream(answer: &Answer, usage_wanted: bool) -> Worded {
+pub fn stream(answer: &ScriptedAnswer, usage_wanted: bool) -> Worded {
     let head = json!({
         "id": format!("chatcmpl-{}", answer.id), "object": "chat.completion.chunk", "created": 0, "model": answer.model,
     });
@@ -78,7 +78,7 @@ fn call_id(tool: &Tool) -> String {
 }
 
 /// Writes an answer as one document.
-pub fn document(answer: &Answer) -> Value {
+pub fn document(answer: &ScriptedAnswer) -> Value {
     let mut message = json!({ "role": "assistant", "content": answer.text });
     if let Some(think) = &answer.think {
         message["reasoning_content"] = json!(think);

@@ -22,7 +22,7 @@ use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    answer::Answer,
+    answer::ScriptedAnswer,
     anthropic,
     asked::Asked,
     book::{Book, Call, CallsTotal},
@@ -202,14 +202,14 @@ async fn answer(shared: &Arc<Shared>, api: Api, request: Request) -> Response {
         return response;
     }
     let Some((.., step)) = found else { return api.refusal(404, "[scripted] no conversation fits") };
-    let answer = Answer::to(&asked, step, number);
+    let answer = ScriptedAnswer::to(&asked, step, number);
     let plan = plan(api, &asked, answer, step.fault.as_ref());
     let kind = if asked.stream { "text/event-stream" } else { "application/json" };
     let body = Body::from_stream(stream::unfold(Sending::new(shared, number, plan, place), Sending::next));
     ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")], body).into_response()
 }
 
-fn plan(api: Api, asked: &Asked, mut answer: Answer, fault: Option<&Fault>) -> Plan {
+fn plan(api: Api, asked: &Asked, mut answer: ScriptedAnswer, fault: Option<&Fault>) -> Plan {
     if asked.stream {
         let worded = match api {
             Api::Anthropic => anthropic::stream(&answer),

@@ -16,8 +16,8 @@ use std::{
 use futures_util::{SinkExt, StreamExt, future::BoxFuture};
 use hiveward_catalogue::host::{
     protocol::{
-        Answer, Call, Definition, DiskCopies, FRAME_BYTES_MAX, GuestInfo, Marks, Move, Network, Pool, Power, Problem, Progress,
-        Request, Said, Seen, VERSION,
+        Call, Definition, DiskCopies, DriverAnswer, FRAME_BYTES_MAX, GuestInfo, Marks, Move, Network, Pool, Power, Problem,
+        Progress, Request, Said, Seen, VERSION,
     },
     spec::{Capacity, HostUri},
 };
@@ -47,7 +47,7 @@ const ENVIRONMENT: [&str; 8] =
 struct Ask {
     call: Call,
     within_ms: u64,
-    reply: oneshot::Sender<Result<Answer, Problem>>,
+    reply: oneshot::Sender<Result<DriverAnswer, Problem>>,
 }
 
 struct Libvirt {
@@ -205,7 +205,7 @@ fn problem(problem: Problem) -> DriverError {
 
 /// Carries questions there and answers back until the driver is dropped or the program ends; then the program is killed.
 async fn pump(mut wire: Wire, mut asked: mpsc::Receiver<Ask>, listener: mpsc::Sender<Change>, consoles: Consoles) {
-    let mut pending: HashMap<u64, oneshot::Sender<Result<Answer, Problem>>> = HashMap::new();
+    let mut pending: HashMap<u64, oneshot::Sender<Result<DriverAnswer, Problem>>> = HashMap::new();
     let (mut last, mut missed) = (0_u64, false);
     let why = loop {
         tokio::select! {
@@ -259,7 +259,7 @@ fn run(power: Power) -> Run {
 }
 
 impl Libvirt {
-    async fn ask(&self, call: Call, deadline: Deadline) -> Result<Answer, DriverError> {
+    async fn ask(&self, call: Call, deadline: Deadline) -> Result<DriverAnswer, DriverError> {
         let within_ms = millis(deadline);
         let (reply, answer) = oneshot::channel();
         let asked = async {
@@ -306,7 +306,7 @@ fn definition(spec: DomainSpec) -> Definition {
 impl Libvirt {
     async fn listing(&self, call: Call, deadline: Deadline) -> Result<Listing, DriverError> {
         match self.ask(call, deadline).await? {
-            Answer::Listing { domains, foreign, others } => {
+            DriverAnswer::Listing { domains, foreign, others } => {
                 let all = |seen: Vec<Seen>| seen.into_iter().filter_map(|seen| self.domain(seen)).collect();
                 Ok(Listing { domains: all(domains), foreign, others: all(others) })
             }
@@ -323,7 +323,7 @@ impl Driver for Libvirt {
     fn capacity(&self, deadline: Deadline) -> BoxFuture<'_, Result<Capacity, DriverError>> {
         Box::pin(async move {
             match self.ask(Call::Capacity, deadline).await? {
-                Answer::Capacity { cpus, memory_bytes, version } => Ok(Capacity { cpus, memory_bytes, version }),
+                DriverAnswer::Capacity { cpus, memory_bytes, version } => Ok(Capacity { cpus, memory_bytes, version }),
                 _ => odd(),
             }
         })
@@ -346,7 +346,7 @@ impl Driver for Libvirt {
         Box::pin(async move {
             let step = action.map(definition);
             match self.ask(Call::Act { vm: digits(vm.as_u128()), step }, deadline).await? {
-                Answer::Domain(seen) => Ok(seen.and_then(|seen| self.domain(seen))),
+                DriverAnswer::Domain(seen) => Ok(seen.and_then(|seen| self.domain(seen))),
                 _ => odd(),
             }
         })
@@ -355,7 +355,7 @@ impl Driver for Libvirt {
     fn guest(&self, vm: VmId, deadline: Deadline) -> BoxFuture<'_, Result<Option<GuestInfo>, DriverError>> {
         Box::pin(async move {
             match self.ask(Call::Guest { vm: digits(vm.as_u128()) }, deadline).await? {
-                Answer::Guest(info) => Ok(info),
+                DriverAnswer::Guest(info) => Ok(info),
                 _ => odd(),
             }
         })
@@ -364,7 +364,7 @@ impl Driver for Libvirt {
     fn guest_command(&self, vm: VmId, command: String, deadline: Deadline) -> BoxFuture<'_, Result<Option<String>, DriverError>> {
         Box::pin(async move {
             match self.ask(Call::GuestCommand { vm: digits(vm.as_u128()), command }, deadline).await? {
-                Answer::GuestCommand(said) => Ok(said),
+                DriverAnswer::GuestCommand(said) => Ok(said),
                 _ => odd(),
             }
         })
@@ -396,7 +396,7 @@ impl Driver for Libvirt {
             };
             let (vm, dir, only) = (digits(vm.as_u128()), dir.to_owned(), only.map(str::to_owned));
             match self.ask(Call::Backup { vm, dir, only, marks }, deadline).await? {
-                Answer::BackedUp(copies) => Ok(copies),
+                DriverAnswer::BackedUp(copies) => Ok(copies),
                 _ => odd(),
             }
         })
@@ -441,7 +441,7 @@ impl Driver for Libvirt {
                 at_limit,
             });
             match self.ask(Call::Migrate { vm: digits(vm.as_u128()), move_ }, deadline).await? {
-                Answer::Migrated(measured) => Ok(measured),
+                DriverAnswer::Migrated(measured) => Ok(measured),
                 _ => odd(),
             }
         })
@@ -450,7 +450,7 @@ impl Driver for Libvirt {
     fn job(&self, vm: VmId, deadline: Deadline) -> BoxFuture<'_, Result<Option<Progress>, DriverError>> {
         Box::pin(async move {
             match self.ask(Call::Job { vm: digits(vm.as_u128()) }, deadline).await? {
-                Answer::Job(progress) => Ok(progress),
+                DriverAnswer::Job(progress) => Ok(progress),
                 _ => odd(),
             }
         })
