@@ -479,9 +479,9 @@ async fn a_shim_is_small() {
     let place = Place::new();
     let session = session::launch(place.sh("head -c 50000000 /dev/zero; sleep 1000")).await.unwrap();
     wait_for("its output", || place.len("stdout") == 50_000_000).await;
-    let rss = place.shim_rss_bytes();
-    println!("shim: {} KiB resident", rss / 1024);
-    assert!(rss < 4 << 20, "{rss}");
+    let own = place.shim_own_bytes();
+    println!("shim: {} KiB of its own", own >> 10);
+    assert!(own < 1 << 20, "{own}");
     session.remove().await.unwrap();
     place.nothing_left().await;
 }

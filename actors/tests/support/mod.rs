@@ -69,9 +69,12 @@ impl Place {
         kill_9(shims[0]);
     }
 
-    pub fn shim_rss_bytes(&self) -> u64 {
-        let statm = fs::read_to_string(format!("/proc/{}/statm", self.shims()[0])).unwrap();
-        statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    /// Returns the bytes of memory that are the shim's own. The pages of its program are shared by all shims of a node, and how many
+    /// of them are in memory is the machine's choice.
+    pub fn shim_own_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.shims()[0])).unwrap();
+        let own = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        own.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 
     pub async fn nothing_left(&self) {
