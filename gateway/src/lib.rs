@@ -3,6 +3,7 @@
 //! Asks `hiveward_actors::client` for everything; never sees a message of an actor and holds no state of its own
 //! beyond open connections. After a restart there is nothing to recover: clients resume from their cursors.
 
+mod accept;
 pub mod auth;
 pub mod bound;
 pub mod cli;

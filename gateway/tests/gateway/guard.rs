@@ -246,6 +246,25 @@ async fn connections_over_the_cap_are_turned_away_and_slow_headers_are_dropped()
     server.stop(std::time::Duration::from_secs(1)).await;
 }
 
+/// Closed without a word, a client that is about to send or amid it does not know whether anything was done.
+#[tokio::test]
+async fn who_sends_no_whole_request_in_time_hears_why_and_a_connection_that_idles_is_closed_without_a_word() {
+    let server = server(|config| config.read_timeout_ms = 200).await;
+    for begun in ["", "POST /graphql HTTP/1.1\r\nHost: x\r\n"] {
+        let mut late = TcpStream::connect(server.address()).await.unwrap();
+        late.write_all(begun.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        soon("the end of the connection", late.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("read_timeout_ms"), "after {begun:?}: {answer:?}");
+        assert!(answer.contains("nothing happened"), "{answer}");
+    }
+    let mut idle = TcpStream::connect(server.address()).await.unwrap();
+    idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut heard = String::new();
+    soon("the end of the connection", idle.read_to_string(&mut heard)).await.unwrap();
+    assert!(heard.starts_with("HTTP/1.1 200") && !heard.contains("408"), "{heard}");
+}
+
 #[tokio::test]
 async fn figures_say_nothing_to_strangers_behind_a_proxy_of_this_machine() {
     let server = server(|_| {}).await;
