@@ -26,7 +26,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{engine::Answer, places::ByAddress, serve::Peer, trim};
+use crate::{engine::Answer, places::ByAddress, serve::Peer};
 
 /// How long a client that was not served may take to hear why.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
@@ -85,7 +85,6 @@ pub(crate) async fn accept(
                 () = cut.cancelled() => {}
             }
             metrics::gauge!(gauge).decrement(1.0);
-            trim::let_go(trim::CONNECTION_BYTES / 8);
             drop(place);
         });
     }

@@ -27,11 +27,7 @@ use crate::{
     negotiate::{self, Media},
     otlp,
     serve::{Gateway, HttpConfig},
-    trim,
 };
-
-/// How often a body is in memory: itself, the JSON and the variables that are made of it, and the executor's copies.
-const COPIES: usize = 4;
 
 /// The response field that carries the trace id of a request.
 pub const TRACE_HEADER: HeaderName = HeaderName::from_static("x-trace-id");
@@ -169,7 +165,6 @@ pub async fn read(gateway: &Gateway, request: Request) -> Result<GraphqlRequest,
             }
             let (parts, body) = request.into_parts();
             let body = read_body(&parts.headers, body, gateway).await?;
-            trim::let_go(body.len() * COPIES);
             from_body(&body)
         }
         _ => Err(HttpRefusal::new(StatusCode::METHOD_NOT_ALLOWED, Code::Invalid, "use POST, or GET for a query")),

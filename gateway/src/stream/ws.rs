@@ -39,7 +39,6 @@ use crate::{
     over_http::{self, HttpRefusal},
     places::Stranger,
     serve::{Gateway, asker_of},
-    trim,
 };
 
 /// The bytes of the buffers of one socket, which it keeps for as long as it is open. The library's own are 128 KiB each: with
@@ -87,7 +86,6 @@ pub async fn upgrade(State(gateway): State<Arc<Gateway>>, request: Request) -> R
         metrics::gauge!("hiveward_streams_open", "transport" => "ws").increment(1.0);
         connection(socket, gateway, from_header, agreed, (place, address)).await;
         metrics::gauge!("hiveward_streams_open", "transport" => "ws").decrement(1.0);
-        trim::let_go(trim::CONNECTION_BYTES);
     })
 }
 
