@@ -11,6 +11,7 @@ pub mod cluster_config;
 pub mod config;
 pub mod engine;
 pub mod history;
+pub mod large_bodies;
 pub mod limit;
 pub mod metered;
 pub mod model;

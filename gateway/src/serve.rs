@@ -1,7 +1,7 @@
 //! The listener, the router and the guard in front of every handler.
 //!
 //! Owns the counts of what is open at once; [`crate::accept`] has the sockets. Requests over `requests_max` get 503 with
-//! `Retry-After`. Nothing is queued here.
+//! `Retry-After`; those with large bodies wait for their turn ([`crate::large_bodies`]).
 //! Stopping: no new connection, idle ones are closed, running requests finish until the drain's deadline.
 
 use std::{
@@ -30,6 +30,7 @@ use crate::{
     accept::{Accepting, accept},
     auth::{Auth, Principal},
     engine::Engine,
+    large_bodies::LargeBodies,
     limit::DocumentLimits,
     negotiate::Media,
     origin::{Origins, cross_origin, is_origin},
@@ -155,6 +156,8 @@ pub struct Gateway {
     pub probe: Arc<dyn Probe>,
     pub origins: Origins,
     pub requests: Semaphore,
+    /// Turns of requests whose bodies are large.
+    pub large_bodies: LargeBodies,
     /// Places for streams of clients that are known.
     pub streams: Arc<Semaphore>,
     /// Places for sockets of clients that are not known yet.
@@ -207,6 +210,7 @@ impl Gateway {
             probe,
             origins,
             requests: Semaphore::new(config.requests_max),
+            large_bodies: LargeBodies::default(),
             streams: Arc::new(Semaphore::new(config.streams_max)),
             strangers: Strangers::new(config.strangers_max, config.strangers_per_address_max),
             wrong_tokens: WrongTokens::default(),

@@ -4,6 +4,10 @@ use axum::{
     body::Body,
     http::{Request, StatusCode, header},
 };
+use hiveward_gateway::{
+    large_bodies::{BYTES_MAX, SMALL_BYTES},
+    serve::HttpConfig,
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -263,6 +267,28 @@ async fn who_sends_no_whole_request_in_time_hears_why_and_a_connection_that_idle
     let mut heard = String::new();
     soon("the end of the connection", idle.read_to_string(&mut heard)).await.unwrap();
     assert!(heard.starts_with("HTTP/1.1 200") && !heard.contains("408"), "{heard}");
+}
+
+/// Made into values all at once, they would take thirty times their bytes each.
+#[tokio::test]
+async fn a_large_request_waits_for_its_turn_and_one_that_does_not_get_it_hears_that_nothing_happened() {
+    // Five seconds are left for the execution, so its turn must come in what remains.
+    let gateway = gateway(HttpConfig { request_timeout_ms: 5_100, ..config() });
+    let deadline = hiveward_runtime::clock::Deadline::after(std::time::Duration::from_secs(30));
+    let others = gateway.large_bodies.turn(BYTES_MAX, deadline).await.unwrap();
+    let ask = async |bytes: usize| {
+        let body = json!({ "query": "mutation{change}", "variables": { "padding": "x".repeat(bytes) } }).to_string();
+        let response = gateway.router().oneshot(post().body(Body::from(body)).unwrap()).await.unwrap();
+        let status = response.status();
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        (status, String::from_utf8_lossy(&body).into_owned())
+    };
+    let (status, said) = ask(SMALL_BYTES).await;
+    assert!(status == StatusCode::SERVICE_UNAVAILABLE && said.contains("BUSY") && said.contains("nothing happened"), "{said}");
+    let done = (StatusCode::OK, json!({ "data": { "change": true } }).to_string());
+    assert_eq!(ask(10).await, done, "a small one does not wait");
+    drop(others);
+    assert_eq!(ask(SMALL_BYTES).await, done);
 }
 
 #[tokio::test]
