@@ -1,8 +1,8 @@
 //! Connections of a listener: who gets one, how long it may take, and what those hear who do not get served.
 //!
 //! Owns the sockets. Connections over the bounds get 503 and are closed; nothing is queued here. A connection on which no
-//! whole request comes in time is told so with 408, unless one was served on it already: then it is one that idles, and
-//! closing those without a word is the custom of HTTP.
+//! whole request comes in time is told so with 408. One that was served may idle for [`IDLE_MAX`] and is then closed without a
+//! word, as is the custom of HTTP.
 
 use std::{
     net::SocketAddr,
@@ -10,11 +10,12 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{Router, extract::Request, middleware};
 use hiveward_runtime::error::{Code, Refused};
+use hyper::rt::{Sleep, Timer};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
@@ -28,6 +29,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{engine::Answer, places::ByAddress, serve::Peer};
 
+/// How long a connection that was served may idle until its next request. Clients keep theirs for 90 seconds, as Go and reqwest
+/// do, or shorter: who closes first must be the client, because a request that meets a close is lost, and it does not know
+/// whether that was done.
+const IDLE_MAX: Duration = Duration::from_secs(120);
 /// How long a client that was not served may take to hear why.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
@@ -103,17 +108,18 @@ async fn connection(
     if let Err(error) = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_user_timeout(Some(stall))) {
         tracing::debug!(%error, "socket options");
     }
-    let served = Arc::new(AtomicBool::new(false));
+    let served = Served::default();
     let noted = middleware::map_request({
         let served = served.clone();
         move |request: Request| {
-            served.store(true, Ordering::Relaxed);
+            served.note();
             std::future::ready(request)
         }
     });
     let router = router.layer(axum::Extension(Peer(peer.ip()))).layer(noted);
     let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(read_timeout).max_buf_size(64 * 1024);
+    let timer = HeadTimer { served: served.clone(), longer: IDLE_MAX.saturating_sub(read_timeout) };
+    builder.timer(timer).header_read_timeout(read_timeout).max_buf_size(64 * 1024);
     let mut serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).with_upgrades();
     let ended = tokio::select! {
         ended = &mut serving => ended,
@@ -125,8 +131,43 @@ async fn connection(
     let Err(error) = ended else { return };
     tracing::debug!(%error, %peer, "connection ended");
     let late = error.is_timeout().then(|| serving.into_parts()).flatten();
-    if let Some(parts) = late.filter(|parts| !served.load(Ordering::Relaxed) || !parts.read_buf.is_empty()) {
+    if let Some(parts) = late.filter(|parts| !served.ever() || !parts.read_buf.is_empty()) {
         say_too_late(parts.io.into_inner(), read_timeout).await;
+    }
+}
+
+/// Whether a connection had a request. It is cheap to clone; all clones are one.
+#[derive(Clone, Default)]
+struct Served(Arc<AtomicBool>);
+
+impl Served {
+    fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn ever(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The timer of a connection's heads. hyper has one time for the head of a request and for idling before it; this one gives
+/// the first head that time, and those after it `longer`.
+struct HeadTimer {
+    served: Served,
+    longer: Duration,
+}
+
+impl Timer for HeadTimer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
+        TokioTimer::new().sleep(duration)
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+        TokioTimer::new().sleep_until(if self.served.ever() { deadline + self.longer } else { deadline })
+    }
+
+    fn now(&self) -> Instant {
+        TokioTimer::new().now()
     }
 }
 

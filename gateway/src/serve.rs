@@ -55,7 +55,7 @@ pub struct HttpConfig {
     pub public_url: Option<String>,
     /// Bytes of a request's body, and of one WebSocket message.
     pub body_bytes_max: usize,
-    /// For a request's header, and again for its body.
+    /// For a connection's first request's header, and for the body of each.
     pub read_timeout_ms: u64,
     /// For the whole of one query or mutation.
     pub request_timeout_ms: u64,
