@@ -23,7 +23,7 @@ use async_graphql::{
 use hiveward_runtime::error::{Code, Refused};
 use parking_lot::Mutex;
 
-use crate::{auth::rights, engine::Caller, limit::DocumentLimits, trim};
+use crate::{auth::rights, engine::Caller, limit::DocumentLimits};
 
 /// The bytes that all answers that are being made or sent may take together. Over it, the ones that are large already are
 /// refused.
@@ -136,7 +136,6 @@ impl Meter {
     fn give_back(&self) {
         let taken = self.taken.swap(0, Ordering::Relaxed);
         self.memory.0.fetch_sub(taken, Ordering::Relaxed);
-        trim::let_go(taken);
     }
 
     /// Counts one value, or bytes of its text. Returns false if a bound is passed, now or before.

@@ -3,12 +3,14 @@
 //! Asks `hiveward_actors::client` for everything; never sees a message of an actor and holds no state of its own
 //! beyond open connections. After a restart there is nothing to recover: clients resume from their cursors.
 
+mod accept;
 pub mod auth;
 pub mod bound;
 pub mod cluster_config;
 pub mod config;
 pub mod engine;
 pub mod history;
+pub mod large_bodies;
 pub mod limit;
 pub mod metered;
 pub mod model;

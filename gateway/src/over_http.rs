@@ -24,14 +24,11 @@ use tracing::Instrument;
 
 use crate::{
     engine::{self, Caller, EngineAnswer},
+    large_bodies::Turn,
     negotiate::{self, Media},
     otlp,
     serve::{Gateway, HttpConfig},
-    trim,
 };
-
-/// How often a body is in memory: itself, the JSON and the variables that are made of it, and the executor's copies.
-const COPIES: usize = 4;
 
 /// The response field that carries the trace id of a request.
 pub const TRACE_HEADER: HeaderName = HeaderName::from_static("x-trace-id");
@@ -120,7 +117,7 @@ async fn serve(gateway: &Gateway, request: Request, trace: TraceId) -> Result<Re
     };
     let deadline = Deadline::after(gateway.config.request_timeout());
     let get = request.method() == Method::GET;
-    let parsed = read(gateway, request).await?;
+    let (parsed, _large) = read(gateway, request, deadline).await?;
     let started = std::time::Instant::now();
     let answered = match engine::prepare(parsed, &gateway.config.limits, &gateway.pools.memory) {
         Ok(prepared) if get && prepared.operation == Some(OperationType::Mutation) => {
@@ -155,10 +152,10 @@ async fn read_away(body: Body, config: &HttpConfig) {
     let _ = tokio::time::timeout(config.read_timeout(), reading).await;
 }
 
-/// Reads the GraphQL request that an HTTP request carries.
-pub async fn read(gateway: &Gateway, request: Request) -> Result<GraphqlRequest, HttpRefusal> {
+/// Reads the GraphQL request that an HTTP request carries. It is in its turn until what this returns with it is dropped.
+pub async fn read(gateway: &Gateway, request: Request, deadline: Deadline) -> Result<(GraphqlRequest, Turn), HttpRefusal> {
     match *request.method() {
-        Method::GET => from_query(request.uri()),
+        Method::GET => Ok((from_query(request.uri())?, Turn::small())),
         Method::POST => {
             if !negotiate::body_is_json(request.headers()) {
                 return Err(HttpRefusal::new(
@@ -169,8 +166,14 @@ pub async fn read(gateway: &Gateway, request: Request) -> Result<GraphqlRequest,
             }
             let (parts, body) = request.into_parts();
             let body = read_body(&parts.headers, body, gateway).await?;
-            trim::let_go(body.len() * COPIES);
-            from_body(&body)
+            let busy = |refused| HttpRefusal { status: StatusCode::SERVICE_UNAVAILABLE, refused };
+            let turn = gateway.large_bodies.turn(body.len(), deadline).await.map_err(busy)?;
+            let parsed = match turn.is_large() {
+                // It takes milliseconds, which is long for a thread that leases wait for.
+                true => gateway.pools.run(true, async move { from_body(&body) }).await?,
+                false => from_body(&body)?,
+            };
+            Ok((parsed, turn))
         }
         _ => Err(HttpRefusal::new(StatusCode::METHOD_NOT_ALLOWED, Code::Invalid, "use POST, or GET for a query")),
     }

@@ -1,7 +1,7 @@
 //! The listener, the router and the guard in front of every handler.
 //!
-//! Owns the sockets and the counts of what is open at once. Connections over `connections_max` get 503 and are closed;
-//! requests over `requests_max` get 503 with `Retry-After`. Nothing is queued here.
+//! Owns the counts of what is open at once; [`crate::accept`] has the sockets. Requests over `requests_max` get 503 with
+//! `Retry-After`; those with large bodies wait for their turn ([`crate::large_bodies`]).
 //! Stopping: no new connection, idle ones are closed, running requests finish until the drain's deadline.
 
 use std::{
@@ -21,33 +21,26 @@ use axum::{
 use futures_util::future::BoxFuture;
 use hiveward_actors::{client::ControlPlane, node::GatewayAt};
 use hiveward_runtime::error::{Code, Refused};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::{
-    io::AsyncWriteExt,
-    net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    task::JoinHandle,
-};
+use tokio::{net::TcpListener, sync::Semaphore, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_http::{catch_panic::CatchPanicLayer, set_header::SetResponseHeaderLayer};
 
 use crate::{
+    accept::{Accepting, accept},
     auth::{Auth, Principal},
     engine::Engine,
+    large_bodies::LargeBodies,
     limit::DocumentLimits,
     negotiate::Media,
     origin::{Origins, cross_origin, is_origin},
     over_http::{self, HttpRefusal},
-    places::{ByAddress, Strangers, WrongTokens, asker},
+    places::{Strangers, WrongTokens, asker},
     pool::Pools,
     probe::{self, Probe},
     stream::{attach, shared::Shares, sse, ws},
-    trim, ui,
+    ui,
 };
 
 /// The gateway's own part of the configuration.
@@ -63,7 +56,7 @@ pub struct HttpConfig {
     pub public_url: Option<String>,
     /// Bytes of a request's body, and of one WebSocket message.
     pub body_bytes_max: usize,
-    /// For a request's header, and again for its body.
+    /// For a connection's first request's header, and for the body of each.
     pub read_timeout_ms: u64,
     /// For the whole of one query or mutation.
     pub request_timeout_ms: u64,
@@ -164,6 +157,8 @@ pub struct Gateway {
     pub probe: Arc<dyn Probe>,
     pub origins: Origins,
     pub requests: Semaphore,
+    /// Turns of requests whose bodies are large.
+    pub large_bodies: LargeBodies,
     /// Places for streams of clients that are known.
     pub streams: Arc<Semaphore>,
     /// Places for sockets of clients that are not known yet.
@@ -216,6 +211,7 @@ impl Gateway {
             probe,
             origins,
             requests: Semaphore::new(config.requests_max),
+            large_bodies: LargeBodies::default(),
             streams: Arc::new(Semaphore::new(config.streams_max)),
             strangers: Strangers::new(config.strangers_max, config.strangers_per_address_max),
             wrong_tokens: WrongTokens::default(),
@@ -389,105 +385,5 @@ impl Drop for Server {
         self.gateway.stopping.cancel();
         self.accepting.abort();
         self.cut.cancel();
-    }
-}
-
-/// The bounds that a listener sets its connections.
-pub(crate) struct Accepting {
-    pub connections_max: usize,
-    /// The most connections of one address.
-    pub per_address_max: usize,
-    /// How long a request's header may take.
-    pub read_timeout: Duration,
-    /// How long a peer may take nothing before it loses its connection.
-    pub stall: Duration,
-    /// The gauge in which open connections are counted.
-    pub gauge: &'static str,
-}
-
-/// Serves what connects until `closing`; `cut` ends what is still open then. The tracker has every connection.
-pub(crate) async fn accept(
-    listener: TcpListener,
-    router: Router,
-    limits: Accepting,
-    connections: TaskTracker,
-    closing: CancellationToken,
-    cut: CancellationToken,
-) {
-    let places = Arc::new(Semaphore::new(limits.connections_max));
-    let by_address = ByAddress::default();
-    let Accepting { read_timeout, stall, gauge, per_address_max, .. } = limits;
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = closing.cancelled() => return,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of file descriptors, most likely: waiting is all that helps.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        let place = places.clone().try_acquire_owned().ok();
-        let Some(place) = place.zip(by_address.take(peer.ip(), per_address_max)) else {
-            connections.spawn(turn_away(stream));
-            continue;
-        };
-        let service = router.clone();
-        let (closing, cut) = (closing.clone(), cut.clone());
-        connections.spawn(async move {
-            metrics::gauge!(gauge).increment(1.0);
-            let served = connection(stream, peer, service, read_timeout, stall, closing);
-            tokio::select! {
-                () = served => {}
-                () = cut.cancelled() => {}
-            }
-            metrics::gauge!(gauge).decrement(1.0);
-            trim::let_go(trim::CONNECTION_BYTES / 8);
-            drop(place);
-        });
-    }
-}
-
-async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
-    router: Router,
-    read_timeout: Duration,
-    stall: Duration,
-    closing: CancellationToken,
-) {
-    // A peer that takes nothing we send (or is gone) for this long loses its connection, whatever handler serves it.
-    let socket = socket2::SockRef::from(&stream);
-    if let Err(error) = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_user_timeout(Some(stall))) {
-        tracing::debug!(%error, "socket options");
-    }
-    let router = router.layer(axum::Extension(Peer(peer.ip())));
-    let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(read_timeout).max_buf_size(64 * 1024);
-    let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).with_upgrades();
-    tokio::pin!(serving);
-    let ended = tokio::select! {
-        ended = serving.as_mut() => ended,
-        () = closing.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            serving.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, %peer, "connection ended");
-    }
-}
-
-/// Says at once why, without reading: the client is over the cap.
-async fn turn_away(mut stream: TcpStream) {
-    const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-    metrics::counter!("hiveward_http_turned_away_total").increment(1);
-    let written = tokio::time::timeout(Duration::from_secs(1), stream.write_all(ANSWER)).await;
-    if !matches!(written, Ok(Ok(()))) {
-        tracing::debug!("a turned-away client did not take its answer");
     }
 }

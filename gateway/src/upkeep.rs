@@ -11,7 +11,7 @@ use crate::trim;
 const SAMPLES_EVERY: Duration = Duration::from_secs(5);
 
 /// The task that adds up the samples of histograms, each of which is kept without it until somebody scrapes, and gives free
-/// memory back when much was let go of. Dropping it ends it.
+/// memory back when much of it is. Dropping it ends it.
 pub struct Upkeep(JoinHandle<()>);
 
 impl Upkeep {
@@ -19,10 +19,8 @@ impl Upkeep {
     pub fn start(figures: PrometheusHandle) -> Self {
         Self::every(SAMPLES_EVERY, move || {
             figures.run_upkeep();
-            if trim::is_worth_it() {
-                // It has a thread of its own: nobody waits for it.
-                drop(tokio::task::spawn_blocking(trim::give_back));
-            }
+            // It has a thread of its own: nobody waits for it.
+            drop(tokio::task::spawn_blocking(trim::give_back_if_worth_it));
         })
     }
 

@@ -49,6 +49,8 @@ pub const SCATTER: &str = "mutation($i:ScatterInput!){scatter(input:$i){cursor t
 pub const CANCEL: &str = "mutation($i:CancelTaskInput!){cancelTask(input:$i){cursor task{id status}}}";
 pub const CREATE_AGENT: &str = "mutation($i:CreateAgentInput!){createAgent(input:$i){cursor agent{id}}}";
 pub const REMOVE_AGENT: &str = "mutation($i:RemoveAgentInput!){removeAgent(input:$i){cursor}}";
+pub const REMOVE_VM: &str = "mutation($i:RemoveVmInput!){removeVm(input:$i){cursor}}";
+pub const REMOVE_SWARM: &str = "mutation($i:RemoveSwarmInput!){removeSwarm(input:$i){cursor}}";
 pub const CREATE_SWARM: &str = "mutation($i:CreateSwarmInput!){createSwarm(input:$i){cursor swarm{id}}}";
 pub const INJECT: &str = "mutation($i:InjectFaultInput!){injectFault(input:$i){points{point}}}";
 const TASK: &str =
@@ -62,9 +64,19 @@ impl Client {
 
     /// The data of an answer without errors.
     pub async fn call(&self, query: &str, variables: Value) -> Result<Value, CallFailed> {
+        self.send(Self::body(query, variables)).await
+    }
+
+    /// The body of a call. A client with many of them makes these first: a connection on which nothing comes is given up.
+    pub fn body(query: &str, variables: Value) -> Vec<u8> {
+        json!({ "query": query, "variables": variables }).to_string().into_bytes()
+    }
+
+    /// As [`Self::call`], of a body that was made before.
+    pub async fn send(&self, body: Vec<u8>) -> Result<Value, CallFailed> {
         let unknown = |error: reqwest::Error| CallFailed::Unknown(format!("{error:?}"));
-        let body = json!({ "query": query, "variables": variables });
-        let request = self.http.post(format!("{}/graphql", self.url)).bearer_auth(&self.token).timeout(self.patience).json(&body);
+        let request = self.http.post(format!("{}/graphql", self.url)).bearer_auth(&self.token).timeout(self.patience);
+        let request = request.header(reqwest::header::CONTENT_TYPE, "application/json").body(body);
         let bytes = request.send().await.map_err(unknown)?.bytes().await.map_err(unknown)?;
         let mut answer: Value = serde_json::from_slice(&bytes).map_err(|error| CallFailed::Unknown(error.to_string()))?;
         let Some(error) = answer["errors"].get(0) else { return Ok(answer["data"].take()) };
@@ -190,16 +202,23 @@ impl Client {
 
     /// Ends every agent, so that nothing outlives the test.
     pub async fn remove_agents(&self) {
-        let agents = self
-            .all(
-                "agents",
-                "query($after:String){agents(first:500,after:$after){nodes{id} pageInfo{endCursor hasNextPage}}}",
-                json!({}),
-            )
-            .await;
-        for agent in agents {
+        let agents = "query($after:String){agents(first:500,after:$after){nodes{id} pageInfo{endCursor hasNextPage}}}";
+        for agent in self.all("agents", agents, json!({})).await {
             self.ok(REMOVE_AGENT, json!({ "i": { "agent": agent["id"], "force": true } })).await;
         }
+    }
+
+    /// Removes every VM.
+    pub async fn remove_vms(&self) {
+        let vms = "query($after:String){vms(first:500,after:$after){nodes{id} pageInfo{endCursor hasNextPage}}}";
+        for vm in self.all("vms", vms, json!({})).await {
+            self.ok(REMOVE_VM, json!({ "i": { "vm": vm["id"], "force": true } })).await;
+        }
+    }
+
+    /// Removes a swarm with its agents and tasks.
+    pub async fn remove_swarm(&self, swarm: &str) {
+        self.surely(REMOVE_SWARM, json!({ "swarm": swarm, "force": true, "operationId": format!("remove-{swarm}") })).await;
     }
 
     /// A subscription over SSE.

@@ -28,7 +28,7 @@ use super::{
     config::ModelsSection,
     upstream::Providers,
 };
-use crate::serve::{Accepting, accept};
+use crate::accept::{Accepting, accept};
 
 const PORT_FILE: &str = "model.port";
 const CONNECTIONS_MAX: usize = 4_096;

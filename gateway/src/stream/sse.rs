@@ -23,6 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::{
     engine::{self, Caller, EngineAnswer, Position},
+    large_bodies::Turn,
     negotiate::Media,
     over_http::{self, HttpRefusal},
     serve::Gateway,
@@ -49,7 +50,7 @@ async fn open(gateway: &Arc<Gateway>, request: Request) -> Result<Response, Http
         .filter(|id| !id.is_empty())
         .map(str::to_owned);
     let get = request.method() == Method::GET;
-    let parsed = over_http::read(gateway, request).await?;
+    let (parsed, turn) = over_http::read(gateway, request, Deadline::after(gateway.config.request_timeout())).await?;
     let caller = Caller { principal, trace: TraceId::new(), deadline: Deadline::after(gateway.config.request_timeout()) };
     let answers = match engine::prepare(parsed, &gateway.config.limits, &gateway.pools.memory) {
         Ok(prepared) if get && prepared.operation == Some(async_graphql::parser::types::OperationType::Mutation) => {
@@ -60,8 +61,9 @@ async fn open(gateway: &Arc<Gateway>, request: Request) -> Result<Response, Http
         }
         Ok(prepared) => {
             let mutation = prepared.operation == Some(async_graphql::parser::types::OperationType::Mutation);
+            let turn = turn.of(prepared.operation);
             let answers = gateway.shares.stream(&gateway.engine, prepared, caller, Position::resuming(last));
-            executed(gateway, mutation, answers).boxed()
+            executed(gateway, mutation, answers, turn).boxed()
         }
         Err(answer) => stream::once(async move { (answer, None) }).boxed(),
     };
@@ -74,14 +76,17 @@ async fn open(gateway: &Arc<Gateway>, request: Request) -> Result<Response, Http
     Ok((headers, body).into_response())
 }
 
-/// Returns the same answers, executed on the threads for it: one is made while the one before is sent.
+/// Returns the same answers, executed on the threads for it: one is made while the one before is sent. The turn is over when all
+/// are made.
 fn executed(
     gateway: &Gateway,
     mutation: bool,
     mut answers: stream::BoxStream<'static, (EngineAnswer, Option<String>)>,
+    turn: Turn,
 ) -> impl Stream<Item = (EngineAnswer, Option<String>)> + Send + 'static {
     let (made, ready) = mpsc::channel(1);
     let making = gateway.pools.spawn(mutation, async move {
+        let _turn = turn;
         while let Some(answer) = answers.next().await {
             if made.send(answer).await.is_err() {
                 return;

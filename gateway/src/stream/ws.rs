@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::{
-    SinkExt, StreamExt,
+    FutureExt, SinkExt, StreamExt,
     stream::{SplitSink, SplitStream},
 };
 use hiveward_runtime::{
@@ -35,11 +35,11 @@ use tokio_tungstenite::tungstenite;
 use crate::{
     auth::Principal,
     engine::{self, Caller, EngineAnswer, Position},
+    large_bodies::Turn,
     negotiate::Media,
     over_http::{self, HttpRefusal},
     places::Stranger,
     serve::{Gateway, asker_of},
-    trim,
 };
 
 /// The bytes of the buffers of one socket, which it keeps for as long as it is open. The library's own are 128 KiB each: with
@@ -87,7 +87,6 @@ pub async fn upgrade(State(gateway): State<Arc<Gateway>>, request: Request) -> R
         metrics::gauge!("hiveward_streams_open", "transport" => "ws").increment(1.0);
         connection(socket, gateway, from_header, agreed, (place, address)).await;
         metrics::gauge!("hiveward_streams_open", "transport" => "ws").decrement(1.0);
-        trim::let_go(trim::CONNECTION_BYTES);
     })
 }
 
@@ -325,6 +324,9 @@ impl Reader {
     }
 
     async fn message(&mut self, text: &str, from_header: Option<&Principal>) -> Result<(), Close> {
+        let deadline = Deadline::after(self.gateway.config.request_timeout());
+        let turn = self.gateway.large_bodies.turn(text.len(), deadline).await;
+        let turn = turn.map_err(|refused| close(1013, short(refused.message)))?;
         let incoming: Incoming =
             serde_json::from_str(text).map_err(|error| close(4400, short(format!("Invalid message: {error}"))))?;
         match incoming {
@@ -351,7 +353,7 @@ impl Reader {
             }
             Incoming::Subscribe { id, payload } => {
                 let Some(principal) = self.principal.clone() else { return Err(close(4401, "Unauthorized")) };
-                self.subscribe(id, payload, principal).await
+                self.subscribe(id, payload, principal, turn).await
             }
         }
     }
@@ -368,6 +370,7 @@ impl Reader {
         id: String,
         payload: serde_json::Map<String, serde_json::Value>,
         principal: Principal,
+        turn: Turn,
     ) -> Result<(), Close> {
         if id.is_empty() || id.len() > 128 {
             return Err(close(4400, "Invalid message: an operation's id has 1 to 128 bytes"));
@@ -397,11 +400,12 @@ impl Reader {
             Err(answer) => return self.send(error_message(&id, &answer)).await,
         };
         let mutation = prepared.operation == Some(async_graphql::parser::types::OperationType::Mutation);
+        let turn = turn.of(prepared.operation);
         let answers = self.gateway.shares.stream(&self.gateway.engine, prepared, caller, Position::default());
         let (outgoing, operations) = (self.outgoing.clone(), self.operations.clone());
         // The lock is held until the task is listed, so that it cannot end and unlist itself first.
         let mut listed = self.operations.lock();
-        let work = operate(id.clone(), answers, outgoing, operations);
+        let work = operate(id.clone(), answers, outgoing, operations).map(move |()| drop(turn));
         let task = self.gateway.pools.spawn_in(&mut self.tasks, mutation, work);
         listed.insert(id, task);
         Ok(())

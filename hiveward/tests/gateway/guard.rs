@@ -4,6 +4,10 @@ use axum::{
     body::Body,
     http::{Request, StatusCode, header},
 };
+use hiveward_gateway::{
+    large_bodies::{BYTES_MAX, SMALL_BYTES},
+    serve::{HttpConfig, Server},
+};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -244,6 +248,63 @@ async fn connections_over_the_cap_are_turned_away_and_slow_headers_are_dropped()
     })
     .await;
     server.stop(std::time::Duration::from_secs(1)).await;
+}
+
+/// Closed without a word, a client that is about to send or amid it does not know whether anything was done.
+#[tokio::test]
+async fn who_sends_no_whole_request_in_time_hears_that_nothing_happened() {
+    let server = server(|config| config.read_timeout_ms = 200).await;
+    for begun in ["", "POST /graphql HTTP/1.1\r\nHost: x\r\n"] {
+        let answer = late(&server, begun).await;
+        assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("read_timeout_ms"), "after {begun:?}: {answer:?}");
+        assert!(answer.contains("nothing happened"), "{answer}");
+    }
+}
+
+/// What is heard by who sends this and no more.
+async fn late(server: &Server, begun: &str) -> String {
+    let mut late = TcpStream::connect(server.address()).await.unwrap();
+    late.write_all(begun.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    soon("the end of the connection", late.read_to_string(&mut answer)).await.unwrap();
+    answer
+}
+
+/// A request that meets the close of its connection is lost, and its client does not know whether it was done.
+#[tokio::test]
+async fn a_connection_that_was_served_may_idle_for_longer_than_a_request_may_take_to_come() {
+    let server = server(|config| config.read_timeout_ms = 200).await;
+    let mut idle = TcpStream::connect(server.address()).await.unwrap();
+    let mut heard = vec![0; 4_096];
+    for _ in 0..3 {
+        idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let read = soon("an answer", idle.read(&mut heard)).await.unwrap();
+        assert!(heard[..read].starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&heard[..read]));
+        // By the end of one that came after, it has idled for as long as a head may take.
+        late(&server, "").await;
+    }
+}
+
+/// Made into values all at once, they would take thirty times their bytes each.
+#[tokio::test]
+async fn a_large_request_waits_for_its_turn_and_one_that_does_not_get_it_hears_that_nothing_happened() {
+    // Five seconds are left for the execution, so its turn must come in what remains.
+    let gateway = gateway(HttpConfig { request_timeout_ms: 5_100, ..config() });
+    let deadline = hiveward_runtime::clock::Deadline::after(std::time::Duration::from_secs(30));
+    let others = gateway.large_bodies.turn(BYTES_MAX, deadline).await.unwrap();
+    let ask = async |bytes: usize| {
+        let body = json!({ "query": "mutation{change}", "variables": { "padding": "x".repeat(bytes) } }).to_string();
+        let response = gateway.router().oneshot(post().body(Body::from(body)).unwrap()).await.unwrap();
+        let status = response.status();
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        (status, String::from_utf8_lossy(&body).into_owned())
+    };
+    let (status, said) = ask(SMALL_BYTES).await;
+    assert!(status == StatusCode::SERVICE_UNAVAILABLE && said.contains("BUSY") && said.contains("nothing happened"), "{said}");
+    let done = (StatusCode::OK, json!({ "data": { "change": true } }).to_string());
+    assert_eq!(ask(10).await, done, "a small one does not wait");
+    drop(others);
+    assert_eq!(ask(SMALL_BYTES).await, done);
 }
 
 #[tokio::test]

@@ -302,3 +302,27 @@ async fn the_memory_of_closed_sockets_goes_back() {
     .await;
     println!("{} MiB after they were closed", resident_bytes() >> 20);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_goes_back_to_the_machine_whoever_let_go_of_it() {
+    const PIECE_BYTES: usize = 256;
+    const PIECES: usize = (256 << 20) / PIECE_BYTES;
+    let before = resident_bytes();
+    let mut pieces: Vec<Option<Box<[u8; PIECE_BYTES]>>> = (0..PIECES).map(|_| Some(Box::new([1; PIECE_BYTES]))).collect();
+    let held = resident_bytes();
+    // What stays between the others keeps the allocator from giving them back by itself.
+    for (n, piece) in pieces.iter_mut().enumerate() {
+        if n % 1_000 != 0 {
+            *piece = None;
+        }
+    }
+    let figures = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle();
+    let _upkeep = hiveward_gateway::upkeep::Upkeep::start(figures);
+    soon_within(std::time::Duration::from_secs(60), "most of it is given back", async {
+        while resident_bytes() > before + (held - before) / 3 {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    assert_eq!(pieces.iter().flatten().count(), PIECES.div_ceil(1_000));
+}
