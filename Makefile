@@ -17,10 +17,11 @@ endif
 .PHONY: run build dashboard dashboard-dev tools lint test test-dashboard dashboard-lint dashboard-browser test-vms screenshots test-cluster test-limits test-versions test-long test-how-to test-planted bench bench-dashboard deny
 
 run: build ## Builds the release binary, starts one node with everything embedded, and applies the example.
-	deploy/run-example.sh "$(TARGET)/release/hiveward" "$(DATA_DIR)"
+	deploy/run-example.sh "$(TARGET)/ship/hiveward" "$(DATA_DIR)"
 
 build: tools dashboard
 	$(CARGO) build --release --bin hiveward
+	deploy/strip.sh "$(TARGET)/release/hiveward" "$(TARGET)/ship"
 
 dashboard: tools ## Builds the embedded pages.
 	deploy/build-dashboard.sh
