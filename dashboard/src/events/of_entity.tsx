@@ -117,7 +117,11 @@ export function EventDetail({ event }: { event: FullEvent }) {
             <KeyLink key={key} id={key} />
           ))}
         </span>
-        {event.by && <span className="dim">by {event.by}</span>}
+        {event.by && (
+          <span className="dim" style={{ fontSize: '0.8rem', whiteSpace: 'nowrap' }}>
+            by {event.by}
+          </span>
+        )}
         <span className="dim clip event-brief">{brief(event.data)}</span>
       </div>
       {open && (
