@@ -1,5 +1,7 @@
 //! One node of this process: opens what is durable, starts the tree, and stops both in order.
 
+mod lock;
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use hiveward_agents::{
@@ -191,9 +193,7 @@ impl Node {
         let unusable = |source| StartError::DataDir { dir: dir.clone(), source };
         make_dir(dir).map_err(unusable)?;
         std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o700)).map_err(unusable)?;
-        let lock = std::fs::File::options().create(true).write(true).truncate(false).open(dir.join("lock")).map_err(unusable)?;
-        let lock = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusiveNonblock)
-            .map_err(|_| StartError::InUse { dir: dir.clone() })?;
+        let lock = lock::take(dir).await?;
         config.shim.owner = owner_lock(&dir.join("lock"));
         if config.cluster.is_some() {
             config.shim.lease = Some(std::path::absolute(Fence::dir_of(dir)).map_err(unusable)?);
