@@ -19,6 +19,15 @@ hiveward_runtime::id! {
     ImageId => "image",
     /// A network that VMs are connected by.
     NetworkId => "network",
+    /// A project: what belongs to some people and programs, and to nobody else.
+    ProjectId => "project",
+    /// The key of a program that asks, without the secret part.
+    ApiKeyId => "apikey",
+}
+
+impl ProjectId {
+    /// The project of all that was declared without naming one, and of all that is older than projects.
+    pub const DEFAULT: Self = Self::from_u128(0);
 }
 
 /// The bits of a swarm's id that say which of its shards is meant.
