@@ -65,6 +65,11 @@ impl RemovedPerhaps {
     }
 }
 
+/// Tells whether a node counts as removed because the log says so: until a leader has decided what becomes of that part of it.
+fn removed_in_the_log(nodes: &BTreeSet<NodeId>, node: &NodeId, decided: bool) -> bool {
+    nodes.contains(node) && !decided
+}
+
 impl Book {
     /// Reads what is in this node's log first: a member that it calls removed is none, until a leader says otherwise.
     pub fn new(house: House, roster: Door<RosterMsg>) -> Result<Self, DirectoryError> {
@@ -75,8 +80,9 @@ impl Book {
 
 impl NodeBook for Book {
     fn nodes(&self) -> Vec<KnownNode> {
-        let RemovedPerhaps { nodes, undecided } = &*self.removed_perhaps;
-        let removed_perhaps = |node: &NodeId| nodes.contains(node) && !self.house.ledger.has_decided(undecided);
+        let perhaps = &*self.removed_perhaps;
+        let decided = self.house.ledger.has_decided(&perhaps.undecided);
+        let removed_perhaps = |node: &NodeId| removed_in_the_log(&perhaps.nodes, node, decided);
         self.house.directory.read(|known| {
             let known = known.nodes.values().map(|entry| KnownNode {
                 node: entry.record.node,
@@ -95,7 +101,8 @@ impl NodeBook for Book {
             });
             let mut all: Vec<KnownNode> = known.collect();
             // All that is known of it may be in the log alone; others may still name it.
-            let unknown = nodes.iter().filter(|node| removed_perhaps(node) && !all.iter().any(|known| known.node == **node));
+            let unknown =
+                perhaps.nodes.iter().filter(|node| removed_perhaps(node) && !all.iter().any(|known| known.node == **node));
             let removed: Vec<KnownNode> = unknown
                 .map(|node| KnownNode {
                     node: *node,
@@ -248,6 +255,15 @@ mod tests {
 
     fn request(token: &JoinToken, node: NodeId) -> JoinRequest {
         JoinRequest::new(token, node, &NodeKey::create().unwrap(), "h9:7701").unwrap()
+    }
+
+    #[test]
+    fn a_removal_that_is_in_the_log_alone_counts_until_a_leader_has_decided() {
+        let (gone, here) = (NodeId::new(), NodeId::new());
+        let nodes = BTreeSet::from([gone]);
+        assert!(removed_in_the_log(&nodes, &gone, false), "before anybody leads it is let in by nobody");
+        assert!(!removed_in_the_log(&nodes, &gone, true), "then the directory says what it is");
+        assert!(!removed_in_the_log(&nodes, &here, false));
     }
 
     #[test]
