@@ -3,6 +3,8 @@
 //! Owns nothing. Every command answers by `op.deadline`. One that answers has been committed; one that fails with
 //! `UnknownOutcome` may have been, and the same operation id tells which.
 
+pub(crate) mod access;
+mod api_key;
 mod attach;
 mod check;
 mod coding;
@@ -14,8 +16,11 @@ mod image;
 mod network;
 mod nodes;
 mod part;
+mod policy;
+mod project;
 mod query;
 pub(crate) mod route;
+mod rows;
 mod scale;
 mod scatter;
 mod shard;
@@ -26,11 +31,13 @@ mod vm;
 
 use std::sync::Arc;
 
+use hiveward_access::policy::{BadPolicy, PolicySource};
 use hiveward_runtime::{call::Door, ledger::Cursor, op::NodeId, supervise::Tree};
 
-use crate::{house::House, report::Reports, roster::RosterMsg, terminals::Terminals, transcripts::Transcripts};
+use crate::{house::House, report::Reports, roster::RosterMsg, terminals::Terminals, transcripts::Transcripts, tree::Running};
 
 pub use crate::event::{EventFilter, EventRecord, EventTail};
+pub use api_key::{API_KEY_BEGINS, API_KEY_TTL_MAX, NewApiKey};
 pub(crate) use attach::Keys;
 pub use attach::{Said, Terminal};
 pub use check::{DependsOn, NewAgent, NewSwarm, NewTask, NewWork, SwarmRef, TaskEdit};
@@ -52,6 +59,7 @@ pub use host::NewHost;
 pub use image::NewImage;
 pub use network::{NewKind, NewNetwork, VmCard};
 pub use nodes::{DrainView, NodeView, TOKEN_TTL_MAX};
+pub use project::{Decision, ProjectView};
 pub(crate) use query::resident_bytes;
 pub use query::{ClusterView, MetricsSample, OutputChunk, OutputReader, OutputStream, Why};
 pub use scatter::{NewHedge, NewScatter, Over};
@@ -77,6 +85,9 @@ pub struct ControlPlane {
     reports: Option<Reports>,
     terminals: Option<Terminals>,
     turns: turns::Turns,
+    court: Arc<access::Court>,
+    /// The one for whom it asks.
+    asking: Arc<access::Asking>,
 }
 
 /// An answer that is in the ledger, with the place where it is.
@@ -87,9 +98,18 @@ pub struct Done<T> {
 }
 
 impl ControlPlane {
-    /// Makes the control plane of `node`. It reads nothing of other nodes until it is given what they lend.
-    pub fn new(house: House, tree: Tree, roster: Door<RosterMsg>, node: NodeId, faults_allowed: bool) -> Self {
-        Self {
+    /// Makes the control plane of `node`, which asks for the node itself, with the policies of its configuration. It reads
+    /// nothing of other nodes until it is given what they lend. Errors: a policy does not fit.
+    pub fn new(
+        house: House,
+        tree: Tree,
+        roster: Door<RosterMsg>,
+        node: NodeId,
+        faults_allowed: bool,
+        policies: Vec<PolicySource>,
+    ) -> Result<Self, BadPolicy> {
+        let court = access::Court::new(policies)?;
+        Ok(Self {
             house,
             tree,
             roster,
@@ -99,7 +119,20 @@ impl ControlPlane {
             reports: None,
             terminals: None,
             turns: turns::Turns::default(),
-        }
+            court,
+            asking: access::Asking::node(),
+        })
+    }
+
+    /// Makes the control plane of a node of which these are the parts. Errors: as for [`Self::new`].
+    pub(crate) fn of_node(
+        house: &House,
+        running: &Running,
+        node: NodeId,
+        faults_allowed: bool,
+        policies: Vec<PolicySource>,
+    ) -> Result<Self, BadPolicy> {
+        Self::new(house.clone(), running.tree.clone(), running.roster.clone(), node, faults_allowed, policies)
     }
 
     /// Adds the way to what ran on other nodes, and to what nodes say of themselves.

@@ -115,7 +115,13 @@ pub fn record(event: &Event) -> Result<EventRecord, Refused> {
 }
 
 /// Returns up to `first` wanted events after a cursor. It looks at a bounded number: fewer may come than there are.
-pub fn read(ledger: &Ledger, after: Cursor, filter: &EventFilter, first: usize) -> Result<Vec<EventRecord>, Refused> {
+pub fn read(
+    ledger: &Ledger,
+    after: Cursor,
+    filter: &EventFilter,
+    first: usize,
+    sees: impl Fn(&EventRecord) -> bool,
+) -> Result<Vec<EventRecord>, Refused> {
     /// The most events that are looked through for one page.
     const EVENTS_PER_PAGE_MAX: usize = 100_000;
     let mut found = Vec::new();
@@ -127,7 +133,7 @@ pub fn read(ledger: &Ledger, after: Cursor, filter: &EventFilter, first: usize) 
         looked += events.len();
         for event in events.iter().filter(|event| filter.may_want(event)) {
             let record = record(event)?;
-            if filter.wants(&record) {
+            if filter.wants(&record) && sees(&record) {
                 found.push(record);
                 if found.len() == first {
                     break;
@@ -145,6 +151,7 @@ pub fn read_back(
     not_before: Cursor,
     filter: &EventFilter,
     last: usize,
+    sees: impl Fn(&EventRecord) -> bool,
 ) -> Result<(Vec<EventRecord>, Option<Cursor>), Refused> {
     /// The most events that are looked through for one page.
     const EVENTS_PER_PAGE_MAX: u64 = 100_000;
@@ -173,7 +180,7 @@ pub fn read_back(
         }
         for event in events.iter().rev().filter(|event| event.cursor.0 <= to && filter.may_want(event)) {
             let record = record(event)?;
-            if filter.wants(&record) {
+            if filter.wants(&record) && sees(&record) {
                 found.push(record);
                 if found.len() == last {
                     to = event.cursor.0 - 1;

@@ -1,9 +1,13 @@
 //! One node of this process: opens what is durable, starts the tree, and stops both in order.
 
+mod gateway_at;
 mod lock;
+
+pub use gateway_at::GatewayAt;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use hiveward_access::policy::{BadPolicy, PolicySource};
 use hiveward_agents::{
     connector::SecretFiles,
     gauge::Gauges,
@@ -60,6 +64,8 @@ pub struct NodeConfig {
     pub reserve_bytes: u64,
     /// Whether faults may be injected by clients.
     pub faults_allowed: bool,
+    /// Policies of this node's own configuration, beside those that all nodes know.
+    pub policies: Vec<PolicySource>,
     /// The number of `command` agents that the `default` swarm begins with; none makes the swarm empty.
     pub default_agents: u32,
     /// What holds agents' processes.
@@ -82,24 +88,6 @@ pub struct NodeConfig {
     pub clock: Clock,
 }
 
-/// Where browsers reach a node's gateway.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum GatewayAt {
-    /// An origin, such as `https://hive.example`.
-    Url(String),
-    /// The port of a gateway that speaks plain HTTP, on the host where peers reach the node.
-    Port(u16),
-}
-
-impl GatewayAt {
-    fn url(&self, cluster_address: &str) -> Option<String> {
-        match self {
-            Self::Url(url) => Some(url.clone()),
-            Self::Port(port) => cluster_address.rsplit_once(':').map(|(host, _)| format!("http://{host}:{port}")),
-        }
-    }
-}
-
 impl NodeConfig {
     /// Returns a configuration with the defaults for all but the data directory.
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
@@ -107,6 +95,7 @@ impl NodeConfig {
             data_dir: data_dir.into(),
             reserve_bytes: LedgerConfig::RESERVE_BYTES_DEFAULT,
             faults_allowed: false,
+            policies: Vec::new(),
             default_agents: std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1)),
             shim: ShimProgram::this_binary(),
             models: Arc::new(NoModels),
@@ -130,6 +119,9 @@ pub enum StartError {
          `session::shim::main` where its first argument is `shim`, or its node be given another `NodeConfig::shim`"
     )]
     IsShim,
+    /// A policy of the configuration does not fit.
+    #[error("a policy of the configuration does not count: {0}")]
+    Policy(#[from] BadPolicy),
     #[error("the data directory {dir} cannot be used")]
     DataDir {
         dir: PathBuf,
@@ -274,8 +266,7 @@ impl Node {
         let following = bank::follow(&house.models, house.models.counter());
         let usage = UsageKeeper::start(&house.models);
         let running = tree::start(house.clone(), config.retention, config.ledger, config.reserve_bytes).await?;
-        let mut control =
-            ControlPlane::new(house.clone(), running.tree.clone(), running.roster.clone(), id, config.faults_allowed);
+        let mut control = ControlPlane::of_node(&house, &running, id, config.faults_allowed, config.policies)?;
         let gauges = Gauges::start(dir);
         let (mut clustering, mut counting) = (None, None);
         if let Some(connected) = connected {

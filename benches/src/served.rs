@@ -25,7 +25,7 @@ impl Probe for AlwaysReady {
 }
 
 pub async fn serve(control: ControlPlane) -> anyhow::Result<Server> {
-    let auth = Auth::new([("bench".to_owned(), Auth::digest(TOKEN), true)]);
+    let auth = Auth::new([("bench".to_owned(), Auth::digest(TOKEN), hiveward_access::role::Role::Admin)]);
     let config = HttpConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), ..HttpConfig::default() };
     let gateway = Gateway::new(schema::engine(control), auth, config, Arc::new(AlwaysReady))?;
     Ok(Server::start(gateway, true).await?)

@@ -22,10 +22,11 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
+use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{engine::EngineAnswer, places::ByAddress, serve::Peer};
@@ -48,6 +49,8 @@ pub(crate) struct Accepting {
     pub stall: Duration,
     /// The gauge in which open connections are counted.
     pub gauge: &'static str,
+    /// What makes TLS of a connection; none where it stays as it is.
+    pub tls: Option<TlsAcceptor>,
 }
 
 /// Serves what connects until `closing`; `cut` ends what is still open then. The tracker has every connection.
@@ -61,7 +64,7 @@ pub(crate) async fn accept(
 ) {
     let places = Arc::new(Semaphore::new(limits.connections_max));
     let by_address = ByAddress::default();
-    let Accepting { read_timeout, stall, gauge, per_address_max, .. } = limits;
+    let Accepting { read_timeout, stall, gauge, per_address_max, tls, .. } = limits;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -81,11 +84,26 @@ pub(crate) async fn accept(
             connections.spawn(turn_away(stream));
             continue;
         };
-        let service = router.clone();
+        let (service, tls, tracker) = (router.clone(), tls.clone(), connections.clone());
         let (closing, cut) = (closing.clone(), cut.clone());
         connections.spawn(async move {
             metrics::gauge!(gauge).increment(1.0);
-            let served = connection(stream, peer, service, read_timeout, stall, closing);
+            // A peer that takes nothing we send (or is gone) for this long loses its connection, whatever handler serves it.
+            let socket = socket2::SockRef::from(&stream);
+            if let Err(error) = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_user_timeout(Some(stall))) {
+                tracing::debug!(%error, "socket options");
+            }
+            let served = async move {
+                let Some(tls) = tls else { return connection(stream, peer, service, read_timeout, closing).await };
+                match tokio::time::timeout(read_timeout, tls.accept(stream)).await {
+                    Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(HTTP_2) => {
+                        multiplexed(stream, peer, service, read_timeout, closing, tracker).await;
+                    }
+                    Ok(Ok(stream)) => connection(stream, peer, service, read_timeout, closing).await,
+                    Ok(Err(error)) => tracing::debug!(%error, %peer, "no TLS was made of a connection"),
+                    Err(_) => tracing::debug!(%peer, "a client did not say in time how it wants to speak"),
+                }
+            };
             tokio::select! {
                 () = served => {}
                 () = cut.cancelled() => {}
@@ -96,19 +114,54 @@ pub(crate) async fn accept(
     }
 }
 
-async fn connection(
-    stream: TcpStream,
+/// The protocol's name, as client and server agree on it.
+const HTTP_2: &[u8] = b"h2";
+/// The requests that one connection of HTTP/2 may have under way.
+const STREAMS_PER_CONNECTION_MAX: u32 = 128;
+
+/// Runs what a connection of HTTP/2 does beside itself among the gateway's connections, which end with it.
+#[derive(Clone)]
+struct OnTracker(TaskTracker);
+
+impl<F: Future<Output: Send> + Send + 'static> hyper::rt::Executor<F> for OnTracker {
+    fn execute(&self, future: F) {
+        self.0.spawn(future);
+    }
+}
+
+/// Serves a connection of HTTP/2.
+async fn multiplexed<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
     peer: SocketAddr,
     router: Router,
     read_timeout: Duration,
-    stall: Duration,
+    closing: CancellationToken,
+    tracker: TaskTracker,
+) {
+    let router = router.layer(axum::Extension(Peer(peer.ip())));
+    let mut builder = hyper::server::conn::http2::Builder::new(OnTracker(tracker));
+    builder.timer(TokioTimer::new()).keep_alive_interval(IDLE_MAX).keep_alive_timeout(read_timeout);
+    builder.max_concurrent_streams(STREAMS_PER_CONNECTION_MAX).max_header_list_size(64 * 1024);
+    let mut serving = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    let ended = tokio::select! {
+        ended = &mut serving => ended,
+        () = closing.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, %peer, "connection ended");
+    }
+}
+
+async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    peer: SocketAddr,
+    router: Router,
+    read_timeout: Duration,
     closing: CancellationToken,
 ) {
-    // A peer that takes nothing we send (or is gone) for this long loses its connection, whatever handler serves it.
-    let socket = socket2::SockRef::from(&stream);
-    if let Err(error) = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_user_timeout(Some(stall))) {
-        tracing::debug!(%error, "socket options");
-    }
     let served = Served::default();
     let noted = middleware::map_request({
         let served = served.clone();
@@ -174,7 +227,7 @@ impl Timer for HeadTimer {
 
 /// Says that no whole request came in time, and takes what the client may be sending: answered amid that and cut, it would find
 /// its connection reset, and not know whether anything was done.
-async fn say_too_late(mut stream: TcpStream, read_timeout: Duration) {
+async fn say_too_late(mut stream: impl AsyncRead + AsyncWrite + Unpin, read_timeout: Duration) {
     metrics::counter!("hiveward_http_too_late_total").increment(1);
     let why = format!("no whole request came within {read_timeout:?} (limit `read_timeout_ms`); nothing happened: send it again");
     let why = EngineAnswer::refused(&Refused::new(Code::Limit, why)).json;

@@ -16,14 +16,15 @@ use std::{
 };
 
 use async_graphql::{
-    PathSegment, Response, ServerError, ServerResult, Value,
-    extensions::{Extension, ExtensionContext, ExtensionFactory, NextExecute, NextResolve, ResolveInfo},
+    PathSegment, Request, Response, ServerError, ServerResult, Value,
+    extensions::{Extension, ExtensionContext, ExtensionFactory, NextExecute, NextPrepareRequest, NextResolve, ResolveInfo},
     parser::types::Field,
 };
+use hiveward_actors::client::ControlPlane;
 use hiveward_runtime::error::{Code, Refused};
 use parking_lot::Mutex;
 
-use crate::{auth::rights, engine::Caller, limit::DocumentLimits};
+use crate::{auth::verbs, limit::DocumentLimits, schema};
 
 /// The bytes that all answers that are being made or sent may take together. Over it, the ones that are large already are
 /// refused.
@@ -245,6 +246,19 @@ struct Bounded;
 
 #[async_graphql::async_trait::async_trait]
 impl Extension for Bounded {
+    async fn prepare_request(
+        &self,
+        ctx: &ExtensionContext<'_>,
+        request: Request,
+        next: NextPrepareRequest<'_>,
+    ) -> ServerResult<Request> {
+        let request = match ctx.data_opt::<schema::Whole>() {
+            Some(whole) => whole.of_caller(request).map_err(refusal)?,
+            None => request,
+        };
+        next.run(ctx, request).await
+    }
+
     async fn execute(&self, ctx: &ExtensionContext<'_>, name: Option<&str>, next: NextExecute<'_>) -> Response {
         let Some(meter) = ctx.data_opt::<Arc<Meter>>() else { return next.run(ctx, name).await };
         meter.begin();
@@ -262,8 +276,10 @@ impl Extension for Bounded {
         next: NextResolve<'_>,
     ) -> ServerResult<Option<Value>> {
         if info.path_node.parent.is_none() {
-            let principal = ctx.data_opt::<Caller>().map(|caller| &caller.principal);
-            rights::admit(principal, info.parent_type, info.name).map_err(|refused| refusal_of(info.field, refused))?;
+            // Without a control plane nothing is behind a field that a policy could be about.
+            if let Some(control) = ctx.data_opt::<ControlPlane>() {
+                verbs::admit(control, info.name).map_err(|refused| refusal_of(info.field, refused))?;
+            }
         }
         let Some(meter) = ctx.data_opt::<Arc<Meter>>() else { return next.run(ctx, info).await };
         let name = info.alias.unwrap_or(info.name).len();

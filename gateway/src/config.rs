@@ -9,6 +9,10 @@ use std::{
     time::Duration,
 };
 
+use hiveward_access::{
+    policy::PolicySource,
+    role::{Role, UnknownRole},
+};
 use hiveward_actors::retention::{Retention, TranscriptRetention, ledger::LedgerRetention};
 use hiveward_contract::{
     home::default_data_dir,
@@ -20,8 +24,16 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    auth::Auth, cluster_config::ClusterSection, model::ModelsSection, otlp::OtlpConfig, retention_config::RetentionSection,
+    auth::{
+        Auth,
+        jwt::{self, BadIssuer, Issuers, config::IssuerConfig},
+    },
+    cluster_config::ClusterSection,
+    model::ModelsSection,
+    otlp::OtlpConfig,
+    retention_config::RetentionSection,
     serve::HttpConfig,
+    tls::TlsConfig,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -30,7 +42,9 @@ pub struct Config {
     /// Where everything is kept.
     pub data_dir: PathBuf,
     pub gateway: HttpConfig,
+    pub tls: TlsConfig,
     pub auth: AuthConfig,
+    pub authorization: AuthorizationConfig,
     pub node: NodeSection,
     /// How much a node keeps of what has ended.
     pub retention: RetentionSection,
@@ -48,7 +62,9 @@ impl Default for Config {
         Self {
             data_dir: default_data_dir(),
             gateway: HttpConfig::default(),
+            tls: TlsConfig::default(),
             auth: AuthConfig::default(),
+            authorization: AuthorizationConfig::default(),
             node: NodeSection::default(),
             retention: RetentionSection::default(),
             cluster: ClusterSection::default(),
@@ -64,6 +80,16 @@ impl Default for Config {
 pub struct AuthConfig {
     /// Tokens besides the administrator's own.
     pub tokens: Vec<TokenConfig>,
+    /// Issuers whose JSON Web Tokens are accepted.
+    pub jwt: Vec<IssuerConfig>,
+}
+
+/// What decides who may do what, beside the roles.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthorizationConfig {
+    /// Policies in Cedar's language by which this node goes, beside those that all nodes know.
+    pub policy_file: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -81,8 +107,13 @@ pub struct TokenConfig {
     /// Instead of the token: its BLAKE3 digest, in hexadecimal.
     #[serde(default)]
     pub blake3: Option<String>,
+    /// The same as `role: admin`.
     #[serde(default)]
     pub administrator: bool,
+    /// What its holder may do in the whole cluster: `viewer`, `task-creator`, `agent-manager` (what it is if nothing is said),
+    /// `operator` or `admin`. Roles in a project are given to API keys.
+    #[serde(default)]
+    pub role: Option<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -226,10 +257,12 @@ pub enum ConfigError {
     Models { problem: String },
     #[error("auth.tokens.{index}: {problem}")]
     Token { index: usize, problem: String },
+    #[error(transparent)]
+    Issuer(#[from] BadIssuer),
 }
 
 /// The environment's variables that are no fields of the configuration.
-const OTHER: [&str; 7] = ["TOKEN", "URL", "CONFIG", "FAULTS", "RENEW_SCHEMA", "SHIM", "LIBVIRT_DRIVER"];
+const OTHER: [&str; 8] = ["TOKEN", "URL", "PROJECT", "CONFIG", "FAULTS", "RENEW_SCHEMA", "SHIM", "LIBVIRT_DRIVER"];
 
 impl Config {
     /// Reads the whole configuration, from every layer. `base` are the defaults to start from.
@@ -305,9 +338,23 @@ impl Config {
         Retention { transcripts: self.node.transcripts.retention(), ..self.retention.retention() }
     }
 
+    /// Returns the policies of this node's own configuration. Errors: their file cannot be read.
+    pub fn policies(&self) -> Result<Vec<PolicySource>, ConfigError> {
+        let Some(path) = &self.authorization.policy_file else { return Ok(Vec::new()) };
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+        Ok(vec![PolicySource { name: path.display().to_string().into(), text: text.into() }])
+    }
+
+    /// Returns the issuers whose tokens are accepted, and begins to read their keys. It is to be called in a Tokio runtime.
+    /// Errors: what is wrong with one, by its place.
+    pub fn issuers(&self) -> Result<Issuers, ConfigError> {
+        Ok(Issuers::start(&self.auth.jwt)?)
+    }
+
     /// Returns the accepted tokens: the administrator's and those that are configured. Errors name the token by its place.
     pub fn auth(&self, admin_token: &str) -> Result<Auth, ConfigError> {
-        let mut tokens = vec![("admin".to_owned(), Auth::digest(admin_token), true)];
+        jwt::check(&self.auth.jwt)?;
+        let mut tokens = vec![("admin".to_owned(), Auth::digest(admin_token), Role::Admin)];
         for (index, token) in self.auth.tokens.iter().enumerate() {
             let wrong = |problem: &str| ConfigError::Token { index, problem: problem.to_owned() };
             let digest = match (&token.token, &token.token_file, &token.blake3) {
@@ -324,7 +371,13 @@ impl Config {
                 (None, None, Some(hex)) => blake3::Hash::from_hex(hex).map_err(|_| wrong("`blake3` is 64 hexadecimal digits"))?,
                 _ => return Err(wrong("give exactly one of `token`, `token_file` and `blake3`")),
             };
-            tokens.push((token.name.clone(), digest, token.administrator));
+            let role = match (&token.role, token.administrator) {
+                (None, true) => Role::Admin,
+                (None, false) => Role::AgentManager,
+                (Some(_), true) => return Err(wrong("give `role` or `administrator`, not both")),
+                (Some(role), false) => role.parse().map_err(|error: UnknownRole| wrong(&error.to_string()))?,
+            };
+            tokens.push((token.name.clone(), digest, role));
         }
         Ok(Auth::new(tokens))
     }
@@ -332,6 +385,8 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use hiveward_access::role::Grant;
+
     use super::*;
 
     fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -387,8 +442,8 @@ mod tests {
         .unwrap();
         let auth = config.auth("hw_admin").unwrap();
         let ci = auth.token("0123456789abcdef").unwrap();
-        assert_eq!((&*ci.name, ci.administrator), ("ci", false));
-        assert!(auth.token("hw_admin").unwrap().administrator);
+        assert_eq!((&*ci.name, &*ci.grants), ("ci", &[Grant::everywhere(Role::AgentManager)][..]));
+        assert_eq!(*auth.token("hw_admin").unwrap().grants, [Grant::everywhere(Role::Admin)]);
         assert!(!serde_json::to_string(&config).unwrap().contains("0123456789abcdef"));
         assert!(!format!("{config:?}").contains("0123456789abcdef"));
         assert!(load("auth:\n  tokens:\n    - name: ci\n      token: short\n", &[]).unwrap().auth("x").is_err());

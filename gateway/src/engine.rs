@@ -52,7 +52,9 @@ where
 /// Who asks and by when. Resolvers find it in the request's data.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    pub principal: Principal,
+    pub principal: Arc<Principal>,
+    /// The project that the request names, by name or id.
+    pub project: Option<Arc<str>>,
     pub trace: TraceId,
     pub deadline: Deadline,
 }

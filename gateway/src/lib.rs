@@ -26,6 +26,7 @@ pub mod schema;
 pub mod serve;
 pub mod stream;
 pub mod telemetry;
+pub mod tls;
 pub mod trim;
 pub mod ui;
 pub mod upkeep;

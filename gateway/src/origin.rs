@@ -61,7 +61,7 @@ pub fn is_origin(url: &str) -> bool {
 }
 
 const METHODS: HeaderValue = HeaderValue::from_static("POST");
-const HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type, accept");
+const HEADERS: HeaderValue = HeaderValue::from_static("authorization, content-type, accept, hiveward-project");
 const EXPOSED: HeaderValue = HeaderValue::from_static("x-trace-id, retry-after");
 /// How long a browser may remember a preflight, in seconds.
 const REMEMBERED_S: HeaderValue = HeaderValue::from_static("600");

@@ -98,9 +98,23 @@ pub async fn handle(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
     response
 }
 
+/// The header that names the project of a request, by name or id.
+const PROJECT_HEADER: &str = "hiveward-project";
+/// The most bytes of a project's name or id.
+const PROJECT_BYTES_MAX: usize = 128;
+
+/// Returns the project that a request names. Errors: it is no text, or too long to be a name.
+pub fn project_of(headers: &HeaderMap) -> Result<Option<Arc<str>>, HttpRefusal> {
+    let Some(named) = headers.get(PROJECT_HEADER) else { return Ok(None) };
+    let named = named.to_str().ok().filter(|named| !named.is_empty() && named.len() <= PROJECT_BYTES_MAX);
+    let wrong = || HttpRefusal::invalid(PROJECT_HEADER, format!("a project's name or id, of 1 to {PROJECT_BYTES_MAX} bytes"));
+    Ok(Some(named.ok_or_else(wrong)?.into()))
+}
+
 async fn serve(gateway: &Gateway, request: Request, trace: TraceId) -> Result<Response, HttpRefusal> {
     let (parts, body) = request.into_parts();
     let principal = gateway.known(&parts)?;
+    let project = project_of(&parts.headers)?;
     let request = Request::from_parts(parts, body);
     let media = negotiate::media(request.headers()).ok_or_else(|| {
         HttpRefusal::new(
@@ -126,7 +140,9 @@ async fn serve(gateway: &Gateway, request: Request, trace: TraceId) -> Result<Re
                 refused: Refused::invalid("query", "a mutation needs POST"),
             });
         }
-        Ok(prepared) => engine::run(&gateway.engine, &gateway.pools, prepared, Caller { principal, trace, deadline }).await,
+        Ok(prepared) => {
+            engine::run(&gateway.engine, &gateway.pools, prepared, Caller { principal, project, trace, deadline }).await
+        }
         Err(answer) => answer,
     };
     metrics::histogram!("hiveward_graphql_seconds").record(started.elapsed().as_secs_f64());

@@ -29,7 +29,10 @@ use tower_http::{catch_panic::CatchPanicLayer, set_header::SetResponseHeaderLaye
 
 use crate::{
     accept::{Accepting, accept},
-    auth::{Auth, Principal},
+    auth::{
+        Auth, Principal,
+        credentials::{self, Credentials},
+    },
     engine::Engine,
     large_bodies::LargeBodies,
     limit::DocumentLimits,
@@ -40,6 +43,7 @@ use crate::{
     pool::Pools,
     probe::{self, Probe},
     stream::{attach, shared::Shares, sse, ws},
+    tls::{Tls, TlsConfig, TlsError},
     ui,
 };
 
@@ -47,8 +51,10 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct HttpConfig {
-    /// Where to listen; another address than loopback needs tokens in `auth`.
+    /// Where to listen; another address than loopback needs tokens in `auth`, and TLS or `insecure`.
     pub listen: SocketAddr,
+    /// Whether it may listen without TLS on another address than loopback: for where something in front of it speaks TLS.
+    pub insecure: bool,
     /// Origins besides those of the cluster's own gateways whose pages may ask and open WebSockets.
     pub allowed_origins: Vec<String>,
     /// Where browsers reach this gateway, such as `https://hive.example`: a page of another node goes on from here when
@@ -89,6 +95,7 @@ impl Default for HttpConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7700)),
+            insecure: false,
             allowed_origins: Vec::new(),
             public_url: None,
             body_bytes_max: 1024 * 1024,
@@ -166,6 +173,8 @@ pub struct Gateway {
     pub wrong_tokens: WrongTokens,
     /// The node whose agents' terminals are served; none in a gateway without a node behind it.
     pub terminals: Option<ControlPlane>,
+    /// Rings when credentials were made or revoked.
+    credentials: Option<Credentials>,
     /// A token that is cancelled when the gateway begins to stop: subscriptions end and tell their clients.
     pub stopping: CancellationToken,
 }
@@ -204,6 +213,7 @@ impl Gateway {
             None => origins,
         };
         Ok(Self {
+            credentials: terminals.clone().map(Credentials::watch),
             engine,
             pools: Arc::new(Pools::start()?),
             shares: Shares::default(),
@@ -222,7 +232,7 @@ impl Gateway {
     }
 
     /// Returns who asks, by the `Authorization` of a request. Wrong tokens of one address are bounded.
-    pub fn known(&self, request: &axum::http::request::Parts) -> Result<Principal, HttpRefusal> {
+    pub fn known(&self, request: &axum::http::request::Parts) -> Result<Arc<Principal>, HttpRefusal> {
         self.check(asker_of(request), request.headers.contains_key(header::AUTHORIZATION), || self.auth.headers(&request.headers))
             .map_err(|refused| match refused.code {
                 Code::Busy => HttpRefusal { status: StatusCode::TOO_MANY_REQUESTS, refused },
@@ -230,13 +240,18 @@ impl Gateway {
             })
     }
 
+    /// Waits until what somebody asks with is worth nothing any more, for good where that cannot be.
+    pub fn revoked(&self, who: &Principal) -> impl Future<Output = ()> + Send + use<> {
+        credentials::over(self.credentials.as_ref(), who)
+    }
+
     /// Checks a credential of an address; one that was shown and is wrong is counted. A call within the process has no address.
     pub fn check(
         &self,
         address: Option<IpAddr>,
         shown: bool,
-        check: impl FnOnce() -> Result<Principal, Refused>,
-    ) -> Result<Principal, Refused> {
+        check: impl FnOnce() -> Result<Arc<Principal>, Refused>,
+    ) -> Result<Arc<Principal>, Refused> {
         if let Some(address) = address.filter(|_| shown) {
             self.wrong_tokens.allowed(address)?;
         }
@@ -304,6 +319,12 @@ pub enum ServeError {
         "{listen} is not a loopback address and no credentials are configured; add a token under `auth.tokens` or listen on 127.0.0.1"
     )]
     NoCredentials { listen: SocketAddr },
+    #[error(
+        "{listen} is not a loopback address, and tokens would go over the network as they are; give a certificate under `tls`, or say `insecure: true` under `gateway` where something in front of it speaks TLS"
+    )]
+    Insecure { listen: SocketAddr },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("cannot listen on {listen}; another process may use it: choose another with --listen")]
     Bind {
         listen: SocketAddr,
@@ -323,20 +344,35 @@ pub struct Server {
     connections: TaskTracker,
     closing: CancellationToken,
     cut: CancellationToken,
+    /// Looks at the files of the certificate.
+    _tls: Option<Tls>,
 }
 
 impl Server {
     /// Binds and serves. `credentials_configured` says that somebody chose tokens; the administrator's own does not count.
     pub fn start(gateway: Arc<Gateway>, credentials_configured: bool) -> BoxFuture<'static, Result<Self, ServeError>> {
-        // What serves connections is compiled here, and not again in each program that starts one.
-        Box::pin(Self::bind(gateway, credentials_configured))
+        Self::start_with(gateway, credentials_configured, TlsConfig::default())
     }
 
-    async fn bind(gateway: Arc<Gateway>, credentials_configured: bool) -> Result<Self, ServeError> {
+    /// Binds and serves as [`Self::start`] does, over TLS if that is configured.
+    pub fn start_with(
+        gateway: Arc<Gateway>,
+        credentials_configured: bool,
+        tls: TlsConfig,
+    ) -> BoxFuture<'static, Result<Self, ServeError>> {
+        // What serves connections is compiled here, and not again in each program that starts one.
+        Box::pin(Self::bind(gateway, credentials_configured, tls))
+    }
+
+    async fn bind(gateway: Arc<Gateway>, credentials_configured: bool, tls: TlsConfig) -> Result<Self, ServeError> {
         let listen = gateway.config.listen;
         if !listen.ip().is_loopback() && !credentials_configured {
             return Err(ServeError::NoCredentials { listen });
         }
+        if !listen.ip().is_loopback() && !tls.is_on() && !gateway.config.insecure {
+            return Err(ServeError::Insecure { listen });
+        }
+        let tls = Tls::start(&tls)?;
         let bound = async {
             let listener = TcpListener::bind(listen).await?;
             let address = listener.local_addr()?;
@@ -351,10 +387,11 @@ impl Server {
             read_timeout: gateway.config.read_timeout(),
             stall: gateway.config.stall_timeout(),
             gauge: "hiveward_http_connections",
+            tls: tls.as_ref().map(Tls::acceptor),
         };
         let accepting =
             tokio::spawn(accept(listener, gateway.router(), limits, connections.clone(), closing.clone(), cut.clone()));
-        Ok(Self { address, gateway, accepting, connections, closing, cut })
+        Ok(Self { address, gateway, accepting, connections, closing, cut, _tls: tls })
     }
 
     /// Returns the address on which it listens.

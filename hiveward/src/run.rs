@@ -220,6 +220,7 @@ async fn serve(mut config: Config, join: Option<JoinTarget>, dev: bool, script: 
     let token = admin_token(&config.data_dir).map_err(|error| cannot_start(&error))?;
     let auth = config.auth(&token).map_err(wrong)?;
     node.token_digests = auth.digests();
+    node.policies = config.policies().map_err(wrong)?;
     node.gateway = config.gateway.reached_at();
     node.watchdog.clone_from(&config.node.watchdog);
     if let Some(agents) = config.node.default_agents {
@@ -274,12 +275,15 @@ async fn serve(mut config: Config, join: Option<JoinTarget>, dev: bool, script: 
 async fn listen(config: &Config, auth: Auth, node: &Node, prometheus: PrometheusHandle) -> Outcome<Server> {
     let control = node.control();
     let others = control.clone();
-    let auth = auth.with_elsewhere(move || others.token_digests());
+    let keys = node.control().clone();
+    let auth = auth.with_elsewhere(move || others.token_digests()).with_keys(move |text| keys.principal_of_key(text));
+    let auth = auth.with_issuers(config.issuers().map_err(|error| cannot_start(&error))?);
     let engine = schema::engine(control.clone());
     let probe = NodeProbe { control: control.clone(), prometheus };
     let gateway =
         Gateway::of_node(engine, auth, config.gateway.clone(), Arc::new(probe), control).map_err(|error| cannot_start(&error))?;
-    Server::start(gateway, !config.auth.tokens.is_empty()).await.map_err(|error| cannot_start(&error))
+    let known = !(config.auth.tokens.is_empty() && config.auth.jwt.is_empty());
+    Server::start_with(gateway, known, config.tls.clone()).await.map_err(|error| cannot_start(&error))
 }
 
 fn announce(config: &Config, address: SocketAddr, cluster: Option<&str>, dev: bool) {

@@ -24,6 +24,8 @@ pub struct Op {
     pub principal: Arc<str>,
     pub trace: TraceId,
     pub deadline: Deadline,
+    /// Whether a policy was asked about it and allows it. Only the clients' door says so, and changes nothing without.
+    pub admitted: bool,
 }
 
 /// The one who asks for something, and the way of that request through the house. It travels beside every question, and stands
@@ -60,6 +62,7 @@ impl From<&Op> for Terms {
 impl Op {
     /// Makes a request of the node's own making, which ends after `timeout`.
     pub fn internal(timeout: Duration) -> Self {
-        Self { operation: None, principal: "node".into(), trace: TraceId::new(), deadline: Deadline::after(timeout) }
+        let trace = TraceId::new();
+        Self { operation: None, principal: "node".into(), trace, deadline: Deadline::after(timeout), admitted: false }
     }
 }

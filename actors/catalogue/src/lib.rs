@@ -7,6 +7,7 @@ pub mod agent;
 pub mod budget;
 pub mod directory;
 pub mod host;
+mod name;
 pub mod part;
 pub mod placement;
 pub mod platform;

@@ -6,6 +6,7 @@
 use std::{collections::HashMap, path::Path, sync::LazyLock};
 
 use bytes::Bytes;
+use hiveward_access::verb::Verb;
 use hiveward_agents::{
     connector::last_terminal_dir,
     record::AgentRecord,
@@ -180,6 +181,7 @@ impl ControlPlane {
     pub async fn attach(&self, op: &Op, agent: AgentId, task: Option<TaskId>, read_only: bool) -> Result<Terminal, Refused> {
         // Whatever was acknowledged before is seen: an attach right after a submit must not miss it.
         self.settled(op).await?;
+        self.may(op.clone(), Verb::AttachTerminal, agent).await?;
         let record = self.agent(agent)?.ok_or_else(|| Refused::not_found(agent))?;
         has_terminals(&record)?;
         let lease = self.running(&record, task)?;

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hiveward_access::{resource::ResourceKind, verb::Verb};
 use hiveward_agents::{
     message::{AgentMsg, PauseMode, StopMode, asks as agent},
     record::{AgentRecord, AgentStatus},
@@ -12,7 +13,7 @@ use hiveward_kernel::{
     body::Body,
     commit::Committed,
     entity::Entity,
-    id::{AgentId, SwarmId, TaskId},
+    id::{AgentId, ProjectId, SwarmId, TaskId},
     operation::Operation,
 };
 use hiveward_runtime::{
@@ -36,6 +37,7 @@ use hiveward_work::{
 };
 
 use super::{ControlPlane, Done, NewAgent, NewSwarm, NewTask, SwarmRef, TaskEdit, Text, check, shard::Binds};
+use crate::client::access::Sought;
 
 /// The time between looks whether a removed agent's actor has gone.
 const GONE_LOOKED_FOR_EVERY: Duration = Duration::from_millis(2);
@@ -75,6 +77,7 @@ impl ControlPlane {
             }
         }
         let swarm = self.resolve_swarm(&op, wanted.as_ref()).await?;
+        let op = self.may(op, Verb::SubmitTasks, self.new_in(ResourceKind::Task, swarm.id)).await?;
         let binds = Binds::of(&new);
         let shard = self.shard_for(&op, &swarm, &binds, operation.as_ref()).await?;
         let house = self.house.clone();
@@ -126,6 +129,8 @@ impl ControlPlane {
 
     /// Cancels a task; follows it to another shard if it moves meanwhile.
     pub async fn cancel_task(&self, op: Op, task: TaskId) -> Result<Done<TaskRecord>, Refused> {
+        let record = self.swarm_of(&op, task).await?;
+        let op = self.may(op, Verb::CancelTask, &record).await?;
         let operation = operation(&op, &("cancel", task));
         let reason: Text = format!("cancelled by {}", op.principal).into();
         let committed = loop {
@@ -142,6 +147,7 @@ impl ControlPlane {
     /// Sends an ended task on its way again, as it was or edited; also redrives a dead one.
     pub async fn retry_task(&self, op: Op, task: TaskId, edit: TaskEdit) -> Result<Done<TaskRecord>, Refused> {
         let before = self.swarm_of(&op, task).await?;
+        let op = self.may(op, Verb::RetryTask, &before).await?;
         // Its end may be in the ledger and not in the views yet.
         self.settled(&op).await?;
         let before = self.house.work.tasks.get(task)?.unwrap_or(before);
@@ -171,6 +177,7 @@ impl ControlPlane {
     pub async fn create_agent(&self, op: Op, new: NewAgent) -> Result<Done<AgentRecord>, Refused> {
         let operation = operation(&op, &new);
         let swarm = self.resolve_swarm(&op, new.swarm.as_ref()).await?;
+        let op = self.may(op, Verb::CreateAgent, self.new_in(ResourceKind::Agent, swarm.id)).await?;
         let auto_start = new.auto_start;
         let spec = Arc::new(check::agent(swarm.id, new)?);
         let _turn = self.turns.declare(op.deadline, &spec).await?;
@@ -180,7 +187,7 @@ impl ControlPlane {
         if !auto_start || self.was_stopped_since(&op, agent).await? {
             return self.agent_done(&op, agent, added.cursor).await;
         }
-        self.start_agent(op, agent).await
+        self.tell_admitted(op, agent, agent::Start {}).await
     }
 
     /// Tells whether the agent was made before, by the same operation, and somebody has paused or stopped it since: who repeats
@@ -196,31 +203,32 @@ impl ControlPlane {
 
     /// Starts an agent, and answers when the agent itself is ready.
     pub async fn start_agent(&self, op: Op, agent: AgentId) -> Result<Done<AgentRecord>, Refused> {
-        self.tell_agent(op, agent, agent::Start {}).await
+        self.tell_agent(op, Verb::StartAgent, agent, agent::Start {}).await
     }
 
     /// Stops an agent and what it runs, with time to end or at once, as `mode` says.
     pub async fn stop_agent(&self, op: Op, agent: AgentId, mode: StopMode) -> Result<Done<AgentRecord>, Refused> {
-        self.tell_agent(op, agent, agent::Stop { mode }).await
+        self.tell_agent(op, Verb::StopAgent, agent, agent::Stop { mode }).await
     }
 
     /// Keeps an agent from new tasks; what runs goes on, or is frozen, as `mode` says.
     pub async fn pause_agent(&self, op: Op, agent: AgentId, mode: PauseMode) -> Result<Done<AgentRecord>, Refused> {
-        self.tell_agent(op, agent, agent::Pause { mode }).await
+        self.tell_agent(op, Verb::PauseAgent, agent, agent::Pause { mode }).await
     }
 
     /// Lets a paused agent go on.
     pub async fn resume_agent(&self, op: Op, agent: AgentId) -> Result<Done<AgentRecord>, Refused> {
-        self.tell_agent(op, agent, agent::Resume {}).await
+        self.tell_agent(op, Verb::ResumeAgent, agent, agent::Resume {}).await
     }
 
     /// Stops what an agent runs, with time to end, and starts the agent again.
     pub async fn restart_agent(&self, op: Op, agent: AgentId) -> Result<Done<AgentRecord>, Refused> {
-        self.tell_agent(op, agent, agent::Restart { mode: StopMode::Graceful }).await
+        self.tell_agent(op, Verb::RestartAgent, agent, agent::Restart { mode: StopMode::Graceful }).await
     }
 
     /// Removes an agent; every process of it has ended when this answers. Without `force` a busy agent is refused.
     pub async fn remove_agent(&self, op: Op, agent: AgentId, force: bool) -> Result<Done<AgentRecord>, Refused> {
+        let op = self.may(op, Verb::RemoveAgent, agent).await?;
         self.settled(&op).await?;
         let record = self.house.agent_table.get(agent)?.ok_or_else(|| Refused::not_found(agent))?;
         if record.running > 0 && !force {
@@ -254,9 +262,15 @@ impl ControlPlane {
 
     /// Adds a swarm with its coordinators. Errors: `Conflict` if another has its name.
     pub async fn create_swarm(&self, op: Op, new: NewSwarm) -> Result<Done<SwarmRecord>, Refused> {
+        let project = self.project();
+        let op = self.may(op, Verb::CreateSwarm, Sought::New(ResourceKind::Swarm, project)).await?;
         let operation = operation(&op, &new);
         let spec = Arc::new(check::swarm(new)?);
-        let added = self.declare(&op, roster::AddSwarm { spec, operation }).await?;
+        let added = match project {
+            // As versions before projects know it.
+            ProjectId::DEFAULT => self.declare(&op, roster::AddSwarm { spec, operation }).await?,
+            project => self.declare(&op, roster::AddSwarmIn { project, spec, operation }).await?,
+        };
         self.known_at(&op, added.cursor).await?;
         let swarm = SwarmId::try_from(&added.value).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
         self.swarm_done(&op, swarm, added.cursor).await
@@ -265,6 +279,7 @@ impl ControlPlane {
     /// Removes a swarm. With `force` its tasks are cancelled and its agents removed first. If one of them or the
     /// swarm itself cannot be removed, the swarm is opened again, unless nobody knows whether it was removed.
     pub async fn remove_swarm(&self, op: Op, swarm: SwarmId, force: bool) -> Result<Done<SwarmRecord>, Refused> {
+        let op = self.may(op, Verb::RemoveSwarm, swarm).await?;
         self.settled(&op).await?;
         let record = self.house.swarm_table.get(swarm)?.ok_or_else(|| Refused::not_found(swarm))?;
         let swarm = record.spec.id;
@@ -296,7 +311,8 @@ impl ControlPlane {
     }
 
     /// Arms a fault on this node. Errors: `Refused` if its configuration allows none, `Limit` if too many are armed.
-    pub async fn inject_fault(&self, _: Op, armed: fault::Armed) -> Result<(), Refused> {
+    pub async fn inject_fault(&self, op: Op, armed: fault::Armed) -> Result<(), Refused> {
+        let _op = self.may(op, Verb::InjectFault, Sought::Cluster(ResourceKind::Cluster)).await?;
         check::text("point", Some(&armed.point), NAME_BYTES_MAX)?;
         check::text("key", armed.key.as_deref(), PATH_BYTES_MAX)?;
         if let fault::Fault::Error(message) = &armed.fault {
@@ -346,6 +362,17 @@ impl ControlPlane {
     async fn tell_agent<A: Ask<Message = AgentMsg, Answer = Result<Committed<()>, Refused>>>(
         &self,
         op: Op,
+        verb: Verb,
+        agent: AgentId,
+        ask: A,
+    ) -> Result<Done<AgentRecord>, Refused> {
+        let op = self.may(op, verb, agent).await?;
+        self.tell_admitted(op, agent, ask).await
+    }
+
+    async fn tell_admitted<A: Ask<Message = AgentMsg, Answer = Result<Committed<()>, Refused>>>(
+        &self,
+        op: Op,
         agent: AgentId,
         ask: A,
     ) -> Result<Done<AgentRecord>, Refused> {
@@ -357,12 +384,12 @@ impl ControlPlane {
     }
 
     /// Returns the task as the views have it; waits for it if it is quite new.
-    async fn swarm_of(&self, op: &Op, task: TaskId) -> Result<TaskRecord, Refused> {
-        if let Some(record) = self.house.work.tasks.get(task)? {
+    pub(super) async fn swarm_of(&self, op: &Op, task: TaskId) -> Result<TaskRecord, Refused> {
+        if let Some(record) = self.task(task)? {
             return Ok(record);
         }
         self.settled(op).await?;
-        self.house.work.tasks.get(task)?.ok_or_else(|| Refused::not_found(task))
+        self.task(task)?.ok_or_else(|| Refused::not_found(task))
     }
 
     async fn task_done(&self, op: &Op, task: TaskId, cursor: Cursor) -> Result<Done<TaskRecord>, Refused> {

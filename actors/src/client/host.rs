@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use hiveward_access::{resource::ResourceKind, verb::Verb};
 use hiveward_catalogue::{
     host::{
         event::FleetChange,
@@ -37,6 +38,7 @@ use hiveward_runtime::{
 };
 
 use super::{ControlPlane, Done, check, command::operation, query::page_key};
+use crate::client::access::Sought;
 
 /// How long a host that is removed may take to remove what was made on it.
 const LEAVE_WITHIN: Duration = Duration::from_secs(10);
@@ -95,6 +97,7 @@ fn underlay(uri: &HostUri, given: Option<&str>) -> Result<Option<IpAddr>, Refuse
 impl ControlPlane {
     /// Adds a host. It answers when the host is known; its connection is opened after that, and `status` says how that goes.
     pub async fn register_host(&self, op: Op, new: NewHost) -> Result<Done<HostRecord>, Refused> {
+        let op = self.may(op, Verb::RegisterHost, Sought::Cluster(ResourceKind::Host)).await?;
         let operation = operation(&op, &new);
         check::name("name", &new.name)?;
         let uri = HostUri::parse(&new.uri)?;
@@ -145,6 +148,7 @@ impl ControlPlane {
     /// It answers when that has begun; the host's status says when it is drained. Its VMs stay defined on it, and start again
     /// there when the drain is cancelled and somebody starts them.
     pub async fn drain_host(&self, op: Op, host: HostId) -> Result<Done<HostRecord>, Refused> {
+        let op = self.may(op, Verb::DrainHost, host).await?;
         let operation = operation(&op, &("drain-host", host));
         let done = self.change_fleet(&op, FleetChange::DrainHost { host }, operation).await?;
         self.host_done(&op, &done.value, done.cursor).await
@@ -180,6 +184,7 @@ impl ControlPlane {
 
     /// Lets a draining or drained host take VMs again.
     pub async fn cancel_host_drain(&self, op: Op, host: HostId) -> Result<Done<HostRecord>, Refused> {
+        let op = self.may(op, Verb::CancelHostDrain, host).await?;
         let operation = operation(&op, &("cancel-host-drain", host));
         let done = self.change_fleet(&op, FleetChange::CancelDrain { host }, operation).await?;
         self.host_done(&op, &done.value, done.cursor).await
@@ -189,6 +194,7 @@ impl ControlPlane {
     /// hosts that nobody else could be sure of, and is refused for one that is not lost as far as is known. `confirm` is its
     /// name. A wrong word can have a VM run twice, where its disks have no lock.
     pub async fn declare_host_lost(&self, op: Op, host: HostId, confirm: String) -> Result<Done<HostRecord>, Refused> {
+        let op = self.may(op, Verb::DeclareHostLost, host).await?;
         let operation = operation(&op, &("declare-host-lost", host, &confirm));
         let change = FleetChange::DeclareLost { host, confirm, by: op.principal.clone() };
         let done = self.change_fleet(&op, change, operation).await?;
@@ -198,6 +204,7 @@ impl ControlPlane {
     /// Removes a host; refused while it has VMs. With `force` they are forgotten with it, and what runs on its hypervisor is left
     /// alone. The value is absent where the same operation has removed it before.
     pub async fn remove_host(&self, op: Op, host: HostId, force: bool) -> Result<Done<Option<HostRecord>>, Refused> {
+        let op = self.may(op, Verb::RemoveHost, host).await?;
         let operation = operation(&op, &("remove-host", host, force));
         let record = self.surely(&op, |directory| directory.read(|known| known.fleet.hosts.get(&host).map(HostRecord::from)));
         let record = record.await?;
@@ -223,21 +230,27 @@ impl ControlPlane {
 
     /// Returns a host as this node's directory has it.
     pub fn host(&self, host: HostId) -> Option<HostRecord> {
+        if !self.sees(host) {
+            return None;
+        }
         self.house.directory.read(|known| known.fleet.hosts.get(&host).map(HostRecord::from))
     }
 
     /// Returns the hosts of these ids in the same order; `None` for each that is not there.
     pub fn hosts_by_id(&self, hosts: &[HostId]) -> Vec<Option<HostRecord>> {
-        self.house.directory.read(|known| hosts.iter().map(|host| known.fleet.hosts.get(host).map(HostRecord::from)).collect())
+        hosts.iter().map(|host| self.host(*host)).collect()
     }
 
     /// Returns the host with this name.
     pub fn host_named(&self, name: &str) -> Option<HostId> {
-        self.house.directory.read(|known| known.fleet.host_named(name))
+        self.house.directory.read(|known| known.fleet.host_named(name)).filter(|host| self.sees(*host))
     }
 
     /// Lists the hosts in one of these states, or all if none is named, in the order of their registration.
     pub fn hosts(&self, status: &[HostStatus], after: Option<&str>, first: usize) -> Result<Page<HostRecord>, Refused> {
+        if !self.sees(Sought::Cluster(ResourceKind::Host)) {
+            return Ok(Page::default());
+        }
         let from = after.map(page_key::<HostId>).transpose()?.map_or(Bound::Unbounded, Bound::Excluded);
         Ok(self.house.directory.read(|known| {
             let mut page = Page::default();

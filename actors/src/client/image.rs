@@ -2,6 +2,7 @@
 
 use std::{ops::Bound, sync::Arc, time::Duration};
 
+use hiveward_access::{resource::ResourceKind, verb::Verb};
 use hiveward_catalogue::host::{event::FleetChange, fleet::ImageEntry, image::ImageSpec};
 use hiveward_kernel::{id::ImageId, page::Page};
 use hiveward_machines::host::image::import::Wanted;
@@ -11,6 +12,7 @@ use hiveward_runtime::{
 };
 
 use super::{ControlPlane, Done, check, command::operation, query::page_key};
+use crate::client::access::Sought;
 
 /// What is left of a deadline to make an image of what was brought.
 const MARGIN: Duration = Duration::from_secs(2);
@@ -29,6 +31,7 @@ impl ControlPlane {
     /// Imports an image; its bytes are kept, on enough nodes, when this answers. What takes longer than the deadline goes on: the
     /// answer is `Busy`, and the same request again waits for it.
     pub async fn import_image(&self, op: Op, new: NewImage) -> Result<Done<ImageEntry>, Refused> {
+        let op = self.may(op, Verb::ImportImage, Sought::Cluster(ResourceKind::Cluster)).await?;
         self.takes_writes()?;
         let operation = operation(&op, &new);
         check::name("name", &new.name)?;
@@ -55,6 +58,7 @@ impl ControlPlane {
             format: kept.format,
             source: wanted.shown(),
             only_for: None,
+            project: self.project(),
         });
         let done = self.change_fleet(&op, FleetChange::AddImage { spec }, operation).await?;
         self.known_at(&op, done.cursor).await?;
@@ -66,6 +70,7 @@ impl ControlPlane {
     /// Removes an image; refused while a VM is made of it. Hosts remove their copies when no disk is left that was made of them.
     /// The value is absent where the same operation has removed it before.
     pub async fn remove_image(&self, op: Op, image: ImageId) -> Result<Done<Option<ImageEntry>>, Refused> {
+        let op = self.may(op, Verb::RemoveImage, image).await?;
         let operation = operation(&op, &("remove-image", image));
         let entry = self.surely(&op, |directory| directory.read(|known| known.fleet.images.get(&image).cloned()));
         let value = entry.await?;
@@ -76,12 +81,12 @@ impl ControlPlane {
 
     /// Returns an image as this node's directory has it.
     pub fn image(&self, image: ImageId) -> Option<ImageEntry> {
-        self.house.directory.read(|known| known.fleet.images.get(&image).cloned())
+        self.house.directory.read(|known| known.fleet.images.get(&image).cloned()).filter(|_| self.sees(image))
     }
 
     /// Returns the image with this name.
     pub fn image_named(&self, name: &str) -> Option<ImageId> {
-        self.house.directory.read(|known| known.fleet.image_named(name))
+        self.house.directory.read(|known| known.fleet.image_named(self.project(), name)).filter(|image| self.sees(*image))
     }
 
     /// Lists the images in the order of their import, without those that are for one VM only.
@@ -90,7 +95,9 @@ impl ControlPlane {
         Ok(self.house.directory.read(|known| {
             let mut page = Page::default();
             let all = known.fleet.images.range((from, Bound::Unbounded));
-            for (image, entry) in all.filter(|(_, entry)| entry.spec.only_for.is_none()) {
+            for (image, entry) in
+                all.filter(|(id, entry)| entry.spec.only_for.is_none() && self.sees_in(known, Sought::Image(**id)))
+            {
                 if page.items.len() == first {
                     page.has_next = true;
                     break;

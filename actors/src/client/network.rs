@@ -2,6 +2,7 @@
 
 use std::{ops::Bound, sync::Arc};
 
+use hiveward_access::{resource::ResourceKind, verb::Verb};
 use hiveward_catalogue::host::{
     event::FleetChange,
     network::{
@@ -20,6 +21,7 @@ use hiveward_runtime::{
 };
 
 use super::{ControlPlane, Done, check, command::operation, query::page_key};
+use crate::client::access::Sought;
 
 /// Which kind of network a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,10 +93,12 @@ pub struct VmCard {
 impl ControlPlane {
     /// Adds a network. It is known when this answers; hosts make it when a VM on it comes to them.
     pub async fn create_network(&self, op: Op, new: NewNetwork) -> Result<Done<NetworkEntry>, Refused> {
+        let op = self.may(op, Verb::CreateNetwork, Sought::Cluster(ResourceKind::Cluster)).await?;
         let operation = operation(&op, &new);
         check::name("name", &new.name)?;
         let kind = new.kind()?;
-        let spec = Arc::new(NetworkSpec { id: NetworkId::new(), name: new.name, kind });
+        let spec = NetworkSpec { id: NetworkId::new(), name: new.name, kind, project: self.project() };
+        let spec = Arc::new(spec);
         let done = self.change_fleet(&op, FleetChange::AddNetwork { spec }, operation).await?;
         self.known_at(&op, done.cursor).await?;
         let network = NetworkId::try_from(&done.value).map_err(|error| Refused::new(Code::Internal, error.to_string()))?;
@@ -105,6 +109,7 @@ impl ControlPlane {
     /// Removes a network; refused while a VM is on it. Hosts have removed what they made for it by then, or do so at their next
     /// look. The value is absent where the same operation has removed it before.
     pub async fn remove_network(&self, op: Op, network: NetworkId) -> Result<Done<Option<NetworkEntry>>, Refused> {
+        let op = self.may(op, Verb::RemoveNetwork, network).await?;
         let operation = operation(&op, &("remove-network", network));
         let entry = self.surely(&op, |directory| directory.read(|known| known.fleet.networks.all.get(&network).cloned()));
         let value = entry.await?;
@@ -123,12 +128,12 @@ impl ControlPlane {
 
     /// Returns a network as this node's directory has it.
     pub fn network(&self, network: NetworkId) -> Option<NetworkEntry> {
-        self.house.directory.read(|known| known.fleet.networks.all.get(&network).cloned())
+        self.house.directory.read(|known| known.fleet.networks.all.get(&network).cloned()).filter(|_| self.sees(network))
     }
 
     /// Returns the network with this name.
     pub fn network_named(&self, name: &str) -> Option<NetworkId> {
-        self.house.directory.read(|known| known.fleet.networks.named(name))
+        self.house.directory.read(|known| known.fleet.networks.named(self.project(), name)).filter(|network| self.sees(*network))
     }
 
     /// Lists the networks in the order in which they were created.
@@ -136,7 +141,8 @@ impl ControlPlane {
         let from = after.map(page_key::<NetworkId>).transpose()?.map_or(Bound::Unbounded, Bound::Excluded);
         Ok(self.house.directory.read(|known| {
             let mut page = Page::default();
-            for (network, entry) in known.fleet.networks.all.range((from, Bound::Unbounded)) {
+            let all = known.fleet.networks.all.range((from, Bound::Unbounded));
+            for (network, entry) in all.filter(|(id, _)| self.sees_in(known, Sought::Network(**id))) {
                 if page.items.len() == first {
                     page.has_next = true;
                     break;

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use hiveward_access::{resource::ResourceKind, verb::Verb};
 use hiveward_agents::gauge::ResourcesSample;
 use hiveward_catalogue::{directory::NodeStatus, roster::message::asks as roster};
 use hiveward_kernel::{entity::Entity, id::AgentId};
@@ -15,6 +16,7 @@ use hiveward_runtime::{
 };
 
 use super::{ControlPlane, Done, command::operation};
+use crate::client::access::Sought;
 use crate::{report::NodeReport, retention::report::StorageReport};
 
 /// How long one try to make this node known may take.
@@ -58,6 +60,9 @@ pub struct DrainView {
 impl ControlPlane {
     /// Lists the nodes in the order of their ids, including removed ones.
     pub fn nodes(&self) -> Vec<NodeView> {
+        if !self.sees(Sought::Cluster(ResourceKind::Node)) {
+            return Vec::new();
+        }
         let me = self.house.me.node;
         self.house.directory.read(|known| {
             let view = |entry: &hiveward_catalogue::directory::NodeEntry| NodeView {
@@ -88,7 +93,9 @@ impl ControlPlane {
     /// Makes a token that lets one node in for as long as `ttl`, and returns its text, shown this once: the cluster keeps only
     /// its hash.
     pub async fn create_join_token(&self, op: Op, ttl: Duration) -> Result<Done<String>, Refused> {
+        let op = self.may(op, Verb::CreateJoinToken, Sought::Cluster(ResourceKind::Node)).await?;
         self.takes_writes()?;
+        self.admitted(&op)?;
         let identity = self.house.identity.as_ref().ok_or_else(|| {
             Refused::new(Code::Refused, "this node has no cluster identity: start it with a cluster address first")
         })?;
@@ -105,6 +112,7 @@ impl ControlPlane {
 
     /// Moves what the node holds elsewhere; what has not gone after `within` is stopped. Answers when it has begun.
     pub async fn drain_node(&self, op: Op, node: NodeId, within: Duration) -> Result<Done<NodeView>, Refused> {
+        let op = self.may(op, Verb::DrainNode, node).await?;
         let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         let operation = operation(&op, &("drain", node, within_ms));
         let done = self.declare(&op, roster::DrainNode { node, within_ms, operation }).await?;
@@ -113,6 +121,7 @@ impl ControlPlane {
 
     /// Lets the node take entities again; what has gone does not come back by itself.
     pub async fn cancel_drain(&self, op: Op, node: NodeId) -> Result<Done<NodeView>, Refused> {
+        let op = self.may(op, Verb::DrainNode, node).await?;
         let operation = operation(&op, &("cancel-drain", node));
         let done = self.declare(&op, roster::CancelDrain { node, operation }).await?;
         self.node_done(&op, node, done.cursor).await
@@ -120,6 +129,7 @@ impl ControlPlane {
 
     /// Removes a node that is drained or lost. With `force` it removes any other, too: what it held is placed elsewhere at once.
     pub async fn remove_node(&self, op: Op, node: NodeId, force: bool) -> Result<Done<NodeView>, Refused> {
+        let op = self.may(op, Verb::RemoveNode, node).await?;
         let operation = operation(&op, &("remove-node", node, force));
         let done = self.declare(&op, roster::RemoveNode { node, force, operation }).await?;
         self.node_done(&op, node, done.cursor).await

@@ -5,18 +5,10 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use hiveward_agents::{
     connector::{activity_dir, session_dir},
-    record::AgentRecord,
     session::{Stream, transcript::Reader},
-    table::AgentFilter,
 };
 use hiveward_catalogue::{agent::spec::ConnectorSpec, placement::Decision};
-use hiveward_kernel::{
-    body::Body,
-    id::{AgentId, SwarmId, TaskId},
-    lease::Lease,
-    page::Page,
-    series::Sample,
-};
+use hiveward_kernel::{body::Body, id::TaskId, lease::Lease, series::Sample};
 use hiveward_runtime::{
     clock::{Deadline, WallMs},
     error::{Code, Refused},
@@ -26,11 +18,10 @@ use hiveward_runtime::{
     store::blob::BlobHash,
 };
 use hiveward_work::{
-    swarm::{message::asks as coordinator, record::SwarmRecord, table::SwarmFilter},
+    swarm::{message::asks as coordinator, table::SwarmFilter},
     task::{
         record::{AttemptRecord, TaskRecord},
         scatter::Role,
-        search::{TaskFilter, TaskOrder},
         status::TaskStatus,
     },
 };
@@ -289,68 +280,6 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Returns a task as this node's views have it.
-    pub fn task(&self, id: TaskId) -> Result<Option<TaskRecord>, Refused> {
-        self.house.work.tasks.get(id)
-    }
-
-    /// Returns a task; `None` only while the views, whose lag is read first, may not have it yet. Once they would, it is an
-    /// error.
-    fn known_task(&self, id: TaskId) -> Result<Option<TaskRecord>, Refused> {
-        let behind = self.house.views.lag() > 0;
-        let found = self.house.work.tasks.get(id)?;
-        if found.is_none() && !behind { Err(Refused::not_found(id)) } else { Ok(found) }
-    }
-
-    pub fn tasks_by_id(&self, ids: &[TaskId]) -> Result<Vec<Option<TaskRecord>>, Refused> {
-        self.house.work.tasks.get_many(ids)
-    }
-
-    pub fn agent(&self, id: AgentId) -> Result<Option<AgentRecord>, Refused> {
-        self.house.agent_table.get(id)
-    }
-
-    pub fn agents_by_id(&self, ids: &[AgentId]) -> Result<Vec<Option<AgentRecord>>, Refused> {
-        self.house.agent_table.get_many(ids)
-    }
-
-    pub fn swarm(&self, id: SwarmId) -> Result<Option<SwarmRecord>, Refused> {
-        self.house.swarm_table.get(id)
-    }
-
-    pub fn swarms_by_id(&self, ids: &[SwarmId]) -> Result<Vec<Option<SwarmRecord>>, Refused> {
-        self.house.swarm_table.get_many(ids)
-    }
-
-    pub fn swarm_named(&self, name: &str) -> Result<Option<SwarmRecord>, Refused> {
-        let page = self.house.swarm_table.page(&SwarmFilter::default(), None, usize::MAX)?;
-        Ok(page.items.into_iter().map(|(_, record)| record).find(|record| record.spec.name == name))
-    }
-
-    pub fn agent_named(&self, swarm: SwarmId, name: &str) -> Result<Option<AgentRecord>, Refused> {
-        let filter = AgentFilter { swarm: Some(swarm), ..AgentFilter::default() };
-        let page = self.house.agent_table.page(&filter, None, usize::MAX)?;
-        Ok(page.items.into_iter().map(|(_, record)| record).find(|record| record.spec.name == name))
-    }
-
-    pub fn tasks(
-        &self,
-        filter: &TaskFilter,
-        order: TaskOrder,
-        after: Option<&str>,
-        first: usize,
-    ) -> Result<Page<TaskRecord>, Refused> {
-        self.house.work.tasks.page(filter, order, after.map(page_key).transpose()?, first)
-    }
-
-    pub fn agents(&self, filter: &AgentFilter, after: Option<&str>, first: usize) -> Result<Page<AgentRecord>, Refused> {
-        self.house.agent_table.page(filter, after.map(page_key).transpose()?, first)
-    }
-
-    pub fn swarms(&self, filter: &SwarmFilter, after: Option<&str>, first: usize) -> Result<Page<SwarmRecord>, Refused> {
-        self.house.swarm_table.page(filter, after.map(page_key).transpose()?, first)
-    }
-
     /// Tells why the task is not running, or where it was placed and why. Asks the coordinator only for what waits for an agent.
     pub async fn why(&self, record: &TaskRecord, deadline: Deadline) -> Result<Why, Refused> {
         let decision = record.attempts.last().map(|attempt| attempt.decision.clone());
@@ -420,7 +349,7 @@ impl ControlPlane {
 
     /// Returns up to `first` events after a cursor that the filter wants; fewer may come than there are.
     pub fn events(&self, after: Cursor, filter: &EventFilter, first: usize) -> Result<Vec<EventRecord>, Refused> {
-        event::read(&self.house.ledger, after, filter, first)
+        event::read(&self.house.ledger, after, filter, first, |event| self.sees_event(event))
     }
 
     /// Returns the last events before a cursor and after `not_before`, oldest first, and what to go on before if there are more.
@@ -431,7 +360,7 @@ impl ControlPlane {
         filter: &EventFilter,
         last: usize,
     ) -> Result<(Vec<EventRecord>, Option<Cursor>), Refused> {
-        event::read_back(&self.house.ledger, before, not_before, filter, last)
+        event::read_back(&self.house.ledger, before, not_before, filter, last, |event| self.sees_event(event))
     }
 
     /// Returns the cursor of the last event before a moment, by the clock of the node that led then.
@@ -459,9 +388,9 @@ impl ControlPlane {
 
     /// Opens the output of an attempt, or of the newest if none is named. Errors: `NotFound` if there is no such task.
     pub async fn output(&self, op: &Op, task: TaskId, attempt: Option<u32>) -> Result<OutputReader, Refused> {
-        if self.house.work.tasks.get(task)?.is_none() {
+        if self.task(task)?.is_none() {
             self.settled(op).await?;
-            self.house.work.tasks.get(task)?.ok_or_else(|| Refused::not_found(task))?;
+            self.task(task)?.ok_or_else(|| Refused::not_found(task))?;
         }
         Ok(OutputReader { control: self.clone(), task, attempt, activity: false, open: None })
     }

@@ -124,8 +124,17 @@ impl ControlPlane {
         id: <A::Message as Addressed>::Id,
         ask: A,
     ) -> Result<T, Refused> {
+        self.admitted(op)?;
         self.takes_writes()?;
         self.ask(op, id, ask).await?
+    }
+
+    /// Refuses to change anything about which no policy was asked: a defect of this program, which changes nothing.
+    pub(super) fn admitted(&self, op: &Op) -> Result<(), Refused> {
+        if op.admitted || self.is_node() {
+            return Ok(());
+        }
+        Err(Refused::new(Code::Internal, "no policy was asked about this; nothing was done"))
     }
 
     /// Asks the roster. Where it does not act (any more) it says that nothing happened, and the next leader is asked.
@@ -157,6 +166,7 @@ impl ControlPlane {
         op: &Op,
         ask: A,
     ) -> Result<Committed<Key>, Refused> {
+        self.admitted(op)?;
         self.takes_writes()?;
         self.ask_roster(op, ask).await
     }
@@ -183,16 +193,18 @@ impl ControlPlane {
     }
 
     pub(super) async fn has_agent(&self, op: &Op, agent: AgentId) -> Result<bool, Refused> {
-        Ok(self.surely(op, |directory| directory.agent(agent)).await?.is_some())
+        Ok(self.surely(op, |directory| directory.agent(agent)).await?.is_some() && self.sees(agent))
     }
 
     pub(super) async fn resolve_swarm(&self, op: &Op, swarm: Option<&SwarmRef>) -> Result<Arc<SwarmSpec>, Refused> {
+        let project = self.project();
         let find = |directory: &Directory| match swarm {
-            None => directory.swarm_named("default"),
-            Some(SwarmRef::Name(name)) => directory.swarm_named(name),
+            None => directory.swarm_named(project, "default"),
+            Some(SwarmRef::Name(name)) => directory.swarm_named(project, name),
             Some(SwarmRef::Id(id)) => directory.swarm(*id),
         };
-        self.surely(op, find).await?.ok_or_else(|| {
+        let seen = |found: Arc<SwarmSpec>| Some(found).filter(|spec| self.sees(spec.id));
+        self.surely(op, find).await?.and_then(seen).ok_or_else(|| {
             let shown = match swarm {
                 None => format!("{:?}", "default"),
                 Some(SwarmRef::Name(name)) => format!("{name:?}"),

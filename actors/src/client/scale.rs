@@ -3,6 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use hiveward_access::verb::Verb;
 use hiveward_agents::table::AgentFilter;
 use hiveward_catalogue::{agent::spec::AgentSpec, roster::message::asks as roster};
 use hiveward_kernel::id::{AgentId, SwarmId};
@@ -41,6 +42,7 @@ impl ControlPlane {
         agents: u32,
         template: Option<NewAgent>,
     ) -> Result<Done<SwarmRecord>, Refused> {
+        let op = self.may(op, Verb::ScaleSwarm, swarm).await?;
         if agents > AGENTS_MAX {
             return Err(Refused::invalid("agents", format!("a swarm has at most {AGENTS_MAX} agents; nothing was done")));
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hiveward_access::{resource::ResourceKind, verb::Verb};
 use hiveward_agents::table::AgentFilter;
 use hiveward_kernel::{
     body::Label,
@@ -96,6 +97,7 @@ impl ControlPlane {
         self.takes_writes()?;
         let operation = command::operation(&op, &new);
         let swarm = self.resolve_swarm(&op, new.swarm.as_ref()).await?;
+        let op = self.may(op, Verb::Scatter, self.new_in(ResourceKind::Task, swarm.id)).await?;
         let shares = match &new.over {
             Over::Items(items) => {
                 let share = |(n, item): (usize, &Value)| Share { name: n.to_string(), item: Some(item.clone()), agent: None };

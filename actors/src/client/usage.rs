@@ -1,5 +1,6 @@
 //! What calls of models used, and what they cost.
 
+use hiveward_access::verb::Verb;
 use hiveward_catalogue::{
     budget::{Amount, Budget, Scope},
     part::budget::BudgetEntry,
@@ -16,6 +17,7 @@ use hiveward_runtime::{
 };
 
 use super::{ControlPlane, Done, command::operation};
+use crate::client::access::Sought;
 
 /// The most bytes of a label with both of its parts.
 const LABEL_BYTES_MAX: usize = 1_024;
@@ -44,11 +46,16 @@ fn check_scope(scope: &Scope) -> Result<(), Refused> {
 impl ControlPlane {
     /// Returns what calls of models used for these agents, swarms and labels, in the same order; `None` for one without a call.
     pub fn usage_of(&self, scopes: &[Scope]) -> Result<Vec<Option<Total>>, Refused> {
-        self.house.models.usage.of(scopes)
+        let totals = self.house.models.usage.of(scopes)?;
+        let seen = scopes.iter().zip(totals).map(|(scope, total)| total.filter(|_| self.sees(Sought::Budget(scope))));
+        Ok(seen.collect())
     }
 
     /// Returns what calls of models used for one attempt, by model.
     pub fn usage_of_attempt(&self, lease: Lease) -> Result<Vec<(String, Total)>, Refused> {
+        if !self.sees(lease.agent) {
+            return Ok(Vec::new());
+        }
         self.house.models.usage.of_attempt(lease)
     }
 
@@ -60,6 +67,7 @@ impl ControlPlane {
     /// Sets what calls of models for an agent, a swarm (its head) or a label may use, from here on. One that is set already is
     /// changed, and goes on from what was spent of it. When this answers, this node goes by it, and others soon do.
     pub async fn set_budget(&self, op: Op, scope: Scope, budget: Budget) -> Result<Done<BudgetView>, Refused> {
+        let op = self.may(op, Verb::SetBudget, Sought::Budget(&scope)).await?;
         if budget.tokens.is_none() && budget.nanos.is_none() {
             return Err(Refused::invalid("tokens", "a budget limits `tokens` or `money`, or both"));
         }
@@ -81,6 +89,7 @@ impl ControlPlane {
 
     /// Removes a budget. What was spent of it stays in the totals; a budget that is set later counts from then.
     pub async fn remove_budget(&self, op: Op, scope: Scope) -> Result<Done<BudgetId>, Refused> {
+        let op = self.may(op, Verb::RemoveBudget, Sought::Budget(&scope)).await?;
         check_scope(&scope)?;
         let operation = operation(&op, &("remove-budget", &scope));
         let done = self.declare(&op, roster::RemoveBudget { scope: scope.clone(), operation }).await?;

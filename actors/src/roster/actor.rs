@@ -20,7 +20,7 @@ use hiveward_catalogue::{
 };
 use hiveward_kernel::{
     commit::{Batch, CommitReply, Committed, Committer},
-    id::AgentId,
+    id::{AgentId, ProjectId},
     operation::{Operation, used_otherwise},
 };
 use hiveward_runtime::{
@@ -34,7 +34,7 @@ use hiveward_runtime::{
 use tokio::time::Instant;
 
 use super::{
-    decide::{self, conflict},
+    decide,
     fleet::{Fleeting, Waiting},
 };
 use crate::house::House;
@@ -137,6 +137,7 @@ impl Behaviour for Roster {
 fn refuse(msg: RosterMsg) {
     match msg {
         RosterMsg::AddSwarm { reply, .. }
+        | RosterMsg::AddSwarmIn { reply, .. }
         | RosterMsg::RemoveSwarm { reply, .. }
         | RosterMsg::AddAgents { reply, .. }
         | RosterMsg::RemoveAgent { reply, .. }
@@ -230,12 +231,11 @@ impl Roster {
         let directory = &self.house.directory;
         match msg {
             RosterMsg::AddSwarm { spec, operation, reply } => {
-                let events = directory.read(|known| {
-                    if known.swarm_named(&spec.name).is_some() {
-                        return Err(conflict("name", format!("there is a swarm named {:?} already", spec.name)));
-                    }
-                    Ok(decide::add_swarm(known, &spec, operation.as_ref()))
-                });
+                let events = directory.read(|known| decide::add_swarm_in(known, ProjectId::DEFAULT, &spec, operation.as_ref()));
+                self.answer(acting, operation, reply, spec.id.key(), events).await
+            }
+            RosterMsg::AddSwarmIn { project, spec, operation, reply } => {
+                let events = directory.read(|known| decide::add_swarm_in(known, project, &spec, operation.as_ref()));
                 self.answer(acting, operation, reply, spec.id.key(), events).await
             }
             RosterMsg::RemoveSwarm { swarm, operation, reply } => {

@@ -11,16 +11,17 @@ use hiveward_catalogue::{
     host::{
         self,
         event::{FleetChange, FleetEvent, pinned},
+        fleet::Fleet,
         spec::HostSpec,
     },
-    part::{Part, budget::Budgets},
+    part::{Part, PartEvent, budget::Budgets, project::Projects},
     placement::entity::{Choice, NodeFacts, Wish, choose},
     roster::event::{NodeRecord, RosterEvent},
     swarm::SwarmSpec,
 };
 use hiveward_kernel::{
     entity::Entity,
-    id::{AgentId, SwarmId},
+    id::{AgentId, ProjectId, SwarmId},
     operation::Operation,
 };
 use hiveward_runtime::{
@@ -193,6 +194,25 @@ fn settled(entity: Entity, placed: Result<RosterEvent, String>) -> RosterEvent {
     placed.unwrap_or_else(|why| RosterEvent::Unplaced { key: entity.key(), why })
 }
 
+/// Adds a swarm to a project, if there is one and it may have another. Errors: `NotFound`, `Conflict`, or `Limit` with the quota.
+pub fn add_swarm_in(
+    known: &Known,
+    project: ProjectId,
+    spec: &SwarmSpec,
+    operation: Option<&Operation>,
+) -> Result<Vec<RosterEvent>, Refused> {
+    if known.swarm_named(project, &spec.name).is_some() {
+        return Err(conflict("name", format!("there is a swarm named {:?} already", spec.name)));
+    }
+    if project == ProjectId::DEFAULT {
+        return Ok(add_swarm(known, spec, operation));
+    }
+    all_know(known, Projects::NOUN)?;
+    let taken_in = known.parts.projects.take_in(project, spec.id.key())?;
+    let added = add_swarm(known, spec, operation);
+    Ok(std::iter::once(RosterEvent::Part(PartEvent::Project(taken_in))).chain(added).collect())
+}
+
 /// Adds a swarm with all its shards, each placed apart from those before it where that can be.
 pub fn add_swarm(known: &Known, spec: &SwarmSpec, operation: Option<&Operation>) -> Vec<RosterEvent> {
     let mut planner = Planner::new(known);
@@ -249,8 +269,32 @@ fn has_room(declared: u64, more: u64, max: u64) -> Result<(), Refused> {
     Err(Refused { code: Code::Limit, message, field: Some("agents".into()) })
 }
 
+/// Refuses something new of a project of which not all nodes can know, that is not there, or that may have no more of it. `fleet`
+/// is what there will be.
+pub fn may_belong(known: &Known, fleet: &Fleet, change: &FleetChange) -> Result<(), Refused> {
+    let (project, is_vm) = match change {
+        FleetChange::AddVm { spec, .. } | FleetChange::CloneVm { spec, .. } => (spec.project, true),
+        FleetChange::AddImage { spec } => (spec.project, false),
+        FleetChange::AddNetwork { spec } => (spec.project, false),
+        _ => return Ok(()),
+    };
+    let Some(found) = known.parts.projects.get(project) else { return Err(Refused::not_found(project)) };
+    if project != ProjectId::DEFAULT {
+        all_know(known, Projects::NOUN)?;
+    }
+    let has = || fleet.vms.values().filter(|entry| entry.spec.project == project).count();
+    match found.quotas.vms {
+        Some(most) if is_vm && has() >= most as usize => {
+            let message = format!("project {:?} may have {most} VMs, and has them; nothing happened", found.name);
+            Err(Refused::new(Code::Limit, message))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Decides what changes of hosts and VMs; a new host is placed on a node at once.
 pub fn fleet(known: &Known, change: &FleetChange, operation: Option<&Operation>) -> Result<Vec<RosterEvent>, Refused> {
+    may_belong(known, &known.fleet, change)?;
     let mut events = Vec::new();
     for event in host::decide::decide(&known.fleet, change, operation)? {
         let placed = match &event {

@@ -114,7 +114,8 @@ impl Roster {
                 }
                 let decided = match &mut fleet {
                     None => decide::fleet(known, &change, operation.as_ref()),
-                    Some(fleet) => host::decide::decide(fleet, &change, operation.as_ref())
+                    Some(fleet) => decide::may_belong(known, fleet, &change)
+                        .and_then(|()| host::decide::decide(fleet, &change, operation.as_ref()))
                         .map(|events| events.into_iter().map(RosterEvent::Fleet).collect()),
                 };
                 match decided {

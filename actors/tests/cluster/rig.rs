@@ -132,7 +132,8 @@ impl Host {
             (bank::follow(&house.models, house.models.counter()), BankDesk::open(&house.models, house.models.counter(), raft));
         let usage = UsageKeeper::start(&house.models);
         let running = tree::start(house.clone(), Retention::default(), LedgerRetention::default(), 0).await.unwrap();
-        let control = ControlPlane::new(house.clone(), running.tree.clone(), running.roster.clone(), id, true);
+        let control = ControlPlane::new(house.clone(), running.tree.clone(), running.roster.clone(), id, true, Vec::new());
+        let control = control.unwrap();
         Self {
             id,
             house,

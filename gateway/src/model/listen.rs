@@ -87,6 +87,7 @@ impl ModelGateway {
             read_timeout: READ_TIMEOUT,
             stall: STALL_TIMEOUT,
             gauge: "hiveward_model_connections",
+            tls: None,
         };
         let serving = accept(listener, router(Arc::new(caller)), limits, connections.clone(), closing.clone(), cut.clone());
         let accepting = tokio::spawn(serving);

@@ -180,7 +180,7 @@ mod tests {
     fn usage_is_asked_for_where_the_client_did_not() {
         let asked = read(Api::OpenAi, r#"{"model":"m","stream":true,"stream_options":{"x":1}}"#).unwrap();
         assert!(!asked.usage_wanted);
-        assert_eq!(text(&asked), r#"{"model":"m","stream":true,"stream_options":{"include_usage":true,"x":1}}"#);
+        assert_eq!(text(&asked), r#"{"model":"m","stream":true,"stream_options":{"x":1,"include_usage":true}}"#);
         let body = r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#;
         let asked = read(Api::OpenAi, body).unwrap();
         assert!(asked.usage_wanted && text(&asked) == body);

@@ -6,6 +6,7 @@ use async_graphql::{Context, ID, InputObject, Object, OneofObject, SimpleObject,
 use hiveward_actors::client::{self, Done, NewAgent};
 use hiveward_agents::record::AgentRecord;
 use hiveward_catalogue::{agent::spec::ConnectorSpec, budget::Scope};
+use hiveward_kernel::entity::Entity;
 use hiveward_runtime::error::Refused;
 
 use super::{
@@ -25,6 +26,7 @@ use super::{
     task_input::{self, EnvInput, LabelInput},
     usage::{self, Usage},
 };
+use crate::schema::access::Project;
 
 /// A durable identity that runs tasks through its connector.
 #[derive(Clone)]
@@ -40,6 +42,10 @@ impl From<AgentRecord> for Agent {
 impl Agent {
     pub(super) async fn id(&self) -> ID {
         self.0.spec.id.to_string().into()
+    }
+    /// The project that it belongs to.
+    async fn project(&self, ctx: &Context<'_>) -> Result<Option<Project>> {
+        Project::of(ctx, Entity::Agent(self.0.spec.id))
     }
     /// Unique within its swarm.
     async fn name(&self) -> &str {

@@ -9,7 +9,7 @@ use hiveward_kernel::page::Page;
 use hiveward_runtime::{error::Refused, ledger};
 
 use super::{
-    Result, door,
+    Result, door, may_open,
     page::{self, Pages},
     parse,
     scalars::{Cursor, DateTime},
@@ -160,6 +160,7 @@ impl EventFeed {
         after: Option<Cursor>,
         filter: Option<EventFilter>,
     ) -> Result<impl Stream<Item = Result<Event>>> {
+        may_open(ctx, "events")?;
         let position: Position = ctx.data::<Position>()?.clone();
         let after = match position.resume_after() {
             Some(text) => Some(after_text(&text)?),
@@ -169,7 +170,7 @@ impl EventFeed {
         let after = after.unwrap_or_else(|| tail.head());
         // Known before the first event, so that a subscriber that has caught up can share the answers of others.
         position.reach(after);
-        let events = tail.follow(after, filter.unwrap_or_default().parse()?);
+        let events = tail.follow(door(ctx)?.clone(), after, filter.unwrap_or_default().parse()?);
         Ok(events.map(move |event| {
             let event = event?;
             position.reach(event.cursor);

@@ -12,6 +12,8 @@ use super::{
     parse,
     scalars::{BigInt, Cursor, DateTime},
 };
+use crate::schema::access::Project;
+use crate::schema::{door_in, op_in};
 
 /// What the disks of VMs begin as.
 #[derive(Clone)]
@@ -28,7 +30,11 @@ impl Image {
     pub(super) async fn id(&self) -> ID {
         self.0.spec.id.to_string().into()
     }
-    /// Unique in the cluster.
+    /// The project that it belongs to.
+    async fn project(&self, ctx: &Context<'_>) -> Result<Option<Project>> {
+        Project::find(ctx, self.0.spec.project)
+    }
+    /// Unique in its project.
     async fn name(&self) -> &str {
         &self.0.spec.name
     }
@@ -64,8 +70,10 @@ impl Image {
 #[derive(InputObject)]
 pub struct ImportImageInput {
     operation_id: Option<ID>,
-    /// Unique in the cluster.
+    /// Unique in its project.
     name: String,
+    /// By key or name; the caller's own if absent, or else `default`.
+    project: Option<ID>,
     /// An absolute path on the node that is asked, or an `http` or `https` URL.
     source: String,
     /// `sha256:…` or `blake3:…`; other bytes are refused.
@@ -137,7 +145,8 @@ impl ImageMutation {
     /// Its bytes are kept when it answers. `BUSY` says that they are still on their way: ask the same again.
     async fn import_image(&self, ctx: &Context<'_>, input: ImportImageInput) -> Result<ImportImagePayload> {
         let new = NewImage { name: parse::name("name", input.name)?, source: input.source, checksum: input.checksum };
-        Ok(door(ctx)?.import_image(op(ctx, input.operation_id.as_ref())?, new).await?.into())
+        let control = door_in(ctx, input.project.as_ref())?;
+        Ok(control.import_image(op_in(ctx, &control, input.operation_id.as_ref())?, new).await?.into())
     }
     /// Refused while a VM is made of it. Hosts remove their copies when no disk is made of them any more.
     async fn remove_image(&self, ctx: &Context<'_>, input: RemoveImageInput) -> Result<RemoveImagePayload> {

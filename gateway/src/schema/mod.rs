@@ -3,6 +3,8 @@
 //! Parses input once into the control plane's own types and calls it; decides nothing and keeps nothing. A field that is
 //! needed for every row of a page goes through a loader in `load`.
 
+pub mod access;
+mod access_input;
 pub mod agent;
 mod artifact;
 mod attempt;
@@ -46,7 +48,7 @@ use hiveward_actors::client::ControlPlane;
 use hiveward_runtime::{clock::Deadline, error::Refused, op::Op};
 
 use crate::{
-    auth::rights,
+    auth::verbs,
     bound::Bounds,
     engine::{Caller, Engine},
     history::History,
@@ -77,6 +79,7 @@ pub struct Query(
     balance::BalanceQuery,
     storage::StorageQuery,
     packing::PackingQuery,
+    access::AccessQuery,
 );
 
 #[derive(MergedObject, Default)]
@@ -100,6 +103,7 @@ pub struct Mutation(
     vm::ShapeMutation,
     vm::CopyMutation,
     storage::StorageMutation,
+    access::AccessMutation,
 );
 
 #[derive(MergedSubscription, Default)]
@@ -126,7 +130,21 @@ fn builder() -> SchemaBuilder<Query, Mutation, Subscription> {
 pub fn build(control: ControlPlane) -> HivewardSchema {
     let tail = crate::stream::tail::SharedTail::new(control.clone());
     let history = Arc::new(History::start(control.clone()));
-    builder().data(load::loaders(control.clone())).data(Arc::new(tail)).data(history).data(control).finish()
+    builder().data(Arc::new(tail)).data(history).data(Whole(control)).finish()
+}
+
+/// The control plane of the node itself, from which that of each caller is made. Resolvers have only the caller's.
+pub struct Whole(ControlPlane);
+
+impl Whole {
+    /// Gives a request the control plane and the loaders of the one who made it. Errors: it names a project that he cannot see.
+    pub fn of_caller(&self, request: async_graphql::Request) -> Result<async_graphql::Request, Refused> {
+        let caller = request.data.get(&std::any::TypeId::of::<Caller>()).and_then(|caller| caller.downcast_ref::<Caller>());
+        let Some(caller) = caller else { return Ok(request) };
+        let project = self.0.project_for(&caller.principal, caller.project.as_deref())?;
+        let control = self.0.of(caller.principal.clone(), project);
+        Ok(request.data(load::loaders(control.clone())).data(control))
+    }
 }
 
 /// Returns the engine over a node's control plane. What executes queries is compiled here, and not again in each program that
@@ -155,6 +173,11 @@ pub(crate) fn caller<'a>(ctx: &Context<'a>) -> Result<&'a Caller> {
 
 /// Stamps a mutation: who, under which operation id, by when.
 pub(crate) fn op(ctx: &Context<'_>, operation_id: Option<&async_graphql::ID>) -> Result<Op> {
+    op_in(ctx, door(ctx)?, operation_id)
+}
+
+/// Stamps a mutation as [`op`] does, in the project of a control plane.
+pub(crate) fn op_in(ctx: &Context<'_>, control: &ControlPlane, operation_id: Option<&async_graphql::ID>) -> Result<Op> {
     let caller = caller(ctx)?;
     if let Some(id) = operation_id
         && (id.is_empty() || id.len() > 128)
@@ -162,10 +185,11 @@ pub(crate) fn op(ctx: &Context<'_>, operation_id: Option<&async_graphql::ID>) ->
         return Err(Refused::invalid("operationId", "an operation id has 1 to 128 bytes").into());
     }
     Ok(Op {
-        operation: operation_id.map(|id| id.as_str().into()),
+        operation: operation_id.map(|id| control.scoped(id.as_str())),
         principal: caller.principal.name.clone(),
         trace: caller.trace,
         deadline: margin(caller.deadline),
+        admitted: false,
     })
 }
 
@@ -186,5 +210,14 @@ pub(crate) async fn caught_up(ctx: &Context<'_>, at_least: Option<scalars::Curso
 
 /// Refuses a subscription to who may not open it. Queries and mutations are looked at before their resolvers run.
 pub(crate) fn may_open(ctx: &Context<'_>, subscription: &str) -> Result<()> {
-    Ok(rights::admit(Some(&caller(ctx)?.principal), "Subscription", subscription)?)
+    Ok(verbs::admit(door(ctx)?, subscription)?)
+}
+
+/// Returns the caller's control plane as it is in another project. Errors: he cannot see that one.
+pub(crate) fn door_in(ctx: &Context<'_>, project: Option<&async_graphql::ID>) -> Result<ControlPlane> {
+    let (control, who) = (door(ctx)?, caller(ctx)?.principal.clone());
+    let Some(project) = project else { return Ok(control.clone()) };
+    parse::reference("project", project)?;
+    let project = control.project_for(&who, Some(project.as_str()))?;
+    Ok(control.of(who, project))
 }

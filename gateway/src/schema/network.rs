@@ -14,6 +14,8 @@ use super::{
     parse,
     scalars::{Cursor, DateTime},
 };
+use crate::schema::access::Project;
+use crate::schema::{door_in, op_in};
 
 /// Of those that a network is on.
 const HOSTS_SHOWN: usize = 100;
@@ -33,7 +35,11 @@ impl Network {
     pub(super) async fn id(&self) -> ID {
         self.0.spec.id.to_string().into()
     }
-    /// Unique in the cluster: what VMs name it by.
+    /// The project that it belongs to.
+    async fn project(&self, ctx: &Context<'_>) -> Result<Option<Project>> {
+        Project::find(ctx, self.0.spec.project)
+    }
+    /// Unique in its project: what VMs name it by.
     async fn name(&self) -> &str {
         &self.0.spec.name
     }
@@ -103,8 +109,10 @@ impl From<VmCard> for VmAddress {
 #[derive(InputObject)]
 pub struct CreateNetworkInput {
     operation_id: Option<ID>,
-    /// Unique in the cluster.
+    /// Unique in its project.
     name: String,
+    /// By key or name; the caller's own if absent, or else `default`.
+    project: Option<ID>,
     kind: NetworkKind,
     /// A range such as `10.7.0.0/24`: a NAT needs one; with it an overlay gives each VM an address.
     cidr: Option<String>,
@@ -178,7 +186,8 @@ impl NetworkMutation {
             bridge: input.bridge,
             mtu: parse::optional_natural("mtu", input.mtu)?,
         };
-        Ok(door(ctx)?.create_network(op(ctx, input.operation_id.as_ref())?, new).await?.into())
+        let control = door_in(ctx, input.project.as_ref())?;
+        Ok(control.create_network(op_in(ctx, &control, input.operation_id.as_ref())?, new).await?.into())
     }
     /// Refused while a VM is on it.
     async fn remove_network(&self, ctx: &Context<'_>, input: RemoveNetworkInput) -> Result<RemoveNetworkPayload> {

@@ -5,17 +5,19 @@ use std::sync::Arc;
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject};
 use hiveward_actors::client::{self, NewSwarm, ShardView};
 use hiveward_catalogue::{budget::Scope, placement::Weights as PlacementWeights, swarm::SwarmSpec};
+use hiveward_kernel::entity::Entity;
 use hiveward_runtime::error::Refused;
 use hiveward_work::{swarm::record::SwarmRecord, task};
 
 use super::{
     Result,
+    access::Project,
     agent::{self, Agent, AgentFields, AgentFilter},
     caught_up,
     cluster::ClusterNode,
-    door,
+    door, door_in,
     enums::{PlacementStrategy, TaskOrder, TaskStatus, Topology},
-    op,
+    op, op_in,
     page::{self, Pages},
     parse,
     scalars::{BigInt, Cursor, DateTime},
@@ -40,6 +42,10 @@ impl Swarm {
     }
     async fn name(&self) -> &str {
         &self.0.spec.name
+    }
+    /// The project that it belongs to, with its tasks and agents.
+    async fn project(&self, ctx: &Context<'_>) -> Result<Option<Project>> {
+        Project::of(ctx, Entity::Swarm(self.0.spec.id))
     }
     /// What calls of models for its tasks used; absent if there were none.
     async fn usage(&self, ctx: &Context<'_>) -> Result<Option<Usage>> {
@@ -156,8 +162,10 @@ pub struct Weights {
 #[derive(InputObject)]
 pub struct CreateSwarmInput {
     operation_id: Option<ID>,
-    /// Unique.
+    /// Unique in its project.
     name: String,
+    /// By key or name; the caller's own if absent, or else `default`.
+    project: Option<ID>,
     #[graphql(default_with = "Topology::Hierarchical")]
     topology: Topology,
     strategy: Option<PlacementStrategy>,
@@ -279,6 +287,7 @@ pub struct SwarmMutation;
 #[Object]
 impl SwarmMutation {
     async fn create_swarm(&self, ctx: &Context<'_>, input: CreateSwarmInput) -> Result<CreateSwarmPayload> {
+        let control = door_in(ctx, input.project.as_ref())?;
         let new = NewSwarm {
             name: parse::name("name", input.name)?,
             topology: input.topology.into(),
@@ -290,7 +299,7 @@ impl SwarmMutation {
             node: None,
             shards: parse::natural("shards", input.shards)?,
         };
-        let done = door(ctx)?.create_swarm(op(ctx, input.operation_id.as_ref())?, new).await?;
+        let done = control.create_swarm(op_in(ctx, &control, input.operation_id.as_ref())?, new).await?;
         Ok(CreateSwarmPayload { swarm: done.value.into(), cursor: done.cursor.into() })
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_graphql::{Context, ID, InputObject, Object, SimpleObject, dataloader::DataLoader};
 use hiveward_actors::client::{self, TaskEdit};
+use hiveward_kernel::entity::Entity;
 use hiveward_kernel::{
     body::Body,
     id::{AgentId, TaskId},
@@ -30,6 +31,7 @@ use super::{
     swarm::Swarm,
     task_input::{LabelInput, RetryInput, SubmitTaskInput, SubmitTasksInput, WorkInput},
 };
+use crate::schema::access::Project;
 
 /// A unit of work that a client asked for.
 #[derive(Clone)]
@@ -76,6 +78,10 @@ fn body_bytes(body: &Body) -> u64 {
 impl Task {
     pub(super) async fn id(&self) -> ID {
         self.0.id().to_string().into()
+    }
+    /// The project that it belongs to.
+    async fn project(&self, ctx: &Context<'_>) -> Result<Option<Project>> {
+        Project::of(ctx, Entity::Swarm(self.0.spec.swarm))
     }
     async fn title(&self) -> &str {
         &self.0.spec.title

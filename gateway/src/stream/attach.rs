@@ -27,7 +27,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::ws::{Close, Place, READ_BUFFER_BYTES, WRITE_BUFFER_BYTES, close, credential, origin_allowed, short};
+use super::ws::{Close, Place, READ_BUFFER_BYTES, REVOKED, WRITE_BUFFER_BYTES, close, credential, origin_allowed, short};
 use crate::{
     auth::Principal,
     negotiate::Media,
@@ -103,7 +103,7 @@ async fn connection(
     socket: WebSocket,
     gateway: Arc<Gateway>,
     asked: Asked,
-    from_header: Option<Principal>,
+    from_header: Option<Arc<Principal>>,
     (place, address): (Place, Option<IpAddr>),
 ) {
     let (sink, source) = socket.split();
@@ -153,7 +153,7 @@ impl Connection {
         }
     }
 
-    async fn serve(&mut self, asked: Asked, from_header: Option<Principal>) -> Result<(), Close> {
+    async fn serve(&mut self, asked: Asked, from_header: Option<Arc<Principal>>) -> Result<(), Close> {
         let principal = match from_header {
             Some(principal) => principal,
             None => self.introduced().await?,
@@ -164,12 +164,16 @@ impl Connection {
         };
         tracing::info!(who = %principal.name, task = %terminal.task, "attached to a terminal");
         self.say(json!({ "type": "attached", "task": terminal.task.to_string(), "attempt": terminal.attempt })).await?;
-        let ended = self.pass(&mut terminal).await;
+        let revoked = self.gateway.revoked(&principal);
+        let ended = tokio::select! {
+            ended = self.pass(&mut terminal) => ended,
+            () = revoked => Err(close(4403, REVOKED)),
+        };
         tracing::info!(who = %principal.name, task = %terminal.task, "detached from a terminal");
         ended
     }
 
-    async fn introduced(&mut self) -> Result<Principal, Close> {
+    async fn introduced(&mut self) -> Result<Arc<Principal>, Close> {
         let within = Duration::from_millis(self.gateway.config.init_timeout_ms);
         let first = tokio::time::timeout(within, self.source.next()).await;
         let Ok(first) = first else { return Err(close(4408, "Connection initialisation timeout")) };
@@ -183,18 +187,16 @@ impl Connection {
         Ok(known)
     }
 
-    async fn attach(&self, asked: Asked, principal: &Principal) -> Result<Terminal, Refused> {
-        if !principal.administrator {
-            return Err(Refused::new(Code::Forbidden, "only an administrator may attach; use the token in `admin.token`"));
-        }
+    async fn attach(&self, asked: Asked, principal: &Arc<Principal>) -> Result<Terminal, Refused> {
         let id = |field: &str, error: hiveward_runtime::id::BadId| Refused::invalid(field, error.to_string());
         let agent = asked.agent.parse().map_err(|error| id("agent", error))?;
         let task = asked.task.map(|task| task.parse()).transpose().map_err(|error| id("task", error))?;
         let deadline = Deadline::after(self.gateway.config.request_timeout());
-        let op = Op { operation: None, principal: principal.name.clone(), trace: TraceId::new(), deadline };
+        let op = Op { operation: None, principal: principal.name.clone(), trace: TraceId::new(), deadline, admitted: false };
         let Some(terminals) = &self.gateway.terminals else {
             return Err(Refused::new(Code::Unavailable, "this gateway serves no terminals"));
         };
+        let terminals = terminals.of(principal.clone(), terminals.project_for(principal, None)?);
         tokio::time::timeout_at(deadline.instant(), terminals.attach(&op, agent, task, asked.read_only))
             .await
             .unwrap_or_else(|_| Err(Refused::new(Code::Unavailable, "the session did not answer in time")))

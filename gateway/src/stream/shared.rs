@@ -40,8 +40,9 @@ struct Key {
     query: String,
     operation: Option<String>,
     variables: String,
-    /// Whether it is an administrator's: what a principal may see must never come from another kind of principal's execution.
-    administrator: bool,
+    /// Who asks, and in which project: what one sees must never come from another's execution.
+    who: Arc<str>,
+    project: Option<Arc<str>>,
 }
 
 struct Group {
@@ -122,7 +123,8 @@ fn key(prepared: &Prepared, caller: &Caller) -> Option<Key> {
         query: request.query.clone(),
         operation: request.operation_name.clone(),
         variables: serde_json::to_string(&variables).ok()?,
-        administrator: caller.principal.administrator,
+        who: caller.principal.name.clone(),
+        project: caller.project.clone(),
     })
 }
 
@@ -266,6 +268,8 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
+    use hiveward_access::role::{Grant, Role};
+
     use crate::{auth::Principal, limit::DocumentLimits};
 
     /// Events 1, 2, 3 … up to whatever the test has let happen.
@@ -331,9 +335,14 @@ mod tests {
             let request = Request::new(query).variables(Variables::from_json(serde_json::json!({ "after": after })));
             let prepared = engine::prepare(request, &DocumentLimits::default(), &Memory::default())
                 .unwrap_or_else(|_| panic!("the query is refused"));
-            let principal = Principal { name: "test".into(), administrator: true };
+            let principal = Arc::new(Principal::service("test", [Grant::everywhere(Role::Admin)]));
             let deadline = Deadline::after(std::time::Duration::from_secs(60));
-            self.shares.stream(&self.engine, prepared, Caller { principal, trace: TraceId::new(), deadline }, Position::default())
+            self.shares.stream(
+                &self.engine,
+                prepared,
+                Caller { principal, project: None, trace: TraceId::new(), deadline },
+                Position::default(),
+            )
         }
 
         fn happen(&self, events: u64) {

@@ -39,6 +39,7 @@ pub async fn handle(State(gateway): State<Arc<Gateway>>, request: Request) -> Re
 async fn open(gateway: &Arc<Gateway>, request: Request) -> Result<Response, HttpRefusal> {
     let (parts, body) = request.into_parts();
     let principal = gateway.known(&parts)?;
+    let project = over_http::project_of(&parts.headers)?;
     let request = Request::from_parts(parts, body);
     let place = gateway.streams.clone().try_acquire_owned().map_err(|_| {
         HttpRefusal::new(StatusCode::SERVICE_UNAVAILABLE, Code::Limit, "too many open streams (limit `streams_max`)")
@@ -51,7 +52,9 @@ async fn open(gateway: &Arc<Gateway>, request: Request) -> Result<Response, Http
         .map(str::to_owned);
     let get = request.method() == Method::GET;
     let (parsed, turn) = over_http::read(gateway, request, Deadline::after(gateway.config.request_timeout())).await?;
-    let caller = Caller { principal, trace: TraceId::new(), deadline: Deadline::after(gateway.config.request_timeout()) };
+    let revoked = gateway.revoked(&principal);
+    let caller =
+        Caller { principal, project, trace: TraceId::new(), deadline: Deadline::after(gateway.config.request_timeout()) };
     let answers = match engine::prepare(parsed, &gateway.config.limits, &gateway.pools.memory) {
         Ok(prepared) if get && prepared.operation == Some(async_graphql::parser::types::OperationType::Mutation) => {
             return Err(HttpRefusal {
@@ -63,7 +66,7 @@ async fn open(gateway: &Arc<Gateway>, request: Request) -> Result<Response, Http
             let mutation = prepared.operation == Some(async_graphql::parser::types::OperationType::Mutation);
             let turn = turn.of(prepared.operation);
             let answers = gateway.shares.stream(&gateway.engine, prepared, caller, Position::resuming(last));
-            executed(gateway, mutation, answers, turn).boxed()
+            executed(gateway, mutation, answers, turn).take_until(revoked).boxed()
         }
         Err(answer) => stream::once(async move { (answer, None) }).boxed(),
     };

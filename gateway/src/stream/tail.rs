@@ -45,6 +45,8 @@ impl Drop for SharedTail {
 struct Following {
     control: ControlPlane,
     inner: Arc<Mutex<Inner>>,
+    /// The door of who follows: events that he does not see are passed over.
+    seen_by: ControlPlane,
     filter: EventFilter,
     /// The cursor up to which everything was handed out (or did not match).
     position: Cursor,
@@ -64,15 +66,17 @@ impl SharedTail {
         self.control.cluster().cursor
     }
 
-    /// Returns the events after `after` that match, without an end. Dropping the stream ends it; an error is its last item.
+    /// Returns the events after `after` that match and that he who follows sees, without an end. Dropping the stream ends it; an error is its last item.
     pub fn follow(
         &self,
+        seen_by: ControlPlane,
         after: Cursor,
         filter: EventFilter,
     ) -> impl Stream<Item = Result<Arc<EventRecord>, Refused>> + Send + use<> {
         let following = Following {
             control: self.control.clone(),
             inner: self.inner.clone(),
+            seen_by,
             filter,
             position: after,
             ready: VecDeque::new(),
@@ -103,7 +107,7 @@ impl Following {
                     Ok(event) if event.cursor <= self.position => {}
                     Ok(event) => {
                         self.position = event.cursor;
-                        if self.filter.wants(&event) {
+                        if self.filter.wants(&event) && self.seen_by.sees_event(&event) {
                             return Ok(event);
                         }
                     }
@@ -125,7 +129,7 @@ impl Following {
     fn catch_up(&mut self) -> Result<(), Refused> {
         // It joins before it reads: whatever the ring gets from now on is not missed, whatever it got before is in the ledger.
         let (ring, reached) = join(&self.control, &self.inner);
-        let batch = self.control.events(self.position, &self.filter, BATCH)?;
+        let batch = self.seen_by.events(self.position, &self.filter, BATCH)?;
         let level = batch.len() < BATCH;
         self.ready = batch.into_iter().map(Arc::new).collect();
         if level {
@@ -217,6 +221,7 @@ mod tests {
         let mut following = Following {
             control: control.clone(),
             inner: tail.inner.clone(),
+            seen_by: control.clone(),
             filter: EventFilter::default(),
             position: before,
             ready: read,

@@ -53,6 +53,11 @@ const PROTOCOL: &str = "graphql-transport-ws";
 const ACK: Utf8Bytes = Utf8Bytes::from_static(r#"{"type":"connection_ack"}"#);
 const PONG: Utf8Bytes = Utf8Bytes::from_static(r#"{"type":"pong"}"#);
 
+/// What is said to who asks with something that is worth nothing any more.
+pub(super) const REVOKED: &str = "Forbidden: the key was revoked, or its time is over";
+
+type Revoked = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// A close code of the protocol and its reason.
 pub(super) struct Close(pub u16, pub String);
 
@@ -193,7 +198,7 @@ enum Incoming {
 }
 
 /// Checks the credential in `connection_init`: `{"Authorization": "Bearer …"}` in any case, or `{"token": "…"}`.
-pub(super) fn credential(payload: &serde_json::Value, gateway: &Gateway) -> Result<Principal, Refused> {
+pub(super) fn credential(payload: &serde_json::Value, gateway: &Gateway) -> Result<Arc<Principal>, Refused> {
     let fields = payload.as_object().ok_or_else(crate::auth::missing)?;
     for (name, value) in fields {
         match (name.to_ascii_lowercase().as_str(), value.as_str()) {
@@ -210,7 +215,7 @@ type Operations = Arc<Mutex<HashMap<String, AbortHandle>>>;
 async fn connection(
     socket: WebSocket,
     gateway: Arc<Gateway>,
-    from_header: Option<Principal>,
+    from_header: Option<Arc<Principal>>,
     agreed: bool,
     (place, address): (Place, Option<IpAddr>),
 ) {
@@ -224,6 +229,7 @@ async fn connection(
         gateway,
         outgoing: outgoing.clone(),
         principal: None,
+        project: None,
         place,
         address,
         operations: Operations::default(),
@@ -274,7 +280,9 @@ async fn write(mut sink: SplitSink<WebSocket, Message>, mut queue: mpsc::Receive
 struct Reader {
     gateway: Arc<Gateway>,
     outgoing: Outgoing,
-    principal: Option<Principal>,
+    principal: Option<Arc<Principal>>,
+    /// The project of its requests, by name or id.
+    project: Option<Arc<str>>,
     place: Place,
     /// The address that it is from; wrong tokens are counted by it.
     address: Option<IpAddr>,
@@ -288,17 +296,24 @@ impl Reader {
         &mut self,
         mut source: SplitStream<WebSocket>,
         writer: &mut JoinSet<Result<(), Close>>,
-        from_header: Option<Principal>,
+        from_header: Option<Arc<Principal>>,
     ) -> Result<(), Close> {
         let init_by = Instant::now() + Duration::from_millis(self.gateway.config.init_timeout_ms);
         let mut pings = tokio::time::interval_at(Instant::now() + self.ping_every, self.ping_every);
         let mut heard = Instant::now();
         let stopping = self.gateway.stopping.clone();
+        let mut revoked: Revoked = Box::pin(std::future::pending());
+        let mut watched = false;
         loop {
+            if let Some(principal) = self.principal.as_ref().filter(|_| !watched) {
+                watched = true;
+                revoked = Box::pin(self.gateway.revoked(principal));
+            }
             let message = tokio::select! {
                 message = source.next() => message,
                 _ = writer.join_next() => return Ok(()),
                 () = stopping.cancelled() => return Err(close(1001, "the node is stopping; resume elsewhere or later")),
+                () = &mut revoked => return Err(close(4403, REVOKED)),
                 () = tokio::time::sleep_until(init_by), if self.principal.is_none() => return Err(close(4408, "Connection initialisation timeout")),
                 _ = pings.tick() => {
                     if heard.elapsed() > self.ping_every * 2 + self.ping_every / 2 {
@@ -323,7 +338,7 @@ impl Reader {
         }
     }
 
-    async fn message(&mut self, text: &str, from_header: Option<&Principal>) -> Result<(), Close> {
+    async fn message(&mut self, text: &str, from_header: Option<&Arc<Principal>>) -> Result<(), Close> {
         let deadline = Deadline::after(self.gateway.config.request_timeout());
         let turn = self.gateway.large_bodies.turn(text.len(), deadline).await;
         let turn = turn.map_err(|refused| close(1013, short(refused.message)))?;
@@ -340,6 +355,7 @@ impl Reader {
                     (Err(refused), None) => return Err(close(4403, short(format!("Forbidden: {}", refused.message)))),
                 };
                 self.place.known(&self.gateway)?;
+                self.project = payload.get("project").and_then(|named| named.as_str()).map(Into::into);
                 self.principal = Some(principal);
                 self.send(ACK).await
             }
@@ -369,7 +385,7 @@ impl Reader {
         &mut self,
         id: String,
         payload: serde_json::Map<String, serde_json::Value>,
-        principal: Principal,
+        principal: Arc<Principal>,
         turn: Turn,
     ) -> Result<(), Close> {
         if id.is_empty() || id.len() > 128 {
@@ -390,8 +406,12 @@ impl Reader {
             );
             return self.send(error_message(&id, &EngineAnswer::refused(&refused))).await;
         }
-        let caller =
-            Caller { principal, trace: TraceId::new(), deadline: Deadline::after(self.gateway.config.request_timeout()) };
+        let caller = Caller {
+            principal,
+            project: self.project.clone(),
+            trace: TraceId::new(),
+            deadline: Deadline::after(self.gateway.config.request_timeout()),
+        };
         let prepared = over_http::from_fields(payload)
             .map_err(|refusal| EngineAnswer::refused(&refusal.refused))
             .and_then(|request| engine::prepare(request, &self.gateway.config.limits, &self.gateway.pools.memory));

@@ -147,7 +147,11 @@ async fn introspection_that_multiplies_is_refused_by_its_text_and_where_that_is_
     let mut open = config();
     open.limits.introspection_lists_max = 100;
     open.limits.introspection_depth_max = 100;
-    let auth = hiveward_gateway::auth::Auth::new([("t".to_owned(), hiveward_gateway::auth::Auth::digest(TOKEN), true)]);
+    let auth = hiveward_gateway::auth::Auth::new([(
+        "t".to_owned(),
+        hiveward_gateway::auth::Auth::digest(TOKEN),
+        hiveward_access::role::Role::Admin,
+    )]);
     let gateway = Gateway::new(Arc::new(schema), auth, open, Arc::new(crate::support::AlwaysReady)).unwrap();
     refused(&ask(&gateway, &bomb).await, "LIMIT", "limit `answer_");
     node.stop().await;

@@ -7,7 +7,7 @@ use std::{
 
 use hiveward_kernel::{
     entity::{Entity, Place},
-    id::{AgentId, HostId, SwarmId},
+    id::{AgentId, HostId, ProjectId, SwarmId},
     operation::{OPERATIONS_KEPT_MAX, Operation},
     recent::Recent,
 };
@@ -25,6 +25,7 @@ use crate::{
         event::FleetEvent,
         fleet::{Fleet, HostEntry},
     },
+    name::in_project,
     part::{Parts, When, budget::BudgetEntry},
     roster::event::RosterEvent,
     swarm::SwarmSpec,
@@ -70,6 +71,7 @@ pub struct Known {
     pub nodes: BTreeMap<NodeId, NodeEntry>,
     pub swarms: HashMap<SwarmId, SwarmEntry>,
     pub agents: HashMap<AgentId, AgentEntry>,
+    /// The heads of swarms by name; by project as well, where that is not `default`.
     swarm_names: HashMap<String, SwarmId>,
     /// The agents by swarm and a hash of the name: each is looked up again in the spec, so that a name is not kept twice.
     agent_names: HashMap<(SwarmId, u64), Vec<AgentId>>,
@@ -166,8 +168,21 @@ impl Known {
         }
     }
 
-    pub fn swarm_named(&self, name: &str) -> Option<SwarmId> {
-        self.swarm_names.get(name).copied()
+    /// Returns the head of the swarm with this name in a project.
+    pub fn swarm_named(&self, project: ProjectId, name: &str) -> Option<SwarmId> {
+        self.swarm_names.get(&*in_project(project, name)).copied()
+    }
+
+    /// Returns the project that an entity belongs to; `None` for one that is the cluster's own, or is not known any more. An agent is where its swarm
+    /// is; hosts are in none.
+    pub fn project_of(&self, entity: Entity) -> Option<ProjectId> {
+        let projects = &self.parts.projects;
+        match entity {
+            Entity::Swarm(id) => Some(projects.of(&self.swarms.get(&id)?.spec.head().key())),
+            Entity::Agent(id) => self.project_of(Entity::Swarm(self.agents.get(&id)?.spec.swarm)),
+            Entity::Host(_) => None,
+            Entity::Vm(id) => Some(self.fleet.vms.get(&id)?.spec.project),
+        }
     }
 
     /// Returns the coordinators of the swarm that `swarm` is one of, in order; `swarm` alone if it is unknown.
@@ -293,7 +308,8 @@ impl Known {
         match event {
             RosterEvent::SwarmAdded { spec, .. } => {
                 if spec.shard == 0 {
-                    self.swarm_names.insert(spec.name.clone(), spec.id);
+                    let project = self.parts.projects.of(&spec.id.key());
+                    self.swarm_names.insert(in_project(project, &spec.name).into_owned(), spec.id);
                 }
                 let entry =
                     SwarmEntry { spec: spec.clone(), place: Place::default(), agents: HashSet::new(), on: BTreeMap::new() };
@@ -307,7 +323,9 @@ impl Known {
                 self.unplaced.remove(&entity);
                 if let Some(entry) = self.swarms.remove(swarm) {
                     if entry.spec.shard == 0 {
-                        self.swarm_names.remove(&entry.spec.name);
+                        let project = self.parts.projects.of(&swarm.key());
+                        self.swarm_names.remove(&*in_project(project, &entry.spec.name));
+                        self.parts.projects.left(&swarm.key());
                     }
                     self.declared_bytes = self.declared_bytes.saturating_sub(size::of(&*entry.spec));
                     self.count(entry.place.node, -1);

@@ -14,7 +14,7 @@ use std::{collections::HashSet, sync::Arc};
 use futures_util::future::BoxFuture;
 use hiveward_kernel::{
     event::DecodeError,
-    id::{AgentId, SwarmId},
+    id::{AgentId, ProjectId, SwarmId},
 };
 use hiveward_runtime::{
     clock::Deadline,
@@ -201,9 +201,14 @@ impl Directory {
         self.read(|known| known.swarms.get(&id).map(|entry| entry.spec.clone()))
     }
 
-    /// Returns the spec of the head of the swarm that has this name.
-    pub fn swarm_named(&self, name: &str) -> Option<Arc<SwarmSpec>> {
-        self.read(|known| known.swarms.get(&known.swarm_named(name)?).map(|entry| entry.spec.clone()))
+    /// Returns the spec of the head of the swarm that has this name in a project.
+    pub fn swarm_named(&self, project: ProjectId, name: &str) -> Option<Arc<SwarmSpec>> {
+        self.read(|known| known.swarms.get(&known.swarm_named(project, name)?).map(|entry| entry.spec.clone()))
+    }
+
+    /// Returns the project that an entity belongs to; `None` for one that is the cluster's own, or unknown.
+    pub fn project_of(&self, entity: Entity) -> Option<ProjectId> {
+        self.read(|known| known.project_of(entity))
     }
 
     /// Returns the spec of an agent.

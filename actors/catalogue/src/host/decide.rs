@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use hiveward_kernel::{
-    id::{HostId, VmId},
+    id::{HostId, ProjectId, VmId},
     operation::Operation,
 };
 use hiveward_runtime::error::{Code, Refused};
@@ -129,7 +129,7 @@ pub fn decide(fleet: &Fleet, change: &FleetChange, operation: Option<&Operation>
         // Said again by the actor of the VM that it is made of.
         FleetChange::AddImage { spec } if fleet.images.contains_key(&spec.id) => Vec::new(),
         FleetChange::AddImage { spec } => {
-            if fleet.image_named(&spec.name).is_some() {
+            if fleet.image_named(spec.project, &spec.name).is_some() {
                 return Err(conflict(format!("there is an image named {:?} already", spec.name)));
             }
             if fleet.images.len() >= IMAGES_MAX {
@@ -201,7 +201,7 @@ fn clone_vm(
 /// Returns those of a VM's networks that are its hosts' own: what a name means for it, it means for its clones as well.
 fn known_networks(fleet: &Fleet, of: VmId) -> Vec<String> {
     let Some(entry) = fleet.vms.get(&of) else { return Vec::new() };
-    let own = entry.spec.networks.iter().filter(|name| fleet.networks.card(of, name).is_none());
+    let own = entry.spec.networks.iter().filter(|name| fleet.networks.card(entry.spec.project, of, name).is_none());
     own.cloned().collect()
 }
 
@@ -213,7 +213,7 @@ fn add_vm(
     own_networks: &[String],
     suits: impl Fn(&HostEntry) -> bool,
 ) -> Result<FleetEvent, Refused> {
-    if fleet.vm_named(&spec.name).is_some() {
+    if fleet.vm_named(spec.project, &spec.name).is_some() {
         return Err(conflict(format!("there is a VM named {:?} already", spec.name)));
     }
     if fleet.vms.len() >= VMS_MAX {
@@ -226,15 +226,23 @@ fn add_vm(
         return Err(conflict(format!("its attempt has {its} already")));
     }
     let drilled = spec.restored.as_ref().is_some_and(|restored| restored.drill);
-    let cards =
-        if drilled { Vec::new() } else { crate::host::network::book::cards(fleet, spec.id, &spec.networks, own_networks)? };
+    let cards = if drilled {
+        Vec::new()
+    } else {
+        crate::host::network::book::cards(fleet, spec.project, spec.id, &spec.networks, own_networks)?
+    };
     let overlay = cards.iter().any(|card| card.overlay);
     let wish = Wish { overlay, ..placing::wish(spec.id, spec, on) };
     let chosen = placing::select(fleet, &mut Engine::default(), spec.id, &wish, spec.ha, suits)?;
     let decision = chosen.map_err(|refused| Refused { message: format!("{}; nothing was made", refused.message), ..refused })?;
     // What the name means now it means for this VM for ever.
-    let spec = match fleet.image_named(&spec.image).filter(|_| spec.base.is_none()) {
+    let spec = match fleet.image_named(spec.project, &spec.image).filter(|_| spec.base.is_none()) {
         Some(image) => Arc::new(VmSpec { base: Some(image), ..(**spec).clone() }),
+        // What hosts have beside the cluster's images belongs to nobody in particular.
+        None if spec.project != ProjectId::DEFAULT && spec.base.is_none() && spec.restored.is_none() => {
+            let message = format!("there is no image {:?} in the project; nothing was made", spec.image);
+            return Err(Refused { code: Code::NotFound, message, field: Some("image".into()) });
+        }
         None => spec.clone(),
     };
     Ok(FleetEvent::VmAdded { spec, host: decision.chosen, decision: Arc::new(decision), operation, cards })

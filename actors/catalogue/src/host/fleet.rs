@@ -20,6 +20,7 @@ use super::{
     reshape::Size,
     spec::{Capacity, HostSpec},
 };
+use crate::name::in_project;
 use crate::{
     placement::vm::{HostFacts, Hosts, Need, Reject},
     vm::spec::{Shape, VmSpec},
@@ -125,9 +126,9 @@ pub struct Fleet {
     pub vms: HashMap<VmId, VmEntry>,
     pub images: BTreeMap<ImageId, ImageEntry>,
     pub networks: Networks,
-    image_names: HashMap<String, ImageId>,
-    host_names: HashMap<String, HostId>,
-    vm_names: HashMap<String, VmId>,
+    pub(super) image_names: HashMap<String, ImageId>,
+    pub(super) host_names: HashMap<String, HostId>,
+    pub(super) vm_names: HashMap<String, VmId>,
     /// The VM of each attempt that has one.
     leases: HashMap<Lease, VmId>,
     /// VMs that wait for attempts of an agent, the oldest first.
@@ -141,18 +142,6 @@ pub fn need(spec: &VmSpec) -> Need {
 }
 
 impl Fleet {
-    pub fn host_named(&self, name: &str) -> Option<HostId> {
-        self.host_names.get(name).copied()
-    }
-
-    pub fn image_named(&self, name: &str) -> Option<ImageId> {
-        self.image_names.get(name).copied()
-    }
-
-    pub fn vm_named(&self, name: &str) -> Option<VmId> {
-        self.vm_names.get(name).copied()
-    }
-
     /// Returns the VM that this attempt has.
     pub fn leased(&self, lease: Lease) -> Option<VmId> {
         self.leases.get(&lease).copied()
@@ -237,7 +226,7 @@ impl Fleet {
 
     fn forget(&mut self, vm: VmId) {
         if let Some(entry) = self.vms.remove(&vm) {
-            self.vm_names.remove(&entry.spec.name);
+            self.vm_names.remove(&*in_project(entry.spec.project, &entry.spec.name));
             if let Some(lease) = entry.spec.lease {
                 self.leases.remove(&lease);
             }
@@ -339,7 +328,7 @@ impl Fleet {
             }
             FleetEvent::VmAdded { spec, host, cards, .. } => {
                 self.networks.given(cards);
-                self.vm_names.insert(spec.name.clone(), spec.id);
+                self.vm_names.insert(in_project(spec.project, &spec.name).into_owned(), spec.id);
                 if let Some(lease) = spec.lease {
                     self.leases.insert(lease, spec.id);
                 }
@@ -461,13 +450,13 @@ impl Fleet {
             FleetEvent::NetworkRemoved { network, .. } => self.networks.remove(*network),
             FleetEvent::ImageAdded { spec, .. } => {
                 if spec.only_for.is_none() {
-                    self.image_names.insert(spec.name.clone(), spec.id);
+                    self.image_names.insert(in_project(spec.project, &spec.name).into_owned(), spec.id);
                 }
                 self.images.insert(spec.id, ImageEntry { spec: spec.clone(), vms: 0, added_at: at });
             }
             FleetEvent::ImageRemoved { image, .. } => {
                 if let Some(entry) = self.images.remove(image) {
-                    self.image_names.remove(&entry.spec.name);
+                    self.image_names.remove(&*in_project(entry.spec.project, &entry.spec.name));
                 }
             }
         }

@@ -5,6 +5,7 @@ pub mod event;
 pub mod fleet;
 pub mod image;
 pub mod lost;
+mod names;
 pub mod network;
 pub mod placing;
 mod progress;

@@ -79,7 +79,7 @@ pub fn begin(fleet: &Fleet, vm: VmId, host: HostId, number: u64, shape: &Shape) 
         None => {}
     }
     admit(fleet, vm, entry, shape)?;
-    let cards = network::book::cards(fleet, vm, &shape.networks, &entry.spec.networks)?;
+    let cards = network::book::cards(fleet, entry.spec.project, vm, &shape.networks, &entry.spec.networks)?;
     if cards.iter().any(|card| card.overlay) {
         let of = fleet.hosts.get(&host).filter(|entry| entry.spec.underlay.is_none());
         if let Some(of) = of {

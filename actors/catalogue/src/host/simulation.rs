@@ -72,7 +72,7 @@ fn check(fleet: &Fleet, seed: u64) {
     }
     assert!(fleet.vms.values().all(|vm| fleet.hosts.contains_key(&vm.host)), "seed {seed}: a VM is nowhere");
     for (id, vm) in &fleet.vms {
-        assert_eq!(fleet.vm_named(&vm.spec.name), Some(*id), "seed {seed}");
+        assert_eq!(fleet.vm_named(vm.spec.project, &vm.spec.name), Some(*id), "seed {seed}");
     }
     let columns = fleet.columns();
     for (id, entry) in &fleet.hosts {

@@ -6,7 +6,10 @@
 
 mod declare;
 
+pub mod api_key;
 pub mod budget;
+pub mod policy;
+pub mod project;
 
 use std::fmt::Debug;
 
@@ -105,4 +108,7 @@ declare::parts! {
     /// Budgets. Versions before parts keep them beside the parts, where snapshots write them for those.
     #[serde(skip)]
     budgets: Budget(budget::Budgets),
+    projects: Project(project::Projects),
+    api_keys: ApiKey(api_key::ApiKeys),
+    policies: Policy(policy::Policies),
 }

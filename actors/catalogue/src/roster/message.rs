@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use hiveward_kernel::{
     asks,
     commit::{CommitReply, Committed},
-    id::{AgentId, SwarmId},
+    id::{AgentId, ProjectId, SwarmId},
     operation::Operation,
 };
 use hiveward_runtime::{
@@ -57,6 +57,8 @@ asks! {
         RemoveBudget { scope: Scope, operation: Option<Operation> } -> Result<Committed<Key>, Refused>;
         /// Changes a part of the catalogue. Answers when it is in the ledger.
         Declare { declaration: Declaration, operation: Option<Operation> } -> Result<Committed<Key>, Refused>;
+        /// Adds a swarm to a project. Older versions know only swarms of `default`.
+        AddSwarmIn { project: ProjectId, spec: Arc<SwarmSpec>, operation: Option<Operation> } -> Result<Committed<Key>, Refused>;
         /// Changes hosts and VMs. Answers when it is in the ledger; what runs follows.
         Fleet { change: FleetChange, operation: Option<Operation> } -> Result<Committed<Key>, Refused>;
         /// Says that a node has joined, or that the record of a member has changed, as it says of itself.

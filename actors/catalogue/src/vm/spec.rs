@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use hiveward_kernel::{
     body::Body,
-    id::{ImageId, VmId},
+    id::{ImageId, ProjectId, VmId},
     lease::Lease,
 };
 use serde::{Deserialize, Serialize};
@@ -33,7 +33,7 @@ pub struct Shape {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmSpec {
     pub id: VmId,
-    /// The name, unique in the cluster.
+    /// The name, unique in its project.
     pub name: String,
     pub image: String,
     pub cpus: u32,
@@ -82,6 +82,9 @@ pub struct VmSpec {
     /// The agent for whose attempts it waits, while no attempt has it yet.
     #[serde(default)]
     pub warm: Option<Warm>,
+    /// The project that it belongs to. The last field, and absent from what is stored for `default`.
+    #[serde(default = "crate::name::default_project", skip_serializing_if = "crate::name::is_default")]
+    pub project: ProjectId,
 }
 
 impl VmSpec {

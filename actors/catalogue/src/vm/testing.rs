@@ -1,6 +1,6 @@
 //! Makes a VM for tests.
 
-use hiveward_kernel::id::VmId;
+use hiveward_kernel::id::{ProjectId, VmId};
 
 use super::spec::VmSpec;
 
@@ -28,6 +28,7 @@ pub fn spec() -> VmSpec {
         restored: None,
         lease: None,
         warm: None,
+        project: ProjectId::DEFAULT,
         bases: Vec::new(),
     }
 }

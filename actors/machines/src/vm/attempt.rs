@@ -11,7 +11,11 @@ use hiveward_catalogue::{
     host::event::FleetChange,
     vm::{machine::MachineSpec, spec::VmSpec},
 };
-use hiveward_kernel::{id::VmId, lease::Lease};
+use hiveward_kernel::{
+    entity::Entity,
+    id::{AgentId, ProjectId, VmId},
+    lease::Lease,
+};
 use hiveward_runtime::{
     clock::{Deadline, WallMs},
     error::Code,
@@ -59,14 +63,20 @@ impl Machines for NoMachines {
     }
 }
 
+/// Returns the project of an agent, which is that of the VMs that are made for it.
+pub(super) fn project_of(services: &MachineServices, agent: AgentId) -> ProjectId {
+    services.directory.project_of(Entity::Agent(agent)).unwrap_or(ProjectId::DEFAULT)
+}
+
 /// Returns the name of an attempt's VM; there is at most one VM of that name.
 pub fn name(lease: Lease) -> String {
     format!("{}-{}", lease.task, lease.attempt)
 }
 
-/// Returns the spec of a VM such as an agent's attempts get, without a lease.
-pub(super) fn spec(id: VmId, machine: &MachineSpec) -> VmSpec {
+/// Returns the spec of a VM such as the attempts of an agent of this project get, without a lease.
+pub(super) fn spec(id: VmId, machine: &MachineSpec, project: ProjectId) -> VmSpec {
     VmSpec {
+        project,
         id,
         name: id.to_string(),
         image: machine.image.clone(),
@@ -130,7 +140,8 @@ impl Machines for MachineServices {
                     return Ok(vm);
                 }
                 if !asked {
-                    let its = VmSpec { name: name(lease), lease: Some(lease), ..spec(VmId::new(), machine) };
+                    let project = project_of(self, lease.agent);
+                    let its = VmSpec { name: name(lease), lease: Some(lease), ..spec(VmId::new(), machine, project) };
                     let change = FleetChange::AddVm { spec: Arc::new(its), on: machine.host };
                     match ask_roster(self, change, deadline).await {
                         // Another life of ours was first, perhaps.
@@ -177,7 +188,7 @@ impl Machines for MachineServices {
 
 #[cfg(test)]
 mod tests {
-    use hiveward_kernel::id::{AgentId, TaskId};
+    use hiveward_kernel::id::TaskId;
 
     use super::*;
     use crate::{

@@ -89,6 +89,7 @@ pub(super) async fn step(
 
 fn image(spec: &VmSpec, id: ImageId, name: String, copied: &Copied, only_for: Option<VmId>) -> ImageSpec {
     ImageSpec {
+        project: spec.project,
         id,
         name,
         hash: copied.hash.clone(),

@@ -116,9 +116,10 @@ pub async fn keep(services: MachineServices, agent: AgentId, machine: Arc<Machin
             continue;
         }
         let waiting = services.directory.read(|known| waiting(&known.fleet, &warm).count());
+        let project = attempt::project_of(&services, agent);
         for _ in waiting..warm.count as usize {
             let id = VmId::new();
-            let spec = VmSpec { id, name: format!("warm-{id}"), warm: Some(warm), ..attempt::spec(id, &machine) };
+            let spec = VmSpec { id, name: format!("warm-{id}"), warm: Some(warm), ..attempt::spec(id, &machine, project) };
             let change = FleetChange::AddVm { spec: Arc::new(spec), on: machine.host };
             match ask_roster(&services, change, Deadline::after(MADE_WITHIN)).await {
                 Ok(_) => said = None,

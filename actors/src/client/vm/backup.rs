@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use hiveward_access::{resource::ResourceKind, verb::Verb};
 use hiveward_catalogue::{
     host::event::FleetChange,
     vm::spec::{DiskSpec, Layer, Restored, VmSpec},
@@ -29,6 +30,7 @@ use super::{
     super::{ControlPlane, Done, check, command::operation},
     LOOK_SOON,
 };
+use crate::client::access::Sought;
 
 /// A backup in a directory of this node or in an object store.
 #[derive(Clone, Debug)]
@@ -83,6 +85,7 @@ impl ControlPlane {
     /// goes on when this has answered. The guest runs meanwhile. With `incremental` it is what was written since its last backup
     /// there, or all where that is not known: then the backup says why. One that does not succeed leaves nothing.
     pub async fn backup_vm(&self, op: Op, vm: VmId, to: String, incremental: bool) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::BackupVm, Sought::Cluster(ResourceKind::Cluster)).await?;
         targets::check("to", &to)?;
         let subject = Subject::Backup { to: to.into(), incremental };
         let ask = super::wish(&op, vm, OperationKind::Backup, |ask| ask.subject = Some(subject));
@@ -94,6 +97,10 @@ impl ControlPlane {
     /// Sets the schedule by which the VM makes backups by itself, in place of any that it had; `None` removes it. Those that it
     /// has made are kept to their number for as long as it has a schedule. The same again changes nothing.
     pub async fn schedule_vm_backups(&self, op: Op, vm: VmId, new: Option<NewSchedule>) -> Result<Done<VmRecord>, Refused> {
+        let op = match new {
+            Some(_) => self.may(op, Verb::ScheduleVmBackups, Sought::Cluster(ResourceKind::Cluster)).await?,
+            None => self.may(op, Verb::UnscheduleVmBackups, vm).await?,
+        };
         self.takes_writes()?;
         self.known_vm(&op, vm).await?;
         let schedule = match new {
@@ -146,6 +153,7 @@ impl ControlPlane {
 
     /// Makes a VM whose disks begin as those of a backup. A copy that is not what was written is refused before it starts.
     pub async fn restore_vm(&self, op: Op, new: Restore) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::RestoreVm, Sought::Cluster(ResourceKind::Cluster)).await?;
         let operation = operation(&op, &("restore", &new));
         let chain = self.chain("from", &new.from).await?;
         self.add_restored(op, chain, new, false, operation).await
@@ -154,6 +162,7 @@ impl ControlPlane {
     /// Starts a VM of a backup without any network, checks whether its guest answers, and removes it. This answers when it has
     /// begun; the outcome is with the backup, and in the events of the VM.
     pub async fn drill_backup(&self, op: Op, from: String, host: Option<HostId>) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::DrillVmBackup, Sought::Cluster(ResourceKind::Cluster)).await?;
         let operation = operation(&op, &("drill", &from, host));
         let chain = self.chain("from", &from).await?;
         if chain.0.disks.iter().any(|disk| disk.format == SIMULATED_DISK) {
@@ -189,6 +198,7 @@ impl ControlPlane {
             start: new.start,
             base: None,
             lease: None,
+            project: self.project(),
             bases: Vec::new(),
             ..spec
         });

@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use hiveward_access::{resource::ResourceKind, verb::Verb};
 use hiveward_catalogue::{
     host::{
         fleet::Fleet,
@@ -40,6 +41,7 @@ use hiveward_runtime::{
 };
 
 use super::pack;
+use crate::client::access::Sought;
 use crate::client::{ControlPlane, command::operation};
 
 /// The longest time that an imbalance may have to last: hosts' minutes are kept no longer.
@@ -206,6 +208,7 @@ impl ControlPlane {
     /// Begins the moves as planned now, by ordinary live migrations, if that is due. Each VM says itself whether it goes, and a
     /// host sends only a few at a time. Repeating it under the same operation id begins nothing more.
     pub async fn rebalance(&self, op: Op, rules: BalanceRules) -> Result<Rebalanced, Refused> {
+        let op = self.may(op, Verb::Rebalance, Sought::Cluster(ResourceKind::Cluster)).await?;
         self.takes_writes()?;
         check(&rules)?;
         // After this, what was begun under the operation id is in the views.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hiveward_access::verb::Verb;
 use hiveward_kernel::id::VmId;
 use hiveward_machines::{
     host::{driver::DriverError, message::asks as host},
@@ -78,12 +79,14 @@ fn place(from: From) -> ConsolePiece {
 impl ControlPlane {
     /// Opens the serial console of a VM for reading.
     pub async fn vm_console(&self, op: &Op, vm: VmId) -> Result<ConsoleReader, Refused> {
+        self.may(op.clone(), Verb::VmConsole, vm).await?;
         self.known_vm(op, vm).await?;
         Ok(ConsoleReader { control: self.clone(), vm, closed: None })
     }
 
     /// Types the bytes at the VM's serial console. If it is repeated, they are typed twice.
     pub async fn type_vm_console(&self, op: &Op, vm: VmId, bytes: Vec<u8>) -> Result<(), Refused> {
+        let op = &self.may(op.clone(), Verb::TypeVmConsole, vm).await?;
         if bytes.is_empty() || bytes.len() > TYPED_BYTES_MAX {
             return Err(Refused::invalid("base64", format!("1 to {TYPED_BYTES_MAX} bytes")));
         }

@@ -1,5 +1,6 @@
 //! Images and VMs that are made of a VM, as its disks are at one moment; it runs on meanwhile.
 
+use hiveward_access::verb::Verb;
 use hiveward_kernel::id::{HostId, ImageId, VmId};
 use hiveward_machines::vm::{
     event::{OperationKind, Subject},
@@ -30,6 +31,7 @@ impl ControlPlane {
     /// its own. What takes long goes on when this has answered; the VM is there when the operation has succeeded. One that does
     /// not succeed leaves nothing.
     pub async fn clone_vm(&self, op: Op, vm: VmId, new: NewClone) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::CloneVm, vm).await?;
         check::name("name", &new.name)?;
         if let Some(host) = new.host
             && self.host(host).is_none()
@@ -50,6 +52,7 @@ impl ControlPlane {
 
     /// Makes an image of its system disk, which other VMs can be made of from then on. As with a clone, what takes long goes on.
     pub async fn make_image_of_vm(&self, op: Op, vm: VmId, name: String) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::CreateImageFromVm, vm).await?;
         check::name("name", &name)?;
         let asked = operation(&op, &("template", vm, &name));
         self.known_vm(&op, vm).await?;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hiveward_access::verb::Verb;
 use hiveward_kernel::id::VmId;
 use hiveward_machines::{
     guest::{
@@ -41,6 +42,7 @@ impl ControlPlane {
     /// Runs a program in a guest to its end and answers with what it said. It is no operation of the VM: nothing is kept of it,
     /// and asked twice it runs twice. Errors: `UnknownOutcome` at the deadline, while the program runs on.
     pub async fn exec_in_vm(&self, op: Op, vm: VmId, new: NewGuestExec) -> Result<GuestExec, Refused> {
+        let op = self.may(op, Verb::ExecInVm, vm).await?;
         let [program, args @ ..] = &new.argv[..] else { return Err(Refused::invalid("argv", "which program is not said")) };
         if new.argv.len() > ARGS_MAX || new.argv.iter().map(String::len).sum::<usize>() > ARGS_BYTES_MAX {
             return Err(Refused::invalid("argv", format!("at most {ARGS_MAX} arguments of {ARGS_BYTES_MAX} bytes together")));
@@ -85,6 +87,7 @@ impl ControlPlane {
     /// Keeps a guest's file systems from taking writes until they are thawed, or lets them; returns how many. Frozen twice is an
     /// error of the guest's, which changes nothing; thawed twice is none.
     pub async fn freeze_vm_file_systems(&self, op: Op, vm: VmId, frozen: bool) -> Result<u64, Refused> {
+        let op = self.may(op, Verb::FreezeVmFileSystems, vm).await?;
         let command = if frozen { agent::freeze() } else { agent::thaw() };
         let said = self.ask_guest(&op, vm, &command).await?;
         said.as_u64().ok_or_else(|| odd(agent::Odd("guest-fsfreeze")))

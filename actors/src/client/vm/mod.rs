@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use hiveward_access::{resource::ResourceKind, verb::Verb};
 use hiveward_runtime::{
     error::{Code, Refused},
     ledger::Cursor,
@@ -67,6 +68,7 @@ use hiveward_machines::{
 };
 
 use super::{ControlPlane, Done, check, command::operation, query::page_key};
+use crate::client::access::Sought;
 
 /// The time between the first looks whether an operation has ended.
 const LOOK_FIRST: Duration = Duration::from_millis(2);
@@ -102,6 +104,7 @@ impl ControlPlane {
     /// Adds a VM. It is placed and reserved when this answers; with `start` it runs as well, if the deadline leaves time for
     /// that.
     pub async fn create_vm(&self, op: Op, new: NewVm) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::CreateVm, Sought::New(ResourceKind::Vm, self.project())).await?;
         self.takes_writes()?;
         let operation = operation(&op, &new);
         check_new(&new)?;
@@ -135,6 +138,7 @@ impl ControlPlane {
             restored: None,
             lease: None,
             warm: None,
+            project: self.project(),
             bases: Vec::new(),
         });
         let added = self.change_fleet(&op, FleetChange::AddVm { spec, on: new.host }, operation).await?;
@@ -145,11 +149,13 @@ impl ControlPlane {
 
     /// Starts a VM and waits for that, at most until the deadline.
     pub async fn start_vm(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::StartVm, vm).await?;
         self.command_vm(op, vm, OperationKind::Start, |_| ()).await
     }
 
     /// Presses the power button, and pulls the plug after the grace; with `force` at once.
     pub async fn stop_vm(&self, op: Op, vm: VmId, force: bool, grace_ms: Option<u64>) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::StopVm, vm).await?;
         if grace_ms.is_some_and(|grace| grace > STOP_GRACE_MS_MAX) {
             return Err(Refused::invalid("graceMs", format!("at most {STOP_GRACE_MS_MAX}")));
         }
@@ -158,22 +164,26 @@ impl ControlPlane {
 
     /// Reboots the guest of a VM and waits for that, at most until the deadline.
     pub async fn reboot_vm(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::RebootVm, vm).await?;
         self.command_vm(op, vm, OperationKind::Reboot, |_| ()).await
     }
 
     /// Lets the guest of a VM stand still where it is.
     pub async fn pause_vm(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::PauseVm, vm).await?;
         self.command_vm(op, vm, OperationKind::Pause, |_| ()).await
     }
 
     /// Lets a paused guest go on.
     pub async fn resume_vm(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::ResumeVm, vm).await?;
         self.command_vm(op, vm, OperationKind::Resume, |_| ()).await
     }
 
     /// Keeps its disks as they are, and its memory while it is on; the guest stands still until that is written. A name that it
     /// has already is a conflict, and more than [`SNAPSHOTS_MAX`](hiveward_machines::vm::snapshot::SNAPSHOTS_MAX) are refused.
     pub async fn snapshot_vm(&self, op: Op, vm: VmId, name: String) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::SnapshotVm, vm).await?;
         check::name("name", &name)?;
         self.command_vm(op, vm, OperationKind::Snapshot, |ask| ask.subject = snapshot(&name)).await
     }
@@ -181,12 +191,14 @@ impl ControlPlane {
     /// Makes it what it was when that snapshot was taken, running or not; what was done since is gone. A revert that is
     /// interrupted is done again from its beginning. Asked twice at once it is done once.
     pub async fn revert_vm(&self, op: Op, vm: VmId, name: String) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::RevertVm, vm).await?;
         check::name("name", &name)?;
         self.command_vm(op, vm, OperationKind::Revert, |ask| ask.subject = snapshot(&name)).await
     }
 
     /// Removes a snapshot of a VM; the VM stays as it is.
     pub async fn remove_vm_snapshot(&self, op: Op, vm: VmId, name: String) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::RemoveVmSnapshot, vm).await?;
         check::name("name", &name)?;
         self.command_vm(op, vm, OperationKind::RemoveSnapshot, |ask| ask.subject = snapshot(&name)).await
     }
@@ -194,6 +206,7 @@ impl ControlPlane {
     /// Brings it to another host. It answers when that is done, or soon, while it goes on. A migration that fails, or is
     /// cancelled, leaves the VM running where it was.
     pub async fn migrate_vm(&self, op: Op, vm: VmId, to: NewMove) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::MigrateVm, vm).await?;
         if !(1_000..=LIMIT_MS_MAX).contains(&to.limit_ms) {
             return Err(Refused::invalid("limitMs", format!("1000 to {LIMIT_MS_MAX}")));
         }
@@ -225,6 +238,18 @@ impl ControlPlane {
 
     /// Cancels a migration. Answers when the VM knows of it; the operation ends when it is certain where the VM runs.
     pub async fn cancel_vm_migration(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::CancelVmMigration, vm).await?;
+        self.cancel_what_goes_on(op, vm).await
+    }
+
+    /// Cancels a backup. Answers when the VM knows of it; the operation ends when nothing of it is left.
+    pub async fn cancel_vm_backup(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::CancelVmBackup, vm).await?;
+        self.cancel_what_goes_on(op, vm).await
+    }
+
+    async fn cancel_what_goes_on(&self, op: Op, vm: VmId) -> Result<Done<VmRecord>, Refused> {
+        self.admitted(&op)?;
         self.takes_writes()?;
         self.known_vm(&op, vm).await?;
         let principal = op.principal.clone();
@@ -243,6 +268,7 @@ impl ControlPlane {
     /// Removes a VM: its domain and its disks are gone when this answers, and what was reserved for it is free. Refused while it
     /// runs, unless forced.
     pub async fn remove_vm(&self, op: Op, vm: VmId, force: bool) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::RemoveVm, vm).await?;
         let record = self.known_vm(&op, vm).await?;
         if record.state.is_on() && !force {
             return Err(Refused::new(Code::Refused, format!("{} runs; stop it, or use force", record.spec.name)));
@@ -274,6 +300,9 @@ impl ControlPlane {
 
     /// Returns a VM as this node's views have it; one that may run on a host that nobody can ask is shown as lost.
     pub fn vm(&self, vm: VmId) -> Result<Option<VmRecord>, Refused> {
+        if !self.sees(vm) {
+            return Ok(None);
+        }
         let mut record = self.house.machines.vms.get(vm)?;
         if let Some(record) = &mut record {
             self.as_lost(record, &self.lost_hosts());
@@ -283,14 +312,17 @@ impl ControlPlane {
 
     /// Returns the VM with this name.
     pub fn vm_named(&self, name: &str) -> Option<VmId> {
-        self.house.directory.read(|known| known.fleet.vm_named(name))
+        self.house.directory.read(|known| known.fleet.vm_named(self.project(), name)).filter(|vm| self.sees(*vm))
     }
 
     /// Lists VMs in the order of their creation.
     pub fn vms(&self, filter: &VmFilter, after: Option<&str>, first: usize) -> Result<Page<VmRecord>, Refused> {
-        let after = after.map(page_key::<VmId>).transpose()?;
         let lost = self.lost_hosts();
-        self.house.machines.vms.page(filter, after, first, |record| self.as_lost(record, &lost))
+        let read = |after: Option<&str>, first| {
+            let after = after.map(page_key::<VmId>).transpose()?;
+            self.house.machines.vms.page(filter, after, first, |record| self.as_lost(record, &lost))
+        };
+        self.seen_page(after, first, read, |record| self.sees(record.spec.id))
     }
 
     /// Returns what the hypervisor measured of each at its last look; nothing for those whose host does not answer.
@@ -346,6 +378,7 @@ impl ControlPlane {
     }
 
     async fn ask_vm(&self, op: &Op, vm: VmId, ask: Ask) -> Result<Committed<u64>, Refused> {
+        self.admitted(op)?;
         self.takes_writes()?;
         let known = self.surely(op, |directory| directory.read(|known| known.fleet.vms.contains_key(&vm).then_some(())));
         if known.await?.is_none() {

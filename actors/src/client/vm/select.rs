@@ -47,7 +47,7 @@ impl ControlPlane {
             turn: vm.as_u128() as u64,
         };
         self.house.directory.read(|known| {
-            let cards = hiveward_catalogue::host::network::book::cards(&known.fleet, vm, &new.networks, &[])?;
+            let cards = hiveward_catalogue::host::network::book::cards(&known.fleet, self.project(), vm, &new.networks, &[])?;
             let wish = Wish { overlay: cards.iter().any(|card| card.overlay), ..wish };
             let mut engine = Engine::default();
             let decision = placing::select(&known.fleet, &mut engine, vm, &wish, new.ha, |_| true)?;

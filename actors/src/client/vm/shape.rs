@@ -3,6 +3,7 @@
 //! Each is an operation: reserved before the hypervisor is asked, undone as a whole if it fails. What cannot change while the
 //! guest runs is so when it is started again, and the VM says until then what it runs with.
 
+use hiveward_access::verb::Verb;
 use hiveward_catalogue::vm::spec::DiskSpec;
 use hiveward_kernel::id::VmId;
 use hiveward_machines::vm::{
@@ -35,6 +36,7 @@ impl ControlPlane {
     /// any more. A guest that runs is given memory, or gives it back, up to what it was started with; everything else comes with
     /// its next start, and [`VmState::lag`](hiveward_machines::vm::state::VmState::lag) says so.
     pub async fn resize_vm(&self, op: Op, vm: VmId, to: NewSize) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::ResizeVm, vm).await?;
         to.cpus.map_or(Ok(()), check_cpus)?;
         to.memory_bytes.map_or(Ok(()), check_memory)?;
         let NewSize { cpus, memory_bytes, offline } = to;
@@ -44,6 +46,7 @@ impl ControlPlane {
 
     /// Adds an empty disk, which is there at once for a guest that runs. A name that it has already is a conflict.
     pub async fn attach_vm_disk(&self, op: Op, vm: VmId, disk: DiskSpec) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::AttachVmDisk, vm).await?;
         check::name("name", &disk.name)?;
         check_disk_bytes("sizeBytes", disk.size_bytes)?;
         let subject = Subject::Disk { name: disk.name.into(), size_bytes: disk.size_bytes };
@@ -53,6 +56,7 @@ impl ControlPlane {
     /// Removes a disk with its data, which must be said with `delete`: what is left of a disk that no VM has would be kept where
     /// nobody knows of it.
     pub async fn detach_vm_disk(&self, op: Op, vm: VmId, name: String, delete: bool) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::DetachVmDisk, vm).await?;
         check::name("name", &name)?;
         if !delete {
             let message = "the data of a disk goes with it: back it up if you need it, and say that it may be deleted";
@@ -64,6 +68,7 @@ impl ControlPlane {
 
     /// Adds a network: `bridge:NAME`, or one of the hypervisor's. The first that is named takes the place of the usual one.
     pub async fn attach_vm_network(&self, op: Op, vm: VmId, network: String) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::AttachVmNetwork, vm).await?;
         check_network(&network)?;
         let subject = Subject::Network { name: network.into() };
         self.command_vm(op, vm, OperationKind::AttachNetwork, |ask| ask.subject = Some(subject)).await
@@ -71,6 +76,7 @@ impl ControlPlane {
 
     /// Removes a network from a VM, but not its only one, without which it would get the usual one.
     pub async fn detach_vm_network(&self, op: Op, vm: VmId, network: String) -> Result<Done<VmRecord>, Refused> {
+        let op = self.may(op, Verb::DetachVmNetwork, vm).await?;
         check_network(&network)?;
         let subject = Subject::Network { name: network.into() };
         self.command_vm(op, vm, OperationKind::DetachNetwork, |ask| ask.subject = Some(subject)).await

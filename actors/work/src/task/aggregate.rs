@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn each_strategy_keeps_the_plans_order() {
         let parts = [part("a", r#"{"n":1,"files":["x"]}"#), part("b", r#"{"n":2,"files":["y"]}"#)];
-        assert_eq!(text(Aggregate::Merge, &parts).unwrap(), r#"{"files":["x","y"],"n":3}"#);
+        assert_eq!(text(Aggregate::Merge, &parts).unwrap(), r#"{"n":3,"files":["x","y"]}"#);
         assert!(text(Aggregate::Collect, &parts).unwrap().starts_with(r#"[{"name":"a""#));
         assert_eq!(text(Aggregate::Concat, &[part("a", "one"), part("b", "two\n")]).unwrap(), r#""one\ntwo\n""#);
     }

@@ -303,7 +303,7 @@ impl BackupMutation {
     /// Answers when that is known. The operation ends when nothing of it is left.
     async fn cancel_vm_backup(&self, ctx: &Context<'_>, input: CancelVmBackupInput) -> Result<CancelVmBackupPayload> {
         let id = vm_id(ctx, &input.vm)?;
-        Ok(door(ctx)?.cancel_vm_migration(op(ctx, input.operation_id.as_ref())?, id).await?.into())
+        Ok(door(ctx)?.cancel_vm_backup(op(ctx, input.operation_id.as_ref())?, id).await?.into())
     }
     /// Has a VM make backups by itself, in place of any schedule that it had. Repeated, it changes nothing.
     async fn schedule_vm_backups(&self, ctx: &Context<'_>, input: ScheduleVmBackupsInput) -> Result<ScheduleVmBackupsPayload> {

@@ -16,8 +16,10 @@ use super::super::{
 #[derive(InputObject)]
 pub struct CreateVmInput {
     pub(super) operation_id: Option<ID>,
-    /// Unique in the cluster.
+    /// Unique in its project.
     pub(super) name: String,
+    /// By key or name; the caller's own if absent, or else `default`.
+    pub(super) project: Option<ID>,
     /// By key or name; the best one if absent.
     pub(super) host: Option<ID>,
     pub(super) image: String,

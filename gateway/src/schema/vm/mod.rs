@@ -36,6 +36,7 @@ use super::{
     scalars::{BigInt, Cursor, DateTime},
     task::Label,
 };
+use crate::schema::access::Project;
 pub use input::DiskInput;
 pub(super) use input::vm_id;
 pub use mutation::VmMutation;
@@ -60,7 +61,11 @@ impl Vm {
     pub(super) async fn id(&self) -> ID {
         self.0.spec.id.to_string().into()
     }
-    /// Unique in the cluster.
+    /// The project that it belongs to.
+    async fn project(&self, ctx: &Context<'_>) -> Result<Option<Project>> {
+        Project::find(ctx, self.0.spec.project)
+    }
+    /// Unique in its project.
     async fn name(&self) -> &str {
         &self.0.spec.name
     }

@@ -9,6 +9,7 @@ use super::{
     Vm,
     input::*,
 };
+use crate::schema::{door_in, op_in};
 
 /// The payloads of all VM mutations have the same shape and each its own name.
 macro_rules! payloads {
@@ -40,9 +41,10 @@ pub struct VmMutation;
 impl VmMutation {
     /// Placed, reserved and, with `start`, running when it answers.
     async fn create_vm(&self, ctx: &Context<'_>, input: CreateVmInput) -> Result<CreateVmPayload> {
-        let op = op(ctx, input.operation_id.as_ref())?;
+        let control = door_in(ctx, input.project.as_ref())?;
+        let op = op_in(ctx, &control, input.operation_id.as_ref())?;
         let new = input.parse(ctx)?;
-        Ok(door(ctx)?.create_vm(op, new).await?.into())
+        Ok(control.create_vm(op, new).await?.into())
     }
     async fn start_vm(&self, ctx: &Context<'_>, input: StartVmInput) -> Result<StartVmPayload> {
         let id = vm_id(ctx, &input.vm)?;

@@ -132,7 +132,7 @@ pub fn config() -> HttpConfig {
 
 pub fn gateway(config: HttpConfig) -> Arc<Gateway> {
     let schema = Schema::build(Query, Mutation, Feeds).extension(Bounds).finish();
-    let auth = Auth::new([("tester".to_owned(), Auth::digest(TOKEN), true)]);
+    let auth = Auth::new([("tester".to_owned(), Auth::digest(TOKEN), hiveward_access::role::Role::Admin)]);
     Gateway::new(Arc::new(schema), auth, config, Arc::new(AlwaysReady)).unwrap()
 }
 

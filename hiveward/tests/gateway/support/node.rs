@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt};
+use hiveward_access::role::Role;
 use hiveward_actors::node::{Node, NodeConfig};
 use hiveward_gateway::{
     auth::Auth,
@@ -30,8 +31,10 @@ impl TestNode {
         node.default_agents = 2;
         node.faults_allowed = true;
         let node = Node::start(node).await.unwrap();
-        let tokens = [("tester", TOKEN, true), ("client", CLIENT_TOKEN, false)];
-        let auth = Auth::new(tokens.map(|(name, token, administrator)| (name.to_owned(), Auth::digest(token), administrator)));
+        let tokens = [("tester", TOKEN, Role::Admin), ("client", CLIENT_TOKEN, Role::AgentManager)];
+        let auth = Auth::new(tokens.map(|(name, token, role)| (name.to_owned(), Auth::digest(token), role)));
+        let keys = node.control();
+        let auth = auth.with_keys(move |text| keys.principal_of_key(text));
         let gateway =
             Gateway::of_node(schema::engine(node.control()), auth, config(), Arc::new(AlwaysReady), node.control()).unwrap();
         let server = Server::start(gateway, false).await.unwrap();
@@ -51,6 +54,16 @@ impl TestNode {
         let sent = self.http.post(self.url(path)).bearer_auth(CLIENT_TOKEN).json(&json!({ "query": query })).send();
         let answer = soon("an answer", sent).await.unwrap();
         soon("the whole of it", answer.text()).await.unwrap()
+    }
+
+    /// Asks with a token or a key, in a project if one is named, and returns the whole answer.
+    pub async fn asked_with(&self, token: &str, project: Option<&str>, query: &str, variables: Value) -> Value {
+        let body = json!({ "query": query, "variables": variables });
+        let mut sent = self.http.post(self.url("/graphql")).bearer_auth(token).json(&body);
+        if let Some(project) = project {
+            sent = sent.header("hiveward-project", project);
+        }
+        soon(&format!("an answer to {query}"), sent.send()).await.unwrap().json().await.unwrap()
     }
 
     /// The answer's own bytes.

@@ -46,6 +46,7 @@ pub(super) enum Said {
 
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
+#[expect(clippy::large_enum_variant, reason = "one is made, written and dropped for each thing that is told")]
 pub(super) enum Tell {
     Task {
         task: String,

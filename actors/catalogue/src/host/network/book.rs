@@ -11,7 +11,7 @@ use std::{
 };
 
 use hiveward_kernel::{
-    id::{HostId, NetworkId, VmId},
+    id::{HostId, NetworkId, ProjectId, VmId},
     operation::Operation,
 };
 use hiveward_runtime::{
@@ -25,6 +25,7 @@ use crate::host::{
     event::FleetEvent,
     fleet::{Fleet, VmEntry},
 };
+use crate::name::in_project;
 
 /// The most networks of the whole cluster.
 pub const NETWORKS_MAX: usize = 4_096;
@@ -70,20 +71,20 @@ pub struct Networks {
 }
 
 impl Networks {
-    /// Returns the network of this name.
-    pub fn named(&self, name: &str) -> Option<NetworkId> {
-        self.names.get(name).copied()
+    /// Returns the network with this name in a project.
+    pub fn named(&self, project: ProjectId, name: &str) -> Option<NetworkId> {
+        self.names.get(&*in_project(project, name)).copied()
     }
 
-    /// Returns a VM's card on the network of this name, with the network.
-    pub fn card<'a>(&'a self, vm: VmId, name: &str) -> Option<(&'a NetworkEntry, &'a Card)> {
-        let entry = self.all.get(&self.named(name)?)?;
+    /// Returns a VM's card on the network that its project calls this, with the network.
+    pub fn card<'a>(&'a self, project: ProjectId, vm: VmId, name: &str) -> Option<(&'a NetworkEntry, &'a Card)> {
+        let entry = self.all.get(&self.named(project, name)?)?;
         Some((entry, entry.vms.get(&vm)?))
     }
 
     /// Adds a network that got this number.
     pub fn add(&mut self, spec: &Arc<NetworkSpec>, number: u32, at: WallMs) {
-        self.names.insert(spec.name.clone(), spec.id);
+        self.names.insert(in_project(spec.project, &spec.name).into_owned(), spec.id);
         self.last = self.last.max(Some(number));
         let entry = NetworkEntry {
             spec: spec.clone(),
@@ -100,7 +101,7 @@ impl Networks {
     /// Removes a network. Repeating it changes nothing.
     pub fn remove(&mut self, network: NetworkId) {
         if let Some(entry) = self.all.remove(&network) {
-            self.names.remove(&entry.spec.name);
+            self.names.remove(&*in_project(entry.spec.project, &entry.spec.name));
         }
     }
 
@@ -195,7 +196,7 @@ impl VmEntry {
 pub fn add(fleet: &Fleet, spec: &Arc<NetworkSpec>, operation: Option<Operation>) -> Result<Vec<FleetEvent>, Refused> {
     let networks = &fleet.networks;
     let conflict = |field: &str, message: String| Refused { code: Code::Conflict, message, field: Some(field.into()) };
-    if networks.named(&spec.name).is_some() {
+    if networks.named(spec.project, &spec.name).is_some() {
         return Err(conflict("name", format!("there is a network named {:?} already", spec.name)));
     }
     if networks.all.len() >= NETWORKS_MAX {
@@ -206,7 +207,13 @@ pub fn add(fleet: &Fleet, spec: &Arc<NetworkSpec>, operation: Option<Operation>)
         let overlaps =
             |other: &&NetworkEntry| matches!(&other.spec.kind, super::Kind::Nat { cidr: theirs } if theirs.overlaps(*cidr));
         if let Some(other) = networks.all.values().find(overlaps) {
-            return Err(conflict("cidr", format!("{cidr} overlaps with that of network {}", other.spec.name)));
+            // What another project calls its network is its own affair.
+            let whose = if other.spec.project == spec.project {
+                format!("network {}", other.spec.name)
+            } else {
+                "another network".into()
+            };
+            return Err(conflict("cidr", format!("{cidr} overlaps with that of {whose}")));
         }
     }
     let number = networks.last.map_or(NUMBER_FIRST, |last| last + 1);
@@ -230,23 +237,27 @@ pub fn remove(fleet: &Fleet, network: NetworkId, operation: Option<Operation>) -
     Ok(vec![FleetEvent::NetworkRemoved { network, operation }])
 }
 
-/// Returns the cards of a VM that is to be on these networks. `known` are those of its names that mean already what they
+/// Returns the cards of a VM of a project that is to be on these networks. `known` are those of its names that mean already what they
 /// mean: the cards that it has on them it keeps, and what is none of the cluster's stays so.
-pub fn cards(fleet: &Fleet, vm: VmId, networks: &[String], known: &[String]) -> Result<Vec<Card>, Refused> {
+pub fn cards(fleet: &Fleet, project: ProjectId, vm: VmId, networks: &[String], known: &[String]) -> Result<Vec<Card>, Refused> {
     let book = &fleet.networks;
     let refused = |at: usize, message: String| Err(Refused::invalid(format!("networks.{at}"), message));
     let mut cards: Vec<Card> = Vec::new();
     for (at, name) in networks.iter().enumerate() {
         if known.contains(name) {
-            cards.extend(book.card(vm, name).map(|(_, card)| card.clone()));
+            cards.extend(book.card(project, vm, name).map(|(_, card)| card.clone()));
             continue;
         }
-        let Some(entry) = book.named(name).and_then(|network| book.all.get(&network)) else {
+        let Some(entry) = book.named(project, name).and_then(|network| book.all.get(&network)) else {
             if is_reserved(name.strip_prefix("bridge:").unwrap_or(name)) {
                 return refused(
                     at,
                     format!("{name} is what a network of the cluster is called on hosts; name the network itself"),
                 );
+            }
+            if project != ProjectId::DEFAULT {
+                // What hosts have beside the cluster's networks leads who knows where.
+                return refused(at, format!("there is no network {name:?} in the project"));
             }
             continue;
         };

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::Ipv4Addr};
 
-use hiveward_kernel::id::NetworkId;
+use hiveward_kernel::id::{NetworkId, ProjectId};
 use hiveward_runtime::error::Refused;
 use serde::{Deserialize, Serialize};
 
@@ -19,9 +19,12 @@ const DEVICE_BYTES_MAX: usize = 15;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkSpec {
     pub id: NetworkId,
-    /// The name, unique in the cluster: what VMs name it by.
+    /// The name, unique in its project: what VMs name it by.
     pub name: String,
     pub kind: Kind,
+    /// The project that it belongs to. The last field, and absent from what is stored for `default`.
+    #[serde(default = "crate::name::default_project", skip_serializing_if = "crate::name::is_default")]
+    pub project: ProjectId,
 }
 
 /// The kind of a network.

@@ -7,7 +7,7 @@ use hiveward_catalogue::host::{
     network::{book::NetworkEntry, spec::Kind},
     protocol::{self, Make, Network},
 };
-use hiveward_kernel::id::{HostId, VmId};
+use hiveward_kernel::id::{HostId, ProjectId, VmId};
 
 /// Returns a network as it is to be on a host, or why it cannot be there.
 fn making(fleet: &Fleet, host: HostId, entry: &NetworkEntry) -> Result<Network, String> {
@@ -61,7 +61,8 @@ pub fn needed(fleet: &Fleet, host: HostId, vm: &VmEntry) -> Result<Vec<Network>,
 /// Returns a VM's cards on those of `networks` that are the cluster's, for its definition on a host. Errors: why one cannot be
 /// there.
 pub fn cards(fleet: &Fleet, host: HostId, vm: VmId, networks: &[String]) -> Result<Vec<protocol::Card>, String> {
-    let found = networks.iter().filter_map(|name| fleet.networks.card(vm, name));
+    let project = fleet.vms.get(&vm).map_or(ProjectId::DEFAULT, |entry| entry.spec.project);
+    let found = networks.iter().filter_map(|name| fleet.networks.card(project, vm, name));
     found
         .map(|(entry, card)| {
             let network = making(fleet, host, entry)?;

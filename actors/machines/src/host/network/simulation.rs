@@ -25,7 +25,7 @@ use hiveward_catalogue::{
         testing::spec,
     },
 };
-use hiveward_kernel::id::{HostId, NetworkId, VmId};
+use hiveward_kernel::id::{HostId, NetworkId, ProjectId, VmId};
 use hiveward_runtime::{clock::WallMs, op::NodeId};
 
 use crate::host::network::making;
@@ -78,7 +78,7 @@ fn network(n: u128, dice: &mut fastrand::Rng) -> NetworkSpec {
         2 => Kind::Bridge { bridge: "br0".into() },
         _ => Kind::Overlay { cidr: dice.bool().then(|| cidr(dice)), mtu: 1_450 },
     };
-    NetworkSpec { id: NetworkId::from_u128(n), name: format!("n{}", dice.u32(0..8)), kind }
+    NetworkSpec { id: NetworkId::from_u128(n), name: format!("n{}", dice.u32(0..8)), kind, project: ProjectId::DEFAULT }
 }
 
 fn names(dice: &mut fastrand::Rng) -> Vec<String> {
@@ -228,7 +228,7 @@ fn numbers_cards_and_addresses_are_given_out_once_and_stay_with_their_vm_whereve
 
 fn overlay(fleet: &mut Fleet, n: u128, name: &str, cidr: &str) {
     let kind = Kind::Overlay { cidr: Some(Cidr::parse(cidr).unwrap()), mtu: 1_450 };
-    let spec = NetworkSpec { id: NetworkId::from_u128(n), name: name.into(), kind };
+    let spec = NetworkSpec { id: NetworkId::from_u128(n), name: name.into(), kind, project: ProjectId::DEFAULT };
     act(fleet, &FleetChange::AddNetwork { spec: Arc::new(spec) }).unwrap();
 }
 
