@@ -22,6 +22,7 @@ use tokio_tungstenite::{
 
 use super::fail::{ApiError, Exit, Failed, Outcome};
 
+pub const ACCESS: &str = include_str!("graphql/access.graphql");
 pub const TASK: &str = include_str!("graphql/task.graphql");
 pub const AGENT: &str = include_str!("graphql/agent.graphql");
 pub const SWARM: &str = include_str!("graphql/swarm.graphql");
@@ -36,6 +37,8 @@ pub const NAMES: &str = include_str!("graphql/names.graphql");
 pub struct Client {
     url: String,
     token: String,
+    /// The project in which names are looked up and new things are made.
+    project: Option<String>,
     http: reqwest::Client,
     /// The time when the command as a whole gives up waiting.
     pub deadline: Option<Instant>,
@@ -90,7 +93,26 @@ impl Client {
             .build()
             .map_err(|error| Failed::local(format!("cannot start an HTTP client: {error}")))?;
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        Ok(Self { url: url.trim_end_matches('/').to_owned(), token: token.trim().to_owned(), http, deadline })
+        Ok(Self { url: url.trim_end_matches('/').to_owned(), token: token.trim().to_owned(), project: None, http, deadline })
+    }
+
+    /// Returns the same client, whose requests name this project.
+    pub fn in_project(self, project: Option<String>) -> Self {
+        Self { project, ..self }
+    }
+
+    /// Returns the project that its requests name.
+    pub fn project(&self) -> Option<&str> {
+        self.project.as_deref()
+    }
+
+    fn project_header(&self) -> Outcome<header::HeaderMap> {
+        let mut headers = header::HeaderMap::new();
+        if let Some(project) = &self.project {
+            let wrong = |_| Failed::usage(format!("{project:?} is no project"), "give a project's name or id with --project");
+            headers.insert("hiveward-project", project.parse().map_err(wrong)?);
+        }
+        Ok(headers)
     }
 
     fn remaining(&self) -> Outcome<Duration> {
@@ -111,6 +133,7 @@ impl Client {
             .http
             .post(&url)
             .bearer_auth(&self.token)
+            .headers(self.project_header()?)
             .header(header::ACCEPT, "application/graphql-response+json, application/json;q=0.9")
             .timeout(self.remaining()?)
             .json(&body)
@@ -254,6 +277,7 @@ impl Subscription<'_> {
         let body = json!({ "query": self.document, "operationName": self.operation, "variables": self.variables });
         let mut request =
             self.client.http.post(&url).bearer_auth(&self.client.token).header(header::ACCEPT, "text/event-stream").json(&body);
+        request = request.headers(self.client.project_header()?);
         if let Some(last) = &self.last {
             request = request.header("last-event-id", last);
         }

@@ -25,6 +25,9 @@ pub struct Common {
     /// Where the node keeps its data (and its administrator's token)
     #[arg(long, global = true, help_heading = EVERYWHERE, env = "HIVEWARD_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
+    /// The project in which names are looked up and new things are made; else your only one, or default
+    #[arg(long, global = true, help_heading = EVERYWHERE, env = "HIVEWARD_PROJECT")]
+    pub project: Option<String>,
     /// How data is shown
     #[arg(short, long, global = true, help_heading = EVERYWHERE, value_enum, default_value_t)]
     pub output_format: Format,
@@ -43,7 +46,7 @@ impl Common {
             Some(dir) => vec![dir.clone()],
             None => vec![home::default_data_dir(), home::dev_data_dir()],
         };
-        Client::new(&self.url, self.token.clone(), &dirs, self.timeout)
+        Ok(Client::new(&self.url, self.token.clone(), &dirs, self.timeout)?.in_project(self.project.clone()))
     }
 
     /// Returns how data is shown.

@@ -3,6 +3,7 @@
 //! The program adds the commands that run a node to those of [`Command`]. Data goes to standard output, everything else to
 //! standard error; exit statuses are as [`fail::Exit`] has them.
 
+mod access;
 pub mod agent;
 pub mod apply;
 pub mod approval;
@@ -83,9 +84,19 @@ pub enum Command {
     /// See the cluster's nodes, drain and remove them
     #[command(subcommand)]
     Node(node::NodeCommand),
-    /// Make tokens for new nodes
+    /// Make tokens for new nodes, and keys for programs
     #[command(subcommand)]
     Token(node::TokenCommand),
+    /// Make projects, say how much they may have, and who has which role in them
+    #[command(subcommand)]
+    Project(access::ProjectCommand),
+    /// Say by policies of your own who may do what
+    #[command(subcommand)]
+    Policy(access::PolicyCommand),
+    /// Show who you are, and which roles you have
+    Whoami,
+    /// Say whether you may do something, and which policy decides
+    CanI(access::CanIArgs),
     /// Make what a file describes: swarms, agents, hosts, images, networks, VMs and tasks; repeating it changes nothing
     Apply(apply::ApplyArgs),
     /// Show the living supervision tree
@@ -140,6 +151,10 @@ async fn remote(common: Common, command: Command) -> Outcome {
         Command::Fault(command) => fault::run(&client, show, command).await,
         Command::Node(command) => node::run(&client, show, command).await,
         Command::Token(command) => node::token(&client, show, command).await,
+        Command::Project(command) => access::project(&client, show, command).await,
+        Command::Policy(command) => access::policy(&client, show, command).await,
+        Command::Whoami => access::who_am_i(&client, show).await,
+        Command::CanI(args) => access::can_i(&client, show, args).await,
         Command::Apply(args) => apply::run(&client, show, args).await,
         Command::Tree(args) => tree::run(&client, show, args).await,
         Command::Storage => storage::storage(&client, show).await,

@@ -6,6 +6,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::{
+    access::{self, KeyArgs},
     args,
     client::{Client, NODE},
     fail::{Exit, Failed, Outcome},
@@ -41,11 +42,23 @@ pub enum NodeCommand {
 
 #[derive(Subcommand)]
 pub enum TokenCommand {
-    /// Make a token with which one new node may join
+    /// Make a token with which one new node may join, or a key for programs with --role
     Create {
-        /// How long it can be used
-        #[arg(long, value_parser = args::duration, default_value = "24h")]
+        /// How long the token of a node can be used
+        #[arg(long, value_parser = args::duration, default_value = "24h", conflicts_with = "role")]
         ttl: Duration,
+        #[command(flatten)]
+        key: KeyArgs,
+    },
+    /// List the keys of programs
+    List {
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Make a key of a program worth nothing, at once and everywhere
+    Revoke {
+        /// The name or the id of the key
+        key: String,
     },
 }
 
@@ -131,7 +144,12 @@ async fn wait(client: &Client, show: Show, id: &str) -> Outcome {
 
 /// Runs `hiveward token …`.
 pub async fn token(client: &Client, show: Show, command: TokenCommand) -> Outcome {
-    let TokenCommand::Create { ttl } = command;
+    let ttl = match command {
+        TokenCommand::Create { key, .. } if key.role.is_some() => return access::create_key(client, show, key).await,
+        TokenCommand::Create { ttl, .. } => ttl,
+        TokenCommand::List { limit } => return access::list_keys(client, show, limit).await,
+        TokenCommand::Revoke { key } => return access::revoke_key(client, show, &key).await,
+    };
     let input = json!({ "ttlMs": millis(ttl)? });
     let made = client.get(NODE, "TokenCreate", json!({ "input": input }), "/createJoinToken").await?;
     match show.format {

@@ -338,8 +338,8 @@ mod tests {
 
     #[test]
     fn a_file_can_say_all_that_the_api_takes() {
-        // Made of the content, of where it stands in the file, or written as people do.
-        const OTHERWISE: [&str; 3] = ["operationId", "memoryBytes", "sizeBytes"];
+        // Made of the content, of where it stands in the file, written as people do, or said of the whole file with `--project`.
+        const OTHERWISE: [&str; 4] = ["operationId", "memoryBytes", "sizeBytes", "project"];
         let items = [
             ("CreateSwarmInput", taken_by::<SwarmItem>()),
             ("CreateAgentInput", taken_by::<AgentItem>()),
