@@ -179,6 +179,9 @@ impl Scene {
             ("image", _) => json!("debian-12"),
             ("uri" | "peerUri", _) => json!(format!("simulated://h{n}")),
             ("cron", _) => json!("0 3 * * *"),
+            ("role", _) => json!("viewer"),
+            ("project", _) => json!("default"),
+            ("text", _) if parent == "ApplyPolicyInput" => json!("// nothing is said"),
             ("repository" | "source", _) => json!("/nowhere"),
             ("argv", _) => json!("true"),
             ("to" | "from", _) => json!("/nowhere"),
@@ -337,6 +340,10 @@ fn has_default(of: &str, name: &str) -> bool {
         ) | (_, "decision" | "text" | "uri" | "to" | "from" | "cron" | "confirm" | "point" | "fault" | "source" | "sizeBytes")
             | (_, "memoryBytes" | "tool" | "command" | "repository" | "base64" | "tasks" | "part" | "kind" | "model")
             | ("CreateVmInput" | "SelectHostInput", "cpus")
+            | ("MemberInput" | "RemoveMemberInput", "member")
+            | ("MemberInput" | "CreateApiKeyInput", "role")
+            | ("UpdateProjectInput" | "RemoveProjectInput", "project" | "quotas")
+            | ("RevokeApiKeyInput", "id")
     )
 }
 

@@ -11,14 +11,15 @@ use std::{
 };
 
 /// The packages of actors, each after those that it may stand on.
-const ACTORS: [(&str, &[&str]); 7] = [
+const ACTORS: [(&str, &[&str]); 8] = [
     ("kernel", &[]),
-    ("catalogue", &["kernel"]),
+    ("access", &["kernel"]),
+    ("catalogue", &["kernel", "access"]),
     ("models", &["kernel", "catalogue"]),
     ("machines", &["kernel", "catalogue"]),
     ("work", &["kernel", "catalogue"]),
     ("agents", &["kernel", "catalogue", "models", "machines", "work"]),
-    ("actors", &["kernel", "catalogue", "models", "machines", "work", "agents"]),
+    ("actors", &["kernel", "access", "catalogue", "models", "machines", "work", "agents"]),
 ];
 /// The other packages of the product, each with where it lies, those of ours that it may stand on, and what it may not name.
 const OTHERS: [(&str, &str, &[&str], &[&str]); 4] = [
@@ -28,7 +29,7 @@ const OTHERS: [(&str, &str, &[&str], &[&str]); 4] = [
     (
         "gateway",
         "gateway",
-        &["contract", "runtime", "kernel", "catalogue", "models", "machines", "work", "agents", "actors"],
+        &["contract", "runtime", "kernel", "access", "catalogue", "models", "machines", "work", "agents", "actors"],
         &["clap", "comfy_table", "AgentMsg", "SwarmMsg", "RosterMsg", "HostMsg", "VmMsg", "ractor::"],
     ),
 ];
