@@ -219,8 +219,7 @@ async fn serve(mut config: Config, join: Option<JoinTarget>, dev: bool, script: 
     node.holes = config.node.ledger.holes();
     let token = admin_token(&config.data_dir).map_err(|error| cannot_start(&error))?;
     let auth = config.auth(&token).map_err(wrong)?;
-    node.token_digests = auth.digests();
-    node.policies = config.policies().map_err(wrong)?;
+    (node.token_digests, node.policies) = (auth.digests(), config.policies().map_err(wrong)?);
     node.gateway = config.gateway.reached_at();
     node.watchdog.clone_from(&config.node.watchdog);
     if let Some(agents) = config.node.default_agents {
